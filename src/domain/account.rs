@@ -1,0 +1,859 @@
+//! The account: a balance, the holds on it, and the limits and counters of its keys.
+//!
+//! A sequential machine. One owner calls it (the account actor), so no rule here thinks about
+//! concurrency. Every command is *refuse first, write last*: all that can say no stands above the first
+//! change, and after the line `Decided` nothing fails.
+//!
+//! `available = balance - held - unconfirmed`. A debit binds at once. What comes back (a top-up, a refund,
+//! the rest of a captured hold) is *unconfirmed* until the ledger entry that gives it back is durable:
+//! money that a crash could still take away cannot be spent.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use uuid::Uuid;
+
+use super::ids::{AccountId, ChargeId, KeyId};
+use super::ledger::{EntryKind, LedgerEntry};
+use super::limits::{KeySpend, LimitsChange, SpendingLimits, WindowCounter};
+use super::money::Credits;
+use super::window::{Day, Month, Timestamp};
+
+/// Which of a user's two accounts: real credits or play money. The two never mix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Environment {
+    /// Real credits, `ps_live_` keys, the configured upstreams.
+    Live,
+    /// Test credits, `ps_test_` keys, the sandbox.
+    Test,
+}
+
+impl Environment {
+    /// The number that stands for it in the database.
+    #[must_use]
+    pub const fn code(self) -> i16 {
+        match self {
+            Environment::Live => 1,
+            Environment::Test => 2,
+        }
+    }
+
+    /// What a number of the database stands for.
+    #[must_use]
+    pub const fn from_code(code: i16) -> Option<Self> {
+        match code {
+            1 => Some(Environment::Live),
+            2 => Some(Environment::Test),
+            _ => None,
+        }
+    }
+
+    /// The word for it in the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Environment::Live => "live",
+            Environment::Test => "test",
+        }
+    }
+
+    /// How its keys begin (Chapter 2, Access Token Format).
+    #[must_use]
+    pub const fn key_prefix(self) -> &'static str {
+        match self {
+            Environment::Live => "ps_live_",
+            Environment::Test => "ps_test_",
+        }
+    }
+}
+
+/// May the account be used?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AccountStatus {
+    /// Yes.
+    Open,
+    /// An operator has stopped it.
+    Suspended,
+}
+
+impl AccountStatus {
+    /// The number that stands for it in the database.
+    #[must_use]
+    pub const fn code(self) -> i16 {
+        match self {
+            AccountStatus::Open => 1,
+            AccountStatus::Suspended => 2,
+        }
+    }
+
+    /// What a number of the database stands for.
+    #[must_use]
+    pub const fn from_code(code: i16) -> Option<Self> {
+        match code {
+            1 => Some(AccountStatus::Open),
+            2 => Some(AccountStatus::Suspended),
+            _ => None,
+        }
+    }
+}
+
+/// The price of a call before it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Price {
+    /// Known: debited before the call, refunded if the call fails.
+    Fixed(Credits),
+    /// Known only after the call: the most is held, the actual cost captured.
+    UpTo {
+        /// What it costs at least.
+        least: Credits,
+        /// What it can cost at most.
+        most: Credits,
+    },
+}
+
+impl Price {
+    /// What must be there for the call to be admitted.
+    #[must_use]
+    pub const fn most(self) -> Credits {
+        match self {
+            Price::Fixed(price) => price,
+            Price::UpTo { most, .. } => most,
+        }
+    }
+
+    /// The figure that a refusal names: the least where not even that is there, else the most.
+    fn named(self, available: Credits) -> Credits {
+        match self {
+            Price::UpTo { least, .. } if least > available => least,
+            _ => self.most(),
+        }
+    }
+}
+
+/// A request to pay for one call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Charge {
+    /// Made once for each call.
+    pub id: ChargeId,
+    /// The key that pays.
+    pub key: KeyId,
+    /// What it may cost.
+    pub price: Price,
+    /// When the hold ends by itself, if nothing else ends it.
+    pub expires_at: Timestamp,
+}
+
+/// Why the account says no, in order of precedence: where several apply, the first is the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum Decline {
+    /// A charge with this id is open already.
+    #[error("the charge is open already")]
+    AlreadyOpen,
+    /// The account is suspended.
+    #[error("the account is suspended")]
+    AccountClosed,
+    /// The key is revoked, deleted, or never was one of this account.
+    #[error("the key is not active")]
+    KeyInactive,
+    /// One call may not cost that much.
+    #[error("above the key's limit for one request")]
+    PerRequestLimit,
+    /// The balance does not cover it.
+    #[error("costs ${price} with ${available} available")]
+    InsufficientCredits {
+        /// What the refusal names as the cost.
+        price: Credits,
+        /// What could be spent.
+        available: Credits,
+    },
+    /// The key's day is spent.
+    #[error("the key's daily limit is reached")]
+    DailyLimit,
+    /// The key's month is spent.
+    #[error("the key's monthly limit is reached")]
+    MonthlyLimit,
+    /// A sum would not fit.
+    #[error("the amount is too large")]
+    AmountTooLarge,
+}
+
+/// A charge that was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Charged {
+    /// The debit to write down; none for a hold and for a call that is free of charge.
+    pub entry: Option<LedgerEntry>,
+    /// The key's counters with it.
+    pub key_spend: KeySpend,
+}
+
+/// How a charged call went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The answer was delivered. The cost counts for a hold, and is clamped to it; a fixed price stands.
+    Delivered {
+        /// What it did cost.
+        cost: Credits,
+    },
+    /// Nothing was delivered: a fixed price is refunded, a hold released.
+    Failed,
+}
+
+/// A charge that was ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settled {
+    /// The capture or refund to write down, if money moved.
+    pub entry: Option<LedgerEntry>,
+    /// What the call cost in the end.
+    pub cost: Credits,
+    /// The balance after it.
+    pub balance: Credits,
+    /// The key's counters after it; none where the key is gone.
+    pub key_spend: Option<KeySpend>,
+}
+
+/// There is no open charge of this id: it never was, it was ended, or it expired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no such open charge")]
+pub struct NotOpen;
+
+/// The account has no such key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no such key")]
+pub struct NoSuchKey;
+
+/// A charge between its acceptance and its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct OpenCharge {
+    key: KeyId,
+    /// Where it counts, from beginning to end, whatever midnight does in between.
+    day: Day,
+    month: Month,
+    price: Price,
+    expires_at: Timestamp,
+}
+
+/// What the account knows of one of its keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyState {
+    /// The key.
+    pub id: KeyId,
+    /// Revoked for good.
+    pub is_revoked: bool,
+    /// Its ceilings.
+    pub limits: SpendingLimits,
+    /// Spent today.
+    pub day: WindowCounter<Day>,
+    /// Spent this month.
+    pub month: WindowCounter<Month>,
+    /// The last call that passed every check.
+    pub last_used_at: Option<Timestamp>,
+}
+
+impl KeyState {
+    /// A new key with these limits.
+    #[must_use]
+    pub fn new(id: KeyId, limits: SpendingLimits) -> Self {
+        KeyState {
+            id,
+            is_revoked: false,
+            limits,
+            day: WindowCounter::default(),
+            month: WindowCounter::default(),
+            last_used_at: None,
+        }
+    }
+
+    /// The part of the counters that is written down.
+    #[must_use]
+    pub fn spend(&self) -> KeySpend {
+        KeySpend {
+            key: self.id,
+            day: self.day.window,
+            day_spent: self.day.captured,
+            month: self.month.window,
+            month_spent: self.month.captured,
+            last_used_at: self.last_used_at,
+        }
+    }
+
+    /// Spent and held in the day and the month that `now` counts in.
+    #[must_use]
+    pub fn committed(&self, now: Timestamp) -> (Credits, Credits) {
+        let (day, month) = self.windows(now);
+        (
+            self.day.committed(day).unwrap_or(Credits::MAX),
+            self.month.committed(month).unwrap_or(Credits::MAX),
+        )
+    }
+
+    /// The windows that `now` counts in. They never go back, even where a clock does.
+    #[must_use]
+    pub fn windows(&self, now: Timestamp) -> (Day, Month) {
+        let day = self.day.current(now.day());
+        (day, self.month.current(day.month()))
+    }
+
+    fn add(&mut self, day: Day, month: Month, captured: Credits, held: Credits) {
+        self.day.add(day, captured, held);
+        self.month.add(month, captured, held);
+    }
+
+    fn take(&mut self, day: Day, month: Month, captured: Credits, held: Credits) {
+        self.day.take(day, captured, held);
+        self.month.take(month, captured, held);
+    }
+}
+
+/// A change of one key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyChange {
+    /// Other ceilings.
+    Limits(LimitsChange),
+    /// Out of use, for good; still listed.
+    Revoke,
+    /// Out of use and out of the list.
+    Delete,
+}
+
+/// One account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountState {
+    id: AccountId,
+    environment: Environment,
+    status: AccountStatus,
+    balance: Credits,
+    /// The sum of `open`'s holds.
+    held: Credits,
+    /// The last entry's number; 0 before the first.
+    seq: i64,
+    /// What entries that are not yet durable gave back, by entry number, oldest first.
+    unconfirmed: VecDeque<(i64, Credits)>,
+    /// The sum of `unconfirmed`.
+    unconfirmed_sum: Credits,
+    /// Sorted by id. A vector, because most accounts have one or two keys and a million accounts may be
+    /// in memory.
+    keys: Vec<KeyState>,
+    open: BTreeMap<ChargeId, OpenCharge>,
+}
+
+impl AccountState {
+    /// An account as it was written down: nothing held, nothing unconfirmed.
+    #[must_use]
+    pub fn load(
+        id: AccountId,
+        environment: Environment,
+        status: AccountStatus,
+        balance: Credits,
+        seq: i64,
+        mut keys: Vec<KeyState>,
+    ) -> Self {
+        keys.sort_unstable_by_key(|key| key.id);
+        AccountState {
+            id,
+            environment,
+            status,
+            balance,
+            held: Credits::ZERO,
+            seq,
+            unconfirmed: VecDeque::new(),
+            unconfirmed_sum: Credits::ZERO,
+            keys,
+            open: BTreeMap::new(),
+        }
+    }
+
+    /// Decides a charge: all checks of the chapter's pipeline from the balance to the debit, in one step
+    /// that nothing can come between.
+    ///
+    /// # Errors
+    /// The first [`Decline`] that applies, in the order of its variants. Nothing is changed then.
+    pub fn charge(&mut self, charge: &Charge, now: Timestamp) -> Result<Charged, Decline> {
+        if self.open.contains_key(&charge.id) {
+            return Err(Decline::AlreadyOpen);
+        }
+        if self.status != AccountStatus::Open {
+            return Err(Decline::AccountClosed);
+        }
+        let available = self.available();
+        let Some(key) = key_mut(&mut self.keys, charge.key).filter(|key| !key.is_revoked) else {
+            return Err(Decline::KeyInactive);
+        };
+        let most = charge.price.most();
+        if key.limits.per_request.is_some_and(|ceiling| most > ceiling) {
+            return Err(Decline::PerRequestLimit);
+        }
+        if most > available {
+            return Err(Decline::InsufficientCredits {
+                price: charge.price.named(available),
+                available,
+            });
+        }
+        let (day, month) = key.windows(now);
+        if key.day.breaks(day, most, key.limits.daily) {
+            return Err(Decline::DailyLimit);
+        }
+        if key.month.breaks(month, most, key.limits.monthly) {
+            return Err(Decline::MonthlyLimit);
+        }
+        let (debit, hold) = match charge.price {
+            Price::Fixed(price) => (price, Credits::ZERO),
+            Price::UpTo { most, .. } => (Credits::ZERO, most),
+        };
+        let balance = self.balance.checked_sub(debit).ok_or(Decline::AmountTooLarge)?;
+        let held = self.held.checked_add(hold).ok_or(Decline::AmountTooLarge)?;
+
+        // Decided. From here on nothing fails.
+        key.day.roll(day);
+        key.month.roll(month);
+        key.add(day, month, debit, hold);
+        key.last_used_at = Some(now);
+        let key_spend = key.spend();
+        self.balance = balance;
+        self.held = held;
+        self.open.insert(
+            charge.id,
+            OpenCharge {
+                key: charge.key,
+                day,
+                month,
+                price: charge.price,
+                expires_at: charge.expires_at,
+            },
+        );
+        let entry = (debit > Credits::ZERO).then(|| {
+            let amount = negated(debit);
+            self.entry(EntryKind::Charge, amount, charge.id.0, Some(charge.key), day, month, now)
+        });
+        Ok(Charged { entry, key_spend })
+    }
+
+    /// Ends a charge: captures the cost of a hold and releases the rest, or refunds a fixed price.
+    ///
+    /// # Errors
+    /// [`NotOpen`]; nothing is changed then.
+    pub fn settle(
+        &mut self,
+        charge: ChargeId,
+        outcome: Outcome,
+        now: Timestamp,
+    ) -> Result<Settled, NotOpen> {
+        let open = self.open.remove(&charge).ok_or(NotOpen)?;
+
+        // Decided. From here on nothing fails.
+        let (kind, amount, comes_back, cost) = match (open.price, outcome) {
+            (Price::Fixed(price), Outcome::Delivered { .. }) => {
+                (EntryKind::Charge, Credits::ZERO, Credits::ZERO, price)
+            }
+            (Price::Fixed(price), Outcome::Failed) => {
+                self.counters(&open, |key, day, month| key.take(day, month, price, Credits::ZERO));
+                (EntryKind::Refund, price, price, Credits::ZERO)
+            }
+            (Price::UpTo { most, .. }, outcome) => {
+                let cost = match outcome {
+                    Outcome::Delivered { cost } => cost.clamp(Credits::ZERO, most),
+                    Outcome::Failed => Credits::ZERO,
+                };
+                self.held = self.held.less(most);
+                self.counters(&open, |key, day, month| {
+                    key.take(day, month, Credits::ZERO, most);
+                    key.add(day, month, cost, Credits::ZERO);
+                });
+                // A hold that cost nothing leaves no entry to wait for.
+                let rest = if cost > Credits::ZERO { most.less(cost) } else { Credits::ZERO };
+                (EntryKind::Capture, negated(cost), rest, cost)
+            }
+        };
+        let entry = (amount != Credits::ZERO).then(|| {
+            // A hold never exceeds the balance and a refund was debited from it, so this sum fits.
+            self.balance = self.balance.checked_add(amount).unwrap_or(self.balance);
+            self.entry(kind, amount, charge.0, Some(open.key), open.day, open.month, now)
+        });
+        self.await_confirmation(comes_back);
+        Ok(Settled {
+            entry,
+            cost,
+            balance: self.balance,
+            key_spend: self.key(open.key).map(KeyState::spend),
+        })
+    }
+
+    /// Adds credits. They can be spent once the entry is confirmed.
+    ///
+    /// # Errors
+    /// [`Decline::AccountClosed`], or [`Decline::AmountTooLarge`] where the amount is not positive or the
+    /// balance would not fit.
+    pub fn top_up(
+        &mut self,
+        kind: EntryKind,
+        reference: Uuid,
+        amount: Credits,
+        now: Timestamp,
+    ) -> Result<LedgerEntry, Decline> {
+        if self.status != AccountStatus::Open {
+            return Err(Decline::AccountClosed);
+        }
+        if amount <= Credits::ZERO {
+            return Err(Decline::AmountTooLarge);
+        }
+        let balance = self.balance.checked_add(amount).ok_or(Decline::AmountTooLarge)?;
+
+        // Decided. From here on nothing fails.
+        self.balance = balance;
+        let day = now.day();
+        let entry = self.entry(kind, amount, reference, None, day, day.month(), now);
+        self.await_confirmation(amount);
+        Ok(entry)
+    }
+
+    /// Makes spendable what entries up to number `durable_seq` gave back.
+    pub fn confirm(&mut self, durable_seq: i64) {
+        while let Some((_, amount)) =
+            self.unconfirmed.front().filter(|(seq, _)| *seq <= durable_seq)
+        {
+            self.unconfirmed_sum = self.unconfirmed_sum.less(*amount);
+            self.unconfirmed.pop_front();
+        }
+    }
+
+    /// Adds a key.
+    pub fn add_key(&mut self, key: KeyState) {
+        match self.keys.binary_search_by_key(&key.id, |other| other.id) {
+            Ok(_) => {}
+            Err(place) => self.keys.insert(place, key),
+        }
+    }
+
+    /// Changes a key. Binds for the next charge.
+    ///
+    /// # Errors
+    /// [`NoSuchKey`]
+    pub fn change_key(&mut self, id: KeyId, change: KeyChange) -> Result<KeyState, NoSuchKey> {
+        let place = self.keys.binary_search_by_key(&id, |key| key.id).map_err(|_| NoSuchKey)?;
+        if change == KeyChange::Delete {
+            return Ok(self.keys.remove(place));
+        }
+        let key = self.keys.get_mut(place).ok_or(NoSuchKey)?;
+        match change {
+            KeyChange::Limits(limits) => key.limits = key.limits.changed(limits),
+            KeyChange::Revoke => key.is_revoked = true,
+            KeyChange::Delete => {}
+        }
+        Ok(*key)
+    }
+
+    /// Suspends or resumes the account. Binds for the next charge; what runs is settled.
+    pub fn set_status(&mut self, status: AccountStatus) {
+        self.status = status;
+    }
+
+    /// Charges whose time is over, for the owner to settle as failed.
+    #[must_use]
+    pub fn expired(&self, now: Timestamp) -> Vec<ChargeId> {
+        self.open.iter().filter(|(_, open)| open.expires_at <= now).map(|(id, _)| *id).collect()
+    }
+
+    /// The account's number.
+    #[must_use]
+    pub fn id(&self) -> AccountId {
+        self.id
+    }
+
+    /// Live or test.
+    #[must_use]
+    pub fn environment(&self) -> Environment {
+        self.environment
+    }
+
+    /// Open or suspended.
+    #[must_use]
+    pub fn status(&self) -> AccountStatus {
+        self.status
+    }
+
+    /// The fold of the ledger. Holds are still in it.
+    #[must_use]
+    pub fn balance(&self) -> Credits {
+        self.balance
+    }
+
+    /// Reserved by open charges.
+    #[must_use]
+    pub fn held(&self) -> Credits {
+        self.held
+    }
+
+    /// What a charge may take now: `balance - held - unconfirmed`.
+    #[must_use]
+    pub fn available(&self) -> Credits {
+        self.balance.less(self.held).less(self.unconfirmed_sum)
+    }
+
+    /// The number of the last entry.
+    #[must_use]
+    pub fn seq(&self) -> i64 {
+        self.seq
+    }
+
+    /// How many charges are open.
+    #[must_use]
+    pub fn open_charges(&self) -> usize {
+        self.open.len()
+    }
+
+    /// One key.
+    #[must_use]
+    pub fn key(&self, id: KeyId) -> Option<&KeyState> {
+        let place = self.keys.binary_search_by_key(&id, |key| key.id).ok()?;
+        self.keys.get(place)
+    }
+
+    /// Every key that is not deleted, in the order of ids.
+    #[must_use]
+    pub fn keys(&self) -> &[KeyState] {
+        &self.keys
+    }
+
+    fn counters(&mut self, open: &OpenCharge, change: impl FnOnce(&mut KeyState, Day, Month)) {
+        if let Some(key) = key_mut(&mut self.keys, open.key) {
+            change(key, open.day, open.month);
+        }
+    }
+
+    fn await_confirmation(&mut self, amount: Credits) {
+        if amount > Credits::ZERO {
+            self.unconfirmed.push_back((self.seq, amount));
+            self.unconfirmed_sum = self.unconfirmed_sum.checked_add(amount).unwrap_or(Credits::MAX);
+        }
+    }
+
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the columns of an entry, named at its two callers"
+    )]
+    fn entry(
+        &mut self,
+        kind: EntryKind,
+        amount: Credits,
+        reference: Uuid,
+        key: Option<KeyId>,
+        day: Day,
+        month: Month,
+        at: Timestamp,
+    ) -> LedgerEntry {
+        self.seq = self.seq.saturating_add(1);
+        LedgerEntry {
+            account: self.id,
+            seq: self.seq,
+            kind,
+            amount,
+            balance_after: self.balance,
+            reference,
+            key,
+            day,
+            month,
+            at,
+        }
+    }
+}
+
+fn key_mut(keys: &mut [KeyState], id: KeyId) -> Option<&mut KeyState> {
+    let place = keys.binary_search_by_key(&id, |key| key.id).ok()?;
+    keys.get_mut(place)
+}
+
+fn negated(amount: Credits) -> Credits {
+    Credits::ZERO.checked_sub(amount).unwrap_or(Credits::ZERO)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: KeyId = KeyId(Uuid::from_u128(1));
+    const NOON: Timestamp = Timestamp::from_micros(1_705_320_000_000_000); // 2024-01-15T12:00:00Z
+    const DAY_MICROS: i64 = 86_400_000_000;
+
+    fn cents(n: i64) -> Credits {
+        Credits::from_nanos(n * 10_000_000)
+    }
+
+    fn account(balance: Credits, limits: SpendingLimits) -> AccountState {
+        AccountState::load(
+            AccountId(1),
+            Environment::Live,
+            AccountStatus::Open,
+            balance,
+            5,
+            vec![KeyState::new(KEY, limits)],
+        )
+    }
+
+    fn fixed(id: u128, price: Credits) -> Charge {
+        Charge {
+            id: ChargeId(Uuid::from_u128(id)),
+            key: KEY,
+            price: Price::Fixed(price),
+            expires_at: NOON.plus_micros(DAY_MICROS),
+        }
+    }
+
+    fn hold(id: u128, least: Credits, most: Credits) -> Charge {
+        Charge { price: Price::UpTo { least, most }, ..fixed(id, most) }
+    }
+
+    #[test]
+    fn declines_come_in_the_order_of_their_precedence() {
+        let limits = SpendingLimits {
+            per_request: Some(cents(1)),
+            daily: Some(cents(1)),
+            monthly: Some(cents(1)),
+        };
+        let mut account = account(cents(2), limits);
+        account.charge(&fixed(1, cents(1)), NOON).unwrap();
+        account.set_status(AccountStatus::Suspended);
+        account.change_key(KEY, KeyChange::Revoke).unwrap();
+
+        // Everything is wrong with this charge. Take one reason away after the other.
+        let dear = fixed(1, cents(3));
+        assert_eq!(account.charge(&dear, NOON), Err(Decline::AlreadyOpen));
+        let dear = fixed(2, cents(3));
+        assert_eq!(account.charge(&dear, NOON), Err(Decline::AccountClosed));
+        account.set_status(AccountStatus::Open);
+        assert_eq!(account.charge(&dear, NOON), Err(Decline::KeyInactive));
+        account.keys[0].is_revoked = false;
+        assert_eq!(account.charge(&dear, NOON), Err(Decline::PerRequestLimit));
+        account.keys[0].limits.per_request = None;
+        assert_eq!(
+            account.charge(&dear, NOON),
+            Err(Decline::InsufficientCredits { price: cents(3), available: cents(1) })
+        );
+        assert_eq!(account.charge(&fixed(2, cents(1)), NOON), Err(Decline::DailyLimit));
+        account.keys[0].limits.daily = None;
+        assert_eq!(account.charge(&fixed(2, cents(1)), NOON), Err(Decline::MonthlyLimit));
+        account.keys[0].limits.monthly = None;
+        assert!(account.charge(&fixed(2, cents(1)), NOON).is_ok());
+    }
+
+    #[test]
+    fn a_fixed_price_is_debited_at_once_and_refunded_on_failure() {
+        let mut account = account(cents(10), SpendingLimits::default());
+        let entry = account.charge(&fixed(1, cents(4)), NOON).unwrap().entry.unwrap();
+        assert_eq!(
+            (entry.seq, entry.kind, entry.amount),
+            (6, EntryKind::Charge, negated(cents(4)))
+        );
+        assert_eq!((entry.balance_after, account.available()), (cents(6), cents(6)));
+
+        let settled = account.settle(ChargeId(Uuid::from_u128(1)), Outcome::Failed, NOON).unwrap();
+        let refund = settled.entry.unwrap();
+        assert_eq!((refund.seq, refund.kind, refund.amount), (7, EntryKind::Refund, cents(4)));
+        assert_eq!((account.balance(), account.available()), (cents(10), cents(6)));
+        account.confirm(6);
+        assert_eq!(account.available(), cents(6));
+        account.confirm(7);
+        assert_eq!(account.available(), cents(10));
+        assert_eq!(account.keys()[0].day.captured, Credits::ZERO);
+    }
+
+    #[test]
+    fn a_hold_is_captured_at_its_cost_and_never_above() {
+        let mut account = account(cents(10), SpendingLimits::default());
+        let charged = account.charge(&hold(1, cents(1), cents(6)), NOON).unwrap();
+        assert_eq!(
+            (charged.entry, account.balance(), account.available()),
+            (None, cents(10), cents(4))
+        );
+
+        let outcome = Outcome::Delivered { cost: cents(2) };
+        let settled = account.settle(ChargeId(Uuid::from_u128(1)), outcome, NOON).unwrap();
+        assert_eq!((settled.cost, settled.balance), (cents(2), cents(8)));
+        assert_eq!(account.available(), cents(4), "the rest waits for the capture to be durable");
+        account.confirm(6);
+        assert_eq!(account.available(), cents(8));
+
+        account.charge(&hold(2, cents(1), cents(6)), NOON).unwrap();
+        let outcome = Outcome::Delivered { cost: cents(60) };
+        let settled = account.settle(ChargeId(Uuid::from_u128(2)), outcome, NOON).unwrap();
+        assert_eq!((settled.cost, settled.balance), (cents(6), cents(2)));
+    }
+
+    #[test]
+    fn a_failed_hold_leaves_no_trace() {
+        let mut account =
+            account(cents(10), SpendingLimits { daily: Some(cents(6)), ..Default::default() });
+        account.charge(&hold(1, cents(1), cents(6)), NOON).unwrap();
+        assert_eq!(account.charge(&hold(2, cents(1), cents(1)), NOON), Err(Decline::DailyLimit));
+        let settled = account.settle(ChargeId(Uuid::from_u128(1)), Outcome::Failed, NOON).unwrap();
+        assert_eq!((settled.entry, settled.cost, account.seq()), (None, Credits::ZERO, 5));
+        assert_eq!((account.available(), account.held()), (cents(10), Credits::ZERO));
+        assert!(account.charge(&hold(2, cents(1), cents(6)), NOON).is_ok());
+    }
+
+    #[test]
+    fn a_charge_has_one_end() {
+        let mut account = account(cents(10), SpendingLimits::default());
+        let id = ChargeId(Uuid::from_u128(1));
+        account.charge(&fixed(1, cents(4)), NOON).unwrap();
+        account.settle(id, Outcome::Failed, NOON).unwrap();
+        for outcome in [Outcome::Failed, Outcome::Delivered { cost: cents(1) }] {
+            assert_eq!(account.settle(id, outcome, NOON), Err(NotOpen));
+        }
+        assert_eq!(account.balance(), cents(10));
+    }
+
+    #[test]
+    fn a_call_counts_in_the_window_it_began_in() {
+        let limits = SpendingLimits { daily: Some(cents(6)), ..Default::default() };
+        let mut account = account(cents(100), limits);
+        account.charge(&hold(1, cents(1), cents(6)), NOON).unwrap();
+        let tomorrow = NOON.plus_micros(DAY_MICROS);
+        // The new day has the whole limit, although the old day's hold is still open.
+        account.charge(&fixed(2, cents(6)), tomorrow).unwrap();
+        let outcome = Outcome::Delivered { cost: cents(5) };
+        let settled = account.settle(ChargeId(Uuid::from_u128(1)), outcome, tomorrow).unwrap();
+        assert_eq!(settled.entry.unwrap().day, NOON.day());
+        assert_eq!(account.keys()[0].day.captured, cents(6));
+        assert_eq!(account.keys()[0].month.captured, cents(11));
+        // A clock that goes back does not open yesterday again.
+        assert_eq!(account.charge(&fixed(3, cents(1)), NOON), Err(Decline::DailyLimit));
+    }
+
+    #[test]
+    fn a_refusal_names_the_least_where_not_even_that_is_there() {
+        let mut account = account(cents(3), SpendingLimits::default());
+        let price = |least, most| Price::UpTo { least: cents(least), most: cents(most) };
+        for (least, most, named) in [(4, 9, 4), (3, 9, 9), (1, 9, 9)] {
+            let charge = Charge { price: price(least, most), ..fixed(1, cents(0)) };
+            assert_eq!(
+                account.charge(&charge, NOON),
+                Err(Decline::InsufficientCredits { price: cents(named), available: cents(3) })
+            );
+        }
+    }
+
+    #[test]
+    fn a_free_call_is_checked_but_moves_nothing() {
+        let mut account = account(Credits::ZERO, SpendingLimits::default());
+        assert_eq!(account.charge(&fixed(1, Credits::ZERO), NOON).unwrap().entry, None);
+        account.change_key(KEY, KeyChange::Delete).unwrap();
+        assert_eq!(account.charge(&fixed(2, Credits::ZERO), NOON), Err(Decline::KeyInactive));
+    }
+
+    #[test]
+    fn expired_charges_are_told() {
+        let mut account = account(cents(10), SpendingLimits::default());
+        let charge = hold(1, cents(1), cents(6));
+        account.charge(&charge, NOON).unwrap();
+        assert!(account.expired(charge.expires_at.plus_micros(-1)).is_empty());
+        assert_eq!(account.expired(charge.expires_at), vec![charge.id]);
+    }
+
+    #[test]
+    fn credits_that_do_not_fit_are_refused() {
+        let mut account = account(cents(10), SpendingLimits::default());
+        for amount in [Credits::ZERO, negated(cents(1)), Credits::MAX] {
+            let refused = account.top_up(EntryKind::TopUp, Uuid::nil(), amount, NOON);
+            assert_eq!(refused, Err(Decline::AmountTooLarge));
+        }
+        assert_eq!((account.balance(), account.seq()), (cents(10), 5));
+    }
+}

@@ -1,0 +1,216 @@
+//! The text of an API key: `ps_live_` or `ps_test_`, 30 random base62 characters, 6 of checksum.
+//!
+//! The checksum is the CRC-32 of everything before it, in base62. It lets a scanner or a mistyped key be
+//! told from a real one with no look-up; it proves nothing. What proves a key is that its digest, an
+//! HMAC-SHA-256 under a pepper that the database never sees, is on record.
+
+use std::fmt;
+
+use hmac::{Hmac, KeyInit, Mac};
+use sha2::Sha256;
+
+use super::account::Environment;
+
+/// Random characters of a key: 30 of base62, about 178 bits.
+pub const RANDOM_LEN: usize = 30;
+/// Checksum characters of a key: enough base62 for a CRC-32.
+pub const CHECKSUM_LEN: usize = 6;
+const PREFIX_LEN: usize = 8;
+/// All characters of a key.
+pub const KEY_LEN: usize = PREFIX_LEN + RANDOM_LEN + CHECKSUM_LEN;
+
+const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/// A well-formed API key in clear text. Exists only on its way in and, once, on its way out.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ApiKey {
+    text: String,
+    environment: Environment,
+}
+
+/// The text is not an API key: wrong prefix, length, alphabet or checksum.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not an API key")]
+pub struct MalformedKey;
+
+/// What is stored of a key and looked up.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyDigest(pub [u8; 32]);
+
+impl fmt::Debug for KeyDigest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyDigest(..)")
+    }
+}
+
+/// The secret under which key digests are made, kept outside the database.
+#[derive(Clone)]
+pub struct Pepper(Hmac<Sha256>);
+
+impl fmt::Debug for Pepper {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Pepper(..)")
+    }
+}
+
+impl Pepper {
+    /// Prepares the secret; HMAC takes one of any length.
+    #[must_use]
+    pub fn new(secret: &[u8]) -> Option<Self> {
+        Hmac::<Sha256>::new_from_slice(secret).ok().map(Pepper)
+    }
+}
+
+impl ApiKey {
+    /// Makes a key from 30 random symbols, each below 62.
+    #[must_use]
+    pub fn from_symbols(environment: Environment, symbols: [u8; RANDOM_LEN]) -> Self {
+        let mut text = String::with_capacity(KEY_LEN);
+        text.push_str(environment.key_prefix());
+        text.extend(symbols.iter().map(|symbol| base62(u32::from(*symbol))));
+        let checksum = checksum(&text);
+        text.extend(checksum);
+        ApiKey { text, environment }
+    }
+
+    /// Reads a key. Needs no look-up: prefix, length, alphabet and checksum decide.
+    ///
+    /// # Errors
+    /// [`MalformedKey`] for any other text.
+    pub fn parse(text: &str) -> Result<Self, MalformedKey> {
+        let environment = [Environment::Live, Environment::Test]
+            .into_iter()
+            .find(|environment| text.starts_with(environment.key_prefix()))
+            .ok_or(MalformedKey)?;
+        if text.len() != KEY_LEN
+            || !text.bytes().skip(PREFIX_LEN).all(|b| b.is_ascii_alphanumeric())
+        {
+            return Err(MalformedKey);
+        }
+        let (body, check) = text.split_at_checked(KEY_LEN - CHECKSUM_LEN).ok_or(MalformedKey)?;
+        if check.chars().eq(checksum(body)) {
+            Ok(ApiKey { text: text.to_owned(), environment })
+        } else {
+            Err(MalformedKey)
+        }
+    }
+
+    /// The clear text. Shown to its owner once, never stored or logged.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.text
+    }
+
+    /// Which of its owner's two accounts the key spends.
+    #[must_use]
+    pub fn environment(&self) -> Environment {
+        self.environment
+    }
+
+    /// What is stored and looked up: HMAC-SHA-256 of the text under the pepper.
+    #[must_use]
+    pub fn digest(&self, pepper: &Pepper) -> KeyDigest {
+        let mut mac = pepper.0.clone();
+        mac.update(self.text.as_bytes());
+        KeyDigest(mac.finalize().into_bytes().into())
+    }
+
+    /// What is shown again: `ps_live_abcd...xyz9` (Chapter 2, Monitor Token Usage).
+    #[must_use]
+    pub fn preview(&self) -> String {
+        let start: String = self.text.chars().take(PREFIX_LEN + 4).collect();
+        let end: String = self.text.chars().skip(KEY_LEN - 4).collect();
+        format!("{start}...{end}")
+    }
+}
+
+impl fmt::Debug for ApiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ApiKey({}..)", self.environment.key_prefix())
+    }
+}
+
+fn base62(symbol: u32) -> char {
+    let index = usize::try_from(symbol % 62).unwrap_or(0);
+    BASE62.get(index).map_or('0', |byte| char::from(*byte))
+}
+
+/// CRC-32 of `body`, most significant digit first, padded with zeros.
+fn checksum(body: &str) -> impl Iterator<Item = char> + use<> {
+    let crc = crc32fast::hash(body.as_bytes());
+    // 62^5 down to 62^0.
+    [916_132_832_u32, 14_776_336, 238_328, 3_844, 62, 1]
+        .into_iter()
+        .map(move |place| base62(crc / place))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key(seed: u8) -> ApiKey {
+        let mut symbols = [0; RANDOM_LEN];
+        for (place, symbol) in (0..).zip(&mut symbols) {
+            *symbol = (seed.wrapping_mul(31).wrapping_add(place * 7)) % 62;
+        }
+        ApiKey::from_symbols(Environment::Live, symbols)
+    }
+
+    #[test]
+    fn a_key_reads_back_and_shows_its_ends() {
+        let key = key(3);
+        assert_eq!(key.expose().len(), KEY_LEN);
+        assert_eq!(ApiKey::parse(key.expose()), Ok(key.clone()));
+        let text = key.expose();
+        assert_eq!(key.preview(), format!("{}...{}", &text[..12], &text[40..]));
+        assert!(!format!("{key:?}").contains(&text[8..]));
+    }
+
+    #[test]
+    fn the_checksum_is_fixed_for_ever() {
+        let key = ApiKey::from_symbols(Environment::Test, [0; RANDOM_LEN]);
+        assert_eq!(key.expose(), "ps_test_00000000000000000000000000000025GU7U");
+    }
+
+    #[test]
+    fn every_single_changed_character_is_noticed() {
+        let text = key(9).expose().to_owned();
+        for place in 0..text.len() {
+            for replacement in ['0', 'a', 'Z', '_', '\n'] {
+                let mut bytes = text.clone().into_bytes();
+                if char::from(bytes[place]) == replacement {
+                    continue;
+                }
+                bytes[place] = u8::try_from(replacement).unwrap();
+                let changed = String::from_utf8(bytes).unwrap();
+                assert_eq!(ApiKey::parse(&changed), Err(MalformedKey), "{changed}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_chapters_sample_keys_are_simply_invalid() {
+        for text in
+            ["ps_live_abcdef123456789", "ps_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6", "sk-abc", ""]
+        {
+            assert_eq!(ApiKey::parse(text), Err(MalformedKey));
+        }
+    }
+
+    #[test]
+    fn a_digest_depends_on_key_and_pepper() {
+        let (one, two) = (Pepper::new(b"one").unwrap(), Pepper::new(b"two").unwrap());
+        assert_eq!(key(1).digest(&one), key(1).digest(&one));
+        assert_ne!(key(1).digest(&one), key(2).digest(&one));
+        assert_ne!(key(1).digest(&one), key(1).digest(&two));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_parsed_or_refused_without_a_panic(text in "(ps_(live|test)_)?\\PC{0,50}") {
+            let _ = ApiKey::parse(&text);
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Identifiers as types, so that a key id cannot be handed over where a user id belongs.
+
+use std::fmt;
+use std::str::FromStr;
+
+use uuid::Uuid;
+
+/// The number of a prepaid account, given by the database. Internal: never shown to a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AccountId(pub i64);
+
+impl fmt::Display for AccountId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The text is not an id of the expected kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not an id of the form {0}<uuid>")]
+pub struct IdError(pub &'static str);
+
+macro_rules! prefixed_id {
+    ($(#[$doc:meta])* $name:ident, $prefix:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub struct $name(pub Uuid);
+
+        impl $name {
+            /// What stands before the UUID in text.
+            pub const PREFIX: &'static str = $prefix;
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str($prefix)?;
+                self.0.fmt(f)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = IdError;
+
+            fn from_str(text: &str) -> Result<Self, IdError> {
+                let uuid = text.strip_prefix($prefix).ok_or(IdError($prefix))?;
+                // Only the hyphenated form: one id, one text.
+                if uuid.len() != 36 {
+                    return Err(IdError($prefix));
+                }
+                Uuid::try_parse(uuid).map($name).map_err(|_| IdError($prefix))
+            }
+        }
+    };
+}
+
+prefixed_id!(
+    /// A person who logs in. Text form `user-<uuid>` (Chapter 2, Registration).
+    UserId,
+    "user-"
+);
+prefixed_id!(
+    /// An API key. Text form `key-<uuid>` (Chapter 2, Generating Access Tokens).
+    KeyId,
+    "key-"
+);
+prefixed_id!(
+    /// One paid call: request, charge and usage record share it. Text form `req-<uuid>`.
+    ChargeId,
+    "req-"
+);
+prefixed_id!(
+    /// One payment that tops an account up. Text form `pay-<uuid>`.
+    PaymentId,
+    "pay-"
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_read_back_as_they_print() {
+        let id = KeyId(Uuid::from_u128(7));
+        assert_eq!(id.to_string(), "key-00000000-0000-0000-0000-000000000007");
+        assert_eq!(id.to_string().parse(), Ok(id));
+    }
+
+    #[test]
+    fn foreign_prefixes_and_other_spellings_are_refused() {
+        for text in [
+            "user-00000000-0000-0000-0000-000000000007",
+            "00000000-0000-0000-0000-000000000007",
+            "key-00000000000000000000000000000007",
+            "key-{00000000-0000-0000-0000-000000000007}",
+            "key-",
+            "",
+        ] {
+            assert_eq!(text.parse::<KeyId>(), Err(IdError("key-")), "{text}");
+        }
+    }
+}

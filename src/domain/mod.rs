@@ -1,0 +1,27 @@
+//! The rules: money, limits, windows, keys, prices, the account.
+//!
+//! Pure by construction. Nothing here does I/O, reads a clock, draws a random number, logs or awaits;
+//! time, ids and random bytes come in as arguments. So every rule can be tested with plain values, and
+//! the same code answers in production, in the model test and in a benchmark. `tests/tidy.rs` fails
+//! when this folder mentions a runtime, an actor, the ORM or a clock.
+
+pub mod account;
+pub mod api_key;
+pub mod ids;
+pub mod ledger;
+pub mod limits;
+pub mod money;
+pub mod pricing;
+pub mod usage;
+pub mod window;
+
+pub use account::{
+    AccountState, AccountStatus, Charge, Charged, Decline, Environment, KeyChange, KeyState,
+    Outcome, Price, Settled,
+};
+pub use ids::{AccountId, ChargeId, KeyId, PaymentId, UserId};
+pub use ledger::{EntryKind, LedgerEntry};
+pub use limits::{KeySpend, LimitsChange, SpendingLimits};
+pub use money::{Credits, TokenPrice};
+pub use usage::UsageRecord;
+pub use window::{Day, Month, Timestamp};

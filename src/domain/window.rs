@@ -1,0 +1,169 @@
+//! Instants, and the UTC calendar windows that spending limits count in.
+
+use chrono::{DateTime, Datelike, Months, NaiveDate, SecondsFormat, Utc};
+
+const MICROS_PER_DAY: i64 = 86_400_000_000;
+/// Days from the year 0 of chrono's calendar to 1970-01-01.
+const EPOCH_DAY: i32 = 719_163;
+
+/// An instant: microseconds since 1970-01-01T00:00:00Z.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// From microseconds since the epoch.
+    #[must_use]
+    pub const fn from_micros(micros: i64) -> Self {
+        Timestamp(micros)
+    }
+
+    /// Microseconds since the epoch.
+    #[must_use]
+    pub const fn micros(self) -> i64 {
+        self.0
+    }
+
+    /// Whole seconds since the epoch.
+    #[must_use]
+    pub const fn seconds(self) -> i64 {
+        self.0.div_euclid(1_000_000)
+    }
+
+    /// This instant and `micros` more, at most the end of time.
+    #[must_use]
+    pub const fn plus_micros(self, micros: i64) -> Self {
+        Timestamp(self.0.saturating_add(micros))
+    }
+
+    /// Microseconds from `earlier` to this instant; zero where it is not earlier.
+    #[must_use]
+    pub fn micros_since(self, earlier: Timestamp) -> i64 {
+        self.0.saturating_sub(earlier.0).max(0)
+    }
+
+    /// Reads RFC 3339, in any offset. `None` for anything else.
+    #[must_use]
+    pub fn parse_rfc3339(text: &str) -> Option<Self> {
+        let instant = DateTime::parse_from_rfc3339(text).ok()?;
+        Some(Timestamp(instant.timestamp_micros()))
+    }
+
+    /// RFC 3339 in UTC with whole seconds, `2024-01-15T12:00:00Z`, as the API's chapters print it.
+    #[must_use]
+    pub fn to_rfc3339(self) -> String {
+        DateTime::<Utc>::from_timestamp_micros(self.0)
+            .unwrap_or(DateTime::<Utc>::MAX_UTC)
+            .to_rfc3339_opts(SecondsFormat::Secs, true)
+    }
+
+    /// RFC 3339 in UTC with microseconds, for records whose order matters.
+    #[must_use]
+    pub fn to_rfc3339_micros(self) -> String {
+        DateTime::<Utc>::from_timestamp_micros(self.0)
+            .unwrap_or(DateTime::<Utc>::MAX_UTC)
+            .to_rfc3339_opts(SecondsFormat::Micros, true)
+    }
+
+    /// The UTC day this instant is in.
+    #[must_use]
+    pub fn day(self) -> Day {
+        Day(i32::try_from(self.0.div_euclid(MICROS_PER_DAY)).unwrap_or(i32::MAX))
+    }
+}
+
+/// A UTC calendar day: days since 1970-01-01.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Day(pub i32);
+
+impl Day {
+    fn date(self) -> NaiveDate {
+        NaiveDate::from_num_days_from_ce_opt(self.0.saturating_add(EPOCH_DAY))
+            .unwrap_or(NaiveDate::MAX)
+    }
+
+    /// The UTC month this day is in.
+    #[must_use]
+    pub fn month(self) -> Month {
+        let date = self.date();
+        let month = i32::try_from(date.month0()).unwrap_or(0);
+        Month(date.year().saturating_mul(12).saturating_add(month))
+    }
+
+    /// When this day begins.
+    #[must_use]
+    pub fn starts_at(self) -> Timestamp {
+        Timestamp(i64::from(self.0).saturating_mul(MICROS_PER_DAY))
+    }
+
+    /// When the next day begins: the reset of a daily limit.
+    #[must_use]
+    pub fn ends_at(self) -> Timestamp {
+        Day(self.0.saturating_add(1)).starts_at()
+    }
+}
+
+/// A UTC calendar month: year x 12 + month, January being 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Month(pub i32);
+
+impl Month {
+    /// When the next month begins: the reset of a monthly limit.
+    #[must_use]
+    pub fn ends_at(self) -> Timestamp {
+        let month0 = u32::try_from(self.0.rem_euclid(12)).unwrap_or(0);
+        let days = NaiveDate::from_ymd_opt(self.0.div_euclid(12), month0.saturating_add(1), 1)
+            .and_then(|first| first.checked_add_months(Months::new(1)))
+            .map_or(i32::MAX, |next| next.num_days_from_ce().saturating_sub(EPOCH_DAY));
+        Day(days).starts_at()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn at(text: &str) -> Timestamp {
+        Timestamp::parse_rfc3339(text).unwrap()
+    }
+
+    #[test]
+    fn windows_change_at_midnight_utc() {
+        let last = at("2024-02-29T23:59:59.999999Z");
+        let first = at("2024-03-01T00:00:00Z");
+        assert_eq!(first.micros() - last.micros(), 1);
+        assert_eq!(first.day().0 - last.day().0, 1);
+        assert_eq!(first.day().month().0 - last.day().month().0, 1);
+        assert_eq!(last.day().ends_at(), first);
+        assert_eq!(last.day().month().ends_at(), first);
+        // The same instant, told from elsewhere.
+        assert_eq!(at("2024-03-01T09:00:00+09:00"), first);
+    }
+
+    #[test]
+    fn months_roll_over_the_year() {
+        let december = at("2023-12-31T12:00:00Z").day().month();
+        assert_eq!(december.ends_at(), at("2024-01-01T00:00:00Z"));
+        assert_eq!(at("2024-01-01T00:00:00Z").day().month().0, december.0 + 1);
+    }
+
+    #[test]
+    fn instants_print_as_the_chapter_does() {
+        assert_eq!(at("2024-01-15T12:00:00.5Z").to_rfc3339(), "2024-01-15T12:00:00Z");
+        assert_eq!(at("2024-01-15T12:00:00.5Z").to_rfc3339_micros(), "2024-01-15T12:00:00.500000Z");
+        assert_eq!(Timestamp::parse_rfc3339("2024-01-15"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn an_instant_lies_in_its_windows(micros in -2_000_000_000_000_000_i64..40_000_000_000_000_000) {
+            let now = Timestamp(micros);
+            let day = now.day();
+            prop_assert!(day.starts_at() <= now && now < day.ends_at());
+            let month = day.month();
+            prop_assert!(now < month.ends_at());
+            prop_assert_eq!(month.ends_at().day().month(), Month(month.0 + 1));
+        }
+    }
+}

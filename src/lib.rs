@@ -1,0 +1,2 @@
+//! Polysystems.
+pub mod domain;
