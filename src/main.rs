@@ -1,1 +1,169 @@
-fn main() {}
+//! The command line. Settings first, then one command.
+
+use std::io::{Read as _, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail};
+use clap::{Parser, Subcommand};
+use polysystems::app;
+use polysystems::auth::people::{PeopleError, Registration};
+use polysystems::clock::Clock;
+use polysystems::config::Settings;
+use polysystems::store::users::Role;
+use polysystems::{telemetry, verify};
+use tokio::signal::unix::{SignalKind, signal};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Sells API calls from a prepaid balance, and never gets the money wrong.
+#[derive(Parser)]
+#[command(version, about)]
+struct Arguments {
+    /// The settings file (TOML). Each setting can also be set by POLYSYSTEMS_<SECTION>__<NAME>.
+    #[arg(long, env = "POLYSYSTEMS_CONFIG", global = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Brings the database up to date, then serves (the default)
+    Serve,
+    /// Brings the database up to date
+    Migrate,
+    /// Folds every account's ledger and checks every invariant; exit code 1 where one does not hold
+    Verify,
+    /// Users
+    #[command(subcommand)]
+    User(UserCommand),
+    /// Settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+#[derive(Subcommand)]
+enum UserCommand {
+    /// Makes a user; the password is read from standard input
+    Create {
+        /// Their email
+        #[arg(long)]
+        email: String,
+        /// Their username
+        #[arg(long)]
+        username: String,
+        /// Make them an operator
+        #[arg(long)]
+        admin: bool,
+    },
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Prints the settings in force, without secrets
+    Show,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            // One line: the whole chain of causes.
+            let _ = writeln!(std::io::stderr(), "polysystems: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    let settings = Settings::read(arguments.config.as_deref())?;
+    match arguments.command.unwrap_or(Command::Serve) {
+        Command::Serve => {
+            telemetry::start(&settings.log)?;
+            app::serve(settings, Clock::System, |_| (), stop_signal())?;
+        }
+        Command::Migrate => {
+            let database = app::database_runtime()?;
+            let store = database.block_on(app::open_store(&settings, database.handle().clone()))?;
+            database.block_on(store.close());
+            print("The database is up to date.")?;
+        }
+        Command::Verify => return verify_ledgers(&settings),
+        Command::User(UserCommand::Create { email, username, admin }) => {
+            create_user(&settings, email, username, admin)?;
+        }
+        Command::Config(ConfigCommand::Show) => print(&toml::to_string_pretty(&settings)?)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The first SIGTERM or SIGINT. A second one ends the process at once; what was acknowledged is on record.
+async fn stop_signal() {
+    let signals = signal(SignalKind::terminate())
+        .and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)));
+    let (mut terminate, mut interrupt) = match signals {
+        Ok(signals) => signals,
+        Err(error) => {
+            tracing::error!(%error, "signals cannot be heard; stop the server by SIGKILL");
+            return std::future::pending().await;
+        }
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    actix::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::warn!("a second signal: ending at once");
+        std::process::exit(130);
+    });
+}
+
+fn verify_ledgers(settings: &Settings) -> anyhow::Result<ExitCode> {
+    let database = app::database_runtime()?;
+    let store = database.block_on(app::open_store(settings, database.handle().clone()))?;
+    let report =
+        database.block_on(verify::verify(&store, |finding| print(&finding.to_string())))?;
+    print(&format!(
+        "{} accounts, {} ledger entries: {} findings",
+        report.accounts, report.entries, report.findings
+    ))?;
+    Ok(if report.findings == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn create_user(
+    settings: &Settings,
+    email: String,
+    username: String,
+    is_admin: bool,
+) -> anyhow::Result<()> {
+    let mut password = String::new();
+    std::io::stdin().read_to_string(&mut password).context("cannot read the password")?;
+    let password = password.trim_end_matches(['\r', '\n']).to_owned();
+    if password.is_empty() {
+        bail!("the password is read from standard input, which is empty");
+    }
+    let database = app::database_runtime()?;
+    let role = if is_admin { Role::Admin } else { Role::User };
+    let user = database.block_on(async {
+        let store = app::open_store(settings, database.handle().clone()).await?;
+        let people =
+            app::people(settings, Clock::System, database.handle().clone(), store.clone())?;
+        let user = people.register(Registration { email, username, password }, role).await;
+        store.close().await;
+        user.map_err(|error| match error {
+            PeopleError::Store(error) => anyhow::anyhow!("cannot store the user: {error}"),
+            other => anyhow::Error::new(other),
+        })
+    })?;
+    print(&format!("{} {}", user.id, user.role.name()))
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    writeln!(std::io::stdout(), "{}", text.trim_end()).context("cannot write to standard output")
+}

@@ -1,1 +1,13 @@
+//! The SeaORM entities of Polysystems: one file a table, as `migration` makes them.
+//!
+//! Amounts are nano-dollars in BIGINT, instants microseconds since the epoch in BIGINT: both databases
+//! keep them exactly. Nothing outside `polysystems::store` uses this crate; no rule lives here.
 
+pub mod account;
+pub mod api_key;
+pub mod key_spend;
+pub mod ledger_entry;
+pub mod payment;
+pub mod shard_lease;
+pub mod usage_record;
+pub mod user;

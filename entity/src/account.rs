@@ -1,0 +1,23 @@
+//! A prepaid account: a user has one live and one for tests.
+
+use sea_orm::entity::prelude::*;
+
+/// A prepaid account: a user has one live and one for tests.
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "account")]
+pub struct Model {
+    #[sea_orm(primary_key)]
+    pub id: i64,
+    pub user_id: Uuid,
+    pub environment: i16,
+    pub status: i16,
+    pub balance: i64,
+    pub seq: i64,
+    pub updated_at: i64,
+    pub created_at: i64,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

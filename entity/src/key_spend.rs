@@ -1,0 +1,21 @@
+//! What a key has spent in its current windows.
+
+use sea_orm::entity::prelude::*;
+
+/// What a key has spent in its current windows.
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "key_spend")]
+pub struct Model {
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub key_id: Uuid,
+    pub day: i32,
+    pub day_spent: i64,
+    pub month: i32,
+    pub month_spent: i64,
+    pub last_used_at: Option<i64>,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

@@ -1,0 +1,27 @@
+//! One movement of money. Append-only.
+
+use sea_orm::entity::prelude::*;
+
+/// One movement of money. Append-only.
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "ledger_entry")]
+pub struct Model {
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub account_id: i64,
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub seq: i64,
+    pub epoch: i64,
+    pub kind: i16,
+    pub amount: i64,
+    pub balance_after: i64,
+    pub reference: Uuid,
+    pub key_id: Option<Uuid>,
+    pub day: i32,
+    pub month: i32,
+    pub at: i64,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

@@ -1,0 +1,28 @@
+//! What one call did.
+
+use sea_orm::entity::prelude::*;
+
+/// What one call did.
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "usage_record")]
+pub struct Model {
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub account_id: i64,
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: Uuid,
+    pub key_id: Uuid,
+    pub method: String,
+    pub route: String,
+    pub upstream: String,
+    pub status: i16,
+    pub cost: i64,
+    pub prompt_tokens: i64,
+    pub completion_tokens: i64,
+    pub started_at: i64,
+    pub latency_micros: i64,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

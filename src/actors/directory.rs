@@ -1,0 +1,218 @@
+//! The directory: which account lives in which actor.
+//!
+//! It loads an account before its first use, once however many ask at the same time; lets go of accounts
+//! that are idle, so that memory stays bounded however many exist; and notices a dead actor or one whose
+//! writes were refused, and loads its account again from what is committed.
+//!
+//! No guard of the map is ever held across an await.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use actix::{Actor as _, Addr, ArbiterHandle};
+use dashmap::DashMap;
+use tokio::sync::OnceCell;
+
+use super::account::{AccountActor, AccountLease, ExpireCharges, InFlight, Stop};
+use super::ledger_writer::{AccountMarks, LedgerHandle};
+use crate::clock::Clock;
+use crate::config::AccountSettings;
+use crate::domain::AccountId;
+use crate::store::{Store, StoreError};
+
+/// How often the directory looks for idle accounts and expired charges.
+pub const SWEEP_PERIOD: Duration = Duration::from_secs(1);
+
+/// Why there is no lease on an account.
+#[derive(Debug, thiserror::Error)]
+pub enum DirectoryError {
+    /// As many calls run on the account as may.
+    #[error("too many calls of this account are in flight")]
+    Busy,
+    /// The account cannot be loaded now.
+    #[error("the account could not be loaded: {0}")]
+    Load(#[from] StoreError),
+    /// The ledger writer is gone or fenced.
+    #[error("the ledger cannot be written")]
+    Unwritable,
+}
+
+/// An account that is, or is about to be, in memory.
+struct Resident {
+    actor: OnceCell<Addr<AccountActor>>,
+    marks: Arc<AccountMarks>,
+}
+
+/// See the module.
+pub struct Directory {
+    residents: DashMap<AccountId, Arc<Resident>>,
+    store: Store,
+    ledger: LedgerHandle,
+    arbiters: Vec<ArbiterHandle>,
+    clock: Clock,
+    settings: AccountSettings,
+    keys_max: usize,
+    /// Counts sweeps: the directory's own idea of time, for idleness.
+    tick: AtomicI64,
+}
+
+impl Directory {
+    /// An empty directory whose actors will live on `arbiters`.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        ledger: LedgerHandle,
+        arbiters: Vec<ArbiterHandle>,
+        clock: Clock,
+        settings: AccountSettings,
+        keys_max: usize,
+    ) -> Self {
+        Directory {
+            residents: DashMap::new(),
+            store,
+            ledger,
+            arbiters,
+            clock,
+            settings,
+            keys_max,
+            tick: AtomicI64::new(0),
+        }
+    }
+
+    /// A lease on the account, loaded if it was not in memory.
+    ///
+    /// # Errors
+    /// [`DirectoryError`]
+    pub async fn lease(&self, account: AccountId) -> Result<AccountLease, DirectoryError> {
+        loop {
+            let (resident, in_flight) = self.enter(account)?;
+            let actor = match resident.actor.get() {
+                Some(actor) => actor,
+                None => resident.actor.get_or_try_init(|| self.load(account, &resident)).await?,
+            };
+            if actor.connected() && !resident.marks.is_poisoned.load(Ordering::Acquire) {
+                return Ok(AccountLease { actor: actor.clone(), _in_flight: in_flight });
+            }
+            tracing::warn!(%account, "an account actor is gone; loading the account again");
+            self.replace(account, &resident).await?;
+        }
+    }
+
+    /// Counts a call in, while the map's guard keeps the sweep from letting the account go.
+    fn enter(&self, account: AccountId) -> Result<(Arc<Resident>, InFlight), DirectoryError> {
+        let count_in = |resident: &Arc<Resident>| {
+            let max = self.settings.in_flight_max.get();
+            let entered = InFlight::enter(&resident.marks, max).ok_or(DirectoryError::Busy)?;
+            let tick = self.tick.load(Ordering::Relaxed);
+            resident.marks.used_tick.store(tick, Ordering::Relaxed);
+            Ok((Arc::clone(resident), entered))
+        };
+        if let Some(resident) = self.residents.get(&account) {
+            return count_in(&resident);
+        }
+        let resident = self.residents.entry(account).or_insert_with(|| {
+            Arc::new(Resident { actor: OnceCell::new(), marks: Arc::default() })
+        });
+        count_in(&resident)
+    }
+
+    async fn load(
+        &self,
+        account: AccountId,
+        resident: &Resident,
+    ) -> Result<Addr<AccountActor>, DirectoryError> {
+        let state = self.store.load_account(account).await?;
+        let arbiter = usize::try_from(account.0.unsigned_abs())
+            .ok()
+            .and_then(|number| number.checked_rem(self.arbiters.len()))
+            .and_then(|place| self.arbiters.get(place))
+            .ok_or(DirectoryError::Unwritable)?;
+        let (marks, ledger) = (Arc::clone(&resident.marks), self.ledger.clone());
+        let actor = AccountActor::new(state, marks, ledger, self.clock.clone(), self.keys_max);
+        Ok(AccountActor::start_in_arbiter(arbiter, move |_| actor))
+    }
+
+    /// Takes a dead or poisoned actor out. Only after everything it handed to the writer has met its end, so
+    /// that what is loaded next is complete; and whoever else meets it in the meantime waits likewise.
+    async fn replace(
+        &self,
+        account: AccountId,
+        dead: &Arc<Resident>,
+    ) -> Result<(), DirectoryError> {
+        self.ledger.barrier().await.map_err(|_| DirectoryError::Unwritable)?;
+        let removed = self.residents.remove_if(&account, |_, resident| Arc::ptr_eq(resident, dead));
+        if let Some((_, resident)) = removed {
+            stop(&resident);
+        }
+        Ok(())
+    }
+
+    /// How many accounts are in memory.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.residents.len()
+    }
+
+    /// Is no account in memory?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.residents.is_empty()
+    }
+
+    /// Ends expired charges, and lets go of accounts that are idle, or the longest idle ones where there are
+    /// too many.
+    #[expect(clippy::disallowed_methods, reason = "a dead actor has no charge left to end")]
+    pub fn sweep(&self) {
+        let now = self.tick.fetch_add(1, Ordering::Relaxed);
+        let idle_max = i64::try_from(self.settings.idle_seconds.get()).unwrap_or(i64::MAX);
+        let mut idle = Vec::new();
+        for resident in &self.residents {
+            let marks = &resident.marks;
+            if marks.open_charges.load(Ordering::Acquire) > 0
+                && let Some(actor) = resident.actor.get()
+            {
+                actor.do_send(ExpireCharges);
+            }
+            if may_passivate(marks) {
+                idle.push((marks.used_tick.load(Ordering::Relaxed), *resident.key()));
+            }
+        }
+        let surplus = self.residents.len().saturating_sub(self.settings.resident_max);
+        if surplus > 0 {
+            idle.sort_unstable();
+        }
+        for (place, (used, account)) in idle.into_iter().enumerate() {
+            if place < surplus || now.saturating_sub(used) >= idle_max {
+                self.passivate(account);
+            }
+        }
+    }
+
+    /// Lets an account go, if nothing is open on it and everything it decided is durable. The map's guard
+    /// is held while that is looked at, so nobody can take a lease in between.
+    pub fn passivate(&self, account: AccountId) -> bool {
+        let removed =
+            self.residents.remove_if(&account, |_, resident| may_passivate(&resident.marks));
+        match removed {
+            Some((_, resident)) => {
+                stop(&resident);
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+fn may_passivate(marks: &AccountMarks) -> bool {
+    marks.in_flight.load(Ordering::Acquire) == 0
+        && marks.open_charges.load(Ordering::Acquire) == 0
+        && marks.pending_writes.load(Ordering::Acquire) == 0
+}
+
+#[expect(clippy::disallowed_methods, reason = "a dead actor need not be stopped")]
+fn stop(resident: &Resident) {
+    if let Some(actor) = resident.actor.get() {
+        actor.do_send(Stop);
+    }
+}

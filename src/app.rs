@@ -1,0 +1,316 @@
+//! The composition root: the only place that wires the parts, starts them in order and stops them in order.
+//!
+//! Threads: the HTTP threads, each with a runtime of its own; the threads of the account actors; one for the
+//! ledger writer; and a small runtime for the database and the passwords.
+
+use std::future::Future;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use actix::{Arbiter, System};
+use actix_web::web::Data;
+use actix_web::{HttpServer, middleware::from_fn};
+use anyhow::Context as _;
+use tokio::runtime::{Handle, Runtime};
+use uuid::Uuid;
+
+use crate::actors::directory::SWEEP_PERIOD;
+use crate::actors::{Directory, LedgerHandle, LedgerWriter};
+use crate::auth::{KeyRing, Keys, Passwords, People, Sessions};
+use crate::clock::Clock;
+use crate::config::{ServerSettings, Settings};
+use crate::domain::api_key::Pepper;
+use crate::http::{self, App};
+use crate::operators::Operators;
+use crate::payments::Payments;
+use crate::pipeline::Gateway;
+use crate::pipeline::rate_limit::RateLimits;
+use crate::secrets::secret;
+use crate::store::Store;
+use crate::store::lease::Lease;
+use crate::upstream::{self, Upstreams, sandbox};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 4_096;
+/// How often the rate limits forget callers who have been away.
+const FORGET_SWEEPS: u64 = 60;
+/// How long a drain looks again whether calls still run.
+const DRAIN_POLL: Duration = Duration::from_millis(10);
+
+/// The runtime of the database and of password hashes.
+///
+/// # Errors
+/// Where threads cannot be made.
+pub fn database_runtime() -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("database")
+        .enable_all()
+        .build()
+        .context("cannot start the database runtime")
+}
+
+/// Runs the server until `stop` resolves, then drains it. Tells `listening` its address as soon as it serves.
+///
+/// # Errors
+/// One line that says what kept it from starting.
+pub fn serve(
+    settings: Settings,
+    clock: Clock,
+    listening: impl FnOnce(SocketAddr),
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let database = database_runtime()?;
+    let handle = database.handle().clone();
+    let result = System::new().block_on(run(settings, clock, handle, listening, stop));
+    database.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+async fn run(
+    settings: Settings,
+    clock: Clock,
+    database: Handle,
+    listening: impl FnOnce(SocketAddr),
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    // First of all, so that a second start by mistake ends here and takes nothing over.
+    let listener = listen(settings.server.bind)?;
+    let address = listener.local_addr()?;
+    let store = open_store(&settings, database.clone()).await?;
+    let lease = store.take_lease(Uuid::new_v4()).await.context("cannot take the accounts over")?;
+    // On a thread of its own: it takes a while, and nobody needs it before the first call.
+    std::thread::spawn(sandbox::warm_up);
+
+    let cores = available_parallelism().map_or(1, usize::from);
+    let account_threads = match settings.accounts.threads {
+        0 => cores.div_ceil(2),
+        threads => threads,
+    };
+    let arbiters: Vec<Arbiter> = (0..account_threads).map(|_| Arbiter::new()).collect();
+    let writer = Arbiter::new();
+    let ledger = LedgerWriter::start(&writer, store.clone(), lease, &settings.ledger);
+    let gateway = gateway(&settings, &clock, &store, &ledger, &arbiters)?;
+    let app = Data::new(app(&settings, clock, database, store.clone(), gateway)?);
+    announce(&app, address);
+
+    let sweeper = actix::spawn(sweep(app.clone().into_inner()));
+    let server = http_server(listener, &settings, &app, cores)?;
+    let server_handle = server.handle();
+    let running = actix::spawn(server);
+    listening(address);
+    stop.await;
+
+    tracing::info!("draining: no new calls are taken");
+    drain(&app, &ledger, Duration::from_secs(settings.server.drain_seconds)).await;
+    server_handle.stop(true).await;
+    sweeper.abort();
+    running.await.context("the HTTP server broke off")??;
+    finish(&store, &ledger, lease).await;
+    System::current().stop();
+    Ok(())
+}
+
+/// Opens the database of the settings.
+///
+/// # Errors
+/// One line that names the database, without its password.
+pub async fn open_store(settings: &Settings, database: Handle) -> anyhow::Result<Store> {
+    let url = settings.database_url();
+    let name = match reqwest::Url::parse(&url) {
+        Ok(parsed) if parsed.has_host() => {
+            format!(
+                "{}://{}{}",
+                parsed.scheme(),
+                parsed.host_str().unwrap_or_default(),
+                parsed.path()
+            )
+        }
+        _ => url.split('?').next().unwrap_or_default().to_owned(),
+    };
+    Store::open(&settings.database, &url, database)
+        .await
+        .map_err(|error| anyhow::anyhow!("cannot use the database {name}: {error}"))
+}
+
+fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let bind = || {
+        let socket = if address.is_ipv4() {
+            tokio::net::TcpSocket::new_v4()?
+        } else {
+            tokio::net::TcpSocket::new_v6()?
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)?.into_std()
+    };
+    bind().with_context(|| format!("cannot listen on {address}"))
+}
+
+fn gateway(
+    settings: &Settings,
+    clock: &Clock,
+    store: &Store,
+    ledger: &LedgerHandle,
+    arbiters: &[Arbiter],
+) -> anyhow::Result<Arc<Gateway>> {
+    let auth = &settings.auth;
+    let pepper = secret(auth.key_pepper.as_ref(), &settings.data_dir, "key_pepper")?;
+    let pepper = Pepper::new(&pepper).context("the key pepper cannot be used")?;
+    let directory = Directory::new(
+        store.clone(),
+        ledger.clone(),
+        arbiters.iter().map(Arbiter::handle).collect(),
+        clock.clone(),
+        settings.accounts.clone(),
+        auth.keys_per_account_max,
+    );
+    Ok(Arc::new(Gateway {
+        rate_limits: RateLimits::new(&settings.rate_limit),
+        keys: KeyRing::new(store.clone(), pepper, auth.key_cache_max),
+        prices: settings.price_list()?,
+        directory,
+        ledger: ledger.clone(),
+        upstreams: Upstreams::new(&settings.upstreams),
+        clock: clock.clone(),
+        commit_timeout: Duration::from_secs(settings.ledger.commit_timeout_seconds.get()),
+    }))
+}
+
+/// Registration and login, for the server and for the command line.
+///
+/// # Errors
+/// Where a secret or a setting cannot be used.
+pub fn people(
+    settings: &Settings,
+    clock: Clock,
+    database: Handle,
+    store: Store,
+) -> anyhow::Result<People> {
+    let auth = &settings.auth;
+    let jwt_secret = secret(auth.jwt_secret.as_ref(), &settings.data_dir, "jwt_secret")?;
+    Ok(People {
+        store,
+        passwords: Passwords::new(database, auth.password_hashes_max, auth.password_queue_max)?,
+        sessions: Sessions::new(&jwt_secret, auth.jwt_lifetime_seconds.get()),
+        clock,
+        password_length_min: auth.password_length_min,
+        test_credits: settings.test_credits()?,
+    })
+}
+
+fn app(
+    settings: &Settings,
+    clock: Clock,
+    database: Handle,
+    store: Store,
+    gateway: Arc<Gateway>,
+) -> anyhow::Result<App> {
+    let people = people(settings, clock.clone(), database, store.clone())?;
+    let server = &settings.server;
+    Ok(App {
+        people,
+        keys: Keys { store: store.clone(), gateway: Arc::clone(&gateway) },
+        payments: Payments {
+            store: store.clone(),
+            gateway: Arc::clone(&gateway),
+            is_sandbox_on: settings.sandbox_payments(),
+            amount_max: settings.payment_amount_max()?,
+        },
+        operators: Operators { store: store.clone(), gateway: Arc::clone(&gateway) },
+        gateway,
+        store,
+        clock,
+        readiness: Arc::default(),
+        body_max_bytes: server.body_max_bytes,
+        body_timeout: Duration::from_secs(server.body_timeout_seconds),
+        trusted_proxies: server.trusted_proxies.clone(),
+    })
+}
+
+fn announce(app: &App, address: SocketAddr) {
+    tracing::info!("listening on http://{address}, documentation on http://{address}/docs/");
+    let on_sandbox = app.gateway.upstreams.on_sandbox();
+    if !on_sandbox.is_empty() {
+        let groups = on_sandbox.join(", ");
+        tracing::warn!("the built-in sandbox answers the live calls of: {groups}");
+    }
+    if app.payments.is_sandbox_on {
+        tracing::warn!("the sandbox payment provider gives credits away; it is on");
+    }
+}
+
+fn http_server(
+    listener: TcpListener,
+    settings: &Settings,
+    app: &Data<App>,
+    cores: usize,
+) -> anyhow::Result<actix_web::dev::Server> {
+    let ServerSettings { workers, keep_alive_seconds, head_timeout_seconds, .. } = settings.server;
+    let document = Data::new(http::document(&app.gateway.prices));
+    // Fails here, once, rather than in every thread.
+    upstream::client(&settings.upstreams).context("cannot set up the HTTP client")?;
+    let (app, upstreams) = (app.clone(), settings.upstreams.clone());
+    let server = HttpServer::new(move || {
+        let client = upstream::client(&upstreams).unwrap_or_default();
+        actix_web::App::new()
+            .app_data(app.clone())
+            .app_data(Data::new(client))
+            .configure(|config| http::routes(config, &document))
+            .wrap(from_fn(http::edge::edge))
+    })
+    .workers(if workers == 0 { cores } else { workers })
+    .keep_alive(Duration::from_secs(keep_alive_seconds))
+    .client_request_timeout(Duration::from_secs(head_timeout_seconds))
+    .tcp_nodelay(true)
+    .shutdown_timeout(5)
+    .disable_signals()
+    .listen(listener)
+    .context("cannot listen")?;
+    Ok(server.run())
+}
+
+async fn sweep(app: Arc<App>) {
+    let mut period = tokio::time::interval(SWEEP_PERIOD);
+    let mut sweeps: u64 = 0;
+    loop {
+        period.tick().await;
+        app.gateway.directory.sweep();
+        sweeps = sweeps.wrapping_add(1);
+        if sweeps.is_multiple_of(FORGET_SWEEPS) {
+            app.gateway.rate_limits.forget_idle();
+        }
+    }
+}
+
+/// Waits for the calls that run, up to the limit.
+async fn drain(app: &App, ledger: &LedgerHandle, limit: Duration) {
+    app.readiness.drain();
+    let finished = async {
+        while app.readiness.running() > 0 {
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+        // Whoever left without waiting may still have something to be written.
+        let _ = ledger.barrier().await;
+    };
+    if tokio::time::timeout(limit, finished).await.is_err() {
+        tracing::warn!(
+            running = app.readiness.running(),
+            "the drain limit is over; some calls still run"
+        );
+    }
+}
+
+/// Writes what is left and lets the accounts go.
+async fn finish(store: &Store, ledger: &LedgerHandle, lease: Lease) {
+    if tokio::time::timeout(Duration::from_secs(5), ledger.barrier()).await.is_err() {
+        tracing::error!("the ledger writer did not finish");
+    }
+    if let Err(error) = store.release_lease(lease).await {
+        tracing::warn!(%error, "the accounts were not given back; the next start takes them all the same");
+    }
+    store.close().await;
+    tracing::info!("stopped");
+}

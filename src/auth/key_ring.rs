@@ -1,0 +1,66 @@
+//! API keys by digest, remembered between calls.
+//!
+//! What is remembered is who a key belongs to, which never changes. Whether it is still in use is decided by
+//! its account's actor at the next charge; forgetting a revoked key here only makes the refusal come a
+//! stage earlier.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moka::sync::Cache;
+use rand::RngExt as _;
+
+use crate::domain::Environment;
+use crate::domain::api_key::{ApiKey, KeyDigest, Pepper, RANDOM_LEN};
+use crate::store::api_keys::KeyRecord;
+use crate::store::{Store, StoreError};
+
+/// A changed rate limit tier is seen after this time.
+const REMEMBERED: Duration = Duration::from_secs(300);
+
+/// See the module.
+pub struct KeyRing {
+    store: Store,
+    pepper: Pepper,
+    remembered: Cache<KeyDigest, Arc<KeyRecord>>,
+}
+
+impl KeyRing {
+    /// A ring that remembers at most `keys_max` keys.
+    #[must_use]
+    pub fn new(store: Store, pepper: Pepper, keys_max: u64) -> Self {
+        let remembered = Cache::builder().max_capacity(keys_max).time_to_live(REMEMBERED).build();
+        KeyRing { store, pepper, remembered }
+    }
+
+    /// The record of a key; `None` where there is none in use. Unknown keys are not remembered, so that
+    /// strangers cannot fill the memory.
+    ///
+    /// # Errors
+    /// [`StoreError`] where it had to be looked up and could not.
+    pub async fn find(&self, key: &ApiKey) -> Result<Option<Arc<KeyRecord>>, StoreError> {
+        let digest = key.digest(&self.pepper);
+        if let Some(record) = self.remembered.get(&digest) {
+            return Ok(Some(record));
+        }
+        let Some(record) = self.store.find_key(digest).await? else { return Ok(None) };
+        let record = Arc::new(record);
+        self.remembered.insert(digest, Arc::clone(&record));
+        Ok(Some(record))
+    }
+
+    /// Forgets a key that is out of use.
+    pub fn forget(&self, digest: KeyDigest) {
+        self.remembered.invalidate(&digest);
+    }
+
+    /// A new key, and what to store of it.
+    #[must_use]
+    pub fn make(&self, environment: Environment) -> (ApiKey, KeyDigest) {
+        let mut random = rand::rng();
+        let symbols = [(); RANDOM_LEN].map(|()| random.random_range(0..62));
+        let key = ApiKey::from_symbols(environment, symbols);
+        let digest = key.digest(&self.pepper);
+        (key, digest)
+    }
+}

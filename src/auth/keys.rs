@@ -1,0 +1,218 @@
+//! API keys as their owner manages them. Every change goes through the account's actor, so that it binds for
+//! the very next charge, and is answered when it is durable.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use crate::actors::account::TooManyKeys;
+use crate::actors::directory::DirectoryError;
+use crate::actors::{AccountError, WriteError};
+use crate::domain::api_key::ApiKey;
+use crate::domain::limits::LimitsChange;
+use crate::domain::{AccountId, Environment, KeyChange, KeyId, KeyState, Timestamp, UserId};
+use crate::pipeline::Gateway;
+use crate::store::api_keys::KeyListing;
+use crate::store::batch::NewKey;
+use crate::store::{Store, StoreError};
+
+/// Why a key was not made, found or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    /// The user has no such key, whoever else may have.
+    #[error("no such key")]
+    NotFound,
+    /// See [`TooManyKeys`].
+    #[error(transparent)]
+    TooMany(#[from] TooManyKeys),
+    /// Too many calls of the account run.
+    #[error("too many calls of this account are in flight")]
+    Busy,
+    /// See [`StoreError`].
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It did not happen; it may later.
+    #[error("the change could not be written")]
+    NotWritten,
+    /// It is not known whether it happened.
+    #[error("it is not known whether the change was written")]
+    Unknown,
+}
+
+impl From<DirectoryError> for KeysError {
+    fn from(error: DirectoryError) -> Self {
+        match error {
+            DirectoryError::Busy => KeysError::Busy,
+            DirectoryError::Load(error) => KeysError::Store(error),
+            DirectoryError::Unwritable => KeysError::NotWritten,
+        }
+    }
+}
+
+impl From<WriteError> for KeysError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Fenced | WriteError::Refused => KeysError::NotWritten,
+            WriteError::Lost => KeysError::Unknown,
+        }
+    }
+}
+
+impl<E: Into<KeysError>> From<AccountError<E>> for KeysError {
+    fn from(error: AccountError<E>) -> Self {
+        match error {
+            AccountError::Refused(refused) => refused.into(),
+            AccountError::Gone => KeysError::Unknown,
+        }
+    }
+}
+
+impl From<crate::domain::account::NoSuchKey> for KeysError {
+    fn from(_: crate::domain::account::NoSuchKey) -> Self {
+        KeysError::NotFound
+    }
+}
+
+impl From<std::convert::Infallible> for KeysError {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
+    }
+}
+
+/// A key to be made.
+pub struct KeyRequest {
+    /// What its owner calls it.
+    pub name: String,
+    /// Which of the owner's accounts it spends.
+    pub environment: Environment,
+    /// When it ends by itself.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// The API keys of all users.
+pub struct Keys {
+    /// The database.
+    pub store: Store,
+    /// The account actors, and the ring of keys.
+    pub gateway: Arc<Gateway>,
+}
+
+impl Keys {
+    /// Makes a key. Its text is returned here and never again.
+    ///
+    /// # Errors
+    /// [`KeysError`]
+    pub async fn create(
+        &self,
+        user: UserId,
+        request: KeyRequest,
+    ) -> Result<(ApiKey, KeyListing), KeysError> {
+        let account = self.store.accounts_of(user).await?.of(request.environment);
+        let (key, digest) = self.gateway.keys.make(request.environment);
+        let new = NewKey {
+            id: KeyId(Uuid::new_v4()),
+            account,
+            name: request.name,
+            digest: digest.0,
+            preview: key.preview(),
+            created_at: self.gateway.clock.now(),
+            expires_at: request.expires_at,
+        };
+        let listing = KeyListing {
+            id: new.id,
+            account,
+            name: new.name.clone(),
+            preview: new.preview.clone(),
+            digest,
+            is_active: true,
+            created_at: new.created_at,
+            expires_at: new.expires_at,
+            last_used_at: None,
+        };
+        let lease = self.gateway.directory.lease(account).await?;
+        lease.add_key(new).await?.wait().await?;
+        Ok((key, listing))
+    }
+
+    /// The user's keys, newest first.
+    ///
+    /// # Errors
+    /// [`KeysError`]
+    pub async fn list(&self, user: UserId) -> Result<Vec<KeyListing>, KeysError> {
+        let accounts = self.store.accounts_of(user).await?;
+        Ok(self.store.list_keys(accounts, None).await?)
+    }
+
+    /// One of the user's keys.
+    ///
+    /// # Errors
+    /// [`KeysError`]
+    pub async fn get(&self, user: UserId, key: KeyId) -> Result<KeyListing, KeysError> {
+        let accounts = self.store.accounts_of(user).await?;
+        let mut keys = self.store.list_keys(accounts, Some(key)).await?;
+        keys.pop().ok_or(KeysError::NotFound)
+    }
+
+    /// Puts a key out of use. Doing so twice is the same as once.
+    ///
+    /// # Errors
+    /// [`KeysError`]
+    pub async fn revoke(&self, user: UserId, key: KeyId) -> Result<KeyListing, KeysError> {
+        let listing = self.get(user, key).await?;
+        self.change(listing.account, key, KeyChange::Revoke).await?;
+        self.gateway.keys.forget(listing.digest);
+        Ok(KeyListing { is_active: false, ..listing })
+    }
+
+    /// Puts a key out of use and out of the list.
+    ///
+    /// # Errors
+    /// [`KeysError`]
+    pub async fn delete(&self, user: UserId, key: KeyId) -> Result<(), KeysError> {
+        let listing = self.get(user, key).await?;
+        self.change(listing.account, key, KeyChange::Delete).await?;
+        self.gateway.keys.forget(listing.digest);
+        Ok(())
+    }
+
+    /// Changes a key's ceilings; those left out stay as they are.
+    ///
+    /// # Errors
+    /// [`KeysError`]
+    pub async fn set_limits(
+        &self,
+        user: UserId,
+        key: KeyId,
+        change: LimitsChange,
+    ) -> Result<(KeyState, Timestamp), KeysError> {
+        let listing = self.get(user, key).await?;
+        let state = self.change(listing.account, key, KeyChange::Limits(change)).await?;
+        Ok((state, self.gateway.clock.now()))
+    }
+
+    /// A key's ceilings and counters, and the time at which they were so.
+    ///
+    /// # Errors
+    /// [`KeysError`]
+    pub async fn limits(
+        &self,
+        user: UserId,
+        key: KeyId,
+    ) -> Result<(KeyState, Timestamp), KeysError> {
+        let listing = self.get(user, key).await?;
+        let lease = self.gateway.directory.lease(listing.account).await?;
+        let snapshot = lease.look(Some(key)).await?.wait().await?;
+        let state = snapshot.key.ok_or(KeysError::NotFound)?;
+        Ok((state, snapshot.at))
+    }
+
+    async fn change(
+        &self,
+        account: AccountId,
+        key: KeyId,
+        change: KeyChange,
+    ) -> Result<KeyState, KeysError> {
+        let lease = self.gateway.directory.lease(account).await?;
+        Ok(lease.change_key(key, change).await?.wait().await?)
+    }
+}

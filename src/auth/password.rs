@@ -1,0 +1,145 @@
+//! Passwords: argon2id with 19 MiB, two passes, one lane (OWASP's floor), on a bounded number of threads.
+//!
+//! A password costs the same work whether its user exists or not, so that time does not tell.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
+use argon2::{Algorithm, Argon2, Params, Version};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+/// The longest password, in bytes: argon2 takes longer ones, but nobody has one.
+pub const LENGTH_MAX: usize = 1_024;
+
+/// Why a password was neither hashed nor checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PasswordError {
+    /// As many wait as may.
+    #[error("too many passwords are being checked")]
+    Busy,
+    /// The hashing itself failed.
+    #[error("a password could not be hashed")]
+    Broken,
+}
+
+/// Hashes and checks passwords.
+#[derive(Clone)]
+pub struct Passwords {
+    runtime: Handle,
+    permits: Arc<Semaphore>,
+    waiting: Arc<AtomicUsize>,
+    waiting_max: usize,
+    /// Of a password that nobody has, checked for users who do not exist.
+    nobodys: Arc<str>,
+}
+
+/// The count of those who wait, given back however the wait ends.
+struct Waiting(Arc<AtomicUsize>);
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn argon2() -> Argon2<'static> {
+    Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::DEFAULT)
+}
+
+fn hash(password: &str) -> Result<String, PasswordError> {
+    let hash = argon2().hash_password(password.as_bytes()).map_err(|_| PasswordError::Broken)?;
+    Ok(hash.to_string())
+}
+
+impl Passwords {
+    /// At most `hashes_max` at the same time, and `waiting_max` waiting.
+    ///
+    /// # Errors
+    /// [`PasswordError::Broken`]
+    pub fn new(
+        runtime: Handle,
+        hashes_max: usize,
+        waiting_max: usize,
+    ) -> Result<Self, PasswordError> {
+        Ok(Passwords {
+            runtime,
+            permits: Arc::new(Semaphore::new(hashes_max)),
+            waiting: Arc::default(),
+            waiting_max,
+            nobodys: hash("nobody has this password")?.into(),
+        })
+    }
+
+    /// The PHC text to store for a password.
+    ///
+    /// # Errors
+    /// [`PasswordError`]
+    pub async fn hash(&self, password: String) -> Result<String, PasswordError> {
+        self.work(move || hash(&password)).await?
+    }
+
+    /// Is it the password of this PHC text? `None` is a user who does not exist: the same work, then false.
+    ///
+    /// # Errors
+    /// [`PasswordError`]
+    pub async fn verify(
+        &self,
+        password: String,
+        stored: Option<String>,
+    ) -> Result<bool, PasswordError> {
+        let nobodys = Arc::clone(&self.nobodys);
+        self.work(move || {
+            let against = stored.as_deref().unwrap_or(&nobodys);
+            let fits = argon2().verify_password(password.as_bytes(), against).is_ok();
+            fits && stored.is_some()
+        })
+        .await
+    }
+
+    async fn work<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, PasswordError> {
+        let before = self.waiting.fetch_add(1, Ordering::AcqRel);
+        let waiting = Waiting(Arc::clone(&self.waiting));
+        if before >= self.waiting_max {
+            return Err(PasswordError::Busy);
+        }
+        let permit =
+            Arc::clone(&self.permits).acquire_owned().await.map_err(|_| PasswordError::Broken)?;
+        drop(waiting);
+        // The permit goes with the work, not with the one who waits for it.
+        self.runtime
+            .spawn_blocking(move || {
+                let result = work();
+                drop(permit);
+                result
+            })
+            .await
+            .map_err(|_| PasswordError::Broken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_password_fits_its_own_hash_only() {
+        let passwords = Passwords::new(Handle::current(), 2, 10).unwrap();
+        let stored = passwords.hash("correct horse".into()).await.unwrap();
+        assert!(stored.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{stored}");
+        assert!(passwords.verify("correct horse".into(), Some(stored.clone())).await.unwrap());
+        assert!(!passwords.verify("wrong horse".into(), Some(stored)).await.unwrap());
+        assert!(!passwords.verify("nobody has this password".into(), None).await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn the_queue_is_bounded() {
+        let passwords = Passwords::new(Handle::current(), 1, 0).unwrap();
+        assert_eq!(passwords.hash("x".into()).await, Err(PasswordError::Busy));
+        assert_eq!(passwords.waiting.load(Ordering::Acquire), 0);
+    }
+}

@@ -1,0 +1,648 @@
+//! Settings: one TOML file, each value overridable by the environment, read once at start.
+//!
+//! `POLYSYSTEMS_<SECTION>__<NAME>` overrides `[section] name`. Every limit and every duration of the server
+//! has its name here. What is not known, or not valid, stops the start with one line that names it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use figment::Figment;
+use figment::providers::{Env, Format as _, Serialized, Toml};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::domain::pricing::{PriceList, PriceRule, RouteClass};
+use crate::domain::{Credits, TokenPrice};
+
+/// A text that is never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str("[redacted]")
+    }
+}
+
+impl<'de> Deserialize<'de> for Secret {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        // The environment's reader takes a secret of digits for a number.
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Scalar {
+            Text(String),
+            Whole(u128),
+        }
+        Ok(Secret(match Scalar::deserialize(deserializer)? {
+            Scalar::Text(text) => text,
+            Scalar::Whole(number) => number.to_string(),
+        }))
+    }
+}
+
+/// Everything that can be set.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Where the database and generated secrets lie, unless set otherwise.
+    pub data_dir: PathBuf,
+    /// The HTTP server.
+    pub server: ServerSettings,
+    /// The database.
+    pub database: DatabaseSettings,
+    /// Passwords, session tokens and keys.
+    pub auth: AuthSettings,
+    /// Rate limits.
+    pub rate_limit: RateLimitSettings,
+    /// Who serves the paid calls.
+    pub upstreams: UpstreamsSettings,
+    /// Payments.
+    pub payments: PaymentSettings,
+    /// Accounts in memory.
+    pub accounts: AccountSettings,
+    /// The ledger writer.
+    pub ledger: LedgerSettings,
+    /// Logs.
+    pub log: LogSettings,
+    /// Prices beside or instead of the default list, by method and path.
+    pub prices: Vec<PriceSetting>,
+    /// Begin with the default price list?
+    pub default_prices: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Settings {
+            data_dir: PathBuf::from("data"),
+            server: ServerSettings::default(),
+            database: DatabaseSettings::default(),
+            auth: AuthSettings::default(),
+            rate_limit: RateLimitSettings::default(),
+            upstreams: UpstreamsSettings::default(),
+            payments: PaymentSettings::default(),
+            accounts: AccountSettings::default(),
+            ledger: LedgerSettings::default(),
+            log: LogSettings::default(),
+            prices: Vec::new(),
+            default_prices: true,
+        }
+    }
+}
+
+/// `[server]`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerSettings {
+    /// The address to listen on.
+    pub bind: SocketAddr,
+    /// HTTP threads; 0 is one for each core.
+    pub workers: usize,
+    /// The largest request body, in bytes.
+    pub body_max_bytes: usize,
+    /// How long an idle connection is kept, in seconds.
+    pub keep_alive_seconds: u64,
+    /// How long a request's head may take, in seconds.
+    pub head_timeout_seconds: u64,
+    /// How long a request's body may take, in seconds.
+    pub body_timeout_seconds: u64,
+    /// How long calls may run on after a signal to stop, in seconds.
+    pub drain_seconds: u64,
+    /// Reverse proxies whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpAddr>,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        ServerSettings {
+            bind: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            workers: 0,
+            body_max_bytes: 10 * 1024 * 1024,
+            keep_alive_seconds: 75,
+            head_timeout_seconds: 5,
+            body_timeout_seconds: 60,
+            drain_seconds: 30,
+            trusted_proxies: Vec::new(),
+        }
+    }
+}
+
+/// `[database]`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DatabaseSettings {
+    /// `sqlite://...` or `postgres://...`; unset is a SQLite file in the data directory.
+    pub url: Option<Secret>,
+    /// Connections of the pool.
+    pub connections_max: NonZeroU32,
+}
+
+impl Default for DatabaseSettings {
+    fn default() -> Self {
+        DatabaseSettings { url: None, connections_max: NonZeroU32::MIN.saturating_add(7) }
+    }
+}
+
+/// `[auth]`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthSettings {
+    /// Signs session tokens; unset is made once in the data directory.
+    pub jwt_secret: Option<Secret>,
+    /// Keys the digests of API keys; unset is made once in the data directory.
+    pub key_pepper: Option<Secret>,
+    /// How long a session token is good for, in seconds (Chapter 2: 24 hours).
+    pub jwt_lifetime_seconds: NonZeroU32,
+    /// The shortest password, in characters.
+    pub password_length_min: usize,
+    /// Passwords hashed at the same time; each takes 19 MiB.
+    pub password_hashes_max: usize,
+    /// Password hashes waiting for their turn; above it, 503.
+    pub password_queue_max: usize,
+    /// API keys of one account.
+    pub keys_per_account_max: usize,
+    /// API keys remembered between calls.
+    pub key_cache_max: u64,
+}
+
+impl Default for AuthSettings {
+    fn default() -> Self {
+        AuthSettings {
+            jwt_secret: None,
+            key_pepper: None,
+            jwt_lifetime_seconds: NonZeroU32::MIN.saturating_add(86_399),
+            password_length_min: 12,
+            password_hashes_max: 2,
+            password_queue_max: 64,
+            keys_per_account_max: 1_000,
+            key_cache_max: 1_000_000,
+        }
+    }
+}
+
+/// `[rate_limit]`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RateLimitSettings {
+    /// False switches every rate limit off.
+    pub enabled: bool,
+    /// The tier of accounts that have none of their own.
+    pub default_tier: String,
+    /// Requests a second from one address, before authentication; IPv6 counts by /64.
+    pub address_per_second: NonZeroU32,
+    /// Percent of the tier's figures for reads.
+    pub read_percent: NonZeroU32,
+    /// Percent of the tier's figures for writes.
+    pub write_percent: NonZeroU32,
+    /// Percent of the tier's figures for text generation.
+    pub generation_percent: NonZeroU32,
+    /// Percent of the tier's figures for heavy processing.
+    pub heavy_percent: NonZeroU32,
+    /// The tiers by name. A figure left out does not bind.
+    pub tiers: BTreeMap<String, TierSettings>,
+}
+
+/// Requests in a window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TierSettings {
+    /// In a second.
+    pub second: Option<NonZeroU32>,
+    /// In a minute.
+    pub minute: Option<NonZeroU32>,
+    /// In an hour.
+    pub hour: Option<NonZeroU32>,
+    /// In a day.
+    pub day: Option<NonZeroU32>,
+}
+
+impl Default for RateLimitSettings {
+    fn default() -> Self {
+        let count = NonZeroU32::new;
+        let tier = |second, minute, hour, day| TierSettings {
+            second: count(second),
+            minute: count(minute),
+            hour: count(hour),
+            day: count(day),
+        };
+        let percent = |percent: u32| NonZeroU32::MIN.saturating_add(percent - 1);
+        RateLimitSettings {
+            enabled: true,
+            default_tier: "pro".into(),
+            address_per_second: NonZeroU32::MIN.saturating_add(999),
+            read_percent: percent(100),
+            write_percent: percent(50),
+            generation_percent: percent(20),
+            heavy_percent: percent(10),
+            tiers: BTreeMap::from([
+                ("free".to_owned(), tier(1, 10, 100, 1_000)),
+                ("basic".to_owned(), tier(5, 100, 1_000, 10_000)),
+                ("pro".to_owned(), tier(20, 1_000, 10_000, 100_000)),
+                ("enterprise".to_owned(), tier(200, 10_000, 100_000, 1_000_000)),
+                ("unlimited".to_owned(), TierSettings::default()),
+            ]),
+        }
+    }
+}
+
+/// `[upstreams]`: one for each route group.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpstreamsSettings {
+    /// How long connecting to any of them may take, in seconds.
+    pub connect_timeout_seconds: NonZeroU64,
+    /// `/api/hub/*`
+    pub hub: UpstreamSettings,
+    /// `/api/omm/*`
+    pub omm: UpstreamSettings,
+    /// `/api/yggdrasil/*`
+    pub yggdrasil: UpstreamSettings,
+    /// `/v1/*`
+    pub v1: UpstreamSettings,
+}
+
+impl Default for UpstreamsSettings {
+    fn default() -> Self {
+        UpstreamsSettings {
+            connect_timeout_seconds: NonZeroU64::MIN.saturating_add(4),
+            hub: UpstreamSettings::default(),
+            omm: UpstreamSettings::default(),
+            yggdrasil: UpstreamSettings::default(),
+            v1: UpstreamSettings::default(),
+        }
+    }
+}
+
+/// `[upstreams.<group>]`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpstreamSettings {
+    /// Where the group's calls go, path and query appended; unset is the built-in sandbox.
+    pub url: Option<String>,
+    /// Sent to the upstream as `Authorization: Bearer`.
+    pub api_key: Option<Secret>,
+    /// How long the whole answer may take, in seconds.
+    pub timeout_seconds: NonZeroU64,
+    /// The largest answer, in bytes.
+    pub response_max_bytes: usize,
+}
+
+impl Default for UpstreamSettings {
+    fn default() -> Self {
+        UpstreamSettings {
+            url: None,
+            api_key: None,
+            timeout_seconds: NonZeroU64::MIN.saturating_add(299),
+            response_max_bytes: 64 * 1024 * 1024,
+        }
+    }
+}
+
+/// `[payments]`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PaymentSettings {
+    /// The provider that confirms at once and takes no money. Unset: on while the server listens on a
+    /// loopback address only.
+    pub sandbox: Option<bool>,
+    /// The largest payment, in USD.
+    pub amount_max: String,
+    /// What a user's test account begins with, in USD.
+    pub test_credits: String,
+}
+
+impl Default for PaymentSettings {
+    fn default() -> Self {
+        PaymentSettings {
+            sandbox: None,
+            amount_max: "100000.00".into(),
+            test_credits: "100.00".into(),
+        }
+    }
+}
+
+/// `[accounts]`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AccountSettings {
+    /// Threads on which account actors live; 0 is one for each two cores.
+    pub threads: usize,
+    /// Accounts kept in memory; above it the longest idle ones are passivated.
+    pub resident_max: usize,
+    /// An account idle this long is passivated, in seconds.
+    pub idle_seconds: NonZeroU64,
+    /// Calls of one account at the same time; above it, 429.
+    pub in_flight_max: NonZeroU32,
+}
+
+impl Default for AccountSettings {
+    fn default() -> Self {
+        AccountSettings {
+            threads: 0,
+            resident_max: 100_000,
+            idle_seconds: NonZeroU64::MIN.saturating_add(299),
+            in_flight_max: NonZeroU32::MIN.saturating_add(1_023),
+        }
+    }
+}
+
+/// `[ledger]`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LedgerSettings {
+    /// Writes waiting for their commit; above it new charges get 503.
+    pub queue_max: NonZeroUsize,
+    /// Writes in one transaction.
+    pub batch_max: NonZeroUsize,
+    /// How long a call waits for its commit before it is answered 503, in seconds. Its charge stays decided.
+    pub commit_timeout_seconds: NonZeroU64,
+}
+
+impl Default for LedgerSettings {
+    fn default() -> Self {
+        LedgerSettings {
+            queue_max: NonZeroUsize::MIN.saturating_add(65_535),
+            batch_max: NonZeroUsize::MIN.saturating_add(1_023),
+            commit_timeout_seconds: NonZeroU64::MIN.saturating_add(29),
+        }
+    }
+}
+
+/// `[log]`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSettings {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter of `tracing-subscriber`'s `EnvFilter`.
+    pub level: String,
+    /// How a line looks.
+    pub format: LogFormat,
+}
+
+/// How a log line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Human,
+    /// For programs: one JSON object a line.
+    Json,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        LogSettings { level: "info".into(), format: LogFormat::Human }
+    }
+}
+
+/// `[[prices]]`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PriceSetting {
+    /// The method; unset is any.
+    pub method: Option<String>,
+    /// An exact path, or a prefix that ends in `/*`.
+    pub path: String,
+    /// For rate limits: `health`, `read`, `write`, `generation` or `heavy`.
+    pub class: PriceClass,
+    /// USD a call.
+    pub base: String,
+    /// USD a token on top; unset is a fixed price.
+    pub per_token: Option<String>,
+    /// Completion tokens held for where the request names no limit.
+    #[serde(default = "default_max_tokens")]
+    pub default_max_tokens: u64,
+}
+
+/// [`RouteClass`] in the settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "named as in RouteClass")]
+pub enum PriceClass {
+    Health,
+    Read,
+    Write,
+    Generation,
+    Heavy,
+}
+
+const fn default_max_tokens() -> u64 {
+    1_024
+}
+
+/// The published list (Chapter 7), and beside it our own choice of routes for its categories and prices for
+/// the routes it does not name: method, path, class, base, price a token.
+const DEFAULT_PRICES: [(&str, &str, PriceClass, &str, Option<&str>); 17] = [
+    ("GET", "/api/hub/health", PriceClass::Health, "0", None),
+    ("POST", "/api/hub/agents/chat", PriceClass::Generation, "0.0020", Some("0.00001")),
+    ("POST", "/api/hub/agents/generate", PriceClass::Generation, "0.0020", Some("0.00001")),
+    ("POST", "/api/omm/generate", PriceClass::Generation, "0.0030", Some("0.00002")),
+    ("POST", "/api/yggdrasil/process", PriceClass::Generation, "0.0040", Some("0.00002")),
+    ("POST", "/v1/chat/completions", PriceClass::Generation, "0.0020", Some("0.00001")),
+    ("POST", "/api/hub/rag/index", PriceClass::Write, "0.0005", None),
+    ("POST", "/api/hub/memory", PriceClass::Write, "0.0001", None),
+    ("GET", "/api/hub/memory/*", PriceClass::Read, "0.0001", None),
+    ("POST", "/api/hub/search/index", PriceClass::Write, "0.0002", None),
+    ("POST", "/api/hub/documents", PriceClass::Heavy, "0.0005", None),
+    // Not in the published list.
+    ("POST", "/v1/completions", PriceClass::Generation, "0.0020", Some("0.00001")),
+    ("POST", "/v1/embeddings", PriceClass::Write, "0.0002", Some("0.0000001")),
+    ("GET", "/v1/models", PriceClass::Read, "0", None),
+    ("GET", "/v1/models/*", PriceClass::Read, "0", None),
+    ("POST", "/api/hub/rag/query", PriceClass::Read, "0.0005", None),
+    ("POST", "/api/hub/tasks", PriceClass::Write, "0.0001", None),
+];
+
+impl From<PriceClass> for RouteClass {
+    fn from(class: PriceClass) -> Self {
+        match class {
+            PriceClass::Health => RouteClass::Health,
+            PriceClass::Read => RouteClass::Read,
+            PriceClass::Write => RouteClass::Write,
+            PriceClass::Generation => RouteClass::Generation,
+            PriceClass::Heavy => RouteClass::Heavy,
+        }
+    }
+}
+
+impl Settings {
+    /// Reads the file, if one is named, and the environment.
+    ///
+    /// # Errors
+    /// One line that names what is wrong and where it stands.
+    pub fn read(file: Option<&Path>) -> anyhow::Result<Self> {
+        let mut figment = Figment::from(Serialized::defaults(Settings::default()));
+        if let Some(file) = file {
+            if !file.is_file() {
+                bail!("there is no settings file {}", file.display());
+            }
+            figment = figment.merge(Toml::file_exact(file));
+        }
+        let environment = Env::prefixed("POLYSYSTEMS_").ignore(&["CONFIG"]).split("__");
+        let settings: Settings =
+            figment.merge(environment).extract().map_err(|error| anyhow::anyhow!("{error}"))?;
+        settings.check()?;
+        Ok(settings)
+    }
+
+    fn check(&self) -> anyhow::Result<()> {
+        if let Some(url) = &self.database.url
+            && !["sqlite:", "postgres:", "postgresql:"]
+                .iter()
+                .any(|scheme| url.expose().starts_with(scheme))
+        {
+            bail!("database.url must begin with sqlite: or postgres:");
+        }
+        let tier = &self.rate_limit.default_tier;
+        if !self.rate_limit.tiers.contains_key(tier) {
+            let known: Vec<_> = self.rate_limit.tiers.keys().map(String::as_str).collect();
+            bail!("rate_limit.default_tier is {tier:?}; the tiers are {}", known.join(", "));
+        }
+        if self.auth.password_hashes_max == 0 {
+            bail!("auth.password_hashes_max must be at least 1");
+        }
+        for (name, secret) in
+            [("jwt_secret", &self.auth.jwt_secret), ("key_pepper", &self.auth.key_pepper)]
+        {
+            if secret.as_ref().is_some_and(|secret| secret.expose().len() < 32) {
+                bail!("auth.{name} must have at least 32 characters");
+            }
+        }
+        let upstreams = [
+            ("hub", &self.upstreams.hub),
+            ("omm", &self.upstreams.omm),
+            ("yggdrasil", &self.upstreams.yggdrasil),
+            ("v1", &self.upstreams.v1),
+        ];
+        for (group, upstream) in upstreams {
+            let Some(url) = &upstream.url else { continue };
+            let parsed = reqwest::Url::parse(url)
+                .with_context(|| format!("upstreams.{group}.url is not a URL"))?;
+            if !matches!(parsed.scheme(), "http" | "https") {
+                bail!("upstreams.{group}.url must begin with http: or https:");
+            }
+        }
+        self.payment_amount_max()?;
+        self.test_credits()?;
+        self.price_list()?;
+        Ok(())
+    }
+
+    /// Where the database is.
+    #[must_use]
+    pub fn database_url(&self) -> String {
+        match &self.database.url {
+            Some(url) => url.expose().to_owned(),
+            None => format!("sqlite://{}?mode=rwc", self.data_dir.join("polysystems.db").display()),
+        }
+    }
+
+    /// May the sandbox provider confirm payments?
+    #[must_use]
+    pub fn sandbox_payments(&self) -> bool {
+        self.payments.sandbox.unwrap_or(self.server.bind.ip().is_loopback())
+    }
+
+    /// The largest payment.
+    ///
+    /// # Errors
+    /// A line that names the setting.
+    pub fn payment_amount_max(&self) -> anyhow::Result<Credits> {
+        amount("payments.amount_max", &self.payments.amount_max)
+    }
+
+    /// What a user's test account begins with.
+    ///
+    /// # Errors
+    /// A line that names the setting.
+    pub fn test_credits(&self) -> anyhow::Result<Credits> {
+        amount("payments.test_credits", &self.payments.test_credits)
+    }
+
+    /// The prices in force.
+    ///
+    /// # Errors
+    /// A line that names the price that is wrong.
+    pub fn price_list(&self) -> anyhow::Result<PriceList> {
+        let defaults = DEFAULT_PRICES.iter().filter(|_| self.default_prices).map(
+            |(method, path, class, base, per_token)| PriceSetting {
+                method: Some((*method).to_owned()),
+                path: (*path).to_owned(),
+                class: *class,
+                base: (*base).to_owned(),
+                per_token: per_token.map(str::to_owned),
+                default_max_tokens: default_max_tokens(),
+            },
+        );
+        let rules = defaults.chain(self.prices.iter().cloned()).map(|price| {
+            let name = format!("prices: {}", price.path);
+            if !price.path.starts_with('/') {
+                bail!("{name}: a path must begin with /");
+            }
+            let per_token = price.per_token.as_deref().map(str::parse::<TokenPrice>).transpose();
+            Ok(PriceRule {
+                method: price.method.as_deref().map(|method| method.to_ascii_uppercase().into()),
+                path: price.path.as_str().into(),
+                class: price.class.into(),
+                base: amount(&format!("{name}: base"), &price.base)?,
+                per_token: per_token.with_context(|| format!("{name}: per_token"))?,
+                default_max_tokens: price.default_max_tokens,
+            })
+        });
+        Ok(PriceList::new(rules.collect::<anyhow::Result<_>>()?))
+    }
+}
+
+fn amount(name: &str, text: &str) -> anyhow::Result<Credits> {
+    let amount: Credits = text.parse().map_err(|error| anyhow::anyhow!("{name} {error}"))?;
+    if amount.is_negative() {
+        bail!("{name} must not be negative");
+    }
+    Ok(amount)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_prices_are_the_published_ones() {
+        let list = Settings::default().price_list().unwrap();
+        for (method, path, base, per_token) in [
+            ("POST", "/api/hub/agents/chat", "0.0020", Some("0.00001")),
+            ("POST", "/api/omm/generate", "0.0030", Some("0.00002")),
+            ("POST", "/api/yggdrasil/process", "0.0040", Some("0.00002")),
+            ("POST", "/v1/chat/completions", "0.0020", Some("0.00001")),
+            ("POST", "/api/hub/rag/index", "0.0005", None),
+            ("GET", "/api/hub/health", "0", None),
+        ] {
+            let rule = list.find(method, path).unwrap();
+            assert_eq!(rule.base, base.parse().unwrap(), "{path}");
+            assert_eq!(rule.per_token, per_token.map(|price| price.parse().unwrap()), "{path}");
+        }
+        assert!(list.find("POST", "/api/hub/unknown").is_none());
+    }
+
+    #[test]
+    fn secrets_are_never_printed() {
+        let mut settings = Settings::default();
+        settings.auth.jwt_secret = Some(Secret("hush".into()));
+        let shown = format!("{settings:?}{}", serde_json::to_string(&settings).unwrap());
+        assert!(!shown.contains("hush") && shown.contains("[redacted]"));
+    }
+}

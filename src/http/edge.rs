@@ -1,0 +1,110 @@
+//! What every request goes through, first and last: an id, one log line, and the shape of an error.
+
+use std::time::Instant;
+
+use actix_web::body::{EitherBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use actix_web::middleware::Next;
+use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, HttpResponseBuilder};
+use uuid::Uuid;
+
+use super::App;
+use super::error::ApiError;
+use crate::domain::ChargeId;
+use crate::pipeline::Notes;
+use crate::telemetry;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The id of the request, made here.
+pub fn request_id(request: &HttpRequest) -> ChargeId {
+    request.extensions().get::<ChargeId>().copied().unwrap_or(ChargeId(Uuid::nil()))
+}
+
+/// The outermost layer.
+///
+/// # Errors
+/// None of its own.
+pub async fn edge<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B>>, actix_web::Error> {
+    let started = Instant::now();
+    let id = ChargeId(Uuid::now_v7());
+    request.extensions_mut().insert(id);
+    let response = next.call(request).await?;
+    let id_text = id.to_string();
+    let mut response = complete_error(response, &id_text);
+    if let Ok(value) = HeaderValue::from_str(&id_text) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    log(&response, &id_text, started);
+    Ok(response)
+}
+
+/// Gives an error the body that the contract says.
+fn complete_error<B>(
+    response: ServiceResponse<B>,
+    request_id: &str,
+) -> ServiceResponse<EitherBody<B>> {
+    if !response.status().is_client_error() && !response.status().is_server_error() {
+        return response.map_into_left_body();
+    }
+    let error = match response.response().error() {
+        Some(error) => match error.as_error::<ApiError>() {
+            Some(error) => error.clone(),
+            None => foreign(&response),
+        },
+        // An upstream's own answer, which is passed on as it is.
+        None => return response.map_into_left_body(),
+    };
+    let clock = response.request().app_data::<actix_web::web::Data<App>>().map(|app| &app.clock);
+    let timestamp = clock.map(|clock| clock.now().to_rfc3339()).unwrap_or_default();
+    let body = error.body(request_id.to_owned(), timestamp);
+    let text = serde_json::to_string(&body).unwrap_or_default();
+    let (request, mut old) = response.into_parts();
+    let mut new: HttpResponse = HttpResponseBuilder::new(old.status()).body(text);
+    std::mem::swap(new.headers_mut(), old.headers_mut());
+    std::mem::swap(&mut *new.extensions_mut(), &mut *old.extensions_mut());
+    let headers = new.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    if let Some(seconds) = error.retry_after() {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if let ApiError::MethodNotAllowed { allow } = &error {
+        headers.insert(ALLOW, HeaderValue::from_static(allow));
+    }
+    ServiceResponse::new(request, new.map_into_boxed_body()).map_into_right_body()
+}
+
+/// An error that actix-web itself found.
+fn foreign<B>(response: &ServiceResponse<B>) -> ApiError {
+    match response.status().as_u16() {
+        404 => ApiError::NoRoute,
+        400 => ApiError::BadJson("the request is malformed".into()),
+        _ => ApiError::Internal,
+    }
+}
+
+/// One line for every request. Never a query, a header or a body.
+fn log<B>(response: &ServiceResponse<B>, request_id: &str, started: Instant) {
+    if !tracing::enabled!(target: telemetry::REQUEST, tracing::Level::INFO) {
+        return;
+    }
+    let request = response.request();
+    let status = response.status().as_u16();
+    let latency_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
+    let method = request.method().as_str();
+    let path = request.uri().path();
+    let extensions = response.response().extensions();
+    let notes = extensions.get::<Notes>();
+    let account = notes.and_then(|notes| notes.account).map(tracing::field::display);
+    let key = notes.and_then(|notes| notes.key).map(tracing::field::display);
+    let cost = notes.and_then(|notes| notes.cost).map(tracing::field::display);
+    let reason = response.response().error().map(tracing::field::display);
+    tracing::info!(
+        target: telemetry::REQUEST,
+        request_id, method, path, status, latency_us, account, key, cost, reason, "request"
+    );
+}

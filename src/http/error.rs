@@ -1,0 +1,443 @@
+//! The one map from what can go wrong to a status and a body. The only file that knows a status code of an
+//! error.
+//!
+//! Bodies are the chapter's: `error` and `message` first, then `request_id` and `timestamp`, and `details`
+//! where fields of the request are wrong. The public text says what to do; the cause goes to the log, once,
+//! where it is mapped here.
+
+use std::borrow::Cow;
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpResponse, ResponseError};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::auth::keys::KeysError;
+use crate::auth::password::{LENGTH_MAX, PasswordError};
+use crate::auth::people::PeopleError;
+use crate::payments::PaymentsError;
+use crate::pipeline::Refusal;
+use crate::store::StoreError;
+
+/// What is wrong with one field of a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct FieldError {
+    /// The field, as the request names it.
+    pub field: String,
+    /// What it must be.
+    pub message: String,
+}
+
+/// The body of every error (Chapter 2, Authentication Error Responses; Chapter 10).
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct ErrorBody {
+    /// What went wrong, in two or three words.
+    pub error: Cow<'static, str>,
+    /// What to do about it.
+    pub message: Cow<'static, str>,
+    /// As in the header `X-Request-Id`.
+    pub request_id: String,
+    /// When it went wrong.
+    pub timestamp: String,
+    /// The fields that are wrong, where fields are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub details: Vec<FieldError>,
+}
+
+/// Everything that is answered with an error.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApiError {
+    /// The pipeline refused.
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    /// Fields of the request are wrong.
+    #[error("validation error")]
+    Validation(Vec<FieldError>),
+    /// The body is no JSON.
+    #[error("bad JSON: {0}")]
+    BadJson(String),
+    /// The body is larger than `server.body_max_bytes`.
+    #[error("body too large")]
+    BodyTooLarge {
+        /// The largest that is taken, in bytes.
+        max: usize,
+    },
+    /// The body did not come, or not in time.
+    #[error("the body did not come")]
+    BodyIncomplete,
+    /// No session token.
+    #[error("no session token")]
+    MissingSession,
+    /// No session token of ours.
+    #[error("invalid session token")]
+    InvalidSession,
+    /// A session token past its time.
+    #[error("expired session token")]
+    ExpiredSession,
+    /// Wrong email or password.
+    #[error("wrong credentials")]
+    WrongCredentials,
+    /// Not for this user.
+    #[error("access denied")]
+    AccessDenied,
+    /// No such thing, or none of this user's; the text names the kind of thing.
+    #[error("{0} not found")]
+    NotFound(&'static str),
+    /// No such route.
+    #[error("no such route")]
+    NoRoute,
+    /// The route exists, for other methods.
+    #[error("method not allowed")]
+    MethodNotAllowed {
+        /// The methods it exists for.
+        allow: &'static str,
+    },
+    /// Somebody has it already; says what.
+    #[error("conflict: {0}")]
+    Conflict(&'static str),
+    /// Only the sandbox takes payments, and it is off.
+    #[error("the sandbox provider is off")]
+    ProviderOff,
+    /// Not attempted; try again later.
+    #[error("unavailable")]
+    Unavailable,
+    /// Something of ours is broken.
+    #[error("internal error")]
+    Internal,
+}
+
+struct Parts {
+    status: StatusCode,
+    error: &'static str,
+    message: Cow<'static, str>,
+}
+
+fn parts(status: StatusCode, error: &'static str, message: impl Into<Cow<'static, str>>) -> Parts {
+    Parts { status, error, message: message.into() }
+}
+
+fn refusal_parts(refusal: &Refusal) -> Parts {
+    match refusal {
+        Refusal::RateLimited { retry_after } => parts(
+            StatusCode::TOO_MANY_REQUESTS,
+            "Rate limit exceeded",
+            format!("Too many requests. Please try again in {retry_after} seconds."),
+        ),
+        Refusal::TooManyInFlight => parts(
+            StatusCode::TOO_MANY_REQUESTS,
+            "Too many concurrent requests",
+            "Too many requests of this account are running. Please try again when some have finished.",
+        ),
+        Refusal::MissingKey => parts(
+            StatusCode::UNAUTHORIZED,
+            "Missing API key",
+            "Expected 'X-API-Key' or 'Authorization: Bearer' header with access key",
+        ),
+        Refusal::InvalidKey => parts(
+            StatusCode::UNAUTHORIZED,
+            "Invalid API key",
+            "The provided access key is not valid",
+        ),
+        Refusal::ExpiredKey => {
+            parts(StatusCode::UNAUTHORIZED, "API key expired", "This access key has expired")
+        }
+        Refusal::AccountClosed => access_denied(),
+        Refusal::NoPrice => parts(
+            StatusCode::NOT_FOUND,
+            "Not found",
+            "This route has no price. GET /api/pricing lists the routes that can be called.",
+        ),
+        Refusal::BadBody(why) => parts(StatusCode::BAD_REQUEST, "Bad request", why.clone()),
+        Refusal::InsufficientCredits { price } => parts(
+            StatusCode::PAYMENT_REQUIRED,
+            "Insufficient credits",
+            format!(
+                "This request costs ${price} but your balance is insufficient. Please top up your account."
+            ),
+        ),
+        Refusal::SpendingLimit => parts(
+            StatusCode::PAYMENT_REQUIRED,
+            "Spending limit exceeded",
+            "This access key has reached its spending limit. Please adjust limits or top up credits.",
+        ),
+        Refusal::Unavailable(_) => unavailable(),
+        Refusal::OutcomeUnknown(_) => parts(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "Outcome unknown",
+            "It is not known whether this request was charged. GET /api/payments/transactions tells.",
+        ),
+        Refusal::UpstreamFailed(_) => parts(
+            StatusCode::BAD_GATEWAY,
+            "Upstream error",
+            "The upstream service failed. You were not charged.",
+        ),
+        Refusal::UpstreamTimedOut => parts(
+            StatusCode::GATEWAY_TIMEOUT,
+            "Upstream timeout",
+            "The upstream service did not answer in time. You were not charged.",
+        ),
+    }
+}
+
+fn access_denied() -> Parts {
+    parts(
+        StatusCode::FORBIDDEN,
+        "Access denied",
+        "You do not have permission to access this resource",
+    )
+}
+
+fn unavailable() -> Parts {
+    parts(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "Service unavailable",
+        "The request was not attempted and nothing was charged. Please try again later.",
+    )
+}
+
+impl ApiError {
+    fn parts(&self) -> Parts {
+        match self {
+            ApiError::Refused(refusal) => refusal_parts(refusal),
+            ApiError::Validation(details) => parts(
+                StatusCode::BAD_REQUEST,
+                "Validation Error",
+                match details.as_slice() {
+                    [FieldError { field, message }] => format!("{field}: {message}"),
+                    _ => "Some fields of the request are not valid".to_owned(),
+                },
+            ),
+            ApiError::BadJson(why) => parts(
+                StatusCode::BAD_REQUEST,
+                "Bad request",
+                format!("The body must be JSON: {why}"),
+            ),
+            ApiError::BodyTooLarge { max } => parts(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "Payload too large",
+                format!("The body must have at most {max} bytes"),
+            ),
+            ApiError::BodyIncomplete => parts(
+                StatusCode::REQUEST_TIMEOUT,
+                "Request timeout",
+                "The body of the request did not arrive in time",
+            ),
+            ApiError::MissingSession => parts(
+                StatusCode::UNAUTHORIZED,
+                "Missing token",
+                "Expected 'Authorization: Bearer' header with the JWT from POST /api/auth/login",
+            ),
+            ApiError::InvalidSession => parts(
+                StatusCode::UNAUTHORIZED,
+                "Invalid token",
+                "The provided JWT is not valid. Please log in again; API keys are not accepted here.",
+            ),
+            ApiError::ExpiredSession => parts(
+                StatusCode::UNAUTHORIZED,
+                "Token expired",
+                "The JWT has expired. Please log in again.",
+            ),
+            ApiError::WrongCredentials => parts(
+                StatusCode::UNAUTHORIZED,
+                "Invalid credentials",
+                "The email or the password is not correct",
+            ),
+            ApiError::AccessDenied => access_denied(),
+            ApiError::NotFound(what) => {
+                parts(StatusCode::NOT_FOUND, "Not found", format!("There is no such {what}"))
+            }
+            ApiError::NoRoute => parts(
+                StatusCode::NOT_FOUND,
+                "Not found",
+                "There is no such route. GET /api/openapi.json lists the routes.",
+            ),
+            ApiError::MethodNotAllowed { allow } => parts(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "Method not allowed",
+                format!("This route takes {allow}"),
+            ),
+            ApiError::Conflict(what) => parts(StatusCode::CONFLICT, "Conflict", *what),
+            ApiError::ProviderOff => parts(
+                StatusCode::FORBIDDEN,
+                "Payment provider disabled",
+                "The sandbox payment provider is off, because this server does not listen on a loopback \
+                 address only. An operator can switch it on with payments.sandbox = true \
+                 (POLYSYSTEMS_PAYMENTS__SANDBOX=true).",
+            ),
+            ApiError::Unavailable => unavailable(),
+            ApiError::Internal => parts(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "Internal error",
+                "Something went wrong on our side. Please try again, and tell us the request id if it stays.",
+            ),
+        }
+    }
+
+    /// Seconds after which the same request may succeed, where waiting helps.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<u64> {
+        match self {
+            ApiError::Refused(Refusal::RateLimited { retry_after }) => Some(*retry_after),
+            _ => match self.parts().status {
+                StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Some(1),
+                _ => None,
+            },
+        }
+    }
+
+    /// The answer.
+    #[must_use]
+    pub fn body(&self, request_id: String, timestamp: String) -> ErrorBody {
+        let Parts { error, message, .. } = self.parts();
+        let details = match self {
+            ApiError::Validation(details) => details.clone(),
+            _ => Vec::new(),
+        };
+        ErrorBody { error: error.into(), message, request_id, timestamp, details }
+    }
+}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        self.parts().status
+    }
+
+    /// Only the status: [`super::edge`] writes the body, since it knows the request's id.
+    fn error_response(&self) -> HttpResponse {
+        HttpResponse::new(self.status_code())
+    }
+}
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "the database failed a request");
+        ApiError::Unavailable
+    }
+}
+
+impl From<PasswordError> for ApiError {
+    fn from(error: PasswordError) -> Self {
+        match error {
+            PasswordError::Busy => ApiError::Unavailable,
+            PasswordError::Broken => {
+                tracing::error!(%error, "passwords");
+                ApiError::Internal
+            }
+        }
+    }
+}
+
+impl From<PeopleError> for ApiError {
+    fn from(error: PeopleError) -> Self {
+        match error {
+            PeopleError::EmailTaken => ApiError::Conflict("A user with this email exists already"),
+            PeopleError::UsernameTaken => ApiError::Conflict("This username is taken"),
+            PeopleError::PasswordLength { min } => ApiError::Validation(vec![FieldError {
+                field: "password".into(),
+                message: format!("must have between {min} and {LENGTH_MAX} characters"),
+            }]),
+            PeopleError::WrongCredentials => ApiError::WrongCredentials,
+            PeopleError::InvalidSession => ApiError::InvalidSession,
+            PeopleError::ExpiredSession => ApiError::ExpiredSession,
+            PeopleError::Password(error) => error.into(),
+            PeopleError::Store(error) => error.into(),
+            PeopleError::Unsigned => {
+                tracing::error!(%error, "sessions");
+                ApiError::Internal
+            }
+        }
+    }
+}
+
+impl From<KeysError> for ApiError {
+    fn from(error: KeysError) -> Self {
+        match error {
+            KeysError::NotFound => ApiError::NotFound("API key"),
+            KeysError::TooMany(_) => ApiError::Conflict(
+                "This account has as many API keys as it may have. Please delete one first.",
+            ),
+            KeysError::Busy => Refusal::TooManyInFlight.into(),
+            KeysError::Store(error) => error.into(),
+            KeysError::NotWritten => ApiError::Unavailable,
+            KeysError::Unknown => Refusal::OutcomeUnknown("the account's actor died").into(),
+        }
+    }
+}
+
+impl From<PaymentsError> for ApiError {
+    fn from(error: PaymentsError) -> Self {
+        match error {
+            PaymentsError::ProviderOff => ApiError::ProviderOff,
+            PaymentsError::Amount { max } => ApiError::Validation(vec![FieldError {
+                field: "amount".into(),
+                message: format!("must be more than 0 and at most {max}"),
+            }]),
+            PaymentsError::AccountClosed => ApiError::AccessDenied,
+            PaymentsError::NotFound => ApiError::NotFound("payment"),
+            PaymentsError::Account(error) => error.into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Chapter 2, Authentication Error Responses: status, error, message.
+    #[test]
+    fn the_chapters_errors_are_to_the_letter() {
+        let price = "0.002".parse().unwrap();
+        for (refusal, status, error, message) in [
+            (
+                Refusal::MissingKey,
+                401,
+                "Missing API key",
+                "Expected 'X-API-Key' or 'Authorization: Bearer' header with access key",
+            ),
+            (Refusal::InvalidKey, 401, "Invalid API key", "The provided access key is not valid"),
+            (Refusal::ExpiredKey, 401, "API key expired", "This access key has expired"),
+            (
+                Refusal::AccountClosed,
+                403,
+                "Access denied",
+                "You do not have permission to access this resource",
+            ),
+            (
+                Refusal::InsufficientCredits { price },
+                402,
+                "Insufficient credits",
+                "This request costs $0.0020 but your balance is insufficient. Please top up your account.",
+            ),
+            (
+                Refusal::SpendingLimit,
+                402,
+                "Spending limit exceeded",
+                "This access key has reached its spending limit. Please adjust limits or top up credits.",
+            ),
+        ] {
+            let refused = ApiError::from(refusal);
+            assert_eq!(refused.status_code().as_u16(), status);
+            let body = refused.body("req-1".into(), "now".into());
+            let text = serde_json::to_string(&body).unwrap();
+            let expected = format!(
+                r#"{{"error":{},"message":{},"request_id":"req-1","timestamp":"now"}}"#,
+                serde_json::json!(error),
+                serde_json::json!(message)
+            );
+            assert_eq!(text, expected);
+        }
+    }
+
+    #[test]
+    fn whoever_may_try_again_is_told_when() {
+        for refusal in [
+            Refusal::RateLimited { retry_after: 7 },
+            Refusal::TooManyInFlight,
+            Refusal::Unavailable(""),
+            Refusal::OutcomeUnknown(""),
+        ] {
+            assert!(ApiError::from(refusal).retry_after().is_some());
+        }
+        assert_eq!(ApiError::from(Refusal::InvalidKey).retry_after(), None);
+    }
+}

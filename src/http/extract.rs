@@ -1,0 +1,196 @@
+//! What handlers are handed: a body, a user. Neither runs a check that another one could overtake
+//! (actix-web runs the extractors of a handler side by side): a body is read, but judged only when the
+//! handler asks for it.
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::pin::Pin;
+
+use actix_web::dev::Payload;
+use actix_web::http::header::{AUTHORIZATION, CONTENT_LENGTH};
+use actix_web::web::Data;
+use actix_web::{FromRequest, HttpRequest};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use garde::Validate;
+use serde::de::DeserializeOwned;
+
+use super::App;
+use super::error::{ApiError, FieldError};
+use crate::store::users::{Role, User};
+
+type Boxed<T> = Pin<Box<dyn Future<Output = Result<T, ApiError>>>>;
+
+/// The app's parts, from where actix-web keeps them.
+pub fn app(request: &HttpRequest) -> Result<Data<App>, ApiError> {
+    request.app_data::<Data<App>>().cloned().ok_or(ApiError::Internal)
+}
+
+/// The whole body of a request, whatever its Content-Type, or why it could not be read.
+pub struct Body(Result<Bytes, ApiError>);
+
+impl Body {
+    /// The bytes.
+    ///
+    /// # Errors
+    /// [`ApiError::BodyTooLarge`] or [`ApiError::BodyIncomplete`]
+    pub fn bytes(self) -> Result<Bytes, ApiError> {
+        self.0
+    }
+
+    /// The body as JSON of a known shape.
+    ///
+    /// # Errors
+    /// [`ApiError::BadJson`] or [`ApiError::Validation`]
+    pub fn json<T>(self) -> Result<T, ApiError>
+    where
+        T: DeserializeOwned + Validate<Context = ()>,
+    {
+        let bytes = self.0?;
+        let mut reader = serde_json::Deserializer::from_slice(&bytes);
+        let value: T = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+            let path = error.path().to_string();
+            unreadable(&path, error.inner())
+        })?;
+        reader.end().map_err(|error| ApiError::BadJson(error.to_string()))?;
+        value.validate().map_err(|report| {
+            let details = report.iter().map(|(path, error)| FieldError {
+                field: path.to_string(),
+                message: error.message().to_owned(),
+            });
+            ApiError::Validation(details.collect())
+        })?;
+        Ok(value)
+    }
+}
+
+/// A field that is wrong, or a text that is no JSON.
+fn unreadable(path: &str, error: &serde_json::Error) -> ApiError {
+    let text = error.to_string();
+    let message = text.split(" at line ").next().unwrap_or_default();
+    if !error.is_data() {
+        return ApiError::BadJson(text);
+    }
+    // "missing field `name`" and "unknown field `role`, ..." name the field themselves.
+    let named = message.split('`').nth(1).filter(|_| message.contains(" field `"));
+    let field = match (path, named) {
+        ("." | "", Some(named)) => named,
+        ("." | "", None) => return ApiError::BadJson(message.to_owned()),
+        (path, _) => path,
+    };
+    let message = if message.starts_with("missing field") {
+        "is missing".to_owned()
+    } else if message.starts_with("unknown field") {
+        "is not known".to_owned()
+    } else {
+        message.to_owned()
+    };
+    ApiError::Validation(vec![FieldError { field: field.to_owned(), message }])
+}
+
+impl FromRequest for Body {
+    type Error = ApiError;
+    type Future = Boxed<Self>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let mut payload = payload.take();
+        let announced = request
+            .headers()
+            .get(CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| value.parse::<usize>().ok());
+        let app = app(request);
+        Box::pin(async move {
+            let app = app?;
+            let max = app.body_max_bytes;
+            if announced.is_some_and(|length| length > max) {
+                return Ok(Body(Err(ApiError::BodyTooLarge { max })));
+            }
+            let read = read(&mut payload, max);
+            let result = tokio::time::timeout(app.body_timeout, read).await;
+            Ok(Body(result.unwrap_or(Err(ApiError::BodyIncomplete))))
+        })
+    }
+}
+
+async fn read(payload: &mut Payload, max: usize) -> Result<Bytes, ApiError> {
+    let Some(first) = payload.next().await else { return Ok(Bytes::new()) };
+    let first = first.map_err(|_| ApiError::BodyIncomplete)?;
+    if first.len() > max {
+        return Err(ApiError::BodyTooLarge { max });
+    }
+    let Some(second) = payload.next().await else { return Ok(first) };
+    let mut body = BytesMut::from(first);
+    let mut chunk = Some(second);
+    while let Some(next) = chunk {
+        let next = next.map_err(|_| ApiError::BodyIncomplete)?;
+        if body.len().saturating_add(next.len()) > max {
+            return Err(ApiError::BodyTooLarge { max });
+        }
+        body.extend_from_slice(&next);
+        chunk = payload.next().await;
+    }
+    Ok(body.freeze())
+}
+
+/// The bearer of the `Authorization` header.
+pub fn bearer(request: &HttpRequest) -> Option<&str> {
+    let value = request.headers().get(AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|token| !token.is_empty())
+}
+
+/// The user of a request's session token.
+pub struct SessionUser(pub User);
+
+impl FromRequest for SessionUser {
+    type Error = ApiError;
+    type Future = Boxed<Self>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let token = bearer(request).map(str::to_owned);
+        let app = app(request);
+        Box::pin(async move {
+            let token = token.ok_or(ApiError::MissingSession)?;
+            Ok(SessionUser(app?.people.authenticate(&token).await?))
+        })
+    }
+}
+
+/// The proof that the user is an operator.
+pub struct AdminUser;
+
+impl FromRequest for AdminUser {
+    type Error = ApiError;
+    type Future = Boxed<Self>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let user = SessionUser::from_request(request, payload);
+        Box::pin(async move {
+            let SessionUser(user) = user.await?;
+            if user.role == Role::Admin { Ok(AdminUser) } else { Err(ApiError::AccessDenied) }
+        })
+    }
+}
+
+/// Where a request comes from. `X-Forwarded-For` counts only as far as trusted proxies wrote it: from the
+/// right, the first address that is not one of them.
+pub fn client_address(request: &HttpRequest, trusted: &[IpAddr]) -> IpAddr {
+    let unknown = IpAddr::from([0, 0, 0, 0]);
+    let peer = request.peer_addr().map_or(unknown, |address| address.ip());
+    if !trusted.contains(&peer) {
+        return peer;
+    }
+    let forwarded: Vec<&str> = request
+        .headers()
+        .get_all("x-forwarded-for")
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .collect();
+    forwarded
+        .iter()
+        .rev()
+        .map_while(|address| address.trim().parse::<IpAddr>().ok())
+        .find(|address| !trusted.contains(address))
+        .unwrap_or(peer)
+}

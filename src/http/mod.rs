@@ -1,0 +1,205 @@
+//! Transport: decode, call one thing, encode. The route table is [`routes`].
+
+use std::future::Future;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use actix_web::http::Method;
+use actix_web::web::{self, Data, ServiceConfig};
+use actix_web::{HttpResponse, Route};
+
+use crate::auth::{Keys, People};
+use crate::clock::Clock;
+use crate::operators::Operators;
+use crate::payments::Payments;
+use crate::pipeline::Gateway;
+use crate::store::Store;
+
+mod admin;
+mod amount;
+mod auth;
+mod docs;
+pub mod edge;
+mod error;
+mod extract;
+mod gateway;
+mod keys;
+mod meta;
+mod payments;
+
+use error::ApiError;
+
+/// What the handlers call. One for the process, shared by all threads.
+pub struct App {
+    /// Registration, login, sessions.
+    pub people: People,
+    /// API keys.
+    pub keys: Keys,
+    /// Payments and the ledger.
+    pub payments: Payments,
+    /// What operators do.
+    pub operators: Operators,
+    /// The paid calls.
+    pub gateway: Arc<Gateway>,
+    /// The database.
+    pub store: Store,
+    /// The time.
+    pub clock: Clock,
+    /// Whether new work is taken.
+    pub readiness: Arc<Readiness>,
+    /// The largest request body.
+    pub body_max_bytes: usize,
+    /// How long a request's body may take.
+    pub body_timeout: Duration,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpAddr>,
+}
+
+/// Whether new paid calls are taken, and how many run.
+#[derive(Debug, Default)]
+pub struct Readiness {
+    is_draining: AtomicBool,
+    running: AtomicUsize,
+}
+
+/// One running call.
+pub struct Running(Arc<Readiness>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Readiness {
+    /// Counts a call in; `None` while the server drains.
+    pub fn enter(self: &Arc<Self>) -> Option<Running> {
+        self.running.fetch_add(1, Ordering::AcqRel);
+        let running = Running(Arc::clone(self));
+        (!self.is_draining.load(Ordering::Acquire)).then_some(running)
+    }
+
+    /// Takes no new calls from now on.
+    pub fn drain(&self) {
+        self.is_draining.store(true, Ordering::Release);
+    }
+
+    /// Are new calls taken?
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.is_draining.load(Ordering::Acquire)
+    }
+
+    /// How many calls run.
+    #[must_use]
+    pub fn running(&self) -> usize {
+        self.running.load(Ordering::Acquire)
+    }
+}
+
+/// Runs `work` in a task of its own: a client that leaves cancels the handler, not the work.
+async fn uncancelled<T: 'static>(work: impl Future<Output = T> + 'static) -> Result<T, ApiError> {
+    actix_web::rt::spawn(work).await.map_err(|error| {
+        tracing::error!(%error, "a request's task broke off");
+        ApiError::Internal
+    })
+}
+
+async fn no_route() -> Result<HttpResponse, ApiError> {
+    Err(ApiError::NoRoute)
+}
+
+/// A path with its methods; every other method is told which they are.
+fn resource<const N: usize>(
+    path: &str,
+    allow: &'static str,
+    methods: [(Method, Route); N],
+) -> actix_web::Resource {
+    let refuse =
+        move || async move { Err::<HttpResponse, _>(ApiError::MethodNotAllowed { allow }) };
+    let mut resource = web::resource(path);
+    for (method, route) in methods {
+        resource = resource.route(route.method(method));
+    }
+    resource.default_service(web::to(refuse))
+}
+
+/// The route table.
+pub fn routes(config: &mut ServiceConfig, document: &Data<utoipa::openapi::OpenApi>) {
+    let (get, post) = (|| (Method::GET, web::route()), || (Method::POST, web::route()));
+    let on_get = |route: fn(Route) -> Route| (get().0, route(get().1));
+    let on_post = |route: fn(Route) -> Route| (post().0, route(post().1));
+    config
+        .app_data(Data::clone(document))
+        .service(resource("/api/auth/register", "POST", [on_post(|r| r.to(auth::register))]))
+        .service(resource("/api/auth/login", "POST", [on_post(|r| r.to(auth::login))]))
+        .service(resource("/api/auth/me", "GET", [on_get(|r| r.to(auth::me))]))
+        .service(resource(
+            "/api/auth/change-password",
+            "POST",
+            [on_post(|r| r.to(auth::change_password))],
+        ))
+        .service(resource(
+            "/api/keys",
+            "GET, POST",
+            [on_get(|r| r.to(keys::list)), on_post(|r| r.to(keys::create))],
+        ))
+        .service(resource(
+            "/api/keys/{id}",
+            "GET, DELETE",
+            [on_get(|r| r.to(keys::get)), (Method::DELETE, web::route().to(keys::delete))],
+        ))
+        .service(resource("/api/keys/{id}/revoke", "POST", [on_post(|r| r.to(keys::revoke))]))
+        .service(resource(
+            "/api/keys/{id}/limits",
+            "GET, PUT",
+            [on_get(|r| r.to(keys::limits)), (Method::PUT, web::route().to(keys::set_limits))],
+        ))
+        .service(resource(
+            "/api/payments/credits/balance",
+            "GET",
+            [on_get(|r| r.to(payments::balance))],
+        ))
+        .service(resource(
+            "/api/payments/payments",
+            "GET, POST",
+            [on_get(|r| r.to(payments::list)), on_post(|r| r.to(payments::pay))],
+        ))
+        .service(resource("/api/payments/payments/{id}", "GET", [on_get(|r| r.to(payments::get))]))
+        .service(resource(
+            "/api/payments/transactions",
+            "GET",
+            [on_get(|r| r.to(payments::transactions))],
+        ))
+        .service(resource(
+            "/api/admin/users/{id}/suspend",
+            "POST",
+            [on_post(|r| r.to(admin::suspend))],
+        ))
+        .service(resource(
+            "/api/admin/users/{id}/resume",
+            "POST",
+            [on_post(|r| r.to(admin::resume))],
+        ))
+        .service(resource("/api/pricing", "GET", [on_get(|r| r.to(meta::pricing))]))
+        .service(resource("/api/openapi.json", "GET", [on_get(|r| r.to(meta::openapi))]))
+        .service(resource("/health/live", "GET", [on_get(|r| r.to(meta::live))]))
+        .service(resource("/health/ready", "GET", [on_get(|r| r.to(meta::ready))]))
+        .service(web::redirect("/docs", "/docs/"))
+        .service(
+            utoipa_swagger_ui::SwaggerUi::new("/docs/{path:.*}")
+                .config(utoipa_swagger_ui::Config::from("/api/openapi.json")),
+        );
+    for patterns in meta::gateway_patterns() {
+        config.service(web::resource(patterns.to_vec()).to(gateway::call));
+    }
+    config.default_service(web::to(no_route));
+}
+
+/// The OpenAPI document of the whole surface.
+#[must_use]
+pub fn document(prices: &crate::domain::pricing::PriceList) -> utoipa::openapi::OpenApi {
+    docs::document(prices)
+}

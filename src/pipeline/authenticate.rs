@@ -1,0 +1,39 @@
+//! Authentication. Admitted -> Caller: the key's text, its digest, its record, its time.
+
+use std::sync::Arc;
+
+use super::rate_limit::Admitted;
+use super::{Arrival, Gateway, Notes, Refusal};
+use crate::domain::api_key::ApiKey;
+use crate::domain::pricing::PriceRule;
+use crate::store::api_keys::KeyRecord;
+
+/// A request of a known caller.
+pub struct Caller {
+    pub(super) arrival: Arrival,
+    pub(super) rule: Option<Arc<PriceRule>>,
+    pub(super) key: Arc<KeyRecord>,
+}
+
+/// Finds out whose request it is. A text that is no key is refused without a look-up. A database that does
+/// not answer is 503: it must never look as if the key were wrong.
+pub(super) async fn identify(
+    gateway: &Gateway,
+    admitted: Admitted,
+    notes: &mut Notes,
+) -> Result<Caller, Refusal> {
+    let Admitted { arrival, rule } = admitted;
+    let text = arrival.credential.as_deref().ok_or(Refusal::MissingKey)?;
+    let key = ApiKey::parse(text).map_err(|_| Refusal::InvalidKey)?;
+    let record = gateway.keys.find(&key).await.map_err(|error| {
+        tracing::error!(%error, "a key could not be looked up");
+        Refusal::Unavailable("the database does not answer")
+    })?;
+    let key = record.ok_or(Refusal::InvalidKey)?;
+    notes.account = Some(key.account);
+    notes.key = Some(key.key);
+    if key.expires_at.is_some_and(|expires_at| expires_at <= arrival.at) {
+        return Err(Refusal::ExpiredKey);
+    }
+    Ok(Caller { arrival, rule, key })
+}

@@ -1,0 +1,199 @@
+//! The way of a paid request, from its arrival to its departure: six stages in the chapter's order.
+//!
+//! [`serve`] is the contract: one plain function, awaits in order. Each stage takes what the stage before
+//! it made, and only that stage can make it (the fields are private), so a stage cannot be skipped and the
+//! order cannot change without a compile error. A stage either hands on or refuses; the first refusal is
+//! the answer.
+//!
+//! ```text
+//! Arrival -> Admitted -> Caller -> Quoted -> Charged -> Answered -> Departure
+//! ```
+//!
+//! The whole runs in a task that the client's connection cannot cancel: whoever was charged is also
+//! settled, whether the client is still there or not.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::http::header::HeaderMap;
+use actix_web::http::{Method, StatusCode};
+use bytes::Bytes;
+
+use crate::actors::{Directory, LedgerHandle};
+use crate::auth::KeyRing;
+use crate::clock::Clock;
+use crate::domain::pricing::{PriceList, PriceRule};
+use crate::domain::{AccountId, ChargeId, Credits, KeyId, Timestamp};
+use crate::upstream::{Group, Upstreams};
+
+mod authenticate;
+mod charge;
+mod price;
+pub mod rate_limit;
+mod settle;
+mod upstream;
+
+use rate_limit::{RateLimits, Standing};
+
+/// What the stages need. One for the process, shared by all threads.
+pub struct Gateway {
+    /// The rate limits and their counters.
+    pub rate_limits: RateLimits,
+    /// API keys by digest.
+    pub keys: KeyRing,
+    /// What calls cost.
+    pub prices: PriceList,
+    /// The account actors.
+    pub directory: Directory,
+    /// The ledger writer.
+    pub ledger: LedgerHandle,
+    /// Who serves the calls.
+    pub upstreams: Upstreams,
+    /// The time.
+    pub clock: Clock,
+    /// How long a call waits for its commit.
+    pub commit_timeout: Duration,
+}
+
+/// A request as the pipeline sees it.
+pub struct Arrival {
+    /// Request, charge and usage record share it.
+    pub id: ChargeId,
+    /// The route group it belongs to.
+    pub group: Group,
+    /// The HTTP method.
+    pub method: Method,
+    /// The path without the query.
+    pub path: String,
+    /// The query, if there is one.
+    pub query: Option<String>,
+    /// `X-API-Key`, else the bearer of `Authorization`.
+    pub credential: Option<String>,
+    /// Where it comes from.
+    pub address: IpAddr,
+    /// Headers for an upstream behind a URL; empty where the sandbox answers.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Bytes,
+    /// When it arrived.
+    pub at: Timestamp,
+}
+
+/// What the pipeline answers a call that was served.
+pub struct Departure {
+    /// The upstream's status.
+    pub status: StatusCode,
+    /// The upstream's headers that are passed on.
+    pub headers: HeaderMap,
+    /// The upstream's body.
+    pub body: Bytes,
+    /// What the call cost.
+    pub cost: Credits,
+    /// The balance after it.
+    pub balance: Credits,
+    /// Who served it.
+    pub upstream: Arc<str>,
+}
+
+/// Why a request was not served, with what the client needs to know.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Over a rate limit; try again after so many seconds.
+    #[error("rate limited")]
+    RateLimited {
+        /// Seconds until a request will be admitted.
+        retry_after: u64,
+    },
+    /// As many calls of the account run as may.
+    #[error("too many calls in flight")]
+    TooManyInFlight,
+    /// No key in either header.
+    #[error("no key")]
+    MissingKey,
+    /// Not a key, or none that is in use.
+    #[error("invalid key")]
+    InvalidKey,
+    /// A key past its time.
+    #[error("expired key")]
+    ExpiredKey,
+    /// The account is suspended.
+    #[error("account closed")]
+    AccountClosed,
+    /// The price list does not have the route.
+    #[error("no price")]
+    NoPrice,
+    /// The body cannot be priced; says why.
+    #[error("bad body: {0}")]
+    BadBody(String),
+    /// The balance does not cover the price.
+    #[error("insufficient credits")]
+    InsufficientCredits {
+        /// What the refusal names as the cost.
+        price: Credits,
+    },
+    /// One of the key's spending limits is reached.
+    #[error("spending limit")]
+    SpendingLimit,
+    /// Not attempted: nothing was charged. The reason is for the log.
+    #[error("unavailable: {0}")]
+    Unavailable(&'static str),
+    /// The charge was decided, but it is not known whether it is on record. The reason is for the log.
+    #[error("outcome unknown: {0}")]
+    OutcomeUnknown(&'static str),
+    /// The upstream failed; nothing was charged.
+    #[error("upstream failed: {0}")]
+    UpstreamFailed(&'static str),
+    /// The upstream took too long; nothing was charged.
+    #[error("upstream timed out")]
+    UpstreamTimedOut,
+}
+
+/// What is known of a request, however it ends: for the log line and the headers.
+#[derive(Default)]
+pub struct Notes {
+    /// Where the caller stands with the rate limits.
+    pub standing: Option<Standing>,
+    /// Who pays.
+    pub account: Option<AccountId>,
+    /// With which key.
+    pub key: Option<KeyId>,
+    /// What it cost.
+    pub cost: Option<Credits>,
+}
+
+/// How a request ended.
+pub struct Served {
+    /// The answer, or why there is none.
+    pub result: Result<Departure, Refusal>,
+    /// What is known of it.
+    pub notes: Notes,
+}
+
+/// The whole life of a paid request. Read `lib.rs` for the picture.
+pub async fn serve(gateway: Arc<Gateway>, client: reqwest::Client, arrival: Arrival) -> Served {
+    let mut notes = Notes::default();
+    let result = stages(&gateway, &client, arrival, &mut notes).await;
+    Served { result, notes }
+}
+
+async fn stages(
+    gateway: &Gateway,
+    client: &reqwest::Client,
+    arrival: Arrival,
+    notes: &mut Notes,
+) -> Result<Departure, Refusal> {
+    let admitted = rate_limit::admit(gateway, arrival, notes)?;
+    let caller = authenticate::identify(gateway, admitted, notes).await?;
+    // The second half of rate limiting: by key and account, which only now are known.
+    rate_limit::meter(gateway, &caller, notes)?;
+    let quoted = price::quote(caller)?;
+    let charged = charge::charge(gateway, quoted).await?;
+    let answered = upstream::forward(gateway, client, charged).await;
+    settle::close(gateway, answered, notes).await
+}
+
+/// The price rule of a request, looked up once on arrival.
+fn rule_of(gateway: &Gateway, arrival: &Arrival) -> Option<Arc<PriceRule>> {
+    gateway.prices.find(arrival.method.as_str(), &arrival.path).cloned()
+}

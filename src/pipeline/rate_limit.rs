@@ -1,0 +1,318 @@
+//! Rate limiting. Arrival -> Admitted, by address, before anyone is asked who is there; later by key and
+//! account, when they are known.
+//!
+//! Each limit is a token bucket of the `governor` crate: it holds as many requests as the window allows and
+//! fills evenly over the window.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use governor::clock::{Clock as _, DefaultClock};
+use governor::middleware::StateInformationMiddleware;
+use governor::state::keyed::DashMapStateStore;
+use governor::{Quota, RateLimiter};
+
+use super::authenticate::Caller;
+use super::{Arrival, Gateway, Notes, Refusal, rule_of};
+use crate::config::{RateLimitSettings, TierSettings};
+use crate::domain::pricing::{PriceRule, RouteClass};
+use crate::domain::{AccountId, KeyId, Timestamp};
+
+type Limiter<K> = RateLimiter<K, DashMapStateStore<K>, DefaultClock, StateInformationMiddleware>;
+
+/// A request that may go on to authentication.
+pub struct Admitted {
+    pub(super) arrival: Arrival,
+    pub(super) rule: Option<Arc<PriceRule>>,
+}
+
+/// Where a caller stands with the limit that is closest to refusing it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Requests the window allows.
+    pub limit: u32,
+    /// Requests left in it now.
+    pub remaining: u32,
+    /// Unix seconds: when the limit is whole again, or where none is left, when the next request is admitted.
+    pub reset: i64,
+    /// The window, in seconds.
+    pub window: u64,
+}
+
+/// Whom a limit counts.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Subject {
+    Key(KeyId),
+    Account(AccountId),
+}
+
+/// Requests in one window.
+struct Bound<K: Clone + Eq + std::hash::Hash> {
+    window: Duration,
+    limiter: Limiter<K>,
+}
+
+/// The bounds of one tier for one class of routes, shortest window first: a burst that the second refuses
+/// must not eat up the day.
+type Bounds = Vec<Bound<Subject>>;
+
+/// Every rate limit, with its counters.
+pub struct RateLimits {
+    address: Option<Bound<IpAddr>>,
+    tiers: BTreeMap<String, BTreeMap<RouteClass, Bounds>>,
+    default_tier: String,
+}
+
+/// `count` requests a window, or fewer by `percent`; what comes to less than one a window stays exact by a
+/// longer wait.
+fn quota(count: NonZeroU32, percent: NonZeroU32, window: Duration) -> Option<Quota> {
+    let hundredths = u64::from(count.get()).checked_mul(u64::from(percent.get()))?;
+    let nanos = window.as_nanos().checked_mul(100)?.checked_div(u128::from(hundredths))?;
+    let interval = Duration::from_nanos(u64::try_from(nanos).ok()?);
+    let burst = u32::try_from(hundredths / 100).ok().and_then(NonZeroU32::new);
+    Some(Quota::with_period(interval)?.allow_burst(burst.unwrap_or(NonZeroU32::MIN)))
+}
+
+impl<K: Clone + Eq + std::hash::Hash> Bound<K> {
+    fn new(count: NonZeroU32, percent: NonZeroU32, window: Duration) -> Option<Self> {
+        let quota = quota(count, percent, window)?;
+        let limiter = RateLimiter::dashmap(quota).with_middleware::<StateInformationMiddleware>();
+        Some(Bound { window, limiter })
+    }
+
+    /// Counts a request. Where it is one too many, also how long to wait.
+    fn check(&self, subject: &K, now: Timestamp) -> (Standing, Option<Duration>) {
+        let (quota, remaining, wait) = match self.limiter.check_key(subject) {
+            Ok(state) => (state.quota(), state.remaining_burst_capacity(), None),
+            Err(until) => {
+                (until.quota(), 0, Some(until.wait_time_from(self.limiter.clock().now())))
+            }
+        };
+        let limit = quota.burst_size().get();
+        let used = limit.saturating_sub(remaining);
+        let whole_again = wait.unwrap_or(quota.replenish_interval().saturating_mul(used));
+        let reset =
+            now.seconds().saturating_add(i64::try_from(seconds_up(whole_again)).unwrap_or(0));
+        (Standing { limit, remaining, reset, window: self.window.as_secs() }, wait)
+    }
+
+    fn forget_idle(&self) {
+        self.limiter.retain_recent();
+        self.limiter.shrink_to_fit();
+    }
+}
+
+fn seconds_up(duration: Duration) -> u64 {
+    duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0))
+}
+
+fn bounds(tier: TierSettings, percent: NonZeroU32) -> Bounds {
+    [(tier.second, 1), (tier.minute, 60), (tier.hour, 3_600), (tier.day, 86_400)]
+        .into_iter()
+        .filter_map(|(count, seconds)| Bound::new(count?, percent, Duration::from_secs(seconds)))
+        .collect()
+}
+
+impl RateLimits {
+    /// The limits of the settings; none at all where they are switched off.
+    #[must_use]
+    pub fn new(settings: &RateLimitSettings) -> Self {
+        let default_tier = settings.default_tier.clone();
+        if !settings.enabled {
+            return RateLimits { address: None, tiers: BTreeMap::new(), default_tier };
+        }
+        let classes = [
+            (RouteClass::Read, settings.read_percent),
+            (RouteClass::Write, settings.write_percent),
+            (RouteClass::Generation, settings.generation_percent),
+            (RouteClass::Heavy, settings.heavy_percent),
+        ];
+        let tiers = settings.tiers.iter().map(|(name, tier)| {
+            let bounds = classes.map(|(class, percent)| (class, bounds(*tier, percent)));
+            (name.clone(), BTreeMap::from(bounds))
+        });
+        let whole = NonZeroU32::MIN.saturating_add(99);
+        RateLimits {
+            address: Bound::new(settings.address_per_second, whole, Duration::from_secs(1)),
+            tiers: tiers.collect(),
+            default_tier,
+        }
+    }
+
+    /// Counts a request from an address.
+    ///
+    /// # Errors
+    /// How many seconds to wait, where it is one too many.
+    pub fn check_address(
+        &self,
+        address: IpAddr,
+        now: Timestamp,
+    ) -> Result<Option<Standing>, (Standing, u64)> {
+        let Some(bound) = &self.address else { return Ok(None) };
+        match bound.check(&network(address), now) {
+            (standing, None) => Ok(Some(standing)),
+            (standing, Some(wait)) => Err((standing, seconds_up(wait).max(1))),
+        }
+    }
+
+    fn check_caller(
+        &self,
+        tier: Option<&str>,
+        class: RouteClass,
+        key: KeyId,
+        account: AccountId,
+        now: Timestamp,
+    ) -> Result<Option<Standing>, (Standing, u64)> {
+        let tier = tier.filter(|tier| self.tiers.contains_key(*tier)).unwrap_or(&self.default_tier);
+        let Some(bounds) = self.tiers.get(tier).and_then(|classes| classes.get(&class)) else {
+            return Ok(None);
+        };
+        let mut closest: Option<Standing> = None;
+        for bound in bounds {
+            for subject in [Subject::Key(key), Subject::Account(account)] {
+                let (standing, wait) = bound.check(&subject, now);
+                if let Some(wait) = wait {
+                    return Err((standing, seconds_up(wait).max(1)));
+                }
+                if closest.is_none_or(|closest| standing.remaining < closest.remaining) {
+                    closest = Some(standing);
+                }
+            }
+        }
+        Ok(closest)
+    }
+
+    /// Forgets callers whose limits are whole, so that memory stays bounded.
+    pub fn forget_idle(&self) {
+        if let Some(bound) = &self.address {
+            bound.forget_idle();
+        }
+        for bound in self.tiers.values().flat_map(BTreeMap::values).flatten() {
+            bound.forget_idle();
+        }
+    }
+}
+
+/// What counts as one address: an IPv6 network of /64 is one caller.
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => {
+            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)))
+        }
+    }
+}
+
+/// Admits a request by its address.
+pub(super) fn admit(
+    gateway: &Gateway,
+    arrival: Arrival,
+    notes: &mut Notes,
+) -> Result<Admitted, Refusal> {
+    let rule = rule_of(gateway, &arrival);
+    let checked = gateway.rate_limits.check_address(arrival.address, arrival.at);
+    note(notes, checked)?;
+    Ok(Admitted { arrival, rule })
+}
+
+/// Counts a request of a known caller, by the class of its route; a route without a price counts as a read.
+pub(super) fn meter(gateway: &Gateway, caller: &Caller, notes: &mut Notes) -> Result<(), Refusal> {
+    let class = caller.rule.as_ref().map_or(RouteClass::Read, |rule| rule.class);
+    if class == RouteClass::Health {
+        return Ok(());
+    }
+    let key = &caller.key;
+    let tier = key.tier.as_deref();
+    let at = caller.arrival.at;
+    note(notes, gateway.rate_limits.check_caller(tier, class, key.key, key.account, at))
+}
+
+fn note(
+    notes: &mut Notes,
+    checked: Result<Option<Standing>, (Standing, u64)>,
+) -> Result<(), Refusal> {
+    match checked {
+        Ok(standing) => {
+            notes.standing = standing.or(notes.standing);
+            Ok(())
+        }
+        Err((standing, retry_after)) => {
+            notes.standing = Some(standing);
+            Err(Refusal::RateLimited { retry_after })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_micros(1_705_320_000_000_000);
+
+    fn check(
+        limits: &RateLimits,
+        class: RouteClass,
+        key: u128,
+        account: i64,
+    ) -> Result<Option<Standing>, u64> {
+        limits
+            .check_caller(None, class, KeyId(Uuid::from_u128(key)), AccountId(account), NOW)
+            .map_err(|(_, retry_after)| retry_after)
+    }
+
+    #[test]
+    fn a_pro_account_has_its_figures_by_class() {
+        for (class, per_second) in [
+            (RouteClass::Read, 20),
+            (RouteClass::Write, 10),
+            (RouteClass::Generation, 4),
+            (RouteClass::Heavy, 2),
+        ] {
+            let limits = RateLimits::new(&RateLimitSettings::default());
+            for left in (0..per_second).rev() {
+                let standing = check(&limits, class, 1, 1).unwrap().unwrap();
+                assert_eq!((standing.limit, standing.remaining), (per_second, left), "{class:?}");
+                assert_eq!(standing.window, 1);
+            }
+            assert_eq!(check(&limits, class, 1, 1), Err(1), "{class:?}");
+            // Another key of the same account finds the account's limit used up; another account does not.
+            assert_eq!(check(&limits, class, 2, 1), Err(1));
+            assert!(check(&limits, class, 3, 2).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_comes_to_less_than_one_a_second_waits_longer() {
+        let settings = RateLimitSettings { default_tier: "free".into(), ..Default::default() };
+        let limits = RateLimits::new(&settings);
+        assert!(check(&limits, RouteClass::Heavy, 1, 1).is_ok());
+        // A tenth of one a second: one in ten seconds.
+        assert!(matches!(check(&limits, RouteClass::Heavy, 1, 1), Err(9..=10)));
+    }
+
+    #[test]
+    fn no_limit_binds_where_there_is_none() {
+        let unlimited =
+            RateLimitSettings { default_tier: "unlimited".into(), ..Default::default() };
+        let off = RateLimitSettings { enabled: false, ..Default::default() };
+        for settings in [unlimited, off] {
+            let limits = RateLimits::new(&settings);
+            for _ in 0..10_000 {
+                assert_eq!(check(&limits, RouteClass::Heavy, 1, 1), Ok(None));
+            }
+        }
+    }
+
+    #[test]
+    fn an_ipv6_network_is_one_caller() {
+        let parse = |text: &str| network(text.parse().unwrap());
+        assert_eq!(parse("2001:db8::1"), parse("2001:db8::ffff:1"));
+        assert_ne!(parse("2001:db8::1"), parse("2001:db8:0:1::1"));
+        assert_eq!(parse("::ffff:127.0.0.1"), parse("127.0.0.1"));
+    }
+}

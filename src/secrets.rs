@@ -1,0 +1,68 @@
+//! Secrets that nobody has set: made once, in the data directory, readable by the owner alone.
+
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+use rand::RngExt as _;
+
+use crate::config::Secret;
+
+/// The secret that is set, else the one in the file `name` of the data directory, which is made where it is
+/// missing.
+///
+/// # Errors
+/// Where the file can neither be read nor made.
+pub fn secret(set: Option<&Secret>, data_dir: &Path, name: &str) -> anyhow::Result<Vec<u8>> {
+    if let Some(secret) = set {
+        return Ok(secret.expose().as_bytes().to_vec());
+    }
+    std::fs::create_dir_all(data_dir)
+        .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
+    let path = data_dir.join(name);
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+    match made {
+        Ok(file) => fill(file).with_context(|| format!("cannot write {}", path.display()))?,
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(error).with_context(|| format!("cannot make {}", path.display())),
+    }
+    let mut text = String::new();
+    File::open(&path)
+        .and_then(|mut file| file.read_to_string(&mut text))
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    let text = text.trim();
+    anyhow::ensure!(
+        text.len() >= 32,
+        "{} holds no secret; delete it to have one made",
+        path.display()
+    );
+    Ok(text.as_bytes().to_vec())
+}
+
+fn fill(mut file: File) -> std::io::Result<()> {
+    let random: [u8; 32] = rand::rng().random();
+    let text: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+    writeln!(file, "{text}")?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_secret_is_made_once_and_for_its_owner_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let data_dir = folder.path().join("data");
+        let first = secret(None, &data_dir, "pepper").unwrap();
+        assert_eq!(first.len(), 64);
+        assert_eq!(secret(None, &data_dir, "pepper").unwrap(), first);
+        assert_ne!(secret(None, &data_dir, "other").unwrap(), first);
+        let mode = data_dir.join("pepper").metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}

@@ -1,0 +1,144 @@
+//! Accounts as their actors load them.
+
+use std::collections::BTreeMap;
+
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
+
+use super::{Store, StoreError};
+use crate::domain::limits::WindowCounter;
+use crate::domain::{
+    AccountId, AccountState, AccountStatus, Credits, Day, Environment, KeyId, KeySpend, KeyState,
+    Month, SpendingLimits, Timestamp, UserId,
+};
+use entity::{account, api_key, key_spend};
+
+/// A user's two accounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UserAccounts {
+    /// Real credits.
+    pub live: AccountId,
+    /// Test credits.
+    pub test: AccountId,
+}
+
+impl UserAccounts {
+    /// The account of an environment.
+    #[must_use]
+    pub fn of(self, environment: Environment) -> AccountId {
+        match environment {
+            Environment::Live => self.live,
+            Environment::Test => self.test,
+        }
+    }
+}
+
+impl Store {
+    /// The account with its keys and counters, as the last committed batch left it.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] where there is no such account or a row makes no sense.
+    pub async fn load_account(&self, id: AccountId) -> Result<AccountState, StoreError> {
+        self.run(move |store| async move {
+            let row = account::Entity::find_by_id(id.0)
+                .one(&store.read)
+                .await?
+                .ok_or_else(|| StoreError::Corrupt(format!("there is no account {id}")))?;
+            let keys = load_keys(&store, id).await?;
+            let corrupt = |what| StoreError::Corrupt(format!("account {id} has an unknown {what}"));
+            Ok(AccountState::load(
+                id,
+                Environment::from_code(row.environment).ok_or_else(|| corrupt("environment"))?,
+                AccountStatus::from_code(row.status).ok_or_else(|| corrupt("status"))?,
+                Credits::from_nanos(row.balance),
+                row.seq,
+                keys,
+            ))
+        })
+        .await
+    }
+
+    /// The two accounts of a user.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn accounts_of(&self, user: UserId) -> Result<UserAccounts, StoreError> {
+        self.run(move |store| async move {
+            let rows = account::Entity::find()
+                .filter(account::Column::UserId.eq(user.0))
+                .all(&store.read)
+                .await?;
+            let of = |environment: Environment| {
+                rows.iter()
+                    .find(|row| row.environment == environment.code())
+                    .map(|row| AccountId(row.id))
+                    .ok_or_else(|| {
+                        StoreError::Corrupt(format!("{user} has no {} account", environment.name()))
+                    })
+            };
+            Ok(UserAccounts { live: of(Environment::Live)?, test: of(Environment::Test)? })
+        })
+        .await
+    }
+
+    /// When the last entry of an account was written, or the account was made.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn account_updated_at(&self, id: AccountId) -> Result<Timestamp, StoreError> {
+        self.run(move |store| async move {
+            let row = account::Entity::find_by_id(id.0).one(&store.read).await?;
+            let row =
+                row.ok_or_else(|| StoreError::Corrupt(format!("there is no account {id}")))?;
+            Ok(Timestamp::from_micros(row.updated_at))
+        })
+        .await
+    }
+}
+
+/// The keys of an account with what they have spent.
+async fn load_keys(store: &Store, id: AccountId) -> Result<Vec<KeyState>, StoreError> {
+    let keys = api_key::Entity::find()
+        .filter(api_key::Column::AccountId.eq(id.0))
+        .filter(api_key::Column::IsDeleted.eq(false))
+        .all(&store.read)
+        .await?;
+    let mut spends = BTreeMap::new();
+    // In pieces, to stay below the databases' bind limits.
+    for piece in keys.chunks(500) {
+        let rows = key_spend::Entity::find()
+            .filter(key_spend::Column::KeyId.is_in(piece.iter().map(|key| key.id)))
+            .all(&store.read)
+            .await?;
+        spends.extend(rows.into_iter().map(|row| (row.key_id, row)));
+    }
+    Ok(keys.into_iter().map(|key| key_state(&key, spends.get(&key.id))).collect())
+}
+
+fn key_state(key: &api_key::Model, spend: Option<&key_spend::Model>) -> KeyState {
+    let limits = SpendingLimits {
+        per_request: key.per_request_limit.map(Credits::from_nanos),
+        daily: key.daily_limit.map(Credits::from_nanos),
+        monthly: key.monthly_limit.map(Credits::from_nanos),
+    };
+    let mut state = KeyState::new(KeyId(key.id), limits);
+    state.is_revoked = key.is_revoked;
+    if let Some(spend) = spend.map(key_spend_of) {
+        let held = Credits::ZERO;
+        state.day = WindowCounter { window: spend.day, captured: spend.day_spent, held };
+        state.month = WindowCounter { window: spend.month, captured: spend.month_spent, held };
+        state.last_used_at = spend.last_used_at;
+    }
+    state
+}
+
+/// The counters of a key as stored.
+pub(super) fn key_spend_of(row: &key_spend::Model) -> KeySpend {
+    KeySpend {
+        key: KeyId(row.key_id),
+        day: Day(row.day),
+        day_spent: Credits::from_nanos(row.day_spent),
+        month: Month(row.month),
+        month_spent: Credits::from_nanos(row.month_spent),
+        last_used_at: row.last_used_at.map(Timestamp::from_micros),
+    }
+}

@@ -1,0 +1,131 @@
+//! API keys as they are looked up and listed. Their changes are written by the ledger writer, in the order
+//! in which their account decided them ([`super::batch::Change`]).
+
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
+
+use super::accounts::UserAccounts;
+use super::{Store, StoreError};
+use crate::domain::api_key::KeyDigest;
+use crate::domain::{AccountId, Environment, KeyId, Timestamp, UserId};
+use entity::{account, api_key, key_spend, user};
+
+/// What the pipeline knows of a key.
+#[derive(Clone, Debug)]
+pub struct KeyRecord {
+    /// The key.
+    pub key: KeyId,
+    /// The account it spends.
+    pub account: AccountId,
+    /// Whose account that is.
+    pub user: UserId,
+    /// Live or test.
+    pub environment: Environment,
+    /// When it ends by itself.
+    pub expires_at: Option<Timestamp>,
+    /// The rate limit tier of its owner; `None` is the default.
+    pub tier: Option<String>,
+}
+
+/// What a key's owner sees of it.
+#[derive(Clone, Debug)]
+pub struct KeyListing {
+    /// The key.
+    pub id: KeyId,
+    /// The account it spends.
+    pub account: AccountId,
+    /// What its owner calls it.
+    pub name: String,
+    /// See [`crate::domain::api_key::ApiKey::preview`].
+    pub preview: String,
+    /// What it is looked up by.
+    pub digest: KeyDigest,
+    /// Not revoked.
+    pub is_active: bool,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it ends by itself.
+    pub expires_at: Option<Timestamp>,
+    /// The last call that passed every check.
+    pub last_used_at: Option<Timestamp>,
+}
+
+impl Store {
+    /// The usable key with this digest: neither revoked nor deleted.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn find_key(&self, digest: KeyDigest) -> Result<Option<KeyRecord>, StoreError> {
+        self.run(move |store| async move {
+            let row = api_key::Entity::find()
+                .filter(api_key::Column::Digest.eq(digest.0.to_vec()))
+                .filter(api_key::Column::IsDeleted.eq(false))
+                .filter(api_key::Column::IsRevoked.eq(false))
+                .one(&store.read)
+                .await?;
+            let Some(key) = row else { return Ok(None) };
+            let corrupt = || StoreError::Corrupt(format!("the key {} has no owner", KeyId(key.id)));
+            let account = account::Entity::find_by_id(key.account_id).one(&store.read).await?;
+            let account = account.ok_or_else(corrupt)?;
+            let user = user::Entity::find_by_id(account.user_id).one(&store.read).await?;
+            let user = user.ok_or_else(corrupt)?;
+            Ok(Some(KeyRecord {
+                key: KeyId(key.id),
+                account: AccountId(account.id),
+                user: UserId(user.id),
+                environment: Environment::from_code(account.environment).ok_or_else(corrupt)?,
+                expires_at: key.expires_at.map(Timestamp::from_micros),
+                tier: user.tier,
+            }))
+        })
+        .await
+    }
+
+    /// The keys of a user that are not deleted, newest first; or only the one named.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn list_keys(
+        &self,
+        owner: UserAccounts,
+        only: Option<KeyId>,
+    ) -> Result<Vec<KeyListing>, StoreError> {
+        self.run(move |store| async move {
+            let mut query = api_key::Entity::find()
+                .filter(api_key::Column::AccountId.is_in([owner.live.0, owner.test.0]))
+                .filter(api_key::Column::IsDeleted.eq(false))
+                .order_by_desc(api_key::Column::CreatedAt)
+                .order_by_desc(api_key::Column::Id);
+            if let Some(key) = only {
+                query = query.filter(api_key::Column::Id.eq(key.0));
+            }
+            let keys = query.all(&store.read).await?;
+            let mut listings = Vec::with_capacity(keys.len());
+            for piece in keys.chunks(500) {
+                let used = key_spend::Entity::find()
+                    .filter(key_spend::Column::KeyId.is_in(piece.iter().map(|key| key.id)))
+                    .all(&store.read)
+                    .await?;
+                listings.extend(piece.iter().map(|key| {
+                    let used = used.iter().find(|spend| spend.key_id == key.id);
+                    listing(key, used.and_then(|spend| spend.last_used_at))
+                }));
+            }
+            Ok(listings)
+        })
+        .await
+    }
+}
+
+fn listing(key: &api_key::Model, last_used_at: Option<i64>) -> KeyListing {
+    KeyListing {
+        id: KeyId(key.id),
+        account: AccountId(key.account_id),
+        name: key.name.clone(),
+        preview: key.preview.clone(),
+        digest: KeyDigest(key.digest.as_slice().try_into().unwrap_or_default()),
+        is_active: !key.is_revoked,
+        created_at: Timestamp::from_micros(key.created_at),
+        expires_at: key.expires_at.map(Timestamp::from_micros),
+        last_used_at: last_used_at.map(Timestamp::from_micros),
+    }
+}

@@ -1,0 +1,121 @@
+//! The leases that fence the ledger writer: who owns the accounts' shards, and since which epoch.
+//!
+//! A process takes all shards when it starts, by raising the epoch. From then on every batch of another
+//! process fails its check inside its own transaction, so it can acknowledge nothing more. No clock is
+//! involved. On PostgreSQL a batch holds a shared advisory lock while it checks and commits, and a takeover
+//! the exclusive one, so a takeover waits for the batch in flight and no batch can slip between check and
+//! commit. On SQLite a write transaction excludes every other.
+
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, SqliteTransactionMode,
+    Statement, TransactionOptions, TransactionTrait,
+};
+use uuid::Uuid;
+
+use super::{Store, StoreError, is_postgres};
+use crate::domain::AccountId;
+
+/// How many shards the accounts are hashed to.
+pub const SHARDS: i64 = 128;
+const LEASE_LOCK: i64 = 0x706f_6c79_0002;
+
+/// The right to write every account, until another process takes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// This process.
+    pub owner: Uuid,
+    /// Raised by every takeover; stored on every ledger entry.
+    pub epoch: i64,
+}
+
+/// The shard of an account.
+#[must_use]
+pub fn shard(account: AccountId) -> i64 {
+    account.0.rem_euclid(SHARDS)
+}
+
+impl Store {
+    /// Takes every shard over from whoever had it.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the database cannot do it.
+    pub async fn take_lease(&self, owner: Uuid) -> Result<Lease, StoreError> {
+        self.run(move |store| async move {
+            let transaction = begin_write(&store.write).await?;
+            if is_postgres(&transaction) {
+                let lock = format!("SELECT pg_advisory_xact_lock({LEASE_LOCK})");
+                transaction.execute_unprepared(&lock).await?;
+            }
+            let backend = transaction.get_database_backend();
+            let raise = "UPDATE shard_lease
+                SET owner = $1, epoch = (SELECT MAX(epoch) + 1 FROM shard_lease)";
+            transaction
+                .execute_raw(Statement::from_sql_and_values(backend, raise, [owner.into()]))
+                .await?;
+            let read = Statement::from_string(backend, "SELECT MAX(epoch) FROM shard_lease");
+            let row = transaction.query_one_raw(read).await?;
+            let epoch = match row {
+                Some(row) => row.try_get_by_index::<i64>(0)?,
+                None => return Err(StoreError::Corrupt("there are no shard leases".into())),
+            };
+            transaction.commit().await?;
+            Ok(Lease { owner, epoch })
+        })
+        .await
+    }
+
+    /// Gives the shards back, if they are still ours.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the database cannot do it; the next process takes them over all the same.
+    pub async fn release_lease(&self, lease: Lease) -> Result<(), StoreError> {
+        self.run(move |store| async move {
+            let backend = store.write.get_database_backend();
+            let release = "UPDATE shard_lease SET owner = NULL WHERE owner = $1 AND epoch = $2";
+            let values = [lease.owner.into(), lease.epoch.into()];
+            let statement = Statement::from_sql_and_values(backend, release, values);
+            store.write.execute_raw(statement).await?;
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Does the lease still hold for these shards? Locks out takeovers until the transaction ends.
+pub(super) async fn holds(
+    transaction: &DatabaseTransaction,
+    lease: Lease,
+    shards: &[i64],
+) -> Result<bool, DbErr> {
+    let backend = transaction.get_database_backend();
+    let (list, values) = if is_postgres(transaction) {
+        // A statement of its own: the check below must see what was committed before the lock was had.
+        let lock = format!("SELECT pg_advisory_xact_lock_shared({LEASE_LOCK})");
+        transaction.execute_raw(Statement::from_string(backend, lock)).await?;
+        ("shard = ANY($3)", [lease.owner.into(), lease.epoch.into(), shards.to_vec().into()])
+    } else {
+        let shards = serde_json::to_string(shards).unwrap_or_default();
+        (
+            "shard IN (SELECT value FROM json_each($3))",
+            [lease.owner.into(), lease.epoch.into(), shards.into()],
+        )
+    };
+    let sql =
+        format!("SELECT COUNT(*) FROM shard_lease WHERE owner = $1 AND epoch = $2 AND {list}");
+    let row =
+        transaction.query_one_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
+    let held = row.map(|row| row.try_get_by_index::<i64>(0)).transpose()?.unwrap_or(0);
+    Ok(usize::try_from(held).is_ok_and(|held| held == shards.len()))
+}
+
+/// Begins a transaction that may write from its first statement on.
+pub(super) async fn begin_write(
+    connection: &DatabaseConnection,
+) -> Result<DatabaseTransaction, DbErr> {
+    connection
+        .begin_with_options(TransactionOptions {
+            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+            ..Default::default()
+        })
+        .await
+}

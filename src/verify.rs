@@ -1,0 +1,180 @@
+//! `polysystems verify`: folds every account's ledger from its first entry and checks every invariant.
+//!
+//! Reads only, page by page, so that memory stays bounded; each account in one snapshot, so that it can run
+//! beside a server that charges. It never repairs.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::domain::{AccountId, Credits, EntryKind, KeyId, KeySpend, LedgerEntry};
+use crate::store::audit::{Audit, AuditedAccount};
+use crate::store::{Store, StoreError};
+
+/// Something that must hold and does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The account.
+    pub account: AccountId,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "account {}: {}", self.account, self.what)
+    }
+}
+
+/// What was looked at, and how much of it was wrong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Accounts.
+    pub accounts: u64,
+    /// Ledger entries.
+    pub entries: u64,
+    /// Findings.
+    pub findings: u64,
+}
+
+/// Checks every account, and tells each finding as it is made.
+///
+/// # Errors
+/// Where the database cannot be read, or a finding cannot be told.
+pub async fn verify(
+    store: &Store,
+    mut tell: impl FnMut(&Finding) -> anyhow::Result<()>,
+) -> anyhow::Result<Report> {
+    let mut report = Report::default();
+    let mut after = None;
+    loop {
+        let accounts = store.audited_accounts(after).await?;
+        let Some(last) = accounts.last() else { return Ok(report) };
+        after = Some(*last);
+        for account in accounts {
+            let (entries, findings) = verify_account(store, account).await?;
+            report.accounts = report.accounts.saturating_add(1);
+            report.entries = report.entries.saturating_add(entries);
+            for finding in findings {
+                report.findings = report.findings.saturating_add(1);
+                tell(&finding)?;
+            }
+        }
+    }
+}
+
+async fn verify_account(store: &Store, id: AccountId) -> Result<(u64, Vec<Finding>), StoreError> {
+    let mut audit = store.audit(id).await?;
+    let account = audit.account().await?;
+    let mut fold = Fold::new(id, &account.spends);
+    let mut count: u64 = 0;
+    loop {
+        let page = audit.entries(fold.seq).await?;
+        if page.is_empty() {
+            break;
+        }
+        for (entry, epoch) in &page {
+            fold.add(entry, *epoch);
+        }
+        count = count.saturating_add(u64::try_from(page.len()).unwrap_or(0));
+    }
+    check_usage(&mut audit, &mut fold).await?;
+    audit.close().await?;
+    fold.close(&account);
+    Ok((count, fold.findings))
+}
+
+/// A usage record says what its call cost; the ledger says what was taken for it.
+async fn check_usage(audit: &mut Audit, fold: &mut Fold) -> Result<(), StoreError> {
+    for (id, cost, charged) in audit.usage_disagreements().await? {
+        fold.find(format!("{id} is recorded to cost ${cost}, but ${charged} was charged for it"));
+    }
+    Ok(())
+}
+
+/// What the entries so far come to.
+struct Fold {
+    account: AccountId,
+    seq: i64,
+    epoch: i64,
+    balance: Credits,
+    /// What each key has spent in its current windows, by the entries.
+    spent: BTreeMap<KeyId, (KeySpend, Credits, Credits)>,
+    findings: Vec<Finding>,
+}
+
+impl Fold {
+    fn new(account: AccountId, spends: &[KeySpend]) -> Self {
+        let nothing = |spend: &KeySpend| (spend.key, (*spend, Credits::ZERO, Credits::ZERO));
+        Fold {
+            account,
+            seq: 0,
+            epoch: 0,
+            balance: Credits::ZERO,
+            spent: spends.iter().map(nothing).collect(),
+            findings: Vec::new(),
+        }
+    }
+
+    fn find(&mut self, what: String) {
+        self.findings.push(Finding { account: self.account, what });
+    }
+
+    fn add(&mut self, entry: &LedgerEntry, epoch: i64) {
+        let (seq, before) = (entry.seq, self.balance);
+        if seq != self.seq.saturating_add(1) {
+            self.find(format!("entry {seq} follows entry {}", self.seq));
+        }
+        if epoch < self.epoch {
+            self.find(format!(
+                "entry {seq} is of epoch {epoch}, after one of epoch {}",
+                self.epoch
+            ));
+        }
+        if before.checked_add(entry.amount) != Some(entry.balance_after) {
+            self.find(format!(
+                "entry {seq} takes ${before} by ${} to ${}",
+                entry.amount, entry.balance_after
+            ));
+        }
+        if entry.balance_after.is_negative() {
+            self.find(format!("entry {seq} leaves a negative balance"));
+        }
+        let gives = matches!(entry.kind, EntryKind::TopUp | EntryKind::Refund | EntryKind::Grant);
+        if gives == entry.amount.is_negative() || entry.amount == Credits::ZERO {
+            self.find(format!("entry {seq} is a {} of ${}", entry.kind.name(), entry.amount));
+        }
+        self.seq = seq;
+        self.epoch = epoch;
+        self.balance = entry.balance_after;
+        if let Some((spend, day, month)) = entry.key.and_then(|key| self.spent.get_mut(&key)) {
+            // What takes from the balance adds to what is spent.
+            let take = |spent: &mut Credits| {
+                *spent = spent.checked_sub(entry.amount).unwrap_or(Credits::MAX);
+            };
+            if entry.day == spend.day {
+                take(day);
+            }
+            if entry.month == spend.month {
+                take(month);
+            }
+        }
+    }
+
+    fn close(&mut self, account: &AuditedAccount) {
+        if account.seq != self.seq || account.balance != self.balance {
+            self.find(format!(
+                "stands at entry {} with ${}, but its ledger ends at entry {} with ${}",
+                account.seq, account.balance, self.seq, self.balance
+            ));
+        }
+        for (key, (spend, day, month)) in std::mem::take(&mut self.spent) {
+            if (spend.day_spent, spend.month_spent) != (day, month) {
+                self.find(format!(
+                    "{key} has spent ${day} today and ${month} this month by the ledger, ${} and ${} by its \
+                     counters",
+                    spend.day_spent, spend.month_spent
+                ));
+            }
+        }
+    }
+}
