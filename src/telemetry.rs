@@ -3,6 +3,8 @@
 //! Field names are the same everywhere: `request_id`, `account`, `key`, `route`, `status`. No line ever
 //! holds a key, a session token, a password, an email address or a body.
 
+use std::io::IsTerminal as _;
+
 use anyhow::Context as _;
 use tracing_subscriber::EnvFilter;
 
@@ -18,7 +20,10 @@ pub const REQUEST: &str = "polysystems::request";
 pub fn start(settings: &LogSettings) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&settings.level)
         .with_context(|| format!("log.level {:?} is not a log level", settings.level))?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match settings.format {
         LogFormat::Human => logs.with_target(false).init(),
         LogFormat::Json => logs.json().flatten_event(true).init(),

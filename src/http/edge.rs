@@ -35,11 +35,12 @@ pub async fn edge<B: MessageBody + 'static>(
     request.extensions_mut().insert(id);
     let response = next.call(request).await?;
     let id_text = id.to_string();
+    let reason = response.response().error().map(ToString::to_string);
     let mut response = complete_error(response, &id_text);
     if let Ok(value) = HeaderValue::from_str(&id_text) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    log(&response, &id_text, started);
+    log(&response, &id_text, reason.as_deref(), started);
     Ok(response)
 }
 
@@ -88,7 +89,12 @@ fn foreign<B>(response: &ServiceResponse<B>) -> ApiError {
 }
 
 /// One line for every request. Never a query, a header or a body.
-fn log<B>(response: &ServiceResponse<B>, request_id: &str, started: Instant) {
+fn log<B>(
+    response: &ServiceResponse<B>,
+    request_id: &str,
+    reason: Option<&str>,
+    started: Instant,
+) {
     if !tracing::enabled!(target: telemetry::REQUEST, tracing::Level::INFO) {
         return;
     }
@@ -102,7 +108,6 @@ fn log<B>(response: &ServiceResponse<B>, request_id: &str, started: Instant) {
     let account = notes.and_then(|notes| notes.account).map(tracing::field::display);
     let key = notes.and_then(|notes| notes.key).map(tracing::field::display);
     let cost = notes.and_then(|notes| notes.cost).map(tracing::field::display);
-    let reason = response.response().error().map(tracing::field::display);
     tracing::info!(
         target: telemetry::REQUEST,
         request_id, method, path, status, latency_us, account, key, cost, reason, "request"

@@ -1,0 +1,246 @@
+//! What calls cost: tokens and fixed prices, failures, and clients that do not wait.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+
+use crate::support::upstream::{Script, Upstream};
+use crate::support::{Database, Server, hello, nanos, on_both};
+
+on_both!(
+    a_call_costs_its_base_price_and_its_tokens,
+    every_priced_route_answers_and_is_charged,
+    a_failed_call_costs_nothing,
+    what_the_upstream_refuses_is_passed_on_and_costs_nothing,
+    an_answer_never_costs_more_than_was_held,
+    the_callers_secrets_stay_here,
+    who_leaves_is_settled_all_the_same,
+    so_many_calls_of_an_account_run_at_once,
+);
+
+async fn a_call_costs_its_base_price_and_its_tokens(database: Database) {
+    let server = Server::start(&database).await;
+    let user = server.user("someone").await;
+    user.pay("1.00").await;
+    let key = user.key().await;
+    let answer = server.post("/v1/chat/completions", &hello()).key(&key).expect(200).await;
+    let tokens = answer.body["usage"]["total_tokens"].as_i64().unwrap();
+    let cost = 2_000_000 + tokens * 10_000;
+    assert_eq!(answer.header("x-polysystems-cost").parse(), Ok(polysystems::domain::Credits::from_nanos(cost)));
+    assert_eq!(answer.header("x-polysystems-upstream"), "sandbox");
+    let ledger = user.ledger().await;
+    assert_eq!(ledger[1]["kind"], "capture");
+    assert_eq!(nanos(&ledger[1]["amount"]), -cost);
+    assert_eq!(ledger[1]["reference"], answer.header("x-request-id"));
+    assert_eq!(ledger[1]["key_id"], key.id.as_str());
+    assert_eq!(user.folded().await, 1_000_000_000 - cost);
+    let usage = "SELECT method || ' ' || route || ' ' || upstream || ' ' || CAST(status AS TEXT) || ' ' ||
+        CAST(prompt_tokens + completion_tokens AS TEXT) || ' ' || CAST(cost AS TEXT) FROM usage_record";
+    assert_eq!(
+        database.query(usage).await,
+        format!("POST /v1/chat/completions sandbox 200 {tokens} {cost}")
+    );
+}
+
+async fn every_priced_route_answers_and_is_charged(database: Database) {
+    let server = Server::start(&database).await;
+    let user = server.user("someone").await;
+    user.pay("10.00").await;
+    let key = user.key().await;
+    let prices = server.get("/api/pricing").expect(200).await.body;
+    let mut expected = 10_000_000_000;
+    for price in prices["prices"].as_array().unwrap() {
+        let path = price["path"].as_str().unwrap().replace("/*", "/thing");
+        let method = reqwest::Method::from_bytes(price["method"].as_str().unwrap().as_bytes()).unwrap();
+        let body = json!({ "messages": [{ "role": "user", "content": "Hi" }], "input": "Hi", "prompt": "Hi" });
+        let request = server.request(method, &path).body(body.to_string()).key(&key);
+        let answer = request.expect(200).await;
+        let cost: polysystems::domain::Credits = answer.header("x-polysystems-cost").parse().unwrap();
+        let base = nanos(&price["base_price"]);
+        let is_by_token = price["price_per_token"].is_number();
+        assert!(cost.nanos() == base || (is_by_token && cost.nanos() > base), "{path}");
+        expected -= cost.nanos();
+        if !path.starts_with("/v1") && !path.ends_with("health") {
+            assert_eq!(answer.body["simulated"], true, "{path}");
+        }
+    }
+    assert_eq!(user.folded().await, expected);
+}
+
+async fn a_failed_call_costs_nothing(database: Database) {
+    let upstream = Upstream::start(Script::Answer(500, "{}".into())).await;
+    let server = Server::start_with(&database, |settings| {
+        settings.upstreams.hub.url = Some(upstream.url());
+        settings.upstreams.hub.timeout_seconds = 1.try_into().unwrap();
+        // A port that nobody listens on.
+        settings.upstreams.v1.url = Some("http://127.0.0.1:1".into());
+    })
+    .await;
+    let user = server.user("someone").await;
+    user.pay("1.00").await;
+    let key = user.key().await;
+    let failed = ("Upstream error", "The upstream service failed. You were not charged.");
+    let slow = ("Upstream timeout", "The upstream service did not answer in time. You were not charged.");
+    let routes = [("/api/hub/agents/chat", hello()), ("/api/hub/rag/index", json!({}))];
+    for (script, status, error) in [
+        (Script::Answer(500, "{}".into()), 502, failed),
+        (Script::Answer(401, "{\"error\":\"our own credential\"}".into()), 502, failed),
+        (Script::Cut, 502, failed),
+        (Script::Silent, 504, slow),
+    ] {
+        upstream.script(script);
+        for (path, body) in &routes {
+            let refused = server.post(path, body).key(&key).expect(status).await;
+            refused.assert_error(error.0, error.1);
+        }
+    }
+    let refused = server.post("/v1/chat/completions", &hello()).key(&key).expect(502).await;
+    refused.assert_error(failed.0, failed.1);
+    assert_eq!(user.folded().await, 1_000_000_000);
+    let balance = user.get("/api/payments/credits/balance").expect(200).await;
+    assert_eq!((balance.number("held").as_str(), balance.number("available").as_str()), ("0.0000", "1.0000"));
+    // Holds leave nothing in the ledger; fixed prices a debit and its refund.
+    let ledger = user.ledger().await;
+    let kinds: Vec<_> = ledger.iter().map(|entry| entry["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds[1..], ["charge", "refund"].repeat(4));
+    let limits = user.get(&format!("/api/keys/{}/limits", key.id)).expect(200).await.body;
+    assert_eq!(limits["daily"]["spent"], json!(0.0));
+}
+
+async fn what_the_upstream_refuses_is_passed_on_and_costs_nothing(database: Database) {
+    let answer = "{\"error\":{\"message\":\"no such model\"}}";
+    let upstream = Upstream::start(Script::Answer(404, answer.into())).await;
+    let server =
+        Server::start_with(&database, |settings| settings.upstreams.v1.url = Some(upstream.url())).await;
+    let user = server.user("someone").await;
+    user.pay("1.00").await;
+    let key = user.key().await;
+    let refused = server.post("/v1/chat/completions", &hello()).key(&key).expect(404).await;
+    assert_eq!(refused.text, answer);
+    assert_eq!(refused.header("x-polysystems-cost"), "0.0000");
+    // The sandbox says itself what it cannot answer.
+    let refused = server.post("/api/hub/agents/chat", &json!({ "messages": [] })).key(&key).expect(400).await;
+    assert_eq!(refused.header("x-polysystems-cost"), "0.0000");
+    assert_eq!(user.folded().await, 1_000_000_000);
+}
+
+async fn an_answer_never_costs_more_than_was_held(database: Database) {
+    let upstream = Upstream::start(Script::Silent).await;
+    let server =
+        Server::start_with(&database, |settings| settings.upstreams.v1.url = Some(upstream.url())).await;
+    let user = server.user("someone").await;
+    user.pay("0.0030").await;
+    let key = user.key().await;
+    let body = "{\"max_tokens\":50}";
+    let call = || server.post("/v1/chat/completions", &json!(null)).body(body).key(&key);
+    for (usage, cost) in [
+        ("{\"prompt_tokens\":1000000,\"completion_tokens\":9}", "0.00267"), // the hold: 17 + 50 tokens
+        ("{\"prompt_tokens\":-5,\"completion_tokens\":-9}", "0.0020"),
+        ("{}", "0.0020"),
+    ] {
+        upstream.script(Script::Answer(200, format!("{{\"usage\":{usage}}}")));
+        let before = user.folded().await;
+        let answer = call().expect(200).await;
+        assert_eq!(answer.header("x-polysystems-cost"), cost, "{usage}");
+        assert!(user.folded().await < before);
+        user.pay("0.0030").await;
+    }
+}
+
+async fn the_callers_secrets_stay_here(database: Database) {
+    let upstream = Upstream::start(Script::Answer(200, "{\"a\":1}".into())).await;
+    let server = Server::start_with(&database, |settings| {
+        settings.upstreams.hub.url = Some(upstream.url());
+        settings.upstreams.hub.api_key = Some(serde_json::from_value(json!("our-own")).unwrap());
+    })
+    .await;
+    let user = server.user("someone").await;
+    user.pay("1.00").await;
+    let key = user.key().await;
+    for request in [
+        server.post("/api/hub/rag/index?a=b%20c", &json!({})).key(&key),
+        server.post("/api/hub/rag/index?a=b%20c", &json!({})).bearer(&key.value),
+    ] {
+        let answer = request
+            .header("X-Custom", "kept")
+            .header("Cookie", "session=1")
+            .header("Connection", "keep-alive, X-Hop")
+            .header("X-Hop", "dropped")
+            .expect(200)
+            .await;
+        assert_eq!((answer.text.as_str(), answer.header("x-upstream-header")), ("{\"a\":1}", "kept"));
+        assert_eq!(answer.header("x-polysystems-upstream"), "hub");
+        assert!(answer.headers.get("set-cookie").is_none());
+        let head = upstream.heads.lock().unwrap().pop().unwrap();
+        assert!(head.starts_with("post /api/hub/rag/index?a=b%20c http/1.1\r\n"), "{head}");
+        assert!(head.contains("authorization: bearer our-own") && head.contains("x-custom: kept"));
+        assert!(head.contains(&format!("x-request-id: {}", answer.header("x-request-id"))));
+        for secret in [key.value.to_lowercase().as_str(), "cookie", "x-hop", "x-api-key"] {
+            assert!(!head.contains(secret), "{secret} in {head}");
+        }
+    }
+}
+
+/// A client that resets its connection drops the handler half-way; the call is settled all the same.
+async fn who_leaves_is_settled_all_the_same(database: Database) {
+    let pause = Duration::from_millis(300);
+    let answer = "{\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":1}}";
+    let upstream = Upstream::start(Script::Slow(pause, answer.into())).await;
+    let server = Server::start_with(&database, |settings| {
+        settings.upstreams.hub.url = Some(upstream.url());
+    })
+    .await;
+    let user = server.user("someone").await;
+    user.pay("1.00").await;
+    let key = user.key().await;
+    for path in ["/api/hub/agents/chat", "/api/hub/rag/index"] {
+        for _ in 0..5 {
+            let calls = upstream.calls();
+            let mut stream = tokio::net::TcpStream::connect(server.address).await.unwrap();
+            let request = format!(
+                "POST {path} HTTP/1.1\r\nhost: x\r\nx-api-key: {}\r\ncontent-length: 2\r\n\r\n{{}}",
+                key.value
+            );
+            stream.write_all(request.as_bytes()).await.unwrap();
+            while upstream.calls() == calls {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            // No polite close: a reset.
+            stream.set_zero_linger().unwrap();
+            drop(stream);
+        }
+    }
+    let balance = loop {
+        let balance = user.get("/api/payments/credits/balance").expect(200).await;
+        let ledger = user.ledger().await;
+        if balance.number("held") == "0.0000" && ledger.len() == 11 {
+            break balance.number("balance");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    // 5 x (0.0020 + 2 tokens) and 5 x 0.0005.
+    assert_eq!(balance, "0.9874");
+    assert_eq!(user.folded().await, 987_400_000);
+}
+
+async fn so_many_calls_of_an_account_run_at_once(database: Database) {
+    let upstream = Upstream::start(Script::Slow(Duration::from_millis(500), "{}".into())).await;
+    let server = Server::start_with(&database, |settings| {
+        settings.upstreams.hub.url = Some(upstream.url());
+        settings.accounts.in_flight_max = 3.try_into().unwrap();
+    })
+    .await;
+    let user = server.user("someone").await;
+    user.pay("1.00").await;
+    let key = user.key().await;
+    let calls = (0..10).map(|_| server.post("/api/hub/rag/index", &json!({})).key(&key).send());
+    let answers = futures_util::future::join_all(calls).await;
+    let served = answers.iter().filter(|answer| answer.status == 200).count();
+    let refused: Vec<&Value> =
+        answers.iter().filter(|answer| answer.status == 429).map(|answer| &answer.body["error"]).collect();
+    assert_eq!((served, refused.len()), (3, 7));
+    assert!(refused.iter().all(|error| **error == "Too many concurrent requests"));
+    assert!(answers.iter().all(|answer| answer.status == 200 || answer.header("retry-after") == "1"));
+    assert_eq!(user.folded().await, 1_000_000_000 - 3 * 500_000);
+}

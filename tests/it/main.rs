@@ -1,0 +1,19 @@
+//! Every end-to-end test, in one binary: the real server, real databases, real HTTP on 127.0.0.1.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::disallowed_methods,
+    reason = "a test that fails by a panic has done its work"
+)]
+
+mod auth;
+mod charging;
+mod concurrency;
+mod keys;
+mod limits;
+mod payments;
+mod rate_limits;
+mod refusals;
+mod support;

@@ -1,0 +1,127 @@
+//! Credits in, and the ledger as its owner sees it.
+
+use serde_json::json;
+
+use crate::support::{Database, Server, on_both};
+
+on_both!(
+    a_payment_is_credited_at_once,
+    amounts_that_make_no_sense_are_refused,
+    lists_are_read_page_by_page,
+    a_payment_is_its_owners_alone,
+    the_sandbox_provider_can_be_off,
+    the_ledger_cannot_be_changed,
+);
+
+async fn a_payment_is_credited_at_once(database: Database) {
+    let server = Server::start(&database).await;
+    let user = server.user("someone").await;
+    let balance = user.get("/api/payments/credits/balance").expect(200).await;
+    assert_eq!(balance.number("balance"), "0.0000");
+    server.advance(60);
+    let body = "{\"amount\": 25.00}";
+    let paid = user.post("/api/payments/payments", &json!(null)).body(body).expect(201).await;
+    assert_eq!(paid.number("amount"), "25.0000");
+    let id = paid.body["id"].as_str().unwrap();
+    assert!(id.starts_with("pay-"));
+    for (field, expected) in [
+        ("currency", "USD"),
+        ("status", "confirmed"),
+        ("provider", "sandbox"),
+        ("created_at", "2024-01-15T12:01:00Z"),
+        ("confirmed_at", "2024-01-15T12:01:00Z"),
+    ] {
+        assert_eq!(paid.body[field], expected);
+    }
+    let again = user.get(&format!("/api/payments/payments/{id}")).expect(200).await;
+    assert_eq!(again.text, paid.text);
+    let balance = user.get("/api/payments/credits/balance").expect(200).await;
+    assert_eq!(balance.number("balance"), "25.0000");
+    assert_eq!(balance.body["user_id"], user.id.as_str());
+    assert_eq!(balance.body["last_updated"], "2024-01-15T12:01:00Z");
+    let ledger = user.ledger().await;
+    assert_eq!(ledger.len(), 1);
+    assert_eq!((&ledger[0]["kind"], &ledger[0]["reference"]), (&json!("top_up"), &json!(id)));
+}
+
+async fn amounts_that_make_no_sense_are_refused(database: Database) {
+    let server = Server::start(&database).await;
+    let user = server.user("someone").await;
+    for amount in ["0", "-1", "1e3", "\"25.00\"", "null", "100000.01", "0.0000000001", "1e400", "true"] {
+        let body = format!("{{\"amount\": {amount}}}");
+        let request = user.post("/api/payments/payments", &json!(null)).body(body);
+        let refused = request.expect(400).await;
+        assert_eq!(refused.body["details"][0]["field"], "amount", "{amount}: {}", refused.text);
+    }
+    let body = json!({ "amount": 1, "provider": "stripe" });
+    user.post("/api/payments/payments", &body).expect(400).await;
+    assert!(user.ledger().await.is_empty());
+    // To the last nano-dollar.
+    user.pay("0.000000001").await;
+    user.pay("99999.999999999").await;
+    assert_eq!(user.balance().await, "100000.0000");
+}
+
+async fn lists_are_read_page_by_page(database: Database) {
+    let server = Server::start(&database).await;
+    let user = server.user("someone").await;
+    for cents in 1..=7 {
+        user.pay(&format!("0.0{cents}")).await;
+    }
+    for (list, path) in [("payments", "/api/payments/payments"), ("transactions", "/api/payments/transactions")] {
+        let mut seen = Vec::new();
+        let mut pages = 0;
+        let mut query = "?limit=3".to_owned();
+        loop {
+            let page = user.get(&format!("{path}{query}")).expect(200).await.body;
+            seen.extend(page[list].as_array().unwrap().iter().map(|item| item["amount"].to_string()));
+            pages += 1;
+            match page["next_cursor"].as_str() {
+                Some(cursor) => query = format!("?limit=3&cursor={cursor}"),
+                None => break,
+            }
+        }
+        assert_eq!(pages, 3);
+        assert_eq!(seen, ["0.07", "0.06", "0.05", "0.04", "0.03", "0.02", "0.01"], "{list}");
+        for query in ["?limit=0", "?limit=101", "?limit=x", "?cursor=nonsense", "?page=2"] {
+            user.get(&format!("{path}{query}")).expect(400).await;
+        }
+    }
+}
+
+async fn a_payment_is_its_owners_alone(database: Database) {
+    let server = Server::start(&database).await;
+    let owner = server.user("owner").await;
+    let other = server.user("other").await;
+    owner.pay("1.00").await;
+    let list = owner.get("/api/payments/payments").expect(200).await.body;
+    let id = list["payments"][0]["id"].as_str().unwrap().to_owned();
+    for id in [id.as_str(), "pay-00000000-0000-4000-8000-000000000000", "x"] {
+        let refused = other.get(&format!("/api/payments/payments/{id}")).expect(404).await;
+        refused.assert_error("Not found", "There is no such payment");
+    }
+    let list = other.get("/api/payments/payments").expect(200).await.body;
+    assert_eq!(list["payments"], json!([]));
+}
+
+async fn the_sandbox_provider_can_be_off(database: Database) {
+    let server =
+        Server::start_with(&database, |settings| settings.payments.sandbox = Some(false)).await;
+    let user = server.user("someone").await;
+    let refused = user.post("/api/payments/payments", &json!({ "amount": 1 })).expect(403).await;
+    assert_eq!(refused.body["error"], "Payment provider disabled");
+    assert!(refused.body["message"].as_str().unwrap().contains("POLYSYSTEMS_PAYMENTS__SANDBOX=true"));
+    assert!(user.ledger().await.is_empty());
+}
+
+async fn the_ledger_cannot_be_changed(database: Database) {
+    let server = Server::start(&database).await;
+    let user = server.user("someone").await;
+    user.pay("1.00").await;
+    for sql in ["UPDATE ledger_entry SET amount = 2", "DELETE FROM ledger_entry"] {
+        let error = database.execute(sql).await.unwrap_err().to_string();
+        assert!(error.contains("append-only"), "{error}");
+    }
+    // The last line behind the actor: the database itself refuses a negative balance.
+    assert!(database.execute("UPDATE account SET balance = -1").await.is_err());
+}

@@ -1,0 +1,91 @@
+//! Rate limits as clients meet them.
+
+use serde_json::json;
+
+use crate::support::{Database, Server, on_both};
+
+on_both!(
+    a_tier_has_its_figures,
+    an_address_is_limited_before_anyone_is_asked,
+    an_account_has_the_tier_it_was_given,
+    a_trusted_proxy_tells_whose_address_it_is,
+);
+
+async fn a_tier_has_its_figures(database: Database) {
+    let server = Server::start_with(&database, |settings| settings.rate_limit.enabled = true).await;
+    let user = server.user("someone").await;
+    let (key, other) = (user.key().await, user.key().await);
+    // Pro, a read: 20 a second. Free of charge, so that nothing else refuses.
+    let call = || server.get("/v1/models").key(&key).send();
+    let first = call().await;
+    for (header, value) in
+        [("x-ratelimit-limit", "20"), ("x-ratelimit-remaining", "19"), ("x-ratelimit-window", "1")]
+    {
+        assert_eq!(first.header(header), value);
+    }
+    assert!(first.header("x-ratelimit-reset").parse::<i64>().unwrap() >= crate::support::NOON / 1_000_000);
+    let answers = futures_util::future::join_all((0..60).map(|_| call())).await;
+    let refused: Vec<_> = answers.iter().filter(|answer| answer.status == 429).collect();
+    assert!(refused.len() >= 30, "{}", refused.len());
+    for refused in &refused {
+        assert_eq!(refused.header("retry-after"), "1");
+        assert_eq!(refused.header("x-ratelimit-remaining"), "0");
+        refused.assert_error("Rate limit exceeded", "Too many requests. Please try again in 1 seconds.");
+    }
+    // Another key of the account shares the account's limit; health has none.
+    let others = futures_util::future::join_all((0..10).map(|_| server.get("/v1/models").key(&other).send()));
+    assert!(others.await.iter().any(|answer| answer.status == 429));
+    let health = futures_util::future::join_all((0..60).map(|_| server.get("/api/hub/health").key(&key).send()));
+    assert!(health.await.iter().all(|answer| answer.status == 200 && answer.headers.contains_key("x-ratelimit-limit")));
+    // Every answer of the gateway has them, refusals included.
+    let unknown = server.get("/v1/models").expect(401).await;
+    assert_eq!((unknown.header("x-ratelimit-limit"), unknown.header("x-ratelimit-window")), ("1000", "1"));
+    let unpriced = server.get("/v1/nothing").key(&key).send().await;
+    assert!(unpriced.headers.contains_key("x-ratelimit-remaining"));
+}
+
+async fn an_address_is_limited_before_anyone_is_asked(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.rate_limit.enabled = true;
+        settings.rate_limit.address_per_second = 5.try_into().unwrap();
+    })
+    .await;
+    let calls = (0..30).map(|_| server.get("/api/hub/health").send());
+    let answers = futures_util::future::join_all(calls).await;
+    let count = |status: u16| answers.iter().filter(|answer| answer.status.as_u16() == status).count();
+    assert!(count(401) >= 5 && count(429) >= 10, "{} {}", count(401), count(429));
+    let login = json!({ "email": "a@example.com", "password": "x" });
+    let logins = futures_util::future::join_all((0..20).map(|_| server.post("/api/auth/login", &login).send()));
+    assert!(logins.await.iter().any(|answer| answer.status == 429));
+}
+
+async fn an_account_has_the_tier_it_was_given(database: Database) {
+    let server = Server::start_with(&database, |settings| settings.rate_limit.enabled = true).await;
+    let unlimited = server.user("unlimited").await;
+    let free = server.user("free").await;
+    for tier in ["unlimited", "free"] {
+        let sql = format!("UPDATE users SET tier = '{tier}' WHERE username = '{tier}'");
+        database.execute(&sql).await.unwrap();
+    }
+    let (unlimited, free) = (unlimited.key().await, free.key().await);
+    let calls = (0..100).map(|_| server.get("/v1/models").key(&unlimited).send());
+    assert!(futures_util::future::join_all(calls).await.iter().all(|answer| answer.status == 200));
+    server.get("/v1/models").key(&free).expect(200).await;
+    server.get("/v1/models").key(&free).expect(429).await;
+}
+
+async fn a_trusted_proxy_tells_whose_address_it_is(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.rate_limit.enabled = true;
+        settings.rate_limit.address_per_second = 1.try_into().unwrap();
+        settings.server.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
+    })
+    .await;
+    let from = |addresses: &str| server.get("/api/hub/health").header("X-Forwarded-For", addresses).send();
+    for number in 1..5 {
+        // What stands left of the last foreign address is the client's own word.
+        let answer = from(&format!("9.9.9.9, 10.0.0.{number}, 127.0.0.1")).await;
+        assert_eq!(answer.status, 401);
+    }
+    assert_eq!(from("8.8.8.8, 10.0.0.1").await.status, 429);
+}

@@ -1,0 +1,186 @@
+//! Databases for tests: a SQLite file, or a database in a PostgreSQL cluster that lives as long as the test
+//! process.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tempfile::TempDir;
+
+/// A fresh, empty database.
+pub struct Database {
+    folder: TempDir,
+    url: String,
+}
+
+impl Database {
+    pub fn sqlite() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}?mode=rwc", folder.path().join("test.db").display());
+        Database { folder, url }
+    }
+
+    pub fn postgres() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::SeqCst));
+        let cluster = Cluster::get();
+        cluster.create(&name);
+        Database { folder: tempfile::tempdir().unwrap(), url: cluster.url(&name) }
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Where the server keeps its secrets.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn is_postgres(&self) -> bool {
+        self.url.starts_with("postgres")
+    }
+
+    /// Runs SQL behind the server's back; the first column of the first row, as text.
+    pub async fn query(&self, sql: &str) -> String {
+        use sea_orm::ConnectionTrait as _;
+        let connection = sea_orm::Database::connect(&self.url).await.unwrap();
+        let backend = connection.get_database_backend();
+        let statement = sea_orm::Statement::from_string(backend, sql);
+        let row = connection.query_one_raw(statement).await.unwrap();
+        let text = row.map(|row| row.try_get_by_index::<String>(0).unwrap()).unwrap_or_default();
+        connection.close().await.unwrap();
+        text
+    }
+
+    /// Runs SQL behind the server's back.
+    pub async fn execute(&self, sql: &str) -> Result<(), sea_orm::DbErr> {
+        use sea_orm::ConnectionTrait as _;
+        let connection = sea_orm::Database::connect(&self.url).await.unwrap();
+        let result = connection.execute_unprepared(sql).await.map(drop);
+        connection.close().await.unwrap();
+        result
+    }
+}
+
+/// A PostgreSQL cluster in a temporary folder, reached by its Unix socket alone.
+struct Cluster {
+    folder: PathBuf,
+    binaries: PathBuf,
+}
+
+impl Cluster {
+    fn get() -> &'static Cluster {
+        static CLUSTER: OnceLock<Cluster> = OnceLock::new();
+        CLUSTER.get_or_init(Cluster::start)
+    }
+
+    fn start() -> Cluster {
+        let binaries = find_binaries();
+        let folder = tempfile::Builder::new().prefix("polysystems-pg-").tempdir().unwrap().keep();
+        let is_root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
+        if is_root {
+            // initdb refuses root.
+            let owned = Command::new("chown").arg("postgres").arg(&folder).status().unwrap();
+            assert!(owned.success(), "tests as root need the user postgres; install Debian's postgresql");
+        }
+        let cluster = Cluster { folder, binaries };
+        let data = cluster.folder.join("data");
+        let initdb = format!(
+            "{} -D {} -U postgres -A trust -E UTF8 --no-locale --no-sync",
+            cluster.binary("initdb"),
+            data.display()
+        );
+        cluster.shell(is_root, &initdb);
+        let start = format!(
+            "{} -D {} -l {} -w -o \"-c listen_addresses='' -c unix_socket_directories={} \
+             -c fsync=off -c full_page_writes=off -c max_connections=300\" start",
+            cluster.binary("pg_ctl"),
+            data.display(),
+            cluster.folder.join("log").display(),
+            cluster.folder.display()
+        );
+        cluster.shell(is_root, &start);
+        cluster.stop_with_this_process(is_root);
+        cluster
+    }
+
+    /// A shell that waits for the end of its input, which comes when this process ends, however it ends.
+    fn stop_with_this_process(&self, is_root: bool) {
+        let folder = self.folder.display();
+        let script = format!(
+            "read _; {} -D {folder}/data -m immediate stop; rm -rf {folder}",
+            self.binary("pg_ctl")
+        );
+        let child = as_postgres(is_root, &script)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::mem::forget(child);
+    }
+
+    fn binary(&self, name: &str) -> String {
+        self.binaries.join(name).display().to_string()
+    }
+
+    fn shell(&self, is_root: bool, script: &str) {
+        // To a file: a server that inherits a pipe would keep it open.
+        let log = self.folder.join("shell");
+        let output = std::fs::File::create(&log).unwrap();
+        let status = as_postgres(is_root, script)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .status()
+            .unwrap();
+        assert!(status.success(), "{script}: {}", std::fs::read_to_string(log).unwrap());
+    }
+
+    fn url(&self, database: &str) -> String {
+        let socket = self.folder.display().to_string().replace('/', "%2F");
+        format!("postgres://postgres@{socket}/{database}")
+    }
+
+    /// Makes a database. On a thread of its own, since tests are already on a runtime.
+    fn create(&self, name: &str) {
+        let (url, sql) = (self.url("postgres"), format!("CREATE DATABASE {name}"));
+        let creating = std::thread::spawn(move || {
+            crate::support::run(async move {
+                use sea_orm::ConnectionTrait as _;
+                let connection = sea_orm::Database::connect(url).await.unwrap();
+                connection.execute_unprepared(&sql).await.unwrap();
+                connection.close().await.unwrap();
+            });
+        });
+        creating.join().unwrap();
+    }
+}
+
+fn as_postgres(is_root: bool, script: &str) -> Command {
+    let mut command;
+    if is_root {
+        command = Command::new("runuser");
+        command.args(["-u", "postgres", "--", "sh", "-c", script]);
+    } else {
+        command = Command::new("sh");
+        command.args(["-c", script]);
+    }
+    // The folder of the tests may be closed to that user.
+    command.current_dir("/");
+    command
+}
+
+fn find_binaries() -> PathBuf {
+    let mut folders: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .map(|entry| entry.unwrap().path().join("bin"))
+        .chain(std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()))
+        .filter(|folder| folder.join("initdb").is_file())
+        .collect();
+    folders.sort();
+    folders.pop().expect("these tests need PostgreSQL's server programs; install Debian's postgresql")
+}

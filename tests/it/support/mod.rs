@@ -1,0 +1,316 @@
+//! The server under test, and a client that says what it expects.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::thread::JoinHandle;
+
+use polysystems::clock::Clock;
+use polysystems::config::Settings;
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+
+pub mod database;
+pub mod upstream;
+
+pub use database::Database;
+
+pub const PASSWORD: &str = "SecurePassword123!";
+/// 2024-01-15T12:00:00Z, the chapter's noon.
+pub const NOON: i64 = 1_705_320_000_000_000;
+
+/// Makes a test of `async fn name(database: Database)` on each database.
+macro_rules! on_both {
+    ($($name:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[test] fn $name() { crate::support::run(super::$name(crate::support::Database::sqlite())); })*
+        }
+        mod postgres {
+            $(#[test] fn $name() { crate::support::run(super::$name(crate::support::Database::postgres())); })*
+        }
+    };
+}
+pub(crate) use on_both;
+
+/// Runs a test on a runtime of its own.
+pub fn run(test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.unwrap().block_on(test);
+}
+
+/// A server in this process, on a port of its own.
+pub struct Server {
+    pub address: SocketAddr,
+    pub client: reqwest::Client,
+    clock: Arc<AtomicI64>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<anyhow::Result<()>>>,
+}
+
+impl Server {
+    /// With the settings of a test: rate limits off, the clock at noon.
+    pub async fn start(database: &Database) -> Self {
+        Self::start_with(database, |_| ()).await
+    }
+
+    pub async fn start_with(database: &Database, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings::default();
+        settings.server.bind = SocketAddr::from(([127, 0, 0, 1], 0));
+        settings.server.workers = 2;
+        settings.server.drain_seconds = 10;
+        settings.rate_limit.enabled = false;
+        settings.data_dir = database.folder().to_owned();
+        settings.database.url = Some(serde_json::from_value(json!(database.url())).unwrap());
+        change(&mut settings);
+        let clock = Arc::new(AtomicI64::new(NOON));
+        let (listening, address) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let their_clock = Clock::Manual(Arc::clone(&clock));
+        let thread = std::thread::spawn(move || {
+            let told = |address| listening.send(address).unwrap();
+            polysystems::app::serve(settings, their_clock, told, async {
+                let _ = stopped.await;
+            })
+        });
+        let Ok(address) = address.await else {
+            panic!("the server did not start: {:?}", thread.join().unwrap());
+        };
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        Server { address, client, clock, stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// Stops it as SIGTERM would, and waits.
+    pub fn stop(mut self) {
+        self.shut_down();
+    }
+
+    fn shut_down(&mut self) {
+        let (Some(stop), Some(thread)) = (self.stop.take(), self.thread.take()) else { return };
+        let _ = stop.send(());
+        let result = thread.join();
+        if !std::thread::panicking() {
+            result.unwrap().unwrap();
+        }
+    }
+
+    pub fn advance(&self, seconds: i64) {
+        self.clock.fetch_add(seconds * 1_000_000, Ordering::SeqCst);
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub fn request(&self, method: Method, path: &str) -> Request {
+        Request(self.client.request(method, self.url(path)))
+    }
+
+    pub fn get(&self, path: &str) -> Request {
+        self.request(Method::GET, path)
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Request {
+        self.request(Method::POST, path).body(body.to_string())
+    }
+
+    pub fn put(&self, path: &str, body: &Value) -> Request {
+        self.request(Method::PUT, path).body(body.to_string())
+    }
+
+    /// A user who has registered and logged in.
+    pub async fn user(&self, name: &str) -> User<'_> {
+        let email = format!("{name}@example.com");
+        let body = json!({ "email": email, "password": PASSWORD, "username": name });
+        let user = self.post("/api/auth/register", &body).expect(201).await;
+        let login = json!({ "email": email, "password": PASSWORD });
+        let session = self.post("/api/auth/login", &login).expect(200).await;
+        User {
+            server: self,
+            id: user.body["id"].as_str().unwrap().to_owned(),
+            token: session.body["token"].as_str().unwrap().to_owned(),
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+/// Someone with a session.
+pub struct User<'s> {
+    pub server: &'s Server,
+    pub id: String,
+    pub token: String,
+}
+
+impl User<'_> {
+    pub fn get(&self, path: &str) -> Request {
+        self.server.get(path).bearer(&self.token)
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Request {
+        self.server.post(path, body).bearer(&self.token)
+    }
+
+    pub fn put(&self, path: &str, body: &Value) -> Request {
+        self.server.put(path, body).bearer(&self.token)
+    }
+
+    pub fn delete(&self, path: &str) -> Request {
+        self.server.request(Method::DELETE, path).bearer(&self.token)
+    }
+
+    pub async fn pay(&self, amount: &str) {
+        let body = format!("{{\"amount\": {amount}}}");
+        self.server
+            .request(Method::POST, "/api/payments/payments")
+            .body(body)
+            .bearer(&self.token)
+            .expect(201)
+            .await;
+    }
+
+    pub async fn key(&self) -> Key {
+        self.key_of(&json!({ "name": "a key" })).await
+    }
+
+    pub async fn key_of(&self, body: &Value) -> Key {
+        let created = self.post("/api/keys", body).expect(201).await.body;
+        Key {
+            id: created["id"].as_str().unwrap().to_owned(),
+            value: created["key_value"].as_str().unwrap().to_owned(),
+        }
+    }
+
+    pub async fn limit(&self, key: &Key, limits: &Value) -> Value {
+        self.put(&format!("/api/keys/{}/limits", key.id), limits).expect(200).await.body
+    }
+
+    /// As the answer's own text has it.
+    pub async fn balance(&self) -> String {
+        let answer = self.get("/api/payments/credits/balance").expect(200).await;
+        answer.number("balance")
+    }
+
+    /// The whole ledger, oldest first.
+    pub async fn ledger(&self) -> Vec<Value> {
+        let mut entries = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let path = format!("/api/payments/transactions?limit=100{cursor}");
+            let page = self.get(&path).expect(200).await.body;
+            entries.extend(page["transactions"].as_array().unwrap().iter().cloned());
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+        entries.reverse();
+        entries
+    }
+
+    /// The fold of the ledger: no gap, every balance right, none negative. In nano-dollars.
+    pub async fn folded(&self) -> i64 {
+        let mut balance = 0;
+        for (place, entry) in self.ledger().await.iter().enumerate() {
+            assert_eq!(entry["sequence"], json!(place + 1));
+            balance += nanos(&entry["amount"]);
+            assert_eq!(nanos(&entry["balance_after"]), balance, "{entry}");
+            assert!(balance >= 0, "{entry}");
+        }
+        balance
+    }
+}
+
+/// An amount of an answer in nano-dollars. Exact for the small amounts of tests.
+pub fn nanos(amount: &Value) -> i64 {
+    let amount: polysystems::domain::Credits =
+        format!("{:.9}", amount.as_f64().unwrap()).parse().unwrap();
+    amount.nanos()
+}
+
+pub struct Key {
+    pub id: String,
+    pub value: String,
+}
+
+pub struct Request(reqwest::RequestBuilder);
+
+impl Request {
+    pub fn header(self, name: &str, value: &str) -> Self {
+        Request(self.0.header(name, value))
+    }
+
+    pub fn bearer(self, token: &str) -> Self {
+        self.header("Authorization", &format!("Bearer {token}"))
+    }
+
+    pub fn key(self, key: &Key) -> Self {
+        self.header("X-API-Key", &key.value)
+    }
+
+    pub fn body(self, body: impl Into<reqwest::Body>) -> Self {
+        Request(self.0.body(body))
+    }
+
+    pub async fn send(self) -> Answer {
+        let response = self.0.send().await.unwrap();
+        let status = response.status();
+        let headers = response.headers().clone();
+        let text = response.text().await.unwrap();
+        let body = serde_json::from_str(&text).unwrap_or(Value::Null);
+        Answer { status, headers, text, body }
+    }
+
+    /// Sends it, and fails where the status is another one.
+    #[track_caller]
+    pub fn expect(self, status: u16) -> impl Future<Output = Answer> {
+        let caller = std::panic::Location::caller();
+        async move {
+            let answer = self.send().await;
+            assert_eq!(answer.status.as_u16(), status, "at {caller}: {}", answer.text);
+            answer
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: reqwest::header::HeaderMap,
+    pub text: String,
+    pub body: Value,
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).unwrap_or_else(|| panic!("no {name}")).to_str().unwrap()
+    }
+
+    /// A number as the text of the answer has it.
+    pub fn number(&self, name: &str) -> String {
+        let start = self.text.find(&format!("\"{name}\":")).unwrap() + name.len() + 3;
+        self.text[start..].chars().take_while(|c| c.is_ascii_digit() || "-.".contains(*c)).collect()
+    }
+
+    /// The contract's error: title, message, id, time, in this order.
+    pub fn assert_error(&self, error: &str, message: &str) {
+        let expected = format!(
+            "{{\"error\":{},\"message\":{},\"request_id\":\"{}\",\"timestamp\":\"",
+            json!(error),
+            json!(message),
+            self.header("x-request-id")
+        );
+        assert!(self.text.starts_with(&expected), "{} is not {expected}", self.text);
+        assert_eq!(self.header("content-type"), "application/json");
+    }
+}
+
+/// The chapter's chat.
+pub fn hello() -> Value {
+    json!({ "messages": [{ "role": "user", "content": "Hello!" }] })
+}
