@@ -1,6 +1,7 @@
 //! Databases for tests: a SQLite file, or a database in a PostgreSQL cluster that lives as long as the test
 //! process.
 
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -22,9 +23,17 @@ impl Database {
     }
 
     pub fn postgres() -> Self {
+        Self::in_cluster(Cluster::get())
+    }
+
+    /// In a cluster of its own that syncs every commit, as in production.
+    pub fn durable_postgres() -> Self {
+        Self::in_cluster(Box::leak(Box::new(Cluster::start(""))))
+    }
+
+    fn in_cluster(cluster: &Cluster) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::SeqCst));
-        let cluster = Cluster::get();
         cluster.create(&name);
         Database { folder: tempfile::tempdir().unwrap(), url: cluster.url(&name) }
     }
@@ -73,10 +82,10 @@ struct Cluster {
 impl Cluster {
     fn get() -> &'static Cluster {
         static CLUSTER: OnceLock<Cluster> = OnceLock::new();
-        CLUSTER.get_or_init(Cluster::start)
+        CLUSTER.get_or_init(|| Cluster::start("-c fsync=off -c full_page_writes=off"))
     }
 
-    fn start() -> Cluster {
+    fn start(options: &str) -> Cluster {
         let binaries = find_binaries();
         let folder = tempfile::Builder::new().prefix("polysystems-pg-").tempdir().unwrap().keep();
         let is_root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
@@ -95,7 +104,7 @@ impl Cluster {
         cluster.shell(is_root, &initdb);
         let start = format!(
             "{} -D {} -l {} -w -o \"-c listen_addresses='' -c unix_socket_directories={} \
-             -c fsync=off -c full_page_writes=off -c max_connections=300\" start",
+             -c max_connections=300 {options}\" start",
             cluster.binary("pg_ctl"),
             data.display(),
             cluster.folder.join("log").display(),
@@ -114,6 +123,8 @@ impl Cluster {
             self.binary("pg_ctl")
         );
         let child = as_postgres(is_root, &script)
+            // Out of reach of a signal to this process and its group.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
