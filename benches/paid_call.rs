@@ -132,7 +132,8 @@ fn wrk(url: &str, keys: &[String], folder: &Path) -> Measured {
         let line = text.lines().find(|line| line.trim_start().starts_with(name));
         line.and_then(|line| line.split_whitespace().last()).unwrap_or("-").to_owned()
     };
-    let errors = text.lines().find(|line| line.contains("Non-2xx") || line.contains("Socket errors"));
+    let errors =
+        text.lines().find(|line| line.contains("Non-2xx") || line.contains("Socket errors"));
     Measured {
         per_second: after("Requests/sec:").parse().unwrap_or_else(|_| panic!("{text}")),
         p50: after("50%"),
@@ -155,7 +156,10 @@ fn bare() -> String {
                             .insert_header(("x-polysystems-upstream", "sandbox"))
                             .insert_header(("x-polysystems-cost", "0.00226"))
                             .insert_header(("x-polysystems-balance", "99999.99774"))
-                            .insert_header(("x-request-id", "req-01a20abb-d9d4-7639-8bd0-156e1b066777"))
+                            .insert_header((
+                                "x-request-id",
+                                "req-01a20abb-d9d4-7639-8bd0-156e1b066777",
+                            ))
                             .content_type("application/json")
                             .body(ANSWER)
                     }),
@@ -188,24 +192,35 @@ fn main() {
     let folder: PathBuf = tempfile::tempdir().unwrap().keep();
     let bare = bare();
     let mut cases = Vec::new();
-    for (name, database) in
-        [("SQLite", database::Database::sqlite()), ("PostgreSQL", database::Database::durable_postgres())]
-    {
+    for (name, database) in [
+        ("SQLite", database::Database::sqlite()),
+        ("PostgreSQL", database::Database::durable_postgres()),
+    ] {
         let server = Server::start(&database);
         let keys: Vec<String> = (0..ACCOUNTS).map(|number| server.account(number)).collect();
         cases.push((name, database, server, keys));
     }
     println!("{ACCOUNTS} accounts, {CONNECTIONS} connections, wrk on the same machine");
-    println!("{:<12}{:>12}{:>10}{:>12}{:>12}{:>12}", "case", "req/s", "of bare", "p50", "p99", "fsync p50");
+    println!(
+        "{:<12}{:>12}{:>10}{:>12}{:>12}{:>12}",
+        "case", "req/s", "of bare", "p50", "p99", "fsync p50"
+    );
     for _ in 0..rounds {
         let floor = wrk(&bare, &["x".to_owned()], &folder);
-        println!("{:<12}{:>12.0}{:>10}{:>12}{:>12}", "bare", floor.per_second, "1.00", floor.p50, floor.p99);
+        println!(
+            "{:<12}{:>12.0}{:>10}{:>12}{:>12}",
+            "bare", floor.per_second, "1.00", floor.p50, floor.p99
+        );
         for (name, _, server, keys) in &cases {
             let measured = wrk(&server.url, keys, &folder);
             let ratio = measured.per_second / floor.per_second;
             println!(
                 "{name:<12}{:>12.0}{ratio:>10.2}{:>12}{:>12}{:>9} us {}",
-                measured.per_second, measured.p50, measured.p99, commit_micros(&folder), measured.errors
+                measured.per_second,
+                measured.p50,
+                measured.p99,
+                commit_micros(&folder),
+                measured.errors
             );
         }
     }

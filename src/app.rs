@@ -1,7 +1,7 @@
 //! The composition root: the only place that wires the parts, starts them in order and stops them in order.
 //!
-//! Threads: the HTTP threads, each with a runtime of its own; the threads of the account actors; one for the
-//! ledger writer; and a small runtime for the database and the passwords.
+//! Threads: the HTTP threads, each with a runtime of its own; the threads of the account actors, the first of
+//! which also has the ledger writer; and a small runtime for the database and the passwords.
 
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
@@ -85,13 +85,15 @@ async fn run(
     std::thread::spawn(sandbox::warm_up);
 
     let cores = available_parallelism().map_or(1, usize::from);
+    // The ledger writer shares the first account thread: what a charge decides is handed over without waking
+    // anyone.
     let account_threads = match settings.accounts.threads {
-        0 => cores.div_ceil(2),
+        0 => cores.div_ceil(4),
         threads => threads,
     };
     let arbiters: Vec<Arbiter> = (0..account_threads).map(|_| Arbiter::new()).collect();
-    let writer = Arbiter::new();
-    let ledger = LedgerWriter::start(&writer, store.clone(), lease, &settings.ledger);
+    let first = arbiters.first().context("accounts.threads must be at least 1")?;
+    let ledger = LedgerWriter::start(first, store.clone(), lease, &settings.ledger);
     let gateway = gateway(&settings, &clock, &store, &ledger, &arbiters)?;
     let app = Data::new(app(&settings, clock, database, store.clone(), gateway)?);
     announce(&app, address);

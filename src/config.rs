@@ -341,7 +341,7 @@ impl Default for PaymentSettings {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AccountSettings {
-    /// Threads on which account actors live; 0 is one for each two cores.
+    /// Threads on which account actors live; 0 is one for each four cores.
     pub threads: usize,
     /// Accounts kept in memory; above it the longest idle ones are passivated.
     pub resident_max: usize,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::domain::{AccountId, Credits, EntryKind, KeyId, KeySpend, LedgerEntry};
-use crate::store::audit::{Audit, AuditedAccount};
+use crate::store::audit::{AuditedAccount, AuditedUsage};
 use crate::store::{Store, StoreError};
 
 /// Something that must hold and does not.
@@ -48,7 +48,7 @@ pub async fn verify(
     let mut after = None;
     loop {
         let accounts = store.audited_accounts(after).await?;
-        let Some(last) = accounts.last() else { return Ok(report) };
+        let Some(last) = accounts.last() else { break };
         after = Some(*last);
         for account in accounts {
             let (entries, findings) = verify_account(store, account).await?;
@@ -58,6 +58,16 @@ pub async fn verify(
                 report.findings = report.findings.saturating_add(1);
                 tell(&finding)?;
             }
+        }
+    }
+    let mut after = 0;
+    loop {
+        let page = store.audited_usage(after).await?;
+        let Some(last) = page.last() else { return Ok(report) };
+        after = last.number;
+        for finding in page.iter().filter_map(check_usage) {
+            report.findings = report.findings.saturating_add(1);
+            tell(&finding)?;
         }
     }
 }
@@ -77,18 +87,31 @@ async fn verify_account(store: &Store, id: AccountId) -> Result<(u64, Vec<Findin
         }
         count = count.saturating_add(u64::try_from(page.len()).unwrap_or(0));
     }
-    check_usage(&mut audit, &mut fold).await?;
     audit.close().await?;
     fold.close(&account);
     Ok((count, fold.findings))
 }
 
-/// A usage record says what its call cost; the ledger says what was taken for it.
-async fn check_usage(audit: &mut Audit, fold: &mut Fold) -> Result<(), StoreError> {
-    for (id, cost, charged) in audit.usage_disagreements().await? {
-        fold.find(format!("{id} is recorded to cost ${cost}, but ${charged} was charged for it"));
-    }
-    Ok(())
+/// A usage record says what its call cost; the entry it names says what was taken for it.
+fn check_usage(usage: &AuditedUsage) -> Option<Finding> {
+    let taken = match &usage.entry {
+        None => Credits::ZERO,
+        Some(Some((kind, amount, reference))) if *reference == usage.id.0 => match kind {
+            EntryKind::Refund => Credits::ZERO,
+            _ => Credits::ZERO.checked_sub(*amount)?,
+        },
+        Some(_) => {
+            let what = format!("{} names a ledger entry that is not its own", usage.id);
+            return Some(Finding { account: usage.account, what });
+        }
+    };
+    (taken != usage.cost).then(|| Finding {
+        account: usage.account,
+        what: format!(
+            "{} is recorded to cost ${}, but ${taken} was taken for it",
+            usage.id, usage.cost
+        ),
+    })
 }
 
 /// What the entries so far come to.

@@ -6,10 +6,11 @@ use sea_orm::entity::prelude::*;
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "usage_record")]
 pub struct Model {
-    #[sea_orm(primary_key, auto_increment = false)]
-    pub account_id: i64,
-    #[sea_orm(primary_key, auto_increment = false)]
+    #[sea_orm(primary_key)]
+    pub number: i64,
     pub id: Uuid,
+    pub account_id: i64,
+    pub seq: Option<i64>,
     pub key_id: Uuid,
     pub method: String,
     pub route: String,

@@ -151,7 +151,11 @@ impl Handler<SettleCall> for AccountActor {
         self.confirm();
         let decided = self.state.settle(call.charge, call.outcome, self.clock.now());
         let result = decided.map_err(|_| NotOpenOrGone).map(|settled| {
-            let usage = call.usage.map(|usage| UsageRecord { cost: settled.cost, ..usage });
+            let usage = call.usage.map(|usage| UsageRecord {
+                cost: settled.cost,
+                seq: settled.seq,
+                ..usage
+            });
             let write =
                 Write { entry: settled.entry, key_spend: settled.key_spend, usage, ..self.write() };
             let durable = if settled.entry.is_some() {

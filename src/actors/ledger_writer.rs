@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix::{
     Actor, ActorFutureExt as _, Addr, Arbiter, AsyncContext as _, Context, Handler, Message,
@@ -197,7 +197,7 @@ impl LedgerHandle {
     }
 }
 
-/// The actor. It lives on a thread of its own.
+/// The actor.
 pub struct LedgerWriter {
     committer: Arc<Committer>,
     gathering: VecDeque<Write>,
@@ -310,8 +310,11 @@ impl Committer {
         }
         let mut pause = RETRY_PAUSE_MIN;
         loop {
+            let begun = Instant::now();
             let error = match self.store.commit(&batch, self.lease).await {
                 Ok(()) => {
+                    let elapsed_us = begun.elapsed().as_micros();
+                    tracing::debug!(writes = writes.len(), elapsed_us, "committed");
                     self.gauge.set(Gauge::SERVING);
                     return Ok(());
                 }

@@ -202,6 +202,8 @@ pub enum Outcome {
 pub struct Settled {
     /// The capture or refund to write down, if money moved.
     pub entry: Option<LedgerEntry>,
+    /// The last entry of the charge: that one, else the debit of a fixed price, if there was one.
+    pub seq: Option<i64>,
     /// What the call cost in the end.
     pub cost: Credits,
     /// The balance after it.
@@ -228,6 +230,8 @@ struct OpenCharge {
     day: Day,
     month: Month,
     price: Price,
+    /// The entry of the debit of a fixed price.
+    debit_seq: Option<i64>,
     expires_at: Timestamp,
 }
 
@@ -409,20 +413,19 @@ impl AccountState {
         let key_spend = key.spend();
         self.balance = balance;
         self.held = held;
-        self.open.insert(
-            charge.id,
-            OpenCharge {
-                key: charge.key,
-                day,
-                month,
-                price: charge.price,
-                expires_at: charge.expires_at,
-            },
-        );
         let entry = (debit > Credits::ZERO).then(|| {
             let amount = negated(debit);
             self.entry(EntryKind::Charge, amount, charge.id.0, Some(charge.key), day, month, now)
         });
+        let open = OpenCharge {
+            key: charge.key,
+            day,
+            month,
+            price: charge.price,
+            debit_seq: entry.map(|entry| entry.seq),
+            expires_at: charge.expires_at,
+        };
+        self.open.insert(charge.id, open);
         Ok(Charged { entry, key_spend })
     }
 
@@ -470,6 +473,7 @@ impl AccountState {
         self.await_confirmation(comes_back);
         Ok(Settled {
             entry,
+            seq: entry.map(|entry| entry.seq).or(open.debit_seq),
             cost,
             balance: self.balance,
             key_spend: self.key(open.key).map(KeyState::spend),

@@ -13,6 +13,8 @@ pub struct UsageRecord {
     pub id: ChargeId,
     /// Who paid.
     pub account: AccountId,
+    /// The ledger entry the call ended with; none where it cost nothing and nothing was debited.
+    pub seq: Option<i64>,
     /// With which key.
     pub key: KeyId,
     /// The HTTP method.

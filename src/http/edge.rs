@@ -89,12 +89,7 @@ fn foreign<B>(response: &ServiceResponse<B>) -> ApiError {
 }
 
 /// One line for every request. Never a query, a header or a body.
-fn log<B>(
-    response: &ServiceResponse<B>,
-    request_id: &str,
-    reason: Option<&str>,
-    started: Instant,
-) {
+fn log<B>(response: &ServiceResponse<B>, request_id: &str, reason: Option<&str>, started: Instant) {
     if !tracing::enabled!(target: telemetry::REQUEST, tracing::Level::INFO) {
         return;
     }

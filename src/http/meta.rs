@@ -9,7 +9,6 @@ use super::App;
 use super::error::{ApiError, ErrorBody};
 use crate::actors::ledger_writer::WriterState;
 use crate::domain::pricing::RouteClass;
-use crate::upstream::Group;
 
 /// How the server is.
 #[derive(Serialize, ToSchema)]
@@ -104,11 +103,4 @@ pub(super) async fn pricing(app: Data<App>) -> HttpResponse {
 /// The OpenAPI document.
 pub(super) async fn openapi(document: Data<utoipa::openapi::OpenApi>) -> HttpResponse {
     HttpResponse::Ok().json(&**document)
-}
-
-/// The bases of the paid routes, for the route table.
-pub(super) fn gateway_patterns() -> impl Iterator<Item = [String; 2]> {
-    Group::ALL
-        .into_iter()
-        .map(|group| [group.path().to_owned(), format!("{}/{{path:.*}}", group.path())])
 }

@@ -16,6 +16,7 @@ use crate::operators::Operators;
 use crate::payments::Payments;
 use crate::pipeline::Gateway;
 use crate::store::Store;
+use crate::upstream::Group;
 
 mod admin;
 mod amount;
@@ -131,6 +132,10 @@ pub fn routes(config: &mut ServiceConfig, document: &Data<utoipa::openapi::OpenA
     let (get, post) = (|| (Method::GET, web::route()), || (Method::POST, web::route()));
     let on_get = |route: fn(Route) -> Route| (get().0, route(get().1));
     let on_post = |route: fn(Route) -> Route| (post().0, route(post().1));
+    // First and by prefix: the paid routes must not wait for every pattern below to be tried.
+    for group in Group::ALL {
+        config.service(web::scope(group.path()).default_service(web::to(gateway::call)));
+    }
     config
         .app_data(Data::clone(document))
         .service(resource("/api/auth/register", "POST", [on_post(|r| r.to(auth::register))]))
@@ -192,9 +197,6 @@ pub fn routes(config: &mut ServiceConfig, document: &Data<utoipa::openapi::OpenA
             utoipa_swagger_ui::SwaggerUi::new("/docs/{path:.*}")
                 .config(utoipa_swagger_ui::Config::from("/api/openapi.json")),
         );
-    for patterns in meta::gateway_patterns() {
-        config.service(web::resource(patterns.to_vec()).to(gateway::call));
-    }
     config.default_service(web::to(no_route));
 }
 

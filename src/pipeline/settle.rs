@@ -30,6 +30,7 @@ pub(super) async fn close(
     let record = UsageRecord {
         id: arrival.id,
         account: key.account,
+        seq: None,
         key: key.key,
         method: rule.method.clone().unwrap_or_else(|| arrival.method.as_str().into()),
         route: rule.path.clone(),

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::accounts::key_spend_of;
 use super::{Store, StoreError, is_postgres, ledger};
-use crate::domain::{AccountId, ChargeId, Credits, KeySpend, LedgerEntry};
+use crate::domain::{AccountId, ChargeId, Credits, EntryKind, KeySpend, LedgerEntry};
 use entity::{account, api_key, key_spend, ledger_entry};
 
 const PAGE: u64 = 1_000;
@@ -63,6 +63,61 @@ impl Store {
     }
 }
 
+/// A usage record beside the ledger entry that it names.
+pub struct AuditedUsage {
+    /// Its place in the order of time.
+    pub number: i64,
+    /// The call.
+    pub id: ChargeId,
+    /// Who paid.
+    pub account: AccountId,
+    /// What it says the call cost.
+    pub cost: Credits,
+    /// The entry it names, if it names one: its kind, amount and reference; `None` inside where there is none.
+    pub entry: Option<Option<(EntryKind, Credits, Uuid)>>,
+}
+
+impl Store {
+    /// The next usage records after number `after`, in the order of time.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn audited_usage(&self, after: i64) -> Result<Vec<AuditedUsage>, StoreError> {
+        // A record and its entry are written in one transaction or the entry earlier, so one statement sees
+        // both or neither.
+        let sql =
+            "SELECT usage.number, usage.id, usage.account_id, usage.cost, usage.seq, entry.kind,
+                entry.amount, entry.reference
+            FROM usage_record AS usage
+            LEFT JOIN ledger_entry AS entry
+                ON entry.account_id = usage.account_id AND entry.seq = usage.seq
+            WHERE usage.number > $1 ORDER BY usage.number LIMIT 1000";
+        let backend = self.read.get_database_backend();
+        let statement = Statement::from_sql_and_values(backend, sql, [after.into()]);
+        let rows = self.read.query_all_raw(statement).await?;
+        rows.iter()
+            .map(|row| {
+                let seq: Option<i64> = row.try_get_by_index(4)?;
+                let kind: Option<i16> = row.try_get_by_index(5)?;
+                let entry = match kind.and_then(EntryKind::from_code) {
+                    Some(kind) => {
+                        let amount = Credits::from_nanos(row.try_get_by_index(6)?);
+                        Some((kind, amount, row.try_get_by_index(7)?))
+                    }
+                    None => None,
+                };
+                Ok(AuditedUsage {
+                    number: row.try_get_by_index(0)?,
+                    id: ChargeId(row.try_get_by_index(1)?),
+                    account: AccountId(row.try_get_by_index(2)?),
+                    cost: Credits::from_nanos(row.try_get_by_index(3)?),
+                    entry: seq.map(|_| entry),
+                })
+            })
+            .collect()
+    }
+}
+
 impl Audit {
     /// The account's row and its keys' counters.
     ///
@@ -103,32 +158,6 @@ impl Audit {
             .map(|row| {
                 let epoch = row.epoch;
                 ledger::entry(row).map(|entry| (entry, epoch))
-            })
-            .collect()
-    }
-
-    /// Usage records whose cost is not what the ledger took for their call: (call, recorded, taken).
-    ///
-    /// # Errors
-    /// [`StoreError`]
-    pub async fn usage_disagreements(
-        &mut self,
-    ) -> Result<Vec<(ChargeId, Credits, Credits)>, StoreError> {
-        let sql = "SELECT usage.id AS id, usage.cost AS cost,
-                CAST(COALESCE(taken.sum, 0) AS BIGINT) AS taken
-            FROM usage_record AS usage
-            LEFT JOIN (SELECT reference, -SUM(amount) AS sum FROM ledger_entry
-                WHERE account_id = $1 AND kind IN (2, 3, 4) GROUP BY reference) AS taken
-            ON taken.reference = usage.id
-            WHERE usage.account_id = $1 AND usage.cost <> COALESCE(taken.sum, 0)";
-        let backend = self.transaction.get_database_backend();
-        let statement = Statement::from_sql_and_values(backend, sql, [self.id.0.into()]);
-        let rows = self.transaction.query_all_raw(statement).await?;
-        rows.iter()
-            .map(|row| {
-                let id: Uuid = row.try_get_by("id")?;
-                let (cost, taken): (i64, i64) = (row.try_get_by("cost")?, row.try_get_by("taken")?);
-                Ok((ChargeId(id), Credits::from_nanos(cost), Credits::from_nanos(taken)))
             })
             .collect()
     }

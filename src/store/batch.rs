@@ -168,15 +168,8 @@ impl Store {
         for change in &batch.changes {
             write_change(&transaction, change).await?;
         }
-        if !batch.entries.is_empty() {
-            write_entries(&transaction, &batch.entries, lease).await?;
-            write_accounts(&transaction, &batch.accounts()).await?;
-        }
-        if !batch.spends.is_empty() {
-            write_spends(&transaction, &batch.spends).await?;
-        }
-        if !batch.usage.is_empty() {
-            write_usage(&transaction, &batch.usage).await?;
+        if !(batch.entries.is_empty() && batch.spends.is_empty() && batch.usage.is_empty()) {
+            write_rows(&transaction, batch, lease).await?;
         }
         transaction.commit().await.map_err(CommitError::Unknown)
     }
@@ -265,207 +258,222 @@ async fn write_change(transaction: &DatabaseTransaction, change: &Change) -> Res
     Ok(())
 }
 
-const ENTRIES_POSTGRES: &str = "INSERT INTO ledger_entry
-    (account_id, seq, epoch, kind, amount, balance_after, reference, key_id, day, month, at)
-    SELECT account_id, seq, $1, kind, amount, balance_after, reference,
-        NULLIF(key_id, '00000000-0000-0000-0000-000000000000'), day, month, at
-    FROM UNNEST($2::BIGINT[], $3::BIGINT[], $4::SMALLINT[], $5::BIGINT[], $6::BIGINT[], $7::UUID[],
-        $8::UUID[], $9::INTEGER[], $10::INTEGER[], $11::BIGINT[])
-    AS row (account_id, seq, kind, amount, balance_after, reference, key_id, day, month, at)";
+/// Everything that each paid call leaves, in one statement: a round trip costs more than a row.
+const ROWS_POSTGRES: &str = "WITH entries AS (
+        INSERT INTO ledger_entry
+            (account_id, seq, epoch, kind, amount, balance_after, reference, key_id, day, month, at)
+        SELECT account_id, seq, $1, kind, amount, balance_after, reference,
+            NULLIF(key_id, '00000000-0000-0000-0000-000000000000'), day, month, at
+        FROM UNNEST($2::BIGINT[], $3::BIGINT[], $4::SMALLINT[], $5::BIGINT[], $6::BIGINT[], $7::UUID[],
+            $8::UUID[], $9::INTEGER[], $10::INTEGER[], $11::BIGINT[])
+            AS row (account_id, seq, kind, amount, balance_after, reference, key_id, day, month, at)
+    ), spends AS (
+        INSERT INTO key_spend (key_id, day, day_spent, month, month_spent, last_used_at)
+        SELECT * FROM UNNEST($17::UUID[], $18::INTEGER[], $19::BIGINT[], $20::INTEGER[], $21::BIGINT[],
+            $22::BIGINT[])
+        ON CONFLICT (key_id) DO UPDATE SET day = excluded.day, day_spent = excluded.day_spent,
+            month = excluded.month, month_spent = excluded.month_spent,
+            last_used_at = excluded.last_used_at
+    ), usage AS (
+        INSERT INTO usage_record (account_id, id, seq, key_id, method, route, upstream, status, cost,
+            prompt_tokens, completion_tokens, started_at, latency_micros)
+        SELECT account_id, id, NULLIF(seq, 0), key_id, method, route, upstream, status, cost,
+            prompt_tokens, completion_tokens, started_at, latency_micros
+        FROM UNNEST($23::BIGINT[], $24::UUID[], $25::BIGINT[], $26::UUID[], $27::TEXT[], $28::TEXT[],
+            $29::TEXT[], $30::SMALLINT[], $31::BIGINT[], $32::BIGINT[], $33::BIGINT[], $34::BIGINT[],
+            $35::BIGINT[])
+            AS row (account_id, id, seq, key_id, method, route, upstream, status, cost, prompt_tokens,
+                completion_tokens, started_at, latency_micros)
+    )
+    UPDATE account
+    SET balance = row.balance, seq = row.seq, updated_at = row.at
+    FROM UNNEST($12::BIGINT[], $13::BIGINT[], $14::BIGINT[], $15::BIGINT[], $16::BIGINT[])
+        AS row (id, seq_before, seq, balance, at)
+    WHERE account.id = row.id AND account.seq = row.seq_before";
 
-const ENTRIES_SQLITE: &str = "INSERT INTO ledger_entry
-    (account_id, seq, epoch, kind, amount, balance_after, reference, key_id, day, month, at)
+/// The same for SQLite. It counts the rows of all four statements, so the batch compares the sum.
+const ROWS_SQLITE: &str = "INSERT INTO ledger_entry
+        (account_id, seq, epoch, kind, amount, balance_after, reference, key_id, day, month, at)
     SELECT value ->> 0, value ->> 1, $1, value ->> 2, value ->> 3, value ->> 4, unhex(value ->> 5),
         unhex(value ->> 6), value ->> 7, value ->> 8, value ->> 9
-    FROM json_each($2)";
-
-async fn write_entries(
-    transaction: &DatabaseTransaction,
-    entries: &[LedgerEntry],
-    lease: Lease,
-) -> Result<(), DbErr> {
-    if is_postgres(transaction) {
-        let values = [
-            lease.epoch.into(),
-            column(entries, |entry| entry.account.0),
-            column(entries, |entry| entry.seq),
-            column(entries, |entry| entry.kind.code()),
-            column(entries, |entry| entry.amount.nanos()),
-            column(entries, |entry| entry.balance_after.nanos()),
-            column(entries, |entry| entry.reference),
-            column(entries, |entry| entry.key.map_or(Uuid::nil(), |key| key.0)),
-            column(entries, |entry| entry.day.0),
-            column(entries, |entry| entry.month.0),
-            column(entries, |entry| entry.at.micros()),
-        ];
-        execute(transaction, ENTRIES_POSTGRES, values).await?;
-    } else {
-        let rows = json(entries.iter().map(|entry| {
-            (
-                entry.account.0,
-                entry.seq,
-                entry.kind.code(),
-                entry.amount.nanos(),
-                entry.balance_after.nanos(),
-                entry.reference.simple(),
-                entry.key.map(|key| key.0.simple()),
-                entry.day.0,
-                entry.month.0,
-                entry.at.micros(),
-            )
-        }))?;
-        execute(transaction, ENTRIES_SQLITE, [lease.epoch.into(), rows]).await?;
-    }
-    Ok(())
-}
-
-const ACCOUNTS_POSTGRES: &str = "UPDATE account
-    SET balance = row.balance, seq = row.seq, updated_at = row.at
-    FROM UNNEST($1::BIGINT[], $2::BIGINT[], $3::BIGINT[], $4::BIGINT[], $5::BIGINT[])
-    AS row (id, seq_before, seq, balance, at)
-    WHERE account.id = row.id AND account.seq = row.seq_before";
-
-const ACCOUNTS_SQLITE: &str = "UPDATE account
+    FROM json_each($2);
+    UPDATE account
     SET balance = row.balance, seq = row.seq, updated_at = row.at
     FROM (SELECT value ->> 0 AS id, value ->> 1 AS seq_before, value ->> 2 AS seq,
-        value ->> 3 AS balance, value ->> 4 AS at FROM json_each($1)) AS row
-    WHERE account.id = row.id AND account.seq = row.seq_before";
+        value ->> 3 AS balance, value ->> 4 AS at FROM json_each($3)) AS row
+    WHERE account.id = row.id AND account.seq = row.seq_before;
+    INSERT INTO key_spend (key_id, day, day_spent, month, month_spent, last_used_at)
+    SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5
+    FROM json_each($4) WHERE TRUE
+    ON CONFLICT (key_id) DO UPDATE SET day = excluded.day, day_spent = excluded.day_spent,
+        month = excluded.month, month_spent = excluded.month_spent,
+        last_used_at = excluded.last_used_at;
+    INSERT INTO usage_record (account_id, id, seq, key_id, method, route, upstream, status, cost,
+        prompt_tokens, completion_tokens, started_at, latency_micros)
+    SELECT value ->> 0, unhex(value ->> 1), value ->> 2, unhex(value ->> 3), value ->> 4, value ->> 5,
+        value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12
+    FROM json_each($5)";
 
-/// Moves each account on, from exactly the entry before the batch's first one.
-async fn write_accounts(
+/// What a batch moves an account by: its number, the entry before the batch's first one, the last one, the
+/// balance and the time of that.
+type Move = (i64, i64, i64, i64, i64);
+
+/// Writes the rows of paid calls, and moves each account on from exactly the entry it stood at.
+async fn write_rows(
     transaction: &DatabaseTransaction,
-    accounts: &BTreeMap<AccountId, (i64, LedgerEntry)>,
+    batch: &Batch,
+    lease: Lease,
 ) -> Result<(), CommitError> {
-    let rows: Vec<_> = accounts
+    let moves: Vec<Move> = batch
+        .accounts()
         .iter()
         .map(|(id, (before, last))| {
             (id.0, *before, last.seq, last.balance_after.nanos(), last.at.micros())
         })
         .collect();
-    let moved = if is_postgres(transaction) {
-        let values = [
-            column(&rows, |row| row.0),
-            column(&rows, |row| row.1),
-            column(&rows, |row| row.2),
-            column(&rows, |row| row.3),
-            column(&rows, |row| row.4),
-        ];
-        execute(transaction, ACCOUNTS_POSTGRES, values).await?
+    let spends: Vec<KeySpend> = batch.spends.values().copied().collect();
+    let backend: DbBackend = transaction.get_database_backend();
+    let (statement, expected) = if is_postgres(transaction) {
+        let mut values = vec![Value::from(lease.epoch)];
+        values.extend(entry_columns(&batch.entries));
+        values.extend(move_columns(&moves));
+        values.extend(spend_columns(&spends));
+        values.extend(usage_columns(&batch.usage));
+        (Statement::from_sql_and_values(backend, ROWS_POSTGRES, values), moves.len())
     } else {
-        execute(transaction, ACCOUNTS_SQLITE, [json(rows.iter())?]).await?
+        let values = [
+            lease.epoch.into(),
+            entry_rows(&batch.entries)?,
+            json(moves.iter())?,
+            spend_rows(&spends)?,
+            usage_rows(&batch.usage)?,
+        ];
+        let rows = [batch.entries.len(), moves.len(), spends.len(), batch.usage.len()];
+        let statement = Statement::from_sql_and_values(backend, ROWS_SQLITE, values);
+        (statement, rows.into_iter().sum())
     };
-    if usize::try_from(moved).is_ok_and(|moved| moved == rows.len()) {
+    let written = transaction.execute_raw(statement).await?.rows_affected();
+    if usize::try_from(written).is_ok_and(|written| written == expected) {
         Ok(())
     } else {
         Err(CommitError::Refused("an account's ledger has moved on elsewhere".into()))
     }
 }
 
-const SPENDS_POSTGRES: &str = "INSERT INTO key_spend
-    (key_id, day, day_spent, month, month_spent, last_used_at)
-    SELECT * FROM UNNEST($1::UUID[], $2::INTEGER[], $3::BIGINT[], $4::INTEGER[], $5::BIGINT[],
-        $6::BIGINT[])
-    ON CONFLICT (key_id) DO UPDATE SET day = excluded.day, day_spent = excluded.day_spent,
-        month = excluded.month, month_spent = excluded.month_spent,
-        last_used_at = excluded.last_used_at";
-
-const SPENDS_SQLITE: &str = "INSERT INTO key_spend
-    (key_id, day, day_spent, month, month_spent, last_used_at)
-    SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5
-    FROM json_each($1) WHERE TRUE
-    ON CONFLICT (key_id) DO UPDATE SET day = excluded.day, day_spent = excluded.day_spent,
-        month = excluded.month, month_spent = excluded.month_spent,
-        last_used_at = excluded.last_used_at";
-
-async fn write_spends(
-    transaction: &DatabaseTransaction,
-    spends: &BTreeMap<KeyId, KeySpend>,
-) -> Result<(), DbErr> {
-    let rows: Vec<KeySpend> = spends.values().copied().collect();
-    let used = |spend: &KeySpend| spend.last_used_at.unwrap_or_default().micros();
-    if is_postgres(transaction) {
-        let values = [
-            column(&rows, |spend| spend.key.0),
-            column(&rows, |spend| spend.day.0),
-            column(&rows, |spend| spend.day_spent.nanos()),
-            column(&rows, |spend| spend.month.0),
-            column(&rows, |spend| spend.month_spent.nanos()),
-            column(&rows, used),
-        ];
-        execute(transaction, SPENDS_POSTGRES, values).await?;
-    } else {
-        let rows = json(rows.iter().map(|spend| {
-            (
-                spend.key.0.simple(),
-                spend.day.0,
-                spend.day_spent.nanos(),
-                spend.month.0,
-                spend.month_spent.nanos(),
-                used(spend),
-            )
-        }))?;
-        execute(transaction, SPENDS_SQLITE, [rows]).await?;
-    }
-    Ok(())
+fn entry_columns(entries: &[LedgerEntry]) -> [Value; 10] {
+    [
+        column(entries, |entry| entry.account.0),
+        column(entries, |entry| entry.seq),
+        column(entries, |entry| entry.kind.code()),
+        column(entries, |entry| entry.amount.nanos()),
+        column(entries, |entry| entry.balance_after.nanos()),
+        column(entries, |entry| entry.reference),
+        column(entries, |entry| entry.key.map_or(Uuid::nil(), |key| key.0)),
+        column(entries, |entry| entry.day.0),
+        column(entries, |entry| entry.month.0),
+        column(entries, |entry| entry.at.micros()),
+    ]
 }
 
-const USAGE_POSTGRES: &str = "INSERT INTO usage_record
-    (account_id, id, key_id, method, route, upstream, status, cost, prompt_tokens, completion_tokens,
-        started_at, latency_micros)
-    SELECT * FROM UNNEST($1::BIGINT[], $2::UUID[], $3::UUID[], $4::TEXT[], $5::TEXT[], $6::TEXT[],
-        $7::SMALLINT[], $8::BIGINT[], $9::BIGINT[], $10::BIGINT[], $11::BIGINT[], $12::BIGINT[])
-    ON CONFLICT DO NOTHING";
+fn entry_rows(entries: &[LedgerEntry]) -> Result<Value, DbErr> {
+    json(entries.iter().map(|entry| {
+        (
+            entry.account.0,
+            entry.seq,
+            entry.kind.code(),
+            entry.amount.nanos(),
+            entry.balance_after.nanos(),
+            entry.reference.simple(),
+            entry.key.map(|key| key.0.simple()),
+            entry.day.0,
+            entry.month.0,
+            entry.at.micros(),
+        )
+    }))
+}
 
-const USAGE_SQLITE: &str = "INSERT INTO usage_record
-    (account_id, id, key_id, method, route, upstream, status, cost, prompt_tokens, completion_tokens,
-        started_at, latency_micros)
-    SELECT value ->> 0, unhex(value ->> 1), unhex(value ->> 2), value ->> 3, value ->> 4, value ->> 5,
-        value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11
-    FROM json_each($1) WHERE TRUE
-    ON CONFLICT DO NOTHING";
+fn move_columns(moves: &[Move]) -> [Value; 5] {
+    [
+        column(moves, |row| row.0),
+        column(moves, |row| row.1),
+        column(moves, |row| row.2),
+        column(moves, |row| row.3),
+        column(moves, |row| row.4),
+    ]
+}
 
-async fn write_usage(
-    transaction: &DatabaseTransaction,
-    usage: &[UsageRecord],
-) -> Result<(), DbErr> {
-    let status = |record: &UsageRecord| i16::try_from(record.status).unwrap_or(0);
-    let tokens = |tokens: u64| i64::try_from(tokens).unwrap_or(i64::MAX);
-    if is_postgres(transaction) {
-        let values = [
-            column(usage, |record| record.account.0),
-            column(usage, |record| record.id.0),
-            column(usage, |record| record.key.0),
-            column(usage, |record| record.method.to_string()),
-            column(usage, |record| record.route.to_string()),
-            column(usage, |record| record.upstream.to_string()),
-            column(usage, status),
-            column(usage, |record| record.cost.nanos()),
-            column(usage, |record| tokens(record.prompt_tokens)),
-            column(usage, |record| tokens(record.completion_tokens)),
-            column(usage, |record| record.started_at.micros()),
-            column(usage, |record| record.latency_micros),
-        ];
-        execute(transaction, USAGE_POSTGRES, values).await?;
-    } else {
-        let rows = json(usage.iter().map(|record| {
-            (
-                record.account.0,
-                record.id.0.simple(),
-                record.key.0.simple(),
-                &*record.method,
-                &*record.route,
-                &*record.upstream,
-                status(record),
-                record.cost.nanos(),
-                tokens(record.prompt_tokens),
-                tokens(record.completion_tokens),
-                record.started_at.micros(),
-                record.latency_micros,
-            )
-        }))?;
-        execute(transaction, USAGE_SQLITE, [rows]).await?;
-    }
-    Ok(())
+fn last_used(spend: &KeySpend) -> i64 {
+    spend.last_used_at.unwrap_or_default().micros()
+}
+
+fn spend_columns(spends: &[KeySpend]) -> [Value; 6] {
+    [
+        column(spends, |spend| spend.key.0),
+        column(spends, |spend| spend.day.0),
+        column(spends, |spend| spend.day_spent.nanos()),
+        column(spends, |spend| spend.month.0),
+        column(spends, |spend| spend.month_spent.nanos()),
+        column(spends, last_used),
+    ]
+}
+
+fn spend_rows(spends: &[KeySpend]) -> Result<Value, DbErr> {
+    json(spends.iter().map(|spend| {
+        (
+            spend.key.0.simple(),
+            spend.day.0,
+            spend.day_spent.nanos(),
+            spend.month.0,
+            spend.month_spent.nanos(),
+            last_used(spend),
+        )
+    }))
+}
+
+fn status(record: &UsageRecord) -> i16 {
+    i16::try_from(record.status).unwrap_or(0)
+}
+
+fn tokens(tokens: u64) -> i64 {
+    i64::try_from(tokens).unwrap_or(i64::MAX)
+}
+
+fn usage_columns(usage: &[UsageRecord]) -> [Value; 13] {
+    [
+        column(usage, |record| record.account.0),
+        column(usage, |record| record.id.0),
+        column(usage, |record| record.seq.unwrap_or(0)),
+        column(usage, |record| record.key.0),
+        column(usage, |record| record.method.to_string()),
+        column(usage, |record| record.route.to_string()),
+        column(usage, |record| record.upstream.to_string()),
+        column(usage, status),
+        column(usage, |record| record.cost.nanos()),
+        column(usage, |record| tokens(record.prompt_tokens)),
+        column(usage, |record| tokens(record.completion_tokens)),
+        column(usage, |record| record.started_at.micros()),
+        column(usage, |record| record.latency_micros),
+    ]
+}
+
+fn usage_rows(usage: &[UsageRecord]) -> Result<Value, DbErr> {
+    json(usage.iter().map(|record| {
+        (
+            record.account.0,
+            record.id.0.simple(),
+            record.seq,
+            record.key.0.simple(),
+            &*record.method,
+            &*record.route,
+            &*record.upstream,
+            status(record),
+            record.cost.nanos(),
+            tokens(record.prompt_tokens),
+            tokens(record.completion_tokens),
+            record.started_at.micros(),
+            record.latency_micros,
+        )
+    }))
 }
 
 /// One column of the rows, as a PostgreSQL array.
@@ -480,14 +488,4 @@ where
 fn json<R: serde::Serialize>(rows: impl Iterator<Item = R>) -> Result<Value, DbErr> {
     let rows: Vec<R> = rows.collect();
     serde_json::to_string(&rows).map(Value::from).map_err(|error| DbErr::Json(error.to_string()))
-}
-
-async fn execute(
-    transaction: &DatabaseTransaction,
-    sql: &'static str,
-    values: impl IntoIterator<Item = Value>,
-) -> Result<u64, DbErr> {
-    let backend: DbBackend = transaction.get_database_backend();
-    let statement = Statement::from_sql_and_values(backend, sql, values);
-    Ok(transaction.execute_raw(statement).await?.rows_affected())
 }

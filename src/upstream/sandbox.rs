@@ -275,7 +275,10 @@ fn model(body: &Value) -> &str {
 }
 
 fn vocabulary(body: &Value) -> &'static CoreBPE {
-    tiktoken_rs::bpe_for_model(model(body)).unwrap_or_else(|_| tiktoken_rs::o200k_base_singleton())
+    let known = tiktoken_rs::tokenizer::get_tokenizer(model(body));
+    known
+        .and_then(|tokenizer| tiktoken_rs::bpe_for_tokenizer(tokenizer).ok())
+        .unwrap_or_else(|| tiktoken_rs::o200k_base_singleton())
 }
 
 fn token_limit(body: &Value) -> usize {

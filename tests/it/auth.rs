@@ -17,7 +17,8 @@ on_both!(
 
 async fn a_user_registers_logs_in_and_sees_themselves(database: Database) {
     let server = Server::start(&database).await;
-    let body = json!({ "email": "user@example.com", "password": PASSWORD, "username": "myusername" });
+    let body =
+        json!({ "email": "user@example.com", "password": PASSWORD, "username": "myusername" });
     let registered = server.post("/api/auth/register", &body).expect(201).await.body;
     let id = registered["id"].as_str().unwrap();
     assert_eq!(id.len(), "user-550e8400-e29b-41d4-a716-446655440000".len());
@@ -68,8 +69,14 @@ async fn a_login_does_not_tell_which_part_was_wrong(database: Database) {
 async fn bad_fields_are_named(database: Database) {
     let server = Server::start(&database).await;
     for (body, fields) in [
-        (json!({ "email": "no address", "password": PASSWORD, "username": "a b" }), vec!["email", "username"]),
-        (json!({ "email": "a@example.com", "password": "short", "username": "a" }), vec!["password"]),
+        (
+            json!({ "email": "no address", "password": PASSWORD, "username": "a b" }),
+            vec!["email", "username"],
+        ),
+        (
+            json!({ "email": "a@example.com", "password": "short", "username": "a" }),
+            vec!["password"],
+        ),
         (json!({ "email": "a@example.com", "password": PASSWORD }), vec!["username"]),
         (json!({ "email": 7, "password": PASSWORD, "username": "a" }), vec!["email"]),
         (
@@ -79,14 +86,19 @@ async fn bad_fields_are_named(database: Database) {
     ] {
         let refused = server.post("/api/auth/register", &body).expect(400).await;
         assert_eq!(refused.body["error"], "Validation Error");
-        let named: Vec<_> = refused.body["details"].as_array().unwrap().iter().map(|d| &d["field"]).collect();
+        let named: Vec<_> =
+            refused.body["details"].as_array().unwrap().iter().map(|d| &d["field"]).collect();
         assert_eq!(named, fields, "{}", refused.text);
     }
     let refused = server.get("/api/auth/register").expect(405).await;
     assert_eq!(refused.header("allow"), "POST");
     for body in ["", "{", "[]", "\"text\"", "{\"email\":\"a@example.com\"} trailing"] {
         let request = server.post("/api/auth/login", &json!(null)).body(body);
-        assert_eq!(request.expect(400).await.header("content-type"), "application/json", "{body:?}");
+        assert_eq!(
+            request.expect(400).await.header("content-type"),
+            "application/json",
+            "{body:?}"
+        );
     }
 }
 
@@ -127,8 +139,14 @@ async fn a_key_is_no_session(database: Database) {
     let server = Server::start(&database).await;
     let user = server.user("someone").await;
     let key = user.key().await;
-    let invalid = "The provided JWT is not valid. Please log in again; API keys are not accepted here.";
-    server.get("/api/keys").bearer(&key.value).expect(401).await.assert_error("Invalid token", invalid);
+    let invalid =
+        "The provided JWT is not valid. Please log in again; API keys are not accepted here.";
+    server
+        .get("/api/keys")
+        .bearer(&key.value)
+        .expect(401)
+        .await
+        .assert_error("Invalid token", invalid);
     let missing = "Expected 'Authorization: Bearer' header with the JWT from POST /api/auth/login";
     server.get("/api/keys").expect(401).await.assert_error("Missing token", missing);
     server.get("/api/keys").key(&key).expect(401).await.assert_error("Missing token", missing);

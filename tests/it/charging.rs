@@ -27,7 +27,10 @@ async fn a_call_costs_its_base_price_and_its_tokens(database: Database) {
     let answer = server.post("/v1/chat/completions", &hello()).key(&key).expect(200).await;
     let tokens = answer.body["usage"]["total_tokens"].as_i64().unwrap();
     let cost = 2_000_000 + tokens * 10_000;
-    assert_eq!(answer.header("x-polysystems-cost").parse(), Ok(polysystems::domain::Credits::from_nanos(cost)));
+    assert_eq!(
+        answer.header("x-polysystems-cost").parse(),
+        Ok(polysystems::domain::Credits::from_nanos(cost))
+    );
     assert_eq!(answer.header("x-polysystems-upstream"), "sandbox");
     let ledger = user.ledger().await;
     assert_eq!(ledger[1]["kind"], "capture");
@@ -52,11 +55,13 @@ async fn every_priced_route_answers_and_is_charged(database: Database) {
     let mut expected = 10_000_000_000;
     for price in prices["prices"].as_array().unwrap() {
         let path = price["path"].as_str().unwrap().replace("/*", "/thing");
-        let method = reqwest::Method::from_bytes(price["method"].as_str().unwrap().as_bytes()).unwrap();
+        let method =
+            reqwest::Method::from_bytes(price["method"].as_str().unwrap().as_bytes()).unwrap();
         let body = json!({ "messages": [{ "role": "user", "content": "Hi" }], "input": "Hi", "prompt": "Hi" });
         let request = server.request(method, &path).body(body.to_string()).key(&key);
         let answer = request.expect(200).await;
-        let cost: polysystems::domain::Credits = answer.header("x-polysystems-cost").parse().unwrap();
+        let cost: polysystems::domain::Credits =
+            answer.header("x-polysystems-cost").parse().unwrap();
         let base = nanos(&price["base_price"]);
         let is_by_token = price["price_per_token"].is_number();
         assert!(cost.nanos() == base || (is_by_token && cost.nanos() > base), "{path}");
@@ -81,7 +86,8 @@ async fn a_failed_call_costs_nothing(database: Database) {
     user.pay("1.00").await;
     let key = user.key().await;
     let failed = ("Upstream error", "The upstream service failed. You were not charged.");
-    let slow = ("Upstream timeout", "The upstream service did not answer in time. You were not charged.");
+    let slow =
+        ("Upstream timeout", "The upstream service did not answer in time. You were not charged.");
     let routes = [("/api/hub/agents/chat", hello()), ("/api/hub/rag/index", json!({}))];
     for (script, status, error) in [
         (Script::Answer(500, "{}".into()), 502, failed),
@@ -99,7 +105,10 @@ async fn a_failed_call_costs_nothing(database: Database) {
     refused.assert_error(failed.0, failed.1);
     assert_eq!(user.folded().await, 1_000_000_000);
     let balance = user.get("/api/payments/credits/balance").expect(200).await;
-    assert_eq!((balance.number("held").as_str(), balance.number("available").as_str()), ("0.0000", "1.0000"));
+    assert_eq!(
+        (balance.number("held").as_str(), balance.number("available").as_str()),
+        ("0.0000", "1.0000")
+    );
     // Holds leave nothing in the ledger; fixed prices a debit and its refund.
     let ledger = user.ledger().await;
     let kinds: Vec<_> = ledger.iter().map(|entry| entry["kind"].as_str().unwrap()).collect();
@@ -112,7 +121,8 @@ async fn what_the_upstream_refuses_is_passed_on_and_costs_nothing(database: Data
     let answer = "{\"error\":{\"message\":\"no such model\"}}";
     let upstream = Upstream::start(Script::Answer(404, answer.into())).await;
     let server =
-        Server::start_with(&database, |settings| settings.upstreams.v1.url = Some(upstream.url())).await;
+        Server::start_with(&database, |settings| settings.upstreams.v1.url = Some(upstream.url()))
+            .await;
     let user = server.user("someone").await;
     user.pay("1.00").await;
     let key = user.key().await;
@@ -120,7 +130,8 @@ async fn what_the_upstream_refuses_is_passed_on_and_costs_nothing(database: Data
     assert_eq!(refused.text, answer);
     assert_eq!(refused.header("x-polysystems-cost"), "0.0000");
     // The sandbox says itself what it cannot answer.
-    let refused = server.post("/api/hub/agents/chat", &json!({ "messages": [] })).key(&key).expect(400).await;
+    let refused =
+        server.post("/api/hub/agents/chat", &json!({ "messages": [] })).key(&key).expect(400).await;
     assert_eq!(refused.header("x-polysystems-cost"), "0.0000");
     assert_eq!(user.folded().await, 1_000_000_000);
 }
@@ -128,7 +139,8 @@ async fn what_the_upstream_refuses_is_passed_on_and_costs_nothing(database: Data
 async fn an_answer_never_costs_more_than_was_held(database: Database) {
     let upstream = Upstream::start(Script::Silent).await;
     let server =
-        Server::start_with(&database, |settings| settings.upstreams.v1.url = Some(upstream.url())).await;
+        Server::start_with(&database, |settings| settings.upstreams.v1.url = Some(upstream.url()))
+            .await;
     let user = server.user("someone").await;
     user.pay("0.0030").await;
     let key = user.key().await;
@@ -169,7 +181,10 @@ async fn the_callers_secrets_stay_here(database: Database) {
             .header("X-Hop", "dropped")
             .expect(200)
             .await;
-        assert_eq!((answer.text.as_str(), answer.header("x-upstream-header")), ("{\"a\":1}", "kept"));
+        assert_eq!(
+            (answer.text.as_str(), answer.header("x-upstream-header")),
+            ("{\"a\":1}", "kept")
+        );
         assert_eq!(answer.header("x-polysystems-upstream"), "hub");
         assert!(answer.headers.get("set-cookie").is_none());
         let head = upstream.heads.lock().unwrap().pop().unwrap();
@@ -237,10 +252,15 @@ async fn so_many_calls_of_an_account_run_at_once(database: Database) {
     let calls = (0..10).map(|_| server.post("/api/hub/rag/index", &json!({})).key(&key).send());
     let answers = futures_util::future::join_all(calls).await;
     let served = answers.iter().filter(|answer| answer.status == 200).count();
-    let refused: Vec<&Value> =
-        answers.iter().filter(|answer| answer.status == 429).map(|answer| &answer.body["error"]).collect();
+    let refused: Vec<&Value> = answers
+        .iter()
+        .filter(|answer| answer.status == 429)
+        .map(|answer| &answer.body["error"])
+        .collect();
     assert_eq!((served, refused.len()), (3, 7));
     assert!(refused.iter().all(|error| **error == "Too many concurrent requests"));
-    assert!(answers.iter().all(|answer| answer.status == 200 || answer.header("retry-after") == "1"));
+    assert!(
+        answers.iter().all(|answer| answer.status == 200 || answer.header("retry-after") == "1")
+    );
     assert_eq!(user.folded().await, 1_000_000_000 - 3 * 500_000);
 }

@@ -52,7 +52,10 @@ async fn limits_worth_ten_admit_ten(database: Database) {
         (json!({ "daily_limit": 0.0050 }), WORTH),
         (json!({ "monthly_limit": 0.0050 }), WORTH),
         // Two limits: the tighter one decides.
-        (json!({ "daily_limit": 0.0100, "monthly_limit": 0.0050, "per_request_limit": 0.0005 }), WORTH),
+        (
+            json!({ "daily_limit": 0.0100, "monthly_limit": 0.0050, "per_request_limit": 0.0005 }),
+            WORTH,
+        ),
         (json!({ "per_request_limit": 0.0004 }), 0),
     ] {
         for round in 0..ROUNDS {
@@ -62,7 +65,11 @@ async fn limits_worth_ten_admit_ten(database: Database) {
             user.pay("0.0320").await;
             paid += 32_000_000;
             let answers = at_once(&server, &key, "/api/hub/rag/index", &json!({})).await;
-            assert_eq!(served(&answers, "Spending limit exceeded"), admitted, "{limits} round {round}");
+            assert_eq!(
+                served(&answers, "Spending limit exceeded"),
+                admitted,
+                "{limits} round {round}"
+            );
             paid -= admitted * PRICE;
             user.delete(&format!("/api/keys/{}", key.id)).expect(204).await;
         }
@@ -82,7 +89,8 @@ async fn holds_never_overspend(database: Database) {
         let answers = at_once(&server, &key, "/v1/chat/completions", &body).await;
         let served = served(&answers, "Insufficient credits");
         let costs = answers.iter().filter(|answer| answer.status == 200).map(|answer| {
-            let cost: polysystems::domain::Credits = answer.header("x-polysystems-cost").parse().unwrap();
+            let cost: polysystems::domain::Credits =
+                answer.header("x-polysystems-cost").parse().unwrap();
             cost.nanos()
         });
         assert_eq!(user.folded().await, before - costs.sum::<i64>(), "round {round}");

@@ -50,7 +50,12 @@ async fn a_key_is_shown_once(database: Database) {
     let used = user.get(&format!("/api/keys/{id}")).expect(200).await.body;
     assert_eq!(used["last_used_at"], "2024-01-15T12:01:00Z");
 
-    for body in [json!({}), json!({ "name": "" }), json!({ "name": "a", "expires_at": "soon" }), json!({ "name": "a", "environment": "staging" })] {
+    for body in [
+        json!({}),
+        json!({ "name": "" }),
+        json!({ "name": "a", "expires_at": "soon" }),
+        json!({ "name": "a", "environment": "staging" }),
+    ] {
         user.post("/api/keys", &body).expect(400).await;
     }
 }
@@ -60,7 +65,11 @@ async fn limits_are_changed_one_by_one(database: Database) {
     let user = server.user("someone").await;
     let key = user.key().await;
     let body = "{\"daily_limit\": 1.00, \"monthly_limit\": 10.00}";
-    let set = user.put(&format!("/api/keys/{}/limits", key.id), &json!(null)).body(body).expect(200).await;
+    let set = user
+        .put(&format!("/api/keys/{}/limits", key.id), &json!(null))
+        .body(body)
+        .expect(200)
+        .await;
     assert_eq!(
         set.text,
         format!(
@@ -88,7 +97,11 @@ async fn limits_are_changed_one_by_one(database: Database) {
     ] {
         let path = format!("/api/keys/{}/limits", key.id);
         let refused = user.put(&path, &json!(null)).body(body).expect(400).await;
-        assert!(refused.body["details"][0]["field"].as_str().unwrap().contains("limit"), "{}", refused.text);
+        assert!(
+            refused.body["details"][0]["field"].as_str().unwrap().contains("limit"),
+            "{}",
+            refused.text
+        );
     }
 }
 
@@ -116,7 +129,10 @@ async fn a_change_binds_for_the_very_next_call(database: Database) {
     call().expect(200).await;
     let path = format!("/api/keys/{}", key.id);
     assert_eq!(user.delete(&path).expect(204).await.text, "");
-    call().expect(401).await.assert_error("Invalid API key", "The provided access key is not valid");
+    call()
+        .expect(401)
+        .await
+        .assert_error("Invalid API key", "The provided access key is not valid");
     user.get(&path).expect(404).await;
     user.delete(&path).expect(404).await;
 }
@@ -160,10 +176,9 @@ async fn an_expired_key_says_so(database: Database) {
 }
 
 async fn test_keys_spend_test_credits_on_the_sandbox(database: Database) {
-    let upstream = crate::support::upstream::Upstream::start(crate::support::upstream::Script::Answer(
-        200,
-        "{\"live\":true}".into(),
-    ))
+    let upstream = crate::support::upstream::Upstream::start(
+        crate::support::upstream::Script::Answer(200, "{\"live\":true}".into()),
+    )
     .await;
     let server = Server::start_with(&database, |settings| {
         settings.upstreams.hub.url = Some(upstream.url());
@@ -179,7 +194,8 @@ async fn test_keys_spend_test_credits_on_the_sandbox(database: Database) {
     let balance = user.get("/api/payments/credits/balance?environment=test").expect(200).await;
     assert_eq!(balance.number("balance"), "99.9995");
     let ledger = user.get("/api/payments/transactions?environment=test").expect(200).await.body;
-    let kinds: Vec<_> = ledger["transactions"].as_array().unwrap().iter().map(|e| &e["kind"]).collect();
+    let kinds: Vec<_> =
+        ledger["transactions"].as_array().unwrap().iter().map(|e| &e["kind"]).collect();
     assert_eq!(kinds, ["charge", "grant"]);
 
     let live = user.key().await;
@@ -190,7 +206,8 @@ async fn test_keys_spend_test_credits_on_the_sandbox(database: Database) {
 }
 
 async fn an_account_has_so_many_keys(database: Database) {
-    let server = Server::start_with(&database, |settings| settings.auth.keys_per_account_max = 2).await;
+    let server =
+        Server::start_with(&database, |settings| settings.auth.keys_per_account_max = 2).await;
     let user = server.user("someone").await;
     let first = user.key().await;
     user.key().await;

@@ -4,7 +4,11 @@ use serde_json::json;
 
 use crate::support::{Database, Server, on_both};
 
-on_both!(limits_begin_anew_at_midnight_utc, a_limit_of_one_request_is_of_one_request, a_key_at_its_limit_does_not_stop_another);
+on_both!(
+    limits_begin_anew_at_midnight_utc,
+    a_limit_of_one_request_is_of_one_request,
+    a_key_at_its_limit_does_not_stop_another
+);
 
 async fn limits_begin_anew_at_midnight_utc(database: Database) {
     let server = Server::start(&database).await;
@@ -23,7 +27,10 @@ async fn limits_begin_anew_at_midnight_utc(database: Database) {
         let path = format!("/api/keys/{}/limits", key.id);
         let limits = server.get(&path).bearer(token.as_str()).expect(200).await.body;
         let window = |name: &str| {
-            (limits[name]["spent"].to_string(), limits[name]["resets_at"].as_str().unwrap().to_owned())
+            (
+                limits[name]["spent"].to_string(),
+                limits[name]["resets_at"].as_str().unwrap().to_owned(),
+            )
         };
         (window("daily"), window("monthly"))
     };
@@ -69,7 +76,8 @@ async fn a_limit_of_one_request_is_of_one_request(database: Database) {
     // What a call can cost counts, not what it would have cost.
     user.limit(&key, &json!({ "per_request_limit": 0.0030 })).await;
     let chat = |max: u32| {
-        let body = json!({ "messages": [{ "role": "user", "content": "Hello!" }], "max_tokens": max });
+        let body =
+            json!({ "messages": [{ "role": "user", "content": "Hello!" }], "max_tokens": max });
         server.post("/v1/chat/completions", &body).key(&key)
     };
     chat(1).expect(200).await;

@@ -47,7 +47,9 @@ async fn a_payment_is_credited_at_once(database: Database) {
 async fn amounts_that_make_no_sense_are_refused(database: Database) {
     let server = Server::start(&database).await;
     let user = server.user("someone").await;
-    for amount in ["0", "-1", "1e3", "\"25.00\"", "null", "100000.01", "0.0000000001", "1e400", "true"] {
+    for amount in
+        ["0", "-1", "1e3", "\"25.00\"", "null", "100000.01", "0.0000000001", "1e400", "true"]
+    {
         let body = format!("{{\"amount\": {amount}}}");
         let request = user.post("/api/payments/payments", &json!(null)).body(body);
         let refused = request.expect(400).await;
@@ -68,13 +70,17 @@ async fn lists_are_read_page_by_page(database: Database) {
     for cents in 1..=7 {
         user.pay(&format!("0.0{cents}")).await;
     }
-    for (list, path) in [("payments", "/api/payments/payments"), ("transactions", "/api/payments/transactions")] {
+    for (list, path) in
+        [("payments", "/api/payments/payments"), ("transactions", "/api/payments/transactions")]
+    {
         let mut seen = Vec::new();
         let mut pages = 0;
         let mut query = "?limit=3".to_owned();
         loop {
             let page = user.get(&format!("{path}{query}")).expect(200).await.body;
-            seen.extend(page[list].as_array().unwrap().iter().map(|item| item["amount"].to_string()));
+            seen.extend(
+                page[list].as_array().unwrap().iter().map(|item| item["amount"].to_string()),
+            );
             pages += 1;
             match page["next_cursor"].as_str() {
                 Some(cursor) => query = format!("?limit=3&cursor={cursor}"),
@@ -110,7 +116,9 @@ async fn the_sandbox_provider_can_be_off(database: Database) {
     let user = server.user("someone").await;
     let refused = user.post("/api/payments/payments", &json!({ "amount": 1 })).expect(403).await;
     assert_eq!(refused.body["error"], "Payment provider disabled");
-    assert!(refused.body["message"].as_str().unwrap().contains("POLYSYSTEMS_PAYMENTS__SANDBOX=true"));
+    assert!(
+        refused.body["message"].as_str().unwrap().contains("POLYSYSTEMS_PAYMENTS__SANDBOX=true")
+    );
     assert!(user.ledger().await.is_empty());
 }
 

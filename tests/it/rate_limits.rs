@@ -23,23 +23,41 @@ async fn a_tier_has_its_figures(database: Database) {
     {
         assert_eq!(first.header(header), value);
     }
-    assert!(first.header("x-ratelimit-reset").parse::<i64>().unwrap() >= crate::support::NOON / 1_000_000);
+    assert!(
+        first.header("x-ratelimit-reset").parse::<i64>().unwrap()
+            >= crate::support::NOON / 1_000_000
+    );
     let answers = futures_util::future::join_all((0..60).map(|_| call())).await;
     let refused: Vec<_> = answers.iter().filter(|answer| answer.status == 429).collect();
     assert!(refused.len() >= 30, "{}", refused.len());
     for refused in &refused {
         assert_eq!(refused.header("retry-after"), "1");
         assert_eq!(refused.header("x-ratelimit-remaining"), "0");
-        refused.assert_error("Rate limit exceeded", "Too many requests. Please try again in 1 seconds.");
+        refused.assert_error(
+            "Rate limit exceeded",
+            "Too many requests. Please try again in 1 seconds.",
+        );
     }
     // Another key of the account shares the account's limit; health has none.
-    let others = futures_util::future::join_all((0..10).map(|_| server.get("/v1/models").key(&other).send()));
+    let others = futures_util::future::join_all(
+        (0..10).map(|_| server.get("/v1/models").key(&other).send()),
+    );
     assert!(others.await.iter().any(|answer| answer.status == 429));
-    let health = futures_util::future::join_all((0..60).map(|_| server.get("/api/hub/health").key(&key).send()));
-    assert!(health.await.iter().all(|answer| answer.status == 200 && answer.headers.contains_key("x-ratelimit-limit")));
+    let health = futures_util::future::join_all(
+        (0..60).map(|_| server.get("/api/hub/health").key(&key).send()),
+    );
+    assert!(
+        health
+            .await
+            .iter()
+            .all(|answer| answer.status == 200 && answer.headers.contains_key("x-ratelimit-limit"))
+    );
     // Every answer of the gateway has them, refusals included.
     let unknown = server.get("/v1/models").expect(401).await;
-    assert_eq!((unknown.header("x-ratelimit-limit"), unknown.header("x-ratelimit-window")), ("1000", "1"));
+    assert_eq!(
+        (unknown.header("x-ratelimit-limit"), unknown.header("x-ratelimit-window")),
+        ("1000", "1")
+    );
     let unpriced = server.get("/v1/nothing").key(&key).send().await;
     assert!(unpriced.headers.contains_key("x-ratelimit-remaining"));
 }
@@ -52,10 +70,13 @@ async fn an_address_is_limited_before_anyone_is_asked(database: Database) {
     .await;
     let calls = (0..30).map(|_| server.get("/api/hub/health").send());
     let answers = futures_util::future::join_all(calls).await;
-    let count = |status: u16| answers.iter().filter(|answer| answer.status.as_u16() == status).count();
+    let count =
+        |status: u16| answers.iter().filter(|answer| answer.status.as_u16() == status).count();
     assert!(count(401) >= 5 && count(429) >= 10, "{} {}", count(401), count(429));
     let login = json!({ "email": "a@example.com", "password": "x" });
-    let logins = futures_util::future::join_all((0..20).map(|_| server.post("/api/auth/login", &login).send()));
+    let logins = futures_util::future::join_all(
+        (0..20).map(|_| server.post("/api/auth/login", &login).send()),
+    );
     assert!(logins.await.iter().any(|answer| answer.status == 429));
 }
 
@@ -81,7 +102,8 @@ async fn a_trusted_proxy_tells_whose_address_it_is(database: Database) {
         settings.server.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
     })
     .await;
-    let from = |addresses: &str| server.get("/api/hub/health").header("X-Forwarded-For", addresses).send();
+    let from =
+        |addresses: &str| server.get("/api/hub/health").header("X-Forwarded-For", addresses).send();
     for number in 1..5 {
         // What stands left of the last foreign address is the client's own word.
         let answer = from(&format!("9.9.9.9, 10.0.0.{number}, 127.0.0.1")).await;

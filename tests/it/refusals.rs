@@ -20,7 +20,11 @@ async fn the_chapters_refusals_are_to_the_letter(database: Database) {
     let chat = || server.post("/api/hub/agents/chat", &hello());
     let missing = "Expected 'X-API-Key' or 'Authorization: Bearer' header with access key";
     chat().expect(401).await.assert_error("Missing API key", missing);
-    chat().header("Authorization", "Basic abc").expect(401).await.assert_error("Missing API key", missing);
+    chat()
+        .header("Authorization", "Basic abc")
+        .expect(401)
+        .await
+        .assert_error("Missing API key", missing);
     for foreign in ["ps_live_abcdef123456789", "sk-something", "", "ps_live_\u{e9}"] {
         let refused = chat().header("X-API-Key", foreign).expect(401).await;
         refused.assert_error(INVALID.0, INVALID.1);
@@ -81,7 +85,9 @@ async fn the_first_refusal_in_the_pipelines_order_wins(database: Database) {
     // The rate limit before pricing, and before the limit.
     let mut statuses = Vec::new();
     for _ in 0..8 {
-        statuses.push(server.post("/api/hub/rag/index", &json!({})).key(&key).send().await.status.as_u16());
+        statuses.push(
+            server.post("/api/hub/rag/index", &json!({})).key(&key).send().await.status.as_u16(),
+        );
     }
     assert!(statuses.contains(&429), "{statuses:?}");
 }
@@ -118,17 +124,20 @@ async fn everything_else_has_the_same_shape(database: Database) {
 }
 
 async fn a_large_body_is_refused(database: Database) {
-    let server = Server::start_with(&database, |settings| settings.server.body_max_bytes = 1_000).await;
+    let server =
+        Server::start_with(&database, |settings| settings.server.body_max_bytes = 1_000).await;
     let user = server.user("someone").await;
     user.pay("1.00").await;
     let key = user.key().await;
     let body = |length: usize| format!("{{\"input\":\"{}\"}}", "a".repeat(length - 12));
-    let send = |length: usize| server.post("/api/omm/generate", &json!(null)).body(body(length)).key(&key);
+    let send =
+        |length: usize| server.post("/api/omm/generate", &json!(null)).body(body(length)).key(&key);
     send(1_000).expect(200).await;
     let refused = send(1_001).expect(413).await;
     refused.assert_error("Payload too large", "The body must have at most 1000 bytes");
     // Without a length told in advance.
-    let chunks = futures_util::stream::iter((0..4).map(|_| Ok::<_, std::io::Error>(vec![b' '; 400])));
+    let chunks =
+        futures_util::stream::iter((0..4).map(|_| Ok::<_, std::io::Error>(vec![b' '; 400])));
     let stream = reqwest::Body::wrap_stream(chunks);
     server.post("/api/omm/generate", &json!(null)).body(stream).key(&key).expect(413).await;
     user.post("/api/keys", &json!(null)).body(body(1_001)).expect(413).await;

@@ -92,7 +92,10 @@ impl Cluster {
         if is_root {
             // initdb refuses root.
             let owned = Command::new("chown").arg("postgres").arg(&folder).status().unwrap();
-            assert!(owned.success(), "tests as root need the user postgres; install Debian's postgresql");
+            assert!(
+                owned.success(),
+                "tests as root need the user postgres; install Debian's postgresql"
+            );
         }
         let cluster = Cluster { folder, binaries };
         let data = cluster.folder.join("data");
@@ -193,5 +196,7 @@ fn find_binaries() -> PathBuf {
         .filter(|folder| folder.join("initdb").is_file())
         .collect();
     folders.sort();
-    folders.pop().expect("these tests need PostgreSQL's server programs; install Debian's postgresql")
+    folders
+        .pop()
+        .expect("these tests need PostgreSQL's server programs; install Debian's postgresql")
 }
