@@ -13,8 +13,9 @@
 
 use polysystems::domain::limits::LimitsChange;
 use polysystems::domain::{
-    AccountId, AccountState, AccountStatus, Charge, ChargeId, Credits, Decline, EntryKind, Environment,
-    KeyChange, KeyId, KeyState, LedgerEntry, Outcome, Price, SpendingLimits, Timestamp,
+    AccountId, AccountState, AccountStatus, Charge, ChargeId, Credits, Decline, EntryKind,
+    Environment, KeyChange, KeyId, KeyState, LedgerEntry, Outcome, Price, SpendingLimits,
+    Timestamp,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -87,9 +88,11 @@ impl Model {
 
     fn unconfirmed(&self) -> i64 {
         let late = |entry: i64| entry > self.durable;
-        let top_ups = self.top_ups.iter().filter(|(_, entry)| late(*entry)).map(|(amount, _)| amount);
+        let top_ups =
+            self.top_ups.iter().filter(|(_, entry)| late(*entry)).map(|(amount, _)| amount);
         let given = self.charges.iter().filter_map(|charge| charge.gave_back);
-        top_ups.sum::<i64>() + given.filter(|(entry, _)| late(*entry)).map(|(_, amount)| amount).sum::<i64>()
+        top_ups.sum::<i64>()
+            + given.filter(|(entry, _)| late(*entry)).map(|(_, amount)| amount).sum::<i64>()
     }
 
     fn available(&self) -> i64 {
@@ -228,7 +231,8 @@ impl Run {
 
     fn change_status(&mut self) {
         self.model.suspended = self.random.random_range(0..3) == 0;
-        let status = if self.model.suspended { AccountStatus::Suspended } else { AccountStatus::Open };
+        let status =
+            if self.model.suspended { AccountStatus::Suspended } else { AccountStatus::Open };
         self.account.set_status(status);
     }
 
@@ -354,7 +358,8 @@ impl Run {
         let charge = self.model.charges[place].clone();
         let cost = self.amount();
         let failed = self.random.random_range(0..4) == 0;
-        let outcome = if failed { Outcome::Failed } else { Outcome::Delivered { cost: credits(cost) } };
+        let outcome =
+            if failed { Outcome::Failed } else { Outcome::Delivered { cost: credits(cost) } };
         let settled = self.account.settle(charge.id, outcome, self.now()).unwrap();
         let cost = match (failed, charge.is_fixed) {
             (true, _) => 0,

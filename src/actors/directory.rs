@@ -216,3 +216,195 @@ fn stop(resident: &Resident) {
         actor.do_send(Stop);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use actix::{Arbiter, System};
+    use uuid::Uuid;
+
+    use super::super::account::Panic;
+    use super::super::ledger_writer::{LedgerWriter, WriteError};
+    use super::*;
+    use crate::config::{DatabaseSettings, LedgerSettings};
+    use crate::domain::{Charge, ChargeId, Credits, KeyId, PaymentId, Price, Timestamp, UserId};
+    use crate::store::batch::{NewKey, NewPayment};
+    use crate::store::users::{NewUser, Role};
+
+    const PRICE: Credits = Credits::from_nanos(10);
+
+    struct Bench {
+        directory: Directory,
+        store: Store,
+        url: String,
+        _folder: tempfile::TempDir,
+        _arbiter: Arbiter,
+    }
+
+    fn on_bench(resident_max: usize, test: impl AsyncFnOnce(Bench)) {
+        let runtime = crate::app::database_runtime().unwrap();
+        System::new().block_on(async {
+            let folder = tempfile::tempdir().unwrap();
+            let url = format!("sqlite://{}?mode=rwc", folder.path().join("test.db").display());
+            let settings = DatabaseSettings::default();
+            let store = Store::open(&settings, &url, runtime.handle().clone()).await.unwrap();
+            let lease = store.take_lease(Uuid::new_v4()).await.unwrap();
+            let arbiter = Arbiter::new();
+            let ledger =
+                LedgerWriter::start(&arbiter, store.clone(), lease, &LedgerSettings::default());
+            let settings = AccountSettings { resident_max, ..AccountSettings::default() };
+            let arbiters = vec![arbiter.handle()];
+            let directory =
+                Directory::new(store.clone(), ledger, arbiters, Clock::System, settings, 10);
+            test(Bench { directory, store, url, _folder: folder, _arbiter: arbiter }).await;
+        });
+    }
+
+    impl Bench {
+        /// An account with 100 nano-dollars and a key.
+        async fn account(&self, name: &str) -> (AccountId, KeyId) {
+            let user = NewUser {
+                id: UserId(Uuid::new_v4()),
+                email: name.into(),
+                username: name.into(),
+                password_hash: String::new(),
+                role: Role::User,
+                created_at: Timestamp::from_micros(0),
+                test_credits: Credits::ZERO,
+            };
+            let user = self.store.create_user(user).await.unwrap();
+            let account = self.store.accounts_of(user.id).await.unwrap().live;
+            let (key, at) = (KeyId(Uuid::new_v4()), Timestamp::from_micros(0));
+            let lease = self.directory.lease(account).await.unwrap();
+            let payment = NewPayment {
+                id: PaymentId(Uuid::new_v4()),
+                account,
+                provider: "test",
+                amount: Credits::from_nanos(100),
+                at,
+            };
+            lease.top_up(payment).await.unwrap().wait().await.unwrap();
+            let new = NewKey {
+                id: key,
+                account,
+                name: name.into(),
+                digest: *digest_of(name),
+                preview: String::new(),
+                created_at: at,
+                expires_at: None,
+            };
+            lease.add_key(new).await.unwrap().wait().await.unwrap();
+            (account, key)
+        }
+
+        async fn charge(&self, (account, key): (AccountId, KeyId)) -> Result<(), WriteError> {
+            let lease = self.directory.lease(account).await.unwrap();
+            let id = ChargeId(Uuid::new_v4());
+            let expires_at = Timestamp::from_micros(i64::MAX);
+            let charge = Charge { id, key, price: Price::Fixed(PRICE), expires_at };
+            let receipt = lease.charge(charge).await.unwrap();
+            let usage = crate::domain::UsageRecord {
+                id,
+                account,
+                seq: None,
+                key,
+                method: "GET".into(),
+                route: "/".into(),
+                upstream: "test".into(),
+                status: 200,
+                cost: PRICE,
+                prompt_tokens: 0,
+                completion_tokens: 0,
+                started_at: Timestamp::from_micros(0),
+                latency_micros: 0,
+            };
+            let delivered = crate::domain::Outcome::Delivered { cost: PRICE };
+            lease.settle(id, delivered, usage).await.unwrap();
+            receipt.wait().await
+        }
+
+        async fn balance(&self, account: AccountId) -> i64 {
+            let lease = self.directory.lease(account).await.unwrap();
+            lease.look(None).await.unwrap().wait().await.unwrap().balance.nanos()
+        }
+    }
+
+    fn digest_of(name: &str) -> Box<[u8; 32]> {
+        let mut digest = Box::new([0; 32]);
+        digest.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
+        digest
+    }
+
+    #[test]
+    fn an_idle_account_is_let_go_and_comes_back_as_it_was() {
+        on_bench(1, async |bench| {
+            let one = bench.account("one").await;
+            let two = bench.account("two").await;
+            bench.charge(one).await.unwrap();
+            bench.charge(two).await.unwrap();
+            // Nothing is let go that somebody holds.
+            let lease = bench.directory.lease(one.0).await.unwrap();
+            assert!(!bench.directory.passivate(one.0));
+            drop(lease);
+            assert_eq!(bench.directory.len(), 2);
+            while bench.directory.len() > 1 {
+                bench.directory.sweep();
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            assert_eq!((bench.balance(one.0).await, bench.balance(two.0).await), (90, 90));
+            bench.charge(one).await.unwrap();
+            assert_eq!(bench.balance(one.0).await, 80);
+        });
+    }
+
+    #[test]
+    fn an_account_is_loaded_once_however_many_ask() {
+        on_bench(10, async |bench| {
+            let account = bench.account("one").await;
+            for _ in 0..20 {
+                while !bench.directory.passivate(account.0) {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+                let leases = (0..50).map(|_| bench.directory.lease(account.0));
+                let leases = futures_util::future::join_all(leases).await;
+                let first = &leases[0].as_ref().unwrap().actor;
+                assert!(leases.iter().all(|lease| lease.as_ref().unwrap().actor == *first));
+            }
+        });
+    }
+
+    #[test]
+    fn a_dead_actor_is_replaced_from_what_is_committed() {
+        on_bench(10, async |bench| {
+            let one = bench.account("one").await;
+            let two = bench.account("two").await;
+            bench.charge(one).await.unwrap();
+            let lease = bench.directory.lease(one.0).await.unwrap();
+            #[expect(clippy::disallowed_methods, reason = "the test kills it")]
+            lease.actor.do_send(Panic);
+            assert!(lease.look(None).await.is_err());
+            drop(lease);
+            // Its neighbour on the same thread goes on; it is there again itself.
+            bench.charge(two).await.unwrap();
+            bench.charge(one).await.unwrap();
+            assert_eq!((bench.balance(one.0).await, bench.balance(two.0).await), (80, 90));
+        });
+    }
+
+    #[test]
+    fn a_refused_write_touches_its_account_alone() {
+        on_bench(10, async |bench| {
+            let one = bench.account("one").await;
+            let two = bench.account("two").await;
+            // Somebody has moved the account's row behind its owner's back.
+            use sea_orm::ConnectionTrait as _;
+            let other = sea_orm::Database::connect(&bench.url).await.unwrap();
+            let sql = format!("UPDATE account SET seq = 7 WHERE id = {}", one.0.0);
+            other.execute_unprepared(&sql).await.unwrap();
+            // Both in one batch.
+            let (first, second) =
+                futures_util::future::join(bench.charge(one), bench.charge(two)).await;
+            assert_eq!((first, second), (Err(WriteError::Refused), Ok(())));
+            assert_eq!((bench.balance(one.0).await, bench.balance(two.0).await), (100, 90));
+        });
+    }
+}

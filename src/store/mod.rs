@@ -7,6 +7,7 @@
 //! writers would only wait for one another in the file), and several for reading. PostgreSQL has one pool,
 //! and the ledger writer a connection of its own beside it.
 
+use std::fs::File;
 use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
@@ -102,7 +103,7 @@ impl Store {
         url: &str,
         runtime: Handle,
     ) -> Result<Self, StoreError> {
-        create_parent_folder(url)?;
+        let folder = create_folder(url)?;
         let connect = |connections: u32| {
             let mut options = options(url, connections);
             options.map_sqlx_sqlite_opts(|sqlite| {
@@ -116,7 +117,13 @@ impl Store {
         };
         let write = connect(1).await?;
         assert_sqlite(&write).await?;
+        // Serialises migrations of several processes that start at once. The folder is locked, not the file:
+        // closing another handle on a SQLite file would drop SQLite's own locks.
+        folder.lock().map_err(|error| {
+            StoreError::Unsafe(format!("cannot lock the folder of the database: {error}"))
+        })?;
         migrate(&write).await?;
+        drop(folder);
         let read = connect(settings.connections_max.get()).await?;
         Ok(Store { runtime, read, ledger: write.clone(), write })
     }
@@ -190,18 +197,14 @@ fn options(url: &str, connections: u32) -> ConnectOptions {
     options
 }
 
-fn create_parent_folder(url: &str) -> Result<(), StoreError> {
+/// The folder of a SQLite file, made where it is missing.
+fn create_folder(url: &str) -> Result<File, StoreError> {
     let path = url.trim_start_matches("sqlite:").trim_start_matches("//");
     let path = path.split_once('?').map_or(path, |(path, _)| path);
-    let Some(folder) = Path::new(path).parent().filter(|folder| !folder.as_os_str().is_empty())
-    else {
-        return Ok(());
-    };
-    std::fs::create_dir_all(folder).map_err(|error| {
-        StoreError::Unsafe(format!(
-            "cannot make the folder {} of the database: {error}",
-            folder.display()
-        ))
+    let folder = Path::new(path).parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = folder.unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).and_then(|()| File::open(folder)).map_err(|error| {
+        StoreError::Unsafe(format!("cannot use the folder {}: {error}", folder.display()))
     })
 }
 

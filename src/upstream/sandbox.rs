@@ -450,11 +450,11 @@ mod tests {
     #[test]
     fn an_embedding_is_a_unit_vector_in_either_encoding() {
         let ask = |format: &str| {
-            let body = json!({ "input": ["a", "b"], "dimensions": 4, "encoding_format": format });
+            let body = json!({ "input": ["a", "b"], "dimensions": 64, "encoding_format": format });
             ask("/v1/embeddings", &body).1["data"].clone()
         };
         let floats = ask("float");
-        assert_eq!(floats[0]["embedding"].as_array().unwrap().len(), 4);
+        assert_eq!(floats[0]["embedding"].as_array().unwrap().len(), 64);
         assert_ne!(floats[0]["embedding"], floats[1]["embedding"]);
         let text = ask("base64")[0]["embedding"].as_str().unwrap().to_owned();
         let bytes = base64::engine::general_purpose::STANDARD.decode(text).unwrap();

@@ -10,10 +10,13 @@
 
 mod auth;
 mod charging;
+mod commands;
 mod concurrency;
+mod durability;
 mod keys;
 mod limits;
 mod payments;
 mod rate_limits;
 mod refusals;
+mod runtime_facts;
 mod support;

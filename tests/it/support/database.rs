@@ -26,9 +26,10 @@ impl Database {
         Self::in_cluster(Cluster::get())
     }
 
-    /// In a cluster of its own that syncs every commit, as in production.
+    /// In a cluster that syncs every commit, as in production.
     pub fn durable_postgres() -> Self {
-        Self::in_cluster(Box::leak(Box::new(Cluster::start(""))))
+        static DURABLE: OnceLock<Cluster> = OnceLock::new();
+        Self::in_cluster(DURABLE.get_or_init(|| Cluster::start("")))
     }
 
     fn in_cluster(cluster: &Cluster) -> Self {

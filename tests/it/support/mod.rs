@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 pub mod database;
+pub mod process;
 pub mod upstream;
 
 pub use database::Database;

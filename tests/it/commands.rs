@@ -1,0 +1,184 @@
+//! The command line and the settings: what works, and what is refused with one clear line.
+
+use std::io::Write as _;
+use std::process::Stdio;
+
+use serde_json::{Value, json};
+
+use crate::support::process::{Process, command, finished, free_port, verify};
+use crate::support::{Database, on_both};
+
+on_both!(
+    an_operator_is_made_by_command,
+    verify_finds_what_was_tampered_with,
+    migrating_twice_is_migrating_once
+);
+
+async fn an_operator_is_made_by_command(database: Database) {
+    let create = |email: &str, password: &str| {
+        let mut child = command(&database)
+            .args(["user", "create", "--email", email, "--username", "root", "--admin"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(password.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (code, out, error) = create("root@example.com", "A password of an operator\n");
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    assert!(out.starts_with("user-") && out.ends_with(" admin\n"), "{out}");
+    let (code, _, error) = create("ROOT@example.com", "A password of an operator\n");
+    assert_eq!(code, Some(1));
+    assert!(error.starts_with("polysystems: the ") && error.ends_with(" is taken\n"), "{error}");
+    let (code, _, error) = create("other@example.com", "short");
+    assert_eq!(code, Some(1));
+    assert!(error.contains("between 12 and 1024 characters"), "{error}");
+    assert_eq!(create("other@example.com", "").0, Some(1));
+
+    let process = Process::start(&database).await;
+    let login = json!({ "email": "root@example.com", "password": "A password of an operator" });
+    let (status, session) = process.call("POST", "/api/auth/login", "", &login).await;
+    assert_eq!((status, &session["user"]["role"]), (200, &json!("admin")));
+}
+
+async fn verify_finds_what_was_tampered_with(database: Database) {
+    let process = Process::start(&database).await;
+    let customer = process.customer("someone", 1).await;
+    for _ in 0..3 {
+        let (status, _) =
+            process.call("POST", "/api/hub/rag/index", &customer.key, &json!({})).await;
+        assert_eq!(status, 200);
+    }
+    drop(process);
+    verify(&database);
+    let findings = async |tamper: &str, mend: &str, expected: &str| {
+        database.execute(tamper).await.unwrap();
+        let (code, out, _) = finished(command(&database).arg("verify"));
+        assert_eq!(code, Some(1), "{tamper}: {out}");
+        assert!(out.contains(expected), "{tamper}: {out}");
+        database.execute(mend).await.unwrap();
+        verify(&database);
+    };
+    findings(
+        "UPDATE account SET balance = balance + 1 WHERE seq = 4",
+        "UPDATE account SET balance = balance - 1 WHERE seq = 4",
+        "stands at entry 4 with $0.998500001, but its ledger ends at entry 4 with $0.9985",
+    )
+    .await;
+    findings(
+        "UPDATE key_spend SET day_spent = day_spent - 1",
+        "UPDATE key_spend SET day_spent = day_spent + 1",
+        "by its counters",
+    )
+    .await;
+    findings(
+        "UPDATE usage_record SET cost = cost + 1 WHERE number = 1",
+        "UPDATE usage_record SET cost = cost - 1 WHERE number = 1",
+        "is recorded to cost $0.000500001, but $0.0005 was taken for it",
+    )
+    .await;
+    // The ledger itself resists; who is determined enough is found.
+    let unlock = if database.is_postgres() {
+        "ALTER TABLE ledger_entry DISABLE TRIGGER ALL"
+    } else {
+        "DROP TRIGGER ledger_entry_no_update"
+    };
+    database.execute(unlock).await.unwrap();
+    findings(
+        "UPDATE ledger_entry SET amount = amount - 1 WHERE seq = 3",
+        "UPDATE ledger_entry SET amount = amount + 1 WHERE seq = 3",
+        "entry 3 takes $0.9995 by $-0.000500001 to $0.9990",
+    )
+    .await;
+    findings(
+        "UPDATE ledger_entry SET seq = 9 WHERE seq = 4",
+        "UPDATE ledger_entry SET seq = 4 WHERE seq = 9",
+        "entry 9 follows entry 3",
+    )
+    .await;
+}
+
+async fn migrating_twice_is_migrating_once(database: Database) {
+    for _ in 0..2 {
+        let (code, out, error) = finished(command(&database).arg("migrate"));
+        assert_eq!(
+            (code, out.as_str(), error.as_str()),
+            (Some(0), "The database is up to date.\n", "")
+        );
+    }
+    // Two at the same time on an empty database.
+    let other = if database.is_postgres() { Database::postgres() } else { Database::sqlite() };
+    let both: Vec<_> = (0..2).map(|_| command(&other).arg("migrate").spawn().unwrap()).collect();
+    for mut child in both {
+        assert!(child.wait().unwrap().success());
+    }
+}
+
+#[test]
+fn what_keeps_the_server_from_starting_is_one_line() {
+    let database = Database::sqlite();
+    let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let busy = busy.local_addr().unwrap().to_string();
+    let settings = database.folder().join("settings.toml");
+    std::fs::write(&settings, "[server]\nbnid = \"127.0.0.1:1\"\n").unwrap();
+    let settings = settings.to_str().unwrap();
+    let nowhere = format!("postgres://someone:hush@127.0.0.1:{}/db", free_port());
+    let cases: [(&[(&str, &str)], &[&str], &[&str]); 10] = [
+        (&[("POLYSYSTEMS_SERVER__BIND", &busy)], &[], &["cannot listen on", &busy, "in use"]),
+        (&[("POLYSYSTEMS_SERVER__BNID", "x")], &[], &["bnid"]),
+        (&[("POLYSYSTEMS_SERVER__BIND", "nowhere")], &[], &["SERVER.BIND", "socket address"]),
+        (
+            &[("POLYSYSTEMS_DATABASE__URL", &nowhere)],
+            &[],
+            &["cannot use the database", "127.0.0.1"],
+        ),
+        (&[("POLYSYSTEMS_DATABASE__URL", "mysql://x")], &[], &["database.url", "sqlite"]),
+        (&[("POLYSYSTEMS_AUTH__JWT_SECRET", "short")], &[], &["auth.jwt_secret", "32"]),
+        (
+            &[("POLYSYSTEMS_RATE_LIMIT__DEFAULT_TIER", "gold")],
+            &[],
+            &["default_tier", "gold", "pro"],
+        ),
+        (&[("POLYSYSTEMS_UPSTREAMS__V1__URL", "ftp://x")], &[], &["upstreams.v1.url"]),
+        (&[], &["--config", settings], &["bnid", "settings.toml"]),
+        (&[], &["--config", "/nowhere.toml"], &["/nowhere.toml"]),
+    ];
+    for (environment, arguments, expected) in cases {
+        let mut command = command(&database);
+        command.env("POLYSYSTEMS_SERVER__BIND", "127.0.0.1:0");
+        command.envs(environment.iter().copied()).args(arguments);
+        let (code, _, error) = finished(&mut command);
+        assert_eq!(code, Some(1), "{environment:?} {arguments:?} {error}");
+        let line = error.lines().last().unwrap();
+        assert!(expected.iter().all(|word| line.contains(word)), "{expected:?} not in {error}");
+        assert_eq!(error.lines().count(), 1, "{error}");
+        assert!(!error.contains("hush"));
+    }
+}
+
+#[test]
+fn the_settings_in_force_are_shown_without_secrets() {
+    let database = Database::sqlite();
+    let settings = database.folder().join("settings.toml");
+    std::fs::write(
+        &settings,
+        "[auth]\njwt_secret = \"0123456789012345678901234567890123456789\"\n[rate_limit.tiers.gold]\nsecond = 7\n",
+    )
+    .unwrap();
+    let mut command = command(&database);
+    command.args(["config", "show", "--config"]).arg(&settings);
+    command.env("POLYSYSTEMS_AUTH__KEY_PEPPER", "987654321098765432109876543210987654321");
+    command.env("POLYSYSTEMS_RATE_LIMIT__DEFAULT_TIER", "gold");
+    let (code, out, error) = finished(&mut command);
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    assert!(!out.contains("0123456789") && !out.contains("9876543210"), "{out}");
+    let shown: Value = serde_json::to_value(toml::from_str::<toml::Value>(&out).unwrap()).unwrap();
+    assert_eq!(shown["rate_limit"]["default_tier"], "gold");
+    assert_eq!(shown["rate_limit"]["tiers"]["gold"]["second"], 7);
+    assert_eq!(shown["rate_limit"]["tiers"]["pro"]["second"], 20);
+    assert_eq!(shown["auth"]["jwt_secret"], "[redacted]");
+}

@@ -1,0 +1,226 @@
+//! The real binary, as a process that can be killed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::TcpListener;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::{Database, PASSWORD};
+
+pub struct Process {
+    child: Child,
+    pub url: String,
+    client: reqwest::Client,
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The binary with the settings of a test.
+pub fn command(database: &Database) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_polysystems"));
+    command
+        .env_clear()
+        .env("POLYSYSTEMS_DATABASE__URL", database.url())
+        .env("POLYSYSTEMS_DATA_DIR", database.folder())
+        .env("POLYSYSTEMS_RATE_LIMIT__ENABLED", "false")
+        .env("POLYSYSTEMS_LOG__LEVEL", "error")
+        .stdin(Stdio::null());
+    command
+}
+
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// What a command printed, after it ended.
+pub fn finished(command: &mut Command) -> (Option<i32>, String, String) {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+impl Process {
+    pub async fn start(database: &Database) -> Self {
+        Self::start_with(database, |_| ()).await
+    }
+
+    pub async fn start_with(database: &Database, change: impl FnOnce(&mut Command)) -> Self {
+        let port = free_port();
+        let mut command = command(database);
+        command.env("POLYSYSTEMS_SERVER__BIND", format!("127.0.0.1:{port}"));
+        change(&mut command);
+        let client = reqwest::Client::builder().no_proxy().build().unwrap();
+        let url = format!("http://127.0.0.1:{port}");
+        let mut process = Process { child: command.spawn().unwrap(), url, client };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !process.is_ready().await {
+            assert!(Instant::now() < deadline, "the server does not get ready");
+            assert!(process.child.try_wait().unwrap().is_none(), "the server has ended");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        process
+    }
+
+    pub async fn is_ready(&self) -> bool {
+        let answer = self.client.get(format!("{}/health/ready", self.url)).send().await;
+        answer.is_ok_and(|answer| answer.status() == 200)
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub fn terminate(&mut self) -> Option<i32> {
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.child.wait().unwrap().code()
+    }
+
+    pub async fn call(&self, method: &str, path: &str, token: &str, body: &Value) -> (u16, Value) {
+        let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+        let request = self.client.request(method, format!("{}{path}", self.url)).bearer_auth(token);
+        let answer = request.body(body.to_string()).send().await.unwrap();
+        (answer.status().as_u16(), answer.json().await.unwrap_or(Value::Null))
+    }
+
+    /// A user with credits: session, key, and the key's id.
+    pub async fn customer(&self, name: &str, amount: u32) -> Customer {
+        let email = format!("{name}@example.com");
+        let user = json!({ "email": email, "password": PASSWORD, "username": name });
+        assert_eq!(self.call("POST", "/api/auth/register", "", &user).await.0, 201);
+        let login = json!({ "email": email, "password": PASSWORD });
+        let session = self.call("POST", "/api/auth/login", "", &login).await.1;
+        let token = session["token"].as_str().unwrap().to_owned();
+        let paid =
+            self.call("POST", "/api/payments/payments", &token, &json!({ "amount": amount })).await;
+        assert_eq!(paid.0, 201);
+        let key = self.call("POST", "/api/keys", &token, &json!({ "name": "load" })).await.1;
+        Customer { token, key: key["key_value"].as_str().unwrap().to_owned() }
+    }
+}
+
+#[derive(Clone)]
+pub struct Customer {
+    pub token: String,
+    pub key: String,
+}
+
+/// What a client saw of its calls.
+#[derive(Default)]
+pub struct Seen {
+    /// The ids of the calls that were answered 200, and what they cost.
+    pub acknowledged: Mutex<BTreeMap<String, String>>,
+    /// Calls that were answered, but not 200.
+    pub refused: AtomicU64,
+    /// Calls that were not answered.
+    pub unanswered: AtomicU64,
+    stopped: AtomicBool,
+}
+
+impl Seen {
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+    }
+
+    pub fn count(&self) -> usize {
+        self.acknowledged.lock().unwrap().len()
+    }
+}
+
+/// Calls without end, until told to stop, or until a call is not answered; several at a time.
+pub fn load(
+    url: &str,
+    customers: &[Customer],
+    tasks: usize,
+    seen: &Arc<Seen>,
+) -> Vec<tokio::task::JoinHandle<()>> {
+    (0..tasks)
+        .map(|task| {
+            let (url, seen) = (url.to_owned(), Arc::clone(seen));
+            let key = customers[task % customers.len()].key.clone();
+            let paths = ["/api/hub/agents/chat", "/api/hub/rag/index"];
+            tokio::spawn(async move {
+                let client = reqwest::Client::builder().no_proxy().build().unwrap();
+                let body = super::hello().to_string();
+                for path in paths.iter().cycle() {
+                    if seen.stopped.load(Ordering::SeqCst) {
+                        return;
+                    }
+                    let request = client.post(format!("{url}{path}")).header("X-API-Key", &key);
+                    let Ok(answer) = request.body(body.clone()).send().await else {
+                        seen.unanswered.fetch_add(1, Ordering::SeqCst);
+                        return;
+                    };
+                    if answer.status() == 200 {
+                        let header =
+                            |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+                        let (id, cost) = (header("x-request-id"), header("x-polysystems-cost"));
+                        let before = seen.acknowledged.lock().unwrap().insert(id, cost);
+                        assert!(before.is_none());
+                    } else {
+                        seen.refused.fetch_add(1, Ordering::SeqCst);
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                    }
+                }
+            })
+        })
+        .collect()
+}
+
+/// Holds the clients' own log against the ledgers: every acknowledged call is there once at its cost, and what
+/// else is there was sent, but never answered.
+pub async fn reconcile(process: &Process, customers: &[Customer], seen: &Seen) {
+    let acknowledged = seen.acknowledged.lock().unwrap().clone();
+    let mut charged: BTreeSet<String> = BTreeSet::new();
+    let mut unacknowledged = 0;
+    for customer in customers {
+        let mut cursor = String::new();
+        loop {
+            let path = format!("/api/payments/transactions?limit=100{cursor}");
+            let (status, page) = process.call("GET", &path, &customer.token, &Value::Null).await;
+            assert_eq!(status, 200, "{page}");
+            for entry in page["transactions"].as_array().unwrap() {
+                if entry["kind"] == "top_up" {
+                    continue;
+                }
+                let id = entry["reference"].as_str().unwrap().to_owned();
+                let amount = super::nanos(&entry["amount"]);
+                match acknowledged.get(&id) {
+                    Some(cost) => {
+                        let cost: polysystems::domain::Credits = cost.parse().unwrap();
+                        assert_eq!(amount, -cost.nanos(), "{entry}");
+                    }
+                    None => unacknowledged += 1,
+                }
+                assert!(charged.insert(id), "twice: {entry}");
+            }
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+    }
+    let lost: Vec<_> = acknowledged.keys().filter(|id| !charged.contains(*id)).collect();
+    assert!(lost.is_empty(), "acknowledged, but not in the ledger: {lost:?}");
+    let unanswered = seen.unanswered.load(Ordering::SeqCst);
+    assert!(
+        unacknowledged <= unanswered,
+        "{unacknowledged} charges for {unanswered} unanswered calls"
+    );
+}
+
+/// `polysystems verify` finds nothing.
+pub fn verify(database: &Database) {
+    let (code, out, error) = finished(command(database).arg("verify"));
+    assert_eq!((code, error.as_str()), (Some(0), ""), "{out}");
+    assert!(out.ends_with(": 0 findings\n"), "{out}");
+}
