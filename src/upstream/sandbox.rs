@@ -10,6 +10,7 @@ use actix_web::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use base64::Engine as _;
 use bytes::Bytes;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use tiktoken_rs::CoreBPE;
 
 use super::{Answer, Failure, TokenUsage};
@@ -383,14 +384,15 @@ fn usage_object(usage: TokenUsage) -> Value {
 #[expect(clippy::float_arithmetic, reason = "an embedding is made of floats; no money is")]
 fn embedding(text: &str, dimensions: usize) -> Vec<f32> {
     let size = 1.0 / f32::from(u16::try_from(dimensions).unwrap_or(u16::MAX)).sqrt();
-    let seed = crc32fast::hash(text.as_bytes());
     (0_u32..)
-        .take(dimensions)
-        .map(|place| {
-            let mut hasher = crc32fast::Hasher::new_with_initial(seed);
-            hasher.update(&place.to_le_bytes());
-            if hasher.finalize().count_ones() % 2 == 0 { size } else { -size }
+        .flat_map(|block| {
+            let digest =
+                Sha256::new().chain_update(text).chain_update(block.to_le_bytes()).finalize();
+            let bytes: [u8; 32] = digest.into();
+            bytes.into_iter().flat_map(|byte| (0..8).map(move |bit| byte >> bit & 1 == 0))
         })
+        .take(dimensions)
+        .map(|is_positive| if is_positive { size } else { -size })
         .collect()
 }
 
