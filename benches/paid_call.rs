@@ -9,6 +9,9 @@
     clippy::expect_used,
     clippy::panic,
     clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    clippy::float_arithmetic,
     reason = "a measurement that fails by a panic has said so"
 )]
 

@@ -178,7 +178,18 @@ fn gateway(
         upstreams: Upstreams::new(&settings.upstreams),
         clock: clock.clone(),
         commit_timeout: Duration::from_secs(settings.ledger.commit_timeout_seconds.get()),
+        hold_lifetime_micros: hold_lifetime_micros(settings),
     }))
+}
+
+/// Longer than any call may run: the slowest upstream's patience, the commit's, and some more.
+fn hold_lifetime_micros(settings: &Settings) -> i64 {
+    let upstreams = &settings.upstreams;
+    let groups = [&upstreams.hub, &upstreams.omm, &upstreams.yggdrasil, &upstreams.v1];
+    let slowest = groups.iter().map(|group| group.timeout_seconds.get()).max().unwrap_or(0);
+    let seconds =
+        slowest.saturating_add(settings.ledger.commit_timeout_seconds.get()).saturating_add(60);
+    i64::try_from(seconds.saturating_mul(1_000_000)).unwrap_or(i64::MAX)
 }
 
 /// Registration and login, for the server and for the command line.
@@ -279,6 +290,12 @@ async fn sweep(app: Arc<App>) {
     let mut sweeps: u64 = 0;
     loop {
         period.tick().await;
+        if !app.gateway.ledger.is_alive() {
+            // It dies only by a defect, and without it nothing can be acknowledged. A new process begins from
+            // what is committed.
+            tracing::error!("the ledger writer is gone; ending the process");
+            std::process::exit(70);
+        }
         app.gateway.directory.sweep();
         sweeps = sweeps.wrapping_add(1);
         if sweeps.is_multiple_of(FORGET_SWEEPS) {

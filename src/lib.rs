@@ -1,4 +1,56 @@
-//! Polysystems.
+//! Polysystems sells API calls from a prepaid balance, and never gets the money wrong.
+//!
+//! # The picture
+//!
+//! ```text
+//!  client --> http -----> pipeline --------> upstream (sandbox, or a URL)
+//!              |             |  charge, settle
+//!              |             v
+//!              +----> actors::directory --> AccountActor (one for each active account)
+//!              |                               |  entries, usage
+//!              v                               v
+//!            store  <--- one transaction --- LedgerWriter
+//!              |           for many calls
+//!              v
+//!        SQLite or PostgreSQL
+//! ```
+//!
+//! # The life of a paid request
+//!
+//! [`pipeline::serve`] is the contract: `Arrival -> Admitted -> Caller -> Quoted -> Charged -> Answered ->
+//! Departure`. Rate limit by address; authenticate the key; rate limit by key and account; price; balance,
+//! spending limits and debit in ONE message to the account's actor; the upstream; settlement. The answer
+//! leaves when its money is on record: a fixed price commits while the upstream works, a token price is held
+//! first and captured at its actual cost.
+//!
+//! # Where to find things
+//!
+//! | a rule of money | [`domain`], pure: no I/O, no clock, no randomness |
+//! |---|---|
+//! | the order of checks | [`pipeline`] |
+//! | a status code | `http/error.rs`, and nowhere else |
+//! | SQL | [`store`], and nowhere else |
+//! | who owns what in memory | [`actors`] |
+//! | what can be set, and every limit | [`config`] |
+//! | how it starts and stops | [`app`] |
+//! | what must hold in the database | [`verify`] |
+//!
+//! # Invariants
+//!
+//! - *One owner for each account.* Within a process it is the account's actor, whose handlers never await.
+//!   Across processes it is whoever holds the lease ([`store::lease`]): each batch checks it inside its own
+//!   transaction, so a process that was taken over can acknowledge nothing more.
+//! - *Nothing is acknowledged from memory.* There is no such mode.
+//! - *Debits bind at once; what comes back is spendable when it is durable.*
+//! - *From the charge on, nothing depends on the client's connection.*
+//! - *The ledger is append-only*, and the balance is its fold. The database refuses changes by trigger, and a
+//!   negative balance by constraint.
+//!
+//! # Absent on purpose
+//!
+//! No row lock and no database read on the way of a charge whose account is in memory. No float near an
+//! amount. No retry of a call to an upstream. No batching timer.
+
 pub mod actors;
 pub mod app;
 pub mod auth;

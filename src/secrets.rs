@@ -43,8 +43,10 @@ pub fn secret(set: Option<&Secret>, data_dir: &Path, name: &str) -> anyhow::Resu
 
 fn fill(mut file: File) -> std::io::Result<()> {
     let random: [u8; 32] = rand::rng().random();
-    let text: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    writeln!(file, "{text}")?;
+    for byte in random {
+        write!(file, "{byte:02x}")?;
+    }
+    writeln!(file)?;
     file.sync_all()
 }
 

@@ -5,9 +5,10 @@
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
-    clippy::panic,
     clippy::disallowed_methods,
     clippy::as_conversions,
+    clippy::cast_possible_wrap,
+    clippy::cast_possible_truncation,
     reason = "a test that fails by a panic has done its work"
 )]
 
@@ -368,7 +369,7 @@ impl Run {
         };
         assert_eq!(settled.cost, credits(cost));
         let moved = if charge.is_fixed { charge.most - cost } else { -cost };
-        assert_eq!(settled.entry.map(|entry| entry.amount.nanos()).unwrap_or(0), moved);
+        assert_eq!(settled.entry.map_or(0, |entry| entry.amount.nanos()), moved);
         if let Some(entry) = settled.entry {
             assert_eq!(entry.reference, charge.id.0);
             self.record(entry);

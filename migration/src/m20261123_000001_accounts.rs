@@ -7,7 +7,7 @@ use crate::run;
 pub struct Migration;
 
 impl MigrationName for Migration {
-    fn name(&self) -> &str {
+    fn name(&self) -> &'static str {
         "m20261123_000001_accounts"
     }
 }

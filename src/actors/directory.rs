@@ -220,6 +220,7 @@ fn stop(resident: &Resident) {
 #[cfg(test)]
 mod tests {
     use actix::{Arbiter, System};
+    use sea_orm::ConnectionTrait as _;
     use uuid::Uuid;
 
     use super::super::account::Panic;
@@ -287,7 +288,7 @@ mod tests {
                 id: key,
                 account,
                 name: name.into(),
-                digest: *digest_of(name),
+                digest: digest_of(name),
                 preview: String::new(),
                 created_at: at,
                 expires_at: None,
@@ -328,8 +329,8 @@ mod tests {
         }
     }
 
-    fn digest_of(name: &str) -> Box<[u8; 32]> {
-        let mut digest = Box::new([0; 32]);
+    fn digest_of(name: &str) -> [u8; 32] {
+        let mut digest = [0; 32];
         digest.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
         digest
     }
@@ -396,7 +397,6 @@ mod tests {
             let one = bench.account("one").await;
             let two = bench.account("two").await;
             // Somebody has moved the account's row behind its owner's back.
-            use sea_orm::ConnectionTrait as _;
             let other = sea_orm::Database::connect(&bench.url).await.unwrap();
             let sql = format!("UPDATE account SET seq = 7 WHERE id = {}", one.0.0);
             other.execute_unprepared(&sql).await.unwrap();

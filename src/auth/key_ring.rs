@@ -16,7 +16,7 @@ use crate::store::api_keys::KeyRecord;
 use crate::store::{Store, StoreError};
 
 /// A changed rate limit tier is seen after this time.
-const REMEMBERED: Duration = Duration::from_secs(300);
+const REMEMBERED: Duration = Duration::from_mins(5);
 
 /// See the module.
 pub struct KeyRing {

@@ -470,7 +470,7 @@ impl AccountState {
             self.balance = self.balance.checked_add(amount).unwrap_or(self.balance);
             self.entry(kind, amount, charge.0, Some(open.key), open.day, open.month, now)
         });
-        self.await_confirmation(comes_back);
+        self.withhold(comes_back);
         Ok(Settled {
             entry,
             seq: entry.map(|entry| entry.seq).or(open.debit_seq),
@@ -504,7 +504,7 @@ impl AccountState {
         self.balance = balance;
         let day = now.day();
         let entry = self.entry(kind, amount, reference, None, day, day.month(), now);
-        self.await_confirmation(amount);
+        self.withhold(amount);
         Ok(entry)
     }
 
@@ -622,7 +622,7 @@ impl AccountState {
         }
     }
 
-    fn await_confirmation(&mut self, amount: Credits) {
+    fn withhold(&mut self, amount: Credits) {
         if amount > Credits::ZERO {
             self.unconfirmed.push_back((self.seq, amount));
             self.unconfirmed_sum = self.unconfirmed_sum.checked_add(amount).unwrap_or(Credits::MAX);

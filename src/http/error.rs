@@ -196,6 +196,7 @@ fn unavailable() -> Parts {
 }
 
 impl ApiError {
+    #[expect(clippy::too_many_lines, reason = "the table of errors is one table")]
     fn parts(&self) -> Parts {
         match self {
             ApiError::Refused(refusal) => refusal_parts(refusal),

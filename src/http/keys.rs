@@ -216,6 +216,7 @@ pub(super) async fn delete(
 }
 
 /// Spending limits to be set. An absent one stays as it is, null takes it away.
+#[expect(clippy::struct_field_names, reason = "the chapter's names")]
 #[derive(Deserialize, Validate, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LimitsBody {
@@ -241,7 +242,11 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<A
     Option::<Amount>::deserialize(deserializer).map(Some)
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that garde calls")]
+#[expect(
+    clippy::ref_option,
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that garde calls"
+)]
 fn not_negative(limit: &Option<Option<Amount>>, (): &()) -> garde::Result {
     match limit {
         Some(Some(Amount(credits))) if credits.is_negative() => {

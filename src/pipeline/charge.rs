@@ -11,9 +11,6 @@ use crate::domain::pricing::PriceRule;
 use crate::domain::{Charge, ChargeId, Decline};
 use crate::store::api_keys::KeyRecord;
 
-/// Longer than any call may run; then the hold ends by itself.
-const HOLD_LIFETIME_MICROS: i64 = 3_600_000_000;
-
 /// A request that is paid for, or whose money is held.
 pub struct Charged {
     pub(super) arrival: Arrival,
@@ -61,7 +58,7 @@ pub(super) async fn charge(gateway: &Gateway, quoted: Quoted) -> Result<Charged,
         }
         DirectoryError::Unwritable => Refusal::Unavailable("the ledger cannot be written"),
     })?;
-    let expires_at = arrival.at.plus_micros(HOLD_LIFETIME_MICROS);
+    let expires_at = arrival.at.plus_micros(gateway.hold_lifetime_micros);
     let order = Charge { id: arrival.id, key: key.key, price, expires_at };
     let receipt = account.charge(order).await.map_err(|error| match error {
         AccountError::Refused(decline) => refusal(decline),

@@ -54,6 +54,8 @@ pub struct Gateway {
     pub clock: Clock,
     /// How long a call waits for its commit.
     pub commit_timeout: Duration,
+    /// When a hold ends by itself, counted from the call's arrival, in microseconds.
+    pub hold_lifetime_micros: i64,
 }
 
 /// A request as the pipeline sees it.

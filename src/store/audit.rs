@@ -154,12 +154,7 @@ impl Audit {
             .limit(PAGE)
             .all(&self.transaction)
             .await?;
-        rows.into_iter()
-            .map(|row| {
-                let epoch = row.epoch;
-                ledger::entry(row).map(|entry| (entry, epoch))
-            })
-            .collect()
+        rows.iter().map(|row| Ok((ledger::entry(row)?, row.epoch))).collect()
     }
 
     /// Ends the snapshot.

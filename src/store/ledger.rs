@@ -74,7 +74,7 @@ impl Store {
                 .limit(limit)
                 .all(&store.read)
                 .await?;
-            rows.into_iter().map(entry).collect()
+            rows.iter().map(entry).collect()
         })
         .await
     }
@@ -122,7 +122,7 @@ impl Store {
     }
 }
 
-pub(super) fn entry(row: ledger_entry::Model) -> Result<LedgerEntry, StoreError> {
+pub(super) fn entry(row: &ledger_entry::Model) -> Result<LedgerEntry, StoreError> {
     let kind = EntryKind::from_code(row.kind).ok_or_else(|| {
         StoreError::Corrupt(format!("entry {}/{} has an unknown kind", row.account_id, row.seq))
     })?;

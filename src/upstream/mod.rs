@@ -88,6 +88,7 @@ impl TokenUsage {
         struct Body {
             usage: Option<Usage>,
         }
+        #[expect(clippy::struct_field_names, reason = "OpenAI's names")]
         #[derive(Deserialize)]
         struct Usage {
             #[serde(default, alias = "input_tokens")]

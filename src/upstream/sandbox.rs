@@ -85,7 +85,7 @@ impl Question {
             ("POST", "/v1/chat/completions") => self.chat_completion(),
             ("POST", "/v1/completions") => self.completion(),
             ("POST", "/v1/embeddings") => self.embeddings(),
-            (_, "/v1/models") => Ok((self.models(), TokenUsage::default())),
+            (_, "/v1/models") => Ok((models(), TokenUsage::default())),
             ("POST", "/api/hub/agents/chat") => self.agent_chat(),
             (
                 "POST",
@@ -192,14 +192,6 @@ impl Question {
         Ok((answer, usage(tokens, 0)))
     }
 
-    fn models(&self) -> Value {
-        let list: Vec<Value> = MODELS
-            .iter()
-            .map(|id| json!({ "id": id, "object": "model", "created": 0, "owned_by": "polysystems" }))
-            .collect();
-        json!({ "object": "list", "data": list })
-    }
-
     fn agent_chat(&self) -> Result<(Value, TokenUsage), BadQuestion> {
         let body = self.body()?;
         let chat = Chat::read(&body)?;
@@ -226,18 +218,13 @@ impl Question {
             .find_map(|name| body.get(name))
             .map(|value| texts(value).join("\n"));
         let bpe = vocabulary(&body);
-        let (reply, prompt_tokens) = match prompt {
-            Some(prompt) => {
-                (Reply::to(&prompt, bpe, token_limit(&body)), bpe.count_ordinary(&prompt))
-            }
-            None => {
-                let chat = Chat::read(&body).map_err(|_| {
-                    BadQuestion(
-                        "prompt: must be a text; input, text and messages are taken as well",
-                    )
-                })?;
-                (chat.reply(&body), chat.prompt_tokens)
-            }
+        let (reply, prompt_tokens) = if let Some(prompt) = prompt {
+            (Reply::to(&prompt, bpe, token_limit(&body)), bpe.count_ordinary(&prompt))
+        } else {
+            let chat = Chat::read(&body).map_err(|_| {
+                BadQuestion("prompt: must be a text; input, text and messages are taken as well")
+            })?;
+            (chat.reply(&body), chat.prompt_tokens)
         };
         let usage = usage(prompt_tokens, reply.tokens);
         let answer = json!({
@@ -263,6 +250,14 @@ impl Question {
             "message": "The sandbox has no such service; it only shows that the call was accepted and charged.",
         })
     }
+}
+
+fn models() -> Value {
+    let list: Vec<Value> = MODELS
+        .iter()
+        .map(|id| json!({ "id": id, "object": "model", "created": 0, "owned_by": "polysystems" }))
+        .collect();
+    json!({ "object": "list", "data": list })
 }
 
 fn shaped(status: StatusCode, body: &Value, usage: TokenUsage) -> Answer {
@@ -428,7 +423,8 @@ mod tests {
         assert_eq!(status, StatusCode::OK);
         let text = answer["choices"][0]["message"]["content"].as_str().unwrap();
         let bpe = tiktoken_rs::o200k_base_singleton();
-        assert_eq!(usage.completion, bpe.encode_ordinary(text).len() as u64);
+        let counted = u64::try_from(bpe.encode_ordinary(text).len());
+        assert_eq!(Ok(usage.completion), counted);
         // "user" is one token, "Hello!" two, the frame six.
         assert_eq!(usage.prompt, 9);
         assert_eq!(TokenUsage::of_answer(answer.to_string().as_bytes()).total(), usage.total());

@@ -118,6 +118,9 @@ async fn migrating_twice_is_migrating_once(database: Database) {
     }
 }
 
+/// Environment, arguments, words of the line.
+type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], &'a [&'a str]);
+
 #[test]
 fn what_keeps_the_server_from_starting_is_one_line() {
     let database = Database::sqlite();
@@ -127,7 +130,7 @@ fn what_keeps_the_server_from_starting_is_one_line() {
     std::fs::write(&settings, "[server]\nbnid = \"127.0.0.1:1\"\n").unwrap();
     let settings = settings.to_str().unwrap();
     let nowhere = format!("postgres://someone:hush@127.0.0.1:{}/db", free_port());
-    let cases: [(&[(&str, &str)], &[&str], &[&str]); 10] = [
+    let cases: [Case; 10] = [
         (&[("POLYSYSTEMS_SERVER__BIND", &busy)], &[], &["cannot listen on", &busy, "in use"]),
         (&[("POLYSYSTEMS_SERVER__BNID", "x")], &[], &["bnid"]),
         (&[("POLYSYSTEMS_SERVER__BIND", "nowhere")], &[], &["SERVER.BIND", "socket address"]),

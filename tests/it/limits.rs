@@ -70,7 +70,7 @@ async fn a_limit_of_one_request_is_of_one_request(database: Database) {
     for _ in 0..3 {
         server.post("/api/hub/rag/index", &json!({})).key(&key).expect(200).await;
     }
-    user.limit(&key, &json!({ "per_request_limit": 0.000499999 })).await;
+    user.limit(&key, &json!({ "per_request_limit": 0.000_499_999 })).await;
     server.post("/api/hub/rag/index", &json!({})).key(&key).expect(402).await;
     server.post("/api/hub/memory", &json!({})).key(&key).expect(200).await;
     // What a call can cost counts, not what it would have cost.

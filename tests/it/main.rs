@@ -10,6 +10,7 @@
 
 mod auth;
 mod charging;
+mod clients;
 mod commands;
 mod concurrency;
 mod durability;

@@ -87,7 +87,7 @@ async fn answer(mut stream: TcpStream, heads: Arc<Mutex<Vec<String>>>, script: A
             (200, body, 0)
         }
         Script::Silent => {
-            tokio::time::sleep(Duration::from_secs(60)).await;
+            tokio::time::sleep(Duration::from_mins(1)).await;
             return;
         }
         Script::Cut => (200, "{\"usage\":".to_owned(), 100),

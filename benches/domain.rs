@@ -1,0 +1,66 @@
+//! The rules of money by themselves: what a charge costs before any thread, socket or database.
+//!
+//! `cargo bench --bench domain`
+#![expect(
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a measurement; criterion's macros make public items"
+)]
+
+use std::hint::black_box;
+
+use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use polysystems::domain::api_key::{ApiKey, Pepper};
+use polysystems::domain::{
+    AccountId, AccountState, AccountStatus, Charge, ChargeId, Credits, Environment, KeyId,
+    KeyState, Outcome, Price, SpendingLimits, Timestamp, TokenPrice,
+};
+use uuid::Uuid;
+
+const NOW: Timestamp = Timestamp::from_micros(1_705_320_000_000_000);
+
+fn account() -> AccountState {
+    let limit = Some(Credits::MAX);
+    let limits = SpendingLimits { per_request: limit, daily: limit, monthly: limit };
+    let key = KeyState::new(KeyId(Uuid::from_u128(1)), limits);
+    let (id, environment) = (AccountId(1), Environment::Live);
+    AccountState::load(id, environment, AccountStatus::Open, Credits::MAX, 0, vec![key])
+}
+
+fn charge(price: Price) -> Charge {
+    let (id, key) = (ChargeId(Uuid::from_u128(7)), KeyId(Uuid::from_u128(1)));
+    Charge { id, key, price, expires_at: NOW }
+}
+
+fn domain(criterion: &mut Criterion) {
+    let cost = Credits::from_nanos(2_260_000);
+    let hold = Price::UpTo { least: cost, most: Credits::from_nanos(12_770_000) };
+    for (name, price) in [("fixed price", Price::Fixed(cost)), ("hold and capture", hold)] {
+        criterion.bench_function(&format!("charge and settle, {name}"), |bencher| {
+            let delivered = Outcome::Delivered { cost };
+            bencher.iter_batched_ref(
+                account,
+                |account| {
+                    let order = charge(price);
+                    account.charge(black_box(&order), NOW).unwrap();
+                    black_box(account.settle(order.id, delivered, NOW).unwrap());
+                },
+                BatchSize::SmallInput,
+            );
+        });
+    }
+    let key = ApiKey::from_symbols(Environment::Live, [7; 30]);
+    let pepper = Pepper::new(&[7; 32]).unwrap();
+    criterion.bench_function("key: parse and checksum", |bencher| {
+        bencher.iter(|| ApiKey::parse(black_box(key.expose())));
+    });
+    criterion
+        .bench_function("key: digest", |bencher| bencher.iter(|| black_box(&key).digest(&pepper)));
+    let per_token: TokenPrice = "0.00001".parse().unwrap();
+    criterion.bench_function("cost of a call", |bencher| {
+        bencher.iter(|| per_token.cost(black_box(cost), black_box(1_000)));
+    });
+}
+
+criterion_group!(benches, domain);
+criterion_main!(benches);

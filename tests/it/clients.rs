@@ -1,0 +1,175 @@
+//! Real clients against the real server: curl, Python's `requests` and `openai`, Node's `axios`, Go.
+//!
+//! `tests/run` installs what they need; without it these tests fail and say what is missing.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use crate::support::{Database, Key, Server, User, on_both};
+
+on_both!(
+    every_client_makes_a_paid_call,
+    the_openai_client_gets_its_answers_and_its_exceptions,
+    the_chapters_walk_by_curl
+);
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients")
+}
+
+/// Where `tests/run` installs the clients' libraries.
+fn installed() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients")
+}
+
+async fn printed(command: &mut Command) -> String {
+    let name = command.as_std().get_program().display().to_string();
+    let output = command.kill_on_drop(true).output().await;
+    let output =
+        output.unwrap_or_else(|error| panic!("{name}: {error}; run tests/run, which installs it"));
+    let (out, error) = (String::from_utf8(output.stdout), String::from_utf8(output.stderr));
+    assert!(output.status.success(), "{name}: {}", error.unwrap());
+    out.unwrap()
+}
+
+fn python() -> Command {
+    Command::new(installed().join("venv/bin/python"))
+}
+
+async fn rich(user: &User<'_>) -> Key {
+    user.pay("10.00").await;
+    user.key().await
+}
+
+async fn every_client_makes_a_paid_call(database: Database) {
+    let server = Server::start(&database).await;
+    let user = server.user("someone").await;
+    let key = rich(&user).await;
+    let poor = server.user("poor").await.key().await;
+    let mut python = || {
+        let mut command = python();
+        command.arg(folder().join("call.py"));
+        command
+    };
+    let mut node = || {
+        let mut command = Command::new("node");
+        command.arg(folder().join("call.js")).env("NODE_PATH", installed().join("node_modules"));
+        command
+    };
+    let mut go = || {
+        let mut command = Command::new("go");
+        command.args(["run"]).arg(folder().join("call.go")).env("GOCACHE", installed().join("go"));
+        command
+    };
+    let clients: [&mut dyn FnMut() -> Command; 3] = [&mut python, &mut node, &mut go];
+    let mut calls = 0;
+    for client in clients {
+        for (key, status) in
+            [(key.value.as_str(), 200), (&poor.value, 402), ("ps_live_nonsense", 401)]
+        {
+            let url = server.url("");
+            let out = printed(client().env("PS_API_URL", url).env("PS_API_KEY", key)).await;
+            let answer: Value = serde_json::from_str(&out).unwrap();
+            assert_eq!(answer["status"], status, "{out}");
+            if status == 200 {
+                calls += 1;
+                let text = answer["body"]["message"]["content"].as_str().unwrap();
+                assert!(text.ends_with("Hello!"), "{text}");
+            } else {
+                assert!(answer["body"]["error"].is_string());
+            }
+        }
+    }
+    assert_eq!(user.ledger().await.len(), 1 + calls);
+}
+
+async fn the_openai_client_gets_its_answers_and_its_exceptions(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.rate_limit.enabled = true;
+        settings.rate_limit.default_tier = "unlimited".into();
+    })
+    .await;
+    let user = server.user("someone").await;
+    let key = rich(&user).await;
+    let poor = server.user("poor").await.key().await;
+    let limited = server.user("limited").await;
+    database.execute("UPDATE users SET tier = 'free' WHERE username = 'limited'").await.unwrap();
+    let limited = rich(&limited).await;
+    let mut command = python();
+    command
+        .arg(folder().join("openai_client.py"))
+        .env("PS_API_URL", server.url(""))
+        .env("PS_API_KEY", &key.value)
+        .env("POOR_KEY", &poor.value)
+        .env("LIMITED_KEY", &limited.value)
+        .env("CALLS", "5");
+    let exceptions: Value = serde_json::from_str(&printed(&mut command).await).unwrap();
+    assert_eq!(
+        exceptions,
+        json!({
+            "invalid": ["AuthenticationError", 401],
+            "poor": ["APIStatusError", 402],
+            "limited": ["RateLimitError", 429],
+        })
+    );
+    // A chat, a completion and an embedding; the list of models is free.
+    assert_eq!(user.ledger().await.len(), 4);
+}
+
+/// Register, log in, add credits, make a key, limit it, call, list, revoke: by curl, some of it without a
+/// Content-Type, as the chapter does.
+async fn the_chapters_walk_by_curl(database: Database) {
+    let server = Server::start(&database).await;
+    let curl = async |arguments: &[&str], path: &str| {
+        let mut command = Command::new("curl");
+        command.args(["-sS", "--noproxy", "*"]).args(arguments).arg(server.url(path));
+        let out = printed(&mut command).await;
+        serde_json::from_str::<Value>(&out).unwrap_or_else(|error| panic!("{error}: {out}"))
+    };
+    let json_type = "Content-Type: application/json";
+    let user = r#"{ "email": "user@example.com", "password": "SecurePassword123!", "username": "myusername" }"#;
+    let registered = curl(&["-X", "POST", "-H", json_type, "-d", user], "/api/auth/register").await;
+    assert_eq!(registered["username"], "myusername");
+    let login = r#"{ "email": "user@example.com", "password": "SecurePassword123!" }"#;
+    let session = curl(&["-X", "POST", "-H", json_type, "-d", login], "/api/auth/login").await;
+    let bearer = format!("Authorization: Bearer {}", session["token"].as_str().unwrap());
+    let me = curl(&["-X", "GET", "-H", &bearer], "/api/auth/me").await;
+    assert_eq!(me, registered);
+    let payment = curl(
+        &["-X", "POST", "-H", &bearer, "-d", r#"{"amount": 25.00}"#],
+        "/api/payments/payments",
+    )
+    .await;
+    assert_eq!(payment["status"], "confirmed");
+    let key = r#"{"name": "New Production Key"}"#;
+    let key = curl(&["-X", "POST", "-H", &bearer, "-d", key], "/api/keys").await;
+    let past = r#"{ "name": "Temporary API Key", "expires_at": "2023-02-15T12:00:00Z" }"#;
+    let expired =
+        curl(&["-X", "POST", "-H", &bearer, "-H", json_type, "-d", past], "/api/keys").await;
+    let limits = r#"{ "daily_limit": 1.00, "monthly_limit": 10.00 }"#;
+    let path = format!("/api/keys/{}", key["id"].as_str().unwrap());
+    let limits = curl(&["-X", "PUT", "-H", &bearer, "-d", limits], &format!("{path}/limits")).await;
+    assert_eq!(limits["daily"]["remaining"], 1.0);
+    let chat = r#"{ "messages": [{"role": "user", "content": "Hello!"}] }"#;
+    for scheme in ["X-API-Key: ", "Authorization: Bearer "] {
+        let with = |key: &Value| format!("{scheme}{}", key["key_value"].as_str().unwrap());
+        let chat = ["-X", "POST", "-H", json_type, "-d", chat];
+        let answer =
+            curl(&[&chat[..], &["-H", &with(&key)]].concat(), "/api/hub/agents/chat").await;
+        assert_eq!(answer["message"]["role"], "assistant");
+        let refused =
+            curl(&[&chat[..], &["-H", &with(&expired)]].concat(), "/api/hub/agents/chat").await;
+        assert_eq!(refused["error"], "API key expired");
+        let health = curl(&["-X", "GET", "-H", &with(&key)], "/api/hub/health").await;
+        assert_eq!(health["status"], "healthy");
+    }
+    let keys = curl(&["-X", "GET", "-H", &bearer], "/api/keys").await;
+    assert_eq!(keys.as_array().unwrap().len(), 2);
+    let revoked = curl(&["-X", "POST", "-H", &bearer], &format!("{path}/revoke")).await;
+    assert_eq!(revoked["is_active"], false);
+    let header = format!("X-API-Key: {}", key["key_value"].as_str().unwrap());
+    let refused = curl(&["-X", "GET", "-H", &header], "/api/hub/health").await;
+    assert_eq!(refused["error"], "Invalid API key");
+}
