@@ -1,11 +1,7 @@
 //! The rules of money by themselves: what a charge costs before any thread, socket or database.
 //!
 //! `cargo bench --bench domain`
-#![expect(
-    clippy::unwrap_used,
-    missing_docs,
-    reason = "a measurement; criterion's macros make public items"
-)]
+#![expect(clippy::unwrap_used, reason = "a measurement that fails by a panic has said so")]
 
 use std::hint::black_box;
 
