@@ -2,7 +2,7 @@
 //!
 //! The statements are written out, since a ledger wants what a portable builder does not offer: clustered
 //! keys, partial unique indexes, triggers that refuse changes. Where the two databases differ in a word,
-//! the word is a placeholder; see [`Dialect`].
+//! the word is a placeholder; see `Dialect`.
 
 pub use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::DbBackend;
