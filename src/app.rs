@@ -17,6 +17,7 @@ use tokio::runtime::{Handle, Runtime};
 use uuid::Uuid;
 
 use crate::actors::directory::SWEEP_PERIOD;
+use crate::actors::ledger_writer::WriterState;
 use crate::actors::{Directory, LedgerHandle, LedgerWriter};
 use crate::auth::{KeyRing, Keys, Passwords, People, Sessions};
 use crate::clock::Clock;
@@ -98,7 +99,7 @@ async fn run(
     let app = Data::new(app(&settings, clock, database, store.clone(), gateway)?);
     announce(&app, address);
 
-    let sweeper = actix::spawn(sweep(app.clone().into_inner()));
+    let sweeper = actix::spawn(sweep(app.clone().into_inner(), lease));
     let server = http_server(listener, &settings, &app, cores)?;
     let server_handle = server.handle();
     let running = actix::spawn(server);
@@ -110,6 +111,15 @@ async fn run(
     server_handle.stop(true).await;
     sweeper.abort();
     running.await.context("the HTTP server broke off")??;
+    // Calls that the drain limit cut off end their charges as they are dropped.
+    let quiet = async {
+        while !app.gateway.directory.is_quiet() {
+            tokio::time::sleep(DRAIN_POLL).await;
+        }
+    };
+    if tokio::time::timeout(Duration::from_secs(5), quiet).await.is_err() {
+        tracing::error!("some charges were not ended");
+    }
     finish(&store, &ledger, lease).await;
     System::current().stop();
     Ok(())
@@ -278,6 +288,8 @@ fn http_server(
     .keep_alive(Duration::from_secs(keep_alive_seconds))
     .client_request_timeout(Duration::from_secs(head_timeout_seconds))
     .tcp_nodelay(true)
+    // The sandbox's larger answers; whoever comes later waits.
+    .worker_max_blocking_threads(2)
     .shutdown_timeout(5)
     .disable_signals()
     .listen(listener)
@@ -285,7 +297,7 @@ fn http_server(
     Ok(server.run())
 }
 
-async fn sweep(app: Arc<App>) {
+async fn sweep(app: Arc<App>, lease: Lease) {
     let mut period = tokio::time::interval(SWEEP_PERIOD);
     let mut sweeps: u64 = 0;
     loop {
@@ -297,6 +309,13 @@ async fn sweep(app: Arc<App>) {
             std::process::exit(70);
         }
         app.gateway.directory.sweep();
+        if let Ok(Ok(false)) =
+            tokio::time::timeout(SWEEP_PERIOD, app.store.holds_lease(lease)).await
+            && app.gateway.ledger.state() != WriterState::Fenced
+        {
+            tracing::error!("another process has taken the database over; this one stops charging");
+            app.gateway.ledger.fence();
+        }
         sweeps = sweeps.wrapping_add(1);
         if sweeps.is_multiple_of(FORGET_SWEEPS) {
             app.gateway.rate_limits.forget_idle();

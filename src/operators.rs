@@ -26,7 +26,7 @@ impl Operators {
         }
         let accounts = self.store.accounts_of(user).await?;
         for account in [accounts.live, accounts.test] {
-            let lease = self.gateway.directory.lease(account).await?;
+            let lease = self.gateway.directory.owners_lease(account).await?;
             lease.set_status(status).await?.wait().await?;
         }
         Ok(())

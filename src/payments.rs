@@ -75,7 +75,7 @@ impl Payments {
         let payment =
             NewPayment { id: PaymentId(Uuid::now_v7()), account, provider: SANDBOX, amount, at };
         let id = payment.id;
-        let lease = self.gateway.directory.lease(account).await?;
+        let lease = self.gateway.directory.owners_lease(account).await?;
         let receipt = lease.top_up(payment).await.map_err(|error| match error {
             crate::actors::AccountError::Refused(Decline::AccountClosed) => {
                 PaymentsError::AccountClosed
@@ -129,7 +129,7 @@ impl Payments {
         environment: Environment,
     ) -> Result<(Snapshot, Timestamp), PaymentsError> {
         let account = self.account(user, environment).await?;
-        let lease = self.gateway.directory.lease(account).await?;
+        let lease = self.gateway.directory.owners_lease(account).await?;
         let snapshot = lease.look(None).await?.wait().await?;
         Ok((snapshot, self.store.account_updated_at(account).await?))
     }

@@ -85,8 +85,25 @@ impl Directory {
     /// # Errors
     /// [`DirectoryError`]
     pub async fn lease(&self, account: AccountId) -> Result<AccountLease, DirectoryError> {
+        self.lease_among(account, self.settings.in_flight_max.get()).await
+    }
+
+    /// A lease for the account's owner or an operator, who must get through however many calls run: whoever
+    /// has stolen a key must not be able to keep it from being revoked.
+    ///
+    /// # Errors
+    /// [`DirectoryError`], but never [`DirectoryError::Busy`].
+    pub async fn owners_lease(&self, account: AccountId) -> Result<AccountLease, DirectoryError> {
+        self.lease_among(account, u32::MAX).await
+    }
+
+    async fn lease_among(
+        &self,
+        account: AccountId,
+        in_flight_max: u32,
+    ) -> Result<AccountLease, DirectoryError> {
         loop {
-            let (resident, in_flight) = self.enter(account)?;
+            let (resident, in_flight) = self.enter(account, in_flight_max)?;
             let actor = match resident.actor.get() {
                 Some(actor) => actor,
                 None => resident.actor.get_or_try_init(|| self.load(account, &resident)).await?,
@@ -100,10 +117,14 @@ impl Directory {
     }
 
     /// Counts a call in, while the map's guard keeps the sweep from letting the account go.
-    fn enter(&self, account: AccountId) -> Result<(Arc<Resident>, InFlight), DirectoryError> {
+    fn enter(
+        &self,
+        account: AccountId,
+        in_flight_max: u32,
+    ) -> Result<(Arc<Resident>, InFlight), DirectoryError> {
         let count_in = |resident: &Arc<Resident>| {
-            let max = self.settings.in_flight_max.get();
-            let entered = InFlight::enter(&resident.marks, max).ok_or(DirectoryError::Busy)?;
+            let entered =
+                InFlight::enter(&resident.marks, in_flight_max).ok_or(DirectoryError::Busy)?;
             let tick = self.tick.load(Ordering::Relaxed);
             resident.marks.used_tick.store(tick, Ordering::Relaxed);
             Ok((Arc::clone(resident), entered))
@@ -146,6 +167,15 @@ impl Directory {
             stop(&resident);
         }
         Ok(())
+    }
+
+    /// Is no charge open and every write on record?
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.residents.iter().all(|resident| {
+            resident.marks.open_charges.load(Ordering::Acquire) == 0
+                && resident.marks.pending_writes.load(Ordering::Acquire) == 0
+        })
     }
 
     /// How many accounts are in memory.

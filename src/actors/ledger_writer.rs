@@ -138,8 +138,10 @@ impl Gauge {
     const UNAVAILABLE: u8 = 1;
     const FENCED: u8 = 2;
 
+    /// Fenced is for ever.
     fn set(&self, state: u8) {
-        self.state.store(state, Ordering::Release);
+        let next = |now| (now != Self::FENCED).then_some(state);
+        let _ = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
     }
 
     fn is_fenced(&self) -> bool {
@@ -166,6 +168,11 @@ impl LedgerHandle {
             Gauge::UNAVAILABLE => WriterState::Unavailable,
             _ => WriterState::Fenced,
         }
+    }
+
+    /// Takes no new work from now on: the accounts belong to another process.
+    pub fn fence(&self) {
+        self.gauge.set(Gauge::FENCED);
     }
 
     /// Is the actor alive? It dies only by a defect; then nothing can be written until a restart.
@@ -309,6 +316,7 @@ impl Committer {
             return Ok(());
         }
         let mut pause = RETRY_PAUSE_MIN;
+        let mut is_retry = false;
         loop {
             let begun = Instant::now();
             let error = match self.store.commit(&batch, self.lease).await {
@@ -325,8 +333,14 @@ impl Committer {
                     "another process has taken the database over; this one stops charging"
                 );
                 self.gauge.set(Gauge::FENCED);
-                return Err(WriteError::Fenced);
+                // An earlier attempt of unknown outcome may have been committed before the takeover.
+                return if is_retry && self.was_written(&batch).await {
+                    Ok(())
+                } else {
+                    Err(WriteError::Fenced)
+                };
             }
+            is_retry = true;
             tracing::warn!(%error, "a batch was not committed");
             // Whatever the error says, the rows may be there: an earlier attempt may have committed.
             match self.store.is_written(&batch, self.lease).await {
@@ -344,6 +358,19 @@ impl Committer {
             self.gauge.set(Gauge::UNAVAILABLE);
             tokio::time::sleep(pause).await;
             pause = pause.saturating_mul(2).min(RETRY_PAUSE_MAX);
+        }
+    }
+}
+
+impl Committer {
+    /// Asks until the database answers.
+    async fn was_written(&self, batch: &Batch) -> bool {
+        loop {
+            match self.store.is_written(batch, self.lease).await {
+                Ok(is_written) => return is_written,
+                Err(error) => tracing::warn!(%error, "the database does not answer"),
+            }
+            tokio::time::sleep(RETRY_PAUSE_MAX).await;
         }
     }
 }

@@ -129,7 +129,7 @@ impl Keys {
             expires_at: new.expires_at,
             last_used_at: None,
         };
-        let lease = self.gateway.directory.lease(account).await?;
+        let lease = self.gateway.directory.owners_lease(account).await?;
         lease.add_key(new).await?.wait().await?;
         Ok((key, listing))
     }
@@ -200,7 +200,7 @@ impl Keys {
         key: KeyId,
     ) -> Result<(KeyState, Timestamp), KeysError> {
         let listing = self.get(user, key).await?;
-        let lease = self.gateway.directory.lease(listing.account).await?;
+        let lease = self.gateway.directory.owners_lease(listing.account).await?;
         let snapshot = lease.look(Some(key)).await?.wait().await?;
         let state = snapshot.key.ok_or(KeysError::NotFound)?;
         Ok((state, snapshot.at))
@@ -212,7 +212,7 @@ impl Keys {
         key: KeyId,
         change: KeyChange,
     ) -> Result<KeyState, KeysError> {
-        let lease = self.gateway.directory.lease(account).await?;
+        let lease = self.gateway.directory.owners_lease(account).await?;
         Ok(lease.change_key(key, change).await?.wait().await?)
     }
 }

@@ -54,7 +54,8 @@ pub enum ApiError {
     #[error("validation error")]
     Validation(Vec<FieldError>),
     /// The body is no JSON.
-    #[error("bad JSON: {0}")]
+    // The text may repeat the body: it goes to the client, not to the log.
+    #[error("bad JSON")]
     BadJson(String),
     /// The body is larger than `server.body_max_bytes`.
     #[error("body too large")]
@@ -426,6 +427,14 @@ mod tests {
                 serde_json::json!(message)
             );
             assert_eq!(text, expected);
+        }
+    }
+
+    #[test]
+    fn what_goes_to_the_log_never_repeats_the_body() {
+        let secret = || "SecurePassword123!".to_owned();
+        for error in [ApiError::BadJson(secret()), Refusal::BadBody(secret()).into()] {
+            assert!(!error.to_string().contains(&secret()));
         }
     }
 

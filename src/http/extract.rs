@@ -177,8 +177,10 @@ impl FromRequest for AdminUser {
 /// right, the first address that is not one of them.
 pub fn client_address(request: &HttpRequest, trusted: &[IpAddr]) -> IpAddr {
     let unknown = IpAddr::from([0, 0, 0, 0]);
-    let peer = request.peer_addr().map_or(unknown, |address| address.ip());
-    if !trusted.contains(&peer) {
+    let peer = request.peer_addr().map_or(unknown, |address| address.ip().to_canonical());
+    let is_trusted =
+        |address: &IpAddr| trusted.iter().any(|known| known.to_canonical() == *address);
+    if !is_trusted(&peer) {
         return peer;
     }
     let forwarded: Vec<&str> = request
@@ -191,6 +193,7 @@ pub fn client_address(request: &HttpRequest, trusted: &[IpAddr]) -> IpAddr {
         .iter()
         .rev()
         .map_while(|address| address.trim().parse::<IpAddr>().ok())
-        .find(|address| !trusted.contains(address))
+        .map(|address| address.to_canonical())
+        .find(|address| !is_trusted(address))
         .unwrap_or(peer)
 }

@@ -83,8 +83,14 @@ fn group(path: &str) -> Option<Group> {
 /// empty ones, nothing encoded that could become a separator or a dot.
 fn is_plain(path: &str) -> bool {
     let lower = path.to_ascii_lowercase();
-    let hidden = ["%2e", "%2f", "%5c", "%25", "\\"];
-    !hidden.iter().any(|hidden| lower.contains(hidden))
+    let hidden = ["%2f", "%5c", "%25", "\\"];
+    // What need not be encoded has one spelling only, or a price could be dodged by another.
+    let needlessly_encoded = lower.split('%').skip(1).any(|rest| {
+        let code = rest.get(..2).and_then(|code| u8::from_str_radix(code, 16).ok());
+        code.is_none_or(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
+    });
+    !needlessly_encoded
+        && !hidden.iter().any(|hidden| lower.contains(hidden))
         && path.split('/').skip(1).all(|segment| !matches!(segment, "" | "." | ".."))
 }
 
@@ -137,6 +143,8 @@ mod tests {
             ("/api/hub/memory/caf%C3%A9", true),
             ("/api/hub/memory/../agents/chat", false),
             ("/api/hub/memory/%2e%2E/agents/chat", false),
+            ("/api/hub/agents/ch%61t", false),
+            ("/api/hub/agents/chat%", false),
             ("/api/hub/memory/..%2fagents", false),
             ("/api/hub/memory/..%5cagents", false),
             ("/api/hub/memory/%252e%252e/x", false),

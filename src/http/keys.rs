@@ -20,7 +20,7 @@ use crate::store::api_keys::KeyListing;
 #[serde(deny_unknown_fields)]
 pub(super) struct CreateKeyBody {
     /// What its owner calls it.
-    #[garde(length(chars, min = 1, max = 100))]
+    #[garde(length(chars, min = 1, max = 100), custom(is_printable))]
     #[schema(example = "Production API Key")]
     name: String,
     /// When it ends by itself; null or absent is never.
@@ -32,6 +32,14 @@ pub(super) struct CreateKeyBody {
     #[serde(default)]
     #[garde(skip)]
     environment: EnvironmentName,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that garde calls")]
+fn is_printable(name: &str, (): &()) -> garde::Result {
+    if name.chars().any(char::is_control) {
+        return Err(garde::Error::new("must not have control characters"));
+    }
+    Ok(())
 }
 
 /// Which of a user's two accounts.

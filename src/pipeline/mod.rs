@@ -126,7 +126,8 @@ pub enum Refusal {
     #[error("no price")]
     NoPrice,
     /// The body cannot be priced; says why.
-    #[error("bad body: {0}")]
+    // The text may repeat the body: it goes to the client, not to the log.
+    #[error("bad body")]
     BadBody(String),
     /// The balance does not cover the price.
     #[error("insufficient credits")]

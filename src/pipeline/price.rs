@@ -24,6 +24,10 @@ struct GenerationBody {
     max_tokens: Option<u64>,
     max_completion_tokens: Option<u64>,
     n: Option<u64>,
+    best_of: Option<u64>,
+    /// Of `/v1/completions`: a list is as many completions.
+    #[serde(default)]
+    prompt: Option<serde_json::Value>,
     #[serde(default)]
     stream: Option<bool>,
 }
@@ -46,9 +50,15 @@ fn demand(arrival: &Arrival) -> Result<Demand, Refusal> {
     if body.stream == Some(true) {
         return Err(Refusal::BadBody("stream: streamed answers are not served yet".into()));
     }
+    let prompts = match &body.prompt {
+        Some(serde_json::Value::Array(prompts)) => u64::try_from(prompts.len()).unwrap_or(u64::MAX),
+        _ => 1,
+    };
+    let prompts = prompts.max(1);
     Ok(Demand {
         prompt_tokens_max: u64::try_from(arrival.body.len()).unwrap_or(u64::MAX),
-        completion_tokens_max: body.max_completion_tokens.or(body.max_tokens),
-        choices: body.n.unwrap_or(1).max(1),
+        // An upstream may know only one of the two.
+        completion_tokens_max: body.max_completion_tokens.max(body.max_tokens),
+        choices: prompts.saturating_mul(body.n.max(body.best_of).unwrap_or(1).max(1)),
     })
 }

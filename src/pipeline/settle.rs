@@ -80,11 +80,12 @@ async fn on_record(
     };
     match tokio::time::timeout(patience, both).await {
         Ok(Ok(())) => Ok(()),
+        // The upstream has done its work, and of a debit and its refund one may be on record.
         Ok(Err(WriteError::Fenced)) => {
-            Err(Refusal::Unavailable("another process owns the accounts"))
+            Err(Refusal::OutcomeUnknown("another process owns the accounts"))
         }
         Ok(Err(WriteError::Refused)) => {
-            Err(Refusal::Unavailable("the database refused the charge"))
+            Err(Refusal::OutcomeUnknown("the database refused the charge"))
         }
         Ok(Err(WriteError::Lost)) => Err(Refusal::OutcomeUnknown("the ledger writer is gone")),
         Err(_) => Err(Refusal::OutcomeUnknown("the commit takes too long")),

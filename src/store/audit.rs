@@ -129,6 +129,8 @@ impl Audit {
         let row = row.ok_or_else(|| StoreError::Corrupt(format!("there is no account {id}")))?;
         let keys = api_key::Entity::find()
             .filter(api_key::Column::AccountId.eq(id.0))
+            // The counters of a deleted key stand still, also where a call of it ended later.
+            .filter(api_key::Column::IsDeleted.eq(false))
             .all(&self.transaction)
             .await?;
         let mut spends = Vec::new();

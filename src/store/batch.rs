@@ -99,23 +99,31 @@ pub enum CommitError {
 
 impl From<DbErr> for CommitError {
     fn from(error: DbErr) -> Self {
-        let constraint = match &error {
+        let inner = match &error {
             DbErr::Exec(sea_orm::RuntimeErr::SqlxError(inner))
-            | DbErr::Query(sea_orm::RuntimeErr::SqlxError(inner)) => {
-                inner.as_database_error().is_some_and(|error| {
-                    error.is_unique_violation()
-                        || error.is_check_violation()
-                        || error.is_foreign_key_violation()
-                })
-            }
-            _ => false,
+            | DbErr::Query(sea_orm::RuntimeErr::SqlxError(inner)) => inner.as_database_error(),
+            _ => None,
         };
-        if constraint {
-            CommitError::Refused(error.to_string())
-        } else {
-            CommitError::Unknown(error)
+        let code = inner.and_then(|error| error.code().map(std::borrow::Cow::into_owned));
+        match code {
+            Some(code) if !is_transient(&code) => CommitError::Refused(error.to_string()),
+            _ => CommitError::Unknown(error),
         }
     }
+}
+
+/// Says a database's error code that the same rows may be taken later? Any other error that the database
+/// itself gives is about the rows, and would come again for ever.
+fn is_transient(code: &str) -> bool {
+    // SQLSTATE classes of PostgreSQL: connection, transaction state, rollback, resources, object state,
+    // operator intervention, system error, internal error.
+    const CLASSES: [&str; 8] = ["08", "25", "40", "53", "55", "57", "58", "XX"];
+    // Primary codes of SQLite: BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, FULL, CANTOPEN, PROTOCOL.
+    const PRIMARY: [u32; 9] = [5, 6, 7, 8, 9, 10, 13, 14, 15];
+    if code.len() == 5 {
+        return code.get(..2).is_some_and(|class| CLASSES.contains(&class));
+    }
+    code.parse::<u32>().map_or(true, |code| PRIMARY.contains(&(code & 0xff)))
 }
 
 impl Batch {
@@ -488,4 +496,27 @@ where
 fn json<R: serde::Serialize>(rows: impl Iterator<Item = R>) -> Result<Value, DbErr> {
     let rows: Vec<R> = rows.collect();
     serde_json::to_string(&rows).map(Value::from).map_err(|error| DbErr::Json(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_may_pass_is_tried_again() {
+        // PostgreSQL: connection, serialization, too many connections, shutdown; then what is about the rows.
+        for code in ["08006", "40001", "40P01", "53300", "57P01", "58030"] {
+            assert!(is_transient(code), "{code}");
+        }
+        for code in ["23505", "23514", "22021", "22003", "42703"] {
+            assert!(!is_transient(code), "{code}");
+        }
+        // SQLite, primary and extended: BUSY, IOERR_FSYNC, FULL; then constraints, mismatch, a trigger's abort.
+        for code in ["5", "1034", "13"] {
+            assert!(is_transient(code), "{code}");
+        }
+        for code in ["19", "2067", "1555", "275", "20", "1", "1811"] {
+            assert!(!is_transient(code), "{code}");
+        }
+    }
 }

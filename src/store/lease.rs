@@ -64,6 +64,22 @@ impl Store {
         .await
     }
 
+    /// Are the shards still ours? Asked now and then, so that a process that was taken over also stops what
+    /// needs no write. What a batch may write is decided in its own transaction.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the database does not answer.
+    pub async fn holds_lease(&self, lease: Lease) -> Result<bool, StoreError> {
+        use entity::shard_lease::{Column, Entity};
+        use sea_orm::{ColumnTrait as _, EntityTrait as _, PaginatorTrait as _, QueryFilter as _};
+        self.run(move |store| async move {
+            let lost =
+                Entity::find().filter(Column::Epoch.ne(lease.epoch)).count(&store.read).await?;
+            Ok(lost == 0)
+        })
+        .await
+    }
+
     /// Gives the shards back, if they are still ours.
     ///
     /// # Errors

@@ -249,6 +249,14 @@ async fn assert_postgres(connection: &DatabaseConnection) -> Result<(), StoreErr
                 .into(),
         ));
     }
+    let isolation =
+        text_cell(connection, "SELECT current_setting('default_transaction_isolation')").await?;
+    if isolation != "read committed" {
+        return Err(StoreError::Unsafe(format!(
+            "PostgreSQL runs with default_transaction_isolation={isolation}, under which a takeover could go \
+             unnoticed; set it to read committed"
+        )));
+    }
     Ok(())
 }
 

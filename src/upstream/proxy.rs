@@ -26,16 +26,26 @@ const HOP_BY_HOP: [&str; 9] = [
     "upgrade",
 ];
 /// Request headers that are ours to write, or the caller's secret.
-const NOT_FORWARDED: [&str; 8] = [
+const NOT_FORWARDED: [&str; 15] = [
     "accept-encoding",
     "authorization",
     "content-length",
     "cookie",
     "expect",
+    "forwarded",
     "host",
     "x-api-key",
+    // Would make another call of it than the one that was priced.
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-url",
+    "x-real-ip",
     "x-request-id",
+    "x-rewrite-url",
 ];
+/// How request headers begin that only we may write.
+const OURS: [&str; 2] = ["x-forwarded-", "x-polysystems-"];
 /// Answer headers that are ours to write, or the upstream's word to us and not to the caller.
 const NOT_RETURNED: [&str; 4] = ["content-length", "date", "set-cookie", "x-request-id"];
 
@@ -162,7 +172,10 @@ fn is_forwarded(name: &str, headers: &HeaderMap) -> bool {
             .flat_map(|value| value.split(','))
             .any(|token| token.trim().eq_ignore_ascii_case(name))
     };
-    !HOP_BY_HOP.contains(&name) && !NOT_FORWARDED.contains(&name) && !named_by_connection()
+    !HOP_BY_HOP.contains(&name)
+        && !NOT_FORWARDED.contains(&name)
+        && !OURS.iter().any(|prefix| name.starts_with(prefix))
+        && !named_by_connection()
 }
 
 /// The upstream's headers that the caller may see. The two HTTP crates have types of their own.
@@ -200,6 +213,8 @@ mod tests {
             ("cookie", false),
             ("transfer-encoding", false),
             ("x-private", false),
+            ("x-http-method-override", false),
+            ("x-forwarded-host", false),
             ("content-type", true),
             ("openai-organization", true),
         ] {

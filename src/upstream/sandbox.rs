@@ -25,6 +25,8 @@ pub const MODELS: [&str; 2] = ["polysystems-sandbox", "polysystems-sandbox-embed
 const INLINE_BYTES_MAX: usize = 4 * 1024;
 /// Choices of one completion.
 const CHOICES_MAX: usize = 16;
+/// Texts of one embedding.
+const INPUTS_MAX: usize = 256;
 const DIMENSIONS_DEFAULT: usize = 1_536;
 const DIMENSIONS_MAX: usize = 3_072;
 /// The part of a question that an answer repeats.
@@ -47,7 +49,8 @@ pub(super) async fn answer(arrival: &Arrival, now: Timestamp) -> Result<Answer, 
         id: arrival.id.0.simple().to_string(),
         created: now.seconds(),
     };
-    if question.body.len() <= INLINE_BYTES_MAX {
+    // Vectors are work whatever the size of the body.
+    if question.body.len() <= INLINE_BYTES_MAX && question.path != "/v1/embeddings" {
         return Ok(question.answer());
     }
     tokio::task::spawn_blocking(move || question.answer())
@@ -171,6 +174,9 @@ impl Question {
             .and_then(|dimensions| usize::try_from(dimensions).ok())
             .unwrap_or(DIMENSIONS_DEFAULT)
             .clamp(1, DIMENSIONS_MAX);
+        if inputs.len() > INPUTS_MAX {
+            return Err(BadQuestion("input: the sandbox takes at most 256 texts at once"));
+        }
         let as_base64 = body.get("encoding_format").and_then(Value::as_str) == Some("base64");
         let bpe = vocabulary(&body);
         let tokens = inputs.iter().map(|text| bpe.count_ordinary(text)).sum();
@@ -467,6 +473,7 @@ mod tests {
             ("/v1/chat/completions", json!({ "messages": [] })),
             ("/v1/chat/completions", json!({ "messages": "hello" })),
             ("/v1/embeddings", json!({})),
+            ("/v1/embeddings", json!({ "input": vec!["a"; 257] })),
             ("/api/omm/generate", json!({})),
             ("/api/hub/agents/chat", json!([])),
         ] {

@@ -17,6 +17,7 @@ on_both!(
     the_callers_secrets_stay_here,
     who_leaves_is_settled_all_the_same,
     so_many_calls_of_an_account_run_at_once,
+    a_key_can_be_deleted_while_it_is_busy,
 );
 
 async fn a_call_costs_its_base_price_and_its_tokens(database: Database) {
@@ -263,4 +264,34 @@ async fn so_many_calls_of_an_account_run_at_once(database: Database) {
         answers.iter().all(|answer| answer.status == 200 || answer.header("retry-after") == "1")
     );
     assert_eq!(user.folded().await, 1_000_000_000 - 3 * 500_000);
+}
+
+/// Whoever floods a key cannot keep its owner from taking it away; and the books still balance.
+async fn a_key_can_be_deleted_while_it_is_busy(database: Database) {
+    let answer = "{\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":1}}";
+    let upstream = Upstream::start(Script::Slow(Duration::from_secs(1), answer.into())).await;
+    let server = Server::start_with(&database, |settings| {
+        settings.upstreams.hub.url = Some(upstream.url());
+        settings.accounts.in_flight_max = 2.try_into().unwrap();
+    })
+    .await;
+    let user = server.user("someone").await;
+    user.pay("1.00").await;
+    let key = user.key().await;
+    server.post("/api/hub/agents/chat", &hello()).key(&key).expect(200).await;
+    let calls = (0..2).map(|_| server.post("/api/hub/agents/chat", &hello()).key(&key).send());
+    let meddle = async {
+        while upstream.calls() < 3 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        server.post("/api/hub/agents/chat", &hello()).key(&key).expect(429).await;
+        user.limit(&key, &json!({ "daily_limit": 1 })).await;
+        user.delete(&format!("/api/keys/{}", key.id)).expect(204).await;
+    };
+    let (answers, ()) =
+        futures_util::future::join(futures_util::future::join_all(calls), meddle).await;
+    assert!(answers.iter().all(|answer| answer.status == 200));
+    server.post("/api/hub/agents/chat", &hello()).key(&key).expect(401).await;
+    assert_eq!(user.folded().await, 1_000_000_000 - 3 * 2_020_000);
+    crate::support::process::verify(&database);
 }

@@ -53,6 +53,7 @@ async fn a_key_is_shown_once(database: Database) {
     for body in [
         json!({}),
         json!({ "name": "" }),
+        json!({ "name": "\u{0}" }),
         json!({ "name": "a", "expires_at": "soon" }),
         json!({ "name": "a", "environment": "staging" }),
     ] {
