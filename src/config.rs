@@ -639,6 +639,24 @@ mod tests {
     }
 
     #[test]
+    fn only_a_loopback_server_gives_credits_away_unasked() {
+        let mut settings = Settings::default();
+        assert!(settings.sandbox_payments());
+        for (bind, asked, on) in [
+            ("0.0.0.0:8080", None, false),
+            ("192.0.2.1:8080", None, false),
+            ("[::]:8080", None, false),
+            ("[::1]:8080", None, true),
+            ("0.0.0.0:8080", Some(true), true),
+            ("127.0.0.1:8080", Some(false), false),
+        ] {
+            settings.server.bind = bind.parse().unwrap();
+            settings.payments.sandbox = asked;
+            assert_eq!(settings.sandbox_payments(), on, "{bind} {asked:?}");
+        }
+    }
+
+    #[test]
     fn secrets_are_never_printed() {
         let mut settings = Settings::default();
         settings.auth.jwt_secret = Some(Secret("hush".into()));

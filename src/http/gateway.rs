@@ -30,10 +30,10 @@ pub(super) async fn call(
 ) -> HttpResponse {
     let arrival = match arrival(&request, &app, body) {
         Ok(arrival) => arrival,
-        Err(error) => return HttpResponse::from_error(error),
+        Err(error) => return refuse(&request, &app, error),
     };
     let Some(running) = app.readiness.enter() else {
-        return HttpResponse::from_error(ApiError::from(Refusal::Unavailable("shutting down")));
+        return refuse(&request, &app, Refusal::Unavailable("shutting down").into());
     };
     let gateway = app.gateway.clone();
     let client = reqwest::Client::clone(&client);
@@ -46,6 +46,22 @@ pub(super) async fn call(
         Ok(served) => respond(served),
         Err(error) => HttpResponse::from_error(error),
     }
+}
+
+/// A request that does not reach the pipeline is counted against its address all the same.
+fn refuse(request: &HttpRequest, app: &App, error: ApiError) -> HttpResponse {
+    let address = client_address(request, &app.trusted_proxies);
+    let (error, standing) = match app.gateway.rate_limits.check_address(address, app.clock.now()) {
+        Ok(standing) => (error, standing),
+        Err((standing, retry_after)) => {
+            (Refusal::RateLimited { retry_after }.into(), Some(standing))
+        }
+    };
+    let mut response = HttpResponse::from_error(error);
+    if let Some(standing) = standing {
+        rate_limit_headers(response.headers_mut(), standing);
+    }
+    response
 }
 
 fn arrival(request: &HttpRequest, app: &App, body: Body) -> Result<Arrival, ApiError> {

@@ -11,7 +11,8 @@ use crate::support::{Database, on_both};
 on_both!(
     an_operator_is_made_by_command,
     verify_finds_what_was_tampered_with,
-    migrating_twice_is_migrating_once
+    migrating_twice_is_migrating_once,
+    a_log_has_one_line_for_each_request_and_no_secret,
 );
 
 async fn an_operator_is_made_by_command(database: Database) {
@@ -184,4 +185,52 @@ fn the_settings_in_force_are_shown_without_secrets() {
     assert_eq!(shown["rate_limit"]["tiers"]["gold"]["second"], 7);
     assert_eq!(shown["rate_limit"]["tiers"]["pro"]["second"], 20);
     assert_eq!(shown["auth"]["jwt_secret"], "[redacted]");
+}
+
+async fn a_log_has_one_line_for_each_request_and_no_secret(database: Database) {
+    let log = database.folder().join("log");
+    let file = std::fs::File::create(&log).unwrap();
+    let mut process = Process::start_with(&database, |command| {
+        command.env("POLYSYSTEMS_LOG__LEVEL", "info").env("POLYSYSTEMS_LOG__FORMAT", "json");
+        command.stderr(file);
+    })
+    .await;
+    let customer = process.customer("someone", 1).await;
+    for (body, status) in
+        [(json!({ "messages": [{ "content": "a private question" }] }), 200), (json!("hush"), 400)]
+    {
+        let answer = process.call("POST", "/api/hub/agents/chat", &customer.key, &body).await;
+        assert_eq!(answer.0, status);
+    }
+    process.call("POST", "/api/auth/login", "", &json!("hush")).await;
+    process.call("GET", "/api/keys?token=hush", &customer.key, &Value::Null).await;
+    assert_eq!(process.terminate(), Some(0));
+    let log = std::fs::read_to_string(log).unwrap();
+    let secrets = [
+        customer.token.as_str(),
+        &customer.key,
+        crate::support::PASSWORD,
+        "someone@",
+        "private",
+        "hush",
+    ];
+    for secret in secrets {
+        assert!(!log.contains(secret), "{secret} in {log}");
+    }
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let requests: Vec<_> = lines.iter().filter(|line| line["message"] == "request").collect();
+    let of = |path: &str| requests.iter().filter(|line| line["path"] == path).count();
+    assert_eq!(
+        (of("/api/auth/register"), of("/api/auth/login"), of("/api/hub/agents/chat")),
+        (1, 2, 2)
+    );
+    let paid = requests.iter().find(|line| line["cost"].is_string()).unwrap();
+    for field in ["request_id", "account", "key", "status", "latency_us", "method"] {
+        assert!(!paid[field].is_null(), "{field}: {paid}");
+    }
+    assert!(
+        lines
+            .iter()
+            .any(|line| line["message"].as_str().unwrap().contains("hub, omm, yggdrasil, v1"))
+    );
 }

@@ -58,6 +58,8 @@ async fn a_tier_has_its_figures(database: Database) {
         (unknown.header("x-ratelimit-limit"), unknown.header("x-ratelimit-window")),
         ("1000", "1")
     );
+    let crooked = server.get("/v1//models").expect(404).await;
+    assert!(crooked.headers.contains_key("x-ratelimit-remaining"));
     let unpriced = server.get("/v1/nothing").key(&key).send().await;
     assert!(unpriced.headers.contains_key("x-ratelimit-remaining"));
 }

@@ -9,6 +9,7 @@ on_both!(
     the_first_refusal_in_the_pipelines_order_wins,
     everything_else_has_the_same_shape,
     a_large_body_is_refused,
+    the_document_tells_of_what_is_there,
 );
 
 const INVALID: (&str, &str) = ("Invalid API key", "The provided access key is not valid");
@@ -141,4 +142,35 @@ async fn a_large_body_is_refused(database: Database) {
     let stream = reqwest::Body::wrap_stream(chunks);
     server.post("/api/omm/generate", &json!(null)).body(stream).key(&key).expect(413).await;
     user.post("/api/keys", &json!(null)).body(body(1_001)).expect(413).await;
+}
+
+async fn the_document_tells_of_what_is_there(database: Database) {
+    let server = Server::start(&database).await;
+    let document = server.get("/api/openapi.json").expect(200).await.body;
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1."));
+    let paths = document["paths"].as_object().unwrap();
+    let mut operations = 0;
+    for (path, item) in paths {
+        for method in item.as_object().unwrap().keys().filter(|key| *key != "parameters") {
+            let method = reqwest::Method::from_bytes(method.to_uppercase().as_bytes()).unwrap();
+            let path = path.replace("{id}", "x").replace("{path}", "x");
+            let answer = server.request(method.clone(), &path).send().await;
+            // Every documented operation is there: what is not says so in these words.
+            let absent = "There is no such route";
+            assert!(
+                answer.status != 405 && !answer.text.contains(absent),
+                "{method} {path}: {}",
+                answer.text
+            );
+            operations += 1;
+        }
+    }
+    assert_eq!(operations, 38);
+    // Swagger UI comes from here, all of it.
+    let page = server.get("/docs/").expect(200).await.text;
+    assert!(!page.contains("https://") && !page.contains("http://"), "{page}");
+    for asset in ["swagger-ui.css", "swagger-ui-bundle.js", "swagger-initializer.js"] {
+        let asset = server.get(&format!("/docs/{asset}")).expect(200).await;
+        assert!(!asset.text.is_empty());
+    }
 }
