@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter};
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter};
 
 use super::{Store, StoreError};
 use crate::domain::limits::WindowCounter;
@@ -102,19 +102,28 @@ async fn load_keys(store: &Store, id: AccountId) -> Result<Vec<KeyState>, StoreE
         .filter(api_key::Column::IsDeleted.eq(false))
         .all(&store.read)
         .await?;
+    let spends = spends_of(&store.read, &keys).await?;
+    Ok(keys.iter().map(|key| key_state(key, spends.get(&KeyId(key.id)))).collect())
+}
+
+/// What these keys have spent, for those that were ever used.
+pub(super) async fn spends_of(
+    connection: &impl ConnectionTrait,
+    keys: &[api_key::Model],
+) -> Result<BTreeMap<KeyId, KeySpend>, StoreError> {
     let mut spends = BTreeMap::new();
     // In pieces, to stay below the databases' bind limits.
     for piece in keys.chunks(500) {
         let rows = key_spend::Entity::find()
             .filter(key_spend::Column::KeyId.is_in(piece.iter().map(|key| key.id)))
-            .all(&store.read)
+            .all(connection)
             .await?;
-        spends.extend(rows.into_iter().map(|row| (row.key_id, row)));
+        spends.extend(rows.iter().map(|row| (KeyId(row.key_id), key_spend_of(row))));
     }
-    Ok(keys.into_iter().map(|key| key_state(&key, spends.get(&key.id))).collect())
+    Ok(spends)
 }
 
-fn key_state(key: &api_key::Model, spend: Option<&key_spend::Model>) -> KeyState {
+fn key_state(key: &api_key::Model, spend: Option<&KeySpend>) -> KeyState {
     let limits = SpendingLimits {
         per_request: key.per_request_limit.map(Credits::from_nanos),
         daily: key.daily_limit.map(Credits::from_nanos),
@@ -122,7 +131,7 @@ fn key_state(key: &api_key::Model, spend: Option<&key_spend::Model>) -> KeyState
     };
     let mut state = KeyState::new(KeyId(key.id), limits);
     state.is_revoked = key.is_revoked;
-    if let Some(spend) = spend.map(key_spend_of) {
+    if let Some(spend) = spend {
         let held = Credits::ZERO;
         state.day = WindowCounter { window: spend.day, captured: spend.day_spent, held };
         state.month = WindowCounter { window: spend.month, captured: spend.month_spent, held };
@@ -132,7 +141,7 @@ fn key_state(key: &api_key::Model, spend: Option<&key_spend::Model>) -> KeyState
 }
 
 /// The counters of a key as stored.
-pub(super) fn key_spend_of(row: &key_spend::Model) -> KeySpend {
+fn key_spend_of(row: &key_spend::Model) -> KeySpend {
     KeySpend {
         key: KeyId(row.key_id),
         day: Day(row.day),

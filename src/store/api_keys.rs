@@ -3,11 +3,11 @@
 
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
 
-use super::accounts::UserAccounts;
+use super::accounts::{UserAccounts, spends_of};
 use super::{Store, StoreError};
 use crate::domain::api_key::KeyDigest;
 use crate::domain::{AccountId, Environment, KeyId, Timestamp, UserId};
-use entity::{account, api_key, key_spend, user};
+use entity::{account, api_key, user};
 
 /// What the pipeline knows of a key.
 #[derive(Clone, Debug)]
@@ -99,24 +99,15 @@ impl Store {
                 query = query.filter(api_key::Column::Id.eq(key.0));
             }
             let keys = query.all(&store.read).await?;
-            let mut listings = Vec::with_capacity(keys.len());
-            for piece in keys.chunks(500) {
-                let used = key_spend::Entity::find()
-                    .filter(key_spend::Column::KeyId.is_in(piece.iter().map(|key| key.id)))
-                    .all(&store.read)
-                    .await?;
-                listings.extend(piece.iter().map(|key| {
-                    let used = used.iter().find(|spend| spend.key_id == key.id);
-                    listing(key, used.and_then(|spend| spend.last_used_at))
-                }));
-            }
-            Ok(listings)
+            let spends = spends_of(&store.read, &keys).await?;
+            let last_used_at = |key| spends.get(&key).and_then(|spend| spend.last_used_at);
+            Ok(keys.iter().map(|key| listing(key, last_used_at(KeyId(key.id)))).collect())
         })
         .await
     }
 }
 
-fn listing(key: &api_key::Model, last_used_at: Option<i64>) -> KeyListing {
+fn listing(key: &api_key::Model, last_used_at: Option<Timestamp>) -> KeyListing {
     KeyListing {
         id: KeyId(key.id),
         account: AccountId(key.account_id),
@@ -126,6 +117,6 @@ fn listing(key: &api_key::Model, last_used_at: Option<i64>) -> KeyListing {
         is_active: !key.is_revoked,
         created_at: Timestamp::from_micros(key.created_at),
         expires_at: key.expires_at.map(Timestamp::from_micros),
-        last_used_at: last_used_at.map(Timestamp::from_micros),
+        last_used_at,
     }
 }

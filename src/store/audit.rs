@@ -6,10 +6,10 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::accounts::key_spend_of;
+use super::accounts::spends_of;
 use super::{Store, StoreError, is_postgres, ledger};
 use crate::domain::{AccountId, ChargeId, Credits, EntryKind, KeySpend, LedgerEntry};
-use entity::{account, api_key, key_spend, ledger_entry};
+use entity::{account, api_key, ledger_entry};
 
 const PAGE: u64 = 1_000;
 
@@ -133,14 +133,7 @@ impl Audit {
             .filter(api_key::Column::IsDeleted.eq(false))
             .all(&self.transaction)
             .await?;
-        let mut spends = Vec::new();
-        for piece in keys.chunks(500) {
-            let rows = key_spend::Entity::find()
-                .filter(key_spend::Column::KeyId.is_in(piece.iter().map(|key| key.id)))
-                .all(&self.transaction)
-                .await?;
-            spends.extend(rows.iter().map(key_spend_of));
-        }
+        let spends = spends_of(&self.transaction, &keys).await?.into_values().collect();
         Ok(AuditedAccount { seq: row.seq, balance: Credits::from_nanos(row.balance), spends })
     }
 
