@@ -8,7 +8,7 @@ use std::hint::black_box;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use polysystems::domain::api_key::{ApiKey, Pepper};
 use polysystems::domain::{
-    AccountId, AccountState, AccountStatus, Charge, ChargeId, Credits, Environment, KeyId,
+    AccountId, AccountState, AccountStatus, Bounds, Charge, ChargeId, Credits, Environment, KeyId,
     KeyState, Outcome, Price, SpendingLimits, Timestamp, TokenPrice,
 };
 use uuid::Uuid;
@@ -20,17 +20,17 @@ fn account() -> AccountState {
     let limits = SpendingLimits { per_request: limit, daily: limit, monthly: limit };
     let key = KeyState::new(KeyId(Uuid::from_u128(1)), limits);
     let (id, environment) = (AccountId(1), Environment::Live);
-    AccountState::load(id, environment, AccountStatus::Open, Credits::MAX, 0, vec![key])
+    AccountState::load(id, environment, AccountStatus::Open, Credits::MAX, 0, vec![key], &[])
 }
 
 fn charge(price: Price) -> Charge {
     let (id, key) = (ChargeId(Uuid::from_u128(7)), KeyId(Uuid::from_u128(1)));
-    Charge { id, key, price, expires_at: NOW }
+    Charge { id, key, price, expires_at: NOW, is_durable: false }
 }
 
 fn domain(criterion: &mut Criterion) {
     let cost = Credits::from_nanos(2_260_000);
-    let hold = Price::UpTo { least: cost, most: Credits::from_nanos(12_770_000) };
+    let hold = Price::UpTo(Bounds::whole(cost, Credits::from_nanos(12_770_000)));
     for (name, price) in [("fixed price", Price::Fixed(cost)), ("hold and capture", hold)] {
         criterion.bench_function(&format!("charge and settle, {name}"), |bencher| {
             let delivered = Outcome::Delivered { cost };

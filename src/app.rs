@@ -21,9 +21,10 @@ use crate::actors::ledger_writer::WriterState;
 use crate::actors::{Directory, LedgerHandle, LedgerWriter};
 use crate::auth::{KeyRing, Keys, Passwords, People, Sessions};
 use crate::clock::Clock;
-use crate::config::{ServerSettings, Settings};
+use crate::config::{ServerSettings, Settings, UpstreamSettings};
 use crate::domain::api_key::Pepper;
 use crate::http::{self, App};
+use crate::idempotency::Idempotency;
 use crate::operators::Operators;
 use crate::payments::Payments;
 use crate::pipeline::Gateway;
@@ -31,12 +32,15 @@ use crate::pipeline::rate_limit::RateLimits;
 use crate::secrets::secret;
 use crate::store::Store;
 use crate::store::lease::Lease;
-use crate::upstream::{self, Upstreams, sandbox};
+use crate::tokens;
+use crate::upstream::{self, Upstreams};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4_096;
 /// How often the rate limits forget callers who have been away.
 const FORGET_SWEEPS: u64 = 60;
+/// How often holds are looked for that nobody owns.
+const ORPHAN_SWEEPS: u64 = 10;
 /// How long a drain looks again whether calls still run.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
 
@@ -83,7 +87,7 @@ async fn run(
     let store = open_store(&settings, database.clone()).await?;
     let lease = store.take_lease(Uuid::new_v4()).await.context("cannot take the accounts over")?;
     // On a thread of its own: it takes a while, and nobody needs it before the first call.
-    std::thread::spawn(sandbox::warm_up);
+    std::thread::spawn(tokens::warm_up);
 
     let cores = available_parallelism().map_or(1, usize::from);
     // The ledger writer shares the first account thread: what a charge decides is handed over without waking
@@ -170,6 +174,9 @@ fn gateway(
 ) -> anyhow::Result<Arc<Gateway>> {
     let auth = &settings.auth;
     let pepper = secret(auth.key_pepper.as_ref(), &settings.data_dir, "key_pepper")?;
+    let idempotency =
+        Idempotency::new(store.clone(), clock.clone(), &settings.idempotency, &pepper)
+            .context("the key pepper cannot be used")?;
     let pepper = Pepper::new(&pepper).context("the key pepper cannot be used")?;
     let directory = Directory::new(
         store.clone(),
@@ -189,16 +196,27 @@ fn gateway(
         clock: clock.clone(),
         commit_timeout: Duration::from_secs(settings.ledger.commit_timeout_seconds.get()),
         hold_lifetime_micros: hold_lifetime_micros(settings),
+        holds: settings.holds.clone(),
+        idempotency,
     }))
 }
 
-/// Longer than any call may run: the slowest upstream's patience, the commit's, and some more.
+/// Longer than any call may run: all tries of the slowest upstream, the longest stream, its reader's patience,
+/// the commits', and some more.
 fn hold_lifetime_micros(settings: &Settings) -> i64 {
     let upstreams = &settings.upstreams;
     let groups = [&upstreams.hub, &upstreams.omm, &upstreams.yggdrasil, &upstreams.v1];
-    let slowest = groups.iter().map(|group| group.timeout_seconds.get()).max().unwrap_or(0);
+    let tries = |group: &UpstreamSettings| {
+        let tries = u64::from(group.retries).saturating_add(2);
+        group.timeout_seconds.get().saturating_add(2).saturating_mul(tries)
+    };
+    let slowest = groups.iter().map(|group| tries(group)).max().unwrap_or(0);
+    let holds = &settings.holds;
+    let commits = settings.ledger.commit_timeout_seconds.get().saturating_mul(3);
     let seconds =
-        slowest.saturating_add(settings.ledger.commit_timeout_seconds.get()).saturating_add(60);
+        [slowest, holds.stream_seconds_max.get(), holds.reader_seconds.get(), commits, 60]
+            .into_iter()
+            .fold(0, u64::saturating_add);
     i64::try_from(seconds.saturating_mul(1_000_000)).unwrap_or(i64::MAX)
 }
 
@@ -241,6 +259,7 @@ fn app(
             gateway: Arc::clone(&gateway),
             is_sandbox_on: settings.sandbox_payments(),
             amount_max: settings.payment_amount_max()?,
+            test_credits: settings.test_credits()?,
         },
         operators: Operators { store: store.clone(), gateway: Arc::clone(&gateway) },
         gateway,
@@ -309,6 +328,12 @@ async fn sweep(app: Arc<App>, lease: Lease) {
             std::process::exit(70);
         }
         app.gateway.directory.sweep();
+        // What a crash left behind first, then now and then.
+        if sweeps.is_multiple_of(ORPHAN_SWEEPS)
+            && let Err(error) = app.gateway.directory.end_orphaned_holds().await
+        {
+            tracing::warn!(%error, "holds without an owner were not ended");
+        }
         if let Ok(Ok(false)) =
             tokio::time::timeout(SWEEP_PERIOD, app.store.holds_lease(lease)).await
             && app.gateway.ledger.state() != WriterState::Fenced
@@ -319,6 +344,9 @@ async fn sweep(app: Arc<App>, lease: Lease) {
         sweeps = sweeps.wrapping_add(1);
         if sweeps.is_multiple_of(FORGET_SWEEPS) {
             app.gateway.rate_limits.forget_idle();
+            if let Err(error) = app.gateway.idempotency.forget().await {
+                tracing::warn!(%error, "old recorded answers were not deleted");
+            }
         }
     }
 }

@@ -73,6 +73,10 @@ pub struct Settings {
     pub rate_limit: RateLimitSettings,
     /// Who serves the paid calls.
     pub upstreams: UpstreamsSettings,
+    /// What is reserved for calls that run.
+    pub holds: HoldSettings,
+    /// Repeated requests.
+    pub idempotency: IdempotencySettings,
     /// Payments.
     pub payments: PaymentSettings,
     /// Accounts in memory.
@@ -96,6 +100,8 @@ impl Default for Settings {
             auth: AuthSettings::default(),
             rate_limit: RateLimitSettings::default(),
             upstreams: UpstreamsSettings::default(),
+            holds: HoldSettings::default(),
+            idempotency: IdempotencySettings::default(),
             payments: PaymentSettings::default(),
             accounts: AccountSettings::default(),
             ledger: LedgerSettings::default(),
@@ -297,8 +303,21 @@ pub struct UpstreamSettings {
     pub url: Option<String>,
     /// Sent to the upstream as `Authorization: Bearer`.
     pub api_key: Option<Secret>,
-    /// How long the whole answer may take, in seconds.
+    /// Where failed calls go; unset is nowhere.
+    pub fallback_url: Option<String>,
+    /// Sent to the fallback as `Authorization: Bearer`.
+    pub fallback_api_key: Option<Secret>,
+    /// How often a call that failed before its first byte is tried again, before the fallback.
+    pub retries: u32,
+    /// How long the whole answer may take, or the first byte of a stream, in seconds.
     pub timeout_seconds: NonZeroU64,
+    /// How long a stream may say nothing, in seconds.
+    pub stream_idle_seconds: NonZeroU64,
+    /// What becomes of a stream whose client leaves.
+    pub on_disconnect: OnDisconnect,
+    /// How the upstream is told a token limit where the request names none: `max_tokens` or
+    /// `max_completion_tokens`.
+    pub token_limit_field: TokenLimitField,
     /// The largest answer, in bytes.
     pub response_max_bytes: usize,
 }
@@ -308,8 +327,97 @@ impl Default for UpstreamSettings {
         UpstreamSettings {
             url: None,
             api_key: None,
+            fallback_url: None,
+            fallback_api_key: None,
+            retries: 0,
             timeout_seconds: NonZeroU64::MIN.saturating_add(299),
+            stream_idle_seconds: NonZeroU64::MIN.saturating_add(119),
+            on_disconnect: OnDisconnect::Cancel,
+            token_limit_field: TokenLimitField::MaxTokens,
             response_max_bytes: 64 * 1024 * 1024,
+        }
+    }
+}
+
+/// What becomes of a stream whose client leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDisconnect {
+    /// The upstream is cancelled; what was delivered is billed.
+    Cancel,
+    /// The upstream is heard to its end; the whole is billed.
+    Drain,
+}
+
+/// The name of a token limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenLimitField {
+    /// `max_tokens`
+    MaxTokens,
+    /// `max_completion_tokens`
+    MaxCompletionTokens,
+}
+
+impl TokenLimitField {
+    /// The name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            TokenLimitField::MaxTokens => "max_tokens",
+            TokenLimitField::MaxCompletionTokens => "max_completion_tokens",
+        }
+    }
+}
+
+/// `[holds]`: what is reserved of a balance for calls whose price is known only after them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HoldSettings {
+    /// A call that the balance or a limit covers only in part is begun with the token limit that is covered.
+    pub lower_token_limit: bool,
+    /// Tokens of each completion that must be covered for such a call, and for a stream, to begin.
+    pub start_tokens: NonZeroU64,
+    /// Tokens of each completion that a stream holds at first, and extends its hold by; twice as many each
+    /// time, up to `step_tokens_max`.
+    pub step_tokens: NonZeroU64,
+    /// See `step_tokens`.
+    pub step_tokens_max: NonZeroU64,
+    /// How long a stream may take altogether, in seconds.
+    pub stream_seconds_max: NonZeroU64,
+    /// How long a client may read nothing of a stream, in seconds. Then it counts as gone.
+    pub reader_seconds: NonZeroU64,
+}
+
+impl Default for HoldSettings {
+    fn default() -> Self {
+        let number = |number: u64| NonZeroU64::MIN.saturating_add(number.saturating_sub(1));
+        HoldSettings {
+            lower_token_limit: true,
+            start_tokens: number(16),
+            step_tokens: number(512),
+            step_tokens_max: number(8_192),
+            stream_seconds_max: number(3_600),
+            reader_seconds: number(120),
+        }
+    }
+}
+
+/// `[idempotency]`: requests with an `Idempotency-Key`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IdempotencySettings {
+    /// How long an answer is kept for repeats, in days.
+    pub keep_days: NonZeroU32,
+    /// The largest answer that is kept, in bytes; a repeat of a larger one gets 409.
+    pub answer_max_bytes: usize,
+}
+
+impl Default for IdempotencySettings {
+    fn default() -> Self {
+        IdempotencySettings {
+            keep_days: NonZeroU32::MIN.saturating_add(6),
+            answer_max_bytes: 1024 * 1024,
         }
     }
 }
@@ -424,9 +532,12 @@ pub struct PriceSetting {
     pub base: String,
     /// USD a token on top; unset is a fixed price.
     pub per_token: Option<String>,
-    /// Completion tokens held for where the request names no limit.
+    /// Completion tokens that an answer may have where the request names no limit.
     #[serde(default = "default_max_tokens")]
     pub default_max_tokens: u64,
+    /// The same for single models.
+    #[serde(default)]
+    pub default_max_tokens_of: BTreeMap<String, u64>,
 }
 
 /// [`RouteClass`] in the settings.
@@ -442,12 +553,12 @@ pub enum PriceClass {
 }
 
 const fn default_max_tokens() -> u64 {
-    1_024
+    4_096
 }
 
 /// The published list (Chapter 7), and beside it our own choice of routes for its categories and prices for
 /// the routes it does not name: method, path, class, base, price a token.
-const DEFAULT_PRICES: [(&str, &str, PriceClass, &str, Option<&str>); 17] = [
+const DEFAULT_PRICES: [(&str, &str, PriceClass, &str, Option<&str>); 18] = [
     ("GET", "/api/hub/health", PriceClass::Health, "0", None),
     ("POST", "/api/hub/agents/chat", PriceClass::Generation, "0.0020", Some("0.00001")),
     ("POST", "/api/hub/agents/generate", PriceClass::Generation, "0.0020", Some("0.00001")),
@@ -461,6 +572,7 @@ const DEFAULT_PRICES: [(&str, &str, PriceClass, &str, Option<&str>); 17] = [
     ("POST", "/api/hub/documents", PriceClass::Heavy, "0.0005", None),
     // Not in the published list.
     ("POST", "/v1/completions", PriceClass::Generation, "0.0020", Some("0.00001")),
+    ("POST", "/v1/responses", PriceClass::Generation, "0.0020", Some("0.00001")),
     ("POST", "/v1/embeddings", PriceClass::Write, "0.0002", Some("0.0000001")),
     ("GET", "/v1/models", PriceClass::Read, "0", None),
     ("GET", "/v1/models/*", PriceClass::Read, "0", None),
@@ -530,11 +642,16 @@ impl Settings {
             ("v1", &self.upstreams.v1),
         ];
         for (group, upstream) in upstreams {
-            let Some(url) = &upstream.url else { continue };
-            let parsed = reqwest::Url::parse(url)
-                .with_context(|| format!("upstreams.{group}.url is not a URL"))?;
-            if !matches!(parsed.scheme(), "http" | "https") {
-                bail!("upstreams.{group}.url must begin with http: or https:");
+            if upstream.fallback_url.is_some() && upstream.url.is_none() {
+                bail!("upstreams.{group}.fallback_url is set, but upstreams.{group}.url is not");
+            }
+            for (name, url) in [("url", &upstream.url), ("fallback_url", &upstream.fallback_url)] {
+                let Some(url) = url else { continue };
+                let parsed = reqwest::Url::parse(url)
+                    .with_context(|| format!("upstreams.{group}.{name} is not a URL"))?;
+                if !matches!(parsed.scheme(), "http" | "https") {
+                    bail!("upstreams.{group}.{name} must begin with http: or https:");
+                }
             }
         }
         self.payment_amount_max()?;
@@ -587,6 +704,7 @@ impl Settings {
                 base: (*base).to_owned(),
                 per_token: per_token.map(str::to_owned),
                 default_max_tokens: default_max_tokens(),
+                default_max_tokens_of: BTreeMap::new(),
             },
         );
         let rules = defaults.chain(self.prices.iter().cloned()).map(|price| {
@@ -602,6 +720,7 @@ impl Settings {
                 base: amount(&format!("{name}: base"), &price.base)?,
                 per_token: per_token.with_context(|| format!("{name}: per_token"))?,
                 default_max_tokens: price.default_max_tokens,
+                default_max_tokens_of: price.default_max_tokens_of,
             })
         });
         Ok(PriceList::new(rules.collect::<anyhow::Result<_>>()?))

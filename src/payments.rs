@@ -9,6 +9,7 @@ use crate::auth::keys::KeysError;
 use crate::domain::{
     AccountId, Credits, Decline, Environment, LedgerEntry, PaymentId, Timestamp, UserId,
 };
+use crate::idempotency::{Begun, IdempotencyError, Made, Once};
 use crate::pipeline::Gateway;
 use crate::store::Store;
 use crate::store::batch::NewPayment;
@@ -35,6 +36,9 @@ pub enum PaymentsError {
     /// The user has no such payment, whoever else may have.
     #[error("no such payment")]
     NotFound,
+    /// See [`IdempotencyError`].
+    #[error(transparent)]
+    Repeat(IdempotencyError),
     /// The account could not be asked; as for keys.
     #[error(transparent)]
     Account(KeysError),
@@ -56,6 +60,8 @@ pub struct Payments {
     pub is_sandbox_on: bool,
     /// The largest payment.
     pub amount_max: Credits,
+    /// What a test account begins with.
+    pub test_credits: Credits,
 }
 
 impl Payments {
@@ -63,7 +69,12 @@ impl Payments {
     ///
     /// # Errors
     /// [`PaymentsError`]
-    pub async fn pay(&self, user: UserId, amount: Credits) -> Result<Payment, PaymentsError> {
+    pub async fn pay(
+        &self,
+        user: UserId,
+        amount: Credits,
+        once: Option<Once<Payment>>,
+    ) -> Result<Made<Payment>, PaymentsError> {
         if !self.is_sandbox_on {
             return Err(PaymentsError::ProviderOff);
         }
@@ -71,12 +82,30 @@ impl Payments {
             return Err(PaymentsError::Amount { max: self.amount_max });
         }
         let account = self.store.accounts_of(user).await?.live;
+        let begun = self.gateway.idempotency.begin_once(account, once.as_ref()).await;
+        let claim = match begun.map_err(PaymentsError::Repeat)? {
+            Some(Begun::Repeat(kept)) => return Ok(Made::Repeat(kept)),
+            Some(Begun::First(claim)) => Some(claim),
+            None => None,
+        };
         let at = self.gateway.clock.now();
         let payment =
             NewPayment { id: PaymentId(Uuid::now_v7()), account, provider: SANDBOX, amount, at };
         let id = payment.id;
+        let made = Payment {
+            id,
+            provider: SANDBOX.to_owned(),
+            status: PaymentStatus::Confirmed,
+            amount,
+            created_at: at,
+            confirmed_at: Some(at),
+        };
+        let answer = claim
+            .as_ref()
+            .zip(once)
+            .map(|(claim, once)| claim.record(id.0, Some(&(once.answer)(&made)), at));
         let lease = self.gateway.directory.owners_lease(account).await?;
-        let receipt = lease.top_up(payment).await.map_err(|error| match error {
+        let receipt = lease.top_up(payment, answer).await.map_err(|error| match error {
             crate::actors::AccountError::Refused(Decline::AccountClosed) => {
                 PaymentsError::AccountClosed
             }
@@ -86,14 +115,24 @@ impl Payments {
             crate::actors::AccountError::Gone => PaymentsError::Account(KeysError::Unknown),
         })?;
         receipt.wait().await?;
-        Ok(Payment {
-            id,
-            provider: SANDBOX.to_owned(),
-            status: PaymentStatus::Confirmed,
-            amount,
-            created_at: at,
-            confirmed_at: Some(at),
-        })
+        // Until here no repeat was let in.
+        drop(claim);
+        Ok(Made::New(made))
+    }
+
+    /// Brings the user's test account back to what it began with, if it has less; answers its balance.
+    ///
+    /// # Errors
+    /// [`PaymentsError`]
+    pub async fn reset_test(&self, user: UserId) -> Result<Credits, PaymentsError> {
+        let account = self.store.accounts_of(user).await?.test;
+        let lease = self.gateway.directory.owners_lease(account).await?;
+        let receipt =
+            lease.refill(user.0, self.test_credits).await.map_err(|error| match error {
+                crate::actors::AccountError::Refused(_) => PaymentsError::AccountClosed,
+                crate::actors::AccountError::Gone => PaymentsError::Account(KeysError::Unknown),
+            })?;
+        Ok(receipt.wait().await?)
     }
 
     /// One of the user's payments.

@@ -12,11 +12,11 @@
     reason = "a test that fails by a panic has done its work"
 )]
 
-use polysystems::domain::limits::LimitsChange;
+use polysystems::domain::limits::{LimitsChange, WindowCounter};
 use polysystems::domain::{
-    AccountId, AccountState, AccountStatus, Charge, ChargeId, Credits, Decline, EntryKind,
-    Environment, KeyChange, KeyId, KeyState, LedgerEntry, Outcome, Price, SpendingLimits,
-    Timestamp,
+    AccountId, AccountState, AccountStatus, Bounds, Charge, ChargeId, Credits, Decline, EntryKind,
+    Environment, Hold, HoldEndKind, KeyChange, KeyId, KeyState, LedgerEntry, Outcome, Price,
+    SpendingLimits, Timestamp,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -30,15 +30,19 @@ fn credits(nanos: i64) -> Credits {
 }
 
 /// A charge as the model remembers it.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Remembered {
     id: ChargeId,
     key: usize,
     /// The UTC day and the month it was made in, as text: no arithmetic in common with the code under test.
     day: String,
     month: String,
-    most: i64,
+    /// Debited, or held by now.
+    held: i64,
     is_fixed: bool,
+    is_durable: bool,
+    /// The hold as it was last written down.
+    written: Option<Hold>,
     /// What it cost, once it has ended.
     cost: Option<i64>,
     /// The entry that gave the rest back, and how much.
@@ -65,6 +69,8 @@ struct Model {
     durable: i64,
     /// The latest day the key was seen in; windows never go back.
     latest: Vec<(String, String)>,
+    /// The days and months of each key that are still counted: the latest and the one before.
+    counted: Vec<(Vec<String>, Vec<String>)>,
 }
 
 impl Model {
@@ -75,7 +81,7 @@ impl Model {
             .iter()
             .map(|charge| match charge.cost {
                 Some(cost) => cost,
-                None if charge.is_fixed => charge.most,
+                None if charge.is_fixed => charge.held,
                 None => 0,
             })
             .sum();
@@ -84,7 +90,7 @@ impl Model {
 
     fn held(&self) -> i64 {
         let open = self.charges.iter().filter(|charge| charge.cost.is_none() && !charge.is_fixed);
-        open.map(|charge| charge.most).sum()
+        open.map(|charge| charge.held).sum()
     }
 
     fn unconfirmed(&self) -> i64 {
@@ -103,7 +109,7 @@ impl Model {
     /// Charged, captured and held by a key in a window.
     fn spent(&self, key: usize, in_window: impl Fn(&Remembered) -> bool) -> i64 {
         let counted = self.charges.iter().filter(|charge| charge.key == key && in_window(charge));
-        counted.map(|charge| charge.cost.unwrap_or(charge.most)).sum()
+        counted.map(|charge| charge.cost.unwrap_or(charge.held)).sum()
     }
 }
 
@@ -120,7 +126,7 @@ struct Run {
     now: i64,
     ledger: Vec<LedgerEntry>,
     next: u128,
-    counts: [u64; 8],
+    counts: [u64; 12],
 }
 
 impl Run {
@@ -132,6 +138,7 @@ impl Run {
             Credits::ZERO,
             0,
             Vec::new(),
+            &[],
         );
         Run {
             random: StdRng::seed_from_u64(seed),
@@ -140,7 +147,7 @@ impl Run {
             now: 1_705_320_000_000_000,
             ledger: Vec::new(),
             next: 1,
-            counts: [0; 8],
+            counts: [0; 12],
         }
     }
 
@@ -165,9 +172,10 @@ impl Run {
             20..22 => self.change_status(),
             22..30 => self.pass_time(),
             30..40 => self.become_durable(),
-            40..70 => self.charge(),
-            70..98 => self.settle(),
-            _ => self.reload(),
+            40..65 => self.charge(),
+            65..75 => self.extend(),
+            75..98 => self.settle(),
+            _ => self.crash(),
         }
         self.check();
     }
@@ -191,6 +199,7 @@ impl Run {
             self.account.add_key(KeyState::new(id, SpendingLimits::default()));
             self.model.keys.push(ModelKey { exists: true, ..ModelKey::default() });
             self.model.latest.push((String::new(), String::new()));
+            self.model.counted.push((Vec::new(), Vec::new()));
         }
     }
 
@@ -258,9 +267,11 @@ impl Run {
 
     fn charge(&mut self) {
         let place = self.random.random_range(0..5);
-        let most = self.amount();
-        let least = self.random.random_range(0..=most);
+        let mut bounds = [0; 4].map(|_: i64| self.amount());
+        bounds.sort_unstable();
+        let [least, start, first, most] = bounds;
         let is_fixed = self.random.random_bool(0.4);
+        let start = if is_fixed { most } else { start };
         let open = self.model.charges.iter().filter(|charge| charge.cost.is_none());
         let replayed = open.map(|charge| charge.id).next_back();
         let id = match replayed {
@@ -270,13 +281,22 @@ impl Run {
         let price = if is_fixed {
             Price::Fixed(credits(most))
         } else {
-            Price::UpTo { least: credits(least), most: credits(most) }
+            Price::UpTo(Bounds {
+                least: credits(least),
+                start: credits(start),
+                first: credits(first),
+                most: credits(most),
+            })
         };
         let expires_at = self.now().plus_micros(DAY_MICROS);
-        let order = Charge { id, key: key_id(place), price, expires_at };
-        let expected = self.expected(&order, place, least, most, is_fixed);
+        let is_durable = !is_fixed && self.random.random_bool(0.5);
+        let order = Charge { id, key: key_id(place), price, expires_at, is_durable };
+        let room = self.room(place);
+        let expected = self.expected(&order, place, least, start, is_fixed);
+        let quoted = self.account.quote(&order, self.now());
         let result = self.account.charge(&order, self.now());
         assert_eq!(result.map(|_| ()), expected, "{order:?}");
+        assert_eq!(result.map(|charged| charged.terms), quoted, "a quote is what a charge does");
         self.counts[match &expected {
             Ok(()) => 0,
             Err(Decline::PerRequestLimit) => 1,
@@ -287,16 +307,113 @@ impl Run {
             Err(_) => 6,
         }] += 1;
         let Ok(charged) = result else { return };
+        let held = if is_fixed { most } else { first.min(room) };
+        let ceiling = if is_fixed { most } else { most.min(room) };
+        assert_eq!((charged.terms.held, charged.terms.ceiling), (credits(held), credits(ceiling)));
         let (day, month) = self.window(place);
         self.model.latest[place] = (day.clone(), month.clone());
+        let (days, months) = &mut self.model.counted[place];
+        for (counted, new) in [(days, &day), (months, &month)] {
+            if counted.last() != Some(new) {
+                counted.push(new.clone());
+            }
+            counted.drain(..counted.len().saturating_sub(2));
+        }
         assert_eq!(charged.entry.is_some(), is_fixed && most > 0);
         if let Some(entry) = charged.entry {
             assert_eq!(entry.amount, credits(-most));
             self.record(entry);
         }
-        let charge =
-            Remembered { id, key: place, day, month, most, is_fixed, cost: None, gave_back: None };
+        assert_eq!(charged.hold.is_some(), is_durable);
+        if let Some(hold) = charged.hold {
+            assert_eq!((hold.amount, hold.earned), (credits(held), Credits::ZERO));
+        }
+        let charge = Remembered {
+            id,
+            key: place,
+            day,
+            month,
+            held,
+            is_fixed,
+            is_durable,
+            written: charged.hold,
+            cost: None,
+            gave_back: None,
+        };
         self.model.charges.push(charge);
+    }
+
+    /// What a call of this key could hold now.
+    fn room(&self, place: usize) -> i64 {
+        let model = &self.model;
+        let Some(key) = model.keys.get(place) else { return 0 };
+        let (day, month) = self.window(place);
+        let left = |limit: Option<i64>, spent: i64| limit.map_or(i64::MAX, |limit| limit - spent);
+        let of_day = left(key.daily, model.spent(place, |charge| charge.day == day));
+        let of_month = left(key.monthly, model.spent(place, |charge| charge.month == month));
+        let of_request = key.per_request.unwrap_or(i64::MAX);
+        model.available().min(of_request).min(of_day).min(of_month)
+    }
+
+    fn extend(&mut self) {
+        let open: Vec<usize> = (0..self.model.charges.len())
+            .filter(|place| self.model.charges[*place].cost.is_none())
+            .collect();
+        let Some(place) = open.get(self.random.random_range(0..open.len().max(1))) else { return };
+        let charge = self.model.charges[*place].clone();
+        let (need, more, earned) = (self.amount(), self.amount(), self.amount());
+        let (need, want) = (need + self.amount(), need + more);
+        let result = self.account.extend(charge.id, credits(need), credits(want), credits(earned));
+        let model = &self.model;
+        let key = model.keys.get(charge.key).filter(|key| key.exists && !key.revoked);
+        let missing = (need - charge.held).max(0);
+        let (days, months) = &model.counted[charge.key];
+        // What has begun in a window that is not counted any more gets nothing more where there is a limit.
+        let spent = |counted: &[String], own: &String, of: &dyn Fn(&Remembered) -> bool| {
+            if counted.contains(own) { model.spent(charge.key, of) } else { i64::MAX / 2 }
+        };
+        let of_day = spent(days, &charge.day, &|other| other.day == charge.day);
+        let of_month = spent(months, &charge.month, &|other| other.month == charge.month);
+        let breaks =
+            |limit: Option<i64>, spent: i64| limit.is_some_and(|limit| spent + missing > limit);
+        let expected = match key {
+            _ if charge.is_fixed => Err(Decline::NotOpen),
+            _ if model.suspended => Err(Decline::AccountClosed),
+            None => Err(Decline::KeyInactive),
+            Some(key) if key.per_request.is_some_and(|limit| need > limit) => {
+                Err(Decline::PerRequestLimit)
+            }
+            Some(_) if missing > model.available() => Err(Decline::InsufficientCredits {
+                price: credits(need),
+                available: credits(model.available()),
+            }),
+            Some(key) if breaks(key.daily, of_day) => Err(Decline::DailyLimit),
+            Some(key) if breaks(key.monthly, of_month) => Err(Decline::MonthlyLimit),
+            Some(key) => {
+                let left = |limit: Option<i64>, spent: i64| {
+                    limit.map_or(i64::MAX, |limit| (limit - spent).max(0))
+                };
+                let room = model
+                    .available()
+                    .min(left(key.per_request, charge.held))
+                    .min(left(key.daily, of_day))
+                    .min(left(key.monthly, of_month));
+                Ok(charge.held + missing.max((want - charge.held).max(0).min(room)))
+            }
+        };
+        assert_eq!(result.map(|extended| extended.held.nanos()), expected, "{charge:?}");
+        self.counts[if expected.is_ok() { 8 } else { 9 }] += 1;
+        let Ok(extended) = result else { return };
+        assert_eq!(extended.hold.is_some(), charge.is_durable);
+        let charge = &mut self.model.charges[*place];
+        charge.held = extended.held.nanos();
+        if let Some(hold) = extended.hold {
+            assert_eq!(
+                (hold.amount, hold.earned.nanos()),
+                (extended.held, earned.min(charge.held))
+            );
+            charge.written = Some(hold);
+        }
     }
 
     /// The day and month a charge of this key counts in now.
@@ -313,7 +430,7 @@ impl Run {
         order: &Charge,
         place: usize,
         least: i64,
-        most: i64,
+        start: i64,
         is_fixed: bool,
     ) -> Result<(), Decline> {
         let model = &self.model;
@@ -325,22 +442,22 @@ impl Run {
         }
         let key = model.keys.get(place).filter(|key| key.exists && !key.revoked);
         let key = key.ok_or(Decline::KeyInactive)?;
-        if key.per_request.is_some_and(|limit| most > limit) {
+        if key.per_request.is_some_and(|limit| start > limit) {
             return Err(Decline::PerRequestLimit);
         }
         let available = model.available();
-        if most > available {
-            let named = if !is_fixed && least > available { least } else { most };
+        if start > available {
+            let named = if !is_fixed && least > available { least } else { start };
             let (price, available) = (credits(named), credits(available));
             return Err(Decline::InsufficientCredits { price, available });
         }
         let (day, month) = self.window(place);
         let spent = model.spent(place, |charge| charge.day == day);
-        if key.daily.is_some_and(|limit| spent + most > limit) {
+        if key.daily.is_some_and(|limit| spent + start > limit) {
             return Err(Decline::DailyLimit);
         }
         let spent = model.spent(place, |charge| charge.month == month);
-        if key.monthly.is_some_and(|limit| spent + most > limit) {
+        if key.monthly.is_some_and(|limit| spent + start > limit) {
             return Err(Decline::MonthlyLimit);
         }
         Ok(())
@@ -358,43 +475,75 @@ impl Run {
         let place = open[self.random.random_range(0..open.len())];
         let charge = self.model.charges[place].clone();
         let cost = self.amount();
-        let failed = self.random.random_range(0..4) == 0;
-        let outcome =
-            if failed { Outcome::Failed } else { Outcome::Delivered { cost: credits(cost) } };
+        let outcome = match self.random.random_range(0..8) {
+            0 | 1 => Outcome::Failed,
+            2 => Outcome::Expired,
+            _ => Outcome::Delivered { cost: credits(cost) },
+        };
+        let earned = charge.written.map_or(0, |hold| hold.earned.nanos());
         let settled = self.account.settle(charge.id, outcome, self.now()).unwrap();
-        let cost = match (failed, charge.is_fixed) {
-            (true, _) => 0,
-            (false, true) => charge.most,
-            (false, false) => cost.min(charge.most),
+        let cost = match (outcome, charge.is_fixed) {
+            (Outcome::Failed, _) | (Outcome::Expired, true) => 0,
+            (Outcome::Delivered { .. }, true) => charge.held,
+            (Outcome::Delivered { .. }, false) => cost.min(charge.held),
+            (Outcome::Expired, false) if charge.is_durable => earned,
+            (Outcome::Expired, false) => 0,
         };
         assert_eq!(settled.cost, credits(cost));
-        let moved = if charge.is_fixed { charge.most - cost } else { -cost };
+        let moved = if charge.is_fixed { charge.held - cost } else { -cost };
         assert_eq!(settled.entry.map_or(0, |entry| entry.amount.nanos()), moved);
         if let Some(entry) = settled.entry {
             assert_eq!(entry.reference, charge.id.0);
             self.record(entry);
-            let back = charge.most - cost;
+            let back = charge.held - cost;
             if back > 0 {
                 self.model.charges[place].gave_back = Some((self.model.entries, back));
             }
         }
+        assert_eq!(settled.hold_end.is_some(), charge.is_durable);
+        if let Some(end) = settled.hold_end {
+            assert_eq!((end.held, end.captured), (credits(charge.held), credits(cost)));
+            let kind = match outcome {
+                Outcome::Expired => HoldEndKind::Expired,
+                _ if cost > 0 => HoldEndKind::Captured,
+                _ => HoldEndKind::Released,
+            };
+            assert_eq!(end.kind, kind);
+        }
         self.model.charges[place].cost = Some(cost);
-        self.counts[7] += 1;
+        self.counts[if outcome == Outcome::Expired { 10 } else { 7 }] += 1;
         // One end only.
         assert!(self.account.settle(charge.id, outcome, self.now()).is_err());
     }
 
-    /// Writes the account down and loads it again, as after a passivation: nothing open, all durable.
-    fn reload(&mut self) {
-        if self.model.charges.iter().any(|charge| charge.cost.is_none()) {
-            return;
-        }
+    /// Loses the account and loads it again from what is written down: durable holds are there again, other
+    /// holds never were, fixed prices stay taken.
+    fn crash(&mut self) {
         self.model.durable = self.model.entries;
+        let mut holds = Vec::new();
+        for charge in self.model.charges.iter_mut().filter(|charge| charge.cost.is_none()) {
+            match charge.written {
+                Some(hold) => holds.push(hold),
+                None => charge.cost = Some(if charge.is_fixed { charge.held } else { 0 }),
+            }
+        }
+        self.counts[11] += u64::from(!holds.is_empty());
         let status = self.account.status();
-        let keys = self.account.keys().to_vec();
-        let (balance, seq) = (self.account.balance(), self.account.seq());
-        self.account =
-            AccountState::load(AccountId(1), Environment::Live, status, balance, seq, keys);
+        let keys = self.account.keys().iter().map(|key| {
+            let mut loaded = KeyState::new(key.id, key.limits);
+            loaded.is_revoked = key.is_revoked;
+            loaded.day = WindowCounter::stored(key.day.window, key.day.captured);
+            loaded.month = WindowCounter::stored(key.month.window, key.month.captured);
+            loaded
+        });
+        for (days, months) in &mut self.model.counted {
+            for counted in [days, months] {
+                counted.drain(..counted.len().saturating_sub(1));
+            }
+        }
+        let (keys, balance, seq) = (keys.collect(), self.account.balance(), self.account.seq());
+        let (id, environment) = (AccountId(1), Environment::Live);
+        self.account = AccountState::load(id, environment, status, balance, seq, keys, &holds);
     }
 
     fn record(&mut self, entry: LedgerEntry) {
@@ -431,7 +580,7 @@ fn the_account_does_what_the_model_does() {
     };
     let commands = number("ACCOUNT_MODEL_COMMANDS", 1_000_000) as usize;
     let first = number("ACCOUNT_MODEL_SEED", 1);
-    let mut counts = [0; 8];
+    let mut counts = [0; 12];
     for seed in (first..).take(commands.div_ceil(COMMANDS_PER_ACCOUNT)) {
         let result = std::panic::catch_unwind(|| {
             let mut run = Run::new(seed);

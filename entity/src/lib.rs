@@ -7,9 +7,12 @@
 
 pub mod account;
 pub mod api_key;
+pub mod hold;
+pub mod hold_end;
 pub mod key_spend;
 pub mod ledger_entry;
 pub mod payment;
+pub mod recorded_answer;
 pub mod shard_lease;
 pub mod usage_record;
 pub mod user;

@@ -21,6 +21,8 @@ pub struct Model {
     pub completion_tokens: i64,
     pub started_at: i64,
     pub latency_micros: i64,
+    pub ending: i16,
+    pub tally: i16,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -11,10 +11,12 @@ use tokio::sync::oneshot;
 
 use super::ledger_writer::{AccountMarks, Acknowledgement, LedgerHandle, Write, WriteError};
 use crate::clock::Clock;
+use crate::domain::account::Terms;
 use crate::domain::{
-    AccountState, AccountStatus, Charge, ChargeId, Credits, Decline, EntryKind, KeyChange, KeyId,
-    KeyState, Outcome, Settled, Timestamp, UsageRecord,
+    AccountState, AccountStatus, Charge, ChargeId, Credits, Decline, EntryKind, HoldChange,
+    KeyChange, KeyId, KeyState, LimitsLeft, Outcome, Settled, Timestamp, UsageRecord,
 };
+use crate::store::answers::RecordedAnswer;
 use crate::store::batch::{Change, NewKey, NewPayment};
 
 /// The actor. Made by the directory only, with its account loaded.
@@ -39,6 +41,7 @@ impl AccountActor {
         keys_max: usize,
     ) -> Self {
         marks.durable_seq.store(state.seq(), Ordering::Release);
+        marks.open_charges.store(state.open_charges(), Ordering::Release);
         AccountActor { state, marks, ledger, clock, keys_max }
     }
 
@@ -111,7 +114,7 @@ fn reply<T, E>(to: Reply<T, E>, result: Result<Receipt<T>, E>) {
 #[rtype(result = "()")]
 struct ChargeCall {
     charge: Charge,
-    reply: Reply<(), Decline>,
+    reply: Reply<Terms, Decline>,
 }
 
 impl Handler<ChargeCall> for AccountActor {
@@ -121,16 +124,94 @@ impl Handler<ChargeCall> for AccountActor {
         self.confirm();
         let decided = self.state.charge(&call.charge, self.clock.now());
         let result = decided.map(|charged| {
-            let durable = charged.entry.map(|entry| {
-                let (entry, key_spend) = (Some(entry), Some(charged.key_spend));
-                self.write_acknowledged(Write { entry, key_spend, ..self.write() })
+            let (entry, hold) = (charged.entry, charged.hold.map(HoldChange::Opened));
+            let durable = (entry.is_some() || hold.is_some()).then(|| {
+                let key_spend = Some(charged.key_spend);
+                self.write_acknowledged(Write { entry, key_spend, hold, ..self.write() })
             });
-            Receipt { decided: (), durable }
+            Receipt { decided: charged.terms, durable }
         });
         self.publish();
         reply(call.reply, result);
     }
 }
+
+/// What a charge would get, and where its account stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Estimate {
+    /// What it would get, or why nothing.
+    pub terms: Result<Terms, Decline>,
+    /// The fold of the ledger.
+    pub balance: Credits,
+    /// What can be spent.
+    pub available: Credits,
+    /// What the key may still spend.
+    pub left: LimitsLeft,
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct QuoteCall {
+    charge: Charge,
+    reply: Reply<Estimate, std::convert::Infallible>,
+}
+
+impl Handler<QuoteCall> for AccountActor {
+    type Result = ();
+
+    fn handle(&mut self, call: QuoteCall, _: &mut Context<Self>) {
+        self.confirm();
+        let now = self.clock.now();
+        let key = self.state.key(call.charge.key);
+        let decided = Estimate {
+            terms: self.state.quote(&call.charge, now),
+            balance: self.state.balance(),
+            available: self.state.available(),
+            left: key.map(|key| key.left(now)).unwrap_or_default(),
+        };
+        reply(call.reply, Ok(Receipt { decided, durable: self.output_gate() }));
+    }
+}
+
+/// How far a hold is to be extended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extension {
+    /// Less than this in all is no use.
+    pub need: Credits,
+    /// This much in all is wanted.
+    pub want: Credits,
+    /// The cost of what has been delivered.
+    pub earned: Credits,
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct ExtendCall {
+    charge: ChargeId,
+    extension: Extension,
+    reply: Reply<Credits, Decline>,
+}
+
+impl Handler<ExtendCall> for AccountActor {
+    type Result = ();
+
+    fn handle(&mut self, call: ExtendCall, _: &mut Context<Self>) {
+        self.confirm();
+        let Extension { need, want, earned } = call.extension;
+        let decided = self.state.extend(call.charge, need, want, earned);
+        let result = decided.map(|extended| {
+            let durable = extended.hold.map(|hold| {
+                let hold = Some(HoldChange::Extended(hold));
+                self.write_acknowledged(Write { hold, ..self.write() })
+            });
+            Receipt { decided: extended.held, durable }
+        });
+        reply(call.reply, result);
+    }
+}
+
+/// Makes the answer that is recorded with the end of a charge, from what the end came to.
+pub type Record = Box<dyn FnOnce(&Settled) -> RecordedAnswer + Send>;
 
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -138,6 +219,7 @@ struct SettleCall {
     charge: ChargeId,
     outcome: Outcome,
     usage: Option<UsageRecord>,
+    record: Option<Record>,
     reply: Reply<Settled, NotOpenOrGone>,
 }
 
@@ -156,9 +238,17 @@ impl Handler<SettleCall> for AccountActor {
                 seq: settled.seq,
                 ..usage
             });
-            let write =
-                Write { entry: settled.entry, key_spend: settled.key_spend, usage, ..self.write() };
-            let durable = if settled.entry.is_some() {
+            let answer = call.record.map(|record| record(&settled));
+            let is_awaited = settled.entry.is_some() || answer.is_some();
+            let write = Write {
+                entry: settled.entry,
+                key_spend: settled.key_spend,
+                hold: settled.hold_end.map(HoldChange::Ended),
+                usage,
+                answer,
+                ..self.write()
+            };
+            let durable = if is_awaited {
                 Some(self.write_acknowledged(write))
             } else {
                 self.ledger.write(write);
@@ -171,7 +261,8 @@ impl Handler<SettleCall> for AccountActor {
     }
 }
 
-/// Ends the charges whose time is over: the net below a call that never came back.
+/// Ends the charges whose time is over: the net below a call that never came back, and the end of the holds
+/// that an owner before us left open.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct ExpireCharges;
@@ -183,9 +274,10 @@ impl Handler<ExpireCharges> for AccountActor {
         let now = self.clock.now();
         for charge in self.state.expired(now) {
             tracing::warn!(account = %self.state.id(), %charge, "a charge expired without an end");
-            if let Ok(settled) = self.state.settle(charge, Outcome::Failed, now) {
+            if let Ok(settled) = self.state.settle(charge, Outcome::Expired, now) {
                 let (entry, key_spend) = (settled.entry, settled.key_spend);
-                self.ledger.write(Write { entry, key_spend, ..self.write() });
+                let hold = settled.hold_end.map(HoldChange::Ended);
+                self.ledger.write(Write { entry, key_spend, hold, ..self.write() });
             }
         }
         self.publish();
@@ -196,6 +288,7 @@ impl Handler<ExpireCharges> for AccountActor {
 #[rtype(result = "()")]
 struct TopUp {
     payment: NewPayment,
+    answer: Option<RecordedAnswer>,
     reply: Reply<(), Decline>,
 }
 
@@ -209,11 +302,36 @@ impl Handler<TopUp> for AccountActor {
         let result = decided.map(|entry| {
             // The payment and its credit are one transaction: never one without the other.
             let change = Some(Change::PaymentConfirmed(payment));
-            let write = Write { entry: Some(entry), change, ..self.write() };
+            let answer = top_up.answer;
+            let write = Write { entry: Some(entry), change, answer, ..self.write() };
             Receipt { decided: (), durable: Some(self.write_acknowledged(write)) }
         });
         self.publish();
         reply(top_up.reply, result);
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Refill {
+    reference: uuid::Uuid,
+    to: Credits,
+    reply: Reply<Credits, Decline>,
+}
+
+impl Handler<Refill> for AccountActor {
+    type Result = ();
+
+    fn handle(&mut self, refill: Refill, _: &mut Context<Self>) {
+        let decided = self.state.refill(refill.reference, refill.to, self.clock.now());
+        let result = decided.map(|entry| {
+            let durable = match entry {
+                Some(_) => Some(self.write_acknowledged(Write { entry, ..self.write() })),
+                None => self.output_gate(),
+            };
+            Receipt { decided: self.state.balance(), durable }
+        });
+        reply(refill.reply, result);
     }
 }
 
@@ -226,6 +344,7 @@ pub struct TooManyKeys;
 #[rtype(result = "()")]
 struct AddKey {
     key: NewKey,
+    answer: Option<RecordedAnswer>,
     reply: Reply<(), TooManyKeys>,
 }
 
@@ -237,8 +356,8 @@ impl Handler<AddKey> for AccountActor {
             Err(TooManyKeys)
         } else {
             self.state.add_key(KeyState::new(add.key.id, crate::domain::SpendingLimits::default()));
-            let change = Some(Change::KeyCreated(add.key));
-            let durable = Some(self.write_acknowledged(Write { change, ..self.write() }));
+            let (change, answer) = (Some(Change::KeyCreated(add.key)), add.answer);
+            let durable = Some(self.write_acknowledged(Write { answer, change, ..self.write() }));
             Ok(Receipt { decided: (), durable })
         };
         reply(add.reply, result);
@@ -418,11 +537,34 @@ impl AccountLease {
     ///
     /// # Errors
     /// The [`Decline`], or [`AccountError::Gone`].
-    pub async fn charge(&self, charge: Charge) -> Result<Receipt<()>, AccountError<Decline>> {
+    pub async fn charge(&self, charge: Charge) -> Result<Receipt<Terms>, AccountError<Decline>> {
         self.ask(|reply| ChargeCall { charge, reply }).await
     }
 
-    /// Ends a charge, and records what the call did.
+    /// What a charge would get. Takes nothing.
+    ///
+    /// # Errors
+    /// [`AccountError::Gone`]
+    pub async fn quote(
+        &self,
+        charge: Charge,
+    ) -> Result<Receipt<Estimate>, AccountError<std::convert::Infallible>> {
+        self.ask(|reply| QuoteCall { charge, reply }).await
+    }
+
+    /// Makes a hold larger; answers what is held then.
+    ///
+    /// # Errors
+    /// The [`Decline`], or [`AccountError::Gone`].
+    pub async fn extend(
+        &self,
+        charge: ChargeId,
+        extension: Extension,
+    ) -> Result<Receipt<Credits>, AccountError<Decline>> {
+        self.ask(|reply| ExtendCall { charge, extension, reply }).await
+    }
+
+    /// Ends a charge, and records what the call did, and where `record` is given, what it was answered.
     ///
     /// # Errors
     /// [`AccountError::Gone`], also where the charge is not open any more.
@@ -431,34 +573,59 @@ impl AccountLease {
         charge: ChargeId,
         outcome: Outcome,
         usage: UsageRecord,
+        record: Option<Record>,
     ) -> Result<Receipt<Settled>, AccountError<std::convert::Infallible>> {
-        self.ask(|reply| SettleCall { charge, outcome, usage: Some(usage), reply })
+        self.ask(|reply| SettleCall { charge, outcome, usage: Some(usage), record, reply })
             .await
             .map_err(|_| AccountError::Gone)
     }
 
-    /// Ends a charge as failed without waiting, for a call that broke off.
+    /// Ends a charge without waiting, for a call that broke off: at what it had earned.
     #[expect(clippy::disallowed_methods, reason = "a dead actor has no charge left to end")]
-    pub fn abandon(&self, charge: ChargeId) {
+    pub fn abandon(&self, charge: ChargeId, earned: Credits) {
         let (reply, _) = oneshot::channel();
-        let outcome = Outcome::Failed;
-        self.actor.do_send(SettleCall { charge, outcome, usage: None, reply });
+        let outcome = if earned > Credits::ZERO {
+            Outcome::Delivered { cost: earned }
+        } else {
+            Outcome::Failed
+        };
+        self.actor.do_send(SettleCall { charge, outcome, usage: None, record: None, reply });
     }
 
-    /// Credits a payment.
+    /// Credits a payment; `answer` is recorded with it.
     ///
     /// # Errors
     /// The [`Decline`], or [`AccountError::Gone`].
-    pub async fn top_up(&self, payment: NewPayment) -> Result<Receipt<()>, AccountError<Decline>> {
-        self.ask(|reply| TopUp { payment, reply }).await
+    pub async fn top_up(
+        &self,
+        payment: NewPayment,
+        answer: Option<RecordedAnswer>,
+    ) -> Result<Receipt<()>, AccountError<Decline>> {
+        self.ask(|reply| TopUp { payment, answer, reply }).await
     }
 
-    /// Adds a key.
+    /// Brings the balance up to `to`, where it is below; answers the balance.
+    ///
+    /// # Errors
+    /// The [`Decline`], or [`AccountError::Gone`].
+    pub async fn refill(
+        &self,
+        reference: uuid::Uuid,
+        to: Credits,
+    ) -> Result<Receipt<Credits>, AccountError<Decline>> {
+        self.ask(|reply| Refill { reference, to, reply }).await
+    }
+
+    /// Adds a key; `answer` is recorded with it.
     ///
     /// # Errors
     /// [`TooManyKeys`], or [`AccountError::Gone`].
-    pub async fn add_key(&self, key: NewKey) -> Result<Receipt<()>, AccountError<TooManyKeys>> {
-        self.ask(|reply| AddKey { key, reply }).await
+    pub async fn add_key(
+        &self,
+        key: NewKey,
+        answer: Option<RecordedAnswer>,
+    ) -> Result<Receipt<()>, AccountError<TooManyKeys>> {
+        self.ask(|reply| AddKey { key, answer, reply }).await
     }
 
     /// Changes a key.

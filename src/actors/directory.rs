@@ -138,12 +138,14 @@ impl Directory {
         count_in(&resident)
     }
 
+    #[expect(clippy::disallowed_methods, reason = "the actor was started this moment")]
     async fn load(
         &self,
         account: AccountId,
         resident: &Resident,
     ) -> Result<Addr<AccountActor>, DirectoryError> {
-        let state = self.store.load_account(account).await?;
+        let state = self.store.load_account(account, self.ledger.epoch()).await?;
+        let has_holds = state.open_charges() > 0;
         let arbiter = usize::try_from(account.0.unsigned_abs())
             .ok()
             .and_then(|number| number.checked_rem(self.arbiters.len()))
@@ -151,7 +153,12 @@ impl Directory {
             .ok_or(DirectoryError::Unwritable)?;
         let (marks, ledger) = (Arc::clone(&resident.marks), self.ledger.clone());
         let actor = AccountActor::new(state, marks, ledger, self.clock.clone(), self.keys_max);
-        Ok(AccountActor::start_in_arbiter(arbiter, move |_| actor))
+        let actor = AccountActor::start_in_arbiter(arbiter, move |_| actor);
+        if has_holds {
+            // Before anyone else speaks to it: what an owner before us left open is ended.
+            actor.do_send(ExpireCharges);
+        }
+        Ok(actor)
     }
 
     /// Takes a dead or poisoned actor out. Only after everything it handed to the writer has met its end, so
@@ -188,6 +195,19 @@ impl Directory {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.residents.is_empty()
+    }
+
+    /// Ends the holds that nobody in memory owns: those that a process before us left, and those past their
+    /// time. Loading their accounts is enough.
+    ///
+    /// # Errors
+    /// [`DirectoryError`]
+    pub async fn end_orphaned_holds(&self) -> Result<(), DirectoryError> {
+        let (epoch, now) = (self.ledger.epoch(), self.clock.now());
+        for account in self.store.accounts_with_orphaned_holds(epoch, now).await? {
+            drop(self.owners_lease(account).await?);
+        }
+        Ok(())
     }
 
     /// Ends expired charges, and lets go of accounts that are idle, or the longest idle ones where there are
@@ -313,7 +333,7 @@ mod tests {
                 amount: Credits::from_nanos(100),
                 at,
             };
-            lease.top_up(payment).await.unwrap().wait().await.unwrap();
+            lease.top_up(payment, None).await.unwrap().wait().await.unwrap();
             let new = NewKey {
                 id: key,
                 account,
@@ -323,7 +343,7 @@ mod tests {
                 created_at: at,
                 expires_at: None,
             };
-            lease.add_key(new).await.unwrap().wait().await.unwrap();
+            lease.add_key(new, None).await.unwrap().wait().await.unwrap();
             (account, key)
         }
 
@@ -331,7 +351,8 @@ mod tests {
             let lease = self.directory.lease(account).await.unwrap();
             let id = ChargeId(Uuid::new_v4());
             let expires_at = Timestamp::from_micros(i64::MAX);
-            let charge = Charge { id, key, price: Price::Fixed(PRICE), expires_at };
+            let charge =
+                Charge { id, key, price: Price::Fixed(PRICE), expires_at, is_durable: false };
             let receipt = lease.charge(charge).await.unwrap();
             let usage = crate::domain::UsageRecord {
                 id,
@@ -345,12 +366,14 @@ mod tests {
                 cost: PRICE,
                 prompt_tokens: 0,
                 completion_tokens: 0,
+                ending: crate::domain::Ending::default(),
+                tally: crate::domain::Tally::default(),
                 started_at: Timestamp::from_micros(0),
                 latency_micros: 0,
             };
             let delivered = crate::domain::Outcome::Delivered { cost: PRICE };
-            lease.settle(id, delivered, usage).await.unwrap();
-            receipt.wait().await
+            lease.settle(id, delivered, usage, None).await.unwrap();
+            receipt.wait().await.map(drop)
         }
 
         async fn balance(&self, account: AccountId) -> i64 {

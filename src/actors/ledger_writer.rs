@@ -19,8 +19,9 @@ use actix::{
 use tokio::sync::oneshot;
 
 use crate::config::LedgerSettings;
-use crate::domain::{AccountId, KeySpend, LedgerEntry, UsageRecord};
+use crate::domain::{AccountId, HoldChange, KeySpend, LedgerEntry, UsageRecord};
 use crate::store::Store;
+use crate::store::answers::RecordedAnswer;
 use crate::store::batch::{Batch, Change, CommitError};
 use crate::store::lease::Lease;
 
@@ -73,8 +74,12 @@ pub struct Write {
     pub entry: Option<LedgerEntry>,
     /// The key's counters with it.
     pub key_spend: Option<KeySpend>,
+    /// What happened to a durable hold.
+    pub hold: Option<HoldChange>,
     /// What a call did.
     pub usage: Option<UsageRecord>,
+    /// What it was answered, for its repeats.
+    pub answer: Option<RecordedAnswer>,
     /// Anything else.
     pub change: Option<Change>,
     /// Who waits for it.
@@ -90,7 +95,9 @@ impl Write {
             marks: Arc::clone(marks),
             entry: None,
             key_spend: None,
+            hold: None,
             usage: None,
+            answer: None,
             change: None,
             acknowledge: None,
         }
@@ -154,9 +161,16 @@ impl Gauge {
 pub struct LedgerHandle {
     writer: Addr<LedgerWriter>,
     gauge: Arc<Gauge>,
+    epoch: i64,
 }
 
 impl LedgerHandle {
+    /// The epoch of the lease under which it writes.
+    #[must_use]
+    pub fn epoch(&self) -> i64 {
+        self.epoch
+    }
+
     /// Can it take new work? Asked before a charge is decided; what was decided is always taken.
     #[must_use]
     pub fn state(&self) -> WriterState {
@@ -238,7 +252,7 @@ impl LedgerWriter {
             is_committing: false,
             batch_max,
         });
-        LedgerHandle { writer, gauge }
+        LedgerHandle { writer, gauge, epoch: lease.epoch }
     }
 
     fn commit_gathered(&mut self, context: &mut Context<Self>) {
@@ -380,7 +394,9 @@ fn assemble(writes: &[Write]) -> Batch {
     for write in writes {
         batch.entries.extend(write.entry);
         batch.spends.extend(write.key_spend.map(|spend| (spend.key, spend)));
+        batch.holds.extend(write.hold);
         batch.usage.extend(write.usage.clone());
+        batch.answers.extend(write.answer.clone());
         batch.changes.extend(write.change.clone());
     }
     batch

@@ -11,6 +11,7 @@ use crate::actors::{AccountError, WriteError};
 use crate::domain::api_key::ApiKey;
 use crate::domain::limits::LimitsChange;
 use crate::domain::{AccountId, Environment, KeyChange, KeyId, KeyState, Timestamp, UserId};
+use crate::idempotency::{Begun, IdempotencyError, Made, Once};
 use crate::pipeline::Gateway;
 use crate::store::api_keys::KeyListing;
 use crate::store::batch::NewKey;
@@ -31,6 +32,9 @@ pub enum KeysError {
     /// See [`StoreError`].
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// See [`IdempotencyError`].
+    #[error(transparent)]
+    Repeat(IdempotencyError),
     /// It did not happen; it may later.
     #[error("the change could not be written")]
     NotWritten,
@@ -89,6 +93,9 @@ pub struct KeyRequest {
     pub expires_at: Option<Timestamp>,
 }
 
+/// A key that was made, its text for the only time, and what is seen of it later.
+pub type NewlyMade = (ApiKey, KeyListing);
+
 /// The API keys of all users.
 pub struct Keys {
     /// The database.
@@ -106,8 +113,15 @@ impl Keys {
         &self,
         user: UserId,
         request: KeyRequest,
-    ) -> Result<(ApiKey, KeyListing), KeysError> {
+        once: Option<Once<NewlyMade>>,
+    ) -> Result<Made<NewlyMade>, KeysError> {
         let account = self.store.accounts_of(user).await?.of(request.environment);
+        let begun = self.gateway.idempotency.begin_once(account, once.as_ref()).await;
+        let claim = match begun.map_err(KeysError::Repeat)? {
+            Some(Begun::Repeat(kept)) => return Ok(Made::Repeat(kept)),
+            Some(Begun::First(claim)) => Some(claim),
+            None => None,
+        };
         let (key, digest) = self.gateway.keys.make(request.environment);
         let new = NewKey {
             id: KeyId(Uuid::new_v4()),
@@ -129,9 +143,16 @@ impl Keys {
             expires_at: new.expires_at,
             last_used_at: None,
         };
+        let (id, at, made) = (new.id.0, new.created_at, (key, listing));
+        let answer = claim
+            .as_ref()
+            .zip(once)
+            .map(|(claim, once)| claim.record(id, Some(&(once.answer)(&made)), at));
         let lease = self.gateway.directory.owners_lease(account).await?;
-        lease.add_key(new).await?.wait().await?;
-        Ok((key, listing))
+        lease.add_key(new, answer).await?.wait().await?;
+        // Until here no repeat was let in.
+        drop(claim);
+        Ok(Made::New(made))
     }
 
     /// The user's keys, newest first.

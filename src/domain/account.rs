@@ -12,9 +12,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use uuid::Uuid;
 
+use super::hold::{Hold, HoldEnd, HoldEndKind};
 use super::ids::{AccountId, ChargeId, KeyId};
 use super::ledger::{EntryKind, LedgerEntry};
-use super::limits::{KeySpend, LimitsChange, SpendingLimits, WindowCounter};
+use super::limits::{KeySpend, LimitsChange, LimitsLeft, SpendingLimits, WindowCounter};
 use super::money::Credits;
 use super::window::{Day, Month, Timestamp};
 
@@ -101,30 +102,55 @@ impl AccountStatus {
 pub enum Price {
     /// Known: debited before the call, refunded if the call fails.
     Fixed(Credits),
-    /// Known only after the call: the most is held, the actual cost captured.
-    UpTo {
-        /// What it costs at least.
-        least: Credits,
-        /// What it can cost at most.
-        most: Credits,
-    },
+    /// Known only after the call: some is held, the actual cost captured.
+    UpTo(Bounds),
+}
+
+/// What a call may cost whose price is known only after it. In rising order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// What it costs at least.
+    pub least: Credits,
+    /// With less than this the call is not begun.
+    pub start: Credits,
+    /// What is held when it begins, or as much of it as can be.
+    pub first: Credits,
+    /// What it can cost at most.
+    pub most: Credits,
+}
+
+impl Bounds {
+    /// A call that is begun only where all it can cost can be held.
+    #[must_use]
+    pub const fn whole(least: Credits, most: Credits) -> Self {
+        Bounds { least, start: most, first: most, most }
+    }
 }
 
 impl Price {
     /// What must be there for the call to be admitted.
     #[must_use]
-    pub const fn most(self) -> Credits {
+    pub const fn start(self) -> Credits {
         match self {
             Price::Fixed(price) => price,
-            Price::UpTo { most, .. } => most,
+            Price::UpTo(bounds) => bounds.start,
         }
     }
 
-    /// The figure that a refusal names: the least where not even that is there, else the most.
+    /// What it can cost at most.
+    #[must_use]
+    pub const fn most(self) -> Credits {
+        match self {
+            Price::Fixed(price) => price,
+            Price::UpTo(bounds) => bounds.most,
+        }
+    }
+
+    /// The figure that a refusal names: the least where not even that is there, else what it begins with.
     fn named(self, available: Credits) -> Credits {
         match self {
-            Price::UpTo { least, .. } if least > available => least,
-            _ => self.most(),
+            Price::UpTo(Bounds { least, .. }) if least > available => least,
+            _ => self.start(),
         }
     }
 }
@@ -140,6 +166,8 @@ pub struct Charge {
     pub price: Price,
     /// When the hold ends by itself, if nothing else ends it.
     pub expires_at: Timestamp,
+    /// Is the hold written down? It is where the call is delivered before it is settled.
+    pub is_durable: bool,
 }
 
 /// Why the account says no, in order of precedence: where several apply, the first is the answer.
@@ -148,6 +176,9 @@ pub enum Decline {
     /// A charge with this id is open already.
     #[error("the charge is open already")]
     AlreadyOpen,
+    /// No hold of this id is open, so it cannot be extended.
+    #[error("the hold is not open")]
+    NotOpen,
     /// The account is suspended.
     #[error("the account is suspended")]
     AccountClosed,
@@ -176,13 +207,35 @@ pub enum Decline {
     AmountTooLarge,
 }
 
+/// What a call gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Debited or held for it.
+    pub held: Credits,
+    /// What it could cost at most, with what the balance and the limits have left for it now.
+    pub ceiling: Credits,
+}
+
 /// A charge that was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Charged {
+    /// What it got.
+    pub terms: Terms,
     /// The debit to write down; none for a hold and for a call that is free of charge.
     pub entry: Option<LedgerEntry>,
+    /// The hold to write down, where it is durable.
+    pub hold: Option<Hold>,
     /// The key's counters with it.
     pub key_spend: KeySpend,
+}
+
+/// A hold that was made larger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extended {
+    /// What is held now.
+    pub held: Credits,
+    /// The hold to write down, where it is durable.
+    pub hold: Option<Hold>,
 }
 
 /// How a charged call went.
@@ -195,6 +248,8 @@ pub enum Outcome {
     },
     /// Nothing was delivered: a fixed price is refunded, a hold released.
     Failed,
+    /// Its time is over, or its owner gone: of a durable hold what was earned is captured; else as failed.
+    Expired,
 }
 
 /// A charge that was ended.
@@ -202,6 +257,8 @@ pub enum Outcome {
 pub struct Settled {
     /// The capture or refund to write down, if money moved.
     pub entry: Option<LedgerEntry>,
+    /// The end of the hold to write down, where it is durable.
+    pub hold_end: Option<HoldEnd>,
     /// The last entry of the charge: that one, else the debit of a fixed price, if there was one.
     pub seq: Option<i64>,
     /// What the call cost in the end.
@@ -210,6 +267,8 @@ pub struct Settled {
     pub balance: Credits,
     /// The key's counters after it; none where the key is gone.
     pub key_spend: Option<KeySpend>,
+    /// What the key may still spend after it.
+    pub left: LimitsLeft,
 }
 
 /// There is no open charge of this id: it never was, it was ended, or it expired.
@@ -229,10 +288,29 @@ struct OpenCharge {
     /// Where it counts, from beginning to end, whatever midnight does in between.
     day: Day,
     month: Month,
-    price: Price,
-    /// The entry of the debit of a fixed price.
-    debit_seq: Option<i64>,
+    stake: Stake,
+    opened_at: Timestamp,
     expires_at: Timestamp,
+}
+
+/// What a charge has taken before it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stake {
+    /// A fixed price, by this entry; none where it is free of charge.
+    Debited(Credits, Option<i64>),
+    Held {
+        amount: Credits,
+        /// The cost of what was delivered when the hold was last extended.
+        earned: Credits,
+        is_durable: bool,
+    },
+}
+
+/// What a charge would do, before it does it.
+struct Decided {
+    day: Day,
+    month: Month,
+    terms: Terms,
 }
 
 /// What the account knows of one of its keys.
@@ -296,6 +374,25 @@ impl KeyState {
         (day, self.month.current(day.month()))
     }
 
+    /// What the key may still spend in the windows that `now` counts in.
+    #[must_use]
+    pub fn left(&self, now: Timestamp) -> LimitsLeft {
+        let (day, month) = self.windows(now);
+        let SpendingLimits { per_request, daily, monthly } = self.limits;
+        LimitsLeft {
+            per_request,
+            daily: daily.map(|_| self.day.room(day, daily)),
+            monthly: monthly.map(|_| self.month.room(month, monthly)),
+        }
+    }
+
+    /// What all limits together leave for a call that counts in these windows and holds `held` already.
+    fn room(&self, day: Day, month: Month, held: Credits) -> Credits {
+        let SpendingLimits { per_request, daily, monthly } = self.limits;
+        let of_request = per_request.map_or(Credits::MAX, |ceiling| ceiling.less(held));
+        of_request.min(self.day.room(day, daily)).min(self.month.room(month, monthly))
+    }
+
     fn add(&mut self, day: Day, month: Month, captured: Credits, held: Credits) {
         self.day.add(day, captured, held);
         self.month.add(month, captured, held);
@@ -340,7 +437,7 @@ pub struct AccountState {
 }
 
 impl AccountState {
-    /// An account as it was written down: nothing held, nothing unconfirmed.
+    /// An account as it was written down: with the holds that are open, nothing unconfirmed.
     #[must_use]
     pub fn load(
         id: AccountId,
@@ -349,9 +446,10 @@ impl AccountState {
         balance: Credits,
         seq: i64,
         mut keys: Vec<KeyState>,
+        holds: &[Hold],
     ) -> Self {
         keys.sort_unstable_by_key(|key| key.id);
-        AccountState {
+        let mut account = AccountState {
             id,
             environment,
             status,
@@ -362,7 +460,67 @@ impl AccountState {
             unconfirmed_sum: Credits::ZERO,
             keys,
             open: BTreeMap::new(),
+        };
+        for hold in holds {
+            let Hold { amount, earned, day, month, .. } = *hold;
+            let open = OpenCharge {
+                key: hold.key,
+                day,
+                month,
+                stake: Stake::Held { amount, earned, is_durable: true },
+                opened_at: hold.opened_at,
+                expires_at: hold.expires_at,
+            };
+            account.held = account.held.checked_add(amount).unwrap_or(Credits::MAX);
+            account.counters(&open, |key, day, month| key.add(day, month, Credits::ZERO, amount));
+            account.open.insert(hold.id, open);
         }
+        account
+    }
+
+    /// What a charge would get. Changes nothing.
+    ///
+    /// # Errors
+    /// The first [`Decline`] that applies, in the order of its variants.
+    pub fn quote(&self, charge: &Charge, now: Timestamp) -> Result<Terms, Decline> {
+        self.decide(charge, now).map(|decided| decided.terms)
+    }
+
+    /// All checks of the chapter's pipeline from the account to the limits, in the order of [`Decline`].
+    fn decide(&self, charge: &Charge, now: Timestamp) -> Result<Decided, Decline> {
+        if self.open.contains_key(&charge.id) {
+            return Err(Decline::AlreadyOpen);
+        }
+        if self.status != AccountStatus::Open {
+            return Err(Decline::AccountClosed);
+        }
+        let available = self.available();
+        let Some(key) = self.key(charge.key).filter(|key| !key.is_revoked) else {
+            return Err(Decline::KeyInactive);
+        };
+        let start = charge.price.start();
+        if key.limits.per_request.is_some_and(|ceiling| start > ceiling) {
+            return Err(Decline::PerRequestLimit);
+        }
+        if start > available {
+            let price = charge.price.named(available);
+            return Err(Decline::InsufficientCredits { price, available });
+        }
+        let (day, month) = key.windows(now);
+        if key.day.breaks(day, start, key.limits.daily) {
+            return Err(Decline::DailyLimit);
+        }
+        if key.month.breaks(month, start, key.limits.monthly) {
+            return Err(Decline::MonthlyLimit);
+        }
+        let terms = match charge.price {
+            Price::Fixed(price) => Terms { held: price, ceiling: price },
+            Price::UpTo(Bounds { first, most, .. }) => {
+                let room = available.min(key.room(day, month, Credits::ZERO));
+                Terms { held: first.min(room), ceiling: most.min(room) }
+            }
+        };
+        Ok(Decided { day, month, terms })
     }
 
     /// Decides a charge: all checks of the chapter's pipeline from the balance to the debit, in one step
@@ -371,39 +529,14 @@ impl AccountState {
     /// # Errors
     /// The first [`Decline`] that applies, in the order of its variants. Nothing is changed then.
     pub fn charge(&mut self, charge: &Charge, now: Timestamp) -> Result<Charged, Decline> {
-        if self.open.contains_key(&charge.id) {
-            return Err(Decline::AlreadyOpen);
-        }
-        if self.status != AccountStatus::Open {
-            return Err(Decline::AccountClosed);
-        }
-        let available = self.available();
-        let Some(key) = key_mut(&mut self.keys, charge.key).filter(|key| !key.is_revoked) else {
-            return Err(Decline::KeyInactive);
-        };
-        let most = charge.price.most();
-        if key.limits.per_request.is_some_and(|ceiling| most > ceiling) {
-            return Err(Decline::PerRequestLimit);
-        }
-        if most > available {
-            return Err(Decline::InsufficientCredits {
-                price: charge.price.named(available),
-                available,
-            });
-        }
-        let (day, month) = key.windows(now);
-        if key.day.breaks(day, most, key.limits.daily) {
-            return Err(Decline::DailyLimit);
-        }
-        if key.month.breaks(month, most, key.limits.monthly) {
-            return Err(Decline::MonthlyLimit);
-        }
+        let Decided { day, month, terms } = self.decide(charge, now)?;
         let (debit, hold) = match charge.price {
             Price::Fixed(price) => (price, Credits::ZERO),
-            Price::UpTo { most, .. } => (Credits::ZERO, most),
+            Price::UpTo(_) => (Credits::ZERO, terms.held),
         };
         let balance = self.balance.checked_sub(debit).ok_or(Decline::AmountTooLarge)?;
         let held = self.held.checked_add(hold).ok_or(Decline::AmountTooLarge)?;
+        let key = key_mut(&mut self.keys, charge.key).ok_or(Decline::KeyInactive)?;
 
         // Decided. From here on nothing fails.
         key.day.roll(day);
@@ -417,16 +550,66 @@ impl AccountState {
             let amount = negated(debit);
             self.entry(EntryKind::Charge, amount, charge.id.0, Some(charge.key), day, month, now)
         });
-        let open = OpenCharge {
-            key: charge.key,
-            day,
-            month,
-            price: charge.price,
-            debit_seq: entry.map(|entry| entry.seq),
-            expires_at: charge.expires_at,
+        let stake = match charge.price {
+            Price::Fixed(price) => Stake::Debited(price, entry.map(|entry| entry.seq)),
+            Price::UpTo(_) => {
+                let (amount, earned) = (hold, Credits::ZERO);
+                Stake::Held { amount, earned, is_durable: charge.is_durable }
+            }
         };
+        let (key, expires_at) = (charge.key, charge.expires_at);
+        let open = OpenCharge { key, day, month, stake, opened_at: now, expires_at };
         self.open.insert(charge.id, open);
-        Ok(Charged { entry, key_spend })
+        Ok(Charged { terms, entry, hold: self.durable_hold(charge.id), key_spend })
+    }
+
+    /// Makes a hold larger: to `want` in all, or to as much as there is room for, if that is `need` at least.
+    /// `earned` is the cost of what has been delivered so far.
+    ///
+    /// # Errors
+    /// The first [`Decline`] that applies; nothing is changed then.
+    pub fn extend(
+        &mut self,
+        charge: ChargeId,
+        need: Credits,
+        want: Credits,
+        earned: Credits,
+    ) -> Result<Extended, Decline> {
+        let open = *self.open.get(&charge).ok_or(Decline::NotOpen)?;
+        let Stake::Held { amount, is_durable, .. } = open.stake else {
+            return Err(Decline::NotOpen);
+        };
+        if self.status != AccountStatus::Open {
+            return Err(Decline::AccountClosed);
+        }
+        let available = self.available();
+        let Some(key) = self.key(open.key).filter(|key| !key.is_revoked) else {
+            return Err(Decline::KeyInactive);
+        };
+        let more = need.less(amount);
+        if key.limits.per_request.is_some_and(|ceiling| need > ceiling) {
+            return Err(Decline::PerRequestLimit);
+        }
+        if more > available {
+            return Err(Decline::InsufficientCredits { price: need, available });
+        }
+        if key.day.breaks(open.day, more, key.limits.daily) {
+            return Err(Decline::DailyLimit);
+        }
+        if key.month.breaks(open.month, more, key.limits.monthly) {
+            return Err(Decline::MonthlyLimit);
+        }
+        let room = available.min(key.room(open.day, open.month, amount));
+        let more = more.max(want.less(amount).min(room));
+        let held = self.held.checked_add(more).ok_or(Decline::AmountTooLarge)?;
+        let amount = amount.checked_add(more).ok_or(Decline::AmountTooLarge)?;
+
+        // Decided. From here on nothing fails.
+        self.held = held;
+        self.counters(&open, |key, day, month| key.add(day, month, Credits::ZERO, more));
+        let stake = Stake::Held { amount, earned: earned.min(amount), is_durable };
+        self.open.insert(charge, OpenCharge { stake, ..open });
+        Ok(Extended { held: amount, hold: self.durable_hold(charge) })
     }
 
     /// Ends a charge: captures the cost of a hold and releases the rest, or refunds a fixed price.
@@ -442,26 +625,27 @@ impl AccountState {
         let open = self.open.remove(&charge).ok_or(NotOpen)?;
 
         // Decided. From here on nothing fails.
-        let (kind, amount, comes_back, cost) = match (open.price, outcome) {
-            (Price::Fixed(price), Outcome::Delivered { .. }) => {
+        let (kind, amount, comes_back, cost) = match (open.stake, outcome) {
+            (Stake::Debited(price, _), Outcome::Delivered { .. }) => {
                 (EntryKind::Charge, Credits::ZERO, Credits::ZERO, price)
             }
-            (Price::Fixed(price), Outcome::Failed) => {
+            (Stake::Debited(price, _), Outcome::Failed | Outcome::Expired) => {
                 self.counters(&open, |key, day, month| key.take(day, month, price, Credits::ZERO));
                 (EntryKind::Refund, price, price, Credits::ZERO)
             }
-            (Price::UpTo { most, .. }, outcome) => {
+            (Stake::Held { amount: held, earned, is_durable }, outcome) => {
                 let cost = match outcome {
-                    Outcome::Delivered { cost } => cost.clamp(Credits::ZERO, most),
-                    Outcome::Failed => Credits::ZERO,
+                    Outcome::Delivered { cost } => cost.clamp(Credits::ZERO, held),
+                    Outcome::Expired if is_durable => earned.min(held),
+                    Outcome::Failed | Outcome::Expired => Credits::ZERO,
                 };
-                self.held = self.held.less(most);
+                self.held = self.held.less(held);
                 self.counters(&open, |key, day, month| {
-                    key.take(day, month, Credits::ZERO, most);
+                    key.take(day, month, Credits::ZERO, held);
                     key.add(day, month, cost, Credits::ZERO);
                 });
                 // A hold that cost nothing leaves no entry to wait for.
-                let rest = if cost > Credits::ZERO { most.less(cost) } else { Credits::ZERO };
+                let rest = if cost > Credits::ZERO { held.less(cost) } else { Credits::ZERO };
                 (EntryKind::Capture, negated(cost), rest, cost)
             }
         };
@@ -471,13 +655,45 @@ impl AccountState {
             self.entry(kind, amount, charge.0, Some(open.key), open.day, open.month, now)
         });
         self.withhold(comes_back);
+        let (debit_seq, hold_end) = match open.stake {
+            Stake::Debited(_, seq) => (seq, None),
+            Stake::Held { amount: held, is_durable, .. } => {
+                let kind = match outcome {
+                    Outcome::Expired => HoldEndKind::Expired,
+                    _ if cost > Credits::ZERO => HoldEndKind::Captured,
+                    _ => HoldEndKind::Released,
+                };
+                let account = self.id;
+                let end = HoldEnd { id: charge, account, kind, held, captured: cost, at: now };
+                (None, is_durable.then_some(end))
+            }
+        };
+        let key = self.key(open.key);
         Ok(Settled {
             entry,
-            seq: entry.map(|entry| entry.seq).or(open.debit_seq),
+            hold_end,
+            seq: entry.map(|entry| entry.seq).or(debit_seq),
             cost,
             balance: self.balance,
-            key_spend: self.key(open.key).map(KeyState::spend),
+            key_spend: key.map(KeyState::spend),
+            left: key.map(|key| key.left(now)).unwrap_or_default(),
         })
+    }
+
+    /// Brings the balance up to `to`, where it is below. Of test accounts.
+    ///
+    /// # Errors
+    /// As [`AccountState::top_up`].
+    pub fn refill(
+        &mut self,
+        reference: Uuid,
+        to: Credits,
+        now: Timestamp,
+    ) -> Result<Option<LedgerEntry>, Decline> {
+        match to.less(self.balance) {
+            Credits::ZERO => Ok(None),
+            missing => self.top_up(EntryKind::Grant, reference, missing, now).map(Some),
+        }
     }
 
     /// Adds credits. They can be spent once the entry is confirmed.
@@ -622,6 +838,23 @@ impl AccountState {
         }
     }
 
+    /// A hold as it is to be written down; none where it is not durable.
+    fn durable_hold(&self, id: ChargeId) -> Option<Hold> {
+        let open = self.open.get(&id)?;
+        let Stake::Held { amount, earned, is_durable: true } = open.stake else { return None };
+        Some(Hold {
+            id,
+            account: self.id,
+            key: open.key,
+            day: open.day,
+            month: open.month,
+            amount,
+            earned,
+            opened_at: open.opened_at,
+            expires_at: open.expires_at,
+        })
+    }
+
     fn withhold(&mut self, amount: Credits) {
         if amount > Credits::ZERO {
             self.unconfirmed.push_back((self.seq, amount));
@@ -688,6 +921,7 @@ mod tests {
             balance,
             5,
             vec![KeyState::new(KEY, limits)],
+            &[],
         )
     }
 
@@ -697,11 +931,12 @@ mod tests {
             key: KEY,
             price: Price::Fixed(price),
             expires_at: NOON.plus_micros(DAY_MICROS),
+            is_durable: false,
         }
     }
 
     fn hold(id: u128, least: Credits, most: Credits) -> Charge {
-        Charge { price: Price::UpTo { least, most }, ..fixed(id, most) }
+        Charge { price: Price::UpTo(Bounds::whole(least, most)), ..fixed(id, most) }
     }
 
     #[test]
@@ -824,7 +1059,7 @@ mod tests {
     #[test]
     fn a_refusal_names_the_least_where_not_even_that_is_there() {
         let mut account = account(cents(3), SpendingLimits::default());
-        let price = |least, most| Price::UpTo { least: cents(least), most: cents(most) };
+        let price = |least, most| Price::UpTo(Bounds::whole(cents(least), cents(most)));
         for (least, most, named) in [(4, 9, 4), (3, 9, 9), (1, 9, 9)] {
             let charge = Charge { price: price(least, most), ..fixed(1, cents(0)) };
             assert_eq!(
@@ -859,5 +1094,110 @@ mod tests {
             assert_eq!(refused, Err(Decline::AmountTooLarge));
         }
         assert_eq!((account.balance(), account.seq()), (cents(10), 5));
+    }
+
+    fn stream(id: u128, start: i64, first: i64, most: i64) -> Charge {
+        let (start, first, most) = (cents(start), cents(first), cents(most));
+        let bounds = Bounds { least: cents(1), start, first, most };
+        Charge { price: Price::UpTo(bounds), is_durable: true, ..fixed(id, most) }
+    }
+
+    #[test]
+    fn a_call_gets_as_much_as_there_is_room_for() {
+        for (balance, per_request, daily, terms) in [
+            (100, None, None, Some((8, 50))),
+            (20, None, None, Some((8, 20))),
+            (6, None, None, Some((6, 6))),
+            (4, None, None, None),
+            (100, Some(12), None, Some((8, 12))),
+            (100, Some(4), None, None),
+            (100, None, Some(7), Some((7, 7))),
+            (100, None, Some(4), None),
+        ] {
+            let limits = SpendingLimits {
+                per_request: per_request.map(cents),
+                daily: daily.map(cents),
+                monthly: None,
+            };
+            let mut account = account(cents(balance), limits);
+            let order = stream(1, 5, 8, 50);
+            let expected =
+                terms.map(|(held, ceiling)| Terms { held: cents(held), ceiling: cents(ceiling) });
+            assert_eq!(account.quote(&order, NOON).ok(), expected);
+            assert_eq!(account.held(), Credits::ZERO, "a quote takes nothing");
+            assert_eq!(account.charge(&order, NOON).ok().map(|charged| charged.terms), expected);
+        }
+    }
+
+    #[test]
+    fn a_hold_is_extended_as_far_as_there_is_room() {
+        let id = ChargeId(Uuid::from_u128(1));
+        let mut account = account(cents(20), SpendingLimits::default());
+        account.charge(&stream(1, 5, 8, 50), NOON).unwrap();
+        let extended = account.extend(id, cents(9), cents(12), cents(7)).unwrap();
+        assert_eq!((extended.held, account.available()), (cents(12), cents(8)));
+        let hold = extended.hold.unwrap();
+        assert_eq!((hold.amount, hold.earned), (cents(12), cents(7)));
+        // More is wanted than there is, but what is needed is there.
+        assert_eq!(account.extend(id, cents(13), cents(40), cents(12)).unwrap().held, cents(20));
+        let short = Decline::InsufficientCredits { price: cents(21), available: cents(0) };
+        assert_eq!(account.extend(id, cents(21), cents(40), cents(20)), Err(short));
+        // Never smaller.
+        assert_eq!(account.extend(id, cents(2), cents(3), cents(1)).unwrap().held, cents(20));
+        account.change_key(KEY, KeyChange::Revoke).unwrap();
+        assert_eq!(account.extend(id, cents(1), cents(1), cents(1)), Err(Decline::KeyInactive));
+        let delivered = Outcome::Delivered { cost: cents(15) };
+        let end = account.settle(id, delivered, NOON).unwrap().hold_end.unwrap();
+        assert_eq!(
+            (end.kind, end.held, end.captured),
+            (HoldEndKind::Captured, cents(20), cents(15))
+        );
+        assert_eq!(account.extend(id, cents(1), cents(1), cents(1)), Err(Decline::NotOpen));
+        assert_eq!(account.held(), Credits::ZERO);
+    }
+
+    #[test]
+    fn a_hold_is_extended_in_the_window_it_began_in() {
+        let limits = SpendingLimits { daily: Some(cents(10)), ..Default::default() };
+        let mut account = account(cents(100), limits);
+        let id = ChargeId(Uuid::from_u128(1));
+        account.charge(&stream(1, 5, 8, 50), NOON).unwrap();
+        let tomorrow = NOON.plus_micros(DAY_MICROS);
+        account.charge(&fixed(2, cents(10)), tomorrow).unwrap();
+        assert_eq!(account.extend(id, cents(9), cents(50), cents(8)).unwrap().held, cents(10));
+        assert_eq!(account.extend(id, cents(11), cents(50), cents(8)), Err(Decline::DailyLimit));
+        // Two windows on, what began in the first is not counted any more, and gets nothing more.
+        account.charge(&fixed(3, cents(1)), tomorrow.plus_micros(DAY_MICROS)).unwrap();
+        assert_eq!(account.extend(id, cents(11), cents(50), cents(8)), Err(Decline::DailyLimit));
+    }
+
+    #[test]
+    fn what_a_crash_left_open_ends_at_what_was_earned() {
+        let id = ChargeId(Uuid::from_u128(1));
+        let mut before = account(cents(20), SpendingLimits::default());
+        let hold = before.charge(&stream(1, 5, 8, 50), NOON).unwrap().hold.unwrap();
+        let extended = before.extend(id, cents(9), cents(12), cents(7)).unwrap().hold.unwrap();
+        for (hold, captured) in [(hold, 0), (extended, 7)] {
+            let keys = vec![KeyState::new(KEY, SpendingLimits::default())];
+            let (environment, status) = (Environment::Live, AccountStatus::Open);
+            let mut after =
+                AccountState::load(AccountId(1), environment, status, cents(20), 5, keys, &[hold]);
+            assert_eq!((after.held(), after.open_charges()), (hold.amount, 1));
+            let settled = after.settle(id, Outcome::Expired, NOON).unwrap();
+            let end = settled.hold_end.unwrap();
+            assert_eq!((end.kind, end.captured), (HoldEndKind::Expired, cents(captured)));
+            assert_eq!(after.balance(), cents(20 - captured));
+            assert_eq!(after.settle(id, Outcome::Expired, NOON), Err(NotOpen));
+        }
+    }
+
+    #[test]
+    fn a_refill_brings_the_balance_up_and_never_down() {
+        let mut account = account(cents(30), SpendingLimits::default());
+        let entry = account.refill(Uuid::nil(), cents(100), NOON).unwrap().unwrap();
+        assert_eq!((entry.kind, entry.amount), (EntryKind::Grant, cents(70)));
+        assert_eq!(account.refill(Uuid::nil(), cents(100), NOON), Ok(None));
+        assert_eq!(account.refill(Uuid::nil(), cents(1), NOON), Ok(None));
+        assert_eq!(account.balance(), cents(100));
     }
 }

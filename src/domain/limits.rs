@@ -45,19 +45,54 @@ pub struct WindowCounter<W> {
     pub window: W,
     /// Charged and captured, less refunds. What the ledger's entries of this window sum up to.
     pub captured: Credits,
-    /// Held by open calls, in memory only.
+    /// Held by open calls.
     pub held: Credits,
+    /// The window before, with what was captured and held in it: a stream that began in it still counts
+    /// there when its hold is extended.
+    before: Option<(W, Credits, Credits)>,
 }
 
 impl<W: Ord + Copy> WindowCounter<W> {
+    /// A counter as it was written down: nothing held.
+    #[must_use]
+    pub fn stored(window: W, captured: Credits) -> Self {
+        WindowCounter { window, captured, held: Credits::ZERO, before: None }
+    }
+
     /// The window that `now` counts in.
     pub(super) fn current(&self, now: W) -> W {
         self.window.max(now)
     }
 
-    /// Captured plus held in window `at`: nothing, where that window has not been counted yet.
+    /// Captured and held in window `at`, to be changed; `None` where it is not counted.
+    fn counted(&mut self, at: W) -> Option<(&mut Credits, &mut Credits)> {
+        if at == self.window {
+            return Some((&mut self.captured, &mut self.held));
+        }
+        match &mut self.before {
+            Some((window, captured, held)) if at == *window => Some((captured, held)),
+            _ => None,
+        }
+    }
+
+    /// Captured plus held in window `at`: nothing, where that window has not been counted yet; `None` where
+    /// it is not counted any more.
     pub(super) fn committed(&self, at: W) -> Option<Credits> {
-        if at == self.window { self.captured.checked_add(self.held) } else { Some(Credits::ZERO) }
+        match self.before {
+            _ if at > self.window => Some(Credits::ZERO),
+            _ if at == self.window => self.captured.checked_add(self.held),
+            Some((window, captured, held)) if at == window => captured.checked_add(held),
+            _ => None,
+        }
+    }
+
+    /// What window `at` has left below the ceiling.
+    pub(super) fn room(&self, at: W, ceiling: Option<Credits>) -> Credits {
+        match (ceiling, self.committed(at)) {
+            (None, _) => Credits::MAX,
+            (Some(ceiling), Some(committed)) => ceiling.less(committed),
+            (Some(_), None) => Credits::ZERO,
+        }
     }
 
     /// Would `amount` more break the ceiling?
@@ -72,25 +107,38 @@ impl<W: Ord + Copy> WindowCounter<W> {
     /// Begins window `at`, where it is not begun.
     pub(super) fn roll(&mut self, at: W) {
         if at > self.window {
-            *self = WindowCounter { window: at, captured: Credits::ZERO, held: Credits::ZERO };
+            let before = Some((self.window, self.captured, self.held));
+            let (captured, held) = (Credits::ZERO, Credits::ZERO);
+            *self = WindowCounter { window: at, captured, held, before };
         }
     }
 
-    /// Adds to what is captured and held in window `at`, if that window is still the current one.
+    /// Adds to what is captured and held in window `at`, if that window is still counted.
     pub(super) fn add(&mut self, at: W, captured: Credits, held: Credits) {
-        if at == self.window {
-            self.captured = self.captured.checked_add(captured).unwrap_or(Credits::MAX);
-            self.held = self.held.checked_add(held).unwrap_or(Credits::MAX);
+        if let Some((counted, counted_held)) = self.counted(at) {
+            *counted = counted.checked_add(captured).unwrap_or(Credits::MAX);
+            *counted_held = counted_held.checked_add(held).unwrap_or(Credits::MAX);
         }
     }
 
-    /// Takes from what is captured and held in window `at`, if that window is still the current one.
+    /// Takes from what is captured and held in window `at`, if that window is still counted.
     pub(super) fn take(&mut self, at: W, captured: Credits, held: Credits) {
-        if at == self.window {
-            self.captured = self.captured.less(captured);
-            self.held = self.held.less(held);
+        if let Some((counted, counted_held)) = self.counted(at) {
+            *counted = counted.less(captured);
+            *counted_held = counted_held.less(held);
         }
     }
+}
+
+/// What a key may still spend; `None` is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct LimitsLeft {
+    /// The most one call may cost.
+    pub per_request: Option<Credits>,
+    /// Left of the UTC day.
+    pub daily: Option<Credits>,
+    /// Left of the UTC month.
+    pub monthly: Option<Credits>,
 }
 
 /// The part of a key's counters that is written down.

@@ -7,6 +7,7 @@
 
 pub mod account;
 pub mod api_key;
+pub mod hold;
 pub mod ids;
 pub mod ledger;
 pub mod limits;
@@ -16,12 +17,13 @@ pub mod usage;
 pub mod window;
 
 pub use account::{
-    AccountState, AccountStatus, Charge, Charged, Decline, Environment, KeyChange, KeyState,
-    Outcome, Price, Settled,
+    AccountState, AccountStatus, Bounds, Charge, Charged, Decline, Environment, KeyChange,
+    KeyState, Outcome, Price, Settled,
 };
+pub use hold::{Hold, HoldChange, HoldEnd, HoldEndKind};
 pub use ids::{AccountId, ChargeId, KeyId, PaymentId, UserId};
 pub use ledger::{EntryKind, LedgerEntry};
-pub use limits::{KeySpend, LimitsChange, SpendingLimits};
+pub use limits::{KeySpend, LimitsChange, LimitsLeft, SpendingLimits};
 pub use money::{Credits, TokenPrice};
-pub use usage::UsageRecord;
+pub use usage::{Ending, Tally, UsageRecord};
 pub use window::{Day, Month, Timestamp};

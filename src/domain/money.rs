@@ -158,6 +158,19 @@ impl TokenPrice {
         base.checked_add(Credits(i64::try_from(rounded).ok()?))
     }
 
+    /// The most tokens whose cost with `base` stays within `ceiling`; `None` where not even the base does.
+    #[must_use]
+    pub fn tokens_within(self, base: Credits, ceiling: Credits) -> Option<u64> {
+        let room =
+            i128::from(ceiling.0).checked_sub(i128::from(base.0)).filter(|room| *room >= 0)?;
+        // Half up: all that rounds to `room` or less is below `room` and a half.
+        let exact = room.checked_mul(Self::PER_NANO)?.checked_add(Self::PER_NANO / 2 - 1)?;
+        match exact.checked_div(i128::from(self.0)) {
+            Some(tokens) => Some(u64::try_from(tokens).unwrap_or(u64::MAX)),
+            None => Some(u64::MAX),
+        }
+    }
+
     /// In 1e-15 USD.
     #[must_use]
     pub const fn femtos(self) -> i64 {
@@ -264,6 +277,20 @@ mod tests {
         fn any_text_is_parsed_or_refused_without_a_panic(text in "\\PC{0,40}") {
             let _ = text.parse::<Credits>();
             let _ = text.parse::<TokenPrice>();
+        }
+
+        #[test]
+        fn tokens_within_a_ceiling_are_the_most_that_fit(
+            femtos in 1..1_000_000_000_000_i64, base in 0..1_000_000_i64, ceiling in 0..1_000_000_000_i64,
+        ) {
+            let (price, base, ceiling) = (TokenPrice(femtos), Credits(base), Credits(ceiling));
+            match price.tokens_within(base, ceiling) {
+                Some(tokens) => {
+                    prop_assert!(price.cost(base, tokens).unwrap() <= ceiling);
+                    prop_assert!(price.cost(base, tokens + 1).unwrap() > ceiling);
+                }
+                None => prop_assert!(base > ceiling),
+            }
         }
 
         #[test]

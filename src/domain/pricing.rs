@@ -1,8 +1,9 @@
 //! The price list: which call costs what, known before the call is made.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::account::Price;
+use super::account::{Bounds, Price};
 use super::money::{Credits, TokenPrice};
 
 /// How heavy a route is; rate limits are multiplied by it (`[rate_limit]` in the settings).
@@ -35,17 +36,23 @@ pub struct PriceRule {
     pub per_token: Option<TokenPrice>,
     /// The most completion tokens assumed where the request does not say.
     pub default_max_tokens: u64,
+    /// The same for single models.
+    pub default_max_tokens_of: BTreeMap<String, u64>,
 }
 
-/// What a request may consume at most, read from its body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+/// What a token-priced request may consume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Demand {
     /// An upper bound of the prompt's tokens.
     pub prompt_tokens_max: u64,
-    /// The most completion tokens the request allows, for each of its choices.
-    pub completion_tokens_max: Option<u64>,
+    /// The most completion tokens, for each of its choices.
+    pub completion_tokens_max: u64,
     /// How many completions are asked for.
     pub choices: u64,
+    /// Completion tokens of each choice without which the call is not begun.
+    pub start_tokens: u64,
+    /// Completion tokens of each choice that are held when it begins.
+    pub first_tokens: u64,
 }
 
 /// The request could cost more than any account can hold.
@@ -60,22 +67,55 @@ impl PriceRule {
         self.per_token.is_some()
     }
 
-    /// The price of a request with this demand.
+    /// The most completion tokens of a request to this model that names no limit itself.
+    #[must_use]
+    pub fn default_max_tokens(&self, model: Option<&str>) -> u64 {
+        let of_model = model.and_then(|model| self.default_max_tokens_of.get(model));
+        of_model.copied().unwrap_or(self.default_max_tokens)
+    }
+
+    /// The bounds of what a request with this demand costs; `None` for a fixed price.
     ///
     /// # Errors
-    /// [`Unpayable`] where the sum does not fit into [`Credits`].
-    pub fn price(&self, demand: Demand) -> Result<Price, Unpayable> {
-        let Some(per_token) = self.per_token else {
-            return Ok(Price::Fixed(self.base));
+    /// [`Unpayable`] where a sum does not fit into [`Credits`].
+    pub fn bounds(&self, demand: Demand) -> Result<Option<Bounds>, Unpayable> {
+        let Some(per_token) = self.per_token else { return Ok(None) };
+        let with = |completion: u64| {
+            let completion = completion.min(demand.completion_tokens_max);
+            let tokens = completion.checked_mul(demand.choices)?;
+            per_token.cost(self.base, tokens.checked_add(demand.prompt_tokens_max)?)
         };
-        let completion = demand
-            .completion_tokens_max
-            .unwrap_or(self.default_max_tokens)
-            .checked_mul(demand.choices)
-            .ok_or(Unpayable)?;
-        let tokens = demand.prompt_tokens_max.checked_add(completion).ok_or(Unpayable)?;
-        let most = per_token.cost(self.base, tokens).ok_or(Unpayable)?;
-        Ok(Price::UpTo { least: self.base, most })
+        let bounds = || {
+            Some(Bounds {
+                least: self.base,
+                start: with(demand.start_tokens)?,
+                first: with(demand.first_tokens.max(demand.start_tokens))?,
+                most: with(u64::MAX)?,
+            })
+        };
+        bounds().map(Some).ok_or(Unpayable)
+    }
+
+    /// The price of a call that takes no tokens: fixed, or the base alone.
+    #[must_use]
+    pub fn price(&self, bounds: Option<Bounds>) -> Price {
+        bounds.map_or(Price::Fixed(self.base), Price::UpTo)
+    }
+
+    /// The completion tokens of each choice that `ceiling` pays for beside the prompt.
+    #[must_use]
+    pub fn completion_tokens_within(&self, ceiling: Credits, demand: Demand) -> u64 {
+        let Some(per_token) = self.per_token else { return demand.completion_tokens_max };
+        let tokens = per_token.tokens_within(self.base, ceiling).unwrap_or(0);
+        let completion = tokens.saturating_sub(demand.prompt_tokens_max);
+        completion.checked_div(demand.choices).unwrap_or(0).min(demand.completion_tokens_max)
+    }
+
+    /// The most tokens, of prompt and completion together, that `held` pays for.
+    #[must_use]
+    pub fn tokens_within(&self, held: Credits) -> u64 {
+        self.per_token
+            .map_or(u64::MAX, |per_token| per_token.tokens_within(self.base, held).unwrap_or(0))
     }
 
     /// The cost of a call that consumed so many tokens. `None` where it does not fit.
@@ -148,6 +188,7 @@ mod tests {
             base: Credits::from_nanos(base),
             per_token: None,
             default_max_tokens: 100,
+            default_max_tokens_of: BTreeMap::new(),
         }
     }
 
@@ -178,25 +219,60 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_token_price_quotes_the_least_and_the_most() {
-        let rule = PriceRule {
+    const ASKED: Demand = Demand {
+        prompt_tokens_max: 10,
+        completion_tokens_max: 20,
+        choices: 2,
+        start_tokens: 1,
+        first_tokens: 5,
+    };
+
+    fn by_token() -> PriceRule {
+        PriceRule {
             per_token: Some("0.00001".parse().unwrap()),
             base: "0.0020".parse().unwrap(),
             ..rule(None, "/x", 0)
-        };
-        let asked = Demand { prompt_tokens_max: 10, completion_tokens_max: Some(20), choices: 2 };
+        }
+    }
+
+    #[test]
+    fn a_token_price_has_bounds() {
+        let amount = |text: &str| text.parse().unwrap();
+        let bounds = by_token().bounds(ASKED).unwrap().unwrap();
         assert_eq!(
-            rule.price(asked),
-            Ok(Price::UpTo { least: "0.0020".parse().unwrap(), most: "0.0025".parse().unwrap() })
+            bounds,
+            Bounds {
+                least: amount("0.0020"),
+                start: amount("0.00212"),
+                first: amount("0.0022"),
+                most: amount("0.0025")
+            }
         );
-        let silent = Demand { prompt_tokens_max: 0, completion_tokens_max: None, choices: 1 };
-        assert_eq!(
-            rule.price(silent),
-            Ok(Price::UpTo { least: "0.0020".parse().unwrap(), most: "0.0030".parse().unwrap() })
-        );
-        let absurd = Demand { completion_tokens_max: Some(u64::MAX), choices: 2, ..silent };
-        assert_eq!(rule.price(absurd), Err(Unpayable));
-        assert_eq!(rule.cost(1_000), Some("0.0120".parse().unwrap()));
+        // Steps never exceed what is asked for.
+        let short = Demand { completion_tokens_max: 0, ..ASKED };
+        let bounds = by_token().bounds(short).unwrap().unwrap();
+        assert_eq!((bounds.start, bounds.most), (amount("0.0021"), amount("0.0021")));
+        let absurd = Demand { completion_tokens_max: u64::MAX, ..ASKED };
+        assert_eq!(by_token().bounds(absurd), Err(Unpayable));
+        assert_eq!(rule(None, "/x", 7).bounds(absurd), Ok(None));
+        assert_eq!(by_token().cost(1_000), Some(amount("0.0120")));
+    }
+
+    #[test]
+    fn a_ceiling_pays_for_so_many_tokens() {
+        let within =
+            |ceiling: &str| by_token().completion_tokens_within(ceiling.parse().unwrap(), ASKED);
+        assert_eq!((within("0.0019"), within("0.0021"), within("0.00215")), (0, 0, 2));
+        assert_eq!((within("0.0025"), within("1")), (20, 20));
+        assert_eq!(by_token().tokens_within("0.00215".parse().unwrap()), 15);
+    }
+
+    #[test]
+    fn a_model_may_have_a_default_of_its_own() {
+        let default_max_tokens_of = BTreeMap::from([("large".to_owned(), 9)]);
+        let rule = PriceRule { default_max_tokens_of, ..by_token() };
+        assert_eq!(rule.default_max_tokens(Some("large")), 9);
+        assert_eq!(rule.default_max_tokens(Some("small")), 100);
+        assert_eq!(rule.default_max_tokens(None), 100);
     }
 }

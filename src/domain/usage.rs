@@ -6,6 +6,69 @@ use super::ids::{AccountId, ChargeId, KeyId};
 use super::money::Credits;
 use super::window::Timestamp;
 
+/// How a call that was charged came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Ending {
+    /// The upstream came to its end, and the client had all of it.
+    #[default]
+    Completed,
+    /// The upstream refused it, or failed before the first byte: nothing was delivered.
+    Failed,
+    /// The upstream broke off in the middle of a stream.
+    UpstreamCut,
+    /// The client left in the middle of a stream; the upstream was cancelled.
+    ClientLeft,
+    /// The client left in the middle of a stream; the upstream was heard to its end.
+    ClientLeftDrained,
+    /// Credits or a limit were used up in the middle of a stream.
+    CreditsEnded,
+    /// The server stopped in the middle of a stream.
+    ServerStopped,
+}
+
+impl Ending {
+    /// The number that stands for it in the database.
+    #[must_use]
+    pub const fn code(self) -> i16 {
+        match self {
+            Ending::Completed => 1,
+            Ending::Failed => 2,
+            Ending::UpstreamCut => 3,
+            Ending::ClientLeft => 4,
+            Ending::ClientLeftDrained => 5,
+            Ending::CreditsEnded => 6,
+            Ending::ServerStopped => 7,
+        }
+    }
+}
+
+/// Where the tokens that a call was billed for come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Tally {
+    /// From the upstream's `usage`, or nothing was to be counted.
+    #[default]
+    Reported,
+    /// The upstream named none: counted from the delivered text.
+    Counted,
+    /// The upstream named absurd ones (negative): counted from the delivered text.
+    Absurd,
+    /// The upstream named more than was held: clamped to the hold.
+    Clamped,
+}
+
+impl Tally {
+    /// The number that stands for it in the database.
+    #[must_use]
+    pub const fn code(self) -> i16 {
+        match self {
+            Tally::Reported => 1,
+            Tally::Counted => 2,
+            Tally::Absurd => 3,
+            Tally::Clamped => 4,
+        }
+    }
+}
+
 /// What one call did, one record for each call that was charged or answered free of charge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsageRecord {
@@ -27,10 +90,14 @@ pub struct UsageRecord {
     pub status: u16,
     /// What it cost.
     pub cost: Credits,
-    /// Tokens of the prompt, as the upstream reported them.
+    /// Tokens of the prompt, by the tally.
     pub prompt_tokens: u64,
-    /// Tokens of the completion, as the upstream reported them.
+    /// Tokens of the completion, by the tally.
     pub completion_tokens: u64,
+    /// How it ended.
+    pub ending: Ending,
+    /// Where its tokens come from.
+    pub tally: Tally,
     /// When it arrived.
     pub started_at: Timestamp,
     /// Microseconds from arrival to the upstream's answer.

@@ -37,6 +37,7 @@ use crate::domain::pricing::{PriceList, PriceRule, RouteClass};
         payments::list,
         payments::get,
         payments::transactions,
+        payments::reset_test,
         admin::suspend,
         admin::resume,
         meta::live,

@@ -117,6 +117,7 @@ fn parts(status: StatusCode, error: &'static str, message: impl Into<Cow<'static
     Parts { status, error, message: message.into() }
 }
 
+#[expect(clippy::too_many_lines, reason = "the table of refusals is one table")]
 fn refusal_parts(refusal: &Refusal) -> Parts {
     match refusal {
         Refusal::RateLimited { retry_after } => parts(
@@ -171,6 +172,22 @@ fn refusal_parts(refusal: &Refusal) -> Parts {
             StatusCode::BAD_GATEWAY,
             "Upstream error",
             "The upstream service failed. You were not charged.",
+        ),
+        Refusal::RepeatTooEarly => parts(
+            StatusCode::CONFLICT,
+            "Request in progress",
+            "The first request with this Idempotency-Key still runs. Please try again later.",
+        ),
+        Refusal::RepeatDiffers => parts(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "Idempotency key reused",
+            "This Idempotency-Key was used for another request. Please use a new key for a new request.",
+        ),
+        Refusal::RepeatNotKept => parts(
+            StatusCode::CONFLICT,
+            "Answer not kept",
+            "The request was answered and charged before, but its answer was too large to be kept. \
+             Please use a new Idempotency-Key to ask again.",
         ),
         Refusal::UpstreamTimedOut => parts(
             StatusCode::GATEWAY_TIMEOUT,
@@ -280,6 +297,7 @@ impl ApiError {
     pub fn retry_after(&self) -> Option<u64> {
         match self {
             ApiError::Refused(Refusal::RateLimited { retry_after }) => Some(*retry_after),
+            ApiError::Refused(Refusal::RepeatTooEarly) => Some(1),
             _ => match self.parts().status {
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Some(1),
                 _ => None,
@@ -360,6 +378,7 @@ impl From<KeysError> for ApiError {
             ),
             KeysError::Busy => Refusal::TooManyInFlight.into(),
             KeysError::Store(error) => error.into(),
+            KeysError::Repeat(error) => Refusal::from(error).into(),
             KeysError::NotWritten => ApiError::Unavailable,
             KeysError::Unknown => Refusal::OutcomeUnknown("the account's actor died").into(),
         }
@@ -376,6 +395,7 @@ impl From<PaymentsError> for ApiError {
             }]),
             PaymentsError::AccountClosed => ApiError::AccessDenied,
             PaymentsError::NotFound => ApiError::NotFound("payment"),
+            PaymentsError::Repeat(error) => Refusal::from(error).into(),
             PaymentsError::Account(error) => error.into(),
         }
     }

@@ -38,6 +38,11 @@ impl Body {
         self.0
     }
 
+    /// The bytes as they came; none where they could not be read.
+    pub fn raw(&self) -> &[u8] {
+        self.0.as_deref().unwrap_or_default()
+    }
+
     /// The body as JSON of a known shape.
     ///
     /// # Errors

@@ -1,21 +1,23 @@
 //! The paid routes: HTTP request to [`Arrival`], [`pipeline::serve`], [`crate::pipeline::Departure`] to HTTP
 //! response.
 
-use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
+use serde::Serialize;
 
-use super::error::ApiError;
+use super::amount::Amount;
+use super::error::{ApiError, ErrorBody, FieldError};
 use super::extract::{Body, bearer, client_address};
+use super::repeat::{REPLAYED, idempotency_key};
 use super::{App, uncancelled};
 use crate::pipeline::rate_limit::Standing;
-use crate::pipeline::{self, Arrival, Departure, Refusal, Served};
+use crate::pipeline::{self, Arrival, Departure, Quote, Refusal, Served};
 use crate::upstream::Group;
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-const UPSTREAM: HeaderName = HeaderName::from_static("x-polysystems-upstream");
-const COST: HeaderName = HeaderName::from_static("x-polysystems-cost");
-const BALANCE: HeaderName = HeaderName::from_static("x-polysystems-balance");
+const DRY_RUN: HeaderName = HeaderName::from_static("x-dry-run");
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
@@ -28,23 +30,37 @@ pub(super) async fn call(
     client: Data<reqwest::Client>,
     body: Body,
 ) -> HttpResponse {
-    let arrival = match arrival(&request, &app, body) {
-        Ok(arrival) => arrival,
+    let read = is_dry_run(&request).and_then(|dry| Ok((dry, arrival(&request, &app, body)?)));
+    let (is_dry_run, arrival) = match read {
+        Ok(read) => read,
         Err(error) => return refuse(&request, &app, error),
     };
     let Some(running) = app.readiness.enter() else {
         return refuse(&request, &app, Refusal::Unavailable("shutting down").into());
     };
     let gateway = app.gateway.clone();
-    let client = reqwest::Client::clone(&client);
-    let served = async move {
-        let served = pipeline::serve(gateway, client, arrival).await;
+    if is_dry_run {
+        let quoted = pipeline::quote(gateway, arrival).await;
         drop(running);
-        served
-    };
-    match uncancelled(served).await {
-        Ok(served) => respond(served),
+        return respond(quoted, |quote| quoted_response(&request, &app, &quote));
+    }
+    let arrival = Arrival { running: Some(running), ..arrival };
+    let client = reqwest::Client::clone(&client);
+    match uncancelled(pipeline::serve(gateway, client, arrival)).await {
+        Ok(served) => respond(served, depart),
         Err(error) => HttpResponse::from_error(error),
+    }
+}
+
+/// `X-Dry-Run: true` asks for the price alone.
+fn is_dry_run(request: &HttpRequest) -> Result<bool, ApiError> {
+    match request.headers().get(DRY_RUN).map(HeaderValue::as_bytes) {
+        None | Some(b"false") => Ok(false),
+        Some(b"true") => Ok(true),
+        Some(_) => Err(ApiError::Validation(vec![FieldError {
+            field: "X-Dry-Run".into(),
+            message: "must be true or false".into(),
+        }])),
     }
 }
 
@@ -85,6 +101,8 @@ fn arrival(request: &HttpRequest, app: &App, body: Body) -> Result<Arrival, ApiE
         address: client_address(request, &app.trusted_proxies),
         headers: if wants_headers { headers.clone() } else { HeaderMap::new() },
         body: body.bytes()?,
+        idempotency_key: idempotency_key(request)?,
+        running: None,
         at: app.clock.now(),
     })
 }
@@ -110,9 +128,10 @@ fn is_plain(path: &str) -> bool {
         && path.split('/').skip(1).all(|segment| !matches!(segment, "" | "." | ".."))
 }
 
-fn respond(Served { result, notes }: Served) -> HttpResponse {
+fn respond<T>(served: Served<T>, answer: impl FnOnce(T) -> HttpResponse) -> HttpResponse {
+    let Served { result, notes } = served;
     let mut response = match result {
-        Ok(departure) => depart(departure),
+        Ok(result) => answer(result),
         Err(refusal) => HttpResponse::from_error(ApiError::from(refusal)),
     };
     if let Some(standing) = notes.standing {
@@ -123,21 +142,89 @@ fn respond(Served { result, notes }: Served) -> HttpResponse {
 }
 
 fn depart(departure: Departure) -> HttpResponse {
-    let mut response = HttpResponseBuilder::new(departure.status).body(departure.body);
+    let Departure { status, headers: theirs, body, money, is_replayed } = departure;
+    let mut builder = HttpResponseBuilder::new(status);
+    let is_stream = matches!(body, pipeline::Body::Stream(_));
+    let mut response = match body {
+        pipeline::Body::Whole(body) => builder.body(body),
+        pipeline::Body::Stream(stream) => builder.streaming(stream),
+    };
     let headers = response.headers_mut();
-    for (name, value) in departure.headers {
+    headers.remove(CONTENT_TYPE);
+    for (name, value) in theirs {
         headers.append(name, value);
     }
-    for (name, text) in [
-        (UPSTREAM, departure.upstream.to_string()),
-        (COST, departure.cost.to_string()),
-        (BALANCE, departure.balance.to_string()),
-    ] {
+    for (name, text) in money {
         if let Ok(value) = HeaderValue::from_str(&text) {
-            headers.insert(name, value);
+            headers.insert(HeaderName::from_static(name), value);
         }
     }
+    if is_stream {
+        // For the proxies between us and the client: pass on each byte as it comes.
+        headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    }
+    if is_replayed {
+        headers.insert(REPLAYED, HeaderValue::from_static("true"));
+    }
     response
+}
+
+/// The answer to a dry run.
+#[derive(Serialize)]
+struct QuoteBody {
+    dry_run: bool,
+    currency: &'static str,
+    environment: &'static str,
+    cost: CostBody,
+    hold: Option<Amount>,
+    prompt_tokens: Option<u64>,
+    max_tokens: Option<u64>,
+    admitted: bool,
+    reason: Option<ErrorBody>,
+    balance: Amount,
+    available: Amount,
+    remaining: RemainingBody,
+}
+
+/// From the least to the most.
+#[derive(Serialize)]
+struct CostBody {
+    least: Amount,
+    most: Amount,
+}
+
+/// What the key may spend; null is no limit.
+#[derive(Serialize)]
+struct RemainingBody {
+    per_request: Option<Amount>,
+    daily: Option<Amount>,
+    monthly: Option<Amount>,
+}
+
+fn quoted_response(request: &HttpRequest, app: &App, quote: &Quote) -> HttpResponse {
+    let reason = quote.refusal.clone().map(|refusal| {
+        let id = super::edge::request_id(request).to_string();
+        ApiError::from(refusal).body(id, app.clock.now().to_rfc3339())
+    });
+    HttpResponse::Ok().json(QuoteBody {
+        dry_run: true,
+        currency: "USD",
+        environment: quote.environment.name(),
+        cost: CostBody { least: Amount(quote.least), most: Amount(quote.most) },
+        hold: quote.hold.map(Amount),
+        prompt_tokens: quote.prompt_tokens,
+        max_tokens: quote.max_tokens,
+        admitted: reason.is_none(),
+        reason,
+        balance: Amount(quote.balance),
+        available: Amount(quote.available),
+        remaining: RemainingBody {
+            per_request: quote.left.per_request.map(Amount),
+            daily: quote.left.daily.map(Amount),
+            monthly: quote.left.monthly.map(Amount),
+        },
+    })
 }
 
 /// Chapter 9: where the caller stands with the limit that is closest to refusing it.

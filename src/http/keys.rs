@@ -1,7 +1,7 @@
 //! `/api/keys*`
 
-use actix_web::HttpResponse;
 use actix_web::web::{Data, Path};
+use actix_web::{HttpRequest, HttpResponse};
 use garde::Validate;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
@@ -9,10 +9,12 @@ use utoipa::ToSchema;
 use super::amount::Amount;
 use super::error::{ApiError, ErrorBody, FieldError};
 use super::extract::{Body, SessionUser};
+use super::repeat::{once, replay};
 use super::{App, uncancelled};
-use crate::auth::keys::{KeyRequest, KeysError};
+use crate::auth::keys::{KeyRequest, KeysError, NewlyMade};
 use crate::domain::limits::LimitsChange;
 use crate::domain::{Credits, Environment, KeyId, KeyState, Timestamp};
+use crate::idempotency::Made;
 use crate::store::api_keys::KeyListing;
 
 /// A key to be made.
@@ -119,29 +121,40 @@ impl From<KeyListing> for KeyBody {
     (status = 201, description = "The key, with its text for the only time", body = CreatedKey),
     (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT", body = ErrorBody),
-    (status = 409, description = "The account has as many keys as it may have", body = ErrorBody),
-))]
+    (status = 409, description = "The account has as many keys as it may have, or the first request with \
+        this Idempotency-Key still runs", body = ErrorBody),
+    (status = 422, description = "The Idempotency-Key was used for another request", body = ErrorBody),
+), params(("Idempotency-Key" = Option<String>, Header, description = "Makes it happen once, however often it is sent")))]
 pub(super) async fn create(
     SessionUser(user): SessionUser,
     app: Data<App>,
+    request: HttpRequest,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
+    let once = once(&request, &body, CreatedKey::of)?;
     let CreateKeyBody { name, expires_at, environment } = body.json()?;
     let expires_at = expires_at.as_deref().map(read_time).transpose()?;
-    let environment = Environment::from(environment);
-    let request = KeyRequest { name, environment, expires_at };
-    let created = async move { app.keys.create(user.id, request).await };
-    let (key, listing) = uncancelled(created).await??;
-    Ok(HttpResponse::Created().json(CreatedKey {
-        id: listing.id.to_string(),
-        name: listing.name,
-        key_value: key.expose().to_owned(),
-        is_active: listing.is_active,
-        created_at: listing.created_at.to_rfc3339(),
-        expires_at: listing.expires_at.map(Timestamp::to_rfc3339),
-        environment: environment.name(),
-        key_value_preview: listing.preview,
-    }))
+    let request = KeyRequest { name, environment: environment.into(), expires_at };
+    let created = async move { app.keys.create(user.id, request, once).await };
+    Ok(match uncancelled(created).await?? {
+        Made::New(made) => HttpResponse::Created().json(CreatedKey::of(&made)),
+        Made::Repeat(kept) => replay(kept),
+    })
+}
+
+impl CreatedKey {
+    fn of((key, listing): &NewlyMade) -> Self {
+        CreatedKey {
+            id: listing.id.to_string(),
+            name: listing.name.clone(),
+            key_value: key.expose().to_owned(),
+            is_active: listing.is_active,
+            created_at: listing.created_at.to_rfc3339(),
+            expires_at: listing.expires_at.map(Timestamp::to_rfc3339),
+            environment: key.environment().name(),
+            key_value_preview: listing.preview.clone(),
+        }
+    }
 }
 
 fn read_time(text: &str) -> Result<Timestamp, ApiError> {

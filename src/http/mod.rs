@@ -3,7 +3,6 @@
 use std::future::Future;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use actix_web::http::Method;
@@ -14,7 +13,7 @@ use crate::auth::{Keys, People};
 use crate::clock::Clock;
 use crate::operators::Operators;
 use crate::payments::Payments;
-use crate::pipeline::Gateway;
+use crate::pipeline::{Gateway, Readiness};
 use crate::store::Store;
 use crate::upstream::Group;
 
@@ -29,6 +28,7 @@ mod gateway;
 mod keys;
 mod meta;
 mod payments;
+mod repeat;
 
 use error::ApiError;
 
@@ -56,48 +56,6 @@ pub struct App {
     pub body_timeout: Duration,
     /// Whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpAddr>,
-}
-
-/// Whether new paid calls are taken, and how many run.
-#[derive(Debug, Default)]
-pub struct Readiness {
-    is_draining: AtomicBool,
-    running: AtomicUsize,
-}
-
-/// One running call.
-pub struct Running(Arc<Readiness>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-impl Readiness {
-    /// Counts a call in; `None` while the server drains.
-    pub fn enter(self: &Arc<Self>) -> Option<Running> {
-        self.running.fetch_add(1, Ordering::AcqRel);
-        let running = Running(Arc::clone(self));
-        (!self.is_draining.load(Ordering::Acquire)).then_some(running)
-    }
-
-    /// Takes no new calls from now on.
-    pub fn drain(&self) {
-        self.is_draining.store(true, Ordering::Release);
-    }
-
-    /// Are new calls taken?
-    #[must_use]
-    pub fn is_ready(&self) -> bool {
-        !self.is_draining.load(Ordering::Acquire)
-    }
-
-    /// How many calls run.
-    #[must_use]
-    pub fn running(&self) -> usize {
-        self.running.load(Ordering::Acquire)
-    }
 }
 
 /// Runs `work` in a task of its own: a client that leaves cancels the handler, not the work.
@@ -128,6 +86,7 @@ fn resource<const N: usize>(
 }
 
 /// The route table.
+#[expect(clippy::too_many_lines, reason = "one table")]
 pub fn routes(config: &mut ServiceConfig, document: &Data<utoipa::openapi::OpenApi>) {
     let (get, post) = (|| (Method::GET, web::route()), || (Method::POST, web::route()));
     let on_get = |route: fn(Route) -> Route| (get().0, route(get().1));
@@ -173,6 +132,11 @@ pub fn routes(config: &mut ServiceConfig, document: &Data<utoipa::openapi::OpenA
             [on_get(|r| r.to(payments::list)), on_post(|r| r.to(payments::pay))],
         ))
         .service(resource("/api/payments/payments/{id}", "GET", [on_get(|r| r.to(payments::get))]))
+        .service(resource(
+            "/api/payments/test/reset",
+            "POST",
+            [on_post(|r| r.to(payments::reset_test))],
+        ))
         .service(resource(
             "/api/payments/transactions",
             "GET",

@@ -11,8 +11,10 @@ use super::amount::Amount;
 use super::error::{ApiError, ErrorBody, FieldError};
 use super::extract::{Body, SessionUser};
 use super::keys::EnvironmentName;
+use super::repeat::{once, replay};
 use super::{App, uncancelled};
 use crate::domain::{ChargeId, EntryKind, LedgerEntry, PaymentId, Timestamp, UserId};
+use crate::idempotency::Made;
 use crate::payments::PaymentsError;
 use crate::store::ledger::Payment;
 
@@ -133,20 +135,53 @@ impl From<Payment> for PaymentAnswer {
     (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 403, description = "The sandbox provider is off", body = ErrorBody),
-))]
+    (status = 409, description = "The first request with this Idempotency-Key still runs", body = ErrorBody),
+    (status = 422, description = "The Idempotency-Key was used for another request", body = ErrorBody),
+), params(("Idempotency-Key" = Option<String>, Header, description = "Makes it happen once, however often it is sent")))]
 pub(super) async fn pay(
     SessionUser(user): SessionUser,
     app: Data<App>,
+    request: HttpRequest,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
+    let once = once(&request, &body, |payment: &Payment| PaymentAnswer::from(payment.clone()))?;
     let PaymentBody { amount, provider } = body.json()?;
     if provider.is_some_and(|provider| provider != crate::payments::SANDBOX) {
         let message = "must be \"sandbox\", the only provider there is".into();
         return Err(ApiError::Validation(vec![FieldError { field: "provider".into(), message }]));
     }
-    let paid = async move { app.payments.pay(user.id, amount.0).await };
-    let payment = uncancelled(paid).await??;
-    Ok(HttpResponse::Created().json(PaymentAnswer::from(payment)))
+    let paid = async move { app.payments.pay(user.id, amount.0, once).await };
+    Ok(match uncancelled(paid).await?? {
+        Made::New(payment) => HttpResponse::Created().json(PaymentAnswer::from(payment)),
+        Made::Repeat(kept) => replay(kept),
+    })
+}
+
+/// The test balance, refilled.
+#[derive(Serialize, ToSchema)]
+pub(super) struct TestResetAnswer {
+    balance: Amount,
+    /// `USD`
+    currency: &'static str,
+    /// `test`
+    environment: EnvironmentName,
+}
+
+/// Refills the user's test balance to what it began with, if it has less.
+#[utoipa::path(post, path = "/api/payments/test/reset", tag = "payments", security(("jwt" = [])),
+    responses(
+    (status = 200, description = "The test balance", body = TestResetAnswer),
+    (status = 401, description = "No valid JWT", body = ErrorBody),
+    (status = 403, description = "The test account is suspended", body = ErrorBody),
+))]
+pub(super) async fn reset_test(
+    SessionUser(user): SessionUser,
+    app: Data<App>,
+) -> Result<HttpResponse, ApiError> {
+    let reset = async move { app.payments.reset_test(user.id).await };
+    let balance = Amount(uncancelled(reset).await??);
+    let environment = EnvironmentName::Test;
+    Ok(HttpResponse::Ok().json(TestResetAnswer { balance, currency: "USD", environment }))
 }
 
 /// A page of a list.

@@ -2,29 +2,42 @@
 
 use std::sync::Arc;
 
-use super::price::Quoted;
+use super::price::{Generation, Quoted};
 use super::{Arrival, Gateway, Refusal};
 use crate::actors::directory::DirectoryError;
 use crate::actors::ledger_writer::{Acknowledgement, WriterState};
 use crate::actors::{AccountError, AccountLease};
+use crate::domain::account::Terms;
 use crate::domain::pricing::PriceRule;
-use crate::domain::{Charge, ChargeId, Decline};
+use crate::domain::{Bounds, Charge, ChargeId, Credits, Decline, Price};
+use crate::idempotency::Claim;
 use crate::store::api_keys::KeyRecord;
+use crate::upstream::Dialect;
 
 /// A request that is paid for, or whose money is held.
 pub struct Charged {
     pub(super) arrival: Arrival,
     pub(super) rule: Arc<PriceRule>,
     pub(super) key: Arc<KeyRecord>,
+    pub(super) dialect: Dialect,
+    pub(super) generation: Option<Generation>,
     pub(super) open: OpenCharge,
-    /// Hears when a fixed price is on record; it commits while the upstream works.
+    /// Debited or held.
+    pub(super) terms: Terms,
+    /// The token limit that the upstream is told, where it is not the request's own.
+    pub(super) token_limit: Option<u64>,
+    /// Hears when a fixed price, or the hold of a stream, is on record; it commits while the upstream works.
     pub(super) debit: Option<Acknowledgement>,
+    /// The right to answer first, where the request may be repeated.
+    pub(super) claim: Option<Claim>,
 }
 
-/// An open charge. Dropped without being settled, it is ended as failed: no way out of the pipeline, a panic
-/// included, leaves a hold behind.
+/// An open charge. Dropped without being settled, it is ended at what it has earned: no way out of the
+/// pipeline, a panic included, leaves a hold behind.
 pub struct OpenCharge {
     pub(super) id: ChargeId,
+    /// The cost of what was delivered, where that is known.
+    pub(super) earned: Credits,
     /// Taken by the settlement.
     pub(super) account: Option<AccountLease>,
 }
@@ -32,14 +45,34 @@ pub struct OpenCharge {
 impl Drop for OpenCharge {
     fn drop(&mut self) {
         if let Some(account) = &self.account {
-            account.abandon(self.id);
+            account.abandon(self.id, self.earned);
         }
     }
 }
 
-/// Charges the request, or holds what it can cost.
-pub(super) async fn charge(gateway: &Gateway, quoted: Quoted) -> Result<Charged, Refusal> {
-    let Quoted { arrival, rule, key, price } = quoted;
+/// Charges the request, or holds what it can cost, or what it begins with.
+pub(super) async fn charge(
+    gateway: &Gateway,
+    quoted: Quoted,
+    claim: Option<Claim>,
+) -> Result<Charged, Refusal> {
+    let account = lease(gateway, &quoted.key).await?;
+    let order = order(gateway, &quoted, claim.is_some());
+    let Quoted { arrival, rule, key, dialect, generation, .. } = quoted;
+    let receipt = account.charge(order).await.map_err(|error| match error {
+        AccountError::Refused(decline) => refusal(decline),
+        AccountError::Gone => Refusal::OutcomeUnknown("the account's actor died"),
+    })?;
+    let open = OpenCharge { id: arrival.id, earned: Credits::ZERO, account: Some(account) };
+    let (terms, debit) = (receipt.decided, receipt.durable);
+    let token_limit = generation
+        .as_ref()
+        .and_then(|generation| token_limit(gateway, &rule, generation, terms.ceiling));
+    Ok(Charged { arrival, rule, key, dialect, generation, open, terms, token_limit, debit, claim })
+}
+
+/// The right to speak to the account's actor, if there is any use in it now.
+pub(super) async fn lease(gateway: &Gateway, key: &KeyRecord) -> Result<AccountLease, Refusal> {
     match gateway.ledger.state() {
         WriterState::Serving => {}
         WriterState::Full => return Err(Refusal::Unavailable("the ledger writer's queue is full")),
@@ -50,25 +83,51 @@ pub(super) async fn charge(gateway: &Gateway, quoted: Quoted) -> Result<Charged,
             return Err(Refusal::Unavailable("another process owns the accounts"));
         }
     }
-    let account = gateway.directory.lease(key.account).await.map_err(|error| match error {
+    gateway.directory.lease(key.account).await.map_err(|error| match error {
         DirectoryError::Busy => Refusal::TooManyInFlight,
         DirectoryError::Load(error) => {
             tracing::error!(account = %key.account, %error, "an account could not be loaded");
             Refusal::Unavailable("the account could not be loaded")
         }
         DirectoryError::Unwritable => Refusal::Unavailable("the ledger cannot be written"),
-    })?;
-    let expires_at = arrival.at.plus_micros(gateway.hold_lifetime_micros);
-    let order = Charge { id: arrival.id, key: key.key, price, expires_at };
-    let receipt = account.charge(order).await.map_err(|error| match error {
-        AccountError::Refused(decline) => refusal(decline),
-        AccountError::Gone => Refusal::OutcomeUnknown("the account's actor died"),
-    })?;
-    let open = OpenCharge { id: arrival.id, account: Some(account) };
-    Ok(Charged { arrival, rule, key, open, debit: receipt.durable })
+    })
 }
 
-fn refusal(decline: Decline) -> Refusal {
+/// What the account is asked for.
+pub(super) fn order(gateway: &Gateway, quoted: &Quoted, may_be_repeated: bool) -> Charge {
+    let price = match quoted.price {
+        // Held and captured with the answer in one transaction, so that a repeat after a crash between debit
+        // and answer is not charged a second time.
+        Price::Fixed(price) if may_be_repeated => Price::UpTo(Bounds::whole(price, price)),
+        price => price,
+    };
+    Charge {
+        id: quoted.arrival.id,
+        key: quoted.key.key,
+        price,
+        expires_at: quoted.arrival.at.plus_micros(gateway.hold_lifetime_micros),
+        is_durable: Generation::is_stream(quoted.generation.as_ref()),
+    }
+}
+
+/// The token limit that the upstream must be told: where the request names none, and where less of it is
+/// covered.
+pub(super) fn token_limit(
+    gateway: &Gateway,
+    rule: &PriceRule,
+    generation: &Generation,
+    ceiling: Credits,
+) -> Option<u64> {
+    let demand = generation.demand;
+    let covered = if gateway.holds.lower_token_limit {
+        rule.completion_tokens_within(ceiling, demand)
+    } else {
+        demand.completion_tokens_max
+    };
+    (generation.ask.token_limit != Some(covered)).then_some(covered)
+}
+
+pub(super) fn refusal(decline: Decline) -> Refusal {
     match decline {
         Decline::AccountClosed => Refusal::AccountClosed,
         Decline::KeyInactive => Refusal::InvalidKey,
@@ -76,6 +135,7 @@ fn refusal(decline: Decline) -> Refusal {
         Decline::PerRequestLimit | Decline::DailyLimit | Decline::MonthlyLimit => {
             Refusal::SpendingLimit
         }
+        Decline::NotOpen => Refusal::OutcomeUnknown("the hold is not open any more"),
         Decline::AlreadyOpen => Refusal::Unavailable("a charge with this id is open already"),
         Decline::AmountTooLarge => {
             Refusal::BadBody("the request could cost more than any account can hold".into())

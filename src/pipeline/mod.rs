@@ -10,31 +10,41 @@
 //! ```
 //!
 //! The whole runs in a task that the client's connection cannot cancel: whoever was charged is also
-//! settled, whether the client is still there or not.
+//! settled, whether the client is still there or not. A stream's end runs in a task of its own ([`relay`]).
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_web::http::Method;
 use actix_web::http::header::HeaderMap;
-use actix_web::http::{Method, StatusCode};
 use bytes::Bytes;
 
 use crate::actors::{Directory, LedgerHandle};
 use crate::auth::KeyRing;
 use crate::clock::Clock;
+use crate::config::HoldSettings;
 use crate::domain::pricing::{PriceList, PriceRule};
 use crate::domain::{AccountId, ChargeId, Credits, KeyId, Timestamp};
+use crate::idempotency::{Idempotency, IdempotencyKey};
 use crate::upstream::{Group, Upstreams};
 
 mod authenticate;
 mod charge;
+mod departure;
 mod price;
+pub mod quote;
 pub mod rate_limit;
+mod readiness;
+mod relay;
+mod repeat;
 mod settle;
 mod upstream;
 
+pub use departure::{Body, Departure, Money, StreamBody};
+pub use quote::Quote;
 use rate_limit::{RateLimits, Standing};
+pub use readiness::{Readiness, Running};
 
 /// What the stages need. One for the process, shared by all threads.
 pub struct Gateway {
@@ -56,6 +66,10 @@ pub struct Gateway {
     pub commit_timeout: Duration,
     /// When a hold ends by itself, counted from the call's arrival, in microseconds.
     pub hold_lifetime_micros: i64,
+    /// What is held for a call.
+    pub holds: HoldSettings,
+    /// Repeated requests.
+    pub idempotency: Idempotency,
 }
 
 /// A request as the pipeline sees it.
@@ -78,24 +92,12 @@ pub struct Arrival {
     pub headers: HeaderMap,
     /// The whole body.
     pub body: Bytes,
+    /// `Idempotency-Key`: the request may be repeated, and is charged once.
+    pub idempotency_key: Option<IdempotencyKey>,
+    /// Counts the call as running.
+    pub running: Option<Running>,
     /// When it arrived.
     pub at: Timestamp,
-}
-
-/// What the pipeline answers a call that was served.
-pub struct Departure {
-    /// The upstream's status.
-    pub status: StatusCode,
-    /// The upstream's headers that are passed on.
-    pub headers: HeaderMap,
-    /// The upstream's body.
-    pub body: Bytes,
-    /// What the call cost.
-    pub cost: Credits,
-    /// The balance after it.
-    pub balance: Credits,
-    /// Who served it.
-    pub upstream: Arc<str>,
 }
 
 /// Why a request was not served, with what the client needs to know.
@@ -150,6 +152,15 @@ pub enum Refusal {
     /// The upstream took too long; nothing was charged.
     #[error("upstream timed out")]
     UpstreamTimedOut,
+    /// The first request with the same idempotency key still runs.
+    #[error("the first request with this idempotency key still runs")]
+    RepeatTooEarly,
+    /// The idempotency key was used for another request.
+    #[error("the idempotency key was used for another request")]
+    RepeatDiffers,
+    /// The first answer was too large to be kept.
+    #[error("the first answer was too large to be kept")]
+    RepeatNotKept,
 }
 
 /// What is known of a request, however it ends: for the log line and the headers.
@@ -166,34 +177,68 @@ pub struct Notes {
 }
 
 /// How a request ended.
-pub struct Served {
+pub struct Served<T> {
     /// The answer, or why there is none.
-    pub result: Result<Departure, Refusal>,
+    pub result: Result<T, Refusal>,
     /// What is known of it.
     pub notes: Notes,
 }
 
 /// The whole life of a paid request. Read `lib.rs` for the picture.
-pub async fn serve(gateway: Arc<Gateway>, client: reqwest::Client, arrival: Arrival) -> Served {
+pub async fn serve(
+    gateway: Arc<Gateway>,
+    client: reqwest::Client,
+    arrival: Arrival,
+) -> Served<Departure> {
     let mut notes = Notes::default();
     let result = stages(&gateway, &client, arrival, &mut notes).await;
     Served { result, notes }
 }
 
 async fn stages(
-    gateway: &Gateway,
+    gateway: &Arc<Gateway>,
     client: &reqwest::Client,
     arrival: Arrival,
     notes: &mut Notes,
 ) -> Result<Departure, Refusal> {
+    let caller = identified(gateway, arrival, notes).await?;
+    let claim = match repeat::begin(gateway, &caller).await? {
+        repeat::Begun::Repeat(departure) => return Ok(*departure),
+        repeat::Begun::First(claim) => claim,
+    };
+    let quoted = price::quote(gateway, caller).await?;
+    let charged = charge::charge(gateway, quoted, claim).await?;
+    let answered = upstream::forward(gateway, client, charged).await;
+    settle::close(gateway, answered, notes).await
+}
+
+/// What a paid request would cost, and whether it would be admitted. Charges nothing.
+pub async fn quote(gateway: Arc<Gateway>, arrival: Arrival) -> Served<Quote> {
+    let mut notes = Notes::default();
+    let result = quote_stages(&gateway, arrival, &mut notes).await;
+    Served { result, notes }
+}
+
+async fn quote_stages(
+    gateway: &Gateway,
+    arrival: Arrival,
+    notes: &mut Notes,
+) -> Result<Quote, Refusal> {
+    let caller = identified(gateway, arrival, notes).await?;
+    let quoted = price::quote(gateway, caller).await?;
+    quote::look(gateway, quoted).await
+}
+
+async fn identified(
+    gateway: &Gateway,
+    arrival: Arrival,
+    notes: &mut Notes,
+) -> Result<authenticate::Caller, Refusal> {
     let admitted = rate_limit::admit(gateway, arrival, notes)?;
     let caller = authenticate::identify(gateway, admitted, notes).await?;
     // The second half of rate limiting: by key and account, which only now are known.
     rate_limit::meter(gateway, &caller, notes)?;
-    let quoted = price::quote(caller)?;
-    let charged = charge::charge(gateway, quoted).await?;
-    let answered = upstream::forward(gateway, client, charged).await;
-    settle::close(gateway, answered, notes).await
+    Ok(caller)
 }
 
 /// The price rule of a request, looked up once on arrival.

@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
-use serde::Deserialize;
-
 use super::authenticate::Caller;
-use super::{Arrival, Refusal};
+use super::{Arrival, Gateway, Refusal};
 use crate::domain::Price;
 use crate::domain::pricing::{Demand, PriceRule};
 use crate::store::api_keys::KeyRecord;
+use crate::upstream::Dialect;
+use crate::upstream::dialect::Ask;
+
+/// Above this a body is read, and its prompt counted, beside the HTTP thread, which has others to serve.
+/// Below, handing it over would take longer than the work.
+const INLINE_BYTES_MAX: usize = 4 * 1024;
 
 /// A request whose price is known.
 pub struct Quoted {
@@ -16,49 +20,67 @@ pub struct Quoted {
     pub(super) rule: Arc<PriceRule>,
     pub(super) key: Arc<KeyRecord>,
     pub(super) price: Price,
+    pub(super) dialect: Dialect,
+    /// What a token-priced request asks for.
+    pub(super) generation: Option<Generation>,
 }
 
-/// What the body of a token-priced request says of its size. Everything else in it is the upstream's.
-#[derive(Deserialize)]
-struct GenerationBody {
-    max_tokens: Option<u64>,
-    max_completion_tokens: Option<u64>,
-    n: Option<u64>,
-    best_of: Option<u64>,
-    /// Of `/v1/completions`: a list is as many completions.
-    #[serde(default)]
-    prompt: Option<serde_json::Value>,
-    #[serde(default)]
-    stream: Option<bool>,
+/// What a token-priced request asks for, and what it may take.
+#[derive(Clone, Debug)]
+pub struct Generation {
+    pub(super) ask: Ask,
+    pub(super) demand: Demand,
+}
+
+impl Generation {
+    /// A request that asks for a stream is delivered before it is settled.
+    pub(super) fn is_stream(this: Option<&Self>) -> bool {
+        this.is_some_and(|generation| generation.ask.is_stream)
+    }
 }
 
 /// Prices the request.
-pub(super) fn quote(caller: Caller) -> Result<Quoted, Refusal> {
+pub(super) async fn quote(gateway: &Gateway, caller: Caller) -> Result<Quoted, Refusal> {
     let Caller { arrival, rule, key } = caller;
     let rule = rule.ok_or(Refusal::NoPrice)?;
-    let demand = if rule.is_token_priced() { demand(&arrival)? } else { Demand::default() };
-    let price = rule.price(demand).map_err(|error| Refusal::BadBody(error.to_string()))?;
-    Ok(Quoted { arrival, rule, key, price })
+    let dialect = Dialect::of(&arrival.path);
+    let generation = if rule.is_token_priced() {
+        let ask = ask(dialect, &arrival).await?;
+        let demand = demand(gateway, &rule, &ask);
+        Some(Generation { ask, demand })
+    } else {
+        None
+    };
+    let unpayable = |error: crate::domain::pricing::Unpayable| Refusal::BadBody(error.to_string());
+    let bounds = match &generation {
+        Some(generation) => rule.bounds(generation.demand).map_err(unpayable)?,
+        None => None,
+    };
+    let price = rule.price(bounds);
+    Ok(Quoted { arrival, rule, key, price, dialect, generation })
 }
 
-/// The most tokens the request can take. Tokens of a byte-level vocabulary are at least one byte each, and
-/// the frame that a chat puts around a message is shorter than the JSON around it, so the body's length is
-/// an upper bound of the prompt whatever the model.
-fn demand(arrival: &Arrival) -> Result<Demand, Refusal> {
-    let body: GenerationBody = serde_json::from_slice(&arrival.body)
-        .map_err(|error| Refusal::BadBody(format!("The body must be a JSON object: {error}")))?;
-    if body.stream == Some(true) {
-        return Err(Refusal::BadBody("stream: streamed answers are not served yet".into()));
+async fn ask(dialect: Dialect, arrival: &Arrival) -> Result<Ask, Refusal> {
+    let body = arrival.body.clone();
+    if body.len() <= INLINE_BYTES_MAX {
+        return dialect.ask(&body).map_err(Refusal::BadBody);
     }
-    let prompts = match &body.prompt {
-        Some(serde_json::Value::Array(prompts)) => u64::try_from(prompts.len()).unwrap_or(u64::MAX),
-        _ => 1,
-    };
-    let prompts = prompts.max(1);
-    Ok(Demand {
-        prompt_tokens_max: u64::try_from(arrival.body.len()).unwrap_or(u64::MAX),
-        // An upstream may know only one of the two.
-        completion_tokens_max: body.max_completion_tokens.max(body.max_tokens),
-        choices: prompts.saturating_mul(body.n.max(body.best_of).unwrap_or(1).max(1)),
-    })
+    tokio::task::spawn_blocking(move || dialect.ask(&body))
+        .await
+        .map_err(|_| Refusal::Unavailable("the body could not be read"))?
+        .map_err(Refusal::BadBody)
+}
+
+/// What the request may take: all it asks for is held, or for a stream the first step of it.
+fn demand(gateway: &Gateway, rule: &PriceRule, ask: &Ask) -> Demand {
+    let holds = &gateway.holds;
+    let default = || rule.default_max_tokens(ask.model.as_deref());
+    let is_partial = ask.is_stream || holds.lower_token_limit;
+    Demand {
+        prompt_tokens_max: ask.prompt.bound,
+        completion_tokens_max: ask.token_limit.unwrap_or_else(default),
+        choices: ask.choices,
+        start_tokens: if is_partial { holds.start_tokens.get() } else { u64::MAX },
+        first_tokens: if ask.is_stream { holds.step_tokens.get() } else { u64::MAX },
+    }
 }

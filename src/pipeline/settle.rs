@@ -1,84 +1,219 @@
 //! Settlement. Answered -> Departure: captures or refunds, records the usage, and lets the answer go only
-//! when its money is on record.
+//! when its money is on record. A stream goes on to [`relay`], which settles it at its end.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::upstream::Answered;
-use super::{Departure, Gateway, Notes, Refusal};
-use crate::actors::account::wait;
-use crate::actors::ledger_writer::{Acknowledgement, WriteError};
-use crate::domain::{Credits, Outcome, UsageRecord};
-use crate::upstream::Failure;
+use actix_web::http::StatusCode;
+use actix_web::http::header::HeaderMap;
+use bytes::Bytes;
 
-/// Ends the charge. One message to the account's actor; the usage record rides on it.
+use super::charge::Charged;
+use super::departure::{Body, Money, kept};
+use super::price::Generation;
+use super::upstream::Answered;
+use super::{Departure, Gateway, Notes, Refusal, relay};
+use crate::actors::account::{Record, wait};
+use crate::actors::ledger_writer::{Acknowledgement, WriteError};
+use crate::domain::{Credits, Ending, Outcome, Settled, Tally, UsageRecord};
+use crate::idempotency::Claim;
+use crate::tokens::{count, vocabulary};
+use crate::upstream::{AnswerBody, Failure, Reported, TokenUsage};
+
+/// Above this an answer's text is counted beside the HTTP thread.
+const INLINE_BYTES_MAX: usize = 4 * 1024;
+
+/// Ends the charge, or hands its stream on.
 pub(super) async fn close(
-    gateway: &Gateway,
+    gateway: &Arc<Gateway>,
     answered: Answered,
     notes: &mut Notes,
 ) -> Result<Departure, Refusal> {
-    let Answered { arrival, rule, key, mut open, debit, upstream, result } = answered;
-    let usage = result.as_ref().map(|answer| answer.usage).unwrap_or_default();
-    let outcome = match &result {
-        // What the upstream refused was not delivered either, and costs nothing.
-        Ok(answer) if answer.status.is_success() => {
-            let cost = rule.cost(usage.total()).unwrap_or(Credits::MAX);
-            Outcome::Delivered { cost }
+    let Answered { charged, upstream, result } = answered;
+    match result {
+        Ok(answer) => match answer.body {
+            AnswerBody::Stream(stream) => {
+                let head = (answer.status, answer.headers);
+                relay::open(gateway, charged, upstream, head, stream).await
+            }
+            AnswerBody::Whole(body) => {
+                let whole =
+                    Whole { status: answer.status, headers: answer.headers, body, upstream };
+                close_whole(gateway, charged, whole, answer.reported, notes).await
+            }
+        },
+        Err(failure) => {
+            let usage = usage_record(gateway, &charged, &upstream, failure.status());
+            let usage = UsageRecord { ending: Ending::Failed, ..usage };
+            settle(gateway, charged, Outcome::Failed, usage, None, notes).await?;
+            Err(match failure {
+                Failure::TimedOut => Refusal::UpstreamTimedOut,
+                Failure::Broken(reason) => Refusal::UpstreamFailed(reason),
+            })
         }
-        _ => Outcome::Failed,
+    }
+}
+
+/// An answer that came whole.
+#[derive(Clone)]
+struct Whole {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+    upstream: Arc<str>,
+}
+
+async fn close_whole(
+    gateway: &Gateway,
+    mut charged: Charged,
+    whole: Whole,
+    reported: Reported,
+    notes: &mut Notes,
+) -> Result<Departure, Refusal> {
+    let (usage, tally) = tally(&charged, reported, &whole.body).await;
+    let record = usage_record(gateway, &charged, &whole.upstream, whole.status.as_u16());
+    let (prompt_tokens, completion_tokens) = (usage.prompt, usage.completion);
+    let mut record = UsageRecord { prompt_tokens, completion_tokens, tally, ..record };
+    // What the upstream refused was not delivered either, and costs nothing.
+    let is_delivered = whole.status.is_success();
+    let outcome = if is_delivered {
+        let cost = charged.rule.cost(usage.total()).unwrap_or(Credits::MAX);
+        if charged.generation.is_some() && cost > charged.terms.held {
+            record.tally = Tally::Clamped;
+            tracing::warn!(charge = %charged.open.id, %cost, held = %charged.terms.held, "clamped");
+        }
+        Outcome::Delivered { cost }
+    } else {
+        record.ending = Ending::Failed;
+        Outcome::Failed
     };
-    let status = result.as_ref().map_or_else(Failure::status, |answer| answer.status.as_u16());
-    let record = UsageRecord {
+    let money = Money {
+        charge: Some(charged.open.id),
+        upstream: Arc::clone(&whole.upstream),
+        max_tokens: charged.token_limit,
+        ..Money::default()
+    };
+    let claim = charged.claim.take().map(Arc::new);
+    // Only what was delivered is recorded; anything else may be tried again.
+    let recording = claim.clone().filter(|_| is_delivered).map(|claim| {
+        let (reference, at) = (charged.open.id.0, gateway.clock.now());
+        let (whole, money) = (whole.clone(), money.clone());
+        let make = move |settled: &Settled| {
+            let money = told(money, settled).headers();
+            let answer = kept(whole.status, &whole.headers, &money, whole.body);
+            claim.record(reference, Some(&answer), at)
+        };
+        let record: Record = Box::new(make);
+        record
+    });
+    let recording = recording.map(|record| (record, claim));
+    let settled = settle(gateway, charged, outcome, record, recording, notes).await?;
+    Ok(Departure {
+        status: whole.status,
+        headers: whole.headers,
+        body: Body::Whole(whole.body),
+        money: told(money, &settled).headers(),
+        is_replayed: false,
+    })
+}
+
+/// What an answer says of the money, once that is settled.
+fn told(money: Money, settled: &Settled) -> Money {
+    let (cost, balance) = (Some(settled.cost), Some(settled.balance));
+    Money { cost, balance, left: settled.left, ..money }
+}
+
+/// The tokens that a whole answer is billed for. What the upstream reports is the truth where it makes sense;
+/// else the prompt and the delivered text are counted.
+async fn tally(charged: &Charged, reported: Reported, body: &Bytes) -> (TokenUsage, Tally) {
+    let Some(Generation { ask, .. }) = &charged.generation else {
+        return match reported {
+            Reported::Given(usage) => (usage, Tally::Reported),
+            _ => (TokenUsage::default(), Tally::Reported),
+        };
+    };
+    let tally = match reported {
+        Reported::Given(usage) => return (usage, Tally::Reported),
+        Reported::Missing => Tally::Counted,
+        Reported::Absurd => Tally::Absurd,
+    };
+    let (dialect, model, body) = (charged.dialect, ask.model.clone(), body.clone());
+    let is_small = body.len() <= INLINE_BYTES_MAX;
+    let work = move || count(vocabulary(model.as_deref()), &dialect.answer_text(&body));
+    let completion =
+        if is_small { work() } else { tokio::task::spawn_blocking(work).await.unwrap_or(0) };
+    (TokenUsage::new(ask.prompt.counted, completion), tally)
+}
+
+/// What a call did, as far as it is known before it is settled.
+pub(super) fn usage_record(
+    gateway: &Gateway,
+    charged: &Charged,
+    upstream: &Arc<str>,
+    status: u16,
+) -> UsageRecord {
+    let Charged { arrival, rule, key, .. } = charged;
+    UsageRecord {
         id: arrival.id,
         account: key.account,
         seq: None,
         key: key.key,
         method: rule.method.clone().unwrap_or_else(|| arrival.method.as_str().into()),
         route: rule.path.clone(),
-        upstream: upstream.clone(),
+        upstream: Arc::clone(upstream),
         status,
         cost: Credits::ZERO,
-        prompt_tokens: usage.prompt,
-        completion_tokens: usage.completion,
+        prompt_tokens: 0,
+        completion_tokens: 0,
+        ending: Ending::Completed,
+        tally: Tally::Reported,
         started_at: arrival.at,
         latency_micros: gateway.clock.now().micros_since(arrival.at),
-    };
-    let account =
-        open.account.take().ok_or(Refusal::OutcomeUnknown("the charge was settled before"))?;
+    }
+}
+
+/// Ends the charge. One message to the account's actor; the usage record and the recorded answer ride on it.
+async fn settle(
+    gateway: &Gateway,
+    mut charged: Charged,
+    outcome: Outcome,
+    usage: UsageRecord,
+    recording: Option<(Record, Option<Arc<Claim>>)>,
+    notes: &mut Notes,
+) -> Result<Settled, Refusal> {
+    let account = charged.open.account.take().ok_or(Refusal::OutcomeUnknown("settled before"))?;
+    let (record, claim) = recording.map_or((None, None), |(record, claim)| (Some(record), claim));
     let receipt = account
-        .settle(open.id, outcome, record)
+        .settle(charged.open.id, outcome, usage, record)
         .await
         .map_err(|_| Refusal::OutcomeUnknown("the account's actor died, or the charge expired"))?;
     let settled = receipt.decided;
-    on_record(gateway.commit_timeout, debit, receipt.durable).await?;
+    let claim = claim.or_else(|| charged.claim.take().map(Arc::new));
+    on_record(gateway.commit_timeout, charged.debit.take(), receipt.durable, claim).await?;
     notes.cost = Some(settled.cost);
-    let answer = result.map_err(|failure| match failure {
-        Failure::TimedOut => Refusal::UpstreamTimedOut,
-        Failure::Broken(reason) => Refusal::UpstreamFailed(reason),
-    })?;
-    Ok(Departure {
-        status: answer.status,
-        headers: answer.headers,
-        body: answer.body,
-        cost: settled.cost,
-        balance: settled.balance,
-        upstream,
-    })
+    Ok(settled)
 }
 
-/// Waits until the debit and what ended it are durable.
-async fn on_record(
+/// Waits until the debit and what ended it are durable. The claim on an idempotency key is held until the
+/// outcome is known, however long that takes.
+pub(super) async fn on_record(
     patience: Duration,
     debit: Option<Acknowledgement>,
     end: Option<Acknowledgement>,
+    claim: Option<Arc<Claim>>,
 ) -> Result<(), Refusal> {
     if debit.is_none() && end.is_none() {
         return Ok(());
     }
-    let both = async {
-        wait(debit).await?;
-        wait(end).await
-    };
-    match tokio::time::timeout(patience, both).await {
+    let mut both = Box::pin(async move {
+        let result = match wait(debit).await {
+            Ok(()) => wait(end).await,
+            Err(error) => Err(error),
+        };
+        drop(claim);
+        result
+    });
+    match tokio::time::timeout(patience, &mut both).await {
         Ok(Ok(())) => Ok(()),
         // The upstream has done its work, and of a debit and its refund one may be on record.
         Ok(Err(WriteError::Fenced)) => {
@@ -88,6 +223,9 @@ async fn on_record(
             Err(Refusal::OutcomeUnknown("the database refused the charge"))
         }
         Ok(Err(WriteError::Lost)) => Err(Refusal::OutcomeUnknown("the ledger writer is gone")),
-        Err(_) => Err(Refusal::OutcomeUnknown("the commit takes too long")),
+        Err(_) => {
+            actix_web::rt::spawn(both);
+            Err(Refusal::OutcomeUnknown("the commit takes too long"))
+        }
     }
 }

@@ -2,20 +2,14 @@
 
 use std::sync::Arc;
 
-use super::charge::{Charged, OpenCharge};
-use super::{Arrival, Gateway};
-use crate::actors::ledger_writer::Acknowledgement;
-use crate::domain::pricing::PriceRule;
-use crate::store::api_keys::KeyRecord;
-use crate::upstream::{Answer, Failure};
+use super::Gateway;
+use super::charge::Charged;
+use super::price::Generation;
+use crate::upstream::{Answer, Call, Failure};
 
-/// A request that the upstream has answered, or not.
+/// A request that the upstream has answered, or begun to, or not.
 pub struct Answered {
-    pub(super) arrival: Arrival,
-    pub(super) rule: Arc<PriceRule>,
-    pub(super) key: Arc<KeyRecord>,
-    pub(super) open: OpenCharge,
-    pub(super) debit: Option<Acknowledgement>,
+    pub(super) charged: Charged,
     pub(super) upstream: Arc<str>,
     pub(super) result: Result<Answer, Failure>,
 }
@@ -26,8 +20,17 @@ pub(super) async fn forward(
     client: &reqwest::Client,
     charged: Charged,
 ) -> Answered {
-    let Charged { arrival, rule, key, open, debit } = charged;
-    let upstream = gateway.upstreams.of(arrival.group, key.environment);
-    let result = upstream.call(client, &arrival, gateway.clock.now()).await;
-    Answered { upstream: upstream.name(), arrival, rule, key, open, debit, result }
+    let Charged { arrival, dialect, generation, token_limit, .. } = &charged;
+    let upstream = gateway.upstreams.of(arrival.group, charged.key.environment);
+    let is_stream = Generation::is_stream(generation.as_ref());
+    let body = match generation {
+        Some(_) => {
+            let field = gateway.upstreams.stream_policy(arrival.group).token_limit_field.name();
+            dialect.told(&arrival.body, *token_limit, field, is_stream)
+        }
+        None => arrival.body.clone(),
+    };
+    let call = Call { arrival, body, dialect: *dialect, is_stream };
+    let (name, result) = upstream.call(client, call, gateway.clock.now()).await;
+    Answered { upstream: name, charged, result }
 }

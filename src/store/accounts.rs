@@ -33,17 +33,23 @@ impl UserAccounts {
 }
 
 impl Store {
-    /// The account with its keys and counters, as the last committed batch left it.
+    /// The account with its keys, counters and open holds, as the last committed batch left it. The time of
+    /// holds of another epoch than `epoch` is over.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] where there is no such account or a row makes no sense.
-    pub async fn load_account(&self, id: AccountId) -> Result<AccountState, StoreError> {
+    pub async fn load_account(
+        &self,
+        id: AccountId,
+        epoch: i64,
+    ) -> Result<AccountState, StoreError> {
         self.run(move |store| async move {
             let row = account::Entity::find_by_id(id.0)
                 .one(&store.read)
                 .await?
                 .ok_or_else(|| StoreError::Corrupt(format!("there is no account {id}")))?;
             let keys = load_keys(&store, id).await?;
+            let holds = super::holds::load(&store.read, id, epoch).await?;
             let corrupt = |what| StoreError::Corrupt(format!("account {id} has an unknown {what}"));
             Ok(AccountState::load(
                 id,
@@ -52,6 +58,7 @@ impl Store {
                 Credits::from_nanos(row.balance),
                 row.seq,
                 keys,
+                &holds,
             ))
         })
         .await
@@ -132,9 +139,8 @@ fn key_state(key: &api_key::Model, spend: Option<&KeySpend>) -> KeyState {
     let mut state = KeyState::new(KeyId(key.id), limits);
     state.is_revoked = key.is_revoked;
     if let Some(spend) = spend {
-        let held = Credits::ZERO;
-        state.day = WindowCounter { window: spend.day, captured: spend.day_spent, held };
-        state.month = WindowCounter { window: spend.month, captured: spend.month_spent, held };
+        state.day = WindowCounter::stored(spend.day, spend.day_spent);
+        state.month = WindowCounter::stored(spend.month, spend.month_spent);
         state.last_used_at = spend.last_used_at;
     }
     state

@@ -12,11 +12,13 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::lease::{Lease, begin_write, holds, shard};
+use super::answers::{self, RecordedAnswer};
+use super::holds;
+use super::lease::{Lease, begin_write, is_held, shard};
 use super::{Store, StoreError, is_postgres};
 use crate::domain::{
-    AccountId, AccountStatus, Credits, KeyId, KeySpend, LedgerEntry, PaymentId, SpendingLimits,
-    Timestamp, UsageRecord,
+    AccountId, AccountStatus, Credits, HoldChange, KeyId, KeySpend, LedgerEntry, PaymentId,
+    SpendingLimits, Timestamp, UsageRecord,
 };
 
 /// A key to be stored.
@@ -77,8 +79,12 @@ pub struct Batch {
     pub entries: Vec<LedgerEntry>,
     /// The latest counters of each key.
     pub spends: BTreeMap<KeyId, KeySpend>,
+    /// What happened to durable holds, in order.
+    pub holds: Vec<HoldChange>,
     /// Usage records.
     pub usage: Vec<UsageRecord>,
+    /// Answers to requests that may be repeated.
+    pub answers: Vec<RecordedAnswer>,
     /// The rest, in order.
     pub changes: Vec<Change>,
 }
@@ -132,13 +138,19 @@ impl Batch {
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
             && self.spends.is_empty()
+            && self.holds.is_empty()
             && self.usage.is_empty()
+            && self.answers.is_empty()
             && self.changes.is_empty()
     }
 
     fn shards(&self) -> Vec<i64> {
         let mut shards: Vec<i64> = self.entries.iter().map(|entry| shard(entry.account)).collect();
         shards.extend(self.usage.iter().map(|usage| shard(usage.account)));
+        shards.extend(self.holds.iter().map(|change| match change {
+            HoldChange::Opened(hold) | HoldChange::Extended(hold) => shard(hold.account),
+            HoldChange::Ended(end) => shard(end.account),
+        }));
         // A change alone names no account; any shard tells whether the lease still holds.
         shards.push(0);
         shards.sort_unstable();
@@ -170,7 +182,7 @@ impl Store {
     /// [`CommitError`]
     pub async fn commit(&self, batch: &Batch, lease: Lease) -> Result<(), CommitError> {
         let transaction = begin_write(&self.ledger).await.map_err(CommitError::Unknown)?;
-        if !holds(&transaction, lease, &batch.shards()).await? {
+        if !is_held(&transaction, lease, &batch.shards()).await? {
             return Err(CommitError::Fenced);
         }
         for change in &batch.changes {
@@ -179,16 +191,24 @@ impl Store {
         if !(batch.entries.is_empty() && batch.spends.is_empty() && batch.usage.is_empty()) {
             write_rows(&transaction, batch, lease).await?;
         }
+        if !batch.holds.is_empty() {
+            holds::write(&transaction, batch, lease.epoch).await?;
+        }
+        for answer in &batch.answers {
+            answers::record(&transaction, answer).await?;
+        }
         transaction.commit().await.map_err(CommitError::Unknown)
     }
 
-    /// Was the batch written, as far as its ledger entries tell? Asked after an unknown outcome.
+    /// Was the batch written, as far as its ledger entries and holds tell? Asked after an unknown outcome.
     ///
     /// # Errors
     /// [`StoreError`] where the database still does not answer.
     pub async fn is_written(&self, batch: &Batch, lease: Lease) -> Result<bool, StoreError> {
-        // One transaction writes all or nothing, so its first entry speaks for the whole batch.
-        let Some(first) = batch.entries.first() else { return Ok(false) };
+        // One transaction writes all or nothing, so its first entry or hold speaks for the whole batch.
+        let Some(first) = batch.entries.first() else {
+            return Ok(holds::are_written(&self.ledger, &batch.holds).await?.unwrap_or(false));
+        };
         let row = entity::ledger_entry::Entity::find_by_id((first.account.0, first.seq))
             .one(&self.ledger)
             .await?;
@@ -284,14 +304,14 @@ const ROWS_POSTGRES: &str = "WITH entries AS (
             last_used_at = excluded.last_used_at
     ), usage AS (
         INSERT INTO usage_record (account_id, id, seq, key_id, method, route, upstream, status, cost,
-            prompt_tokens, completion_tokens, started_at, latency_micros)
+            prompt_tokens, completion_tokens, started_at, latency_micros, ending, tally)
         SELECT account_id, id, NULLIF(seq, 0), key_id, method, route, upstream, status, cost,
-            prompt_tokens, completion_tokens, started_at, latency_micros
+            prompt_tokens, completion_tokens, started_at, latency_micros, ending, tally
         FROM UNNEST($23::BIGINT[], $24::UUID[], $25::BIGINT[], $26::UUID[], $27::TEXT[], $28::TEXT[],
             $29::TEXT[], $30::SMALLINT[], $31::BIGINT[], $32::BIGINT[], $33::BIGINT[], $34::BIGINT[],
-            $35::BIGINT[])
+            $35::BIGINT[], $36::SMALLINT[], $37::SMALLINT[])
             AS row (account_id, id, seq, key_id, method, route, upstream, status, cost, prompt_tokens,
-                completion_tokens, started_at, latency_micros)
+                completion_tokens, started_at, latency_micros, ending, tally)
     )
     UPDATE account
     SET balance = row.balance, seq = row.seq, updated_at = row.at
@@ -317,9 +337,10 @@ const ROWS_SQLITE: &str = "INSERT INTO ledger_entry
         month = excluded.month, month_spent = excluded.month_spent,
         last_used_at = excluded.last_used_at;
     INSERT INTO usage_record (account_id, id, seq, key_id, method, route, upstream, status, cost,
-        prompt_tokens, completion_tokens, started_at, latency_micros)
+        prompt_tokens, completion_tokens, started_at, latency_micros, ending, tally)
     SELECT value ->> 0, unhex(value ->> 1), value ->> 2, unhex(value ->> 3), value ->> 4, value ->> 5,
-        value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12
+        value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12,
+        value ->> 13, value ->> 14
     FROM json_each($5)";
 
 /// What a batch moves an account by: its number, the entry before the batch's first one, the last one, the
@@ -446,7 +467,7 @@ fn tokens(tokens: u64) -> i64 {
     i64::try_from(tokens).unwrap_or(i64::MAX)
 }
 
-fn usage_columns(usage: &[UsageRecord]) -> [Value; 13] {
+fn usage_columns(usage: &[UsageRecord]) -> [Value; 15] {
     [
         column(usage, |record| record.account.0),
         column(usage, |record| record.id.0),
@@ -461,6 +482,8 @@ fn usage_columns(usage: &[UsageRecord]) -> [Value; 13] {
         column(usage, |record| tokens(record.completion_tokens)),
         column(usage, |record| record.started_at.micros()),
         column(usage, |record| record.latency_micros),
+        column(usage, |record| record.ending.code()),
+        column(usage, |record| record.tally.code()),
     ]
 }
 
@@ -480,12 +503,14 @@ fn usage_rows(usage: &[UsageRecord]) -> Result<Value, DbErr> {
             tokens(record.completion_tokens),
             record.started_at.micros(),
             record.latency_micros,
+            record.ending.code(),
+            record.tally.code(),
         )
     }))
 }
 
 /// One column of the rows, as a PostgreSQL array.
-fn column<R, T>(rows: &[R], value: impl Fn(&R) -> T) -> Value
+pub(super) fn column<R, T>(rows: &[R], value: impl Fn(&R) -> T) -> Value
 where
     Vec<T>: Into<Value>,
 {
@@ -493,7 +518,7 @@ where
 }
 
 /// The rows as one JSON text: an array of arrays.
-fn json<R: serde::Serialize>(rows: impl Iterator<Item = R>) -> Result<Value, DbErr> {
+pub(super) fn json<R: serde::Serialize>(rows: impl Iterator<Item = R>) -> Result<Value, DbErr> {
     let rows: Vec<R> = rows.collect();
     serde_json::to_string(&rows).map(Value::from).map_err(|error| DbErr::Json(error.to_string()))
 }

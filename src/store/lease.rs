@@ -98,7 +98,7 @@ impl Store {
 }
 
 /// Does the lease still hold for these shards? Locks out takeovers until the transaction ends.
-pub(super) async fn holds(
+pub(super) async fn is_held(
     transaction: &DatabaseTransaction,
     lease: Lease,
     shards: &[i64],

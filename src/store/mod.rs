@@ -21,9 +21,11 @@ use tokio::runtime::Handle;
 use crate::config::DatabaseSettings;
 
 pub mod accounts;
+pub mod answers;
 pub mod api_keys;
 pub mod audit;
 pub mod batch;
+pub mod holds;
 pub mod lease;
 pub mod ledger;
 pub mod users;

@@ -1,21 +1,32 @@
 //! Upstreams: who does the work that is sold. Each route group has one, the built-in sandbox or a URL.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::HeaderMap;
 use bytes::Bytes;
-use serde::Deserialize;
+use futures_util::Stream;
 
-use crate::config::{UpstreamSettings, UpstreamsSettings};
+use crate::config::{OnDisconnect, Secret, TokenLimitField, UpstreamSettings, UpstreamsSettings};
 use crate::domain::{Environment, Timestamp};
 use crate::pipeline::Arrival;
 
+pub mod dialect;
+pub mod fields;
 mod proxy;
 pub mod sandbox;
+pub mod sse;
+
+pub use dialect::Dialect;
 
 use proxy::Proxy;
 pub use proxy::client;
+
+/// Before a failed call is tried again; twice as long each time.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(2);
 
 /// The groups of paid routes (Chapter 2, Access Token Protected Endpoints).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +68,7 @@ impl Group {
     }
 }
 
-/// The tokens an answer reports.
+/// The tokens that are paid for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TokenUsage {
     /// Of the prompt.
@@ -80,54 +91,62 @@ impl TokenUsage {
     pub fn total(self) -> u64 {
         self.prompt.saturating_add(self.completion).max(self.reported_total)
     }
+}
 
-    /// Reads the `usage` object of an answer; nothing where there is none.
-    #[must_use]
-    pub fn of_answer(body: &[u8]) -> Self {
-        #[derive(Deserialize)]
-        struct Body {
-            usage: Option<Usage>,
-        }
-        #[expect(clippy::struct_field_names, reason = "OpenAI's names")]
-        #[derive(Deserialize)]
-        struct Usage {
-            #[serde(default, alias = "input_tokens")]
-            prompt_tokens: Option<i64>,
-            #[serde(default, alias = "output_tokens")]
-            completion_tokens: Option<i64>,
-            #[serde(default)]
-            total_tokens: Option<i64>,
-        }
-        let usage = serde_json::from_slice::<Body>(body).ok().and_then(|body| body.usage);
-        let Some(usage) = usage else { return TokenUsage::default() };
-        let count = |tokens: Option<i64>| u64::try_from(tokens.unwrap_or(0)).unwrap_or(0);
-        TokenUsage {
-            prompt: count(usage.prompt_tokens),
-            completion: count(usage.completion_tokens),
-            reported_total: count(usage.total_tokens),
-        }
-    }
+/// What an upstream says a call took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reported {
+    /// Nothing.
+    Missing,
+    /// Something that cannot be.
+    Absurd,
+    /// So much.
+    Given(TokenUsage),
+}
+
+/// The bytes of a streamed answer, as they come.
+pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, Failure>> + Send>>;
+
+/// The body of an answer.
+pub enum AnswerBody {
+    /// All of it.
+    Whole(Bytes),
+    /// Server-sent events, the first of which has come.
+    Stream(ByteStream),
 }
 
 /// What an upstream answered.
-#[derive(Debug)]
 pub struct Answer {
     /// Its status.
     pub status: StatusCode,
     /// Its headers that may be passed on.
     pub headers: HeaderMap,
     /// Its body.
-    pub body: Bytes,
-    /// The tokens it reports.
-    pub usage: TokenUsage,
+    pub body: AnswerBody,
+    /// What a whole body reports.
+    pub reported: Reported,
 }
 
-/// Why there is no answer to pass on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A call to be made.
+pub struct Call<'c> {
+    /// The request.
+    pub arrival: &'c Arrival,
+    /// The body, as the upstream is told it.
+    pub body: Bytes,
+    /// The protocol of the route.
+    pub dialect: Dialect,
+    /// Is the answer to be streamed?
+    pub is_stream: bool,
+}
+
+/// Why there is no answer to pass on, or no more of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// None came in time.
+    #[error("the upstream took too long")]
     TimedOut,
     /// None came, or none that can be passed on. The reason is for the log.
+    #[error("{0}")]
     Broken(&'static str),
 }
 
@@ -146,47 +165,98 @@ impl Failure {
 pub enum Upstream {
     /// Built in: deterministic, with true token counts.
     Sandbox(Arc<str>),
-    /// Behind a URL.
-    Url(Box<Proxy>),
+    /// Behind a URL, or two.
+    Url(Box<Proxies>),
+}
+
+/// The URL of a group, and where to turn when it fails.
+pub struct Proxies {
+    primary: Proxy,
+    fallback: Option<Proxy>,
+    retries: u32,
 }
 
 impl Upstream {
     fn new(group: Group, settings: &UpstreamSettings) -> Self {
-        match Proxy::new(group, settings) {
-            Some(proxy) => Upstream::Url(Box::new(proxy)),
+        let of = |name: String, url: Option<&String>, key: Option<&Secret>| {
+            url.map(|url| Proxy::new(name.into(), url, key, settings))
+        };
+        let name = group.name().to_owned();
+        let fallback = (settings.fallback_url.as_ref(), settings.fallback_api_key.as_ref());
+        match of(name.clone(), settings.url.as_ref(), settings.api_key.as_ref()) {
+            Some(primary) => Upstream::Url(Box::new(Proxies {
+                primary,
+                fallback: of(format!("{name}-fallback"), fallback.0, fallback.1),
+                retries: settings.retries,
+            })),
             None => Upstream::Sandbox(sandbox::NAME.into()),
         }
     }
 
-    /// What `X-Polysystems-Upstream` says: `sandbox`, or the group's name.
-    #[must_use]
-    pub fn name(&self) -> Arc<str> {
-        match self {
-            Upstream::Sandbox(name) => Arc::clone(name),
-            Upstream::Url(proxy) => proxy.name(),
-        }
-    }
-
-    /// Makes the call.
+    /// Makes the call. Says who served it, as `X-Polysystems-Upstream` does: `sandbox`, the group's name, or
+    /// that with `-fallback`. What fails before its first byte is tried again as often as the settings say,
+    /// then with the fallback.
     ///
     /// # Errors
     /// [`Failure`]
     pub async fn call(
         &self,
         client: &reqwest::Client,
-        arrival: &Arrival,
+        call: Call<'_>,
         now: Timestamp,
-    ) -> Result<Answer, Failure> {
-        match self {
-            Upstream::Sandbox(_) => sandbox::answer(arrival, now).await,
-            Upstream::Url(proxy) => proxy.forward(client, arrival).await,
+    ) -> (Arc<str>, Result<Answer, Failure>) {
+        let proxies = match self {
+            Upstream::Sandbox(name) => {
+                return (Arc::clone(name), sandbox::answer(&call, now).await);
+            }
+            Upstream::Url(proxies) => proxies,
+        };
+        let mut pause = RETRY_PAUSE;
+        let mut tries = 0;
+        loop {
+            let failure = match proxies.primary.forward(client, &call).await {
+                Ok(answer) => return (proxies.primary.name(), Ok(answer)),
+                Err(failure) => failure,
+            };
+            let reason = failure.to_string();
+            tracing::warn!(upstream = %proxies.primary.name(), tries, reason, "an upstream failed");
+            if tries >= proxies.retries {
+                let Some(fallback) = &proxies.fallback else {
+                    return (proxies.primary.name(), Err(failure));
+                };
+                return (fallback.name(), fallback.forward(client, &call).await);
+            }
+            tries = tries.saturating_add(1);
+            tokio::time::sleep(pause).await;
+            pause = pause.saturating_mul(2).min(RETRY_PAUSE_MAX);
+        }
+    }
+}
+
+/// How the streams of a group are relayed.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamPolicy {
+    /// How long the upstream may say nothing.
+    pub idle: Duration,
+    /// What becomes of a stream whose client leaves.
+    pub on_disconnect: OnDisconnect,
+    /// How the upstream is told a token limit.
+    pub token_limit_field: TokenLimitField,
+}
+
+impl StreamPolicy {
+    fn new(settings: &UpstreamSettings) -> Self {
+        StreamPolicy {
+            idle: Duration::from_secs(settings.stream_idle_seconds.get()),
+            on_disconnect: settings.on_disconnect,
+            token_limit_field: settings.token_limit_field,
         }
     }
 }
 
 /// The upstream of each group.
 pub struct Upstreams {
-    groups: [Upstream; 4],
+    groups: [(Upstream, StreamPolicy); 4],
     sandbox: Upstream,
 }
 
@@ -196,11 +266,12 @@ impl Upstreams {
     pub fn new(settings: &UpstreamsSettings) -> Self {
         Upstreams {
             groups: [
-                Upstream::new(Group::Hub, &settings.hub),
-                Upstream::new(Group::Omm, &settings.omm),
-                Upstream::new(Group::Yggdrasil, &settings.yggdrasil),
-                Upstream::new(Group::V1, &settings.v1),
-            ],
+                (Group::Hub, &settings.hub),
+                (Group::Omm, &settings.omm),
+                (Group::Yggdrasil, &settings.yggdrasil),
+                (Group::V1, &settings.v1),
+            ]
+            .map(|(group, settings)| (Upstream::new(group, settings), StreamPolicy::new(settings))),
             sandbox: Upstream::Sandbox(sandbox::NAME.into()),
         }
     }
@@ -210,14 +281,20 @@ impl Upstreams {
     pub fn of(&self, group: Group, environment: Environment) -> &Upstream {
         match environment {
             Environment::Test => &self.sandbox,
-            Environment::Live => self.configured(group),
+            Environment::Live => &self.configured(group).0,
         }
+    }
+
+    /// How the group's streams are relayed.
+    #[must_use]
+    pub fn stream_policy(&self, group: Group) -> StreamPolicy {
+        self.configured(group).1
     }
 
     /// Does the group's configured upstream need the request's headers?
     #[must_use]
     pub fn wants_headers(&self, group: Group) -> bool {
-        matches!(self.configured(group), Upstream::Url(_))
+        matches!(self.configured(group).0, Upstream::Url(_))
     }
 
     /// The names of the groups that the sandbox serves.
@@ -225,43 +302,18 @@ impl Upstreams {
     pub fn on_sandbox(&self) -> Vec<&'static str> {
         Group::ALL
             .into_iter()
-            .filter(|group| matches!(self.configured(*group), Upstream::Sandbox(_)))
+            .filter(|group| matches!(self.configured(*group).0, Upstream::Sandbox(_)))
             .map(Group::name)
             .collect()
     }
 
-    fn configured(&self, group: Group) -> &Upstream {
+    fn configured(&self, group: Group) -> &(Upstream, StreamPolicy) {
         let [hub, omm, yggdrasil, v1] = &self.groups;
         match group {
             Group::Hub => hub,
             Group::Omm => omm,
             Group::Yggdrasil => yggdrasil,
             Group::V1 => v1,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn usage_is_read_where_it_makes_sense() {
-        for (body, prompt, completion, total) in [
-            (r#"{"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}"#, 3, 4, 7),
-            (r#"{"usage":{"input_tokens":3,"output_tokens":4}}"#, 3, 4, 7),
-            (r#"{"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":9}}"#, 3, 4, 9),
-            (r#"{"usage":{"prompt_tokens":-3,"completion_tokens":4}}"#, 0, 4, 4),
-            (r#"{"usage":null}"#, 0, 0, 0),
-            (r#"{"usage":"many"}"#, 0, 0, 0),
-            ("not json", 0, 0, 0),
-        ] {
-            let usage = TokenUsage::of_answer(body.as_bytes());
-            assert_eq!(
-                (usage.prompt, usage.completion, usage.total()),
-                (prompt, completion, total),
-                "{body}"
-            );
         }
     }
 }

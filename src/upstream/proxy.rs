@@ -1,5 +1,5 @@
 //! An upstream behind a URL: the request goes there with our credential instead of the caller's key, the
-//! answer comes back whole, so that it leaves only when it is paid for.
+//! answer comes back whole, so that it leaves only when it is paid for, or as a stream.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,9 +9,8 @@ use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use bytes::BytesMut;
 use futures_util::StreamExt as _;
 
-use super::{Answer, Failure, Group, TokenUsage};
-use crate::config::{UpstreamSettings, UpstreamsSettings};
-use crate::pipeline::Arrival;
+use super::{Answer, AnswerBody, Call, Failure, Reported};
+use crate::config::{Secret, UpstreamSettings, UpstreamsSettings};
 
 /// Headers that concern one connection only (RFC 9110, section 7.6.1).
 const HOP_BY_HOP: [&str; 9] = [
@@ -26,7 +25,7 @@ const HOP_BY_HOP: [&str; 9] = [
     "upgrade",
 ];
 /// Request headers that are ours to write, or the caller's secret.
-const NOT_FORWARDED: [&str; 15] = [
+const NOT_FORWARDED: [&str; 17] = [
     "accept-encoding",
     "authorization",
     "content-length",
@@ -34,7 +33,10 @@ const NOT_FORWARDED: [&str; 15] = [
     "expect",
     "forwarded",
     "host",
+    // Ours to answer. Another customer may use the same one.
+    "idempotency-key",
     "x-api-key",
+    "x-dry-run",
     // Would make another call of it than the one that was priced.
     "x-http-method",
     "x-http-method-override",
@@ -68,7 +70,7 @@ pub fn client(settings: &UpstreamsSettings) -> reqwest::Result<reqwest::Client> 
         .connect_timeout(Duration::from_secs(settings.connect_timeout_seconds.get()))
         .pool_idle_timeout(Duration::from_secs(30))
         .redirect(reqwest::redirect::Policy::none())
-        // A call is charged once and made once.
+        // Who tries again is ours to say.
         .retry(reqwest::retry::never())
         .no_proxy()
         .tcp_nodelay(true)
@@ -76,42 +78,82 @@ pub fn client(settings: &UpstreamsSettings) -> reqwest::Result<reqwest::Client> 
 }
 
 impl Proxy {
-    pub(super) fn new(group: Group, settings: &UpstreamSettings) -> Option<Self> {
-        let url = settings.url.as_deref()?;
-        Some(Proxy {
-            name: group.name().into(),
+    pub(super) fn new(
+        name: Arc<str>,
+        url: &str,
+        api_key: Option<&Secret>,
+        settings: &UpstreamSettings,
+    ) -> Self {
+        Proxy {
+            name,
             base: url.trim_end_matches('/').to_owned(),
-            authorization: settings.api_key.as_ref().map(|key| format!("Bearer {}", key.expose())),
+            authorization: api_key.map(|key| format!("Bearer {}", key.expose())),
             timeout: Duration::from_secs(settings.timeout_seconds.get()),
             response_max_bytes: settings.response_max_bytes,
-        })
+        }
     }
 
     pub(super) fn name(&self) -> Arc<str> {
         Arc::clone(&self.name)
     }
 
+    /// Fetches the whole answer, or the first bytes of a stream, in time.
     pub(super) async fn forward(
         &self,
         client: &reqwest::Client,
-        arrival: &Arrival,
+        call: &Call<'_>,
     ) -> Result<Answer, Failure> {
-        match tokio::time::timeout(self.timeout, self.exchange(client, arrival)).await {
+        match tokio::time::timeout(self.timeout, self.exchange(client, call)).await {
             Ok(result) => result,
             Err(_) => Err(Failure::TimedOut),
         }
     }
 
-    async fn exchange(
+    async fn exchange(&self, client: &reqwest::Client, call: &Call<'_>) -> Result<Answer, Failure> {
+        let response = self.request(client, call)?.send().await.map_err(|error| failure(&error))?;
+        let status = judged(response.status().as_u16())?;
+        let headers = returned(response.headers());
+        let is_events = response
+            .headers()
+            .get("content-type")
+            .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+        let mut chunks = response.bytes_stream();
+        if call.is_stream && is_events && status.is_success() {
+            // Until the first byte has come, a failure can still be told by a status.
+            let first = match chunks.next().await {
+                Some(first) => first.map_err(|error| failure(&error))?,
+                None => return Err(Failure::Broken("the stream is empty")),
+            };
+            let rest = chunks.map(|chunk| chunk.map_err(|error| failure(&error)));
+            let body = futures_util::stream::once(async { Ok(first) }).chain(rest);
+            let (body, reported) = (AnswerBody::Stream(Box::pin(body)), Reported::Missing);
+            return Ok(Answer { status, headers, body, reported });
+        }
+        let mut body = BytesMut::new();
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|error| failure(&error))?;
+            if body.len().saturating_add(chunk.len()) > self.response_max_bytes {
+                return Err(Failure::Broken(
+                    "the answer is larger than upstreams.response_max_bytes",
+                ));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        let reported = Reported::of_answer(&body);
+        Ok(Answer { status, headers, body: AnswerBody::Whole(body.freeze()), reported })
+    }
+
+    fn request(
         &self,
         client: &reqwest::Client,
-        arrival: &Arrival,
-    ) -> Result<Answer, Failure> {
+        call: &Call<'_>,
+    ) -> Result<reqwest::RequestBuilder, Failure> {
+        let arrival = call.arrival;
         let method = reqwest::Method::from_bytes(arrival.method.as_str().as_bytes())
             .map_err(|_| Failure::Broken("the method cannot be forwarded"))?;
         let query = arrival.query.as_deref().map(|query| format!("?{query}")).unwrap_or_default();
         let url = format!("{}{}{query}", self.base, arrival.path);
-        let mut request = client.request(method, url).body(arrival.body.clone());
+        let mut request = client.request(method, url).body(call.body.clone());
         for (name, value) in &arrival.headers {
             if is_forwarded(name.as_str(), &arrival.headers) {
                 request = request.header(name.as_str(), value.as_bytes());
@@ -123,22 +165,7 @@ impl Proxy {
         if let Some(authorization) = &self.authorization {
             request = request.header("authorization", authorization);
         }
-        let response = request.send().await.map_err(|error| failure(&error))?;
-        let status = judged(response.status().as_u16())?;
-        let headers = returned(response.headers());
-        let mut body = BytesMut::new();
-        let mut chunks = response.bytes_stream();
-        while let Some(chunk) = chunks.next().await {
-            let chunk = chunk.map_err(|error| failure(&error))?;
-            if body.len().saturating_add(chunk.len()) > self.response_max_bytes {
-                return Err(Failure::Broken(
-                    "the answer is larger than upstreams.response_max_bytes",
-                ));
-            }
-            body.extend_from_slice(&chunk);
-        }
-        let usage = TokenUsage::of_answer(&body);
-        Ok(Answer { status, headers, body: body.freeze(), usage })
+        Ok(request)
     }
 }
 
@@ -217,6 +244,7 @@ mod tests {
             ("x-forwarded-host", false),
             ("content-type", true),
             ("openai-organization", true),
+            ("idempotency-key", false),
         ] {
             assert_eq!(is_forwarded(name, &headers), forwarded, "{name}");
         }

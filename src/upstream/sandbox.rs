@@ -3,19 +3,24 @@
 //!
 //! Shapes: OpenAI's on `/v1/*`. On the other generating routes an object with `id`, `object`, `created`,
 //! `model`, the text (`message` for a chat, else `text`), `usage` and `"simulated": true`. On every other
-//! priced route an object that says it is simulated.
+//! priced route an object that says it is simulated. Generating routes also stream, a token an event.
+//!
+//! Some models misbehave on purpose; see [`Fault`].
+
+use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use base64::Engine as _;
 use bytes::Bytes;
-use serde_json::{Value, json};
+use futures_util::StreamExt as _;
+use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
 use tiktoken_rs::CoreBPE;
 
-use super::{Answer, Failure, TokenUsage};
+use super::{Answer, AnswerBody, Call, Dialect, Failure, Reported, TokenUsage};
 use crate::domain::Timestamp;
-use crate::pipeline::Arrival;
+use crate::tokens::{self, PromptTokens};
 
 /// What `X-Polysystems-Upstream` says of it.
 pub const NAME: &str = "sandbox";
@@ -31,36 +36,102 @@ const DIMENSIONS_DEFAULT: usize = 1_536;
 const DIMENSIONS_MAX: usize = 3_072;
 /// The part of a question that an answer repeats.
 const ECHO_CHARS_MAX: usize = 400;
-/// What the chat frame adds to each message, and to the whole (OpenAI cookbook, counting tokens).
-const TOKENS_PER_MESSAGE: usize = 3;
-const TOKENS_PER_REPLY: usize = 3;
+/// The longest answer of the model that writes as much as it may.
+const LONG_TOKENS_MAX: usize = 65_536;
+/// How long the slow model takes for a whole answer, and between two events of a stream.
+const SLOW_ANSWER: Duration = Duration::from_secs(2);
+const SLOW_EVENT: Duration = Duration::from_millis(250);
+/// How long the model that times out takes for it.
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// What the model with absurd usage says it took.
+const ABSURD_TOKENS: i64 = 1_000_000_000;
 
-/// Loads the default vocabulary, which takes a while the first time.
-pub fn warm_up() {
-    tiktoken_rs::o200k_base_singleton().count_ordinary("warm");
+/// What goes wrong on purpose, ordered by the model's name, so that customers can test what they do then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// `sandbox-error`: the upstream fails; 502.
+    Error,
+    /// `sandbox-timeout`: the upstream takes too long; 504, after a second.
+    Timeout,
+    /// `sandbox-slow`: an answer after two seconds, an event of a stream each quarter of a second.
+    Slow,
+    /// `sandbox-cut`: a stream breaks off half-way; a whole answer fails with 502.
+    Cut,
+    /// `sandbox-absurd-usage`: the upstream says it took a billion tokens.
+    AbsurdUsage,
+    /// `sandbox-negative-usage`: the upstream says it took less than nothing.
+    NegativeUsage,
+    /// `sandbox-no-usage`: the upstream does not say what it took.
+    NoUsage,
+    /// `sandbox-long`: not wrong, but as many tokens as the limit allows.
+    Long,
+}
+
+impl Fault {
+    /// Of a model.
+    #[must_use]
+    pub fn of(model: &str) -> Option<Self> {
+        Some(match model {
+            "sandbox-error" => Fault::Error,
+            "sandbox-timeout" => Fault::Timeout,
+            "sandbox-slow" => Fault::Slow,
+            "sandbox-cut" => Fault::Cut,
+            "sandbox-absurd-usage" => Fault::AbsurdUsage,
+            "sandbox-negative-usage" => Fault::NegativeUsage,
+            "sandbox-no-usage" => Fault::NoUsage,
+            "sandbox-long" => Fault::Long,
+            _ => return None,
+        })
+    }
 }
 
 /// Answers a call.
-pub(super) async fn answer(arrival: &Arrival, now: Timestamp) -> Result<Answer, Failure> {
+pub(super) async fn answer(call: &Call<'_>, now: Timestamp) -> Result<Answer, Failure> {
+    let arrival = call.arrival;
     let question = Question {
         method: arrival.method.as_str().to_owned(),
         path: arrival.path.clone(),
-        body: arrival.body.clone(),
+        dialect: call.dialect,
+        is_stream: call.is_stream,
+        body: call.body.clone(),
         id: arrival.id.0.simple().to_string(),
         created: now.seconds(),
     };
     // Vectors are work whatever the size of the body.
-    if question.body.len() <= INLINE_BYTES_MAX && question.path != "/v1/embeddings" {
-        return Ok(question.answer());
+    let is_small = question.body.len() <= INLINE_BYTES_MAX && call.dialect != Dialect::Embeddings;
+    let (answer, fault) = if is_small {
+        question.answer()
+    } else {
+        tokio::task::spawn_blocking(move || question.answer())
+            .await
+            .map_err(|_| Failure::Broken("the sandbox failed"))?
+    };
+    misbehave(answer, fault).await
+}
+
+/// Does what the model's name orders.
+async fn misbehave(answer: Answer, fault: Option<Fault>) -> Result<Answer, Failure> {
+    let is_stream = matches!(answer.body, AnswerBody::Stream(_));
+    match fault {
+        Some(Fault::Error) => Err(Failure::Broken("the sandbox was told to fail")),
+        Some(Fault::Timeout) => {
+            tokio::time::sleep(TIMEOUT).await;
+            Err(Failure::TimedOut)
+        }
+        Some(Fault::Cut) if !is_stream => Err(Failure::Broken("the sandbox was told to break off")),
+        Some(Fault::Slow) if !is_stream => {
+            tokio::time::sleep(SLOW_ANSWER).await;
+            Ok(answer)
+        }
+        _ => Ok(answer),
     }
-    tokio::task::spawn_blocking(move || question.answer())
-        .await
-        .map_err(|_| Failure::Broken("the sandbox failed"))
 }
 
 struct Question {
     method: String,
     path: String,
+    dialect: Dialect,
+    is_stream: bool,
     body: Bytes,
     id: String,
     created: i64,
@@ -70,180 +141,95 @@ struct Question {
 struct BadQuestion(&'static str);
 
 impl Question {
-    fn answer(&self) -> Answer {
-        match self.route() {
-            Ok((body, usage)) => shaped(StatusCode::OK, &body, usage),
+    fn answer(&self) -> (Answer, Option<Fault>) {
+        let body = match serde_json::from_slice(&self.body) {
+            Ok(Value::Object(body)) => Some(body),
+            _ => None,
+        };
+        let fault = body.as_ref().and_then(|body| Fault::of(model(body)));
+        let answer = match self.route(body.as_ref(), fault) {
+            Ok(answer) => answer,
             Err(BadQuestion(message)) => {
                 let body = json!({ "error": "Validation Error", "message": message });
-                shaped(StatusCode::BAD_REQUEST, &body, TokenUsage::default())
+                whole(StatusCode::BAD_REQUEST, &body, Reported::Missing)
             }
-        }
-    }
-
-    fn route(&self) -> Result<(Value, TokenUsage), BadQuestion> {
-        match (self.method.as_str(), self.path.as_str()) {
-            (_, "/api/hub/health") => {
-                Ok((json!({ "status": "healthy", "simulated": true }), TokenUsage::default()))
-            }
-            ("POST", "/v1/chat/completions") => self.chat_completion(),
-            ("POST", "/v1/completions") => self.completion(),
-            ("POST", "/v1/embeddings") => self.embeddings(),
-            (_, "/v1/models") => Ok((models(), TokenUsage::default())),
-            ("POST", "/api/hub/agents/chat") => self.agent_chat(),
-            (
-                "POST",
-                "/api/hub/agents/generate" | "/api/omm/generate" | "/api/yggdrasil/process",
-            ) => self.generation(),
-            _ => Ok((self.simulated(), TokenUsage::default())),
-        }
-    }
-
-    fn body(&self) -> Result<Value, BadQuestion> {
-        match serde_json::from_slice(&self.body) {
-            Ok(Value::Object(body)) => Ok(Value::Object(body)),
-            _ => Err(BadQuestion("The body must be a JSON object")),
-        }
-    }
-
-    fn chat_completion(&self) -> Result<(Value, TokenUsage), BadQuestion> {
-        let body = self.body()?;
-        let chat = Chat::read(&body)?;
-        let choices = choices(&body);
-        let reply = chat.reply(&body);
-        let list: Vec<Value> = (0..choices)
-            .map(|index| {
-                json!({
-                    "index": index,
-                    "message": { "role": "assistant", "content": reply.text, "refusal": null },
-                    "logprobs": null,
-                    "finish_reason": reply.finish_reason,
-                })
-            })
-            .collect();
-        let usage = usage(chat.prompt_tokens, reply.tokens.saturating_mul(choices));
-        let answer = json!({
-            "id": format!("chatcmpl-{}", self.id),
-            "object": "chat.completion",
-            "created": self.created,
-            "model": model(&body),
-            "choices": list,
-            "usage": usage_object(usage),
-            "simulated": true,
-        });
-        Ok((answer, usage))
-    }
-
-    fn completion(&self) -> Result<(Value, TokenUsage), BadQuestion> {
-        let body = self.body()?;
-        let prompt = texts(body.get("prompt").unwrap_or(&Value::Null)).join("\n");
-        let bpe = vocabulary(&body);
-        let reply = Reply::to(&prompt, bpe, token_limit(&body));
-        let choices = choices(&body);
-        let list: Vec<Value> = (0..choices)
-            .map(|index| {
-                json!({
-                    "index": index,
-                    "text": reply.text,
-                    "logprobs": null,
-                    "finish_reason": reply.finish_reason,
-                })
-            })
-            .collect();
-        let usage = usage(bpe.count_ordinary(&prompt), reply.tokens.saturating_mul(choices));
-        let answer = json!({
-            "id": format!("cmpl-{}", self.id),
-            "object": "text_completion",
-            "created": self.created,
-            "model": model(&body),
-            "choices": list,
-            "usage": usage_object(usage),
-            "simulated": true,
-        });
-        Ok((answer, usage))
-    }
-
-    fn embeddings(&self) -> Result<(Value, TokenUsage), BadQuestion> {
-        let body = self.body()?;
-        let inputs = texts(body.get("input").unwrap_or(&Value::Null));
-        if inputs.is_empty() {
-            return Err(BadQuestion("input: must be a text or a list of texts"));
-        }
-        let dimensions = body
-            .get("dimensions")
-            .and_then(Value::as_u64)
-            .and_then(|dimensions| usize::try_from(dimensions).ok())
-            .unwrap_or(DIMENSIONS_DEFAULT)
-            .clamp(1, DIMENSIONS_MAX);
-        if inputs.len() > INPUTS_MAX {
-            return Err(BadQuestion("input: the sandbox takes at most 256 texts at once"));
-        }
-        let as_base64 = body.get("encoding_format").and_then(Value::as_str) == Some("base64");
-        let bpe = vocabulary(&body);
-        let tokens = inputs.iter().map(|text| bpe.count_ordinary(text)).sum();
-        let data: Vec<Value> = inputs
-            .iter()
-            .enumerate()
-            .map(|(index, text)| {
-                let vector = embedding(text, dimensions);
-                json!({ "object": "embedding", "index": index, "embedding": encoded(&vector, as_base64) })
-            })
-            .collect();
-        let answer = json!({
-            "object": "list",
-            "data": data,
-            "model": model(&body),
-            "usage": { "prompt_tokens": tokens, "total_tokens": tokens },
-            "simulated": true,
-        });
-        Ok((answer, usage(tokens, 0)))
-    }
-
-    fn agent_chat(&self) -> Result<(Value, TokenUsage), BadQuestion> {
-        let body = self.body()?;
-        let chat = Chat::read(&body)?;
-        let reply = chat.reply(&body);
-        let usage = usage(chat.prompt_tokens, reply.tokens);
-        let answer = json!({
-            "id": format!("chat-{}", self.id),
-            "object": "agent.chat",
-            "created": self.created,
-            "model": model(&body),
-            "message": { "role": "assistant", "content": reply.text },
-            "finish_reason": reply.finish_reason,
-            "usage": usage_object(usage),
-            "simulated": true,
-        });
-        Ok((answer, usage))
-    }
-
-    /// `prompt`, `input` or `messages`, whichever is there, in this order.
-    fn generation(&self) -> Result<(Value, TokenUsage), BadQuestion> {
-        let body = self.body()?;
-        let prompt = ["prompt", "input", "text"]
-            .iter()
-            .find_map(|name| body.get(name))
-            .map(|value| texts(value).join("\n"));
-        let bpe = vocabulary(&body);
-        let (reply, prompt_tokens) = if let Some(prompt) = prompt {
-            (Reply::to(&prompt, bpe, token_limit(&body)), bpe.count_ordinary(&prompt))
-        } else {
-            let chat = Chat::read(&body).map_err(|_| {
-                BadQuestion("prompt: must be a text; input, text and messages are taken as well")
-            })?;
-            (chat.reply(&body), chat.prompt_tokens)
         };
-        let usage = usage(prompt_tokens, reply.tokens);
-        let answer = json!({
-            "id": format!("gen-{}", self.id),
-            "object": "generation",
-            "created": self.created,
-            "model": model(&body),
-            "text": reply.text,
-            "finish_reason": reply.finish_reason,
-            "usage": usage_object(usage),
-            "simulated": true,
-        });
-        Ok((answer, usage))
+        (answer, fault)
+    }
+
+    fn route(
+        &self,
+        body: Option<&Map<String, Value>>,
+        fault: Option<Fault>,
+    ) -> Result<Answer, BadQuestion> {
+        let is_post = self.method == "POST";
+        let generates = matches!(
+            self.path.as_str(),
+            "/v1/chat/completions"
+                | "/v1/completions"
+                | "/v1/responses"
+                | "/api/hub/agents/chat"
+                | "/api/hub/agents/generate"
+                | "/api/omm/generate"
+                | "/api/yggdrasil/process"
+        );
+        let nothing = |body: &Value| Ok(whole(StatusCode::OK, body, Reported::Missing));
+        if is_post && (generates || self.dialect == Dialect::Embeddings) {
+            let body = body.ok_or(BadQuestion("The body must be a JSON object"))?;
+            if self.dialect == Dialect::Embeddings {
+                return embeddings(body);
+            }
+            let writing = self.write(body, fault)?;
+            return Ok(if self.is_stream {
+                writing.streamed()
+            } else {
+                whole(StatusCode::OK, &writing.whole(), writing.reported())
+            });
+        }
+        match self.path.as_str() {
+            "/api/hub/health" => nothing(&json!({ "status": "healthy", "simulated": true })),
+            "/v1/models" => nothing(&models()),
+            _ => nothing(&self.simulated()),
+        }
+    }
+
+    fn write(
+        &self,
+        body: &Map<String, Value>,
+        fault: Option<Fault>,
+    ) -> Result<Writing, BadQuestion> {
+        let shape = match self.path.as_str() {
+            "/v1/chat/completions" => Shape::Chat,
+            "/v1/completions" => Shape::Completion,
+            "/v1/responses" => Shape::Response,
+            "/api/hub/agents/chat" => Shape::AgentChat,
+            _ => Shape::Generation,
+        };
+        let question = match shape {
+            Shape::Chat | Shape::AgentChat => last_message(body)?,
+            _ => ["prompt", "input", "text"]
+                .iter()
+                .find_map(|name| body.get(*name))
+                .map(|value| texts(value).join("\n"))
+                .map_or_else(|| last_message(body), Ok)
+                .map_err(|BadQuestion(_)| {
+                    BadQuestion(
+                        "prompt: must be a text; input, text and messages are taken as well",
+                    )
+                })?,
+        };
+        let bpe = tokens::vocabulary(Some(model(body)));
+        let reply = Reply::to(&question, bpe, token_limit(body), fault);
+        Ok(Writing {
+            shape,
+            id: self.id.clone(),
+            created: self.created,
+            model: model(body).to_owned(),
+            choices: if shape.has_choices() { choices(body) } else { 1 },
+            prompt_tokens: PromptTokens::of(body, bpe).counted,
+            reply,
+            fault,
+        })
     }
 
     fn simulated(&self) -> Value {
@@ -258,6 +244,321 @@ impl Question {
     }
 }
 
+/// How a written answer is put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    Chat,
+    Completion,
+    Response,
+    AgentChat,
+    Generation,
+}
+
+impl Shape {
+    fn has_choices(self) -> bool {
+        matches!(self, Shape::Chat | Shape::Completion)
+    }
+}
+
+/// A written answer.
+struct Writing {
+    shape: Shape,
+    id: String,
+    created: i64,
+    model: String,
+    choices: usize,
+    prompt_tokens: u64,
+    reply: Reply,
+    fault: Option<Fault>,
+}
+
+impl Writing {
+    fn usage(&self) -> TokenUsage {
+        let choices = u64::try_from(self.choices).unwrap_or(1);
+        let written = u64::try_from(self.reply.pieces.len()).unwrap_or(u64::MAX);
+        TokenUsage::new(self.prompt_tokens, written.saturating_mul(choices))
+    }
+
+    fn reported(&self) -> Reported {
+        self.usage_object().map_or(Reported::Missing, |usage| Reported::of(&usage.to_string()))
+    }
+
+    fn usage_object(&self) -> Option<Value> {
+        let usage = self.usage();
+        let (prompt, completion) = match self.shape {
+            Shape::Response => ("input_tokens", "output_tokens"),
+            _ => ("prompt_tokens", "completion_tokens"),
+        };
+        match self.fault {
+            Some(Fault::NoUsage) => None,
+            Some(Fault::AbsurdUsage) => {
+                Some(json!({ prompt: ABSURD_TOKENS, completion: ABSURD_TOKENS }))
+            }
+            Some(Fault::NegativeUsage) => Some(json!({ prompt: -1, completion: -1 })),
+            _ => Some(json!({
+                prompt: usage.prompt,
+                completion: usage.completion,
+                "total_tokens": usage.total(),
+            })),
+        }
+    }
+
+    fn whole(&self) -> Value {
+        let reply = &self.reply;
+        let (text, finish_reason) = (&reply.text, reply.finish_reason);
+        let mut answer = match self.shape {
+            Shape::Chat => json!({ "choices": self.each_choice(|index| json!({
+                "index": index,
+                "message": { "role": "assistant", "content": text, "refusal": null },
+                "logprobs": null,
+                "finish_reason": finish_reason,
+            })) }),
+            Shape::Completion => json!({ "choices": self.each_choice(|index| json!({
+                "index": index, "text": text, "logprobs": null, "finish_reason": finish_reason,
+            })) }),
+            Shape::Response => response_object("completed", &json!([self.output_item()])),
+            Shape::AgentChat => json!({
+                "message": { "role": "assistant", "content": text },
+                "finish_reason": finish_reason,
+            }),
+            Shape::Generation => json!({ "text": text, "finish_reason": finish_reason }),
+        };
+        if let Value::Object(fields) = &mut answer {
+            let object = match self.shape {
+                Shape::Chat => "chat.completion",
+                Shape::Completion => "text_completion",
+                Shape::Response => "response",
+                Shape::AgentChat => "agent.chat",
+                Shape::Generation => "generation",
+            };
+            self.add_head(fields, object);
+            if let Some(usage) = self.usage_object() {
+                fields.insert("usage".into(), usage);
+            }
+        }
+        answer
+    }
+
+    fn each_choice(&self, choice: impl FnMut(usize) -> Value) -> Vec<Value> {
+        (0..self.choices).map(choice).collect()
+    }
+
+    fn add_head(&self, fields: &mut Map<String, Value>, object: &str) {
+        let prefix = match self.shape {
+            Shape::Chat => "chatcmpl",
+            Shape::Completion => "cmpl",
+            Shape::Response => "resp",
+            Shape::AgentChat => "chat",
+            Shape::Generation => "gen",
+        };
+        fields.insert("id".into(), format!("{prefix}-{}", self.id).into());
+        fields.insert("object".into(), object.into());
+        let created = if self.shape == Shape::Response { "created_at" } else { "created" };
+        fields.insert(created.into(), self.created.into());
+        fields.insert("model".into(), self.model.as_str().into());
+        fields.insert("simulated".into(), true.into());
+    }
+
+    fn output_item(&self) -> Value {
+        json!({
+            "id": format!("msg-{}", self.id),
+            "type": "message",
+            "role": "assistant",
+            "status": "completed",
+            "content": [output_part(&self.reply.text)],
+        })
+    }
+
+    /// The answer as events, a token each.
+    fn streamed(self) -> Answer {
+        let mut events = match self.shape {
+            Shape::Response => self.response_events(),
+            _ => self.chunks(),
+        };
+        let fault = self.fault;
+        if fault == Some(Fault::Cut) {
+            events.truncate(events.len() / 2);
+        }
+        let broken = Failure::Broken("the sandbox was told to break off");
+        let end = (fault == Some(Fault::Cut)).then_some(Err(broken));
+        let events = futures_util::stream::iter(events.into_iter().map(Ok).chain(end));
+        let paced = events.then(move |event| async move {
+            if fault == Some(Fault::Slow) {
+                tokio::time::sleep(SLOW_EVENT).await;
+            }
+            event
+        });
+        let mut headers = HeaderMap::new();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        let (body, reported) = (AnswerBody::Stream(Box::pin(paced)), Reported::Missing);
+        Answer { status: StatusCode::OK, headers, body, reported }
+    }
+
+    fn chunks(&self) -> Vec<Bytes> {
+        let object = match self.shape {
+            Shape::Chat => "chat.completion.chunk",
+            Shape::Completion => "text_completion",
+            Shape::AgentChat => "agent.chat.chunk",
+            _ => "generation.chunk",
+        };
+        let chunk = |fields: Value| {
+            let mut fields = match fields {
+                Value::Object(fields) => fields,
+                _ => Map::new(),
+            };
+            self.add_head(&mut fields, object);
+            Bytes::from(format!("data: {}\n\n", Value::Object(fields)))
+        };
+        let of_choices = |choice: &dyn Fn(usize) -> Value| {
+            (0..self.choices)
+                .map(|index| chunk(json!({ "choices": [choice(index)], "usage": null })))
+                .collect::<Vec<_>>()
+        };
+        let mut chunks = Vec::new();
+        if self.shape == Shape::Chat {
+            chunks.extend(of_choices(&|index| {
+                let delta = json!({ "role": "assistant", "content": "" });
+                json!({ "index": index, "delta": delta, "finish_reason": null })
+            }));
+        }
+        for piece in &self.reply.pieces {
+            match self.shape {
+                Shape::Chat => chunks.extend(of_choices(&|index| {
+                    json!({ "index": index, "delta": { "content": piece }, "finish_reason": null })
+                })),
+                Shape::Completion => chunks.extend(of_choices(&|index| {
+                    json!({ "index": index, "text": piece, "finish_reason": null })
+                })),
+                Shape::AgentChat => chunks.push(chunk(json!({ "delta": { "content": piece } }))),
+                _ => chunks.push(chunk(json!({ "text": piece }))),
+            }
+        }
+        let finish_reason = self.reply.finish_reason;
+        match self.shape {
+            Shape::Chat => chunks.extend(of_choices(
+                &|index| json!({ "index": index, "delta": {}, "finish_reason": finish_reason }),
+            )),
+            Shape::Completion => chunks.extend(of_choices(
+                &|index| json!({ "index": index, "text": "", "finish_reason": finish_reason }),
+            )),
+            _ => chunks.push(chunk(json!({ "finish_reason": finish_reason }))),
+        }
+        if let Some(usage) = self.usage_object() {
+            chunks.push(chunk(if self.shape.has_choices() {
+                json!({ "choices": [], "usage": usage })
+            } else {
+                json!({ "usage": usage })
+            }));
+        }
+        chunks.push(Bytes::from_static(b"data: [DONE]\n\n"));
+        chunks
+    }
+
+    fn response_events(&self) -> Vec<Bytes> {
+        let item_id = format!("msg-{}", self.id);
+        let response = |status: &str, output: &Value, usage: Option<Value>| {
+            let mut response = response_object(status, output);
+            if let Value::Object(fields) = &mut response {
+                self.add_head(fields, "response");
+                fields.insert("usage".into(), usage.unwrap_or(Value::Null));
+            }
+            response
+        };
+        let at = json!({ "item_id": item_id, "output_index": 0, "content_index": 0 });
+        let begun = response("in_progress", &json!([]), None);
+        let item = json!({
+            "id": item_id, "type": "message", "role": "assistant", "status": "in_progress", "content": [],
+        });
+        let mut events = vec![
+            ("response.created", json!({ "response": begun })),
+            ("response.in_progress", json!({ "response": begun })),
+            ("response.output_item.added", json!({ "output_index": 0, "item": item })),
+            ("response.content_part.added", with(&at, "part", output_part(""))),
+        ];
+        for piece in &self.reply.pieces {
+            let delta = with(&with(&at, "delta", piece.as_str().into()), "logprobs", json!([]));
+            events.push(("response.output_text.delta", delta));
+        }
+        let text = &self.reply.text;
+        let done = with(&with(&at, "text", text.as_str().into()), "logprobs", json!([]));
+        events.push(("response.output_text.done", done));
+        events.push(("response.content_part.done", with(&at, "part", output_part(text))));
+        let item = self.output_item();
+        events.push(("response.output_item.done", json!({ "output_index": 0, "item": item })));
+        let completed = response("completed", &json!([item]), self.usage_object());
+        events.push(("response.completed", json!({ "response": completed })));
+        let numbered = events.into_iter().enumerate().map(|(number, (kind, fields))| {
+            let fields =
+                with(&with(&fields, "type", kind.into()), "sequence_number", number.into());
+            Bytes::from(format!("event: {kind}\ndata: {fields}\n\n"))
+        });
+        numbered.collect()
+    }
+}
+
+fn output_part(text: &str) -> Value {
+    json!({ "type": "output_text", "text": text, "annotations": [] })
+}
+
+fn response_object(status: &str, output: &Value) -> Value {
+    json!({
+        "status": status,
+        "error": null,
+        "incomplete_details": null,
+        "instructions": null,
+        "metadata": {},
+        "output": output,
+        "parallel_tool_calls": true,
+        "temperature": null,
+        "tool_choice": "auto",
+        "tools": [],
+        "top_p": null,
+    })
+}
+
+/// The object with one more field.
+fn with(object: &Value, name: &str, value: Value) -> Value {
+    let mut object = object.clone();
+    if let Value::Object(fields) = &mut object {
+        fields.insert(name.to_owned(), value);
+    }
+    object
+}
+
+fn embeddings(body: &Map<String, Value>) -> Result<Answer, BadQuestion> {
+    let inputs = texts(body.get("input").unwrap_or(&Value::Null));
+    if inputs.is_empty() {
+        return Err(BadQuestion("input: must be a text or a list of texts"));
+    }
+    let dimensions = body
+        .get("dimensions")
+        .and_then(Value::as_u64)
+        .and_then(|dimensions| usize::try_from(dimensions).ok())
+        .unwrap_or(DIMENSIONS_DEFAULT)
+        .clamp(1, DIMENSIONS_MAX);
+    if inputs.len() > INPUTS_MAX {
+        return Err(BadQuestion("input: the sandbox takes at most 256 texts at once"));
+    }
+    let as_base64 = body.get("encoding_format").and_then(Value::as_str) == Some("base64");
+    let tokens = PromptTokens::of(body, tokens::vocabulary(Some(model(body)))).counted;
+    let data: Vec<Value> = inputs
+        .iter()
+        .enumerate()
+        .map(|(index, text)| {
+            let vector = embedding(text, dimensions);
+            json!({ "object": "embedding", "index": index, "embedding": encoded(&vector, as_base64) })
+        })
+        .collect();
+    let answer = json!({
+        "object": "list",
+        "data": data,
+        "model": model(body),
+        "usage": { "prompt_tokens": tokens, "total_tokens": tokens },
+        "simulated": true,
+    });
+    Ok(whole(StatusCode::OK, &answer, Reported::Given(TokenUsage::new(tokens, 0))))
+}
+
 fn models() -> Value {
     let list: Vec<Value> = MODELS
         .iter()
@@ -266,37 +567,31 @@ fn models() -> Value {
     json!({ "object": "list", "data": list })
 }
 
-fn shaped(status: StatusCode, body: &Value, usage: TokenUsage) -> Answer {
+fn whole(status: StatusCode, body: &Value, reported: Reported) -> Answer {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Answer { status, headers, body: body.to_string().into(), usage }
+    Answer { status, headers, body: AnswerBody::Whole(body.to_string().into()), reported }
 }
 
-fn model(body: &Value) -> &str {
+fn model(body: &Map<String, Value>) -> &str {
     body.get("model").and_then(Value::as_str).unwrap_or(MODELS[0])
 }
 
-fn vocabulary(body: &Value) -> &'static CoreBPE {
-    let known = tiktoken_rs::tokenizer::get_tokenizer(model(body));
-    known
-        .and_then(|tokenizer| tiktoken_rs::bpe_for_tokenizer(tokenizer).ok())
-        .unwrap_or_else(|| tiktoken_rs::o200k_base_singleton())
-}
-
-fn token_limit(body: &Value) -> usize {
-    ["max_completion_tokens", "max_tokens"]
+fn token_limit(body: &Map<String, Value>) -> usize {
+    ["max_completion_tokens", "max_tokens", "max_output_tokens"]
         .iter()
-        .find_map(|name| body.get(name).and_then(Value::as_u64))
+        .find_map(|name| body.get(*name).and_then(Value::as_u64))
         .and_then(|limit| usize::try_from(limit).ok())
         .unwrap_or(usize::MAX)
 }
 
-fn choices(body: &Value) -> usize {
+fn choices(body: &Map<String, Value>) -> usize {
     let asked = body.get("n").and_then(Value::as_u64).unwrap_or(1);
     usize::try_from(asked).unwrap_or(CHOICES_MAX).clamp(1, CHOICES_MAX)
 }
 
-/// A text, or the texts of a list; the parts of a multi-part content count with their `text`.
+/// A text, or the texts of a list; the parts of a multi-part content count with their `text`, messages with
+/// their content.
 fn texts(value: &Value) -> Vec<String> {
     match value {
         Value::String(text) => vec![text.clone()],
@@ -304,9 +599,11 @@ fn texts(value: &Value) -> Vec<String> {
             .iter()
             .map(|part| match part {
                 Value::String(text) => text.clone(),
-                Value::Object(part) => {
-                    part.get("text").and_then(Value::as_str).unwrap_or_default().to_owned()
-                }
+                Value::Object(part) => match (part.get("text"), part.get("content")) {
+                    (Some(Value::String(text)), _) => text.clone(),
+                    (None, Some(content)) => texts(content).join("\n"),
+                    _ => String::new(),
+                },
                 other => other.to_string(),
             })
             .collect(),
@@ -315,69 +612,51 @@ fn texts(value: &Value) -> Vec<String> {
     }
 }
 
-struct Chat {
-    last: String,
-    prompt_tokens: usize,
-}
-
-impl Chat {
-    fn read(body: &Value) -> Result<Self, BadQuestion> {
-        let messages =
-            body.get("messages").and_then(Value::as_array).filter(|list| !list.is_empty());
-        let messages =
-            messages.ok_or(BadQuestion("messages: must be a list of at least one message"))?;
-        let bpe = vocabulary(body);
-        let mut chat = Chat { last: String::new(), prompt_tokens: TOKENS_PER_REPLY };
-        for message in messages {
-            let content = texts(message.get("content").unwrap_or(&Value::Null)).join("\n");
-            let role = message.get("role").and_then(Value::as_str).unwrap_or_default();
-            let tokens = bpe.count_ordinary(role).saturating_add(bpe.count_ordinary(&content));
-            chat.prompt_tokens =
-                chat.prompt_tokens.saturating_add(tokens).saturating_add(TOKENS_PER_MESSAGE);
-            chat.last = content;
-        }
-        Ok(chat)
-    }
-
-    fn reply(&self, body: &Value) -> Reply {
-        Reply::to(&self.last, vocabulary(body), token_limit(body))
-    }
+fn last_message(body: &Map<String, Value>) -> Result<String, BadQuestion> {
+    let messages = body.get("messages").and_then(Value::as_array);
+    let last = messages.and_then(|messages| messages.last());
+    let last = last.ok_or(BadQuestion("messages: must be a list of at least one message"))?;
+    Ok(texts(last.get("content").unwrap_or(&Value::Null)).join("\n"))
 }
 
 struct Reply {
     text: String,
-    tokens: usize,
+    /// The text, a token each.
+    pieces: Vec<String>,
     finish_reason: &'static str,
 }
 
 impl Reply {
-    fn to(prompt: &str, bpe: &CoreBPE, limit: usize) -> Self {
-        let echo: String = prompt.chars().take(ECHO_CHARS_MAX).collect();
+    fn to(question: &str, bpe: &CoreBPE, limit: usize, fault: Option<Fault>) -> Self {
+        if fault == Some(Fault::Long) {
+            let pieces = vec![" word".to_owned(); limit.min(LONG_TOKENS_MAX)];
+            return Reply { text: pieces.concat(), pieces, finish_reason: "length" };
+        }
+        let echo: String = question.chars().take(ECHO_CHARS_MAX).collect();
         let text =
             format!("This is a simulated answer of the Polysystems sandbox. You wrote: {echo}");
         let tokens = bpe.encode_ordinary(&text);
-        match tokens.get(..limit) {
-            Some(kept) if kept.len() < tokens.len() => {
-                let bytes = bpe.decode_bytes(kept).unwrap_or_default();
-                let text = String::from_utf8_lossy(&bytes).into_owned();
-                Reply { text, tokens: kept.len(), finish_reason: "length" }
+        let kept = tokens.get(..limit).unwrap_or(&tokens);
+        let finish_reason = if kept.len() < tokens.len() { "length" } else { "stop" };
+        // A token may be a part of a character: what it completes goes with the last of its tokens.
+        let mut pieces: Vec<String> = Vec::with_capacity(kept.len());
+        let mut open: Vec<u8> = Vec::new();
+        for token in kept {
+            open.extend(bpe.decode_bytes(&[*token]).unwrap_or_default());
+            let piece = match std::str::from_utf8(&open) {
+                Ok(piece) => piece.to_owned(),
+                Err(_) => String::new(),
+            };
+            if !piece.is_empty() {
+                open.clear();
             }
-            _ => Reply { text, tokens: tokens.len(), finish_reason: "stop" },
+            pieces.push(piece);
         }
+        if let Some(last) = pieces.last_mut() {
+            last.push_str(&String::from_utf8_lossy(&open));
+        }
+        Reply { text: pieces.concat(), pieces, finish_reason }
     }
-}
-
-fn usage(prompt: usize, completion: usize) -> TokenUsage {
-    let count = |tokens| u64::try_from(tokens).unwrap_or(u64::MAX);
-    TokenUsage::new(count(prompt), count(completion))
-}
-
-fn usage_object(usage: TokenUsage) -> Value {
-    json!({
-        "prompt_tokens": usage.prompt,
-        "completion_tokens": usage.completion,
-        "total_tokens": usage.total(),
-    })
 }
 
 /// A unit vector that depends on the text alone: every coordinate has the same size, its sign is a bit of
@@ -410,16 +689,62 @@ fn encoded(vector: &[f32], as_base64: bool) -> Value {
 mod tests {
     use super::*;
 
-    fn ask(path: &str, body: &Value) -> (StatusCode, Value, TokenUsage) {
+    fn question(path: &str, body: &Value, is_stream: bool) -> Answer {
         let question = Question {
             method: "POST".into(),
             path: path.into(),
+            dialect: Dialect::of(path),
+            is_stream,
             body: body.to_string().into(),
             id: "0".into(),
             created: 0,
         };
-        let answer = question.answer();
-        (answer.status, serde_json::from_slice(&answer.body).unwrap(), answer.usage)
+        question.answer().0
+    }
+
+    fn ask(path: &str, body: &Value) -> (StatusCode, Value, TokenUsage) {
+        let answer = question(path, body, false);
+        let AnswerBody::Whole(body) = answer.body else { panic!("a stream") };
+        let usage = match answer.reported {
+            Reported::Given(usage) => usage,
+            _ => TokenUsage::default(),
+        };
+        (answer.status, serde_json::from_slice(&body).unwrap(), usage)
+    }
+
+    #[test]
+    fn a_stream_says_the_same_as_the_whole_answer() {
+        for path in [
+            "/v1/chat/completions",
+            "/v1/completions",
+            "/v1/responses",
+            "/api/hub/agents/chat",
+            "/api/hub/agents/generate",
+            "/api/omm/generate",
+            "/api/yggdrasil/process",
+        ] {
+            let body = json!({
+                "messages": [{ "role": "user", "content": "Grüße 👋🏽 an alle!" }],
+                "prompt": "Grüße 👋🏽 an alle!",
+            });
+            let (_, whole, usage) = ask(path, &body);
+            let AnswerBody::Stream(stream) = question(path, &body, true).body else {
+                panic!("whole")
+            };
+            let frames: Vec<_> = futures_executor(stream);
+            let asked = Dialect::of(path).ask(body.to_string().as_bytes()).unwrap();
+            let mut transcript =
+                super::super::dialect::Transcript::new(Dialect::of(path), &asked, String::new());
+            let text: String =
+                frames.into_iter().map(|frame| transcript.read(frame.unwrap()).text).collect();
+            assert_eq!(text, Dialect::of(path).answer_text(whole.to_string().as_bytes()), "{path}");
+            assert_eq!(transcript.reported(), Reported::Given(usage), "{path}");
+        }
+    }
+
+    fn futures_executor<T>(stream: impl futures_util::Stream<Item = T>) -> Vec<T> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(stream.collect())
     }
 
     #[test]
@@ -433,7 +758,14 @@ mod tests {
         assert_eq!(Ok(usage.completion), counted);
         // "user" is one token, "Hello!" two, the frame six.
         assert_eq!(usage.prompt, 9);
-        assert_eq!(TokenUsage::of_answer(answer.to_string().as_bytes()).total(), usage.total());
+        assert_eq!(
+            Reported::of_answer(answer.to_string().as_bytes()),
+            Reported::Given({
+                let mut given = usage;
+                given.reported_total = usage.total();
+                given
+            })
+        );
         assert_eq!(
             ask("/v1/chat/completions", &body).1,
             answer,

@@ -1,0 +1,21 @@
+//! The one end of a hold.
+
+use sea_orm::entity::prelude::*;
+
+/// The one end of a hold.
+#[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "hold_end")]
+pub struct Model {
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub hold_id: Uuid,
+    pub account_id: i64,
+    pub kind: i16,
+    pub held: i64,
+    pub captured: i64,
+    pub at: i64,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

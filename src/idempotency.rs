@@ -1,0 +1,400 @@
+//! Requests that may be repeated: the first answer is recorded with the money it moved, in one transaction,
+//! and a repeat gets it byte for byte.
+//!
+//! After draft-ietf-httpapi-idempotency-key-header-07. A key belongs to an account. While the first request
+//! runs, its claim on the key is held in memory, from before the database is asked until what it recorded is
+//! durable, so no repeat can slip between. Only what moved money, or succeeded, is recorded; anything else may
+//! be tried again.
+//!
+//! Recorded answers are sealed (AES-256-GCM, under a key derived from the key pepper), since the answer to a
+//! key's creation has the key in it.
+
+use std::sync::Arc;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use bytes::Bytes;
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use rand::RngExt as _;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use crate::clock::Clock;
+use crate::config::IdempotencySettings;
+use crate::domain::{AccountId, Timestamp};
+use crate::store::answers::RecordedAnswer;
+use crate::store::{Store, StoreError};
+
+const MICROS_PER_DAY: i64 = 86_400_000_000;
+/// The longest key, in characters.
+pub const KEY_CHARS_MAX: usize = 255;
+
+/// The text is no idempotency key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be 1 to 255 visible ASCII characters, in double quotes or without")]
+pub struct MalformedKey;
+
+/// An `Idempotency-Key`, as its digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdempotencyKey([u8; 32]);
+
+impl IdempotencyKey {
+    /// Reads the header: a string of RFC 8941 (`"8e03978e-40d5"`), or the same without quotes, as most
+    /// clients send it.
+    ///
+    /// # Errors
+    /// [`MalformedKey`]
+    pub fn parse(header: &str) -> Result<Self, MalformedKey> {
+        let text = match header.strip_prefix('"') {
+            Some(quoted) => quoted.strip_suffix('"').ok_or(MalformedKey)?,
+            None => header,
+        };
+        let is_visible = text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'"');
+        if text.is_empty() || text.len() > KEY_CHARS_MAX || !is_visible {
+            return Err(MalformedKey);
+        }
+        Ok(IdempotencyKey(Sha256::digest(text).into()))
+    }
+}
+
+/// What tells one request from another: SHA-256 of method, target and raw body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// Of a request.
+    #[must_use]
+    pub fn of(method: &str, target: &str, body: &[u8]) -> Self {
+        let hash = Sha256::new()
+            .chain_update(method)
+            .chain_update([0])
+            .chain_update(target)
+            .chain_update([0])
+            .chain_update(body);
+        Fingerprint(hash.finalize().into())
+    }
+}
+
+/// An answer that is kept and given again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeptAnswer {
+    /// Its status.
+    pub status: u16,
+    /// Its headers.
+    pub headers: Vec<(String, String)>,
+    /// Its body.
+    pub body: Bytes,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Head {
+    status: u16,
+    headers: Vec<(String, String)>,
+}
+
+impl KeptAnswer {
+    /// The head's length, the head, the body.
+    fn encode(&self) -> Option<Vec<u8>> {
+        let head = Head { status: self.status, headers: self.headers.clone() };
+        let head = serde_json::to_vec(&head).ok()?;
+        let mut bytes = u32::try_from(head.len()).ok()?.to_le_bytes().to_vec();
+        bytes.extend_from_slice(&head);
+        bytes.extend_from_slice(&self.body);
+        Some(bytes)
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (length, rest) = bytes.split_first_chunk::<4>()?;
+        let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+        let (head, body) = rest.split_at_checked(length)?;
+        let Head { status, headers } = serde_json::from_slice(head).ok()?;
+        Some(KeptAnswer { status, headers, body: Bytes::copy_from_slice(body) })
+    }
+}
+
+/// Why a repeat is not answered as the first request was.
+#[derive(Debug, thiserror::Error)]
+pub enum IdempotencyError {
+    /// The first request still runs.
+    #[error("the first request with this idempotency key still runs")]
+    Running,
+    /// The key was used for another request.
+    #[error("the idempotency key was used for another request")]
+    OtherRequest,
+    /// The first answer was too large to be kept.
+    #[error("the first answer was too large to be kept")]
+    NotKept,
+    /// What is recorded cannot be opened: the key pepper is another one.
+    #[error("a recorded answer cannot be opened")]
+    Sealed,
+    /// See [`StoreError`].
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What a request with a key is.
+pub enum Begun {
+    /// The first.
+    First(Claim),
+    /// A repeat of one that was answered so.
+    Repeat(KeptAnswer),
+}
+
+/// What makes a request on a management route happen once.
+pub struct Once<T> {
+    /// The request's key.
+    pub key: IdempotencyKey,
+    /// What tells the request from others.
+    pub fingerprint: Fingerprint,
+    /// How it is answered, once it is done.
+    pub answer: Box<dyn Fn(&T) -> KeptAnswer>,
+}
+
+/// What came of a request that happens once.
+pub enum Made<T> {
+    /// It was done.
+    New(T),
+    /// It was done before, and answered so.
+    Repeat(KeptAnswer),
+}
+
+type Claims = DashMap<(AccountId, [u8; 32]), [u8; 32]>;
+
+/// The keys that are in use, and what was recorded under keys before.
+pub struct Idempotency {
+    store: Store,
+    clock: Clock,
+    claims: Arc<Claims>,
+    recorder: Recorder,
+}
+
+/// The right to answer a request first. While it is held, repeats are told to wait.
+pub struct Claim {
+    claims: Arc<Claims>,
+    account: AccountId,
+    key: IdempotencyKey,
+    fingerprint: Fingerprint,
+    recorder: Recorder,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.claims.remove(&(self.account, self.key.0));
+    }
+}
+
+#[derive(Clone)]
+struct Recorder {
+    seal: Arc<LessSafeKey>,
+    keep_micros: i64,
+    answer_max_bytes: usize,
+}
+
+impl Idempotency {
+    /// Over what the store has; `secret` is what the sealing key is derived from.
+    #[must_use]
+    pub fn new(
+        store: Store,
+        clock: Clock,
+        settings: &IdempotencySettings,
+        secret: &[u8],
+    ) -> Option<Self> {
+        let key = Sha256::new()
+            .chain_update(b"polysystems: sealing key of recorded answers, 1")
+            .chain_update(Sha256::digest(secret))
+            .finalize();
+        let key: [u8; 32] = key.into();
+        let seal = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key).ok()?);
+        let recorder = Recorder {
+            seal: Arc::new(seal),
+            keep_micros: i64::from(settings.keep_days.get()).saturating_mul(MICROS_PER_DAY),
+            answer_max_bytes: settings.answer_max_bytes,
+        };
+        Some(Idempotency { store, clock, claims: Arc::default(), recorder })
+    }
+
+    /// The largest answer that is kept, in bytes.
+    #[must_use]
+    pub fn answer_max_bytes(&self) -> usize {
+        self.recorder.answer_max_bytes
+    }
+
+    /// Begins a request with a key, or finds what it was answered before.
+    ///
+    /// # Errors
+    /// [`IdempotencyError`]
+    pub async fn begin(
+        &self,
+        account: AccountId,
+        key: IdempotencyKey,
+        fingerprint: Fingerprint,
+    ) -> Result<Begun, IdempotencyError> {
+        match self.claims.entry((account, key.0)) {
+            Entry::Occupied(claimed) if *claimed.get() == fingerprint.0 => {
+                return Err(IdempotencyError::Running);
+            }
+            Entry::Occupied(_) => return Err(IdempotencyError::OtherRequest),
+            Entry::Vacant(free) => {
+                free.insert(fingerprint.0);
+            }
+        }
+        let claims = Arc::clone(&self.claims);
+        let claim = Claim { claims, account, key, fingerprint, recorder: self.recorder.clone() };
+        match self.store.find_answer(account, key.0, self.clock.now()).await? {
+            None => Ok(Begun::First(claim)),
+            Some(found) if found.fingerprint != fingerprint.0 => {
+                Err(IdempotencyError::OtherRequest)
+            }
+            Some(found) => {
+                let sealed = found.answer.ok_or(IdempotencyError::NotKept)?;
+                let kept = claim.open(&sealed).ok_or(IdempotencyError::Sealed)?;
+                Ok(Begun::Repeat(kept))
+            }
+        }
+    }
+
+    /// Begins a request that happens once, where it asks for that.
+    ///
+    /// # Errors
+    /// [`IdempotencyError`]
+    pub async fn begin_once<T>(
+        &self,
+        account: AccountId,
+        once: Option<&Once<T>>,
+    ) -> Result<Option<Begun>, IdempotencyError> {
+        match once {
+            Some(once) => self.begin(account, once.key, once.fingerprint).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Forgets what is older than it is kept for.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn forget(&self) -> Result<(), StoreError> {
+        while self.store.forget_answers(self.clock.now()).await? {}
+        Ok(())
+    }
+}
+
+impl Claim {
+    /// What to record: `answer`, unless it is too large to be kept.
+    #[must_use]
+    pub fn record(
+        &self,
+        reference: Uuid,
+        answer: Option<&KeptAnswer>,
+        now: Timestamp,
+    ) -> RecordedAnswer {
+        let max = self.recorder.answer_max_bytes;
+        let kept = answer.filter(|answer| answer.body.len() <= max);
+        RecordedAnswer {
+            account: self.account,
+            key_digest: self.key.0,
+            fingerprint: self.fingerprint.0,
+            reference,
+            answer: kept.and_then(|answer| self.sealed(answer)),
+            created_at: now,
+            expires_at: now.plus_micros(self.recorder.keep_micros),
+        }
+    }
+
+    /// What the seal is bound to: an answer moved to another account or key does not open.
+    fn bound_to(&self) -> Vec<u8> {
+        let account = self.account.0.to_le_bytes();
+        [account.as_slice(), &self.key.0, &self.fingerprint.0].concat()
+    }
+
+    fn sealed(&self, answer: &KeptAnswer) -> Option<Vec<u8>> {
+        let nonce: [u8; NONCE_LEN] = rand::rng().random();
+        let mut text = answer.encode()?;
+        self.recorder
+            .seal
+            .seal_in_place_append_tag(
+                Nonce::assume_unique_for_key(nonce),
+                Aad::from(self.bound_to()),
+                &mut text,
+            )
+            .ok()?;
+        Some([nonce.as_slice(), &text].concat())
+    }
+
+    fn open(&self, sealed: &[u8]) -> Option<KeptAnswer> {
+        let (nonce, text) = sealed.split_first_chunk::<NONCE_LEN>()?;
+        let (nonce, mut text) = (Nonce::assume_unique_for_key(*nonce), text.to_vec());
+        let aad = Aad::from(self.bound_to());
+        let opened = self.recorder.seal.open_in_place(nonce, aad, &mut text).ok()?;
+        KeptAnswer::decode(opened)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(secret: &[u8], account: i64, key: &str) -> Claim {
+        let seal =
+            UnboundKey::new(&AES_256_GCM, &<[u8; 32]>::from(Sha256::digest(secret))).unwrap();
+        let recorder = Recorder {
+            seal: Arc::new(LessSafeKey::new(seal)),
+            keep_micros: 7,
+            answer_max_bytes: 10,
+        };
+        Claim {
+            claims: Arc::default(),
+            account: AccountId(account),
+            key: IdempotencyKey::parse(key).unwrap(),
+            fingerprint: Fingerprint::of("POST", "/x", b"{}"),
+            recorder,
+        }
+    }
+
+    #[test]
+    fn a_key_is_visible_text() {
+        for key in ["a", "8e03978e-40d5-43e8-bc93-6894a57f9324", &"x".repeat(255)] {
+            let quoted = format!("\"{key}\"");
+            assert_eq!(IdempotencyKey::parse(key), IdempotencyKey::parse(&quoted));
+            assert!(IdempotencyKey::parse(key).is_ok());
+        }
+        for key in ["", "\"\"", "\"a", "a\"", "a b", "a\tb", "ü", &"x".repeat(256)] {
+            assert_eq!(IdempotencyKey::parse(key), Err(MalformedKey), "{key}");
+        }
+    }
+
+    #[test]
+    fn requests_are_told_apart_by_all_that_matters() {
+        let one = Fingerprint::of("POST", "/x", b"{}");
+        for (method, target, body) in [
+            ("PUT", "/x", "{}"),
+            ("POST", "/x?", "{}"),
+            ("POST", "/x", "{ }"),
+            ("POST", "/x{", "}"),
+        ] {
+            assert_ne!(Fingerprint::of(method, target, body.as_bytes()), one);
+        }
+    }
+
+    #[test]
+    fn a_kept_answer_opens_only_where_it_was_sealed() {
+        let answer = KeptAnswer {
+            status: 201,
+            headers: vec![("a".into(), "b".into())],
+            body: Bytes::from_static(b"\x00secret"),
+        };
+        let one = claim(b"pepper", 1, "k");
+        let now = Timestamp::from_micros(1);
+        let sealed = one.record(Uuid::nil(), Some(&answer), now).answer.unwrap();
+        assert!(!sealed.windows(6).any(|bytes| bytes == b"secret"));
+        assert_eq!(one.open(&sealed), Some(answer.clone()));
+        for other in [claim(b"other", 1, "k"), claim(b"pepper", 2, "k"), claim(b"pepper", 1, "l")] {
+            assert_eq!(other.open(&sealed), None);
+        }
+        for cut in 0..sealed.len() {
+            assert_eq!(one.open(&sealed[..cut]), None);
+        }
+        let large = KeptAnswer { body: Bytes::from_static(&[0; 11]), ..answer };
+        assert_eq!(one.record(Uuid::nil(), Some(&large), now).answer, None);
+    }
+}

@@ -1,0 +1,66 @@
+//! Requests with an `Idempotency-Key`: a repeat is answered here, before anything is priced or charged.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
+
+use super::authenticate::Caller;
+use super::{Body, Departure, Gateway, Refusal};
+use crate::idempotency::{self, Claim, Fingerprint, IdempotencyError, KeptAnswer};
+
+/// What a request is.
+pub(super) enum Begun {
+    /// Without a key, or the first with it.
+    First(Option<Claim>),
+    /// A repeat, with its answer.
+    Repeat(Box<Departure>),
+}
+
+/// Claims the request's key, or finds what it was answered before.
+pub(super) async fn begin(gateway: &Gateway, caller: &Caller) -> Result<Begun, Refusal> {
+    let arrival = &caller.arrival;
+    let Some(key) = arrival.idempotency_key else { return Ok(Begun::First(None)) };
+    let query = arrival.query.as_deref().map(|query| format!("?{query}")).unwrap_or_default();
+    let target = format!("{}{query}", arrival.path);
+    let fingerprint = Fingerprint::of(arrival.method.as_str(), &target, &arrival.body);
+    match gateway.idempotency.begin(caller.key.account, key, fingerprint).await {
+        Ok(idempotency::Begun::First(claim)) => Ok(Begun::First(Some(claim))),
+        Ok(idempotency::Begun::Repeat(kept)) => Ok(Begun::Repeat(Box::new(replay(kept)))),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl From<IdempotencyError> for Refusal {
+    fn from(error: IdempotencyError) -> Self {
+        match error {
+            IdempotencyError::Running => Refusal::RepeatTooEarly,
+            IdempotencyError::OtherRequest => Refusal::RepeatDiffers,
+            IdempotencyError::NotKept => Refusal::RepeatNotKept,
+            IdempotencyError::Sealed => {
+                tracing::error!("a recorded answer does not open: has the key pepper changed?");
+                Refusal::RepeatNotKept
+            }
+            IdempotencyError::Store(error) => {
+                tracing::error!(%error, "a recorded answer could not be looked up");
+                Refusal::Unavailable("the database does not answer")
+            }
+        }
+    }
+}
+
+fn replay(kept: KeptAnswer) -> Departure {
+    let mut headers = HeaderMap::new();
+    for (name, value) in &kept.headers {
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value))
+        {
+            headers.append(name, value);
+        }
+    }
+    Departure {
+        status: StatusCode::from_u16(kept.status).unwrap_or(StatusCode::OK),
+        headers,
+        body: Body::Whole(kept.body),
+        money: Vec::new(),
+        is_replayed: true,
+    }
+}

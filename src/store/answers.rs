@@ -1,0 +1,107 @@
+//! Recorded answers: what a request with an Idempotency-Key was answered, for its repeats.
+
+use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, Statement};
+use uuid::Uuid;
+
+use super::{Store, StoreError};
+use crate::domain::{AccountId, Timestamp};
+use entity::recorded_answer;
+
+/// Rows deleted at once, so that nobody waits long for it.
+const PIECE: u64 = 500;
+
+/// An answer as recorded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordedAnswer {
+    /// Whose request it was.
+    pub account: AccountId,
+    /// SHA-256 of the idempotency key.
+    pub key_digest: [u8; 32],
+    /// SHA-256 of the request.
+    pub fingerprint: [u8; 32],
+    /// The charge, payment or key it made.
+    pub reference: Uuid,
+    /// The answer, sealed; `None` where it was too large to be kept.
+    pub answer: Option<Vec<u8>>,
+    /// When it was answered.
+    pub created_at: Timestamp,
+    /// From when on it is forgotten.
+    pub expires_at: Timestamp,
+}
+
+impl Store {
+    /// The answer recorded for a key of an account, unless it is forgotten.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn find_answer(
+        &self,
+        account: AccountId,
+        key_digest: [u8; 32],
+        now: Timestamp,
+    ) -> Result<Option<RecordedAnswer>, StoreError> {
+        self.run(move |store| async move {
+            let row = recorded_answer::Entity::find_by_id((account.0, key_digest.to_vec()))
+                .filter(recorded_answer::Column::ExpiresAt.gt(now.micros()))
+                .one(&store.read)
+                .await?;
+            let Some(row) = row else { return Ok(None) };
+            let corrupt = |_| StoreError::Corrupt("a recorded answer has no fingerprint".into());
+            Ok(Some(RecordedAnswer {
+                account,
+                key_digest,
+                fingerprint: row.fingerprint.try_into().map_err(corrupt)?,
+                reference: row.reference,
+                answer: row.answer,
+                created_at: Timestamp::from_micros(row.created_at),
+                expires_at: Timestamp::from_micros(row.expires_at),
+            }))
+        })
+        .await
+    }
+
+    /// Deletes answers whose time is over, a piece at a time; says whether there may be more.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn forget_answers(&self, now: Timestamp) -> Result<bool, StoreError> {
+        self.run(move |store| async move {
+            let sql = format!(
+                "DELETE FROM recorded_answer WHERE (account_id, key_digest) IN (
+                    SELECT account_id, key_digest FROM recorded_answer WHERE expires_at <= $1
+                    LIMIT {PIECE})"
+            );
+            let backend = store.write.get_database_backend();
+            let statement = Statement::from_sql_and_values(backend, sql, [now.micros().into()]);
+            let deleted = store.write.execute_raw(statement).await?.rows_affected();
+            Ok(deleted == PIECE)
+        })
+        .await
+    }
+}
+
+/// Writes an answer down. Whatever was recorded under the key before is forgotten, or this batch is written
+/// again after an unknown outcome.
+pub(super) async fn record(
+    connection: &impl ConnectionTrait,
+    answer: &RecordedAnswer,
+) -> Result<(), sea_orm::DbErr> {
+    const SQL: &str = "INSERT INTO recorded_answer
+            (account_id, key_digest, fingerprint, reference, answer, created_at, expires_at)
+        VALUES ($1, $2, $3, $4, $5, $6, $7)
+        ON CONFLICT (account_id, key_digest) DO UPDATE SET fingerprint = excluded.fingerprint,
+            reference = excluded.reference, answer = excluded.answer,
+            created_at = excluded.created_at, expires_at = excluded.expires_at";
+    let values = [
+        answer.account.0.into(),
+        answer.key_digest.to_vec().into(),
+        answer.fingerprint.to_vec().into(),
+        answer.reference.into(),
+        answer.answer.clone().into(),
+        answer.created_at.micros().into(),
+        answer.expires_at.micros().into(),
+    ];
+    let backend = connection.get_database_backend();
+    connection.execute_raw(Statement::from_sql_and_values(backend, SQL, values)).await?;
+    Ok(())
+}

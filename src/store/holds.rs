@@ -1,0 +1,244 @@
+//! Holds as they are written down: open ones in a table of their own, each end in another.
+
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, Statement,
+    Value,
+};
+
+use super::batch::{Batch, CommitError, column, json};
+use super::{Store, StoreError, is_postgres};
+use crate::domain::{
+    AccountId, ChargeId, Credits, Day, Hold, HoldChange, HoldEnd, KeyId, Month, Timestamp,
+};
+use entity::{hold, hold_end};
+
+impl Store {
+    /// Accounts with holds that nobody is left to end: of an owner that is gone, or past their time.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn accounts_with_orphaned_holds(
+        &self,
+        epoch: i64,
+        now: Timestamp,
+    ) -> Result<Vec<AccountId>, StoreError> {
+        self.run(move |store| async move {
+            let sql = "SELECT DISTINCT account_id FROM hold
+                WHERE epoch <> $1 OR expires_at <= $2 LIMIT 1000";
+            let backend = store.read.get_database_backend();
+            let values = [epoch.into(), now.micros().into()];
+            let rows = store
+                .read
+                .query_all_raw(Statement::from_sql_and_values(backend, sql, values))
+                .await?;
+            rows.iter().map(|row| Ok(AccountId(row.try_get_by_index(0)?))).collect()
+        })
+        .await
+    }
+}
+
+/// The open holds of an account. Those of another epoch have no owner any more: their time is over.
+pub(super) async fn load(
+    connection: &impl ConnectionTrait,
+    account: AccountId,
+    epoch: i64,
+) -> Result<Vec<Hold>, StoreError> {
+    let rows =
+        hold::Entity::find().filter(hold::Column::AccountId.eq(account.0)).all(connection).await?;
+    let hold = |row: hold::Model| Hold {
+        id: ChargeId(row.id),
+        account,
+        key: KeyId(row.key_id),
+        day: Day(row.day),
+        month: Month(row.month),
+        amount: Credits::from_nanos(row.amount),
+        earned: Credits::from_nanos(row.earned),
+        opened_at: Timestamp::from_micros(row.opened_at),
+        expires_at: Timestamp::from_micros(if row.epoch == epoch { row.expires_at } else { 0 }),
+    };
+    Ok(rows.into_iter().map(hold).collect())
+}
+
+/// Were the changes of these holds written? `None` where they do not tell.
+pub(super) async fn are_written(
+    connection: &impl ConnectionTrait,
+    holds: &[HoldChange],
+) -> Result<Option<bool>, StoreError> {
+    for change in holds {
+        let (id, may_be_open) = match change {
+            HoldChange::Opened(hold) => (hold.id.0, true),
+            HoldChange::Ended(end) => (end.id.0, false),
+            HoldChange::Extended(_) => continue,
+        };
+        let is_ended = hold_end::Entity::find_by_id(id).one(connection).await?.is_some();
+        let is_open = may_be_open && hold::Entity::find_by_id(id).one(connection).await?.is_some();
+        return Ok(Some(is_ended || is_open));
+    }
+    Ok(None)
+}
+
+/// Writes what happened to holds. An end must find its hold open.
+pub(super) async fn write(
+    transaction: &DatabaseTransaction,
+    batch: &Batch,
+    epoch: i64,
+) -> Result<(), CommitError> {
+    let mut opened: Vec<Hold> = Vec::new();
+    let mut extended: std::collections::BTreeMap<ChargeId, Hold> =
+        std::collections::BTreeMap::new();
+    let mut ended: Vec<HoldEnd> = Vec::new();
+    for change in &batch.holds {
+        match change {
+            HoldChange::Opened(hold) => opened.push(*hold),
+            HoldChange::Extended(hold) => {
+                extended.insert(hold.id, *hold);
+            }
+            HoldChange::Ended(end) => ended.push(*end),
+        }
+    }
+    if !opened.is_empty() {
+        run(transaction, OPEN, opened_values(transaction, &opened, epoch)?).await?;
+    }
+    if !extended.is_empty() {
+        let extended: Vec<Hold> = extended.into_values().collect();
+        run(transaction, EXTEND, extended_values(transaction, &extended)?).await?;
+    }
+    if ended.is_empty() {
+        return Ok(());
+    }
+    run(transaction, END, ended_values(transaction, &ended)?).await?;
+    let gone = run(transaction, CLOSE, gone_values(transaction, &ended)?).await?;
+    if usize::try_from(gone).is_ok_and(|gone| gone == ended.len()) {
+        Ok(())
+    } else {
+        Err(CommitError::Refused("a hold that ends is not open".into()))
+    }
+}
+
+/// A statement for PostgreSQL and the same for SQLite.
+type Sql = (&'static str, &'static str);
+
+const OPEN: Sql = (
+    "INSERT INTO hold (id, account_id, key_id, epoch, day, month, amount, earned, opened_at, expires_at)
+    SELECT id, account_id, key_id, $1, day, month, amount, earned, opened_at, expires_at
+    FROM UNNEST($2::UUID[], $3::BIGINT[], $4::UUID[], $5::INTEGER[], $6::INTEGER[], $7::BIGINT[],
+        $8::BIGINT[], $9::BIGINT[], $10::BIGINT[])
+        AS row (id, account_id, key_id, day, month, amount, earned, opened_at, expires_at)",
+    "INSERT INTO hold (id, account_id, key_id, epoch, day, month, amount, earned, opened_at, expires_at)
+    SELECT unhex(value ->> 0), value ->> 1, unhex(value ->> 2), $1, value ->> 3, value ->> 4, value ->> 5,
+        value ->> 6, value ->> 7, value ->> 8
+    FROM json_each($2)",
+);
+
+const EXTEND: Sql = (
+    "UPDATE hold SET amount = row.amount, earned = row.earned
+    FROM UNNEST($1::UUID[], $2::BIGINT[], $3::BIGINT[]) AS row (id, amount, earned)
+    WHERE hold.id = row.id",
+    "UPDATE hold SET amount = row.amount, earned = row.earned
+    FROM (SELECT unhex(value ->> 0) AS id, value ->> 1 AS amount, value ->> 2 AS earned
+        FROM json_each($1)) AS row
+    WHERE hold.id = row.id",
+);
+
+const END: Sql = (
+    "INSERT INTO hold_end (hold_id, account_id, kind, held, captured, at)
+    SELECT * FROM UNNEST($1::UUID[], $2::BIGINT[], $3::SMALLINT[], $4::BIGINT[], $5::BIGINT[],
+        $6::BIGINT[])",
+    "INSERT INTO hold_end (hold_id, account_id, kind, held, captured, at)
+    SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5
+    FROM json_each($1)",
+);
+
+const CLOSE: Sql = (
+    "DELETE FROM hold WHERE id = ANY($1::UUID[])",
+    "DELETE FROM hold WHERE id IN (SELECT unhex(value) FROM json_each($1))",
+);
+
+async fn run(
+    transaction: &DatabaseTransaction,
+    (postgres, sqlite): Sql,
+    values: Vec<Value>,
+) -> Result<u64, DbErr> {
+    let sql = if is_postgres(transaction) { postgres } else { sqlite };
+    let backend = transaction.get_database_backend();
+    let statement = Statement::from_sql_and_values(backend, sql, values);
+    Ok(transaction.execute_raw(statement).await?.rows_affected())
+}
+
+fn opened_values(
+    transaction: &DatabaseTransaction,
+    holds: &[Hold],
+    epoch: i64,
+) -> Result<Vec<Value>, DbErr> {
+    if !is_postgres(transaction) {
+        let rows = holds.iter().map(|hold| {
+            (
+                hold.id.0.simple(),
+                hold.account.0,
+                hold.key.0.simple(),
+                hold.day.0,
+                hold.month.0,
+                hold.amount.nanos(),
+                hold.earned.nanos(),
+                hold.opened_at.micros(),
+                hold.expires_at.micros(),
+            )
+        });
+        return Ok(vec![epoch.into(), json(rows)?]);
+    }
+    Ok(vec![
+        epoch.into(),
+        column(holds, |hold| hold.id.0),
+        column(holds, |hold| hold.account.0),
+        column(holds, |hold| hold.key.0),
+        column(holds, |hold| hold.day.0),
+        column(holds, |hold| hold.month.0),
+        column(holds, |hold| hold.amount.nanos()),
+        column(holds, |hold| hold.earned.nanos()),
+        column(holds, |hold| hold.opened_at.micros()),
+        column(holds, |hold| hold.expires_at.micros()),
+    ])
+}
+
+fn extended_values(transaction: &DatabaseTransaction, holds: &[Hold]) -> Result<Vec<Value>, DbErr> {
+    if !is_postgres(transaction) {
+        let row = |hold: &Hold| (hold.id.0.simple(), hold.amount.nanos(), hold.earned.nanos());
+        return Ok(vec![json(holds.iter().map(row))?]);
+    }
+    Ok(vec![
+        column(holds, |hold| hold.id.0),
+        column(holds, |hold| hold.amount.nanos()),
+        column(holds, |hold| hold.earned.nanos()),
+    ])
+}
+
+fn ended_values(transaction: &DatabaseTransaction, ends: &[HoldEnd]) -> Result<Vec<Value>, DbErr> {
+    if !is_postgres(transaction) {
+        let rows = ends.iter().map(|end| {
+            (
+                end.id.0.simple(),
+                end.account.0,
+                end.kind.code(),
+                end.held.nanos(),
+                end.captured.nanos(),
+                end.at.micros(),
+            )
+        });
+        return Ok(vec![json(rows)?]);
+    }
+    Ok(vec![
+        column(ends, |end| end.id.0),
+        column(ends, |end| end.account.0),
+        column(ends, |end| end.kind.code()),
+        column(ends, |end| end.held.nanos()),
+        column(ends, |end| end.captured.nanos()),
+        column(ends, |end| end.at.micros()),
+    ])
+}
+
+fn gone_values(transaction: &DatabaseTransaction, ends: &[HoldEnd]) -> Result<Vec<Value>, DbErr> {
+    if !is_postgres(transaction) {
+        return Ok(vec![json(ends.iter().map(|end| end.id.0.simple()))?]);
+    }
+    Ok(vec![column(ends, |end| end.id.0)])
+}

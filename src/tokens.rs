@@ -1,0 +1,266 @@
+//! Counting tokens: of prompts before a call, of delivered text where an upstream does not say.
+//!
+//! By the vocabulary of the model where it is known, else by `o200k_base`.
+
+use serde_json::{Map, Value};
+use tiktoken_rs::CoreBPE;
+
+/// Text of a prompt that is counted exactly. What is longer is held for at a token a byte, which is an upper
+/// bound, and counted at a token for four.
+const COUNTED_BYTES_MAX: usize = 256 * 1024;
+/// Held for an image, a sound or a file in a prompt, whose tokens only the upstream knows.
+const PART_TOKENS_MAX: u64 = 2_000;
+/// What a chat's frame adds to each message, and to the whole (OpenAI cookbook, counting tokens).
+const TOKENS_PER_MESSAGE: u64 = 3;
+const TOKENS_PER_REPLY: u64 = 3;
+/// From this length on delivered text is counted as far as it cannot change any more.
+const PENDING_BYTES: usize = 2 * 1024;
+/// At this length it is counted even where a word may be cut.
+const PENDING_BYTES_MAX: usize = 16 * 1024;
+
+/// Loads the default vocabulary, which takes a while the first time.
+pub fn warm_up() {
+    tiktoken_rs::o200k_base_singleton().count_ordinary("warm");
+}
+
+/// The vocabulary of a model.
+#[must_use]
+pub fn vocabulary(model: Option<&str>) -> &'static CoreBPE {
+    let known = model.and_then(tiktoken_rs::tokenizer::get_tokenizer);
+    known
+        .and_then(|tokenizer| tiktoken_rs::bpe_for_tokenizer(tokenizer).ok())
+        .unwrap_or_else(|| tiktoken_rs::o200k_base_singleton())
+}
+
+/// The tokens of a text.
+#[must_use]
+pub fn count(bpe: &CoreBPE, text: &str) -> u64 {
+    u64::try_from(bpe.count_ordinary(text)).unwrap_or(u64::MAX)
+}
+
+/// The tokens of a prompt.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PromptTokens {
+    /// As far as they can be counted here.
+    pub counted: u64,
+    /// No fewer than the upstream will count.
+    pub bound: u64,
+}
+
+impl PromptTokens {
+    /// Of a request's body.
+    #[must_use]
+    pub fn of(body: &Map<String, Value>, bpe: &CoreBPE) -> Self {
+        let mut prompt = Prompt::default();
+        for (name, value) in body {
+            match name.as_str() {
+                "messages" => prompt.add_messages(value),
+                "input" | "prompt" => prompt.add(value),
+                "instructions" | "system" | "suffix" | "text" => prompt.add_text_of(value),
+                // Schemas are shown to the model as text.
+                "tools" | "functions" | "response_format" => prompt.push(&value.to_string()),
+                _ => {}
+            }
+        }
+        prompt.count(bpe)
+    }
+}
+
+/// What of a request's body the model is shown.
+#[derive(Default)]
+struct Prompt {
+    text: String,
+    /// Texts are counted apart, so that they do not melt together.
+    ends: Vec<usize>,
+    tokens: u64,
+    parts: u64,
+}
+
+impl Prompt {
+    fn push(&mut self, text: &str) {
+        self.text.push_str(text);
+        self.ends.push(self.text.len());
+    }
+
+    /// Each message with its frame.
+    fn add_messages(&mut self, messages: &Value) {
+        let Value::Array(messages) = messages else { return self.add(messages) };
+        self.tokens = self.tokens.saturating_add(TOKENS_PER_REPLY);
+        for message in messages {
+            self.tokens = self.tokens.saturating_add(TOKENS_PER_MESSAGE);
+            self.add(message);
+        }
+    }
+
+    fn add_text_of(&mut self, value: &Value) {
+        if let Value::String(text) = value {
+            self.push(text);
+        }
+    }
+
+    fn add(&mut self, value: &Value) {
+        match value {
+            Value::String(text) => self.push(text),
+            // A prompt may be given as tokens.
+            Value::Number(_) => self.tokens = self.tokens.saturating_add(1),
+            Value::Array(values) => values.iter().for_each(|value| self.add(value)),
+            Value::Object(part) => {
+                let kind = part.get("type").and_then(Value::as_str).unwrap_or_default();
+                if ["image", "audio", "file", "video"].iter().any(|word| kind.contains(word)) {
+                    self.parts = self.parts.saturating_add(1);
+                    return;
+                }
+                let told = part.iter().filter(|(name, _)| !matches!(name.as_str(), "type" | "id"));
+                told.for_each(|(_, value)| self.add(value));
+            }
+            Value::Null | Value::Bool(_) => {}
+        }
+    }
+
+    fn count(&self, bpe: &CoreBPE) -> PromptTokens {
+        let (mut counted, mut bound, mut start) = (self.tokens, self.tokens, 0);
+        for end in &self.ends {
+            let cut = floor_char_boundary(&self.text, (*end).min(COUNTED_BYTES_MAX.max(start)));
+            let (text, rest) =
+                (self.text.get(start..cut).unwrap_or_default(), end.saturating_sub(cut));
+            let (tokens, rest) = (count(bpe, text), u64::try_from(rest).unwrap_or(u64::MAX));
+            counted = counted.saturating_add(tokens).saturating_add(rest.div_ceil(4));
+            bound = bound.saturating_add(tokens).saturating_add(rest);
+            start = *end;
+        }
+        bound = bound.saturating_add(self.parts.saturating_mul(PART_TOKENS_MAX));
+        PromptTokens { counted, bound }
+    }
+}
+
+fn floor_char_boundary(text: &str, mut place: usize) -> usize {
+    while !text.is_char_boundary(place) {
+        place = place.saturating_sub(1);
+    }
+    place
+}
+
+/// Counts the tokens of a text that comes in pieces, as if it were counted whole, in bounded memory.
+#[derive(Clone)]
+pub struct TextCounter {
+    bpe: &'static CoreBPE,
+    counted: u64,
+    /// What the next piece may still change the tokens of.
+    pending: String,
+}
+
+impl TextCounter {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new(bpe: &'static CoreBPE) -> Self {
+        TextCounter { bpe, counted: 0, pending: String::new() }
+    }
+
+    /// Adds a piece.
+    pub fn push(&mut self, text: &str) {
+        self.pending.push_str(text);
+        if self.pending.len() >= PENDING_BYTES {
+            self.tighten();
+        }
+    }
+
+    /// No fewer than the tokens so far: a token of these vocabularies has a byte at least.
+    #[must_use]
+    pub fn bound(&self) -> u64 {
+        self.counted.saturating_add(u64::try_from(self.pending.len()).unwrap_or(u64::MAX))
+    }
+
+    /// Brings the bound closer, by counting what no later piece can change: up to the last space between two
+    /// words, where the vocabularies always part.
+    pub fn tighten(&mut self) {
+        let bytes = self.pending.as_bytes();
+        let is_part = |window: &[u8]| match window {
+            [before, b' ', after] => before.is_ascii_alphabetic() && after.is_ascii_alphabetic(),
+            _ => false,
+        };
+        let last = bytes.windows(3).rposition(is_part).map(|place| place.saturating_add(1));
+        let is_full = self.pending.len() >= PENDING_BYTES_MAX;
+        let Some(end) = last.or_else(|| is_full.then_some(self.pending.len())) else { return };
+        let rest = self.pending.split_off(end);
+        self.counted = self.counted.saturating_add(count(self.bpe, &self.pending));
+        self.pending = rest;
+    }
+
+    /// The tokens so far.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.counted.saturating_add(count(self.bpe, &self.pending))
+    }
+
+    /// Has nothing been added?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.counted == 0 && self.pending.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn of(body: &Value) -> PromptTokens {
+        PromptTokens::of(body.as_object().unwrap(), vocabulary(None))
+    }
+
+    #[test]
+    fn a_prompt_is_what_the_model_is_shown() {
+        // "user" is one token, "Hello!" two, the frame six.
+        let chat = json!({ "model": "x", "messages": [{ "role": "user", "content": "Hello!" }] });
+        assert_eq!(of(&chat), PromptTokens { counted: 9, bound: 9 });
+        assert_eq!(of(&json!({ "prompt": ["Hello!", "Hello!"] })).counted, 4);
+        assert_eq!(of(&json!({ "prompt": [[1, 2, 3], [4]] })).counted, 4);
+        assert_eq!(of(&json!({ "input": "Hello!", "instructions": "Hello!" })).counted, 4);
+        assert_eq!(of(&json!({ "max_tokens": 5, "user": "Hello!" })).counted, 0);
+        let image = json!({ "messages": [{ "role": "user", "content": [
+            { "type": "text", "text": "Hello!" },
+            { "type": "image_url", "image_url": { "url": "data:image/png;base64,AAAAAAAAAAAAAAAA" } },
+        ] }] });
+        assert_eq!(of(&image), PromptTokens { counted: 9, bound: 2_009 });
+    }
+
+    #[test]
+    fn a_very_long_prompt_is_bounded() {
+        let long = "word ".repeat(COUNTED_BYTES_MAX);
+        let tokens = of(&json!({ "prompt": ["Hello!", long] }));
+        assert!(tokens.counted < tokens.bound);
+        assert!(tokens.bound > u64::try_from(COUNTED_BYTES_MAX).unwrap() * 4);
+    }
+
+    #[test]
+    fn text_in_pieces_counts_as_the_whole() {
+        let text = "The quick brown fox, it's said, jumped 12345 times. Über Straße! \n\n  x  y"
+            .repeat(200);
+        for size in [1, 3, 7, 1_000, 5_000] {
+            let mut counter = TextCounter::new(vocabulary(None));
+            let characters: Vec<char> = text.chars().collect();
+            for piece in characters.chunks(size) {
+                counter.push(&piece.iter().collect::<String>());
+                assert!(counter.bound() >= counter.total());
+                assert!(counter.pending.len() < PENDING_BYTES_MAX + 5_000);
+            }
+            counter.tighten();
+            assert_eq!(counter.total(), count(vocabulary(None), &text), "{size}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_in_pieces_counts_as_the_whole(words in proptest::collection::vec("[a-zA-Z0-9 ,.'\\n-]{0,12}", 0..400)) {
+            let mut counter = TextCounter::new(vocabulary(None));
+            for word in &words {
+                counter.push(word);
+                counter.tighten();
+                prop_assert!(counter.bound() >= counter.total());
+            }
+            prop_assert_eq!(counter.total(), count(vocabulary(None), &words.concat()));
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! A JSON object whose fields are read and changed one by one, while the text of all others stays as it was
+//! written.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+/// The fields in their order, each with its value's own text.
+#[derive(Clone, Debug, Default)]
+pub struct Fields<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
+
+impl<'a> Fields<'a> {
+    /// Reads an object; `None` for any other text.
+    #[must_use]
+    pub fn read(text: &'a str) -> Option<Self> {
+        serde_json::from_str(text).ok()
+    }
+
+    /// A field's text; `None` where it is absent or null.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        let field = self.0.iter().rev().find(|(own, _)| own == name);
+        field.map(|(_, value)| &**value).filter(|value| *value != "null")
+    }
+
+    /// Is the field there, if only as null?
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(own, _)| own == name)
+    }
+
+    /// Sets a field to a JSON text, in its place or at the end.
+    pub fn set(&mut self, name: &'static str, value: impl Into<Cow<'a, str>>) {
+        let value = value.into();
+        match self.0.iter().position(|(own, _)| own == name) {
+            Some(place) => {
+                let mut first = true;
+                self.0.retain(|(own, _)| own != name || std::mem::take(&mut first));
+                if let Some(field) = self.0.get_mut(place) {
+                    field.1 = value;
+                }
+            }
+            None => self.0.push((Cow::Borrowed(name), value)),
+        }
+    }
+
+    /// Takes a field away.
+    pub fn remove(&mut self, name: &str) {
+        self.0.retain(|(own, _)| own != name);
+    }
+
+    /// Keeps the fields of these names alone.
+    #[must_use]
+    pub fn only(&self, names: &[&str]) -> Fields<'static> {
+        let kept = self.0.iter().filter(|(own, _)| names.contains(&&**own));
+        let owned = |text: &Cow<'_, str>| Cow::Owned(text.clone().into_owned());
+        Fields(kept.map(|(name, value)| (owned(name), owned(value))).collect())
+    }
+
+    /// The same, on its own.
+    #[must_use]
+    pub fn into_owned(self) -> Fields<'static> {
+        let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+        Fields(self.0.into_iter().map(|(name, value)| (owned(name), owned(value))).collect())
+    }
+}
+
+impl fmt::Display for Fields<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("{")?;
+        for (place, (name, value)) in self.0.iter().enumerate() {
+            let comma = if place == 0 { "" } else { "," };
+            let name = serde_json::to_string(name).map_err(|_| fmt::Error)?;
+            write!(f, "{comma}{name}:{value}")?;
+        }
+        f.write_str("}")
+    }
+}
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Name<'n>(#[serde(borrow)] Cow<'n, str>);
+
+        struct Reader;
+
+        impl<'de> Visitor<'de> for Reader {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(Name(name)) = map.next_key()? {
+                    let value: &RawValue = map.next_value()?;
+                    fields.push((name, Cow::Borrowed(value.get())));
+                }
+                Ok(Fields(fields))
+            }
+        }
+
+        deserializer.deserialize_map(Reader)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_is_not_changed_keeps_its_text() {
+        let text = r#"{"b":1.50,"a\u0041":[1, 2],"usage":null,"b":2,"z":"ü"}"#;
+        let mut fields = Fields::read(text).unwrap();
+        assert_eq!((fields.get("b"), fields.get("usage")), (Some("2"), None));
+        assert!(fields.has("usage") && fields.has("aA") && !fields.has("c"));
+        fields.set("c", "true");
+        fields.set("b", "3");
+        fields.remove("usage");
+        assert_eq!(fields.to_string(), r#"{"b":3,"aA":[1, 2],"z":"ü","c":true}"#);
+        assert_eq!(fields.only(&["z"]).to_string(), r#"{"z":"ü"}"#);
+    }
+
+    #[test]
+    fn what_is_no_object_is_none() {
+        for text in ["", "[]", "1", "\"a\"", "{\"a\":}", "{\"a\":1}x", "[DONE]"] {
+            assert!(Fields::read(text).is_none(), "{text}");
+        }
+        assert_eq!(Fields::read("{}").unwrap().to_string(), "{}");
+    }
+}
