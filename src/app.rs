@@ -307,6 +307,8 @@ fn http_server(
     .keep_alive(Duration::from_secs(keep_alive_seconds))
     .client_request_timeout(Duration::from_secs(head_timeout_seconds))
     .tcp_nodelay(true)
+    // A client that has closed its side is gone, also while a stream says nothing.
+    .h1_allow_half_closed(false)
     // The sandbox's larger answers; whoever comes later waits.
     .worker_max_blocking_threads(2)
     .shutdown_timeout(5)

@@ -73,15 +73,22 @@ async fn a_limit_of_one_request_is_of_one_request(database: Database) {
     user.limit(&key, &json!({ "per_request_limit": 0.000_499_999 })).await;
     server.post("/api/hub/rag/index", &json!({})).key(&key).expect(402).await;
     server.post("/api/hub/memory", &json!({})).key(&key).expect(200).await;
-    // What a call can cost counts, not what it would have cost.
-    user.limit(&key, &json!({ "per_request_limit": 0.0030 })).await;
+    // What a call begins with counts, not what it would have cost: 9 tokens of prompt, 16 of completion.
+    user.limit(&key, &json!({ "per_request_limit": 0.002_25 })).await;
     let chat = |max: u32| {
         let body =
             json!({ "messages": [{ "role": "user", "content": "Hello!" }], "max_tokens": max });
         server.post("/v1/chat/completions", &body).key(&key)
     };
     chat(1).expect(200).await;
-    chat(100).expect(402).await;
+    // As many tokens as the limit has room for.
+    let answer = chat(100).expect(200).await;
+    assert_eq!(answer.header("x-polysystems-max-tokens"), "16");
+    assert_eq!(answer.body["usage"]["completion_tokens"], 16);
+    assert_eq!(answer.header("x-polysystems-cost"), "0.00225");
+    user.limit(&key, &json!({ "per_request_limit": 0.002_249 })).await;
+    chat(15).expect(200).await;
+    chat(16).expect(402).await;
 }
 
 async fn a_key_at_its_limit_does_not_stop_another(database: Database) {

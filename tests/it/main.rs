@@ -20,4 +20,5 @@ mod payments;
 mod rate_limits;
 mod refusals;
 mod runtime_facts;
+mod streams;
 mod support;

@@ -240,7 +240,7 @@ pub struct Key {
     pub value: String,
 }
 
-pub struct Request(reqwest::RequestBuilder);
+pub struct Request(pub reqwest::RequestBuilder);
 
 impl Request {
     pub fn header(self, name: &str, value: &str) -> Self {
@@ -277,6 +277,69 @@ impl Request {
             assert_eq!(answer.status.as_u16(), status, "at {caller}: {}", answer.text);
             answer
         }
+    }
+}
+
+impl Request {
+    /// Sends it, and reads the answer's head alone.
+    #[track_caller]
+    pub fn stream(self) -> impl Future<Output = Events> {
+        let caller = std::panic::Location::caller();
+        async move {
+            let response = self.0.send().await.unwrap();
+            assert_eq!(response.status(), 200, "at {caller}");
+            let headers = response.headers().clone();
+            Events { headers, response, text: String::new(), read: 0 }
+        }
+    }
+}
+
+/// A stream of events, as a client sees it.
+pub struct Events {
+    pub headers: reqwest::header::HeaderMap,
+    response: reqwest::Response,
+    /// All that has come.
+    pub text: String,
+    read: usize,
+}
+
+impl Events {
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).unwrap_or_else(|| panic!("no {name}")).to_str().unwrap()
+    }
+
+    /// The data of the next event; nothing at the end. Comments are passed over.
+    pub async fn next(&mut self) -> Option<String> {
+        loop {
+            while let Some(length) = self.text[self.read..].find("\n\n") {
+                let frame = &self.text[self.read..self.read + length];
+                let data: Vec<&str> =
+                    frame.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
+                let data = data.join("\n");
+                self.read += length + 2;
+                if !data.is_empty() {
+                    return Some(data);
+                }
+            }
+            let chunk = self.response.chunk().await.ok().flatten()?;
+            self.text.push_str(std::str::from_utf8(&chunk).unwrap());
+        }
+    }
+
+    /// Reads it to its end: each event as JSON; `[DONE]` as a string.
+    pub async fn rest(&mut self) -> Vec<Value> {
+        let mut events = Vec::new();
+        while let Some(data) = self.next().await {
+            events.push(serde_json::from_str(&data).unwrap_or(Value::String(data)));
+        }
+        events
+    }
+
+    /// The comment at its end.
+    pub fn bill(&self) -> Value {
+        let start = self.text.rfind(": polysystems {").expect("no comment at the end");
+        let line = self.text[start + ": polysystems ".len()..].lines().next().unwrap();
+        serde_json::from_str(line).unwrap()
     }
 }
 

@@ -1,11 +1,14 @@
 //! An upstream whose answers a test scripts, and which remembers what it was asked.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
 
 /// What the upstream does with a call.
 #[derive(Clone)]
@@ -18,12 +21,61 @@ pub enum Script {
     Silent,
     /// Hangs up half-way through the body.
     Cut,
+    /// Streams events.
+    Events(Vec<Step>),
+    /// Streams what the test sends, as it sends it.
+    Live(Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<String>>>),
+    /// As the request's body says.
+    Asked(fn(&Value) -> Script),
+}
+
+/// A step of a streamed answer.
+#[derive(Clone)]
+pub enum Step {
+    /// Sends these bytes.
+    Send(String),
+    Pause(Duration),
+    /// Hangs up.
+    Cut,
+    /// Says nothing more.
+    Stall,
+}
+
+/// The event of a piece of text, as a chat's chunk.
+pub fn word(text: &str) -> Step {
+    let chunk = serde_json::json!({
+        "id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m",
+        "choices": [{ "index": 0, "delta": { "content": text }, "finish_reason": null }],
+        "usage": null,
+    });
+    Step::Send(format!("data: {chunk}\n\n"))
+}
+
+/// The event that tells the usage, and the end.
+pub fn usage_and_done(usage: &Value) -> Step {
+    let chunk = serde_json::json!({ "id": "c", "choices": [], "usage": usage });
+    Step::Send(format!("data: {chunk}\n\ndata: [DONE]\n\n"))
 }
 
 pub struct Upstream {
     pub address: SocketAddr,
     /// Each request's head, in small letters.
     pub heads: Arc<Mutex<Vec<String>>>,
+    /// Each request's body.
+    pub bodies: Arc<Mutex<Vec<Value>>>,
+    /// Streams that were cut off by the other side.
+    pub hung_up: Arc<AtomicUsize>,
+    /// Bytes of streams that the other side's connection took.
+    pub taken: Arc<AtomicUsize>,
+    script: Arc<Mutex<Script>>,
+}
+
+#[derive(Clone)]
+struct Seen {
+    heads: Arc<Mutex<Vec<String>>>,
+    bodies: Arc<Mutex<Vec<Value>>>,
+    hung_up: Arc<AtomicUsize>,
+    taken: Arc<AtomicUsize>,
     script: Arc<Mutex<Script>>,
 }
 
@@ -33,15 +85,32 @@ impl Upstream {
         let upstream = Upstream {
             address: listener.local_addr().unwrap(),
             heads: Arc::default(),
+            bodies: Arc::default(),
+            hung_up: Arc::default(),
+            taken: Arc::default(),
             script: Arc::new(Mutex::new(script)),
         };
-        let (heads, script) = (Arc::clone(&upstream.heads), Arc::clone(&upstream.script));
+        let seen = Seen {
+            heads: Arc::clone(&upstream.heads),
+            bodies: Arc::clone(&upstream.bodies),
+            hung_up: Arc::clone(&upstream.hung_up),
+            taken: Arc::clone(&upstream.taken),
+            script: Arc::clone(&upstream.script),
+        };
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                tokio::spawn(answer(stream, Arc::clone(&heads), Arc::clone(&script)));
+                stream.set_nodelay(true).unwrap();
+                tokio::spawn(serve(stream, seen.clone()));
             }
         });
         upstream
+    }
+
+    /// One that streams what is sent to it.
+    pub async fn live() -> (Self, mpsc::UnboundedSender<String>) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let script = Script::Live(Arc::new(tokio::sync::Mutex::new(receiver)));
+        (Self::start(script).await, sender)
     }
 
     pub fn url(&self) -> String {
@@ -55,31 +124,56 @@ impl Upstream {
     pub fn calls(&self) -> usize {
         self.heads.lock().unwrap().len()
     }
+
+    pub fn last_body(&self) -> Value {
+        self.bodies.lock().unwrap().last().unwrap().clone()
+    }
 }
 
-/// One call for each connection.
-async fn answer(mut stream: TcpStream, heads: Arc<Mutex<Vec<String>>>, script: Arc<Mutex<Script>>) {
-    let mut request = Vec::new();
-    let head_end = loop {
-        if let Some(end) = request.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
-            break end;
+/// Calls on one connection, until one ends it.
+async fn serve(mut stream: TcpStream, seen: Seen) {
+    let mut buffer = Vec::new();
+    while let Some((head, body)) = request(&mut stream, &mut buffer).await {
+        let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
+        seen.heads.lock().unwrap().push(head);
+        let mut script = seen.script.lock().unwrap().clone();
+        if let Script::Asked(asked) = script {
+            script = asked(&body);
+        } else {
+            seen.bodies.lock().unwrap().push(body);
         }
-        if stream.read_buf(&mut request).await.unwrap_or(0) == 0 {
+        if !answer(&mut stream, script, &seen).await {
             return;
         }
+    }
+}
+
+async fn request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<(String, Vec<u8>)> {
+    let head_end = loop {
+        if let Some(end) = buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
+            break end;
+        }
+        if stream.read_buf(buffer).await.unwrap_or(0) == 0 {
+            return None;
+        }
     };
-    let head = String::from_utf8_lossy(&request[..head_end]).to_lowercase();
+    let head = String::from_utf8_lossy(&buffer[..head_end]).to_lowercase();
     let length: usize = head
         .lines()
         .find_map(|line| line.strip_prefix("content-length: "))
         .map_or(0, |length| length.parse().unwrap());
-    while request.len() < head_end + 4 + length {
-        if stream.read_buf(&mut request).await.unwrap_or(0) == 0 {
-            return;
+    while buffer.len() < head_end + 4 + length {
+        if stream.read_buf(buffer).await.unwrap_or(0) == 0 {
+            return None;
         }
     }
-    heads.lock().unwrap().push(head);
-    let script = script.lock().unwrap().clone();
+    let body = buffer[head_end + 4..head_end + 4 + length].to_vec();
+    buffer.drain(..head_end + 4 + length);
+    Some((head, body))
+}
+
+/// Answers; says whether the connection can be used again.
+async fn answer(stream: &mut TcpStream, script: Script, seen: &Seen) -> bool {
     let (status, body, missing) = match script {
         Script::Answer(status, body) => (status, body, 0),
         Script::Slow(pause, body) => {
@@ -88,14 +182,86 @@ async fn answer(mut stream: TcpStream, heads: Arc<Mutex<Vec<String>>>, script: A
         }
         Script::Silent => {
             tokio::time::sleep(Duration::from_mins(1)).await;
-            return;
+            return false;
         }
         Script::Cut => (200, "{\"usage\":".to_owned(), 100),
+        Script::Events(steps) => return events(stream, steps, seen).await,
+        Script::Live(receiver) => {
+            let mut receiver = receiver.lock().await;
+            if !begin(stream).await {
+                return false;
+            }
+            loop {
+                tokio::select! {
+                    sent = receiver.recv() => match sent {
+                        Some(bytes) if !send(stream, &bytes, seen).await => return false,
+                        Some(_) => {}
+                        None => break,
+                    },
+                    () = hang_up(stream) => {
+                        seen.hung_up.fetch_add(1, Ordering::SeqCst);
+                        return false;
+                    }
+                }
+            }
+            return stream.write_all(b"0\r\n\r\n").await.is_ok();
+        }
+        Script::Asked(_) => panic!("asked what is to be asked"),
     };
     let answer = format!(
         "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
-         set-cookie: theirs=1\r\nx-upstream-header: kept\r\nconnection: close\r\n\r\n{body}",
+         set-cookie: theirs=1\r\nx-upstream-header: kept\r\n\r\n{body}",
         body.len() + missing
     );
-    let _ = stream.write_all(answer.as_bytes()).await;
+    stream.write_all(answer.as_bytes()).await.is_ok() && missing == 0
+}
+
+async fn begin(stream: &mut TcpStream) -> bool {
+    let head =
+        "HTTP/1.1 200 X\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.is_ok()
+}
+
+async fn send(stream: &mut TcpStream, bytes: &str, seen: &Seen) -> bool {
+    let chunk = format!("{:x}\r\n{bytes}\r\n", bytes.len());
+    let is_taken = stream.write_all(chunk.as_bytes()).await.is_ok();
+    if is_taken {
+        seen.taken.fetch_add(bytes.len(), Ordering::SeqCst);
+    }
+    is_taken
+}
+
+/// Waits until the other side is gone.
+async fn hang_up(stream: &TcpStream) {
+    while stream.readable().await.is_ok() {
+        match stream.try_read(&mut [0; 64]) {
+            Ok(0) => return,
+            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => return,
+            _ => {}
+        }
+    }
+}
+
+async fn events(stream: &mut TcpStream, steps: Vec<Step>, seen: &Seen) -> bool {
+    if !begin(stream).await {
+        return false;
+    }
+    for step in steps {
+        match step {
+            Step::Send(bytes) => {
+                if !send(stream, &bytes, seen).await {
+                    seen.hung_up.fetch_add(1, Ordering::SeqCst);
+                    return false;
+                }
+            }
+            Step::Pause(pause) => tokio::time::sleep(pause).await,
+            Step::Cut => return false,
+            Step::Stall => {
+                hang_up(stream).await;
+                seen.hung_up.fetch_add(1, Ordering::SeqCst);
+                return false;
+            }
+        }
+    }
+    stream.write_all(b"0\r\n\r\n").await.is_ok()
 }
