@@ -82,8 +82,9 @@ async fn verify_account(store: &Store, id: AccountId) -> Result<(u64, Vec<Findin
         if page.is_empty() {
             break;
         }
-        for (entry, epoch) in &page {
-            fold.add(entry, *epoch);
+        for audited in &page {
+            fold.add(&audited.entry, audited.epoch);
+            fold.add_capture(&audited.entry, audited.captured);
         }
         count = count.saturating_add(u64::try_from(page.len()).unwrap_or(0));
     }
@@ -120,6 +121,8 @@ struct Fold {
     seq: i64,
     epoch: i64,
     balance: Credits,
+    /// Entries that captured of a durable hold, and how much.
+    captured: (u64, Credits),
     /// What each key has spent in its current windows, by the entries.
     spent: BTreeMap<KeyId, (KeySpend, Credits, Credits)>,
     findings: Vec<Finding>,
@@ -133,6 +136,7 @@ impl Fold {
             seq: 0,
             epoch: 0,
             balance: Credits::ZERO,
+            captured: (0, Credits::ZERO),
             spent: spends.iter().map(nothing).collect(),
             findings: Vec::new(),
         }
@@ -183,7 +187,34 @@ impl Fold {
         }
     }
 
+    /// A durable hold ends with one entry at most, of what its end says.
+    fn add_capture(&mut self, entry: &LedgerEntry, captured: Option<Credits>) {
+        let Some(captured) = captured else { return };
+        let taken = Credits::ZERO.checked_sub(entry.amount).unwrap_or(Credits::MAX);
+        if entry.kind != EntryKind::Capture || taken != captured {
+            self.find(format!(
+                "entry {} takes ${taken} of a hold whose end says ${captured}",
+                entry.seq
+            ));
+        }
+        let (count, sum) = self.captured;
+        let sum = sum.checked_add(captured).unwrap_or(Credits::MAX);
+        self.captured = (count.saturating_add(1), sum);
+    }
+
     fn close(&mut self, account: &AuditedAccount) {
+        if account.captured != self.captured {
+            let ((ends, said), (entries, taken)) = (account.captured, self.captured);
+            self.find(format!(
+                "{ends} holds ended with ${said} captured, {entries} entries took ${taken} of them"
+            ));
+        }
+        if account.held > account.balance {
+            self.find(format!("holds ${} of a balance of ${}", account.held, account.balance));
+        }
+        if account.ended_and_open > 0 {
+            self.find(format!("{} holds have ended and are open", account.ended_and_open));
+        }
         if account.seq != self.seq || account.balance != self.balance {
             self.find(format!(
                 "stands at entry {} with ${}, but its ledger ends at entry {} with ${}",

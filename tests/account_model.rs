@@ -265,6 +265,7 @@ impl Run {
         self.account.confirm(durable);
     }
 
+    #[expect(clippy::too_many_lines, reason = "all that a charge does is compared")]
     fn charge(&mut self) {
         let place = self.random.random_range(0..5);
         let mut bounds = [0; 4].map(|_: i64| self.amount());
@@ -483,11 +484,10 @@ impl Run {
         let earned = charge.written.map_or(0, |hold| hold.earned.nanos());
         let settled = self.account.settle(charge.id, outcome, self.now()).unwrap();
         let cost = match (outcome, charge.is_fixed) {
-            (Outcome::Failed, _) | (Outcome::Expired, true) => 0,
             (Outcome::Delivered { .. }, true) => charge.held,
             (Outcome::Delivered { .. }, false) => cost.min(charge.held),
             (Outcome::Expired, false) if charge.is_durable => earned,
-            (Outcome::Expired, false) => 0,
+            (Outcome::Failed | Outcome::Expired, _) => 0,
         };
         assert_eq!(settled.cost, credits(cost));
         let moved = if charge.is_fixed { charge.held - cost } else { -cost };

@@ -7,8 +7,9 @@ use sea_orm::entity::prelude::*;
 #[sea_orm(table_name = "hold_end")]
 pub struct Model {
     #[sea_orm(primary_key, auto_increment = false)]
-    pub hold_id: Uuid,
     pub account_id: i64,
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub hold_id: Uuid,
     pub kind: i16,
     pub held: i64,
     pub captured: i64,

@@ -38,12 +38,13 @@ impl MigrationTrait for Migration {
                 "CREATE INDEX hold_account_id ON hold (account_id)",
                 // Its key proves that a hold has one end, its check that never more was taken than held.
                 "CREATE TABLE hold_end (
-                    hold_id {uuid} NOT NULL PRIMARY KEY,
                     account_id BIGINT NOT NULL,
+                    hold_id {uuid} NOT NULL,
                     kind SMALLINT NOT NULL,
                     held BIGINT NOT NULL,
                     captured BIGINT NOT NULL CHECK (captured >= 0 AND captured <= held),
-                    at BIGINT NOT NULL
+                    at BIGINT NOT NULL,
+                    PRIMARY KEY (account_id, hold_id)
                 ) {clustered}",
                 // What a request with an Idempotency-Key was answered; no answer where it is too large.
                 "CREATE TABLE recorded_answer (

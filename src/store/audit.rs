@@ -1,5 +1,7 @@
 //! What `verify` reads: each account in one snapshot.
 
+use std::collections::BTreeMap;
+
 use sea_orm::{
     AccessMode, ColumnTrait, ConnectionTrait as _, DatabaseTransaction, EntityTrait,
     IsolationLevel, QueryFilter, QueryOrder, QuerySelect, Statement, TransactionTrait,
@@ -9,7 +11,7 @@ use uuid::Uuid;
 use super::accounts::spends_of;
 use super::{Store, StoreError, is_postgres, ledger};
 use crate::domain::{AccountId, ChargeId, Credits, EntryKind, KeySpend, LedgerEntry};
-use entity::{account, api_key, ledger_entry};
+use entity::{account, api_key, hold_end, ledger_entry};
 
 const PAGE: u64 = 1_000;
 
@@ -21,6 +23,22 @@ pub struct AuditedAccount {
     pub balance: Credits,
     /// The counters of its keys.
     pub spends: Vec<KeySpend>,
+    /// Open holds, all together.
+    pub held: Credits,
+    /// Open holds that have an end as well.
+    pub ended_and_open: u64,
+    /// Holds of which something was captured, and how much of all.
+    pub captured: (u64, Credits),
+}
+
+/// A ledger entry beside what is written of it elsewhere.
+pub struct AuditedEntry {
+    /// The entry.
+    pub entry: LedgerEntry,
+    /// The epoch it was written in.
+    pub epoch: i64,
+    /// What was captured of the hold it ended, where that was durable.
+    pub captured: Option<Credits>,
 }
 
 /// One account, in one snapshot.
@@ -134,14 +152,38 @@ impl Audit {
             .all(&self.transaction)
             .await?;
         let spends = spends_of(&self.transaction, &keys).await?.into_values().collect();
-        Ok(AuditedAccount { seq: row.seq, balance: Credits::from_nanos(row.balance), spends })
+        let (held, ended_and_open, captured) = self.holds().await?;
+        let (seq, balance) = (row.seq, Credits::from_nanos(row.balance));
+        Ok(AuditedAccount { seq, balance, spends, held, ended_and_open, captured })
+    }
+
+    async fn holds(&self) -> Result<(Credits, u64, (u64, Credits)), StoreError> {
+        const OPEN: &str =
+            "SELECT CAST(COALESCE(SUM(hold.amount), 0) AS BIGINT), COUNT(ended.hold_id)
+            FROM hold LEFT JOIN hold_end AS ended
+                ON ended.account_id = hold.account_id AND ended.hold_id = hold.id
+            WHERE hold.account_id = $1";
+        const ENDED: &str =
+            "SELECT CAST(COALESCE(SUM(captured), 0) AS BIGINT), COUNT(*) FROM hold_end
+            WHERE account_id = $1 AND captured > 0";
+        let backend = self.transaction.get_database_backend();
+        let mut found = [(Credits::ZERO, 0_u64); 2];
+        for (place, sql) in found.iter_mut().zip([OPEN, ENDED]) {
+            let statement = Statement::from_sql_and_values(backend, sql, [self.id.0.into()]);
+            if let Some(row) = self.transaction.query_one_raw(statement).await? {
+                let sum = Credits::from_nanos(row.try_get_by_index(0)?);
+                *place = (sum, u64::try_from(row.try_get_by_index::<i64>(1)?).unwrap_or(0));
+            }
+        }
+        let [(held, ended_and_open), (captured, count)] = found;
+        Ok((held, ended_and_open, (count, captured)))
     }
 
     /// The next entries after number `after`, with their epochs.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn entries(&mut self, after: i64) -> Result<Vec<(LedgerEntry, i64)>, StoreError> {
+    pub async fn entries(&mut self, after: i64) -> Result<Vec<AuditedEntry>, StoreError> {
         let rows = ledger_entry::Entity::find()
             .filter(ledger_entry::Column::AccountId.eq(self.id.0))
             .filter(ledger_entry::Column::Seq.gt(after))
@@ -149,7 +191,24 @@ impl Audit {
             .limit(PAGE)
             .all(&self.transaction)
             .await?;
-        rows.iter().map(|row| Ok((ledger::entry(row)?, row.epoch))).collect()
+        let mut captured = BTreeMap::new();
+        // In pieces, to stay below the databases' bind limits.
+        for piece in rows.chunks(500) {
+            let references = piece.iter().map(|row| row.reference);
+            let ends = hold_end::Entity::find()
+                .filter(hold_end::Column::AccountId.eq(self.id.0))
+                .filter(hold_end::Column::HoldId.is_in(references))
+                .all(&self.transaction)
+                .await?;
+            captured
+                .extend(ends.iter().map(|end| (end.hold_id, Credits::from_nanos(end.captured))));
+        }
+        rows.iter()
+            .map(|row| {
+                let captured = captured.get(&row.reference).copied();
+                Ok(AuditedEntry { entry: ledger::entry(row)?, epoch: row.epoch, captured })
+            })
+            .collect()
     }
 
     /// Ends the snapshot.

@@ -66,12 +66,13 @@ pub(super) async fn are_written(
 ) -> Result<Option<bool>, StoreError> {
     for change in holds {
         let (id, may_be_open) = match change {
-            HoldChange::Opened(hold) => (hold.id.0, true),
-            HoldChange::Ended(end) => (end.id.0, false),
+            HoldChange::Opened(hold) => ((hold.account.0, hold.id.0), true),
+            HoldChange::Ended(end) => ((end.account.0, end.id.0), false),
             HoldChange::Extended(_) => continue,
         };
         let is_ended = hold_end::Entity::find_by_id(id).one(connection).await?.is_some();
-        let is_open = may_be_open && hold::Entity::find_by_id(id).one(connection).await?.is_some();
+        let is_open =
+            may_be_open && hold::Entity::find_by_id(id.1).one(connection).await?.is_some();
         return Ok(Some(is_ended || is_open));
     }
     Ok(None)

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::support::Database;
 use crate::support::process::{Customer, Process, Seen, load, reconcile, verify};
+use crate::support::upstream::{Script, Step, Upstream, usage_and_done, word};
 
 /// As `on_both!`, with a PostgreSQL that syncs every commit.
 macro_rules! on_both_durable {
@@ -25,6 +26,8 @@ on_both_durable!(
     a_kill_loses_and_doubles_nothing,
     a_second_process_takes_over_and_the_first_acknowledges_nothing_more,
     a_stop_in_good_order_answers_everyone,
+    a_crash_in_a_stream_charges_what_was_written_down,
+    a_stream_that_is_taken_over_is_charged_what_was_written_down,
 );
 
 const ROUNDS: usize = 5;
@@ -132,4 +135,114 @@ async fn a_stop_in_good_order_answers_everyone(database: Database) {
     assert_eq!(free, "128");
     let process = Process::start(&database).await;
     reconcile(&process, &customers, &seen).await;
+}
+
+/// A stream of a chat, as far as its `words` words.
+async fn stream_of(
+    process: &Process,
+    customer: &Customer,
+    key: Option<&str>,
+    words: usize,
+) -> reqwest::Response {
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let mut body = crate::support::hello();
+    body["stream"] = json!(true);
+    let mut request = client
+        .post(format!("{}/v1/chat/completions", process.url))
+        .header("X-API-Key", &customer.key)
+        .body(body.to_string());
+    if let Some(key) = key {
+        request = request.header("Idempotency-Key", key);
+    }
+    let mut answer = request.send().await.unwrap();
+    let mut text = String::new();
+    while text.matches(" word").count() < words {
+        text.push_str(std::str::from_utf8(&answer.chunk().await.unwrap().unwrap()).unwrap());
+    }
+    answer
+}
+
+async fn streaming_process(database: &Database, upstream: &Upstream) -> Process {
+    let url = upstream.url();
+    Process::start_with(database, |command| {
+        command
+            .env("POLYSYSTEMS_UPSTREAMS__V1__URL", url)
+            .env("POLYSYSTEMS_HOLDS__STEP_TOKENS", "16");
+    })
+    .await
+}
+
+async fn balance(process: &Process, customer: &Customer) -> String {
+    let path = "/api/payments/credits/balance";
+    let (status, balance) = process.call("GET", path, &customer.token, &Value::Null).await;
+    assert_eq!(status, 200);
+    format!("{:.9}/{:.9}", balance["balance"].as_f64().unwrap(), balance["held"].as_f64().unwrap())
+}
+
+async fn no_hold_is_open(database: &Database) {
+    while database.query("SELECT CAST(COUNT(*) AS TEXT) FROM hold").await != "0" {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn a_crash_in_a_stream_charges_what_was_written_down(database: Database) {
+    let mut steps = vec![word(" word"); 60];
+    steps.push(Step::Stall);
+    let upstream = Upstream::start(Script::Events(steps)).await;
+    let mut process = streaming_process(&database, &upstream).await;
+    let plain = process.customer("plain", 1).await;
+    let keyed = process.customer("keyed", 1).await;
+    let streams = (
+        stream_of(&process, &plain, None, 60).await,
+        stream_of(&process, &keyed, Some("k"), 60).await,
+    );
+    process.kill();
+    drop(streams);
+    process = streaming_process(&database, &upstream).await;
+    no_hold_is_open(&database).await;
+    // Steps of 16, then 16, then 32 tokens: when the last was asked for, 32 words had been delivered.
+    let captured = "SELECT CAST(captured AS TEXT) || '/' || CAST(kind AS TEXT) FROM hold_end
+        ORDER BY captured DESC LIMIT 1";
+    let (captured, kind) = database
+        .query(captured)
+        .await
+        .split_once('/')
+        .map(|(captured, kind)| (captured.parse::<i64>().unwrap(), kind.to_owned()))
+        .unwrap();
+    assert_eq!(kind, "3");
+    assert!((2_090_000 + 30 * 10_000..=2_090_000 + 33 * 10_000).contains(&captured), "{captured}");
+    let left = 1_000_000_000 - captured;
+    assert_eq!(balance(&process, &plain).await, format!("0.{left:09}/0.000000000"));
+    // A request that can be repeated is charged by its repeat, once.
+    assert_eq!(balance(&process, &keyed).await, "1.000000000/0.000000000");
+    let usage = json!({ "prompt_tokens": 9, "completion_tokens": 1 });
+    upstream.script(Script::Events(vec![word(" word"), usage_and_done(&usage)]));
+    for _ in 0..2 {
+        let answer = stream_of(&process, &keyed, Some("k"), 0).await;
+        assert!(answer.text().await.unwrap().ends_with("[DONE]\n\n"));
+    }
+    assert_eq!(balance(&process, &keyed).await, "0.997900000/0.000000000");
+    assert_eq!(process.terminate(), Some(0));
+    verify(&database);
+}
+
+async fn a_stream_that_is_taken_over_is_charged_what_was_written_down(database: Database) {
+    let mut steps = vec![word(" word"); 60];
+    steps.push(Step::Pause(Duration::from_millis(800)));
+    steps.push(usage_and_done(&json!({ "prompt_tokens": 9, "completion_tokens": 60 })));
+    let upstream = Upstream::start(Script::Events(steps)).await;
+    let first = streaming_process(&database, &upstream).await;
+    let customer = first.customer("someone", 1).await;
+    let stream = stream_of(&first, &customer, None, 60).await;
+    let mut second = streaming_process(&database, &upstream).await;
+    no_hold_is_open(&database).await;
+    let rest = stream.text().await.unwrap();
+    assert!(rest.contains("\"code\":\"unavailable\"") && !rest.contains("\"cost\""), "{rest}");
+    assert!(rest.ends_with("data: [DONE]\n\n"), "{rest}");
+    let captured = "SELECT CAST(captured AS TEXT) FROM hold_end";
+    let captured: i64 = database.query(captured).await.parse().unwrap();
+    let left = 1_000_000_000 - captured;
+    assert_eq!(balance(&second, &customer).await, format!("0.{left:09}/0.000000000"));
+    assert_eq!(second.terminate(), Some(0));
+    verify(&database);
 }

@@ -14,6 +14,7 @@ mod clients;
 mod commands;
 mod concurrency;
 mod durability;
+mod harness;
 mod keys;
 mod limits;
 mod payments;

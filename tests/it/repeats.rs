@@ -286,7 +286,7 @@ async fn payments_and_keys_are_made_once(database: Database) {
     assert_eq!(user.folded().await, 31_000_000_000);
     // The key's text is nowhere to be read in the database.
     let secret = first.body["key_value"].as_str().unwrap();
-    let hex: String = secret.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let hex = secret.bytes().fold(String::new(), |hex, byte| hex + &format!("{byte:02x}"));
     let sql = if database.is_postgres() {
         format!(
             "SELECT CAST(COUNT(*) AS TEXT) FROM recorded_answer WHERE encode(answer, 'hex') LIKE '%{hex}%'"

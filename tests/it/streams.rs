@@ -263,22 +263,19 @@ async fn a_stream_that_runs_out_of_credits_ends_cleanly(database: Database) {
         assert!(cost <= most && cost > most - 30_000, "{path}: {cost} of {most}");
         let bill = stream.bill();
         assert_eq!(bill["ended_by"], reason, "{path}");
-        let last = match path {
-            "/v1/responses" => {
-                let last = events.last().unwrap();
-                assert_eq!(last["type"], "response.incomplete");
-                assert_eq!(last["response"]["status"], "incomplete");
-                assert_eq!(nanos(&last["response"]["usage"]["cost"]), cost);
-                &last["response"]
-            }
-            _ => {
-                assert_eq!(events.last(), Some(&json!("[DONE]")));
-                let [.., last, usage, _] = events.as_slice() else { panic!("too few events") };
-                assert_eq!(nanos(&usage["usage"]["cost"]), cost, "{path}");
-                let finish = last["choices"][0].get("finish_reason").or(last.get("finish_reason"));
-                assert_eq!(finish, Some(&json!("length")), "{path}");
-                last
-            }
+        let last = if path == "/v1/responses" {
+            let last = events.last().unwrap();
+            assert_eq!(last["type"], "response.incomplete");
+            assert_eq!(last["response"]["status"], "incomplete");
+            assert_eq!(nanos(&last["response"]["usage"]["cost"]), cost);
+            &last["response"]
+        } else {
+            assert_eq!(events.last(), Some(&json!("[DONE]")));
+            let [.., last, usage, _] = events.as_slice() else { panic!("too few events") };
+            assert_eq!(nanos(&usage["usage"]["cost"]), cost, "{path}");
+            let finish = last["choices"][0].get("finish_reason").or(last.get("finish_reason"));
+            assert_eq!(finish, Some(&json!("length")), "{path}");
+            last
         };
         assert_eq!(last["polysystems"]["ended_by"], reason, "{path}");
         assert_eq!(ending_and_tally(&database).await, "6/2", "{path}");
