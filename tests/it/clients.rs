@@ -5,13 +5,15 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
+use tokio::io::AsyncBufReadExt as _;
 use tokio::process::Command;
 
-use crate::support::{Database, Key, Server, User, on_both};
+use crate::support::{Database, Key, Server, User, nanos, on_both};
 
 on_both!(
     every_client_makes_a_paid_call,
     the_openai_client_gets_its_answers_and_its_exceptions,
+    the_openai_clients_stream_and_all_amounts_agree,
     the_chapters_walk_by_curl
 );
 
@@ -116,6 +118,70 @@ async fn the_openai_client_gets_its_answers_and_its_exceptions(database: Databas
     );
     // A chat, a completion and an embedding; the list of models is free.
     assert_eq!(user.ledger().await.len(), 4);
+}
+
+/// An upstream in a process of its own, and its port.
+async fn own_upstream() -> (tokio::process::Child, u16) {
+    let mut command = python();
+    command.arg(folder().join("upstream.py")).stdout(std::process::Stdio::piped());
+    let mut process = command.kill_on_drop(true).spawn().unwrap();
+    let mut lines = tokio::io::BufReader::new(process.stdout.take().unwrap()).lines();
+    let port = lines.next_line().await.unwrap().expect("no port").parse().unwrap();
+    (process, port)
+}
+
+async fn the_openai_clients_stream_and_all_amounts_agree(database: Database) {
+    let (_process, port) = own_upstream().await;
+    for is_sandbox in [true, false] {
+        let server = Server::start_with(&database, |settings| {
+            if !is_sandbox {
+                settings.upstreams.v1.url = Some(format!("http://127.0.0.1:{port}"));
+                settings.upstreams.v1.api_key =
+                    Some(serde_json::from_value(json!("upstream-secret")).unwrap());
+            }
+        })
+        .await;
+        let user = server.user(if is_sandbox { "sandbox" } else { "process" }).await;
+        let key = rich(&user).await;
+        let mut python = python();
+        python.arg(folder().join("openai_stream.py"));
+        let mut node = Command::new("node");
+        node.arg(folder().join("openai_stream.js"))
+            .env("NODE_PATH", installed().join("node_modules"));
+        let mut told = Vec::new();
+        for client in [&mut python, &mut node] {
+            let on_sandbox = if is_sandbox { "1" } else { "0" };
+            client.env("PS_API_URL", server.url("")).env("PS_API_KEY", &key.value);
+            let out = printed(client.env("ON_SANDBOX", on_sandbox)).await;
+            told.extend(out.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()));
+        }
+        assert_eq!(told.len(), if is_sandbox { 7 } else { 6 });
+        let ledger = user.ledger().await;
+        for stream in &told {
+            let expected = if is_sandbox { "You wrote: Hello!" } else { "Good morning, world!" };
+            assert!(stream["text"].as_str().unwrap().ends_with(expected), "{stream}");
+            let entry = ledger.iter().find(|entry| entry["reference"] == stream["charge"]).unwrap();
+            let charged = -nanos(&entry["amount"]);
+            if stream["cost"].is_number() {
+                assert_eq!(nanos(&stream["cost"]), charged, "{stream}");
+                let tokens = stream["tokens"].as_i64().unwrap();
+                assert_eq!(charged, 2_000_000 + tokens * 10_000);
+            } else {
+                assert!(charged > 2_000_000);
+            }
+        }
+        // The same question costs the same, by whichever client, asked for its usage or not.
+        let chats = ledger.iter().filter(|entry| {
+            entry["kind"] == "capture"
+                && told.iter().any(|told| told["charge"] == entry["reference"])
+        });
+        let mut costs: Vec<_> = chats.map(|entry| nanos(&entry["amount"])).collect();
+        costs.sort_unstable();
+        costs.dedup();
+        assert!(costs.len() <= if is_sandbox { 2 } else { 1 }, "{costs:?}");
+        let balance: polysystems::domain::Credits = user.balance().await.parse().unwrap();
+        assert_eq!(user.folded().await, balance.nanos());
+    }
 }
 
 /// Register, log in, add credits, make a key, limit it, call, list, revoke: by curl, some of it without a
