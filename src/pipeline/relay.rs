@@ -22,8 +22,8 @@ use super::departure::{Body, Money, StreamSender, kept, stream};
 use super::price::Generation;
 use super::settle::{on_record, usage_record};
 use super::{Departure, Gateway, Refusal};
-use crate::actors::AccountError;
 use crate::actors::account::{Extension, Record, wait};
+use crate::actors::{AccountError, Receipt};
 use crate::config::OnDisconnect;
 use crate::domain::{Credits, Decline, Ending, Outcome, Settled, Tally, UsageRecord};
 use crate::idempotency::Claim;
@@ -84,6 +84,7 @@ pub(super) async fn open(
         sender: Some(sender),
         sent: 0,
         recording,
+        delivered_at_leave: None,
         upstream,
         charged,
         gateway: Arc::clone(gateway),
@@ -148,6 +149,8 @@ struct Relay {
     sender: Option<StreamSender>,
     sent: u64,
     recording: Option<Recording>,
+    /// What had been delivered when the client left a stream that is kept for its repeat.
+    delivered_at_leave: Option<TextCounter>,
 }
 
 impl Drop for Relay {
@@ -342,8 +345,15 @@ impl Relay {
     fn leave(&mut self) {
         let Some(sender) = self.sender.take() else { return };
         let in_flight = std::mem::take(&mut self.in_flight);
-        if sender.taken.load(Ordering::Acquire) >= self.sent || self.drains() {
+        let is_taken = sender.taken.load(Ordering::Acquire) >= self.sent;
+        if is_taken {
             self.delivered.push(&in_flight);
+        }
+        if self.drains() {
+            self.delivered_at_leave = Some(self.delivered.clone());
+            if !is_taken {
+                self.delivered.push(&in_flight);
+            }
         }
     }
 
@@ -353,6 +363,10 @@ impl Relay {
         if !has_left {
             let in_flight = std::mem::take(&mut self.in_flight);
             self.delivered.push(&in_flight);
+        }
+        if let Some(delivered) = self.delivered_at_leave.take().filter(|_| end == End::ClientLeft) {
+            // It has become too large to be kept: nobody will ever have the rest.
+            self.delivered = delivered;
         }
         let (usage, mut tally) = self.tally(end);
         let is_delivered = !self.delivered.is_empty()
@@ -408,6 +422,18 @@ impl Relay {
         }
     }
 
+    /// The account's actor has died, and with it what it had not written. The hold was, and is open again when
+    /// the account is loaded again.
+    async fn settle_again(
+        &self,
+        outcome: Outcome,
+        record: UsageRecord,
+    ) -> Result<Receipt<Settled>, AccountError<std::convert::Infallible>> {
+        let lease = self.gateway.directory.owners_lease(self.charged.key.account).await;
+        let account = lease.map_err(|_| AccountError::Gone)?;
+        account.settle(self.charged.open.id, outcome, record, None).await
+    }
+
     /// Ends the charge; answers the frames that tell of it.
     async fn settle(
         &mut self,
@@ -439,17 +465,23 @@ impl Relay {
             return last_frames(&transcript, End::Unwritable, None, usage);
         };
         let id = self.charged.open.id;
-        let settled = account.settle(id, outcome, record, make).await;
+        let is_recorded = make.is_some();
+        let settled = match account.settle(id, outcome, record.clone(), make).await {
+            Err(_) => {
+                drop(account);
+                // Its repeat is charged instead.
+                let outcome = if is_recorded { Outcome::Failed } else { outcome };
+                self.settle_again(outcome, record).await
+            }
+            settled => settled,
+        };
         let result = match settled {
             Ok(receipt) => {
                 let patience = self.gateway.commit_timeout;
                 let settled = receipt.decided;
                 on_record(patience, None, receipt.durable, claim).await.map(|()| settled)
             }
-            Err(_) => {
-                // The hold is on record, and ends with what was earned last when its account is loaded anew.
-                Err(Refusal::OutcomeUnknown("the account's actor died"))
-            }
+            Err(_) => Err(Refusal::OutcomeUnknown("the account's actor died")),
         };
         match result {
             Ok(settled) => {

@@ -7,6 +7,7 @@
 //!
 //! Some models misbehave on purpose; see [`Fault`].
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
@@ -361,7 +362,7 @@ impl Writing {
 
     fn output_item(&self) -> Value {
         json!({
-            "id": format!("msg-{}", self.id),
+            "id": self.item_id(),
             "type": "message",
             "role": "assistant",
             "status": "completed",
@@ -369,20 +370,24 @@ impl Writing {
         })
     }
 
-    /// The answer as events, a token each.
+    /// The answer as events, a token each, made as they are asked for.
     fn streamed(self) -> Answer {
-        let mut events = match self.shape {
-            Shape::Response => self.response_events(),
-            _ => self.chunks(),
-        };
         let fault = self.fault;
-        if fault == Some(Fault::Cut) {
-            events.truncate(events.len() / 2);
-        }
+        let last = self.last_events();
+        let pieces = self.reply.pieces.len().saturating_mul(self.choices);
+        let total = self.first_events().len().saturating_add(pieces).saturating_add(last.len());
+        let is_cut = fault == Some(Fault::Cut);
+        let kept = if is_cut { total / 2 } else { total };
         let broken = Failure::Broken("the sandbox was told to break off");
-        let end = (fault == Some(Fault::Cut)).then_some(Err(broken));
-        let events = futures_util::stream::iter(events.into_iter().map(Ok).chain(end));
-        let paced = events.then(move |event| async move {
+        let end = is_cut.then_some(Err(broken));
+        let first = self.first_events();
+        let choices = self.choices;
+        let middle = (0..pieces).map(move |place| {
+            let (piece, choice) = (place / choices.max(1), place.checked_rem(choices));
+            self.piece_event(piece, choice.unwrap_or(0))
+        });
+        let events = first.into_iter().chain(middle).chain(last).take(kept).map(Ok).chain(end);
+        let paced = futures_util::stream::iter(events).then(move |event| async move {
             if fault == Some(Fault::Slow) {
                 tokio::time::sleep(SLOW_EVENT).await;
             }
@@ -394,106 +399,151 @@ impl Writing {
         Answer { status: StatusCode::OK, headers, body, reported }
     }
 
-    fn chunks(&self) -> Vec<Bytes> {
+    /// The events before the text.
+    fn first_events(&self) -> Vec<Bytes> {
+        match self.shape {
+            Shape::Chat => (0..self.choices)
+                .map(|index| {
+                    let delta = json!({ "role": "assistant", "content": "" });
+                    self.choice_chunk(
+                        &json!({ "index": index, "delta": delta, "finish_reason": null }),
+                    )
+                })
+                .collect(),
+            Shape::Response => {
+                let begun = self.response("in_progress", &json!([]), None);
+                let item = json!({
+                    "id": self.item_id(), "type": "message", "role": "assistant",
+                    "status": "in_progress", "content": [],
+                });
+                let part = with(&self.item_place(), "part", output_part(""));
+                vec![
+                    response_event(0, "response.created", &json!({ "response": begun })),
+                    response_event(1, "response.in_progress", &json!({ "response": begun })),
+                    response_event(
+                        2,
+                        "response.output_item.added",
+                        &json!({ "output_index": 0, "item": item }),
+                    ),
+                    response_event(3, "response.content_part.added", &part),
+                ]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// The event of a token, of one choice.
+    fn piece_event(&self, piece: usize, choice: usize) -> Bytes {
+        let text = self.reply.pieces.get(piece).map_or("", |text| text.as_ref());
+        match self.shape {
+            Shape::Chat => self.choice_chunk(&json!({
+                "index": choice, "delta": { "content": text }, "finish_reason": null,
+            })),
+            Shape::Completion => self.choice_chunk(&json!({
+                "index": choice, "text": text, "finish_reason": null,
+            })),
+            Shape::Response => {
+                let delta =
+                    with(&with(&self.item_place(), "delta", text.into()), "logprobs", json!([]));
+                response_event(piece.saturating_add(4), "response.output_text.delta", &delta)
+            }
+            Shape::AgentChat => self.chunk(json!({ "delta": { "content": text } })),
+            Shape::Generation => self.chunk(json!({ "text": text })),
+        }
+    }
+
+    /// The events after the text.
+    fn last_events(&self) -> Vec<Bytes> {
+        if self.shape == Shape::Response {
+            return self.last_response_events();
+        }
+        let finish_reason = self.reply.finish_reason;
+        let mut events: Vec<Bytes> = match self.shape {
+            Shape::Chat => (0..self.choices)
+                .map(|index| {
+                    self.choice_chunk(&json!({
+                        "index": index, "delta": {}, "finish_reason": finish_reason,
+                    }))
+                })
+                .collect(),
+            Shape::Completion => (0..self.choices)
+                .map(|index| {
+                    self.choice_chunk(&json!({
+                        "index": index, "text": "", "finish_reason": finish_reason,
+                    }))
+                })
+                .collect(),
+            _ => vec![self.chunk(json!({ "finish_reason": finish_reason }))],
+        };
+        if let Some(usage) = self.usage_object() {
+            events.push(self.chunk(if self.shape.has_choices() {
+                json!({ "choices": [], "usage": usage })
+            } else {
+                json!({ "usage": usage })
+            }));
+        }
+        events.push(Bytes::from_static(b"data: [DONE]\n\n"));
+        events
+    }
+
+    fn choice_chunk(&self, choice: &Value) -> Bytes {
+        self.chunk(json!({ "choices": [choice], "usage": null }))
+    }
+
+    fn chunk(&self, fields: Value) -> Bytes {
         let object = match self.shape {
             Shape::Chat => "chat.completion.chunk",
             Shape::Completion => "text_completion",
             Shape::AgentChat => "agent.chat.chunk",
             _ => "generation.chunk",
         };
-        let chunk = |fields: Value| {
-            let mut fields = match fields {
-                Value::Object(fields) => fields,
-                _ => Map::new(),
-            };
-            self.add_head(&mut fields, object);
-            Bytes::from(format!("data: {}\n\n", Value::Object(fields)))
+        let mut fields = match fields {
+            Value::Object(fields) => fields,
+            _ => Map::new(),
         };
-        let of_choices = |choice: &dyn Fn(usize) -> Value| {
-            (0..self.choices)
-                .map(|index| chunk(json!({ "choices": [choice(index)], "usage": null })))
-                .collect::<Vec<_>>()
-        };
-        let mut chunks = Vec::new();
-        if self.shape == Shape::Chat {
-            chunks.extend(of_choices(&|index| {
-                let delta = json!({ "role": "assistant", "content": "" });
-                json!({ "index": index, "delta": delta, "finish_reason": null })
-            }));
-        }
-        for piece in &self.reply.pieces {
-            match self.shape {
-                Shape::Chat => chunks.extend(of_choices(&|index| {
-                    json!({ "index": index, "delta": { "content": piece }, "finish_reason": null })
-                })),
-                Shape::Completion => chunks.extend(of_choices(&|index| {
-                    json!({ "index": index, "text": piece, "finish_reason": null })
-                })),
-                Shape::AgentChat => chunks.push(chunk(json!({ "delta": { "content": piece } }))),
-                _ => chunks.push(chunk(json!({ "text": piece }))),
-            }
-        }
-        let finish_reason = self.reply.finish_reason;
-        match self.shape {
-            Shape::Chat => chunks.extend(of_choices(
-                &|index| json!({ "index": index, "delta": {}, "finish_reason": finish_reason }),
-            )),
-            Shape::Completion => chunks.extend(of_choices(
-                &|index| json!({ "index": index, "text": "", "finish_reason": finish_reason }),
-            )),
-            _ => chunks.push(chunk(json!({ "finish_reason": finish_reason }))),
-        }
-        if let Some(usage) = self.usage_object() {
-            chunks.push(chunk(if self.shape.has_choices() {
-                json!({ "choices": [], "usage": usage })
-            } else {
-                json!({ "usage": usage })
-            }));
-        }
-        chunks.push(Bytes::from_static(b"data: [DONE]\n\n"));
-        chunks
+        self.add_head(&mut fields, object);
+        Bytes::from(format!("data: {}\n\n", Value::Object(fields)))
     }
 
-    fn response_events(&self) -> Vec<Bytes> {
-        let item_id = format!("msg-{}", self.id);
-        let response = |status: &str, output: &Value, usage: Option<Value>| {
-            let mut response = response_object(status, output);
-            if let Value::Object(fields) = &mut response {
-                self.add_head(fields, "response");
-                fields.insert("usage".into(), usage.unwrap_or(Value::Null));
-            }
-            response
-        };
-        let at = json!({ "item_id": item_id, "output_index": 0, "content_index": 0 });
-        let begun = response("in_progress", &json!([]), None);
-        let item = json!({
-            "id": item_id, "type": "message", "role": "assistant", "status": "in_progress", "content": [],
-        });
-        let mut events = vec![
-            ("response.created", json!({ "response": begun })),
-            ("response.in_progress", json!({ "response": begun })),
-            ("response.output_item.added", json!({ "output_index": 0, "item": item })),
-            ("response.content_part.added", with(&at, "part", output_part(""))),
-        ];
-        for piece in &self.reply.pieces {
-            let delta = with(&with(&at, "delta", piece.as_str().into()), "logprobs", json!([]));
-            events.push(("response.output_text.delta", delta));
-        }
-        let text = &self.reply.text;
-        let done = with(&with(&at, "text", text.as_str().into()), "logprobs", json!([]));
-        events.push(("response.output_text.done", done));
-        events.push(("response.content_part.done", with(&at, "part", output_part(text))));
-        let item = self.output_item();
-        events.push(("response.output_item.done", json!({ "output_index": 0, "item": item })));
-        let completed = response("completed", &json!([item]), self.usage_object());
-        events.push(("response.completed", json!({ "response": completed })));
-        let numbered = events.into_iter().enumerate().map(|(number, (kind, fields))| {
-            let fields =
-                with(&with(&fields, "type", kind.into()), "sequence_number", number.into());
-            Bytes::from(format!("event: {kind}\ndata: {fields}\n\n"))
-        });
-        numbered.collect()
+    fn item_id(&self) -> String {
+        format!("msg-{}", self.id)
     }
+
+    fn item_place(&self) -> Value {
+        json!({ "item_id": self.item_id(), "output_index": 0, "content_index": 0 })
+    }
+
+    fn response(&self, status: &str, output: &Value, usage: Option<Value>) -> Value {
+        let mut response = response_object(status, output);
+        if let Value::Object(fields) = &mut response {
+            self.add_head(fields, "response");
+            fields.insert("usage".into(), usage.unwrap_or(Value::Null));
+        }
+        response
+    }
+
+    fn last_response_events(&self) -> Vec<Bytes> {
+        let (at, text) = (self.item_place(), self.reply.text.as_str());
+        let done = with(&with(&at, "text", text.into()), "logprobs", json!([]));
+        let item = self.output_item();
+        let completed = self.response("completed", &json!([item]), self.usage_object());
+        let events = [
+            ("response.output_text.done", done),
+            ("response.content_part.done", with(&at, "part", output_part(text))),
+            ("response.output_item.done", json!({ "output_index": 0, "item": item })),
+            ("response.completed", json!({ "response": completed })),
+        ];
+        let first = self.reply.pieces.len().saturating_add(4);
+        (first..)
+            .zip(events)
+            .map(|(number, (kind, fields))| response_event(number, kind, &fields))
+            .collect()
+    }
+}
+
+fn response_event(number: usize, kind: &str, fields: &Value) -> Bytes {
+    let fields = with(&with(fields, "type", kind.into()), "sequence_number", number.into());
+    Bytes::from(format!("event: {kind}\ndata: {fields}\n\n"))
 }
 
 fn output_part(text: &str) -> Value {
@@ -622,14 +672,14 @@ fn last_message(body: &Map<String, Value>) -> Result<String, BadQuestion> {
 struct Reply {
     text: String,
     /// The text, a token each.
-    pieces: Vec<String>,
+    pieces: Vec<Cow<'static, str>>,
     finish_reason: &'static str,
 }
 
 impl Reply {
     fn to(question: &str, bpe: &CoreBPE, limit: usize, fault: Option<Fault>) -> Self {
         if fault == Some(Fault::Long) {
-            let pieces = vec![" word".to_owned(); limit.min(LONG_TOKENS_MAX)];
+            let pieces = vec![Cow::Borrowed(" word"); limit.min(LONG_TOKENS_MAX)];
             return Reply { text: pieces.concat(), pieces, finish_reason: "length" };
         }
         let echo: String = question.chars().take(ECHO_CHARS_MAX).collect();
@@ -639,7 +689,7 @@ impl Reply {
         let kept = tokens.get(..limit).unwrap_or(&tokens);
         let finish_reason = if kept.len() < tokens.len() { "length" } else { "stop" };
         // A token may be a part of a character: what it completes goes with the last of its tokens.
-        let mut pieces: Vec<String> = Vec::with_capacity(kept.len());
+        let mut pieces: Vec<Cow<'static, str>> = Vec::with_capacity(kept.len());
         let mut open: Vec<u8> = Vec::new();
         for token in kept {
             open.extend(bpe.decode_bytes(&[*token]).unwrap_or_default());
@@ -650,10 +700,10 @@ impl Reply {
             if !piece.is_empty() {
                 open.clear();
             }
-            pieces.push(piece);
+            pieces.push(piece.into());
         }
         if let Some(last) = pieces.last_mut() {
-            last.push_str(&String::from_utf8_lossy(&open));
+            last.to_mut().push_str(&String::from_utf8_lossy(&open));
         }
         Reply { text: pieces.concat(), pieces, finish_reason }
     }

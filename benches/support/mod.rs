@@ -1,0 +1,97 @@
+//! What the end-to-end benchmarks share: the real server on a throw-away database, and accounts made over HTTP.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+#[path = "../../tests/it/support/database.rs"]
+#[expect(dead_code, reason = "shared with the tests, which use all of it")]
+pub mod database;
+
+/// What the shared module runs its own work on.
+pub fn run(work: impl Future<Output = ()>) {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work);
+}
+
+/// The server under load.
+pub struct Server {
+    process: Child,
+    pub url: String,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.id().to_string()).status();
+        let _ = self.process.wait();
+    }
+}
+
+impl Server {
+    pub fn start(database: &database::Database, settings: &[(&str, &str)]) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let process = Command::new(env!("CARGO_BIN_EXE_polysystems"))
+            .env("POLYSYSTEMS_SERVER__BIND", format!("127.0.0.1:{port}"))
+            .env("POLYSYSTEMS_DATABASE__URL", database.url())
+            .env("POLYSYSTEMS_DATA_DIR", database.folder())
+            .env("POLYSYSTEMS_RATE_LIMIT__ENABLED", "false")
+            .env("POLYSYSTEMS_LOG__LEVEL", std::env::var("LOG_LEVEL").unwrap_or("error".into()))
+            .envs(settings.iter().copied())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let server = Server { process, url: format!("http://127.0.0.1:{port}") };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while server.call("GET", "/health/ready", "", &json!(null)).is_none() {
+            assert!(Instant::now() < deadline, "the server did not start");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        server
+    }
+
+    /// The number of its process.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// By curl: the benchmark has no client of its own to warm up.
+    fn call(&self, method: &str, path: &str, token: &str, body: &Value) -> Option<Value> {
+        let output = Command::new("curl")
+            .args(["-s", "-X", method, "-d", &body.to_string()])
+            .args(["-H", &format!("Authorization: Bearer {token}"), &format!("{}{path}", self.url)])
+            .output()
+            .expect("needs curl");
+        serde_json::from_slice(&output.stdout).ok()
+    }
+
+    /// An account with credits, and its key.
+    pub fn account(&self, number: usize) -> String {
+        let email = format!("user{number}@example.com");
+        let user = json!({ "email": email, "password": "SecurePassword123!", "username": format!("user{number}") });
+        self.call("POST", "/api/auth/register", "", &user).unwrap();
+        let login = json!({ "email": email, "password": "SecurePassword123!" });
+        let session = self.call("POST", "/api/auth/login", "", &login).unwrap();
+        let token = session["token"].as_str().unwrap();
+        self.call("POST", "/api/payments/payments", token, &json!({ "amount": 100_000 })).unwrap();
+        let key = self.call("POST", "/api/keys", token, &json!({ "name": "load" })).unwrap();
+        key["key_value"].as_str().unwrap().to_owned()
+    }
+}
+
+/// The median of 200 fsyncs of 4 KiB, in microseconds.
+pub fn commit_micros(folder: &Path) -> u128 {
+    use std::io::Write as _;
+    let mut file = std::fs::File::create(folder.join("fsync")).unwrap();
+    let mut times: Vec<u128> = (0..200)
+        .map(|_| {
+            file.write_all(&[7; 4_096]).unwrap();
+            let begun = Instant::now();
+            file.sync_data().unwrap();
+            begun.elapsed().as_micros()
+        })
+        .collect();
+    times.sort_unstable();
+    times.get(100).copied().unwrap_or_default()
+}
