@@ -58,8 +58,8 @@ const PACED: Shape =
     Shape { model: "paced", chunks: 20, pause: Duration::from_millis(20), words: 1 };
 const FAST: Shape = Shape { model: "fast", chunks: 100, pause: Duration::ZERO, words: 1 };
 const SLOW: Shape = Shape { model: "slow", chunks: 600, pause: Duration::from_secs(1), words: 1 };
-/// 20 MB a stream.
-const FLOOD: Shape = Shape { model: "flood", chunks: 200, pause: Duration::ZERO, words: 20_000 };
+/// 6 MB a stream.
+const FLOOD: Shape = Shape { model: "flood", chunks: 20_000, pause: Duration::ZERO, words: 20 };
 
 fn chunk(words: usize) -> String {
     let event = json!({

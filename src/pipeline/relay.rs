@@ -15,7 +15,7 @@ use std::time::Duration;
 use actix_web::http::StatusCode;
 use actix_web::http::header::HeaderMap;
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 
 use super::charge::Charged;
 use super::departure::{Body, Money, StreamSender, kept, stream};
@@ -36,6 +36,10 @@ use crate::upstream::{ByteStream, Failure, Reported, StreamPolicy, TokenUsage};
 /// text may come to more than the token limit that the upstream was told, before we end the stream for it.
 const LIMIT_TOLERANCE: u64 = 2;
 const LIMIT_TOLERANCE_TOKENS: u64 = 64;
+
+/// From this size on a piece goes out before what else the upstream has sent already: what is under way is
+/// what a slow reader costs.
+const PIECE_BYTES: usize = 16 * 1024;
 
 /// Begins to relay a stream whose first bytes have come, once its hold is durable.
 pub(super) async fn open(
@@ -184,22 +188,25 @@ impl Relay {
     async fn pump(&mut self, source: &mut ByteStream) -> End {
         let mut frames = Frames::default();
         loop {
-            let chunk = match self.next_chunk(source).await {
-                Some(Ok(chunk)) => chunk,
-                Some(Err(end)) => return end,
-                None => {
-                    // A last frame without the empty line that ends it.
-                    let Some(mut rest) = frames.rest().map(BytesMut::from) else {
-                        return End::Completed;
-                    };
-                    rest.extend_from_slice(b"\n\n");
-                    return self
-                        .pass(&mut Frames::default(), &rest)
-                        .await
-                        .unwrap_or(End::Completed);
+            let mut end = match self.next_chunk(source).await {
+                Some(Ok(chunk)) => {
+                    let (bytes, end) = gather(source, chunk).await;
+                    if let Some(end) = self.pass(&mut frames, &bytes).await {
+                        return end;
+                    }
+                    end
                 }
+                Some(Err(end)) => Some(end),
+                None => Some(End::Completed),
             };
-            if let Some(end) = self.pass(&mut frames, &chunk).await {
+            if end == Some(End::Completed)
+                && let Some(rest) = frames.rest()
+            {
+                // A last frame without the empty line that ends it.
+                let rest = [&rest[..], b"\n\n"].concat();
+                end = self.pass(&mut frames, &rest).await.or(end);
+            }
+            if let Some(end) = end {
                 return end;
             }
         }
@@ -239,6 +246,9 @@ impl Relay {
             }
             if let Some(passed) = piece.passed {
                 out.extend_from_slice(&passed);
+            }
+            if out.len() >= PIECE_BYTES {
+                self.send(out.split().freeze(), std::mem::take(&mut text)).await;
             }
             if piece.is_end {
                 end = Some(End::Completed);
@@ -495,6 +505,30 @@ impl Relay {
             }
         }
     }
+}
+
+/// The chunk, and what else the upstream has sent already, as far as a piece goes: fewer writes where it is
+/// fast, and no wait where it is not. And how it ended, if it did.
+async fn gather(source: &mut ByteStream, chunk: Bytes) -> (Bytes, Option<End>) {
+    let mut bytes = BytesMut::from(chunk);
+    let mut has_yielded = false;
+    while bytes.len() < PIECE_BYTES {
+        match source.next().now_or_never() {
+            Some(Some(Ok(more))) => {
+                bytes.extend_from_slice(&more);
+                has_yielded = false;
+            }
+            Some(Some(Err(failure))) => return (bytes.freeze(), Some(End::Broken(failure))),
+            Some(None) => return (bytes.freeze(), Some(End::Completed)),
+            None if has_yielded => break,
+            None => {
+                // What has come is handed over by a task of the connection's own.
+                tokio::task::yield_now().await;
+                has_yielded = true;
+            }
+        }
+    }
+    (bytes.freeze(), None)
 }
 
 /// A chunk that came, or did not in time.

@@ -4,10 +4,12 @@
 //! Chat, completions and responses are OpenAI's. `Native` is everyone else's: JSON objects as events, `usage`
 //! where they have it, `[DONE]` at the end.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::fields::Fields;
@@ -219,6 +221,53 @@ pub struct Piece {
     pub is_end: bool,
 }
 
+/// A chunk of a chat or a completion, as far as it is read the short way.
+#[derive(Deserialize)]
+struct Chunk<'c> {
+    #[serde(borrow)]
+    choices: Vec<ChunkChoice<'c>>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    usage: Option<&'c RawValue>,
+}
+
+#[derive(Deserialize)]
+struct ChunkChoice<'c> {
+    #[serde(borrow, default)]
+    delta: Option<ChunkDelta<'c>>,
+    #[serde(borrow, default)]
+    text: Option<Cow<'c, str>>,
+}
+
+#[derive(Deserialize)]
+struct ChunkDelta<'c> {
+    #[serde(borrow, default)]
+    content: Option<Cow<'c, str>>,
+    #[serde(borrow, default)]
+    reasoning_content: Option<Cow<'c, str>>,
+    #[serde(borrow, default)]
+    reasoning: Option<Cow<'c, str>>,
+    #[serde(borrow, default)]
+    refusal: Option<Cow<'c, str>>,
+    #[serde(borrow, default)]
+    tool_calls: Option<&'c RawValue>,
+    #[serde(borrow, default)]
+    function_call: Option<&'c RawValue>,
+}
+
+/// Tells null from absent.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// The frame without its `"usage":null`; `None` where that is not written so. These bytes cannot be a part of
+/// a string, in which the quotes would be escaped.
+fn without_null_usage(frame: &Bytes) -> Option<Bytes> {
+    const FIELD: &str = ",\"usage\":null";
+    let text = std::str::from_utf8(frame).ok()?;
+    let (before, after) = text.split_once(FIELD)?;
+    (!after.contains(FIELD)).then(|| [before, after].concat().into())
+}
+
 /// What a stream is closed with.
 #[derive(Clone, Copy, Debug)]
 pub enum Close<'c> {
@@ -303,6 +352,9 @@ impl Transcript {
         if data.trim() == DONE {
             return Piece { is_end: true, ..Piece::default() };
         }
+        if let Some(piece) = self.read_plain_chunk(&frame, &data) {
+            return piece;
+        }
         let Some(fields) = Fields::read(&data) else {
             let text = data.into_owned();
             return Piece { passed: Some(frame), text, is_end: false };
@@ -346,6 +398,36 @@ impl Transcript {
             framed(event, &fields)
         };
         Piece { passed: Some(passed), text, is_end: false }
+    }
+
+    /// The short way for the chunk that a chat has most of: text and no usage. `None` for any other.
+    fn read_plain_chunk(&self, frame: &Bytes, data: &str) -> Option<Piece> {
+        if !matches!(self.dialect, Dialect::Chat | Dialect::Completion) || self.head.is_none() {
+            return None;
+        }
+        let chunk: Chunk<'_> = serde_json::from_str(data).ok()?;
+        let is_null = chunk.usage.is_some_and(|usage| usage.get() == "null");
+        let passed = match chunk.usage {
+            Some(_) if self.wants_usage && is_null => frame.clone(),
+            Some(_) if is_null => without_null_usage(frame)?,
+            Some(_) => return None,
+            None => frame.clone(),
+        };
+        let mut text = String::new();
+        for choice in &chunk.choices {
+            let delta = choice.delta.as_ref();
+            if delta
+                .is_some_and(|delta| delta.tool_calls.is_some() || delta.function_call.is_some())
+            {
+                return None;
+            }
+            let of_delta = delta.map(|delta| {
+                [&delta.content, &delta.reasoning_content, &delta.reasoning, &delta.refusal]
+            });
+            let own = of_delta.into_iter().flatten().chain([&choice.text]);
+            own.flatten().for_each(|piece| text.push_str(piece));
+        }
+        Some(Piece { passed: Some(passed), text, is_end: false })
     }
 
     /// Reads an event of `/v1/responses`; `None` where it is passed on as it is.
@@ -646,6 +728,31 @@ mod tests {
                 \"request_id\":\"req-1\"}\n\ndata: [DONE]\n\n";
             let expected = if shown { format!("{last}{comment}") } else { comment.to_owned() };
             assert_eq!(end, expected);
+        }
+    }
+
+    #[test]
+    fn the_short_way_reads_what_the_long_way_reads() {
+        for chunk in [
+            r#"{"choices":[{"delta":{"content":"a\u00fc \"quoted\" ,\"usage\":null"}}],"usage":null}"#,
+            r#"{"choices":[{"delta":{"content":"a","reasoning_content":"b"}},{"delta":{"refusal":"c"}}]}"#,
+            r#"{"choices":[{"delta":{"content":null,"role":"assistant"},"finish_reason":null}],"x":{"usage":1}}"#,
+            r#"{"choices":[{"index":0,"text":"a","logprobs":null}],"usage":null,"z":1}"#,
+            r#"{"choices":[{"delta":{"tool_calls":[{"function":{"arguments":"{a"}}]}}],"usage":null}"#,
+            r#"{"choices":[{"delta":{"content":[{"type":"text","text":"a"}]}}]}"#,
+            r#"{"choices":[],"usage":null}"#,
+            r#"{"choices":[{"delta":{}}],"usage":{"total_tokens":1}}"#,
+            r#"{"usage": null, "choices":[{"delta":{"content":"a"}}]}"#,
+            r#"{"error":{"message":"x"}}"#,
+        ] {
+            for body in ["{}", r#"{"stream_options":{"include_usage":true}}"#] {
+                // The first chunk of a stream goes the long way.
+                let mut long = transcript(Dialect::Chat, body);
+                let mut short = transcript(Dialect::Chat, body);
+                short.read(frame("{}"));
+                let (long, short) = (long.read(frame(chunk)), short.read(frame(chunk)));
+                assert_eq!(long, short, "{chunk}");
+            }
         }
     }
 
