@@ -237,13 +237,17 @@ impl Relay {
         let mut end = None;
         while let Some(frame) = frames.cut() {
             let piece = self.transcript.read(frame);
-            if !piece.text.is_empty() {
-                if let Err(declined) = self.afford(&text, &piece.text).await {
+            if let Some(completion) = self.beyond_hold(&text, &piece.text) {
+                // What is paid for does not wait for what is not.
+                if !out.is_empty() {
+                    self.send(out.split().freeze(), std::mem::take(&mut text)).await;
+                }
+                if let Err(declined) = self.hold_for(completion).await {
                     end = Some(declined);
                     break;
                 }
-                text.push_str(&piece.text);
             }
+            text.push_str(&piece.text);
             if let Some(passed) = piece.passed {
                 out.extend_from_slice(&passed);
             }
@@ -261,8 +265,11 @@ impl Relay {
         end
     }
 
-    /// Makes sure that `more` text, after `before` that goes out with it, is within the hold.
-    async fn afford(&mut self, before: &str, more: &str) -> Result<(), End> {
+    /// The completion's tokens with `more` text after `before`, where they are more than the hold pays for.
+    fn beyond_hold(&mut self, before: &str, more: &str) -> Option<u64> {
+        if more.is_empty() {
+            return None;
+        }
         let prompt = self.generation.ask.prompt.bound;
         let paid = self.charged.rule.tokens_within(self.held);
         let bytes = [self.in_flight.len(), before.len(), more.len()];
@@ -270,17 +277,19 @@ impl Relay {
             sum.saturating_add(u64::try_from(*bytes).unwrap_or(u64::MAX))
         });
         if prompt.saturating_add(bound) <= paid {
-            return Ok(());
+            return None;
         }
         self.delivered.tighten();
         let mut exact = self.delivered.clone();
         for text in [&self.in_flight, before, more] {
             exact.push(text);
         }
-        let completion = exact.total();
-        if prompt.saturating_add(completion) <= paid {
-            return Ok(());
-        }
+        Some(exact.total()).filter(|completion| prompt.saturating_add(*completion) > paid)
+    }
+
+    /// Extends the hold for so many tokens of the completion, and some more.
+    async fn hold_for(&mut self, completion: u64) -> Result<(), End> {
+        let prompt = self.generation.ask.prompt.bound;
         let tolerated = self.limit.saturating_mul(LIMIT_TOLERANCE);
         if completion > tolerated.saturating_add(LIMIT_TOLERANCE_TOKENS) {
             return Err(End::OverLimit);

@@ -185,8 +185,13 @@ async fn no_hold_is_open(database: &Database) {
     }
 }
 
+/// Words one after the other, each on its own.
+fn spoken(words: usize) -> Vec<Step> {
+    (0..words).flat_map(|_| [word(" word"), Step::Pause(Duration::from_millis(2))]).collect()
+}
+
 async fn a_crash_in_a_stream_charges_what_was_written_down(database: Database) {
-    let mut steps = vec![word(" word"); 60];
+    let mut steps = spoken(60);
     steps.push(Step::Stall);
     let upstream = Upstream::start(Script::Events(steps)).await;
     let mut process = streaming_process(&database, &upstream).await;
@@ -227,7 +232,7 @@ async fn a_crash_in_a_stream_charges_what_was_written_down(database: Database) {
 }
 
 async fn a_stream_that_is_taken_over_is_charged_what_was_written_down(database: Database) {
-    let mut steps = vec![word(" word"); 60];
+    let mut steps = spoken(60);
     steps.push(Step::Pause(Duration::from_millis(800)));
     steps.push(usage_and_done(&json!({ "prompt_tokens": 9, "completion_tokens": 60 })));
     let upstream = Upstream::start(Script::Events(steps)).await;
