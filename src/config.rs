@@ -315,9 +315,9 @@ pub struct UpstreamSettings {
     pub stream_idle_seconds: NonZeroU64,
     /// What becomes of a stream whose client leaves.
     pub on_disconnect: OnDisconnect,
-    /// How the upstream is told a token limit where the request names none: `max_tokens` or
-    /// `max_completion_tokens`.
-    pub token_limit_field: TokenLimitField,
+    /// The one name under which a chat's upstream knows its token limit: `max_tokens` or
+    /// `max_completion_tokens`. Unset is the request's own name for it, and `max_tokens` where it names none.
+    pub token_limit_field: Option<TokenLimitField>,
     /// The largest answer, in bytes.
     pub response_max_bytes: usize,
 }
@@ -333,7 +333,7 @@ impl Default for UpstreamSettings {
             timeout_seconds: NonZeroU64::MIN.saturating_add(299),
             stream_idle_seconds: NonZeroU64::MIN.saturating_add(119),
             on_disconnect: OnDisconnect::Cancel,
-            token_limit_field: TokenLimitField::MaxTokens,
+            token_limit_field: None,
             response_max_bytes: 64 * 1024 * 1024,
         }
     }

@@ -172,16 +172,22 @@ pub struct Idempotency {
 /// The right to answer a request first. While it is held, repeats are told to wait.
 pub struct Claim {
     claims: Arc<Claims>,
-    account: AccountId,
-    key: IdempotencyKey,
-    fingerprint: Fingerprint,
-    recorder: Recorder,
+    sealing: Sealing,
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.claims.remove(&(self.account, self.key.0));
+        self.claims.remove(&(self.sealing.account, self.sealing.key.0));
     }
+}
+
+/// What the answer to one request is sealed with.
+#[derive(Clone)]
+struct Sealing {
+    account: AccountId,
+    key: IdempotencyKey,
+    fingerprint: Fingerprint,
+    recorder: Recorder,
 }
 
 #[derive(Clone)]
@@ -230,25 +236,27 @@ impl Idempotency {
         key: IdempotencyKey,
         fingerprint: Fingerprint,
     ) -> Result<Begun, IdempotencyError> {
-        match self.claims.entry((account, key.0)) {
-            Entry::Occupied(claimed) if *claimed.get() == fingerprint.0 => {
-                return Err(IdempotencyError::Running);
+        let sealing = Sealing { account, key, fingerprint, recorder: self.recorder.clone() };
+        let is_claimed = match self.claims.entry((account, key.0)) {
+            Entry::Occupied(claimed) if *claimed.get() != fingerprint.0 => {
+                return Err(IdempotencyError::OtherRequest);
             }
-            Entry::Occupied(_) => return Err(IdempotencyError::OtherRequest),
+            // The first, or another repeat.
+            Entry::Occupied(_) => None,
             Entry::Vacant(free) => {
                 free.insert(fingerprint.0);
+                Some(Claim { claims: Arc::clone(&self.claims), sealing: sealing.clone() })
             }
-        }
-        let claims = Arc::clone(&self.claims);
-        let claim = Claim { claims, account, key, fingerprint, recorder: self.recorder.clone() };
-        match self.store.find_answer(account, key.0, self.clock.now()).await? {
-            None => Ok(Begun::First(claim)),
-            Some(found) if found.fingerprint != fingerprint.0 => {
+        };
+        match (self.store.find_answer(account, key.0, self.clock.now()).await?, is_claimed) {
+            (None, Some(claim)) => Ok(Begun::First(claim)),
+            (None, None) => Err(IdempotencyError::Running),
+            (Some(found), _) if found.fingerprint != fingerprint.0 => {
                 Err(IdempotencyError::OtherRequest)
             }
-            Some(found) => {
+            (Some(found), _) => {
                 let sealed = found.answer.ok_or(IdempotencyError::NotKept)?;
-                let kept = claim.open(&sealed).ok_or(IdempotencyError::Sealed)?;
+                let kept = sealing.open(&sealed).ok_or(IdempotencyError::Sealed)?;
                 Ok(Begun::Repeat(kept))
             }
         }
@@ -288,19 +296,22 @@ impl Claim {
         answer: Option<&KeptAnswer>,
         now: Timestamp,
     ) -> RecordedAnswer {
-        let max = self.recorder.answer_max_bytes;
+        let sealing = &self.sealing;
+        let max = sealing.recorder.answer_max_bytes;
         let kept = answer.filter(|answer| answer.body.len() <= max);
         RecordedAnswer {
-            account: self.account,
-            key_digest: self.key.0,
-            fingerprint: self.fingerprint.0,
+            account: sealing.account,
+            key_digest: sealing.key.0,
+            fingerprint: sealing.fingerprint.0,
             reference,
-            answer: kept.and_then(|answer| self.sealed(answer)),
+            answer: kept.and_then(|answer| sealing.sealed(answer)),
             created_at: now,
-            expires_at: now.plus_micros(self.recorder.keep_micros),
+            expires_at: now.plus_micros(sealing.recorder.keep_micros),
         }
     }
+}
 
+impl Sealing {
     /// What the seal is bound to: an answer moved to another account or key does not open.
     fn bound_to(&self) -> Vec<u8> {
         let account = self.account.0.to_le_bytes();
@@ -342,13 +353,13 @@ mod tests {
             keep_micros: 7,
             answer_max_bytes: 10,
         };
-        Claim {
-            claims: Arc::default(),
+        let sealing = Sealing {
             account: AccountId(account),
             key: IdempotencyKey::parse(key).unwrap(),
             fingerprint: Fingerprint::of("POST", "/x", b"{}"),
             recorder,
-        }
+        };
+        Claim { claims: Arc::default(), sealing }
     }
 
     #[test]
@@ -387,12 +398,12 @@ mod tests {
         let now = Timestamp::from_micros(1);
         let sealed = one.record(Uuid::nil(), Some(&answer), now).answer.unwrap();
         assert!(!sealed.windows(6).any(|bytes| bytes == b"secret"));
-        assert_eq!(one.open(&sealed), Some(answer.clone()));
+        assert_eq!(one.sealing.open(&sealed), Some(answer.clone()));
         for other in [claim(b"other", 1, "k"), claim(b"pepper", 2, "k"), claim(b"pepper", 1, "l")] {
-            assert_eq!(other.open(&sealed), None);
+            assert_eq!(other.sealing.open(&sealed), None);
         }
         for cut in 0..sealed.len() {
-            assert_eq!(one.open(&sealed[..cut]), None);
+            assert_eq!(one.sealing.open(&sealed[..cut]), None);
         }
         let large = KeptAnswer { body: Bytes::from_static(&[0; 11]), ..answer };
         assert_eq!(one.record(Uuid::nil(), Some(&large), now).answer, None);

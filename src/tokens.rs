@@ -10,6 +10,42 @@ use tiktoken_rs::CoreBPE;
 const COUNTED_BYTES_MAX: usize = 256 * 1024;
 /// Held for an image, a sound or a file in a prompt, whose tokens only the upstream knows.
 const PART_TOKENS_MAX: u64 = 2_000;
+/// Held for what an upstream remembers of earlier requests, which is not seen here.
+const REMEMBERED_TOKENS_MAX: u64 = 16_000;
+/// A field that is not known may be shown to the model too: held for at a token for so many bytes.
+const BYTES_PER_UNKNOWN_TOKEN: usize = 3;
+/// Where the parts of a prompt that are no text have their data.
+const DATA_KEYS: [&str; 10] = [
+    "image_url",
+    "url",
+    "data",
+    "file_data",
+    "file_url",
+    "input_audio",
+    "audio",
+    "source",
+    "b64_json",
+    "image",
+];
+/// Parameters, which no model is shown.
+const PARAMETERS: [&str; 16] = [
+    "model",
+    "stop",
+    "user",
+    "metadata",
+    "logit_bias",
+    "stream_options",
+    "tool_choice",
+    "modalities",
+    "service_tier",
+    "reasoning_effort",
+    "reasoning",
+    "include",
+    "truncation",
+    "safety_identifier",
+    "prompt_cache_key",
+    "encoding_format",
+];
 /// What a chat's frame adds to each message, and to the whole (OpenAI cookbook, counting tokens).
 const TOKENS_PER_MESSAGE: u64 = 3;
 const TOKENS_PER_REPLY: u64 = 3;
@@ -43,7 +79,7 @@ pub fn count(bpe: &CoreBPE, text: &str) -> u64 {
 pub struct PromptTokens {
     /// As far as they can be counted here.
     pub counted: u64,
-    /// No fewer than the upstream will count.
+    /// As many as the upstream will count at most, as far as that can be told here.
     pub bound: u64,
 }
 
@@ -55,10 +91,21 @@ impl PromptTokens {
         for (name, value) in body {
             match name.as_str() {
                 "messages" => prompt.add_messages(value),
-                "input" | "prompt" => prompt.add(value),
-                "instructions" | "system" | "suffix" | "text" => prompt.add_text_of(value),
+                // `text` is the text itself, or of a response the form that it is to have.
+                "input" | "prompt" | "instructions" | "system" | "suffix" | "text" => {
+                    prompt.add(value);
+                }
                 // Schemas are shown to the model as text.
                 "tools" | "functions" | "response_format" => prompt.push(&value.to_string()),
+                "previous_response_id" | "conversation" if !value.is_null() => {
+                    prompt.unseen = prompt.unseen.saturating_add(REMEMBERED_TOKENS_MAX);
+                }
+                parameter if PARAMETERS.contains(&parameter) => {}
+                _ if value.is_string() || value.is_array() || value.is_object() => {
+                    let bytes = value.to_string().len() / BYTES_PER_UNKNOWN_TOKEN;
+                    let tokens = u64::try_from(bytes).unwrap_or(u64::MAX);
+                    prompt.unseen = prompt.unseen.saturating_add(tokens);
+                }
                 _ => {}
             }
         }
@@ -73,7 +120,8 @@ struct Prompt {
     /// Texts are counted apart, so that they do not melt together.
     ends: Vec<usize>,
     tokens: u64,
-    parts: u64,
+    /// Tokens that cannot be counted here, at most.
+    unseen: u64,
 }
 
 impl Prompt {
@@ -92,12 +140,6 @@ impl Prompt {
         }
     }
 
-    fn add_text_of(&mut self, value: &Value) {
-        if let Value::String(text) = value {
-            self.push(text);
-        }
-    }
-
     fn add(&mut self, value: &Value) {
         match value {
             Value::String(text) => self.push(text),
@@ -106,12 +148,18 @@ impl Prompt {
             Value::Array(values) => values.iter().for_each(|value| self.add(value)),
             Value::Object(part) => {
                 let kind = part.get("type").and_then(Value::as_str).unwrap_or_default();
-                if ["image", "audio", "file", "video"].iter().any(|word| kind.contains(word)) {
-                    self.parts = self.parts.saturating_add(1);
-                    return;
+                let is_data =
+                    ["image", "audio", "file", "video"].iter().any(|word| kind.contains(word));
+                if is_data {
+                    self.unseen = self.unseen.saturating_add(PART_TOKENS_MAX);
                 }
-                let told = part.iter().filter(|(name, _)| !matches!(name.as_str(), "type" | "id"));
-                told.for_each(|(_, value)| self.add(value));
+                for (name, value) in part {
+                    let is_hidden = matches!(name.as_str(), "type" | "id")
+                        || (is_data && DATA_KEYS.contains(&name.as_str()));
+                    if !is_hidden {
+                        self.add(value);
+                    }
+                }
             }
             Value::Null | Value::Bool(_) => {}
         }
@@ -128,7 +176,7 @@ impl Prompt {
             bound = bound.saturating_add(tokens).saturating_add(rest);
             start = *end;
         }
-        bound = bound.saturating_add(self.parts.saturating_mul(PART_TOKENS_MAX));
+        bound = bound.saturating_add(self.unseen);
         PromptTokens { counted, bound }
     }
 }
@@ -147,31 +195,41 @@ pub struct TextCounter {
     counted: u64,
     /// What the next piece may still change the tokens of.
     pending: String,
+    /// So many bytes of it were counted to so many tokens.
+    known: (usize, u64),
 }
 
 impl TextCounter {
     /// Nothing yet.
     #[must_use]
     pub fn new(bpe: &'static CoreBPE) -> Self {
-        TextCounter { bpe, counted: 0, pending: String::new() }
+        TextCounter { bpe, counted: 0, pending: String::new(), known: (0, 0) }
     }
 
     /// Adds a piece.
-    pub fn push(&mut self, text: &str) {
-        self.pending.push_str(text);
-        if self.pending.len() >= PENDING_BYTES {
-            self.tighten();
+    pub fn push(&mut self, mut text: &str) {
+        // However large it is, no more is counted at once than may be pending.
+        while !text.is_empty() {
+            let cut = floor_char_boundary(text, text.len().min(PENDING_BYTES_MAX));
+            let (piece, rest) = text.split_at_checked(cut.max(1)).unwrap_or((text, ""));
+            self.pending.push_str(piece);
+            if self.pending.len() >= self.known.0.saturating_add(PENDING_BYTES) {
+                self.tighten();
+            }
+            text = rest;
         }
     }
 
     /// No fewer than the tokens so far: a token of these vocabularies has a byte at least.
     #[must_use]
     pub fn bound(&self) -> u64 {
-        self.counted.saturating_add(u64::try_from(self.pending.len()).unwrap_or(u64::MAX))
+        let (bytes, tokens) = self.known;
+        let more = u64::try_from(self.pending.len().saturating_sub(bytes)).unwrap_or(u64::MAX);
+        self.counted.saturating_add(tokens).saturating_add(more)
     }
 
-    /// Brings the bound closer, by counting what no later piece can change: up to the last space between two
-    /// words, where the vocabularies always part.
+    /// Brings the bound closer: counts for good what no later piece can change, up to the last space between
+    /// two words, where the vocabularies always part; and the rest as it is now.
     pub fn tighten(&mut self) {
         let bytes = self.pending.as_bytes();
         let is_part = |window: &[u8]| match window {
@@ -180,10 +238,12 @@ impl TextCounter {
         };
         let last = bytes.windows(3).rposition(is_part).map(|place| place.saturating_add(1));
         let is_full = self.pending.len() >= PENDING_BYTES_MAX;
-        let Some(end) = last.or_else(|| is_full.then_some(self.pending.len())) else { return };
-        let rest = self.pending.split_off(end);
-        self.counted = self.counted.saturating_add(count(self.bpe, &self.pending));
-        self.pending = rest;
+        if let Some(end) = last.or_else(|| is_full.then_some(self.pending.len())) {
+            let rest = self.pending.split_off(end);
+            self.counted = self.counted.saturating_add(count(self.bpe, &self.pending));
+            self.pending = rest;
+        }
+        self.known = (self.pending.len(), count(self.bpe, &self.pending));
     }
 
     /// The tokens so far.
@@ -224,6 +284,13 @@ mod tests {
             { "type": "image_url", "image_url": { "url": "data:image/png;base64,AAAAAAAAAAAAAAAA" } },
         ] }] });
         assert_eq!(of(&image), PromptTokens { counted: 9, bound: 2_009 });
+        // Whatever a message calls itself, its text is counted.
+        let chat = json!({ "messages": [{ "role": "user", "type": "file", "content": "Hello!" }] });
+        assert_eq!(of(&chat), PromptTokens { counted: 9, bound: 2_009 });
+        let remembered = json!({ "input": "Hello!", "previous_response_id": "resp-1" });
+        assert_eq!(of(&remembered), PromptTokens { counted: 2, bound: 16_002 });
+        let unknown = json!({ "input": "Hello!", "documents": ["x".repeat(296)] });
+        assert_eq!(of(&unknown), PromptTokens { counted: 2, bound: 102 });
     }
 
     #[test]
@@ -232,6 +299,19 @@ mod tests {
         let tokens = of(&json!({ "prompt": ["Hello!", long] }));
         assert!(tokens.counted < tokens.bound);
         assert!(tokens.bound > u64::try_from(COUNTED_BYTES_MAX).unwrap() * 4);
+    }
+
+    #[test]
+    fn text_without_spaces_is_not_counted_again_and_again() {
+        let mut counter = TextCounter::new(vocabulary(None));
+        counter.push(&"\u{6f22}\u{5b57}".repeat(500));
+        counter.tighten();
+        let exact = counter.total();
+        assert_eq!(counter.bound(), exact);
+        counter.push("\u{6f22}");
+        assert_eq!(counter.bound(), exact + 3);
+        counter.push(&"a".repeat(100_000));
+        assert!(counter.pending.len() < PENDING_BYTES_MAX && counter.bound() >= counter.total());
     }
 
     #[test]

@@ -182,6 +182,8 @@ pub struct Extension {
     pub want: Credits,
     /// The cost of what has been delivered.
     pub earned: Credits,
+    /// Is it for what was delivered already? Then a key that is out of use meanwhile does not matter.
+    pub is_owed: bool,
 }
 
 #[derive(Message)]
@@ -197,8 +199,12 @@ impl Handler<ExtendCall> for AccountActor {
 
     fn handle(&mut self, call: ExtendCall, _: &mut Context<Self>) {
         self.confirm();
-        let Extension { need, want, earned } = call.extension;
-        let decided = self.state.extend(call.charge, need, want, earned);
+        let Extension { need, want, earned, is_owed } = call.extension;
+        let decided = if is_owed {
+            self.state.extend_owed(call.charge, want, earned)
+        } else {
+            self.state.extend(call.charge, need, want, earned)
+        };
         let result = decided.map(|extended| {
             let durable = extended.hold.map(|hold| {
                 let hold = Some(HoldChange::Extended(hold));

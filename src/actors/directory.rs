@@ -205,7 +205,9 @@ impl Directory {
     pub async fn end_orphaned_holds(&self) -> Result<(), DirectoryError> {
         let (epoch, now) = (self.ledger.epoch(), self.clock.now());
         for account in self.store.accounts_with_orphaned_holds(epoch, now).await? {
-            drop(self.owners_lease(account).await?);
+            if let Err(error) = self.owners_lease(account).await {
+                tracing::error!(%account, %error, "an account's orphaned holds were not ended");
+            }
         }
         Ok(())
     }

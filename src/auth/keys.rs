@@ -115,8 +115,10 @@ impl Keys {
         request: KeyRequest,
         once: Option<Once<NewlyMade>>,
     ) -> Result<Made<NewlyMade>, KeysError> {
-        let account = self.store.accounts_of(user).await?.of(request.environment);
-        let begun = self.gateway.idempotency.begin_once(account, once.as_ref()).await;
+        let accounts = self.store.accounts_of(user).await?;
+        let account = accounts.of(request.environment);
+        // One and the same for both environments, or a key for the other one would be another request.
+        let begun = self.gateway.idempotency.begin_once(accounts.live, once.as_ref()).await;
         let claim = match begun.map_err(KeysError::Repeat)? {
             Some(Begun::Repeat(kept)) => return Ok(Made::Repeat(kept)),
             Some(Begun::First(claim)) => Some(claim),

@@ -576,9 +576,7 @@ impl AccountState {
         earned: Credits,
     ) -> Result<Extended, Decline> {
         let open = *self.open.get(&charge).ok_or(Decline::NotOpen)?;
-        let Stake::Held { amount, is_durable, .. } = open.stake else {
-            return Err(Decline::NotOpen);
-        };
+        let Stake::Held { amount, .. } = open.stake else { return Err(Decline::NotOpen) };
         if self.status != AccountStatus::Open {
             return Err(Decline::AccountClosed);
         }
@@ -600,15 +598,46 @@ impl AccountState {
             return Err(Decline::MonthlyLimit);
         }
         let room = available.min(key.room(open.day, open.month, amount));
-        let more = more.max(want.less(amount).min(room));
+        self.enlarge(charge, &open, more.max(want.less(amount).min(room)), earned)
+    }
+
+    /// Makes a hold larger for what was delivered already: to `want` in all, or as far as the balance and the
+    /// key's limits go. That the key or the account is out of use meanwhile changes nothing in what is owed.
+    ///
+    /// # Errors
+    /// [`Decline::NotOpen`], or [`Decline::AmountTooLarge`]; nothing is changed then.
+    pub fn extend_owed(
+        &mut self,
+        charge: ChargeId,
+        want: Credits,
+        earned: Credits,
+    ) -> Result<Extended, Decline> {
+        let open = *self.open.get(&charge).ok_or(Decline::NotOpen)?;
+        let Stake::Held { amount, .. } = open.stake else { return Err(Decline::NotOpen) };
+        let of_limits =
+            self.key(open.key).map_or(Credits::MAX, |key| key.room(open.day, open.month, amount));
+        let room = self.available().min(of_limits);
+        self.enlarge(charge, &open, want.less(amount).min(room), earned)
+    }
+
+    fn enlarge(
+        &mut self,
+        charge: ChargeId,
+        open: &OpenCharge,
+        more: Credits,
+        earned: Credits,
+    ) -> Result<Extended, Decline> {
+        let Stake::Held { amount, is_durable, .. } = open.stake else {
+            return Err(Decline::NotOpen);
+        };
         let held = self.held.checked_add(more).ok_or(Decline::AmountTooLarge)?;
         let amount = amount.checked_add(more).ok_or(Decline::AmountTooLarge)?;
 
         // Decided. From here on nothing fails.
         self.held = held;
-        self.counters(&open, |key, day, month| key.add(day, month, Credits::ZERO, more));
+        self.counters(open, |key, day, month| key.add(day, month, Credits::ZERO, more));
         let stake = Stake::Held { amount, earned: earned.min(amount), is_durable };
-        self.open.insert(charge, OpenCharge { stake, ..open });
+        self.open.insert(charge, OpenCharge { stake, ..*open });
         Ok(Extended { held: amount, hold: self.durable_hold(charge) })
     }
 
@@ -1146,6 +1175,7 @@ mod tests {
         assert_eq!(account.extend(id, cents(2), cents(3), cents(1)).unwrap().held, cents(20));
         account.change_key(KEY, KeyChange::Revoke).unwrap();
         assert_eq!(account.extend(id, cents(1), cents(1), cents(1)), Err(Decline::KeyInactive));
+        assert_eq!(account.extend_owed(id, cents(99), cents(20)).unwrap().held, cents(20));
         let delivered = Outcome::Delivered { cost: cents(15) };
         let end = account.settle(id, delivered, NOON).unwrap().hold_end.unwrap();
         assert_eq!(
@@ -1154,6 +1184,22 @@ mod tests {
         );
         assert_eq!(account.extend(id, cents(1), cents(1), cents(1)), Err(Decline::NotOpen));
         assert_eq!(account.held(), Credits::ZERO);
+    }
+
+    #[test]
+    fn what_is_owed_is_held_within_balance_and_limits_alone() {
+        let id = ChargeId(Uuid::from_u128(1));
+        for (per_request, held) in [(None, 20), (Some(15), 15), (Some(9), 9)] {
+            let per_request = per_request.map(cents);
+            let limits = SpendingLimits { per_request, ..Default::default() };
+            let mut account = account(cents(20), limits);
+            account.charge(&stream(1, 5, 8, 50), NOON).unwrap();
+            account.change_key(KEY, KeyChange::Revoke).unwrap();
+            account.set_status(AccountStatus::Suspended);
+            assert_eq!(account.extend_owed(id, cents(99), cents(8)).unwrap().held, cents(held));
+        }
+        let mut account = account(cents(20), SpendingLimits::default());
+        assert_eq!(account.extend_owed(id, cents(9), cents(8)), Err(Decline::NotOpen));
     }
 
     #[test]

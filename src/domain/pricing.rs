@@ -96,7 +96,7 @@ impl PriceRule {
         bounds().map(Some).ok_or(Unpayable)
     }
 
-    /// The price of a call that takes no tokens: fixed, or the base alone.
+    /// The price with these bounds; fixed where there are none.
     #[must_use]
     pub fn price(&self, bounds: Option<Bounds>) -> Price {
         bounds.map_or(Price::Fixed(self.base), Price::UpTo)

@@ -9,21 +9,21 @@ use super::window::Timestamp;
 /// How a call that was charged came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Ending {
-    /// The upstream came to its end, and the client had all of it.
+    /// The upstream came to its end.
     #[default]
     Completed,
     /// The upstream refused it, or failed before the first byte: nothing was delivered.
     Failed,
     /// The upstream broke off in the middle of a stream.
     UpstreamCut,
-    /// The client left in the middle of a stream; the upstream was cancelled.
+    /// The client left a stream, or before its first byte; the upstream was cancelled.
     ClientLeft,
     /// The client left in the middle of a stream; the upstream was heard to its end.
     ClientLeftDrained,
     /// Credits or a limit were used up in the middle of a stream.
     CreditsEnded,
-    /// The server stopped in the middle of a stream.
-    ServerStopped,
+    /// The ledger could not be written in the middle of a stream.
+    Unwritable,
 }
 
 impl Ending {
@@ -37,7 +37,7 @@ impl Ending {
             Ending::ClientLeft => 4,
             Ending::ClientLeftDrained => 5,
             Ending::CreditsEnded => 6,
-            Ending::ServerStopped => 7,
+            Ending::Unwritable => 7,
         }
     }
 }

@@ -168,7 +168,8 @@ fn refusal_parts(refusal: &Refusal) -> Parts {
             "Outcome unknown",
             "It is not known whether this request was charged. GET /api/payments/transactions tells.",
         ),
-        Refusal::UpstreamFailed(_) => parts(
+        // Nobody is there to read it.
+        Refusal::UpstreamFailed(_) | Refusal::ClientLeft => parts(
             StatusCode::BAD_GATEWAY,
             "Upstream error",
             "The upstream service failed. You were not charged.",

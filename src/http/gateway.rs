@@ -44,7 +44,10 @@ pub(super) async fn call(
         drop(running);
         return respond(quoted, |quote| quoted_response(&request, &app, &quote));
     }
-    let arrival = Arrival { running: Some(running), ..arrival };
+    // Dropped with this handler, when the client leaves or has its answer.
+    let (_here, client_left) = tokio::sync::oneshot::channel();
+    let (running, client_left) = (Some(running), Some(client_left));
+    let arrival = Arrival { running, client_left, ..arrival };
     let client = reqwest::Client::clone(&client);
     match uncancelled(pipeline::serve(gateway, client, arrival)).await {
         Ok(served) => respond(served, depart),
@@ -103,6 +106,7 @@ fn arrival(request: &HttpRequest, app: &App, body: Body) -> Result<Arrival, ApiE
         body: body.bytes()?,
         idempotency_key: idempotency_key(request)?,
         running: None,
+        client_left: None,
         at: app.clock.now(),
     })
 }

@@ -19,6 +19,7 @@ use std::time::Duration;
 use actix_web::http::Method;
 use actix_web::http::header::HeaderMap;
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
 use crate::actors::{Directory, LedgerHandle};
 use crate::auth::KeyRing;
@@ -96,6 +97,8 @@ pub struct Arrival {
     pub idempotency_key: Option<IdempotencyKey>,
     /// Counts the call as running.
     pub running: Option<Running>,
+    /// Closed when the client leaves before it has an answer.
+    pub client_left: Option<oneshot::Receiver<()>>,
     /// When it arrived.
     pub at: Timestamp,
 }
@@ -152,6 +155,9 @@ pub enum Refusal {
     /// The upstream took too long; nothing was charged.
     #[error("upstream timed out")]
     UpstreamTimedOut,
+    /// The client left before the first byte of its stream; nothing was charged, and nobody hears of it.
+    #[error("the client left")]
+    ClientLeft,
     /// The first request with the same idempotency key still runs.
     #[error("the first request with this idempotency key still runs")]
     RepeatTooEarly,

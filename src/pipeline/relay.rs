@@ -20,7 +20,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use super::charge::Charged;
 use super::departure::{Body, Money, StreamSender, kept, stream};
 use super::price::Generation;
-use super::settle::{on_record, usage_record};
+use super::settle::{hold_what_is_owed, on_record, usage_record};
 use super::{Departure, Gateway, Refusal};
 use crate::actors::account::{Extension, Record, wait};
 use crate::actors::{AccountError, Receipt};
@@ -199,6 +199,8 @@ impl Relay {
                 Some(Err(end)) => Some(end),
                 None => Some(End::Completed),
             };
+            // What the upstream has not said to be its end is a cut.
+            let cut = End::Broken(Failure::Broken("the stream has no end"));
             if end == Some(End::Completed)
                 && let Some(rest) = frames.rest()
             {
@@ -206,8 +208,10 @@ impl Relay {
                 let rest = [&rest[..], b"\n\n"].concat();
                 end = self.pass(&mut frames, &rest).await.or(end);
             }
-            if let Some(end) = end {
-                return end;
+            match end {
+                Some(End::Completed) if !self.transcript.is_whole() => return cut,
+                Some(end) => return end,
+                None => {}
             }
         }
     }
@@ -313,7 +317,7 @@ impl Relay {
     async fn extend(&mut self, need: Credits, want: Credits) -> Result<(), End> {
         // Of a request that may be repeated nothing is earned before its end: see `Drop`.
         let earned = if self.recording.is_some() { Credits::ZERO } else { self.earned() };
-        let extension = Extension { need, want, earned };
+        let extension = Extension { need, want, earned, is_owed: false };
         let Some(account) = &self.charged.open.account else { return Err(End::Unwritable) };
         let receipt = match account.extend(self.charged.open.id, extension).await {
             Ok(receipt) => receipt,
@@ -392,7 +396,10 @@ impl Relay {
             || (end == End::Completed && matches!(self.transcript.reported(), Reported::Given(_)));
         let cost = self.charged.rule.cost(usage.total()).unwrap_or(Credits::MAX);
         if is_delivered && cost > self.held {
-            self.hold_what_was_reported(cost).await;
+            // Thinking that does not show, for one.
+            self.charged.terms.held = self.held;
+            hold_what_is_owed(&self.gateway, &mut self.charged, cost).await;
+            self.held = self.charged.terms.held;
         }
         if is_delivered && cost > self.held {
             tally = Tally::Clamped;
@@ -405,7 +412,7 @@ impl Relay {
             End::ClientLeft => Ending::ClientLeft,
             End::Declined(_) | End::OverLimit => Ending::CreditsEnded,
             End::Broken(_) => Ending::UpstreamCut,
-            End::Unwritable => Ending::ServerStopped,
+            End::Unwritable => Ending::Unwritable,
         };
         let record = usage_record(&self.gateway, &self.charged, &self.upstream, 200);
         let (prompt_tokens, completion_tokens) = (usage.prompt, usage.completion);
@@ -426,18 +433,6 @@ impl Relay {
             (End::Completed, Reported::Given(usage)) => (usage, Tally::Reported),
             (_, Reported::Absurd) => (counted, Tally::Absurd),
             _ => (counted, Tally::Counted),
-        }
-    }
-
-    /// The upstream says that it took more than was counted (thinking that it does not show, for one): within
-    /// what the request could cost that is believed, and held as far as there is room.
-    async fn hold_what_was_reported(&mut self, cost: Credits) {
-        let prompt = self.generation.ask.prompt.bound;
-        let most = self.charged.rule.cost(prompt.saturating_add(self.limit));
-        let want = cost.min(most.unwrap_or(Credits::MAX));
-        if want > self.held {
-            let held = self.held;
-            let _ = self.extend(held, want).await;
         }
     }
 
@@ -572,7 +567,7 @@ fn last_frames(
             "upstream_timeout",
             "The upstream service stopped answering. You were charged for what was delivered.",
         ),
-        End::Broken(Failure::Broken(_)) => broken(
+        End::Broken(Failure::Broken(_) | Failure::Abandoned) => broken(
             "upstream_error",
             "The upstream service broke off. You were charged for what was delivered.",
         ),

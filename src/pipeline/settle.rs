@@ -13,15 +13,20 @@ use super::departure::{Body, Money, kept};
 use super::price::Generation;
 use super::upstream::Answered;
 use super::{Departure, Gateway, Notes, Refusal, relay};
-use crate::actors::account::{Record, wait};
+use crate::actors::account::{Extension, Record, wait};
 use crate::actors::ledger_writer::{Acknowledgement, WriteError};
 use crate::domain::{Credits, Ending, Outcome, Settled, Tally, UsageRecord};
 use crate::idempotency::Claim;
-use crate::tokens::{count, vocabulary};
+use crate::tokens::{TextCounter, vocabulary};
 use crate::upstream::{AnswerBody, Failure, Reported, TokenUsage};
 
+/// See [`hold_what_is_owed`].
+const PROMPT_TOLERANCE: u64 = 2;
+const PROMPT_TOLERANCE_TOKENS: u64 = 64;
 /// Above this an answer's text is counted beside the HTTP thread.
 const INLINE_BYTES_MAX: usize = 4 * 1024;
+/// What a token is taken for where a text could not be counted.
+const BYTES_PER_TOKEN: usize = 4;
 
 /// Ends the charge, or hands its stream on.
 pub(super) async fn close(
@@ -44,11 +49,16 @@ pub(super) async fn close(
         },
         Err(failure) => {
             let usage = usage_record(gateway, &charged, &upstream, failure.status());
-            let usage = UsageRecord { ending: Ending::Failed, ..usage };
+            let ending = match failure {
+                Failure::Abandoned => Ending::ClientLeft,
+                _ => Ending::Failed,
+            };
+            let usage = UsageRecord { ending, ..usage };
             settle(gateway, charged, Outcome::Failed, usage, None, notes).await?;
             Err(match failure {
                 Failure::TimedOut => Refusal::UpstreamTimedOut,
                 Failure::Broken(reason) => Refusal::UpstreamFailed(reason),
+                Failure::Abandoned => Refusal::ClientLeft,
             })
         }
     }
@@ -78,6 +88,7 @@ async fn close_whole(
     let is_delivered = whole.status.is_success();
     let outcome = if is_delivered {
         let cost = charged.rule.cost(usage.total()).unwrap_or(Credits::MAX);
+        hold_what_is_owed(gateway, &mut charged, cost).await;
         if charged.generation.is_some() && cost > charged.terms.held {
             record.tally = Tally::Clamped;
             tracing::warn!(charge = %charged.open.id, %cost, held = %charged.terms.held, "clamped");
@@ -117,6 +128,28 @@ async fn close_whole(
     })
 }
 
+/// The upstream says that it took more than is held. Where that can be believed it is held as well, as far as
+/// there is room, before it is captured; else no more than the request allowed. A prompt can be believed up to
+/// twice our own count, since upstreams have tokenizers of their own.
+pub(super) async fn hold_what_is_owed(gateway: &Gateway, charged: &mut Charged, cost: Credits) {
+    let Some(Generation { demand, .. }) = &charged.generation else { return };
+    let limit = charged.token_limit.unwrap_or(demand.completion_tokens_max);
+    let completion = limit.saturating_mul(demand.choices);
+    let with = |prompt: u64| charged.rule.cost(completion.saturating_add(prompt));
+    let prompt = demand.prompt_tokens_max;
+    let tolerated = prompt.saturating_mul(PROMPT_TOLERANCE).saturating_add(PROMPT_TOLERANCE_TOKENS);
+    let (most, believable) = (with(prompt), with(tolerated));
+    let want = if believable.is_some_and(|most| cost <= most) { Some(cost) } else { most };
+    let (need, want) = (charged.terms.held, want.unwrap_or(Credits::ZERO));
+    let Some(account) = charged.open.account.as_ref().filter(|_| want > need) else { return };
+    let extension = Extension { need, want, earned: Credits::ZERO, is_owed: true };
+    // Declined or not: what is held by then is what can be captured.
+    let Ok(receipt) = account.extend(charged.open.id, extension).await else { return };
+    if let Ok(Ok(held)) = tokio::time::timeout(gateway.commit_timeout, receipt.wait()).await {
+        charged.terms.held = held;
+    }
+}
+
 /// What an answer says of the money, once that is settled.
 fn told(money: Money, settled: &Settled) -> Money {
     let (cost, balance) = (Some(settled.cost), Some(settled.balance));
@@ -139,9 +172,14 @@ async fn tally(charged: &Charged, reported: Reported, body: &Bytes) -> (TokenUsa
     };
     let (dialect, model, body) = (charged.dialect, ask.model.clone(), body.clone());
     let is_small = body.len() <= INLINE_BYTES_MAX;
-    let work = move || count(vocabulary(model.as_deref()), &dialect.answer_text(&body));
+    let estimate = u64::try_from(body.len() / BYTES_PER_TOKEN).unwrap_or(u64::MAX);
+    let work = move || {
+        let mut counter = TextCounter::new(vocabulary(model.as_deref()));
+        counter.push(&dialect.answer_text(&body));
+        counter.total()
+    };
     let completion =
-        if is_small { work() } else { tokio::task::spawn_blocking(work).await.unwrap_or(0) };
+        if is_small { work() } else { tokio::task::spawn_blocking(work).await.unwrap_or(estimate) };
     (TokenUsage::new(ask.prompt.counted, completion), tally)
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::Gateway;
 use super::charge::Charged;
 use super::price::Generation;
+use crate::config::{OnDisconnect, TokenLimitField};
 use crate::upstream::{Answer, Call, Failure};
 
 /// A request that the upstream has answered, or begun to, or not.
@@ -18,19 +19,33 @@ pub struct Answered {
 pub(super) async fn forward(
     gateway: &Gateway,
     client: &reqwest::Client,
-    charged: Charged,
+    mut charged: Charged,
 ) -> Answered {
+    let client_left = charged.arrival.client_left.take();
     let Charged { arrival, dialect, generation, token_limit, .. } = &charged;
     let upstream = gateway.upstreams.of(arrival.group, charged.key.environment);
+    let policy = gateway.upstreams.stream_policy(arrival.group);
     let is_stream = Generation::is_stream(generation.as_ref());
     let body = match generation {
         Some(_) => {
-            let field = gateway.upstreams.stream_policy(arrival.group).token_limit_field.name();
+            let field = policy.token_limit_field.map(TokenLimitField::name);
             dialect.told(&arrival.body, *token_limit, field, is_stream)
         }
         None => arrival.body.clone(),
     };
     let call = Call { arrival, body, dialect: *dialect, is_stream };
-    let (name, result) = upstream.call(client, call, gateway.clock.now()).await;
+    let answered = upstream.call(client, call, gateway.clock.now());
+    // Of a stream nothing is delivered before its first byte, so whoever leaves until then owes nothing; what
+    // is to be kept for a repeat, or to be drained, is heard all the same.
+    let may_be_abandoned =
+        is_stream && charged.claim.is_none() && policy.on_disconnect == OnDisconnect::Cancel;
+    let (name, result) = match client_left.filter(|_| may_be_abandoned) {
+        Some(left) => tokio::select! {
+            biased;
+            answered = answered => answered,
+            _ = left => (upstream.name(), Err(Failure::Abandoned)),
+        },
+        None => answered.await,
+    };
     Answered { upstream: name, charged, result }
 }

@@ -3,6 +3,7 @@
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, Statement};
 use uuid::Uuid;
 
+use super::batch::CommitError;
 use super::{Store, StoreError};
 use crate::domain::{AccountId, Timestamp};
 use entity::recorded_answer;
@@ -69,7 +70,8 @@ impl Store {
             let sql = format!(
                 "DELETE FROM recorded_answer WHERE (account_id, key_digest) IN (
                     SELECT account_id, key_digest FROM recorded_answer WHERE expires_at <= $1
-                    LIMIT {PIECE})"
+                    LIMIT {PIECE})
+                AND expires_at <= $1"
             );
             let backend = store.write.get_database_backend();
             let statement = Statement::from_sql_and_values(backend, sql, [now.micros().into()]);
@@ -80,18 +82,20 @@ impl Store {
     }
 }
 
-/// Writes an answer down. Whatever was recorded under the key before is forgotten, or this batch is written
-/// again after an unknown outcome.
+/// Writes an answer down. What was recorded under the key before must be forgotten, or be this very charge,
+/// since a batch is written again after an unknown outcome: so the database itself has one charge a key.
 pub(super) async fn record(
     connection: &impl ConnectionTrait,
     answer: &RecordedAnswer,
-) -> Result<(), sea_orm::DbErr> {
+) -> Result<(), CommitError> {
     const SQL: &str = "INSERT INTO recorded_answer
             (account_id, key_digest, fingerprint, reference, answer, created_at, expires_at)
         VALUES ($1, $2, $3, $4, $5, $6, $7)
         ON CONFLICT (account_id, key_digest) DO UPDATE SET fingerprint = excluded.fingerprint,
             reference = excluded.reference, answer = excluded.answer,
-            created_at = excluded.created_at, expires_at = excluded.expires_at";
+            created_at = excluded.created_at, expires_at = excluded.expires_at
+        WHERE recorded_answer.expires_at <= excluded.created_at
+            OR recorded_answer.reference = excluded.reference";
     let values = [
         answer.account.0.into(),
         answer.key_digest.to_vec().into(),
@@ -102,6 +106,9 @@ pub(super) async fn record(
         answer.expires_at.micros().into(),
     ];
     let backend = connection.get_database_backend();
-    connection.execute_raw(Statement::from_sql_and_values(backend, SQL, values)).await?;
-    Ok(())
+    let statement = Statement::from_sql_and_values(backend, SQL, values);
+    match connection.execute_raw(statement).await?.rows_affected() {
+        1 => Ok(()),
+        _ => Err(CommitError::Refused("an idempotency key is recorded for another charge".into())),
+    }
 }

@@ -34,7 +34,7 @@ pub enum Dialect {
 }
 
 /// Keys whose texts an upstream has generated.
-const TEXT_KEYS: [&str; 8] = [
+const TEXT_KEYS: [&str; 9] = [
     "content",
     "text",
     "delta",
@@ -43,6 +43,19 @@ const TEXT_KEYS: [&str; 8] = [
     "refusal",
     "arguments",
     "output_text",
+    "transcript",
+];
+/// Fields that we read, so that nobody may write them in another case: some upstreams do not care for case.
+const READ_FIELDS: [&str; 9] = [
+    "stream",
+    "stream_options",
+    "model",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "n",
+    "best_of",
+    "prompt",
 ];
 /// The end of a stream, in all dialects but that of responses.
 const DONE: &str = "[DONE]";
@@ -98,6 +111,17 @@ impl Dialect {
         }
     }
 
+    /// The fields in which its requests name a token limit; its upstreams know no others.
+    const fn limit_fields(self) -> &'static [&'static str] {
+        match self {
+            Dialect::Chat => &["max_tokens", "max_completion_tokens"],
+            Dialect::Completion => &["max_tokens"],
+            Dialect::Responses => &["max_output_tokens"],
+            Dialect::Embeddings => &[],
+            Dialect::Native => &["max_tokens", "max_completion_tokens", "max_output_tokens"],
+        }
+    }
+
     /// Reads a request.
     ///
     /// # Errors
@@ -106,6 +130,22 @@ impl Dialect {
         let must_be = |error: serde_json::Error| format!("The body must be a JSON object: {error}");
         let read: AskBody = serde_json::from_slice(body).map_err(must_be)?;
         let shown: Map<String, Value> = serde_json::from_slice(body).map_err(must_be)?;
+        if let Some(name) = shown.keys().find(|name| {
+            let lower = name.to_ascii_lowercase();
+            READ_FIELDS.contains(&lower.as_str()) && lower != **name
+        }) {
+            return Err(format!("{name}: must be written in small letters"));
+        }
+        let named = [
+            ("max_tokens", read.max_tokens),
+            ("max_completion_tokens", read.max_completion_tokens),
+            ("max_output_tokens", read.max_output_tokens),
+        ];
+        let own = named.into_iter().filter(|(name, _)| self.limit_fields().contains(name));
+        let token_limit = own.filter_map(|(_, limit)| limit).max();
+        if let Some((name, _)) = named.iter().find(|(_, limit)| *limit == Some(0)) {
+            return Err(format!("{name}: must be at least 1"));
+        }
         let model = read.model.as_ref().and_then(Value::as_str).map(str::to_owned);
         let prompt = PromptTokens::of(&shown, vocabulary(model.as_deref()));
         // Of `/v1/completions`: a list of prompts is as many completions.
@@ -122,44 +162,43 @@ impl Dialect {
             is_stream: read.stream.unwrap_or(false) && self != Dialect::Embeddings,
             wants_usage: wants_usage || self == Dialect::Responses,
             model,
-            // An upstream may know only one of them.
-            token_limit: match self {
-                Dialect::Embeddings => Some(0),
-                _ => read.max_tokens.max(read.max_completion_tokens).max(read.max_output_tokens),
-            },
+            token_limit: if self == Dialect::Embeddings { Some(0) } else { token_limit },
             choices: prompts.saturating_mul(asked),
             prompt,
         })
     }
 
-    /// The request as the upstream is told it: with the token limit that is paid for, and with its usage
-    /// asked for. `limit_field` names the limit where the request names none itself.
+    /// The request as the upstream is told it: with the token limit that is paid for, where that is not the
+    /// request's own, and with its usage asked for. `limit_field` is the one name of the limit that the upstream
+    /// knows, where it does not know all.
     #[must_use]
     pub fn told(
         self,
         body: &Bytes,
         limit: Option<u64>,
-        limit_field: &str,
+        limit_field: Option<&'static str>,
         is_stream: bool,
     ) -> Bytes {
-        if self == Dialect::Embeddings || (limit.is_none() && !is_stream) {
+        let may_be_renamed = matches!(self, Dialect::Chat | Dialect::Native);
+        let limit_field = limit_field.filter(|_| may_be_renamed);
+        if self == Dialect::Embeddings || (limit.is_none() && limit_field.is_none() && !is_stream) {
             return body.clone();
         }
         let text = std::str::from_utf8(body).unwrap_or_default();
         let Some(mut fields) = Fields::read(text) else { return body.clone() };
-        if let Some(limit) = limit {
-            let all = ["max_tokens", "max_completion_tokens", "max_output_tokens"];
-            let mut named: Vec<&'static str> =
-                all.into_iter().filter(|name| fields.get(name).is_some()).collect();
-            if named.is_empty() {
-                let own = match self {
-                    Dialect::Responses => "max_output_tokens",
-                    Dialect::Completion => "max_tokens",
-                    _ => all.into_iter().find(|name| *name == limit_field).unwrap_or("max_tokens"),
-                };
-                named.push(own);
-            }
-            for name in named {
+        let known = self.limit_fields();
+        let named = || known.iter().copied().filter(|name| fields.get(name).is_some());
+        let largest = named().filter_map(|name| fields.get(name)?.parse::<u64>().ok()).max();
+        let own: Vec<&'static str> = named().collect();
+        if let Some(limit) = limit.or(largest) {
+            let first = known.first().copied().unwrap_or("max_tokens");
+            let names = match limit_field {
+                Some(field) => vec![field],
+                None if own.is_empty() => vec![first],
+                None => own.clone(),
+            };
+            own.iter().filter(|name| !names.contains(name)).for_each(|name| fields.remove(name));
+            for name in names {
                 fields.set(name, limit.to_string());
             }
         }
@@ -198,9 +237,17 @@ impl Dialect {
 fn collect(value: &Value, text: &mut String) {
     match value {
         Value::Object(fields) => {
+            // The same thoughts, spelled twice.
+            let has_thoughts = fields.get("reasoning_content").is_some_and(Value::is_string);
             for (name, value) in fields {
-                match value {
-                    Value::String(own) if TEXT_KEYS.contains(&name.as_str()) => text.push_str(own),
+                match (name.as_str(), value) {
+                    ("reasoning_details", _) => {}
+                    ("reasoning", Value::String(_)) if has_thoughts => {}
+                    (name, Value::String(own)) if TEXT_KEYS.contains(&name) => text.push_str(own),
+                    ("function" | "function_call", Value::Object(function)) => {
+                        text.push_str(function.get("name").and_then(Value::as_str).unwrap_or(""));
+                        collect(value, text);
+                    }
                     _ => collect(value, text),
                 }
             }
@@ -233,6 +280,8 @@ struct Chunk<'c> {
 #[derive(Deserialize)]
 struct ChunkChoice<'c> {
     #[serde(borrow, default)]
+    finish_reason: Option<&'c RawValue>,
+    #[serde(borrow, default)]
     delta: Option<ChunkDelta<'c>>,
     #[serde(borrow, default)]
     text: Option<Cow<'c, str>>,
@@ -252,6 +301,8 @@ struct ChunkDelta<'c> {
     tool_calls: Option<&'c RawValue>,
     #[serde(borrow, default)]
     function_call: Option<&'c RawValue>,
+    #[serde(borrow, default)]
+    audio: Option<&'c RawValue>,
 }
 
 /// Tells null from absent.
@@ -315,6 +366,10 @@ pub struct Transcript {
     /// The latest usage, and its own text.
     reported: Reported,
     usage: Option<String>,
+    /// The event that told it and nothing else, for the one that we end with.
+    usage_event: Option<Fields<'static>>,
+    /// Has the upstream said that it is at its end?
+    has_finished: bool,
     /// The last event of `/v1/responses`, kept until it is paid for.
     terminal: Option<(String, Fields<'static>)>,
     sequence: u64,
@@ -332,6 +387,8 @@ impl Transcript {
             head: None,
             reported: Reported::Missing,
             usage: None,
+            usage_event: None,
+            has_finished: false,
             terminal: None,
             sequence: 0,
         }
@@ -343,6 +400,12 @@ impl Transcript {
         self.reported
     }
 
+    /// Has the upstream come to its end, where its protocol lets it say so?
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.has_finished || self.dialect == Dialect::Native
+    }
+
     /// Reads a frame.
     pub fn read(&mut self, frame: Bytes) -> Piece {
         let Some((event, data)) = sse::read(&frame) else {
@@ -350,6 +413,7 @@ impl Transcript {
             return Piece { passed: Some(frame), ..Piece::default() };
         };
         if data.trim() == DONE {
+            self.has_finished = true;
             return Piece { is_end: true, ..Piece::default() };
         }
         if let Some(piece) = self.read_plain_chunk(&frame, &data) {
@@ -363,7 +427,7 @@ impl Transcript {
             let read = self.read_response(event, &fields);
             return match read {
                 Some(piece) => piece,
-                None => Piece { text: delta(&fields), passed: Some(frame), is_end: false },
+                None => Piece { text: response_text(&fields), passed: Some(frame), is_end: false },
             };
         }
         if self.head.is_none() {
@@ -372,6 +436,12 @@ impl Transcript {
         }
         let mut text = String::new();
         if let Ok(value) = serde_json::from_str::<Value>(&data) {
+            let choices = value.get("choices").and_then(Value::as_array);
+            self.has_finished |= choices.is_some_and(|choices| {
+                choices
+                    .iter()
+                    .any(|choice| choice.get("finish_reason").is_some_and(Value::is_string))
+            });
             match (self.dialect, value.get("choices")) {
                 (_, Some(choices)) => collect(choices, &mut text),
                 (Dialect::Native, None) => collect(&value, &mut text),
@@ -386,8 +456,14 @@ impl Transcript {
                 .iter()
                 .any(|name| fields.get(name).is_some_and(|value| value.trim() != "[]"));
             if is_empty && text.is_empty() && !says_more {
-                // Kept for the end, when it is paid for.
-                return Piece::default();
+                self.has_finished = true;
+                self.usage_event = Some(fields.clone().into_owned());
+                let usual =
+                    ["id", "object", "created", "model", "system_fingerprint", "choices", "usage"];
+                if self.wants_usage || fields.has_only(&usual) {
+                    // Kept for the end, when it is paid for.
+                    return Piece::default();
+                }
             }
         }
         let passed = if self.wants_usage || !fields.has("usage") {
@@ -395,13 +471,13 @@ impl Transcript {
         } else {
             let mut fields = fields;
             fields.remove("usage");
-            framed(event, &fields)
+            framed(&frame, &fields)
         };
         Piece { passed: Some(passed), text, is_end: false }
     }
 
     /// The short way for the chunk that a chat has most of: text and no usage. `None` for any other.
-    fn read_plain_chunk(&self, frame: &Bytes, data: &str) -> Option<Piece> {
+    fn read_plain_chunk(&mut self, frame: &Bytes, data: &str) -> Option<Piece> {
         if !matches!(self.dialect, Dialect::Chat | Dialect::Completion) || self.head.is_none() {
             return None;
         }
@@ -416,13 +492,18 @@ impl Transcript {
         let mut text = String::new();
         for choice in &chunk.choices {
             let delta = choice.delta.as_ref();
-            if delta
-                .is_some_and(|delta| delta.tool_calls.is_some() || delta.function_call.is_some())
-            {
+            if delta.is_some_and(|delta| {
+                [delta.tool_calls, delta.function_call, delta.audio].iter().any(Option::is_some)
+            }) {
                 return None;
             }
+            self.has_finished |= choice.finish_reason.is_some();
             let of_delta = delta.map(|delta| {
-                [&delta.content, &delta.reasoning_content, &delta.reasoning, &delta.refusal]
+                let thoughts = match &delta.reasoning_content {
+                    Some(_) => &delta.reasoning_content,
+                    None => &delta.reasoning,
+                };
+                [&delta.content, thoughts, &delta.refusal]
             });
             let own = of_delta.into_iter().flatten().chain([&choice.text]);
             own.flatten().for_each(|piece| text.push_str(piece));
@@ -448,6 +529,7 @@ impl Transcript {
             self.usage = Some(usage.to_owned());
         }
         let event = event.unwrap_or(kind).to_owned();
+        self.has_finished = true;
         self.terminal = Some((event, fields.clone().into_owned()));
         Some(Piece { is_end: true, ..Piece::default() })
     }
@@ -502,6 +584,7 @@ impl Transcript {
         }
         if let Some(bill) = bill.filter(|_| self.wants_usage) {
             let mut last = head;
+            last.overlay(self.usage_event.clone().unwrap_or_default());
             if self.dialect != Dialect::Native {
                 last.set("choices", "[]");
             }
@@ -580,7 +663,9 @@ fn left(left: LimitsLeft) -> String {
     let of = |name: &str, left: Option<Credits>| {
         left.map(|left| format!(",\"{name}\":{left}")).unwrap_or_default()
     };
-    of("daily_remaining", left.daily) + &of("monthly_remaining", left.monthly)
+    of("per_request_limit", left.per_request)
+        + &of("daily_remaining", left.daily)
+        + &of("monthly_remaining", left.monthly)
 }
 
 fn ended_by(close: Close<'_>) -> String {
@@ -592,18 +677,34 @@ fn ended_by(close: Close<'_>) -> String {
     }
 }
 
-/// The text of an event of `/v1/responses`: only deltas deliver, all other events repeat.
-fn delta(fields: &Fields<'_>) -> String {
+/// The text of an event of `/v1/responses`: only deltas deliver, and the name of a function; all other events
+/// repeat.
+fn response_text(fields: &Fields<'_>) -> String {
     let kind = fields.get("type").unwrap_or_default().trim_matches('"');
-    let delta = fields.get("delta").filter(|_| kind.rsplit('.').next() == Some("delta"));
-    delta.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
+    let text = match kind {
+        "response.output_item.added" => fields
+            .get("item")
+            .and_then(Fields::read)
+            .and_then(|item| item.get("name").map(str::to_owned)),
+        _ if kind.rsplit('.').next() == Some("delta") => fields.get("delta").map(str::to_owned),
+        _ => None,
+    };
+    text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
 }
 
-fn framed(event: Option<&str>, fields: &Fields<'_>) -> Bytes {
-    match event {
-        Some(event) => format!("event: {event}\ndata: {fields}\n\n").into(),
-        None => format!("data: {fields}\n\n").into(),
+/// The frame with other data. Its other lines stay.
+fn framed(frame: &[u8], fields: &Fields<'_>) -> Bytes {
+    let mut out = String::new();
+    for line in String::from_utf8_lossy(frame).lines() {
+        if !line.is_empty() && !line.starts_with("data") {
+            out.push_str(line);
+            out.push('\n');
+        }
     }
+    // A line's end between two values would end the data.
+    let data = fields.to_string().replace(['\n', '\r'], " ");
+    let _ = write!(out, "data: {data}\n\n");
+    out.into()
 }
 
 impl Reported {
@@ -613,28 +714,29 @@ impl Reported {
         #[expect(clippy::struct_field_names, reason = "OpenAI's names")]
         #[derive(Deserialize)]
         struct Usage {
-            #[serde(default, alias = "input_tokens")]
             prompt_tokens: Option<i64>,
-            #[serde(default, alias = "output_tokens")]
+            input_tokens: Option<i64>,
             completion_tokens: Option<i64>,
-            #[serde(default)]
+            output_tokens: Option<i64>,
             total_tokens: Option<i64>,
         }
         if usage.trim() == "null" {
             return Reported::Missing;
         }
         let Ok(usage) = serde_json::from_str::<Usage>(usage) else { return Reported::Absurd };
-        let all = [usage.prompt_tokens, usage.completion_tokens, usage.total_tokens];
-        if all.iter().all(Option::is_none) {
+        let prompt = usage.prompt_tokens.or(usage.input_tokens);
+        let completion = usage.completion_tokens.or(usage.output_tokens);
+        let all = [prompt, completion, usage.total_tokens];
+        if all.iter().flatten().any(|count| *count < 0) {
+            return Reported::Absurd;
+        }
+        // Half of it is not the truth.
+        if usage.total_tokens.is_none() && (prompt.is_none() || completion.is_none()) {
             return Reported::Missing;
         }
-        let counts = all.map(|count| u64::try_from(count.unwrap_or(0)));
-        match counts {
-            [Ok(prompt), Ok(completion), Ok(total)] => {
-                Reported::Given(TokenUsage { prompt, completion, reported_total: total })
-            }
-            _ => Reported::Absurd,
-        }
+        let [prompt, completion, reported_total] =
+            all.map(|count| u64::try_from(count.unwrap_or(0)).unwrap_or(0));
+        Reported::Given(TokenUsage { prompt, completion, reported_total })
     }
 
     /// Of a whole answer.
@@ -678,7 +780,19 @@ mod tests {
         assert_eq!(ask(Dialect::Completion, r#"{"prompt":[1,2,3]}"#).choices, 1);
         assert_eq!(ask(Dialect::Responses, r#"{"max_output_tokens":9}"#).token_limit, Some(9));
         assert_eq!(ask(Dialect::Embeddings, r#"{"input":"a"}"#).token_limit, Some(0));
-        for body in ["", "[]", r#"{"stream":"yes"}"#, r#"{"n":-1}"#, r#"{"n":1,"n":2}"#] {
+        // Only the protocol's own names are limits.
+        assert_eq!(ask(Dialect::Chat, r#"{"max_output_tokens":1}"#).token_limit, None);
+        assert_eq!(ask(Dialect::Responses, r#"{"max_tokens":1}"#).token_limit, None);
+        for body in [
+            "",
+            "[]",
+            r#"{"stream":"yes"}"#,
+            r#"{"n":-1}"#,
+            r#"{"n":1,"n":2}"#,
+            r#"{"Max_Tokens":1}"#,
+            r#"{"N":2}"#,
+            r#"{"max_tokens":0}"#,
+        ] {
             assert!(Dialect::Chat.ask(body.as_bytes()).is_err(), "{body}");
         }
     }
@@ -686,7 +800,7 @@ mod tests {
     #[test]
     fn the_upstream_is_told_the_limit_and_asked_for_usage() {
         let told = |dialect: Dialect, body: &str, limit, is_stream| {
-            let told = dialect.told(&Bytes::from(body.to_owned()), limit, "max_tokens", is_stream);
+            let told = dialect.told(&Bytes::from(body.to_owned()), limit, None, is_stream);
             String::from_utf8(told.to_vec()).unwrap()
         };
         assert_eq!(told(Dialect::Chat, r#"{"a": 1}"#, None, false), r#"{"a": 1}"#);
@@ -704,6 +818,19 @@ mod tests {
             r#"{"stream_options":{"x":1,"include_usage":true}}"#
         );
         assert_eq!(told(Dialect::Embeddings, "{}", Some(5), false), "{}");
+        let foreign = r#"{"max_output_tokens":1}"#;
+        assert_eq!(
+            told(Dialect::Chat, foreign, Some(5), false),
+            r#"{"max_output_tokens":1,"max_tokens":5}"#
+        );
+        // An upstream that knows one name alone is told by that, also what the request names itself.
+        let renamed = |body: &'static str, limit| {
+            let field = Some("max_completion_tokens");
+            Dialect::Chat.told(&Bytes::from_static(body.as_bytes()), limit, field, false)
+        };
+        assert_eq!(renamed(r#"{"max_tokens":9}"#, None), r#"{"max_completion_tokens":9}"#);
+        assert_eq!(renamed(r#"{"max_tokens":9}"#, Some(5)), r#"{"max_completion_tokens":5}"#);
+        assert_eq!(renamed("{}", Some(5)), r#"{"max_completion_tokens":5}"#);
     }
 
     #[test]
@@ -819,6 +946,11 @@ mod tests {
                 r#"{"choices":[{"delta":{"tool_calls":[{"id":"x","function":{"arguments":"{a"}}]}}]}"#,
                 "{a",
             ),
+            (
+                r#"{"choices":[{"delta":{"tool_calls":[{"function":{"name":"a","arguments":""}}]}}]}"#,
+                "a",
+            ),
+            (r#"{"choices":[{"delta":{"reasoning":"a","reasoning_content":"a"}}]}"#, "a"),
             (r#"{"delta":{"content":"a"},"id":"no"}"#, "a"),
             (r#"{"text":"a","finish_reason":"no"}"#, "a"),
             (r#"{"delta":"a"}"#, "a"),
@@ -846,6 +978,12 @@ mod tests {
                 Ok(Some(9)),
             ),
             (r#"{"usage":{"prompt_tokens":0,"completion_tokens":0}}"#, Ok(Some(0))),
+            (
+                r#"{"usage":{"prompt_tokens":3,"input_tokens":3,"completion_tokens":4,"output_tokens":4}}"#,
+                Ok(Some(7)),
+            ),
+            (r#"{"usage":{"prompt_tokens":3}}"#, Ok(None)),
+            (r#"{"usage":{"prompt_tokens":3,"total_tokens":3}}"#, Ok(Some(3))),
             (r#"{"usage":{"prompt_tokens":-3,"completion_tokens":4}}"#, Err(())),
             (r#"{"usage":{"prompt_tokens":1e99}}"#, Err(())),
             (r#"{"usage":"many"}"#, Err(())),

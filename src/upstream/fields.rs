@@ -32,6 +32,12 @@ impl<'a> Fields<'a> {
         self.0.iter().any(|(own, _)| own == name)
     }
 
+    /// Has it no field but these?
+    #[must_use]
+    pub fn has_only(&self, names: &[&str]) -> bool {
+        self.0.iter().all(|(own, _)| names.contains(&&**own))
+    }
+
     /// Sets a field to a JSON text, in its place or at the end.
     pub fn set(&mut self, name: &'static str, value: impl Into<Cow<'a, str>>) {
         let value = value.into();
@@ -44,6 +50,16 @@ impl<'a> Fields<'a> {
                 }
             }
             None => self.0.push((Cow::Borrowed(name), value)),
+        }
+    }
+
+    /// Sets all fields of another object.
+    pub fn overlay(&mut self, other: Fields<'a>) {
+        for (name, value) in other.0 {
+            match self.0.iter_mut().find(|(own, _)| *own == name) {
+                Some(field) => field.1 = value,
+                None => self.0.push((name, value)),
+            }
         }
     }
 

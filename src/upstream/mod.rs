@@ -148,6 +148,9 @@ pub enum Failure {
     /// None came, or none that can be passed on. The reason is for the log.
     #[error("{0}")]
     Broken(&'static str),
+    /// Nobody waits for it any more.
+    #[error("the client left")]
+    Abandoned,
 }
 
 impl Failure {
@@ -155,6 +158,7 @@ impl Failure {
     #[must_use]
     pub fn status(&self) -> u16 {
         match self {
+            Failure::Abandoned => 499,
             Failure::TimedOut => 504,
             Failure::Broken(_) => 502,
         }
@@ -190,6 +194,15 @@ impl Upstream {
                 retries: settings.retries,
             })),
             None => Upstream::Sandbox(sandbox::NAME.into()),
+        }
+    }
+
+    /// Who is asked first.
+    #[must_use]
+    pub fn name(&self) -> Arc<str> {
+        match self {
+            Upstream::Sandbox(name) => Arc::clone(name),
+            Upstream::Url(proxies) => proxies.primary.name(),
         }
     }
 
@@ -240,8 +253,8 @@ pub struct StreamPolicy {
     pub idle: Duration,
     /// What becomes of a stream whose client leaves.
     pub on_disconnect: OnDisconnect,
-    /// How the upstream is told a token limit.
-    pub token_limit_field: TokenLimitField,
+    /// The one name under which the upstream knows its token limit.
+    pub token_limit_field: Option<TokenLimitField>,
 }
 
 impl StreamPolicy {

@@ -51,6 +51,9 @@ const OURS: [&str; 2] = ["x-forwarded-", "x-polysystems-"];
 /// Answer headers that are ours to write, or the upstream's word to us and not to the caller.
 const NOT_RETURNED: [&str; 4] = ["content-length", "date", "set-cookie", "x-request-id"];
 
+/// The media type of server-sent events.
+const EVENT_STREAM: &[u8] = b"text/event-stream";
+
 /// See the module.
 pub struct Proxy {
     name: Arc<str>,
@@ -116,7 +119,8 @@ impl Proxy {
         let is_events = response
             .headers()
             .get("content-type")
-            .is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"));
+            .and_then(|kind| kind.as_bytes().get(..EVENT_STREAM.len()))
+            .is_some_and(|kind| kind.eq_ignore_ascii_case(EVENT_STREAM));
         let mut chunks = response.bytes_stream();
         if call.is_stream && is_events && status.is_success() {
             // Until the first byte has come, a failure can still be told by a status.

@@ -24,6 +24,7 @@ const BASE: i64 = 2_000_000;
 const TOKEN: i64 = 10_000;
 /// Tokens of the prompt that all calls have.
 const PROMPT: i64 = 9;
+const TASKS: usize = 24;
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().unwrap())
@@ -52,7 +53,7 @@ async fn start(database: &Database, upstream: &Upstream, lowers: bool) -> Proces
 
 /// What the upstream is asked to do, in the request's own body.
 fn obey(body: &Value) -> Script {
-    let plan = &body["plan"];
+    let plan = &body["metadata"];
     let number = |name: &str| usize::try_from(plan[name].as_i64().unwrap()).unwrap();
     if plan["end"] == "status" {
         return Script::Answer(500, "{}".into());
@@ -112,7 +113,8 @@ fn plan(random: &mut StdRng) -> Value {
         "stream": random.random_bool(0.7),
         "max_tokens": random.random_range(1..100),
         "messages": [{ "role": "user", "content": "Hello!" }],
-        "plan": {
+        // Where no model is shown it.
+        "metadata": {
             "words": random.random_range(0..80), "size": random.random_range(1..6),
             "at": random.random_range(0..20), "pauses": random.random_bool(0.2),
             "end": end, "usage": usage, "disobeys": random.random_bool(0.05),
@@ -128,7 +130,7 @@ enum Known {
     /// It was billed so much, for so many words.
     Billed { cost: i64 },
     /// It left, having seen so many words of so many.
-    Left { seen: i64, of: i64 },
+    Left { seen: i64, of: i64, plan: String },
 }
 
 #[derive(Default)]
@@ -170,7 +172,7 @@ async fn call(client: &reqwest::Client, url: &str, key: &str, body: &Value, log:
     // The limit that the upstream was told, and disobeys now and then: what is above it is not billed.
     let told = header("x-polysystems-max-tokens").map(|tokens| tokens.parse().unwrap());
     let told: i64 = told.or(body["max_tokens"].as_i64()).unwrap();
-    let plan = &body["plan"];
+    let plan = &body["metadata"];
     let leaves = plan["leaves"].as_u64().filter(|_| plain_cost.is_none());
     let (mut text, mut pieces) = (String::new(), 0);
     let whole = loop {
@@ -204,7 +206,7 @@ async fn call(client: &reqwest::Client, url: &str, key: &str, body: &Value, log:
     let comment = text.rfind(": polysystems {").map(|at| at + ": polysystems ".len());
     let Some(comment) = comment.filter(|_| whole) else {
         count(&log.left);
-        log.write(id, Known::Left { seen: words, of });
+        log.write(id, Known::Left { seen: words, of, plan: format!("{body} told {told}") });
         return 200;
     };
     assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
@@ -212,7 +214,7 @@ async fn call(client: &reqwest::Client, url: &str, key: &str, body: &Value, log:
     if bill.get("cost").is_none() {
         // Cut off by the end of the server: it says that it does not know.
         count(&log.left);
-        log.write(id, Known::Left { seen: words, of });
+        log.write(id, Known::Left { seen: words, of, plan: format!("{body} told {told}") });
         return 200;
     }
     let paid = nanos(&bill["cost"]);
@@ -289,6 +291,14 @@ async fn customers(process: &Process, balances: &[u32]) -> Vec<Customer> {
     customers
 }
 
+async fn limit(process: &Process, customer: &Customer, amount: &str) {
+    let keys = process.call("GET", "/api/keys", &customer.token, &Value::Null).await.1;
+    let path = format!("/api/keys/{}/limits", keys[0]["id"].as_str().unwrap());
+    let amount: Value = serde_json::from_str(amount).unwrap();
+    let limits = json!({ "per_request_limit": amount });
+    assert_eq!(process.call("PUT", &path, &customer.token, &limits).await.0, 200);
+}
+
 async fn streams_and_calls_are_billed_for_what_was_delivered(database: Database) {
     let calls = usize::try_from(setting("HARNESS_CALLS", 10_500)).unwrap();
     let seed = setting("HARNESS_SEED", 1);
@@ -296,9 +306,13 @@ async fn streams_and_calls_are_billed_for_what_was_delivered(database: Database)
     let mut process = start(&database, &upstream, true).await;
     // Some have enough, most run out again and again.
     let customers = customers(&process, &[1_000, 1_000, 1, 1, 1, 1, 1, 1]).await;
+    // And some have limits that most of their calls come up against.
+    for (customer, amount) in customers.iter().zip(["0.0024", "0.0028", "0.0023"]) {
+        limit(&process, customer, amount).await;
+    }
     let log = Arc::new(Log::default());
     let url: Url = Arc::new(Mutex::new(process.url.clone()));
-    let tasks: Vec<_> = (0..24)
+    let tasks: Vec<_> = (0..TASKS)
         .map(|task| {
             let (log, url) = (Arc::clone(&log), Arc::clone(&url));
             let customer = customers[task % customers.len()].clone();
@@ -313,7 +327,8 @@ async fn streams_and_calls_are_billed_for_what_was_delivered(database: Database)
                         402 => {
                             // A little more to spend.
                             let post = client.post(format!("{url}/api/payments/payments"));
-                            let body = json!({ "amount": 0.02 }).to_string();
+                            let amount = random.random_range(5..40);
+                            let body = format!("{{\"amount\": 0.{amount:03}}}");
                             let _ = post.bearer_auth(&customer.token).body(body).send().await;
                         }
                         _ => {
@@ -346,16 +361,20 @@ async fn streams_and_calls_are_billed_for_what_was_delivered(database: Database)
     for customer in &customers {
         charged.extend(charges(&process, customer).await);
     }
+    let mut unpaid = 0;
     for (id, known) in log.calls.lock().unwrap().iter() {
         let paid = charged.get(id).copied().unwrap_or(0);
         match known {
             Known::Billed { cost } => assert_eq!(paid, *cost, "{id}"),
-            Known::Left { seen, of } => {
+            Known::Left { seen, of, plan } => {
                 // What a crash cut off is charged for what was written down, or not at all.
-                assert!(paid <= cost(*of), "{id}: {paid} for {seen} of {of}");
+                assert!(paid <= cost(*of), "{id}: {paid} for {seen} of {of}: {plan}");
+                unpaid += usize::from(*seen > 0 && paid < cost(*seen));
             }
         }
     }
+    // Whoever leaves pays for what they saw; but for those that a kill, of three, has cut off.
+    assert!(unpaid <= 3 * TASKS, "{unpaid}");
     assert_eq!(process.terminate(), Some(0));
     verify(&database);
     let above = "SELECT CAST(COUNT(*) AS TEXT) FROM hold_end WHERE captured > held";
@@ -394,8 +413,8 @@ async fn repeated_calls_are_charged_once(database: Database) {
         };
         let mut body = plan(&mut random);
         body["stream"] = json!(stream);
-        body["plan"]["end"] = json!("whole");
-        body["plan"]["words"] = json!(random.random_range(1..20));
+        body["metadata"]["end"] = json!("whole");
+        body["metadata"]["words"] = json!(random.random_range(1..20));
         let customer = random.random_range(0..customers.len());
         let key = format!("call-{number}");
         let body = body.to_string();

@@ -271,6 +271,13 @@ async fn payments_and_keys_are_made_once(database: Database) {
     assert_replayed(&first, &repeat);
     assert!(repeat.body["key_value"].as_str().unwrap().starts_with("ps_live_"));
     make("two").expect(422).await;
+    let other = json!({ "name": "one", "environment": "test" });
+    user.post("/api/keys", &other).once("make").expect(422).await;
+    // Repeats do not stand in one another's way.
+    let repeats = futures_util::future::join_all((0..10).map(|_| make("one").expect(201))).await;
+    for repeat in &repeats {
+        assert_replayed(&first, repeat);
+    }
     // An amount that is refused leaves nothing behind.
     let bad = user.post("/api/payments/payments", &json!({ "amount": -1 })).once("bad");
     bad.expect(400).await;

@@ -25,6 +25,11 @@ on_both!(
     absurd_usage_is_clamped_and_flagged,
     hidden_tokens_are_held_and_billed,
     a_revoked_key_gets_no_more,
+    what_was_taken_before_a_key_was_revoked_is_owed,
+    a_stream_that_is_answered_whole_is_billed_whole,
+    a_stream_without_its_end_is_a_cut,
+    the_upstream_knows_the_limit_that_is_paid_for,
+    who_leaves_before_the_first_byte_owes_nothing,
     two_hundred_streams_on_credits_for_fifty,
 );
 
@@ -191,12 +196,45 @@ async fn usage_is_asked_of_the_upstream_and_shown_to_who_asked(database: Databas
     assert!(upstream.last_body().get("max_tokens").is_none());
 }
 
+/// Keeps the database from committing anything, until it is dropped.
+async fn blocked(database: &Database) -> sea_orm::DatabaseTransaction {
+    use sea_orm::{ConnectionTrait as _, TransactionTrait as _};
+    let connection = sea_orm::Database::connect(database.url()).await.unwrap();
+    let transaction = connection.begin().await.unwrap();
+    let sql = if database.is_postgres() {
+        "LOCK TABLE account, hold IN ACCESS EXCLUSIVE MODE"
+    } else {
+        "UPDATE account SET status = status"
+    };
+    transaction.execute_unprepared(sql).await.unwrap();
+    transaction
+}
+
 async fn the_first_byte_waits_for_the_hold(database: Database) {
+    let server = Server::start(&database).await;
+    let (_, key) = rich(&server).await;
+    // The account is in memory, so that nothing but the commit is waited for.
+    chat(&server, &key, &json!({})).stream().await.rest().await;
+    let block = blocked(&database).await;
+    let mut answer = Box::pin(chat(&server, &key, &json!({})).stream());
+    let early = tokio::time::timeout(Duration::from_millis(700), &mut answer).await;
+    assert!(early.is_err(), "a byte came before the hold was on record");
+    block.rollback().await.unwrap();
+    answer.await.rest().await;
+    server.stop();
+    a_live_stream_has_a_hold_on_record(database).await;
+}
+
+async fn a_live_stream_has_a_hold_on_record(database: Database) {
     let (upstream, say) = Upstream::live().await;
     let server =
         Server::start_with(&database, |settings| settings.upstreams.v1.url = Some(upstream.url()))
             .await;
-    let (user, key) = rich(&server).await;
+    let user = server.user("other").await;
+    user.pay("10.00").await;
+    let key = user.key().await;
+    let ended: usize =
+        database.query("SELECT CAST(COUNT(*) AS TEXT) FROM hold_end").await.parse().unwrap();
     let send = |step| match step {
         Step::Send(bytes) => say.send(bytes).unwrap(),
         _ => panic!("not to be sent"),
@@ -205,14 +243,14 @@ async fn the_first_byte_waits_for_the_hold(database: Database) {
     let mut stream = chat(&server, &key, &json!({})).stream().await;
     assert!(stream.next().await.unwrap().contains("Good"));
     // It came although the upstream has not ended, and its hold is written down.
-    assert_eq!(holds(&database).await, ("1".into(), "0/0".into()));
+    assert_eq!(holds(&database).await.0, "1");
     let balance = user.get("/api/payments/credits/balance").expect(200).await;
     assert_eq!(balance.number("held"), stream.header("x-polysystems-hold"));
     send(word(" day"));
     assert!(stream.next().await.unwrap().contains(" day"));
     send(usage_and_done(&json!({ "total_tokens": 5 })));
     stream.rest().await;
-    assert_eq!(holds(&database).await, ("0".into(), "1/1".into()));
+    assert_eq!(holds(&database).await, ("0".into(), format!("{}/1", ended + 1)));
     assert_eq!(agreed_cost(&user, &stream).await, 2_050_000);
 }
 
@@ -521,6 +559,100 @@ async fn a_revoked_key_gets_no_more(database: Database) {
     assert_eq!(stream.bill()["ended_by"], "key_inactive");
     assert_eq!(events.last(), Some(&json!("[DONE]")));
     assert_eq!(agreed_cost(&user, &stream).await, 2_000_000 + (512 + 9) * 10_000);
+}
+
+async fn what_was_taken_before_a_key_was_revoked_is_owed(database: Database) {
+    let (upstream, say) = Upstream::live().await;
+    let server =
+        Server::start_with(&database, |settings| settings.upstreams.v1.url = Some(upstream.url()))
+            .await;
+    let (user, key) = rich(&server).await;
+    let send = |step| match step {
+        Step::Send(bytes) => say.send(bytes).unwrap(),
+        _ => panic!("not to be sent"),
+    };
+    send(word(" word"));
+    let mut stream = chat(&server, &key, &json!({})).stream().await;
+    stream.next().await.unwrap();
+    user.delete(&format!("/api/keys/{}", key.id)).expect(204).await;
+    // It was thinking all the time.
+    send(usage_and_done(&json!({ "prompt_tokens": 9, "completion_tokens": 4_000 })));
+    stream.rest().await;
+    assert_eq!(agreed_cost(&user, &stream).await, 2_000_000 + 4_009 * 10_000);
+}
+
+async fn a_stream_that_is_answered_whole_is_billed_whole(database: Database) {
+    let answer =
+        json!({ "choices": [], "usage": { "prompt_tokens": 9, "completion_tokens": 4_000 } });
+    let upstream = Upstream::start(Script::Answer(200, answer.to_string())).await;
+    let server =
+        Server::start_with(&database, |settings| settings.upstreams.v1.url = Some(upstream.url()))
+            .await;
+    let (user, key) = rich(&server).await;
+    let answer = chat(&server, &key, &json!({})).expect(200).await;
+    assert_eq!(answer.header("x-polysystems-cost"), "0.04209");
+    assert_eq!(user.folded().await, 10_000_000_000 - 42_090_000);
+    assert_eq!(ending_and_tally(&database).await, "1/1");
+}
+
+async fn a_stream_without_its_end_is_a_cut(database: Database) {
+    let upstream = Upstream::start(Script::Events(vec![word(" word")])).await;
+    let server = Server::start_with(&database, |settings| {
+        settings.upstreams.v1.url = Some(upstream.url());
+        settings.upstreams.omm.url = Some(upstream.url());
+    })
+    .await;
+    let (user, key) = rich(&server).await;
+    let mut stream = chat(&server, &key, &json!({})).stream().await;
+    stream.rest().await;
+    assert_eq!(stream.bill()["ended_by"], "upstream_error");
+    assert_eq!(agreed_cost(&user, &stream).await, 2_100_000);
+    // An upstream of its own kind need not say that it is at its end.
+    let body = json!({ "prompt": "Hello!", "stream": true });
+    let mut stream = server.post("/api/omm/generate", &body).key(&key).stream().await;
+    stream.rest().await;
+    assert!(stream.bill().get("ended_by").is_none());
+}
+
+async fn the_upstream_knows_the_limit_that_is_paid_for(database: Database) {
+    let upstream =
+        Upstream::start(Script::Answer(200, "{\"usage\":{\"total_tokens\":5}}".into())).await;
+    let server =
+        Server::start_with(&database, |settings| settings.upstreams.v1.url = Some(upstream.url()))
+            .await;
+    let (_, key) = rich(&server).await;
+    for (path, named, told) in [
+        ("/v1/chat/completions", json!({ "max_output_tokens": 1 }), "max_tokens"),
+        ("/v1/completions", json!({ "max_completion_tokens": 1 }), "max_tokens"),
+        ("/v1/responses", json!({ "max_tokens": 1 }), "max_output_tokens"),
+    ] {
+        let answer = server.post(path, &named).key(&key).expect(200).await;
+        assert_eq!(answer.header("x-polysystems-max-tokens"), "4096");
+        assert_eq!(upstream.last_body()[told], 4_096, "{path}");
+    }
+    for body in [json!({ "MAX_TOKENS": 1 }), json!({ "max_tokens": 0 })] {
+        server.post("/v1/chat/completions", &body).key(&key).expect(400).await;
+    }
+}
+
+async fn who_leaves_before_the_first_byte_owes_nothing(database: Database) {
+    let upstream = Upstream::start(Script::Events(vec![Step::Stall])).await;
+    let server =
+        Server::start_with(&database, |settings| settings.upstreams.v1.url = Some(upstream.url()))
+            .await;
+    let (user, key) = rich(&server).await;
+    let waiting = chat(&server, &key, &json!({})).0.send();
+    assert!(tokio::time::timeout(Duration::from_millis(300), waiting).await.is_err());
+    settled(&database).await;
+    assert_eq!(nth_ending(&database, 1).await, "4/1");
+    assert_eq!(user.folded().await, 10_000_000_000);
+    for _ in 0..100 {
+        if upstream.hung_up.load(Ordering::SeqCst) == 1 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the upstream was not cancelled");
 }
 
 async fn two_hundred_streams_on_credits_for_fifty(database: Database) {
