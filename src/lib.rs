@@ -21,13 +21,16 @@
 //! Departure`. Rate limit by address; authenticate the key; rate limit by key and account; price; balance,
 //! spending limits and debit in ONE message to the account's actor; the upstream; settlement. The answer
 //! leaves when its money is on record: a fixed price commits while the upstream works, a token price is held
-//! first and captured at its actual cost.
+//! first and captured at its actual cost. A stream's hold is on record before its first byte, is extended while
+//! it runs ([`pipeline`], `relay`), and captured before the frames that tell its cost. A request with an
+//! `Idempotency-Key` ([`idempotency`]) is answered from what is recorded, where it was answered before.
 //!
 //! # Where to find things
 //!
 //! | a rule of money | [`domain`], pure: no I/O, no clock, no randomness |
 //! |---|---|
 //! | the order of checks | [`pipeline`] |
+//! | an upstream's protocol | [`upstream::dialect`] |
 //! | a status code | `http/error.rs`, and nowhere else |
 //! | SQL | [`store`], and nowhere else |
 //! | who owns what in memory | [`actors`] |
@@ -49,7 +52,8 @@
 //! # Absent on purpose
 //!
 //! No row lock and no database read on the way of a charge whose account is in memory. No float near an
-//! amount. No retry of a call to an upstream. No batching timer.
+//! amount. No retry of a call to an upstream that nobody has asked for, and none after its first byte. No
+//! batching timer.
 
 pub mod actors;
 pub mod app;

@@ -77,6 +77,12 @@ fn methods(rule: &PriceRule) -> Vec<(HttpMethod, &'static str)> {
     all.into_iter().filter(|(_, name)| own.as_deref().is_none_or(|own| own == *name)).collect()
 }
 
+/// What every paid route reads beside its credential.
+const HEADERS: [(&str, &str); 2] = [
+    ("Idempotency-Key", "Makes it happen, and be charged, once, however often it is sent"),
+    ("X-Dry-Run", "`true` answers what it would cost, and charges nothing"),
+];
+
 fn add_paid_route(document: &mut utoipa::openapi::OpenApi, rule: &PriceRule) {
     let path = rule.path.replace("/*", "/{path}");
     for (method, name) in methods(rule) {
@@ -90,6 +96,14 @@ fn add_paid_route(document: &mut utoipa::openapi::OpenApi, rule: &PriceRule) {
             None => format!("${}", rule.base),
         };
         let answer = ContentBuilder::new().schema(Some(ObjectBuilder::new())).build();
+        let mut delivered = ResponseBuilder::new()
+            .description("The upstream's answer")
+            .content("application/json", answer);
+        if rule.is_token_priced() {
+            let events = ObjectBuilder::new().schema_type(utoipa::openapi::Type::String);
+            let events = ContentBuilder::new().schema(Some(events)).build();
+            delivered = delivered.content("text/event-stream", events);
+        }
         let mut operation = OperationBuilder::new()
             .operation_id(Some(format!("{} {path}", name.to_lowercase())))
             .tag("paid calls")
@@ -97,21 +111,31 @@ fn add_paid_route(document: &mut utoipa::openapi::OpenApi, rule: &PriceRule) {
             .description(Some(format!("Rate limits: class `{}`", meta::class_name(rule.class))))
             .security(SecurityRequirement::new("api_key", Vec::<String>::new()))
             .security(SecurityRequirement::new("api_key_bearer", Vec::<String>::new()))
-            .response(
-                "200",
-                ResponseBuilder::new()
-                    .description("The upstream's answer")
-                    .content("application/json", answer),
-            )
+            .response("200", delivered)
             .response("400", error("The body cannot be priced or served"))
             .response("401", error("No API key, or none that is valid"))
             .response("402", error("Not enough credits, or a spending limit is reached"))
             .response("403", error("The account is suspended"))
+            .response(
+                "409",
+                error("The first request with this Idempotency-Key still runs, or its answer was not kept"),
+            )
             .response("413", error("The body is too large"))
+            .response("422", error("The Idempotency-Key was used for another request"))
             .response("429", error("A rate limit is reached"))
             .response("502", error("The upstream failed; not charged"))
             .response("503", error("Not attempted, or the outcome is not known"))
             .response("504", error("The upstream took too long; not charged"));
+        for (name, description) in HEADERS {
+            operation = operation.parameter(
+                ParameterBuilder::new()
+                    .name(name)
+                    .parameter_in(ParameterIn::Header)
+                    .required(Required::False)
+                    .description(Some(description))
+                    .schema(Some(ObjectBuilder::new().schema_type(utoipa::openapi::Type::String))),
+            );
+        }
         if path.contains("{path}") {
             operation = operation.parameter(
                 ParameterBuilder::new()

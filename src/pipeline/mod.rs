@@ -10,7 +10,7 @@
 //! ```
 //!
 //! The whole runs in a task that the client's connection cannot cancel: whoever was charged is also
-//! settled, whether the client is still there or not. A stream's end runs in a task of its own ([`relay`]).
+//! settled, whether the client is still there or not. A stream's end runs in a task of its own (`relay.rs`).
 
 use std::net::IpAddr;
 use std::sync::Arc;
