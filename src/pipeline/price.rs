@@ -11,7 +11,7 @@ use crate::upstream::Dialect;
 use crate::upstream::dialect::Ask;
 
 /// Above this a body is read, and its prompt counted, beside the HTTP thread, which has others to serve.
-/// Below, handing it over would take longer than the work.
+/// Smaller ones are not worth handing over.
 const INLINE_BYTES_MAX: usize = 4 * 1024;
 
 /// A request whose price is known.
