@@ -173,17 +173,23 @@ impl Handler<QuoteCall> for AccountActor {
     }
 }
 
-/// How far a hold is to be extended.
+/// How far a hold is to be extended, in all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extension {
-    /// Less than this in all is no use.
-    pub need: Credits,
-    /// This much in all is wanted.
-    pub want: Credits,
-    /// The cost of what has been delivered.
-    pub earned: Credits,
-    /// Is it for what was delivered already? Then a key that is out of use meanwhile does not matter.
-    pub is_owed: bool,
+pub enum Extension {
+    /// For what is to be delivered.
+    Ahead {
+        /// Less than this is no use.
+        need: Credits,
+        /// This much is wanted.
+        want: Credits,
+        /// The cost of what has been delivered.
+        earned: Credits,
+    },
+    /// For what was delivered already. A key that is out of use meanwhile does not matter.
+    Owed {
+        /// This much is wanted.
+        want: Credits,
+    },
 }
 
 #[derive(Message)]
@@ -199,11 +205,11 @@ impl Handler<ExtendCall> for AccountActor {
 
     fn handle(&mut self, call: ExtendCall, _: &mut Context<Self>) {
         self.confirm();
-        let Extension { need, want, earned, is_owed } = call.extension;
-        let decided = if is_owed {
-            self.state.extend_owed(call.charge, want, earned)
-        } else {
-            self.state.extend(call.charge, need, want, earned)
+        let decided = match call.extension {
+            Extension::Ahead { need, want, earned } => {
+                self.state.extend(call.charge, need, want, earned)
+            }
+            Extension::Owed { want } => self.state.extend_owed(call.charge, want),
         };
         let result = decided.map(|extended| {
             let durable = extended.hold.map(|hold| {

@@ -606,14 +606,11 @@ impl AccountState {
     ///
     /// # Errors
     /// [`Decline::NotOpen`], or [`Decline::AmountTooLarge`]; nothing is changed then.
-    pub fn extend_owed(
-        &mut self,
-        charge: ChargeId,
-        want: Credits,
-        earned: Credits,
-    ) -> Result<Extended, Decline> {
+    pub fn extend_owed(&mut self, charge: ChargeId, want: Credits) -> Result<Extended, Decline> {
         let open = *self.open.get(&charge).ok_or(Decline::NotOpen)?;
-        let Stake::Held { amount, .. } = open.stake else { return Err(Decline::NotOpen) };
+        let Stake::Held { amount, earned, .. } = open.stake else {
+            return Err(Decline::NotOpen);
+        };
         let of_limits =
             self.key(open.key).map_or(Credits::MAX, |key| key.room(open.day, open.month, amount));
         let room = self.available().min(of_limits);
@@ -1175,7 +1172,8 @@ mod tests {
         assert_eq!(account.extend(id, cents(2), cents(3), cents(1)).unwrap().held, cents(20));
         account.change_key(KEY, KeyChange::Revoke).unwrap();
         assert_eq!(account.extend(id, cents(1), cents(1), cents(1)), Err(Decline::KeyInactive));
-        assert_eq!(account.extend_owed(id, cents(99), cents(20)).unwrap().held, cents(20));
+        let owed = account.extend_owed(id, cents(99)).unwrap();
+        assert_eq!((owed.held, owed.hold.unwrap().earned), (cents(20), cents(1)));
         let delivered = Outcome::Delivered { cost: cents(15) };
         let end = account.settle(id, delivered, NOON).unwrap().hold_end.unwrap();
         assert_eq!(
@@ -1196,10 +1194,10 @@ mod tests {
             account.charge(&stream(1, 5, 8, 50), NOON).unwrap();
             account.change_key(KEY, KeyChange::Revoke).unwrap();
             account.set_status(AccountStatus::Suspended);
-            assert_eq!(account.extend_owed(id, cents(99), cents(8)).unwrap().held, cents(held));
+            assert_eq!(account.extend_owed(id, cents(99)).unwrap().held, cents(held));
         }
         let mut account = account(cents(20), SpendingLimits::default());
-        assert_eq!(account.extend_owed(id, cents(9), cents(8)), Err(Decline::NotOpen));
+        assert_eq!(account.extend_owed(id, cents(9)), Err(Decline::NotOpen));
     }
 
     #[test]

@@ -82,7 +82,6 @@ pub(super) async fn open(
         transcript: Transcript::new(charged.dialect, &generation.ask, request),
         delivered: TextCounter::new(vocabulary(generation.ask.model.as_deref())),
         in_flight: String::new(),
-        held: charged.terms.held,
         limit: limit.saturating_mul(generation.demand.choices),
         generation,
         sender: Some(sender),
@@ -144,7 +143,6 @@ struct Relay {
     delivered: TextCounter,
     /// The text of the piece that the connection may not have taken yet.
     in_flight: String,
-    held: Credits,
     /// Completion tokens that the upstream may generate, of all choices together.
     limit: u64,
     /// Tokens that the hold is extended by next.
@@ -199,8 +197,6 @@ impl Relay {
                 Some(Err(end)) => Some(end),
                 None => Some(End::Completed),
             };
-            // What the upstream has not said to be its end is a cut.
-            let cut = End::Broken(Failure::Broken("the stream has no end"));
             if end == Some(End::Completed)
                 && let Some(rest) = frames.rest()
             {
@@ -209,7 +205,10 @@ impl Relay {
                 end = self.pass(&mut frames, &rest).await.or(end);
             }
             match end {
-                Some(End::Completed) if !self.transcript.is_whole() => return cut,
+                // What the upstream has not said to be its end is a cut.
+                Some(End::Completed) if !self.transcript.is_whole() => {
+                    return End::Broken(Failure::Broken("the stream has no end"));
+                }
                 Some(end) => return end,
                 None => {}
             }
@@ -275,7 +274,7 @@ impl Relay {
             return None;
         }
         let prompt = self.generation.ask.prompt.bound;
-        let paid = self.charged.rule.tokens_within(self.held);
+        let paid = self.charged.rule.tokens_within(self.charged.terms.held);
         let bytes = [self.in_flight.len(), before.len(), more.len()];
         let bound = bytes.iter().fold(self.delivered.bound(), |sum, bytes| {
             sum.saturating_add(u64::try_from(*bytes).unwrap_or(u64::MAX))
@@ -305,7 +304,7 @@ impl Relay {
         let (Some(need), Some(want)) = (cost(need), cost(want)) else {
             return Err(End::Declined(Decline::AmountTooLarge));
         };
-        if need <= self.held {
+        if need <= self.charged.terms.held {
             // All that the upstream was allowed is held; it will say itself what it took.
             return Ok(());
         }
@@ -317,7 +316,7 @@ impl Relay {
     async fn extend(&mut self, need: Credits, want: Credits) -> Result<(), End> {
         // Of a request that may be repeated nothing is earned before its end: see `Drop`.
         let earned = if self.recording.is_some() { Credits::ZERO } else { self.earned() };
-        let extension = Extension { need, want, earned, is_owed: false };
+        let extension = Extension::Ahead { need, want, earned };
         let Some(account) = &self.charged.open.account else { return Err(End::Unwritable) };
         let receipt = match account.extend(self.charged.open.id, extension).await {
             Ok(receipt) => receipt,
@@ -326,7 +325,7 @@ impl Relay {
         };
         match tokio::time::timeout(self.gateway.commit_timeout, receipt.wait()).await {
             Ok(Ok(held)) => {
-                self.held = held;
+                self.charged.terms.held = held;
                 Ok(())
             }
             _ => Err(End::Unwritable),
@@ -339,7 +338,7 @@ impl Relay {
             return Credits::ZERO;
         }
         let tokens = self.generation.ask.prompt.counted.saturating_add(self.delivered.total());
-        self.charged.rule.cost(tokens).unwrap_or(Credits::MAX).min(self.held)
+        self.charged.rule.cost(tokens).unwrap_or(Credits::MAX).min(self.charged.terms.held)
     }
 
     /// Hands a piece to the connection, when it has taken the last one.
@@ -395,15 +394,13 @@ impl Relay {
         let is_delivered = !self.delivered.is_empty()
             || (end == End::Completed && matches!(self.transcript.reported(), Reported::Given(_)));
         let cost = self.charged.rule.cost(usage.total()).unwrap_or(Credits::MAX);
-        if is_delivered && cost > self.held {
+        if is_delivered && cost > self.charged.terms.held {
             // Thinking that does not show, for one.
-            self.charged.terms.held = self.held;
             hold_what_is_owed(&self.gateway, &mut self.charged, cost).await;
-            self.held = self.charged.terms.held;
         }
-        if is_delivered && cost > self.held {
+        if is_delivered && cost > self.charged.terms.held {
             tally = Tally::Clamped;
-            tracing::warn!(charge = %self.charged.open.id, %cost, held = %self.held, "clamped");
+            tracing::warn!(charge = %self.charged.open.id, %cost, held = %self.charged.terms.held, "clamped");
         }
         let outcome = if is_delivered { Outcome::Delivered { cost } } else { Outcome::Failed };
         let ending = match end {

@@ -140,9 +140,10 @@ pub(super) async fn hold_what_is_owed(gateway: &Gateway, charged: &mut Charged, 
     let tolerated = prompt.saturating_mul(PROMPT_TOLERANCE).saturating_add(PROMPT_TOLERANCE_TOKENS);
     let (most, believable) = (with(prompt), with(tolerated));
     let want = if believable.is_some_and(|most| cost <= most) { Some(cost) } else { most };
-    let (need, want) = (charged.terms.held, want.unwrap_or(Credits::ZERO));
-    let Some(account) = charged.open.account.as_ref().filter(|_| want > need) else { return };
-    let extension = Extension { need, want, earned: Credits::ZERO, is_owed: true };
+    let want = want.unwrap_or(Credits::ZERO);
+    let is_short = want > charged.terms.held;
+    let Some(account) = charged.open.account.as_ref().filter(|_| is_short) else { return };
+    let extension = Extension::Owed { want };
     // Declined or not: what is held by then is what can be captured.
     let Ok(receipt) = account.extend(charged.open.id, extension).await else { return };
     if let Ok(Ok(held)) = tokio::time::timeout(gateway.commit_timeout, receipt.wait()).await {

@@ -179,12 +179,6 @@ async fn balance(process: &Process, customer: &Customer) -> String {
     format!("{:.9}/{:.9}", balance["balance"].as_f64().unwrap(), balance["held"].as_f64().unwrap())
 }
 
-async fn no_hold_is_open(database: &Database) {
-    while database.query("SELECT CAST(COUNT(*) AS TEXT) FROM hold").await != "0" {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-}
-
 /// Words one after the other, each on its own.
 fn spoken(words: usize) -> Vec<Step> {
     (0..words).flat_map(|_| [word(" word"), Step::Pause(Duration::from_millis(2))]).collect()
@@ -204,7 +198,7 @@ async fn a_crash_in_a_stream_charges_what_was_written_down(database: Database) {
     process.kill();
     drop(streams);
     process = streaming_process(&database, &upstream).await;
-    no_hold_is_open(&database).await;
+    database.no_hold_is_open().await;
     // Steps of 16, then 16, then 32 tokens: when the last was asked for, 32 words had been delivered.
     let captured = "SELECT CAST(captured AS TEXT) || '/' || CAST(kind AS TEXT) FROM hold_end
         ORDER BY captured DESC LIMIT 1";
@@ -240,7 +234,7 @@ async fn a_stream_that_is_taken_over_is_charged_what_was_written_down(database: 
     let customer = first.customer("someone", 1).await;
     let stream = stream_of(&first, &customer, None, 60).await;
     let mut second = streaming_process(&database, &upstream).await;
-    no_hold_is_open(&database).await;
+    database.no_hold_is_open().await;
     let rest = stream.text().await.unwrap();
     assert!(rest.contains("\"code\":\"unavailable\"") && !rest.contains("\"cost\""), "{rest}");
     assert!(rest.ends_with("data: [DONE]\n\n"), "{rest}");

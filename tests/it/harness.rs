@@ -267,16 +267,6 @@ async fn charges(process: &Process, customer: &Customer) -> BTreeMap<String, i64
     }
 }
 
-async fn no_hold_is_open(database: &Database) {
-    for _ in 0..600 {
-        if database.query("SELECT CAST(COUNT(*) AS TEXT) FROM hold").await == "0" {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    panic!("a hold stays open");
-}
-
 async fn wait_for(counter: &AtomicUsize, least: usize) {
     while counter.load(Ordering::SeqCst) < least {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -356,7 +346,7 @@ async fn streams_and_calls_are_billed_for_what_was_delivered(database: Database)
     for task in tasks {
         task.await.unwrap();
     }
-    no_hold_is_open(&database).await;
+    database.no_hold_is_open().await;
     let mut charged = BTreeMap::new();
     for customer in &customers {
         charged.extend(charges(&process, customer).await);
@@ -492,7 +482,7 @@ async fn repeated_calls_are_charged_once(database: Database) {
     for task in tasks {
         task.await.unwrap();
     }
-    no_hold_is_open(&database).await;
+    database.no_hold_is_open().await;
     let mut charged = BTreeMap::new();
     for customer in &customers {
         charged.extend(charges(&process, customer).await);

@@ -64,6 +64,17 @@ impl Database {
         text
     }
 
+    /// Waits until no hold is open any more.
+    pub async fn no_hold_is_open(&self) {
+        for _ in 0..600 {
+            if self.query("SELECT CAST(COUNT(*) AS TEXT) FROM hold").await == "0" {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        panic!("a hold stays open");
+    }
+
     /// Runs SQL behind the server's back.
     pub async fn execute(&self, sql: &str) -> Result<(), sea_orm::DbErr> {
         use sea_orm::ConnectionTrait as _;
