@@ -9,7 +9,7 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use polysystems::domain::api_key::{ApiKey, Pepper};
 use polysystems::domain::{
     AccountId, AccountState, AccountStatus, Bounds, Charge, ChargeId, Credits, Environment, KeyId,
-    KeyState, Outcome, Price, SpendingLimits, Timestamp, TokenPrice,
+    KeyState, Link, Outcome, Price, SpendingLimits, StoredAccount, Timestamp, TokenPrice,
 };
 use uuid::Uuid;
 
@@ -19,8 +19,15 @@ fn account() -> AccountState {
     let limit = Some(Credits::MAX);
     let limits = SpendingLimits { per_request: limit, daily: limit, monthly: limit };
     let key = KeyState::new(KeyId(Uuid::from_u128(1)), limits);
-    let (id, environment) = (AccountId(1), Environment::Live);
-    AccountState::load(id, environment, AccountStatus::Open, Credits::MAX, 0, vec![key], &[])
+    let stored = StoredAccount {
+        id: AccountId(1),
+        environment: Environment::Live,
+        status: AccountStatus::Open,
+        balance: Credits::MAX,
+        seq: 0,
+        link: Link::START,
+    };
+    AccountState::load(stored, 1, vec![key], &[])
 }
 
 fn charge(price: Price) -> Charge {

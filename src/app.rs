@@ -22,6 +22,7 @@ use crate::actors::{Directory, LedgerHandle, LedgerWriter};
 use crate::auth::{KeyRing, Keys, Passwords, People, Sessions};
 use crate::clock::Clock;
 use crate::config::{ServerSettings, Settings, UpstreamSettings};
+use crate::domain::Lease;
 use crate::domain::api_key::Pepper;
 use crate::http::{self, App};
 use crate::idempotency::Idempotency;
@@ -31,7 +32,6 @@ use crate::pipeline::Gateway;
 use crate::pipeline::rate_limit::RateLimits;
 use crate::secrets::secret;
 use crate::store::Store;
-use crate::store::lease::Lease;
 use crate::tokens;
 use crate::upstream::{self, Upstreams};
 

@@ -476,8 +476,17 @@ impl Default for AccountSettings {
 pub struct LedgerSettings {
     /// Writes waiting for their commit; above it new charges get 503.
     pub queue_max: NonZeroUsize,
+    /// What they may cost in memory all together, recorded answers included, in bytes; above it likewise.
+    pub queue_bytes_max: NonZeroUsize,
+    /// How long the oldest of them may have waited, in milliseconds; above it likewise, until it is written.
+    pub age_max_ms: NonZeroU64,
     /// Writes in one transaction.
     pub batch_max: NonZeroUsize,
+    /// What they may cost in memory, in bytes.
+    pub batch_bytes_max: NonZeroUsize,
+    /// How long one attempt to commit may take, in milliseconds. Then its outcome counts as unknown, and it is
+    /// looked for on another connection.
+    pub attempt_max_ms: NonZeroU64,
     /// How long a call waits for its commit before it is answered 503, in seconds. Its charge stays decided.
     pub commit_timeout_seconds: NonZeroU64,
 }
@@ -486,7 +495,11 @@ impl Default for LedgerSettings {
     fn default() -> Self {
         LedgerSettings {
             queue_max: NonZeroUsize::MIN.saturating_add(65_535),
+            queue_bytes_max: NonZeroUsize::MIN.saturating_add(256 * 1024 * 1024 - 1),
+            age_max_ms: NonZeroU64::MIN.saturating_add(999),
             batch_max: NonZeroUsize::MIN.saturating_add(1_023),
+            batch_bytes_max: NonZeroUsize::MIN.saturating_add(16 * 1024 * 1024 - 1),
+            attempt_max_ms: NonZeroU64::MIN.saturating_add(4_999),
             commit_timeout_seconds: NonZeroU64::MIN.saturating_add(29),
         }
     }

@@ -22,8 +22,7 @@ use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::config::IdempotencySettings;
-use crate::domain::{AccountId, Timestamp};
-use crate::store::answers::RecordedAnswer;
+use crate::domain::{AccountId, RecordedAnswer, Timestamp};
 use crate::store::{Store, StoreError};
 
 const MICROS_PER_DAY: i64 = 86_400_000_000;

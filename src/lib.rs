@@ -55,6 +55,10 @@
 //! amount. No retry of a call to an upstream that nobody has asked for, and none after its first byte. No
 //! batching timer.
 
+// First, since the others use its macro.
+#[macro_use]
+pub mod failpoint;
+
 pub mod actors;
 pub mod app;
 pub mod auth;

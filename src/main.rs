@@ -1,8 +1,9 @@
 //! The command line. Settings first, then one command.
 
-use std::io::{Read as _, Write as _};
+use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
@@ -11,6 +12,7 @@ use polysystems::auth::people::{PeopleError, Registration};
 use polysystems::clock::Clock;
 use polysystems::config::Settings;
 use polysystems::store::users::Role;
+use polysystems::verify::{Finding, Report};
 use polysystems::{telemetry, verify};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -35,7 +37,11 @@ enum Command {
     /// Brings the database up to date
     Migrate,
     /// Folds every account's ledger and checks every invariant; exit code 1 where one does not hold
-    Verify,
+    Verify {
+        /// Write JSON: one object a finding, and one last that counts
+        #[arg(long)]
+        json: bool,
+    },
     /// Users
     #[command(subcommand)]
     User(UserCommand),
@@ -78,6 +84,8 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    #[cfg(feature = "failpoints")]
+    polysystems::failpoint::listen();
     let settings = Settings::read(arguments.config.as_deref())?;
     match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => {
@@ -90,7 +98,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             database.block_on(store.close());
             print("The database is up to date.")?;
         }
-        Command::Verify => return verify_ledgers(&settings),
+        Command::Verify { json } => return verify_ledgers(&settings, json),
         Command::User(UserCommand::Create { email, username, admin }) => {
             create_user(&settings, email, username, admin)?;
         }
@@ -124,15 +132,60 @@ async fn stop_signal() {
     });
 }
 
-fn verify_ledgers(settings: &Settings) -> anyhow::Result<ExitCode> {
+/// Tells findings on standard output, and on a terminal how far it is.
+struct Printed {
+    is_json: bool,
+    /// When progress was last told; none where nobody watches.
+    told: Option<Instant>,
+}
+
+const PROGRESS_PERIOD: Duration = Duration::from_millis(200);
+
+impl Printed {
+    fn clear(&self) {
+        if self.told.is_some() {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+impl verify::Audience for Printed {
+    fn find(&mut self, finding: &Finding) -> anyhow::Result<()> {
+        self.clear();
+        match self.is_json {
+            true => print(&serde_json::to_string(finding)?),
+            false => print(&finding.to_string()),
+        }
+    }
+
+    fn progress(&mut self, so_far: &Report, accounts: u64) {
+        let Some(told) = &mut self.told else { return };
+        if told.elapsed() >= PROGRESS_PERIOD {
+            *told = Instant::now();
+            let Report { accounts: done, entries, usage, findings } = so_far;
+            let _ = write!(
+                std::io::stderr(),
+                "\r\x1b[K{done} of {accounts} accounts, {entries} entries, {usage} usage records, {findings} findings"
+            );
+        }
+    }
+}
+
+fn verify_ledgers(settings: &Settings, is_json: bool) -> anyhow::Result<ExitCode> {
     let database = app::database_runtime()?;
     let store = database.block_on(app::open_store(settings, database.handle().clone()))?;
-    let report =
-        database.block_on(verify::verify(&store, |finding| print(&finding.to_string())))?;
-    print(&format!(
-        "{} accounts, {} ledger entries: {} findings",
-        report.accounts, report.entries, report.findings
-    ))?;
+    let told = std::io::stderr().is_terminal().then(Instant::now);
+    let mut printed = Printed { is_json, told };
+    let report = database.block_on(verify::verify(&store, &mut printed))?;
+    printed.clear();
+    if is_json {
+        print(&serde_json::to_string(&report)?)?;
+    } else {
+        print(&format!(
+            "{} accounts, {} ledger entries, {} usage records: {} findings",
+            report.accounts, report.entries, report.usage, report.findings
+        ))?;
+    }
     Ok(if report.findings == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -4,15 +4,14 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::actors::account::Snapshot;
 use crate::auth::keys::KeysError;
 use crate::domain::{
-    AccountId, Credits, Decline, Environment, LedgerEntry, PaymentId, Timestamp, UserId,
+    AccountId, Credits, Decline, Environment, LedgerEntry, NewPayment, PaymentId, Snapshot,
+    Timestamp, UserId,
 };
 use crate::idempotency::{Begun, IdempotencyError, Made, Once};
 use crate::pipeline::Gateway;
 use crate::store::Store;
-use crate::store::batch::NewPayment;
 use crate::store::ledger::{Payment, PaymentStatus};
 
 /// The provider that takes no money and confirms at once.

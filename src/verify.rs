@@ -1,22 +1,30 @@
 //! `polysystems verify`: folds every account's ledger from its first entry and checks every invariant.
 //!
 //! Reads only, page by page, so that memory stays bounded; each account in one snapshot, so that it can run
-//! beside a server that charges. It never repairs.
+//! beside a server that charges. It never repairs. What must hold is in [`crate::domain::audit`].
 
-use std::collections::BTreeMap;
 use std::fmt;
 
-use crate::domain::{AccountId, Credits, EntryKind, KeyId, KeySpend, LedgerEntry};
-use crate::store::audit::{AuditedAccount, AuditedUsage};
+use serde::Serialize;
+
+use crate::domain::audit::Fold;
+use crate::domain::{AccountId, Credits, EntryKind};
+use crate::store::audit::AuditedUsage;
 use crate::store::{Store, StoreError};
 
 /// Something that must hold and does not.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// The account.
+    /// The account's number.
+    #[serde(serialize_with = "number")]
     pub account: AccountId,
     /// What is wrong.
     pub what: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn number<S: serde::Serializer>(account: &AccountId, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_i64(account.0)
 }
 
 impl fmt::Display for Finding {
@@ -26,38 +34,44 @@ impl fmt::Display for Finding {
 }
 
 /// What was looked at, and how much of it was wrong.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Accounts.
     pub accounts: u64,
     /// Ledger entries.
     pub entries: u64,
+    /// Usage records.
+    pub usage: u64,
     /// Findings.
     pub findings: u64,
 }
 
-/// Checks every account, and tells each finding as it is made.
+/// Who hears of a verification while it runs.
+pub trait Audience {
+    /// Something was found.
+    ///
+    /// # Errors
+    /// Where it cannot be told; the verification ends.
+    fn find(&mut self, finding: &Finding) -> anyhow::Result<()>;
+
+    /// So much has been looked at.
+    fn progress(&mut self, so_far: &Report, accounts: u64);
+}
+
+/// Checks every account, then every usage record.
 ///
 /// # Errors
 /// Where the database cannot be read, or a finding cannot be told.
-pub async fn verify(
-    store: &Store,
-    mut tell: impl FnMut(&Finding) -> anyhow::Result<()>,
-) -> anyhow::Result<Report> {
+pub async fn verify(store: &Store, audience: &mut impl Audience) -> anyhow::Result<Report> {
     let mut report = Report::default();
+    let total = store.count_accounts().await?;
     let mut after = None;
     loop {
         let accounts = store.audited_accounts(after).await?;
         let Some(last) = accounts.last() else { break };
         after = Some(*last);
         for account in accounts {
-            let (entries, findings) = verify_account(store, account).await?;
-            report.accounts = report.accounts.saturating_add(1);
-            report.entries = report.entries.saturating_add(entries);
-            for finding in findings {
-                report.findings = report.findings.saturating_add(1);
-                tell(&finding)?;
-            }
+            verify_account(store, account, total, &mut report, audience).await?;
         }
     }
     let mut after = 0;
@@ -65,36 +79,69 @@ pub async fn verify(
         let page = store.audited_usage(after).await?;
         let Some(last) = page.last() else { return Ok(report) };
         after = last.number;
+        report.usage = report.usage.saturating_add(length(&page));
         for finding in page.iter().filter_map(check_usage) {
             report.findings = report.findings.saturating_add(1);
-            tell(&finding)?;
+            audience.find(&finding)?;
         }
+        audience.progress(&report, total);
     }
 }
 
-async fn verify_account(store: &Store, id: AccountId) -> Result<(u64, Vec<Finding>), StoreError> {
+fn length<T>(page: &[T]) -> u64 {
+    u64::try_from(page.len()).unwrap_or(u64::MAX)
+}
+
+async fn verify_account(
+    store: &Store,
+    id: AccountId,
+    total: u64,
+    report: &mut Report,
+    audience: &mut impl Audience,
+) -> anyhow::Result<()> {
     let mut audit = store.audit(id).await?;
+    // A row that makes no sense is a finding like others, and the end of what can be said of its account.
+    let findings = match fold(&mut audit, total, report, audience).await {
+        Err(StoreError::Corrupt(what)) => vec![what],
+        folded => folded?,
+    };
+    audit.close().await?;
+    report.accounts = report.accounts.saturating_add(1);
+    for what in findings {
+        report.findings = report.findings.saturating_add(1);
+        audience.find(&Finding { account: id, what })?;
+    }
+    audience.progress(report, total);
+    Ok(())
+}
+
+async fn fold(
+    audit: &mut crate::store::audit::Audit,
+    total: u64,
+    report: &mut Report,
+    audience: &mut impl Audience,
+) -> Result<Vec<String>, StoreError> {
     let account = audit.account().await?;
-    let mut fold = Fold::new(id, &account.spends);
-    let mut count: u64 = 0;
+    let mut fold = Fold::new(&account);
     loop {
-        let page = audit.entries(fold.seq).await?;
+        let page = audit.entries(fold.seq()).await?;
         if page.is_empty() {
-            break;
+            return Ok(fold.close(&account));
         }
         for audited in &page {
-            fold.add(&audited.entry, audited.epoch);
-            fold.add_capture(&audited.entry, audited.captured);
+            fold.add(&audited.entry, audited.captured);
         }
-        count = count.saturating_add(u64::try_from(page.len()).unwrap_or(0));
+        report.entries = report.entries.saturating_add(length(&page));
+        audience.progress(report, total);
     }
-    audit.close().await?;
-    fold.close(&account);
-    Ok((count, fold.findings))
 }
 
 /// A usage record says what its call cost; the entry it names says what was taken for it.
 fn check_usage(usage: &AuditedUsage) -> Option<Finding> {
+    let found = |what| Some(Finding { account: usage.account, what });
+    if !usage.is_key_own {
+        return found(format!("{} was made with a key of another account", usage.id));
+    }
     let taken = match &usage.entry {
         None => Credits::ZERO,
         Some(Some((kind, amount, reference))) if *reference == usage.id.0 => match kind {
@@ -102,133 +149,14 @@ fn check_usage(usage: &AuditedUsage) -> Option<Finding> {
             _ => Credits::ZERO.checked_sub(*amount)?,
         },
         Some(_) => {
-            let what = format!("{} names a ledger entry that is not its own", usage.id);
-            return Some(Finding { account: usage.account, what });
+            return found(format!("{} names a ledger entry that is not its own", usage.id));
         }
     };
-    (taken != usage.cost).then(|| Finding {
-        account: usage.account,
-        what: format!(
-            "{} is recorded to cost ${}, but ${taken} was taken for it",
-            usage.id, usage.cost
-        ),
-    })
-}
-
-/// What the entries so far come to.
-struct Fold {
-    account: AccountId,
-    seq: i64,
-    epoch: i64,
-    balance: Credits,
-    /// Entries that captured of a durable hold, and how much.
-    captured: (u64, Credits),
-    /// What each key has spent in its current windows, by the entries.
-    spent: BTreeMap<KeyId, (KeySpend, Credits, Credits)>,
-    findings: Vec<Finding>,
-}
-
-impl Fold {
-    fn new(account: AccountId, spends: &[KeySpend]) -> Self {
-        let nothing = |spend: &KeySpend| (spend.key, (*spend, Credits::ZERO, Credits::ZERO));
-        Fold {
-            account,
-            seq: 0,
-            epoch: 0,
-            balance: Credits::ZERO,
-            captured: (0, Credits::ZERO),
-            spent: spends.iter().map(nothing).collect(),
-            findings: Vec::new(),
-        }
+    if taken == usage.cost {
+        return None;
     }
-
-    fn find(&mut self, what: String) {
-        self.findings.push(Finding { account: self.account, what });
-    }
-
-    fn add(&mut self, entry: &LedgerEntry, epoch: i64) {
-        let (seq, before) = (entry.seq, self.balance);
-        if seq != self.seq.saturating_add(1) {
-            self.find(format!("entry {seq} follows entry {}", self.seq));
-        }
-        if epoch < self.epoch {
-            self.find(format!(
-                "entry {seq} is of epoch {epoch}, after one of epoch {}",
-                self.epoch
-            ));
-        }
-        if before.checked_add(entry.amount) != Some(entry.balance_after) {
-            self.find(format!(
-                "entry {seq} takes ${before} by ${} to ${}",
-                entry.amount, entry.balance_after
-            ));
-        }
-        if entry.balance_after.is_negative() {
-            self.find(format!("entry {seq} leaves a negative balance"));
-        }
-        let gives = matches!(entry.kind, EntryKind::TopUp | EntryKind::Refund | EntryKind::Grant);
-        if gives == entry.amount.is_negative() || entry.amount == Credits::ZERO {
-            self.find(format!("entry {seq} is a {} of ${}", entry.kind.name(), entry.amount));
-        }
-        self.seq = seq;
-        self.epoch = epoch;
-        self.balance = entry.balance_after;
-        if let Some((spend, day, month)) = entry.key.and_then(|key| self.spent.get_mut(&key)) {
-            // What takes from the balance adds to what is spent.
-            let take = |spent: &mut Credits| {
-                *spent = spent.checked_sub(entry.amount).unwrap_or(Credits::MAX);
-            };
-            if entry.day == spend.day {
-                take(day);
-            }
-            if entry.month == spend.month {
-                take(month);
-            }
-        }
-    }
-
-    /// A durable hold ends with one entry at most, of what its end says.
-    fn add_capture(&mut self, entry: &LedgerEntry, captured: Option<Credits>) {
-        let Some(captured) = captured else { return };
-        let taken = Credits::ZERO.checked_sub(entry.amount).unwrap_or(Credits::MAX);
-        if entry.kind != EntryKind::Capture || taken != captured {
-            self.find(format!(
-                "entry {} takes ${taken} of a hold whose end says ${captured}",
-                entry.seq
-            ));
-        }
-        let (count, sum) = self.captured;
-        let sum = sum.checked_add(captured).unwrap_or(Credits::MAX);
-        self.captured = (count.saturating_add(1), sum);
-    }
-
-    fn close(&mut self, account: &AuditedAccount) {
-        if account.captured != self.captured {
-            let ((ends, said), (entries, taken)) = (account.captured, self.captured);
-            self.find(format!(
-                "{ends} holds ended with ${said} captured, {entries} entries took ${taken} of them"
-            ));
-        }
-        if account.held > account.balance {
-            self.find(format!("holds ${} of a balance of ${}", account.held, account.balance));
-        }
-        if account.ended_and_open > 0 {
-            self.find(format!("{} holds have ended and are open", account.ended_and_open));
-        }
-        if account.seq != self.seq || account.balance != self.balance {
-            self.find(format!(
-                "stands at entry {} with ${}, but its ledger ends at entry {} with ${}",
-                account.seq, account.balance, self.seq, self.balance
-            ));
-        }
-        for (key, (spend, day, month)) in std::mem::take(&mut self.spent) {
-            if (spend.day_spent, spend.month_spent) != (day, month) {
-                self.find(format!(
-                    "{key} has spent ${day} today and ${month} this month by the ledger, ${} and ${} by its \
-                     counters",
-                    spend.day_spent, spend.month_spent
-                ));
-            }
-        }
-    }
+    found(format!(
+        "{} is recorded to cost ${}, but ${taken} was taken for it",
+        usage.id, usage.cost
+    ))
 }

@@ -15,8 +15,8 @@
 use polysystems::domain::limits::{LimitsChange, WindowCounter};
 use polysystems::domain::{
     AccountId, AccountState, AccountStatus, Bounds, Charge, ChargeId, Credits, Decline, EntryKind,
-    Environment, Hold, HoldEndKind, KeyChange, KeyId, KeyState, LedgerEntry, Outcome, Price,
-    SpendingLimits, Timestamp,
+    Environment, Hold, HoldEndKind, KeyChange, KeyId, KeyState, LedgerEntry, Link, Outcome, Price,
+    SpendingLimits, StoredAccount, Timestamp,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -131,15 +131,15 @@ struct Run {
 
 impl Run {
     fn new(seed: u64) -> Self {
-        let account = AccountState::load(
-            AccountId(1),
-            Environment::Live,
-            AccountStatus::Open,
-            Credits::ZERO,
-            0,
-            Vec::new(),
-            &[],
-        );
+        let stored = StoredAccount {
+            id: AccountId(1),
+            environment: Environment::Live,
+            status: AccountStatus::Open,
+            balance: Credits::ZERO,
+            seq: 0,
+            link: Link::START,
+        };
+        let account = AccountState::load(stored, 1, Vec::new(), &[]);
         Run {
             random: StdRng::seed_from_u64(seed),
             account,
@@ -528,7 +528,6 @@ impl Run {
             }
         }
         self.counts[11] += u64::from(!holds.is_empty());
-        let status = self.account.status();
         let keys = self.account.keys().iter().map(|key| {
             let mut loaded = KeyState::new(key.id, key.limits);
             loaded.is_revoked = key.is_revoked;
@@ -541,9 +540,7 @@ impl Run {
                 counted.drain(..counted.len().saturating_sub(1));
             }
         }
-        let (keys, balance, seq) = (keys.collect(), self.account.balance(), self.account.seq());
-        let (id, environment) = (AccountId(1), Environment::Live);
-        self.account = AccountState::load(id, environment, status, balance, seq, keys, &holds);
+        self.account = AccountState::load(self.account.stored(), 1, keys.collect(), &holds);
     }
 
     fn record(&mut self, entry: LedgerEntry) {

@@ -15,6 +15,7 @@ pub struct Model {
     pub seq: i64,
     pub updated_at: i64,
     pub created_at: i64,
+    pub link: Vec<u8>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

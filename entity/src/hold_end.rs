@@ -14,6 +14,7 @@ pub struct Model {
     pub held: i64,
     pub captured: i64,
     pub at: i64,
+    pub epoch: i64,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

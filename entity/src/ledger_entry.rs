@@ -19,6 +19,7 @@ pub struct Model {
     pub day: i32,
     pub month: i32,
     pub at: i64,
+    pub link: Vec<u8>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

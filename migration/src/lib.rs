@@ -10,6 +10,7 @@ use sea_orm_migration::sea_orm::DbBackend;
 mod m20261123_000001_accounts;
 mod m20261123_000002_ledger;
 mod m20261124_000003_holds;
+mod m20261124_000004_chain;
 
 /// Applies the migrations in order.
 pub struct Migrator;
@@ -21,6 +22,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000001_accounts::Migration),
             Box::new(m20261123_000002_ledger::Migration),
             Box::new(m20261124_000003_holds::Migration),
+            Box::new(m20261124_000004_chain::Migration),
         ]
     }
 }

@@ -1,28 +1,29 @@
-//! The account actor: the one owner of an account's balance, holds and counters.
+//! The account actor: a mailbox before an account's one owner.
 //!
-//! Thin. A handler asks the clock, calls the domain, hands what was decided to the ledger writer, and
+//! Thin. A handler asks the clock, calls [`Owner`], hands what is to be written to the ledger writer, and
 //! replies. No rule lives here.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use actix::{Actor, ActorContext as _, Addr, Context, Handler, Message};
 use tokio::sync::oneshot;
 
-use super::ledger_writer::{AccountMarks, Acknowledgement, LedgerHandle, Write, WriteError};
+use super::ledger_writer::{Acknowledgement, LedgerHandle, WriteError};
 use crate::clock::Clock;
-use crate::domain::account::Terms;
+use crate::domain::account::{NoSuchKey, Terms};
+use crate::domain::owner::{Decision, Estimate, Extension, Snapshot, TooManyKeys};
+use crate::domain::residency::InFlight;
 use crate::domain::{
-    AccountState, AccountStatus, Charge, ChargeId, Credits, Decline, EntryKind, HoldChange,
-    KeyChange, KeyId, KeyState, LimitsLeft, Outcome, Settled, Timestamp, UsageRecord,
+    AccountMarks, AccountState, AccountStatus, Charge, ChargeId, Credits, Decline, KeyChange,
+    KeyId, KeyState, NewKey, NewPayment, Outcome, Owner, RecordedAnswer, Settled, UsageRecord,
+    Write,
 };
-use crate::store::answers::RecordedAnswer;
-use crate::store::batch::{Change, NewKey, NewPayment};
+
+pub use crate::domain::owner::Record;
 
 /// The actor. Made by the directory only, with its account loaded.
 pub struct AccountActor {
-    state: AccountState,
-    marks: Arc<AccountMarks>,
+    owner: Owner,
     ledger: LedgerHandle,
     clock: Clock,
     keys_max: usize,
@@ -40,35 +41,27 @@ impl AccountActor {
         clock: Clock,
         keys_max: usize,
     ) -> Self {
-        marks.durable_seq.store(state.seq(), Ordering::Release);
-        marks.open_charges.store(state.open_charges(), Ordering::Release);
-        AccountActor { state, marks, ledger, clock, keys_max }
+        AccountActor { owner: Owner::new(state, marks), ledger, clock, keys_max }
     }
 
-    /// What comes back is spendable once it is durable; the writer says how far that is.
-    fn confirm(&mut self) {
-        self.state.confirm(self.marks.durable_seq.load(Ordering::Acquire));
+    /// Hands a decision's write over; the receipt waits for it where the decision must.
+    fn receipt<T>(&self, decision: Decision<T>) -> Receipt<T> {
+        let Decision { decided, write, is_awaited } = decision;
+        failpoint!("account-decided");
+        let durable = write.and_then(|write| self.hand_over(write, is_awaited));
+        failpoint!("account-handed-over");
+        Receipt { decided, durable }
     }
 
-    fn publish(&self) {
-        self.marks.open_charges.store(self.state.open_charges(), Ordering::Release);
-    }
-
-    fn write(&self) -> Write {
-        Write::new(self.state.id(), &self.marks)
-    }
-
-    /// Hands over a write that somebody waits for.
-    fn write_acknowledged(&self, write: Write) -> Acknowledgement {
-        let (write, acknowledgement) = write.acknowledged();
-        self.ledger.write(write);
+    fn hand_over(&self, write: Write, is_awaited: bool) -> Option<Acknowledgement> {
+        let (ticket, acknowledgement) = if is_awaited {
+            let (sender, receiver) = oneshot::channel();
+            (Some(sender), Some(receiver))
+        } else {
+            (None, None)
+        };
+        self.ledger.write(write, self.owner.marks(), ticket);
         acknowledgement
-    }
-
-    /// Hears when everything decided so far is durable, so that no answer tells of what a crash could undo.
-    fn output_gate(&self) -> Option<Acknowledgement> {
-        let durable = self.marks.durable_seq.load(Ordering::Acquire);
-        (self.state.seq() > durable).then(|| self.write_acknowledged(self.write()))
     }
 }
 
@@ -121,32 +114,9 @@ impl Handler<ChargeCall> for AccountActor {
     type Result = ();
 
     fn handle(&mut self, call: ChargeCall, _: &mut Context<Self>) {
-        self.confirm();
-        let decided = self.state.charge(&call.charge, self.clock.now());
-        let result = decided.map(|charged| {
-            let (entry, hold) = (charged.entry, charged.hold.map(HoldChange::Opened));
-            let durable = (entry.is_some() || hold.is_some()).then(|| {
-                let key_spend = Some(charged.key_spend);
-                self.write_acknowledged(Write { entry, key_spend, hold, ..self.write() })
-            });
-            Receipt { decided: charged.terms, durable }
-        });
-        self.publish();
-        reply(call.reply, result);
+        let decided = self.owner.charge(&call.charge, self.clock.now());
+        reply(call.reply, decided.map(|decision| self.receipt(decision)));
     }
-}
-
-/// What a charge would get, and where its account stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Estimate {
-    /// What it would get, or why nothing.
-    pub terms: Result<Terms, Decline>,
-    /// The fold of the ledger.
-    pub balance: Credits,
-    /// What can be spent.
-    pub available: Credits,
-    /// What the key may still spend.
-    pub left: LimitsLeft,
 }
 
 #[derive(Message)]
@@ -160,36 +130,9 @@ impl Handler<QuoteCall> for AccountActor {
     type Result = ();
 
     fn handle(&mut self, call: QuoteCall, _: &mut Context<Self>) {
-        self.confirm();
-        let now = self.clock.now();
-        let key = self.state.key(call.charge.key);
-        let decided = Estimate {
-            terms: self.state.quote(&call.charge, now),
-            balance: self.state.balance(),
-            available: self.state.available(),
-            left: key.map(|key| key.left(now)).unwrap_or_default(),
-        };
-        reply(call.reply, Ok(Receipt { decided, durable: self.output_gate() }));
+        let decision = self.owner.quote(&call.charge, self.clock.now());
+        reply(call.reply, Ok(self.receipt(decision)));
     }
-}
-
-/// How far a hold is to be extended, in all.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extension {
-    /// For what is to be delivered.
-    Ahead {
-        /// Less than this is no use.
-        need: Credits,
-        /// This much is wanted.
-        want: Credits,
-        /// The cost of what has been delivered.
-        earned: Credits,
-    },
-    /// For what was delivered already. A key that is out of use meanwhile does not matter.
-    Owed {
-        /// This much is wanted.
-        want: Credits,
-    },
 }
 
 #[derive(Message)]
@@ -204,26 +147,10 @@ impl Handler<ExtendCall> for AccountActor {
     type Result = ();
 
     fn handle(&mut self, call: ExtendCall, _: &mut Context<Self>) {
-        self.confirm();
-        let decided = match call.extension {
-            Extension::Ahead { need, want, earned } => {
-                self.state.extend(call.charge, need, want, earned)
-            }
-            Extension::Owed { want } => self.state.extend_owed(call.charge, want),
-        };
-        let result = decided.map(|extended| {
-            let durable = extended.hold.map(|hold| {
-                let hold = Some(HoldChange::Extended(hold));
-                self.write_acknowledged(Write { hold, ..self.write() })
-            });
-            Receipt { decided: extended.held, durable }
-        });
-        reply(call.reply, result);
+        let decided = self.owner.extend(call.charge, call.extension);
+        reply(call.reply, decided.map(|decision| self.receipt(decision)));
     }
 }
-
-/// Makes the answer that is recorded with the end of a charge, from what the end came to.
-pub type Record = Box<dyn FnOnce(&Settled) -> RecordedAnswer + Send>;
 
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -242,34 +169,10 @@ impl Handler<SettleCall> for AccountActor {
     type Result = ();
 
     fn handle(&mut self, call: SettleCall, _: &mut Context<Self>) {
-        self.confirm();
-        let decided = self.state.settle(call.charge, call.outcome, self.clock.now());
-        let result = decided.map_err(|_| NotOpenOrGone).map(|settled| {
-            let usage = call.usage.map(|usage| UsageRecord {
-                cost: settled.cost,
-                seq: settled.seq,
-                ..usage
-            });
-            let answer = call.record.map(|record| record(&settled));
-            let is_awaited = settled.entry.is_some() || answer.is_some();
-            let write = Write {
-                entry: settled.entry,
-                key_spend: settled.key_spend,
-                hold: settled.hold_end.map(HoldChange::Ended),
-                usage,
-                answer,
-                ..self.write()
-            };
-            let durable = if is_awaited {
-                Some(self.write_acknowledged(write))
-            } else {
-                self.ledger.write(write);
-                None
-            };
-            Receipt { decided: settled, durable }
-        });
-        self.publish();
-        reply(call.reply, result);
+        let now = self.clock.now();
+        let decided = self.owner.settle(call.charge, call.outcome, now, call.usage, call.record);
+        let result = decided.map_err(|_| NotOpenOrGone);
+        reply(call.reply, result.map(|decision| self.receipt(decision)));
     }
 }
 
@@ -283,16 +186,12 @@ impl Handler<ExpireCharges> for AccountActor {
     type Result = ();
 
     fn handle(&mut self, _: ExpireCharges, _: &mut Context<Self>) {
-        let now = self.clock.now();
-        for charge in self.state.expired(now) {
-            tracing::warn!(account = %self.state.id(), %charge, "a charge expired without an end");
-            if let Ok(settled) = self.state.settle(charge, Outcome::Expired, now) {
-                let (entry, key_spend) = (settled.entry, settled.key_spend);
-                let hold = settled.hold_end.map(HoldChange::Ended);
-                self.ledger.write(Write { entry, key_spend, hold, ..self.write() });
-            }
+        for decision in self.owner.expire(self.clock.now()) {
+            let account = self.owner.state().id();
+            tracing::warn!(%account, charge = %decision.decided, "a charge expired without an end");
+            failpoint!("sweep-expired");
+            let _ = self.receipt(decision);
         }
-        self.publish();
     }
 }
 
@@ -308,18 +207,8 @@ impl Handler<TopUp> for AccountActor {
     type Result = ();
 
     fn handle(&mut self, top_up: TopUp, _: &mut Context<Self>) {
-        let payment = top_up.payment;
-        let (id, amount) = (payment.id.0, payment.amount);
-        let decided = self.state.top_up(EntryKind::TopUp, id, amount, self.clock.now());
-        let result = decided.map(|entry| {
-            // The payment and its credit are one transaction: never one without the other.
-            let change = Some(Change::PaymentConfirmed(payment));
-            let answer = top_up.answer;
-            let write = Write { entry: Some(entry), change, answer, ..self.write() };
-            Receipt { decided: (), durable: Some(self.write_acknowledged(write)) }
-        });
-        self.publish();
-        reply(top_up.reply, result);
+        let decided = self.owner.top_up(top_up.payment, top_up.answer, self.clock.now());
+        reply(top_up.reply, decided.map(|decision| self.receipt(decision)));
     }
 }
 
@@ -335,22 +224,10 @@ impl Handler<Refill> for AccountActor {
     type Result = ();
 
     fn handle(&mut self, refill: Refill, _: &mut Context<Self>) {
-        let decided = self.state.refill(refill.reference, refill.to, self.clock.now());
-        let result = decided.map(|entry| {
-            let durable = match entry {
-                Some(_) => Some(self.write_acknowledged(Write { entry, ..self.write() })),
-                None => self.output_gate(),
-            };
-            Receipt { decided: self.state.balance(), durable }
-        });
-        reply(refill.reply, result);
+        let decided = self.owner.refill(refill.reference, refill.to, self.clock.now());
+        reply(refill.reply, decided.map(|decision| self.receipt(decision)));
     }
 }
-
-/// The account has as many keys as it may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the account has as many keys as it may have")]
-pub struct TooManyKeys;
 
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -364,15 +241,8 @@ impl Handler<AddKey> for AccountActor {
     type Result = ();
 
     fn handle(&mut self, add: AddKey, _: &mut Context<Self>) {
-        let result = if self.state.keys().len() >= self.keys_max {
-            Err(TooManyKeys)
-        } else {
-            self.state.add_key(KeyState::new(add.key.id, crate::domain::SpendingLimits::default()));
-            let (change, answer) = (Some(Change::KeyCreated(add.key)), add.answer);
-            let durable = Some(self.write_acknowledged(Write { answer, change, ..self.write() }));
-            Ok(Receipt { decided: (), durable })
-        };
-        reply(add.reply, result);
+        let decided = self.owner.add_key(add.key, add.answer, self.keys_max);
+        reply(add.reply, decided.map(|decision| self.receipt(decision)));
     }
 }
 
@@ -381,24 +251,15 @@ impl Handler<AddKey> for AccountActor {
 struct ChangeKey {
     key: KeyId,
     change: KeyChange,
-    reply: Reply<KeyState, crate::domain::account::NoSuchKey>,
+    reply: Reply<KeyState, NoSuchKey>,
 }
 
 impl Handler<ChangeKey> for AccountActor {
     type Result = ();
 
     fn handle(&mut self, change: ChangeKey, _: &mut Context<Self>) {
-        let decided = self.state.change_key(change.key, change.change);
-        let result = decided.map(|key| {
-            let change = Some(match change.change {
-                KeyChange::Limits(_) => Change::KeyLimits(key.id, key.limits),
-                KeyChange::Revoke => Change::KeyRevoked(key.id),
-                KeyChange::Delete => Change::KeyDeleted(key.id),
-            });
-            let durable = Some(self.write_acknowledged(Write { change, ..self.write() }));
-            Receipt { decided: key, durable }
-        });
-        reply(change.reply, result);
+        let decided = self.owner.change_key(change.key, change.change);
+        reply(change.reply, decided.map(|decision| self.receipt(decision)));
     }
 }
 
@@ -413,26 +274,9 @@ impl Handler<SetStatus> for AccountActor {
     type Result = ();
 
     fn handle(&mut self, set: SetStatus, _: &mut Context<Self>) {
-        self.state.set_status(set.status);
-        let change = Some(Change::AccountStatus(self.state.id(), set.status));
-        let durable = Some(self.write_acknowledged(Write { change, ..self.write() }));
-        reply(set.reply, Ok(Receipt { decided: (), durable }));
+        let decided = self.owner.set_status(set.status);
+        reply(set.reply, decided.map(|decision| self.receipt(decision)));
     }
-}
-
-/// What an account looks like from outside.
-#[derive(Clone, Debug)]
-pub struct Snapshot {
-    /// The fold of the ledger.
-    pub balance: Credits,
-    /// Reserved by calls that run.
-    pub held: Credits,
-    /// What can be spent.
-    pub available: Credits,
-    /// The key asked for, if the account has it.
-    pub key: Option<KeyState>,
-    /// The actor's time when it looked.
-    pub at: Timestamp,
 }
 
 #[derive(Message)]
@@ -446,15 +290,8 @@ impl Handler<Look> for AccountActor {
     type Result = ();
 
     fn handle(&mut self, look: Look, _: &mut Context<Self>) {
-        self.confirm();
-        let snapshot = Snapshot {
-            balance: self.state.balance(),
-            held: self.state.held(),
-            available: self.state.available(),
-            key: look.key.and_then(|key| self.state.key(key)).copied(),
-            at: self.clock.now(),
-        };
-        reply(look.reply, Ok(Receipt { decided: snapshot, durable: self.output_gate() }));
+        let decision = self.owner.look(look.key, self.clock.now());
+        reply(look.reply, Ok(self.receipt(decision)));
     }
 }
 
@@ -503,25 +340,6 @@ pub enum AccountError<E> {
 pub struct AccountLease {
     pub(super) actor: Addr<AccountActor>,
     pub(super) _in_flight: InFlight,
-}
-
-/// One call counted in, until this is dropped.
-#[derive(Debug)]
-pub(super) struct InFlight(Arc<AccountMarks>);
-
-impl InFlight {
-    /// Counts a call in, unless there are `max` already.
-    pub(super) fn enter(marks: &Arc<AccountMarks>, max: u32) -> Option<Self> {
-        let entered = InFlight(Arc::clone(marks));
-        let before = marks.in_flight.fetch_add(1, Ordering::AcqRel);
-        (before < max).then_some(entered)
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
-    }
 }
 
 impl AccountLease {
@@ -643,12 +461,12 @@ impl AccountLease {
     /// Changes a key.
     ///
     /// # Errors
-    /// [`crate::domain::account::NoSuchKey`], or [`AccountError::Gone`].
+    /// [`NoSuchKey`], or [`AccountError::Gone`].
     pub async fn change_key(
         &self,
         key: KeyId,
         change: KeyChange,
-    ) -> Result<Receipt<KeyState>, AccountError<crate::domain::account::NoSuchKey>> {
+    ) -> Result<Receipt<KeyState>, AccountError<NoSuchKey>> {
         self.ask(|reply| ChangeKey { key, change, reply }).await
     }
 

@@ -5,16 +5,17 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::actors::account::TooManyKeys;
 use crate::actors::directory::DirectoryError;
 use crate::actors::{AccountError, WriteError};
 use crate::domain::api_key::ApiKey;
 use crate::domain::limits::LimitsChange;
-use crate::domain::{AccountId, Environment, KeyChange, KeyId, KeyState, Timestamp, UserId};
+use crate::domain::owner::TooManyKeys;
+use crate::domain::{
+    AccountId, Environment, KeyChange, KeyId, KeyState, NewKey, Timestamp, UserId,
+};
 use crate::idempotency::{Begun, IdempotencyError, Made, Once};
 use crate::pipeline::Gateway;
 use crate::store::api_keys::KeyListing;
-use crate::store::batch::NewKey;
 use crate::store::{Store, StoreError};
 
 /// Why a key was not made, found or changed.
@@ -35,6 +36,9 @@ pub enum KeysError {
     /// See [`IdempotencyError`].
     #[error(transparent)]
     Repeat(IdempotencyError),
+    /// The account's records do not agree with one another.
+    #[error("the account is quarantined")]
+    Quarantined,
     /// It did not happen; it may later.
     #[error("the change could not be written")]
     NotWritten,
@@ -48,6 +52,7 @@ impl From<DirectoryError> for KeysError {
         match error {
             DirectoryError::Busy => KeysError::Busy,
             DirectoryError::Load(error) => KeysError::Store(error),
+            DirectoryError::Quarantined => KeysError::Quarantined,
             DirectoryError::Unwritable => KeysError::NotWritten,
         }
     }

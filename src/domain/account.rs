@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use uuid::Uuid;
 
+use super::chain::Link;
 use super::hold::{Hold, HoldEnd, HoldEndKind};
 use super::ids::{AccountId, ChargeId, KeyId};
 use super::ledger::{EntryKind, LedgerEntry};
@@ -415,6 +416,23 @@ pub enum KeyChange {
     Delete,
 }
 
+/// An account as it is written down, beside its keys and its open holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoredAccount {
+    /// Its number.
+    pub id: AccountId,
+    /// Live or test.
+    pub environment: Environment,
+    /// Open or suspended.
+    pub status: AccountStatus,
+    /// The fold of its ledger.
+    pub balance: Credits,
+    /// The last entry's number; 0 before the first.
+    pub seq: i64,
+    /// The last entry's link.
+    pub link: Link,
+}
+
 /// One account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccountState {
@@ -426,6 +444,10 @@ pub struct AccountState {
     held: Credits,
     /// The last entry's number; 0 before the first.
     seq: i64,
+    /// The last entry's link.
+    link: Link,
+    /// The epoch of its owner's lease, which each entry gets.
+    epoch: i64,
     /// What entries that are not yet durable gave back, by entry number, oldest first.
     unconfirmed: VecDeque<(i64, Credits)>,
     /// The sum of `unconfirmed`.
@@ -437,18 +459,17 @@ pub struct AccountState {
 }
 
 impl AccountState {
-    /// An account as it was written down: with the holds that are open, nothing unconfirmed.
+    /// An account as it was written down: with the holds that are open, nothing unconfirmed. `epoch` is that of
+    /// its new owner.
     #[must_use]
     pub fn load(
-        id: AccountId,
-        environment: Environment,
-        status: AccountStatus,
-        balance: Credits,
-        seq: i64,
+        stored: StoredAccount,
+        epoch: i64,
         mut keys: Vec<KeyState>,
         holds: &[Hold],
     ) -> Self {
         keys.sort_unstable_by_key(|key| key.id);
+        let StoredAccount { id, environment, status, balance, seq, link } = stored;
         let mut account = AccountState {
             id,
             environment,
@@ -456,6 +477,8 @@ impl AccountState {
             balance,
             held: Credits::ZERO,
             seq,
+            link,
+            epoch,
             unconfirmed: VecDeque::new(),
             unconfirmed_sum: Credits::ZERO,
             keys,
@@ -839,6 +862,13 @@ impl AccountState {
         self.seq
     }
 
+    /// The account's own part, as it is to be written down.
+    #[must_use]
+    pub fn stored(&self) -> StoredAccount {
+        let AccountState { id, environment, status, balance, seq, link, .. } = *self;
+        StoredAccount { id, environment, status, balance, seq, link }
+    }
+
     /// How many charges are open.
     #[must_use]
     pub fn open_charges(&self) -> usize {
@@ -903,9 +933,10 @@ impl AccountState {
         at: Timestamp,
     ) -> LedgerEntry {
         self.seq = self.seq.saturating_add(1);
-        LedgerEntry {
+        let entry = LedgerEntry {
             account: self.id,
             seq: self.seq,
+            epoch: self.epoch,
             kind,
             amount,
             balance_after: self.balance,
@@ -914,7 +945,11 @@ impl AccountState {
             day,
             month,
             at,
-        }
+            link: Link::START,
+        };
+        let entry = entry.after(self.link);
+        self.link = entry.link;
+        entry
     }
 }
 
@@ -940,15 +975,18 @@ mod tests {
     }
 
     fn account(balance: Credits, limits: SpendingLimits) -> AccountState {
-        AccountState::load(
-            AccountId(1),
-            Environment::Live,
-            AccountStatus::Open,
+        AccountState::load(stored(balance), 1, vec![KeyState::new(KEY, limits)], &[])
+    }
+
+    fn stored(balance: Credits) -> StoredAccount {
+        StoredAccount {
+            id: AccountId(1),
+            environment: Environment::Live,
+            status: AccountStatus::Open,
             balance,
-            5,
-            vec![KeyState::new(KEY, limits)],
-            &[],
-        )
+            seq: 5,
+            link: Link([5; 32]),
+        }
     }
 
     fn fixed(id: u128, price: Credits) -> Charge {
@@ -1007,10 +1045,12 @@ mod tests {
             (6, EntryKind::Charge, negated(cents(4)))
         );
         assert_eq!((entry.balance_after, account.available()), (cents(6), cents(6)));
+        assert_eq!((entry.epoch, entry.link), (1, Link([5; 32]).next(&entry)));
 
         let settled = account.settle(ChargeId(Uuid::from_u128(1)), Outcome::Failed, NOON).unwrap();
         let refund = settled.entry.unwrap();
         assert_eq!((refund.seq, refund.kind, refund.amount), (7, EntryKind::Refund, cents(4)));
+        assert_eq!(refund.link, entry.link.next(&refund));
         assert_eq!((account.balance(), account.available()), (cents(10), cents(6)));
         account.confirm(6);
         assert_eq!(account.available(), cents(6));
@@ -1223,9 +1263,7 @@ mod tests {
         let extended = before.extend(id, cents(9), cents(12), cents(7)).unwrap().hold.unwrap();
         for (hold, captured) in [(hold, 0), (extended, 7)] {
             let keys = vec![KeyState::new(KEY, SpendingLimits::default())];
-            let (environment, status) = (Environment::Live, AccountStatus::Open);
-            let mut after =
-                AccountState::load(AccountId(1), environment, status, cents(20), 5, keys, &[hold]);
+            let mut after = AccountState::load(stored(cents(20)), 2, keys, &[hold]);
             assert_eq!((after.held(), after.open_charges()), (hold.amount, 1));
             let settled = after.settle(id, Outcome::Expired, NOON).unwrap();
             let end = settled.hold_end.unwrap();

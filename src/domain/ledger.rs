@@ -2,6 +2,7 @@
 
 use uuid::Uuid;
 
+use super::chain::Link;
 use super::ids::{AccountId, KeyId};
 use super::money::Credits;
 use super::window::{Day, Month, Timestamp};
@@ -69,6 +70,8 @@ pub struct LedgerEntry {
     pub account: AccountId,
     /// 1 for an account's first entry, then one more each, without a gap.
     pub seq: i64,
+    /// The epoch of the lease under which it was decided; never falls.
+    pub epoch: i64,
     /// What moved it.
     pub kind: EntryKind,
     /// Signed: positive adds to the balance.
@@ -85,6 +88,16 @@ pub struct LedgerEntry {
     pub month: Month,
     /// When it was decided.
     pub at: Timestamp,
+    /// Ties it to the entry before it.
+    pub link: Link,
+}
+
+impl LedgerEntry {
+    /// The entry, tied to the one before it.
+    #[must_use]
+    pub fn after(self, before: Link) -> Self {
+        LedgerEntry { link: before.next(&self), ..self }
+    }
 }
 
 #[cfg(test)]

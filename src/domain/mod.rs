@@ -7,23 +7,35 @@
 
 pub mod account;
 pub mod api_key;
+pub mod audit;
+pub mod batch;
+pub mod chain;
 pub mod hold;
 pub mod ids;
+pub mod lease;
 pub mod ledger;
 pub mod limits;
 pub mod money;
+pub mod owner;
 pub mod pricing;
+pub mod residency;
 pub mod usage;
 pub mod window;
+pub mod writer;
 
 pub use account::{
     AccountState, AccountStatus, Bounds, Charge, Charged, Decline, Environment, KeyChange,
-    KeyState, Outcome, Price, Settled,
+    KeyState, Outcome, Price, Settled, StoredAccount,
 };
+pub use batch::{Batch, Change, NewKey, NewPayment, RecordedAnswer, Write};
+pub use chain::Link;
 pub use hold::{Hold, HoldChange, HoldEnd, HoldEndKind};
 pub use ids::{AccountId, ChargeId, KeyId, PaymentId, UserId};
+pub use lease::Lease;
 pub use ledger::{EntryKind, LedgerEntry};
 pub use limits::{KeySpend, LimitsChange, LimitsLeft, SpendingLimits};
 pub use money::{Credits, TokenPrice};
+pub use owner::{Estimate, Extension, Owner, Snapshot};
+pub use residency::AccountMarks;
 pub use usage::{Ending, Tally, UsageRecord};
 pub use window::{Day, Month, Timestamp};

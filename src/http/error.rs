@@ -42,6 +42,21 @@ pub struct ErrorBody {
     /// The fields that are wrong, where fields are.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub details: Vec<FieldError>,
+    /// Of a 503: `not-attempted` (nothing happened; the same request can be sent again) or `outcome-unknown` (it
+    /// may have happened; see what is on record before it is sent again).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(inline)]
+    pub outcome: Option<UnavailableOutcome>,
+}
+
+/// Whether a request that was answered 503 may have happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum UnavailableOutcome {
+    /// Nothing happened.
+    NotAttempted,
+    /// It may have happened.
+    OutcomeUnknown,
 }
 
 /// Everything that is answered with an error.
@@ -102,6 +117,12 @@ pub enum ApiError {
     /// Not attempted; try again later.
     #[error("unavailable")]
     Unavailable,
+    /// Sent to the database, and not known whether it is on record.
+    #[error("outcome unknown")]
+    OutcomeUnknown,
+    /// More requests run than may.
+    #[error("overloaded")]
+    Overloaded,
     /// Something of ours is broken.
     #[error("internal error")]
     Internal,
@@ -163,6 +184,12 @@ fn refusal_parts(refusal: &Refusal) -> Parts {
             "This access key has reached its spending limit. Please adjust limits or top up credits.",
         ),
         Refusal::Unavailable(_) => unavailable(),
+        Refusal::Quarantined => parts(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "Account quarantined",
+            "The records of this account do not agree with one another, so it takes no calls until an operator \
+             has looked at them. Nothing was charged. Please contact support.",
+        ),
         Refusal::OutcomeUnknown(_) => parts(
             StatusCode::SERVICE_UNAVAILABLE,
             "Outcome unknown",
@@ -285,6 +312,17 @@ impl ApiError {
                  (POLYSYSTEMS_PAYMENTS__SANDBOX=true).",
             ),
             ApiError::Unavailable => unavailable(),
+            ApiError::OutcomeUnknown => parts(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "Outcome unknown",
+                "It is not known whether this request took effect. Please look before you send it again.",
+            ),
+            ApiError::Overloaded => parts(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "Server overloaded",
+                "The server has as many requests as it can take. This one was not attempted and nothing was \
+                 charged. Please try again later.",
+            ),
             ApiError::Internal => parts(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "Internal error",
@@ -299,6 +337,8 @@ impl ApiError {
         match self {
             ApiError::Refused(Refusal::RateLimited { retry_after }) => Some(*retry_after),
             ApiError::Refused(Refusal::RepeatTooEarly) => Some(1),
+            // Nothing that passes by itself.
+            ApiError::Refused(Refusal::Quarantined) => Some(60),
             _ => match self.parts().status {
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Some(1),
                 _ => None,
@@ -314,7 +354,20 @@ impl ApiError {
             ApiError::Validation(details) => details.clone(),
             _ => Vec::new(),
         };
-        ErrorBody { error: error.into(), message, request_id, timestamp, details }
+        let outcome = self.outcome();
+        ErrorBody { error: error.into(), message, request_id, timestamp, details, outcome }
+    }
+
+    fn outcome(&self) -> Option<UnavailableOutcome> {
+        match self {
+            ApiError::OutcomeUnknown | ApiError::Refused(Refusal::OutcomeUnknown(_)) => {
+                Some(UnavailableOutcome::OutcomeUnknown)
+            }
+            _ if self.parts().status == StatusCode::SERVICE_UNAVAILABLE => {
+                Some(UnavailableOutcome::NotAttempted)
+            }
+            _ => None,
+        }
     }
 }
 
@@ -332,7 +385,11 @@ impl ResponseError for ApiError {
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
         tracing::error!(%error, "the database failed a request");
-        ApiError::Unavailable
+        match error {
+            StoreError::OutcomeUnknown(_) => ApiError::OutcomeUnknown,
+            StoreError::Quarantined { .. } => Refusal::Quarantined.into(),
+            _ => ApiError::Unavailable,
+        }
     }
 }
 
@@ -380,6 +437,7 @@ impl From<KeysError> for ApiError {
             KeysError::Busy => Refusal::TooManyInFlight.into(),
             KeysError::Store(error) => error.into(),
             KeysError::Repeat(error) => Refusal::from(error).into(),
+            KeysError::Quarantined => Refusal::Quarantined.into(),
             KeysError::NotWritten => ApiError::Unavailable,
             KeysError::Unknown => Refusal::OutcomeUnknown("the account's actor died").into(),
         }
@@ -456,6 +514,31 @@ mod tests {
         let secret = || "SecurePassword123!".to_owned();
         for error in [ApiError::BadJson(secret()), Refusal::BadBody(secret()).into()] {
             assert!(!error.to_string().contains(&secret()));
+        }
+    }
+
+    /// Whether to send it again depends on it.
+    #[test]
+    fn what_was_not_attempted_is_told_apart_from_what_is_not_known() {
+        let outcome = |error: ApiError| {
+            let body = serde_json::to_value(error.body(String::new(), String::new())).unwrap();
+            body.get("outcome").map(|outcome| outcome.as_str().unwrap().to_owned())
+        };
+        for error in [
+            ApiError::Unavailable,
+            ApiError::Overloaded,
+            Refusal::Unavailable("").into(),
+            Refusal::Quarantined.into(),
+        ] {
+            assert_eq!(outcome(error).as_deref(), Some("not-attempted"));
+        }
+        for error in [ApiError::OutcomeUnknown, Refusal::OutcomeUnknown("").into()] {
+            assert_eq!(outcome(error).as_deref(), Some("outcome-unknown"));
+        }
+        for error in
+            [ApiError::Internal, Refusal::InvalidKey.into(), Refusal::TooManyInFlight.into()]
+        {
+            assert_eq!(outcome(error), None);
         }
     }
 

@@ -75,13 +75,7 @@ pub(super) async fn charge(
 pub(super) async fn lease(gateway: &Gateway, key: &KeyRecord) -> Result<AccountLease, Refusal> {
     match gateway.ledger.state() {
         WriterState::Serving => {}
-        WriterState::Full => return Err(Refusal::Unavailable("the ledger writer's queue is full")),
-        WriterState::Unavailable => {
-            return Err(Refusal::Unavailable("the database does not take writes"));
-        }
-        WriterState::Fenced => {
-            return Err(Refusal::Unavailable("another process owns the accounts"));
-        }
+        state => return Err(unwritable(state)),
     }
     gateway.directory.lease(key.account).await.map_err(|error| match error {
         DirectoryError::Busy => Refusal::TooManyInFlight,
@@ -89,7 +83,18 @@ pub(super) async fn lease(gateway: &Gateway, key: &KeyRecord) -> Result<AccountL
             tracing::error!(account = %key.account, %error, "an account could not be loaded");
             Refusal::Unavailable("the account could not be loaded")
         }
+        DirectoryError::Quarantined => Refusal::Quarantined,
         DirectoryError::Unwritable => Refusal::Unavailable("the ledger cannot be written"),
+    })
+}
+
+/// Why no new work is taken.
+pub(super) fn unwritable(state: WriterState) -> Refusal {
+    Refusal::Unavailable(match state {
+        WriterState::Serving => "the ledger is written again",
+        WriterState::Overloaded => "the ledger writer has too much to do",
+        WriterState::Unavailable => "the database does not take writes",
+        WriterState::Fenced => "another process owns the accounts",
     })
 }
 

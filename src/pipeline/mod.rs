@@ -146,6 +146,9 @@ pub enum Refusal {
     /// Not attempted: nothing was charged. The reason is for the log.
     #[error("unavailable: {0}")]
     Unavailable(&'static str),
+    /// Not attempted: the account's records do not agree with one another, and a person must look at them.
+    #[error("the account is quarantined")]
+    Quarantined,
     /// The charge was decided, but it is not known whether it is on record. The reason is for the log.
     #[error("outcome unknown: {0}")]
     OutcomeUnknown(&'static str),

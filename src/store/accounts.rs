@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder as _, QuerySelect as _,
+};
 
 use super::{Store, StoreError};
+use crate::domain::audit::check_loaded;
 use crate::domain::limits::WindowCounter;
 use crate::domain::{
     AccountId, AccountState, AccountStatus, Credits, Day, Environment, KeyId, KeySpend, KeyState,
-    Month, SpendingLimits, Timestamp, UserId,
+    Link, Month, SpendingLimits, StoredAccount, Timestamp, UserId,
 };
-use entity::{account, api_key, key_spend};
+use entity::{account, api_key, key_spend, ledger_entry};
 
 /// A user's two accounts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,29 +40,37 @@ impl Store {
     /// holds of another epoch than `epoch` is over.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] where there is no such account or a row makes no sense.
+    /// [`StoreError::Corrupt`] where there is no such account or a row makes no sense,
+    /// [`StoreError::Quarantined`] where its rows do not agree with one another.
     pub async fn load_account(
         &self,
         id: AccountId,
         epoch: i64,
     ) -> Result<AccountState, StoreError> {
         self.run(move |store| async move {
+            failpoint!("load-before");
+            let snapshot = store.snapshot().await?;
             let row = account::Entity::find_by_id(id.0)
-                .one(&store.read)
+                .one(&snapshot)
                 .await?
                 .ok_or_else(|| StoreError::Corrupt(format!("there is no account {id}")))?;
-            let keys = load_keys(&store, id).await?;
-            let holds = super::holds::load(&store.read, id, epoch).await?;
-            let corrupt = |what| StoreError::Corrupt(format!("account {id} has an unknown {what}"));
-            Ok(AccountState::load(
-                id,
-                Environment::from_code(row.environment).ok_or_else(|| corrupt("environment"))?,
-                AccountStatus::from_code(row.status).ok_or_else(|| corrupt("status"))?,
-                Credits::from_nanos(row.balance),
-                row.seq,
-                keys,
-                &holds,
-            ))
+            let keys = load_keys(&snapshot, id).await?;
+            let holds = super::holds::load(&snapshot, id, epoch).await?;
+            failpoint!("load-read");
+            let stored = stored(&row)?;
+            let last = ledger_entry::Entity::find()
+                .filter(ledger_entry::Column::AccountId.eq(id.0))
+                .order_by_desc(ledger_entry::Column::Seq)
+                .limit(2)
+                .all(&snapshot)
+                .await?;
+            let last = last.iter().map(super::ledger::entry).collect::<Result<Vec<_>, _>>()?;
+            snapshot.rollback().await?;
+            let held =
+                holds.iter().try_fold(Credits::ZERO, |sum, hold| sum.checked_add(hold.amount));
+            check_loaded(&stored, &last, held.unwrap_or(Credits::MAX))
+                .map_err(|what| StoreError::Quarantined { account: id, what })?;
+            Ok(AccountState::load(stored, epoch, keys, &holds))
         })
         .await
     }
@@ -102,14 +113,33 @@ impl Store {
     }
 }
 
+/// An account's own row.
+pub(super) fn stored(row: &account::Model) -> Result<StoredAccount, StoreError> {
+    let id = AccountId(row.id);
+    let corrupt = |what| StoreError::Corrupt(format!("account {id} has an unknown {what}"));
+    Ok(StoredAccount {
+        id,
+        environment: Environment::from_code(row.environment)
+            .ok_or_else(|| corrupt("environment"))?,
+        status: AccountStatus::from_code(row.status).ok_or_else(|| corrupt("status"))?,
+        balance: Credits::from_nanos(row.balance),
+        seq: row.seq,
+        // A link of another length is no link, and agrees with no ledger.
+        link: Link::from_slice(&row.link).unwrap_or(Link([0xff; 32])),
+    })
+}
+
 /// The keys of an account with what they have spent.
-async fn load_keys(store: &Store, id: AccountId) -> Result<Vec<KeyState>, StoreError> {
+async fn load_keys(
+    connection: &impl ConnectionTrait,
+    id: AccountId,
+) -> Result<Vec<KeyState>, StoreError> {
     let keys = api_key::Entity::find()
         .filter(api_key::Column::AccountId.eq(id.0))
         .filter(api_key::Column::IsDeleted.eq(false))
-        .all(&store.read)
+        .all(connection)
         .await?;
-    let spends = spends_of(&store.read, &keys).await?;
+    let spends = spends_of(connection, &keys).await?;
     Ok(keys.iter().map(|key| key_state(key, spends.get(&KeyId(key.id)))).collect())
 }
 

@@ -1,34 +1,14 @@
 //! Recorded answers: what a request with an Idempotency-Key was answered, for its repeats.
 
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, Statement};
-use uuid::Uuid;
 
 use super::batch::CommitError;
 use super::{Store, StoreError};
-use crate::domain::{AccountId, Timestamp};
+use crate::domain::{AccountId, RecordedAnswer, Timestamp};
 use entity::recorded_answer;
 
 /// Rows deleted at once, so that nobody waits long for it.
 const PIECE: u64 = 500;
-
-/// An answer as recorded.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecordedAnswer {
-    /// Whose request it was.
-    pub account: AccountId,
-    /// SHA-256 of the idempotency key.
-    pub key_digest: [u8; 32],
-    /// SHA-256 of the request.
-    pub fingerprint: [u8; 32],
-    /// The charge, payment or key it made.
-    pub reference: Uuid,
-    /// The answer, sealed; `None` where it was too large to be kept.
-    pub answer: Option<Vec<u8>>,
-    /// When it was answered.
-    pub created_at: Timestamp,
-    /// From when on it is forgotten.
-    pub expires_at: Timestamp,
-}
 
 impl Store {
     /// The answer recorded for a key of an account, unless it is forgotten.

@@ -3,40 +3,23 @@
 use std::collections::BTreeMap;
 
 use sea_orm::{
-    AccessMode, ColumnTrait, ConnectionTrait as _, DatabaseTransaction, EntityTrait,
-    IsolationLevel, QueryFilter, QueryOrder, QuerySelect, Statement, TransactionTrait,
+    ColumnTrait, ConnectionTrait as _, DatabaseTransaction, EntityTrait, PaginatorTrait as _,
+    QueryFilter, QueryOrder, QuerySelect, Statement,
 };
 use uuid::Uuid;
 
-use super::accounts::spends_of;
-use super::{Store, StoreError, is_postgres, ledger};
-use crate::domain::{AccountId, ChargeId, Credits, EntryKind, KeySpend, LedgerEntry};
+use super::accounts::{spends_of, stored};
+use super::{Store, StoreError, ledger};
+use crate::domain::audit::AuditedAccount;
+use crate::domain::{AccountId, ChargeId, Credits, EntryKind, KeyId, LedgerEntry};
 use entity::{account, api_key, hold_end, ledger_entry};
 
 const PAGE: u64 = 1_000;
-
-/// An account as it stands beside its ledger.
-pub struct AuditedAccount {
-    /// The number of its last entry.
-    pub seq: i64,
-    /// Its balance.
-    pub balance: Credits,
-    /// The counters of its keys.
-    pub spends: Vec<KeySpend>,
-    /// Open holds, all together.
-    pub held: Credits,
-    /// Open holds that have an end as well.
-    pub ended_and_open: u64,
-    /// Holds of which something was captured, and how much of all.
-    pub captured: (u64, Credits),
-}
 
 /// A ledger entry beside what is written of it elsewhere.
 pub struct AuditedEntry {
     /// The entry.
     pub entry: LedgerEntry,
-    /// The epoch it was written in.
-    pub epoch: i64,
     /// What was captured of the hold it ended, where that was durable.
     pub captured: Option<Credits>,
 }
@@ -65,19 +48,20 @@ impl Store {
         Ok(rows.into_iter().map(|row| AccountId(row.id)).collect())
     }
 
+    /// How many accounts there are.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn count_accounts(&self) -> Result<u64, StoreError> {
+        Ok(account::Entity::find().count(&self.read).await?)
+    }
+
     /// Opens a snapshot of an account.
     ///
     /// # Errors
     /// [`StoreError`]
     pub async fn audit(&self, id: AccountId) -> Result<Audit, StoreError> {
-        let transaction = if is_postgres(&self.read) {
-            let (isolation, access) = (IsolationLevel::RepeatableRead, AccessMode::ReadOnly);
-            self.read.begin_with_config(Some(isolation), Some(access)).await?
-        } else {
-            // A read transaction of SQLite in WAL mode is a snapshot.
-            self.read.begin().await?
-        };
-        Ok(Audit { transaction, id })
+        Ok(Audit { transaction: self.snapshot().await?, id })
     }
 }
 
@@ -93,6 +77,8 @@ pub struct AuditedUsage {
     pub cost: Credits,
     /// The entry it names, if it names one: its kind, amount and reference; `None` inside where there is none.
     pub entry: Option<Option<(EntryKind, Credits, Uuid)>>,
+    /// Is the key one of the account's?
+    pub is_key_own: bool,
 }
 
 impl Store {
@@ -105,8 +91,9 @@ impl Store {
         // both or neither.
         let sql =
             "SELECT usage.number, usage.id, usage.account_id, usage.cost, usage.seq, entry.kind,
-                entry.amount, entry.reference
+                entry.amount, entry.reference, api_key.account_id
             FROM usage_record AS usage
+            LEFT JOIN api_key ON api_key.id = usage.key_id
             LEFT JOIN ledger_entry AS entry
                 ON entry.account_id = usage.account_id AND entry.seq = usage.seq
             WHERE usage.number > $1 ORDER BY usage.number LIMIT 1000";
@@ -130,6 +117,8 @@ impl Store {
                     account: AccountId(row.try_get_by_index(2)?),
                     cost: Credits::from_nanos(row.try_get_by_index(3)?),
                     entry: seq.map(|_| entry),
+                    is_key_own: row.try_get_by_index::<Option<i64>>(8)?
+                        == Some(row.try_get_by_index(2)?),
                 })
             })
             .collect()
@@ -145,16 +134,43 @@ impl Audit {
         let id = self.id;
         let row = account::Entity::find_by_id(id.0).one(&self.transaction).await?;
         let row = row.ok_or_else(|| StoreError::Corrupt(format!("there is no account {id}")))?;
-        let keys = api_key::Entity::find()
+        let mut keys = api_key::Entity::find()
             .filter(api_key::Column::AccountId.eq(id.0))
-            // The counters of a deleted key stand still, also where a call of it ended later.
-            .filter(api_key::Column::IsDeleted.eq(false))
             .all(&self.transaction)
             .await?;
+        let ids = keys.iter().map(|key| KeyId(key.id)).collect();
+        // The counters of a deleted key stand still, also where a call of it ended later.
+        keys.retain(|key| !key.is_deleted);
         let spends = spends_of(&self.transaction, &keys).await?.into_values().collect();
         let (held, ended_and_open, captured) = self.holds().await?;
-        let (seq, balance) = (row.seq, Credits::from_nanos(row.balance));
-        Ok(AuditedAccount { seq, balance, spends, held, ended_and_open, captured })
+        Ok(AuditedAccount {
+            account: stored(&row)?,
+            keys: ids,
+            spends,
+            held,
+            ended_and_open,
+            captured,
+            payments_astray: self.payments_astray().await?,
+            epoch_max: self
+                .number("SELECT MAX(epoch) FROM shard_lease WHERE shard >= $1", 0)
+                .await?,
+        })
+    }
+
+    async fn payments_astray(&self) -> Result<u64, StoreError> {
+        const SQL: &str = "SELECT COUNT(*) FROM payment LEFT JOIN ledger_entry AS entry
+                ON entry.account_id = payment.account_id AND entry.kind = 1 AND entry.reference = payment.id
+            WHERE payment.account_id = $1 AND payment.confirmed_at IS NOT NULL
+                AND (entry.amount IS NULL OR entry.amount <> payment.amount)";
+        Ok(u64::try_from(self.number(SQL, self.id.0).await?).unwrap_or(0))
+    }
+
+    async fn number(&self, sql: &str, argument: i64) -> Result<i64, StoreError> {
+        let backend = self.transaction.get_database_backend();
+        let statement = Statement::from_sql_and_values(backend, sql, [argument.into()]);
+        let row = self.transaction.query_one_raw(statement).await?;
+        let number = row.map(|row| row.try_get_by_index::<Option<i64>>(0)).transpose()?;
+        Ok(number.flatten().unwrap_or(0))
     }
 
     async fn holds(&self) -> Result<(Credits, u64, (u64, Credits)), StoreError> {
@@ -206,7 +222,7 @@ impl Audit {
         rows.iter()
             .map(|row| {
                 let captured = captured.get(&row.reference).copied();
-                Ok(AuditedEntry { entry: ledger::entry(row)?, epoch: row.epoch, captured })
+                Ok(AuditedEntry { entry: ledger::entry(row)?, captured })
             })
             .collect()
     }

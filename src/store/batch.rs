@@ -4,90 +4,17 @@
 //! never hits a bind limit: PostgreSQL takes each column as an array (`UNNEST`), SQLite the rows as one
 //! JSON text (`json_each`).
 
-use std::collections::BTreeMap;
-
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr,
-    EntityTrait, QueryFilter, Statement, Value,
+    ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction,
+    DbBackend, DbErr, EntityTrait, QueryFilter, Statement, Value,
 };
 use uuid::Uuid;
 
-use super::answers::{self, RecordedAnswer};
-use super::holds;
-use super::lease::{Lease, begin_write, is_held, shard};
-use super::{Store, StoreError, is_postgres};
+use super::lease::{begin_write, is_held};
+use super::{Store, StoreError, answers, holds, is_postgres};
 use crate::domain::{
-    AccountId, AccountStatus, Credits, HoldChange, KeyId, KeySpend, LedgerEntry, PaymentId,
-    SpendingLimits, Timestamp, UsageRecord,
+    Batch, Change, Credits, KeyId, KeySpend, Lease, LedgerEntry, Link, Timestamp, UsageRecord,
 };
-
-/// A key to be stored.
-#[derive(Clone, Debug)]
-pub struct NewKey {
-    /// Its id.
-    pub id: KeyId,
-    /// The account it spends.
-    pub account: AccountId,
-    /// What its owner calls it.
-    pub name: String,
-    /// See [`crate::domain::api_key::KeyDigest`].
-    pub digest: [u8; 32],
-    /// See [`crate::domain::api_key::ApiKey::preview`].
-    pub preview: String,
-    /// When it was made.
-    pub created_at: Timestamp,
-    /// When it ends by itself.
-    pub expires_at: Option<Timestamp>,
-}
-
-/// A confirmed payment to be stored with the ledger entry that credits it.
-#[derive(Clone, Debug)]
-pub struct NewPayment {
-    /// Its id, which is the entry's reference.
-    pub id: PaymentId,
-    /// The account it tops up.
-    pub account: AccountId,
-    /// Who took the money.
-    pub provider: &'static str,
-    /// How much.
-    pub amount: Credits,
-    /// When it was made and confirmed.
-    pub at: Timestamp,
-}
-
-/// A change that is not a movement of money, written in the order in which the account decided it.
-#[derive(Clone, Debug)]
-pub enum Change {
-    /// A new key.
-    KeyCreated(NewKey),
-    /// A key's ceilings.
-    KeyLimits(KeyId, SpendingLimits),
-    /// A key out of use.
-    KeyRevoked(KeyId),
-    /// A key out of use and out of the list. Its row stays, for the history that names it.
-    KeyDeleted(KeyId),
-    /// An account suspended or resumed.
-    AccountStatus(AccountId, AccountStatus),
-    /// A payment confirmed.
-    PaymentConfirmed(NewPayment),
-}
-
-/// What one transaction writes.
-#[derive(Debug, Default)]
-pub struct Batch {
-    /// In the order of each account's sequence.
-    pub entries: Vec<LedgerEntry>,
-    /// The latest counters of each key.
-    pub spends: BTreeMap<KeyId, KeySpend>,
-    /// What happened to durable holds, in order.
-    pub holds: Vec<HoldChange>,
-    /// Usage records.
-    pub usage: Vec<UsageRecord>,
-    /// Answers to requests that may be repeated.
-    pub answers: Vec<RecordedAnswer>,
-    /// The rest, in order.
-    pub changes: Vec<Change>,
-}
 
 /// Why a batch was not, or may not have been, written.
 #[derive(Debug, thiserror::Error)]
@@ -132,45 +59,6 @@ fn is_transient(code: &str) -> bool {
     code.parse::<u32>().map_or(true, |code| PRIMARY.contains(&(code & 0xff)))
 }
 
-impl Batch {
-    /// Is there nothing to write?
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-            && self.spends.is_empty()
-            && self.holds.is_empty()
-            && self.usage.is_empty()
-            && self.answers.is_empty()
-            && self.changes.is_empty()
-    }
-
-    fn shards(&self) -> Vec<i64> {
-        let mut shards: Vec<i64> = self.entries.iter().map(|entry| shard(entry.account)).collect();
-        shards.extend(self.usage.iter().map(|usage| shard(usage.account)));
-        shards.extend(self.holds.iter().map(|change| match change {
-            HoldChange::Opened(hold) | HoldChange::Extended(hold) => shard(hold.account),
-            HoldChange::Ended(end) => shard(end.account),
-        }));
-        // A change alone names no account; any shard tells whether the lease still holds.
-        shards.push(0);
-        shards.sort_unstable();
-        shards.dedup();
-        shards
-    }
-
-    /// The state of each account after the batch: (before its first entry, its last entry).
-    fn accounts(&self) -> BTreeMap<AccountId, (i64, LedgerEntry)> {
-        let mut accounts = BTreeMap::new();
-        for entry in &self.entries {
-            accounts
-                .entry(entry.account)
-                .and_modify(|(_, last)| *last = *entry)
-                .or_insert((entry.seq.saturating_sub(1), *entry));
-        }
-        accounts
-    }
-}
-
 impl Store {
     /// Writes the batch in one transaction, after checking inside it that the lease still holds.
     /// `Ok` means durable.
@@ -181,39 +69,102 @@ impl Store {
     /// # Errors
     /// [`CommitError`]
     pub async fn commit(&self, batch: &Batch, lease: Lease) -> Result<(), CommitError> {
-        let transaction = begin_write(&self.ledger).await.map_err(CommitError::Unknown)?;
+        failpoint!("writer-before-begin");
+        let transaction = begin_write(&self.ledger()).await.map_err(CommitError::Unknown)?;
+        failpoint!("writer-begun");
         if !is_held(&transaction, lease, &batch.shards()).await? {
             return Err(CommitError::Fenced);
         }
+        failpoint!("writer-lease-checked");
         for change in &batch.changes {
             write_change(&transaction, change).await?;
         }
+        failpoint!("writer-changes-written");
         if !(batch.entries.is_empty() && batch.spends.is_empty() && batch.usage.is_empty()) {
-            write_rows(&transaction, batch, lease).await?;
+            write_rows(&transaction, batch).await?;
         }
+        failpoint!("writer-rows-written");
         if !batch.holds.is_empty() {
             holds::write(&transaction, batch, lease.epoch).await?;
         }
+        failpoint!("writer-holds-written");
         for answer in &batch.answers {
             answers::record(&transaction, answer).await?;
         }
-        transaction.commit().await.map_err(CommitError::Unknown)
+        failpoint!("writer-answers-written");
+        commit(transaction).await
     }
 
-    /// Was the batch written, as far as its ledger entries and holds tell? Asked after an unknown outcome.
+    /// Makes one more write durable: with it, everything is that was committed before, also where a commit was
+    /// cut off while it waited for a standby.
+    ///
+    /// # Errors
+    /// [`CommitError`]
+    pub async fn seal(&self, lease: Lease) -> Result<(), CommitError> {
+        let transaction = begin_write(&self.ledger()).await.map_err(CommitError::Unknown)?;
+        if !is_held(&transaction, lease, &[0]).await? {
+            return Err(CommitError::Fenced);
+        }
+        let sql = "UPDATE shard_lease SET epoch = epoch WHERE shard = 0";
+        transaction.execute_unprepared(sql).await?;
+        commit(transaction).await
+    }
+
+    /// Was the batch written? Asked after an unknown outcome.
     ///
     /// # Errors
     /// [`StoreError`] where the database still does not answer.
     pub async fn is_written(&self, batch: &Batch, lease: Lease) -> Result<bool, StoreError> {
-        // One transaction writes all or nothing, so its first entry or hold speaks for the whole batch.
-        let Some(first) = batch.entries.first() else {
-            return Ok(holds::are_written(&self.ledger, &batch.holds).await?.unwrap_or(false));
-        };
-        let row = entity::ledger_entry::Entity::find_by_id((first.account.0, first.seq))
-            .one(&self.ledger)
-            .await?;
-        Ok(row.is_some_and(|row| row.epoch == lease.epoch && row.reference == first.reference))
+        let ledger = self.ledger();
+        // Else an earlier attempt could still be committed after it was not found.
+        if is_postgres(&ledger) && other_sessions(&ledger).await? > 0 {
+            return Err(StoreError::TooSlow);
+        }
+        // One transaction writes all or nothing, so any row that is this batch's alone speaks for all of it.
+        if let Some(first) = batch.entries.first() {
+            let row = entity::ledger_entry::Entity::find_by_id((first.account.0, first.seq))
+                .one(&ledger)
+                .await?;
+            return Ok(row.is_some_and(|row| row.epoch == lease.epoch && row.link == first.link.0));
+        }
+        if let Some(is_written) = holds::are_written(&ledger, &batch.holds, lease.epoch).await? {
+            return Ok(is_written);
+        }
+        if let Some(usage) = batch.usage.first() {
+            return self.is_usage_written(usage).await;
+        }
+        // The rest can be written twice and is the same.
+        Ok(false)
     }
+
+    /// Looks among the last records only: they are in the order in which they were written, and have no index
+    /// by id.
+    async fn is_usage_written(&self, usage: &UsageRecord) -> Result<bool, StoreError> {
+        const SQL: &str = "SELECT CAST(COUNT(*) AS BIGINT) FROM (
+                SELECT id FROM usage_record ORDER BY number DESC LIMIT 20000
+            ) AS last WHERE id = $1";
+        let ledger = self.ledger();
+        let backend = ledger.get_database_backend();
+        let statement = Statement::from_sql_and_values(backend, SQL, [usage.id.0.into()]);
+        let row = ledger.query_one_raw(statement).await?;
+        let count = row.map(|row| row.try_get_by_index::<i64>(0)).transpose()?;
+        Ok(count.is_some_and(|count| count > 0))
+    }
+}
+
+/// The writer's sessions that were given up and have not ended.
+async fn other_sessions(ledger: &DatabaseConnection) -> Result<i64, DbErr> {
+    const SQL: &str = "SELECT COUNT(*) FROM pg_stat_activity
+        WHERE application_name = current_setting('application_name')
+            AND usename = current_user AND pid <> pg_backend_pid()";
+    let row = ledger.query_one_raw(Statement::from_string(DbBackend::Postgres, SQL)).await?;
+    Ok(row.map(|row| row.try_get_by_index::<i64>(0)).transpose()?.unwrap_or(0))
+}
+
+async fn commit(transaction: DatabaseTransaction) -> Result<(), CommitError> {
+    let committing = transaction.commit();
+    failpoint!("writer-commit-sent");
+    committing.await.map_err(CommitError::Unknown)
 }
 
 async fn write_change(transaction: &DatabaseTransaction, change: &Change) -> Result<(), DbErr> {
@@ -289,16 +240,18 @@ async fn write_change(transaction: &DatabaseTransaction, change: &Change) -> Res
 /// Everything that each paid call leaves, in one statement: a round trip costs more than a row.
 const ROWS_POSTGRES: &str = "WITH entries AS (
         INSERT INTO ledger_entry
-            (account_id, seq, epoch, kind, amount, balance_after, reference, key_id, day, month, at)
-        SELECT account_id, seq, $1, kind, amount, balance_after, reference,
-            NULLIF(key_id, '00000000-0000-0000-0000-000000000000'), day, month, at
-        FROM UNNEST($2::BIGINT[], $3::BIGINT[], $4::SMALLINT[], $5::BIGINT[], $6::BIGINT[], $7::UUID[],
-            $8::UUID[], $9::INTEGER[], $10::INTEGER[], $11::BIGINT[])
-            AS row (account_id, seq, kind, amount, balance_after, reference, key_id, day, month, at)
+            (account_id, seq, epoch, kind, amount, balance_after, reference, key_id, day, month, at,
+            link)
+        SELECT account_id, seq, epoch, kind, amount, balance_after, reference,
+            NULLIF(key_id, '00000000-0000-0000-0000-000000000000'), day, month, at, link
+        FROM UNNEST($1::BIGINT[], $2::BIGINT[], $3::BIGINT[], $4::SMALLINT[], $5::BIGINT[], $6::BIGINT[],
+            $7::UUID[], $8::UUID[], $9::INTEGER[], $10::INTEGER[], $11::BIGINT[], $12::BYTEA[])
+            AS row (account_id, seq, epoch, kind, amount, balance_after, reference, key_id, day, month, at,
+                link)
     ), spends AS (
         INSERT INTO key_spend (key_id, day, day_spent, month, month_spent, last_used_at)
-        SELECT * FROM UNNEST($17::UUID[], $18::INTEGER[], $19::BIGINT[], $20::INTEGER[], $21::BIGINT[],
-            $22::BIGINT[])
+        SELECT * FROM UNNEST($19::UUID[], $20::INTEGER[], $21::BIGINT[], $22::INTEGER[], $23::BIGINT[],
+            $24::BIGINT[])
         ON CONFLICT (key_id) DO UPDATE SET day = excluded.day, day_spent = excluded.day_spent,
             month = excluded.month, month_spent = excluded.month_spent,
             last_used_at = excluded.last_used_at
@@ -307,32 +260,32 @@ const ROWS_POSTGRES: &str = "WITH entries AS (
             prompt_tokens, completion_tokens, started_at, latency_micros, ending, tally)
         SELECT account_id, id, NULLIF(seq, 0), key_id, method, route, upstream, status, cost,
             prompt_tokens, completion_tokens, started_at, latency_micros, ending, tally
-        FROM UNNEST($23::BIGINT[], $24::UUID[], $25::BIGINT[], $26::UUID[], $27::TEXT[], $28::TEXT[],
-            $29::TEXT[], $30::SMALLINT[], $31::BIGINT[], $32::BIGINT[], $33::BIGINT[], $34::BIGINT[],
-            $35::BIGINT[], $36::SMALLINT[], $37::SMALLINT[])
+        FROM UNNEST($25::BIGINT[], $26::UUID[], $27::BIGINT[], $28::UUID[], $29::TEXT[], $30::TEXT[],
+            $31::TEXT[], $32::SMALLINT[], $33::BIGINT[], $34::BIGINT[], $35::BIGINT[], $36::BIGINT[],
+            $37::BIGINT[], $38::SMALLINT[], $39::SMALLINT[])
             AS row (account_id, id, seq, key_id, method, route, upstream, status, cost, prompt_tokens,
                 completion_tokens, started_at, latency_micros, ending, tally)
     )
     UPDATE account
-    SET balance = row.balance, seq = row.seq, updated_at = row.at
-    FROM UNNEST($12::BIGINT[], $13::BIGINT[], $14::BIGINT[], $15::BIGINT[], $16::BIGINT[])
-        AS row (id, seq_before, seq, balance, at)
+    SET balance = row.balance, seq = row.seq, updated_at = row.at, link = row.link
+    FROM UNNEST($13::BIGINT[], $14::BIGINT[], $15::BIGINT[], $16::BIGINT[], $17::BIGINT[], $18::BYTEA[])
+        AS row (id, seq_before, seq, balance, at, link)
     WHERE account.id = row.id AND account.seq = row.seq_before";
 
 /// The same for SQLite. It counts the rows of all four statements, so the batch compares the sum.
 const ROWS_SQLITE: &str = "INSERT INTO ledger_entry
-        (account_id, seq, epoch, kind, amount, balance_after, reference, key_id, day, month, at)
-    SELECT value ->> 0, value ->> 1, $1, value ->> 2, value ->> 3, value ->> 4, unhex(value ->> 5),
-        unhex(value ->> 6), value ->> 7, value ->> 8, value ->> 9
-    FROM json_each($2);
+        (account_id, seq, epoch, kind, amount, balance_after, reference, key_id, day, month, at, link)
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, unhex(value ->> 6),
+        unhex(value ->> 7), value ->> 8, value ->> 9, value ->> 10, unhex(value ->> 11)
+    FROM json_each($1);
     UPDATE account
-    SET balance = row.balance, seq = row.seq, updated_at = row.at
-    FROM (SELECT value ->> 0 AS id, value ->> 1 AS seq_before, value ->> 2 AS seq,
-        value ->> 3 AS balance, value ->> 4 AS at FROM json_each($3)) AS row
+    SET balance = row.balance, seq = row.seq, updated_at = row.at, link = row.link
+    FROM (SELECT value ->> 0 AS id, value ->> 1 AS seq_before, value ->> 2 AS seq, value ->> 3 AS balance,
+        value ->> 4 AS at, unhex(value ->> 5) AS link FROM json_each($2)) AS row
     WHERE account.id = row.id AND account.seq = row.seq_before;
     INSERT INTO key_spend (key_id, day, day_spent, month, month_spent, last_used_at)
     SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5
-    FROM json_each($4) WHERE TRUE
+    FROM json_each($3) WHERE TRUE
     ON CONFLICT (key_id) DO UPDATE SET day = excluded.day, day_spent = excluded.day_spent,
         month = excluded.month, month_spent = excluded.month_spent,
         last_used_at = excluded.last_used_at;
@@ -341,39 +294,34 @@ const ROWS_SQLITE: &str = "INSERT INTO ledger_entry
     SELECT value ->> 0, unhex(value ->> 1), value ->> 2, unhex(value ->> 3), value ->> 4, value ->> 5,
         value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12,
         value ->> 13, value ->> 14
-    FROM json_each($5)";
+    FROM json_each($4)";
 
 /// What a batch moves an account by: its number, the entry before the batch's first one, the last one, the
-/// balance and the time of that.
-type Move = (i64, i64, i64, i64, i64);
+/// balance, the time and the link of that.
+type Move = (i64, i64, i64, i64, i64, Link);
 
 /// Writes the rows of paid calls, and moves each account on from exactly the entry it stood at.
-async fn write_rows(
-    transaction: &DatabaseTransaction,
-    batch: &Batch,
-    lease: Lease,
-) -> Result<(), CommitError> {
+async fn write_rows(transaction: &DatabaseTransaction, batch: &Batch) -> Result<(), CommitError> {
     let moves: Vec<Move> = batch
         .accounts()
         .iter()
         .map(|(id, (before, last))| {
-            (id.0, *before, last.seq, last.balance_after.nanos(), last.at.micros())
+            let balance = last.balance_after.nanos();
+            (id.0, *before, last.seq, balance, last.at.micros(), last.link)
         })
         .collect();
     let spends: Vec<KeySpend> = batch.spends.values().copied().collect();
     let backend: DbBackend = transaction.get_database_backend();
     let (statement, expected) = if is_postgres(transaction) {
-        let mut values = vec![Value::from(lease.epoch)];
-        values.extend(entry_columns(&batch.entries));
+        let mut values = Vec::from(entry_columns(&batch.entries));
         values.extend(move_columns(&moves));
         values.extend(spend_columns(&spends));
         values.extend(usage_columns(&batch.usage));
         (Statement::from_sql_and_values(backend, ROWS_POSTGRES, values), moves.len())
     } else {
         let values = [
-            lease.epoch.into(),
             entry_rows(&batch.entries)?,
-            json(moves.iter())?,
+            json(moves.iter().map(|row| (row.0, row.1, row.2, row.3, row.4, row.5.to_string())))?,
             spend_rows(&spends)?,
             usage_rows(&batch.usage)?,
         ];
@@ -389,10 +337,11 @@ async fn write_rows(
     }
 }
 
-fn entry_columns(entries: &[LedgerEntry]) -> [Value; 10] {
+fn entry_columns(entries: &[LedgerEntry]) -> [Value; 12] {
     [
         column(entries, |entry| entry.account.0),
         column(entries, |entry| entry.seq),
+        column(entries, |entry| entry.epoch),
         column(entries, |entry| entry.kind.code()),
         column(entries, |entry| entry.amount.nanos()),
         column(entries, |entry| entry.balance_after.nanos()),
@@ -401,6 +350,7 @@ fn entry_columns(entries: &[LedgerEntry]) -> [Value; 10] {
         column(entries, |entry| entry.day.0),
         column(entries, |entry| entry.month.0),
         column(entries, |entry| entry.at.micros()),
+        column(entries, |entry| entry.link.0.to_vec()),
     ]
 }
 
@@ -409,6 +359,7 @@ fn entry_rows(entries: &[LedgerEntry]) -> Result<Value, DbErr> {
         (
             entry.account.0,
             entry.seq,
+            entry.epoch,
             entry.kind.code(),
             entry.amount.nanos(),
             entry.balance_after.nanos(),
@@ -417,17 +368,19 @@ fn entry_rows(entries: &[LedgerEntry]) -> Result<Value, DbErr> {
             entry.day.0,
             entry.month.0,
             entry.at.micros(),
+            entry.link.to_string(),
         )
     }))
 }
 
-fn move_columns(moves: &[Move]) -> [Value; 5] {
+fn move_columns(moves: &[Move]) -> [Value; 6] {
     [
         column(moves, |row| row.0),
         column(moves, |row| row.1),
         column(moves, |row| row.2),
         column(moves, |row| row.3),
         column(moves, |row| row.4),
+        column(moves, |row| row.5.0.to_vec()),
     ]
 }
 

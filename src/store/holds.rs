@@ -5,10 +5,10 @@ use sea_orm::{
     Value,
 };
 
-use super::batch::{Batch, CommitError, column, json};
+use super::batch::{CommitError, column, json};
 use super::{Store, StoreError, is_postgres};
 use crate::domain::{
-    AccountId, ChargeId, Credits, Day, Hold, HoldChange, HoldEnd, KeyId, Month, Timestamp,
+    AccountId, Batch, ChargeId, Credits, Day, Hold, HoldChange, HoldEnd, KeyId, Month, Timestamp,
 };
 use entity::{hold, hold_end};
 
@@ -63,17 +63,24 @@ pub(super) async fn load(
 pub(super) async fn are_written(
     connection: &impl ConnectionTrait,
     holds: &[HoldChange],
+    epoch: i64,
 ) -> Result<Option<bool>, StoreError> {
+    let end = |account: AccountId, id: ChargeId| {
+        hold_end::Entity::find_by_id((account.0, id.0)).one(connection)
+    };
     for change in holds {
-        let (id, may_be_open) = match change {
-            HoldChange::Opened(hold) => ((hold.account.0, hold.id.0), true),
-            HoldChange::Ended(end) => ((end.account.0, end.id.0), false),
+        return Ok(Some(match change {
+            // Whoever may have ended it since: nobody else can have opened it.
+            HoldChange::Opened(hold) => {
+                hold::Entity::find_by_id(hold.id.0).one(connection).await?.is_some()
+                    || end(hold.account, hold.id).await?.is_some()
+            }
+            // The next owner may have ended it, and otherwise.
+            HoldChange::Ended(ended) => {
+                end(ended.account, ended.id).await?.is_some_and(|end| end.epoch == epoch)
+            }
             HoldChange::Extended(_) => continue,
-        };
-        let is_ended = hold_end::Entity::find_by_id(id).one(connection).await?.is_some();
-        let is_open =
-            may_be_open && hold::Entity::find_by_id(id.1).one(connection).await?.is_some();
-        return Ok(Some(is_ended || is_open));
+        }));
     }
     Ok(None)
 }
@@ -107,7 +114,7 @@ pub(super) async fn write(
     if ended.is_empty() {
         return Ok(());
     }
-    run(transaction, END, ended_values(transaction, &ended)?).await?;
+    run(transaction, END, ended_values(transaction, &ended, epoch)?).await?;
     let gone = run(transaction, CLOSE, gone_values(transaction, &ended)?).await?;
     if usize::try_from(gone).is_ok_and(|gone| gone == ended.len()) {
         Ok(())
@@ -142,12 +149,12 @@ const EXTEND: Sql = (
 );
 
 const END: Sql = (
-    "INSERT INTO hold_end (hold_id, account_id, kind, held, captured, at)
-    SELECT * FROM UNNEST($1::UUID[], $2::BIGINT[], $3::SMALLINT[], $4::BIGINT[], $5::BIGINT[],
-        $6::BIGINT[])",
-    "INSERT INTO hold_end (hold_id, account_id, kind, held, captured, at)
-    SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5
-    FROM json_each($1)",
+    "INSERT INTO hold_end (epoch, hold_id, account_id, kind, held, captured, at)
+    SELECT $1, row.* FROM UNNEST($2::UUID[], $3::BIGINT[], $4::SMALLINT[], $5::BIGINT[], $6::BIGINT[],
+        $7::BIGINT[]) AS row",
+    "INSERT INTO hold_end (epoch, hold_id, account_id, kind, held, captured, at)
+    SELECT $1, unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5
+    FROM json_each($2)",
 );
 
 const CLOSE: Sql = (
@@ -213,7 +220,11 @@ fn extended_values(transaction: &DatabaseTransaction, holds: &[Hold]) -> Result<
     ])
 }
 
-fn ended_values(transaction: &DatabaseTransaction, ends: &[HoldEnd]) -> Result<Vec<Value>, DbErr> {
+fn ended_values(
+    transaction: &DatabaseTransaction,
+    ends: &[HoldEnd],
+    epoch: i64,
+) -> Result<Vec<Value>, DbErr> {
     if !is_postgres(transaction) {
         let rows = ends.iter().map(|end| {
             (
@@ -225,9 +236,10 @@ fn ended_values(transaction: &DatabaseTransaction, ends: &[HoldEnd]) -> Result<V
                 end.at.micros(),
             )
         });
-        return Ok(vec![json(rows)?]);
+        return Ok(vec![epoch.into(), json(rows)?]);
     }
     Ok(vec![
+        epoch.into(),
         column(ends, |end| end.id.0),
         column(ends, |end| end.account.0),
         column(ends, |end| end.kind.code()),

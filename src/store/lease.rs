@@ -13,26 +13,9 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{Store, StoreError, is_postgres};
-use crate::domain::AccountId;
+use crate::domain::Lease;
 
-/// How many shards the accounts are hashed to.
-pub const SHARDS: i64 = 128;
 const LEASE_LOCK: i64 = 0x706f_6c79_0002;
-
-/// The right to write every account, until another process takes it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lease {
-    /// This process.
-    pub owner: Uuid,
-    /// Raised by every takeover; stored on every ledger entry.
-    pub epoch: i64,
-}
-
-/// The shard of an account.
-#[must_use]
-pub fn shard(account: AccountId) -> i64 {
-    account.0.rem_euclid(SHARDS)
-}
 
 impl Store {
     /// Takes every shard over from whoever had it.
@@ -41,6 +24,7 @@ impl Store {
     /// [`StoreError`] where the database cannot do it.
     pub async fn take_lease(&self, owner: Uuid) -> Result<Lease, StoreError> {
         self.run(move |store| async move {
+            failpoint!("takeover-before");
             let transaction = begin_write(&store.write).await?;
             if is_postgres(&transaction) {
                 let lock = format!("SELECT pg_advisory_xact_lock({LEASE_LOCK})");
@@ -58,7 +42,9 @@ impl Store {
                 Some(row) => row.try_get_by_index::<i64>(0)?,
                 None => return Err(StoreError::Corrupt("there are no shard leases".into())),
             };
+            failpoint!("takeover-raised");
             transaction.commit().await?;
+            failpoint!("takeover-after");
             Ok(Lease { owner, epoch })
         })
         .await
@@ -86,6 +72,7 @@ impl Store {
     /// [`StoreError`] where the database cannot do it; the next process takes them over all the same.
     pub async fn release_lease(&self, lease: Lease) -> Result<(), StoreError> {
         self.run(move |store| async move {
+            failpoint!("release-before");
             let backend = store.write.get_database_backend();
             let release = "UPDATE shard_lease SET owner = NULL WHERE owner = $1 AND epoch = $2";
             let values = [lease.owner.into(), lease.epoch.into()];

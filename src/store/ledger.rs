@@ -1,11 +1,11 @@
 //! The ledger and the payments as their owner reads them: newest first, by keyset.
 
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use uuid::Uuid;
 
 use super::{Store, StoreError};
 use crate::domain::{
-    AccountId, Credits, Day, EntryKind, KeyId, LedgerEntry, Month, PaymentId, Timestamp,
+    AccountId, Credits, Day, EntryKind, KeyId, LedgerEntry, Link, Month, PaymentId, Timestamp,
 };
 use entity::{ledger_entry, payment};
 
@@ -122,6 +122,24 @@ impl Store {
     }
 }
 
+/// The row of an entry.
+pub(super) fn row(entry: &LedgerEntry) -> ledger_entry::ActiveModel {
+    ledger_entry::ActiveModel {
+        account_id: Set(entry.account.0),
+        seq: Set(entry.seq),
+        epoch: Set(entry.epoch),
+        kind: Set(entry.kind.code()),
+        amount: Set(entry.amount.nanos()),
+        balance_after: Set(entry.balance_after.nanos()),
+        reference: Set(entry.reference),
+        key_id: Set(entry.key.map(|key| key.0)),
+        day: Set(entry.day.0),
+        month: Set(entry.month.0),
+        at: Set(entry.at.micros()),
+        link: Set(entry.link.0.to_vec()),
+    }
+}
+
 pub(super) fn entry(row: &ledger_entry::Model) -> Result<LedgerEntry, StoreError> {
     let kind = EntryKind::from_code(row.kind).ok_or_else(|| {
         StoreError::Corrupt(format!("entry {}/{} has an unknown kind", row.account_id, row.seq))
@@ -129,6 +147,7 @@ pub(super) fn entry(row: &ledger_entry::Model) -> Result<LedgerEntry, StoreError
     Ok(LedgerEntry {
         account: AccountId(row.account_id),
         seq: row.seq,
+        epoch: row.epoch,
         kind,
         amount: Credits::from_nanos(row.amount),
         balance_after: Credits::from_nanos(row.balance_after),
@@ -137,6 +156,8 @@ pub(super) fn entry(row: &ledger_entry::Model) -> Result<LedgerEntry, StoreError
         day: Day(row.day),
         month: Month(row.month),
         at: Timestamp::from_micros(row.at),
+        // A link of another length is no link, and breaks the chain.
+        link: Link::from_slice(&row.link).unwrap_or_default(),
     })
 }
 

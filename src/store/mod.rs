@@ -10,15 +10,20 @@
 use std::fs::File;
 use std::future::Future;
 use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
-    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DbBackend, DbErr, Statement,
+    AccessMode, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction,
+    DbBackend, DbErr, IsolationLevel, Statement, TransactionTrait as _,
 };
 use tokio::runtime::Handle;
+use uuid::Uuid;
 
 use crate::config::DatabaseSettings;
+use crate::domain::AccountId;
+use crate::failpoint;
 
 pub mod accounts;
 pub mod answers;
@@ -32,6 +37,11 @@ pub mod users;
 
 /// Serialises migrations of several processes that start at once on one PostgreSQL database.
 const MIGRATION_LOCK: i64 = 0x706f_6c79_0001;
+/// How long anyone waits for the database but the ledger writer, which has a limit of its own.
+const PATIENCE: Duration = Duration::from_secs(10);
+const PING_MAX: Duration = Duration::from_secs(2);
+/// How long the writer waits for the end of a connection that it does not need any more.
+const CLOSING_MAX: Duration = Duration::from_secs(2);
 /// The oldest SQLite without the WAL-reset bug (sqlite.org/wal.html#walresetbug).
 const SQLITE_VERSION_MIN: (u32, u32, u32) = (3, 51, 3);
 
@@ -53,6 +63,20 @@ pub enum StoreError {
     /// The task that ran it is gone: the process is shutting down.
     #[error("the database runtime has stopped")]
     Stopped,
+    /// The database takes too long. What was begun may still happen.
+    #[error("the database takes too long")]
+    TooSlow,
+    /// A transaction was sent, and it is not known whether it was committed.
+    #[error("it is not known whether it was committed: {0}")]
+    OutcomeUnknown(DbErr),
+    /// An account's records do not agree with one another.
+    #[error("account {account} is quarantined: {what}")]
+    Quarantined {
+        /// The account.
+        account: AccountId,
+        /// What does not agree.
+        what: String,
+    },
 }
 
 impl StoreError {
@@ -70,8 +94,10 @@ pub struct Store {
     runtime: Handle,
     read: DatabaseConnection,
     write: DatabaseConnection,
-    /// The ledger writer's own.
-    ledger: DatabaseConnection,
+    /// The ledger writer's own; another one after it was broken.
+    ledger: Arc<RwLock<DatabaseConnection>>,
+    /// How another one is opened; none for SQLite, which has one connection for all writes.
+    renewal: Option<Arc<ConnectOptions>>,
 }
 
 impl Store {
@@ -111,7 +137,7 @@ impl Store {
             options.map_sqlx_sqlite_opts(|sqlite| {
                 sqlite
                     .journal_mode(SqliteJournalMode::Wal)
-                    .synchronous(SqliteSynchronous::Full)
+                    .synchronous(synchronous())
                     .foreign_keys(true)
                     .busy_timeout(Duration::from_secs(30))
                     // A checkpoint halts the writer: rather seldom. 32 MiB of log, 64 MiB of cache.
@@ -130,7 +156,8 @@ impl Store {
         migrate(&write).await?;
         drop(folder);
         let read = connect(settings.connections_max.get()).await?;
-        Ok(Store { runtime, read, ledger: write.clone(), write })
+        let ledger = Arc::new(RwLock::new(write.clone()));
+        Ok(Store { runtime, read, ledger, write, renewal: None })
     }
 
     async fn open_postgres(
@@ -138,7 +165,10 @@ impl Store {
         url: &str,
         runtime: Handle,
     ) -> Result<Self, StoreError> {
-        let write = Database::connect(options(url, settings.connections_max.get())).await?;
+        // A database that was restarted has cut these off: each is tried before it is used.
+        let mut pool = options(url, settings.connections_max.get());
+        pool.test_before_acquire(true);
+        let write = Database::connect(pool).await?;
         assert_postgres(&write).await?;
         // On a connection of its own, so that the lock goes with it whatever happens.
         let migrating = Database::connect(options(url, 1)).await?;
@@ -148,10 +178,47 @@ impl Store {
         migrating.close().await?;
         migrated?;
         // Opened by the ledger writer's first use, on its own thread, which then drives it.
-        let mut ledger = options(url, 1);
-        ledger.min_connections(0).connect_lazy(true);
-        let ledger = Database::connect(ledger).await?;
-        Ok(Store { runtime, read: write.clone(), write, ledger })
+        let mut renewal = options(url, 1);
+        let name = format!("polysystems ledger {}", Uuid::new_v4().simple());
+        renewal.min_connections(0).connect_lazy(true).set_application_name(name);
+        let ledger = Database::connect(renewal.clone()).await?;
+        let (ledger, renewal) = (Arc::new(RwLock::new(ledger)), Some(Arc::new(renewal)));
+        Ok(Store { runtime, read: write.clone(), write, ledger, renewal })
+    }
+
+    /// The ledger writer's connection as it is now.
+    fn ledger(&self) -> DatabaseConnection {
+        self.ledger.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Gives the ledger writer another connection, and ends what its last one may still be doing: a session
+    /// that nobody hears any more would keep the rows locked that are to be written again.
+    pub async fn renew_ledger_connection(&self) {
+        let Some(renewal) = &self.renewal else { return };
+        let fresh = match Database::connect(ConnectOptions::clone(renewal)).await {
+            Ok(fresh) => fresh,
+            Err(error) => {
+                tracing::warn!(%error, "no other connection for the ledger writer");
+                return;
+            }
+        };
+        let old = {
+            let mut ledger = self.ledger.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *ledger, fresh.clone())
+        };
+        let closing = async move {
+            // It may never answer; then it ends as this is dropped.
+            let _ = tokio::time::timeout(CLOSING_MAX, old.close()).await;
+        };
+        tokio::spawn(closing);
+        let end_others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE application_name = current_setting('application_name')
+            AND usename = current_user AND pid <> pg_backend_pid()";
+        match tokio::time::timeout(CLOSING_MAX, fresh.execute_unprepared(end_others)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the last connection's session was not ended"),
+            Err(_) => tracing::warn!("the last connection's session was not ended in time"),
+        }
     }
 
     /// Can the database be reached?
@@ -159,14 +226,15 @@ impl Store {
     /// # Errors
     /// [`StoreError`] where it cannot.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        self.run(|store| async move { Ok(store.read.ping().await?) }).await
+        let ping = self.run(|store| async move { Ok(store.read.ping().await?) });
+        tokio::time::timeout(PING_MAX, ping).await.unwrap_or(Err(StoreError::TooSlow))
     }
 
     /// Closes every connection, after what runs on them is done.
     pub async fn close(&self) {
         let closed = self
             .run(|store| async move {
-                for connection in [&store.ledger, &store.write, &store.read] {
+                for connection in [&store.ledger(), &store.write, &store.read] {
                     connection.close_by_ref().await?;
                 }
                 Ok(())
@@ -177,6 +245,17 @@ impl Store {
         }
     }
 
+    /// Opens a transaction that reads, and sees one state of the database all through.
+    async fn snapshot(&self) -> Result<DatabaseTransaction, StoreError> {
+        Ok(if is_postgres(&self.read) {
+            let (isolation, access) = (IsolationLevel::RepeatableRead, AccessMode::ReadOnly);
+            self.read.begin_with_config(Some(isolation), Some(access)).await?
+        } else {
+            // A read transaction of SQLite in WAL mode is a snapshot.
+            self.read.begin().await?
+        })
+    }
+
     /// Runs `work` as a task of its own on the database runtime.
     async fn run<T, F, W>(&self, work: W) -> Result<T, StoreError>
     where
@@ -184,7 +263,21 @@ impl Store {
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
         W: FnOnce(Store) -> F,
     {
-        self.runtime.spawn(work(self.clone())).await.map_err(|_| StoreError::Stopped)?
+        let running = self.runtime.spawn(work(self.clone()));
+        match tokio::time::timeout(PATIENCE, running).await {
+            Ok(result) => result.map_err(|_| StoreError::Stopped)?,
+            // It goes on by itself; nobody waits for it any more.
+            Err(_) => Err(StoreError::TooSlow),
+        }
+    }
+}
+
+/// Below the process, every commit is synced; a test of that test may order less.
+fn synchronous() -> SqliteSynchronous {
+    if failpoint::is_ordered("sqlite-synchronous-normal") {
+        SqliteSynchronous::Normal
+    } else {
+        SqliteSynchronous::Full
     }
 }
 
@@ -199,6 +292,16 @@ fn options(url: &str, connections: u32) -> ConnectOptions {
         // Both cost on every statement; a dead connection is noticed by its first failure.
         .sqlx_logging(false)
         .test_before_acquire(false);
+    // What a client leaves behind that has gone without a word must not keep rows locked for hours.
+    options.map_sqlx_postgres_opts(|postgres| {
+        postgres.options([
+            ("idle_in_transaction_session_timeout", "10000"),
+            ("tcp_keepalives_idle", "5"),
+            ("tcp_keepalives_interval", "2"),
+            ("tcp_keepalives_count", "3"),
+            ("tcp_user_timeout", "10000"),
+        ])
+    });
     options
 }
 
@@ -215,7 +318,13 @@ fn create_folder(url: &str) -> Result<File, StoreError> {
 
 async fn migrate(connection: &DatabaseConnection) -> Result<(), StoreError> {
     use migration::MigratorTrait as _;
-    Ok(migration::Migrator::up(connection, None).await?)
+    failpoint!("migrate-before");
+    while !migration::Migrator::get_pending_migrations(connection).await?.is_empty() {
+        migration::Migrator::up(connection, Some(1)).await?;
+        failpoint!("migrate-step");
+    }
+    failpoint!("migrate-after");
+    Ok(())
 }
 
 /// One text cell of one row.
@@ -238,7 +347,8 @@ async fn assert_sqlite(connection: &DatabaseConnection) -> Result<(), StoreError
     let journal = text_cell(connection, "SELECT journal_mode FROM pragma_journal_mode").await?;
     let synchronous =
         text_cell(connection, "SELECT CAST(synchronous AS TEXT) FROM pragma_synchronous").await?;
-    if journal != "wal" || synchronous != "2" {
+    let is_synced = synchronous == "2" || failpoint::is_ordered("sqlite-synchronous-normal");
+    if journal != "wal" || !is_synced {
         return Err(StoreError::Unsafe(format!(
             "SQLite runs with journal_mode={journal}, synchronous={synchronous}; wal and 2 (FULL) are needed"
         )));

@@ -1,10 +1,14 @@
 //! Users: the people who log in.
 
-use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, ExprTrait as _, QueryFilter};
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait, DatabaseTransaction, EntityTrait, ExprTrait as _, QueryFilter,
+};
 
 use super::lease::begin_write;
 use super::{Store, StoreError};
-use crate::domain::{AccountStatus, Credits, EntryKind, Environment, Timestamp, UserId};
+use crate::domain::{
+    AccountId, AccountStatus, Credits, EntryKind, Environment, LedgerEntry, Link, Timestamp, UserId,
+};
 use entity::{account, ledger_entry, user};
 
 /// What a user may do.
@@ -125,11 +129,10 @@ impl Store {
             let test = new_account(new.id, Environment::Test, new.test_credits, new.created_at);
             let test = account::Entity::insert(test).exec_with_returning(&transaction).await?;
             if test.seq > 0 {
-                ledger_entry::Entity::insert(opening_grant(&test))
-                    .exec_without_returning(&transaction)
-                    .await?;
+                open_with_grant(&transaction, test).await?;
             }
-            transaction.commit().await?;
+            failpoint!("register-written");
+            transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
             Ok(user.into())
         })
         .await
@@ -197,25 +200,41 @@ fn new_account(
         seq: Set(i64::from(balance > Credits::ZERO)),
         updated_at: Set(at.micros()),
         created_at: Set(at.micros()),
+        link: Set(Link::START.0.to_vec()),
         ..Default::default()
     }
 }
 
-/// The first entry of an account that does not begin empty. It is written with the account itself, before
-/// anyone can own it, so it needs no lease; its epoch is 0.
-fn opening_grant(account: &account::Model) -> ledger_entry::ActiveModel {
-    let day = Timestamp::from_micros(account.created_at).day();
-    ledger_entry::ActiveModel {
-        account_id: Set(account.id),
-        seq: Set(account.seq),
-        epoch: Set(0),
-        kind: Set(EntryKind::Grant.code()),
-        amount: Set(account.balance),
-        balance_after: Set(account.balance),
-        reference: Set(account.user_id),
-        key_id: Set(None),
-        day: Set(day.0),
-        month: Set(day.month().0),
-        at: Set(account.created_at),
-    }
+/// Writes the first entry of an account that does not begin empty, and moves the account to it. Written with
+/// the account itself, before anyone can own it, so it needs no lease; its epoch is 0.
+async fn open_with_grant(
+    transaction: &DatabaseTransaction,
+    account: account::Model,
+) -> Result<(), StoreError> {
+    let at = Timestamp::from_micros(account.created_at);
+    let balance = Credits::from_nanos(account.balance);
+    let entry = LedgerEntry {
+        account: AccountId(account.id),
+        seq: account.seq,
+        epoch: 0,
+        kind: EntryKind::Grant,
+        amount: balance,
+        balance_after: balance,
+        reference: account.user_id,
+        key: None,
+        day: at.day(),
+        month: at.day().month(),
+        at,
+        link: Link::START,
+    };
+    let entry = entry.after(Link::START);
+    ledger_entry::Entity::insert(super::ledger::row(&entry))
+        .exec_without_returning(transaction)
+        .await?;
+    account::Entity::update_many()
+        .filter(account::Column::Id.eq(account.id))
+        .col_expr(account::Column::Link, sea_orm::Value::from(entry.link.0.to_vec()).into())
+        .exec(transaction)
+        .await?;
+    Ok(())
 }

@@ -1,0 +1,254 @@
+//! What must hold of an account as it is written down. The same checks serve `verify`, the loading of an
+//! account, and the simulation.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::account::Environment;
+use super::account::StoredAccount;
+use super::chain::Link;
+use super::ids::KeyId;
+use super::ledger::{EntryKind, LedgerEntry};
+use super::limits::KeySpend;
+use super::money::Credits;
+
+/// Findings of one account that are told one by one; of more, only how many.
+const FINDINGS_MAX: usize = 100;
+
+/// What is written down of an account beside its ledger.
+#[derive(Clone, Debug)]
+pub struct AuditedAccount {
+    /// Its row.
+    pub account: StoredAccount,
+    /// Every key it has or had.
+    pub keys: BTreeSet<KeyId>,
+    /// The counters of the keys that are not deleted.
+    pub spends: Vec<KeySpend>,
+    /// Open holds, all together.
+    pub held: Credits,
+    /// Open holds that have an end as well.
+    pub ended_and_open: u64,
+    /// Holds of which something was captured, and how much of all.
+    pub captured: (u64, Credits),
+    /// Payments without their entry, or of another amount.
+    pub payments_astray: u64,
+    /// The highest epoch of a lease so far.
+    pub epoch_max: i64,
+}
+
+/// What the entries of an account come to, one after the other.
+pub struct Fold {
+    seq: i64,
+    epoch: i64,
+    link: Link,
+    balance: Credits,
+    environment: Option<Environment>,
+    /// The keys that the entries name.
+    keys: BTreeSet<KeyId>,
+    /// Entries that captured of a durable hold, and how much.
+    captured: (u64, Credits),
+    /// What each key has spent in its current windows, by the entries.
+    spent: BTreeMap<KeyId, (KeySpend, Credits, Credits)>,
+    findings: Vec<String>,
+    findings_count: usize,
+}
+
+impl Fold {
+    /// Before the first entry of an account.
+    #[must_use]
+    pub fn new(audited: &AuditedAccount) -> Self {
+        let nothing = |spend: &KeySpend| (spend.key, (*spend, Credits::ZERO, Credits::ZERO));
+        Fold {
+            seq: 0,
+            epoch: 0,
+            link: Link::START,
+            balance: Credits::ZERO,
+            environment: Some(audited.account.environment),
+            keys: BTreeSet::new(),
+            captured: (0, Credits::ZERO),
+            spent: audited.spends.iter().map(nothing).collect(),
+            findings: Vec::new(),
+            findings_count: 0,
+        }
+    }
+
+    /// The number of the last entry.
+    #[must_use]
+    pub fn seq(&self) -> i64 {
+        self.seq
+    }
+
+    fn find(&mut self, what: String) {
+        self.findings_count = self.findings_count.saturating_add(1);
+        if self.findings.len() < FINDINGS_MAX {
+            self.findings.push(what);
+        }
+    }
+
+    /// The next entry. `captured` is what the end of the durable hold it names says, where there is one.
+    pub fn add(&mut self, entry: &LedgerEntry, captured: Option<Credits>) {
+        for what in self.check(entry) {
+            self.find(what);
+        }
+        self.add_capture(entry, captured);
+        self.seq = entry.seq;
+        self.epoch = entry.epoch;
+        self.link = entry.link;
+        self.balance = entry.balance_after;
+        self.keys.extend(entry.key);
+        if let Some((spend, day, month)) = entry.key.and_then(|key| self.spent.get_mut(&key)) {
+            // What takes from the balance adds to what is spent.
+            let take = |spent: &mut Credits| {
+                *spent = spent.checked_sub(entry.amount).unwrap_or(Credits::MAX);
+            };
+            if entry.day == spend.day {
+                take(day);
+            }
+            if entry.month == spend.month {
+                take(month);
+            }
+        }
+    }
+
+    fn check(&self, entry: &LedgerEntry) -> Vec<String> {
+        let (seq, before) = (entry.seq, self.balance);
+        let mut found = Vec::new();
+        let mut must = |holds: bool, what: &dyn Fn() -> String| {
+            if !holds {
+                found.push(what());
+            }
+        };
+        must(seq == self.seq.saturating_add(1), &|| {
+            format!("entry {seq} follows entry {}: those between are missing", self.seq)
+        });
+        must(entry.link == self.link.next(entry), &|| {
+            format!(
+                "entry {seq} is not the one that was written, or entry {} is not: their chain is broken",
+                self.seq
+            )
+        });
+        must(entry.epoch >= self.epoch, &|| {
+            format!("entry {seq} is of epoch {}, after one of epoch {}", entry.epoch, self.epoch)
+        });
+        must(before.checked_add(entry.amount) == Some(entry.balance_after), &|| {
+            format!("entry {seq} takes ${before} by ${} to ${}", entry.amount, entry.balance_after)
+        });
+        must(!entry.balance_after.is_negative(), &|| {
+            format!("entry {seq} leaves a negative balance")
+        });
+        let gives = matches!(entry.kind, EntryKind::TopUp | EntryKind::Refund | EntryKind::Grant);
+        must(gives != entry.amount.is_negative() && entry.amount != Credits::ZERO, &|| {
+            format!("entry {seq} is a {} of ${}", entry.kind.name(), entry.amount)
+        });
+        let is_paid = entry.kind == EntryKind::TopUp;
+        must(!(is_paid && self.environment == Some(Environment::Test)), &|| {
+            format!("entry {seq} pays real money into a test account")
+        });
+        let is_dated = entry.month == entry.day.month();
+        must(is_dated, &|| format!("entry {seq} counts in a day and a month that do not agree"));
+        found
+    }
+
+    /// A durable hold ends with one entry at most, of what its end says.
+    fn add_capture(&mut self, entry: &LedgerEntry, captured: Option<Credits>) {
+        let Some(captured) = captured else { return };
+        let taken = Credits::ZERO.checked_sub(entry.amount).unwrap_or(Credits::MAX);
+        if entry.kind != EntryKind::Capture || taken != captured {
+            self.find(format!(
+                "entry {} takes ${taken} of a hold whose end says ${captured}",
+                entry.seq
+            ));
+        }
+        let (count, sum) = self.captured;
+        let sum = sum.checked_add(captured).unwrap_or(Credits::MAX);
+        self.captured = (count.saturating_add(1), sum);
+    }
+
+    /// After the last entry: everything that was found, with the account held against its ledger.
+    #[must_use]
+    pub fn close(mut self, audited: &AuditedAccount) -> Vec<String> {
+        let stored = &audited.account;
+        if audited.captured != self.captured {
+            let ((ends, said), (entries, taken)) = (audited.captured, self.captured);
+            self.find(format!(
+                "{ends} holds ended with ${said} captured, {entries} entries took ${taken} of them"
+            ));
+        }
+        if audited.held > stored.balance {
+            self.find(format!("holds ${} of a balance of ${}", audited.held, stored.balance));
+        }
+        if audited.ended_and_open > 0 {
+            self.find(format!("{} holds have ended and are open", audited.ended_and_open));
+        }
+        if audited.payments_astray > 0 {
+            let count = audited.payments_astray;
+            self.find(format!("{count} payments have no ledger entry, or one of another amount"));
+        }
+        if self.epoch > audited.epoch_max {
+            let (epoch, max) = (self.epoch, audited.epoch_max);
+            self.find(format!("has entries of epoch {epoch}, but leases went up to {max} only"));
+        }
+        if (stored.seq, stored.balance, stored.link) != (self.seq, self.balance, self.link) {
+            self.find(format!(
+                "stands at entry {} with ${} ({}), but its ledger ends at entry {} with ${} ({})",
+                stored.seq, stored.balance, stored.link, self.seq, self.balance, self.link
+            ));
+        }
+        let foreign: Vec<KeyId> = self.keys.difference(&audited.keys).copied().collect();
+        for key in foreign {
+            self.find(format!("was charged for {key}, which is not a key of its own"));
+        }
+        for (key, (spend, day, month)) in std::mem::take(&mut self.spent) {
+            if (spend.day_spent, spend.month_spent) != (day, month) {
+                self.find(format!(
+                    "{key} has spent ${day} today and ${month} this month by the ledger, ${} and ${} by its \
+                     counters",
+                    spend.day_spent, spend.month_spent
+                ));
+            }
+        }
+        if self.findings_count > FINDINGS_MAX {
+            let more = self.findings_count.saturating_sub(FINDINGS_MAX);
+            self.findings.push(format!("and {more} findings more"));
+        }
+        self.findings
+    }
+}
+
+/// Does an account that is being loaded agree with the end of its own ledger? `last` are its last two entries,
+/// the last one first, or fewer where it has fewer. The whole ledger is [`Fold`]'s business.
+///
+/// # Errors
+/// What does not agree.
+pub fn check_loaded(
+    stored: &StoredAccount,
+    last: &[LedgerEntry],
+    held: Credits,
+) -> Result<(), String> {
+    let (seq, balance, link) = match last.first() {
+        Some(entry) => (entry.seq, entry.balance_after, entry.link),
+        None => (0, Credits::ZERO, Link::START),
+    };
+    if (stored.seq, stored.balance) != (seq, balance) {
+        return Err(format!(
+            "it stands at entry {} with ${}, but its ledger ends at entry {seq} with ${balance}",
+            stored.seq, stored.balance
+        ));
+    }
+    let before = match last.get(1) {
+        Some(before) => before.link,
+        None => Link::START,
+    };
+    if stored.link != link || last.first().is_some_and(|entry| before.next(entry) != link) {
+        return Err(format!("the chain of its ledger is broken at entry {seq}"));
+    }
+    if let [last, before, ..] = last
+        && (before.seq.saturating_add(1) != last.seq
+            || before.balance_after.checked_add(last.amount) != Some(last.balance_after))
+    {
+        return Err(format!("entry {seq} of its ledger does not follow from the one before it"));
+    }
+    if held > stored.balance {
+        return Err(format!("${held} of its balance of ${} are held", stored.balance));
+    }
+    Ok(())
+}

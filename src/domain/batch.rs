@@ -1,0 +1,205 @@
+//! What is to be written down: a write is what one decision of an account leaves, a batch what one transaction
+//! takes of them.
+
+use std::collections::BTreeMap;
+
+use uuid::Uuid;
+
+use super::account::AccountStatus;
+use super::hold::HoldChange;
+use super::ids::{AccountId, KeyId, PaymentId};
+use super::lease::shard;
+use super::ledger::LedgerEntry;
+use super::limits::{KeySpend, SpendingLimits};
+use super::money::Credits;
+use super::usage::UsageRecord;
+use super::window::Timestamp;
+
+/// What a row costs in memory, roughly, beside the texts in it.
+const ROW_BYTES: usize = 512;
+
+/// A key to be stored.
+#[derive(Clone, Debug)]
+pub struct NewKey {
+    /// Its id.
+    pub id: KeyId,
+    /// The account it spends.
+    pub account: AccountId,
+    /// What its owner calls it.
+    pub name: String,
+    /// See [`super::api_key::KeyDigest`].
+    pub digest: [u8; 32],
+    /// See [`super::api_key::ApiKey::preview`].
+    pub preview: String,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it ends by itself.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A confirmed payment to be stored with the ledger entry that credits it.
+#[derive(Clone, Debug)]
+pub struct NewPayment {
+    /// Its id, which is the entry's reference.
+    pub id: PaymentId,
+    /// The account it tops up.
+    pub account: AccountId,
+    /// Who took the money.
+    pub provider: &'static str,
+    /// How much.
+    pub amount: Credits,
+    /// When it was made and confirmed.
+    pub at: Timestamp,
+}
+
+/// A change that is not a movement of money, written in the order in which the account decided it.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A new key.
+    KeyCreated(NewKey),
+    /// A key's ceilings.
+    KeyLimits(KeyId, SpendingLimits),
+    /// A key out of use.
+    KeyRevoked(KeyId),
+    /// A key out of use and out of the list. Its row stays, for the history that names it.
+    KeyDeleted(KeyId),
+    /// An account suspended or resumed.
+    AccountStatus(AccountId, AccountStatus),
+    /// A payment confirmed.
+    PaymentConfirmed(NewPayment),
+}
+
+/// What a request with an idempotency key was answered, for its repeats.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RecordedAnswer {
+    /// Whose request it was.
+    pub account: AccountId,
+    /// SHA-256 of the idempotency key.
+    pub key_digest: [u8; 32],
+    /// SHA-256 of the request.
+    pub fingerprint: [u8; 32],
+    /// The charge, payment or key it made.
+    pub reference: Uuid,
+    /// The answer, sealed; `None` where it was too large to be kept.
+    pub answer: Option<Vec<u8>>,
+    /// When it was answered.
+    pub created_at: Timestamp,
+    /// From when on it is forgotten.
+    pub expires_at: Timestamp,
+}
+
+/// What one decision of an account leaves to be written down, all of it or nothing.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// The account that decided it.
+    pub account: AccountId,
+    /// A movement of money.
+    pub entry: Option<LedgerEntry>,
+    /// The key's counters with it.
+    pub key_spend: Option<KeySpend>,
+    /// What happened to a durable hold.
+    pub hold: Option<HoldChange>,
+    /// What a call did.
+    pub usage: Option<UsageRecord>,
+    /// What it was answered, for its repeats.
+    pub answer: Option<RecordedAnswer>,
+    /// Anything else.
+    pub change: Option<Change>,
+}
+
+impl Write {
+    /// Nothing yet, for this account. Written, it is durable when everything before it is.
+    #[must_use]
+    pub fn nothing(account: AccountId) -> Self {
+        Write {
+            account,
+            entry: None,
+            key_spend: None,
+            hold: None,
+            usage: None,
+            answer: None,
+            change: None,
+        }
+    }
+
+    /// What it costs in memory, roughly.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let answer = self.answer.as_ref().and_then(|answer| answer.answer.as_ref());
+        ROW_BYTES.saturating_add(answer.map_or(0, Vec::len))
+    }
+}
+
+/// What one transaction writes.
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    /// In the order of each account's sequence.
+    pub entries: Vec<LedgerEntry>,
+    /// The latest counters of each key.
+    pub spends: BTreeMap<KeyId, KeySpend>,
+    /// What happened to durable holds, in order.
+    pub holds: Vec<HoldChange>,
+    /// Usage records.
+    pub usage: Vec<UsageRecord>,
+    /// Answers to requests that may be repeated.
+    pub answers: Vec<RecordedAnswer>,
+    /// The rest, in order.
+    pub changes: Vec<Change>,
+}
+
+impl Batch {
+    /// Everything that these writes leave.
+    #[must_use]
+    pub fn of<'w>(writes: impl IntoIterator<Item = &'w Write>) -> Self {
+        let mut batch = Batch::default();
+        for write in writes {
+            batch.entries.extend(write.entry);
+            batch.spends.extend(write.key_spend.map(|spend| (spend.key, spend)));
+            batch.holds.extend(write.hold);
+            batch.usage.extend(write.usage.clone());
+            batch.answers.extend(write.answer.clone());
+            batch.changes.extend(write.change.clone());
+        }
+        batch
+    }
+
+    /// Is there nothing to write?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+            && self.spends.is_empty()
+            && self.holds.is_empty()
+            && self.usage.is_empty()
+            && self.answers.is_empty()
+            && self.changes.is_empty()
+    }
+
+    /// The shards whose lease must hold for it.
+    #[must_use]
+    pub fn shards(&self) -> Vec<i64> {
+        let mut shards: Vec<i64> = self.entries.iter().map(|entry| shard(entry.account)).collect();
+        shards.extend(self.usage.iter().map(|usage| shard(usage.account)));
+        shards.extend(self.holds.iter().map(|change| match change {
+            HoldChange::Opened(hold) | HoldChange::Extended(hold) => shard(hold.account),
+            HoldChange::Ended(end) => shard(end.account),
+        }));
+        // A change alone names no account; any shard tells whether the lease still holds.
+        shards.push(0);
+        shards.sort_unstable();
+        shards.dedup();
+        shards
+    }
+
+    /// What each account goes through: the number of the entry before the batch's first one, and its last one.
+    #[must_use]
+    pub fn accounts(&self) -> BTreeMap<AccountId, (i64, LedgerEntry)> {
+        let mut accounts = BTreeMap::new();
+        for entry in &self.entries {
+            accounts
+                .entry(entry.account)
+                .and_modify(|(_, last)| *last = *entry)
+                .or_insert((entry.seq.saturating_sub(1), *entry));
+        }
+        accounts
+    }
+}

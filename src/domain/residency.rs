@@ -1,0 +1,143 @@
+//! An account in memory: what the threads around its owner know of it without asking, and when it may be let
+//! go.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering};
+
+use super::ids::AccountId;
+
+/// What the threads around an account's owner know of it.
+#[derive(Debug, Default)]
+pub struct AccountMarks {
+    /// The last entry known to be durable.
+    pub durable_seq: AtomicI64,
+    /// Writes handed over whose end is not known yet.
+    pub pending_writes: AtomicUsize,
+    /// Charges that are open.
+    pub open_charges: AtomicUsize,
+    /// Calls that hold a lease on the account.
+    pub in_flight: AtomicU32,
+    /// The directory's tick of the last lease.
+    pub used_tick: AtomicI64,
+    /// What the owner holds in memory will never be written; it must be loaded again.
+    is_poisoned: AtomicBool,
+}
+
+impl AccountMarks {
+    /// Says that what the owner holds in memory will never be written.
+    pub fn poison(&self) {
+        self.is_poisoned.store(true, Ordering::Release);
+    }
+
+    /// Must the account be loaded again?
+    #[must_use]
+    pub fn is_poisoned(&self) -> bool {
+        self.is_poisoned.load(Ordering::Acquire)
+    }
+
+    /// Everything that was decided has met its end: written, or given up.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        self.open_charges.load(Ordering::Acquire) == 0
+            && self.pending_writes.load(Ordering::Acquire) == 0
+    }
+
+    /// May the account be let go? Only where nobody holds it, nothing is open, and everything it decided is
+    /// durable: whoever loads it next must find it as it was.
+    #[must_use]
+    pub fn may_passivate(&self) -> bool {
+        self.in_flight.load(Ordering::Acquire) == 0 && self.is_quiet()
+    }
+}
+
+/// One call counted in on an account, until this is dropped.
+#[derive(Debug)]
+pub struct InFlight(Arc<AccountMarks>);
+
+impl InFlight {
+    /// Counts a call in, unless there are `max` already.
+    #[must_use]
+    pub fn enter(marks: &Arc<AccountMarks>, max: u32) -> Option<Self> {
+        let entered = InFlight(Arc::clone(marks));
+        let before = marks.in_flight.fetch_add(1, Ordering::AcqRel);
+        (before < max).then_some(entered)
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Which of the accounts that may be let go are let go at `tick`: those idle for `idle_max` ticks, and the
+/// longest idle ones where `resident` is above `resident_max`. `idle` has the tick of each one's last use.
+#[must_use]
+pub fn to_passivate(
+    mut idle: Vec<(i64, AccountId)>,
+    resident: usize,
+    resident_max: usize,
+    idle_max: i64,
+    tick: i64,
+) -> Vec<AccountId> {
+    let surplus = resident.saturating_sub(resident_max);
+    if surplus > 0 {
+        idle.sort_unstable();
+    }
+    idle.into_iter()
+        .enumerate()
+        .filter(|(place, (used, _))| *place < surplus || tick.saturating_sub(*used) >= idle_max)
+        .map(|(_, (_, account))| account)
+        .collect()
+}
+
+/// How many calls one account may have in flight, where the process has `running` of `running_max`: all it is
+/// allowed while there is room, a quarter of the process where half of that is taken. So an account that takes
+/// all it can get leaves room for the others.
+#[must_use]
+pub fn fair_share(in_flight_max: u32, running: usize, running_max: usize) -> u32 {
+    if running <= running_max / 2 {
+        return in_flight_max;
+    }
+    in_flight_max.min(u32::try_from(running_max / 4).unwrap_or(u32::MAX).max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_open_or_not_durable_stays() {
+        let marks = Arc::new(AccountMarks::default());
+        assert!(marks.may_passivate());
+        let call = InFlight::enter(&marks, 1).unwrap();
+        assert!(InFlight::enter(&marks, 1).is_none());
+        assert!(!marks.may_passivate());
+        drop(call);
+        for counter in [&marks.pending_writes, &marks.open_charges] {
+            counter.store(1, Ordering::Release);
+            assert!(!marks.may_passivate());
+            counter.store(0, Ordering::Release);
+        }
+        assert!(marks.may_passivate());
+    }
+
+    #[test]
+    fn the_longest_idle_go_first() {
+        let idle = vec![(5, AccountId(1)), (3, AccountId(2)), (9, AccountId(3))];
+        let go = |resident, max| to_passivate(idle.clone(), resident, max, 5, 10);
+        assert_eq!(go(3, 3), [AccountId(1), AccountId(2)]);
+        assert_eq!(go(4, 3), [AccountId(2), AccountId(1)]);
+        assert_eq!(go(9, 3), [AccountId(2), AccountId(1), AccountId(3)]);
+        assert!(to_passivate(idle, 3, 3, 8, 10).is_empty());
+    }
+
+    #[test]
+    fn one_account_cannot_take_the_whole_process() {
+        assert_eq!(fair_share(1_024, 0, 2_000), 1_024);
+        assert_eq!(fair_share(1_024, 1_000, 2_000), 1_024);
+        assert_eq!(fair_share(1_024, 1_001, 2_000), 500);
+        assert_eq!(fair_share(100, 1_999, 2_000), 100);
+        assert_eq!(fair_share(100, 2, 2), 1);
+    }
+}
