@@ -28,8 +28,8 @@ use crate::http::{self, App};
 use crate::idempotency::Idempotency;
 use crate::operators::Operators;
 use crate::payments::Payments;
-use crate::pipeline::Gateway;
 use crate::pipeline::rate_limit::RateLimits;
+use crate::pipeline::{Bounds, Gateway, Readiness};
 use crate::secrets::secret;
 use crate::store::Store;
 use crate::tokens;
@@ -43,6 +43,8 @@ const FORGET_SWEEPS: u64 = 60;
 const ORPHAN_SWEEPS: u64 = 10;
 /// How long a drain looks again whether calls still run.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
+/// How long what was told to end may take for it.
+const STOP_MAX: Duration = Duration::from_secs(10);
 
 /// The runtime of the database and of password hashes.
 ///
@@ -107,21 +109,19 @@ async fn run(
     let server = http_server(listener, &settings, &app, cores)?;
     let server_handle = server.handle();
     let running = actix::spawn(server);
+    if let Some(bind) = settings.server.metrics_bind {
+        serve_metrics(bind, &app)?;
+    }
     listening(address);
     stop.await;
 
-    tracing::info!("draining: no new calls are taken");
-    drain(&app, &ledger, Duration::from_secs(settings.server.drain_seconds)).await;
+    drain(&app, &ledger, &settings.server).await;
     server_handle.stop(true).await;
     sweeper.abort();
     running.await.context("the HTTP server broke off")??;
-    // Calls that the drain limit cut off end their charges as they are dropped.
-    let quiet = async {
-        while !app.gateway.directory.is_quiet() {
-            tokio::time::sleep(DRAIN_POLL).await;
-        }
-    };
-    if tokio::time::timeout(Duration::from_secs(5), quiet).await.is_err() {
+    // What did not even end when it was told to ends its charge as it is dropped.
+    let directory = &app.gateway.directory;
+    if !within(STOP_MAX, || directory.is_quiet()).await {
         tracing::error!("some charges were not ended");
     }
     finish(&store, &ledger, lease).await;
@@ -198,6 +198,11 @@ fn gateway(
         hold_lifetime_micros: hold_lifetime_micros(settings),
         holds: settings.holds.clone(),
         idempotency,
+        readiness: Arc::new(Readiness::new(Bounds {
+            requests: settings.server.requests_max.get(),
+            calls: settings.server.calls_max.get(),
+            body_bytes: settings.server.bodies_max_bytes.get(),
+        })),
     }))
 }
 
@@ -262,10 +267,10 @@ fn app(
             test_credits: settings.test_credits()?,
         },
         operators: Operators { store: store.clone(), gateway: Arc::clone(&gateway) },
+        readiness: Arc::clone(&gateway.readiness),
         gateway,
         store,
         clock,
-        readiness: Arc::default(),
         body_max_bytes: server.body_max_bytes,
         body_timeout: Duration::from_secs(server.body_timeout_seconds),
         trusted_proxies: server.trusted_proxies.clone(),
@@ -290,7 +295,10 @@ fn http_server(
     app: &Data<App>,
     cores: usize,
 ) -> anyhow::Result<actix_web::dev::Server> {
-    let ServerSettings { workers, keep_alive_seconds, head_timeout_seconds, .. } = settings.server;
+    let ServerSettings {
+        workers, keep_alive_seconds, head_timeout_seconds, connections_max, ..
+    } = settings.server;
+    let workers = if workers == 0 { cores } else { workers };
     let document = Data::new(http::document(&app.gateway.prices));
     // Fails here, once, rather than in every thread.
     upstream::client(&settings.upstreams).context("cannot set up the HTTP client")?;
@@ -303,7 +311,8 @@ fn http_server(
             .configure(|config| http::routes(config, &document))
             .wrap(from_fn(http::edge::edge))
     })
-    .workers(if workers == 0 { cores } else { workers })
+    .workers(workers)
+    .max_connections(connections_max.get().div_ceil(workers))
     .keep_alive(Duration::from_secs(keep_alive_seconds))
     .client_request_timeout(Duration::from_secs(head_timeout_seconds))
     .tcp_nodelay(true)
@@ -321,6 +330,7 @@ fn http_server(
 async fn sweep(app: Arc<App>, lease: Lease) {
     let mut period = tokio::time::interval(SWEEP_PERIOD);
     let mut sweeps: u64 = 0;
+    let mut refused_before: u64 = 0;
     loop {
         period.tick().await;
         if !app.gateway.ledger.is_alive() {
@@ -330,6 +340,14 @@ async fn sweep(app: Arc<App>, lease: Lease) {
             std::process::exit(70);
         }
         app.gateway.directory.sweep();
+        let refused = app.readiness.refused();
+        if refused > refused_before {
+            tracing::warn!(
+                refused = refused.saturating_sub(refused_before),
+                "requests were refused, since as many run as may"
+            );
+            refused_before = refused;
+        }
         // What a crash left behind first, then now and then.
         if sweeps.is_multiple_of(ORPHAN_SWEEPS)
             && let Err(error) = app.gateway.directory.end_orphaned_holds().await
@@ -353,22 +371,52 @@ async fn sweep(app: Arc<App>, lease: Lease) {
     }
 }
 
-/// Waits for the calls that run, up to the limit.
-async fn drain(app: &App, ledger: &LedgerHandle, limit: Duration) {
-    app.readiness.drain();
-    let finished = async {
-        while app.readiness.running() > 0 {
+/// Not ready; then no new calls; then waits for those that run, up to the limit; then has them ended in good
+/// order.
+async fn drain(app: &App, ledger: &LedgerHandle, settings: &ServerSettings) {
+    let readiness = &app.readiness;
+    readiness.announce_drain();
+    tokio::time::sleep(Duration::from_secs(settings.drain_delay_seconds)).await;
+    tracing::info!("draining: no new calls are taken");
+    readiness.drain();
+    let is_done = || readiness.running() == 0 && readiness.requests() == 0;
+    if !within(Duration::from_secs(settings.drain_seconds), is_done).await {
+        tracing::warn!(running = readiness.running(), "the drain limit is over; ending what runs");
+        readiness.stop();
+        if !within(STOP_MAX, is_done).await {
+            tracing::error!(running = readiness.running(), "some calls did not end");
+        }
+    }
+    // Whoever left without waiting may still have something to be written.
+    if tokio::time::timeout(STOP_MAX, ledger.barrier()).await.is_err() {
+        tracing::warn!("the ledger is still being written");
+    }
+}
+
+/// Waits until it is so, up to the limit; says whether it is.
+async fn within(limit: Duration, is_so: impl Fn() -> bool) -> bool {
+    let waiting = async {
+        while !is_so() {
             tokio::time::sleep(DRAIN_POLL).await;
         }
-        // Whoever left without waiting may still have something to be written.
-        let _ = ledger.barrier().await;
     };
-    if tokio::time::timeout(limit, finished).await.is_err() {
-        tracing::warn!(
-            running = app.readiness.running(),
-            "the drain limit is over; some calls still run"
-        );
-    }
+    tokio::time::timeout(limit, waiting).await.is_ok()
+}
+
+/// Serves the figures for monitoring on an address of their own.
+fn serve_metrics(bind: SocketAddr, app: &Data<App>) -> anyhow::Result<()> {
+    let app = app.clone();
+    let server = HttpServer::new(move || {
+        let metrics = actix_web::web::get().to(http::metrics::metrics);
+        actix_web::App::new().app_data(app.clone()).route("/metrics", metrics)
+    })
+    .workers(1)
+    .disable_signals()
+    .bind(bind)
+    .with_context(|| format!("cannot listen on {bind}, server.metrics_bind"))?;
+    // Until the process ends: a drain is worth watching.
+    actix::spawn(server.run());
+    Ok(())
 }
 
 /// Writes what is left and lets the accounts go.

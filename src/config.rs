@@ -128,8 +128,21 @@ pub struct ServerSettings {
     pub head_timeout_seconds: u64,
     /// How long a request's body may take, in seconds.
     pub body_timeout_seconds: u64,
-    /// How long calls may run on after a signal to stop, in seconds.
+    /// How long calls may run on after a signal to stop, in seconds. Then they are ended in good order.
     pub drain_seconds: u64,
+    /// How long the server says that it is not ready before it stops taking calls, in seconds: as long as a load
+    /// balancer takes to notice.
+    pub drain_delay_seconds: u64,
+    /// Connections at once; more wait to be accepted.
+    pub connections_max: NonZeroUsize,
+    /// Requests being handled at once; above it, 503.
+    pub requests_max: NonZeroUsize,
+    /// Paid calls at once, streams included; above it, 503.
+    pub calls_max: NonZeroUsize,
+    /// Bytes of request bodies in memory, all together; above it, 503.
+    pub bodies_max_bytes: NonZeroUsize,
+    /// Where the figures for monitoring are served, at `/metrics`; unset is nowhere.
+    pub metrics_bind: Option<SocketAddr>,
     /// Reverse proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpAddr>,
 }
@@ -144,6 +157,12 @@ impl Default for ServerSettings {
             head_timeout_seconds: 5,
             body_timeout_seconds: 60,
             drain_seconds: 30,
+            drain_delay_seconds: 0,
+            connections_max: NonZeroUsize::MIN.saturating_add(49_999),
+            requests_max: NonZeroUsize::MIN.saturating_add(8_191),
+            calls_max: NonZeroUsize::MIN.saturating_add(16_383),
+            bodies_max_bytes: NonZeroUsize::MIN.saturating_add(512 * 1024 * 1024 - 1),
+            metrics_bind: None,
             trusted_proxies: Vec::new(),
         }
     }

@@ -33,6 +33,7 @@ pub const ALL: &[(&str, &str)] = &[
     ("writer-committed", "COMMIT is done, and nobody is told"),
     ("writer-half-acknowledged", "half of a batch's callers are told"),
     ("writer-acknowledged", "all of a batch's callers are told"),
+    ("handler-entered", "a paid call has arrived"),
     ("charge-accepted", "a call is charged, and the upstream not asked"),
     ("upstream-answered", "the upstream has answered, and nothing is settled"),
     ("settle-decided", "a call is settled, and its commit awaited"),

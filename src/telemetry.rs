@@ -28,5 +28,11 @@ pub fn start(settings: &LogSettings) -> anyhow::Result<()> {
         LogFormat::Human => logs.with_target(false).init(),
         LogFormat::Json => logs.json().flatten_event(true).init(),
     }
+    // In the log like everything else, with its place and without what it may have had in hand.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string).unwrap_or_default();
+        let thread = std::thread::current();
+        tracing::error!(alert = "panic", place, thread = thread.name(), "a panic");
+    }));
     Ok(())
 }

@@ -18,7 +18,7 @@ use super::account::{AccountActor, AccountLease, ExpireCharges, Stop};
 use super::ledger_writer::LedgerHandle;
 use crate::clock::Clock;
 use crate::config::AccountSettings;
-use crate::domain::residency::{InFlight, to_passivate};
+use crate::domain::residency::{InFlight, fair_share, to_passivate};
 use crate::domain::{AccountId, AccountMarks};
 use crate::store::{Store, StoreError};
 
@@ -102,12 +102,19 @@ impl Directory {
         }
     }
 
-    /// A lease on the account, loaded if it was not in memory.
+    /// A lease on the account, loaded if it was not in memory. It has a fair share of the `running_max` calls that
+    /// the process may have.
     ///
     /// # Errors
     /// [`DirectoryError`]
-    pub async fn lease(&self, account: AccountId) -> Result<AccountLease, DirectoryError> {
-        self.lease_among(account, self.settings.in_flight_max.get()).await
+    pub async fn lease(
+        &self,
+        account: AccountId,
+        running: usize,
+        running_max: usize,
+    ) -> Result<AccountLease, DirectoryError> {
+        let max = fair_share(self.settings.in_flight_max.get(), running, running_max);
+        self.lease_among(account, max).await
     }
 
     /// A lease for the account's owner or an operator, who must get through however many calls run: whoever
@@ -366,7 +373,7 @@ mod tests {
             let user = self.store.create_user(user).await.unwrap();
             let account = self.store.accounts_of(user.id).await.unwrap().live;
             let (key, at) = (KeyId(Uuid::new_v4()), Timestamp::from_micros(0));
-            let lease = self.directory.lease(account).await.unwrap();
+            let lease = self.directory.owners_lease(account).await.unwrap();
             let payment = NewPayment {
                 id: PaymentId(Uuid::new_v4()),
                 account,
@@ -389,7 +396,7 @@ mod tests {
         }
 
         async fn charge(&self, (account, key): (AccountId, KeyId)) -> Result<(), WriteError> {
-            let lease = self.directory.lease(account).await.unwrap();
+            let lease = self.directory.owners_lease(account).await.unwrap();
             let id = ChargeId(Uuid::new_v4());
             let expires_at = Timestamp::from_micros(i64::MAX);
             let charge =
@@ -418,7 +425,7 @@ mod tests {
         }
 
         async fn balance(&self, account: AccountId) -> i64 {
-            let lease = self.directory.lease(account).await.unwrap();
+            let lease = self.directory.owners_lease(account).await.unwrap();
             lease.look(None).await.unwrap().wait().await.unwrap().balance.nanos()
         }
     }
@@ -437,7 +444,7 @@ mod tests {
             bench.charge(one).await.unwrap();
             bench.charge(two).await.unwrap();
             // Nothing is let go that somebody holds.
-            let lease = bench.directory.lease(one.0).await.unwrap();
+            let lease = bench.directory.owners_lease(one.0).await.unwrap();
             assert!(!bench.directory.passivate(one.0));
             drop(lease);
             assert_eq!(bench.directory.len(), 2);
@@ -459,7 +466,7 @@ mod tests {
                 while !bench.directory.passivate(account.0) {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
-                let leases = (0..50).map(|_| bench.directory.lease(account.0));
+                let leases = (0..50).map(|_| bench.directory.owners_lease(account.0));
                 let leases = futures_util::future::join_all(leases).await;
                 let first = &leases[0].as_ref().unwrap().actor;
                 assert!(leases.iter().all(|lease| lease.as_ref().unwrap().actor == *first));
@@ -473,7 +480,7 @@ mod tests {
             let one = bench.account("one").await;
             let two = bench.account("two").await;
             bench.charge(one).await.unwrap();
-            let lease = bench.directory.lease(one.0).await.unwrap();
+            let lease = bench.directory.owners_lease(one.0).await.unwrap();
             #[expect(clippy::disallowed_methods, reason = "the test kills it")]
             lease.actor.do_send(Panic);
             assert!(lease.look(None).await.is_err());
@@ -501,13 +508,13 @@ mod tests {
             assert_eq!(bench.balance(two.0).await, 90);
             // Its row does not agree with its ledger: nobody gets at it before a person has mended it.
             for _ in 0..2 {
-                let refused = bench.directory.lease(one.0).await;
+                let refused = bench.directory.owners_lease(one.0).await;
                 assert!(matches!(refused, Err(DirectoryError::Quarantined)));
             }
             assert_eq!(bench.directory.quarantined(), (1, 1));
             let sql = format!("UPDATE account SET seq = 1 WHERE id = {}", one.0.0);
             other.execute_unprepared(&sql).await.unwrap();
-            for _ in 0..QUARANTINE_SWEEPS {
+            for _ in 0..=QUARANTINE_SWEEPS {
                 bench.directory.sweep();
             }
             bench.charge(one).await.unwrap();

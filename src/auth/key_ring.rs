@@ -33,16 +33,24 @@ impl KeyRing {
         KeyRing { store, pepper, remembered }
     }
 
-    /// The record of a key; `None` where there is none in use. Unknown keys are not remembered, so that
-    /// strangers cannot fill the memory.
+    /// What a key is stored and remembered under.
+    #[must_use]
+    pub fn digest(&self, key: &ApiKey) -> KeyDigest {
+        key.digest(&self.pepper)
+    }
+
+    /// The record of a key that was looked up before.
+    #[must_use]
+    pub fn remembered(&self, digest: KeyDigest) -> Option<Arc<KeyRecord>> {
+        self.remembered.get(&digest)
+    }
+
+    /// Looks a key up; `None` where there is none in use. Unknown keys are not remembered, so that strangers
+    /// cannot fill the memory.
     ///
     /// # Errors
-    /// [`StoreError`] where it had to be looked up and could not.
-    pub async fn find(&self, key: &ApiKey) -> Result<Option<Arc<KeyRecord>>, StoreError> {
-        let digest = key.digest(&self.pepper);
-        if let Some(record) = self.remembered.get(&digest) {
-            return Ok(Some(record));
-        }
+    /// [`StoreError`]
+    pub async fn look_up(&self, digest: KeyDigest) -> Result<Option<Arc<KeyRecord>>, StoreError> {
         let Some(record) = self.store.find_key(digest).await? else { return Ok(None) };
         let record = Arc::new(record);
         self.remembered.insert(digest, Arc::clone(&record));

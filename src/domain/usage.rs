@@ -24,6 +24,8 @@ pub enum Ending {
     CreditsEnded,
     /// The ledger could not be written in the middle of a stream.
     Unwritable,
+    /// The server stopped before the upstream came to its end.
+    ServerStopped,
 }
 
 impl Ending {
@@ -38,6 +40,7 @@ impl Ending {
             Ending::ClientLeftDrained => 5,
             Ending::CreditsEnded => 6,
             Ending::Unwritable => 7,
+            Ending::ServerStopped => 8,
         }
     }
 }

@@ -1,18 +1,23 @@
 //! What every request goes through, first and last: an id, one log line, and the shape of an error.
 
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Instant;
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::ConnectionType;
 use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
 use actix_web::middleware::Next;
+use actix_web::web::Data;
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, HttpResponseBuilder};
+use futures_util::FutureExt as _;
 use uuid::Uuid;
 
 use super::App;
-use super::error::ApiError;
+use super::error::{ApiError, Panicked};
 use crate::domain::ChargeId;
-use crate::pipeline::Notes;
+use crate::pipeline::{Notes, Readiness};
 use crate::telemetry;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -33,15 +38,53 @@ pub async fn edge<B: MessageBody + 'static>(
     let started = Instant::now();
     let id = ChargeId(Uuid::now_v7());
     request.extensions_mut().insert(id);
-    let response = next.call(request).await?;
     let id_text = id.to_string();
+    let readiness = request.app_data::<Data<App>>().map(|app| Arc::clone(&app.readiness));
+    // Health is asked for when there is most to do.
+    let is_counted = !request.path().starts_with("/health/");
+    let permit = match readiness.as_ref().filter(|_| is_counted).map(Readiness::admit) {
+        // Before anything is done for it, and without a line in the log: refusals must stay cheap.
+        Some(None) => {
+            let response = complete_error(request.error_response(ApiError::Overloaded), &id_text);
+            return Ok(response.map_into_boxed_body().map_into_right_body());
+        }
+        permit => permit.flatten(),
+    };
+    let response = answer(request, next, &id_text, readiness.as_deref()).await?;
+    drop(permit);
     let reason = response.response().error().map(ToString::to_string);
     let mut response = complete_error(response, &id_text);
     if let Ok(value) = HeaderValue::from_str(&id_text) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
+    if readiness.is_some_and(|readiness| readiness.is_unready()) {
+        // Whoever keeps the connection would find it closed under the next request.
+        response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
+    }
     log(&response, &id_text, reason.as_deref(), started);
     Ok(response)
+}
+
+/// Calls the handler. Where it panics, its request is answered 500, and nothing else is touched.
+async fn answer<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+    request_id: &str,
+    readiness: Option<&Readiness>,
+) -> Result<ServiceResponse<B>, actix_web::Error> {
+    let clock = request.app_data::<Data<App>>().map(|app| app.clock.clone());
+    match AssertUnwindSafe(next.call(request)).catch_unwind().await {
+        Ok(answered) => answered,
+        Err(_) => {
+            // Where it happened is in the log, by the panic hook.
+            tracing::error!(request_id, "a handler panicked");
+            if let Some(readiness) = readiness {
+                readiness.note_panic();
+            }
+            let timestamp = clock.map(|clock| clock.now().to_rfc3339()).unwrap_or_default();
+            Err(Panicked(ApiError::Internal.body(request_id.to_owned(), timestamp)).into())
+        }
+    }
 }
 
 /// Gives an error the body that the contract says.
@@ -60,7 +103,7 @@ fn complete_error<B>(
         // An upstream's own answer, which is passed on as it is.
         None => return response.map_into_left_body(),
     };
-    let clock = response.request().app_data::<actix_web::web::Data<App>>().map(|app| &app.clock);
+    let clock = response.request().app_data::<Data<App>>().map(|app| &app.clock);
     let timestamp = clock.map(|clock| clock.now().to_rfc3339()).unwrap_or_default();
     let body = error.body(request_id.to_owned(), timestamp);
     let text = serde_json::to_string(&body).unwrap_or_default();

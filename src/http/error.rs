@@ -42,8 +42,9 @@ pub struct ErrorBody {
     /// The fields that are wrong, where fields are.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub details: Vec<FieldError>,
-    /// Of a 503: `not-attempted` (nothing happened; the same request can be sent again) or `outcome-unknown` (it
-    /// may have happened; see what is on record before it is sent again).
+    /// Of a 503: `not-attempted` (nothing happened; the same request can be sent again), `not-charged` (it was begun,
+    /// and cost nothing), or `outcome-unknown` (it may have happened; see what is on record before it is sent
+    /// again).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(inline)]
     pub outcome: Option<UnavailableOutcome>,
@@ -55,6 +56,8 @@ pub struct ErrorBody {
 pub enum UnavailableOutcome {
     /// Nothing happened.
     NotAttempted,
+    /// It was begun, and ended without a charge.
+    NotCharged,
     /// It may have happened.
     OutcomeUnknown,
 }
@@ -195,6 +198,12 @@ fn refusal_parts(refusal: &Refusal) -> Parts {
             "Outcome unknown",
             "It is not known whether this request was charged. GET /api/payments/transactions tells.",
         ),
+        Refusal::Stopped => parts(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "Server stopped",
+            "The server stopped before the upstream service had answered. You were not charged.",
+        ),
+        Refusal::Overloaded => overloaded(),
         // Nobody is there to read it.
         Refusal::UpstreamFailed(_) | Refusal::ClientLeft => parts(
             StatusCode::BAD_GATEWAY,
@@ -238,6 +247,15 @@ fn unavailable() -> Parts {
         StatusCode::SERVICE_UNAVAILABLE,
         "Service unavailable",
         "The request was not attempted and nothing was charged. Please try again later.",
+    )
+}
+
+fn overloaded() -> Parts {
+    parts(
+        StatusCode::SERVICE_UNAVAILABLE,
+        "Server overloaded",
+        "The server has as many requests as it can take. This one was not attempted and nothing was charged. \
+         Please try again later.",
     )
 }
 
@@ -317,12 +335,7 @@ impl ApiError {
                 "Outcome unknown",
                 "It is not known whether this request took effect. Please look before you send it again.",
             ),
-            ApiError::Overloaded => parts(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "Server overloaded",
-                "The server has as many requests as it can take. This one was not attempted and nothing was \
-                 charged. Please try again later.",
-            ),
+            ApiError::Overloaded => overloaded(),
             ApiError::Internal => parts(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "Internal error",
@@ -363,6 +376,7 @@ impl ApiError {
             ApiError::OutcomeUnknown | ApiError::Refused(Refusal::OutcomeUnknown(_)) => {
                 Some(UnavailableOutcome::OutcomeUnknown)
             }
+            ApiError::Refused(Refusal::Stopped) => Some(UnavailableOutcome::NotCharged),
             _ if self.parts().status == StatusCode::SERVICE_UNAVAILABLE => {
                 Some(UnavailableOutcome::NotAttempted)
             }
@@ -379,6 +393,23 @@ impl ResponseError for ApiError {
     /// Only the status: [`super::edge`] writes the body, since it knows the request's id.
     fn error_response(&self) -> HttpResponse {
         HttpResponse::new(self.status_code())
+    }
+}
+
+/// The handler of a request has panicked, and its request with it: so the whole answer is here.
+#[derive(Debug, thiserror::Error)]
+#[error("a handler panicked")]
+pub struct Panicked(pub ErrorBody);
+
+impl ResponseError for Panicked {
+    fn status_code(&self) -> StatusCode {
+        StatusCode::INTERNAL_SERVER_ERROR
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        HttpResponse::build(self.status_code())
+            .insert_header(("x-request-id", self.0.request_id.clone()))
+            .json(&self.0)
     }
 }
 

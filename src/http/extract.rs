@@ -111,9 +111,14 @@ impl FromRequest for Body {
             if announced.is_some_and(|length| length > max) {
                 return Ok(Body(Err(ApiError::BodyTooLarge { max })));
             }
+            if !app.readiness.has_room_for(announced.unwrap_or(0)) {
+                return Ok(Body(Err(ApiError::Overloaded)));
+            }
             let read = read(&mut payload, max);
             let result = tokio::time::timeout(app.body_timeout, read).await;
-            Ok(Body(result.unwrap_or(Err(ApiError::BodyIncomplete))))
+            let body = result.unwrap_or(Err(ApiError::BodyIncomplete));
+            let counted = |body| app.readiness.count_body(body).ok_or(ApiError::Overloaded);
+            Ok(Body(body.and_then(counted)))
         })
     }
 }

@@ -30,13 +30,18 @@ pub(super) async fn call(
     client: Data<reqwest::Client>,
     body: Body,
 ) -> HttpResponse {
+    failpoint!("handler-entered");
     let read = is_dry_run(&request).and_then(|dry| Ok((dry, arrival(&request, &app, body)?)));
     let (is_dry_run, arrival) = match read {
         Ok(read) => read,
         Err(error) => return refuse(&request, &app, error),
     };
     let Some(running) = app.readiness.enter() else {
-        return refuse(&request, &app, Refusal::Unavailable("shutting down").into());
+        let refusal = match app.readiness.is_ready() {
+            true => Refusal::Overloaded,
+            false => Refusal::Unavailable("shutting down"),
+        };
+        return refuse(&request, &app, refusal.into());
     };
     let gateway = app.gateway.clone();
     if is_dry_run {

@@ -33,7 +33,7 @@ pub(super) async fn live() -> HttpResponse {
 pub(super) async fn ready(app: Data<App>) -> Result<HttpResponse, ApiError> {
     let is_writable =
         matches!(app.gateway.ledger.state(), WriterState::Serving | WriterState::Overloaded);
-    if !app.readiness.is_ready() || !is_writable || !app.gateway.ledger.is_alive() {
+    if app.readiness.is_unready() || !is_writable || !app.gateway.ledger.is_alive() {
         return Err(ApiError::Unavailable);
     }
     app.store.ping().await?;

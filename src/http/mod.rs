@@ -27,6 +27,7 @@ mod extract;
 mod gateway;
 mod keys;
 mod meta;
+pub mod metrics;
 mod payments;
 mod repeat;
 

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use super::charge::unwritable;
 use super::rate_limit::Admitted;
 use super::{Arrival, Gateway, Notes, Refusal};
+use crate::actors::ledger_writer::WriterState;
 use crate::domain::api_key::ApiKey;
 use crate::domain::pricing::PriceRule;
 use crate::store::api_keys::KeyRecord;
@@ -25,11 +27,29 @@ pub(super) async fn identify(
     let Admitted { arrival, rule } = admitted;
     let text = arrival.credential.as_deref().ok_or(Refusal::MissingKey)?;
     let key = ApiKey::parse(text).map_err(|_| Refusal::InvalidKey)?;
-    let record = gateway.keys.find(&key).await.map_err(|error| {
+    let digest = gateway.keys.digest(&key);
+    if let Some(known) = gateway.keys.remembered(digest) {
+        return known_caller(arrival, rule, known, notes);
+    }
+    // A database that is known to be gone is not asked: a refusal must not wait for it.
+    let state = gateway.ledger.state();
+    if state == WriterState::Unavailable {
+        return Err(unwritable(state));
+    }
+    let record = gateway.keys.look_up(digest).await.map_err(|error| {
         tracing::error!(%error, "a key could not be looked up");
         Refusal::Unavailable("the database does not answer")
     })?;
     let key = record.ok_or(Refusal::InvalidKey)?;
+    known_caller(arrival, rule, key, notes)
+}
+
+fn known_caller(
+    arrival: Arrival,
+    rule: Option<Arc<PriceRule>>,
+    key: Arc<KeyRecord>,
+    notes: &mut Notes,
+) -> Result<Caller, Refusal> {
     notes.account = Some(key.account);
     notes.key = Some(key.key);
     if key.expires_at.is_some_and(|expires_at| expires_at <= arrival.at) {

@@ -64,6 +64,7 @@ pub(super) async fn charge(
         AccountError::Gone => Refusal::OutcomeUnknown("the account's actor died"),
     })?;
     let open = OpenCharge { id: arrival.id, earned: Credits::ZERO, account: Some(account) };
+    failpoint!("charge-accepted");
     let (terms, debit) = (receipt.decided, receipt.durable);
     let token_limit = generation
         .as_ref()
@@ -77,7 +78,9 @@ pub(super) async fn lease(gateway: &Gateway, key: &KeyRecord) -> Result<AccountL
         WriterState::Serving => {}
         state => return Err(unwritable(state)),
     }
-    gateway.directory.lease(key.account).await.map_err(|error| match error {
+    let readiness = &gateway.readiness;
+    let (running, max) = (readiness.running(), readiness.running_max());
+    gateway.directory.lease(key.account, running, max).await.map_err(|error| match error {
         DirectoryError::Busy => Refusal::TooManyInFlight,
         DirectoryError::Load(error) => {
             tracing::error!(account = %key.account, %error, "an account could not be loaded");

@@ -45,7 +45,7 @@ mod upstream;
 pub use departure::{Body, Departure, Money, StreamBody};
 pub use quote::Quote;
 use rate_limit::{RateLimits, Standing};
-pub use readiness::{Readiness, Running};
+pub use readiness::{Bounds, Permit, Readiness, Running};
 
 /// What the stages need. One for the process, shared by all threads.
 pub struct Gateway {
@@ -71,6 +71,8 @@ pub struct Gateway {
     pub holds: HoldSettings,
     /// Repeated requests.
     pub idempotency: Idempotency,
+    /// How much runs, and whether more may.
+    pub readiness: Arc<Readiness>,
 }
 
 /// A request as the pipeline sees it.
@@ -152,6 +154,12 @@ pub enum Refusal {
     /// The charge was decided, but it is not known whether it is on record. The reason is for the log.
     #[error("outcome unknown: {0}")]
     OutcomeUnknown(&'static str),
+    /// The server stopped before the upstream had answered; nothing was charged.
+    #[error("stopped")]
+    Stopped,
+    /// As many requests run as may; nothing was attempted.
+    #[error("overloaded")]
+    Overloaded,
     /// The upstream failed; nothing was charged.
     #[error("upstream failed: {0}")]
     UpstreamFailed(&'static str),

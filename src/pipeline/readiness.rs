@@ -1,31 +1,156 @@
-//! Whether new calls are taken, and how many run.
+//! Whether new work is taken, how much runs, and when what runs must end.
+//!
+//! Every bound on what the process does at once is counted here: requests being handled, paid calls (a stream
+//! is one until its end), bytes of request bodies. Who is over a bound is refused before anything is done for
+//! it, so that refusals stay cheap however many there are.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-/// Whether new paid calls are taken, and how many run.
-#[derive(Debug, Default)]
-pub struct Readiness {
-    is_draining: AtomicBool,
-    running: AtomicUsize,
+use bytes::Bytes;
+use tokio::sync::watch;
+
+/// Bodies below this are not counted one by one: the bound on requests bounds them.
+const SMALL_BODY: usize = 4 * 1024;
+
+/// How much may run at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Requests being handled.
+    pub requests: usize,
+    /// Paid calls, streams included.
+    pub calls: usize,
+    /// Bytes of request bodies in memory.
+    pub body_bytes: usize,
 }
 
-/// One running call.
+/// See the module.
 #[derive(Debug)]
-pub struct Running(Arc<Readiness>);
+pub struct Readiness {
+    /// Whoever asks is told that the server is not ready, though calls are still taken.
+    is_unready: AtomicBool,
+    is_draining: AtomicBool,
+    bounds: Bounds,
+    requests: AtomicUsize,
+    calls: AtomicUsize,
+    body_bytes: AtomicUsize,
+    /// Requests refused because too many ran.
+    refused: AtomicU64,
+    /// Requests whose handler panicked.
+    panicked: AtomicU64,
+    /// Becomes true when what still runs must end.
+    stop: watch::Sender<bool>,
+}
 
-impl Drop for Running {
+/// A part of a bound, until this is dropped.
+#[derive(Debug)]
+pub struct Permit {
+    readiness: Arc<Readiness>,
+    kind: Kind,
+    amount: usize,
+}
+
+/// One running paid call.
+pub type Running = Permit;
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Request,
+    Call,
+    BodyBytes,
+}
+
+impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::AcqRel);
+        self.readiness.counter(self.kind).0.fetch_sub(self.amount, Ordering::AcqRel);
+    }
+}
+
+/// A body that counts for as long as anyone has it.
+struct Counted {
+    bytes: Bytes,
+    _permit: Permit,
+}
+
+impl AsRef<[u8]> for Counted {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
     }
 }
 
 impl Readiness {
-    /// Counts a call in; `None` while the server drains.
+    /// Ready, with nothing running.
+    #[must_use]
+    pub fn new(bounds: Bounds) -> Self {
+        Readiness {
+            is_unready: AtomicBool::new(false),
+            is_draining: AtomicBool::new(false),
+            bounds,
+            requests: AtomicUsize::new(0),
+            calls: AtomicUsize::new(0),
+            body_bytes: AtomicUsize::new(0),
+            refused: AtomicU64::new(0),
+            panicked: AtomicU64::new(0),
+            stop: watch::Sender::new(false),
+        }
+    }
+
+    fn counter(&self, kind: Kind) -> (&AtomicUsize, usize) {
+        match kind {
+            Kind::Request => (&self.requests, self.bounds.requests),
+            Kind::Call => (&self.calls, self.bounds.calls),
+            Kind::BodyBytes => (&self.body_bytes, self.bounds.body_bytes),
+        }
+    }
+
+    fn take(self: &Arc<Self>, kind: Kind, amount: usize) -> Option<Permit> {
+        let (counter, max) = self.counter(kind);
+        let before = counter.fetch_add(amount, Ordering::AcqRel);
+        let permit = Permit { readiness: Arc::clone(self), kind, amount };
+        (before.saturating_add(amount) <= max).then_some(permit)
+    }
+
+    /// Counts a request in; `None` where as many are being handled as may.
+    pub fn admit(self: &Arc<Self>) -> Option<Permit> {
+        let permit = self.take(Kind::Request, 1);
+        if permit.is_none() {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        permit
+    }
+
+    /// Counts a paid call in; `None` while the server drains.
     pub fn enter(self: &Arc<Self>) -> Option<Running> {
-        self.running.fetch_add(1, Ordering::AcqRel);
-        let running = Running(Arc::clone(self));
-        (!self.is_draining.load(Ordering::Acquire)).then_some(running)
+        let running = self.take(Kind::Call, 1)?;
+        // Looked at after it is counted: a drain that does not see the call is seen by it.
+        self.is_ready().then_some(running)
+    }
+
+    /// May a body of so many bytes be read?
+    #[must_use]
+    pub fn has_room_for(&self, bytes: usize) -> bool {
+        let taken = self.body_bytes.load(Ordering::Relaxed);
+        bytes < SMALL_BODY || taken.saturating_add(bytes) <= self.bounds.body_bytes
+    }
+
+    /// The body, counted while anyone has it; `None` where there is no room for it.
+    pub fn count_body(self: &Arc<Self>, bytes: Bytes) -> Option<Bytes> {
+        if bytes.len() < SMALL_BODY {
+            return Some(bytes);
+        }
+        let permit = self.take(Kind::BodyBytes, bytes.len())?;
+        Some(Bytes::from_owner(Counted { bytes, _permit: permit }))
+    }
+
+    /// Says from now on that the server is not ready, and still takes calls.
+    pub fn announce_drain(&self) {
+        self.is_unready.store(true, Ordering::Release);
+    }
+
+    /// Is the server about to stop, or stopping?
+    #[must_use]
+    pub fn is_unready(&self) -> bool {
+        self.is_unready.load(Ordering::Acquire) || !self.is_ready()
     }
 
     /// Takes no new calls from now on.
@@ -39,9 +164,99 @@ impl Readiness {
         !self.is_draining.load(Ordering::Acquire)
     }
 
-    /// How many calls run, streams included.
+    /// Tells what still runs to come to its end.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Waits until what still runs must come to its end.
+    pub async fn stopped(&self) {
+        let mut stop = self.stop.subscribe();
+        // The sender lives as long as `self`.
+        let _ = stop.wait_for(|is_stopped| *is_stopped).await;
+    }
+
+    /// How many paid calls run, streams included.
     #[must_use]
     pub fn running(&self) -> usize {
-        self.running.load(Ordering::Acquire)
+        self.calls.load(Ordering::Acquire)
+    }
+
+    /// How many paid calls may run.
+    #[must_use]
+    pub fn running_max(&self) -> usize {
+        self.bounds.calls
+    }
+
+    /// Requests being handled.
+    #[must_use]
+    pub fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of request bodies in memory, small ones not counted.
+    #[must_use]
+    pub fn body_bytes(&self) -> usize {
+        self.body_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Requests refused because too many ran, since the start.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a handler panicked.
+    pub fn note_panic(&self) {
+        self.panicked.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests whose handler panicked, since the start.
+    #[must_use]
+    pub fn panicked(&self) -> u64 {
+        self.panicked.load(Ordering::Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn readiness() -> Arc<Readiness> {
+        Arc::new(Readiness::new(Bounds { requests: 2, calls: 1, body_bytes: 10_000 }))
+    }
+
+    #[test]
+    fn no_more_is_let_in_than_may() {
+        let readiness = readiness();
+        let (one, two) = (readiness.admit().unwrap(), readiness.admit().unwrap());
+        assert!(readiness.admit().is_none());
+        assert_eq!((readiness.requests(), readiness.refused()), (2, 1));
+        drop(one);
+        assert!(readiness.admit().is_some());
+        drop(two);
+        assert_eq!(readiness.requests(), 0);
+
+        let call = readiness.enter().unwrap();
+        assert!(readiness.enter().is_none());
+        drop(call);
+        readiness.drain();
+        assert!(readiness.enter().is_none());
+        assert_eq!(readiness.running(), 0);
+    }
+
+    #[test]
+    fn a_body_counts_as_long_as_anyone_has_it() {
+        let readiness = readiness();
+        let body = readiness.count_body(Bytes::from(vec![1; 6_000])).unwrap();
+        assert!(!readiness.has_room_for(6_000));
+        assert!(readiness.count_body(Bytes::from(vec![1; 6_000])).is_none());
+        // Small ones are bounded by the number of requests.
+        assert!(readiness.has_room_for(100) && readiness.count_body(Bytes::from("x")).is_some());
+        let part = body.slice(10..20);
+        drop(body);
+        assert_eq!((readiness.body_bytes(), part.len()), (6_000, 10));
+        drop(part);
+        assert_eq!(readiness.body_bytes(), 0);
     }
 }

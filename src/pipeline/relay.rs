@@ -57,6 +57,7 @@ pub(super) async fn open(
         Ok(Err(_)) => return Err(Refusal::Unavailable("the hold was not written")),
         Err(_) => return Err(Refusal::Unavailable("the commit of the hold takes too long")),
     }
+    failpoint!("stream-hold-on-record");
     let money = Money {
         charge: Some(charged.open.id),
         upstream: Arc::clone(&upstream),
@@ -108,6 +109,8 @@ enum End {
     OverLimit,
     /// Our ledger cannot be written.
     Unwritable,
+    /// The server stops.
+    Stopped,
 }
 
 /// What is kept of a stream that may be repeated.
@@ -168,10 +171,17 @@ impl Drop for Relay {
 impl Relay {
     async fn run(mut self, mut source: ByteStream) {
         let limit = Duration::from_secs(self.gateway.holds.stream_seconds_max.get());
-        let end = tokio::time::timeout(limit, self.pump(&mut source)).await;
+        let gateway = Arc::clone(&self.gateway);
+        let end = tokio::select! {
+            biased;
+            end = tokio::time::timeout(limit, self.pump(&mut source)) => {
+                end.unwrap_or(End::Broken(Failure::TimedOut))
+            }
+            () = gateway.readiness.stopped() => End::Stopped,
+        };
         // Cancels what the upstream may still be doing.
         drop(source);
-        self.finish(end.unwrap_or(End::Broken(Failure::TimedOut))).await;
+        self.finish(end).await;
     }
 
     /// Is the stream read to its end although the client has left?
@@ -325,6 +335,7 @@ impl Relay {
         };
         match tokio::time::timeout(self.gateway.commit_timeout, receipt.wait()).await {
             Ok(Ok(held)) => {
+                failpoint!("stream-extended");
                 self.charged.terms.held = held;
                 Ok(())
             }
@@ -410,6 +421,7 @@ impl Relay {
             End::Declined(_) | End::OverLimit => Ending::CreditsEnded,
             End::Broken(_) => Ending::UpstreamCut,
             End::Unwritable => Ending::Unwritable,
+            End::Stopped => Ending::ServerStopped,
         };
         let record = usage_record(&self.gateway, &self.charged, &self.upstream, 200);
         let (prompt_tokens, completion_tokens) = (usage.prompt, usage.completion);
@@ -496,6 +508,7 @@ impl Relay {
         };
         match result {
             Ok(settled) => {
+                failpoint!("stream-settled");
                 let Settled { cost, balance, .. } = settled;
                 tracing::info!(request_id = %id, %cost, %balance, ?end, "stream");
                 last_frames(&transcript, end, Some(&settled), usage)
@@ -568,6 +581,9 @@ fn last_frames(
             "upstream_error",
             "The upstream service broke off. You were charged for what was delivered.",
         ),
+        End::Stopped | End::Broken(Failure::Stopped) => {
+            broken("server_stopped", "The server stops. You were charged for what was delivered.")
+        }
         End::Unwritable => broken(
             "unavailable",
             "The stream was cut off. GET /api/payments/transactions tells what was charged.",

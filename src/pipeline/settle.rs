@@ -51,6 +51,7 @@ pub(super) async fn close(
             let usage = usage_record(gateway, &charged, &upstream, failure.status());
             let ending = match failure {
                 Failure::Abandoned => Ending::ClientLeft,
+                Failure::Stopped => Ending::ServerStopped,
                 _ => Ending::Failed,
             };
             let usage = UsageRecord { ending, ..usage };
@@ -59,6 +60,7 @@ pub(super) async fn close(
                 Failure::TimedOut => Refusal::UpstreamTimedOut,
                 Failure::Broken(reason) => Refusal::UpstreamFailed(reason),
                 Failure::Abandoned => Refusal::ClientLeft,
+                Failure::Stopped => Refusal::Stopped,
             })
         }
     }
@@ -227,9 +229,11 @@ async fn settle(
         .await
         .map_err(|_| Refusal::OutcomeUnknown("the account's actor died, or the charge expired"))?;
     let settled = receipt.decided;
+    failpoint!("settle-decided");
     let claim = claim.or_else(|| charged.claim.take().map(Arc::new));
     on_record(gateway.commit_timeout, charged.debit.take(), receipt.durable, claim).await?;
     notes.cost = Some(settled.cost);
+    failpoint!("settle-on-record");
     Ok(settled)
 }
 

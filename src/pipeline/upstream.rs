@@ -39,13 +39,18 @@ pub(super) async fn forward(
     // is to be kept for a repeat, or to be drained, is heard all the same.
     let may_be_abandoned =
         is_stream && charged.claim.is_none() && policy.on_disconnect == OnDisconnect::Cancel;
-    let (name, result) = match client_left.filter(|_| may_be_abandoned) {
-        Some(left) => tokio::select! {
-            biased;
-            answered = answered => answered,
-            _ = left => (upstream.name(), Err(Failure::Abandoned)),
-        },
-        None => answered.await,
+    let left = async {
+        match client_left.filter(|_| may_be_abandoned) {
+            Some(left) => drop(left.await),
+            None => std::future::pending().await,
+        }
     };
+    let (name, result) = tokio::select! {
+        biased;
+        answered = answered => answered,
+        () = left => (upstream.name(), Err(Failure::Abandoned)),
+        () = gateway.readiness.stopped() => (upstream.name(), Err(Failure::Stopped)),
+    };
+    failpoint!("upstream-answered");
     Answered { upstream: name, charged, result }
 }

@@ -141,7 +141,7 @@ impl Store {
                     .foreign_keys(true)
                     .busy_timeout(Duration::from_secs(30))
                     // A checkpoint halts the writer: rather seldom. 32 MiB of log, 64 MiB of cache.
-                    .pragma("wal_autocheckpoint", "8192")
+                    .pragma("wal_autocheckpoint", log_pages())
                     .pragma("cache_size", "-65536")
             });
             Database::connect(options)
@@ -279,6 +279,11 @@ fn synchronous() -> SqliteSynchronous {
     } else {
         SqliteSynchronous::Full
     }
+}
+
+/// Pages of the write-ahead log before a checkpoint; a test may order fewer, to see more of them.
+fn log_pages() -> &'static str {
+    if failpoint::is_ordered("sqlite-small-log") { "200" } else { "8192" }
 }
 
 fn options(url: &str, connections: u32) -> ConnectOptions {

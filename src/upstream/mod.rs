@@ -151,6 +151,9 @@ pub enum Failure {
     /// Nobody waits for it any more.
     #[error("the client left")]
     Abandoned,
+    /// This server stops.
+    #[error("stopped")]
+    Stopped,
 }
 
 impl Failure {
@@ -159,6 +162,7 @@ impl Failure {
     pub fn status(&self) -> u16 {
         match self {
             Failure::Abandoned => 499,
+            Failure::Stopped => 503,
             Failure::TimedOut => 504,
             Failure::Broken(_) => 502,
         }

@@ -5,13 +5,15 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
-use crate::support::process::{Process, command, finished, free_port, verify};
+use crate::support::process::{Customer, Process, command, finished, free_port, verify};
 use crate::support::{Database, on_both};
 
 on_both!(
     an_operator_is_made_by_command,
     verify_finds_what_was_tampered_with,
+    an_account_that_does_not_agree_with_its_ledger_takes_no_calls,
     migrating_twice_is_migrating_once,
+    a_ledger_without_a_chain_gets_one,
     a_log_has_one_line_for_each_request_and_no_secret,
 );
 
@@ -46,61 +48,223 @@ async fn an_operator_is_made_by_command(database: Database) {
     assert_eq!((status, &session["user"]["role"]), (200, &json!("admin")));
 }
 
-async fn verify_finds_what_was_tampered_with(database: Database) {
-    let process = Process::start(&database).await;
+/// A customer whose ledger has a top-up and three charges, and a server that is gone.
+async fn a_small_ledger(database: &Database) -> Customer {
+    let process = Process::start(database).await;
     let customer = process.customer("someone", 1).await;
     for _ in 0..3 {
         let (status, _) =
             process.call("POST", "/api/hub/rag/index", &customer.key, &json!({})).await;
         assert_eq!(status, 200);
     }
-    drop(process);
-    verify(&database);
-    let findings = async |tamper: &str, mend: &str, expected: &str| {
-        database.execute(tamper).await.unwrap();
-        let (code, out, _) = finished(command(&database).arg("verify"));
-        assert_eq!(code, Some(1), "{tamper}: {out}");
-        assert!(out.contains(expected), "{tamper}: {out}");
-        database.execute(mend).await.unwrap();
-        verify(&database);
-    };
-    findings(
-        "UPDATE account SET balance = balance + 1 WHERE seq = 4",
-        "UPDATE account SET balance = balance - 1 WHERE seq = 4",
-        "stands at entry 4 with $0.998500001, but its ledger ends at entry 4 with $0.9985",
-    )
-    .await;
-    findings(
-        "UPDATE key_spend SET day_spent = day_spent - 1",
-        "UPDATE key_spend SET day_spent = day_spent + 1",
-        "by its counters",
-    )
-    .await;
-    findings(
-        "UPDATE usage_record SET cost = cost + 1 WHERE number = 1",
-        "UPDATE usage_record SET cost = cost - 1 WHERE number = 1",
-        "is recorded to cost $0.000500001, but $0.0005 was taken for it",
-    )
-    .await;
-    // The ledger itself resists; who is determined enough is found.
+    customer
+}
+
+/// The ledger itself resists; who is determined enough takes its guard away.
+async fn unlock(database: &Database) {
     let unlock = if database.is_postgres() {
         "ALTER TABLE ledger_entry DISABLE TRIGGER ALL"
     } else {
-        "DROP TRIGGER ledger_entry_no_update"
+        "DROP TRIGGER ledger_entry_no_update; DROP TRIGGER ledger_entry_no_delete"
     };
     database.execute(unlock).await.unwrap();
-    findings(
-        "UPDATE ledger_entry SET amount = amount - 1 WHERE seq = 3",
-        "UPDATE ledger_entry SET amount = amount + 1 WHERE seq = 3",
-        "entry 3 takes $0.9995 by $-0.000500001 to $0.9990",
-    )
-    .await;
-    findings(
-        "UPDATE ledger_entry SET seq = 9 WHERE seq = 4",
-        "UPDATE ledger_entry SET seq = 4 WHERE seq = 9",
-        "entry 9 follows entry 3",
-    )
-    .await;
+}
+
+async fn verify_finds_what_was_tampered_with(database: Database) {
+    a_small_ledger(&database).await;
+    verify(&database);
+    unlock(&database).await;
+    let swap = |one: i64, other: i64| {
+        format!(
+            "UPDATE ledger_entry SET seq = 99 WHERE seq = {one};
+            UPDATE ledger_entry SET seq = {one} WHERE seq = {other};
+            UPDATE ledger_entry SET seq = {other} WHERE seq = 99"
+        )
+    };
+    let swapped = swap(2, 3);
+    let cases = [
+        (
+            "UPDATE account SET balance = balance + 1 WHERE seq = 4",
+            "UPDATE account SET balance = balance - 1 WHERE seq = 4",
+            "stands at entry 4 with $0.998500001",
+        ),
+        (
+            "UPDATE key_spend SET day_spent = day_spent - 1",
+            "UPDATE key_spend SET day_spent = day_spent + 1",
+            "by its counters",
+        ),
+        (
+            "UPDATE usage_record SET cost = cost + 1 WHERE number = 1",
+            "UPDATE usage_record SET cost = cost - 1 WHERE number = 1",
+            "is recorded to cost $0.000500001, but $0.0005 was taken for it",
+        ),
+        (
+            "UPDATE ledger_entry SET amount = amount - 1 WHERE seq = 3",
+            "UPDATE ledger_entry SET amount = amount + 1 WHERE seq = 3",
+            "entry 3 takes $0.9995 by $-0.000500001 to $0.9990",
+        ),
+        // What no sum shows, the chain does.
+        (
+            "UPDATE ledger_entry SET at = at + 1 WHERE seq = 3",
+            "UPDATE ledger_entry SET at = at - 1 WHERE seq = 3",
+            "entry 3 is not the one that was written",
+        ),
+        (
+            "UPDATE ledger_entry SET epoch = epoch + 1 WHERE seq = 4",
+            "UPDATE ledger_entry SET epoch = epoch - 1 WHERE seq = 4",
+            "has entries of epoch 2, but leases went up to 1 only",
+        ),
+        (
+            "UPDATE ledger_entry SET epoch = 0 WHERE seq = 4",
+            "UPDATE ledger_entry SET epoch = 1 WHERE seq = 4",
+            "entry 4 is of epoch 0, after one of epoch 1",
+        ),
+        (swapped.as_str(), swapped.as_str(), "entry 2 is not the one that was written"),
+        (
+            "UPDATE ledger_entry SET seq = 9 WHERE seq = 4",
+            "UPDATE ledger_entry SET seq = 4 WHERE seq = 9",
+            "entry 9 follows entry 3",
+        ),
+        (
+            "UPDATE ledger_entry SET account_id = 2 WHERE account_id = 1 AND seq = 4",
+            "UPDATE ledger_entry SET account_id = 1 WHERE account_id = 2 AND seq = 4",
+            "entry 4 follows entry 1",
+        ),
+        (
+            "UPDATE payment SET amount = amount + 1",
+            "UPDATE payment SET amount = amount - 1",
+            "1 payments have no ledger entry, or one of another amount",
+        ),
+        (
+            "UPDATE api_key SET account_id = 2",
+            "UPDATE api_key SET account_id = 1",
+            "which is not a key of its own",
+        ),
+        (
+            "UPDATE account SET environment = 3 - environment WHERE id = 1",
+            "UPDATE account SET environment = 3 - environment WHERE id = 1",
+            "entry 1 pays real money into a test account",
+        ),
+        (
+            "UPDATE account SET status = 9 WHERE id = 1",
+            "UPDATE account SET status = 1 WHERE id = 1",
+            "account 1 has an unknown status",
+        ),
+    ];
+    // Two accounts of one user may not be of one kind otherwise.
+    database.execute("DROP INDEX account_user_id").await.unwrap();
+    for (tamper, mend, expected) in cases {
+        for statement in tamper.split(';') {
+            database.execute(statement).await.unwrap();
+        }
+        let (code, out, _) = finished(command(&database).arg("verify"));
+        assert_eq!(code, Some(1), "{tamper}: {out}");
+        assert!(out.contains(expected), "{tamper}: {out}");
+        for statement in mend.split(';') {
+            database.execute(statement).await.unwrap();
+        }
+        verify(&database);
+    }
+    // The end of a ledger cut off, and the account set back to fit: its last link tells.
+    for statement in [
+        "DELETE FROM ledger_entry WHERE seq = 4",
+        "UPDATE account SET seq = 3, balance = 999000000 WHERE id = 1",
+    ] {
+        database.execute(statement).await.unwrap();
+    }
+    let (code, out, error) = finished(command(&database).args(["verify", "--json"]));
+    assert_eq!((code, error.as_str()), (Some(1), ""));
+    let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(lines[0]["what"].as_str().unwrap().contains("stands at entry 3"), "{out}");
+    let last = lines.last().unwrap();
+    assert_eq!((&last["accounts"], &last["entries"]), (&json!(2), &json!(4)));
+    assert!(last["findings"].as_u64().unwrap() >= 2, "{out}");
+}
+
+async fn an_account_that_does_not_agree_with_its_ledger_takes_no_calls(database: Database) {
+    let customer = a_small_ledger(&database).await;
+    unlock(&database).await;
+    let pay = async |process: &Process| {
+        process.call("POST", "/api/hub/rag/index", &customer.key, &json!({})).await
+    };
+    let cases = [
+        (
+            "UPDATE account SET balance = balance + 1000000 WHERE id = 1",
+            "UPDATE account SET balance = balance - 1000000 WHERE id = 1",
+        ),
+        (
+            "UPDATE ledger_entry SET amount = amount - 1 WHERE seq = 4",
+            "UPDATE ledger_entry SET amount = amount + 1 WHERE seq = 4",
+        ),
+        (
+            "UPDATE ledger_entry SET seq = 9 WHERE seq = 3",
+            "UPDATE ledger_entry SET seq = 3 WHERE seq = 9",
+        ),
+    ];
+    for (tamper, mend) in cases {
+        database.execute(tamper).await.unwrap();
+        let last = "SELECT CAST(MAX(seq) AS TEXT) FROM ledger_entry WHERE account_id = 1";
+        let before = database.query(last).await;
+        let port = free_port();
+        let process = Process::start_with(&database, |command| {
+            command.env("POLYSYSTEMS_SERVER__METRICS_BIND", format!("127.0.0.1:{port}"));
+        })
+        .await;
+        let (status, refused) = pay(&process).await;
+        assert_eq!(status, 503, "{tamper}: {refused}");
+        assert_eq!(refused["error"], "Account quarantined");
+        assert_eq!(refused["outcome"], "not-attempted");
+        // Its owner can neither pay in nor make a key, but others go on.
+        let payment = json!({ "amount": 1 });
+        let (status, refused) =
+            process.call("POST", "/api/payments/payments", &customer.token, &payment).await;
+        assert_eq!((status, &refused["error"]), (503, &json!("Account quarantined")));
+        let other = process.customer(&format!("other{port}"), 1).await;
+        let (status, _) = process.call("POST", "/api/hub/rag/index", &other.key, &json!({})).await;
+        assert_eq!(status, 200);
+        let metrics = reqwest::get(format!("http://127.0.0.1:{port}/metrics")).await.unwrap();
+        let metrics = metrics.text().await.unwrap();
+        assert!(metrics.contains("\npolysystems_accounts_quarantined 1\n"), "{metrics}");
+        drop(process);
+        // Nothing was mended, nothing was written.
+        assert_eq!(database.query(last).await, before);
+        database.execute(mend).await.unwrap();
+        let process = Process::start(&database).await;
+        assert_eq!(pay(&process).await.0, 200);
+        drop(process);
+        database
+            .execute("DELETE FROM ledger_entry WHERE account_id = 1 AND seq = 5")
+            .await
+            .unwrap();
+        let back = "UPDATE account SET seq = 4, balance = balance + 500000,
+            link = (SELECT link FROM ledger_entry WHERE account_id = 1 AND seq = 4) WHERE id = 1";
+        database.execute(back).await.unwrap();
+    }
+}
+
+/// As a database of the version before is brought up to date.
+async fn a_ledger_without_a_chain_gets_one(database: Database) {
+    a_small_ledger(&database).await;
+    let links = if database.is_postgres() {
+        "SELECT string_agg(encode(link, 'hex'), ',' ORDER BY account_id, seq) FROM ledger_entry"
+    } else {
+        "SELECT group_concat(hex(link)) FROM (SELECT link FROM ledger_entry ORDER BY account_id, seq)"
+    };
+    let before = database.query(links).await;
+    for statement in [
+        "ALTER TABLE ledger_entry DROP COLUMN link",
+        "ALTER TABLE account DROP COLUMN link",
+        "ALTER TABLE hold_end DROP COLUMN epoch",
+        "DELETE FROM seaql_migrations WHERE version = 'm20261124_000004_chain'",
+    ] {
+        database.execute(statement).await.unwrap();
+    }
+    let (code, _, error) = finished(command(&database).arg("migrate"));
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    assert_eq!(database.query(links).await, before);
+    verify(&database);
+    let refused = database.execute("UPDATE ledger_entry SET at = at + 1").await;
+    assert!(refused.unwrap_err().to_string().contains("append-only"));
 }
 
 async fn migrating_twice_is_migrating_once(database: Database) {

@@ -32,6 +32,20 @@ impl Database {
         Self::in_cluster(DURABLE.get_or_init(|| Cluster::start("")))
     }
 
+    /// In this cluster, reached by this port instead of its socket where one is given.
+    pub fn of(cluster: &Cluster, port: Option<u16>) -> Self {
+        let database = Self::in_cluster(cluster);
+        let Some(port) = port else { return database };
+        let name = database.url.rsplit('/').next().unwrap();
+        let url = format!("postgres://postgres@127.0.0.1:{port}/{name}?sslmode=disable");
+        Database { url, ..database }
+    }
+
+    /// A connection behind the server's back.
+    pub async fn connect(&self) -> sea_orm::DatabaseConnection {
+        sea_orm::Database::connect(&self.url).await.unwrap()
+    }
+
     fn in_cluster(cluster: &Cluster) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::SeqCst));
@@ -86,7 +100,7 @@ impl Database {
 }
 
 /// A PostgreSQL cluster in a temporary folder, reached by its Unix socket alone.
-struct Cluster {
+pub struct Cluster {
     folder: PathBuf,
     binaries: PathBuf,
 }
@@ -97,10 +111,57 @@ impl Cluster {
         CLUSTER.get_or_init(|| Cluster::start("-c fsync=off -c full_page_writes=off"))
     }
 
+    /// A cluster that syncs every commit, for who wants to break it.
+    pub fn own() -> Cluster {
+        Cluster::start("")
+    }
+
+    /// Where it listens.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join(".s.PGSQL.5432")
+    }
+
+    /// Stops it as an operator would.
+    pub fn stop(&self) {
+        let data = self.folder.join("data");
+        let stop = format!("{} -D {} -m fast -w stop", self.binary("pg_ctl"), data.display());
+        self.shell(is_root(), &stop);
+    }
+
+    /// Starts it again, with the options it had.
+    pub fn start_again(&self) {
+        let data = self.folder.join("data");
+        let options = std::fs::read_to_string(data.join("postmaster.opts")).unwrap();
+        let options = options.split_once(' ').unwrap().1.trim().replace('"', "'");
+        let log = self.folder.join("log");
+        let start = format!(
+            "{} -D {} -l {} -w -o \"{options}\" start",
+            self.binary("pg_ctl"),
+            data.display(),
+            log.display()
+        );
+        self.shell(is_root(), &start);
+    }
+
+    /// Sends a signal to every process of it.
+    pub fn signal(&self, signal: &str) {
+        let file = self.folder.join("data/postmaster.pid");
+        let pid = std::fs::read_to_string(file).unwrap().lines().next().unwrap().to_owned();
+        let children = Command::new("pgrep").args(["-P", &pid]).output().unwrap().stdout;
+        let children = String::from_utf8(children).unwrap();
+        // The first one last: it would begin new ones.
+        let mut pids: Vec<&str> = children.lines().collect();
+        pids.push(&pid);
+        if signal != "-CONT" {
+            pids.reverse();
+        }
+        let _ = Command::new("kill").arg(signal).args(pids).status();
+    }
+
     fn start(options: &str) -> Cluster {
         let binaries = find_binaries();
         let folder = tempfile::Builder::new().prefix("polysystems-pg-").tempdir().unwrap().keep();
-        let is_root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
+        let is_root = is_root();
         if is_root {
             // initdb refuses root.
             let owned = Command::new("chown").arg("postgres").arg(&folder).status().unwrap();
@@ -183,6 +244,10 @@ impl Cluster {
         });
         creating.join().unwrap();
     }
+}
+
+fn is_root() -> bool {
+    Command::new("id").arg("-u").output().unwrap().stdout == b"0\n"
 }
 
 fn as_postgres(is_root: bool, script: &str) -> Command {

@@ -53,6 +53,15 @@ impl Process {
     }
 
     pub async fn start_with(database: &Database, change: impl FnOnce(&mut Command)) -> Self {
+        let process = Self::try_start_with(database, change).await;
+        process.expect("the server has ended, or does not get ready")
+    }
+
+    /// A process that may die before it is ready; then there is none.
+    pub async fn try_start_with(
+        database: &Database,
+        change: impl FnOnce(&mut Command),
+    ) -> Option<Self> {
         let port = free_port();
         let mut command = command(database);
         command.env("POLYSYSTEMS_SERVER__BIND", format!("127.0.0.1:{port}"));
@@ -62,11 +71,26 @@ impl Process {
         let mut process = Process { child: command.spawn().unwrap(), url, client };
         let deadline = Instant::now() + Duration::from_secs(30);
         while !process.is_ready().await {
-            assert!(Instant::now() < deadline, "the server does not get ready");
-            assert!(process.child.try_wait().unwrap().is_none(), "the server has ended");
+            if Instant::now() > deadline || process.has_ended() {
+                return None;
+            }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        process
+        Some(process)
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
+    /// The number of the process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> &str {
+        self.url.trim_start_matches("http://")
     }
 
     pub async fn is_ready(&self) -> bool {
@@ -79,9 +103,13 @@ impl Process {
         self.child.wait().unwrap();
     }
 
-    pub fn terminate(&mut self) -> Option<i32> {
+    pub fn signal(&self, signal: &str) {
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+
+    pub fn terminate(&mut self) -> Option<i32> {
+        self.signal("-TERM");
         self.child.wait().unwrap().code()
     }
 

@@ -1,0 +1,131 @@
+//! The harness that breaks things: it starts the real server, drives real load over HTTP, kills, cuts, freezes
+//! and overloads, and holds the clients' own log of answers against the database.
+//!
+//! `cargo test --features failpoints --test chaos -- --help`
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::as_conversions,
+    clippy::float_arithmetic,
+    clippy::too_many_lines,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_truncation,
+    reason = "a test that fails by a panic has done its work"
+)]
+
+use std::time::Instant;
+
+mod cases;
+mod disk;
+mod ledger;
+mod load;
+mod overload;
+mod proxy;
+
+#[path = "../it/support/mod.rs"]
+#[expect(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    reason = "shared with the tests, which use all of it"
+)]
+mod support;
+
+/// How long and how often.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// Rounds of what is done in rounds; each case has its own default.
+    rounds: Option<usize>,
+    /// How long what lasts lasts, in seconds; likewise.
+    seconds: Option<u64>,
+    /// Is every round of full length?
+    is_full: bool,
+}
+
+impl Plan {
+    fn rounds(&self, short: usize, full: usize) -> usize {
+        self.rounds.unwrap_or(if self.is_full { full } else { short })
+    }
+
+    fn seconds(&self, short: u64, full: u64) -> u64 {
+        self.seconds.unwrap_or(if self.is_full { full } else { short })
+    }
+}
+
+const HELP: &str = "\
+Breaks the server, and checks that no money is lost, doubled or overspent.
+
+    cargo test [--release] --features failpoints --test chaos -- [OPTIONS] [CASE...]
+
+Options:
+    --rounds N        how often each case is repeated
+    --seconds N       how long faults and load last, in seconds
+    --full            the full length of each case, instead of the short round that CI runs
+    --database KIND   sqlite or postgres; both where it is not given
+    --list            the cases
+
+A case is chosen by a part of its name.";
+
+fn main() {
+    let mut plan = Plan { rounds: None, seconds: None, is_full: false };
+    let (mut database, mut chosen, mut is_list) = (None, Vec::new(), false);
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().expect("an option without its value");
+        match argument.as_str() {
+            "--rounds" => plan.rounds = Some(value().parse().expect("--rounds takes a number")),
+            "--seconds" => plan.seconds = Some(value().parse().expect("--seconds takes a number")),
+            "--database" => database = Some(value()),
+            "--full" => plan.is_full = true,
+            "--list" => is_list = true,
+            "--help" | "-h" => {
+                println!("{HELP}");
+                return;
+            }
+            // What the other tests' runner takes.
+            "--nocapture" | "--exact" | "-q" | "--quiet" => {}
+            "--test-threads" => drop(value()),
+            name if !name.starts_with('-') => chosen.push(argument),
+            other => panic!("{other} is not known; --help tells"),
+        }
+    }
+    let cases = cases::all();
+    let is_chosen = |name: &str| {
+        let kind = name.rsplit(' ').next().unwrap();
+        database.as_deref().is_none_or(|database| database == kind)
+            && (chosen.is_empty() || chosen.iter().any(|part| name.contains(part.as_str())))
+    };
+    if is_list {
+        cases.iter().for_each(|(name, _)| println!("{name}"));
+        return;
+    }
+    assert!(
+        cfg!(feature = "failpoints"),
+        "the harness needs a server with failpoints: cargo test --features failpoints, or tests/run"
+    );
+    let (mut passed, mut failed) = (0, Vec::new());
+    for (name, case) in cases.into_iter().filter(|(name, _)| is_chosen(name)) {
+        println!("chaos: {name} ...");
+        let begun = Instant::now();
+        let result = std::panic::catch_unwind(|| case(plan));
+        let seconds = begun.elapsed().as_secs_f32();
+        if result.is_ok() {
+            passed += 1;
+            println!("chaos: {name} ... ok, {seconds:.1} s");
+        } else {
+            println!("chaos: {name} ... FAILED, {seconds:.1} s");
+            failed.push(name);
+        }
+    }
+    for name in &failed {
+        println!("failed: {name}");
+    }
+    println!("{passed} passed, {} failed", failed.len());
+    std::process::exit(i32::from(!failed.is_empty()));
+}
