@@ -68,9 +68,14 @@ pub async fn verify(store: &Store, audience: &mut impl Audience) -> anyhow::Resu
     let mut after = None;
     loop {
         let accounts = store.audited_accounts(after).await?;
-        let Some(last) = accounts.last() else { break };
+        let Some((last, _)) = accounts.last() else { break };
         after = Some(*last);
-        for account in accounts {
+        for (account, is_empty) in accounts {
+            if is_empty {
+                report.accounts = report.accounts.saturating_add(1);
+                audience.progress(&report, total);
+                continue;
+            }
             verify_account(store, account, total, &mut report, audience).await?;
         }
     }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::accounts::{spends_of, stored};
 use super::{Store, StoreError, ledger};
 use crate::domain::audit::AuditedAccount;
-use crate::domain::{AccountId, ChargeId, Credits, EntryKind, KeyId, LedgerEntry};
+use crate::domain::{AccountId, ChargeId, Credits, EntryKind, KeyId, LedgerEntry, Link};
 use entity::{account, api_key, hold_end, ledger_entry};
 
 const PAGE: u64 = 1_000;
@@ -31,21 +31,33 @@ pub struct Audit {
 }
 
 impl Store {
-    /// The next accounts after `after`, in the order of their numbers.
+    /// The next accounts after `after`, in the order of their numbers; and of each, whether nothing was ever
+    /// written for it, so that there is nothing to fold. Most accounts of a large database are so.
     ///
     /// # Errors
     /// [`StoreError`]
     pub async fn audited_accounts(
         &self,
         after: Option<AccountId>,
-    ) -> Result<Vec<AccountId>, StoreError> {
-        let rows = account::Entity::find()
-            .filter(account::Column::Id.gt(after.map_or(0, |id| id.0)))
-            .order_by_asc(account::Column::Id)
-            .limit(PAGE)
-            .all(&self.read)
-            .await?;
-        Ok(rows.into_iter().map(|row| AccountId(row.id)).collect())
+    ) -> Result<Vec<(AccountId, bool)>, StoreError> {
+        const SQL: &str = "SELECT id, CASE WHEN seq = 0 AND balance = 0 AND link = $2
+                AND environment IN (1, 2) AND status IN (1, 2)
+                AND NOT EXISTS (SELECT 1 FROM ledger_entry WHERE account_id = account.id)
+                AND NOT EXISTS (SELECT 1 FROM api_key WHERE account_id = account.id)
+                AND NOT EXISTS (SELECT 1 FROM payment WHERE account_id = account.id)
+                AND NOT EXISTS (SELECT 1 FROM hold WHERE account_id = account.id)
+                AND NOT EXISTS (SELECT 1 FROM hold_end WHERE account_id = account.id)
+                THEN 1 ELSE 0 END
+            FROM account WHERE id > $1 ORDER BY id LIMIT 1000";
+        let backend = self.read.get_database_backend();
+        let values = [after.map_or(0, |id| id.0).into(), Link::START.0.to_vec().into()];
+        let statement = Statement::from_sql_and_values(backend, SQL, values);
+        let rows = self.read.query_all_raw(statement).await?;
+        let account = |row: &sea_orm::QueryResult| {
+            let is_empty = row.try_get_by_index::<i32>(1)? == 1;
+            Ok((AccountId(row.try_get_by_index(0)?), is_empty))
+        };
+        rows.iter().map(account).collect()
     }
 
     /// How many accounts there are.

@@ -115,7 +115,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`] where the database still does not answer.
     pub async fn is_written(&self, batch: &Batch, lease: Lease) -> Result<bool, StoreError> {
-        let ledger = self.ledger();
+        let ledger = self.committed();
         // Else an earlier attempt could still be committed after it was not found.
         if is_postgres(&ledger) && other_sessions(&ledger).await? > 0 {
             return Err(StoreError::TooSlow);
@@ -143,7 +143,7 @@ impl Store {
         const SQL: &str = "SELECT CAST(COUNT(*) AS BIGINT) FROM (
                 SELECT id FROM usage_record ORDER BY number DESC LIMIT 20000
             ) AS last WHERE id = $1";
-        let ledger = self.ledger();
+        let ledger = self.committed();
         let backend = ledger.get_database_backend();
         let statement = Statement::from_sql_and_values(backend, SQL, [usage.id.0.into()]);
         let row = ledger.query_one_raw(statement).await?;

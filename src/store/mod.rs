@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use sea_orm::sqlx;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
     AccessMode, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction,
@@ -144,6 +145,9 @@ impl Store {
                     .pragma("wal_autocheckpoint", log_pages())
                     .pragma("cache_size", "-65536")
             });
+            options.map_sqlx_sqlite_pool_opts(|pool| {
+                pool.before_acquire(|connection, _| Box::pin(is_clean(connection)))
+            });
             Database::connect(options)
         };
         let write = connect(1).await?;
@@ -184,6 +188,12 @@ impl Store {
         let ledger = Database::connect(renewal.clone()).await?;
         let (ledger, renewal) = (Arc::new(RwLock::new(ledger)), Some(Arc::new(renewal)));
         Ok(Store { runtime, read: write.clone(), write, ledger, renewal })
+    }
+
+    /// Where a batch is looked for. For SQLite not the connection that wrote it: that one could see what it has not
+    /// committed.
+    fn committed(&self) -> DatabaseConnection {
+        if self.renewal.is_some() { self.ledger() } else { self.read.clone() }
     }
 
     /// The ledger writer's connection as it is now.
@@ -270,6 +280,19 @@ impl Store {
             Err(_) => Err(StoreError::TooSlow),
         }
     }
+}
+
+/// Is a connection outside of any transaction? Where a COMMIT or ROLLBACK fails, since the disk is full or broken,
+/// the driver can be left believing in a transaction that is over, or inside one that is not. What is then begun is
+/// a savepoint, whose release commits nothing. Such a connection is thrown away.
+async fn is_clean(connection: &mut sqlx::SqliteConnection) -> Result<bool, sqlx::Error> {
+    use sqlx::Connection as _;
+    if connection.is_in_transaction() {
+        // A rollback may be under way; when it is done, the answer counts.
+        connection.ping().await?;
+        return Ok(!connection.is_in_transaction());
+    }
+    Ok(true)
 }
 
 /// Below the process, every commit is synced; a test of that test may order less.

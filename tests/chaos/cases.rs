@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::Plan;
 use crate::disk::{Disk, cut_power};
 use crate::ledger::{Ledger, Zeros};
-use crate::load::{Connection, Log, Mix, join, load, percentile, request};
+use crate::load::{Connection, Log, Mix, join, load, percentile, probe, request};
 use crate::overload;
 use crate::proxy::{Mode, Proxy};
 use crate::support::database::Cluster;
@@ -391,7 +391,8 @@ async fn outage(plan: Plan, fault: Fault) {
     let mut ledger = Ledger::of(&database, &names).await;
     for _ in 0..rounds {
         let log = Arc::new(Log::default());
-        let tasks = load(process.address(), &customers, 32, Mix::Plain, true, &log);
+        let mut tasks = load(process.address(), &customers, 32, Mix::Plain, true, &log);
+        tasks.push(probe(process.address(), &customers, Duration::from_millis(10), &log));
         let warm = Duration::from_secs(3);
         tokio::time::sleep(warm).await;
         let began = Instant::now();

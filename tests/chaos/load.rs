@@ -338,6 +338,43 @@ pub fn load(
     (0..connections).map(one).collect()
 }
 
+/// A new caller each `pause`, whatever became of those before: who waits for a commit does not call again.
+pub fn probe(
+    address: &str,
+    customers: &[Customer],
+    pause: Duration,
+    log: &Arc<Log>,
+) -> JoinHandle<()> {
+    let (address, customers, log) = (address.to_owned(), customers.to_vec(), Arc::clone(log));
+    tokio::spawn(async move {
+        let mut callers = Vec::new();
+        for place in 0_usize.. {
+            if log.stopped.load(Ordering::SeqCst) {
+                break;
+            }
+            let (address, log) = (address.clone(), Arc::clone(&log));
+            let customer = customers[place % customers.len()].clone();
+            callers.push(tokio::spawn(async move {
+                let Ok(mut connection) = Connection::open(&address).await else { return };
+                let mut random = StdRng::seed_from_u64(u64::try_from(place).unwrap());
+                let (kind, request) = next(&mut random, Mix::Plain, &customer);
+                let begun = Instant::now();
+                match connection.call(&request).await {
+                    Ok(answer) => {
+                        let now = Instant::now();
+                        let micros = u64::try_from((now - begun).as_micros()).unwrap();
+                        log.samples.lock().unwrap().push((now, micros, answer.status));
+                        read(&log, &kind, &answer);
+                    }
+                    Err(_) => Log::add(&log.unknown),
+                }
+            }));
+            tokio::time::sleep(pause).await;
+        }
+        join(callers).await;
+    })
+}
+
 pub async fn join(tasks: Vec<JoinHandle<()>>) {
     for task in tasks {
         task.await.unwrap();

@@ -70,7 +70,7 @@ Options:
     --database KIND   sqlite or postgres; both where it is not given
     --list            the cases
 
-A case is chosen by a part of its name.";
+A case is chosen by how its name begins.";
 
 fn main() {
     let mut plan = Plan { rounds: None, seconds: None, is_full: false };
@@ -99,7 +99,7 @@ fn main() {
     let is_chosen = |name: &str| {
         let kind = name.rsplit(' ').next().unwrap();
         database.as_deref().is_none_or(|database| database == kind)
-            && (chosen.is_empty() || chosen.iter().any(|part| name.contains(part.as_str())))
+            && (chosen.is_empty() || chosen.iter().any(|start| name.starts_with(start.as_str())))
     };
     if is_list {
         cases.iter().for_each(|(name, _)| println!("{name}"));
