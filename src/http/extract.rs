@@ -52,6 +52,7 @@ impl Body {
         T: DeserializeOwned + Validate<Context = ()>,
     {
         let bytes = self.0?;
+        check_object(&bytes)?;
         let mut reader = serde_json::Deserializer::from_slice(&bytes);
         let value: T = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
             let path = error.path().to_string();
@@ -66,6 +67,18 @@ impl Body {
             ApiError::Validation(details.collect())
         })?;
         Ok(value)
+    }
+}
+
+/// A list of values would be taken for the fields in their order, by no name.
+fn check_object(bytes: &[u8]) -> Result<(), ApiError> {
+    let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
+    if first == Some(&b'{') {
+        return Ok(());
+    }
+    match serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
+        Ok(_) => Err(ApiError::BadJson("it must be an object, in braces".into())),
+        Err(error) => Err(ApiError::BadJson(error.to_string())),
     }
 }
 

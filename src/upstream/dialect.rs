@@ -130,6 +130,10 @@ impl Dialect {
         let must_be = |error: serde_json::Error| format!("The body must be a JSON object: {error}");
         let read: AskBody = serde_json::from_slice(body).map_err(must_be)?;
         let shown: Map<String, Value> = serde_json::from_slice(body).map_err(must_be)?;
+        // A list would be taken for the options in their order, by no name.
+        if shown.get("stream_options").is_some_and(Value::is_array) {
+            return Err("stream_options: must be an object".to_owned());
+        }
         if let Some(name) = shown.keys().find(|name| {
             let lower = name.to_ascii_lowercase();
             READ_FIELDS.contains(&lower.as_str()) && lower != **name
@@ -792,6 +796,7 @@ mod tests {
             r#"{"Max_Tokens":1}"#,
             r#"{"N":2}"#,
             r#"{"max_tokens":0}"#,
+            r#"{"stream_options":[true]}"#,
         ] {
             assert!(Dialect::Chat.ask(body.as_bytes()).is_err(), "{body}");
         }
