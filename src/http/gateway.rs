@@ -30,8 +30,8 @@ pub(super) async fn call(
     client: Data<reqwest::Client>,
     body: Body,
 ) -> HttpResponse {
-    let read = is_dry_run(&request).and_then(|dry| Ok((dry, arrival(&request, &app, body)?)));
-    let (is_dry_run, arrival) = match read {
+    let read = arrival(&request, &app, body).and_then(|read| Ok((read, is_dry_run(&request)?)));
+    let (arrival, is_dry_run) = match read {
         Ok(read) => read,
         Err(error) => return refuse(&request, &app, error),
     };
@@ -87,6 +87,14 @@ fn arrival(request: &HttpRequest, app: &App, body: Body) -> Result<Arrival, ApiE
     let uri = request.uri();
     let path = uri.path();
     let group = group(path).filter(|_| is_plain(path)).ok_or(ApiError::NoRoute)?;
+    let prices = &app.gateway.prices;
+    if prices.find(request.method().as_str(), path).is_none() {
+        let allow = prices.methods(path).join(", ");
+        // Without any, the path has no price at all, which the pipeline says in its turn.
+        if !allow.is_empty() {
+            return Err(ApiError::MethodNotAllowed { allow: allow.into() });
+        }
+    }
     let headers = request.headers();
     let credential = match headers.get(API_KEY) {
         // A header that is no text is a key that is not valid.

@@ -76,8 +76,9 @@ fn resource<const N: usize>(
     allow: &'static str,
     methods: [(Method, Route); N],
 ) -> actix_web::Resource {
-    let refuse =
-        move || async move { Err::<HttpResponse, _>(ApiError::MethodNotAllowed { allow }) };
+    let refuse = move || async move {
+        Err::<HttpResponse, _>(ApiError::MethodNotAllowed { allow: allow.into() })
+    };
     let mut resource = web::resource(path);
     for (method, route) in methods {
         resource = resource.route(route.method(method));
