@@ -291,7 +291,7 @@ fn http_server(
     cores: usize,
 ) -> anyhow::Result<actix_web::dev::Server> {
     let ServerSettings { workers, keep_alive_seconds, head_timeout_seconds, .. } = settings.server;
-    let document = Data::new(http::document(&app.gateway.prices));
+    let document = Data::new(http::document(app));
     // Fails here, once, rather than in every thread.
     upstream::client(&settings.upstreams).context("cannot set up the HTTP client")?;
     let (app, upstreams) = (app.clone(), settings.upstreams.clone());

@@ -5,6 +5,7 @@ use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::amount::Amount;
 use super::error::{ApiError, ErrorBody, FieldError};
@@ -183,8 +184,8 @@ fn depart(departure: Departure) -> HttpResponse {
 }
 
 /// The answer to a dry run.
-#[derive(Serialize)]
-struct QuoteBody {
+#[derive(Serialize, ToSchema)]
+pub(super) struct QuoteBody {
     dry_run: bool,
     currency: &'static str,
     environment: &'static str,
@@ -200,14 +201,14 @@ struct QuoteBody {
 }
 
 /// From the least to the most.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct CostBody {
     least: Amount,
     most: Amount,
 }
 
 /// What the key may spend; null is no limit.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct RemainingBody {
     per_request: Option<Amount>,
     daily: Option<Amount>,

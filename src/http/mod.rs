@@ -167,6 +167,6 @@ pub fn routes(config: &mut ServiceConfig, document: &Data<utoipa::openapi::OpenA
 
 /// The OpenAPI document of the whole surface.
 #[must_use]
-pub fn document(prices: &crate::domain::pricing::PriceList) -> utoipa::openapi::OpenApi {
-    docs::document(prices)
+pub fn document(app: &App) -> utoipa::openapi::OpenApi {
+    docs::document(app)
 }
