@@ -13,6 +13,7 @@ mod charging;
 mod clients;
 mod commands;
 mod concurrency;
+mod conformance;
 mod durability;
 mod harness;
 mod keys;
