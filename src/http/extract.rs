@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 
 use super::App;
 use super::error::{ApiError, FieldError};
+use crate::json::Object;
 use crate::store::users::{Role, User};
 
 type Boxed<T> = Pin<Box<dyn Future<Output = Result<T, ApiError>>>>;
@@ -52,9 +53,9 @@ impl Body {
         T: DeserializeOwned + Validate<Context = ()>,
     {
         let bytes = self.0?;
-        check_object(&bytes)?;
         let mut reader = serde_json::Deserializer::from_slice(&bytes);
-        let value: T = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let read = serde_path_to_error::deserialize::<_, Object<T>>(&mut reader);
+        let Object(value) = read.map_err(|error| {
             let path = error.path().to_string();
             unreadable(&path, error.inner())
         })?;
@@ -67,18 +68,6 @@ impl Body {
             ApiError::Validation(details.collect())
         })?;
         Ok(value)
-    }
-}
-
-/// A list of values would be taken for the fields in their order, by no name.
-fn check_object(bytes: &[u8]) -> Result<(), ApiError> {
-    let first = bytes.iter().find(|byte| !byte.is_ascii_whitespace());
-    if first == Some(&b'{') {
-        return Ok(());
-    }
-    match serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
-        Ok(_) => Err(ApiError::BadJson("it must be an object, in braces".into())),
-        Err(error) => Err(ApiError::BadJson(error.to_string())),
     }
 }
 

@@ -16,6 +16,7 @@ use super::fields::Fields;
 use super::sse;
 use super::{Reported, TokenUsage};
 use crate::domain::{Credits, LimitsLeft};
+use crate::json::Object;
 use crate::tokens::{PromptTokens, vocabulary};
 
 /// The protocol of a route.
@@ -82,7 +83,7 @@ struct AskBody {
     #[serde(default)]
     stream: Option<bool>,
     #[serde(default)]
-    stream_options: Option<StreamOptions>,
+    stream_options: Option<Object<StreamOptions>>,
     #[serde(default)]
     model: Option<Value>,
     max_tokens: Option<u64>,
@@ -128,12 +129,8 @@ impl Dialect {
     /// What is wrong with it, for the client.
     pub fn ask(self, body: &[u8]) -> Result<Ask, String> {
         let must_be = |error: serde_json::Error| format!("The body must be a JSON object: {error}");
-        let read: AskBody = serde_json::from_slice(body).map_err(must_be)?;
+        let Object(read): Object<AskBody> = serde_json::from_slice(body).map_err(must_be)?;
         let shown: Map<String, Value> = serde_json::from_slice(body).map_err(must_be)?;
-        // A list would be taken for the options in their order, by no name.
-        if shown.get("stream_options").is_some_and(Value::is_array) {
-            return Err("stream_options: must be an object".to_owned());
-        }
         if let Some(name) = shown.keys().find(|name| {
             let lower = name.to_ascii_lowercase();
             READ_FIELDS.contains(&lower.as_str()) && lower != **name
@@ -161,7 +158,7 @@ impl Dialect {
         };
         let asked = read.n.max(read.best_of).unwrap_or(1).max(1);
         let wants_usage =
-            read.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
+            read.stream_options.and_then(|Object(options)| options.include_usage).unwrap_or(false);
         Ok(Ask {
             is_stream: read.stream.unwrap_or(false) && self != Dialect::Embeddings,
             wants_usage: wants_usage || self == Dialect::Responses,
@@ -276,7 +273,7 @@ pub struct Piece {
 #[derive(Deserialize)]
 struct Chunk<'c> {
     #[serde(borrow)]
-    choices: Vec<ChunkChoice<'c>>,
+    choices: Vec<Object<ChunkChoice<'c>>>,
     #[serde(borrow, default, deserialize_with = "present")]
     usage: Option<&'c RawValue>,
 }
@@ -286,7 +283,7 @@ struct ChunkChoice<'c> {
     #[serde(borrow, default)]
     finish_reason: Option<&'c RawValue>,
     #[serde(borrow, default)]
-    delta: Option<ChunkDelta<'c>>,
+    delta: Option<Object<ChunkDelta<'c>>>,
     #[serde(borrow, default)]
     text: Option<Cow<'c, str>>,
 }
@@ -485,7 +482,7 @@ impl Transcript {
         if !matches!(self.dialect, Dialect::Chat | Dialect::Completion) || self.head.is_none() {
             return None;
         }
-        let chunk: Chunk<'_> = serde_json::from_str(data).ok()?;
+        let Object(chunk): Object<Chunk<'_>> = serde_json::from_str(data).ok()?;
         let is_null = chunk.usage.is_some_and(|usage| usage.get() == "null");
         let passed = match chunk.usage {
             Some(_) if self.wants_usage && is_null => frame.clone(),
@@ -494,8 +491,8 @@ impl Transcript {
             None => frame.clone(),
         };
         let mut text = String::new();
-        for choice in &chunk.choices {
-            let delta = choice.delta.as_ref();
+        for Object(choice) in &chunk.choices {
+            let delta = choice.delta.as_ref().map(|Object(delta)| delta);
             if delta.is_some_and(|delta| {
                 [delta.tool_calls, delta.function_call, delta.audio].iter().any(Option::is_some)
             }) {
@@ -727,7 +724,9 @@ impl Reported {
         if usage.trim() == "null" {
             return Reported::Missing;
         }
-        let Ok(usage) = serde_json::from_str::<Usage>(usage) else { return Reported::Absurd };
+        let Ok(Object(usage)) = serde_json::from_str::<Object<Usage>>(usage) else {
+            return Reported::Absurd;
+        };
         let prompt = usage.prompt_tokens.or(usage.input_tokens);
         let completion = usage.completion_tokens.or(usage.output_tokens);
         let all = [prompt, completion, usage.total_tokens];
@@ -992,6 +991,7 @@ mod tests {
             (r#"{"usage":{"prompt_tokens":-3,"completion_tokens":4}}"#, Err(())),
             (r#"{"usage":{"prompt_tokens":1e99}}"#, Err(())),
             (r#"{"usage":"many"}"#, Err(())),
+            (r#"{"usage":[3,3,4,4,7]}"#, Err(())),
             (r#"{"usage":{}}"#, Ok(None)),
             (r#"{"usage":null}"#, Ok(None)),
             ("not json", Ok(None)),
