@@ -18,7 +18,7 @@ use crate::store::Store;
 use crate::upstream::Group;
 
 mod admin;
-mod amount;
+pub mod amount;
 mod auth;
 mod docs;
 pub mod edge;
@@ -27,6 +27,8 @@ mod extract;
 mod gateway;
 mod keys;
 mod meta;
+pub mod origin;
+pub mod page;
 mod payments;
 mod repeat;
 

@@ -11,6 +11,7 @@ use super::amount::Amount;
 use super::error::{ApiError, ErrorBody, FieldError};
 use super::extract::{Body, SessionUser};
 use super::keys::EnvironmentName;
+use super::page::EntryCursor;
 use super::repeat::{once, replay};
 use super::{App, uncancelled};
 use crate::domain::{ChargeId, EntryKind, KeyId, LedgerEntry, PaymentId, Timestamp, UserId};
@@ -344,9 +345,10 @@ pub(super) async fn transactions(
     let page: PageQuery = query(&request)?;
     let limit = page.limit()?;
     let environment = page.environment.into();
+    let before = page.cursor()?.map(|EntryCursor(seq)| seq);
     let more = limit.saturating_add(1);
-    let mut entries = app.payments.entries(user.id, environment, page.cursor()?, more).await?;
-    let next_cursor = cut(&mut entries, limit).map(|entry| entry.seq.to_string());
+    let mut entries = app.payments.entries(user.id, environment, before, more).await?;
+    let next_cursor = cut(&mut entries, limit).map(|entry| EntryCursor(entry.seq).to_string());
     let transactions = entries.into_iter().map(TransactionBody::from).collect();
     Ok(HttpResponse::Ok().json(TransactionsPage { transactions, next_cursor }))
 }
