@@ -10,7 +10,9 @@ pub fn is_plain(path: &str) -> bool {
     let hidden = ["%2f", "%5c", "%25", "\\"];
     // What need not be encoded has one spelling only, or a price could be dodged by another.
     let needlessly_encoded = lower.split('%').skip(1).any(|rest| {
-        let code = rest.get(..2).and_then(|code| u8::from_str_radix(code, 16).ok());
+        // A sign would be read as a part of the number.
+        let code = rest.get(..2).filter(|code| code.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        let code = code.and_then(|code| u8::from_str_radix(code, 16).ok());
         code.is_none_or(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
     });
     !needlessly_encoded
@@ -54,6 +56,7 @@ mod tests {
             ("/api/hub/memory/%2e%2E/agents/chat", false),
             ("/api/hub/agents/ch%61t", false),
             ("/api/hub/agents/chat%", false),
+            ("/api/hub/agents/chat%+f", false),
             ("/api/hub/memory/..%2fagents", false),
             ("/api/hub/memory/..%5cagents", false),
             ("/api/hub/memory/%252e%252e/x", false),
