@@ -269,7 +269,8 @@ pub struct Piece {
     pub is_end: bool,
 }
 
-/// A chunk of a chat or a completion, as far as it is read the short way.
+/// A chunk of a chat or a completion, as far as it is read the short way. A choice that has anything else may
+/// have text there, and is read the long way.
 #[derive(Deserialize)]
 struct Chunk<'c> {
     #[serde(borrow)]
@@ -279,9 +280,14 @@ struct Chunk<'c> {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct ChunkChoice<'c> {
+    #[serde(default, rename = "index")]
+    _index: Option<u64>,
     #[serde(borrow, default)]
-    finish_reason: Option<&'c RawValue>,
+    logprobs: Option<&'c RawValue>,
+    #[serde(borrow, default)]
+    finish_reason: Option<Cow<'c, str>>,
     #[serde(borrow, default)]
     delta: Option<Object<ChunkDelta<'c>>>,
     #[serde(borrow, default)]
@@ -289,7 +295,10 @@ struct ChunkChoice<'c> {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct ChunkDelta<'c> {
+    #[serde(borrow, default, rename = "role")]
+    _role: Option<Cow<'c, str>>,
     #[serde(borrow, default)]
     content: Option<Cow<'c, str>>,
     #[serde(borrow, default)]
@@ -311,13 +320,14 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de Raw
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// The frame without its `"usage":null`; `None` where that is not written so. These bytes cannot be a part of
-/// a string, in which the quotes would be escaped.
+/// The frame without its `"usage":null`; `None` where that is not written so, or not the only usage. These
+/// bytes cannot be a part of a string, in which the quotes would be escaped.
 fn without_null_usage(frame: &Bytes) -> Option<Bytes> {
     const FIELD: &str = ",\"usage\":null";
     let text = std::str::from_utf8(frame).ok()?;
     let (before, after) = text.split_once(FIELD)?;
-    (!after.contains(FIELD)).then(|| [before, after].concat().into())
+    let is_only = ![before, after].iter().any(|part| part.contains("\"usage\""));
+    is_only.then(|| [before, after].concat().into())
 }
 
 /// What a stream is closed with.
@@ -493,9 +503,10 @@ impl Transcript {
         let mut text = String::new();
         for Object(choice) in &chunk.choices {
             let delta = choice.delta.as_ref().map(|Object(delta)| delta);
-            if delta.is_some_and(|delta| {
-                [delta.tool_calls, delta.function_call, delta.audio].iter().any(Option::is_some)
-            }) {
+            let is_plain = delta.is_none_or(|delta| {
+                [delta.tool_calls, delta.function_call, delta.audio].iter().all(Option::is_none)
+            });
+            if !is_plain || choice.logprobs.is_some() {
                 return None;
             }
             self.has_finished |= choice.finish_reason.is_some();
@@ -873,6 +884,10 @@ mod tests {
             r#"{"choices":[{"delta":{"content":[{"type":"text","text":"a"}]}}]}"#,
             r#"{"choices":[],"usage":null}"#,
             r#"{"choices":[{"delta":{}}],"usage":{"total_tokens":1}}"#,
+            r#"{"choices":[{"message":{"content":"a"},"delta":{"text":"b"}}]}"#,
+            r#"{"choices":[{"text":"a","logprobs":{"text":"b"},"finish_reason":{"text":"c"}}]}"#,
+            r#"{"choices":[{"delta":["assistant","a"]}]}"#,
+            r#"{"x":{"y":1,"usage":null},"choices":[],"usage" :null}"#,
             r#"{"usage": null, "choices":[{"delta":{"content":"a"}}]}"#,
             r#"{"error":{"message":"x"}}"#,
         ] {
