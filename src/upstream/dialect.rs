@@ -707,7 +707,8 @@ fn response_text(fields: &Fields<'_>) -> String {
 /// The frame with other data. Its other lines stay.
 fn framed(frame: &[u8], fields: &Fields<'_>) -> Bytes {
     let mut out = String::new();
-    for line in String::from_utf8_lossy(frame).lines() {
+    // A line may end with CR alone, which `str::lines` does not know.
+    for line in String::from_utf8_lossy(frame).split(['\n', '\r']) {
         if !line.is_empty() && !line.starts_with("data") {
             out.push_str(line);
             out.push('\n');
@@ -899,6 +900,15 @@ mod tests {
                 let (long, short) = (long.read(frame(chunk)), short.read(frame(chunk)));
                 assert_eq!(long, short, "{chunk}");
             }
+        }
+    }
+
+    #[test]
+    fn a_frame_is_changed_whatever_ends_its_lines() {
+        for end in ["\n", "\r\n", "\r"] {
+            let chunk = format!("id: 7{end}data: {{\"x\":1,\"usage\": null}}{end}{end}");
+            let piece = transcript(Dialect::Chat, "{}").read(chunk.into());
+            assert_eq!(piece.passed.unwrap(), "id: 7\ndata: {\"x\":1}\n\n", "{end:?}");
         }
     }
 
