@@ -198,6 +198,7 @@ pub(super) struct PageQuery {
     #[param(minimum = 1, maximum = 100)]
     limit: Option<u64>,
     /// `next_cursor` of the page before.
+    #[param(pattern = "^([1-9][0-9]{0,18}|pay-[0-9a-f-]{36})$")]
     cursor: Option<String>,
     /// `live` (default) or `test`.
     #[param(value_type = Option<EnvironmentName>, inline)]
