@@ -299,7 +299,7 @@ fn http_server(
         workers, keep_alive_seconds, head_timeout_seconds, connections_max, ..
     } = settings.server;
     let workers = if workers == 0 { cores } else { workers };
-    let document = Data::new(http::document(&app.gateway.prices));
+    let document = Data::new(http::document(app));
     // Fails here, once, rather than in every thread.
     upstream::client(&settings.upstreams).context("cannot set up the HTTP client")?;
     let (app, upstreams) = (app.clone(), settings.upstreams.clone());

@@ -67,6 +67,7 @@ pub mod config;
 pub mod domain;
 pub mod http;
 pub mod idempotency;
+mod json;
 pub mod operators;
 pub mod payments;
 pub mod pipeline;

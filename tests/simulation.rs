@@ -1156,7 +1156,7 @@ impl World<'_> {
                 let which = self.random.random_range(0..self.limbo.len());
                 self.end_limbo(which);
             }
-            950..955 => self.is_down = true,
+            950..956 => self.is_down = true,
             956..960 => {
                 self.crash(place);
                 if self.processes.is_empty() {

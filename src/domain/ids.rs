@@ -43,8 +43,8 @@ macro_rules! prefixed_id {
 
             fn from_str(text: &str) -> Result<Self, IdError> {
                 let uuid = text.strip_prefix($prefix).ok_or(IdError($prefix))?;
-                // Only the hyphenated form: one id, one text.
-                if uuid.len() != 36 {
+                // Only the hyphenated form in small letters: one id, one text.
+                if uuid.len() != 36 || uuid.bytes().any(|byte| byte.is_ascii_uppercase()) {
                     return Err(IdError($prefix));
                 }
                 Uuid::try_parse(uuid).map($name).map_err(|_| IdError($prefix))
@@ -91,6 +91,7 @@ mod tests {
             "user-00000000-0000-0000-0000-000000000007",
             "00000000-0000-0000-0000-000000000007",
             "key-00000000000000000000000000000007",
+            "key-00000000-0000-0000-0000-00000000000A",
             "key-{00000000-0000-0000-0000-000000000007}",
             "key-",
             "",

@@ -128,14 +128,16 @@ impl PriceRule {
     }
 
     fn matches(&self, method: &str, path: &str) -> bool {
-        let method_fits = self.method.as_deref().is_none_or(|own| own == method);
-        let path_fits = match self.path.strip_suffix("/*") {
+        self.method.as_deref().is_none_or(|own| own == method) && self.is_of(path)
+    }
+
+    fn is_of(&self, path: &str) -> bool {
+        match self.path.strip_suffix("/*") {
             Some(prefix) => path
                 .strip_prefix(prefix)
                 .is_some_and(|rest| rest.is_empty() || rest.starts_with('/')),
             None => &*self.path == path,
-        };
-        method_fits && path_fits
+        }
     }
 
     /// Exact before prefix, longer before shorter, a named method before any.
@@ -168,6 +170,16 @@ impl PriceList {
     #[must_use]
     pub fn find(&self, method: &str, path: &str) -> Option<&Arc<PriceRule>> {
         self.rules.iter().find(|rule| rule.matches(method, path))
+    }
+
+    /// The methods that a path has prices for, where its rules name them.
+    #[must_use]
+    pub fn methods(&self, path: &str) -> Vec<&str> {
+        let of_path = self.rules.iter().filter(|rule| rule.is_of(path));
+        let mut methods: Vec<&str> = of_path.filter_map(|rule| rule.method.as_deref()).collect();
+        methods.sort_unstable();
+        methods.dedup();
+        methods
     }
 
     /// Every rule, most exact first.
@@ -217,6 +229,8 @@ mod tests {
             let found = list.find(method, path).map(|rule| rule.base.nanos());
             assert_eq!(found, base, "{method} {path}");
         }
+        assert_eq!(list.methods("/api/hub/memory/all"), ["DELETE", "POST"]);
+        assert!(list.methods("/api/hub/tasks").is_empty());
     }
 
     const ASKED: Demand = Demand {

@@ -41,11 +41,13 @@ impl Timestamp {
         self.0.saturating_sub(earlier.0).max(0)
     }
 
-    /// Reads RFC 3339, in any offset. `None` for anything else.
+    /// Reads RFC 3339, in any offset. `None` for anything else, and for what is in UTC before the year 0 or after
+    /// 9999: it could not be printed so that it reads back.
     #[must_use]
     pub fn parse_rfc3339(text: &str) -> Option<Self> {
         let instant = DateTime::parse_from_rfc3339(text).ok()?;
-        Some(Timestamp(instant.timestamp_micros()))
+        let timestamp = Timestamp(instant.timestamp_micros());
+        (0..=9_999).contains(&timestamp.day().date().year()).then_some(timestamp)
     }
 
     /// RFC 3339 in UTC with whole seconds, `2024-01-15T12:00:00Z`, as the API's chapters print it.
@@ -153,6 +155,9 @@ mod tests {
         assert_eq!(at("2024-01-15T12:00:00.5Z").to_rfc3339(), "2024-01-15T12:00:00Z");
         assert_eq!(at("2024-01-15T12:00:00.5Z").to_rfc3339_micros(), "2024-01-15T12:00:00.500000Z");
         assert_eq!(Timestamp::parse_rfc3339("2024-01-15"), None);
+        // Of the years -1 and 10000 in UTC, which RFC 3339 has no text for.
+        assert_eq!(Timestamp::parse_rfc3339("0000-01-01T00:00:00+00:01"), None);
+        assert_eq!(Timestamp::parse_rfc3339("9999-12-31T23:59:59-00:01"), None);
     }
 
     proptest! {

@@ -14,15 +14,16 @@ use crate::domain::{AccountStatus, UserId};
 /// Whether a user's accounts can be used.
 #[derive(Serialize, ToSchema)]
 pub(super) struct StatusAnswer {
-    /// `user-<uuid>`
+    #[schema(value_type = UserId)]
     user_id: String,
     /// `open` or `suspended`
+    #[schema(pattern = "^(open|suspended)$")]
     status: &'static str,
 }
 
 /// Suspends a user's accounts. Binds for the very next call.
 #[utoipa::path(post, path = "/api/admin/users/{id}/suspend", tag = "admin", security(("jwt" = [])),
-    params(("id" = String, Path, description = "user-<uuid>")), responses(
+    params(("id" = UserId, Path)), responses(
     (status = 200, description = "Suspended", body = StatusAnswer),
     (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 403, description = "Not an operator", body = ErrorBody),
@@ -38,7 +39,7 @@ pub(super) async fn suspend(
 
 /// Resumes a user's accounts. Binds for the very next call.
 #[utoipa::path(post, path = "/api/admin/users/{id}/resume", tag = "admin", security(("jwt" = [])),
-    params(("id" = String, Path, description = "user-<uuid>")), responses(
+    params(("id" = UserId, Path)), responses(
     (status = 200, description = "Open again", body = StatusAnswer),
     (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 403, description = "Not an operator", body = ErrorBody),

@@ -10,6 +10,7 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, SessionUser, client_address};
 use super::{App, uncancelled};
 use crate::auth::people::Registration;
+use crate::domain::UserId;
 use crate::pipeline::Refusal;
 use crate::store::users::{Role, User};
 
@@ -19,7 +20,7 @@ use crate::store::users::{Role, User};
 pub(super) struct RegisterBody {
     /// Unique, whatever its case.
     #[garde(email, length(max = 254))]
-    #[schema(example = "user@example.com")]
+    #[schema(example = "user@example.com", format = "email", max_length = 254)]
     email: String,
     /// At least 12 characters, unless the operator has set otherwise.
     #[garde(skip)]
@@ -27,7 +28,12 @@ pub(super) struct RegisterBody {
     password: String,
     /// Letters, digits, `.`, `_` and `-`. Unique, whatever its case.
     #[garde(length(chars, min = 1, max = 64), custom(is_username))]
-    #[schema(example = "myusername")]
+    #[schema(
+        example = "myusername",
+        min_length = 1,
+        max_length = 64,
+        pattern = r"^[\p{L}\p{M}\p{N}._-]+$"
+    )]
     username: String,
 }
 
@@ -43,13 +49,15 @@ fn is_username(username: &str, (): &()) -> garde::Result {
 /// A user, as they see themselves.
 #[derive(Serialize, ToSchema)]
 pub(super) struct UserBody {
-    /// `user-<uuid>`
+    #[schema(value_type = UserId)]
     id: String,
     email: String,
     username: String,
     /// `user` or `admin`
+    #[schema(pattern = "^(user|admin)$")]
     role: &'static str,
     is_email_verified: bool,
+    #[schema(format = DateTime)]
     created_at: String,
 }
 
@@ -108,11 +116,12 @@ pub(super) struct LoginAnswer {
 /// Who has logged in.
 #[derive(Serialize, ToSchema)]
 pub(super) struct LoginUser {
-    /// `user-<uuid>`
+    #[schema(value_type = UserId)]
     id: String,
     email: String,
     username: String,
     /// `user` or `admin`
+    #[schema(pattern = "^(user|admin)$")]
     role: &'static str,
 }
 

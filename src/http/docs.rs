@@ -1,24 +1,35 @@
-//! The OpenAPI document: the handlers' own, and the paid routes as the price list has them.
+//! The OpenAPI document: the handlers' own, and the paid routes as the price list has them. What many routes
+//! share (headers, the statuses of the edge and the database, bounds that are settings) is added here, once.
 
 use std::sync::Arc;
 
-use utoipa::OpenApi;
-use utoipa::openapi::path::{HttpMethod, OperationBuilder, ParameterBuilder, ParameterIn};
-use utoipa::openapi::request_body::RequestBodyBuilder;
+use serde_json::json;
+use utoipa::openapi::header::{Header, HeaderBuilder};
+use utoipa::openapi::path::{
+    HttpMethod, Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn, PathItem,
+};
+use utoipa::openapi::request_body::{RequestBody, RequestBodyBuilder};
+use utoipa::openapi::schema::{AnyOfBuilder, Object, SchemaFormat, SchemaType};
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{
-    ContentBuilder, ObjectBuilder, PathItem, Ref, Required, ResponseBuilder, SecurityRequirement,
+    Content, ContentBuilder, ObjectBuilder, Ref, RefOr, Required, Response, ResponseBuilder,
+    Schema, SecurityRequirement, Type,
 };
+use utoipa::{OpenApi, PartialSchema, ToSchema};
 
-use super::{admin, auth, keys, meta, payments};
-use crate::domain::pricing::{PriceList, PriceRule, RouteClass};
+use super::{App, admin, auth, gateway, keys, meta, payments};
+use crate::auth::password::LENGTH_MAX;
+use crate::domain::pricing::PriceRule;
+use crate::domain::{KeyId, PaymentId, UserId};
 
 #[derive(OpenApi)]
 #[openapi(
     info(
         title = "Polysystems",
         description = "API calls from a prepaid balance. Management routes take the JWT from login; paid \
-                       routes take an API key, in `X-API-Key` or `Authorization: Bearer`.",
+                       routes take an API key, in `X-API-Key` or `Authorization: Bearer`. A method that a \
+                       path does not have is answered with 405 and `Allow`. JSON is read whatever the \
+                       Content-Type.",
     ),
     paths(
         auth::register,
@@ -43,13 +54,22 @@ use crate::domain::pricing::{PriceList, PriceRule, RouteClass};
         meta::live,
         meta::ready,
         meta::pricing,
+        meta::openapi,
     ),
-    components(schemas(super::error::ErrorBody))
+    components(schemas(super::error::ErrorBody, gateway::QuoteBody))
 )]
 struct Handlers;
 
+const PAID: &str = "paid calls";
+/// Routes that neither ask the database nor do anything that could break.
+const STANDING: [&str; 3] = ["/health/live", "/api/pricing", "/api/openapi.json"];
+/// What happens once, with an `Idempotency-Key`, beside the paid routes.
+const ONCE: [&str; 2] = ["/api/keys", "/api/payments/payments"];
+/// As [`crate::idempotency::IdempotencyKey`] reads it.
+const IDEMPOTENCY_KEY: &str = "^(\"[!#-~]{1,255}\"|[!#-~]{1,255})$";
+
 /// The whole document.
-pub(super) fn document(prices: &PriceList) -> utoipa::openapi::OpenApi {
+pub(super) fn document(app: &App) -> utoipa::openapi::OpenApi {
     let mut document = Handlers::openapi();
     if let Some(components) = &mut document.components {
         let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build();
@@ -59,10 +79,177 @@ pub(super) fn document(prices: &PriceList) -> utoipa::openapi::OpenApi {
         let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();
         components.add_security_scheme("api_key_bearer", SecurityScheme::Http(bearer));
     }
-    for rule in prices.rules() {
+    add_bounds(&mut document, app);
+    for rule in app.gateway.prices.rules() {
         add_paid_route(&mut document, rule);
     }
+    for (path, item) in &mut document.paths.paths {
+        for operation in operations(item) {
+            add_shared(path, operation);
+        }
+    }
     document
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [&mut item.get, &mut item.post, &mut item.put, &mut item.patch, &mut item.delete]
+        .into_iter()
+        .flatten()
+}
+
+/// An id's schema, of the same name as its type.
+macro_rules! id_schema {
+    ($($id:ident),*) => {$(
+        impl PartialSchema for $id {
+            fn schema() -> RefOr<Schema> {
+                let pattern = format!("^{}[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}$", $id::PREFIX);
+                text().description(Some(format!("`{}<uuid>`", $id::PREFIX))).pattern(Some(pattern)).into()
+            }
+        }
+
+        impl ToSchema for $id {}
+    )*};
+}
+
+id_schema!(KeyId, PaymentId, UserId);
+
+fn text() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String)
+}
+
+/// Any JSON at all.
+fn anything() -> Object {
+    ObjectBuilder::new().schema_type(SchemaType::AnyValue).build()
+}
+
+/// A type, or null.
+fn or_null(kind: Type) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(SchemaType::from_iter([kind, Type::Null]))
+}
+
+/// Bounds that are settings.
+fn add_bounds(document: &mut utoipa::openapi::OpenApi, app: &App) {
+    let shortest = app.people.password_length_min;
+    for (body, field) in [("RegisterBody", "password"), ("ChangePasswordBody", "new_password")] {
+        if let Some(password) = field_of(document, body, field) {
+            password.min_length = Some(shortest);
+            password.max_length = Some(LENGTH_MAX);
+        }
+    }
+    if let Some(amount) = field_of(document, "PaymentBody", "amount") {
+        amount.maximum = app.payments.amount_max.to_string().parse::<f64>().ok().map(Into::into);
+    }
+}
+
+/// A field of a body of the document.
+fn field_of<'d>(
+    document: &'d mut utoipa::openapi::OpenApi,
+    body: &str,
+    field: &str,
+) -> Option<&'d mut Object> {
+    let schemas = &mut document.components.as_mut()?.schemas;
+    let RefOr::T(Schema::Object(body)) = schemas.get_mut(body)? else { return None };
+    match body.properties.get_mut(field)? {
+        RefOr::T(Schema::Object(field)) => Some(field),
+        _ => None,
+    }
+}
+
+fn header(description: &str, schema: impl Into<RefOr<Schema>>) -> Header {
+    HeaderBuilder::new().schema(Some(schema)).description(Some(description)).build()
+}
+
+fn count() -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0))
+}
+
+fn amount() -> Ref {
+    Ref::from_schema_name("Amount")
+}
+
+fn json_of(schema: impl Into<RefOr<Schema>>) -> Content {
+    ContentBuilder::new().schema(Some(schema)).build()
+}
+
+fn error(description: &str) -> Response {
+    let content = json_of(Ref::from_schema_name("ErrorBody"));
+    ResponseBuilder::new().description(description).content("application/json", content).build()
+}
+
+/// What every route may answer, unless it says so in words of its own, and the headers of all answers.
+fn add_shared(path: &str, operation: &mut Operation) {
+    let has_tag = |tag: &str| operation.tags.iter().flatten().any(|own| own == tag);
+    let is_paid = has_tag(PAID);
+    let is_once = is_paid || (ONCE.contains(&path) && operation.request_body.is_some());
+    let mut shared = Vec::new();
+    if is_paid || operation.request_body.is_some() {
+        shared.push(("408", "The body did not come, or not in time"));
+        shared.push(("413", "The body is too large"));
+    }
+    if operation.security.is_some() && !has_tag("auth") {
+        shared.push(("429", "Too many requests of this account are running"));
+    }
+    if !STANDING.contains(&path) {
+        shared.push(("500", "Something is broken on the server's side"));
+        shared.push(("503", "Not attempted, or the outcome is not known"));
+    }
+    let responses = &mut operation.responses.responses;
+    for (status, description) in shared {
+        responses.entry(status.to_owned()).or_insert_with(|| error(description).into());
+    }
+    for (status, response) in responses {
+        let RefOr::T(response) = response else { continue };
+        let mut add =
+            |name: &str, header: Header| response.headers.insert(name.to_owned(), header.into());
+        let id = text().pattern(Some("^req-[0-9a-f-]{36}$"));
+        add("X-Request-Id", header("Names this request", id));
+        if matches!(status.as_str(), "409" | "429" | "503") {
+            let seconds = count().description(Some("Seconds"));
+            add("Retry-After", header("When the same request may succeed", seconds));
+        }
+        if is_once && matches!(status.as_str(), "200" | "201") {
+            let replayed = text().enum_values(Some(["true"]));
+            add("Idempotent-Replayed", header("The answer was given before", replayed));
+        }
+        if is_paid {
+            add("X-RateLimit-Limit", header("Requests a window, where limits are on", count()));
+            add("X-RateLimit-Remaining", header("What is left of them", count()));
+            add("X-RateLimit-Reset", header("When the window ends, in seconds of Unix", count()));
+            add("X-RateLimit-Window", header("Which window", text()));
+        }
+        if is_paid && status == "200" {
+            add("X-Polysystems-Upstream", header("Who served it", text()));
+            add("X-Polysystems-Charge", header("The call's id in the ledger", text()));
+            add("X-Polysystems-Cost", header("What it cost", amount()));
+            add("X-Polysystems-Balance", header("The balance after it", amount()));
+            add("X-Polysystems-Hold", header("What a stream holds at its beginning", amount()));
+            add(
+                "X-Polysystems-Max-Tokens",
+                header("The limit that the upstream was told", count()),
+            );
+            add("X-Polysystems-Per-Request-Limit", header("What a call may cost", amount()));
+            add("X-Polysystems-Daily-Remaining", header("Left of the daily limit", amount()));
+            add("X-Polysystems-Monthly-Remaining", header("Left of the monthly limit", amount()));
+        }
+    }
+    if is_once {
+        let key = text().min_length(Some(1)).max_length(Some(257)).pattern(Some(IDEMPOTENCY_KEY));
+        let description = "Makes it happen, and be charged, once, however often it is sent";
+        operation
+            .parameters
+            .get_or_insert_default()
+            .push(in_header("Idempotency-Key", description, key).into());
+    }
+}
+
+fn in_header(name: &str, description: &str, schema: ObjectBuilder) -> Parameter {
+    ParameterBuilder::new()
+        .name(name)
+        .parameter_in(ParameterIn::Header)
+        .required(Required::False)
+        .description(Some(description))
+        .schema(Some(schema))
+        .build()
 }
 
 fn methods(rule: &PriceRule) -> Vec<(HttpMethod, &'static str)> {
@@ -77,86 +264,144 @@ fn methods(rule: &PriceRule) -> Vec<(HttpMethod, &'static str)> {
     all.into_iter().filter(|(_, name)| own.as_deref().is_none_or(|own| own == *name)).collect()
 }
 
-/// What every paid route reads beside its credential.
-const HEADERS: [(&str, &str); 2] = [
-    ("Idempotency-Key", "Makes it happen, and be charged, once, however often it is sent"),
-    ("X-Dry-Run", "`true` answers what it would cost, and charges nothing"),
-];
+/// The body of a token-priced call, as far as it is read here; the rest is between client and upstream.
+fn priced_body() -> RequestBody {
+    let limit = || {
+        let limit = or_null(Type::Integer).minimum(Some(1));
+        limit.description(Some("The most tokens of each completion"))
+    };
+    let choices = || {
+        or_null(Type::Integer)
+            .minimum(Some(0))
+            .description(Some("How many completions; at least 1"))
+    };
+    let options = or_null(Type::Object)
+        .property("include_usage", or_null(Type::Boolean))
+        .description(Some("Is a stream to tell its usage?"));
+    let messages = json!([{ "role": "user", "content": "Hello!" }]);
+    let mut body = ObjectBuilder::new()
+        .schema_type(Type::Object)
+        .property(
+            "stream",
+            or_null(Type::Boolean).description(Some("Is the answer to be streamed?")),
+        )
+        .property("stream_options", options)
+        .property("max_tokens", limit())
+        .property("max_completion_tokens", limit())
+        .property("max_output_tokens", limit())
+        .property("n", choices())
+        .property("best_of", choices())
+        .examples([json!({ "messages": messages, "prompt": "Hello!", "input": "Hello!" })]);
+    for (name, description) in [
+        ("model", "Chooses the vocabulary that tokens are counted with"),
+        ("messages", "The prompt of a chat"),
+        ("prompt", "The prompt of a completion"),
+        ("input", "The prompt of a response or an embedding"),
+    ] {
+        let mut own = anything();
+        own.description = Some(description.to_owned());
+        body = body.property(name, own);
+    }
+    RequestBodyBuilder::new()
+        .content("application/json", json_of(body))
+        .required(Some(Required::True))
+        .build()
+}
+
+/// The body of a call with a fixed price: nobody here reads it.
+fn passed_body() -> RequestBody {
+    let schema = text().format(Some(SchemaFormat::Custom("binary".to_owned())));
+    let content = ContentBuilder::new().schema(Some(schema)).build();
+    RequestBodyBuilder::new()
+        .description(Some("Passed on as it is"))
+        .content("*/*", content)
+        .build()
+}
 
 fn add_paid_route(document: &mut utoipa::openapi::OpenApi, rule: &PriceRule) {
-    let path = rule.path.replace("/*", "/{path}");
-    for (method, name) in methods(rule) {
-        let error = |description: &str| {
-            let schema = Ref::from_schema_name("ErrorBody");
-            let content = ContentBuilder::new().schema(Some(schema)).build();
-            ResponseBuilder::new().description(description).content("application/json", content)
-        };
-        let price = match rule.per_token {
-            Some(per_token) => format!("${} and ${per_token} a token", rule.base),
-            None => format!("${}", rule.base),
-        };
-        let answer = ContentBuilder::new().schema(Some(ObjectBuilder::new())).build();
-        let mut delivered = ResponseBuilder::new()
-            .description("The upstream's answer")
-            .content("application/json", answer);
-        if rule.is_token_priced() {
-            let events = ObjectBuilder::new().schema_type(utoipa::openapi::Type::String);
-            let events = ContentBuilder::new().schema(Some(events)).build();
-            delivered = delivered.content("text/event-stream", events);
+    // A prefix is priced with what is below it.
+    let paths = match rule.path.strip_suffix("/*") {
+        Some(prefix) => vec![format!("{prefix}/{{path}}"), prefix.to_owned()],
+        None => vec![rule.path.to_string()],
+    };
+    for path in paths.into_iter().filter(|path| !path.is_empty()) {
+        for (method, name) in methods(rule) {
+            let item = PathItem::new(method, paid_operation(rule, name, &path));
+            // What is there already is from a more exact rule, and stays.
+            match document.paths.paths.get_mut(&path) {
+                Some(existing) => existing.merge_operations(item),
+                None => {
+                    document.paths.paths.insert(path.clone(), item);
+                }
+            }
         }
-        let mut operation = OperationBuilder::new()
-            .operation_id(Some(format!("{} {path}", name.to_lowercase())))
-            .tag("paid calls")
-            .summary(Some(format!("Costs {price}")))
-            .description(Some(format!("Rate limits: class `{}`", meta::class_name(rule.class))))
-            .security(SecurityRequirement::new("api_key", Vec::<String>::new()))
-            .security(SecurityRequirement::new("api_key_bearer", Vec::<String>::new()))
-            .response("200", delivered)
-            .response("400", error("The body cannot be priced or served"))
-            .response("401", error("No API key, or none that is valid"))
-            .response("402", error("Not enough credits, or a spending limit is reached"))
-            .response("403", error("The account is suspended"))
-            .response(
-                "409",
-                error("The first request with this Idempotency-Key still runs, or its answer was not kept"),
-            )
-            .response("413", error("The body is too large"))
-            .response("422", error("The Idempotency-Key was used for another request"))
-            .response("429", error("A rate limit is reached"))
-            .response("502", error("The upstream failed; not charged"))
-            .response("503", error("Not attempted, or the outcome is not known"))
-            .response("504", error("The upstream took too long; not charged"));
-        for (name, description) in HEADERS {
-            operation = operation.parameter(
-                ParameterBuilder::new()
-                    .name(name)
-                    .parameter_in(ParameterIn::Header)
-                    .required(Required::False)
-                    .description(Some(description))
-                    .schema(Some(ObjectBuilder::new().schema_type(utoipa::openapi::Type::String))),
-            );
-        }
-        if path.contains("{path}") {
-            operation = operation.parameter(
+    }
+}
+
+fn paid_operation(rule: &PriceRule, method: &str, path: &str) -> Operation {
+    let price = match rule.per_token {
+        Some(per_token) => format!("${} and ${per_token} a token", rule.base),
+        None => format!("${}", rule.base),
+    };
+    let any_object = || ObjectBuilder::new().schema_type(Type::Object);
+    let quote = Ref::from_schema_name("QuoteBody");
+    let answer = AnyOfBuilder::new().item(quote).item(any_object());
+    let mut delivered = ResponseBuilder::new()
+        .description("The upstream's answer; for a dry run what it would cost")
+        .content("application/json", json_of(answer));
+    if rule.is_token_priced() {
+        delivered = delivered.content("text/event-stream", json_of(text()));
+    }
+    let refusal = Ref::from_schema_name("ErrorBody");
+    let refusal = AnyOfBuilder::new().item(refusal).item(any_object());
+    let refused = ResponseBuilder::new()
+        .description(
+            "A header or the body is not valid, or the upstream says so in words of its own",
+        )
+        .content("application/json", json_of(refusal));
+    let mut operation = OperationBuilder::new()
+        .operation_id(Some(format!("{} {path}", method.to_lowercase())))
+        .tag(PAID)
+        .summary(Some(format!("Costs {price}")))
+        .description(Some(format!(
+            "Rate limits: class `{}`. What an upstream answers is passed on with its own status.",
+            meta::class_name(rule.class)
+        )))
+        .security(SecurityRequirement::new("api_key", Vec::<String>::new()))
+        .security(SecurityRequirement::new("api_key_bearer", Vec::<String>::new()))
+        .response("200", delivered)
+        .response("400", refused)
+        .response("401", error("No API key, or none that is valid"))
+        .response("402", error("Not enough credits, or a spending limit is reached"))
+        .response("403", error("The account is suspended"))
+        .response(
+            "409",
+            error("The first request with this Idempotency-Key still runs, or its answer was not kept"),
+        )
+        .response("422", error("The Idempotency-Key was used for another request"))
+        .response("429", error("A rate limit is reached, or too many requests are running"))
+        .response("502", error("The upstream failed; not charged"))
+        .response("504", error("The upstream took too long; not charged"))
+        .parameter(in_header(
+            "X-Dry-Run",
+            "`true` answers what it would cost, and charges nothing",
+            text().enum_values(Some(["true", "false"])),
+        ));
+    if path.contains("{path}") {
+        let plain = text().min_length(Some(1)).pattern(Some(r"^[^/\\%]+$"));
+        operation = operation
+            .response("404", error("The path has empty or dot segments, or hides a separator"))
+            .parameter(
                 ParameterBuilder::new()
                     .name("path")
                     .parameter_in(ParameterIn::Path)
                     .required(Required::True)
-                    .schema(Some(ObjectBuilder::new().schema_type(utoipa::openapi::Type::String))),
+                    .schema(Some(plain)),
             );
-        }
-        if name != "GET" && rule.class != RouteClass::Health {
-            let content = ContentBuilder::new().schema(Some(ObjectBuilder::new())).build();
-            operation = operation.request_body(Some(
-                RequestBodyBuilder::new().content("application/json", content).build(),
-            ));
-        }
-        let item = PathItem::new(method, operation);
-        match document.paths.paths.get_mut(&path) {
-            Some(existing) => existing.merge_operations(item),
-            None => {
-                document.paths.paths.insert(path.clone(), item);
-            }
-        }
     }
+    if method != "GET" {
+        let body = if rule.is_token_priced() { priced_body() } else { passed_body() };
+        operation = operation.request_body(Some(body));
+    }
+    operation.build()
 }

@@ -116,8 +116,10 @@ fn complete_error<B>(
     if let Some(seconds) = error.retry_after() {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
-    if let ApiError::MethodNotAllowed { allow } = &error {
-        headers.insert(ALLOW, HeaderValue::from_static(allow));
+    if let ApiError::MethodNotAllowed { allow } = &error
+        && let Ok(allow) = HeaderValue::from_str(allow)
+    {
+        headers.insert(ALLOW, allow);
     }
     ServiceResponse::new(request, new.map_into_boxed_body()).map_into_right_body()
 }

@@ -109,7 +109,7 @@ pub enum ApiError {
     #[error("method not allowed")]
     MethodNotAllowed {
         /// The methods it exists for.
-        allow: &'static str,
+        allow: Cow<'static, str>,
     },
     /// Somebody has it already; says what.
     #[error("conflict: {0}")]

@@ -17,6 +17,8 @@ use serde::de::DeserializeOwned;
 
 use super::App;
 use super::error::{ApiError, FieldError};
+use super::origin::forwarded_address;
+use crate::json::Object;
 use crate::store::users::{Role, User};
 
 type Boxed<T> = Pin<Box<dyn Future<Output = Result<T, ApiError>>>>;
@@ -53,7 +55,8 @@ impl Body {
     {
         let bytes = self.0?;
         let mut reader = serde_json::Deserializer::from_slice(&bytes);
-        let value: T = serde_path_to_error::deserialize(&mut reader).map_err(|error| {
+        let read = serde_path_to_error::deserialize::<_, Object<T>>(&mut reader);
+        let Object(value) = read.map_err(|error| {
             let path = error.path().to_string();
             unreadable(&path, error.inner())
         })?;
@@ -183,27 +186,11 @@ impl FromRequest for AdminUser {
     }
 }
 
-/// Where a request comes from. `X-Forwarded-For` counts only as far as trusted proxies wrote it: from the
-/// right, the first address that is not one of them.
+/// Where a request comes from.
 pub fn client_address(request: &HttpRequest, trusted: &[IpAddr]) -> IpAddr {
     let unknown = IpAddr::from([0, 0, 0, 0]);
     let peer = request.peer_addr().map_or(unknown, |address| address.ip().to_canonical());
-    let is_trusted =
-        |address: &IpAddr| trusted.iter().any(|known| known.to_canonical() == *address);
-    if !is_trusted(&peer) {
-        return peer;
-    }
-    let forwarded: Vec<&str> = request
-        .headers()
-        .get_all("x-forwarded-for")
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .collect();
-    forwarded
-        .iter()
-        .rev()
-        .map_while(|address| address.trim().parse::<IpAddr>().ok())
-        .map(|address| address.to_canonical())
-        .find(|address| !is_trusted(address))
-        .unwrap_or(peer)
+    let forwarded = request.headers().get_all("x-forwarded-for");
+    let forwarded = forwarded.filter_map(|value| value.to_str().ok());
+    forwarded_address(peer, forwarded, trusted)
 }

@@ -23,7 +23,12 @@ use crate::store::api_keys::KeyListing;
 pub(super) struct CreateKeyBody {
     /// What its owner calls it.
     #[garde(length(chars, min = 1, max = 100), custom(is_printable))]
-    #[schema(example = "Production API Key")]
+    #[schema(
+        example = "Production API Key",
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*$"
+    )]
     name: String,
     /// When it ends by itself; null or absent is never.
     #[serde(default)]
@@ -65,16 +70,19 @@ impl From<EnvironmentName> for Environment {
 /// A new key. The only answer that ever has its text.
 #[derive(Serialize, ToSchema)]
 pub(super) struct CreatedKey {
-    /// `key-<uuid>`
+    #[schema(value_type = KeyId)]
     id: String,
     name: String,
     /// The key itself. Save it: it is shown this once.
-    #[schema(example = "ps_live_...")]
+    #[schema(example = "ps_live_...", pattern = "^ps_(live|test)_[0-9A-Za-z]{36}$")]
     key_value: String,
     is_active: bool,
+    #[schema(format = DateTime)]
     created_at: String,
+    #[schema(format = DateTime)]
     expires_at: Option<String>,
     /// `live` or `test`
+    #[schema(value_type = EnvironmentName)]
     environment: &'static str,
     key_value_preview: String,
 }
@@ -82,16 +90,20 @@ pub(super) struct CreatedKey {
 /// A key, as its owner sees it.
 #[derive(Serialize, ToSchema)]
 pub(super) struct KeyBody {
-    /// `key-<uuid>`
+    #[schema(value_type = KeyId)]
     id: String,
     name: String,
     /// Its first and last characters.
     key_value_preview: String,
     is_active: bool,
+    #[schema(format = DateTime)]
     last_used_at: Option<String>,
+    #[schema(format = DateTime)]
     created_at: String,
+    #[schema(format = DateTime)]
     expires_at: Option<String>,
     /// `live` or `test`
+    #[schema(value_type = EnvironmentName)]
     environment: &'static str,
 }
 
@@ -124,7 +136,7 @@ impl From<KeyListing> for KeyBody {
     (status = 409, description = "The account has as many keys as it may have, or the first request with \
         this Idempotency-Key still runs", body = ErrorBody),
     (status = 422, description = "The Idempotency-Key was used for another request", body = ErrorBody),
-), params(("Idempotency-Key" = Option<String>, Header, description = "Makes it happen once, however often it is sent")))]
+))]
 pub(super) async fn create(
     SessionUser(user): SessionUser,
     app: Data<App>,
@@ -186,7 +198,7 @@ fn key_id(path: &Path<String>) -> Result<KeyId, ApiError> {
 
 /// One of the user's API keys.
 #[utoipa::path(get, path = "/api/keys/{id}", tag = "keys", security(("jwt" = [])),
-    params(("id" = String, Path, description = "key-<uuid>")), responses(
+    params(("id" = KeyId, Path)), responses(
     (status = 200, description = "The key", body = KeyBody),
     (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such key", body = ErrorBody),
@@ -202,7 +214,7 @@ pub(super) async fn get(
 
 /// Puts an API key out of use. Binds for the very next call.
 #[utoipa::path(post, path = "/api/keys/{id}/revoke", tag = "keys", security(("jwt" = [])),
-    params(("id" = String, Path, description = "key-<uuid>")), responses(
+    params(("id" = KeyId, Path)), responses(
     (status = 200, description = "The key, out of use", body = KeyBody),
     (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such key", body = ErrorBody),
@@ -220,7 +232,7 @@ pub(super) async fn revoke(
 
 /// Deletes an API key. Binds for the very next call.
 #[utoipa::path(delete, path = "/api/keys/{id}", tag = "keys", security(("jwt" = [])),
-    params(("id" = String, Path, description = "key-<uuid>")), responses(
+    params(("id" = KeyId, Path)), responses(
     (status = 204, description = "Deleted"),
     (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such key", body = ErrorBody),
@@ -244,17 +256,17 @@ pub(super) struct LimitsBody {
     /// USD a UTC day.
     #[serde(default, deserialize_with = "present")]
     #[garde(custom(not_negative))]
-    #[schema(value_type = Option<f64>, example = 1.00)]
+    #[schema(value_type = Option<f64>, example = 1.00, minimum = 0, maximum = 9_223_372_036_u64)]
     daily_limit: Option<Option<Amount>>,
     /// USD a UTC month.
     #[serde(default, deserialize_with = "present")]
     #[garde(custom(not_negative))]
-    #[schema(value_type = Option<f64>, example = 10.00)]
+    #[schema(value_type = Option<f64>, example = 10.00, minimum = 0, maximum = 9_223_372_036_u64)]
     monthly_limit: Option<Option<Amount>>,
     /// USD a call.
     #[serde(default, deserialize_with = "present")]
     #[garde(custom(not_negative))]
-    #[schema(value_type = Option<f64>, example = 0.05)]
+    #[schema(value_type = Option<f64>, example = 0.05, minimum = 0, maximum = 9_223_372_036_u64)]
     per_request_limit: Option<Option<Amount>>,
 }
 
@@ -287,6 +299,7 @@ pub(super) struct WindowLimit {
     /// null is no limit.
     remaining: Option<Amount>,
     /// When the window ends and counting begins anew.
+    #[schema(format = DateTime)]
     resets_at: String,
 }
 
@@ -300,7 +313,7 @@ pub(super) struct RequestLimit {
 /// The spending limits of a key.
 #[derive(Serialize, ToSchema)]
 pub(super) struct LimitsAnswer {
-    /// `key-<uuid>`
+    #[schema(value_type = KeyId)]
     key_id: String,
     /// `USD`
     currency: &'static str,
@@ -337,7 +350,7 @@ impl LimitsAnswer {
 
 /// Sets the spending limits of an API key. Binds for the very next call.
 #[utoipa::path(put, path = "/api/keys/{id}/limits", tag = "keys", security(("jwt" = [])),
-    params(("id" = String, Path, description = "key-<uuid>")), request_body = LimitsBody, responses(
+    params(("id" = KeyId, Path)), request_body = LimitsBody, responses(
     (status = 200, description = "The limits", body = LimitsAnswer),
     (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT", body = ErrorBody),
@@ -365,7 +378,7 @@ pub(super) async fn set_limits(
 
 /// The spending limits of an API key, and what is left of them.
 #[utoipa::path(get, path = "/api/keys/{id}/limits", tag = "keys", security(("jwt" = [])),
-    params(("id" = String, Path, description = "key-<uuid>")), responses(
+    params(("id" = KeyId, Path)), responses(
     (status = 200, description = "The limits", body = LimitsAnswer),
     (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such key", body = ErrorBody),

@@ -48,11 +48,12 @@ pub(super) struct PriceBody {
     /// An exact path, or a prefix that ends in `/*`.
     path: String,
     /// For rate limits: `health`, `read`, `write`, `generation` or `heavy`.
+    #[schema(pattern = "^(health|read|write|generation|heavy)$")]
     class: &'static str,
     /// USD a call.
     base_price: super::amount::Amount,
     /// USD a token on top; null for a fixed price.
-    #[schema(value_type = Option<f64>)]
+    #[schema(value_type = Option<f64>, minimum = 0)]
     price_per_token: Option<Box<serde_json::value::RawValue>>,
 }
 
@@ -100,7 +101,10 @@ pub(super) async fn pricing(app: Data<App>) -> HttpResponse {
     })
 }
 
-/// The OpenAPI document.
+/// This document.
+#[utoipa::path(get, path = "/api/openapi.json", tag = "documentation", responses(
+    (status = 200, description = "The OpenAPI document", body = Object),
+))]
 pub(super) async fn openapi(document: Data<utoipa::openapi::OpenApi>) -> HttpResponse {
     HttpResponse::Ok().json(&**document)
 }

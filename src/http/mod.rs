@@ -18,7 +18,7 @@ use crate::store::Store;
 use crate::upstream::Group;
 
 mod admin;
-mod amount;
+pub mod amount;
 mod auth;
 mod docs;
 pub mod edge;
@@ -28,6 +28,8 @@ mod gateway;
 mod keys;
 mod meta;
 pub mod metrics;
+pub mod origin;
+pub mod page;
 mod payments;
 mod repeat;
 
@@ -77,8 +79,9 @@ fn resource<const N: usize>(
     allow: &'static str,
     methods: [(Method, Route); N],
 ) -> actix_web::Resource {
-    let refuse =
-        move || async move { Err::<HttpResponse, _>(ApiError::MethodNotAllowed { allow }) };
+    let refuse = move || async move {
+        Err::<HttpResponse, _>(ApiError::MethodNotAllowed { allow: allow.into() })
+    };
     let mut resource = web::resource(path);
     for (method, route) in methods {
         resource = resource.route(route.method(method));
@@ -167,6 +170,6 @@ pub fn routes(config: &mut ServiceConfig, document: &Data<utoipa::openapi::OpenA
 
 /// The OpenAPI document of the whole surface.
 #[must_use]
-pub fn document(prices: &crate::domain::pricing::PriceList) -> utoipa::openapi::OpenApi {
-    docs::document(prices)
+pub fn document(app: &App) -> utoipa::openapi::OpenApi {
+    docs::document(app)
 }

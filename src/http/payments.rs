@@ -11,9 +11,10 @@ use super::amount::Amount;
 use super::error::{ApiError, ErrorBody, FieldError};
 use super::extract::{Body, SessionUser};
 use super::keys::EnvironmentName;
+use super::page::EntryCursor;
 use super::repeat::{once, replay};
 use super::{App, uncancelled};
-use crate::domain::{ChargeId, EntryKind, LedgerEntry, PaymentId, Timestamp, UserId};
+use crate::domain::{ChargeId, EntryKind, KeyId, LedgerEntry, PaymentId, Timestamp, UserId};
 use crate::idempotency::Made;
 use crate::payments::PaymentsError;
 use crate::store::ledger::Payment;
@@ -24,13 +25,14 @@ const PAGE_MAX: u64 = 100;
 /// The balance of an account.
 #[derive(Serialize, ToSchema)]
 pub(super) struct BalanceAnswer {
-    /// `user-<uuid>`
+    #[schema(value_type = UserId)]
     user_id: String,
     /// The sum of the account's ledger.
     balance: Amount,
     /// `USD`
     currency: &'static str,
     /// When the balance last changed.
+    #[schema(format = DateTime)]
     last_updated: String,
     /// Reserved by calls that run.
     held: Amount,
@@ -46,7 +48,7 @@ pub(super) struct BalanceAnswer {
 #[into_params(parameter_in = Query)]
 pub(super) struct AccountQuery {
     /// `live` (default) or `test`.
-    #[param(value_type = Option<String>, example = "live")]
+    #[param(value_type = Option<EnvironmentName>, inline)]
     environment: EnvironmentName,
 }
 
@@ -91,26 +93,29 @@ pub(super) async fn balance(
 #[garde(allow_unvalidated)]
 pub(super) struct PaymentBody {
     /// USD, more than 0.
-    #[schema(value_type = f64, example = 25.00)]
+    #[schema(value_type = f64, example = 25.00, exclusive_minimum = 0)]
     amount: Amount,
     /// `sandbox`, which confirms at once.
     #[serde(default)]
-    #[schema(example = "sandbox")]
+    #[schema(example = "sandbox", pattern = "^sandbox$")]
     provider: Option<String>,
 }
 
 /// A payment.
 #[derive(Serialize, ToSchema)]
 pub(super) struct PaymentAnswer {
-    /// `pay-<uuid>`
+    #[schema(value_type = PaymentId)]
     id: String,
     amount: Amount,
     /// `USD`
     currency: &'static str,
     /// `confirmed`: the credits are on the account.
+    #[schema(pattern = "^confirmed$")]
     status: &'static str,
     provider: String,
+    #[schema(format = DateTime)]
     created_at: String,
+    #[schema(format = DateTime)]
     confirmed_at: Option<String>,
 }
 
@@ -137,7 +142,7 @@ impl From<Payment> for PaymentAnswer {
     (status = 403, description = "The sandbox provider is off", body = ErrorBody),
     (status = 409, description = "The first request with this Idempotency-Key still runs", body = ErrorBody),
     (status = 422, description = "The Idempotency-Key was used for another request", body = ErrorBody),
-), params(("Idempotency-Key" = Option<String>, Header, description = "Makes it happen once, however often it is sent")))]
+))]
 pub(super) async fn pay(
     SessionUser(user): SessionUser,
     app: Data<App>,
@@ -193,9 +198,10 @@ pub(super) struct PageQuery {
     #[param(minimum = 1, maximum = 100)]
     limit: Option<u64>,
     /// `next_cursor` of the page before.
+    #[param(pattern = "^([1-9][0-9]{0,18}|pay-[0-9a-f-]{36})$")]
     cursor: Option<String>,
     /// `live` (default) or `test`.
-    #[param(value_type = Option<String>, example = "live")]
+    #[param(value_type = Option<EnvironmentName>, inline)]
     environment: EnvironmentName,
 }
 
@@ -256,7 +262,7 @@ fn cut<T: Clone>(list: &mut Vec<T>, limit: u64) -> Option<T> {
 
 /// One of the user's payments.
 #[utoipa::path(get, path = "/api/payments/payments/{id}", tag = "payments", security(("jwt" = [])),
-    params(("id" = String, Path, description = "pay-<uuid>")), responses(
+    params(("id" = PaymentId, Path)), responses(
     (status = 200, description = "The payment", body = PaymentAnswer),
     (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such payment", body = ErrorBody),
@@ -275,8 +281,10 @@ pub(super) async fn get(
 #[derive(Serialize, ToSchema)]
 pub(super) struct TransactionBody {
     /// 1 for the account's first, then one more each, without a gap.
+    #[schema(minimum = 1)]
     sequence: i64,
     /// `top_up`, `charge`, `capture`, `refund` or `grant`
+    #[schema(pattern = "^(top_up|charge|capture|refund|grant)$")]
     kind: &'static str,
     /// Negative takes from the balance.
     amount: Amount,
@@ -284,9 +292,12 @@ pub(super) struct TransactionBody {
     /// `USD`
     currency: &'static str,
     /// What it belongs to: `pay-<uuid>`, `req-<uuid>` or `user-<uuid>`.
+    #[schema(pattern = "^(pay|req|user)-[0-9a-f-]{36}$")]
     reference: String,
     /// The key that spent it.
+    #[schema(value_type = Option<KeyId>)]
     key_id: Option<String>,
+    #[schema(format = DateTime)]
     created_at: String,
 }
 
@@ -335,9 +346,10 @@ pub(super) async fn transactions(
     let page: PageQuery = query(&request)?;
     let limit = page.limit()?;
     let environment = page.environment.into();
+    let before = page.cursor()?.map(|EntryCursor(seq)| seq);
     let more = limit.saturating_add(1);
-    let mut entries = app.payments.entries(user.id, environment, page.cursor()?, more).await?;
-    let next_cursor = cut(&mut entries, limit).map(|entry| entry.seq.to_string());
+    let mut entries = app.payments.entries(user.id, environment, before, more).await?;
+    let next_cursor = cut(&mut entries, limit).map(|entry| EntryCursor(entry.seq).to_string());
     let transactions = entries.into_iter().map(TransactionBody::from).collect();
     Ok(HttpResponse::Ok().json(TransactionsPage { transactions, next_cursor }))
 }

@@ -16,6 +16,7 @@ use super::fields::Fields;
 use super::sse;
 use super::{Reported, TokenUsage};
 use crate::domain::{Credits, LimitsLeft};
+use crate::json::Object;
 use crate::tokens::{PromptTokens, vocabulary};
 
 /// The protocol of a route.
@@ -82,7 +83,7 @@ struct AskBody {
     #[serde(default)]
     stream: Option<bool>,
     #[serde(default)]
-    stream_options: Option<StreamOptions>,
+    stream_options: Option<Object<StreamOptions>>,
     #[serde(default)]
     model: Option<Value>,
     max_tokens: Option<u64>,
@@ -128,7 +129,7 @@ impl Dialect {
     /// What is wrong with it, for the client.
     pub fn ask(self, body: &[u8]) -> Result<Ask, String> {
         let must_be = |error: serde_json::Error| format!("The body must be a JSON object: {error}");
-        let read: AskBody = serde_json::from_slice(body).map_err(must_be)?;
+        let Object(read): Object<AskBody> = serde_json::from_slice(body).map_err(must_be)?;
         let shown: Map<String, Value> = serde_json::from_slice(body).map_err(must_be)?;
         if let Some(name) = shown.keys().find(|name| {
             let lower = name.to_ascii_lowercase();
@@ -157,7 +158,7 @@ impl Dialect {
         };
         let asked = read.n.max(read.best_of).unwrap_or(1).max(1);
         let wants_usage =
-            read.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
+            read.stream_options.and_then(|Object(options)| options.include_usage).unwrap_or(false);
         Ok(Ask {
             is_stream: read.stream.unwrap_or(false) && self != Dialect::Embeddings,
             wants_usage: wants_usage || self == Dialect::Responses,
@@ -268,27 +269,36 @@ pub struct Piece {
     pub is_end: bool,
 }
 
-/// A chunk of a chat or a completion, as far as it is read the short way.
+/// A chunk of a chat or a completion, as far as it is read the short way. A choice that has anything else may
+/// have text there, and is read the long way.
 #[derive(Deserialize)]
 struct Chunk<'c> {
     #[serde(borrow)]
-    choices: Vec<ChunkChoice<'c>>,
+    choices: Vec<Object<ChunkChoice<'c>>>,
     #[serde(borrow, default, deserialize_with = "present")]
     usage: Option<&'c RawValue>,
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct ChunkChoice<'c> {
+    #[serde(default, rename = "index")]
+    _index: Option<u64>,
     #[serde(borrow, default)]
-    finish_reason: Option<&'c RawValue>,
+    logprobs: Option<&'c RawValue>,
     #[serde(borrow, default)]
-    delta: Option<ChunkDelta<'c>>,
+    finish_reason: Option<Cow<'c, str>>,
+    #[serde(borrow, default)]
+    delta: Option<Object<ChunkDelta<'c>>>,
     #[serde(borrow, default)]
     text: Option<Cow<'c, str>>,
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct ChunkDelta<'c> {
+    #[serde(borrow, default, rename = "role")]
+    _role: Option<Cow<'c, str>>,
     #[serde(borrow, default)]
     content: Option<Cow<'c, str>>,
     #[serde(borrow, default)]
@@ -310,13 +320,14 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de Raw
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// The frame without its `"usage":null`; `None` where that is not written so. These bytes cannot be a part of
-/// a string, in which the quotes would be escaped.
+/// The frame without its `"usage":null`; `None` where that is not written so, or not the only usage. These
+/// bytes cannot be a part of a string, in which the quotes would be escaped.
 fn without_null_usage(frame: &Bytes) -> Option<Bytes> {
     const FIELD: &str = ",\"usage\":null";
     let text = std::str::from_utf8(frame).ok()?;
     let (before, after) = text.split_once(FIELD)?;
-    (!after.contains(FIELD)).then(|| [before, after].concat().into())
+    let is_only = ![before, after].iter().any(|part| part.contains("\"usage\""));
+    is_only.then(|| [before, after].concat().into())
 }
 
 /// What a stream is closed with.
@@ -481,7 +492,7 @@ impl Transcript {
         if !matches!(self.dialect, Dialect::Chat | Dialect::Completion) || self.head.is_none() {
             return None;
         }
-        let chunk: Chunk<'_> = serde_json::from_str(data).ok()?;
+        let Object(chunk): Object<Chunk<'_>> = serde_json::from_str(data).ok()?;
         let is_null = chunk.usage.is_some_and(|usage| usage.get() == "null");
         let passed = match chunk.usage {
             Some(_) if self.wants_usage && is_null => frame.clone(),
@@ -490,11 +501,12 @@ impl Transcript {
             None => frame.clone(),
         };
         let mut text = String::new();
-        for choice in &chunk.choices {
-            let delta = choice.delta.as_ref();
-            if delta.is_some_and(|delta| {
-                [delta.tool_calls, delta.function_call, delta.audio].iter().any(Option::is_some)
-            }) {
+        for Object(choice) in &chunk.choices {
+            let delta = choice.delta.as_ref().map(|Object(delta)| delta);
+            let is_plain = delta.is_none_or(|delta| {
+                [delta.tool_calls, delta.function_call, delta.audio].iter().all(Option::is_none)
+            });
+            if !is_plain || choice.logprobs.is_some() {
                 return None;
             }
             self.has_finished |= choice.finish_reason.is_some();
@@ -695,7 +707,8 @@ fn response_text(fields: &Fields<'_>) -> String {
 /// The frame with other data. Its other lines stay.
 fn framed(frame: &[u8], fields: &Fields<'_>) -> Bytes {
     let mut out = String::new();
-    for line in String::from_utf8_lossy(frame).lines() {
+    // A line may end with CR alone, which `str::lines` does not know.
+    for line in String::from_utf8_lossy(frame).split(['\n', '\r']) {
         if !line.is_empty() && !line.starts_with("data") {
             out.push_str(line);
             out.push('\n');
@@ -723,7 +736,9 @@ impl Reported {
         if usage.trim() == "null" {
             return Reported::Missing;
         }
-        let Ok(usage) = serde_json::from_str::<Usage>(usage) else { return Reported::Absurd };
+        let Ok(Object(usage)) = serde_json::from_str::<Object<Usage>>(usage) else {
+            return Reported::Absurd;
+        };
         let prompt = usage.prompt_tokens.or(usage.input_tokens);
         let completion = usage.completion_tokens.or(usage.output_tokens);
         let all = [prompt, completion, usage.total_tokens];
@@ -792,6 +807,7 @@ mod tests {
             r#"{"Max_Tokens":1}"#,
             r#"{"N":2}"#,
             r#"{"max_tokens":0}"#,
+            r#"{"stream_options":[true]}"#,
         ] {
             assert!(Dialect::Chat.ask(body.as_bytes()).is_err(), "{body}");
         }
@@ -869,6 +885,10 @@ mod tests {
             r#"{"choices":[{"delta":{"content":[{"type":"text","text":"a"}]}}]}"#,
             r#"{"choices":[],"usage":null}"#,
             r#"{"choices":[{"delta":{}}],"usage":{"total_tokens":1}}"#,
+            r#"{"choices":[{"message":{"content":"a"},"delta":{"text":"b"}}]}"#,
+            r#"{"choices":[{"text":"a","logprobs":{"text":"b"},"finish_reason":{"text":"c"}}]}"#,
+            r#"{"choices":[{"delta":["assistant","a"]}]}"#,
+            r#"{"x":{"y":1,"usage":null},"choices":[],"usage" :null}"#,
             r#"{"usage": null, "choices":[{"delta":{"content":"a"}}]}"#,
             r#"{"error":{"message":"x"}}"#,
         ] {
@@ -880,6 +900,15 @@ mod tests {
                 let (long, short) = (long.read(frame(chunk)), short.read(frame(chunk)));
                 assert_eq!(long, short, "{chunk}");
             }
+        }
+    }
+
+    #[test]
+    fn a_frame_is_changed_whatever_ends_its_lines() {
+        for end in ["\n", "\r\n", "\r"] {
+            let chunk = format!("id: 7{end}data: {{\"x\":1,\"usage\": null}}{end}{end}");
+            let piece = transcript(Dialect::Chat, "{}").read(chunk.into());
+            assert_eq!(piece.passed.unwrap(), "id: 7\ndata: {\"x\":1}\n\n", "{end:?}");
         }
     }
 
@@ -987,6 +1016,7 @@ mod tests {
             (r#"{"usage":{"prompt_tokens":-3,"completion_tokens":4}}"#, Err(())),
             (r#"{"usage":{"prompt_tokens":1e99}}"#, Err(())),
             (r#"{"usage":"many"}"#, Err(())),
+            (r#"{"usage":[3,3,4,4,7]}"#, Err(())),
             (r#"{"usage":{}}"#, Ok(None)),
             (r#"{"usage":null}"#, Ok(None)),
             ("not json", Ok(None)),

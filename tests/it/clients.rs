@@ -22,7 +22,7 @@ fn folder() -> PathBuf {
 }
 
 /// Where `tests/run` installs the clients' libraries.
-fn installed() -> PathBuf {
+pub fn installed() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients")
 }
 

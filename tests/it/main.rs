@@ -13,6 +13,7 @@ mod charging;
 mod clients;
 mod commands;
 mod concurrency;
+mod conformance;
 mod durability;
 mod harness;
 mod keys;
@@ -24,4 +25,5 @@ mod refusals;
 mod repeats;
 mod runtime_facts;
 mod streams;
+#[expect(dead_code, reason = "shared with `tests/chaos`, which uses the rest")]
 mod support;
