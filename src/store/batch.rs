@@ -16,6 +16,10 @@ use crate::domain::{
     Batch, Change, Credits, KeyId, KeySpend, Lease, LedgerEntry, Link, Timestamp, UsageRecord,
 };
 
+/// How long a look waits for the sessions of earlier attempts to end.
+const SESSION_POLLS: u32 = 50;
+const SESSION_POLL: std::time::Duration = std::time::Duration::from_millis(2);
+
 /// Why a batch was not, or may not have been, written.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
@@ -117,6 +121,12 @@ impl Store {
     pub async fn is_written(&self, batch: &Batch, lease: Lease) -> Result<bool, StoreError> {
         let ledger = self.committed();
         // Else an earlier attempt could still be committed after it was not found.
+        for _ in 0..SESSION_POLLS {
+            if !is_postgres(&ledger) || other_sessions(&ledger).await? == 0 {
+                break;
+            }
+            tokio::time::sleep(SESSION_POLL).await;
+        }
         if is_postgres(&ledger) && other_sessions(&ledger).await? > 0 {
             return Err(StoreError::TooSlow);
         }

@@ -462,6 +462,7 @@ async fn swallowed(plan: Plan, mode: Mode) {
     let log = Arc::new(Log::default());
     let tasks = load(process.address(), &customers, 16, Mix::Everything, true, &log);
     let mut random = StdRng::seed_from_u64(1);
+    let begun = Instant::now();
     while proxy.commits() < commits {
         proxy.set(mode);
         let before = proxy.commits();
@@ -471,15 +472,22 @@ async fn swallowed(plan: Plan, mode: Mode) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         proxy.set(Mode::Pass);
-        tokio::time::sleep(Duration::from_millis(random.random_range(1..30))).await;
+        // Some go well in between.
+        let next = log.count() + random.random_range(1..20);
+        while log.count() < next {
+            assert!(Instant::now() < deadline, "nothing is acknowledged any more");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
     log.stop();
     join(tasks).await;
     database.no_hold_is_open().await;
     let compared = ledger.compare(&database, &log).await;
     println!(
-        "  {} commits {mode:?}: {} acknowledged, {} lost, {} doubled, {} charged and not answered, {} refused",
+        "  {} commits {mode:?}, {:.0} ms each: {} acknowledged, {} lost, {} doubled, {} charged and not answered, {} \
+         refused",
         proxy.commits(),
+        begun.elapsed().as_secs_f64() * 1_000.0 / proxy.commits() as f64,
         compared.acknowledged,
         compared.lost,
         compared.doubled,

@@ -1,0 +1,199 @@
+#!/usr/bin/env python3
+"""Plants known bugs, one at a time, and sees that a test finds each.
+
+    tests/planted.py            every bug
+    tests/planted.py NAME...    those whose names begin so
+    tests/planted.py --list     the bugs
+
+Works on a copy of the committed tree, in target/planted. A bug is a text of one file and what it is replaced
+by; where the text is not there any more, the bug must be written anew. A bug that does not compile is not
+found. The last line counts: what passed is a bug that was found.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TREE = ROOT / "target/planted/tree"
+
+SIMULATION = "SIM_SEEDS=2000 cargo test --features failpoints --test simulation"
+MODEL = "cargo test --features failpoints --test account_model"
+CHAOS = "cargo test --features failpoints --test chaos -- "
+
+
+def unit(name):
+    return f"cargo test --features failpoints --lib {name}"
+
+
+def it(name):
+    return f"cargo test --features failpoints --test it {name}"
+
+
+WRITER = "src/domain/writer.rs"
+OWNER = "src/domain/owner.rs"
+ACCOUNT = "src/domain/account.rs"
+
+# Name, file, the text, the bug, what finds it.
+BUGS = [
+    ("acknowledge-before-commit", WRITER,
+     "        if batch.is_empty() {\n",
+     "        if batch.is_empty() || batch.entries.len() == 1 {\n", SIMULATION),
+    ("unknown-counts-as-committed", WRITER,
+     "            Attempt::Durable => {\n                self.is_unavailable = false;\n                self.finish(Ok(()));\n            }\n            Attempt::Fenced => {\n                // An",
+     "            Attempt::Durable | Attempt::Unknown => {\n                self.is_unavailable = false;\n                self.finish(Ok(()));\n            }\n            Attempt::Fenced => {\n                // An",
+     SIMULATION),
+    ("fenced-counts-as-committed", WRITER,
+     "                    self.finish(Err(WriteError::Fenced));\n                }\n                self.is_fenced = true;",
+     "                    self.finish(Ok(()));\n                }\n                self.is_fenced = true;", SIMULATION),
+    ("missing-rows-count-as-written", WRITER,
+     "(Some(false), _) => current.pause_before(Step::Commit),",
+     "(Some(false), _) => self.finish(Ok(())),", SIMULATION),
+    ("resent-without-a-look", WRITER,
+     "                current.go(Step::Look);\n                self.is_unavailable |= attempt == Attempt::Unknown;",
+     "                current.go(if attempt == Attempt::Unknown { Step::Commit } else { Step::Look });\n                self.is_unavailable |= attempt == Attempt::Unknown;",
+     SIMULATION),
+    ("failed-writes-do-not-poison", WRITER,
+     "            pending.marks.poison();\n", "            let _ = pending;\n", SIMULATION),
+    ("poisoned-writes-are-written", WRITER,
+     "partition(|pending| pending.marks.is_poisoned())", "partition(|_| false)", SIMULATION),
+    ("durable-one-entry-early", WRITER,
+     "fetch_max(entry.seq, Ordering::AcqRel)", "fetch_max(entry.seq + 1, Ordering::AcqRel)", SIMULATION),
+    ("credits-spendable-too-early", OWNER,
+     "self.state.confirm(self.marks.durable_seq.load(Ordering::Acquire));",
+     "self.state.confirm(self.state.seq());", SIMULATION),
+    ("the-end-of-a-free-stream-is-not-awaited", OWNER,
+     " || answer.is_some() || hold.is_some();", " || answer.is_some();", SIMULATION),
+    ("a-settlement-is-not-awaited", OWNER,
+     "let is_awaited = settled.entry.is_some() || answer.is_some() || hold.is_some();",
+     "let is_awaited = false;", SIMULATION),
+    ("counters-are-not-written", OWNER,
+     "let key_spend = Some(charged.key_spend);", "let key_spend = None;", SIMULATION),
+    ("let-go-before-it-is-written", "src/domain/residency.rs",
+     "            && self.pending_writes.load(Ordering::Acquire) == 0\n", "", SIMULATION),
+    ("let-go-while-somebody-holds-it", "src/domain/residency.rs",
+     "self.in_flight.load(Ordering::Acquire) == 0 && self.is_quiet()", "self.is_quiet()",
+     unit("what_is_open_or_not_durable_stays")),
+    ("one-account-takes-all", "src/domain/residency.rs",
+     "    if running <= running_max / 2 {\n", "    if running <= running_max {\n",
+     unit("one_account_cannot_take_the_whole_process")),
+    ("a-hold-is-released-twice", ACCOUNT,
+     "let open = self.open.remove(&charge).ok_or(NotOpen)?;",
+     "let open = *self.open.get(&charge).ok_or(NotOpen)?;", MODEL),
+    ("holds-are-spent-again", ACCOUNT,
+     "self.balance.less(self.held).less(self.unconfirmed_sum)",
+     "self.balance.less(self.unconfirmed_sum)", MODEL),
+    ("what-came-back-is-spent-at-once", ACCOUNT,
+     "self.balance.less(self.held).less(self.unconfirmed_sum)",
+     "self.balance.less(self.held)", SIMULATION),
+    ("the-balance-is-not-checked", ACCOUNT,
+     "        if start > available {\n            let price = charge",
+     "        if start > Credits::MAX {\n            let price = charge", MODEL),
+    ("a-revoked-key-pays", ACCOUNT,
+     "let Some(key) = self.key(charge.key).filter(|key| !key.is_revoked) else {",
+     "let Some(key) = self.key(charge.key) else {", MODEL),
+    ("a-limit-counted-in-the-wrong-window", ACCOUNT,
+     "self.entry(kind, amount, charge.0, Some(open.key), open.day, open.month, now)",
+     "self.entry(kind, amount, charge.0, Some(open.key), now.day(), now.day().month(), now)",
+     unit("a_call_counts_in_the_window_it_began_in")),
+    ("yesterday-opens-again", "src/domain/limits.rs",
+     "        self.window.max(now)\n", "        now\n",
+     unit("a_call_counts_in_the_window_it_began_in")),
+    ("holds-do-not-count-against-limits", "src/domain/limits.rs",
+     "_ if at == self.window => self.captured.checked_add(self.held),",
+     "_ if at == self.window => Some(self.captured),", MODEL),
+    ("a-charge-outlives-its-time", ACCOUNT,
+     "open.expires_at <= now", "open.expires_at < now", unit("expired_charges_are_told")),
+    ("an-amount-outside-of-the-chain", "src/domain/chain.rs",
+     "            .chain_update(entry.amount.nanos().to_le_bytes())\n", "",
+     unit("whatever_an_entry_says_is_in_its_link")),
+    ("verify-passes-over-the-chain", "src/domain/audit.rs",
+     "must(entry.link == self.link.next(entry), ", "must(true || entry.link == self.link.next(entry), ",
+     it("verify_finds_what_was_tampered_with")),
+    ("an-account-is-loaded-whatever-it-says", "src/store/accounts.rs",
+     "                .map_err(|what| StoreError::Quarantined { account: id, what })?;\n",
+     "                .unwrap_or_default();\n",
+     it("an_account_that_does_not_agree_with_its_ledger_takes_no_calls")),
+    ("the-epoch-is-not-checked", "src/store/lease.rs",
+     "Ok(usize::try_from(held).is_ok_and(|held| held == shards.len()))",
+     "Ok(usize::try_from(held).is_ok())",
+     it("a_second_process_takes_over_and_the_first_acknowledges_nothing_more")),
+    ("answered-before-it-is-on-record", "src/pipeline/settle.rs",
+     "    if debit.is_none() && end.is_none() {\n", "    if debit.is_none() || end.is_none() {\n",
+     CHAOS + "kill --rounds 5 --database sqlite"),
+    ("a-broken-connection-is-used-again", "src/store/mod.rs",
+     "        return Ok(!connection.is_in_transaction());\n", "        return Ok(true);\n",
+     CHAOS + "outage-disk-full"),
+    ("commits-are-not-synced", "src/store/mod.rs",
+     "    if failpoint::is_ordered(\"sqlite-synchronous-normal\") {\n",
+     "    if !failpoint::is_ordered(\"sqlite-synchronous-normal\") {\n",
+     CHAOS + "power-cut"),
+    ("a-database-that-hangs-is-not-noticed", "src/actors/ledger_writer.rs",
+     "if is_full || self.age() > self.age_max {", "if is_full {", CHAOS + "outage-frozen"),
+    ("the-old-session-goes-on", "src/store/batch.rs",
+     "if is_postgres(&ledger) && other_sessions(&ledger).await? > 0 {",
+     "if is_postgres(&ledger) && other_sessions(&ledger).await? > 99 {",
+     CHAOS + "outage-frozen --rounds 3"),
+    ("a-drain-forgets-the-streams", "src/pipeline/relay.rs",
+     "            () = gateway.readiness.stopped() => End::Stopped,\n",
+     "            () = std::future::pending() => End::Stopped,\n", CHAOS + "terminate --rounds 2 --database sqlite"),
+    ("a-panic-answers-nobody", "src/http/edge.rs",
+     "        Err(_) => {\n            // Where", "        Err(panic) => {\n            std::panic::resume_unwind(panic);\n            #[allow(unreachable_code)]\n            // Where",
+     CHAOS + "panics --database sqlite"),
+    ("no-bound-on-requests", "src/pipeline/readiness.rs",
+     "(before.saturating_add(amount) <= max).then_some(permit)", "(before <= usize::MAX - max).then_some(permit)",
+     unit("no_more_is_let_in_than_may")),
+]
+
+
+def run(command, **options):
+    return subprocess.run(command, shell=True, cwd=TREE, text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, **options)
+
+
+def find(bug):
+    """Whether the bug is found, and if not, why not."""
+    _, file, text, planted, command = bug
+    path = TREE / file
+    before = path.read_text()
+    if before.count(text) != 1:
+        return False, f"the text is {before.count(text)} times in {file}"
+    path.write_text(before.replace(text, planted))
+    try:
+        environment = dict(os.environ, CARGO_TARGET_DIR=str(ROOT / "target/planted/target"),
+                           RUST_BACKTRACE="0", RUSTFLAGS="--cap-lints warn")
+        try:
+            result = run(command, env=environment, timeout=900)
+        except subprocess.TimeoutExpired:
+            # A server that hangs is noticed as well.
+            return True, ""
+    finally:
+        path.write_text(before)
+    if "could not compile" in result.stdout:
+        return False, "it does not compile:\n" + result.stdout[-2000:]
+    if result.returncode == 0:
+        return False, f"`{command}` passes"
+    return True, ""
+
+
+def main():
+    bugs = BUGS
+    if "--list" in sys.argv:
+        for name, file, *_, command in bugs:
+            print(f"{name:45} {file:32} {command}")
+        return 0
+    chosen = [bug for bug in bugs
+              if len(sys.argv) == 1 or any(bug[0].startswith(name) for name in sys.argv[1:])]
+    subprocess.run(f"rm -rf {TREE} && mkdir -p {TREE} && git archive HEAD | tar -x -C {TREE}",
+                   shell=True, cwd=ROOT, check=True)
+    failed = 0
+    for bug in chosen:
+        is_found, why = find(bug)
+        failed += not is_found
+        print(f"{bug[0]:45} {'found' if is_found else 'NOT FOUND: ' + why}", flush=True)
+    print(f"{len(chosen) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+sys.exit(main())
