@@ -152,9 +152,10 @@ impl Printed {
 impl verify::Audience for Printed {
     fn find(&mut self, finding: &Finding) -> anyhow::Result<()> {
         self.clear();
-        match self.is_json {
-            true => print(&serde_json::to_string(finding)?),
-            false => print(&finding.to_string()),
+        if self.is_json {
+            print(&serde_json::to_string(finding)?)
+        } else {
+            print(&finding.to_string())
         }
     }
 

@@ -16,8 +16,9 @@
     clippy::disallowed_methods,
     clippy::print_stderr,
     clippy::as_conversions,
-    clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
+    clippy::too_many_lines,
+    clippy::float_arithmetic,
     clippy::cast_sign_loss,
     reason = "a test that fails by a panic has done its work"
 )]
@@ -27,7 +28,7 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use polysystems::domain::account::{Bounds, NotOpen};
+use polysystems::domain::account::Bounds;
 use polysystems::domain::audit::{AuditedAccount, Fold, check_loaded};
 use polysystems::domain::limits::WindowCounter;
 use polysystems::domain::owner::{Decision, Extension};
@@ -904,14 +905,11 @@ impl World<'_> {
         };
         let decided = resident.owner.settle(id, outcome, at, Some(usage), None);
         self.tell(|| format!("{id} is settled: {outcome:?} {decided:?}"));
-        let decision = match decided {
-            Ok(decision) => decision,
-            Err(NotOpen) => {
-                // It expired, or its owner was loaded again meanwhile.
-                self.sometimes("a settlement came after the hold's expiry");
-                self.lose(place_of_call);
-                return;
-            }
+        let Ok(decision) = decided else {
+            // It expired, or its owner was loaded again meanwhile.
+            self.sometimes("a settlement came after the hold's expiry");
+            self.lose(place_of_call);
+            return;
         };
         if i64::from(at.day().0) != day {
             self.sometimes("a call crossed midnight");
@@ -926,8 +924,7 @@ impl World<'_> {
         let call = &mut self.calls[place_of_call];
         (call.cost, call.stage, call.in_flight) = (Some(cost), Stage::Ended, None);
         let gives = match (kind, &decision.write) {
-            (Kind::Fixed(_), _) => held - cost,
-            (_, Some(Write { entry: Some(_), .. })) => held - cost,
+            (Kind::Fixed(_), _) | (_, Some(Write { entry: Some(_), .. })) => held - cost,
             _ => 0,
         };
         if matches!(kind, Kind::Fixed(_)) && gives > 0 {
@@ -1333,7 +1330,7 @@ fn no_order_of_events_loses_money() {
                 for (total, found) in counts.iter_mut().zip(found) {
                     *total += found;
                 }
-                if seed % 20 == 0 {
+                if seed.is_multiple_of(20) {
                     assert_eq!(fails(seed, run()).0, trace, "seed {seed} went another way");
                 }
             }

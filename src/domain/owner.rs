@@ -247,7 +247,7 @@ impl Owner {
         let entry = Some(self.state.top_up(EntryKind::TopUp, id, amount, now)?);
         // The payment and its credit are one transaction: never one without the other.
         let change = Some(Change::PaymentConfirmed(payment));
-        Ok(Decision::awaited((), Some(Write { entry, change, answer, ..self.write() })))
+        Ok(Decision::awaited((), Some(Write { entry, answer, change, ..self.write() })))
     }
 
     /// Brings the balance up to `to`, where it is below; decides the balance.
@@ -283,7 +283,7 @@ impl Owner {
         }
         self.state.add_key(KeyState::new(key.id, SpendingLimits::default()));
         let change = Some(Change::KeyCreated(key));
-        Ok(Decision::awaited((), Some(Write { change, answer, ..self.write() })))
+        Ok(Decision::awaited((), Some(Write { answer, change, ..self.write() })))
     }
 
     /// Changes a key; decides what it is then.

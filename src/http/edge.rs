@@ -73,18 +73,16 @@ async fn answer<B: MessageBody + 'static>(
     readiness: Option<&Readiness>,
 ) -> Result<ServiceResponse<B>, actix_web::Error> {
     let clock = request.app_data::<Data<App>>().map(|app| app.clock.clone());
-    match AssertUnwindSafe(next.call(request)).catch_unwind().await {
-        Ok(answered) => answered,
-        Err(_) => {
-            // Where it happened is in the log, by the panic hook.
-            tracing::error!(request_id, "a handler panicked");
-            if let Some(readiness) = readiness {
-                readiness.note_panic();
-            }
-            let timestamp = clock.map(|clock| clock.now().to_rfc3339()).unwrap_or_default();
-            Err(Panicked(ApiError::Internal.body(request_id.to_owned(), timestamp)).into())
-        }
+    if let Ok(answered) = AssertUnwindSafe(next.call(request)).catch_unwind().await {
+        return answered;
     }
+    // Where it happened is in the log, by the panic hook.
+    tracing::error!(request_id, "a handler panicked");
+    if let Some(readiness) = readiness {
+        readiness.note_panic();
+    }
+    let timestamp = clock.map(|clock| clock.now().to_rfc3339()).unwrap_or_default();
+    Err(Panicked(ApiError::Internal.body(request_id.to_owned(), timestamp)).into())
 }
 
 /// Gives an error the body that the contract says.

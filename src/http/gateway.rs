@@ -39,9 +39,10 @@ pub(super) async fn call(
         Err(error) => return refuse(&request, &app, error),
     };
     let Some(running) = app.readiness.enter() else {
-        let refusal = match app.readiness.is_ready() {
-            true => Refusal::Overloaded,
-            false => Refusal::Unavailable("shutting down"),
+        let refusal = if app.readiness.is_ready() {
+            Refusal::Overloaded
+        } else {
+            Refusal::Unavailable("shutting down")
         };
         return refuse(&request, &app, refusal.into());
     };

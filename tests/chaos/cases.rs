@@ -241,9 +241,10 @@ async fn crash_at(
     }
     // What happens once a process, at its first time; else some time later.
     let is_once = ["takeover", "release", "load", "sweep", "passivate", "register"];
-    let skipped = match is_once.iter().any(|once| point.starts_with(once)) {
-        true => round % 3,
-        false => random.random_range(0..60),
+    let skipped = if is_once.iter().any(|once| point.starts_with(once)) {
+        round % 3
+    } else {
+        random.random_range(0..60)
     };
     let order = match skipped {
         0 => format!("{point}=return"),
