@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::auth::keys::KeysError;
+use crate::auth::keys::{KeysError, lease_for_change, on_record};
 use crate::domain::{AccountStatus, UserId};
 use crate::pipeline::Gateway;
 use crate::store::Store;
@@ -26,8 +26,8 @@ impl Operators {
         }
         let accounts = self.store.accounts_of(user).await?;
         for account in [accounts.live, accounts.test] {
-            let lease = self.gateway.directory.owners_lease(account).await?;
-            lease.set_status(status).await?.wait().await?;
+            let lease = lease_for_change(&self.gateway, account).await?;
+            on_record(&self.gateway, lease.set_status(status).await?, None).await?;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::auth::keys::KeysError;
+use crate::auth::keys::{KeysError, lease_for_change, on_record};
 use crate::domain::{
     AccountId, Credits, Decline, Environment, LedgerEntry, NewPayment, PaymentId, Snapshot,
     Timestamp, UserId,
@@ -103,7 +103,7 @@ impl Payments {
             .as_ref()
             .zip(once)
             .map(|(claim, once)| claim.record(id.0, Some(&(once.answer)(&made)), at));
-        let lease = self.gateway.directory.owners_lease(account).await?;
+        let lease = lease_for_change(&self.gateway, account).await?;
         let receipt = lease.top_up(payment, answer).await.map_err(|error| match error {
             crate::actors::AccountError::Refused(Decline::AccountClosed) => {
                 PaymentsError::AccountClosed
@@ -113,9 +113,7 @@ impl Payments {
             }
             crate::actors::AccountError::Gone => PaymentsError::Account(KeysError::Unknown),
         })?;
-        receipt.wait().await?;
-        // Until here no repeat was let in.
-        drop(claim);
+        on_record(&self.gateway, receipt, claim).await?;
         Ok(Made::New(made))
     }
 
@@ -125,13 +123,13 @@ impl Payments {
     /// [`PaymentsError`]
     pub async fn reset_test(&self, user: UserId) -> Result<Credits, PaymentsError> {
         let account = self.store.accounts_of(user).await?.test;
-        let lease = self.gateway.directory.owners_lease(account).await?;
+        let lease = lease_for_change(&self.gateway, account).await?;
         let receipt =
             lease.refill(user.0, self.test_credits).await.map_err(|error| match error {
                 crate::actors::AccountError::Refused(_) => PaymentsError::AccountClosed,
                 crate::actors::AccountError::Gone => PaymentsError::Account(KeysError::Unknown),
             })?;
-        Ok(receipt.wait().await?)
+        Ok(on_record(&self.gateway, receipt, None).await?)
     }
 
     /// One of the user's payments.
@@ -168,7 +166,8 @@ impl Payments {
     ) -> Result<(Snapshot, Timestamp), PaymentsError> {
         let account = self.account(user, environment).await?;
         let lease = self.gateway.directory.owners_lease(account).await?;
-        let snapshot = lease.look(None).await?.wait().await?;
+        let looked = lease.look(None).await?;
+        let snapshot = on_record(&self.gateway, looked, None).await?;
         Ok((snapshot, self.store.account_updated_at(account).await?))
     }
 

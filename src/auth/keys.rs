@@ -5,15 +5,17 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::actors::account::wait;
 use crate::actors::directory::DirectoryError;
-use crate::actors::{AccountError, WriteError};
+use crate::actors::ledger_writer::WriterState;
+use crate::actors::{AccountError, AccountLease, Receipt, WriteError};
 use crate::domain::api_key::ApiKey;
 use crate::domain::limits::LimitsChange;
 use crate::domain::owner::TooManyKeys;
 use crate::domain::{
     AccountId, Environment, KeyChange, KeyId, KeyState, NewKey, Timestamp, UserId,
 };
-use crate::idempotency::{Begun, IdempotencyError, Made, Once};
+use crate::idempotency::{Begun, Claim, IdempotencyError, Made, Once};
 use crate::pipeline::Gateway;
 use crate::store::api_keys::KeyListing;
 use crate::store::{Store, StoreError};
@@ -101,6 +103,49 @@ pub struct KeyRequest {
 /// A key that was made, its text for the only time, and what is seen of it later.
 pub type NewlyMade = (ApiKey, KeyListing);
 
+/// A lease for a change that an owner or an operator wants, if there is any use in it now.
+///
+/// # Errors
+/// [`KeysError`]
+pub async fn lease_for_change(
+    gateway: &Gateway,
+    account: AccountId,
+) -> Result<AccountLease, KeysError> {
+    // What has too much to do still writes; what cannot write would keep the caller waiting.
+    if matches!(gateway.ledger.state(), WriterState::Unavailable | WriterState::Fenced) {
+        return Err(KeysError::NotWritten);
+    }
+    Ok(gateway.directory.owners_lease(account).await?)
+}
+
+/// Waits until a decision is on record, for as long as a caller waits. `claim` is held until that is known,
+/// however long it takes.
+///
+/// # Errors
+/// [`KeysError`]
+pub async fn on_record<T>(
+    gateway: &Gateway,
+    receipt: Receipt<T>,
+    claim: Option<Claim>,
+) -> Result<T, KeysError> {
+    let Receipt { decided, durable } = receipt;
+    let mut waiting = Box::pin(async move {
+        let result = wait(durable).await;
+        drop(claim);
+        result
+    });
+    match tokio::time::timeout(gateway.commit_timeout, &mut waiting).await {
+        Ok(result) => {
+            result?;
+            Ok(decided)
+        }
+        Err(_) => {
+            actix_web::rt::spawn(waiting);
+            Err(KeysError::Unknown)
+        }
+    }
+}
+
 /// The API keys of all users.
 pub struct Keys {
     /// The database.
@@ -155,10 +200,8 @@ impl Keys {
             .as_ref()
             .zip(once)
             .map(|(claim, once)| claim.record(id, Some(&(once.answer)(&made)), at));
-        let lease = self.gateway.directory.owners_lease(account).await?;
-        lease.add_key(new, answer).await?.wait().await?;
-        // Until here no repeat was let in.
-        drop(claim);
+        let lease = lease_for_change(&self.gateway, account).await?;
+        on_record(&self.gateway, lease.add_key(new, answer).await?, claim).await?;
         Ok(Made::New(made))
     }
 
@@ -229,7 +272,8 @@ impl Keys {
     ) -> Result<(KeyState, Timestamp), KeysError> {
         let listing = self.get(user, key).await?;
         let lease = self.gateway.directory.owners_lease(listing.account).await?;
-        let snapshot = lease.look(Some(key)).await?.wait().await?;
+        let looked = lease.look(Some(key)).await?;
+        let snapshot = on_record(&self.gateway, looked, None).await?;
         let state = snapshot.key.ok_or(KeysError::NotFound)?;
         Ok((state, snapshot.at))
     }
@@ -240,7 +284,7 @@ impl Keys {
         key: KeyId,
         change: KeyChange,
     ) -> Result<KeyState, KeysError> {
-        let lease = self.gateway.directory.owners_lease(account).await?;
-        Ok(lease.change_key(key, change).await?.wait().await?)
+        let lease = lease_for_change(&self.gateway, account).await?;
+        on_record(&self.gateway, lease.change_key(key, change).await?, None).await
     }
 }

@@ -1,5 +1,5 @@
 //! API keys as they are looked up and listed. Their changes are written by the ledger writer, in the order
-//! in which their account decided them ([`super::batch::Change`]).
+//! in which their account decided them ([`crate::domain::Change`]).
 
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
 

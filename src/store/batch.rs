@@ -119,6 +119,8 @@ impl Store {
     /// # Errors
     /// [`StoreError`] where the database still does not answer.
     pub async fn is_written(&self, batch: &Batch, lease: Lease) -> Result<bool, StoreError> {
+        // What a connection of SQLite was told before, it has done when it answers.
+        self.ledger().ping().await?;
         let ledger = self.committed();
         // Else an earlier attempt could still be committed after it was not found.
         for _ in 0..SESSION_POLLS {

@@ -25,6 +25,7 @@ use uuid::Uuid;
 use crate::config::DatabaseSettings;
 use crate::domain::AccountId;
 use crate::failpoint;
+use batch::CommitError;
 
 pub mod accounts;
 pub mod answers;
@@ -150,13 +151,14 @@ impl Store {
             });
             Database::connect(options)
         };
-        let write = connect(1).await?;
-        assert_sqlite(&write).await?;
-        // Serialises migrations of several processes that start at once. The folder is locked, not the file:
-        // closing another handle on a SQLite file would drop SQLite's own locks.
+        // Serialises what several processes do that start at once: who switches to the log of SQLite needs the
+        // file for itself, and so does who migrates. The folder is locked, not the file: closing another handle on
+        // a SQLite file would drop SQLite's own locks.
         folder.lock().map_err(|error| {
             StoreError::Unsafe(format!("cannot lock the folder of the database: {error}"))
         })?;
+        let write = connect(1).await?;
+        assert_sqlite(&write).await?;
         migrate(&write).await?;
         drop(folder);
         let read = connect(settings.connections_max.get()).await?;
@@ -255,6 +257,16 @@ impl Store {
         }
     }
 
+    /// As [`Store::run`], for what writes beside the ledger writer.
+    async fn run_write<T, F, W>(&self, work: W) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, StoreError>> + Send + 'static,
+        W: FnOnce(Store) -> F,
+    {
+        self.run(work).await.map_err(unknown_unless_told)
+    }
+
     /// Opens a transaction that reads, and sees one state of the database all through.
     async fn snapshot(&self) -> Result<DatabaseTransaction, StoreError> {
         Ok(if is_postgres(&self.read) {
@@ -279,6 +291,23 @@ impl Store {
             // It goes on by itself; nobody waits for it any more.
             Err(_) => Err(StoreError::TooSlow),
         }
+    }
+}
+
+/// A write that failed, or took too long: did it happen? Only where no connection was had, or where the database
+/// itself says that it did not, is it known that it did not.
+fn unknown_unless_told(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Database(DbErr::ConnectionAcquire(_) | DbErr::Conn(_)) => error,
+        StoreError::Database(error) => match CommitError::from(error) {
+            CommitError::Unknown(error) => StoreError::OutcomeUnknown(error),
+            CommitError::Refused(reason) => StoreError::Database(DbErr::Custom(reason)),
+            CommitError::Fenced => StoreError::Stopped,
+        },
+        StoreError::TooSlow => {
+            StoreError::OutcomeUnknown(DbErr::Custom("the database takes too long".into()))
+        }
+        error => error,
     }
 }
 

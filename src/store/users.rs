@@ -105,7 +105,7 @@ impl Store {
     /// # Errors
     /// [`StoreError::Taken`], naming `email` or `username`.
     pub async fn create_user(&self, new: NewUser) -> Result<User, StoreError> {
-        self.run(move |store| async move {
+        self.run_write(move |store| async move {
             let transaction = begin_write(&store.write).await?;
             let row = user::ActiveModel {
                 id: Set(new.id.0),
@@ -172,7 +172,7 @@ impl Store {
     /// [`StoreError`]
     pub async fn set_password(&self, user: &User, hash: String) -> Result<Option<i64>, StoreError> {
         let (id, version) = (user.id, user.token_version);
-        self.run(move |store| async move {
+        self.run_write(move |store| async move {
             let next = version.saturating_add(1);
             let changed = user::Entity::update_many()
                 .filter(user::Column::Id.eq(id.0).and(user::Column::TokenVersion.eq(version)))
