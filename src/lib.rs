@@ -36,7 +36,10 @@
 //! | who owns what in memory | [`actors`] |
 //! | what can be set, and every limit | [`config`] |
 //! | how it starts and stops | [`app`] |
-//! | what must hold in the database | [`verify`] |
+//! | when a write may be acknowledged | [`domain::writer`], carried out by [`actors::ledger_writer`] |
+//! | what must hold in the database | [`domain::audit`], folded by [`verify`] |
+//! | every bound on what runs at once | [`config`], counted in [`pipeline`]'s readiness, shown by `http/metrics.rs` |
+//! | where a test can make it fail | [`failpoint`] |
 //!
 //! # Invariants
 //!
@@ -45,6 +48,8 @@
 //!   transaction, so a process that was taken over can acknowledge nothing more.
 //! - *Nothing is acknowledged from memory.* There is no such mode.
 //! - *Debits bind at once; what comes back is spendable when it is durable.*
+//! - *An outcome that is not known is neither acknowledged nor given up* ([`domain::writer`]).
+//! - *Nothing repairs by itself.* An account that does not agree with its ledger takes no calls.
 //! - *From the charge on, nothing depends on the client's connection.*
 //! - *The ledger is append-only*, and the balance is its fold. The database refuses changes by trigger, and a
 //!   negative balance by constraint.
