@@ -321,7 +321,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::super::account::Panic;
-    use super::super::ledger_writer::{LedgerWriter, WriteError};
+    use super::super::ledger_writer::{LedgerWriter, WriteError, WriterState};
     use super::*;
     use crate::config::{DatabaseSettings, LedgerSettings};
     use crate::domain::{
@@ -489,6 +489,21 @@ mod tests {
             bench.charge(two).await.unwrap();
             bench.charge(one).await.unwrap();
             assert_eq!((bench.balance(one.0).await, bench.balance(two.0).await), (80, 90));
+        });
+    }
+
+    #[test]
+    fn who_was_taken_over_writes_nothing() {
+        on_bench(10, async |bench| {
+            let one = bench.account("one").await;
+            bench.charge(one).await.unwrap();
+            bench.store.take_lease(Uuid::new_v4()).await.unwrap();
+            // Nobody has told it: the transaction itself finds out.
+            assert_eq!(bench.directory.ledger.state(), WriterState::Serving);
+            assert_eq!(bench.charge(one).await, Err(WriteError::Fenced));
+            assert_eq!(bench.directory.ledger.state(), WriterState::Fenced);
+            let account = bench.store.load_account(one.0, 9).await.unwrap();
+            assert_eq!(account.balance().nanos(), 90);
         });
     }
 
