@@ -587,7 +587,7 @@ async fn terminate(plan: Plan, database: Database) {
     let rounds = plan.rounds(5, 100);
     // Streams that would go on for longer than they may.
     let mut steps: Vec<Step> =
-        (0..200).flat_map(|_| [word(" word"), Step::Pause(Duration::from_millis(20))]).collect();
+        (0..300).flat_map(|_| [word(" word"), Step::Pause(Duration::from_millis(100))]).collect();
     steps.push(usage_and_done(&json!({ "prompt_tokens": 9, "completion_tokens": 200 })));
     let upstream = Upstream::start(Script::Events(steps)).await;
     let url = upstream.url();
