@@ -134,16 +134,12 @@ pub async fn on_record<T>(
         drop(claim);
         result
     });
-    match tokio::time::timeout(gateway.commit_timeout, &mut waiting).await {
-        Ok(result) => {
-            result?;
-            Ok(decided)
-        }
-        Err(_) => {
-            actix_web::rt::spawn(waiting);
-            Err(KeysError::Unknown)
-        }
-    }
+    let Ok(result) = tokio::time::timeout(gateway.commit_timeout, &mut waiting).await else {
+        actix_web::rt::spawn(waiting);
+        return Err(KeysError::Unknown);
+    };
+    result?;
+    Ok(decided)
 }
 
 /// The API keys of all users.
