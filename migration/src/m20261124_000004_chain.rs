@@ -73,7 +73,9 @@ async fn link_entries<C: ConnectionTrait>(connection: &C) -> Result<(), DbErr> {
         FROM ledger_entry WHERE account_id > $1 OR (account_id = $1 AND seq > $2)
         ORDER BY account_id, seq LIMIT 1000";
     const WRITE: &str = "UPDATE ledger_entry SET link = $1 WHERE account_id = $2 AND seq = $3";
-    const HEAD: &str = "UPDATE account SET link = $1 WHERE id = $2";
+    const HEADS: &str = "UPDATE account SET link = (
+            SELECT link FROM ledger_entry WHERE account_id = account.id ORDER BY seq DESC LIMIT 1)
+        WHERE EXISTS (SELECT 1 FROM ledger_entry WHERE account_id = account.id)";
     let backend = connection.get_database_backend();
     let statement =
         |sql: &str, values: Vec<Value>| Statement::from_sql_and_values(backend, sql, values);
@@ -88,12 +90,11 @@ async fn link_entries<C: ConnectionTrait>(connection: &C) -> Result<(), DbErr> {
             }
             seq = row.try_get_by_index(1)?;
             link = next(link, row)?;
-            let bytes = || Value::from(link.to_vec());
-            let values = vec![bytes(), account.into(), seq.into()];
+            let values = vec![link.to_vec().into(), account.into(), seq.into()];
             connection.execute_raw(statement(WRITE, values)).await?;
-            connection.execute_raw(statement(HEAD, vec![bytes(), account.into()])).await?;
         }
         if page.len() < PAGE {
+            connection.execute_unprepared(HEADS).await?;
             return Ok(());
         }
     }

@@ -4,6 +4,7 @@
 //! replies. No rule lives here.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use actix::{Actor, ActorContext as _, Addr, Context, Handler, Message};
 use tokio::sync::oneshot;
@@ -94,6 +95,25 @@ pub async fn wait(durable: Option<Acknowledgement>) -> Result<(), WriteError> {
         Some(acknowledgement) => acknowledgement.await.unwrap_or(Err(WriteError::Lost)),
         None => Ok(()),
     }
+}
+
+/// Waits for an outcome for as long as a caller waits; `None` where it is not known by then. `kept` is held until it
+/// is known, however long that takes.
+pub async fn wait_within<K: 'static>(
+    patience: Duration,
+    outcome: impl Future<Output = Result<(), WriteError>> + 'static,
+    kept: K,
+) -> Option<Result<(), WriteError>> {
+    let mut waiting = Box::pin(async move {
+        let result = outcome.await;
+        drop(kept);
+        result
+    });
+    let result = tokio::time::timeout(patience, &mut waiting).await.ok();
+    if result.is_none() {
+        actix::spawn(waiting);
+    }
+    result
 }
 
 type Reply<T, E> = oneshot::Sender<Result<Receipt<T>, E>>;

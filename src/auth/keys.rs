@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::actors::account::wait;
+use crate::actors::account::{wait, wait_within};
 use crate::actors::directory::DirectoryError;
 use crate::actors::ledger_writer::WriterState;
 use crate::actors::{AccountError, AccountLease, Receipt, WriteError};
@@ -129,16 +129,8 @@ pub async fn on_record<T>(
     claim: Option<Claim>,
 ) -> Result<T, KeysError> {
     let Receipt { decided, durable } = receipt;
-    let mut waiting = Box::pin(async move {
-        let result = wait(durable).await;
-        drop(claim);
-        result
-    });
-    let Ok(result) = tokio::time::timeout(gateway.commit_timeout, &mut waiting).await else {
-        actix_web::rt::spawn(waiting);
-        return Err(KeysError::Unknown);
-    };
-    result?;
+    let outcome = wait_within(gateway.commit_timeout, wait(durable), claim).await;
+    outcome.ok_or(KeysError::Unknown)??;
     Ok(decided)
 }
 

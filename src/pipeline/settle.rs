@@ -13,7 +13,7 @@ use super::departure::{Body, Money, kept};
 use super::price::Generation;
 use super::upstream::Answered;
 use super::{Departure, Gateway, Notes, Refusal, relay};
-use crate::actors::account::{Record, wait};
+use crate::actors::account::{Record, wait, wait_within};
 use crate::actors::ledger_writer::{Acknowledgement, WriteError};
 use crate::domain::{Credits, Ending, Extension, Outcome, Settled, Tally, UsageRecord};
 use crate::idempotency::Claim;
@@ -248,27 +248,22 @@ pub(super) async fn on_record(
     if debit.is_none() && end.is_none() {
         return Ok(());
     }
-    let mut both = Box::pin(async move {
-        let result = match wait(debit).await {
+    let both = async move {
+        match wait(debit).await {
             Ok(()) => wait(end).await,
             Err(error) => Err(error),
-        };
-        drop(claim);
-        result
-    });
-    match tokio::time::timeout(patience, &mut both).await {
-        Ok(Ok(())) => Ok(()),
+        }
+    };
+    match wait_within(patience, both, claim).await {
+        Some(Ok(())) => Ok(()),
         // The upstream has done its work, and of a debit and its refund one may be on record.
-        Ok(Err(WriteError::Fenced)) => {
+        Some(Err(WriteError::Fenced)) => {
             Err(Refusal::OutcomeUnknown("another process owns the accounts"))
         }
-        Ok(Err(WriteError::Refused)) => {
+        Some(Err(WriteError::Refused)) => {
             Err(Refusal::OutcomeUnknown("the database refused the charge"))
         }
-        Ok(Err(WriteError::Lost)) => Err(Refusal::OutcomeUnknown("the ledger writer is gone")),
-        Err(_) => {
-            actix_web::rt::spawn(both);
-            Err(Refusal::OutcomeUnknown("the commit takes too long"))
-        }
+        Some(Err(WriteError::Lost)) => Err(Refusal::OutcomeUnknown("the ledger writer is gone")),
+        None => Err(Refusal::OutcomeUnknown("the commit takes too long")),
     }
 }

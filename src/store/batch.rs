@@ -123,14 +123,10 @@ impl Store {
         self.ledger().ping().await?;
         let ledger = self.committed();
         // Else an earlier attempt could still be committed after it was not found.
-        for _ in 0..SESSION_POLLS {
-            if !is_postgres(&ledger) || other_sessions(&ledger).await? == 0 {
-                break;
-            }
+        let mut polls = 0..SESSION_POLLS;
+        while is_postgres(&ledger) && other_sessions(&ledger).await? > 0 {
+            polls.next().ok_or(StoreError::TooSlow)?;
             tokio::time::sleep(SESSION_POLL).await;
-        }
-        if is_postgres(&ledger) && other_sessions(&ledger).await? > 0 {
-            return Err(StoreError::TooSlow);
         }
         // One transaction writes all or nothing, so any row that is this batch's alone speaks for all of it.
         if let Some(first) = batch.entries.first() {
