@@ -497,6 +497,8 @@ mod tests {
         on_bench(10, async |bench| {
             let one = bench.account("one").await;
             bench.charge(one).await.unwrap();
+            // The usage record is a write of its own, and may still be on its way.
+            bench.directory.ledger.barrier().await.unwrap();
             bench.store.take_lease(Uuid::new_v4()).await.unwrap();
             // Nobody has told it: the transaction itself finds out.
             assert_eq!(bench.directory.ledger.state(), WriterState::Serving);

@@ -309,13 +309,14 @@ impl<T> Writer<T> {
         if writes.is_empty() {
             return None;
         }
-        let (lost, writes): (Vec<_>, Vec<_>) =
-            writes.into_iter().partition(|pending| pending.marks.is_poisoned());
-        self.fail(lost, WriteError::Refused);
+        // Whose writes were fenced is poisoned too: the reason is still that, whichever batch they were in.
         if self.is_fenced {
             self.fail(writes, WriteError::Fenced);
             return Some(());
         }
+        let (lost, writes): (Vec<_>, Vec<_>) =
+            writes.into_iter().partition(|pending| pending.marks.is_poisoned());
+        self.fail(lost, WriteError::Refused);
         let batch = Batch::of(writes.iter().map(|pending| &pending.write));
         if batch.is_empty() {
             self.acknowledge(writes);
@@ -406,5 +407,33 @@ impl<T> Current<T> {
 
     fn pause_before(&mut self, step: Step) {
         (self.step, self.is_pausing, self.is_asked) = (step, true, false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::domain::batch::Change;
+    use crate::domain::ids::KeyId;
+
+    #[test]
+    fn what_waits_behind_a_fenced_batch_of_its_account_is_fenced_too() {
+        let mut writer = Writer::new(10, 1000);
+        let marks = Arc::new(AccountMarks::default());
+        for ticket in 0..2 {
+            let change = Some(Change::KeyRevoked(KeyId(uuid::Uuid::from_u128(ticket))));
+            let write = Write { change, ..Write::nothing(AccountId(1)) };
+            marks.pending_writes.fetch_add(1, Ordering::AcqRel);
+            writer.gather(Pending { write, marks: Arc::clone(&marks), at_micros: 0, ticket });
+            // The first is on its way by itself; the second gathers behind it.
+            assert_eq!(writer.next_task().is_some(), ticket == 0);
+        }
+        writer.committed(Attempt::Fenced);
+        assert!(writer.next_task().is_none());
+        let fenced = Err(WriteError::Fenced);
+        assert_eq!(writer.take_ended(), vec![(0, fenced), (1, fenced)]);
+        assert!(marks.is_poisoned());
     }
 }
