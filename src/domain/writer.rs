@@ -412,8 +412,6 @@ impl<T> Current<T> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use super::*;
     use crate::domain::batch::Change;
     use crate::domain::ids::KeyId;
