@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::auth::keys::{KeysError, lease_for_change, on_record};
+use crate::auth::keys::{KeysError, on_record, serving_lease};
 use crate::domain::{AccountStatus, UserId};
 use crate::pipeline::Gateway;
 use crate::store::Store;
@@ -26,7 +26,7 @@ impl Operators {
         }
         let accounts = self.store.accounts_of(user).await?;
         for account in [accounts.live, accounts.test] {
-            let lease = lease_for_change(&self.gateway, account).await?;
+            let lease = serving_lease(&self.gateway, account).await?;
             on_record(&self.gateway, lease.set_status(status).await?, None).await?;
         }
         Ok(())

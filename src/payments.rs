@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::auth::keys::{KeysError, lease_for_change, on_record};
+use crate::auth::keys::{KeysError, on_record, serving_lease};
 use crate::domain::{
     AccountId, Credits, Decline, Environment, LedgerEntry, NewPayment, PaymentId, Snapshot,
     Timestamp, UserId,
@@ -103,7 +103,7 @@ impl Payments {
             .as_ref()
             .zip(once)
             .map(|(claim, once)| claim.record(id.0, Some(&(once.answer)(&made)), at));
-        let lease = lease_for_change(&self.gateway, account).await?;
+        let lease = serving_lease(&self.gateway, account).await?;
         let receipt = lease.top_up(payment, answer).await.map_err(|error| match error {
             crate::actors::AccountError::Refused(Decline::AccountClosed) => {
                 PaymentsError::AccountClosed
@@ -123,7 +123,7 @@ impl Payments {
     /// [`PaymentsError`]
     pub async fn reset_test(&self, user: UserId) -> Result<Credits, PaymentsError> {
         let account = self.store.accounts_of(user).await?.test;
-        let lease = lease_for_change(&self.gateway, account).await?;
+        let lease = serving_lease(&self.gateway, account).await?;
         let receipt =
             lease.refill(user.0, self.test_credits).await.map_err(|error| match error {
                 crate::actors::AccountError::Refused(_) => PaymentsError::AccountClosed,
@@ -165,7 +165,7 @@ impl Payments {
         environment: Environment,
     ) -> Result<(Snapshot, Timestamp), PaymentsError> {
         let account = self.account(user, environment).await?;
-        let lease = self.gateway.directory.owners_lease(account).await?;
+        let lease = serving_lease(&self.gateway, account).await?;
         let looked = lease.look(None).await?;
         let snapshot = on_record(&self.gateway, looked, None).await?;
         Ok((snapshot, self.store.account_updated_at(account).await?))

@@ -470,7 +470,7 @@ impl World<'_> {
                 if !std::mem::replace(&mut resident.is_leaving, true) {
                     // Only after everything it handed over has met its end.
                     let none = Arc::new(AccountMarks::default());
-                    let nothing = Write::nothing(AccountId(0));
+                    let nothing = Write::nothing(AccountId::LAST);
                     self.hand_over(place, nothing, &none, Ticket::Barrier(id));
                     self.drive(place);
                 }
@@ -496,6 +496,7 @@ impl World<'_> {
         let at = self.at();
         let Some(resident) = self.processes[place].residents.get_mut(&id) else { return };
         let decisions = resident.owner.expire(at);
+        assert!(decisions.is_empty() || !resident.owner.marks().is_quiet(), "let go too early");
         for Decision { decided, write, .. } in decisions {
             self.tell(|| format!("account {id} ends {decided}"));
             self.sometimes("a hold was ended by the next owner");
@@ -528,9 +529,11 @@ impl World<'_> {
     }
 
     fn submit(&mut self, place: usize, id: AccountId, write: Option<Write>, ticket: Ticket) {
-        let Some(write) = write else { return };
         let marks = Arc::clone(self.processes[place].residents[&id].owner.marks());
-        self.hand_over(place, write, &marks, ticket);
+        if let Some(write) = write {
+            self.hand_over(place, write, &marks, ticket);
+        }
+        self.processes[place].residents[&id].owner.publish();
     }
 
     fn hand_over(&mut self, place: usize, write: Write, marks: &Arc<AccountMarks>, ticket: Ticket) {
@@ -904,6 +907,8 @@ impl World<'_> {
             return;
         };
         let decided = resident.owner.settle(id, outcome, at, Some(usage), None);
+        let is_quiet = resident.owner.marks().is_quiet();
+        assert!(decided.is_err() || !is_quiet, "let go before its write is handed over");
         self.tell(|| format!("{id} is settled: {outcome:?} {decided:?}"));
         let Ok(decision) = decided else {
             // It expired, or its owner was loaded again meanwhile.
@@ -1226,6 +1231,7 @@ impl World<'_> {
             let audited = AuditedAccount {
                 account: *stored,
                 spends: spends.copied().collect(),
+                live_keys: keys.clone(),
                 keys,
                 held: Credits::ZERO,
                 ended_and_open: 0,
@@ -1234,6 +1240,7 @@ impl World<'_> {
                     credits(ends.iter().map(|end| end.captured.nanos()).sum()),
                 ),
                 payments_astray: 0,
+                entries_astray: 0,
                 epoch_max: self.tables.epoch,
             };
             let mut fold = Fold::new(&audited);

@@ -51,10 +51,24 @@ impl MigrationTrait for Migration {
         };
         run(manager, pause).await?;
         link_entries(manager.get_connection()).await?;
-        run(manager, &[resume]).await
+        run(manager, &[resume]).await?;
+        // A server from before the chain, that still runs, would write entries without a link, and its accounts
+        // would be quarantined: it is refused instead.
+        let refuse = if is_postgres {
+            "ALTER TABLE ledger_entry ALTER COLUMN link DROP DEFAULT".to_owned()
+        } else {
+            format!(
+                "CREATE TRIGGER ledger_entry_link BEFORE INSERT ON ledger_entry WHEN NEW.link = X'{none}'
+                 BEGIN SELECT RAISE(ABORT, 'an entry without its link'); END"
+            )
+        };
+        run(manager, &[&refuse]).await
     }
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        if !Dialect::of(manager.get_database_backend()).is_postgres {
+            run(manager, &["DROP TRIGGER ledger_entry_link"]).await?;
+        }
         run(
             manager,
             &[

@@ -50,6 +50,7 @@ impl AccountActor {
         let Decision { decided, write, is_awaited } = decision;
         failpoint!("account-decided");
         let durable = write.and_then(|write| self.hand_over(write, is_awaited));
+        self.owner.publish();
         failpoint!("account-handed-over");
         Receipt { decided, durable }
     }
@@ -210,8 +211,11 @@ impl Handler<ExpireCharges> for AccountActor {
             let account = self.owner.state().id();
             tracing::warn!(%account, charge = %decision.decided, "a charge expired without an end");
             failpoint!("sweep-expired");
-            let _ = self.receipt(decision);
+            if let Some(write) = decision.write {
+                let _ = self.hand_over(write, false);
+            }
         }
+        self.owner.publish();
     }
 }
 

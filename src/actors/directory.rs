@@ -15,7 +15,7 @@ use dashmap::DashMap;
 use tokio::sync::OnceCell;
 
 use super::account::{AccountActor, AccountLease, ExpireCharges, Stop};
-use super::ledger_writer::LedgerHandle;
+use super::ledger_writer::{LedgerHandle, WriterState};
 use crate::clock::Clock;
 use crate::config::AccountSettings;
 use crate::domain::residency::{InFlight, fair_share, to_passivate};
@@ -54,10 +54,21 @@ impl From<StoreError> for DirectoryError {
 /// How long a quarantined account is not looked at again, in sweeps.
 const QUARANTINE_SWEEPS: i64 = 10;
 
+/// How long somebody waits for the writes of a dead or poisoned actor to meet their end.
+const REPLACE_MAX: Duration = Duration::from_secs(5);
+
 /// An account that is, or is about to be, in memory.
 struct Resident {
     actor: OnceCell<Addr<AccountActor>>,
     marks: Arc<AccountMarks>,
+}
+
+impl Resident {
+    /// Has its actor died, and everything it handed over met its end?
+    fn is_dead_and_done(&self) -> bool {
+        let is_dead = self.actor.get().is_some_and(|actor| !actor.connected());
+        is_dead && self.marks.pending_writes.load(Ordering::Acquire) == 0
+    }
 }
 
 /// See the module.
@@ -211,7 +222,11 @@ impl Directory {
         account: AccountId,
         dead: &Arc<Resident>,
     ) -> Result<(), DirectoryError> {
-        self.ledger.barrier().await.map_err(|_| DirectoryError::Unwritable)?;
+        // While the database does not answer the barrier stands; whoever waits is told so.
+        tokio::time::timeout(REPLACE_MAX, self.ledger.barrier())
+            .await
+            .map_err(|_| DirectoryError::Unwritable)?
+            .map_err(|_| DirectoryError::Unwritable)?;
         let removed = self.residents.remove_if(&account, |_, resident| Arc::ptr_eq(resident, dead));
         if let Some((_, resident)) = removed {
             stop(&resident);
@@ -256,6 +271,10 @@ impl Directory {
     /// # Errors
     /// [`DirectoryError`]
     pub async fn end_orphaned_holds(&self) -> Result<(), DirectoryError> {
+        // Holds of another epoch are orphans only while this one is the latest.
+        if matches!(self.ledger.state(), WriterState::Unavailable | WriterState::Fenced) {
+            return Ok(());
+        }
         let (epoch, now) = (self.ledger.epoch(), self.clock.now());
         for account in self.store.accounts_with_orphaned_holds(epoch, now).await? {
             if let Err(error) = self.owners_lease(account).await {
@@ -271,6 +290,8 @@ impl Directory {
     pub fn sweep(&self) {
         let now = self.tick.fetch_add(1, Ordering::Relaxed);
         let idle_max = i64::try_from(self.settings.idle_seconds.get()).unwrap_or(i64::MAX);
+        // Whoever asks for an account whose actor has died loads it again; of the others nobody else lets go.
+        self.residents.retain(|_, resident| !resident.is_dead_and_done());
         let mut idle = Vec::new();
         for resident in &self.residents {
             let marks = &resident.marks;
@@ -321,7 +342,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::super::account::Panic;
-    use super::super::ledger_writer::{LedgerWriter, WriteError, WriterState};
+    use super::super::ledger_writer::{LedgerWriter, WriteError};
     use super::*;
     use crate::config::{DatabaseSettings, LedgerSettings};
     use crate::domain::{

@@ -168,7 +168,7 @@ impl LedgerHandle {
     /// [`WriteError::Lost`] or [`WriteError::Fenced`]
     pub async fn barrier(&self) -> Result<(), WriteError> {
         let (ticket, acknowledgement) = oneshot::channel();
-        let nothing = Write::nothing(AccountId(0));
+        let nothing = Write::nothing(AccountId::LAST);
         self.write(nothing, &Arc::new(AccountMarks::default()), Some(ticket));
         acknowledgement.await.unwrap_or(Err(WriteError::Lost))
     }

@@ -103,15 +103,16 @@ pub struct KeyRequest {
 /// A key that was made, its text for the only time, and what is seen of it later.
 pub type NewlyMade = (ApiKey, KeyListing);
 
-/// A lease for a change that an owner or an operator wants, if there is any use in it now.
+/// A lease for what an owner or an operator wants to change or to see, if there is any use in it now.
 ///
 /// # Errors
 /// [`KeysError`]
-pub async fn lease_for_change(
+pub async fn serving_lease(
     gateway: &Gateway,
     account: AccountId,
 ) -> Result<AccountLease, KeysError> {
-    // What has too much to do still writes; what cannot write would keep the caller waiting.
+    // What has too much to do still writes; what cannot write would keep the caller waiting, and what another
+    // process owns may have changed there.
     if matches!(gateway.ledger.state(), WriterState::Unavailable | WriterState::Fenced) {
         return Err(KeysError::NotWritten);
     }
@@ -188,7 +189,7 @@ impl Keys {
             .as_ref()
             .zip(once)
             .map(|(claim, once)| claim.record(id, Some(&(once.answer)(&made)), at));
-        let lease = lease_for_change(&self.gateway, account).await?;
+        let lease = serving_lease(&self.gateway, account).await?;
         on_record(&self.gateway, lease.add_key(new, answer).await?, claim).await?;
         Ok(Made::New(made))
     }
@@ -259,7 +260,7 @@ impl Keys {
         key: KeyId,
     ) -> Result<(KeyState, Timestamp), KeysError> {
         let listing = self.get(user, key).await?;
-        let lease = self.gateway.directory.owners_lease(listing.account).await?;
+        let lease = serving_lease(&self.gateway, listing.account).await?;
         let looked = lease.look(Some(key)).await?;
         let snapshot = on_record(&self.gateway, looked, None).await?;
         let state = snapshot.key.ok_or(KeysError::NotFound)?;
@@ -272,7 +273,7 @@ impl Keys {
         key: KeyId,
         change: KeyChange,
     ) -> Result<KeyState, KeysError> {
-        let lease = lease_for_change(&self.gateway, account).await?;
+        let lease = serving_lease(&self.gateway, account).await?;
         on_record(&self.gateway, lease.change_key(key, change).await?, None).await
     }
 }

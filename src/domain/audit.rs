@@ -31,6 +31,10 @@ pub struct AuditedAccount {
     pub captured: (u64, Credits),
     /// Payments without their entry, or of another amount.
     pub payments_astray: u64,
+    /// Calls with more than one charge or with a refund that is not theirs, and credits without their payment.
+    pub entries_astray: u64,
+    /// Those of its keys that are not deleted.
+    pub live_keys: BTreeSet<KeyId>,
     /// The highest epoch of a lease so far.
     pub epoch_max: i64,
 }
@@ -196,6 +200,17 @@ impl Fold {
         let foreign: Vec<KeyId> = self.keys.difference(&audited.keys).copied().collect();
         for key in foreign {
             self.find(format!("was charged for {key}, which is not a key of its own"));
+        }
+        let uncounted = |key: &&KeyId| self.keys.contains(key) && !self.spent.contains_key(key);
+        let uncounted: Vec<KeyId> = audited.live_keys.iter().filter(uncounted).copied().collect();
+        for key in uncounted {
+            self.find(format!("was charged for {key}, which has no counters"));
+        }
+        if audited.entries_astray > 0 {
+            let count = audited.entries_astray;
+            self.find(format!(
+                "{count} calls were charged twice, or given back what was not taken, or credits have no payment"
+            ));
         }
         for (key, (spend, day, month)) in std::mem::take(&mut self.spent) {
             if (spend.day_spent, spend.month_spent) != (day, month) {

@@ -163,6 +163,13 @@ impl Batch {
         batch
     }
 
+    /// Can a look tell whether it was written? Entries, ends of holds and usage are this batch's alone; what keys
+    /// and accounts become can be written twice and is the same.
+    #[must_use]
+    pub fn leaves_trace(&self) -> bool {
+        !(self.entries.is_empty() && self.holds.is_empty() && self.usage.is_empty())
+    }
+
     /// Is there nothing to write?
     #[must_use]
     pub fn is_empty(&self) -> bool {

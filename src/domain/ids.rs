@@ -9,6 +9,11 @@ use uuid::Uuid;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AccountId(pub i64);
 
+impl AccountId {
+    /// No account: the greatest number, so that what is done in the order of accounts does it last.
+    pub const LAST: AccountId = AccountId(i64::MAX);
+}
+
 impl fmt::Display for AccountId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

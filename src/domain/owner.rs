@@ -129,7 +129,9 @@ impl Owner {
         self.state.confirm(self.marks.durable_seq.load(Ordering::Acquire));
     }
 
-    fn publish(&self) {
+    /// Tells how many charges are open. After a decision's write was handed over, and not before: an account
+    /// without open charges and without pending writes may be let go at any moment.
+    pub fn publish(&self) {
         self.marks.open_charges.store(self.state.open_charges(), Ordering::Release);
     }
 
@@ -140,8 +142,10 @@ impl Owner {
     /// A write of nothing, durable when everything decided so far is, so that no answer tells of what a crash
     /// could undo.
     fn output_gate(&self) -> Option<Write> {
+        // What leaves no entry (a key's new ceilings, a hold) is pending as well.
+        let is_pending = self.marks.pending_writes.load(Ordering::Acquire) > 0;
         let durable = self.marks.durable_seq.load(Ordering::Acquire);
-        (self.state.seq() > durable).then(|| self.write())
+        (is_pending || self.state.seq() > durable).then(|| self.write())
     }
 
     /// Decides a charge.
@@ -194,7 +198,8 @@ impl Owner {
         Ok(Decision::awaited(extended.held, write))
     }
 
-    /// Ends a charge; the usage record and the recorded answer ride on its write.
+    /// Ends a charge; the usage record and the recorded answer ride on its write. Once that is handed over,
+    /// [`Owner::publish`].
     ///
     /// # Errors
     /// [`NotOpen`]
@@ -208,7 +213,6 @@ impl Owner {
     ) -> Result<Decision<Settled>, NotOpen> {
         self.confirm();
         let settled = self.state.settle(charge, outcome, now)?;
-        self.publish();
         let usage =
             usage.map(|usage| UsageRecord { cost: settled.cost, seq: settled.seq, ..usage });
         let answer = record.map(|record| record(&settled));
@@ -223,7 +227,7 @@ impl Owner {
     }
 
     /// Ends the charges whose time is over: the net below a call that never came back, and the end of the
-    /// holds that an owner before this one left open.
+    /// holds that an owner before this one left open. Once all writes are handed over, [`Owner::publish`].
     pub fn expire(&mut self, now: Timestamp) -> Vec<Decision<ChargeId>> {
         let expired = self.state.expired(now);
         let ended = expired.into_iter().filter_map(|charge| {

@@ -34,8 +34,9 @@ pub enum WriteError {
     /// The database refused the rows. The write did not happen.
     #[error("the database refused the write")]
     Refused,
-    /// The writer is gone. It is not known whether the write happened.
-    #[error("the ledger writer is gone")]
+    /// It is not known whether the write happened, and never will be: the writer is gone, or it was a change
+    /// without a trace of its own, broken off before another process took the accounts over.
+    #[error("it cannot be known whether the write happened")]
     Lost,
 }
 
@@ -257,6 +258,12 @@ impl<T> Writer<T> {
         let Some(current) = self.asked(Step::Look) else { return };
         match (found, current.fault) {
             (Some(true), _) => current.go(Step::Seal),
+            // Not found, but it would not be found either way.
+            (Some(false), Some(Attempt::Fenced | Attempt::Refused))
+                if current.may_be_there && !current.batch.leaves_trace() =>
+            {
+                self.finish(Err(WriteError::Lost));
+            }
             (Some(false), Some(Attempt::Fenced)) => self.finish(Err(WriteError::Fenced)),
             (Some(false), Some(Attempt::Refused)) => self.give_up(),
             (Some(false), _) => current.pause_before(Step::Commit),
@@ -416,15 +423,23 @@ mod tests {
     use crate::domain::batch::Change;
     use crate::domain::ids::KeyId;
 
+    /// A key that is revoked: a change without a trace of its own.
+    fn change(account: i64) -> Write {
+        let change = Some(Change::KeyRevoked(KeyId(uuid::Uuid::from_u128(1))));
+        Write { change, ..Write::nothing(AccountId(account)) }
+    }
+
+    fn gather(writer: &mut Writer<u8>, write: Write, marks: &Arc<AccountMarks>, ticket: u8) {
+        marks.pending_writes.fetch_add(1, Ordering::AcqRel);
+        writer.gather(Pending { write, marks: Arc::clone(marks), at_micros: 0, ticket });
+    }
+
     #[test]
     fn what_waits_behind_a_fenced_batch_of_its_account_is_fenced_too() {
-        let mut writer = Writer::new(10, 1000);
+        let mut writer = Writer::new(10, 1_000_000);
         let marks = Arc::new(AccountMarks::default());
         for ticket in 0..2 {
-            let change = Some(Change::KeyRevoked(KeyId(uuid::Uuid::from_u128(ticket))));
-            let write = Write { change, ..Write::nothing(AccountId(1)) };
-            marks.pending_writes.fetch_add(1, Ordering::AcqRel);
-            writer.gather(Pending { write, marks: Arc::clone(&marks), at_micros: 0, ticket });
+            gather(&mut writer, change(1), &marks, ticket);
             // The first is on its way by itself; the second gathers behind it.
             assert_eq!(writer.next_task().is_some(), ticket == 0);
         }
@@ -433,5 +448,46 @@ mod tests {
         let fenced = Err(WriteError::Fenced);
         assert_eq!(writer.take_ended(), vec![(0, fenced), (1, fenced)]);
         assert!(marks.is_poisoned());
+    }
+
+    #[test]
+    fn a_barrier_stays_behind_the_writes_of_a_batch_that_is_split() {
+        let mut writer = Writer::new(10, 1_000_000);
+        let marks: [Arc<AccountMarks>; 3] = Default::default();
+        gather(&mut writer, change(1), &marks[0], 1);
+        gather(&mut writer, change(2), &marks[1], 2);
+        gather(&mut writer, Write::nothing(AccountId::LAST), &marks[2], 3);
+        assert!(matches!(writer.next_task(), Some(Task::Commit(_))));
+        writer.committed(Attempt::Refused);
+        assert!(matches!(writer.next_task(), Some(Task::Look(_))));
+        writer.looked(Some(false));
+        for ticket in 1..3 {
+            assert!(matches!(writer.next_task(), Some(Task::Commit(_))));
+            assert_eq!(writer.take_ended(), []);
+            writer.committed(Attempt::Durable);
+            assert_eq!(writer.take_ended(), vec![(ticket, Ok(()))]);
+        }
+        assert!(writer.next_task().is_none());
+        assert_eq!(writer.take_ended(), vec![(3, Ok(()))]);
+    }
+
+    #[test]
+    fn of_a_change_without_a_trace_nobody_is_told_that_it_did_not_happen() {
+        for last in [Attempt::Fenced, Attempt::Refused] {
+            let mut writer = Writer::new(10, 1_000_000);
+            let marks = Arc::new(AccountMarks::default());
+            gather(&mut writer, change(1), &marks, 1);
+            for attempt in [Attempt::Unknown, last] {
+                assert!(matches!(writer.next_task(), Some(Task::Commit(_))));
+                writer.committed(attempt);
+                assert!(matches!(writer.next_task(), Some(Task::Look(_))));
+                writer.looked(Some(false));
+                if attempt == Attempt::Unknown {
+                    assert!(matches!(writer.next_task(), Some(Task::Pause(_))));
+                    writer.paused();
+                }
+            }
+            assert_eq!(writer.take_ended(), vec![(1, Err(WriteError::Lost))]);
+        }
     }
 }

@@ -198,6 +198,12 @@ fn refusal_parts(refusal: &Refusal) -> Parts {
             "Outcome unknown",
             "It is not known whether this request was charged. GET /api/payments/transactions tells.",
         ),
+        Refusal::NotHeld(_) => parts(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "Service unavailable",
+            "The ledger did not answer in time, so the upstream's answer was not delivered. You were not \
+             charged. Please try again.",
+        ),
         Refusal::Stopped => parts(
             StatusCode::SERVICE_UNAVAILABLE,
             "Server stopped",
@@ -376,7 +382,9 @@ impl ApiError {
             ApiError::OutcomeUnknown | ApiError::Refused(Refusal::OutcomeUnknown(_)) => {
                 Some(UnavailableOutcome::OutcomeUnknown)
             }
-            ApiError::Refused(Refusal::Stopped) => Some(UnavailableOutcome::NotCharged),
+            ApiError::Refused(Refusal::Stopped | Refusal::NotHeld(_)) => {
+                Some(UnavailableOutcome::NotCharged)
+            }
             _ if self.parts().status == StatusCode::SERVICE_UNAVAILABLE => {
                 Some(UnavailableOutcome::NotAttempted)
             }

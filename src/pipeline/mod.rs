@@ -154,6 +154,10 @@ pub enum Refusal {
     /// The charge was decided, but it is not known whether it is on record. The reason is for the log.
     #[error("outcome unknown: {0}")]
     OutcomeUnknown(&'static str),
+    /// The hold of a stream was not on record when the upstream had begun to answer; nothing was charged. The
+    /// reason is for the log.
+    #[error("not held: {0}")]
+    NotHeld(&'static str),
     /// The server stopped before the upstream had answered; nothing was charged.
     #[error("stopped")]
     Stopped,

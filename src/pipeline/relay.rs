@@ -54,8 +54,8 @@ pub(super) async fn open(
     match tokio::time::timeout(gateway.commit_timeout, wait(charged.debit.take())).await {
         Ok(Ok(())) => {}
         // Nothing was delivered, so nothing will be charged: the open charge ends as it is dropped.
-        Ok(Err(_)) => return Err(Refusal::Unavailable("the hold was not written")),
-        Err(_) => return Err(Refusal::Unavailable("the commit of the hold takes too long")),
+        Ok(Err(_)) => return Err(Refusal::NotHeld("the hold was not written")),
+        Err(_) => return Err(Refusal::NotHeld("the commit of the hold takes too long")),
     }
     failpoint!("stream-hold-on-record");
     let money = Money {

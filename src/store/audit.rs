@@ -162,7 +162,9 @@ impl Audit {
             held,
             ended_and_open,
             captured,
+            live_keys: keys.iter().map(|key| KeyId(key.id)).collect(),
             payments_astray: self.payments_astray().await?,
+            entries_astray: self.entries_astray().await?,
             epoch_max: self
                 .number("SELECT MAX(epoch) FROM shard_lease WHERE shard >= $1", 0)
                 .await?,
@@ -175,6 +177,20 @@ impl Audit {
             WHERE payment.account_id = $1 AND payment.confirmed_at IS NOT NULL
                 AND (entry.amount IS NULL OR entry.amount <> payment.amount)";
         Ok(u64::try_from(self.number(SQL, self.id.0).await?).unwrap_or(0))
+    }
+
+    async fn entries_astray(&self) -> Result<u64, StoreError> {
+        // A call has one charge or capture, and gets back no more than that; a top-up has its payment.
+        const CALLS: &str = "SELECT COUNT(*) FROM (
+                SELECT reference FROM ledger_entry WHERE account_id = $1 AND kind IN (2, 3, 4)
+                GROUP BY reference
+                HAVING SUM(CASE WHEN kind = 4 THEN 0 ELSE 1 END) <> 1 OR SUM(amount) > 0) AS astray";
+        const TOP_UPS: &str = "SELECT COUNT(*) FROM ledger_entry AS entry
+            LEFT JOIN payment ON payment.id = entry.reference AND payment.account_id = entry.account_id
+            WHERE entry.account_id = $1 AND entry.kind = 1 AND payment.confirmed_at IS NULL";
+        let (calls, top_ups) =
+            (self.number(CALLS, self.id.0).await?, self.number(TOP_UPS, self.id.0).await?);
+        Ok(u64::try_from(calls.saturating_add(top_ups)).unwrap_or(0))
     }
 
     async fn number(&self, sql: &str, argument: i64) -> Result<i64, StoreError> {

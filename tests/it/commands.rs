@@ -137,6 +137,27 @@ async fn verify_finds_what_was_tampered_with(database: Database) {
             "1 payments have no ledger entry, or one of another amount",
         ),
         (
+            "UPDATE payment SET account_id = 2",
+            "UPDATE payment SET account_id = 1",
+            "or credits have no payment",
+        ),
+        (
+            "UPDATE ledger_entry SET kind = 4 WHERE seq = 3",
+            "UPDATE ledger_entry SET kind = 2 WHERE seq = 3",
+            "1 calls were charged twice, or given back what was not taken",
+        ),
+        (
+            "CREATE TABLE kept AS SELECT reference FROM ledger_entry WHERE seq = 3;
+            UPDATE ledger_entry SET reference = (SELECT reference FROM ledger_entry WHERE seq = 2) WHERE seq = 3",
+            "UPDATE ledger_entry SET reference = (SELECT reference FROM kept) WHERE seq = 3; DROP TABLE kept",
+            "1 calls were charged twice",
+        ),
+        (
+            "CREATE TABLE kept AS SELECT * FROM key_spend; DELETE FROM key_spend",
+            "INSERT INTO key_spend SELECT * FROM kept; DROP TABLE kept",
+            "which has no counters",
+        ),
+        (
             "UPDATE api_key SET account_id = 2",
             "UPDATE api_key SET account_id = 1",
             "which is not a key of its own",
@@ -252,6 +273,9 @@ async fn a_ledger_without_a_chain_gets_one(database: Database) {
         "SELECT group_concat(hex(link)) FROM (SELECT link FROM ledger_entry ORDER BY account_id, seq)"
     };
     let before = database.query(links).await;
+    if !database.is_postgres() {
+        database.execute("DROP TRIGGER ledger_entry_link").await.unwrap();
+    }
     for statement in [
         "ALTER TABLE ledger_entry DROP COLUMN link",
         "ALTER TABLE account DROP COLUMN link",
@@ -266,6 +290,12 @@ async fn a_ledger_without_a_chain_gets_one(database: Database) {
     verify(&database);
     let refused = database.execute("UPDATE ledger_entry SET at = at + 1").await;
     assert!(refused.unwrap_err().to_string().contains("append-only"));
+    // A server from before the chain, that still runs, must not write entries without a link.
+    let old = "INSERT INTO ledger_entry
+            (account_id, seq, epoch, kind, amount, balance_after, reference, key_id, day, month, at)
+        SELECT account_id, 5, epoch, kind, amount, balance_after, reference, key_id, day, month, at
+        FROM ledger_entry WHERE seq = 4";
+    assert!(database.execute(old).await.unwrap_err().to_string().contains("link"));
 }
 
 async fn migrating_twice_is_migrating_once(database: Database) {
