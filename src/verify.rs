@@ -79,6 +79,11 @@ pub async fn verify(store: &Store, audience: &mut impl Audience) -> anyhow::Resu
             verify_account(store, account, total, &mut report, audience).await?;
         }
     }
+    for account in store.accounts_gone().await? {
+        report.findings = report.findings.saturating_add(1);
+        let what = "entries, holds or usage records name it, but it is not there".to_owned();
+        audience.find(&Finding { account, what })?;
+    }
     let mut after = 0;
     loop {
         let page = store.audited_usage(after).await?;

@@ -15,7 +15,7 @@ use dashmap::DashMap;
 use tokio::sync::OnceCell;
 
 use super::account::{AccountActor, AccountLease, ExpireCharges, Stop};
-use super::ledger_writer::{LedgerHandle, WriterState};
+use super::ledger_writer::LedgerHandle;
 use crate::clock::Clock;
 use crate::config::AccountSettings;
 use crate::domain::residency::{InFlight, fair_share, to_passivate};
@@ -272,7 +272,7 @@ impl Directory {
     /// [`DirectoryError`]
     pub async fn end_orphaned_holds(&self) -> Result<(), DirectoryError> {
         // Holds of another epoch are orphans only while this one is the latest.
-        if matches!(self.ledger.state(), WriterState::Unavailable | WriterState::Fenced) {
+        if !self.ledger.state().is_in_charge() {
             return Ok(());
         }
         let (epoch, now) = (self.ledger.epoch(), self.clock.now());
@@ -342,7 +342,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::super::account::Panic;
-    use super::super::ledger_writer::{LedgerWriter, WriteError};
+    use super::super::ledger_writer::{LedgerWriter, WriteError, WriterState};
     use super::*;
     use crate::config::{DatabaseSettings, LedgerSettings};
     use crate::domain::{

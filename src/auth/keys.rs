@@ -7,7 +7,6 @@ use uuid::Uuid;
 
 use crate::actors::account::{wait, wait_within};
 use crate::actors::directory::DirectoryError;
-use crate::actors::ledger_writer::WriterState;
 use crate::actors::{AccountError, AccountLease, Receipt, WriteError};
 use crate::domain::api_key::ApiKey;
 use crate::domain::limits::LimitsChange;
@@ -113,7 +112,7 @@ pub async fn serving_lease(
 ) -> Result<AccountLease, KeysError> {
     // What has too much to do still writes; what cannot write would keep the caller waiting, and what another
     // process owns may have changed there.
-    if matches!(gateway.ledger.state(), WriterState::Unavailable | WriterState::Fenced) {
+    if !gateway.ledger.state().is_in_charge() {
         return Err(KeysError::NotWritten);
     }
     Ok(gateway.directory.owners_lease(account).await?)

@@ -93,6 +93,15 @@ pub enum WriterState {
     Overloaded,
 }
 
+impl WriterState {
+    /// Does the database take this process's writes, as far as is known? What is read while it does not may be
+    /// another process's already.
+    #[must_use]
+    pub fn is_in_charge(self) -> bool {
+        matches!(self, WriterState::Serving | WriterState::Overloaded)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Commit,

@@ -7,7 +7,6 @@ use utoipa::ToSchema;
 
 use super::App;
 use super::error::{ApiError, ErrorBody};
-use crate::actors::ledger_writer::WriterState;
 use crate::domain::pricing::RouteClass;
 
 /// How the server is.
@@ -31,8 +30,7 @@ pub(super) async fn live() -> HttpResponse {
     (status = 503, description = "Not ready", body = ErrorBody),
 ))]
 pub(super) async fn ready(app: Data<App>) -> Result<HttpResponse, ApiError> {
-    let is_writable =
-        matches!(app.gateway.ledger.state(), WriterState::Serving | WriterState::Overloaded);
+    let is_writable = app.gateway.ledger.state().is_in_charge();
     if app.readiness.is_unready() || !is_writable || !app.gateway.ledger.is_alive() {
         return Err(ApiError::Unavailable);
     }

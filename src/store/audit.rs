@@ -68,6 +68,21 @@ impl Store {
         Ok(account::Entity::find().count(&self.read).await?)
     }
 
+    /// Accounts that rows speak of and that are not there; the first thousand.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn accounts_gone(&self) -> Result<Vec<AccountId>, StoreError> {
+        const SQL: &str = "SELECT account_id FROM (
+                SELECT account_id FROM ledger_entry UNION SELECT account_id FROM usage_record
+                UNION SELECT account_id FROM hold UNION SELECT account_id FROM hold_end
+            ) AS named WHERE NOT EXISTS (SELECT 1 FROM account WHERE id = account_id)
+            ORDER BY account_id LIMIT 1000";
+        let backend = self.read.get_database_backend();
+        let rows = self.read.query_all_raw(Statement::from_string(backend, SQL)).await?;
+        rows.iter().map(|row| Ok(AccountId(row.try_get_by_index(0)?))).collect()
+    }
+
     /// Opens a snapshot of an account.
     ///
     /// # Errors

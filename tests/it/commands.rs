@@ -163,6 +163,11 @@ async fn verify_finds_what_was_tampered_with(database: Database) {
             "which is not a key of its own",
         ),
         (
+            "UPDATE ledger_entry SET account_id = 99 WHERE account_id = 1 AND seq = 4",
+            "UPDATE ledger_entry SET account_id = 1 WHERE account_id = 99",
+            "account 99: entries, holds or usage records name it",
+        ),
+        (
             "UPDATE account SET environment = 3 - environment WHERE id = 1",
             "UPDATE account SET environment = 3 - environment WHERE id = 1",
             "entry 1 pays real money into a test account",
