@@ -66,18 +66,27 @@ impl Server {
         serde_json::from_slice(&output.stdout).ok()
     }
 
+    /// A user's session.
+    pub fn session(&self, number: usize) -> String {
+        let mut user = login(number);
+        user["username"] = json!(format!("user{number}"));
+        self.call("POST", "/api/auth/register", "", &user).unwrap();
+        let session = self.call("POST", "/api/auth/login", "", &login(number)).unwrap();
+        session["token"].as_str().unwrap().to_owned()
+    }
+
     /// An account with credits, and its key.
     pub fn account(&self, number: usize) -> String {
-        let email = format!("user{number}@example.com");
-        let user = json!({ "email": email, "password": "SecurePassword123!", "username": format!("user{number}") });
-        self.call("POST", "/api/auth/register", "", &user).unwrap();
-        let login = json!({ "email": email, "password": "SecurePassword123!" });
-        let session = self.call("POST", "/api/auth/login", "", &login).unwrap();
-        let token = session["token"].as_str().unwrap();
-        self.call("POST", "/api/payments/payments", token, &json!({ "amount": 100_000 })).unwrap();
-        let key = self.call("POST", "/api/keys", token, &json!({ "name": "load" })).unwrap();
+        let token = self.session(number);
+        self.call("POST", "/api/payments/payments", &token, &json!({ "amount": 100_000 })).unwrap();
+        let key = self.call("POST", "/api/keys", &token, &json!({ "name": "load" })).unwrap();
         key["key_value"].as_str().unwrap().to_owned()
     }
+}
+
+/// What a user logs in with.
+pub fn login(number: usize) -> Value {
+    json!({ "email": format!("user{number}@example.com"), "password": "SecurePassword123!" })
 }
 
 /// The median of 200 fsyncs of 4 KiB, in microseconds.
