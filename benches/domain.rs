@@ -6,11 +6,13 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use polysystems::config::Settings;
 use polysystems::domain::api_key::{ApiKey, Pepper};
 use polysystems::domain::{
     AccountId, AccountState, AccountStatus, Bounds, Charge, ChargeId, Credits, Environment, KeyId,
     KeyState, Link, Outcome, Price, SpendingLimits, StoredAccount, Timestamp, TokenPrice,
 };
+use polysystems::tokens;
 use uuid::Uuid;
 
 const NOW: Timestamp = Timestamp::from_micros(1_705_320_000_000_000);
@@ -52,6 +54,22 @@ fn domain(criterion: &mut Criterion) {
             );
         });
     }
+    let mut limited = account();
+    let over = charge(Price::Fixed(Credits::MAX));
+    let none = Some(Credits::from_nanos(1));
+    let limits = SpendingLimits { per_request: None, daily: none, monthly: none };
+    limited.add_key(KeyState::new(over.key, limits));
+    criterion.bench_function("charge refused by a spending limit", |bencher| {
+        bencher.iter(|| limited.charge(black_box(&over), NOW).unwrap_err());
+    });
+    let prices = Settings::default().price_list().unwrap();
+    criterion.bench_function("price of a route", |bencher| {
+        bencher.iter(|| prices.find(black_box("POST"), black_box("/api/hub/agents/chat")).unwrap());
+    });
+    let (vocabulary, text) = (tokens::vocabulary(None), "The quick brown fox. ".repeat(50));
+    criterion.bench_function("tokens of 1 KiB of text", |bencher| {
+        bencher.iter(|| tokens::count(vocabulary, black_box(&text)));
+    });
     let key = ApiKey::from_symbols(Environment::Live, [7; 30]);
     let pepper = Pepper::new(&[7; 32]).unwrap();
     criterion.bench_function("key: parse and checksum", |bencher| {

@@ -165,7 +165,11 @@ fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     bind().with_context(|| format!("cannot listen on {address}"))
 }
 
-fn gateway(
+/// What the paid calls need, on the ledger and the threads of the account actors that are given.
+///
+/// # Errors
+/// Where a secret or a setting cannot be used.
+pub fn gateway(
     settings: &Settings,
     clock: &Clock,
     store: &Store,

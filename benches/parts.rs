@@ -1,0 +1,279 @@
+//! The parts of a paid call by themselves: the account actors, the ledger writer on both databases, and the whole
+//! pipeline without sockets.
+//!
+//! `cargo bench --bench parts` (PostgreSQL's server programs are needed for its half of the writer)
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::as_conversions,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    reason = "a measurement that fails by a panic has said so"
+)]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use actix::{Arbiter, System};
+use actix_web::http::Method;
+use actix_web::http::header::HeaderMap;
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use futures_util::future::join_all;
+use polysystems::actors::{AccountLease, Directory, LedgerWriter};
+use polysystems::app;
+use polysystems::clock::Clock;
+use polysystems::config::{DatabaseSettings, LedgerSettings, Settings};
+use polysystems::domain::{
+    AccountId, Batch, Charge, ChargeId, Credits, Ending, KeyId, Lease, Outcome, Owner, Price,
+    Tally, UsageRecord, Write,
+};
+use polysystems::pipeline::{self, Arrival, Gateway};
+use polysystems::store::Store;
+use polysystems::upstream::Group;
+use uuid::Uuid;
+
+#[path = "load/seed.rs"]
+mod seed;
+#[path = "support/mod.rs"]
+#[expect(dead_code, reason = "shared with the end-to-end benchmarks")]
+mod support;
+
+use support::database::Database;
+
+const COST: Credits = Credits::from_nanos(2_260_000);
+const BALANCE: Credits = Credits::from_nanos(1_000_000_000_000_000);
+/// Calls that run at once where calls run at once.
+const AT_ONCE: usize = 64;
+
+/// A database with accounts, and whoever works on it.
+struct Ground {
+    database: Database,
+    keys: Vec<String>,
+    system: actix::SystemRunner,
+    runtime: tokio::runtime::Runtime,
+    store: Store,
+    lease: Lease,
+}
+
+impl Ground {
+    fn new(database: Database, accounts: usize) -> Self {
+        let keys = seed::accounts(&database, "paid", accounts, BALANCE);
+        let runtime = app::database_runtime().unwrap();
+        let system = System::new();
+        let (store, lease) = system.block_on(async {
+            let settings = DatabaseSettings::default();
+            let handle = runtime.handle().clone();
+            let store = Store::open(&settings, database.url(), handle).await.unwrap();
+            let lease = store.take_lease(Uuid::new_v4()).await.unwrap();
+            (store, lease)
+        });
+        Ground { database, keys, system, runtime, store, lease }
+    }
+
+    fn accounts(&self) -> Vec<(AccountId, KeyId)> {
+        use sea_orm::ConnectionTrait as _;
+        self.runtime.block_on(async {
+            let connection = self.database.connect().await;
+            let backend = connection.get_database_backend();
+            let sql = "SELECT account_id, id FROM api_key ORDER BY account_id";
+            let statement = sea_orm::Statement::from_string(backend, sql);
+            let rows = connection.query_all_raw(statement).await.unwrap();
+            let ids = |row: &sea_orm::QueryResult| {
+                let key = KeyId(row.try_get_by_index(1).unwrap());
+                (AccountId(row.try_get_by_index(0).unwrap()), key)
+            };
+            rows.iter().map(ids).collect()
+        })
+    }
+}
+
+fn charge(key: KeyId) -> Charge {
+    let expires_at = Clock::System.now().plus_micros(60_000_000);
+    let id = ChargeId(Uuid::now_v7());
+    Charge { id, key, price: Price::Fixed(COST), expires_at, is_durable: false }
+}
+
+fn usage(account: AccountId, key: KeyId, id: ChargeId) -> UsageRecord {
+    UsageRecord {
+        id,
+        account,
+        seq: None,
+        key,
+        method: "POST".into(),
+        route: "/api/hub/agents/chat".into(),
+        upstream: "sandbox".into(),
+        status: 200,
+        cost: COST,
+        prompt_tokens: 9,
+        completion_tokens: 17,
+        ending: Ending::Completed,
+        tally: Tally::Reported,
+        started_at: Clock::System.now(),
+        latency_micros: 100,
+    }
+}
+
+/// A question to an account's actor and its answer; and a whole charge, which also waits for the commit.
+fn actors(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("actor");
+    group.throughput(Throughput::Elements(AT_ONCE as u64));
+    for accounts in [1, 1_000] {
+        let ground = Ground::new(Database::sqlite(), accounts);
+        let ids = ground.accounts();
+        let leases: Vec<AccountLease> = ground.system.block_on(async {
+            let arbiter = Arbiter::new();
+            let settings = LedgerSettings::default();
+            let ledger =
+                LedgerWriter::start(&arbiter, ground.store.clone(), ground.lease, &settings);
+            let settings = Settings::default().accounts;
+            let (store, clock) = (ground.store.clone(), Clock::System);
+            let directory =
+                Directory::new(store, ledger, vec![arbiter.handle()], clock, settings, 10);
+            let mut leases = Vec::new();
+            for (account, _) in &ids {
+                leases.push(directory.owners_lease(*account).await.unwrap());
+            }
+            leases
+        });
+        let mut next = 0;
+        let mut some = || {
+            next += AT_ONCE;
+            (next - AT_ONCE..next).map(|number| number % ids.len()).collect::<Vec<_>>()
+        };
+        group.bench_function(BenchmarkId::new("round trip", accounts), |bencher| {
+            bencher.iter(|| {
+                let places = some();
+                let asks = places.iter().map(|place| leases[*place].quote(charge(ids[*place].1)));
+                ground.system.block_on(join_all(asks));
+            });
+        });
+        group.bench_function(BenchmarkId::new("charge on record", accounts), |bencher| {
+            bencher.iter(|| {
+                let places = some();
+                let charges = places.iter().map(|place| async {
+                    let lease = &leases[*place];
+                    let (account, key) = ids[*place];
+                    let order = charge(key);
+                    let debit = lease.charge(order).await.unwrap();
+                    let outcome = Outcome::Delivered { cost: COST };
+                    let usage = usage(account, key, order.id);
+                    lease.settle(order.id, outcome, usage, None).await.unwrap();
+                    debit.wait().await.unwrap();
+                });
+                ground.system.block_on(join_all(charges));
+            });
+        });
+    }
+}
+
+/// One transaction of the ledger writer, by how many calls it has.
+fn writer(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("writer");
+    group.sample_size(20).measurement_time(Duration::from_secs(4));
+    for (name, make) in [
+        ("SQLite", Database::sqlite as fn() -> Database),
+        ("PostgreSQL", Database::durable_postgres),
+    ] {
+        let ground = Ground::new(make(), 100);
+        let ids = ground.accounts();
+        let mut owners: Vec<Owner> = ground.system.block_on(async {
+            let mut owners = Vec::new();
+            for (account, _) in &ids {
+                let state = ground.store.load_account(*account, ground.lease.epoch).await.unwrap();
+                owners.push(Owner::new(state, Arc::default()));
+            }
+            owners
+        });
+        let mut next = 0;
+        let mut batch = |calls: usize| {
+            let mut writes: Vec<Write> = Vec::new();
+            for _ in 0..calls {
+                next += 1;
+                let place = next % ids.len();
+                let ((account, key), owner) = (ids[place], &mut owners[place]);
+                let (order, now) = (charge(key), Clock::System.now());
+                writes.extend(owner.charge(&order, now).unwrap().write);
+                let outcome = Outcome::Delivered { cost: COST };
+                let usage = Some(usage(account, key, order.id));
+                writes.extend(owner.settle(order.id, outcome, now, usage, None).unwrap().write);
+            }
+            Batch::of(&writes)
+        };
+        for calls in [1, 8, 32, 128, 512] {
+            group.throughput(Throughput::Elements(calls as u64));
+            group.bench_function(BenchmarkId::new(name, calls), |bencher| {
+                bencher.iter_custom(|times| {
+                    let mut elapsed = Duration::ZERO;
+                    for _ in 0..times {
+                        let batch = batch(calls);
+                        let begun = Instant::now();
+                        let committing = ground.store.commit(&batch, ground.lease);
+                        ground.system.block_on(committing).unwrap();
+                        elapsed += begun.elapsed();
+                    }
+                    elapsed
+                });
+            });
+        }
+    }
+}
+
+fn arrival(key: &str) -> Arrival {
+    Arrival {
+        id: ChargeId(Uuid::now_v7()),
+        group: Group::Hub,
+        method: Method::POST,
+        path: "/api/hub/agents/chat".into(),
+        query: None,
+        credential: Some(key.into()),
+        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        headers: HeaderMap::new(),
+        body: r#"{"messages": [{"role": "user", "content": "Hello!"}]}"#.into(),
+        idempotency_key: None,
+        running: None,
+        client_left: None,
+        at: Clock::System.now(),
+    }
+}
+
+/// The whole way of a paid call to the sandbox, from its arrival to its departure, on record; and the way of a
+/// call whose key has a wrong checksum.
+fn whole(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("pipeline");
+    group.throughput(Throughput::Elements(AT_ONCE as u64));
+    let ground = Ground::new(Database::sqlite(), 100);
+    let (gateway, client): (Arc<Gateway>, _) = ground.system.block_on(async {
+        let arbiter = Arbiter::new();
+        let mut settings =
+            Settings { data_dir: ground.database.folder().into(), ..Settings::default() };
+        settings.rate_limit.enabled = false;
+        let ledger =
+            LedgerWriter::start(&arbiter, ground.store.clone(), ground.lease, &settings.ledger);
+        let (clock, arbiters) = (Clock::System, [arbiter]);
+        let gateway = app::gateway(&settings, &clock, &ground.store, &ledger, &arbiters).unwrap();
+        (gateway, polysystems::upstream::client(&settings.upstreams).unwrap())
+    });
+    let mut next = 0;
+    for (name, is_valid) in [("paid call", true), ("bad checksum", false)] {
+        group.bench_function(name, |bencher| {
+            bencher.iter(|| {
+                let calls = (0..AT_ONCE).map(|_| {
+                    next += 1;
+                    let mut key = ground.keys[next % ground.keys.len()].clone();
+                    if !is_valid {
+                        key.pop();
+                        key.push('-');
+                    }
+                    pipeline::serve(Arc::clone(&gateway), client.clone(), arrival(&key))
+                });
+                let served = ground.system.block_on(join_all(calls));
+                assert!(served.iter().all(|served| served.result.is_ok() == is_valid));
+            });
+        });
+    }
+}
+
+criterion_group!(benches, actors, writer, whole);
+criterion_main!(benches);
