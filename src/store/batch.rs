@@ -1,8 +1,11 @@
 //! One transaction of the ledger writer: everything that a batch of account actors decided.
 //!
-//! Every statement has one fixed text, whatever the size of the batch, so that it is prepared once and
-//! never hits a bind limit: PostgreSQL takes each column as an array (`UNNEST`), SQLite the rows as one
-//! JSON text (`json_each`).
+//! Statements have few texts, whatever the size of the batch, so that each is prepared once and never hits a bind
+//! limit: PostgreSQL takes each column as an array (`UNNEST`); SQLite takes the rows of paid calls as `VALUES` with
+//! room for a power of two of them, and what is rarer as one JSON text (`json_each`), which costs it several times
+//! as much a row.
+
+use std::sync::OnceLock;
 
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction,
@@ -280,29 +283,42 @@ const ROWS_POSTGRES: &str = "WITH entries AS (
         AS row (id, seq_before, seq, balance, at, link)
     WHERE account.id = row.id AND account.seq = row.seq_before";
 
-/// The same for SQLite. It counts the rows of all four statements, so the batch compares the sum.
-const ROWS_SQLITE: &str = "INSERT INTO ledger_entry
-        (account_id, seq, epoch, kind, amount, balance_after, reference, key_id, day, month, at, link)
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, unhex(value ->> 6),
-        unhex(value ->> 7), value ->> 8, value ->> 9, value ->> 10, unhex(value ->> 11)
-    FROM json_each($1);
-    UPDATE account
-    SET balance = row.balance, seq = row.seq, updated_at = row.at, link = row.link
-    FROM (SELECT value ->> 0 AS id, value ->> 1 AS seq_before, value ->> 2 AS seq, value ->> 3 AS balance,
-        value ->> 4 AS at, unhex(value ->> 5) AS link FROM json_each($2)) AS row
-    WHERE account.id = row.id AND account.seq = row.seq_before;
-    INSERT INTO key_spend (key_id, day, day_spent, month, month_spent, last_used_at)
-    SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5
-    FROM json_each($3) WHERE TRUE
-    ON CONFLICT (key_id) DO UPDATE SET day = excluded.day, day_spent = excluded.day_spent,
-        month = excluded.month, month_spent = excluded.month_spent,
-        last_used_at = excluded.last_used_at;
-    INSERT INTO usage_record (account_id, id, seq, key_id, method, route, upstream, status, cost,
-        prompt_tokens, completion_tokens, started_at, latency_micros, ending, tally)
-    SELECT value ->> 0, unhex(value ->> 1), value ->> 2, unhex(value ->> 3), value ->> 4, value ->> 5,
-        value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12,
-        value ->> 13, value ->> 14
-    FROM json_each($4)";
+/// The same for SQLite, for up to `capacity` rows of each kind. It counts the rows of all four statements, so the
+/// batch compares the sum.
+fn rows_sqlite(capacity: usize) -> String {
+    let rows = |columns| placeholders(capacity, columns);
+    let (entries, moves, spends, usage) = (rows(12), rows(6), rows(6), rows(15));
+    format!(
+        "INSERT INTO ledger_entry
+            (account_id, seq, epoch, kind, amount, balance_after, reference, key_id, day, month, at, link)
+        SELECT * FROM ({entries}) WHERE column1 IS NOT NULL;
+        UPDATE account
+        SET seq = row.column3, balance = row.column4, updated_at = row.column5, link = row.column6
+        FROM ({moves}) AS row
+        WHERE account.id = row.column1 AND account.seq = row.column2;
+        INSERT INTO key_spend (key_id, day, day_spent, month, month_spent, last_used_at)
+        SELECT * FROM ({spends}) WHERE column1 IS NOT NULL
+        ON CONFLICT (key_id) DO UPDATE SET day = excluded.day, day_spent = excluded.day_spent,
+            month = excluded.month, month_spent = excluded.month_spent,
+            last_used_at = excluded.last_used_at;
+        INSERT INTO usage_record (account_id, id, seq, key_id, method, route, upstream, status, cost,
+            prompt_tokens, completion_tokens, started_at, latency_micros, ending, tally)
+        SELECT * FROM ({usage}) WHERE column1 IS NOT NULL"
+    )
+}
+
+/// Most rows of a kind in one text for SQLite, below its limit of 32,766 values a statement.
+const CAPACITY_MAX: usize = 1_024;
+
+/// The texts for SQLite by their capacities, which are powers of two: few enough that each stays prepared.
+static ROWS_SQLITE: [OnceLock<String>; 11] = [const { OnceLock::new() }; 11];
+
+fn rows_text(rows: usize) -> (&'static str, usize) {
+    let capacity = rows.clamp(1, CAPACITY_MAX).next_power_of_two();
+    let place = usize::try_from(capacity.trailing_zeros()).unwrap_or(0);
+    let text = ROWS_SQLITE.get(place).map(|text| text.get_or_init(|| rows_sqlite(capacity)));
+    (text.map_or("", String::as_str), capacity)
+}
 
 /// What a batch moves an account by: its number, the entry before the batch's first one, the last one, the
 /// balance, the time and the link of that.
@@ -320,29 +336,46 @@ async fn write_rows(transaction: &DatabaseTransaction, batch: &Batch) -> Result<
         .collect();
     let spends: Vec<KeySpend> = batch.spends.values().copied().collect();
     let backend: DbBackend = transaction.get_database_backend();
-    let (statement, expected) = if is_postgres(transaction) {
+    if is_postgres(transaction) {
         let mut values = Vec::from(entry_columns(&batch.entries));
         values.extend(move_columns(&moves));
         values.extend(spend_columns(&spends));
         values.extend(usage_columns(&batch.usage));
-        (Statement::from_sql_and_values(backend, ROWS_POSTGRES, values), moves.len())
-    } else {
-        let values = [
-            entry_rows(&batch.entries)?,
-            json(moves.iter().map(|row| (row.0, row.1, row.2, row.3, row.4, row.5.to_string())))?,
-            spend_rows(&spends)?,
-            usage_rows(&batch.usage)?,
-        ];
-        let rows = [batch.entries.len(), moves.len(), spends.len(), batch.usage.len()];
-        let statement = Statement::from_sql_and_values(backend, ROWS_SQLITE, values);
-        (statement, rows.into_iter().sum())
-    };
-    let written = transaction.execute_raw(statement).await?.rows_affected();
+        let statement = Statement::from_sql_and_values(backend, ROWS_POSTGRES, values);
+        let written = transaction.execute_raw(statement).await?.rows_affected();
+        return all_written(written, moves.len());
+    }
+    let (entries, usage) = (&batch.entries, &batch.usage);
+    let most = entries.len().max(spends.len()).max(usage.len());
+    for first in (0..most).step_by(CAPACITY_MAX) {
+        let (entries, moves) = (piece(entries, first), piece(&moves, first));
+        let (spends, usage) = (piece(&spends, first), piece(usage, first));
+        let lengths = [entries.len(), moves.len(), spends.len(), usage.len()];
+        let (text, capacity) = rows_text(lengths.into_iter().max().unwrap_or(0));
+        let mut values = Vec::with_capacity(capacity.saturating_mul(39));
+        push_rows(&mut values, entries.iter().map(entry_row), capacity);
+        push_rows(&mut values, moves.iter().map(move_row), capacity);
+        push_rows(&mut values, spends.iter().map(spend_row), capacity);
+        push_rows(&mut values, usage.iter().map(usage_row), capacity);
+        let statement = Statement::from_sql_and_values(backend, text, values);
+        let written = transaction.execute_raw(statement).await?.rows_affected();
+        all_written(written, lengths.into_iter().fold(0, usize::saturating_add))?;
+    }
+    Ok(())
+}
+
+fn all_written(written: u64, expected: usize) -> Result<(), CommitError> {
     if usize::try_from(written).is_ok_and(|written| written == expected) {
         Ok(())
     } else {
         Err(CommitError::Refused("an account's ledger has moved on elsewhere".into()))
     }
+}
+
+/// The rows from `first` on that go into one text.
+fn piece<R>(rows: &[R], first: usize) -> &[R] {
+    let rest = rows.get(first..).unwrap_or_default();
+    rest.get(..CAPACITY_MAX).unwrap_or(rest)
 }
 
 fn entry_columns(entries: &[LedgerEntry]) -> [Value; 12] {
@@ -362,23 +395,21 @@ fn entry_columns(entries: &[LedgerEntry]) -> [Value; 12] {
     ]
 }
 
-fn entry_rows(entries: &[LedgerEntry]) -> Result<Value, DbErr> {
-    json(entries.iter().map(|entry| {
-        (
-            entry.account.0,
-            entry.seq,
-            entry.epoch,
-            entry.kind.code(),
-            entry.amount.nanos(),
-            entry.balance_after.nanos(),
-            entry.reference.simple(),
-            entry.key.map(|key| key.0.simple()),
-            entry.day.0,
-            entry.month.0,
-            entry.at.micros(),
-            entry.link.to_string(),
-        )
-    }))
+fn entry_row(entry: &LedgerEntry) -> [Value; 12] {
+    [
+        entry.account.0.into(),
+        entry.seq.into(),
+        entry.epoch.into(),
+        entry.kind.code().into(),
+        entry.amount.nanos().into(),
+        entry.balance_after.nanos().into(),
+        entry.reference.into(),
+        entry.key.map(|key| key.0).into(),
+        entry.day.0.into(),
+        entry.month.0.into(),
+        entry.at.micros().into(),
+        entry.link.0.to_vec().into(),
+    ]
 }
 
 fn move_columns(moves: &[Move]) -> [Value; 6] {
@@ -390,6 +421,11 @@ fn move_columns(moves: &[Move]) -> [Value; 6] {
         column(moves, |row| row.4),
         column(moves, |row| row.5.0.to_vec()),
     ]
+}
+
+fn move_row(row: &Move) -> [Value; 6] {
+    let (id, before, seq, balance, at, link) = *row;
+    [id.into(), before.into(), seq.into(), balance.into(), at.into(), link.0.to_vec().into()]
 }
 
 fn last_used(spend: &KeySpend) -> i64 {
@@ -407,17 +443,15 @@ fn spend_columns(spends: &[KeySpend]) -> [Value; 6] {
     ]
 }
 
-fn spend_rows(spends: &[KeySpend]) -> Result<Value, DbErr> {
-    json(spends.iter().map(|spend| {
-        (
-            spend.key.0.simple(),
-            spend.day.0,
-            spend.day_spent.nanos(),
-            spend.month.0,
-            spend.month_spent.nanos(),
-            last_used(spend),
-        )
-    }))
+fn spend_row(spend: &KeySpend) -> [Value; 6] {
+    [
+        spend.key.0.into(),
+        spend.day.0.into(),
+        spend.day_spent.nanos().into(),
+        spend.month.0.into(),
+        spend.month_spent.nanos().into(),
+        last_used(spend).into(),
+    ]
 }
 
 fn status(record: &UsageRecord) -> i16 {
@@ -448,26 +482,24 @@ fn usage_columns(usage: &[UsageRecord]) -> [Value; 15] {
     ]
 }
 
-fn usage_rows(usage: &[UsageRecord]) -> Result<Value, DbErr> {
-    json(usage.iter().map(|record| {
-        (
-            record.account.0,
-            record.id.0.simple(),
-            record.seq,
-            record.key.0.simple(),
-            &*record.method,
-            &*record.route,
-            &*record.upstream,
-            status(record),
-            record.cost.nanos(),
-            tokens(record.prompt_tokens),
-            tokens(record.completion_tokens),
-            record.started_at.micros(),
-            record.latency_micros,
-            record.ending.code(),
-            record.tally.code(),
-        )
-    }))
+fn usage_row(record: &UsageRecord) -> [Value; 15] {
+    [
+        record.account.0.into(),
+        record.id.0.into(),
+        record.seq.into(),
+        record.key.0.into(),
+        record.method.to_string().into(),
+        record.route.to_string().into(),
+        record.upstream.to_string().into(),
+        status(record).into(),
+        record.cost.nanos().into(),
+        tokens(record.prompt_tokens).into(),
+        tokens(record.completion_tokens).into(),
+        record.started_at.micros().into(),
+        record.latency_micros.into(),
+        record.ending.code().into(),
+        record.tally.code().into(),
+    ]
 }
 
 /// One column of the rows, as a PostgreSQL array.
@@ -476,6 +508,23 @@ where
     Vec<T>: Into<Value>,
 {
     rows.iter().map(value).collect::<Vec<T>>().into()
+}
+
+/// `VALUES` for so many rows of so many columns.
+pub(super) fn placeholders(rows: usize, columns: usize) -> String {
+    let row = format!("({})", vec!["?"; columns].join(","));
+    format!("VALUES {}", vec![row; rows].join(","))
+}
+
+/// The values of rows, one after the other, and NULL where the text has room for more.
+pub(super) fn push_rows<const N: usize>(
+    values: &mut Vec<Value>,
+    rows: impl ExactSizeIterator<Item = [Value; N]>,
+    capacity: usize,
+) {
+    let padding = capacity.saturating_sub(rows.len()).saturating_mul(N);
+    values.extend(rows.flatten());
+    values.extend(std::iter::repeat_n(Value::BigInt(None), padding));
 }
 
 /// The rows as one JSON text: an array of arrays.
