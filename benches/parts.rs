@@ -21,7 +21,8 @@ use actix_web::http::Method;
 use actix_web::http::header::HeaderMap;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use futures_util::future::join_all;
-use polysystems::actors::{AccountLease, Directory, LedgerWriter};
+use polysystems::actors::directory::{ActorThreads, Directory};
+use polysystems::actors::{AccountLease, LedgerWriter};
 use polysystems::app;
 use polysystems::clock::Clock;
 use polysystems::config::{DatabaseSettings, LedgerSettings, Settings};
@@ -129,8 +130,9 @@ fn actors(criterion: &mut Criterion) {
                 LedgerWriter::start(&arbiter, ground.store.clone(), ground.lease, &settings);
             let settings = Settings::default().accounts;
             let (store, clock) = (ground.store.clone(), Clock::System);
-            let directory =
-                Directory::new(store, ledger, vec![arbiter.handle()], clock, settings, 10);
+            let threads = ActorThreads::default();
+            threads.add(arbiter.handle());
+            let directory = Directory::new(store, ledger, threads, clock, settings, 10);
             let mut leases = Vec::new();
             for (account, _) in &ids {
                 leases.push(directory.owners_lease(*account).await.unwrap());
@@ -251,10 +253,12 @@ fn whole(criterion: &mut Criterion) {
         settings.rate_limit.enabled = false;
         let ledger =
             LedgerWriter::start(&arbiter, ground.store.clone(), ground.lease, &settings.ledger);
-        let (clock, arbiters) = (Clock::System, [arbiter]);
-        let gateway = app::gateway(&settings, &clock, &ground.store, &ledger, &arbiters).unwrap();
+        let (clock, threads) = (Clock::System, ActorThreads::default());
+        threads.add_this();
+        let gateway = app::gateway(&settings, &clock, &ground.store, &ledger, &threads).unwrap();
         (gateway, polysystems::upstream::client(&settings.upstreams).unwrap())
     });
+    ground.system.block_on(async { let f = pipeline::serve(Arc::clone(&gateway), client.clone(), arrival("x")); eprintln!("SIZE serve {}", std::mem::size_of_val(&f)); });
     let mut next = 0;
     for (name, is_valid) in [("paid call", true), ("bad checksum", false)] {
         group.bench_function(name, |bencher| {

@@ -1,7 +1,7 @@
 //! The composition root: the only place that wires the parts, starts them in order and stops them in order.
 //!
-//! Threads: the HTTP threads, each with a runtime of its own; the threads of the account actors, the first of
-//! which also has the ledger writer; and a small runtime for the database and the passwords.
+//! Threads: the HTTP threads, each with a runtime of its own, on which the account actors live as well, so that many
+//! a message crosses no thread; the ledger writer's; and a small runtime for the database and the passwords.
 
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
@@ -16,7 +16,7 @@ use anyhow::Context as _;
 use tokio::runtime::{Handle, Runtime};
 use uuid::Uuid;
 
-use crate::actors::directory::SWEEP_PERIOD;
+use crate::actors::directory::{ActorThreads, SWEEP_PERIOD};
 use crate::actors::ledger_writer::WriterState;
 use crate::actors::{Directory, LedgerHandle, LedgerWriter};
 use crate::auth::{KeyRing, Keys, Passwords, People, Sessions};
@@ -92,23 +92,18 @@ async fn run(
     std::thread::spawn(tokens::warm_up);
 
     let cores = available_parallelism().map_or(1, usize::from);
-    // The ledger writer shares the first account thread: what a charge decides is handed over without waking
-    // anyone.
-    let account_threads = match settings.accounts.threads {
-        0 => cores.div_ceil(4),
-        threads => threads,
-    };
-    let arbiters: Vec<Arbiter> = (0..account_threads).map(|_| Arbiter::new()).collect();
-    let first = arbiters.first().context("accounts.threads must be at least 1")?;
-    let ledger = LedgerWriter::start(first, store.clone(), lease, &settings.ledger);
-    let gateway = gateway(&settings, &clock, &store, &ledger, &arbiters)?;
+    let writer = Arbiter::new();
+    let ledger = LedgerWriter::start(&writer, store.clone(), lease, &settings.ledger);
+    let threads = ActorThreads::default();
+    let gateway = gateway(&settings, &clock, &store, &ledger, &threads)?;
     let app = Data::new(app(&settings, clock, database, store.clone(), gateway)?);
     announce(&app, address);
 
-    let sweeper = actix::spawn(sweep(app.clone().into_inner(), lease));
-    let server = http_server(listener, &settings, &app, cores)?;
+    let server = http_server(listener, &settings, &app, cores, threads)?;
     let server_handle = server.handle();
     let running = actix::spawn(server);
+    // After the HTTP threads: the accounts whose holds it ends live there.
+    let sweeper = actix::spawn(sweep(app.clone().into_inner(), lease));
     if let Some(bind) = settings.server.metrics_bind {
         serve_metrics(bind, &app)?;
     }
@@ -116,14 +111,14 @@ async fn run(
     stop.await;
 
     drain(&app, &ledger, &settings.server).await;
-    server_handle.stop(true).await;
-    sweeper.abort();
-    running.await.context("the HTTP server broke off")??;
-    // What did not even end when it was told to ends its charge as it is dropped.
+    // The account actors end with the HTTP threads.
     let directory = &app.gateway.directory;
     if !within(STOP_MAX, || directory.is_quiet()).await {
         tracing::error!("some charges were not ended");
     }
+    server_handle.stop(true).await;
+    sweeper.abort();
+    running.await.context("the HTTP server broke off")??;
     finish(&store, &ledger, lease).await;
     System::current().stop();
     Ok(())
@@ -174,7 +169,7 @@ pub fn gateway(
     clock: &Clock,
     store: &Store,
     ledger: &LedgerHandle,
-    arbiters: &[Arbiter],
+    threads: &ActorThreads,
 ) -> anyhow::Result<Arc<Gateway>> {
     let auth = &settings.auth;
     let pepper = secret(auth.key_pepper.as_ref(), &settings.data_dir, "key_pepper")?;
@@ -185,7 +180,7 @@ pub fn gateway(
     let directory = Directory::new(
         store.clone(),
         ledger.clone(),
-        arbiters.iter().map(Arbiter::handle).collect(),
+        threads.clone(),
         clock.clone(),
         settings.accounts.clone(),
         auth.keys_per_account_max,
@@ -298,6 +293,7 @@ fn http_server(
     settings: &Settings,
     app: &Data<App>,
     cores: usize,
+    threads: ActorThreads,
 ) -> anyhow::Result<actix_web::dev::Server> {
     let ServerSettings {
         workers, keep_alive_seconds, head_timeout_seconds, connections_max, ..
@@ -308,6 +304,7 @@ fn http_server(
     upstream::client(&settings.upstreams).context("cannot set up the HTTP client")?;
     let (app, upstreams) = (app.clone(), settings.upstreams.clone());
     let server = HttpServer::new(move || {
+        threads.add_this();
         let client = upstream::client(&upstreams).unwrap_or_default();
         actix_web::App::new()
             .app_data(app.clone())

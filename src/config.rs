@@ -468,8 +468,6 @@ impl Default for PaymentSettings {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AccountSettings {
-    /// Threads on which account actors live; 0 is one for each four cores.
-    pub threads: usize,
     /// Accounts kept in memory; above it the longest idle ones are passivated.
     pub resident_max: usize,
     /// An account idle this long is passivated, in seconds.
@@ -481,7 +479,6 @@ pub struct AccountSettings {
 impl Default for AccountSettings {
     fn default() -> Self {
         AccountSettings {
-            threads: 0,
             resident_max: 100_000,
             idle_seconds: NonZeroU64::MIN.saturating_add(299),
             in_flight_max: NonZeroU32::MIN.saturating_add(1_023),

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use actix::{Arbiter, System};
 use futures_util::StreamExt as _;
-use polysystems::actors::{Directory, LedgerWriter};
+use polysystems::actors::LedgerWriter;
+use polysystems::actors::directory::{ActorThreads, Directory};
 use polysystems::clock::Clock;
 use polysystems::config::{DatabaseSettings, LedgerSettings, Settings};
 use polysystems::domain::api_key::{ApiKey, Pepper, RANDOM_LEN};
@@ -34,10 +35,12 @@ pub fn accounts(database: &Database, name: &str, count: usize, balance: Credits)
         let arbiter = Arbiter::new();
         let ledger =
             LedgerWriter::start(&arbiter, store.clone(), lease, &LedgerSettings::default());
+        let threads = ActorThreads::default();
+        threads.add(arbiter.handle());
         let directory = Arc::new(Directory::new(
             store.clone(),
             ledger,
-            vec![arbiter.handle()],
+            threads,
             Clock::System,
             Settings::default().accounts,
             10,

@@ -6,11 +6,11 @@
 //!
 //! No guard of the map is ever held across an await.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use actix::{Actor as _, Addr, ArbiterHandle};
+use actix::{Actor as _, Addr, Arbiter, ArbiterHandle};
 use dashmap::DashMap;
 use tokio::sync::OnceCell;
 
@@ -57,6 +57,41 @@ const QUARANTINE_SWEEPS: i64 = 10;
 /// How long somebody waits for the writes of a dead or poisoned actor to meet their end.
 const REPLACE_MAX: Duration = Duration::from_secs(5);
 
+/// The threads on which account actors live: those that serve HTTP, so that many a message crosses no thread.
+/// Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct ActorThreads(Arc<RwLock<Vec<ArbiterHandle>>>);
+
+impl ActorThreads {
+    /// Lets account actors live on the thread that calls.
+    pub fn add_this(&self) {
+        self.add(Arbiter::current());
+    }
+
+    /// Lets account actors live on this thread.
+    pub fn add(&self, thread: ArbiterHandle) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).push(thread);
+    }
+
+    /// Where an account's actor is started.
+    fn of(&self, account: AccountId) -> Option<ArbiterHandle> {
+        let threads = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        threads.get(place(account, threads.len())?).cloned()
+    }
+
+    /// The thread on which this account's actor was to be started is gone.
+    fn forget_that_of(&self, account: AccountId) {
+        let mut threads = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = place(account, threads.len()) {
+            threads.swap_remove(place);
+        }
+    }
+}
+
+fn place(account: AccountId, threads: usize) -> Option<usize> {
+    usize::try_from(account.0.unsigned_abs()).ok()?.checked_rem(threads)
+}
+
 /// An account that is, or is about to be, in memory.
 struct Resident {
     actor: OnceCell<Addr<AccountActor>>,
@@ -80,7 +115,7 @@ pub struct Directory {
     quarantines: AtomicU64,
     store: Store,
     ledger: LedgerHandle,
-    arbiters: Vec<ArbiterHandle>,
+    threads: ActorThreads,
     clock: Clock,
     settings: AccountSettings,
     keys_max: usize,
@@ -89,12 +124,12 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// An empty directory whose actors will live on `arbiters`.
+    /// An empty directory whose actors will live on `threads`.
     #[must_use]
     pub fn new(
         store: Store,
         ledger: LedgerHandle,
-        arbiters: Vec<ArbiterHandle>,
+        threads: ActorThreads,
         clock: Clock,
         settings: AccountSettings,
         keys_max: usize,
@@ -105,7 +140,7 @@ impl Directory {
             quarantines: AtomicU64::new(0),
             store,
             ledger,
-            arbiters,
+            threads,
             clock,
             settings,
             keys_max,
@@ -199,14 +234,14 @@ impl Directory {
         }
         let state = loaded?;
         let has_holds = state.open_charges() > 0;
-        let arbiter = usize::try_from(account.0.unsigned_abs())
-            .ok()
-            .and_then(|number| number.checked_rem(self.arbiters.len()))
-            .and_then(|place| self.arbiters.get(place))
-            .ok_or(DirectoryError::Unwritable)?;
+        let thread = self.threads.of(account).ok_or(DirectoryError::Unwritable)?;
         let (marks, ledger) = (Arc::clone(&resident.marks), self.ledger.clone());
         let actor = AccountActor::new(state, marks, ledger, self.clock.clone(), self.keys_max);
-        let actor = AccountActor::start_in_arbiter(arbiter, move |_| actor);
+        let actor = AccountActor::start_in_arbiter(&thread, move |_| actor);
+        if !actor.connected() {
+            tracing::error!("a thread of account actors is gone");
+            self.threads.forget_that_of(account);
+        }
         failpoint!("load-started");
         if has_holds {
             // Before anyone else speaks to it: what an owner before us left open is ended.
@@ -337,7 +372,7 @@ fn stop(resident: &Resident) {
 
 #[cfg(test)]
 mod tests {
-    use actix::{Arbiter, System};
+    use actix::System;
     use sea_orm::ConnectionTrait as _;
     use uuid::Uuid;
 
@@ -372,9 +407,10 @@ mod tests {
             let ledger =
                 LedgerWriter::start(&arbiter, store.clone(), lease, &LedgerSettings::default());
             let settings = AccountSettings { resident_max, ..AccountSettings::default() };
-            let arbiters = vec![arbiter.handle()];
+            let threads = ActorThreads::default();
+            threads.add(arbiter.handle());
             let directory =
-                Directory::new(store.clone(), ledger, arbiters, Clock::System, settings, 10);
+                Directory::new(store.clone(), ledger, threads, Clock::System, settings, 10);
             test(Bench { directory, store, url, _folder: folder, _arbiter: arbiter }).await;
         });
     }

@@ -4,8 +4,8 @@
 //! tells those who wait. An attempt that takes too long is broken off and counts as unknown, so that a
 //! database that hangs is noticed like one that is gone.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use actix::{
@@ -97,10 +97,61 @@ pub struct WriterFigures {
     pub state: WriterState,
 }
 
+/// What was handed over and is not taken in yet. The writer is woken only where nothing keeps it awake: while a
+/// batch commits, what comes waits here, and costs nobody a message.
+#[derive(Debug, Default)]
+struct Inbox {
+    writes: Mutex<Handed>,
+    /// Will the writer look without being woken?
+    is_awake: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Handed {
+    writes: Vec<Pending<Ticket>>,
+    /// The writer is gone: whatever comes is dropped, and with it its ticket.
+    is_closed: bool,
+}
+
+impl Inbox {
+    fn handed(&self) -> MutexGuard<'_, Handed> {
+        self.writes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts a write in; must the writer be woken?
+    fn put(&self, pending: Pending<Ticket>) -> bool {
+        let mut handed = self.handed();
+        if handed.is_closed {
+            return false;
+        }
+        handed.writes.push(pending);
+        drop(handed);
+        !self.is_awake.swap(true, Ordering::AcqRel)
+    }
+
+    fn take(&self) -> Vec<Pending<Ticket>> {
+        std::mem::take(&mut self.handed().writes)
+    }
+
+    /// The writer has nothing to do. Whoever puts something in from now on wakes it; what came in between, it must
+    /// see itself.
+    fn sleep(&self) -> bool {
+        self.is_awake.store(false, Ordering::Release);
+        self.handed().writes.is_empty() || self.is_awake.swap(true, Ordering::AcqRel)
+    }
+
+    fn close(&self) {
+        let mut handed = self.handed();
+        handed.is_closed = true;
+        handed.writes.clear();
+    }
+}
+
 /// What others hold to speak to the writer.
 #[derive(Clone, Debug)]
 pub struct LedgerHandle {
     writer: Addr<LedgerWriter>,
+    inbox: Arc<Inbox>,
     gauge: Arc<Gauge>,
     epoch: i64,
 }
@@ -159,7 +210,9 @@ impl LedgerHandle {
         );
         self.gauge.queued.fetch_add(1, Ordering::Relaxed);
         let pending = Pending { write, marks: Arc::clone(marks), at_micros, ticket };
-        self.writer.do_send(Gather(pending));
+        if self.inbox.put(pending) {
+            self.writer.do_send(Wake);
+        }
     }
 
     /// Waits until everything handed over before has met its end.
@@ -177,17 +230,27 @@ impl LedgerHandle {
 /// The actor.
 pub struct LedgerWriter {
     machine: Writer<Ticket>,
+    inbox: Arc<Inbox>,
     hands: Arc<Hands>,
     gauge: Arc<Gauge>,
+    /// Is a task being carried out?
+    is_busy: bool,
 }
 
 impl Actor for LedgerWriter {
     type Context = Context<Self>;
 }
 
+impl Drop for LedgerWriter {
+    fn drop(&mut self) {
+        self.inbox.close();
+    }
+}
+
+/// There is something in the inbox.
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Gather(Pending<Ticket>);
+struct Wake;
 
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -216,13 +279,31 @@ impl LedgerWriter {
         let attempt_max = Duration::from_millis(settings.attempt_max_ms.get());
         let hands = Arc::new(Hands { store, lease, attempt_max });
         let machine = Writer::new(settings.batch_max.get(), settings.batch_bytes_max.get());
-        let theirs = Arc::clone(&gauge);
-        let writer = Self::start_in_arbiter(&arbiter.handle(), move |_| LedgerWriter {
+        let inbox = Arc::<Inbox>::default();
+        let actor = LedgerWriter {
             machine,
+            inbox: Arc::clone(&inbox),
             hands,
-            gauge: theirs,
-        });
-        LedgerHandle { writer, gauge, epoch: lease.epoch }
+            gauge: Arc::clone(&gauge),
+            is_busy: false,
+        };
+        let writer = Self::start_in_arbiter(&arbiter.handle(), move |_| actor);
+        LedgerHandle { writer, inbox, gauge, epoch: lease.epoch }
+    }
+
+    /// Takes in what was handed over, and goes on until there is nothing to do, or something is being done, at whose
+    /// end it goes on.
+    fn work(&mut self, context: &mut Context<Self>) {
+        loop {
+            for pending in self.inbox.take() {
+                self.machine.gather(pending);
+            }
+            failpoint!("writer-gathered");
+            self.drive(context);
+            if self.is_busy || self.inbox.sleep() {
+                return;
+            }
+        }
     }
 
     /// Does what the machine wants done, and tells those whose writes have ended.
@@ -240,6 +321,7 @@ impl LedgerWriter {
         });
         tell(ended);
         let Some(task) = task else { return };
+        self.is_busy = true;
         let hands = Arc::clone(&self.hands);
         let work = async move { hands.carry_out(task).await };
         context.spawn(work.into_actor(self).map(|outcome, writer, context| {
@@ -254,7 +336,8 @@ impl LedgerWriter {
                 Outcome::Sealed(attempt) => writer.machine.sealed(attempt),
                 Outcome::Paused => writer.machine.paused(),
             }
-            writer.drive(context);
+            writer.is_busy = false;
+            writer.work(context);
         }));
     }
 }
@@ -273,13 +356,11 @@ fn tell(ended: Vec<(Ticket, Result<(), WriteError>)>) {
     failpoint!("writer-acknowledged");
 }
 
-impl Handler<Gather> for LedgerWriter {
+impl Handler<Wake> for LedgerWriter {
     type Result = ();
 
-    fn handle(&mut self, Gather(pending): Gather, context: &mut Context<Self>) {
-        failpoint!("writer-gathered");
-        self.machine.gather(pending);
-        self.drive(context);
+    fn handle(&mut self, _: Wake, context: &mut Context<Self>) {
+        self.work(context);
     }
 }
 
@@ -288,7 +369,7 @@ impl Handler<Fence> for LedgerWriter {
 
     fn handle(&mut self, _: Fence, context: &mut Context<Self>) {
         self.machine.fence();
-        self.drive(context);
+        self.work(context);
     }
 }
 
