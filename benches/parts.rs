@@ -222,8 +222,8 @@ fn writer(criterion: &mut Criterion) {
     }
 }
 
-fn arrival(key: &str) -> Arrival {
-    Arrival {
+fn arrival(key: &str) -> Box<Arrival> {
+    Box::new(Arrival {
         id: ChargeId(Uuid::now_v7()),
         group: Group::Hub,
         method: Method::POST,
@@ -237,7 +237,7 @@ fn arrival(key: &str) -> Arrival {
         running: None,
         client_left: None,
         at: Clock::System.now(),
-    }
+    })
 }
 
 /// The whole way of a paid call to the sandbox, from its arrival to its departure, on record; and the way of a
@@ -258,7 +258,9 @@ fn whole(criterion: &mut Criterion) {
         let gateway = app::gateway(&settings, &clock, &ground.store, &ledger, &threads).unwrap();
         (gateway, polysystems::upstream::client(&settings.upstreams).unwrap())
     });
-    ground.system.block_on(async { let f = pipeline::serve(Arc::clone(&gateway), client.clone(), arrival("x")); eprintln!("SIZE serve {}", std::mem::size_of_val(&f)); });
+    ground.system.block_on(async {
+        let f = pipeline::serve(Arc::clone(&gateway), client.clone(), arrival("x"));
+    });
     let mut next = 0;
     for (name, is_valid) in [("paid call", true), ("bad checksum", false)] {
         group.bench_function(name, |bencher| {

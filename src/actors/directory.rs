@@ -184,13 +184,16 @@ impl Directory {
             let (resident, in_flight) = self.enter(account, in_flight_max)?;
             let actor = match resident.actor.get() {
                 Some(actor) => actor,
-                None => resident.actor.get_or_try_init(|| self.load(account, &resident)).await?,
+                None => {
+                    let load = resident.actor.get_or_try_init(|| self.load(account, &resident));
+                    Box::pin(load).await?
+                }
             };
             if actor.connected() && !resident.marks.is_poisoned() {
                 return Ok(AccountLease { actor: actor.clone(), _in_flight: in_flight });
             }
             tracing::warn!(%account, "an account actor is gone; loading the account again");
-            self.replace(account, &resident).await?;
+            Box::pin(self.replace(account, &resident)).await?;
         }
     }
 

@@ -48,14 +48,14 @@ pub(super) async fn call(
     };
     let gateway = app.gateway.clone();
     if is_dry_run {
-        let quoted = pipeline::quote(gateway, arrival).await;
+        let quoted = pipeline::quote(gateway, Box::new(arrival)).await;
         drop(running);
         return respond(quoted, |quote| quoted_response(&request, &app, &quote));
     }
     // Dropped with this handler, when the client leaves or has its answer.
     let (_here, client_left) = tokio::sync::oneshot::channel();
     let (running, client_left) = (Some(running), Some(client_left));
-    let arrival = Arrival { running, client_left, ..arrival };
+    let arrival = Box::new(Arrival { running, client_left, ..arrival });
     let client = reqwest::Client::clone(&client);
     match uncancelled(pipeline::serve(gateway, client, arrival)).await {
         Ok(served) => respond(served, depart),

@@ -12,7 +12,7 @@ use crate::store::api_keys::KeyRecord;
 
 /// A request of a known caller.
 pub struct Caller {
-    pub(super) arrival: Arrival,
+    pub(super) arrival: Box<Arrival>,
     pub(super) rule: Option<Arc<PriceRule>>,
     pub(super) key: Arc<KeyRecord>,
 }
@@ -36,7 +36,7 @@ pub(super) async fn identify(
     if state == WriterState::Unavailable {
         return Err(unwritable(state));
     }
-    let record = gateway.keys.look_up(digest).await.map_err(|error| {
+    let record = Box::pin(gateway.keys.look_up(digest)).await.map_err(|error| {
         tracing::error!(%error, "a key could not be looked up");
         Refusal::Unavailable("the database does not answer")
     })?;
@@ -45,7 +45,7 @@ pub(super) async fn identify(
 }
 
 fn known_caller(
-    arrival: Arrival,
+    arrival: Box<Arrival>,
     rule: Option<Arc<PriceRule>>,
     key: Arc<KeyRecord>,
     notes: &mut Notes,

@@ -16,7 +16,7 @@ use crate::upstream::Dialect;
 
 /// A request that is paid for, or whose money is held.
 pub struct Charged {
-    pub(super) arrival: Arrival,
+    pub(super) arrival: Box<Arrival>,
     pub(super) rule: Arc<PriceRule>,
     pub(super) key: Arc<KeyRecord>,
     pub(super) dialect: Dialect,
@@ -55,7 +55,7 @@ pub(super) async fn charge(
     gateway: &Gateway,
     quoted: Quoted,
     claim: Option<Claim>,
-) -> Result<Charged, Refusal> {
+) -> Result<Box<Charged>, Refusal> {
     let account = lease(gateway, &quoted.key).await?;
     let order = order(gateway, &quoted, claim.is_some());
     let Quoted { arrival, rule, key, dialect, generation, .. } = quoted;
@@ -69,7 +69,9 @@ pub(super) async fn charge(
     let token_limit = generation
         .as_ref()
         .and_then(|generation| token_limit(gateway, &rule, generation, terms.ceiling));
-    Ok(Charged { arrival, rule, key, dialect, generation, open, terms, token_limit, debit, claim })
+    let charged =
+        Charged { arrival, rule, key, dialect, generation, open, terms, token_limit, debit, claim };
+    Ok(Box::new(charged))
 }
 
 /// The right to speak to the account's actor, if there is any use in it now.

@@ -209,7 +209,7 @@ pub struct Served<T> {
 pub async fn serve(
     gateway: Arc<Gateway>,
     client: reqwest::Client,
-    arrival: Arrival,
+    arrival: Box<Arrival>,
 ) -> Served<Departure> {
     let mut notes = Notes::default();
     let result = stages(&gateway, &client, arrival, &mut notes).await;
@@ -219,7 +219,7 @@ pub async fn serve(
 async fn stages(
     gateway: &Arc<Gateway>,
     client: &reqwest::Client,
-    arrival: Arrival,
+    arrival: Box<Arrival>,
     notes: &mut Notes,
 ) -> Result<Departure, Refusal> {
     let caller = identified(gateway, arrival, notes).await?;
@@ -234,7 +234,7 @@ async fn stages(
 }
 
 /// What a paid request would cost, and whether it would be admitted. Charges nothing.
-pub async fn quote(gateway: Arc<Gateway>, arrival: Arrival) -> Served<Quote> {
+pub async fn quote(gateway: Arc<Gateway>, arrival: Box<Arrival>) -> Served<Quote> {
     let mut notes = Notes::default();
     let result = quote_stages(&gateway, arrival, &mut notes).await;
     Served { result, notes }
@@ -242,7 +242,7 @@ pub async fn quote(gateway: Arc<Gateway>, arrival: Arrival) -> Served<Quote> {
 
 async fn quote_stages(
     gateway: &Gateway,
-    arrival: Arrival,
+    arrival: Box<Arrival>,
     notes: &mut Notes,
 ) -> Result<Quote, Refusal> {
     let caller = identified(gateway, arrival, notes).await?;
@@ -252,7 +252,7 @@ async fn quote_stages(
 
 async fn identified(
     gateway: &Gateway,
-    arrival: Arrival,
+    arrival: Box<Arrival>,
     notes: &mut Notes,
 ) -> Result<authenticate::Caller, Refusal> {
     let admitted = rate_limit::admit(gateway, arrival, notes)?;

@@ -16,7 +16,7 @@ const INLINE_BYTES_MAX: usize = 4 * 1024;
 
 /// A request whose price is known.
 pub struct Quoted {
-    pub(super) arrival: Arrival,
+    pub(super) arrival: Box<Arrival>,
     pub(super) rule: Arc<PriceRule>,
     pub(super) key: Arc<KeyRecord>,
     pub(super) price: Price,

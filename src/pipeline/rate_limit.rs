@@ -25,7 +25,7 @@ type Limiter<K> = RateLimiter<K, DashMapStateStore<K>, DefaultClock, StateInform
 
 /// A request that may go on to authentication.
 pub struct Admitted {
-    pub(super) arrival: Arrival,
+    pub(super) arrival: Box<Arrival>,
     pub(super) rule: Option<Arc<PriceRule>>,
 }
 
@@ -209,7 +209,7 @@ fn network(address: IpAddr) -> IpAddr {
 /// Admits a request by its address.
 pub(super) fn admit(
     gateway: &Gateway,
-    arrival: Arrival,
+    arrival: Box<Arrival>,
     notes: &mut Notes,
 ) -> Result<Admitted, Refusal> {
     let rule = rule_of(gateway, &arrival);

@@ -44,7 +44,7 @@ const PIECE_BYTES: usize = 16 * 1024;
 /// Begins to relay a stream whose first bytes have come, once its hold is durable.
 pub(super) async fn open(
     gateway: &Arc<Gateway>,
-    mut charged: Charged,
+    mut charged: Box<Charged>,
     upstream: Arc<str>,
     (status, headers): (StatusCode, HeaderMap),
     source: ByteStream,
@@ -137,7 +137,7 @@ impl Recording {
 
 struct Relay {
     gateway: Arc<Gateway>,
-    charged: Charged,
+    charged: Box<Charged>,
     upstream: Arc<str>,
     generation: Generation,
     policy: StreamPolicy,

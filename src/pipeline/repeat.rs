@@ -22,7 +22,8 @@ pub(super) async fn begin(gateway: &Gateway, caller: &Caller) -> Result<Begun, R
     let query = arrival.query.as_deref().map(|query| format!("?{query}")).unwrap_or_default();
     let target = format!("{}{query}", arrival.path);
     let fingerprint = Fingerprint::of(arrival.method.as_str(), &target, &arrival.body);
-    match gateway.idempotency.begin(caller.key.account, key, fingerprint).await {
+    // Boxed, as is all that few calls go through: the future of each call is as large as its largest part.
+    match Box::pin(gateway.idempotency.begin(caller.key.account, key, fingerprint)).await {
         Ok(idempotency::Begun::First(claim)) => Ok(Begun::First(Some(claim))),
         Ok(idempotency::Begun::Repeat(kept)) => Ok(Begun::Repeat(Box::new(replay(kept)))),
         Err(error) => Err(error.into()),

@@ -39,7 +39,7 @@ pub(super) async fn close(
         Ok(answer) => match answer.body {
             AnswerBody::Stream(stream) => {
                 let head = (answer.status, answer.headers);
-                relay::open(gateway, charged, upstream, head, stream).await
+                Box::pin(relay::open(gateway, charged, upstream, head, stream)).await
             }
             AnswerBody::Whole(body) => {
                 let whole =
@@ -77,7 +77,7 @@ struct Whole {
 
 async fn close_whole(
     gateway: &Gateway,
-    mut charged: Charged,
+    mut charged: Box<Charged>,
     whole: Whole,
     reported: Reported,
     notes: &mut Notes,
@@ -216,7 +216,7 @@ pub(super) fn usage_record(
 /// Ends the charge. One message to the account's actor; the usage record and the recorded answer ride on it.
 async fn settle(
     gateway: &Gateway,
-    mut charged: Charged,
+    mut charged: Box<Charged>,
     outcome: Outcome,
     usage: UsageRecord,
     recording: Option<(Record, Option<Arc<Claim>>)>,

@@ -10,7 +10,7 @@ use crate::upstream::{Answer, Call, Failure};
 
 /// A request that the upstream has answered, or begun to, or not.
 pub struct Answered {
-    pub(super) charged: Charged,
+    pub(super) charged: Box<Charged>,
     pub(super) upstream: Arc<str>,
     pub(super) result: Result<Answer, Failure>,
 }
@@ -19,10 +19,10 @@ pub struct Answered {
 pub(super) async fn forward(
     gateway: &Gateway,
     client: &reqwest::Client,
-    mut charged: Charged,
+    mut charged: Box<Charged>,
 ) -> Answered {
     let client_left = charged.arrival.client_left.take();
-    let Charged { arrival, dialect, generation, token_limit, .. } = &charged;
+    let Charged { arrival, dialect, generation, token_limit, .. } = &*charged;
     let upstream = gateway.upstreams.of(arrival.group, charged.key.environment);
     let policy = gateway.upstreams.stream_policy(arrival.group);
     let is_stream = Generation::is_stream(generation.as_ref());

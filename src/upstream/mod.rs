@@ -222,24 +222,31 @@ impl Upstream {
         call: Call<'_>,
         now: Timestamp,
     ) -> (Arc<str>, Result<Answer, Failure>) {
-        let proxies = match self {
-            Upstream::Sandbox(name) => {
-                return (Arc::clone(name), sandbox::answer(&call, now).await);
-            }
-            Upstream::Url(proxies) => proxies,
-        };
+        match self {
+            Upstream::Sandbox(name) => (Arc::clone(name), sandbox::answer(&call, now).await),
+            Upstream::Url(proxies) => Box::pin(proxies.call(client, call)).await,
+        }
+    }
+}
+
+impl Proxies {
+    async fn call(
+        &self,
+        client: &reqwest::Client,
+        call: Call<'_>,
+    ) -> (Arc<str>, Result<Answer, Failure>) {
         let mut pause = RETRY_PAUSE;
         let mut tries = 0;
         loop {
-            let failure = match proxies.primary.forward(client, &call).await {
-                Ok(answer) => return (proxies.primary.name(), Ok(answer)),
+            let failure = match self.primary.forward(client, &call).await {
+                Ok(answer) => return (self.primary.name(), Ok(answer)),
                 Err(failure) => failure,
             };
             let reason = failure.to_string();
-            tracing::warn!(upstream = %proxies.primary.name(), tries, reason, "an upstream failed");
-            if tries >= proxies.retries {
-                let Some(fallback) = &proxies.fallback else {
-                    return (proxies.primary.name(), Err(failure));
+            tracing::warn!(upstream = %self.primary.name(), tries, reason, "an upstream failed");
+            if tries >= self.retries {
+                let Some(fallback) = &self.fallback else {
+                    return (self.primary.name(), Err(failure));
                 };
                 return (fallback.name(), fallback.forward(client, &call).await);
             }

@@ -107,20 +107,23 @@ pub(super) async fn answer(call: &Call<'_>, now: Timestamp) -> Result<Answer, Fa
             .await
             .map_err(|_| Failure::Broken("the sandbox failed"))?
     };
-    misbehave(answer, fault).await
+    match fault {
+        Some(fault) => Box::pin(misbehave(answer, fault)).await,
+        None => Ok(answer),
+    }
 }
 
 /// Does what the model's name orders.
-async fn misbehave(answer: Answer, fault: Option<Fault>) -> Result<Answer, Failure> {
+async fn misbehave(answer: Answer, fault: Fault) -> Result<Answer, Failure> {
     let is_stream = matches!(answer.body, AnswerBody::Stream(_));
     match fault {
-        Some(Fault::Error) => Err(Failure::Broken("the sandbox was told to fail")),
-        Some(Fault::Timeout) => {
+        Fault::Error => Err(Failure::Broken("the sandbox was told to fail")),
+        Fault::Timeout => {
             tokio::time::sleep(TIMEOUT).await;
             Err(Failure::TimedOut)
         }
-        Some(Fault::Cut) if !is_stream => Err(Failure::Broken("the sandbox was told to break off")),
-        Some(Fault::Slow) if !is_stream => {
+        Fault::Cut if !is_stream => Err(Failure::Broken("the sandbox was told to break off")),
+        Fault::Slow if !is_stream => {
             tokio::time::sleep(SLOW_ANSWER).await;
             Ok(answer)
         }
