@@ -258,9 +258,6 @@ fn whole(criterion: &mut Criterion) {
         let gateway = app::gateway(&settings, &clock, &ground.store, &ledger, &threads).unwrap();
         (gateway, polysystems::upstream::client(&settings.upstreams).unwrap())
     });
-    ground.system.block_on(async {
-        let f = pipeline::serve(Arc::clone(&gateway), client.clone(), arrival("x"));
-    });
     let mut next = 0;
     for (name, is_valid) in [("paid call", true), ("bad checksum", false)] {
         group.bench_function(name, |bencher| {

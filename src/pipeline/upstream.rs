@@ -33,7 +33,8 @@ pub(super) async fn forward(
         }
         None => arrival.body.clone(),
     };
-    let call = Call { arrival, body, dialect: *dialect, is_stream };
+    let prompt_tokens = generation.as_ref().map(|generation| generation.ask.prompt.counted);
+    let call = Call { arrival, body, dialect: *dialect, is_stream, prompt_tokens };
     let answered = upstream.call(client, call, gateway.clock.now());
     // Of a stream nothing is delivered before its first byte, so whoever leaves until then owes nothing; what
     // is to be kept for a repeat, or to be drained, is heard all the same.

@@ -3,17 +3,19 @@
 use std::collections::BTreeMap;
 
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, QueryOrder as _, QuerySelect as _,
+    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryResult, Statement,
 };
+use uuid::Uuid;
 
 use super::{Store, StoreError};
 use crate::domain::audit::check_loaded;
 use crate::domain::limits::WindowCounter;
 use crate::domain::{
-    AccountId, AccountState, AccountStatus, Credits, Day, Environment, KeyId, KeySpend, KeyState,
-    Link, Month, SpendingLimits, StoredAccount, Timestamp, UserId,
+    AccountId, AccountState, AccountStatus, ChargeId, Credits, Day, EntryKind, Environment, Hold,
+    KeyId, KeySpend, KeyState, LedgerEntry, Link, Month, SpendingLimits, StoredAccount, Timestamp,
+    UserId,
 };
-use entity::{account, api_key, key_spend, ledger_entry};
+use entity::{account, api_key, key_spend};
 
 /// A user's two accounts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,23 +51,23 @@ impl Store {
     ) -> Result<AccountState, StoreError> {
         self.run(move |store| async move {
             failpoint!("load-before");
-            let snapshot = store.snapshot().await?;
-            let row = account::Entity::find_by_id(id.0)
-                .one(&snapshot)
-                .await?
-                .ok_or_else(|| StoreError::Corrupt(format!("there is no account {id}")))?;
-            let keys = load_keys(&snapshot, id).await?;
-            let holds = super::holds::load(&snapshot, id, epoch).await?;
+            let backend = store.read.get_database_backend();
+            let statement = Statement::from_sql_and_values(backend, LOAD, [id.0.into()]);
+            let rows = store.read.query_all_raw(statement).await?;
             failpoint!("load-read");
-            let stored = stored(&row)?;
-            let last = ledger_entry::Entity::find()
-                .filter(ledger_entry::Column::AccountId.eq(id.0))
-                .order_by_desc(ledger_entry::Column::Seq)
-                .limit(2)
-                .all(&snapshot)
-                .await?;
-            let last = last.iter().map(super::ledger::entry).collect::<Result<Vec<_>, _>>()?;
-            snapshot.rollback().await?;
+            let read = |row| Loaded::read(row, id, epoch);
+            let loaded = rows.iter().map(read).collect::<Result<Vec<_>, StoreError>>()?;
+            let (mut account, mut keys, mut holds, mut last) = (None, vec![], vec![], vec![]);
+            for loaded in loaded {
+                match loaded {
+                    Loaded::Account(row) => account = Some(row),
+                    Loaded::Key(key) => keys.push(key),
+                    Loaded::Hold(hold) => holds.push(hold),
+                    Loaded::Entry(entry) => last.push(entry),
+                }
+            }
+            let stored =
+                account.ok_or_else(|| StoreError::Corrupt(format!("there is no account {id}")))?;
             let held =
                 holds.iter().try_fold(Credits::ZERO, |sum, hold| sum.checked_add(hold.amount));
             check_loaded(&stored, &last, held.unwrap_or(Credits::MAX))
@@ -113,34 +115,126 @@ impl Store {
     }
 }
 
+/// All that there is of an account, in one statement: one trip to the database, and one state of it. Its last two
+/// entries come last one first.
+const LOAD: &str = "SELECT 1 AS what, CAST(environment AS BIGINT) AS n1, CAST(status AS BIGINT) AS n2,
+        balance AS n3, seq AS n4, CAST(NULL AS BIGINT) AS n5, CAST(NULL AS BIGINT) AS n6,
+        CAST(NULL AS BIGINT) AS n7, CAST(NULL AS BIGINT) AS n8, CAST(NULL AS BIGINT) AS n9,
+        CAST(NULL AS UUID) AS u1, CAST(NULL AS UUID) AS u2, link AS b1
+    FROM account WHERE id = $1
+    UNION ALL
+    SELECT 2, CASE WHEN is_revoked THEN 1 ELSE 0 END, per_request_limit, daily_limit, monthly_limit, day,
+        day_spent, month, month_spent, last_used_at, id, NULL, NULL
+    FROM api_key LEFT JOIN key_spend ON key_spend.key_id = api_key.id
+    WHERE account_id = $1 AND NOT is_deleted
+    UNION ALL
+    SELECT 3, epoch, day, month, amount, earned, opened_at, expires_at, NULL, NULL, id, key_id, NULL
+    FROM hold WHERE account_id = $1
+    UNION ALL
+    SELECT 4, seq, epoch, kind, amount, balance_after, day, month, at, NULL, reference, key_id, link
+    FROM (SELECT * FROM ledger_entry WHERE account_id = $1 ORDER BY seq DESC LIMIT 2) AS last";
+
+/// A row of [`LOAD`].
+enum Loaded {
+    Account(StoredAccount),
+    Key(KeyState),
+    Hold(Hold),
+    Entry(LedgerEntry),
+}
+
+impl Loaded {
+    fn read(row: &QueryResult, account: AccountId, epoch: i64) -> Result<Self, StoreError> {
+        let maybe = |place: usize| row.try_get_by_index::<Option<i64>>(place);
+        let number = |place: usize| row.try_get_by_index::<i64>(place);
+        let credits = |place: usize| Ok::<_, DbErr>(Credits::from_nanos(number(place)?));
+        let time = |place: usize| Ok::<_, DbErr>(Timestamp::from_micros(number(place)?));
+        let uuid = |place: usize| row.try_get_by_index::<Uuid>(place);
+        let link = || Ok::<_, DbErr>(Link::from_slice(&row.try_get_by_index::<Vec<u8>>(12)?));
+        let small = |place: usize, what: &str| {
+            let corrupt =
+                || StoreError::Corrupt(format!("account {account} has an unknown {what}"));
+            i32::try_from(number(place)?).map_err(|_| corrupt())
+        };
+        let code = |place: usize| Ok::<_, DbErr>(i16::try_from(number(place)?).unwrap_or(0));
+        Ok(match row.try_get_by_index::<i32>(0)? {
+            1 => Loaded::Account(stored_account(
+                account,
+                (code(1)?, code(2)?),
+                (number(3)?, number(4)?),
+                link()?,
+            )?),
+            2 => {
+                let limit = |place: usize| Ok::<_, DbErr>(maybe(place)?.map(Credits::from_nanos));
+                let limits =
+                    SpendingLimits { per_request: limit(2)?, daily: limit(3)?, monthly: limit(4)? };
+                let mut state = KeyState::new(KeyId(uuid(10)?), limits);
+                state.is_revoked = number(1)? == 1;
+                // A key that was never used has no counters.
+                if maybe(5)?.is_some() {
+                    state.day = WindowCounter::stored(Day(small(5, "day")?), credits(6)?);
+                    state.month = WindowCounter::stored(Month(small(7, "month")?), credits(8)?);
+                    state.last_used_at = maybe(9)?.map(Timestamp::from_micros);
+                }
+                Loaded::Key(state)
+            }
+            3 => Loaded::Hold(Hold {
+                id: ChargeId(uuid(10)?),
+                account,
+                key: KeyId(uuid(11)?),
+                day: Day(small(2, "day")?),
+                month: Month(small(3, "month")?),
+                amount: credits(4)?,
+                earned: credits(5)?,
+                opened_at: time(6)?,
+                // Those of another epoch have no owner any more: their time is over.
+                expires_at: if number(1)? == epoch { time(7)? } else { Timestamp::default() },
+            }),
+            _ => {
+                let kind = EntryKind::from_code(code(3)?).ok_or_else(|| {
+                    StoreError::Corrupt(format!("account {account} has an entry of unknown kind"))
+                })?;
+                Loaded::Entry(LedgerEntry {
+                    account,
+                    seq: number(1)?,
+                    epoch: number(2)?,
+                    kind,
+                    amount: credits(4)?,
+                    balance_after: credits(5)?,
+                    reference: uuid(10)?,
+                    key: row.try_get_by_index::<Option<Uuid>>(11)?.map(KeyId),
+                    day: Day(small(6, "day")?),
+                    month: Month(small(7, "month")?),
+                    at: time(8)?,
+                    // A link of another length is no link, and breaks the chain.
+                    link: link()?.unwrap_or_default(),
+                })
+            }
+        })
+    }
+}
+
 /// An account's own row.
 pub(super) fn stored(row: &account::Model) -> Result<StoredAccount, StoreError> {
-    let id = AccountId(row.id);
+    let (codes, link) = ((row.environment, row.status), Link::from_slice(&row.link));
+    stored_account(AccountId(row.id), codes, (row.balance, row.seq), link)
+}
+
+fn stored_account(
+    id: AccountId,
+    (environment, status): (i16, i16),
+    (balance, seq): (i64, i64),
+    link: Option<Link>,
+) -> Result<StoredAccount, StoreError> {
     let corrupt = |what| StoreError::Corrupt(format!("account {id} has an unknown {what}"));
     Ok(StoredAccount {
         id,
-        environment: Environment::from_code(row.environment)
-            .ok_or_else(|| corrupt("environment"))?,
-        status: AccountStatus::from_code(row.status).ok_or_else(|| corrupt("status"))?,
-        balance: Credits::from_nanos(row.balance),
-        seq: row.seq,
+        environment: Environment::from_code(environment).ok_or_else(|| corrupt("environment"))?,
+        status: AccountStatus::from_code(status).ok_or_else(|| corrupt("status"))?,
+        balance: Credits::from_nanos(balance),
+        seq,
         // A link of another length is no link, and agrees with no ledger.
-        link: Link::from_slice(&row.link).unwrap_or(Link([0xff; 32])),
+        link: link.unwrap_or(Link([0xff; 32])),
     })
-}
-
-/// The keys of an account with what they have spent.
-async fn load_keys(
-    connection: &impl ConnectionTrait,
-    id: AccountId,
-) -> Result<Vec<KeyState>, StoreError> {
-    let keys = api_key::Entity::find()
-        .filter(api_key::Column::AccountId.eq(id.0))
-        .filter(api_key::Column::IsDeleted.eq(false))
-        .all(connection)
-        .await?;
-    let spends = spends_of(connection, &keys).await?;
-    Ok(keys.iter().map(|key| key_state(key, spends.get(&KeyId(key.id)))).collect())
 }
 
 /// What these keys have spent, for those that were ever used.
@@ -158,22 +252,6 @@ pub(super) async fn spends_of(
         spends.extend(rows.iter().map(|row| (KeyId(row.key_id), key_spend_of(row))));
     }
     Ok(spends)
-}
-
-fn key_state(key: &api_key::Model, spend: Option<&KeySpend>) -> KeyState {
-    let limits = SpendingLimits {
-        per_request: key.per_request_limit.map(Credits::from_nanos),
-        daily: key.daily_limit.map(Credits::from_nanos),
-        monthly: key.monthly_limit.map(Credits::from_nanos),
-    };
-    let mut state = KeyState::new(KeyId(key.id), limits);
-    state.is_revoked = key.is_revoked;
-    if let Some(spend) = spend {
-        state.day = WindowCounter::stored(spend.day, spend.day_spent);
-        state.month = WindowCounter::stored(spend.month, spend.month_spent);
-        state.last_used_at = spend.last_used_at;
-    }
-    state
 }
 
 /// The counters of a key as stored.

@@ -1,13 +1,14 @@
 //! API keys as they are looked up and listed. Their changes are written by the ledger writer, in the order
 //! in which their account decided them ([`crate::domain::Change`]).
 
-use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder};
+use sea_orm::{ColumnTrait, ConnectionTrait as _, EntityTrait, QueryFilter, QueryOrder, Statement};
+use uuid::Uuid;
 
 use super::accounts::{UserAccounts, spends_of};
 use super::{Store, StoreError};
 use crate::domain::api_key::KeyDigest;
 use crate::domain::{AccountId, Environment, KeyId, Timestamp, UserId};
-use entity::{account, api_key, user};
+use entity::api_key;
 
 /// What the pipeline knows of a key.
 #[derive(Clone, Debug)]
@@ -55,26 +56,31 @@ impl Store {
     /// # Errors
     /// [`StoreError`]
     pub async fn find_key(&self, digest: KeyDigest) -> Result<Option<KeyRecord>, StoreError> {
+        const SQL: &str =
+            "SELECT api_key.id, api_key.account_id, api_key.expires_at, account.user_id,
+                CAST(account.environment AS BIGINT), users.tier
+            FROM api_key
+            LEFT JOIN account ON account.id = api_key.account_id
+            LEFT JOIN users ON users.id = account.user_id
+            WHERE api_key.digest = $1 AND NOT api_key.is_deleted AND NOT api_key.is_revoked";
         self.run(move |store| async move {
-            let row = api_key::Entity::find()
-                .filter(api_key::Column::Digest.eq(digest.0.to_vec()))
-                .filter(api_key::Column::IsDeleted.eq(false))
-                .filter(api_key::Column::IsRevoked.eq(false))
-                .one(&store.read)
-                .await?;
-            let Some(key) = row else { return Ok(None) };
-            let corrupt = || StoreError::Corrupt(format!("the key {} has no owner", KeyId(key.id)));
-            let account = account::Entity::find_by_id(key.account_id).one(&store.read).await?;
-            let account = account.ok_or_else(corrupt)?;
-            let user = user::Entity::find_by_id(account.user_id).one(&store.read).await?;
-            let user = user.ok_or_else(corrupt)?;
+            let backend = store.read.get_database_backend();
+            let values = [digest.0.to_vec().into()];
+            let statement = Statement::from_sql_and_values(backend, SQL, values);
+            let Some(row) = store.read.query_one_raw(statement).await? else { return Ok(None) };
+            let key = KeyId(row.try_get_by_index(0)?);
+            let corrupt = || StoreError::Corrupt(format!("the key {key} has no owner"));
+            let user: Option<Uuid> = row.try_get_by_index(3)?;
+            let environment: Option<i64> = row.try_get_by_index(4)?;
+            let environment = environment.and_then(|code| i16::try_from(code).ok());
+            let expires_at: Option<i64> = row.try_get_by_index(2)?;
             Ok(Some(KeyRecord {
-                key: KeyId(key.id),
-                account: AccountId(account.id),
-                user: UserId(user.id),
-                environment: Environment::from_code(account.environment).ok_or_else(corrupt)?,
-                expires_at: key.expires_at.map(Timestamp::from_micros),
-                tier: user.tier,
+                key,
+                account: AccountId(row.try_get_by_index(1)?),
+                user: UserId(user.ok_or_else(corrupt)?),
+                environment: environment.and_then(Environment::from_code).ok_or_else(corrupt)?,
+                expires_at: expires_at.map(Timestamp::from_micros),
+                tier: row.try_get_by_index(5)?,
             }))
         })
         .await

@@ -1,15 +1,10 @@
 //! Holds as they are written down: open ones in a table of their own, each end in another.
 
-use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, Statement,
-    Value,
-};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, Statement, Value};
 
 use super::batch::{CommitError, column, json};
 use super::{Store, StoreError, is_postgres};
-use crate::domain::{
-    AccountId, Batch, ChargeId, Credits, Day, Hold, HoldChange, HoldEnd, KeyId, Month, Timestamp,
-};
+use crate::domain::{AccountId, Batch, ChargeId, Hold, HoldChange, HoldEnd, Timestamp};
 use entity::{hold, hold_end};
 
 impl Store {
@@ -35,28 +30,6 @@ impl Store {
         })
         .await
     }
-}
-
-/// The open holds of an account. Those of another epoch have no owner any more: their time is over.
-pub(super) async fn load(
-    connection: &impl ConnectionTrait,
-    account: AccountId,
-    epoch: i64,
-) -> Result<Vec<Hold>, StoreError> {
-    let rows =
-        hold::Entity::find().filter(hold::Column::AccountId.eq(account.0)).all(connection).await?;
-    let hold = |row: hold::Model| Hold {
-        id: ChargeId(row.id),
-        account,
-        key: KeyId(row.key_id),
-        day: Day(row.day),
-        month: Month(row.month),
-        amount: Credits::from_nanos(row.amount),
-        earned: Credits::from_nanos(row.earned),
-        opened_at: Timestamp::from_micros(row.opened_at),
-        expires_at: Timestamp::from_micros(if row.epoch == epoch { row.expires_at } else { 0 }),
-    };
-    Ok(rows.into_iter().map(hold).collect())
 }
 
 /// Were the changes of these holds written? `None` where they do not tell.

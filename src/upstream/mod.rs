@@ -137,6 +137,8 @@ pub struct Call<'c> {
     pub dialect: Dialect,
     /// Is the answer to be streamed?
     pub is_stream: bool,
+    /// Of the prompt, as counted before, where the call is priced by tokens.
+    pub prompt_tokens: Option<u64>,
 }
 
 /// Why there is no answer to pass on, or no more of it.

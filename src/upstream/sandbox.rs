@@ -95,6 +95,7 @@ pub(super) async fn answer(call: &Call<'_>, now: Timestamp) -> Result<Answer, Fa
         dialect: call.dialect,
         is_stream: call.is_stream,
         body: call.body.clone(),
+        prompt_tokens: call.prompt_tokens,
         id: arrival.id.0.simple().to_string(),
         created: now.seconds(),
     };
@@ -137,6 +138,8 @@ struct Question {
     dialect: Dialect,
     is_stream: bool,
     body: Bytes,
+    /// Of the prompt, where they are counted already.
+    prompt_tokens: Option<u64>,
     id: String,
     created: i64,
 }
@@ -223,14 +226,16 @@ impl Question {
                 })?,
         };
         let bpe = tokens::vocabulary(Some(model(body)));
-        let reply = Reply::to(&question, bpe, token_limit(body), fault);
+        let reply = Reply::to(&question, bpe, token_limit(body), fault, self.is_stream);
         Ok(Writing {
             shape,
             id: self.id.clone(),
             created: self.created,
             model: model(body).to_owned(),
             choices: if shape.has_choices() { choices(body) } else { 1 },
-            prompt_tokens: PromptTokens::of(body, bpe).counted,
+            prompt_tokens: self
+                .prompt_tokens
+                .unwrap_or_else(|| PromptTokens::of(body, bpe).counted),
             reply,
             fault,
         })
@@ -279,12 +284,19 @@ struct Writing {
 impl Writing {
     fn usage(&self) -> TokenUsage {
         let choices = u64::try_from(self.choices).unwrap_or(1);
-        let written = u64::try_from(self.reply.pieces.len()).unwrap_or(u64::MAX);
+        let written = u64::try_from(self.reply.count).unwrap_or(u64::MAX);
         TokenUsage::new(self.prompt_tokens, written.saturating_mul(choices))
     }
 
     fn reported(&self) -> Reported {
-        self.usage_object().map_or(Reported::Missing, |usage| Reported::of(&usage.to_string()))
+        match self.fault {
+            Some(Fault::NoUsage) => Reported::Missing,
+            Some(Fault::AbsurdUsage | Fault::NegativeUsage) => {
+                let usage = self.usage_object().unwrap_or_default();
+                Reported::of(&usage.to_string())
+            }
+            _ => Reported::Given(self.usage()),
+        }
     }
 
     fn usage_object(&self) -> Option<Value> {
@@ -674,23 +686,42 @@ fn last_message(body: &Map<String, Value>) -> Result<String, BadQuestion> {
 
 struct Reply {
     text: String,
-    /// The text, a token each.
+    /// How many tokens it has.
+    count: usize,
+    /// The text, a token each; of a stream only.
     pieces: Vec<Cow<'static, str>>,
     finish_reason: &'static str,
 }
 
 impl Reply {
-    fn to(question: &str, bpe: &CoreBPE, limit: usize, fault: Option<Fault>) -> Self {
+    fn to(
+        question: &str,
+        bpe: &CoreBPE,
+        limit: usize,
+        fault: Option<Fault>,
+        is_stream: bool,
+    ) -> Self {
         if fault == Some(Fault::Long) {
             let pieces = vec![Cow::Borrowed(" word"); limit.min(LONG_TOKENS_MAX)];
-            return Reply { text: pieces.concat(), pieces, finish_reason: "length" };
+            let (text, count) = (pieces.concat(), pieces.len());
+            return Reply { text, count, pieces, finish_reason: "length" };
         }
         let echo: String = question.chars().take(ECHO_CHARS_MAX).collect();
         let text =
             format!("This is a simulated answer of the Polysystems sandbox. You wrote: {echo}");
         let tokens = bpe.encode_ordinary(&text);
         let kept = tokens.get(..limit).unwrap_or(&tokens);
-        let finish_reason = if kept.len() < tokens.len() { "length" } else { "stop" };
+        let (count, is_cut) = (kept.len(), kept.len() < tokens.len());
+        let finish_reason = if is_cut { "length" } else { "stop" };
+        if !is_stream {
+            let text = if is_cut {
+                let bytes = bpe.decode_bytes(kept).unwrap_or_default();
+                String::from_utf8_lossy(&bytes).into_owned()
+            } else {
+                text
+            };
+            return Reply { text, count, pieces: Vec::new(), finish_reason };
+        }
         // A token may be a part of a character: what it completes goes with the last of its tokens.
         let mut pieces: Vec<Cow<'static, str>> = Vec::with_capacity(kept.len());
         let mut open: Vec<u8> = Vec::new();
@@ -708,7 +739,7 @@ impl Reply {
         if let Some(last) = pieces.last_mut() {
             last.to_mut().push_str(&String::from_utf8_lossy(&open));
         }
-        Reply { text: pieces.concat(), pieces, finish_reason }
+        Reply { text: pieces.concat(), count, pieces, finish_reason }
     }
 }
 
@@ -749,6 +780,7 @@ mod tests {
             dialect: Dialect::of(path),
             is_stream,
             body: body.to_string().into(),
+            prompt_tokens: None,
             id: "0".into(),
             created: 0,
         };
