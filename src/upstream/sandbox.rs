@@ -295,7 +295,10 @@ impl Writing {
                 let usage = self.usage_object().unwrap_or_default();
                 Reported::of(&usage.to_string())
             }
-            _ => Reported::Given(self.usage()),
+            _ => {
+                let usage = self.usage();
+                Reported::Given(TokenUsage { reported_total: usage.total(), ..usage })
+            }
         }
     }
 
