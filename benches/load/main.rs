@@ -28,6 +28,7 @@ use std::time::Duration;
 use polysystems::domain::Credits;
 use serde_json::json;
 
+mod cost;
 mod generator;
 mod report;
 mod seed;
@@ -95,6 +96,7 @@ struct Bench {
     chosen: Vec<String>,
     folder: std::path::PathBuf,
     figures: Vec<Figure>,
+    costs: Vec<cost::Cost>,
     round: usize,
 }
 
@@ -185,7 +187,7 @@ const PAID: [(&str, usize, usize); 4] = [
     ("paid call, 10000 accounts", 64, 10_000),
     ("paid call, 256 connections", 256, 10_000),
 ];
-const OTHERS: [&str; 9] = [
+const OTHERS: [&str; 10] = [
     "upstream, whole answers",
     "upstream, streams",
     "refusal, 401 bad checksum",
@@ -195,7 +197,10 @@ const OTHERS: [&str; 9] = [
     "key creation",
     "login",
     "latency",
+    "ledger cost",
 ];
+/// Calls after which the database is looked at.
+const COST_CALLS: usize = 20_000;
 
 fn main() {
     let mut plan = Plan {
@@ -239,16 +244,26 @@ fn main() {
         }
     }
     let folder = tempfile::tempdir().unwrap();
-    let mut bench =
-        Bench { plan, chosen, folder: folder.path().to_owned(), figures: Vec::new(), round: 0 };
+    let mut bench = Bench {
+        plan,
+        chosen,
+        folder: folder.path().to_owned(),
+        figures: Vec::new(),
+        costs: Vec::new(),
+        round: 0,
+    };
     measure_all(&mut bench, kind.as_deref());
     let medians = report::medians(&bench.figures);
     println!("\nMedians of {} rounds\n{}", plan.rounds, report::heading());
     for figure in &medians {
         println!("{}", report::line(figure));
     }
+    for cost in &bench.costs {
+        let cost::Cost { database, what, bytes_a_call } = cost;
+        println!("{database:<12}{what:<40}{bytes_a_call:>8.0} bytes a call");
+    }
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("load");
-    let (json, html) = report::write(&target, &machine(), &bench.figures, &medians);
+    let (json, html) = report::write(&target, &machine(), &bench.figures, &medians, &bench.costs);
     println!("\n{}\n{}", json.display(), html.display());
 }
 
@@ -344,6 +359,9 @@ fn measure_all(bench: &mut Bench, kind: Option<&str>) {
         .filter(|(name, ..)| kind.is_none_or(|kind| kind == *name))
         .map(|(_, name, make)| side(name, make, plan, &upstream.address))
         .collect();
+    for side in &sides {
+        warm_up(&side.target);
+    }
     println!("{}", report::heading());
     for round in 0..plan.rounds {
         bench.round = round;
@@ -409,6 +427,43 @@ fn measure_all(bench: &mut Bench, kind: Option<&str>) {
             latencies(bench, &bare_target, &sides, &peaks);
         }
     }
+    if bench.is_chosen(OTHERS[9]) {
+        for side in &sides {
+            ledger_cost(bench, side);
+        }
+    }
+}
+
+fn ledger_cost(bench: &mut Bench, side: &Side) {
+    let (target, process) = (&side.target, side.server.as_ref().unwrap().id());
+    let before = cost::Sizes::now(&side.database, process);
+    let load = Load {
+        address: target.address.clone(),
+        template: Template::new("POST", SANDBOX, "x-api-key", &target.callers[..100], HELLO),
+        connections: 64,
+        shape: Shape::Closed,
+        warm_up: Duration::ZERO,
+        time: Duration::from_secs(600),
+        requests_max: Some(COST_CALLS),
+    };
+    let measured = generator::run(load);
+    std::thread::sleep(Duration::from_secs(1));
+    let after = cost::Sizes::now(&side.database, process);
+    bench.costs.extend(after.since(&before, side.name, measured.answers()));
+}
+
+/// One call of each account, so that all are in memory.
+fn warm_up(target: &Target) {
+    let measured = generator::run(Load {
+        address: target.address.clone(),
+        template: Template::new("POST", SANDBOX, "x-api-key", &target.callers, HELLO),
+        connections: 16,
+        shape: Shape::Closed,
+        warm_up: Duration::ZERO,
+        time: Duration::from_secs(600),
+        requests_max: Some(target.callers.len()),
+    });
+    assert_eq!(measured.others(200), 0, "{:?}", measured.statuses);
 }
 
 fn refusals(bench: &mut Bench, bare: &Target, sides: &mut [Side]) {
@@ -436,6 +491,7 @@ fn refusals(bench: &mut Bench, bare: &Target, sides: &mut [Side]) {
             bench.measure(case, target, ask(&callers), how(status), None, Some("bare"));
             if status == 429 {
                 side.start(&[]);
+                warm_up(&side.target);
             }
         }
     }

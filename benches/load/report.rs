@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use plotters::prelude::*;
 use serde::Serialize;
 
+use super::cost::Cost;
 use super::generator::{Measured, Shape};
 
 /// One measurement.
@@ -158,6 +159,7 @@ struct Everything<'a> {
     machine: &'a BTreeMap<&'static str, String>,
     rounds: &'a [Figure],
     medians: &'a [Figure],
+    costs: &'a [Cost],
 }
 
 /// Writes the JSON and the page; where they are.
@@ -166,16 +168,17 @@ pub fn write(
     machine: &BTreeMap<&'static str, String>,
     rounds: &[Figure],
     medians: &[Figure],
+    costs: &[Cost],
 ) -> (PathBuf, PathBuf) {
     std::fs::create_dir_all(folder).unwrap();
     let (json, html) = (folder.join("load.json"), folder.join("load.html"));
-    let everything = Everything { machine, rounds, medians };
+    let everything = Everything { machine, rounds, medians, costs };
     std::fs::write(&json, serde_json::to_string_pretty(&everything).unwrap()).unwrap();
-    std::fs::write(&html, page(machine, medians)).unwrap();
+    std::fs::write(&html, page(machine, medians, costs)).unwrap();
     (json, html)
 }
 
-fn page(machine: &BTreeMap<&'static str, String>, medians: &[Figure]) -> String {
+fn page(machine: &BTreeMap<&'static str, String>, medians: &[Figure], costs: &[Cost]) -> String {
     let mut page = String::from(
         "<!doctype html><meta charset=utf-8><title>Polysystems under load</title>
         <style>body{font:15px sans-serif;margin:2em}table{border-collapse:collapse}
@@ -222,6 +225,10 @@ fn page(machine: &BTreeMap<&'static str, String>, medians: &[Figure]) -> String 
             figure.fsync_micros,
             figure.astray,
         ));
+    }
+    page.push_str("</table><h2>Bytes a paid call</h2><table><tr><th>database<th>what<th>bytes");
+    for Cost { database, what, bytes_a_call } in costs {
+        page.push_str(&format!("<tr><td>{database}<td>{what}<td>{bytes_a_call:.0}"));
     }
     page.push_str("</table>");
     page

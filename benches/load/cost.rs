@@ -1,0 +1,68 @@
+//! What a paid call leaves in the database: bytes of each table and index, and of the write-ahead log.
+
+use std::collections::BTreeMap;
+
+use sea_orm::{ConnectionTrait as _, Statement};
+use serde::Serialize;
+
+use super::support;
+use super::support::database::Database;
+
+/// Bytes of something for each call.
+#[derive(Clone, Debug, Serialize)]
+pub struct Cost {
+    pub database: String,
+    /// A table, an index, or the log.
+    pub what: String,
+    pub bytes_a_call: f64,
+}
+
+const SQLITE: &str = "SELECT name, CAST(SUM(pgsize) AS BIGINT) FROM dbstat GROUP BY name";
+const POSTGRES: &str = "SELECT relname::TEXT, pg_relation_size(oid) FROM pg_class
+    WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'i')";
+
+/// How large everything is now.
+pub struct Sizes(BTreeMap<String, i64>);
+
+impl Sizes {
+    /// `process` is the server's, whose writes are SQLite's.
+    pub fn now(database: &Database, process: u32) -> Self {
+        let mut sizes = BTreeMap::new();
+        support::run(async {
+            let connection = database.connect().await;
+            let backend = connection.get_database_backend();
+            let sql = if database.is_postgres() { POSTGRES } else { SQLITE };
+            let rows =
+                connection.query_all_raw(Statement::from_string(backend, sql)).await.unwrap();
+            for row in rows {
+                let name: String = row.try_get_by_index(0).unwrap();
+                sizes.insert(name, row.try_get_by_index(1).unwrap());
+            }
+            if database.is_postgres() {
+                let sql = "SELECT CAST(pg_current_wal_lsn() - '0/0'::pg_lsn AS BIGINT)";
+                let statement = Statement::from_string(backend, sql);
+                let row = connection.query_one_raw(statement).await.unwrap().unwrap();
+                sizes.insert("the write-ahead log".to_owned(), row.try_get_by_index(0).unwrap());
+            }
+            connection.close().await.unwrap();
+        });
+        if !database.is_postgres() {
+            let io = std::fs::read_to_string(format!("/proc/{process}/io")).unwrap();
+            let written = io.lines().find_map(|line| line.strip_prefix("write_bytes: ")).unwrap();
+            // The log and, at checkpoints, the file.
+            let written = written.parse().unwrap();
+            sizes.insert("all that is written to the disk".to_owned(), written);
+        }
+        Sizes(sizes)
+    }
+
+    /// What has come since then, for each of so many calls.
+    pub fn since(&self, before: &Sizes, database: &str, calls: u64) -> Vec<Cost> {
+        let grown = self.0.iter().map(|(what, bytes)| {
+            let grown = bytes - before.0.get(what).copied().unwrap_or(0);
+            let bytes_a_call = grown as f64 / calls as f64;
+            Cost { database: database.to_owned(), what: what.clone(), bytes_a_call }
+        });
+        grown.filter(|cost| cost.bytes_a_call >= 0.5).collect()
+    }
+}
