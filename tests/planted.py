@@ -37,6 +37,9 @@ ACCOUNT = "src/domain/account.rs"
 
 # Name, file, the text, the bug, what finds it.
 BUGS = [
+    ("writer-sleeps-through-a-write", "src/actors/ledger_writer.rs",
+     "        self.handed().writes.is_empty() || self.is_awake.swap(true, Ordering::AcqRel)\n",
+     "        true\n", unit("no_write_is_slept_through")),
     ("acknowledge-before-commit", WRITER,
      "        if batch.is_empty() {\n",
      "        if batch.is_empty() || batch.entries.len() == 1 {\n", SIMULATION),

@@ -443,7 +443,7 @@ fn ledger_cost(bench: &mut Bench, side: &Side) {
         connections: 64,
         shape: Shape::Closed,
         warm_up: Duration::ZERO,
-        time: Duration::from_secs(600),
+        time: Duration::from_mins(10),
         requests_max: Some(COST_CALLS),
     };
     let measured = generator::run(load);
@@ -460,7 +460,7 @@ fn warm_up(target: &Target) {
         connections: 16,
         shape: Shape::Closed,
         warm_up: Duration::ZERO,
-        time: Duration::from_secs(600),
+        time: Duration::from_mins(10),
         requests_max: Some(target.callers.len()),
     });
     assert_eq!(measured.others(200), 0, "{:?}", measured.statuses);

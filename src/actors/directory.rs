@@ -182,12 +182,11 @@ impl Directory {
         }
         loop {
             let (resident, in_flight) = self.enter(account, in_flight_max)?;
-            let actor = match resident.actor.get() {
-                Some(actor) => actor,
-                None => {
-                    let load = resident.actor.get_or_try_init(|| self.load(account, &resident));
-                    Box::pin(load).await?
-                }
+            let actor = if let Some(actor) = resident.actor.get() {
+                actor
+            } else {
+                let load = resident.actor.get_or_try_init(|| self.load(account, &resident));
+                Box::pin(load).await?
             };
             if actor.connected() && !resident.marks.is_poisoned() {
                 return Ok(AccountLease { actor: actor.clone(), _in_flight: in_flight });

@@ -458,3 +458,55 @@ impl Hands {
         attempt
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    fn pending() -> Pending<Ticket> {
+        let write = Write::nothing(AccountId(1));
+        Pending { write, marks: Arc::default(), at_micros: 0, ticket: None }
+    }
+
+    /// The writer's part of the bargain, as [`LedgerWriter::work`] keeps it, against threads that hand over: whoever
+    /// is told to wake it does, and nothing lies in the inbox while it sleeps.
+    #[test]
+    fn no_write_is_slept_through() {
+        const THREADS: usize = 4;
+        const WRITES: usize = 50_000;
+        let inbox = Inbox::default();
+        let (wake, woken) = channel();
+        let taken = std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                let (inbox, wake) = (&inbox, wake.clone());
+                scope.spawn(move || {
+                    for _ in 0..WRITES {
+                        if inbox.put(pending()) {
+                            wake.send(()).unwrap();
+                        }
+                    }
+                });
+            }
+            let mut taken = 0;
+            while taken < THREADS * WRITES {
+                woken.recv_timeout(Duration::from_secs(10)).expect("slept through a write");
+                loop {
+                    taken += inbox.take().len();
+                    if inbox.sleep() {
+                        break;
+                    }
+                }
+            }
+            taken
+        });
+        assert_eq!(taken, THREADS * WRITES);
+        // A writer that is gone takes nothing, and whoever waits hears so by the end of its ticket.
+        inbox.close();
+        let (ticket, mut acknowledgement) = oneshot::channel();
+        assert!(!inbox.put(Pending { ticket: Some(ticket), ..pending() }));
+        assert_eq!(acknowledgement.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+        assert!(inbox.take().is_empty());
+    }
+}
