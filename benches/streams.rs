@@ -23,8 +23,6 @@
 )]
 
 use std::net::TcpListener;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -35,7 +33,7 @@ use tokio::net::TcpStream;
 
 mod support;
 
-use support::{Server, commit_micros, database};
+use support::{Running, Server, commit_micros, database};
 
 const ACCOUNTS: usize = 20;
 const HEAD: &str =
@@ -138,39 +136,6 @@ fn upstream() -> String {
         });
     });
     url
-}
-
-/// nginx as a plain streaming proxy.
-struct Nginx(Child, String);
-
-impl Drop for Nginx {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
-        let _ = self.0.wait();
-    }
-}
-
-fn nginx(folder: &Path, upstream: &str) -> Option<Nginx> {
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let folder = folder.display();
-    let address = upstream.trim_start_matches("http://");
-    let settings = format!(
-        "worker_processes 2; daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log;
-        events {{ worker_connections 16384; }}
-        http {{ access_log off; client_body_temp_path {folder}; proxy_temp_path {folder};
-            fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
-            upstream model {{ server {address}; keepalive 512; keepalive_requests 10000000; }}
-            server {{ listen 127.0.0.1:{port} backlog=4096; keepalive_requests 10000000; location / {{
-                proxy_pass http://model; proxy_http_version 1.1; proxy_set_header Connection \"\";
-                proxy_buffering off; }} }} }}"
-    );
-    let path = format!("{folder}/nginx.conf");
-    std::fs::write(&path, settings).unwrap();
-    let mut command = Command::new("nginx");
-    command.args(["-c", &path]).stdout(Stdio::null()).stderr(Stdio::null());
-    let process = command.spawn().ok()?;
-    std::thread::sleep(Duration::from_millis(500));
-    Some(Nginx(process, format!("http://127.0.0.1:{port}")))
 }
 
 /// A client's connection, kept from stream to stream.
@@ -304,14 +269,17 @@ async fn open(server: &Server, keys: &[String], shape: Shape, count: usize, read
 fn main() {
     let folder = tempfile::tempdir().unwrap().keep();
     let upstream = upstream();
-    let nginx = nginx(&folder, &upstream);
+    let nginx = Running::nginx(&folder, upstream.trim_start_matches("http://"));
     let settings = [
         ("POLYSYSTEMS_UPSTREAMS__V1__URL", upstream.as_str()),
         ("POLYSYSTEMS_HOLDS__READER_SECONDS", "3600"),
     ];
     let mut cases = vec![("direct".to_owned(), upstream.clone(), vec!["x".to_owned()])];
     match &nginx {
-        Some(Nginx(_, url)) => cases.push(("nginx".into(), url.clone(), vec!["x".to_owned()])),
+        Some(nginx) => {
+            let url = format!("http://{}", nginx.address);
+            cases.push(("nginx".into(), url, vec!["x".to_owned()]));
+        }
         None => println!("nginx is not installed (Debian's nginx-light); its lines are left out"),
     }
     let mut servers = Vec::new();

@@ -40,8 +40,7 @@ mod yardsticks;
 use generator::{Load, Shape, Template};
 use report::Figure;
 use support::database::Database;
-use support::{Server, commit_micros};
-use yardsticks::Yardstick;
+use support::{Running, Server, commit_micros};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -187,17 +186,27 @@ const PAID: [(&str, usize, usize); 4] = [
     ("paid call, 10000 accounts", 64, 10_000),
     ("paid call, 256 connections", 256, 10_000),
 ];
+const UPSTREAM_WHOLE: &str = "upstream, whole answers";
+const UPSTREAM_STREAMS: &str = "upstream, streams";
+const BAD_CHECKSUM: &str = "refusal, 401 bad checksum";
+const NO_CREDITS: &str = "refusal, 402 no credits";
+const OVER_LIMIT: &str = "refusal, 429 over the limit";
+const COLD: &str = "cold accounts";
+const KEY_CREATION: &str = "key creation";
+const LOGIN: &str = "login";
+const LATENCY: &str = "latency";
+const LEDGER_COST: &str = "ledger cost";
 const OTHERS: [&str; 10] = [
-    "upstream, whole answers",
-    "upstream, streams",
-    "refusal, 401 bad checksum",
-    "refusal, 402 no credits",
-    "refusal, 429 over the limit",
-    "cold accounts",
-    "key creation",
-    "login",
-    "latency",
-    "ledger cost",
+    UPSTREAM_WHOLE,
+    UPSTREAM_STREAMS,
+    BAD_CHECKSUM,
+    NO_CREDITS,
+    OVER_LIMIT,
+    COLD,
+    KEY_CREATION,
+    LOGIN,
+    LATENCY,
+    LEDGER_COST,
 ];
 /// Calls after which the database is looked at.
 const COST_CALLS: usize = 20_000;
@@ -227,8 +236,8 @@ fn main() {
             "--database" => kind = Some(value()),
             "--quick" => {
                 plan.rounds = 1;
-                plan.time = Duration::from_millis(1_500);
-                plan.warm_up = Duration::from_millis(400);
+                plan.time = Duration::from_millis(1_200);
+                plan.warm_up = Duration::from_millis(300);
                 plan.accounts = 10_000;
             }
             "--list" => {
@@ -273,7 +282,7 @@ struct Side {
     database: Database,
     server: Option<Server>,
     target: Target,
-    row_lock: (Database, Yardstick, Target),
+    row_lock: (Database, Running, Target),
     settings: Vec<(String, String)>,
 }
 
@@ -295,7 +304,7 @@ fn side(name: &'static str, make: fn() -> Database, plan: Plan, upstream: &str) 
     let callers = seed::accounts(&database, "paid", plan.accounts, BALANCE);
     let poor = seed::accounts(&database, "poor", 100, Credits::ZERO);
     let own = make();
-    let row_lock = Yardstick::start("row-lock", own.url());
+    let row_lock = yardsticks::start("row-lock", own.url());
     let row_lock_target = Target {
         name: format!("row lock {name}"),
         address: row_lock.address.clone(),
@@ -333,7 +342,7 @@ fn side(name: &'static str, make: fn() -> Database, plan: Plan, upstream: &str) 
 
 fn measure_all(bench: &mut Bench, kind: Option<&str>) {
     let plan = bench.plan;
-    let plain = |yardstick: &Yardstick, name: &str| Target {
+    let plain = |yardstick: &Running, name: &str| Target {
         name: name.to_owned(),
         address: yardstick.address.clone(),
         process: None,
@@ -341,11 +350,11 @@ fn measure_all(bench: &mut Bench, kind: Option<&str>) {
         poor: Vec::new(),
         sessions: Vec::new(),
     };
-    let bare = Yardstick::start("bare", "");
+    let bare = yardsticks::start("bare", "");
     let bare_target = plain(&bare, "bare");
-    let upstream = Yardstick::start("upstream", "");
+    let upstream = yardsticks::start("upstream", "");
     let direct = plain(&upstream, "upstream itself");
-    let nginx = Yardstick::nginx(&bench.folder, &upstream.address);
+    let nginx = Running::nginx(&bench.folder, &upstream.address);
     let nginx_target = nginx.as_ref().map(|nginx| plain(nginx, "nginx"));
     if nginx.is_none() {
         println!("nginx is not installed (Debian's nginx-light): its lines are left out");
@@ -384,7 +393,7 @@ fn measure_all(bench: &mut Bench, kind: Option<&str>) {
             }
         }
         for (case, body, yardstick) in
-            [(OTHERS[0], HELLO, "nginx"), (OTHERS[1], HELLO_STREAM, "nginx")]
+            [(UPSTREAM_WHOLE, HELLO, "nginx"), (UPSTREAM_STREAMS, HELLO_STREAM, "nginx")]
         {
             if !bench.is_chosen(case) {
                 continue;
@@ -403,31 +412,31 @@ fn measure_all(bench: &mut Bench, kind: Option<&str>) {
         }
         refusals(bench, &bare_target, &mut sides);
         for side in &mut sides {
-            if bench.is_chosen(OTHERS[5]) {
+            if bench.is_chosen(COLD) {
                 side.start(&[]);
                 let target = &side.target;
                 let ask = Template::new("POST", SANDBOX, "x-api-key", &target.callers, HELLO);
                 let how = (16, plan.accounts, Shape::Closed, 200);
-                bench.measure(OTHERS[5], target, ask, how, Some(plan.accounts), None);
+                bench.measure(COLD, target, ask, how, Some(plan.accounts), None);
             }
-            if bench.is_chosen(OTHERS[6]) {
+            if bench.is_chosen(KEY_CREATION) {
                 let target = &side.target;
                 let body = json!({ "name": "bench" }).to_string();
                 let ask =
                     Template::new("POST", "/api/keys", "authorization", &target.sessions, &body);
-                bench.measure(OTHERS[6], target, ask, (16, 8, Shape::Closed, 201), None, None);
+                bench.measure(KEY_CREATION, target, ask, (16, 8, Shape::Closed, 201), None, None);
             }
-            if bench.is_chosen(OTHERS[7]) {
+            if bench.is_chosen(LOGIN) {
                 let body = support::login(0).to_string();
                 let ask = Template::new("POST", "/api/auth/login", "x-none", &["-".into()], &body);
-                bench.measure(OTHERS[7], &side.target, ask, (4, 1, Shape::Closed, 200), None, None);
+                bench.measure(LOGIN, &side.target, ask, (4, 1, Shape::Closed, 200), None, None);
             }
         }
-        if bench.is_chosen(OTHERS[8]) {
+        if bench.is_chosen(LATENCY) {
             latencies(bench, &bare_target, &sides, &peaks);
         }
     }
-    if bench.is_chosen(OTHERS[9]) {
+    if bench.is_chosen(LEDGER_COST) {
         for side in &sides {
             ledger_cost(bench, side);
         }
@@ -469,7 +478,7 @@ fn warm_up(target: &Target) {
 fn refusals(bench: &mut Bench, bare: &Target, sides: &mut [Side]) {
     let how = |status| (64, 100, Shape::Closed, status);
     let ask = |callers: &[String]| Template::new("POST", SANDBOX, "x-api-key", callers, HELLO);
-    for (case, status) in [(OTHERS[2], 401), (OTHERS[3], 402), (OTHERS[4], 429)] {
+    for (case, status) in [(BAD_CHECKSUM, 401), (NO_CREDITS, 402), (OVER_LIMIT, 429)] {
         if !bench.is_chosen(case) {
             continue;
         }
@@ -521,7 +530,7 @@ fn latencies(
         });
         for part in [0.25, 0.5, 0.75] {
             let shape = Shape::Open((peak * part).round());
-            let case = format!("{} at {part} of {}'s peak", OTHERS[8], side.name);
+            let case = format!("{} at {part} of {}'s peak", LATENCY, side.name);
             bench.measure(&case, bare, ask(bare), (64, 100, shape, 200), None, None);
             let target = &side.target;
             bench.measure(&case, target, ask(target), (64, 100, shape, 200), None, Some("bare"));

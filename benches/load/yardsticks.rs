@@ -1,9 +1,7 @@
 //! What the server is held against, each a process of its own: this benchmark, started with `--serve`.
 
 use std::net::TcpListener;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use actix_web::web::{self, Data};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer};
@@ -15,6 +13,8 @@ use sea_orm::{
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+
+use super::support::{Running, free_port};
 
 const WORKERS: usize = 2;
 const ROW_LOCK_ACCOUNTS: usize = 10_000;
@@ -29,65 +29,12 @@ const ANSWER: &str = concat!(
     r#""usage":{"completion_tokens":17,"prompt_tokens":9,"total_tokens":26}}"#
 );
 
-/// A process that serves on loopback until this is dropped.
-pub struct Yardstick {
-    process: Child,
-    pub address: String,
-}
-
-impl Drop for Yardstick {
-    fn drop(&mut self) {
-        let _ = Command::new("kill").arg(self.process.id().to_string()).status();
-        let _ = self.process.wait();
-    }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
-impl Yardstick {
-    /// `what` is what [`serve`] knows.
-    pub fn start(what: &str, database: &str) -> Self {
-        let port = free_port();
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--serve", what, &port.to_string(), database]);
-        Self::wait_for(command, port).expect("a yardstick did not start")
-    }
-
-    /// nginx as a plain proxy; none where it is not installed.
-    pub fn nginx(folder: &Path, upstream: &str) -> Option<Self> {
-        let port = free_port();
-        let folder = folder.display();
-        let settings = format!(
-            "worker_processes {WORKERS}; daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log;
-            events {{ worker_connections 16384; }}
-            http {{ access_log off; client_body_temp_path {folder}; proxy_temp_path {folder};
-                fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
-                upstream model {{ server {upstream}; keepalive 512; keepalive_requests 10000000; }}
-                server {{ listen 127.0.0.1:{port} backlog=4096; keepalive_requests 10000000; location / {{
-                    proxy_pass http://model; proxy_http_version 1.1; proxy_set_header Connection \"\";
-                    proxy_buffering off; }} }} }}"
-        );
-        let path = format!("{folder}/nginx.conf");
-        std::fs::write(&path, settings).unwrap();
-        let mut command = Command::new("nginx");
-        command.args(["-c", &path]).stdout(Stdio::null()).stderr(Stdio::null());
-        Self::wait_for(command, port)
-    }
-
-    fn wait_for(mut command: Command, port: u16) -> Option<Self> {
-        let process = command.spawn().ok()?;
-        let yardstick = Yardstick { process, address: format!("127.0.0.1:{port}") };
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while std::net::TcpStream::connect(&yardstick.address).is_err() {
-            if Instant::now() > deadline {
-                return None;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        Some(yardstick)
-    }
+/// Starts one; `what` is what [`serve`] knows.
+pub fn start(what: &str, database: &str) -> Running {
+    let port = free_port();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--serve", what, &port.to_string(), database]);
+    Running::start(command, port).expect("a yardstick did not start")
 }
 
 /// Is one of the yardsticks until the process is ended.

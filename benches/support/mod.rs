@@ -16,33 +16,86 @@ pub fn run(work: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work);
 }
 
-/// The server under load.
-pub struct Server {
-    process: Child,
-    pub url: String,
+/// A port of loopback that nobody listens on.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-impl Drop for Server {
+/// A process that serves on loopback until this is dropped.
+pub struct Running {
+    process: Child,
+    pub address: String,
+}
+
+impl Drop for Running {
     fn drop(&mut self) {
         let _ = Command::new("kill").arg(self.id().to_string()).status();
         let _ = self.process.wait();
     }
 }
 
+impl Running {
+    /// Waits until it listens; none where there is no such program, or it never does.
+    pub fn start(mut command: Command, port: u16) -> Option<Self> {
+        let process = command.spawn().ok()?;
+        let running = Running { process, address: format!("127.0.0.1:{port}") };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while std::net::TcpStream::connect(&running.address).is_err() {
+            if Instant::now() > deadline {
+                return None;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Some(running)
+    }
+
+    /// nginx as a plain proxy that buffers nothing; none where it is not installed.
+    pub fn nginx(folder: &Path, upstream: &str) -> Option<Self> {
+        let port = free_port();
+        let folder = folder.display();
+        let settings = format!(
+            "worker_processes 2; daemon off; pid {folder}/nginx.pid; error_log {folder}/error.log;
+            events {{ worker_connections 16384; }}
+            http {{ access_log off; client_body_temp_path {folder}; proxy_temp_path {folder};
+                fastcgi_temp_path {folder}; uwsgi_temp_path {folder}; scgi_temp_path {folder};
+                upstream model {{ server {upstream}; keepalive 512; keepalive_requests 10000000; }}
+                server {{ listen 127.0.0.1:{port} backlog=4096; keepalive_requests 10000000; location / {{
+                    proxy_pass http://model; proxy_http_version 1.1; proxy_set_header Connection \"\";
+                    proxy_buffering off; }} }} }}"
+        );
+        let path = format!("{folder}/nginx.conf");
+        std::fs::write(&path, settings).unwrap();
+        let mut command = Command::new("nginx");
+        command.args(["-c", &path]).stdout(Stdio::null()).stderr(Stdio::null());
+        Self::start(command, port)
+    }
+
+    /// The number of its process.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+}
+
+/// The server under load.
+pub struct Server {
+    running: Running,
+    pub url: String,
+}
+
 impl Server {
     pub fn start(database: &database::Database, settings: &[(&str, &str)]) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let process = Command::new(env!("CARGO_BIN_EXE_polysystems"))
+        let port = free_port();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_polysystems"));
+        command
             .env("POLYSYSTEMS_SERVER__BIND", format!("127.0.0.1:{port}"))
             .env("POLYSYSTEMS_DATABASE__URL", database.url())
             .env("POLYSYSTEMS_DATA_DIR", database.folder())
             .env("POLYSYSTEMS_RATE_LIMIT__ENABLED", "false")
             .env("POLYSYSTEMS_LOG__LEVEL", std::env::var("LOG_LEVEL").unwrap_or("error".into()))
             .envs(settings.iter().copied())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let server = Server { process, url: format!("http://127.0.0.1:{port}") };
+            .stderr(Stdio::null());
+        let running = Running::start(command, port).expect("the server did not start");
+        let server = Server { url: format!("http://{}", running.address), running };
         let deadline = Instant::now() + Duration::from_secs(20);
         while server.call("GET", "/health/ready", "", &json!(null)).is_none() {
             assert!(Instant::now() < deadline, "the server did not start");
@@ -53,7 +106,7 @@ impl Server {
 
     /// The number of its process.
     pub fn id(&self) -> u32 {
-        self.process.id()
+        self.running.id()
     }
 
     /// By curl: the benchmark has no client of its own to warm up.
