@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
@@ -22,8 +23,8 @@ use crate::actors::{Directory, LedgerHandle, LedgerWriter};
 use crate::auth::{KeyRing, Keys, Passwords, People, Sessions};
 use crate::clock::Clock;
 use crate::config::{ServerSettings, Settings, UpstreamSettings};
-use crate::domain::Lease;
 use crate::domain::api_key::Pepper;
+use crate::domain::{Lease, MICROS_PER_DAY, Timestamp};
 use crate::http::{self, App};
 use crate::idempotency::Idempotency;
 use crate::operators::Operators;
@@ -39,6 +40,10 @@ use crate::upstream::{self, Upstreams};
 const BACKLOG: u32 = 4_096;
 /// How often the rate limits forget callers who have been away.
 const FORGET_SWEEPS: u64 = 60;
+/// How often usage records are looked for that need not be kept any longer.
+const FORGET_USAGE_PERIOD: Duration = Duration::from_secs(60);
+/// Between two pieces of them, so that paid calls hardly notice.
+const FORGET_USAGE_PAUSE: Duration = Duration::from_millis(20);
 /// How often holds are looked for that nobody owns.
 const ORPHAN_SWEEPS: u64 = 10;
 /// How long a drain looks again whether calls still run.
@@ -104,6 +109,9 @@ async fn run(
     let running = actix::spawn(server);
     // After the HTTP threads: the accounts whose holds it ends live there.
     let sweeper = actix::spawn(sweep(app.clone().into_inner(), lease));
+    let keep_days = settings.usage.keep_days;
+    let forgetting =
+        keep_days.map(|days| actix::spawn(forget_usage(app.clone().into_inner(), days)));
     if let Some(bind) = settings.server.metrics_bind {
         serve_metrics(bind, &app)?;
     }
@@ -118,6 +126,9 @@ async fn run(
     }
     server_handle.stop(true).await;
     sweeper.abort();
+    if let Some(forgetting) = forgetting {
+        forgetting.abort();
+    }
     running.await.context("the HTTP server broke off")??;
     finish(&store, &ledger, lease).await;
     System::current().stop();
@@ -368,6 +379,31 @@ async fn sweep(app: Arc<App>, lease: Lease) {
             if let Err(error) = app.gateway.idempotency.forget().await {
                 tracing::warn!(%error, "old recorded answers were not deleted");
             }
+        }
+    }
+}
+
+/// Deletes usage records that are older than they are to be kept, as long as the server runs.
+async fn forget_usage(app: Arc<App>, keep_days: NonZeroU32) {
+    let keep_micros = i64::from(keep_days.get()).saturating_mul(MICROS_PER_DAY);
+    let mut period = tokio::time::interval(FORGET_USAGE_PERIOD);
+    loop {
+        period.tick().await;
+        let before = app.clock.now().micros().saturating_sub(keep_micros);
+        let mut forgotten: u64 = 0;
+        loop {
+            match app.store.forget_usage(Timestamp::from_micros(before)).await {
+                Ok(0) => break,
+                Ok(deleted) => forgotten = forgotten.saturating_add(deleted),
+                Err(error) => {
+                    tracing::warn!(%error, "old usage records were not deleted");
+                    break;
+                }
+            }
+            tokio::time::sleep(FORGET_USAGE_PAUSE).await;
+        }
+        if forgotten > 0 {
+            tracing::info!(forgotten, keep_days, "deleted old usage records");
         }
     }
 }

@@ -77,6 +77,8 @@ pub struct Settings {
     pub holds: HoldSettings,
     /// Repeated requests.
     pub idempotency: IdempotencySettings,
+    /// Usage records.
+    pub usage: UsageSettings,
     /// Payments.
     pub payments: PaymentSettings,
     /// Accounts in memory.
@@ -102,6 +104,7 @@ impl Default for Settings {
             upstreams: UpstreamsSettings::default(),
             holds: HoldSettings::default(),
             idempotency: IdempotencySettings::default(),
+            usage: UsageSettings::default(),
             payments: PaymentSettings::default(),
             accounts: AccountSettings::default(),
             ledger: LedgerSettings::default(),
@@ -439,6 +442,14 @@ impl Default for IdempotencySettings {
             answer_max_bytes: 1024 * 1024,
         }
     }
+}
+
+/// `[usage]`: what each call did. The ledger, which says what it cost, is kept for ever.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UsageSettings {
+    /// How long a usage record is kept, in days. Unset: for ever.
+    pub keep_days: Option<NonZeroU32>,
 }
 
 /// `[payments]`

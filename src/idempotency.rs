@@ -22,10 +22,9 @@ use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::config::IdempotencySettings;
-use crate::domain::{AccountId, RecordedAnswer, Timestamp};
+use crate::domain::{AccountId, MICROS_PER_DAY, RecordedAnswer, Timestamp};
 use crate::store::{Store, StoreError};
 
-const MICROS_PER_DAY: i64 = 86_400_000_000;
 /// The longest key, in characters.
 pub const KEY_CHARS_MAX: usize = 255;
 

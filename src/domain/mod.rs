@@ -38,4 +38,4 @@ pub use money::{Credits, TokenPrice};
 pub use owner::{Estimate, Extension, Owner, Snapshot};
 pub use residency::AccountMarks;
 pub use usage::{Ending, Tally, UsageRecord};
-pub use window::{Day, Month, Timestamp};
+pub use window::{Day, MICROS_PER_DAY, Month, Timestamp};

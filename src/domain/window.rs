@@ -2,7 +2,8 @@
 
 use chrono::{DateTime, Datelike, Months, NaiveDate, SecondsFormat, Utc};
 
-const MICROS_PER_DAY: i64 = 86_400_000_000;
+/// Microseconds in a day of UTC, which knows no leap seconds here.
+pub const MICROS_PER_DAY: i64 = 86_400_000_000;
 /// Days from the year 0 of chrono's calendar to 1970-01-01.
 const EPOCH_DAY: i32 = 719_163;
 

@@ -35,6 +35,7 @@ pub mod batch;
 pub mod holds;
 pub mod lease;
 pub mod ledger;
+pub mod usage;
 pub mod users;
 
 /// Serialises migrations of several processes that start at once on one PostgreSQL database.

@@ -27,3 +27,4 @@ mod runtime_facts;
 mod streams;
 #[expect(dead_code, reason = "shared with `tests/chaos`, which uses the rest")]
 mod support;
+mod usage;
