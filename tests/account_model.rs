@@ -14,9 +14,9 @@
 
 use polysystems::domain::limits::{LimitsChange, WindowCounter};
 use polysystems::domain::{
-    AccountId, AccountState, AccountStatus, Bounds, Charge, ChargeId, Credits, Decline, EntryKind,
-    Environment, Hold, HoldEndKind, KeyChange, KeyId, KeyState, LedgerEntry, Link, Outcome, Price,
-    SpendingLimits, StoredAccount, Timestamp,
+    AccountId, AccountMarks, AccountState, AccountStatus, Bounds, Charge, ChargeId, Credits,
+    Decline, EntryKind, Environment, Hold, HoldEndKind, KeyChange, KeyId, KeyState, LedgerEntry,
+    Link, Outcome, Price, SpendingLimits, StoredAccount, Timestamp,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -126,7 +126,7 @@ struct Run {
     now: i64,
     ledger: Vec<LedgerEntry>,
     next: u128,
-    counts: [u64; 12],
+    counts: [u64; 13],
 }
 
 impl Run {
@@ -147,7 +147,7 @@ impl Run {
             now: 1_705_320_000_000_000,
             ledger: Vec::new(),
             next: 1,
-            counts: [0; 12],
+            counts: [0; 13],
         }
     }
 
@@ -295,7 +295,16 @@ impl Run {
         let room = self.room(place);
         let expected = self.expected(&order, place, least, start, is_fixed);
         let quoted = self.account.quote(&order, self.now());
+        let marks = AccountMarks::default();
+        marks.publish_available(self.account.available_at_rest());
+        let unasked = marks.declines(price);
         let result = self.account.charge(&order, self.now());
+        if let Some(decline) = unasked
+            && expected != Err(Decline::KeyInactive)
+        {
+            assert_eq!(result.err(), Some(decline), "{order:?} was declined without asking");
+            self.counts[12] += 1;
+        }
         assert_eq!(result.map(|_| ()), expected, "{order:?}");
         assert_eq!(result.map(|charged| charged.terms), quoted, "a quote is what a charge does");
         self.counts[match &expected {
@@ -577,7 +586,7 @@ fn the_account_does_what_the_model_does() {
     };
     let commands = number("ACCOUNT_MODEL_COMMANDS", 1_000_000) as usize;
     let first = number("ACCOUNT_MODEL_SEED", 1);
-    let mut counts = [0; 12];
+    let mut counts = [0; 13];
     for seed in (first..).take(commands.div_ceil(COMMANDS_PER_ACCOUNT)) {
         let result = std::panic::catch_unwind(|| {
             let mut run = Run::new(seed);

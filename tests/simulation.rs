@@ -52,7 +52,7 @@ const DAY: i64 = 86_400_000_000;
 const HOLD_LIFE: i64 = 3_600_000_000;
 
 /// States that are rare, and that a run must have reached for its silence to mean anything.
-const SOMETIMES: [&str; 28] = [
+const SOMETIMES: [&str; 29] = [
     "a commit's answer was lost, and it had happened",
     "a commit's answer was lost, and it had not happened",
     "a commit whose answer was lost happened later",
@@ -73,6 +73,7 @@ const SOMETIMES: [&str; 28] = [
     "credits were declined",
     "credits were declined that were not durable yet",
     "a daily limit was reached",
+    "a call was declined without asking the owner",
     "a call crossed midnight",
     "an account was passivated",
     "acknowledgements overtook one another",
@@ -729,30 +730,34 @@ impl World<'_> {
             expires_at: at.plus_micros(HOLD_LIFE),
             is_durable,
         };
+        let price = match kind {
+            Kind::Fixed(price) => Price::Fixed(credits(price)),
+            Kind::Hold(most) => Price::UpTo(Bounds::whole(credits(1), credits(most))),
+            Kind::Stream(most) => Price::UpTo(Bounds {
+                least: credits(1),
+                start: credits(most.min(5)),
+                first: credits(most.min(10)),
+                most: credits(most),
+            }),
+            Kind::TopUp(_) | Kind::Revoke | Kind::Limit(_) => Price::Fixed(Credits::ZERO),
+        };
+        let unasked = marks.declines(price);
         let mut held = 0;
         let decided = match kind {
-            Kind::Fixed(price) => {
-                held = price;
-                let decision =
-                    resident.owner.charge(&charge(Price::Fixed(credits(price)), false), at);
+            Kind::Fixed(amount) => {
+                held = amount;
+                let decision = resident.owner.charge(&charge(price, false), at);
                 decision.map(|decision| decision.write)
             }
-            Kind::Hold(most) => {
-                let price = Price::UpTo(Bounds::whole(credits(1), credits(most)));
+            Kind::Hold(_) => {
                 let decision = resident.owner.charge(&charge(price, false), at);
                 decision.map(|decision| {
                     held = decision.decided.held.nanos();
                     decision.write
                 })
             }
-            Kind::Stream(most) => {
-                let bounds = Bounds {
-                    least: credits(1),
-                    start: credits(most.min(5)),
-                    first: credits(most.min(10)),
-                    most: credits(most),
-                };
-                let decision = resident.owner.charge(&charge(Price::UpTo(bounds), true), at);
+            Kind::Stream(_) => {
+                let decision = resident.owner.charge(&charge(price, true), at);
                 decision.map(|decision| {
                     held = decision.decided.held.nanos();
                     decision.write
@@ -776,6 +781,19 @@ impl World<'_> {
         let available = resident.owner.state().available().nanos();
         let is_durable = resident.owner.state().seq() == marks.durable_seq.load(Ordering::Acquire);
         self.tell(|| format!("process {epoch}: account {account} {kind:?} {decided:?}"));
+        if let Some(decline) = unasked {
+            let is_told = decided
+                .as_ref()
+                .is_err_and(|told| *told == decline || *told == Decline::KeyInactive);
+            assert!(is_told, "declined without asking with {decline:?}, but {decided:?}");
+            self.sometimes("a call was declined without asking the owner");
+        }
+        if decided.is_err() {
+            // As the actor does.
+            if let Some(resident) = self.resident(place, account) {
+                resident.owner.publish();
+            }
+        }
         match &decided {
             Err(Decline::InsufficientCredits { price, available: told }) => {
                 assert!(price > told && told.nanos() == available);

@@ -136,6 +136,10 @@ impl Handler<ChargeCall> for AccountActor {
 
     fn handle(&mut self, call: ChargeCall, _: &mut Context<Self>) {
         let decided = self.owner.charge(&call.charge, self.clock.now());
+        if decided.is_err() {
+            // What had come back may have been confirmed: the next such call need not ask.
+            self.owner.publish();
+        }
         reply(call.reply, decided.map(|decision| self.receipt(decision)));
     }
 }
@@ -363,7 +367,7 @@ pub enum AccountError<E> {
 #[derive(Debug)]
 pub struct AccountLease {
     pub(super) actor: Addr<AccountActor>,
-    pub(super) _in_flight: InFlight,
+    pub(super) in_flight: InFlight,
 }
 
 impl AccountLease {
@@ -392,6 +396,9 @@ impl AccountLease {
     /// # Errors
     /// The [`Decline`], or [`AccountError::Gone`].
     pub async fn charge(&self, charge: Charge) -> Result<Receipt<Terms>, AccountError<Decline>> {
+        if let Some(decline) = self.in_flight.marks().declines(charge.price) {
+            return Err(AccountError::Refused(decline));
+        }
         self.ask(|reply| ChargeCall { charge, reply }).await
     }
 

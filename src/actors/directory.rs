@@ -189,7 +189,7 @@ impl Directory {
                 Box::pin(load).await?
             };
             if actor.connected() && !resident.marks.is_poisoned() {
-                return Ok(AccountLease { actor: actor.clone(), _in_flight: in_flight });
+                return Ok(AccountLease { actor: actor.clone(), in_flight });
             }
             tracing::warn!(%account, "an account actor is gone; loading the account again");
             Box::pin(self.replace(account, &resident)).await?;

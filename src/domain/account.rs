@@ -147,12 +147,14 @@ impl Price {
         }
     }
 
-    /// The figure that a refusal names: the least where not even that is there, else what it begins with.
-    fn named(self, available: Credits) -> Credits {
-        match self {
+    /// The refusal where this is available and does not cover it. It names the least where not even that is there,
+    /// else what the call begins with.
+    pub(super) fn uncovered(self, available: Credits) -> Decline {
+        let price = match self {
             Price::UpTo(Bounds { least, .. }) if least > available => least,
             _ => self.start(),
-        }
+        };
+        Decline::InsufficientCredits { price, available }
     }
 }
 
@@ -526,8 +528,7 @@ impl AccountState {
             return Err(Decline::PerRequestLimit);
         }
         if start > available {
-            let price = charge.price.named(available);
-            return Err(Decline::InsufficientCredits { price, available });
+            return Err(charge.price.uncovered(available));
         }
         let (day, month) = key.windows(now);
         if key.day.breaks(day, start, key.limits.daily) {
@@ -854,6 +855,17 @@ impl AccountState {
     #[must_use]
     pub fn available(&self) -> Credits {
         self.balance.less(self.held).less(self.unconfirmed_sum)
+    }
+
+    /// The same, where it alone decides whether a call is declined for want of credits: the account is open, nothing
+    /// is held or comes back, and no key has a ceiling that would be named first.
+    #[must_use]
+    pub fn available_at_rest(&self) -> Option<Credits> {
+        let is_at_rest = self.status == AccountStatus::Open
+            && self.open.is_empty()
+            && self.unconfirmed.is_empty()
+            && self.keys.iter().all(|key| key.limits.per_request.is_none());
+        is_at_rest.then(|| self.available())
     }
 
     /// The number of the last entry.

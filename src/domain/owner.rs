@@ -129,9 +129,10 @@ impl Owner {
         self.state.confirm(self.marks.durable_seq.load(Ordering::Acquire));
     }
 
-    /// Tells how many charges are open. After a decision's write was handed over, and not before: an account
+    /// Tells how many charges are open, and what is available where that decides. After a decision's write was handed over, and not before: an account
     /// without open charges and without pending writes may be let go at any moment.
     pub fn publish(&self) {
+        self.marks.publish_available(self.state.available_at_rest());
         self.marks.open_charges.store(self.state.open_charges(), Ordering::Release);
     }
 

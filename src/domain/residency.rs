@@ -4,10 +4,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering};
 
+use super::account::{Decline, Price};
 use super::ids::AccountId;
+use super::money::Credits;
 
 /// What the threads around an account's owner know of it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct AccountMarks {
     /// The last entry known to be durable.
     pub durable_seq: AtomicI64,
@@ -19,8 +21,27 @@ pub struct AccountMarks {
     pub in_flight: AtomicU32,
     /// The directory's tick of the last lease.
     pub used_tick: AtomicI64,
+    /// See [`AccountMarks::declines`], in nano-credits; [`ASK_OWNER`] where only the owner can tell.
+    available_at_rest: AtomicI64,
     /// What the owner holds in memory will never be written; it must be loaded again.
     is_poisoned: AtomicBool,
+}
+
+/// More than any price: nothing is declined by it.
+const ASK_OWNER: i64 = i64::MAX;
+
+impl Default for AccountMarks {
+    fn default() -> Self {
+        AccountMarks {
+            durable_seq: AtomicI64::default(),
+            pending_writes: AtomicUsize::default(),
+            open_charges: AtomicUsize::default(),
+            in_flight: AtomicU32::default(),
+            used_tick: AtomicI64::default(),
+            available_at_rest: AtomicI64::new(ASK_OWNER),
+            is_poisoned: AtomicBool::default(),
+        }
+    }
 }
 
 impl AccountMarks {
@@ -33,6 +54,20 @@ impl AccountMarks {
     #[must_use]
     pub fn is_poisoned(&self) -> bool {
         self.is_poisoned.load(Ordering::Acquire)
+    }
+
+    /// Tells what [`AccountState::available_at_rest`](super::AccountState::available_at_rest) is.
+    pub fn publish_available(&self, available: Option<Credits>) {
+        let nanos = available.map_or(ASK_OWNER, Credits::nanos);
+        self.available_at_rest.store(nanos, Ordering::Release);
+    }
+
+    /// What the owner would decline a call of this price with, where that is clear without asking: it has nothing
+    /// open and nothing unconfirmed, so that only a call that it has not been asked for yet could change its mind.
+    #[must_use]
+    pub fn declines(&self, price: Price) -> Option<Decline> {
+        let available = Credits::from_nanos(self.available_at_rest.load(Ordering::Acquire));
+        (price.start() > available && !self.is_poisoned()).then(|| price.uncovered(available))
     }
 
     /// Everything that was decided has met its end: written, or given up.
@@ -61,6 +96,12 @@ impl InFlight {
         let entered = InFlight(Arc::clone(marks));
         let before = marks.in_flight.fetch_add(1, Ordering::AcqRel);
         (before < max).then_some(entered)
+    }
+
+    /// The account's marks.
+    #[must_use]
+    pub fn marks(&self) -> &AccountMarks {
+        &self.0
     }
 }
 
