@@ -511,6 +511,11 @@ pub struct LedgerSettings {
     pub batch_max: NonZeroUsize,
     /// What they may cost in memory, in bytes.
     pub batch_bytes_max: NonZeroUsize,
+    /// Do batches of paid calls go to the journal first, which is faster, and from there into the tables? What an
+    /// earlier process left in the journal is merged either way.
+    pub journal: bool,
+    /// Writes in the journal from which on they are merged; fewer are merged when nothing comes for 10 ms.
+    pub merge_from: NonZeroUsize,
     /// How long one attempt to commit may take, in milliseconds. Then its outcome counts as unknown, and it is
     /// looked for on another connection.
     pub attempt_max_ms: NonZeroU64,
@@ -526,6 +531,8 @@ impl Default for LedgerSettings {
             age_max_ms: NonZeroU64::MIN.saturating_add(999),
             batch_max: NonZeroUsize::MIN.saturating_add(1_023),
             batch_bytes_max: NonZeroUsize::MIN.saturating_add(16 * 1024 * 1024 - 1),
+            journal: true,
+            merge_from: NonZeroUsize::MIN.saturating_add(1_023),
             attempt_max_ms: NonZeroU64::MIN.saturating_add(4_999),
             commit_timeout_seconds: NonZeroU64::MIN.saturating_add(29),
         }

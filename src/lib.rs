@@ -9,9 +9,9 @@
 //!              +----> actors::directory --> AccountActor (one for each active account)
 //!              |                               |  entries, usage
 //!              v                               v
-//!            store  <--- one transaction --- LedgerWriter
-//!              |           for many calls
-//!              v
+//!            store  <--- one transaction --- LedgerWriter --- one row for many calls ---> journal
+//!              |           for many calls         ^                                          |
+//!              v                                  +------ merged into the tables later ------+
 //!        SQLite or PostgreSQL
 //! ```
 //!
@@ -21,7 +21,9 @@
 //! Departure`. Rate limit by address; authenticate the key; rate limit by key and account; price; balance,
 //! spending limits and debit in ONE message to the account's actor; the upstream; settlement. The answer
 //! leaves when its money is on record: a fixed price commits while the upstream works, a token price is held
-//! first and captured at its actual cost. A stream's hold is on record before its first byte, is extended while
+//! first and captured at its actual cost. What it leaves is on record when it is in the journal: a batch of many calls
+//! as one row, merged into the tables behind everyone's back ([`store::journal`]); whoever reads the tables waits until
+//! they are whole. A stream's hold is on record before its first byte, is extended while
 //! it runs ([`pipeline`], `relay`), and captured before the frames that tell its cost. A request with an
 //! `Idempotency-Key` ([`idempotency`]) is answered from what is recorded, where it was answered before.
 //!

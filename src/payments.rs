@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::auth::keys::{KeysError, on_record, serving_lease};
+use crate::auth::keys::{KeysError, on_record, serving_lease, tables_are_whole};
 use crate::domain::{
     AccountId, Credits, Decline, Environment, LedgerEntry, NewPayment, PaymentId, Snapshot,
     Timestamp, UserId,
@@ -168,6 +168,7 @@ impl Payments {
         let lease = serving_lease(&self.gateway, account).await?;
         let looked = lease.look(None).await?;
         let snapshot = on_record(&self.gateway, looked, None).await?;
+        tables_are_whole(&self.gateway).await?;
         Ok((snapshot, self.store.account_updated_at(account).await?))
     }
 
@@ -183,6 +184,7 @@ impl Payments {
         limit: u64,
     ) -> Result<Vec<LedgerEntry>, PaymentsError> {
         let account = self.account(user, environment).await?;
+        tables_are_whole(&self.gateway).await?;
         Ok(self.store.list_entries(account, before, limit).await?)
     }
 

@@ -79,6 +79,12 @@ pub async fn verify(store: &Store, audience: &mut impl Audience) -> anyhow::Resu
             verify_account(store, account, total, &mut report, audience).await?;
         }
     }
+    let (journaled, found) = store.audited_journal().await?;
+    report.entries = report.entries.saturating_add(journaled);
+    for (account, what) in found {
+        report.findings = report.findings.saturating_add(1);
+        audience.find(&Finding { account, what })?;
+    }
     for account in store.accounts_gone().await? {
         report.findings = report.findings.saturating_add(1);
         let what = "entries, holds or usage records name it, but it is not there".to_owned();

@@ -33,7 +33,9 @@ use polysystems::domain::audit::{AuditedAccount, Fold, check_loaded};
 use polysystems::domain::limits::WindowCounter;
 use polysystems::domain::owner::{Decision, Extension};
 use polysystems::domain::residency::{InFlight, to_passivate};
-use polysystems::domain::writer::{Attempt, Pending, Task, WriteError, Writer, WriterState};
+use polysystems::domain::writer::{
+    Attempt, Lane, Merge, Pending, Place, Task, WriteError, Writer, WriterState,
+};
 use polysystems::domain::{
     AccountId, AccountMarks, AccountState, AccountStatus, Batch, Change, Charge, ChargeId, Credits,
     Decline, Environment, Hold, HoldChange, HoldEnd, KeyChange, KeyId, KeySpend, KeyState, Lease,
@@ -52,7 +54,7 @@ const DAY: i64 = 86_400_000_000;
 const HOLD_LIFE: i64 = 3_600_000_000;
 
 /// States that are rare, and that a run must have reached for its silence to mean anything.
-const SOMETIMES: [&str; 29] = [
+const SOMETIMES: [&str; 35] = [
     "a commit's answer was lost, and it had happened",
     "a commit's answer was lost, and it had not happened",
     "a commit whose answer was lost happened later",
@@ -82,6 +84,12 @@ const SOMETIMES: [&str; 29] = [
     "a key was revoked with a call on its way",
     "a hold was extended",
     "a refund became spendable",
+    "a batch was journaled",
+    "something was done in both lanes at once",
+    "a merge was committed",
+    "a merge of unknown outcome had happened",
+    "a merge of unknown outcome was tried again",
+    "what a process had journaled was merged by the next",
 ];
 
 type Counts = [u64; SOMETIMES.len()];
@@ -110,16 +118,52 @@ struct Tables {
     usage: BTreeMap<ChargeId, UsageRecord>,
     payments: BTreeMap<PaymentId, NewPayment>,
     epoch: i64,
+    /// How far the journal is merged.
+    mark: (i64, i64),
+    /// By epoch and number; what is not above the mark may be deleted at any time. A database of its own.
+    journal: BTreeMap<(i64, i64), Arc<Batch>>,
+    journal_epoch: i64,
+}
+
+/// What is sent to the database in one transaction.
+#[derive(Clone, Debug)]
+enum Transaction {
+    Write(Arc<Batch>, Place),
+    Merge(Merge),
+}
+
+impl Transaction {
+    fn batch(&self) -> &Arc<Batch> {
+        match self {
+            Transaction::Write(batch, _) => batch,
+            Transaction::Merge(merge) => &merge.batch,
+        }
+    }
+
+    fn lane(&self) -> Lane {
+        match self {
+            Transaction::Write(_, Place::Journal(_)) => Lane::Journal,
+            _ => Lane::Tables,
+        }
+    }
 }
 
 impl Tables {
     /// One transaction, as the database's constraints allow it: all of it or nothing.
-    fn apply(&mut self, batch: &Batch, lease: Lease) -> Result<(), Attempt> {
-        if lease.epoch != self.epoch {
+    fn apply(&mut self, transaction: &Transaction, lease: Lease) -> Result<(), Attempt> {
+        if lease.epoch != self.epoch_of(transaction.lane()) {
             return Err(Attempt::Fenced);
         }
         let mut next = self.clone();
-        let is_written = next.write(batch, lease);
+        let is_written = match transaction {
+            Transaction::Write(batch, Place::Tables) => next.write(batch, lease.epoch),
+            Transaction::Write(batch, Place::Journal(number)) => {
+                let is_poison = batch.usage.iter().any(|usage| &*usage.route == POISON);
+                let before = next.journal.insert((lease.epoch, *number), Arc::clone(batch));
+                before.is_none() && !is_poison
+            }
+            Transaction::Merge(merge) => next.merge(lease.epoch, merge),
+        };
         if is_written {
             *self = next;
             Ok(())
@@ -128,7 +172,56 @@ impl Tables {
         }
     }
 
-    fn write(&mut self, batch: &Batch, lease: Lease) -> bool {
+    fn epoch_of(&self, lane: Lane) -> i64 {
+        match lane {
+            Lane::Tables => self.epoch,
+            Lane::Journal => self.journal_epoch,
+        }
+    }
+
+    fn merge(&mut self, epoch: i64, merge: &Merge) -> bool {
+        let last = (epoch, merge.last);
+        if self.mark >= last {
+            return false;
+        }
+        let merged: Vec<&Arc<Batch>> =
+            self.journal.range((epoch, merge.first)..=last).map(|(_, batch)| batch).collect();
+        let rows = |batch: &Batch| batch.entries.len() + batch.usage.len() + batch.holds.len();
+        let expected: usize = merged.iter().map(|batch| rows(batch)).sum();
+        assert_eq!(rows(&merge.batch), expected, "a merge is what was journaled");
+        self.mark = last;
+        self.write(&merge.batch, epoch)
+    }
+
+    /// Deletes what is merged from the journal.
+    fn forget_merged(&mut self) {
+        let mark = self.mark;
+        self.journal.retain(|at, _| *at > mark);
+    }
+
+    /// What counts of the journal.
+    fn unmerged(&self) -> Vec<((i64, i64), Arc<Batch>)> {
+        let above = self.journal.iter().filter(|(at, _)| **at > self.mark);
+        above.map(|(at, batch)| (*at, Arc::clone(batch))).collect()
+    }
+
+    /// Whoever takes the accounts over merges what its predecessors left.
+    fn merge_left(&mut self) {
+        for ((epoch, number), batch) in self.unmerged() {
+            let merge = Merge { first: number, last: number, batch };
+            assert!(self.merge(epoch, &merge), "what is journaled cannot be merged");
+        }
+        self.forget_merged();
+    }
+
+    /// What is on record, wherever.
+    fn on_record(&self) -> Tables {
+        let mut tables = self.clone();
+        tables.merge_left();
+        tables
+    }
+
+    fn write(&mut self, batch: &Batch, epoch: i64) -> bool {
         for change in &batch.changes {
             match change {
                 Change::KeyLimits(key, limits) => self.keys.get_mut(key).unwrap().limits = *limits,
@@ -158,7 +251,7 @@ impl Tables {
         for change in &batch.holds {
             match change {
                 HoldChange::Opened(hold) => {
-                    if self.holds.insert(hold.id, (*hold, lease.epoch)).is_some() {
+                    if self.holds.insert(hold.id, (*hold, epoch)).is_some() {
                         return false;
                     }
                 }
@@ -169,7 +262,7 @@ impl Tables {
                 }
                 HoldChange::Ended(end) => {
                     let is_open = self.holds.remove(&end.id).is_some();
-                    let is_second = self.hold_ends.insert(end.id, (*end, lease.epoch)).is_some();
+                    let is_second = self.hold_ends.insert(end.id, (*end, epoch)).is_some();
                     if !is_open || is_second || end.captured > end.held {
                         return false;
                     }
@@ -185,7 +278,12 @@ impl Tables {
         true
     }
 
-    fn is_written(&self, batch: &Batch, lease: Lease) -> bool {
+    fn is_written(&self, batch: &Batch, place: Place, lease: Lease) -> bool {
+        if let Place::Journal(number) = place
+            && self.journal.contains_key(&(lease.epoch, number))
+        {
+            return true;
+        }
         if let Some(first) = batch.entries.first() {
             let found = self.entries.get(&(first.account, first.seq));
             return found.is_some_and(|row| row.epoch == lease.epoch && row.link == first.link);
@@ -208,6 +306,11 @@ impl Tables {
 
     /// As the store loads it, checked as the store checks it.
     fn load(&self, id: AccountId, epoch: i64) -> AccountState {
+        if epoch == self.epoch {
+            let is_journaled = |batch: &Batch| batch.account_ids().contains(&id);
+            let unmerged = self.unmerged();
+            assert!(!unmerged.iter().any(|(_, batch)| is_journaled(batch)), "loaded too early");
+        }
         let stored = self.accounts[&id];
         let last: Vec<LedgerEntry> = self
             .entries
@@ -315,7 +418,8 @@ struct Process {
     lease: Lease,
     writer: Writer<Ticket>,
     residents: BTreeMap<AccountId, Resident>,
-    doing: Option<Task>,
+    /// One thing in each lane.
+    doing: [Option<Task>; 2],
     /// Acknowledgements on their way.
     mail: VecDeque<(Ticket, Result<(), WriteError>)>,
     tick: i64,
@@ -325,7 +429,7 @@ struct World<'c> {
     random: StdRng,
     now: i64,
     tables: Tables,
-    limbo: Vec<(Arc<Batch>, Lease)>,
+    limbo: Vec<(Transaction, Lease)>,
     is_down: bool,
     processes: Vec<Process>,
     calls: Vec<Call>,
@@ -417,14 +521,34 @@ impl World<'_> {
         }
         self.tables.epoch += 1;
         let lease = Lease { owner: self.id(), epoch: self.tables.epoch };
+        // Until the journal has its lease raised too, the one before can still write there, and acknowledge.
+        let others = self.processes.len();
+        for _ in 0..self.random.random_range(0..4) {
+            if others > 0 {
+                let other = self.random.random_range(0..others);
+                self.answer(other);
+                self.deliver(other);
+            }
+        }
+        while !self.limbo.is_empty() {
+            self.end_limbo(0);
+        }
+        self.tables.journal_epoch = self.tables.epoch;
         let batch_max = self.random.random_range(1..12);
         let bytes_max = if self.chance(30.0) { 1_200 } else { 1 << 20 };
+        let merge_from = self.random.random_range(1..24);
+        let writer = Writer::new(batch_max, bytes_max);
+        let writer = if self.chance(85.0) { writer.with_journal(merge_from) } else { writer };
+        if !self.tables.unmerged().is_empty() {
+            self.sometimes("what a process had journaled was merged by the next");
+        }
+        self.tables.merge_left();
         self.tell(|| format!("process {} begins", lease.epoch));
         self.processes.push(Process {
             lease,
-            writer: Writer::new(batch_max, bytes_max),
+            writer,
             residents: BTreeMap::new(),
-            doing: None,
+            doing: [None, None],
             mail: VecDeque::new(),
             tick: 0,
         });
@@ -448,10 +572,15 @@ impl World<'_> {
             self.sometimes("a process crashed with a durable hold open");
         }
         // What was sent may arrive all the same.
-        if let Some(Task::Commit(batch)) = process.doing {
+        let sent = process.doing.into_iter().filter_map(|task| match task {
+            Some(Task::Commit(batch, place)) => Some(Transaction::Write(batch, place)),
+            Some(Task::Merge(merge)) => Some(Transaction::Merge(merge)),
+            _ => None,
+        });
+        for sent in sent {
             match self.random.random_range(0..3) {
-                0 => drop(self.tables.apply(&batch, process.lease)),
-                1 => self.limbo.push((batch, process.lease)),
+                0 => drop(self.tables.apply(&sent, process.lease)),
+                1 => self.limbo.push((sent, process.lease)),
                 _ => {}
             }
         }
@@ -546,44 +675,68 @@ impl World<'_> {
 
     /// As the writer's actor does it.
     fn drive(&mut self, place: usize) {
-        let process = &mut self.processes[place];
-        let task = process.writer.next_task();
-        let ended = process.writer.take_ended();
-        process.mail.extend(ended);
-        let epoch = process.lease.epoch;
-        if let Some(task) = task {
-            assert!(process.doing.is_none(), "two things at once");
+        let epoch = self.processes[place].lease.epoch;
+        while let Some(task) = self.processes[place].writer.next_task() {
+            let process = &mut self.processes[place];
             let waiting = process.writer.len();
+            let doing = &mut process.doing[task.lane() as usize];
+            assert!(doing.is_none(), "two things at once in a lane");
+            *doing = Some(task.clone());
+            let is_both = process.doing.iter().all(Option::is_some);
             let size = match &task {
-                Task::Commit(batch) => batch.entries.len() + batch.usage.len() + batch.holds.len(),
+                Task::Commit(batch, _) => {
+                    batch.entries.len() + batch.usage.len() + batch.holds.len()
+                }
                 _ => 0,
             };
-            process.doing = Some(task.clone());
             if size > 0 && waiting > size + 3 {
                 self.sometimes("a batch was limited by its size");
             }
+            if matches!(task, Task::Commit(_, Place::Journal(_))) {
+                self.sometimes("a batch was journaled");
+            }
+            if is_both {
+                self.sometimes("something was done in both lanes at once");
+            }
             self.tell(|| match task {
-                Task::Commit(_) => format!("process {epoch} commits {size} rows of {waiting}"),
-                Task::Look(_) => format!("process {epoch} looks"),
-                Task::Seal => format!("process {epoch} seals"),
-                Task::Pause(micros) => format!("process {epoch} waits {micros}"),
+                Task::Commit(_, place) => {
+                    format!("process {epoch} commits {size} rows of {waiting} to {place:?}")
+                }
+                Task::Merge(merge) => {
+                    format!("process {epoch} merges {} to {}", merge.first, merge.last)
+                }
+                Task::Look(..) | Task::LookMerged(_) => format!("process {epoch} looks"),
+                Task::Seal(lane) => format!("process {epoch} seals {lane:?}"),
+                Task::Pause(_, micros) => format!("process {epoch} waits {micros}"),
             });
         }
+        let process = &mut self.processes[place];
+        let ended = process.writer.take_ended();
+        process.mail.extend(ended);
     }
 
     // ---- the database
 
     /// A transaction that nobody hears any more comes to its end.
     fn end_limbo(&mut self, place: usize) {
-        let (batch, lease) = self.limbo.remove(place);
+        let (transaction, lease) = self.limbo.remove(place);
         let commits = self.chance(60.0);
-        let applied = commits && self.tables.apply(&batch, lease).is_ok();
+        let applied = commits && self.tables.apply(&transaction, lease).is_ok();
         self.tell(|| format!("a transaction of process {} ends: {applied}", lease.epoch));
         self.sometimes(if applied {
             "a commit whose answer was lost happened later"
         } else {
             "a commit whose answer was lost was undone later"
         });
+    }
+
+    /// The sessions of earlier attempts end.
+    fn end_limbo_of(&mut self, lease: Lease, lane: Lane) {
+        let is_mine =
+            |(transaction, of): &(Transaction, Lease)| *of == lease && transaction.lane() == lane;
+        while let Some(mine) = self.limbo.iter().position(is_mine) {
+            self.end_limbo(mine);
+        }
     }
 
     /// The same rows lock one another: what is in limbo ends before others can be written over it.
@@ -601,6 +754,10 @@ impl World<'_> {
         };
         let mine = holds(batch);
         while let Some(place) = self.limbo.iter().position(|(other, _)| {
+            if other.lane() == Lane::Journal {
+                return false;
+            }
+            let other = other.batch();
             other.entries.iter().any(|entry| rows.contains(&entry.account))
                 || !holds(other).is_disjoint(&mine)
                 || other.usage.iter().any(|usage| batch.usage.contains(usage))
@@ -609,7 +766,8 @@ impl World<'_> {
         }
     }
 
-    fn commit(&mut self, batch: &Arc<Batch>, lease: Lease) -> Attempt {
+    fn commit(&mut self, transaction: &Transaction, lease: Lease) -> Attempt {
+        let batch = transaction.batch();
         if self.is_down {
             self.sometimes("the database was gone with a batch on its way");
             return Attempt::Unknown;
@@ -618,14 +776,19 @@ impl World<'_> {
             self.sometimes("a commit's answer was lost, and it had not happened");
             return Attempt::Unknown;
         }
-        if self.chance(6.0) && lease.epoch == self.tables.epoch {
-            self.wait_for_locks(batch);
-            self.limbo.push((Arc::clone(batch), lease));
+        let is_locking = transaction.lane() == Lane::Tables;
+        if self.chance(6.0) && lease.epoch == self.tables.epoch_of(transaction.lane()) {
+            if is_locking {
+                self.wait_for_locks(batch);
+            }
+            self.limbo.push((transaction.clone(), lease));
             return Attempt::Unknown;
         }
-        self.wait_for_locks(batch);
+        if is_locking {
+            self.wait_for_locks(batch);
+        }
         let is_lost = self.chance(6.0);
-        match self.tables.apply(batch, lease) {
+        match self.tables.apply(transaction, lease) {
             Ok(()) if is_lost => {
                 self.sometimes("a commit's answer was lost, and it had happened");
                 Attempt::Unknown
@@ -638,12 +801,17 @@ impl World<'_> {
 
     /// The database, or the pause, answers a process.
     fn answer(&mut self, place: usize) {
-        let Some(task) = self.processes[place].doing.take() else { return };
+        let first = usize::from(self.chance(50.0));
+        let doing = &mut self.processes[place].doing;
+        let which = if doing[first].is_some() { first } else { 1 - first };
+        let Some(task) = doing[which].take() else { return };
+        let lane = task.lane();
         let lease = self.processes[place].lease;
         let before = self.processes[place].writer.state();
         match task {
-            Task::Commit(batch) => {
-                let attempt = self.commit(&batch, lease);
+            Task::Commit(batch, place_of_batch) => {
+                let transaction = Transaction::Write(Arc::clone(&batch), place_of_batch);
+                let attempt = self.commit(&transaction, lease);
                 self.tell(|| format!("process {}: {attempt:?}", lease.epoch));
                 if attempt == Attempt::Fenced && before != WriterState::Fenced {
                     self.sometimes("a process was fenced with a batch on its way");
@@ -651,17 +819,46 @@ impl World<'_> {
                 if attempt == Attempt::Refused && batch.accounts().len() > 1 {
                     self.sometimes("a batch was refused and went on account by account");
                 }
-                self.processes[place].writer.committed(attempt);
+                self.processes[place].writer.committed(lane, attempt);
             }
-            Task::Look(batch) => {
+            Task::Merge(merge) => {
+                let attempt = self.commit(&Transaction::Merge(merge), lease);
+                self.tell(|| format!("process {} merged: {attempt:?}", lease.epoch));
+                let result = match attempt {
+                    Attempt::Durable => {
+                        self.sometimes("a merge was committed");
+                        if self.chance(70.0) {
+                            self.tables.forget_merged();
+                        }
+                        Ok(Vec::new())
+                    }
+                    Attempt::Refused => panic!("a merge was refused"),
+                    attempt => Err(attempt),
+                };
+                self.processes[place].writer.merged(result);
+            }
+            Task::LookMerged(last) => {
+                let found = if self.is_down || self.chance(5.0) {
+                    None
+                } else {
+                    self.end_limbo_of(lease, lane);
+                    Some(self.tables.mark >= (lease.epoch, last))
+                };
+                self.tell(|| format!("process {} found merged: {found:?}", lease.epoch));
+                match found {
+                    Some(true) => self.sometimes("a merge of unknown outcome had happened"),
+                    Some(false) => self.sometimes("a merge of unknown outcome was tried again"),
+                    None => {}
+                }
+                self.processes[place].writer.looked(lane, found);
+            }
+            Task::Look(batch, place_of_batch) => {
                 let found = if self.is_down || self.chance(5.0) {
                     None
                 } else {
                     // Nothing is found or missed before the sessions of earlier attempts have ended.
-                    while let Some(mine) = self.limbo.iter().position(|(_, of)| *of == lease) {
-                        self.end_limbo(mine);
-                    }
-                    Some(self.tables.is_written(&batch, lease))
+                    self.end_limbo_of(lease, lane);
+                    Some(self.tables.is_written(&batch, place_of_batch, lease))
                 };
                 self.tell(|| format!("process {} found {found:?}", lease.epoch));
                 match found {
@@ -674,23 +871,23 @@ impl World<'_> {
                     Some(false) => self.sometimes("rows were not there, and were written again"),
                     None => {}
                 }
-                self.processes[place].writer.looked(found);
+                self.processes[place].writer.looked(lane, found);
             }
-            Task::Seal => {
+            Task::Seal(_) => {
                 let attempt = if self.is_down || self.chance(5.0) {
                     Attempt::Unknown
-                } else if lease.epoch == self.tables.epoch {
+                } else if lease.epoch == self.tables.epoch_of(lane) {
                     self.sometimes("a write was sealed");
                     Attempt::Durable
                 } else {
                     Attempt::Fenced
                 };
                 self.tell(|| format!("process {} sealed: {attempt:?}", lease.epoch));
-                self.processes[place].writer.sealed(attempt);
+                self.processes[place].writer.sealed(lane, attempt);
             }
-            Task::Pause(micros) => {
+            Task::Pause(_, micros) => {
                 self.now += micros as i64;
-                self.processes[place].writer.paused();
+                self.processes[place].writer.paused(lane);
             }
         }
         self.drive(place);
@@ -1008,9 +1205,9 @@ impl World<'_> {
                     let id = ChargeId(call.id);
                     let held = call.held;
                     // Its first byte goes out.
-                    let (hold, _) = self.tables.holds.get(&id).copied().unwrap_or_else(|| {
-                        let (end, _) =
-                            self.tables.hold_ends.get(&id).expect("a byte before its hold");
+                    let tables = self.tables.on_record();
+                    let (hold, _) = tables.holds.get(&id).copied().unwrap_or_else(|| {
+                        let (end, _) = tables.hold_ends.get(&id).expect("a byte before its hold");
                         let (id, account) = (end.id, end.account);
                         let key = key_id(account, 0);
                         let (day, month) = (end.at.day(), end.at.day().month());
@@ -1064,9 +1261,10 @@ impl World<'_> {
 
     /// What a call has moved, on record.
     fn moved(&self, call: &Call) -> i64 {
-        let of_account = self.tables.entries.range((call.account, 0)..=(call.account, i64::MAX));
-        let mine = of_account.filter(|(_, entry)| entry.reference == call.id);
-        mine.map(|(_, entry)| entry.amount.nanos()).sum()
+        let tables = self.tables.on_record();
+        let of_account = tables.entries.range((call.account, 0)..=(call.account, i64::MAX));
+        let mine = of_account.map(|(_, entry)| entry).filter(|entry| entry.reference == call.id);
+        mine.map(|entry| entry.amount.nanos()).sum()
     }
 
     /// The model: what an owner may spend is exactly what it loaded, plus what it decided, less what is held,
@@ -1094,7 +1292,7 @@ impl World<'_> {
         let available = (balance - held - on_its_way).max(0);
         assert_eq!(snapshot.available.nanos(), available, "available of account {id}");
         if is_owner && !marks.is_poisoned() {
-            let stored = &self.tables.accounts[&id];
+            let stored = self.tables.on_record().accounts[&id];
             let debits: i64 = decided
                 .entries
                 .iter()
@@ -1111,6 +1309,10 @@ impl World<'_> {
     }
 
     fn sweep(&mut self, place: usize) {
+        if self.chance(50.0) {
+            self.processes[place].writer.rested();
+            self.drive(place);
+        }
         self.processes[place].tick += 1;
         let tick = self.processes[place].tick;
         let ids: Vec<AccountId> = self.processes[place].residents.keys().copied().collect();
@@ -1226,15 +1428,20 @@ impl World<'_> {
             while !self.processes[place].mail.is_empty() {
                 self.deliver(place);
             }
+            self.processes[place].writer.rested();
             self.drive(place);
             let process = &self.processes[place];
-            if process.doing.is_none() && process.writer.is_empty() && process.mail.is_empty() {
+            if process.doing.iter().all(Option::is_none)
+                && process.writer.is_empty()
+                && process.mail.is_empty()
+            {
                 return;
             }
         }
     }
 
     fn judge_all(&mut self) {
+        assert!(self.tables.unmerged().is_empty(), "the journal is not merged");
         assert!(self.tables.holds.is_empty(), "holds stay open: {:?}", self.tables.holds);
         for (id, stored) in &self.tables.accounts {
             let keys: BTreeSet<KeyId> = (0..KEYS).map(|key| key_id(*id, key)).collect();
@@ -1299,6 +1506,7 @@ impl World<'_> {
                 let marks = resident.owner.marks();
                 let none = Ordering::Acquire;
                 assert_eq!(marks.pending_writes.load(none), 0, "account {id} of {place}");
+                assert_eq!(marks.unmerged_writes.load(none), 0, "account {id} of {place}");
             }
         }
     }

@@ -11,6 +11,7 @@ mod m20261123_000001_accounts;
 mod m20261123_000002_ledger;
 mod m20261124_000003_holds;
 mod m20261124_000004_chain;
+mod m20261124_000005_journal;
 
 /// Applies the migrations in order.
 pub struct Migrator;
@@ -23,6 +24,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261123_000002_ledger::Migration),
             Box::new(m20261124_000003_holds::Migration),
             Box::new(m20261124_000004_chain::Migration),
+            Box::new(m20261124_000005_journal::Migration),
         ]
     }
 }

@@ -102,7 +102,7 @@ impl Resident {
     /// Has its actor died, and everything it handed over met its end?
     fn is_dead_and_done(&self) -> bool {
         let is_dead = self.actor.get().is_some_and(|actor| !actor.connected());
-        is_dead && self.marks.pending_writes.load(Ordering::Acquire) == 0
+        is_dead && self.marks.pending_writes.load(Ordering::Acquire) == 0 && self.marks.is_merged()
     }
 }
 
@@ -398,16 +398,23 @@ mod tests {
     }
 
     fn on_bench(resident_max: usize, test: impl AsyncFnOnce(Bench)) {
+        on_bench_with(resident_max, &LedgerSettings::default(), test);
+    }
+
+    fn on_bench_with(
+        resident_max: usize,
+        settings: &LedgerSettings,
+        test: impl AsyncFnOnce(Bench),
+    ) {
         let runtime = crate::app::database_runtime().unwrap();
         System::new().block_on(async {
             let folder = tempfile::tempdir().unwrap();
             let url = format!("sqlite://{}?mode=rwc", folder.path().join("test.db").display());
-            let settings = DatabaseSettings::default();
-            let store = Store::open(&settings, &url, runtime.handle().clone()).await.unwrap();
+            let database = DatabaseSettings::default();
+            let store = Store::open(&database, &url, runtime.handle().clone()).await.unwrap();
             let lease = store.take_lease(Uuid::new_v4()).await.unwrap();
             let arbiter = Arbiter::new();
-            let ledger =
-                LedgerWriter::start(&arbiter, store.clone(), lease, &LedgerSettings::default());
+            let ledger = LedgerWriter::start(&arbiter, store.clone(), lease, settings);
             let settings = AccountSettings { resident_max, ..AccountSettings::default() };
             let threads = ActorThreads::default();
             threads.add(arbiter.handle());
@@ -570,7 +577,8 @@ mod tests {
 
     #[test]
     fn a_refused_write_touches_its_account_alone() {
-        on_bench(10, async |bench| {
+        let settings = LedgerSettings { journal: false, ..LedgerSettings::default() };
+        on_bench_with(10, &settings, async |bench| {
             let one = bench.account("one").await;
             let two = bench.account("two").await;
             // Somebody has moved the account's row behind its owner's back.
@@ -595,6 +603,42 @@ mod tests {
             }
             bench.charge(one).await.unwrap();
             assert_eq!(bench.balance(one.0).await, 90);
+        });
+    }
+
+    #[test]
+    fn what_the_tables_refuse_of_the_journal_stays_on_record() {
+        on_bench(10, async |bench| {
+            let one = bench.account("one").await;
+            let two = bench.account("two").await;
+            bench.directory.ledger.barrier().await.unwrap();
+            let other = sea_orm::Database::connect(&bench.url).await.unwrap();
+            let sql = format!("UPDATE account SET seq = 7 WHERE id = {}", one.0.0);
+            other.execute_unprepared(&sql).await.unwrap();
+            // Both are in the journal, and acknowledged.
+            let both = futures_util::future::join(bench.charge(one), bench.charge(two)).await;
+            assert_eq!(both, (Ok(()), Ok(())));
+            bench.directory.ledger.barrier().await.unwrap();
+            assert_eq!(bench.balance(two.0).await, 90);
+            let is_quarantined = async || {
+                let refused = bench.directory.owners_lease(one.0).await;
+                matches!(refused, Err(DirectoryError::Quarantined))
+            };
+            assert!(is_quarantined().await);
+            let (_, found) = bench.store.audited_journal().await.unwrap();
+            assert_eq!(found.iter().map(|(account, _)| *account).collect::<Vec<_>>(), [one.0]);
+            // Mended, but for what the tables have refused: that is not forgotten.
+            let sql = format!("UPDATE account SET seq = 1 WHERE id = {}", one.0.0);
+            other.execute_unprepared(&sql).await.unwrap();
+            for _ in 0..=QUARANTINE_SWEEPS {
+                bench.directory.sweep();
+            }
+            assert!(is_quarantined().await);
+            // Whoever starts next tries it again.
+            let lease = bench.store.take_lease(Uuid::new_v4()).await.unwrap();
+            let account = bench.store.load_account(one.0, lease.epoch).await.unwrap();
+            assert_eq!(account.balance().nanos(), 90);
+            assert_eq!(bench.store.audited_journal().await.unwrap(), (0, Vec::new()));
         });
     }
 }

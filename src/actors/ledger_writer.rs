@@ -15,7 +15,7 @@ use actix::{
 use tokio::sync::oneshot;
 
 use crate::config::LedgerSettings;
-use crate::domain::writer::{Attempt, Pending, Task, Writer};
+use crate::domain::writer::{Attempt, Lane, Pending, Place, Task, Writer};
 use crate::domain::{AccountId, AccountMarks, Lease, Write};
 use crate::store::Store;
 
@@ -24,6 +24,11 @@ pub use crate::domain::writer::{WriteError, WriterState};
 /// Hears once whether a write is durable.
 pub type Acknowledgement = oneshot::Receiver<Result<(), WriteError>>;
 type Ticket = Option<oneshot::Sender<Result<(), WriteError>>>;
+
+/// How long nothing must come before what is in the journal is merged, however little it is.
+const REST: Duration = Duration::from_millis(10);
+/// How long a reader of the tables waits for what is in the journal.
+const MERGED_MAX: Duration = Duration::from_secs(5);
 
 /// What the threads around the writer know of it without asking.
 #[derive(Debug)]
@@ -37,6 +42,8 @@ struct Gauge {
     /// When the oldest of them was handed over, in microseconds since `begun`.
     oldest_micros: AtomicU64,
     batches: AtomicU64,
+    /// Writes that are in the journal, and not in the tables.
+    unmerged: AtomicUsize,
     queue_max: usize,
     queue_bytes_max: usize,
     age_max: Duration,
@@ -93,6 +100,8 @@ pub struct WriterFigures {
     pub age: Duration,
     /// Batches committed since the start.
     pub batches: u64,
+    /// Writes that are durable in the journal, and not yet in the tables.
+    pub unmerged: usize,
     /// Can new work be taken?
     pub state: WriterState,
 }
@@ -177,6 +186,7 @@ impl LedgerHandle {
             bytes: self.gauge.bytes.load(Ordering::Relaxed),
             age: self.gauge.age(),
             batches: self.gauge.batches.load(Ordering::Relaxed),
+            unmerged: self.gauge.unmerged.load(Ordering::Relaxed),
             state: self.state(),
         }
     }
@@ -215,7 +225,18 @@ impl LedgerHandle {
         }
     }
 
-    /// Waits until everything handed over before has met its end.
+    /// Waits until the tables say everything that was acknowledged, where they do not.
+    ///
+    /// # Errors
+    /// [`WriteError`], where it takes too long [`WriteError::Lost`].
+    pub async fn merged(&self) -> Result<(), WriteError> {
+        if self.gauge.unmerged.load(Ordering::Acquire) == 0 {
+            return Ok(());
+        }
+        tokio::time::timeout(MERGED_MAX, self.barrier()).await.unwrap_or(Err(WriteError::Lost))
+    }
+
+    /// Waits until everything handed over before has met its end, and is in the tables.
     ///
     /// # Errors
     /// [`WriteError::Lost`] or [`WriteError::Fenced`]
@@ -233,8 +254,11 @@ pub struct LedgerWriter {
     inbox: Arc<Inbox>,
     hands: Arc<Hands>,
     gauge: Arc<Gauge>,
-    /// Is a task being carried out?
-    is_busy: bool,
+    /// Is anything being done in the journal's lane, in the tables'?
+    is_busy: (bool, bool),
+    has_journal: bool,
+    /// Will it look again whether anything has come?
+    is_resting: bool,
 }
 
 impl Actor for LedgerWriter {
@@ -272,6 +296,7 @@ impl LedgerWriter {
             bytes: AtomicUsize::new(0),
             oldest_micros: AtomicU64::new(Gauge::NONE),
             batches: AtomicU64::new(0),
+            unmerged: AtomicUsize::new(0),
             queue_max: settings.queue_max.get(),
             queue_bytes_max: settings.queue_bytes_max.get(),
             age_max: Duration::from_millis(settings.age_max_ms.get()),
@@ -279,13 +304,20 @@ impl LedgerWriter {
         let attempt_max = Duration::from_millis(settings.attempt_max_ms.get());
         let hands = Arc::new(Hands { store, lease, attempt_max });
         let machine = Writer::new(settings.batch_max.get(), settings.batch_bytes_max.get());
+        let machine = if settings.journal {
+            machine.with_journal(settings.merge_from.get())
+        } else {
+            machine
+        };
         let inbox = Arc::<Inbox>::default();
         let actor = LedgerWriter {
             machine,
             inbox: Arc::clone(&inbox),
             hands,
             gauge: Arc::clone(&gauge),
-            is_busy: false,
+            is_busy: (false, false),
+            has_journal: settings.journal,
+            is_resting: false,
         };
         let writer = Self::start_in_arbiter(&arbiter.handle(), move |_| actor);
         LedgerHandle { writer, inbox, gauge, epoch: lease.epoch }
@@ -300,18 +332,41 @@ impl LedgerWriter {
             }
             failpoint!("writer-gathered");
             self.drive(context);
-            if self.is_busy || self.inbox.sleep() {
+            // What comes now would wait for that; at its end it is looked for.
+            if if self.has_journal { self.is_busy.0 } else { self.is_busy.1 } {
+                return;
+            }
+            if self.inbox.sleep() {
+                self.rest(context);
                 return;
             }
         }
     }
 
+    /// Merges what is in the journal, if nothing comes for a while.
+    fn rest(&mut self, context: &mut Context<Self>) {
+        if self.machine.unmerged() == 0 || std::mem::replace(&mut self.is_resting, true) {
+            return;
+        }
+        context.run_later(REST, |writer, context| {
+            writer.is_resting = false;
+            if !writer.is_busy.0 {
+                writer.machine.rested();
+                writer.work(context);
+            }
+        });
+    }
+
     /// Does what the machine wants done, and tells those whose writes have ended.
     fn drive(&mut self, context: &mut Context<Self>) {
-        let task = self.machine.next_task();
+        while let Some(task) = self.machine.next_task() {
+            self.begin(task, context);
+        }
         let ended = self.machine.take_ended();
         self.gauge.queued.fetch_sub(ended.len(), Ordering::Relaxed);
         self.gauge.bytes.store(self.machine.bytes(), Ordering::Relaxed);
+        // Before anyone is told: who reads the tables then must know.
+        self.gauge.unmerged.store(self.machine.unmerged(), Ordering::Release);
         let oldest = self.machine.oldest_micros().unwrap_or(Gauge::NONE);
         self.gauge.oldest_micros.store(oldest, Ordering::Release);
         self.gauge.set(match self.machine.state() {
@@ -320,25 +375,36 @@ impl LedgerWriter {
             WriterState::Fenced => Gauge::FENCED,
         });
         tell(ended);
-        let Some(task) = task else { return };
-        self.is_busy = true;
+    }
+
+    fn begin(&mut self, task: Task, context: &mut Context<Self>) {
+        let lane = task.lane();
+        *self.is_busy_in(lane) = true;
         let hands = Arc::clone(&self.hands);
         let work = async move { hands.carry_out(task).await };
-        context.spawn(work.into_actor(self).map(|outcome, writer, context| {
+        context.spawn(work.into_actor(self).map(move |outcome, writer, context| {
             match outcome {
                 Outcome::Committed(attempt) => {
                     if attempt == Attempt::Durable {
                         writer.gauge.batches.fetch_add(1, Ordering::Relaxed);
                     }
-                    writer.machine.committed(attempt);
+                    writer.machine.committed(lane, attempt);
                 }
-                Outcome::Looked(found) => writer.machine.looked(found),
-                Outcome::Sealed(attempt) => writer.machine.sealed(attempt),
-                Outcome::Paused => writer.machine.paused(),
+                Outcome::Merged(result) => writer.machine.merged(result),
+                Outcome::Looked(found) => writer.machine.looked(lane, found),
+                Outcome::Sealed(attempt) => writer.machine.sealed(lane, attempt),
+                Outcome::Paused => writer.machine.paused(lane),
             }
-            writer.is_busy = false;
+            *writer.is_busy_in(lane) = false;
             writer.work(context);
         }));
+    }
+
+    fn is_busy_in(&mut self, lane: Lane) -> &mut bool {
+        match lane {
+            Lane::Journal => &mut self.is_busy.0,
+            Lane::Tables => &mut self.is_busy.1,
+        }
     }
 }
 
@@ -375,6 +441,7 @@ impl Handler<Fence> for LedgerWriter {
 
 enum Outcome {
     Committed(Attempt),
+    Merged(Result<Vec<AccountId>, Attempt>),
     Looked(Option<bool>),
     Sealed(Attempt),
     Paused,
@@ -389,49 +456,87 @@ struct Hands {
 
 impl Hands {
     async fn carry_out(&self, task: Task) -> Outcome {
+        let lane = task.lane();
         match task {
-            Task::Commit(batch) => {
+            Task::Commit(batch, place) => {
                 let begun = Instant::now();
-                let attempt = self.attempt(self.store.commit(&batch, self.lease)).await;
-                let elapsed_us = begun.elapsed().as_micros();
-                tracing::debug!(entries = batch.entries.len(), elapsed_us, ?attempt, "batch");
-                failpoint!("writer-committed");
-                Outcome::Committed(attempt)
-            }
-            Task::Look(batch) => {
-                let looking = self.store.is_written(&batch, self.lease);
-                let found = match tokio::time::timeout(self.attempt_max, looking).await {
-                    Ok(Ok(found)) => Some(found),
-                    Ok(Err(error)) => {
-                        tracing::warn!(%error, "the database does not answer");
-                        None
+                let attempt = match place {
+                    Place::Tables => {
+                        self.attempt(lane, self.store.commit(&batch, self.lease)).await
                     }
-                    Err(_) => {
-                        tracing::warn!("the database does not answer in time");
-                        None
+                    Place::Journal(number) => {
+                        self.attempt(lane, self.store.journal(number, &batch, self.lease)).await
                     }
                 };
-                if found.is_none() {
-                    self.store.renew_ledger_connection().await;
-                }
-                tracing::info!(?found, "looked for a batch of unknown outcome");
-                Outcome::Looked(found)
+                let elapsed_us = begun.elapsed().as_micros();
+                let entries = batch.entries.len();
+                tracing::debug!(entries, elapsed_us, ?place, ?attempt, "batch");
+                failpoint!("writer-committed");
+                Outcome::Committed(attempt.map_or_else(|attempt| attempt, |()| Attempt::Durable))
             }
-            Task::Seal => Outcome::Sealed(self.attempt(self.store.seal(self.lease)).await),
-            Task::Pause(micros) => {
+            Task::Merge(merge) => {
+                let begun = Instant::now();
+                let result = self.attempt(lane, self.store.merge(&merge, self.lease)).await;
+                let elapsed_us = begun.elapsed().as_micros();
+                tracing::debug!(entries = merge.batch.entries.len(), elapsed_us, "merge");
+                for account in result.iter().flatten() {
+                    tracing::error!(
+                        alert = "account_quarantined", %account,
+                        "the tables refuse entries of the journal; `polysystems verify` tells more"
+                    );
+                }
+                Outcome::Merged(result)
+            }
+            Task::Look(batch, place) => {
+                let looking = self.store.is_written(&batch, place, self.lease);
+                Outcome::Looked(self.look(lane, looking).await)
+            }
+            Task::LookMerged(last) => {
+                let looking = self.store.is_merged(last, self.lease);
+                Outcome::Looked(self.look(lane, looking).await)
+            }
+            Task::Seal(lane) => {
+                let attempt = self.attempt(lane, self.store.seal(lane, self.lease)).await;
+                Outcome::Sealed(attempt.map_or_else(|attempt| attempt, |()| Attempt::Durable))
+            }
+            Task::Pause(_, micros) => {
                 tokio::time::sleep(Duration::from_micros(micros)).await;
                 Outcome::Paused
             }
         }
     }
 
-    async fn attempt(
+    async fn look(
         &self,
-        work: impl Future<Output = Result<(), crate::store::batch::CommitError>>,
-    ) -> Attempt {
+        lane: Lane,
+        looking: impl Future<Output = Result<bool, crate::store::StoreError>>,
+    ) -> Option<bool> {
+        let found = match tokio::time::timeout(self.attempt_max, looking).await {
+            Ok(Ok(found)) => Some(found),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the database does not answer");
+                None
+            }
+            Err(_) => {
+                tracing::warn!("the database does not answer in time");
+                None
+            }
+        };
+        if found.is_none() {
+            self.store.renew_connection(lane).await;
+        }
+        tracing::info!(?found, "looked for a batch of unknown outcome");
+        found
+    }
+
+    async fn attempt<O>(
+        &self,
+        lane: Lane,
+        work: impl Future<Output = Result<O, crate::store::batch::CommitError>>,
+    ) -> Result<O, Attempt> {
         use crate::store::batch::CommitError;
         let attempt = match tokio::time::timeout(self.attempt_max, work).await {
-            Ok(Ok(())) => return Attempt::Durable,
+            Ok(Ok(outcome)) => return Ok(outcome),
             Ok(Err(CommitError::Fenced)) => {
                 tracing::error!(
                     "another process has taken the database over; this one stops charging"
@@ -453,9 +558,9 @@ impl Hands {
         };
         if attempt == Attempt::Unknown {
             // What it stands on may be broken, or still busy with what is not waited for any more.
-            self.store.renew_ledger_connection().await;
+            self.store.renew_connection(lane).await;
         }
-        attempt
+        Err(attempt)
     }
 }
 

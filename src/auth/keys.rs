@@ -102,6 +102,14 @@ pub struct KeyRequest {
 /// A key that was made, its text for the only time, and what is seen of it later.
 pub type NewlyMade = (ApiKey, KeyListing);
 
+/// Waits until the tables say everything that was acknowledged, for whoever reads them past the account's actor.
+///
+/// # Errors
+/// [`KeysError::NotWritten`]
+pub async fn tables_are_whole(gateway: &Gateway) -> Result<(), KeysError> {
+    gateway.ledger.merged().await.map_err(|_| KeysError::NotWritten)
+}
+
 /// A lease for what an owner or an operator wants to change or to see, if there is any use in it now.
 ///
 /// # Errors
@@ -199,6 +207,7 @@ impl Keys {
     /// [`KeysError`]
     pub async fn list(&self, user: UserId) -> Result<Vec<KeyListing>, KeysError> {
         let accounts = self.store.accounts_of(user).await?;
+        tables_are_whole(&self.gateway).await?;
         Ok(self.store.list_keys(accounts, None).await?)
     }
 
@@ -208,6 +217,7 @@ impl Keys {
     /// [`KeysError`]
     pub async fn get(&self, user: UserId, key: KeyId) -> Result<KeyListing, KeysError> {
         let accounts = self.store.accounts_of(user).await?;
+        tables_are_whole(&self.gateway).await?;
         let mut keys = self.store.list_keys(accounts, Some(key)).await?;
         keys.pop().ok_or(KeysError::NotFound)
     }

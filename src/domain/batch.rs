@@ -1,7 +1,7 @@
 //! What is to be written down: a write is what one decision of an account leaves, a batch what one transaction
 //! takes of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
@@ -9,7 +9,7 @@ use super::account::AccountStatus;
 use super::hold::HoldChange;
 use super::ids::{AccountId, KeyId, PaymentId};
 use super::lease::shard;
-use super::ledger::LedgerEntry;
+use super::ledger::{EntryKind, LedgerEntry};
 use super::limits::{KeySpend, SpendingLimits};
 use super::money::Credits;
 use super::usage::UsageRecord;
@@ -122,6 +122,16 @@ impl Write {
         }
     }
 
+    /// Is it what a paid call leaves, and nothing else? Then it may be journaled first. Whatever a constraint of the
+    /// tables guards (a payment is credited once, a charge refunded once, an answer recorded once) is not plain, nor
+    /// what others read in the tables as soon as it is acknowledged.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        let is_call =
+            |entry: &LedgerEntry| matches!(entry.kind, EntryKind::Charge | EntryKind::Capture);
+        self.entry.as_ref().is_none_or(is_call) && self.answer.is_none() && self.change.is_none()
+    }
+
     /// What it costs in memory, roughly.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -170,6 +180,46 @@ impl Batch {
         !(self.entries.is_empty() && self.holds.is_empty() && self.usage.is_empty())
     }
 
+    /// Everything that these batches write, in the order of the accounts, so that what lies together in the tables is
+    /// written together.
+    #[must_use]
+    pub fn merged<'b>(batches: impl IntoIterator<Item = &'b Batch>) -> Self {
+        let mut merged = Batch::default();
+        for batch in batches {
+            merged.entries.extend_from_slice(&batch.entries);
+            merged.spends.extend(batch.spends.iter().map(|(key, spend)| (*key, *spend)));
+            merged.holds.extend_from_slice(&batch.holds);
+            merged.usage.extend_from_slice(&batch.usage);
+            merged.answers.extend_from_slice(&batch.answers);
+            merged.changes.extend_from_slice(&batch.changes);
+        }
+        merged.entries.sort_by_key(|entry| (entry.account, entry.seq));
+        merged
+    }
+
+    /// The part of it that is one account's.
+    #[must_use]
+    pub fn of_account(&self, account: AccountId) -> Self {
+        let entries: Vec<LedgerEntry> =
+            self.entries.iter().filter(|entry| entry.account == account).copied().collect();
+        let usage: Vec<UsageRecord> =
+            self.usage.iter().filter(|usage| usage.account == account).cloned().collect();
+        let holds: Vec<HoldChange> =
+            self.holds.iter().filter(|change| change.account() == account).copied().collect();
+        let keys = entries.iter().filter_map(|entry| entry.key);
+        let keys = keys.chain(usage.iter().map(|usage| usage.key));
+        let spends = keys.filter_map(|key| Some((key, *self.spends.get(&key)?))).collect();
+        Batch { entries, spends, holds, usage, ..Batch::default() }
+    }
+
+    /// The accounts that it has entries, holds or usage records of.
+    #[must_use]
+    pub fn account_ids(&self) -> BTreeSet<AccountId> {
+        let entries = self.entries.iter().map(|entry| entry.account);
+        let holds = self.holds.iter().map(HoldChange::account);
+        entries.chain(holds).chain(self.usage.iter().map(|usage| usage.account)).collect()
+    }
+
     /// Is there nothing to write?
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -186,10 +236,7 @@ impl Batch {
     pub fn shards(&self) -> Vec<i64> {
         let mut shards: Vec<i64> = self.entries.iter().map(|entry| shard(entry.account)).collect();
         shards.extend(self.usage.iter().map(|usage| shard(usage.account)));
-        shards.extend(self.holds.iter().map(|change| match change {
-            HoldChange::Opened(hold) | HoldChange::Extended(hold) => shard(hold.account),
-            HoldChange::Ended(end) => shard(end.account),
-        }));
+        shards.extend(self.holds.iter().map(|change| shard(change.account())));
         // A change alone names no account; any shard tells whether the lease still holds.
         shards.push(0);
         shards.sort_unstable();

@@ -53,6 +53,17 @@ impl HoldEndKind {
             HoldEndKind::Expired => 3,
         }
     }
+
+    /// What a number of the database stands for.
+    #[must_use]
+    pub const fn from_code(code: i16) -> Option<Self> {
+        match code {
+            1 => Some(HoldEndKind::Captured),
+            2 => Some(HoldEndKind::Released),
+            3 => Some(HoldEndKind::Expired),
+            _ => None,
+        }
+    }
 }
 
 /// The one end of a hold.
@@ -81,4 +92,15 @@ pub enum HoldChange {
     Extended(Hold),
     /// Ended.
     Ended(HoldEnd),
+}
+
+impl HoldChange {
+    /// Whose money it is.
+    #[must_use]
+    pub fn account(&self) -> AccountId {
+        match self {
+            HoldChange::Opened(hold) | HoldChange::Extended(hold) => hold.account,
+            HoldChange::Ended(end) => end.account,
+        }
+    }
 }

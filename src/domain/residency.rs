@@ -15,6 +15,8 @@ pub struct AccountMarks {
     pub durable_seq: AtomicI64,
     /// Writes handed over whose end is not known yet.
     pub pending_writes: AtomicUsize,
+    /// Writes that are durable in the journal, and not in the tables from which the account would be loaded.
+    pub unmerged_writes: AtomicUsize,
     /// Charges that are open.
     pub open_charges: AtomicUsize,
     /// Calls that hold a lease on the account.
@@ -35,6 +37,7 @@ impl Default for AccountMarks {
         AccountMarks {
             durable_seq: AtomicI64::default(),
             pending_writes: AtomicUsize::default(),
+            unmerged_writes: AtomicUsize::default(),
             open_charges: AtomicUsize::default(),
             in_flight: AtomicU32::default(),
             used_tick: AtomicI64::default(),
@@ -78,10 +81,16 @@ impl AccountMarks {
     }
 
     /// May the account be let go? Only where nobody holds it, nothing is open, and everything it decided is
-    /// durable: whoever loads it next must find it as it was.
+    /// in the tables: whoever loads it next must find it as it was.
     #[must_use]
     pub fn may_passivate(&self) -> bool {
-        self.in_flight.load(Ordering::Acquire) == 0 && self.is_quiet()
+        self.in_flight.load(Ordering::Acquire) == 0 && self.is_quiet() && self.is_merged()
+    }
+
+    /// Is everything that is durable in the tables? Asked after [`AccountMarks::is_quiet`].
+    #[must_use]
+    pub fn is_merged(&self) -> bool {
+        self.unmerged_writes.load(Ordering::Acquire) == 0
     }
 }
 

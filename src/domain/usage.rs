@@ -29,6 +29,24 @@ pub enum Ending {
 }
 
 impl Ending {
+    /// Every one.
+    pub const ALL: [Ending; 8] = [
+        Ending::Completed,
+        Ending::Failed,
+        Ending::UpstreamCut,
+        Ending::ClientLeft,
+        Ending::ClientLeftDrained,
+        Ending::CreditsEnded,
+        Ending::Unwritable,
+        Ending::ServerStopped,
+    ];
+
+    /// What a number of the database stands for.
+    #[must_use]
+    pub fn from_code(code: i16) -> Option<Self> {
+        Self::ALL.into_iter().find(|ending| ending.code() == code)
+    }
+
     /// The number that stands for it in the database.
     #[must_use]
     pub const fn code(self) -> i16 {
@@ -60,6 +78,15 @@ pub enum Tally {
 }
 
 impl Tally {
+    /// Every one.
+    pub const ALL: [Tally; 4] = [Tally::Reported, Tally::Counted, Tally::Absurd, Tally::Clamped];
+
+    /// What a number of the database stands for.
+    #[must_use]
+    pub fn from_code(code: i16) -> Option<Self> {
+        Self::ALL.into_iter().find(|tally| tally.code() == code)
+    }
+
     /// The number that stands for it in the database.
     #[must_use]
     pub const fn code(self) -> i16 {

@@ -10,9 +10,17 @@
 //!   on the database's own disk alone, and not yet on its standby.
 //! - Rows that the database refuses are given up, account by account, so that only those at fault pay for it.
 //!   Their accounts are poisoned: what they hold in memory will never be written.
+//! - What paid calls leave goes to the journal first, a batch as one row, and is acknowledged from there. Beside that,
+//!   the journal's batches are merged into the tables, many at once, and leave the journal. So there are two lanes,
+//!   and in each one thing is done at a time.
+//! - Anything else is written into the tables, when all that was handed over for the journal before it is merged. What
+//!   the same account decides meanwhile waits behind it: so each account's writes become durable in the order in which
+//!   it decided them.
+//! - An account whose journaled entries the tables refuse is poisoned; what they refused is kept.
 //! - Once another process owns the accounts, nothing is written or acknowledged any more, but for what turns
 //!   out to have been committed before.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -66,18 +74,74 @@ pub enum Attempt {
     Unknown,
 }
 
-/// What the writer wants done. One thing at a time; its outcome is told before anything else is asked for.
+/// Where a batch is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// The tables.
+    Tables,
+    /// The journal, under this number of the process.
+    Journal(i64),
+}
+
+impl Place {
+    fn lane(self) -> Lane {
+        match self {
+            Place::Tables => Lane::Tables,
+            Place::Journal(_) => Lane::Journal,
+        }
+    }
+}
+
+/// The two ways of the writer. In each, one thing is done at a time; its outcome is told before anything else is asked
+/// for in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// To the journal.
+    Journal,
+    /// To the tables: what is written there at once, and merges.
+    Tables,
+}
+
+/// Batches of the journal that are to be merged into the tables: those with these numbers, and what they come to.
+#[derive(Clone, Debug)]
+pub struct Merge {
+    /// The first.
+    pub first: i64,
+    /// The last.
+    pub last: i64,
+    /// What they write together.
+    pub batch: Arc<Batch>,
+}
+
+/// What the writer wants done.
 #[derive(Clone, Debug)]
 pub enum Task {
     /// Write the batch in one transaction that checks the lease; then [`Writer::committed`].
-    Commit(Arc<Batch>),
+    Commit(Arc<Batch>, Place),
     /// Look whether the batch's rows are there; then [`Writer::looked`].
-    Look(Arc<Batch>),
-    /// Make one more write durable, so that everything committed before it is as durable; then
+    Look(Arc<Batch>, Place),
+    /// Merge batches of the journal into the tables, in one transaction that checks the lease and notes how far the
+    /// journal is merged; then [`Writer::merged`].
+    Merge(Merge),
+    /// Look whether the journal of this process is merged up to this number; then [`Writer::looked`].
+    LookMerged(i64),
+    /// Make one more write durable, so that everything committed before it in the lane is as durable; then
     /// [`Writer::sealed`].
-    Seal,
+    Seal(Lane),
     /// Wait so many microseconds; then [`Writer::paused`].
-    Pause(u64),
+    Pause(Lane, u64),
+}
+
+impl Task {
+    /// The lane it is done in.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        match self {
+            Task::Commit(_, place) | Task::Look(_, place) => place.lane(),
+            Task::Merge(_) | Task::LookMerged(_) => Lane::Tables,
+            Task::Seal(lane) | Task::Pause(lane, _) => *lane,
+        }
+    }
 }
 
 /// Can new work be taken?
@@ -109,9 +173,27 @@ enum Step {
     Seal,
 }
 
+/// A batch that is durable in the journal.
+#[derive(Debug)]
+struct Journaled {
+    number: i64,
+    /// Which plain write, of all that were ever gathered, it begins with.
+    ordinal: u64,
+    batch: Arc<Batch>,
+    /// Of the accounts that decided it, one for each write.
+    marks: Vec<(AccountId, Arc<AccountMarks>)>,
+}
+
+#[derive(Clone, Debug)]
+enum Work {
+    Write(Place),
+    Merge(Merge),
+}
+
 /// A batch on its way.
 #[derive(Debug)]
 struct Current<T> {
+    work: Work,
     writes: Vec<Pending<T>>,
     batch: Arc<Batch>,
     step: Step,
@@ -126,21 +208,51 @@ struct Current<T> {
     pause_micros: u64,
 }
 
+/// What is done in a lane.
+#[derive(Debug)]
+struct LaneWork<T> {
+    current: Option<Current<T>>,
+    /// The accounts of a batch that was refused, each by itself.
+    apart: VecDeque<Vec<Pending<T>>>,
+    is_unavailable: bool,
+}
+
 /// The machine. See the module.
 #[derive(Debug)]
 pub struct Writer<T> {
-    gathering: VecDeque<Pending<T>>,
-    /// The accounts of a batch that was refused, each by itself.
-    apart: VecDeque<Vec<Pending<T>>>,
-    current: Option<Current<T>>,
+    /// For the journal, each with its ordinal: which of all that were ever gathered it is, from 1 on.
+    plain: VecDeque<(u64, Pending<T>)>,
+    /// For the tables, each behind the plain writes up to this ordinal.
+    others: VecDeque<(u64, Pending<T>)>,
+    /// How many writes for the tables each account has, where it has any.
+    in_tables: BTreeMap<AccountId, usize>,
+    journal: LaneWork<T>,
+    tables: LaneWork<T>,
+    /// The ordinal that what is done in the journal's lane begins with.
+    journal_ordinal: u64,
+    /// Plain writes ever gathered.
+    gathered: u64,
+    /// What is in the journal, oldest first.
+    backlog: VecDeque<Journaled>,
+    /// How many writes that is.
+    unmerged: usize,
+    next_number: i64,
+    /// From how many writes in the journal on they are merged; without it there is no journal.
+    merge_from: Option<usize>,
+    /// Has nothing come for a while?
+    is_rested: bool,
     /// Those to be told.
     ended: Vec<(T, Result<(), WriteError>)>,
     batch_max: usize,
     batch_bytes_max: usize,
     bytes: usize,
     is_fenced: bool,
-    is_unavailable: bool,
 }
+
+/// So many times the writes from which on the journal is merged are merged in one transaction at most.
+const MERGES_AT_ONCE: usize = 4;
+/// So many times as many may be in the journal before it takes no more, until some are merged.
+const MERGES_BEHIND: usize = 16;
 
 impl<T> Writer<T> {
     /// A writer whose batches have at most `batch_max` writes and, but for a single large one,
@@ -148,22 +260,53 @@ impl<T> Writer<T> {
     #[must_use]
     pub fn new(batch_max: usize, batch_bytes_max: usize) -> Self {
         Writer {
-            gathering: VecDeque::new(),
-            apart: VecDeque::new(),
-            current: None,
+            plain: VecDeque::new(),
+            others: VecDeque::new(),
+            in_tables: BTreeMap::new(),
+            journal: LaneWork::idle(),
+            tables: LaneWork::idle(),
+            journal_ordinal: 0,
+            gathered: 0,
+            backlog: VecDeque::new(),
+            unmerged: 0,
+            next_number: 1,
+            merge_from: None,
+            is_rested: false,
             ended: Vec::new(),
             batch_max: batch_max.max(1),
             batch_bytes_max,
             bytes: 0,
             is_fenced: false,
-            is_unavailable: false,
         }
+    }
+
+    /// The same, with a journal, which is merged from `merge_from` writes on, or where nothing has come for a while
+    /// ([`Writer::rested`]), or where something waits for it.
+    #[must_use]
+    pub fn with_journal(self, merge_from: usize) -> Self {
+        Writer { merge_from: Some(merge_from.max(1)), ..self }
     }
 
     /// Takes a write. Whoever hands it over has counted it in `pending_writes`.
     pub fn gather(&mut self, pending: Pending<T>) {
         self.bytes = self.bytes.saturating_add(pending.write.bytes());
-        self.gathering.push_back(pending);
+        self.is_rested = false;
+        let account = pending.write.account;
+        // A barrier is behind everything, in the tables too.
+        let is_plain = pending.write.is_plain() && account != AccountId::LAST;
+        if self.merge_from.is_some() && is_plain && !self.in_tables.contains_key(&account) {
+            self.gathered = self.gathered.saturating_add(1);
+            self.plain.push_back((self.gathered, pending));
+        } else {
+            let count = self.in_tables.entry(account).or_default();
+            *count = count.saturating_add(1);
+            self.others.push_back((self.gathered, pending));
+        }
+    }
+
+    /// Nothing has come for a while: time to merge what little is in the journal.
+    pub fn rested(&mut self) {
+        self.is_rested = true;
     }
 
     /// The accounts belong to somebody else.
@@ -171,23 +314,14 @@ impl<T> Writer<T> {
         self.is_fenced = true;
     }
 
-    /// What to do next; nothing while something is being done, or where there is nothing to do.
+    /// Something to do; nothing where all there is to do is being done. To be asked until it says nothing.
     pub fn next_task(&mut self) -> Option<Task> {
-        while self.current.is_none() {
-            self.begin()?;
+        while self.journal.current.is_none() && self.begin_journal() {}
+        if let Some(task) = self.journal.ask(Lane::Journal) {
+            return Some(task);
         }
-        let current = self.current.as_mut()?;
-        if std::mem::replace(&mut current.is_asked, true) {
-            return None;
-        }
-        if current.is_pausing {
-            return Some(Task::Pause(current.pause_micros));
-        }
-        Some(match current.step {
-            Step::Commit => Task::Commit(Arc::clone(&current.batch)),
-            Step::Look => Task::Look(Arc::clone(&current.batch)),
-            Step::Seal => Task::Seal,
-        })
+        while self.tables.current.is_none() && self.begin_tables() {}
+        self.tables.ask(Lane::Tables)
     }
 
     /// Those whose writes have ended since this was last asked, in the order of their ends.
@@ -198,25 +332,32 @@ impl<T> Writer<T> {
     /// Can it write, as far as it knows?
     #[must_use]
     pub fn state(&self) -> WriterState {
-        match (self.is_fenced, self.is_unavailable) {
-            (true, _) => WriterState::Fenced,
-            (false, true) => WriterState::Unavailable,
-            (false, false) => WriterState::Serving,
+        if self.is_fenced {
+            WriterState::Fenced
+        } else if self.journal.is_unavailable || self.tables.is_unavailable {
+            WriterState::Unavailable
+        } else {
+            WriterState::Serving
         }
     }
 
     /// Writes that have not ended.
     #[must_use]
     pub fn len(&self) -> usize {
-        let current = self.current.as_ref().map_or(0, |current| current.writes.len());
-        let apart = self.apart.iter().map(Vec::len).fold(current, usize::saturating_add);
-        self.gathering.len().saturating_add(apart)
+        let waiting = self.plain.len().saturating_add(self.others.len());
+        waiting.saturating_add(self.journal.len()).saturating_add(self.tables.len())
     }
 
-    /// Has everything ended?
+    /// Has everything ended, and is everything in the tables?
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.len() == 0 && self.backlog.is_empty()
+    }
+
+    /// Writes that are durable in the journal, and not in the tables.
+    #[must_use]
+    pub fn unmerged(&self) -> usize {
+        self.unmerged
     }
 
     /// What the writes that have not ended cost in memory, roughly, in bytes.
@@ -228,19 +369,20 @@ impl<T> Writer<T> {
     /// When the oldest write that has not ended was handed over.
     #[must_use]
     pub fn oldest_micros(&self) -> Option<u64> {
-        let current = self.current.as_ref().and_then(|current| current.writes.first());
-        let apart = self.apart.iter().filter_map(|writes| writes.first());
-        let waiting = current.into_iter().chain(apart).chain(self.gathering.front());
+        let waiting = self.plain.front().into_iter().chain(self.others.front());
+        let waiting = waiting.map(|(_, pending)| pending);
+        let waiting = waiting.chain(self.journal.first()).chain(self.tables.first());
         waiting.map(|pending| pending.at_micros).min()
     }
 
     /// How [`Task::Commit`] ended.
-    pub fn committed(&mut self, attempt: Attempt) {
-        let Some(current) = self.asked(Step::Commit) else { return };
+    pub fn committed(&mut self, lane: Lane, attempt: Attempt) {
+        let work = self.lane(lane);
+        let Some(current) = work.asked(Step::Commit) else { return };
         match attempt {
             Attempt::Durable => {
-                self.is_unavailable = false;
-                self.finish(Ok(()));
+                work.is_unavailable = false;
+                self.finish(lane, Ok(()));
             }
             Attempt::Fenced => {
                 // An earlier attempt of unknown outcome may have been committed before the takeover.
@@ -248,7 +390,7 @@ impl<T> Writer<T> {
                     current.fault = Some(attempt);
                     current.go(Step::Look);
                 } else {
-                    self.finish(Err(WriteError::Fenced));
+                    self.finish(lane, Err(WriteError::Fenced));
                 }
                 self.is_fenced = true;
             }
@@ -257,158 +399,297 @@ impl<T> Writer<T> {
                 current.fault = Some(attempt);
                 current.may_be_there |= attempt == Attempt::Unknown;
                 current.go(Step::Look);
-                self.is_unavailable |= attempt == Attempt::Unknown;
+                work.is_unavailable |= attempt == Attempt::Unknown;
             }
         }
     }
 
-    /// What [`Task::Look`] found: are the rows there? `None` where the database did not answer.
-    pub fn looked(&mut self, found: Option<bool>) {
-        let Some(current) = self.asked(Step::Look) else { return };
+    /// How [`Task::Merge`] ended: where it is durable, which accounts' entries the tables refuse.
+    pub fn merged(&mut self, result: Result<Vec<AccountId>, Attempt>) {
+        let Some(current) = self.tables.asked(Step::Commit) else { return };
+        match result {
+            Ok(refused) => {
+                self.tables.is_unavailable = false;
+                self.finish_merge(&refused);
+            }
+            Err(Attempt::Fenced) => {
+                // Whoever owns the accounts now merges what is left.
+                self.is_fenced = true;
+                self.tables.current = None;
+                self.forget_backlog();
+            }
+            Err(_) => {
+                current.go(Step::Look);
+                self.tables.is_unavailable = true;
+            }
+        }
+    }
+
+    fn finish_merge(&mut self, refused: &[AccountId]) {
+        let Some(Current { work: Work::Merge(merge), .. }) = self.tables.current.take() else {
+            return;
+        };
+        while let Some(journaled) = self.backlog.pop_front_if(|front| front.number <= merge.last) {
+            self.unmerged = self.unmerged.saturating_sub(journaled.marks.len());
+            for (account, marks) in journaled.marks {
+                if refused.contains(&account) {
+                    marks.poison();
+                }
+                marks.unmerged_writes.fetch_sub(1, Ordering::AcqRel);
+            }
+        }
+    }
+
+    fn forget_backlog(&mut self) {
+        for journaled in self.backlog.drain(..) {
+            for (_, marks) in journaled.marks {
+                marks.unmerged_writes.fetch_sub(1, Ordering::AcqRel);
+            }
+        }
+        self.unmerged = 0;
+    }
+
+    /// What [`Task::Look`] or [`Task::LookMerged`] found: is it so? `None` where the database did not answer.
+    pub fn looked(&mut self, lane: Lane, found: Option<bool>) {
+        let work = self.lane(lane);
+        let Some(current) = work.asked(Step::Look) else { return };
+        if matches!(current.work, Work::Merge(_)) {
+            match found {
+                Some(true) => self.finish_merge(&[]),
+                Some(false) => current.pause_before(Step::Commit),
+                None => current.pause_before(Step::Look),
+            }
+            return;
+        }
         match (found, current.fault) {
             (Some(true), _) => current.go(Step::Seal),
             // Not found, but it would not be found either way.
             (Some(false), Some(Attempt::Fenced | Attempt::Refused))
                 if current.may_be_there && !current.batch.leaves_trace() =>
             {
-                self.finish(Err(WriteError::Lost));
+                self.finish(lane, Err(WriteError::Lost));
             }
-            (Some(false), Some(Attempt::Fenced)) => self.finish(Err(WriteError::Fenced)),
-            (Some(false), Some(Attempt::Refused)) => self.give_up(),
+            (Some(false), Some(Attempt::Fenced)) => self.finish(lane, Err(WriteError::Fenced)),
+            (Some(false), Some(Attempt::Refused)) => self.give_up(lane),
             (Some(false), _) => current.pause_before(Step::Commit),
             (None, _) => {
                 current.pause_before(Step::Look);
-                self.is_unavailable = true;
+                work.is_unavailable = true;
             }
         }
     }
 
     /// How [`Task::Seal`] ended. What was found is there, whoever owns the accounts now.
-    pub fn sealed(&mut self, attempt: Attempt) {
-        let Some(current) = self.asked(Step::Seal) else { return };
+    pub fn sealed(&mut self, lane: Lane, attempt: Attempt) {
+        let work = self.lane(lane);
+        let Some(current) = work.asked(Step::Seal) else { return };
         match attempt {
             Attempt::Durable => {
-                self.is_unavailable = false;
-                self.finish(Ok(()));
+                work.is_unavailable = false;
+                self.finish(lane, Ok(()));
             }
             Attempt::Fenced => {
                 self.is_fenced = true;
-                self.finish(Ok(()));
+                self.finish(lane, Ok(()));
             }
             Attempt::Refused | Attempt::Unknown => {
                 current.pause_before(Step::Seal);
-                self.is_unavailable = true;
+                work.is_unavailable = true;
             }
         }
     }
 
     /// [`Task::Pause`] is over.
-    pub fn paused(&mut self) {
-        if let Some(current) = self.current.as_mut().filter(|current| current.is_pausing) {
+    pub fn paused(&mut self, lane: Lane) {
+        let work = self.lane(lane);
+        if let Some(current) = work.current.as_mut().filter(|current| current.is_pausing) {
             current.pause_micros = current.pause_micros.saturating_mul(2).min(PAUSE_MAX_MICROS);
             current.go(current.step);
         }
     }
 
-    fn asked(&mut self, step: Step) -> Option<&mut Current<T>> {
-        self.current
-            .as_mut()
-            .filter(|current| current.step == step && current.is_asked && !current.is_pausing)
+    fn lane(&mut self, lane: Lane) -> &mut LaneWork<T> {
+        match lane {
+            Lane::Journal => &mut self.journal,
+            Lane::Tables => &mut self.tables,
+        }
     }
 
-    /// Makes a batch of what waits. `None` where nothing waits.
-    fn begin(&mut self) -> Option<()> {
-        let writes = match self.apart.pop_front() {
-            Some(writes) => writes,
-            None => self.take_gathered(),
-        };
-        if writes.is_empty() {
-            return None;
+    /// Makes a batch for the journal of what waits for it. Is there perhaps more to do?
+    fn begin_journal(&mut self) -> bool {
+        if let Some(writes) = self.journal.apart.pop_front() {
+            self.begin_write(Lane::Journal, writes);
+            return true;
         }
+        let Some((ordinal, _)) = self.plain.front() else { return false };
+        let behind_max = self.merge_from.unwrap_or(0).saturating_mul(MERGES_BEHIND);
+        if self.unmerged >= behind_max && !self.is_fenced {
+            return false;
+        }
+        self.journal_ordinal = *ordinal;
+        let (batch_max, bytes_max) = (self.batch_max, self.batch_bytes_max);
+        let writes = take(&mut self.plain, batch_max, bytes_max, |_| true);
+        self.begin_write(Lane::Journal, writes);
+        true
+    }
+
+    /// Makes a batch for the tables of what waits for them, or a merge of what is in the journal. Is there perhaps more
+    /// to do?
+    fn begin_tables(&mut self) -> bool {
+        if self.is_fenced {
+            self.forget_backlog();
+        }
+        if let Some(writes) = self.tables.apart.pop_front() {
+            self.begin_write(Lane::Tables, writes);
+            return true;
+        }
+        let unmerged_from = self.first_unmerged();
+        let is_ready = |(after, _): &(u64, Pending<T>)| *after < unmerged_from;
+        match self.others.front() {
+            Some(first) if is_ready(first) => {
+                let (batch_max, bytes_max) = (self.batch_max, self.batch_bytes_max);
+                let writes = take(&mut self.others, batch_max, bytes_max, is_ready);
+                self.begin_write(Lane::Tables, writes);
+                true
+            }
+            Some(_) => self.begin_merge(),
+            None => {
+                let is_idle = self.is_rested && self.plain.is_empty() && self.journal.len() == 0;
+                let is_due = self.merge_from.is_some_and(|from| self.unmerged >= from);
+                (is_idle || is_due) && self.begin_merge()
+            }
+        }
+    }
+
+    /// The ordinal of the first plain write that is not in the tables, nor given up.
+    fn first_unmerged(&self) -> u64 {
+        if let Some(journaled) = self.backlog.front() {
+            return journaled.ordinal;
+        }
+        if !self.journal.is_idle() {
+            return self.journal_ordinal;
+        }
+        self.plain.front().map_or(self.gathered.saturating_add(1), |(ordinal, _)| *ordinal)
+    }
+
+    /// Begins to write what is left to be written of these.
+    fn begin_write(&mut self, lane: Lane, writes: Vec<Pending<T>>) {
         // Whose writes were fenced is poisoned too: the reason is still that, whichever batch they were in.
         if self.is_fenced {
-            self.fail(writes, WriteError::Fenced);
-            return Some(());
+            self.fail(lane, writes, WriteError::Fenced);
+            return;
         }
         let (lost, writes): (Vec<_>, Vec<_>) =
             writes.into_iter().partition(|pending| pending.marks.is_poisoned());
-        self.fail(lost, WriteError::Refused);
+        self.fail(lane, lost, WriteError::Refused);
         let batch = Batch::of(writes.iter().map(|pending| &pending.write));
         if batch.is_empty() {
-            self.acknowledge(writes);
-            return Some(());
+            self.acknowledge(lane, writes);
+            return;
         }
-        self.current = Some(Current {
-            writes,
-            batch: Arc::new(batch),
-            step: Step::Commit,
-            is_pausing: false,
-            is_asked: false,
-            fault: None,
-            may_be_there: false,
-            pause_micros: PAUSE_MIN_MICROS,
-        });
-        Some(())
-    }
-
-    fn take_gathered(&mut self) -> Vec<Pending<T>> {
-        let mut bytes: usize = 0;
-        let mut count: usize = 0;
-        for pending in self.gathering.iter().take(self.batch_max) {
-            bytes = bytes.saturating_add(pending.write.bytes());
-            if count > 0 && bytes > self.batch_bytes_max {
-                break;
+        let place = match lane {
+            Lane::Tables => Place::Tables,
+            Lane::Journal => {
+                let number = self.next_number;
+                self.next_number = number.saturating_add(1);
+                Place::Journal(number)
             }
-            count = count.saturating_add(1);
-        }
-        self.gathering.drain(..count).collect()
+        };
+        self.lane(lane).current = Some(Current::of(Work::Write(place), writes, Arc::new(batch)));
     }
 
-    fn finish(&mut self, result: Result<(), WriteError>) {
-        let Some(current) = self.current.take() else { return };
+    /// Begins to merge what is in the journal, if anything is.
+    fn begin_merge(&mut self) -> bool {
+        let most = self.merge_from.unwrap_or(0).saturating_mul(MERGES_AT_ONCE);
+        let mut count: usize = 0;
+        let taken: Vec<&Journaled> = self
+            .backlog
+            .iter()
+            .take_while(|journaled| {
+                let before = count;
+                count = count.saturating_add(journaled.marks.len());
+                before < most
+            })
+            .collect();
+        let (Some(first), Some(last)) = (taken.first(), taken.last()) else { return false };
+        let batch = Arc::new(Batch::merged(taken.iter().map(|journaled| &*journaled.batch)));
+        let merge = Merge { first: first.number, last: last.number, batch: Arc::clone(&batch) };
+        self.tables.current = Some(Current::of(Work::Merge(merge), Vec::new(), batch));
+        true
+    }
+
+    fn finish(&mut self, lane: Lane, result: Result<(), WriteError>) {
+        let Some(current) = self.lane(lane).current.take() else { return };
         match result {
-            Ok(()) => self.acknowledge(current.writes),
-            Err(error) => self.fail(current.writes, error),
+            Ok(()) => {
+                if let Work::Write(Place::Journal(number)) = current.work {
+                    self.note_journaled(number, current.batch, &current.writes);
+                }
+                self.acknowledge(lane, current.writes);
+            }
+            Err(error) => self.fail(lane, current.writes, error),
         }
+    }
+
+    /// Before anyone is told: whoever is may let the account go.
+    fn note_journaled(&mut self, number: i64, batch: Arc<Batch>, writes: &[Pending<T>]) {
+        let marks: Vec<_> = writes
+            .iter()
+            .map(|pending| (pending.write.account, Arc::clone(&pending.marks)))
+            .collect();
+        for (_, marks) in &marks {
+            marks.unmerged_writes.fetch_add(1, Ordering::AcqRel);
+        }
+        self.unmerged = self.unmerged.saturating_add(marks.len());
+        let ordinal = self.journal_ordinal;
+        self.backlog.push_back(Journaled { number, ordinal, batch, marks });
     }
 
     /// After a batch was refused: each account by itself, or, where it is one alone, not at all.
-    fn give_up(&mut self) {
-        let Some(current) = self.current.take() else { return };
+    fn give_up(&mut self, lane: Lane) {
+        let Some(current) = self.lane(lane).current.take() else { return };
         let mut accounts: BTreeMap<AccountId, Vec<Pending<T>>> = BTreeMap::new();
         for pending in current.writes {
             accounts.entry(pending.write.account).or_default().push(pending);
         }
         if accounts.len() > 1 {
-            self.apart.extend(accounts.into_values());
+            self.lane(lane).apart.extend(accounts.into_values());
         } else {
             for writes in accounts.into_values() {
-                self.fail(writes, WriteError::Refused);
+                self.fail(lane, writes, WriteError::Refused);
             }
         }
     }
 
-    fn acknowledge(&mut self, writes: Vec<Pending<T>>) {
+    fn acknowledge(&mut self, lane: Lane, writes: Vec<Pending<T>>) {
         // All marks first: who hears of one write may act on all of them.
         for Pending { write, marks, .. } in &writes {
             if let Some(entry) = &write.entry {
                 marks.durable_seq.fetch_max(entry.seq, Ordering::AcqRel);
             }
         }
-        self.end(writes, Ok(()));
+        self.end(lane, writes, Ok(()));
     }
 
     /// What their accounts hold in memory is ahead of the database for good: they must not decide anything
     /// more.
-    fn fail(&mut self, writes: Vec<Pending<T>>, error: WriteError) {
+    fn fail(&mut self, lane: Lane, writes: Vec<Pending<T>>, error: WriteError) {
         for pending in &writes {
             pending.marks.poison();
         }
-        self.end(writes, Err(error));
+        self.end(lane, writes, Err(error));
     }
 
-    fn end(&mut self, writes: Vec<Pending<T>>, result: Result<(), WriteError>) {
+    fn end(&mut self, lane: Lane, writes: Vec<Pending<T>>, result: Result<(), WriteError>) {
         for Pending { write, marks, ticket, .. } in writes {
+            if lane == Lane::Tables
+                && let Entry::Occupied(mut count) = self.in_tables.entry(write.account)
+            {
+                *count.get_mut() = count.get().saturating_sub(1);
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
             marks.pending_writes.fetch_sub(1, Ordering::AcqRel);
             self.bytes = self.bytes.saturating_sub(write.bytes());
             self.ended.push((ticket, result));
@@ -416,7 +697,84 @@ impl<T> Writer<T> {
     }
 }
 
+/// The first of what waits, as long as each `may` go: a batch.
+fn take<T>(
+    waiting: &mut VecDeque<(u64, Pending<T>)>,
+    batch_max: usize,
+    bytes_max: usize,
+    may: impl Fn(&(u64, Pending<T>)) -> bool,
+) -> Vec<Pending<T>> {
+    let (mut bytes, mut count): (usize, usize) = (0, 0);
+    for one in waiting.iter().take(batch_max).take_while(|one| may(one)) {
+        bytes = bytes.saturating_add(one.1.write.bytes());
+        if count > 0 && bytes > bytes_max {
+            break;
+        }
+        count = count.saturating_add(1);
+    }
+    waiting.drain(..count).map(|(_, pending)| pending).collect()
+}
+
+impl<T> LaneWork<T> {
+    fn idle() -> Self {
+        LaneWork { current: None, apart: VecDeque::new(), is_unavailable: false }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.current.is_none() && self.apart.is_empty()
+    }
+
+    fn len(&self) -> usize {
+        let current = self.current.as_ref().map_or(0, |current| current.writes.len());
+        self.apart.iter().map(Vec::len).fold(current, usize::saturating_add)
+    }
+
+    /// The first write of what is being written, and of each part that is to be.
+    fn first(&self) -> impl Iterator<Item = &Pending<T>> {
+        let current = self.current.iter().filter_map(|current| current.writes.first());
+        current.chain(self.apart.iter().filter_map(|writes| writes.first()))
+    }
+
+    /// What is to be done now, unless it has been asked for.
+    fn ask(&mut self, lane: Lane) -> Option<Task> {
+        let current = self.current.as_mut()?;
+        if std::mem::replace(&mut current.is_asked, true) {
+            return None;
+        }
+        if current.is_pausing {
+            return Some(Task::Pause(lane, current.pause_micros));
+        }
+        Some(match (current.step, &current.work) {
+            (Step::Commit, Work::Write(place)) => Task::Commit(Arc::clone(&current.batch), *place),
+            (Step::Look, Work::Write(place)) => Task::Look(Arc::clone(&current.batch), *place),
+            (Step::Commit, Work::Merge(merge)) => Task::Merge(merge.clone()),
+            (Step::Look, Work::Merge(merge)) => Task::LookMerged(merge.last),
+            (Step::Seal, _) => Task::Seal(lane),
+        })
+    }
+
+    fn asked(&mut self, step: Step) -> Option<&mut Current<T>> {
+        self.current
+            .as_mut()
+            .filter(|current| current.step == step && current.is_asked && !current.is_pausing)
+    }
+}
+
 impl<T> Current<T> {
+    fn of(work: Work, writes: Vec<Pending<T>>, batch: Arc<Batch>) -> Self {
+        Current {
+            work,
+            writes,
+            batch,
+            step: Step::Commit,
+            is_pausing: false,
+            is_asked: false,
+            fault: None,
+            may_be_there: false,
+            pause_micros: PAUSE_MIN_MICROS,
+        }
+    }
+
     fn go(&mut self, step: Step) {
         (self.step, self.is_pausing, self.is_asked) = (step, false, false);
     }
@@ -452,7 +810,7 @@ mod tests {
             // The first is on its way by itself; the second gathers behind it.
             assert_eq!(writer.next_task().is_some(), ticket == 0);
         }
-        writer.committed(Attempt::Fenced);
+        writer.committed(Lane::Tables, Attempt::Fenced);
         assert!(writer.next_task().is_none());
         let fenced = Err(WriteError::Fenced);
         assert_eq!(writer.take_ended(), vec![(0, fenced), (1, fenced)]);
@@ -466,14 +824,14 @@ mod tests {
         gather(&mut writer, change(1), &marks[0], 1);
         gather(&mut writer, change(2), &marks[1], 2);
         gather(&mut writer, Write::nothing(AccountId::LAST), &marks[2], 3);
-        assert!(matches!(writer.next_task(), Some(Task::Commit(_))));
-        writer.committed(Attempt::Refused);
-        assert!(matches!(writer.next_task(), Some(Task::Look(_))));
-        writer.looked(Some(false));
+        assert!(matches!(writer.next_task(), Some(Task::Commit(..))));
+        writer.committed(Lane::Tables, Attempt::Refused);
+        assert!(matches!(writer.next_task(), Some(Task::Look(..))));
+        writer.looked(Lane::Tables, Some(false));
         for ticket in 1..3 {
-            assert!(matches!(writer.next_task(), Some(Task::Commit(_))));
+            assert!(matches!(writer.next_task(), Some(Task::Commit(..))));
             assert_eq!(writer.take_ended(), []);
-            writer.committed(Attempt::Durable);
+            writer.committed(Lane::Tables, Attempt::Durable);
             assert_eq!(writer.take_ended(), vec![(ticket, Ok(()))]);
         }
         assert!(writer.next_task().is_none());
@@ -487,13 +845,13 @@ mod tests {
             let marks = Arc::new(AccountMarks::default());
             gather(&mut writer, change(1), &marks, 1);
             for attempt in [Attempt::Unknown, last] {
-                assert!(matches!(writer.next_task(), Some(Task::Commit(_))));
-                writer.committed(attempt);
-                assert!(matches!(writer.next_task(), Some(Task::Look(_))));
-                writer.looked(Some(false));
+                assert!(matches!(writer.next_task(), Some(Task::Commit(..))));
+                writer.committed(Lane::Tables, attempt);
+                assert!(matches!(writer.next_task(), Some(Task::Look(..))));
+                writer.looked(Lane::Tables, Some(false));
                 if attempt == Attempt::Unknown {
-                    assert!(matches!(writer.next_task(), Some(Task::Pause(_))));
-                    writer.paused();
+                    assert!(matches!(writer.next_task(), Some(Task::Pause(..))));
+                    writer.paused(Lane::Tables);
                 }
             }
             assert_eq!(writer.take_ended(), vec![(1, Err(WriteError::Lost))]);

@@ -22,7 +22,7 @@ fn text(app: &App) -> String {
     let is = |state: WriterState| usize::from(writer.state == state);
     let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     let age_ms = usize::try_from(writer.age.as_millis()).unwrap_or(usize::MAX);
-    let gauges: [(&str, &str, usize); 13] = [
+    let gauges: [(&str, &str, usize); 14] = [
         ("requests", "Requests being handled", readiness.requests()),
         ("calls", "Paid calls that run, streams included", readiness.running()),
         ("body_bytes", "Bytes of request bodies in memory", readiness.body_bytes()),
@@ -33,6 +33,7 @@ fn text(app: &App) -> String {
         ("ledger_queue", "Writes that wait for their commit", writer.queued),
         ("ledger_queue_bytes", "What they cost in memory", writer.bytes),
         ("ledger_age_milliseconds", "How long the oldest of them waits", age_ms),
+        ("ledger_unmerged", "Writes in the journal, and not in the tables", writer.unmerged),
         ("ledger_overloaded", "Does it wait too long?", is(WriterState::Overloaded)),
         ("ledger_unavailable", "Does the database not answer?", is(WriterState::Unavailable)),
         ("ledger_fenced", "Do the accounts belong to another process?", is(WriterState::Fenced)),

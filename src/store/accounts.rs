@@ -64,6 +64,10 @@ impl Store {
                     Loaded::Key(key) => keys.push(key),
                     Loaded::Hold(hold) => holds.push(hold),
                     Loaded::Entry(entry) => last.push(entry),
+                    Loaded::Refused => {
+                        let what = "the tables refuse entries of it that are in the journal".into();
+                        return Err(StoreError::Quarantined { account: id, what });
+                    }
                 }
             }
             let stored =
@@ -132,7 +136,10 @@ const LOAD: &str = "SELECT 1 AS what, CAST(environment AS BIGINT) AS n1, CAST(st
     FROM hold WHERE account_id = $1
     UNION ALL
     SELECT 4, seq, epoch, kind, amount, balance_after, day, month, at, NULL, reference, key_id, link
-    FROM (SELECT * FROM ledger_entry WHERE account_id = $1 ORDER BY seq DESC LIMIT 2) AS last";
+    FROM (SELECT * FROM ledger_entry WHERE account_id = $1 ORDER BY seq DESC LIMIT 2) AS last
+    UNION ALL
+    SELECT 5, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+    FROM (SELECT 1 AS found FROM journal_refused WHERE account_id = $1 LIMIT 1) AS refused";
 
 /// A row of [`LOAD`].
 enum Loaded {
@@ -140,6 +147,8 @@ enum Loaded {
     Key(KeyState),
     Hold(Hold),
     Entry(LedgerEntry),
+    /// The tables refused entries of it, which are durable in the journal.
+    Refused,
 }
 
 impl Loaded {
@@ -189,6 +198,7 @@ impl Loaded {
                 // Those of another epoch have no owner any more: their time is over.
                 expires_at: if number(1)? == epoch { time(7)? } else { Timestamp::default() },
             }),
+            5 => Loaded::Refused,
             _ => {
                 let kind = EntryKind::from_code(code(3)?).ok_or_else(|| {
                     StoreError::Corrupt(format!("account {account} has an entry of unknown kind"))

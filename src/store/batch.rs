@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::lease::{begin_write, is_held};
 use super::{Store, StoreError, answers, holds, is_postgres};
+use crate::domain::writer::{Lane, Place};
 use crate::domain::{
     Batch, Change, Credits, KeyId, KeySpend, Lease, LedgerEntry, Link, Timestamp, UsageRecord,
 };
@@ -77,7 +78,8 @@ impl Store {
     /// [`CommitError`]
     pub async fn commit(&self, batch: &Batch, lease: Lease) -> Result<(), CommitError> {
         failpoint!("writer-before-begin");
-        let transaction = begin_write(&self.ledger()).await.map_err(CommitError::Unknown)?;
+        let transaction =
+            begin_write(&self.tables.current()).await.map_err(CommitError::Unknown)?;
         failpoint!("writer-begun");
         if !is_held(&transaction, lease, &batch.shards()).await? {
             return Err(CommitError::Fenced);
@@ -107,8 +109,12 @@ impl Store {
     ///
     /// # Errors
     /// [`CommitError`]
-    pub async fn seal(&self, lease: Lease) -> Result<(), CommitError> {
-        let transaction = begin_write(&self.ledger()).await.map_err(CommitError::Unknown)?;
+    pub async fn seal(&self, lane: Lane, lease: Lease) -> Result<(), CommitError> {
+        let connection = self.lane(lane).current();
+        if lane == Lane::Journal && !is_postgres(&connection) {
+            return self.seal_journal(lease).await;
+        }
+        let transaction = begin_write(&connection).await.map_err(CommitError::Unknown)?;
         if !is_held(&transaction, lease, &[0]).await? {
             return Err(CommitError::Fenced);
         }
@@ -121,16 +127,22 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`] where the database still does not answer.
-    pub async fn is_written(&self, batch: &Batch, lease: Lease) -> Result<bool, StoreError> {
-        // What a connection of SQLite was told before, it has done when it answers.
-        self.ledger().ping().await?;
-        let ledger = self.committed();
-        // Else an earlier attempt could still be committed after it was not found.
-        let mut polls = 0..SESSION_POLLS;
-        while is_postgres(&ledger) && other_sessions(&ledger).await? > 0 {
-            polls.next().ok_or(StoreError::TooSlow)?;
-            tokio::time::sleep(SESSION_POLL).await;
+    pub async fn is_written(
+        &self,
+        batch: &Batch,
+        place: Place,
+        lease: Lease,
+    ) -> Result<bool, StoreError> {
+        if let Place::Journal(number) = place {
+            self.wait_for_other_sessions(Lane::Journal).await?;
+            // Else whoever took the accounts over may have merged it already.
+            if self.is_journaled(number, lease).await? {
+                return Ok(true);
+            }
+        } else {
+            self.wait_for_other_sessions(Lane::Tables).await?;
         }
+        let ledger = self.tables.committed();
         // One transaction writes all or nothing, so any row that is this batch's alone speaks for all of it.
         if let Some(first) = batch.entries.first() {
             let row = entity::ledger_entry::Entity::find_by_id((first.account.0, first.seq))
@@ -148,13 +160,27 @@ impl Store {
         Ok(false)
     }
 
+    /// Waits until nothing that was begun before can still be committed.
+    pub(super) async fn wait_for_other_sessions(&self, lane: Lane) -> Result<(), StoreError> {
+        let connection = self.lane(lane);
+        // What a connection of SQLite was told before, it has done when it answers.
+        connection.current().ping().await?;
+        let ledger = connection.committed();
+        let mut polls = 0..SESSION_POLLS;
+        while is_postgres(&ledger) && other_sessions(&ledger).await? > 0 {
+            polls.next().ok_or(StoreError::TooSlow)?;
+            tokio::time::sleep(SESSION_POLL).await;
+        }
+        Ok(())
+    }
+
     /// Looks among the last records only: they are in the order in which they were written, and have no index
     /// by id.
     async fn is_usage_written(&self, usage: &UsageRecord) -> Result<bool, StoreError> {
         const SQL: &str = "SELECT CAST(COUNT(*) AS BIGINT) FROM (
                 SELECT id FROM usage_record ORDER BY number DESC LIMIT 20000
             ) AS last WHERE id = $1";
-        let ledger = self.committed();
+        let ledger = self.tables.committed();
         let backend = ledger.get_database_backend();
         let statement = Statement::from_sql_and_values(backend, SQL, [usage.id.0.into()]);
         let row = ledger.query_one_raw(statement).await?;
@@ -172,7 +198,7 @@ async fn other_sessions(ledger: &DatabaseConnection) -> Result<i64, DbErr> {
     Ok(row.map(|row| row.try_get_by_index::<i64>(0)).transpose()?.unwrap_or(0))
 }
 
-async fn commit(transaction: DatabaseTransaction) -> Result<(), CommitError> {
+pub(super) async fn commit(transaction: DatabaseTransaction) -> Result<(), CommitError> {
     let committing = transaction.commit();
     failpoint!("writer-commit-sent");
     committing.await.map_err(CommitError::Unknown)
@@ -283,49 +309,90 @@ const ROWS_POSTGRES: &str = "WITH entries AS (
         AS row (id, seq_before, seq, balance, at, link)
     WHERE account.id = row.id AND account.seq = row.seq_before";
 
-/// The same for SQLite, for up to `capacity` rows of each kind. It counts the rows of all four statements, so the
-/// batch compares the sum.
-fn rows_sqlite(capacity: usize) -> String {
-    let rows = |columns| placeholders(capacity, columns);
-    let (entries, moves, spends, usage) = (rows(12), rows(6), rows(6), rows(15));
-    format!(
-        "INSERT INTO ledger_entry
-            (account_id, seq, epoch, kind, amount, balance_after, reference, key_id, day, month, at, link)
-        SELECT * FROM ({entries}) WHERE column1 IS NOT NULL;
-        UPDATE account
-        SET seq = row.column3, balance = row.column4, updated_at = row.column5, link = row.column6
-        FROM ({moves}) AS row
-        WHERE account.id = row.column1 AND account.seq = row.column2;
-        INSERT INTO key_spend (key_id, day, day_spent, month, month_spent, last_used_at)
-        SELECT * FROM ({spends}) WHERE column1 IS NOT NULL
-        ON CONFLICT (key_id) DO UPDATE SET day = excluded.day, day_spent = excluded.day_spent,
-            month = excluded.month, month_spent = excluded.month_spent,
-            last_used_at = excluded.last_used_at;
-        INSERT INTO usage_record (account_id, id, seq, key_id, method, route, upstream, status, cost,
-            prompt_tokens, completion_tokens, started_at, latency_micros, ending, tally)
-        SELECT * FROM ({usage}) WHERE column1 IS NOT NULL"
-    )
+/// The same for SQLite, table by table: a statement before and after the `VALUES` of its rows.
+struct Table {
+    before: &'static str,
+    after: &'static str,
+    /// By their capacities, which are powers of two: few enough that each stays prepared.
+    texts: [OnceLock<String>; 11],
 }
 
-/// Most rows of a kind in one text for SQLite, below its limit of 32,766 values a statement.
+/// Most rows in one text, below SQLite's limit of 32,766 values a statement.
 const CAPACITY_MAX: usize = 1_024;
 
-/// The texts for SQLite by their capacities, which are powers of two: few enough that each stays prepared.
-static ROWS_SQLITE: [OnceLock<String>; 11] = [const { OnceLock::new() }; 11];
+impl Table {
+    const fn new(before: &'static str, after: &'static str) -> Self {
+        Table { before, after, texts: [const { OnceLock::new() }; 11] }
+    }
 
-fn rows_text(rows: usize) -> (&'static str, usize) {
-    let capacity = rows.clamp(1, CAPACITY_MAX).next_power_of_two();
-    let place = usize::try_from(capacity.trailing_zeros()).unwrap_or(0);
-    let text = ROWS_SQLITE.get(place).map(|text| text.get_or_init(|| rows_sqlite(capacity)));
-    (text.map_or("", String::as_str), capacity)
+    /// The text with room for so many rows of so many columns, and for how many it has room.
+    fn text(&self, rows: usize, columns: usize) -> (&str, usize) {
+        let capacity = rows.clamp(1, CAPACITY_MAX).next_power_of_two();
+        let place = usize::try_from(capacity.trailing_zeros()).unwrap_or(0);
+        let make =
+            || format!("{} ({}) {}", self.before, placeholders(capacity, columns), self.after);
+        let text = self.texts.get(place).map(|text| text.get_or_init(make));
+        (text.map_or("", String::as_str), capacity)
+    }
+
+    /// Writes the rows. All of them must be taken.
+    async fn write<R, const N: usize>(
+        &self,
+        transaction: &DatabaseTransaction,
+        rows: &[R],
+        values_of: impl Fn(&R) -> [Value; N],
+    ) -> Result<(), CommitError> {
+        for rows in rows.chunks(CAPACITY_MAX) {
+            let (text, capacity) = self.text(rows.len(), N);
+            let mut values = Vec::with_capacity(capacity.saturating_mul(N));
+            push_rows(&mut values, rows.iter().map(&values_of), capacity);
+            let statement = Statement::from_sql_and_values(DbBackend::Sqlite, text, values);
+            let written = transaction.execute_raw(statement).await?.rows_affected();
+            all_written(written, rows.len())?;
+        }
+        Ok(())
+    }
 }
+
+static ENTRIES: Table = Table::new(
+    "INSERT INTO ledger_entry
+        (account_id, seq, epoch, kind, amount, balance_after, reference, key_id, day, month, at, link)
+    SELECT * FROM",
+    "WHERE column1 IS NOT NULL",
+);
+
+static ACCOUNTS: Table = Table::new(
+    "UPDATE account
+    SET seq = row.column3, balance = row.column4, updated_at = row.column5, link = row.column6
+    FROM",
+    "AS row WHERE account.id = row.column1 AND account.seq = row.column2",
+);
+
+static SPENDS: Table = Table::new(
+    "INSERT INTO key_spend (key_id, day, day_spent, month, month_spent, last_used_at)
+    SELECT * FROM",
+    "WHERE column1 IS NOT NULL
+    ON CONFLICT (key_id) DO UPDATE SET day = excluded.day, day_spent = excluded.day_spent,
+        month = excluded.month, month_spent = excluded.month_spent,
+        last_used_at = excluded.last_used_at",
+);
+
+static USAGE: Table = Table::new(
+    "INSERT INTO usage_record (account_id, id, seq, key_id, method, route, upstream, status, cost,
+        prompt_tokens, completion_tokens, started_at, latency_micros, ending, tally)
+    SELECT * FROM",
+    "WHERE column1 IS NOT NULL",
+);
 
 /// What a batch moves an account by: its number, the entry before the batch's first one, the last one, the
 /// balance, the time and the link of that.
 type Move = (i64, i64, i64, i64, i64, Link);
 
 /// Writes the rows of paid calls, and moves each account on from exactly the entry it stood at.
-async fn write_rows(transaction: &DatabaseTransaction, batch: &Batch) -> Result<(), CommitError> {
+pub(super) async fn write_rows(
+    transaction: &DatabaseTransaction,
+    batch: &Batch,
+) -> Result<(), CommitError> {
     let moves: Vec<Move> = batch
         .accounts()
         .iter()
@@ -345,23 +412,10 @@ async fn write_rows(transaction: &DatabaseTransaction, batch: &Batch) -> Result<
         let written = transaction.execute_raw(statement).await?.rows_affected();
         return all_written(written, moves.len());
     }
-    let (entries, usage) = (&batch.entries, &batch.usage);
-    let most = entries.len().max(spends.len()).max(usage.len());
-    for first in (0..most).step_by(CAPACITY_MAX) {
-        let (entries, moves) = (piece(entries, first), piece(&moves, first));
-        let (spends, usage) = (piece(&spends, first), piece(usage, first));
-        let lengths = [entries.len(), moves.len(), spends.len(), usage.len()];
-        let (text, capacity) = rows_text(lengths.into_iter().max().unwrap_or(0));
-        let mut values = Vec::with_capacity(capacity.saturating_mul(39));
-        push_rows(&mut values, entries.iter().map(entry_row), capacity);
-        push_rows(&mut values, moves.iter().map(move_row), capacity);
-        push_rows(&mut values, spends.iter().map(spend_row), capacity);
-        push_rows(&mut values, usage.iter().map(usage_row), capacity);
-        let statement = Statement::from_sql_and_values(backend, text, values);
-        let written = transaction.execute_raw(statement).await?.rows_affected();
-        all_written(written, lengths.into_iter().fold(0, usize::saturating_add))?;
-    }
-    Ok(())
+    ENTRIES.write(transaction, &batch.entries, entry_row).await?;
+    ACCOUNTS.write(transaction, &moves, move_row).await?;
+    SPENDS.write(transaction, &spends, spend_row).await?;
+    USAGE.write(transaction, &batch.usage, usage_row).await
 }
 
 fn all_written(written: u64, expected: usize) -> Result<(), CommitError> {
@@ -370,12 +424,6 @@ fn all_written(written: u64, expected: usize) -> Result<(), CommitError> {
     } else {
         Err(CommitError::Refused("an account's ledger has moved on elsewhere".into()))
     }
-}
-
-/// The rows from `first` on that go into one text.
-fn piece<R>(rows: &[R], first: usize) -> &[R] {
-    let rest = rows.get(first..).unwrap_or_default();
-    rest.get(..CAPACITY_MAX).unwrap_or(rest)
 }
 
 fn entry_columns(entries: &[LedgerEntry]) -> [Value; 12] {

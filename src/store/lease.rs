@@ -18,11 +18,20 @@ use crate::domain::Lease;
 const LEASE_LOCK: i64 = 0x706f_6c79_0002;
 
 impl Store {
-    /// Takes every shard over from whoever had it.
+    /// Takes every shard over from whoever had it, and merges what that one left in the journal.
     ///
     /// # Errors
     /// [`StoreError`] where the database cannot do it.
     pub async fn take_lease(&self, owner: Uuid) -> Result<Lease, StoreError> {
+        let lease = self.raise_epoch(owner).await?;
+        let store = self.clone();
+        // It takes as long as it takes: what is in there was acknowledged.
+        let merging = self.runtime.spawn(async move { store.merge_left(lease).await });
+        merging.await.map_err(|_| StoreError::Stopped)??;
+        Ok(lease)
+    }
+
+    async fn raise_epoch(&self, owner: Uuid) -> Result<Lease, StoreError> {
         self.run(move |store| async move {
             failpoint!("takeover-before");
             let transaction = begin_write(&store.write).await?;
@@ -45,7 +54,9 @@ impl Store {
             failpoint!("takeover-raised");
             transaction.commit().await?;
             failpoint!("takeover-after");
-            Ok(Lease { owner, epoch })
+            let lease = Lease { owner, epoch };
+            store.take_journal(lease).await?;
+            Ok(lease)
         })
         .await
     }

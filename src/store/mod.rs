@@ -4,8 +4,9 @@
 //! transaction half-way, and a connection is only ever polled where it was opened.
 //!
 //! Connections: SQLite has one for writing, shared by the ledger writer and everyone else (several
-//! writers would only wait for one another in the file), and several for reading. PostgreSQL has one pool,
-//! and the ledger writer a connection of its own beside it.
+//! writers would only wait for one another in the file), and several for reading. Its journal is a file of its own,
+//! so that nobody who writes into the tables keeps a paid call waiting. PostgreSQL has one pool, and the ledger writer
+//! two connections of its own beside it, one for each of its lanes.
 
 use std::fs::File;
 use std::future::Future;
@@ -24,6 +25,7 @@ use uuid::Uuid;
 
 use crate::config::DatabaseSettings;
 use crate::domain::AccountId;
+use crate::domain::writer::Lane;
 use crate::failpoint;
 use batch::CommitError;
 
@@ -33,6 +35,7 @@ pub mod api_keys;
 pub mod audit;
 pub mod batch;
 pub mod holds;
+pub mod journal;
 pub mod lease;
 pub mod ledger;
 pub mod usage;
@@ -97,10 +100,48 @@ pub struct Store {
     runtime: Handle,
     read: DatabaseConnection,
     write: DatabaseConnection,
-    /// The ledger writer's own; another one after it was broken.
-    ledger: Arc<RwLock<DatabaseConnection>>,
-    /// How another one is opened; none for SQLite, which has one connection for all writes.
+    tables: LaneConnection,
+    journal: LaneConnection,
+}
+
+/// What the ledger writer writes on in one of its lanes.
+#[derive(Clone, Debug)]
+struct LaneConnection {
+    /// Another one after it was broken.
+    current: Arc<RwLock<DatabaseConnection>>,
+    /// For SQLite: where to look, since the connection that wrote could see what it has not committed.
+    reading: Option<DatabaseConnection>,
+    /// For PostgreSQL: how another one is opened.
     renewal: Option<Arc<ConnectOptions>>,
+}
+
+impl LaneConnection {
+    fn of_sqlite(writing: DatabaseConnection, reading: DatabaseConnection) -> Self {
+        LaneConnection {
+            current: Arc::new(RwLock::new(writing)),
+            reading: Some(reading),
+            renewal: None,
+        }
+    }
+
+    /// Opened by the ledger writer's first use, on its own thread, which then drives it.
+    async fn of_postgres(url: &str, name: &str) -> Result<Self, StoreError> {
+        let mut renewal = options(url, 1);
+        let name = format!("polysystems {name} {}", Uuid::new_v4().simple());
+        renewal.min_connections(0).connect_lazy(true).set_application_name(name);
+        let current = Arc::new(RwLock::new(Database::connect(renewal.clone()).await?));
+        Ok(LaneConnection { current, reading: None, renewal: Some(Arc::new(renewal)) })
+    }
+
+    /// As it is now.
+    fn current(&self) -> DatabaseConnection {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Where to look for what is committed.
+    fn committed(&self) -> DatabaseConnection {
+        self.reading.clone().unwrap_or_else(|| self.current())
+    }
 }
 
 impl Store {
@@ -135,7 +176,7 @@ impl Store {
         runtime: Handle,
     ) -> Result<Self, StoreError> {
         let folder = create_folder(url)?;
-        let connect = |connections: u32| {
+        let connect = |url: &str, connections: u32| {
             let mut options = options(url, connections);
             options.map_sqlx_sqlite_opts(|sqlite| {
                 sqlite
@@ -158,13 +199,19 @@ impl Store {
         folder.lock().map_err(|error| {
             StoreError::Unsafe(format!("cannot lock the folder of the database: {error}"))
         })?;
-        let write = connect(1).await?;
+        let write = connect(url, 1).await?;
         assert_sqlite(&write).await?;
         migrate(&write).await?;
+        journal::assert_there(&write, url).await?;
+        let journal_url = journal::sqlite_url(url);
+        let journal = connect(&journal_url, 1).await?;
+        assert_sqlite(&journal).await?;
+        journal::create(&journal).await?;
         drop(folder);
-        let read = connect(settings.connections_max.get()).await?;
-        let ledger = Arc::new(RwLock::new(write.clone()));
-        Ok(Store { runtime, read, ledger, write, renewal: None })
+        let read = connect(url, settings.connections_max.get()).await?;
+        let journal = LaneConnection::of_sqlite(journal, connect(&journal_url, 1).await?);
+        let tables = LaneConnection::of_sqlite(write.clone(), read.clone());
+        Ok(Store { runtime, read, write, tables, journal })
     }
 
     async fn open_postgres(
@@ -184,30 +231,23 @@ impl Store {
         let migrated = migrate(&migrating).await;
         migrating.close().await?;
         migrated?;
-        // Opened by the ledger writer's first use, on its own thread, which then drives it.
-        let mut renewal = options(url, 1);
-        let name = format!("polysystems ledger {}", Uuid::new_v4().simple());
-        renewal.min_connections(0).connect_lazy(true).set_application_name(name);
-        let ledger = Database::connect(renewal.clone()).await?;
-        let (ledger, renewal) = (Arc::new(RwLock::new(ledger)), Some(Arc::new(renewal)));
-        Ok(Store { runtime, read: write.clone(), write, ledger, renewal })
+        let tables = LaneConnection::of_postgres(url, "ledger").await?;
+        let journal = LaneConnection::of_postgres(url, "journal").await?;
+        Ok(Store { runtime, read: write.clone(), write, tables, journal })
     }
 
-    /// Where a batch is looked for. For SQLite not the connection that wrote it: that one could see what it has not
-    /// committed.
-    fn committed(&self) -> DatabaseConnection {
-        if self.renewal.is_some() { self.ledger() } else { self.read.clone() }
-    }
-
-    /// The ledger writer's connection as it is now.
-    fn ledger(&self) -> DatabaseConnection {
-        self.ledger.read().unwrap_or_else(PoisonError::into_inner).clone()
+    fn lane(&self, lane: Lane) -> &LaneConnection {
+        match lane {
+            Lane::Journal => &self.journal,
+            Lane::Tables => &self.tables,
+        }
     }
 
     /// Gives the ledger writer another connection, and ends what its last one may still be doing: a session
     /// that nobody hears any more would keep the rows locked that are to be written again.
-    pub async fn renew_ledger_connection(&self) {
-        let Some(renewal) = &self.renewal else { return };
+    pub async fn renew_connection(&self, lane: Lane) {
+        let LaneConnection { current, renewal, .. } = self.lane(lane);
+        let Some(renewal) = renewal else { return };
         let fresh = match Database::connect(ConnectOptions::clone(renewal)).await {
             Ok(fresh) => fresh,
             Err(error) => {
@@ -216,8 +256,8 @@ impl Store {
             }
         };
         let old = {
-            let mut ledger = self.ledger.write().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *ledger, fresh.clone())
+            let mut current = current.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *current, fresh.clone())
         };
         let closing = async move {
             // It may never answer; then it ends as this is dropped.
@@ -247,7 +287,9 @@ impl Store {
     pub async fn close(&self) {
         let closed = self
             .run(|store| async move {
-                for connection in [&store.ledger(), &store.write, &store.read] {
+                let lanes = [&store.journal, &store.tables];
+                let own = lanes.map(|lane| [lane.current(), lane.committed()]);
+                for connection in own.iter().flatten().chain([&store.write, &store.read]) {
                     connection.close_by_ref().await?;
                 }
                 Ok(())
@@ -363,11 +405,15 @@ fn options(url: &str, connections: u32) -> ConnectOptions {
     options
 }
 
+/// The file of a SQLite database.
+fn sqlite_file(url: &str) -> &Path {
+    let path = url.trim_start_matches("sqlite:").trim_start_matches("//");
+    Path::new(path.split_once('?').map_or(path, |(path, _)| path))
+}
+
 /// The folder of a SQLite file, made where it is missing.
 fn create_folder(url: &str) -> Result<File, StoreError> {
-    let path = url.trim_start_matches("sqlite:").trim_start_matches("//");
-    let path = path.split_once('?').map_or(path, |(path, _)| path);
-    let folder = Path::new(path).parent().filter(|folder| !folder.as_os_str().is_empty());
+    let folder = sqlite_file(url).parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).and_then(|()| File::open(folder)).map_err(|error| {
         StoreError::Unsafe(format!("cannot use the folder {}: {error}", folder.display()))

@@ -563,6 +563,8 @@ async fn cut(cuts: usize, is_unsynced: bool) -> (Zeros, usize, usize) {
         let cut = cut_power(&disk, before.path(), &mut random);
         (synced, lost) = (synced + cut.synced, lost + cut.lost);
         copy_database(before.path(), database.folder());
+        // Whoever starts next merges what is in the journal.
+        drop(Process::start_with(&database, settings).await);
         let compared = ledger.compare(&database, &log).await;
         zeros.add(compared);
         if is_unsynced && compared.lost > 0 {
@@ -576,11 +578,14 @@ async fn cut(cuts: usize, is_unsynced: bool) -> (Zeros, usize, usize) {
 }
 
 fn copy_database(from: &Path, to: &Path) {
-    for name in ["test.db", "test.db-wal", "test.db-shm"] {
-        let _ = std::fs::remove_file(to.join(name));
-        // What is mapped into memory does not outlive the power.
-        if !name.ends_with("-shm") && from.join(name).exists() {
-            std::fs::copy(from.join(name), to.join(name)).unwrap();
+    for file in ["test.db", "test.journal.db"] {
+        for part in ["", "-wal", "-shm"] {
+            let name = format!("{file}{part}");
+            let _ = std::fs::remove_file(to.join(&name));
+            // What is mapped into memory does not outlive the power.
+            if part != "-shm" && from.join(&name).exists() {
+                std::fs::copy(from.join(&name), to.join(&name)).unwrap();
+            }
         }
     }
 }

@@ -7,6 +7,7 @@ use sea_orm::{ConnectionTrait as _, DatabaseConnection, Statement};
 
 use crate::load::Log;
 use crate::support::Database;
+use crate::support::database::wait_for_journal;
 
 /// What the log and the ledger came to.
 #[derive(Clone, Copy, Debug, Default)]
@@ -64,6 +65,7 @@ impl Ledger {
 
     /// Compares what has come since the last time. The log is emptied.
     pub async fn compare(&mut self, database: &Database, log: &Log) -> Zeros {
+        wait_for_journal(database.url()).await;
         let connection = database.connect().await;
         let backend = connection.get_database_backend();
         // Of each reference: the sum, and how many entries of each kind.

@@ -48,15 +48,16 @@ async fn an_operator_is_made_by_command(database: Database) {
     assert_eq!((status, &session["user"]["role"]), (200, &json!("admin")));
 }
 
-/// A customer whose ledger has a top-up and three charges, and a server that is gone.
+/// A customer whose ledger has a top-up and three charges, and a server that has stopped in good order.
 async fn a_small_ledger(database: &Database) -> Customer {
-    let process = Process::start(database).await;
+    let mut process = Process::start(database).await;
     let customer = process.customer("someone", 1).await;
     for _ in 0..3 {
         let (status, _) =
             process.call("POST", "/api/hub/rag/index", &customer.key, &json!({})).await;
         assert_eq!(status, 200);
     }
+    assert_eq!(process.terminate(), Some(0));
     customer
 }
 
@@ -233,7 +234,7 @@ async fn an_account_that_does_not_agree_with_its_ledger_takes_no_calls(database:
         let last = "SELECT CAST(MAX(seq) AS TEXT) FROM ledger_entry WHERE account_id = 1";
         let before = database.query(last).await;
         let port = free_port();
-        let process = Process::start_with(&database, |command| {
+        let mut process = Process::start_with(&database, |command| {
             command.env("POLYSYSTEMS_SERVER__METRICS_BIND", format!("127.0.0.1:{port}"));
         })
         .await;
@@ -252,13 +253,13 @@ async fn an_account_that_does_not_agree_with_its_ledger_takes_no_calls(database:
         let metrics = reqwest::get(format!("http://127.0.0.1:{port}/metrics")).await.unwrap();
         let metrics = metrics.text().await.unwrap();
         assert!(metrics.contains("\npolysystems_accounts_quarantined 1\n"), "{metrics}");
-        drop(process);
+        assert_eq!(process.terminate(), Some(0));
         // Nothing was mended, nothing was written.
         assert_eq!(database.query(last).await, before);
         database.execute(mend).await.unwrap();
-        let process = Process::start(&database).await;
+        let mut process = Process::start(&database).await;
         assert_eq!(pay(&process).await.0, 200);
-        drop(process);
+        assert_eq!(process.terminate(), Some(0));
         database
             .execute("DELETE FROM ledger_entry WHERE account_id = 1 AND seq = 5")
             .await

@@ -7,7 +7,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::support::Database;
-use crate::support::process::{Customer, Process, Seen, load, reconcile, verify};
+use crate::support::process::{
+    Customer, Process, Seen, command, finished, load, reconcile, verify,
+};
 use crate::support::upstream::{Script, Step, Upstream, usage_and_done, word};
 
 /// As `on_both!`, with a PostgreSQL that syncs every commit.
@@ -30,6 +32,16 @@ on_both_durable!(
     a_stream_that_is_taken_over_is_charged_what_was_written_down,
 );
 
+#[test]
+fn a_missing_journal_is_noticed() {
+    crate::support::run(the_journal_is_gone(Database::sqlite()));
+}
+
+#[test]
+fn a_backup_of_a_server_that_runs_has_all_that_was_acknowledged() {
+    crate::support::run(backed_up(Database::sqlite()));
+}
+
 const ROUNDS: usize = 5;
 const TASKS: usize = 16;
 
@@ -44,6 +56,62 @@ async fn customers(process: &Process) -> Vec<Customer> {
 async fn wait_for(seen: &Seen, calls: usize) {
     while seen.count() < calls {
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn the_journal_is_gone(database: Database) {
+    let journal = database.folder().join("test.journal.db");
+    let mut process = Process::start(&database).await;
+    assert_eq!(process.terminate(), Some(0));
+    // Nothing can be in it after a stop in good order.
+    let gone = || {
+        for part in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(format!("{}{part}", journal.display()));
+        }
+    };
+    gone();
+    let mut process = Process::start(&database).await;
+    process.kill();
+    gone();
+    let (code, _, error) = finished(command(&database).arg("serve"));
+    assert_eq!(code, Some(1), "{error}");
+    assert!(error.contains("test.journal.db is missing"), "{error}");
+    assert!(error.contains("put an empty file in its place"), "{error}");
+    std::fs::write(&journal, "").unwrap();
+    drop(Process::start(&database).await);
+    verify(&database);
+}
+
+/// Journal first, tables after it.
+async fn backed_up(database: Database) {
+    use sea_orm::ConnectionTrait as _;
+    let process = Process::start(&database).await;
+    let customers = customers(&process).await;
+    let seen = Arc::new(Seen::default());
+    let tasks = load(&process.url, &customers, TASKS, &seen);
+    for round in 1..=3 {
+        wait_for(&seen, round * 200).await;
+        let copy = Database::sqlite();
+        let acknowledged = seen.count();
+        for (url, name) in
+            [(database.journal_url(), "test.journal.db"), (database.url().to_owned(), "test.db")]
+        {
+            let connection = sea_orm::Database::connect(url).await.unwrap();
+            let to = copy.folder().join(name);
+            let sql = format!("VACUUM INTO '{}'", to.display());
+            connection.execute_unprepared(&sql).await.unwrap();
+            connection.close().await.unwrap();
+        }
+        let restored = Process::start(&copy).await;
+        verify(&copy);
+        let charges = "SELECT CAST(COUNT(*) AS TEXT) FROM ledger_entry WHERE kind IN (2, 3)";
+        let charges: usize = copy.query(charges).await.parse().unwrap();
+        assert!(charges >= acknowledged, "{charges} of {acknowledged}");
+        drop(restored);
+    }
+    seen.stop();
+    for task in tasks {
+        task.await.unwrap();
     }
 }
 

@@ -196,15 +196,15 @@ async fn usage_is_asked_of_the_upstream_and_shown_to_who_asked(database: Databas
     assert!(upstream.last_body().get("max_tokens").is_none());
 }
 
-/// Keeps the database from committing anything, until it is dropped.
+/// Keeps paid calls from being committed, until it is dropped.
 async fn blocked(database: &Database) -> sea_orm::DatabaseTransaction {
     use sea_orm::{ConnectionTrait as _, TransactionTrait as _};
-    let connection = sea_orm::Database::connect(database.url()).await.unwrap();
+    let connection = sea_orm::Database::connect(database.journal_url()).await.unwrap();
     let transaction = connection.begin().await.unwrap();
     let sql = if database.is_postgres() {
-        "LOCK TABLE account, hold IN ACCESS EXCLUSIVE MODE"
+        "LOCK TABLE journal IN ACCESS EXCLUSIVE MODE"
     } else {
-        "UPDATE account SET status = status"
+        "UPDATE journal_lease SET epoch = epoch"
     };
     transaction.execute_unprepared(sql).await.unwrap();
     transaction

@@ -57,6 +57,11 @@ impl Database {
         &self.url
     }
 
+    /// The database that has the journal.
+    pub fn journal_url(&self) -> String {
+        journal_url(&self.url)
+    }
+
     /// Where the server keeps its secrets.
     pub fn folder(&self) -> &Path {
         self.folder.path()
@@ -66,9 +71,11 @@ impl Database {
         self.url.starts_with("postgres")
     }
 
-    /// Runs SQL behind the server's back; the first column of the first row, as text.
+    /// Runs SQL behind the server's back, once what the server has journaled is in the tables; the first column of the
+    /// first row, as text.
     pub async fn query(&self, sql: &str) -> String {
         use sea_orm::ConnectionTrait as _;
+        wait_for_journal(&self.url).await;
         let connection = sea_orm::Database::connect(&self.url).await.unwrap();
         let backend = connection.get_database_backend();
         let statement = sea_orm::Statement::from_string(backend, sql);
@@ -97,6 +104,40 @@ impl Database {
         connection.close().await.unwrap();
         result
     }
+}
+
+fn journal_url(url: &str) -> String {
+    let file = url.strip_prefix("sqlite://").and_then(|path| path.split('?').next());
+    file.map_or(url.to_owned(), |file| {
+        format!("sqlite://{}", Path::new(file).with_extension("journal.db").display())
+    })
+}
+
+/// Waits until the journal is merged: a server that runs does it.
+pub async fn wait_for_journal(url: &str) {
+    use sea_orm::{ConnectionTrait as _, Database, Statement};
+    let tables = Database::connect(url).await.unwrap();
+    let backend = tables.get_database_backend();
+    // Before the first start there is none.
+    let Ok(journal) = Database::connect(journal_url(url)).await else { return };
+    for _ in 0..1_000 {
+        let sql = "SELECT epoch, number FROM journal_mark";
+        let Ok(mark) = tables.query_one_raw(Statement::from_string(backend, sql)).await else {
+            return;
+        };
+        let mark = mark.unwrap();
+        let at = |place| mark.try_get_by_index::<i64>(place).unwrap();
+        let sql = "SELECT COUNT(*) FROM journal WHERE (epoch, number) > ($1, $2)";
+        let statement = Statement::from_sql_and_values(backend, sql, [at(0).into(), at(1).into()]);
+        let count = journal.query_one_raw(statement).await.unwrap().unwrap();
+        if count.try_get_by_index::<i64>(0).unwrap() == 0 {
+            journal.close().await.unwrap();
+            let _ = tables.close().await;
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("the journal is not merged");
 }
 
 /// A PostgreSQL cluster in a temporary folder, reached by its Unix socket alone.

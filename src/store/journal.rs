@@ -1,0 +1,730 @@
+//! The journal: batches of paid calls as one row each, and how they get from there into the tables.
+//!
+//! A row is written and acknowledged first, since rows of their own for each call would cost each caller a page of
+//! several tables. A merge writes what many such rows say into the tables and moves the mark, which tells how far the
+//! journal is merged, in one transaction; only then are the rows deleted. So whatever happens every call counts once:
+//! by the journal above the mark, or by the tables. Whoever takes the accounts over merges what its predecessor left
+//! before it does anything else.
+//!
+//! For PostgreSQL the journal is a table beside the others, for SQLite a file beside the database, with a lease of its
+//! own: a takeover raises the lease of the tables first, then that of the journal, then reads the journal.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use sea_orm::{
+    ConnectionTrait, DatabaseConnection, DatabaseTransaction, EntityTrait as _, Statement, Value,
+};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::batch::{CommitError, commit, write_rows};
+use super::lease::{begin_write, is_held};
+use super::{Store, StoreError, holds, is_postgres, sqlite_file};
+use crate::domain::hold::HoldEndKind;
+use crate::domain::writer::{Lane, Merge};
+use crate::domain::{
+    AccountId, Batch, ChargeId, Credits, Day, Ending, EntryKind, Hold, HoldChange, HoldEnd, KeyId,
+    KeySpend, Lease, LedgerEntry, Link, Month, Tally, Timestamp, UsageRecord,
+};
+
+use entity::account;
+
+/// How the bytes of a row begin.
+const FORMAT: u8 = 1;
+/// Rows that are read at once.
+const PAGE: usize = 64;
+
+/// Where a batch lies in the journal: the epoch of who wrote it, and its number of that process.
+type At = (i64, i64);
+
+/// A batch in the journal.
+struct JournalRow {
+    at: At,
+    batch: Batch,
+}
+
+/// The file of the journal of a SQLite database.
+fn journal_file(url: &str) -> PathBuf {
+    sqlite_file(url).with_extension("journal.db")
+}
+
+/// Where the journal of a SQLite database is.
+pub(super) fn sqlite_url(url: &str) -> String {
+    format!("sqlite://{}?mode=rwc", journal_file(url).display())
+}
+
+/// Refuses to go on where the file of the journal is gone that the last process left with calls in it.
+pub(super) async fn assert_there(tables: &DatabaseConnection, url: &str) -> Result<(), StoreError> {
+    let file = journal_file(url);
+    // A process that stops in good order merges the journal first, and then gives the lease back.
+    let sql = "SELECT COUNT(*) FROM shard_lease WHERE owner IS NOT NULL AND shard = $1";
+    if file.is_file() || count(tables, sql, [0_i64.into()]).await? == 0 {
+        return Ok(());
+    }
+    Err(StoreError::Unsafe(format!(
+        "the journal {} is missing, and the last server did not stop in good order: calls may be in it that were \
+         acknowledged and charged. Put it back beside the database; if it is lost for good, put an empty file in its place",
+        file.display()
+    )))
+}
+
+/// Makes the tables in the file of the journal, where they are missing.
+pub(super) async fn create(journal: &DatabaseConnection) -> Result<(), StoreError> {
+    const STATEMENTS: [&str; 3] = [
+        "CREATE TABLE IF NOT EXISTS journal (
+            epoch BIGINT NOT NULL,
+            number BIGINT NOT NULL,
+            writes BLOB NOT NULL,
+            PRIMARY KEY (epoch, number)
+        ) WITHOUT ROWID",
+        "CREATE TABLE IF NOT EXISTS journal_lease (
+            id INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
+            owner BLOB,
+            epoch BIGINT NOT NULL
+        )",
+        "INSERT INTO journal_lease (id, epoch) VALUES (1, 0) ON CONFLICT DO NOTHING",
+    ];
+    for statement in STATEMENTS {
+        journal.execute_unprepared(statement).await?;
+    }
+    Ok(())
+}
+
+impl Store {
+    /// Writes a batch of paid calls as one row, in one statement that checks the lease. `Ok` means durable.
+    ///
+    /// # Errors
+    /// [`CommitError`]
+    pub async fn journal(
+        &self,
+        number: i64,
+        batch: &Batch,
+        lease: Lease,
+    ) -> Result<(), CommitError> {
+        // The lock on the lease's row keeps a takeover out until this is committed; one that was first is seen.
+        const POSTGRES: &str = "WITH held AS MATERIALIZED (
+                SELECT 1 FROM shard_lease WHERE shard = 0 AND owner = $1 AND epoch = $2 FOR SHARE
+            )
+            INSERT INTO journal (epoch, number, writes) SELECT $2, $3, $4 FROM held";
+        const SQLITE: &str = "INSERT INTO journal (epoch, number, writes)
+            SELECT $2, $3, $4 FROM journal_lease WHERE owner = $1 AND epoch = $2";
+        failpoint!("journal-before");
+        let journal = self.journal.current();
+        let sql = if is_postgres(&journal) { POSTGRES } else { SQLITE };
+        let values = [lease.owner.into(), lease.epoch.into(), number.into(), encode(batch)?.into()];
+        let writing = execute(&journal, sql, values);
+        failpoint!("journal-sent");
+        match writing.await? {
+            0 => Err(CommitError::Fenced),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes one more write to the journal of SQLite durable.
+    pub(super) async fn seal_journal(&self, lease: Lease) -> Result<(), CommitError> {
+        let sql = "UPDATE journal_lease SET epoch = epoch WHERE owner = $1 AND epoch = $2";
+        let values = [lease.owner.into(), lease.epoch.into()];
+        match execute(&self.journal.current(), sql, values).await? {
+            0 => Err(CommitError::Fenced),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the journal over, after the tables.
+    pub(super) async fn take_journal(&self, lease: Lease) -> Result<(), StoreError> {
+        let journal = self.journal.current();
+        if !is_postgres(&journal) {
+            failpoint!("takeover-journal");
+            let sql = "UPDATE journal_lease SET owner = $1, epoch = $2";
+            execute(&journal, sql, [lease.owner.into(), lease.epoch.into()]).await?;
+        }
+        Ok(())
+    }
+
+    /// Merges batches of the journal into the tables. Accounts whose entries the tables refuse are answered; what they
+    /// refused is kept apart.
+    ///
+    /// # Errors
+    /// [`CommitError`]
+    pub async fn merge(&self, merge: &Merge, lease: Lease) -> Result<Vec<AccountId>, CommitError> {
+        let last = (lease.epoch, merge.last);
+        let refused = merge_on(&self.tables.current(), last, &merge.batch, lease).await?;
+        self.forget_merged(last).await;
+        Ok(refused)
+    }
+
+    /// Deletes what is merged from the journal. What cannot be deleted now is below the mark, and deleted later.
+    async fn forget_merged(&self, (epoch, number): At) {
+        let sql = "DELETE FROM journal WHERE epoch < $1 OR (epoch = $1 AND number <= $2)";
+        let journal = self.journal.current();
+        if let Err(error) = execute(&journal, sql, [epoch.into(), number.into()]).await {
+            tracing::warn!(%error, "what is merged was not deleted from the journal");
+        }
+        failpoint!("merge-deleted");
+    }
+
+    /// Is a batch in the journal?
+    pub(super) async fn is_journaled(&self, number: i64, lease: Lease) -> Result<bool, StoreError> {
+        let sql = "SELECT COUNT(*) FROM journal WHERE epoch = $1 AND number = $2";
+        let values = [lease.epoch.into(), number.into()];
+        Ok(count(&self.journal.committed(), sql, values).await? > 0)
+    }
+
+    /// Is the journal of this process merged up to this number? Asked after a merge of unknown outcome.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the database still does not answer.
+    pub async fn is_merged(&self, last: i64, lease: Lease) -> Result<bool, StoreError> {
+        self.wait_for_other_sessions(Lane::Tables).await?;
+        Ok(mark(&self.tables.committed()).await? >= (lease.epoch, last))
+    }
+
+    /// What the journal says that the tables do not yet: how many entries, and which accounts' entries do not follow
+    /// their ledgers.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn audited_journal(&self) -> Result<(u64, Vec<(AccountId, String)>), StoreError> {
+        // The journal first: what is merged meanwhile is below the mark that is read then, and nothing is missed.
+        let (mut rows, mut after) = (Vec::new(), (i64::MIN, 0));
+        loop {
+            let page = rows_after(&self.journal.committed(), after, PAGE).await?;
+            let Some(last) = page.last() else { break };
+            after = last.at;
+            rows.extend(page);
+        }
+        let snapshot = self.snapshot().await?;
+        let mark = mark(&snapshot).await?;
+        let (mut ends, mut found) = (BTreeMap::<AccountId, End>::new(), Vec::new());
+        let mut entries: u64 = 0;
+        let refused = "SELECT DISTINCT account_id FROM journal_refused ORDER BY account_id";
+        for row in query(&snapshot, refused, []).await? {
+            let account = AccountId(row.try_get_by_index(0)?);
+            found.push((account, "the tables refuse its entries of the journal".to_owned()));
+        }
+        for entry in rows.iter().filter(|row| row.at > mark).flat_map(|row| &row.batch.entries) {
+            entries = entries.saturating_add(1);
+            if !ends.contains_key(&entry.account) {
+                ends.insert(entry.account, end_of(&snapshot, entry.account).await?);
+            }
+            if let Some(end) = ends.get_mut(&entry.account)
+                && !end.is_followed_by(entry)
+            {
+                let what = format!("entry {} in the journal does not follow", entry.seq);
+                found.push((entry.account, what));
+                *end = End { seq: entry.seq, balance: entry.balance_after, link: entry.link };
+            }
+        }
+        snapshot.rollback().await?;
+        Ok((entries, found))
+    }
+
+    /// Merges what earlier processes left. Whoever holds the lease calls it before anything else.
+    pub(super) async fn merge_left(&self, lease: Lease) -> Result<(), StoreError> {
+        failpoint!("merge-left");
+        self.merge_refused(lease).await?;
+        let mut after = mark(&self.write).await?;
+        loop {
+            let rows = rows_after(&self.journal.current(), after, PAGE).await?;
+            let Some(first) = rows.first() else { break };
+            // A batch's holds are of the epoch in which it was written.
+            let of_epoch: Vec<&JournalRow> =
+                rows.iter().take_while(|row| row.at.0 == first.at.0).collect();
+            let last = of_epoch.last().map_or(first.at, |row| row.at);
+            let batch = Batch::merged(of_epoch.iter().map(|row| &row.batch));
+            for account in merge_on(&self.write, last, &batch, lease).await? {
+                tracing::error!(
+                    alert = "account_quarantined", %account,
+                    "the tables refuse entries of the journal; `polysystems verify` tells more"
+                );
+            }
+            after = last;
+        }
+        self.forget_merged(after).await;
+        Ok(())
+    }
+
+    /// Tries again what was refused before: a person may have mended what stood in its way.
+    async fn merge_refused(&self, lease: Lease) -> Result<(), StoreError> {
+        let mut after = (i64::MIN, 0, 0);
+        loop {
+            let sql = "SELECT epoch, number, account_id, writes FROM journal_refused
+                WHERE (epoch, number, account_id) > ($1, $2, $3)
+                ORDER BY epoch, number, account_id LIMIT 1";
+            let values = [after.0.into(), after.1.into(), after.2.into()];
+            let rows = query(&self.write, sql, values).await?;
+            let Some(row) = rows.first() else { return Ok(()) };
+            after = (row.try_get_by_index(0)?, row.try_get_by_index(1)?, row.try_get_by_index(2)?);
+            let (epoch, number, account) = after;
+            let batch = decoded((epoch, number), &row.try_get_by_index::<Vec<u8>>(3)?)?;
+            let merged = async {
+                let transaction = begin(&self.write, &batch, lease).await?;
+                write(&transaction, epoch, &batch).await?;
+                let sql = "DELETE FROM journal_refused
+                    WHERE epoch = $1 AND number = $2 AND account_id = $3";
+                let values = [epoch.into(), number.into(), account.into()];
+                execute(&transaction, sql, values).await?;
+                commit(transaction).await
+            };
+            match merged.await {
+                Ok(()) | Err(CommitError::Refused(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+impl From<CommitError> for StoreError {
+    fn from(error: CommitError) -> Self {
+        match error {
+            CommitError::Unknown(error) => StoreError::OutcomeUnknown(error),
+            CommitError::Refused(reason) => StoreError::Corrupt(reason),
+            CommitError::Fenced => StoreError::Corrupt("another process has taken it over".into()),
+        }
+    }
+}
+
+/// How an account's ledger ends.
+struct End {
+    seq: i64,
+    balance: Credits,
+    link: Link,
+}
+
+impl End {
+    /// Does the entry follow? If so, it is the end.
+    fn is_followed_by(&mut self, entry: &LedgerEntry) -> bool {
+        let follows = entry.seq == self.seq.saturating_add(1)
+            && self.balance.checked_add(entry.amount) == Some(entry.balance_after)
+            && self.link.next(entry) == entry.link;
+        if follows {
+            *self = End { seq: entry.seq, balance: entry.balance_after, link: entry.link };
+        }
+        follows
+    }
+}
+
+async fn end_of(connection: &impl ConnectionTrait, id: AccountId) -> Result<End, StoreError> {
+    let row = account::Entity::find_by_id(id.0).one(connection).await?;
+    let none = End { seq: 0, balance: Credits::ZERO, link: Link::START };
+    Ok(row.map_or(none, |row| End {
+        seq: row.seq,
+        balance: Credits::from_nanos(row.balance),
+        link: Link::from_slice(&row.link).unwrap_or_default(),
+    }))
+}
+
+async fn merge_on(
+    connection: &DatabaseConnection,
+    last: At,
+    batch: &Batch,
+    lease: Lease,
+) -> Result<Vec<AccountId>, CommitError> {
+    match merge_all(connection, last, batch, &[], lease).await {
+        Ok(()) => Ok(Vec::new()),
+        Err(CommitError::Refused(reason)) => {
+            tracing::warn!(reason, "the tables refuse a merge; trying each account by itself");
+            let mut refused = Vec::new();
+            for account in batch.account_ids() {
+                if is_refused(connection, last.0, &batch.of_account(account), lease).await? {
+                    refused.push(account);
+                }
+            }
+            merge_all(connection, last, batch, &refused, lease).await?;
+            Ok(refused)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Writes all but what is refused into the tables, keeps that apart, and moves the mark.
+async fn merge_all(
+    connection: &DatabaseConnection,
+    last: At,
+    batch: &Batch,
+    refused: &[AccountId],
+    lease: Lease,
+) -> Result<(), CommitError> {
+    failpoint!("merge-before-begin");
+    let (epoch, number) = last;
+    let transaction = begin(connection, batch, lease).await?;
+    if refused.is_empty() {
+        write(&transaction, epoch, batch).await?;
+    } else {
+        let parts = batch.account_ids().into_iter();
+        let parts = parts.filter(|account| !refused.contains(account));
+        let parts: Vec<Batch> = parts.map(|account| batch.of_account(account)).collect();
+        write(&transaction, epoch, &Batch::merged(&parts)).await?;
+    }
+    for account in refused {
+        let sql = "INSERT INTO journal_refused (epoch, number, account_id, writes)
+            VALUES ($1, $2, $3, $4)";
+        let writes = encode(&batch.of_account(*account))?;
+        let values = [epoch.into(), number.into(), account.0.into(), writes.into()];
+        execute(&transaction, sql, values).await?;
+    }
+    failpoint!("merge-rows-written");
+    let sql = "UPDATE journal_mark SET epoch = $1, number = $2
+        WHERE epoch < $1 OR (epoch = $1 AND number < $2)";
+    if execute(&transaction, sql, [epoch.into(), number.into()]).await? == 0 {
+        // Someone else has merged them; what would be written now would be written twice.
+        return Err(CommitError::Fenced);
+    }
+    failpoint!("merge-marked");
+    commit(transaction).await?;
+    failpoint!("merge-committed");
+    Ok(())
+}
+
+/// Writes what calls leave, where `epoch` is that of who journaled it.
+async fn write(
+    transaction: &DatabaseTransaction,
+    epoch: i64,
+    batch: &Batch,
+) -> Result<(), CommitError> {
+    if !(batch.entries.is_empty() && batch.spends.is_empty() && batch.usage.is_empty()) {
+        write_rows(transaction, batch).await?;
+    }
+    if !batch.holds.is_empty() {
+        holds::write(transaction, batch, epoch).await?;
+    }
+    Ok(())
+}
+
+async fn begin(
+    connection: &DatabaseConnection,
+    batch: &Batch,
+    lease: Lease,
+) -> Result<DatabaseTransaction, CommitError> {
+    let transaction = begin_write(connection).await.map_err(CommitError::Unknown)?;
+    if is_held(&transaction, lease, &batch.shards()).await? {
+        Ok(transaction)
+    } else {
+        Err(CommitError::Fenced)
+    }
+}
+
+/// Do the tables refuse this? Writes nothing.
+async fn is_refused(
+    connection: &DatabaseConnection,
+    epoch: i64,
+    batch: &Batch,
+    lease: Lease,
+) -> Result<bool, CommitError> {
+    let transaction = begin(connection, batch, lease).await?;
+    let written = write(&transaction, epoch, batch).await;
+    transaction.rollback().await?;
+    match written {
+        Ok(()) => Ok(false),
+        Err(CommitError::Refused(_)) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// How far the journal is merged.
+async fn mark(tables: &impl ConnectionTrait) -> Result<At, StoreError> {
+    let rows = query(tables, "SELECT epoch, number FROM journal_mark", []).await?;
+    let row = rows.first();
+    let row = row.ok_or_else(|| StoreError::Corrupt("the journal has no mark".into()))?;
+    Ok((row.try_get_by_index(0)?, row.try_get_by_index(1)?))
+}
+
+/// The next batches after this one.
+async fn rows_after(
+    journal: &DatabaseConnection,
+    after: At,
+    limit: usize,
+) -> Result<Vec<JournalRow>, StoreError> {
+    let sql = format!(
+        "SELECT epoch, number, writes FROM journal WHERE (epoch, number) > ($1, $2)
+        ORDER BY epoch, number LIMIT {limit}"
+    );
+    let rows = query(journal, &sql, [after.0.into(), after.1.into()]).await?;
+    rows.iter()
+        .map(|row| {
+            let at = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
+            let batch = decoded(at, &row.try_get_by_index::<Vec<u8>>(2)?)?;
+            Ok(JournalRow { at, batch })
+        })
+        .collect()
+}
+
+fn decoded((epoch, number): At, writes: &[u8]) -> Result<Batch, StoreError> {
+    decode(writes).ok_or_else(|| {
+        StoreError::Corrupt(format!(
+            "batch {number} of epoch {epoch} in the journal is not readable"
+        ))
+    })
+}
+
+async fn execute<const N: usize>(
+    connection: &impl ConnectionTrait,
+    sql: &str,
+    values: [Value; N],
+) -> Result<u64, sea_orm::DbErr> {
+    let backend = connection.get_database_backend();
+    let statement = Statement::from_sql_and_values(backend, sql, values);
+    Ok(connection.execute_raw(statement).await?.rows_affected())
+}
+
+async fn query<const N: usize>(
+    connection: &impl ConnectionTrait,
+    sql: &str,
+    values: [Value; N],
+) -> Result<Vec<sea_orm::QueryResult>, StoreError> {
+    let backend = connection.get_database_backend();
+    let statement = Statement::from_sql_and_values(backend, sql, values);
+    Ok(connection.query_all_raw(statement).await?)
+}
+
+async fn count<const N: usize>(
+    connection: &impl ConnectionTrait,
+    sql: &str,
+    values: [Value; N],
+) -> Result<i64, StoreError> {
+    let rows = query(connection, sql, values).await?;
+    Ok(rows.first().map(|row| row.try_get_by_index::<i64>(0)).transpose()?.unwrap_or(0))
+}
+
+/// What a row says. The order and the types of the fields are the format, fixed for ever as [`FORMAT`].
+#[derive(Serialize, Deserialize)]
+struct Written<'t> {
+    entries: Vec<WrittenEntry>,
+    spends: Vec<WrittenSpend>,
+    #[serde(borrow)]
+    usage: Vec<WrittenUsage<'t>>,
+    holds: Vec<WrittenHold>,
+}
+
+#[derive(Serialize, Deserialize)]
+enum WrittenHold {
+    Opened(WrittenOpen),
+    Extended(WrittenOpen),
+    Ended { id: [u8; 16], account: i64, kind: i16, held: i64, captured: i64, at: i64 },
+}
+
+#[derive(Serialize, Deserialize)]
+struct WrittenOpen {
+    id: [u8; 16],
+    account: i64,
+    key: [u8; 16],
+    day: i32,
+    month: i32,
+    amount: i64,
+    earned: i64,
+    opened_at: i64,
+    expires_at: i64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WrittenEntry {
+    account: i64,
+    seq: i64,
+    epoch: i64,
+    kind: i16,
+    amount: i64,
+    balance_after: i64,
+    reference: [u8; 16],
+    key: Option<[u8; 16]>,
+    day: i32,
+    month: i32,
+    at: i64,
+    link: [u8; 32],
+}
+
+#[derive(Serialize, Deserialize)]
+struct WrittenSpend {
+    key: [u8; 16],
+    day: i32,
+    day_spent: i64,
+    month: i32,
+    month_spent: i64,
+    last_used_at: Option<i64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WrittenUsage<'t> {
+    id: [u8; 16],
+    account: i64,
+    seq: Option<i64>,
+    key: [u8; 16],
+    method: &'t str,
+    route: &'t str,
+    upstream: &'t str,
+    status: u16,
+    cost: i64,
+    prompt_tokens: u64,
+    completion_tokens: u64,
+    ending: i16,
+    tally: i16,
+    started_at: i64,
+    latency_micros: i64,
+}
+
+fn encode(batch: &Batch) -> Result<Vec<u8>, CommitError> {
+    let entry = |entry: &LedgerEntry| WrittenEntry {
+        account: entry.account.0,
+        seq: entry.seq,
+        epoch: entry.epoch,
+        kind: entry.kind.code(),
+        amount: entry.amount.nanos(),
+        balance_after: entry.balance_after.nanos(),
+        reference: entry.reference.into_bytes(),
+        key: entry.key.map(|key| key.0.into_bytes()),
+        day: entry.day.0,
+        month: entry.month.0,
+        at: entry.at.micros(),
+        link: entry.link.0,
+    };
+    let spend = |spend: &KeySpend| WrittenSpend {
+        key: spend.key.0.into_bytes(),
+        day: spend.day.0,
+        day_spent: spend.day_spent.nanos(),
+        month: spend.month.0,
+        month_spent: spend.month_spent.nanos(),
+        last_used_at: spend.last_used_at.map(Timestamp::micros),
+    };
+    let written = Written {
+        entries: batch.entries.iter().map(entry).collect(),
+        spends: batch.spends.values().map(spend).collect(),
+        usage: batch.usage.iter().map(written_usage).collect(),
+        holds: batch.holds.iter().map(written_hold).collect(),
+    };
+    let bytes = vec![FORMAT];
+    postcard::to_extend(&written, bytes).map_err(|error| CommitError::Refused(error.to_string()))
+}
+
+fn written_usage(usage: &UsageRecord) -> WrittenUsage<'_> {
+    WrittenUsage {
+        id: usage.id.0.into_bytes(),
+        account: usage.account.0,
+        seq: usage.seq,
+        key: usage.key.0.into_bytes(),
+        method: &usage.method,
+        route: &usage.route,
+        upstream: &usage.upstream,
+        status: usage.status,
+        cost: usage.cost.nanos(),
+        prompt_tokens: usage.prompt_tokens,
+        completion_tokens: usage.completion_tokens,
+        ending: usage.ending.code(),
+        tally: usage.tally.code(),
+        started_at: usage.started_at.micros(),
+        latency_micros: usage.latency_micros,
+    }
+}
+
+fn written_hold(change: &HoldChange) -> WrittenHold {
+    let open = |hold: &Hold| WrittenOpen {
+        id: hold.id.0.into_bytes(),
+        account: hold.account.0,
+        key: hold.key.0.into_bytes(),
+        day: hold.day.0,
+        month: hold.month.0,
+        amount: hold.amount.nanos(),
+        earned: hold.earned.nanos(),
+        opened_at: hold.opened_at.micros(),
+        expires_at: hold.expires_at.micros(),
+    };
+    match change {
+        HoldChange::Opened(hold) => WrittenHold::Opened(open(hold)),
+        HoldChange::Extended(hold) => WrittenHold::Extended(open(hold)),
+        HoldChange::Ended(end) => WrittenHold::Ended {
+            id: end.id.0.into_bytes(),
+            account: end.account.0,
+            kind: end.kind.code(),
+            held: end.held.nanos(),
+            captured: end.captured.nanos(),
+            at: end.at.micros(),
+        },
+    }
+}
+
+fn read_hold(written: WrittenHold) -> Option<HoldChange> {
+    let id = |bytes| ChargeId(Uuid::from_bytes(bytes));
+    let open = |open: WrittenOpen| Hold {
+        id: id(open.id),
+        account: AccountId(open.account),
+        key: KeyId(Uuid::from_bytes(open.key)),
+        day: Day(open.day),
+        month: Month(open.month),
+        amount: Credits::from_nanos(open.amount),
+        earned: Credits::from_nanos(open.earned),
+        opened_at: Timestamp::from_micros(open.opened_at),
+        expires_at: Timestamp::from_micros(open.expires_at),
+    };
+    Some(match written {
+        WrittenHold::Opened(hold) => HoldChange::Opened(open(hold)),
+        WrittenHold::Extended(hold) => HoldChange::Extended(open(hold)),
+        WrittenHold::Ended { id: bytes, account, kind, held, captured, at } => {
+            HoldChange::Ended(HoldEnd {
+                id: id(bytes),
+                account: AccountId(account),
+                kind: HoldEndKind::from_code(kind)?,
+                held: Credits::from_nanos(held),
+                captured: Credits::from_nanos(captured),
+                at: Timestamp::from_micros(at),
+            })
+        }
+    })
+}
+
+fn decode(bytes: &[u8]) -> Option<Batch> {
+    let (format, bytes) = bytes.split_first()?;
+    let written: Written<'_> = postcard::from_bytes(bytes).ok().filter(|_| *format == FORMAT)?;
+    let key = |bytes| KeyId(Uuid::from_bytes(bytes));
+    let entry = |entry: WrittenEntry| {
+        Some(LedgerEntry {
+            account: AccountId(entry.account),
+            seq: entry.seq,
+            epoch: entry.epoch,
+            kind: EntryKind::from_code(entry.kind)?,
+            amount: Credits::from_nanos(entry.amount),
+            balance_after: Credits::from_nanos(entry.balance_after),
+            reference: Uuid::from_bytes(entry.reference),
+            key: entry.key.map(key),
+            day: Day(entry.day),
+            month: Month(entry.month),
+            at: Timestamp::from_micros(entry.at),
+            link: Link(entry.link),
+        })
+    };
+    let spend = |spend: WrittenSpend| {
+        let spend = KeySpend {
+            key: key(spend.key),
+            day: Day(spend.day),
+            day_spent: Credits::from_nanos(spend.day_spent),
+            month: Month(spend.month),
+            month_spent: Credits::from_nanos(spend.month_spent),
+            last_used_at: spend.last_used_at.map(Timestamp::from_micros),
+        };
+        (spend.key, spend)
+    };
+    let usage = |usage: WrittenUsage<'_>| {
+        Some(UsageRecord {
+            id: ChargeId(Uuid::from_bytes(usage.id)),
+            account: AccountId(usage.account),
+            seq: usage.seq,
+            key: key(usage.key),
+            method: usage.method.into(),
+            route: usage.route.into(),
+            upstream: usage.upstream.into(),
+            status: usage.status,
+            cost: Credits::from_nanos(usage.cost),
+            prompt_tokens: usage.prompt_tokens,
+            completion_tokens: usage.completion_tokens,
+            ending: Ending::from_code(usage.ending)?,
+            tally: Tally::from_code(usage.tally)?,
+            started_at: Timestamp::from_micros(usage.started_at),
+            latency_micros: usage.latency_micros,
+        })
+    };
+    Some(Batch {
+        entries: written.entries.into_iter().map(entry).collect::<Option<_>>()?,
+        spends: written.spends.into_iter().map(spend).collect(),
+        usage: written.usage.into_iter().map(usage).collect::<Option<_>>()?,
+        holds: written.holds.into_iter().map(read_hold).collect::<Option<_>>()?,
+        ..Batch::default()
+    })
+}
