@@ -560,19 +560,24 @@ mod tests {
 
     #[test]
     fn who_was_taken_over_writes_nothing() {
-        on_bench(10, async |bench| {
-            let one = bench.account("one").await;
-            bench.charge(one).await.unwrap();
-            // The usage record is a write of its own, and may still be on its way.
-            bench.directory.ledger.barrier().await.unwrap();
-            bench.store.take_lease(Uuid::new_v4()).await.unwrap();
-            // Nobody has told it: the transaction itself finds out.
-            assert_eq!(bench.directory.ledger.state(), WriterState::Serving);
-            assert_eq!(bench.charge(one).await, Err(WriteError::Fenced));
-            assert_eq!(bench.directory.ledger.state(), WriterState::Fenced);
-            let account = bench.store.load_account(one.0, 9).await.unwrap();
-            assert_eq!(account.balance().nanos(), 90);
-        });
+        for journal in [true, false] {
+            let settings = LedgerSettings { journal, ..LedgerSettings::default() };
+            on_bench_with(10, &settings, who_was_taken_over);
+        }
+    }
+
+    async fn who_was_taken_over(bench: Bench) {
+        let one = bench.account("one").await;
+        bench.charge(one).await.unwrap();
+        // The usage record is a write of its own, and may still be on its way.
+        bench.directory.ledger.barrier().await.unwrap();
+        bench.store.take_lease(Uuid::new_v4()).await.unwrap();
+        // Nobody has told it: the transaction itself finds out.
+        assert_eq!(bench.directory.ledger.state(), WriterState::Serving);
+        assert_eq!(bench.charge(one).await, Err(WriteError::Fenced));
+        assert_eq!(bench.directory.ledger.state(), WriterState::Fenced);
+        let account = bench.store.load_account(one.0, 9).await.unwrap();
+        assert_eq!(account.balance().nanos(), 90);
     }
 
     #[test]
@@ -639,6 +644,22 @@ mod tests {
             let account = bench.store.load_account(one.0, lease.epoch).await.unwrap();
             assert_eq!(account.balance().nanos(), 90);
             assert_eq!(bench.store.audited_journal().await.unwrap(), (0, Vec::new()));
+        });
+    }
+
+    #[test]
+    fn what_is_left_in_the_journal_is_merged_by_the_next() {
+        on_bench(10, async |bench| {
+            let one = bench.account("one").await;
+            bench.directory.ledger.barrier().await.unwrap();
+            bench.charge(one).await.unwrap();
+            // It may be in the journal alone. Whoever comes next finds it in the tables, once, however often.
+            for _ in 0..2 {
+                let lease = bench.store.take_lease(Uuid::new_v4()).await.unwrap();
+                let account = bench.store.load_account(one.0, lease.epoch).await.unwrap();
+                assert_eq!(account.balance().nanos(), 90);
+                assert_eq!(bench.store.audited_journal().await.unwrap(), (0, Vec::new()));
+            }
         });
     }
 }

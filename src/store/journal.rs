@@ -133,9 +133,9 @@ impl Store {
 
     /// Takes the journal over, after the tables.
     pub(super) async fn take_journal(&self, lease: Lease) -> Result<(), StoreError> {
+        failpoint!("takeover-journal");
         let journal = self.journal.current();
         if !is_postgres(&journal) {
-            failpoint!("takeover-journal");
             let sql = "UPDATE journal_lease SET owner = $1, epoch = $2";
             execute(&journal, sql, [lease.owner.into(), lease.epoch.into()]).await?;
         }

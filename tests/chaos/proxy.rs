@@ -1,5 +1,5 @@
 //! A proxy between the server and PostgreSQL, which drops packets, resets connections, and swallows the
-//! answers to commits.
+//! answers to commits, those of the journal included.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -95,6 +95,8 @@ async fn serve(mut client: TcpStream, socket: PathBuf, shared: Arc<Shared>) {
     };
     let (mut from_client, mut from_database) = ([0; 32_768], [0; 32_768]);
     let mut is_swallowing = false;
+    // The ledger writer's connection for the journal, on which each statement is a transaction.
+    let mut is_of_journal = false;
     let mut tick = tokio::time::interval(Duration::from_millis(5));
     loop {
         let now = mode(&shared);
@@ -115,7 +117,10 @@ async fn serve(mut client: TcpStream, socket: PathBuf, shared: Arc<Shared>) {
                     // It came, and is gone.
                     continue;
                 }
-                let is_commit = bytes.windows(12).any(|window| window == b"Q\0\0\0\x0bCOMMIT\0");
+                let has = |what: &[u8]| bytes.windows(what.len()).any(|window| window == what);
+                is_of_journal |= has(b"application_name\0polysystems journal ");
+                let is_commit = has(b"Q\0\0\0\x0bCOMMIT\0")
+                    || (is_of_journal && has(b"E\0\0\0\x09\0\0\0\0\0"));
                 if is_commit && now == Mode::CutBefore {
                     shared.commits.fetch_add(1, Ordering::SeqCst);
                     reset(&client);
