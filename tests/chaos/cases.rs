@@ -45,6 +45,10 @@ pub fn all() -> Vec<(&'static str, Case)> {
         ("outage-dropped postgres", case(|plan| outage(plan, Fault::Drop))),
         ("outage-reset postgres", case(|plan| outage(plan, Fault::Reset))),
         ("outage-disk-full sqlite", case(|plan| outage(plan, Fault::DiskFull))),
+        (
+            "outage-disk-full-without-journal sqlite",
+            case(|plan| outage(plan, Fault::DiskFullOfTables)),
+        ),
         ("swallowed-commits postgres", case(|plan| swallowed(plan, Mode::Swallow))),
         ("cut-commits postgres", case(|plan| swallowed(plan, Mode::CutBefore))),
         ("power-cut sqlite", case(power_cuts)),
@@ -342,6 +346,8 @@ enum Fault {
     Drop,
     Reset,
     DiskFull,
+    /// The same, where everything goes to the tables at once: a transaction of several statements is cut off.
+    DiskFullOfTables,
 }
 
 /// What is broken, and how it is mended.
@@ -359,7 +365,7 @@ impl Breakable {
             Fault::Freeze => self.cluster.as_ref().unwrap().signal("-STOP"),
             Fault::Drop => self.proxy.as_ref().unwrap().set(Mode::Drop),
             Fault::Reset => self.proxy.as_ref().unwrap().set(Mode::Reset),
-            Fault::DiskFull => self.disk.as_ref().unwrap().set_full(true),
+            Fault::DiskFull | Fault::DiskFullOfTables => self.disk.as_ref().unwrap().set_full(true),
         }
     }
 
@@ -368,14 +374,16 @@ impl Breakable {
             Fault::Stop | Fault::Kill => self.cluster.as_ref().unwrap().start_again(),
             Fault::Freeze => self.cluster.as_ref().unwrap().signal("-CONT"),
             Fault::Drop | Fault::Reset => self.proxy.as_ref().unwrap().set(Mode::Pass),
-            Fault::DiskFull => self.disk.as_ref().unwrap().set_full(false),
+            Fault::DiskFull | Fault::DiskFullOfTables => {
+                self.disk.as_ref().unwrap().set_full(false)
+            }
         }
     }
 }
 
 async fn outage(plan: Plan, fault: Fault) {
     let (rounds, seconds) = (plan.rounds(1, 3), plan.seconds(6, 60));
-    let (broken, database) = if fault == Fault::DiskFull {
+    let (broken, database) = if matches!(fault, Fault::DiskFull | Fault::DiskFullOfTables) {
         let database = Database::sqlite();
         let disk = Disk::new(database.folder());
         (Breakable { cluster: None, proxy: None, disk: Some(disk) }, database)
@@ -390,6 +398,9 @@ async fn outage(plan: Plan, fault: Fault) {
         settings(command);
         if let Some(disk) = &broken.disk {
             disk.under(command, database.folder());
+        }
+        if fault == Fault::DiskFullOfTables {
+            command.env("POLYSYSTEMS_LEDGER__JOURNAL", "false");
         }
     })
     .await;

@@ -111,6 +111,7 @@ fn main() {
         cfg!(feature = "failpoints"),
         "the harness needs a server with failpoints: cargo test --features failpoints, or tests/run"
     );
+    assert!(cases.iter().any(|(name, _)| is_chosen(name)), "there is no such case; --list tells");
     let (mut passed, mut failed) = (0, Vec::new());
     for (name, case) in cases.into_iter().filter(|(name, _)| is_chosen(name)) {
         println!("chaos: {name} ...");
