@@ -41,7 +41,7 @@ const BACKLOG: u32 = 4_096;
 /// How often the rate limits forget callers who have been away.
 const FORGET_SWEEPS: u64 = 60;
 /// How often usage records are looked for that need not be kept any longer.
-const FORGET_USAGE_PERIOD: Duration = Duration::from_secs(60);
+const FORGET_USAGE_PERIOD: Duration = Duration::from_mins(1);
 /// Between two pieces of them, so that paid calls hardly notice.
 const FORGET_USAGE_PAUSE: Duration = Duration::from_millis(20);
 /// How often holds are looked for that nobody owns.

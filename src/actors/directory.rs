@@ -6,8 +6,9 @@
 //!
 //! No guard of the map is ever held across an await.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use actix::{Actor as _, Addr, Arbiter, ArbiterHandle};
@@ -51,6 +52,10 @@ impl From<StoreError> for DirectoryError {
     }
 }
 
+/// Each account is visited once in so many sweeps.
+const SWEEPS_A_ROUND: usize = 32;
+/// Accounts that a sweep visits, if there are so many.
+const VISITS_MIN: usize = 10_000;
 /// How long a quarantined account is not looked at again, in sweeps.
 const QUARANTINE_SWEEPS: i64 = 10;
 
@@ -94,6 +99,7 @@ fn place(account: AccountId, threads: usize) -> Option<usize> {
 
 /// An account that is, or is about to be, in memory.
 struct Resident {
+    account: AccountId,
     actor: OnceCell<Addr<AccountActor>>,
     marks: Arc<AccountMarks>,
 }
@@ -109,6 +115,9 @@ impl Resident {
 /// See the module.
 pub struct Directory {
     residents: DashMap<AccountId, Arc<Resident>>,
+    /// The same, in the order in which the sweeps visit them: whoever was visited goes to the end. Never locked
+    /// by who looks something up in the map meanwhile.
+    round: Mutex<VecDeque<Arc<Resident>>>,
     /// Accounts whose records were found not to agree, and the tick at which that was.
     quarantined: DashMap<AccountId, i64>,
     /// How often one was found.
@@ -136,6 +145,7 @@ impl Directory {
     ) -> Self {
         Directory {
             residents: DashMap::new(),
+            round: Mutex::default(),
             quarantined: DashMap::new(),
             quarantines: AtomicU64::new(0),
             store,
@@ -213,7 +223,10 @@ impl Directory {
             return count_in(&resident);
         }
         let resident = self.residents.entry(account).or_insert_with(|| {
-            Arc::new(Resident { actor: OnceCell::new(), marks: Arc::default() })
+            let resident =
+                Arc::new(Resident { account, actor: OnceCell::new(), marks: Arc::default() });
+            self.round().push_back(Arc::clone(&resident));
+            resident
         });
         count_in(&resident)
     }
@@ -271,6 +284,16 @@ impl Directory {
         Ok(())
     }
 
+    fn round(&self) -> MutexGuard<'_, VecDeque<Arc<Resident>>> {
+        self.round.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Is it the one that is asked now?
+    fn is_resident(&self, resident: &Arc<Resident>) -> bool {
+        let found = self.residents.get(&resident.account);
+        found.is_some_and(|found| Arc::ptr_eq(&found, resident))
+    }
+
     /// Is no charge open and every write on record?
     #[must_use]
     pub fn is_quiet(&self) -> bool {
@@ -322,29 +345,42 @@ impl Directory {
     }
 
     /// Ends expired charges, and lets go of accounts that are idle, or the longest idle ones where there are
-    /// too many.
+    /// too many. Visits a part of the accounts each time, so that a million of them are not in anyone's way.
     #[expect(clippy::disallowed_methods, reason = "a dead actor has no charge left to end")]
     pub fn sweep(&self) {
         let now = self.tick.fetch_add(1, Ordering::Relaxed);
         let idle_max = i64::try_from(self.settings.idle_seconds.get()).unwrap_or(i64::MAX);
-        // Whoever asks for an account whose actor has died loads it again; of the others nobody else lets go.
-        self.residents.retain(|_, resident| !resident.is_dead_and_done());
+        let (resident, max) = (self.residents.len(), self.settings.resident_max);
+        let surplus = resident.saturating_sub(max);
+        let visits = (resident / SWEEPS_A_ROUND).max(VISITS_MIN).max(surplus.saturating_mul(2));
+        let visited: Vec<Arc<Resident>> = {
+            let mut round = self.round();
+            let visits = visits.min(round.len());
+            round.drain(..visits).collect()
+        };
         let mut idle = Vec::new();
-        for resident in &self.residents {
+        for resident in &visited {
             let marks = &resident.marks;
+            // Whoever asks for an account whose actor has died loads it again; of the others nobody else lets go.
+            let account = resident.account;
+            self.residents.remove_if(&account, |_, found| {
+                Arc::ptr_eq(found, resident) && found.is_dead_and_done()
+            });
             if marks.open_charges.load(Ordering::Acquire) > 0
                 && let Some(actor) = resident.actor.get()
             {
                 actor.do_send(ExpireCharges);
             }
             if marks.may_passivate() {
-                idle.push((marks.used_tick.load(Ordering::Relaxed), *resident.key()));
+                idle.push((marks.used_tick.load(Ordering::Relaxed), account));
             }
         }
-        let (resident, max) = (self.residents.len(), self.settings.resident_max);
         for account in to_passivate(idle, resident, max, idle_max, now) {
             self.passivate(account);
         }
+        let staying = visited.into_iter().filter(|resident| self.is_resident(resident));
+        let staying: Vec<Arc<Resident>> = staying.collect();
+        self.round().extend(staying);
         // An operator may have mended them meanwhile; if not, that is found and told again.
         self.quarantined.retain(|_, since| now.saturating_sub(*since) < QUARANTINE_SWEEPS);
     }

@@ -675,6 +675,10 @@ impl AccountState {
         let open = self.open.remove(&charge).ok_or(NotOpen)?;
 
         // Decided. From here on nothing fails.
+        if self.open.is_empty() {
+            // An empty map keeps a node of a kilobyte, and a million accounts may be in memory.
+            self.open = BTreeMap::new();
+        }
         let (kind, amount, comes_back, cost) = match (open.stake, outcome) {
             (Stake::Debited(price, _), Outcome::Delivered { .. }) => {
                 (EntryKind::Charge, Credits::ZERO, Credits::ZERO, price)

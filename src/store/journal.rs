@@ -10,6 +10,7 @@
 //! own: a takeover raises the lease of the tables first, then that of the journal, then reads the journal.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::path::PathBuf;
 
 use sea_orm::{
@@ -205,12 +206,11 @@ impl Store {
         }
         for entry in rows.iter().filter(|row| row.at > mark).flat_map(|row| &row.batch.entries) {
             entries = entries.saturating_add(1);
-            if !ends.contains_key(&entry.account) {
-                ends.insert(entry.account, end_of(&snapshot, entry.account).await?);
-            }
-            if let Some(end) = ends.get_mut(&entry.account)
-                && !end.is_followed_by(entry)
-            {
+            let end = match ends.entry(entry.account) {
+                Entry::Occupied(end) => end.into_mut(),
+                Entry::Vacant(none) => none.insert(end_of(&snapshot, entry.account).await?),
+            };
+            if !end.is_followed_by(entry) {
                 let what = format!("entry {} in the journal does not follow", entry.seq);
                 found.push((entry.account, what));
                 *end = End { seq: entry.seq, balance: entry.balance_after, link: entry.link };

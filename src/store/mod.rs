@@ -43,6 +43,9 @@ pub mod users;
 
 /// Serialises migrations of several processes that start at once on one PostgreSQL database.
 const MIGRATION_LOCK: i64 = 0x706f_6c79_0001;
+/// What a connection of SQLite keeps in memory, in KiB: a merge touches many pages again and again, a reader few.
+const WRITE_CACHE: &str = "-65536";
+const READ_CACHE: &str = "-4096";
 /// How long anyone waits for the database but the ledger writer, which has a limit of its own.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PING_MAX: Duration = Duration::from_secs(2);
@@ -176,17 +179,17 @@ impl Store {
         runtime: Handle,
     ) -> Result<Self, StoreError> {
         let folder = create_folder(url)?;
-        let connect = |url: &str, connections: u32| {
+        let connect = |url: &str, connections: u32, cache: &'static str| {
             let mut options = options(url, connections);
-            options.map_sqlx_sqlite_opts(|sqlite| {
+            options.map_sqlx_sqlite_opts(move |sqlite| {
                 sqlite
                     .journal_mode(SqliteJournalMode::Wal)
                     .synchronous(synchronous())
                     .foreign_keys(true)
                     .busy_timeout(Duration::from_secs(30))
-                    // A checkpoint halts the writer: rather seldom. 32 MiB of log, 64 MiB of cache.
+                    // A checkpoint halts the writer: rather seldom. 32 MiB of log.
                     .pragma("wal_autocheckpoint", log_pages())
-                    .pragma("cache_size", "-65536")
+                    .pragma("cache_size", cache)
             });
             options.map_sqlx_sqlite_pool_opts(|pool| {
                 pool.before_acquire(|connection, _| Box::pin(is_clean(connection)))
@@ -199,17 +202,18 @@ impl Store {
         folder.lock().map_err(|error| {
             StoreError::Unsafe(format!("cannot lock the folder of the database: {error}"))
         })?;
-        let write = connect(url, 1).await?;
+        let write = connect(url, 1, WRITE_CACHE).await?;
         assert_sqlite(&write).await?;
         migrate(&write).await?;
         journal::assert_there(&write, url).await?;
         let journal_url = journal::sqlite_url(url);
-        let journal = connect(&journal_url, 1).await?;
+        let journal = connect(&journal_url, 1, READ_CACHE).await?;
         assert_sqlite(&journal).await?;
         journal::create(&journal).await?;
         drop(folder);
-        let read = connect(url, settings.connections_max.get()).await?;
-        let journal = LaneConnection::of_sqlite(journal, connect(&journal_url, 1).await?);
+        let read = connect(url, settings.connections_max.get(), READ_CACHE).await?;
+        let journal =
+            LaneConnection::of_sqlite(journal, connect(&journal_url, 1, READ_CACHE).await?);
         let tables = LaneConnection::of_sqlite(write.clone(), read.clone());
         Ok(Store { runtime, read, write, tables, journal })
     }

@@ -375,7 +375,7 @@ impl Breakable {
             Fault::Freeze => self.cluster.as_ref().unwrap().signal("-CONT"),
             Fault::Drop | Fault::Reset => self.proxy.as_ref().unwrap().set(Mode::Pass),
             Fault::DiskFull | Fault::DiskFullOfTables => {
-                self.disk.as_ref().unwrap().set_full(false)
+                self.disk.as_ref().unwrap().set_full(false);
             }
         }
     }
