@@ -532,7 +532,7 @@ impl Default for LedgerSettings {
             batch_max: NonZeroUsize::MIN.saturating_add(1_023),
             batch_bytes_max: NonZeroUsize::MIN.saturating_add(16 * 1024 * 1024 - 1),
             journal: true,
-            merge_from: NonZeroUsize::MIN.saturating_add(1_023),
+            merge_from: NonZeroUsize::MIN.saturating_add(255),
             attempt_max_ms: NonZeroU64::MIN.saturating_add(4_999),
             commit_timeout_seconds: NonZeroU64::MIN.saturating_add(29),
         }

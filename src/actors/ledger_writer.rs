@@ -4,7 +4,7 @@
 //! tells those who wait. An attempt that takes too long is broken off and counts as unknown, so that a
 //! database that hangs is noticed like one that is gone.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use actix::{
 use tokio::sync::oneshot;
 
 use crate::config::LedgerSettings;
-use crate::domain::writer::{Attempt, Lane, Pending, Place, Task, Writer};
+use crate::domain::writer::{Attempt, Lane, Merge, Pending, Place, Task, Writer};
 use crate::domain::{AccountId, AccountMarks, Lease, Write};
 use crate::store::Store;
 
@@ -27,6 +27,8 @@ type Ticket = Option<oneshot::Sender<Result<(), WriteError>>>;
 
 /// How long nothing must come before what is in the journal is merged, however little it is.
 const REST: Duration = Duration::from_millis(10);
+/// Batches that are merged, and still in the journal, from which on they are deleted.
+const FORGET_FROM: i64 = 256;
 /// How long a reader of the tables waits for what is in the journal.
 const MERGED_MAX: Duration = Duration::from_secs(5);
 
@@ -302,7 +304,7 @@ impl LedgerWriter {
             age_max: Duration::from_millis(settings.age_max_ms.get()),
         });
         let attempt_max = Duration::from_millis(settings.attempt_max_ms.get());
-        let hands = Arc::new(Hands { store, lease, attempt_max });
+        let hands = Arc::new(Hands { store, lease, attempt_max, forgotten: AtomicI64::new(0) });
         let machine = Writer::new(settings.batch_max.get(), settings.batch_bytes_max.get());
         let machine = if settings.journal {
             machine.with_journal(settings.merge_from.get())
@@ -452,6 +454,8 @@ struct Hands {
     store: Store,
     lease: Lease,
     attempt_max: Duration,
+    /// The last batch of the journal that was deleted.
+    forgotten: AtomicI64,
 }
 
 impl Hands {
@@ -485,6 +489,9 @@ impl Hands {
                         "the tables refuse entries of the journal; `polysystems verify` tells more"
                     );
                 }
+                if result.is_ok() {
+                    self.forget(&merge).await;
+                }
                 Outcome::Merged(result)
             }
             Task::Look(batch, place) => {
@@ -503,6 +510,15 @@ impl Hands {
                 tokio::time::sleep(Duration::from_micros(micros)).await;
                 Outcome::Paused
             }
+        }
+    }
+
+    /// Deletes what is merged from the journal, now and then: it is a commit of its own.
+    async fn forget(&self, merge: &Merge) {
+        let since = merge.last.saturating_sub(self.forgotten.load(Ordering::Relaxed));
+        if since >= FORGET_FROM || merge.first == merge.last {
+            self.store.forget_merged(merge.last, self.lease).await;
+            self.forgotten.store(merge.last, Ordering::Relaxed);
         }
     }
 

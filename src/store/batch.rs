@@ -325,14 +325,13 @@ impl Table {
         Table { before, after, texts: [const { OnceLock::new() }; 11] }
     }
 
-    /// The text with room for so many rows of so many columns, and for how many it has room.
-    fn text(&self, rows: usize, columns: usize) -> (&str, usize) {
-        let capacity = rows.clamp(1, CAPACITY_MAX).next_power_of_two();
+    /// The text with room for so many rows of so many columns.
+    fn text(&self, capacity: usize, columns: usize) -> &str {
         let place = usize::try_from(capacity.trailing_zeros()).unwrap_or(0);
         let make =
             || format!("{} ({}) {}", self.before, placeholders(capacity, columns), self.after);
         let text = self.texts.get(place).map(|text| text.get_or_init(make));
-        (text.map_or("", String::as_str), capacity)
+        text.map_or("", String::as_str)
     }
 
     /// Writes the rows. All of them must be taken.
@@ -342,16 +341,26 @@ impl Table {
         rows: &[R],
         values_of: impl Fn(&R) -> [Value; N],
     ) -> Result<(), CommitError> {
-        for rows in rows.chunks(CAPACITY_MAX) {
-            let (text, capacity) = self.text(rows.len(), N);
+        let mut rest = rows;
+        while !rest.is_empty() {
+            let capacity = capacity(rest.len());
+            let (rows, others) = rest.split_at(capacity.min(rest.len()));
+            let text = self.text(capacity, N);
             let mut values = Vec::with_capacity(capacity.saturating_mul(N));
             push_rows(&mut values, rows.iter().map(&values_of), capacity);
             let statement = Statement::from_sql_and_values(DbBackend::Sqlite, text, values);
             let written = transaction.execute_raw(statement).await?.rows_affected();
             all_written(written, rows.len())?;
+            rest = others;
         }
         Ok(())
     }
+}
+
+/// The room of the text for the first of so many rows: many are taken in full texts, few in one with some room left.
+fn capacity(rows: usize) -> usize {
+    let above = rows.clamp(1, CAPACITY_MAX).next_power_of_two();
+    if above > rows && above > 64 { above / 2 } else { above }
 }
 
 static ENTRIES: Table = Table::new(

@@ -150,13 +150,16 @@ impl Store {
     /// [`CommitError`]
     pub async fn merge(&self, merge: &Merge, lease: Lease) -> Result<Vec<AccountId>, CommitError> {
         let last = (lease.epoch, merge.last);
-        let refused = merge_on(&self.tables.current(), last, &merge.batch, lease).await?;
-        self.forget_merged(last).await;
-        Ok(refused)
+        merge_on(&self.tables.current(), last, &merge.batch, lease).await
     }
 
-    /// Deletes what is merged from the journal. What cannot be deleted now is below the mark, and deleted later.
-    async fn forget_merged(&self, (epoch, number): At) {
+    /// Deletes from the journal what is merged, up to this number of the process. What cannot be deleted now is below
+    /// the mark, and deleted later.
+    pub async fn forget_merged(&self, last: i64, lease: Lease) {
+        self.forget((lease.epoch, last)).await;
+    }
+
+    async fn forget(&self, (epoch, number): At) {
         let sql = "DELETE FROM journal WHERE epoch < $1 OR (epoch = $1 AND number <= $2)";
         let journal = self.journal.current();
         if let Err(error) = execute(&journal, sql, [epoch.into(), number.into()]).await {
@@ -241,7 +244,7 @@ impl Store {
             }
             after = last;
         }
-        self.forget_merged(after).await;
+        self.forget(after).await;
         Ok(())
     }
 

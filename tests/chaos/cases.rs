@@ -248,7 +248,16 @@ async fn crash_at(
         join(tasks).await;
     }
     // What happens once a process, at its first time; else some time later.
-    let is_once = ["takeover", "release", "load", "sweep", "passivate", "register", "merge-left"];
+    let is_once = [
+        "takeover",
+        "release",
+        "load",
+        "sweep",
+        "passivate",
+        "register",
+        "merge-left",
+        "merge-deleted",
+    ];
     let skipped = if is_once.iter().any(|once| point.starts_with(once)) {
         round % 3
     } else {
