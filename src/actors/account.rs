@@ -3,7 +3,7 @@
 //! Thin. A handler asks the clock, calls [`Owner`], hands what is to be written to the ledger writer, and
 //! replies. No rule lives here.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use actix::{Actor, ActorContext as _, Addr, Context, Handler, Message};
@@ -15,16 +15,19 @@ use crate::domain::account::{NoSuchKey, Terms};
 use crate::domain::owner::{Decision, Estimate, Extension, Snapshot, TooManyKeys};
 use crate::domain::residency::InFlight;
 use crate::domain::{
-    AccountMarks, AccountState, AccountStatus, Charge, ChargeId, Credits, Decline, KeyChange,
-    KeyId, KeyState, NewKey, NewPayment, Outcome, Owner, RecordedAnswer, Settled, UsageRecord,
-    Write,
+    AccountStatus, Charge, ChargeId, Credits, Decline, KeyChange, KeyId, KeyState, NewKey,
+    NewPayment, Outcome, Owner, RecordedAnswer, Settled, Timestamp, UsageRecord, Write,
 };
 
 pub use crate::domain::owner::Record;
 
+/// An account that is loaded. Its actor is the only one that locks it, for the time of a message; without an actor it
+/// sleeps.
+pub type SharedOwner = Arc<Mutex<Owner>>;
+
 /// The actor. Made by the directory only, with its account loaded.
 pub struct AccountActor {
-    owner: Owner,
+    owner: SharedOwner,
     ledger: LedgerHandle,
     clock: Clock,
     keys_max: usize,
@@ -36,33 +39,39 @@ impl Actor for AccountActor {
 
 impl AccountActor {
     pub(super) fn new(
-        state: AccountState,
-        marks: Arc<AccountMarks>,
+        owner: SharedOwner,
         ledger: LedgerHandle,
         clock: Clock,
         keys_max: usize,
     ) -> Self {
-        AccountActor { owner: Owner::new(state, marks), ledger, clock, keys_max }
+        AccountActor { owner, ledger, clock, keys_max }
+    }
+
+    /// The owner, for the time of one message: what it decides is handed over before anyone else decides anything.
+    /// An actor that has panicked is gone, and its account is loaded anew, so nobody meets what it has left.
+    fn with<T>(&self, work: impl FnOnce(&mut Owner, Timestamp) -> T) -> T {
+        let mut owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
+        work(&mut owner, self.clock.now())
     }
 
     /// Hands a decision's write over; the receipt waits for it where the decision must.
-    fn receipt<T>(&self, decision: Decision<T>) -> Receipt<T> {
+    fn receipt<T>(&self, owner: &Owner, decision: Decision<T>) -> Receipt<T> {
         let Decision { decided, write, is_awaited } = decision;
         failpoint!("account-decided");
-        let durable = write.and_then(|write| self.hand_over(write, is_awaited));
-        self.owner.publish();
+        let durable = write.and_then(|write| self.hand_over(owner, write, is_awaited));
+        owner.publish();
         failpoint!("account-handed-over");
         Receipt { decided, durable }
     }
 
-    fn hand_over(&self, write: Write, is_awaited: bool) -> Option<Acknowledgement> {
+    fn hand_over(&self, owner: &Owner, write: Write, is_awaited: bool) -> Option<Acknowledgement> {
         let (ticket, acknowledgement) = if is_awaited {
             let (sender, receiver) = oneshot::channel();
             (Some(sender), Some(receiver))
         } else {
             (None, None)
         };
-        self.ledger.write(write, self.owner.marks(), ticket);
+        self.ledger.write(write, owner.marks(), ticket);
         acknowledgement
     }
 }
@@ -135,12 +144,15 @@ impl Handler<ChargeCall> for AccountActor {
     type Result = ();
 
     fn handle(&mut self, call: ChargeCall, _: &mut Context<Self>) {
-        let decided = self.owner.charge(&call.charge, self.clock.now());
-        if decided.is_err() {
-            // What had come back may have been confirmed: the next such call need not ask.
-            self.owner.publish();
-        }
-        reply(call.reply, decided.map(|decision| self.receipt(decision)));
+        let result = self.with(|owner, now| {
+            let decided = owner.charge(&call.charge, now);
+            if decided.is_err() {
+                // What had come back may have been confirmed: the next such call need not ask.
+                owner.publish();
+            }
+            decided.map(|decision| self.receipt(owner, decision))
+        });
+        reply(call.reply, result);
     }
 }
 
@@ -155,8 +167,11 @@ impl Handler<QuoteCall> for AccountActor {
     type Result = ();
 
     fn handle(&mut self, call: QuoteCall, _: &mut Context<Self>) {
-        let decision = self.owner.quote(&call.charge, self.clock.now());
-        reply(call.reply, Ok(self.receipt(decision)));
+        let receipt = self.with(|owner, now| {
+            let decision = owner.quote(&call.charge, now);
+            self.receipt(owner, decision)
+        });
+        reply(call.reply, Ok(receipt));
     }
 }
 
@@ -172,8 +187,11 @@ impl Handler<ExtendCall> for AccountActor {
     type Result = ();
 
     fn handle(&mut self, call: ExtendCall, _: &mut Context<Self>) {
-        let decided = self.owner.extend(call.charge, call.extension);
-        reply(call.reply, decided.map(|decision| self.receipt(decision)));
+        let result = self.with(|owner, _| {
+            let decided = owner.extend(call.charge, call.extension);
+            decided.map(|decision| self.receipt(owner, decision))
+        });
+        reply(call.reply, result);
     }
 }
 
@@ -194,10 +212,11 @@ impl Handler<SettleCall> for AccountActor {
     type Result = ();
 
     fn handle(&mut self, call: SettleCall, _: &mut Context<Self>) {
-        let now = self.clock.now();
-        let decided = self.owner.settle(call.charge, call.outcome, now, call.usage, call.record);
-        let result = decided.map_err(|_| NotOpenOrGone);
-        reply(call.reply, result.map(|decision| self.receipt(decision)));
+        let result = self.with(|owner, now| {
+            let decided = owner.settle(call.charge, call.outcome, now, call.usage, call.record);
+            decided.map_err(|_| NotOpenOrGone).map(|decision| self.receipt(owner, decision))
+        });
+        reply(call.reply, result);
     }
 }
 
@@ -211,15 +230,18 @@ impl Handler<ExpireCharges> for AccountActor {
     type Result = ();
 
     fn handle(&mut self, _: ExpireCharges, _: &mut Context<Self>) {
-        for decision in self.owner.expire(self.clock.now()) {
-            let account = self.owner.state().id();
-            tracing::warn!(%account, charge = %decision.decided, "a charge expired without an end");
-            failpoint!("sweep-expired");
-            if let Some(write) = decision.write {
-                let _ = self.hand_over(write, false);
+        self.with(|owner, now| {
+            for decision in owner.expire(now) {
+                let account = owner.state().id();
+                let charge = decision.decided;
+                tracing::warn!(%account, %charge, "a charge expired without an end");
+                failpoint!("sweep-expired");
+                if let Some(write) = decision.write {
+                    let _ = self.hand_over(owner, write, false);
+                }
             }
-        }
-        self.owner.publish();
+            owner.publish();
+        });
     }
 }
 
@@ -235,8 +257,11 @@ impl Handler<TopUp> for AccountActor {
     type Result = ();
 
     fn handle(&mut self, top_up: TopUp, _: &mut Context<Self>) {
-        let decided = self.owner.top_up(top_up.payment, top_up.answer, self.clock.now());
-        reply(top_up.reply, decided.map(|decision| self.receipt(decision)));
+        let result = self.with(|owner, now| {
+            let decided = owner.top_up(top_up.payment, top_up.answer, now);
+            decided.map(|decision| self.receipt(owner, decision))
+        });
+        reply(top_up.reply, result);
     }
 }
 
@@ -252,8 +277,11 @@ impl Handler<Refill> for AccountActor {
     type Result = ();
 
     fn handle(&mut self, refill: Refill, _: &mut Context<Self>) {
-        let decided = self.owner.refill(refill.reference, refill.to, self.clock.now());
-        reply(refill.reply, decided.map(|decision| self.receipt(decision)));
+        let result = self.with(|owner, now| {
+            let decided = owner.refill(refill.reference, refill.to, now);
+            decided.map(|decision| self.receipt(owner, decision))
+        });
+        reply(refill.reply, result);
     }
 }
 
@@ -269,8 +297,11 @@ impl Handler<AddKey> for AccountActor {
     type Result = ();
 
     fn handle(&mut self, add: AddKey, _: &mut Context<Self>) {
-        let decided = self.owner.add_key(add.key, add.answer, self.keys_max);
-        reply(add.reply, decided.map(|decision| self.receipt(decision)));
+        let result = self.with(|owner, _| {
+            let decided = owner.add_key(add.key, add.answer, self.keys_max);
+            decided.map(|decision| self.receipt(owner, decision))
+        });
+        reply(add.reply, result);
     }
 }
 
@@ -286,8 +317,11 @@ impl Handler<ChangeKey> for AccountActor {
     type Result = ();
 
     fn handle(&mut self, change: ChangeKey, _: &mut Context<Self>) {
-        let decided = self.owner.change_key(change.key, change.change);
-        reply(change.reply, decided.map(|decision| self.receipt(decision)));
+        let result = self.with(|owner, _| {
+            let decided = owner.change_key(change.key, change.change);
+            decided.map(|decision| self.receipt(owner, decision))
+        });
+        reply(change.reply, result);
     }
 }
 
@@ -302,8 +336,11 @@ impl Handler<SetStatus> for AccountActor {
     type Result = ();
 
     fn handle(&mut self, set: SetStatus, _: &mut Context<Self>) {
-        let decided = self.owner.set_status(set.status);
-        reply(set.reply, decided.map(|decision| self.receipt(decision)));
+        let result = self.with(|owner, _| {
+            let decided = owner.set_status(set.status);
+            decided.map(|decision| self.receipt(owner, decision))
+        });
+        reply(set.reply, result);
     }
 }
 
@@ -318,8 +355,11 @@ impl Handler<Look> for AccountActor {
     type Result = ();
 
     fn handle(&mut self, look: Look, _: &mut Context<Self>) {
-        let decision = self.owner.look(look.key, self.clock.now());
-        reply(look.reply, Ok(self.receipt(decision)));
+        let receipt = self.with(|owner, now| {
+            let decision = owner.look(look.key, now);
+            self.receipt(owner, decision)
+        });
+        reply(look.reply, Ok(receipt));
     }
 }
 

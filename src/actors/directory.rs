@@ -15,12 +15,12 @@ use actix::{Actor as _, Addr, Arbiter, ArbiterHandle};
 use dashmap::DashMap;
 use tokio::sync::OnceCell;
 
-use super::account::{AccountActor, AccountLease, ExpireCharges, Stop};
+use super::account::{AccountActor, AccountLease, ExpireCharges, SharedOwner, Stop};
 use super::ledger_writer::LedgerHandle;
 use crate::clock::Clock;
 use crate::config::AccountSettings;
 use crate::domain::residency::{InFlight, fair_share, to_passivate};
-use crate::domain::{AccountId, AccountMarks};
+use crate::domain::{AccountId, AccountMarks, Owner};
 use crate::store::{Store, StoreError};
 
 /// How often the directory looks for idle accounts and expired charges.
@@ -52,6 +52,8 @@ impl From<StoreError> for DirectoryError {
     }
 }
 
+/// After so many sweeps without a call an account sleeps.
+const SLEEPY_SWEEPS: i64 = 10;
 /// Each account is visited once in so many sweeps.
 const SWEEPS_A_ROUND: usize = 32;
 /// Accounts that a sweep visits, if there are so many.
@@ -100,14 +102,20 @@ fn place(account: AccountId, threads: usize) -> Option<usize> {
 /// An account that is, or is about to be, in memory.
 struct Resident {
     account: AccountId,
-    actor: OnceCell<Addr<AccountActor>>,
+    owner: OnceCell<SharedOwner>,
+    /// None while it sleeps: an actor costs more memory than what it owns. One that has died stays, and is noticed.
+    actor: Mutex<Option<Addr<AccountActor>>>,
     marks: Arc<AccountMarks>,
 }
 
 impl Resident {
+    fn actor(&self) -> MutexGuard<'_, Option<Addr<AccountActor>>> {
+        self.actor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Has its actor died, and everything it handed over met its end?
     fn is_dead_and_done(&self) -> bool {
-        let is_dead = self.actor.get().is_some_and(|actor| !actor.connected());
+        let is_dead = self.actor().as_ref().is_some_and(|actor| !actor.connected());
         is_dead && self.marks.pending_writes.load(Ordering::Acquire) == 0 && self.marks.is_merged()
     }
 }
@@ -192,14 +200,15 @@ impl Directory {
         }
         loop {
             let (resident, in_flight) = self.enter(account, in_flight_max)?;
-            let actor = if let Some(actor) = resident.actor.get() {
-                actor
+            let owner = if let Some(owner) = resident.owner.get() {
+                owner
             } else {
-                let load = resident.actor.get_or_try_init(|| self.load(account, &resident));
+                let load = resident.owner.get_or_try_init(|| self.load(account, &resident));
                 Box::pin(load).await?
             };
+            let actor = self.wake(&resident, owner)?;
             if actor.connected() && !resident.marks.is_poisoned() {
-                return Ok(AccountLease { actor: actor.clone(), in_flight });
+                return Ok(AccountLease { actor, in_flight });
             }
             tracing::warn!(%account, "an account actor is gone; loading the account again");
             Box::pin(self.replace(account, &resident)).await?;
@@ -223,20 +232,23 @@ impl Directory {
             return count_in(&resident);
         }
         let resident = self.residents.entry(account).or_insert_with(|| {
-            let resident =
-                Arc::new(Resident { account, actor: OnceCell::new(), marks: Arc::default() });
+            let resident = Arc::new(Resident {
+                account,
+                owner: OnceCell::new(),
+                actor: Mutex::default(),
+                marks: Arc::default(),
+            });
             self.round().push_back(Arc::clone(&resident));
             resident
         });
         count_in(&resident)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "the actor was started this moment")]
     async fn load(
         &self,
         account: AccountId,
         resident: &Resident,
-    ) -> Result<Addr<AccountActor>, DirectoryError> {
+    ) -> Result<SharedOwner, DirectoryError> {
         let loaded = self.store.load_account(account, self.ledger.epoch()).await;
         if let Err(StoreError::Quarantined { what, .. }) = &loaded {
             // Nothing is mended here: what is right only a person can say.
@@ -247,21 +259,35 @@ impl Directory {
             self.quarantines.fetch_add(1, Ordering::Relaxed);
             self.quarantined.insert(account, self.tick.load(Ordering::Relaxed));
         }
-        let state = loaded?;
-        let has_holds = state.open_charges() > 0;
+        Ok(Arc::new(Mutex::new(Owner::new(loaded?, Arc::clone(&resident.marks)))))
+    }
+
+    /// The account's actor, started where it sleeps.
+    #[expect(clippy::disallowed_methods, reason = "the actor was started this moment")]
+    fn wake(
+        &self,
+        resident: &Resident,
+        owner: &SharedOwner,
+    ) -> Result<Addr<AccountActor>, DirectoryError> {
+        let mut awake = resident.actor();
+        if let Some(actor) = &*awake {
+            return Ok(actor.clone());
+        }
+        let account = resident.account;
         let thread = self.threads.of(account).ok_or(DirectoryError::Unwritable)?;
-        let (marks, ledger) = (Arc::clone(&resident.marks), self.ledger.clone());
-        let actor = AccountActor::new(state, marks, ledger, self.clock.clone(), self.keys_max);
+        let (owner, ledger) = (Arc::clone(owner), self.ledger.clone());
+        let actor = AccountActor::new(owner, ledger, self.clock.clone(), self.keys_max);
         let actor = AccountActor::start_in_arbiter(&thread, move |_| actor);
         if !actor.connected() {
             tracing::error!("a thread of account actors is gone");
             self.threads.forget_that_of(account);
         }
         failpoint!("load-started");
-        if has_holds {
+        if resident.marks.open_charges.load(Ordering::Acquire) > 0 {
             // Before anyone else speaks to it: what an owner before us left open is ended.
             actor.do_send(ExpireCharges);
         }
+        *awake = Some(actor.clone());
         Ok(actor)
     }
 
@@ -367,12 +393,16 @@ impl Directory {
                 Arc::ptr_eq(found, resident) && found.is_dead_and_done()
             });
             if marks.open_charges.load(Ordering::Acquire) > 0
-                && let Some(actor) = resident.actor.get()
+                && let Some(actor) = &*resident.actor()
             {
                 actor.do_send(ExpireCharges);
             }
+            let used = marks.used_tick.load(Ordering::Relaxed);
             if marks.may_passivate() {
-                idle.push((marks.used_tick.load(Ordering::Relaxed), account));
+                idle.push((used, account));
+            }
+            if now.saturating_sub(used) >= SLEEPY_SWEEPS && resident.actor().is_some() {
+                self.put_to_sleep(account);
             }
         }
         for account in to_passivate(idle, resident, max, idle_max, now) {
@@ -383,6 +413,24 @@ impl Directory {
         self.round().extend(staying);
         // An operator may have mended them meanwhile; if not, that is found and told again.
         self.quarantined.retain(|_, since| now.saturating_sub(*since) < QUARANTINE_SWEEPS);
+    }
+
+    /// Ends an account's actor, if nothing is open on it and everything it decided is on record. What it owns stays. The
+    /// map's guard is held while that is looked at, so nobody can take a lease in between, and no message but `Stop` is
+    /// on its way.
+    fn put_to_sleep(&self, account: AccountId) {
+        let Some(resident) = self.residents.get_mut(&account) else { return };
+        // One that has died has left what it owns in the middle of something.
+        let is_alive = resident.actor().as_ref().is_some_and(Addr::connected);
+        if is_alive && resident.marks.may_sleep() {
+            stop(&resident);
+        }
+    }
+
+    /// How many accounts have an actor.
+    #[must_use]
+    pub fn awake(&self) -> usize {
+        self.residents.iter().filter(|resident| resident.actor().is_some()).count()
     }
 
     /// Lets an account go, if nothing is open on it and everything it decided is durable. The map's guard
@@ -403,7 +451,7 @@ impl Directory {
 
 #[expect(clippy::disallowed_methods, reason = "a dead actor need not be stopped")]
 fn stop(resident: &Resident) {
-    if let Some(actor) = resident.actor.get() {
+    if let Some(actor) = resident.actor().take() {
         actor.do_send(Stop);
     }
 }
@@ -557,6 +605,80 @@ mod tests {
             assert_eq!((bench.balance(one.0).await, bench.balance(two.0).await), (90, 90));
             bench.charge(one).await.unwrap();
             assert_eq!(bench.balance(one.0).await, 80);
+        });
+    }
+
+    #[test]
+    fn an_account_that_sleeps_is_as_it_was_and_is_not_loaded_again() {
+        on_bench(10, async |bench| {
+            let one = bench.account("one").await;
+            bench.charge(one).await.unwrap();
+            bench.directory.ledger.barrier().await.unwrap();
+            assert_eq!((bench.directory.len(), bench.directory.awake()), (1, 1));
+            // Whoever holds it keeps it awake.
+            let lease = bench.directory.owners_lease(one.0).await.unwrap();
+            let sweep = || (0..=SLEEPY_SWEEPS).for_each(|_| bench.directory.sweep());
+            sweep();
+            assert_eq!(bench.directory.awake(), 1);
+            drop(lease);
+            sweep();
+            assert_eq!((bench.directory.len(), bench.directory.awake()), (1, 0));
+            // What is in the database is not looked at.
+            let other = sea_orm::Database::connect(&bench.url).await.unwrap();
+            let sql = format!("UPDATE account SET balance = 1 WHERE id = {}", one.0.0);
+            other.execute_unprepared(&sql).await.unwrap();
+            assert_eq!(bench.balance(one.0).await, 90);
+            let sql = format!("UPDATE account SET balance = 90 WHERE id = {}", one.0.0);
+            other.execute_unprepared(&sql).await.unwrap();
+            bench.charge(one).await.unwrap();
+            assert_eq!(bench.balance(one.0).await, 80);
+        });
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "that nobody hears of it is what is tested")]
+    fn what_a_dead_actor_has_left_does_not_sleep() {
+        on_bench(10, async |bench| {
+            let one = bench.account("one").await;
+            bench.charge(one).await.unwrap();
+            let lease = bench.directory.owners_lease(one.0).await.unwrap();
+            lease.actor.do_send(Panic);
+            assert!(lease.look(None).await.is_err());
+            drop(lease);
+            (0..=SLEEPY_SWEEPS).for_each(|_| bench.directory.sweep());
+            // Gone, or still there as one that has died; loaded again by whoever asks.
+            assert_eq!(bench.directory.len(), bench.directory.awake());
+            bench.charge(one).await.unwrap();
+            assert_eq!(bench.balance(one.0).await, 80);
+        });
+    }
+
+    /// Calls and sweeps against one another: nothing is lost between an actor that ends and the next.
+    #[test]
+    fn no_call_is_lost_between_sleeping_and_waking() {
+        on_bench(10, async |bench| {
+            let one = bench.account("one").await;
+            for _ in 0..9 {
+                let is_charged = std::cell::Cell::new(false);
+                let call = async {
+                    bench.charge(one).await.unwrap();
+                    is_charged.set(true);
+                };
+                // As long as the call runs, and once more after it.
+                let sweeps = async {
+                    let mut was_charged = false;
+                    while !was_charged {
+                        was_charged = is_charged.get();
+                        (0..=SLEEPY_SWEEPS).for_each(|_| bench.directory.sweep());
+                        tokio::task::yield_now().await;
+                    }
+                };
+                futures_util::future::join(call, sweeps).await;
+            }
+            assert_eq!(bench.balance(one.0).await, 10);
+            bench.directory.ledger.barrier().await.unwrap();
+            let account = bench.store.load_account(one.0, 9).await.unwrap();
+            assert_eq!(account.balance().nanos(), 10);
         });
     }
 

@@ -87,6 +87,12 @@ impl AccountMarks {
         self.in_flight.load(Ordering::Acquire) == 0 && self.is_quiet() && self.is_merged()
     }
 
+    /// May its actor end? Only where nobody holds it and nothing is open or on its way; what it owns stays in memory.
+    #[must_use]
+    pub fn may_sleep(&self) -> bool {
+        self.in_flight.load(Ordering::Acquire) == 0 && self.is_quiet() && !self.is_poisoned()
+    }
+
     /// Is everything that is durable in the tables? Asked after [`AccountMarks::is_quiet`].
     #[must_use]
     pub fn is_merged(&self) -> bool {
