@@ -45,7 +45,8 @@
 //!
 //! # Invariants
 //!
-//! - *One owner for each account.* Within a process it is the account's actor, whose handlers never await.
+//! - *One owner for each account.* Within a process it is the account's actor, whose handlers never await. An
+//!   account that nobody calls sleeps: what it owns stays in memory without an actor, and nobody decides anything.
 //!   Across processes it is whoever holds the lease ([`store::lease`]): each batch checks it inside its own
 //!   transaction, so a process that was taken over can acknowledge nothing more.
 //! - *Nothing is acknowledged from memory.* There is no such mode.
