@@ -39,6 +39,9 @@ const SANDBOX: &str = "/api/hub/agents/chat";
 /// Whose accounts are called at most.
 const CALLERS_MAX: usize = 1_000_000;
 
+/// In this time every account is put to sleep that is not called.
+const ASLEEP: Duration = Duration::from_secs(50);
+
 const HELP: &str = "\
 Fills a database with accounts and their histories, and measures the server on it: start, first calls of cold accounts,
 memory for each account, throughput by the number of accounts, lists, and memory under a bound.
@@ -151,6 +154,11 @@ fn measure(plan: Plan, make: fn() -> Database) {
     let each = (after - before) / (plan.accounts - called) as f64;
     say("memory for each account, its key and what is cached", each, "bytes");
     say("memory of the process then", after / 1_048_576.0, "MiB");
+
+    // Until all of them have been visited by a sweep, and sleep.
+    std::thread::sleep(ASLEEP);
+    let each = (resident_bytes(&server) - before) / (plan.accounts - called) as f64;
+    say("the same when all of them sleep", each, "bytes");
 
     let mut counts = vec![100, 10_000, plan.accounts];
     counts.retain(|count| *count <= plan.accounts);
