@@ -12,6 +12,7 @@ mod m20261123_000002_ledger;
 mod m20261124_000003_holds;
 mod m20261124_000004_chain;
 mod m20261124_000005_journal;
+mod m20261124_000006_entries;
 
 /// Applies the migrations in order.
 pub struct Migrator;
@@ -25,6 +26,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261124_000003_holds::Migration),
             Box::new(m20261124_000004_chain::Migration),
             Box::new(m20261124_000005_journal::Migration),
+            Box::new(m20261124_000006_entries::Migration),
         ]
     }
 }

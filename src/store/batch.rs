@@ -53,14 +53,15 @@ impl From<DbErr> for CommitError {
     }
 }
 
-/// Says a database's error code that the same rows may be taken later? Any other error that the database
-/// itself gives is about the rows, and would come again for ever.
+/// Says a database's error code that the same rows may be taken later, if only a person mends it? Any other error
+/// that the database itself gives is about the rows, and would come again for ever.
 fn is_transient(code: &str) -> bool {
     // SQLSTATE classes of PostgreSQL: connection, transaction state, rollback, resources, object state,
-    // operator intervention, system error, internal error.
-    const CLASSES: [&str; 8] = ["08", "25", "40", "53", "55", "57", "58", "XX"];
-    // Primary codes of SQLite: BUSY, LOCKED, NOMEM, READONLY, INTERRUPT, IOERR, FULL, CANTOPEN, PROTOCOL.
-    const PRIMARY: [u32; 9] = [5, 6, 7, 8, 9, 10, 13, 14, 15];
+    // access and tables that are not there, operator intervention, system error, internal error.
+    const CLASSES: [&str; 9] = ["08", "25", "40", "42", "53", "55", "57", "58", "XX"];
+    // Primary codes of SQLite: ERROR (as where there is no such table), BUSY, LOCKED, NOMEM, READONLY, INTERRUPT,
+    // IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL, NOTADB.
+    const PRIMARY: [u32; 12] = [1, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 26];
     if code.len() == 5 {
         return code.get(..2).is_some_and(|class| CLASSES.contains(&class));
     }
@@ -310,6 +311,9 @@ const ROWS_POSTGRES: &str = "WITH entries AS (
     WHERE account.id = row.id AND account.seq = row.seq_before";
 
 /// The same for SQLite, table by table: a statement before and after the `VALUES` of its rows.
+///
+/// What is refused fails the transaction, so no statement need be undone by itself: with `OR FAIL` SQLite does
+/// not copy each page that a statement changes.
 struct Table {
     before: &'static str,
     after: &'static str,
@@ -364,21 +368,21 @@ fn capacity(rows: usize) -> usize {
 }
 
 static ENTRIES: Table = Table::new(
-    "INSERT INTO ledger_entry
+    "INSERT OR FAIL INTO ledger_entry
         (account_id, seq, epoch, kind, amount, balance_after, reference, key_id, day, month, at, link)
     SELECT * FROM",
     "WHERE column1 IS NOT NULL",
 );
 
 static ACCOUNTS: Table = Table::new(
-    "UPDATE account
+    "UPDATE OR FAIL account
     SET seq = row.column3, balance = row.column4, updated_at = row.column5, link = row.column6
     FROM",
     "AS row WHERE account.id = row.column1 AND account.seq = row.column2",
 );
 
 static SPENDS: Table = Table::new(
-    "INSERT INTO key_spend (key_id, day, day_spent, month, month_spent, last_used_at)
+    "INSERT OR FAIL INTO key_spend (key_id, day, day_spent, month, month_spent, last_used_at)
     SELECT * FROM",
     "WHERE column1 IS NOT NULL
     ON CONFLICT (key_id) DO UPDATE SET day = excluded.day, day_spent = excluded.day_spent,
@@ -387,7 +391,7 @@ static SPENDS: Table = Table::new(
 );
 
 static USAGE: Table = Table::new(
-    "INSERT INTO usage_record (account_id, id, seq, key_id, method, route, upstream, status, cost,
+    "INSERT OR FAIL INTO usage_record (account_id, id, seq, key_id, method, route, upstream, status, cost,
         prompt_tokens, completion_tokens, started_at, latency_micros, ending, tally)
     SELECT * FROM",
     "WHERE column1 IS NOT NULL",
@@ -596,18 +600,20 @@ mod tests {
 
     #[test]
     fn only_what_may_pass_is_tried_again() {
-        // PostgreSQL: connection, serialization, too many connections, shutdown; then what is about the rows.
-        for code in ["08006", "40001", "40P01", "53300", "57P01", "58030"] {
+        // PostgreSQL: connection, serialization, too many connections, shutdown, no right, no such table; then what is
+        // about the rows.
+        for code in ["08006", "40001", "40P01", "53300", "57P01", "58030", "42501", "42P01"] {
             assert!(is_transient(code), "{code}");
         }
-        for code in ["23505", "23514", "22021", "22003", "42703"] {
+        for code in ["23505", "23514", "22021", "22003"] {
             assert!(!is_transient(code), "{code}");
         }
-        // SQLite, primary and extended: BUSY, IOERR_FSYNC, FULL; then constraints, mismatch, a trigger's abort.
-        for code in ["5", "1034", "13"] {
+        // SQLite, primary and extended: BUSY, IOERR_FSYNC, FULL, no such table, CORRUPT; then constraints, mismatch, a
+        // trigger's abort.
+        for code in ["5", "1034", "13", "1", "11"] {
             assert!(is_transient(code), "{code}");
         }
-        for code in ["19", "2067", "1555", "275", "20", "1", "1811"] {
+        for code in ["19", "2067", "1555", "275", "20", "1811"] {
             assert!(!is_transient(code), "{code}");
         }
     }
