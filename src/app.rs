@@ -458,11 +458,14 @@ fn serve_metrics(bind: SocketAddr, app: &Data<App>) -> anyhow::Result<()> {
 
 /// Writes what is left and lets the accounts go.
 async fn finish(store: &Store, ledger: &LedgerHandle, lease: Lease) {
-    if tokio::time::timeout(Duration::from_secs(5), ledger.barrier()).await.is_err() {
-        tracing::error!("the ledger writer did not finish");
-    }
-    if let Err(error) = store.release_lease(lease).await {
-        tracing::warn!(%error, "the accounts were not given back; the next start takes them all the same");
+    match tokio::time::timeout(Duration::from_secs(5), ledger.barrier()).await {
+        Ok(Ok(())) => {
+            if let Err(error) = store.release_lease(lease).await {
+                tracing::warn!(%error, "the accounts were not given back; the next start takes them all the same");
+            }
+        }
+        // Not given back: so the next start knows that calls may be in the journal alone.
+        unfinished => tracing::error!(?unfinished, "the ledger writer did not finish"),
     }
     store.close().await;
     tracing::info!("stopped");

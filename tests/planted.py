@@ -152,7 +152,7 @@ BUGS = [
      "Ok(usize::try_from(held).is_ok())",
      unit("who_was_taken_over_writes_nothing")),
     ("the-journal-is-not-taken-over", "src/store/journal.rs",
-     "let sql = \"UPDATE journal_lease SET owner = $1, epoch = $2\";",
+     "let sql = \"UPDATE journal_lease SET owner = $1, epoch = $2 WHERE epoch < $2\";",
      "let sql = \"UPDATE journal_lease SET owner = owner WHERE $1 IS NULL AND $2 IS NULL\";",
      unit("who_was_taken_over_writes_nothing")),
     ("what-is-left-in-the-journal-is-merged-twice", "src/store/journal.rs",

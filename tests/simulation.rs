@@ -54,7 +54,7 @@ const DAY: i64 = 86_400_000_000;
 const HOLD_LIFE: i64 = 3_600_000_000;
 
 /// States that are rare, and that a run must have reached for its silence to mean anything.
-const SOMETIMES: [&str; 35] = [
+const SOMETIMES: [&str; 36] = [
     "a commit's answer was lost, and it had happened",
     "a commit's answer was lost, and it had not happened",
     "a commit whose answer was lost happened later",
@@ -87,6 +87,7 @@ const SOMETIMES: [&str; 35] = [
     "a batch was journaled",
     "something was done in both lanes at once",
     "a merge was committed",
+    "a takeover was overtaken",
     "a merge of unknown outcome had happened",
     "a merge of unknown outcome was tried again",
     "what a process had journaled was merged by the next",
@@ -533,7 +534,15 @@ impl World<'_> {
         while !self.limbo.is_empty() {
             self.end_limbo(0);
         }
-        self.tables.journal_epoch = self.tables.epoch;
+        if self.chance(10.0) {
+            // Somebody else takes both, before this one comes to the journal.
+            self.start_process();
+        }
+        if self.tables.journal_epoch > lease.epoch {
+            self.sometimes("a takeover was overtaken");
+            return;
+        }
+        self.tables.journal_epoch = lease.epoch;
         let batch_max = self.random.random_range(1..12);
         let bytes_max = if self.chance(30.0) { 1_200 } else { 1 << 20 };
         let merge_from = self.random.random_range(1..24);
@@ -842,15 +851,15 @@ impl World<'_> {
                     None
                 } else {
                     self.end_limbo_of(lease, lane);
-                    Some(self.tables.mark >= (lease.epoch, last))
+                    Some((self.tables.mark >= (lease.epoch, last)).then(Vec::new))
                 };
                 self.tell(|| format!("process {} found merged: {found:?}", lease.epoch));
                 match found {
-                    Some(true) => self.sometimes("a merge of unknown outcome had happened"),
-                    Some(false) => self.sometimes("a merge of unknown outcome was tried again"),
+                    Some(Some(_)) => self.sometimes("a merge of unknown outcome had happened"),
+                    Some(None) => self.sometimes("a merge of unknown outcome was tried again"),
                     None => {}
                 }
-                self.processes[place].writer.looked(lane, found);
+                self.processes[place].writer.looked_for_merge(found);
             }
             Task::Look(batch, place_of_batch) => {
                 let found = if self.is_down || self.chance(5.0) {

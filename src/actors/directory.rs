@@ -421,7 +421,8 @@ impl Directory {
     fn put_to_sleep(&self, account: AccountId) {
         let Some(resident) = self.residents.get_mut(&account) else { return };
         // One that has died has left what it owns in the middle of something.
-        let is_alive = resident.actor().as_ref().is_some_and(Addr::connected);
+        let is_alive = resident.actor().as_ref().is_some_and(Addr::connected)
+            && resident.owner.get().is_some_and(|owner| !owner.is_poisoned());
         if is_alive && resident.marks.may_sleep() {
             stop(&resident);
         }
@@ -736,6 +737,35 @@ mod tests {
         assert_eq!(bench.directory.ledger.state(), WriterState::Fenced);
         let account = bench.store.load_account(one.0, 9).await.unwrap();
         assert_eq!(account.balance().nanos(), 90);
+    }
+
+    /// Between the lease of the tables and that of the journal it may be paused for as long as it takes.
+    #[test]
+    fn who_was_overtaken_leaves_the_journal_alone() {
+        on_bench(10, async |bench| {
+            let before = bench.store.take_lease(Uuid::new_v4()).await.unwrap();
+            let after = bench.store.take_lease(Uuid::new_v4()).await.unwrap();
+            assert!(bench.store.take_journal(before).await.is_err());
+            assert!(bench.store.take_journal(after).await.is_err());
+            let nothing = crate::domain::Batch::default();
+            bench.store.journal(1, &nothing, after).await.unwrap();
+            assert!(bench.store.journal(1, &nothing, before).await.is_err());
+        });
+    }
+
+    /// As with a database that was restored from an older backup, beside the newer journal.
+    #[test]
+    fn an_epoch_is_above_that_of_the_journal() {
+        on_bench(10, async |bench| {
+            let first = bench.store.take_lease(Uuid::new_v4()).await.unwrap();
+            for _ in 0..5 {
+                bench.store.take_lease(Uuid::new_v4()).await.unwrap();
+            }
+            let other = sea_orm::Database::connect(&bench.url).await.unwrap();
+            other.execute_unprepared("UPDATE shard_lease SET epoch = 1").await.unwrap();
+            let next = bench.store.take_lease(Uuid::new_v4()).await.unwrap();
+            assert_eq!(next.epoch, first.epoch + 6);
+        });
     }
 
     #[test]

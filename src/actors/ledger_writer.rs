@@ -232,6 +232,10 @@ impl LedgerHandle {
     /// # Errors
     /// [`WriteError`], where it takes too long [`WriteError::Lost`].
     pub async fn merged(&self) -> Result<(), WriteError> {
+        if self.gauge.state() == WriterState::Fenced {
+            // What this process journaled last is merged by whoever took over, nobody here knows when.
+            return Err(WriteError::Fenced);
+        }
         if self.gauge.unmerged.load(Ordering::Acquire) == 0 {
             return Ok(());
         }
@@ -394,6 +398,7 @@ impl LedgerWriter {
                 }
                 Outcome::Merged(result) => writer.machine.merged(result),
                 Outcome::Looked(found) => writer.machine.looked(lane, found),
+                Outcome::LookedForMerge(found) => writer.machine.looked_for_merge(found),
                 Outcome::Sealed(attempt) => writer.machine.sealed(lane, attempt),
                 Outcome::Paused => writer.machine.paused(lane),
             }
@@ -407,6 +412,15 @@ impl LedgerWriter {
             Lane::Journal => &mut self.is_busy.0,
             Lane::Tables => &mut self.is_busy.1,
         }
+    }
+}
+
+fn report_refused<'a>(accounts: impl Iterator<Item = &'a AccountId>) {
+    for account in accounts {
+        tracing::error!(
+            alert = "account_quarantined", %account,
+            "the tables refuse entries of the journal; `polysystems verify` tells more"
+        );
     }
 }
 
@@ -445,6 +459,7 @@ enum Outcome {
     Committed(Attempt),
     Merged(Result<Vec<AccountId>, Attempt>),
     Looked(Option<bool>),
+    LookedForMerge(Option<Option<Vec<AccountId>>>),
     Sealed(Attempt),
     Paused,
 }
@@ -483,12 +498,7 @@ impl Hands {
                 let result = self.attempt(lane, self.store.merge(&merge, self.lease)).await;
                 let elapsed_us = begun.elapsed().as_micros();
                 tracing::debug!(entries = merge.batch.entries.len(), elapsed_us, "merge");
-                for account in result.iter().flatten() {
-                    tracing::error!(
-                        alert = "account_quarantined", %account,
-                        "the tables refuse entries of the journal; `polysystems verify` tells more"
-                    );
-                }
+                report_refused(result.iter().flatten());
                 if result.is_ok() {
                     self.forget(&merge).await;
                 }
@@ -499,8 +509,10 @@ impl Hands {
                 Outcome::Looked(self.look(lane, looking).await)
             }
             Task::LookMerged(last) => {
-                let looking = self.store.is_merged(last, self.lease);
-                Outcome::Looked(self.look(lane, looking).await)
+                let looking = self.store.merged_up_to(last, self.lease);
+                let found = self.look(lane, looking).await;
+                report_refused(found.iter().flatten().flatten());
+                Outcome::LookedForMerge(found)
             }
             Task::Seal(lane) => {
                 let attempt = self.attempt(lane, self.store.seal(lane, self.lease)).await;
@@ -517,16 +529,20 @@ impl Hands {
     async fn forget(&self, merge: &Merge) {
         let since = merge.last.saturating_sub(self.forgotten.load(Ordering::Relaxed));
         if since >= FORGET_FROM || merge.first == merge.last {
-            self.store.forget_merged(merge.last, self.lease).await;
+            let deleting = self.store.forget_merged(merge.last, self.lease);
+            if tokio::time::timeout(self.attempt_max, deleting).await.is_err() {
+                tracing::warn!("what is merged was not deleted from the journal in time");
+                self.store.renew_connection(Lane::Journal).await;
+            }
             self.forgotten.store(merge.last, Ordering::Relaxed);
         }
     }
 
-    async fn look(
+    async fn look<O: std::fmt::Debug>(
         &self,
         lane: Lane,
-        looking: impl Future<Output = Result<bool, crate::store::StoreError>>,
-    ) -> Option<bool> {
+        looking: impl Future<Output = Result<O, crate::store::StoreError>>,
+    ) -> Option<O> {
         let found = match tokio::time::timeout(self.attempt_max, looking).await {
             Ok(Ok(found)) => Some(found),
             Ok(Err(error)) => {

@@ -197,15 +197,16 @@ impl Batch {
         merged
     }
 
-    /// The part of it that is one account's.
+    /// The part of it that is these accounts'.
     #[must_use]
-    pub fn of_account(&self, account: AccountId) -> Self {
+    pub fn part_of(&self, accounts: &BTreeSet<AccountId>) -> Self {
+        let is_theirs = |account: AccountId| accounts.contains(&account);
         let entries: Vec<LedgerEntry> =
-            self.entries.iter().filter(|entry| entry.account == account).copied().collect();
+            self.entries.iter().filter(|entry| is_theirs(entry.account)).copied().collect();
         let usage: Vec<UsageRecord> =
-            self.usage.iter().filter(|usage| usage.account == account).cloned().collect();
+            self.usage.iter().filter(|usage| is_theirs(usage.account)).cloned().collect();
         let holds: Vec<HoldChange> =
-            self.holds.iter().filter(|change| change.account() == account).copied().collect();
+            self.holds.iter().filter(|change| is_theirs(change.account())).copied().collect();
         let keys = entries.iter().filter_map(|entry| entry.key);
         let keys = keys.chain(usage.iter().map(|usage| usage.key));
         let spends = keys.filter_map(|key| Some((key, *self.spends.get(&key)?))).collect();

@@ -123,7 +123,7 @@ pub enum Task {
     /// Merge batches of the journal into the tables, in one transaction that checks the lease and notes how far the
     /// journal is merged; then [`Writer::merged`].
     Merge(Merge),
-    /// Look whether the journal of this process is merged up to this number; then [`Writer::looked`].
+    /// Look whether the journal of this process is merged up to this number; then [`Writer::looked_for_merge`].
     LookMerged(i64),
     /// Make one more write durable, so that everything committed before it in the lane is as durable; then
     /// [`Writer::sealed`].
@@ -239,6 +239,8 @@ pub struct Writer<T> {
     next_number: i64,
     /// From how many writes in the journal on they are merged; without it there is no journal.
     merge_from: Option<usize>,
+    /// How many writes are merged in one transaction at most, or one batch.
+    merge_max: usize,
     /// Has nothing come for a while?
     is_rested: bool,
     /// Those to be told.
@@ -271,6 +273,7 @@ impl<T> Writer<T> {
             unmerged: 0,
             next_number: 1,
             merge_from: None,
+            merge_max: usize::MAX,
             is_rested: false,
             ended: Vec::new(),
             batch_max: batch_max.max(1),
@@ -284,7 +287,8 @@ impl<T> Writer<T> {
     /// ([`Writer::rested`]), or where something waits for it.
     #[must_use]
     pub fn with_journal(self, merge_from: usize) -> Self {
-        Writer { merge_from: Some(merge_from.max(1)), ..self }
+        let from = merge_from.max(1);
+        Writer { merge_from: Some(from), merge_max: from.saturating_mul(MERGES_AT_ONCE), ..self }
     }
 
     /// Takes a write. Whoever hands it over has counted it in `pending_writes`.
@@ -410,6 +414,8 @@ impl<T> Writer<T> {
         match result {
             Ok(refused) => {
                 self.tables.is_unavailable = false;
+                let most = self.merge_from.unwrap_or(0).saturating_mul(MERGES_AT_ONCE);
+                self.merge_max = self.merge_max.saturating_mul(2).min(most);
                 self.finish_merge(&refused);
             }
             Err(Attempt::Fenced) => {
@@ -449,18 +455,33 @@ impl<T> Writer<T> {
         self.unmerged = 0;
     }
 
-    /// What [`Task::Look`] or [`Task::LookMerged`] found: is it so? `None` where the database did not answer.
+    /// What [`Task::LookMerged`] found: which accounts' entries the tables have refused, where it is merged.
+    /// `None` where the database did not answer.
+    pub fn looked_for_merge(&mut self, found: Option<Option<Vec<AccountId>>>) {
+        let Some(current) = self.tables.asked(Step::Look) else { return };
+        match found {
+            Some(Some(refused)) => self.finish_merge(&refused),
+            // Perhaps it was too much to be done in time.
+            Some(None) => {
+                current.pause_before(Step::Commit);
+                let Work::Merge(Merge { last, .. }) = current.work else { return };
+                let tried = self.backlog.iter().take_while(|journaled| journaled.number <= last);
+                let tried: usize = tried.map(|journaled| journaled.marks.len()).sum();
+                self.merge_max = (tried / 2).max(1);
+                let (merge, batch) = (self.next_merge(), &mut self.tables.current);
+                if let (Some(merge), Some(current)) = (merge, batch) {
+                    current.batch = Arc::clone(&merge.batch);
+                    current.work = Work::Merge(merge);
+                }
+            }
+            None => current.pause_before(Step::Look),
+        }
+    }
+
+    /// What [`Task::Look`] found: is it there? `None` where the database did not answer.
     pub fn looked(&mut self, lane: Lane, found: Option<bool>) {
         let work = self.lane(lane);
         let Some(current) = work.asked(Step::Look) else { return };
-        if matches!(current.work, Work::Merge(_)) {
-            match found {
-                Some(true) => self.finish_merge(&[]),
-                Some(false) => current.pause_before(Step::Commit),
-                None => current.pause_before(Step::Look),
-            }
-            return;
-        }
         match (found, current.fault) {
             (Some(true), _) => current.go(Step::Seal),
             // Not found, but it would not be found either way.
@@ -600,7 +621,14 @@ impl<T> Writer<T> {
 
     /// Begins to merge what is in the journal, if anything is.
     fn begin_merge(&mut self) -> bool {
-        let most = self.merge_from.unwrap_or(0).saturating_mul(MERGES_AT_ONCE);
+        let Some(merge) = self.next_merge() else { return false };
+        let batch = Arc::clone(&merge.batch);
+        self.tables.current = Some(Current::of(Work::Merge(merge), Vec::new(), batch));
+        true
+    }
+
+    /// As much of the journal as is merged at once.
+    fn next_merge(&self) -> Option<Merge> {
         let mut count: usize = 0;
         let taken: Vec<&Journaled> = self
             .backlog
@@ -608,14 +636,12 @@ impl<T> Writer<T> {
             .take_while(|journaled| {
                 let before = count;
                 count = count.saturating_add(journaled.marks.len());
-                before < most
+                before < self.merge_max
             })
             .collect();
-        let (Some(first), Some(last)) = (taken.first(), taken.last()) else { return false };
+        let (first, last) = (taken.first()?, taken.last()?);
         let batch = Arc::new(Batch::merged(taken.iter().map(|journaled| &*journaled.batch)));
-        let merge = Merge { first: first.number, last: last.number, batch: Arc::clone(&batch) };
-        self.tables.current = Some(Current::of(Work::Merge(merge), Vec::new(), batch));
-        true
+        Some(Merge { first: first.number, last: last.number, batch })
     }
 
     fn finish(&mut self, lane: Lane, result: Result<(), WriteError>) {
@@ -788,7 +814,10 @@ impl<T> Current<T> {
 mod tests {
     use super::*;
     use crate::domain::batch::Change;
-    use crate::domain::ids::KeyId;
+    use crate::domain::ids::{ChargeId, KeyId};
+    use crate::domain::money::Credits;
+    use crate::domain::usage::{Ending, Tally, UsageRecord};
+    use crate::domain::window::Timestamp;
 
     /// A key that is revoked: a change without a trace of its own.
     fn change(account: i64) -> Write {
@@ -856,5 +885,55 @@ mod tests {
             }
             assert_eq!(writer.take_ended(), vec![(1, Err(WriteError::Lost))]);
         }
+    }
+
+    /// What a call leaves that moves no money.
+    fn usage(account: i64) -> Write {
+        let usage = UsageRecord {
+            id: ChargeId(uuid::Uuid::from_u128(1)),
+            account: AccountId(account),
+            seq: None,
+            key: KeyId(uuid::Uuid::from_u128(1)),
+            method: "GET".into(),
+            route: "/".into(),
+            upstream: "sandbox".into(),
+            status: 200,
+            cost: Credits::ZERO,
+            prompt_tokens: 0,
+            completion_tokens: 0,
+            ending: Ending::Completed,
+            tally: Tally::Reported,
+            started_at: Timestamp::from_micros(0),
+            latency_micros: 0,
+        };
+        Write { usage: Some(usage), ..Write::nothing(AccountId(account)) }
+    }
+
+    #[test]
+    fn a_merge_that_takes_too_long_is_tried_with_less() {
+        let mut writer = Writer::new(1, 1_000_000).with_journal(4);
+        let marks = Arc::new(AccountMarks::default());
+        for ticket in 0..4 {
+            gather(&mut writer, usage(1), &marks, ticket);
+            assert!(matches!(writer.next_task(), Some(Task::Commit(_, Place::Journal(_)))));
+            writer.committed(Lane::Journal, Attempt::Durable);
+        }
+        for last in [4, 2, 1, 1] {
+            let Some(Task::Merge(merge)) = writer.next_task() else { panic!("no merge") };
+            assert_eq!((merge.first, merge.last), (1, last));
+            assert_eq!(merge.batch.usage.len(), usize::try_from(last).unwrap());
+            writer.merged(Err(Attempt::Unknown));
+            assert!(matches!(writer.next_task(), Some(Task::LookMerged(looked)) if looked == last));
+            writer.looked_for_merge(Some(None));
+            assert!(matches!(writer.next_task(), Some(Task::Pause(Lane::Tables, _))));
+            writer.paused(Lane::Tables);
+        }
+        // Found merged after all, and what it was refused is known.
+        let Some(Task::Merge(_)) = writer.next_task() else { panic!("no merge") };
+        writer.merged(Err(Attempt::Unknown));
+        assert!(matches!(writer.next_task(), Some(Task::LookMerged(1))));
+        writer.looked_for_merge(Some(Some(vec![AccountId(1)])));
+        assert!(marks.is_poisoned());
+        assert_eq!(writer.unmerged(), 3);
     }
 }

@@ -9,8 +9,8 @@
 //! For PostgreSQL the journal is a table beside the others, for SQLite a file beside the database, with a lease of its
 //! own: a takeover raises the lease of the tables first, then that of the journal, then reads the journal.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use sea_orm::{
@@ -45,14 +45,26 @@ struct JournalRow {
     batch: Batch,
 }
 
-/// The file of the journal of a SQLite database.
+/// The file of the journal of a SQLite database: `x.journal.db` beside `x.db`. No two databases have the same.
 fn journal_file(url: &str) -> PathBuf {
-    sqlite_file(url).with_extension("journal.db")
+    let file = sqlite_file(url);
+    if file.extension().is_some_and(|extension| extension == "db") {
+        return file.with_extension("journal.db");
+    }
+    let mut name = file.file_name().unwrap_or_default().to_owned();
+    name.push("-journal.db");
+    file.with_file_name(name)
 }
 
 /// Where the journal of a SQLite database is.
 pub(super) fn sqlite_url(url: &str) -> String {
     format!("sqlite://{}?mode=rwc", journal_file(url).display())
+}
+
+/// Had whoever opened the SQLite database before a journal?
+pub(super) async fn is_migrated(tables: &DatabaseConnection) -> Result<bool, StoreError> {
+    let sql = "SELECT COUNT(*) FROM sqlite_master WHERE name = $1";
+    Ok(count(tables, sql, ["journal_mark".into()]).await? > 0)
 }
 
 /// Refuses to go on where the file of the journal is gone that the last process left with calls in it.
@@ -132,13 +144,27 @@ impl Store {
         }
     }
 
+    /// The last epoch in which the journal of SQLite was taken over: higher than that of the tables where those are
+    /// of an older backup.
+    pub(super) async fn journal_epoch(&self) -> Result<i64, StoreError> {
+        let journal = self.journal.current();
+        if is_postgres(&journal) {
+            return Ok(0);
+        }
+        let rows = query(&journal, "SELECT epoch FROM journal_lease", []).await?;
+        Ok(rows.first().map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or(0))
+    }
+
     /// Takes the journal over, after the tables.
-    pub(super) async fn take_journal(&self, lease: Lease) -> Result<(), StoreError> {
+    pub(crate) async fn take_journal(&self, lease: Lease) -> Result<(), StoreError> {
         failpoint!("takeover-journal");
         let journal = self.journal.current();
         if !is_postgres(&journal) {
-            let sql = "UPDATE journal_lease SET owner = $1, epoch = $2";
-            execute(&journal, sql, [lease.owner.into(), lease.epoch.into()]).await?;
+            // Somebody who took the tables over after this process may have been here before it.
+            let sql = "UPDATE journal_lease SET owner = $1, epoch = $2 WHERE epoch < $2";
+            if execute(&journal, sql, [lease.owner.into(), lease.epoch.into()]).await? == 0 {
+                return Err(CommitError::Fenced.into());
+            }
         }
         Ok(())
     }
@@ -156,16 +182,7 @@ impl Store {
     /// Deletes from the journal what is merged, up to this number of the process. What cannot be deleted now is below
     /// the mark, and deleted later.
     pub async fn forget_merged(&self, last: i64, lease: Lease) {
-        self.forget((lease.epoch, last)).await;
-    }
-
-    async fn forget(&self, (epoch, number): At) {
-        let sql = "DELETE FROM journal WHERE epoch < $1 OR (epoch = $1 AND number <= $2)";
-        let journal = self.journal.current();
-        if let Err(error) = execute(&journal, sql, [epoch.into(), number.into()]).await {
-            tracing::warn!(%error, "what is merged was not deleted from the journal");
-        }
-        failpoint!("merge-deleted");
+        forget(&self.journal.current(), (lease.epoch, last)).await;
     }
 
     /// Is a batch in the journal?
@@ -175,13 +192,25 @@ impl Store {
         Ok(count(&self.journal.committed(), sql, values).await? > 0)
     }
 
-    /// Is the journal of this process merged up to this number? Asked after a merge of unknown outcome.
+    /// Which accounts' entries have the tables refused, if the journal of this process is merged up to this number?
+    /// Asked after a merge of unknown outcome.
     ///
     /// # Errors
     /// [`StoreError`] where the database still does not answer.
-    pub async fn is_merged(&self, last: i64, lease: Lease) -> Result<bool, StoreError> {
+    pub async fn merged_up_to(
+        &self,
+        last: i64,
+        lease: Lease,
+    ) -> Result<Option<Vec<AccountId>>, StoreError> {
         self.wait_for_other_sessions(Lane::Tables).await?;
-        Ok(mark(&self.tables.committed()).await? >= (lease.epoch, last))
+        let tables = self.tables.committed();
+        if mark(&tables).await? < (lease.epoch, last) {
+            return Ok(None);
+        }
+        let sql = "SELECT account_id FROM journal_refused WHERE epoch = $1 AND number = $2";
+        let rows = query(&tables, sql, [lease.epoch.into(), last.into()]).await?;
+        let account = |row: &sea_orm::QueryResult| Ok(AccountId(row.try_get_by_index(0)?));
+        rows.iter().map(account).collect::<Result<_, StoreError>>().map(Some)
     }
 
     /// What the journal says that the tables do not yet: how many entries, and which accounts' entries do not follow
@@ -227,9 +256,12 @@ impl Store {
     pub(super) async fn merge_left(&self, lease: Lease) -> Result<(), StoreError> {
         failpoint!("merge-left");
         self.merge_refused(lease).await?;
+        // The writer's own connection is for the writer's thread to open.
+        let is_postgres = is_postgres(&self.write);
+        let journal = if is_postgres { self.write.clone() } else { self.journal.current() };
         let mut after = mark(&self.write).await?;
         loop {
-            let rows = rows_after(&self.journal.current(), after, PAGE).await?;
+            let rows = rows_after(&journal, after, PAGE).await?;
             let Some(first) = rows.first() else { break };
             // A batch's holds are of the epoch in which it was written.
             let of_epoch: Vec<&JournalRow> =
@@ -244,7 +276,7 @@ impl Store {
             }
             after = last;
         }
-        self.forget(after).await;
+        forget(&journal, after).await;
         Ok(())
     }
 
@@ -328,10 +360,26 @@ async fn merge_on(
         Ok(()) => Ok(Vec::new()),
         Err(CommitError::Refused(reason)) => {
             tracing::warn!(reason, "the tables refuse a merge; trying each account by itself");
+            let accounts: Vec<AccountId> = batch.account_ids().into_iter().collect();
             let mut refused = Vec::new();
-            for account in batch.account_ids() {
-                if is_refused(connection, last.0, &batch.of_account(account), lease).await? {
-                    refused.push(account);
+            let mut parts: Vec<&[AccountId]> = vec![&accounts];
+            while let Some(part) = parts.pop() {
+                // The whole is known to be refused. Halves: nearly all of them are taken.
+                let is_whole = part.len() == accounts.len() && part.len() > 1;
+                if !is_whole
+                    && !is_refused(
+                        connection,
+                        last.0,
+                        &batch.part_of(&part.iter().copied().collect()),
+                        lease,
+                    )
+                    .await?
+                {
+                    continue;
+                }
+                match part {
+                    [account] => refused.push(*account),
+                    _ => parts.extend(<[_; 2]>::from(part.split_at(part.len() / 2))),
                 }
             }
             merge_all(connection, last, batch, &refused, lease).await?;
@@ -355,15 +403,14 @@ async fn merge_all(
     if refused.is_empty() {
         write(&transaction, epoch, batch).await?;
     } else {
-        let parts = batch.account_ids().into_iter();
-        let parts = parts.filter(|account| !refused.contains(account));
-        let parts: Vec<Batch> = parts.map(|account| batch.of_account(account)).collect();
-        write(&transaction, epoch, &Batch::merged(&parts)).await?;
+        let mut taken = batch.account_ids();
+        taken.retain(|account| !refused.contains(account));
+        write(&transaction, epoch, &batch.part_of(&taken)).await?;
     }
     for account in refused {
         let sql = "INSERT INTO journal_refused (epoch, number, account_id, writes)
             VALUES ($1, $2, $3, $4)";
-        let writes = encode(&batch.of_account(*account))?;
+        let writes = encode(&batch.part_of(&BTreeSet::from([*account])))?;
         let values = [epoch.into(), number.into(), account.0.into(), writes.into()];
         execute(&transaction, sql, values).await?;
     }
@@ -423,6 +470,14 @@ async fn is_refused(
         Err(CommitError::Refused(_)) => Ok(true),
         Err(error) => Err(error),
     }
+}
+
+async fn forget(journal: &DatabaseConnection, (epoch, number): At) {
+    let sql = "DELETE FROM journal WHERE epoch < $1 OR (epoch = $1 AND number <= $2)";
+    if let Err(error) = execute(journal, sql, [epoch.into(), number.into()]).await {
+        tracing::warn!(%error, "what is merged was not deleted from the journal");
+    }
+    failpoint!("merge-deleted");
 }
 
 /// How far the journal is merged.

@@ -34,17 +34,17 @@ impl Store {
     async fn raise_epoch(&self, owner: Uuid) -> Result<Lease, StoreError> {
         self.run(move |store| async move {
             failpoint!("takeover-before");
+            let journal_epoch = store.journal_epoch().await?;
             let transaction = begin_write(&store.write).await?;
             if is_postgres(&transaction) {
                 let lock = format!("SELECT pg_advisory_xact_lock({LEASE_LOCK})");
                 transaction.execute_unprepared(&lock).await?;
             }
             let backend = transaction.get_database_backend();
-            let raise = "UPDATE shard_lease
-                SET owner = $1, epoch = (SELECT MAX(epoch) + 1 FROM shard_lease)";
-            transaction
-                .execute_raw(Statement::from_sql_and_values(backend, raise, [owner.into()]))
-                .await?;
+            let raise = "UPDATE shard_lease SET owner = $1, epoch = 1 +
+                (SELECT CASE WHEN MAX(epoch) < $2 THEN $2 ELSE MAX(epoch) END FROM shard_lease)";
+            let values = [owner.into(), journal_epoch.into()];
+            transaction.execute_raw(Statement::from_sql_and_values(backend, raise, values)).await?;
             let read = Statement::from_string(backend, "SELECT MAX(epoch) FROM shard_lease");
             let row = transaction.query_one_raw(read).await?;
             let epoch = match row {
