@@ -55,7 +55,8 @@ Options:
     --rounds N        how often the throughput is measured (5)
     --seconds N       how long each time (3)
     --bound N         accounts in memory at most, in the last part (100000)
-    --bounded N       how long that part lasts, in seconds (60)";
+    --bounded N       how long that part lasts, in seconds (60)
+    --only-bounded    nothing but that part: for more accounts than the memory takes";
 
 #[derive(Clone, Copy)]
 struct Plan {
@@ -65,6 +66,7 @@ struct Plan {
     time: Duration,
     bound: usize,
     bounded: Duration,
+    is_only_bounded: bool,
 }
 
 fn main() {
@@ -75,6 +77,7 @@ fn main() {
         time: Duration::from_secs(3),
         bound: 100_000,
         bounded: Duration::from_mins(1),
+        is_only_bounded: false,
     };
     let mut kind = None;
     let mut arguments = std::env::args().skip(1);
@@ -88,6 +91,7 @@ fn main() {
             "--seconds" => plan.time = Duration::from_secs(number(value()) as u64),
             "--bound" => plan.bound = number(value()),
             "--bounded" => plan.bounded = Duration::from_secs(number(value()) as u64),
+            "--only-bounded" => plan.is_only_bounded = true,
             "--database" => kind = Some(value()),
             "--help" | "-h" => return println!("{HELP}"),
             "--bench" => {}
@@ -118,6 +122,9 @@ fn measure(plan: Plan, make: fn() -> Database) {
         begun.elapsed().as_secs_f64()
     );
 
+    if plan.is_only_bounded {
+        return bounded(plan, &database, &keys);
+    }
     // Nothing is passivated for being idle while this runs.
     let all = (plan.accounts + 1_000).to_string();
     let settings = [

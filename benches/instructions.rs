@@ -1,0 +1,298 @@
+//! How many instructions the parts of a paid call take, which neither a busy machine nor its clock changes: a slower
+//! way is seen where a timed test would only guess.
+//!
+//! `cargo bench --bench instructions` runs each case under valgrind and compares it with `benches/instructions.txt`;
+//! it fails where one takes more than a tenth more. `-- --record` writes that file anew. Another compiler makes other
+//! code: then the counts are shown, and nothing is compared.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    clippy::indexing_slicing,
+    reason = "a measurement that fails by a panic has said so"
+)]
+
+use std::collections::BTreeMap;
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+
+use actix::{Arbiter, System};
+use actix_web::http::Method;
+use actix_web::http::header::HeaderMap;
+use futures_util::future::join_all;
+use polysystems::actors::LedgerWriter;
+use polysystems::actors::directory::ActorThreads;
+use polysystems::app;
+use polysystems::clock::Clock;
+use polysystems::config::{DatabaseSettings, Settings};
+use polysystems::domain::api_key::{ApiKey, Pepper};
+use polysystems::domain::{
+    AccountId, AccountState, AccountStatus, Batch, Bounds, Charge, ChargeId, Credits, Ending,
+    Environment, KeyId, KeyState, Link, Outcome, Owner, Price, SpendingLimits, StoredAccount,
+    Tally, Timestamp, UsageRecord, Write,
+};
+use polysystems::pipeline::{self, Arrival};
+use polysystems::store::Store;
+use polysystems::tokens;
+use polysystems::upstream::Group;
+use uuid::Uuid;
+
+#[path = "load/seed.rs"]
+mod seed;
+#[path = "support/mod.rs"]
+#[expect(dead_code, reason = "shared with the end-to-end benchmarks")]
+mod support;
+
+use support::database::Database;
+
+const RECORD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.txt");
+const NOW: Timestamp = Timestamp::from_micros(1_705_320_000_000_000);
+const COST: Credits = Credits::from_nanos(2_260_000);
+const HELP: &str = "cargo bench --bench instructions [-- --record]
+
+  --record   write benches/instructions.txt anew";
+
+/// A case: its name, how often it is done, by how much it may grow (in percent), and what does it so many times.
+type Case = (&'static str, u64, u64, fn(u64));
+
+const CASES: [Case; 8] = [
+    ("charge and settle, fixed price", 10_000, 10, |times| charge(times, Price::Fixed(COST))),
+    ("charge and settle, hold", 10_000, 10, |times| {
+        charge(times, Price::UpTo(Bounds::whole(COST, Credits::from_nanos(12_770_000))));
+    }),
+    ("key: parse and digest", 10_000, 10, key),
+    ("price of a route", 10_000, 10, route),
+    ("tokens of a short prompt", 10_000, 10, tokens_of_prompt),
+    ("batch of 64 paid calls", 500, 10, batch),
+    // These run on several threads, which take turns as they come.
+    ("pipeline: paid call, on record in SQLite", 4_000, 15, |times| whole(times, true)),
+    ("pipeline: bad checksum", 4_000, 15, |times| whole(times, false)),
+];
+
+fn account() -> (AccountState, KeyId) {
+    let limit = Some(Credits::MAX);
+    let limits = SpendingLimits { per_request: limit, daily: limit, monthly: limit };
+    let key = KeyId(Uuid::from_u128(1));
+    let stored = StoredAccount {
+        id: AccountId(1),
+        environment: Environment::Live,
+        status: AccountStatus::Open,
+        balance: Credits::MAX,
+        seq: 0,
+        link: Link::START,
+    };
+    (AccountState::load(stored, 1, vec![KeyState::new(key, limits)], &[]), key)
+}
+
+fn order(number: u64, key: KeyId, price: Price) -> Charge {
+    let id = ChargeId(Uuid::from_u128(number.into()));
+    Charge { id, key, price, expires_at: NOW, is_durable: false }
+}
+
+fn charge(times: u64, price: Price) {
+    let (mut account, key) = account();
+    for number in 0..times {
+        let order = order(number, key, price);
+        account.charge(black_box(&order), NOW).unwrap();
+        black_box(account.settle(order.id, Outcome::Delivered { cost: COST }, NOW).unwrap());
+    }
+}
+
+fn key(times: u64) {
+    let key = ApiKey::from_symbols(Environment::Live, [7; 30]);
+    let pepper = Pepper::new(&[7; 32]).unwrap();
+    for _ in 0..times {
+        let Ok(key) = ApiKey::parse(black_box(key.expose())) else { panic!("not a key") };
+        black_box(key.digest(&pepper));
+    }
+}
+
+fn route(times: u64) {
+    let prices = Settings::default().price_list().unwrap();
+    for _ in 0..times {
+        black_box(prices.find(black_box("POST"), black_box("/api/hub/agents/chat")).unwrap());
+    }
+}
+
+fn tokens_of_prompt(times: u64) {
+    let vocabulary = tokens::vocabulary(None);
+    for _ in 0..times {
+        black_box(tokens::count(vocabulary, black_box("Hello! How are you today?")));
+    }
+}
+
+fn batch(times: u64) {
+    let (state, key) = account();
+    let mut owner = Owner::new(state, Arc::default());
+    for round in 0..times {
+        let mut writes: Vec<Write> = Vec::new();
+        for number in 0..64 {
+            let order = order(round * 64 + number, key, Price::Fixed(COST));
+            writes.extend(owner.charge(&order, NOW).unwrap().write);
+            let usage = Some(usage(key, order.id));
+            let outcome = Outcome::Delivered { cost: COST };
+            writes.extend(owner.settle(order.id, outcome, NOW, usage, None).unwrap().write);
+        }
+        black_box(Batch::of(&writes));
+    }
+}
+
+fn usage(key: KeyId, id: ChargeId) -> UsageRecord {
+    UsageRecord {
+        id,
+        account: AccountId(1),
+        seq: None,
+        key,
+        method: "POST".into(),
+        route: "/api/hub/agents/chat".into(),
+        upstream: "sandbox".into(),
+        status: 200,
+        cost: COST,
+        prompt_tokens: 9,
+        completion_tokens: 17,
+        ending: Ending::Completed,
+        tally: Tally::Reported,
+        started_at: NOW,
+        latency_micros: 100,
+    }
+}
+
+fn arrival(key: &str) -> Box<Arrival> {
+    Box::new(Arrival {
+        id: ChargeId(Uuid::now_v7()),
+        group: Group::Hub,
+        method: Method::POST,
+        path: "/api/hub/agents/chat".into(),
+        query: None,
+        credential: Some(key.into()),
+        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        headers: HeaderMap::new(),
+        body: r#"{"messages": [{"role": "user", "content": "Hello!"}]}"#.into(),
+        idempotency_key: None,
+        running: None,
+        client_left: None,
+        at: Clock::System.now(),
+    })
+}
+
+/// Calls through the pipeline, 32 at once.
+fn whole(times: u64, is_valid: bool) {
+    let database = Database::sqlite();
+    let keys = seed::accounts(&database, "paid", 10, Credits::from_nanos(1_000_000_000_000_000));
+    let runtime = app::database_runtime().unwrap();
+    System::new().block_on(async {
+        let connecting = DatabaseSettings::default();
+        let handle = runtime.handle().clone();
+        let store = Store::open(&connecting, database.url(), handle).await.unwrap();
+        let lease = store.take_lease(Uuid::new_v4()).await.unwrap();
+        let arbiter = Arbiter::new();
+        let mut settings = Settings { data_dir: database.folder().into(), ..Settings::default() };
+        settings.rate_limit.enabled = false;
+        let ledger = LedgerWriter::start(&arbiter, store.clone(), lease, &settings.ledger);
+        let (clock, threads) = (Clock::System, ActorThreads::default());
+        threads.add_this();
+        let gateway = app::gateway(&settings, &clock, &store, &ledger, &threads).unwrap();
+        let client = polysystems::upstream::client(&settings.upstreams).unwrap();
+        let mut keys = keys.iter().cycle();
+        for _ in 0..times / 32 {
+            let calls = keys.by_ref().take(32).map(|key| {
+                let key = if is_valid { key.clone() } else { key.replace('_', "-") };
+                pipeline::serve(Arc::clone(&gateway), client.clone(), arrival(&key))
+            });
+            let served = join_all(calls).await;
+            assert!(served.iter().all(|served| served.result.is_ok() == is_valid));
+        }
+        ledger.barrier().await.unwrap();
+    });
+}
+
+/// The instructions of a process of this program that does a case so many times.
+fn instructions(case: &str, times: u64) -> u64 {
+    let program = std::env::current_exe().unwrap();
+    let output = Command::new("valgrind")
+        .args(["--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"])
+        .arg(program)
+        .args(["--case", case, "--times", &times.to_string()])
+        .output()
+        .expect("please install valgrind");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    let count = said
+        .lines()
+        .filter_map(|line| line.split_once(" refs:"))
+        .find_map(|(what, count)| what.trim_end().ends_with('I').then_some(count));
+    let count = count.unwrap_or_else(|| panic!("valgrind does not count: {said}"));
+    count.trim().replace(',', "").parse().expect("a number")
+}
+
+fn compiler() -> String {
+    let output = Command::new("rustc").arg("--version").output().expect("needs rustc");
+    let machine = std::env::consts::ARCH;
+    format!("{} {machine}", String::from_utf8_lossy(&output.stdout).trim())
+}
+
+/// The compiler that the counts were recorded with, and the counts.
+fn recorded() -> Option<(String, BTreeMap<String, u64>)> {
+    let text = std::fs::read_to_string(RECORD).ok()?;
+    let mut lines = text.lines();
+    let compiler = lines.next()?.to_owned();
+    let count = |line: &str| {
+        let (name, count) = line.rsplit_once(' ')?;
+        Some((name.trim().to_owned(), count.parse().ok()?))
+    };
+    Some((compiler, lines.filter_map(count).collect()))
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> =
+        std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let is_recording = match *arguments {
+        ["--case", case, "--times", times] => {
+            let (.., run) = CASES.iter().find(|(name, ..)| *name == case).expect("a case");
+            run(times.parse().expect("a number"));
+            return ExitCode::SUCCESS;
+        }
+        [] => false,
+        ["--record"] => true,
+        _ => {
+            println!("{HELP}");
+            return ExitCode::from(u8::from(!matches!(*arguments, ["--help" | "-h"])));
+        }
+    };
+    let compiler = compiler();
+    let before = recorded().filter(|(of, _)| !is_recording && *of == compiler);
+    if before.is_none() && !is_recording && Path::new(RECORD).exists() {
+        println!("The counts on record are of another compiler: nothing is compared.");
+    }
+    println!("{:<44}{:>14}{:>12}", "case", "instructions", "of record");
+    let (mut record, mut has_grown) = (vec![compiler], false);
+    for (name, times, growth_max, _) in CASES {
+        // What is made once is in both.
+        let half = times / 2;
+        let each = instructions(name, times).saturating_sub(instructions(name, half)) / half;
+        record.push(format!("{name} {each}"));
+        let Some(was) = before.as_ref().and_then(|(_, counts)| counts.get(name)) else {
+            println!("{name:<44}{each:>14}{:>12}", "-");
+            continue;
+        };
+        let percent = each * 100 / was.max(&1);
+        let is_more = percent > 100 + growth_max;
+        has_grown |= is_more;
+        println!("{name:<44}{each:>14}{percent:>10} %{}", if is_more { "  MORE" } else { "" });
+    }
+    if is_recording {
+        std::fs::write(RECORD, record.join("\n") + "\n").unwrap();
+    }
+    if has_grown {
+        println!(
+            "Take it away again, or say why it is worth it and record the counts: -- --record"
+        );
+    }
+    ExitCode::from(u8::from(has_grown))
+}
