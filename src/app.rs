@@ -20,6 +20,7 @@ use uuid::Uuid;
 use crate::actors::directory::{ActorThreads, SWEEP_PERIOD};
 use crate::actors::ledger_writer::WriterState;
 use crate::actors::{Directory, LedgerHandle, LedgerWriter};
+use crate::auth::people::SessionBounds;
 use crate::auth::{KeyRing, Keys, Passwords, People, Sessions};
 use crate::clock::Clock;
 use crate::config::{ServerSettings, Settings, UpstreamSettings};
@@ -31,8 +32,8 @@ use crate::operators::Operators;
 use crate::payments::Payments;
 use crate::pipeline::rate_limit::RateLimits;
 use crate::pipeline::{Bounds, Gateway, Readiness};
-use crate::secrets::secret;
-use crate::store::Store;
+use crate::secrets::{previous, secret};
+use crate::store::{Store, StoreError};
 use crate::tokens;
 use crate::upstream::{self, Upstreams};
 
@@ -247,10 +248,15 @@ pub fn people(
 ) -> anyhow::Result<People> {
     let auth = &settings.auth;
     let jwt_secret = secret(auth.jwt_secret.as_ref(), &settings.data_dir, "jwt_secret")?;
+    let previous = previous(auth.jwt_previous_secret.as_ref(), &settings.data_dir, "jwt_secret")?;
     Ok(People {
         store,
         passwords: Passwords::new(database, auth.password_hashes_max, auth.password_queue_max)?,
-        sessions: Sessions::new(&jwt_secret, auth.jwt_lifetime_seconds.get()),
+        sessions: Sessions::new(&jwt_secret, previous.as_slice(), auth.jwt_lifetime_seconds.get()),
+        session_bounds: SessionBounds {
+            lifetime_micros: i64::from(auth.session_days.get()).saturating_mul(MICROS_PER_DAY),
+            sessions_max: auth.sessions_per_user_max,
+        },
         clock,
         password_length_min: auth.password_length_min,
         test_credits: settings.test_credits()?,
@@ -379,8 +385,16 @@ async fn sweep(app: Arc<App>, lease: Lease) {
             if let Err(error) = app.gateway.idempotency.forget().await {
                 tracing::warn!(%error, "old recorded answers were not deleted");
             }
+            if let Err(error) = forget_sessions(&app).await {
+                tracing::warn!(%error, "sessions that are over were not deleted");
+            }
         }
     }
+}
+
+async fn forget_sessions(app: &App) -> Result<(), StoreError> {
+    while app.store.forget_sessions(app.clock.now()).await? {}
+    Ok(())
 }
 
 /// Deletes usage records that are older than they are to be kept, as long as the server runs.

@@ -193,10 +193,16 @@ impl Default for DatabaseSettings {
 pub struct AuthSettings {
     /// Signs session tokens; unset is made once in the data directory.
     pub jwt_secret: Option<Secret>,
+    /// What signed session tokens before `jwt_secret`; what it signed is read until it expires.
+    pub jwt_previous_secret: Option<Secret>,
     /// Keys the digests of API keys; unset is made once in the data directory.
     pub key_pepper: Option<Secret>,
     /// How long a session token is good for, in seconds (Chapter 2: 24 hours).
     pub jwt_lifetime_seconds: NonZeroU32,
+    /// How long a session lasts that is not renewed, in days.
+    pub session_days: NonZeroU32,
+    /// Sessions of one user; the oldest ones above it end.
+    pub sessions_per_user_max: u64,
     /// The shortest password, in characters.
     pub password_length_min: usize,
     /// Passwords hashed at the same time; each takes 19 MiB.
@@ -213,8 +219,11 @@ impl Default for AuthSettings {
     fn default() -> Self {
         AuthSettings {
             jwt_secret: None,
+            jwt_previous_secret: None,
             key_pepper: None,
             jwt_lifetime_seconds: NonZeroU32::MIN.saturating_add(86_399),
+            session_days: NonZeroU32::MIN.saturating_add(29),
+            sessions_per_user_max: 100,
             password_length_min: 12,
             password_hashes_max: 2,
             password_queue_max: 64,
@@ -675,9 +684,14 @@ impl Settings {
         if self.auth.password_hashes_max == 0 {
             bail!("auth.password_hashes_max must be at least 1");
         }
-        for (name, secret) in
-            [("jwt_secret", &self.auth.jwt_secret), ("key_pepper", &self.auth.key_pepper)]
-        {
+        if self.auth.sessions_per_user_max == 0 {
+            bail!("auth.sessions_per_user_max must be at least 1");
+        }
+        for (name, secret) in [
+            ("jwt_secret", &self.auth.jwt_secret),
+            ("jwt_previous_secret", &self.auth.jwt_previous_secret),
+            ("key_pepper", &self.auth.key_pepper),
+        ] {
             if secret.as_ref().is_some_and(|secret| secret.expose().len() < 32) {
                 bail!("auth.{name} must have at least 32 characters");
             }

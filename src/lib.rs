@@ -79,7 +79,7 @@ mod json;
 pub mod operators;
 pub mod payments;
 pub mod pipeline;
-mod secrets;
+pub mod secrets;
 pub mod store;
 pub mod telemetry;
 pub mod tokens;

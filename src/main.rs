@@ -13,7 +13,7 @@ use polysystems::clock::Clock;
 use polysystems::config::Settings;
 use polysystems::store::users::Role;
 use polysystems::verify::{Finding, Report};
-use polysystems::{telemetry, verify};
+use polysystems::{secrets, telemetry, verify};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[global_allocator]
@@ -48,6 +48,16 @@ enum Command {
     /// Settings
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Secrets that the server has made by itself
+    #[command(subcommand)]
+    Secret(SecretCommand),
+}
+
+#[derive(Subcommand)]
+enum SecretCommand {
+    /// Makes another secret for session tokens, from the next start on; what the old one signed is read until it
+    /// expires
+    RotateJwt,
 }
 
 #[derive(Subcommand)]
@@ -101,6 +111,15 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Verify { json } => return verify_ledgers(&settings, json),
         Command::User(UserCommand::Create { email, username, admin }) => {
             create_user(&settings, email, username, admin)?;
+        }
+        Command::Secret(SecretCommand::RotateJwt) => {
+            if settings.auth.jwt_secret.is_some() {
+                bail!(
+                    "auth.jwt_secret is set: put it in auth.jwt_previous_secret, and another one in its place"
+                );
+            }
+            secrets::rotate(&settings.data_dir, "jwt_secret")?;
+            print("Session tokens have another secret from the next start on.")?;
         }
         Command::Config(ConfigCommand::Show) => print(&toml::to_string_pretty(&settings)?)?,
     }

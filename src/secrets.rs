@@ -28,8 +28,40 @@ pub fn secret(set: Option<&Secret>, data_dir: &Path, name: &str) -> anyhow::Resu
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
         Err(error) => return Err(error).with_context(|| format!("cannot make {}", path.display())),
     }
+    read(&path)
+}
+
+/// The secret that was in use before, if one was replaced: as it is set, else the file that [`rotate`] has left.
+///
+/// # Errors
+/// Where the file is there and cannot be read.
+pub fn previous(
+    set: Option<&Secret>,
+    data_dir: &Path,
+    name: &str,
+) -> anyhow::Result<Option<Vec<u8>>> {
+    if let Some(secret) = set {
+        return Ok(Some(secret.expose().as_bytes().to_vec()));
+    }
+    let path = data_dir.join(format!("{name}.previous"));
+    if path.exists() { read(&path).map(Some) } else { Ok(None) }
+}
+
+/// Puts another secret in the place of the file `name`, and keeps the old one beside it.
+///
+/// # Errors
+/// Where there is no such file, or it cannot be replaced.
+pub fn rotate(data_dir: &Path, name: &str) -> anyhow::Result<()> {
+    let (path, previous) = (data_dir.join(name), data_dir.join(format!("{name}.previous")));
+    read(&path)?;
+    std::fs::rename(&path, &previous)
+        .with_context(|| format!("cannot move {} to {}", path.display(), previous.display()))?;
+    secret(None, data_dir, name).map(drop)
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     let mut text = String::new();
-    File::open(&path)
+    File::open(path)
         .and_then(|mut file| file.read_to_string(&mut text))
         .with_context(|| format!("cannot read {}", path.display()))?;
     let text = text.trim();
@@ -64,6 +96,10 @@ mod tests {
         assert_eq!(first.len(), 64);
         assert_eq!(secret(None, &data_dir, "pepper").unwrap(), first);
         assert_ne!(secret(None, &data_dir, "other").unwrap(), first);
+        rotate(&data_dir, "pepper").unwrap();
+        assert_ne!(secret(None, &data_dir, "pepper").unwrap(), first);
+        assert_eq!(previous(None, &data_dir, "pepper").unwrap(), Some(first));
+        assert_eq!(previous(None, &data_dir, "other").unwrap(), None);
         let mode = data_dir.join("pepper").metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }

@@ -13,6 +13,8 @@ pub mod key_spend;
 pub mod ledger_entry;
 pub mod payment;
 pub mod recorded_answer;
+pub mod refresh_token;
+pub mod session;
 pub mod shard_lease;
 pub mod usage_record;
 pub mod user;

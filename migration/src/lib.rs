@@ -13,6 +13,7 @@ mod m20261124_000003_holds;
 mod m20261124_000004_chain;
 mod m20261124_000005_journal;
 mod m20261124_000006_entries;
+mod m20261124_000007_sessions;
 
 /// Applies the migrations in order.
 pub struct Migrator;
@@ -27,6 +28,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261124_000004_chain::Migration),
             Box::new(m20261124_000005_journal::Migration),
             Box::new(m20261124_000006_entries::Migration),
+            Box::new(m20261124_000007_sessions::Migration),
         ]
     }
 }

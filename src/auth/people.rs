@@ -1,11 +1,12 @@
-//! Registration, login and change of password.
+//! Registration, login, sessions and change of password.
 
 use uuid::Uuid;
 
 use super::password::{LENGTH_MAX, PasswordError, Passwords};
-use super::session::{SessionError, Sessions};
+use super::session::{RefreshToken, Session, SessionError, Sessions, digest};
 use crate::clock::Clock;
-use crate::domain::{Credits, UserId};
+use crate::domain::{Credits, SessionId, Timestamp, UserId};
+use crate::store::sessions::{NewSession, Refreshed, SessionListing};
 use crate::store::users::{NewUser, Role, User};
 use crate::store::{Store, StoreError};
 
@@ -27,9 +28,15 @@ pub enum PeopleError {
     /// The email or the password is wrong; which of them is not told.
     #[error("wrong email or password")]
     WrongCredentials,
-    /// No session, or one of a user who is gone or has changed their password.
+    /// No session, or one that has ended.
     #[error("not a valid session token")]
     InvalidSession,
+    /// No refresh token of a session that has not ended.
+    #[error("not a valid refresh token")]
+    InvalidRefresh,
+    /// The user has no such session.
+    #[error("no such session")]
+    NoSession,
     /// A session whose time is over.
     #[error("the session token has expired")]
     ExpiredSession,
@@ -54,14 +61,57 @@ pub struct Registration {
     pub password: String,
 }
 
+/// Where a request comes from, as its user is told later.
+#[derive(Clone, Debug)]
+pub struct Device {
+    /// Its address.
+    pub address: String,
+    /// What the client calls itself.
+    pub agent: String,
+}
+
+/// Who has proved who they are, and what proves it from now on.
+pub struct LoggedIn {
+    /// The user.
+    pub user: User,
+    /// The session token.
+    pub token: String,
+    /// Renews the session, once.
+    pub refresh_token: RefreshToken,
+    /// When the session token ends.
+    pub token_expires_at: Timestamp,
+    /// When the session ends, unless it is renewed.
+    pub session_expires_at: Timestamp,
+}
+
+/// Who speaks, and in which session.
+#[derive(Clone, Debug)]
+pub struct Speaker {
+    /// The user.
+    pub user: User,
+    /// Their session.
+    pub session: SessionId,
+}
+
+/// How long sessions last, and how many there may be.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionBounds {
+    /// How long a session lasts that is not renewed, in microseconds.
+    pub lifetime_micros: i64,
+    /// Sessions of one user.
+    pub sessions_max: u64,
+}
+
 /// The people of this server.
 pub struct People {
     /// The database.
     pub store: Store,
     /// Hashes passwords.
     pub passwords: Passwords,
-    /// Signs sessions.
+    /// Signs session tokens.
     pub sessions: Sessions,
+    /// How long sessions last.
+    pub session_bounds: SessionBounds,
     /// The time.
     pub clock: Clock,
     /// The shortest password, in characters.
@@ -102,7 +152,8 @@ impl People {
         &self,
         email: &str,
         password: String,
-    ) -> Result<(User, String), PeopleError> {
+        device: Device,
+    ) -> Result<LoggedIn, PeopleError> {
         // No email has a control character, and not every database can be asked for one.
         let user = if email.chars().any(char::is_control) {
             None
@@ -112,25 +163,109 @@ impl People {
         let stored = user.as_ref().map(|user| user.password_hash.clone());
         let fits = self.passwords.verify(password, stored).await?;
         let user = user.filter(|_| fits).ok_or(PeopleError::WrongCredentials)?;
-        let token = self.sessions.issue(&user, self.clock.now()).ok_or(PeopleError::Unsigned)?;
-        Ok((user, token))
+        let (session, refresh_token) = self.new_session(user.id, device);
+        let logged_in = self.logged_in(user, session.id, refresh_token)?;
+        self.store.begin_session(session).await?;
+        Ok(logged_in)
+    }
+
+    fn new_session(&self, user: UserId, device: Device) -> (NewSession, RefreshToken) {
+        let refresh_token = RefreshToken::new();
+        let (at, Device { address, agent }) = (self.clock.now(), device);
+        let SessionBounds { lifetime_micros, sessions_max } = self.session_bounds;
+        let session = NewSession {
+            id: SessionId(Uuid::new_v4()),
+            user,
+            at,
+            expires_at: at.plus_micros(lifetime_micros),
+            address,
+            agent,
+            refresh: refresh_token.digest(),
+            sessions_max,
+        };
+        (session, refresh_token)
+    }
+
+    fn logged_in(
+        &self,
+        user: User,
+        session: SessionId,
+        refresh_token: RefreshToken,
+    ) -> Result<LoggedIn, PeopleError> {
+        let now = self.clock.now();
+        let session = Session { id: session, user: user.id };
+        let token = self.sessions.issue(session, now).ok_or(PeopleError::Unsigned)?;
+        Ok(LoggedIn {
+            user,
+            token,
+            refresh_token,
+            token_expires_at: self.sessions.expiry(now),
+            session_expires_at: now.plus_micros(self.session_bounds.lifetime_micros),
+        })
+    }
+
+    /// Renews a session by its refresh token, which is used up. One that comes a second time ends the session: one of
+    /// the two who have it has stolen it.
+    ///
+    /// # Errors
+    /// [`PeopleError::InvalidRefresh`]
+    pub async fn refresh(&self, token: &str, device: Device) -> Result<LoggedIn, PeopleError> {
+        let next = RefreshToken::new();
+        let now = self.clock.now();
+        let expires_at = now.plus_micros(self.session_bounds.lifetime_micros);
+        let (used, digest) = (digest(token), next.digest());
+        let renewing = self.store.refresh_session(used, digest, now, expires_at, device.address);
+        match renewing.await? {
+            Refreshed::Renewed(user, session) => self.logged_in(*user, session, next),
+            Refreshed::Reused(user, session) => {
+                tracing::warn!(%user, %session, "a refresh token came twice; its session has ended");
+                Err(PeopleError::InvalidRefresh)
+            }
+            Refreshed::Unknown => Err(PeopleError::InvalidRefresh),
+        }
+    }
+
+    /// Ends one of the user's sessions, for the very next request.
+    ///
+    /// # Errors
+    /// [`PeopleError::NoSession`]
+    pub async fn log_out(&self, user: UserId, session: SessionId) -> Result<(), PeopleError> {
+        let is_ended = self.store.end_session(user, session, self.clock.now()).await?;
+        if is_ended { Ok(()) } else { Err(PeopleError::NoSession) }
+    }
+
+    /// Ends all of the user's sessions, for the very next request; how many?
+    ///
+    /// # Errors
+    /// [`PeopleError::Store`]
+    pub async fn log_out_everywhere(&self, user: UserId) -> Result<u64, PeopleError> {
+        Ok(self.store.end_sessions(user, self.clock.now()).await?)
+    }
+
+    /// The user's sessions, the last used one first.
+    ///
+    /// # Errors
+    /// [`PeopleError::Store`]
+    pub async fn sessions_of(&self, user: UserId) -> Result<Vec<SessionListing>, PeopleError> {
+        Ok(self.store.sessions_of(user, self.clock.now()).await?)
     }
 
     /// Whose session it is.
     ///
     /// # Errors
     /// [`PeopleError::InvalidSession`] or [`PeopleError::ExpiredSession`]
-    pub async fn authenticate(&self, token: &str) -> Result<User, PeopleError> {
-        let session = self.sessions.read(token, self.clock.now()).map_err(|error| match error {
+    pub async fn authenticate(&self, token: &str) -> Result<Speaker, PeopleError> {
+        let now = self.clock.now();
+        let Session { id, user } = self.sessions.read(token, now).map_err(|error| match error {
             SessionError::Invalid => PeopleError::InvalidSession,
             SessionError::Expired => PeopleError::ExpiredSession,
         })?;
-        let user = self.store.find_user(session.user).await?;
-        user.filter(|user| user.token_version == session.token_version)
-            .ok_or(PeopleError::InvalidSession)
+        let found = self.store.session_user(id, now).await?.filter(|found| found.id == user);
+        let user = found.ok_or(PeopleError::InvalidSession)?;
+        Ok(Speaker { user, session: id })
     }
 
-    /// Changes a password. Every session issued before ends; the new one is returned.
+    /// Changes a password. Every session begun before ends; the new one is returned.
     ///
     /// # Errors
     /// [`PeopleError::WrongCredentials`] where the current password is wrong, or was changed meanwhile.
@@ -139,16 +274,20 @@ impl People {
         user: User,
         current: String,
         new: String,
-    ) -> Result<String, PeopleError> {
+        device: Device,
+    ) -> Result<LoggedIn, PeopleError> {
         self.check_length(&new)?;
         if !self.passwords.verify(current, Some(user.password_hash.clone())).await? {
             return Err(PeopleError::WrongCredentials);
         }
         let hash = self.passwords.hash(new).await?;
-        let changed = self.store.set_password(&user, hash).await?;
-        let token_version = changed.ok_or(PeopleError::WrongCredentials)?;
-        let user = User { token_version, ..user };
-        self.sessions.issue(&user, self.clock.now()).ok_or(PeopleError::Unsigned)
+        let (session, refresh_token) = self.new_session(user.id, device);
+        let logged_in = self.logged_in(user.clone(), session.id, refresh_token)?;
+        let (at, session) = (session.at, Some(session));
+        if !self.store.set_password(&user, hash, at, session).await? {
+            return Err(PeopleError::WrongCredentials);
+        }
+        Ok(logged_in)
     }
 
     fn check_length(&self, password: &str) -> Result<(), PeopleError> {

@@ -1,16 +1,23 @@
-//! Session tokens: the chapter's JWT. HS256 alone, pinned here and never read from the token (RFC 8725).
+//! Session tokens: the chapter's JWT, and the refresh tokens that renew a session.
+//!
+//! HS256 alone, pinned here and never read from the token (RFC 8725). `kid` chooses among the secrets of this server and
+//! nothing else, so that a secret can be replaced without ending anybody's session.
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use crate::domain::{Timestamp, UserId};
-use crate::store::users::User;
+use crate::domain::{SessionId, Timestamp, UserId};
+use crate::store::sessions::TokenDigest;
 
 const ISSUER: &str = "polysystems";
 const AUDIENCE: &str = "polysystems-api";
 /// Tells a session token from any other kind that the same secret may sign one day.
 const KIND: &str = "session";
+/// What a refresh token begins with, so that scanners know one.
+const REFRESH_PREFIX: &str = "psr_";
 
 #[derive(Serialize, Deserialize)]
 struct Claims {
@@ -21,17 +28,17 @@ struct Claims {
     exp: i64,
     jti: String,
     typ: String,
-    /// The user's token version; a change of password raises it and so ends every older token.
-    ver: i64,
+    /// The session, which may have been ended meanwhile.
+    sid: String,
 }
 
-/// Whose session it is, as the token says. Whether the version is still the user's is for the store to say.
+/// Whose session it is, as the token says. Whether it has been ended is for the store to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Session {
+    /// The session.
+    pub id: SessionId,
     /// The user.
     pub user: UserId,
-    /// The token version at issue.
-    pub token_version: i64,
 }
 
 /// Why a text is not a session.
@@ -45,46 +52,108 @@ pub enum SessionError {
     Expired,
 }
 
+/// A text that renews a session, once.
+pub struct RefreshToken(String);
+
+impl RefreshToken {
+    /// A new one, of 256 random bits.
+    #[must_use]
+    pub fn new() -> Self {
+        use base64::Engine as _;
+        let random: [u8; 32] = rand::rng().random();
+        let text = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random);
+        RefreshToken(format!("{REFRESH_PREFIX}{text}"))
+    }
+
+    /// The text.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    /// What it is stored as.
+    #[must_use]
+    pub fn digest(&self) -> TokenDigest {
+        digest(&self.0)
+    }
+}
+
+impl Default for RefreshToken {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What a token of many random bits is stored as.
+#[must_use]
+pub fn digest(text: &str) -> TokenDigest {
+    Sha256::digest(text.as_bytes()).into()
+}
+
+/// A secret that tokens are signed with, or were.
+struct Key {
+    id: String,
+    decoding: DecodingKey,
+}
+
+impl Key {
+    fn of(secret: &[u8]) -> Self {
+        let id = Sha256::new().chain_update(b"kid").chain_update(secret).finalize();
+        let id = id.iter().take(8).fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+        Key { id, decoding: DecodingKey::from_secret(secret) }
+    }
+}
+
 /// Issues and reads session tokens.
 pub struct Sessions {
     encoding: EncodingKey,
-    decoding: DecodingKey,
+    /// The one that signs first; then those that did before it.
+    keys: Vec<Key>,
     validation: Validation,
     lifetime_seconds: i64,
 }
 
 impl Sessions {
-    /// Tokens signed with `secret`, good for so many seconds.
+    /// Tokens signed with `secret`, good for so many seconds; those that `previous` have signed are read as well.
     #[must_use]
-    pub fn new(secret: &[u8], lifetime_seconds: u32) -> Self {
+    pub fn new(secret: &[u8], previous: &[Vec<u8>], lifetime_seconds: u32) -> Self {
         let mut validation = Validation::new(Algorithm::HS256);
         validation.set_issuer(&[ISSUER]);
         validation.set_audience(&[AUDIENCE]);
         validation.set_required_spec_claims(&["iss", "aud", "sub", "exp"]);
         // Checked below, against our clock and without leeway.
         validation.validate_exp = false;
+        let previous = previous.iter().map(|secret| Key::of(secret));
         Sessions {
             encoding: EncodingKey::from_secret(secret),
-            decoding: DecodingKey::from_secret(secret),
+            keys: std::iter::once(Key::of(secret)).chain(previous).collect(),
             validation,
             lifetime_seconds: i64::from(lifetime_seconds),
         }
     }
 
-    /// A token for a user who has proved who they are. `None` where it cannot be signed.
+    /// A token for the session of a user who has proved who they are. `None` where it cannot be signed.
     #[must_use]
-    pub fn issue(&self, user: &User, now: Timestamp) -> Option<String> {
+    pub fn issue(&self, session: Session, now: Timestamp) -> Option<String> {
         let claims = Claims {
             iss: ISSUER.into(),
             aud: AUDIENCE.into(),
-            sub: user.id.to_string(),
+            sub: session.user.to_string(),
             iat: now.seconds(),
             exp: now.seconds().saturating_add(self.lifetime_seconds),
             jti: Uuid::new_v4().to_string(),
             typ: KIND.into(),
-            ver: user.token_version,
+            sid: session.id.to_string(),
         };
-        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &self.encoding).ok()
+        let kid = self.keys.first().map(|key| key.id.clone());
+        let header = Header { kid, ..Header::new(Algorithm::HS256) };
+        jsonwebtoken::encode(&header, &claims, &self.encoding).ok()
+    }
+
+    /// When a token ends that is issued now.
+    #[must_use]
+    pub fn expiry(&self, now: Timestamp) -> Timestamp {
+        now.plus_micros(self.lifetime_seconds.saturating_mul(1_000_000))
     }
 
     /// Reads a token.
@@ -92,7 +161,11 @@ impl Sessions {
     /// # Errors
     /// [`SessionError`]
     pub fn read(&self, token: &str, now: Timestamp) -> Result<Session, SessionError> {
-        let claims: Claims = jsonwebtoken::decode(token, &self.decoding, &self.validation)
+        let invalid = |_| SessionError::Invalid;
+        let kid = jsonwebtoken::decode_header(token).map_err(invalid)?.kid;
+        let kid = kid.ok_or(SessionError::Invalid)?;
+        let key = self.keys.iter().find(|key| key.id == kid).ok_or(SessionError::Invalid)?;
+        let claims: Claims = jsonwebtoken::decode(token, &key.decoding, &self.validation)
             .map_err(|_| SessionError::Invalid)?
             .claims;
         if claims.typ != KIND {
@@ -102,81 +175,241 @@ impl Sessions {
             return Err(SessionError::Expired);
         }
         let user = claims.sub.parse().map_err(|_| SessionError::Invalid)?;
-        Ok(Session { user, token_version: claims.ver })
+        let id = claims.sid.parse().map_err(|_| SessionError::Invalid)?;
+        Ok(Session { id, user })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::{Value, json};
+
     use super::*;
-    use crate::store::users::Role;
 
     const NOW: Timestamp = Timestamp::from_micros(1_705_320_000_000_000);
     const SECRET: &[u8] = b"0123456789abcdef0123456789abcdef";
+    const OTHER: &[u8] = b"fedcba9876543210fedcba9876543210";
 
-    fn user() -> User {
-        User {
-            id: UserId(Uuid::from_u128(7)),
-            email: "a@example.com".into(),
-            username: "a".into(),
-            password_hash: String::new(),
-            role: Role::User,
-            is_email_verified: false,
-            token_version: 3,
-            created_at: NOW,
-        }
+    fn session() -> Session {
+        Session { id: SessionId(Uuid::from_u128(9)), user: UserId(Uuid::from_u128(7)) }
+    }
+
+    fn sessions() -> Sessions {
+        Sessions::new(SECRET, &[], 60)
     }
 
     #[test]
     fn a_token_is_good_until_its_time_is_over() {
-        let sessions = Sessions::new(SECRET, 60);
-        let token = sessions.issue(&user(), NOW).unwrap();
-        let expected = Session { user: user().id, token_version: 3 };
-        assert_eq!(sessions.read(&token, NOW.plus_micros(59_000_000)), Ok(expected));
+        let sessions = sessions();
+        let token = sessions.issue(session(), NOW).unwrap();
+        assert_eq!(sessions.read(&token, NOW.plus_micros(59_000_000)), Ok(session()));
         assert_eq!(sessions.read(&token, NOW.plus_micros(60_000_000)), Err(SessionError::Expired));
-        assert!(!token.contains("example.com"));
+    }
+
+    #[test]
+    fn a_secret_can_be_replaced_without_ending_a_session() {
+        let token = sessions().issue(session(), NOW).unwrap();
+        let rotated = Sessions::new(OTHER, &[SECRET.to_vec()], 60);
+        assert_eq!(rotated.read(&token, NOW), Ok(session()));
+        let new = rotated.issue(session(), NOW).unwrap();
+        assert_eq!(rotated.read(&new, NOW), Ok(session()));
+        // Only what the new secret has signed is good without the old one.
+        let later = Sessions::new(OTHER, &[], 60);
+        assert_eq!(later.read(&token, NOW), Err(SessionError::Invalid));
+        assert_eq!(later.read(&new, NOW), Ok(session()));
+        assert_eq!(sessions().read(&new, NOW), Err(SessionError::Invalid));
+    }
+
+    #[test]
+    fn refresh_tokens_differ_and_are_stored_by_their_digest() {
+        let (one, two) = (RefreshToken::new(), RefreshToken::new());
+        assert_ne!(one.expose(), two.expose());
+        assert_eq!(one.digest(), digest(one.expose()));
+        assert_eq!(one.expose().len(), REFRESH_PREFIX.len() + 43);
+    }
+
+    fn claims() -> Value {
+        json!({
+            "iss": ISSUER, "aud": AUDIENCE, "sub": session().user.to_string(), "iat": NOW.seconds(),
+            "exp": NOW.seconds() + 60, "jti": "x", "typ": KIND, "sid": session().id.to_string(),
+        })
+    }
+
+    fn header() -> Value {
+        json!({ "alg": "HS256", "typ": "JWT", "kid": Key::of(SECRET).id })
+    }
+
+    fn encoded(text: &str) -> String {
+        use base64::Engine as _;
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text)
+    }
+
+    /// As the real one is made, but of any text.
+    fn signed(header: &str, claims: &str, secret: &[u8], algorithm: Algorithm) -> String {
+        let message = format!("{}.{}", encoded(header), encoded(claims));
+        let key = EncodingKey::from_secret(secret);
+        let signature = jsonwebtoken::crypto::sign(message.as_bytes(), &key, algorithm).unwrap();
+        format!("{message}.{signature}")
+    }
+
+    /// Texts in place of a claim or a part of the header, that are not what they stand for.
+    fn twisted(right: &Value) -> Vec<Value> {
+        let text = right.as_str().unwrap_or("1");
+        vec![
+            json!(null),
+            json!(true),
+            json!(0),
+            json!(-1),
+            json!(1e300),
+            json!(""),
+            json!(" "),
+            json!("none"),
+            json!([right]),
+            json!([]),
+            json!({}),
+            json!({ "value": right }),
+            json!(format!("{text} ")),
+            json!(format!(" {text}")),
+            json!(format!("{text}\u{0}")),
+            json!(text.to_uppercase()),
+            json!(format!("{text}x")),
+            json!("../../../../dev/null"),
+            json!("' OR 1=1 --"),
+            json!("https://example.com/jwks.json"),
+        ]
+    }
+
+    /// More than 500 forged and twisted tokens (RFC 8725).
+    #[expect(clippy::too_many_lines, reason = "one list of what is tried")]
+    fn forgeries() -> Vec<String> {
+        let (head, body) = (header().to_string(), claims().to_string());
+        let hs256 = |head: &str, body: &str| signed(head, body, SECRET, Algorithm::HS256);
+        let good = hs256(&head, &body);
+        let mut forged: Vec<String> = Vec::new();
+        // Unsigned, and everything that is not an algorithm of ours, signed all the same.
+        for algorithm in [
+            "none", "None", "NONE", "nOnE", "", "hs256", "HS256 ", "HS384", "HS512", "RS256",
+            "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
+            "Ed25519", "dir", "A256GCM", "HS2560", "SHA256",
+        ] {
+            let mut head = header();
+            head["alg"] = json!(algorithm);
+            let head = head.to_string();
+            forged.push(format!("{}.{}.", encoded(&head), encoded(&body)));
+            forged.push(format!("{}.{}", encoded(&head), encoded(&body)));
+            forged.push(hs256(&head, &body));
+        }
+        for algorithm in [Algorithm::HS384, Algorithm::HS512] {
+            for name in ["HS256", "HS384", "HS512"] {
+                let mut head = header();
+                head["alg"] = json!(name);
+                forged.push(signed(&head.to_string(), &body, SECRET, algorithm));
+            }
+        }
+        // Other secrets.
+        for secret in [&b""[..], b"0", b"secret", OTHER, &SECRET[1..], &[0; 32], &[0; 64]] {
+            forged.push(signed(&head, &body, secret, Algorithm::HS256));
+        }
+        forged.push(signed(&head, &body, Key::of(SECRET).id.as_bytes(), Algorithm::HS256));
+        // Each part of the header, and each claim, as something else, or not there.
+        for name in ["alg", "kid"] {
+            for value in
+                twisted(&header()[name]).into_iter().filter(|value| *value != header()[name])
+            {
+                let mut head = header();
+                head[name] = value;
+                forged.push(hs256(&head.to_string(), &body));
+            }
+            let mut head = header();
+            head.as_object_mut().unwrap().remove(name);
+            forged.push(hs256(&head.to_string(), &body));
+        }
+        for name in ["iss", "aud", "sub", "typ", "sid"] {
+            for value in twisted(&claims()[name]) {
+                // A list with the right audience in it is that audience (RFC 7519, 4.1.3).
+                if name == "aud" && value == json!([AUDIENCE]) {
+                    continue;
+                }
+                let mut body = claims();
+                body[name] = value;
+                forged.push(hs256(&head, &body.to_string()));
+            }
+        }
+        for name in ["iss", "aud", "sub", "iat", "exp", "jti", "typ", "sid"] {
+            let mut body = claims();
+            body.as_object_mut().unwrap().remove(name);
+            forged.push(hs256(&head, &body.to_string()));
+            // Twice, the first or the second being right.
+            let first = format!("{{\"{name}\": \"x\", {}", &claims().to_string()[1..]);
+            forged.push(hs256(&head, &first));
+            let second = claims().to_string();
+            let right = claims()[name].to_string();
+            forged.push(hs256(
+                &head,
+                &format!("{}, \"{name}\": {right}}}", &second[..second.len() - 1]),
+            ));
+        }
+        for expired in [0, -1, NOW.seconds(), NOW.seconds() - 1, i64::MIN] {
+            let mut body = claims();
+            body["exp"] = json!(expired);
+            forged.push(hs256(&head, &body.to_string()));
+        }
+        for (name, value) in [
+            ("typ", "refresh"),
+            ("typ", "access"),
+            ("typ", "reset"),
+            ("aud", "polysystems"),
+            ("iss", "polysystems-api"),
+            ("sub", "key-00000000-0000-0000-0000-000000000007"),
+            ("sub", "00000000-0000-0000-0000-000000000007"),
+            ("sid", "user-00000000-0000-0000-0000-000000000009"),
+        ] {
+            let mut body = claims();
+            body[name] = json!(value);
+            forged.push(hs256(&head, &body.to_string()));
+        }
+        // The signature, bit by bit; cut, lengthened, moved.
+        let (message, signature) = good.rsplit_once('.').unwrap();
+        let symbols = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+        for place in 0..signature.len() {
+            for step in [1, 2, 4, 17, 32] {
+                let mut other = signature.as_bytes().to_vec();
+                let symbol = symbols.iter().position(|symbol| *symbol == other[place]).unwrap();
+                other[place] = symbols[(symbol + step) % symbols.len()];
+                forged.push(format!("{message}.{}", String::from_utf8(other).unwrap()));
+            }
+        }
+        for length in 0..signature.len() {
+            forged.push(format!("{message}.{}", &signature[..length]));
+        }
+        for end in ["A", "=", "==", ".", ".x", " ", "\n", "\0"] {
+            forged.push(format!("{good}{end}"));
+            forged.push(format!("{end}{good}"));
+        }
+        let parts: Vec<&str> = good.split('.').collect();
+        forged.push(format!("{}.{}.{}", parts[1], parts[0], parts[2]));
+        forged.push(format!("{}..{}", parts[0], parts[2]));
+        forged.push(format!(".{}.{}", parts[1], parts[2]));
+        forged.extend(["", ".", "..", "...", "a.b.c", "null", "Bearer", "{}"].map(str::to_owned));
+        // Keys brought along by the token.
+        for name in ["jwk", "jku", "x5u", "x5c", "crit"] {
+            let mut head = header();
+            head[name] = json!("https://example.com/key");
+            forged.push(signed(&head.to_string(), &body, OTHER, Algorithm::HS256));
+        }
+        forged
     }
 
     #[test]
     fn forgeries_are_refused() {
-        let sessions = Sessions::new(SECRET, 60);
-        let claims = |change: fn(&mut serde_json::Value)| {
-            let mut claims = serde_json::json!({
-                "iss": ISSUER, "aud": AUDIENCE, "sub": user().id.to_string(), "iat": NOW.seconds(),
-                "exp": NOW.seconds() + 60, "jti": "x", "typ": KIND, "ver": 3,
-            });
-            change(&mut claims);
-            claims
-        };
-        let sign = |algorithm, secret: &[u8], claims: &serde_json::Value| {
-            let key = EncodingKey::from_secret(secret);
-            jsonwebtoken::encode(&Header::new(algorithm), claims, &key).unwrap()
-        };
-        let good = claims(|_| ());
-        assert!(sessions.read(&sign(Algorithm::HS256, SECRET, &good), NOW).is_ok());
-
-        let mut forged = vec![
-            String::new(),
-            "a.b.c".to_owned(),
-            sign(Algorithm::HS256, b"another secret", &good),
-            sign(Algorithm::HS512, SECRET, &good),
-        ];
-        let unsigned = sign(Algorithm::HS256, SECRET, &good);
-        let payload = unsigned.split('.').nth(1).unwrap();
-        // {"alg":"none"}
-        forged.push(format!("eyJhbGciOiJub25lIn0.{payload}."));
-        let changes: [fn(&mut serde_json::Value); 7] = [
-            |claims| claims["iss"] = "someone".into(),
-            |claims| claims["aud"] = "elsewhere".into(),
-            |claims| claims["typ"] = "refresh".into(),
-            |claims| claims["sub"] = "key-00000000-0000-0000-0000-000000000007".into(),
-            |claims| drop(claims.as_object_mut().unwrap().remove("exp")),
-            |claims| drop(claims.as_object_mut().unwrap().remove("aud")),
-            |claims| drop(claims.as_object_mut().unwrap().remove("ver")),
-        ];
-        forged.extend(changes.map(|change| sign(Algorithm::HS256, SECRET, &claims(change))));
+        let sessions =
+            Sessions::new(SECRET, &[b"an older secret, of which nobody knows".to_vec()], 60);
+        let good = signed(&header().to_string(), &claims().to_string(), SECRET, Algorithm::HS256);
+        assert_eq!(sessions.read(&good, NOW), Ok(session()));
+        let forged = forgeries();
+        assert!(forged.len() >= 500, "{}", forged.len());
         for token in forged {
-            assert_eq!(sessions.read(&token, NOW), Err(SessionError::Invalid), "{token}");
+            assert!(sessions.read(&token, NOW).is_err(), "{token}");
         }
     }
 }

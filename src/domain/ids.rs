@@ -79,6 +79,12 @@ prefixed_id!(
     "pay-"
 );
 
+prefixed_id!(
+    /// One login, on one device. Text form `session-<uuid>`.
+    SessionId,
+    "session-"
+);
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -30,7 +30,7 @@ pub use account::{
 pub use batch::{Batch, Change, NewKey, NewPayment, RecordedAnswer, Write};
 pub use chain::Link;
 pub use hold::{Hold, HoldChange, HoldEnd, HoldEndKind};
-pub use ids::{AccountId, ChargeId, KeyId, PaymentId, UserId};
+pub use ids::{AccountId, ChargeId, KeyId, PaymentId, SessionId, UserId};
 pub use lease::Lease;
 pub use ledger::{EntryKind, LedgerEntry};
 pub use limits::{KeySpend, LimitsChange, LimitsLeft, SpendingLimits};

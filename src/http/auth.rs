@@ -1,16 +1,16 @@
 //! `/api/auth/*`
 
-use actix_web::web::Data;
+use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
 use garde::Validate;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::error::{ApiError, ErrorBody};
-use super::extract::{Body, SessionUser, client_address};
+use super::extract::{Body, SessionUser, client_address, device};
 use super::{App, uncancelled};
-use crate::auth::people::Registration;
-use crate::domain::UserId;
+use crate::auth::people::{LoggedIn, PeopleError, Registration, Speaker};
+use crate::domain::{SessionId, UserId};
 use crate::pipeline::Refusal;
 use crate::store::users::{Role, User};
 
@@ -110,7 +110,35 @@ pub(super) struct LoginBody {
 pub(super) struct LoginAnswer {
     /// The JWT: good for 24 hours, unless the operator has set otherwise.
     token: String,
+    /// When the JWT ends.
+    #[schema(format = DateTime)]
+    expires_at: String,
+    /// Renews the session at `POST /api/auth/refresh`, once: the answer has the next one.
+    #[schema(example = "psr_...")]
+    refresh_token: String,
+    /// When the session ends, unless it is renewed before.
+    #[schema(format = DateTime)]
+    refresh_expires_at: String,
     user: LoginUser,
+}
+
+impl From<LoggedIn> for LoginAnswer {
+    fn from(logged_in: LoggedIn) -> Self {
+        let LoggedIn { user, token, refresh_token, token_expires_at, session_expires_at } =
+            logged_in;
+        LoginAnswer {
+            token,
+            expires_at: token_expires_at.to_rfc3339(),
+            refresh_token: refresh_token.expose().to_owned(),
+            refresh_expires_at: session_expires_at.to_rfc3339(),
+            user: LoginUser {
+                id: user.id.to_string(),
+                email: user.email,
+                username: user.username,
+                role: user.role.name(),
+            },
+        }
+    }
 }
 
 /// Who has logged in.
@@ -139,14 +167,138 @@ pub(super) async fn login(
 ) -> Result<HttpResponse, ApiError> {
     check_address(&request, &app)?;
     let LoginBody { email, password } = body.json()?;
-    let (user, token) = app.people.log_in(&email, password).await?;
-    let user = LoginUser {
-        id: user.id.to_string(),
-        email: user.email,
-        username: user.username,
-        role: user.role.name(),
-    };
-    Ok(HttpResponse::Ok().json(LoginAnswer { token, user }))
+    let device = device(&request, &app.trusted_proxies);
+    let logging_in = async move { app.people.log_in(&email, password, device).await };
+    let logged_in = uncancelled(logging_in).await??;
+    Ok(HttpResponse::Ok().json(LoginAnswer::from(logged_in)))
+}
+
+/// A renewal of a session.
+#[derive(Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[garde(allow_unvalidated)]
+pub(super) struct RefreshBody {
+    /// From the login, or from the last renewal.
+    #[schema(example = "psr_...")]
+    refresh_token: String,
+}
+
+/// Renews a session. A refresh token that comes a second time ends its session.
+#[utoipa::path(post, path = "/api/auth/refresh", tag = "auth", request_body = RefreshBody, responses(
+    (status = 200, description = "Renewed", body = LoginAnswer),
+    (status = 400, description = "A field is not valid", body = ErrorBody),
+    (status = 401, description = "Not a refresh token of a session that goes on", body = ErrorBody),
+    (status = 429, description = "Too many requests", body = ErrorBody),
+))]
+pub(super) async fn refresh(
+    request: HttpRequest,
+    app: Data<App>,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    check_address(&request, &app)?;
+    let RefreshBody { refresh_token } = body.json()?;
+    let device = device(&request, &app.trusted_proxies);
+    let renewing = async move { app.people.refresh(&refresh_token, device).await };
+    let logged_in = uncancelled(renewing).await??;
+    Ok(HttpResponse::Ok().json(LoginAnswer::from(logged_in)))
+}
+
+/// What was done.
+#[derive(Serialize, ToSchema)]
+pub(super) struct LogoutAnswer {
+    message: &'static str,
+    /// How many sessions have ended.
+    sessions_ended: u64,
+}
+
+/// Ends this session, for the very next request.
+#[utoipa::path(post, path = "/api/auth/logout", tag = "auth", security(("jwt" = [])), responses(
+    (status = 200, description = "Ended", body = LogoutAnswer),
+    (status = 401, description = "No valid JWT", body = ErrorBody),
+))]
+pub(super) async fn logout(speaker: Speaker, app: Data<App>) -> Result<HttpResponse, ApiError> {
+    let Speaker { user, session } = speaker;
+    let ending = async move { app.people.log_out(user.id, session).await };
+    match uncancelled(ending).await? {
+        // Ended meanwhile: that is what was asked for.
+        Ok(()) | Err(PeopleError::NoSession) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let message = "This session has ended";
+    Ok(HttpResponse::Ok().json(LogoutAnswer { message, sessions_ended: 1 }))
+}
+
+/// Ends every session of the user, for the very next request.
+#[utoipa::path(post, path = "/api/auth/logout-all", tag = "auth", security(("jwt" = [])), responses(
+    (status = 200, description = "Ended", body = LogoutAnswer),
+    (status = 401, description = "No valid JWT", body = ErrorBody),
+))]
+pub(super) async fn logout_all(
+    SessionUser(user): SessionUser,
+    app: Data<App>,
+) -> Result<HttpResponse, ApiError> {
+    let ending = async move { app.people.log_out_everywhere(user.id).await };
+    let sessions_ended = uncancelled(ending).await??;
+    let message = "Every session has ended";
+    Ok(HttpResponse::Ok().json(LogoutAnswer { message, sessions_ended }))
+}
+
+/// A session, as its user sees it.
+#[derive(Serialize, ToSchema)]
+pub(super) struct SessionBody {
+    #[schema(value_type = SessionId)]
+    id: String,
+    /// Is it the one that asks?
+    is_current: bool,
+    #[schema(format = DateTime)]
+    created_at: String,
+    /// When it was begun or last renewed.
+    #[schema(format = DateTime)]
+    last_used_at: String,
+    /// When it ends, unless it is renewed before.
+    #[schema(format = DateTime)]
+    expires_at: String,
+    /// Where it was begun or last renewed from.
+    address: String,
+    /// What its client called itself.
+    user_agent: String,
+}
+
+/// The user's sessions, the last used one first.
+#[utoipa::path(get, path = "/api/auth/sessions", tag = "auth", security(("jwt" = [])), responses(
+    (status = 200, description = "The sessions", body = Vec<SessionBody>),
+    (status = 401, description = "No valid JWT", body = ErrorBody),
+))]
+pub(super) async fn sessions(speaker: Speaker, app: Data<App>) -> Result<HttpResponse, ApiError> {
+    let sessions = app.people.sessions_of(speaker.user.id).await?;
+    let bodies = sessions.into_iter().map(|session| SessionBody {
+        is_current: session.id == speaker.session,
+        id: session.id.to_string(),
+        created_at: session.created_at.to_rfc3339(),
+        last_used_at: session.last_used_at.to_rfc3339(),
+        expires_at: session.expires_at.to_rfc3339(),
+        address: session.address,
+        user_agent: session.agent,
+    });
+    Ok(HttpResponse::Ok().json(bodies.collect::<Vec<_>>()))
+}
+
+/// Ends one session of the user, for the very next request.
+#[utoipa::path(delete, path = "/api/auth/sessions/{id}", tag = "auth", security(("jwt" = [])),
+    params(("id" = SessionId, Path)), responses(
+    (status = 204, description = "Ended"),
+    (status = 401, description = "No valid JWT", body = ErrorBody),
+    (status = 404, description = "No such session", body = ErrorBody),
+))]
+pub(super) async fn end_session(
+    SessionUser(user): SessionUser,
+    app: Data<App>,
+    id: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let session: SessionId = id.parse().map_err(|_| ApiError::NotFound("session"))?;
+    let ending = async move { app.people.log_out(user.id, session).await };
+    uncancelled(ending).await??;
+    Ok(HttpResponse::NoContent().finish())
 }
 
 /// Who is logged in.
@@ -176,6 +328,8 @@ pub(super) struct ChangePasswordAnswer {
     message: &'static str,
     /// A new JWT, since every older one has ended.
     token: String,
+    /// Renews the new session.
+    refresh_token: String,
 }
 
 /// Changes the password and ends every other session.
@@ -187,15 +341,19 @@ pub(super) struct ChangePasswordAnswer {
 ))]
 pub(super) async fn change_password(
     SessionUser(user): SessionUser,
+    request: HttpRequest,
     app: Data<App>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let ChangePasswordBody { current_password, new_password } = body.json()?;
-    let changed =
-        async move { app.people.change_password(user, current_password, new_password).await };
-    let token = uncancelled(changed).await??;
+    let device = device(&request, &app.trusted_proxies);
+    let changing = async move {
+        app.people.change_password(user, current_password, new_password, device).await
+    };
+    let LoggedIn { token, refresh_token, .. } = uncancelled(changing).await??;
     let message = "The password was changed; every other session has ended";
-    Ok(HttpResponse::Ok().json(ChangePasswordAnswer { message, token }))
+    let refresh_token = refresh_token.expose().to_owned();
+    Ok(HttpResponse::Ok().json(ChangePasswordAnswer { message, token, refresh_token }))
 }
 
 /// The limit of an address holds for strangers' work here as well.

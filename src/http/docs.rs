@@ -20,7 +20,7 @@ use utoipa::{OpenApi, PartialSchema, ToSchema};
 use super::{App, admin, auth, gateway, keys, meta, payments};
 use crate::auth::password::LENGTH_MAX;
 use crate::domain::pricing::PriceRule;
-use crate::domain::{KeyId, PaymentId, UserId};
+use crate::domain::{KeyId, PaymentId, SessionId, UserId};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -35,6 +35,11 @@ use crate::domain::{KeyId, PaymentId, UserId};
         auth::register,
         auth::login,
         auth::me,
+        auth::refresh,
+        auth::logout,
+        auth::logout_all,
+        auth::sessions,
+        auth::end_session,
         auth::change_password,
         keys::create,
         keys::list,
@@ -111,7 +116,7 @@ macro_rules! id_schema {
     )*};
 }
 
-id_schema!(KeyId, PaymentId, UserId);
+id_schema!(KeyId, PaymentId, SessionId, UserId);
 
 fn text() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::String)

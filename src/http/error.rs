@@ -93,6 +93,9 @@ pub enum ApiError {
     /// A session token past its time.
     #[error("expired session token")]
     ExpiredSession,
+    /// No refresh token of a session that goes on.
+    #[error("invalid refresh token")]
+    InvalidRefresh,
     /// Wrong email or password.
     #[error("wrong credentials")]
     WrongCredentials,
@@ -308,6 +311,11 @@ impl ApiError {
                 "Token expired",
                 "The JWT has expired. Please log in again.",
             ),
+            ApiError::InvalidRefresh => parts(
+                StatusCode::UNAUTHORIZED,
+                "Invalid refresh token",
+                "The refresh token is not valid, was used before, or its session has ended. Please log in again.",
+            ),
             ApiError::WrongCredentials => parts(
                 StatusCode::UNAUTHORIZED,
                 "Invalid credentials",
@@ -456,6 +464,8 @@ impl From<PeopleError> for ApiError {
             PeopleError::WrongCredentials => ApiError::WrongCredentials,
             PeopleError::InvalidSession => ApiError::InvalidSession,
             PeopleError::ExpiredSession => ApiError::ExpiredSession,
+            PeopleError::InvalidRefresh => ApiError::InvalidRefresh,
+            PeopleError::NoSession => ApiError::NotFound("session"),
             PeopleError::Password(error) => error.into(),
             PeopleError::Store(error) => error.into(),
             PeopleError::Unsigned => {

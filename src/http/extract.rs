@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 
 use actix_web::dev::Payload;
-use actix_web::http::header::{AUTHORIZATION, CONTENT_LENGTH};
+use actix_web::http::header::{AUTHORIZATION, CONTENT_LENGTH, USER_AGENT};
 use actix_web::web::Data;
 use actix_web::{FromRequest, HttpRequest};
 use bytes::{Bytes, BytesMut};
@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use super::App;
 use super::error::{ApiError, FieldError};
 use super::origin::forwarded_address;
+use crate::auth::people::{Device, Speaker};
 use crate::json::Object;
 use crate::store::users::{Role, User};
 
@@ -153,10 +154,7 @@ pub fn bearer(request: &HttpRequest) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|token| !token.is_empty())
 }
 
-/// The user of a request's session token.
-pub struct SessionUser(pub User);
-
-impl FromRequest for SessionUser {
+impl FromRequest for Speaker {
     type Error = ApiError;
     type Future = Boxed<Self>;
 
@@ -165,8 +163,21 @@ impl FromRequest for SessionUser {
         let app = app(request);
         Box::pin(async move {
             let token = token.ok_or(ApiError::MissingSession)?;
-            Ok(SessionUser(app?.people.authenticate(&token).await?))
+            Ok(app?.people.authenticate(&token).await?)
         })
+    }
+}
+
+/// The user of a request's session token.
+pub struct SessionUser(pub User);
+
+impl FromRequest for SessionUser {
+    type Error = ApiError;
+    type Future = Boxed<Self>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let speaker = Speaker::from_request(request, payload);
+        Box::pin(async move { Ok(SessionUser(speaker.await?.user)) })
     }
 }
 
@@ -184,6 +195,16 @@ impl FromRequest for AdminUser {
             if user.role == Role::Admin { Ok(AdminUser) } else { Err(ApiError::AccessDenied) }
         })
     }
+}
+
+/// The longest name of a client that is kept, in characters.
+const AGENT_MAX: usize = 200;
+
+/// Where a request comes from, to be told to its user.
+pub fn device(request: &HttpRequest, trusted: &[IpAddr]) -> Device {
+    let agent = request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok());
+    let agent = agent.unwrap_or_default().chars().filter(|c| !c.is_control()).take(AGENT_MAX);
+    Device { address: client_address(request, trusted).to_string(), agent: agent.collect() }
 }
 
 /// Where a request comes from.

@@ -104,6 +104,15 @@ pub fn routes(config: &mut ServiceConfig, document: &Data<utoipa::openapi::OpenA
         .service(resource("/api/auth/register", "POST", [on_post(|r| r.to(auth::register))]))
         .service(resource("/api/auth/login", "POST", [on_post(|r| r.to(auth::login))]))
         .service(resource("/api/auth/me", "GET", [on_get(|r| r.to(auth::me))]))
+        .service(resource("/api/auth/refresh", "POST", [on_post(|r| r.to(auth::refresh))]))
+        .service(resource("/api/auth/logout", "POST", [on_post(|r| r.to(auth::logout))]))
+        .service(resource("/api/auth/logout-all", "POST", [on_post(|r| r.to(auth::logout_all))]))
+        .service(resource("/api/auth/sessions", "GET", [on_get(|r| r.to(auth::sessions))]))
+        .service(resource(
+            "/api/auth/sessions/{id}",
+            "DELETE",
+            [(Method::DELETE, web::route().to(auth::end_session))],
+        ))
         .service(resource(
             "/api/auth/change-password",
             "POST",

@@ -38,6 +38,7 @@ pub mod holds;
 pub mod journal;
 pub mod lease;
 pub mod ledger;
+pub mod sessions;
 pub mod usage;
 pub mod users;
 

@@ -5,6 +5,7 @@ use sea_orm::{
 };
 
 use super::lease::begin_write;
+use super::sessions::{self, NewSession};
 use super::{Store, StoreError};
 use crate::domain::{
     AccountId, AccountStatus, Credits, EntryKind, Environment, LedgerEntry, Link, Timestamp, UserId,
@@ -72,7 +73,7 @@ pub struct User {
     pub role: Role,
     /// Has the address been proved?
     pub is_email_verified: bool,
-    /// Raised to end every session token that was issued before.
+    /// Raised by every change of the password: of two at the same time one is refused.
     pub token_version: i64,
     /// When they registered.
     pub created_at: Timestamp,
@@ -165,22 +166,39 @@ impl Store {
         .await
     }
 
-    /// Stores another password, if nobody has changed it since `user` was read, and ends every session
-    /// token issued before. The new token version; `None` where somebody was faster.
+    /// Stores another password, if nobody has changed it since `user` was read, ends all of the user's sessions, and
+    /// begins another one; false where somebody was faster.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn set_password(&self, user: &User, hash: String) -> Result<Option<i64>, StoreError> {
+    pub async fn set_password(
+        &self,
+        user: &User,
+        hash: String,
+        now: Timestamp,
+        session: Option<NewSession>,
+    ) -> Result<bool, StoreError> {
         let (id, version) = (user.id, user.token_version);
         self.run_write(move |store| async move {
-            let next = version.saturating_add(1);
+            let transaction = begin_write(&store.write).await?;
             let changed = user::Entity::update_many()
                 .filter(user::Column::Id.eq(id.0).and(user::Column::TokenVersion.eq(version)))
                 .col_expr(user::Column::PasswordHash, sea_orm::Value::from(hash).into())
-                .col_expr(user::Column::TokenVersion, sea_orm::Value::from(next).into())
-                .exec(&store.write)
+                .col_expr(
+                    user::Column::TokenVersion,
+                    sea_orm::Value::from(version.saturating_add(1)).into(),
+                )
+                .exec(&transaction)
                 .await?;
-            Ok((changed.rows_affected == 1).then_some(next))
+            if changed.rows_affected == 0 {
+                return Ok(false);
+            }
+            sessions::end(&transaction, entity::session::Column::UserId.eq(id.0), now).await?;
+            if let Some(session) = session {
+                sessions::insert(&transaction, &session).await?;
+            }
+            transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
+            Ok(true)
         })
         .await
     }

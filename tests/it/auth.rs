@@ -11,6 +11,11 @@ on_both!(
     bad_fields_are_named,
     a_new_password_ends_every_older_session,
     a_session_ends_after_a_day,
+    a_session_is_renewed_by_its_refresh_token,
+    a_refresh_token_that_comes_twice_ends_its_session,
+    of_a_thousand_uses_of_a_refresh_token_one_wins,
+    a_session_that_is_ended_is_over_at_once,
+    the_oldest_sessions_end_where_there_are_too_many,
     a_key_is_no_session,
     only_operators_do_what_operators_do,
 );
@@ -133,6 +138,134 @@ async fn a_session_ends_after_a_day(database: Database) {
     server.advance(1);
     let refused = user.get("/api/auth/me").expect(401).await;
     refused.assert_error("Token expired", "The JWT has expired. Please log in again.");
+}
+
+async fn log_in(server: &Server) -> serde_json::Value {
+    let body = json!({ "email": "someone@example.com", "password": PASSWORD });
+    server.post("/api/auth/login", &body).expect(200).await.body
+}
+
+fn text<'a>(body: &'a serde_json::Value, name: &str) -> &'a str {
+    body[name].as_str().unwrap()
+}
+
+const NOT_RENEWED: &str = "The refresh token is not valid, was used before, or its session has ended. Please log in again.";
+
+async fn a_session_is_renewed_by_its_refresh_token(database: Database) {
+    let server = Server::start(&database).await;
+    server.user("someone").await;
+    let mut session = log_in(&server).await;
+    assert_eq!(text(&session, "expires_at"), "2024-01-16T12:00:00Z");
+    assert_eq!(text(&session, "refresh_expires_at"), "2024-02-14T12:00:00Z");
+    let old = session.clone();
+    // Far beyond what either token lasts by itself.
+    for _ in 0..3 {
+        server.advance(29 * 86_400);
+        server.get("/api/auth/me").bearer(text(&session, "token")).expect(401).await;
+        let body = json!({ "refresh_token": session["refresh_token"] });
+        let renewed = server.post("/api/auth/refresh", &body).expect(200).await.body;
+        assert_eq!(renewed["user"], session["user"]);
+        assert_ne!(renewed["refresh_token"], session["refresh_token"]);
+        session = renewed;
+        server.get("/api/auth/me").bearer(text(&session, "token")).expect(200).await;
+    }
+    // Stored is a digest, which is of no use.
+    let stored = "SELECT COUNT(*) || '' FROM refresh_token";
+    assert!(database.query(stored).await.parse::<u32>().unwrap() >= 4);
+    for wrong in ["", "psr_", "psr_x", text(&session, "token"), &text(&old, "refresh_token")[1..]] {
+        let body = json!({ "refresh_token": wrong });
+        let refused = server.post("/api/auth/refresh", &body).expect(401).await;
+        refused.assert_error("Invalid refresh token", NOT_RENEWED);
+    }
+    server.post("/api/auth/refresh", &json!({ "refresh_token": 1 })).expect(400).await;
+    // Not renewed in time, it is over.
+    server.advance(30 * 86_400);
+    let body = json!({ "refresh_token": session["refresh_token"] });
+    server.post("/api/auth/refresh", &body).expect(401).await;
+}
+
+async fn a_refresh_token_that_comes_twice_ends_its_session(database: Database) {
+    let server = Server::start(&database).await;
+    server.user("someone").await;
+    let (stolen, other) = (log_in(&server).await, log_in(&server).await);
+    let body = json!({ "refresh_token": stolen["refresh_token"] });
+    let renewed = server.post("/api/auth/refresh", &body).expect(200).await.body;
+    server.get("/api/auth/me").bearer(text(&renewed, "token")).expect(200).await;
+    let refused = server.post("/api/auth/refresh", &body).expect(401).await;
+    refused.assert_error("Invalid refresh token", NOT_RENEWED);
+    // Whoever of the two it was: neither has it any more. Other sessions go on.
+    for token in [text(&stolen, "token"), text(&renewed, "token")] {
+        server.get("/api/auth/me").bearer(token).expect(401).await;
+    }
+    let body = json!({ "refresh_token": renewed["refresh_token"] });
+    server.post("/api/auth/refresh", &body).expect(401).await;
+    server.get("/api/auth/me").bearer(text(&other, "token")).expect(200).await;
+}
+
+async fn of_a_thousand_uses_of_a_refresh_token_one_wins(database: Database) {
+    let server = Server::start(&database).await;
+    server.user("someone").await;
+    let session = log_in(&server).await;
+    let body = json!({ "refresh_token": session["refresh_token"] });
+    let mut won = 0;
+    for _ in 0..10 {
+        let uses = (0..100).map(|_| server.post("/api/auth/refresh", &body).send());
+        let answers = futures_util::future::join_all(uses).await;
+        won += answers.iter().filter(|answer| answer.status == 200).count();
+        assert!(answers.iter().all(|answer| [200, 401].contains(&answer.status.as_u16())));
+    }
+    assert_eq!(won, 1);
+}
+
+async fn a_session_that_is_ended_is_over_at_once(database: Database) {
+    let server = Server::start(&database).await;
+    let other = server.user("other").await;
+    let user = server.user("someone").await;
+    let (one, two) = (log_in(&server).await, log_in(&server).await);
+    let listed =
+        server.get("/api/auth/sessions").bearer(text(&one, "token")).expect(200).await.body;
+    let listed = listed.as_array().unwrap();
+    assert_eq!(listed.len(), 3);
+    let current: Vec<_> = listed.iter().filter(|session| session["is_current"] == true).collect();
+    assert_eq!(current.len(), 1);
+    assert_eq!(current[0]["address"], "127.0.0.1");
+    let path = format!("/api/auth/sessions/{}", text(current[0], "id"));
+    // Another user's session is as one that is not there.
+    let absent = "/api/auth/sessions/session-00000000-0000-4000-8000-000000000000";
+    for path in [&path, absent] {
+        let refused = other.delete(path).expect(404).await;
+        refused.assert_error("Not found", "There is no such session");
+    }
+    user.delete(&path).expect(204).await;
+    user.delete(&path).expect(404).await;
+    server.get("/api/auth/me").bearer(text(&one, "token")).expect(401).await;
+    let body = json!({ "refresh_token": one["refresh_token"] });
+    server.post("/api/auth/refresh", &body).expect(401).await;
+
+    let ended = server.post("/api/auth/logout", &json!({})).bearer(text(&two, "token"));
+    assert_eq!(ended.expect(200).await.body["sessions_ended"], 1);
+    server.get("/api/auth/me").bearer(text(&two, "token")).expect(401).await;
+    user.get("/api/auth/me").expect(200).await;
+
+    let three = log_in(&server).await;
+    let ended = user.post("/api/auth/logout-all", &json!({})).expect(200).await.body;
+    assert_eq!(ended["sessions_ended"], 2);
+    user.get("/api/auth/me").expect(401).await;
+    server.get("/api/auth/me").bearer(text(&three, "token")).expect(401).await;
+    other.get("/api/auth/me").expect(200).await;
+}
+
+async fn the_oldest_sessions_end_where_there_are_too_many(database: Database) {
+    let server =
+        Server::start_with(&database, |settings| settings.auth.sessions_per_user_max = 2).await;
+    let oldest = server.user("someone").await;
+    server.advance(1);
+    let second = log_in(&server).await;
+    oldest.get("/api/auth/me").expect(200).await;
+    server.advance(1);
+    log_in(&server).await;
+    oldest.get("/api/auth/me").expect(401).await;
+    server.get("/api/auth/me").bearer(text(&second, "token")).expect(200).await;
 }
 
 async fn a_key_is_no_session(database: Database) {

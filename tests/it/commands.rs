@@ -10,6 +10,7 @@ use crate::support::{Database, on_both};
 
 on_both!(
     an_operator_is_made_by_command,
+    session_tokens_get_another_secret_and_sessions_go_on,
     verify_finds_what_was_tampered_with,
     an_account_that_does_not_agree_with_its_ledger_takes_no_calls,
     migrating_twice_is_migrating_once,
@@ -46,6 +47,30 @@ async fn an_operator_is_made_by_command(database: Database) {
     let login = json!({ "email": "root@example.com", "password": "A password of an operator" });
     let (status, session) = process.call("POST", "/api/auth/login", "", &login).await;
     assert_eq!((status, &session["user"]["role"]), (200, &json!("admin")));
+}
+
+async fn session_tokens_get_another_secret_and_sessions_go_on(database: Database) {
+    let kid = |token: &str| token.split('.').next().unwrap().to_owned();
+    let rotate = || finished(command(&database).args(["secret", "rotate-jwt"]));
+    assert_eq!(rotate().0, Some(1));
+    let mut process = Process::start(&database).await;
+    let customer = process.customer("someone", 1).await;
+    assert_eq!(process.terminate(), Some(0));
+    let (code, _, error) = rotate();
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    let mut process = Process::start(&database).await;
+    let (status, _) = process.call("GET", "/api/auth/me", &customer.token, &json!({})).await;
+    assert_eq!(status, 200);
+    let other = process.customer("other", 1).await;
+    assert_ne!(kid(&other.token), kid(&customer.token));
+    assert_eq!(process.terminate(), Some(0));
+    // What was replaced twice is gone.
+    assert_eq!(rotate().0, Some(0));
+    let process = Process::start(&database).await;
+    for (token, expected) in [(&customer.token, 401), (&other.token, 200)] {
+        let (status, _) = process.call("GET", "/api/auth/me", token, &json!({})).await;
+        assert_eq!(status, expected);
+    }
 }
 
 /// A customer whose ledger has a top-up and three charges, and a server that has stopped in good order.

@@ -24,6 +24,7 @@ const UNFAIR: [&str; 2] = [
 ];
 /// Each of these costs a password's hash, so they have a run of their own, with fewer cases.
 const HASHING: &str = "^/api/auth/(register|login|change-password)$";
+const ENDING: &str = r"^/api/auth/(logout|logout-all|sessions/)";
 const OPERATORS: &str = "^/api/admin/";
 const PAID: &str = "^/(api/(hub|omm|yggdrasil)|v1)/";
 
@@ -52,6 +53,7 @@ async fn everyone(database: Database) {
     // The keys that calls are paid with are not those of the user whose keys come and go.
     let (manager, payer, poor) =
         (server.user("manager").await, server.user("payer").await, server.user("poor").await);
+    let leaver = server.user("leaver").await;
     for _ in 0..3 {
         payer.pay("10000").await;
     }
@@ -64,12 +66,18 @@ async fn everyone(database: Database) {
     let but = |patterns: &[&str]| ("--exclude-path-regex", patterns.join("|"));
     let of = |pattern: &str| ("--include-path-regex", pattern.to_owned());
     let run = |name, only, session, key, examples| Run { name, only, session, key, examples };
-    let customer =
-        [run("customer", but(&[HASHING, OPERATORS]), Some(&manager), Some(&rich), examples)];
+    let customer = [run(
+        "customer",
+        but(&[HASHING, OPERATORS, ENDING]),
+        Some(&manager),
+        Some(&rich),
+        examples,
+    )];
     let others = [
         run("stranger", but(&[HASHING]), None, None, examples / 2),
         run("operator", of(OPERATORS), Some(operator), None, examples),
         run("passwords", of(HASHING), Some(&manager), None, few),
+        run("leaver", of(ENDING), Some(&leaver), None, few),
         run("poor", of(PAID), None, Some(&broke), few),
     ];
     let (customer, others) =
