@@ -18,6 +18,7 @@ use crate::config::LedgerSettings;
 use crate::domain::writer::{Attempt, Lane, Merge, Pending, Place, Task, Writer};
 use crate::domain::{AccountId, AccountMarks, Lease, Write};
 use crate::store::Store;
+use crate::store::journal::report_refused;
 
 pub use crate::domain::writer::{WriteError, WriterState};
 
@@ -412,15 +413,6 @@ impl LedgerWriter {
             Lane::Journal => &mut self.is_busy.0,
             Lane::Tables => &mut self.is_busy.1,
         }
-    }
-}
-
-fn report_refused<'a>(accounts: impl Iterator<Item = &'a AccountId>) {
-    for account in accounts {
-        tracing::error!(
-            alert = "account_quarantined", %account,
-            "the tables refuse entries of the journal; `polysystems verify` tells more"
-        );
     }
 }
 

@@ -268,12 +268,7 @@ impl Store {
                 rows.iter().take_while(|row| row.at.0 == first.at.0).collect();
             let last = of_epoch.last().map_or(first.at, |row| row.at);
             let batch = Batch::merged(of_epoch.iter().map(|row| &row.batch));
-            for account in merge_on(&self.write, last, &batch, lease).await? {
-                tracing::error!(
-                    alert = "account_quarantined", %account,
-                    "the tables refuse entries of the journal; `polysystems verify` tells more"
-                );
-            }
+            report_refused(merge_on(&self.write, last, &batch, lease).await?.iter());
             after = last;
         }
         forget(&journal, after).await;
@@ -307,6 +302,16 @@ impl Store {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+}
+
+/// Tells whoever watches which accounts' entries the tables have refused.
+pub fn report_refused<'a>(accounts: impl Iterator<Item = &'a AccountId>) {
+    for account in accounts {
+        tracing::error!(
+            alert = "account_quarantined", %account,
+            "the tables refuse entries of the journal; `polysystems verify` tells more"
+        );
     }
 }
 
