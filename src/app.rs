@@ -274,7 +274,12 @@ fn app(
     let server = &settings.server;
     Ok(App {
         people,
-        keys: Keys { store: store.clone(), gateway: Arc::clone(&gateway) },
+        keys: Keys {
+            store: store.clone(),
+            gateway: Arc::clone(&gateway),
+            expiry_warning_micros: i64::from(settings.auth.key_expiry_warning_days)
+                .saturating_mul(MICROS_PER_DAY),
+        },
         payments: Payments {
             store: store.clone(),
             gateway: Arc::clone(&gateway),
@@ -282,7 +287,11 @@ fn app(
             amount_max: settings.payment_amount_max()?,
             test_credits: settings.test_credits()?,
         },
-        operators: Operators { store: store.clone(), gateway: Arc::clone(&gateway) },
+        operators: Operators {
+            store: store.clone(),
+            gateway: Arc::clone(&gateway),
+            tiers: settings.rate_limit.tiers.keys().cloned().collect(),
+        },
         readiness: Arc::clone(&gateway.readiness),
         gateway,
         store,

@@ -213,6 +213,8 @@ pub struct AuthSettings {
     pub keys_per_account_max: usize,
     /// API keys remembered between calls.
     pub key_cache_max: u64,
+    /// How long before an API key ends its owner is warned, in days.
+    pub key_expiry_warning_days: u32,
 }
 
 impl Default for AuthSettings {
@@ -229,6 +231,7 @@ impl Default for AuthSettings {
             password_queue_max: 64,
             keys_per_account_max: 1_000,
             key_cache_max: 1_000_000,
+            key_expiry_warning_days: 7,
         }
     }
 }

@@ -227,7 +227,7 @@ fn create_user(
         let store = app::open_store(settings, database.handle().clone()).await?;
         let people =
             app::people(settings, Clock::System, database.handle().clone(), store.clone())?;
-        let user = people.register(Registration { email, username, password }, role).await;
+        let user = people.register(Registration { email, username, password }, role, None).await;
         store.close().await;
         user.map_err(|error| match error {
             PeopleError::Store(error) => anyhow::anyhow!("cannot store the user: {error}"),

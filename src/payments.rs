@@ -6,8 +6,8 @@ use uuid::Uuid;
 
 use crate::auth::keys::{KeysError, on_record, serving_lease, tables_are_whole};
 use crate::domain::{
-    AccountId, Credits, Decline, Environment, LedgerEntry, NewPayment, PaymentId, Snapshot,
-    Timestamp, UserId,
+    AccountId, ActKind, Credits, Decline, Environment, LedgerEntry, NewPayment, Origin, PaymentId,
+    Snapshot, Timestamp, UserId,
 };
 use crate::idempotency::{Begun, IdempotencyError, Made, Once};
 use crate::pipeline::Gateway;
@@ -73,6 +73,7 @@ impl Payments {
         user: UserId,
         amount: Credits,
         once: Option<Once<Payment>>,
+        origin: Origin,
     ) -> Result<Made<Payment>, PaymentsError> {
         if !self.is_sandbox_on {
             return Err(PaymentsError::ProviderOff);
@@ -104,7 +105,9 @@ impl Payments {
             .zip(once)
             .map(|(claim, once)| claim.record(id.0, Some(&(once.answer)(&made)), at));
         let lease = serving_lease(&self.gateway, account).await?;
-        let receipt = lease.top_up(payment, answer).await.map_err(|error| match error {
+        let act = origin.act(Uuid::now_v7(), user, ActKind::PaymentConfirmed, at).to(id.to_string());
+        let act = Some(act.with(format!("${amount} by {SANDBOX}")));
+        let receipt = lease.top_up(payment, answer, act).await.map_err(|error| match error {
             crate::actors::AccountError::Refused(Decline::AccountClosed) => {
                 PaymentsError::AccountClosed
             }
@@ -121,11 +124,13 @@ impl Payments {
     ///
     /// # Errors
     /// [`PaymentsError`]
-    pub async fn reset_test(&self, user: UserId) -> Result<Credits, PaymentsError> {
+    pub async fn reset_test(&self, user: UserId, origin: Origin) -> Result<Credits, PaymentsError> {
+        let at = self.gateway.clock.now();
+        let act = Some(origin.act(Uuid::now_v7(), user, ActKind::TestCreditsReset, at));
         let account = self.store.accounts_of(user).await?.test;
         let lease = serving_lease(&self.gateway, account).await?;
         let receipt =
-            lease.refill(user.0, self.test_credits).await.map_err(|error| match error {
+            lease.refill(user.0, self.test_credits, act).await.map_err(|error| match error {
                 crate::actors::AccountError::Refused(_) => PaymentsError::AccountClosed,
                 crate::actors::AccountError::Gone => PaymentsError::Account(KeysError::Unknown),
             })?;

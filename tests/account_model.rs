@@ -62,6 +62,8 @@ struct ModelKey {
 struct Model {
     /// Amount, and the number of its entry.
     top_ups: Vec<(i64, i64)>,
+    /// Taken by an operator.
+    deducted: i64,
     charges: Vec<Remembered>,
     keys: Vec<ModelKey>,
     suspended: bool,
@@ -85,7 +87,7 @@ impl Model {
                 None => 0,
             })
             .sum();
-        added - taken
+        added - taken - self.deducted
     }
 
     fn held(&self) -> i64 {
@@ -167,7 +169,8 @@ impl Run {
     fn step(&mut self) {
         match self.random.random_range(0..100) {
             0..8 => self.top_up(),
-            8..12 => self.add_key(),
+            8..9 => self.take(),
+            9..12 => self.add_key(),
             12..20 => self.change_key(),
             20..22 => self.change_status(),
             22..30 => self.pass_time(),
@@ -190,6 +193,22 @@ impl Run {
         } else {
             self.record(result.unwrap());
             self.model.top_ups.push((amount, self.model.entries));
+        }
+    }
+
+    fn take(&mut self) {
+        let (amount, reference) = (self.random.random_range(0..8), self.id());
+        let available = self.model.available();
+        let result = self.account.take(reference, credits(amount), self.now());
+        if amount == 0 {
+            assert_eq!(result, Err(Decline::AmountTooLarge));
+        } else if amount > available {
+            assert!(matches!(result, Err(Decline::InsufficientCredits { .. })), "{result:?}");
+        } else {
+            let entry = result.unwrap();
+            assert_eq!((entry.kind, entry.key), (EntryKind::Deduction, None));
+            self.record(entry);
+            self.model.deducted += amount;
         }
     }
 

@@ -108,7 +108,7 @@ async fn key(
     if balance > Credits::ZERO {
         let id = PaymentId(Uuid::now_v7());
         let payment = NewPayment { id, account, provider: "sandbox", amount: balance, at };
-        lease.top_up(payment, None).await.unwrap().wait().await.unwrap();
+        lease.top_up(payment, None, None).await.unwrap().wait().await.unwrap();
     }
     let new = NewKey {
         id: KeyId(Uuid::new_v4()),
@@ -119,6 +119,6 @@ async fn key(
         created_at: at,
         expires_at: None,
     };
-    lease.add_key(new, None).await.unwrap().wait().await.unwrap();
+    lease.add_key(new, None, None).await.unwrap().wait().await.unwrap();
     key.expose().to_owned()
 }

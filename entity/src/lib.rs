@@ -7,6 +7,7 @@
 
 pub mod account;
 pub mod api_key;
+pub mod audit_log;
 pub mod hold;
 pub mod hold_end;
 pub mod key_spend;

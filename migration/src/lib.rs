@@ -14,6 +14,7 @@ mod m20261124_000004_chain;
 mod m20261124_000005_journal;
 mod m20261124_000006_entries;
 mod m20261124_000007_sessions;
+mod m20261125_000008_audit_log;
 
 /// Applies the migrations in order.
 pub struct Migrator;
@@ -29,6 +30,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261124_000005_journal::Migration),
             Box::new(m20261124_000006_entries::Migration),
             Box::new(m20261124_000007_sessions::Migration),
+            Box::new(m20261125_000008_audit_log::Migration),
         ]
     }
 }

@@ -15,8 +15,8 @@ use crate::domain::account::{NoSuchKey, Terms};
 use crate::domain::owner::{Decision, Estimate, Extension, Snapshot, TooManyKeys};
 use crate::domain::residency::InFlight;
 use crate::domain::{
-    AccountStatus, Charge, ChargeId, Credits, Decline, KeyChange, KeyId, KeyState, NewKey,
-    NewPayment, Outcome, Owner, RecordedAnswer, Settled, Timestamp, UsageRecord, Write,
+    AccountStatus, Act, Adjustment, Charge, ChargeId, Credits, Decline, KeyChange, KeyId, KeyState,
+    NewKey, NewPayment, Outcome, Owner, RecordedAnswer, Settled, Timestamp, UsageRecord, Write,
 };
 
 pub use crate::domain::owner::Record;
@@ -62,6 +62,11 @@ impl AccountActor {
         owner.publish();
         failpoint!("account-handed-over");
         Receipt { decided, durable }
+    }
+
+    /// The same for what somebody did.
+    fn receipt_of<T>(&self, owner: &Owner, decision: Decision<T>, act: Option<Act>) -> Receipt<T> {
+        self.receipt(owner, decision.done_by(owner.state().id(), act))
     }
 
     fn hand_over(&self, owner: &Owner, write: Write, is_awaited: bool) -> Option<Acknowledgement> {
@@ -248,6 +253,7 @@ impl Handler<ExpireCharges> for AccountActor {
 #[derive(Message)]
 #[rtype(result = "()")]
 struct TopUp {
+    act: Option<Act>,
     payment: NewPayment,
     answer: Option<RecordedAnswer>,
     reply: Reply<(), Decline>,
@@ -259,7 +265,7 @@ impl Handler<TopUp> for AccountActor {
     fn handle(&mut self, top_up: TopUp, _: &mut Context<Self>) {
         let result = self.with(|owner, now| {
             let decided = owner.top_up(top_up.payment, top_up.answer, now);
-            decided.map(|decision| self.receipt(owner, decision))
+            decided.map(|decision| self.receipt_of(owner, decision, top_up.act))
         });
         reply(top_up.reply, result);
     }
@@ -268,6 +274,7 @@ impl Handler<TopUp> for AccountActor {
 #[derive(Message)]
 #[rtype(result = "()")]
 struct Refill {
+    act: Option<Act>,
     reference: uuid::Uuid,
     to: Credits,
     reply: Reply<Credits, Decline>,
@@ -279,7 +286,7 @@ impl Handler<Refill> for AccountActor {
     fn handle(&mut self, refill: Refill, _: &mut Context<Self>) {
         let result = self.with(|owner, now| {
             let decided = owner.refill(refill.reference, refill.to, now);
-            decided.map(|decision| self.receipt(owner, decision))
+            decided.map(|decision| self.receipt_of(owner, decision, refill.act))
         });
         reply(refill.reply, result);
     }
@@ -287,7 +294,31 @@ impl Handler<Refill> for AccountActor {
 
 #[derive(Message)]
 #[rtype(result = "()")]
+struct Adjust {
+    reference: uuid::Uuid,
+    adjustment: Adjustment,
+    answer: Option<RecordedAnswer>,
+    act: Option<Act>,
+    reply: Reply<Credits, Decline>,
+}
+
+impl Handler<Adjust> for AccountActor {
+    type Result = ();
+
+    fn handle(&mut self, adjust: Adjust, _: &mut Context<Self>) {
+        let result = self.with(|owner, now| {
+            let Adjust { reference, adjustment, answer, .. } = adjust;
+            let decided = owner.adjust(reference, adjustment, answer, now);
+            decided.map(|decision| self.receipt_of(owner, decision, adjust.act))
+        });
+        reply(adjust.reply, result);
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
 struct AddKey {
+    act: Option<Act>,
     key: NewKey,
     answer: Option<RecordedAnswer>,
     reply: Reply<(), TooManyKeys>,
@@ -299,7 +330,7 @@ impl Handler<AddKey> for AccountActor {
     fn handle(&mut self, add: AddKey, _: &mut Context<Self>) {
         let result = self.with(|owner, _| {
             let decided = owner.add_key(add.key, add.answer, self.keys_max);
-            decided.map(|decision| self.receipt(owner, decision))
+            decided.map(|decision| self.receipt_of(owner, decision, add.act))
         });
         reply(add.reply, result);
     }
@@ -308,6 +339,7 @@ impl Handler<AddKey> for AccountActor {
 #[derive(Message)]
 #[rtype(result = "()")]
 struct ChangeKey {
+    act: Option<Act>,
     key: KeyId,
     change: KeyChange,
     reply: Reply<KeyState, NoSuchKey>,
@@ -319,7 +351,7 @@ impl Handler<ChangeKey> for AccountActor {
     fn handle(&mut self, change: ChangeKey, _: &mut Context<Self>) {
         let result = self.with(|owner, _| {
             let decided = owner.change_key(change.key, change.change);
-            decided.map(|decision| self.receipt(owner, decision))
+            decided.map(|decision| self.receipt_of(owner, decision, change.act))
         });
         reply(change.reply, result);
     }
@@ -328,6 +360,7 @@ impl Handler<ChangeKey> for AccountActor {
 #[derive(Message)]
 #[rtype(result = "()")]
 struct SetStatus {
+    act: Option<Act>,
     status: AccountStatus,
     reply: Reply<(), std::convert::Infallible>,
 }
@@ -338,7 +371,7 @@ impl Handler<SetStatus> for AccountActor {
     fn handle(&mut self, set: SetStatus, _: &mut Context<Self>) {
         let result = self.with(|owner, _| {
             let decided = owner.set_status(set.status);
-            decided.map(|decision| self.receipt(owner, decision))
+            decided.map(|decision| self.receipt_of(owner, decision, set.act))
         });
         reply(set.reply, result);
     }
@@ -501,8 +534,9 @@ impl AccountLease {
         &self,
         payment: NewPayment,
         answer: Option<RecordedAnswer>,
+        act: Option<Act>,
     ) -> Result<Receipt<()>, AccountError<Decline>> {
-        self.ask(|reply| TopUp { payment, answer, reply }).await
+        self.ask(|reply| TopUp { act, payment, answer, reply }).await
     }
 
     /// Brings the balance up to `to`, where it is below; answers the balance.
@@ -513,8 +547,23 @@ impl AccountLease {
         &self,
         reference: uuid::Uuid,
         to: Credits,
+        act: Option<Act>,
     ) -> Result<Receipt<Credits>, AccountError<Decline>> {
-        self.ask(|reply| Refill { reference, to, reply }).await
+        self.ask(|reply| Refill { act, reference, to, reply }).await
+    }
+
+    /// Gives or takes credits without a payment; answers the balance.
+    ///
+    /// # Errors
+    /// The [`Decline`], or [`AccountError::Gone`].
+    pub async fn adjust(
+        &self,
+        reference: uuid::Uuid,
+        adjustment: Adjustment,
+        answer: Option<RecordedAnswer>,
+        act: Option<Act>,
+    ) -> Result<Receipt<Credits>, AccountError<Decline>> {
+        self.ask(|reply| Adjust { reference, adjustment, answer, act, reply }).await
     }
 
     /// Adds a key; `answer` is recorded with it.
@@ -525,8 +574,9 @@ impl AccountLease {
         &self,
         key: NewKey,
         answer: Option<RecordedAnswer>,
+        act: Option<Act>,
     ) -> Result<Receipt<()>, AccountError<TooManyKeys>> {
-        self.ask(|reply| AddKey { key, answer, reply }).await
+        self.ask(|reply| AddKey { act, key, answer, reply }).await
     }
 
     /// Changes a key.
@@ -537,8 +587,9 @@ impl AccountLease {
         &self,
         key: KeyId,
         change: KeyChange,
+        act: Option<Act>,
     ) -> Result<Receipt<KeyState>, AccountError<NoSuchKey>> {
-        self.ask(|reply| ChangeKey { key, change, reply }).await
+        self.ask(|reply| ChangeKey { act, key, change, reply }).await
     }
 
     /// Suspends or resumes the account.
@@ -548,8 +599,9 @@ impl AccountLease {
     pub async fn set_status(
         &self,
         status: AccountStatus,
+        act: Option<Act>,
     ) -> Result<Receipt<()>, AccountError<std::convert::Infallible>> {
-        self.ask(|reply| SetStatus { status, reply }).await
+        self.ask(|reply| SetStatus { act, status, reply }).await
     }
 
     /// Looks at the account, and at one of its keys.

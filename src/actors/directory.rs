@@ -513,6 +513,7 @@ mod tests {
         /// An account with 100 nano-dollars and a key.
         async fn account(&self, name: &str) -> (AccountId, KeyId) {
             let user = NewUser {
+                origin: crate::domain::Origin::local(crate::domain::Actor::Server),
                 id: UserId(Uuid::new_v4()),
                 email: name.into(),
                 username: name.into(),
@@ -532,7 +533,7 @@ mod tests {
                 amount: Credits::from_nanos(100),
                 at,
             };
-            lease.top_up(payment, None).await.unwrap().wait().await.unwrap();
+            lease.top_up(payment, None, None).await.unwrap().wait().await.unwrap();
             let new = NewKey {
                 id: key,
                 account,
@@ -542,7 +543,7 @@ mod tests {
                 created_at: at,
                 expires_at: None,
             };
-            lease.add_key(new, None).await.unwrap().wait().await.unwrap();
+            lease.add_key(new, None, None).await.unwrap().wait().await.unwrap();
             (account, key)
         }
 

@@ -12,7 +12,8 @@ use crate::domain::api_key::ApiKey;
 use crate::domain::limits::LimitsChange;
 use crate::domain::owner::TooManyKeys;
 use crate::domain::{
-    AccountId, Environment, KeyChange, KeyId, KeyState, NewKey, Timestamp, UserId,
+    AccountId, Act, ActKind, Environment, KeyChange, KeyId, KeyState, NewKey, Origin, Timestamp,
+    UserId,
 };
 use crate::idempotency::{Begun, Claim, IdempotencyError, Made, Once};
 use crate::pipeline::Gateway;
@@ -148,9 +149,17 @@ pub struct Keys {
     pub store: Store,
     /// The account actors, and the ring of keys.
     pub gateway: Arc<Gateway>,
+    /// How long before its end a key's owner is warned, in microseconds.
+    pub expiry_warning_micros: i64,
 }
 
 impl Keys {
+    /// What ends before this time ends soon.
+    #[must_use]
+    pub fn soon(&self) -> Timestamp {
+        self.gateway.clock.now().plus_micros(self.expiry_warning_micros)
+    }
+
     /// Makes a key. Its text is returned here and never again.
     ///
     /// # Errors
@@ -160,6 +169,7 @@ impl Keys {
         user: UserId,
         request: KeyRequest,
         once: Option<Once<NewlyMade>>,
+        origin: Origin,
     ) -> Result<Made<NewlyMade>, KeysError> {
         let accounts = self.store.accounts_of(user).await?;
         let account = accounts.of(request.environment);
@@ -197,7 +207,9 @@ impl Keys {
             .zip(once)
             .map(|(claim, once)| claim.record(id, Some(&(once.answer)(&made)), at));
         let lease = serving_lease(&self.gateway, account).await?;
-        on_record(&self.gateway, lease.add_key(new, answer).await?, claim).await?;
+        let act = origin.act(Uuid::now_v7(), user, ActKind::KeyCreated, at).to(new.id.to_string());
+        let act = Some(act.with(new.name.clone()));
+        on_record(&self.gateway, lease.add_key(new, answer, act).await?, claim).await?;
         Ok(Made::New(made))
     }
 
@@ -226,9 +238,15 @@ impl Keys {
     ///
     /// # Errors
     /// [`KeysError`]
-    pub async fn revoke(&self, user: UserId, key: KeyId) -> Result<KeyListing, KeysError> {
+    pub async fn revoke(
+        &self,
+        user: UserId,
+        key: KeyId,
+        origin: Origin,
+    ) -> Result<KeyListing, KeysError> {
         let listing = self.get(user, key).await?;
-        self.change(listing.account, key, KeyChange::Revoke).await?;
+        let act = self.act(origin, user, ActKind::KeyRevoked, key);
+        self.change(listing.account, key, KeyChange::Revoke, act).await?;
         self.gateway.keys.forget(listing.digest);
         Ok(KeyListing { is_active: false, ..listing })
     }
@@ -237,9 +255,10 @@ impl Keys {
     ///
     /// # Errors
     /// [`KeysError`]
-    pub async fn delete(&self, user: UserId, key: KeyId) -> Result<(), KeysError> {
+    pub async fn delete(&self, user: UserId, key: KeyId, origin: Origin) -> Result<(), KeysError> {
         let listing = self.get(user, key).await?;
-        self.change(listing.account, key, KeyChange::Delete).await?;
+        let act = self.act(origin, user, ActKind::KeyDeleted, key);
+        self.change(listing.account, key, KeyChange::Delete, act).await?;
         self.gateway.keys.forget(listing.digest);
         Ok(())
     }
@@ -253,9 +272,11 @@ impl Keys {
         user: UserId,
         key: KeyId,
         change: LimitsChange,
+        origin: Origin,
     ) -> Result<(KeyState, Timestamp), KeysError> {
         let listing = self.get(user, key).await?;
-        let state = self.change(listing.account, key, KeyChange::Limits(change)).await?;
+        let act = self.act(origin, user, ActKind::KeyLimitsSet, key).with(change.to_string());
+        let state = self.change(listing.account, key, KeyChange::Limits(change), act).await?;
         Ok((state, self.gateway.clock.now()))
     }
 
@@ -281,8 +302,13 @@ impl Keys {
         account: AccountId,
         key: KeyId,
         change: KeyChange,
+        act: Act,
     ) -> Result<KeyState, KeysError> {
         let lease = serving_lease(&self.gateway, account).await?;
-        on_record(&self.gateway, lease.change_key(key, change).await?, None).await
+        on_record(&self.gateway, lease.change_key(key, change, Some(act)).await?, None).await
+    }
+
+    fn act(&self, origin: Origin, user: UserId, kind: ActKind, key: KeyId) -> Act {
+        origin.act(Uuid::now_v7(), user, kind, self.gateway.clock.now()).to(key.to_string())
     }
 }

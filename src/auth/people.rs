@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::password::{LENGTH_MAX, PasswordError, Passwords};
 use super::session::{RefreshToken, Session, SessionError, Sessions, digest};
 use crate::clock::Clock;
-use crate::domain::{Credits, SessionId, Timestamp, UserId};
+use crate::domain::{Act, ActKind, Actor, Credits, Origin, SessionId, Timestamp, UserId};
 use crate::store::sessions::{NewSession, Refreshed, SessionListing};
 use crate::store::users::{NewUser, Role, User};
 use crate::store::{Store, StoreError};
@@ -70,6 +70,15 @@ pub struct Device {
     pub agent: String,
 }
 
+impl Device {
+    /// Somebody on it.
+    #[must_use]
+    pub fn origin(&self, actor: Actor) -> Origin {
+        let Device { address, agent } = self.clone();
+        Origin { actor, address, agent }
+    }
+}
+
 /// Who has proved who they are, and what proves it from now on.
 pub struct LoggedIn {
     /// The user.
@@ -121,15 +130,26 @@ pub struct People {
 }
 
 impl People {
-    /// Registers a user.
+    /// Registers a user, from a device or, where none is given, from the command line.
     ///
     /// # Errors
     /// [`PeopleError`]
-    pub async fn register(&self, new: Registration, role: Role) -> Result<User, PeopleError> {
+    pub async fn register(
+        &self,
+        new: Registration,
+        role: Role,
+        device: Option<Device>,
+    ) -> Result<User, PeopleError> {
         self.check_length(&new.password)?;
         let password_hash = self.passwords.hash(new.password).await?;
+        let id = UserId(Uuid::new_v4());
+        let origin = match device {
+            Some(device) => device.origin(Actor::User(id)),
+            None => Origin::local(Actor::CommandLine),
+        };
         let user = NewUser {
-            id: UserId(Uuid::new_v4()),
+            id,
+            origin,
             email: new.email.trim().to_owned(),
             username: new.username.trim().to_owned(),
             password_hash,
@@ -162,11 +182,24 @@ impl People {
         };
         let stored = user.as_ref().map(|user| user.password_hash.clone());
         let fits = self.passwords.verify(password, stored).await?;
-        let user = user.filter(|_| fits).ok_or(PeopleError::WrongCredentials)?;
+        let Some(user) = user.as_ref().filter(|_| fits).cloned() else {
+            if let Some(user) = user {
+                self.store.record_act_later(self.act(user.id, &device, ActKind::LoginFailed));
+            }
+            return Err(PeopleError::WrongCredentials);
+        };
+        let act = self.act(user.id, &device, ActKind::LoggedIn);
         let (session, refresh_token) = self.new_session(user.id, device);
         let logged_in = self.logged_in(user, session.id, refresh_token)?;
-        self.store.begin_session(session).await?;
+        let act = act.to(session.id.to_string());
+        self.store.begin_session(session, act).await?;
         Ok(logged_in)
+    }
+
+    /// Something that a user does now.
+    fn act(&self, user: UserId, device: &Device, kind: ActKind) -> Act {
+        let origin = device.origin(Actor::User(user));
+        origin.act(Uuid::now_v7(), user, kind, self.clock.now())
     }
 
     fn new_session(&self, user: UserId, device: Device) -> (NewSession, RefreshToken) {
@@ -214,7 +247,9 @@ impl People {
         let now = self.clock.now();
         let expires_at = now.plus_micros(self.session_bounds.lifetime_micros);
         let (used, digest) = (digest(token), next.digest());
-        let renewing = self.store.refresh_session(used, digest, now, expires_at, device.address);
+        // Who it is, the token tells.
+        let from = device.origin(Actor::Server);
+        let renewing = self.store.refresh_session(used, digest, now, expires_at, from);
         match renewing.await? {
             Refreshed::Renewed(user, session) => self.logged_in(*user, session, next),
             Refreshed::Reused(user, session) => {
@@ -229,8 +264,14 @@ impl People {
     ///
     /// # Errors
     /// [`PeopleError::NoSession`]
-    pub async fn log_out(&self, user: UserId, session: SessionId) -> Result<(), PeopleError> {
-        let is_ended = self.store.end_session(user, session, self.clock.now()).await?;
+    pub async fn log_out(
+        &self,
+        user: UserId,
+        session: SessionId,
+        device: &Device,
+    ) -> Result<(), PeopleError> {
+        let act = self.act(user, device, ActKind::SessionEnded).to(session.to_string());
+        let is_ended = self.store.end_session(user, session, act).await?;
         if is_ended { Ok(()) } else { Err(PeopleError::NoSession) }
     }
 
@@ -238,8 +279,13 @@ impl People {
     ///
     /// # Errors
     /// [`PeopleError::Store`]
-    pub async fn log_out_everywhere(&self, user: UserId) -> Result<u64, PeopleError> {
-        Ok(self.store.end_sessions(user, self.clock.now()).await?)
+    pub async fn log_out_everywhere(
+        &self,
+        user: UserId,
+        device: &Device,
+    ) -> Result<u64, PeopleError> {
+        let act = self.act(user, device, ActKind::SessionsEnded);
+        Ok(self.store.end_sessions(user, act).await?)
     }
 
     /// The user's sessions, the last used one first.
@@ -278,13 +324,15 @@ impl People {
     ) -> Result<LoggedIn, PeopleError> {
         self.check_length(&new)?;
         if !self.passwords.verify(current, Some(user.password_hash.clone())).await? {
+            self.store.record_act_later(self.act(user.id, &device, ActKind::LoginFailed));
             return Err(PeopleError::WrongCredentials);
         }
         let hash = self.passwords.hash(new).await?;
+        let act = self.act(user.id, &device, ActKind::PasswordChanged);
         let (session, refresh_token) = self.new_session(user.id, device);
         let logged_in = self.logged_in(user.clone(), session.id, refresh_token)?;
         let (at, session) = (session.at, Some(session));
-        if !self.store.set_password(&user, hash, at, session).await? {
+        if !self.store.set_password(&user, hash, at, session, act).await? {
             return Err(PeopleError::WrongCredentials);
         }
         Ok(logged_in)

@@ -87,6 +87,15 @@ impl AccountStatus {
         }
     }
 
+    /// The word for it in the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            AccountStatus::Open => "open",
+            AccountStatus::Suspended => "suspended",
+        }
+    }
+
     /// What a number of the database stands for.
     #[must_use]
     pub const fn from_code(code: i16) -> Option<Self> {
@@ -776,6 +785,33 @@ impl AccountState {
         let entry = self.entry(kind, amount, reference, None, day, day.month(), now);
         self.withhold(amount);
         Ok(entry)
+    }
+
+    /// Takes credits, whatever the account's status: at most what is available, so that nothing is taken of what
+    /// runs.
+    ///
+    /// # Errors
+    /// [`Decline::InsufficientCredits`], or [`Decline::AmountTooLarge`] where the amount is not positive.
+    pub fn take(
+        &mut self,
+        reference: Uuid,
+        amount: Credits,
+        now: Timestamp,
+    ) -> Result<LedgerEntry, Decline> {
+        if amount <= Credits::ZERO {
+            return Err(Decline::AmountTooLarge);
+        }
+        let available = self.available();
+        if amount > available {
+            return Err(Decline::InsufficientCredits { price: amount, available });
+        }
+        let balance = self.balance.checked_sub(amount).ok_or(Decline::AmountTooLarge)?;
+
+        // Decided. From here on nothing fails.
+        self.balance = balance;
+        let day = now.day();
+        let taken = negated(amount);
+        Ok(self.entry(EntryKind::Deduction, taken, reference, None, day, day.month(), now))
     }
 
     /// Makes spendable what entries up to number `durable_seq` gave back.

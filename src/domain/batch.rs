@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 use super::account::AccountStatus;
+use super::act::Act;
 use super::hold::HoldChange;
 use super::ids::{AccountId, KeyId, PaymentId};
 use super::lease::shard;
@@ -105,6 +106,8 @@ pub struct Write {
     pub answer: Option<RecordedAnswer>,
     /// Anything else.
     pub change: Option<Change>,
+    /// Who did it, for the audit log. A paid call has none: its usage record says as much.
+    pub act: Option<Box<Act>>,
 }
 
 impl Write {
@@ -119,6 +122,7 @@ impl Write {
             usage: None,
             answer: None,
             change: None,
+            act: None,
         }
     }
 
@@ -129,7 +133,10 @@ impl Write {
     pub fn is_plain(&self) -> bool {
         let is_call =
             |entry: &LedgerEntry| matches!(entry.kind, EntryKind::Charge | EntryKind::Capture);
-        self.entry.as_ref().is_none_or(is_call) && self.answer.is_none() && self.change.is_none()
+        self.entry.as_ref().is_none_or(is_call)
+            && self.answer.is_none()
+            && self.change.is_none()
+            && self.act.is_none()
     }
 
     /// What it costs in memory, roughly.
@@ -155,6 +162,8 @@ pub struct Batch {
     pub answers: Vec<RecordedAnswer>,
     /// The rest, in order.
     pub changes: Vec<Change>,
+    /// Who did it, for the audit log.
+    pub acts: Vec<Act>,
 }
 
 impl Batch {
@@ -169,6 +178,7 @@ impl Batch {
             batch.usage.extend(write.usage.clone());
             batch.answers.extend(write.answer.clone());
             batch.changes.extend(write.change.clone());
+            batch.acts.extend(write.act.as_deref().cloned());
         }
         batch
     }
@@ -192,6 +202,7 @@ impl Batch {
             merged.usage.extend_from_slice(&batch.usage);
             merged.answers.extend_from_slice(&batch.answers);
             merged.changes.extend_from_slice(&batch.changes);
+            merged.acts.extend_from_slice(&batch.acts);
         }
         merged.entries.sort_by_key(|entry| (entry.account, entry.seq));
         merged
@@ -230,6 +241,7 @@ impl Batch {
             && self.usage.is_empty()
             && self.answers.is_empty()
             && self.changes.is_empty()
+            && self.acts.is_empty()
     }
 
     /// The shards whose lease must hold for it.

@@ -85,6 +85,12 @@ prefixed_id!(
     "session-"
 );
 
+prefixed_id!(
+    /// Something that somebody did, as the audit log has it. Text form `act-<uuid>`.
+    ActId,
+    "act-"
+);
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,16 +20,19 @@ pub enum EntryKind {
     Refund,
     /// Credits given without a payment. Reference: the user.
     Grant,
+    /// Credits taken by an operator. Reference: the user.
+    Deduction,
 }
 
 impl EntryKind {
     /// Every kind.
-    pub const ALL: [EntryKind; 5] = [
+    pub const ALL: [EntryKind; 6] = [
         EntryKind::TopUp,
         EntryKind::Charge,
         EntryKind::Capture,
         EntryKind::Refund,
         EntryKind::Grant,
+        EntryKind::Deduction,
     ];
 
     /// The number that stands for the kind in the database. Fixed for ever.
@@ -41,6 +44,7 @@ impl EntryKind {
             EntryKind::Capture => 3,
             EntryKind::Refund => 4,
             EntryKind::Grant => 5,
+            EntryKind::Deduction => 6,
         }
     }
 
@@ -59,6 +63,7 @@ impl EntryKind {
             EntryKind::Capture => "capture",
             EntryKind::Refund => "refund",
             EntryKind::Grant => "grant",
+            EntryKind::Deduction => "deduction",
         }
     }
 }

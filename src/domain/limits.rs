@@ -26,6 +26,22 @@ pub struct LimitsChange {
     pub monthly: Option<Option<Credits>>,
 }
 
+impl std::fmt::Display for LimitsChange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let parts =
+            [("per_request", self.per_request), ("daily", self.daily), ("monthly", self.monthly)];
+        let set = parts.into_iter().filter_map(|(name, limit)| Some((name, limit?)));
+        for (place, (name, limit)) in set.enumerate() {
+            let gap = if place == 0 { "" } else { ", " };
+            match limit {
+                Some(limit) => write!(f, "{gap}{name} ${limit}")?,
+                None => write!(f, "{gap}{name} none")?,
+            }
+        }
+        Ok(())
+    }
+}
+
 impl SpendingLimits {
     /// These limits after the change.
     #[must_use]

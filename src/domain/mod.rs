@@ -6,6 +6,7 @@
 //! when this folder mentions a runtime, an actor, the ORM or a clock.
 
 pub mod account;
+pub mod act;
 pub mod api_key;
 pub mod audit;
 pub mod batch;
@@ -27,15 +28,16 @@ pub use account::{
     AccountState, AccountStatus, Bounds, Charge, Charged, Decline, Environment, KeyChange,
     KeyState, Outcome, Price, Settled, StoredAccount,
 };
+pub use act::{Act, ActKind, Actor, Origin};
 pub use batch::{Batch, Change, NewKey, NewPayment, RecordedAnswer, Write};
 pub use chain::Link;
 pub use hold::{Hold, HoldChange, HoldEnd, HoldEndKind};
-pub use ids::{AccountId, ChargeId, KeyId, PaymentId, SessionId, UserId};
+pub use ids::{AccountId, ActId, ChargeId, KeyId, PaymentId, SessionId, UserId};
 pub use lease::Lease;
 pub use ledger::{EntryKind, LedgerEntry};
 pub use limits::{KeySpend, LimitsChange, LimitsLeft, SpendingLimits};
 pub use money::{Credits, TokenPrice};
-pub use owner::{Estimate, Extension, Owner, Snapshot};
+pub use owner::{Adjustment, Estimate, Extension, Owner, Snapshot};
 pub use residency::AccountMarks;
 pub use usage::{Ending, Tally, UsageRecord};
 pub use window::{Day, MICROS_PER_DAY, Month, Timestamp};

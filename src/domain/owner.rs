@@ -13,9 +13,10 @@ use super::account::{
     AccountState, AccountStatus, Charge, Decline, KeyChange, KeyState, NoSuchKey, NotOpen, Outcome,
     Settled, Terms,
 };
+use super::act::Act;
 use super::batch::{Change, NewKey, NewPayment, RecordedAnswer, Write};
 use super::hold::HoldChange;
-use super::ids::{ChargeId, KeyId};
+use super::ids::{AccountId, ChargeId, KeyId};
 use super::ledger::EntryKind;
 use super::limits::{LimitsLeft, SpendingLimits};
 use super::money::Credits;
@@ -35,6 +36,14 @@ pub struct Decision<T> {
 }
 
 impl<T> Decision<T> {
+    /// Also says who did it. Where the decision leaves nothing to be written, that is written alone.
+    #[must_use]
+    pub fn done_by(self, account: AccountId, act: Option<Act>) -> Self {
+        let Some(act) = act else { return self };
+        let write = self.write.unwrap_or_else(|| Write::nothing(account));
+        Decision { write: Some(Write { act: Some(Box::new(act)), ..write }), ..self }
+    }
+
     fn awaited(decided: T, write: Option<Write>) -> Self {
         Decision { decided, write, is_awaited: true }
     }
@@ -81,6 +90,8 @@ pub struct Snapshot {
     pub held: Credits,
     /// What can be spent.
     pub available: Credits,
+    /// Open or suspended.
+    pub status: AccountStatus,
     /// The key asked for, if the account has it.
     pub key: Option<KeyState>,
     /// The time at which it was so.
@@ -94,6 +105,15 @@ pub struct TooManyKeys;
 
 /// Makes the answer that is recorded with the end of a charge, from what the end came to.
 pub type Record = Box<dyn FnOnce(&Settled) -> RecordedAnswer + Send>;
+
+/// What an operator does to a balance; more than nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Adjustment {
+    /// Credits without a payment.
+    Grant(Credits),
+    /// At most what is available.
+    Take(Credits),
+}
 
 /// An account and its one owner.
 #[derive(Debug)]
@@ -273,6 +293,28 @@ impl Owner {
         Ok(Decision::awaited(self.state.balance(), write))
     }
 
+    /// Gives credits without a payment, or takes them; decides the balance. `answer` is recorded with it.
+    ///
+    /// # Errors
+    /// The [`Decline`]
+    pub fn adjust(
+        &mut self,
+        reference: Uuid,
+        adjustment: Adjustment,
+        answer: Option<RecordedAnswer>,
+        now: Timestamp,
+    ) -> Result<Decision<Credits>, Decline> {
+        self.confirm();
+        let entry = match adjustment {
+            Adjustment::Grant(amount) => {
+                self.state.top_up(EntryKind::Grant, reference, amount, now)
+            }
+            Adjustment::Take(amount) => self.state.take(reference, amount, now),
+        }?;
+        let balance = self.state.balance();
+        Ok(Decision::awaited(balance, Some(Write { entry: Some(entry), answer, ..self.write() })))
+    }
+
     /// Adds a key, where the account has fewer than `keys_max`; `answer` is recorded with it.
     ///
     /// # Errors
@@ -326,6 +368,7 @@ impl Owner {
             balance: self.state.balance(),
             held: self.state.held(),
             available: self.state.available(),
+            status: self.state.status(),
             key: key.and_then(|key| self.state.key(key)).copied(),
             at: now,
         };

@@ -1,15 +1,196 @@
-//! `/api/admin/*`: for operators.
+//! `/api/admin/*`: for operators. And the audit log, of which each user reads their own part.
 
-use actix_web::HttpResponse;
 use actix_web::web::{Data, Path};
-use serde::Serialize;
-use utoipa::ToSchema;
+use actix_web::{HttpRequest, HttpResponse};
+use garde::Validate;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
+use super::amount::Amount;
 use super::error::{ApiError, ErrorBody};
-use super::extract::AdminUser;
+use super::extract::{AdminUser, Body, SessionUser};
+use super::keys::{EnvironmentName, KeyBody};
+use super::page::{cut, page_limit, query, read_cursor};
+use super::repeat::{once, replay};
 use super::{App, uncancelled};
-use crate::auth::keys::KeysError;
-use crate::domain::{AccountStatus, UserId};
+use crate::domain::{
+    AccountStatus, Act, ActId, Adjustment, Credits, Environment, Snapshot, UserId,
+};
+use crate::idempotency::Made;
+use crate::operators::{CreditsChange, OperatorsError, UserView};
+use crate::store::users::{User, UserSearch};
+
+/// A user, as operators see them.
+#[derive(Serialize, ToSchema)]
+pub(super) struct AdminUserBody {
+    #[schema(value_type = UserId)]
+    id: String,
+    email: String,
+    username: String,
+    /// `user` or `admin`
+    #[schema(pattern = "^(user|admin)$")]
+    role: &'static str,
+    is_email_verified: bool,
+    has_two_factor: bool,
+    /// Their rate limit tier; null is the default one.
+    tier: Option<String>,
+    #[schema(format = DateTime)]
+    created_at: String,
+}
+
+impl From<&User> for AdminUserBody {
+    fn from(user: &User) -> Self {
+        AdminUserBody {
+            id: user.id.to_string(),
+            email: user.email.clone(),
+            username: user.username.clone(),
+            role: user.role.name(),
+            is_email_verified: user.is_email_verified,
+            has_two_factor: user.has_two_factor(),
+            tier: user.tier.clone(),
+            created_at: user.created_at.to_rfc3339(),
+        }
+    }
+}
+
+/// Which users.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct UsersQuery {
+    /// At most so many, from 1 to 100; 50 where absent.
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<u64>,
+    /// `next_cursor` of the page before.
+    #[param(pattern = "^user-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+    cursor: Option<String>,
+    /// Only those whose email or username has this in it, whatever its case.
+    #[param(min_length = 1, max_length = 254, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
+    search: Option<String>,
+}
+
+/// A page of users.
+#[derive(Serialize, ToSchema)]
+pub(super) struct UsersPage {
+    users: Vec<AdminUserBody>,
+    /// For the next page; null on the last one.
+    next_cursor: Option<String>,
+}
+
+/// Users, the last registered one first.
+#[utoipa::path(get, path = "/api/admin/users", tag = "admin", security(("jwt" = [])),
+    params(UsersQuery), responses(
+    (status = 200, description = "A page of users", body = UsersPage),
+    (status = 400, description = "The query is not valid", body = ErrorBody),
+    (status = 401, description = "No valid JWT", body = ErrorBody),
+    (status = 403, description = "Not an operator", body = ErrorBody),
+))]
+pub(super) async fn users(
+    _: AdminUser,
+    app: Data<App>,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    let asked: UsersQuery = query(&request)?;
+    let limit = page_limit(asked.limit)?;
+    let text = asked.search;
+    let is_searchable = |text: &String| {
+        (1..=254).contains(&text.chars().count()) && !text.chars().any(char::is_control)
+    };
+    if text.as_ref().is_some_and(|text| !is_searchable(text)) {
+        let message = "must have from 1 to 254 characters, without control characters";
+        return Err(ApiError::field("search", message));
+    }
+    let before = read_cursor(asked.cursor.as_deref())?;
+    let search = UserSearch { text, before, limit: limit.saturating_add(1) };
+    let mut users = app.operators.users(search).await?;
+    let next_cursor = cut(&mut users, limit).map(|user| user.id.to_string());
+    let users = users.iter().map(AdminUserBody::from).collect();
+    Ok(HttpResponse::Ok().json(UsersPage { users, next_cursor }))
+}
+
+/// One of a user's accounts.
+#[derive(Serialize, ToSchema)]
+pub(super) struct AccountBody {
+    /// `live` or `test`
+    #[schema(value_type = EnvironmentName)]
+    environment: &'static str,
+    /// `open` or `suspended`
+    #[schema(pattern = "^(open|suspended)$")]
+    status: &'static str,
+    /// `USD`
+    currency: &'static str,
+    balance: Amount,
+    /// Reserved by calls that run.
+    held: Amount,
+    /// What a call can spend now.
+    available: Amount,
+}
+
+impl From<&(Environment, Snapshot)> for AccountBody {
+    fn from((environment, account): &(Environment, Snapshot)) -> Self {
+        AccountBody {
+            environment: environment.name(),
+            status: account.status.name(),
+            currency: "USD",
+            balance: Amount(account.balance),
+            held: Amount(account.held),
+            available: Amount(account.available),
+        }
+    }
+}
+
+/// A user with their accounts and keys.
+#[derive(Serialize, ToSchema)]
+pub(super) struct UserViewBody {
+    user: AdminUserBody,
+    accounts: Vec<AccountBody>,
+    keys: Vec<KeyBody>,
+}
+
+/// One user with their accounts and keys.
+#[utoipa::path(get, path = "/api/admin/users/{id}", tag = "admin", security(("jwt" = [])),
+    params(("id" = UserId, Path)), responses(
+    (status = 200, description = "The user", body = UserViewBody),
+    (status = 401, description = "No valid JWT", body = ErrorBody),
+    (status = 403, description = "Not an operator", body = ErrorBody),
+    (status = 404, description = "No such user", body = ErrorBody),
+))]
+pub(super) async fn user(
+    _: AdminUser,
+    app: Data<App>,
+    id: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let UserView { user, accounts, keys } = app.operators.user(user_id(&id)?).await?;
+    let user = AdminUserBody::from(&user);
+    let accounts = accounts.iter().map(AccountBody::from).collect();
+    let soon = app.keys.soon();
+    let keys = keys.into_iter().map(|key| KeyBody::new(key, soon)).collect();
+    Ok(HttpResponse::Ok().json(UserViewBody { user, accounts, keys }))
+}
+
+/// The id in the path. What cannot be an id is answered like one that does not exist.
+fn user_id(path: &Path<String>) -> Result<UserId, ApiError> {
+    path.parse().map_err(|_| OperatorsError::NoUser.into())
+}
+
+/// Why something is done.
+#[derive(Default, Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReasonBody {
+    /// For the audit log.
+    #[serde(default)]
+    #[garde(length(chars, max = 500), custom(is_printable))]
+    #[schema(max_length = 500, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
+    reason: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that garde calls")]
+fn is_printable(text: &str, (): &()) -> garde::Result {
+    if text.chars().any(char::is_control) {
+        return Err(garde::Error::new("must not have control characters"));
+    }
+    Ok(())
+}
 
 /// Whether a user's accounts can be used.
 #[derive(Serialize, ToSchema)]
@@ -21,49 +202,317 @@ pub(super) struct StatusAnswer {
     status: &'static str,
 }
 
-/// Suspends a user's accounts. Binds for the very next call.
+/// Suspends a user's accounts. Binds for the very next call. The body may be left out.
 #[utoipa::path(post, path = "/api/admin/users/{id}/suspend", tag = "admin", security(("jwt" = [])),
-    params(("id" = UserId, Path)), responses(
+    params(("id" = UserId, Path)), request_body = Option<ReasonBody>, responses(
     (status = 200, description = "Suspended", body = StatusAnswer),
+    (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 403, description = "Not an operator", body = ErrorBody),
     (status = 404, description = "No such user", body = ErrorBody),
 ))]
 pub(super) async fn suspend(
-    _: AdminUser,
+    operator: AdminUser,
     app: Data<App>,
     id: Path<String>,
+    body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    set_status(app, &id, AccountStatus::Suspended, "suspended").await
+    set_status(operator, app, &id, body, AccountStatus::Suspended).await
 }
 
-/// Resumes a user's accounts. Binds for the very next call.
+/// Resumes a user's accounts. Binds for the very next call. The body may be left out.
 #[utoipa::path(post, path = "/api/admin/users/{id}/resume", tag = "admin", security(("jwt" = [])),
-    params(("id" = UserId, Path)), responses(
+    params(("id" = UserId, Path)), request_body = Option<ReasonBody>, responses(
     (status = 200, description = "Open again", body = StatusAnswer),
+    (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 403, description = "Not an operator", body = ErrorBody),
     (status = 404, description = "No such user", body = ErrorBody),
 ))]
 pub(super) async fn resume(
-    _: AdminUser,
+    operator: AdminUser,
     app: Data<App>,
     id: Path<String>,
+    body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    set_status(app, &id, AccountStatus::Open, "open").await
+    set_status(operator, app, &id, body, AccountStatus::Open).await
 }
 
 async fn set_status(
+    AdminUser { origin, .. }: AdminUser,
     app: Data<App>,
-    id: &str,
+    id: &Path<String>,
+    body: Body,
     status: AccountStatus,
-    name: &'static str,
 ) -> Result<HttpResponse, ApiError> {
-    let user: UserId = id.parse().map_err(|_| ApiError::NotFound("user"))?;
-    let set = async move { app.operators.set_status(user, status).await };
-    uncancelled(set).await?.map_err(|error| match error {
-        KeysError::NotFound => ApiError::NotFound("user"),
-        other => other.into(),
-    })?;
-    Ok(HttpResponse::Ok().json(StatusAnswer { user_id: user.to_string(), status: name }))
+    let user = user_id(id)?;
+    let ReasonBody { reason } = body.json_or_nothing()?.unwrap_or_default();
+    let set = async move { app.operators.set_status(user, status, reason, origin).await };
+    uncancelled(set).await??;
+    Ok(HttpResponse::Ok().json(StatusAnswer { user_id: user.to_string(), status: status.name() }))
+}
+
+/// Credits to be given or taken.
+#[derive(Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CreditsBody {
+    /// USD; more than 0 gives, less takes, at most what the account can spend.
+    #[garde(custom(is_not_zero))]
+    #[schema(value_type = f64, example = 25.00)]
+    amount: Amount,
+    /// Why, for the audit log.
+    #[garde(length(chars, min = 1, max = 500), custom(is_printable))]
+    #[schema(
+        example = "refund of ticket 42",
+        min_length = 1,
+        max_length = 500,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*$"
+    )]
+    reason: String,
+    /// `live` (default) or `test`.
+    #[serde(default)]
+    #[garde(skip)]
+    environment: EnvironmentName,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that garde calls")]
+fn is_not_zero(Amount(amount): &Amount, (): &()) -> garde::Result {
+    if *amount == Credits::ZERO { Err(garde::Error::new("must not be 0")) } else { Ok(()) }
+}
+
+/// Credits that were given or taken.
+#[derive(Serialize, ToSchema)]
+pub(super) struct CreditsAnswer {
+    #[schema(value_type = UserId)]
+    user_id: String,
+    /// Negative was taken.
+    amount: Amount,
+    /// `USD`
+    currency: &'static str,
+    /// `live` or `test`
+    #[schema(value_type = EnvironmentName)]
+    environment: &'static str,
+    reason: String,
+}
+
+impl CreditsAnswer {
+    fn of(change: &CreditsChange) -> Self {
+        let amount = match change.adjustment {
+            Adjustment::Grant(amount) => amount,
+            Adjustment::Take(amount) => Credits::ZERO.checked_sub(amount).unwrap_or(Credits::ZERO),
+        };
+        CreditsAnswer {
+            user_id: change.user.to_string(),
+            amount: Amount(amount),
+            currency: "USD",
+            environment: change.environment.name(),
+            reason: change.reason.clone(),
+        }
+    }
+}
+
+/// Gives a user credits, or takes them.
+#[utoipa::path(post, path = "/api/admin/users/{id}/credits", tag = "admin", security(("jwt" = [])),
+    params(("id" = UserId, Path)), request_body = CreditsBody, responses(
+    (status = 201, description = "Given or taken", body = CreditsAnswer),
+    (status = 400, description = "A field is not valid", body = ErrorBody),
+    (status = 401, description = "No valid JWT", body = ErrorBody),
+    (status = 403, description = "Not an operator", body = ErrorBody),
+    (status = 404, description = "No such user", body = ErrorBody),
+    (status = 409, description = "More than the account has or can hold, or it is suspended, or the first \
+        request with this Idempotency-Key still runs", body = ErrorBody),
+    (status = 422, description = "The Idempotency-Key was used for another request", body = ErrorBody),
+))]
+pub(super) async fn change_credits(
+    operator: AdminUser,
+    app: Data<App>,
+    request: HttpRequest,
+    id: Path<String>,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    let user = user_id(&id)?;
+    let once = once(&request, &body, CreditsAnswer::of)?;
+    let CreditsBody { amount: Amount(amount), reason, environment } = body.json()?;
+    let adjustment = match Credits::ZERO.checked_sub(amount) {
+        Some(taken) if amount.is_negative() => Adjustment::Take(taken),
+        _ => Adjustment::Grant(amount),
+    };
+    let change = CreditsChange { user, environment: environment.into(), adjustment, reason };
+    let AdminUser { id, origin } = operator;
+    let changing = async move { app.operators.change_credits(id, change, once, origin).await };
+    Ok(match uncancelled(changing).await?? {
+        Made::New(change) => HttpResponse::Created().json(CreditsAnswer::of(&change)),
+        Made::Repeat(kept) => replay(kept),
+    })
+}
+
+/// A rate limit tier.
+#[derive(Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[garde(allow_unvalidated)]
+pub(super) struct TierBody {
+    /// One of the settings' tiers; null is the default one.
+    #[schema(required, example = "pro")]
+    tier: Option<String>,
+}
+
+/// A user's rate limit tier.
+#[derive(Serialize, ToSchema)]
+pub(super) struct TierAnswer {
+    #[schema(value_type = UserId)]
+    user_id: String,
+    /// null is the default one.
+    tier: Option<String>,
+}
+
+/// Sets a user's rate limit tier. Binds for the very next call.
+#[utoipa::path(put, path = "/api/admin/users/{id}/tier", tag = "admin", security(("jwt" = [])),
+    params(("id" = UserId, Path)), request_body = TierBody, responses(
+    (status = 200, description = "The tier", body = TierAnswer),
+    (status = 400, description = "There is no such tier", body = ErrorBody),
+    (status = 401, description = "No valid JWT", body = ErrorBody),
+    (status = 403, description = "Not an operator", body = ErrorBody),
+    (status = 404, description = "No such user", body = ErrorBody),
+))]
+pub(super) async fn set_tier(
+    AdminUser { origin, .. }: AdminUser,
+    app: Data<App>,
+    id: Path<String>,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    let user = user_id(&id)?;
+    let TierBody { tier } = body.json()?;
+    let answer = TierAnswer { user_id: user.to_string(), tier: tier.clone() };
+    let set = async move { app.operators.set_tier(user, tier, origin).await };
+    uncancelled(set).await??;
+    Ok(HttpResponse::Ok().json(answer))
+}
+
+/// Something that somebody did.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ActBody {
+    #[schema(value_type = ActId)]
+    id: String,
+    #[schema(format = DateTime)]
+    at: String,
+    /// Whose accounts it concerns.
+    #[schema(value_type = UserId)]
+    user_id: String,
+    /// `user`, `operator`, `command_line` or `server`
+    #[schema(pattern = "^(user|operator|command_line|server)$")]
+    actor: &'static str,
+    /// Who it was, where it was a person.
+    #[schema(value_type = Option<UserId>)]
+    actor_id: Option<String>,
+    /// What was done, such as `key.created`.
+    #[schema(pattern = "^[a-z_]+[.][a-z_]+$")]
+    action: &'static str,
+    /// To what; empty where that is the user.
+    subject: String,
+    /// What it came to, or why it was done.
+    detail: String,
+    /// Where it came from; empty where that is no address.
+    address: String,
+    user_agent: String,
+}
+
+impl From<Act> for ActBody {
+    fn from(act: Act) -> Self {
+        ActBody {
+            id: ActId(act.id).to_string(),
+            at: act.at.to_rfc3339_micros(),
+            user_id: act.user.to_string(),
+            actor: act.origin.actor.name(),
+            actor_id: act.origin.actor.person().map(|person| person.to_string()),
+            action: act.kind.name(),
+            subject: act.subject,
+            detail: act.detail,
+            address: act.origin.address,
+            user_agent: act.origin.agent,
+        }
+    }
+}
+
+/// A page of the audit log.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ActsPage {
+    acts: Vec<ActBody>,
+    /// For the next page; null on the last one.
+    next_cursor: Option<String>,
+}
+
+/// A page of one's own part of the audit log.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ActsQuery {
+    /// At most so many, from 1 to 100; 50 where absent.
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<u64>,
+    /// `next_cursor` of the page before.
+    #[param(pattern = "^act-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+    cursor: Option<String>,
+}
+
+/// A page of the audit log.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct AllActsQuery {
+    /// At most so many, from 1 to 100; 50 where absent.
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<u64>,
+    /// `next_cursor` of the page before.
+    #[param(pattern = "^act-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+    cursor: Option<String>,
+    /// Only what concerns this user.
+    #[param(pattern = "^user-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+    user_id: Option<String>,
+}
+
+/// The audit log, latest first.
+#[utoipa::path(get, path = "/api/admin/audit-log", tag = "admin", security(("jwt" = [])),
+    params(AllActsQuery), responses(
+    (status = 200, description = "A page of the audit log", body = ActsPage),
+    (status = 400, description = "The query is not valid", body = ErrorBody),
+    (status = 401, description = "No valid JWT", body = ErrorBody),
+    (status = 403, description = "Not an operator", body = ErrorBody),
+))]
+pub(super) async fn all_acts(
+    _: AdminUser,
+    app: Data<App>,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    let AllActsQuery { limit, cursor, user_id } = query(&request)?;
+    let user = user_id.as_deref().map(str::parse::<UserId>).transpose();
+    let user = user.map_err(|error| ApiError::field("user_id", format!("is {error}")))?;
+    acts_page(&app, user, ActsQuery { limit, cursor }).await
+}
+
+/// The user's own part of the audit log, latest first: what they did, and what operators did to their accounts.
+#[utoipa::path(get, path = "/api/auth/audit-log", tag = "auth", security(("jwt" = [])),
+    params(ActsQuery), responses(
+    (status = 200, description = "A page of the audit log", body = ActsPage),
+    (status = 400, description = "The query is not valid", body = ErrorBody),
+    (status = 401, description = "No valid JWT", body = ErrorBody),
+))]
+pub(super) async fn own_acts(
+    SessionUser(user): SessionUser,
+    app: Data<App>,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    acts_page(&app, Some(user.id), query(&request)?).await
+}
+
+async fn acts_page(
+    app: &App,
+    user: Option<UserId>,
+    page: ActsQuery,
+) -> Result<HttpResponse, ApiError> {
+    let limit = page_limit(page.limit)?;
+    let before = read_cursor(page.cursor.as_deref())?.map(|ActId(id)| id);
+    let mut acts = app.operators.acts(user, before, limit.saturating_add(1)).await?;
+    let next_cursor = cut(&mut acts, limit).map(|act| ActId(act.id).to_string());
+    let acts = acts.into_iter().map(ActBody::from).collect();
+    Ok(HttpResponse::Ok().json(ActsPage { acts, next_cursor }))
 }

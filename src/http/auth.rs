@@ -89,7 +89,8 @@ pub(super) async fn register(
     check_address(&request, &app)?;
     let RegisterBody { email, password, username } = body.json()?;
     let registration = Registration { email, username, password };
-    let registered = async move { app.people.register(registration, Role::User).await };
+    let device = Some(device(&request, &app.trusted_proxies));
+    let registered = async move { app.people.register(registration, Role::User, device).await };
     let user = uncancelled(registered).await??;
     Ok(HttpResponse::Created().json(UserBody::from(&user)))
 }
@@ -216,9 +217,14 @@ pub(super) struct LogoutAnswer {
     (status = 200, description = "Ended", body = LogoutAnswer),
     (status = 401, description = "No valid JWT", body = ErrorBody),
 ))]
-pub(super) async fn logout(speaker: Speaker, app: Data<App>) -> Result<HttpResponse, ApiError> {
+pub(super) async fn logout(
+    speaker: Speaker,
+    app: Data<App>,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
     let Speaker { user, session } = speaker;
-    let ending = async move { app.people.log_out(user.id, session).await };
+    let device = device(&request, &app.trusted_proxies);
+    let ending = async move { app.people.log_out(user.id, session, &device).await };
     match uncancelled(ending).await? {
         // Ended meanwhile: that is what was asked for.
         Ok(()) | Err(PeopleError::NoSession) => {}
@@ -236,8 +242,10 @@ pub(super) async fn logout(speaker: Speaker, app: Data<App>) -> Result<HttpRespo
 pub(super) async fn logout_all(
     SessionUser(user): SessionUser,
     app: Data<App>,
+    request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
-    let ending = async move { app.people.log_out_everywhere(user.id).await };
+    let device = device(&request, &app.trusted_proxies);
+    let ending = async move { app.people.log_out_everywhere(user.id, &device).await };
     let sessions_ended = uncancelled(ending).await??;
     let message = "Every session has ended";
     Ok(HttpResponse::Ok().json(LogoutAnswer { message, sessions_ended }))
@@ -293,10 +301,12 @@ pub(super) async fn sessions(speaker: Speaker, app: Data<App>) -> Result<HttpRes
 pub(super) async fn end_session(
     SessionUser(user): SessionUser,
     app: Data<App>,
+    request: HttpRequest,
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
+    let device = device(&request, &app.trusted_proxies);
     let session: SessionId = id.parse().map_err(|_| ApiError::NotFound("session"))?;
-    let ending = async move { app.people.log_out(user.id, session).await };
+    let ending = async move { app.people.log_out(user.id, session, &device).await };
     uncancelled(ending).await??;
     Ok(HttpResponse::NoContent().finish())
 }

@@ -20,7 +20,7 @@ use utoipa::{OpenApi, PartialSchema, ToSchema};
 use super::{App, admin, auth, gateway, keys, meta, payments};
 use crate::auth::password::LENGTH_MAX;
 use crate::domain::pricing::PriceRule;
-use crate::domain::{KeyId, PaymentId, SessionId, UserId};
+use crate::domain::{ActId, KeyId, PaymentId, SessionId, UserId};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -54,6 +54,12 @@ use crate::domain::{KeyId, PaymentId, SessionId, UserId};
         payments::get,
         payments::transactions,
         payments::reset_test,
+        admin::own_acts,
+        admin::all_acts,
+        admin::users,
+        admin::user,
+        admin::change_credits,
+        admin::set_tier,
         admin::suspend,
         admin::resume,
         meta::live,
@@ -69,7 +75,7 @@ const PAID: &str = "paid calls";
 /// Routes that neither ask the database nor do anything that could break.
 const STANDING: [&str; 3] = ["/health/live", "/api/pricing", "/api/openapi.json"];
 /// What happens once, with an `Idempotency-Key`, beside the paid routes.
-const ONCE: [&str; 2] = ["/api/keys", "/api/payments/payments"];
+const ONCE: [&str; 3] = ["/api/keys", "/api/payments/payments", "/api/admin/users/{id}/credits"];
 /// As [`crate::idempotency::IdempotencyKey`] reads it.
 const IDEMPOTENCY_KEY: &str = "^(\"[!#-~]{1,255}\"|[!#-~]{1,255})$";
 
@@ -116,7 +122,7 @@ macro_rules! id_schema {
     )*};
 }
 
-id_schema!(KeyId, PaymentId, SessionId, UserId);
+id_schema!(ActId, KeyId, PaymentId, SessionId, UserId);
 
 fn text() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::String)

@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 use crate::auth::keys::KeysError;
 use crate::auth::password::{LENGTH_MAX, PasswordError};
 use crate::auth::people::PeopleError;
+use crate::operators::OperatorsError;
 use crate::payments::PaymentsError;
 use crate::pipeline::Refusal;
 use crate::store::StoreError;
@@ -116,7 +117,7 @@ pub enum ApiError {
     },
     /// Somebody has it already; says what.
     #[error("conflict: {0}")]
-    Conflict(&'static str),
+    Conflict(Cow<'static, str>),
     /// Only the sandbox takes payments, and it is off.
     #[error("the sandbox provider is off")]
     ProviderOff,
@@ -269,6 +270,11 @@ fn overloaded() -> Parts {
 }
 
 impl ApiError {
+    /// One field of the request is wrong.
+    pub(super) fn field(field: &str, message: impl Into<String>) -> Self {
+        ApiError::Validation(vec![FieldError { field: field.into(), message: message.into() }])
+    }
+
     #[expect(clippy::too_many_lines, reason = "the table of errors is one table")]
     fn parts(&self) -> Parts {
         match self {
@@ -335,7 +341,7 @@ impl ApiError {
                 "Method not allowed",
                 format!("This route takes {allow}"),
             ),
-            ApiError::Conflict(what) => parts(StatusCode::CONFLICT, "Conflict", *what),
+            ApiError::Conflict(what) => parts(StatusCode::CONFLICT, "Conflict", what.clone()),
             ApiError::ProviderOff => parts(
                 StatusCode::FORBIDDEN,
                 "Payment provider disabled",
@@ -455,8 +461,10 @@ impl From<PasswordError> for ApiError {
 impl From<PeopleError> for ApiError {
     fn from(error: PeopleError) -> Self {
         match error {
-            PeopleError::EmailTaken => ApiError::Conflict("A user with this email exists already"),
-            PeopleError::UsernameTaken => ApiError::Conflict("This username is taken"),
+            PeopleError::EmailTaken => {
+                ApiError::Conflict("A user with this email exists already".into())
+            }
+            PeopleError::UsernameTaken => ApiError::Conflict("This username is taken".into()),
             PeopleError::PasswordLength { min } => ApiError::Validation(vec![FieldError {
                 field: "password".into(),
                 message: format!("must have between {min} and {LENGTH_MAX} characters"),
@@ -481,7 +489,7 @@ impl From<KeysError> for ApiError {
         match error {
             KeysError::NotFound => ApiError::NotFound("API key"),
             KeysError::TooMany(_) => ApiError::Conflict(
-                "This account has as many API keys as it may have. Please delete one first.",
+                "This account has as many API keys as it may have. Please delete one first.".into(),
             ),
             KeysError::Busy => Refusal::TooManyInFlight.into(),
             KeysError::Store(error) => error.into(),
@@ -489,6 +497,29 @@ impl From<KeysError> for ApiError {
             KeysError::Quarantined => Refusal::Quarantined.into(),
             KeysError::NotWritten => ApiError::Unavailable,
             KeysError::Unknown => Refusal::OutcomeUnknown("the account's actor died").into(),
+        }
+    }
+}
+
+impl From<OperatorsError> for ApiError {
+    fn from(error: OperatorsError) -> Self {
+        match error {
+            OperatorsError::NoUser => ApiError::NotFound("user"),
+            OperatorsError::NoTier { known } => {
+                ApiError::field("tier", format!("must be null or one of: {known}"))
+            }
+            OperatorsError::Amount { available: Some(available) } => ApiError::Conflict(
+                format!("The account can spend ${available}; no more can be taken.").into(),
+            ),
+            OperatorsError::Amount { available: None } => {
+                ApiError::Conflict("The account cannot hold so much.".into())
+            }
+            OperatorsError::AccountClosed => {
+                ApiError::Conflict("The account is suspended; resume it first.".into())
+            }
+            OperatorsError::Repeat(error) => Refusal::from(error).into(),
+            OperatorsError::Store(error) => error.into(),
+            OperatorsError::Account(error) => error.into(),
         }
     }
 }

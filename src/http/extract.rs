@@ -19,6 +19,7 @@ use super::App;
 use super::error::{ApiError, FieldError};
 use super::origin::forwarded_address;
 use crate::auth::people::{Device, Speaker};
+use crate::domain::{Actor, Origin, UserId};
 use crate::json::Object;
 use crate::store::users::{Role, User};
 
@@ -70,6 +71,22 @@ impl Body {
             ApiError::Validation(details.collect())
         })?;
         Ok(value)
+    }
+}
+
+impl Body {
+    /// The same, where a body may be left out; `None` is none.
+    ///
+    /// # Errors
+    /// As of [`Body::json`].
+    pub fn json_or_nothing<T>(self) -> Result<Option<T>, ApiError>
+    where
+        T: DeserializeOwned + Validate<Context = ()>,
+    {
+        if matches!(&self.0, Ok(bytes) if matches!(bytes.trim_ascii(), b"" | b"null")) {
+            return Ok(None);
+        }
+        self.json().map(Some)
     }
 }
 
@@ -181,8 +198,13 @@ impl FromRequest for SessionUser {
     }
 }
 
-/// The proof that the user is an operator.
-pub struct AdminUser;
+/// The operator who asks, and from where.
+pub struct AdminUser {
+    /// The operator.
+    pub id: UserId,
+    /// As the audit log tells it.
+    pub origin: Origin,
+}
 
 impl FromRequest for AdminUser {
     type Error = ApiError;
@@ -190,9 +212,14 @@ impl FromRequest for AdminUser {
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let user = SessionUser::from_request(request, payload);
+        let request = request.clone();
         Box::pin(async move {
             let SessionUser(user) = user.await?;
-            if user.role == Role::Admin { Ok(AdminUser) } else { Err(ApiError::AccessDenied) }
+            if user.role != Role::Admin {
+                return Err(ApiError::AccessDenied);
+            }
+            let device = device(&request, &app(&request)?.trusted_proxies);
+            Ok(AdminUser { id: user.id, origin: device.origin(Actor::Operator(user.id)) })
         })
     }
 }
@@ -205,6 +232,11 @@ pub fn device(request: &HttpRequest, trusted: &[IpAddr]) -> Device {
     let agent = request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok());
     let agent = agent.unwrap_or_default().chars().filter(|c| !c.is_control()).take(AGENT_MAX);
     Device { address: client_address(request, trusted).to_string(), agent: agent.collect() }
+}
+
+/// The user who asks, and from where.
+pub fn user_origin(request: &HttpRequest, app: &App, user: UserId) -> Origin {
+    device(request, &app.trusted_proxies).origin(Actor::User(user))
 }
 
 /// Where a request comes from.

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::amount::Amount;
 use super::error::{ApiError, ErrorBody, FieldError};
-use super::extract::{Body, SessionUser};
+use super::extract::{Body, SessionUser, user_origin};
 use super::repeat::{once, replay};
 use super::{App, uncancelled};
 use crate::auth::keys::{KeyRequest, KeysError, NewlyMade};
@@ -102,13 +102,16 @@ pub(super) struct KeyBody {
     created_at: String,
     #[schema(format = DateTime)]
     expires_at: Option<String>,
+    /// Is it time to make another one?
+    expires_soon: bool,
     /// `live` or `test`
     #[schema(value_type = EnvironmentName)]
     environment: &'static str,
 }
 
-impl From<KeyListing> for KeyBody {
-    fn from(key: KeyListing) -> Self {
+impl KeyBody {
+    /// What ends before `soon` ends soon.
+    pub(super) fn new(key: KeyListing, soon: Timestamp) -> Self {
         let environment = if key.preview.starts_with(Environment::Test.key_prefix()) {
             Environment::Test
         } else {
@@ -122,6 +125,7 @@ impl From<KeyListing> for KeyBody {
             last_used_at: key.last_used_at.map(Timestamp::to_rfc3339),
             created_at: key.created_at.to_rfc3339(),
             expires_at: key.expires_at.map(Timestamp::to_rfc3339),
+            expires_soon: key.expires_at.is_some_and(|expires_at| expires_at <= soon),
             environment: environment.name(),
         }
     }
@@ -144,10 +148,11 @@ pub(super) async fn create(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let once = once(&request, &body, CreatedKey::of)?;
+    let origin = user_origin(&request, &app, user.id);
     let CreateKeyBody { name, expires_at, environment } = body.json()?;
     let expires_at = expires_at.as_deref().map(read_time).transpose()?;
     let request = KeyRequest { name, environment: environment.into(), expires_at };
-    let created = async move { app.keys.create(user.id, request, once).await };
+    let created = async move { app.keys.create(user.id, request, once, origin).await };
     Ok(match uncancelled(created).await?? {
         Made::New(made) => HttpResponse::Created().json(CreatedKey::of(&made)),
         Made::Repeat(kept) => replay(kept),
@@ -188,7 +193,9 @@ pub(super) async fn list(
     app: Data<App>,
 ) -> Result<HttpResponse, ApiError> {
     let keys = app.keys.list(user.id).await?;
-    Ok(HttpResponse::Ok().json(keys.into_iter().map(KeyBody::from).collect::<Vec<_>>()))
+    let soon = app.keys.soon();
+    let keys = keys.into_iter().map(|key| KeyBody::new(key, soon));
+    Ok(HttpResponse::Ok().json(keys.collect::<Vec<_>>()))
 }
 
 /// The id in the path. What cannot be an id is answered like one that does not exist.
@@ -209,7 +216,7 @@ pub(super) async fn get(
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let key = app.keys.get(user.id, key_id(&id)?).await?;
-    Ok(HttpResponse::Ok().json(KeyBody::from(key)))
+    Ok(HttpResponse::Ok().json(KeyBody::new(key, app.keys.soon())))
 }
 
 /// Puts an API key out of use. Binds for the very next call.
@@ -222,12 +229,15 @@ pub(super) async fn get(
 pub(super) async fn revoke(
     SessionUser(user): SessionUser,
     app: Data<App>,
+    request: HttpRequest,
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let id = key_id(&id)?;
-    let revoked = async move { app.keys.revoke(user.id, id).await };
+    let origin = user_origin(&request, &app, user.id);
+    let soon = app.keys.soon();
+    let revoked = async move { app.keys.revoke(user.id, id, origin).await };
     let key = uncancelled(revoked).await??;
-    Ok(HttpResponse::Ok().json(KeyBody::from(key)))
+    Ok(HttpResponse::Ok().json(KeyBody::new(key, soon)))
 }
 
 /// Deletes an API key. Binds for the very next call.
@@ -240,10 +250,12 @@ pub(super) async fn revoke(
 pub(super) async fn delete(
     SessionUser(user): SessionUser,
     app: Data<App>,
+    request: HttpRequest,
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let id = key_id(&id)?;
-    let deleted = async move { app.keys.delete(user.id, id).await };
+    let origin = user_origin(&request, &app, user.id);
+    let deleted = async move { app.keys.delete(user.id, id, origin).await };
     uncancelled(deleted).await??;
     Ok(HttpResponse::NoContent().finish())
 }
@@ -359,10 +371,12 @@ impl LimitsAnswer {
 pub(super) async fn set_limits(
     SessionUser(user): SessionUser,
     app: Data<App>,
+    request: HttpRequest,
     id: Path<String>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let id = key_id(&id)?;
+    let origin = user_origin(&request, &app, user.id);
     let limits: LimitsBody = body.json()?;
     let credits =
         |limit: Option<Option<Amount>>| limit.map(|limit| limit.map(|Amount(credits)| credits));
@@ -371,7 +385,7 @@ pub(super) async fn set_limits(
         daily: credits(limits.daily_limit),
         monthly: credits(limits.monthly_limit),
     };
-    let set = async move { app.keys.set_limits(user.id, id, change).await };
+    let set = async move { app.keys.set_limits(user.id, id, change, origin).await };
     let (key, now) = uncancelled(set).await??;
     Ok(HttpResponse::Ok().json(LimitsAnswer::new(&key, now)))
 }

@@ -155,6 +155,20 @@ pub fn routes(config: &mut ServiceConfig, document: &Data<utoipa::openapi::OpenA
             "GET",
             [on_get(|r| r.to(payments::transactions))],
         ))
+        .service(resource("/api/auth/audit-log", "GET", [on_get(|r| r.to(admin::own_acts))]))
+        .service(resource("/api/admin/audit-log", "GET", [on_get(|r| r.to(admin::all_acts))]))
+        .service(resource("/api/admin/users", "GET", [on_get(|r| r.to(admin::users))]))
+        .service(resource("/api/admin/users/{id}", "GET", [on_get(|r| r.to(admin::user))]))
+        .service(resource(
+            "/api/admin/users/{id}/credits",
+            "POST",
+            [on_post(|r| r.to(admin::change_credits))],
+        ))
+        .service(resource(
+            "/api/admin/users/{id}/tier",
+            "PUT",
+            [(Method::PUT, web::route().to(admin::set_tier))],
+        ))
         .service(resource(
             "/api/admin/users/{id}/suspend",
             "POST",

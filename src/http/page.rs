@@ -1,7 +1,59 @@
-//! The cursors of lists: where a page goes on. That of payments is the id of the last payment of the page before.
+//! Pages of lists: how many, and where one goes on. A cursor is the id of the last thing of the page before; that of
+//! the ledger is its sequence number.
 
 use std::fmt;
 use std::str::FromStr;
+
+use actix_web::HttpRequest;
+use actix_web::web::Query;
+use serde::de::DeserializeOwned;
+
+use super::error::{ApiError, FieldError};
+
+const PAGE_DEFAULT: u64 = 50;
+const PAGE_MAX: u64 = 100;
+
+/// How many a page has at most, where so many are asked for.
+///
+/// # Errors
+/// [`ApiError::Validation`]
+pub(super) fn page_limit(asked: Option<u64>) -> Result<u64, ApiError> {
+    let limit = asked.unwrap_or(PAGE_DEFAULT);
+    if (1..=PAGE_MAX).contains(&limit) {
+        return Ok(limit);
+    }
+    Err(ApiError::field("limit", format!("must be from 1 to {PAGE_MAX}")))
+}
+
+/// Where a page begins.
+///
+/// # Errors
+/// [`ApiError::Validation`]
+pub(super) fn read_cursor<T: FromStr>(cursor: Option<&str>) -> Result<Option<T>, ApiError> {
+    let read = cursor.map(str::parse).transpose();
+    read.map_err(|_| ApiError::field("cursor", "must be the next_cursor of an earlier page"))
+}
+
+/// Reads the query of a request.
+///
+/// # Errors
+/// [`ApiError::Validation`]
+pub(super) fn query<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, ApiError> {
+    let read = Query::<T>::from_query(request.query_string());
+    read.map(Query::into_inner).map_err(|error| {
+        let message = error.to_string();
+        let message = message.trim_start_matches("Query deserialize error: ").to_owned();
+        ApiError::Validation(vec![FieldError { field: "query".into(), message }])
+    })
+}
+
+/// Cuts a list that was asked for one more than `limit`; where there was more, the last that stays.
+pub(super) fn cut<T: Clone>(list: &mut Vec<T>, limit: u64) -> Option<T> {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let is_more = list.len() > limit;
+    list.truncate(limit);
+    list.last().filter(|_| is_more).cloned()
+}
 
 /// The cursor of the ledger: the sequence number of the last entry of the page before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,26 +1,22 @@
 //! `/api/payments/*`
 
-use actix_web::web::{Data, Path, Query};
+use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
 use garde::Validate;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::amount::Amount;
 use super::error::{ApiError, ErrorBody, FieldError};
-use super::extract::{Body, SessionUser};
+use super::extract::{Body, SessionUser, user_origin};
 use super::keys::EnvironmentName;
-use super::page::EntryCursor;
+use super::page::{EntryCursor, cut, page_limit, query, read_cursor};
 use super::repeat::{once, replay};
 use super::{App, uncancelled};
 use crate::domain::{ChargeId, EntryKind, KeyId, LedgerEntry, PaymentId, Timestamp, UserId};
 use crate::idempotency::Made;
 use crate::payments::PaymentsError;
 use crate::store::ledger::Payment;
-
-const PAGE_DEFAULT: u64 = 50;
-const PAGE_MAX: u64 = 100;
 
 /// The balance of an account.
 #[derive(Serialize, ToSchema)]
@@ -50,16 +46,6 @@ pub(super) struct AccountQuery {
     /// `live` (default) or `test`.
     #[param(value_type = Option<EnvironmentName>, inline)]
     environment: EnvironmentName,
-}
-
-/// Reads the query of a request.
-fn query<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, ApiError> {
-    let read = Query::<T>::from_query(request.query_string());
-    read.map(Query::into_inner).map_err(|error| {
-        let message = error.to_string();
-        let message = message.trim_start_matches("Query deserialize error: ").to_owned();
-        ApiError::Validation(vec![FieldError { field: "query".into(), message }])
-    })
 }
 
 /// The balance of the user's account.
@@ -150,12 +136,13 @@ pub(super) async fn pay(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let once = once(&request, &body, |payment: &Payment| PaymentAnswer::from(payment.clone()))?;
+    let origin = user_origin(&request, &app, user.id);
     let PaymentBody { amount, provider } = body.json()?;
     if provider.is_some_and(|provider| provider != crate::payments::SANDBOX) {
         let message = "must be \"sandbox\", the only provider there is".into();
         return Err(ApiError::Validation(vec![FieldError { field: "provider".into(), message }]));
     }
-    let paid = async move { app.payments.pay(user.id, amount.0, once).await };
+    let paid = async move { app.payments.pay(user.id, amount.0, once, origin).await };
     Ok(match uncancelled(paid).await?? {
         Made::New(payment) => HttpResponse::Created().json(PaymentAnswer::from(payment)),
         Made::Repeat(kept) => replay(kept),
@@ -182,8 +169,10 @@ pub(super) struct TestResetAnswer {
 pub(super) async fn reset_test(
     SessionUser(user): SessionUser,
     app: Data<App>,
+    request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
-    let reset = async move { app.payments.reset_test(user.id).await };
+    let origin = user_origin(&request, &app, user.id);
+    let reset = async move { app.payments.reset_test(user.id, origin).await };
     let balance = Amount(uncancelled(reset).await??);
     let environment = EnvironmentName::Test;
     Ok(HttpResponse::Ok().json(TestResetAnswer { balance, currency: "USD", environment }))
@@ -206,20 +195,8 @@ pub(super) struct PageQuery {
 }
 
 impl PageQuery {
-    fn limit(&self) -> Result<u64, ApiError> {
-        let limit = self.limit.unwrap_or(PAGE_DEFAULT);
-        if (1..=PAGE_MAX).contains(&limit) {
-            return Ok(limit);
-        }
-        let message = format!("must be from 1 to {PAGE_MAX}");
-        Err(ApiError::Validation(vec![FieldError { field: "limit".into(), message }]))
-    }
-
     fn cursor<T: std::str::FromStr>(&self) -> Result<Option<T>, ApiError> {
-        self.cursor.as_deref().map(str::parse).transpose().map_err(|_| {
-            let message = "must be the next_cursor of an earlier page".into();
-            ApiError::Validation(vec![FieldError { field: "cursor".into(), message }])
-        })
+        read_cursor(self.cursor.as_deref())
     }
 }
 
@@ -244,20 +221,12 @@ pub(super) async fn list(
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
     let page: PageQuery = query(&request)?;
-    let limit = page.limit()?;
+    let limit = page_limit(page.limit)?;
     let more = limit.saturating_add(1);
     let mut payments = app.payments.list(user.id, page.cursor()?, more).await?;
     let next_cursor = cut(&mut payments, limit).map(|payment| payment.id.to_string());
     let payments = payments.into_iter().map(PaymentAnswer::from).collect();
     Ok(HttpResponse::Ok().json(PaymentsPage { payments, next_cursor }))
-}
-
-/// Cuts a list that was asked for one more than `limit`; where there was more, the last that stays.
-fn cut<T: Clone>(list: &mut Vec<T>, limit: u64) -> Option<T> {
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let is_more = list.len() > limit;
-    list.truncate(limit);
-    list.last().filter(|_| is_more).cloned()
 }
 
 /// One of the user's payments.
@@ -283,8 +252,8 @@ pub(super) struct TransactionBody {
     /// 1 for the account's first, then one more each, without a gap.
     #[schema(minimum = 1)]
     sequence: i64,
-    /// `top_up`, `charge`, `capture`, `refund` or `grant`
-    #[schema(pattern = "^(top_up|charge|capture|refund|grant)$")]
+    /// `top_up`, `charge`, `capture`, `refund`, `grant` or `deduction`
+    #[schema(pattern = "^(top_up|charge|capture|refund|grant|deduction)$")]
     kind: &'static str,
     /// Negative takes from the balance.
     amount: Amount,
@@ -305,7 +274,7 @@ impl From<LedgerEntry> for TransactionBody {
     fn from(entry: LedgerEntry) -> Self {
         let reference = match entry.kind {
             EntryKind::TopUp => PaymentId(entry.reference).to_string(),
-            EntryKind::Grant => UserId(entry.reference).to_string(),
+            EntryKind::Grant | EntryKind::Deduction => UserId(entry.reference).to_string(),
             EntryKind::Charge | EntryKind::Capture | EntryKind::Refund => {
                 ChargeId(entry.reference).to_string()
             }
@@ -344,7 +313,7 @@ pub(super) async fn transactions(
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
     let page: PageQuery = query(&request)?;
-    let limit = page.limit()?;
+    let limit = page_limit(page.limit)?;
     let environment = page.environment.into();
     let before = page.cursor()?.map(|EntryCursor(seq)| seq);
     let more = limit.saturating_add(1);

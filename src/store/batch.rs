@@ -14,7 +14,7 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::lease::{begin_write, is_held};
-use super::{Store, StoreError, answers, holds, is_postgres};
+use super::{Store, StoreError, answers, audit_log, holds, is_postgres};
 use crate::domain::writer::{Lane, Place};
 use crate::domain::{
     Batch, Change, Credits, KeyId, KeySpend, Lease, LedgerEntry, Link, Timestamp, UsageRecord,
@@ -102,6 +102,9 @@ impl Store {
             answers::record(&transaction, answer).await?;
         }
         failpoint!("writer-answers-written");
+        for act in &batch.acts {
+            audit_log::insert(&transaction, act).await?;
+        }
         commit(transaction).await
     }
 

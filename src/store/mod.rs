@@ -33,6 +33,7 @@ pub mod accounts;
 pub mod answers;
 pub mod api_keys;
 pub mod audit;
+pub mod audit_log;
 pub mod batch;
 pub mod holds;
 pub mod journal;

@@ -6,10 +6,13 @@ use sea_orm::{
     ExprTrait as _, QueryFilter, QueryOrder as _, Statement, Value,
 };
 
+use uuid::Uuid;
+
+use super::audit_log;
 use super::lease::begin_write;
 use super::users::User;
 use super::{Store, StoreError};
-use crate::domain::{SessionId, Timestamp, UserId};
+use crate::domain::{Act, ActKind, Actor, Origin, SessionId, Timestamp, UserId};
 use entity::{refresh_token, session, user};
 
 /// Rows deleted in one statement, so that the ledger writer never waits long for it.
@@ -72,10 +75,11 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn begin_session(&self, new: NewSession) -> Result<(), StoreError> {
+    pub async fn begin_session(&self, new: NewSession, act: Act) -> Result<(), StoreError> {
         self.run_write(move |store| async move {
             let transaction = begin_write(&store.write).await?;
             insert(&transaction, &new).await?;
+            audit_log::insert(&transaction, &act).await?;
             transaction.commit().await.map_err(StoreError::OutcomeUnknown)
         })
         .await
@@ -112,7 +116,7 @@ impl Store {
         next: TokenDigest,
         now: Timestamp,
         expires_at: Timestamp,
-        address: String,
+        from: Origin,
     ) -> Result<Refreshed, StoreError> {
         self.run_write(move |store| async move {
             let transaction = begin_write(&store.write).await?;
@@ -135,15 +139,19 @@ impl Store {
             let id = SessionId(session.id);
             if using.rows_affected == 0 {
                 end(&transaction, session::Column::Id.eq(session.id), now).await?;
+                let user = UserId(user.id);
+                let origin = Origin { actor: Actor::User(user), ..from };
+                let act = origin.act(Uuid::now_v7(), user, ActKind::RefreshTokenReused, now);
+                audit_log::insert(&transaction, &act.to(id.to_string())).await?;
                 transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
-                return Ok(Refreshed::Reused(UserId(user.id), id));
+                return Ok(Refreshed::Reused(user, id));
             }
             insert_token(&transaction, next, id).await?;
             session::Entity::update_many()
                 .filter(session::Column::Id.eq(session.id))
                 .col_expr(session::Column::LastUsedAt, Value::from(now.micros()).into())
                 .col_expr(session::Column::ExpiresAt, Value::from(expires_at.micros()).into())
-                .col_expr(session::Column::Address, Value::from(address).into())
+                .col_expr(session::Column::Address, Value::from(from.address).into())
                 .exec(&transaction)
                 .await?;
             failpoint!("refresh-written");
@@ -161,11 +169,22 @@ impl Store {
         &self,
         user: UserId,
         id: SessionId,
-        now: Timestamp,
+        act: Act,
     ) -> Result<bool, StoreError> {
+        let which = session::Column::Id.eq(id.0).and(session::Column::UserId.eq(user.0));
+        Ok(self.end_by(which, act).await? > 0)
+    }
+
+    /// Ends sessions, and writes who did it, where there was any to end.
+    async fn end_by(&self, which: Expr, act: Act) -> Result<u64, StoreError> {
         self.run_write(move |store| async move {
-            let which = session::Column::Id.eq(id.0).and(session::Column::UserId.eq(user.0));
-            Ok(end(&store.write, which, now).await? > 0)
+            let transaction = begin_write(&store.write).await?;
+            let ended = end(&transaction, which, act.at).await?;
+            if ended > 0 {
+                audit_log::insert(&transaction, &act).await?;
+            }
+            transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
+            Ok(ended)
         })
         .await
     }
@@ -174,11 +193,8 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn end_sessions(&self, user: UserId, now: Timestamp) -> Result<u64, StoreError> {
-        self.run_write(move |store| async move {
-            end(&store.write, session::Column::UserId.eq(user.0), now).await
-        })
-        .await
+    pub async fn end_sessions(&self, user: UserId, act: Act) -> Result<u64, StoreError> {
+        self.end_by(session::Column::UserId.eq(user.0), act).await
     }
 
     /// A user's sessions, the last used one first.

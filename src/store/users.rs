@@ -1,14 +1,19 @@
 //! Users: the people who log in.
 
+use sea_orm::sea_query::LikeExpr;
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, DatabaseTransaction, EntityTrait, ExprTrait as _, QueryFilter,
+    QueryOrder as _, QuerySelect as _,
 };
+use uuid::Uuid;
 
+use super::audit_log;
 use super::lease::begin_write;
 use super::sessions::{self, NewSession};
 use super::{Store, StoreError};
 use crate::domain::{
-    AccountId, AccountStatus, Credits, EntryKind, Environment, LedgerEntry, Link, Timestamp, UserId,
+    AccountId, AccountStatus, Act, ActKind, Credits, EntryKind, Environment, LedgerEntry, Link,
+    Origin, Timestamp, UserId,
 };
 use entity::{account, ledger_entry, user};
 
@@ -56,6 +61,8 @@ pub struct NewUser {
     pub created_at: Timestamp,
     /// What their test account begins with.
     pub test_credits: Credits,
+    /// Who registers them, for the audit log.
+    pub origin: Origin,
 }
 
 /// A user as stored.
@@ -73,10 +80,20 @@ pub struct User {
     pub role: Role,
     /// Has the address been proved?
     pub is_email_verified: bool,
+    /// Their rate limit tier; `None` is the default one.
+    pub tier: Option<String>,
     /// Raised by every change of the password: of two at the same time one is refused.
     pub token_version: i64,
     /// When they registered.
     pub created_at: Timestamp,
+}
+
+impl User {
+    /// Does a login take a second factor?
+    #[must_use]
+    pub fn has_two_factor(&self) -> bool {
+        false
+    }
 }
 
 /// The spelling under which an email or a username is unique.
@@ -94,6 +111,7 @@ impl From<user::Model> for User {
             password_hash: row.password_hash,
             role: if row.role == Role::Admin.code() { Role::Admin } else { Role::User },
             is_email_verified: row.is_email_verified,
+            tier: row.tier,
             token_version: row.token_version,
             created_at: Timestamp::from_micros(row.created_at),
         }
@@ -132,6 +150,9 @@ impl Store {
             if test.seq > 0 {
                 open_with_grant(&transaction, test).await?;
             }
+            let at = new.created_at;
+            let act = new.origin.act(Uuid::now_v7(), new.id, ActKind::UserRegistered, at);
+            audit_log::insert(&transaction, &act).await?;
             failpoint!("register-written");
             transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
             Ok(user.into())
@@ -177,6 +198,7 @@ impl Store {
         hash: String,
         now: Timestamp,
         session: Option<NewSession>,
+        act: Act,
     ) -> Result<bool, StoreError> {
         let (id, version) = (user.id, user.token_version);
         self.run_write(move |store| async move {
@@ -197,10 +219,106 @@ impl Store {
             if let Some(session) = session {
                 sessions::insert(&transaction, &session).await?;
             }
+            audit_log::insert(&transaction, &act).await?;
             transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
             Ok(true)
         })
         .await
+    }
+}
+
+/// Which users an operator wants to see.
+#[derive(Clone, Debug, Default)]
+pub struct UserSearch {
+    /// Those whose email or username has this in it, whatever its case.
+    pub text: Option<String>,
+    /// Those who registered before this one.
+    pub before: Option<UserId>,
+    /// At most so many.
+    pub limit: u64,
+}
+
+impl Store {
+    /// Users, the last registered one first.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn list_users(&self, search: UserSearch) -> Result<Vec<User>, StoreError> {
+        use user::Column::{CreatedAt, EmailFolded, Id, UsernameFolded};
+        self.run(move |store| async move {
+            let mut query = user::Entity::find().order_by_desc(CreatedAt).order_by_desc(Id);
+            if let Some(text) = search.text {
+                let mut pattern = String::from("%");
+                for character in folded(&text).chars() {
+                    if matches!(character, '%' | '_' | '\\') {
+                        pattern.push('\\');
+                    }
+                    pattern.push(character);
+                }
+                pattern.push('%');
+                let like =
+                    |column: user::Column| column.like(LikeExpr::new(pattern.clone()).escape('\\'));
+                query = query.filter(like(EmailFolded).or(like(UsernameFolded)));
+            }
+            if let Some(before) = search.before {
+                let Some(before) = user::Entity::find_by_id(before.0).one(&store.read).await?
+                else {
+                    return Ok(Vec::new());
+                };
+                let at = before.created_at;
+                let is_before = CreatedAt.lt(at).or(CreatedAt.eq(at).and(Id.lt(before.id)));
+                query = query.filter(is_before);
+            }
+            let rows = query.limit(search.limit).all(&store.read).await?;
+            Ok(rows.into_iter().map(User::from).collect())
+        })
+        .await
+    }
+
+    /// Sets one column of a user, and writes who did it; was there such a user?
+    async fn set_column(
+        &self,
+        id: UserId,
+        column: user::Column,
+        value: sea_orm::Value,
+        act: Act,
+    ) -> Result<bool, StoreError> {
+        self.run_write(move |store| async move {
+            let transaction = begin_write(&store.write).await?;
+            let changed = user::Entity::update_many()
+                .filter(user::Column::Id.eq(id.0))
+                .col_expr(column, value.into())
+                .exec(&transaction)
+                .await?;
+            if changed.rows_affected == 0 {
+                return Ok(false);
+            }
+            audit_log::insert(&transaction, &act).await?;
+            transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Sets a user's rate limit tier; was there such a user?
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn set_tier(
+        &self,
+        id: UserId,
+        tier: Option<String>,
+        act: Act,
+    ) -> Result<bool, StoreError> {
+        self.set_column(id, user::Column::Tier, tier.into(), act).await
+    }
+
+    /// Sets what a user may do; was there such a user?
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn set_role(&self, id: UserId, role: Role, act: Act) -> Result<bool, StoreError> {
+        self.set_column(id, user::Column::Role, role.code().into(), act).await
     }
 }
 

@@ -36,7 +36,7 @@ async fn a_key_is_shown_once(database: Database) {
     let expected = json!({
         "id": id, "name": "Production API Key", "key_value_preview": preview, "is_active": true,
         "last_used_at": null, "created_at": "2024-01-15T12:00:00Z", "expires_at": null,
-        "environment": "live",
+        "expires_soon": false, "environment": "live",
     });
     assert_eq!(listed.body, json!([expected]));
     assert_eq!(user.get(&format!("/api/keys/{id}")).expect(200).await.body, expected);

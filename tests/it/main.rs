@@ -18,6 +18,7 @@ mod durability;
 mod harness;
 mod keys;
 mod limits;
+mod operators;
 mod payments;
 mod quotes;
 mod rate_limits;

@@ -1,0 +1,93 @@
+//! The audit log: who did what, from where, and when.
+
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder,
+    QuerySelect as _,
+};
+use uuid::Uuid;
+
+use super::{Store, StoreError};
+use crate::domain::{Act, ActKind, Actor, Origin, Timestamp, UserId};
+use entity::audit_log;
+
+/// Writes an act. Writing the same one again changes nothing.
+pub(super) async fn insert(connection: &impl ConnectionTrait, act: &Act) -> Result<(), DbErr> {
+    let Origin { actor, address, agent } = &act.origin;
+    let row = audit_log::ActiveModel {
+        id: Set(act.id),
+        at: Set(act.at.micros()),
+        user_id: Set(act.user.0),
+        actor: Set(actor.code()),
+        actor_id: Set(actor.person().map(|person| person.0)),
+        kind: Set(act.kind.name().to_owned()),
+        subject: Set(act.subject.clone()),
+        detail: Set(act.detail.clone()),
+        address: Set(address.clone()),
+        agent: Set(agent.clone()),
+    };
+    audit_log::Entity::insert(row)
+        .on_conflict_do_nothing_on([audit_log::Column::Id])
+        .exec_without_returning(connection)
+        .await
+        .map(drop)
+}
+
+fn act(row: audit_log::Model) -> Result<Act, StoreError> {
+    let corrupt = || StoreError::Corrupt(format!("the act {} cannot be read", row.id));
+    let person = row.actor_id.map(UserId);
+    let actor = Actor::from_code(row.actor, person).ok_or_else(corrupt)?;
+    let kind = ActKind::from_name(&row.kind).ok_or_else(corrupt)?;
+    Ok(Act {
+        id: row.id,
+        at: Timestamp::from_micros(row.at),
+        user: UserId(row.user_id),
+        origin: Origin { actor, address: row.address, agent: row.agent },
+        kind,
+        subject: row.subject,
+        detail: row.detail,
+    })
+}
+
+impl Store {
+    /// Writes an act that changes nothing else.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn record_act(&self, act: Act) -> Result<(), StoreError> {
+        self.run_write(move |store| async move { Ok(insert(&store.write, &act).await?) }).await
+    }
+
+    /// The same, without anyone waiting for it: so that time does not tell whether there was anything to write.
+    pub fn record_act_later(&self, act: Act) {
+        let store = self.clone();
+        self.runtime.spawn(async move {
+            if let Err(error) = store.record_act(act).await {
+                tracing::error!(%error, "an act is not in the audit log");
+            }
+        });
+    }
+
+    /// Acts, latest first: those that concern this user, or all; those before the one named.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn list_acts(
+        &self,
+        user: Option<UserId>,
+        before: Option<Uuid>,
+        limit: u64,
+    ) -> Result<Vec<Act>, StoreError> {
+        self.run(move |store| async move {
+            let mut query = audit_log::Entity::find().order_by_desc(audit_log::Column::Id);
+            if let Some(user) = user {
+                query = query.filter(audit_log::Column::UserId.eq(user.0));
+            }
+            if let Some(before) = before {
+                query = query.filter(audit_log::Column::Id.lt(before));
+            }
+            let rows = query.limit(limit).all(&store.read).await?;
+            rows.into_iter().map(act).collect()
+        })
+        .await
+    }
+}

@@ -1,0 +1,271 @@
+//! What operators do with other people's accounts, and the audit log of it.
+
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::support::{Database, Server, User, on_both};
+
+on_both!(
+    operators_find_and_see_users,
+    operators_give_and_take_credits_once,
+    what_an_operator_takes_is_never_what_runs_or_is_not_there,
+    a_tier_binds_for_the_very_next_call,
+    everything_that_matters_is_in_the_audit_log,
+    the_audit_log_cannot_be_changed,
+);
+
+async fn operator<'s>(server: &'s Server, database: &Database) -> User<'s> {
+    let operator = server.user("operator").await;
+    database.execute("UPDATE users SET role = 2 WHERE username = 'operator'").await.unwrap();
+    operator
+}
+
+async fn operators_find_and_see_users(database: Database) {
+    let server = Server::start(&database).await;
+    let operator = operator(&server, &database).await;
+    let mut names = vec!["operator".to_owned()];
+    for place in 0..7 {
+        server.advance(1);
+        let name = format!("Person_{place}");
+        server.user(&name).await;
+        names.push(name);
+    }
+    names.reverse();
+    let find = async |query: &str| {
+        let page = operator.get(&format!("/api/admin/users?{query}")).expect(200).await.body;
+        let found = page["users"].as_array().unwrap().iter();
+        let found: Vec<String> =
+            found.map(|user| user["username"].as_str().unwrap().to_owned()).collect();
+        (found, page["next_cursor"].as_str().map(str::to_owned))
+    };
+    let (mut seen, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let (found, next) = find(&format!("limit=3{cursor}")).await;
+        seen.extend(found);
+        let Some(next) = next else { break };
+        cursor = format!("&cursor={next}");
+    }
+    assert_eq!(seen, names);
+    assert_eq!(find("search=PERSON_3").await.0, ["Person_3"]);
+    assert_eq!(find("search=n_3@example").await.0, ["Person_3"]);
+    // Neither wildcard of SQL is one here.
+    assert_eq!(find("search=person%25").await.0, [""; 0]);
+    assert_eq!(find("search=personx3").await.0, [""; 0]);
+    for query in ["limit=0", "search=", "search=%00", "cursor=key-1", "name=x"] {
+        operator.get(&format!("/api/admin/users?{query}")).expect(400).await;
+    }
+
+    let user = server.user("somebody").await;
+    user.pay("2.50").await;
+    let key = user.key().await;
+    let seen = operator.get(&format!("/api/admin/users/{}", user.id)).expect(200).await;
+    assert!(!seen.text.contains("argon2") && !seen.text.contains(&key.value));
+    assert_eq!(seen.body["user"]["email"], "somebody@example.com");
+    assert_eq!(seen.body["user"]["tier"], Value::Null);
+    assert_eq!(seen.body["accounts"][0]["balance"], 2.5);
+    assert_eq!(seen.body["accounts"][0]["status"], "open");
+    assert_eq!(seen.body["accounts"][1]["environment"], "test");
+    assert_eq!(seen.body["keys"][0]["id"], key.id.as_str());
+    let absent = "user-00000000-0000-0000-0000-000000000007";
+    for id in [absent, "user-x", &key.id] {
+        let refused = operator.get(&format!("/api/admin/users/{id}")).expect(404).await;
+        refused.assert_error("Not found", "There is no such user");
+        for (method, act, body) in [
+            (Method::POST, "credits", json!({ "amount": 1, "reason": "x" })),
+            (Method::POST, "suspend", json!({})),
+            (Method::PUT, "tier", json!({ "tier": "free" })),
+        ] {
+            let path = format!("/api/admin/users/{id}/{act}");
+            let request = server.request(method, &path).body(body.to_string());
+            request.bearer(&operator.token).expect(404).await;
+        }
+    }
+}
+
+async fn operators_give_and_take_credits_once(database: Database) {
+    let server = Server::start(&database).await;
+    let operator = operator(&server, &database).await;
+    let user = server.user("somebody").await;
+    let path = format!("/api/admin/users/{}/credits", user.id);
+    let change = |body: &Value| operator.post(&path, body);
+    let body = json!({ "amount": 5.25, "reason": "a welcome" });
+    for repeat in 0..3 {
+        let answer = change(&body).header("Idempotency-Key", "once").expect(201).await;
+        assert_eq!(answer.headers.contains_key("idempotent-replayed"), repeat > 0);
+        assert_eq!(answer.body["amount"], 5.25);
+    }
+    let other = json!({ "amount": 5.26, "reason": "a welcome" });
+    change(&other).header("Idempotency-Key", "once").expect(422).await;
+    let taken = change(&json!({ "amount": -1.25, "reason": "by mistake" })).expect(201).await;
+    assert_eq!(
+        (&taken.body["amount"], &taken.body["environment"]),
+        (&json!(-1.25), &json!("live"))
+    );
+    assert_eq!(user.balance().await, "4.0000");
+    let ledger = user.ledger().await;
+    let kinds: Vec<&Value> = ledger.iter().map(|entry| &entry["kind"]).collect();
+    assert_eq!(kinds, ["grant", "deduction"]);
+    assert_eq!(ledger[1]["reference"], user.id.as_str());
+    user.folded().await;
+    let test = json!({ "amount": 1, "reason": "more to play with", "environment": "test" });
+    change(&test).expect(201).await;
+    for body in [
+        json!({ "amount": 0, "reason": "x" }),
+        json!({ "amount": "1", "reason": "x" }),
+        json!({ "amount": 1 }),
+        json!({ "amount": 1, "reason": "" }),
+        json!({ "amount": 1, "reason": "a\nb" }),
+        json!({ "amount": 1, "reason": "x", "balance": 7 }),
+    ] {
+        change(&body).expect(400).await;
+    }
+    let suspend = format!("/api/admin/users/{}/suspend", user.id);
+    operator.post(&suspend, &json!({ "reason": "chargeback" })).expect(200).await;
+    change(&json!({ "amount": 1, "reason": "x" })).expect(409).await;
+    // What is owed can be taken all the same.
+    change(&json!({ "amount": -4, "reason": "chargeback" })).expect(201).await;
+    assert_eq!(user.balance().await, "0.0000");
+    server.stop();
+    crate::support::process::verify(&database);
+}
+
+async fn what_an_operator_takes_is_never_what_runs_or_is_not_there(database: Database) {
+    let server = Server::start(&database).await;
+    let operator = operator(&server, &database).await;
+    let user = server.user("somebody").await;
+    user.pay("1.00").await;
+    let path = format!("/api/admin/users/{}/credits", user.id);
+    let refused =
+        operator.post(&path, &json!({ "amount": -1.01, "reason": "x" })).expect(409).await;
+    refused.assert_error("Conflict", "The account can spend $1.0000; no more can be taken.");
+    let most = json!({ "amount": 9_223_372_036.0, "reason": "x" });
+    operator.post(&path, &most).expect(409).await;
+    // Of twenty who take at the same time, as many win as there is money for.
+    let takes = (0..20).map(|_| {
+        let body = json!({ "amount": -0.3, "reason": "x" });
+        operator.post(&path, &body).send()
+    });
+    let answers = futures_util::future::join_all(takes).await;
+    let won = answers.iter().filter(|answer| answer.status == 201).count();
+    assert_eq!(won, 3);
+    assert_eq!(user.balance().await, "0.1000");
+    user.folded().await;
+}
+
+async fn a_tier_binds_for_the_very_next_call(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.rate_limit.enabled = true;
+        settings.rate_limit.default_tier = "free".into();
+    })
+    .await;
+    let operator = operator(&server, &database).await;
+    let user = server.user("somebody").await;
+    let key = user.key().await;
+    let models = || server.get("/v1/models").key(&key);
+    models().expect(200).await;
+    models().expect(429).await;
+    let path = format!("/api/admin/users/{}/tier", user.id);
+    let set = operator.put(&path, &json!({ "tier": "unlimited" })).expect(200).await;
+    assert_eq!(set.body["tier"], "unlimited");
+    for _ in 0..30 {
+        models().expect(200).await;
+    }
+    let refused = operator.put(&path, &json!({ "tier": "gold" })).expect(400).await;
+    assert!(refused.text.contains("basic, enterprise, free, pro, unlimited"), "{}", refused.text);
+    operator.put(&path, &json!({ "tier": null })).expect(200).await;
+    models().expect(429).await;
+}
+
+/// The acts of a page as `action subject`, oldest first.
+async fn acts(of: &User<'_>, path: &str) -> Vec<Value> {
+    let (mut acts, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let gap = if path.contains('?') { '&' } else { '?' };
+        let page = of.get(&format!("{path}{gap}limit=4{cursor}")).expect(200).await.body;
+        acts.extend(page["acts"].as_array().unwrap().iter().cloned());
+        let Some(next) = page["next_cursor"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    acts.reverse();
+    acts
+}
+
+async fn everything_that_matters_is_in_the_audit_log(database: Database) {
+    let server = Server::start(&database).await;
+    let operator = operator(&server, &database).await;
+    let user = server.user("somebody").await;
+    let wrong = json!({ "email": "somebody@example.com", "password": "not their password" });
+    let wrong = server.post("/api/auth/login", &wrong).header("User-Agent", "a thief").expect(401);
+    wrong.await;
+    // Nobody waits for that one.
+    while acts(&user, "/api/auth/audit-log").await.len() < 3 {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    user.pay("1.00").await;
+    let key = user.key().await;
+    user.limit(&key, &json!({ "daily_limit": 0.5, "monthly_limit": null })).await;
+    user.post(&format!("/api/keys/{}/revoke", key.id), &json!({})).expect(200).await;
+    user.delete(&format!("/api/keys/{}", key.id)).expect(204).await;
+    user.post("/api/payments/test/reset", &json!({})).expect(200).await;
+    let of = |act: &str| format!("/api/admin/users/{}/{act}", user.id);
+    operator.post(&of("credits"), &json!({ "amount": 2, "reason": "sorry" })).expect(201).await;
+    operator.post(&of("suspend"), &json!({ "reason": "too loud" })).expect(200).await;
+    operator.post(&of("resume"), &json!(null)).body("").expect(200).await;
+    operator.put(&of("tier"), &json!({ "tier": "basic" })).expect(200).await;
+    user.post("/api/auth/logout-all", &json!({})).expect(200).await;
+    let token = server.post(
+        "/api/auth/login",
+        &json!({ "email": "somebody@example.com", "password": crate::support::PASSWORD }),
+    );
+    let token = token.expect(200).await.body["token"].as_str().unwrap().to_owned();
+    let user = User { token, ..user };
+
+    let acts_seen = acts(&user, "/api/auth/audit-log").await;
+    let seen: Vec<&str> = acts_seen.iter().map(|act| act["action"].as_str().unwrap()).collect();
+    let expected = [
+        "user.registered",
+        "session.begun",
+        "login.failed",
+        "payment.confirmed",
+        "key.created",
+        "key.limits_set",
+        "key.revoked",
+        "key.deleted",
+        "test_credits.reset",
+        "credits.granted",
+        "accounts.suspended",
+        "accounts.suspended",
+        "accounts.resumed",
+        "accounts.resumed",
+        "tier.set",
+        "sessions.ended",
+        "session.begun",
+    ];
+    assert_eq!(seen, expected);
+    let act = |name: &str| acts_seen.iter().find(|act| act["action"] == name).unwrap();
+    assert_eq!(act("login.failed")["user_agent"], "a thief");
+    assert_eq!(act("login.failed")["address"], "127.0.0.1");
+    assert_eq!(act("key.limits_set")["detail"], "daily $0.5000, monthly none");
+    assert_eq!(act("key.limits_set")["subject"], key.id.as_str());
+    assert_eq!(act("payment.confirmed")["detail"], "$1.0000 by sandbox");
+    assert_eq!(act("credits.granted")["detail"], "$2.0000: sorry");
+    assert_eq!(act("credits.granted")["actor"], "operator");
+    assert_eq!(act("credits.granted")["actor_id"], operator.id.as_str());
+    assert_eq!(act("accounts.suspended")["detail"], "too loud");
+    // An operator reads all of it, or one user's; a user reads no other's.
+    let path = format!("/api/admin/audit-log?user_id={}", user.id);
+    assert_eq!(acts(&operator, &path).await, acts_seen);
+    let all = acts(&operator, "/api/admin/audit-log").await;
+    assert_eq!(all.len(), acts_seen.len() + 2);
+    user.get("/api/admin/audit-log").expect(403).await;
+    operator.get("/api/admin/audit-log?user_id=somebody").expect(400).await;
+}
+
+async fn the_audit_log_cannot_be_changed(database: Database) {
+    let server = Server::start(&database).await;
+    server.user("somebody").await;
+    for sql in ["UPDATE audit_log SET detail = 'nothing'", "DELETE FROM audit_log"] {
+        let refused = database.execute(sql).await.unwrap_err().to_string();
+        assert!(refused.contains("the audit log is append-only"), "{refused}");
+    }
+}
