@@ -169,15 +169,15 @@ impl Run {
     fn step(&mut self) {
         match self.random.random_range(0..100) {
             0..8 => self.top_up(),
-            8..9 => self.take(),
-            9..12 => self.add_key(),
+            8..12 => self.add_key(),
             12..20 => self.change_key(),
             20..22 => self.change_status(),
             22..30 => self.pass_time(),
             30..40 => self.become_durable(),
             40..65 => self.charge(),
             65..75 => self.extend(),
-            75..98 => self.settle(),
+            75..97 => self.settle(),
+            97 => self.take(),
             _ => self.crash(),
         }
         self.check();
