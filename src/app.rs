@@ -41,6 +41,8 @@ use crate::upstream::{self, Upstreams};
 const BACKLOG: u32 = 4_096;
 /// How often the rate limits forget callers who have been away.
 const FORGET_SWEEPS: u64 = 60;
+/// How long the former value of a key is known after it has ended.
+const FORMER_VALUE_DAYS: i64 = 30;
 /// How often usage records are looked for that need not be kept any longer.
 const FORGET_USAGE_PERIOD: Duration = Duration::from_mins(1);
 /// Between two pieces of them, so that paid calls hardly notice.
@@ -209,12 +211,17 @@ pub fn gateway(
         hold_lifetime_micros: hold_lifetime_micros(settings),
         holds: settings.holds.clone(),
         idempotency,
+        expiry_warning_micros: expiry_warning_micros(settings),
         readiness: Arc::new(Readiness::new(Bounds {
             requests: settings.server.requests_max.get(),
             calls: settings.server.calls_max.get(),
             body_bytes: settings.server.bodies_max_bytes.get(),
         })),
     }))
+}
+
+fn expiry_warning_micros(settings: &Settings) -> i64 {
+    i64::from(settings.auth.key_expiry_warning_days).saturating_mul(MICROS_PER_DAY)
 }
 
 /// Longer than any call may run: all tries of the slowest upstream, the longest stream, its reader's patience,
@@ -277,8 +284,7 @@ fn app(
         keys: Keys {
             store: store.clone(),
             gateway: Arc::clone(&gateway),
-            expiry_warning_micros: i64::from(settings.auth.key_expiry_warning_days)
-                .saturating_mul(MICROS_PER_DAY),
+            expiry_warning_micros: expiry_warning_micros(settings),
         },
         payments: Payments {
             store: store.clone(),
@@ -403,6 +409,9 @@ async fn sweep(app: Arc<App>, lease: Lease) {
 
 async fn forget_sessions(app: &App) -> Result<(), StoreError> {
     while app.store.forget_sessions(app.clock.now()).await? {}
+    // Until then whoever comes with such a value is told that it has expired.
+    let before = app.clock.now().plus_micros(MICROS_PER_DAY.saturating_mul(-FORMER_VALUE_DAYS));
+    while app.store.forget_former_values(before).await? {}
     Ok(())
 }
 

@@ -105,7 +105,8 @@ impl Payments {
             .zip(once)
             .map(|(claim, once)| claim.record(id.0, Some(&(once.answer)(&made)), at));
         let lease = serving_lease(&self.gateway, account).await?;
-        let act = origin.act(Uuid::now_v7(), user, ActKind::PaymentConfirmed, at).to(id.to_string());
+        let act =
+            origin.act(Uuid::now_v7(), user, ActKind::PaymentConfirmed, at).to(id.to_string());
         let act = Some(act.with(format!("${amount} by {SANDBOX}")));
         let receipt = lease.top_up(payment, answer, act).await.map_err(|error| match error {
             crate::actors::AccountError::Refused(Decline::AccountClosed) => {

@@ -56,6 +56,7 @@ struct ModelKey {
     per_request: Option<i64>,
     daily: Option<i64>,
     monthly: Option<i64>,
+    total: Option<i64>,
 }
 
 #[derive(Default)]
@@ -128,7 +129,7 @@ struct Run {
     now: i64,
     ledger: Vec<LedgerEntry>,
     next: u128,
-    counts: [u64; 13],
+    counts: [u64; 14],
 }
 
 impl Run {
@@ -149,7 +150,7 @@ impl Run {
             now: 1_705_320_000_000_000,
             ledger: Vec::new(),
             next: 1,
-            counts: [0; 13],
+            counts: [0; 14],
         }
     }
 
@@ -233,6 +234,8 @@ impl Run {
     fn change_key(&mut self) {
         let place = self.random.random_range(0..5);
         let (per_request, daily, monthly) = (self.limit(), self.limit(), self.limit());
+        // What counts for ever needs more room.
+        let total = self.limit().map(|limit| limit.map(|limit| limit * 10));
         let of = |limit: Option<Option<i64>>| limit.map(|limit| limit.map(credits));
         let change = match self.random.random_range(0..20) {
             0 => KeyChange::Revoke,
@@ -241,6 +244,7 @@ impl Run {
                 per_request: of(per_request),
                 daily: of(daily),
                 monthly: of(monthly),
+                total: of(total),
             }),
         };
         let result = self.account.change_key(key_id(place), change);
@@ -254,6 +258,7 @@ impl Run {
                 key.per_request = per_request.unwrap_or(key.per_request);
                 key.daily = daily.unwrap_or(key.daily);
                 key.monthly = monthly.unwrap_or(key.monthly);
+                key.total = total.unwrap_or(key.total);
             }
         }
     }
@@ -333,6 +338,7 @@ impl Run {
             Err(Decline::DailyLimit) => 3,
             Err(Decline::MonthlyLimit) => 4,
             Err(Decline::AlreadyOpen) => 5,
+            Err(Decline::TotalLimit) => 13,
             Err(_) => 6,
         }] += 1;
         let Ok(charged) = result else { return };
@@ -380,8 +386,9 @@ impl Run {
         let left = |limit: Option<i64>, spent: i64| limit.map_or(i64::MAX, |limit| limit - spent);
         let of_day = left(key.daily, model.spent(place, |charge| charge.day == day));
         let of_month = left(key.monthly, model.spent(place, |charge| charge.month == month));
+        let of_all = left(key.total, model.spent(place, |_| true));
         let of_request = key.per_request.unwrap_or(i64::MAX);
-        model.available().min(of_request).min(of_day).min(of_month)
+        model.available().min(of_request).min(of_day).min(of_month).min(of_all)
     }
 
     fn extend(&mut self) {
@@ -403,6 +410,7 @@ impl Run {
         };
         let of_day = spent(days, &charge.day, &|other| other.day == charge.day);
         let of_month = spent(months, &charge.month, &|other| other.month == charge.month);
+        let of_all = model.spent(charge.key, |_| true);
         let breaks =
             |limit: Option<i64>, spent: i64| limit.is_some_and(|limit| spent + missing > limit);
         let expected = match key {
@@ -418,6 +426,7 @@ impl Run {
             }),
             Some(key) if breaks(key.daily, of_day) => Err(Decline::DailyLimit),
             Some(key) if breaks(key.monthly, of_month) => Err(Decline::MonthlyLimit),
+            Some(key) if breaks(key.total, of_all) => Err(Decline::TotalLimit),
             Some(key) => {
                 let left = |limit: Option<i64>, spent: i64| {
                     limit.map_or(i64::MAX, |limit| (limit - spent).max(0))
@@ -426,7 +435,8 @@ impl Run {
                     .available()
                     .min(left(key.per_request, charge.held))
                     .min(left(key.daily, of_day))
-                    .min(left(key.monthly, of_month));
+                    .min(left(key.monthly, of_month))
+                    .min(left(key.total, of_all));
                 Ok(charge.held + missing.max((want - charge.held).max(0).min(room)))
             }
         };
@@ -488,6 +498,10 @@ impl Run {
         let spent = model.spent(place, |charge| charge.month == month);
         if key.monthly.is_some_and(|limit| spent + start > limit) {
             return Err(Decline::MonthlyLimit);
+        }
+        let spent = model.spent(place, |_| true);
+        if key.total.is_some_and(|limit| spent + start > limit) {
+            return Err(Decline::TotalLimit);
         }
         Ok(())
     }
@@ -561,6 +575,7 @@ impl Run {
             loaded.is_revoked = key.is_revoked;
             loaded.day = WindowCounter::stored(key.day.window, key.day.captured);
             loaded.month = WindowCounter::stored(key.month.window, key.month.captured);
+            loaded.total = WindowCounter::stored((), key.total.captured);
             loaded
         });
         for (days, months) in &mut self.model.counted {
@@ -605,7 +620,7 @@ fn the_account_does_what_the_model_does() {
     };
     let commands = number("ACCOUNT_MODEL_COMMANDS", 1_000_000) as usize;
     let first = number("ACCOUNT_MODEL_SEED", 1);
-    let mut counts = [0; 13];
+    let mut counts = [0; 14];
     for seed in (first..).take(commands.div_ceil(COMMANDS_PER_ACCOUNT)) {
         let result = std::panic::catch_unwind(|| {
             let mut run = Run::new(seed);

@@ -113,6 +113,8 @@ struct Tables {
     keys: BTreeMap<KeyId, KeyRow>,
     entries: BTreeMap<(AccountId, i64), LedgerEntry>,
     spends: BTreeMap<KeyId, KeySpend>,
+    /// What each key has spent in all.
+    totals: BTreeMap<KeyId, i64>,
     holds: BTreeMap<ChargeId, (Hold, i64)>,
     /// With the epoch in which it was written.
     hold_ends: BTreeMap<ChargeId, (HoldEnd, i64)>,
@@ -249,6 +251,9 @@ impl Tables {
                 (last.seq, last.balance_after, last.link);
         }
         self.spends.extend(batch.spends.iter().map(|(key, spend)| (*key, *spend)));
+        for (key, added) in batch.spent() {
+            *self.totals.entry(key).or_default() += added.nanos();
+        }
         for change in &batch.holds {
             match change {
                 HoldChange::Opened(hold) => {
@@ -338,10 +343,15 @@ impl Tables {
             if let Some(spend) = self.spends.get(key) {
                 state.day = WindowCounter::stored(spend.day, spend.day_spent);
                 state.month = WindowCounter::stored(spend.month, spend.month_spent);
+                state.total = WindowCounter::stored((), self.total(*key));
             }
             state
         });
         AccountState::load(stored, epoch, keys.collect(), &holds)
+    }
+
+    fn total(&self, key: KeyId) -> Credits {
+        credits(self.totals.get(&key).copied().unwrap_or(0))
     }
 }
 
@@ -1464,6 +1474,7 @@ impl World<'_> {
             let spends = self.tables.spends.values().filter(|spend| keys.contains(&spend.key));
             let audited = AuditedAccount {
                 account: *stored,
+                totals: keys.iter().map(|key| (*key, self.tables.total(*key))).collect(),
                 spends: spends.copied().collect(),
                 live_keys: keys.clone(),
                 keys,

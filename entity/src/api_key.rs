@@ -17,6 +17,7 @@ pub struct Model {
     pub per_request_limit: Option<i64>,
     pub daily_limit: Option<i64>,
     pub monthly_limit: Option<i64>,
+    pub total_limit: Option<i64>,
     pub created_at: i64,
     pub expires_at: Option<i64>,
 }

@@ -12,6 +12,7 @@ pub struct Model {
     pub day_spent: i64,
     pub month: i32,
     pub month_spent: i64,
+    pub total_spent: i64,
     pub last_used_at: Option<i64>,
 }
 

@@ -8,8 +8,10 @@
 pub mod account;
 pub mod api_key;
 pub mod audit_log;
+pub mod former_key_value;
 pub mod hold;
 pub mod hold_end;
+pub mod key_policy;
 pub mod key_spend;
 pub mod ledger_entry;
 pub mod payment;

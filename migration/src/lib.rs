@@ -15,6 +15,7 @@ mod m20261124_000005_journal;
 mod m20261124_000006_entries;
 mod m20261124_000007_sessions;
 mod m20261125_000008_audit_log;
+mod m20261125_000009_keys;
 
 /// Applies the migrations in order.
 pub struct Migrator;
@@ -31,6 +32,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261124_000006_entries::Migration),
             Box::new(m20261124_000007_sessions::Migration),
             Box::new(m20261125_000008_audit_log::Migration),
+            Box::new(m20261125_000009_keys::Migration),
         ]
     }
 }

@@ -1,10 +1,11 @@
 //! API keys by digest, remembered between calls.
 //!
-//! What is remembered is who a key belongs to, which never changes. Whether it is still in use is decided by
-//! its account's actor at the next charge; forgetting a revoked key here only makes the refusal come a
-//! stage earlier.
+//! What is remembered is who a key belongs to and what it may be used for. Whoever changes the latter has it forgotten
+//! here. Whether it is still in use is decided by its account's actor at the next charge; forgetting a revoked key
+//! only makes the refusal come a stage earlier.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use moka::sync::Cache;
@@ -15,7 +16,7 @@ use crate::domain::api_key::{ApiKey, KeyDigest, Pepper, RANDOM_LEN};
 use crate::store::api_keys::KeyRecord;
 use crate::store::{Store, StoreError};
 
-/// A changed rate limit tier is seen after this time.
+/// What another process has changed is seen after this time.
 const REMEMBERED: Duration = Duration::from_mins(5);
 
 /// See the module.
@@ -23,6 +24,8 @@ pub struct KeyRing {
     store: Store,
     pepper: Pepper,
     remembered: Cache<KeyDigest, Arc<KeyRecord>>,
+    /// Counts what was forgotten.
+    forgotten: AtomicU64,
 }
 
 impl KeyRing {
@@ -30,7 +33,7 @@ impl KeyRing {
     #[must_use]
     pub fn new(store: Store, pepper: Pepper, keys_max: u64) -> Self {
         let remembered = Cache::builder().max_capacity(keys_max).time_to_live(REMEMBERED).build();
-        KeyRing { store, pepper, remembered }
+        KeyRing { store, pepper, remembered, forgotten: AtomicU64::new(0) }
     }
 
     /// What a key is stored and remembered under.
@@ -51,14 +54,20 @@ impl KeyRing {
     /// # Errors
     /// [`StoreError`]
     pub async fn look_up(&self, digest: KeyDigest) -> Result<Option<Arc<KeyRecord>>, StoreError> {
+        let before = self.forgotten.load(Ordering::Acquire);
         let Some(record) = self.store.find_key(digest).await? else { return Ok(None) };
         let record = Arc::new(record);
         self.remembered.insert(digest, Arc::clone(&record));
+        // What was changed while it was read may have been read as it was before.
+        if self.forgotten.load(Ordering::Acquire) != before {
+            self.remembered.invalidate(&digest);
+        }
         Ok(Some(record))
     }
 
-    /// Forgets a key that is out of use.
+    /// Forgets a key that was changed, after the change is on record: the next call reads it anew.
     pub fn forget(&self, digest: KeyDigest) {
+        self.forgotten.fetch_add(1, Ordering::AcqRel);
         self.remembered.invalidate(&digest);
     }
 

@@ -8,16 +8,16 @@ use uuid::Uuid;
 use crate::actors::account::{wait, wait_within};
 use crate::actors::directory::DirectoryError;
 use crate::actors::{AccountError, AccountLease, Receipt, WriteError};
-use crate::domain::api_key::ApiKey;
+use crate::domain::api_key::{ApiKey, KeyDigest};
 use crate::domain::limits::LimitsChange;
 use crate::domain::owner::TooManyKeys;
 use crate::domain::{
-    AccountId, Act, ActKind, Environment, KeyChange, KeyId, KeyState, NewKey, Origin, Timestamp,
-    UserId,
+    AccountId, Act, ActKind, Environment, KeyChange, KeyId, KeyPolicy, KeyState, NewKey, Origin,
+    Timestamp, UserId,
 };
 use crate::idempotency::{Begun, Claim, IdempotencyError, Made, Once};
 use crate::pipeline::Gateway;
-use crate::store::api_keys::KeyListing;
+use crate::store::api_keys::{KeyEdit, KeyListing, Rotation};
 use crate::store::{Store, StoreError};
 
 /// Why a key was not made, found or changed.
@@ -26,6 +26,12 @@ pub enum KeysError {
     /// The user has no such key, whoever else may have.
     #[error("no such key")]
     NotFound,
+    /// The key is out of use.
+    #[error("the key is out of use")]
+    NotActive,
+    /// Somebody else has changed it at the same time.
+    #[error("the key was changed at the same time")]
+    Changed,
     /// See [`TooManyKeys`].
     #[error(transparent)]
     TooMany(#[from] TooManyKeys),
@@ -98,6 +104,8 @@ pub struct KeyRequest {
     pub environment: Environment,
     /// When it ends by itself.
     pub expires_at: Option<Timestamp>,
+    /// What it may be used for.
+    pub policy: KeyPolicy,
 }
 
 /// A key that was made, its text for the only time, and what is seen of it later.
@@ -200,6 +208,8 @@ impl Keys {
             created_at: new.created_at,
             expires_at: new.expires_at,
             last_used_at: None,
+            policy: request.policy.clone(),
+            former_valid_until: None,
         };
         let (id, at, made) = (new.id.0, new.created_at, (key, listing));
         let answer = claim
@@ -207,6 +217,9 @@ impl Keys {
             .zip(once)
             .map(|(claim, once)| claim.record(id, Some(&(once.answer)(&made)), at));
         let lease = serving_lease(&self.gateway, account).await?;
+        if request.policy != KeyPolicy::default() {
+            self.store.write_new_policy(made.1.id, request.policy).await?;
+        }
         let act = origin.act(Uuid::now_v7(), user, ActKind::KeyCreated, at).to(new.id.to_string());
         let act = Some(act.with(new.name.clone()));
         on_record(&self.gateway, lease.add_key(new, answer, act).await?, claim).await?;
@@ -261,6 +274,74 @@ impl Keys {
         self.change(listing.account, key, KeyChange::Delete, act).await?;
         self.gateway.keys.forget(listing.digest);
         Ok(())
+    }
+
+    /// Changes what a key is called and may be used for. Binds for the very next call.
+    ///
+    /// # Errors
+    /// [`KeysError`]
+    pub async fn edit(
+        &self,
+        user: UserId,
+        key: KeyId,
+        edit: KeyEdit,
+        detail: String,
+        origin: Origin,
+    ) -> Result<KeyListing, KeysError> {
+        let listing = self.get(user, key).await?;
+        self.assert_in_charge()?;
+        let act = self.act(origin, user, ActKind::KeyChanged, key).with(detail);
+        if !self.store.edit_key(key, edit, act).await? {
+            return Err(KeysError::NotFound);
+        }
+        self.forget(key, listing.digest).await?;
+        self.get(user, key).await
+    }
+
+    /// Gives a key another value, and lets the one it had be good until `valid_until`. Limits, counters and history
+    /// stay the key's.
+    ///
+    /// # Errors
+    /// [`KeysError::NotActive`], or where somebody else was faster [`KeysError::Changed`].
+    pub async fn rotate(
+        &self,
+        user: UserId,
+        key: KeyId,
+        grace_micros: i64,
+        origin: Origin,
+    ) -> Result<NewlyMade, KeysError> {
+        let listing = self.get(user, key).await?;
+        self.assert_in_charge()?;
+        if !listing.is_active {
+            return Err(KeysError::NotActive);
+        }
+        let environment = Environment::of_key(&listing.preview);
+        let (value, digest) = self.gateway.keys.make(environment);
+        let valid_until = self.gateway.clock.now().plus_micros(grace_micros);
+        let preview = value.preview();
+        let rotation = Rotation { key, from: listing.digest, to: digest, preview, valid_until };
+        let act = self.act(origin, user, ActKind::KeyRotated, key);
+        let act = act.with(format!("the value before is good until {}", valid_until.to_rfc3339()));
+        if !self.store.rotate_key(rotation, act).await? {
+            return Err(KeysError::Changed);
+        }
+        self.forget(key, listing.digest).await?;
+        Ok((value, self.get(user, key).await?))
+    }
+
+    /// Has every value of a key read anew.
+    async fn forget(&self, key: KeyId, digest: KeyDigest) -> Result<(), KeysError> {
+        self.gateway.keys.forget(digest);
+        for former in self.store.former_values(key).await? {
+            self.gateway.keys.forget(former);
+        }
+        Ok(())
+    }
+
+    /// What is written past the account's actor is written by whoever owns the accounts alone.
+    fn assert_in_charge(&self) -> Result<(), KeysError> {
+        let is_in_charge = self.gateway.ledger.state().is_in_charge();
+        if is_in_charge { Ok(()) } else { Err(KeysError::NotWritten) }
     }
 
     /// Changes a key's ceilings; those left out stay as they are.

@@ -16,7 +16,7 @@ use super::chain::Link;
 use super::hold::{Hold, HoldEnd, HoldEndKind};
 use super::ids::{AccountId, ChargeId, KeyId};
 use super::ledger::{EntryKind, LedgerEntry};
-use super::limits::{KeySpend, LimitsChange, LimitsLeft, SpendingLimits, WindowCounter};
+use super::limits::{Always, KeySpend, LimitsChange, LimitsLeft, SpendingLimits, WindowCounter};
 use super::money::Credits;
 use super::window::{Day, Month, Timestamp};
 
@@ -55,6 +55,16 @@ impl Environment {
         match self {
             Environment::Live => "live",
             Environment::Test => "test",
+        }
+    }
+
+    /// Whose key begins so.
+    #[must_use]
+    pub fn of_key(text: &str) -> Self {
+        if text.starts_with(Environment::Test.key_prefix()) {
+            Environment::Test
+        } else {
+            Environment::Live
         }
     }
 
@@ -214,6 +224,9 @@ pub enum Decline {
     /// The key's month is spent.
     #[error("the key's monthly limit is reached")]
     MonthlyLimit,
+    /// The key has spent all it ever may.
+    #[error("the key's total limit is reached")]
+    TotalLimit,
     /// A sum would not fit.
     #[error("the amount is too large")]
     AmountTooLarge,
@@ -338,6 +351,8 @@ pub struct KeyState {
     pub day: WindowCounter<Day>,
     /// Spent this month.
     pub month: WindowCounter<Month>,
+    /// Spent since it was made.
+    pub total: WindowCounter<Always>,
     /// The last call that passed every check.
     pub last_used_at: Option<Timestamp>,
 }
@@ -352,6 +367,7 @@ impl KeyState {
             limits,
             day: WindowCounter::default(),
             month: WindowCounter::default(),
+            total: WindowCounter::default(),
             last_used_at: None,
         }
     }
@@ -379,6 +395,12 @@ impl KeyState {
         )
     }
 
+    /// Spent and held since the key was made.
+    #[must_use]
+    pub fn committed_in_all(&self) -> Credits {
+        self.total.committed(()).unwrap_or(Credits::MAX)
+    }
+
     /// The windows that `now` counts in. They never go back, even where a clock does.
     #[must_use]
     pub fn windows(&self, now: Timestamp) -> (Day, Month) {
@@ -390,29 +412,33 @@ impl KeyState {
     #[must_use]
     pub fn left(&self, now: Timestamp) -> LimitsLeft {
         let (day, month) = self.windows(now);
-        let SpendingLimits { per_request, daily, monthly } = self.limits;
+        let SpendingLimits { per_request, daily, monthly, total } = self.limits;
         LimitsLeft {
             per_request,
             daily: daily.map(|_| self.day.room(day, daily)),
             monthly: monthly.map(|_| self.month.room(month, monthly)),
+            total: total.map(|_| self.total.room((), total)),
         }
     }
 
     /// What all limits together leave for a call that counts in these windows and holds `held` already.
     fn room(&self, day: Day, month: Month, held: Credits) -> Credits {
-        let SpendingLimits { per_request, daily, monthly } = self.limits;
+        let SpendingLimits { per_request, daily, monthly, total } = self.limits;
         let of_request = per_request.map_or(Credits::MAX, |ceiling| ceiling.less(held));
-        of_request.min(self.day.room(day, daily)).min(self.month.room(month, monthly))
+        let of_windows = self.day.room(day, daily).min(self.month.room(month, monthly));
+        of_request.min(of_windows).min(self.total.room((), total))
     }
 
     fn add(&mut self, day: Day, month: Month, captured: Credits, held: Credits) {
         self.day.add(day, captured, held);
         self.month.add(month, captured, held);
+        self.total.add((), captured, held);
     }
 
     fn take(&mut self, day: Day, month: Month, captured: Credits, held: Credits) {
         self.day.take(day, captured, held);
         self.month.take(month, captured, held);
+        self.total.take((), captured, held);
     }
 }
 
@@ -546,6 +572,9 @@ impl AccountState {
         if key.month.breaks(month, start, key.limits.monthly) {
             return Err(Decline::MonthlyLimit);
         }
+        if key.total.breaks((), start, key.limits.total) {
+            return Err(Decline::TotalLimit);
+        }
         let terms = match charge.price {
             Price::Fixed(price) => Terms { held: price, ceiling: price },
             Price::UpTo(Bounds { first, most, .. }) => {
@@ -629,6 +658,9 @@ impl AccountState {
         }
         if key.month.breaks(open.month, more, key.limits.monthly) {
             return Err(Decline::MonthlyLimit);
+        }
+        if key.total.breaks((), more, key.limits.total) {
+            return Err(Decline::TotalLimit);
         }
         let room = available.min(key.room(open.day, open.month, amount));
         self.enlarge(charge, &open, more.max(want.less(amount).min(room)), earned)
@@ -1061,6 +1093,7 @@ mod tests {
             per_request: Some(cents(1)),
             daily: Some(cents(1)),
             monthly: Some(cents(1)),
+            total: Some(cents(1)),
         };
         let mut account = account(cents(2), limits);
         account.charge(&fixed(1, cents(1)), NOON).unwrap();
@@ -1085,6 +1118,8 @@ mod tests {
         account.keys[0].limits.daily = None;
         assert_eq!(account.charge(&fixed(2, cents(1)), NOON), Err(Decline::MonthlyLimit));
         account.keys[0].limits.monthly = None;
+        assert_eq!(account.charge(&fixed(2, cents(1)), NOON), Err(Decline::TotalLimit));
+        account.keys[0].limits.total = None;
         assert!(account.charge(&fixed(2, cents(1)), NOON).is_ok());
     }
 
@@ -1236,6 +1271,7 @@ mod tests {
                 per_request: per_request.map(cents),
                 daily: daily.map(cents),
                 monthly: None,
+                total: None,
             };
             let mut account = account(cents(balance), limits);
             let order = stream(1, 5, 8, 50);

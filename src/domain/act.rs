@@ -8,6 +8,9 @@ use uuid::Uuid;
 use super::ids::UserId;
 use super::window::Timestamp;
 
+/// The longest detail that is kept, in characters.
+pub const DETAIL_MAX: usize = 2_000;
+
 /// Who did it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Actor {
@@ -209,10 +212,14 @@ impl Act {
         Act { subject: subject.into(), ..self }
     }
 
-    /// Came to this, or was done for this reason.
+    /// Came to this, or was done for this reason; kept up to [`DETAIL_MAX`] characters.
     #[must_use]
     pub fn with(self, detail: impl Into<String>) -> Self {
-        Act { detail: detail.into(), ..self }
+        let mut detail: String = detail.into();
+        if let Some((end, _)) = detail.char_indices().nth(DETAIL_MAX) {
+            detail.truncate(end);
+        }
+        Act { detail, ..self }
     }
 }
 

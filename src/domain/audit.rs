@@ -23,6 +23,8 @@ pub struct AuditedAccount {
     pub keys: BTreeSet<KeyId>,
     /// The counters of the keys that are not deleted.
     pub spends: Vec<KeySpend>,
+    /// What they have spent in all, by their counters.
+    pub totals: BTreeMap<KeyId, Credits>,
     /// Open holds, all together.
     pub held: Credits,
     /// Open holds that have an end as well.
@@ -52,6 +54,8 @@ pub struct Fold {
     captured: (u64, Credits),
     /// What each key has spent in its current windows, by the entries.
     spent: BTreeMap<KeyId, (KeySpend, Credits, Credits)>,
+    /// What each key has spent in all, by the entries.
+    totals: BTreeMap<KeyId, Credits>,
     findings: Vec<String>,
     findings_count: usize,
 }
@@ -70,6 +74,7 @@ impl Fold {
             keys: BTreeSet::new(),
             captured: (0, Credits::ZERO),
             spent: audited.spends.iter().map(nothing).collect(),
+            totals: audited.totals.keys().map(|key| (*key, Credits::ZERO)).collect(),
             findings: Vec::new(),
             findings_count: 0,
         }
@@ -99,6 +104,9 @@ impl Fold {
         self.link = entry.link;
         self.balance = entry.balance_after;
         self.keys.extend(entry.key);
+        if let Some(total) = entry.key.and_then(|key| self.totals.get_mut(&key)) {
+            *total = total.checked_sub(entry.amount).unwrap_or(Credits::MAX);
+        }
         if let Some((spend, day, month)) = entry.key.and_then(|key| self.spent.get_mut(&key)) {
             // What takes from the balance adds to what is spent.
             let take = |spent: &mut Credits| {
@@ -218,6 +226,14 @@ impl Fold {
                     "{key} has spent ${day} today and ${month} this month by the ledger, ${} and ${} by its \
                      counters",
                     spend.day_spent, spend.month_spent
+                ));
+            }
+        }
+        for (key, total) in std::mem::take(&mut self.totals) {
+            let counted = audited.totals.get(&key).copied().unwrap_or(Credits::ZERO);
+            if counted != total {
+                self.find(format!(
+                    "{key} has spent ${total} in all by the ledger, ${counted} by its counter"
                 ));
             }
         }

@@ -183,6 +183,19 @@ impl Batch {
         batch
     }
 
+    /// What its entries add to what each key has spent in all.
+    #[must_use]
+    pub fn spent(&self) -> BTreeMap<KeyId, Credits> {
+        let mut spent = BTreeMap::new();
+        for entry in &self.entries {
+            let Some(key) = entry.key else { continue };
+            let sum = spent.entry(key).or_insert(Credits::ZERO);
+            // What takes from the balance adds to what is spent.
+            *sum = sum.checked_sub(entry.amount).unwrap_or(Credits::MAX);
+        }
+        spent
+    }
+
     /// Can a look tell whether it was written? Entries, ends of holds and usage are this batch's alone; what keys
     /// and accounts become can be written twice and is the same.
     #[must_use]

@@ -1,4 +1,4 @@
-//! Spending limits of one key: a ceiling a request, a UTC day, a UTC month.
+//! Spending limits of one key: a ceiling a request, a UTC day, a UTC month, and for all time.
 
 use super::ids::KeyId;
 use super::money::Credits;
@@ -13,6 +13,8 @@ pub struct SpendingLimits {
     pub daily: Option<Credits>,
     /// The most all calls of one UTC month may cost.
     pub monthly: Option<Credits>,
+    /// The most all calls ever may cost.
+    pub total: Option<Credits>,
 }
 
 /// A change of limits: `None` leaves one as it is, `Some(None)` takes it away.
@@ -24,12 +26,18 @@ pub struct LimitsChange {
     pub daily: Option<Option<Credits>>,
     /// See [`SpendingLimits::monthly`].
     pub monthly: Option<Option<Credits>>,
+    /// See [`SpendingLimits::total`].
+    pub total: Option<Option<Credits>>,
 }
 
 impl std::fmt::Display for LimitsChange {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let parts =
-            [("per_request", self.per_request), ("daily", self.daily), ("monthly", self.monthly)];
+        let parts = [
+            ("per_request", self.per_request),
+            ("daily", self.daily),
+            ("monthly", self.monthly),
+            ("total", self.total),
+        ];
         let set = parts.into_iter().filter_map(|(name, limit)| Some((name, limit?)));
         for (place, (name, limit)) in set.enumerate() {
             let gap = if place == 0 { "" } else { ", " };
@@ -50,6 +58,7 @@ impl SpendingLimits {
             per_request: change.per_request.unwrap_or(self.per_request),
             daily: change.daily.unwrap_or(self.daily),
             monthly: change.monthly.unwrap_or(self.monthly),
+            total: change.total.unwrap_or(self.total),
         }
     }
 }
@@ -155,9 +164,15 @@ pub struct LimitsLeft {
     pub daily: Option<Credits>,
     /// Left of the UTC month.
     pub monthly: Option<Credits>,
+    /// Left of all it may ever spend.
+    pub total: Option<Credits>,
 }
 
-/// The part of a key's counters that is written down.
+/// The one window of what is counted for all time.
+pub type Always = ();
+
+/// The part of a key's counters that is written down. What it has spent in all is written as what each entry adds to
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeySpend {
     /// The key.

@@ -44,6 +44,8 @@ use crate::domain::{ActId, KeyId, PaymentId, SessionId, UserId};
         keys::create,
         keys::list,
         keys::get,
+        keys::change,
+        keys::rotate,
         keys::revoke,
         keys::delete,
         keys::set_limits,

@@ -171,7 +171,7 @@ fn refusal_parts(refusal: &Refusal) -> Parts {
         Refusal::ExpiredKey => {
             parts(StatusCode::UNAUTHORIZED, "API key expired", "This access key has expired")
         }
-        Refusal::AccountClosed => access_denied(),
+        Refusal::AccountClosed | Refusal::NotPermitted => access_denied(),
         Refusal::NoPrice => parts(
             StatusCode::NOT_FOUND,
             "Not found",
@@ -488,6 +488,13 @@ impl From<KeysError> for ApiError {
     fn from(error: KeysError) -> Self {
         match error {
             KeysError::NotFound => ApiError::NotFound("API key"),
+            KeysError::NotActive => {
+                ApiError::Conflict("This API key is out of use. Please make another one.".into())
+            }
+            KeysError::Changed => ApiError::Conflict(
+                "This API key was changed at the same time. Please look at it, and try again."
+                    .into(),
+            ),
             KeysError::TooMany(_) => ApiError::Conflict(
                 "This account has as many API keys as it may have. Please delete one first.".into(),
             ),

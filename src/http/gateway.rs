@@ -20,6 +20,7 @@ use crate::upstream::Group;
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const DRY_RUN: HeaderName = HeaderName::from_static("x-dry-run");
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+const KEY_EXPIRES_AT: HeaderName = HeaderName::from_static("x-polysystems-key-expires-at");
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
@@ -142,6 +143,11 @@ fn respond<T>(served: Served<T>, answer: impl FnOnce(T) -> HttpResponse) -> Http
     if let Some(standing) = notes.standing {
         rate_limit_headers(response.headers_mut(), standing);
     }
+    if let Some(expires_at) = notes.expires_at
+        && let Ok(value) = HeaderValue::from_str(&expires_at.to_rfc3339())
+    {
+        response.headers_mut().insert(KEY_EXPIRES_AT, value);
+    }
     response.extensions_mut().insert(notes);
     response
 }
@@ -205,6 +211,7 @@ struct RemainingBody {
     per_request: Option<Amount>,
     daily: Option<Amount>,
     monthly: Option<Amount>,
+    total: Option<Amount>,
 }
 
 fn quoted_response(request: &HttpRequest, app: &App, quote: &Quote) -> HttpResponse {
@@ -228,6 +235,7 @@ fn quoted_response(request: &HttpRequest, app: &App, quote: &Quote) -> HttpRespo
             per_request: quote.left.per_request.map(Amount),
             daily: quote.left.daily.map(Amount),
             monthly: quote.left.monthly.map(Amount),
+            total: quote.left.total.map(Amount),
         },
     })
 }

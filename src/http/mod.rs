@@ -125,9 +125,14 @@ pub fn routes(config: &mut ServiceConfig, document: &Data<utoipa::openapi::OpenA
         ))
         .service(resource(
             "/api/keys/{id}",
-            "GET, DELETE",
-            [on_get(|r| r.to(keys::get)), (Method::DELETE, web::route().to(keys::delete))],
+            "GET, PATCH, DELETE",
+            [
+                on_get(|r| r.to(keys::get)),
+                (Method::PATCH, web::route().to(keys::change)),
+                (Method::DELETE, web::route().to(keys::delete)),
+            ],
         ))
+        .service(resource("/api/keys/{id}/rotate", "POST", [on_post(|r| r.to(keys::rotate))]))
         .service(resource("/api/keys/{id}/revoke", "POST", [on_post(|r| r.to(keys::revoke))]))
         .service(resource(
             "/api/keys/{id}/limits",

@@ -29,7 +29,7 @@ pub(super) async fn identify(
     let key = ApiKey::parse(text).map_err(|_| Refusal::InvalidKey)?;
     let digest = gateway.keys.digest(&key);
     if let Some(known) = gateway.keys.remembered(digest) {
-        return known_caller(arrival, rule, known, notes);
+        return known_caller(gateway, arrival, rule, known, notes);
     }
     // A database that is known to be gone is not asked: a refusal must not wait for it.
     let state = gateway.ledger.state();
@@ -41,10 +41,18 @@ pub(super) async fn identify(
         Refusal::Unavailable("the database does not answer")
     })?;
     let key = record.ok_or(Refusal::InvalidKey)?;
-    known_caller(arrival, rule, key, notes)
+    known_caller(gateway, arrival, rule, key, notes)
+}
+
+/// What the key may be used for: routes, and from where. Models are the pricing's business, which reads the body.
+pub(super) fn permit(caller: &Caller) -> Result<(), Refusal> {
+    let Caller { arrival, key, .. } = caller;
+    let is_permitted = key.policy.permits(arrival.group.name(), arrival.address);
+    if is_permitted { Ok(()) } else { Err(Refusal::NotPermitted) }
 }
 
 fn known_caller(
+    gateway: &Gateway,
     arrival: Box<Arrival>,
     rule: Option<Arc<PriceRule>>,
     key: Arc<KeyRecord>,
@@ -55,5 +63,7 @@ fn known_caller(
     if key.expires_at.is_some_and(|expires_at| expires_at <= arrival.at) {
         return Err(Refusal::ExpiredKey);
     }
+    let soon = arrival.at.plus_micros(gateway.expiry_warning_micros);
+    notes.expires_at = key.expires_at.filter(|expires_at| *expires_at <= soon);
     Ok(Caller { arrival, rule, key })
 }

@@ -142,9 +142,10 @@ pub(super) fn refusal(decline: Decline) -> Refusal {
         Decline::AccountClosed => Refusal::AccountClosed,
         Decline::KeyInactive => Refusal::InvalidKey,
         Decline::InsufficientCredits { price, .. } => Refusal::InsufficientCredits { price },
-        Decline::PerRequestLimit | Decline::DailyLimit | Decline::MonthlyLimit => {
-            Refusal::SpendingLimit
-        }
+        Decline::PerRequestLimit
+        | Decline::DailyLimit
+        | Decline::MonthlyLimit
+        | Decline::TotalLimit => Refusal::SpendingLimit,
         Decline::NotOpen => Refusal::OutcomeUnknown("the hold is not open any more"),
         Decline::AlreadyOpen => Refusal::Unavailable("a charge with this id is open already"),
         Decline::AmountTooLarge => {

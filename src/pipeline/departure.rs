@@ -70,6 +70,7 @@ impl Money {
             credits("x-polysystems-per-request-limit", self.left.per_request),
             credits("x-polysystems-daily-remaining", self.left.daily),
             credits("x-polysystems-monthly-remaining", self.left.monthly),
+            credits("x-polysystems-total-remaining", self.left.total),
         ]
         .into_iter()
         .flatten()

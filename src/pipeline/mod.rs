@@ -71,6 +71,8 @@ pub struct Gateway {
     pub holds: HoldSettings,
     /// Repeated requests.
     pub idempotency: Idempotency,
+    /// How long before its end a key's owner is warned, in microseconds.
+    pub expiry_warning_micros: i64,
     /// How much runs, and whether more may.
     pub readiness: Arc<Readiness>,
 }
@@ -129,6 +131,9 @@ pub enum Refusal {
     /// The account is suspended.
     #[error("account closed")]
     AccountClosed,
+    /// The key may not be used for this, or not from there.
+    #[error("not permitted to this key")]
+    NotPermitted,
     /// The price list does not have the route.
     #[error("no price")]
     NoPrice,
@@ -195,6 +200,8 @@ pub struct Notes {
     pub key: Option<KeyId>,
     /// What it cost.
     pub cost: Option<Credits>,
+    /// When the key ends, where that is soon.
+    pub expires_at: Option<Timestamp>,
 }
 
 /// How a request ended.
@@ -259,6 +266,7 @@ async fn identified(
     let caller = authenticate::identify(gateway, admitted, notes).await?;
     // The second half of rate limiting: by key and account, which only now are known.
     rate_limit::meter(gateway, &caller, notes)?;
+    authenticate::permit(&caller)?;
     Ok(caller)
 }
 

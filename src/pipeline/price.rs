@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use super::authenticate::Caller;
 use super::{Arrival, Gateway, Refusal};
-use crate::domain::Price;
 use crate::domain::pricing::{Demand, PriceRule};
+use crate::domain::{KeyPolicy, Price};
 use crate::store::api_keys::KeyRecord;
 use crate::upstream::Dialect;
 use crate::upstream::dialect::Ask;
+use crate::upstream::fields::Fields;
 
 /// Above this a body is read, and its prompt counted, beside the HTTP thread, which has others to serve.
 /// Smaller ones are not worth handing over.
@@ -51,6 +52,9 @@ pub(super) async fn quote(gateway: &Gateway, caller: Caller) -> Result<Quoted, R
     } else {
         None
     };
+    if key.policy.models.is_some() {
+        permit_model(&key.policy, generation.as_ref(), &arrival.body)?;
+    }
     let unpayable = |error: crate::domain::pricing::Unpayable| Refusal::BadBody(error.to_string());
     let bounds = match &generation {
         Some(generation) => rule.bounds(generation.demand).map_err(unpayable)?,
@@ -58,6 +62,27 @@ pub(super) async fn quote(gateway: &Gateway, caller: Caller) -> Result<Quoted, R
     };
     let price = rule.price(bounds);
     Ok(Quoted { arrival, rule, key, price, dialect, generation })
+}
+
+/// Refuses a call of a model that the key may not use. A token-priced call that names none gets whatever the upstream
+/// chooses, which no list allows; of the others only those that name one are looked at.
+fn permit_model(
+    policy: &KeyPolicy,
+    generation: Option<&Generation>,
+    body: &[u8],
+) -> Result<(), Refusal> {
+    let is_permitted = match generation {
+        Some(generation) => policy.permits_model(generation.ask.model.as_deref()),
+        None => models_named(body).iter().all(|model| policy.permits_model(model.as_deref())),
+    };
+    if is_permitted { Ok(()) } else { Err(Refusal::NotPermitted) }
+}
+
+/// Every `model` of a JSON object, however often it names one; `None` is one that is no text.
+fn models_named(body: &[u8]) -> Vec<Option<String>> {
+    let text = std::str::from_utf8(body).unwrap_or_default();
+    let fields = Fields::read(text).unwrap_or_default();
+    fields.all("model").map(|model| serde_json::from_str(model).ok()).collect()
 }
 
 async fn ask(dialect: Dialect, arrival: &Arrival) -> Result<Ask, Refusal> {

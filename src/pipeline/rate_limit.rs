@@ -10,6 +10,7 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dashmap::DashMap;
 use governor::clock::{Clock as _, DefaultClock};
 use governor::middleware::StateInformationMiddleware;
 use governor::state::keyed::DashMapStateStore;
@@ -42,6 +43,10 @@ pub struct Standing {
     pub window: u64,
 }
 
+/// All of a limit, in percent.
+const WHOLE: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
+const MINUTE: Duration = Duration::from_mins(1);
+
 /// Whom a limit counts.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Subject {
@@ -64,6 +69,8 @@ pub struct RateLimits {
     address: Option<Bound<IpAddr>>,
     tiers: BTreeMap<String, BTreeMap<RouteClass, Bounds>>,
     default_tier: String,
+    /// Those that owners have given their keys.
+    own: DashMap<KeyId, (NonZeroU32, Arc<Bound<KeyId>>)>,
 }
 
 /// `count` requests a window, or fewer by `percent`; what comes to less than one a window stays exact by a
@@ -122,7 +129,8 @@ impl RateLimits {
     pub fn new(settings: &RateLimitSettings) -> Self {
         let default_tier = settings.default_tier.clone();
         if !settings.enabled {
-            return RateLimits { address: None, tiers: BTreeMap::new(), default_tier };
+            let (tiers, own) = (BTreeMap::new(), DashMap::new());
+            return RateLimits { address: None, tiers, default_tier, own };
         }
         let classes = [
             (RouteClass::Read, settings.read_percent),
@@ -134,11 +142,11 @@ impl RateLimits {
             let bounds = classes.map(|(class, percent)| (class, bounds(*tier, percent)));
             (name.clone(), BTreeMap::from(bounds))
         });
-        let whole = NonZeroU32::MIN.saturating_add(99);
         RateLimits {
-            address: Bound::new(settings.address_per_second, whole, Duration::from_secs(1)),
+            address: Bound::new(settings.address_per_second, WHOLE, Duration::from_secs(1)),
             tiers: tiers.collect(),
             default_tier,
+            own: DashMap::new(),
         }
     }
 
@@ -185,11 +193,38 @@ impl RateLimits {
         Ok(closest)
     }
 
+    /// Counts a call against what the key's owner allows it; a limit that was changed begins anew.
+    fn check_own(
+        &self,
+        key: KeyId,
+        calls: NonZeroU32,
+        now: Timestamp,
+    ) -> Result<Option<Standing>, (Standing, u64)> {
+        let known = self.own.get(&key).map(|own| own.value().clone());
+        let bound = match known {
+            Some((count, bound)) if count == calls => bound,
+            _ => {
+                let Some(bound) = Bound::new(calls, WHOLE, MINUTE) else { return Ok(None) };
+                let bound = Arc::new(bound);
+                self.own.insert(key, (calls, Arc::clone(&bound)));
+                bound
+            }
+        };
+        match bound.check(&key, now) {
+            (standing, None) => Ok(Some(standing)),
+            (standing, Some(wait)) => Err((standing, seconds_up(wait).max(1))),
+        }
+    }
+
     /// Forgets callers whose limits are whole, so that memory stays bounded.
     pub fn forget_idle(&self) {
         if let Some(bound) = &self.address {
             bound.forget_idle();
         }
+        self.own.retain(|_, (_, bound)| {
+            bound.forget_idle();
+            !bound.limiter.is_empty()
+        });
         for bound in self.tiers.values().flat_map(BTreeMap::values).flatten() {
             bound.forget_idle();
         }
@@ -227,7 +262,18 @@ pub(super) fn meter(gateway: &Gateway, caller: &Caller, notes: &mut Notes) -> Re
     let key = &caller.key;
     let tier = key.tier.as_deref();
     let at = caller.arrival.at;
-    note(notes, gateway.rate_limits.check_caller(tier, class, key.key, key.account, at))
+    let limits = &gateway.rate_limits;
+    note(notes, limits.check_caller(tier, class, key.key, key.account, at))?;
+    let Some(calls) = key.policy.calls_per_minute else { return Ok(()) };
+    let of_tier = notes.standing;
+    note(notes, limits.check_own(key.key, calls, at))?;
+    // The one that is closest to refusing.
+    if let Some(of_tier) = of_tier
+        && notes.standing.is_none_or(|own| of_tier.remaining < own.remaining)
+    {
+        notes.standing = Some(of_tier);
+    }
+    Ok(())
 }
 
 fn note(

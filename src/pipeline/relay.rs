@@ -592,7 +592,10 @@ fn last_frames(
             declined("token_limit", "The answer went on beyond its token limit and was cut off.")
         }
         End::Declined(decline) => match decline {
-            Decline::PerRequestLimit | Decline::DailyLimit | Decline::MonthlyLimit => declined(
+            Decline::PerRequestLimit
+            | Decline::DailyLimit
+            | Decline::MonthlyLimit
+            | Decline::TotalLimit => declined(
                 "spending_limit",
                 "This access key has reached its spending limit. Please adjust limits.",
             ),

@@ -124,21 +124,24 @@ impl Store {
 const LOAD: &str = "SELECT 1 AS what, CAST(environment AS BIGINT) AS n1, CAST(status AS BIGINT) AS n2,
         balance AS n3, seq AS n4, CAST(NULL AS BIGINT) AS n5, CAST(NULL AS BIGINT) AS n6,
         CAST(NULL AS BIGINT) AS n7, CAST(NULL AS BIGINT) AS n8, CAST(NULL AS BIGINT) AS n9,
-        CAST(NULL AS UUID) AS u1, CAST(NULL AS UUID) AS u2, link AS b1
+        CAST(NULL AS UUID) AS u1, CAST(NULL AS UUID) AS u2, link AS b1, CAST(NULL AS BIGINT) AS n10,
+        CAST(NULL AS BIGINT) AS n11
     FROM account WHERE id = $1
     UNION ALL
     SELECT 2, CASE WHEN is_revoked THEN 1 ELSE 0 END, per_request_limit, daily_limit, monthly_limit, day,
-        day_spent, month, month_spent, last_used_at, id, NULL, NULL
+        day_spent, month, month_spent, last_used_at, id, NULL, NULL, total_limit, total_spent
     FROM api_key LEFT JOIN key_spend ON key_spend.key_id = api_key.id
     WHERE account_id = $1 AND NOT is_deleted
     UNION ALL
-    SELECT 3, epoch, day, month, amount, earned, opened_at, expires_at, NULL, NULL, id, key_id, NULL
+    SELECT 3, epoch, day, month, amount, earned, opened_at, expires_at, NULL, NULL, id, key_id, NULL,
+        NULL, NULL
     FROM hold WHERE account_id = $1
     UNION ALL
-    SELECT 4, seq, epoch, kind, amount, balance_after, day, month, at, NULL, reference, key_id, link
+    SELECT 4, seq, epoch, kind, amount, balance_after, day, month, at, NULL, reference, key_id, link,
+        NULL, NULL
     FROM (SELECT * FROM ledger_entry WHERE account_id = $1 ORDER BY seq DESC LIMIT 2) AS last
     UNION ALL
-    SELECT 5, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+    SELECT 5, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
     FROM (SELECT 1 AS found FROM journal_refused WHERE account_id = $1 LIMIT 1) AS refused";
 
 /// A row of [`LOAD`].
@@ -174,14 +177,19 @@ impl Loaded {
             )?),
             2 => {
                 let limit = |place: usize| Ok::<_, DbErr>(maybe(place)?.map(Credits::from_nanos));
-                let limits =
-                    SpendingLimits { per_request: limit(2)?, daily: limit(3)?, monthly: limit(4)? };
+                let limits = SpendingLimits {
+                    per_request: limit(2)?,
+                    daily: limit(3)?,
+                    monthly: limit(4)?,
+                    total: limit(13)?,
+                };
                 let mut state = KeyState::new(KeyId(uuid(10)?), limits);
                 state.is_revoked = number(1)? == 1;
                 // A key that was never used has no counters.
                 if maybe(5)?.is_some() {
                     state.day = WindowCounter::stored(Day(small(5, "day")?), credits(6)?);
                     state.month = WindowCounter::stored(Month(small(7, "month")?), credits(8)?);
+                    state.total = WindowCounter::stored((), credits(14)?);
                     state.last_used_at = maybe(9)?.map(Timestamp::from_micros);
                 }
                 Loaded::Key(state)
@@ -247,11 +255,11 @@ fn stored_account(
     })
 }
 
-/// What these keys have spent, for those that were ever used.
+/// What these keys have spent in their windows and in all, for those that were ever used.
 pub(super) async fn spends_of(
     connection: &impl ConnectionTrait,
     keys: &[api_key::Model],
-) -> Result<BTreeMap<KeyId, KeySpend>, StoreError> {
+) -> Result<BTreeMap<KeyId, (KeySpend, Credits)>, StoreError> {
     let mut spends = BTreeMap::new();
     // In pieces, to stay below the databases' bind limits.
     for piece in keys.chunks(500) {
@@ -259,7 +267,9 @@ pub(super) async fn spends_of(
             .filter(key_spend::Column::KeyId.is_in(piece.iter().map(|key| key.id)))
             .all(connection)
             .await?;
-        spends.extend(rows.iter().map(|row| (KeyId(row.key_id), key_spend_of(row))));
+        spends.extend(rows.iter().map(|row| {
+            (KeyId(row.key_id), (key_spend_of(row), Credits::from_nanos(row.total_spent)))
+        }));
     }
     Ok(spends)
 }

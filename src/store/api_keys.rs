@@ -1,14 +1,27 @@
 //! API keys as they are looked up and listed. Their changes are written by the ledger writer, in the order
 //! in which their account decided them ([`crate::domain::Change`]).
 
-use sea_orm::{ColumnTrait, ConnectionTrait as _, EntityTrait, QueryFilter, QueryOrder, Statement};
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+use sea_orm::sea_query::OnConflict;
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait as _, QueryFilter,
+    QueryOrder, Statement, Value,
+};
 use uuid::Uuid;
 
 use super::accounts::{UserAccounts, spends_of};
-use super::{Store, StoreError};
+use super::lease::begin_write;
+use super::{Store, StoreError, audit_log};
 use crate::domain::api_key::KeyDigest;
-use crate::domain::{AccountId, Environment, KeyId, Timestamp, UserId};
-use entity::api_key;
+use crate::domain::{
+    AccountId, Act, Environment, KeyId, KeyPolicy, Network, PolicyChange, Timestamp, UserId,
+};
+use entity::{api_key, former_key_value, key_policy};
+
+/// Rows deleted in one statement, so that the ledger writer never waits long for it.
+const PIECE: u64 = 500;
 
 /// What the pipeline knows of a key.
 #[derive(Clone, Debug)]
@@ -25,6 +38,8 @@ pub struct KeyRecord {
     pub expires_at: Option<Timestamp>,
     /// The rate limit tier of its owner; `None` is the default.
     pub tier: Option<String>,
+    /// What it may be used for.
+    pub policy: KeyPolicy,
 }
 
 /// What a key's owner sees of it.
@@ -48,6 +63,36 @@ pub struct KeyListing {
     pub expires_at: Option<Timestamp>,
     /// The last call that passed every check.
     pub last_used_at: Option<Timestamp>,
+    /// What it may be used for.
+    pub policy: KeyPolicy,
+    /// Until when a value that it had before is good as well.
+    pub former_valid_until: Option<Timestamp>,
+}
+
+/// A change of what a key is called and may be used for; `None` leaves a part as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyEdit {
+    /// What its owner calls it.
+    pub name: Option<String>,
+    /// When it ends by itself; `Some(None)` is never.
+    pub expires_at: Option<Option<Timestamp>>,
+    /// What it may be used for.
+    pub policy: PolicyChange,
+}
+
+/// Another value of a key, in the place of the one it has.
+#[derive(Clone, Debug)]
+pub struct Rotation {
+    /// The key.
+    pub key: KeyId,
+    /// Of the value it has.
+    pub from: KeyDigest,
+    /// Of the value it gets.
+    pub to: KeyDigest,
+    /// See [`crate::domain::api_key::ApiKey::preview`].
+    pub preview: String,
+    /// Until when the value it had is good as well.
+    pub valid_until: Timestamp,
 }
 
 impl Store {
@@ -56,13 +101,21 @@ impl Store {
     /// # Errors
     /// [`StoreError`]
     pub async fn find_key(&self, digest: KeyDigest) -> Result<Option<KeyRecord>, StoreError> {
+        // By the value that it has, or by one that it had.
         const SQL: &str =
             "SELECT api_key.id, api_key.account_id, api_key.expires_at, account.user_id,
-                CAST(account.environment AS BIGINT), users.tier
-            FROM api_key
+                CAST(account.environment AS BIGINT), users.tier, found.valid_until,
+                policy.scopes, policy.models, policy.networks, policy.calls_per_minute
+            FROM (
+                SELECT id, CAST(NULL AS BIGINT) AS valid_until FROM api_key WHERE digest = $1
+                UNION ALL
+                SELECT key_id, valid_until FROM former_key_value WHERE digest = $1
+            ) AS found
+            INNER JOIN api_key ON api_key.id = found.id
+            LEFT JOIN key_policy AS policy ON policy.key_id = api_key.id
             LEFT JOIN account ON account.id = api_key.account_id
             LEFT JOIN users ON users.id = account.user_id
-            WHERE api_key.digest = $1 AND NOT api_key.is_deleted AND NOT api_key.is_revoked";
+            WHERE NOT api_key.is_deleted AND NOT api_key.is_revoked";
         self.run(move |store| async move {
             let backend = store.read.get_database_backend();
             let values = [digest.0.to_vec().into()];
@@ -74,13 +127,24 @@ impl Store {
             let environment: Option<i64> = row.try_get_by_index(4)?;
             let environment = environment.and_then(|code| i16::try_from(code).ok());
             let expires_at: Option<i64> = row.try_get_by_index(2)?;
+            let valid_until: Option<i64> = row.try_get_by_index(6)?;
+            let ends = [expires_at, valid_until].into_iter().flatten().min();
+            let policy = policy(key_policy::Model {
+                key_id: key.0,
+                scopes: row.try_get_by_index(7)?,
+                models: row.try_get_by_index(8)?,
+                networks: row.try_get_by_index(9)?,
+                calls_per_minute: row.try_get_by_index(10)?,
+                warned_at: None,
+            })?;
             Ok(Some(KeyRecord {
                 key,
                 account: AccountId(row.try_get_by_index(1)?),
                 user: UserId(user.ok_or_else(corrupt)?),
                 environment: environment.and_then(Environment::from_code).ok_or_else(corrupt)?,
-                expires_at: expires_at.map(Timestamp::from_micros),
+                expires_at: ends.map(Timestamp::from_micros),
                 tier: row.try_get_by_index(5)?,
+                policy,
             }))
         })
         .await
@@ -106,14 +170,208 @@ impl Store {
             }
             let keys = query.all(&store.read).await?;
             let spends = spends_of(&store.read, &keys).await?;
-            let last_used_at = |key| spends.get(&key).and_then(|spend| spend.last_used_at);
-            Ok(keys.iter().map(|key| listing(key, last_used_at(KeyId(key.id)))).collect())
+            let last_used_at = |key| spends.get(&key).and_then(|(spend, _)| spend.last_used_at);
+            let (mut policies, former) = beside(&store.read, &keys).await?;
+            keys.iter()
+                .map(|key| {
+                    let policy = policies.remove(&key.id).map(policy).transpose()?;
+                    Ok(KeyListing {
+                        last_used_at: last_used_at(KeyId(key.id)),
+                        policy: policy.unwrap_or_default(),
+                        former_valid_until: former.get(&key.id).copied(),
+                        ..listing(key)
+                    })
+                })
+                .collect()
         })
         .await
     }
 }
 
-fn listing(key: &api_key::Model, last_used_at: Option<Timestamp>) -> KeyListing {
+/// Policies of keys, and until when values that they had are good.
+type Beside = (BTreeMap<Uuid, key_policy::Model>, BTreeMap<Uuid, Timestamp>);
+
+async fn beside(
+    connection: &impl ConnectionTrait,
+    keys: &[api_key::Model],
+) -> Result<Beside, StoreError> {
+    let (mut policies, mut former) = (BTreeMap::new(), BTreeMap::new());
+    // In pieces, to stay below the databases' bind limits.
+    for piece in keys.chunks(500) {
+        let ids = || piece.iter().map(|key| key.id);
+        let rows = key_policy::Entity::find()
+            .filter(key_policy::Column::KeyId.is_in(ids()))
+            .all(connection)
+            .await?;
+        policies.extend(rows.into_iter().map(|row| (row.key_id, row)));
+        let rows = former_key_value::Entity::find()
+            .filter(former_key_value::Column::KeyId.is_in(ids()))
+            .all(connection)
+            .await?;
+        for row in rows {
+            let until = Timestamp::from_micros(row.valid_until);
+            let latest = former.entry(row.key_id).or_insert(until);
+            *latest = until.max(*latest);
+        }
+    }
+    Ok((policies, former))
+}
+
+fn policy(row: key_policy::Model) -> Result<KeyPolicy, StoreError> {
+    let corrupt = || StoreError::Corrupt(format!("the policy of {} is broken", KeyId(row.key_id)));
+    let list = |text: Option<String>| {
+        let read = |text: String| serde_json::from_str::<Vec<String>>(&text);
+        text.map(read).transpose().map_err(|_| corrupt())
+    };
+    let networks = list(row.networks)?.map(|networks| {
+        let read = networks.iter().map(|network| network.parse::<Network>());
+        read.collect::<Result<Vec<_>, _>>().map_err(|_| corrupt())
+    });
+    let calls = row
+        .calls_per_minute
+        .map(|calls| u32::try_from(calls).ok().and_then(NonZeroU32::new).ok_or_else(corrupt));
+    Ok(KeyPolicy {
+        scopes: list(row.scopes)?,
+        models: list(row.models)?,
+        networks: networks.transpose()?,
+        calls_per_minute: calls.transpose()?,
+    })
+}
+
+/// Writes what a key may be used for, in the place of what it might before.
+async fn write_policy(
+    connection: &impl ConnectionTrait,
+    key: KeyId,
+    policy: &KeyPolicy,
+) -> Result<(), StoreError> {
+    use key_policy::Column::{CallsPerMinute, KeyId as Id, Models, Networks, Scopes, WarnedAt};
+    let list = |list: &Vec<String>| serde_json::to_string(list).unwrap_or_default();
+    let networks =
+        |networks: &Vec<Network>| list(&networks.iter().map(Network::to_string).collect());
+    let row = key_policy::ActiveModel {
+        key_id: Set(key.0),
+        scopes: Set(policy.scopes.as_ref().map(list)),
+        models: Set(policy.models.as_ref().map(list)),
+        networks: Set(policy.networks.as_ref().map(networks)),
+        calls_per_minute: Set(policy.calls_per_minute.map(|calls| i64::from(calls.get()))),
+        warned_at: Set(None),
+    };
+    let replace = OnConflict::column(Id)
+        .update_columns([Scopes, Models, Networks, CallsPerMinute, WarnedAt])
+        .to_owned();
+    key_policy::Entity::insert(row).on_conflict(replace).exec_without_returning(connection).await?;
+    Ok(())
+}
+
+impl Store {
+    /// Writes what a key that is about to be made may be used for, so that it is never used for anything else.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn write_new_policy(&self, key: KeyId, policy: KeyPolicy) -> Result<(), StoreError> {
+        self.run_write(move |store| async move { write_policy(&store.write, key, &policy).await })
+            .await
+    }
+
+    /// Changes what a key is called and may be used for; was there such a key?
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn edit_key(&self, key: KeyId, edit: KeyEdit, act: Act) -> Result<bool, StoreError> {
+        self.run_write(move |store| async move {
+            let transaction = begin_write(&store.write).await?;
+            // Changed first, so that of two who edit one waits for the other.
+            let mut update = api_key::Entity::update_many()
+                .filter(api_key::Column::Id.eq(key.0).and(api_key::Column::IsDeleted.eq(false)))
+                .col_expr(api_key::Column::Id, Value::from(key.0).into());
+            if let Some(name) = edit.name {
+                update = update.col_expr(api_key::Column::Name, Value::from(name).into());
+            }
+            if let Some(expires_at) = edit.expires_at {
+                let micros = Value::from(expires_at.map(Timestamp::micros));
+                update = update.col_expr(api_key::Column::ExpiresAt, micros.into());
+            }
+            if update.exec(&transaction).await?.rows_affected == 0 {
+                return Ok(false);
+            }
+            let before = key_policy::Entity::find_by_id(key.0).one(&transaction).await?;
+            let before = before.map(policy).transpose()?.unwrap_or_default();
+            write_policy(&transaction, key, &before.changed(edit.policy)).await?;
+            audit_log::insert(&transaction, &act).await?;
+            transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Gives a key another value; false where it has not the one that was to be replaced any more, or is out of use.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn rotate_key(&self, rotation: Rotation, act: Act) -> Result<bool, StoreError> {
+        use api_key::Column::{Digest, Id, IsDeleted, IsRevoked, Preview};
+        self.run_write(move |store| async move {
+            let Rotation { key, from, to, preview, valid_until } = rotation;
+            let transaction = begin_write(&store.write).await?;
+            let is_usable = Id.eq(key.0).and(IsDeleted.eq(false)).and(IsRevoked.eq(false));
+            let changed = api_key::Entity::update_many()
+                .filter(is_usable.and(Digest.eq(from.0.to_vec())))
+                .col_expr(Digest, Value::from(to.0.to_vec()).into())
+                .col_expr(Preview, Value::from(preview).into())
+                .exec(&transaction)
+                .await?;
+            if changed.rows_affected == 0 {
+                return Ok(false);
+            }
+            let former = former_key_value::ActiveModel {
+                digest: Set(from.0.to_vec()),
+                key_id: Set(key.0),
+                valid_until: Set(valid_until.micros()),
+            };
+            former_key_value::Entity::insert(former).exec_without_returning(&transaction).await?;
+            audit_log::insert(&transaction, &act).await?;
+            failpoint!("rotation-written");
+            transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// The digests of values that a key had before and that are still good.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn former_values(&self, key: KeyId) -> Result<Vec<KeyDigest>, StoreError> {
+        self.run(move |store| async move {
+            let rows = former_key_value::Entity::find()
+                .filter(former_key_value::Column::KeyId.eq(key.0))
+                .all(&store.read)
+                .await?;
+            let digest = |row: &former_key_value::Model| row.digest.as_slice().try_into().ok();
+            Ok(rows.iter().filter_map(digest).map(KeyDigest).collect())
+        })
+        .await
+    }
+
+    /// Deletes former values of keys that ended before `before`, a piece at a time; says whether there may be more.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn forget_former_values(&self, before: Timestamp) -> Result<bool, StoreError> {
+        self.run(move |store| async move {
+            let sql = format!(
+                "DELETE FROM former_key_value WHERE digest IN (
+                    SELECT digest FROM former_key_value WHERE valid_until <= $1 LIMIT {PIECE})"
+            );
+            let backend = store.write.get_database_backend();
+            let statement = Statement::from_sql_and_values(backend, sql, [before.micros().into()]);
+            Ok(store.write.execute_raw(statement).await?.rows_affected() == PIECE)
+        })
+        .await
+    }
+}
+
+fn listing(key: &api_key::Model) -> KeyListing {
     KeyListing {
         id: KeyId(key.id),
         account: AccountId(key.account_id),
@@ -123,6 +381,8 @@ fn listing(key: &api_key::Model, last_used_at: Option<Timestamp>) -> KeyListing 
         is_active: !key.is_revoked,
         created_at: Timestamp::from_micros(key.created_at),
         expires_at: key.expires_at.map(Timestamp::from_micros),
-        last_used_at,
+        last_used_at: None,
+        policy: KeyPolicy::default(),
+        former_valid_until: None,
     }
 }

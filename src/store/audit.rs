@@ -173,12 +173,15 @@ impl Audit {
         let ids = keys.iter().map(|key| KeyId(key.id)).collect();
         // The counters of a deleted key stand still, also where a call of it ended later.
         keys.retain(|key| !key.is_deleted);
-        let spends = spends_of(&self.transaction, &keys).await?.into_values().collect();
+        let spends = spends_of(&self.transaction, &keys).await?;
+        let totals = spends.iter().map(|(key, (_, total))| (*key, *total)).collect();
+        let spends = spends.into_values().map(|(spend, _)| spend).collect();
         let (held, ended_and_open, captured) = self.holds().await?;
         Ok(AuditedAccount {
             account: stored(&row)?,
             keys: ids,
             spends,
+            totals,
             held,
             ended_and_open,
             captured,

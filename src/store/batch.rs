@@ -225,6 +225,7 @@ async fn write_change(transaction: &DatabaseTransaction, change: &Change) -> Res
                 per_request_limit: Set(None),
                 daily_limit: Set(None),
                 monthly_limit: Set(None),
+                total_limit: Set(None),
                 created_at: Set(key.created_at.micros()),
                 expires_at: Set(key.expires_at.map(Timestamp::micros)),
             };
@@ -240,6 +241,7 @@ async fn write_change(transaction: &DatabaseTransaction, change: &Change) -> Res
                 .col_expr(api_key::Column::PerRequestLimit, nanos(limits.per_request).into())
                 .col_expr(api_key::Column::DailyLimit, nanos(limits.daily).into())
                 .col_expr(api_key::Column::MonthlyLimit, nanos(limits.monthly).into())
+                .col_expr(api_key::Column::TotalLimit, nanos(limits.total).into())
                 .exec(transaction)
                 .await?;
         }
@@ -290,12 +292,13 @@ const ROWS_POSTGRES: &str = "WITH entries AS (
             AS row (account_id, seq, epoch, kind, amount, balance_after, reference, key_id, day, month, at,
                 link)
     ), spends AS (
-        INSERT INTO key_spend (key_id, day, day_spent, month, month_spent, last_used_at)
+        INSERT INTO key_spend (key_id, day, day_spent, month, month_spent, last_used_at, total_spent)
         SELECT * FROM UNNEST($19::UUID[], $20::INTEGER[], $21::BIGINT[], $22::INTEGER[], $23::BIGINT[],
-            $24::BIGINT[])
+            $24::BIGINT[], $40::BIGINT[])
         ON CONFLICT (key_id) DO UPDATE SET day = excluded.day, day_spent = excluded.day_spent,
             month = excluded.month, month_spent = excluded.month_spent,
-            last_used_at = excluded.last_used_at
+            last_used_at = excluded.last_used_at,
+            total_spent = key_spend.total_spent + excluded.total_spent
     ), usage AS (
         INSERT INTO usage_record (account_id, id, seq, key_id, method, route, upstream, status, cost,
             prompt_tokens, completion_tokens, started_at, latency_micros, ending, tally)
@@ -385,12 +388,13 @@ static ACCOUNTS: Table = Table::new(
 );
 
 static SPENDS: Table = Table::new(
-    "INSERT OR FAIL INTO key_spend (key_id, day, day_spent, month, month_spent, last_used_at)
+    "INSERT OR FAIL INTO key_spend (key_id, day, day_spent, month, month_spent, last_used_at, total_spent)
     SELECT * FROM",
     "WHERE column1 IS NOT NULL
     ON CONFLICT (key_id) DO UPDATE SET day = excluded.day, day_spent = excluded.day_spent,
         month = excluded.month, month_spent = excluded.month_spent,
-        last_used_at = excluded.last_used_at",
+        last_used_at = excluded.last_used_at,
+        total_spent = key_spend.total_spent + excluded.total_spent",
 );
 
 static USAGE: Table = Table::new(
@@ -417,13 +421,17 @@ pub(super) async fn write_rows(
             (id.0, *before, last.seq, balance, last.at.micros(), last.link)
         })
         .collect();
-    let spends: Vec<KeySpend> = batch.spends.values().copied().collect();
+    let spent = batch.spent();
+    let added = |key: KeyId| spent.get(&key).copied().unwrap_or(Credits::ZERO);
+    let spends: Vec<(KeySpend, Credits)> =
+        batch.spends.values().map(|spend| (*spend, added(spend.key))).collect();
     let backend: DbBackend = transaction.get_database_backend();
     if is_postgres(transaction) {
         let mut values = Vec::from(entry_columns(&batch.entries));
         values.extend(move_columns(&moves));
         values.extend(spend_columns(&spends));
         values.extend(usage_columns(&batch.usage));
+        values.push(column(&spends, |(_, added)| added.nanos()));
         let statement = Statement::from_sql_and_values(backend, ROWS_POSTGRES, values);
         let written = transaction.execute_raw(statement).await?.rows_affected();
         return all_written(written, moves.len());
@@ -496,18 +504,18 @@ fn last_used(spend: &KeySpend) -> i64 {
     spend.last_used_at.unwrap_or_default().micros()
 }
 
-fn spend_columns(spends: &[KeySpend]) -> [Value; 6] {
+fn spend_columns(spends: &[(KeySpend, Credits)]) -> [Value; 6] {
     [
-        column(spends, |spend| spend.key.0),
-        column(spends, |spend| spend.day.0),
-        column(spends, |spend| spend.day_spent.nanos()),
-        column(spends, |spend| spend.month.0),
-        column(spends, |spend| spend.month_spent.nanos()),
-        column(spends, last_used),
+        column(spends, |(spend, _)| spend.key.0),
+        column(spends, |(spend, _)| spend.day.0),
+        column(spends, |(spend, _)| spend.day_spent.nanos()),
+        column(spends, |(spend, _)| spend.month.0),
+        column(spends, |(spend, _)| spend.month_spent.nanos()),
+        column(spends, |(spend, _)| last_used(spend)),
     ]
 }
 
-fn spend_row(spend: &KeySpend) -> [Value; 6] {
+fn spend_row((spend, added): &(KeySpend, Credits)) -> [Value; 7] {
     [
         spend.key.0.into(),
         spend.day.0.into(),
@@ -515,6 +523,7 @@ fn spend_row(spend: &KeySpend) -> [Value; 6] {
         spend.month.0.into(),
         spend.month_spent.nanos().into(),
         last_used(spend).into(),
+        added.nanos().into(),
     ]
 }
 

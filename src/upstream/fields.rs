@@ -26,6 +26,11 @@ impl<'a> Fields<'a> {
         field.map(|(_, value)| &**value).filter(|value| *value != "null")
     }
 
+    /// The texts of every field of this name: an upstream may take another one of them than we do.
+    pub fn all<'f>(&'f self, name: &'f str) -> impl Iterator<Item = &'f str> {
+        self.0.iter().filter(move |(own, _)| own == name).map(|(_, value)| &**value)
+    }
+
     /// Is the field there, if only as null?
     #[must_use]
     pub fn has(&self, name: &str) -> bool {

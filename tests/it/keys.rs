@@ -13,6 +13,12 @@ on_both!(
     test_keys_spend_test_credits_on_the_sandbox,
     an_account_has_so_many_keys,
     keys_and_counters_survive_a_restart,
+    a_rotated_key_keeps_its_limits_and_its_old_value_for_a_while,
+    of_many_rotations_at_once_each_value_is_a_key_or_none,
+    a_key_is_for_what_its_owner_says_alone,
+    a_key_has_a_rate_limit_of_its_own,
+    a_key_may_spend_so_much_in_all,
+    a_key_that_ends_soon_says_so,
 );
 
 async fn a_key_is_shown_once(database: Database) {
@@ -36,7 +42,8 @@ async fn a_key_is_shown_once(database: Database) {
     let expected = json!({
         "id": id, "name": "Production API Key", "key_value_preview": preview, "is_active": true,
         "last_used_at": null, "created_at": "2024-01-15T12:00:00Z", "expires_at": null,
-        "expires_soon": false, "environment": "live",
+        "expires_soon": false, "former_value_valid_until": null, "environment": "live",
+        "scopes": null, "allowed_models": null, "allowed_ips": null, "calls_per_minute": null,
     });
     assert_eq!(listed.body, json!([expected]));
     assert_eq!(user.get(&format!("/api/keys/{id}")).expect(200).await.body, expected);
@@ -75,10 +82,11 @@ async fn limits_are_changed_one_by_one(database: Database) {
         set.text,
         format!(
             "{{\"key_id\":\"{}\",\"currency\":\"USD\",\"daily_limit\":1.0000,\"monthly_limit\":10.0000,\
-             \"per_request_limit\":null,\
+             \"per_request_limit\":null,\"total_limit\":null,\
              \"daily\":{{\"limit\":1.0000,\"spent\":0.0000,\"remaining\":1.0000,\"resets_at\":\"2024-01-16T00:00:00Z\"}},\
              \"monthly\":{{\"limit\":10.0000,\"spent\":0.0000,\"remaining\":10.0000,\"resets_at\":\"2024-02-01T00:00:00Z\"}},\
-             \"per_request\":{{\"limit\":null}}}}",
+             \"per_request\":{{\"limit\":null}},\
+             \"total\":{{\"limit\":null,\"spent\":0.0000,\"remaining\":null}}}}",
             key.id
         )
     );
@@ -238,4 +246,245 @@ async fn keys_and_counters_survive_a_restart(database: Database) {
     server.get("/api/hub/health").key(&revoked).expect(401).await;
     server.post("/api/hub/rag/index", &json!({})).key(&key).expect(200).await;
     server.post("/api/hub/rag/index", &json!({})).key(&key).expect(402).await;
+}
+
+async fn a_rotated_key_keeps_its_limits_and_its_old_value_for_a_while(database: Database) {
+    let server = Server::start(&database).await;
+    let user = server.user("someone").await;
+    user.pay("1.00").await;
+    let key = user.key().await;
+    let call =
+        |value: &str| server.post("/api/hub/rag/index", &json!({})).header("X-API-Key", value);
+    call(&key.value).expect(200).await;
+    user.limit(&key, &json!({ "daily_limit": 0.0015 })).await;
+    let path = format!("/api/keys/{}/rotate", key.id);
+    let rotated = user.post(&path, &json!({ "grace_seconds": 60 })).expect(200).await.body;
+    let second = rotated["key_value"].as_str().unwrap().to_owned();
+    assert_eq!(rotated["id"], key.id.as_str());
+    assert_ne!(second, key.value);
+    assert_eq!(rotated["former_value_valid_until"], "2024-01-15T12:01:00Z");
+    let listed = user.get(&format!("/api/keys/{}", key.id)).expect(200).await;
+    assert!(!listed.text.contains(&second) && !listed.text.contains(&key.value));
+    assert_eq!(listed.body["key_value_preview"], rotated["key_value_preview"]);
+    // Both values are one key, with one limit.
+    call(&second).expect(200).await;
+    call(&key.value).expect(200).await;
+    call(&second).expect(402).await;
+    user.limit(&key, &json!({ "daily_limit": null })).await;
+    server.advance(60);
+    let refused = call(&key.value).expect(401).await;
+    refused.assert_error("API key expired", "This access key has expired");
+    call(&second).expect(200).await;
+    // At once, and twice in a row.
+    let third = user.post(&path, &json!({ "grace_seconds": 0 })).expect(200).await.body;
+    let third = third["key_value"].as_str().unwrap().to_owned();
+    call(&second).expect(401).await;
+    call(&third).expect(200).await;
+    for body in [json!({ "grace_seconds": -1 }), json!({ "grace_seconds": 2_592_001 })] {
+        user.post(&path, &body).expect(400).await;
+    }
+    let last = user.post(&path, &json!(null)).body("").expect(200).await.body;
+    assert_eq!(last["former_value_valid_until"], "2024-01-16T12:01:00Z");
+    // Out of use is every value at once.
+    user.post(&format!("/api/keys/{}/revoke", key.id), &json!({})).expect(200).await;
+    for value in [&third, last["key_value"].as_str().unwrap()] {
+        call(value).expect(401).await;
+    }
+    user.post(&path, &json!({})).expect(409).await;
+    server.user("other").await.post(&path, &json!({})).expect(404).await;
+    assert_eq!(user.ledger().await.len(), 6);
+}
+
+async fn of_many_rotations_at_once_each_value_is_a_key_or_none(database: Database) {
+    let server = Server::start(&database).await;
+    let user = server.user("someone").await;
+    user.pay("1.00").await;
+    let key = user.key().await;
+    let path = format!("/api/keys/{}/rotate", key.id);
+    let rotations = (0..20).map(|_| user.post(&path, &json!({ "grace_seconds": 0 })).send());
+    let answers = futures_util::future::join_all(rotations).await;
+    let won: Vec<&Value> =
+        answers.iter().filter(|answer| answer.status == 200).map(|answer| &answer.body).collect();
+    assert!(!won.is_empty());
+    assert!(answers.iter().all(|answer| answer.status == 200 || answer.status == 409));
+    let mut good = 0;
+    for answer in won {
+        let value = answer["key_value"].as_str().unwrap();
+        let call = server.post("/api/hub/rag/index", &json!({})).header("X-API-Key", value);
+        good += u32::from(call.send().await.status == 200);
+    }
+    assert_eq!(good, 1);
+}
+
+async fn a_key_is_for_what_its_owner_says_alone(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.server.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
+    })
+    .await;
+    let user = server.user("someone").await;
+    user.pay("1.00").await;
+    let body = json!({
+        "name": "narrow", "scopes": ["v1"], "allowed_models": ["gpt-4o", "o3*"],
+        "allowed_ips": ["192.0.2.0/24", "2001:db8::7"],
+    });
+    let key = user.key_of(&body).await;
+    let chat = |model: Value, address: &str| {
+        let mut body = hello();
+        body["model"] = model;
+        server.post("/v1/chat/completions", &body).key(&key).header("X-Forwarded-For", address)
+    };
+    let denied = |answer: crate::support::Answer| {
+        let words = "You do not have permission to access this resource";
+        answer.assert_error("Access denied", words);
+    };
+    for (model, address) in
+        [("gpt-4o", "192.0.2.200"), ("o3-mini", "2001:db8::7"), ("o3", "::ffff:192.0.2.1")]
+    {
+        chat(json!(model), address).expect(200).await;
+    }
+    for (model, address) in [
+        (json!("gpt-4o"), "192.0.3.1"),
+        (json!("gpt-4o"), "2001:db8::8"),
+        (json!("gpt-4"), "192.0.2.1"),
+        (json!("GPT-4O"), "192.0.2.1"),
+        (json!(null), "192.0.2.1"),
+        (json!(["gpt-4o"]), "192.0.2.1"),
+    ] {
+        denied(chat(model, address).expect(403).await);
+    }
+    let mut none = hello();
+    none.as_object_mut().unwrap().remove("model");
+    let from = |request: crate::support::Request| request.header("X-Forwarded-For", "192.0.2.1");
+    denied(from(server.post("/v1/chat/completions", &none).key(&key)).expect(403).await);
+    // A second model of the same name in the body is no way around.
+    let twice = r#"{"model":"gpt-4","messages":[{"role":"user","content":"x"}],"model":"gpt-4o"}"#;
+    let twice = from(server.post("/v1/chat/completions", &json!(null)).body(twice).key(&key));
+    assert_ne!(twice.send().await.status, 200);
+    denied(from(server.post("/api/hub/rag/index", &json!({})).key(&key)).expect(403).await);
+    denied(from(server.get("/api/hub/health").key(&key)).expect(403).await);
+    from(server.get("/v1/models").key(&key)).expect(200).await;
+    // Nothing was charged for a refusal: what is there is the top-up and three calls.
+    assert_eq!(user.ledger().await.len(), 4);
+
+    // A change binds for the very next call; what is absent stays.
+    let path = format!("/api/keys/{}", key.id);
+    let edit = |body: Value| {
+        let request = server.request(reqwest::Method::PATCH, &path).body(body.to_string());
+        request.bearer(&user.token)
+    };
+    for _ in 0..10 {
+        edit(json!({ "scopes": ["hub"] })).expect(200).await;
+        chat(json!("gpt-4o"), "192.0.2.1").expect(403).await;
+        let changed = edit(json!({ "scopes": null })).expect(200).await.body;
+        assert_eq!(changed["scopes"], Value::Null);
+        assert_eq!(changed["allowed_ips"], json!(["192.0.2.0/24", "2001:db8::7/128"]));
+        chat(json!("gpt-4o"), "192.0.2.1").expect(200).await;
+    }
+    let changed = edit(json!({ "name": "wide", "allowed_models": null, "allowed_ips": null }));
+    assert_eq!(changed.expect(200).await.body["name"], "wide");
+    chat(json!("anything"), "203.0.113.1").expect(200).await;
+    edit(json!({ "allowed_models": [] })).expect(200).await;
+    chat(json!("gpt-4o"), "203.0.113.1").expect(403).await;
+    // What names a model where the price does not depend on it is looked at as well.
+    edit(json!({ "allowed_models": ["one"] })).expect(200).await;
+    for (body, status) in [
+        (r#"{"model":"one"}"#, 200),
+        (r#"{"model":"two"}"#, 403),
+        (r#"{"model":"two","model":"one"}"#, 403),
+        (r#"{"model":7}"#, 403),
+        ("{}", 200),
+    ] {
+        let call = server.post("/api/hub/rag/index", &json!(null)).body(body).key(&key);
+        call.expect(status).await;
+    }
+    edit(json!({ "expires_at": "2024-01-15T12:00:00Z" })).expect(200).await;
+    chat(json!("one"), "203.0.113.1").expect(401).await;
+    edit(json!({ "expires_at": null })).expect(200).await;
+    chat(json!("one"), "203.0.113.1").expect(200).await;
+
+    for (field, wrong) in [
+        ("scopes[1]", json!({ "scopes": ["hub", "admin"] })),
+        ("allowed_ips[0]", json!({ "allowed_ips": ["192.0.2.0/33"] })),
+        ("allowed_models[0]", json!({ "allowed_models": ["a*b"] })),
+        ("allowed_models", json!({ "allowed_models": vec!["m"; 101] })),
+        ("calls_per_minute", json!({ "calls_per_minute": 0 })),
+        ("expires_at", json!({ "expires_at": "soon" })),
+        ("name", json!({ "name": "" })),
+        ("is_active", json!({ "is_active": true })),
+    ] {
+        let refused = edit(wrong).expect(400).await;
+        assert_eq!(refused.body["details"][0]["field"], field, "{}", refused.text);
+    }
+    let other = server.user("other").await;
+    let theirs = server.request(reqwest::Method::PATCH, &path).body("{}").bearer(&other.token);
+    theirs.expect(404).await;
+}
+
+async fn a_key_has_a_rate_limit_of_its_own(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.rate_limit.enabled = true;
+        settings.rate_limit.default_tier = "unlimited".into();
+    })
+    .await;
+    let user = server.user("someone").await;
+    let slow = user.key_of(&json!({ "name": "slow", "calls_per_minute": 3 })).await;
+    let other = user.key().await;
+    let models = |key| server.get("/v1/models").key(key);
+    for left in [2, 1, 0] {
+        let answer = models(&slow).expect(200).await;
+        assert_eq!(answer.header("x-ratelimit-remaining"), left.to_string());
+        assert_eq!(answer.header("x-ratelimit-limit"), "3");
+        assert_eq!(answer.header("x-ratelimit-window"), "60");
+    }
+    let refused = models(&slow).expect(429).await;
+    let wait: u32 = refused.header("retry-after").parse().unwrap();
+    assert!((15..=20).contains(&wait), "{wait}");
+    models(&other).expect(200).await;
+    let path = format!("/api/keys/{}", slow.id);
+    let edit = server.request(reqwest::Method::PATCH, &path).body("{\"calls_per_minute\":null}");
+    edit.bearer(&user.token).expect(200).await;
+    models(&slow).expect(200).await;
+}
+
+async fn a_key_may_spend_so_much_in_all(database: Database) {
+    let server = Server::start(&database).await;
+    let user = server.user("someone").await;
+    user.pay("1.00").await;
+    let key = user.key().await;
+    let call = |server: &Server| server.post("/api/hub/rag/index", &json!({})).key(&key);
+    call(&server).expect(200).await;
+    let limits = user.limit(&key, &json!({ "total_limit": 0.0015 })).await;
+    let expected = json!({ "limit": 0.0015, "spent": 0.0005, "remaining": 0.001 });
+    assert_eq!((&limits["total"], &limits["total_limit"]), (&expected, &json!(0.0015)));
+    let answer = call(&server).expect(200).await;
+    assert_eq!(answer.header("x-polysystems-total-remaining"), "0.0005");
+    // Neither a day, a month nor a restart gives it back.
+    server.advance(40 * 86_400);
+    call(&server).expect(200).await;
+    let words =
+        "This access key has reached its spending limit. Please adjust limits or top up credits.";
+    call(&server).expect(402).await.assert_error("Spending limit exceeded", words);
+    let token = user.token.clone();
+    server.stop();
+    crate::support::process::verify(&database);
+    let server = Server::start(&database).await;
+    call(&server).expect(402).await;
+    let path = format!("/api/keys/{}/limits", key.id);
+    let body = json!({ "total_limit": null });
+    server.put(&path, &body).bearer(&token).expect(200).await;
+    call(&server).expect(200).await;
+}
+
+async fn a_key_that_ends_soon_says_so(database: Database) {
+    let server = Server::start(&database).await;
+    let user = server.user("someone").await;
+    let key = user.key_of(&json!({ "name": "a", "expires_at": "2024-01-23T12:00:00Z" })).await;
+    let models = || server.get("/v1/models").key(&key);
+    let soon = async || user.get("/api/keys").expect(200).await.body[0]["expires_soon"].clone();
+    let header = "x-polysystems-key-expires-at";
+    assert!(!models().expect(200).await.headers.contains_key(header));
+    assert_eq!(soon().await, false);
+    server.advance(86_400);
+    // The session has ended; the key goes on.
+    assert_eq!(models().expect(200).await.header(header), "2024-01-23T12:00:00Z");
 }

@@ -1,0 +1,162 @@
+//! What an API key may be used for, beside how much it may spend: which routes, which models, from where, how often.
+//!
+//! Each of them is a list of what is allowed, or nothing at all, which allows everything. An empty list allows
+//! nothing.
+
+// A value, not a socket: `core` has no I/O.
+use core::net::IpAddr;
+use std::num::NonZeroU32;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+
+/// The most entries of each list.
+pub const LIST_MAX: usize = 100;
+/// The longest name of a model, in bytes.
+pub const MODEL_MAX: usize = 200;
+
+/// A network, as an owner writes it: an address, or one with the length of its prefix (CIDR, RFC 4632).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Network(IpNet);
+
+/// The text is no network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be an address or a network such as 192.0.2.0/24 or 2001:db8::/32")]
+pub struct NoNetwork;
+
+impl FromStr for Network {
+    type Err = NoNetwork;
+
+    fn from_str(text: &str) -> Result<Self, NoNetwork> {
+        let network = match text.parse::<IpAddr>() {
+            Ok(address) => IpNet::from(address.to_canonical()),
+            Err(_) => text.parse().map_err(|_| NoNetwork)?,
+        };
+        // An IPv4 address may come as IPv6 and is then told as IPv4; so no network of those would ever match.
+        match network {
+            IpNet::V6(network) if network.addr().to_ipv4_mapped().is_some() => Err(NoNetwork),
+            network => Ok(Network(network.trunc())),
+        }
+    }
+}
+
+impl std::fmt::Display for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyPolicy {
+    /// Names of route groups.
+    pub scopes: Option<Vec<String>>,
+    /// Names of models; one that ends in `*` stands for all that begin so.
+    pub models: Option<Vec<String>>,
+    /// Where calls may come from.
+    pub networks: Option<Vec<Network>>,
+    /// Calls a minute, beside what the tier allows.
+    pub calls_per_minute: Option<NonZeroU32>,
+}
+
+/// A change of a policy: `None` leaves a part as it is, `Some(None)` allows everything again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PolicyChange {
+    /// See [`KeyPolicy::scopes`].
+    pub scopes: Option<Option<Vec<String>>>,
+    /// See [`KeyPolicy::models`].
+    pub models: Option<Option<Vec<String>>>,
+    /// See [`KeyPolicy::networks`].
+    pub networks: Option<Option<Vec<Network>>>,
+    /// See [`KeyPolicy::calls_per_minute`].
+    pub calls_per_minute: Option<Option<NonZeroU32>>,
+}
+
+impl KeyPolicy {
+    /// This policy after the change.
+    #[must_use]
+    pub fn changed(self, change: PolicyChange) -> Self {
+        KeyPolicy {
+            scopes: change.scopes.unwrap_or(self.scopes),
+            models: change.models.unwrap_or(self.models),
+            networks: change.networks.unwrap_or(self.networks),
+            calls_per_minute: change.calls_per_minute.unwrap_or(self.calls_per_minute),
+        }
+    }
+
+    /// May it be used for routes of this group, from this address?
+    #[must_use]
+    pub fn permits(&self, group: &str, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        let is_in_scope =
+            self.scopes.as_ref().is_none_or(|scopes| scopes.iter().any(|scope| scope == group));
+        let is_from_there = self.networks.as_ref().is_none_or(|networks| {
+            networks.iter().any(|Network(network)| network.contains(&address))
+        });
+        is_in_scope && is_from_there
+    }
+
+    /// May it be used for this model? `None` is whatever the upstream chooses, which no list allows.
+    #[must_use]
+    pub fn permits_model(&self, model: Option<&str>) -> bool {
+        let Some(models) = &self.models else { return true };
+        let Some(model) = model else { return false };
+        models.iter().any(|allowed| match allowed.strip_suffix('*') {
+            Some(beginning) => model.starts_with(beginning),
+            None => model == allowed,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn networks(texts: &[&str]) -> KeyPolicy {
+        let networks = texts.iter().map(|text| text.parse().unwrap()).collect();
+        KeyPolicy { networks: Some(networks), ..KeyPolicy::default() }
+    }
+
+    #[test]
+    fn an_address_is_in_its_networks_whatever_its_spelling() {
+        let policy = networks(&["192.0.2.77/24", "2001:db8::/32", "198.51.100.7"]);
+        for (address, is_permitted) in [
+            ("192.0.2.0", true),
+            ("192.0.2.255", true),
+            ("192.0.3.0", false),
+            ("::ffff:192.0.2.1", true),
+            ("2001:db8:ffff::1", true),
+            ("2001:db9::1", false),
+            ("198.51.100.7", true),
+            ("198.51.100.8", false),
+        ] {
+            assert_eq!(policy.permits("hub", address.parse().unwrap()), is_permitted, "{address}");
+        }
+        assert!(!networks(&[]).permits("hub", "192.0.2.1".parse().unwrap()));
+        assert!(networks(&["0.0.0.0/0"]).permits("hub", "192.0.2.1".parse().unwrap()));
+        assert!(!networks(&["::/0"]).permits("hub", "192.0.2.1".parse().unwrap()));
+        for text in ["", "192.0.2.0/33", "192.0.2", "example.com", "::ffff:192.0.2.0/120", " ::1"] {
+            assert_eq!(text.parse::<Network>(), Err(NoNetwork), "{text}");
+        }
+        assert_eq!("192.0.2.77/24".parse::<Network>().unwrap().to_string(), "192.0.2.0/24");
+    }
+
+    #[test]
+    fn a_model_is_allowed_by_its_name_or_its_beginning() {
+        let models = ["gpt-4o", "o3*"].map(str::to_owned).to_vec();
+        let policy = KeyPolicy { models: Some(models), ..KeyPolicy::default() };
+        for (model, is_permitted) in [
+            (Some("gpt-4o"), true),
+            (Some("gpt-4o-mini"), false),
+            (Some("GPT-4o"), false),
+            (Some("o3"), true),
+            (Some("o3-mini"), true),
+            (Some("o"), false),
+            (Some(""), false),
+            (None, false),
+        ] {
+            assert_eq!(policy.permits_model(model), is_permitted, "{model:?}");
+        }
+        assert!(KeyPolicy::default().permits_model(None));
+    }
+}
