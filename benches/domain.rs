@@ -19,7 +19,7 @@ const NOW: Timestamp = Timestamp::from_micros(1_705_320_000_000_000);
 
 fn account() -> AccountState {
     let limit = Some(Credits::MAX);
-    let limits = SpendingLimits { per_request: limit, daily: limit, monthly: limit };
+    let limits = SpendingLimits { per_request: limit, daily: limit, monthly: limit, total: limit };
     let key = KeyState::new(KeyId(Uuid::from_u128(1)), limits);
     let stored = StoredAccount {
         id: AccountId(1),
@@ -57,7 +57,7 @@ fn domain(criterion: &mut Criterion) {
     let mut limited = account();
     let over = charge(Price::Fixed(Credits::MAX));
     let none = Some(Credits::from_nanos(1));
-    let limits = SpendingLimits { per_request: None, daily: none, monthly: none };
+    let limits = SpendingLimits { daily: none, monthly: none, ..SpendingLimits::default() };
     limited.add_key(KeyState::new(over.key, limits));
     criterion.bench_function("charge refused by a spending limit", |bencher| {
         bencher.iter(|| limited.charge(black_box(&over), NOW).unwrap_err());

@@ -69,6 +69,8 @@ pub struct Settings {
     pub database: DatabaseSettings,
     /// Passwords, session tokens and keys.
     pub auth: AuthSettings,
+    /// Mail to users.
+    pub email: EmailSettings,
     /// Rate limits.
     pub rate_limit: RateLimitSettings,
     /// Who serves the paid calls.
@@ -100,6 +102,7 @@ impl Default for Settings {
             server: ServerSettings::default(),
             database: DatabaseSettings::default(),
             auth: AuthSettings::default(),
+            email: EmailSettings::default(),
             rate_limit: RateLimitSettings::default(),
             upstreams: UpstreamsSettings::default(),
             holds: HoldSettings::default(),
@@ -215,6 +218,18 @@ pub struct AuthSettings {
     pub key_cache_max: u64,
     /// How long before an API key ends its owner is warned, in days.
     pub key_expiry_warning_days: u32,
+    /// Must an email address be verified before its user pays or makes an API key?
+    pub require_verified_email: bool,
+    /// How long a token that verifies an address is good for, in hours.
+    pub verification_hours: NonZeroU32,
+    /// How long a token that sets another password is good for, in minutes.
+    pub password_reset_minutes: NonZeroU32,
+    /// Logins, registrations and other attempts a minute from one address; IPv6 counts by /64.
+    pub attempts_per_address: NonZeroU32,
+    /// Attempts a minute to log in to one account from one address.
+    pub attempts_per_account: NonZeroU32,
+    /// Attempts a minute to log in to one account from addresses where nobody has a session of it, all together.
+    pub attempts_per_account_from_strangers: NonZeroU32,
 }
 
 impl Default for AuthSettings {
@@ -232,7 +247,66 @@ impl Default for AuthSettings {
             keys_per_account_max: 1_000,
             key_cache_max: 1_000_000,
             key_expiry_warning_days: 7,
+            require_verified_email: false,
+            verification_hours: NonZeroU32::MIN.saturating_add(47),
+            password_reset_minutes: NonZeroU32::MIN.saturating_add(59),
+            attempts_per_address: NonZeroU32::MIN.saturating_add(59),
+            attempts_per_account: NonZeroU32::MIN.saturating_add(9),
+            attempts_per_account_from_strangers: NonZeroU32::MIN.saturating_add(19),
         }
+    }
+}
+
+/// `[email]`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EmailSettings {
+    /// Where messages go: `smtp`, `folder` or `log`. Unset is `smtp` where `smtp_url` is set, else `folder`.
+    pub transport: Option<EmailTransport>,
+    /// `smtps://user:password@host` (TLS), or `smtp://...?tls=required` (STARTTLS).
+    pub smtp_url: Option<Secret>,
+    /// Who they come from.
+    pub from: String,
+    /// Where they are written without SMTP, one `.eml` file each; unset is `mail` in the data directory.
+    pub folder: Option<PathBuf>,
+    /// The page where an address is verified, with `{token}` in it. Unset: the message tells of the API.
+    pub verify_url: Option<String>,
+    /// The page where another password is set, with `{token}` in it. Unset: the message tells of the API.
+    pub reset_url: Option<String>,
+}
+
+/// Where messages to users go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EmailTransport {
+    /// To a mail server.
+    Smtp,
+    /// Into a folder: for development.
+    Folder,
+    /// Into the log, tokens and all: for development.
+    Log,
+}
+
+impl Default for EmailSettings {
+    fn default() -> Self {
+        EmailSettings {
+            transport: None,
+            smtp_url: None,
+            from: "Polysystems <no-reply@localhost>".into(),
+            folder: None,
+            verify_url: None,
+            reset_url: None,
+        }
+    }
+}
+
+impl EmailSettings {
+    /// Where messages go.
+    #[must_use]
+    pub fn transport(&self) -> EmailTransport {
+        let is_smtp = self.smtp_url.is_some();
+        let otherwise = if is_smtp { EmailTransport::Smtp } else { EmailTransport::Folder };
+        self.transport.unwrap_or(otherwise)
     }
 }
 

@@ -11,11 +11,9 @@
 
 use std::sync::Arc;
 
-use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use bytes::Bytes;
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use rand::RngExt as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
@@ -23,8 +21,11 @@ use uuid::Uuid;
 use crate::clock::Clock;
 use crate::config::IdempotencySettings;
 use crate::domain::{AccountId, MICROS_PER_DAY, RecordedAnswer, Timestamp};
+use crate::seal::Seal;
 use crate::store::{Store, StoreError};
 
+/// Whose seal it is. What was sealed before stays readable only under this very text.
+const PURPOSE: &str = "polysystems: sealing key of recorded answers, 1";
 /// The longest key, in characters.
 pub const KEY_CHARS_MAX: usize = 255;
 
@@ -190,7 +191,7 @@ struct Sealing {
 
 #[derive(Clone)]
 struct Recorder {
-    seal: Arc<LessSafeKey>,
+    seal: Seal,
     keep_micros: i64,
     answer_max_bytes: usize,
 }
@@ -204,14 +205,8 @@ impl Idempotency {
         settings: &IdempotencySettings,
         secret: &[u8],
     ) -> Option<Self> {
-        let key = Sha256::new()
-            .chain_update(b"polysystems: sealing key of recorded answers, 1")
-            .chain_update(Sha256::digest(secret))
-            .finalize();
-        let key: [u8; 32] = key.into();
-        let seal = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key).ok()?);
         let recorder = Recorder {
-            seal: Arc::new(seal),
+            seal: Seal::new(secret, PURPOSE)?,
             keep_micros: i64::from(settings.keep_days.get()).saturating_mul(MICROS_PER_DAY),
             answer_max_bytes: settings.answer_max_bytes,
         };
@@ -317,25 +312,11 @@ impl Sealing {
     }
 
     fn sealed(&self, answer: &KeptAnswer) -> Option<Vec<u8>> {
-        let nonce: [u8; NONCE_LEN] = rand::rng().random();
-        let mut text = answer.encode()?;
-        self.recorder
-            .seal
-            .seal_in_place_append_tag(
-                Nonce::assume_unique_for_key(nonce),
-                Aad::from(self.bound_to()),
-                &mut text,
-            )
-            .ok()?;
-        Some([nonce.as_slice(), &text].concat())
+        self.recorder.seal.seal(answer.encode()?, &self.bound_to())
     }
 
     fn open(&self, sealed: &[u8]) -> Option<KeptAnswer> {
-        let (nonce, text) = sealed.split_first_chunk::<NONCE_LEN>()?;
-        let (nonce, mut text) = (Nonce::assume_unique_for_key(*nonce), text.to_vec());
-        let aad = Aad::from(self.bound_to());
-        let opened = self.recorder.seal.open_in_place(nonce, aad, &mut text).ok()?;
-        KeptAnswer::decode(opened)
+        KeptAnswer::decode(&self.recorder.seal.open(sealed, &self.bound_to())?)
     }
 }
 
@@ -344,10 +325,8 @@ mod tests {
     use super::*;
 
     fn claim(secret: &[u8], account: i64, key: &str) -> Claim {
-        let seal =
-            UnboundKey::new(&AES_256_GCM, &<[u8; 32]>::from(Sha256::digest(secret))).unwrap();
         let recorder = Recorder {
-            seal: Arc::new(LessSafeKey::new(seal)),
+            seal: Seal::new(secret, PURPOSE).unwrap(),
             keep_micros: 7,
             answer_max_bytes: 10,
         };

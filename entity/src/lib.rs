@@ -8,6 +8,7 @@
 pub mod account;
 pub mod api_key;
 pub mod audit_log;
+pub mod email_token;
 pub mod former_key_value;
 pub mod hold;
 pub mod hold_end;
@@ -16,6 +17,7 @@ pub mod key_spend;
 pub mod ledger_entry;
 pub mod payment;
 pub mod recorded_answer;
+pub mod recovery_code;
 pub mod refresh_token;
 pub mod session;
 pub mod shard_lease;

@@ -18,6 +18,9 @@ pub struct Model {
     pub token_version: i64,
     pub tier: Option<String>,
     pub created_at: i64,
+    pub totp_secret: Option<Vec<u8>>,
+    pub totp_enabled_at: Option<i64>,
+    pub totp_step: i64,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -16,6 +16,7 @@ mod m20261124_000006_entries;
 mod m20261124_000007_sessions;
 mod m20261125_000008_audit_log;
 mod m20261125_000009_keys;
+mod m20261125_000010_people;
 
 /// Applies the migrations in order.
 pub struct Migrator;
@@ -33,6 +34,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261124_000007_sessions::Migration),
             Box::new(m20261125_000008_audit_log::Migration),
             Box::new(m20261125_000009_keys::Migration),
+            Box::new(m20261125_000010_people::Migration),
         ]
     }
 }

@@ -232,7 +232,7 @@ impl RateLimits {
 }
 
 /// What counts as one address: an IPv6 network of /64 is one caller.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
         IpAddr::V6(address) => {

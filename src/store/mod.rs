@@ -35,11 +35,13 @@ pub mod api_keys;
 pub mod audit;
 pub mod audit_log;
 pub mod batch;
+pub mod email_tokens;
 pub mod holds;
 pub mod journal;
 pub mod lease;
 pub mod ledger;
 pub mod sessions;
+pub mod two_factor;
 pub mod usage;
 pub mod users;
 

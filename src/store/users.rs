@@ -86,13 +86,30 @@ pub struct User {
     pub token_version: i64,
     /// When they registered.
     pub created_at: Timestamp,
+    /// What their second factor is, or is to become.
+    pub second_factor: Option<SecondFactor>,
+}
+
+/// A second factor as stored.
+#[derive(Clone)]
+pub struct SecondFactor {
+    /// The secret, sealed.
+    pub sealed: Vec<u8>,
+    /// Has its owner proved that they have it? A login takes it from then on.
+    pub is_enabled: bool,
+}
+
+impl std::fmt::Debug for SecondFactor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SecondFactor").field("is_enabled", &self.is_enabled).finish_non_exhaustive()
+    }
 }
 
 impl User {
     /// Does a login take a second factor?
     #[must_use]
     pub fn has_two_factor(&self) -> bool {
-        false
+        self.second_factor.as_ref().is_some_and(|factor| factor.is_enabled)
     }
 }
 
@@ -114,6 +131,10 @@ impl From<user::Model> for User {
             tier: row.tier,
             token_version: row.token_version,
             created_at: Timestamp::from_micros(row.created_at),
+            second_factor: row.totp_secret.map(|sealed| SecondFactor {
+                sealed,
+                is_enabled: row.totp_enabled_at.is_some(),
+            }),
         }
     }
 }
@@ -138,6 +159,9 @@ impl Store {
                 token_version: Set(0),
                 tier: Set(None),
                 created_at: Set(new.created_at.micros()),
+                totp_secret: Set(None),
+                totp_enabled_at: Set(None),
+                totp_step: Set(0),
             };
             let user = user::Entity::insert(row)
                 .exec_with_returning(&transaction)
@@ -183,6 +207,23 @@ impl Store {
     pub async fn find_user(&self, id: UserId) -> Result<Option<User>, StoreError> {
         self.run(move |store| async move {
             Ok(user::Entity::find_by_id(id.0).one(&store.read).await?.map(User::from))
+        })
+        .await
+    }
+
+    /// Stores another hash of the same password, if it has not been changed meanwhile.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn set_better_hash(&self, user: &User, hash: String) -> Result<(), StoreError> {
+        let (id, before) = (user.id, user.password_hash.clone());
+        self.run_write(move |store| async move {
+            user::Entity::update_many()
+                .filter(user::Column::Id.eq(id.0).and(user::Column::PasswordHash.eq(before)))
+                .col_expr(user::Column::PasswordHash, sea_orm::Value::from(hash).into())
+                .exec(&store.write)
+                .await?;
+            Ok(())
         })
         .await
     }

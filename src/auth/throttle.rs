@@ -1,0 +1,165 @@
+//! How often somebody may try to prove who they are.
+//!
+//! Three counts, each a token bucket: of the address, of the account from that address, and of the account from all
+//! addresses where nobody has a session of it. So whoever guesses from everywhere is stopped, and its owner, who comes
+//! from where they have been before, is not. Who has never been there has the way by email, which opens a session.
+//!
+//! What does not exist is counted as what does: the counts are by the text that was given.
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+
+use governor::clock::{Clock as _, DefaultClock};
+use governor::state::keyed::DefaultKeyedStateStore;
+use governor::{Quota, RateLimiter};
+use sha2::{Digest as _, Sha256};
+
+use crate::config::{AuthSettings, RateLimitSettings};
+use crate::pipeline::rate_limit::network;
+use crate::store::users::folded;
+
+type Limiter<K> = RateLimiter<K, DefaultKeyedStateStore<K>, DefaultClock>;
+
+/// What an account is counted by: a part of the digest of the text it was asked for by.
+pub type Subject = [u8; 16];
+
+/// As many attempts as may be were made; try again after so many seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("too many attempts; the next one in {retry_after} s")]
+pub struct TooManyAttempts {
+    /// Seconds.
+    pub retry_after: u64,
+}
+
+/// See the module.
+pub struct Throttle {
+    limits: Option<Limits>,
+}
+
+struct Limits {
+    address: Limiter<IpAddr>,
+    account: Limiter<(Subject, IpAddr)>,
+    strangers: Limiter<Subject>,
+}
+
+fn limiter<K: Clone + Eq + std::hash::Hash>(a_minute: NonZeroU32) -> Limiter<K> {
+    RateLimiter::keyed(Quota::per_minute(a_minute))
+}
+
+fn check<K: Clone + Eq + std::hash::Hash>(
+    limiter: &Limiter<K>,
+    of: &K,
+) -> Result<(), TooManyAttempts> {
+    limiter.check_key(of).map_err(|until| {
+        let wait = until.wait_time_from(limiter.clock().now());
+        TooManyAttempts { retry_after: wait.as_secs().saturating_add(1) }
+    })
+}
+
+/// The account that is asked for by this text, whether there is one or not.
+#[must_use]
+pub fn subject(text: &str) -> Subject {
+    let digest: [u8; 32] = Sha256::digest(folded(text)).into();
+    let mut subject = Subject::default();
+    for (to, from) in subject.iter_mut().zip(digest) {
+        *to = from;
+    }
+    subject
+}
+
+impl Throttle {
+    /// As set; nothing is counted where rate limits are switched off.
+    #[must_use]
+    pub fn new(auth: &AuthSettings, rates: &RateLimitSettings) -> Self {
+        let limits = || Limits {
+            address: limiter(auth.attempts_per_address),
+            account: limiter(auth.attempts_per_account),
+            strangers: limiter(auth.attempts_per_account_from_strangers),
+        };
+        Throttle { limits: rates.enabled.then(limits) }
+    }
+
+    /// Counts an attempt from an address.
+    ///
+    /// # Errors
+    /// [`TooManyAttempts`]
+    pub fn try_from(&self, address: IpAddr) -> Result<(), TooManyAttempts> {
+        let Some(limits) = &self.limits else { return Ok(()) };
+        check(&limits.address, &network(address))
+    }
+
+    /// Counts an attempt at an account from an address.
+    ///
+    /// # Errors
+    /// [`TooManyAttempts`]
+    pub fn try_account(&self, of: Subject, address: IpAddr) -> Result<(), TooManyAttempts> {
+        let Some(limits) = &self.limits else { return Ok(()) };
+        check(&limits.account, &(of, network(address)))
+    }
+
+    /// Counts an attempt at an account from where nobody has a session of it.
+    ///
+    /// # Errors
+    /// [`TooManyAttempts`]
+    pub fn try_as_stranger(&self, of: Subject) -> Result<(), TooManyAttempts> {
+        let Some(limits) = &self.limits else { return Ok(()) };
+        check(&limits.strangers, &of)
+    }
+
+    /// Forgets what is whole again, so that memory stays bounded.
+    pub fn forget_idle(&self) {
+        let Some(Limits { address, account, strangers }) = &self.limits else { return };
+        address.retain_recent();
+        address.shrink_to_fit();
+        account.retain_recent();
+        account.shrink_to_fit();
+        strangers.retain_recent();
+        strangers.shrink_to_fit();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn throttle() -> Throttle {
+        Throttle::new(&AuthSettings::default(), &RateLimitSettings::default())
+    }
+
+    fn address(last: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, last])
+    }
+
+    #[test]
+    fn who_guesses_from_one_address_is_stopped() {
+        let throttle = throttle();
+        let one = subject("Someone@example.com ");
+        assert_eq!(one, subject("someone@example.com"));
+        for _ in 0..10 {
+            assert!(throttle.try_account(one, address(1)).is_ok());
+        }
+        let refused = throttle.try_account(one, address(1)).unwrap_err();
+        assert!((1..=7).contains(&refused.retry_after), "{refused}");
+        // Neither another account nor another address is touched.
+        assert!(throttle.try_account(subject("other"), address(1)).is_ok());
+        assert!(throttle.try_account(one, address(2)).is_ok());
+    }
+
+    #[test]
+    fn who_guesses_from_everywhere_stops_strangers_alone() {
+        let throttle = throttle();
+        let one = subject("someone@example.com");
+        let guess = |last| {
+            throttle.try_from(address(last)).and_then(|()| throttle.try_as_stranger(one))
+        };
+        assert_eq!((0..=255).filter(|last| guess(*last).is_ok()).count(), 20);
+        assert!(throttle.try_account(one, address(1)).is_ok());
+    }
+
+    #[test]
+    fn nothing_is_counted_where_rate_limits_are_off() {
+        let off = RateLimitSettings { enabled: false, ..RateLimitSettings::default() };
+        let throttle = Throttle::new(&AuthSettings::default(), &off);
+        assert!((0..10_000).all(|_| throttle.try_from(address(1)).is_ok()));
+    }
+}
