@@ -76,7 +76,7 @@ const CASES: [Case; 8] = [
 
 fn account() -> (AccountState, KeyId) {
     let limit = Some(Credits::MAX);
-    let limits = SpendingLimits { per_request: limit, daily: limit, monthly: limit };
+    let limits = SpendingLimits { per_request: limit, daily: limit, monthly: limit, total: limit };
     let key = KeyId(Uuid::from_u128(1));
     let stored = StoredAccount {
         id: AccountId(1),

@@ -20,7 +20,9 @@ use uuid::Uuid;
 use crate::actors::directory::{ActorThreads, SWEEP_PERIOD};
 use crate::actors::ledger_writer::WriterState;
 use crate::actors::{Directory, LedgerHandle, LedgerWriter};
-use crate::auth::people::SessionBounds;
+use crate::auth::people::{Letters, SessionBounds};
+use crate::auth::throttle::Throttle;
+use crate::auth::two_factor;
 use crate::auth::{KeyRing, Keys, Passwords, People, Sessions};
 use crate::clock::Clock;
 use crate::config::{ServerSettings, Settings, UpstreamSettings};
@@ -28,10 +30,12 @@ use crate::domain::api_key::Pepper;
 use crate::domain::{Lease, MICROS_PER_DAY, Timestamp};
 use crate::http::{self, App};
 use crate::idempotency::Idempotency;
+use crate::mail::Mailer;
 use crate::operators::Operators;
 use crate::payments::Payments;
 use crate::pipeline::rate_limit::RateLimits;
 use crate::pipeline::{Bounds, Gateway, Readiness};
+use crate::seal::Seal;
 use crate::secrets::{previous, secret};
 use crate::store::{Store, StoreError};
 use crate::tokens;
@@ -43,6 +47,7 @@ const BACKLOG: u32 = 4_096;
 const FORGET_SWEEPS: u64 = 60;
 /// How long the former value of a key is known after it has ended.
 const FORMER_VALUE_DAYS: i64 = 30;
+const MICROS_PER_HOUR: i64 = 3_600_000_000;
 /// How often usage records are looked for that need not be kept any longer.
 const FORGET_USAGE_PERIOD: Duration = Duration::from_mins(1);
 /// Between two pieces of them, so that paid calls hardly notice.
@@ -256,13 +261,29 @@ pub fn people(
     let auth = &settings.auth;
     let jwt_secret = secret(auth.jwt_secret.as_ref(), &settings.data_dir, "jwt_secret")?;
     let previous = previous(auth.jwt_previous_secret.as_ref(), &settings.data_dir, "jwt_secret")?;
+    let pepper = secret(auth.key_pepper.as_ref(), &settings.data_dir, "key_pepper")?;
     Ok(People {
         store,
-        passwords: Passwords::new(database, auth.password_hashes_max, auth.password_queue_max)?,
+        passwords: Passwords::new(
+            database.clone(),
+            auth.password_hashes_max,
+            auth.password_queue_max,
+        )?,
         sessions: Sessions::new(&jwt_secret, previous.as_slice(), auth.jwt_lifetime_seconds.get()),
         session_bounds: SessionBounds {
             lifetime_micros: i64::from(auth.session_days.get()).saturating_mul(MICROS_PER_DAY),
             sessions_max: auth.sessions_per_user_max,
+        },
+        seal: Seal::new(&pepper, two_factor::PURPOSE).context("the key pepper cannot be used")?,
+        throttle: Throttle::new(auth, &settings.rate_limit),
+        mailer: Mailer::new(&settings.email, settings.data_dir.join("mail"), database)?,
+        letters: Letters {
+            verification_micros: i64::from(auth.verification_hours.get())
+                .saturating_mul(MICROS_PER_HOUR),
+            reset_micros: i64::from(auth.password_reset_minutes.get()).saturating_mul(60_000_000),
+            verify_url: settings.email.verify_url.clone(),
+            reset_url: settings.email.reset_url.clone(),
+            is_verification_required: auth.require_verified_email,
         },
         clock,
         password_length_min: auth.password_length_min,
@@ -277,7 +298,7 @@ fn app(
     store: Store,
     gateway: Arc<Gateway>,
 ) -> anyhow::Result<App> {
-    let people = people(settings, clock.clone(), database, store.clone())?;
+    let people = Arc::new(people(settings, clock.clone(), database, store.clone())?);
     let server = &settings.server;
     Ok(App {
         people,
@@ -397,6 +418,7 @@ async fn sweep(app: Arc<App>, lease: Lease) {
         sweeps = sweeps.wrapping_add(1);
         if sweeps.is_multiple_of(FORGET_SWEEPS) {
             app.gateway.rate_limits.forget_idle();
+            app.people.throttle.forget_idle();
             if let Err(error) = app.gateway.idempotency.forget().await {
                 tracing::warn!(%error, "old recorded answers were not deleted");
             }
@@ -412,6 +434,7 @@ async fn forget_sessions(app: &App) -> Result<(), StoreError> {
     // Until then whoever comes with such a value is told that it has expired.
     let before = app.clock.now().plus_micros(MICROS_PER_DAY.saturating_mul(-FORMER_VALUE_DAYS));
     while app.store.forget_former_values(before).await? {}
+    while app.store.forget_email_tokens(app.clock.now()).await? {}
     Ok(())
 }
 

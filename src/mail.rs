@@ -69,7 +69,8 @@ impl Mailer {
                 let url = settings.smtp_url.as_ref().context("email.smtp_url is not set")?;
                 let builder = AsyncSmtpTransport::<Tokio1Executor>::from_url(url.expose());
                 // The cause may repeat the password in it.
-                let builder = builder.map_err(|_| anyhow::anyhow!("email.smtp_url is no URL of SMTP"))?;
+                let builder =
+                    builder.map_err(|_| anyhow::anyhow!("email.smtp_url is no URL of SMTP"))?;
                 Transport::Smtp(Box::new(builder.timeout(Some(TRY_MAX)).build()))
             }
             EmailTransport::Folder => Transport::Folder(settings.folder.clone().unwrap_or(folder)),

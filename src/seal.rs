@@ -10,8 +10,10 @@ use sha2::{Digest as _, Sha256};
 
 /// Seals texts of one purpose.
 #[derive(Clone)]
-pub struct Seal {
-    sealing: Arc<LessSafeKey>,
+pub struct Seal(Arc<SealKeys>);
+
+struct SealKeys {
+    sealing: LessSafeKey,
     digesting: Hmac<Sha256>,
 }
 
@@ -25,10 +27,10 @@ impl Seal {
         };
         let key = derive(purpose.as_bytes());
         let digesting = derive(&[purpose.as_bytes(), b", digests"].concat());
-        Some(Seal {
-            sealing: Arc::new(LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key).ok()?)),
+        Some(Seal(Arc::new(SealKeys {
+            sealing: LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &key).ok()?),
             digesting: Hmac::new_from_slice(&digesting).ok()?,
-        })
+        })))
     }
 
     /// Seals a text, bound to what it belongs to: moved to something else it does not open.
@@ -36,7 +38,7 @@ impl Seal {
     pub fn seal(&self, mut text: Vec<u8>, bound_to: &[u8]) -> Option<Vec<u8>> {
         let nonce: [u8; NONCE_LEN] = rand::rng().random();
         let (unique, aad) = (Nonce::assume_unique_for_key(nonce), Aad::from(bound_to));
-        self.sealing.seal_in_place_append_tag(unique, aad, &mut text).ok()?;
+        self.0.sealing.seal_in_place_append_tag(unique, aad, &mut text).ok()?;
         Some([nonce.as_slice(), &text].concat())
     }
 
@@ -45,14 +47,14 @@ impl Seal {
     pub fn open(&self, sealed: &[u8], bound_to: &[u8]) -> Option<Vec<u8>> {
         let (nonce, text) = sealed.split_first_chunk::<NONCE_LEN>()?;
         let (nonce, mut text) = (Nonce::assume_unique_for_key(*nonce), text.to_vec());
-        let opened = self.sealing.open_in_place(nonce, Aad::from(bound_to), &mut text).ok()?;
+        let opened = self.0.sealing.open_in_place(nonce, Aad::from(bound_to), &mut text).ok()?;
         Some(opened.to_vec())
     }
 
     /// What a text is known by that is too short to be stored as a plain digest.
     #[must_use]
     pub fn digest(&self, text: &str, bound_to: &[u8]) -> [u8; 32] {
-        let mut mac = self.digesting.clone();
+        let mut mac = self.0.digesting.clone();
         mac.update(bound_to);
         mac.update(text.as_bytes());
         mac.finalize().into_bytes().into()

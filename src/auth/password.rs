@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
 use argon2::{Algorithm, Argon2, Params, Version};
 use tokio::runtime::Handle;
@@ -12,6 +13,44 @@ use tokio::sync::Semaphore;
 
 /// The longest password, in bytes: argon2 takes longer ones, but nobody has one.
 pub const LENGTH_MAX: usize = 1_024;
+
+/// Passwords that everybody tries first, in small letters, one a line.
+const COMMON: &str = include_str!("common_passwords.txt");
+
+/// Is it one of those that everybody tries first, or made of one by what everybody does to it: capitals, digits and
+/// signs at its end, the same again and again, or a row of the keyboard or of the alphabet?
+#[must_use]
+pub fn is_common(password: &str) -> bool {
+    let folded = password.to_lowercase();
+    let bare = folded.trim_end_matches(|c: char| !c.is_alphabetic());
+    let bare = if bare.chars().count() >= 4 { bare } else { &folded };
+    let is_listed = |text: &str| COMMON.lines().any(|common| common == text);
+    is_listed(&folded) || is_listed(bare) || is_repeated(&folded) || is_row(&folded)
+}
+
+/// One piece of at most four characters, again and again.
+fn is_repeated(text: &str) -> bool {
+    let characters: Vec<char> = text.chars().collect();
+    (1..=4).any(|length| {
+        let (first, rest) = characters.split_at(length.min(characters.len()));
+        rest.len() >= length * 2
+            && rest.iter().zip(first.iter().cycle()).all(|(one, other)| one == other)
+    })
+}
+
+/// Part of a row of the keyboard or of the alphabet, forwards or backwards.
+fn is_row(text: &str) -> bool {
+    const ROWS: [&str; 4] = [
+        "12345678901234567890",
+        "abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyz",
+        "qwertyuiop[]asdfghjkl;'zxcvbnm,./",
+        "1qaz2wsx3edc4rfv5tgb6yhn7ujm8ik,9ol.0p;/",
+    ];
+    ROWS.iter().any(|row| {
+        let backwards: String = row.chars().rev().collect();
+        row.contains(text) || backwards.contains(text)
+    })
+}
 
 /// Why a password was neither hashed nor checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,6 +119,19 @@ impl Passwords {
         self.work(move || hash(&password)).await?
     }
 
+    /// Was this PHC text made with other parameters than would be used now?
+    #[must_use]
+    pub fn is_outdated(stored: &str) -> bool {
+        let Ok(stored) = PasswordHash::new(stored) else { return true };
+        let params = Params::try_from(&stored);
+        stored.algorithm != Algorithm::Argon2id.ident()
+            || stored.version != Some(Version::V0x13.into())
+            || params.is_ok_and(|params| {
+                (params.m_cost(), params.t_cost(), params.p_cost())
+                    != (Params::DEFAULT_M_COST, Params::DEFAULT_T_COST, Params::DEFAULT_P_COST)
+            })
+    }
+
     /// Is it the password of this PHC text? `None` is a user who does not exist: the same work, then false.
     ///
     /// # Errors
@@ -134,6 +186,51 @@ mod tests {
         assert!(passwords.verify("correct horse".into(), Some(stored.clone())).await.unwrap());
         assert!(!passwords.verify("wrong horse".into(), Some(stored)).await.unwrap());
         assert!(!passwords.verify("nobody has this password".into(), None).await.unwrap());
+    }
+
+    #[test]
+    fn what_everybody_tries_first_is_common() {
+        for common in [
+            "password1234",
+            "Password1234!",
+            "PASSWORDPASSWORD",
+            "123456789012",
+            "qwertyuiop[]",
+            "aaaaaaaaaaaa",
+            "abcabcabcabc",
+            "zyxwvutsrqponm",
+            "1qaz2wsx3edc",
+            "iloveyou2024!",
+            "correcthorsebatterystaple",
+            "letmeinletmein",
+            "administrator1",
+        ] {
+            assert!(is_common(common), "{common}");
+        }
+        for rare in [
+            "SecurePassword123!",
+            "Another password 1",
+            "correct horse battery",
+            "A password of an operator",
+            "tr0ub4dor&3x!",
+            "x9#kQ2!mW7zp",
+        ] {
+            assert!(!is_common(rare), "{rare}");
+        }
+    }
+
+    #[test]
+    fn a_hash_of_other_parameters_is_outdated() {
+        assert!(!Passwords::is_outdated(&hash("x").unwrap()));
+        let weaker = Argon2::new(
+            Algorithm::Argon2id,
+            Version::V0x13,
+            Params::new(Params::DEFAULT_M_COST / 2, 1, 1, None).unwrap(),
+        );
+        let weaker = weaker.hash_password(b"x").unwrap().to_string();
+        assert!(Passwords::is_outdated(&weaker));
+        assert!(Passwords::is_outdated(&hash("x").unwrap().replace("argon2id", "argon2i")));
+        assert!(Passwords::is_outdated("no hash"));
     }
 
     #[tokio::test]

@@ -1,13 +1,18 @@
 //! Registration, login, sessions and change of password.
 
+use std::net::IpAddr;
+
 use uuid::Uuid;
 
-use super::password::{LENGTH_MAX, PasswordError, Passwords};
-use super::session::{RefreshToken, Session, SessionError, Sessions, digest};
+use super::password::{LENGTH_MAX, PasswordError, Passwords, is_common};
+use super::session::{Challenge, RefreshToken, Session, SessionError, Sessions, digest};
+use super::throttle::{Subject, Throttle, TooManyAttempts, subject};
 use crate::clock::Clock;
 use crate::domain::{Act, ActKind, Actor, Credits, Origin, SessionId, Timestamp, UserId};
+use crate::mail::Mailer;
+use crate::seal::Seal;
 use crate::store::sessions::{NewSession, Refreshed, SessionListing};
-use crate::store::users::{NewUser, Role, User};
+use crate::store::users::{NewUser, Role, User, folded};
 use crate::store::{Store, StoreError};
 
 /// Why somebody did not get in.
@@ -22,12 +27,44 @@ pub enum PeopleError {
     /// Too short, or longer than anyone's.
     #[error("the password has not between {min} and {LENGTH_MAX} characters")]
     PasswordLength {
+        /// The field that has it.
+        field: &'static str,
         /// The shortest that is taken.
         min: usize,
     },
     /// The email or the password is wrong; which of them is not told.
     #[error("wrong email or password")]
     WrongCredentials,
+    /// One of those that everybody tries first.
+    #[error("the password is a common one")]
+    CommonPassword {
+        /// The field that has it.
+        field: &'static str,
+    },
+    /// See [`TooManyAttempts`].
+    #[error(transparent)]
+    TooManyAttempts(#[from] TooManyAttempts),
+    /// Not a token that was sent by email, or one that was used or has expired.
+    #[error("not a valid token of an email")]
+    InvalidEmailToken,
+    /// The address has not been proved.
+    #[error("the email address is not verified")]
+    Unverified,
+    /// No challenge of a login, or one that has expired.
+    #[error("not a valid challenge")]
+    InvalidChallenge,
+    /// A code that is wrong, or was used before.
+    #[error("a wrong code")]
+    WrongCode,
+    /// There is a second factor already.
+    #[error("there is a second factor already")]
+    HasSecondFactor,
+    /// There is no second factor.
+    #[error("there is no second factor")]
+    NoSecondFactor,
+    /// What was sealed does not open, or nothing can be sealed.
+    #[error("a second factor cannot be read")]
+    Unsealed,
     /// No session, or one that has ended.
     #[error("not a valid session token")]
     InvalidSession,
@@ -65,7 +102,7 @@ pub struct Registration {
 #[derive(Clone, Debug)]
 pub struct Device {
     /// Its address.
-    pub address: String,
+    pub address: IpAddr,
     /// What the client calls itself.
     pub agent: String,
 }
@@ -74,8 +111,7 @@ impl Device {
     /// Somebody on it.
     #[must_use]
     pub fn origin(&self, actor: Actor) -> Origin {
-        let Device { address, agent } = self.clone();
-        Origin { actor, address, agent }
+        Origin { actor, address: self.address.to_string(), agent: self.agent.clone() }
     }
 }
 
@@ -111,6 +147,34 @@ pub struct SessionBounds {
     pub sessions_max: u64,
 }
 
+/// What a login comes to.
+pub enum Login {
+    /// They are in.
+    In(Box<LoggedIn>),
+    /// The password is right; a code is to follow.
+    Challenge {
+        /// To be given with the code.
+        token: String,
+        /// When it ends.
+        expires_at: Timestamp,
+    },
+}
+
+/// What goes by email.
+#[derive(Clone, Debug)]
+pub struct Letters {
+    /// How long a token that verifies an address is good for, in microseconds.
+    pub verification_micros: i64,
+    /// How long a token that sets another password is good for, in microseconds.
+    pub reset_micros: i64,
+    /// The page where an address is verified.
+    pub verify_url: Option<String>,
+    /// The page where another password is set.
+    pub reset_url: Option<String>,
+    /// Must an address be proved before its user pays or makes a key?
+    pub is_verification_required: bool,
+}
+
 /// The people of this server.
 pub struct People {
     /// The database.
@@ -121,6 +185,14 @@ pub struct People {
     pub sessions: Sessions,
     /// How long sessions last.
     pub session_bounds: SessionBounds,
+    /// Seals second factors.
+    pub seal: Seal,
+    /// Counts attempts.
+    pub throttle: Throttle,
+    /// Sends messages.
+    pub mailer: Mailer,
+    /// What goes by email.
+    pub letters: Letters,
     /// The time.
     pub clock: Clock,
     /// The shortest password, in characters.
@@ -140,7 +212,11 @@ impl People {
         role: Role,
         device: Option<Device>,
     ) -> Result<User, PeopleError> {
-        self.check_length(&new.password)?;
+        self.assert_acceptable(&new.password, "password")?;
+        let own = [new.email.as_str(), new.username.as_str()];
+        if own.into_iter().any(|own| folded(own) == folded(&new.password)) {
+            return Err(PeopleError::CommonPassword { field: "password" });
+        }
         let password_hash = self.passwords.hash(new.password).await?;
         let id = UserId(Uuid::new_v4());
         let origin = match device {
@@ -173,21 +249,87 @@ impl People {
         email: &str,
         password: String,
         device: Device,
-    ) -> Result<LoggedIn, PeopleError> {
-        // No email has a control character, and not every database can be asked for one.
-        let user = if email.chars().any(char::is_control) {
-            None
-        } else {
-            self.store.find_user_by_email(email).await?
-        };
+    ) -> Result<Login, PeopleError> {
+        let user = self.find(email).await?;
+        self.count_attempt(subject(email), user.as_ref().map(|user| user.id), &device).await?;
         let stored = user.as_ref().map(|user| user.password_hash.clone());
-        let fits = self.passwords.verify(password, stored).await?;
+        let fits = self.passwords.verify(password.clone(), stored).await?;
         let Some(user) = user.as_ref().filter(|_| fits).cloned() else {
             if let Some(user) = user {
                 self.store.record_act_later(self.act(user.id, &device, ActKind::LoginFailed));
             }
             return Err(PeopleError::WrongCredentials);
         };
+        if Passwords::is_outdated(&user.password_hash) {
+            let hash = self.passwords.hash(password).await?;
+            self.store.set_better_hash(&user, hash).await?;
+        }
+        if user.has_two_factor() {
+            let challenge = Challenge { user: user.id, version: user.token_version };
+            let challenge = self.sessions.challenge(challenge, self.clock.now());
+            let (token, expires_at) = challenge.ok_or(PeopleError::Unsigned)?;
+            return Ok(Login::Challenge { token, expires_at });
+        }
+        self.begin_session(user, device).await.map(Box::new).map(Login::In)
+    }
+
+    /// The user with this email. No email has a control character, and not every database can be asked for one.
+    pub(super) async fn find(&self, email: &str) -> Result<Option<User>, PeopleError> {
+        if email.chars().any(char::is_control) {
+            return Ok(None);
+        }
+        Ok(self.store.find_user_by_email(email).await?)
+    }
+
+    /// Counts an attempt at an account, whether there is one or not, after the same work.
+    async fn count_attempt(
+        &self,
+        of: Subject,
+        user: Option<UserId>,
+        device: &Device,
+    ) -> Result<(), PeopleError> {
+        self.throttle.try_account(of, device.address)?;
+        let nobody = UserId(Uuid::nil());
+        let (user, address) = (user.unwrap_or(nobody), device.address.to_string());
+        if !self.store.has_been_at(user, address, self.clock.now()).await? {
+            self.throttle.try_as_stranger(of)?;
+        }
+        Ok(())
+    }
+
+    /// The same for codes of a second factor.
+    pub(super) async fn count_code(
+        &self,
+        user: UserId,
+        device: &Device,
+    ) -> Result<(), PeopleError> {
+        self.count_attempt(subject(&format!("codes of {user}")), Some(user), device).await
+    }
+
+    /// Is it the user's own password?
+    ///
+    /// # Errors
+    /// [`PeopleError::WrongCredentials`], or [`PeopleError::TooManyAttempts`].
+    pub(super) async fn assert_password(
+        &self,
+        user: &User,
+        password: String,
+        device: &Device,
+    ) -> Result<(), PeopleError> {
+        self.throttle.try_account(subject(&user.email), device.address)?;
+        if self.passwords.verify(password, Some(user.password_hash.clone())).await? {
+            return Ok(());
+        }
+        self.store.record_act_later(self.act(user.id, device, ActKind::LoginFailed));
+        Err(PeopleError::WrongCredentials)
+    }
+
+    /// Begins a session of a user who has proved who they are.
+    pub(super) async fn begin_session(
+        &self,
+        user: User,
+        device: Device,
+    ) -> Result<LoggedIn, PeopleError> {
         let act = self.act(user.id, &device, ActKind::LoggedIn);
         let (session, refresh_token) = self.new_session(user.id, device);
         let logged_in = self.logged_in(user, session.id, refresh_token)?;
@@ -197,7 +339,7 @@ impl People {
     }
 
     /// Something that a user does now.
-    fn act(&self, user: UserId, device: &Device, kind: ActKind) -> Act {
+    pub(super) fn act(&self, user: UserId, device: &Device, kind: ActKind) -> Act {
         let origin = device.origin(Actor::User(user));
         origin.act(Uuid::now_v7(), user, kind, self.clock.now())
     }
@@ -211,7 +353,7 @@ impl People {
             user,
             at,
             expires_at: at.plus_micros(lifetime_micros),
-            address,
+            address: address.to_string(),
             agent,
             refresh: refresh_token.digest(),
             sessions_max,
@@ -322,11 +464,8 @@ impl People {
         new: String,
         device: Device,
     ) -> Result<LoggedIn, PeopleError> {
-        self.check_length(&new)?;
-        if !self.passwords.verify(current, Some(user.password_hash.clone())).await? {
-            self.store.record_act_later(self.act(user.id, &device, ActKind::LoginFailed));
-            return Err(PeopleError::WrongCredentials);
-        }
+        self.assert_acceptable(&new, "new_password")?;
+        self.assert_password(&user, current, &device).await?;
         let hash = self.passwords.hash(new).await?;
         let act = self.act(user.id, &device, ActKind::PasswordChanged);
         let (session, refresh_token) = self.new_session(user.id, device);
@@ -335,13 +474,22 @@ impl People {
         if !self.store.set_password(&user, hash, at, session, act).await? {
             return Err(PeopleError::WrongCredentials);
         }
+        self.tell_of_new_password(&user);
         Ok(logged_in)
     }
 
-    fn check_length(&self, password: &str) -> Result<(), PeopleError> {
+    /// Is it long enough, and none that everybody tries first?
+    pub(super) fn assert_acceptable(
+        &self,
+        password: &str,
+        field: &'static str,
+    ) -> Result<(), PeopleError> {
         let min = self.password_length_min;
         if password.chars().count() < min || password.len() > LENGTH_MAX {
-            return Err(PeopleError::PasswordLength { min });
+            return Err(PeopleError::PasswordLength { field, min });
+        }
+        if is_common(password) {
+            return Err(PeopleError::CommonPassword { field });
         }
         Ok(())
     }

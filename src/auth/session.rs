@@ -14,12 +14,17 @@ use crate::store::sessions::TokenDigest;
 
 const ISSUER: &str = "polysystems";
 const AUDIENCE: &str = "polysystems-api";
-/// Tells a session token from any other kind that the same secret may sign one day.
+/// Tells a session token from the other kind that the same secret signs.
 const KIND: &str = "session";
+/// What proves that somebody has given the right password, and lets them give a code.
+const CHALLENGE_KIND: &str = "challenge";
+const CHALLENGE_AUDIENCE: &str = "polysystems-second-factor";
+/// How long a code may take.
+const CHALLENGE_SECONDS: i64 = 300;
 /// What a refresh token begins with, so that scanners know one.
 const REFRESH_PREFIX: &str = "psr_";
 
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, Serialize, Deserialize)]
 struct Claims {
     iss: String,
     aud: String,
@@ -30,6 +35,26 @@ struct Claims {
     typ: String,
     /// The session, which may have been ended meanwhile.
     sid: String,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct ChallengeClaims {
+    iss: String,
+    aud: String,
+    sub: String,
+    exp: i64,
+    typ: String,
+    /// Of the user's password.
+    version: i64,
+}
+
+/// Who has given the right password, and which one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Challenge {
+    /// Who.
+    pub user: UserId,
+    /// See [`crate::store::users::User::token_version`].
+    pub version: i64,
 }
 
 /// Whose session it is, as the token says. Whether it has been ended is for the store to say.
@@ -59,10 +84,7 @@ impl RefreshToken {
     /// A new one, of 256 random bits.
     #[must_use]
     pub fn new() -> Self {
-        use base64::Engine as _;
-        let random: [u8; 32] = rand::rng().random();
-        let text = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random);
-        RefreshToken(format!("{REFRESH_PREFIX}{text}"))
+        RefreshToken(random_token(REFRESH_PREFIX))
     }
 
     /// The text.
@@ -82,6 +104,14 @@ impl Default for RefreshToken {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// A token of 256 random bits.
+#[must_use]
+pub fn random_token(prefix: &str) -> String {
+    use base64::Engine as _;
+    let random: [u8; 32] = rand::rng().random();
+    format!("{prefix}{}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random))
 }
 
 /// What a token of many random bits is stored as.
@@ -110,6 +140,7 @@ pub struct Sessions {
     /// The one that signs first; then those that did before it.
     keys: Vec<Key>,
     validation: Validation,
+    challenges: Validation,
     lifetime_seconds: i64,
 }
 
@@ -117,17 +148,21 @@ impl Sessions {
     /// Tokens signed with `secret`, good for so many seconds; those that `previous` have signed are read as well.
     #[must_use]
     pub fn new(secret: &[u8], previous: &[Vec<u8>], lifetime_seconds: u32) -> Self {
-        let mut validation = Validation::new(Algorithm::HS256);
-        validation.set_issuer(&[ISSUER]);
-        validation.set_audience(&[AUDIENCE]);
-        validation.set_required_spec_claims(&["iss", "aud", "sub", "exp"]);
-        // Checked below, against our clock and without leeway.
-        validation.validate_exp = false;
+        let validation = |audience| {
+            let mut validation = Validation::new(Algorithm::HS256);
+            validation.set_issuer(&[ISSUER]);
+            validation.set_audience(&[audience]);
+            validation.set_required_spec_claims(&["iss", "aud", "sub", "exp"]);
+            // Checked below, against our clock and without leeway.
+            validation.validate_exp = false;
+            validation
+        };
         let previous = previous.iter().map(|secret| Key::of(secret));
         Sessions {
             encoding: EncodingKey::from_secret(secret),
             keys: std::iter::once(Key::of(secret)).chain(previous).collect(),
-            validation,
+            validation: validation(AUDIENCE),
+            challenges: validation(CHALLENGE_AUDIENCE),
             lifetime_seconds: i64::from(lifetime_seconds),
         }
     }
@@ -145,9 +180,46 @@ impl Sessions {
             typ: KIND.into(),
             sid: session.id.to_string(),
         };
+        self.sign(&claims)
+    }
+
+    fn sign(&self, claims: &impl Serialize) -> Option<String> {
         let kid = self.keys.first().map(|key| key.id.clone());
         let header = Header { kid, ..Header::new(Algorithm::HS256) };
-        jsonwebtoken::encode(&header, &claims, &self.encoding).ok()
+        jsonwebtoken::encode(&header, claims, &self.encoding).ok()
+    }
+
+    /// A challenge for a user who has given the right password, and when it ends. `None` where it cannot be signed.
+    #[must_use]
+    pub fn challenge(&self, challenge: Challenge, now: Timestamp) -> Option<(String, Timestamp)> {
+        let claims = ChallengeClaims {
+            iss: ISSUER.into(),
+            aud: CHALLENGE_AUDIENCE.into(),
+            sub: challenge.user.to_string(),
+            exp: now.seconds().saturating_add(CHALLENGE_SECONDS),
+            typ: CHALLENGE_KIND.into(),
+            version: challenge.version,
+        };
+        Some((self.sign(&claims)?, Timestamp::from_micros(claims.exp.saturating_mul(1_000_000))))
+    }
+
+    /// Reads a challenge that is good.
+    #[must_use]
+    pub fn read_challenge(&self, token: &str, now: Timestamp) -> Option<Challenge> {
+        let claims: ChallengeClaims = self.decode(token, &self.challenges)?;
+        let is_good = claims.typ == CHALLENGE_KIND && claims.exp > now.seconds();
+        let user = claims.sub.parse().ok().filter(|_| is_good)?;
+        Some(Challenge { user, version: claims.version })
+    }
+
+    fn decode<C: for<'de> Deserialize<'de> + Clone>(
+        &self,
+        token: &str,
+        validation: &Validation,
+    ) -> Option<C> {
+        let kid = jsonwebtoken::decode_header(token).ok()?.kid?;
+        let key = self.keys.iter().find(|key| key.id == kid)?;
+        Some(jsonwebtoken::decode(token, &key.decoding, validation).ok()?.claims)
     }
 
     /// When a token ends that is issued now.
@@ -161,13 +233,7 @@ impl Sessions {
     /// # Errors
     /// [`SessionError`]
     pub fn read(&self, token: &str, now: Timestamp) -> Result<Session, SessionError> {
-        let invalid = |_| SessionError::Invalid;
-        let kid = jsonwebtoken::decode_header(token).map_err(invalid)?.kid;
-        let kid = kid.ok_or(SessionError::Invalid)?;
-        let key = self.keys.iter().find(|key| key.id == kid).ok_or(SessionError::Invalid)?;
-        let claims: Claims = jsonwebtoken::decode(token, &key.decoding, &self.validation)
-            .map_err(|_| SessionError::Invalid)?
-            .claims;
+        let claims: Claims = self.decode(token, &self.validation).ok_or(SessionError::Invalid)?;
         if claims.typ != KIND {
             return Err(SessionError::Invalid);
         }
@@ -233,6 +299,18 @@ mod tests {
             "iss": ISSUER, "aud": AUDIENCE, "sub": session().user.to_string(), "iat": NOW.seconds(),
             "exp": NOW.seconds() + 60, "jti": "x", "typ": KIND, "sid": session().id.to_string(),
         })
+    }
+
+    #[test]
+    fn a_challenge_is_no_session_and_a_session_no_challenge() {
+        let sessions = sessions();
+        let challenge = Challenge { user: session().user, version: 3 };
+        let (token, until) = sessions.challenge(challenge, NOW).unwrap();
+        assert_eq!(sessions.read_challenge(&token, NOW), Some(challenge));
+        assert_eq!(sessions.read_challenge(&token, until), None);
+        assert_eq!(sessions.read(&token, NOW), Err(SessionError::Invalid));
+        let session = sessions.issue(session(), NOW).unwrap();
+        assert_eq!(sessions.read_challenge(&session, NOW), None);
     }
 
     fn header() -> Value {

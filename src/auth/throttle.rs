@@ -20,6 +20,9 @@ use crate::store::users::folded;
 
 type Limiter<K> = RateLimiter<K, DefaultKeyedStateStore<K>, DefaultClock>;
 
+/// Messages an hour to one account that anybody may ask for.
+const LETTERS_PER_HOUR: NonZeroU32 = NonZeroU32::MIN.saturating_add(4);
+
 /// What an account is counted by: a part of the digest of the text it was asked for by.
 pub type Subject = [u8; 16];
 
@@ -40,6 +43,7 @@ struct Limits {
     address: Limiter<IpAddr>,
     account: Limiter<(Subject, IpAddr)>,
     strangers: Limiter<Subject>,
+    letters: Limiter<Subject>,
 }
 
 fn limiter<K: Clone + Eq + std::hash::Hash>(a_minute: NonZeroU32) -> Limiter<K> {
@@ -75,6 +79,7 @@ impl Throttle {
             address: limiter(auth.attempts_per_address),
             account: limiter(auth.attempts_per_account),
             strangers: limiter(auth.attempts_per_account_from_strangers),
+            letters: RateLimiter::keyed(Quota::per_hour(LETTERS_PER_HOUR)),
         };
         Throttle { limits: rates.enabled.then(limits) }
     }
@@ -106,9 +111,20 @@ impl Throttle {
         check(&limits.strangers, &of)
     }
 
+    /// Counts a message to an account that anybody may ask for.
+    ///
+    /// # Errors
+    /// [`TooManyAttempts`]
+    pub fn try_letter(&self, of: Subject) -> Result<(), TooManyAttempts> {
+        let Some(limits) = &self.limits else { return Ok(()) };
+        check(&limits.letters, &of)
+    }
+
     /// Forgets what is whole again, so that memory stays bounded.
     pub fn forget_idle(&self) {
-        let Some(Limits { address, account, strangers }) = &self.limits else { return };
+        let Some(Limits { address, account, strangers, letters }) = &self.limits else { return };
+        letters.retain_recent();
+        letters.shrink_to_fit();
         address.retain_recent();
         address.shrink_to_fit();
         account.retain_recent();
@@ -149,9 +165,8 @@ mod tests {
     fn who_guesses_from_everywhere_stops_strangers_alone() {
         let throttle = throttle();
         let one = subject("someone@example.com");
-        let guess = |last| {
-            throttle.try_from(address(last)).and_then(|()| throttle.try_as_stranger(one))
-        };
+        let guess =
+            |last| throttle.try_from(address(last)).and_then(|()| throttle.try_as_stranger(one));
         assert_eq!((0..=255).filter(|last| guess(*last).is_ok()).count(), 20);
         assert!(throttle.try_account(one, address(1)).is_ok());
     }

@@ -1,5 +1,7 @@
 //! `/api/auth/*`
 
+use std::sync::Arc;
+
 use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
 use garde::Validate;
@@ -9,7 +11,7 @@ use utoipa::ToSchema;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, SessionUser, client_address, device};
 use super::{App, uncancelled};
-use crate::auth::people::{LoggedIn, PeopleError, Registration, Speaker};
+use crate::auth::people::{LoggedIn, Login, PeopleError, Registration, Speaker};
 use crate::domain::{SessionId, UserId};
 use crate::pipeline::Refusal;
 use crate::store::users::{Role, User};
@@ -86,12 +88,14 @@ pub(super) async fn register(
     app: Data<App>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    check_address(&request, &app)?;
+    check_attempt(&request, &app)?;
     let RegisterBody { email, password, username } = body.json()?;
     let registration = Registration { email, username, password };
     let device = Some(device(&request, &app.trusted_proxies));
-    let registered = async move { app.people.register(registration, Role::User, device).await };
+    let registering = Arc::clone(&app.people);
+    let registered = async move { registering.register(registration, Role::User, device).await };
     let user = uncancelled(registered).await??;
+    app.people.send_verification(user.email.clone());
     Ok(HttpResponse::Created().json(UserBody::from(&user)))
 }
 
@@ -154,9 +158,9 @@ pub(super) struct LoginUser {
     role: &'static str,
 }
 
-/// Logs a user in.
+/// Logs a user in, or asks for a code where they have switched two-factor authentication on.
 #[utoipa::path(post, path = "/api/auth/login", tag = "auth", request_body = LoginBody, responses(
-    (status = 200, description = "Logged in", body = LoginAnswer),
+    (status = 200, description = "Logged in, or a code is to follow", body = LoginOutcome),
     (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "The email or the password is wrong", body = ErrorBody),
     (status = 429, description = "Too many requests", body = ErrorBody),
@@ -166,12 +170,44 @@ pub(super) async fn login(
     app: Data<App>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    check_address(&request, &app)?;
+    check_attempt(&request, &app)?;
     let LoginBody { email, password } = body.json()?;
     let device = device(&request, &app.trusted_proxies);
     let logging_in = async move { app.people.log_in(&email, password, device).await };
-    let logged_in = uncancelled(logging_in).await??;
-    Ok(HttpResponse::Ok().json(LoginAnswer::from(logged_in)))
+    Ok(HttpResponse::Ok().json(LoginOutcome::from(uncancelled(logging_in).await??)))
+}
+
+/// What a login comes to.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum LoginOutcome {
+    In(Box<LoginAnswer>),
+    Challenge(ChallengeAnswer),
+}
+
+/// The password is right, and the user has switched two-factor authentication on.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ChallengeAnswer {
+    /// `true`
+    two_factor_required: bool,
+    /// To be sent with a code to `POST /api/auth/login/2fa`.
+    challenge: String,
+    /// When the challenge ends.
+    #[schema(format = DateTime)]
+    expires_at: String,
+}
+
+impl From<Login> for LoginOutcome {
+    fn from(login: Login) -> Self {
+        match login {
+            Login::In(logged_in) => LoginOutcome::In(Box::new(LoginAnswer::from(*logged_in))),
+            Login::Challenge { token, expires_at } => LoginOutcome::Challenge(ChallengeAnswer {
+                two_factor_required: true,
+                challenge: token,
+                expires_at: expires_at.to_rfc3339(),
+            }),
+        }
+    }
 }
 
 /// A renewal of a session.
@@ -348,6 +384,7 @@ pub(super) struct ChangePasswordAnswer {
     (status = 200, description = "Changed", body = ChangePasswordAnswer),
     (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT, or the current password is wrong", body = ErrorBody),
+    (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
 pub(super) async fn change_password(
     SessionUser(user): SessionUser,
@@ -364,6 +401,13 @@ pub(super) async fn change_password(
     let message = "The password was changed; every other session has ended";
     let refresh_token = refresh_token.expose().to_owned();
     Ok(HttpResponse::Ok().json(ChangePasswordAnswer { message, token, refresh_token }))
+}
+
+/// As [`check_address`], for what proves who somebody is: each is an attempt.
+pub(super) fn check_attempt(request: &HttpRequest, app: &App) -> Result<(), ApiError> {
+    check_address(request, app)?;
+    let address = client_address(request, &app.trusted_proxies);
+    app.people.throttle.try_from(address).map_err(|error| PeopleError::from(error).into())
 }
 
 /// The limit of an address holds for strangers' work here as well.

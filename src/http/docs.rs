@@ -17,7 +17,7 @@ use utoipa::openapi::{
 };
 use utoipa::{OpenApi, PartialSchema, ToSchema};
 
-use super::{App, admin, auth, gateway, keys, meta, payments};
+use super::{App, admin, auth, email, gateway, keys, meta, payments, two_factor};
 use crate::auth::password::LENGTH_MAX;
 use crate::domain::pricing::PriceRule;
 use crate::domain::{ActId, KeyId, PaymentId, SessionId, UserId};
@@ -35,6 +35,16 @@ use crate::domain::{ActId, KeyId, PaymentId, SessionId, UserId};
         auth::register,
         auth::login,
         auth::me,
+        two_factor::log_in,
+        two_factor::status,
+        two_factor::enroll,
+        two_factor::confirm,
+        two_factor::disable,
+        two_factor::recovery_codes,
+        email::verify,
+        email::resend,
+        email::forgot,
+        email::reset,
         auth::refresh,
         auth::logout,
         auth::logout_all,
@@ -143,7 +153,11 @@ fn or_null(kind: Type) -> ObjectBuilder {
 /// Bounds that are settings.
 fn add_bounds(document: &mut utoipa::openapi::OpenApi, app: &App) {
     let shortest = app.people.password_length_min;
-    for (body, field) in [("RegisterBody", "password"), ("ChangePasswordBody", "new_password")] {
+    for (body, field) in [
+        ("RegisterBody", "password"),
+        ("ChangePasswordBody", "new_password"),
+        ("ResetPasswordBody", "new_password"),
+    ] {
         if let Some(password) = field_of(document, body, field) {
             password.min_length = Some(shortest);
             password.max_length = Some(LENGTH_MAX);

@@ -15,6 +15,7 @@ use utoipa::ToSchema;
 use crate::auth::keys::KeysError;
 use crate::auth::password::{LENGTH_MAX, PasswordError};
 use crate::auth::people::PeopleError;
+use crate::auth::throttle::TooManyAttempts;
 use crate::operators::OperatorsError;
 use crate::payments::PaymentsError;
 use crate::pipeline::Refusal;
@@ -100,6 +101,18 @@ pub enum ApiError {
     /// Wrong email or password.
     #[error("wrong credentials")]
     WrongCredentials,
+    /// No token of an email, or one that was used or has expired.
+    #[error("invalid token of an email")]
+    InvalidEmailToken,
+    /// The address must be verified first.
+    #[error("the email address is not verified")]
+    EmailNotVerified,
+    /// No challenge of a login.
+    #[error("invalid challenge")]
+    InvalidChallenge,
+    /// A code that is wrong, or was used before.
+    #[error("wrong code")]
+    WrongCode,
     /// Not for this user.
     #[error("access denied")]
     AccessDenied,
@@ -327,6 +340,27 @@ impl ApiError {
                 "Invalid credentials",
                 "The email or the password is not correct",
             ),
+            ApiError::InvalidEmailToken => parts(
+                StatusCode::BAD_REQUEST,
+                "Invalid token",
+                "The token is not valid, was used before, or has expired. Please ask for another one.",
+            ),
+            ApiError::EmailNotVerified => parts(
+                StatusCode::FORBIDDEN,
+                "Email not verified",
+                "Please verify your email address first. POST /api/auth/resend-verification sends the message \
+                 again.",
+            ),
+            ApiError::InvalidChallenge => parts(
+                StatusCode::UNAUTHORIZED,
+                "Invalid challenge",
+                "The challenge is not valid or has expired. Please log in again.",
+            ),
+            ApiError::WrongCode => parts(
+                StatusCode::UNAUTHORIZED,
+                "Invalid code",
+                "The code is not correct, or was used before",
+            ),
             ApiError::AccessDenied => access_denied(),
             ApiError::NotFound(what) => {
                 parts(StatusCode::NOT_FOUND, "Not found", format!("There is no such {what}"))
@@ -465,10 +499,26 @@ impl From<PeopleError> for ApiError {
                 ApiError::Conflict("A user with this email exists already".into())
             }
             PeopleError::UsernameTaken => ApiError::Conflict("This username is taken".into()),
-            PeopleError::PasswordLength { min } => ApiError::Validation(vec![FieldError {
-                field: "password".into(),
-                message: format!("must have between {min} and {LENGTH_MAX} characters"),
-            }]),
+            PeopleError::PasswordLength { field, min } => ApiError::field(
+                field,
+                format!("must have between {min} and {LENGTH_MAX} characters"),
+            ),
+            PeopleError::CommonPassword { field } => {
+                ApiError::field(field, "is too easy to guess; please take another one")
+            }
+            PeopleError::TooManyAttempts(TooManyAttempts { retry_after }) => {
+                Refusal::RateLimited { retry_after }.into()
+            }
+            PeopleError::InvalidEmailToken => ApiError::InvalidEmailToken,
+            PeopleError::Unverified => ApiError::EmailNotVerified,
+            PeopleError::InvalidChallenge => ApiError::InvalidChallenge,
+            PeopleError::WrongCode => ApiError::WrongCode,
+            PeopleError::HasSecondFactor => {
+                ApiError::Conflict("Two-factor authentication is on already".into())
+            }
+            PeopleError::NoSecondFactor => {
+                ApiError::Conflict("Two-factor authentication is not set up".into())
+            }
             PeopleError::WrongCredentials => ApiError::WrongCredentials,
             PeopleError::InvalidSession => ApiError::InvalidSession,
             PeopleError::ExpiredSession => ApiError::ExpiredSession,
@@ -476,7 +526,7 @@ impl From<PeopleError> for ApiError {
             PeopleError::NoSession => ApiError::NotFound("session"),
             PeopleError::Password(error) => error.into(),
             PeopleError::Store(error) => error.into(),
-            PeopleError::Unsigned => {
+            PeopleError::Unsigned | PeopleError::Unsealed => {
                 tracing::error!(%error, "sessions");
                 ApiError::Internal
             }

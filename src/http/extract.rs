@@ -231,7 +231,7 @@ const AGENT_MAX: usize = 200;
 pub fn device(request: &HttpRequest, trusted: &[IpAddr]) -> Device {
     let agent = request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok());
     let agent = agent.unwrap_or_default().chars().filter(|c| !c.is_control()).take(AGENT_MAX);
-    Device { address: client_address(request, trusted).to_string(), agent: agent.collect() }
+    Device { address: client_address(request, trusted), agent: agent.collect() }
 }
 
 /// The user who asks, and from where.

@@ -14,6 +14,7 @@ use super::extract::{Body, SessionUser, user_origin};
 use super::repeat::{once, replay};
 use super::{App, uncancelled};
 use crate::auth::keys::{KeyRequest, KeysError, NewlyMade};
+use crate::auth::people::Speaker;
 use crate::domain::key_policy::{LIST_MAX, MODEL_MAX, NoNetwork};
 use crate::domain::limits::LimitsChange;
 use crate::domain::{
@@ -298,16 +299,19 @@ impl KeyBody {
     (status = 201, description = "The key, with its text for the only time", body = CreatedKey),
     (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT", body = ErrorBody),
+    (status = 403, description = "The user's email address must be verified first", body = ErrorBody),
     (status = 409, description = "The account has as many keys as it may have, or the first request with \
         this Idempotency-Key still runs", body = ErrorBody),
     (status = 422, description = "The Idempotency-Key was used for another request", body = ErrorBody),
 ))]
 pub(super) async fn create(
-    SessionUser(user): SessionUser,
+    speaker: Speaker,
     app: Data<App>,
     request: HttpRequest,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
+    app.people.assert_verified(&speaker)?;
+    let user = speaker.user;
     let once = once(&request, &body, CreatedKey::of)?;
     let origin = user_origin(&request, &app, user.id);
     let body: CreateKeyBody = body.json()?;

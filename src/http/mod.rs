@@ -22,6 +22,7 @@ pub mod amount;
 mod auth;
 mod docs;
 pub mod edge;
+mod email;
 mod error;
 mod extract;
 mod gateway;
@@ -32,13 +33,14 @@ pub mod origin;
 pub mod page;
 mod payments;
 mod repeat;
+mod two_factor;
 
 use error::ApiError;
 
 /// What the handlers call. One for the process, shared by all threads.
 pub struct App {
     /// Registration, login, sessions.
-    pub people: People,
+    pub people: Arc<People>,
     /// API keys.
     pub keys: Keys,
     /// Payments and the ledger.
@@ -103,6 +105,32 @@ pub fn routes(config: &mut ServiceConfig, document: &Data<utoipa::openapi::OpenA
         .app_data(Data::clone(document))
         .service(resource("/api/auth/register", "POST", [on_post(|r| r.to(auth::register))]))
         .service(resource("/api/auth/login", "POST", [on_post(|r| r.to(auth::login))]))
+        .service(resource("/api/auth/login/2fa", "POST", [on_post(|r| r.to(two_factor::log_in))]))
+        .service(resource("/api/auth/2fa", "GET", [on_get(|r| r.to(two_factor::status))]))
+        .service(resource("/api/auth/2fa/enroll", "POST", [on_post(|r| r.to(two_factor::enroll))]))
+        .service(resource(
+            "/api/auth/2fa/confirm",
+            "POST",
+            [on_post(|r| r.to(two_factor::confirm))],
+        ))
+        .service(resource(
+            "/api/auth/2fa/disable",
+            "POST",
+            [on_post(|r| r.to(two_factor::disable))],
+        ))
+        .service(resource(
+            "/api/auth/2fa/recovery-codes",
+            "POST",
+            [on_post(|r| r.to(two_factor::recovery_codes))],
+        ))
+        .service(resource("/api/auth/verify-email", "POST", [on_post(|r| r.to(email::verify))]))
+        .service(resource(
+            "/api/auth/resend-verification",
+            "POST",
+            [on_post(|r| r.to(email::resend))],
+        ))
+        .service(resource("/api/auth/forgot-password", "POST", [on_post(|r| r.to(email::forgot))]))
+        .service(resource("/api/auth/reset-password", "POST", [on_post(|r| r.to(email::reset))]))
         .service(resource("/api/auth/me", "GET", [on_get(|r| r.to(auth::me))]))
         .service(resource("/api/auth/refresh", "POST", [on_post(|r| r.to(auth::refresh))]))
         .service(resource("/api/auth/logout", "POST", [on_post(|r| r.to(auth::logout))]))

@@ -13,6 +13,7 @@ use super::keys::EnvironmentName;
 use super::page::{EntryCursor, cut, page_limit, query, read_cursor};
 use super::repeat::{once, replay};
 use super::{App, uncancelled};
+use crate::auth::people::Speaker;
 use crate::domain::{ChargeId, EntryKind, KeyId, LedgerEntry, PaymentId, Timestamp, UserId};
 use crate::idempotency::Made;
 use crate::payments::PaymentsError;
@@ -125,16 +126,18 @@ impl From<Payment> for PaymentAnswer {
     (status = 201, description = "Paid and credited", body = PaymentAnswer),
     (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT", body = ErrorBody),
-    (status = 403, description = "The sandbox provider is off", body = ErrorBody),
+    (status = 403, description = "The sandbox provider is off, or the user's email address must be verified first", body = ErrorBody),
     (status = 409, description = "The first request with this Idempotency-Key still runs", body = ErrorBody),
     (status = 422, description = "The Idempotency-Key was used for another request", body = ErrorBody),
 ))]
 pub(super) async fn pay(
-    SessionUser(user): SessionUser,
+    speaker: Speaker,
     app: Data<App>,
     request: HttpRequest,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
+    app.people.assert_verified(&speaker)?;
+    let user = speaker.user;
     let once = once(&request, &body, |payment: &Payment| PaymentAnswer::from(payment.clone()))?;
     let origin = user_origin(&request, &app, user.id);
     let PaymentBody { amount, provider } = body.json()?;

@@ -247,6 +247,12 @@ impl Store {
         Ok(Store { runtime, read: write.clone(), write, tables, journal })
     }
 
+    /// Where the database's work is done, and what nobody waits for.
+    #[must_use]
+    pub fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
     fn lane(&self, lane: Lane) -> &LaneConnection {
         match lane {
             Lane::Journal => &self.journal,

@@ -131,10 +131,9 @@ impl From<user::Model> for User {
             tier: row.tier,
             token_version: row.token_version,
             created_at: Timestamp::from_micros(row.created_at),
-            second_factor: row.totp_secret.map(|sealed| SecondFactor {
-                sealed,
-                is_enabled: row.totp_enabled_at.is_some(),
-            }),
+            second_factor: row
+                .totp_secret
+                .map(|sealed| SecondFactor { sealed, is_enabled: row.totp_enabled_at.is_some() }),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Registration, login, sessions.
 
+use argon2::PasswordHasher as _;
 use serde_json::json;
 
 use crate::support::{Database, PASSWORD, Server, on_both};
@@ -18,6 +19,9 @@ on_both!(
     the_oldest_sessions_end_where_there_are_too_many,
     a_key_is_no_session,
     only_operators_do_what_operators_do,
+    who_guesses_is_stopped_and_the_owner_is_not,
+    a_hash_of_yesterday_is_renewed_at_login,
+    common_passwords_are_refused,
 );
 
 async fn a_user_registers_logs_in_and_sees_themselves(database: Database) {
@@ -307,4 +311,89 @@ async fn only_operators_do_what_operators_do(database: Database) {
     server.get("/api/hub/health").key(&key).expect(200).await;
     let nobody = "/api/admin/users/user-00000000-0000-4000-8000-000000000000/suspend";
     operator.post(nobody, &json!(null)).expect(404).await;
+}
+
+async fn who_guesses_is_stopped_and_the_owner_is_not(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.rate_limit.enabled = true;
+        settings.server.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
+        settings.auth.attempts_per_account_from_strangers = std::num::NonZeroU32::new(6).unwrap();
+    })
+    .await;
+    server.user("owner").await;
+    let login = |email: &str, password: &str, from: &str| {
+        let body = json!({ "email": email, "password": password });
+        server.post("/api/auth/login", &body).header("X-Forwarded-For", from)
+    };
+    // The owner has been here.
+    login("owner@example.com", PASSWORD, "192.0.2.1").expect(200).await;
+    // As many attempts as were made at the owner's account so far.
+    for from in ["192.0.2.2", "192.0.2.3"] {
+        login("nobody@example.com", PASSWORD, from).expect(401).await;
+    }
+    // Guessing from one address, at somebody who is there and at somebody who is not: the same answers.
+    let mut seen = Vec::new();
+    for email in ["owner@example.com", "nobody@example.com"] {
+        let mut statuses = Vec::new();
+        for _ in 0..9 {
+            let answer = login(email, "a wrong password", "198.51.100.1").send().await;
+            if answer.status == 429 {
+                assert!(answer.headers.contains_key("retry-after"));
+            }
+            statuses.push(answer.status.as_u16());
+        }
+        seen.push(statuses);
+    }
+    assert_eq!(seen[0], seen[1]);
+    // From everywhere: strangers are stopped, whatever they know.
+    let answer = login("owner@example.com", PASSWORD, "203.0.113.9").send().await;
+    assert_eq!(answer.status, 429);
+    assert_eq!(login("nobody@example.com", "x", "203.0.113.9").send().await.status, 429);
+    // The owner is not.
+    for _ in 0..5 {
+        login("owner@example.com", PASSWORD, "192.0.2.1").expect(200).await;
+    }
+    // One address and many accounts.
+    let mut refused = 0;
+    for place in 0..80 {
+        let email = format!("person{place}@example.com");
+        let answer = login(&email, "a wrong password", "198.51.100.77").send().await;
+        refused += u32::from(answer.status == 429);
+    }
+    assert!(refused >= 15, "{refused}");
+}
+
+async fn a_hash_of_yesterday_is_renewed_at_login(database: Database) {
+    let server = Server::start(&database).await;
+    let user = server.user("someone").await;
+    let stored = database.query("SELECT password_hash FROM users").await;
+    let weaker = argon2::Argon2::new(
+        argon2::Algorithm::Argon2id,
+        argon2::Version::V0x13,
+        argon2::Params::new(8 * 1024, 1, 1, None).unwrap(),
+    );
+    let weaker = weaker.hash_password(PASSWORD.as_bytes()).unwrap().to_string();
+    database.execute(&format!("UPDATE users SET password_hash = '{weaker}'")).await.unwrap();
+    let login = |password: &str| {
+        let body = json!({ "email": "someone@example.com", "password": password });
+        server.post("/api/auth/login", &body)
+    };
+    login("not their password").expect(401).await;
+    assert!(database.query("SELECT password_hash FROM users").await.contains("m=8192,t=1"));
+    login(PASSWORD).expect(200).await;
+    let renewed = database.query("SELECT password_hash FROM users").await;
+    assert!(renewed.contains("m=19456,t=2,p=1") && renewed != stored, "{renewed}");
+    login(PASSWORD).expect(200).await;
+    // It is the same password, so nothing has ended.
+    user.get("/api/auth/me").expect(200).await;
+}
+
+async fn common_passwords_are_refused(database: Database) {
+    let server = Server::start(&database).await;
+    for password in ["password1234", "QWERTYUIOPasdf", "Someone@Example.com"] {
+        let body =
+            json!({ "email": "someone@example.com", "password": password, "username": "someone" });
+        let refused = server.post("/api/auth/register", &body).expect(400).await;
+        assert_eq!(refused.body["details"][0]["field"], "password");
+    }
 }

@@ -316,6 +316,7 @@ async fn of_many_rotations_at_once_each_value_is_a_key_or_none(database: Databas
     assert_eq!(good, 1);
 }
 
+#[expect(clippy::too_many_lines, reason = "a scenario reads best in one piece")]
 async fn a_key_is_for_what_its_owner_says_alone(database: Database) {
     let server = Server::start_with(&database, |settings| {
         settings.server.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];

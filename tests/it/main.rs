@@ -15,6 +15,7 @@ mod commands;
 mod concurrency;
 mod conformance;
 mod durability;
+mod email;
 mod harness;
 mod keys;
 mod limits;
@@ -28,4 +29,5 @@ mod runtime_facts;
 mod streams;
 #[expect(dead_code, reason = "shared with `tests/chaos`, which uses the rest")]
 mod support;
+mod two_factor;
 mod usage;

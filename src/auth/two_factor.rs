@@ -1,0 +1,286 @@
+//! The second factor: codes by time (TOTP, RFC 6238), and recovery codes for whoever has lost what makes them.
+//!
+//! Each code is good once. A code by time is good in its own step of 30 seconds and the one before and after it; the
+//! last step that was used is on record, and only a later one is good. Secrets are sealed where they are stored.
+
+use qrcode::QrCode;
+use qrcode::render::svg;
+use rand::RngExt as _;
+use totp_rs::{Builder, Secret, Totp};
+
+use super::people::{Device, LoggedIn, People, PeopleError};
+use crate::domain::{ActKind, Actor, Timestamp, UserId};
+use crate::seal::Seal;
+use crate::store::two_factor::CodeDigest;
+use crate::store::users::User;
+
+/// Whose seal it is. What was sealed before stays readable only under this very text.
+pub const PURPOSE: &str = "polysystems: sealing key of second factors, 1";
+/// Who issues the codes, as an authenticator shows it.
+const ISSUER: &str = "Polysystems";
+/// Recovery codes of a user.
+pub const CODES: usize = 10;
+/// Characters of a recovery code: 80 random bits.
+const CODE_LEN: usize = 16;
+/// Of recovery codes: no two that look alike.
+const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+
+/// What an authenticator needs. Shown once.
+pub struct Enrolment {
+    /// The secret, in Base32.
+    pub secret: String,
+    /// The same as an `otpauth:` URL.
+    pub url: String,
+    /// The URL as a QR code, in SVG.
+    pub qr_code: String,
+}
+
+/// A code for whoever has lost their authenticator.
+#[must_use]
+pub fn recovery_code() -> String {
+    let mut random = rand::rng();
+    let mut code = String::new();
+    for place in 0..CODE_LEN {
+        if place > 0 && place % 4 == 0 {
+            code.push('-');
+        }
+        let symbol = random.random_range(0..ALPHABET.len());
+        code.extend(ALPHABET.get(symbol).map(|byte| char::from(*byte)));
+    }
+    code
+}
+
+/// The one spelling of a recovery code: its letters and digits, whatever people put between them.
+fn plain(code: &str) -> Option<String> {
+    let plain: String =
+        code.chars().filter(char::is_ascii_alphanumeric).collect::<String>().to_ascii_lowercase();
+    (plain.len() == CODE_LEN).then_some(plain)
+}
+
+/// What a recovery code is stored as.
+#[must_use]
+pub fn code_digest(seal: &Seal, user: UserId, code: &str) -> Option<CodeDigest> {
+    Some(seal.digest(&plain(code)?, user.0.as_bytes()))
+}
+
+fn totp(secret: &[u8], account_name: &str) -> Result<Totp, PeopleError> {
+    // A colon would end the name.
+    let name = account_name.replace(':', "_");
+    Builder::new()
+        .with_secret(Secret::from(secret.to_vec()))
+        .with_account_name(name)
+        .with_issuer(Some(ISSUER))
+        .build()
+        .map_err(|_| PeopleError::Unsealed)
+}
+
+/// The step that a code is good for, now.
+fn step_of(totp: &Totp, code: &str, now: Timestamp) -> Option<i64> {
+    let seconds = u64::try_from(now.seconds()).ok()?;
+    let code: String = code.chars().filter(|c| !c.is_whitespace()).collect();
+    let step = totp.check(&code, seconds)?;
+    i64::try_from(step).ok()
+}
+
+impl People {
+    fn opened(&self, user: &User) -> Result<Option<Totp>, PeopleError> {
+        let Some(factor) = &user.second_factor else { return Ok(None) };
+        let secret = self.seal.open(&factor.sealed, user.id.0.as_bytes());
+        totp(&secret.ok_or(PeopleError::Unsealed)?, &user.email).map(Some)
+    }
+
+    /// Begins to set up a second factor. It is asked for only from [`People::confirm_second_factor`] on.
+    ///
+    /// # Errors
+    /// [`PeopleError::WrongCredentials`], or [`PeopleError::HasSecondFactor`].
+    pub async fn begin_second_factor(
+        &self,
+        user: &User,
+        password: String,
+        device: &Device,
+    ) -> Result<Enrolment, PeopleError> {
+        self.assert_password(user, password, device).await?;
+        if user.has_two_factor() {
+            return Err(PeopleError::HasSecondFactor);
+        }
+        let secret = Secret::generate();
+        let totp = totp(secret.as_bytes(), &user.email)?;
+        let url = totp.to_url().map_err(|_| PeopleError::Unsealed)?;
+        let sealed = self.seal.seal(secret.as_bytes().to_vec(), user.id.0.as_bytes());
+        let sealed = sealed.ok_or(PeopleError::Unsealed)?;
+        if !self.store.begin_second_factor(user.id, sealed).await? {
+            return Err(PeopleError::HasSecondFactor);
+        }
+        let qr_code = QrCode::new(&url).map_err(|_| PeopleError::Unsealed)?;
+        let qr_code = qr_code.render::<svg::Color<'_>>().min_dimensions(240, 240).build();
+        Ok(Enrolment { secret: secret.to_base32(), url, qr_code })
+    }
+
+    /// Switches the second factor on, once its owner has proved by a code that they have it. Answers the recovery
+    /// codes, which are shown this once.
+    ///
+    /// # Errors
+    /// [`PeopleError::WrongCode`], [`PeopleError::HasSecondFactor`], or [`PeopleError::NoSecondFactor`].
+    pub async fn confirm_second_factor(
+        &self,
+        user: &User,
+        code: &str,
+        device: &Device,
+    ) -> Result<Vec<String>, PeopleError> {
+        let factor = user.second_factor.as_ref().ok_or(PeopleError::NoSecondFactor)?;
+        if factor.is_enabled {
+            return Err(PeopleError::HasSecondFactor);
+        }
+        self.count_code(user.id, device).await?;
+        let totp = self.opened(user)?.ok_or(PeopleError::NoSecondFactor)?;
+        let step = step_of(&totp, code, self.clock.now()).ok_or(PeopleError::WrongCode)?;
+        let (codes, digests) = self.codes(user.id);
+        let act = self.act(user.id, device, ActKind::TwoFactorEnabled);
+        let sealed = factor.sealed.clone();
+        if !self.store.enable_second_factor(user.id, sealed, step, digests, act).await? {
+            return Err(PeopleError::HasSecondFactor);
+        }
+        Ok(codes)
+    }
+
+    fn codes(&self, user: UserId) -> (Vec<String>, Vec<CodeDigest>) {
+        let codes: Vec<String> = (0..CODES).map(|_| recovery_code()).collect();
+        let digests = codes.iter().filter_map(|code| code_digest(&self.seal, user, code));
+        let digests = digests.collect();
+        (codes, digests)
+    }
+
+    /// The second step of a login: a code for the challenge that the first one answered.
+    ///
+    /// # Errors
+    /// [`PeopleError::InvalidChallenge`], [`PeopleError::WrongCode`], or [`PeopleError::TooManyAttempts`].
+    pub async fn log_in_by_code(
+        &self,
+        challenge: &str,
+        code: &str,
+        device: Device,
+    ) -> Result<LoggedIn, PeopleError> {
+        let read = self.sessions.read_challenge(challenge, self.clock.now());
+        let challenge = read.ok_or(PeopleError::InvalidChallenge)?;
+        let user = self.store.find_user(challenge.user).await?;
+        // A new password ends what was begun with the old one.
+        let user = user.filter(|user| user.token_version == challenge.version);
+        let user = user.ok_or(PeopleError::InvalidChallenge)?;
+        self.use_code(&user, code, &device).await?;
+        self.begin_session(user, device).await
+    }
+
+    /// Uses up a code by time or a recovery code.
+    ///
+    /// # Errors
+    /// [`PeopleError::WrongCode`], or [`PeopleError::TooManyAttempts`].
+    async fn use_code(&self, user: &User, code: &str, device: &Device) -> Result<(), PeopleError> {
+        if !user.has_two_factor() {
+            return Err(PeopleError::NoSecondFactor);
+        }
+        self.count_code(user.id, device).await?;
+        let is_good = if let Some(digest) = code_digest(&self.seal, user.id, code) {
+            let act = self.act(user.id, device, ActKind::RecoveryCodeUsed);
+            self.store.use_recovery_code(user.id, digest, act).await?
+        } else {
+            let totp = self.opened(user)?.ok_or(PeopleError::NoSecondFactor)?;
+            match step_of(&totp, code, self.clock.now()) {
+                Some(step) => self.store.use_step(user.id, step).await?,
+                None => false,
+            }
+        };
+        if is_good {
+            return Ok(());
+        }
+        let act = self.act(user.id, device, ActKind::LoginFailed).with("wrong code");
+        self.store.record_act_later(act);
+        Err(PeopleError::WrongCode)
+    }
+
+    /// Makes new recovery codes in the place of all before.
+    ///
+    /// # Errors
+    /// [`PeopleError::WrongCredentials`], or as of a code.
+    pub async fn new_recovery_codes(
+        &self,
+        user: &User,
+        password: String,
+        code: &str,
+        device: &Device,
+    ) -> Result<Vec<String>, PeopleError> {
+        self.assert_password(user, password, device).await?;
+        self.use_code(user, code, device).await?;
+        let (codes, digests) = self.codes(user.id);
+        let act = self.act(user.id, device, ActKind::RecoveryCodesMade);
+        self.store.replace_recovery_codes(user.id, digests, act).await?;
+        Ok(codes)
+    }
+
+    /// Switches the second factor off.
+    ///
+    /// # Errors
+    /// [`PeopleError::WrongCredentials`], or as of a code.
+    pub async fn disable_second_factor(
+        &self,
+        user: &User,
+        password: String,
+        code: &str,
+        device: &Device,
+    ) -> Result<(), PeopleError> {
+        self.assert_password(user, password, device).await?;
+        self.use_code(user, code, device).await?;
+        let act = self.act(user.id, device, ActKind::TwoFactorDisabled);
+        Ok(self.store.disable_second_factor(user.id, act).await?)
+    }
+
+    /// Switches a user's second factor off from the command line, for whoever has lost it and every code.
+    ///
+    /// # Errors
+    /// [`PeopleError::Store`]
+    pub async fn disable_second_factor_of(&self, user: &User) -> Result<(), PeopleError> {
+        let origin = crate::domain::Origin::local(Actor::CommandLine);
+        let id = uuid::Uuid::now_v7();
+        let act = origin.act(id, user.id, ActKind::TwoFactorDisabled, self.clock.now());
+        Ok(self.store.disable_second_factor(user.id, act).await?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_recovery_code_is_read_however_it_is_written() {
+        let seal = Seal::new(b"secret", PURPOSE).unwrap();
+        let user = UserId(Uuid::from_u128(1));
+        let code = recovery_code();
+        assert_eq!(code.len(), CODE_LEN + 3);
+        let digest = code_digest(&seal, user, &code).unwrap();
+        for same in [code.to_uppercase(), code.replace('-', " "), code.replace('-', "")] {
+            assert_eq!(code_digest(&seal, user, &same), Some(digest));
+        }
+        assert_ne!(recovery_code(), code);
+        let other = UserId(Uuid::from_u128(2));
+        assert_ne!(code_digest(&seal, other, &code), Some(digest));
+        assert_eq!(code_digest(&seal, user, "123456"), None);
+    }
+
+    /// RFC 6238, appendix B: SHA-1, of which six digits are used here.
+    #[test]
+    fn codes_are_those_of_the_standard() {
+        let totp = totp(b"12345678901234567890", "a:b@example.com").unwrap();
+        for (seconds, code) in
+            [(59, "287082"), (1_111_111_109, "081804"), (1_234_567_890, "005924")]
+        {
+            let at = |late: i64| Timestamp::from_micros((seconds + late) * 1_000_000);
+            let step = seconds / 30;
+            assert_eq!(step_of(&totp, code, at(0)), Some(step));
+            assert_eq!(step_of(&totp, &code.replace('0', "0 "), at(30)), Some(step));
+            assert_eq!(step_of(&totp, code, at(90)), None);
+            assert_eq!(step_of(&totp, "", at(0)), None);
+        }
+        assert!(totp.to_url().unwrap().starts_with("otpauth://totp/Polysystems:a_b"));
+    }
+}

@@ -1,0 +1,127 @@
+//! `/api/auth/*` by email: proof of an address, and another password for whoever has forgotten theirs.
+
+use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse};
+use garde::Validate;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::auth::check_attempt;
+use super::error::{ApiError, ErrorBody};
+use super::extract::{Body, device};
+use super::{App, uncancelled};
+
+/// What was done.
+#[derive(Serialize, ToSchema)]
+pub(super) struct MessageAnswer {
+    message: &'static str,
+}
+
+/// A token that came by email.
+#[derive(Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[garde(allow_unvalidated)]
+pub(super) struct EmailTokenBody {
+    #[schema(example = "pse_...")]
+    token: String,
+}
+
+/// Verifies an address by the token that was sent to it.
+#[utoipa::path(post, path = "/api/auth/verify-email", tag = "auth", request_body = EmailTokenBody, responses(
+    (status = 200, description = "Verified", body = MessageAnswer),
+    (status = 400, description = "A field is not valid, or the token is not", body = ErrorBody),
+    (status = 429, description = "Too many requests", body = ErrorBody),
+))]
+pub(super) async fn verify(
+    request: HttpRequest,
+    app: Data<App>,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    check_attempt(&request, &app)?;
+    let EmailTokenBody { token } = body.json()?;
+    let device = device(&request, &app.trusted_proxies);
+    let verifying = async move { app.people.verify_email(&token, &device).await };
+    uncancelled(verifying).await??;
+    Ok(HttpResponse::Ok().json(MessageAnswer { message: "The address is verified" }))
+}
+
+/// Whose address.
+#[derive(Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EmailBody {
+    #[garde(length(max = 254))]
+    #[schema(example = "user@example.com", max_length = 254)]
+    email: String,
+}
+
+/// Sends the token that verifies an address again. The answer is the same whether the address is known or not.
+#[utoipa::path(post, path = "/api/auth/resend-verification", tag = "auth", request_body = EmailBody, responses(
+    (status = 202, description = "If there is such a user, a message is on its way", body = MessageAnswer),
+    (status = 400, description = "A field is not valid", body = ErrorBody),
+    (status = 429, description = "Too many requests", body = ErrorBody),
+))]
+pub(super) async fn resend(
+    request: HttpRequest,
+    app: Data<App>,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    check_attempt(&request, &app)?;
+    let EmailBody { email } = body.json()?;
+    app.people.send_verification(email);
+    Ok(on_its_way())
+}
+
+/// Sends a token that sets another password. The answer is the same whether the address is known or not.
+#[utoipa::path(post, path = "/api/auth/forgot-password", tag = "auth", request_body = EmailBody, responses(
+    (status = 202, description = "If there is such a user, a message is on its way", body = MessageAnswer),
+    (status = 400, description = "A field is not valid", body = ErrorBody),
+    (status = 429, description = "Too many requests", body = ErrorBody),
+))]
+pub(super) async fn forgot(
+    request: HttpRequest,
+    app: Data<App>,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    check_attempt(&request, &app)?;
+    let EmailBody { email } = body.json()?;
+    app.people.send_reset(email, device(&request, &app.trusted_proxies));
+    Ok(on_its_way())
+}
+
+fn on_its_way() -> HttpResponse {
+    let message = "If there is a user with this address, a message is on its way";
+    HttpResponse::Accepted().json(MessageAnswer { message })
+}
+
+/// Another password.
+#[derive(Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[garde(allow_unvalidated)]
+pub(super) struct ResetPasswordBody {
+    /// From the message.
+    #[schema(example = "pse_...")]
+    token: String,
+    /// At least 12 characters, unless the operator has set otherwise.
+    #[schema(format = Password)]
+    new_password: String,
+}
+
+/// Sets another password by the token that was sent for it, and ends every session of its user.
+#[utoipa::path(post, path = "/api/auth/reset-password", tag = "auth", request_body = ResetPasswordBody, responses(
+    (status = 200, description = "Set", body = MessageAnswer),
+    (status = 400, description = "A field is not valid, or the token is not", body = ErrorBody),
+    (status = 429, description = "Too many requests", body = ErrorBody),
+))]
+pub(super) async fn reset(
+    request: HttpRequest,
+    app: Data<App>,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    check_attempt(&request, &app)?;
+    let ResetPasswordBody { token, new_password } = body.json()?;
+    let device = device(&request, &app.trusted_proxies);
+    let setting = async move { app.people.reset_password(&token, new_password, &device).await };
+    uncancelled(setting).await??;
+    let message = "The password was changed; every session has ended. Please log in.";
+    Ok(HttpResponse::Ok().json(MessageAnswer { message }))
+}

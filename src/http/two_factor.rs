@@ -1,0 +1,210 @@
+//! `/api/auth/2fa*`, and the second step of a login.
+
+use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse};
+use garde::Validate;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::auth::{LoginAnswer, check_attempt};
+use super::error::{ApiError, ErrorBody};
+use super::extract::{Body, SessionUser, device};
+use super::{App, uncancelled};
+use crate::auth::two_factor::Enrolment;
+
+/// Whether logins take a second factor.
+#[derive(Serialize, ToSchema)]
+pub(super) struct TwoFactorBody {
+    is_enabled: bool,
+    /// Recovery codes that nobody has used.
+    recovery_codes_left: u64,
+}
+
+/// Whether the user's logins take a second factor.
+#[utoipa::path(get, path = "/api/auth/2fa", tag = "auth", security(("jwt" = [])), responses(
+    (status = 200, description = "Whether they do", body = TwoFactorBody),
+    (status = 401, description = "No valid JWT", body = ErrorBody),
+))]
+pub(super) async fn status(
+    SessionUser(user): SessionUser,
+    app: Data<App>,
+) -> Result<HttpResponse, ApiError> {
+    let recovery_codes_left = app.store.recovery_codes_left(user.id).await?;
+    let is_enabled = user.has_two_factor();
+    Ok(HttpResponse::Ok().json(TwoFactorBody { is_enabled, recovery_codes_left }))
+}
+
+/// The user's password once more.
+#[derive(Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[garde(allow_unvalidated)]
+pub(super) struct PasswordBody {
+    #[schema(format = Password)]
+    password: String,
+}
+
+/// What an authenticator needs. Shown this once.
+#[derive(Serialize, ToSchema)]
+pub(super) struct EnrolmentBody {
+    /// The secret, in Base32, for whoever types it in.
+    #[schema(example = "JBSWY3DPEHPK3PXP")]
+    secret: String,
+    #[schema(example = "otpauth://totp/...")]
+    otpauth_url: String,
+    /// The URL as a QR code, in SVG.
+    #[schema(example = "<?xml ...")]
+    qr_code_svg: String,
+}
+
+/// Begins to set up two-factor authentication. It is asked for from the confirmation on.
+#[utoipa::path(post, path = "/api/auth/2fa/enroll", tag = "auth", security(("jwt" = [])),
+    request_body = PasswordBody, responses(
+    (status = 200, description = "What an authenticator needs", body = EnrolmentBody),
+    (status = 400, description = "A field is not valid", body = ErrorBody),
+    (status = 401, description = "No valid JWT, or the password is wrong", body = ErrorBody),
+    (status = 409, description = "Two-factor authentication is on already", body = ErrorBody),
+    (status = 429, description = "Too many requests", body = ErrorBody),
+))]
+pub(super) async fn enroll(
+    SessionUser(user): SessionUser,
+    request: HttpRequest,
+    app: Data<App>,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    let PasswordBody { password } = body.json()?;
+    let device = device(&request, &app.trusted_proxies);
+    let beginning = async move { app.people.begin_second_factor(&user, password, &device).await };
+    let Enrolment { secret, url, qr_code } = uncancelled(beginning).await??;
+    let body = EnrolmentBody { secret, otpauth_url: url, qr_code_svg: qr_code };
+    Ok(HttpResponse::Ok().json(body))
+}
+
+/// A code.
+#[derive(Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[garde(allow_unvalidated)]
+pub(super) struct CodeBody {
+    /// Six digits, from the authenticator.
+    #[schema(example = "123456")]
+    code: String,
+}
+
+/// The recovery codes. Shown this once.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RecoveryCodesBody {
+    /// Each is good once in the place of a code, for whoever has lost their authenticator.
+    recovery_codes: Vec<String>,
+}
+
+/// Switches two-factor authentication on, once a code proves that it works.
+#[utoipa::path(post, path = "/api/auth/2fa/confirm", tag = "auth", security(("jwt" = [])),
+    request_body = CodeBody, responses(
+    (status = 200, description = "On", body = RecoveryCodesBody),
+    (status = 400, description = "A field is not valid", body = ErrorBody),
+    (status = 401, description = "No valid JWT, or the code is wrong", body = ErrorBody),
+    (status = 409, description = "It is on already, or not begun", body = ErrorBody),
+    (status = 429, description = "Too many requests", body = ErrorBody),
+))]
+pub(super) async fn confirm(
+    SessionUser(user): SessionUser,
+    request: HttpRequest,
+    app: Data<App>,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    let CodeBody { code } = body.json()?;
+    let device = device(&request, &app.trusted_proxies);
+    let confirming = async move { app.people.confirm_second_factor(&user, &code, &device).await };
+    let recovery_codes = uncancelled(confirming).await??;
+    Ok(HttpResponse::Ok().json(RecoveryCodesBody { recovery_codes }))
+}
+
+/// The user's password once more, and a code.
+#[derive(Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[garde(allow_unvalidated)]
+pub(super) struct PasswordAndCodeBody {
+    #[schema(format = Password)]
+    password: String,
+    /// Six digits from the authenticator, or a recovery code.
+    #[schema(example = "123456")]
+    code: String,
+}
+
+/// Makes new recovery codes; every one from before has ended.
+#[utoipa::path(post, path = "/api/auth/2fa/recovery-codes", tag = "auth", security(("jwt" = [])),
+    request_body = PasswordAndCodeBody, responses(
+    (status = 200, description = "The new codes", body = RecoveryCodesBody),
+    (status = 400, description = "A field is not valid", body = ErrorBody),
+    (status = 401, description = "No valid JWT, or the password or the code is wrong", body = ErrorBody),
+    (status = 409, description = "It is not on", body = ErrorBody),
+    (status = 429, description = "Too many requests", body = ErrorBody),
+))]
+pub(super) async fn recovery_codes(
+    SessionUser(user): SessionUser,
+    request: HttpRequest,
+    app: Data<App>,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    let PasswordAndCodeBody { password, code } = body.json()?;
+    let device = device(&request, &app.trusted_proxies);
+    let making =
+        async move { app.people.new_recovery_codes(&user, password, &code, &device).await };
+    let recovery_codes = uncancelled(making).await??;
+    Ok(HttpResponse::Ok().json(RecoveryCodesBody { recovery_codes }))
+}
+
+/// Switches two-factor authentication off.
+#[utoipa::path(post, path = "/api/auth/2fa/disable", tag = "auth", security(("jwt" = [])),
+    request_body = PasswordAndCodeBody, responses(
+    (status = 200, description = "Off", body = TwoFactorBody),
+    (status = 400, description = "A field is not valid", body = ErrorBody),
+    (status = 401, description = "No valid JWT, or the password or the code is wrong", body = ErrorBody),
+    (status = 409, description = "It is not on", body = ErrorBody),
+    (status = 429, description = "Too many requests", body = ErrorBody),
+))]
+pub(super) async fn disable(
+    SessionUser(user): SessionUser,
+    request: HttpRequest,
+    app: Data<App>,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    let PasswordAndCodeBody { password, code } = body.json()?;
+    let device = device(&request, &app.trusted_proxies);
+    let disabling =
+        async move { app.people.disable_second_factor(&user, password, &code, &device).await };
+    uncancelled(disabling).await??;
+    Ok(HttpResponse::Ok().json(TwoFactorBody { is_enabled: false, recovery_codes_left: 0 }))
+}
+
+/// The second step of a login.
+#[derive(Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[garde(allow_unvalidated)]
+pub(super) struct ChallengeBody {
+    /// From the first step.
+    challenge: String,
+    /// Six digits from the authenticator, or a recovery code.
+    #[schema(example = "123456")]
+    code: String,
+}
+
+/// Logs a user in whose password was right, by a code.
+#[utoipa::path(post, path = "/api/auth/login/2fa", tag = "auth", request_body = ChallengeBody, responses(
+    (status = 200, description = "Logged in", body = LoginAnswer),
+    (status = 400, description = "A field is not valid", body = ErrorBody),
+    (status = 401, description = "The challenge is not valid, or the code is wrong", body = ErrorBody),
+    (status = 409, description = "Two-factor authentication was switched off meanwhile", body = ErrorBody),
+    (status = 429, description = "Too many requests", body = ErrorBody),
+))]
+pub(super) async fn log_in(
+    request: HttpRequest,
+    app: Data<App>,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    check_attempt(&request, &app)?;
+    let ChallengeBody { challenge, code } = body.json()?;
+    let device = device(&request, &app.trusted_proxies);
+    let logging_in = async move { app.people.log_in_by_code(&challenge, &code, device).await };
+    let logged_in = uncancelled(logging_in).await??;
+    Ok(HttpResponse::Ok().json(LoginAnswer::from(logged_in)))
+}

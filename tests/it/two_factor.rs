@@ -1,0 +1,183 @@
+//! Two-factor authentication.
+
+use serde_json::{Value, json};
+use totp_rs::{Builder, Secret};
+
+use crate::support::{Database, NOON, PASSWORD, Server, User, on_both};
+
+on_both!(
+    a_second_factor_is_set_up_used_and_switched_off,
+    a_code_is_good_once,
+    of_a_thousand_uses_of_a_code_one_wins,
+    a_new_password_ends_a_login_between_its_steps,
+    what_is_stored_of_a_second_factor_is_sealed,
+);
+
+/// The code of a secret, so many seconds after noon.
+fn code(secret: &str, seconds: i64) -> String {
+    let secret = Secret::try_from_base32(secret).unwrap();
+    let builder = Builder::new().with_secret(secret).with_account_name("a");
+    let now = u64::try_from(NOON / 1_000_000 + seconds).unwrap();
+    builder.build().unwrap().generate(now).to_string()
+}
+
+/// Switches it on; the secret, and the recovery codes.
+async fn enable(user: &User<'_>, seconds: i64) -> (String, Vec<String>) {
+    let password = json!({ "password": PASSWORD });
+    let enrolment = user.post("/api/auth/2fa/enroll", &password).expect(200).await.body;
+    let secret = enrolment["secret"].as_str().unwrap().to_owned();
+    let url = enrolment["otpauth_url"].as_str().unwrap();
+    assert!(url.starts_with("otpauth://totp/Polysystems:") && url.contains(&secret), "{url}");
+    assert!(enrolment["qr_code_svg"].as_str().unwrap().contains("<svg"));
+    let body = json!({ "code": code(&secret, seconds) });
+    let confirmed = user.post("/api/auth/2fa/confirm", &body).expect(200).await.body;
+    let codes = confirmed["recovery_codes"].as_array().unwrap().iter();
+    (secret, codes.map(|code| code.as_str().unwrap().to_owned()).collect())
+}
+
+async fn challenge(server: &Server) -> String {
+    let login = json!({ "email": "someone@example.com", "password": PASSWORD });
+    let answer = server.post("/api/auth/login", &login).expect(200).await.body;
+    assert_eq!(answer["two_factor_required"], true);
+    assert_eq!(answer["token"], Value::Null);
+    answer["challenge"].as_str().unwrap().to_owned()
+}
+
+fn second_step(server: &Server, challenge: &str, code: &str) -> crate::support::Request {
+    server.post("/api/auth/login/2fa", &json!({ "challenge": challenge, "code": code }))
+}
+
+async fn a_second_factor_is_set_up_used_and_switched_off(database: Database) {
+    let server = Server::start(&database).await;
+    let user = server.user("someone").await;
+    let off = json!({ "is_enabled": false, "recovery_codes_left": 0 });
+    assert_eq!(user.get("/api/auth/2fa").expect(200).await.body, off);
+    let wrong = json!({ "password": "not their password" });
+    user.post("/api/auth/2fa/enroll", &wrong).expect(401).await;
+    user.post("/api/auth/2fa/confirm", &json!({ "code": "123456" })).expect(409).await;
+    // Begun is not on: a login takes the password alone.
+    let password = json!({ "password": PASSWORD });
+    user.post("/api/auth/2fa/enroll", &password).expect(200).await;
+    user.post("/api/auth/2fa/confirm", &json!({ "code": "000000" })).expect(401).await;
+    server.user("another").await;
+    let login = json!({ "email": "someone@example.com", "password": PASSWORD });
+    assert!(server.post("/api/auth/login", &login).expect(200).await.body["token"].is_string());
+
+    let (secret, codes) = enable(&user, 0).await;
+    assert_eq!(codes.len(), 10);
+    let on = json!({ "is_enabled": true, "recovery_codes_left": 10 });
+    assert_eq!(user.get("/api/auth/2fa").expect(200).await.body, on);
+    user.post("/api/auth/2fa/enroll", &password).expect(409).await;
+    server.advance(30);
+    let first = challenge(&server).await;
+    second_step(&server, &first, "000000").expect(401).await;
+    second_step(&server, "no challenge", &code(&secret, 30)).expect(401).await;
+    // A session is no challenge, and a challenge no session.
+    second_step(&server, &user.token, &code(&secret, 30)).expect(401).await;
+    server.get("/api/auth/me").bearer(&first).expect(401).await;
+    let session = second_step(&server, &first, &code(&secret, 30)).expect(200).await.body;
+    let me = server.get("/api/auth/me").bearer(session["token"].as_str().unwrap());
+    assert_eq!(me.expect(200).await.body["username"], "someone");
+    // A recovery code, however it is written.
+    let spelled = codes[3].replace('-', " ").to_uppercase();
+    second_step(&server, &challenge(&server).await, &spelled).expect(200).await;
+    second_step(&server, &challenge(&server).await, &codes[3]).expect(401).await;
+    assert_eq!(user.get("/api/auth/2fa").expect(200).await.body["recovery_codes_left"], 9);
+    // New ones end those before.
+    let body = json!({ "password": PASSWORD, "code": codes[4] });
+    let fresh = user.post("/api/auth/2fa/recovery-codes", &body).expect(200).await.body;
+    assert_eq!(fresh["recovery_codes"].as_array().unwrap().len(), 10);
+    second_step(&server, &challenge(&server).await, &codes[5]).expect(401).await;
+    let disable = |password: &str, code: &str| {
+        user.post("/api/auth/2fa/disable", &json!({ "password": password, "code": code }))
+    };
+    server.advance(30);
+    disable("not their password", &code(&secret, 60)).expect(401).await;
+    disable(PASSWORD, "000000").expect(401).await;
+    disable(PASSWORD, &code(&secret, 60)).expect(200).await;
+    assert_eq!(user.get("/api/auth/2fa").expect(200).await.body, off);
+    assert!(server.post("/api/auth/login", &login).expect(200).await.body["token"].is_string());
+    // What was begun before comes too late.
+    second_step(&server, &first, &code(&secret, 90)).expect(409).await;
+}
+
+async fn a_code_is_good_once(database: Database) {
+    let server = Server::start(&database).await;
+    let user = server.user("someone").await;
+    let (secret, _) = enable(&user, 0).await;
+    // The code that switched it on is used up.
+    let challenge = challenge(&server).await;
+    second_step(&server, &challenge, &code(&secret, 0)).expect(401).await;
+    // A clock that is half a minute ahead is as good as any, and then the right one comes too late.
+    second_step(&server, &challenge, &code(&secret, 30)).expect(200).await;
+    second_step(&server, &challenge, &code(&secret, 30)).expect(401).await;
+    server.advance(30);
+    second_step(&server, &challenge, &code(&secret, 30)).expect(401).await;
+    server.advance(30);
+    second_step(&server, &challenge, &code(&secret, 60)).expect(200).await;
+    server.advance(240);
+    let refused = second_step(&server, &challenge, &code(&secret, 300)).expect(401).await;
+    assert_eq!(refused.body["error"], "Invalid challenge");
+}
+
+async fn of_a_thousand_uses_of_a_code_one_wins(database: Database) {
+    let server = Server::start(&database).await;
+    let user = server.user("someone").await;
+    let (secret, codes) = enable(&user, 0).await;
+    server.advance(30);
+    let challenge = challenge(&server).await;
+    for code in [code(&secret, 30), codes[0].clone()] {
+        let uses = (0..1_000).map(|_| second_step(&server, &challenge, &code).send());
+        let answers = futures_util::future::join_all(uses).await;
+        let won = answers.iter().filter(|answer| answer.status == 200).count();
+        assert_eq!(won, 1);
+        assert!(answers.iter().all(|answer| answer.status == 200 || answer.status == 401));
+    }
+    assert_eq!(user.get("/api/auth/sessions").expect(200).await.body.as_array().unwrap().len(), 3);
+}
+
+async fn a_new_password_ends_a_login_between_its_steps(database: Database) {
+    let server = Server::start(&database).await;
+    let user = server.user("someone").await;
+    let (secret, _) = enable(&user, 0).await;
+    server.advance(30);
+    let challenge = challenge(&server).await;
+    let body = json!({ "current_password": PASSWORD, "new_password": "Another password 1" });
+    user.post("/api/auth/change-password", &body).expect(200).await;
+    second_step(&server, &challenge, &code(&secret, 30)).expect(401).await;
+}
+
+async fn what_is_stored_of_a_second_factor_is_sealed(database: Database) {
+    let server = Server::start(&database).await;
+    let user = server.user("someone").await;
+    let (secret, codes) = enable(&user, 0).await;
+    let bytes = Secret::try_from_base32(&secret).unwrap().as_bytes().to_vec();
+    let column = |name: &str, table: &str| {
+        if database.is_postgres() {
+            format!("SELECT encode({name}, 'hex') FROM {table} WHERE {name} IS NOT NULL")
+        } else {
+            format!("SELECT lower(hex({name})) FROM {table} WHERE {name} IS NOT NULL")
+        }
+    };
+    let hex =
+        |bytes: &[u8]| bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+    let stored = database.query(&column("totp_secret", "users")).await;
+    assert!(stored.len() > 64 && !stored.contains(&hex(&bytes)), "{stored}");
+    let stored = database.query(&column("digest", "recovery_code")).await;
+    for code in codes {
+        let plain = code.replace('-', "");
+        assert!(!stored.contains(&hex(plain.as_bytes())));
+    }
+    // Sealed for its user: in another's row it does not open.
+    let other = server.user("other").await;
+    enable(&other, 0).await;
+    let steal =
+        "UPDATE users SET totp_secret = (SELECT totp_secret FROM users WHERE username = 'someone')
+        WHERE username = 'other'";
+    database.execute(steal).await.unwrap();
+    let login = json!({ "email": "other@example.com", "password": PASSWORD });
+    let answer = server.post("/api/auth/login", &login).expect(200).await.body;
+    let challenge = answer["challenge"].as_str().unwrap();
+    server.advance(30);
+    second_step(&server, challenge, &code(&secret, 30)).expect(500).await;
+}
