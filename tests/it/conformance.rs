@@ -23,7 +23,9 @@ const UNFAIR: [&str; 2] = [
     "ensure_resource_availability",
 ];
 /// Each of these costs a password's hash, so they have a run of their own, with fewer cases.
-const HASHING: &str = "^/api/auth/(register|login|change-password)$";
+/// Or need what only a message or an authenticator tells.
+const HASHING: &str =
+    "^/api/auth/(register|login|login/2fa|2fa/.*|change-password|reset-password|verify-email)$";
 const ENDING: &str = r"^/api/auth/(logout|logout-all|sessions/)";
 const OPERATORS: &str = "^/api/admin/";
 const PAID: &str = "^/(api/(hub|omm|yggdrasil)|v1)/";
