@@ -228,7 +228,8 @@ pub struct AuthSettings {
     pub attempts_per_address: NonZeroU32,
     /// Attempts a minute to log in to one account from one address.
     pub attempts_per_account: NonZeroU32,
-    /// Attempts a minute to log in to one account from addresses where nobody has a session of it, all together.
+    /// Attempts an hour to log in to one account from addresses where nobody has a session of it, all together; a
+    /// tenth of them at once.
     pub attempts_per_account_from_strangers: NonZeroU32,
 }
 
@@ -252,7 +253,7 @@ impl Default for AuthSettings {
             password_reset_minutes: NonZeroU32::MIN.saturating_add(59),
             attempts_per_address: NonZeroU32::MIN.saturating_add(59),
             attempts_per_account: NonZeroU32::MIN.saturating_add(9),
-            attempts_per_account_from_strangers: NonZeroU32::MIN.saturating_add(19),
+            attempts_per_account_from_strangers: NonZeroU32::MIN.saturating_add(99),
         }
     }
 }

@@ -8,6 +8,7 @@
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use governor::clock::{Clock as _, DefaultClock};
 use governor::state::keyed::DefaultKeyedStateStore;
@@ -50,6 +51,14 @@ fn limiter<K: Clone + Eq + std::hash::Hash>(a_minute: NonZeroU32) -> Limiter<K> 
     RateLimiter::keyed(Quota::per_minute(a_minute))
 }
 
+/// Never more than so many in any hour: a tenth of them at once, the others spread over it.
+fn an_hour(count: NonZeroU32) -> Quota {
+    let burst = NonZeroU32::new(count.get().div_ceil(10)).unwrap_or(NonZeroU32::MIN);
+    let spread = count.get().saturating_sub(burst.get()).max(1);
+    let quota = Quota::with_period(Duration::from_hours(1) / spread);
+    quota.unwrap_or(Quota::per_hour(NonZeroU32::MIN)).allow_burst(burst)
+}
+
 fn check<K: Clone + Eq + std::hash::Hash>(
     limiter: &Limiter<K>,
     of: &K,
@@ -78,7 +87,7 @@ impl Throttle {
         let limits = || Limits {
             address: limiter(auth.attempts_per_address),
             account: limiter(auth.attempts_per_account),
-            strangers: limiter(auth.attempts_per_account_from_strangers),
+            strangers: RateLimiter::keyed(an_hour(auth.attempts_per_account_from_strangers)),
             letters: RateLimiter::keyed(Quota::per_hour(LETTERS_PER_HOUR)),
         };
         Throttle { limits: rates.enabled.then(limits) }
@@ -167,7 +176,7 @@ mod tests {
         let one = subject("someone@example.com");
         let guess =
             |last| throttle.try_from(address(last)).and_then(|()| throttle.try_as_stranger(one));
-        assert_eq!((0..=255).filter(|last| guess(*last).is_ok()).count(), 20);
+        assert_eq!((0..=255).filter(|last| guess(*last).is_ok()).count(), 10);
         assert!(throttle.try_account(one, address(1)).is_ok());
     }
 

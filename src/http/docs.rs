@@ -243,6 +243,9 @@ fn add_shared(path: &str, operation: &mut Operation) {
             add("X-RateLimit-Remaining", header("What is left of them", count()));
             add("X-RateLimit-Reset", header("When the window ends, in seconds of Unix", count()));
             add("X-RateLimit-Window", header("Which window", text()));
+            let draft = "The same after draft-ietf-httpapi-ratelimit-headers";
+            add("RateLimit", header(draft, text()));
+            add("RateLimit-Policy", header(draft, text()));
         }
         if is_paid && status == "200" {
             add("X-Polysystems-Upstream", header("Who served it", text()));

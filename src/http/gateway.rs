@@ -24,6 +24,8 @@ const KEY_EXPIRES_AT: HeaderName = HeaderName::from_static("x-polysystems-key-ex
 const LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const WINDOW: HeaderName = HeaderName::from_static("x-ratelimit-window");
 
 /// Any method on any path of a route group.
@@ -246,6 +248,17 @@ fn rate_limit_headers(headers: &mut HeaderMap, standing: Standing) {
     headers.insert(REMAINING, HeaderValue::from(standing.remaining));
     headers.insert(RESET, HeaderValue::from(standing.reset));
     headers.insert(WINDOW, HeaderValue::from(standing.window));
+    // The same after draft-ietf-httpapi-ratelimit-headers-10.
+    let Standing { policy, limit, remaining, window, reset_in, .. } = standing;
+    let texts = [
+        (RATE_LIMIT_POLICY, format!("\"{policy}\";q={limit};w={window}")),
+        (RATE_LIMIT, format!("\"{policy}\";r={remaining};t={reset_in}")),
+    ];
+    for (name, text) in texts {
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            headers.insert(name, value);
+        }
+    }
 }
 
 #[cfg(test)]

@@ -33,6 +33,8 @@ pub struct Admitted {
 /// Where a caller stands with the limit that is closest to refusing it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Standing {
+    /// Its name: of the window, or of whom it counts.
+    pub policy: &'static str,
     /// Requests the window allows.
     pub limit: u32,
     /// Requests left in it now.
@@ -41,6 +43,8 @@ pub struct Standing {
     pub reset: i64,
     /// The window, in seconds.
     pub window: u64,
+    /// Seconds until [`Standing::reset`].
+    pub reset_in: u64,
 }
 
 /// All of a limit, in percent.
@@ -56,7 +60,7 @@ enum Subject {
 
 /// Requests in one window.
 struct Bound<K: Clone + Eq + std::hash::Hash> {
-    window: Duration,
+    policy: &'static str,
     limiter: Limiter<K>,
 }
 
@@ -84,10 +88,15 @@ fn quota(count: NonZeroU32, percent: NonZeroU32, window: Duration) -> Option<Quo
 }
 
 impl<K: Clone + Eq + std::hash::Hash> Bound<K> {
-    fn new(count: NonZeroU32, percent: NonZeroU32, window: Duration) -> Option<Self> {
+    fn new(
+        policy: &'static str,
+        count: NonZeroU32,
+        percent: NonZeroU32,
+        window: Duration,
+    ) -> Option<Self> {
         let quota = quota(count, percent, window)?;
         let limiter = RateLimiter::dashmap(quota).with_middleware::<StateInformationMiddleware>();
-        Some(Bound { window, limiter })
+        Some(Bound { policy, limiter })
     }
 
     /// Counts a request. Where it is one too many, also how long to wait.
@@ -101,9 +110,11 @@ impl<K: Clone + Eq + std::hash::Hash> Bound<K> {
         let limit = quota.burst_size().get();
         let used = limit.saturating_sub(remaining);
         let whole_again = wait.unwrap_or(quota.replenish_interval().saturating_mul(used));
-        let reset =
-            now.seconds().saturating_add(i64::try_from(seconds_up(whole_again)).unwrap_or(0));
-        (Standing { limit, remaining, reset, window: self.window.as_secs() }, wait)
+        let reset_in = seconds_up(whole_again);
+        let reset = now.seconds().saturating_add(i64::try_from(reset_in).unwrap_or(0));
+        // What comes to less than one in the window that was set has a longer one.
+        let window = seconds_up(quota.replenish_interval().saturating_mul(limit));
+        (Standing { policy: self.policy, limit, remaining, reset, window, reset_in }, wait)
     }
 
     fn forget_idle(&self) {
@@ -117,10 +128,17 @@ fn seconds_up(duration: Duration) -> u64 {
 }
 
 fn bounds(tier: TierSettings, percent: NonZeroU32) -> Bounds {
-    [(tier.second, 1), (tier.minute, 60), (tier.hour, 3_600), (tier.day, 86_400)]
-        .into_iter()
-        .filter_map(|(count, seconds)| Bound::new(count?, percent, Duration::from_secs(seconds)))
-        .collect()
+    [
+        ("second", tier.second, 1),
+        ("minute", tier.minute, 60),
+        ("hour", tier.hour, 3_600),
+        ("day", tier.day, 86_400),
+    ]
+    .into_iter()
+    .filter_map(|(policy, count, seconds)| {
+        Bound::new(policy, count?, percent, Duration::from_secs(seconds))
+    })
+    .collect()
 }
 
 impl RateLimits {
@@ -143,7 +161,12 @@ impl RateLimits {
             (name.clone(), BTreeMap::from(bounds))
         });
         RateLimits {
-            address: Bound::new(settings.address_per_second, WHOLE, Duration::from_secs(1)),
+            address: Bound::new(
+                "address",
+                settings.address_per_second,
+                WHOLE,
+                Duration::from_secs(1),
+            ),
             tiers: tiers.collect(),
             default_tier,
             own: DashMap::new(),
@@ -204,7 +227,7 @@ impl RateLimits {
         let bound = match known {
             Some((count, bound)) if count == calls => bound,
             _ => {
-                let Some(bound) = Bound::new(calls, WHOLE, MINUTE) else { return Ok(None) };
+                let Some(bound) = Bound::new("key", calls, WHOLE, MINUTE) else { return Ok(None) };
                 let bound = Arc::new(bound);
                 self.own.insert(key, (calls, Arc::clone(&bound)));
                 bound

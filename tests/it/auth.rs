@@ -317,7 +317,7 @@ async fn who_guesses_is_stopped_and_the_owner_is_not(database: Database) {
     let server = Server::start_with(&database, |settings| {
         settings.rate_limit.enabled = true;
         settings.server.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
-        settings.auth.attempts_per_account_from_strangers = std::num::NonZeroU32::new(6).unwrap();
+        settings.auth.attempts_per_account_from_strangers = std::num::NonZeroU32::new(60).unwrap();
     })
     .await;
     server.user("owner").await;

@@ -6,6 +6,7 @@ use crate::support::{Database, Server, on_both};
 
 on_both!(
     a_tier_has_its_figures,
+    the_headers_of_the_draft_are_truthful_to_the_unit,
     an_address_is_limited_before_anyone_is_asked,
     an_account_has_the_tier_it_was_given,
     a_trusted_proxy_tells_whose_address_it_is,
@@ -112,4 +113,37 @@ async fn a_trusted_proxy_tells_whose_address_it_is(database: Database) {
         assert_eq!(answer.status, 401);
     }
     assert_eq!(from("8.8.8.8, 10.0.0.1").await.status, 429);
+}
+
+async fn the_headers_of_the_draft_are_truthful_to_the_unit(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.rate_limit.enabled = true;
+        let tier = settings.rate_limit.tiers.get_mut("pro").unwrap();
+        *tier = polysystems::config::TierSettings {
+            minute: std::num::NonZeroU32::new(3),
+            ..Default::default()
+        };
+        // What comes to less than one a minute has a longer window.
+        settings.rate_limit.write_percent = std::num::NonZeroU32::new(10).unwrap();
+    })
+    .await;
+    let user = server.user("someone").await;
+    let key = user.key().await;
+    let models = || server.get("/v1/models").key(&key);
+    // As many as `r` says are admitted, and the one after them is not.
+    for (left, until) in [(2, 20), (1, 40), (0, 60)] {
+        let answer = models().expect(200).await;
+        assert_eq!(answer.header("ratelimit-policy"), "\"minute\";q=3;w=60");
+        assert_eq!(answer.header("ratelimit"), format!("\"minute\";r={left};t={until}"));
+        assert_eq!(answer.header("x-ratelimit-remaining"), left.to_string());
+    }
+    let refused = models().expect(429).await;
+    let wait = refused.header("retry-after");
+    assert_eq!(refused.header("ratelimit"), format!("\"minute\";r=0;t={wait}"));
+    assert!((15..=20).contains(&wait.parse::<u32>().unwrap()), "{wait}");
+    let index = || server.post("/api/hub/rag/index", &json!({})).key(&key);
+    let answer = index().expect(402).await;
+    assert_eq!(answer.header("ratelimit-policy"), "\"minute\";q=1;w=200");
+    let refused = index().expect(429).await;
+    assert!(refused.header("retry-after").parse::<u32>().unwrap() > 180);
 }
