@@ -11,8 +11,9 @@ use std::thread::available_parallelism;
 use std::time::Duration;
 
 use actix::{Arbiter, System};
+use actix_web::HttpServer;
+use actix_web::middleware::{Condition, from_fn};
 use actix_web::web::Data;
-use actix_web::{HttpServer, middleware::from_fn};
 use anyhow::Context as _;
 use tokio::runtime::{Handle, Runtime};
 use uuid::Uuid;
@@ -38,6 +39,7 @@ use crate::pipeline::{Bounds, Gateway, Readiness};
 use crate::seal::Seal;
 use crate::secrets::{previous, secret};
 use crate::store::{Store, StoreError};
+use crate::tls::Certificate;
 use crate::tokens;
 use crate::upstream::{self, Upstreams};
 
@@ -112,7 +114,12 @@ async fn run(
     let app = Data::new(app(&settings, clock, database, store.clone(), gateway)?);
     announce(&app, address);
 
-    let server = http_server(listener, &settings, &app, cores, threads)?;
+    let certificate = match (&settings.server.tls_certificate, &settings.server.tls_key) {
+        (Some(chain), Some(key)) => Some(Certificate::open(chain.clone(), key.clone())?),
+        _ => None,
+    };
+    let server = http_server(listener, &settings, &app, cores, threads, certificate.as_ref())?;
+    let following = certificate.map(|certificate| actix::spawn(certificate.follow()));
     let server_handle = server.handle();
     let running = actix::spawn(server);
     // After the HTTP threads: the accounts whose holds it ends live there.
@@ -134,8 +141,8 @@ async fn run(
     }
     server_handle.stop(true).await;
     sweeper.abort();
-    if let Some(forgetting) = forgetting {
-        forgetting.abort();
+    for task in [forgetting, following].into_iter().flatten() {
+        task.abort();
     }
     running.await.context("the HTTP server broke off")??;
     finish(&store, &ledger, lease).await;
@@ -326,11 +333,15 @@ fn app(
         body_max_bytes: server.body_max_bytes,
         body_timeout: Duration::from_secs(server.body_timeout_seconds),
         trusted_proxies: server.trusted_proxies.clone(),
+        is_tls: server.tls_certificate.is_some(),
     })
 }
 
 fn announce(app: &App, address: SocketAddr) {
-    tracing::info!("listening on http://{address}, documentation on http://{address}/docs/");
+    let scheme = if app.is_tls { "https" } else { "http" };
+    tracing::info!(
+        "listening on {scheme}://{address}, documentation on {scheme}://{address}/docs/"
+    );
     let on_sandbox = app.gateway.upstreams.on_sandbox();
     if !on_sandbox.is_empty() {
         let groups = on_sandbox.join(", ");
@@ -347,6 +358,7 @@ fn http_server(
     app: &Data<App>,
     cores: usize,
     threads: ActorThreads,
+    certificate: Option<&Arc<Certificate>>,
 ) -> anyhow::Result<actix_web::dev::Server> {
     let ServerSettings {
         workers, keep_alive_seconds, head_timeout_seconds, connections_max, ..
@@ -356,6 +368,7 @@ fn http_server(
     // Fails here, once, rather than in every thread.
     upstream::client(&settings.upstreams).context("cannot set up the HTTP client")?;
     let (app, upstreams) = (app.clone(), settings.upstreams.clone());
+    let origins = settings.server.cors_origins.clone();
     let server = HttpServer::new(move || {
         threads.add_this();
         let client = upstream::client(&upstreams).unwrap_or_default();
@@ -363,6 +376,7 @@ fn http_server(
             .app_data(app.clone())
             .app_data(Data::new(client))
             .configure(|config| http::routes(config, &document))
+            .wrap(Condition::new(!origins.is_empty(), http::security::cors(&origins)))
             .wrap(from_fn(http::edge::edge))
     })
     .workers(workers)
@@ -375,10 +389,12 @@ fn http_server(
     // The sandbox's larger answers; whoever comes later waits.
     .worker_max_blocking_threads(2)
     .shutdown_timeout(5)
-    .disable_signals()
-    .listen(listener)
-    .context("cannot listen")?;
-    Ok(server.run())
+    .disable_signals();
+    let server = match certificate {
+        Some(certificate) => server.listen_rustls_0_23(listener, certificate.server_config()?),
+        None => server.listen(listener),
+    };
+    Ok(server.context("cannot listen")?.run())
 }
 
 async fn sweep(app: Arc<App>, lease: Lease) {

@@ -1,6 +1,7 @@
 //! Settings: one TOML file, each value overridable by the environment, read once at start.
 //!
-//! `POLYSYSTEMS_<SECTION>__<NAME>` overrides `[section] name`. Every limit and every duration of the server
+//! `POLYSYSTEMS_<SECTION>__<NAME>` overrides `[section] name`, and `POLYSYSTEMS_<SECTION>__<NAME>_FILE` names a file that
+//! has its text, as containers are given secrets. Every limit and every duration of the server
 //! has its name here. What is not known, or not valid, stops the start with one line that names it.
 
 use std::collections::BTreeMap;
@@ -16,6 +17,11 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::domain::pricing::{PriceList, PriceRule, RouteClass};
 use crate::domain::{Credits, TokenPrice};
+
+/// What the variables of the environment begin with.
+const PREFIX: &str = "POLYSYSTEMS_";
+/// What those end with that name a file.
+const FILE_SUFFIX: &str = "_FILE";
 
 /// A text that is never printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -151,6 +157,12 @@ pub struct ServerSettings {
     pub metrics_bind: Option<SocketAddr>,
     /// Reverse proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpAddr>,
+    /// The certificate chain (PEM) of TLS; with `tls_key` the server speaks HTTPS alone. Read anew when it changes.
+    pub tls_certificate: Option<PathBuf>,
+    /// The private key (PEM) of `tls_certificate`.
+    pub tls_key: Option<PathBuf>,
+    /// Origins whose pages may read answers, such as `https://app.example.com`; `*` is any. Empty: none.
+    pub cors_origins: Vec<String>,
 }
 
 impl Default for ServerSettings {
@@ -170,6 +182,9 @@ impl Default for ServerSettings {
             bodies_max_bytes: NonZeroUsize::MIN.saturating_add(512 * 1024 * 1024 - 1),
             metrics_bind: None,
             trusted_proxies: Vec::new(),
+            tls_certificate: None,
+            tls_key: None,
+            cors_origins: Vec::new(),
         }
     }
 }
@@ -739,9 +754,21 @@ impl Settings {
             }
             figment = figment.merge(Toml::file_exact(file));
         }
-        let environment = Env::prefixed("POLYSYSTEMS_").ignore(&["CONFIG"]).split("__");
-        let settings: Settings =
-            figment.merge(environment).extract().map_err(|error| anyhow::anyhow!("{error}"))?;
+        let files = std::env::vars_os().filter_map(|(name, file)| {
+            let name = name.into_string().ok()?;
+            let setting = name.strip_prefix(PREFIX)?.strip_suffix(FILE_SUFFIX)?.to_owned();
+            Some((name, setting, PathBuf::from(file)))
+        });
+        let files: Vec<_> = files.collect();
+        let mut ignored = vec!["CONFIG".to_owned()];
+        ignored.extend(files.iter().map(|(_, setting, _)| format!("{setting}{FILE_SUFFIX}")));
+        let ignored: Vec<&str> = ignored.iter().map(String::as_str).collect();
+        let environment = Env::prefixed(PREFIX).ignore(&ignored).split("__");
+        figment = figment.merge(environment);
+        for (name, setting, file) in files {
+            figment = figment.merge(of_file(&name, &setting, &file)?);
+        }
+        let settings: Settings = figment.extract().map_err(|error| anyhow::anyhow!("{error}"))?;
         settings.check()?;
         Ok(settings)
     }
@@ -758,6 +785,17 @@ impl Settings {
         if !self.rate_limit.tiers.contains_key(tier) {
             let known: Vec<_> = self.rate_limit.tiers.keys().map(String::as_str).collect();
             bail!("rate_limit.default_tier is {tier:?}; the tiers are {}", known.join(", "));
+        }
+        if self.server.tls_certificate.is_some() != self.server.tls_key.is_some() {
+            bail!("server.tls_certificate and server.tls_key are set together or not at all");
+        }
+        for origin in &self.server.cors_origins {
+            let parsed = reqwest::Url::parse(origin).map(|url| url.origin().ascii_serialization());
+            if origin != "*" && parsed.ok().as_ref() != Some(origin) {
+                bail!(
+                    "server.cors_origins: {origin:?} is no origin such as https://app.example.com"
+                );
+            }
         }
         if self.auth.password_hashes_max == 0 {
             bail!("auth.password_hashes_max must be at least 1");
@@ -864,6 +902,18 @@ impl Settings {
         });
         Ok(PriceList::new(rules.collect::<anyhow::Result<_>>()?))
     }
+}
+
+/// A setting whose text is in a file, as containers are given secrets.
+fn of_file(name: &str, setting: &str, file: &Path) -> anyhow::Result<Figment> {
+    let text = std::fs::read_to_string(file)
+        .with_context(|| format!("{name}: cannot read {}", file.display()))?;
+    let setting = setting.to_ascii_lowercase().replace("__", ".");
+    if std::env::var_os(name.strip_suffix(FILE_SUFFIX).unwrap_or(name)).is_some() {
+        bail!("{name} is set, and so is the setting itself");
+    }
+    let text = text.trim_end_matches(['\r', '\n']);
+    Ok(Figment::from(Serialized::default(&setting, text)))
 }
 
 fn amount(name: &str, text: &str) -> anyhow::Result<Credits> {

@@ -84,6 +84,7 @@ pub mod seal;
 pub mod secrets;
 pub mod store;
 pub mod telemetry;
+pub mod tls;
 pub mod tokens;
 pub mod upstream;
 pub mod verify;

@@ -14,8 +14,8 @@ use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, HttpResponseBuilder
 use futures_util::FutureExt as _;
 use uuid::Uuid;
 
-use super::App;
 use super::error::{ApiError, Panicked};
+use super::{App, security};
 use crate::domain::ChargeId;
 use crate::pipeline::{Notes, Readiness};
 use crate::telemetry;
@@ -57,6 +57,9 @@ pub async fn edge<B: MessageBody + 'static>(
     if let Ok(value) = HeaderValue::from_str(&id_text) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
+    let is_tls = response.request().app_data::<Data<App>>().is_some_and(|app| app.is_tls);
+    let is_documentation = response.request().path().starts_with("/docs/");
+    security::add_headers(response.headers_mut(), is_documentation, is_tls);
     if readiness.is_some_and(|readiness| readiness.is_unready()) {
         // Whoever keeps the connection would find it closed under the next request.
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);

@@ -64,7 +64,7 @@ pub(super) struct CreateKeyBody {
     /// Calls a minute, beside what the account's tier allows; null or absent is no limit of its own.
     #[serde(default)]
     #[garde(skip)]
-    #[schema(value_type = Option<u32>, minimum = 1)]
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 1_000_000)]
     calls_per_minute: Option<NonZeroU32>,
 }
 
@@ -73,6 +73,7 @@ pub(super) struct CreateKeyBody {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct EditKeyBody {
     /// What its owner calls it.
+    #[serde(deserialize_with = "not_null")]
     #[garde(length(chars, min = 1, max = 100), inner(custom(is_printable)))]
     #[schema(
         min_length = 1,
@@ -104,7 +105,7 @@ pub(super) struct EditKeyBody {
     /// See the same field of a new key.
     #[serde(deserialize_with = "present")]
     #[garde(skip)]
-    #[schema(value_type = Option<u32>, minimum = 1)]
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 1_000_000)]
     calls_per_minute: Option<Option<NonZeroU32>>,
 }
 
@@ -118,6 +119,9 @@ pub(super) enum ScopeName {
     Yggdrasil,
     V1,
 }
+
+/// The most calls a minute that a key of its own can be bound to.
+const CALLS_MAX: u32 = 1_000_000;
 
 /// A list of what is allowed; `item` says what one must be.
 fn allowed<T>(
@@ -156,6 +160,13 @@ fn networks(texts: Vec<String>) -> Result<Vec<Network>, ApiError> {
     allowed("allowed_ips", texts, |text| text.parse().map_err(|error: NoNetwork| error.to_string()))
 }
 
+fn calls(calls: NonZeroU32) -> Result<NonZeroU32, ApiError> {
+    if calls.get() <= CALLS_MAX {
+        return Ok(calls);
+    }
+    Err(ApiError::field("calls_per_minute", format!("must be from 1 to {CALLS_MAX}")))
+}
+
 fn edit(body: EditKeyBody) -> Result<KeyEdit, ApiError> {
     fn read<T, U>(
         field: Option<Option<T>>,
@@ -170,7 +181,7 @@ fn edit(body: EditKeyBody) -> Result<KeyEdit, ApiError> {
             scopes: read(body.scopes, scopes)?,
             models: read(body.allowed_models, models)?,
             networks: read(body.allowed_ips, networks)?,
-            calls_per_minute: body.calls_per_minute,
+            calls_per_minute: read(body.calls_per_minute, calls)?,
         },
     })
 }
@@ -320,7 +331,7 @@ pub(super) async fn create(
         scopes: body.scopes.map(scopes).transpose()?,
         models: body.allowed_models.map(models).transpose()?,
         networks: body.allowed_ips.map(networks).transpose()?,
-        calls_per_minute: body.calls_per_minute,
+        calls_per_minute: body.calls_per_minute.map(calls).transpose()?,
     };
     let (name, environment) = (body.name, body.environment.into());
     let request = KeyRequest { name, environment, expires_at, policy };
@@ -537,6 +548,11 @@ pub(super) struct LimitsBody {
     #[garde(custom(not_negative))]
     #[schema(value_type = Option<f64>, example = 100.00, minimum = 0, maximum = 9_223_372_036_u64)]
     total_limit: Option<Option<Amount>>,
+}
+
+/// Takes absent, but not null.
+fn not_null<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(deserializer).map(Some)
 }
 
 /// Tells null from absent.

@@ -33,6 +33,7 @@ pub mod origin;
 pub mod page;
 mod payments;
 mod repeat;
+pub mod security;
 mod two_factor;
 
 use error::ApiError;
@@ -59,6 +60,8 @@ pub struct App {
     pub body_max_bytes: usize,
     /// How long a request's body may take.
     pub body_timeout: Duration,
+    /// Is the server itself spoken to over TLS?
+    pub is_tls: bool,
     /// Whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpAddr>,
 }

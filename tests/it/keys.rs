@@ -409,6 +409,8 @@ async fn a_key_is_for_what_its_owner_says_alone(database: Database) {
         ("allowed_models[0]", json!({ "allowed_models": ["a*b"] })),
         ("allowed_models", json!({ "allowed_models": vec!["m"; 101] })),
         ("calls_per_minute", json!({ "calls_per_minute": 0 })),
+        ("calls_per_minute", json!({ "calls_per_minute": 1_000_001 })),
+        ("name", json!({ "name": null })),
         ("expires_at", json!({ "expires_at": "soon" })),
         ("name", json!({ "name": "" })),
         ("is_active", json!({ "is_active": true })),

@@ -16,6 +16,7 @@ mod concurrency;
 mod conformance;
 mod durability;
 mod email;
+mod hardening;
 mod harness;
 mod keys;
 mod limits;

@@ -1,0 +1,231 @@
+//! What keeps the server whole among clients and browsers that mean it ill.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use reqwest::Method;
+use serde_json::json;
+
+use crate::support::process::{Process, command, finished, free_port};
+use crate::support::{Database, Server, on_both};
+
+on_both!(
+    every_answer_has_the_headers_that_bind_browsers,
+    other_origins_read_nothing_unless_it_is_set,
+    giant_and_slow_requests_are_cut_and_touch_nobody_else,
+    secrets_are_read_from_files,
+    tls_takes_another_certificate_without_a_restart,
+);
+
+async fn every_answer_has_the_headers_that_bind_browsers(database: Database) {
+    let server = Server::start(&database).await;
+    let user = server.user("someone").await;
+    let key = user.key().await;
+    let answers = [
+        user.get("/api/auth/me").expect(200).await,
+        server.get("/nowhere").expect(404).await,
+        server.get("/api/auth/me").expect(401).await,
+        server.get("/v1/models").key(&key).expect(200).await,
+        server.get("/health/live").expect(200).await,
+        server.get("/api/openapi.json").expect(200).await,
+    ];
+    for answer in answers {
+        for (name, value) in [
+            ("x-content-type-options", "nosniff"),
+            ("x-frame-options", "DENY"),
+            ("referrer-policy", "no-referrer"),
+            ("cross-origin-resource-policy", "same-origin"),
+            ("cache-control", "no-store"),
+            (
+                "content-security-policy",
+                "default-src 'none'; frame-ancestors 'none'; base-uri 'none'",
+            ),
+        ] {
+            assert_eq!(answer.header(name), value);
+        }
+        assert!(!answer.headers.contains_key("strict-transport-security"));
+        assert!(!answer.headers.contains_key("server"));
+        assert!(!answer.headers.contains_key("access-control-allow-origin"));
+    }
+    let page = server.get("/docs/").expect(200).await;
+    assert!(page.header("content-security-policy").starts_with("default-src 'self';"));
+    // What the policy forbids, the page does not have.
+    assert!(!page.text.contains("<script>"), "{}", page.text);
+}
+
+async fn other_origins_read_nothing_unless_it_is_set(database: Database) {
+    let ask = async |server: &Server, origin: &str| {
+        let preflight = server
+            .request(Method::OPTIONS, "/api/keys")
+            .header("Origin", origin)
+            .header("Access-Control-Request-Method", "POST")
+            .header("Access-Control-Request-Headers", "authorization,content-type")
+            .send()
+            .await;
+        let plain = server.get("/api/keys").header("Origin", origin).send().await;
+        let allowed = |answer: &crate::support::Answer| {
+            answer
+                .headers
+                .get("access-control-allow-origin")
+                .map(|value| value.to_str().unwrap().to_owned())
+        };
+        assert!(!plain.headers.contains_key("access-control-allow-credentials"));
+        (allowed(&preflight), allowed(&plain), plain.status.as_u16())
+    };
+    let server = Server::start(&database).await;
+    assert_eq!(ask(&server, "https://app.example.com").await, (None, None, 401));
+    server.stop();
+    let server = Server::start_with(&database, |settings| {
+        settings.server.cors_origins = vec!["https://app.example.com".into()];
+    })
+    .await;
+    let own = Some("https://app.example.com".to_owned());
+    assert_eq!(ask(&server, "https://app.example.com").await, (own.clone(), own, 401));
+    for origin in ["https://evil.example.com", "http://app.example.com", "null"] {
+        let (preflight, plain, _) = ask(&server, origin).await;
+        assert_eq!((preflight, plain), (None, None), "{origin}");
+    }
+}
+
+/// What the server says to these bytes, until it closes the connection or says nothing more.
+fn raw(server: &Server, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
+    // It may close while this is being sent.
+    let _ = stream.write_all(bytes);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+async fn giant_and_slow_requests_are_cut_and_touch_nobody_else(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.server.head_timeout_seconds = 1;
+        settings.server.body_timeout_seconds = 1;
+        settings.server.body_max_bytes = 10_000;
+    })
+    .await;
+    let user = server.user("someone").await;
+    let status = |answer: &str| answer.split(' ').nth(1).unwrap_or("closed").to_owned();
+    let head = "GET /api/auth/me HTTP/1.1\r\nHost: x\r\n";
+    tokio::task::block_in_place(|| {
+        let long = format!("{head}X-Long: {}\r\n\r\n", "a".repeat(300_000));
+        assert!(
+            ["400", "431", "closed"].contains(&status(&raw(&server, long.as_bytes())).as_str())
+        );
+        let many = format!("{head}{}\r\n", "X-Many: a\r\n".repeat(5_000));
+        assert!(
+            ["400", "431", "closed"].contains(&status(&raw(&server, many.as_bytes())).as_str())
+        );
+        // A head that never ends.
+        assert!(["408", "closed"].contains(&status(&raw(&server, head.as_bytes())).as_str()));
+        // A body that never comes.
+        let login = "POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{";
+        assert_eq!(status(&raw(&server, login.as_bytes())), "408");
+        // A body that is announced too large, and one that is not announced at all.
+        let login = "POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: 10001\r\n\r\n";
+        assert_eq!(status(&raw(&server, login.as_bytes())), "413");
+        let chunk = format!("2710\r\n{}\r\n", "a".repeat(10_000));
+        let chunks = format!(
+            "POST /api/auth/login HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}{chunk}0\r\n\r\n"
+        );
+        assert_eq!(status(&raw(&server, chunks.as_bytes())), "413");
+        // Two lengths, or a length and chunks: no request may be hidden in another.
+        for smuggled in [
+            "POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n{}   GET /",
+            "POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        ] {
+            let answer = raw(&server, smuggled.as_bytes());
+            assert!(["400", "closed"].contains(&status(&answer).as_str()), "{answer}");
+        }
+        let deep = format!("{}{}", "[".repeat(4_000), "]".repeat(4_000));
+        let deep = format!(
+            "POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{deep}",
+            deep.len()
+        );
+        assert_eq!(status(&raw(&server, deep.as_bytes())), "400");
+    });
+    user.get("/api/auth/me").expect(200).await;
+}
+
+async fn secrets_are_read_from_files(database: Database) {
+    let file = database.folder().join("a secret");
+    let secret = "a secret of more than thirty-two characters";
+    std::fs::write(&file, format!("{secret}\n")).unwrap();
+    let mut process = Process::start_with(&database, |command| {
+        command.env("POLYSYSTEMS_AUTH__JWT_SECRET_FILE", &file);
+    })
+    .await;
+    let customer = process.customer("someone", 1).await;
+    process.terminate();
+    // The same secret by its own name reads what it has signed.
+    let process = Process::start_with(&database, |command| {
+        command.env("POLYSYSTEMS_AUTH__JWT_SECRET", secret);
+    })
+    .await;
+    let (status, _) = process.call("GET", "/api/auth/me", &customer.token, &json!({})).await;
+    assert_eq!(status, 200);
+    drop(process);
+    let show = |name: &str, value: &str| {
+        finished(command(&database).args(["config", "show"]).env(name, value))
+    };
+    let (code, out, _) = show("POLYSYSTEMS_AUTH__JWT_SECRET_FILE", file.to_str().unwrap());
+    assert!(code == Some(0) && !out.contains(secret), "{out}");
+    let (code, _, error) = show("POLYSYSTEMS_AUTH__JWT_SECRET_FILE", "/nowhere/secret");
+    assert_eq!(code, Some(1));
+    assert!(error.contains("POLYSYSTEMS_AUTH__JWT_SECRET_FILE"), "{error}");
+    let (code, _, error) = show("POLYSYSTEMS_AUTH__NO_SUCH_FILE", file.to_str().unwrap());
+    assert!(code == Some(1) && error.contains("no_such"), "{error}");
+}
+
+async fn tls_takes_another_certificate_without_a_restart(database: Database) {
+    let (chain, key) = (database.folder().join("chain.pem"), database.folder().join("key.pem"));
+    let renew = || {
+        let names = vec!["localhost".to_owned()];
+        let made = rcgen::generate_simple_self_signed(names).unwrap();
+        std::fs::write(&chain, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        reqwest::Certificate::from_pem(made.cert.pem().as_bytes()).unwrap()
+    };
+    let first = renew();
+    let port = free_port();
+    let mut child = command(&database)
+        .env("POLYSYSTEMS_SERVER__BIND", format!("127.0.0.1:{port}"))
+        .env("POLYSYSTEMS_SERVER__TLS_CERTIFICATE", &chain)
+        .env("POLYSYSTEMS_SERVER__TLS_KEY", &key)
+        .env("POLYSYSTEMS_LOG__LEVEL", "error")
+        .spawn()
+        .unwrap();
+    let ask = async |trusted: &reqwest::Certificate| {
+        let client = reqwest::Client::builder().no_proxy().tls_certs_only([trusted.clone()]);
+        let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
+        let client = client.resolve("localhost", address).build().unwrap();
+        client.get(format!("https://localhost:{port}/health/live")).send().await
+    };
+    let until = async |trusted: &reqwest::Certificate| {
+        for _ in 0..400 {
+            if let Ok(answer) = ask(trusted).await {
+                return answer;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{:?}", ask(trusted).await);
+    };
+    let answer = until(&first).await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers()["strict-transport-security"], "max-age=63072000");
+    // Without TLS nothing is said that a client could take for an answer.
+    let plain = reqwest::Client::builder().no_proxy().build().unwrap();
+    let plain = plain.get(format!("http://127.0.0.1:{port}/health/live")).send().await;
+    assert!(plain.is_err() || plain.unwrap().status() != 200);
+    // What cannot be used changes nothing.
+    std::fs::write(&chain, "no certificate").unwrap();
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert!(ask(&first).await.is_ok());
+    let second = renew();
+    until(&second).await;
+    assert!(ask(&first).await.is_err());
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
