@@ -43,7 +43,6 @@ pub fn add_headers(headers: &mut HeaderMap, is_documentation: bool, is_tls: bool
 
 /// Who may read answers from pages of other origins: those that are set, and nobody where none is. Credentials of the
 /// browser are never taken: a JWT or a key is a header that the page itself sets.
-#[must_use]
 pub fn cors(origins: &[String]) -> Cors {
     let methods = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
     let cors = Cors::default().allowed_methods(methods).allow_any_header().expose_any_header();
