@@ -9,6 +9,7 @@
 )]
 
 mod auth;
+mod authorization;
 mod charging;
 mod clients;
 mod commands;
