@@ -1,5 +1,6 @@
 //! What every request goes through, first and last: an id, one log line, and the shape of an error.
 
+use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
@@ -134,6 +135,21 @@ fn foreign<B>(response: &ServiceResponse<B>) -> ApiError {
     }
 }
 
+/// What the secrets of this server begin with, and JWTs: somebody may have put one where an id belongs.
+const SECRETS: [&str; 5] = ["ps_live_", "ps_test_", "psr_", "pse_", "eyJ"];
+
+/// A path without what looks like a secret.
+fn without_secrets(path: &str) -> Cow<'_, str> {
+    if !SECRETS.iter().any(|secret| path.contains(secret)) {
+        return Cow::Borrowed(path);
+    }
+    let segment = |segment| match SECRETS.iter().find_map(|secret| str::find(segment, secret)) {
+        Some(start) => format!("{}[secret]", segment.get(..start).unwrap_or_default()),
+        None => segment.to_owned(),
+    };
+    Cow::Owned(path.split('/').map(segment).collect::<Vec<_>>().join("/"))
+}
+
 /// One line for every request. Never a query, a header or a body.
 fn log<B>(response: &ServiceResponse<B>, request_id: &str, reason: Option<&str>, started: Instant) {
     if !tracing::enabled!(target: telemetry::REQUEST, tracing::Level::INFO) {
@@ -143,7 +159,7 @@ fn log<B>(response: &ServiceResponse<B>, request_id: &str, reason: Option<&str>,
     let status = response.status().as_u16();
     let latency_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     let method = request.method().as_str();
-    let path = request.uri().path();
+    let path = without_secrets(request.uri().path());
     let extensions = response.response().extensions();
     let notes = extensions.get::<Notes>();
     let account = notes.and_then(|notes| notes.account).map(tracing::field::display);
@@ -151,6 +167,6 @@ fn log<B>(response: &ServiceResponse<B>, request_id: &str, reason: Option<&str>,
     let cost = notes.and_then(|notes| notes.cost).map(tracing::field::display);
     tracing::info!(
         target: telemetry::REQUEST,
-        request_id, method, path, status, latency_us, account, key, cost, reason, "request"
+        request_id, method, path = &*path, status, latency_us, account, key, cost, reason, "request"
     );
 }

@@ -93,25 +93,37 @@ impl Body {
 /// A field that is wrong, or a text that is no JSON.
 fn unreadable(path: &str, error: &serde_json::Error) -> ApiError {
     let text = error.to_string();
-    let message = text.split(" at line ").next().unwrap_or_default();
     if !error.is_data() {
         return ApiError::BadJson(text);
     }
+    let message = text.rsplit_once(" at line ").map_or(text.as_str(), |(message, _)| message);
     // "missing field `name`" and "unknown field `role`, ..." name the field themselves.
-    let named = message.split('`').nth(1).filter(|_| message.contains(" field `"));
-    let field = match (path, named) {
-        ("." | "", Some(named)) => named,
-        ("." | "", None) => return ApiError::BadJson(message.to_owned()),
-        (path, _) => path,
-    };
-    let message = if message.starts_with("missing field") {
+    let (is_missing, is_unknown) =
+        (message.starts_with("missing field `"), message.starts_with("unknown field `"));
+    let named = message.split('`').nth(1).filter(|_| is_missing || is_unknown);
+    let message = if is_missing {
         "is missing".to_owned()
-    } else if message.starts_with("unknown field") {
+    } else if is_unknown {
         "is not known".to_owned()
     } else {
-        message.to_owned()
+        without_value(message)
+    };
+    let field = match (path, named) {
+        ("." | "", Some(named)) => named,
+        ("." | "", None) => return ApiError::BadJson(message),
+        (path, _) => path,
     };
     ApiError::Validation(vec![FieldError { field: field.to_owned(), message }])
+}
+
+/// What a value must be, without the value: it may be a secret in the wrong place, and an answer may be logged.
+fn without_value(message: &str) -> String {
+    let repeats = ["invalid ", "unknown variant "].iter().any(|start| message.starts_with(start));
+    match message.rsplit_once(", expected ").filter(|_| repeats) {
+        Some((_, expected)) => format!("must be {expected}"),
+        None if repeats => "is not valid".to_owned(),
+        None => message.to_owned(),
+    }
 }
 
 impl FromRequest for Body {

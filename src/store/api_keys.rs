@@ -330,7 +330,6 @@ impl Store {
             };
             former_key_value::Entity::insert(former).exec_without_returning(&transaction).await?;
             audit_log::insert(&transaction, &act).await?;
-            failpoint!("rotation-written");
             transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
             Ok(true)
         })

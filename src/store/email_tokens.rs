@@ -137,7 +137,6 @@ impl Store {
             let origin = Origin { actor: Actor::User(user), ..from };
             let act = origin.act(Uuid::now_v7(), user, ActKind::PasswordReset, now);
             audit_log::insert(&transaction, &act).await?;
-            failpoint!("reset-written");
             transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
             Ok(Some(user))
         })

@@ -154,7 +154,6 @@ impl Store {
                 .col_expr(session::Column::Address, Value::from(from.address).into())
                 .exec(&transaction)
                 .await?;
-            failpoint!("refresh-written");
             transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
             Ok(Refreshed::Renewed(Box::new(user.into()), id))
         })

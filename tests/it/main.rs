@@ -10,6 +10,7 @@
 
 mod auth;
 mod authorization;
+mod canaries;
 mod charging;
 mod clients;
 mod commands;

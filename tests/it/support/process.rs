@@ -14,7 +14,7 @@ use super::{Database, PASSWORD};
 pub struct Process {
     child: Child,
     pub url: String,
-    client: reqwest::Client,
+    pub client: reqwest::Client,
 }
 
 impl Drop for Process {
