@@ -432,6 +432,11 @@ async fn sweep(app: Arc<App>, lease: Lease) {
             app.gateway.ledger.fence();
         }
         sweeps = sweeps.wrapping_add(1);
+        if sweeps % FORGET_SWEEPS == 1
+            && let Err(error) = app.people.tell_of_expiring_keys(app.keys.soon()).await
+        {
+            tracing::warn!(%error, "owners of keys that end soon were not told");
+        }
         if sweeps.is_multiple_of(FORGET_SWEEPS) {
             app.gateway.rate_limits.forget_idle();
             app.people.throttle.forget_idle();

@@ -4,11 +4,14 @@
 
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use super::people::{Device, People, PeopleError, Speaker};
 use super::session::{digest, random_token};
 use super::throttle::subject;
-use crate::domain::{ActKind, Actor};
+use crate::domain::{ActKind, Actor, Origin, Timestamp};
 use crate::mail::Letter;
+use crate::store::api_keys::ExpiringKey;
 use crate::store::email_tokens::TokenPurpose;
 use crate::store::users::User;
 
@@ -88,7 +91,7 @@ impl People {
         self.store.add_email_token(user, purpose, digest(&token), expires_at).await?;
         // Whoever asks need not be who they say.
         let origin = device.origin(Actor::Server);
-        let act = origin.act(uuid::Uuid::now_v7(), user.id, ActKind::PasswordResetAsked, now);
+        let act = origin.act(Uuid::now_v7(), user.id, ActKind::PasswordResetAsked, now);
         self.store.record_act(act).await?;
         let how = match &self.letters.reset_url {
             Some(url) => format!("Please open\n\n    {}\n", url.replace("{token}", &token)),
@@ -148,6 +151,37 @@ impl People {
                 user.username
             ),
         });
+    }
+
+    /// Tells the owners of keys that end before `soon`, each once.
+    ///
+    /// # Errors
+    /// [`PeopleError::Store`]
+    pub async fn tell_of_expiring_keys(&self, soon: Timestamp) -> Result<(), PeopleError> {
+        loop {
+            let now = self.clock.now();
+            let keys = self.store.expiring_keys(now, soon).await?;
+            if keys.is_empty() {
+                return Ok(());
+            }
+            for key in keys {
+                let ExpiringKey { id, name, expires_at, owner, email, username } = key;
+                let ends_at = expires_at.to_rfc3339();
+                let origin = Origin::local(Actor::Server);
+                let act = origin.act(Uuid::now_v7(), owner, ActKind::KeyExpiryTold, now);
+                let act = act.to(id.to_string()).with(format!("it ends at {ends_at}"));
+                // First on record: a message that is lost is better than one that comes every minute.
+                self.store.note_warning(id, act).await?;
+                self.mailer.send(Letter {
+                    to: email,
+                    subject: "An API key ends soon".into(),
+                    text: format!(
+                        "Hello {username},\n\nyour API key {name:?} ({id}) ends at {ends_at}. To go on with it, give it \
+                         another end: PATCH /api/keys/{id}.\n"
+                    ),
+                });
+            }
+        }
     }
 
     /// May this user pay and make keys?

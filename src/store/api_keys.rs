@@ -7,7 +7,7 @@ use std::num::NonZeroU32;
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait as _, QueryFilter,
-    QueryOrder, Statement, Value,
+    QueryOrder, QueryResult, Statement, Value,
 };
 use uuid::Uuid;
 
@@ -78,6 +78,23 @@ pub struct KeyEdit {
     pub expires_at: Option<Option<Timestamp>>,
     /// What it may be used for.
     pub policy: PolicyChange,
+}
+
+/// A key that ends soon, and whom to tell.
+#[derive(Clone, Debug)]
+pub struct ExpiringKey {
+    /// The key.
+    pub id: KeyId,
+    /// What its owner calls it.
+    pub name: String,
+    /// When it ends.
+    pub expires_at: Timestamp,
+    /// Whose it is.
+    pub owner: UserId,
+    /// Their address.
+    pub email: String,
+    /// What they are called.
+    pub username: String,
 }
 
 /// Another value of a key, in the place of the one it has.
@@ -243,6 +260,7 @@ async fn write_policy(
     connection: &impl ConnectionTrait,
     key: KeyId,
     policy: &KeyPolicy,
+    warned_at: Option<i64>,
 ) -> Result<(), StoreError> {
     use key_policy::Column::{CallsPerMinute, KeyId as Id, Models, Networks, Scopes, WarnedAt};
     let list = |list: &Vec<String>| serde_json::to_string(list).unwrap_or_default();
@@ -254,7 +272,7 @@ async fn write_policy(
         models: Set(policy.models.as_ref().map(list)),
         networks: Set(policy.networks.as_ref().map(networks)),
         calls_per_minute: Set(policy.calls_per_minute.map(|calls| i64::from(calls.get()))),
-        warned_at: Set(None),
+        warned_at: Set(warned_at),
     };
     let replace = OnConflict::column(Id)
         .update_columns([Scopes, Models, Networks, CallsPerMinute, WarnedAt])
@@ -269,8 +287,10 @@ impl Store {
     /// # Errors
     /// [`StoreError`]
     pub async fn write_new_policy(&self, key: KeyId, policy: KeyPolicy) -> Result<(), StoreError> {
-        self.run_write(move |store| async move { write_policy(&store.write, key, &policy).await })
-            .await
+        self.run_write(
+            move |store| async move { write_policy(&store.write, key, &policy, None).await },
+        )
+        .await
     }
 
     /// Changes what a key is called and may be used for; was there such a key?
@@ -280,6 +300,7 @@ impl Store {
     pub async fn edit_key(&self, key: KeyId, edit: KeyEdit, act: Act) -> Result<bool, StoreError> {
         self.run_write(move |store| async move {
             let transaction = begin_write(&store.write).await?;
+            let is_new_end = edit.expires_at.is_some();
             // Changed first, so that of two who edit one waits for the other.
             let mut update = api_key::Entity::update_many()
                 .filter(api_key::Column::Id.eq(key.0).and(api_key::Column::IsDeleted.eq(false)))
@@ -295,8 +316,11 @@ impl Store {
                 return Ok(false);
             }
             let before = key_policy::Entity::find_by_id(key.0).one(&transaction).await?;
+            // Another end is worth another warning.
+            let warned_at = before.as_ref().and_then(|before| before.warned_at);
+            let warned_at = warned_at.filter(|_| !is_new_end);
             let before = before.map(policy).transpose()?.unwrap_or_default();
-            write_policy(&transaction, key, &before.changed(edit.policy)).await?;
+            write_policy(&transaction, key, &before.changed(edit.policy), warned_at).await?;
             audit_log::insert(&transaction, &act).await?;
             transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
             Ok(true)
@@ -332,6 +356,61 @@ impl Store {
             audit_log::insert(&transaction, &act).await?;
             transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
             Ok(true)
+        })
+        .await
+    }
+
+    /// Keys that end between `now` and `soon` and whose owners have not been told; some of them.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn expiring_keys(
+        &self,
+        now: Timestamp,
+        soon: Timestamp,
+    ) -> Result<Vec<ExpiringKey>, StoreError> {
+        const SQL: &str =
+            "SELECT api_key.id, api_key.name, api_key.expires_at, users.id, users.email,
+                users.username
+            FROM api_key
+            INNER JOIN account ON account.id = api_key.account_id
+            INNER JOIN users ON users.id = account.user_id
+            LEFT JOIN key_policy ON key_policy.key_id = api_key.id
+            WHERE api_key.expires_at > $1 AND api_key.expires_at <= $2 AND NOT api_key.is_revoked
+                AND NOT api_key.is_deleted AND key_policy.warned_at IS NULL
+            LIMIT 100";
+        self.run(move |store| async move {
+            let values = [now.micros().into(), soon.micros().into()];
+            let backend = store.read.get_database_backend();
+            let statement = Statement::from_sql_and_values(backend, SQL, values);
+            let rows = store.read.query_all_raw(statement).await?;
+            let key = |row: &QueryResult| {
+                Ok(ExpiringKey {
+                    id: KeyId(row.try_get_by_index(0)?),
+                    name: row.try_get_by_index(1)?,
+                    expires_at: Timestamp::from_micros(row.try_get_by_index(2)?),
+                    owner: UserId(row.try_get_by_index(3)?),
+                    email: row.try_get_by_index(4)?,
+                    username: row.try_get_by_index(5)?,
+                })
+            };
+            rows.iter().map(key).collect()
+        })
+        .await
+    }
+
+    /// Notes that the owner of a key is being told that it ends.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn note_warning(&self, key: KeyId, act: Act) -> Result<(), StoreError> {
+        self.run_write(move |store| async move {
+            let transaction = begin_write(&store.write).await?;
+            let before = key_policy::Entity::find_by_id(key.0).one(&transaction).await?;
+            let before = before.map(policy).transpose()?.unwrap_or_default();
+            write_policy(&transaction, key, &before, Some(act.at.micros())).await?;
+            audit_log::insert(&transaction, &act).await?;
+            transaction.commit().await.map_err(StoreError::OutcomeUnknown)
         })
         .await
     }

@@ -16,6 +16,7 @@ on_both!(
     a_setting_demands_a_verified_address,
     of_a_thousand_uses_of_a_reset_token_one_wins,
     a_message_goes_to_the_mail_server,
+    the_owner_of_a_key_that_ends_soon_is_told_once,
 );
 
 /// The messages in the folder, oldest first, decoded.
@@ -251,4 +252,46 @@ async fn a_message_goes_to_the_mail_server(database: Database) {
     let body = json!({ "token": token(&message) });
     server.post("/api/auth/verify-email", &body).expect(200).await;
     assert!(letters(&database).is_empty());
+}
+
+async fn the_owner_of_a_key_that_ends_soon_is_told_once(database: Database) {
+    let server = Server::start(&database).await;
+    let user = server.user("someone").await;
+    let make = async |name: &str, end: &str| {
+        user.key_of(&json!({ "name": name, "expires_at": end })).await.id
+    };
+    let soon = make("soon", "2024-01-20T12:00:00Z").await;
+    make("later", "2024-02-20T12:00:00Z").await;
+    make("over", "2024-01-10T12:00:00Z").await;
+    let revoked = make("revoked", "2024-01-20T12:00:00Z").await;
+    user.post(&format!("/api/keys/{revoked}/revoke"), &json!({})).expect(200).await;
+    let token = user.token.clone();
+    server.stop();
+    // It looks when it starts, and then now and then.
+    let server = Server::start(&database).await;
+    let letter = letters_of(&database, 2).await.remove(1);
+    assert!(
+        letter.contains("To: someone@example.com\n") && letter.contains("\"soon\""),
+        "{letter}"
+    );
+    assert!(letter.contains("2024-01-20T12:00:00Z") && letter.contains(&soon), "{letter}");
+    let path = format!("/api/keys/{soon}");
+    let edit = |body: &str| {
+        server.request(reqwest::Method::PATCH, &path).body(body.to_owned()).bearer(&token)
+    };
+    edit("{\"name\":\"other\"}").expect(200).await;
+    server.stop();
+    let server = Server::start(&database).await;
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!(letters(&database).len(), 2);
+    // Another end is worth another message.
+    let path = format!("/api/keys/{soon}");
+    let edit = server.request(reqwest::Method::PATCH, &path);
+    let edit = edit.body("{\"expires_at\":\"2024-01-21T12:00:00Z\"}").bearer(&token);
+    edit.expect(200).await;
+    let acts = server.get("/api/auth/audit-log").bearer(&token).expect(200).await.text;
+    assert_eq!(acts.matches("key.expiry_told").count(), 1, "{acts}");
+    server.stop();
+    let _server = Server::start(&database).await;
+    letters_of(&database, 3).await;
 }
