@@ -760,7 +760,8 @@ impl Settings {
             Some((name, setting, PathBuf::from(file)))
         });
         let files: Vec<_> = files.collect();
-        let mut ignored = vec!["CONFIG".to_owned()];
+        // The command line's own.
+        let mut ignored: Vec<String> = ["CONFIG", "OPERATOR", "URL"].map(str::to_owned).to_vec();
         ignored.extend(files.iter().map(|(_, setting, _)| format!("{setting}{FILE_SUFFIX}")));
         let ignored: Vec<&str> = ignored.iter().map(String::as_str).collect();
         let environment = Env::prefixed(PREFIX).ignore(&ignored).split("__");

@@ -8,12 +8,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
 use polysystems::app;
+use polysystems::auth::People;
 use polysystems::auth::people::{PeopleError, Registration};
 use polysystems::clock::Clock;
 use polysystems::config::Settings;
+use polysystems::console::{self, Console, find_user};
+use polysystems::domain::Credits;
+use polysystems::http::amount::Amount;
 use polysystems::store::users::Role;
 use polysystems::verify::{Finding, Report};
 use polysystems::{secrets, telemetry, verify};
+use reqwest::Method;
+use serde::Serialize;
+use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};
 
 #[global_allocator]
@@ -45,6 +52,20 @@ enum Command {
     /// Users
     #[command(subcommand)]
     User(UserCommand),
+    /// Shows the audit log, latest first; asks the running server
+    AuditLog {
+        #[command(flatten)]
+        operator: Operator,
+        /// Only what concerns this user: their email or id
+        #[arg(long)]
+        user: Option<String>,
+        /// At most so many, up to 100
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+        /// `next_cursor` of the page before
+        #[arg(long)]
+        cursor: Option<String>,
+    },
     /// Settings
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -74,6 +95,110 @@ enum UserCommand {
         #[arg(long)]
         admin: bool,
     },
+    /// Makes a user an operator, or one no longer
+    SetRole {
+        /// Their email or id
+        user: String,
+        /// What they may do
+        role: RoleName,
+    },
+    /// Switches two-factor authentication off, for whoever has lost it and every recovery code
+    Disable2fa {
+        /// Their email or id
+        user: String,
+    },
+    /// Lists users, the last registered one first; asks the running server
+    List {
+        #[command(flatten)]
+        operator: Operator,
+        /// Only those whose email or username has this in it
+        #[arg(long)]
+        search: Option<String>,
+        /// At most so many, up to 100
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+        /// `next_cursor` of the page before
+        #[arg(long)]
+        cursor: Option<String>,
+    },
+    /// Shows a user with their accounts and keys; asks the running server
+    Show {
+        #[command(flatten)]
+        operator: Operator,
+        /// Their email or id
+        user: String,
+    },
+    /// Gives a user credits, or takes them where the amount is negative; asks the running server
+    Credit {
+        #[command(flatten)]
+        operator: Operator,
+        /// Their email or id
+        user: String,
+        /// USD
+        #[arg(allow_negative_numbers = true)]
+        amount: Credits,
+        /// Why, for the audit log
+        #[arg(long)]
+        reason: String,
+        /// Of the test account
+        #[arg(long)]
+        test: bool,
+    },
+    /// Sets a user's rate limit tier; asks the running server
+    Tier {
+        #[command(flatten)]
+        operator: Operator,
+        /// Their email or id
+        user: String,
+        /// One of the settings' tiers; left out, the default one
+        tier: Option<String>,
+    },
+    /// Suspends a user's accounts; asks the running server
+    Suspend {
+        #[command(flatten)]
+        operator: Operator,
+        /// Their email or id
+        user: String,
+        /// Why, for the audit log
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Opens a user's accounts again; asks the running server
+    Resume {
+        #[command(flatten)]
+        operator: Operator,
+        /// Their email or id
+        user: String,
+        /// Why, for the audit log
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+}
+
+/// Who asks the running server.
+#[derive(clap::Args)]
+struct Operator {
+    /// The operator's email or id
+    #[arg(long = "as", env = "POLYSYSTEMS_OPERATOR", value_name = "OPERATOR")]
+    name: String,
+    /// Where the server is, if not where the settings say
+    #[arg(long, env = "POLYSYSTEMS_URL")]
+    url: Option<reqwest::Url>,
+}
+
+/// Credits to be given or taken, the amount as its own text.
+#[derive(Serialize)]
+struct CreditsBody {
+    amount: Amount,
+    reason: String,
+    environment: &'static str,
+}
+
+/// What a user may do.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum RoleName {
+    User,
+    Admin,
 }
 
 #[derive(Subcommand)]
@@ -111,6 +236,21 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Verify { json } => return verify_ledgers(&settings, json),
         Command::User(UserCommand::Create { email, username, admin }) => {
             create_user(&settings, email, username, admin)?;
+        }
+        Command::User(command) => {
+            with_people(&settings, async |people| users(&settings, people, command).await)?;
+        }
+        Command::AuditLog { operator, user, limit, cursor } => {
+            with_people(&settings, async |people| {
+                let user = match user {
+                    Some(user) => Some(find_user(people, &user).await?.id.to_string()),
+                    None => None,
+                };
+                let limit = limit.to_string();
+                let query = [("limit", Some(limit)), ("cursor", cursor), ("user_id", user)];
+                ask(&settings, people, operator, Method::GET, "/api/admin/audit-log", &query, None)
+                    .await
+            })?;
         }
         Command::Secret(SecretCommand::RotateJwt) => {
             if settings.auth.jwt_secret.is_some() {
@@ -207,6 +347,92 @@ fn verify_ledgers(settings: &Settings, is_json: bool) -> anyhow::Result<ExitCode
         ))?;
     }
     Ok(if report.findings == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Does something with the people of the database.
+fn with_people(
+    settings: &Settings,
+    work: impl AsyncFnOnce(&People) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let database = app::database_runtime()?;
+    database.block_on(async {
+        let store = app::open_store(settings, database.handle().clone()).await?;
+        let handle = database.handle().clone();
+        let people = app::people(settings, Clock::System, handle, store.clone())?;
+        let result = work(&people).await;
+        store.close().await;
+        result
+    })
+}
+
+/// Asks the running server as an operator, and prints its answer.
+async fn ask(
+    settings: &Settings,
+    people: &People,
+    Operator { name, url }: Operator,
+    method: Method,
+    path: &str,
+    query: &[(&str, Option<String>)],
+    body: Option<String>,
+) -> anyhow::Result<()> {
+    let url = url.map_or_else(|| console::url_of(settings), Ok)?;
+    let console = Console::open(people, &name, url).await?;
+    let query: Vec<(&str, &str)> =
+        query.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?))).collect();
+    let answer = console.ask(method, path, &query, body).await;
+    console.close().await?;
+    print(&serde_json::to_string_pretty(&answer?)?)
+}
+
+async fn users(settings: &Settings, people: &People, command: UserCommand) -> anyhow::Result<()> {
+    let path = async |user: &str, act: &str| -> anyhow::Result<String> {
+        Ok(format!("/api/admin/users/{}{act}", find_user(people, user).await?.id))
+    };
+    let (operator, method, path, query, body) = match command {
+        // Has its own way, since it reads a password.
+        UserCommand::Create { .. } => return Ok(()),
+        UserCommand::SetRole { user, role } => {
+            let role = match role {
+                RoleName::User => Role::User,
+                RoleName::Admin => Role::Admin,
+            };
+            let user = find_user(people, &user).await?;
+            people.set_role(&user, role).await?;
+            return print(&format!("{} {}", user.id, role.name()));
+        }
+        UserCommand::Disable2fa { user } => {
+            let user = find_user(people, &user).await?;
+            people.disable_second_factor_of(&user).await?;
+            return print(&format!("{} has no second factor any more", user.id));
+        }
+        UserCommand::List { operator, search, limit, cursor } => {
+            let limit = Some(limit.to_string());
+            let query = vec![("limit", limit), ("search", search), ("cursor", cursor)];
+            (operator, Method::GET, "/api/admin/users".to_owned(), query, None)
+        }
+        UserCommand::Show { operator, user } => {
+            (operator, Method::GET, path(&user, "").await?, Vec::new(), None)
+        }
+        UserCommand::Credit { operator, user, amount, reason, test } => {
+            let environment = if test { "test" } else { "live" };
+            let body = CreditsBody { amount: Amount(amount), reason, environment };
+            let body = serde_json::to_string(&body)?;
+            (operator, Method::POST, path(&user, "/credits").await?, Vec::new(), Some(body))
+        }
+        UserCommand::Tier { operator, user, tier } => {
+            let body = json!({ "tier": tier }).to_string();
+            (operator, Method::PUT, path(&user, "/tier").await?, Vec::new(), Some(body))
+        }
+        UserCommand::Suspend { operator, user, reason } => {
+            let body = json!({ "reason": reason }).to_string();
+            (operator, Method::POST, path(&user, "/suspend").await?, Vec::new(), Some(body))
+        }
+        UserCommand::Resume { operator, user, reason } => {
+            let body = json!({ "reason": reason }).to_string();
+            (operator, Method::POST, path(&user, "/resume").await?, Vec::new(), Some(body))
+        }
+    };
+    ask(settings, people, operator, method, &path, &query, body).await
 }
 
 fn create_user(

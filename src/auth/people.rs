@@ -119,6 +119,8 @@ impl Device {
 pub struct LoggedIn {
     /// The user.
     pub user: User,
+    /// The session.
+    pub session: SessionId,
     /// The session token.
     pub token: String,
     /// Renews the session, once.
@@ -324,6 +326,29 @@ impl People {
         Err(PeopleError::WrongCredentials)
     }
 
+    /// Begins a session of an operator for whoever has the server's secrets and its database.
+    ///
+    /// # Errors
+    /// [`PeopleError::Store`]
+    pub async fn log_in_by_command(
+        &self,
+        user: User,
+        device: Device,
+    ) -> Result<LoggedIn, PeopleError> {
+        self.begin_session(user, device).await
+    }
+
+    /// Sets what a user may do, from the command line.
+    ///
+    /// # Errors
+    /// [`PeopleError::Store`]
+    pub async fn set_role(&self, user: &User, role: Role) -> Result<(), PeopleError> {
+        let origin = Origin::local(Actor::CommandLine);
+        let act = origin.act(Uuid::now_v7(), user.id, ActKind::RoleSet, self.clock.now());
+        self.store.set_role(user.id, role, act.with(role.name())).await?;
+        Ok(())
+    }
+
     /// Begins a session of a user who has proved who they are.
     pub(super) async fn begin_session(
         &self,
@@ -368,10 +393,11 @@ impl People {
         refresh_token: RefreshToken,
     ) -> Result<LoggedIn, PeopleError> {
         let now = self.clock.now();
-        let session = Session { id: session, user: user.id };
-        let token = self.sessions.issue(session, now).ok_or(PeopleError::Unsigned)?;
+        let token = Session { id: session, user: user.id };
+        let token = self.sessions.issue(token, now).ok_or(PeopleError::Unsigned)?;
         Ok(LoggedIn {
             user,
+            session,
             token,
             refresh_token,
             token_expires_at: self.sessions.expiry(now),

@@ -129,7 +129,7 @@ pub(super) struct LoginAnswer {
 
 impl From<LoggedIn> for LoginAnswer {
     fn from(logged_in: LoggedIn) -> Self {
-        let LoggedIn { user, token, refresh_token, token_expires_at, session_expires_at } =
+        let LoggedIn { user, token, refresh_token, token_expires_at, session_expires_at, .. } =
             logged_in;
         LoginAnswer {
             token,

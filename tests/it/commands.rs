@@ -14,6 +14,7 @@ on_both!(
     verify_finds_what_was_tampered_with,
     an_account_that_does_not_agree_with_its_ledger_takes_no_calls,
     migrating_twice_is_migrating_once,
+    operators_have_a_command_for_what_they_do,
     a_ledger_without_a_chain_gets_one,
     a_log_has_one_line_for_each_request_and_no_secret,
 );
@@ -464,4 +465,73 @@ async fn a_log_has_one_line_for_each_request_and_no_secret(database: Database) {
             .iter()
             .any(|line| line["message"].as_str().unwrap().contains("hub, omm, yggdrasil, v1"))
     );
+}
+
+async fn operators_have_a_command_for_what_they_do(database: Database) {
+    let mut process = Process::start(&database).await;
+    let url = process.url.clone();
+    let run = |arguments: &[&str]| {
+        finished(command(&database).args(arguments).env("POLYSYSTEMS_URL", &url))
+    };
+    let ok = |arguments: &[&str]| {
+        let (code, out, error) = run(arguments);
+        assert_eq!((code, error.as_str()), (Some(0), ""), "{arguments:?}");
+        out
+    };
+    let read = |out: String| serde_json::from_str::<Value>(&out).unwrap();
+    let customer = process.customer("someone", 1).await;
+    process.customer("boss", 1).await;
+    let (boss, someone) = (["--as", "boss@example.com"], "someone@example.com");
+    let (code, _, error) = run(&["user", "list", boss[0], boss[1]]);
+    assert!(code == Some(1) && error.contains("is no operator"), "{error}");
+    assert!(ok(&["user", "set-role", "boss@example.com", "admin"]).ends_with(" admin\n"));
+    let listed = read(ok(&["user", "list", "--search", "SOME", boss[0], boss[1]]));
+    assert_eq!(listed["users"][0]["email"], someone);
+    // To the last digit.
+    let most = "123456789.123456789";
+    ok(&["user", "credit", someone, most, "--reason", "a present", boss[0], boss[1]]);
+    ok(&["user", "credit", someone, "-0.000000001", "--reason", "too much", boss[0], boss[1]]);
+    let shown = ok(&["user", "show", someone, boss[0], boss[1]]);
+    let id = read(shown)["user"]["id"].as_str().unwrap().to_owned();
+    let balance = process.client.get(format!("{url}/api/payments/credits/balance"));
+    let balance = balance.bearer_auth(&customer.token).send().await.unwrap();
+    assert!(balance.text().await.unwrap().contains("\"balance\":123456790.123456788,"));
+    let (code, _, error) =
+        run(&["user", "credit", someone, "-999999999", "--reason", "x", boss[0], boss[1]]);
+    assert!(code == Some(1) && error.contains("no more can be taken"), "{error}");
+    ok(&["user", "suspend", &id, "--reason", "too loud", boss[0], boss[1]]);
+    let call = async || process.call("POST", "/api/hub/rag/index", &customer.key, &json!({})).await;
+    assert_eq!(call().await.0, 403);
+    ok(&["user", "resume", &id, boss[0], boss[1]]);
+    assert_eq!(call().await.0, 200);
+    assert_eq!(read(ok(&["user", "tier", &id, "basic", boss[0], boss[1]]))["tier"], "basic");
+    let log = read(ok(&["audit-log", "--user", &id, boss[0], boss[1]]));
+    let acts: Vec<&str> =
+        log["acts"].as_array().unwrap().iter().map(|act| act["action"].as_str().unwrap()).collect();
+    let expected = [
+        "tier.set",
+        "accounts.resumed",
+        "accounts.resumed",
+        "accounts.suspended",
+        "accounts.suspended",
+        "credits.taken",
+        "credits.granted",
+        "key.created",
+        "payment.confirmed",
+        "session.begun",
+        "user.registered",
+    ];
+    assert_eq!(acts, expected);
+    assert!(log["acts"][0]["user_agent"].as_str().unwrap().ends_with(" command line"));
+    ok(&["user", "disable2fa", &id]);
+    let (code, _, error) = run(&["user", "show", "nobody@example.com", boss[0], boss[1]]);
+    assert!(code == Some(1) && error.contains("there is no user nobody@example.com"), "{error}");
+    // Each command ends its session.
+    let sessions =
+        "SELECT COUNT(*) || '' FROM session WHERE ended_at IS NULL AND agent LIKE '%command line'";
+    assert_eq!(database.query(sessions).await.trim(), "0");
+    process.terminate();
+    let (code, _, error) = run(&["user", "list", boss[0], boss[1]]);
+    assert!(code == Some(1) && error.contains("it must be running"), "{error}");
+    verify(&database);
 }

@@ -1,0 +1,118 @@
+//! What operators do from the command line. Accounts have one owner, which is the running server: so a command asks it
+//! over HTTP as an operator would, with a session that it opens for itself and ends. Whoever has the server's secrets and
+//! its database may do that.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use anyhow::{Context as _, bail};
+use reqwest::{Method, Url};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::auth::People;
+use crate::auth::people::{Device, LoggedIn};
+use crate::config::Settings;
+use crate::domain::UserId;
+use crate::store::users::{Role, User};
+
+/// What the audit log says as what the command line calls itself.
+const AGENT: &str = concat!("polysystems/", env!("CARGO_PKG_VERSION"), " command line");
+
+/// A session of an operator with the running server.
+pub struct Console<'p> {
+    people: &'p People,
+    url: Url,
+    client: reqwest::Client,
+    session: LoggedIn,
+    operator: UserId,
+}
+
+/// Where the server of these settings listens.
+///
+/// # Errors
+/// Where that is no URL.
+pub fn url_of(settings: &Settings) -> anyhow::Result<Url> {
+    let server = &settings.server;
+    let scheme = if server.tls_certificate.is_some() { "https" } else { "http" };
+    let mut address = server.bind;
+    if address.ip().is_unspecified() {
+        address.set_ip(IpAddr::from(Ipv4Addr::LOCALHOST));
+    }
+    Ok(Url::parse(&format!("{scheme}://{address}"))?)
+}
+
+/// The user with this email or this id.
+///
+/// # Errors
+/// Where there is none.
+pub async fn find_user(people: &People, name: &str) -> anyhow::Result<User> {
+    let found = match name.parse::<UserId>() {
+        Ok(id) => people.store.find_user(id).await?,
+        Err(_) => people.store.find_user_by_email(name).await?,
+    };
+    found.with_context(|| format!("there is no user {name}"))
+}
+
+impl<'p> Console<'p> {
+    /// Begins a session of an operator.
+    ///
+    /// # Errors
+    /// Where there is no such operator.
+    pub async fn open(people: &'p People, operator: &str, url: Url) -> anyhow::Result<Self> {
+        let user = find_user(people, operator).await?;
+        if user.role != Role::Admin {
+            bail!("{} is no operator; `polysystems user set-role` makes one", user.email);
+        }
+        let operator = user.id;
+        let device = Device { address: IpAddr::from(Ipv4Addr::LOCALHOST), agent: AGENT.into() };
+        let session = people.log_in_by_command(user, device).await?;
+        let client = reqwest::Client::builder().no_proxy().user_agent(AGENT).build()?;
+        Ok(Console { people, url, client, session, operator })
+    }
+
+    /// Asks the server; its answer.
+    ///
+    /// # Errors
+    /// Where it does not answer, or refuses.
+    pub async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        query: &[(&str, &str)],
+        body: Option<String>,
+    ) -> anyhow::Result<Value> {
+        let mut url = self.url.join(path)?;
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        let request = self.client.request(method, url).bearer_auth(&self.session.token);
+        // Each command happens once, however often the network has it sent.
+        let request = request.header("Idempotency-Key", Uuid::new_v4().to_string());
+        let request = match body {
+            Some(body) => request.body(body),
+            None => request,
+        };
+        let answer = request.send().await.with_context(|| {
+            format!("the server at {} does not answer; it must be running", self.url)
+        })?;
+        let status = answer.status();
+        let text = answer.text().await?;
+        let body: Value = serde_json::from_str(&text).unwrap_or_default();
+        if !status.is_success() {
+            let message = body.get("message").and_then(Value::as_str);
+            bail!("{status}: {}", message.unwrap_or("the server has refused"));
+        }
+        Ok(body)
+    }
+
+    /// Ends the session.
+    ///
+    /// # Errors
+    /// Where the database does not take it.
+    pub async fn close(self) -> anyhow::Result<()> {
+        let device = Device { address: IpAddr::from(Ipv4Addr::LOCALHOST), agent: AGENT.into() };
+        let session = self.session.session;
+        self.people.log_out(self.operator, session, &device).await?;
+        Ok(())
+    }
+}
