@@ -271,11 +271,7 @@ pub fn people(
     let pepper = secret(auth.key_pepper.as_ref(), &settings.data_dir, "key_pepper")?;
     Ok(People {
         store,
-        passwords: Passwords::new(
-            database.clone(),
-            auth.password_hashes_max,
-            auth.password_queue_max,
-        )?,
+        passwords: Passwords::new(auth.password_hashes_max, auth.password_queue_max)?,
         sessions: Sessions::new(&jwt_secret, previous.as_slice(), auth.jwt_lifetime_seconds.get()),
         session_bounds: SessionBounds {
             lifetime_micros: i64::from(auth.session_days.get()).saturating_mul(MICROS_PER_DAY),

@@ -1,15 +1,17 @@
-//! Passwords: argon2id with 19 MiB, two passes, one lane (OWASP's floor), on a bounded number of threads.
+//! Passwords: argon2id with 19 MiB, two passes, one lane (OWASP's floor), on a bounded number of threads that give way
+//! to everything else.
 //!
 //! A password costs the same work whether its user exists or not, so that time does not tell.
 
-use std::sync::Arc;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
 use argon2::{Algorithm, Argon2, Params, Version};
-use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::oneshot;
 
 /// The longest password, in bytes: argon2 takes longer ones, but nobody has one.
 pub const LENGTH_MAX: usize = 1_024;
@@ -63,16 +65,21 @@ pub enum PasswordError {
     Broken,
 }
 
-/// Hashes and checks passwords.
+/// How much less of the cores hashing gets than anybody else does, where they are wanted by both: the most that there is.
+const NICENESS: i32 = 19;
+
+/// Hashes and checks passwords, on threads of its own that give way to all others.
 #[derive(Clone)]
 pub struct Passwords {
-    runtime: Handle,
-    permits: Arc<Semaphore>,
+    /// Ends the threads when it is dropped.
+    jobs: Sender<Job>,
     waiting: Arc<AtomicUsize>,
     waiting_max: usize,
     /// Of a password that nobody has, checked for users who do not exist.
     nobodys: Arc<str>,
 }
+
+type Job = Box<dyn FnOnce() + Send>;
 
 /// The count of those who wait, given back however the wait ends.
 struct Waiting(Arc<AtomicUsize>);
@@ -80,6 +87,20 @@ struct Waiting(Arc<AtomicUsize>);
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Does one job after the other, as long as there is anybody to give it one.
+fn work_off(jobs: &Mutex<Receiver<Job>>) {
+    // On Linux this is the thread's own, and needs no right.
+    if let Err(error) = rustix::process::nice(NICENESS) {
+        tracing::warn!(%error, "passwords are hashed at the same priority as everything else");
+    }
+    loop {
+        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = job else { return };
+        // A job that panics is lost, and whoever waits for it is told.
+        let _ = std::panic::catch_unwind(AssertUnwindSafe(job));
     }
 }
 
@@ -97,14 +118,16 @@ impl Passwords {
     ///
     /// # Errors
     /// [`PasswordError::Broken`]
-    pub fn new(
-        runtime: Handle,
-        hashes_max: usize,
-        waiting_max: usize,
-    ) -> Result<Self, PasswordError> {
+    pub fn new(hashes_max: usize, waiting_max: usize) -> Result<Self, PasswordError> {
+        let (jobs, queue) = channel();
+        let queue = Arc::new(Mutex::new(queue));
+        for _ in 0..hashes_max {
+            let queue = Arc::clone(&queue);
+            let thread = std::thread::Builder::new().name("passwords".into());
+            thread.spawn(move || work_off(&queue)).map_err(|_| PasswordError::Broken)?;
+        }
         Ok(Passwords {
-            runtime,
-            permits: Arc::new(Semaphore::new(hashes_max)),
+            jobs,
             waiting: Arc::default(),
             waiting_max,
             nobodys: hash("nobody has this password")?.into(),
@@ -159,18 +182,14 @@ impl Passwords {
         if before >= self.waiting_max {
             return Err(PasswordError::Busy);
         }
-        let permit =
-            Arc::clone(&self.permits).acquire_owned().await.map_err(|_| PasswordError::Broken)?;
-        drop(waiting);
-        // The permit goes with the work, not with the one who waits for it.
-        self.runtime
-            .spawn_blocking(move || {
-                let result = work();
-                drop(permit);
-                result
-            })
-            .await
-            .map_err(|_| PasswordError::Broken)
+        let (done, outcome) = oneshot::channel();
+        let job = move || {
+            drop(waiting);
+            // Nobody waits any more: what was done is lost.
+            let _ = done.send(work());
+        };
+        self.jobs.send(Box::new(job)).map_err(|_| PasswordError::Broken)?;
+        outcome.await.map_err(|_| PasswordError::Broken)
     }
 }
 
@@ -180,7 +199,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_password_fits_its_own_hash_only() {
-        let passwords = Passwords::new(Handle::current(), 2, 10).unwrap();
+        let passwords = Passwords::new(2, 10).unwrap();
         let stored = passwords.hash("correct horse".into()).await.unwrap();
         assert!(stored.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{stored}");
         assert!(passwords.verify("correct horse".into(), Some(stored.clone())).await.unwrap());
@@ -235,7 +254,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_queue_is_bounded() {
-        let passwords = Passwords::new(Handle::current(), 1, 0).unwrap();
+        let passwords = Passwords::new(1, 0).unwrap();
         assert_eq!(passwords.hash("x".into()).await, Err(PasswordError::Busy));
         assert_eq!(passwords.waiting.load(Ordering::Acquire), 0);
     }

@@ -1,0 +1,225 @@
+//! What logins cost others, and what their time tells.
+//!
+//! `cargo bench --bench people -- --help`
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    clippy::indexing_slicing,
+    clippy::float_arithmetic,
+    clippy::as_conversions,
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "a measurement that fails by a panic has said so"
+)]
+
+use std::time::{Duration, Instant};
+
+use polysystems::domain::Credits;
+use serde_json::json;
+
+#[path = "../load/generator.rs"]
+#[expect(dead_code, reason = "shared with the load suite")]
+mod generator;
+#[path = "../load/seed.rs"]
+mod seed;
+#[path = "../support/mod.rs"]
+#[expect(dead_code, reason = "shared with the other end-to-end benchmarks")]
+mod support;
+
+use generator::{Load, Shape, Template};
+use support::Server;
+use support::database::Database;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const HELP: &str = "\
+What logins cost others, and what their time tells.
+
+    cargo bench --bench people -- logins [--rounds N] [--seconds N] [--calls N] [--logins N]
+    cargo bench --bench people -- timing [--samples N]
+
+logins    the p99 of paid calls (--calls a second, 1000) alone and beside logins (--logins a second, 200), in turns
+timing    whether the time of logins and of forgotten passwords tells if an address is known: the area under the ROC
+          curve of the best threshold, over --samples (5000) of each; exit code 1 above 0.55";
+
+const KNOWN: &str = "user0@example.com";
+const UNKNOWN: &str = "nobody@example.com";
+
+fn main() {
+    let mut command = String::new();
+    let (mut rounds, mut seconds, mut calls, mut logins) = (5, 5.0, 1_000.0, 200.0);
+    let mut samples = 5_000;
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().expect("an option without its value");
+        match argument.as_str() {
+            "--rounds" => rounds = value().parse().unwrap(),
+            "--seconds" => seconds = value().parse().unwrap(),
+            "--calls" => calls = value().parse().unwrap(),
+            "--logins" => logins = value().parse().unwrap(),
+            "--samples" => samples = value().parse().unwrap(),
+            "--bench" => {}
+            name if !name.starts_with('-') => name.clone_into(&mut command),
+            _ => return println!("{HELP}"),
+        }
+    }
+    match command.as_str() {
+        "logins" => cost_of_logins(rounds, Duration::from_secs_f64(seconds), calls, logins),
+        "timing" => timing(samples),
+        _ => println!("{HELP}"),
+    }
+}
+
+fn login(email: &str) -> String {
+    json!({ "email": email, "password": "SecurePassword123!" }).to_string()
+}
+
+fn cost_of_logins(rounds: usize, time: Duration, calls: f64, logins: f64) {
+    let database = Database::sqlite();
+    let balance = Credits::from_nanos(1_000_000_000_000_000);
+    let callers = seed::accounts(&database, "paid", 1_000, balance);
+    let server = Server::start(&database, &[]);
+    server.session(0);
+    let load = |template, shape, connections| Load {
+        address: server.url["http://".len()..].to_owned(),
+        template,
+        connections,
+        shape,
+        warm_up: Duration::from_secs(1),
+        time,
+        requests_max: None,
+    };
+    let hello = r#"{"messages": [{"role": "user", "content": "Hello!"}]}"#;
+    let paid = || {
+        let template = Template::new("POST", "/api/hub/agents/chat", "x-api-key", &callers, hello);
+        generator::run(load(template, Shape::Open(calls), 64))
+    };
+    println!(
+        "paid calls at {calls}/s, 64 connections, 1000 accounts, SQLite; logins at {logins}/s"
+    );
+    let mut ratios = Vec::new();
+    for round in 0..rounds {
+        let alone = paid();
+        let (beside, others) = std::thread::scope(|scope| {
+            let flood = scope.spawn(|| {
+                let callers = [String::from("a")];
+                let template =
+                    Template::new("POST", "/api/auth/login", "x-nothing", &callers, &login(KNOWN));
+                generator::run(load(template, Shape::Open(logins), 256))
+            });
+            let beside = paid();
+            (beside, flood.join().unwrap())
+        });
+        let (before, after) = (alone.percentile(99.0), beside.percentile(99.0));
+        let answered = others.answers() - others.others(200);
+        println!(
+            "round {}: p50 {:.2} / {:.2} ms, p99 {before:.2} / {after:.2} ms ({:.2}); {answered} logins answered 200, \
+             {} otherwise",
+            round + 1,
+            alone.percentile(50.0),
+            beside.percentile(50.0),
+            after / before,
+            others.others(200),
+        );
+        ratios.push(after / before);
+    }
+    ratios.sort_by(f64::total_cmp);
+    println!("p99 of paid calls beside logins, of alone: {:.2} (median)", ratios[ratios.len() / 2]);
+}
+
+/// How likely one of `these` is longer than one of `those`, ties counting half: the area under the ROC curve.
+fn area(these: &[f64], those: &[f64]) -> f64 {
+    let mut all: Vec<(f64, bool)> = these.iter().map(|time| (*time, true)).collect();
+    all.extend(those.iter().map(|time| (*time, false)));
+    all.sort_by(|one, other| one.0.total_cmp(&other.0));
+    let (mut rank_sum, mut start) = (0.0, 0);
+    while start < all.len() {
+        let end = start
+            + all[start..].iter().take_while(|one| one.0.total_cmp(&all[start].0).is_eq()).count();
+        let rank = (start + end + 1) as f64 / 2.0;
+        rank_sum += rank * all[start..end].iter().filter(|(_, is_these)| *is_these).count() as f64;
+        start = end;
+    }
+    let (one, other) = (these.len() as f64, those.len() as f64);
+    (rank_sum - one * (one + 1.0) / 2.0) / (one * other)
+}
+
+/// What the median of so many tries tells.
+fn medians(times: &[f64], of: usize) -> Vec<f64> {
+    times
+        .chunks_exact(of)
+        .map(|chunk| {
+            let mut chunk = chunk.to_vec();
+            chunk.sort_by(f64::total_cmp);
+            chunk[of / 2]
+        })
+        .collect()
+}
+
+fn timing(samples: usize) {
+    // By hand: the same, apart, and one between the others.
+    for (these, those, expected) in [
+        ([1.0, 2.0], [1.0, 2.0], 0.5),
+        ([3.0, 4.0], [1.0, 2.0], 1.0),
+        ([1.0, 4.0], [2.0, 3.0], 0.5),
+    ] {
+        assert!((area(&these, &those) - expected).abs() < 1e-9);
+    }
+    let database = Database::sqlite();
+    let server = Server::start(&database, &[]);
+    server.session(0);
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let mut worst: f64 = 0.5;
+    support::run(async {
+        let wrong = |email: &str| json!({ "email": email, "password": "not their password" });
+        let forgot = |email: &str| json!({ "email": email });
+        for (path, body) in [
+            ("/api/auth/login", &wrong as &dyn Fn(&str) -> serde_json::Value),
+            ("/api/auth/forgot-password", &forgot),
+            ("/api/auth/resend-verification", &forgot),
+        ] {
+            let url = format!("{}{path}", server.url);
+            let bodies = [KNOWN, UNKNOWN].map(|email| body(email).to_string());
+            let mut times = [Vec::new(), Vec::new()];
+            for sample in 0..samples + 50 {
+                // Each first as often as the other.
+                for place in [sample % 2, 1 - sample % 2] {
+                    let request = client.post(&url).body(bodies[place].clone());
+                    let begun = Instant::now();
+                    let answer = request.send().await.unwrap();
+                    answer.bytes().await.unwrap();
+                    if sample >= 50 {
+                        times[place].push(begun.elapsed().as_secs_f64());
+                    }
+                }
+            }
+            let [known, unknown] = &times;
+            let told = |known: &[f64], unknown: &[f64]| {
+                let area = area(known, unknown);
+                area.max(1.0 - area)
+            };
+            let single = told(known, unknown);
+            let (of_10, of_50) = (
+                told(&medians(known, 10), &medians(unknown, 10)),
+                told(&medians(known, 50), &medians(unknown, 50)),
+            );
+            let median = |times: &[f64]| medians(times, times.len())[0] * 1_000.0;
+            println!(
+                "{path}: {samples} each, median {:.3} / {:.3} ms, AUC {single:.3}; of medians of 10 tries {of_10:.3}, of \
+                 50 {of_50:.3}",
+                median(known),
+                median(unknown)
+            );
+            worst = worst.max(single);
+        }
+    });
+    if worst > 0.55 {
+        println!("above 0.55");
+        std::process::exit(1);
+    }
+}
