@@ -269,9 +269,13 @@ pub fn people(
     let jwt_secret = secret(auth.jwt_secret.as_ref(), &settings.data_dir, "jwt_secret")?;
     let previous = previous(auth.jwt_previous_secret.as_ref(), &settings.data_dir, "jwt_secret")?;
     let pepper = secret(auth.key_pepper.as_ref(), &settings.data_dir, "key_pepper")?;
+    let hashes_max = match auth.password_hashes_max {
+        0 => available_parallelism().map_or(1, usize::from).div_ceil(2),
+        set => set,
+    };
     Ok(People {
         store,
-        passwords: Passwords::new(auth.password_hashes_max, auth.password_queue_max)?,
+        passwords: Passwords::new(hashes_max, auth.password_queue_max)?,
         sessions: Sessions::new(&jwt_secret, previous.as_slice(), auth.jwt_lifetime_seconds.get()),
         session_bounds: SessionBounds {
             lifetime_micros: i64::from(auth.session_days.get()).saturating_mul(MICROS_PER_DAY),

@@ -223,7 +223,8 @@ pub struct AuthSettings {
     pub sessions_per_user_max: u64,
     /// The shortest password, in characters.
     pub password_length_min: usize,
-    /// Passwords hashed at the same time; each takes 19 MiB.
+    /// Passwords hashed at the same time, by threads that give way to all others; each takes 19 MiB. 0 is one for every
+    /// two cores: one for each core makes paid calls wait.
     pub password_hashes_max: usize,
     /// Password hashes waiting for their turn; above it, 503.
     pub password_queue_max: usize,
@@ -258,7 +259,7 @@ impl Default for AuthSettings {
             session_days: NonZeroU32::MIN.saturating_add(29),
             sessions_per_user_max: 100,
             password_length_min: 12,
-            password_hashes_max: 2,
+            password_hashes_max: 0,
             password_queue_max: 64,
             keys_per_account_max: 1_000,
             key_cache_max: 1_000_000,
@@ -797,9 +798,6 @@ impl Settings {
                     "server.cors_origins: {origin:?} is no origin such as https://app.example.com"
                 );
             }
-        }
-        if self.auth.password_hashes_max == 0 {
-            bail!("auth.password_hashes_max must be at least 1");
         }
         if self.auth.sessions_per_user_max == 0 {
             bail!("auth.sessions_per_user_max must be at least 1");

@@ -1,5 +1,10 @@
 //! The rules of the house that no lint knows.
-#![expect(clippy::unwrap_used, reason = "a test that fails by a panic has done its work")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "a test that fails by a panic has done its work"
+)]
 
 use std::path::{Path, PathBuf};
 
@@ -100,4 +105,30 @@ fn nothing_is_left_undone_or_nameless() {
             );
         }
     }
+}
+
+/// A checklist that names tests which are not there would be worth nothing.
+#[test]
+fn the_checklist_names_tests_that_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let list = std::fs::read_to_string(root.join("ASVS.md")).unwrap();
+    let mut named = 0;
+    for row in list.lines().filter(|line| line.starts_with("| V")) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let (id, status, how) = (cells[1], cells[3], cells[4]);
+        let known = ["test", "build", "code", "deployment", "not met", "n/a"];
+        assert!(known.contains(&status) && !how.is_empty(), "{row}");
+        let mut of_row = 0;
+        // Every other piece between backticks is a name: `file: function`.
+        for name in how.split('`').skip(1).step_by(2) {
+            let Some((file, function)) = name.split_once(": ") else { continue };
+            let text = std::fs::read_to_string(root.join(file));
+            let text = text.unwrap_or_else(|_| panic!("{id}: there is no {file}"));
+            assert!(text.contains(&format!("fn {function}(")), "{id}: {file} has no {function}");
+            of_row += 1;
+        }
+        assert!(status != "test" || of_row > 0, "{id} names no test: {row}");
+        named += of_row;
+    }
+    assert!(named > 50, "{named}");
 }

@@ -41,9 +41,11 @@ const HELP: &str = "\
 What logins cost others, and what their time tells.
 
     cargo bench --bench people -- logins [--rounds N] [--seconds N] [--calls N] [--logins N]
+                                           [--hashes N] [--wrong]
     cargo bench --bench people -- timing [--samples N]
 
-logins    the p99 of paid calls (--calls a second, 1000) alone and beside logins (--logins a second, 200), in turns
+logins    the p99 of paid calls (--calls a second, 1000) alone and beside logins (--logins a second, 200), in turns;
+          --hashes threads hash (0: half of the cores), --wrong has nobody log in, so that nothing is written
 timing    whether the time of logins and of forgotten passwords tells if an address is known: the area under the ROC
           curve of the best threshold, over --samples (5000) of each; exit code 1 above 0.55";
 
@@ -53,7 +55,7 @@ const UNKNOWN: &str = "nobody@example.com";
 fn main() {
     let mut command = String::new();
     let (mut rounds, mut seconds, mut calls, mut logins) = (5, 5.0, 1_000.0, 200.0);
-    let mut samples = 5_000;
+    let (mut samples, mut hashes, mut is_wrong) = (5_000, String::from("0"), false);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().expect("an option without its value");
@@ -62,6 +64,8 @@ fn main() {
             "--seconds" => seconds = value().parse().unwrap(),
             "--calls" => calls = value().parse().unwrap(),
             "--logins" => logins = value().parse().unwrap(),
+            "--hashes" => hashes = value(),
+            "--wrong" => is_wrong = true,
             "--samples" => samples = value().parse().unwrap(),
             "--bench" => {}
             name if !name.starts_with('-') => name.clone_into(&mut command),
@@ -69,7 +73,11 @@ fn main() {
         }
     }
     match command.as_str() {
-        "logins" => cost_of_logins(rounds, Duration::from_secs_f64(seconds), calls, logins),
+        "logins" => {
+            let time = Duration::from_secs_f64(seconds);
+            let body = if is_wrong { login("nobody@example.com") } else { login(KNOWN) };
+            cost_of_logins(rounds, time, calls, logins, &hashes, &body);
+        }
         "timing" => timing(samples),
         _ => println!("{HELP}"),
     }
@@ -79,11 +87,19 @@ fn login(email: &str) -> String {
     json!({ "email": email, "password": "SecurePassword123!" }).to_string()
 }
 
-fn cost_of_logins(rounds: usize, time: Duration, calls: f64, logins: f64) {
+fn cost_of_logins(
+    rounds: usize,
+    time: Duration,
+    calls: f64,
+    logins: f64,
+    hashes: &str,
+    body: &str,
+) {
     let database = Database::sqlite();
     let balance = Credits::from_nanos(1_000_000_000_000_000);
     let callers = seed::accounts(&database, "paid", 1_000, balance);
-    let server = Server::start(&database, &[]);
+    let settings = [("POLYSYSTEMS_AUTH__PASSWORD_HASHES_MAX", hashes)];
+    let server = Server::start(&database, &settings);
     server.session(0);
     let load = |template, shape, connections| Load {
         address: server.url["http://".len()..].to_owned(),
@@ -109,7 +125,7 @@ fn cost_of_logins(rounds: usize, time: Duration, calls: f64, logins: f64) {
             let flood = scope.spawn(|| {
                 let callers = [String::from("a")];
                 let template =
-                    Template::new("POST", "/api/auth/login", "x-nothing", &callers, &login(KNOWN));
+                    Template::new("POST", "/api/auth/login", "x-nothing", &callers, body);
                 generator::run(load(template, Shape::Open(logins), 256))
             });
             let beside = paid();

@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use argon2::password_hash::phc::PasswordHash;
-use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
-use argon2::{Algorithm, Argon2, Params, Version};
+use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use rand::RngExt as _;
 use tokio::sync::oneshot;
 
 /// The longest password, in bytes: argon2 takes longer ones, but nobody has one.
@@ -54,6 +55,9 @@ fn is_row(text: &str) -> bool {
     })
 }
 
+/// Random bytes of a salt (RFC 9106, 3.1).
+const SALT_LEN: usize = 16;
+
 /// Why a password was neither hashed nor checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PasswordError {
@@ -64,9 +68,6 @@ pub enum PasswordError {
     #[error("a password could not be hashed")]
     Broken,
 }
-
-/// How much less of the cores hashing gets than anybody else does, where they are wanted by both: the most that there is.
-const NICENESS: i32 = 19;
 
 /// Hashes and checks passwords, on threads of its own that give way to all others.
 #[derive(Clone)]
@@ -79,7 +80,11 @@ pub struct Passwords {
     nobodys: Arc<str>,
 }
 
-type Job = Box<dyn FnOnce() + Send>;
+type Job = Box<dyn FnOnce(&mut Memory) + Send>;
+
+/// What a thread hashes in. Kept: whoever has the pages of 19 MiB made anew for each hash keeps the whole process from
+/// making any meanwhile, for as long as the thread gives way.
+type Memory = Vec<Block>;
 
 /// The count of those who wait, given back however the wait ends.
 struct Waiting(Arc<AtomicUsize>);
@@ -90,27 +95,75 @@ impl Drop for Waiting {
     }
 }
 
+/// Has this thread run only where a core has nothing else to do, or hardly.
+fn give_way() {
+    #[cfg(target_os = "linux")]
+    {
+        use thread_priority::{
+            NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy,
+            set_thread_priority_and_policy, thread_native_id,
+        };
+        let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+        let set = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle);
+        if let Err(error) = set {
+            tracing::warn!(?error, "passwords are hashed at the same priority as everything else");
+        }
+    }
+}
+
 /// Does one job after the other, as long as there is anybody to give it one.
 fn work_off(jobs: &Mutex<Receiver<Job>>) {
-    // On Linux this is the thread's own, and needs no right.
-    if let Err(error) = rustix::process::nice(NICENESS) {
-        tracing::warn!(%error, "passwords are hashed at the same priority as everything else");
-    }
+    give_way();
+    let mut memory = Memory::new();
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };
         // A job that panics is lost, and whoever waits for it is told.
-        let _ = std::panic::catch_unwind(AssertUnwindSafe(job));
+        let _ = std::panic::catch_unwind(AssertUnwindSafe(|| job(&mut memory)));
     }
 }
 
-fn argon2() -> Argon2<'static> {
-    Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::DEFAULT)
+/// Fills `out` by the password and the salt.
+fn derive(
+    argon2: &Argon2<'_>,
+    password: &str,
+    salt: &[u8],
+    out: &mut [u8],
+    memory: &mut Memory,
+) -> Option<()> {
+    let blocks = argon2.params().block_count();
+    if memory.len() < blocks {
+        memory.resize(blocks, Block::new());
+    }
+    let memory = memory.get_mut(..blocks)?;
+    argon2.hash_password_into_with_memory(password.as_bytes(), salt, out, memory).ok()
 }
 
-fn hash(password: &str) -> Result<String, PasswordError> {
-    let hash = argon2().hash_password(password.as_bytes()).map_err(|_| PasswordError::Broken)?;
-    Ok(hash.to_string())
+fn hash(password: &str, memory: &mut Memory) -> Option<String> {
+    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, Params::DEFAULT);
+    let salt: [u8; SALT_LEN] = rand::rng().random();
+    let mut out = [0; Params::DEFAULT_OUTPUT_LEN];
+    derive(&argon2, password, &salt, &mut out, memory)?;
+    let hash = PasswordHash {
+        algorithm: Algorithm::Argon2id.ident(),
+        version: Some(Version::V0x13.into()),
+        params: ParamsString::try_from(argon2.params()).ok()?,
+        salt: Some(Salt::new(&salt).ok()?),
+        hash: Some(Output::new(&out).ok()?),
+    };
+    Some(hash.to_string())
+}
+
+/// `None` where the stored text is none.
+fn fits(password: &str, stored: &str, memory: &mut Memory) -> Option<bool> {
+    let stored = PasswordHash::new(stored).ok()?;
+    let algorithm = Algorithm::try_from(stored.algorithm.as_str()).ok()?;
+    let version = stored.version.map(Version::try_from).transpose().ok()?.unwrap_or_default();
+    let argon2 = Argon2::new(algorithm, version, Params::try_from(&stored).ok()?);
+    let (salt, expected) = (stored.salt?, stored.hash?);
+    let mut out = vec![0; expected.len()];
+    derive(&argon2, password, &salt, &mut out, memory)?;
+    Some(verify_slices_are_equal(&out, expected.as_ref()).is_ok())
 }
 
 impl Passwords {
@@ -130,7 +183,9 @@ impl Passwords {
             jobs,
             waiting: Arc::default(),
             waiting_max,
-            nobodys: hash("nobody has this password")?.into(),
+            nobodys: hash("nobody has this password", &mut Memory::new())
+                .ok_or(PasswordError::Broken)?
+                .into(),
         })
     }
 
@@ -139,7 +194,7 @@ impl Passwords {
     /// # Errors
     /// [`PasswordError`]
     pub async fn hash(&self, password: String) -> Result<String, PasswordError> {
-        self.work(move || hash(&password)).await?
+        self.work(move |memory| hash(&password, memory)).await?.ok_or(PasswordError::Broken)
     }
 
     /// Was this PHC text made with other parameters than would be used now?
@@ -165,9 +220,9 @@ impl Passwords {
         stored: Option<String>,
     ) -> Result<bool, PasswordError> {
         let nobodys = Arc::clone(&self.nobodys);
-        self.work(move || {
+        self.work(move |memory| {
             let against = stored.as_deref().unwrap_or(&nobodys);
-            let fits = argon2().verify_password(password.as_bytes(), against).is_ok();
+            let fits = fits(&password, against, memory).unwrap_or(false);
             fits && stored.is_some()
         })
         .await
@@ -175,7 +230,7 @@ impl Passwords {
 
     async fn work<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> T + Send + 'static,
+        work: impl FnOnce(&mut Memory) -> T + Send + 'static,
     ) -> Result<T, PasswordError> {
         let before = self.waiting.fetch_add(1, Ordering::AcqRel);
         let waiting = Waiting(Arc::clone(&self.waiting));
@@ -183,10 +238,10 @@ impl Passwords {
             return Err(PasswordError::Busy);
         }
         let (done, outcome) = oneshot::channel();
-        let job = move || {
+        let job = move |memory: &mut Memory| {
             drop(waiting);
             // Nobody waits any more: what was done is lost.
-            let _ = done.send(work());
+            let _ = done.send(work(memory));
         };
         self.jobs.send(Box::new(job)).map_err(|_| PasswordError::Broken)?;
         outcome.await.map_err(|_| PasswordError::Broken)
@@ -195,7 +250,28 @@ impl Passwords {
 
 #[cfg(test)]
 mod tests {
+    use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
+
     use super::*;
+
+    /// The crate's own verifier is the other one who must agree.
+    #[test]
+    fn a_hash_is_as_everybody_else_reads_it() {
+        let mut memory = Memory::new();
+        let own = hash("correct horse", &mut memory).unwrap();
+        let theirs = Argon2::default().hash_password(b"correct horse").unwrap().to_string();
+        let weaker = Params::new(8 * 1024, 3, 2, Some(16)).unwrap();
+        let weaker = Argon2::new(Algorithm::Argon2i, Version::V0x10, weaker);
+        let weaker = weaker.hash_password(b"correct horse").unwrap().to_string();
+        for stored in [own, theirs, weaker] {
+            for (password, expected) in [("correct horse", true), ("correct hors", false)] {
+                let agreed = Argon2::default().verify_password(password.as_bytes(), &*stored);
+                assert_eq!(agreed.is_ok(), expected, "{stored}");
+                assert_eq!(fits(password, &stored, &mut memory), Some(expected), "{stored}");
+            }
+        }
+        assert_eq!(fits("x", "no hash", &mut memory), None);
+    }
 
     #[tokio::test]
     async fn a_password_fits_its_own_hash_only() {
@@ -240,7 +316,8 @@ mod tests {
 
     #[test]
     fn a_hash_of_other_parameters_is_outdated() {
-        assert!(!Passwords::is_outdated(&hash("x").unwrap()));
+        let today = hash("x", &mut Memory::new()).unwrap();
+        assert!(!Passwords::is_outdated(&today));
         let weaker = Argon2::new(
             Algorithm::Argon2id,
             Version::V0x13,
@@ -248,7 +325,7 @@ mod tests {
         );
         let weaker = weaker.hash_password(b"x").unwrap().to_string();
         assert!(Passwords::is_outdated(&weaker));
-        assert!(Passwords::is_outdated(&hash("x").unwrap().replace("argon2id", "argon2i")));
+        assert!(Passwords::is_outdated(&today.replace("argon2id", "argon2i")));
         assert!(Passwords::is_outdated("no hash"));
     }
 
