@@ -41,6 +41,10 @@
 //! | when a write may be acknowledged | [`domain::writer`], carried out by [`actors::ledger_writer`] |
 //! | what must hold in the database | [`domain::audit`], folded by [`verify`] |
 //! | every bound on what runs at once | [`config`], counted in [`pipeline`]'s readiness, shown by `http/metrics.rs` |
+//! | who somebody is, and what proves it | [`auth`] |
+//! | who did what | [`domain::act`], written by `store/audit_log.rs` |
+//! | what goes by email | [`mail`], [`auth`] |
+//! | what operators may do | [`operators`], and from the command line [`console`] |
 //! | where a test can make it fail | [`failpoint`] |
 //!
 //! # Invariants

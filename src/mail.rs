@@ -85,6 +85,12 @@ impl Mailer {
         })
     }
 
+    /// Do messages reach their readers?
+    #[must_use]
+    pub fn is_real(&self) -> bool {
+        matches!(*self.transport, Transport::Smtp(_))
+    }
+
     /// Sends a letter, without anyone waiting for it.
     pub fn send(&self, letter: Letter) {
         let mailer = self.clone();
