@@ -163,6 +163,16 @@ enum UserCommand {
         #[arg(long, default_value = "")]
         reason: String,
     },
+    /// Ends every session of a user; asks the running server
+    EndSessions {
+        #[command(flatten)]
+        operator: Operator,
+        /// Their email or id
+        user: String,
+        /// Why, for the audit log
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
     /// Opens a user's accounts again; asks the running server
     Resume {
         #[command(flatten)]
@@ -426,6 +436,10 @@ async fn users(settings: &Settings, people: &People, command: UserCommand) -> an
         UserCommand::Suspend { operator, user, reason } => {
             let body = json!({ "reason": reason }).to_string();
             (operator, Method::POST, path(&user, "/suspend").await?, Vec::new(), Some(body))
+        }
+        UserCommand::EndSessions { operator, user, reason } => {
+            let body = json!({ "reason": reason }).to_string();
+            (operator, Method::POST, path(&user, "/end-sessions").await?, Vec::new(), Some(body))
         }
         UserCommand::Resume { operator, user, reason } => {
             let body = json!({ "reason": reason }).to_string();

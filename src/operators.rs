@@ -213,6 +213,21 @@ impl Operators {
         Ok(())
     }
 
+    /// Ends every session of a user, for the very next request; how many?
+    ///
+    /// # Errors
+    /// [`OperatorsError::NoUser`]
+    pub async fn end_sessions(
+        &self,
+        user: UserId,
+        reason: String,
+        origin: Origin,
+    ) -> Result<u64, OperatorsError> {
+        self.find(user).await?;
+        let act = self.act(origin, user, ActKind::SessionsEnded).with(reason);
+        Ok(self.store.end_sessions(user, act).await?)
+    }
+
     /// The audit log, latest first: of one user, or of all.
     ///
     /// # Errors

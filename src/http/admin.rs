@@ -252,6 +252,37 @@ async fn set_status(
     Ok(HttpResponse::Ok().json(StatusAnswer { user_id: user.to_string(), status: status.name() }))
 }
 
+/// Sessions that were ended.
+#[derive(Serialize, ToSchema)]
+pub(super) struct SessionsEndedAnswer {
+    #[schema(value_type = UserId)]
+    user_id: String,
+    sessions_ended: u64,
+}
+
+/// Ends every session of a user, for the very next request. The body may be left out.
+#[utoipa::path(post, path = "/api/admin/users/{id}/end-sessions", tag = "admin", security(("jwt" = [])),
+    params(("id" = UserId, Path)), request_body = Option<ReasonBody>, responses(
+    (status = 200, description = "Ended", body = SessionsEndedAnswer),
+    (status = 400, description = "A field is not valid", body = ErrorBody),
+    (status = 401, description = "No valid JWT", body = ErrorBody),
+    (status = 403, description = "Not an operator", body = ErrorBody),
+    (status = 404, description = "No such user", body = ErrorBody),
+))]
+pub(super) async fn end_sessions(
+    AdminUser { origin, .. }: AdminUser,
+    app: Data<App>,
+    id: Path<String>,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    let user = user_id(&id)?;
+    let ReasonBody { reason } = body.json_or_nothing()?.unwrap_or_default();
+    let ending = async move { app.operators.end_sessions(user, reason, origin).await };
+    let sessions_ended = uncancelled(ending).await??;
+    let user_id = user.to_string();
+    Ok(HttpResponse::Ok().json(SessionsEndedAnswer { user_id, sessions_ended }))
+}
+
 /// Credits to be given or taken.
 #[derive(Deserialize, Validate, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -352,6 +383,7 @@ pub(super) async fn change_credits(
 #[garde(allow_unvalidated)]
 pub(super) struct TierBody {
     /// One of the settings' tiers; null is the default one.
+    #[serde(deserialize_with = "Option::deserialize")]
     #[schema(required, example = "pro")]
     tier: Option<String>,
 }

@@ -72,6 +72,7 @@ use crate::domain::{ActId, KeyId, PaymentId, SessionId, UserId};
         admin::user,
         admin::change_credits,
         admin::set_tier,
+        admin::end_sessions,
         admin::suspend,
         admin::resume,
         meta::live,

@@ -206,6 +206,11 @@ pub fn routes(config: &mut ServiceConfig, document: &Data<utoipa::openapi::OpenA
             [(Method::PUT, web::route().to(admin::set_tier))],
         ))
         .service(resource(
+            "/api/admin/users/{id}/end-sessions",
+            "POST",
+            [on_post(|r| r.to(admin::end_sessions))],
+        ))
+        .service(resource(
             "/api/admin/users/{id}/suspend",
             "POST",
             [on_post(|r| r.to(admin::suspend))],

@@ -7,6 +7,7 @@ use crate::support::{Database, Server, User, on_both};
 
 on_both!(
     operators_find_and_see_users,
+    an_operator_ends_a_users_sessions,
     operators_give_and_take_credits_once,
     what_an_operator_takes_is_never_what_runs_or_is_not_there,
     a_tier_binds_for_the_very_next_call,
@@ -172,6 +173,7 @@ async fn a_tier_binds_for_the_very_next_call(database: Database) {
     }
     let refused = operator.put(&path, &json!({ "tier": "gold" })).expect(400).await;
     assert!(refused.text.contains("basic, enterprise, free, pro, unlimited"), "{}", refused.text);
+    operator.put(&path, &json!({})).expect(400).await;
     operator.put(&path, &json!({ "tier": null })).expect(200).await;
     models().expect(429).await;
 }
@@ -268,4 +270,20 @@ async fn the_audit_log_cannot_be_changed(database: Database) {
         let refused = database.execute(sql).await.unwrap_err().to_string();
         assert!(refused.contains("the audit log is append-only"), "{refused}");
     }
+}
+
+async fn an_operator_ends_a_users_sessions(database: Database) {
+    let server = Server::start(&database).await;
+    let operator = operator(&server, &database).await;
+    let (user, other) = (server.user("somebody").await, server.user("other").await);
+    let path = format!("/api/admin/users/{}/end-sessions", user.id);
+    let ended = operator.post(&path, &json!({ "reason": "stolen" })).expect(200).await.body;
+    assert_eq!(ended["sessions_ended"], 1);
+    user.get("/api/auth/me").expect(401).await;
+    other.get("/api/auth/me").expect(200).await;
+    let again = operator.post(&path, &json!({})).expect(200).await.body;
+    assert_eq!(again["sessions_ended"], 0);
+    let log = format!("/api/admin/audit-log?user_id={}", user.id);
+    let last = acts(&operator, &log).await.pop().unwrap();
+    assert_eq!((&last["action"], &last["detail"]), (&json!("sessions.ended"), &json!("stolen")));
 }
