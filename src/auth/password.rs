@@ -299,6 +299,7 @@ mod tests {
             "correcthorsebatterystaple",
             "letmeinletmein",
             "administrator1",
+            "Polysystems2024!",
         ] {
             assert!(is_common(common), "{common}");
         }

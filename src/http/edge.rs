@@ -46,7 +46,10 @@ pub async fn edge<B: MessageBody + 'static>(
     let permit = match readiness.as_ref().filter(|_| is_counted).map(Readiness::admit) {
         // Before anything is done for it, and without a line in the log: refusals must stay cheap.
         Some(None) => {
-            let response = complete_error(request.error_response(ApiError::Overloaded), &id_text);
+            let is_tls = is_tls(request.request());
+            let refused = request.error_response(ApiError::Overloaded);
+            let mut response = complete_error(refused, &id_text);
+            security::add_headers(response.headers_mut(), false, is_tls);
             return Ok(response.map_into_boxed_body().map_into_right_body());
         }
         permit => permit.flatten(),
@@ -58,7 +61,7 @@ pub async fn edge<B: MessageBody + 'static>(
     if let Ok(value) = HeaderValue::from_str(&id_text) {
         response.headers_mut().insert(REQUEST_ID, value);
     }
-    let is_tls = response.request().app_data::<Data<App>>().is_some_and(|app| app.is_tls);
+    let is_tls = is_tls(response.request());
     let is_documentation = response.request().path().starts_with("/docs/");
     security::add_headers(response.headers_mut(), is_documentation, is_tls);
     if readiness.is_some_and(|readiness| readiness.is_unready()) {
@@ -67,6 +70,10 @@ pub async fn edge<B: MessageBody + 'static>(
     }
     log(&response, &id_text, reason.as_deref(), started);
     Ok(response)
+}
+
+fn is_tls(request: &HttpRequest) -> bool {
+    request.app_data::<Data<App>>().is_some_and(|app| app.is_tls)
 }
 
 /// Calls the handler. Where it panics, its request is answered 500, and nothing else is touched.

@@ -463,9 +463,11 @@ impl ResponseError for Panicked {
     }
 
     fn error_response(&self) -> HttpResponse {
-        HttpResponse::build(self.status_code())
+        let mut response = HttpResponse::build(self.status_code())
             .insert_header(("x-request-id", self.0.request_id.clone()))
-            .json(&self.0)
+            .json(&self.0);
+        super::security::add_headers(response.headers_mut(), false, false);
+        response
     }
 }
 

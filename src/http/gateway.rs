@@ -175,7 +175,7 @@ fn depart(departure: Departure) -> HttpResponse {
     if is_stream {
         // For the proxies between us and the client: pass on each byte as it comes.
         headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     if is_replayed {
         headers.insert(REPLAYED, HeaderValue::from_static("true"));

@@ -11,6 +11,7 @@ on_both!(
     of_a_thousand_uses_of_a_code_one_wins,
     a_new_password_ends_a_login_between_its_steps,
     what_is_stored_of_a_second_factor_is_sealed,
+    a_password_by_email_leaves_the_second_factor_on,
 );
 
 /// The code of a secret, so many seconds after noon.
@@ -180,4 +181,19 @@ async fn what_is_stored_of_a_second_factor_is_sealed(database: Database) {
     let challenge = answer["challenge"].as_str().unwrap();
     server.advance(30);
     second_step(&server, challenge, &code(&secret, 30)).expect(500).await;
+}
+
+async fn a_password_by_email_leaves_the_second_factor_on(database: Database) {
+    let server = Server::start(&database).await;
+    let user = server.user("someone").await;
+    let (secret, _) = enable(&user, 0).await;
+    let forgot = json!({ "email": "someone@example.com" });
+    server.post("/api/auth/forgot-password", &forgot).expect(202).await;
+    let token = crate::email::token(&crate::email::letters_of(&database, 2).await[1]);
+    let body = json!({ "token": token, "new_password": PASSWORD });
+    server.post("/api/auth/reset-password", &body).expect(200).await;
+    server.advance(30);
+    let challenge = challenge(&server).await;
+    second_step(&server, &challenge, "000000").expect(401).await;
+    second_step(&server, &challenge, &code(&secret, 30)).expect(200).await;
 }
