@@ -70,7 +70,7 @@ impl<'p> Console<'p> {
         Ok(Console { people, url, client, session, operator })
     }
 
-    /// Asks the server; its answer.
+    /// Asks the server; its answer as it came, amounts to the last digit.
     ///
     /// # Errors
     /// Where it does not answer, or refuses.
@@ -80,7 +80,7 @@ impl<'p> Console<'p> {
         path: &str,
         query: &[(&str, &str)],
         body: Option<String>,
-    ) -> anyhow::Result<Value> {
+    ) -> anyhow::Result<String> {
         let mut url = self.url.join(path)?;
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
@@ -97,12 +97,12 @@ impl<'p> Console<'p> {
         })?;
         let status = answer.status();
         let text = answer.text().await?;
-        let body: Value = serde_json::from_str(&text).unwrap_or_default();
         if !status.is_success() {
+            let body: Value = serde_json::from_str(&text).unwrap_or_default();
             let message = body.get("message").and_then(Value::as_str);
             bail!("{status}: {}", message.unwrap_or("the server has refused"));
         }
-        Ok(body)
+        Ok(text)
     }
 
     /// Ends the session.

@@ -391,7 +391,7 @@ async fn ask(
         query.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?))).collect();
     let answer = console.ask(method, path, &query, body).await;
     console.close().await?;
-    print(&serde_json::to_string_pretty(&answer?)?)
+    print(&answer?)
 }
 
 async fn users(settings: &Settings, people: &People, command: UserCommand) -> anyhow::Result<()> {

@@ -489,7 +489,8 @@ async fn operators_have_a_command_for_what_they_do(database: Database) {
     assert_eq!(listed["users"][0]["email"], someone);
     // To the last digit.
     let most = "123456789.123456789";
-    ok(&["user", "credit", someone, most, "--reason", "a present", boss[0], boss[1]]);
+    let given = ok(&["user", "credit", someone, most, "--reason", "a present", boss[0], boss[1]]);
+    assert!(given.contains(&format!("\"amount\":{most},")), "{given}");
     ok(&["user", "credit", someone, "-0.000000001", "--reason", "too much", boss[0], boss[1]]);
     let shown = ok(&["user", "show", someone, boss[0], boss[1]]);
     let id = read(shown)["user"]["id"].as_str().unwrap().to_owned();
