@@ -26,8 +26,8 @@ const UNFAIR: [&str; 2] = [
 /// Or need what only a message or an authenticator tells.
 const HASHING: &str =
     "^/api/auth/(register|login|login/2fa|2fa/.*|change-password|reset-password|verify-email)$";
-const ENDING: &str = r"^/api/auth/(logout|logout-all|sessions/)";
-const OPERATORS: &str = "^/api/admin/";
+const ENDING: &str = r"^/api/auth/(logout|logout-all|sessions/)|/end-sessions$";
+const OPERATORS: &str = "^/api/admin/(?!.*/end-sessions$)";
 const PAID: &str = "^/(api/(hub|omm|yggdrasil)|v1)/";
 
 /// One run of the tool.
