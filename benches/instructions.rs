@@ -150,6 +150,7 @@ fn usage(key: KeyId, id: ChargeId) -> UsageRecord {
         key,
         method: "POST".into(),
         route: "/api/hub/agents/chat".into(),
+        model: "".into(),
         upstream: "sandbox".into(),
         status: 200,
         cost: COST,

@@ -104,6 +104,7 @@ fn usage(account: AccountId, key: KeyId, id: ChargeId) -> UsageRecord {
         key,
         method: "POST".into(),
         route: "/api/hub/agents/chat".into(),
+        model: "".into(),
         upstream: "sandbox".into(),
         status: 200,
         cost: COST,

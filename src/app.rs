@@ -33,7 +33,10 @@ use crate::http::{self, App};
 use crate::idempotency::Idempotency;
 use crate::mail::Mailer;
 use crate::operators::Operators;
-use crate::payments::Payments;
+use crate::payments::auto::SwitchedOff;
+use crate::payments::stripe::Stripe;
+use crate::payments::x402::X402;
+use crate::payments::{Locks, Payments};
 use crate::pipeline::rate_limit::RateLimits;
 use crate::pipeline::{Bounds, Gateway, Readiness};
 use crate::seal::Seal;
@@ -50,6 +53,8 @@ const FORGET_SWEEPS: u64 = 60;
 /// How long the former value of a key is known after it has ended.
 const FORMER_VALUE_DAYS: i64 = 30;
 const MICROS_PER_HOUR: i64 = 3_600_000_000;
+/// How often payments are looked after.
+const PAYMENTS_PERIOD: Duration = Duration::from_secs(2);
 /// How often usage records are looked for that need not be kept any longer.
 const FORGET_USAGE_PERIOD: Duration = Duration::from_mins(1);
 /// Between two pieces of them, so that paid calls hardly notice.
@@ -124,6 +129,7 @@ async fn run(
     let running = actix::spawn(server);
     // After the HTTP threads: the accounts whose holds it ends live there.
     let sweeper = actix::spawn(sweep(app.clone().into_inner(), lease));
+    let bursar = actix::spawn(look_after_payments(app.clone().into_inner()));
     let keep_days = settings.usage.keep_days;
     let forgetting =
         keep_days.map(|days| actix::spawn(forget_usage(app.clone().into_inner(), days)));
@@ -141,6 +147,7 @@ async fn run(
     }
     server_handle.stop(true).await;
     sweeper.abort();
+    bursar.abort();
     for task in [forgetting, following].into_iter().flatten() {
         task.abort();
     }
@@ -320,6 +327,14 @@ fn app(
             is_sandbox_on: settings.sandbox_payments(),
             amount_max: settings.payment_amount_max()?,
             test_credits: settings.test_credits()?,
+            stripe: Stripe::new(&settings.payments.stripe, store.runtime().clone())?,
+            stripe_amount_min: settings.payments.stripe_amount_min()?,
+            x402: X402::new(
+                &settings.payments.x402,
+                settings.payments.x402_amount()?,
+                store.runtime().clone(),
+            )?,
+            locks: Locks::default(),
         },
         operators: Operators {
             store: store.clone(),
@@ -449,6 +464,29 @@ async fn sweep(app: Arc<App>, lease: Lease) {
             if let Err(error) = forget_sessions(&app).await {
                 tracing::warn!(%error, "sessions that are over were not deleted");
             }
+        }
+    }
+}
+
+/// Asks providers about payments that have not ended, and tops up the accounts that top themselves up.
+async fn look_after_payments(app: Arc<App>) {
+    let mut period = tokio::time::interval(PAYMENTS_PERIOD);
+    period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        period.tick().await;
+        if !app.gateway.ledger.state().is_in_charge() {
+            continue;
+        }
+        if let Err(error) = app.payments.look_after().await {
+            tracing::warn!(%error, "payments were not looked after");
+        }
+        match app.payments.top_up_accounts().await {
+            Ok(switched_off) => {
+                for SwitchedOff { user, why } in switched_off {
+                    app.people.tell_of_auto_top_up(user, &why).await;
+                }
+            }
+            Err(error) => tracing::warn!(%error, "accounts were not topped up"),
         }
     }
 }

@@ -566,6 +566,10 @@ pub struct PaymentSettings {
     pub amount_max: String,
     /// What a user's test account begins with, in USD.
     pub test_credits: String,
+    /// Cards and whatever else Stripe takes.
+    pub stripe: StripeSettings,
+    /// Stablecoins, by the protocol of x402.
+    pub x402: X402Settings,
 }
 
 impl Default for PaymentSettings {
@@ -574,6 +578,82 @@ impl Default for PaymentSettings {
             sandbox: None,
             amount_max: "100000.00".into(),
             test_credits: "100.00".into(),
+            stripe: StripeSettings::default(),
+            x402: X402Settings::default(),
+        }
+    }
+}
+
+/// `[payments.stripe]`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StripeSettings {
+    /// Stripe's secret key (`sk_...` or `rk_...`); unset: no payments by Stripe.
+    pub secret_key: Option<Secret>,
+    /// What Stripe signs its webhooks with (`whsec_...`).
+    pub webhook_secret: Option<Secret>,
+    /// Where Stripe's API is.
+    pub url: String,
+    /// The page to which a payer comes back who has paid. `{CHECKOUT_SESSION_ID}` is filled in by Stripe.
+    pub success_url: String,
+    /// The page to which a payer comes back who has not.
+    pub cancel_url: String,
+    /// How long a payer may take to pay, in minutes: from 30 to 1,440.
+    pub checkout_minutes: u32,
+    /// The smallest payment, in USD.
+    pub amount_min: String,
+}
+
+impl Default for StripeSettings {
+    fn default() -> Self {
+        StripeSettings {
+            secret_key: None,
+            webhook_secret: None,
+            url: "https://api.stripe.com".into(),
+            success_url: "https://localhost/paid".into(),
+            cancel_url: "https://localhost/not-paid".into(),
+            checkout_minutes: 60,
+            amount_min: "1.00".into(),
+        }
+    }
+}
+
+/// `[payments.x402]`
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct X402Settings {
+    /// The facilitator that verifies and settles payments; unset: no payments by x402.
+    pub facilitator_url: Option<String>,
+    /// Sent to the facilitator as `Authorization: Bearer`.
+    pub facilitator_api_key: Option<Secret>,
+    /// The address that is paid.
+    pub pay_to: String,
+    /// The network, by its CAIP-2 name: Base, unless set otherwise.
+    pub network: String,
+    /// The token's contract: USDC on Base, unless set otherwise. A token is a dollar, and has six decimals.
+    pub asset: String,
+    /// The token's name, as its EIP-712 domain has it.
+    pub asset_name: String,
+    /// The token's version, likewise.
+    pub asset_version: String,
+    /// What a call that the balance does not cover asks for, in USD; a dearer call asks for its price.
+    pub amount: String,
+    /// How long a payment may take to be settled, in seconds.
+    pub timeout_seconds: NonZeroU32,
+}
+
+impl Default for X402Settings {
+    fn default() -> Self {
+        X402Settings {
+            facilitator_url: None,
+            facilitator_api_key: None,
+            pay_to: String::new(),
+            network: "eip155:8453".into(),
+            asset: "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913".into(),
+            asset_name: "USD Coin".into(),
+            asset_version: "2".into(),
+            amount: "1.00".into(),
+            timeout_seconds: NonZeroU32::MIN.saturating_add(59),
         }
     }
 }
@@ -833,7 +913,7 @@ impl Settings {
         self.payment_amount_max()?;
         self.test_credits()?;
         self.price_list()?;
-        Ok(())
+        self.payments.check()
     }
 
     /// Where the database is.
@@ -900,6 +980,55 @@ impl Settings {
             })
         });
         Ok(PriceList::new(rules.collect::<anyhow::Result<_>>()?))
+    }
+}
+
+impl PaymentSettings {
+    fn check(&self) -> anyhow::Result<()> {
+        let url = |name: &str, text: &str| {
+            let parsed = reqwest::Url::parse(text).ok();
+            let is_http = parsed.is_some_and(|url| matches!(url.scheme(), "http" | "https"));
+            if is_http { Ok(()) } else { bail!("payments.{name} is no URL of http: or https:") }
+        };
+        let StripeSettings { secret_key, webhook_secret, checkout_minutes, .. } = &self.stripe;
+        if secret_key.is_some() != webhook_secret.is_some() {
+            bail!(
+                "payments.stripe.secret_key and payments.stripe.webhook_secret are set together or not at all"
+            );
+        }
+        if secret_key.is_some() {
+            url("stripe.url", &self.stripe.url)?;
+            url("stripe.success_url", &self.stripe.success_url)?;
+            url("stripe.cancel_url", &self.stripe.cancel_url)?;
+            if !(30..=1_440).contains(checkout_minutes) {
+                bail!("payments.stripe.checkout_minutes must be from 30 to 1440");
+            }
+        }
+        amount("payments.stripe.amount_min", &self.stripe.amount_min)?;
+        amount("payments.x402.amount", &self.x402.amount)?;
+        if let Some(facilitator) = &self.x402.facilitator_url {
+            url("x402.facilitator_url", facilitator)?;
+            if self.x402.pay_to.is_empty() {
+                bail!("payments.x402.pay_to must be set where payments.x402.facilitator_url is");
+            }
+        }
+        Ok(())
+    }
+
+    /// The smallest payment by Stripe.
+    ///
+    /// # Errors
+    /// A line that names the setting.
+    pub fn stripe_amount_min(&self) -> anyhow::Result<Credits> {
+        amount("payments.stripe.amount_min", &self.stripe.amount_min)
+    }
+
+    /// What a call that the balance does not cover asks for, by x402.
+    ///
+    /// # Errors
+    /// A line that names the setting.
+    pub fn x402_amount(&self) -> anyhow::Result<Credits> {
+        amount("payments.x402.amount", &self.x402.amount)
     }
 }
 

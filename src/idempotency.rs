@@ -39,6 +39,12 @@ pub struct MalformedKey;
 pub struct IdempotencyKey([u8; 32]);
 
 impl IdempotencyKey {
+    /// SHA-256 of its text.
+    #[must_use]
+    pub fn digest(self) -> [u8; 32] {
+        self.0
+    }
+
     /// Reads the header: a string of RFC 8941 (`"8e03978e-40d5"`), or the same without quotes, as most
     /// clients send it.
     ///

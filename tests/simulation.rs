@@ -228,7 +228,7 @@ impl Tables {
         for change in &batch.changes {
             match change {
                 Change::KeyLimits(key, limits) => self.keys.get_mut(key).unwrap().limits = *limits,
-                Change::KeyRevoked(key) => self.keys.get_mut(key).unwrap().is_revoked = true,
+                Change::KeyRevoked(_, key, _) => self.keys.get_mut(key).unwrap().is_revoked = true,
                 Change::PaymentConfirmed(payment) => {
                     if self.payments.insert(payment.id, payment.clone()).is_some() {
                         return false;
@@ -985,13 +985,13 @@ impl World<'_> {
                 resident.owner.top_up(payment, None, at).map(|decision| decision.write)
             }
             Kind::Revoke => {
-                let decision = resident.owner.change_key(key, KeyChange::Revoke);
+                let decision = resident.owner.change_key(key, KeyChange::Revoke, at);
                 Ok(decision.unwrap().write)
             }
             Kind::Limit(daily) => {
                 let daily = Some(Some(credits(daily)));
                 let change = LimitsChange { daily, ..LimitsChange::default() };
-                Ok(resident.owner.change_key(key, KeyChange::Limits(change)).unwrap().write)
+                Ok(resident.owner.change_key(key, KeyChange::Limits(change), at).unwrap().write)
             }
         };
         let available = resident.owner.state().available().nanos();
@@ -1126,6 +1126,7 @@ impl World<'_> {
             key,
             method: "POST".into(),
             route: route.into(),
+            model: "".into(),
             upstream: "simulated".into(),
             status: 200,
             cost: Credits::ZERO,

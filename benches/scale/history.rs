@@ -169,6 +169,7 @@ fn add_history(batch: &mut Batch, account: AccountId, key: KeyId, entries: usize
             key,
             method: "POST".into(),
             route: "/api/hub/agents/chat".into(),
+            model: "".into(),
             upstream: "sandbox".into(),
             status: 200,
             cost: Credits::from_nanos(COST),

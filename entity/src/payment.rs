@@ -14,6 +14,17 @@ pub struct Model {
     pub amount: i64,
     pub created_at: i64,
     pub confirmed_at: Option<i64>,
+    pub provider_ref: Option<String>,
+    pub checkout_url: Option<String>,
+    pub method: Option<String>,
+    pub is_auto: bool,
+    pub confirming_at: Option<i64>,
+    pub ended_at: Option<i64>,
+    pub expires_at: Option<i64>,
+    pub failure: Option<String>,
+    pub request_digest: Option<Vec<u8>>,
+    pub look_at: Option<i64>,
+    pub looks: i32,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

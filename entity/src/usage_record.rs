@@ -23,6 +23,7 @@ pub struct Model {
     pub latency_micros: i64,
     pub ending: i16,
     pub tally: i16,
+    pub model: String,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

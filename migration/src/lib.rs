@@ -17,6 +17,9 @@ mod m20261124_000007_sessions;
 mod m20261125_000008_audit_log;
 mod m20261125_000009_keys;
 mod m20261125_000010_people;
+mod m20261125_000011_providers;
+mod m20261125_000012_webhooks;
+mod m20261125_000013_rollups;
 
 /// Applies the migrations in order.
 pub struct Migrator;
@@ -35,6 +38,9 @@ impl MigratorTrait for Migrator {
             Box::new(m20261125_000008_audit_log::Migration),
             Box::new(m20261125_000009_keys::Migration),
             Box::new(m20261125_000010_people::Migration),
+            Box::new(m20261125_000011_providers::Migration),
+            Box::new(m20261125_000012_webhooks::Migration),
+            Box::new(m20261125_000013_rollups::Migration),
         ]
     }
 }

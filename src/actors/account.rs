@@ -16,7 +16,8 @@ use crate::domain::owner::{Decision, Estimate, Extension, Snapshot, TooManyKeys}
 use crate::domain::residency::InFlight;
 use crate::domain::{
     AccountStatus, Act, Adjustment, Charge, ChargeId, Credits, Decline, KeyChange, KeyId, KeyState,
-    NewKey, NewPayment, Outcome, Owner, RecordedAnswer, Settled, Timestamp, UsageRecord, Write,
+    NewKey, NewPayment, Outcome, Owner, PaymentId, RecordedAnswer, Reversal, ReversalStep, Settled,
+    Timestamp, UsageRecord, Write,
 };
 
 pub use crate::domain::owner::Record;
@@ -273,6 +274,50 @@ impl Handler<TopUp> for AccountActor {
 
 #[derive(Message)]
 #[rtype(result = "()")]
+struct ConfirmPayment {
+    payment: PaymentId,
+    amount: Credits,
+    act: Option<Act>,
+    reply: Reply<(), Decline>,
+}
+
+impl Handler<ConfirmPayment> for AccountActor {
+    type Result = ();
+
+    fn handle(&mut self, confirm: ConfirmPayment, _: &mut Context<Self>) {
+        let result = self.with(|owner, now| {
+            let decided = owner.confirm_payment(confirm.payment, confirm.amount, now);
+            decided.map(|decision| self.receipt_of(owner, decision, confirm.act))
+        });
+        reply(confirm.reply, result);
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Reverse {
+    reversal: Reversal,
+    act: Option<Act>,
+    reply: Reply<Option<ReversalStep>, Decline>,
+}
+
+impl Handler<Reverse> for AccountActor {
+    type Result = ();
+
+    fn handle(&mut self, reverse: Reverse, _: &mut Context<Self>) {
+        let result = self.with(|owner, now| {
+            let decided = owner.reverse(reverse.reversal, now);
+            decided.map(|decision| {
+                let act = reverse.act.filter(|_| decision.decided.is_some());
+                self.receipt_of(owner, decision, act)
+            })
+        });
+        reply(reverse.reply, result);
+    }
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
 struct Refill {
     act: Option<Act>,
     reference: uuid::Uuid,
@@ -349,8 +394,8 @@ impl Handler<ChangeKey> for AccountActor {
     type Result = ();
 
     fn handle(&mut self, change: ChangeKey, _: &mut Context<Self>) {
-        let result = self.with(|owner, _| {
-            let decided = owner.change_key(change.key, change.change);
+        let result = self.with(|owner, now| {
+            let decided = owner.change_key(change.key, change.change, now);
             decided.map(|decision| self.receipt_of(owner, decision, change.act))
         });
         reply(change.reply, result);
@@ -537,6 +582,31 @@ impl AccountLease {
         act: Option<Act>,
     ) -> Result<Receipt<()>, AccountError<Decline>> {
         self.ask(|reply| TopUp { act, payment, answer, reply }).await
+    }
+
+    /// Credits a payment whose provider has the money.
+    ///
+    /// # Errors
+    /// The [`Decline`], or [`AccountError::Gone`].
+    pub async fn confirm_payment(
+        &self,
+        payment: PaymentId,
+        amount: Credits,
+        act: Option<Act>,
+    ) -> Result<Receipt<()>, AccountError<Decline>> {
+        self.ask(|reply| ConfirmPayment { payment, amount, act, reply }).await
+    }
+
+    /// Takes what can be taken of a reversal, or gives again what is to be given again; answers what was done.
+    ///
+    /// # Errors
+    /// The [`Decline`], or [`AccountError::Gone`].
+    pub async fn reverse(
+        &self,
+        reversal: Reversal,
+        act: Option<Act>,
+    ) -> Result<Receipt<Option<ReversalStep>>, AccountError<Decline>> {
+        self.ask(|reply| Reverse { reversal, act, reply }).await
     }
 
     /// Brings the balance up to `to`, where it is below; answers the balance.

@@ -561,6 +561,7 @@ mod tests {
                 key,
                 method: "GET".into(),
                 route: "/".into(),
+                model: "".into(),
                 upstream: "test".into(),
                 status: 200,
                 cost: PRICE,

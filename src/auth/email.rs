@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::people::{Device, People, PeopleError, Speaker};
 use super::session::{digest, random_token};
 use super::throttle::subject;
-use crate::domain::{ActKind, Actor, Origin, Timestamp};
+use crate::domain::{ActKind, Actor, Origin, Timestamp, UserId};
 use crate::mail::Letter;
 use crate::store::api_keys::ExpiringKey;
 use crate::store::email_tokens::TokenPurpose;
@@ -181,6 +181,32 @@ impl People {
                     ),
                 });
             }
+        }
+    }
+
+    /// Tells a user that their account tops itself up no longer.
+    pub async fn tell_of_auto_top_up(&self, user: UserId, why: &str) {
+        self.write_to(
+            user,
+            "Your account tops itself up no longer",
+            &format!(
+                "three payments in a row have failed, the last one so: {why}. To have your account topped up again, \
+                 set another payment method: PUT /api/payments/auto-top-up."
+            ),
+        )
+        .await;
+    }
+
+    /// Writes to a user, if there is one.
+    pub async fn write_to(&self, user: UserId, subject: &str, what: &str) {
+        match self.store.find_user(user).await {
+            Ok(Some(user)) => self.mailer.send(Letter {
+                to: user.email,
+                subject: subject.into(),
+                text: format!("Hello {},\n\n{what}\n", user.username),
+            }),
+            Ok(None) => {}
+            Err(error) => tracing::error!(%error, "a message was not sent"),
         }
     }
 

@@ -806,6 +806,20 @@ impl AccountState {
         if self.status != AccountStatus::Open {
             return Err(Decline::AccountClosed);
         }
+        self.credit(kind, reference, amount, now)
+    }
+
+    /// The same whatever the account's status: money that a provider has is not kept from its owner.
+    ///
+    /// # Errors
+    /// [`Decline::AmountTooLarge`]
+    pub fn credit(
+        &mut self,
+        kind: EntryKind,
+        reference: Uuid,
+        amount: Credits,
+        now: Timestamp,
+    ) -> Result<LedgerEntry, Decline> {
         if amount <= Credits::ZERO {
             return Err(Decline::AmountTooLarge);
         }
@@ -826,6 +840,7 @@ impl AccountState {
     /// [`Decline::InsufficientCredits`], or [`Decline::AmountTooLarge`] where the amount is not positive.
     pub fn take(
         &mut self,
+        kind: EntryKind,
         reference: Uuid,
         amount: Credits,
         now: Timestamp,
@@ -843,7 +858,7 @@ impl AccountState {
         self.balance = balance;
         let day = now.day();
         let taken = negated(amount);
-        Ok(self.entry(EntryKind::Deduction, taken, reference, None, day, day.month(), now))
+        Ok(self.entry(kind, taken, reference, None, day, day.month(), now))
     }
 
     /// Makes spendable what entries up to number `durable_seq` gave back.

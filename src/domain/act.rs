@@ -162,6 +162,14 @@ act_kinds! {
     KeyExpiryTold = "key.expiry_told",
     /// Paid.
     PaymentConfirmed = "payment.confirmed",
+    /// Began a payment.
+    PaymentBegun = "payment.begun",
+    /// A provider took a payment back, or a part of it, or gave it again.
+    PaymentReversed = "payment.reversed",
+    /// Let go of a saved payment method.
+    PaymentMethodRemoved = "payment_method.removed",
+    /// Set after which rule the account tops itself up.
+    AutoTopUpSet = "auto_top_up.set",
     /// Brought the test account back to what it began with.
     TestCreditsReset = "test_credits.reset",
     /// Gave credits without a payment.

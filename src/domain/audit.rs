@@ -147,8 +147,7 @@ impl Fold {
         must(!entry.balance_after.is_negative(), &|| {
             format!("entry {seq} leaves a negative balance")
         });
-        let gives = matches!(entry.kind, EntryKind::TopUp | EntryKind::Refund | EntryKind::Grant);
-        must(gives != entry.amount.is_negative() && entry.amount != Credits::ZERO, &|| {
+        must(entry.kind.gives() != entry.amount.is_negative() && entry.amount != Credits::ZERO, &|| {
             format!("entry {seq} is a {} of ${}", entry.kind.name(), entry.amount)
         });
         let is_paid = entry.kind == EntryKind::TopUp;
@@ -217,7 +216,8 @@ impl Fold {
         if audited.entries_astray > 0 {
             let count = audited.entries_astray;
             self.find(format!(
-                "{count} calls were charged twice, or given back what was not taken, or credits have no payment"
+                "{count} calls were charged twice, or given back what was not taken, or credits have no payment, or payments \
+                 were taken back as their reversals do not say"
             ));
         }
         for (key, (spend, day, month)) in std::mem::take(&mut self.spent) {

@@ -7,12 +7,14 @@ use uuid::Uuid;
 
 use super::account::AccountStatus;
 use super::act::Act;
+use super::event::Event;
 use super::hold::HoldChange;
 use super::ids::{AccountId, KeyId, PaymentId};
 use super::lease::shard;
 use super::ledger::{EntryKind, LedgerEntry};
 use super::limits::{KeySpend, SpendingLimits};
 use super::money::Credits;
+use super::payment::{Reversal, ReversalStep};
 use super::usage::UsageRecord;
 use super::window::Timestamp;
 
@@ -60,14 +62,18 @@ pub enum Change {
     KeyCreated(NewKey),
     /// A key's ceilings.
     KeyLimits(KeyId, SpendingLimits),
-    /// A key out of use.
-    KeyRevoked(KeyId),
-    /// A key out of use and out of the list. Its row stays, for the history that names it.
-    KeyDeleted(KeyId),
+    /// A key of an account out of use, since then.
+    KeyRevoked(AccountId, KeyId, Timestamp),
+    /// A key of an account out of use and out of the list. Its row stays, for the history that names it.
+    KeyDeleted(AccountId, KeyId, Timestamp),
     /// An account suspended or resumed.
     AccountStatus(AccountId, AccountStatus),
-    /// A payment confirmed.
+    /// A payment made and confirmed at once.
     PaymentConfirmed(NewPayment),
+    /// A payment that was on record, confirmed.
+    PaymentPaid(PaymentId, Timestamp),
+    /// A part of a payment taken back, or given again.
+    PaymentReversed(Reversal, ReversalStep),
 }
 
 /// What a request with an idempotency key was answered, for its repeats.
@@ -108,6 +114,8 @@ pub struct Write {
     pub change: Option<Change>,
     /// Who did it, for the audit log. A paid call has none: its usage record says as much.
     pub act: Option<Box<Act>>,
+    /// What the account's holder is told that nothing else in it tells.
+    pub event: Option<Box<Event>>,
 }
 
 impl Write {
@@ -123,6 +131,7 @@ impl Write {
             answer: None,
             change: None,
             act: None,
+            event: None,
         }
     }
 
@@ -137,6 +146,7 @@ impl Write {
             && self.answer.is_none()
             && self.change.is_none()
             && self.act.is_none()
+            && self.event.is_none()
     }
 
     /// What it costs in memory, roughly.
@@ -164,6 +174,8 @@ pub struct Batch {
     pub changes: Vec<Change>,
     /// Who did it, for the audit log.
     pub acts: Vec<Act>,
+    /// What account holders are told that nothing else in it tells.
+    pub events: Vec<Event>,
 }
 
 impl Batch {
@@ -179,6 +191,7 @@ impl Batch {
             batch.answers.extend(write.answer.clone());
             batch.changes.extend(write.change.clone());
             batch.acts.extend(write.act.as_deref().cloned());
+            batch.events.extend(write.event.as_deref().cloned());
         }
         batch
     }
@@ -216,6 +229,7 @@ impl Batch {
             merged.answers.extend_from_slice(&batch.answers);
             merged.changes.extend_from_slice(&batch.changes);
             merged.acts.extend_from_slice(&batch.acts);
+            merged.events.extend_from_slice(&batch.events);
         }
         merged.entries.sort_by_key(|entry| (entry.account, entry.seq));
         merged
@@ -255,6 +269,7 @@ impl Batch {
             && self.answers.is_empty()
             && self.changes.is_empty()
             && self.acts.is_empty()
+            && self.events.is_empty()
     }
 
     /// The shards whose lease must hold for it.

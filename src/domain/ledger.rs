@@ -22,17 +22,27 @@ pub enum EntryKind {
     Grant,
     /// Credits taken by an operator. Reference: the user.
     Deduction,
+    /// Credits taken back, since the provider gave the money back. Reference: the payment.
+    PaymentRefund,
+    /// Credits taken back, since the payer disputes the payment. Reference: the payment.
+    Dispute,
+    /// Credits given again that a refund or a dispute had taken: the one failed, the other was won. Reference: the
+    /// payment.
+    Reinstatement,
 }
 
 impl EntryKind {
     /// Every kind.
-    pub const ALL: [EntryKind; 6] = [
+    pub const ALL: [EntryKind; 9] = [
         EntryKind::TopUp,
         EntryKind::Charge,
         EntryKind::Capture,
         EntryKind::Refund,
         EntryKind::Grant,
         EntryKind::Deduction,
+        EntryKind::PaymentRefund,
+        EntryKind::Dispute,
+        EntryKind::Reinstatement,
     ];
 
     /// The number that stands for the kind in the database. Fixed for ever.
@@ -45,6 +55,9 @@ impl EntryKind {
             EntryKind::Refund => 4,
             EntryKind::Grant => 5,
             EntryKind::Deduction => 6,
+            EntryKind::PaymentRefund => 7,
+            EntryKind::Dispute => 8,
+            EntryKind::Reinstatement => 9,
         }
     }
 
@@ -64,7 +77,25 @@ impl EntryKind {
             EntryKind::Refund => "refund",
             EntryKind::Grant => "grant",
             EntryKind::Deduction => "deduction",
+            EntryKind::PaymentRefund => "payment_refund",
+            EntryKind::Dispute => "dispute",
+            EntryKind::Reinstatement => "reinstatement",
         }
+    }
+
+    /// The kind that a word of the API stands for.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// Does it add to the balance?
+    #[must_use]
+    pub const fn gives(self) -> bool {
+        matches!(
+            self,
+            EntryKind::TopUp | EntryKind::Refund | EntryKind::Grant | EntryKind::Reinstatement
+        )
     }
 }
 

@@ -16,10 +16,11 @@ use super::account::{
 use super::act::Act;
 use super::batch::{Change, NewKey, NewPayment, RecordedAnswer, Write};
 use super::hold::HoldChange;
-use super::ids::{AccountId, ChargeId, KeyId};
+use super::ids::{AccountId, ChargeId, KeyId, PaymentId};
 use super::ledger::EntryKind;
 use super::limits::{LimitsLeft, SpendingLimits};
 use super::money::Credits;
+use super::payment::{Reversal, ReversalStep};
 use super::residency::AccountMarks;
 use super::usage::UsageRecord;
 use super::window::Timestamp;
@@ -275,6 +276,47 @@ impl Owner {
         Ok(Decision::awaited((), Some(Write { entry, answer, change, ..self.write() })))
     }
 
+    /// Credits a payment whose provider has the money, whatever the account's status.
+    ///
+    /// # Errors
+    /// [`Decline::AmountTooLarge`]
+    pub fn confirm_payment(
+        &mut self,
+        payment: PaymentId,
+        amount: Credits,
+        now: Timestamp,
+    ) -> Result<Decision<()>, Decline> {
+        let entry = Some(self.state.credit(EntryKind::TopUp, payment.0, amount, now)?);
+        let change = Some(Change::PaymentPaid(payment, now));
+        Ok(Decision::awaited((), Some(Write { entry, change, ..self.write() })))
+    }
+
+    /// Takes what can be taken of what a provider takes back, or gives again what it gives again; decides what was
+    /// done.
+    ///
+    /// # Errors
+    /// [`Decline::AmountTooLarge`]
+    pub fn reverse(
+        &mut self,
+        reversal: Reversal,
+        now: Timestamp,
+    ) -> Result<Decision<Option<ReversalStep>>, Decline> {
+        self.confirm();
+        let step = reversal.step(self.state.available());
+        let payment = reversal.payment.0;
+        let entry = match step {
+            None => return Ok(Decision::awaited(None, None)),
+            Some(ReversalStep::Take(amount)) => {
+                self.state.take(reversal.kind.entry_kind(), payment, amount, now)?
+            }
+            Some(ReversalStep::Give(amount)) => {
+                self.state.credit(EntryKind::Reinstatement, payment, amount, now)?
+            }
+        };
+        let change = step.map(|step| Change::PaymentReversed(reversal, step));
+        Ok(Decision::awaited(step, Some(Write { entry: Some(entry), change, ..self.write() })))
+    }
+
     /// Brings the balance up to `to`, where it is below; decides the balance.
     ///
     /// # Errors
@@ -309,7 +351,9 @@ impl Owner {
             Adjustment::Grant(amount) => {
                 self.state.top_up(EntryKind::Grant, reference, amount, now)
             }
-            Adjustment::Take(amount) => self.state.take(reference, amount, now),
+            Adjustment::Take(amount) => {
+                self.state.take(EntryKind::Deduction, reference, amount, now)
+            }
         }?;
         let balance = self.state.balance();
         Ok(Decision::awaited(balance, Some(Write { entry: Some(entry), answer, ..self.write() })))
@@ -341,12 +385,13 @@ impl Owner {
         &mut self,
         key: KeyId,
         change: KeyChange,
+        now: Timestamp,
     ) -> Result<Decision<KeyState>, NoSuchKey> {
-        let key = self.state.change_key(key, change)?;
+        let (key, account) = (self.state.change_key(key, change)?, self.state.id());
         let change = Some(match change {
             KeyChange::Limits(_) => Change::KeyLimits(key.id, key.limits),
-            KeyChange::Revoke => Change::KeyRevoked(key.id),
-            KeyChange::Delete => Change::KeyDeleted(key.id),
+            KeyChange::Revoke => Change::KeyRevoked(account, key.id, now),
+            KeyChange::Delete => Change::KeyDeleted(account, key.id, now),
         });
         Ok(Decision::awaited(key, Some(Write { change, ..self.write() })))
     }

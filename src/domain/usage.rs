@@ -6,6 +6,23 @@ use super::ids::{AccountId, ChargeId, KeyId};
 use super::money::Credits;
 use super::window::Timestamp;
 
+/// The longest name of a model that is kept, in bytes.
+pub const MODEL_MAX: usize = 64;
+
+/// A model's name as it is kept: no control characters, and no longer than [`MODEL_MAX`].
+#[must_use]
+pub fn model_name(name: &str) -> Arc<str> {
+    let plain = name.chars().filter(|c| !c.is_control());
+    let mut kept = String::new();
+    for c in plain {
+        if kept.len().saturating_add(c.len_utf8()) > MODEL_MAX {
+            break;
+        }
+        kept.push(c);
+    }
+    kept.into()
+}
+
 /// How a call that was charged came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Ending {
@@ -114,6 +131,8 @@ pub struct UsageRecord {
     pub method: Arc<str>,
     /// The priced route, as the price list has it.
     pub route: Arc<str>,
+    /// Which model it asked for; empty where it named none. Cut at [`MODEL_MAX`] bytes.
+    pub model: Arc<str>,
     /// Which upstream served it.
     pub upstream: Arc<str>,
     /// The HTTP status answered.

@@ -110,6 +110,25 @@ impl Day {
 pub struct Month(pub i32);
 
 impl Month {
+    /// When this month begins.
+    #[must_use]
+    pub fn starts_at(self) -> Timestamp {
+        Month(self.0.saturating_sub(1)).ends_at()
+    }
+
+    /// The month of this text: `2026-11`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let (year, month) = text.split_once('-')?;
+        let is_plain = year.len() == 4 && month.len() == 2 && text.is_ascii();
+        let number = |digits: &str| {
+            digits.bytes().all(|byte| byte.is_ascii_digit()).then(|| digits.parse::<i32>().ok())?
+        };
+        let (year, month) = (number(year)?, number(month)?);
+        let is_month = is_plain && (1970..=9_999).contains(&year) && (1..=12).contains(&month);
+        is_month.then(|| Month(year.saturating_mul(12).saturating_add(month).saturating_sub(1)))
+    }
+
     /// When the next month begins: the reset of a monthly limit.
     #[must_use]
     pub fn ends_at(self) -> Timestamp {
@@ -118,6 +137,13 @@ impl Month {
             .and_then(|first| first.checked_add_months(Months::new(1)))
             .map_or(i32::MAX, |next| next.num_days_from_ce().saturating_sub(EPOCH_DAY));
         Day(days).starts_at()
+    }
+}
+
+impl std::fmt::Display for Month {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (year, month) = (self.0.div_euclid(12), self.0.rem_euclid(12).saturating_add(1));
+        write!(f, "{year:04}-{month:02}")
     }
 }
 

@@ -821,7 +821,7 @@ mod tests {
 
     /// A key that is revoked: a change without a trace of its own.
     fn change(account: i64) -> Write {
-        let change = Some(Change::KeyRevoked(KeyId(uuid::Uuid::from_u128(1))));
+        let change = Some(Change::KeyRevoked(AccountId(1), KeyId(uuid::Uuid::from_u128(1)), Timestamp::from_micros(1)));
         Write { change, ..Write::nothing(AccountId(account)) }
     }
 
@@ -896,6 +896,7 @@ mod tests {
             key: KeyId(uuid::Uuid::from_u128(1)),
             method: "GET".into(),
             route: "/".into(),
+            model: "".into(),
             upstream: "sandbox".into(),
             status: 200,
             cost: Credits::ZERO,

@@ -17,7 +17,9 @@ use utoipa::openapi::{
 };
 use utoipa::{OpenApi, PartialSchema, ToSchema};
 
-use super::{App, admin, auth, email, gateway, keys, meta, payments, two_factor};
+use super::{
+    App, admin, auth, email, gateway, keys, meta, methods, payments, transactions, two_factor,
+};
 use crate::auth::password::LENGTH_MAX;
 use crate::domain::pricing::PriceRule;
 use crate::domain::{ActId, KeyId, PaymentId, SessionId, UserId};
@@ -64,8 +66,17 @@ use crate::domain::{ActId, KeyId, PaymentId, SessionId, UserId};
         payments::pay,
         payments::list,
         payments::get,
-        payments::transactions,
         payments::reset_test,
+        transactions::list,
+        transactions::export,
+        transactions::statement,
+        transactions::receipt,
+        methods::list,
+        methods::add,
+        methods::remove,
+        methods::auto_top_up,
+        methods::set_auto_top_up,
+        methods::hear_stripe,
         admin::own_acts,
         admin::all_acts,
         admin::users,

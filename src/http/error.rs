@@ -16,6 +16,7 @@ use crate::auth::keys::KeysError;
 use crate::auth::password::{LENGTH_MAX, PasswordError};
 use crate::auth::people::PeopleError;
 use crate::auth::throttle::TooManyAttempts;
+use crate::domain::Credits;
 use crate::operators::OperatorsError;
 use crate::payments::PaymentsError;
 use crate::pipeline::Refusal;
@@ -131,9 +132,27 @@ pub enum ApiError {
     /// Somebody has it already; says what.
     #[error("conflict: {0}")]
     Conflict(Cow<'static, str>),
-    /// Only the sandbox takes payments, and it is off.
-    #[error("the sandbox provider is off")]
-    ProviderOff,
+    /// A payment provider is off.
+    #[error("the payment provider {provider} is off")]
+    ProviderOff {
+        /// Its name.
+        provider: &'static str,
+    },
+    /// A payment provider said no.
+    #[error("the payment provider refused")]
+    PaymentRefused(String),
+    /// A payment provider does not answer; what was begun is on record.
+    #[error("the payment provider does not answer")]
+    ProviderUnreachable,
+    /// What was sent as a payment, or as a provider's word, is none; says why.
+    #[error("not payable")]
+    NotPayable(String),
+    /// A payment by x402 is asked for, of this much.
+    #[error("payment required")]
+    PaymentRequired {
+        /// What is asked for.
+        amount: Credits,
+    },
     /// Not attempted; try again later.
     #[error("unavailable")]
     Unavailable,
@@ -376,12 +395,43 @@ impl ApiError {
                 format!("This route takes {allow}"),
             ),
             ApiError::Conflict(what) => parts(StatusCode::CONFLICT, "Conflict", what.clone()),
-            ApiError::ProviderOff => parts(
+            ApiError::ProviderOff { provider } => parts(
                 StatusCode::FORBIDDEN,
                 "Payment provider disabled",
-                "The sandbox payment provider is off, because this server does not listen on a loopback \
-                 address only. An operator can switch it on with payments.sandbox = true \
-                 (POLYSYSTEMS_PAYMENTS__SANDBOX=true).",
+                match *provider {
+                    crate::payments::SANDBOX => Cow::from(
+                        "The sandbox payment provider is off, because this server does not listen on a loopback \
+                         address only. An operator can switch it on with payments.sandbox = true \
+                         (POLYSYSTEMS_PAYMENTS__SANDBOX=true).",
+                    ),
+                    other => format!(
+                        "The payment provider {other} is not set up on this server. An operator can do so in \
+                         [payments.{other}]."
+                    )
+                    .into(),
+                },
+            ),
+            ApiError::PaymentRefused(why) => parts(
+                StatusCode::PAYMENT_REQUIRED,
+                "Payment refused",
+                format!("The payment was refused and nothing was credited: {why}"),
+            ),
+            ApiError::NotPayable(why) => {
+                parts(StatusCode::BAD_REQUEST, "Bad request", format!("Not accepted: {why}"))
+            }
+            ApiError::PaymentRequired { amount } => parts(
+                StatusCode::PAYMENT_REQUIRED,
+                "Payment required",
+                format!(
+                    "Please pay ${amount} by x402: sign what the header PAYMENT-REQUIRED asks for, and send the \
+                     same request again with PAYMENT-SIGNATURE."
+                ),
+            ),
+            ApiError::ProviderUnreachable => parts(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "Payment provider unavailable",
+                "The payment provider does not answer. If a payment was begun it is on record, and is brought up to \
+                 date by itself: GET /api/payments/payments tells.",
             ),
             ApiError::Unavailable => unavailable(),
             ApiError::OutcomeUnknown => parts(
@@ -427,7 +477,9 @@ impl ApiError {
 
     fn outcome(&self) -> Option<UnavailableOutcome> {
         match self {
-            ApiError::OutcomeUnknown | ApiError::Refused(Refusal::OutcomeUnknown(_)) => {
+            ApiError::OutcomeUnknown
+            | ApiError::ProviderUnreachable
+            | ApiError::Refused(Refusal::OutcomeUnknown(_)) => {
                 Some(UnavailableOutcome::OutcomeUnknown)
             }
             ApiError::Refused(Refusal::Stopped | Refusal::NotHeld(_)) => {
@@ -586,7 +638,18 @@ impl From<OperatorsError> for ApiError {
 impl From<PaymentsError> for ApiError {
     fn from(error: PaymentsError) -> Self {
         match error {
-            PaymentsError::ProviderOff => ApiError::ProviderOff,
+            PaymentsError::ProviderOff { provider } => ApiError::ProviderOff { provider },
+            PaymentsError::AmountOfProvider { provider, min } => ApiError::field(
+                "amount",
+                format!("must be at least {min}, and in whole cents, for {provider}"),
+            ),
+            PaymentsError::Refused(why) => ApiError::PaymentRefused(why),
+            PaymentsError::Unreachable(why) => {
+                tracing::error!(why, "a payment provider does not answer");
+                ApiError::ProviderUnreachable
+            }
+            PaymentsError::NotPayable(why) => ApiError::NotPayable(why),
+            PaymentsError::NoMethod => ApiError::NotFound("payment method"),
             PaymentsError::Amount { max } => ApiError::Validation(vec![FieldError {
                 field: "amount".into(),
                 message: format!("must be more than 0 and at most {max}"),

@@ -50,6 +50,8 @@ pub(super) async fn call(
         return refuse(&request, &app, refusal.into());
     };
     let gateway = app.gateway.clone();
+    let again = app.payments.x402.is_some() && super::x402::is_live(arrival.credential.as_deref());
+    let again = again.then(|| arrival.copy());
     if is_dry_run {
         let quoted = pipeline::quote(gateway, Box::new(arrival)).await;
         drop(running);
@@ -60,10 +62,50 @@ pub(super) async fn call(
     let (running, client_left) = (Some(running), Some(client_left));
     let arrival = Box::new(Arrival { running, client_left, ..arrival });
     let client = reqwest::Client::clone(&client);
-    match uncancelled(pipeline::serve(gateway, client, arrival)).await {
-        Ok(served) => respond(served, depart),
-        Err(error) => HttpResponse::from_error(error),
+    let served = uncancelled(pipeline::serve(gateway, client.clone(), arrival)).await;
+    match (served, again) {
+        (Ok(served), Some(again)) if served.needs_credits().is_some() => {
+            pay_and_serve(&request, &app, client, served, again).await
+        }
+        (Ok(served), _) => respond(served, depart),
+        (Err(error), _) => HttpResponse::from_error(error),
     }
+}
+
+/// A call that its balance does not cover: where it brings a payment by x402 along it is made again, paid; else it is
+/// told what to pay.
+async fn pay_and_serve(
+    request: &HttpRequest,
+    app: &Data<App>,
+    client: reqwest::Client,
+    served: Served<Departure>,
+    again: Box<Arrival>,
+) -> HttpResponse {
+    let Some((account, price)) = served.needs_credits() else { return respond(served, depart) };
+    let payment = match super::x402::pay_for_call(request, app, account, price).await {
+        Some(Ok(payment)) => payment,
+        paid => {
+            let mut response = match paid {
+                Some(Err(error)) => HttpResponse::from_error(error),
+                _ => respond(served, depart),
+            };
+            super::x402::ask(&mut response, request, app, price);
+            return response;
+        }
+    };
+    let Some(running) = app.readiness.enter() else {
+        return HttpResponse::from_error(ApiError::from(Refusal::Overloaded));
+    };
+    let (_here, client_left) = tokio::sync::oneshot::channel();
+    let (running, client_left) = (Some(running), Some(client_left));
+    let arrival = Box::new(Arrival { running, client_left, ..*again });
+    let mut response =
+        match uncancelled(pipeline::serve(app.gateway.clone(), client, arrival)).await {
+            Ok(served) => respond(served, depart),
+            Err(error) => HttpResponse::from_error(error),
+        };
+    super::x402::add_response(&mut response, app, &payment);
+    response
 }
 
 /// `X-Dry-Run: true` asks for the price alone.

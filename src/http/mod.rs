@@ -28,13 +28,16 @@ mod extract;
 mod gateway;
 mod keys;
 mod meta;
+mod methods;
 pub mod metrics;
 pub mod origin;
 pub mod page;
 mod payments;
 mod repeat;
 pub mod security;
+mod transactions;
 mod two_factor;
+mod x402;
 
 use error::ApiError;
 
@@ -187,9 +190,47 @@ pub fn routes(config: &mut ServiceConfig, document: &Data<utoipa::openapi::OpenA
             [on_post(|r| r.to(payments::reset_test))],
         ))
         .service(resource(
+            "/api/payments/payments/{id}/receipt",
+            "GET",
+            [on_get(|r| r.to(transactions::receipt))],
+        ))
+        .service(resource(
+            "/api/payments/methods",
+            "GET, POST",
+            [on_get(|r| r.to(methods::list)), on_post(|r| r.to(methods::add))],
+        ))
+        .service(resource(
+            "/api/payments/methods/{id}",
+            "DELETE",
+            [(Method::DELETE, web::route().to(methods::remove))],
+        ))
+        .service(resource(
+            "/api/payments/auto-top-up",
+            "GET, PUT",
+            [
+                on_get(|r| r.to(methods::auto_top_up)),
+                (Method::PUT, web::route().to(methods::set_auto_top_up)),
+            ],
+        ))
+        .service(resource(
+            "/api/payments/stripe/webhook",
+            "POST",
+            [on_post(|r| r.to(methods::hear_stripe))],
+        ))
+        .service(resource(
+            "/api/payments/statements/{month}",
+            "GET",
+            [on_get(|r| r.to(transactions::statement))],
+        ))
+        .service(resource(
+            "/api/payments/transactions/export",
+            "GET",
+            [on_get(|r| r.to(transactions::export))],
+        ))
+        .service(resource(
             "/api/payments/transactions",
             "GET",
-            [on_get(|r| r.to(payments::transactions))],
+            [on_get(|r| r.to(transactions::list))],
         ))
         .service(resource("/api/auth/audit-log", "GET", [on_get(|r| r.to(admin::own_acts))]))
         .service(resource("/api/admin/audit-log", "GET", [on_get(|r| r.to(admin::all_acts))]))

@@ -7,17 +7,18 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::amount::Amount;
-use super::error::{ApiError, ErrorBody, FieldError};
+use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, SessionUser, user_origin};
 use super::keys::EnvironmentName;
-use super::page::{EntryCursor, cut, page_limit, query, read_cursor};
+use super::page::{cut, page_limit, query, read_cursor};
 use super::repeat::{once, replay};
 use super::{App, uncancelled};
 use crate::auth::people::Speaker;
-use crate::domain::{ChargeId, EntryKind, KeyId, LedgerEntry, PaymentId, Timestamp, UserId};
+use crate::domain::{PaymentId, PaymentStatus, Timestamp, UserId};
 use crate::idempotency::Made;
-use crate::payments::PaymentsError;
-use crate::store::ledger::Payment;
+use crate::payments::begin::Payer;
+use crate::payments::{PaymentsError, SANDBOX, stripe, x402};
+use crate::store::payments::Payment;
 
 /// The balance of an account.
 #[derive(Serialize, ToSchema)]
@@ -82,10 +83,15 @@ pub(super) struct PaymentBody {
     /// USD, more than 0.
     #[schema(value_type = f64, example = 25.00, exclusive_minimum = 0)]
     amount: Amount,
-    /// `sandbox`, which confirms at once.
+    /// `sandbox`, which confirms at once; `stripe`, whose page is at `checkout_url`; or `x402`, paid by the header
+    /// `PAYMENT-SIGNATURE`. Absent: the sandbox where it is on, else Stripe.
     #[serde(default)]
-    #[schema(example = "sandbox", pattern = "^sandbox$")]
+    #[schema(example = "sandbox", pattern = "^(sandbox|stripe|x402)$")]
     provider: Option<String>,
+    /// Of `stripe`: a saved payment method, which is charged at once.
+    #[serde(default)]
+    #[schema(pattern = "^pm_[0-9A-Za-z_]{1,250}$")]
+    payment_method: Option<String>,
 }
 
 /// A payment.
@@ -96,37 +102,62 @@ pub(super) struct PaymentAnswer {
     amount: Amount,
     /// `USD`
     currency: &'static str,
-    /// `confirmed`: the credits are on the account.
-    #[schema(pattern = "^confirmed$")]
+    /// `created` (it waits for its payer), `confirming` (for its provider), `confirmed` (the credits are on the
+    /// account), `failed` or `expired`.
+    #[schema(pattern = "^(created|confirming|confirmed|failed|expired)$")]
     status: &'static str,
     provider: String,
+    /// The provider's page where it is paid, while it waits for that.
+    checkout_url: Option<String>,
+    /// Did the account top itself up?
+    automatic: bool,
+    /// Why it failed.
+    failure: Option<String>,
     #[schema(format = DateTime)]
     created_at: String,
+    /// Until when it can be paid.
+    #[schema(format = DateTime)]
+    expires_at: Option<String>,
+    /// When the provider had the payer's word.
+    #[schema(format = DateTime)]
+    confirming_at: Option<String>,
     #[schema(format = DateTime)]
     confirmed_at: Option<String>,
+    /// When it failed or expired.
+    #[schema(format = DateTime)]
+    ended_at: Option<String>,
 }
 
 impl From<Payment> for PaymentAnswer {
     fn from(payment: Payment) -> Self {
+        let is_waiting = payment.status == PaymentStatus::Created;
         PaymentAnswer {
             id: payment.id.to_string(),
             amount: Amount(payment.amount),
             currency: "USD",
             status: payment.status.name(),
             provider: payment.provider,
+            checkout_url: payment.checkout_url.filter(|_| is_waiting),
+            automatic: payment.is_auto,
+            failure: payment.failure,
             created_at: payment.created_at.to_rfc3339(),
+            expires_at: payment.expires_at.map(Timestamp::to_rfc3339),
+            confirming_at: payment.confirming_at.map(Timestamp::to_rfc3339),
             confirmed_at: payment.confirmed_at.map(Timestamp::to_rfc3339),
+            ended_at: payment.ended_at.map(Timestamp::to_rfc3339),
         }
     }
 }
 
-/// Adds credits to the user's live account.
+/// Adds credits to the user's live account, or begins to.
 #[utoipa::path(post, path = "/api/payments/payments", tag = "payments", security(("jwt" = [])),
     request_body = PaymentBody, responses(
-    (status = 201, description = "Paid and credited", body = PaymentAnswer),
+    (status = 201, description = "Paid and credited, or begun: see `status`", body = PaymentAnswer),
     (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT", body = ErrorBody),
-    (status = 403, description = "The sandbox provider is off, or the user's email address must be verified first", body = ErrorBody),
+    (status = 402, description = "The provider refused; or of x402, what is to be paid, in PAYMENT-REQUIRED", body = ErrorBody),
+    (status = 403, description = "The provider is off, or the user's email address must be verified first", body = ErrorBody),
+    (status = 404, description = "The user has not saved this payment method", body = ErrorBody),
     (status = 409, description = "The first request with this Idempotency-Key still runs", body = ErrorBody),
     (status = 422, description = "The Idempotency-Key was used for another request", body = ErrorBody),
 ))]
@@ -140,13 +171,30 @@ pub(super) async fn pay(
     let user = speaker.user;
     let once = once(&request, &body, |payment: &Payment| PaymentAnswer::from(payment.clone()))?;
     let origin = user_origin(&request, &app, user.id);
-    let PaymentBody { amount, provider } = body.json()?;
-    if provider.is_some_and(|provider| provider != crate::payments::SANDBOX) {
-        let message = "must be \"sandbox\", the only provider there is".into();
-        return Err(ApiError::Validation(vec![FieldError { field: "provider".into(), message }]));
+    let PaymentBody { amount: Amount(amount), provider, payment_method } = body.json()?;
+    let provider = provider.as_deref().unwrap_or(app.payments.default_provider());
+    if payment_method.is_some() && provider != stripe::NAME {
+        return Err(ApiError::field("payment_method", "is of the provider \"stripe\" alone"));
     }
-    let paid = async move { app.payments.pay(user.id, amount.0, once, origin).await };
-    Ok(match uncancelled(paid).await?? {
+    let made = match provider {
+        SANDBOX => {
+            let paid = async move { app.payments.pay(user.id, amount, once, origin).await };
+            uncancelled(paid).await??
+        }
+        stripe::NAME => {
+            let payer = Payer { user: user.id, email: user.email, origin };
+            let paid = async move {
+                app.payments.pay_by_stripe(payer, amount, payment_method, once).await
+            };
+            uncancelled(paid).await??
+        }
+        x402::NAME => return super::x402::pay(&request, app, user.id, amount, origin).await,
+        _ => {
+            let message = "must be \"sandbox\", \"stripe\" or \"x402\"";
+            return Err(ApiError::field("provider", message));
+        }
+    };
+    Ok(match made {
         Made::New(payment) => HttpResponse::Created().json(PaymentAnswer::from(payment)),
         Made::Repeat(kept) => replay(kept),
     })
@@ -190,11 +238,8 @@ pub(super) struct PageQuery {
     #[param(minimum = 1, maximum = 100)]
     limit: Option<u64>,
     /// `next_cursor` of the page before.
-    #[param(pattern = "^([1-9][0-9]{0,18}|pay-[0-9a-f-]{36})$")]
+    #[param(pattern = "^pay-[0-9a-f-]{36}$")]
     cursor: Option<String>,
-    /// `live` (default) or `test`.
-    #[param(value_type = Option<EnvironmentName>, inline)]
-    environment: EnvironmentName,
 }
 
 impl PageQuery {
@@ -247,81 +292,4 @@ pub(super) async fn get(
     let id: PaymentId = id.parse().map_err(|_| ApiError::from(PaymentsError::NotFound))?;
     let payment = app.payments.get(user.id, id).await?;
     Ok(HttpResponse::Ok().json(PaymentAnswer::from(payment)))
-}
-
-/// One movement of money.
-#[derive(Serialize, ToSchema)]
-pub(super) struct TransactionBody {
-    /// 1 for the account's first, then one more each, without a gap.
-    #[schema(minimum = 1)]
-    sequence: i64,
-    /// `top_up`, `charge`, `capture`, `refund`, `grant` or `deduction`
-    #[schema(pattern = "^(top_up|charge|capture|refund|grant|deduction)$")]
-    kind: &'static str,
-    /// Negative takes from the balance.
-    amount: Amount,
-    balance_after: Amount,
-    /// `USD`
-    currency: &'static str,
-    /// What it belongs to: `pay-<uuid>`, `req-<uuid>` or `user-<uuid>`.
-    #[schema(pattern = "^(pay|req|user)-[0-9a-f-]{36}$")]
-    reference: String,
-    /// The key that spent it.
-    #[schema(value_type = Option<KeyId>)]
-    key_id: Option<String>,
-    #[schema(format = DateTime)]
-    created_at: String,
-}
-
-impl From<LedgerEntry> for TransactionBody {
-    fn from(entry: LedgerEntry) -> Self {
-        let reference = match entry.kind {
-            EntryKind::TopUp => PaymentId(entry.reference).to_string(),
-            EntryKind::Grant | EntryKind::Deduction => UserId(entry.reference).to_string(),
-            EntryKind::Charge | EntryKind::Capture | EntryKind::Refund => {
-                ChargeId(entry.reference).to_string()
-            }
-        };
-        TransactionBody {
-            sequence: entry.seq,
-            kind: entry.kind.name(),
-            amount: Amount(entry.amount),
-            balance_after: Amount(entry.balance_after),
-            currency: "USD",
-            reference,
-            key_id: entry.key.map(|key| key.to_string()),
-            created_at: entry.at.to_rfc3339_micros(),
-        }
-    }
-}
-
-/// A page of the ledger.
-#[derive(Serialize, ToSchema)]
-pub(super) struct TransactionsPage {
-    transactions: Vec<TransactionBody>,
-    /// For the next page; null on the last one.
-    next_cursor: Option<String>,
-}
-
-/// The ledger of the user's account, newest first.
-#[utoipa::path(get, path = "/api/payments/transactions", tag = "payments", security(("jwt" = [])),
-    params(PageQuery), responses(
-    (status = 200, description = "A page of the ledger", body = TransactionsPage),
-    (status = 400, description = "The query is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
-))]
-pub(super) async fn transactions(
-    SessionUser(user): SessionUser,
-    app: Data<App>,
-    request: HttpRequest,
-) -> Result<HttpResponse, ApiError> {
-    let page: PageQuery = query(&request)?;
-    let limit = page_limit(page.limit)?;
-    let environment = page.environment.into();
-    let before = page.cursor()?.map(|EntryCursor(seq)| seq);
-    let more = limit.saturating_add(1);
-    let mut entries = app.payments.entries(user.id, environment, before, more).await?;
-    let next_cursor = cut(&mut entries, limit).map(|entry| EntryCursor(entry.seq).to_string());
-    let transactions = entries.into_iter().map(TransactionBody::from).collect();
-    Ok(HttpResponse::Ok().json(TransactionsPage { transactions, next_cursor }))
 }

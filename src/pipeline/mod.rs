@@ -212,6 +212,39 @@ pub struct Served<T> {
     pub notes: Notes,
 }
 
+impl<T> Served<T> {
+    /// Was it refused for want of credits? Then whose, and how much it costs.
+    #[must_use]
+    pub fn needs_credits(&self) -> Option<(AccountId, Credits)> {
+        match &self.result {
+            Err(Refusal::InsufficientCredits { price }) => Some((self.notes.account?, *price)),
+            _ => None,
+        }
+    }
+}
+
+impl Arrival {
+    /// The same request once more; what counts it as running stays with the first.
+    #[must_use]
+    pub fn copy(&self) -> Box<Arrival> {
+        Box::new(Arrival {
+            id: self.id,
+            group: self.group,
+            method: self.method.clone(),
+            path: self.path.clone(),
+            query: self.query.clone(),
+            credential: self.credential.clone(),
+            address: self.address,
+            headers: self.headers.clone(),
+            body: self.body.clone(),
+            idempotency_key: self.idempotency_key,
+            running: None,
+            client_left: None,
+            at: self.at,
+        })
+    }
+}
+
 /// The whole life of a paid request. Read `lib.rs` for the picture.
 pub async fn serve(
     gateway: Arc<Gateway>,

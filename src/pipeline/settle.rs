@@ -15,6 +15,7 @@ use super::upstream::Answered;
 use super::{Departure, Gateway, Notes, Refusal, relay};
 use crate::actors::account::{Record, wait, wait_within};
 use crate::actors::ledger_writer::{Acknowledgement, WriteError};
+use crate::domain::usage::model_name;
 use crate::domain::{Credits, Ending, Extension, Outcome, Settled, Tally, UsageRecord};
 use crate::idempotency::Claim;
 use crate::tokens::{TextCounter, vocabulary};
@@ -201,6 +202,7 @@ pub(super) fn usage_record(
         key: key.key,
         method: rule.method.clone().unwrap_or_else(|| arrival.method.as_str().into()),
         route: rule.path.clone(),
+        model: model_of(charged),
         upstream: Arc::clone(upstream),
         status,
         cost: Credits::ZERO,
@@ -210,6 +212,15 @@ pub(super) fn usage_record(
         tally: Tally::Reported,
         started_at: arrival.at,
         latency_micros: gateway.clock.now().micros_since(arrival.at),
+    }
+}
+
+/// The model that a call asked for.
+fn model_of(charged: &Charged) -> Arc<str> {
+    let named = charged.generation.as_ref().and_then(|generation| generation.ask.model.as_deref());
+    match named {
+        Some(name) => model_name(name),
+        None => Arc::from(""),
     }
 }
 

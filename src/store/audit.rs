@@ -211,9 +211,19 @@ impl Audit {
         const TOP_UPS: &str = "SELECT COUNT(*) FROM ledger_entry AS entry
             LEFT JOIN payment ON payment.id = entry.reference AND payment.account_id = entry.account_id
             WHERE entry.account_id = $1 AND entry.kind = 1 AND payment.confirmed_at IS NULL";
-        let (calls, top_ups) =
-            (self.number(CALLS, self.id.0).await?, self.number(TOP_UPS, self.id.0).await?);
-        Ok(u64::try_from(calls.saturating_add(top_ups)).unwrap_or(0))
+        // What was taken of a payment, and given again, is what its reversals say.
+        const REVERSALS: &str = "SELECT COUNT(*) FROM (
+                SELECT reference, SUM(amount) AS amount FROM (
+                    SELECT reference, amount FROM ledger_entry
+                    WHERE account_id = $1 AND kind IN (7, 8, 9)
+                    UNION ALL
+                    SELECT payment_id, taken FROM reversal WHERE account_id = $1
+                ) AS moved GROUP BY reference HAVING SUM(amount) <> 0) AS astray";
+        let mut astray = 0_i64;
+        for sql in [CALLS, TOP_UPS, REVERSALS] {
+            astray = astray.saturating_add(self.number(sql, self.id.0).await?);
+        }
+        Ok(u64::try_from(astray).unwrap_or(0))
     }
 
     async fn number(&self, sql: &str, argument: i64) -> Result<i64, StoreError> {

@@ -14,7 +14,9 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::lease::{begin_write, is_held};
-use super::{Store, StoreError, answers, audit_log, holds, is_postgres};
+use super::{
+    Store, StoreError, answers, audit_log, holds, is_postgres, outbox, payments, rollups,
+};
 use crate::domain::writer::{Lane, Place};
 use crate::domain::{
     Batch, Change, Credits, KeyId, KeySpend, Lease, LedgerEntry, Link, Timestamp, UsageRecord,
@@ -105,7 +107,11 @@ impl Store {
         for act in &batch.acts {
             audit_log::insert(&transaction, act).await?;
         }
-        commit(transaction).await
+        let told = outbox::write_batch(&self.outbox, &transaction, batch).await?;
+        failpoint!("writer-events-written");
+        commit(transaction).await?;
+        self.outbox.ring(told);
+        Ok(())
     }
 
     /// Makes one more write durable: with it, everything is that was committed before, also where a commit was
@@ -208,8 +214,11 @@ pub(super) async fn commit(transaction: DatabaseTransaction) -> Result<(), Commi
     committing.await.map_err(CommitError::Unknown)
 }
 
-async fn write_change(transaction: &DatabaseTransaction, change: &Change) -> Result<(), DbErr> {
-    use entity::{account, api_key, payment};
+async fn write_change(
+    transaction: &DatabaseTransaction,
+    change: &Change,
+) -> Result<(), CommitError> {
+    use entity::{account, api_key};
     let key_update =
         |id: &KeyId| api_key::Entity::update_many().filter(api_key::Column::Id.eq(id.0));
     match change {
@@ -245,13 +254,13 @@ async fn write_change(transaction: &DatabaseTransaction, change: &Change) -> Res
                 .exec(transaction)
                 .await?;
         }
-        Change::KeyRevoked(id) => {
+        Change::KeyRevoked(_, id, _) => {
             key_update(id)
                 .col_expr(api_key::Column::IsRevoked, Value::from(true).into())
                 .exec(transaction)
                 .await?;
         }
-        Change::KeyDeleted(id) => {
+        Change::KeyDeleted(_, id, _) => {
             key_update(id)
                 .col_expr(api_key::Column::IsDeleted, Value::from(true).into())
                 .exec(transaction)
@@ -265,16 +274,11 @@ async fn write_change(transaction: &DatabaseTransaction, change: &Change) -> Res
                 .await?;
         }
         Change::PaymentConfirmed(payment) => {
-            let row = payment::ActiveModel {
-                id: Set(payment.id.0),
-                account_id: Set(payment.account.0),
-                provider: Set(payment.provider.to_owned()),
-                status: Set(super::ledger::PaymentStatus::Confirmed.code()),
-                amount: Set(payment.amount.nanos()),
-                created_at: Set(payment.at.micros()),
-                confirmed_at: Set(Some(payment.at.micros())),
-            };
-            payment::Entity::insert(row).exec_without_returning(transaction).await?;
+            payments::insert_confirmed(transaction, payment).await?;
+        }
+        Change::PaymentPaid(payment, at) => payments::confirm(transaction, *payment, *at).await?,
+        Change::PaymentReversed(reversal, step) => {
+            payments::reverse(transaction, reversal, *step).await?;
         }
     }
     Ok(())
@@ -301,14 +305,14 @@ const ROWS_POSTGRES: &str = "WITH entries AS (
             total_spent = key_spend.total_spent + excluded.total_spent
     ), usage AS (
         INSERT INTO usage_record (account_id, id, seq, key_id, method, route, upstream, status, cost,
-            prompt_tokens, completion_tokens, started_at, latency_micros, ending, tally)
+            prompt_tokens, completion_tokens, started_at, latency_micros, ending, tally, model)
         SELECT account_id, id, NULLIF(seq, 0), key_id, method, route, upstream, status, cost,
-            prompt_tokens, completion_tokens, started_at, latency_micros, ending, tally
+            prompt_tokens, completion_tokens, started_at, latency_micros, ending, tally, model
         FROM UNNEST($25::BIGINT[], $26::UUID[], $27::BIGINT[], $28::UUID[], $29::TEXT[], $30::TEXT[],
             $31::TEXT[], $32::SMALLINT[], $33::BIGINT[], $34::BIGINT[], $35::BIGINT[], $36::BIGINT[],
-            $37::BIGINT[], $38::SMALLINT[], $39::SMALLINT[])
+            $37::BIGINT[], $38::SMALLINT[], $39::SMALLINT[], $41::TEXT[])
             AS row (account_id, id, seq, key_id, method, route, upstream, status, cost, prompt_tokens,
-                completion_tokens, started_at, latency_micros, ending, tally)
+                completion_tokens, started_at, latency_micros, ending, tally, model)
     )
     UPDATE account
     SET balance = row.balance, seq = row.seq, updated_at = row.at, link = row.link
@@ -320,7 +324,7 @@ const ROWS_POSTGRES: &str = "WITH entries AS (
 ///
 /// What is refused fails the transaction, so no statement need be undone by itself: with `OR FAIL` SQLite does
 /// not copy each page that a statement changes.
-struct Table {
+pub(super) struct Table {
     before: &'static str,
     after: &'static str,
     /// By their capacities, which are powers of two: few enough that each stays prepared.
@@ -331,7 +335,7 @@ struct Table {
 const CAPACITY_MAX: usize = 1_024;
 
 impl Table {
-    const fn new(before: &'static str, after: &'static str) -> Self {
+    pub(super) const fn new(before: &'static str, after: &'static str) -> Self {
         Table { before, after, texts: [const { OnceLock::new() }; 11] }
     }
 
@@ -345,7 +349,7 @@ impl Table {
     }
 
     /// Writes the rows. All of them must be taken.
-    async fn write<R, const N: usize>(
+    pub(super) async fn write<R, const N: usize>(
         &self,
         transaction: &DatabaseTransaction,
         rows: &[R],
@@ -399,7 +403,7 @@ static SPENDS: Table = Table::new(
 
 static USAGE: Table = Table::new(
     "INSERT OR FAIL INTO usage_record (account_id, id, seq, key_id, method, route, upstream, status, cost,
-        prompt_tokens, completion_tokens, started_at, latency_micros, ending, tally)
+        prompt_tokens, completion_tokens, started_at, latency_micros, ending, tally, model)
     SELECT * FROM",
     "WHERE column1 IS NOT NULL",
 );
@@ -432,14 +436,17 @@ pub(super) async fn write_rows(
         values.extend(spend_columns(&spends));
         values.extend(usage_columns(&batch.usage));
         values.push(column(&spends, |(_, added)| added.nanos()));
+        values.push(column(&batch.usage, |record| record.model.to_string()));
         let statement = Statement::from_sql_and_values(backend, ROWS_POSTGRES, values);
         let written = transaction.execute_raw(statement).await?.rows_affected();
-        return all_written(written, moves.len());
+        all_written(written, moves.len())?;
+        return rollups::write(transaction, &batch.usage).await;
     }
     ENTRIES.write(transaction, &batch.entries, entry_row).await?;
     ACCOUNTS.write(transaction, &moves, move_row).await?;
     SPENDS.write(transaction, &spends, spend_row).await?;
-    USAGE.write(transaction, &batch.usage, usage_row).await
+    USAGE.write(transaction, &batch.usage, usage_row).await?;
+    rollups::write(transaction, &batch.usage).await
 }
 
 fn all_written(written: u64, expected: usize) -> Result<(), CommitError> {
@@ -555,7 +562,7 @@ fn usage_columns(usage: &[UsageRecord]) -> [Value; 15] {
     ]
 }
 
-fn usage_row(record: &UsageRecord) -> [Value; 15] {
+fn usage_row(record: &UsageRecord) -> [Value; 16] {
     [
         record.account.0.into(),
         record.id.0.into(),
@@ -572,6 +579,7 @@ fn usage_row(record: &UsageRecord) -> [Value; 15] {
         record.latency_micros.into(),
         record.ending.code().into(),
         record.tally.code().into(),
+        record.model.to_string().into(),
     ]
 }
 

@@ -9,6 +9,7 @@
 //! For PostgreSQL the journal is a table beside the others, for SQLite a file beside the database, with a lease of its
 //! own: a takeover raises the lease of the tables first, then that of the journal, then reads the journal.
 
+use std::borrow::Cow;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -21,7 +22,7 @@ use uuid::Uuid;
 
 use super::batch::{CommitError, commit, write_rows};
 use super::lease::{begin_write, is_held};
-use super::{Store, StoreError, holds, is_postgres, sqlite_file};
+use super::{Store, StoreError, holds, is_postgres, outbox, sqlite_file};
 use crate::domain::hold::HoldEndKind;
 use crate::domain::writer::{Lane, Merge};
 use crate::domain::{
@@ -31,8 +32,9 @@ use crate::domain::{
 
 use entity::account;
 
-/// How the bytes of a row begin.
-const FORMAT: u8 = 1;
+/// How the bytes of a row begin. A row of format 1, of a server from before, has no models.
+const FORMAT: u8 = 2;
+const FORMAT_WITHOUT_MODELS: u8 = 1;
 /// Rows that are read at once.
 const PAGE: usize = 64;
 
@@ -176,7 +178,7 @@ impl Store {
     /// [`CommitError`]
     pub async fn merge(&self, merge: &Merge, lease: Lease) -> Result<Vec<AccountId>, CommitError> {
         let last = (lease.epoch, merge.last);
-        merge_on(&self.tables.current(), last, &merge.batch, lease).await
+        self.merge_on(&self.tables.current(), last, &merge.batch, lease).await
     }
 
     /// Deletes from the journal what is merged, up to this number of the process. What cannot be deleted now is below
@@ -268,10 +270,92 @@ impl Store {
                 rows.iter().take_while(|row| row.at.0 == first.at.0).collect();
             let last = of_epoch.last().map_or(first.at, |row| row.at);
             let batch = Batch::merged(of_epoch.iter().map(|row| &row.batch));
-            report_refused(merge_on(&self.write, last, &batch, lease).await?.iter());
+            report_refused(self.merge_on(&self.write, last, &batch, lease).await?.iter());
             after = last;
         }
         forget(&journal, after).await;
+        Ok(())
+    }
+
+    async fn merge_on(
+        &self,
+        connection: &DatabaseConnection,
+        last: At,
+        batch: &Batch,
+        lease: Lease,
+    ) -> Result<Vec<AccountId>, CommitError> {
+        match self.merge_all(connection, last, batch, &[], lease).await {
+            Ok(()) => Ok(Vec::new()),
+            Err(CommitError::Refused(reason)) => {
+                tracing::warn!(reason, "the tables refuse a merge; trying each account by itself");
+                let accounts: Vec<AccountId> = batch.account_ids().into_iter().collect();
+                let mut refused = Vec::new();
+                let mut parts: Vec<&[AccountId]> = vec![&accounts];
+                while let Some(part) = parts.pop() {
+                    // The whole is known to be refused. Halves: nearly all of them are taken.
+                    let is_whole = part.len() == accounts.len() && part.len() > 1;
+                    if !is_whole
+                        && !is_refused(
+                            connection,
+                            last.0,
+                            &batch.part_of(&part.iter().copied().collect()),
+                            lease,
+                        )
+                        .await?
+                    {
+                        continue;
+                    }
+                    match part {
+                        [account] => refused.push(*account),
+                        _ => parts.extend(<[_; 2]>::from(part.split_at(part.len() / 2))),
+                    }
+                }
+                self.merge_all(connection, last, batch, &refused, lease).await?;
+                Ok(refused)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes all but what is refused into the tables, keeps that apart, and moves the mark.
+    async fn merge_all(
+        &self,
+        connection: &DatabaseConnection,
+        last: At,
+        batch: &Batch,
+        refused: &[AccountId],
+        lease: Lease,
+    ) -> Result<(), CommitError> {
+        failpoint!("merge-before-begin");
+        let (epoch, number) = last;
+        let transaction = begin(connection, batch, lease).await?;
+        let taken = if refused.is_empty() {
+            Cow::Borrowed(batch)
+        } else {
+            let mut taken = batch.account_ids();
+            taken.retain(|account| !refused.contains(account));
+            Cow::Owned(batch.part_of(&taken))
+        };
+        write(&transaction, epoch, &taken).await?;
+        let is_told = outbox::write_batch(&self.outbox, &transaction, &taken).await?;
+        for account in refused {
+            let sql = "INSERT INTO journal_refused (epoch, number, account_id, writes)
+                VALUES ($1, $2, $3, $4)";
+            let writes = encode(&batch.part_of(&BTreeSet::from([*account])))?;
+            let values = [epoch.into(), number.into(), account.0.into(), writes.into()];
+            execute(&transaction, sql, values).await?;
+        }
+        failpoint!("merge-rows-written");
+        let sql = "UPDATE journal_mark SET epoch = $1, number = $2
+            WHERE epoch < $1 OR (epoch = $1 AND number < $2)";
+        if execute(&transaction, sql, [epoch.into(), number.into()]).await? == 0 {
+            // Someone else has merged them; what would be written now would be written twice.
+            return Err(CommitError::Fenced);
+        }
+        failpoint!("merge-marked");
+        commit(transaction).await?;
+        failpoint!("merge-committed");
+        self.outbox.ring(is_told);
         Ok(())
     }
 
@@ -353,83 +437,6 @@ async fn end_of(connection: &impl ConnectionTrait, id: AccountId) -> Result<End,
         balance: Credits::from_nanos(row.balance),
         link: Link::from_slice(&row.link).unwrap_or_default(),
     }))
-}
-
-async fn merge_on(
-    connection: &DatabaseConnection,
-    last: At,
-    batch: &Batch,
-    lease: Lease,
-) -> Result<Vec<AccountId>, CommitError> {
-    match merge_all(connection, last, batch, &[], lease).await {
-        Ok(()) => Ok(Vec::new()),
-        Err(CommitError::Refused(reason)) => {
-            tracing::warn!(reason, "the tables refuse a merge; trying each account by itself");
-            let accounts: Vec<AccountId> = batch.account_ids().into_iter().collect();
-            let mut refused = Vec::new();
-            let mut parts: Vec<&[AccountId]> = vec![&accounts];
-            while let Some(part) = parts.pop() {
-                // The whole is known to be refused. Halves: nearly all of them are taken.
-                let is_whole = part.len() == accounts.len() && part.len() > 1;
-                if !is_whole
-                    && !is_refused(
-                        connection,
-                        last.0,
-                        &batch.part_of(&part.iter().copied().collect()),
-                        lease,
-                    )
-                    .await?
-                {
-                    continue;
-                }
-                match part {
-                    [account] => refused.push(*account),
-                    _ => parts.extend(<[_; 2]>::from(part.split_at(part.len() / 2))),
-                }
-            }
-            merge_all(connection, last, batch, &refused, lease).await?;
-            Ok(refused)
-        }
-        Err(error) => Err(error),
-    }
-}
-
-/// Writes all but what is refused into the tables, keeps that apart, and moves the mark.
-async fn merge_all(
-    connection: &DatabaseConnection,
-    last: At,
-    batch: &Batch,
-    refused: &[AccountId],
-    lease: Lease,
-) -> Result<(), CommitError> {
-    failpoint!("merge-before-begin");
-    let (epoch, number) = last;
-    let transaction = begin(connection, batch, lease).await?;
-    if refused.is_empty() {
-        write(&transaction, epoch, batch).await?;
-    } else {
-        let mut taken = batch.account_ids();
-        taken.retain(|account| !refused.contains(account));
-        write(&transaction, epoch, &batch.part_of(&taken)).await?;
-    }
-    for account in refused {
-        let sql = "INSERT INTO journal_refused (epoch, number, account_id, writes)
-            VALUES ($1, $2, $3, $4)";
-        let writes = encode(&batch.part_of(&BTreeSet::from([*account])))?;
-        let values = [epoch.into(), number.into(), account.0.into(), writes.into()];
-        execute(&transaction, sql, values).await?;
-    }
-    failpoint!("merge-rows-written");
-    let sql = "UPDATE journal_mark SET epoch = $1, number = $2
-        WHERE epoch < $1 OR (epoch = $1 AND number < $2)";
-    if execute(&transaction, sql, [epoch.into(), number.into()]).await? == 0 {
-        // Someone else has merged them; what would be written now would be written twice.
-        return Err(CommitError::Fenced);
-    }
-    failpoint!("merge-marked");
-    commit(transaction).await?;
-    failpoint!("merge-committed");
-    Ok(())
 }
 
 /// Writes what calls leave, where `epoch` is that of who journaled it.
@@ -560,6 +567,10 @@ struct Written<'t> {
     holds: Vec<WrittenHold>,
 }
 
+/// What follows it: the models of the usage records, in their order.
+#[derive(Serialize, Deserialize)]
+struct WrittenModels<'t>(#[serde(borrow)] Vec<&'t str>);
+
 #[derive(Serialize, Deserialize)]
 enum WrittenHold {
     Opened(WrittenOpen),
@@ -654,8 +665,11 @@ fn encode(batch: &Batch) -> Result<Vec<u8>, CommitError> {
         usage: batch.usage.iter().map(written_usage).collect(),
         holds: batch.holds.iter().map(written_hold).collect(),
     };
+    let models = WrittenModels(batch.usage.iter().map(|usage| &*usage.model).collect());
     let bytes = vec![FORMAT];
-    postcard::to_extend(&written, bytes).map_err(|error| CommitError::Refused(error.to_string()))
+    let bytes = postcard::to_extend(&written, bytes);
+    let bytes = bytes.and_then(|bytes| postcard::to_extend(&models, bytes));
+    bytes.map_err(|error| CommitError::Refused(error.to_string()))
 }
 
 fn written_usage(usage: &UsageRecord) -> WrittenUsage<'_> {
@@ -735,7 +749,15 @@ fn read_hold(written: WrittenHold) -> Option<HoldChange> {
 
 fn decode(bytes: &[u8]) -> Option<Batch> {
     let (format, bytes) = bytes.split_first()?;
-    let written: Written<'_> = postcard::from_bytes(bytes).ok().filter(|_| *format == FORMAT)?;
+    let (written, rest): (Written<'_>, _) = postcard::take_from_bytes(bytes).ok()?;
+    let models = match *format {
+        FORMAT => postcard::from_bytes::<WrittenModels<'_>>(rest).ok()?.0,
+        FORMAT_WITHOUT_MODELS => vec![""; written.usage.len()],
+        _ => return None,
+    };
+    if models.len() != written.usage.len() {
+        return None;
+    }
     let key = |bytes| KeyId(Uuid::from_bytes(bytes));
     let entry = |entry: WrittenEntry| {
         Some(LedgerEntry {
@@ -764,8 +786,9 @@ fn decode(bytes: &[u8]) -> Option<Batch> {
         };
         (spend.key, spend)
     };
-    let usage = |usage: WrittenUsage<'_>| {
+    let usage = |(usage, model): (WrittenUsage<'_>, &str)| {
         Some(UsageRecord {
+            model: model.into(),
             id: ChargeId(Uuid::from_bytes(usage.id)),
             account: AccountId(usage.account),
             seq: usage.seq,
@@ -786,7 +809,7 @@ fn decode(bytes: &[u8]) -> Option<Batch> {
     Some(Batch {
         entries: written.entries.into_iter().map(entry).collect::<Option<_>>()?,
         spends: written.spends.into_iter().map(spend).collect(),
-        usage: written.usage.into_iter().map(usage).collect::<Option<_>>()?,
+        usage: written.usage.into_iter().zip(models).map(usage).collect::<Option<_>>()?,
         holds: written.holds.into_iter().map(read_hold).collect::<Option<_>>()?,
         ..Batch::default()
     })

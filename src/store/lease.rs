@@ -24,6 +24,8 @@ impl Store {
     /// [`StoreError`] where the database cannot do it.
     pub async fn take_lease(&self, owner: Uuid) -> Result<Lease, StoreError> {
         let lease = self.raise_epoch(owner).await?;
+        // First: what is merged may be news to somebody.
+        self.load_listeners(None).await?;
         let store = self.clone();
         // It takes as long as it takes: what is in there was acknowledged.
         let merging = self.runtime.spawn(async move { store.merge_left(lease).await });

@@ -1,125 +1,315 @@
-//! The ledger and the payments as their owner reads them: newest first, by keyset.
+//! The ledger as its owner reads it: by keyset, newest or oldest first, whole or in part, and summed up by the month.
 
-use sea_orm::{ActiveValue::Set, ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{ActiveValue::Set, ConnectionTrait, QueryResult, Statement, Value};
 use uuid::Uuid;
 
 use super::{Store, StoreError};
 use crate::domain::{
-    AccountId, Credits, Day, EntryKind, KeyId, LedgerEntry, Link, Month, PaymentId, Timestamp,
+    AccountId, Credits, Day, EntryKind, KeyId, LedgerEntry, Link, Month, Timestamp,
 };
-use entity::{ledger_entry, payment};
+use entity::ledger_entry;
 
-/// How far a payment has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PaymentStatus {
-    /// The credits are on the account.
-    Confirmed,
+/// Entries looked through for one page. What is narrowed to few of many comes in pages that are not full, or even
+/// empty, with a cursor that goes on: the work for a page is bounded, whatever is asked.
+const LOOKED_THROUGH_MAX: i64 = 5_000;
+/// Entries before and after the edge of a time that are looked at, since a clock may have gone back a little.
+const SLACK: i64 = 1_000;
+
+/// Which entries are read. Each that is given narrows it.
+#[derive(Clone, Debug, Default)]
+pub struct EntryFilter {
+    /// Not from before.
+    pub from: Option<Timestamp>,
+    /// From before this.
+    pub until: Option<Timestamp>,
+    /// Of this kind.
+    pub kind: Option<EntryKind>,
+    /// Spent by this key.
+    pub key: Option<KeyId>,
+    /// Spent on this route.
+    pub route: Option<String>,
 }
 
-impl PaymentStatus {
-    /// The word for it in the API.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            PaymentStatus::Confirmed => "confirmed",
-        }
-    }
-
-    /// The number that stands for it in the database.
-    #[must_use]
-    pub const fn code(self) -> i16 {
-        match self {
-            PaymentStatus::Confirmed => 3,
-        }
-    }
-
-    fn from_code(code: i16) -> Option<Self> {
-        (code == PaymentStatus::Confirmed.code()).then_some(PaymentStatus::Confirmed)
-    }
-}
-
-/// A payment as stored.
+/// A ledger entry with what is known of its call.
 #[derive(Clone, Debug)]
-pub struct Payment {
-    /// Its id.
-    pub id: PaymentId,
-    /// Who took the money.
-    pub provider: String,
-    /// How far it has come.
-    pub status: PaymentStatus,
-    /// How much.
+pub struct EntryOfCall {
+    /// The entry.
+    pub entry: LedgerEntry,
+    /// The method and the route, where it is of a call whose record is kept.
+    pub endpoint: Option<(String, String)>,
+    /// The model asked for; empty where none is known.
+    pub model: String,
+    /// The HTTP status answered.
+    pub status: Option<i16>,
+    /// Tokens of prompt and completion.
+    pub tokens: Option<(i64, i64)>,
+}
+
+/// A page of a ledger.
+#[derive(Clone, Debug)]
+pub struct EntriesPage {
+    /// The entries.
+    pub entries: Vec<EntryOfCall>,
+    /// Where the next page begins: beyond this entry. `None` on the last page.
+    pub next: Option<i64>,
+}
+
+/// What the entries of one kind and one UTC day come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DaySum {
+    /// The day in which they were decided.
+    pub day: Day,
+    /// Their kind.
+    pub kind: EntryKind,
+    /// How many.
+    pub count: i64,
+    /// How much, with its sign.
     pub amount: Credits,
-    /// When it was made.
-    pub created_at: Timestamp,
-    /// When the credits were on the account.
-    pub confirmed_at: Option<Timestamp>,
+}
+
+/// The ledger of an account in a span of time.
+#[derive(Clone, Debug)]
+pub struct StatementSums {
+    /// The balance before its first entry.
+    pub opening: Credits,
+    /// The balance after its last entry.
+    pub closing: Credits,
+    /// By day and kind.
+    pub sums: Vec<DaySum>,
 }
 
 impl Store {
-    /// A page of an account's ledger, newest first, from below entry number `before`.
+    /// A page of an account's ledger: newest first from below entry `from_seq`, or oldest first from above it.
     ///
     /// # Errors
     /// [`StoreError`]
     pub async fn list_entries(
         &self,
         account: AccountId,
-        before: Option<i64>,
+        is_newest_first: bool,
+        from_seq: Option<i64>,
         limit: u64,
-    ) -> Result<Vec<LedgerEntry>, StoreError> {
+        filter: EntryFilter,
+    ) -> Result<EntriesPage, StoreError> {
         self.run(move |store| async move {
-            let rows = ledger_entry::Entity::find()
-                .filter(ledger_entry::Column::AccountId.eq(account.0))
-                .filter(ledger_entry::Column::Seq.lt(before.unwrap_or(i64::MAX)))
-                .order_by_desc(ledger_entry::Column::Seq)
-                .limit(limit)
-                .all(&store.read)
-                .await?;
-            rows.iter().map(entry).collect()
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            let (mut low, mut high) = store.span(account, filter.from, filter.until).await?;
+            match from_seq {
+                Some(seq) if is_newest_first => high = high.min(seq),
+                Some(seq) => low = low.max(seq.saturating_add(1)),
+                None => {}
+            }
+            // Rare kinds have an index of their own; nothing is looked through in vain.
+            let is_rare = filter.kind.is_some_and(is_rare);
+            let is_narrow = !is_rare && (filter.key.is_some() || filter.route.is_some() || filter.kind.is_some());
+            let (whole_low, whole_high) = (low, high);
+            if is_narrow && is_newest_first {
+                low = low.max(high.saturating_sub(LOOKED_THROUGH_MAX));
+            } else if is_narrow {
+                high = high.min(low.saturating_add(LOOKED_THROUGH_MAX));
+            }
+            let entries =
+                store.entries_between(account, (low, high), is_newest_first, limit, &filter).await?;
+            let is_full = i64::try_from(entries.len()).unwrap_or(i64::MAX) >= limit;
+            let next = if is_full {
+                entries.last().map(|last| last.entry.seq)
+            } else if is_newest_first {
+                (low > whole_low).then_some(low)
+            } else {
+                (high < whole_high).then(|| high.saturating_sub(1))
+            };
+            Ok(EntriesPage { entries, next })
         })
         .await
     }
 
-    /// A page of an account's payments, newest first, from below payment `before`; their ids rise with time.
-    ///
-    /// # Errors
-    /// [`StoreError`]
-    pub async fn list_payments(
+    async fn entries_between(
         &self,
         account: AccountId,
-        before: Option<PaymentId>,
-        limit: u64,
-    ) -> Result<Vec<Payment>, StoreError> {
-        self.run(move |store| async move {
-            let rows = payment::Entity::find()
-                .filter(payment::Column::AccountId.eq(account.0))
-                .filter(payment::Column::Id.lt(before.map_or(Uuid::max(), |id| id.0)))
-                .order_by_desc(payment::Column::Id)
-                .limit(limit)
-                .all(&store.read)
-                .await?;
-            rows.into_iter().map(to_payment).collect()
-        })
-        .await
+        (low, high): (i64, i64),
+        is_newest_first: bool,
+        limit: i64,
+        filter: &EntryFilter,
+    ) -> Result<Vec<EntryOfCall>, StoreError> {
+        let mut values: Vec<Value> =
+            vec![account.0.into(), low.into(), high.into(), limit.into()];
+        let mut conditions = String::new();
+        let mut narrow = |condition: &str, value: Value| {
+            values.push(value);
+            conditions.push_str(&condition.replace('?', &format!("${}", values.len())));
+        };
+        if let Some(from) = filter.from {
+            narrow(" AND entry.at >= ?", from.micros().into());
+        }
+        if let Some(until) = filter.until {
+            narrow(" AND entry.at < ?", until.micros().into());
+        }
+        if let Some(key) = filter.key {
+            narrow(" AND entry.key_id = ?", key.0.into());
+        }
+        if let Some(route) = &filter.route {
+            narrow(" AND usage.route = ?", route.clone().into());
+        }
+        if let Some(kind) = filter.kind {
+            // In words that the index of rare kinds is found by.
+            let rare = if is_rare(kind) { " AND entry.kind NOT IN (2, 3)" } else { "" };
+            conditions.push_str(&format!("{rare} AND entry.kind = {}", kind.code()));
+        }
+        let order = if is_newest_first { "DESC" } else { "ASC" };
+        let sql = format!(
+            "SELECT entry.account_id, entry.seq, entry.epoch, entry.kind, entry.amount, entry.balance_after,
+                entry.reference, entry.key_id, entry.day, entry.month, entry.at, entry.link, usage.method,
+                usage.route, usage.model, usage.status, usage.prompt_tokens, usage.completion_tokens
+            FROM ledger_entry AS entry LEFT JOIN usage_record AS usage
+                ON usage.account_id = entry.account_id AND usage.id = entry.reference
+            WHERE entry.account_id = $1 AND entry.seq >= $2 AND entry.seq < $3{conditions}
+            ORDER BY entry.seq {order} LIMIT $4"
+        );
+        let backend = self.read.get_database_backend();
+        let rows = self.read.query_all_raw(Statement::from_sql_and_values(backend, sql, values));
+        rows.await?.iter().map(entry_of_call).collect()
     }
 
-    /// One payment of an account.
+    /// Between which numbers the entries of a span of time lie; the second one is exclusive.
+    async fn span(
+        &self,
+        account: AccountId,
+        from: Option<Timestamp>,
+        until: Option<Timestamp>,
+    ) -> Result<(i64, i64), StoreError> {
+        let end = self.last_seq(account).await?.saturating_add(1);
+        let low = match from {
+            Some(from) => {
+                self.seq_at(account, from, end).await?.saturating_sub(SLACK).max(1)
+            }
+            None => 1,
+        };
+        let high = match until {
+            Some(until) => {
+                self.seq_at(account, until, end).await?.saturating_add(SLACK).min(end)
+            }
+            None => end,
+        };
+        Ok((low, high))
+    }
+
+    async fn last_seq(&self, account: AccountId) -> Result<i64, StoreError> {
+        const SQL: &str = "SELECT seq FROM ledger_entry WHERE account_id = $1
+            ORDER BY seq DESC LIMIT 1";
+        let backend = self.read.get_database_backend();
+        let statement = Statement::from_sql_and_values(backend, SQL, [account.0.into()]);
+        let row = self.read.query_one_raw(statement).await?;
+        Ok(row.map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or(0))
+    }
+
+    /// The number of the first entry from `at` on, or `end`: by halves, since entries have no index by time.
+    async fn seq_at(
+        &self,
+        account: AccountId,
+        at: Timestamp,
+        end: i64,
+    ) -> Result<i64, StoreError> {
+        const SQL: &str = "SELECT at FROM ledger_entry WHERE account_id = $1 AND seq = $2";
+        let backend = self.read.get_database_backend();
+        let (mut low, mut high) = (1, end);
+        while low < high {
+            let middle = low.saturating_add(high.saturating_sub(low) / 2);
+            let values = [account.0.into(), middle.into()];
+            let statement = Statement::from_sql_and_values(backend, SQL, values);
+            let row = self.read.query_one_raw(statement).await?;
+            let is_before = match row {
+                Some(row) => row.try_get_by_index::<i64>(0)? < at.micros(),
+                None => return Err(StoreError::Corrupt("a ledger with a gap".into())),
+            };
+            if is_before {
+                low = middle.saturating_add(1);
+            } else {
+                high = middle;
+            }
+        }
+        Ok(low)
+    }
+
+    /// What an account's ledger comes to in a span of time.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn find_payment(
+    pub async fn statement(
         &self,
         account: AccountId,
-        id: PaymentId,
-    ) -> Result<Option<Payment>, StoreError> {
+        from: Timestamp,
+        until: Timestamp,
+    ) -> Result<StatementSums, StoreError> {
+        const BALANCE: &str = "SELECT balance_after FROM ledger_entry
+            WHERE account_id = $1 AND seq < $2 ORDER BY seq DESC LIMIT 1";
+        const SUMS: &str = "SELECT CAST(at / 86400000000 AS INTEGER), kind, CAST(COUNT(*) AS BIGINT),
+                CAST(SUM(amount) AS BIGINT)
+            FROM ledger_entry WHERE account_id = $1 AND seq >= $2 AND seq < $3
+            GROUP BY 1, 2 ORDER BY 1, 2";
         self.run(move |store| async move {
-            let row = payment::Entity::find_by_id(id.0)
-                .filter(payment::Column::AccountId.eq(account.0))
-                .one(&store.read)
-                .await?;
-            row.map(to_payment).transpose()
+            let end = store.last_seq(account).await?.saturating_add(1);
+            let low = store.seq_at(account, from, end).await?;
+            let high = store.seq_at(account, until, end).await?;
+            let backend = store.read.get_database_backend();
+            let statement = |sql: &str, values: Vec<Value>| {
+                Statement::from_sql_and_values(backend, sql, values)
+            };
+            let mut balances = [Credits::ZERO; 2];
+            for (balance, seq) in balances.iter_mut().zip([low, high]) {
+                let values = vec![account.0.into(), seq.into()];
+                if let Some(row) = store.read.query_one_raw(statement(BALANCE, values)).await? {
+                    *balance = Credits::from_nanos(row.try_get_by_index(0)?);
+                }
+            }
+            let values = vec![account.0.into(), low.into(), high.into()];
+            let rows = store.read.query_all_raw(statement(SUMS, values)).await?;
+            let sum = |row: &QueryResult| {
+                let kind = EntryKind::from_code(row.try_get_by_index(1)?);
+                Ok::<_, StoreError>(DaySum {
+                    day: Day(row.try_get_by_index(0)?),
+                    kind: kind.ok_or_else(|| StoreError::Corrupt("an unknown kind".into()))?,
+                    count: row.try_get_by_index(2)?,
+                    amount: Credits::from_nanos(row.try_get_by_index(3)?),
+                })
+            };
+            let sums = rows.iter().map(sum).collect::<Result<_, _>>()?;
+            let [opening, closing] = balances;
+            Ok(StatementSums { opening, closing, sums })
         })
         .await
     }
+}
+
+const fn is_rare(kind: EntryKind) -> bool {
+    !matches!(kind, EntryKind::Charge | EntryKind::Capture)
+}
+
+fn entry_of_call(row: &QueryResult) -> Result<EntryOfCall, StoreError> {
+    let model = ledger_entry::Model {
+        account_id: row.try_get_by_index(0)?,
+        seq: row.try_get_by_index(1)?,
+        epoch: row.try_get_by_index(2)?,
+        kind: row.try_get_by_index(3)?,
+        amount: row.try_get_by_index(4)?,
+        balance_after: row.try_get_by_index(5)?,
+        reference: row.try_get_by_index::<Uuid>(6)?,
+        key_id: row.try_get_by_index::<Option<Uuid>>(7)?,
+        day: row.try_get_by_index(8)?,
+        month: row.try_get_by_index(9)?,
+        at: row.try_get_by_index(10)?,
+        link: row.try_get_by_index(11)?,
+    };
+    let method: Option<String> = row.try_get_by_index(12)?;
+    let route: Option<String> = row.try_get_by_index(13)?;
+    let prompt: Option<i64> = row.try_get_by_index(16)?;
+    let completion: Option<i64> = row.try_get_by_index(17)?;
+    Ok(EntryOfCall {
+        entry: entry(&model)?,
+        endpoint: method.zip(route),
+        model: row.try_get_by_index::<Option<String>>(14)?.unwrap_or_default(),
+        status: row.try_get_by_index(15)?,
+        tokens: prompt.zip(completion),
+    })
 }
 
 /// The row of an entry.
@@ -158,18 +348,5 @@ pub(super) fn entry(row: &ledger_entry::Model) -> Result<LedgerEntry, StoreError
         at: Timestamp::from_micros(row.at),
         // A link of another length is no link, and breaks the chain.
         link: Link::from_slice(&row.link).unwrap_or_default(),
-    })
-}
-
-fn to_payment(row: payment::Model) -> Result<Payment, StoreError> {
-    let status = PaymentStatus::from_code(row.status)
-        .ok_or_else(|| StoreError::Corrupt(format!("payment {} has an unknown status", row.id)))?;
-    Ok(Payment {
-        id: PaymentId(row.id),
-        provider: row.provider,
-        status,
-        amount: Credits::from_nanos(row.amount),
-        created_at: Timestamp::from_micros(row.created_at),
-        confirmed_at: row.confirmed_at.map(Timestamp::from_micros),
     })
 }

@@ -40,6 +40,9 @@ pub mod holds;
 pub mod journal;
 pub mod lease;
 pub mod ledger;
+pub mod outbox;
+pub mod payments;
+pub mod rollups;
 pub mod sessions;
 pub mod two_factor;
 pub mod usage;
@@ -109,6 +112,7 @@ pub struct Store {
     write: DatabaseConnection,
     tables: LaneConnection,
     journal: LaneConnection,
+    outbox: Arc<outbox::Outbox>,
 }
 
 /// What the ledger writer writes on in one of its lanes.
@@ -222,7 +226,7 @@ impl Store {
         let journal =
             LaneConnection::of_sqlite(journal, connect(&journal_url, 1, READ_CACHE).await?);
         let tables = LaneConnection::of_sqlite(write.clone(), read.clone());
-        Ok(Store { runtime, read, write, tables, journal })
+        Ok(Store { runtime, read, write, tables, journal, outbox: Arc::default() })
     }
 
     async fn open_postgres(
@@ -244,7 +248,8 @@ impl Store {
         migrated?;
         let tables = LaneConnection::of_postgres(url, "ledger").await?;
         let journal = LaneConnection::of_postgres(url, "journal").await?;
-        Ok(Store { runtime, read: write.clone(), write, tables, journal })
+        let outbox = Arc::default();
+        Ok(Store { runtime, read: write.clone(), write, tables, journal, outbox })
     }
 
     /// Where the database's work is done, and what nobody waits for.

@@ -25,7 +25,7 @@ const HOP_BY_HOP: [&str; 9] = [
     "upgrade",
 ];
 /// Request headers that are ours to write, or the caller's secret.
-const NOT_FORWARDED: [&str; 17] = [
+const NOT_FORWARDED: [&str; 18] = [
     "accept-encoding",
     "authorization",
     "content-length",
@@ -35,6 +35,8 @@ const NOT_FORWARDED: [&str; 17] = [
     "host",
     // Ours to answer. Another customer may use the same one.
     "idempotency-key",
+    // Of x402: paid to us.
+    "payment-signature",
     "x-api-key",
     "x-dry-run",
     // Would make another call of it than the one that was priced.

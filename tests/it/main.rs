@@ -30,6 +30,7 @@ mod refusals;
 mod repeats;
 mod runtime_facts;
 mod streams;
+mod stripe;
 #[expect(dead_code, reason = "shared with `tests/chaos`, which uses the rest")]
 mod support;
 mod two_factor;

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 pub mod database;
 pub mod process;
+pub mod stripe;
 pub mod upstream;
 
 pub use database::Database;
@@ -99,6 +100,22 @@ impl Server {
 
     pub fn advance(&self, seconds: i64) {
         self.clock.fetch_add(seconds * 1_000_000, Ordering::SeqCst);
+    }
+
+    /// The server's time, in seconds of Unix.
+    pub fn seconds(&self) -> i64 {
+        self.clock.load(Ordering::SeqCst) / 1_000_000
+    }
+
+    /// A user's session anew.
+    pub async fn log_in_again(&self, name: &str) -> User<'_> {
+        let login = json!({ "email": format!("{name}@example.com"), "password": PASSWORD });
+        let session = self.post("/api/auth/login", &login).expect(200).await;
+        User {
+            server: self,
+            id: session.body["user"]["id"].as_str().unwrap().to_owned(),
+            token: session.body["token"].as_str().unwrap().to_owned(),
+        }
     }
 
     pub fn url(&self, path: &str) -> String {

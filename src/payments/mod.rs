@@ -1,4 +1,7 @@
 //! Credits: how they come onto an account, and what its owner sees of them.
+//!
+//! A payment is on record before its provider hears of it, and is credited in one transaction with its own state, so
+//! once. Everything a provider says later goes through [`Payments::reconcile`].
 
 use std::sync::Arc;
 
@@ -6,13 +9,25 @@ use uuid::Uuid;
 
 use crate::auth::keys::{KeysError, on_record, serving_lease, tables_are_whole};
 use crate::domain::{
-    AccountId, ActKind, Credits, Decline, Environment, LedgerEntry, NewPayment, Origin, PaymentId,
+    AccountId, ActKind, Credits, Decline, Environment, NewPayment, Origin, PaymentId,
     Snapshot, Timestamp, UserId,
 };
 use crate::idempotency::{Begun, IdempotencyError, Made, Once};
 use crate::pipeline::Gateway;
 use crate::store::Store;
-use crate::store::ledger::{Payment, PaymentStatus};
+use crate::store::payments::{OpenPayment, Payment, ProviderFacts};
+
+pub mod auto;
+pub mod begin;
+pub mod provider;
+mod reconcile;
+pub mod stripe;
+pub mod x402;
+
+use provider::{Provider, ProviderError};
+pub use reconcile::Locks;
+use stripe::Stripe;
+use x402::X402;
 
 /// The provider that takes no money and confirms at once.
 pub const SANDBOX: &str = "sandbox";
@@ -20,9 +35,32 @@ pub const SANDBOX: &str = "sandbox";
 /// Why a payment was not made, or not found.
 #[derive(Debug, thiserror::Error)]
 pub enum PaymentsError {
-    /// The only provider there is, is switched off.
-    #[error("the sandbox provider is off")]
-    ProviderOff,
+    /// The provider is switched off, or there is none of this name.
+    #[error("the payment provider {provider} is off")]
+    ProviderOff {
+        /// Its name.
+        provider: &'static str,
+    },
+    /// Not between the provider's bounds, or not in whole cents.
+    #[error("the amount is not one that {provider} takes")]
+    AmountOfProvider {
+        /// Its name.
+        provider: &'static str,
+        /// The smallest payment by it.
+        min: Credits,
+    },
+    /// The provider said no.
+    #[error("the payment provider refused: {0}")]
+    Refused(String),
+    /// The provider did not answer; the payment is on record, and will be looked after.
+    #[error("the payment provider did not answer: {0}")]
+    Unreachable(String),
+    /// The header is no payment to us; says why.
+    #[error("not a payment: {0}")]
+    NotPayable(String),
+    /// The user has no such saved payment method.
+    #[error("no such payment method")]
+    NoMethod,
     /// Not between nothing and the largest payment.
     #[error("the amount is not between 0 and {max}")]
     Amount {
@@ -61,6 +99,14 @@ pub struct Payments {
     pub amount_max: Credits,
     /// What a test account begins with.
     pub test_credits: Credits,
+    /// Cards, where they are taken.
+    pub stripe: Option<Stripe>,
+    /// The smallest payment by Stripe.
+    pub stripe_amount_min: Credits,
+    /// Stablecoins, where they are taken.
+    pub x402: Option<X402>,
+    /// One for what is done about one payment at a time.
+    pub locks: Locks,
 }
 
 impl Payments {
@@ -76,11 +122,9 @@ impl Payments {
         origin: Origin,
     ) -> Result<Made<Payment>, PaymentsError> {
         if !self.is_sandbox_on {
-            return Err(PaymentsError::ProviderOff);
+            return Err(PaymentsError::ProviderOff { provider: SANDBOX });
         }
-        if amount <= Credits::ZERO || amount > self.amount_max {
-            return Err(PaymentsError::Amount { max: self.amount_max });
-        }
+        self.assert_amount(amount)?;
         let account = self.store.accounts_of(user).await?.live;
         let begun = self.gateway.idempotency.begin_once(account, once.as_ref()).await;
         let claim = match begun.map_err(PaymentsError::Repeat)? {
@@ -92,14 +136,7 @@ impl Payments {
         let payment =
             NewPayment { id: PaymentId(Uuid::now_v7()), account, provider: SANDBOX, amount, at };
         let id = payment.id;
-        let made = Payment {
-            id,
-            provider: SANDBOX.to_owned(),
-            status: PaymentStatus::Confirmed,
-            amount,
-            created_at: at,
-            confirmed_at: Some(at),
-        };
+        let made = Payment::confirmed(&payment);
         let answer = claim
             .as_ref()
             .zip(once)
@@ -119,6 +156,26 @@ impl Payments {
         })?;
         on_record(&self.gateway, receipt, claim).await?;
         Ok(Made::New(made))
+    }
+
+    /// The provider of payments that name none.
+    #[must_use]
+    pub fn default_provider(&self) -> &'static str {
+        if self.is_sandbox_on || self.stripe.is_none() { SANDBOX } else { stripe::NAME }
+    }
+
+    fn assert_amount(&self, amount: Credits) -> Result<(), PaymentsError> {
+        if amount <= Credits::ZERO || amount > self.amount_max {
+            return Err(PaymentsError::Amount { max: self.amount_max });
+        }
+        Ok(())
+    }
+
+    /// The provider of this name, where it is on.
+    fn provider(&self, name: &str) -> Option<&dyn Provider> {
+        let stripe = self.stripe.as_ref().map(|stripe| -> &dyn Provider { stripe });
+        let x402 = self.x402.as_ref().map(|x402| -> &dyn Provider { x402 });
+        [stripe, x402].into_iter().flatten().find(|provider| provider.name() == name)
     }
 
     /// Brings the user's test account back to what it began with, if it has less; answers its balance.
@@ -144,7 +201,8 @@ impl Payments {
     /// [`PaymentsError`]
     pub async fn get(&self, user: UserId, id: PaymentId) -> Result<Payment, PaymentsError> {
         let account = self.store.accounts_of(user).await?.live;
-        self.store.find_payment(account, id).await?.ok_or(PaymentsError::NotFound)
+        let found = self.store.find_payment(id).await?;
+        found.filter(|payment| payment.account == account).ok_or(PaymentsError::NotFound)
     }
 
     /// The user's payments, newest first.
@@ -178,20 +236,18 @@ impl Payments {
         Ok((snapshot, self.store.account_updated_at(account).await?))
     }
 
-    /// The ledger of one of the user's accounts, newest first.
+    /// One of the user's accounts, with everything that was acknowledged of it in the tables.
     ///
     /// # Errors
     /// [`PaymentsError`]
-    pub async fn entries(
+    pub async fn whole_account(
         &self,
         user: UserId,
         environment: Environment,
-        before: Option<i64>,
-        limit: u64,
-    ) -> Result<Vec<LedgerEntry>, PaymentsError> {
+    ) -> Result<AccountId, PaymentsError> {
         let account = self.account(user, environment).await?;
         tables_are_whole(&self.gateway).await?;
-        Ok(self.store.list_entries(account, before, limit).await?)
+        Ok(account)
     }
 
     async fn account(
@@ -201,4 +257,25 @@ impl Payments {
     ) -> Result<AccountId, PaymentsError> {
         Ok(self.store.accounts_of(user).await?.of(environment))
     }
+}
+
+impl From<ProviderError> for PaymentsError {
+    fn from(error: ProviderError) -> Self {
+        match error {
+            ProviderError::Refused(why) => PaymentsError::Refused(why),
+            ProviderError::Unreachable(why) => PaymentsError::Unreachable(why),
+        }
+    }
+}
+
+/// The body of an answer, as far as it is not too large.
+async fn whole_body(mut answer: reqwest::Response, max: usize) -> Result<Vec<u8>, String> {
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await.map_err(|error| error.without_url().to_string())? {
+        if body.len().saturating_add(chunk.len()) > max {
+            return Err("an answer that is too large".into());
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
 }

@@ -1,0 +1,368 @@
+//! Events: what an account holder is told of, by webhook.
+//!
+//! Most are read off the batch that is being written, so that an event is on record exactly where what it tells of is:
+//! in one transaction, also where a crash, a retry or another process came between.
+
+use std::collections::BTreeMap;
+use std::fmt::{Display, Write as _};
+
+use super::batch::{Batch, Change};
+use super::ids::{AccountId, KeyId, PaymentId};
+use super::ledger::LedgerEntry;
+use super::limits::SpendingLimits;
+use super::money::Credits;
+use super::payment::{PaymentStatus, ReversalKind, ReversalStep};
+use super::window::Timestamp;
+
+/// A balance below this reads as 0.00: it is depleted.
+pub const DEPLETED_BELOW: Credits = Credits::from_nanos(10_000_000);
+/// Percent of a limit from which on its holder is warned.
+const WARN_PERCENT: i128 = 80;
+
+macro_rules! event_kinds {
+    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
+        /// What happened.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum EventKind {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl EventKind {
+            /// Every kind.
+            pub const ALL: &'static [EventKind] = &[$(EventKind::$name,)*];
+
+            /// The word for it, in the database and in the API.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(EventKind::$name => $text,)*
+                }
+            }
+        }
+    };
+}
+
+event_kinds! {
+    /// A payment was begun.
+    PaymentCreated = "payment.created",
+    /// Its provider has the payer's word, and not yet the money.
+    PaymentConfirming = "payment.confirming",
+    /// Its credits are on the account.
+    PaymentConfirmed = "payment.confirmed",
+    /// Its provider did not get the money.
+    PaymentFailed = "payment.failed",
+    /// Its payer did not pay in time.
+    PaymentExpired = "payment.expired",
+    /// Some of it was given back, and its credits taken.
+    PaymentRefunded = "payment.refunded",
+    /// It is disputed, and its credits taken.
+    PaymentDisputed = "payment.disputed",
+    /// Credits that a refund or a dispute had taken were given again.
+    PaymentReinstated = "payment.reinstated",
+    /// The balance has changed; many changes are told at once.
+    BalanceUpdated = "balance.updated",
+    /// The balance has fallen below the account's threshold.
+    BalanceLow = "balance.low",
+    /// The balance reads as 0.00.
+    BalanceDepleted = "balance.depleted",
+    /// A key has spent 80 % of a limit.
+    UsageThreshold = "usage.threshold",
+    /// A key has reached a limit.
+    UsageLimitExceeded = "usage.limit_exceeded",
+    /// The account spends much more than it did.
+    UsageSpike = "usage.spike",
+    /// A key was made.
+    KeyCreated = "key.created",
+    /// A key was put out of use.
+    KeyRevoked = "key.revoked",
+    /// A key ends soon.
+    KeyExpiring = "key.expiring",
+    /// A key has ended by itself.
+    KeyExpired = "key.expired",
+    /// A test, sent by hand.
+    Test = "webhook.test",
+}
+
+impl EventKind {
+    /// What a word stands for.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| kind.name() == name)
+    }
+
+    /// The kind of a payment that has come so far.
+    #[must_use]
+    pub const fn of_payment(status: PaymentStatus) -> Self {
+        match status {
+            PaymentStatus::Created => EventKind::PaymentCreated,
+            PaymentStatus::Confirming => EventKind::PaymentConfirming,
+            PaymentStatus::Confirmed => EventKind::PaymentConfirmed,
+            PaymentStatus::Failed => EventKind::PaymentFailed,
+            PaymentStatus::Expired => EventKind::PaymentExpired,
+        }
+    }
+}
+
+/// Does a selection (`payment.confirmed`, or `payment.*`) hold this kind?
+#[must_use]
+pub fn selects(selection: &str, kind: EventKind) -> bool {
+    match selection.strip_suffix('*') {
+        Some(group) => group.ends_with('.') && kind.name().starts_with(group),
+        None => selection == kind.name(),
+    }
+}
+
+/// Is it a selection that can ever hold anything?
+#[must_use]
+pub fn is_selection(selection: &str) -> bool {
+    EventKind::ALL.iter().any(|kind| *kind != EventKind::Test && selects(selection, *kind))
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// To whose account.
+    pub account: AccountId,
+    /// What.
+    pub kind: EventKind,
+    /// What makes it this event and no other: written twice, it is told once. Of [`EventKind::BalanceUpdated`] it is the
+    /// same until it is sent: the later one takes the place of the earlier.
+    pub once: String,
+    /// When.
+    pub at: Timestamp,
+    /// The rest, as a JSON object.
+    pub data: String,
+}
+
+/// A JSON object, written field by field.
+#[derive(Clone, Debug)]
+pub struct Facts(String);
+
+impl Default for Facts {
+    fn default() -> Self {
+        Facts(String::from("{"))
+    }
+}
+
+impl Facts {
+    fn name(&mut self, name: &str) {
+        let comma = if self.0.len() > 1 { "," } else { "" };
+        let _ = write!(self.0, "{comma}\"{name}\":");
+    }
+
+    /// A text.
+    #[must_use]
+    pub fn text(mut self, name: &str, text: impl Display) -> Self {
+        self.name(name);
+        self.0.push_str(&serde_json::Value::from(text.to_string()).to_string());
+        self
+    }
+
+    /// A number, or an amount.
+    #[must_use]
+    pub fn number(mut self, name: &str, number: impl Display) -> Self {
+        self.name(name);
+        let _ = write!(self.0, "{number}");
+        self
+    }
+
+    /// The object.
+    #[must_use]
+    pub fn finish(mut self) -> String {
+        self.0.push('}');
+        self.0
+    }
+}
+
+/// What a payment came to be.
+#[must_use]
+pub fn of_payment(
+    account: AccountId,
+    payment: PaymentId,
+    amount: Credits,
+    status: PaymentStatus,
+    at: Timestamp,
+) -> Event {
+    let kind = EventKind::of_payment(status);
+    let facts = Facts::default().text("payment_id", payment).number("amount", amount);
+    let data = facts.text("currency", "USD").text("status", status.name()).finish();
+    // It can come to be the same again only through another state: so the time is a part of it.
+    let once = match status {
+        PaymentStatus::Created | PaymentStatus::Confirmed => format!("{}:{payment}", kind.name()),
+        _ => format!("{}:{payment}:{}", kind.name(), at.micros()),
+    };
+    Event { account, kind, once, at, data }
+}
+
+/// What happened to a key beside its account's ledger.
+#[must_use]
+pub fn of_key(account: AccountId, key: KeyId, kind: EventKind, at: Timestamp, end: Option<Timestamp>) -> Event {
+    let mut facts = Facts::default().text("key_id", key);
+    if let Some(end) = end {
+        facts = facts.text("expires_at", end.to_rfc3339());
+    }
+    let end = end.map_or(0, Timestamp::micros);
+    let once = format!("{}:{key}:{end}", kind.name());
+    Event { account, kind, once, at, data: facts.finish() }
+}
+
+/// A window of a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LimitWindow {
+    /// A UTC day, by its number.
+    Day(i32),
+    /// A UTC month, by its number.
+    Month(i32),
+}
+
+/// A key that has come near a limit, or has reached it.
+#[must_use]
+pub fn of_limit(
+    account: AccountId,
+    key: KeyId,
+    kind: EventKind,
+    window: LimitWindow,
+    spent: Credits,
+    limit: Credits,
+    at: Timestamp,
+) -> Event {
+    let (name, number) = match window {
+        LimitWindow::Day(day) => ("daily", day),
+        LimitWindow::Month(month) => ("monthly", month),
+    };
+    let facts = Facts::default().text("key_id", key).text("limit", name);
+    let facts = facts.number("limit_amount", limit).number("spent", spent);
+    let data = facts.text("currency", "USD").finish();
+    // Another ceiling in the same window can be reached anew.
+    let once = format!("{}:{key}:{name}:{number}:{}", kind.name(), limit.nanos());
+    Event { account, kind, once, at, data }
+}
+
+/// What the account holders who listen are told of a batch. `low` answers below which balance an account counts as low,
+/// where its holder listens; `limits` are the ceilings of their keys.
+#[must_use]
+pub fn of_batch(
+    batch: &Batch,
+    low: &dyn Fn(AccountId) -> Option<Credits>,
+    limits: &BTreeMap<KeyId, SpendingLimits>,
+) -> Vec<Event> {
+    let mut events = Vec::new();
+    for entry in &batch.entries {
+        if let Some(low) = low(entry.account) {
+            add_crossings(entry, low, &mut events);
+        }
+    }
+    for (account, (_, last)) in batch.accounts() {
+        events.extend(low(account).map(|_| updated(&last)));
+    }
+    for change in &batch.changes {
+        events.extend(of_change(batch, change).filter(|event| low(event.account).is_some()));
+    }
+    add_limits(batch, limits, &mut events);
+    events.extend(batch.events.iter().filter(|event| low(event.account).is_some()).cloned());
+    events
+}
+
+fn updated(entry: &LedgerEntry) -> Event {
+    let kind = EventKind::BalanceUpdated;
+    let facts = Facts::default().number("balance", entry.balance_after).text("currency", "USD");
+    let data = facts.number("sequence", entry.seq).finish();
+    let once = format!("{}:{}", kind.name(), entry.account);
+    Event { account: entry.account, kind, once, at: entry.at, data }
+}
+
+fn add_crossings(entry: &LedgerEntry, low: Credits, events: &mut Vec<Event>) {
+    let after = entry.balance_after;
+    let before = after.checked_sub(entry.amount).unwrap_or(Credits::MAX);
+    for (kind, line) in [(EventKind::BalanceLow, low), (EventKind::BalanceDepleted, DEPLETED_BELOW)] {
+        if before < line || after >= line {
+            continue;
+        }
+        let facts = Facts::default().number("balance", after).number("threshold", line);
+        let data = facts.text("currency", "USD").number("sequence", entry.seq).finish();
+        let once = format!("{}:{}:{}", kind.name(), entry.account, entry.seq);
+        events.push(Event { account: entry.account, kind, once, at: entry.at, data });
+    }
+}
+
+fn of_change(batch: &Batch, change: &Change) -> Option<Event> {
+    match change {
+        Change::PaymentConfirmed(payment) => {
+            let (account, status) = (payment.account, PaymentStatus::Confirmed);
+            Some(of_payment(account, payment.id, payment.amount, status, payment.at))
+        }
+        Change::PaymentPaid(payment, at) => {
+            let entry = batch.entries.iter().find(|entry| entry.reference == payment.0)?;
+            let status = PaymentStatus::Confirmed;
+            Some(of_payment(entry.account, *payment, entry.amount, status, *at))
+        }
+        Change::PaymentReversed(reversal, step) => {
+            let (kind, amount) = match (step, reversal.kind) {
+                (ReversalStep::Take(amount), ReversalKind::Refund) => {
+                    (EventKind::PaymentRefunded, amount)
+                }
+                (ReversalStep::Take(amount), ReversalKind::Dispute) => {
+                    (EventKind::PaymentDisputed, amount)
+                }
+                (ReversalStep::Give(amount), _) => (EventKind::PaymentReinstated, amount),
+            };
+            let entry = batch.entries.iter().rev().find(|entry| {
+                entry.account == reversal.account && entry.reference == reversal.payment.0
+            })?;
+            let facts = Facts::default().text("payment_id", reversal.payment);
+            let facts = facts.number("amount", amount).text("currency", "USD");
+            let data = facts.number("outstanding", reversal.wanted.less(reversal.taken_after(*step)));
+            let once = format!("{}:{}:{}", kind.name(), entry.account, entry.seq);
+            let (account, at) = (reversal.account, entry.at);
+            Some(Event { account, kind, once, at, data: data.finish() })
+        }
+        Change::KeyCreated(key) => {
+            let facts = Facts::default().text("key_id", key.id).text("name", &key.name);
+            let kind = EventKind::KeyCreated;
+            let once = format!("{}:{}", kind.name(), key.id);
+            let (account, at) = (key.account, key.created_at);
+            Some(Event { account, kind, once, at, data: facts.finish() })
+        }
+        Change::KeyRevoked(account, key, at) | Change::KeyDeleted(account, key, at) => {
+            let kind = EventKind::KeyRevoked;
+            let data = Facts::default().text("key_id", key).finish();
+            let once = format!("{}:{key}", kind.name());
+            Some(Event { account: *account, kind, once, at: *at, data })
+        }
+        Change::KeyLimits(..) | Change::AccountStatus(..) => None,
+    }
+}
+
+fn add_limits(batch: &Batch, limits: &BTreeMap<KeyId, SpendingLimits>, events: &mut Vec<Event>) {
+    for (key, limits) in limits {
+        let Some(spend) = batch.spends.get(key) else { continue };
+        let own = || batch.entries.iter().filter(|entry| entry.key == Some(*key));
+        let Some(last) = own().next_back() else { continue };
+        let added = |is_in: &dyn Fn(&LedgerEntry) -> bool| {
+            own().filter(|entry| is_in(entry)).fold(Credits::ZERO, |sum, entry| {
+                sum.checked_sub(entry.amount).unwrap_or(Credits::MAX)
+            })
+        };
+        let of_day = added(&|entry| entry.day == spend.day);
+        let of_month = added(&|entry| entry.month == spend.month);
+        for (window, limit, spent, added) in [
+            (LimitWindow::Day(spend.day.0), limits.daily, spend.day_spent, of_day),
+            (LimitWindow::Month(spend.month.0), limits.monthly, spend.month_spent, of_month),
+        ] {
+            let Some(limit) = limit else { continue };
+            let before = spent.checked_sub(added).unwrap_or(Credits::ZERO);
+            let has = |spent: Credits, percent: i128| {
+                i128::from(spent.nanos()).saturating_mul(100)
+                    >= i128::from(limit.nanos()).saturating_mul(percent)
+            };
+            for (kind, percent) in
+                [(EventKind::UsageThreshold, WARN_PERCENT), (EventKind::UsageLimitExceeded, 100)]
+            {
+                if has(spent, percent) && !has(before, percent) {
+                    let account = last.account;
+                    events.push(of_limit(account, *key, kind, window, spent, limit, last.at));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! Rollups: what the calls of an hour or a day come to, by everything that they are looked at by.
+//!
+//! Added up in the batch that writes the usage records themselves, so that the sums are the same at every moment.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::ids::{AccountId, KeyId};
+use super::money::Credits;
+use super::usage::UsageRecord;
+use super::window::{MICROS_PER_DAY, Timestamp};
+
+/// Buckets of a latency histogram.
+pub const BUCKETS: usize = 24;
+/// Where they end, in microseconds, exclusive: each 1.7 times as far as the one before, from a millisecond to two
+/// minutes. The last one has no end.
+pub const BUCKET_ENDS: [i64; BUCKETS - 1] = [
+    1_000, 1_700, 2_890, 4_913, 8_352, 14_198, 24_137, 41_033, 69_757, 118_587, 201_599, 342_718, 582_622,
+    990_457, 1_683_778, 2_862_423, 4_866_119, 8_272_402, 14_063_084, 23_907_243, 40_642_314, 69_091_933,
+    117_456_287,
+];
+const MICROS_PER_HOUR: i64 = MICROS_PER_DAY / 24;
+
+/// What calls are rolled up by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RollupKey {
+    /// Who paid.
+    pub account: AccountId,
+    /// Hours, or days, since 1970-01-01 UTC, in which the calls arrived.
+    pub period: i32,
+    /// With which key.
+    pub key: KeyId,
+    /// The HTTP method.
+    pub method: Arc<str>,
+    /// The priced route.
+    pub route: Arc<str>,
+    /// The model asked for.
+    pub model: Arc<str>,
+    /// Who served it.
+    pub upstream: Arc<str>,
+    /// The HTTP status answered.
+    pub status: u16,
+}
+
+/// What they come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Rollup {
+    /// How many calls.
+    pub calls: i64,
+    /// What they cost.
+    pub cost: Credits,
+    /// Tokens of their prompts.
+    pub prompt_tokens: i64,
+    /// Tokens of their completions.
+    pub completion_tokens: i64,
+    /// Their latencies, all together, in microseconds.
+    pub latency_micros: i64,
+    /// How many had a latency of each bucket.
+    pub buckets: [i64; BUCKETS],
+}
+
+/// The bucket of a latency.
+#[must_use]
+pub fn bucket(latency_micros: i64) -> usize {
+    BUCKET_ENDS.partition_point(|end| *end <= latency_micros)
+}
+
+/// The hour in which something happened: hours since 1970-01-01 UTC.
+#[must_use]
+pub fn hour(at: Timestamp) -> i32 {
+    i32::try_from(at.micros().div_euclid(MICROS_PER_HOUR)).unwrap_or(i32::MAX)
+}
+
+/// When an hour begins.
+#[must_use]
+pub fn hour_starts_at(hour: i32) -> Timestamp {
+    Timestamp::from_micros(i64::from(hour).saturating_mul(MICROS_PER_HOUR))
+}
+
+impl Rollup {
+    /// Adds another one.
+    pub fn add(&mut self, other: &Rollup) {
+        let sum = |one: i64, other: i64| one.saturating_add(other);
+        self.calls = sum(self.calls, other.calls);
+        self.cost = self.cost.checked_add(other.cost).unwrap_or(Credits::MAX);
+        self.prompt_tokens = sum(self.prompt_tokens, other.prompt_tokens);
+        self.completion_tokens = sum(self.completion_tokens, other.completion_tokens);
+        self.latency_micros = sum(self.latency_micros, other.latency_micros);
+        for (one, other) in self.buckets.iter_mut().zip(other.buckets) {
+            *one = sum(*one, other);
+        }
+    }
+
+    /// The latency below which so many of 100 calls were, in microseconds, evenly spread within a bucket; `None`
+    /// without calls.
+    #[must_use]
+    pub fn percentile(&self, percent: u8) -> Option<i64> {
+        let counted = self.buckets.iter().fold(0_i64, |sum, count| sum.saturating_add(*count));
+        let rank = i128::from(counted).saturating_mul(i128::from(percent));
+        let rank = rank.saturating_add(99).checked_div(100)?.max(1);
+        let mut below = 0_i128;
+        for (place, count) in self.buckets.iter().enumerate() {
+            let count = i128::from(*count);
+            if count > 0 && below.saturating_add(count) >= rank {
+                let start = place.checked_sub(1).and_then(|place| BUCKET_ENDS.get(place));
+                let start = i128::from(start.copied().unwrap_or(0));
+                let end = BUCKET_ENDS.get(place).copied().map(i128::from);
+                // Of what is beyond the last end no more is known.
+                let width = end.unwrap_or(start).saturating_sub(start);
+                let within = width.saturating_mul(rank.saturating_sub(below)).checked_div(count)?;
+                return i64::try_from(start.saturating_add(within)).ok();
+            }
+            below = below.saturating_add(count);
+        }
+        None
+    }
+}
+
+/// One call.
+fn of_call(usage: &UsageRecord) -> Rollup {
+    let tokens = |tokens: u64| i64::try_from(tokens).unwrap_or(i64::MAX);
+    let mut buckets = [0; BUCKETS];
+    if let Some(count) = buckets.get_mut(bucket(usage.latency_micros)) {
+        *count = 1;
+    }
+    Rollup {
+        calls: 1,
+        cost: usage.cost,
+        prompt_tokens: tokens(usage.prompt_tokens),
+        completion_tokens: tokens(usage.completion_tokens),
+        latency_micros: usage.latency_micros,
+        buckets,
+    }
+}
+
+/// What these calls come to: by the hour, and by the day.
+#[must_use]
+pub fn of_usage(
+    usage: &[UsageRecord],
+) -> (BTreeMap<RollupKey, Rollup>, BTreeMap<RollupKey, Rollup>) {
+    let (mut hours, mut days) = (BTreeMap::new(), BTreeMap::new());
+    for usage in usage {
+        let rollup = of_call(usage);
+        let key = |period: i32| RollupKey {
+            account: usage.account,
+            period,
+            key: usage.key,
+            method: Arc::clone(&usage.method),
+            route: Arc::clone(&usage.route),
+            model: Arc::clone(&usage.model),
+            upstream: Arc::clone(&usage.upstream),
+            status: usage.status,
+        };
+        let add = |rollups: &mut BTreeMap<RollupKey, Rollup>, period| {
+            rollups.entry(key(period)).or_insert_with(Rollup::default).add(&rollup);
+        };
+        add(&mut hours, hour(usage.started_at));
+        add(&mut days, usage.started_at.day().0);
+    }
+    (hours, days)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_rise_and_hold_every_latency() {
+        assert!(BUCKET_ENDS.is_sorted());
+        assert_eq!((bucket(i64::MIN), bucket(0), bucket(999), bucket(1_000)), (0, 0, 0, 1));
+        assert_eq!((bucket(117_456_286), bucket(117_456_287), bucket(i64::MAX)), (22, 23, 23));
+    }
+
+    #[test]
+    fn percentiles_lie_in_the_bucket_of_their_rank() {
+        assert_eq!(Rollup::default().percentile(50), None);
+        let mut rollup = Rollup::default();
+        rollup.buckets[1] = 98;
+        rollup.buckets[10] = 1;
+        rollup.buckets[23] = 1;
+        let of = |percent| bucket(rollup.percentile(percent).unwrap() - 1);
+        assert_eq!((of(1), of(50), of(98), of(99)), (1, 1, 1, 10));
+        assert_eq!(rollup.percentile(100), Some(117_456_287));
+        assert!(rollup.percentile(50).unwrap() < rollup.percentile(90).unwrap());
+    }
+
+    #[test]
+    fn hours_and_days_change_on_the_microsecond() {
+        let at = |text: &str| Timestamp::parse_rfc3339(text).unwrap();
+        let (last, first) = (at("2026-11-30T23:59:59.999999Z"), at("2026-12-01T00:00:00Z"));
+        assert_eq!(hour(last) + 1, hour(first));
+        assert_eq!(hour_starts_at(hour(first)), first);
+        assert_eq!(hour(Timestamp::from_micros(-1)), -1);
+    }
+}

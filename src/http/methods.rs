@@ -1,0 +1,238 @@
+//! `/api/payments/methods`, `/api/payments/auto-top-up`, and what Stripe tells.
+
+use actix_web::web::{Data, Path};
+use actix_web::{HttpRequest, HttpResponse};
+use garde::Validate;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::amount::Amount;
+use super::error::{ApiError, ErrorBody};
+use super::extract::{Body, SessionUser, user_origin};
+use super::{App, uncancelled};
+use crate::auth::people::Speaker;
+use crate::domain::Credits;
+use crate::payments::PaymentsError;
+use crate::payments::auto::AutoTopUpRequest;
+use crate::payments::begin::Payer;
+use crate::payments::stripe::SavedMethod;
+use crate::store::payments::AutoTopUp;
+
+/// A saved payment method.
+#[derive(Serialize, ToSchema)]
+pub(super) struct MethodBody {
+    /// As `payment_method` of a payment.
+    #[schema(pattern = "^pm_")]
+    id: String,
+    /// `card`, or what else Stripe takes.
+    #[serde(rename = "type")]
+    kind: String,
+    brand: Option<String>,
+    last4: Option<String>,
+    exp_month: Option<u32>,
+    exp_year: Option<u32>,
+}
+
+impl From<SavedMethod> for MethodBody {
+    fn from(method: SavedMethod) -> Self {
+        let SavedMethod { id, kind, brand, last4, exp_month, exp_year } = method;
+        MethodBody { id, kind, brand, last4, exp_month, exp_year }
+    }
+}
+
+/// The user's saved payment methods.
+#[derive(Serialize, ToSchema)]
+pub(super) struct MethodsAnswer {
+    payment_methods: Vec<MethodBody>,
+}
+
+/// The payment methods that the user has saved at Stripe.
+#[utoipa::path(get, path = "/api/payments/methods", tag = "payments", security(("jwt" = [])), responses(
+    (status = 200, description = "The saved payment methods", body = MethodsAnswer),
+    (status = 401, description = "No valid JWT", body = ErrorBody),
+    (status = 402, description = "Stripe refused", body = ErrorBody),
+    (status = 403, description = "Stripe is not set up", body = ErrorBody),
+))]
+pub(super) async fn list(
+    SessionUser(user): SessionUser,
+    app: Data<App>,
+) -> Result<HttpResponse, ApiError> {
+    let methods = async move { app.payments.methods(user.id).await };
+    let methods = uncancelled(methods).await??;
+    let payment_methods = methods.into_iter().map(MethodBody::from).collect();
+    Ok(HttpResponse::Ok().json(MethodsAnswer { payment_methods }))
+}
+
+/// Where a payment method is saved.
+#[derive(Serialize, ToSchema)]
+pub(super) struct SetupAnswer {
+    /// Stripe's page.
+    checkout_url: String,
+}
+
+/// Begins to save a payment method, without a payment.
+#[utoipa::path(post, path = "/api/payments/methods", tag = "payments", security(("jwt" = [])), responses(
+    (status = 201, description = "Where it is saved", body = SetupAnswer),
+    (status = 401, description = "No valid JWT", body = ErrorBody),
+    (status = 402, description = "Stripe refused", body = ErrorBody),
+    (status = 403, description = "Stripe is not set up, or the user's email address must be verified first", body = ErrorBody),
+))]
+pub(super) async fn add(
+    speaker: Speaker,
+    app: Data<App>,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    app.people.assert_verified(&speaker)?;
+    let user = speaker.user;
+    let origin = user_origin(&request, &app, user.id);
+    let payer = Payer { user: user.id, email: user.email, origin };
+    let checkout_url = uncancelled(async move { app.payments.setup_url(payer).await }).await??;
+    Ok(HttpResponse::Created().json(SetupAnswer { checkout_url }))
+}
+
+/// Lets go of a saved payment method.
+#[utoipa::path(delete, path = "/api/payments/methods/{id}", tag = "payments", security(("jwt" = [])),
+    params(("id" = String, Path, pattern = "^pm_[0-9A-Za-z_]{1,250}$")), responses(
+    (status = 204, description = "It is let go of"),
+    (status = 401, description = "No valid JWT", body = ErrorBody),
+    (status = 402, description = "Stripe refused", body = ErrorBody),
+    (status = 403, description = "Stripe is not set up", body = ErrorBody),
+    (status = 404, description = "The user has no such payment method", body = ErrorBody),
+))]
+pub(super) async fn remove(
+    SessionUser(user): SessionUser,
+    app: Data<App>,
+    request: HttpRequest,
+    id: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let origin = user_origin(&request, &app, user.id);
+    let id = id.into_inner();
+    uncancelled(async move { app.payments.detach(user.id, &id, origin).await }).await??;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// A rule after which the live account tops itself up.
+#[derive(Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[garde(allow_unvalidated)]
+pub(super) struct AutoTopUpBody {
+    enabled: bool,
+    /// Below this balance, in USD.
+    #[schema(value_type = f64, example = 10.00, minimum = 0)]
+    threshold: Amount,
+    /// By so much, in USD.
+    #[schema(value_type = f64, example = 25.00, exclusive_minimum = 0)]
+    amount: Amount,
+    /// At most so much in a UTC month, in USD.
+    #[schema(value_type = f64, example = 100.00, minimum = 0)]
+    monthly_cap: Amount,
+    /// A saved payment method.
+    #[garde(length(min = 1, max = 255))]
+    #[schema(pattern = "^pm_[0-9A-Za-z_]{1,250}$")]
+    payment_method: String,
+}
+
+/// That rule.
+#[derive(Serialize, ToSchema)]
+pub(super) struct AutoTopUpAnswer {
+    enabled: bool,
+    threshold: Amount,
+    amount: Amount,
+    monthly_cap: Amount,
+    payment_method: Option<String>,
+    /// Tries in a row that failed. After three it is switched off.
+    failures: i32,
+}
+
+impl From<Option<AutoTopUp>> for AutoTopUpAnswer {
+    fn from(rule: Option<AutoTopUp>) -> Self {
+        let amount = |of: fn(&AutoTopUp) -> Credits| {
+            Amount(rule.as_ref().map_or(Credits::ZERO, of))
+        };
+        AutoTopUpAnswer {
+            enabled: rule.as_ref().is_some_and(|rule| rule.is_enabled),
+            threshold: amount(|rule| rule.threshold),
+            amount: amount(|rule| rule.amount),
+            monthly_cap: amount(|rule| rule.monthly_cap),
+            failures: rule.as_ref().map_or(0, |rule| rule.failures),
+            payment_method: rule.map(|rule| rule.method),
+        }
+    }
+}
+
+/// After which rule the live account tops itself up.
+#[utoipa::path(get, path = "/api/payments/auto-top-up", tag = "payments", security(("jwt" = [])), responses(
+    (status = 200, description = "The rule", body = AutoTopUpAnswer),
+    (status = 401, description = "No valid JWT", body = ErrorBody),
+))]
+pub(super) async fn auto_top_up(
+    SessionUser(user): SessionUser,
+    app: Data<App>,
+) -> Result<HttpResponse, ApiError> {
+    let rule = app.payments.auto_top_up(user.id).await?;
+    Ok(HttpResponse::Ok().json(AutoTopUpAnswer::from(rule)))
+}
+
+/// Sets after which rule the live account tops itself up.
+#[utoipa::path(put, path = "/api/payments/auto-top-up", tag = "payments", security(("jwt" = [])),
+    request_body = AutoTopUpBody, responses(
+    (status = 200, description = "The rule", body = AutoTopUpAnswer),
+    (status = 400, description = "A field is not valid", body = ErrorBody),
+    (status = 401, description = "No valid JWT", body = ErrorBody),
+    (status = 402, description = "Stripe refused", body = ErrorBody),
+    (status = 403, description = "Stripe is not set up, or the user's email address must be verified first", body = ErrorBody),
+    (status = 404, description = "The user has no such payment method", body = ErrorBody),
+))]
+pub(super) async fn set_auto_top_up(
+    speaker: Speaker,
+    app: Data<App>,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    app.people.assert_verified(&speaker)?;
+    let user = speaker.user;
+    let origin = user_origin(&request, &app, user.id);
+    let AutoTopUpBody { enabled, threshold, amount, monthly_cap, payment_method } = body.json()?;
+    for (field, Amount(amount)) in [("threshold", threshold), ("monthly_cap", monthly_cap)] {
+        if amount.is_negative() {
+            return Err(ApiError::field(field, "must not be negative"));
+        }
+    }
+    let request = AutoTopUpRequest {
+        is_enabled: enabled,
+        threshold: threshold.0,
+        amount: amount.0,
+        monthly_cap: monthly_cap.0,
+        method: payment_method,
+    };
+    let set = async move { app.payments.set_auto_top_up(user.id, request, origin).await };
+    let rule = uncancelled(set).await??;
+    Ok(HttpResponse::Ok().json(AutoTopUpAnswer::from(Some(rule))))
+}
+
+/// What Stripe tells of payments. For Stripe alone, which signs it.
+#[utoipa::path(post, path = "/api/payments/stripe/webhook", tag = "payments",
+    params(("Stripe-Signature" = String, Header, description = "As Stripe signs its webhooks")),
+    request_body(content = String, description = "An event of Stripe", content_type = "application/json"),
+    responses(
+    (status = 204, description = "Taken in"),
+    (status = 400, description = "Not signed by Stripe, or too long ago", body = ErrorBody),
+    (status = 402, description = "Stripe refused to say more", body = ErrorBody),
+    (status = 403, description = "Stripe is not set up", body = ErrorBody),
+))]
+pub(super) async fn hear_stripe(
+    app: Data<App>,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    let signature = request.headers().get("stripe-signature");
+    let signature = signature.and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let body = body.bytes()?;
+    let heard = async move { app.payments.hear_stripe(signature.as_deref(), &body).await };
+    uncancelled(heard).await?.map_err(|error| match error {
+        // Anything else would have Stripe believe that we have it.
+        PaymentsError::AmountOfProvider { .. } | PaymentsError::NoMethod => ApiError::Internal,
+        error => error.into(),
+    })?;
+    Ok(HttpResponse::NoContent().finish())
+}

@@ -1,0 +1,103 @@
+//! x402 in headers: what is to be paid, what was paid, and calls that pay for themselves.
+
+use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse};
+
+use super::error::ApiError;
+use super::extract::device;
+use super::payments::PaymentAnswer;
+use super::{App, uncancelled};
+use crate::domain::{AccountId, Actor, Credits, Environment, Origin, UserId};
+use crate::payments::{PaymentsError, x402};
+use crate::store::payments::Payment;
+
+const PAYMENT_REQUIRED: HeaderName = HeaderName::from_static("payment-required");
+const PAYMENT_SIGNATURE: HeaderName = HeaderName::from_static("payment-signature");
+const PAYMENT_RESPONSE: HeaderName = HeaderName::from_static("payment-response");
+
+/// Tops a user's live account up by exactly `amount`, or asks for it.
+pub(super) async fn pay(
+    request: &HttpRequest,
+    app: Data<App>,
+    user: UserId,
+    amount: Credits,
+    origin: Origin,
+) -> Result<HttpResponse, ApiError> {
+    if app.payments.x402.is_none() {
+        return Err(PaymentsError::ProviderOff { provider: x402::NAME }.into());
+    }
+    if amount <= Credits::ZERO || amount > app.payments.amount_max {
+        return Err(PaymentsError::Amount { max: app.payments.amount_max }.into());
+    }
+    let Some(header) = request.headers().get(PAYMENT_SIGNATURE).cloned() else {
+        let mut response = HttpResponse::from_error(ApiError::PaymentRequired { amount });
+        add_required(&mut response, request, &app, amount, "PAYMENT-SIGNATURE is required");
+        return Ok(response);
+    };
+    let account = app.store.accounts_of(user).await?.live;
+    let payments = app.clone();
+    let paying = async move {
+        payments.payments.pay_by_x402(account, header.as_bytes(), amount, origin).await
+    };
+    let payment = uncancelled(paying).await??;
+    let mut response = HttpResponse::Created().json(PaymentAnswer::from(payment.clone()));
+    add_response(&mut response, &app, &payment);
+    Ok(response)
+}
+
+/// Tops up the live account of a call that its balance does not cover, where the call brings a payment along; answers
+/// it. `price` is the least that is of use.
+pub(super) async fn pay_for_call(
+    request: &HttpRequest,
+    app: &Data<App>,
+    account: AccountId,
+    price: Credits,
+) -> Option<Result<Payment, ApiError>> {
+    let header = request.headers().get(PAYMENT_SIGNATURE)?.clone();
+    app.payments.x402.as_ref()?;
+    let device = device(request, &app.trusted_proxies);
+    let app = app.clone();
+    let paying = async move {
+        let user = app.store.user_of(account).await?;
+        let origin = device.origin(Actor::User(user));
+        let paid = app.payments.pay_by_x402(account, header.as_bytes(), price, origin).await;
+        paid.map_err(ApiError::from)
+    };
+    Some(uncancelled(paying).await.and_then(|paid| paid))
+}
+
+/// Says on a refusal what would pay for it.
+pub(super) fn ask(response: &mut HttpResponse, request: &HttpRequest, app: &App, price: Credits) {
+    if let Some(x402) = &app.payments.x402 {
+        add_required(response, request, app, price.max(x402.amount), "insufficient credits");
+    }
+}
+
+/// Does this call spend real credits, so that it can be paid for?
+pub(super) fn is_live(credential: Option<&str>) -> bool {
+    credential.is_some_and(|text| Environment::of_key(text) == Environment::Live)
+}
+
+fn add_required(
+    response: &mut HttpResponse,
+    request: &HttpRequest,
+    app: &App,
+    amount: Credits,
+    why: &str,
+) {
+    let Some(x402) = &app.payments.x402 else { return };
+    let connection = request.connection_info();
+    let url = format!("{}://{}{}", connection.scheme(), connection.host(), request.path());
+    if let Ok(value) = HeaderValue::from_str(&x402.required(amount, &url, why)) {
+        response.headers_mut().insert(PAYMENT_REQUIRED, value);
+    }
+}
+
+/// Says that a payment is settled.
+pub(super) fn add_response(response: &mut HttpResponse, app: &App, payment: &Payment) {
+    let Some(x402) = &app.payments.x402 else { return };
+    if let Ok(value) = HeaderValue::from_str(&x402.response(payment)) {
+        response.headers_mut().insert(PAYMENT_RESPONSE, value);
+    }
+}

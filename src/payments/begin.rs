@@ -1,0 +1,251 @@
+//! How payments begin that take a while: at Stripe, and by x402.
+
+use uuid::Uuid;
+
+use super::stripe::{self, SavedMethod, Stripe, is_whole_cents};
+use super::x402::{self, SignedPayment};
+use super::{OpenPayment, Payment, Payments, PaymentsError, ProviderFacts};
+use crate::domain::{AccountId, ActKind, Credits, Origin, PaymentId, PaymentStatus, UserId};
+use crate::idempotency::{Begun, Made, Once};
+
+/// Who pays.
+#[derive(Clone, Debug)]
+pub struct Payer {
+    /// The user.
+    pub user: UserId,
+    /// Their address, for the provider's receipt.
+    pub email: String,
+    /// From where they ask.
+    pub origin: Origin,
+}
+
+impl Payments {
+    fn stripe(&self) -> Result<&Stripe, PaymentsError> {
+        self.stripe.as_ref().ok_or(PaymentsError::ProviderOff { provider: stripe::NAME })
+    }
+
+    /// Begins a payment at Stripe: on Stripe's page, or of a saved payment method at once.
+    ///
+    /// # Errors
+    /// [`PaymentsError`]
+    pub async fn pay_by_stripe(
+        &self,
+        payer: Payer,
+        amount: Credits,
+        method: Option<String>,
+        once: Option<Once<Payment>>,
+    ) -> Result<Made<Payment>, PaymentsError> {
+        let provider = stripe::NAME;
+        self.stripe()?;
+        self.assert_amount(amount)?;
+        if amount < self.stripe_amount_min || !is_whole_cents(amount) {
+            let min = self.stripe_amount_min;
+            return Err(PaymentsError::AmountOfProvider { provider, min });
+        }
+        let account = self.store.accounts_of(payer.user).await?.live;
+        let begun = self.gateway.idempotency.begin_once(account, once.as_ref()).await;
+        let claim = match begun.map_err(PaymentsError::Repeat)? {
+            Some(Begun::Repeat(kept)) => return Ok(Made::Repeat(kept)),
+            Some(Begun::First(claim)) => Some(claim),
+            None => None,
+        };
+        let customer = self.customer(&payer).await?;
+        if let Some(method) = &method
+            && !self.stripe()?.methods(&customer).await?.iter().any(|saved| saved.id == *method)
+        {
+            return Err(PaymentsError::NoMethod);
+        }
+        let digest = once.as_ref().map(|once| once.key.digest());
+        let payment = self.open(account, provider, amount, method, false, digest, &payer).await?;
+        if payment.amount != amount {
+            // The same key began another payment before a crash.
+            let other = crate::idempotency::IdempotencyError::OtherRequest;
+            return Err(PaymentsError::Repeat(other));
+        }
+        let made = self.reconcile(payment.id, None).await?;
+        if let (Some(claim), Some(once)) = (claim, once) {
+            let at = self.gateway.clock.now();
+            let answer = claim.record(made.id.0, Some(&(once.answer)(&made)), at);
+            self.store.note_payment(made.id, ProviderFacts::default(), Some(answer)).await?;
+        }
+        Ok(Made::New(made))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what makes up a payment, named at its callers")]
+    pub(super) async fn open(
+        &self,
+        account: AccountId,
+        provider: &'static str,
+        amount: Credits,
+        method: Option<String>,
+        is_auto: bool,
+        request_digest: Option<[u8; 32]>,
+        payer: &Payer,
+    ) -> Result<Payment, PaymentsError> {
+        let (id, at) = (PaymentId(Uuid::now_v7()), self.gateway.clock.now());
+        let seconds = self.stripe.as_ref().map_or(3_600, Stripe::checkout_seconds);
+        let expires_at = at.plus_micros(seconds.saturating_mul(1_000_000));
+        let act = payer.origin.clone().act(Uuid::now_v7(), payer.user, ActKind::PaymentBegun, at);
+        let act = act.to(id.to_string()).with(format!("${amount} by {provider}"));
+        let open = OpenPayment {
+            id,
+            account,
+            provider,
+            amount,
+            method,
+            is_auto,
+            request_digest,
+            at,
+            expires_at,
+        };
+        let opened = self.store.open_payment(open, None, act).await?;
+        failpoint!("payment-opened");
+        Ok(opened)
+    }
+
+    /// What Stripe calls a user; makes them known there where they are not.
+    async fn customer(&self, payer: &Payer) -> Result<String, PaymentsError> {
+        if let Some(customer) = self.store.find_customer(payer.user, stripe::NAME).await? {
+            return Ok(customer);
+        }
+        let customer = self.stripe()?.make_customer(payer.user, &payer.email).await?;
+        Ok(self.store.note_customer(payer.user, stripe::NAME, customer).await?)
+    }
+
+    /// The payment methods that a user has saved.
+    ///
+    /// # Errors
+    /// [`PaymentsError`]
+    pub async fn methods(&self, user: UserId) -> Result<Vec<SavedMethod>, PaymentsError> {
+        let stripe = self.stripe()?;
+        match self.store.find_customer(user, stripe::NAME).await? {
+            Some(customer) => Ok(stripe.methods(&customer).await?),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// Where a user saves a payment method without paying.
+    ///
+    /// # Errors
+    /// [`PaymentsError`]
+    pub async fn setup_url(&self, payer: Payer) -> Result<String, PaymentsError> {
+        let stripe = self.stripe()?;
+        let customer = self.customer(&payer).await?;
+        Ok(stripe.setup_url(&customer, &Uuid::new_v4().to_string()).await?)
+    }
+
+    /// Lets go of a saved payment method.
+    ///
+    /// # Errors
+    /// [`PaymentsError::NoMethod`]
+    pub async fn detach(
+        &self,
+        user: UserId,
+        method: &str,
+        origin: Origin,
+    ) -> Result<(), PaymentsError> {
+        let stripe = self.stripe()?;
+        let customer = self.store.find_customer(user, stripe::NAME).await?;
+        let customer = customer.ok_or(PaymentsError::NoMethod)?;
+        if !stripe.detach(&customer, method).await? {
+            return Err(PaymentsError::NoMethod);
+        }
+        let at = self.gateway.clock.now();
+        let act = origin.act(Uuid::now_v7(), user, ActKind::PaymentMethodRemoved, at);
+        Ok(self.store.record_act(act.to(method)).await?)
+    }
+
+    /// Takes in a webhook of Stripe: it hints at a payment, which is then asked about.
+    ///
+    /// # Errors
+    /// [`PaymentsError::NotPayable`] where it is not Stripe's; any other error has Stripe send it again.
+    pub async fn hear_stripe(
+        &self,
+        signature: Option<&str>,
+        body: &[u8],
+    ) -> Result<(), PaymentsError> {
+        let stripe = self.stripe()?;
+        let not_stripes = |error: String| PaymentsError::NotPayable(error);
+        stripe
+            .verify(signature, body, self.gateway.clock.now())
+            .map_err(|error| not_stripes(error.to_string()))?;
+        let hint = Stripe::hint(body).map_err(|error| not_stripes(error.to_string()))?;
+        let (payment, intent) = match hint {
+            stripe::Hint::Nothing => return Ok(()),
+            stripe::Hint::Payment(payment, intent) => (Some(payment), intent),
+            stripe::Hint::Intent(intent) => {
+                (stripe.payment_of_intent(&intent).await?, Some(intent))
+            }
+        };
+        let Some(payment) = payment else { return Ok(()) };
+        match self.reconcile(payment, intent.as_deref()).await {
+            // Of another system on the same account at Stripe.
+            Err(PaymentsError::NotFound) => Ok(()),
+            result => result.map(drop),
+        }
+    }
+
+    /// Pays by a signed authorization of x402, onto this account; answers the payment, confirmed. The same
+    /// authorization again is the same payment.
+    ///
+    /// # Errors
+    /// [`PaymentsError::NotPayable`], [`PaymentsError::Refused`] where the facilitator said no.
+    pub async fn pay_by_x402(
+        &self,
+        account: AccountId,
+        header: &[u8],
+        least: Credits,
+        origin: Origin,
+    ) -> Result<Payment, PaymentsError> {
+        let provider = x402::NAME;
+        let x402 = self.x402.as_ref().ok_or(PaymentsError::ProviderOff { provider })?;
+        let signed = SignedPayment::read(header);
+        let signed = signed.map_err(|error| PaymentsError::NotPayable(error.to_string()))?;
+        let amount = x402.check(&signed, least, self.amount_max);
+        let amount = amount.map_err(|error| PaymentsError::NotPayable(error.to_string()))?;
+        let user = self.store.user_of(account).await?;
+        let payer = Payer { user, email: String::new(), origin };
+        let (kept, digest) = (Some(signed.kept()), Some(signed.digest()));
+        let reference = signed.provider_ref();
+        let known = self.store.find_payment_of(provider, reference.clone()).await?;
+        if known.as_ref().is_some_and(|known| known.account != account) {
+            return Err(PaymentsError::NotPayable("the authorization was used already".into()));
+        }
+        let payment = match known {
+            Some(known) => known,
+            None => self.open(account, provider, amount, kept, false, digest, &payer).await?,
+        };
+        let _one_at_a_time = self.locks.of(payment.id).await;
+        let found = self.store.find_payment(payment.id).await?;
+        let payment = found.ok_or(PaymentsError::NotFound)?;
+        let done = match payment.status {
+            PaymentStatus::Confirmed => payment,
+            PaymentStatus::Created => {
+                // Named before it is sent: whoever sends it again, to whichever account, finds it.
+                let facts = ProviderFacts { provider_ref: Some(reference), checkout_url: None };
+                let named = self.store.note_payment(payment.id, facts, None).await;
+                named.map_err(|_| {
+                    PaymentsError::NotPayable("the authorization was used already".into())
+                })?;
+                let now = self.gateway.clock.now();
+                self.store.move_payment(&payment, PaymentStatus::Confirming, None, now).await?;
+                let found = self.store.find_payment(payment.id).await?;
+                let payment = found.ok_or(PaymentsError::NotFound)?;
+                failpoint!("x402-confirming");
+                let progress = self.begin_by(x402, &payment).await?;
+                failpoint!("x402-settled");
+                self.apply(payment, progress).await?
+            }
+            PaymentStatus::Failed | PaymentStatus::Expired => payment,
+            PaymentStatus::Confirming => {
+                let progress = super::Provider::look(x402, &payment, None, self.gateway.clock.now());
+                let progress = progress.await?;
+                self.apply(payment, progress).await?
+            }
+        };
+        match done.status {
+            PaymentStatus::Confirmed => Ok(done),
+            _ => Err(PaymentsError::Refused(done.failure.unwrap_or_else(|| "not settled".into()))),
+        }
+    }
+}

@@ -1,0 +1,677 @@
+//! Stripe: hosted Checkout, saved payment methods, signed webhooks; by its REST API, of the version that is pinned here.
+//!
+//! Amounts are whole cents. Every POST has an idempotency key that comes from what it is about, so that one sent again
+//! after a crash is the same request.
+
+use std::time::Duration;
+
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use reqwest::{Method, StatusCode};
+use serde::Deserialize;
+use serde_json::Value;
+use sha2::Sha256;
+use tokio::runtime::Handle;
+
+use super::provider::{Answer, Order, Progress, Provider, ProviderError, SeenReversal, Stage};
+use crate::config::{Secret, StripeSettings};
+use crate::domain::{Credits, PaymentId, ReversalKind, Timestamp, UserId};
+use crate::store::payments::Payment;
+
+/// Its name in the API.
+pub const NAME: &str = "stripe";
+
+/// The version of Stripe's API that this was written for.
+const VERSION: &str = "2025-08-27.basil";
+/// How far the time of a webhook's signature may be from ours, in seconds (Stripe's own tolerance).
+const TOLERANCE_SECONDS: i64 = 300;
+/// How long one request may take.
+const REQUEST_MAX: Duration = Duration::from_secs(20);
+/// The largest answer that is read, in bytes.
+const ANSWER_MAX: usize = 4 * 1024 * 1024;
+/// Pages of a list of refunds or disputes that are read.
+const PAGES_MAX: usize = 50;
+const NANOS_PER_CENT: i64 = 10_000_000;
+
+/// See the module.
+pub struct Stripe {
+    client: reqwest::Client,
+    runtime: Handle,
+    secret_key: Secret,
+    webhook_secret: Secret,
+    url: String,
+    success_url: String,
+    cancel_url: String,
+    checkout_seconds: i64,
+}
+
+/// A saved payment method.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SavedMethod {
+    /// What Stripe calls it.
+    pub id: String,
+    /// `card`, `us_bank_account`, ...
+    pub kind: String,
+    /// The card's brand.
+    pub brand: Option<String>,
+    /// The card's last four digits.
+    pub last4: Option<String>,
+    /// The card's last month.
+    pub exp_month: Option<u32>,
+    /// The card's last year.
+    pub exp_year: Option<u32>,
+}
+
+/// What a webhook of Stripe is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hint {
+    /// A payment of ours, and what Stripe calls its payment intent, where it says so.
+    Payment(PaymentId, Option<String>),
+    /// A payment intent whose payment only Stripe can tell.
+    Intent(String),
+    /// Nothing that concerns us.
+    Nothing,
+}
+
+/// A webhook that is not Stripe's, or not of now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BadSignature {
+    /// The header is missing, or cannot be read.
+    #[error("the Stripe-Signature header is missing or malformed")]
+    Malformed,
+    /// Signed too long ago, or in the future.
+    #[error("the signature's time is too far from now")]
+    Stale,
+    /// Signed with another secret, or of another body.
+    #[error("the signature does not match")]
+    Wrong,
+}
+
+impl Stripe {
+    /// As set; `None` where Stripe is not used. Requests run on `runtime`.
+    ///
+    /// # Errors
+    /// Where TLS cannot be set up.
+    pub fn new(settings: &StripeSettings, runtime: Handle) -> anyhow::Result<Option<Self>> {
+        let (Some(secret_key), Some(webhook_secret)) =
+            (&settings.secret_key, &settings.webhook_secret)
+        else {
+            return Ok(None);
+        };
+        let client = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(REQUEST_MAX)
+            .build()?;
+        Ok(Some(Stripe {
+            client,
+            runtime,
+            secret_key: secret_key.clone(),
+            webhook_secret: webhook_secret.clone(),
+            url: settings.url.trim_end_matches('/').to_owned(),
+            success_url: settings.success_url.clone(),
+            cancel_url: settings.cancel_url.clone(),
+            checkout_seconds: i64::from(settings.checkout_minutes).saturating_mul(60),
+        }))
+    }
+
+    /// How long a payer may take to pay, in seconds.
+    #[must_use]
+    pub fn checkout_seconds(&self) -> i64 {
+        self.checkout_seconds
+    }
+
+    /// Is this webhook Stripe's, and of now? (Stripe, "Verify webhook signatures manually")
+    ///
+    /// # Errors
+    /// [`BadSignature`]
+    pub fn verify(
+        &self,
+        header: Option<&str>,
+        body: &[u8],
+        now: Timestamp,
+    ) -> Result<(), BadSignature> {
+        let mut time = None;
+        let mut signatures = Vec::new();
+        for part in header.ok_or(BadSignature::Malformed)?.split(',') {
+            match part.trim().split_once('=') {
+                Some(("t", text)) => time = text.parse::<i64>().ok(),
+                Some(("v1", text)) => signatures.push(text),
+                _ => {}
+            }
+        }
+        let time = time.filter(|_| !signatures.is_empty()).ok_or(BadSignature::Malformed)?;
+        if now.seconds().abs_diff(time) > TOLERANCE_SECONDS.unsigned_abs() {
+            return Err(BadSignature::Stale);
+        }
+        let secret = self.webhook_secret.expose().as_bytes();
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(secret).map_err(|_| BadSignature::Malformed)?;
+        mac.update(time.to_string().as_bytes());
+        mac.update(b".");
+        mac.update(body);
+        let is_ours = |text: &&str| {
+            // In constant time.
+            from_hex(text).is_some_and(|bytes| mac.clone().verify_slice(&bytes).is_ok())
+        };
+        if signatures.iter().any(|text| is_ours(text)) { Ok(()) } else { Err(BadSignature::Wrong) }
+    }
+
+    /// What a webhook is about. Its object is a snapshot from when it was made, so no more than that is taken from it.
+    ///
+    /// # Errors
+    /// Where the body is no event.
+    pub fn hint(body: &[u8]) -> Result<Hint, serde_json::Error> {
+        let event: Event = serde_json::from_slice(body)?;
+        let object = event.data.object;
+        let intent = match object["object"].as_str() {
+            Some("payment_intent") => object["id"].as_str(),
+            Some("checkout.session" | "charge" | "refund" | "dispute") => {
+                id_of(&object["payment_intent"])
+            }
+            _ => return Ok(Hint::Nothing),
+        };
+        let intent = intent.map(str::to_owned);
+        Ok(match (payment_of(&object), intent) {
+            (Some(payment), intent) => Hint::Payment(payment, intent),
+            (None, Some(intent)) => Hint::Intent(intent),
+            (None, None) => Hint::Nothing,
+        })
+    }
+
+    /// The payment that a payment intent is of.
+    ///
+    /// # Errors
+    /// [`ProviderError`]
+    pub async fn payment_of_intent(
+        &self,
+        intent: &str,
+    ) -> Result<Option<PaymentId>, ProviderError> {
+        let intent = self.get(&format!("/v1/payment_intents/{}", escaped(intent)), &[]).await?;
+        Ok(payment_of(&intent))
+    }
+
+    /// Makes a customer of a user; the same one, asked again within a day.
+    ///
+    /// # Errors
+    /// [`ProviderError`]
+    pub async fn make_customer(&self, user: UserId, email: &str) -> Result<String, ProviderError> {
+        let form = [("email".to_owned(), email.to_owned()), metadata("", "user_id", &user)];
+        let customer = self.post("/v1/customers", &form, &format!("customer-{user}")).await?;
+        text(&customer, "id")
+    }
+
+    /// The payment methods that a customer has saved.
+    ///
+    /// # Errors
+    /// [`ProviderError`]
+    pub async fn methods(&self, customer: &str) -> Result<Vec<SavedMethod>, ProviderError> {
+        let path = format!("/v1/customers/{}/payment_methods", escaped(customer));
+        let list = self.get(&path, &[("limit", "100")]).await?;
+        let methods = list["data"].as_array().map(Vec::as_slice).unwrap_or_default();
+        Ok(methods.iter().filter_map(saved_method).collect())
+    }
+
+    /// Lets go of a customer's payment method; is it theirs?
+    ///
+    /// # Errors
+    /// [`ProviderError`]
+    pub async fn detach(&self, customer: &str, method: &str) -> Result<bool, ProviderError> {
+        if !self.methods(customer).await?.iter().any(|saved| saved.id == method) {
+            return Ok(false);
+        }
+        let path = format!("/v1/payment_methods/{}/detach", escaped(method));
+        self.post(&path, &[], &format!("detach-{method}")).await?;
+        Ok(true)
+    }
+
+    /// A page on which a customer saves a payment method without paying. `once` names the request.
+    ///
+    /// # Errors
+    /// [`ProviderError`]
+    pub async fn setup_url(&self, customer: &str, once: &str) -> Result<String, ProviderError> {
+        let form = [
+            ("mode", "setup"),
+            ("currency", "usd"),
+            ("customer", customer),
+            ("success_url", &self.success_url),
+            ("cancel_url", &self.cancel_url),
+        ];
+        let form = form.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let session = self.post("/v1/checkout/sessions", &form, &format!("setup-{once}")).await?;
+        text(&session, "url")
+    }
+
+    async fn check_out(&self, order: &Order) -> Result<Progress, ProviderError> {
+        let payment = &order.payment;
+        let cents = cents(payment.amount)?.to_string();
+        let expires_at =
+            payment.created_at.seconds().saturating_add(self.checkout_seconds).to_string();
+        let mut form: Vec<(String, String)> = [
+            ("mode", "payment"),
+            ("line_items[0][quantity]", "1"),
+            ("line_items[0][price_data][currency]", "usd"),
+            ("line_items[0][price_data][unit_amount]", &cents),
+            ("line_items[0][price_data][product_data][name]", "API credits"),
+            ("payment_intent_data[setup_future_usage]", "off_session"),
+            ("success_url", &self.success_url),
+            ("cancel_url", &self.cancel_url),
+            ("expires_at", &expires_at),
+        ]
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .into();
+        form.push(metadata("", "payment_id", &payment.id));
+        form.push(metadata("payment_intent_data", "payment_id", &payment.id));
+        if let Some(customer) = &order.customer {
+            form.push(("customer".into(), customer.clone()));
+        }
+        let session = self.post("/v1/checkout/sessions", &form, &payment.id.to_string()).await?;
+        let provider_ref = Some(text(&session, "id")?);
+        let checkout_url = session["url"].as_str().map(str::to_owned);
+        Ok(Progress { provider_ref, checkout_url, ..Progress::at(Stage::Waiting) })
+    }
+
+    /// Charges a saved payment method, without its owner being there.
+    async fn charge(&self, order: &Order, method: &str) -> Result<Progress, ProviderError> {
+        let payment = &order.payment;
+        let customer = order.customer.as_deref().unwrap_or_default();
+        let form = [
+            ("amount".to_owned(), cents(payment.amount)?.to_string()),
+            ("currency".to_owned(), "usd".to_owned()),
+            ("customer".to_owned(), customer.to_owned()),
+            ("payment_method".to_owned(), method.to_owned()),
+            ("off_session".to_owned(), "true".to_owned()),
+            ("confirm".to_owned(), "true".to_owned()),
+            ("description".to_owned(), "API credits".to_owned()),
+            metadata("", "payment_id", &payment.id),
+        ];
+        let path = "/v1/payment_intents";
+        let answer = self.send(Method::POST, path, &form, Some(&payment.id.to_string())).await?;
+        match answer {
+            Reply::Done(intent) => {
+                let provider_ref = Some(text(&intent, "id")?);
+                Ok(Progress { provider_ref, ..Progress::at(stage_of(&intent, true)) })
+            }
+            Reply::Refused(error) => {
+                let intent = &error["payment_intent"];
+                let provider_ref = id_of(intent).map(str::to_owned);
+                let failure = Stage::Failed(failure_of(&error));
+                Ok(Progress { provider_ref, ..Progress::at(failure) })
+            }
+        }
+    }
+
+    async fn progress(
+        &self,
+        payment: &Payment,
+        hint: Option<&str>,
+    ) -> Result<Progress, ProviderError> {
+        let reference = payment.provider_ref.as_deref().or(hint);
+        let Some(reference) = reference else { return Ok(Progress::at(Stage::Waiting)) };
+        let mut intent = None;
+        if reference.starts_with("cs_") {
+            let path = format!("/v1/checkout/sessions/{}", escaped(reference));
+            let session = self.get(&path, &[]).await?;
+            intent = id_of(&session["payment_intent"]).map(str::to_owned);
+            let is_over = session["status"] == "expired";
+            if intent.is_none() || (is_over && session["payment_status"] != "paid") {
+                return Ok(Progress::at(if is_over { Stage::Expired } else { Stage::Waiting }));
+            }
+        }
+        let intent = intent.as_deref().unwrap_or(reference);
+        let path = format!("/v1/payment_intents/{}", escaped(intent));
+        let found = self.get(&path, &[("expand[]", "latest_charge")]).await?;
+        if payment_of(&found) != Some(payment.id) {
+            return Err(ProviderError::Refused(format!("{intent} is of another payment")));
+        }
+        let stage = stage_of(&found, payment.method.is_some());
+        let reversals = match stage {
+            Stage::Paid(_) => self.reversals(intent).await?,
+            _ => Vec::new(),
+        };
+        Ok(Progress { reversals, ..Progress::at(stage) })
+    }
+
+    async fn reversals(&self, intent: &str) -> Result<Vec<SeenReversal>, ProviderError> {
+        let mut seen = Vec::new();
+        for refund in self.list("/v1/refunds", intent).await? {
+            let is_nothing = matches!(refund["status"].as_str(), Some("failed" | "canceled"));
+            seen.push(reversal(&refund, ReversalKind::Refund, is_nothing)?);
+        }
+        for dispute in self.list("/v1/disputes", intent).await? {
+            // An inquiry takes nothing; what was won is given again.
+            let status = dispute["status"].as_str().unwrap_or_default();
+            let is_nothing = status.starts_with("warning") || matches!(status, "won" | "prevented");
+            seen.push(reversal(&dispute, ReversalKind::Dispute, is_nothing)?);
+        }
+        Ok(seen)
+    }
+
+    async fn list(&self, path: &str, intent: &str) -> Result<Vec<Value>, ProviderError> {
+        let mut all: Vec<Value> = Vec::new();
+        for _ in 0..PAGES_MAX {
+            let last = all.last().and_then(|last| last["id"].as_str()).map(str::to_owned);
+            let mut query = vec![("payment_intent", intent), ("limit", "100")];
+            query.extend(last.as_deref().map(|last| ("starting_after", last)));
+            let page = self.get(path, &query).await?;
+            all.extend(page["data"].as_array().cloned().unwrap_or_default());
+            if page["has_more"] != true {
+                return Ok(all);
+            }
+        }
+        Err(ProviderError::Unreachable(format!("{path} does not end")))
+    }
+
+    async fn get(&self, path: &str, query: &[(&str, &str)]) -> Result<Value, ProviderError> {
+        let query: Vec<(String, String)> =
+            query.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        done(self.send(Method::GET, path, &query, None).await?)
+    }
+
+    async fn post(
+        &self,
+        path: &str,
+        form: &[(String, String)],
+        once: &str,
+    ) -> Result<Value, ProviderError> {
+        done(self.send(Method::POST, path, form, Some(once)).await?)
+    }
+
+    /// One request. What Stripe says no to for good is an answer; everything else may be tried again.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        fields: &[(String, String)],
+        once: Option<&str>,
+    ) -> Result<Reply, ProviderError> {
+        let unreachable = |why: String| ProviderError::Unreachable(why);
+        let mut url = reqwest::Url::parse(&format!("{}{path}", self.url))
+            .map_err(|error| ProviderError::Refused(error.to_string()))?;
+        let mut form = url::form(fields);
+        if method == Method::GET {
+            url.set_query((!form.is_empty()).then_some(form.as_str()));
+            form.clear();
+        }
+        let mut request = self
+            .client
+            .request(method.clone(), url)
+            .bearer_auth(self.secret_key.expose())
+            .header("Stripe-Version", VERSION);
+        if let Some(once) = once {
+            request = request
+                .header("Idempotency-Key", once)
+                .header("Content-Type", "application/x-www-form-urlencoded")
+                .body(form);
+        }
+        // On the runtime that drives the client's connections, and to its end, whoever leaves.
+        let exchange = self.runtime.spawn(async move {
+            let answer = request.send().await.map_err(|error| error.without_url().to_string())?;
+            let (status, headers) = (answer.status(), answer.headers().clone());
+            let body = super::whole_body(answer, ANSWER_MAX).await?;
+            Ok::<_, String>((status, headers, body))
+        });
+        let exchanged = exchange.await.map_err(|error| unreachable(error.to_string()))?;
+        let (status, headers, body) = exchanged.map_err(unreachable)?;
+        let mut value: Value = serde_json::from_slice(&body)
+            .map_err(|_| ProviderError::Unreachable(format!("{status} without JSON")))?;
+        if status.is_success() {
+            return Ok(Reply::Done(value));
+        }
+        let error = value["error"].take();
+        let may_pass = match headers.get("stripe-should-retry").map(|value| value.as_bytes()) {
+            Some(b"true") => true,
+            Some(b"false") => false,
+            _ => {
+                status.is_server_error()
+                    || matches!(
+                        status,
+                        StatusCode::CONFLICT
+                            | StatusCode::TOO_MANY_REQUESTS
+                            | StatusCode::UNAUTHORIZED
+                            | StatusCode::FORBIDDEN
+                            | StatusCode::FAILED_DEPENDENCY
+                    )
+            }
+        };
+        if may_pass {
+            let failure = failure_of(&error);
+            return Err(ProviderError::Unreachable(format!("{status}: {failure}")));
+        }
+        Ok(Reply::Refused(error))
+    }
+}
+
+impl Provider for Stripe {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn begin<'p>(&'p self, order: &'p Order) -> Answer<'p, Progress> {
+        Box::pin(async move {
+            match order.payment.method.as_deref() {
+                Some(method) => self.charge(order, method).await,
+                None => self.check_out(order).await,
+            }
+        })
+    }
+
+    fn look<'p>(
+        &'p self,
+        payment: &'p Payment,
+        hint: Option<&'p str>,
+        _: Timestamp,
+    ) -> Answer<'p, Progress> {
+        Box::pin(self.progress(payment, hint))
+    }
+}
+
+/// What Stripe says.
+enum Reply {
+    Done(Value),
+    /// No, for good.
+    Refused(Value),
+}
+
+fn done(reply: Reply) -> Result<Value, ProviderError> {
+    match reply {
+        Reply::Done(value) => Ok(value),
+        Reply::Refused(error) => Err(ProviderError::Refused(failure_of(&error))),
+    }
+}
+
+#[derive(Deserialize)]
+struct Event {
+    data: EventData,
+}
+
+#[derive(Deserialize)]
+struct EventData {
+    object: Value,
+}
+
+/// An id, or the id of the object in its place.
+fn id_of(value: &Value) -> Option<&str> {
+    value.as_str().or_else(|| value["id"].as_str())
+}
+
+fn payment_of(object: &Value) -> Option<PaymentId> {
+    object["metadata"]["payment_id"].as_str()?.parse().ok()
+}
+
+fn text(object: &Value, name: &str) -> Result<String, ProviderError> {
+    let text = object[name].as_str().map(str::to_owned);
+    text.ok_or_else(|| ProviderError::Unreachable(format!("an answer without {name}")))
+}
+
+fn failure_of(error: &Value) -> String {
+    let text = |name: &str| error[name].as_str();
+    let code = text("decline_code").or_else(|| text("code")).or_else(|| text("type"));
+    let message = text("message").unwrap_or("no reason given");
+    match code {
+        Some(code) => format!("{code}: {message}"),
+        None => message.to_owned(),
+    }
+}
+
+fn metadata(of: &str, name: &str, value: &impl std::fmt::Display) -> (String, String) {
+    let field = if of.is_empty() {
+        format!("metadata[{name}]")
+    } else {
+        format!("{of}[metadata][{name}]")
+    };
+    (field, value.to_string())
+}
+
+fn saved_method(method: &Value) -> Option<SavedMethod> {
+    let card = &method["card"];
+    let number = |name: &str| card[name].as_u64().and_then(|number| u32::try_from(number).ok());
+    let text = |name: &str| card[name].as_str().map(str::to_owned);
+    Some(SavedMethod {
+        id: method["id"].as_str()?.to_owned(),
+        kind: method["type"].as_str()?.to_owned(),
+        brand: text("brand"),
+        last4: text("last4"),
+        exp_month: number("exp_month"),
+        exp_year: number("exp_year"),
+    })
+}
+
+/// How far a payment intent has come. One that was charged without its owner being there does not wait for them.
+fn stage_of(intent: &Value, is_off_session: bool) -> Stage {
+    match intent["status"].as_str().unwrap_or_default() {
+        "succeeded" => match credits(&intent["amount_received"]) {
+            Some(amount) if intent["currency"] == "usd" => Stage::Paid(amount),
+            _ => Stage::Failed("paid in another currency".into()),
+        },
+        "processing" => Stage::Confirming,
+        "canceled" => Stage::Failed("canceled".into()),
+        _ if is_off_session => Stage::Failed(failure_of(&intent["last_payment_error"])),
+        _ => Stage::Waiting,
+    }
+}
+
+fn reversal(
+    object: &Value,
+    kind: ReversalKind,
+    is_nothing: bool,
+) -> Result<SeenReversal, ProviderError> {
+    let amount = credits(&object["amount"])
+        .ok_or_else(|| ProviderError::Unreachable("a reversal without an amount".into()))?;
+    let wanted = if is_nothing { Credits::ZERO } else { amount };
+    Ok(SeenReversal { provider_ref: text(object, "id")?, kind, wanted })
+}
+
+/// Whole cents as credits.
+fn credits(cents: &Value) -> Option<Credits> {
+    Some(Credits::from_nanos(cents.as_i64()?.checked_mul(NANOS_PER_CENT)?))
+}
+
+/// Credits as whole cents.
+fn cents(amount: Credits) -> Result<i64, ProviderError> {
+    let nanos = amount.nanos();
+    if nanos.checked_rem(NANOS_PER_CENT) != Some(0) {
+        return Err(ProviderError::Refused("the amount is not in whole cents".into()));
+    }
+    nanos
+        .checked_div(NANOS_PER_CENT)
+        .ok_or_else(|| ProviderError::Refused("the amount is not in whole cents".into()))
+}
+
+/// Is the amount in whole cents?
+#[must_use]
+pub fn is_whole_cents(amount: Credits) -> bool {
+    cents(amount).is_ok()
+}
+
+/// Only what Stripe's ids are made of; a path is never more than one segment of theirs.
+fn escaped(id: &str) -> String {
+    id.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
+}
+
+fn from_hex(text: &str) -> Option<Vec<u8>> {
+    if !text.len().is_multiple_of(2) || !text.is_ascii() {
+        return None;
+    }
+    let pairs = (0..text.len()).step_by(2);
+    pairs.map(|at| u8::from_str_radix(text.get(at..at.saturating_add(2))?, 16).ok()).collect()
+}
+
+/// Forms, as browsers send them.
+mod url {
+    /// The fields as `application/x-www-form-urlencoded`.
+    pub(super) fn form(fields: &[(String, String)]) -> String {
+        let mut url = match reqwest::Url::parse("form:?") {
+            Ok(url) => url,
+            Err(_) => return String::new(),
+        };
+        if !fields.is_empty() {
+            url.query_pairs_mut().extend_pairs(fields);
+        }
+        url.query().unwrap_or_default().trim_start_matches('&').to_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stripe() -> Stripe {
+        let secret = |text: &str| serde_json::from_value::<Secret>(text.into()).ok();
+        let settings = StripeSettings {
+            secret_key: secret("sk_test"),
+            webhook_secret: secret("whsec_test"),
+            ..StripeSettings::default()
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        Stripe::new(&settings, runtime.handle().clone()).unwrap().unwrap()
+    }
+
+    #[test]
+    fn only_what_stripe_has_signed_now_is_stripes() {
+        let (stripe, body) = (stripe(), br#"{"type":"a.b"}"#);
+        let signed = "e37060f161a3f56d3055efa90a45c205a2c605ccacd7b63c1bf0018e07dff786";
+        let at = |seconds: i64| Timestamp::from_micros(seconds * 1_000_000);
+        let now = at(1_492_774_577);
+        let verify = |header: &str, now| stripe.verify(Some(header), body, now);
+        let header = format!("t=1492774577,v1={signed}");
+        assert_eq!(verify(&header, now), Ok(()));
+        // A rolled secret signs beside the new one; other schemes do not count.
+        assert_eq!(verify(&format!("t=1492774577,v1={},v1={signed}", "0".repeat(64)), now), Ok(()));
+        assert_eq!(verify(&header, at(1_492_774_577 + 300)), Ok(()));
+        for far in [-301, 301] {
+            assert_eq!(verify(&header, at(1_492_774_577 + far)), Err(BadSignature::Stale));
+        }
+        for (header, error) in [
+            (format!("t=1492774578,v1={signed}"), BadSignature::Wrong),
+            (format!("t=1492774577,v1={}0", &signed[..63]), BadSignature::Wrong),
+            (format!("t=1492774577,v0={signed}"), BadSignature::Malformed),
+            (format!("v1={signed}"), BadSignature::Malformed),
+            ("t=1492774577,v1=".to_owned(), BadSignature::Wrong),
+            ("t=1492774577,v1=üü".to_owned(), BadSignature::Wrong),
+            (String::new(), BadSignature::Malformed),
+        ] {
+            assert_eq!(verify(&header, now), Err(error), "{header}");
+        }
+        assert_eq!(stripe.verify(None, body, now), Err(BadSignature::Malformed));
+        assert_eq!(stripe.verify(Some(&header), b"{}", now), Err(BadSignature::Wrong));
+    }
+
+    #[test]
+    fn forms_are_written_as_browsers_write_them() {
+        let fields = [("a[b]".to_owned(), "c d&e".to_owned()), ("f".to_owned(), "ü".to_owned())];
+        assert_eq!(url::form(&fields), "a%5Bb%5D=c+d%26e&f=%C3%BC");
+        assert_eq!(url::form(&[]), "");
+    }
+
+    #[test]
+    fn ids_are_one_segment_of_a_path() {
+        assert_eq!(escaped("pi_1/../../v1/x?y"), "pi_1v1xy");
+    }
+
+    #[test]
+    fn amounts_are_whole_cents() {
+        assert_eq!(cents("12.34".parse().unwrap()), Ok(1_234));
+        assert!(cents("12.345".parse().unwrap()).is_err());
+        assert_eq!(credits(&Value::from(1_234)), Some("12.34".parse().unwrap()));
+        assert_eq!(credits(&Value::from(1.5)), None);
+    }
+}

@@ -1,0 +1,331 @@
+//! x402: payment by a signed transfer of a stablecoin, sent in a header, verified and settled by a facilitator.
+//!
+//! Version 2 of the protocol (`PAYMENT-REQUIRED`, `PAYMENT-SIGNATURE`, `PAYMENT-RESPONSE`), scheme `exact`. A token is a
+//! dollar and has six decimals. An authorization can be settled once, on the chain, so its digest names its payment:
+//! sent twice it is the same payment.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use tokio::runtime::Handle;
+
+use super::provider::{Answer, Order, Progress, Provider, ProviderError, Stage};
+use crate::config::{Secret, X402Settings};
+use crate::domain::{Credits, PaymentStatus, Timestamp};
+use crate::store::payments::Payment;
+
+/// Its name in the API.
+pub const NAME: &str = "x402";
+/// The longest header that is read, in bytes.
+const HEADER_MAX: usize = 16 * 1024;
+/// The largest answer that is read, in bytes.
+const ANSWER_MAX: usize = 1024 * 1024;
+const NANOS_PER_UNIT: i64 = 1_000;
+
+/// See the module.
+pub struct X402 {
+    client: reqwest::Client,
+    runtime: Handle,
+    url: String,
+    api_key: Option<Secret>,
+    settings: X402Settings,
+    /// What a call that the balance does not cover asks for at least.
+    pub amount: Credits,
+}
+
+/// What is to be paid (x402, PaymentRequirements).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Requirements {
+    scheme: String,
+    network: String,
+    amount: String,
+    asset: String,
+    pay_to: String,
+    max_timeout_seconds: u32,
+    extra: Value,
+}
+
+/// A signed payment that somebody has sent (x402, PaymentPayload).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SignedPayment {
+    x402_version: u32,
+    accepted: Requirements,
+    payload: Value,
+}
+
+/// A header that is no payment to us; says why.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NotPayable(pub String);
+
+impl SignedPayment {
+    /// Reads `PAYMENT-SIGNATURE`.
+    ///
+    /// # Errors
+    /// [`NotPayable`]
+    pub fn read(header: &[u8]) -> Result<Self, NotPayable> {
+        let malformed = |what: &str| NotPayable(format!("PAYMENT-SIGNATURE {what}"));
+        if header.len() > HEADER_MAX {
+            return Err(malformed("is too long"));
+        }
+        let text = STANDARD.decode(header).map_err(|_| malformed("must be base64"))?;
+        let read: Self = serde_json::from_slice(&text)
+            .map_err(|_| malformed("must be a PaymentPayload of x402 version 2"))?;
+        if read.x402_version != 2 {
+            return Err(malformed("must be of x402Version 2"));
+        }
+        Ok(read)
+    }
+
+    /// How much it pays.
+    #[must_use]
+    pub fn amount(&self) -> Option<Credits> {
+        let units: i64 = self.accepted.amount.parse().ok()?;
+        units.checked_mul(NANOS_PER_UNIT).map(Credits::from_nanos)
+    }
+
+    /// What names it: one authorization, one name, however it is written.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        Sha256::digest(self.payload.to_string()).into()
+    }
+
+    /// The name under which its payment is on record.
+    #[must_use]
+    pub fn provider_ref(&self) -> String {
+        self.digest().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+    }
+
+    /// As it is kept, to be settled after a crash.
+    #[must_use]
+    pub fn kept(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+impl X402 {
+    /// As set; `None` where x402 is not used. Requests run on `runtime`.
+    ///
+    /// # Errors
+    /// Where TLS cannot be set up.
+    pub fn new(
+        settings: &X402Settings,
+        amount: Credits,
+        runtime: Handle,
+    ) -> anyhow::Result<Option<Self>> {
+        let Some(url) = &settings.facilitator_url else { return Ok(None) };
+        let timeout = u64::from(settings.timeout_seconds.get()).saturating_add(10);
+        let client = reqwest::Client::builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(Duration::from_secs(timeout))
+            .build()?;
+        let url = url.trim_end_matches('/').to_owned();
+        let api_key = settings.facilitator_api_key.clone();
+        Ok(Some(X402 { client, runtime, url, api_key, settings: settings.clone(), amount }))
+    }
+
+    /// What is to be paid for so much; rounded up to the token's unit.
+    #[must_use]
+    pub fn requirements(&self, amount: Credits) -> Requirements {
+        let nanos = amount.nanos().max(0);
+        let units = nanos.saturating_add(NANOS_PER_UNIT - 1).checked_div(NANOS_PER_UNIT);
+        Requirements {
+            scheme: "exact".into(),
+            network: self.settings.network.clone(),
+            amount: units.unwrap_or(0).to_string(),
+            asset: self.settings.asset.clone(),
+            pay_to: self.settings.pay_to.clone(),
+            max_timeout_seconds: self.settings.timeout_seconds.get(),
+            extra: json!({
+                "name": self.settings.asset_name,
+                "version": self.settings.asset_version,
+            }),
+        }
+    }
+
+    /// `PAYMENT-REQUIRED` for so much, at this URL.
+    #[must_use]
+    pub fn required(&self, amount: Credits, url: &str, error: &str) -> String {
+        let required = json!({
+            "x402Version": 2,
+            "error": error,
+            "resource": { "url": url, "description": "API credits", "mimeType": "application/json" },
+            "accepts": [self.requirements(amount)],
+        });
+        STANDARD.encode(required.to_string())
+    }
+
+    /// `PAYMENT-RESPONSE` for a payment that is settled.
+    #[must_use]
+    pub fn response(&self, payment: &Payment) -> String {
+        let transaction = payment.checkout_url.as_deref().unwrap_or_default();
+        let response = json!({
+            "success": true,
+            "transaction": transaction,
+            "network": self.settings.network,
+        });
+        STANDARD.encode(response.to_string())
+    }
+
+    /// Is it a payment to us, of an amount between these?
+    ///
+    /// # Errors
+    /// [`NotPayable`]
+    pub fn check(
+        &self,
+        signed: &SignedPayment,
+        least: Credits,
+        most: Credits,
+    ) -> Result<Credits, NotPayable> {
+        let amount = signed.amount().filter(|amount| *amount > Credits::ZERO);
+        let amount = amount.ok_or_else(|| NotPayable("the amount is not a number".into()))?;
+        // Our own copy is what the facilitator is told: what the payer wrote need only name it.
+        if signed.accepted != self.requirements(amount) {
+            return Err(NotPayable("the payment is not for what was asked".into()));
+        }
+        if amount < least || amount > most {
+            return Err(NotPayable(format!("the amount must be from {least} to {most}")));
+        }
+        Ok(amount)
+    }
+
+    /// `is_first`: it was certainly not sent before.
+    async fn settle(&self, payment: &Payment, is_first: bool) -> Result<Progress, ProviderError> {
+        let kept = payment.method.as_deref().unwrap_or_default();
+        let signed: SignedPayment = serde_json::from_str(kept)
+            .map_err(|_| ProviderError::Refused("no authorization is on record".into()))?;
+        let requirements = self.requirements(payment.amount);
+        let request = json!({
+            "x402Version": 2,
+            "paymentPayload": signed,
+            "paymentRequirements": requirements,
+        });
+        if is_first {
+            let verified = self.ask("verify", &request).await?;
+            if verified["isValid"] != true {
+                let why = reason(&verified, "invalidReason");
+                return Ok(Progress::at(Stage::Failed(why)));
+            }
+        }
+        let settled = self.ask("settle", &request).await?;
+        if settled["success"] == true {
+            let transaction = settled["transaction"].as_str().map(str::to_owned);
+            let stage = Stage::Paid(payment.amount);
+            return Ok(Progress { checkout_url: transaction, ..Progress::at(stage) });
+        }
+        let why = reason(&settled, "errorReason");
+        if is_first {
+            return Ok(Progress::at(Stage::Failed(why)));
+        }
+        // It was sent before, and nobody heard what came of it: a person must look at the chain.
+        Err(ProviderError::Unreachable(format!("an authorization sent before was refused: {why}")))
+    }
+
+    async fn ask(&self, what: &str, request: &Value) -> Result<Value, ProviderError> {
+        let url = format!("{}/{what}", self.url);
+        let mut request = self
+            .client
+            .post(url)
+            .header("Content-Type", "application/json")
+            .body(request.to_string());
+        if let Some(api_key) = &self.api_key {
+            request = request.bearer_auth(api_key.expose());
+        }
+        let exchange = self.runtime.spawn(async move {
+            let answer = request.send().await.map_err(|error| error.without_url().to_string())?;
+            let status = answer.status();
+            let body = super::whole_body(answer, ANSWER_MAX).await?;
+            Ok::<_, String>((status, body))
+        });
+        let exchanged = exchange.await.map_err(|error| ProviderError::Unreachable(error.to_string()));
+        let (status, body) = exchanged?.map_err(ProviderError::Unreachable)?;
+        let value: Value = serde_json::from_slice(&body).unwrap_or_default();
+        // A refusal may come with another status than 200.
+        if value.get("isValid").is_some() || value.get("success").is_some() {
+            return Ok(value);
+        }
+        Err(ProviderError::Unreachable(format!("the facilitator answered {status}")))
+    }
+}
+
+impl Provider for X402 {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn begin<'p>(&'p self, order: &'p Order) -> Answer<'p, Progress> {
+        Box::pin(self.settle(&order.payment, true))
+    }
+
+    fn look<'p>(
+        &'p self,
+        payment: &'p Payment,
+        _: Option<&'p str>,
+        _: Timestamp,
+    ) -> Answer<'p, Progress> {
+        // On record before it was sent.
+        Box::pin(self.settle(payment, payment.status == PaymentStatus::Created))
+    }
+}
+
+fn reason(answer: &Value, name: &str) -> String {
+    answer[name].as_str().unwrap_or("no reason given").chars().take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn x402() -> X402 {
+        let settings = X402Settings {
+            facilitator_url: Some("http://127.0.0.1:1".into()),
+            pay_to: "0xpayee".into(),
+            ..X402Settings::default()
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let amount = "1".parse().unwrap();
+        X402::new(&settings, amount, runtime.handle().clone()).unwrap().unwrap()
+    }
+
+    #[test]
+    fn only_what_was_asked_is_a_payment_to_us() {
+        let x402 = x402();
+        let amount = "1.25".parse().unwrap();
+        let asked = x402.requirements(amount);
+        assert_eq!(asked.amount, "1250000");
+        assert_eq!(x402.requirements("0.0000001".parse().unwrap()).amount, "1");
+        let header = |accepted: &Requirements, version: u32| {
+            let payment = json!({
+                "x402Version": version, "accepted": accepted,
+                "payload": { "signature": "0x1", "authorization": { "nonce": "0x2" } },
+            });
+            STANDARD.encode(payment.to_string())
+        };
+        let signed = SignedPayment::read(header(&asked, 2).as_bytes()).unwrap();
+        let (least, most) = ("1".parse().unwrap(), "2".parse().unwrap());
+        assert_eq!(x402.check(&signed, least, most), Ok(amount));
+        assert!(x402.check(&signed, most, Credits::MAX).is_err());
+        assert!(x402.check(&signed, Credits::ZERO, least).is_err());
+        for other in [
+            Requirements { pay_to: "0xthief".into(), ..asked.clone() },
+            Requirements { asset: "0xworthless".into(), ..asked.clone() },
+            Requirements { network: "eip155:1".into(), ..asked.clone() },
+            Requirements { amount: "-1".into(), ..asked.clone() },
+            Requirements { amount: "99999999999999999999".into(), ..asked.clone() },
+        ] {
+            let signed = SignedPayment::read(header(&other, 2).as_bytes()).unwrap();
+            assert!(x402.check(&signed, Credits::ZERO, Credits::MAX).is_err(), "{other:?}");
+        }
+        assert!(SignedPayment::read(header(&asked, 1).as_bytes()).is_err());
+        assert!(SignedPayment::read(b"{}").is_err());
+        // The same authorization is the same payment, whatever stands around it.
+        let again = SignedPayment { accepted: x402.requirements(least), ..signed.clone() };
+        assert_eq!(again.provider_ref(), signed.provider_ref());
+    }
+}

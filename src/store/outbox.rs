@@ -1,0 +1,232 @@
+//! The outbox: events are written in the transaction of what they tell of, with a delivery for each endpoint that
+//! listens.
+
+use std::collections::BTreeMap;
+
+use dashmap::DashMap;
+use sea_orm::{ConnectionTrait, Statement, Value};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use super::{Store, StoreError};
+use crate::domain::event::{self, Event, EventKind, selects};
+use crate::domain::{AccountId, Batch, Credits, KeyId, SpendingLimits};
+
+/// Below which balance an account counts as low, unless its holder has said otherwise: 10 USD.
+pub const BALANCE_LOW: Credits = Credits::from_nanos(10_000_000_000);
+/// How long a changed balance waits for further changes before it is told, in microseconds.
+const COALESCE_MICROS: i64 = 5_000_000;
+
+/// Who listens, so that those who do not cost nothing, and what wakes the deliveries.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    /// Accounts with an endpoint, and below which balance they count as low.
+    listeners: DashMap<AccountId, Credits>,
+    bell: Notify,
+}
+
+impl Outbox {
+    /// Wakes the deliveries, if anything was written for them.
+    pub(super) fn ring(&self, is_anything: bool) {
+        if is_anything {
+            self.bell.notify_one();
+        }
+    }
+
+    fn low(&self, account: AccountId) -> Option<Credits> {
+        self.listeners.get(&account).map(|low| *low)
+    }
+}
+
+impl Store {
+    /// Waits until something was written for delivery.
+    pub async fn events_written(&self) {
+        self.outbox.bell.notified().await;
+    }
+
+    /// Wakes the deliveries.
+    pub fn ring_for_events(&self) {
+        self.outbox.ring(true);
+    }
+
+    /// Reads anew who listens: every account, or one.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn load_listeners(&self, account: Option<AccountId>) -> Result<(), StoreError> {
+        const SQL: &str = "SELECT DISTINCT webhook_endpoint.account_id, notice.balance_low
+            FROM webhook_endpoint LEFT JOIN notice ON notice.account_id = webhook_endpoint.account_id
+            WHERE webhook_endpoint.is_enabled AND ($1 = 0 OR webhook_endpoint.account_id = $1)";
+        self.run(move |store| async move {
+            let backend = store.read.get_database_backend();
+            let values = [account.map_or(0, |account| account.0).into()];
+            let statement = Statement::from_sql_and_values(backend, SQL, values);
+            let rows = store.read.query_all_raw(statement).await?;
+            if let Some(account) = account.filter(|_| rows.is_empty()) {
+                store.outbox.listeners.remove(&account);
+            }
+            for row in &rows {
+                let low: Option<i64> = row.try_get_by_index(1)?;
+                let low = low.map_or(BALANCE_LOW, Credits::from_nanos);
+                store.outbox.listeners.insert(AccountId(row.try_get_by_index(0)?), low);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Writes an event that tells of nothing else that is written.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn tell(&self, event: Event) -> Result<(), StoreError> {
+        if self.outbox.low(event.account).is_none() {
+            return Ok(());
+        }
+        self.run_write(move |store| async move {
+            let transaction = super::lease::begin_write(&store.write).await?;
+            write(&transaction, &event).await?;
+            transaction.commit().await?;
+            store.outbox.ring(true);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Does this account's holder listen?
+    #[must_use]
+    pub fn is_told(&self, account: AccountId) -> bool {
+        self.outbox.listeners.contains_key(&account)
+    }
+
+    /// The accounts whose holders listen.
+    #[must_use]
+    pub fn listeners(&self) -> Vec<AccountId> {
+        self.outbox.listeners.iter().map(|listener| *listener.key()).collect()
+    }
+}
+
+/// Writes what is told of a batch; was there anything?
+pub(super) async fn write_batch(
+    outbox: &Outbox,
+    transaction: &impl ConnectionTrait,
+    batch: &Batch,
+) -> Result<bool, sea_orm::DbErr> {
+    if outbox.listeners.is_empty() {
+        return Ok(false);
+    }
+    let limits = limits_of(outbox, transaction, batch).await?;
+    let events = event::of_batch(batch, &|account| outbox.low(account), &limits);
+    for event in &events {
+        write(transaction, event).await?;
+    }
+    Ok(!events.is_empty())
+}
+
+/// The ceilings of the keys of a batch whose account holders listen.
+async fn limits_of(
+    outbox: &Outbox,
+    transaction: &impl ConnectionTrait,
+    batch: &Batch,
+) -> Result<BTreeMap<KeyId, SpendingLimits>, sea_orm::DbErr> {
+    const SQL: &str = "SELECT daily_limit, monthly_limit FROM api_key WHERE id = $1
+        AND (daily_limit IS NOT NULL OR monthly_limit IS NOT NULL)";
+    let told = batch.entries.iter().filter(|entry| outbox.listeners.contains_key(&entry.account));
+    let keys: std::collections::BTreeSet<KeyId> = told.filter_map(|entry| entry.key).collect();
+    let mut limits = BTreeMap::new();
+    let backend = transaction.get_database_backend();
+    for key in keys {
+        let statement = Statement::from_sql_and_values(backend, SQL, [key.0.into()]);
+        if let Some(row) = transaction.query_one_raw(statement).await? {
+            let limit = |place| {
+                Ok::<_, sea_orm::DbErr>(
+                    row.try_get_by_index::<Option<i64>>(place)?.map(Credits::from_nanos),
+                )
+            };
+            let (daily, monthly) = (limit(0)?, limit(1)?);
+            limits.insert(key, SpendingLimits { daily, monthly, ..SpendingLimits::default() });
+        }
+    }
+    Ok(limits)
+}
+
+/// Writes an event, and a delivery to each endpoint that listens for it. What was told already is not told again; a
+/// changed balance takes the place of the one that was not sent yet.
+pub(super) async fn write(
+    transaction: &impl ConnectionTrait,
+    event: &Event,
+) -> Result<(), sea_orm::DbErr> {
+    const LISTENERS: &str = "SELECT id, events FROM webhook_endpoint
+        WHERE account_id = $1 AND is_enabled";
+    const INSERT: &str = "INSERT INTO webhook_event (id, account_id, kind, once, at, data)
+        VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (once) DO NOTHING";
+    const REPLACE: &str = "UPDATE webhook_event SET at = $1, data = $2 WHERE once = $3";
+    let backend = transaction.get_database_backend();
+    let run = |sql: &str, values: Vec<Value>| {
+        transaction.execute_raw(Statement::from_sql_and_values(backend, sql, values))
+    };
+    let statement =
+        Statement::from_sql_and_values(backend, LISTENERS, [event.account.0.into()]);
+    let mut listening = Vec::new();
+    for row in transaction.query_all_raw(statement).await? {
+        let selections: Option<String> = row.try_get_by_index(1)?;
+        if is_selected(selections.as_deref(), event.kind) {
+            listening.push(row.try_get_by_index::<Uuid>(0)?);
+        }
+    }
+    if listening.is_empty() {
+        return Ok(());
+    }
+    let is_coalesced = event.kind == EventKind::BalanceUpdated;
+    let id = Uuid::now_v7();
+    let values = vec![
+        id.into(),
+        event.account.0.into(),
+        event.kind.name().into(),
+        event.once.clone().into(),
+        event.at.micros().into(),
+        event.data.clone().into(),
+    ];
+    if run(INSERT, values).await?.rows_affected() == 0 {
+        if is_coalesced {
+            let values = vec![
+                event.at.micros().into(),
+                event.data.clone().into(),
+                event.once.clone().into(),
+            ];
+            run(REPLACE, values).await?;
+        }
+        return Ok(());
+    }
+    let wait = if is_coalesced { COALESCE_MICROS } else { 0 };
+    for endpoint in listening {
+        insert_delivery(transaction, id, endpoint, event.at.micros(), wait).await?;
+    }
+    Ok(())
+}
+
+/// A delivery that is to be tried `wait` microseconds later.
+pub(super) async fn insert_delivery(
+    transaction: &impl ConnectionTrait,
+    event: Uuid,
+    endpoint: Uuid,
+    at: i64,
+    wait: i64,
+) -> Result<Uuid, sea_orm::DbErr> {
+    const SQL: &str = "INSERT INTO webhook_delivery
+            (id, event_id, endpoint_id, status, attempts, next_at, created_at)
+        VALUES ($1, $2, $3, 1, 0, $4, $5)";
+    let id = Uuid::now_v7();
+    let next_at = at.saturating_add(wait);
+    let values = [id.into(), event.into(), endpoint.into(), next_at.into(), at.into()];
+    let backend = transaction.get_database_backend();
+    transaction.execute_raw(Statement::from_sql_and_values(backend, SQL, values)).await?;
+    Ok(id)
+}
+
+/// Does an endpoint with these selections listen for this kind?
+fn is_selected(selections: Option<&str>, kind: EventKind) -> bool {
+    let Some(selections) = selections else { return true };
+    let selections: Vec<String> = serde_json::from_str(selections).unwrap_or_default();
+    selections.iter().any(|selection| selects(selection, kind))
+}

@@ -1,0 +1,303 @@
+//! Rollups of usage: written beside the usage records, in one transaction with them, and read for monitoring.
+
+use std::fmt::Write as _;
+use std::sync::LazyLock;
+
+use sea_orm::{
+    ConnectionTrait, DatabaseTransaction, DbBackend, QueryResult, Statement, Value,
+};
+use uuid::Uuid;
+
+use super::batch::{CommitError, Table, column};
+use super::{Store, StoreError, is_postgres};
+use crate::domain::rollup::{BUCKETS, Rollup, RollupKey, of_usage};
+use crate::domain::{AccountId, Credits, KeyId, UsageRecord};
+
+/// Rows in one statement of SQLite, below its limit of 32,766 values.
+const ROWS_MAX: usize = 512;
+/// What a row is found by, and what it comes to.
+const COLUMNS: usize = 13 + BUCKETS;
+const NAMES: &str = "account_id, period, key_id, method, route, model, upstream, status, calls, cost,
+    prompt_tokens, completion_tokens, latency_micros";
+const SUMS: [&str; 5] =
+    ["calls", "cost", "prompt_tokens", "completion_tokens", "latency_micros"];
+
+/// By the hour, or by the day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grain {
+    /// Hours since 1970-01-01 UTC.
+    Hour,
+    /// Days since 1970-01-01 UTC.
+    Day,
+}
+
+impl Grain {
+    const fn table(self) -> &'static str {
+        match self {
+            Grain::Hour => "usage_hour",
+            Grain::Day => "usage_day",
+        }
+    }
+}
+
+/// What a rollup is looked at by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Group {
+    /// The API key.
+    Key,
+    /// The priced route, with its method.
+    Endpoint,
+    /// The model asked for.
+    Model,
+    /// The HTTP status answered.
+    Status,
+    /// Who served it.
+    Upstream,
+}
+
+/// Which calls are looked at. Each that is given narrows it.
+#[derive(Clone, Debug, Default)]
+pub struct UsageFilter {
+    /// Of this key.
+    pub key: Option<KeyId>,
+    /// Of this route.
+    pub route: Option<String>,
+    /// Of this model.
+    pub model: Option<String>,
+    /// Answered with this status.
+    pub status: Option<u16>,
+    /// Served by this upstream.
+    pub upstream: Option<String>,
+}
+
+/// What the calls of a period and a group come to.
+#[derive(Clone, Debug)]
+pub struct RollupRow {
+    /// Hours or days since 1970-01-01 UTC; 0 where periods are not told apart.
+    pub period: i32,
+    /// The group's name; empty where groups are not told apart.
+    pub group: String,
+    /// What it comes to.
+    pub rollup: Rollup,
+    /// How many of the calls were not answered with success.
+    pub errors: i64,
+}
+
+fn bucket_names() -> String {
+    (0..BUCKETS).fold(String::new(), |mut names, bucket| {
+        let _ = write!(names, ", l{bucket}");
+        names
+    })
+}
+
+/// Adds to what is there.
+fn upsert_tail(table: &str) -> String {
+    let mut sets = String::new();
+    let buckets = (0..BUCKETS).map(|bucket| format!("l{bucket}"));
+    for name in SUMS.into_iter().map(str::to_owned).chain(buckets) {
+        let comma = if sets.is_empty() { "" } else { ", " };
+        let _ = write!(sets, "{comma}{name} = {table}.{name} + excluded.{name}");
+    }
+    format!(
+        "ON CONFLICT (account_id, period, key_id, method, route, model, upstream, status) DO UPDATE SET {sets}"
+    )
+}
+
+fn sqlite(grain: Grain) -> Table {
+    let (table, names) = (grain.table(), bucket_names());
+    let before = format!("INSERT OR FAIL INTO {table} ({NAMES}{names}) SELECT * FROM");
+    let after = format!("WHERE column1 IS NOT NULL {}", upsert_tail(table));
+    Table::new(before.leak(), after.leak())
+}
+
+static SQLITE_HOURS: LazyLock<Table> = LazyLock::new(|| sqlite(Grain::Hour));
+static SQLITE_DAYS: LazyLock<Table> = LazyLock::new(|| sqlite(Grain::Day));
+
+fn postgres(grain: Grain) -> String {
+    let kinds = ["BIGINT", "INTEGER", "UUID", "TEXT", "TEXT", "TEXT", "TEXT", "SMALLINT"];
+    let mut arrays = String::new();
+    for place in 0..COLUMNS {
+        let comma = if place == 0 { "" } else { ", " };
+        let kind = kinds.get(place).unwrap_or(&"BIGINT");
+        let _ = write!(arrays, "{comma}${}::{kind}[]", place.saturating_add(1));
+    }
+    let (table, names) = (grain.table(), bucket_names());
+    format!(
+        "INSERT INTO {table} ({NAMES}{names}) SELECT * FROM UNNEST({arrays}) {}",
+        upsert_tail(table)
+    )
+}
+
+static POSTGRES_HOURS: LazyLock<String> = LazyLock::new(|| postgres(Grain::Hour));
+static POSTGRES_DAYS: LazyLock<String> = LazyLock::new(|| postgres(Grain::Day));
+
+type Row = (RollupKey, Rollup);
+
+/// Adds what these calls come to.
+pub(super) async fn write(
+    transaction: &DatabaseTransaction,
+    usage: &[UsageRecord],
+) -> Result<(), CommitError> {
+    if usage.is_empty() {
+        return Ok(());
+    }
+    let (hours, days) = of_usage(usage);
+    for (grain, rollups) in [(Grain::Hour, hours), (Grain::Day, days)] {
+        let rows: Vec<Row> = rollups.into_iter().collect();
+        if is_postgres(transaction) {
+            let text = match grain {
+                Grain::Hour => &*POSTGRES_HOURS,
+                Grain::Day => &*POSTGRES_DAYS,
+            };
+            let backend = DbBackend::Postgres;
+            let statement = Statement::from_sql_and_values(backend, text, columns(&rows));
+            transaction.execute_raw(statement).await?;
+            continue;
+        }
+        let table = match grain {
+            Grain::Hour => &*SQLITE_HOURS,
+            Grain::Day => &*SQLITE_DAYS,
+        };
+        for rows in rows.chunks(ROWS_MAX) {
+            table.write(transaction, rows, row_values).await?;
+        }
+    }
+    Ok(())
+}
+
+fn status(key: &RollupKey) -> i16 {
+    i16::try_from(key.status).unwrap_or(0)
+}
+
+fn columns(rows: &[Row]) -> Vec<Value> {
+    let mut values = vec![
+        column(rows, |(key, _)| key.account.0),
+        column(rows, |(key, _)| key.period),
+        column(rows, |(key, _)| key.key.0),
+        column(rows, |(key, _)| key.method.to_string()),
+        column(rows, |(key, _)| key.route.to_string()),
+        column(rows, |(key, _)| key.model.to_string()),
+        column(rows, |(key, _)| key.upstream.to_string()),
+        column(rows, |(key, _)| status(key)),
+        column(rows, |(_, rollup)| rollup.calls),
+        column(rows, |(_, rollup)| rollup.cost.nanos()),
+        column(rows, |(_, rollup)| rollup.prompt_tokens),
+        column(rows, |(_, rollup)| rollup.completion_tokens),
+        column(rows, |(_, rollup)| rollup.latency_micros),
+    ];
+    for bucket in 0..BUCKETS {
+        values.push(column(rows, |(_, rollup)| rollup.buckets.get(bucket).copied().unwrap_or(0)));
+    }
+    values
+}
+
+fn row_values((key, rollup): &Row) -> [Value; COLUMNS] {
+    let mut values = [const { Value::BigInt(None) }; COLUMNS];
+    let own: [Value; 13] = [
+        key.account.0.into(),
+        key.period.into(),
+        key.key.0.into(),
+        key.method.to_string().into(),
+        key.route.to_string().into(),
+        key.model.to_string().into(),
+        key.upstream.to_string().into(),
+        status(key).into(),
+        rollup.calls.into(),
+        rollup.cost.nanos().into(),
+        rollup.prompt_tokens.into(),
+        rollup.completion_tokens.into(),
+        rollup.latency_micros.into(),
+    ];
+    let all = own.into_iter().chain(rollup.buckets.map(Value::from));
+    for (place, value) in values.iter_mut().zip(all) {
+        *place = value;
+    }
+    values
+}
+
+impl Store {
+    /// What the calls of an account come to, from one period to before another: by period where `by_period`, and by
+    /// group.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn usage(
+        &self,
+        account: AccountId,
+        grain: Grain,
+        (from, until): (i32, i32),
+        filter: UsageFilter,
+        by_period: bool,
+        group: Option<Group>,
+    ) -> Result<Vec<RollupRow>, StoreError> {
+        self.run(move |store| async move {
+            let name = match group {
+                None => "''",
+                Some(Group::Key) => "key_id",
+                Some(Group::Endpoint) => "method || ' ' || route",
+                Some(Group::Model) => "model",
+                Some(Group::Status) => "CAST(status AS TEXT)",
+                Some(Group::Upstream) => "upstream",
+            };
+            let period = if by_period { "period" } else { "0" };
+            let mut sums = String::new();
+            let buckets = (0..BUCKETS).map(|bucket| format!("l{bucket}"));
+            for sum in SUMS.into_iter().map(str::to_owned).chain(buckets) {
+                let _ = write!(sums, ", CAST(SUM({sum}) AS BIGINT)");
+            }
+            let mut conditions = String::new();
+            let mut values: Vec<Value> = vec![account.0.into(), from.into(), until.into()];
+            let UsageFilter { key, route, model, status, upstream } = filter;
+            let narrowing: [(&str, Option<Value>); 5] = [
+                ("key_id", key.map(|key| key.0.into())),
+                ("route", route.map(Value::from)),
+                ("model", model.map(Value::from)),
+                ("status", status.and_then(|status| i16::try_from(status).ok()).map(Value::from)),
+                ("upstream", upstream.map(Value::from)),
+            ];
+            for (name, value) in narrowing {
+                if let Some(value) = value {
+                    values.push(value);
+                    let _ = write!(conditions, " AND {name} = ${}", values.len());
+                }
+            }
+            let sql = format!(
+                "SELECT {period} AS p, {name} AS g,
+                    CAST(SUM(CASE WHEN status < 200 OR status > 299 THEN calls ELSE 0 END) AS BIGINT){sums}
+                FROM {} WHERE account_id = $1 AND period >= $2 AND period < $3{conditions}
+                GROUP BY 1, 2 ORDER BY 1, 2",
+                grain.table()
+            );
+            let backend = store.read.get_database_backend();
+            let statement = Statement::from_sql_and_values(backend, sql, values);
+            let rows = store.read.query_all_raw(statement).await?;
+            rows.iter().map(|row| rollup_row(row, group)).collect()
+        })
+        .await
+    }
+}
+
+fn rollup_row(row: &QueryResult, group: Option<Group>) -> Result<RollupRow, StoreError> {
+    let number = |place: usize| row.try_get_by_index::<i64>(place);
+    let mut buckets = [0; BUCKETS];
+    for (place, count) in buckets.iter_mut().enumerate() {
+        *count = number(place.saturating_add(8))?;
+    }
+    let group = match group {
+        Some(Group::Key) => KeyId(row.try_get_by_index::<Uuid>(1)?).to_string(),
+        _ => row.try_get_by_index(1)?,
+    };
+    Ok(RollupRow {
+        period: row.try_get_by_index(0)?,
+        group,
+        errors: number(2)?,
+        rollup: Rollup {
+            calls: number(3)?,
+            cost: Credits::from_nanos(number(4)?),
+            prompt_tokens: number(5)?,
+            completion_tokens: number(6)?,
+            latency_micros: number(7)?,
+            buckets,
+        },
+    })
+}
