@@ -45,6 +45,8 @@ use crate::store::{Store, StoreError};
 use crate::tls::Certificate;
 use crate::tokens;
 use crate::upstream::{self, Upstreams};
+use crate::webhooks::deliver::{Courier, SwitchedOff as SwitchedOffEndpoint, system_lookup};
+use crate::webhooks::{self, Webhooks, watch};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4_096;
@@ -129,6 +131,12 @@ async fn run(
     let running = actix::spawn(server);
     // After the HTTP threads: the accounts whose holds it ends live there.
     let sweeper = actix::spawn(sweep(app.clone().into_inner(), lease));
+    let courier = courier(&settings, &app)?.start();
+    let watching = {
+        let ledger = ledger.clone();
+        let keep_days = i64::from(settings.webhooks.keep_days.get());
+        watch::start(Arc::clone(&app.webhooks), keep_days, move || ledger.state().is_in_charge())
+    };
     let bursar = actix::spawn(look_after_payments(app.clone().into_inner()));
     let keep_days = settings.usage.keep_days;
     let forgetting =
@@ -148,6 +156,8 @@ async fn run(
     server_handle.stop(true).await;
     sweeper.abort();
     bursar.abort();
+    courier.abort();
+    watching.abort();
     for task in [forgetting, following].into_iter().flatten() {
         task.abort();
     }
@@ -336,6 +346,7 @@ fn app(
             )?,
             locks: Locks::default(),
         },
+        webhooks: webhooks(settings, &clock, &store)?,
         operators: Operators {
             store: store.clone(),
             gateway: Arc::clone(&gateway),
@@ -350,6 +361,44 @@ fn app(
         trusted_proxies: server.trusted_proxies.clone(),
         is_tls: server.tls_certificate.is_some(),
     })
+}
+
+fn webhooks(settings: &Settings, clock: &Clock, store: &Store) -> anyhow::Result<Arc<Webhooks>> {
+    let pepper = secret(settings.auth.key_pepper.as_ref(), &settings.data_dir, "key_pepper")?;
+    let hours = i64::from(settings.webhooks.former_secret_hours);
+    Ok(Arc::new(Webhooks {
+        store: store.clone(),
+        clock: clock.clone(),
+        seal: Seal::new(&pepper, webhooks::PURPOSE).context("the key pepper cannot be used")?,
+        is_private_allowed: settings.webhooks.allow_private_addresses,
+        endpoints_max: settings.webhooks.endpoints_per_account_max,
+        former_micros: hours.saturating_mul(MICROS_PER_HOUR),
+    }))
+}
+
+fn courier(settings: &Settings, app: &Data<App>) -> anyhow::Result<Courier> {
+    let (ledger, people) = (app.gateway.ledger.clone(), Arc::clone(&app.people));
+    let runtime = app.store.runtime().clone();
+    let tell = move |off: SwitchedOffEndpoint| {
+        let people = Arc::clone(&people);
+        runtime.spawn(async move {
+            let SwitchedOffEndpoint { user, endpoint, url } = off;
+            let what = format!(
+                "your webhook {url} ({endpoint}) has taken nothing for three days, or says that it is gone, and was \
+                 switched off. What was not delivered is in GET /api/webhooks/{endpoint}/deliveries. To go on: PATCH \
+                 /api/webhooks/{endpoint} with {{\"enabled\": true}}."
+            );
+            people.write_to(user, "A webhook was switched off", &what).await;
+        });
+    };
+    Courier::new(
+        Arc::clone(&app.webhooks),
+        system_lookup(),
+        Duration::from_secs(settings.webhooks.timeout_seconds.get()),
+        settings.webhooks.at_once_max.get(),
+        move || ledger.state().is_in_charge(),
+        tell,
+    )
 }
 
 fn announce(app: &App, address: SocketAddr) {
@@ -451,6 +500,7 @@ async fn sweep(app: Arc<App>, lease: Lease) {
         }
         sweeps = sweeps.wrapping_add(1);
         if sweeps % FORGET_SWEEPS == 1
+            && app.gateway.ledger.state().is_in_charge()
             && let Err(error) = app.people.tell_of_expiring_keys(app.keys.soon()).await
         {
             tracing::warn!(%error, "owners of keys that end soon were not told");

@@ -89,6 +89,8 @@ pub struct Settings {
     pub usage: UsageSettings,
     /// Payments.
     pub payments: PaymentSettings,
+    /// Webhooks to account holders.
+    pub webhooks: WebhookSettings,
     /// Accounts in memory.
     pub accounts: AccountSettings,
     /// The ledger writer.
@@ -115,6 +117,7 @@ impl Default for Settings {
             idempotency: IdempotencySettings::default(),
             usage: UsageSettings::default(),
             payments: PaymentSettings::default(),
+            webhooks: WebhookSettings::default(),
             accounts: AccountSettings::default(),
             ledger: LedgerSettings::default(),
             log: LogSettings::default(),
@@ -658,6 +661,38 @@ impl Default for X402Settings {
     }
 }
 
+/// `[webhooks]`: events to account holders.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct WebhookSettings {
+    /// May endpoints be in private networks, and without TLS? For development: whoever may make endpoints could then
+    /// have this server speak to its own network.
+    pub allow_private_addresses: bool,
+    /// How long one try may take, in seconds.
+    pub timeout_seconds: NonZeroU64,
+    /// Endpoints to which something is under way at the same time.
+    pub at_once_max: NonZeroUsize,
+    /// Endpoints of one account.
+    pub endpoints_per_account_max: u64,
+    /// How long a former secret signs as well, in hours.
+    pub former_secret_hours: u32,
+    /// How long events and their deliveries are kept, in days; more than the three that they are tried for.
+    pub keep_days: NonZeroU32,
+}
+
+impl Default for WebhookSettings {
+    fn default() -> Self {
+        WebhookSettings {
+            allow_private_addresses: false,
+            timeout_seconds: NonZeroU64::MIN.saturating_add(14),
+            at_once_max: NonZeroUsize::MIN.saturating_add(31),
+            endpoints_per_account_max: 20,
+            former_secret_hours: 24,
+            keep_days: NonZeroU32::MIN.saturating_add(29),
+        }
+    }
+}
+
 /// `[accounts]`
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -878,6 +913,9 @@ impl Settings {
                     "server.cors_origins: {origin:?} is no origin such as https://app.example.com"
                 );
             }
+        }
+        if self.webhooks.keep_days.get() < 4 {
+            bail!("webhooks.keep_days must be at least 4: deliveries are tried for three days");
         }
         if self.auth.sessions_per_user_max == 0 {
             bail!("auth.sessions_per_user_max must be at least 1");

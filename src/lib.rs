@@ -93,3 +93,4 @@ pub mod tls;
 pub mod tokens;
 pub mod upstream;
 pub mod verify;
+pub mod webhooks;

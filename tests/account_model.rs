@@ -200,7 +200,8 @@ impl Run {
     fn take(&mut self) {
         let (amount, reference) = (self.random.random_range(0..8), self.id());
         let available = self.model.available();
-        let result = self.account.take(EntryKind::Deduction, reference, credits(amount), self.now());
+        let result =
+            self.account.take(EntryKind::Deduction, reference, credits(amount), self.now());
         if amount == 0 {
             assert_eq!(result, Err(Decline::AmountTooLarge));
         } else if amount > available {

@@ -31,7 +31,9 @@ impl MigrationTrait for Migration {
                 "UPDATE shard_lease SET epoch = (SELECT MAX(epoch) + 1 FROM shard_lease) WHERE epoch > 0",
             ]
         } else {
-            &["UPDATE shard_lease SET epoch = (SELECT MAX(epoch) + 1 FROM shard_lease) WHERE epoch > 0"]
+            &[
+                "UPDATE shard_lease SET epoch = (SELECT MAX(epoch) + 1 FROM shard_lease) WHERE epoch > 0",
+            ]
         };
         run(manager, fence).await?;
         let buckets: String =
@@ -86,7 +88,7 @@ impl MigrationTrait for Migration {
             &[
                 "ALTER TABLE usage_record ADD COLUMN model TEXT NOT NULL DEFAULT ''",
                 // Recent calls of an account, and the call of a ledger entry; ids rise with time.
-                "CREATE UNIQUE INDEX usage_record_account_id ON usage_record (account_id, id)",
+                "CREATE INDEX usage_record_account_id ON usage_record (account_id, id)",
                 &hours,
                 &days,
                 &fill("usage_hour", "3600000000"),
@@ -119,9 +121,29 @@ impl MigrationTrait for Migration {
 /// from a millisecond on. Written out here as they were when this was released.
 fn bounds(bucket: usize) -> (i64, Option<i64>) {
     const ENDS: [i64; BUCKETS - 1] = [
-        1_000, 1_700, 2_890, 4_913, 8_352, 14_198, 24_137, 41_033, 69_757, 118_587, 201_599, 342_718,
-        582_622, 990_457, 1_683_778, 2_862_423, 4_866_119, 8_272_402, 14_063_084, 23_907_243,
-        40_642_314, 69_091_933, 117_456_287,
+        1_000,
+        1_700,
+        2_890,
+        4_913,
+        8_352,
+        14_198,
+        24_137,
+        41_033,
+        69_757,
+        118_587,
+        201_599,
+        342_718,
+        582_622,
+        990_457,
+        1_683_778,
+        2_862_423,
+        4_866_119,
+        8_272_402,
+        14_063_084,
+        23_907_243,
+        40_642_314,
+        69_091_933,
+        117_456_287,
     ];
     let low = bucket.checked_sub(1).and_then(|before| ENDS.get(before)).copied();
     (low.unwrap_or(i64::MIN), ENDS.get(bucket).copied())

@@ -152,7 +152,12 @@ impl Handler<ChargeCall> for AccountActor {
     fn handle(&mut self, call: ChargeCall, _: &mut Context<Self>) {
         let result = self.with(|owner, now| {
             let decided = owner.charge(&call.charge, now);
-            if decided.is_err() {
+            if let Err(decline) = &decided {
+                if self.ledger.is_told(owner.state().id())
+                    && let Some(write) = owner.tell_of_limit(&call.charge, *decline, now)
+                {
+                    let _ = self.hand_over(owner, write, false);
+                }
                 // What had come back may have been confirmed: the next such call need not ask.
                 owner.publish();
             }

@@ -19,6 +19,7 @@ use crate::domain::writer::{Attempt, Lane, Merge, Pending, Place, Task, Writer};
 use crate::domain::{AccountId, AccountMarks, Lease, Write};
 use crate::store::Store;
 use crate::store::journal::report_refused;
+use crate::store::outbox::Outbox;
 
 pub use crate::domain::writer::{WriteError, WriterState};
 
@@ -166,9 +167,16 @@ pub struct LedgerHandle {
     inbox: Arc<Inbox>,
     gauge: Arc<Gauge>,
     epoch: i64,
+    outbox: Arc<Outbox>,
 }
 
 impl LedgerHandle {
+    /// Does anyone listen for events of this account?
+    #[must_use]
+    pub fn is_told(&self, account: AccountId) -> bool {
+        self.outbox.is_told(account)
+    }
+
     /// The epoch of the lease under which it writes.
     #[must_use]
     pub fn epoch(&self) -> i64 {
@@ -309,6 +317,7 @@ impl LedgerWriter {
             age_max: Duration::from_millis(settings.age_max_ms.get()),
         });
         let attempt_max = Duration::from_millis(settings.attempt_max_ms.get());
+        let outbox = store.outbox();
         let hands = Arc::new(Hands { store, lease, attempt_max, forgotten: AtomicI64::new(0) });
         let machine = Writer::new(settings.batch_max.get(), settings.batch_bytes_max.get());
         let machine = if settings.journal {
@@ -327,7 +336,7 @@ impl LedgerWriter {
             is_resting: false,
         };
         let writer = Self::start_in_arbiter(&arbiter.handle(), move |_| actor);
-        LedgerHandle { writer, inbox, gauge, epoch: lease.epoch }
+        LedgerHandle { writer, inbox, gauge, epoch: lease.epoch, outbox }
     }
 
     /// Takes in what was handed over, and goes on until there is nothing to do, or something is being done, at whose

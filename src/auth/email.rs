@@ -158,21 +158,19 @@ impl People {
     /// # Errors
     /// [`PeopleError::Store`]
     pub async fn tell_of_expiring_keys(&self, soon: Timestamp) -> Result<(), PeopleError> {
-        loop {
-            let now = self.clock.now();
-            let keys = self.store.expiring_keys(now, soon).await?;
-            if keys.is_empty() {
-                return Ok(());
+        // Not all at once, so that nobody waits: those that are left come in the next round.
+        let now = self.clock.now();
+        for key in self.store.expiring_keys(now, soon).await? {
+            let ExpiringKey { id, name, expires_at, owner, email, username, .. } = key.clone();
+            let ends_at = expires_at.to_rfc3339();
+            let origin = Origin::local(Actor::Server);
+            let act = origin.act(Uuid::now_v7(), owner, ActKind::KeyExpiryTold, now);
+            let act = act.to(id.to_string()).with(format!("it ends at {ends_at}"));
+            // First on record: a message that is lost is better than one that comes every minute.
+            if !self.store.note_warning(key, act).await? {
+                continue;
             }
-            for key in keys {
-                let ExpiringKey { id, name, expires_at, owner, email, username } = key;
-                let ends_at = expires_at.to_rfc3339();
-                let origin = Origin::local(Actor::Server);
-                let act = origin.act(Uuid::now_v7(), owner, ActKind::KeyExpiryTold, now);
-                let act = act.to(id.to_string()).with(format!("it ends at {ends_at}"));
-                // First on record: a message that is lost is better than one that comes every minute.
-                self.store.note_warning(id, act).await?;
-                self.mailer.send(Letter {
+            self.mailer.send(Letter {
                     to: email,
                     subject: "An API key ends soon".into(),
                     text: format!(
@@ -180,8 +178,8 @@ impl People {
                          another end: PATCH /api/keys/{id}.\n"
                     ),
                 });
-            }
         }
+        Ok(())
     }
 
     /// Tells a user that their account tops itself up no longer.

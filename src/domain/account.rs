@@ -355,6 +355,8 @@ pub struct KeyState {
     pub total: WindowCounter<Always>,
     /// The last call that passed every check.
     pub last_used_at: Option<Timestamp>,
+    /// The day on which its holder was last told that it has reached a limit.
+    pub limit_told: Day,
 }
 
 impl KeyState {
@@ -369,6 +371,7 @@ impl KeyState {
             month: WindowCounter::default(),
             total: WindowCounter::default(),
             last_used_at: None,
+            limit_told: Day::default(),
         }
     }
 
@@ -900,6 +903,15 @@ impl AccountState {
     /// Suspends or resumes the account. Binds for the next charge; what runs is settled.
     pub fn set_status(&mut self, status: AccountStatus) {
         self.status = status;
+    }
+
+    /// A key that a charge was refused for, where its holder is to be told that it has reached this limit: once a day.
+    pub fn limit_refused(&mut self, key: KeyId, now: Timestamp) -> Option<KeyState> {
+        let key = key_mut(&mut self.keys, key)?;
+        let (day, _) = key.windows(now);
+        let is_news = key.limit_told < day;
+        key.limit_told = key.limit_told.max(day);
+        is_news.then_some(*key)
     }
 
     /// Charges whose time is over, for the owner to settle as failed.

@@ -170,6 +170,16 @@ act_kinds! {
     PaymentMethodRemoved = "payment_method.removed",
     /// Set after which rule the account tops itself up.
     AutoTopUpSet = "auto_top_up.set",
+    /// Made a webhook endpoint.
+    WebhookAdded = "webhook.added",
+    /// Changed a webhook endpoint.
+    WebhookChanged = "webhook.changed",
+    /// Gave a webhook endpoint another secret.
+    WebhookSecretRotated = "webhook.secret_rotated",
+    /// Deleted a webhook endpoint.
+    WebhookDeleted = "webhook.deleted",
+    /// Set below which balance the account counts as low.
+    BalanceLowSet = "balance_low.set",
     /// Brought the test account back to what it began with.
     TestCreditsReset = "test_credits.reset",
     /// Gave credits without a payment.

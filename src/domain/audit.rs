@@ -147,9 +147,10 @@ impl Fold {
         must(!entry.balance_after.is_negative(), &|| {
             format!("entry {seq} leaves a negative balance")
         });
-        must(entry.kind.gives() != entry.amount.is_negative() && entry.amount != Credits::ZERO, &|| {
-            format!("entry {seq} is a {} of ${}", entry.kind.name(), entry.amount)
-        });
+        must(
+            entry.kind.gives() != entry.amount.is_negative() && entry.amount != Credits::ZERO,
+            &|| format!("entry {seq} is a {} of ${}", entry.kind.name(), entry.amount),
+        );
         let is_paid = entry.kind == EntryKind::TopUp;
         must(!(is_paid && self.environment == Some(Environment::Test)), &|| {
             format!("entry {seq} pays real money into a test account")

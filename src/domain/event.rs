@@ -196,7 +196,13 @@ pub fn of_payment(
 
 /// What happened to a key beside its account's ledger.
 #[must_use]
-pub fn of_key(account: AccountId, key: KeyId, kind: EventKind, at: Timestamp, end: Option<Timestamp>) -> Event {
+pub fn of_key(
+    account: AccountId,
+    key: KeyId,
+    kind: EventKind,
+    at: Timestamp,
+    end: Option<Timestamp>,
+) -> Event {
     let mut facts = Facts::default().text("key_id", key);
     if let Some(end) = end {
         facts = facts.text("expires_at", end.to_rfc3339());
@@ -274,7 +280,8 @@ fn updated(entry: &LedgerEntry) -> Event {
 fn add_crossings(entry: &LedgerEntry, low: Credits, events: &mut Vec<Event>) {
     let after = entry.balance_after;
     let before = after.checked_sub(entry.amount).unwrap_or(Credits::MAX);
-    for (kind, line) in [(EventKind::BalanceLow, low), (EventKind::BalanceDepleted, DEPLETED_BELOW)] {
+    for (kind, line) in [(EventKind::BalanceLow, low), (EventKind::BalanceDepleted, DEPLETED_BELOW)]
+    {
         if before < line || after >= line {
             continue;
         }
@@ -311,7 +318,8 @@ fn of_change(batch: &Batch, change: &Change) -> Option<Event> {
             })?;
             let facts = Facts::default().text("payment_id", reversal.payment);
             let facts = facts.number("amount", amount).text("currency", "USD");
-            let data = facts.number("outstanding", reversal.wanted.less(reversal.taken_after(*step)));
+            let data =
+                facts.number("outstanding", reversal.wanted.less(reversal.taken_after(*step)));
             let once = format!("{}:{}:{}", kind.name(), entry.account, entry.seq);
             let (account, at) = (reversal.account, entry.at);
             Some(Event { account, kind, once, at, data: data.finish() })

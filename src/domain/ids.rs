@@ -91,6 +91,24 @@ prefixed_id!(
     "act-"
 );
 
+prefixed_id!(
+    /// A webhook endpoint. Text form `hook-<uuid>`.
+    EndpointId,
+    "hook-"
+);
+
+prefixed_id!(
+    /// Something that happened, as webhooks tell it. Text form `event-<uuid>`.
+    EventId,
+    "event-"
+);
+
+prefixed_id!(
+    /// An event on its way to an endpoint. Text form `delivery-<uuid>`.
+    DeliveryId,
+    "delivery-"
+);
+
 #[cfg(test)]
 mod tests {
     use super::*;

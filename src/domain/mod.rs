@@ -7,10 +7,12 @@
 
 pub mod account;
 pub mod act;
+pub mod address;
 pub mod api_key;
 pub mod audit;
 pub mod batch;
 pub mod chain;
+pub mod delivery;
 pub mod event;
 pub mod hold;
 pub mod ids;
@@ -24,6 +26,7 @@ pub mod payment;
 pub mod pricing;
 pub mod residency;
 pub mod rollup;
+pub mod spike;
 pub mod usage;
 pub mod window;
 pub mod writer;
@@ -37,14 +40,17 @@ pub use batch::{Batch, Change, NewKey, NewPayment, RecordedAnswer, Write};
 pub use chain::Link;
 pub use event::{Event, EventKind};
 pub use hold::{Hold, HoldChange, HoldEnd, HoldEndKind};
-pub use ids::{AccountId, ActId, ChargeId, KeyId, PaymentId, SessionId, UserId};
+pub use ids::{
+    AccountId, ActId, ChargeId, DeliveryId, EndpointId, EventId, KeyId, PaymentId, SessionId,
+    UserId,
+};
 pub use key_policy::{KeyPolicy, Network, PolicyChange};
 pub use lease::Lease;
 pub use ledger::{EntryKind, LedgerEntry};
 pub use limits::{KeySpend, LimitsChange, LimitsLeft, SpendingLimits};
 pub use money::{Credits, TokenPrice};
-pub use payment::{PaymentStatus, Reversal, ReversalKind, ReversalStep};
 pub use owner::{Adjustment, Estimate, Extension, Owner, Snapshot};
+pub use payment::{PaymentStatus, Reversal, ReversalKind, ReversalStep};
 pub use residency::AccountMarks;
 pub use usage::{Ending, Tally, UsageRecord};
 pub use window::{Day, MICROS_PER_DAY, Month, Timestamp};

@@ -15,6 +15,7 @@ use super::account::{
 };
 use super::act::Act;
 use super::batch::{Change, NewKey, NewPayment, RecordedAnswer, Write};
+use super::event::{self, EventKind, LimitWindow};
 use super::hold::HoldChange;
 use super::ids::{AccountId, ChargeId, KeyId, PaymentId};
 use super::ledger::EntryKind;
@@ -184,6 +185,27 @@ impl Owner {
             Write { entry, key_spend, hold, ..self.write() }
         });
         Ok(Decision::awaited(charged.terms, write))
+    }
+
+    /// What the account's holder is told of a charge that a limit has refused, where that is news.
+    pub fn tell_of_limit(
+        &mut self,
+        charge: &Charge,
+        decline: Decline,
+        now: Timestamp,
+    ) -> Option<Write> {
+        if !matches!(decline, Decline::DailyLimit | Decline::MonthlyLimit) {
+            return None;
+        }
+        let key = self.state.limit_refused(charge.key, now)?;
+        let (day, month) = key.windows(now);
+        let (window, limit, spent) = match decline {
+            Decline::DailyLimit => (LimitWindow::Day(day.0), key.limits.daily?, key.day.captured),
+            _ => (LimitWindow::Month(month.0), key.limits.monthly?, key.month.captured),
+        };
+        let (account, kind) = (self.state.id(), EventKind::UsageLimitExceeded);
+        let event = event::of_limit(account, key.id, kind, window, spent, limit, now);
+        Some(Write { event: Some(Box::new(event)), ..self.write() })
     }
 
     /// What a charge would get. Takes nothing.

@@ -821,7 +821,11 @@ mod tests {
 
     /// A key that is revoked: a change without a trace of its own.
     fn change(account: i64) -> Write {
-        let change = Some(Change::KeyRevoked(AccountId(1), KeyId(uuid::Uuid::from_u128(1)), Timestamp::from_micros(1)));
+        let change = Some(Change::KeyRevoked(
+            AccountId(1),
+            KeyId(uuid::Uuid::from_u128(1)),
+            Timestamp::from_micros(1),
+        ));
         Write { change, ..Write::nothing(AccountId(account)) }
     }
 

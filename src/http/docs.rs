@@ -19,10 +19,11 @@ use utoipa::{OpenApi, PartialSchema, ToSchema};
 
 use super::{
     App, admin, auth, email, gateway, keys, meta, methods, payments, transactions, two_factor,
+    webhooks,
 };
 use crate::auth::password::LENGTH_MAX;
 use crate::domain::pricing::PriceRule;
-use crate::domain::{ActId, KeyId, PaymentId, SessionId, UserId};
+use crate::domain::{ActId, DeliveryId, EndpointId, EventId, KeyId, PaymentId, SessionId, UserId};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -77,6 +78,17 @@ use crate::domain::{ActId, KeyId, PaymentId, SessionId, UserId};
         methods::auto_top_up,
         methods::set_auto_top_up,
         methods::hear_stripe,
+        webhooks::add,
+        webhooks::list,
+        webhooks::get,
+        webhooks::change,
+        webhooks::delete,
+        webhooks::rotate_secret,
+        webhooks::test,
+        webhooks::deliveries,
+        webhooks::redeliver,
+        webhooks::notices,
+        webhooks::set_notices,
         admin::own_acts,
         admin::all_acts,
         admin::users,
@@ -146,7 +158,7 @@ macro_rules! id_schema {
     )*};
 }
 
-id_schema!(ActId, KeyId, PaymentId, SessionId, UserId);
+id_schema!(ActId, DeliveryId, EndpointId, EventId, KeyId, PaymentId, SessionId, UserId);
 
 fn text() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::String)

@@ -21,6 +21,7 @@ use crate::operators::OperatorsError;
 use crate::payments::PaymentsError;
 use crate::pipeline::Refusal;
 use crate::store::StoreError;
+use crate::webhooks::WebhooksError;
 
 /// What is wrong with one field of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -631,6 +632,34 @@ impl From<OperatorsError> for ApiError {
             OperatorsError::Repeat(error) => Refusal::from(error).into(),
             OperatorsError::Store(error) => error.into(),
             OperatorsError::Account(error) => error.into(),
+        }
+    }
+}
+
+impl From<WebhooksError> for ApiError {
+    fn from(error: WebhooksError) -> Self {
+        match error {
+            WebhooksError::NotFound => ApiError::NotFound("webhook"),
+            WebhooksError::NoDelivery => ApiError::NotFound("delivery"),
+            WebhooksError::TooMany => ApiError::Conflict(
+                "This account has as many webhooks as it may have. Please delete one first.".into(),
+            ),
+            WebhooksError::Url(why) => ApiError::field(
+                "url",
+                format!("must be an https address on the public internet: {why}"),
+            ),
+            WebhooksError::NoEvent(name) => ApiError::field(
+                "events",
+                format!(
+                    "{name:?} selects no event; payment.confirmed and payment.* are such selections"
+                ),
+            ),
+            WebhooksError::Unsealed => {
+                tracing::error!(%error, "webhooks");
+                ApiError::Internal
+            }
+            WebhooksError::Store(error) => error.into(),
+            WebhooksError::Account(error) => error.into(),
         }
     }
 }

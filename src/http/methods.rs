@@ -146,9 +146,8 @@ pub(super) struct AutoTopUpAnswer {
 
 impl From<Option<AutoTopUp>> for AutoTopUpAnswer {
     fn from(rule: Option<AutoTopUp>) -> Self {
-        let amount = |of: fn(&AutoTopUp) -> Credits| {
-            Amount(rule.as_ref().map_or(Credits::ZERO, of))
-        };
+        let amount =
+            |of: fn(&AutoTopUp) -> Credits| Amount(rule.as_ref().map_or(Credits::ZERO, of));
         AutoTopUpAnswer {
             enabled: rule.as_ref().is_some_and(|rule| rule.is_enabled),
             threshold: amount(|rule| rule.threshold),

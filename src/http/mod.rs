@@ -16,6 +16,7 @@ use crate::payments::Payments;
 use crate::pipeline::{Gateway, Readiness};
 use crate::store::Store;
 use crate::upstream::Group;
+use crate::webhooks::Webhooks;
 
 mod admin;
 pub mod amount;
@@ -37,6 +38,7 @@ mod repeat;
 pub mod security;
 mod transactions;
 mod two_factor;
+mod webhooks;
 mod x402;
 
 use error::ApiError;
@@ -49,6 +51,8 @@ pub struct App {
     pub keys: Keys,
     /// Payments and the ledger.
     pub payments: Payments,
+    /// Webhook endpoints.
+    pub webhooks: Arc<Webhooks>,
     /// What operators do.
     pub operators: Operators,
     /// The paid calls.
@@ -231,6 +235,44 @@ pub fn routes(config: &mut ServiceConfig, document: &Data<utoipa::openapi::OpenA
             "/api/payments/transactions",
             "GET",
             [on_get(|r| r.to(transactions::list))],
+        ))
+        .service(resource(
+            "/api/payments/notices",
+            "GET, PUT",
+            [
+                on_get(|r| r.to(webhooks::notices)),
+                (Method::PUT, web::route().to(webhooks::set_notices)),
+            ],
+        ))
+        .service(resource(
+            "/api/webhooks",
+            "GET, POST",
+            [on_get(|r| r.to(webhooks::list)), on_post(|r| r.to(webhooks::add))],
+        ))
+        .service(resource(
+            "/api/webhooks/{id}",
+            "GET, PATCH, DELETE",
+            [
+                on_get(|r| r.to(webhooks::get)),
+                (Method::PATCH, web::route().to(webhooks::change)),
+                (Method::DELETE, web::route().to(webhooks::delete)),
+            ],
+        ))
+        .service(resource(
+            "/api/webhooks/{id}/rotate-secret",
+            "POST",
+            [on_post(|r| r.to(webhooks::rotate_secret))],
+        ))
+        .service(resource("/api/webhooks/{id}/test", "POST", [on_post(|r| r.to(webhooks::test))]))
+        .service(resource(
+            "/api/webhooks/{id}/deliveries",
+            "GET",
+            [on_get(|r| r.to(webhooks::deliveries))],
+        ))
+        .service(resource(
+            "/api/webhooks/{id}/deliveries/{delivery}/redeliver",
+            "POST",
+            [on_post(|r| r.to(webhooks::redeliver))],
         ))
         .service(resource("/api/auth/audit-log", "GET", [on_get(|r| r.to(admin::own_acts))]))
         .service(resource("/api/admin/audit-log", "GET", [on_get(|r| r.to(admin::all_acts))]))

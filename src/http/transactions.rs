@@ -38,7 +38,9 @@ pub(super) struct TransactionBody {
     sequence: i64,
     /// `top_up`, `charge`, `capture`, `refund`, `grant`, `deduction`; `payment_refund` and `dispute`, by which a payment
     /// is taken back, and `reinstatement`, by which it is given again.
-    #[schema(pattern = "^(top_up|charge|capture|refund|grant|deduction|payment_refund|dispute|reinstatement)$")]
+    #[schema(
+        pattern = "^(top_up|charge|capture|refund|grant|deduction|payment_refund|dispute|reinstatement)$"
+    )]
     kind: &'static str,
     /// Negative takes from the balance.
     amount: Amount,
@@ -114,7 +116,9 @@ pub(super) struct TransactionsQuery {
     #[param(format = DateTime)]
     until: Option<String>,
     /// Of this kind.
-    #[param(pattern = "^(top_up|charge|capture|refund|grant|deduction|payment_refund|dispute|reinstatement)$")]
+    #[param(
+        pattern = "^(top_up|charge|capture|refund|grant|deduction|payment_refund|dispute|reinstatement)$"
+    )]
     kind: Option<String>,
     /// Spent by this key.
     #[param(value_type = Option<KeyId>)]
@@ -128,7 +132,8 @@ impl TransactionsQuery {
     fn filter(&self) -> Result<EntryFilter, ApiError> {
         let kind = self.kind.as_deref().map(|name| {
             let names: Vec<&str> = EntryKind::ALL.into_iter().map(EntryKind::name).collect();
-            let unknown = || ApiError::field("kind", format!("must be one of {}", names.join(", ")));
+            let unknown =
+                || ApiError::field("kind", format!("must be one of {}", names.join(", ")));
             EntryKind::from_name(name).ok_or_else(unknown)
         });
         let key = self.key_id.as_deref().map(str::parse::<KeyId>).transpose();
@@ -209,7 +214,9 @@ pub(super) struct ExportQuery {
     #[param(format = DateTime)]
     until: Option<String>,
     /// Of this kind.
-    #[param(pattern = "^(top_up|charge|capture|refund|grant|deduction|payment_refund|dispute|reinstatement)$")]
+    #[param(
+        pattern = "^(top_up|charge|capture|refund|grant|deduction|payment_refund|dispute|reinstatement)$"
+    )]
     kind: Option<String>,
     /// Spent by this key.
     #[param(value_type = Option<KeyId>)]
@@ -238,14 +245,8 @@ pub(super) async fn export(
         Some("jsonl") => false,
         Some(_) => return Err(ApiError::field("format", "must be csv or jsonl")),
     };
-    let narrowed = TransactionsQuery {
-        from,
-        until,
-        kind,
-        key_id,
-        endpoint,
-        ..TransactionsQuery::default()
-    };
+    let narrowed =
+        TransactionsQuery { from, until, kind, key_id, endpoint, ..TransactionsQuery::default() };
     let mut filter = narrowed.filter()?;
     let account = app.payments.whole_account(user.id, environment.into()).await?;
     // What comes while it is written is not in it.
@@ -259,8 +260,7 @@ pub(super) async fn export(
     let head = Bytes::from_static(if is_csv { CSV_HEAD.as_bytes() } else { b"" });
     let head = futures_util::stream::iter((!head.is_empty()).then_some(Ok(head)));
     let rows = rows(app, Export { account, filter, is_csv, after: Some(0) });
-    let mut response =
-        HttpResponse::Ok().content_type(kind).streaming(head.chain(rows));
+    let mut response = HttpResponse::Ok().content_type(kind).streaming(head.chain(rows));
     disposition(&mut response, name);
     Ok(response)
 }
@@ -494,14 +494,12 @@ pub(super) async fn statement(
         Format::Csv => {
             let mut text = String::from("day,kind,count,amount,currency\r\n");
             for day in &body.days {
-                let _ = write!(
-                    text,
-                    "{},{},{},{},USD\r\n",
-                    day.day, day.kind, day.count, day.amount.0
-                );
+                let _ =
+                    write!(text, "{},{},{},{},USD\r\n", day.day, day.kind, day.count, day.amount.0);
             }
-            let mut response =
-                HttpResponse::Ok().content_type("text/csv; charset=utf-8; header=present").body(text);
+            let mut response = HttpResponse::Ok()
+                .content_type("text/csv; charset=utf-8; header=present")
+                .body(text);
             disposition(&mut response, &format!("statement-{month}.csv"));
             response
         }
@@ -561,9 +559,8 @@ fn statement_page(user: &User, body: &StatementBody) -> String {
         ["Closing balance".into(), format!("${}", body.closing_balance.0)],
     ];
     let kinds = ["Kind", "Count", "Amount (USD)"];
-    let of_total = |sum: &KindSum| {
-        vec![sum.kind.to_owned(), sum.count.to_string(), sum.amount.0.to_string()]
-    };
+    let of_total =
+        |sum: &KindSum| vec![sum.kind.to_owned(), sum.count.to_string(), sum.amount.0.to_string()];
     let totals: Vec<_> = body.totals.iter().map(of_total).collect();
     let of_day = |sum: &DayAndKindSum| {
         let amount = sum.amount.0.to_string();
@@ -571,7 +568,8 @@ fn statement_page(user: &User, body: &StatementBody) -> String {
     };
     let days: Vec<_> = body.days.iter().map(of_day).collect();
     let head = ["Day (UTC)", "Kind", "Count", "Amount (USD)"];
-    let tables = format!("<h2>Totals</h2>{}<h2>Days</h2>{}", table(&kinds, &totals), table(&head, &days));
+    let tables =
+        format!("<h2>Totals</h2>{}<h2>Days</h2>{}", table(&kinds, &totals), table(&head, &days));
     page(&format!("Statement {}", body.month), user, &facts, &tables)
 }
 
@@ -639,7 +637,9 @@ pub(super) async fn receipt(
     let id: PaymentId = id.parse().map_err(|_| ApiError::from(PaymentsError::NotFound))?;
     let payment = app.payments.get(user.id, id).await?;
     if payment.status != PaymentStatus::Confirmed {
-        return Err(ApiError::Conflict("The payment is not confirmed, so there is no receipt.".into()));
+        return Err(ApiError::Conflict(
+            "The payment is not confirmed, so there is no receipt.".into(),
+        ));
     }
     let reversals = app.store.reversals_of(id).await?;
     let reversed = reversals.iter().fold(Credits::ZERO, |sum, reversal| {

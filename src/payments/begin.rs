@@ -238,7 +238,8 @@ impl Payments {
             }
             PaymentStatus::Failed | PaymentStatus::Expired => payment,
             PaymentStatus::Confirming => {
-                let progress = super::Provider::look(x402, &payment, None, self.gateway.clock.now());
+                let progress =
+                    super::Provider::look(x402, &payment, None, self.gateway.clock.now());
                 let progress = progress.await?;
                 self.apply(payment, progress).await?
             }

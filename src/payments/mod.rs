@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use crate::auth::keys::{KeysError, on_record, serving_lease, tables_are_whole};
 use crate::domain::{
-    AccountId, ActKind, Credits, Decline, Environment, NewPayment, Origin, PaymentId,
-    Snapshot, Timestamp, UserId,
+    AccountId, ActKind, Credits, Decline, Environment, NewPayment, Origin, PaymentId, Snapshot,
+    Timestamp, UserId,
 };
 use crate::idempotency::{Begun, IdempotencyError, Made, Once};
 use crate::pipeline::Gateway;

@@ -99,7 +99,9 @@ impl Payments {
         let now = self.gateway.clock.now();
         match stage {
             Stage::Waiting => {}
-            Stage::Confirming => self.advance(&payment, PaymentStatus::Confirming, None, now).await?,
+            Stage::Confirming => {
+                self.advance(&payment, PaymentStatus::Confirming, None, now).await?
+            }
             Stage::Failed(why) => {
                 self.advance(&payment, PaymentStatus::Failed, Some(why), now).await?;
             }
@@ -220,7 +222,8 @@ impl Payments {
     pub async fn look_after(&self) -> Result<(), PaymentsError> {
         let now = self.gateway.clock.now();
         for payment in self.store.payments_to_look_at(now).await? {
-            let doubled = LOOK_MICROS.checked_shl(u32::try_from(payment.looks).unwrap_or(0).min(20));
+            let doubled =
+                LOOK_MICROS.checked_shl(u32::try_from(payment.looks).unwrap_or(0).min(20));
             let pause = doubled.unwrap_or(LOOK_MICROS_MAX).clamp(LOOK_MICROS, LOOK_MICROS_MAX);
             let next = (payment.looks < LOOKS_MAX).then(|| now.plus_micros(pause));
             if next.is_none() {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
-use reqwest::{Method, StatusCode};
+use reqwest::Method;
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::Sha256;
@@ -422,14 +422,8 @@ impl Stripe {
             Some(b"false") => false,
             _ => {
                 status.is_server_error()
-                    || matches!(
-                        status,
-                        StatusCode::CONFLICT
-                            | StatusCode::TOO_MANY_REQUESTS
-                            | StatusCode::UNAUTHORIZED
-                            | StatusCode::FORBIDDEN
-                            | StatusCode::FAILED_DEPENDENCY
-                    )
+                    // A wrong key of ours, a conflict, a dependency of theirs, too many requests.
+                    || matches!(status.as_u16(), 401 | 403 | 409 | 424 | 429)
             }
         };
         if may_pass {
@@ -513,11 +507,8 @@ fn failure_of(error: &Value) -> String {
 }
 
 fn metadata(of: &str, name: &str, value: &impl std::fmt::Display) -> (String, String) {
-    let field = if of.is_empty() {
-        format!("metadata[{name}]")
-    } else {
-        format!("{of}[metadata][{name}]")
-    };
+    let field =
+        if of.is_empty() { format!("metadata[{name}]") } else { format!("{of}[metadata][{name}]") };
     (field, value.to_string())
 }
 

@@ -243,7 +243,8 @@ impl X402 {
             let body = super::whole_body(answer, ANSWER_MAX).await?;
             Ok::<_, String>((status, body))
         });
-        let exchanged = exchange.await.map_err(|error| ProviderError::Unreachable(error.to_string()));
+        let exchanged =
+            exchange.await.map_err(|error| ProviderError::Unreachable(error.to_string()));
         let (status, body) = exchanged?.map_err(ProviderError::Unreachable)?;
         let value: Value = serde_json::from_slice(&body).unwrap_or_default();
         // A refusal may come with another status than 200.

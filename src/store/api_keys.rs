@@ -13,8 +13,9 @@ use uuid::Uuid;
 
 use super::accounts::{UserAccounts, spends_of};
 use super::lease::begin_write;
-use super::{Store, StoreError, audit_log};
+use super::{Store, StoreError, audit_log, outbox};
 use crate::domain::api_key::KeyDigest;
+use crate::domain::event::{self, EventKind};
 use crate::domain::{
     AccountId, Act, Environment, KeyId, KeyPolicy, Network, PolicyChange, Timestamp, UserId,
 };
@@ -83,6 +84,8 @@ pub struct KeyEdit {
 /// A key that ends soon, and whom to tell.
 #[derive(Clone, Debug)]
 pub struct ExpiringKey {
+    /// Whose account it spends.
+    pub account: AccountId,
     /// The key.
     pub id: KeyId,
     /// What its owner calls it.
@@ -371,7 +374,7 @@ impl Store {
     ) -> Result<Vec<ExpiringKey>, StoreError> {
         const SQL: &str =
             "SELECT api_key.id, api_key.name, api_key.expires_at, users.id, users.email,
-                users.username
+                users.username, account.id
             FROM api_key
             INNER JOIN account ON account.id = api_key.account_id
             INNER JOIN users ON users.id = account.user_id
@@ -392,6 +395,7 @@ impl Store {
                     owner: UserId(row.try_get_by_index(3)?),
                     email: row.try_get_by_index(4)?,
                     username: row.try_get_by_index(5)?,
+                    account: AccountId(row.try_get_by_index(6)?),
                 })
             };
             rows.iter().map(key).collect()
@@ -399,18 +403,34 @@ impl Store {
         .await
     }
 
-    /// Notes that the owner of a key is being told that it ends.
+    /// Notes that the owner of a key is being told that it ends; is that news?
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn note_warning(&self, key: KeyId, act: Act) -> Result<(), StoreError> {
+    pub async fn note_warning(&self, key: ExpiringKey, act: Act) -> Result<bool, StoreError> {
+        // What else the policy says stays as it is: its owner may be changing it.
+        const SQL: &str = "INSERT INTO key_policy (key_id, warned_at)
+            SELECT id, $1 FROM api_key WHERE id = $2 AND expires_at = $3 AND NOT is_revoked
+            ON CONFLICT (key_id) DO UPDATE SET warned_at = excluded.warned_at
+            WHERE key_policy.warned_at IS NULL";
         self.run_write(move |store| async move {
             let transaction = begin_write(&store.write).await?;
-            let before = key_policy::Entity::find_by_id(key.0).one(&transaction).await?;
-            let before = before.map(policy).transpose()?.unwrap_or_default();
-            write_policy(&transaction, key, &before, Some(act.at.micros())).await?;
-            audit_log::insert(&transaction, &act).await?;
-            transaction.commit().await.map_err(StoreError::OutcomeUnknown)
+            let ExpiringKey { id, account, expires_at, .. } = key;
+            let values = [act.at.micros().into(), id.0.into(), expires_at.micros().into()];
+            let backend = transaction.get_database_backend();
+            let statement = Statement::from_sql_and_values(backend, SQL, values);
+            let is_news = transaction.execute_raw(statement).await?.rows_affected() == 1;
+            if is_news {
+                audit_log::insert(&transaction, &act).await?;
+                let kind = EventKind::KeyExpiring;
+                let event = event::of_key(account, id, kind, act.at, Some(expires_at));
+                if store.outbox.is_told(account) {
+                    outbox::write(&transaction, &event).await?;
+                }
+            }
+            transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
+            store.ring_for_events();
+            Ok(is_news)
         })
         .await
     }

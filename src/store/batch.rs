@@ -14,9 +14,7 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::lease::{begin_write, is_held};
-use super::{
-    Store, StoreError, answers, audit_log, holds, is_postgres, outbox, payments, rollups,
-};
+use super::{Store, StoreError, answers, audit_log, holds, is_postgres, outbox, payments, rollups};
 use crate::domain::writer::{Lane, Place};
 use crate::domain::{
     Batch, Change, Credits, KeyId, KeySpend, Lease, LedgerEntry, Link, Timestamp, UsageRecord,

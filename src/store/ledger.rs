@@ -101,15 +101,17 @@ impl Store {
             }
             // Rare kinds have an index of their own; nothing is looked through in vain.
             let is_rare = filter.kind.is_some_and(is_rare);
-            let is_narrow = !is_rare && (filter.key.is_some() || filter.route.is_some() || filter.kind.is_some());
+            let is_narrow = !is_rare
+                && (filter.key.is_some() || filter.route.is_some() || filter.kind.is_some());
             let (whole_low, whole_high) = (low, high);
             if is_narrow && is_newest_first {
                 low = low.max(high.saturating_sub(LOOKED_THROUGH_MAX));
             } else if is_narrow {
                 high = high.min(low.saturating_add(LOOKED_THROUGH_MAX));
             }
-            let entries =
-                store.entries_between(account, (low, high), is_newest_first, limit, &filter).await?;
+            let entries = store
+                .entries_between(account, (low, high), is_newest_first, limit, &filter)
+                .await?;
             let is_full = i64::try_from(entries.len()).unwrap_or(i64::MAX) >= limit;
             let next = if is_full {
                 entries.last().map(|last| last.entry.seq)
@@ -131,8 +133,7 @@ impl Store {
         limit: i64,
         filter: &EntryFilter,
     ) -> Result<Vec<EntryOfCall>, StoreError> {
-        let mut values: Vec<Value> =
-            vec![account.0.into(), low.into(), high.into(), limit.into()];
+        let mut values: Vec<Value> = vec![account.0.into(), low.into(), high.into(), limit.into()];
         let mut conditions = String::new();
         let mut narrow = |condition: &str, value: Value| {
             values.push(value);
@@ -179,15 +180,11 @@ impl Store {
     ) -> Result<(i64, i64), StoreError> {
         let end = self.last_seq(account).await?.saturating_add(1);
         let low = match from {
-            Some(from) => {
-                self.seq_at(account, from, end).await?.saturating_sub(SLACK).max(1)
-            }
+            Some(from) => self.seq_at(account, from, end).await?.saturating_sub(SLACK).max(1),
             None => 1,
         };
         let high = match until {
-            Some(until) => {
-                self.seq_at(account, until, end).await?.saturating_add(SLACK).min(end)
-            }
+            Some(until) => self.seq_at(account, until, end).await?.saturating_add(SLACK).min(end),
             None => end,
         };
         Ok((low, high))
@@ -203,12 +200,7 @@ impl Store {
     }
 
     /// The number of the first entry from `at` on, or `end`: by halves, since entries have no index by time.
-    async fn seq_at(
-        &self,
-        account: AccountId,
-        at: Timestamp,
-        end: i64,
-    ) -> Result<i64, StoreError> {
+    async fn seq_at(&self, account: AccountId, at: Timestamp, end: i64) -> Result<i64, StoreError> {
         const SQL: &str = "SELECT at FROM ledger_entry WHERE account_id = $1 AND seq = $2";
         let backend = self.read.get_database_backend();
         let (mut low, mut high) = (1, end);
@@ -242,7 +234,8 @@ impl Store {
     ) -> Result<StatementSums, StoreError> {
         const BALANCE: &str = "SELECT balance_after FROM ledger_entry
             WHERE account_id = $1 AND seq < $2 ORDER BY seq DESC LIMIT 1";
-        const SUMS: &str = "SELECT CAST(at / 86400000000 AS INTEGER), kind, CAST(COUNT(*) AS BIGINT),
+        const SUMS: &str =
+            "SELECT CAST(at / 86400000000 AS INTEGER), kind, CAST(COUNT(*) AS BIGINT),
                 CAST(SUM(amount) AS BIGINT)
             FROM ledger_entry WHERE account_id = $1 AND seq >= $2 AND seq < $3
             GROUP BY 1, 2 ORDER BY 1, 2";

@@ -47,6 +47,7 @@ pub mod sessions;
 pub mod two_factor;
 pub mod usage;
 pub mod users;
+pub mod webhooks;
 
 /// Serialises migrations of several processes that start at once on one PostgreSQL database.
 const MIGRATION_LOCK: i64 = 0x706f_6c79_0001;

@@ -2,6 +2,7 @@
 //! listens.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use dashmap::DashMap;
 use sea_orm::{ConnectionTrait, Statement, Value};
@@ -31,6 +32,12 @@ impl Outbox {
         if is_anything {
             self.bell.notify_one();
         }
+    }
+
+    /// Does this account's holder listen?
+    #[must_use]
+    pub fn is_told(&self, account: AccountId) -> bool {
+        self.listeners.contains_key(&account)
     }
 
     fn low(&self, account: AccountId) -> Option<Credits> {
@@ -93,10 +100,10 @@ impl Store {
         .await
     }
 
-    /// Does this account's holder listen?
+    /// Who listens.
     #[must_use]
-    pub fn is_told(&self, account: AccountId) -> bool {
-        self.outbox.listeners.contains_key(&account)
+    pub fn outbox(&self) -> Arc<Outbox> {
+        Arc::clone(&self.outbox)
     }
 
     /// The accounts whose holders listen.
@@ -165,8 +172,7 @@ pub(super) async fn write(
     let run = |sql: &str, values: Vec<Value>| {
         transaction.execute_raw(Statement::from_sql_and_values(backend, sql, values))
     };
-    let statement =
-        Statement::from_sql_and_values(backend, LISTENERS, [event.account.0.into()]);
+    let statement = Statement::from_sql_and_values(backend, LISTENERS, [event.account.0.into()]);
     let mut listening = Vec::new();
     for row in transaction.query_all_raw(statement).await? {
         let selections: Option<String> = row.try_get_by_index(1)?;

@@ -264,8 +264,7 @@ impl Store {
             WHERE id = $3";
         self.run_write(move |store| async move {
             let transaction = begin_write(&store.write).await?;
-            let values =
-                vec![facts.provider_ref.into(), facts.checkout_url.into(), id.0.into()];
+            let values = vec![facts.provider_ref.into(), facts.checkout_url.into(), id.0.into()];
             run(&transaction, SQL, values).await?;
             if let Some(answer) = answer {
                 let recorded = answers::record(&transaction, &answer).await;
@@ -342,11 +341,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn look_again(
-        &self,
-        id: PaymentId,
-        at: Option<Timestamp>,
-    ) -> Result<(), StoreError> {
+    pub async fn look_again(&self, id: PaymentId, at: Option<Timestamp>) -> Result<(), StoreError> {
         const SQL: &str = "UPDATE payment SET look_at = $1, looks = looks + 1 WHERE id = $2";
         self.run_write(move |store| async move {
             let values = vec![at.map(Timestamp::micros).into(), id.0.into()];
@@ -449,8 +444,7 @@ impl Store {
     ) -> Result<String, StoreError> {
         const SQL: &str = "INSERT INTO customer (user_id, provider, provider_ref)
             VALUES ($1, $2, $3) ON CONFLICT (user_id, provider) DO NOTHING";
-        let values: Vec<Value> =
-            vec![user.0.into(), provider.into(), provider_ref.clone().into()];
+        let values: Vec<Value> = vec![user.0.into(), provider.into(), provider_ref.clone().into()];
         self.run_write(move |store| async move {
             run(&store.write, SQL, values).await?;
             Ok(())
@@ -484,7 +478,8 @@ impl Store {
         act: Act,
         at: Timestamp,
     ) -> Result<(), StoreError> {
-        const SQL: &str = "INSERT INTO auto_top_up (account_id, user_id, is_enabled, threshold, amount,
+        const SQL: &str =
+            "INSERT INTO auto_top_up (account_id, user_id, is_enabled, threshold, amount,
                 monthly_cap, method, failures, not_before, updated_at)
             VALUES ($1, $2, $3, $4, $5, $6, $7, 0, 0, $8)
             ON CONFLICT (account_id) DO UPDATE SET is_enabled = excluded.is_enabled,
@@ -587,7 +582,7 @@ async fn tell(
     transaction: &impl ConnectionTrait,
     event: &Event,
 ) -> Result<(), DbErr> {
-    if store.is_told(event.account) {
+    if store.outbox.is_told(event.account) {
         outbox::write(transaction, event).await?;
     }
     Ok(())

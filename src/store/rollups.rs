@@ -3,9 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 
-use sea_orm::{
-    ConnectionTrait, DatabaseTransaction, DbBackend, QueryResult, Statement, Value,
-};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, QueryResult, Statement, Value};
 use uuid::Uuid;
 
 use super::batch::{CommitError, Table, column};
@@ -17,10 +15,10 @@ use crate::domain::{AccountId, Credits, KeyId, UsageRecord};
 const ROWS_MAX: usize = 512;
 /// What a row is found by, and what it comes to.
 const COLUMNS: usize = 13 + BUCKETS;
-const NAMES: &str = "account_id, period, key_id, method, route, model, upstream, status, calls, cost,
+const NAMES: &str =
+    "account_id, period, key_id, method, route, model, upstream, status, calls, cost,
     prompt_tokens, completion_tokens, latency_micros";
-const SUMS: [&str; 5] =
-    ["calls", "cost", "prompt_tokens", "completion_tokens", "latency_micros"];
+const SUMS: [&str; 5] = ["calls", "cost", "prompt_tokens", "completion_tokens", "latency_micros"];
 
 /// By the hour, or by the day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

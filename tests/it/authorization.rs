@@ -17,7 +17,7 @@ on_both!(
 );
 
 /// For everyone, without a credential.
-const PUBLIC: [&str; 14] = [
+const PUBLIC: [&str; 15] = [
     "POST /api/auth/register",
     "POST /api/auth/login",
     "POST /api/auth/login/2fa",
@@ -27,6 +27,8 @@ const PUBLIC: [&str; 14] = [
     "POST /api/auth/resend-verification",
     "POST /api/auth/forgot-password",
     "POST /api/auth/reset-password",
+    // Signed by Stripe.
+    "POST /api/payments/stripe/webhook",
     "GET /api/pricing",
     "GET /api/openapi.json",
     "GET /health/live",
@@ -290,7 +292,11 @@ async fn what_is_not_ones_own_is_answered_like_what_is_not_there(database: Datab
     let payment = payments["payments"][0]["id"].as_str().unwrap().to_owned();
     let sessions = owner.get("/api/auth/sessions").expect(200).await.body;
     let session = sessions[0]["id"].as_str().unwrap().to_owned();
+    let hook = json!({ "url": "https://example.com/hook" });
+    let hook = owner.post("/api/webhooks", &hook).expect(201).await.body;
+    let hook = hook["id"].as_str().unwrap().to_owned();
     let things = BTreeMap::from([
+        ("/api/webhooks/", ("hook-", hook)),
         ("/api/keys/", ("key-", key)),
         ("/api/payments/payments/", ("pay-", payment)),
         ("/api/auth/sessions/", ("session-", session)),
@@ -298,6 +304,13 @@ async fn what_is_not_ones_own_is_answered_like_what_is_not_there(database: Datab
     let mut tried = 0;
     for operation in operations.iter().filter(|one| one.policy == Policy::Session) {
         if !operation.path.contains('{') {
+            continue;
+        }
+        // A month is nobody's; saved payment methods are at Stripe, and tested with it.
+        if ["/api/payments/statements/", "/api/payments/methods/"]
+            .iter()
+            .any(|path| operation.path.starts_with(path))
+        {
             continue;
         }
         let thing = things.iter().find(|(path, _)| operation.path.starts_with(*path));

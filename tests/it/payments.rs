@@ -55,8 +55,10 @@ async fn amounts_that_make_no_sense_are_refused(database: Database) {
         let refused = request.expect(400).await;
         assert_eq!(refused.body["details"][0]["field"], "amount", "{amount}: {}", refused.text);
     }
-    let body = json!({ "amount": 1, "provider": "stripe" });
-    user.post("/api/payments/payments", &body).expect(400).await;
+    for (provider, status) in [("stripe", 403), ("x402", 403), ("barter", 400)] {
+        let body = json!({ "amount": 1, "provider": provider });
+        user.post("/api/payments/payments", &body).expect(status).await;
+    }
     assert!(user.ledger().await.is_empty());
     // To the last nano-dollar.
     user.pay("0.000000001").await;

@@ -68,14 +68,11 @@ async fn a_checkout_is_credited_once_however_often_it_is_told(database: Database
     let payment = begin(&user, "25.00").await;
     assert_eq!(user.balance().await, "0.0000");
     stripe.submit(&payment, "succeeded");
-    let events: Vec<String> = [
-        "checkout.session.completed",
-        "payment_intent.succeeded",
-        "checkout.session.completed",
-    ]
-    .iter()
-    .map(|kind| stripe.event(kind, &payment))
-    .collect();
+    let events: Vec<String> =
+        ["checkout.session.completed", "payment_intent.succeeded", "checkout.session.completed"]
+            .iter()
+            .map(|kind| stripe.event(kind, &payment))
+            .collect();
     // All at once, each several times.
     let told = events.iter().cycle().take(12).map(|event| tell(&server, event));
     for answer in futures_util::future::join_all(told).await {
@@ -238,7 +235,10 @@ async fn a_saved_method_is_charged_at_once(database: Database) {
     let stripe = Stripe::start();
     let server = start(&database, &stripe).await;
     let user = server.user("someone").await;
-    assert_eq!(user.get("/api/payments/methods").expect(200).await.text, r#"{"payment_methods":[]}"#);
+    assert_eq!(
+        user.get("/api/payments/methods").expect(200).await.text,
+        r#"{"payment_methods":[]}"#
+    );
     let setup = user.post("/api/payments/methods", &json!(null)).expect(201).await;
     assert!(setup.body["checkout_url"].is_string());
     stripe.save_method("pm_good", "4242");
@@ -311,8 +311,10 @@ async fn an_account_tops_itself_up_below_its_cap(database: Database) {
     }
     let rule = user.get("/api/payments/auto-top-up").expect(200).await.body;
     assert_eq!(rule["enabled"], false);
-    until(async || letters(&database).iter().any(|letter| letter.contains("tops itself up no longer")))
-        .await;
+    until(async || {
+        letters(&database).iter().any(|letter| letter.contains("tops itself up no longer"))
+    })
+    .await;
     assert_eq!(user.balance().await, "4.0000");
     server.stop();
     verify(&database);
@@ -327,7 +329,8 @@ async fn only_stripe_may_tell_of_payments(database: Database) {
     let event = stripe.event("payment_intent.succeeded", &payment);
     let now = server.seconds();
     let send = |signature: Option<String>, body: &str| {
-        let request = server.post("/api/payments/stripe/webhook", &json!(null)).body(body.to_owned());
+        let request =
+            server.post("/api/payments/stripe/webhook", &json!(null)).body(body.to_owned());
         match signature {
             Some(signature) => request.header("Stripe-Signature", &signature),
             None => request,
@@ -373,7 +376,8 @@ async fn a_payment_that_stripe_never_heard_of_is_begun_again(database: Database)
     stripe.save_method("pm_good", "4242");
     stripe.shared.is_down.store(true, Ordering::SeqCst);
     let body = json!({ "amount": 5, "provider": "stripe" });
-    let lost = user.post("/api/payments/payments", &body).header("Idempotency-Key", "a").expect(503);
+    let lost =
+        user.post("/api/payments/payments", &body).header("Idempotency-Key", "a").expect(503);
     assert_eq!(lost.await.body["outcome"], "outcome-unknown");
     stripe.shared.is_down.store(false, Ordering::SeqCst);
     // The same request again is the same payment.
@@ -389,7 +393,11 @@ async fn a_payment_that_stripe_never_heard_of_is_begun_again(database: Database)
     server.advance(31);
     until(async || {
         let list = user.get("/api/payments/payments").expect(200).await.body;
-        list["payments"].as_array().unwrap().iter().all(|payment| payment["checkout_url"].is_string())
+        list["payments"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|payment| payment["checkout_url"].is_string())
     })
     .await;
 }
@@ -476,7 +484,8 @@ async fn deliveries_across_kills_are_exact(database: Database) {
             waiting.retain(|_| !done.next().unwrap_or(false));
         }
     }
-    let balance = process.call("GET", "/api/payments/credits/balance", &customer.token, &Value::Null);
+    let balance =
+        process.call("GET", "/api/payments/credits/balance", &customer.token, &Value::Null);
     assert_eq!(nanos(&balance.await.1["balance"]), expected);
     assert_eq!(process.terminate(), Some(0));
     verify(&database);

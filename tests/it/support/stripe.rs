@@ -48,7 +48,8 @@ impl Stripe {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         std::thread::spawn(move || {
-            let app = move || App::new().app_data(of_server.clone()).default_service(web::to(answer));
+            let app =
+                move || App::new().app_data(of_server.clone()).default_service(web::to(answer));
             let server = HttpServer::new(app).workers(1).disable_signals();
             actix_web::rt::System::new().block_on(server.listen(listener).unwrap().run())
         });
@@ -188,7 +189,8 @@ fn next(state: &mut State) -> u64 {
 pub fn sign(body: &str, seconds: i64) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(WEBHOOK_SECRET.as_bytes()).unwrap();
     mac.update(format!("{seconds}.{body}").as_bytes());
-    let hex: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: String =
+        mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
     format!("t={seconds},v1={hex}")
 }
 
@@ -207,9 +209,8 @@ async fn answer(request: HttpRequest, body: Bytes, shared: Data<Shared>) -> Http
     if shared.is_down.load(Ordering::SeqCst) {
         return HttpResponse::InternalServerError().body("<html>sorry</html>");
     }
-    let header = |name: &str| {
-        request.headers().get(name).map(|value| value.to_str().unwrap().to_owned())
-    };
+    let header =
+        |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
     assert_eq!(header("authorization").unwrap(), format!("Bearer {SECRET_KEY}"));
     assert_eq!(header("stripe-version").as_deref(), Some("2025-08-27.basil"));
     let text = if request.method() == Method::GET {
@@ -301,7 +302,8 @@ fn get(state: &State, path: &str, fields: &BTreeMap<String, String>) -> (u16, Va
     let list = |items: Vec<Value>| {
         (200, json!({ "object": "list", "data": items, "has_more": false, "url": path }))
     };
-    let missing = (404, json!({ "error": { "type": "invalid_request_error", "message": "no such" } }));
+    let missing =
+        (404, json!({ "error": { "type": "invalid_request_error", "message": "no such" } }));
     let of_intent = |items: &[Value]| {
         let wanted = &fields["payment_intent"];
         items.iter().filter(|item| item["payment_intent"] == *wanted).cloned().collect::<Vec<_>>()

@@ -1,0 +1,134 @@
+//! Which addresses a server may speak to on somebody else's behalf: those of the public internet, and no others.
+//!
+//! What an account holder names as their webhook's address must not reach the server's own network: no loopback, no
+//! private or link-local network, no metadata service, in whatever form it is written (RFC 6890 and its successors, the
+//! registries of special-purpose addresses of IANA).
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Is it an address of the public internet?
+#[must_use]
+pub fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => is_public_v4(address),
+        IpAddr::V6(address) => is_public_v6(address),
+    }
+}
+
+fn is_public_v4(address: Ipv4Addr) -> bool {
+    let [a, b, c, _] = address.octets();
+    let is_special = matches!(
+        (a, b, c),
+        // This network, private ones, loopback, link-local, and shared address space (RFC 6598).
+        (0 | 10 | 127, ..)
+            | (100, 64..=127, _)
+            | (169, 254, _)
+            | (172, 16..=31, _)
+            | (192, 168, _)
+            // Protocol assignments, documentation, the old 6to4 relays, benchmarking.
+            | (192, 0, 0 | 2)
+            | (192, 88, 99)
+            | (192, 31, 196)
+            | (192, 52, 193)
+            | (192, 175, 48)
+            | (198, 18..=19, _)
+            | (198, 51, 100)
+            | (203, 0, 113)
+            // Multicast, reserved, broadcast.
+            | (224..=255, ..)
+    );
+    // Metadata services that live at a public address.
+    !is_special && address != Ipv4Addr::new(168, 63, 129, 16)
+}
+
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    let [a, b, c, d, e, f, g, h] = address.segments();
+    let embedded = |high: u16, low: u16| {
+        let ([w, x], [y, z]) = (high.to_be_bytes(), low.to_be_bytes());
+        is_public_v4(Ipv4Addr::new(w, x, y, z))
+    };
+    match (a, b) {
+        // Forms of IPv4: mapped and compatible, translated (RFC 6052), 6to4.
+        (0, 0) if [c, d, e] == [0; 3] && f == 0xffff => embedded(g, h),
+        (0x64, 0xff9b) if [c, d, e, f] == [0; 4] => embedded(g, h),
+        (0x2002, _) => embedded(b, c),
+        // Teredo, benchmarking, ORCHID, documentation: of 2001::/23 and 2001:db8::/32 nothing is anybody's server.
+        (0x2001, 0..=0x1ff | 0xdb8) => false,
+        (0x3fff, 0..=0xfff) => false,
+        // Only what IANA has given out as global unicast: all else is loopback, local, multicast, or nobody's.
+        (0x2000..=0x3fff, _) => true,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_public_internet_is_public() {
+        for address in [
+            "1.1.1.1",
+            "8.8.8.8",
+            "100.63.255.255",
+            "100.128.0.0",
+            "172.15.255.255",
+            "172.32.0.1",
+            "192.167.1.1",
+            "169.253.1.1",
+            "223.255.255.255",
+            "2606:4700:4700::1111",
+            "2a00:1450::1",
+            "::ffff:1.1.1.1",
+            "64:ff9b::101:101",
+            "2002:101:101::1",
+        ] {
+            assert!(is_public(address.parse().unwrap()), "{address}");
+        }
+        for address in [
+            "0.0.0.0",
+            "0.1.2.3",
+            "10.0.0.1",
+            "100.64.0.1",
+            "100.100.100.200",
+            "127.0.0.1",
+            "127.255.255.255",
+            "169.254.169.254",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.0.0.192",
+            "192.0.2.1",
+            "192.168.1.1",
+            "198.18.0.1",
+            "198.51.100.1",
+            "203.0.113.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "168.63.129.16",
+            "::",
+            "::1",
+            "::7f00:1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "64:ff9b::7f00:1",
+            "64:ff9b::a9fe:a9fe",
+            "64:ff9b:1::1",
+            "2002:7f00:1::1",
+            "2002:a9fe:a9fe::1",
+            "2001::1",
+            "2001:db8::1",
+            "fc00::1",
+            "fd00:ec2::254",
+            "fe80::1",
+            "fec0::1",
+            "ff02::1",
+            "100::1",
+            "3fff::1",
+            "5f00::1",
+            "4000::1",
+        ] {
+            assert!(!is_public(address.parse().unwrap()), "{address}");
+        }
+    }
+}

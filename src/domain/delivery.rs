@@ -1,0 +1,92 @@
+//! Deliveries of events: when one is tried again, and when it is given up (Standard Webhooks 1.0, Deliverability and
+//! reliability).
+
+/// Seconds between two tries: the whole takes a little more than three days.
+const PAUSES: [i64; 9] =
+    [5, 5 * 60, 30 * 60, 2 * 3_600, 5 * 3_600, 10 * 3_600, 14 * 3_600, 20 * 3_600, 24 * 3_600];
+const MICROS: i64 = 1_000_000;
+/// The longest that a receiver may ask to wait, in seconds.
+const ASKED_MAX: i64 = 24 * 3_600;
+
+/// For how long a receiver must have failed to be switched off, in microseconds.
+pub const DEAD_MICROS: i64 = 3 * 24 * 3_600 * MICROS;
+
+/// How far a delivery has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DeliveryStatus {
+    /// It is tried, or tried again.
+    Pending,
+    /// The receiver has taken it.
+    Delivered,
+    /// It was given up.
+    Failed,
+}
+
+impl DeliveryStatus {
+    /// The number that stands for it in the database.
+    #[must_use]
+    pub const fn code(self) -> i16 {
+        match self {
+            DeliveryStatus::Pending => 1,
+            DeliveryStatus::Delivered => 2,
+            DeliveryStatus::Failed => 3,
+        }
+    }
+
+    /// What a number of the database stands for.
+    #[must_use]
+    pub const fn from_code(code: i16) -> Option<Self> {
+        match code {
+            1 => Some(DeliveryStatus::Pending),
+            2 => Some(DeliveryStatus::Delivered),
+            3 => Some(DeliveryStatus::Failed),
+            _ => None,
+        }
+    }
+
+    /// The word for it in the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            DeliveryStatus::Pending => "pending",
+            DeliveryStatus::Delivered => "delivered",
+            DeliveryStatus::Failed => "failed",
+        }
+    }
+}
+
+/// How long to wait after so many tries that failed, in microseconds; `None` is to give it up. `jitter` is from 0 to 999:
+/// it makes the pause up to a fifth longer, so that not everyone comes back at once. `asked` is what the receiver has
+/// asked for, in seconds.
+#[must_use]
+pub fn pause(tries: usize, jitter: i64, asked: Option<i64>) -> Option<i64> {
+    let pause = PAUSES.get(tries.checked_sub(1)?)?.saturating_mul(MICROS);
+    let longer = pause.saturating_mul(jitter.clamp(0, 999)) / 5_000;
+    let asked = asked.unwrap_or(0).clamp(0, ASKED_MAX).saturating_mul(MICROS);
+    Some(pause.saturating_add(longer).max(asked))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_tried_ten_times_over_three_days() {
+        let mut waited = 0;
+        for tries in 1..=9 {
+            let (least, most) = (pause(tries, 0, None).unwrap(), pause(tries, 999, None).unwrap());
+            assert!(least < most && most < least * 6 / 5 + 1);
+            waited += least;
+        }
+        assert!(waited >= DEAD_MICROS && waited < DEAD_MICROS + DEAD_MICROS / 10);
+        assert_eq!((pause(10, 0, None), pause(0, 0, None)), (None, None));
+    }
+
+    #[test]
+    fn a_receiver_may_ask_for_a_while() {
+        assert_eq!(pause(1, 0, Some(60)), Some(60 * MICROS));
+        assert_eq!(pause(1, 0, Some(1)), Some(5 * MICROS));
+        assert_eq!(pause(1, 0, Some(i64::MAX)), Some(ASKED_MAX * MICROS));
+        assert_eq!(pause(10, 0, Some(60)), None);
+    }
+}

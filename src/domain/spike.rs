@@ -1,0 +1,66 @@
+//! Spikes: an hour in which an account spends much more than it does.
+
+use super::money::Credits;
+
+/// Hours before this one that it is held against: a week.
+pub const HOURS: i32 = 7 * 24;
+/// An account that began later than so many hours ago has no habits yet.
+const HISTORY_MIN: i32 = 24;
+/// How many times the usual is a spike.
+const TIMES: i64 = 3;
+/// Less than this in an hour is none: one dollar.
+const SPENT_MIN: Credits = Credits::from_nanos(1_000_000_000);
+
+/// An hour that stands out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spike {
+    /// Spent in it so far.
+    pub spent: Credits,
+    /// Spent in an hour on average, in the week before.
+    pub usual: Credits,
+}
+
+/// Is hour `this` a spike? `spent` is what was spent in each hour of the week before and in this one; an hour that is not
+/// there is one in which nothing was.
+#[must_use]
+pub fn spike(spent: &[(i32, Credits)], this: i32) -> Option<Spike> {
+    let first = spent.iter().map(|(hour, _)| *hour).min()?;
+    let hours = this.saturating_sub(first).min(HOURS);
+    if hours < HISTORY_MIN {
+        return None;
+    }
+    let of = |is_in: &dyn Fn(i32) -> bool| {
+        spent
+            .iter()
+            .filter(|(hour, _)| is_in(*hour))
+            .fold(0_i64, |sum, (_, spent)| sum.saturating_add(spent.nanos()))
+    };
+    let (now, before) = (of(&|hour| hour == this), of(&|hour| hour < this));
+    let usual = before.checked_div(i64::from(hours))?;
+    let is_spike = now >= SPENT_MIN.nanos() && now >= usual.saturating_mul(TIMES);
+    let credits = Credits::from_nanos;
+    is_spike.then(|| Spike { spent: credits(now), usual: credits(usual) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_hour_stands_out_against_a_week() {
+        let dollars = |dollars: i64| Credits::from_nanos(dollars * 1_000_000_000);
+        let week = |usual: i64, now: i64| -> Vec<(i32, Credits)> {
+            let before = (1_000 - 100..1_000).map(|hour| (hour, dollars(usual)));
+            before.chain([(1_000, dollars(now))]).collect()
+        };
+        assert_eq!(spike(&week(2, 5), 1_000), None);
+        let found = spike(&week(2, 6), 1_000).unwrap();
+        assert_eq!((found.spent, found.usual), (dollars(6), dollars(2)));
+        // Hardly anything is no spike, and a new account has no habits.
+        assert_eq!(spike(&week(0, 0), 1_000), None);
+        assert_eq!(spike(&[(990, dollars(1)), (1_000, dollars(100))], 1_000), None);
+        assert_eq!(spike(&[], 1_000), None);
+        // Hours without anything count as well.
+        assert!(spike(&[(900, dollars(50)), (1_000, dollars(2))], 1_000).is_some());
+    }
+}

@@ -1,0 +1,491 @@
+//! `/api/webhooks/*`, and what account holders want to be told of.
+
+use actix_web::web::{Data, Path};
+use actix_web::{HttpRequest, HttpResponse};
+use garde::Validate;
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::amount::Amount;
+use super::error::{ApiError, ErrorBody};
+use super::extract::{Body, SessionUser, user_origin};
+use super::keys::EnvironmentName;
+use super::page::{cut, page_limit, query, read_cursor};
+use super::{App, uncancelled};
+use crate::domain::{DeliveryId, EndpointId, EventId, Timestamp};
+use crate::store::webhooks::{Attempt, DeliveryLog, Endpoint, EndpointChange};
+use crate::webhooks::{EndpointRequest, WebhooksError};
+
+/// Selections of one endpoint.
+const EVENTS_MAX: usize = 50;
+
+/// An endpoint to be made.
+#[derive(Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EndpointBody {
+    /// Where events are sent: `https`, on the public internet.
+    #[garde(length(min = 1, max = 2048))]
+    #[schema(example = "https://example.com/hooks", min_length = 1, max_length = 2048)]
+    url: String,
+    #[serde(default)]
+    #[garde(length(chars, max = 500))]
+    #[schema(max_length = 500)]
+    description: String,
+    /// Which events, such as `payment.confirmed` or `payment.*`; null or absent is every one.
+    #[serde(default)]
+    #[garde(skip)]
+    #[schema(max_items = 50, min_items = 1, example = json!(["payment.*", "balance.low"]))]
+    events: Option<Vec<String>>,
+    /// Of which account: `live` (default) or `test`.
+    #[serde(default)]
+    #[garde(skip)]
+    #[schema(inline)]
+    environment: EnvironmentName,
+}
+
+/// A webhook endpoint.
+#[derive(Serialize, ToSchema)]
+pub(super) struct EndpointAnswer {
+    #[schema(value_type = EndpointId)]
+    id: String,
+    url: String,
+    description: String,
+    /// null is every event.
+    events: Option<Vec<String>>,
+    #[schema(pattern = "^(live|test)$")]
+    environment: &'static str,
+    enabled: bool,
+    /// When the server switched it off, since it had not answered for three days, or is gone.
+    #[schema(format = DateTime)]
+    switched_off_at: Option<String>,
+    /// Since when it has not taken anything.
+    #[schema(format = DateTime)]
+    failing_since: Option<String>,
+    /// Until when the secret before the last one signs as well.
+    #[schema(format = DateTime)]
+    former_secret_until: Option<String>,
+    #[schema(format = DateTime)]
+    created_at: String,
+}
+
+impl From<Endpoint> for EndpointAnswer {
+    fn from(endpoint: Endpoint) -> Self {
+        let text = |at: Option<Timestamp>| at.map(Timestamp::to_rfc3339);
+        EndpointAnswer {
+            id: endpoint.id.to_string(),
+            url: endpoint.url,
+            description: endpoint.description,
+            events: endpoint.events,
+            environment: endpoint.environment.name(),
+            enabled: endpoint.is_enabled,
+            switched_off_at: text(endpoint.switched_off_at),
+            failing_since: text(endpoint.failing_since),
+            former_secret_until: text(endpoint.former_until),
+            created_at: endpoint.created_at.to_rfc3339(),
+        }
+    }
+}
+
+/// An endpoint with its secret, which is shown this once.
+#[derive(Serialize, ToSchema)]
+pub(super) struct EndpointWithSecret {
+    #[serde(flatten)]
+    endpoint: EndpointAnswer,
+    /// What deliveries are signed with (Standard Webhooks 1.0). Save it: it is shown this once.
+    #[schema(pattern = "^whsec_[A-Za-z0-9+/=]+$")]
+    secret: String,
+}
+
+fn bounded(events: Option<&[String]>) -> Result<(), ApiError> {
+    let is_bounded = events.is_none_or(|events| (1..=EVENTS_MAX).contains(&events.len()));
+    if is_bounded {
+        return Ok(());
+    }
+    Err(ApiError::field("events", format!("must have from 1 to {EVENTS_MAX} entries, or be null")))
+}
+
+fn endpoint_id(text: &str) -> Result<EndpointId, ApiError> {
+    text.parse().map_err(|_| WebhooksError::NotFound.into())
+}
+
+/// Makes a webhook endpoint.
+#[utoipa::path(post, path = "/api/webhooks", tag = "webhooks", security(("jwt" = [])),
+    request_body = EndpointBody, responses(
+    (status = 201, description = "The endpoint, with its secret", body = EndpointWithSecret),
+    (status = 400, description = "A field is not valid", body = ErrorBody),
+    (status = 401, description = "No valid JWT", body = ErrorBody),
+    (status = 409, description = "The account has as many as it may have", body = ErrorBody),
+))]
+pub(super) async fn add(
+    SessionUser(user): SessionUser,
+    app: Data<App>,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    let origin = user_origin(&request, &app, user.id);
+    let EndpointBody { url, description, events, environment } = body.json()?;
+    bounded(events.as_deref())?;
+    let environment = environment.into();
+    let asked = EndpointRequest { url, description, events, environment };
+    let added = async move { app.webhooks.add(user.id, asked, origin).await };
+    let (endpoint, secret) = uncancelled(added).await??;
+    let endpoint = endpoint.into();
+    Ok(HttpResponse::Created().json(EndpointWithSecret { endpoint, secret }))
+}
+
+/// The user's webhook endpoints.
+#[derive(Serialize, ToSchema)]
+pub(super) struct EndpointsAnswer {
+    webhooks: Vec<EndpointAnswer>,
+}
+
+/// The user's webhook endpoints, oldest first.
+#[utoipa::path(get, path = "/api/webhooks", tag = "webhooks", security(("jwt" = [])), responses(
+    (status = 200, description = "The endpoints", body = EndpointsAnswer),
+    (status = 401, description = "No valid JWT", body = ErrorBody),
+))]
+pub(super) async fn list(
+    SessionUser(user): SessionUser,
+    app: Data<App>,
+) -> Result<HttpResponse, ApiError> {
+    let webhooks = app.webhooks.list(user.id).await?;
+    let webhooks = webhooks.into_iter().map(EndpointAnswer::from).collect();
+    Ok(HttpResponse::Ok().json(EndpointsAnswer { webhooks }))
+}
+
+/// One of the user's webhook endpoints.
+#[utoipa::path(get, path = "/api/webhooks/{id}", tag = "webhooks", security(("jwt" = [])),
+    params(("id" = EndpointId, Path)), responses(
+    (status = 200, description = "The endpoint", body = EndpointAnswer),
+    (status = 401, description = "No valid JWT", body = ErrorBody),
+    (status = 404, description = "The user has no such endpoint", body = ErrorBody),
+))]
+pub(super) async fn get(
+    SessionUser(user): SessionUser,
+    app: Data<App>,
+    id: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let endpoint = app.webhooks.get(user.id, endpoint_id(&id)?).await?;
+    Ok(HttpResponse::Ok().json(EndpointAnswer::from(endpoint)))
+}
+
+/// A change of an endpoint. What is absent stays.
+#[derive(Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct EndpointChangeBody {
+    #[serde(default)]
+    #[garde(inner(length(min = 1, max = 2048)))]
+    #[schema(min_length = 1, max_length = 2048)]
+    url: Option<String>,
+    #[serde(default)]
+    #[garde(inner(length(chars, max = 500)))]
+    #[schema(max_length = 500)]
+    description: Option<String>,
+    /// null is every event.
+    #[serde(default, deserialize_with = "given")]
+    #[garde(skip)]
+    #[schema(value_type = Option<Vec<String>>, max_items = 50, min_items = 1)]
+    events: Option<Option<Vec<String>>>,
+    /// An endpoint that was switched off begins anew.
+    #[serde(default)]
+    #[garde(skip)]
+    enabled: Option<bool>,
+}
+
+/// Tells null from nothing.
+fn given<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(deserializer).map(Some)
+}
+
+/// Changes a webhook endpoint.
+#[utoipa::path(patch, path = "/api/webhooks/{id}", tag = "webhooks", security(("jwt" = [])),
+    params(("id" = EndpointId, Path)), request_body = EndpointChangeBody, responses(
+    (status = 200, description = "The endpoint", body = EndpointAnswer),
+    (status = 400, description = "A field is not valid", body = ErrorBody),
+    (status = 401, description = "No valid JWT", body = ErrorBody),
+    (status = 404, description = "The user has no such endpoint", body = ErrorBody),
+))]
+pub(super) async fn change(
+    SessionUser(user): SessionUser,
+    app: Data<App>,
+    request: HttpRequest,
+    id: Path<String>,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    let origin = user_origin(&request, &app, user.id);
+    let id = endpoint_id(&id)?;
+    let EndpointChangeBody { url, description, events, enabled } = body.json()?;
+    bounded(events.as_ref().and_then(Option::as_deref))?;
+    let change = EndpointChange { url, description, events, is_enabled: enabled };
+    let changed = async move { app.webhooks.change(user.id, id, change, origin).await };
+    let endpoint = uncancelled(changed).await??;
+    Ok(HttpResponse::Ok().json(EndpointAnswer::from(endpoint)))
+}
+
+/// Deletes a webhook endpoint, and what was to be delivered to it.
+#[utoipa::path(delete, path = "/api/webhooks/{id}", tag = "webhooks", security(("jwt" = [])),
+    params(("id" = EndpointId, Path)), responses(
+    (status = 204, description = "It is deleted"),
+    (status = 401, description = "No valid JWT", body = ErrorBody),
+    (status = 404, description = "The user has no such endpoint", body = ErrorBody),
+))]
+pub(super) async fn delete(
+    SessionUser(user): SessionUser,
+    app: Data<App>,
+    request: HttpRequest,
+    id: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let origin = user_origin(&request, &app, user.id);
+    let id = endpoint_id(&id)?;
+    uncancelled(async move { app.webhooks.delete(user.id, id, origin).await }).await??;
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// Gives a webhook endpoint another secret. The one before signs as well for a while, so that no delivery is refused.
+#[utoipa::path(post, path = "/api/webhooks/{id}/rotate-secret", tag = "webhooks", security(("jwt" = [])),
+    params(("id" = EndpointId, Path)), responses(
+    (status = 200, description = "The endpoint, with its new secret", body = EndpointWithSecret),
+    (status = 401, description = "No valid JWT", body = ErrorBody),
+    (status = 404, description = "The user has no such endpoint", body = ErrorBody),
+))]
+pub(super) async fn rotate_secret(
+    SessionUser(user): SessionUser,
+    app: Data<App>,
+    request: HttpRequest,
+    id: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let origin = user_origin(&request, &app, user.id);
+    let id = endpoint_id(&id)?;
+    let rotated = async move { app.webhooks.rotate(user.id, id, origin).await };
+    let (endpoint, secret) = uncancelled(rotated).await??;
+    let endpoint = endpoint.into();
+    Ok(HttpResponse::Ok().json(EndpointWithSecret { endpoint, secret }))
+}
+
+/// A delivery that is under way.
+#[derive(Serialize, ToSchema)]
+pub(super) struct SentAnswer {
+    #[schema(value_type = DeliveryId)]
+    delivery_id: String,
+}
+
+/// Sends a test event, `webhook.test`.
+#[utoipa::path(post, path = "/api/webhooks/{id}/test", tag = "webhooks", security(("jwt" = [])),
+    params(("id" = EndpointId, Path)), responses(
+    (status = 202, description = "It is under way", body = SentAnswer),
+    (status = 401, description = "No valid JWT", body = ErrorBody),
+    (status = 404, description = "The user has no such endpoint", body = ErrorBody),
+))]
+pub(super) async fn test(
+    SessionUser(user): SessionUser,
+    app: Data<App>,
+    id: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let id = endpoint_id(&id)?;
+    let sent = uncancelled(async move { app.webhooks.test(user.id, id).await }).await??;
+    Ok(HttpResponse::Accepted().json(SentAnswer { delivery_id: sent.to_string() }))
+}
+
+/// Which deliveries.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct DeliveriesQuery {
+    /// At most so many, from 1 to 100; 50 where absent.
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<u64>,
+    /// `next_cursor` of the page before.
+    #[param(pattern = "^delivery-[0-9a-f-]{36}$")]
+    cursor: Option<String>,
+}
+
+/// One try of a delivery.
+#[derive(Serialize, ToSchema)]
+pub(super) struct AttemptBody {
+    #[schema(format = DateTime)]
+    at: String,
+    /// The status answered; null where there was no answer.
+    status: Option<u16>,
+    /// What went wrong.
+    error: Option<String>,
+    /// How the answer began.
+    answer: String,
+    #[schema(minimum = 0)]
+    latency_ms: i64,
+}
+
+impl From<Attempt> for AttemptBody {
+    fn from(attempt: Attempt) -> Self {
+        AttemptBody {
+            at: attempt.at.to_rfc3339(),
+            status: attempt.status,
+            error: attempt.error,
+            answer: attempt.answer,
+            latency_ms: attempt.latency_micros.max(0) / 1_000,
+        }
+    }
+}
+
+/// A delivery with its tries.
+#[derive(Serialize, ToSchema)]
+pub(super) struct DeliveryBody {
+    #[schema(value_type = DeliveryId)]
+    id: String,
+    /// As in the header `webhook-id`.
+    #[schema(value_type = EventId)]
+    event_id: String,
+    /// Such as `payment.confirmed`.
+    #[serde(rename = "type")]
+    kind: String,
+    #[schema(pattern = "^(pending|delivered|failed)$")]
+    status: &'static str,
+    /// When it is tried next.
+    #[schema(format = DateTime)]
+    next_at: Option<String>,
+    #[schema(format = DateTime)]
+    created_at: String,
+    attempts: Vec<AttemptBody>,
+}
+
+impl From<DeliveryLog> for DeliveryBody {
+    fn from(delivery: DeliveryLog) -> Self {
+        DeliveryBody {
+            id: delivery.id.to_string(),
+            event_id: delivery.event.to_string(),
+            kind: delivery.kind,
+            status: delivery.status.name(),
+            next_at: delivery.next_at.map(Timestamp::to_rfc3339),
+            created_at: delivery.created_at.to_rfc3339(),
+            attempts: delivery.attempts.into_iter().map(AttemptBody::from).collect(),
+        }
+    }
+}
+
+/// A page of deliveries.
+#[derive(Serialize, ToSchema)]
+pub(super) struct DeliveriesPage {
+    deliveries: Vec<DeliveryBody>,
+    /// For the next page; null on the last one.
+    next_cursor: Option<String>,
+}
+
+/// What became of the deliveries of a webhook endpoint, latest first.
+#[utoipa::path(get, path = "/api/webhooks/{id}/deliveries", tag = "webhooks", security(("jwt" = [])),
+    params(("id" = EndpointId, Path), DeliveriesQuery), responses(
+    (status = 200, description = "A page of deliveries", body = DeliveriesPage),
+    (status = 400, description = "The query is not valid", body = ErrorBody),
+    (status = 401, description = "No valid JWT", body = ErrorBody),
+    (status = 404, description = "The user has no such endpoint", body = ErrorBody),
+))]
+pub(super) async fn deliveries(
+    SessionUser(user): SessionUser,
+    app: Data<App>,
+    request: HttpRequest,
+    id: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let asked: DeliveriesQuery = query(&request)?;
+    let limit = page_limit(asked.limit)?;
+    let before = read_cursor(asked.cursor.as_deref())?;
+    let (id, more) = (endpoint_id(&id)?, limit.saturating_add(1));
+    let mut deliveries = app.webhooks.deliveries(user.id, id, before, more).await?;
+    let next_cursor = cut(&mut deliveries, limit).map(|delivery| delivery.id.to_string());
+    let deliveries = deliveries.into_iter().map(DeliveryBody::from).collect();
+    Ok(HttpResponse::Ok().json(DeliveriesPage { deliveries, next_cursor }))
+}
+
+/// Sends a delivery again, whatever became of it.
+#[utoipa::path(post, path = "/api/webhooks/{id}/deliveries/{delivery}/redeliver", tag = "webhooks",
+    security(("jwt" = [])),
+    params(("id" = EndpointId, Path), ("delivery" = DeliveryId, Path)), responses(
+    (status = 202, description = "It is under way", body = SentAnswer),
+    (status = 401, description = "No valid JWT", body = ErrorBody),
+    (status = 404, description = "The user has no such endpoint, or the endpoint no such delivery", body = ErrorBody),
+))]
+pub(super) async fn redeliver(
+    SessionUser(user): SessionUser,
+    app: Data<App>,
+    ids: Path<(String, String)>,
+) -> Result<HttpResponse, ApiError> {
+    let (id, delivery) = ids.into_inner();
+    let id = endpoint_id(&id)?;
+    let delivery: DeliveryId =
+        delivery.parse().map_err(|_| ApiError::from(WebhooksError::NoDelivery))?;
+    uncancelled(async move { app.webhooks.redeliver(user.id, id, delivery).await }).await??;
+    Ok(HttpResponse::Accepted().json(SentAnswer { delivery_id: delivery.to_string() }))
+}
+
+/// What an account holder wants to be told of.
+#[derive(Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[garde(allow_unvalidated)]
+pub(super) struct NoticesBody {
+    /// `balance.low` is told when the balance falls below this, in USD.
+    #[schema(value_type = f64, example = 10.00, minimum = 0)]
+    balance_low: Amount,
+    /// Of which account: `live` (default) or `test`.
+    #[serde(default)]
+    #[schema(inline)]
+    environment: EnvironmentName,
+}
+
+/// That.
+#[derive(Serialize, ToSchema)]
+pub(super) struct NoticesAnswer {
+    balance_low: Amount,
+    environment: EnvironmentName,
+}
+
+/// Which account.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct NoticesQuery {
+    /// `live` (default) or `test`.
+    #[param(value_type = Option<EnvironmentName>, inline)]
+    environment: EnvironmentName,
+}
+
+/// What the account holder wants to be told of.
+#[utoipa::path(get, path = "/api/payments/notices", tag = "webhooks", security(("jwt" = [])),
+    params(NoticesQuery), responses(
+    (status = 200, description = "The thresholds", body = NoticesAnswer),
+    (status = 400, description = "The query is not valid", body = ErrorBody),
+    (status = 401, description = "No valid JWT", body = ErrorBody),
+))]
+pub(super) async fn notices(
+    SessionUser(user): SessionUser,
+    app: Data<App>,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    let NoticesQuery { environment } = query(&request)?;
+    let balance_low = app.webhooks.balance_low(user.id, environment.into()).await?;
+    Ok(HttpResponse::Ok().json(NoticesAnswer { balance_low: Amount(balance_low), environment }))
+}
+
+/// Sets what the account holder wants to be told of.
+#[utoipa::path(put, path = "/api/payments/notices", tag = "webhooks", security(("jwt" = [])),
+    request_body = NoticesBody, responses(
+    (status = 200, description = "The thresholds", body = NoticesAnswer),
+    (status = 400, description = "A field is not valid", body = ErrorBody),
+    (status = 401, description = "No valid JWT", body = ErrorBody),
+))]
+pub(super) async fn set_notices(
+    SessionUser(user): SessionUser,
+    app: Data<App>,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    let origin = user_origin(&request, &app, user.id);
+    let NoticesBody { balance_low: Amount(low), environment } = body.json()?;
+    if low.is_negative() {
+        return Err(ApiError::field("balance_low", "must not be negative"));
+    }
+    let set =
+        async move { app.webhooks.set_balance_low(user.id, environment.into(), low, origin).await };
+    uncancelled(set).await??;
+    Ok(HttpResponse::Ok().json(NoticesAnswer { balance_low: Amount(low), environment }))
+}

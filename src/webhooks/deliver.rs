@@ -1,0 +1,523 @@
+//! Brings events to their endpoints: a signed POST each, tried again over three days.
+//!
+//! Whoever names an endpoint has this server speak to an address of their choice. So a name is looked up for each try, and
+//! only addresses of the public internet are connected to; no redirect is followed, no connection kept, no proxy
+//! asked, and little is read of an answer.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use rand::RngExt as _;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
+
+use super::{Webhooks, check_url, sign};
+use crate::domain::address::is_public;
+use crate::domain::delivery::{DEAD_MICROS, pause};
+use crate::domain::{EndpointId, Timestamp, UserId};
+use crate::store::StoreError;
+use crate::store::webhooks::{Attempt, DueDelivery, EventToSend, SealedSecrets, Verdict};
+
+/// How much of an answer is kept for its owner, in bytes.
+const ANSWER_MAX: usize = 1_024;
+/// How often it is looked whether a try is due.
+const PERIOD: Duration = Duration::from_millis(500);
+/// Tries in one go at one endpoint.
+const GO_MAX: usize = 20;
+
+/// Finds the addresses of a name.
+pub type Lookup = Arc<
+    dyn Fn(String) -> Pin<Box<dyn Future<Output = std::io::Result<Vec<IpAddr>>> + Send>>
+        + Send
+        + Sync,
+>;
+
+/// The system's own.
+#[must_use]
+pub fn system_lookup() -> Lookup {
+    Arc::new(|name: String| {
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name, 0)).await?;
+            Ok(found.map(|address| address.ip()).collect())
+        })
+    })
+}
+
+/// A resolver that knows of the public internet alone.
+struct PublicOnly {
+    lookup: Lookup,
+    is_private_allowed: bool,
+}
+
+impl Resolve for PublicOnly {
+    fn resolve(&self, name: Name) -> Resolving {
+        let found = (self.lookup)(name.as_str().to_owned());
+        let is_private_allowed = self.is_private_allowed;
+        Box::pin(async move {
+            let found = found.await?;
+            let allowed: Vec<SocketAddr> = found
+                .into_iter()
+                .filter(|address| is_private_allowed || is_public(*address))
+                .map(|address| SocketAddr::new(address, 0))
+                .collect();
+            if allowed.is_empty() {
+                return Err("the name has no address of the public internet".into());
+            }
+            let addresses: Addrs = Box::new(allowed.into_iter());
+            Ok(addresses)
+        })
+    }
+}
+
+/// An owner whose endpoint was switched off, to be told.
+#[derive(Clone, Debug)]
+pub struct SwitchedOff {
+    /// Whose it is.
+    pub user: UserId,
+    /// Which.
+    pub endpoint: EndpointId,
+    /// Where it is.
+    pub url: String,
+}
+
+/// What brings events out. Cheap to clone.
+#[derive(Clone)]
+pub struct Courier {
+    webhooks: Arc<Webhooks>,
+    client: reqwest::Client,
+    /// Endpoints to which something is under way.
+    busy: Arc<Mutex<BTreeSet<EndpointId>>>,
+    going: Arc<Semaphore>,
+    may_go: Arc<dyn Fn() -> bool + Send + Sync>,
+    tell: Arc<dyn Fn(SwitchedOff) + Send + Sync>,
+}
+
+impl Courier {
+    /// To at most `at_once` endpoints at the same time, each try within `timeout`, while `may_go` says so. `tell` hears of
+    /// endpoints that are switched off.
+    ///
+    /// # Errors
+    /// Where TLS cannot be set up.
+    pub fn new(
+        webhooks: Arc<Webhooks>,
+        lookup: Lookup,
+        timeout: Duration,
+        at_once: usize,
+        may_go: impl Fn() -> bool + Send + Sync + 'static,
+        tell: impl Fn(SwitchedOff) + Send + Sync + 'static,
+    ) -> anyhow::Result<Self> {
+        let is_private_allowed = webhooks.is_private_allowed;
+        let client = reqwest::Client::builder()
+            .user_agent(concat!("Polysystems-Webhooks/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .no_proxy()
+            .pool_max_idle_per_host(0)
+            .connect_timeout(timeout)
+            .timeout(timeout)
+            .dns_resolver(PublicOnly { lookup, is_private_allowed })
+            .build()?;
+        Ok(Courier {
+            webhooks,
+            client,
+            busy: Arc::default(),
+            going: Arc::new(Semaphore::new(at_once)),
+            may_go: Arc::new(may_go),
+            tell: Arc::new(tell),
+        })
+    }
+
+    /// Goes on until it is stopped.
+    pub fn start(self) -> JoinHandle<()> {
+        let runtime = self.webhooks.store.runtime().clone();
+        runtime.spawn(async move {
+            loop {
+                let _ = tokio::time::timeout(PERIOD, self.webhooks.store.events_written()).await;
+                if !(self.may_go)() {
+                    continue;
+                }
+                if let Err(error) = self.go().await {
+                    tracing::warn!(%error, "webhooks were not delivered");
+                    tokio::time::sleep(PERIOD).await;
+                }
+            }
+        })
+    }
+
+    /// Sets out to every endpoint for which something is due.
+    async fn go(&self) -> Result<(), StoreError> {
+        let now = self.webhooks.clock.now();
+        let due = self.webhooks.store.due_deliveries(now, self.busy()).await?;
+        let mut by_endpoint: BTreeMap<EndpointId, Vec<DueDelivery>> = BTreeMap::new();
+        for delivery in due {
+            let own = by_endpoint.entry(delivery.endpoint).or_default();
+            if own.len() < GO_MAX {
+                own.push(delivery);
+            }
+        }
+        for (endpoint, deliveries) in by_endpoint {
+            let Ok(going) = Arc::clone(&self.going).acquire_owned().await else { return Ok(()) };
+            self.set_busy(endpoint, true);
+            let courier = self.clone();
+            tokio::spawn(async move {
+                for delivery in deliveries {
+                    match courier.bring(delivery).await {
+                        Ok(true) => {}
+                        // What does not answer now is not asked for the rest.
+                        Ok(false) => break,
+                        Err(error) => {
+                            tracing::warn!(%error, "a try of a webhook is not on record");
+                            break;
+                        }
+                    }
+                }
+                drop(going);
+                courier.set_busy(endpoint, false);
+                courier.webhooks.store.ring_for_events();
+            });
+        }
+        Ok(())
+    }
+
+    fn busy(&self) -> Vec<EndpointId> {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    }
+
+    fn set_busy(&self, endpoint: EndpointId, is_busy: bool) {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_busy {
+            busy.insert(endpoint);
+        } else {
+            busy.remove(&endpoint);
+        }
+    }
+
+    /// One try; was it taken?
+    async fn bring(&self, delivery: DueDelivery) -> Result<bool, StoreError> {
+        let store = &self.webhooks.store;
+        let now = self.webhooks.clock.now();
+        let claimed = store.claim_event(delivery.event, delivery.endpoint, now).await?;
+        // The endpoint was deleted or switched off meanwhile.
+        let Some((event, secrets)) = claimed else { return Ok(false) };
+        let (attempt, asked) = self.attempt(&delivery, &event, &secrets, now).await;
+        let is_taken = attempt.status.is_some_and(|status| (200..300).contains(&status));
+        let tries = usize::try_from(delivery.attempts).unwrap_or(0).saturating_add(1);
+        let jitter = rand::rng().random_range(0..1_000);
+        let verdict = if is_taken {
+            Verdict::Delivered
+        } else if attempt.status == Some(410) {
+            Verdict::GivenUp
+        } else {
+            match pause(tries, jitter, asked) {
+                Some(pause) => Verdict::Again(attempt.at.plus_micros(pause)),
+                None => Verdict::GivenUp,
+            }
+        };
+        let dead_since = attempt.at.plus_micros(DEAD_MICROS.saturating_neg());
+        let (account, endpoint, url) = (delivery.account, delivery.endpoint, delivery.url.clone());
+        if store.note_attempt(delivery, attempt, verdict, dead_since).await? {
+            tracing::warn!(%endpoint, "a webhook endpoint does not answer and was switched off");
+            let user = store.user_of(account).await?;
+            (self.tell)(SwitchedOff { user, endpoint, url });
+        }
+        Ok(is_taken)
+    }
+
+    async fn attempt(
+        &self,
+        delivery: &DueDelivery,
+        event: &EventToSend,
+        secrets: &SealedSecrets,
+        at: Timestamp,
+    ) -> (Attempt, Option<i64>) {
+        let began = Instant::now();
+        let result = self.post(delivery, event, secrets, at).await;
+        let latency_micros = i64::try_from(began.elapsed().as_micros()).unwrap_or(i64::MAX);
+        match result {
+            Ok((status, answer, asked)) => {
+                let is_taken = (200..300).contains(&status);
+                let error = (!is_taken).then(|| format!("answered {status}"));
+                let status = Some(status);
+                (Attempt { at, status, error, answer, latency_micros }, asked)
+            }
+            Err(error) => {
+                let (status, answer) = (None, String::new());
+                (Attempt { at, status, error: Some(error), answer, latency_micros }, None)
+            }
+        }
+    }
+
+    async fn post(
+        &self,
+        delivery: &DueDelivery,
+        event: &EventToSend,
+        secrets: &SealedSecrets,
+        at: Timestamp,
+    ) -> Result<(u16, String, Option<i64>), String> {
+        let is_private_allowed = self.webhooks.is_private_allowed;
+        let url = check_url(&delivery.url, is_private_allowed).map_err(str::to_owned)?;
+        let (id, seconds) = (delivery.event.to_string(), at.seconds());
+        let body = format!(
+            "{{\"type\":\"{}\",\"timestamp\":\"{}\",\"data\":{}}}",
+            delivery.kind,
+            event.at.to_rfc3339_micros(),
+            event.data
+        );
+        let mut signatures = Vec::new();
+        for sealed in std::iter::once(&secrets.secret).chain(&secrets.former) {
+            let secret = self.webhooks.seal.open(sealed, delivery.endpoint.0.as_bytes());
+            let secret =
+                secret.ok_or("its secret cannot be opened: the key pepper is another one")?;
+            signatures.extend(sign(&secret, &id, seconds, &body));
+        }
+        let request = self
+            .client
+            .post(url)
+            .header("Content-Type", "application/json")
+            .header("webhook-id", id)
+            .header("webhook-timestamp", seconds.to_string())
+            .header("webhook-signature", signatures.join(" "))
+            .body(body);
+        let mut answer = request.send().await.map_err(|error| reason(&error))?;
+        let peer = answer.remote_addr().map(|address| address.ip());
+        if peer.is_some_and(|peer| !is_private_allowed && !is_public(peer)) {
+            tracing::error!(endpoint = %delivery.endpoint, "a webhook reached a private address");
+            return Err("it is not of the public internet".into());
+        }
+        let status = answer.status().as_u16();
+        let asked = answer.headers().get("retry-after").and_then(|value| value.to_str().ok());
+        let asked = asked.and_then(|text| text.parse().ok());
+        let mut kept = Vec::new();
+        while kept.len() < ANSWER_MAX {
+            match answer.chunk().await {
+                Ok(Some(chunk)) => {
+                    let room = ANSWER_MAX.saturating_sub(kept.len());
+                    kept.extend(chunk.iter().take(room));
+                }
+                Ok(None) => break,
+                // The status has been heard.
+                Err(_) => break,
+            }
+        }
+        let text = String::from_utf8_lossy(&kept);
+        let text = text.chars().filter(|c| !c.is_control() || *c == '\n').collect();
+        Ok((status, text, asked))
+    }
+}
+
+/// Why there was no answer, without the address: it is the owner's own.
+fn reason(error: &reqwest::Error) -> String {
+    let mut text = if error.is_timeout() { "timed out".to_owned() } else { "no answer".to_owned() };
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        text = inner.to_string();
+        cause = inner.source();
+    }
+    text.chars().take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    /// A name server that first says what is allowed, then what is not, as rebinding does: nothing private is connected
+    /// to, whatever it says.
+    #[tokio::test]
+    async fn a_name_that_turns_private_reaches_nothing() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let reached = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&reached);
+        tokio::spawn(async move {
+            while listener.accept().await.is_ok() {
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        let lookups = Arc::new(AtomicUsize::new(0));
+        let asked = Arc::clone(&lookups);
+        let lookup: Lookup = Arc::new(move |_| {
+            let is_first = asked.fetch_add(1, Ordering::SeqCst) == 0;
+            Box::pin(async move {
+                // The first is of TEST-NET-like space that nobody answers at; then all forms of this machine.
+                let text: &[&str] = if is_first {
+                    &["192.88.99.1"]
+                } else {
+                    &["127.0.0.1", "::1", "::ffff:127.0.0.1", "0.0.0.0", "169.254.169.254"]
+                };
+                Ok(text.iter().map(|text| text.parse().unwrap()).collect())
+            })
+        });
+        let resolver = PublicOnly { lookup, is_private_allowed: false };
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .pool_max_idle_per_host(0)
+            .timeout(Duration::from_millis(500))
+            .dns_resolver(resolver)
+            .build()
+            .unwrap();
+        for _ in 0..5 {
+            let url = format!("http://rebinding.example:{port}/");
+            assert!(client.post(url).send().await.is_err());
+        }
+        assert_eq!((reached.load(Ordering::SeqCst), lookups.load(Ordering::SeqCst)), (0, 5));
+        // And where it is allowed, the same is reached: the test can fail.
+        let lookup: Lookup =
+            Arc::new(|_| Box::pin(async { Ok(vec![IpAddr::from([127, 0, 0, 1])]) }));
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(Duration::from_millis(500))
+            .dns_resolver(PublicOnly { lookup, is_private_allowed: true })
+            .build()
+            .unwrap();
+        let _ = client.post(format!("http://rebinding.example:{port}/")).send().await;
+        assert_eq!(reached.load(Ordering::SeqCst), 1);
+    }
+
+    /// Every way to write an address of a private network, and names that stand for one.
+    #[test]
+    fn no_form_of_a_private_address_is_taken() {
+        let hosts = [
+            "127.0.0.1",
+            "127.1",
+            "127.0.1",
+            "0x7f000001",
+            "0x7f.0.0.1",
+            "0x7f.1",
+            "0177.0.0.1",
+            "0177.1",
+            "2130706433",
+            "017700000001",
+            "127.0.0.1.",
+            "127.000.000.001",
+            "0",
+            "0.0.0.0",
+            "0x0",
+            "00",
+            "10.0.0.1",
+            "10.1",
+            "0xa000001",
+            "167772161",
+            "012.0.0.1",
+            "172.16.0.1",
+            "172.31.255.255",
+            "2886729729",
+            "0xac100001",
+            "192.168.0.1",
+            "192.168.1",
+            "3232235521",
+            "0xc0a80001",
+            "0300.0250.0.1",
+            "169.254.169.254",
+            "169.254.43518",
+            "2852039166",
+            "0xa9fea9fe",
+            "0251.0376.0251.0376",
+            "0xa9.0xfe.0xa9.0xfe",
+            "100.64.0.1",
+            "100.100.100.200",
+            "192.0.0.192",
+            "192.0.0.170",
+            "198.18.0.1",
+            "198.51.100.7",
+            "203.0.113.7",
+            "224.0.0.1",
+            "239.255.255.255",
+            "240.0.0.1",
+            "255.255.255.255",
+            "4294967295",
+            "0xffffffff",
+            "168.63.129.16",
+            "[::1]",
+            "[::]",
+            "[0:0:0:0:0:0:0:1]",
+            "[::ffff:127.0.0.1]",
+            "[::ffff:7f00:1]",
+            "[0:0:0:0:0:ffff:127.0.0.1]",
+            "[::127.0.0.1]",
+            "[::ffff:169.254.169.254]",
+            "[::ffff:a9fe:a9fe]",
+            "[::ffff:10.0.0.1]",
+            "[::ffff:192.168.0.1]",
+            "[64:ff9b::127.0.0.1]",
+            "[64:ff9b::a9fe:a9fe]",
+            "[64:ff9b:1::7f00:1]",
+            "[2002:7f00:1::]",
+            "[2002:a9fe:a9fe::]",
+            "[2002:c0a8:1::]",
+            "[2001::1]",
+            "[2001:db8::1]",
+            "[fc00::1]",
+            "[fd00::1]",
+            "[fd00:ec2::254]",
+            "[fe80::1]",
+            "[fe80::a9fe:a9fe]",
+            "[fec0::1]",
+            "[ff02::1]",
+            "[100::1]",
+            "[3fff::1]",
+            "[4000::1]",
+            "localhost",
+            "LOCALHOST",
+            "localhost.",
+            "a.localhost",
+            "printer.local",
+            "db.internal",
+            "metadata.google.internal",
+            "router.home.arpa",
+            "x.localdomain",
+            "\u{ff4c}ocalhost",
+            "\u{2460}27.0.0.1",
+            "127\u{3002}0\u{3002}0\u{3002}1",
+            "%31%32%37.0.0.1",
+            "%6cocalhost",
+            "\u{ff11}\u{ff12}\u{ff17}.0.0.1",
+        ];
+        let mut forms = 0;
+        for host in hosts {
+            for text in [
+                format!("https://{host}/"),
+                format!("https://{host}:8443/hook"),
+                format!("HTTPS:\\\\{host}\\x"),
+            ] {
+                assert!(check_url(&text, false).is_err(), "{text}");
+                forms += 1;
+            }
+        }
+        for text in [
+            "http://example.com/",
+            "ftp://example.com/",
+            "file:///etc/passwd",
+            "gopher://example.com/",
+            "https://user@example.com/",
+            "https://user:pass@example.com/",
+            "https:///x",
+            "https://",
+            "javascript:alert(1)",
+            "data:text/plain,x",
+            "//example.com/",
+            "example.com",
+            "",
+            "https://[",
+            "https://exa mple.com/",
+            "https://example.com:99999/",
+            "https://[fe80::1%25eth0]/",
+        ] {
+            assert!(check_url(text, false).is_err(), "{text}");
+            forms += 1;
+        }
+        assert!(forms >= 200, "{forms}");
+        for text in
+            ["https://example.com/hook", "https://1.1.1.1/", "https://[2606:4700::1111]:444/x"]
+        {
+            assert!(check_url(text, false).is_ok(), "{text}");
+        }
+        assert!(check_url("http://127.0.0.1:9/x", true).is_ok());
+    }
+}

@@ -1,0 +1,356 @@
+//! Webhooks: account holders name addresses, and are told there what happens (Standard Webhooks 1.0).
+//!
+//! Events are in the database, in the transaction of what they tell of; [`deliver`] brings them out. At least once, and
+//! under one id each, so that a receiver can tell a repeat. To one endpoint one delivery at a time is under way, first
+//! tries in the order in which things happened; what is tried again comes later.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use rand::RngExt as _;
+use sha2::Sha256;
+use uuid::Uuid;
+
+use crate::auth::keys::KeysError;
+use crate::clock::Clock;
+use crate::domain::address::is_public;
+use crate::domain::event::is_selection;
+use crate::domain::{
+    AccountId, ActKind, Credits, DeliveryId, EndpointId, Environment, Origin, UserId,
+};
+use crate::seal::Seal;
+use crate::store::webhooks::{DeliveryLog, Endpoint, EndpointChange, NewEndpoint};
+use crate::store::{Store, StoreError};
+
+pub mod deliver;
+pub mod watch;
+
+/// What the sealing key of secrets is derived for.
+pub const PURPOSE: &str = "polysystems webhook secrets 1";
+/// What a secret begins with (Standard Webhooks 1.0).
+const SECRET_PREFIX: &str = "whsec_";
+const SECRET_BYTES: usize = 32;
+/// The longest address, in bytes.
+const URL_MAX: usize = 2_048;
+
+/// Why an endpoint was not made, found or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum WebhooksError {
+    /// The user has no such endpoint.
+    #[error("no such webhook")]
+    NotFound,
+    /// The endpoint has no such delivery.
+    #[error("no such delivery")]
+    NoDelivery,
+    /// The account has as many as it may have.
+    #[error("the account has as many webhooks as it may have")]
+    TooMany,
+    /// The address cannot be used; says why.
+    #[error("the address cannot be used: {0}")]
+    Url(&'static str),
+    /// No event is selected by this.
+    #[error("no event is called {0}")]
+    NoEvent(String),
+    /// A secret could not be sealed.
+    #[error("a secret could not be sealed")]
+    Unsealed,
+    /// See [`StoreError`].
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Another process owns the accounts.
+    #[error(transparent)]
+    Account(#[from] KeysError),
+}
+
+/// See the module.
+pub struct Webhooks {
+    /// The database.
+    pub store: Store,
+    /// The time.
+    pub clock: Clock,
+    /// Seals the secrets.
+    pub seal: Seal,
+    /// May private addresses, and addresses without TLS, be used? For development.
+    pub is_private_allowed: bool,
+    /// Endpoints of one account.
+    pub endpoints_max: u64,
+    /// How long a former secret signs as well, in microseconds.
+    pub former_micros: i64,
+}
+
+/// What a user asks for.
+#[derive(Clone, Debug)]
+pub struct EndpointRequest {
+    /// Where it is.
+    pub url: String,
+    /// What its owner says of it.
+    pub description: String,
+    /// Which events it is told; `None` is all.
+    pub events: Option<Vec<String>>,
+    /// Of which account.
+    pub environment: Environment,
+}
+
+impl Webhooks {
+    async fn accounts(&self, user: UserId) -> Result<[AccountId; 2], WebhooksError> {
+        let accounts = self.store.accounts_of(user).await?;
+        Ok([accounts.live, accounts.test])
+    }
+
+    /// Makes an endpoint; answers it with its secret, for the only time.
+    ///
+    /// # Errors
+    /// [`WebhooksError`]
+    pub async fn add(
+        &self,
+        user: UserId,
+        request: EndpointRequest,
+        origin: Origin,
+    ) -> Result<(Endpoint, String), WebhooksError> {
+        self.check(Some(&request.url), request.events.as_deref())?;
+        let account = self.store.accounts_of(user).await?.of(request.environment);
+        let (id, at) = (EndpointId(Uuid::now_v7()), self.clock.now());
+        let (secret, sealed) = self.make_secret(id)?;
+        let endpoint = Endpoint {
+            id,
+            account,
+            environment: request.environment,
+            url: request.url,
+            description: request.description,
+            events: request.events,
+            is_enabled: true,
+            switched_off_at: None,
+            failing_since: None,
+            former_until: None,
+            created_at: at,
+        };
+        let act = origin.act(Uuid::now_v7(), user, ActKind::WebhookAdded, at).to(id.to_string());
+        let new = NewEndpoint { endpoint: endpoint.clone(), secret: sealed };
+        if !self.store.add_endpoint(new, self.endpoints_max, act).await? {
+            return Err(WebhooksError::TooMany);
+        }
+        Ok((endpoint, secret))
+    }
+
+    fn make_secret(&self, id: EndpointId) -> Result<(String, Vec<u8>), WebhooksError> {
+        let bytes: [u8; SECRET_BYTES] = rand::rng().random();
+        let sealed = self.seal.seal(bytes.to_vec(), id.0.as_bytes());
+        let secret = format!("{SECRET_PREFIX}{}", STANDARD.encode(bytes));
+        Ok((secret, sealed.ok_or(WebhooksError::Unsealed)?))
+    }
+
+    fn check(&self, url: Option<&str>, events: Option<&[String]>) -> Result<(), WebhooksError> {
+        if let Some(url) = url {
+            check_url(url, self.is_private_allowed).map_err(WebhooksError::Url)?;
+        }
+        let unknown = events.unwrap_or_default().iter().find(|event| !is_selection(event));
+        unknown.map_or(Ok(()), |unknown| Err(WebhooksError::NoEvent(unknown.clone())))
+    }
+
+    /// The user's endpoints, oldest first.
+    ///
+    /// # Errors
+    /// [`WebhooksError::Store`]
+    pub async fn list(&self, user: UserId) -> Result<Vec<Endpoint>, WebhooksError> {
+        let accounts = self.accounts(user).await?;
+        Ok(self.store.list_endpoints(accounts, None).await?)
+    }
+
+    /// One of the user's endpoints.
+    ///
+    /// # Errors
+    /// [`WebhooksError::NotFound`]
+    pub async fn get(&self, user: UserId, id: EndpointId) -> Result<Endpoint, WebhooksError> {
+        let accounts = self.accounts(user).await?;
+        let mut found = self.store.list_endpoints(accounts, Some(id)).await?;
+        found.pop().ok_or(WebhooksError::NotFound)
+    }
+
+    /// Changes one of the user's endpoints.
+    ///
+    /// # Errors
+    /// [`WebhooksError`]
+    pub async fn change(
+        &self,
+        user: UserId,
+        id: EndpointId,
+        change: EndpointChange,
+        origin: Origin,
+    ) -> Result<Endpoint, WebhooksError> {
+        let events = change.events.as_ref().and_then(Option::as_deref);
+        self.check(change.url.as_deref(), events)?;
+        let endpoint = self.get(user, id).await?;
+        let at = self.clock.now();
+        let act = origin.act(Uuid::now_v7(), user, ActKind::WebhookChanged, at).to(id.to_string());
+        if !self.store.change_endpoint(endpoint.account, id, change, act).await? {
+            return Err(WebhooksError::NotFound);
+        }
+        self.get(user, id).await
+    }
+
+    /// Deletes one of the user's endpoints, and what was to be delivered to it.
+    ///
+    /// # Errors
+    /// [`WebhooksError`]
+    pub async fn delete(
+        &self,
+        user: UserId,
+        id: EndpointId,
+        origin: Origin,
+    ) -> Result<(), WebhooksError> {
+        let endpoint = self.get(user, id).await?;
+        let at = self.clock.now();
+        let act = origin.act(Uuid::now_v7(), user, ActKind::WebhookDeleted, at).to(id.to_string());
+        let was_there = self.store.delete_endpoint(endpoint.account, id, act).await?;
+        if was_there { Ok(()) } else { Err(WebhooksError::NotFound) }
+    }
+
+    /// Gives an endpoint another secret; answers it, for the only time. The one before signs as well for a while.
+    ///
+    /// # Errors
+    /// [`WebhooksError`]
+    pub async fn rotate(
+        &self,
+        user: UserId,
+        id: EndpointId,
+        origin: Origin,
+    ) -> Result<(Endpoint, String), WebhooksError> {
+        let endpoint = self.get(user, id).await?;
+        let (secret, sealed) = self.make_secret(id)?;
+        let at = self.clock.now();
+        let until = at.plus_micros(self.former_micros);
+        let act = origin.act(Uuid::now_v7(), user, ActKind::WebhookSecretRotated, at);
+        let act = act
+            .to(id.to_string())
+            .with(format!("the secret before signs as well until {}", until.to_rfc3339()));
+        if !self.store.rotate_endpoint_secret(endpoint.account, id, sealed, until, act).await? {
+            return Err(WebhooksError::NotFound);
+        }
+        Ok((self.get(user, id).await?, secret))
+    }
+
+    /// Sends a test event to one of the user's endpoints.
+    ///
+    /// # Errors
+    /// [`WebhooksError`]
+    pub async fn test(&self, user: UserId, id: EndpointId) -> Result<DeliveryId, WebhooksError> {
+        let endpoint = self.get(user, id).await?;
+        Ok(self.store.add_test_event(endpoint.account, id, self.clock.now()).await?)
+    }
+
+    /// What became of an endpoint's deliveries, latest first.
+    ///
+    /// # Errors
+    /// [`WebhooksError`]
+    pub async fn deliveries(
+        &self,
+        user: UserId,
+        id: EndpointId,
+        before: Option<DeliveryId>,
+        limit: u64,
+    ) -> Result<Vec<DeliveryLog>, WebhooksError> {
+        self.get(user, id).await?;
+        Ok(self.store.list_deliveries(id, before, limit).await?)
+    }
+
+    /// Has a delivery tried again.
+    ///
+    /// # Errors
+    /// [`WebhooksError::NoDelivery`]
+    pub async fn redeliver(
+        &self,
+        user: UserId,
+        id: EndpointId,
+        delivery: DeliveryId,
+    ) -> Result<(), WebhooksError> {
+        self.get(user, id).await?;
+        let is_there = self.store.redeliver(id, delivery, self.clock.now()).await?;
+        if is_there { Ok(()) } else { Err(WebhooksError::NoDelivery) }
+    }
+
+    /// Below which balance an account of the user counts as low.
+    ///
+    /// # Errors
+    /// [`WebhooksError::Store`]
+    pub async fn balance_low(
+        &self,
+        user: UserId,
+        environment: Environment,
+    ) -> Result<Credits, WebhooksError> {
+        let account = self.store.accounts_of(user).await?.of(environment);
+        Ok(self.store.balance_low(account).await?)
+    }
+
+    /// Sets that.
+    ///
+    /// # Errors
+    /// [`WebhooksError::Store`]
+    pub async fn set_balance_low(
+        &self,
+        user: UserId,
+        environment: Environment,
+        low: Credits,
+        origin: Origin,
+    ) -> Result<(), WebhooksError> {
+        let account = self.store.accounts_of(user).await?.of(environment);
+        let act = origin.act(Uuid::now_v7(), user, ActKind::BalanceLowSet, self.clock.now());
+        let act = act.to(environment.name()).with(format!("${low}"));
+        Ok(self.store.set_balance_low(account, low, act).await?)
+    }
+}
+
+/// May this address be spoken to, as far as can be told without asking a name server?
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check_url(text: &str, is_private_allowed: bool) -> Result<reqwest::Url, &'static str> {
+    if text.len() > URL_MAX {
+        return Err("it has more than 2,048 bytes");
+    }
+    let url = reqwest::Url::parse(text).map_err(|_| "it is no URL")?;
+    let is_secure = url.scheme() == "https";
+    if !is_secure && !(is_private_allowed && url.scheme() == "http") {
+        return Err("it must begin with https:");
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("it must not have a user or a password");
+    }
+    let host = url.host_str().unwrap_or_default();
+    if host.is_empty() {
+        return Err("it has no host");
+    }
+    let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    if literal.is_ok_and(|address| !is_public(address)) && !is_private_allowed {
+        return Err("it is not of the public internet");
+    }
+    let name = host.trim_end_matches('.').to_ascii_lowercase();
+    let is_local = ["localhost", "local", "internal", "localdomain", "home.arpa"]
+        .iter()
+        .any(|end| name == *end || name.strip_suffix(end).is_some_and(|rest| rest.ends_with('.')));
+    if is_local && !is_private_allowed {
+        return Err("it is not of the public internet");
+    }
+    Ok(url)
+}
+
+/// Signs a delivery (Standard Webhooks 1.0, Signature scheme): `v1,<base64>`.
+#[must_use]
+pub fn sign(secret: &[u8], id: &str, seconds: i64, body: &str) -> Option<String> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret).ok()?;
+    mac.update(format!("{id}.{seconds}.").as_bytes());
+    mac.update(body.as_bytes());
+    Some(format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delivery_is_signed_as_the_standard_says() {
+        // As the library of the standard signs it.
+        let secret = STANDARD.decode("MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3").unwrap();
+        let signed = sign(&secret, "msg_1", 1_674_087_231, r#"{"type":"a.b"}"#).unwrap();
+        assert_eq!(signed, "v1,2i32qvtRFLzVQFuH4RWHWVU4M8i5Cqv/re0jBhSnoeM=");
+    }
+}
