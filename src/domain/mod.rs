@@ -14,6 +14,7 @@ pub mod batch;
 pub mod chain;
 pub mod delivery;
 pub mod event;
+pub mod forecast;
 pub mod hold;
 pub mod ids;
 pub mod key_policy;

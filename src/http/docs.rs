@@ -18,8 +18,8 @@ use utoipa::openapi::{
 use utoipa::{OpenApi, PartialSchema, ToSchema};
 
 use super::{
-    App, admin, auth, email, gateway, keys, meta, methods, payments, transactions, two_factor,
-    webhooks,
+    App, admin, auth, email, gateway, keys, meta, methods, monitoring, payments, transactions,
+    two_factor, webhooks,
 };
 use crate::auth::password::LENGTH_MAX;
 use crate::domain::pricing::PriceRule;
@@ -78,6 +78,10 @@ use crate::domain::{ActId, DeliveryId, EndpointId, EventId, KeyId, PaymentId, Se
         methods::auto_top_up,
         methods::set_auto_top_up,
         methods::hear_stripe,
+        monitoring::usage,
+        monitoring::requests,
+        monitoring::limits,
+        monitoring::forecast_balance,
         webhooks::add,
         webhooks::list,
         webhooks::get,

@@ -31,6 +31,7 @@ mod keys;
 mod meta;
 mod methods;
 pub mod metrics;
+mod monitoring;
 pub mod origin;
 pub mod page;
 mod payments;
@@ -235,6 +236,18 @@ pub fn routes(config: &mut ServiceConfig, document: &Data<utoipa::openapi::OpenA
             "/api/payments/transactions",
             "GET",
             [on_get(|r| r.to(transactions::list))],
+        ))
+        .service(resource("/api/monitoring/usage", "GET", [on_get(|r| r.to(monitoring::usage))]))
+        .service(resource(
+            "/api/monitoring/requests",
+            "GET",
+            [on_get(|r| r.to(monitoring::requests))],
+        ))
+        .service(resource("/api/monitoring/limits", "GET", [on_get(|r| r.to(monitoring::limits))]))
+        .service(resource(
+            "/api/monitoring/forecast",
+            "GET",
+            [on_get(|r| r.to(monitoring::forecast_balance))],
         ))
         .service(resource(
             "/api/payments/notices",

@@ -412,9 +412,9 @@ pub(super) async fn redeliver(
 ) -> Result<HttpResponse, ApiError> {
     let (id, delivery) = ids.into_inner();
     let id = endpoint_id(&id)?;
-    let delivery: DeliveryId =
-        delivery.parse().map_err(|_| ApiError::from(WebhooksError::NoDelivery))?;
-    uncancelled(async move { app.webhooks.redeliver(user.id, id, delivery).await }).await??;
+    let delivery: Option<DeliveryId> = delivery.parse().ok();
+    let again = async move { app.webhooks.redeliver(user.id, id, delivery).await };
+    let delivery = uncancelled(again).await??;
     Ok(HttpResponse::Accepted().json(SentAnswer { delivery_id: delivery.to_string() }))
 }
 

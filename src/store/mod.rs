@@ -40,6 +40,7 @@ pub mod holds;
 pub mod journal;
 pub mod lease;
 pub mod ledger;
+pub mod monitoring;
 pub mod outbox;
 pub mod payments;
 pub mod rollups;

@@ -53,6 +53,17 @@ pub enum Group {
     Upstream,
 }
 
+impl Group {
+    /// A group's name, as it is asked for.
+    #[must_use]
+    pub fn value(self, name: &str) -> Value {
+        match self {
+            Group::Key => name.parse::<KeyId>().map_or(Uuid::nil(), |key| key.0).into(),
+            _ => name.into(),
+        }
+    }
+}
+
 /// Which calls are looked at. Each that is given narrows it.
 #[derive(Clone, Debug, Default)]
 pub struct UsageFilter {
@@ -66,6 +77,28 @@ pub struct UsageFilter {
     pub status: Option<u16>,
     /// Served by this upstream.
     pub upstream: Option<String>,
+}
+
+impl UsageFilter {
+    /// As conditions, whose values are added.
+    pub(super) fn conditions(self, values: &mut Vec<Value>) -> String {
+        let UsageFilter { key, route, model, status, upstream } = self;
+        let narrowing: [(&str, Option<Value>); 5] = [
+            ("key_id", key.map(|key| key.0.into())),
+            ("route", route.map(Value::from)),
+            ("model", model.map(Value::from)),
+            ("status", status.map(|status| i16::try_from(status).unwrap_or(0).into())),
+            ("upstream", upstream.map(Value::from)),
+        ];
+        let mut conditions = String::new();
+        for (name, value) in narrowing {
+            if let Some(value) = value {
+                values.push(value);
+                let _ = write!(conditions, " AND {name} = ${}", values.len());
+            }
+        }
+        conditions
+    }
 }
 
 /// What the calls of a period and a group come to.
@@ -215,7 +248,7 @@ fn row_values((key, rollup): &Row) -> [Value; COLUMNS] {
 
 impl Store {
     /// What the calls of an account come to, from one period to before another: by period where `by_period`, and by
-    /// group.
+    /// group, or by those `only` of the groups, as [`Group::value`] has them.
     ///
     /// # Errors
     /// [`StoreError`]
@@ -227,6 +260,7 @@ impl Store {
         filter: UsageFilter,
         by_period: bool,
         group: Option<Group>,
+        only: Option<Vec<Value>>,
     ) -> Result<Vec<RollupRow>, StoreError> {
         self.run(move |store| async move {
             let name = match group {
@@ -243,21 +277,16 @@ impl Store {
             for sum in SUMS.into_iter().map(str::to_owned).chain(buckets) {
                 let _ = write!(sums, ", CAST(SUM({sum}) AS BIGINT)");
             }
-            let mut conditions = String::new();
             let mut values: Vec<Value> = vec![account.0.into(), from.into(), until.into()];
-            let UsageFilter { key, route, model, status, upstream } = filter;
-            let narrowing: [(&str, Option<Value>); 5] = [
-                ("key_id", key.map(|key| key.0.into())),
-                ("route", route.map(Value::from)),
-                ("model", model.map(Value::from)),
-                ("status", status.and_then(|status| i16::try_from(status).ok()).map(Value::from)),
-                ("upstream", upstream.map(Value::from)),
-            ];
-            for (name, value) in narrowing {
-                if let Some(value) = value {
+            let mut conditions = filter.conditions(&mut values);
+            if let Some(only) = only {
+                let mut names = String::new();
+                for value in only {
                     values.push(value);
-                    let _ = write!(conditions, " AND {name} = ${}", values.len());
+                    let comma = if names.is_empty() { "" } else { ", " };
+                    let _ = write!(names, "{comma}${}", values.len());
                 }
+                let _ = write!(conditions, " AND {name} IN ({names})");
             }
             let sql = format!(
                 "SELECT {period} AS p, {name} AS g,

@@ -253,7 +253,7 @@ impl Webhooks {
         Ok(self.store.list_deliveries(id, before, limit).await?)
     }
 
-    /// Has a delivery tried again.
+    /// Has a delivery tried again; `None` is one that cannot be.
     ///
     /// # Errors
     /// [`WebhooksError::NoDelivery`]
@@ -261,11 +261,12 @@ impl Webhooks {
         &self,
         user: UserId,
         id: EndpointId,
-        delivery: DeliveryId,
-    ) -> Result<(), WebhooksError> {
+        delivery: Option<DeliveryId>,
+    ) -> Result<DeliveryId, WebhooksError> {
         self.get(user, id).await?;
+        let delivery = delivery.ok_or(WebhooksError::NoDelivery)?;
         let is_there = self.store.redeliver(id, delivery, self.clock.now()).await?;
-        if is_there { Ok(()) } else { Err(WebhooksError::NoDelivery) }
+        if is_there { Ok(delivery) } else { Err(WebhooksError::NoDelivery) }
     }
 
     /// Below which balance an account of the user counts as low.

@@ -61,7 +61,7 @@ async fn tell_of_spike(
     let span = (this.saturating_sub(HOURS), this.saturating_add(1));
     let rows = webhooks
         .store
-        .usage(account, Grain::Hour, span, UsageFilter::default(), true, None)
+        .usage(account, Grain::Hour, span, UsageFilter::default(), true, None, None)
         .await?;
     let spent: Vec<_> = rows.iter().map(|row| (row.period, row.rollup.cost)).collect();
     let Some(Spike { spent, usual }) = spike(&spent, this) else { return Ok(()) };

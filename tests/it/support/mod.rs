@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 pub mod database;
 pub mod process;
+pub mod receiver;
 pub mod stripe;
 pub mod upstream;
 
