@@ -225,8 +225,9 @@ impl Span {
     fn of(asked: &UsageQuery, now: Timestamp) -> Result<Self, ApiError> {
         let (from, until) =
             (time("from", asked.from.as_deref())?, time("until", asked.until.as_deref())?);
-        let until = until.unwrap_or(now).min(now);
-        let last = until.plus_micros(-1);
+        // What happens now is in it.
+        let end = now.plus_micros(1);
+        let last = until.map_or(end, |until| until.min(end)).plus_micros(-1);
         let (grain, max, span) = match asked.interval {
             Interval::Hour => {
                 let end = hour(last).saturating_add(1);

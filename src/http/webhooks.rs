@@ -217,9 +217,9 @@ pub(super) async fn change(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let origin = user_origin(&request, &app, user.id);
-    let id = endpoint_id(&id)?;
     let EndpointChangeBody { url, description, events, enabled } = body.json()?;
     bounded(events.as_ref().and_then(Option::as_deref))?;
+    let id = endpoint_id(&id)?;
     let change = EndpointChange { url, description, events, is_enabled: enabled };
     let changed = async move { app.webhooks.change(user.id, id, change, origin).await };
     let endpoint = uncancelled(changed).await??;
