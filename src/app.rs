@@ -7,6 +7,7 @@ use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ use crate::clock::Clock;
 use crate::config::{ServerSettings, Settings, UpstreamSettings};
 use crate::domain::api_key::Pepper;
 use crate::domain::{Lease, MICROS_PER_DAY, Timestamp};
+use crate::figures::Figures;
 use crate::http::{self, App};
 use crate::idempotency::Idempotency;
 use crate::mail::Mailer;
@@ -45,6 +47,7 @@ use crate::store::{Store, StoreError};
 use crate::tls::Certificate;
 use crate::tokens;
 use crate::upstream::{self, Upstreams};
+use crate::verify::{Audience, Finding, Report, verify};
 use crate::webhooks::deliver::{Courier, SwitchedOff as SwitchedOffEndpoint, system_lookup};
 use crate::webhooks::{self, Webhooks, watch};
 
@@ -57,6 +60,8 @@ const FORMER_VALUE_DAYS: i64 = 30;
 const MICROS_PER_HOUR: i64 = 3_600_000_000;
 /// How often payments are looked after.
 const PAYMENTS_PERIOD: Duration = Duration::from_secs(2);
+/// How often it is measured how long a synced write takes.
+const FSYNC_PERIOD: Duration = Duration::from_secs(15);
 /// How often usage records are looked for that need not be kept any longer.
 const FORGET_USAGE_PERIOD: Duration = Duration::from_mins(1);
 /// Between two pieces of them, so that paid calls hardly notice.
@@ -137,6 +142,13 @@ async fn run(
         let keep_days = i64::from(settings.webhooks.keep_days.get());
         watch::start(Arc::clone(&app.webhooks), keep_days, move || ledger.state().is_in_charge())
     };
+    let watching_figures = [
+        Some(actix::spawn(watch_disk(app.clone().into_inner(), settings.data_dir.clone()))),
+        settings
+            .ledger
+            .verify_hours
+            .map(|hours| actix::spawn(verify_now_and_then(app.clone().into_inner(), hours))),
+    ];
     let bursar = actix::spawn(look_after_payments(app.clone().into_inner()));
     let keep_days = settings.usage.keep_days;
     let forgetting =
@@ -158,7 +170,7 @@ async fn run(
     bursar.abort();
     courier.abort();
     watching.abort();
-    for task in [forgetting, following].into_iter().flatten() {
+    for task in [forgetting, following].into_iter().chain(watching_figures).flatten() {
         task.abort();
     }
     running.await.context("the HTTP server broke off")??;
@@ -241,6 +253,7 @@ pub fn gateway(
         holds: settings.holds.clone(),
         idempotency,
         expiry_warning_micros: expiry_warning_micros(settings),
+        figures: Arc::default(),
         readiness: Arc::new(Readiness::new(Bounds {
             requests: settings.server.requests_max.get(),
             calls: settings.server.calls_max.get(),
@@ -346,7 +359,7 @@ fn app(
             )?,
             locks: Locks::default(),
         },
-        webhooks: webhooks(settings, &clock, &store)?,
+        webhooks: webhooks(settings, &clock, &store, &gateway.figures)?,
         operators: Operators {
             store: store.clone(),
             gateway: Arc::clone(&gateway),
@@ -359,11 +372,17 @@ fn app(
         body_max_bytes: server.body_max_bytes,
         body_timeout: Duration::from_secs(server.body_timeout_seconds),
         trusted_proxies: server.trusted_proxies.clone(),
+        metrics_token: server.metrics_token.clone(),
         is_tls: server.tls_certificate.is_some(),
     })
 }
 
-fn webhooks(settings: &Settings, clock: &Clock, store: &Store) -> anyhow::Result<Arc<Webhooks>> {
+fn webhooks(
+    settings: &Settings,
+    clock: &Clock,
+    store: &Store,
+    figures: &Arc<Figures>,
+) -> anyhow::Result<Arc<Webhooks>> {
     let pepper = secret(settings.auth.key_pepper.as_ref(), &settings.data_dir, "key_pepper")?;
     let hours = i64::from(settings.webhooks.former_secret_hours);
     Ok(Arc::new(Webhooks {
@@ -373,6 +392,7 @@ fn webhooks(settings: &Settings, clock: &Clock, store: &Store) -> anyhow::Result
         is_private_allowed: settings.webhooks.allow_private_addresses,
         endpoints_max: settings.webhooks.endpoints_per_account_max,
         former_micros: hours.saturating_mul(MICROS_PER_HOUR),
+        figures: Arc::clone(figures),
     }))
 }
 
@@ -436,13 +456,15 @@ fn http_server(
     upstream::client(&settings.upstreams).context("cannot set up the HTTP client")?;
     let (app, upstreams) = (app.clone(), settings.upstreams.clone());
     let origins = settings.server.cors_origins.clone();
+    let has_metrics =
+        settings.server.metrics_bind.is_none() && settings.server.metrics_token.is_some();
     let server = HttpServer::new(move || {
         threads.add_this();
         let client = upstream::client(&upstreams).unwrap_or_default();
         actix_web::App::new()
             .app_data(app.clone())
             .app_data(Data::new(client))
-            .configure(|config| http::routes(config, &document))
+            .configure(|config| http::routes(config, &document, has_metrics))
             .wrap(Condition::new(!origins.is_empty(), http::security::cors(&origins)))
             .wrap(from_fn(http::edge::edge))
     })
@@ -537,6 +559,61 @@ async fn look_after_payments(app: Arc<App>) {
                 }
             }
             Err(error) => tracing::warn!(%error, "accounts were not topped up"),
+        }
+    }
+}
+
+/// Measures now and then how long a small write takes that is synced, as commits are.
+async fn watch_disk(app: Arc<App>, folder: std::path::PathBuf) {
+    let mut period = tokio::time::interval(FSYNC_PERIOD);
+    let path = folder.join(".fsync");
+    loop {
+        period.tick().await;
+        let path = path.clone();
+        let measured = tokio::task::spawn_blocking(move || -> std::io::Result<Duration> {
+            let mut file = std::fs::File::create(path)?;
+            std::io::Write::write_all(&mut file, &[0; 4_096])?;
+            let begun = std::time::Instant::now();
+            file.sync_data()?;
+            Ok(begun.elapsed())
+        });
+        if let Ok(Ok(took)) = measured.await {
+            let micros = i64::try_from(took.as_micros()).unwrap_or(i64::MAX);
+            app.gateway.figures.fsync_micros.store(micros, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Counts what a verification finds, and has it in the log.
+struct LogFindings;
+
+impl Audience for LogFindings {
+    fn find(&mut self, finding: &Finding) -> anyhow::Result<()> {
+        tracing::error!(alert = "verify", %finding, "a ledger does not agree");
+        Ok(())
+    }
+
+    fn progress(&mut self, _: &Report, _: u64) {}
+}
+
+/// Verifies every ledger, as long as the server runs.
+async fn verify_now_and_then(app: Arc<App>, hours: NonZeroU32) {
+    let mut period = tokio::time::interval(Duration::from_secs(u64::from(hours.get()) * 3_600));
+    loop {
+        period.tick().await;
+        let store = app.store.clone();
+        let verifying =
+            app.store.runtime().spawn(async move { verify(&store, &mut LogFindings).await });
+        match verifying.await {
+            Ok(Ok(report)) => {
+                let findings = i64::try_from(report.findings).unwrap_or(i64::MAX);
+                let figures = &app.gateway.figures;
+                figures.verified_at.store(app.clock.now().seconds(), Ordering::Relaxed);
+                figures.verify_findings.store(findings, Ordering::Relaxed);
+                tracing::info!(?report, "verified");
+            }
+            Ok(Err(error)) => tracing::warn!(error = format!("{error:#}"), "not verified"),
+            Err(error) => tracing::warn!(%error, "not verified"),
         }
     }
 }

@@ -97,6 +97,8 @@ pub struct Settings {
     pub ledger: LedgerSettings,
     /// Logs.
     pub log: LogSettings,
+    /// Traces.
+    pub traces: TraceSettings,
     /// Prices beside or instead of the default list, by method and path.
     pub prices: Vec<PriceSetting>,
     /// Begin with the default price list?
@@ -121,6 +123,7 @@ impl Default for Settings {
             accounts: AccountSettings::default(),
             ledger: LedgerSettings::default(),
             log: LogSettings::default(),
+            traces: TraceSettings::default(),
             prices: Vec::new(),
             default_prices: true,
         }
@@ -156,8 +159,11 @@ pub struct ServerSettings {
     pub calls_max: NonZeroUsize,
     /// Bytes of request bodies in memory, all together; above it, 503.
     pub bodies_max_bytes: NonZeroUsize,
-    /// Where the figures for monitoring are served, at `/metrics`; unset is nowhere.
+    /// Where the figures for monitoring are served, at `/metrics`, beside the API. Unset: with the API where
+    /// `metrics_token` is set, else nowhere.
     pub metrics_bind: Option<SocketAddr>,
+    /// What they are asked with, as `Authorization: Bearer`; at least 16 characters.
+    pub metrics_token: Option<Secret>,
     /// Reverse proxies whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpAddr>,
     /// The certificate chain (PEM) of TLS; with `tls_key` the server speaks HTTPS alone. Read anew when it changes.
@@ -184,6 +190,7 @@ impl Default for ServerSettings {
             calls_max: NonZeroUsize::MIN.saturating_add(16_383),
             bodies_max_bytes: NonZeroUsize::MIN.saturating_add(512 * 1024 * 1024 - 1),
             metrics_bind: None,
+            metrics_token: None,
             trusted_proxies: Vec::new(),
             tls_certificate: None,
             tls_key: None,
@@ -739,6 +746,8 @@ pub struct LedgerSettings {
     pub attempt_max_ms: NonZeroU64,
     /// How long a call waits for its commit before it is answered 503, in seconds. Its charge stays decided.
     pub commit_timeout_seconds: NonZeroU64,
+    /// How often the server verifies every ledger by itself, in hours, as `polysystems verify` does; unset is never.
+    pub verify_hours: Option<NonZeroU32>,
 }
 
 impl Default for LedgerSettings {
@@ -753,6 +762,7 @@ impl Default for LedgerSettings {
             merge_from: NonZeroUsize::MIN.saturating_add(255),
             attempt_max_ms: NonZeroU64::MIN.saturating_add(4_999),
             commit_timeout_seconds: NonZeroU64::MIN.saturating_add(29),
+            verify_hours: None,
         }
     }
 }
@@ -765,6 +775,24 @@ pub struct LogSettings {
     pub level: String,
     /// How a line looks.
     pub format: LogFormat,
+}
+
+/// `[traces]`: OpenTelemetry traces, by OTLP over HTTP.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TraceSettings {
+    /// The collector's base URL, such as `http://127.0.0.1:4318`; `/v1/traces` is added. Unset: no traces.
+    pub otlp_url: Option<String>,
+    /// How many of a thousand calls are traced that bring no trace along. Those that do say so themselves.
+    pub per_mille: u16,
+    /// `service.name`
+    pub service: String,
+}
+
+impl Default for TraceSettings {
+    fn default() -> Self {
+        TraceSettings { otlp_url: None, per_mille: 10, service: "polysystems".into() }
+    }
 }
 
 /// How a log line looks.
@@ -912,6 +940,18 @@ impl Settings {
                 bail!(
                     "server.cors_origins: {origin:?} is no origin such as https://app.example.com"
                 );
+            }
+        }
+        if self.server.metrics_token.as_ref().is_some_and(|token| token.expose().len() < 16) {
+            bail!("server.metrics_token must have at least 16 characters");
+        }
+        if self.traces.per_mille > 1_000 {
+            bail!("traces.per_mille must be from 0 to 1000");
+        }
+        if let Some(url) = &self.traces.otlp_url {
+            let url = reqwest::Url::parse(url).context("traces.otlp_url is not a URL")?;
+            if !matches!(url.scheme(), "http" | "https") {
+                bail!("traces.otlp_url must begin with http: or https:");
             }
         }
         if self.webhooks.keep_days.get() < 4 {

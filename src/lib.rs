@@ -70,6 +70,7 @@
 // First, since the others use its macro.
 #[macro_use]
 pub mod failpoint;
+pub mod figures;
 
 pub mod actors;
 pub mod app;

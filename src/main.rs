@@ -234,8 +234,10 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let settings = Settings::read(arguments.config.as_deref())?;
     match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => {
-            telemetry::start(&settings.log)?;
-            app::serve(settings, Clock::System, |_| (), stop_signal())?;
+            let traces = telemetry::start(&settings.log, &settings.traces)?;
+            let served = app::serve(settings, Clock::System, |_| (), stop_signal());
+            traces.end(TRACES_END_MAX);
+            served?;
         }
         Command::Migrate => {
             let database = app::database_runtime()?;
@@ -308,6 +310,8 @@ struct Printed {
     told: Option<Instant>,
 }
 
+/// How long the last traces may take to be sent.
+const TRACES_END_MAX: Duration = Duration::from_secs(5);
 const PROGRESS_PERIOD: Duration = Duration::from_millis(200);
 
 impl Printed {

@@ -209,6 +209,9 @@ impl Operators {
         tables_are_whole(&self.gateway).await?;
         for key in self.store.list_keys(accounts, None).await? {
             self.gateway.keys.forget(key.digest);
+            for former in self.store.former_values(key.id).await? {
+                self.gateway.keys.forget(former);
+            }
         }
         Ok(())
     }

@@ -1,38 +1,214 @@
-//! Logs by `tracing`, on standard error: for people, or one JSON object a line.
+//! Logs by `tracing`, on standard error: for people, or one JSON object a line; and where a collector is set, traces by
+//! OTLP over HTTP (OpenTelemetry), continued from the caller and to the upstream (W3C Trace Context).
 //!
-//! Field names are the same everywhere: `request_id`, `account`, `key`, `route`, `status`. No line ever
+//! Field names are the same everywhere: `request_id`, `account`, `key`, `route`, `status`. No line and no span ever
 //! holds a key, a session token, a password, an email address or a body.
 
+use std::borrow::Cow;
 use std::io::IsTerminal as _;
+use std::time::Duration;
 
-use anyhow::Context as _;
-use tracing_subscriber::EnvFilter;
+use anyhow::{Context as _, anyhow};
+use opentelemetry::propagation::{Extractor, Injector, TextMapPropagator as _};
+use opentelemetry::trace::{TraceContextExt as _, TracerProvider as _};
+use opentelemetry_otlp::{Protocol, WithExportConfig as _, WithHttpConfig as _};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::{
+    BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider,
+};
+use reqwest::header::{HeaderName, HeaderValue};
+use tracing::Span;
+use tracing::level_filters::LevelFilter;
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+use tracing_subscriber::filter::{Directive, FilterFn};
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
 
-use crate::config::{LogFormat, LogSettings};
+use crate::config::{LogFormat, LogSettings, TraceSettings};
 
+/// The target of every span that is for the collector, and of nothing else. Never in the log.
+pub const SPANS: &str = "polysystems::span";
 /// The target of the one line that every request leaves.
 pub const REQUEST: &str = "polysystems::request";
+/// The longest one post to the collector may take, tries and pauses included.
+const EXPORT_MAX: Duration = Duration::from_secs(3);
 
-/// Starts logging for the process.
+/// What ends the traces. Without a collector it holds nothing.
+#[must_use = "spans that wait are lost unless it is ended"]
+pub struct Traces(Option<SdkTracerProvider>);
+
+impl Traces {
+    /// Sends what waits, and ends the exporter's thread. Blocks up to `at_most`: call it after the server, outside of its
+    /// runtimes.
+    pub fn end(self, at_most: Duration) {
+        if let Some(provider) = self.0
+            && let Err(error) = provider.shutdown_with_timeout(at_most)
+        {
+            tracing::warn!(%error, "the last traces may be lost");
+        }
+    }
+}
+
+/// Starts logging for the process, and tracing where `traces` is set.
 ///
 /// # Errors
-/// Where the level is not a filter.
-pub fn start(settings: &LogSettings) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&settings.level)
-        .with_context(|| format!("log.level {:?} is not a log level", settings.level))?;
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+/// Where the level is not a filter, or the collector's address is none.
+pub fn start(log: &LogSettings, traces: &TraceSettings) -> anyhow::Result<Traces> {
+    // Whatever level is set, spans are not in the log, and without a collector no span is ever made.
+    let no_spans: Directive = format!("{SPANS}=off").parse()?;
+    let filter = EnvFilter::try_new(&log.level)
+        .with_context(|| format!("log.level {:?} is not a log level", log.level))?
+        .add_directive(no_spans);
+    let Some(url) = &traces.otlp_url else {
+        // Exactly what there was: one global filter, no second layer.
+        let logs = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_writer(std::io::stderr);
+        match log.format {
+            LogFormat::Human => logs.with_target(false).init(),
+            LogFormat::Json => logs.json().flatten_event(true).init(),
+        }
+        log_panics();
+        return Ok(Traces(None));
+    };
+
+    let provider = provider(url, traces)?;
+    let spans = tracing_opentelemetry::layer()
+        .with_tracer(provider.tracer("polysystems"))
+        // Nothing here asks for OpenTelemetry's own current context: no work on each poll.
+        .with_context_activation(false)
+        .with_tracked_inactivity(false)
+        .with_location(false)
+        .with_threads(false)
+        .with_target(false)
+        .with_filter(
+            FilterFn::new(|metadata| metadata.is_span() && metadata.target() == SPANS)
+                .with_max_level_hint(LevelFilter::INFO),
+        );
+    let logs = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
-    match settings.format {
-        LogFormat::Human => logs.with_target(false).init(),
-        LogFormat::Json => logs.json().flatten_event(true).init(),
-    }
-    // In the log like everything else, with its place and without what it may have had in hand.
+    let logs = match log.format {
+        LogFormat::Human => logs.with_target(false).boxed(),
+        LogFormat::Json => logs.json().flatten_event(true).boxed(),
+    };
+    tracing_subscriber::registry().with(logs.with_filter(filter)).with(spans).init();
+    log_panics();
+    Ok(Traces(Some(provider)))
+}
+
+/// In the log like everything else, with its place and without what it may have had in hand.
+fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         let thread = std::thread::current();
         tracing::error!(alert = "panic", place, thread = thread.name(), "a panic");
     }));
-    Ok(())
+}
+
+#[expect(clippy::float_arithmetic, reason = "a share, and no amount")]
+fn provider(url: &str, settings: &TraceSettings) -> anyhow::Result<SdkTracerProvider> {
+    // Its requests are made by a thread of its own: the batch thread needs no runtime. Made on another thread, because
+    // making it within a runtime panics in a debug build.
+    let client = std::thread::spawn(|| {
+        reqwest::blocking::Client::builder()
+            .timeout(EXPORT_MAX)
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .no_proxy()
+            .build()
+    })
+    .join()
+    .map_err(|_| anyhow!("cannot make the client for traces"))?
+    .context("cannot make the client for traces")?;
+    let exporter = opentelemetry_otlp::SpanExporter::builder()
+        .with_http()
+        .with_http_client(client)
+        .with_protocol(Protocol::HttpBinary)
+        // An address that is set in code is used as it is: the path is ours to add.
+        .with_endpoint(format!("{}/v1/traces", url.trim_end_matches('/')))
+        .with_timeout(EXPORT_MAX)
+        .build()
+        .context("cannot make the exporter of traces")?;
+    // Spans beyond the queue are dropped, never waited for.
+    let batches = BatchConfigBuilder::default()
+        .with_max_queue_size(8_192)
+        .with_max_export_batch_size(512)
+        .with_scheduled_delay(Duration::from_secs(2))
+        .build();
+    // The one float: how often is no amount.
+    let ratio = f64::from(settings.per_mille) / 1_000.0;
+    Ok(SdkTracerProvider::builder()
+        .with_resource(
+            // Reads OTEL_RESOURCE_ATTRIBUTES as well; `with_service_name` goes before OTEL_SERVICE_NAME.
+            Resource::builder().with_service_name(settings.service.clone()).build(),
+        )
+        .with_sampler(Sampler::parent_based(Sampler::TraceIdRatioBased(ratio)))
+        .with_span_processor(
+            BatchSpanProcessor::builder(exporter).with_batch_config(batches).build(),
+        )
+        .build())
+}
+
+/// The headers of a request that has come in (http 0.2's, as actix has them).
+struct Arriving<'a>(&'a actix_web::http::header::HeaderMap);
+
+impl Extractor for Arriving<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key)?.to_str().ok()
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(actix_web::http::header::HeaderName::as_str).collect()
+    }
+}
+
+/// The headers of a request that goes out (http 1's, as reqwest has them).
+struct Leaving<'a>(&'a mut reqwest::header::HeaderMap);
+
+impl Injector for Leaving<'_> {
+    fn set(&mut self, key: &str, value: String) {
+        // An empty `tracestate` says nothing.
+        if value.is_empty() {
+            return;
+        }
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(key.as_bytes()), HeaderValue::try_from(value))
+        {
+            self.0.insert(name, value);
+        }
+    }
+}
+
+/// Makes the caller's span the parent of `span`. Before `span` has a child or has been continued.
+pub fn continue_from(span: &Span, headers: &actix_web::http::header::HeaderMap) {
+    // Without a collector, nothing to do. Without the header, a trace begins here.
+    if span.is_disabled() || !headers.contains_key("traceparent") {
+        return;
+    }
+    let parent = TraceContextPropagator::new().extract(&Arriving(headers));
+    if let Err(error) = span.set_parent(parent) {
+        tracing::debug!(%error, "a span kept its parent");
+    }
+}
+
+/// Puts `span` into the headers of a request that it sends, in place of what they said of a trace.
+pub fn continue_in(span: &Span, headers: &mut reqwest::header::HeaderMap) {
+    if span.is_disabled() {
+        return;
+    }
+    headers.remove("traceparent");
+    headers.remove("tracestate");
+    TraceContextPropagator::new().inject_context(&span.context(), &mut Leaving(headers));
+}
+
+/// Names `span` once it is known what it is. `otel.name` says it only while a span is made: what is recorded there later
+/// is lost as soon as the span has a child or has been continued.
+pub fn name(span: &Span, name: impl Into<Cow<'static, str>>) {
+    if !span.is_disabled() {
+        span.context().span().update_name(name);
+    }
 }

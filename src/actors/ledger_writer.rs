@@ -17,6 +17,7 @@ use tokio::sync::oneshot;
 use crate::config::LedgerSettings;
 use crate::domain::writer::{Attempt, Lane, Merge, Pending, Place, Task, Writer};
 use crate::domain::{AccountId, AccountMarks, Lease, Write};
+use crate::figures::Histogram;
 use crate::store::Store;
 use crate::store::journal::report_refused;
 use crate::store::outbox::Outbox;
@@ -51,6 +52,31 @@ struct Gauge {
     queue_max: usize,
     queue_bytes_max: usize,
     age_max: Duration,
+    histograms: Arc<Histograms>,
+}
+
+/// How large and how long its commits are.
+#[derive(Debug)]
+pub struct Histograms {
+    /// How long commits into the journal took.
+    pub journal: Histogram,
+    /// How long commits into the tables took.
+    pub tables: Histogram,
+    /// How long merges of the journal into the tables took.
+    pub merges: Histogram,
+    /// Entries of a batch.
+    pub entries: Histogram,
+}
+
+impl Default for Histograms {
+    fn default() -> Self {
+        Histograms {
+            journal: Histogram::of_durations(),
+            tables: Histogram::of_durations(),
+            merges: Histogram::of_durations(),
+            entries: Histogram::of_sizes(),
+        }
+    }
 }
 
 impl Gauge {
@@ -189,6 +215,12 @@ impl LedgerHandle {
         self.gauge.state()
     }
 
+    /// How large and how long its commits are.
+    #[must_use]
+    pub fn histograms(&self) -> &Histograms {
+        &self.gauge.histograms
+    }
+
     /// How it is doing.
     #[must_use]
     pub fn figures(&self) -> WriterFigures {
@@ -304,6 +336,7 @@ impl LedgerWriter {
         lease: Lease,
         settings: &LedgerSettings,
     ) -> LedgerHandle {
+        let histograms = Arc::<Histograms>::default();
         let gauge = Arc::new(Gauge {
             begun: Instant::now(),
             state: AtomicU8::new(Gauge::SERVING),
@@ -315,10 +348,12 @@ impl LedgerWriter {
             queue_max: settings.queue_max.get(),
             queue_bytes_max: settings.queue_bytes_max.get(),
             age_max: Duration::from_millis(settings.age_max_ms.get()),
+            histograms: Arc::clone(&histograms),
         });
         let attempt_max = Duration::from_millis(settings.attempt_max_ms.get());
         let outbox = store.outbox();
-        let hands = Arc::new(Hands { store, lease, attempt_max, forgotten: AtomicI64::new(0) });
+        let hands =
+            Arc::new(Hands { store, lease, attempt_max, forgotten: AtomicI64::new(0), histograms });
         let machine = Writer::new(settings.batch_max.get(), settings.batch_bytes_max.get());
         let machine = if settings.journal {
             machine.with_journal(settings.merge_from.get())
@@ -472,6 +507,7 @@ struct Hands {
     attempt_max: Duration,
     /// The last batch of the journal that was deleted.
     forgotten: AtomicI64,
+    histograms: Arc<Histograms>,
 }
 
 impl Hands {
@@ -490,6 +526,12 @@ impl Hands {
                 };
                 let elapsed_us = begun.elapsed().as_micros();
                 let entries = batch.entries.len();
+                let of_lane = match place {
+                    Place::Tables => &self.histograms.tables,
+                    Place::Journal(_) => &self.histograms.journal,
+                };
+                of_lane.count_duration(begun.elapsed());
+                self.histograms.entries.count(u64::try_from(entries).unwrap_or(u64::MAX));
                 tracing::debug!(entries, elapsed_us, ?place, ?attempt, "batch");
                 failpoint!("writer-committed");
                 Outcome::Committed(attempt.map_or_else(|attempt| attempt, |()| Attempt::Durable))
@@ -498,6 +540,7 @@ impl Hands {
                 let begun = Instant::now();
                 let result = self.attempt(lane, self.store.merge(&merge, self.lease)).await;
                 let elapsed_us = begun.elapsed().as_micros();
+                self.histograms.merges.count_duration(begun.elapsed());
                 tracing::debug!(entries = merge.batch.entries.len(), elapsed_us, "merge");
                 report_refused(result.iter().flatten());
                 if result.is_ok() {

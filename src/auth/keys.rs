@@ -291,10 +291,12 @@ impl Keys {
         let listing = self.get(user, key).await?;
         self.assert_in_charge()?;
         let act = self.act(origin, user, ActKind::KeyChanged, key).with(detail);
-        if !self.store.edit_key(key, edit, act).await? {
+        let edited = self.store.edit_key(key, edit, act).await;
+        // Also where it is not known whether it is on record.
+        self.forget(key, listing.digest).await?;
+        if !edited? {
             return Err(KeysError::NotFound);
         }
-        self.forget(key, listing.digest).await?;
         self.get(user, key).await
     }
 
@@ -322,10 +324,11 @@ impl Keys {
         let rotation = Rotation { key, from: listing.digest, to: digest, preview, valid_until };
         let act = self.act(origin, user, ActKind::KeyRotated, key);
         let act = act.with(format!("the value before is good until {}", valid_until.to_rfc3339()));
-        if !self.store.rotate_key(rotation, act).await? {
+        let rotated = self.store.rotate_key(rotation, act).await;
+        self.forget(key, listing.digest).await?;
+        if !rotated? {
             return Err(KeysError::Changed);
         }
-        self.forget(key, listing.digest).await?;
         Ok((value, self.get(user, key).await?))
     }
 

@@ -10,6 +10,7 @@ use super::throttle::{Subject, Throttle, TooManyAttempts, subject};
 use crate::clock::Clock;
 use crate::domain::{Act, ActKind, Actor, Credits, Origin, SessionId, Timestamp, UserId};
 use crate::mail::Mailer;
+use crate::pipeline::rate_limit::network;
 use crate::seal::Seal;
 use crate::store::sessions::{NewSession, Refreshed, SessionListing};
 use crate::store::users::{NewUser, Role, User, folded};
@@ -272,7 +273,7 @@ impl People {
             let (token, expires_at) = challenge.ok_or(PeopleError::Unsigned)?;
             return Ok(Login::Challenge { token, expires_at });
         }
-        self.begin_session(user, device).await.map(Box::new).map(Login::In)
+        self.begin_session(user, device, false).await.map(Box::new).map(Login::In)
     }
 
     /// The user with this email. No email has a control character, and not every database can be asked for one.
@@ -292,8 +293,13 @@ impl People {
     ) -> Result<(), PeopleError> {
         self.throttle.try_account(of, device.address)?;
         let nobody = UserId(Uuid::nil());
-        let (user, address) = (user.unwrap_or(nobody), device.address.to_string());
-        if !self.store.has_been_at(user, address, self.clock.now()).await? {
+        let user = user.unwrap_or(nobody);
+        let been_at = self.store.addresses_of(user, self.clock.now()).await?;
+        let here = network(device.address);
+        let is_known = been_at
+            .iter()
+            .any(|address| address.parse::<IpAddr>().is_ok_and(|address| network(address) == here));
+        if !is_known {
             self.throttle.try_as_stranger(of)?;
         }
         Ok(())
@@ -335,7 +341,7 @@ impl People {
         user: User,
         device: Device,
     ) -> Result<LoggedIn, PeopleError> {
-        self.begin_session(user, device).await
+        self.begin_session(user, device, true).await
     }
 
     /// Sets what a user may do, from the command line.
@@ -349,17 +355,22 @@ impl People {
         Ok(())
     }
 
-    /// Begins a session of a user who has proved who they are.
+    /// Begins a session of a user who has proved who they are, by a second factor as well where `has_given_code`.
     pub(super) async fn begin_session(
         &self,
         user: User,
         device: Device,
+        has_given_code: bool,
     ) -> Result<LoggedIn, PeopleError> {
+        let version = user.token_version;
         let act = self.act(user.id, &device, ActKind::LoggedIn);
         let (session, refresh_token) = self.new_session(user.id, device);
         let logged_in = self.logged_in(user, session.id, refresh_token)?;
         let act = act.to(session.id.to_string());
-        self.store.begin_session(session, act).await?;
+        // While this was checked another password may have been set, or a second factor.
+        if !self.store.begin_session(session, version, has_given_code, act).await? {
+            return Err(PeopleError::WrongCredentials);
+        }
         Ok(logged_in)
     }
 
@@ -369,7 +380,7 @@ impl People {
         origin.act(Uuid::now_v7(), user, kind, self.clock.now())
     }
 
-    fn new_session(&self, user: UserId, device: Device) -> (NewSession, RefreshToken) {
+    pub(super) fn new_session(&self, user: UserId, device: Device) -> (NewSession, RefreshToken) {
         let refresh_token = RefreshToken::new();
         let (at, Device { address, agent }) = (self.clock.now(), device);
         let SessionBounds { lifetime_micros, sessions_max } = self.session_bounds;

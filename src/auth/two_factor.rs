@@ -167,7 +167,7 @@ impl People {
         let user = user.filter(|user| user.token_version == challenge.version);
         let user = user.ok_or(PeopleError::InvalidChallenge)?;
         self.use_code(&user, code, &device).await?;
-        self.begin_session(user, device).await
+        self.begin_session(user, device, true).await
     }
 
     /// Uses up a code by time or a recovery code.

@@ -280,6 +280,10 @@ pub enum Outcome {
 /// A charge that was ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settled {
+    /// The key that paid.
+    pub key: KeyId,
+    /// When the charge was opened.
+    pub opened_at: Timestamp,
     /// The capture or refund to write down, if money moved.
     pub entry: Option<LedgerEntry>,
     /// The end of the hold to write down, where it is durable.
@@ -768,6 +772,8 @@ impl AccountState {
         };
         let key = self.key(open.key);
         Ok(Settled {
+            key: open.key,
+            opened_at: open.opened_at,
             entry,
             hold_end,
             seq: entry.map(|entry| entry.seq).or(debit_seq),

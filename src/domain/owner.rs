@@ -23,7 +23,7 @@ use super::limits::{LimitsLeft, SpendingLimits};
 use super::money::Credits;
 use super::payment::{Reversal, ReversalStep};
 use super::residency::AccountMarks;
-use super::usage::UsageRecord;
+use super::usage::{self, UsageRecord};
 use super::window::Timestamp;
 
 /// A decision, and what makes it durable.
@@ -259,6 +259,10 @@ impl Owner {
         let settled = self.state.settle(charge, outcome, now)?;
         let usage =
             usage.map(|usage| UsageRecord { cost: settled.cost, seq: settled.seq, ..usage });
+        // What was charged has a record, also where nobody came back to say what it was.
+        let is_charged = settled.cost > Credits::ZERO;
+        let unreported = || usage::unreported(self.state.id(), charge, &settled);
+        let usage = usage.or_else(|| is_charged.then(unreported));
         let answer = record.map(|record| record(&settled));
         // Of a delivered fixed price only the usage is left to be written, and nobody waits for that.
         // The end of a durable hold is awaited also where it cost nothing: until it is on record, whoever owns the

@@ -13,6 +13,8 @@ use actix_web::middleware::Next;
 use actix_web::web::Data;
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, HttpResponseBuilder};
 use futures_util::FutureExt as _;
+use tracing::field::Empty;
+use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
 use super::error::{ApiError, Panicked};
@@ -54,8 +56,11 @@ pub async fn edge<B: MessageBody + 'static>(
         }
         permit => permit.flatten(),
     };
-    let response = answer(request, next, &id_text, readiness.as_deref()).await?;
+    let span = span(&request, &id_text);
+    let answering = answer(request, next, &id_text, readiness.as_deref());
+    let response = answering.instrument(span.clone()).await?;
     drop(permit);
+    note_status(&span, &response);
     let reason = response.response().error().map(ToString::to_string);
     let mut response = complete_error(response, &id_text);
     if let Ok(value) = HeaderValue::from_str(&id_text) {
@@ -70,6 +75,40 @@ pub async fn edge<B: MessageBody + 'static>(
     }
     log(&response, &id_text, reason.as_deref(), started);
     Ok(response)
+}
+
+/// The span of a request, where traces are on: continued from the caller's.
+fn span(request: &ServiceRequest, request_id: &str) -> Span {
+    let span = tracing::info_span!(
+        target: telemetry::SPANS,
+        "request",
+        otel.kind = "server",
+        otel.status_code = Empty,
+        request_id,
+        "http.request.method" = request.method().as_str(),
+        "url.path" = Empty,
+        "http.response.status_code" = Empty,
+    );
+    if !span.is_disabled() {
+        span.record("url.path", &*without_secrets(request.path()));
+        telemetry::continue_from(&span, request.headers());
+    }
+    span
+}
+
+fn note_status<B>(span: &Span, response: &ServiceResponse<B>) {
+    if span.is_disabled() {
+        return;
+    }
+    let status = response.status();
+    span.record("http.response.status_code", i64::from(status.as_u16()));
+    if status.is_server_error() {
+        span.record("otel.status_code", "ERROR");
+    }
+    let request = response.request();
+    // The pattern of the route: what stands in a path may be anything.
+    let route = request.match_pattern().unwrap_or_default();
+    telemetry::name(span, format!("{} {route}", request.method()));
 }
 
 fn is_tls(request: &HttpRequest) -> bool {

@@ -1,58 +1,159 @@
 //! The figures for monitoring, in Prometheus' text format (version 0.0.4), read where they are kept.
 //!
-//! Every queue and every bound of the process has its figure here, under the name of its setting.
+//! Every queue and every bound of the process has its figure here, under the name of its setting. No label names an
+//! account, a key or a user.
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
+use std::sync::atomic::Ordering;
 
-use actix_web::HttpResponse;
 use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
 
 use super::App;
+use super::error::ApiError;
+use super::extract::bearer;
 use crate::actors::ledger_writer::WriterState;
+use crate::figures::seconds;
 
-/// `GET /metrics` on `server.metrics_bind`.
-pub async fn metrics(app: Data<App>) -> HttpResponse {
-    HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text(&app))
+/// `GET /metrics`, on `server.metrics_bind`, or with `server.metrics_token` where the API is.
+///
+/// # Errors
+/// [`ApiError::MissingSession`] or [`ApiError::AccessDenied`] where a token is set and is not given.
+pub async fn metrics(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    if let Some(token) = &app.metrics_token {
+        let given = bearer(&request).ok_or(ApiError::MissingSession)?;
+        if !is_same(token.expose(), given) {
+            return Err(ApiError::AccessDenied);
+        }
+    }
+    let kind = "text/plain; version=0.0.4; charset=utf-8";
+    Ok(HttpResponse::Ok().content_type(kind).body(text(&app)))
 }
 
+/// In a time that does not tell how far they are the same.
+fn is_same(one: &str, other: &str) -> bool {
+    let Ok(mac) = Hmac::<Sha256>::new_from_slice(b"metrics") else { return false };
+    let digest = |text: &str| mac.clone().chain_update(text);
+    let other = digest(other).finalize().into_bytes();
+    digest(one).verify_slice(&other).is_ok()
+}
+
+struct Text(String);
+
+impl Text {
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        let _ =
+            writeln!(self.0, "# HELP polysystems_{name} {help}\n# TYPE polysystems_{name} {kind}");
+    }
+
+    fn value(&mut self, name: &str, labels: &str, value: impl Display) {
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+        let _ = writeln!(self.0, "polysystems_{name}{labels} {value}");
+    }
+
+    fn one(&mut self, kind: &str, name: &str, help: &str, value: impl Display) {
+        self.head(name, kind, help);
+        self.value(name, "", value);
+    }
+}
+
+#[expect(clippy::too_many_lines, reason = "one table")]
 fn text(app: &App) -> String {
     let (readiness, directory) = (&app.readiness, &app.gateway.directory);
+    let figures = &app.gateway.figures;
     let writer = app.gateway.ledger.figures();
+    let histograms = app.gateway.ledger.histograms();
     let (quarantined, quarantines) = directory.quarantined();
-    let is = |state: WriterState| usize::from(writer.state == state);
-    let count = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
-    let age_ms = usize::try_from(writer.age.as_millis()).unwrap_or(usize::MAX);
-    let gauges: [(&str, &str, usize); 14] = [
-        ("requests", "Requests being handled", readiness.requests()),
-        ("calls", "Paid calls that run, streams included", readiness.running()),
-        ("body_bytes", "Bytes of request bodies in memory", readiness.body_bytes()),
-        ("ready", "Are new calls taken?", usize::from(readiness.is_ready())),
-        ("accounts_resident", "Accounts in memory", directory.len()),
-        ("accounts_quarantined", "Accounts whose records do not agree", quarantined),
-        ("charges_open", "Charges that have not ended", directory.open_charges()),
-        ("ledger_queue", "Writes that wait for their commit", writer.queued),
-        ("ledger_queue_bytes", "What they cost in memory", writer.bytes),
-        ("ledger_age_milliseconds", "How long the oldest of them waits", age_ms),
-        ("ledger_unmerged", "Writes in the journal, and not in the tables", writer.unmerged),
-        ("ledger_overloaded", "Does it wait too long?", is(WriterState::Overloaded)),
+    let is = |state: WriterState| u64::from(writer.state == state);
+    let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+    let mut text = Text(String::new());
+    let age = u64::try_from(writer.age.as_micros()).unwrap_or(u64::MAX);
+    let gauges: [(&str, &str, u64); 13] = [
+        ("requests", "Requests being handled", count(readiness.requests())),
+        ("calls", "Paid calls that run, streams included", count(readiness.running())),
+        ("body_bytes", "Bytes of request bodies in memory", count(readiness.body_bytes())),
+        ("ready", "Are new calls taken?", u64::from(readiness.is_ready())),
+        ("accounts_resident", "Accounts in memory", count(directory.len())),
+        ("accounts_quarantined", "Accounts whose records do not agree", count(quarantined)),
+        ("charges_open", "Charges and holds that have not ended", count(directory.open_charges())),
+        ("ledger_queue", "Writes that wait for their commit", count(writer.queued)),
+        ("ledger_queue_bytes", "What they cost in memory", count(writer.bytes)),
+        ("ledger_unmerged", "Writes in the journal and not in the tables", count(writer.unmerged)),
+        ("ledger_overloaded", "Does the ledger wait too long?", is(WriterState::Overloaded)),
         ("ledger_unavailable", "Does the database not answer?", is(WriterState::Unavailable)),
         ("ledger_fenced", "Do the accounts belong to another process?", is(WriterState::Fenced)),
     ];
-    let counters: [(&str, &str, usize); 4] = [
-        ("ledger_batches_total", "Batches committed", count(writer.batches)),
+    for (name, help, value) in gauges {
+        text.one("gauge", name, help, value);
+    }
+    text.one("gauge", "ledger_age_seconds", "How long the oldest write waits", seconds(age));
+    let counters: [(&str, &str, u64); 4] = [
+        ("ledger_batches_total", "Batches committed", writer.batches),
         (
             "requests_refused_total",
             "Requests refused, since as many ran as may",
-            count(readiness.refused()),
+            readiness.refused(),
         ),
-        ("requests_panicked_total", "Requests whose handler panicked", count(readiness.panicked())),
-        ("quarantines_total", "Accounts found not to agree", count(quarantines)),
+        ("requests_panicked_total", "Requests whose handler panicked", readiness.panicked()),
+        ("quarantines_total", "Accounts found not to agree", quarantines),
     ];
-    let mut text = String::new();
-    let kinds = gauges.map(|line| ("gauge", line)).into_iter();
-    for (kind, (name, help, value)) in kinds.chain(counters.map(|line| ("counter", line))) {
-        let name = format!("polysystems_{name}");
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+    for (name, help, value) in counters {
+        text.one("counter", name, help, value);
     }
-    text
+    let calls = figures.calls.load(Ordering::Relaxed);
+    text.one("counter", "calls_answered_total", "Paid calls that were answered", calls);
+    text.head("calls_refused_total", "counter", "Paid calls that were refused, by reason");
+    for (name, refused) in figures.refusals() {
+        text.value("calls_refused_total", &format!("reason=\"{name}\""), refused);
+    }
+    text.head("upstream_seconds", "histogram", "How long upstreams took to answer, or to begin to");
+    for (group, histogram) in figures.upstreams() {
+        let labels = format!("group=\"{}\"", group.name());
+        histogram.write(&mut text.0, "polysystems_upstream_seconds", &labels);
+    }
+    text.head("ledger_commit_seconds", "histogram", "How long commits of the ledger took");
+    for (lane, histogram) in [("journal", &histograms.journal), ("tables", &histograms.tables)] {
+        let labels = format!("lane=\"{lane}\"");
+        histogram.write(&mut text.0, "polysystems_ledger_commit_seconds", &labels);
+    }
+    text.head(
+        "ledger_merge_seconds",
+        "histogram",
+        "How long it took to bring the journal into the tables",
+    );
+    histograms.merges.write(&mut text.0, "polysystems_ledger_merge_seconds", "");
+    text.head("ledger_batch_entries", "histogram", "Entries of a batch");
+    histograms.entries.write(&mut text.0, "polysystems_ledger_batch_entries", "");
+    let fsync = figures.fsync_micros.load(Ordering::Relaxed);
+    if let Ok(fsync) = u64::try_from(fsync) {
+        let help = "How long the last small write took that was synced to the data directory";
+        text.one("gauge", "fsync_seconds", help, seconds(fsync));
+    }
+    let findings = figures.verify_findings.load(Ordering::Relaxed);
+    if findings >= 0 {
+        let at = figures.verified_at.load(Ordering::Relaxed);
+        text.one("gauge", "verify_findings", "What the last verification found wrong", findings);
+        text.one("gauge", "verify_timestamp_seconds", "When the last verification ended", at);
+    }
+    text.head("webhooks_total", "counter", "Tries to deliver webhooks, by what came of them");
+    for (place, outcome) in ["delivered", "failed"].into_iter().enumerate() {
+        let tries = figures.webhooks.get(place).map_or(0, |tries| tries.load(Ordering::Relaxed));
+        text.value("webhooks_total", &format!("outcome=\"{outcome}\""), tries);
+    }
+    text.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_the_same_or_not() {
+        assert!(is_same("token", "token"));
+        for other in ["", "Token", "toke", "tokens"] {
+            assert!(!is_same("token", other), "{other}");
+        }
+    }
 }

@@ -8,9 +8,11 @@ use std::time::Duration;
 use actix_web::http::Method;
 use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{HttpResponse, Route};
+use tracing::Instrument as _;
 
 use crate::auth::{Keys, People};
 use crate::clock::Clock;
+use crate::config::Secret;
 use crate::operators::Operators;
 use crate::payments::Payments;
 use crate::pipeline::{Gateway, Readiness};
@@ -68,6 +70,8 @@ pub struct App {
     pub body_max_bytes: usize,
     /// How long a request's body may take.
     pub body_timeout: Duration,
+    /// What `GET /metrics` is asked with, where it is set.
+    pub metrics_token: Option<Secret>,
     /// Is the server itself spoken to over TLS?
     pub is_tls: bool,
     /// Whose `X-Forwarded-For` is believed.
@@ -76,7 +80,7 @@ pub struct App {
 
 /// Runs `work` in a task of its own: a client that leaves cancels the handler, not the work.
 async fn uncancelled<T: 'static>(work: impl Future<Output = T> + 'static) -> Result<T, ApiError> {
-    actix_web::rt::spawn(work).await.map_err(|error| {
+    actix_web::rt::spawn(work.in_current_span()).await.map_err(|error| {
         tracing::error!(%error, "a request's task broke off");
         ApiError::Internal
     })
@@ -104,13 +108,20 @@ fn resource<const N: usize>(
 
 /// The route table.
 #[expect(clippy::too_many_lines, reason = "one table")]
-pub fn routes(config: &mut ServiceConfig, document: &Data<utoipa::openapi::OpenApi>) {
+pub fn routes(
+    config: &mut ServiceConfig,
+    document: &Data<utoipa::openapi::OpenApi>,
+    has_metrics: bool,
+) {
     let (get, post) = (|| (Method::GET, web::route()), || (Method::POST, web::route()));
     let on_get = |route: fn(Route) -> Route| (get().0, route(get().1));
     let on_post = |route: fn(Route) -> Route| (post().0, route(post().1));
     // First and by prefix: the paid routes must not wait for every pattern below to be tried.
     for group in Group::ALL {
         config.service(web::scope(group.path()).default_service(web::to(gateway::call)));
+    }
+    if has_metrics {
+        config.service(resource("/metrics", "GET", [on_get(|r| r.to(metrics::metrics))]));
     }
     config
         .app_data(Data::clone(document))

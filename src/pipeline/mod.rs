@@ -14,12 +14,14 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use actix_web::http::Method;
 use actix_web::http::header::HeaderMap;
 use bytes::Bytes;
 use tokio::sync::oneshot;
+use tracing::Instrument as _;
 
 use crate::actors::{Directory, LedgerHandle};
 use crate::auth::KeyRing;
@@ -27,6 +29,7 @@ use crate::clock::Clock;
 use crate::config::HoldSettings;
 use crate::domain::pricing::{PriceList, PriceRule};
 use crate::domain::{AccountId, ChargeId, Credits, KeyId, Timestamp};
+use crate::figures::Figures;
 use crate::idempotency::{Idempotency, IdempotencyKey};
 use crate::upstream::{Group, Upstreams};
 
@@ -75,6 +78,8 @@ pub struct Gateway {
     pub expiry_warning_micros: i64,
     /// How much runs, and whether more may.
     pub readiness: Arc<Readiness>,
+    /// What is counted of it.
+    pub figures: Arc<Figures>,
 }
 
 /// A request as the pipeline sees it.
@@ -245,6 +250,13 @@ impl Arrival {
     }
 }
 
+/// The span of a stage, within that of its request.
+macro_rules! stage_span {
+    ($name:literal, $kind:literal) => {
+        tracing::info_span!(target: crate::telemetry::SPANS, $name, otel.kind = $kind)
+    };
+}
+
 /// The whole life of a paid request. Read `lib.rs` for the picture.
 pub async fn serve(
     gateway: Arc<Gateway>,
@@ -253,6 +265,12 @@ pub async fn serve(
 ) -> Served<Departure> {
     let mut notes = Notes::default();
     let result = stages(&gateway, &client, arrival, &mut notes).await;
+    match &result {
+        Ok(_) => {
+            gateway.figures.calls.fetch_add(1, Ordering::Relaxed);
+        }
+        Err(refusal) => gateway.figures.refuse(refusal),
+    }
     Served { result, notes }
 }
 
@@ -262,15 +280,21 @@ async fn stages(
     arrival: Box<Arrival>,
     notes: &mut Notes,
 ) -> Result<Departure, Refusal> {
-    let caller = identified(gateway, arrival, notes).await?;
-    let claim = match repeat::begin(gateway, &caller).await? {
+    let span = stage_span!("authenticate", "internal");
+    let caller = identified(gateway, arrival, notes).instrument(span).await?;
+    let span = stage_span!("repeat", "internal");
+    let claim = match repeat::begin(gateway, &caller).instrument(span).await? {
         repeat::Begun::Repeat(departure) => return Ok(*departure),
         repeat::Begun::First(claim) => claim,
     };
-    let quoted = price::quote(gateway, caller).await?;
-    let charged = charge::charge(gateway, quoted, claim).await?;
-    let answered = upstream::forward(gateway, client, charged).await;
-    settle::close(gateway, answered, notes).await
+    let span = stage_span!("price", "internal");
+    let quoted = price::quote(gateway, caller).instrument(span).await?;
+    let span = stage_span!("charge", "internal");
+    let charged = charge::charge(gateway, quoted, claim).instrument(span).await?;
+    let span = stage_span!("upstream", "client");
+    let answered = upstream::forward(gateway, client, charged).instrument(span).await;
+    let span = stage_span!("settle", "internal");
+    settle::close(gateway, answered, notes).instrument(span).await
 }
 
 /// What a paid request would cost, and whether it would be admitted. Charges nothing.

@@ -35,6 +35,7 @@ pub(super) async fn forward(
     };
     let prompt_tokens = generation.as_ref().map(|generation| generation.ask.prompt.counted);
     let call = Call { arrival, body, dialect: *dialect, is_stream, prompt_tokens };
+    let begun = std::time::Instant::now();
     let answered = upstream.call(client, call, gateway.clock.now());
     // Of a stream nothing is delivered before its first byte, so whoever leaves until then owes nothing; what
     // is to be kept for a repeat, or to be drained, is heard all the same.
@@ -52,6 +53,7 @@ pub(super) async fn forward(
         () = left => (upstream.name(), Err(Failure::Abandoned)),
         () = gateway.readiness.stopped() => (upstream.name(), Err(Failure::Stopped)),
     };
+    gateway.figures.upstream(arrival.group, begun.elapsed());
     failpoint!("upstream-answered");
     Answered { upstream: name, charged, result }
 }

@@ -197,7 +197,7 @@ async fn set_verified(transaction: &DatabaseTransaction, id: UserId) -> Result<(
 }
 
 /// Deletes the tokens of a user that nobody has used.
-async fn delete_others(
+pub(super) async fn delete_others(
     transaction: &DatabaseTransaction,
     id: UserId,
     purpose: TokenPurpose,

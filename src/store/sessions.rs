@@ -71,15 +71,46 @@ pub enum Refreshed {
 }
 
 impl Store {
-    /// Begins a session.
+    /// Begins a session, if the user's password is still that of this version, and there is no second factor that was
+    /// not asked for; did it?
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn begin_session(&self, new: NewSession, act: Act) -> Result<(), StoreError> {
+    pub async fn begin_session(
+        &self,
+        new: NewSession,
+        version: i64,
+        has_given_code: bool,
+        act: Act,
+    ) -> Result<bool, StoreError> {
+        // Holds the user's row until the end, so that whoever changes the password comes before or after.
+        const SQL: &str = "UPDATE users SET token_version = token_version
+            WHERE id = $1 AND token_version = $2 AND (totp_enabled_at IS NULL OR $3)";
+        self.run_write(move |store| async move {
+            let transaction = begin_write(&store.write).await?;
+            let values: [Value; 3] = [new.user.0.into(), version.into(), has_given_code.into()];
+            let backend = transaction.get_database_backend();
+            let held = Statement::from_sql_and_values(backend, SQL, values);
+            if transaction.execute_raw(held).await?.rows_affected() == 0 {
+                return Ok(false);
+            }
+            insert(&transaction, &new).await?;
+            audit_log::insert(&transaction, &act).await?;
+            transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// Remembers where a user has proved who they are, by a session that has ended already.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn remember_address(&self, new: NewSession) -> Result<(), StoreError> {
         self.run_write(move |store| async move {
             let transaction = begin_write(&store.write).await?;
             insert(&transaction, &new).await?;
-            audit_log::insert(&transaction, &act).await?;
+            end(&transaction, session::Column::Id.eq(new.id.0), new.at).await?;
             transaction.commit().await.map_err(StoreError::OutcomeUnknown)
         })
         .await
@@ -226,7 +257,8 @@ impl Store {
         self.run(move |store| async move {
             let sql = format!(
                 "DELETE FROM session WHERE id IN (
-                    SELECT id FROM session WHERE expires_at <= $1 LIMIT {PIECE})"
+                    SELECT id FROM session WHERE expires_at <= $1 LIMIT {PIECE})
+                AND expires_at <= $1"
             );
             let backend = store.write.get_database_backend();
             let statement = Statement::from_sql_and_values(backend, sql, [now.micros().into()]);

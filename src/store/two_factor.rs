@@ -2,7 +2,7 @@
 
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, DatabaseTransaction, EntityTrait, ExprTrait as _,
-    PaginatorTrait as _, QueryFilter, Value,
+    PaginatorTrait as _, QueryFilter, QuerySelect as _, Value,
 };
 
 use super::lease::begin_write;
@@ -170,25 +170,27 @@ impl Store {
         .await
     }
 
-    /// Has somebody with a session of this user been at this address, not longer ago than sessions are kept? Asked also
-    /// for users who do not exist.
+    /// Where sessions of a user are from, ended ones included, as long as they are kept.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn has_been_at(
+    pub async fn addresses_of(
         &self,
         id: UserId,
-        address: String,
         now: Timestamp,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Vec<String>, StoreError> {
         use entity::session::Column::{Address, ExpiresAt, UserId as Of};
         self.run(move |store| async move {
             let found = entity::session::Entity::find()
-                .filter(Of.eq(id.0).and(Address.eq(address)))
+                .select_only()
+                .column(Address)
+                .distinct()
+                .filter(Of.eq(id.0))
                 .filter(ExpiresAt.gt(now.micros()))
-                .count(&store.read)
+                .into_tuple()
+                .all(&store.read)
                 .await?;
-            Ok(found > 0)
+            Ok(found)
         })
         .await
     }

@@ -8,6 +8,7 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::audit_log;
+use super::email_tokens::{TokenPurpose, delete_others};
 use super::lease::begin_write;
 use super::sessions::{self, NewSession};
 use super::{Store, StoreError};
@@ -256,6 +257,7 @@ impl Store {
                 return Ok(false);
             }
             sessions::end(&transaction, entity::session::Column::UserId.eq(id.0), now).await?;
+            delete_others(&transaction, id, TokenPurpose::Reset).await?;
             if let Some(session) = session {
                 sessions::insert(&transaction, &session).await?;
             }

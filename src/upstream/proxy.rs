@@ -11,6 +11,7 @@ use futures_util::StreamExt as _;
 
 use super::{Answer, AnswerBody, Call, Failure, Reported};
 use crate::config::{Secret, UpstreamSettings, UpstreamsSettings};
+use crate::telemetry;
 
 /// Headers that concern one connection only (RFC 9110, section 7.6.1).
 const HOP_BY_HOP: [&str; 9] = [
@@ -160,11 +161,16 @@ impl Proxy {
         let query = arrival.query.as_deref().map(|query| format!("?{query}")).unwrap_or_default();
         let url = format!("{}{}{query}", self.base, arrival.path);
         let mut request = client.request(method, url).body(call.body.clone());
+        // Where traces are on, the upstream's span is one of ours, and not the caller's.
+        let mut trace = reqwest::header::HeaderMap::new();
+        telemetry::continue_in(&tracing::Span::current(), &mut trace);
         for (name, value) in &arrival.headers {
-            if is_forwarded(name.as_str(), &arrival.headers) {
+            let is_of_trace = matches!(name.as_str(), "traceparent" | "tracestate");
+            if is_forwarded(name.as_str(), &arrival.headers) && (trace.is_empty() || !is_of_trace) {
                 request = request.header(name.as_str(), value.as_bytes());
             }
         }
+        request = request.headers(trace);
         // The answer's usage must be readable.
         request = request.header("accept-encoding", "identity");
         request = request.header("x-request-id", arrival.id.to_string());

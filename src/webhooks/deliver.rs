@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -206,6 +207,9 @@ impl Courier {
         let Some((event, secrets)) = claimed else { return Ok(false) };
         let (attempt, asked) = self.attempt(&delivery, &event, &secrets, now).await;
         let is_taken = attempt.status.is_some_and(|status| (200..300).contains(&status));
+        if let Some(count) = self.webhooks.figures.webhooks.get(usize::from(!is_taken)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
         let tries = usize::try_from(delivery.attempts).unwrap_or(0).saturating_add(1);
         let jitter = rand::rng().random_range(0..1_000);
         let verdict = if is_taken {
@@ -323,7 +327,7 @@ fn reason(error: &reqwest::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use super::*;
 

@@ -4,6 +4,8 @@
 //! under one id each, so that a receiver can tell a repeat. To one endpoint one delivery at a time is under way, first
 //! tries in the order in which things happened; what is tried again comes later.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -18,6 +20,7 @@ use crate::domain::event::is_selection;
 use crate::domain::{
     AccountId, ActKind, Credits, DeliveryId, EndpointId, Environment, Origin, UserId,
 };
+use crate::figures::Figures;
 use crate::seal::Seal;
 use crate::store::webhooks::{DeliveryLog, Endpoint, EndpointChange, NewEndpoint};
 use crate::store::{Store, StoreError};
@@ -76,6 +79,8 @@ pub struct Webhooks {
     pub endpoints_max: u64,
     /// How long a former secret signs as well, in microseconds.
     pub former_micros: i64,
+    /// What is counted of them.
+    pub figures: Arc<Figures>,
 }
 
 /// What a user asks for.

@@ -23,6 +23,7 @@ mod harness;
 mod keys;
 mod limits;
 mod monitoring;
+mod observed;
 mod operators;
 mod payments;
 mod quotes;

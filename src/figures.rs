@@ -1,0 +1,227 @@
+//! Figures of what the process does: counters and histograms that cost an atomic addition each, read by
+//! [`crate::http::metrics`].
+
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::pipeline::Refusal;
+use crate::upstream::Group;
+
+/// Where the buckets of durations end, in microseconds.
+pub const DURATIONS: [u64; 16] = [
+    100,
+    250,
+    500,
+    1_000,
+    2_500,
+    5_000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    5_000_000,
+    30_000_000,
+    120_000_000,
+];
+/// Where the buckets of sizes end.
+pub const SIZES: [u64; 16] =
+    [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024, 2_048, 4_096, 8_192, 16_384, 32_768];
+
+/// How often something was how large.
+#[derive(Debug)]
+pub struct Histogram {
+    ends: &'static [u64; 16],
+    counts: [AtomicU64; 17],
+    sum: AtomicU64,
+}
+
+impl Histogram {
+    const fn new(ends: &'static [u64; 16]) -> Self {
+        Histogram { ends, counts: [const { AtomicU64::new(0) }; 17], sum: AtomicU64::new(0) }
+    }
+
+    /// Of durations.
+    #[must_use]
+    pub const fn of_durations() -> Self {
+        Self::new(&DURATIONS)
+    }
+
+    /// Of sizes.
+    #[must_use]
+    pub const fn of_sizes() -> Self {
+        Self::new(&SIZES)
+    }
+
+    /// Counts one.
+    pub fn count(&self, value: u64) {
+        let place = self.ends.partition_point(|end| *end < value);
+        if let Some(count) = self.counts.get(place) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        self.sum.fetch_add(value, Ordering::Relaxed);
+    }
+
+    /// Counts a duration, in microseconds.
+    pub fn count_duration(&self, duration: Duration) {
+        self.count(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    /// Writes its lines. Durations are told in seconds.
+    pub fn write(&self, text: &mut String, name: &str, labels: &str) {
+        let is_duration = std::ptr::eq(self.ends, &DURATIONS);
+        let number = |value: u64| if is_duration { seconds(value) } else { value.to_string() };
+        let comma = if labels.is_empty() { "" } else { "," };
+        let mut below: u64 = 0;
+        let ends = self.ends.iter().map(|end| number(*end)).chain(["+Inf".to_owned()]);
+        for (count, end) in self.counts.iter().zip(ends) {
+            below = below.saturating_add(count.load(Ordering::Relaxed));
+            let _ = writeln!(text, "{name}_bucket{{{labels}{comma}le=\"{end}\"}} {below}");
+        }
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{labels}}}") };
+        let _ = writeln!(text, "{name}_sum{labels} {}", number(self.sum.load(Ordering::Relaxed)));
+        let _ = writeln!(text, "{name}_count{labels} {below}");
+    }
+}
+
+/// Microseconds as seconds.
+#[must_use]
+pub fn seconds(micros: u64) -> String {
+    let text = format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000);
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+macro_rules! refusals {
+    ($($text:literal = $pattern:pat,)*) => {
+        /// Why calls are refused, in the words of the figures.
+        pub const REFUSALS: &[&str] = &[$($text,)*];
+
+        fn refusal_name(refusal: &Refusal) -> &'static str {
+            match refusal {
+                $($pattern => $text,)*
+            }
+        }
+    };
+}
+
+refusals! {
+    "rate_limited" = Refusal::RateLimited { .. },
+    "too_many_in_flight" = Refusal::TooManyInFlight,
+    "missing_key" = Refusal::MissingKey,
+    "invalid_key" = Refusal::InvalidKey,
+    "expired_key" = Refusal::ExpiredKey,
+    "account_closed" = Refusal::AccountClosed,
+    "not_permitted" = Refusal::NotPermitted,
+    "no_price" = Refusal::NoPrice,
+    "bad_body" = Refusal::BadBody(_),
+    "insufficient_credits" = Refusal::InsufficientCredits { .. },
+    "spending_limit" = Refusal::SpendingLimit,
+    "unavailable" = Refusal::Unavailable(_),
+    "quarantined" = Refusal::Quarantined,
+    "outcome_unknown" = Refusal::OutcomeUnknown(_),
+    "not_held" = Refusal::NotHeld(_),
+    "stopped" = Refusal::Stopped,
+    "overloaded" = Refusal::Overloaded,
+    "upstream_failed" = Refusal::UpstreamFailed(_),
+    "upstream_timed_out" = Refusal::UpstreamTimedOut,
+    "client_left" = Refusal::ClientLeft,
+    "repeat_too_early" = Refusal::RepeatTooEarly,
+    "repeat_differs" = Refusal::RepeatDiffers,
+    "repeat_not_kept" = Refusal::RepeatNotKept,
+}
+
+/// See the module. One for the process.
+#[derive(Debug)]
+pub struct Figures {
+    /// Paid calls that were answered.
+    pub calls: AtomicU64,
+    refusals: [AtomicU64; REFUSALS.len()],
+    upstreams: [Histogram; Group::ALL.len()],
+    /// How long the last write that was synced to the data directory took, in microseconds; below nothing before the
+    /// first.
+    pub fsync_micros: AtomicI64,
+    /// What the last verification found; below nothing before the first.
+    pub verify_findings: AtomicI64,
+    /// When it ended, in seconds of Unix.
+    pub verified_at: AtomicI64,
+    /// Deliveries of webhooks that were taken, and tries that were not.
+    pub webhooks: [AtomicU64; 2],
+}
+
+impl Default for Figures {
+    fn default() -> Self {
+        Figures {
+            calls: AtomicU64::new(0),
+            refusals: [const { AtomicU64::new(0) }; REFUSALS.len()],
+            upstreams: [const { Histogram::of_durations() }; Group::ALL.len()],
+            fsync_micros: AtomicI64::new(-1),
+            verify_findings: AtomicI64::new(-1),
+            verified_at: AtomicI64::new(0),
+            webhooks: [const { AtomicU64::new(0) }; 2],
+        }
+    }
+}
+
+impl Figures {
+    /// Counts a call that was refused.
+    pub fn refuse(&self, refusal: &Refusal) {
+        let name = refusal_name(refusal);
+        let place = REFUSALS.iter().position(|other| *other == name);
+        if let Some(count) = place.and_then(|place| self.refusals.get(place)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts how long an upstream took.
+    pub fn upstream(&self, group: Group, duration: Duration) {
+        let place = Group::ALL.iter().position(|other| *other == group);
+        if let Some(histogram) = place.and_then(|place| self.upstreams.get(place)) {
+            histogram.count_duration(duration);
+        }
+    }
+
+    /// Refusals by kind.
+    pub fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let counts = self.refusals.iter().map(|count| count.load(Ordering::Relaxed));
+        REFUSALS.iter().copied().zip(counts)
+    }
+
+    /// Upstreams by group.
+    pub fn upstreams(&self) -> impl Iterator<Item = (Group, &Histogram)> {
+        Group::ALL.into_iter().zip(&self.upstreams)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_histogram_counts_what_is_at_most_an_end() {
+        let histogram = Histogram::of_durations();
+        for micros in [100, 101, 120_000_001] {
+            histogram.count(micros);
+        }
+        let mut text = String::new();
+        histogram.write(&mut text, "x_seconds", "lane=\"journal\"");
+        assert!(text.contains("x_seconds_bucket{lane=\"journal\",le=\"0.0001\"} 1\n"), "{text}");
+        assert!(text.contains("x_seconds_bucket{lane=\"journal\",le=\"0.00025\"} 2\n"), "{text}");
+        assert!(text.contains("x_seconds_bucket{lane=\"journal\",le=\"120\"} 2\n"), "{text}");
+        assert!(text.contains("x_seconds_bucket{lane=\"journal\",le=\"+Inf\"} 3\n"), "{text}");
+        assert!(text.ends_with(
+            "x_seconds_sum{lane=\"journal\"} 120.000202\nx_seconds_count{lane=\"journal\"} 3\n"
+        ));
+    }
+
+    #[test]
+    fn every_refusal_is_counted_under_its_name() {
+        let figures = Figures::default();
+        figures.refuse(&Refusal::SpendingLimit);
+        figures.refuse(&Refusal::RepeatNotKept);
+        let counted: Vec<_> = figures.refusals().filter(|(_, count)| *count > 0).collect();
+        assert_eq!(counted, [("spending_limit", 1), ("repeat_not_kept", 1)]);
+    }
+}
