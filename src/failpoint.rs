@@ -53,6 +53,17 @@ pub const ALL: &[(&str, &str)] = &[
     ("register-written", "a user is written, and not committed"),
 ];
 
+/// The failpoints that only payments and events reach; `tests/it/stripe.rs` and `tests/it/x402.rs` crash at each of them.
+pub const OF_PAYMENTS: &[(&str, &str)] = &[
+    ("payment-opened", "a payment is on record, and its provider has not heard of it"),
+    ("payment-decided", "a payment's credit is decided, and its commit awaited"),
+    ("payment-credited", "a payment is credited, and nobody is told"),
+    ("payment-reversed", "a part of a payment is taken back, and nobody is told"),
+    ("x402-confirming", "an authorization is on record, and not sent"),
+    ("x402-settled", "an authorization is settled, and not credited"),
+    ("writer-events-written", "events are written, and not committed"),
+];
+
 /// Does what the test has ordered for this place, which is nothing but in a build with failpoints.
 macro_rules! failpoint {
     ($name:literal) => {

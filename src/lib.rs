@@ -44,6 +44,10 @@
 //! | who somebody is, and what proves it | [`auth`] |
 //! | who did what | [`domain::act`], written by `store/audit_log.rs` |
 //! | what goes by email | [`mail`], [`auth`] |
+//! | how payments come in, and what is taken back | [`payments`], by [`payments::provider`]; the rules in [`domain::payment`] |
+//! | what account holders are told | [`domain::event`], written by `store/outbox.rs`, brought out by [`webhooks::deliver`] |
+//! | what calls come to | [`domain::rollup`], written by `store/rollups.rs` |
+//! | figures and traces | [`figures`], `http/metrics.rs`, [`telemetry`] |
 //! | what operators may do | [`operators`], and from the command line [`console`] |
 //! | where a test can make it fail | [`failpoint`] |
 //!
@@ -58,6 +62,8 @@
 //! - *An outcome that is not known is neither acknowledged nor given up* ([`domain::writer`]).
 //! - *Nothing repairs by itself.* An account that does not agree with its ledger takes no calls.
 //! - *From the charge on, nothing depends on the client's connection.*
+//! - *A payment is credited in the transaction that makes it confirmed*, and only by what its provider says when asked.
+//! - *What is told is on record with what it tells of*: an event is in the transaction of its cause.
 //! - *The ledger is append-only*, and the balance is its fold. The database refuses changes by trigger, and a
 //!   negative balance by constraint.
 //!

@@ -326,13 +326,16 @@ pub fn check_url(text: &str, is_private_allowed: bool) -> Result<reqwest::Url, &
         return Err("it has no host");
     }
     let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
-    if literal.is_ok_and(|address| !is_public(address)) && !is_private_allowed {
+    if literal.as_ref().is_ok_and(|address| !is_public(*address)) && !is_private_allowed {
         return Err("it is not of the public internet");
     }
     let name = host.trim_end_matches('.').to_ascii_lowercase();
-    let is_local = ["localhost", "local", "internal", "localdomain", "home.arpa"]
-        .iter()
-        .any(|end| name == *end || name.strip_suffix(end).is_some_and(|rest| rest.ends_with('.')));
+    // A name of one label is one of the server's own network, if of anything.
+    let is_bare = literal.is_err() && !name.contains('.');
+    let is_local = is_bare
+        || ["localhost", "local", "internal", "localdomain", "home.arpa"].iter().any(|end| {
+            name == *end || name.strip_suffix(end).is_some_and(|rest| rest.ends_with('.'))
+        });
     if is_local && !is_private_allowed {
         return Err("it is not of the public internet");
     }

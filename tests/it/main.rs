@@ -38,3 +38,4 @@ mod support;
 mod two_factor;
 mod usage;
 mod webhooks;
+mod x402;

@@ -26,6 +26,7 @@ on_both!(
     only_stripe_may_tell_of_payments,
     a_payment_that_stripe_never_heard_of_is_begun_again,
     deliveries_across_kills_are_exact,
+    a_crash_at_any_place_of_a_payment_costs_nothing,
 );
 
 fn secret(text: &str) -> Option<Secret> {
@@ -491,4 +492,89 @@ async fn deliveries_across_kills_are_exact(database: Database) {
     verify(&database);
     let top_ups = "SELECT CAST(COUNT(*) AS TEXT) FROM ledger_entry WHERE kind = 1";
     assert_eq!(database.query(top_ups).await, (PAYMENTS + 1).to_string());
+}
+
+/// The server dies at each place of a payment's way, by Stripe's webhook or before it was answered.
+async fn a_crash_at_any_place_of_a_payment_costs_nothing(database: Database) {
+    let stripe = Stripe::start();
+    let launch = async |point: Option<&str>| {
+        let (url, database) = (stripe.url.clone(), &database);
+        let orders = point.map(|point| format!("{point}=1*return"));
+        Process::start_with(database, move |command| {
+            command
+                .env("POLYSYSTEMS_PAYMENTS__STRIPE__URL", url)
+                .env("POLYSYSTEMS_PAYMENTS__STRIPE__SECRET_KEY", SECRET_KEY)
+                .env("POLYSYSTEMS_PAYMENTS__STRIPE__WEBHOOK_SECRET", WEBHOOK_SECRET);
+            if let Some(orders) = orders {
+                command.env("FAILPOINTS", orders);
+            }
+        })
+        .await
+    };
+    let process = launch(None).await;
+    let customer = process.customer("someone", 1).await;
+    // Somebody listens, so that events are written as well.
+    let hook = json!({ "url": "https://example.invalid/" });
+    assert_eq!(process.call("POST", "/api/webhooks", &customer.token, &hook).await.0, 201);
+    drop(process);
+    let mut balance: i64 = 1_000_000_000;
+    let points = [
+        "payment-opened",
+        "payment-decided",
+        "payment-credited",
+        "payment-reversed",
+        "writer-events-written",
+    ];
+    let mut crashes = 0;
+    for (round, point) in points.iter().cycle().take(15).enumerate() {
+        assert!(polysystems::failpoint::OF_PAYMENTS.iter().any(|(name, _)| name == point));
+        let mut process = launch(Some(point)).await;
+        let client = process.client.clone();
+        let begin = async |process: &Process| {
+            let request = client.post(format!("{}/api/payments/payments", process.url));
+            let request = request.bearer_auth(&customer.token);
+            let request = request.header("Idempotency-Key", format!("round-{round}"));
+            let answer =
+                request.body(r#"{"amount": 5, "provider": "stripe"}"#).send().await.ok()?;
+            answer.json::<Value>().await.ok()?["id"].as_str().map(str::to_owned)
+        };
+        let mut payment = begin(&process).await;
+        while payment.is_none() {
+            crashes += 1;
+            process = launch(None).await;
+            payment = begin(&process).await;
+        }
+        let payment = payment.unwrap();
+        stripe.submit(&payment, "succeeded");
+        stripe.refund(&payment, &format!("re_{round}"), 100, "succeeded");
+        balance += 4_000_000_000;
+        for kind in ["payment_intent.succeeded", "charge.refunded"] {
+            loop {
+                let event = stripe.event(kind, &payment);
+                let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+                let seconds = i64::try_from(now.unwrap().as_secs()).unwrap();
+                let request = client.post(format!("{}/api/payments/stripe/webhook", process.url));
+                let request = request.header("Stripe-Signature", sign(&event, seconds)).body(event);
+                if request.send().await.is_ok_and(|answer| answer.status() == 204) {
+                    break;
+                }
+                crashes += 1;
+                process = launch(None).await;
+            }
+        }
+        let seen =
+            process.call("GET", "/api/payments/credits/balance", &customer.token, &Value::Null);
+        assert_eq!(nanos(&seen.await.1["balance"]), balance, "{point}");
+        assert_eq!(process.terminate(), Some(0));
+    }
+    assert!(crashes >= 15, "{crashes}");
+    // What was told is what happened: one event for each payment, refund and credit.
+    for (kind, count) in
+        [("payment.created", "15"), ("payment.confirmed", "15"), ("payment.refunded", "15")]
+    {
+        let told =
+            format!("SELECT CAST(COUNT(*) AS TEXT) FROM webhook_event WHERE kind = '{kind}'");
+        assert_eq!(database.query(&told).await, count, "{kind}");
+    }
+    verify(&database);
 }
