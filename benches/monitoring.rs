@@ -10,7 +10,7 @@
     clippy::print_stdout,
     clippy::indexing_slicing,
     clippy::as_conversions,
-    clippy::cast_possible_truncation,
+    clippy::too_many_lines,
     clippy::cast_possible_wrap,
     clippy::cast_sign_loss,
     clippy::cast_precision_loss,
@@ -269,8 +269,8 @@ async fn fill(database: &Database, rows: usize) -> KeyId {
             });
         }
         for key in &keys {
-            let of_key = batch.entries.iter().filter(|entry| entry.key == Some(*key));
-            let Some(last) = of_key.last() else { continue };
+            let mut of_key = batch.entries.iter().filter(|entry| entry.key == Some(*key));
+            let Some(last) = of_key.next_back() else { continue };
             // Good enough for lists: nothing is charged here.
             let spend = KeySpend {
                 key: *key,

@@ -942,21 +942,7 @@ impl Settings {
                 );
             }
         }
-        if self.server.metrics_token.as_ref().is_some_and(|token| token.expose().len() < 16) {
-            bail!("server.metrics_token must have at least 16 characters");
-        }
-        if self.traces.per_mille > 1_000 {
-            bail!("traces.per_mille must be from 0 to 1000");
-        }
-        if let Some(url) = &self.traces.otlp_url {
-            let url = reqwest::Url::parse(url).context("traces.otlp_url is not a URL")?;
-            if !matches!(url.scheme(), "http" | "https") {
-                bail!("traces.otlp_url must begin with http: or https:");
-            }
-        }
-        if self.webhooks.keep_days.get() < 4 {
-            bail!("webhooks.keep_days must be at least 4: deliveries are tried for three days");
-        }
+        self.check_observation()?;
         if self.auth.sessions_per_user_max == 0 {
             bail!("auth.sessions_per_user_max must be at least 1");
         }
@@ -992,6 +978,25 @@ impl Settings {
         self.test_credits()?;
         self.price_list()?;
         self.payments.check()
+    }
+
+    fn check_observation(&self) -> anyhow::Result<()> {
+        if self.server.metrics_token.as_ref().is_some_and(|token| token.expose().len() < 16) {
+            bail!("server.metrics_token must have at least 16 characters");
+        }
+        if self.traces.per_mille > 1_000 {
+            bail!("traces.per_mille must be from 0 to 1000");
+        }
+        if let Some(url) = &self.traces.otlp_url {
+            let url = reqwest::Url::parse(url).context("traces.otlp_url is not a URL")?;
+            if !matches!(url.scheme(), "http" | "https") {
+                bail!("traces.otlp_url must begin with http: or https:");
+            }
+        }
+        if self.webhooks.keep_days.get() < 4 {
+            bail!("webhooks.keep_days must be at least 4: deliveries are tried for three days");
+        }
+        Ok(())
     }
 
     /// Where the database is.

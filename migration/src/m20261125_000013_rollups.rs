@@ -36,53 +36,7 @@ impl MigrationTrait for Migration {
             ]
         };
         run(manager, fence).await?;
-        let buckets: String =
-            (0..BUCKETS).map(|bucket| format!("l{bucket} BIGINT NOT NULL,")).collect();
-        let table = |name: &str| {
-            format!(
-                "CREATE TABLE {name} (
-                    account_id BIGINT NOT NULL,
-                    period INTEGER NOT NULL,
-                    key_id {{uuid}} NOT NULL,
-                    method TEXT NOT NULL,
-                    route TEXT NOT NULL,
-                    model TEXT NOT NULL,
-                    upstream TEXT NOT NULL,
-                    status SMALLINT NOT NULL,
-                    calls BIGINT NOT NULL,
-                    cost BIGINT NOT NULL,
-                    prompt_tokens BIGINT NOT NULL,
-                    completion_tokens BIGINT NOT NULL,
-                    latency_micros BIGINT NOT NULL,
-                    {buckets}
-                    PRIMARY KEY (account_id, period, key_id, method, route, model, upstream, status)
-                ) {{clustered}}"
-            )
-        };
         let (hours, days) = (table("usage_hour"), table("usage_day"));
-        let fill = |name: &str, micros: &str| {
-            let columns: String = (0..BUCKETS).map(|bucket| format!(", l{bucket}")).collect();
-            let counts: String = (0..BUCKETS)
-                .map(|bucket| {
-                    let (low, high) = bounds(bucket);
-                    let high = high.map_or(String::new(), |high| format!(" AND latency_micros < {high}"));
-                    format!(
-                        ", CAST(SUM(CASE WHEN latency_micros >= {low}{high} THEN 1 ELSE 0 END) AS BIGINT)"
-                    )
-                })
-                .collect();
-            format!(
-                "INSERT INTO {name} (account_id, period, key_id, method, route, model, upstream, status, calls,
-                    cost, prompt_tokens, completion_tokens, latency_micros{columns})
-                SELECT account_id, CAST(started_at / {micros} AS INTEGER), key_id, method, route, model, upstream,
-                    status, CAST(COUNT(*) AS BIGINT), CAST(SUM(cost) AS BIGINT),
-                    CAST(SUM(prompt_tokens) AS BIGINT), CAST(SUM(completion_tokens) AS BIGINT),
-                    CAST(SUM(latency_micros) AS BIGINT){counts}
-                FROM usage_record
-                GROUP BY account_id, CAST(started_at / {micros} AS INTEGER), key_id, method, route, model,
-                    upstream, status"
-            )
-        };
         run(
             manager,
             &[
@@ -115,6 +69,52 @@ impl MigrationTrait for Migration {
         )
         .await
     }
+}
+
+fn of_buckets(text: impl Fn(usize) -> String) -> String {
+    (0..BUCKETS).map(text).collect::<Vec<_>>().concat()
+}
+
+fn table(name: &str) -> String {
+    let buckets = of_buckets(|bucket| format!("l{bucket} BIGINT NOT NULL,"));
+    format!(
+        "CREATE TABLE {name} (
+            account_id BIGINT NOT NULL,
+            period INTEGER NOT NULL,
+            key_id {{uuid}} NOT NULL,
+            method TEXT NOT NULL,
+            route TEXT NOT NULL,
+            model TEXT NOT NULL,
+            upstream TEXT NOT NULL,
+            status SMALLINT NOT NULL,
+            calls BIGINT NOT NULL,
+            cost BIGINT NOT NULL,
+            prompt_tokens BIGINT NOT NULL,
+            completion_tokens BIGINT NOT NULL,
+            latency_micros BIGINT NOT NULL,
+            {buckets}
+            PRIMARY KEY (account_id, period, key_id, method, route, model, upstream, status)
+        ) {{clustered}}"
+    )
+}
+
+/// What is there already.
+fn fill(name: &str, micros: &str) -> String {
+    let columns = of_buckets(|bucket| format!(", l{bucket}"));
+    let counts = of_buckets(|bucket| {
+        let (low, high) = bounds(bucket);
+        let high = high.map_or(String::new(), |high| format!(" AND latency_micros < {high}"));
+        format!(", CAST(SUM(CASE WHEN latency_micros >= {low}{high} THEN 1 ELSE 0 END) AS BIGINT)")
+    });
+    format!(
+        "INSERT INTO {name} (account_id, period, key_id, method, route, model, upstream, status, calls, cost,
+            prompt_tokens, completion_tokens, latency_micros{columns})
+        SELECT account_id, CAST(started_at / {micros} AS INTEGER), key_id, method, route, model, upstream,
+            status, CAST(COUNT(*) AS BIGINT), CAST(SUM(cost) AS BIGINT), CAST(SUM(prompt_tokens) AS BIGINT),
+            CAST(SUM(completion_tokens) AS BIGINT), CAST(SUM(latency_micros) AS BIGINT){counts}
+        FROM usage_record
+        GROUP BY account_id, CAST(started_at / {micros} AS INTEGER), key_id, method, route, model, upstream, status"
+    )
 }
 
 /// From which latency on a bucket counts, and up to which, in microseconds: each 1.7 times as far as the one before,

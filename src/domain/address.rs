@@ -17,47 +17,44 @@ pub fn is_public(address: IpAddr) -> bool {
 
 fn is_public_v4(address: Ipv4Addr) -> bool {
     let [a, b, c, _] = address.octets();
-    let is_special = matches!(
-        (a, b, c),
-        // This network, private ones, loopback, link-local, and shared address space (RFC 6598).
-        (0 | 10 | 127, ..)
-            | (100, 64..=127, _)
-            | (169, 254, _)
-            | (172, 16..=31, _)
-            | (192, 168, _)
-            // Protocol assignments, documentation, the old 6to4 relays, benchmarking.
-            | (192, 0, 0 | 2)
-            | (192, 88, 99)
-            | (192, 31, 196)
-            | (192, 52, 193)
-            | (192, 175, 48)
-            | (198, 18..=19, _)
-            | (198, 51, 100)
-            | (203, 0, 113)
-            // Multicast, reserved, broadcast.
-            | (224..=255, ..)
-    );
+    let is_special = match a {
+        // This network, a private one, loopback.
+        0 | 10 | 127 => true,
+        // Shared address space (RFC 6598).
+        100 => matches!(b, 64..=127),
+        // Link-local, the other private ones.
+        169 => b == 254,
+        172 => matches!(b, 16..=31),
+        // A private one, protocol assignments, documentation, anycast of old protocols.
+        192 => {
+            b == 168 || matches!((b, c), (0, 0 | 2) | (88, 99) | (31, 196) | (52, 193) | (175, 48))
+        }
+        // Benchmarking, documentation.
+        198 => matches!(b, 18 | 19) || (b, c) == (51, 100),
+        203 => (b, c) == (0, 113),
+        // Multicast, reserved, broadcast.
+        _ => a >= 224,
+    };
     // Metadata services that live at a public address.
     !is_special && address != Ipv4Addr::new(168, 63, 129, 16)
 }
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
-    let [a, b, c, d, e, f, g, h] = address.segments();
+    let segments = address.segments();
     let embedded = |high: u16, low: u16| {
         let ([w, x], [y, z]) = (high.to_be_bytes(), low.to_be_bytes());
         is_public_v4(Ipv4Addr::new(w, x, y, z))
     };
-    match (a, b) {
-        // Forms of IPv4: mapped and compatible, translated (RFC 6052), 6to4.
-        (0, 0) if [c, d, e] == [0; 3] && f == 0xffff => embedded(g, h),
-        (0x64, 0xff9b) if [c, d, e, f] == [0; 4] => embedded(g, h),
-        (0x2002, _) => embedded(b, c),
-        // Teredo, benchmarking, ORCHID, documentation: of 2001::/23 and 2001:db8::/32 nothing is anybody's server.
-        (0x2001, 0..=0x1ff | 0xdb8) => false,
-        (0x3fff, 0..=0xfff) => false,
+    match segments {
+        // Forms of IPv4: mapped, translated (RFC 6052), 6to4.
+        [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+            embedded(high, low)
+        }
+        [0x2002, high, low, ..] => embedded(high, low),
+        // Teredo, benchmarking, ORCHID and documentation are nobody's server.
+        [0x2001, 0..=0x1ff | 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => false,
         // Only what IANA has given out as global unicast: all else is loopback, local, multicast, or nobody's.
-        (0x2000..=0x3fff, _) => true,
-        _ => false,
+        [first, ..] => matches!(first, 0x2000..=0x3fff),
     }
 }
 

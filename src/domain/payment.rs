@@ -74,13 +74,15 @@ impl PaymentStatus {
     /// takes a credit away.
     #[must_use]
     pub const fn may_become(self, next: PaymentStatus) -> bool {
-        match (self, next) {
-            (PaymentStatus::Confirmed, _) | (_, PaymentStatus::Created) => false,
-            (_, PaymentStatus::Confirmed) => true,
-            (PaymentStatus::Confirming, PaymentStatus::Confirming) => false,
-            (PaymentStatus::Created | PaymentStatus::Confirming, _) => true,
-            (PaymentStatus::Failed | PaymentStatus::Expired, PaymentStatus::Confirming) => true,
-            (PaymentStatus::Failed | PaymentStatus::Expired, _) => false,
+        match self {
+            PaymentStatus::Confirmed => false,
+            PaymentStatus::Created => !matches!(next, PaymentStatus::Created),
+            PaymentStatus::Confirming => {
+                !matches!(next, PaymentStatus::Created | PaymentStatus::Confirming)
+            }
+            PaymentStatus::Failed | PaymentStatus::Expired => {
+                matches!(next, PaymentStatus::Confirming | PaymentStatus::Confirmed)
+            }
         }
     }
 }

@@ -172,7 +172,7 @@ pub fn of_usage(
             status: usage.status,
         };
         let add = |rollups: &mut BTreeMap<RollupKey, Rollup>, period| {
-            rollups.entry(key(period)).or_insert_with(Rollup::default).add(&rollup);
+            rollups.entry(key(period)).or_default().add(&rollup);
         };
         add(&mut hours, hour(usage.started_at));
         add(&mut days, usage.started_at.day().0);

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
-use sea_orm::Value;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
@@ -20,7 +19,7 @@ use crate::domain::forecast::forecast;
 use crate::domain::rollup::{Rollup, hour, hour_starts_at};
 use crate::domain::{ChargeId, Credits, Day, Ending, KeyId, MICROS_PER_DAY, Month, Timestamp};
 use crate::store::monitoring::{CallRow, KeyAgainstLimits};
-use crate::store::rollups::{Grain, Group, RollupRow, UsageFilter};
+use crate::store::rollups::{Grain, Group, RollupRow, UsageFilter, UsageQuestion};
 
 /// Groups whose series are told; of more, those that cost the most.
 const SERIES_GROUPS_MAX: usize = 20;
@@ -293,22 +292,20 @@ pub(super) async fn usage(
     let account = app.payments.whole_account(user.id, environment.into()).await?;
     let (grain, periods) = (span.grain, (span.from, span.until));
     let group = group_by.map(Group::from);
+    let in_all = UsageQuestion { grain, periods, filter, by_period: false, group, only: None };
     let mut groups = Vec::new();
-    let mut only: Option<Vec<Value>> = None;
-    if let Some(group) = group {
-        groups = app
-            .store
-            .usage(account, grain, periods, filter.clone(), false, Some(group), None)
-            .await?;
-        groups.sort_by(|one, other| other.rollup.cost.cmp(&one.rollup.cost));
+    let mut only: Option<Vec<String>> = None;
+    if group.is_some() {
+        groups = app.store.usage(account, in_all.clone()).await?;
+        groups.sort_by_key(|group| std::cmp::Reverse(group.rollup.cost));
         let dearest = groups.iter().take(SERIES_GROUPS_MAX);
-        only = Some(dearest.map(|row| group.value(&row.group)).collect());
+        only = Some(dearest.map(|row| row.group.clone()).collect());
     }
     let is_nothing = only.as_ref().is_some_and(Vec::is_empty);
     let rows = if is_nothing {
         Vec::new()
     } else {
-        app.store.usage(account, grain, periods, filter, true, group, only).await?
+        app.store.usage(account, UsageQuestion { by_period: true, only, ..in_all }).await?
     };
     let totals = if group.is_some() { sum(&groups) } else { sum(&rows) };
     groups.truncate(GROUPS_MAX);
@@ -614,10 +611,8 @@ pub(super) async fn forecast_balance(
     let now = app.clock.now();
     let end = hour(now).saturating_add(1);
     let begin = end.saturating_sub(FORECAST_DAYS.saturating_mul(24));
-    let rows = app
-        .store
-        .usage(account, Grain::Hour, (begin, end), UsageFilter::default(), true, None, None)
-        .await?;
+    let question = UsageQuestion::by_period(Grain::Hour, (begin, end));
+    let rows = app.store.usage(account, question).await?;
     let spent = sum(&rows).0.cost;
     // An account that began within them has spent it in less time; an hour at least.
     let first = rows.iter().map(|row| row.period).min().unwrap_or(begin);

@@ -219,7 +219,6 @@ impl Payments {
         let found = self.store.find_payment(payment.id).await?;
         let payment = found.ok_or(PaymentsError::NotFound)?;
         let done = match payment.status {
-            PaymentStatus::Confirmed => payment,
             PaymentStatus::Created => {
                 // Named before it is sent: whoever sends it again, to whichever account, finds it.
                 let facts = ProviderFacts { provider_ref: Some(reference), checkout_url: None };
@@ -236,7 +235,7 @@ impl Payments {
                 failpoint!("x402-settled");
                 self.apply(payment, progress).await?
             }
-            PaymentStatus::Failed | PaymentStatus::Expired => payment,
+            PaymentStatus::Confirmed | PaymentStatus::Failed | PaymentStatus::Expired => payment,
             PaymentStatus::Confirming => {
                 let progress =
                     super::Provider::look(x402, &payment, None, self.gateway.clock.now());

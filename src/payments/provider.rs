@@ -6,6 +6,8 @@
 use std::future::Future;
 use std::pin::Pin;
 
+use serde_json::Value;
+
 use crate::domain::{Credits, ReversalKind, Timestamp};
 use crate::store::payments::Payment;
 
@@ -77,6 +79,12 @@ impl Progress {
     pub fn at(stage: Stage) -> Self {
         Progress { provider_ref: None, checkout_url: None, stage, reversals: Vec::new() }
     }
+}
+
+/// A field of an answer; null where there is none.
+#[must_use]
+pub fn at<'v>(value: &'v Value, name: &str) -> &'v Value {
+    value.get(name).unwrap_or(&Value::Null)
 }
 
 /// A payment provider. The sandbox is none: it has nothing to say.

@@ -100,7 +100,7 @@ impl Payments {
         match stage {
             Stage::Waiting => {}
             Stage::Confirming => {
-                self.advance(&payment, PaymentStatus::Confirming, None, now).await?
+                self.advance(&payment, PaymentStatus::Confirming, None, now).await?;
             }
             Stage::Failed(why) => {
                 self.advance(&payment, PaymentStatus::Failed, Some(why), now).await?;

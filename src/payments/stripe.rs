@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use reqwest::Method;
+use reqwest::header::HeaderValue;
 use serde::Deserialize;
 use serde_json::Value;
 use sha2::Sha256;
 use tokio::runtime::Handle;
 
-use super::provider::{Answer, Order, Progress, Provider, ProviderError, SeenReversal, Stage};
+use super::provider::{Answer, Order, Progress, Provider, ProviderError, SeenReversal, Stage, at};
 use crate::config::{Secret, StripeSettings};
 use crate::domain::{Credits, PaymentId, ReversalKind, Timestamp, UserId};
 use crate::store::payments::Payment;
@@ -152,7 +153,7 @@ impl Stripe {
             // In constant time.
             from_hex(text).is_some_and(|bytes| mac.clone().verify_slice(&bytes).is_ok())
         };
-        if signatures.iter().any(|text| is_ours(text)) { Ok(()) } else { Err(BadSignature::Wrong) }
+        if signatures.iter().any(is_ours) { Ok(()) } else { Err(BadSignature::Wrong) }
     }
 
     /// What a webhook is about. Its object is a snapshot from when it was made, so no more than that is taken from it.
@@ -162,10 +163,10 @@ impl Stripe {
     pub fn hint(body: &[u8]) -> Result<Hint, serde_json::Error> {
         let event: Event = serde_json::from_slice(body)?;
         let object = event.data.object;
-        let intent = match object["object"].as_str() {
-            Some("payment_intent") => object["id"].as_str(),
+        let intent = match at(&object, "object").as_str() {
+            Some("payment_intent") => at(&object, "id").as_str(),
             Some("checkout.session" | "charge" | "refund" | "dispute") => {
-                id_of(&object["payment_intent"])
+                id_of(at(&object, "payment_intent"))
             }
             _ => return Ok(Hint::Nothing),
         };
@@ -206,7 +207,7 @@ impl Stripe {
     pub async fn methods(&self, customer: &str) -> Result<Vec<SavedMethod>, ProviderError> {
         let path = format!("/v1/customers/{}/payment_methods", escaped(customer));
         let list = self.get(&path, &[("limit", "100")]).await?;
-        let methods = list["data"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let methods = at(&list, "data").as_array().map(Vec::as_slice).unwrap_or_default();
         Ok(methods.iter().filter_map(saved_method).collect())
     }
 
@@ -265,7 +266,7 @@ impl Stripe {
         }
         let session = self.post("/v1/checkout/sessions", &form, &payment.id.to_string()).await?;
         let provider_ref = Some(text(&session, "id")?);
-        let checkout_url = session["url"].as_str().map(str::to_owned);
+        let checkout_url = at(&session, "url").as_str().map(str::to_owned);
         Ok(Progress { provider_ref, checkout_url, ..Progress::at(Stage::Waiting) })
     }
 
@@ -291,7 +292,7 @@ impl Stripe {
                 Ok(Progress { provider_ref, ..Progress::at(stage_of(&intent, true)) })
             }
             Reply::Refused(error) => {
-                let intent = &error["payment_intent"];
+                let intent = at(&error, "payment_intent");
                 let provider_ref = id_of(intent).map(str::to_owned);
                 let failure = Stage::Failed(failure_of(&error));
                 Ok(Progress { provider_ref, ..Progress::at(failure) })
@@ -310,9 +311,9 @@ impl Stripe {
         if reference.starts_with("cs_") {
             let path = format!("/v1/checkout/sessions/{}", escaped(reference));
             let session = self.get(&path, &[]).await?;
-            intent = id_of(&session["payment_intent"]).map(str::to_owned);
-            let is_over = session["status"] == "expired";
-            if intent.is_none() || (is_over && session["payment_status"] != "paid") {
+            intent = id_of(at(&session, "payment_intent")).map(str::to_owned);
+            let is_over = *at(&session, "status") == "expired";
+            if intent.is_none() || (is_over && *at(&session, "payment_status") != "paid") {
                 return Ok(Progress::at(if is_over { Stage::Expired } else { Stage::Waiting }));
             }
         }
@@ -333,12 +334,12 @@ impl Stripe {
     async fn reversals(&self, intent: &str) -> Result<Vec<SeenReversal>, ProviderError> {
         let mut seen = Vec::new();
         for refund in self.list("/v1/refunds", intent).await? {
-            let is_nothing = matches!(refund["status"].as_str(), Some("failed" | "canceled"));
+            let is_nothing = matches!(at(&refund, "status").as_str(), Some("failed" | "canceled"));
             seen.push(reversal(&refund, ReversalKind::Refund, is_nothing)?);
         }
         for dispute in self.list("/v1/disputes", intent).await? {
             // An inquiry takes nothing; what was won is given again.
-            let status = dispute["status"].as_str().unwrap_or_default();
+            let status = at(&dispute, "status").as_str().unwrap_or_default();
             let is_nothing = status.starts_with("warning") || matches!(status, "won" | "prevented");
             seen.push(reversal(&dispute, ReversalKind::Dispute, is_nothing)?);
         }
@@ -348,12 +349,12 @@ impl Stripe {
     async fn list(&self, path: &str, intent: &str) -> Result<Vec<Value>, ProviderError> {
         let mut all: Vec<Value> = Vec::new();
         for _ in 0..PAGES_MAX {
-            let last = all.last().and_then(|last| last["id"].as_str()).map(str::to_owned);
+            let last = all.last().and_then(|last| at(last, "id").as_str()).map(str::to_owned);
             let mut query = vec![("payment_intent", intent), ("limit", "100")];
             query.extend(last.as_deref().map(|last| ("starting_after", last)));
             let page = self.get(path, &query).await?;
-            all.extend(page["data"].as_array().cloned().unwrap_or_default());
-            if page["has_more"] != true {
+            all.extend(at(&page, "data").as_array().cloned().unwrap_or_default());
+            if *at(&page, "has_more") != true {
                 return Ok(all);
             }
         }
@@ -416,8 +417,8 @@ impl Stripe {
         if status.is_success() {
             return Ok(Reply::Done(value));
         }
-        let error = value["error"].take();
-        let may_pass = match headers.get("stripe-should-retry").map(|value| value.as_bytes()) {
+        let error = value.get_mut("error").map(Value::take).unwrap_or_default();
+        let may_pass = match headers.get("stripe-should-retry").map(HeaderValue::as_bytes) {
             Some(b"true") => true,
             Some(b"false") => false,
             _ => {
@@ -484,20 +485,20 @@ struct EventData {
 
 /// An id, or the id of the object in its place.
 fn id_of(value: &Value) -> Option<&str> {
-    value.as_str().or_else(|| value["id"].as_str())
+    value.as_str().or_else(|| at(value, "id").as_str())
 }
 
 fn payment_of(object: &Value) -> Option<PaymentId> {
-    object["metadata"]["payment_id"].as_str()?.parse().ok()
+    at(at(object, "metadata"), "payment_id").as_str()?.parse().ok()
 }
 
 fn text(object: &Value, name: &str) -> Result<String, ProviderError> {
-    let text = object[name].as_str().map(str::to_owned);
+    let text = at(object, name).as_str().map(str::to_owned);
     text.ok_or_else(|| ProviderError::Unreachable(format!("an answer without {name}")))
 }
 
 fn failure_of(error: &Value) -> String {
-    let text = |name: &str| error[name].as_str();
+    let text = |name: &str| at(error, name).as_str();
     let code = text("decline_code").or_else(|| text("code")).or_else(|| text("type"));
     let message = text("message").unwrap_or("no reason given");
     match code {
@@ -513,12 +514,12 @@ fn metadata(of: &str, name: &str, value: &impl std::fmt::Display) -> (String, St
 }
 
 fn saved_method(method: &Value) -> Option<SavedMethod> {
-    let card = &method["card"];
-    let number = |name: &str| card[name].as_u64().and_then(|number| u32::try_from(number).ok());
-    let text = |name: &str| card[name].as_str().map(str::to_owned);
+    let card = at(method, "card");
+    let number = |name: &str| at(card, name).as_u64().and_then(|number| u32::try_from(number).ok());
+    let text = |name: &str| at(card, name).as_str().map(str::to_owned);
     Some(SavedMethod {
-        id: method["id"].as_str()?.to_owned(),
-        kind: method["type"].as_str()?.to_owned(),
+        id: at(method, "id").as_str()?.to_owned(),
+        kind: at(method, "type").as_str()?.to_owned(),
         brand: text("brand"),
         last4: text("last4"),
         exp_month: number("exp_month"),
@@ -528,14 +529,14 @@ fn saved_method(method: &Value) -> Option<SavedMethod> {
 
 /// How far a payment intent has come. One that was charged without its owner being there does not wait for them.
 fn stage_of(intent: &Value, is_off_session: bool) -> Stage {
-    match intent["status"].as_str().unwrap_or_default() {
-        "succeeded" => match credits(&intent["amount_received"]) {
-            Some(amount) if intent["currency"] == "usd" => Stage::Paid(amount),
+    match at(intent, "status").as_str().unwrap_or_default() {
+        "succeeded" => match credits(at(intent, "amount_received")) {
+            Some(amount) if *at(intent, "currency") == "usd" => Stage::Paid(amount),
             _ => Stage::Failed("paid in another currency".into()),
         },
         "processing" => Stage::Confirming,
         "canceled" => Stage::Failed("canceled".into()),
-        _ if is_off_session => Stage::Failed(failure_of(&intent["last_payment_error"])),
+        _ if is_off_session => Stage::Failed(failure_of(at(intent, "last_payment_error"))),
         _ => Stage::Waiting,
     }
 }
@@ -545,7 +546,7 @@ fn reversal(
     kind: ReversalKind,
     is_nothing: bool,
 ) -> Result<SeenReversal, ProviderError> {
-    let amount = credits(&object["amount"])
+    let amount = credits(at(object, "amount"))
         .ok_or_else(|| ProviderError::Unreachable("a reversal without an amount".into()))?;
     let wanted = if is_nothing { Credits::ZERO } else { amount };
     Ok(SeenReversal { provider_ref: text(object, "id")?, kind, wanted })
@@ -590,10 +591,7 @@ fn from_hex(text: &str) -> Option<Vec<u8>> {
 mod url {
     /// The fields as `application/x-www-form-urlencoded`.
     pub(super) fn form(fields: &[(String, String)]) -> String {
-        let mut url = match reqwest::Url::parse("form:?") {
-            Ok(url) => url,
-            Err(_) => return String::new(),
-        };
+        let Ok(mut url) = reqwest::Url::parse("form:?") else { return String::new() };
         if !fields.is_empty() {
             url.query_pairs_mut().extend_pairs(fields);
         }

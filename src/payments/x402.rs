@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 
-use super::provider::{Answer, Order, Progress, Provider, ProviderError, Stage};
+use super::provider::{Answer, Order, Progress, Provider, ProviderError, Stage, at};
 use crate::config::{Secret, X402Settings};
 use crate::domain::{Credits, PaymentStatus, Timestamp};
 use crate::store::payments::Payment;
@@ -208,14 +208,14 @@ impl X402 {
         });
         if is_first {
             let verified = self.ask("verify", &request).await?;
-            if verified["isValid"] != true {
+            if *at(&verified, "isValid") != true {
                 let why = reason(&verified, "invalidReason");
                 return Ok(Progress::at(Stage::Failed(why)));
             }
         }
         let settled = self.ask("settle", &request).await?;
-        if settled["success"] == true {
-            let transaction = settled["transaction"].as_str().map(str::to_owned);
+        if *at(&settled, "success") == true {
+            let transaction = at(&settled, "transaction").as_str().map(str::to_owned);
             let stage = Stage::Paid(payment.amount);
             return Ok(Progress { checkout_url: transaction, ..Progress::at(stage) });
         }
@@ -276,7 +276,7 @@ impl Provider for X402 {
 }
 
 fn reason(answer: &Value, name: &str) -> String {
-    answer[name].as_str().unwrap_or("no reason given").chars().take(200).collect()
+    at(answer, name).as_str().unwrap_or("no reason given").chars().take(200).collect()
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The ledger as its owner reads it: by keyset, newest or oldest first, whole or in part, and summed up by the month.
 
+use std::fmt::Write as _;
+
 use sea_orm::{ActiveValue::Set, ConnectionTrait, QueryResult, Statement, Value};
 use uuid::Uuid;
 
@@ -154,7 +156,7 @@ impl Store {
         if let Some(kind) = filter.kind {
             // In words that the index of rare kinds is found by.
             let rare = if is_rare(kind) { " AND entry.kind NOT IN (2, 3)" } else { "" };
-            conditions.push_str(&format!("{rare} AND entry.kind = {}", kind.code()));
+            let _ = write!(conditions, "{rare} AND entry.kind = {}", kind.code());
         }
         let order = if is_newest_first { "DESC" } else { "ASC" };
         let sql = format!(

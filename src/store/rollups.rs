@@ -53,10 +53,35 @@ pub enum Group {
     Upstream,
 }
 
+/// What is asked of rollups.
+#[derive(Clone, Debug)]
+pub struct UsageQuestion {
+    /// By the hour, or by the day.
+    pub grain: Grain,
+    /// From one period to before another.
+    pub periods: (i32, i32),
+    /// Which calls.
+    pub filter: UsageFilter,
+    /// Are periods told apart?
+    pub by_period: bool,
+    /// What else is told apart.
+    pub group: Option<Group>,
+    /// Of these groups alone, by their names.
+    pub only: Option<Vec<String>>,
+}
+
+impl UsageQuestion {
+    /// By period, of all calls.
+    #[must_use]
+    pub fn by_period(grain: Grain, periods: (i32, i32)) -> Self {
+        let filter = UsageFilter::default();
+        UsageQuestion { grain, periods, filter, by_period: true, group: None, only: None }
+    }
+}
+
 impl Group {
     /// A group's name, as it is asked for.
-    #[must_use]
-    pub fn value(self, name: &str) -> Value {
+    fn value(self, name: &str) -> Value {
         match self {
             Group::Key => name.parse::<KeyId>().map_or(Uuid::nil(), |key| key.0).into(),
             _ => name.into(),
@@ -247,21 +272,17 @@ fn row_values((key, rollup): &Row) -> [Value; COLUMNS] {
 }
 
 impl Store {
-    /// What the calls of an account come to, from one period to before another: by period where `by_period`, and by
-    /// group, or by those `only` of the groups, as [`Group::value`] has them.
+    /// What the calls of an account come to.
     ///
     /// # Errors
     /// [`StoreError`]
     pub async fn usage(
         &self,
         account: AccountId,
-        grain: Grain,
-        (from, until): (i32, i32),
-        filter: UsageFilter,
-        by_period: bool,
-        group: Option<Group>,
-        only: Option<Vec<Value>>,
+        question: UsageQuestion,
     ) -> Result<Vec<RollupRow>, StoreError> {
+        let UsageQuestion { grain, periods: (from, until), filter, by_period, group, only } =
+            question;
         self.run(move |store| async move {
             let name = match group {
                 None => "''",
@@ -281,8 +302,8 @@ impl Store {
             let mut conditions = filter.conditions(&mut values);
             if let Some(only) = only {
                 let mut names = String::new();
-                for value in only {
-                    values.push(value);
+                for name in only {
+                    values.push(group.map_or_else(|| name.as_str().into(), |group| group.value(&name)));
                     let comma = if names.is_empty() { "" } else { ", " };
                     let _ = write!(names, "{comma}${}", values.len());
                 }

@@ -1,5 +1,7 @@
 //! Webhook endpoints, and what became of each delivery.
 
+use std::fmt::Write as _;
+
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, Value};
 use uuid::Uuid;
 
@@ -427,7 +429,7 @@ impl Store {
             for endpoint in busy {
                 values.push(endpoint.0.into());
                 let comma = if others.is_empty() { "" } else { ", " };
-                others.push_str(&format!("{comma}${}", values.len()));
+                let _ = write!(others, "{comma}${}", values.len());
             }
             let others = if others.is_empty() {
                 String::new()
@@ -508,24 +510,6 @@ impl Store {
         verdict: Verdict,
         dead_since: Timestamp,
     ) -> Result<bool, StoreError> {
-        const ATTEMPT: &str = "INSERT INTO webhook_attempt
-                (delivery_id, number, at, status, error, answer, latency_micros)
-            SELECT $1, COALESCE(MAX(number), 0) + 1, $2, $3, $4, $5, $6 FROM webhook_attempt
-            WHERE delivery_id = $1";
-        const DELIVERY: &str = "UPDATE webhook_delivery SET attempts = attempts + 1, status = $1,
-                next_at = $2, ended_at = $3
-            WHERE id = $4";
-        const WELL: &str = "UPDATE webhook_endpoint SET failing_since = NULL WHERE id = $1
-            AND failing_since IS NOT NULL";
-        const FAILING: &str =
-            "UPDATE webhook_endpoint SET failing_since = COALESCE(failing_since, $1)
-            WHERE id = $2";
-        const SWITCH_OFF: &str =
-            "UPDATE webhook_endpoint SET is_enabled = FALSE, switched_off_at = $1
-            WHERE id = $2 AND is_enabled AND (failing_since <= $3 OR $4)";
-        const GIVE_UP: &str =
-            "UPDATE webhook_delivery SET status = 3, next_at = NULL, ended_at = $1
-            WHERE endpoint_id = $2 AND status = 1";
         let account = delivery.account;
         let is_switched_off = self
             .run_write(move |store| async move {
@@ -659,6 +643,22 @@ impl Store {
         .await
     }
 }
+
+const ATTEMPT: &str = "INSERT INTO webhook_attempt
+        (delivery_id, number, at, status, error, answer, latency_micros)
+    SELECT $1, COALESCE(MAX(number), 0) + 1, $2, $3, $4, $5, $6 FROM webhook_attempt
+    WHERE delivery_id = $1";
+const DELIVERY: &str = "UPDATE webhook_delivery SET attempts = attempts + 1, status = $1,
+        next_at = $2, ended_at = $3
+    WHERE id = $4";
+const WELL: &str = "UPDATE webhook_endpoint SET failing_since = NULL WHERE id = $1
+    AND failing_since IS NOT NULL";
+const FAILING: &str = "UPDATE webhook_endpoint SET failing_since = COALESCE(failing_since, $1)
+    WHERE id = $2";
+const SWITCH_OFF: &str = "UPDATE webhook_endpoint SET is_enabled = FALSE, switched_off_at = $1
+    WHERE id = $2 AND is_enabled AND (failing_since <= $3 OR $4)";
+const GIVE_UP: &str = "UPDATE webhook_delivery SET status = 3, next_at = NULL, ended_at = $1
+    WHERE endpoint_id = $2 AND status = 1";
 
 fn selections(events: Option<Vec<String>>) -> Option<String> {
     events.and_then(|events| serde_json::to_string(&events).ok())

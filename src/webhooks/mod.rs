@@ -315,7 +315,8 @@ pub fn check_url(text: &str, is_private_allowed: bool) -> Result<reqwest::Url, &
     }
     let url = reqwest::Url::parse(text).map_err(|_| "it is no URL")?;
     let is_secure = url.scheme() == "https";
-    if !is_secure && !(is_private_allowed && url.scheme() == "http") {
+    let is_plain_allowed = is_private_allowed && url.scheme() == "http";
+    if !(is_secure || is_plain_allowed) {
         return Err("it must begin with https:");
     }
     if !url.username().is_empty() || url.password().is_some() {

@@ -11,7 +11,7 @@ use crate::domain::rollup::hour;
 use crate::domain::spike::{HOURS, Spike, spike};
 use crate::domain::{AccountId, MICROS_PER_DAY, Timestamp};
 use crate::store::StoreError;
-use crate::store::rollups::{Grain, UsageFilter};
+use crate::store::rollups::{Grain, UsageQuestion};
 
 const PERIOD: Duration = Duration::from_secs(20);
 
@@ -59,10 +59,8 @@ async fn tell_of_spike(
 ) -> Result<(), StoreError> {
     let this = hour(now);
     let span = (this.saturating_sub(HOURS), this.saturating_add(1));
-    let rows = webhooks
-        .store
-        .usage(account, Grain::Hour, span, UsageFilter::default(), true, None, None)
-        .await?;
+    let question = UsageQuestion::by_period(Grain::Hour, span);
+    let rows = webhooks.store.usage(account, question).await?;
     let spent: Vec<_> = rows.iter().map(|row| (row.period, row.rollup.cost)).collect();
     let Some(Spike { spent, usual }) = spike(&spent, this) else { return Ok(()) };
     let kind = EventKind::UsageSpike;
