@@ -20,7 +20,7 @@ use crate::figures::seconds;
 /// `GET /metrics`, on `server.metrics_bind`, or with `server.metrics_token` where the API is.
 ///
 /// # Errors
-/// [`ApiError::MissingSession`] or [`ApiError::AccessDenied`] where a token is set and is not given.
+/// 401 or 403 where a token is set and is not given.
 pub async fn metrics(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     if let Some(token) = &app.metrics_token {
         let given = bearer(&request).ok_or(ApiError::MissingSession)?;

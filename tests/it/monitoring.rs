@@ -1,4 +1,5 @@
 //! What account holders see of their usage: sums that are the ledger's own, at every edge of a day and a month.
+#![expect(clippy::too_many_lines, reason = "a scenario reads best in one piece")]
 
 use std::collections::BTreeMap;
 

@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::clients::installed;
 use crate::support::process::Process;
 use crate::support::upstream::{Script, Upstream};
-use crate::support::{Database, Server, on_both};
+use crate::support::{Database, Server, hex, on_both};
 
 on_both!(
     the_figures_are_what_prometheus_reads,
@@ -195,7 +195,6 @@ async fn a_call_is_one_trace_from_the_caller_to_the_upstream(database: Database)
     // What waits is sent at the end.
     assert_eq!(process.terminate(), Some(0));
     let spans = spans.lock().unwrap().clone();
-    let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let names: Vec<&str> = spans.iter().map(|span| span.name.as_str()).collect();
     assert_eq!(spans.len(), 7, "{names:?}");
     assert!(spans.iter().all(|span| hex(&span.trace_id) == TRACE), "{names:?}");

@@ -44,6 +44,15 @@ pub fn run(test: impl Future<Output = ()>) {
     runtime.unwrap().block_on(test);
 }
 
+/// Bytes in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
 /// A server in this process, on a port of its own.
 pub struct Server {
     pub address: SocketAddr,

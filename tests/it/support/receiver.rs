@@ -108,7 +108,7 @@ async fn take(request: HttpRequest, body: Bytes, shared: Data<Shared>) -> HttpRe
     });
     match status {
         0 => {
-            tokio::time::sleep(Duration::from_secs(60)).await;
+            tokio::time::sleep(Duration::from_mins(1)).await;
             HttpResponse::Ok().finish()
         }
         307 => HttpResponse::TemporaryRedirect().insert_header(("Location", "/elsewhere")).finish(),

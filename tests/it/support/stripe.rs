@@ -164,7 +164,7 @@ impl Stripe {
             ("charge", _) => self.state(|state| state.disputes.last().unwrap().clone()),
             other => panic!("{other:?}"),
         };
-        let number = self.state(|state| next(state));
+        let number = self.state(next);
         json!({
             "id": format!("evt_{number}"), "object": "event", "api_version": "2025-08-27.basil",
             "created": 1_705_320_000, "livemode": false, "pending_webhooks": 1,
@@ -189,8 +189,7 @@ fn next(state: &mut State) -> u64 {
 pub fn sign(body: &str, seconds: i64) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(WEBHOOK_SECRET.as_bytes()).unwrap();
     mac.update(format!("{seconds}.{body}").as_bytes());
-    let hex: String =
-        mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = super::hex(&mac.finalize().into_bytes());
     format!("t={seconds},v1={hex}")
 }
 
@@ -223,13 +222,12 @@ async fn answer(request: HttpRequest, body: Bytes, shared: Data<Shared>) -> Http
     let state = &mut *shared.state.lock().unwrap();
     let (status, value) = if request.method() == Method::POST {
         let key = header("idempotency-key").expect("a POST without an idempotency key");
-        match state.answers.get(&key) {
-            Some(kept) => kept.clone(),
-            None => {
-                let made = post(state, request.path(), &fields);
-                state.answers.insert(key, made.clone());
-                made
-            }
+        if let Some(kept) = state.answers.get(&key) {
+            kept.clone()
+        } else {
+            let made = post(state, request.path(), &fields);
+            state.answers.insert(key, made.clone());
+            made
         }
     } else {
         get(state, request.path(), &fields)
