@@ -17,8 +17,11 @@ use std::fmt::{Debug, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use polysystems::config::Settings;
+use polysystems::domain::address::is_public;
 use polysystems::domain::api_key::{ApiKey, KEY_LEN, RANDOM_LEN};
 use polysystems::domain::money::{Credits, TokenPrice};
 use polysystems::domain::pricing::{PriceList, PriceRule, RouteClass};
@@ -27,10 +30,13 @@ use polysystems::http::amount::Amount;
 use polysystems::http::origin::{forwarded_address, is_plain};
 use polysystems::http::page::EntryCursor;
 use polysystems::idempotency::IdempotencyKey;
+use polysystems::payments::stripe::{Hint, Stripe};
+use polysystems::payments::x402::SignedPayment;
 use polysystems::upstream::dialect::{Bill, Close, Transcript};
 use polysystems::upstream::fields::Fields;
 use polysystems::upstream::sse::{self, FRAME_BYTES_MAX, Frames};
 use polysystems::upstream::{Dialect, Reported};
+use polysystems::webhooks::check_url;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
 use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
@@ -666,6 +672,113 @@ fn idempotency_keys() {
             prop_assert_ne!(IdempotencyKey::parse(&other), Ok(key));
         }
         Ok(is_key)
+    });
+}
+
+/// What account holders name as their webhooks' addresses: whatever is taken is of the public internet, as another parser
+/// reads it.
+#[test]
+fn webhook_addresses() {
+    let hosts = prop_oneof![
+        "[a-z]{1,9}\\.(com|example|local|internal)",
+        any::<Ipv4Addr>().prop_map(|address| address.to_string()),
+        any::<u32>().prop_map(|number| number.to_string()),
+        any::<u32>().prop_map(|number| format!("0x{number:x}")),
+        any::<std::net::Ipv6Addr>().prop_map(|address| format!("[{address}]")),
+        any::<Ipv4Addr>().prop_map(|address| format!("[::ffff:{address}]")),
+        select(vec!["127.1", "localhost", "169.254.169.254", "10.0.0.1", "[::1]", "192.168.0.1"])
+            .prop_map(str::to_owned),
+    ];
+    let valid = (hosts, "(:[0-9]{1,4})?(/[a-z]{0,5})?")
+        .prop_map(|(host, rest)| format!("https://{host}{rest}"));
+    fuzz("webhook_addresses", &texts(valid), |text| {
+        let Ok(url) = check_url(&text, false) else { return Ok(false) };
+        prop_assert_eq!(url.scheme(), "https");
+        prop_assert!(url.username().is_empty() && url.password().is_none());
+        let host = url.host_str().unwrap();
+        match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+            Ok(IpAddr::V4(address)) => {
+                prop_assert!(
+                    !(address.is_private()
+                        || address.is_loopback()
+                        || address.is_link_local()
+                        || address.is_unspecified()
+                        || address.is_broadcast()
+                        || address.is_multicast()
+                        || address.is_documentation()),
+                    "{}",
+                    host
+                );
+            }
+            Ok(IpAddr::V6(address)) => {
+                let is_local = address.is_loopback()
+                    || address.is_unspecified()
+                    || address.is_multicast()
+                    || address.is_unique_local()
+                    || address.is_unicast_link_local();
+                prop_assert!(!is_local, "{}", host);
+                if let Some(inner) = address.to_ipv4_mapped() {
+                    prop_assert!(is_public(IpAddr::V4(inner)), "{}", host);
+                }
+            }
+            Err(_) => prop_assert!(host.contains('.') && !host.ends_with(".local"), "{}", host),
+        }
+        Ok(true)
+    });
+}
+
+/// What Stripe is said to tell: never more than a hint.
+#[test]
+fn stripe_events() {
+    let kinds = select(vec![
+        "payment_intent",
+        "checkout.session",
+        "charge",
+        "refund",
+        "dispute",
+        "customer",
+    ]);
+    let valid = (kinds, any::<[u8; 16]>(), "pi_[a-z]{4}").prop_map(|(kind, id, intent)| {
+        let id = PaymentId(uuid::Uuid::from_bytes(id));
+        serde_json::json!({ "type": "x", "data": { "object": {
+            "object": kind, "id": intent, "payment_intent": intent,
+            "metadata": { "payment_id": id.to_string() } } } })
+        .to_string()
+    });
+    fuzz("stripe_events", &inputs(valid), |bytes| {
+        let hint = Stripe::hint(&bytes);
+        let read: Option<Value> = serde_json::from_slice(&bytes).ok();
+        let object = read.as_ref().and_then(|event| event.get("data")?.get("object"));
+        // What is no JSON with an object is no event.
+        prop_assert_eq!(hint.is_ok(), object.is_some());
+        let Ok(Hint::Payment(payment, _)) = hint else { return Ok(false) };
+        let named = object.and_then(|object| object.get("metadata")?.get("payment_id")?.as_str());
+        prop_assert_eq!(named.map(str::to_owned), Some(payment.to_string()));
+        Ok(true)
+    });
+}
+
+/// Payments by x402 in a header.
+#[test]
+fn signed_payments() {
+    let valid = (any::<u32>(), "0x[0-9a-f]{8}").prop_map(|(amount, nonce)| {
+        let payment = serde_json::json!({ "x402Version": 2,
+            "accepted": { "scheme": "exact", "network": "eip155:8453", "amount": amount.to_string(),
+                "asset": "0x1", "payTo": "0x2", "maxTimeoutSeconds": 60, "extra": {} },
+            "payload": { "authorization": { "nonce": nonce } } });
+        STANDARD.encode(payment.to_string())
+    });
+    fuzz("signed_payments", &inputs(valid), |bytes| {
+        let Ok(signed) = SignedPayment::read(&bytes) else { return Ok(false) };
+        let read: Value = serde_json::from_slice(&STANDARD.decode(&bytes).unwrap()).unwrap();
+        prop_assert_eq!(&read["x402Version"], 2);
+        // What is kept for a crash reads back as the same payment.
+        let again = SignedPayment::read(STANDARD.encode(signed.kept()).as_bytes()).unwrap();
+        prop_assert_eq!(again.provider_ref(), signed.provider_ref());
+        let amount = read["accepted"]["amount"].as_str().unwrap().parse::<i64>().ok();
+        let amount = amount.and_then(|units| units.checked_mul(1_000));
+        prop_assert_eq!(signed.amount().map(Credits::nanos), amount);
+        Ok(true)
     });
 }
 

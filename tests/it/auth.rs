@@ -6,6 +6,7 @@ use serde_json::json;
 use crate::support::{Database, PASSWORD, Server, on_both};
 
 on_both!(
+    a_login_that_overlaps_a_new_password_begins_nothing,
     a_user_registers_logs_in_and_sees_themselves,
     emails_and_usernames_are_unique_whatever_their_case,
     a_login_does_not_tell_which_part_was_wrong,
@@ -396,4 +397,42 @@ async fn common_passwords_are_refused(database: Database) {
         let refused = server.post("/api/auth/register", &body).expect(400).await;
         assert_eq!(refused.body["details"][0]["field"], "password");
     }
+}
+
+/// A login takes a while, in which its password may be changed, or a second factor switched on.
+async fn a_login_that_overlaps_a_new_password_begins_nothing(database: Database) {
+    use polysystems::domain::{ActKind, Actor, Origin, SessionId, Timestamp, UserId};
+    use polysystems::store::Store;
+    use polysystems::store::sessions::NewSession;
+    let server = Server::start(&database).await;
+    let user = server.user("someone").await;
+    let id: UserId = user.id.parse().unwrap();
+    let runtime = tokio::runtime::Handle::current();
+    let settings = polysystems::config::DatabaseSettings::default();
+    let store = Store::open(&settings, database.url(), runtime).await.unwrap();
+    let version = store.find_user(id).await.unwrap().unwrap().token_version;
+    let change = json!({ "current_password": PASSWORD, "new_password": "AnotherLongPassword456!" });
+    user.post("/api/auth/change-password", &change).expect(200).await;
+    let at = Timestamp::from_micros(server.seconds() * 1_000_000);
+    let begin = async |number: u128, version: i64, has_given_code: bool| {
+        let new = NewSession {
+            id: SessionId(uuid::Uuid::from_u128(number)),
+            user: id,
+            at,
+            expires_at: at.plus_micros(1_000_000),
+            address: "127.0.0.1".into(),
+            agent: String::new(),
+            refresh: [u8::try_from(number).unwrap(); 32],
+            sessions_max: 100,
+        };
+        let origin = Origin::local(Actor::User(id));
+        let act = origin.act(uuid::Uuid::from_u128(number), id, ActKind::LoggedIn, at);
+        store.begin_session(new, version, has_given_code, act).await.unwrap()
+    };
+    assert!(!begin(1, version, false).await, "by the password before");
+    assert!(begin(2, version + 1, false).await);
+    database.execute("UPDATE users SET totp_enabled_at = 1").await.unwrap();
+    assert!(!begin(3, version + 1, false).await, "without a second factor");
+    assert!(begin(4, version + 1, true).await);
+    store.close().await;
 }

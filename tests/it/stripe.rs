@@ -25,6 +25,7 @@ on_both!(
     a_saved_method_is_charged_at_once,
     an_account_tops_itself_up_below_its_cap,
     only_stripe_may_tell_of_payments,
+    a_suspended_account_gets_what_was_paid,
     a_payment_that_stripe_never_heard_of_is_begun_again,
     deliveries_across_kills_are_exact,
     a_crash_at_any_place_of_a_payment_costs_nothing,
@@ -318,6 +319,22 @@ async fn an_account_tops_itself_up_below_its_cap(database: Database) {
     })
     .await;
     assert_eq!(user.balance().await, "4.0000");
+    server.stop();
+    verify(&database);
+}
+
+/// Whoever has paid has paid, whatever an operator thinks of them meanwhile.
+async fn a_suspended_account_gets_what_was_paid(database: Database) {
+    let stripe = Stripe::start();
+    let server = start(&database, &stripe).await;
+    let user = server.user("someone").await;
+    let payment = begin(&user, "5.00").await;
+    let operator = operator(&server, &database).await;
+    let suspend = format!("/api/admin/users/{}/suspend", user.id);
+    operator.post(&suspend, &json!({ "reason": "a test" })).expect(200).await;
+    stripe.submit(&payment, "succeeded");
+    tell(&server, &stripe.event("payment_intent.succeeded", &payment)).await;
+    assert_eq!(user.balance().await, "5.0000");
     server.stop();
     verify(&database);
 }
