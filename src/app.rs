@@ -30,7 +30,6 @@ use crate::clock::Clock;
 use crate::config::{ServerSettings, Settings, UpstreamSettings};
 use crate::domain::api_key::Pepper;
 use crate::domain::{Lease, MICROS_PER_DAY, Timestamp};
-use crate::figures::Figures;
 use crate::http::{self, App};
 use crate::idempotency::Idempotency;
 use crate::mail::Mailer;
@@ -359,7 +358,7 @@ fn app(
             )?,
             locks: Locks::default(),
         },
-        webhooks: webhooks(settings, &clock, &store, &gateway.figures)?,
+        webhooks: webhooks(settings, &clock, &store, &gateway)?,
         operators: Operators {
             store: store.clone(),
             gateway: Arc::clone(&gateway),
@@ -381,7 +380,7 @@ fn webhooks(
     settings: &Settings,
     clock: &Clock,
     store: &Store,
-    figures: &Arc<Figures>,
+    gateway: &Gateway,
 ) -> anyhow::Result<Arc<Webhooks>> {
     let pepper = secret(settings.auth.key_pepper.as_ref(), &settings.data_dir, "key_pepper")?;
     let hours = i64::from(settings.webhooks.former_secret_hours);
@@ -392,7 +391,8 @@ fn webhooks(
         is_private_allowed: settings.webhooks.allow_private_addresses,
         endpoints_max: settings.webhooks.endpoints_per_account_max,
         former_micros: hours.saturating_mul(MICROS_PER_HOUR),
-        figures: Arc::clone(figures),
+        figures: Arc::clone(&gateway.figures),
+        ledger: gateway.ledger.clone(),
     }))
 }
 

@@ -25,6 +25,7 @@ use crate::domain::{
 };
 use crate::payments::PaymentsError;
 use crate::store::ledger::{EntryFilter, EntryOfCall, StatementSums};
+use crate::store::payments::Payment;
 use crate::store::users::User;
 
 /// Entries of an export that are in memory at once.
@@ -578,8 +579,8 @@ fn statement_page(user: &User, body: &StatementBody) -> String {
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ReceiptQuery {
-    /// `json` (default), or `html` to be printed.
-    #[param(pattern = "^(json|html)$")]
+    /// `json` (default), `csv`, or `html` to be printed.
+    #[param(pattern = "^(json|csv|html)$")]
     format: Option<String>,
 }
 
@@ -614,7 +615,7 @@ pub(super) struct ReversalBody {
 #[utoipa::path(get, path = "/api/payments/payments/{id}/receipt", tag = "payments", security(("jwt" = [])),
     params(("id" = PaymentId, Path), ReceiptQuery), responses(
     (status = 200, description = "The receipt", content(
-        (ReceiptBody = "application/json"), (String = "text/html"))),
+        (ReceiptBody = "application/json"), (String = "text/csv"), (String = "text/html"))),
     (status = 400, description = "The query is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such payment", body = ErrorBody),
@@ -627,13 +628,7 @@ pub(super) async fn receipt(
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let asked: ReceiptQuery = query(&request)?;
-    let is_page = match format(asked.format.as_deref())? {
-        Format::Json => false,
-        Format::Html => true,
-        Format::Csv | Format::Jsonl => {
-            return Err(ApiError::field("format", "must be json or html"));
-        }
-    };
+    let how = format(asked.format.as_deref())?;
     let id: PaymentId = id.parse().map_err(|_| ApiError::from(PaymentsError::NotFound))?;
     let payment = app.payments.get(user.id, id).await?;
     if payment.status != PaymentStatus::Confirmed {
@@ -645,12 +640,22 @@ pub(super) async fn receipt(
     let reversed = reversals.iter().fold(Credits::ZERO, |sum, reversal| {
         sum.checked_add(reversal.taken).unwrap_or(Credits::MAX)
     });
-    if is_page {
+    let paid_at = payment.confirmed_at.map(Timestamp::to_rfc3339).unwrap_or_default();
+    if matches!(how, Format::Csv) {
+        let Payment { id, amount, provider, .. } = payment;
+        let head = "payment,paid_at,provider,amount,taken_back,currency";
+        let text = format!("{head}\r\n{id},{paid_at},{provider},{amount},{reversed},USD\r\n");
+        let mut response =
+            HttpResponse::Ok().content_type("text/csv; charset=utf-8; header=present").body(text);
+        disposition(&mut response, &format!("receipt-{id}.csv"));
+        return Ok(response);
+    }
+    if matches!(how, Format::Html) {
         let mut facts = vec![
             ["Payment".to_owned(), payment.id.to_string()],
             ["Paid".into(), format!("${}", payment.amount)],
             ["By".into(), payment.provider.clone()],
-            ["At".into(), payment.confirmed_at.map(Timestamp::to_rfc3339).unwrap_or_default()],
+            ["At".into(), paid_at],
             ["For".into(), "API credits".into()],
         ];
         if reversed > Credits::ZERO {

@@ -10,8 +10,8 @@ use super::provider::{Order, Progress, ProviderError, SeenReversal, Stage};
 use super::{Payments, PaymentsError, ProviderFacts};
 use crate::auth::keys::{KeysError, on_record, serving_lease};
 use crate::domain::{
-    AccountId, Act, ActKind, Actor, Credits, Origin, PaymentId, PaymentStatus, Reversal,
-    ReversalStep, Timestamp,
+    Act, ActKind, Actor, Credits, Origin, PaymentId, PaymentStatus, Reversal, ReversalStep,
+    Timestamp,
 };
 use crate::store::payments::Payment;
 
@@ -235,16 +235,15 @@ impl Payments {
                 tracing::warn!(payment = %payment.id, %error, "a payment was not brought up to date");
             }
         }
-        let mut after = AccountId(0);
+        let mut after = PaymentId(Uuid::nil());
         loop {
-            let open = self.store.open_reversals(after).await?;
-            let Some(last) = open.last() else { return Ok(()) };
-            after = last.account;
-            for reversal in open {
-                let _one_at_a_time = self.locks.of(reversal.payment).await;
+            let payments = self.store.payments_to_reverse(after).await?;
+            let Some(last) = payments.last() else { return Ok(()) };
+            after = *last;
+            for payment in payments {
+                let _one_at_a_time = self.locks.of(payment).await;
                 // As it is now that nobody else is at it.
-                let now_open = self.store.reversals_of(reversal.payment).await?;
-                for reversal in now_open {
+                for reversal in self.store.reversals_of(payment).await? {
                     self.take_back(reversal, now).await?;
                 }
             }

@@ -87,10 +87,19 @@ impl Store {
     /// # Errors
     /// [`StoreError`]
     pub async fn tell(&self, event: Event) -> Result<(), StoreError> {
+        const KNOWN: &str = "SELECT CAST(COUNT(*) AS BIGINT) FROM webhook_event WHERE once = $1";
         if self.outbox.low(event.account).is_none() {
             return Ok(());
         }
         self.run_write(move |store| async move {
+            // What is looked for again and again is mostly told already.
+            let backend = store.read.get_database_backend();
+            let known = Statement::from_sql_and_values(backend, KNOWN, [event.once.clone().into()]);
+            let known = store.read.query_one_raw(known).await?;
+            if known.is_some_and(|row| row.try_get_by_index::<i64>(0).is_ok_and(|count| count > 0))
+            {
+                return Ok(());
+            }
             let transaction = super::lease::begin_write(&store.write).await?;
             write(&transaction, &event).await?;
             transaction.commit().await?;

@@ -396,18 +396,21 @@ impl Store {
         .await
     }
 
-    /// Reversals of which something is to be taken or given still, of payments whose numbers are above `after`.
+    /// Payments of which something can be taken back or given again now, in the order of their ids, from above `after`.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn open_reversals(&self, after: AccountId) -> Result<Vec<Reversal>, StoreError> {
+    pub async fn payments_to_reverse(
+        &self,
+        after: PaymentId,
+    ) -> Result<Vec<PaymentId>, StoreError> {
+        const SQL: &str = "SELECT DISTINCT payment_id FROM reversal
+            INNER JOIN account ON account.id = reversal.account_id
+            WHERE taken <> wanted AND (taken > wanted OR account.balance > 0) AND payment_id > $1
+            ORDER BY payment_id LIMIT 1000";
         self.run(move |store| async move {
-            reversals(
-                &store.read,
-                "taken <> wanted AND account_id > $1 ORDER BY account_id LIMIT 1000",
-                after.0.into(),
-            )
-            .await
+            let rows = query(&store.read, SQL, after.0.into()).await?;
+            rows.iter().map(|row| Ok(PaymentId(row.try_get_by_index(0)?))).collect()
         })
         .await
     }
@@ -518,7 +521,8 @@ impl Store {
         let month_start = month_start.micros();
         let condition = format!(
             "is_enabled AND not_before <= $1
-            AND threshold > (SELECT balance FROM account WHERE account.id = account_id)
+            AND threshold > (SELECT balance FROM account
+                WHERE account.id = account_id AND account.status = 1)
             AND NOT EXISTS (SELECT 1 FROM payment WHERE payment.account_id = auto_top_up.account_id
                 AND payment.is_auto AND payment.status IN (1, 2))
             AND amount + (SELECT CAST(COALESCE(SUM(payment.amount), 0) AS BIGINT) FROM payment

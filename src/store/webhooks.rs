@@ -618,7 +618,7 @@ impl Store {
         self.load_listeners(Some(account)).await
     }
 
-    /// Keys that ended between these times, with their accounts and their ends.
+    /// Keys that ended between these times, with their accounts and their ends, where somebody listens.
     ///
     /// # Errors
     /// [`StoreError`]
@@ -628,7 +628,8 @@ impl Store {
         until: Timestamp,
     ) -> Result<Vec<(AccountId, crate::domain::KeyId, Timestamp)>, StoreError> {
         const SQL: &str = "SELECT account_id, id, expires_at FROM api_key
-            WHERE expires_at > $1 AND expires_at <= $2 AND NOT is_revoked AND NOT is_deleted";
+            WHERE expires_at > $1 AND expires_at <= $2 AND NOT is_revoked AND NOT is_deleted
+                AND account_id IN (SELECT account_id FROM webhook_endpoint WHERE is_enabled)";
         self.run(move |store| async move {
             let values = vec![from.micros().into(), until.micros().into()];
             let key = |row: &QueryResult| {

@@ -13,6 +13,7 @@ use rand::RngExt as _;
 use sha2::Sha256;
 use uuid::Uuid;
 
+use crate::actors::LedgerHandle;
 use crate::auth::keys::KeysError;
 use crate::clock::Clock;
 use crate::domain::address::is_public;
@@ -81,6 +82,8 @@ pub struct Webhooks {
     pub former_micros: i64,
     /// What is counted of them.
     pub figures: Arc<Figures>,
+    /// Says whether the accounts are this process's own.
+    pub ledger: LedgerHandle,
 }
 
 /// What a user asks for.
@@ -97,6 +100,12 @@ pub struct EndpointRequest {
 }
 
 impl Webhooks {
+    /// Who listens is known to whoever owns the accounts, from memory: so nobody else changes it.
+    fn assert_in_charge(&self) -> Result<(), WebhooksError> {
+        let is_in_charge = self.ledger.state().is_in_charge();
+        if is_in_charge { Ok(()) } else { Err(KeysError::NotWritten.into()) }
+    }
+
     async fn accounts(&self, user: UserId) -> Result<[AccountId; 2], WebhooksError> {
         let accounts = self.store.accounts_of(user).await?;
         Ok([accounts.live, accounts.test])
@@ -113,6 +122,7 @@ impl Webhooks {
         origin: Origin,
     ) -> Result<(Endpoint, String), WebhooksError> {
         self.check(Some(&request.url), request.events.as_deref())?;
+        self.assert_in_charge()?;
         let account = self.store.accounts_of(user).await?.of(request.environment);
         let (id, at) = (EndpointId(Uuid::now_v7()), self.clock.now());
         let (secret, sealed) = self.make_secret(id)?;
@@ -184,6 +194,7 @@ impl Webhooks {
     ) -> Result<Endpoint, WebhooksError> {
         let events = change.events.as_ref().and_then(Option::as_deref);
         self.check(change.url.as_deref(), events)?;
+        self.assert_in_charge()?;
         let endpoint = self.get(user, id).await?;
         let at = self.clock.now();
         let act = origin.act(Uuid::now_v7(), user, ActKind::WebhookChanged, at).to(id.to_string());
@@ -203,6 +214,7 @@ impl Webhooks {
         id: EndpointId,
         origin: Origin,
     ) -> Result<(), WebhooksError> {
+        self.assert_in_charge()?;
         let endpoint = self.get(user, id).await?;
         let at = self.clock.now();
         let act = origin.act(Uuid::now_v7(), user, ActKind::WebhookDeleted, at).to(id.to_string());
@@ -298,6 +310,7 @@ impl Webhooks {
         low: Credits,
         origin: Origin,
     ) -> Result<(), WebhooksError> {
+        self.assert_in_charge()?;
         let account = self.store.accounts_of(user).await?.of(environment);
         let act = origin.act(Uuid::now_v7(), user, ActKind::BalanceLowSet, self.clock.now());
         let act = act.to(environment.name()).with(format!("${low}"));

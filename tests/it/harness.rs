@@ -367,6 +367,8 @@ async fn streams_and_calls_are_billed_for_what_was_delivered(database: Database)
     assert!(unpaid <= 3 * TASKS, "{unpaid}");
     assert_eq!(process.terminate(), Some(0));
     verify(&database);
+    let unreported = database.sums_agree().await;
+    assert!(unreported <= 3 * TASKS, "{unreported}");
     let above = "SELECT CAST(COUNT(*) AS TEXT) FROM hold_end WHERE captured > held";
     assert_eq!(database.query(above).await, "0");
     // A workload that never gets anywhere proves nothing.
@@ -494,4 +496,5 @@ async fn repeated_calls_are_charged_once(database: Database) {
     assert!(early.load(Ordering::SeqCst) > 0, "no copy ever met its first");
     assert_eq!(process.terminate(), Some(0));
     verify(&database);
+    assert_eq!(database.sums_agree().await, 0, "what is repeated is held, and so recorded");
 }

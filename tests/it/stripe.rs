@@ -89,6 +89,8 @@ async fn a_checkout_is_credited_once_however_often_it_is_told(database: Database
     assert_eq!(receipt.body["payment"]["id"], payment.as_str());
     let page = user.get(&format!("/api/payments/payments/{payment}/receipt?format=html"));
     assert!(page.expect(200).await.text.contains("$25.0000"));
+    let csv = user.get(&format!("/api/payments/payments/{payment}/receipt?format=csv"));
+    assert!(csv.expect(200).await.text.ends_with(",stripe,25.0000,0.0000,USD\r\n"));
     server.stop();
     verify(&database);
 }

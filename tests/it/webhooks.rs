@@ -18,6 +18,7 @@ on_both!(
     a_delivery_is_signed_logged_and_sent_again,
     a_new_secret_signs_beside_the_one_before,
     every_event_is_told_once,
+    a_spike_is_told_once_a_day,
     the_official_libraries_verify_what_is_sent,
     a_receiver_that_was_away_for_days_gets_every_event,
     a_dead_endpoint_is_switched_off_and_its_owner_told,
@@ -207,6 +208,30 @@ async fn every_event_is_told_once(database: Database) {
     }
     server.stop();
     verify(&database);
+}
+
+async fn a_spike_is_told_once_a_day(database: Database) {
+    let (server, receiver) = (start(&database).await, Receiver::start());
+    let user = server.user("someone").await;
+    add(&user, &receiver.url, &json!(["usage.*"])).await;
+    user.pay("100.00").await;
+    let key = user.key().await;
+    call(&server, &key, 200).await;
+    // A day of habits, then a dollar and more in an hour.
+    server.advance(25 * 3_600);
+    let chat = json!({ "max_tokens": 400, "messages": [{ "role": "user", "content": "Hello!" }],
+        "metadata": {} });
+    let spend = || async {
+        server.post("/v1/chat/completions", &chat).key(&key).expect(200).await;
+    };
+    for _ in 0..30 {
+        futures_util::future::join_all((0..20).map(|_| spend())).await;
+    }
+    let told = receiver.wait_long("usage.spike", 1).await.remove(0);
+    assert!(told.body["data"]["spent"].as_f64().unwrap() >= 1.0, "{}", told.text);
+    futures_util::future::join_all((0..20).map(|_| spend())).await;
+    tokio::time::sleep(Duration::from_secs(21)).await;
+    assert_eq!(receiver.of("usage.spike").len(), 1);
 }
 
 async fn the_official_libraries_verify_what_is_sent(database: Database) {

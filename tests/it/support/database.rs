@@ -86,6 +86,38 @@ impl Database {
     }
 
     /// Waits until no hold is open any more.
+    /// Do rollups, usage records and the ledger come to the same, by key, hour and endpoint? Answers how many charges have
+    /// no record: those of calls that a kill has cut off.
+    pub async fn sums_agree(&self) -> usize {
+        const BY: &str = "account_id, key_id, period, route";
+        let usage =
+            "SELECT account_id, key_id, CAST(started_at / 3600000000 AS INTEGER) AS period, route,
+            cost AS x, 1 AS n FROM usage_record";
+        let hours = "SELECT account_id, key_id, period, route, -cost, -calls FROM usage_hour";
+        let days = "SELECT account_id, key_id, period, route, -cost, -calls FROM usage_day";
+        let of_days =
+            "SELECT account_id, key_id, period / 24 AS period, route, cost AS x, calls AS n
+            FROM usage_hour";
+        let ledger = "SELECT entry.account_id, entry.key_id, CAST(usage.started_at / 3600000000 AS INTEGER) AS period,
+            usage.route, -entry.amount AS x, 0 AS n
+            FROM ledger_entry AS entry INNER JOIN usage_record AS usage
+                ON usage.account_id = entry.account_id AND usage.id = entry.reference";
+        let costs = "SELECT account_id, key_id, period, route, -cost, 0 FROM usage_hour";
+        for (what, one, other) in
+            [("usage", usage, hours), ("days", of_days, days), ("ledger", ledger, costs)]
+        {
+            let astray = format!(
+                "SELECT CAST(COUNT(*) AS TEXT) FROM (SELECT {BY} FROM ({one} UNION ALL {other}) AS both_sides
+                GROUP BY {BY} HAVING SUM(x) <> 0 OR SUM(n) <> 0) AS astray"
+            );
+            assert_eq!(self.query(&astray).await, "0", "{what} and rollups do not agree");
+        }
+        let unreported = "SELECT CAST(COUNT(*) AS TEXT) FROM ledger_entry AS entry
+            WHERE key_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM usage_record AS usage
+                WHERE usage.account_id = entry.account_id AND usage.id = entry.reference)";
+        self.query(unreported).await.parse().unwrap()
+    }
+
     pub async fn no_hold_is_open(&self) {
         for _ in 0..600 {
             if self.query("SELECT CAST(COUNT(*) AS TEXT) FROM hold").await == "0" {

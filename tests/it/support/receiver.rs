@@ -76,9 +76,29 @@ impl Receiver {
     /// Waits until there are so many of a kind.
     #[track_caller]
     pub fn wait(&self, kind: &'static str, count: usize) -> impl Future<Output = Vec<Delivery>> {
+        self.wait_for(kind, count, 600)
+    }
+
+    /// The same for what is looked for now and then.
+    #[track_caller]
+    pub fn wait_long(
+        &self,
+        kind: &'static str,
+        count: usize,
+    ) -> impl Future<Output = Vec<Delivery>> {
+        self.wait_for(kind, count, 2_000)
+    }
+
+    #[track_caller]
+    fn wait_for(
+        &self,
+        kind: &'static str,
+        count: usize,
+        looks: usize,
+    ) -> impl Future<Output = Vec<Delivery>> {
         let caller = std::panic::Location::caller();
         async move {
-            for _ in 0..600 {
+            for _ in 0..looks {
                 let found = self.of(kind);
                 if found.len() >= count {
                     return found;
