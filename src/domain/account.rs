@@ -359,8 +359,8 @@ pub struct KeyState {
     pub total: WindowCounter<Always>,
     /// The last call that passed every check.
     pub last_used_at: Option<Timestamp>,
-    /// The day on which its holder was last told that it has reached a limit.
-    pub limit_told: Day,
+    /// The days on which its holder was last told that it has reached its daily and its monthly limit.
+    pub limit_told: [Day; 2],
 }
 
 impl KeyState {
@@ -375,7 +375,7 @@ impl KeyState {
             month: WindowCounter::default(),
             total: WindowCounter::default(),
             last_used_at: None,
-            limit_told: Day::default(),
+            limit_told: [Day::default(); 2],
         }
     }
 
@@ -911,12 +911,19 @@ impl AccountState {
         self.status = status;
     }
 
-    /// A key that a charge was refused for, where its holder is to be told that it has reached this limit: once a day.
-    pub fn limit_refused(&mut self, key: KeyId, now: Timestamp) -> Option<KeyState> {
+    /// A key that a charge was refused for by its daily or its monthly limit, where its holder is to be told: once a day
+    /// for each.
+    pub fn limit_refused(
+        &mut self,
+        key: KeyId,
+        is_monthly: bool,
+        now: Timestamp,
+    ) -> Option<KeyState> {
         let key = key_mut(&mut self.keys, key)?;
         let (day, _) = key.windows(now);
-        let is_news = key.limit_told < day;
-        key.limit_told = key.limit_told.max(day);
+        let told = key.limit_told.get_mut(usize::from(is_monthly))?;
+        let is_news = *told < day;
+        *told = day.max(*told);
         is_news.then_some(*key)
     }
 

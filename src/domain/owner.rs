@@ -197,7 +197,8 @@ impl Owner {
         if !matches!(decline, Decline::DailyLimit | Decline::MonthlyLimit) {
             return None;
         }
-        let key = self.state.limit_refused(charge.key, now)?;
+        let is_monthly = decline == Decline::MonthlyLimit;
+        let key = self.state.limit_refused(charge.key, is_monthly, now)?;
         let (day, month) = key.windows(now);
         let (window, limit, spent) = match decline {
             Decline::DailyLimit => (LimitWindow::Day(day.0), key.limits.daily?, key.day.captured),

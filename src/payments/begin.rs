@@ -169,7 +169,8 @@ impl Payments {
         stripe
             .verify(signature, body, self.gateway.clock.now())
             .map_err(|error| not_stripes(error.to_string()))?;
-        let hint = Stripe::hint(body).map_err(|error| not_stripes(error.to_string()))?;
+        let hint = Stripe::hint(body);
+        let hint = hint.ok_or_else(|| not_stripes("the body is no event of Stripe".into()))?;
         let (payment, intent) = match hint {
             stripe::Hint::Nothing => return Ok(()),
             stripe::Hint::Payment(payment, intent) => (Some(payment), intent),

@@ -8,7 +8,6 @@ use std::time::Duration;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use reqwest::Method;
 use reqwest::header::HeaderValue;
-use serde::Deserialize;
 use serde_json::Value;
 use sha2::Sha256;
 use tokio::runtime::Handle;
@@ -156,22 +155,21 @@ impl Stripe {
         if signatures.iter().any(is_ours) { Ok(()) } else { Err(BadSignature::Wrong) }
     }
 
-    /// What a webhook is about. Its object is a snapshot from when it was made, so no more than that is taken from it.
-    ///
-    /// # Errors
-    /// Where the body is no event.
-    pub fn hint(body: &[u8]) -> Result<Hint, serde_json::Error> {
-        let event: Event = serde_json::from_slice(body)?;
-        let object = event.data.object;
-        let intent = match at(&object, "object").as_str() {
-            Some("payment_intent") => at(&object, "id").as_str(),
+    /// What a webhook is about; `None` where it is no event. Its object is a snapshot from when it was made, so no more than
+    /// that is taken from it.
+    #[must_use]
+    pub fn hint(body: &[u8]) -> Option<Hint> {
+        let event: Value = serde_json::from_slice(body).ok()?;
+        let object = event.get("data")?.get("object")?;
+        let intent = match at(object, "object").as_str() {
+            Some("payment_intent") => at(object, "id").as_str(),
             Some("checkout.session" | "charge" | "refund" | "dispute") => {
-                id_of(at(&object, "payment_intent"))
+                id_of(at(object, "payment_intent"))
             }
-            _ => return Ok(Hint::Nothing),
+            _ => return Some(Hint::Nothing),
         };
         let intent = intent.map(str::to_owned);
-        Ok(match (payment_of(&object), intent) {
+        Some(match (payment_of(object), intent) {
             (Some(payment), intent) => Hint::Payment(payment, intent),
             (None, Some(intent)) => Hint::Intent(intent),
             (None, None) => Hint::Nothing,
@@ -471,16 +469,6 @@ fn done(reply: Reply) -> Result<Value, ProviderError> {
         Reply::Done(value) => Ok(value),
         Reply::Refused(error) => Err(ProviderError::Refused(failure_of(&error))),
     }
-}
-
-#[derive(Deserialize)]
-struct Event {
-    data: EventData,
-}
-
-#[derive(Deserialize)]
-struct EventData {
-    object: Value,
 }
 
 /// An id, or the id of the object in its place.

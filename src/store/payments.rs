@@ -202,17 +202,11 @@ impl Store {
     ) -> Result<Payment, StoreError> {
         let look_at = payment.at.plus_micros(FIRST_LOOK_MICROS);
         self.run_write(move |store| async move {
-            let transaction = begin_write(&store.write).await?;
-            if let Some(digest) = payment.request_digest {
-                let before = payment::Entity::find()
-                    .filter(payment::Column::AccountId.eq(payment.account.0))
-                    .filter(payment::Column::RequestDigest.eq(digest.to_vec()))
-                    .one(&transaction)
-                    .await?;
-                if let Some(before) = before {
-                    return to_payment(before);
-                }
+            let before = begun_by(&store.write, &payment).await?;
+            if let Some(before) = before {
+                return Ok(before);
             }
+            let transaction = begin_write(&store.write).await?;
             let row = payment::ActiveModel {
                 id: Set(payment.id.0),
                 account_id: Set(payment.account.0),
@@ -233,10 +227,13 @@ impl Store {
                 look_at: Set(Some(look_at.micros())),
                 looks: Set(0),
             };
-            payment::Entity::insert(row)
-                .exec_without_returning(&transaction)
-                .await
-                .map_err(StoreError::of_write)?;
+            let inserted = payment::Entity::insert(row).exec_without_returning(&transaction).await;
+            if let Err(error) = inserted.map_err(StoreError::of_write) {
+                transaction.rollback().await?;
+                // The same request may have begun it meanwhile.
+                let before = begun_by(&store.write, &payment).await?;
+                return before.ok_or(error);
+            }
             audit_log::insert(&transaction, &act).await?;
             let OpenPayment { id, account, amount, at, .. } = payment;
             let event = event::of_payment(account, id, amount, PaymentStatus::Created, at);
@@ -574,6 +571,20 @@ impl Store {
         })
         .await
     }
+}
+
+/// The payment that the same request has begun before.
+async fn begun_by(
+    connection: &impl ConnectionTrait,
+    payment: &OpenPayment,
+) -> Result<Option<Payment>, StoreError> {
+    let Some(digest) = payment.request_digest else { return Ok(None) };
+    let before = payment::Entity::find()
+        .filter(payment::Column::AccountId.eq(payment.account.0))
+        .filter(payment::Column::RequestDigest.eq(digest.to_vec()))
+        .one(connection)
+        .await?;
+    before.map(to_payment).transpose()
 }
 
 /// When a provider that has said nothing is asked for the first time.
