@@ -12,9 +12,9 @@ use crate::domain::{AccountId, Actor, Credits, Environment, Origin, UserId};
 use crate::payments::{PaymentsError, x402};
 use crate::store::payments::Payment;
 
-const PAYMENT_REQUIRED: HeaderName = HeaderName::from_static("payment-required");
-const PAYMENT_SIGNATURE: HeaderName = HeaderName::from_static("payment-signature");
-const PAYMENT_RESPONSE: HeaderName = HeaderName::from_static("payment-response");
+const REQUIRED: HeaderName = HeaderName::from_static("payment-required");
+const SIGNATURE: HeaderName = HeaderName::from_static("payment-signature");
+const RESPONSE: HeaderName = HeaderName::from_static("payment-response");
 
 /// Tops a user's live account up by exactly `amount`, or asks for it.
 pub(super) async fn pay(
@@ -30,7 +30,7 @@ pub(super) async fn pay(
     if amount <= Credits::ZERO || amount > app.payments.amount_max {
         return Err(PaymentsError::Amount { max: app.payments.amount_max }.into());
     }
-    let Some(header) = request.headers().get(PAYMENT_SIGNATURE).cloned() else {
+    let Some(header) = request.headers().get(SIGNATURE).cloned() else {
         let mut response = HttpResponse::from_error(ApiError::PaymentRequired { amount });
         add_required(&mut response, request, &app, amount, "PAYMENT-SIGNATURE is required");
         return Ok(response);
@@ -54,7 +54,7 @@ pub(super) async fn pay_for_call(
     account: AccountId,
     price: Credits,
 ) -> Option<Result<Payment, ApiError>> {
-    let header = request.headers().get(PAYMENT_SIGNATURE)?.clone();
+    let header = request.headers().get(SIGNATURE)?.clone();
     app.payments.x402.as_ref()?;
     let device = device(request, &app.trusted_proxies);
     let app = app.clone();
@@ -90,7 +90,7 @@ fn add_required(
     let connection = request.connection_info();
     let url = format!("{}://{}{}", connection.scheme(), connection.host(), request.path());
     if let Ok(value) = HeaderValue::from_str(&x402.required(amount, &url, why)) {
-        response.headers_mut().insert(PAYMENT_REQUIRED, value);
+        response.headers_mut().insert(REQUIRED, value);
     }
 }
 
@@ -98,6 +98,6 @@ fn add_required(
 pub(super) fn add_response(response: &mut HttpResponse, app: &App, payment: &Payment) {
     let Some(x402) = &app.payments.x402 else { return };
     if let Ok(value) = HeaderValue::from_str(&x402.response(payment)) {
-        response.headers_mut().insert(PAYMENT_RESPONSE, value);
+        response.headers_mut().insert(RESPONSE, value);
     }
 }
