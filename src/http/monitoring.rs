@@ -14,13 +14,15 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::SessionUser;
 use super::keys::EnvironmentName;
 use super::page::{page_limit, query, read_cursor};
-use super::transactions::time;
+use super::transactions::{ROUTE_CHARACTERS_MAX, text, time};
 use crate::domain::forecast::forecast;
 use crate::domain::rollup::{Rollup, hour, hour_starts_at};
 use crate::domain::{ChargeId, Credits, Day, Ending, KeyId, MICROS_PER_DAY, Month, Timestamp};
 use crate::store::monitoring::{CallRow, KeyAgainstLimits};
 use crate::store::rollups::{Grain, Group, RollupRow, UsageFilter, UsageQuestion};
 
+/// The longest name of a model or an upstream in a query, in characters.
+const NAME_CHARACTERS_MAX: usize = 64;
 /// Groups whose series are told; of more, those that cost the most.
 const SERIES_GROUPS_MAX: usize = 20;
 /// Groups that are told; of more, those that cost the most.
@@ -116,10 +118,10 @@ fn filter(
     }
     Ok(UsageFilter {
         key: key.map_err(|error| ApiError::field("key_id", error.to_string()))?,
-        route,
-        model,
+        route: text("endpoint", route, ROUTE_CHARACTERS_MAX)?,
+        model: text("model", model, NAME_CHARACTERS_MAX)?,
         status,
-        upstream,
+        upstream: text("upstream", upstream, NAME_CHARACTERS_MAX)?,
     })
 }
 
@@ -524,7 +526,7 @@ pub(super) struct KeyLimitsBody {
 
 /// The keys' spending against their limits.
 #[derive(Serialize, ToSchema)]
-pub(super) struct LimitsAnswer {
+pub(super) struct AccountLimitsAnswer {
     environment: EnvironmentName,
     keys: Vec<KeyLimitsBody>,
 }
@@ -560,7 +562,7 @@ fn key_limits(key: KeyAgainstLimits, now: Timestamp) -> KeyLimitsBody {
 /// What the account's keys have spent, against their limits.
 #[utoipa::path(get, path = "/api/monitoring/limits", tag = "monitoring", security(("jwt" = [])),
     params(EnvironmentQuery), responses(
-    (status = 200, description = "The keys", body = LimitsAnswer),
+    (status = 200, description = "The keys", body = AccountLimitsAnswer),
     (status = 400, description = "The query is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT", body = ErrorBody),
 ))]
@@ -574,7 +576,7 @@ pub(super) async fn limits(
     let now = app.clock.now();
     let keys = app.store.keys_against_limits(account, now).await?;
     let keys = keys.into_iter().map(|key| key_limits(key, now)).collect();
-    Ok(HttpResponse::Ok().json(LimitsAnswer { environment, keys }))
+    Ok(HttpResponse::Ok().json(AccountLimitsAnswer { environment, keys }))
 }
 
 /// When the balance runs out, if spending goes on as in the last seven days.

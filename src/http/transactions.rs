@@ -143,7 +143,7 @@ impl TransactionsQuery {
             until: time("until", self.until.as_deref())?,
             kind: kind.transpose()?,
             key: key.map_err(|error| ApiError::field("key_id", error.to_string()))?,
-            route: self.endpoint.clone(),
+            route: text("endpoint", self.endpoint.clone(), ROUTE_CHARACTERS_MAX)?,
         })
     }
 }
@@ -157,6 +157,26 @@ pub(super) fn time(field: &str, text: Option<&str>) -> Result<Option<Timestamp>,
     let read = Timestamp::parse_rfc3339(text);
     let wrong = || ApiError::field(field, "must be a time such as 2026-11-30T00:00:00Z");
     read.map(Some).ok_or_else(wrong)
+}
+
+/// The longest route of a query, in characters.
+pub(super) const ROUTE_CHARACTERS_MAX: usize = 2_048;
+
+/// A text of a query, of at most `characters_max`.
+///
+/// # Errors
+/// [`ApiError::Validation`]
+pub(super) fn text(
+    field: &str,
+    text: Option<String>,
+    characters_max: usize,
+) -> Result<Option<String>, ApiError> {
+    let is_too_long = text.as_ref().is_some_and(|text| text.chars().nth(characters_max).is_some());
+    if is_too_long {
+        let message = format!("must be at most {characters_max} characters");
+        return Err(ApiError::field(field, message));
+    }
+    Ok(text)
 }
 
 /// The ledger of the user's account, newest first.

@@ -27,6 +27,9 @@ const UNFAIR: [&str; 2] = [
 const HASHING: &str =
     "^/api/auth/(register|login|login/2fa|2fa/.*|change-password|reset-password|verify-email)$";
 const ENDING: &str = r"^/api/auth/(logout|logout-all|sessions/)|/end-sessions$";
+/// A run of its own has keys that nobody else revokes or deletes before they get another value.
+const ROTATING: &str = r"^/api/keys(/[^/]*/rotate)?$";
+const ROTATE: &str = "^/api/keys/[^/]*/rotate$";
 const OPERATORS: &str = "^/api/admin/(?!.*/end-sessions$)";
 const PAID: &str = "^/(api/(hub|omm|yggdrasil)|v1)/";
 
@@ -55,7 +58,7 @@ async fn everyone(database: Database) {
     // The keys that calls are paid with are not those of the user whose keys come and go.
     let (manager, payer, poor) =
         (server.user("manager").await, server.user("payer").await, server.user("poor").await);
-    let leaver = server.user("leaver").await;
+    let (leaver, rotator) = (server.user("leaver").await, server.user("rotator").await);
     for _ in 0..3 {
         payer.pay("10000").await;
     }
@@ -70,7 +73,7 @@ async fn everyone(database: Database) {
     let run = |name, only, session, key, examples| Run { name, only, session, key, examples };
     let customer = [run(
         "customer",
-        but(&[HASHING, OPERATORS, ENDING]),
+        but(&[HASHING, OPERATORS, ENDING, ROTATE]),
         Some(&manager),
         Some(&rich),
         examples,
@@ -79,6 +82,7 @@ async fn everyone(database: Database) {
         run("stranger", but(&[HASHING]), None, None, examples / 2),
         run("operator", of(OPERATORS), Some(operator), None, examples),
         run("passwords", of(HASHING), Some(&manager), None, few),
+        run("rotator", of(ROTATING), Some(&rotator), Some(&rich), few),
         run("leaver", of(ENDING), Some(&leaver), None, few),
         run("poor", of(PAID), None, Some(&broke), few),
     ];
