@@ -148,7 +148,15 @@ async fn run(
             .verify_hours
             .map(|hours| actix::spawn(verify_now_and_then(app.clone().into_inner(), hours))),
     ];
-    let bursar = actix::spawn(look_after_payments(app.clone().into_inner()));
+    let bursars = [
+        actix::spawn(now_and_then(app.clone().into_inner(), async |app| {
+            logged(app.payments.look_after().await, "payments were not looked after");
+        })),
+        actix::spawn(now_and_then(app.clone().into_inner(), async |app| {
+            logged(app.payments.take_back_all().await, "payments were not taken back");
+        })),
+        actix::spawn(now_and_then(app.clone().into_inner(), top_up_accounts)),
+    ];
     let keep_days = settings.usage.keep_days;
     let forgetting =
         keep_days.map(|days| actix::spawn(forget_usage(app.clone().into_inner(), days)));
@@ -166,7 +174,9 @@ async fn run(
     }
     server_handle.stop(true).await;
     sweeper.abort();
-    bursar.abort();
+    for bursar in bursars {
+        bursar.abort();
+    }
     courier.abort();
     watching.abort();
     for task in [forgetting, following].into_iter().chain(watching_figures).flatten() {
@@ -540,27 +550,31 @@ async fn sweep(app: Arc<App>, lease: Lease) {
     }
 }
 
-/// Asks providers about payments that have not ended, and tops up the accounts that top themselves up.
-async fn look_after_payments(app: Arc<App>) {
+/// Does something about payments, while the accounts are this process's.
+async fn now_and_then(app: Arc<App>, work: impl AsyncFn(&App)) {
     let mut period = tokio::time::interval(PAYMENTS_PERIOD);
     period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         period.tick().await;
-        if !app.gateway.ledger.state().is_in_charge() {
-            continue;
-        }
-        if let Err(error) = app.payments.look_after().await {
-            tracing::warn!(%error, "payments were not looked after");
-        }
-        match app.payments.top_up_accounts().await {
-            Ok(switched_off) => {
-                for SwitchedOff { user, why } in switched_off {
-                    app.people.tell_of_auto_top_up(user, &why).await;
-                }
-            }
-            Err(error) => tracing::warn!(%error, "accounts were not topped up"),
+        if app.gateway.ledger.state().is_in_charge() {
+            work(&app).await;
         }
     }
+}
+
+/// Tops up the accounts that top themselves up, and tells of those that do so no longer.
+async fn top_up_accounts(app: &App) {
+    logged(app.payments.top_up_accounts().await, "accounts were not topped up");
+    let given_up = app.payments.auto_top_ups_given_up().await;
+    for SwitchedOff { user, why } in
+        logged(given_up, "who is topped up no longer was not told").unwrap_or_default()
+    {
+        app.people.tell_of_auto_top_up(user, &why).await;
+    }
+}
+
+fn logged<T, E: std::fmt::Display>(result: Result<T, E>, what: &str) -> Option<T> {
+    result.map_err(|error| tracing::warn!(%error, "{what}")).ok()
 }
 
 /// Measures now and then how long a small write takes that is synced, as commits are.

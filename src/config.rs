@@ -1083,14 +1083,18 @@ impl PaymentSettings {
             url("stripe.url", &self.stripe.url)?;
             url("stripe.success_url", &self.stripe.success_url)?;
             url("stripe.cancel_url", &self.stripe.cancel_url)?;
-            if !(30..=1_440).contains(checkout_minutes) {
-                bail!("payments.stripe.checkout_minutes must be from 30 to 1440");
+            // Stripe takes half an hour at least, counted from when it is asked.
+            if !(31..=1_440).contains(checkout_minutes) {
+                bail!("payments.stripe.checkout_minutes must be from 31 to 1440");
             }
         }
         amount("payments.stripe.amount_min", &self.stripe.amount_min)?;
         amount("payments.x402.amount", &self.x402.amount)?;
         if let Some(facilitator) = &self.x402.facilitator_url {
             url("x402.facilitator_url", facilitator)?;
+            if !self.x402.network.starts_with("eip155:") {
+                bail!("payments.x402.network must be of EVM, such as eip155:8453");
+            }
             if self.x402.pay_to.is_empty() {
                 bail!("payments.x402.pay_to must be set where payments.x402.facilitator_url is");
             }

@@ -59,8 +59,8 @@ pub const OF_PAYMENTS: &[(&str, &str)] = &[
     ("payment-decided", "a payment's credit is decided, and its commit awaited"),
     ("payment-credited", "a payment is credited, and nobody is told"),
     ("payment-reversed", "a part of a payment is taken back, and nobody is told"),
-    ("x402-confirming", "an authorization is on record, and not sent"),
-    ("x402-settled", "an authorization is settled, and not credited"),
+    ("payment-begun", "a payment is begun at its provider, and its money not moved"),
+    ("payment-settled", "a payment's money has moved, and is not credited"),
     ("writer-events-written", "events are written, and not committed"),
 ];
 

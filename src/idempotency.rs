@@ -225,6 +225,12 @@ impl Idempotency {
         self.recorder.answer_max_bytes
     }
 
+    /// Of what was answered before this time nothing is kept.
+    #[must_use]
+    pub fn kept_from(&self, now: Timestamp) -> Timestamp {
+        now.plus_micros(self.recorder.keep_micros.saturating_neg())
+    }
+
     /// Begins a request with a key, or finds what it was answered before.
     ///
     /// # Errors

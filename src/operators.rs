@@ -101,7 +101,7 @@ impl Operators {
         let look = async |environment: Environment| -> Result<_, OperatorsError> {
             let lease = serving_lease(&self.gateway, accounts.of(environment)).await?;
             let looked = lease.look(None).await.map_err(KeysError::from)?;
-            Ok((environment, on_record(&self.gateway, looked, None).await?))
+            Ok((environment, on_record(&self.gateway, looked, ()).await?))
         };
         let accounts_seen = [look(Environment::Live).await?, look(Environment::Test).await?];
         tables_are_whole(&self.gateway).await?;
@@ -134,7 +134,7 @@ impl Operators {
             let act = self.act(origin.clone(), user, kind).to(environment.name());
             let lease = serving_lease(&self.gateway, accounts.of(environment)).await?;
             let set = lease.set_status(status, Some(act.with(reason.clone()))).await;
-            on_record(&self.gateway, set.map_err(KeysError::from)?, None).await?;
+            on_record(&self.gateway, set.map_err(KeysError::from)?, ()).await?;
         }
         Ok(())
     }

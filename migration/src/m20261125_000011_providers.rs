@@ -42,6 +42,9 @@ impl MigrationTrait for Migration {
                     WHERE provider_ref IS NOT NULL",
                 "CREATE UNIQUE INDEX payment_request ON payment (account_id, request_digest)
                     WHERE request_digest IS NOT NULL",
+                // A transaction on the chain pays for one payment.
+                "CREATE UNIQUE INDEX payment_settlement ON payment (checkout_url)
+                    WHERE provider = 'x402' AND checkout_url IS NOT NULL",
                 "CREATE INDEX payment_look_at ON payment (look_at) WHERE look_at IS NOT NULL",
                 "CREATE UNIQUE INDEX payment_auto ON payment (account_id)
                     WHERE is_auto AND status IN (1, 2)",
@@ -77,6 +80,7 @@ impl MigrationTrait for Migration {
                     method TEXT NOT NULL,
                     failures INTEGER NOT NULL,
                     not_before BIGINT NOT NULL,
+                    is_told BOOLEAN NOT NULL,
                     updated_at BIGINT NOT NULL
                 )",
             ],
@@ -94,6 +98,7 @@ impl MigrationTrait for Migration {
                 "DROP TABLE reversal",
                 "DROP INDEX payment_auto",
                 "DROP INDEX payment_look_at",
+                "DROP INDEX payment_settlement",
                 "DROP INDEX payment_request",
                 "DROP INDEX payment_provider_ref",
                 "ALTER TABLE payment DROP COLUMN looks",

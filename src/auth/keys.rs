@@ -15,7 +15,7 @@ use crate::domain::{
     AccountId, Act, ActKind, Environment, KeyChange, KeyId, KeyPolicy, KeyState, NewKey, Origin,
     Timestamp, UserId,
 };
-use crate::idempotency::{Begun, Claim, IdempotencyError, Made, Once};
+use crate::idempotency::{Begun, IdempotencyError, Made, Once};
 use crate::pipeline::Gateway;
 use crate::store::api_keys::{KeyEdit, KeyListing, Rotation};
 use crate::store::{Store, StoreError};
@@ -140,13 +140,13 @@ pub async fn serving_lease(
 ///
 /// # Errors
 /// [`KeysError`]
-pub async fn on_record<T>(
+pub async fn on_record<T, K: 'static>(
     gateway: &Gateway,
     receipt: Receipt<T>,
-    claim: Option<Claim>,
+    kept: K,
 ) -> Result<T, KeysError> {
     let Receipt { decided, durable } = receipt;
-    let outcome = wait_within(gateway.commit_timeout, wait(durable), claim).await;
+    let outcome = wait_within(gateway.commit_timeout, wait(durable), kept).await;
     outcome.ok_or(KeysError::Unknown)??;
     Ok(decided)
 }
@@ -376,7 +376,7 @@ impl Keys {
         let listing = self.get(user, key).await?;
         let lease = serving_lease(&self.gateway, listing.account).await?;
         let looked = lease.look(Some(key)).await?;
-        let snapshot = on_record(&self.gateway, looked, None).await?;
+        let snapshot = on_record(&self.gateway, looked, ()).await?;
         let state = snapshot.key.ok_or(KeysError::NotFound)?;
         Ok((state, snapshot.at))
     }
@@ -389,7 +389,7 @@ impl Keys {
         act: Act,
     ) -> Result<KeyState, KeysError> {
         let lease = serving_lease(&self.gateway, account).await?;
-        on_record(&self.gateway, lease.change_key(key, change, Some(act)).await?, None).await
+        on_record(&self.gateway, lease.change_key(key, change, Some(act)).await?, ()).await
     }
 
     fn act(&self, origin: Origin, user: UserId, kind: ActKind, key: KeyId) -> Act {

@@ -5,16 +5,11 @@
 
 use uuid::Uuid;
 
-use super::begin::Payer;
+use super::begin::{Payer, Terms};
 use super::stripe::{self, is_whole_cents};
 use super::{Payments, PaymentsError};
-use crate::domain::{ActKind, Actor, Credits, Origin, PaymentStatus, Timestamp, UserId};
+use crate::domain::{ActKind, Actor, Credits, Origin, Timestamp, UserId};
 use crate::store::payments::AutoTopUp;
-
-/// Failures in a row after which it is switched off.
-const FAILURES_MAX: i32 = 3;
-/// Between a failure and the next try.
-const PAUSE_MICROS: i64 = 3_600 * 1_000_000;
 
 /// What an account holder asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,51 +86,52 @@ impl Payments {
         Ok(rule)
     }
 
-    /// Tops up the accounts that are due; answers those that do so no longer, to be told.
+    /// Tops up the accounts that are due.
     ///
     /// # Errors
     /// [`PaymentsError`] of the database.
-    pub async fn top_up_accounts(&self) -> Result<Vec<SwitchedOff>, PaymentsError> {
-        let mut switched_off = Vec::new();
+    pub async fn top_up_accounts(&self) -> Result<(), PaymentsError> {
         if self.stripe.is_none() {
-            return Ok(switched_off);
+            return Ok(());
         }
         let now = self.gateway.clock.now();
         let month_start = now.day().month().starts_at();
         for rule in self.store.auto_top_ups_due(now, month_start).await? {
-            if let Err(why) = self.top_up_by(&rule).await {
-                let failures = rule.failures.saturating_add(1);
-                let is_enabled = failures < FAILURES_MAX;
-                let pause = PAUSE_MICROS.saturating_mul(i64::from(failures));
-                let not_before = now.plus_micros(pause);
-                tracing::warn!(account = %rule.account, why, failures, "an account was not topped up");
-                let account = rule.account;
-                self.store.note_auto_top_up(account, failures, not_before, is_enabled).await?;
-                if !is_enabled {
-                    switched_off.push(SwitchedOff { user: rule.user, why });
-                }
-            } else if rule.failures > 0 {
-                self.store.note_auto_top_up(rule.account, 0, now, true).await?;
+            if let Err(error) = self.top_up_by(&rule).await {
+                tracing::warn!(account = %rule.account, %error, "an account was not topped up");
             }
         }
-        Ok(switched_off)
+        Ok(())
     }
 
-    async fn top_up_by(&self, rule: &AutoTopUp) -> Result<(), String> {
-        let text = |error: PaymentsError| error.to_string();
+    /// The accounts that were switched off for their failures, so that their owners are told; what is answered counts
+    /// as told from then on.
+    ///
+    /// # Errors
+    /// [`PaymentsError`] of the database.
+    pub async fn auto_top_ups_given_up(&self) -> Result<Vec<SwitchedOff>, PaymentsError> {
+        let mut given_up = Vec::new();
+        for (account, user, why) in self.store.auto_top_ups_given_up().await? {
+            self.store.note_auto_top_up_told(account).await?;
+            given_up.push(SwitchedOff { user, why });
+        }
+        Ok(given_up)
+    }
+
+    /// Its failure counts where the payment is put on record as failed, whenever that is known.
+    async fn top_up_by(&self, rule: &AutoTopUp) -> Result<(), PaymentsError> {
         let origin = Origin::local(Actor::Server);
         let payer = Payer { user: rule.user, email: String::new(), origin };
-        let method = Some(rule.method.clone());
-        let (account, amount) = (rule.account, rule.amount);
-        let opened = self.open(account, stripe::NAME, amount, method, true, None, &payer).await;
-        let opened = opened.map_err(text)?;
-        match self.reconcile(opened.id, None).await {
-            Ok(payment) if payment.status == PaymentStatus::Failed => {
-                Err(payment.failure.unwrap_or_default())
-            }
-            // Not known yet is no failure: it is asked about again, and nothing else is begun before.
-            Ok(_) | Err(PaymentsError::Unreachable(_)) => Ok(()),
-            Err(error) => Err(text(error)),
+        let terms = Terms {
+            method: Some(rule.method.clone()),
+            is_auto: true,
+            ..Terms::of(rule.account, stripe::NAME, rule.amount)
+        };
+        match self.open(terms, None, &payer).await {
+            Ok(opened) => self.reconcile(opened.id, None).await.map(drop),
+            // Its owner has changed the rule meanwhile, or has paid.
+            Err(PaymentsError::AccountClosed) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 }

@@ -2,11 +2,14 @@
 
 use uuid::Uuid;
 
+use super::provider::Provider as _;
 use super::stripe::{self, SavedMethod, Stripe, is_whole_cents};
 use super::x402::{self, SignedPayment};
 use super::{OpenPayment, Payment, Payments, PaymentsError, ProviderFacts};
+use crate::auth::keys::KeysError;
 use crate::domain::{AccountId, ActKind, Credits, Origin, PaymentId, PaymentStatus, UserId};
 use crate::idempotency::{Begun, Made, Once};
+use crate::store::StoreError;
 
 /// Who pays.
 #[derive(Clone, Debug)]
@@ -17,6 +20,26 @@ pub struct Payer {
     pub email: String,
     /// From where they ask.
     pub origin: Origin,
+}
+
+/// What makes up a payment that begins.
+#[derive(Clone, Debug)]
+pub(super) struct Terms {
+    pub account: AccountId,
+    pub provider: &'static str,
+    pub amount: Credits,
+    /// The saved payment method, or the authorization.
+    pub method: Option<String>,
+    /// Does the server begin it?
+    pub is_auto: bool,
+    /// What names the request, if it happens once.
+    pub request_digest: Option<[u8; 32]>,
+}
+
+impl Terms {
+    pub fn of(account: AccountId, provider: &'static str, amount: Credits) -> Self {
+        Terms { account, provider, amount, method: None, is_auto: false, request_digest: None }
+    }
 }
 
 impl Payments {
@@ -55,9 +78,14 @@ impl Payments {
         {
             return Err(PaymentsError::NoMethod);
         }
-        let digest = once.as_ref().map(|once| once.key.digest());
-        let payment = self.open(account, provider, amount, method, false, digest, &payer).await?;
-        if payment.amount != amount {
+        let request_digest = once.as_ref().map(|once| once.key.digest());
+        let terms = Terms {
+            method: method.clone(),
+            request_digest,
+            ..Terms::of(account, provider, amount)
+        };
+        let payment = self.open(terms, None, &payer).await?;
+        if payment.amount != amount || payment.method != method {
             // The same key began another payment before a crash.
             let other = crate::idempotency::IdempotencyError::OtherRequest;
             return Err(PaymentsError::Repeat(other));
@@ -71,17 +99,14 @@ impl Payments {
         Ok(Made::New(made))
     }
 
-    #[expect(clippy::too_many_arguments, reason = "what makes up a payment, named at its callers")]
+    /// Puts a payment on record that begins; answers the one that the same request has begun before.
     pub(super) async fn open(
         &self,
-        account: AccountId,
-        provider: &'static str,
-        amount: Credits,
-        method: Option<String>,
-        is_auto: bool,
-        request_digest: Option<[u8; 32]>,
+        terms: Terms,
+        provider_ref: Option<String>,
         payer: &Payer,
     ) -> Result<Payment, PaymentsError> {
+        let Terms { account, provider, amount, method, is_auto, request_digest } = terms;
         let (id, at) = (PaymentId(Uuid::now_v7()), self.gateway.clock.now());
         let seconds = self.stripe.as_ref().map_or(3_600, Stripe::checkout_seconds);
         let expires_at = at.plus_micros(seconds.saturating_mul(1_000_000));
@@ -91,16 +116,18 @@ impl Payments {
             id,
             account,
             provider,
+            provider_ref,
             amount,
             method,
             is_auto,
             request_digest,
+            once_from: self.gateway.idempotency.kept_from(at),
             at,
             expires_at,
         };
-        let opened = self.store.open_payment(open, None, act).await?;
+        let opened = self.store.open_payment(open, act).await?;
         failpoint!("payment-opened");
-        Ok(opened)
+        opened.ok_or(PaymentsError::AccountClosed)
     }
 
     /// What Stripe calls a user; makes them known there where they are not.
@@ -206,43 +233,36 @@ impl Payments {
         let amount = amount.map_err(|error| PaymentsError::NotPayable(error.to_string()))?;
         let user = self.store.user_of(account).await?;
         let payer = Payer { user, email: String::new(), origin };
-        let (kept, digest) = (Some(signed.kept()), Some(signed.digest()));
         let reference = signed.provider_ref();
-        let known = self.store.find_payment_of(provider, reference.clone()).await?;
-        if known.as_ref().is_some_and(|known| known.account != account) {
-            return Err(PaymentsError::NotPayable("the authorization was used already".into()));
+        let mut known = self.store.find_payment_of(provider, reference.clone()).await?;
+        let is_verified = known.is_none();
+        if known.is_none() {
+            // Of what would not be settled nothing is on record.
+            x402.verify(&signed, amount).await?;
+            // Named from the first: whoever sends it again, to whichever account, finds it.
+            let terms =
+                Terms { method: Some(signed.kept()), ..Terms::of(account, provider, amount) };
+            let opened = self.open(terms, Some(reference.clone()), &payer).await;
+            known = match opened {
+                Ok(opened) => Some(opened),
+                Err(PaymentsError::Account(KeysError::Store(StoreError::Taken(_)))) => {
+                    self.store.find_payment_of(provider, reference).await?
+                }
+                Err(error) => return Err(error),
+            };
         }
-        let payment = match known {
-            Some(known) => known,
-            None => self.open(account, provider, amount, kept, false, digest, &payer).await?,
-        };
-        let _one_at_a_time = self.locks.of(payment.id).await;
-        let found = self.store.find_payment(payment.id).await?;
-        let payment = found.ok_or(PaymentsError::NotFound)?;
+        let known = known.filter(|known| known.account == account);
+        let used = || PaymentsError::NotPayable("the authorization was used already".into());
+        let payment = known.ok_or_else(used)?;
+        let held = self.locks.of(payment.id).await;
+        let payment = self.store.find_payment(payment.id).await?.ok_or(PaymentsError::NotFound)?;
         let done = match payment.status {
-            PaymentStatus::Created => {
-                // Named before it is sent: whoever sends it again, to whichever account, finds it.
-                let facts = ProviderFacts { provider_ref: Some(reference), checkout_url: None };
-                let named = self.store.note_payment(payment.id, facts, None).await;
-                named.map_err(|_| {
-                    PaymentsError::NotPayable("the authorization was used already".into())
-                })?;
-                let now = self.gateway.clock.now();
-                self.store.move_payment(&payment, PaymentStatus::Confirming, None, now).await?;
-                let found = self.store.find_payment(payment.id).await?;
-                let payment = found.ok_or(PaymentsError::NotFound)?;
-                failpoint!("x402-confirming");
-                let progress = self.begin_by(x402, &payment).await?;
-                failpoint!("x402-settled");
-                self.apply(payment, progress).await?
+            PaymentStatus::Created => self.take_up(x402, payment, is_verified, &held).await?,
+            PaymentStatus::Confirming => {
+                let progress = x402.look(&payment, None, self.gateway.clock.now()).await?;
+                self.apply(payment, progress, &held).await?
             }
             PaymentStatus::Confirmed | PaymentStatus::Failed | PaymentStatus::Expired => payment,
-            PaymentStatus::Confirming => {
-                let progress =
-                    super::Provider::look(x402, &payment, None, self.gateway.clock.now());
-                let progress = progress.await?;
-                self.apply(payment, progress).await?
-            }
         };
         match done.status {
             PaymentStatus::Confirmed => Ok(done),

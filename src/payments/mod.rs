@@ -192,7 +192,7 @@ impl Payments {
                 crate::actors::AccountError::Refused(_) => PaymentsError::AccountClosed,
                 crate::actors::AccountError::Gone => PaymentsError::Account(KeysError::Unknown),
             })?;
-        Ok(on_record(&self.gateway, receipt, None).await?)
+        Ok(on_record(&self.gateway, receipt, ()).await?)
     }
 
     /// One of the user's payments.
@@ -231,7 +231,7 @@ impl Payments {
         let account = self.account(user, environment).await?;
         let lease = serving_lease(&self.gateway, account).await?;
         let looked = lease.look(None).await?;
-        let snapshot = on_record(&self.gateway, looked, None).await?;
+        let snapshot = on_record(&self.gateway, looked, ()).await?;
         tables_are_whole(&self.gateway).await?;
         Ok((snapshot, self.store.account_updated_at(account).await?))
     }

@@ -92,8 +92,18 @@ pub trait Provider {
     /// Its name in the API.
     fn name(&self) -> &'static str;
 
+    /// Was the provider told of this payment, by what is on record?
+    fn has_heard(&self, payment: &Payment) -> bool {
+        payment.provider_ref.is_some()
+    }
+
     /// Begins a payment. Doing so twice is the same as once: the payment's id names it.
     fn begin<'p>(&'p self, order: &'p Order) -> Answer<'p, Progress>;
+
+    /// Has the money moved, where that is ours to do: once it is on record that it is about to be, and never before.
+    fn settle<'p>(&'p self, _: &'p Payment) -> Option<Answer<'p, Progress>> {
+        None
+    }
 
     /// How far it has come. `hint` is what a webhook called it, where that was one.
     fn look<'p>(

@@ -3,7 +3,11 @@
 //! One payment at a time. Whatever is done here can break off anywhere and be done again: each step is one transaction
 //! that moves from a state it names, so a credit happens once.
 
-use tokio::sync::{Mutex, MutexGuard};
+use std::sync::Arc;
+
+use dashmap::DashMap;
+use futures_util::{StreamExt as _, stream};
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use uuid::Uuid;
 
 use super::provider::{Order, Progress, ProviderError, SeenReversal, Stage};
@@ -13,31 +17,46 @@ use crate::domain::{
     Act, ActKind, Actor, Credits, Origin, PaymentId, PaymentStatus, Reversal, ReversalStep,
     Timestamp,
 };
+use crate::store::StoreError;
 use crate::store::payments::Payment;
 
-/// How many payments are worked on at once, at most.
-const LOCKS: usize = 256;
+/// How many payments are asked about at once, so that a provider that hangs does not hold up the others.
+const LOOKS_AT_ONCE: usize = 8;
 /// A payment that its provider never heard of is not begun any more after this: its idempotency key may be forgotten.
 const BEGIN_MICROS_MAX: i64 = 20 * 3_600 * 1_000_000;
 /// How long a provider is not asked again that has not answered: twice as long each time, up to an hour.
 const LOOK_MICROS: i64 = 30_000_000;
 const LOOK_MICROS_MAX: i64 = 3_600 * 1_000_000;
-/// How often a provider is asked about a payment that does not end.
+/// After so many looks a person must look as well, and the provider is asked once a day.
 const LOOKS_MAX: i32 = 200;
+const LATE_LOOK_MICROS: i64 = 86_400 * 1_000_000;
 
-/// One for what is done about one payment at a time.
-pub struct Locks(Vec<Mutex<()>>);
+type All = Arc<DashMap<PaymentId, Arc<Mutex<()>>>>;
 
-impl Default for Locks {
-    fn default() -> Self {
-        Locks((0..LOCKS).map(|_| Mutex::default()).collect())
-    }
+/// One thing is done about a payment at a time.
+#[derive(Default)]
+pub struct Locks(All);
+
+/// Keeps others from a payment until it is dropped.
+pub(super) struct Held {
+    all: All,
+    payment: PaymentId,
+    guard: Option<OwnedMutexGuard<()>>,
 }
 
 impl Locks {
-    pub(super) async fn of(&self, payment: PaymentId) -> Option<MutexGuard<'_, ()>> {
-        let place = payment.0.as_u128().checked_rem(u128::try_from(LOCKS).ok()?)?;
-        Some(self.0.get(usize::try_from(place).ok()?)?.lock().await)
+    pub(super) async fn of(&self, payment: PaymentId) -> Arc<Held> {
+        let lock = Arc::clone(&self.0.entry(payment).or_default());
+        let guard = Some(lock.lock_owned().await);
+        Arc::new(Held { all: Arc::clone(&self.0), payment, guard })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        drop(self.guard.take());
+        // Nobody else waits for it.
+        self.all.remove_if(&self.payment, |_, lock| Arc::strong_count(lock) == 1);
     }
 }
 
@@ -52,23 +71,52 @@ impl Payments {
         id: PaymentId,
         hint: Option<&str>,
     ) -> Result<Payment, PaymentsError> {
-        let _one_at_a_time = self.locks.of(id).await;
+        let held = self.locks.of(id).await;
         let payment = self.store.find_payment(id).await?.ok_or(PaymentsError::NotFound)?;
         let provider = self.provider(&payment.provider).ok_or(PaymentsError::NotFound)?;
         let now = self.gateway.clock.now();
-        let is_unheard = payment.provider_ref.is_none() && hint.is_none();
-        let progress = if !is_unheard || payment.status == PaymentStatus::Confirmed {
+        let has_heard = provider.has_heard(&payment) || hint.is_some();
+        let progress = if has_heard || payment.status == PaymentStatus::Confirmed {
             provider.look(&payment, hint, now).await?
         } else if now.micros_since(payment.created_at) > BEGIN_MICROS_MAX {
             Progress::at(Stage::Failed("the payment provider never took it".into()))
         } else {
+            return self.take_up(provider, payment, false, &held).await;
+        };
+        self.apply(payment, progress, &held).await
+    }
+
+    /// Begins a payment at its provider, unless that `is_begun`, and has the money moved, where that is ours to do.
+    pub(super) async fn take_up(
+        &self,
+        provider: &dyn super::Provider,
+        payment: Payment,
+        is_begun: bool,
+        held: &Arc<Held>,
+    ) -> Result<Payment, PaymentsError> {
+        let progress = if is_begun {
+            Progress::at(Stage::Confirming)
+        } else {
             self.begin_by(provider, &payment).await?
         };
-        self.apply(payment, progress).await
+        let payment = self.apply(payment, progress, held).await?;
+        failpoint!("payment-begun");
+        if payment.status != PaymentStatus::Confirming {
+            return Ok(payment);
+        }
+        let progress = match provider.settle(&payment) {
+            Some(settling) => Some(settling.await?),
+            None => None,
+        };
+        failpoint!("payment-settled");
+        match progress {
+            Some(progress) => self.apply(payment, progress, held).await,
+            None => Ok(payment),
+        }
     }
 
     /// Tells a provider of a payment. A refusal is the payment's end.
-    pub(super) async fn begin_by(
+    async fn begin_by(
         &self,
         provider: &dyn super::Provider,
         payment: &Payment,
@@ -87,12 +135,24 @@ impl Payments {
         &self,
         mut payment: Payment,
         progress: Progress,
+        held: &Arc<Held>,
     ) -> Result<Payment, PaymentsError> {
         let Progress { provider_ref, checkout_url, stage, reversals } = progress;
         let is_named = provider_ref.is_some() && payment.provider_ref != provider_ref;
         if is_named || (checkout_url.is_some() && payment.checkout_url != checkout_url) {
             let facts = ProviderFacts { provider_ref, checkout_url };
-            self.store.note_payment(payment.id, facts.clone(), None).await?;
+            match self.store.note_payment(payment.id, facts.clone(), None).await {
+                Err(StoreError::Taken(_)) => {
+                    // What pays for two payments has paid for one.
+                    tracing::error!(payment = %payment.id, ?facts, "a provider names two payments alike");
+                    let now = self.gateway.clock.now();
+                    let why = Some("it was paid for with another payment".to_owned());
+                    self.advance(&payment, PaymentStatus::Failed, why, now).await?;
+                    let failed = self.store.find_payment(payment.id).await?;
+                    return failed.ok_or(PaymentsError::NotFound);
+                }
+                noted => noted?,
+            }
             payment.provider_ref = facts.provider_ref.or(payment.provider_ref);
             payment.checkout_url = facts.checkout_url.or(payment.checkout_url);
         }
@@ -107,8 +167,8 @@ impl Payments {
             }
             Stage::Expired => self.advance(&payment, PaymentStatus::Expired, None, now).await?,
             Stage::Paid(amount) if amount == payment.amount => {
-                self.credit(&payment, now).await?;
-                self.reverse_all(&payment, reversals, now).await?;
+                self.credit(&payment, now, held).await?;
+                self.reverse_all(&payment, reversals, now, held).await?;
             }
             Stage::Paid(amount) => {
                 // Not ours to guess what was meant.
@@ -132,7 +192,12 @@ impl Payments {
     }
 
     /// Credits a payment that is not credited yet.
-    async fn credit(&self, payment: &Payment, now: Timestamp) -> Result<(), PaymentsError> {
+    async fn credit(
+        &self,
+        payment: &Payment,
+        now: Timestamp,
+        held: &Arc<Held>,
+    ) -> Result<(), PaymentsError> {
         if payment.status == PaymentStatus::Confirmed {
             return Ok(());
         }
@@ -147,7 +212,8 @@ impl Payments {
             crate::actors::AccountError::Gone => PaymentsError::Account(KeysError::Unknown),
         })?;
         failpoint!("payment-decided");
-        on_record(&self.gateway, receipt, None).await?;
+        // Nobody decides it once more while it is not known whether this is on record.
+        on_record(&self.gateway, receipt, Arc::clone(held)).await?;
         failpoint!("payment-credited");
         Ok(())
     }
@@ -157,6 +223,7 @@ impl Payments {
         payment: &Payment,
         seen: Vec<SeenReversal>,
         now: Timestamp,
+        held: &Arc<Held>,
     ) -> Result<(), PaymentsError> {
         let seen = bounded(payment, seen, now);
         let reversals = if seen.is_empty() {
@@ -165,13 +232,18 @@ impl Payments {
             self.store.note_reversals(payment.id, seen).await?
         };
         for reversal in reversals {
-            self.take_back(reversal, now).await?;
+            self.take_back(reversal, now, held).await?;
         }
         Ok(())
     }
 
     /// Takes what can be taken of a reversal, or gives again what is to be given again.
-    async fn take_back(&self, reversal: Reversal, now: Timestamp) -> Result<(), PaymentsError> {
+    async fn take_back(
+        &self,
+        reversal: Reversal,
+        now: Timestamp,
+        held: &Arc<Held>,
+    ) -> Result<(), PaymentsError> {
         if reversal.taken == reversal.wanted {
             return Ok(());
         }
@@ -194,7 +266,7 @@ impl Payments {
             }
             crate::actors::AccountError::Gone => PaymentsError::Account(KeysError::Unknown),
         })?;
-        let step = on_record(&self.gateway, receipt, None).await?;
+        let step = on_record(&self.gateway, receipt, Arc::clone(held)).await?;
         let taken = step.map_or(reversal.taken, |step| reversal.taken_after(step));
         if taken < wanted && matches!(step, Some(ReversalStep::Take(_))) {
             let outstanding = wanted.less(taken);
@@ -215,39 +287,61 @@ impl Payments {
         Ok(origin.act(Uuid::now_v7(), user, kind, now).to(payment.id.to_string()))
     }
 
-    /// Asks about the payments whose providers are to be asked by now, and takes what is still to be taken back.
+    /// Asks about the payments whose providers are to be asked by now.
     ///
     /// # Errors
     /// [`PaymentsError`] of the database; a provider that does not answer is asked again later.
     pub async fn look_after(&self) -> Result<(), PaymentsError> {
         let now = self.gateway.clock.now();
-        for payment in self.store.payments_to_look_at(now).await? {
-            let doubled =
-                LOOK_MICROS.checked_shl(u32::try_from(payment.looks).unwrap_or(0).min(20));
-            let pause = doubled.unwrap_or(LOOK_MICROS_MAX).clamp(LOOK_MICROS, LOOK_MICROS_MAX);
-            let next = (payment.looks < LOOKS_MAX).then(|| now.plus_micros(pause));
-            if next.is_none() {
-                tracing::error!(payment = %payment.id, "a payment does not end; a person must look at it");
-            }
-            // First: a payment that makes trouble must not be asked about all the time.
-            self.store.look_again(payment.id, next).await?;
-            if let Err(error) = self.reconcile(payment.id, None).await {
-                tracing::warn!(payment = %payment.id, %error, "a payment was not brought up to date");
-            }
+        let payments = self.store.payments_to_look_at(now).await?;
+        let looks = payments.into_iter().map(|payment| self.look_at(payment, now));
+        stream::iter(looks).buffer_unordered(LOOKS_AT_ONCE).for_each(async |()| {}).await;
+        Ok(())
+    }
+
+    async fn look_at(&self, payment: Payment, now: Timestamp) {
+        let doubled = LOOK_MICROS.checked_shl(u32::try_from(payment.looks).unwrap_or(0).min(20));
+        let mut pause = doubled.unwrap_or(LOOK_MICROS_MAX).clamp(LOOK_MICROS, LOOK_MICROS_MAX);
+        if payment.looks >= LOOKS_MAX {
+            pause = LATE_LOOK_MICROS;
+            tracing::error!(payment = %payment.id, "a payment does not end; a person must look at it");
         }
+        // First: a payment that makes trouble must not be asked about all the time.
+        let looked = match self.store.look_again(payment.id, now.plus_micros(pause)).await {
+            Ok(()) => self.reconcile(payment.id, None).await.map(drop),
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = looked {
+            tracing::warn!(payment = %payment.id, %error, "a payment was not brought up to date");
+        }
+    }
+
+    /// Takes what is still to be taken back of payments, and gives again what is to be given again.
+    ///
+    /// # Errors
+    /// [`PaymentsError`] of the database; an account that cannot be asked now is asked again later.
+    pub async fn take_back_all(&self) -> Result<(), PaymentsError> {
+        let now = self.gateway.clock.now();
         let mut after = PaymentId(Uuid::nil());
         loop {
             let payments = self.store.payments_to_reverse(after).await?;
             let Some(last) = payments.last() else { return Ok(()) };
             after = *last;
             for payment in payments {
-                let _one_at_a_time = self.locks.of(payment).await;
-                // As it is now that nobody else is at it.
-                for reversal in self.store.reversals_of(payment).await? {
-                    self.take_back(reversal, now).await?;
+                if let Err(error) = self.take_back_of(payment, now).await {
+                    tracing::warn!(%payment, %error, "a payment that is taken back was not");
                 }
             }
         }
+    }
+
+    async fn take_back_of(&self, payment: PaymentId, now: Timestamp) -> Result<(), PaymentsError> {
+        let held = self.locks.of(payment).await;
+        // As it is now that nobody else is at it.
+        for reversal in self.store.reversals_of(payment).await? {
+            self.take_back(reversal, now, &held).await?;
+        }
+        Ok(())
     }
 }
 

@@ -306,11 +306,13 @@ impl Stripe {
         let reference = payment.provider_ref.as_deref().or(hint);
         let Some(reference) = reference else { return Ok(Progress::at(Stage::Waiting)) };
         let mut intent = None;
+        let mut is_complete = false;
         if reference.starts_with("cs_") {
             let path = format!("/v1/checkout/sessions/{}", escaped(reference));
             let session = self.get(&path, &[]).await?;
             intent = id_of(at(&session, "payment_intent")).map(str::to_owned);
             let is_over = *at(&session, "status") == "expired";
+            is_complete = *at(&session, "status") == "complete";
             if intent.is_none() || (is_over && *at(&session, "payment_status") != "paid") {
                 return Ok(Progress::at(if is_over { Stage::Expired } else { Stage::Waiting }));
             }
@@ -321,7 +323,9 @@ impl Stripe {
         if payment_of(&found) != Some(payment.id) {
             return Err(ProviderError::Refused(format!("{intent} is of another payment")));
         }
-        let stage = stage_of(&found, payment.method.is_some());
+        // What came to nothing after the payer had left the page is not tried again there.
+        let is_over = is_complete && *at(&found, "status") == "requires_payment_method";
+        let stage = stage_of(&found, payment.method.is_some() || is_over);
         let reversals = match stage {
             Stage::Paid(_) => self.reversals(intent).await?,
             _ => Vec::new(),

@@ -1,8 +1,8 @@
 //! x402: payment by a signed transfer of a stablecoin, sent in a header, verified and settled by a facilitator.
 //!
 //! Version 2 of the protocol (`PAYMENT-REQUIRED`, `PAYMENT-SIGNATURE`, `PAYMENT-RESPONSE`), scheme `exact`. A token is a
-//! dollar and has six decimals. An authorization can be settled once, on the chain, so its digest names its payment:
-//! sent twice it is the same payment.
+//! dollar and has six decimals. On EVM networks, by EIP-3009: an authorization can be settled once, on the chain, by its
+//! payer and nonce. So they name its payment: sent twice, however it is written, it is the same payment.
 
 use std::time::Duration;
 
@@ -56,7 +56,26 @@ pub struct Requirements {
 pub struct SignedPayment {
     x402_version: u32,
     accepted: Requirements,
-    payload: Value,
+    payload: ExactPayload,
+}
+
+/// A signed EIP-3009 authorization (x402, scheme `exact` on EVM). What else was sent with it is not kept: it would make
+/// another text of the same authorization.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct ExactPayload {
+    signature: String,
+    authorization: Authorization,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Authorization {
+    from: String,
+    to: String,
+    value: String,
+    valid_after: String,
+    valid_before: String,
+    nonce: String,
 }
 
 /// A header that is no payment to us; says why.
@@ -90,16 +109,13 @@ impl SignedPayment {
         units.checked_mul(NANOS_PER_UNIT).map(Credits::from_nanos)
     }
 
-    /// What names it: one authorization, one name, however it is written.
-    #[must_use]
-    pub fn digest(&self) -> [u8; 32] {
-        Sha256::digest(self.payload.to_string()).into()
-    }
-
-    /// The name under which its payment is on record.
+    /// The name under which its payment is on record: what makes it one authorization on the chain.
     #[must_use]
     pub fn provider_ref(&self) -> String {
-        self.digest().iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+        let Authorization { from, nonce, .. } = &self.payload.authorization;
+        let parts = [&self.accepted.network, &self.accepted.asset, from, nonce];
+        let name = parts.map(|part| part.to_ascii_lowercase()).join(" ");
+        Sha256::digest(name).iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
     }
 
     /// As it is kept, to be settled after a crash.
@@ -189,30 +205,39 @@ impl X402 {
         if signed.accepted != self.requirements(amount) {
             return Err(NotPayable("the payment is not for what was asked".into()));
         }
+        let Authorization { from, to, value, nonce, .. } = &signed.payload.authorization;
+        if !to.eq_ignore_ascii_case(&self.settings.pay_to) || *value != signed.accepted.amount {
+            return Err(NotPayable("the authorization is not for what was asked".into()));
+        }
+        // Written in one way, but for the case: they name the payment.
+        if !is_hex(from, 40) || !is_hex(nonce, 64) {
+            return Err(NotPayable("from must be an address, and nonce 32 bytes, in hex".into()));
+        }
         if amount < least || amount > most {
             return Err(NotPayable(format!("the amount must be from {least} to {most}")));
         }
         Ok(amount)
     }
 
-    /// `is_first`: it was certainly not sent before.
-    async fn settle(&self, payment: &Payment, is_first: bool) -> Result<Progress, ProviderError> {
-        let kept = payment.method.as_deref().unwrap_or_default();
-        let signed: SignedPayment = serde_json::from_str(kept)
-            .map_err(|_| ProviderError::Refused("no authorization is on record".into()))?;
-        let requirements = self.requirements(payment.amount);
-        let request = json!({
-            "x402Version": 2,
-            "paymentPayload": signed,
-            "paymentRequirements": requirements,
-        });
-        if is_first {
-            let verified = self.ask("verify", &request).await?;
-            if *at(&verified, "isValid") != true {
-                let why = reason(&verified, "invalidReason");
-                return Ok(Progress::at(Stage::Failed(why)));
-            }
+    /// Would it be settled? Nothing moves.
+    ///
+    /// # Errors
+    /// [`ProviderError::Refused`] where it would not be.
+    pub(super) async fn verify(
+        &self,
+        signed: &SignedPayment,
+        amount: Credits,
+    ) -> Result<(), ProviderError> {
+        let verified = self.ask("verify", &self.request(signed, amount)).await?;
+        if *at(&verified, "isValid") != true {
+            return Err(ProviderError::Refused(reason(&verified, "invalidReason")));
         }
+        Ok(())
+    }
+
+    /// Has the money moved. `is_first`: it was certainly not sent before.
+    async fn send(&self, payment: &Payment, is_first: bool) -> Result<Progress, ProviderError> {
+        let request = self.request(&kept(payment)?, payment.amount);
         let settled = self.ask("settle", &request).await?;
         if *at(&settled, "success") == true {
             let transaction = at(&settled, "transaction").as_str().map(str::to_owned);
@@ -225,6 +250,14 @@ impl X402 {
         }
         // It was sent before, and nobody heard what came of it: a person must look at the chain.
         Err(ProviderError::Unreachable(format!("an authorization sent before was refused: {why}")))
+    }
+
+    fn request(&self, signed: &SignedPayment, amount: Credits) -> Value {
+        json!({
+            "x402Version": 2,
+            "paymentPayload": signed,
+            "paymentRequirements": self.requirements(amount),
+        })
     }
 
     async fn ask(&self, what: &str, request: &Value) -> Result<Value, ProviderError> {
@@ -260,8 +293,20 @@ impl Provider for X402 {
         NAME
     }
 
+    fn has_heard(&self, payment: &Payment) -> bool {
+        // Named from the first; that it is sent is on record before it is.
+        payment.status != PaymentStatus::Created
+    }
+
     fn begin<'p>(&'p self, order: &'p Order) -> Answer<'p, Progress> {
-        Box::pin(self.settle(&order.payment, true))
+        Box::pin(async {
+            self.verify(&kept(&order.payment)?, order.payment.amount).await?;
+            Ok(Progress::at(Stage::Confirming))
+        })
+    }
+
+    fn settle<'p>(&'p self, payment: &'p Payment) -> Option<Answer<'p, Progress>> {
+        Some(Box::pin(self.send(payment, true)))
     }
 
     fn look<'p>(
@@ -270,9 +315,27 @@ impl Provider for X402 {
         _: Option<&'p str>,
         _: Timestamp,
     ) -> Answer<'p, Progress> {
-        // On record before it was sent.
-        Box::pin(self.settle(payment, payment.status == PaymentStatus::Created))
+        Box::pin(async {
+            match payment.status {
+                PaymentStatus::Confirming => self.send(payment, false).await,
+                _ => Ok(Progress::at(Stage::Waiting)),
+            }
+        })
     }
+}
+
+/// The authorization of a payment on record.
+fn kept(payment: &Payment) -> Result<SignedPayment, ProviderError> {
+    let kept = payment.method.as_deref().unwrap_or_default();
+    serde_json::from_str(kept)
+        .map_err(|_| ProviderError::Refused("no authorization is on record".into()))
+}
+
+/// `0x` and so many hex digits.
+fn is_hex(text: &str, digits: usize) -> bool {
+    text.strip_prefix("0x").is_some_and(|text| {
+        text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+    })
 }
 
 fn reason(answer: &Value, name: &str) -> String {
@@ -301,13 +364,18 @@ mod tests {
         let asked = x402.requirements(amount);
         assert_eq!(asked.amount, "1250000");
         assert_eq!(x402.requirements("0.0000001".parse().unwrap()).amount, "1");
-        let header = |accepted: &Requirements, version: u32| {
+        let (from, nonce) = (format!("0x{:040X}", 0xab), format!("0x{:064x}", 0xcd));
+        let of = |accepted: &Requirements, version: u32, to: &str, from: &str, nonce: &str| {
             let payment = json!({
                 "x402Version": version, "accepted": accepted,
-                "payload": { "signature": "0x1", "authorization": { "nonce": "0x2" } },
+                "payload": { "signature": "0x1", "ours": 1, "authorization": {
+                    "from": from, "to": to, "value": accepted.amount, "validAfter": "0",
+                    "validBefore": "9", "nonce": nonce } },
             });
             STANDARD.encode(payment.to_string())
         };
+        let header =
+            |accepted: &Requirements, version| of(accepted, version, "0xPAYEE", &from, &nonce);
         let signed = SignedPayment::read(header(&asked, 2).as_bytes()).unwrap();
         let (least, most) = ("1".parse().unwrap(), "2".parse().unwrap());
         assert_eq!(x402.check(&signed, least, most), Ok(amount));
@@ -325,8 +393,31 @@ mod tests {
         }
         assert!(SignedPayment::read(header(&asked, 1).as_bytes()).is_err());
         assert!(SignedPayment::read(b"{}").is_err());
-        // The same authorization is the same payment, whatever stands around it.
-        let again = SignedPayment { accepted: x402.requirements(least), ..signed.clone() };
+        for (to, from, nonce) in [
+            ("0xthief", from.as_str(), nonce.as_str()),
+            ("0xpayee", "0xab", nonce.as_str()),
+            ("0xpayee", from.as_str(), "0xcd"),
+            ("0xpayee", &from.replace('0', "g"), nonce.as_str()),
+        ] {
+            let signed = SignedPayment::read(of(&asked, 2, to, from, nonce).as_bytes()).unwrap();
+            assert!(
+                x402.check(&signed, Credits::ZERO, Credits::MAX).is_err(),
+                "{to} {from} {nonce}"
+            );
+        }
+        // The same authorization is the same payment, however it is written and whatever stands around it.
+        let again = of(
+            &asked,
+            2,
+            "0xpayee",
+            &from.to_lowercase().replace("0X", "0x"),
+            &nonce.to_uppercase().replace("0X", "0x"),
+        );
+        let again = SignedPayment::read(again.as_bytes()).unwrap();
         assert_eq!(again.provider_ref(), signed.provider_ref());
+        assert!(!again.kept().contains("ours"));
+        let other = of(&asked, 2, "0xpayee", &from, &nonce.replace("cd", "ce"));
+        let other = SignedPayment::read(other.as_bytes()).unwrap();
+        assert_ne!(other.provider_ref(), signed.provider_ref());
     }
 }

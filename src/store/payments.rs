@@ -87,6 +87,8 @@ pub struct OpenPayment {
     pub account: AccountId,
     /// Who takes the money.
     pub provider: &'static str,
+    /// What the provider will call it, where that is known.
+    pub provider_ref: Option<String>,
     /// How much.
     pub amount: Credits,
     /// The saved payment method to be charged.
@@ -95,6 +97,8 @@ pub struct OpenPayment {
     pub is_auto: bool,
     /// What names the request that begins it, if it happens once.
     pub request_digest: Option<[u8; 32]>,
+    /// The same request begins the same payment, if it has done so since.
+    pub once_from: Timestamp,
     /// When.
     pub at: Timestamp,
     /// Until when its payer may pay.
@@ -190,23 +194,31 @@ impl Store {
     }
 
     /// Writes a payment that begins, before its provider hears of it; answers the one on record, where the same
-    /// request has begun one before.
+    /// request has begun one before. `None` where the account is closed, or is not to be topped up by itself any more.
     ///
     /// # Errors
-    /// [`StoreError::Taken`] where an account that tops itself up does so already.
+    /// [`StoreError::Taken`] where an account that tops itself up does so already, or another payment is called so.
     pub async fn open_payment(
         &self,
         payment: OpenPayment,
-        provider_ref: Option<String>,
         act: Act,
-    ) -> Result<Payment, StoreError> {
+    ) -> Result<Option<Payment>, StoreError> {
         let look_at = payment.at.plus_micros(FIRST_LOOK_MICROS);
         self.run_write(move |store| async move {
             let before = begun_by(&store.write, &payment).await?;
-            if let Some(before) = before {
+            if before.is_some() {
                 return Ok(before);
             }
             let transaction = begin_write(&store.write).await?;
+            if !may_open(&transaction, &payment).await? {
+                return Ok(None);
+            }
+            if let Some(digest) = payment.request_digest {
+                // A key may be used again when what it did is forgotten.
+                let (account, from) = (payment.account.0, payment.once_from.micros());
+                let values = vec![account.into(), digest.to_vec().into(), from.into()];
+                run(&transaction, FORGET_REQUEST, values).await?;
+            }
             let row = payment::ActiveModel {
                 id: Set(payment.id.0),
                 account_id: Set(payment.account.0),
@@ -215,7 +227,7 @@ impl Store {
                 amount: Set(payment.amount.nanos()),
                 created_at: Set(payment.at.micros()),
                 confirmed_at: Set(None),
-                provider_ref: Set(provider_ref),
+                provider_ref: Set(payment.provider_ref.clone()),
                 checkout_url: Set(None),
                 method: Set(payment.method.clone()),
                 is_auto: Set(payment.is_auto),
@@ -232,7 +244,7 @@ impl Store {
                 transaction.rollback().await?;
                 // The same request may have begun it meanwhile.
                 let before = begun_by(&store.write, &payment).await?;
-                return before.ok_or(error);
+                return before.map(Some).ok_or(error);
             }
             audit_log::insert(&transaction, &act).await?;
             let OpenPayment { id, account, amount, at, .. } = payment;
@@ -241,7 +253,7 @@ impl Store {
             let made = payment::Entity::find_by_id(id.0).one(&transaction).await?;
             transaction.commit().await?;
             store.ring_for_events();
-            made.map_or_else(|| Err(StoreError::Corrupt("a payment is gone".into())), to_payment)
+            made.map(to_payment).transpose()
         })
         .await
     }
@@ -262,7 +274,7 @@ impl Store {
         self.run_write(move |store| async move {
             let transaction = begin_write(&store.write).await?;
             let values = vec![facts.provider_ref.into(), facts.checkout_url.into(), id.0.into()];
-            run(&transaction, SQL, values).await?;
+            run(&transaction, SQL, values).await.map_err(StoreError::of_write)?;
             if let Some(answer) = answer {
                 let recorded = answers::record(&transaction, &answer).await;
                 recorded.map_err(|error| StoreError::Database(DbErr::Custom(error.to_string())))?;
@@ -306,6 +318,11 @@ impl Store {
                 from.code().into(),
             ];
             let is_news = run(&transaction, SQL, values).await? == 1;
+            if is_news && matches!(to, PaymentStatus::Failed | PaymentStatus::Expired) {
+                let pause = AUTO_PAUSE_MICROS.into();
+                let values = vec![at.micros().into(), pause, AUTO_FAILURES_MAX.into(), id.0.into()];
+                run(&transaction, AUTO_FAILED, values).await?;
+            }
             if is_news {
                 let event = event::of_payment(account, id, amount, to, at);
                 tell(&store, &transaction, &event).await?;
@@ -334,14 +351,15 @@ impl Store {
         .await
     }
 
-    /// Says when a provider is to be asked next; `None` is never.
+    /// Says when a provider is to be asked next about a payment that has not ended.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn look_again(&self, id: PaymentId, at: Option<Timestamp>) -> Result<(), StoreError> {
-        const SQL: &str = "UPDATE payment SET look_at = $1, looks = looks + 1 WHERE id = $2";
+    pub async fn look_again(&self, id: PaymentId, at: Timestamp) -> Result<(), StoreError> {
+        const SQL: &str = "UPDATE payment SET look_at = $1, looks = looks + 1
+            WHERE id = $2 AND status IN (1, 2)";
         self.run_write(move |store| async move {
-            let values = vec![at.map(Timestamp::micros).into(), id.0.into()];
+            let values = vec![at.micros().into(), id.0.into()];
             run(&store.write, SQL, values).await?;
             Ok(())
         })
@@ -480,12 +498,12 @@ impl Store {
     ) -> Result<(), StoreError> {
         const SQL: &str =
             "INSERT INTO auto_top_up (account_id, user_id, is_enabled, threshold, amount,
-                monthly_cap, method, failures, not_before, updated_at)
-            VALUES ($1, $2, $3, $4, $5, $6, $7, 0, 0, $8)
+                monthly_cap, method, failures, not_before, is_told, updated_at)
+            VALUES ($1, $2, $3, $4, $5, $6, $7, 0, 0, TRUE, $8)
             ON CONFLICT (account_id) DO UPDATE SET is_enabled = excluded.is_enabled,
                 threshold = excluded.threshold, amount = excluded.amount,
                 monthly_cap = excluded.monthly_cap, method = excluded.method, failures = 0,
-                not_before = 0, updated_at = excluded.updated_at";
+                not_before = 0, is_told = TRUE, updated_at = excluded.updated_at";
         self.run_write(move |store| async move {
             let transaction = begin_write(&store.write).await?;
             let values = vec![
@@ -515,45 +533,44 @@ impl Store {
         now: Timestamp,
         month_start: Timestamp,
     ) -> Result<Vec<AutoTopUp>, StoreError> {
-        let month_start = month_start.micros();
-        let condition = format!(
-            "is_enabled AND not_before <= $1
-            AND threshold > (SELECT balance FROM account
-                WHERE account.id = account_id AND account.status = 1)
-            AND NOT EXISTS (SELECT 1 FROM payment WHERE payment.account_id = auto_top_up.account_id
-                AND payment.is_auto AND payment.status IN (1, 2))
-            AND amount + (SELECT CAST(COALESCE(SUM(payment.amount), 0) AS BIGINT) FROM payment
-                WHERE payment.account_id = auto_top_up.account_id AND payment.is_auto
-                AND payment.status = 3 AND payment.created_at >= {month_start}) <= monthly_cap
-            LIMIT 100"
-        );
+        let condition = format!("{} LIMIT 100", auto_due(month_start));
         self.run(move |store| async move {
             auto_top_ups(&store.read, &condition, now.micros().into()).await
         })
         .await
     }
 
-    /// Writes how an account's topping up by itself went: after some failures in a row it is switched off.
+    /// The rules that were switched off for their failures, and whose owners are not told yet, with the last failure.
     ///
     /// # Errors
     /// [`StoreError`]
-    pub async fn note_auto_top_up(
+    pub async fn auto_top_ups_given_up(
         &self,
-        account: AccountId,
-        failures: i32,
-        not_before: Timestamp,
-        is_enabled: bool,
-    ) -> Result<(), StoreError> {
-        const SQL: &str = "UPDATE auto_top_up SET failures = $1, not_before = $2,
-            is_enabled = is_enabled AND $3 WHERE account_id = $4";
+    ) -> Result<Vec<(AccountId, UserId, String)>, StoreError> {
+        const SQL: &str = "SELECT account_id, user_id, (
+                SELECT failure FROM payment WHERE payment.account_id = auto_top_up.account_id
+                    AND is_auto AND failure IS NOT NULL ORDER BY id DESC LIMIT 1)
+            FROM auto_top_up WHERE NOT is_told LIMIT $1";
+        self.run(move |store| async move {
+            let rows = query(&store.read, SQL, 100_i64.into()).await?;
+            let rule = |row: &QueryResult| {
+                let why: Option<String> = row.try_get_by_index(2)?;
+                let account = AccountId(row.try_get_by_index(0)?);
+                Ok((account, UserId(row.try_get_by_index(1)?), why.unwrap_or_default()))
+            };
+            rows.iter().map(rule).collect()
+        })
+        .await
+    }
+
+    /// Writes that the owner of a rule was told that it is switched off.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn note_auto_top_up_told(&self, account: AccountId) -> Result<(), StoreError> {
+        const SQL: &str = "UPDATE auto_top_up SET is_told = TRUE WHERE account_id = $1";
         self.run_write(move |store| async move {
-            let values = vec![
-                failures.into(),
-                not_before.micros().into(),
-                is_enabled.into(),
-                account.0.into(),
-            ];
-            run(&store.write, SQL, values).await?;
+            run(&store.write, SQL, vec![account.0.into()]).await?;
             Ok(())
         })
         .await
@@ -573,6 +590,58 @@ impl Store {
     }
 }
 
+const FORGET_REQUEST: &str = "UPDATE payment SET request_digest = NULL
+    WHERE account_id = $1 AND request_digest = $2 AND created_at < $3";
+/// Failures in a row after which an account tops itself up no longer, and how long it waits after each.
+const AUTO_FAILURES_MAX: i32 = 3;
+const AUTO_PAUSE_MICROS: i64 = 3_600 * 1_000_000;
+const AUTO_FAILED: &str = "UPDATE auto_top_up SET failures = failures + 1,
+        not_before = $1 + $2 * (failures + 1), is_enabled = failures + 1 < $3,
+        is_told = failures + 1 < $3
+    WHERE is_enabled AND account_id = (SELECT account_id FROM payment WHERE id = $4 AND is_auto)";
+const AUTO_WELL: &str = "UPDATE auto_top_up SET failures = 0
+    WHERE is_enabled AND failures > 0
+        AND account_id = (SELECT account_id FROM payment WHERE id = $1 AND is_auto)";
+
+/// When an account is due to be topped up by itself, as a condition whose $1 is now.
+fn auto_due(month_start: Timestamp) -> String {
+    let month_start = month_start.micros();
+    format!(
+        "is_enabled AND not_before <= $1
+        AND threshold > (SELECT balance FROM account
+            WHERE account.id = account_id AND account.status = 1)
+        AND NOT EXISTS (SELECT 1 FROM payment WHERE payment.account_id = auto_top_up.account_id
+            AND payment.is_auto AND payment.status IN (1, 2))
+        AND amount + (SELECT CAST(COALESCE(SUM(payment.amount), 0) AS BIGINT) FROM payment
+            WHERE payment.account_id = auto_top_up.account_id AND payment.is_auto
+            AND payment.status = 3 AND payment.created_at >= {month_start}) <= monthly_cap"
+    )
+}
+
+/// May this payment begin? The account must be open; and where the server begins it, its owner's rule must say so now.
+async fn may_open(
+    transaction: &impl ConnectionTrait,
+    payment: &OpenPayment,
+) -> Result<bool, StoreError> {
+    const OPEN: &str = "SELECT id FROM account WHERE id = $1 AND status = 1";
+    let OpenPayment { account, amount, method, at, .. } = payment;
+    if query(transaction, OPEN, account.0.into()).await?.is_empty() {
+        return Ok(false);
+    }
+    if !payment.is_auto {
+        return Ok(true);
+    }
+    if super::is_postgres(transaction) {
+        // Whoever changes the rule waits until this is on record, or this for them.
+        const LOCK: &str = "SELECT 1 FROM auto_top_up WHERE account_id = $1 FOR UPDATE";
+        query(transaction, LOCK, account.0.into()).await?;
+    }
+    let condition = auto_due(at.day().month().starts_at());
+    let due = format!("account_id = {} AND {condition}", account.0);
+    let rules = auto_top_ups(transaction, &due, at.micros().into()).await?;
+    Ok(rules.iter().any(|rule| rule.amount == *amount && Some(&rule.method) == method.as_ref()))
+}
+
 /// The payment that the same request has begun before.
 async fn begun_by(
     connection: &impl ConnectionTrait,
@@ -582,6 +651,7 @@ async fn begun_by(
     let before = payment::Entity::find()
         .filter(payment::Column::AccountId.eq(payment.account.0))
         .filter(payment::Column::RequestDigest.eq(digest.to_vec()))
+        .filter(payment::Column::CreatedAt.gte(payment.once_from.micros()))
         .one(connection)
         .await?;
     before.map(to_payment).transpose()
@@ -711,10 +781,11 @@ pub(super) async fn confirm(
     const SQL: &str = "UPDATE payment SET status = 3, confirmed_at = $1, ended_at = NULL,
             failure = NULL, look_at = NULL
         WHERE id = $2 AND status <> 3";
-    match run(transaction, SQL, vec![at.micros().into(), payment.0.into()]).await? {
-        1 => Ok(()),
-        _ => Err(CommitError::Refused(format!("{payment} is confirmed already"))),
+    if run(transaction, SQL, vec![at.micros().into(), payment.0.into()]).await? != 1 {
+        return Err(CommitError::Refused(format!("{payment} is confirmed already")));
     }
+    run(transaction, AUTO_WELL, vec![payment.0.into()]).await?;
+    Ok(())
 }
 
 /// Writes what the ledger has taken of a reversal. It must stand where it stood when that was decided.

@@ -18,6 +18,8 @@ on_both!(
     a_call_pays_for_itself,
     what_is_no_payment_to_us_credits_nothing,
     an_authorization_is_good_for_one_account,
+    an_authorization_is_one_however_it_is_written,
+    a_transaction_pays_for_one_payment,
     a_crash_between_settlement_and_credit_is_made_good,
 );
 
@@ -32,6 +34,8 @@ struct Shared {
     refuses: AtomicBool,
     /// Does it answer for what was settled before as if it were the first time?
     repeats: AtomicBool,
+    /// Does it name every transaction alike?
+    same: AtomicBool,
 }
 
 /// A facilitator that a test plays.
@@ -74,10 +78,13 @@ async fn answer(request: HttpRequest, body: Json<Value>, shared: Data<Shared>) -
     }
     assert_eq!(request.path(), "/settle");
     shared.settles.fetch_add(1, Ordering::SeqCst);
-    let is_first = shared.settled.lock().unwrap().insert(nonce);
+    let is_first = shared.settled.lock().unwrap().insert(nonce.to_lowercase());
     let is_settled = is_first || shared.repeats.load(Ordering::SeqCst);
     HttpResponse::Ok().json(if is_settled {
-        json!({ "success": true, "payer": "0x1", "transaction": "0xabc", "network": "eip155:8453" })
+        let transaction = shared.same.load(Ordering::SeqCst).then(|| "0xsame".to_owned());
+        let transaction = transaction.unwrap_or_else(|| nonce.replace("0x", "0xabc"));
+        json!({ "success": true, "payer": "0x1", "transaction": transaction,
+            "network": "eip155:8453" })
     } else {
         json!({ "success": false, "errorReason": "invalid_exact_evm_nonce_already_used",
             "transaction": "", "network": "eip155:8453" })
@@ -100,13 +107,23 @@ fn decoded(answer: &Answer, name: &str) -> Value {
 }
 
 /// Signs what was asked for, as a wallet would.
-fn signed(required: &Value, nonce: &str) -> String {
+fn signed(required: &Value, nonce: u32) -> String {
+    written(
+        required,
+        &format!("{nonce:064x}"),
+        "857b06519e91e3a54538791bdbb0e22373e36b66",
+        &json!(1),
+    )
+}
+
+/// The same authorization, written in one way or another.
+fn written(required: &Value, nonce: &str, from: &str, more: &Value) -> String {
     let accepted = &required["accepts"][0];
     let payment = json!({
         "x402Version": 2, "resource": required["resource"], "accepted": accepted,
-        "payload": { "signature": "0x1234", "authorization": {
-            "from": "0x1", "to": accepted["payTo"], "value": accepted["amount"],
-            "validAfter": "0", "validBefore": "99999999999", "nonce": nonce } },
+        "payload": { "signature": "0x1234", "more": more, "authorization": {
+            "from": format!("0x{from}"), "to": accepted["payTo"], "value": accepted["amount"],
+            "validAfter": "0", "validBefore": "99999999999", "nonce": format!("0x{nonce}") } },
     });
     STANDARD.encode(payment.to_string())
 }
@@ -123,7 +140,7 @@ async fn a_payment_is_asked_for_and_credited_once(database: Database) {
     assert_eq!((&required["x402Version"], &accepted["amount"]), (&json!(2), &json!("2500000")));
     assert_eq!((&accepted["scheme"], &accepted["payTo"]), (&json!("exact"), &json!(PAY_TO)));
     assert!(required["resource"]["url"].as_str().unwrap().ends_with("/api/payments/payments"));
-    let header = signed(&required, "0x01");
+    let header = signed(&required, 1);
     let pay = || user.post("/api/payments/payments", &body).header("PAYMENT-SIGNATURE", &header);
     // The same authorization many times at once.
     let answers = futures_util::future::join_all((0..8).map(|_| pay().send())).await;
@@ -132,7 +149,7 @@ async fn a_payment_is_asked_for_and_credited_once(database: Database) {
         assert_eq!(answer.body["status"], "confirmed");
         assert_eq!(answer.body["id"], answers[0].body["id"]);
     }
-    assert_eq!(decoded(&answers[0], "payment-response")["transaction"], "0xabc");
+    assert_eq!(decoded(&answers[0], "payment-response")["transaction"].as_str().unwrap().len(), 69);
     assert_eq!(user.balance().await, "2.5000");
     assert_eq!(facilitator.shared.settles.load(Ordering::SeqCst), 1);
     assert_eq!(user.ledger().await.len(), 1);
@@ -155,7 +172,7 @@ async fn a_call_pays_for_itself(database: Database) {
     assert_eq!(asked.body["error"], "Insufficient credits");
     let required = decoded(&asked, "payment-required");
     assert_eq!(required["accepts"][0]["amount"], "1000000");
-    let header = signed(&required, "0x02");
+    let header = signed(&required, 2);
     let paid = call().header("PAYMENT-SIGNATURE", &header).expect(200).await;
     assert_eq!(decoded(&paid, "payment-response")["success"], true);
     assert_eq!(paid.header("x-polysystems-cost"), "0.0005");
@@ -190,7 +207,7 @@ async fn what_is_no_payment_to_us_credits_nothing(database: Database) {
     let altered = |field: &str, value: Value| {
         let mut required = required.clone();
         required["accepts"][0][field] = value;
-        signed(&required, "0x03")
+        signed(&required, 3)
     };
     for header in [
         "nonsense".to_owned(),
@@ -209,13 +226,13 @@ async fn what_is_no_payment_to_us_credits_nothing(database: Database) {
     }
     assert_eq!(facilitator.shared.verifies.load(Ordering::SeqCst), 0);
     facilitator.shared.refuses.store(true, Ordering::SeqCst);
-    let refused = pay(&signed(&required, "0x04")).expect(402).await;
+    let refused = pay(&signed(&required, 4)).expect(402).await;
     assert_eq!(refused.body["error"], "Payment refused");
     assert!(refused.text.contains("insufficient_funds"), "{}", refused.text);
     facilitator.shared.refuses.store(false, Ordering::SeqCst);
     // Spent elsewhere before: the chain has it, and not we.
-    facilitator.shared.settled.lock().unwrap().insert("0x05".into());
-    pay(&signed(&required, "0x05")).expect(402).await;
+    facilitator.shared.settled.lock().unwrap().insert(format!("0x{:064x}", 5));
+    pay(&signed(&required, 5)).expect(402).await;
     assert_eq!(user.balance().await, "0.0000");
     assert!(user.ledger().await.is_empty());
     let list = user.get("/api/payments/payments").expect(200).await.body;
@@ -228,20 +245,84 @@ async fn what_is_no_payment_to_us_credits_nothing(database: Database) {
     assert_eq!(statuses, BTreeSet::from(["failed"]));
 }
 
+async fn an_authorization_is_one_however_it_is_written(database: Database) {
+    let facilitator = Facilitator::start();
+    facilitator.shared.repeats.store(true, Ordering::SeqCst);
+    let server = start(&database, &facilitator).await;
+    let user = server.user("someone").await;
+    let body = json!({ "amount": 2, "provider": "x402" });
+    let asked = user.post("/api/payments/payments", &body).expect(402).await;
+    let required = decoded(&asked, "payment-required");
+    let (nonce, from) = (format!("{:064x}", 0xabc), "857b06519e91e3a54538791bdbb0e22373e36b66");
+    let (loud_nonce, loud_from) = (nonce.to_uppercase(), from.to_uppercase());
+    let headers = [
+        written(&required, &nonce, from, &json!(1)),
+        written(&required, &nonce, from, &json!({ "x": [1] })),
+        written(&required, &loud_nonce, from, &json!(1)),
+        written(&required, &nonce, &loud_from, &json!(null)),
+    ];
+    let pay =
+        |header| user.post("/api/payments/payments", &body).header("PAYMENT-SIGNATURE", header);
+    let answers =
+        futures_util::future::join_all(headers.iter().map(|header| pay(header).send())).await;
+    for answer in &answers {
+        assert_eq!(
+            (answer.status, &answer.body["id"]),
+            (201.try_into().unwrap(), &answers[0].body["id"])
+        );
+    }
+    // Another way to write the same bytes is none.
+    for header in [
+        written(&required, &nonce, &format!("0{from}"), &json!(1)),
+        written(&required, &nonce[1..], from, &json!(1)),
+        written(&required, &nonce.replace('a', " "), from, &json!(1)),
+    ] {
+        user.post("/api/payments/payments", &body)
+            .header("PAYMENT-SIGNATURE", &header)
+            .expect(400)
+            .await;
+    }
+    assert_eq!(user.balance().await, "2.0000");
+    assert_eq!(facilitator.shared.settles.load(Ordering::SeqCst), 1);
+    server.stop();
+    verify(&database);
+}
+
+/// Whatever a facilitator says: what it calls by one name is credited once.
+async fn a_transaction_pays_for_one_payment(database: Database) {
+    let facilitator = Facilitator::start();
+    facilitator.shared.same.store(true, Ordering::SeqCst);
+    let server = start(&database, &facilitator).await;
+    let user = server.user("someone").await;
+    let body = json!({ "amount": 2, "provider": "x402" });
+    let asked = user.post("/api/payments/payments", &body).expect(402).await;
+    let required = decoded(&asked, "payment-required");
+    let pay = |nonce| {
+        let header = signed(&required, nonce);
+        user.post("/api/payments/payments", &body).header("PAYMENT-SIGNATURE", &header)
+    };
+    pay(1).expect(201).await;
+    let refused = pay(2).expect(402).await;
+    assert!(refused.text.contains("another payment"), "{}", refused.text);
+    assert_eq!(user.balance().await, "2.0000");
+    server.stop();
+    verify(&database);
+}
+
 async fn an_authorization_is_good_for_one_account(database: Database) {
     let facilitator = Facilitator::start();
     let server = start(&database, &facilitator).await;
     let (one, other) = (server.user("one").await, server.user("other").await);
     let body = json!({ "amount": 2, "provider": "x402" });
     let asked = one.post("/api/payments/payments", &body).expect(402).await;
-    let header = signed(&decoded(&asked, "payment-required"), "0x06");
+    let header = signed(&decoded(&asked, "payment-required"), 6);
     let paid = one.post("/api/payments/payments", &body).header("PAYMENT-SIGNATURE", &header);
     paid.expect(201).await;
     let again = other.post("/api/payments/payments", &body).header("PAYMENT-SIGNATURE", &header);
     again.expect(400).await;
     assert_eq!((one.balance().await, other.balance().await), ("2.0000".into(), "0.0000".into()));
     // Both at once with another one: one of them has it.
-    let header = signed(&decoded(&asked, "payment-required"), "0x07");
+    let header = signed(&decoded(&asked, "payment-required"), 7);
     let pay = |who: &crate::support::User<'_>| {
         who.post("/api/payments/payments", &body).header("PAYMENT-SIGNATURE", &header).send()
     };
@@ -274,8 +355,8 @@ async fn a_crash_between_settlement_and_credit_is_made_good(database: Database) 
     let process = launch(None).await;
     let customer = process.customer("someone", 1).await;
     drop(process);
-    for (round, point) in ["x402-confirming", "x402-settled", "payment-decided"].iter().enumerate()
-    {
+    let points = ["payment-opened", "payment-begun", "payment-settled", "payment-decided"];
+    for (round, point) in points.iter().enumerate() {
         assert!(polysystems::failpoint::OF_PAYMENTS.iter().any(|(name, _)| name == point));
         let process = launch(Some(point)).await;
         let pay = async |process: &Process, header: Option<&str>| {
@@ -291,7 +372,8 @@ async fn a_crash_between_settlement_and_credit_is_made_good(database: Database) 
         };
         let asked = pay(&process, None).await.unwrap();
         let required = STANDARD.decode(asked.headers()["payment-required"].as_bytes()).unwrap();
-        let header = signed(&serde_json::from_slice(&required).unwrap(), &format!("0x1{round}"));
+        let header =
+            signed(&serde_json::from_slice(&required).unwrap(), u32::try_from(round).unwrap());
         assert!(pay(&process, Some(&header)).await.is_err(), "{point}");
         let mut process = launch(None).await;
         // Its payer sends it again, having heard nothing.
