@@ -59,6 +59,10 @@ const FORMER_VALUE_DAYS: i64 = 30;
 const MICROS_PER_HOUR: i64 = 3_600_000_000;
 /// How often payments are looked after.
 const PAYMENTS_PERIOD: Duration = Duration::from_secs(2);
+/// How often refunds and disputes are looked for, and over how many days. Stripe keeps its events for 30.
+const REVERSALS_PERIOD: Duration = Duration::from_secs(3_600);
+const REVERSALS_DAYS: i64 = 3;
+const REVERSALS_DAYS_AT_START: i64 = 29;
 /// How often it is measured how long a synced write takes.
 const FSYNC_PERIOD: Duration = Duration::from_secs(15);
 /// How often usage records are looked for that need not be kept any longer.
@@ -156,6 +160,7 @@ async fn run(
             logged(app.payments.take_back_all().await, "payments were not taken back");
         })),
         actix::spawn(now_and_then(app.clone().into_inner(), top_up_accounts)),
+        actix::spawn(look_for_reversals(app.clone().into_inner())),
     ];
     let keep_days = settings.usage.keep_days;
     let forgetting =
@@ -570,6 +575,24 @@ async fn top_up_accounts(app: &App) {
         logged(given_up, "who is topped up no longer was not told").unwrap_or_default()
     {
         app.people.tell_of_auto_top_up(user, &why).await;
+    }
+}
+
+/// Looks for refunds and disputes that no webhook has told of: at first as far back as can be seen, then every hour.
+async fn look_for_reversals(app: Arc<App>) {
+    let mut days = REVERSALS_DAYS_AT_START;
+    loop {
+        let mut pause = PAYMENTS_PERIOD;
+        if app.gateway.ledger.state().is_in_charge() {
+            let now = app.gateway.clock.now();
+            let since = now.plus_micros(MICROS_PER_DAY.saturating_mul(days).saturating_neg());
+            let looked = app.payments.look_for_reversals(since).await;
+            if logged(looked, "refunds and disputes were not looked for").is_some() {
+                days = REVERSALS_DAYS;
+            }
+            pause = REVERSALS_PERIOD;
+        }
+        tokio::time::sleep(pause).await;
     }
 }
 

@@ -7,7 +7,9 @@ use super::stripe::{self, SavedMethod, Stripe, is_whole_cents};
 use super::x402::{self, SignedPayment};
 use super::{OpenPayment, Payment, Payments, PaymentsError, ProviderFacts};
 use crate::auth::keys::KeysError;
-use crate::domain::{AccountId, ActKind, Credits, Origin, PaymentId, PaymentStatus, UserId};
+use crate::domain::{
+    AccountId, ActKind, Credits, Origin, PaymentId, PaymentStatus, Timestamp, UserId,
+};
 use crate::idempotency::{Begun, Made, Once};
 use crate::store::StoreError;
 
@@ -198,6 +200,25 @@ impl Payments {
             .map_err(|error| not_stripes(error.to_string()))?;
         let hint = Stripe::hint(body);
         let hint = hint.ok_or_else(|| not_stripes("the body is no event of Stripe".into()))?;
+        self.take_hint(stripe, hint).await
+    }
+
+    /// Looks for refunds and disputes since a time that no webhook has told of.
+    ///
+    /// # Errors
+    /// [`PaymentsError`]
+    pub async fn look_for_reversals(&self, since: Timestamp) -> Result<(), PaymentsError> {
+        let Some(stripe) = &self.stripe else { return Ok(()) };
+        for hint in stripe.reversals_since(since).await? {
+            let what = hint.clone();
+            if let Err(error) = self.take_hint(stripe, hint).await {
+                tracing::warn!(?what, %error, "a payment was not brought up to date");
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_hint(&self, stripe: &Stripe, hint: stripe::Hint) -> Result<(), PaymentsError> {
         let (payment, intent) = match hint {
             stripe::Hint::Nothing => return Ok(()),
             stripe::Hint::Payment(payment, intent) => (Some(payment), intent),

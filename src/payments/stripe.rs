@@ -28,6 +28,18 @@ const TOLERANCE_SECONDS: i64 = 300;
 const REQUEST_MAX: Duration = Duration::from_secs(20);
 /// The largest answer that is read, in bytes.
 const ANSWER_MAX: usize = 4 * 1024 * 1024;
+/// The events that tell of refunds and disputes.
+const REVERSAL_EVENTS: [&str; 9] = [
+    "charge.refunded",
+    "charge.dispute.created",
+    "charge.dispute.updated",
+    "charge.dispute.closed",
+    "charge.dispute.funds_withdrawn",
+    "charge.dispute.funds_reinstated",
+    "refund.created",
+    "refund.updated",
+    "refund.failed",
+];
 /// Pages of a list of refunds or disputes that are read.
 const PAGES_MAX: usize = 50;
 const NANOS_PER_CENT: i64 = 10_000_000;
@@ -159,21 +171,25 @@ impl Stripe {
     /// that is taken from it.
     #[must_use]
     pub fn hint(body: &[u8]) -> Option<Hint> {
-        let event: Value = serde_json::from_slice(body).ok()?;
-        let object = event.get("data")?.get("object")?;
-        let intent = match at(object, "object").as_str() {
-            Some("payment_intent") => at(object, "id").as_str(),
-            Some("checkout.session" | "charge" | "refund" | "dispute") => {
-                id_of(at(object, "payment_intent"))
+        hint_of(&serde_json::from_slice(body).ok()?)
+    }
+
+    /// What was refunded or disputed since a time, by Stripe's list of events, which it keeps for 30 days: webhooks may
+    /// be lost.
+    ///
+    /// # Errors
+    /// [`ProviderError`]
+    pub async fn reversals_since(&self, since: Timestamp) -> Result<Vec<Hint>, ProviderError> {
+        let since = since.seconds().to_string();
+        let mut filter = vec![("created[gte]", since.as_str())];
+        filter.extend(REVERSAL_EVENTS.map(|kind| ("types[]", kind)));
+        let mut hints: Vec<Hint> = Vec::new();
+        for hint in self.list("/v1/events", &filter).await?.iter().filter_map(hint_of) {
+            if !hints.contains(&hint) {
+                hints.push(hint);
             }
-            _ => return Some(Hint::Nothing),
-        };
-        let intent = intent.map(str::to_owned);
-        Some(match (payment_of(object), intent) {
-            (Some(payment), intent) => Hint::Payment(payment, intent),
-            (None, Some(intent)) => Hint::Intent(intent),
-            (None, None) => Hint::Nothing,
-        })
+        }
+        Ok(hints)
     }
 
     /// The payment that a payment intent is of.
@@ -335,11 +351,11 @@ impl Stripe {
 
     async fn reversals(&self, intent: &str) -> Result<Vec<SeenReversal>, ProviderError> {
         let mut seen = Vec::new();
-        for refund in self.list("/v1/refunds", intent).await? {
+        for refund in self.list("/v1/refunds", &[("payment_intent", intent)]).await? {
             let is_nothing = matches!(at(&refund, "status").as_str(), Some("failed" | "canceled"));
             seen.push(reversal(&refund, ReversalKind::Refund, is_nothing)?);
         }
-        for dispute in self.list("/v1/disputes", intent).await? {
+        for dispute in self.list("/v1/disputes", &[("payment_intent", intent)]).await? {
             // An inquiry takes nothing; what was won is given again.
             let status = at(&dispute, "status").as_str().unwrap_or_default();
             let is_nothing = status.starts_with("warning") || matches!(status, "won" | "prevented");
@@ -348,11 +364,12 @@ impl Stripe {
         Ok(seen)
     }
 
-    async fn list(&self, path: &str, intent: &str) -> Result<Vec<Value>, ProviderError> {
+    async fn list(&self, path: &str, filter: &[(&str, &str)]) -> Result<Vec<Value>, ProviderError> {
         let mut all: Vec<Value> = Vec::new();
         for _ in 0..PAGES_MAX {
             let last = all.last().and_then(|last| at(last, "id").as_str()).map(str::to_owned);
-            let mut query = vec![("payment_intent", intent), ("limit", "100")];
+            let mut query = filter.to_vec();
+            query.push(("limit", "100"));
             query.extend(last.as_deref().map(|last| ("starting_after", last)));
             let page = self.get(path, &query).await?;
             all.extend(at(&page, "data").as_array().cloned().unwrap_or_default());
@@ -487,6 +504,24 @@ fn payment_of(object: &Value) -> Option<PaymentId> {
 fn text(object: &Value, name: &str) -> Result<String, ProviderError> {
     let text = at(object, name).as_str().map(str::to_owned);
     text.ok_or_else(|| ProviderError::Unreachable(format!("an answer without {name}")))
+}
+
+/// What an event is about; `None` where it is none.
+fn hint_of(event: &Value) -> Option<Hint> {
+    let object = event.get("data")?.get("object")?;
+    let intent = match at(object, "object").as_str() {
+        Some("payment_intent") => at(object, "id").as_str(),
+        Some("checkout.session" | "charge" | "refund" | "dispute") => {
+            id_of(at(object, "payment_intent"))
+        }
+        _ => return Some(Hint::Nothing),
+    };
+    let intent = intent.map(str::to_owned);
+    Some(match (payment_of(object), intent) {
+        (Some(payment), intent) => Hint::Payment(payment, intent),
+        (None, Some(intent)) => Hint::Intent(intent),
+        (None, None) => Hint::Nothing,
+    })
 }
 
 fn failure_of(error: &Value) -> String {

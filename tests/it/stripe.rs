@@ -24,6 +24,8 @@ on_both!(
     what_is_spent_already_is_taken_from_what_comes,
     a_saved_method_is_charged_at_once,
     an_account_tops_itself_up_below_its_cap,
+    a_top_up_that_fails_later_counts,
+    a_refund_that_no_webhook_tells_of_is_found,
     only_stripe_may_tell_of_payments,
     a_suspended_account_gets_what_was_paid,
     a_payment_that_stripe_never_heard_of_is_begun_again,
@@ -121,6 +123,18 @@ async fn a_payment_goes_through_its_states(database: Database) {
     tell(&server, &stripe.event("payment_intent.payment_failed", &failing)).await;
     let failed = look(&user, &failing).await;
     assert_eq!((&failed["status"], &failed["failure"]), (&json!("failed"), &json!("canceled")));
+    // The payer's bank says no, days after they left the page.
+    let refused = begin(&user, "10.00").await;
+    stripe.submit(&refused, "processing");
+    tell(&server, &stripe.event("checkout.session.completed", &refused)).await;
+    assert_eq!(look(&user, &refused).await["status"], "confirming");
+    stripe.set_intent(&refused, "status", "requires_payment_method".into());
+    let error = json!({ "code": "payment_method_provider_decline", "message": "no funds" });
+    stripe.set_intent(&refused, "last_payment_error", error);
+    tell(&server, &stripe.event("checkout.session.async_payment_failed", &refused)).await;
+    let refused = look(&user, &refused).await;
+    assert_eq!(refused["status"], "failed");
+    assert_eq!(refused["failure"], "payment_method_provider_decline: no funds");
     let expiring = begin(&user, "10.00").await;
     stripe.expire(&expiring);
     tell(&server, &stripe.event("checkout.session.expired", &expiring)).await;
@@ -321,6 +335,66 @@ async fn an_account_tops_itself_up_below_its_cap(database: Database) {
     })
     .await;
     assert_eq!(user.balance().await, "4.0000");
+    server.stop();
+    verify(&database);
+}
+
+async fn a_refund_that_no_webhook_tells_of_is_found(database: Database) {
+    let stripe = Stripe::start();
+    let server = start(&database, &stripe).await;
+    let user = server.user("someone").await;
+    let payment = begin(&user, "10.00").await;
+    stripe.submit(&payment, "succeeded");
+    tell(&server, &stripe.event("payment_intent.succeeded", &payment)).await;
+    stripe.refund(&payment, "re_unheard", 400, "succeeded");
+    stripe.publish(&stripe.event("refund.created", &payment));
+    assert_eq!(user.balance().await, "10.0000");
+    server.stop();
+    let server = start(&database, &stripe).await;
+    let user = server.log_in_again("someone").await;
+    until(async || user.balance().await == "6.0000").await;
+    server.stop();
+    verify(&database);
+}
+
+/// A failure counts when it is known, and nothing else is begun before.
+async fn a_top_up_that_fails_later_counts(database: Database) {
+    let stripe = Stripe::start();
+    let server = start(&database, &stripe).await;
+    let user = server.user("someone").await;
+    user.post("/api/payments/methods", &json!(null)).expect(201).await;
+    stripe.save_method("pm_slow", "4242");
+    let rule = json!({ "enabled": true, "threshold": 5, "amount": 10, "monthly_cap": 25,
+        "payment_method": "pm_slow" });
+    user.put("/api/payments/auto-top-up", &rule).expect(200).await;
+    let payments = async || {
+        let list = user.get("/api/payments/payments").expect(200).await.body;
+        list["payments"].as_array().unwrap().clone()
+    };
+    for failures in 1..=2 {
+        until(async || payments().await.len() == failures).await;
+        until(async || payments().await[0]["status"] == "confirming").await;
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        assert_eq!(payments().await.len(), failures);
+        let id = payments().await[0]["id"].as_str().unwrap().to_owned();
+        stripe.set_intent(&id, "status", "requires_payment_method".into());
+        tell(&server, &stripe.event("payment_intent.payment_failed", &id)).await;
+        let seen = user.get("/api/payments/auto-top-up").expect(200).await.body;
+        assert_eq!((&seen["failures"], &seen["enabled"]), (&json!(failures), &json!(true)));
+        // Not at once.
+        tokio::time::sleep(Duration::from_millis(2_500)).await;
+        assert_eq!(payments().await.len(), failures);
+        server.advance(2 * 3_700);
+    }
+    until(async || payments().await.len() == 3).await;
+    until(async || payments().await[0]["status"] == "confirming").await;
+    let id = payments().await[0]["id"].as_str().unwrap().to_owned();
+    stripe.set_intent(&id, "status", "succeeded".into());
+    stripe.set_intent(&id, "amount_received", 1_000.into());
+    tell(&server, &stripe.event("payment_intent.succeeded", &id)).await;
+    let seen = user.get("/api/payments/auto-top-up").expect(200).await.body;
+    assert_eq!((&seen["failures"], &seen["enabled"]), (&json!(0), &json!(true)));
+    assert_eq!(user.balance().await, "10.0000");
     server.stop();
     verify(&database);
 }

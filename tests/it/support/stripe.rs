@@ -22,6 +22,7 @@ struct State {
     refunds: Vec<Value>,
     disputes: Vec<Value>,
     methods: Vec<Value>,
+    published: Vec<Value>,
     /// Answers by idempotency key, as Stripe keeps them.
     answers: BTreeMap<String, (u16, Value)>,
     count: u64,
@@ -101,6 +102,12 @@ impl Stripe {
     pub fn set_intent(&self, payment: &str, field: &str, value: Value) {
         let id = self.intent_of(payment);
         self.state(|state| state.intents.get_mut(&id).unwrap()[field] = value);
+    }
+
+    /// Puts an event on the list of those that were, whether it is delivered or not.
+    pub fn publish(&self, event: &str) {
+        let event = serde_json::from_str(event).unwrap();
+        self.state(|state| state.published.push(event));
     }
 
     /// The payer did not come.
@@ -274,7 +281,11 @@ fn post(state: &mut State, path: &str, fields: &BTreeMap<String, String>) -> (u1
             let metadata = json!({ "payment_id": field("metadata[payment_id]") });
             let id = format!("pi_test_{number}");
             let is_declined = field("payment_method").contains("declined");
-            let status = if is_declined { "requires_payment_method" } else { "succeeded" };
+            let status = match field("payment_method") {
+                _ if is_declined => "requires_payment_method",
+                slow if slow.contains("slow") => "processing",
+                _ => "succeeded",
+            };
             let made = intent(&id, &amount, status, &metadata);
             state.intents.insert(id, made.clone());
             if is_declined {
@@ -316,6 +327,10 @@ fn get(state: &State, path: &str, fields: &BTreeMap<String, String>) -> (u16, Va
             Some(intent) => (200, intent.clone()),
             None => missing,
         },
+        ["events"] => {
+            assert!(fields["created[gte]"].parse::<i64>().unwrap() > 0);
+            list(state.published.clone())
+        }
         ["refunds"] => list(of_intent(&state.refunds)),
         ["disputes"] => list(of_intent(&state.disputes)),
         ["customers", _, "payment_methods"] => list(state.methods.clone()),
