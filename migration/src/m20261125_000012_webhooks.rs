@@ -35,7 +35,8 @@ impl MigrationTrait for Migration {
                     is_enabled BOOLEAN NOT NULL,
                     switched_off_at BIGINT,
                     failing_since BIGINT,
-                    created_at BIGINT NOT NULL
+                    created_at BIGINT NOT NULL,
+                    deleted_at BIGINT
                 )",
                 "CREATE INDEX webhook_endpoint_account_id ON webhook_endpoint (account_id)",
                 // The outbox. What happened is written in the transaction of what it tells of; `once` keeps it
@@ -63,8 +64,10 @@ impl MigrationTrait for Migration {
                 "CREATE UNIQUE INDEX webhook_delivery_event_id
                     ON webhook_delivery (event_id, endpoint_id)",
                 "CREATE INDEX webhook_delivery_endpoint_id ON webhook_delivery (endpoint_id, id)",
-                "CREATE INDEX webhook_delivery_next_at ON webhook_delivery (next_at)
+                "CREATE INDEX webhook_delivery_next_at ON webhook_delivery (endpoint_id, next_at)
                     WHERE next_at IS NOT NULL",
+                "CREATE INDEX webhook_endpoint_deleted_at ON webhook_endpoint (deleted_at)
+                    WHERE deleted_at IS NOT NULL",
                 "CREATE TABLE webhook_attempt (
                     delivery_id {uuid} NOT NULL REFERENCES webhook_delivery (id) ON DELETE CASCADE,
                     number INTEGER NOT NULL,

@@ -20,12 +20,11 @@ pub struct Spike {
     pub usual: Credits,
 }
 
-/// Is hour `this` a spike? `spent` is what was spent in each hour of the week before and in this one; an hour that is not
-/// there is one in which nothing was.
+/// Is hour `this` a spike of an account that began in hour `began`? `spent` is what was spent in each hour of the week
+/// before and in this one; an hour that is not there is one in which nothing was.
 #[must_use]
-pub fn spike(spent: &[(i32, Credits)], this: i32) -> Option<Spike> {
-    let first = spent.iter().map(|(hour, _)| *hour).min()?;
-    let hours = this.saturating_sub(first).min(HOURS);
+pub fn spike(spent: &[(i32, Credits)], began: i32, this: i32) -> Option<Spike> {
+    let hours = this.saturating_sub(began).min(HOURS);
     if hours < HISTORY_MIN {
         return None;
     }
@@ -53,14 +52,17 @@ mod tests {
             let before = (1_000 - 100..1_000).map(|hour| (hour, dollars(usual)));
             before.chain([(1_000, dollars(now))]).collect()
         };
-        assert_eq!(spike(&week(2, 5), 1_000), None);
-        let found = spike(&week(2, 6), 1_000).unwrap();
+        let spike_of = |spent: &[(i32, Credits)]| spike(spent, 900, 1_000);
+        assert_eq!(spike_of(&week(2, 5)), None);
+        let found = spike_of(&week(2, 6)).unwrap();
         assert_eq!((found.spent, found.usual), (dollars(6), dollars(2)));
         // Hardly anything is no spike, and a new account has no habits.
-        assert_eq!(spike(&week(0, 0), 1_000), None);
-        assert_eq!(spike(&[(990, dollars(1)), (1_000, dollars(100))], 1_000), None);
-        assert_eq!(spike(&[], 1_000), None);
-        // Hours without anything count as well.
-        assert!(spike(&[(900, dollars(50)), (1_000, dollars(2))], 1_000).is_some());
+        assert_eq!(spike_of(&week(0, 0)), None);
+        assert_eq!(spike(&[(990, dollars(1)), (1_000, dollars(100))], 990, 1_000), None);
+        assert_eq!(spike_of(&[]), None);
+        // Hours without anything count as well, and so does a week of them.
+        assert!(spike_of(&[(900, dollars(50)), (1_000, dollars(2))]).is_some());
+        let found = spike(&[(1_000, dollars(2))], 0, 1_000).unwrap();
+        assert_eq!((found.spent, found.usual), (dollars(2), Credits::ZERO));
     }
 }

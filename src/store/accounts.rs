@@ -104,6 +104,20 @@ impl Store {
         .await
     }
 
+    /// When an account was made.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn account_created_at(&self, id: AccountId) -> Result<Timestamp, StoreError> {
+        self.run(move |store| async move {
+            let row = account::Entity::find_by_id(id.0).one(&store.read).await?;
+            let row =
+                row.ok_or_else(|| StoreError::Corrupt(format!("there is no account {id}")))?;
+            Ok(Timestamp::from_micros(row.created_at))
+        })
+        .await
+    }
+
     /// When the last entry of an account was written, or the account was made.
     ///
     /// # Errors

@@ -375,6 +375,7 @@ impl Store {
             let merged = async {
                 let transaction = begin(&self.write, &batch, lease).await?;
                 write(&transaction, epoch, &batch).await?;
+                outbox::write_batch(&self.outbox, &transaction, &batch).await?;
                 let sql = "DELETE FROM journal_refused
                     WHERE epoch = $1 AND number = $2 AND account_id = $3";
                 let values = [epoch.into(), number.into(), account.into()];

@@ -1,7 +1,5 @@
 //! Webhook endpoints, and what became of each delivery.
 
-use std::fmt::Write as _;
-
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, Value};
 use uuid::Uuid;
 
@@ -43,9 +41,11 @@ pub struct Endpoint {
     pub created_at: Timestamp,
 }
 
-/// What signs an endpoint's deliveries, sealed.
+/// Where an endpoint is, and what signs its deliveries, sealed.
 #[derive(Clone)]
-pub struct SealedSecrets {
+pub struct Destination {
+    /// Where.
+    pub url: String,
     /// The secret.
     pub secret: Vec<u8>,
     /// The one before, while it is good.
@@ -73,6 +73,15 @@ pub struct EndpointChange {
     pub is_enabled: Option<bool>,
 }
 
+/// An endpoint for which something is due.
+#[derive(Clone, Copy, Debug)]
+pub struct DueEndpoint {
+    /// Which.
+    pub id: EndpointId,
+    /// Whose.
+    pub account: AccountId,
+}
+
 /// A delivery that is due.
 #[derive(Clone, Debug)]
 pub struct DueDelivery {
@@ -80,8 +89,6 @@ pub struct DueDelivery {
     pub id: DeliveryId,
     /// To whom.
     pub endpoint: EndpointId,
-    /// Where that is.
-    pub url: String,
     /// Whose.
     pub account: AccountId,
     /// Tries so far.
@@ -162,8 +169,8 @@ impl Store {
         endpoints_max: u64,
         act: Act,
     ) -> Result<bool, StoreError> {
-        const COUNT: &str =
-            "SELECT CAST(COUNT(*) AS BIGINT) FROM webhook_endpoint WHERE account_id = $1";
+        const COUNT: &str = "SELECT CAST(COUNT(*) AS BIGINT) FROM webhook_endpoint
+            WHERE account_id = $1 AND deleted_at IS NULL";
         const INSERT: &str = "INSERT INTO webhook_endpoint
                 (id, account_id, url, description, events, secret, is_enabled, created_at)
             VALUES ($1, $2, $3, $4, $5, $6, TRUE, $7)";
@@ -193,7 +200,7 @@ impl Store {
                 Ok(true)
             })
             .await?;
-        self.load_listeners(Some(account)).await?;
+        self.note_listener(account).await;
         Ok(is_added)
     }
 
@@ -207,7 +214,8 @@ impl Store {
         only: Option<EndpointId>,
     ) -> Result<Vec<Endpoint>, StoreError> {
         let sql = format!(
-            "{ENDPOINT} WHERE w.account_id IN ($1, $2) AND (w.id = $3 OR $4) ORDER BY w.created_at, w.id"
+            "{ENDPOINT} WHERE w.account_id IN ($1, $2) AND w.deleted_at IS NULL AND (w.id = $3 OR $4)
+            ORDER BY w.created_at, w.id"
         );
         self.run(move |store| async move {
             let [live, test] = accounts;
@@ -218,7 +226,8 @@ impl Store {
         .await
     }
 
-    /// Changes an endpoint of an account; is there one? Switched on, it begins anew.
+    /// Changes an endpoint of an account; is there one? Switched on, it begins anew; switched off, what waited for it is
+    /// given up.
     ///
     /// # Errors
     /// [`StoreError`]
@@ -235,7 +244,7 @@ impl Store {
                 switched_off_at = CASE WHEN $5 THEN NULL ELSE switched_off_at END,
                 failing_since = CASE WHEN $5 THEN NULL ELSE failing_since END,
                 is_enabled = CASE WHEN $5 THEN TRUE WHEN $6 THEN FALSE ELSE is_enabled END
-            WHERE id = $7 AND account_id = $8";
+            WHERE id = $7 AND account_id = $8 AND deleted_at IS NULL";
         let is_there = self
             .run_write(move |store| async move {
                 let transaction = begin_write(&store.write).await?;
@@ -252,17 +261,22 @@ impl Store {
                 ];
                 let is_there = run(&transaction, SQL, values).await? == 1;
                 if is_there {
+                    if is_enabled == Some(false) {
+                        let values = vec![act.at.micros().into(), id.0.into()];
+                        run(&transaction, GIVE_UP, values).await?;
+                    }
                     audit_log::insert(&transaction, &act).await?;
                 }
                 transaction.commit().await?;
                 Ok(is_there)
             })
             .await?;
-        self.load_listeners(Some(account)).await?;
+        self.note_listener(account).await;
         Ok(is_there)
     }
 
-    /// Deletes an endpoint of an account with its deliveries; was there one?
+    /// Deletes an endpoint of an account; was there one? Nothing is delivered to it from now on. Its rows go later, a
+    /// piece at a time: there may be very many.
     ///
     /// # Errors
     /// [`StoreError`]
@@ -272,12 +286,13 @@ impl Store {
         id: EndpointId,
         act: Act,
     ) -> Result<bool, StoreError> {
-        const SQL: &str = "DELETE FROM webhook_endpoint WHERE id = $1 AND account_id = $2";
+        const SQL: &str = "UPDATE webhook_endpoint SET is_enabled = FALSE, deleted_at = $1
+            WHERE id = $2 AND account_id = $3 AND deleted_at IS NULL";
         let was_there = self
             .run_write(move |store| async move {
                 let transaction = begin_write(&store.write).await?;
-                let was_there =
-                    run(&transaction, SQL, vec![id.0.into(), account.0.into()]).await? == 1;
+                let values = vec![act.at.micros().into(), id.0.into(), account.0.into()];
+                let was_there = run(&transaction, SQL, values).await? == 1;
                 if was_there {
                     audit_log::insert(&transaction, &act).await?;
                 }
@@ -285,8 +300,32 @@ impl Store {
                 Ok(was_there)
             })
             .await?;
-        self.load_listeners(Some(account)).await?;
+        self.note_listener(account).await;
         Ok(was_there)
+    }
+
+    /// Deletes the rows of endpoints that were deleted before `before`, a piece at a time; may there be more? By then
+    /// nobody writes a delivery for them any more, who saw them before they were deleted.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn forget_endpoints(&self, before: Timestamp) -> Result<bool, StoreError> {
+        const GONE: &str = "SELECT id FROM webhook_endpoint WHERE deleted_at < $1 LIMIT 1";
+        const ENDPOINT: &str = "DELETE FROM webhook_endpoint WHERE id = $1";
+        self.run(move |store| async move {
+            let gone = query(&store.read, GONE, vec![before.micros().into()]).await?;
+            let Some(row) = gone.first() else { return Ok(false) };
+            let id: Uuid = row.try_get_by_index(0)?;
+            let sql = format!(
+                "DELETE FROM webhook_delivery WHERE id IN (
+                    SELECT id FROM webhook_delivery WHERE endpoint_id = $1 LIMIT {PIECE})"
+            );
+            if run(&store.write, &sql, vec![id.into()]).await? == 0 {
+                run(&store.write, ENDPOINT, vec![id.into()]).await?;
+            }
+            Ok(true)
+        })
+        .await
     }
 
     /// Gives an endpoint another secret; the one before signs as well until `former_until`.
@@ -414,54 +453,71 @@ impl Store {
         .await
     }
 
-    /// Deliveries that are due, the longest waiting first, but for those of endpoints that are busy.
+    /// Endpoints for which something is due, those first for which something waits longest, but for these.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn due_endpoints(
+        &self,
+        now: Timestamp,
+        but: Vec<EndpointId>,
+    ) -> Result<Vec<DueEndpoint>, StoreError> {
+        // One look into an index for each endpoint, however much waits for it.
+        const SQL: &str = "SELECT id, account_id, first FROM (
+                SELECT id, account_id, (SELECT MIN(next_at) FROM webhook_delivery
+                    WHERE endpoint_id = webhook_endpoint.id AND next_at IS NOT NULL) AS first
+                FROM webhook_endpoint WHERE is_enabled) AS waiting
+            WHERE first <= $1 ORDER BY first";
+        self.run(move |store| async move {
+            let due = |row: &QueryResult| {
+                Ok::<_, StoreError>(DueEndpoint {
+                    id: EndpointId(row.try_get_by_index(0)?),
+                    account: AccountId(row.try_get_by_index(1)?),
+                })
+            };
+            let mut found = Vec::new();
+            for row in &query(&store.read, SQL, vec![now.micros().into()]).await? {
+                found.push(due(row)?);
+            }
+            found.retain(|endpoint| !but.contains(&endpoint.id));
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Deliveries of an endpoint that are due, the longest waiting first.
     ///
     /// # Errors
     /// [`StoreError`]
     pub async fn due_deliveries(
         &self,
+        endpoint: DueEndpoint,
         now: Timestamp,
-        busy: Vec<EndpointId>,
+        limit: u32,
     ) -> Result<Vec<DueDelivery>, StoreError> {
+        const SQL: &str = "SELECT d.id, d.attempts, d.event_id, e.kind
+            FROM webhook_delivery AS d INNER JOIN webhook_event AS e ON e.id = d.event_id
+            WHERE d.endpoint_id = $1 AND d.next_at <= $2
+            ORDER BY d.next_at, d.id LIMIT $3";
         self.run(move |store| async move {
-            let mut values: Vec<Value> = vec![now.micros().into()];
-            let mut others = String::new();
-            for endpoint in busy {
-                values.push(endpoint.0.into());
-                let comma = if others.is_empty() { "" } else { ", " };
-                let _ = write!(others, "{comma}${}", values.len());
-            }
-            let others = if others.is_empty() {
-                String::new()
-            } else {
-                format!("AND d.endpoint_id NOT IN ({others})")
-            };
-            let sql = format!(
-                "SELECT d.id, d.endpoint_id, w.url, w.account_id, d.attempts, d.event_id, e.kind
-                FROM webhook_delivery AS d
-                INNER JOIN webhook_endpoint AS w ON w.id = d.endpoint_id
-                INNER JOIN webhook_event AS e ON e.id = d.event_id
-                WHERE d.next_at <= $1 AND w.is_enabled {others}
-                ORDER BY d.next_at, d.id LIMIT 500"
-            );
             let due = |row: &QueryResult| {
                 Ok(DueDelivery {
                     id: DeliveryId(row.try_get_by_index(0)?),
-                    endpoint: EndpointId(row.try_get_by_index(1)?),
-                    url: row.try_get_by_index(2)?,
-                    account: AccountId(row.try_get_by_index(3)?),
-                    attempts: row.try_get_by_index(4)?,
-                    event: EventId(row.try_get_by_index(5)?),
-                    kind: row.try_get_by_index(6)?,
+                    endpoint: endpoint.id,
+                    account: endpoint.account,
+                    attempts: row.try_get_by_index(1)?,
+                    event: EventId(row.try_get_by_index(2)?),
+                    kind: row.try_get_by_index(3)?,
                 })
             };
-            query(&store.read, &sql, values).await?.iter().map(due).collect()
+            let values = vec![endpoint.id.0.into(), now.micros().into(), i64::from(limit).into()];
+            query(&store.read, SQL, values).await?.iter().map(due).collect()
         })
         .await
     }
 
-    /// What an event tells, which from now on is not replaced any more, and the secrets of an endpoint; `None` where
-    /// one of them is gone.
+    /// What an event tells, which from now on is not replaced any more, and where to, as it is now; `None` where one of
+    /// them is gone.
     ///
     /// # Errors
     /// [`StoreError`]
@@ -470,30 +526,31 @@ impl Store {
         event: EventId,
         endpoint: EndpointId,
         now: Timestamp,
-    ) -> Result<Option<(EventToSend, SealedSecrets)>, StoreError> {
+    ) -> Result<Option<(EventToSend, Destination)>, StoreError> {
         const CLAIM: &str = "UPDATE webhook_event SET once = once || $1
             WHERE id = $2 AND kind = 'balance.updated' AND once = 'balance.updated:' || account_id";
         const EVENT: &str = "SELECT at, data FROM webhook_event WHERE id = $1";
-        const SECRETS: &str = "SELECT secret, former_secret, former_until FROM webhook_endpoint
-            WHERE id = $1 AND is_enabled";
+        const ENDPOINT: &str = "SELECT secret, former_secret, former_until, url
+            FROM webhook_endpoint WHERE id = $1 AND is_enabled";
         self.run_write(move |store| async move {
             run(&store.write, CLAIM, vec![format!(":{event}").into(), event.0.into()]).await?;
             let events = query(&store.write, EVENT, vec![event.0.into()]).await?;
-            let secrets = query(&store.write, SECRETS, vec![endpoint.0.into()]).await?;
-            let (Some(event), Some(secrets)) = (events.first(), secrets.first()) else {
+            let endpoints = query(&store.write, ENDPOINT, vec![endpoint.0.into()]).await?;
+            let (Some(event), Some(endpoint)) = (events.first(), endpoints.first()) else {
                 return Ok(None);
             };
-            let until: Option<i64> = secrets.try_get_by_index(2)?;
-            let former: Option<Vec<u8>> = secrets.try_get_by_index(1)?;
+            let until: Option<i64> = endpoint.try_get_by_index(2)?;
+            let former: Option<Vec<u8>> = endpoint.try_get_by_index(1)?;
             let event = EventToSend {
                 at: Timestamp::from_micros(event.try_get_by_index(0)?),
                 data: event.try_get_by_index(1)?,
             };
-            let secrets = SealedSecrets {
-                secret: secrets.try_get_by_index(0)?,
+            let destination = Destination {
+                url: endpoint.try_get_by_index(3)?,
+                secret: endpoint.try_get_by_index(0)?,
                 former: former.filter(|_| until.is_some_and(|until| until > now.micros())),
             };
-            Ok(Some((event, secrets)))
+            Ok(Some((event, destination)))
         })
         .await
     }
@@ -562,12 +619,13 @@ impl Store {
             })
             .await?;
         if is_switched_off {
-            self.load_listeners(Some(account)).await?;
+            self.note_listener(account).await;
         }
         Ok(is_switched_off)
     }
 
-    /// Deletes events from before `before` with all their deliveries, a piece at a time; may there be more?
+    /// Deletes events from before `before` with all their deliveries, where none is still to be tried, a piece at a time;
+    /// may there be more?
     ///
     /// # Errors
     /// [`StoreError`]
@@ -575,7 +633,9 @@ impl Store {
         self.run(move |store| async move {
             let sql = format!(
                 "DELETE FROM webhook_event WHERE id IN (
-                    SELECT id FROM webhook_event WHERE at < $1 LIMIT {PIECE}) AND at < $1"
+                    SELECT id FROM webhook_event WHERE at < $1 AND NOT EXISTS (
+                        SELECT 1 FROM webhook_delivery
+                        WHERE event_id = webhook_event.id AND status = 1) LIMIT {PIECE})"
             );
             Ok(run(&store.write, &sql, vec![before.micros().into()]).await? == PIECE)
         })
@@ -615,10 +675,11 @@ impl Store {
             Ok(transaction.commit().await?)
         })
         .await?;
-        self.load_listeners(Some(account)).await
+        self.note_listener(account).await;
+        Ok(())
     }
 
-    /// Keys that ended between these times, with their accounts and their ends, where somebody listens.
+    /// Keys that ended between these times, with their accounts and their ends, where somebody listened by then.
     ///
     /// # Errors
     /// [`StoreError`]
@@ -629,7 +690,8 @@ impl Store {
     ) -> Result<Vec<(AccountId, crate::domain::KeyId, Timestamp)>, StoreError> {
         const SQL: &str = "SELECT account_id, id, expires_at FROM api_key
             WHERE expires_at > $1 AND expires_at <= $2 AND NOT is_revoked AND NOT is_deleted
-                AND account_id IN (SELECT account_id FROM webhook_endpoint WHERE is_enabled)";
+                AND EXISTS (SELECT 1 FROM webhook_endpoint WHERE is_enabled
+                    AND account_id = api_key.account_id AND created_at <= api_key.expires_at)";
         self.run(move |store| async move {
             let values = vec![from.micros().into(), until.micros().into()];
             let key = |row: &QueryResult| {

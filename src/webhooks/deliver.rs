@@ -4,7 +4,7 @@
 //! only addresses of the public internet are connected to; no redirect is followed, no connection kept, no proxy
 //! asked, and little is read of an answer.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
@@ -20,16 +20,24 @@ use tokio::task::JoinHandle;
 use super::{Webhooks, check_url, sign};
 use crate::domain::address::is_public;
 use crate::domain::delivery::{DEAD_MICROS, pause};
-use crate::domain::{EndpointId, Timestamp, UserId};
+use crate::domain::{AccountId, EndpointId, Timestamp, UserId};
 use crate::store::StoreError;
-use crate::store::webhooks::{Attempt, DueDelivery, EventToSend, SealedSecrets, Verdict};
+use crate::store::webhooks::{
+    Attempt, Destination, DueDelivery, DueEndpoint, EventToSend, Verdict,
+};
 
 /// How much of an answer is kept for its owner, in bytes.
 const ANSWER_MAX: usize = 1_024;
 /// How often it is looked whether a try is due.
 const PERIOD: Duration = Duration::from_millis(500);
 /// Tries in one go at one endpoint.
-const GO_MAX: usize = 20;
+const GO_MAX: u32 = 20;
+/// Endpoints of one account to which something is under way at once.
+const AT_ONCE_OF_ACCOUNT: usize = 4;
+/// How long an endpoint that failed rests, whatever waits for it: so many times as long as it kept us.
+const REST_TIMES: u32 = 4;
+const REST_MIN: Duration = Duration::from_millis(100);
+const REST_MAX: Duration = Duration::from_secs(60);
 
 /// Finds the addresses of a name.
 pub type Lookup = Arc<
@@ -86,13 +94,34 @@ pub struct SwitchedOff {
     pub url: String,
 }
 
+/// Where couriers are.
+#[derive(Default)]
+struct Trips {
+    /// Endpoints to which something is under way, and whose they are.
+    under_way: BTreeMap<EndpointId, AccountId>,
+    /// Endpoints that failed, and until when they rest.
+    resting: BTreeMap<EndpointId, Instant>,
+}
+
+/// While it lasts, something is under way to an endpoint.
+struct Trip {
+    trips: Arc<Mutex<Trips>>,
+    endpoint: EndpointId,
+}
+
+impl Drop for Trip {
+    fn drop(&mut self) {
+        let mut trips = self.trips.lock().unwrap_or_else(PoisonError::into_inner);
+        trips.under_way.remove(&self.endpoint);
+    }
+}
+
 /// What brings events out. Cheap to clone.
 #[derive(Clone)]
 pub struct Courier {
     webhooks: Arc<Webhooks>,
     client: reqwest::Client,
-    /// Endpoints to which something is under way.
-    busy: Arc<Mutex<BTreeSet<EndpointId>>>,
+    trips: Arc<Mutex<Trips>>,
     going: Arc<Semaphore>,
     may_go: Arc<dyn Fn() -> bool + Send + Sync>,
     tell: Arc<dyn Fn(SwitchedOff) + Send + Sync>,
@@ -126,7 +155,7 @@ impl Courier {
         Ok(Courier {
             webhooks,
             client,
-            busy: Arc::default(),
+            trips: Arc::default(),
             going: Arc::new(Semaphore::new(at_once)),
             may_go: Arc::new(may_go),
             tell: Arc::new(tell),
@@ -150,52 +179,64 @@ impl Courier {
         })
     }
 
-    /// Sets out to every endpoint for which something is due.
+    /// Sets out to endpoints for which something is due, as far as there is room: the longest waiting first, and of one
+    /// account not so many that others would wait for it.
     async fn go(&self) -> Result<(), StoreError> {
         let now = self.webhooks.clock.now();
-        let due = self.webhooks.store.due_deliveries(now, self.busy()).await?;
-        let mut by_endpoint: BTreeMap<EndpointId, Vec<DueDelivery>> = BTreeMap::new();
-        for delivery in due {
-            let own = by_endpoint.entry(delivery.endpoint).or_default();
-            if own.len() < GO_MAX {
-                own.push(delivery);
-            }
-        }
-        for (endpoint, deliveries) in by_endpoint {
-            let Ok(going) = Arc::clone(&self.going).acquire_owned().await else { return Ok(()) };
-            self.set_busy(endpoint, true);
+        let not_now = self.not_now();
+        for endpoint in self.webhooks.store.due_endpoints(now, not_now).await? {
+            let Ok(going) = Arc::clone(&self.going).try_acquire_owned() else { break };
+            let Some(trip) = self.set_out(endpoint) else { continue };
             let courier = self.clone();
             tokio::spawn(async move {
-                for delivery in deliveries {
-                    match courier.bring(delivery).await {
-                        Ok(true) => {}
-                        // What does not answer now is not asked for the rest.
-                        Ok(false) => break,
-                        Err(error) => {
-                            tracing::warn!(%error, "a try of a webhook is not on record");
-                            break;
-                        }
-                    }
+                if let Err(error) = courier.visit(endpoint, now).await {
+                    tracing::warn!(%error, "a try of a webhook is not on record");
                 }
                 drop(going);
-                courier.set_busy(endpoint, false);
+                drop(trip);
                 courier.webhooks.store.ring_for_events();
             });
         }
         Ok(())
     }
 
-    fn busy(&self) -> Vec<EndpointId> {
-        self.busy.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect()
+    /// Endpoints to which something is under way, or that failed a moment ago.
+    fn not_now(&self) -> Vec<EndpointId> {
+        let (mut trips, now) = (self.trips(), Instant::now());
+        trips.resting.retain(|_, until| *until > now);
+        trips.under_way.keys().chain(trips.resting.keys()).copied().collect()
     }
 
-    fn set_busy(&self, endpoint: EndpointId, is_busy: bool) {
-        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_busy {
-            busy.insert(endpoint);
-        } else {
-            busy.remove(&endpoint);
+    fn trips(&self) -> std::sync::MutexGuard<'_, Trips> {
+        self.trips.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `None` where as many are under way to endpoints of the account as may be.
+    fn set_out(&self, endpoint: DueEndpoint) -> Option<Trip> {
+        let mut trips = self.trips();
+        let of_account = trips.under_way.values().filter(|account| **account == endpoint.account);
+        if of_account.count() >= AT_ONCE_OF_ACCOUNT {
+            return None;
         }
+        trips.under_way.insert(endpoint.id, endpoint.account);
+        Some(Trip { trips: Arc::clone(&self.trips), endpoint: endpoint.id })
+    }
+
+    /// Brings what is due, in order. What does not answer now is not asked for the rest, and rests: so those that keep
+    /// us waiting do not keep others waiting.
+    async fn visit(&self, endpoint: DueEndpoint, now: Timestamp) -> Result<(), StoreError> {
+        for delivery in self.webhooks.store.due_deliveries(endpoint, now, GO_MAX).await? {
+            let began = Instant::now();
+            if self.bring(delivery).await? {
+                continue;
+            }
+            let rest = began.elapsed().saturating_mul(REST_TIMES).clamp(REST_MIN, REST_MAX);
+            if let Some(until) = Instant::now().checked_add(rest) {
+                self.trips().resting.insert(endpoint.id, until);
+            }
+            break;
+        }
+        Ok(())
     }
 
     /// One try; was it taken?
@@ -204,8 +245,8 @@ impl Courier {
         let now = self.webhooks.clock.now();
         let claimed = store.claim_event(delivery.event, delivery.endpoint, now).await?;
         // The endpoint was deleted or switched off meanwhile.
-        let Some((event, secrets)) = claimed else { return Ok(false) };
-        let (attempt, asked) = self.attempt(&delivery, &event, &secrets, now).await;
+        let Some((event, to)) = claimed else { return Ok(false) };
+        let (attempt, asked) = self.attempt(&delivery, &event, &to, now).await;
         let is_taken = attempt.status.is_some_and(|status| (200..300).contains(&status));
         if let Some(count) = self.webhooks.figures.webhooks.get(usize::from(!is_taken)) {
             count.fetch_add(1, Ordering::Relaxed);
@@ -223,7 +264,7 @@ impl Courier {
             }
         };
         let dead_since = attempt.at.plus_micros(DEAD_MICROS.saturating_neg());
-        let (account, endpoint, url) = (delivery.account, delivery.endpoint, delivery.url.clone());
+        let (account, endpoint, url) = (delivery.account, delivery.endpoint, to.url);
         if store.note_attempt(delivery, attempt, verdict, dead_since).await? {
             tracing::warn!(%endpoint, "a webhook endpoint does not answer and was switched off");
             let user = store.user_of(account).await?;
@@ -236,11 +277,11 @@ impl Courier {
         &self,
         delivery: &DueDelivery,
         event: &EventToSend,
-        secrets: &SealedSecrets,
+        to: &Destination,
         at: Timestamp,
     ) -> (Attempt, Option<i64>) {
         let began = Instant::now();
-        let result = self.post(delivery, event, secrets, at).await;
+        let result = self.post(delivery, event, to, at).await;
         let latency_micros = i64::try_from(began.elapsed().as_micros()).unwrap_or(i64::MAX);
         match result {
             Ok((status, answer, asked)) => {
@@ -260,11 +301,11 @@ impl Courier {
         &self,
         delivery: &DueDelivery,
         event: &EventToSend,
-        secrets: &SealedSecrets,
+        to: &Destination,
         at: Timestamp,
     ) -> Result<(u16, String, Option<i64>), String> {
         let is_private_allowed = self.webhooks.is_private_allowed;
-        let url = check_url(&delivery.url, is_private_allowed).map_err(str::to_owned)?;
+        let url = check_url(&to.url, is_private_allowed).map_err(str::to_owned)?;
         let (id, seconds) = (delivery.event.to_string(), at.seconds());
         let body = format!(
             "{{\"type\":\"{}\",\"timestamp\":\"{}\",\"data\":{}}}",
@@ -273,7 +314,7 @@ impl Courier {
             event.data
         );
         let mut signatures = Vec::new();
-        for sealed in std::iter::once(&secrets.secret).chain(&secrets.former) {
+        for sealed in std::iter::once(&to.secret).chain(&to.former) {
             let secret = self.webhooks.seal.open(sealed, delivery.endpoint.0.as_bytes());
             let secret =
                 secret.ok_or("its secret cannot be opened: the key pepper is another one")?;

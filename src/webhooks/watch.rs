@@ -14,6 +14,10 @@ use crate::store::StoreError;
 use crate::store::rollups::{Grain, UsageQuestion};
 
 const PERIOD: Duration = Duration::from_secs(20);
+/// Between two pieces that are forgotten: charges are written meanwhile.
+const BREATH: Duration = Duration::from_millis(20);
+/// How long the rows of a deleted endpoint stay.
+const DELETED_MICROS: i64 = 3_600 * 1_000_000;
 
 /// Watches until it is stopped, while `may_go` says so. What is older than `keep_days` is forgotten.
 pub fn start(
@@ -48,7 +52,14 @@ async fn look(webhooks: &Webhooks, keep_days: i64) -> Result<(), StoreError> {
         tell_of_spike(webhooks, account, now).await?;
     }
     let before = now.plus_micros(MICROS_PER_DAY.saturating_mul(keep_days).saturating_neg());
-    while store.forget_events(before).await? {}
+    while store.forget_events(before).await? {
+        tokio::time::sleep(BREATH).await;
+    }
+    let before = now.plus_micros(DELETED_MICROS.saturating_neg());
+    while store.forget_endpoints(before).await? {
+        tokio::time::sleep(BREATH).await;
+    }
+    store.load_listeners().await?;
     Ok(())
 }
 
@@ -62,7 +73,8 @@ async fn tell_of_spike(
     let question = UsageQuestion::by_period(Grain::Hour, span);
     let rows = webhooks.store.usage(account, question).await?;
     let spent: Vec<_> = rows.iter().map(|row| (row.period, row.rollup.cost)).collect();
-    let Some(Spike { spent, usual }) = spike(&spent, this) else { return Ok(()) };
+    let began = hour(webhooks.store.account_created_at(account).await?);
+    let Some(Spike { spent, usual }) = spike(&spent, began, this) else { return Ok(()) };
     let kind = EventKind::UsageSpike;
     let facts = Facts::default().number("spent", spent).number("usual", usual);
     let data = facts.text("currency", "USD").text("window", "hour").finish();

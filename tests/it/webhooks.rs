@@ -26,6 +26,8 @@ on_both!(
     no_address_of_a_private_network_is_taken,
     only_what_was_asked_for_is_told,
     an_account_has_so_many_endpoints,
+    an_endpoint_made_anew_is_told_the_balance,
+    who_does_not_answer_holds_up_nobody_else,
 );
 
 async fn start(database: &Database) -> Server {
@@ -103,8 +105,14 @@ async fn a_delivery_is_signed_logged_and_sent_again(database: Database) {
     assert!(!shown.contains("whsec_"), "{shown}");
     user.delete(&format!("/api/webhooks/{id}")).expect(204).await;
     user.get(&format!("/api/webhooks/{id}")).expect(404).await;
-    let left = "SELECT CAST(COUNT(*) AS TEXT) FROM webhook_delivery";
-    assert_eq!(database.query(left).await, "0");
+    user.delete(&format!("/api/webhooks/{id}")).expect(404).await;
+    assert_eq!(user.get("/api/webhooks").expect(200).await.body["webhooks"], json!([]));
+    // Its rows go an hour later.
+    server.advance(3_601);
+    for table in ["webhook_delivery", "webhook_attempt", "webhook_endpoint"] {
+        let left = format!("SELECT CAST(COUNT(*) AS TEXT) FROM {table}");
+        until(async || database.query(&left).await == "0").await;
+    }
 }
 
 async fn a_new_secret_signs_beside_the_one_before(database: Database) {
@@ -488,4 +496,62 @@ async fn an_account_has_so_many_endpoints(database: Database) {
     user.post("/api/webhooks", &body).expect(409).await;
     let list = user.get("/api/webhooks").expect(200).await.body;
     assert_eq!(list["webhooks"].as_array().unwrap().len(), 20);
+}
+
+/// A balance that was to be told to somebody who is gone is told to whoever listens then.
+async fn an_endpoint_made_anew_is_told_the_balance(database: Database) {
+    let (server, receiver) = (start(&database).await, Receiver::start());
+    let user = server.user("someone").await;
+    let events = json!(["balance.updated"]);
+    let (gone, _) = add(&user, &format!("{}/gone", receiver.url), &events).await;
+    let (quiet, _) = add(&user, &format!("{}/quiet", receiver.url), &events).await;
+    user.pay("1.00").await;
+    // Before it is sent.
+    user.delete(&format!("/api/webhooks/{gone}")).expect(204).await;
+    let switch = |on: bool| {
+        let request = server.request(reqwest::Method::PATCH, &format!("/api/webhooks/{quiet}"));
+        request.body(json!({ "enabled": on }).to_string()).bearer(&user.token).expect(200)
+    };
+    switch(false).await;
+    assert_eq!(deliveries(&user, &quiet).await[0]["status"], "failed");
+    user.pay("2.00").await;
+    switch(true).await;
+    add(&user, &format!("{}/new", receiver.url), &events).await;
+    user.pay("4.00").await;
+    server.advance(6);
+    let told = receiver.wait("balance.updated", 2).await;
+    let paths: std::collections::BTreeSet<&str> =
+        told.iter().map(|delivery| delivery.path.as_str()).collect();
+    assert_eq!(paths, std::collections::BTreeSet::from(["/new", "/quiet"]));
+    assert!(told.iter().all(|told| told.body["data"]["balance"] == 7.0), "{told:?}");
+    // What was sent is followed by the next one.
+    user.pay("1.00").await;
+    server.advance(6);
+    assert_eq!(receiver.wait("balance.updated", 4).await.len(), 4);
+}
+
+async fn who_does_not_answer_holds_up_nobody_else(database: Database) {
+    let silent = Receiver::start();
+    silent.answer(0);
+    let (server, receiver) = (start(&database).await, Receiver::start());
+    let mut busy = Vec::new();
+    for number in 0..10 {
+        let user = server.user(&format!("busy{number}")).await;
+        for endpoint in 0..4 {
+            let (id, _) = add(&user, &format!("{}/{endpoint}", silent.url), &Value::Null).await;
+            for _ in 0..20 {
+                user.post(&format!("/api/webhooks/{id}/test"), &json!(null)).expect(202).await;
+            }
+        }
+        busy.push(user);
+    }
+    let user = server.user("someone").await;
+    let (id, _) = add(&user, &receiver.url, &Value::Null).await;
+    for _ in 0..5 {
+        user.post(&format!("/api/webhooks/{id}/test"), &json!(null)).expect(202).await;
+    }
+    let began = std::time::Instant::now();
+    receiver.wait("webhook.test", 5).await;
+    // Forty that keep silent for a second, with 20 deliveries each, on 32 places.
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
 }
