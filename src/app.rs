@@ -387,6 +387,7 @@ fn app(
         body_timeout: Duration::from_secs(server.body_timeout_seconds),
         trusted_proxies: server.trusted_proxies.clone(),
         metrics_token: server.metrics_token.clone(),
+        continues_traces: settings.traces.continue_callers,
         is_tls: server.tls_certificate.is_some(),
     })
 }
@@ -636,6 +637,8 @@ impl Audience for LogFindings {
 /// Verifies every ledger, as long as the server runs.
 async fn verify_now_and_then(app: Arc<App>, hours: NonZeroU32) {
     let mut period = tokio::time::interval(Duration::from_secs(u64::from(hours.get()) * 3_600));
+    // So that it is seen where none comes about.
+    app.gateway.figures.verified_at.store(app.clock.now().seconds(), Ordering::Relaxed);
     loop {
         period.tick().await;
         let store = app.store.clone();
@@ -649,10 +652,15 @@ async fn verify_now_and_then(app: Arc<App>, hours: NonZeroU32) {
                 figures.verify_findings.store(findings, Ordering::Relaxed);
                 tracing::info!(?report, "verified");
             }
-            Ok(Err(error)) => tracing::warn!(error = format!("{error:#}"), "not verified"),
-            Err(error) => tracing::warn!(%error, "not verified"),
+            Ok(Err(error)) => not_verified(&app, &format!("{error:#}")),
+            Err(error) => not_verified(&app, &error.to_string()),
         }
     }
+}
+
+fn not_verified(app: &App, error: &str) {
+    app.gateway.figures.verify_failures.fetch_add(1, Ordering::Relaxed);
+    tracing::warn!(error, "not verified");
 }
 
 async fn forget_sessions(app: &App) -> Result<(), StoreError> {

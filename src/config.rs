@@ -783,15 +783,23 @@ pub struct LogSettings {
 pub struct TraceSettings {
     /// The collector's base URL, such as `http://127.0.0.1:4318`; `/v1/traces` is added. Unset: no traces.
     pub otlp_url: Option<String>,
-    /// How many of a thousand calls are traced that bring no trace along. Those that do say so themselves.
+    /// How many of a thousand calls are traced.
     pub per_mille: u16,
+    /// Are traces of callers continued, who then say by themselves whether they are recorded? For callers that can be
+    /// trusted with that.
+    pub continue_callers: bool,
     /// `service.name`
     pub service: String,
 }
 
 impl Default for TraceSettings {
     fn default() -> Self {
-        TraceSettings { otlp_url: None, per_mille: 10, service: "polysystems".into() }
+        TraceSettings {
+            otlp_url: None,
+            per_mille: 10,
+            continue_callers: false,
+            service: "polysystems".into(),
+        }
     }
 }
 

@@ -35,25 +35,31 @@ pub const SIZES: [u64; 16] =
 #[derive(Debug)]
 pub struct Histogram {
     ends: &'static [u64; 16],
+    is_of_durations: bool,
     counts: [AtomicU64; 17],
     sum: AtomicU64,
 }
 
 impl Histogram {
-    const fn new(ends: &'static [u64; 16]) -> Self {
-        Histogram { ends, counts: [const { AtomicU64::new(0) }; 17], sum: AtomicU64::new(0) }
+    const fn new(ends: &'static [u64; 16], is_of_durations: bool) -> Self {
+        Histogram {
+            ends,
+            is_of_durations,
+            counts: [const { AtomicU64::new(0) }; 17],
+            sum: AtomicU64::new(0),
+        }
     }
 
     /// Of durations.
     #[must_use]
     pub const fn of_durations() -> Self {
-        Self::new(&DURATIONS)
+        Self::new(&DURATIONS, true)
     }
 
     /// Of sizes.
     #[must_use]
     pub const fn of_sizes() -> Self {
-        Self::new(&SIZES)
+        Self::new(&SIZES, false)
     }
 
     /// Counts one.
@@ -72,8 +78,8 @@ impl Histogram {
 
     /// Writes its lines. Durations are told in seconds.
     pub fn write(&self, text: &mut String, name: &str, labels: &str) {
-        let is_duration = std::ptr::eq(self.ends, &DURATIONS);
-        let number = |value: u64| if is_duration { seconds(value) } else { value.to_string() };
+        let number =
+            |value: u64| if self.is_of_durations { seconds(value) } else { value.to_string() };
         let comma = if labels.is_empty() { "" } else { "," };
         let mut below: u64 = 0;
         let ends = self.ends.iter().map(|end| number(*end)).chain(["+Inf".to_owned()]);
@@ -145,8 +151,10 @@ pub struct Figures {
     pub fsync_micros: AtomicI64,
     /// What the last verification found; below nothing before the first.
     pub verify_findings: AtomicI64,
-    /// When it ended, in seconds of Unix.
+    /// When it ended, in seconds of Unix; before the first, when the server began, if it verifies at all.
     pub verified_at: AtomicI64,
+    /// Verifications that could not be made.
+    pub verify_failures: AtomicU64,
     /// Deliveries of webhooks that were taken, and tries that were not.
     pub webhooks: [AtomicU64; 2],
 }
@@ -160,6 +168,7 @@ impl Default for Figures {
             fsync_micros: AtomicI64::new(-1),
             verify_findings: AtomicI64::new(-1),
             verified_at: AtomicI64::new(0),
+            verify_failures: AtomicU64::new(0),
             webhooks: [const { AtomicU64::new(0) }; 2],
         }
     }

@@ -1,5 +1,5 @@
 //! Logs by `tracing`, on standard error: for people, or one JSON object a line; and where a collector is set, traces by
-//! OTLP over HTTP (OpenTelemetry), continued from the caller and to the upstream (W3C Trace Context).
+//! OTLP over HTTP (OpenTelemetry), continued to the upstream, and from callers where that is set (W3C Trace Context).
 //!
 //! Field names are the same everywhere: `request_id`, `account`, `key`, `route`, `status`. No line and no span ever
 //! holds a key, a session token, a password, an email address or a body.

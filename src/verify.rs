@@ -142,7 +142,15 @@ async fn fold(
     loop {
         let page = audit.entries(fold.seq()).await?;
         if page.is_empty() {
-            return Ok(fold.close(&account));
+            let mut findings = fold.close(&account);
+            let (hours, days) = audit.rollups_astray().await?;
+            if hours > 0 {
+                findings.push(format!("{hours} hours of usage are not what their calls come to"));
+            }
+            if days > 0 {
+                findings.push(format!("{days} days of usage are not what their hours come to"));
+            }
+            return Ok(findings);
         }
         for audited in &page {
             fold.add(&audited.entry, audited.captured);

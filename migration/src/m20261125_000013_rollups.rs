@@ -106,12 +106,19 @@ fn fill(name: &str, micros: &str) -> String {
         let high = high.map_or(String::new(), |high| format!(" AND latency_micros < {high}"));
         format!(", CAST(SUM(CASE WHEN latency_micros >= {low}{high} THEN 1 ELSE 0 END) AS BIGINT)")
     });
+    // A number that makes no sense must not spoil a sum.
+    let tokens = |column: &str| {
+        let most = 1_i64 << 40;
+        let kept = format!("CASE WHEN {column} > {most} THEN {most} ELSE {column} END");
+        format!("CAST(SUM({kept}) AS BIGINT)")
+    };
+    let (prompt, completion) = (tokens("prompt_tokens"), tokens("completion_tokens"));
     format!(
         "INSERT INTO {name} (account_id, period, key_id, method, route, model, upstream, status, calls, cost,
             prompt_tokens, completion_tokens, latency_micros{columns})
         SELECT account_id, CAST(started_at / {micros} AS INTEGER), key_id, method, route, model, upstream,
-            status, CAST(COUNT(*) AS BIGINT), CAST(SUM(cost) AS BIGINT), CAST(SUM(prompt_tokens) AS BIGINT),
-            CAST(SUM(completion_tokens) AS BIGINT), CAST(SUM(latency_micros) AS BIGINT){counts}
+            status, CAST(COUNT(*) AS BIGINT), CAST(SUM(cost) AS BIGINT), {prompt},
+            {completion}, CAST(SUM(latency_micros) AS BIGINT){counts}
         FROM usage_record
         GROUP BY account_id, CAST(started_at / {micros} AS INTEGER), key_id, method, route, model, upstream, status"
     )

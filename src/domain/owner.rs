@@ -23,7 +23,7 @@ use super::limits::{LimitsLeft, SpendingLimits};
 use super::money::Credits;
 use super::payment::{Reversal, ReversalStep};
 use super::residency::AccountMarks;
-use super::usage::{self, UsageRecord};
+use super::usage::{self, Models, UsageRecord};
 use super::window::Timestamp;
 
 /// A decision, and what makes it durable.
@@ -122,6 +122,7 @@ pub enum Adjustment {
 pub struct Owner {
     state: AccountState,
     marks: Arc<AccountMarks>,
+    models: Models,
 }
 
 impl Owner {
@@ -129,7 +130,7 @@ impl Owner {
     #[must_use]
     pub fn new(state: AccountState, marks: Arc<AccountMarks>) -> Self {
         marks.durable_seq.store(state.seq(), Ordering::Release);
-        let owner = Owner { state, marks };
+        let owner = Owner { state, marks, models: Models::default() };
         owner.publish();
         owner
     }
@@ -258,8 +259,10 @@ impl Owner {
     ) -> Result<Decision<Settled>, NotOpen> {
         self.confirm();
         let settled = self.state.settle(charge, outcome, now)?;
-        let usage =
-            usage.map(|usage| UsageRecord { cost: settled.cost, seq: settled.seq, ..usage });
+        let usage = usage.map(|usage| {
+            let model = self.models.kept(usage.model);
+            UsageRecord { cost: settled.cost, seq: settled.seq, model, ..usage }
+        });
         // What was charged has a record, also where nobody came back to say what it was.
         let is_charged = settled.cost > Credits::ZERO;
         let unreported = || usage::unreported(self.state.id(), charge, &settled);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::ids::{AccountId, KeyId};
 use super::money::Credits;
-use super::usage::UsageRecord;
+use super::usage::{UsageRecord, kept_tokens};
 use super::window::{MICROS_PER_DAY, Timestamp};
 
 /// Buckets of a latency histogram.
@@ -138,7 +138,6 @@ impl Rollup {
 
 /// One call.
 fn of_call(usage: &UsageRecord) -> Rollup {
-    let tokens = |tokens: u64| i64::try_from(tokens).unwrap_or(i64::MAX);
     let mut buckets = [0; BUCKETS];
     if let Some(count) = buckets.get_mut(bucket(usage.latency_micros)) {
         *count = 1;
@@ -146,8 +145,8 @@ fn of_call(usage: &UsageRecord) -> Rollup {
     Rollup {
         calls: 1,
         cost: usage.cost,
-        prompt_tokens: tokens(usage.prompt_tokens),
-        completion_tokens: tokens(usage.completion_tokens),
+        prompt_tokens: kept_tokens(usage.prompt_tokens),
+        completion_tokens: kept_tokens(usage.completion_tokens),
         latency_micros: usage.latency_micros,
         buckets,
     }

@@ -1,5 +1,6 @@
 //! Usage records: what one admitted call did. They move no money.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::account::Settled;
@@ -9,6 +10,36 @@ use super::window::Timestamp;
 
 /// The longest name of a model that is kept, in bytes.
 pub const MODEL_MAX: usize = 64;
+/// What stands for the models of an account that has asked for more than [`MODELS_MAX`].
+pub const OTHER_MODELS: &str = "(other)";
+/// Models of an account that are told apart while it is in memory: whoever calls may name any.
+pub const MODELS_MAX: usize = 500;
+/// More tokens than this no call has: a larger number says nothing, and must not spoil a sum.
+pub const TOKENS_MAX: u64 = 1 << 40;
+
+/// Tokens as they are kept and summed up.
+#[must_use]
+pub fn kept_tokens(tokens: u64) -> i64 {
+    i64::try_from(tokens.min(TOKENS_MAX)).unwrap_or(i64::MAX)
+}
+
+/// The models that an account has asked for.
+#[derive(Debug, Default)]
+pub struct Models(BTreeSet<Arc<str>>);
+
+impl Models {
+    /// The name under which a model is kept.
+    pub fn kept(&mut self, model: Arc<str>) -> Arc<str> {
+        if let Some(known) = self.0.get(&model) {
+            return Arc::clone(known);
+        }
+        if self.0.len() >= MODELS_MAX {
+            return OTHER_MODELS.into();
+        }
+        self.0.insert(Arc::clone(&model));
+        model
+    }
+}
 
 /// A model's name as it is kept: no control characters, and no longer than [`MODEL_MAX`].
 #[must_use]
@@ -177,6 +208,6 @@ pub struct UsageRecord {
     pub tally: Tally,
     /// When it arrived.
     pub started_at: Timestamp,
-    /// Microseconds from arrival to the upstream's answer.
+    /// Microseconds from arrival to the end of the upstream's answer, also where that is a stream.
     pub latency_micros: i64,
 }

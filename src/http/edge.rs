@@ -30,6 +30,9 @@ pub fn request_id(request: &HttpRequest) -> ChargeId {
     request.extensions().get::<ChargeId>().copied().unwrap_or(ChargeId(Uuid::nil()))
 }
 
+/// What of a path is in a span, in characters.
+const PATH_CHARACTERS_MAX: usize = 256;
+
 /// The outermost layer.
 ///
 /// # Errors
@@ -43,8 +46,8 @@ pub async fn edge<B: MessageBody + 'static>(
     request.extensions_mut().insert(id);
     let id_text = id.to_string();
     let readiness = request.app_data::<Data<App>>().map(|app| Arc::clone(&app.readiness));
-    // Health is asked for when there is most to do.
-    let is_counted = !request.path().starts_with("/health/");
+    // Health and figures are asked for when there is most to do.
+    let is_counted = !(request.path().starts_with("/health/") || request.path() == "/metrics");
     let permit = match readiness.as_ref().filter(|_| is_counted).map(Readiness::admit) {
         // Before anything is done for it, and without a line in the log: refusals must stay cheap.
         Some(None) => {
@@ -90,8 +93,12 @@ fn span(request: &ServiceRequest, request_id: &str) -> Span {
         "http.response.status_code" = Empty,
     );
     if !span.is_disabled() {
-        span.record("url.path", &*without_secrets(request.path()));
-        telemetry::continue_from(&span, request.headers());
+        let path = without_secrets(request.path());
+        span.record("url.path", path.chars().take(PATH_CHARACTERS_MAX).collect::<String>());
+        let is_continued = request.app_data::<Data<App>>().is_some_and(|app| app.continues_traces);
+        if is_continued {
+            telemetry::continue_from(&span, request.headers());
+        }
     }
     span
 }

@@ -47,6 +47,7 @@ pub(super) async fn call(
         } else {
             Refusal::Unavailable("shutting down")
         };
+        app.gateway.figures.refuse(&refusal);
         return refuse(&request, &app, refusal.into());
     };
     let gateway = app.gateway.clone();
@@ -94,6 +95,7 @@ async fn pay_and_serve(
         }
     };
     let Some(running) = app.readiness.enter() else {
+        app.gateway.figures.refuse(&Refusal::Overloaded);
         return HttpResponse::from_error(ApiError::from(Refusal::Overloaded));
     };
     let (_here, client_left) = tokio::sync::oneshot::channel();
@@ -126,7 +128,9 @@ fn refuse(request: &HttpRequest, app: &App, error: ApiError) -> HttpResponse {
     let (error, standing) = match app.gateway.rate_limits.check_address(address, app.clock.now()) {
         Ok(standing) => (error, standing),
         Err((standing, retry_after)) => {
-            (Refusal::RateLimited { retry_after }.into(), Some(standing))
+            let refusal = Refusal::RateLimited { retry_after };
+            app.gateway.figures.refuse(&refusal);
+            (refusal.into(), Some(standing))
         }
     };
     let mut response = HttpResponse::from_error(error);

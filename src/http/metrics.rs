@@ -133,9 +133,15 @@ fn text(app: &App) -> String {
     }
     let findings = figures.verify_findings.load(Ordering::Relaxed);
     if findings >= 0 {
-        let at = figures.verified_at.load(Ordering::Relaxed);
         text.one("gauge", "verify_findings", "What the last verification found wrong", findings);
-        text.one("gauge", "verify_timestamp_seconds", "When the last verification ended", at);
+    }
+    let at = figures.verified_at.load(Ordering::Relaxed);
+    if at > 0 {
+        let help = "When the last verification ended; before the first, when the server began";
+        text.one("gauge", "verify_timestamp_seconds", help, at);
+        let failures = figures.verify_failures.load(Ordering::Relaxed);
+        let help = "Verifications that could not be made";
+        text.one("counter", "verify_failures_total", help, failures);
     }
     text.head("webhooks_total", "counter", "Tries to deliver webhooks, by what came of them");
     for (place, outcome) in ["delivered", "failed"].into_iter().enumerate() {

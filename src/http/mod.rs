@@ -72,6 +72,8 @@ pub struct App {
     pub body_timeout: Duration,
     /// What `GET /metrics` is asked with, where it is set.
     pub metrics_token: Option<Secret>,
+    /// Are the traces of callers continued?
+    pub continues_traces: bool,
     /// Is the server itself spoken to over TLS?
     pub is_tls: bool,
     /// Whose `X-Forwarded-For` is believed.

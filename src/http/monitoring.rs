@@ -26,7 +26,7 @@ const NAME_CHARACTERS_MAX: usize = 64;
 /// Groups whose series are told; of more, those that cost the most.
 const SERIES_GROUPS_MAX: usize = 20;
 /// Groups that are told; of more, those that cost the most.
-const GROUPS_MAX: usize = 1_000;
+const GROUPS_MAX: u32 = 1_000;
 /// Hours, days and months that are told at once.
 const HOURS_MAX: i32 = 31 * 24;
 const DAYS_MAX: i32 = 731;
@@ -97,8 +97,8 @@ pub(super) struct UsageQuery {
     /// Calls that asked for this model alone.
     #[param(max_length = 64)]
     model: Option<String>,
-    /// Calls answered with this HTTP status alone.
-    #[param(minimum = 100, maximum = 599)]
+    /// Calls answered with this HTTP status alone; 0 of those that nobody reported.
+    #[param(minimum = 0, maximum = 599)]
     status: Option<u16>,
     /// Calls that this upstream served alone.
     #[param(max_length = 64)]
@@ -113,8 +113,8 @@ fn filter(
     upstream: Option<String>,
 ) -> Result<UsageFilter, ApiError> {
     let key = key.map(str::parse::<KeyId>).transpose();
-    if status.is_some_and(|status| !(100..600).contains(&status)) {
-        return Err(ApiError::field("status", "must be from 100 to 599"));
+    if status.is_some_and(|status| status != 0 && !(100..600).contains(&status)) {
+        return Err(ApiError::field("status", "must be 0, or from 100 to 599"));
     }
     Ok(UsageFilter {
         key: key.map_err(|error| ApiError::field("key_id", error.to_string()))?,
@@ -159,8 +159,8 @@ pub(super) struct FiguresBody {
 fn figures(rollup: &Rollup, errors: i64) -> FiguresBody {
     let millis = |micros: i64| micros.max(0) / 1_000;
     let percentile = |percent: u8| rollup.percentile(percent).map(millis);
-    let parts = errors.max(0).saturating_mul(10_000).checked_div(rollup.calls).unwrap_or(0);
-    let rate = format!("{}.{:04}", parts / 10_000, parts % 10_000);
+    let parts = errors.max(0).saturating_mul(1_000_000).checked_div(rollup.calls).unwrap_or(0);
+    let rate = format!("{}.{:06}", parts / 1_000_000, parts % 1_000_000);
     FiguresBody {
         calls: rollup.calls,
         errors,
@@ -294,23 +294,31 @@ pub(super) async fn usage(
     let account = app.payments.whole_account(user.id, environment.into()).await?;
     let (grain, periods) = (span.grain, (span.from, span.until));
     let group = group_by.map(Group::from);
-    let in_all = UsageQuestion { grain, periods, filter, by_period: false, group, only: None };
+    let in_all = UsageQuestion {
+        grain,
+        periods,
+        filter,
+        by_period: false,
+        group,
+        only: None,
+        dearest: Some(GROUPS_MAX),
+    };
     let mut groups = Vec::new();
     let mut only: Option<Vec<String>> = None;
     if group.is_some() {
         groups = app.store.usage(account, in_all.clone()).await?;
-        groups.sort_by_key(|group| std::cmp::Reverse(group.rollup.cost));
         let dearest = groups.iter().take(SERIES_GROUPS_MAX);
         only = Some(dearest.map(|row| row.group.clone()).collect());
     }
     let is_nothing = only.as_ref().is_some_and(Vec::is_empty);
-    let rows = if is_nothing {
-        Vec::new()
+    let by_period = UsageQuestion { by_period: true, dearest: None, only, ..in_all.clone() };
+    let rows = if is_nothing { Vec::new() } else { app.store.usage(account, by_period).await? };
+    // Of so many groups as there may be only the dearest are known.
+    let totals = if groups.len() < usize::try_from(GROUPS_MAX).unwrap_or(usize::MAX) {
+        if group.is_some() { sum(&groups) } else { sum(&rows) }
     } else {
-        app.store.usage(account, UsageQuestion { by_period: true, only, ..in_all }).await?
+        sum(&app.store.usage(account, UsageQuestion { group: None, ..in_all }).await?)
     };
-    let totals = if group.is_some() { sum(&groups) } else { sum(&rows) };
-    groups.truncate(GROUPS_MAX);
     let groups = groups
         .into_iter()
         .map(|row| GroupBody { figures: figures(&row.rollup, row.errors), group: row.group });
@@ -381,8 +389,8 @@ pub(super) struct CallsQuery {
     /// Calls that asked for this model alone.
     #[param(max_length = 64)]
     model: Option<String>,
-    /// Calls answered with this HTTP status alone.
-    #[param(minimum = 100, maximum = 599)]
+    /// Calls answered with this HTTP status alone; 0 of those that nobody reported.
+    #[param(minimum = 0, maximum = 599)]
     status: Option<u16>,
     /// Calls that this upstream served alone.
     #[param(max_length = 64)]
@@ -614,11 +622,11 @@ pub(super) async fn forecast_balance(
     let end = hour(now).saturating_add(1);
     let begin = end.saturating_sub(FORECAST_DAYS.saturating_mul(24));
     let question = UsageQuestion::by_period(Grain::Hour, (begin, end));
-    let rows = app.store.usage(account, question).await?;
-    let spent = sum(&rows).0.cost;
+    let spent = sum(&app.store.usage(account, question).await?).0.cost;
     // An account that began within them has spent it in less time; an hour at least.
-    let first = rows.iter().map(|row| row.period).min().unwrap_or(begin);
-    let micros = now.micros_since(hour_starts_at(first)).max(3_600_000_000);
+    let began = app.store.account_created_at(account).await?;
+    let from = hour_starts_at(begin).max(began);
+    let micros = now.micros_since(from).max(3_600_000_000);
     let found = forecast(snapshot.balance, spent, micros, now);
     let days_left = found.depleted_at.map(|at| at.micros_since(now) / MICROS_PER_DAY);
     Ok(HttpResponse::Ok().json(ForecastAnswer {

@@ -162,7 +162,7 @@ pub(super) fn time(field: &str, text: Option<&str>) -> Result<Option<Timestamp>,
 /// The longest route of a query, in characters.
 pub(super) const ROUTE_CHARACTERS_MAX: usize = 2_048;
 
-/// A text of a query, of at most `characters_max`.
+/// A text of a query, of at most `characters_max`, without control characters.
 ///
 /// # Errors
 /// [`ApiError::Validation`]
@@ -172,6 +172,9 @@ pub(super) fn text(
     characters_max: usize,
 ) -> Result<Option<String>, ApiError> {
     let is_too_long = text.as_ref().is_some_and(|text| text.chars().nth(characters_max).is_some());
+    if text.as_ref().is_some_and(|text| text.chars().any(char::is_control)) {
+        return Err(ApiError::field(field, "must not have control characters"));
+    }
     if is_too_long {
         let message = format!("must be at most {characters_max} characters");
         return Err(ApiError::field(field, message));

@@ -16,6 +16,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::HeaderMap;
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt as _, StreamExt as _};
+use tracing::Instrument as _;
 
 use super::charge::Charged;
 use super::departure::{Body, Money, StreamSender, kept, stream};
@@ -93,7 +94,10 @@ pub(super) async fn open(
         charged,
         gateway: Arc::clone(gateway),
     };
-    actix_web::rt::spawn(relay.run(source));
+    // In the trace of its request, which has its answer by now.
+    let span =
+        tracing::info_span!(target: crate::telemetry::SPANS, "deliver", otel.kind = "internal");
+    actix_web::rt::spawn(relay.run(source).instrument(span));
     let money = money.headers();
     Ok(Departure { status, headers, body: Body::Stream(body), money, is_replayed: false })
 }

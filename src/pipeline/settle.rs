@@ -200,7 +200,7 @@ pub(super) fn usage_record(
         account: key.account,
         seq: None,
         key: key.key,
-        method: rule.method.clone().unwrap_or_else(|| arrival.method.as_str().into()),
+        method: rule.method.clone().unwrap_or_else(|| method_name(&arrival.method).into()),
         route: rule.path.clone(),
         model: model_of(charged),
         upstream: Arc::clone(upstream),
@@ -213,6 +213,21 @@ pub(super) fn usage_record(
         started_at: arrival.at,
         latency_micros: gateway.clock.now().micros_since(arrival.at),
     }
+}
+
+/// The name under which a method is kept: a client may make up any.
+fn method_name(method: &actix_web::http::Method) -> &str {
+    use actix_web::http::Method;
+    let known = [
+        Method::GET,
+        Method::POST,
+        Method::PUT,
+        Method::PATCH,
+        Method::DELETE,
+        Method::HEAD,
+        Method::OPTIONS,
+    ];
+    if known.contains(method) { method.as_str() } else { "*" }
 }
 
 /// The model that a call asked for.

@@ -194,6 +194,50 @@ impl Audit {
         })
     }
 
+    /// Hours of this account whose rollups are not what its usage records say, where none of those is forgotten, and days
+    /// that are not what their hours say.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn rollups_astray(&self) -> Result<(u64, u64), StoreError> {
+        const DAYS: &str = "SELECT COUNT(*) FROM (
+                SELECT day FROM (
+                    SELECT period / 24 AS day, SUM(calls) AS calls, SUM(cost) AS cost
+                    FROM usage_hour WHERE account_id = $1 GROUP BY 1
+                    UNION ALL
+                    SELECT period, -SUM(calls), -SUM(cost)
+                    FROM usage_day WHERE account_id = $1 GROUP BY 1
+                ) AS both_of_them GROUP BY day HAVING SUM(calls) <> 0 OR SUM(cost) <> 0
+            ) AS astray";
+        // Records are forgotten in the order in which they were written, and a call may have begun before others.
+        const FIRST: &str = "SELECT CASE WHEN (SELECT MIN(number) FROM usage_record) = 1 THEN 0
+            ELSE (SELECT MIN(started_at) / 3600000000 + 48 FROM usage_record WHERE account_id = $1)
+            END";
+        const HOURS: &str = "SELECT COUNT(*) FROM (
+                SELECT period FROM (
+                    SELECT CAST(started_at / 3600000000 AS INTEGER) AS period, COUNT(*) AS calls,
+                        SUM(cost) AS cost
+                    FROM usage_record WHERE account_id = $1 GROUP BY 1
+                    UNION ALL
+                    SELECT period, -SUM(calls), -SUM(cost)
+                    FROM usage_hour WHERE account_id = $1 GROUP BY 1
+                ) AS both_of_them WHERE period >= $2
+                GROUP BY period HAVING SUM(calls) <> 0 OR SUM(cost) <> 0
+            ) AS astray";
+        let days = self.number(DAYS, self.id.0).await?;
+        let backend = self.transaction.get_database_backend();
+        let first = Statement::from_sql_and_values(backend, FIRST, [self.id.0.into()]);
+        let first = self.transaction.query_one_raw(first).await?;
+        let first = first.map(|row| row.try_get_by_index::<Option<i64>>(0)).transpose()?.flatten();
+        // Nothing is left to hold them against.
+        let Some(first) = first else { return Ok((0, u64::try_from(days).unwrap_or(0))) };
+        let values = [self.id.0.into(), first.into()];
+        let hours = Statement::from_sql_and_values(backend, HOURS, values);
+        let hours = self.transaction.query_one_raw(hours).await?;
+        let hours = hours.map(|row| row.try_get_by_index::<i64>(0)).transpose()?.unwrap_or(0);
+        Ok((u64::try_from(hours).unwrap_or(0), u64::try_from(days).unwrap_or(0)))
+    }
+
     async fn payments_astray(&self) -> Result<u64, StoreError> {
         const SQL: &str = "SELECT COUNT(*) FROM payment LEFT JOIN ledger_entry AS entry
                 ON entry.account_id = payment.account_id AND entry.kind = 1 AND entry.reference = payment.id

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::lease::{begin_write, is_held};
 use super::{Store, StoreError, answers, audit_log, holds, is_postgres, outbox, payments, rollups};
+use crate::domain::usage::kept_tokens;
 use crate::domain::writer::{Lane, Place};
 use crate::domain::{
     Batch, Change, Credits, KeyId, KeySpend, Lease, LedgerEntry, Link, Timestamp, UsageRecord,
@@ -536,10 +537,6 @@ fn status(record: &UsageRecord) -> i16 {
     i16::try_from(record.status).unwrap_or(0)
 }
 
-fn tokens(tokens: u64) -> i64 {
-    i64::try_from(tokens).unwrap_or(i64::MAX)
-}
-
 fn usage_columns(usage: &[UsageRecord]) -> [Value; 15] {
     [
         column(usage, |record| record.account.0),
@@ -551,8 +548,8 @@ fn usage_columns(usage: &[UsageRecord]) -> [Value; 15] {
         column(usage, |record| record.upstream.to_string()),
         column(usage, status),
         column(usage, |record| record.cost.nanos()),
-        column(usage, |record| tokens(record.prompt_tokens)),
-        column(usage, |record| tokens(record.completion_tokens)),
+        column(usage, |record| kept_tokens(record.prompt_tokens)),
+        column(usage, |record| kept_tokens(record.completion_tokens)),
         column(usage, |record| record.started_at.micros()),
         column(usage, |record| record.latency_micros),
         column(usage, |record| record.ending.code()),
@@ -571,8 +568,8 @@ fn usage_row(record: &UsageRecord) -> [Value; 16] {
         record.upstream.to_string().into(),
         status(record).into(),
         record.cost.nanos().into(),
-        tokens(record.prompt_tokens).into(),
-        tokens(record.completion_tokens).into(),
+        kept_tokens(record.prompt_tokens).into(),
+        kept_tokens(record.completion_tokens).into(),
         record.started_at.micros().into(),
         record.latency_micros.into(),
         record.ending.code().into(),

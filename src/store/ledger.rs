@@ -102,9 +102,9 @@ impl Store {
                 None => {}
             }
             // Rare kinds have an index of their own; nothing is looked through in vain.
-            let is_rare = filter.kind.is_some_and(is_rare);
-            let is_narrow = !is_rare
-                && (filter.key.is_some() || filter.route.is_some() || filter.kind.is_some());
+            let is_narrow = filter.key.is_some()
+                || filter.route.is_some()
+                || filter.kind.is_some_and(|kind| !is_rare(kind));
             let (whole_low, whole_high) = (low, high);
             if is_narrow && is_newest_first {
                 low = low.max(high.saturating_sub(LOOKED_THROUGH_MAX));

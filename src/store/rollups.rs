@@ -68,6 +68,8 @@ pub struct UsageQuestion {
     pub group: Option<Group>,
     /// Of these groups alone, by their names.
     pub only: Option<Vec<String>>,
+    /// So many rows at most: those that cost the most.
+    pub dearest: Option<u32>,
 }
 
 impl UsageQuestion {
@@ -75,7 +77,15 @@ impl UsageQuestion {
     #[must_use]
     pub fn by_period(grain: Grain, periods: (i32, i32)) -> Self {
         let filter = UsageFilter::default();
-        UsageQuestion { grain, periods, filter, by_period: true, group: None, only: None }
+        UsageQuestion {
+            grain,
+            periods,
+            filter,
+            by_period: true,
+            group: None,
+            only: None,
+            dearest: None,
+        }
     }
 }
 
@@ -281,13 +291,13 @@ impl Store {
         account: AccountId,
         question: UsageQuestion,
     ) -> Result<Vec<RollupRow>, StoreError> {
-        let UsageQuestion { grain, periods: (from, until), filter, by_period, group, only } =
-            question;
+        let UsageQuestion { grain, periods, filter, by_period, group, only, dearest } = question;
+        let (from, until) = periods;
         self.run(move |store| async move {
             let name = match group {
                 None => "''",
                 Some(Group::Key) => "key_id",
-                Some(Group::Endpoint) => "method || ' ' || route",
+                Some(Group::Endpoint) => "TRIM(method || ' ' || route)",
                 Some(Group::Model) => "model",
                 Some(Group::Status) => "CAST(status AS TEXT)",
                 Some(Group::Upstream) => "upstream",
@@ -309,11 +319,15 @@ impl Store {
                 }
                 let _ = write!(conditions, " AND {name} IN ({names})");
             }
+            let order = match dearest {
+                Some(most) => format!("SUM(cost) DESC, 2 LIMIT {most}"),
+                None => "1, 2".to_owned(),
+            };
             let sql = format!(
                 "SELECT {period} AS p, {name} AS g,
                     CAST(SUM(CASE WHEN status < 200 OR status > 299 THEN calls ELSE 0 END) AS BIGINT){sums}
                 FROM {} WHERE account_id = $1 AND period >= $2 AND period < $3{conditions}
-                GROUP BY 1, 2 ORDER BY 1, 2",
+                GROUP BY 1, 2 ORDER BY {order}",
                 grain.table()
             );
             let backend = store.read.get_database_backend();

@@ -15,6 +15,7 @@ use serde_json::{Map, Value, json};
 use super::fields::Fields;
 use super::sse;
 use super::{Reported, TokenUsage};
+use crate::domain::usage::TOKENS_MAX;
 use crate::domain::{Credits, LimitsLeft};
 use crate::json::Object;
 use crate::tokens::{PromptTokens, vocabulary};
@@ -742,7 +743,9 @@ impl Reported {
         let prompt = usage.prompt_tokens.or(usage.input_tokens);
         let completion = usage.completion_tokens.or(usage.output_tokens);
         let all = [prompt, completion, usage.total_tokens];
-        if all.iter().flatten().any(|count| *count < 0) {
+        let is_absurd =
+            |count: &i64| u64::try_from(*count).map_or(true, |count| count > TOKENS_MAX);
+        if all.iter().flatten().any(is_absurd) {
             return Reported::Absurd;
         }
         // Half of it is not the truth.

@@ -131,6 +131,16 @@ async fn verify_finds_what_was_tampered_with(database: Database) {
             "UPDATE ledger_entry SET amount = amount + 1 WHERE seq = 3",
             "entry 3 takes $0.9995 by $-0.000500001 to $0.9990",
         ),
+        (
+            "UPDATE usage_hour SET cost = cost + 1",
+            "UPDATE usage_hour SET cost = cost - 1",
+            "1 hours of usage are not what their calls come to",
+        ),
+        (
+            "UPDATE usage_day SET calls = calls + 1",
+            "UPDATE usage_day SET calls = calls - 1",
+            "1 days of usage are not what their hours come to",
+        ),
         // What no sum shows, the chain does.
         (
             "UPDATE ledger_entry SET at = at + 1 WHERE seq = 3",

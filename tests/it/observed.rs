@@ -103,6 +103,14 @@ async fn the_figures_ask_for_their_token(database: Database) {
     server.get("/metrics").bearer("metrics-0123456789abcdeg").expect(403).await;
     let text = server.get("/metrics").bearer(TOKEN).expect(200).await.text;
     assert!(text.contains("polysystems_ready 1"), "{text}");
+    // Durations in seconds, sizes as they are.
+    for line in [
+        "polysystems_ledger_commit_seconds_bucket{lane=\"journal\",le=\"0.0001\"}",
+        "polysystems_ledger_merge_seconds_bucket{le=\"120\"}",
+        "polysystems_ledger_batch_entries_bucket{le=\"32768\"}",
+    ] {
+        assert!(text.contains(line), "{line} is not in {text}");
+    }
     // Without a token they are not there at all.
     drop(server);
     let server = Server::start(&database).await;
@@ -170,16 +178,22 @@ async fn a_call_is_one_trace_from_the_caller_to_the_upstream(database: Database)
         "usage": { "prompt_tokens": 9, "completion_tokens": 1 } });
     let upstream = Upstream::start(Script::Answer(200, answer.to_string())).await;
     let upstream_url = upstream.url();
-    let mut process = Process::start_with(&database, move |command| {
-        command
-            .env("POLYSYSTEMS_TRACES__OTLP_URL", url)
-            .env("POLYSYSTEMS_TRACES__PER_MILLE", "0")
-            .env("POLYSYSTEMS_UPSTREAMS__V1__URL", upstream_url);
-    })
-    .await;
+    let start = async |traces: &'static [(&str, &str)]| {
+        let (url, upstream_url) = (url.clone(), upstream_url.clone());
+        Process::start_with(&database, move |command| {
+            command
+                .env("POLYSYSTEMS_TRACES__OTLP_URL", url)
+                .env("POLYSYSTEMS_UPSTREAMS__V1__URL", upstream_url);
+            for (name, value) in traces {
+                command.env(format!("POLYSYSTEMS_TRACES__{name}"), value);
+            }
+        })
+        .await
+    };
+    let mut process = start(&[("PER_MILLE", "0"), ("CONTINUE_CALLERS", "true")]).await;
     let customer = process.customer("someone", 1).await;
     let body = json!({ "model": "m", "messages": [{ "role": "user", "content": "Hello!" }] });
-    let call = |traceparent: Option<String>| {
+    let call = |process: &Process, traceparent: Option<String>| {
         let request = process.client.post(format!("{}/v1/chat/completions", process.url));
         let request = request.header("X-API-Key", &customer.key).body(body.to_string());
         match traceparent {
@@ -188,12 +202,13 @@ async fn a_call_is_one_trace_from_the_caller_to_the_upstream(database: Database)
         }
     };
     // One that is not traced, and one that its caller traces.
-    assert_eq!(call(None).send().await.unwrap().status(), 200);
-    let traced = call(Some(format!("00-{TRACE}-{PARENT}-01"))).send().await.unwrap();
+    assert_eq!(call(&process, None).send().await.unwrap().status(), 200);
+    let traced = call(&process, Some(format!("00-{TRACE}-{PARENT}-01"))).send().await.unwrap();
     assert_eq!(traced.status(), 200);
     let request_id = traced.headers()["x-request-id"].to_str().unwrap().to_owned();
     // What waits is sent at the end.
     assert_eq!(process.terminate(), Some(0));
+    let sent = Arc::clone(&spans);
     let spans = spans.lock().unwrap().clone();
     let names: Vec<&str> = spans.iter().map(|span| span.name.as_str()).collect();
     assert_eq!(spans.len(), 7, "{names:?}");
@@ -220,4 +235,17 @@ async fn a_call_is_one_trace_from_the_caller_to_the_upstream(database: Database)
     assert!(heads[1].contains("tracestate: vendor=value"), "{}", heads[1]);
     // And no secret is in any of it.
     assert!(!format!("{spans:?}").contains(&customer.key));
+    // Unless it is said that they may, callers do not choose what is traced.
+    let mut process = start(&[("PER_MILLE", "0")]).await;
+    let untraced = call(&process, Some(format!("00-{TRACE}-{PARENT}-01"))).send().await.unwrap();
+    assert_eq!(untraced.status(), 200);
+    assert_eq!(process.terminate(), Some(0));
+    assert_eq!(sent.lock().unwrap().len(), spans.len());
+    let mut process = start(&[("PER_MILLE", "1000")]).await;
+    let traced = call(&process, Some(format!("00-{TRACE}-{PARENT}-00"))).send().await.unwrap();
+    assert_eq!(traced.status(), 200);
+    assert_eq!(process.terminate(), Some(0));
+    let sent = sent.lock().unwrap().clone();
+    let own = sent.iter().skip(spans.len()).find(|span| span.name == "settle").unwrap();
+    assert_ne!(hex(&own.trace_id), TRACE);
 }
