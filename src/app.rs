@@ -731,6 +731,9 @@ async fn within(limit: Duration, is_so: impl Fn() -> bool) -> bool {
 
 /// Serves the figures for monitoring on an address of their own.
 fn serve_metrics(bind: SocketAddr, app: &Data<App>) -> anyhow::Result<()> {
+    if !bind.ip().is_loopback() && app.metrics_token.is_none() {
+        tracing::warn!(%bind, "whoever reaches this address reads the figures; server.metrics_token asks for a token");
+    }
     let app = app.clone();
     let server = HttpServer::new(move || {
         let metrics = actix_web::web::get().to(http::metrics::metrics);

@@ -1059,6 +1059,10 @@ impl Settings {
             if !price.path.starts_with('/') {
                 bail!("{name}: a path must begin with /");
             }
+            // It is part of what usage is found by.
+            if price.path.len() > 512 {
+                bail!("{name}: a path must have at most 512 bytes");
+            }
             let per_token = price.per_token.as_deref().map(str::parse::<TokenPrice>).transpose();
             Ok(PriceRule {
                 method: price.method.as_deref().map(|method| method.to_ascii_uppercase().into()),

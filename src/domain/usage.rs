@@ -211,3 +211,26 @@ pub struct UsageRecord {
     /// Microseconds from arrival to the end of the upstream's answer, also where that is a stream.
     pub latency_micros: i64,
 }
+
+#[cfg(test)]
+mod tests_of_models {
+    use super::*;
+
+    #[test]
+    fn so_many_models_are_told_apart() {
+        let mut models = Models::default();
+        for number in 0..MODELS_MAX {
+            let name: Arc<str> = format!("model-{number}").into();
+            assert_eq!(models.kept(Arc::clone(&name)), name);
+        }
+        assert_eq!(&*models.kept("one-more".into()), OTHER_MODELS);
+        assert_eq!(&*models.kept("model-0".into()), "model-0");
+    }
+
+    #[test]
+    fn a_number_that_makes_no_sense_spoils_no_sum() {
+        assert_eq!((kept_tokens(0), kept_tokens(1_000)), (0, 1_000));
+        let most = kept_tokens(u64::MAX);
+        assert!(most.checked_mul(1_000_000).is_some(), "{most}");
+    }
+}

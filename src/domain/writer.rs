@@ -252,7 +252,7 @@ pub struct Writer<T> {
 }
 
 /// So many times the writes from which on the journal is merged are merged in one transaction at most.
-const MERGES_AT_ONCE: usize = 4;
+const MERGES_AT_ONCE: usize = 16;
 /// So many times as many may be in the journal before it takes no more, until some are merged.
 const MERGES_BEHIND: usize = 64;
 

@@ -8,6 +8,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
 
 use crate::support::process::verify;
+use crate::support::upstream::{Script, Upstream};
 use crate::support::{Database, Key, Server, User, hello, nanos, on_both};
 
 on_both!(
@@ -18,6 +19,8 @@ on_both!(
     statements_come_to_the_ledger,
     spending_is_held_against_limits_and_foretold,
     a_test_account_is_looked_at_by_itself,
+    an_absurd_count_spoils_no_sum,
+    made_up_models_are_told_together,
 );
 
 /// Has every kind of call made, at random, and says what each hour cost by the answers' own headers.
@@ -200,6 +203,8 @@ async fn what_makes_no_sense_is_refused(database: Database) {
         "key_id=nonsense",
         "environment=prod",
         "page=1",
+        "model=%00",
+        "upstream=a%0Ab",
     ] {
         user.get(&format!("/api/monitoring/usage?{query}")).expect(400).await;
     }
@@ -367,4 +372,53 @@ async fn a_test_account_is_looked_at_by_itself(database: Database) {
         let list = user.get(&path).expect(200).await.body;
         assert_eq!(list["requests"].as_array().unwrap().len(), calls);
     }
+}
+
+/// Whatever an upstream says it has counted: the next call of the same hour is on record all the same.
+async fn an_absurd_count_spoils_no_sum(database: Database) {
+    let counts = format!("{{\"prompt_tokens\":{0},\"completion_tokens\":{0}}}", i64::MAX);
+    let upstream = Upstream::start(Script::Answer(200, format!("{{\"usage\":{counts}}}"))).await;
+    let url = upstream.url();
+    let server = Server::start_with(&database, move |settings| {
+        settings.upstreams.v1.url = Some(url);
+    })
+    .await;
+    let user = server.user("someone").await;
+    user.pay("1000.00").await;
+    let key = user.key().await;
+    for _ in 0..3 {
+        server.post("/v1/chat/completions", &hello()).key(&key).expect(200).await;
+    }
+    let usage = user.get("/api/monitoring/usage").expect(200).await.body;
+    assert_eq!(usage["totals"]["calls"], 3);
+    assert!(usage["totals"]["prompt_tokens"].as_i64().unwrap() < 1_000_000, "{usage}");
+    // Of a database from before, where it was not looked at.
+    let absurd = format!("UPDATE usage_hour SET prompt_tokens = {}", 1_i64 << 40);
+    database.execute(&absurd).await.unwrap();
+    server.post("/v1/chat/completions", &hello()).key(&key).expect(200).await;
+    user.get("/api/monitoring/usage?interval=hour").expect(200).await;
+    server.stop();
+    verify(&database);
+}
+
+async fn made_up_models_are_told_together(database: Database) {
+    let server = Server::start(&database).await;
+    let user = server.user("someone").await;
+    user.pay("1000.00").await;
+    let key = user.key().await;
+    let calls = (0..510).map(|number| {
+        let body = json!({ "model": format!("model-{number}"), "max_tokens": 16,
+            "messages": [{ "role": "user", "content": "Hello!" }] });
+        server.post("/v1/chat/completions", &body).key(&key).expect(200)
+    });
+    for call in calls {
+        call.await;
+    }
+    let usage = user.get("/api/monitoring/usage?group_by=model").expect(200).await.body;
+    let groups = usage["groups"].as_array().unwrap();
+    assert_eq!((groups.len(), &usage["totals"]["calls"]), (501, &json!(510)));
+    let other = groups.iter().find(|group| group["group"] == "(other)").unwrap();
+    assert_eq!(other["calls"], 10);
+    server.stop();
+    verify(&database);
 }
