@@ -60,7 +60,7 @@ const MICROS_PER_HOUR: i64 = 3_600_000_000;
 /// How often payments are looked after.
 const PAYMENTS_PERIOD: Duration = Duration::from_secs(2);
 /// How often refunds and disputes are looked for, and over how many days. Stripe keeps its events for 30.
-const REVERSALS_PERIOD: Duration = Duration::from_secs(3_600);
+const REVERSALS_PERIOD: Duration = Duration::from_hours(1);
 const REVERSALS_DAYS: i64 = 3;
 const REVERSALS_DAYS_AT_START: i64 = 29;
 /// How often it is measured how long a synced write takes.
@@ -152,16 +152,7 @@ async fn run(
             .verify_hours
             .map(|hours| actix::spawn(verify_now_and_then(app.clone().into_inner(), hours))),
     ];
-    let bursars = [
-        actix::spawn(now_and_then(app.clone().into_inner(), async |app| {
-            logged(app.payments.look_after().await, "payments were not looked after");
-        })),
-        actix::spawn(now_and_then(app.clone().into_inner(), async |app| {
-            logged(app.payments.take_back_all().await, "payments were not taken back");
-        })),
-        actix::spawn(now_and_then(app.clone().into_inner(), top_up_accounts)),
-        actix::spawn(look_for_reversals(app.clone().into_inner())),
-    ];
+    let bursars = start_bursars(&app);
     let keep_days = settings.usage.keep_days;
     let forgetting =
         keep_days.map(|days| actix::spawn(forget_usage(app.clone().into_inner(), days)));
@@ -556,6 +547,20 @@ async fn sweep(app: Arc<App>, lease: Lease) {
     }
 }
 
+/// Starts those who look after payments, each by itself: none waits for another one's provider.
+fn start_bursars(app: &Data<App>) -> [tokio::task::JoinHandle<()>; 4] {
+    [
+        actix::spawn(now_and_then(app.clone().into_inner(), async |app| {
+            logged(app.payments.look_after().await, "payments were not looked after");
+        })),
+        actix::spawn(now_and_then(app.clone().into_inner(), async |app| {
+            logged(app.payments.take_back_all().await, "payments were not taken back");
+        })),
+        actix::spawn(now_and_then(app.clone().into_inner(), top_up_accounts)),
+        actix::spawn(look_for_reversals(app.clone().into_inner())),
+    ]
+}
+
 /// Does something about payments, while the accounts are this process's.
 async fn now_and_then(app: Arc<App>, work: impl AsyncFn(&App)) {
     let mut period = tokio::time::interval(PAYMENTS_PERIOD);
@@ -752,6 +757,9 @@ fn serve_metrics(bind: SocketAddr, app: &Data<App>) -> anyhow::Result<()> {
 async fn finish(store: &Store, ledger: &LedgerHandle, lease: Lease) {
     match tokio::time::timeout(Duration::from_secs(5), ledger.barrier()).await {
         Ok(Ok(())) => {
+            if let Err(error) = store.fold_usage().await {
+                tracing::warn!(%error, "the last calls are not in the rollups yet");
+            }
             if let Err(error) = store.release_lease(lease).await {
                 tracing::warn!(%error, "the accounts were not given back; the next start takes them all the same");
             }

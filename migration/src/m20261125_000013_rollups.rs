@@ -45,6 +45,9 @@ impl MigrationTrait for Migration {
                 "CREATE INDEX usage_record_account_id ON usage_record (account_id, id)",
                 &hours,
                 &days,
+                // The last record that is in the rollups.
+                "CREATE TABLE usage_mark (number BIGINT NOT NULL)",
+                "INSERT INTO usage_mark SELECT COALESCE(MAX(number), 0) FROM usage_record",
                 &fill("usage_hour", "3600000000"),
                 &fill("usage_day", "86400000000"),
                 // What a server from before has charged since totals are kept.
@@ -61,6 +64,7 @@ impl MigrationTrait for Migration {
         run(
             manager,
             &[
+                "DROP TABLE usage_mark",
                 "DROP TABLE usage_day",
                 "DROP TABLE usage_hour",
                 "DROP INDEX usage_record_account_id",

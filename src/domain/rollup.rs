@@ -152,17 +152,12 @@ fn of_call(usage: &UsageRecord) -> Rollup {
     }
 }
 
-/// What these calls come to: by the hour, and by the day.
-#[must_use]
-pub fn of_usage(
-    usage: &[UsageRecord],
-) -> (BTreeMap<RollupKey, Rollup>, BTreeMap<RollupKey, Rollup>) {
-    let (mut hours, mut days) = (BTreeMap::new(), BTreeMap::new());
+/// Adds what these calls come to, by the hour.
+pub fn add_usage(hours: &mut BTreeMap<RollupKey, Rollup>, usage: &[UsageRecord]) {
     for usage in usage {
-        let rollup = of_call(usage);
-        let key = |period: i32| RollupKey {
+        let key = RollupKey {
             account: usage.account,
-            period,
+            period: hour(usage.started_at),
             key: usage.key,
             method: Arc::clone(&usage.method),
             route: Arc::clone(&usage.route),
@@ -170,13 +165,19 @@ pub fn of_usage(
             upstream: Arc::clone(&usage.upstream),
             status: usage.status,
         };
-        let add = |rollups: &mut BTreeMap<RollupKey, Rollup>, period| {
-            rollups.entry(key(period)).or_default().add(&rollup);
-        };
-        add(&mut hours, hour(usage.started_at));
-        add(&mut days, usage.started_at.day().0);
+        hours.entry(key).or_default().add(&of_call(usage));
     }
-    (hours, days)
+}
+
+/// What hours come to, by the day.
+#[must_use]
+pub fn days_of(hours: &BTreeMap<RollupKey, Rollup>) -> BTreeMap<RollupKey, Rollup> {
+    let mut days = BTreeMap::<_, Rollup>::new();
+    for (key, rollup) in hours {
+        let day = RollupKey { period: key.period.div_euclid(24), ..key.clone() };
+        days.entry(day).or_default().add(rollup);
+    }
+    days
 }
 
 #[cfg(test)]

@@ -217,7 +217,8 @@ impl Audit {
                 SELECT period FROM (
                     SELECT CAST(started_at / 3600000000 AS INTEGER) AS period, COUNT(*) AS calls,
                         SUM(cost) AS cost
-                    FROM usage_record WHERE account_id = $1 GROUP BY 1
+                    FROM usage_record WHERE account_id = $1
+                        AND number <= (SELECT number FROM usage_mark) GROUP BY 1
                     UNION ALL
                     SELECT period, -SUM(calls), -SUM(cost)
                     FROM usage_hour WHERE account_id = $1 GROUP BY 1

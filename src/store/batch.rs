@@ -80,6 +80,8 @@ impl Store {
     /// [`CommitError`]
     pub async fn commit(&self, batch: &Batch, lease: Lease) -> Result<(), CommitError> {
         failpoint!("writer-before-begin");
+        let mut unfolded = self.unfolded.hold().await;
+        let before = unfolded.take();
         let transaction =
             begin_write(&self.tables.current()).await.map_err(CommitError::Unknown)?;
         failpoint!("writer-begun");
@@ -108,7 +110,9 @@ impl Store {
         }
         let told = outbox::write_batch(&self.outbox, &transaction, batch).await?;
         failpoint!("writer-events-written");
+        let after = rollups::take_in(&transaction, before, &batch.usage).await?;
         commit(transaction).await?;
+        *unfolded = after;
         self.outbox.ring(told);
         Ok(())
     }
@@ -439,13 +443,13 @@ pub(super) async fn write_rows(
         let statement = Statement::from_sql_and_values(backend, ROWS_POSTGRES, values);
         let written = transaction.execute_raw(statement).await?.rows_affected();
         all_written(written, moves.len())?;
-        return rollups::write(transaction, &batch.usage).await;
+        return Ok(());
     }
     ENTRIES.write(transaction, &batch.entries, entry_row).await?;
     ACCOUNTS.write(transaction, &moves, move_row).await?;
     SPENDS.write(transaction, &spends, spend_row).await?;
     USAGE.write(transaction, &batch.usage, usage_row).await?;
-    rollups::write(transaction, &batch.usage).await
+    Ok(())
 }
 
 fn all_written(written: u64, expected: usize) -> Result<(), CommitError> {

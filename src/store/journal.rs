@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::batch::{CommitError, commit, write_rows};
 use super::lease::{begin_write, is_held};
-use super::{Store, StoreError, holds, is_postgres, outbox, sqlite_file};
+use super::{Store, StoreError, holds, is_postgres, outbox, rollups, sqlite_file};
 use crate::domain::hold::HoldEndKind;
 use crate::domain::writer::{Lane, Merge};
 use crate::domain::{
@@ -328,6 +328,8 @@ impl Store {
     ) -> Result<(), CommitError> {
         failpoint!("merge-before-begin");
         let (epoch, number) = last;
+        let mut unfolded = self.unfolded.hold().await;
+        let before = unfolded.take();
         let transaction = begin(connection, batch, lease).await?;
         let taken = if refused.is_empty() {
             Cow::Borrowed(batch)
@@ -353,7 +355,9 @@ impl Store {
             return Err(CommitError::Fenced);
         }
         failpoint!("merge-marked");
+        let after = rollups::take_in(&transaction, before, &taken.usage).await?;
         commit(transaction).await?;
+        *unfolded = after;
         failpoint!("merge-committed");
         self.outbox.ring(is_told);
         Ok(())
@@ -373,6 +377,8 @@ impl Store {
             let (epoch, number, account) = after;
             let batch = decoded((epoch, number), &row.try_get_by_index::<Vec<u8>>(3)?)?;
             let merged = async {
+                // What it comes to is looked up afterwards.
+                self.unfolded.hold().await.take();
                 let transaction = begin(&self.write, &batch, lease).await?;
                 write(&transaction, epoch, &batch).await?;
                 outbox::write_batch(&self.outbox, &transaction, &batch).await?;

@@ -115,6 +115,7 @@ pub struct Store {
     tables: LaneConnection,
     journal: LaneConnection,
     outbox: Arc<outbox::Outbox>,
+    unfolded: Arc<rollups::Unfolded>,
 }
 
 /// What the ledger writer writes on in one of its lanes.
@@ -228,7 +229,15 @@ impl Store {
         let journal =
             LaneConnection::of_sqlite(journal, connect(&journal_url, 1, READ_CACHE).await?);
         let tables = LaneConnection::of_sqlite(write.clone(), read.clone());
-        Ok(Store { runtime, read, write, tables, journal, outbox: Arc::default() })
+        Ok(Store {
+            runtime,
+            read,
+            write,
+            tables,
+            journal,
+            outbox: Arc::default(),
+            unfolded: Arc::default(),
+        })
     }
 
     async fn open_postgres(
@@ -251,7 +260,8 @@ impl Store {
         let tables = LaneConnection::of_postgres(url, "ledger").await?;
         let journal = LaneConnection::of_postgres(url, "journal").await?;
         let outbox = Arc::default();
-        Ok(Store { runtime, read: write.clone(), write, tables, journal, outbox })
+        let unfolded = Arc::default();
+        Ok(Store { runtime, read: write.clone(), write, tables, journal, outbox, unfolded })
     }
 
     /// Where the database's work is done, and what nobody waits for.

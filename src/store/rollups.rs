@@ -1,15 +1,18 @@
-//! Rollups of usage: written beside the usage records, in one transaction with them, and read for monitoring.
+//! Rollups of usage: written in the ledger writer's batches, many calls at once, and read for monitoring.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, QueryResult, Statement, Value};
+use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
 
 use super::batch::{CommitError, Table, column};
+use super::lease::begin_write;
 use super::{Store, StoreError, is_postgres};
-use crate::domain::rollup::{BUCKETS, Rollup, RollupKey, of_usage};
-use crate::domain::{AccountId, Credits, KeyId, UsageRecord};
+use crate::domain::rollup::{BUCKET_ENDS, BUCKETS, Rollup, RollupKey, add_usage, days_of};
+use crate::domain::{AccountId, Credits, KeyId, MICROS_PER_DAY, UsageRecord};
 
 /// Rows in one statement of SQLite, below its limit of 32,766 values.
 const ROWS_MAX: usize = 512;
@@ -199,34 +202,160 @@ static POSTGRES_DAYS: LazyLock<String> = LazyLock::new(|| postgres(Grain::Day));
 
 type Row = (RollupKey, Rollup);
 
-/// Adds what these calls come to.
-pub(super) async fn write(
+/// Calls from which on they are brought into the rollups. Many at once, since one row of a rollup costs as much as several
+/// calls, and takes in as many of a key as there are.
+const FOLD_FROM: i64 = 4_096;
+
+/// Calls that are on record and in no rollup yet: what they come to. Only a shortcut: which those are says the database,
+/// whose mark moves in the transaction that brings them in, and it is looked up there where this is not known or does
+/// not agree.
+#[derive(Debug, Default)]
+pub(super) struct Unfolded(Mutex<Option<Sums>>);
+
+impl Unfolded {
+    /// Nobody else writes usage, or brings it in, while this is held. Whoever takes it out puts it back when their
+    /// transaction has certainly happened; else it is not known.
+    pub(super) async fn hold(&self) -> MutexGuard<'_, Option<Sums>> {
+        self.0.lock().await
+    }
+}
+
+/// See [`Unfolded`].
+#[derive(Debug, Default)]
+pub(super) struct Sums {
+    calls: i64,
+    cost: i64,
+    latency_micros: i64,
+    hours: BTreeMap<RollupKey, Rollup>,
+}
+
+impl Sums {
+    fn add(&mut self, usage: &[UsageRecord]) {
+        add_usage(&mut self.hours, usage);
+        for record in usage {
+            self.calls = self.calls.saturating_add(1);
+            self.cost = self.cost.saturating_add(record.cost.nanos());
+            self.latency_micros = self.latency_micros.saturating_add(record.latency_micros);
+        }
+    }
+}
+
+/// Takes note of calls that this transaction has written, and brings them into the rollups if there are enough; answers
+/// what is to be brought in once it has happened.
+pub(super) async fn take_in(
     transaction: &DatabaseTransaction,
+    before: Option<Sums>,
     usage: &[UsageRecord],
+) -> Result<Option<Sums>, CommitError> {
+    if let Some(mut sums) = before {
+        sums.add(usage);
+        if sums.calls < FOLD_FROM {
+            return Ok(Some(sums));
+        }
+        fold(transaction, Some(sums)).await?;
+    } else {
+        fold(transaction, None).await?;
+    }
+    Ok(Some(Sums::default()))
+}
+
+/// Brings the calls beyond the mark into the rollups, and moves it.
+async fn fold(transaction: &DatabaseTransaction, sums: Option<Sums>) -> Result<(), CommitError> {
+    const BEYOND: &str = "SELECT COUNT(*), CAST(COALESCE(SUM(cost), 0) AS BIGINT),
+            CAST(COALESCE(SUM(latency_micros), 0) AS BIGINT), MAX(number)
+        FROM usage_record WHERE number > $1";
+    const MOVE: &str = "UPDATE usage_mark SET number = $1";
+    let is_postgres = is_postgres(transaction);
+    let backend = transaction.get_database_backend();
+    let lock = if is_postgres { " FOR UPDATE" } else { "" };
+    let mark = Statement::from_string(backend, format!("SELECT number FROM usage_mark{lock}"));
+    let mark = transaction.query_one_raw(mark).await?;
+    let mark: i64 = mark.map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or(0);
+    let beyond = Statement::from_sql_and_values(backend, BEYOND, [mark.into()]);
+    let Some(beyond) = transaction.query_one_raw(beyond).await? else { return Ok(()) };
+    let Some(last) = beyond.try_get_by_index::<Option<i64>>(3)? else { return Ok(()) };
+    let found: [i64; 3] =
+        [beyond.try_get_by_index(0)?, beyond.try_get_by_index(1)?, beyond.try_get_by_index(2)?];
+    match sums.filter(|sums| [sums.calls, sums.cost, sums.latency_micros] == found) {
+        Some(sums) => {
+            write(transaction, Grain::Day, days_of(&sums.hours)).await?;
+            write(transaction, Grain::Hour, sums.hours).await?;
+        }
+        None => {
+            for sql in [&*FOLD_HOURS, &*FOLD_DAYS] {
+                let values = [mark.into(), last.into()];
+                let fold = Statement::from_sql_and_values(backend, sql, values);
+                transaction.execute_raw(fold).await?;
+            }
+        }
+    }
+    let mark = Statement::from_sql_and_values(backend, MOVE, [last.into()]);
+    transaction.execute_raw(mark).await?;
+    Ok(())
+}
+
+/// Sums up in the database.
+fn fold_text(grain: Grain) -> String {
+    let (table, names, tail) = (grain.table(), bucket_names(), upsert_tail(grain.table()));
+    let micros = match grain {
+        Grain::Hour => MICROS_PER_DAY / 24,
+        Grain::Day => MICROS_PER_DAY,
+    };
+    let ends = BUCKET_ENDS.iter().enumerate().fold(String::new(), |mut text, (place, end)| {
+        let _ = write!(text, " WHEN latency_micros < {end} THEN {place}");
+        text
+    });
+    let counts = (0..BUCKETS).fold(String::new(), |mut text, place| {
+        let _ =
+            write!(text, ", CAST(SUM(CASE WHEN bucket = {place} THEN calls ELSE 0 END) AS BIGINT)");
+        text
+    });
+    let sums = SUMS.map(|name| format!(", CAST(SUM({name}) AS BIGINT)")).concat();
+    // First by bucket: the many columns are of few rows then.
+    format!(
+        "INSERT INTO {table} ({NAMES}{names})
+        SELECT account_id, period, key_id, method, route, model, upstream, status{sums}{counts}
+        FROM (
+            SELECT account_id, CAST(started_at / {micros} AS INTEGER) AS period, key_id, method, route,
+                model, upstream, status, CASE{ends} ELSE {last} END AS bucket, COUNT(*) AS calls,
+                SUM(cost) AS cost, SUM(prompt_tokens) AS prompt_tokens,
+                SUM(completion_tokens) AS completion_tokens, SUM(latency_micros) AS latency_micros
+            FROM usage_record WHERE number > $1 AND number <= $2
+            GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9
+        ) AS beyond WHERE account_id IS NOT NULL
+        GROUP BY account_id, period, key_id, method, route, model, upstream, status {tail}",
+        last = BUCKETS.saturating_sub(1),
+    )
+}
+
+static FOLD_HOURS: LazyLock<String> = LazyLock::new(|| fold_text(Grain::Hour));
+static FOLD_DAYS: LazyLock<String> = LazyLock::new(|| fold_text(Grain::Day));
+
+/// Adds to the rollups.
+async fn write(
+    transaction: &DatabaseTransaction,
+    grain: Grain,
+    rollups: BTreeMap<RollupKey, Rollup>,
 ) -> Result<(), CommitError> {
-    if usage.is_empty() {
+    let rows: Vec<Row> = rollups.into_iter().collect();
+    if rows.is_empty() {
         return Ok(());
     }
-    let (hours, days) = of_usage(usage);
-    for (grain, rollups) in [(Grain::Hour, hours), (Grain::Day, days)] {
-        let rows: Vec<Row> = rollups.into_iter().collect();
-        if is_postgres(transaction) {
-            let text = match grain {
-                Grain::Hour => &*POSTGRES_HOURS,
-                Grain::Day => &*POSTGRES_DAYS,
-            };
-            let backend = DbBackend::Postgres;
-            let statement = Statement::from_sql_and_values(backend, text, columns(&rows));
-            transaction.execute_raw(statement).await?;
-            continue;
-        }
-        let table = match grain {
-            Grain::Hour => &*SQLITE_HOURS,
-            Grain::Day => &*SQLITE_DAYS,
+    if is_postgres(transaction) {
+        let text = match grain {
+            Grain::Hour => &*POSTGRES_HOURS,
+            Grain::Day => &*POSTGRES_DAYS,
         };
-        for rows in rows.chunks(ROWS_MAX) {
-            table.write(transaction, rows, row_values).await?;
-        }
+        let statement = Statement::from_sql_and_values(DbBackend::Postgres, text, columns(&rows));
+        transaction.execute_raw(statement).await?;
+        return Ok(());
+    }
+    let table = match grain {
+        Grain::Hour => &*SQLITE_HOURS,
+        Grain::Day => &*SQLITE_DAYS,
+    };
+    for rows in rows.chunks(ROWS_MAX) {
+        table.write(transaction, rows, row_values).await?;
     }
     Ok(())
 }
@@ -282,7 +411,30 @@ fn row_values((key, rollup): &Row) -> [Value; COLUMNS] {
 }
 
 impl Store {
-    /// What the calls of an account come to.
+    /// Brings every call that is on record into the rollups.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn fold_usage(&self) -> Result<(), StoreError> {
+        const ANY: &str = "SELECT 1 FROM usage_mark
+            WHERE number < (SELECT MAX(number) FROM usage_record)";
+        self.run_write(move |store| async move {
+            let mut unfolded = store.unfolded.hold().await;
+            let any = Statement::from_string(store.read.get_database_backend(), ANY);
+            if store.read.query_one_raw(any).await?.is_none() {
+                return Ok(());
+            }
+            let sums = unfolded.take();
+            let transaction = begin_write(&store.write).await?;
+            fold(&transaction, sums).await?;
+            transaction.commit().await?;
+            *unfolded = Some(Sums::default());
+            Ok(())
+        })
+        .await
+    }
+
+    /// What the calls of an account come to, every one that is on record.
     ///
     /// # Errors
     /// [`StoreError`]
@@ -293,6 +445,7 @@ impl Store {
     ) -> Result<Vec<RollupRow>, StoreError> {
         let UsageQuestion { grain, periods, filter, by_period, group, only, dearest } = question;
         let (from, until) = periods;
+        self.fold_usage().await?;
         self.run(move |store| async move {
             let name = match group {
                 None => "''",

@@ -17,9 +17,11 @@ impl Store {
     /// # Errors
     /// [`StoreError`]
     pub async fn forget_usage(&self, before: Timestamp) -> Result<u64, StoreError> {
+        self.fold_usage().await?;
         self.run(move |store| async move {
             let sql = format!(
-                "DELETE FROM usage_record WHERE started_at < $1 AND number <= (
+                "DELETE FROM usage_record WHERE started_at < $1
+                    AND number <= (SELECT number FROM usage_mark) AND number <= (
                     SELECT MAX(number) FROM (
                         SELECT number FROM usage_record ORDER BY number LIMIT {PIECE}
                     ) AS oldest)"

@@ -37,7 +37,7 @@ const AT_ONCE_OF_ACCOUNT: usize = 4;
 /// How long an endpoint that failed rests, whatever waits for it: so many times as long as it kept us.
 const REST_TIMES: u32 = 4;
 const REST_MIN: Duration = Duration::from_millis(100);
-const REST_MAX: Duration = Duration::from_secs(60);
+const REST_MAX: Duration = Duration::from_mins(1);
 
 /// Finds the addresses of a name.
 pub type Lookup = Arc<

@@ -21,6 +21,7 @@ on_both!(
     a_test_account_is_looked_at_by_itself,
     an_absurd_count_spoils_no_sum,
     made_up_models_are_told_together,
+    what_memory_knows_is_what_the_database_finds,
 );
 
 /// Has every kind of call made, at random, and says what each hour cost by the answers' own headers.
@@ -421,4 +422,69 @@ async fn made_up_models_are_told_together(database: Database) {
     assert_eq!(other["calls"], 10);
     server.stop();
     verify(&database);
+}
+
+/// Calls are brought into the rollups from memory, or by the database where that does not know them. Both find the same.
+async fn what_memory_knows_is_what_the_database_finds(database: Database) {
+    let server = Server::start(&database).await;
+    let user = server.user("someone").await;
+    user.pay("1000.00").await;
+    let keys = [user.key().await, user.key().await];
+    let rollups = async || {
+        let mut found = Vec::new();
+        for (table, columns) in [("usage_hour", 24), ("usage_day", 24)] {
+            let buckets: Vec<String> =
+                (0..columns).map(|bucket| format!("l{bucket} * {}", bucket + 1)).collect();
+            let sum = format!(
+                "SELECT CAST(SUM(calls * 7 + cost * 3 + prompt_tokens * 5 + completion_tokens * 11
+                    + latency_micros * 13 + status * 17 + period * 19 + {}) AS TEXT) || ' '
+                    || CAST(COUNT(*) AS TEXT) || ' ' || CAST(SUM(calls) AS TEXT) FROM {table}",
+                buckets.join(" + ")
+            );
+            found.push(database.query(&sum).await);
+        }
+        found
+    };
+    for round in 0..3 {
+        for key in &keys {
+            for path in ["/v1/chat/completions", "/api/hub/agents/chat"] {
+                for _ in 0..20 {
+                    server.post(path, &hello()).key(key).expect(200).await;
+                }
+            }
+        }
+        server.advance(40 * 60);
+        // From memory, since it was looked at before.
+        let usage = user.get("/api/monitoring/usage").expect(200).await.body;
+        assert_eq!(usage["totals"]["calls"], 80 * (round + 1));
+    }
+    let known = rollups().await;
+    // All of it once more, by the database alone.
+    server.stop();
+    for sql in
+        ["DELETE FROM usage_hour", "DELETE FROM usage_day", "UPDATE usage_mark SET number = 0"]
+    {
+        database.execute(sql).await.unwrap();
+    }
+    database.fold().await;
+    assert_eq!(rollups().await, known);
+    assert!(known[0].ends_with(" 240"), "{known:?}");
+    // And where memory is wrong about what is there: a record that it has not seen.
+    let server = Server::start(&database).await;
+    let user = server.log_in_again("someone").await;
+    server.post("/api/hub/rag/index", &json!({})).key(&keys[0]).expect(200).await;
+    user.get("/api/monitoring/usage").expect(200).await;
+    server.post("/api/hub/rag/index", &json!({})).key(&keys[0]).expect(200).await;
+    // Once it is in the tables.
+    database.query("SELECT '1'").await;
+    let more = "UPDATE usage_record SET cost = cost + 1000 WHERE number = (SELECT MAX(number) FROM usage_record)";
+    database.execute(more).await.unwrap();
+    user.get("/api/monitoring/usage").expect(200).await;
+    database.execute(&more.replace('+', "-")).await.unwrap();
+    let cost = async |table: &str| {
+        database.query(&format!("SELECT CAST(SUM(cost) AS TEXT) FROM {table}")).await
+    };
+    let (hours, records) = (cost("usage_hour").await, cost("usage_record").await);
+    assert_eq!(hours.parse::<i64>().unwrap(), records.parse::<i64>().unwrap() + 1_000);
+    server.stop();
 }

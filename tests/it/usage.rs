@@ -34,10 +34,11 @@ async fn records_are_kept_as_long_as_is_set(database: Database) {
         30 * day
     );
     database.execute(&age).await.unwrap();
-    // The young ones in their rollups; old hours are not held against what may be forgotten.
-    for table in ["usage_hour", "usage_day"] {
-        let young = format!("UPDATE {table} SET calls = calls * 300, cost = cost * 300");
-        database.execute(&young).await.unwrap();
+    // Their rollups anew, as if they had been made so.
+    for sql in
+        ["DELETE FROM usage_hour", "DELETE FROM usage_day", "UPDATE usage_mark SET number = 0"]
+    {
+        database.execute(sql).await.unwrap();
     }
     assert_eq!(database.query(count).await, "2500");
 

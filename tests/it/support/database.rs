@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use polysystems::config::DatabaseSettings;
+use polysystems::store::Store;
 use tempfile::TempDir;
 
 /// A fresh, empty database.
@@ -89,6 +91,7 @@ impl Database {
     /// Do rollups, usage records and the ledger come to the same, by key, hour and endpoint? Answers how many charges have
     /// no record: those of calls that a kill has cut off.
     pub async fn sums_agree(&self) -> usize {
+        self.fold().await;
         const BY: &str = "account_id, key_id, period, route";
         let usage =
             "SELECT account_id, key_id, CAST(started_at / 3600000000 AS INTEGER) AS period, route,
@@ -116,6 +119,14 @@ impl Database {
             WHERE key_id IS NOT NULL AND NOT EXISTS (SELECT 1 FROM usage_record AS usage
                 WHERE usage.account_id = entry.account_id AND usage.id = entry.reference)";
         self.query(unreported).await.parse().unwrap()
+    }
+
+    /// Brings every call on record into the rollups, as whoever looks at them does.
+    pub async fn fold(&self) {
+        let (settings, runtime) = (DatabaseSettings::default(), tokio::runtime::Handle::current());
+        let store = Store::open(&settings, &self.url, runtime).await.unwrap();
+        store.fold_usage().await.unwrap();
+        store.close().await;
     }
 
     pub async fn no_hold_is_open(&self) {
