@@ -87,12 +87,11 @@ impl Database {
         text
     }
 
-    /// Waits until no hold is open any more.
     /// Do rollups, usage records and the ledger come to the same, by key, hour and endpoint? Answers how many charges have
     /// no record: those of calls that a kill has cut off.
     pub async fn sums_agree(&self) -> usize {
-        self.fold().await;
         const BY: &str = "account_id, key_id, period, route";
+        self.fold().await;
         let usage =
             "SELECT account_id, key_id, CAST(started_at / 3600000000 AS INTEGER) AS period, route,
             cost AS x, 1 AS n FROM usage_record";
@@ -129,6 +128,7 @@ impl Database {
         store.close().await;
     }
 
+    /// Waits until no hold is open any more.
     pub async fn no_hold_is_open(&self) {
         for _ in 0..600 {
             if self.query("SELECT CAST(COUNT(*) AS TEXT) FROM hold").await == "0" {
