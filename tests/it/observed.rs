@@ -170,6 +170,7 @@ async fn collector() -> (String, Arc<Mutex<Vec<Span>>>) {
     (url, spans)
 }
 
+#[expect(clippy::too_many_lines, reason = "a scenario reads best in one piece")]
 async fn a_call_is_one_trace_from_the_caller_to_the_upstream(database: Database) {
     const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
     const PARENT: &str = "b7ad6b7169203331";
