@@ -25,6 +25,7 @@ use polysystems::domain::address::is_public;
 use polysystems::domain::api_key::{ApiKey, KEY_LEN, RANDOM_LEN};
 use polysystems::domain::money::{Credits, TokenPrice};
 use polysystems::domain::pricing::{PriceList, PriceRule, RouteClass};
+use polysystems::domain::usage::TOKENS_MAX;
 use polysystems::domain::{Environment, KeyId, LimitsLeft, PaymentId, Timestamp};
 use polysystems::http::amount::Amount;
 use polysystems::http::origin::{forwarded_address, is_plain};
@@ -510,7 +511,9 @@ fn reported_usage() {
         }
         let [prompt, input, completion, output, total] = counts;
         let counts = [prompt.or(input), completion.or(output), total];
-        if counts.iter().flatten().any(|count| *count < 0) {
+        // More than any model takes is as little to be believed as less than nothing.
+        let believed = 0..=i64::try_from(TOKENS_MAX).unwrap();
+        if counts.iter().flatten().any(|count| !believed.contains(count)) {
             return Err(());
         }
         let [prompt, completion, total] = counts.map(|count| count.map(i64::unsigned_abs));
@@ -527,7 +530,7 @@ fn reported_usage() {
     let count = prop_oneof![
         8 => (0_i64..100_000).prop_map(|count| count.to_string()),
         1 => any::<i64>().prop_map(|count| count.to_string()),
-        1 => select(vec!["null", "-1", "1.0", "1e3", "\"7\"", "9223372036854775808", "{}"])
+        1 => select(vec!["1099511627776", "1099511627777", "null", "-1", "1.0", "1e3", "\"7\"", "9223372036854775808", "{}"])
             .prop_map(str::to_owned),
     ];
     let field = (select([&COUNTS[..], &["cost", "prompt_tokens_details"]].concat()), count);
@@ -769,7 +772,9 @@ fn signed_payments() {
         let payment = serde_json::json!({ "x402Version": 2,
             "accepted": { "scheme": "exact", "network": "eip155:8453", "amount": amount.to_string(),
                 "asset": "0x1", "payTo": "0x2", "maxTimeoutSeconds": 60, "extra": {} },
-            "payload": { "authorization": { "nonce": nonce } } });
+            "payload": { "signature": "0x3", "authorization": { "from": "0x4", "to": "0x2",
+                "value": amount.to_string(), "validAfter": "0", "validBefore": "1800000000",
+                "nonce": nonce } } });
         STANDARD.encode(payment.to_string())
     });
     fuzz("signed_payments", &inputs(valid), |bytes| {
