@@ -239,7 +239,7 @@ pub struct Writer<T> {
     next_number: i64,
     /// From how many writes in the journal on they are merged; without it there is no journal.
     merge_from: Option<usize>,
-    /// How many writes are merged in one transaction at most, or one batch.
+    /// How many writes are merged in one transaction now at most, or one batch; less than may be after a failure.
     merge_max: usize,
     /// Has nothing come for a while?
     is_rested: bool,
@@ -251,10 +251,16 @@ pub struct Writer<T> {
     is_fenced: bool,
 }
 
-/// So many times the writes from which on the journal is merged are merged in one transaction at most.
+/// So many times the writes from which on the journal is merged are merged in one transaction at most,
 const MERGES_AT_ONCE: usize = 16;
+/// and, but for a larger `merge_from`, no more than so many: others that write wait for it.
+const MERGE_MAX: usize = 4_096;
 /// So many times as many may be in the journal before it takes no more, until some are merged.
 const MERGES_BEHIND: usize = 64;
+
+fn merge_most(merge_from: usize) -> usize {
+    merge_from.saturating_mul(MERGES_AT_ONCE).min(MERGE_MAX.max(merge_from))
+}
 
 impl<T> Writer<T> {
     /// A writer whose batches have at most `batch_max` writes and, but for a single large one,
@@ -288,7 +294,7 @@ impl<T> Writer<T> {
     #[must_use]
     pub fn with_journal(self, merge_from: usize) -> Self {
         let from = merge_from.max(1);
-        Writer { merge_from: Some(from), merge_max: from.saturating_mul(MERGES_AT_ONCE), ..self }
+        Writer { merge_from: Some(from), merge_max: merge_most(from), ..self }
     }
 
     /// Takes a write. Whoever hands it over has counted it in `pending_writes`.
@@ -414,7 +420,7 @@ impl<T> Writer<T> {
         match result {
             Ok(refused) => {
                 self.tables.is_unavailable = false;
-                let most = self.merge_from.unwrap_or(0).saturating_mul(MERGES_AT_ONCE);
+                let most = merge_most(self.merge_from.unwrap_or(0));
                 self.merge_max = self.merge_max.saturating_mul(2).min(most);
                 self.finish_merge(&refused);
             }

@@ -277,6 +277,13 @@ impl Store {
         Ok(())
     }
 
+    /// From how many writes in the journal on to merge them, where no setting says so. Each merge writes whole pages of
+    /// SQLite for each account in it; on PostgreSQL a long one keeps its processors from calls.
+    #[must_use]
+    pub fn merge_from(&self) -> usize {
+        if is_postgres(&self.write) { 256 } else { 1_024 }
+    }
+
     async fn merge_on(
         &self,
         connection: &DatabaseConnection,

@@ -204,7 +204,7 @@ type Row = (RollupKey, Rollup);
 
 /// Calls from which on they are brought into the rollups. Many at once, since one row of a rollup costs as much as several
 /// calls, and takes in as many of a key as there are.
-const FOLD_FROM: i64 = 4_096;
+const FOLD_FROM: i64 = 16_384;
 
 /// Calls that are on record and in no rollup yet: what they come to. Only a shortcut: which those are says the database,
 /// whose mark moves in the transaction that brings them in, and it is looked up there where this is not known or does
@@ -294,9 +294,9 @@ async fn fold(transaction: &DatabaseTransaction, sums: Option<Sums>) -> Result<(
     Ok(())
 }
 
-/// Sums up in the database.
-fn fold_text(grain: Grain) -> String {
-    let (table, names, tail) = (grain.table(), bucket_names(), upsert_tail(grain.table()));
+/// Calls summed up as rollups are: with a column for each bucket, named as in the tables. Calls are those of
+/// `usage_record` that `condition` holds for.
+fn summed_text(grain: Grain, condition: &str) -> String {
     let micros = match grain {
         Grain::Hour => MICROS_PER_DAY / 24,
         Grain::Day => MICROS_PER_DAY,
@@ -306,26 +306,32 @@ fn fold_text(grain: Grain) -> String {
         text
     });
     let counts = (0..BUCKETS).fold(String::new(), |mut text, place| {
-        let _ =
-            write!(text, ", CAST(SUM(CASE WHEN bucket = {place} THEN calls ELSE 0 END) AS BIGINT)");
+        let sum = format!("SUM(CASE WHEN bucket = {place} THEN calls ELSE 0 END)");
+        let _ = write!(text, ", CAST({sum} AS BIGINT) AS l{place}");
         text
     });
-    let sums = SUMS.map(|name| format!(", CAST(SUM({name}) AS BIGINT)")).concat();
+    let sums = SUMS.map(|name| format!(", CAST(SUM({name}) AS BIGINT) AS {name}")).concat();
     // First by bucket: the many columns are of few rows then.
     format!(
-        "INSERT INTO {table} ({NAMES}{names})
-        SELECT account_id, period, key_id, method, route, model, upstream, status{sums}{counts}
+        "SELECT account_id, period, key_id, method, route, model, upstream, status{sums}{counts}
         FROM (
             SELECT account_id, CAST(started_at / {micros} AS INTEGER) AS period, key_id, method, route,
                 model, upstream, status, CASE{ends} ELSE {last} END AS bucket, COUNT(*) AS calls,
                 SUM(cost) AS cost, SUM(prompt_tokens) AS prompt_tokens,
                 SUM(completion_tokens) AS completion_tokens, SUM(latency_micros) AS latency_micros
-            FROM usage_record WHERE number > $1 AND number <= $2
+            FROM usage_record WHERE {condition}
             GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9
-        ) AS beyond WHERE account_id IS NOT NULL
-        GROUP BY account_id, period, key_id, method, route, model, upstream, status {tail}",
+        ) AS calls_by_bucket WHERE account_id IS NOT NULL
+        GROUP BY account_id, period, key_id, method, route, model, upstream, status",
         last = BUCKETS.saturating_sub(1),
     )
+}
+
+/// Sums up in the database.
+fn fold_text(grain: Grain) -> String {
+    let (table, names, tail) = (grain.table(), bucket_names(), upsert_tail(grain.table()));
+    let summed = summed_text(grain, "number > $1 AND number <= $2");
+    format!("INSERT INTO {table} ({NAMES}{names}) {summed} {tail}")
 }
 
 static FOLD_HOURS: LazyLock<String> = LazyLock::new(|| fold_text(Grain::Hour));
@@ -445,8 +451,12 @@ impl Store {
     ) -> Result<Vec<RollupRow>, StoreError> {
         let UsageQuestion { grain, periods, filter, by_period, group, only, dearest } = question;
         let (from, until) = periods;
-        self.fold_usage().await?;
         self.run(move |store| async move {
+            let snapshot = store.snapshot().await?;
+            let backend = snapshot.get_database_backend();
+            let mark = Statement::from_string(backend, "SELECT number FROM usage_mark");
+            let mark = snapshot.query_one_raw(mark).await?;
+            let mark: i64 = mark.map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or(0);
             let name = match group {
                 None => "''",
                 Some(Group::Key) => "key_id",
@@ -461,7 +471,8 @@ impl Store {
             for sum in SUMS.into_iter().map(str::to_owned).chain(buckets) {
                 let _ = write!(sums, ", CAST(SUM({sum}) AS BIGINT)");
             }
-            let mut values: Vec<Value> = vec![account.0.into(), from.into(), until.into()];
+            let mut values: Vec<Value> =
+                vec![account.0.into(), from.into(), until.into(), mark.into()];
             let mut conditions = filter.conditions(&mut values);
             if let Some(only) = only {
                 let mut names = String::new();
@@ -476,16 +487,23 @@ impl Store {
                 Some(most) => format!("SUM(cost) DESC, 2 LIMIT {most}"),
                 None => "1, 2".to_owned(),
             };
+            // What is in no rollup yet is summed up as it is: who looks writes nothing. By its numbers, not by the index
+            // of accounts, which a plus hides: that one leads over all that an account ever did.
+            let unfolded = summed_text(grain, "number > $4 AND +account_id = $1");
+            let (table, buckets) = (grain.table(), bucket_names());
             let sql = format!(
                 "SELECT {period} AS p, {name} AS g,
                     CAST(SUM(CASE WHEN status < 200 OR status > 299 THEN calls ELSE 0 END) AS BIGINT){sums}
-                FROM {} WHERE account_id = $1 AND period >= $2 AND period < $3{conditions}
-                GROUP BY 1, 2 ORDER BY {order}",
-                grain.table()
+                FROM (
+                    SELECT {NAMES}{buckets} FROM {table}
+                    WHERE account_id = $1 AND period >= $2 AND period < $3{conditions}
+                    UNION ALL SELECT {NAMES}{buckets} FROM ({unfolded}) AS unfolded
+                    WHERE period >= $2 AND period < $3{conditions}
+                ) AS rollups GROUP BY 1, 2 ORDER BY {order}"
             );
-            let backend = store.read.get_database_backend();
             let statement = Statement::from_sql_and_values(backend, sql, values);
-            let rows = store.read.query_all_raw(statement).await?;
+            let rows = snapshot.query_all_raw(statement).await?;
+            snapshot.commit().await?;
             rows.iter().map(|row| rollup_row(row, group)).collect()
         })
         .await

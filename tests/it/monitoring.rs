@@ -50,6 +50,10 @@ async fn totals_are_the_ledgers_at_every_edge(database: Database) {
     let mut expected: BTreeMap<(i64, String, &str), (i64, i64)> = BTreeMap::new();
     for time in times {
         server.advance(time - server.seconds());
+        if time == edge + 3_599 {
+            // In the middle of an hour.
+            database.fold().await;
+        }
         for _ in 0..25 {
             let key = &keys[random.random_range(0..3)];
             let (path, body) = match random.random_range(0..4) {
@@ -74,36 +78,43 @@ async fn totals_are_the_ledgers_at_every_edge(database: Database) {
     let ask = async |query: &str| {
         user.get(&format!("/api/monitoring/usage?{query}")).expect(200).await.body
     };
-    // By the hour, by key and by endpoint, for each hour alone.
-    for time in times {
-        let hour = time / 3_600;
-        let at = |hour: i64| polysystems::domain::Timestamp::from_micros(hour * 3_600_000_000);
-        let (from, until) = (at(hour).to_rfc3339(), at(hour + 1).to_rfc3339());
-        let span = format!("interval=hour&from={from}&until={until}");
-        let by_key = ask(&format!("{span}&group_by=key")).await;
-        assert_eq!(seen(&by_key["totals"]), total(&|key| key.0 == hour));
-        for group in by_key["groups"].as_array().unwrap() {
-            let id = group["group"].as_str().unwrap();
-            assert_eq!(seen(group), total(&|key| key.0 == hour && key.1 == id));
+    // Where a part of them is in the rollups, and where all are.
+    for is_folded in [false, true] {
+        if is_folded {
+            database.fold().await;
         }
-        let by_endpoint = ask(&format!("{span}&group_by=endpoint")).await;
-        for group in by_endpoint["groups"].as_array().unwrap() {
-            let path = group["group"].as_str().unwrap().strip_prefix("POST ").unwrap();
-            assert_eq!(seen(group), total(&|key| key.0 == hour && key.2 == path));
+        // By the hour, by key and by endpoint, for each hour alone.
+        for time in times {
+            let hour = time / 3_600;
+            let at = |hour: i64| polysystems::domain::Timestamp::from_micros(hour * 3_600_000_000);
+            let (from, until) = (at(hour).to_rfc3339(), at(hour + 1).to_rfc3339());
+            let span = format!("interval=hour&from={from}&until={until}");
+            let by_key = ask(&format!("{span}&group_by=key")).await;
+            assert_eq!(seen(&by_key["totals"]), total(&|key| key.0 == hour));
+            for group in by_key["groups"].as_array().unwrap() {
+                let id = group["group"].as_str().unwrap();
+                assert_eq!(seen(group), total(&|key| key.0 == hour && key.1 == id));
+            }
+            let by_endpoint = ask(&format!("{span}&group_by=endpoint")).await;
+            for group in by_endpoint["groups"].as_array().unwrap() {
+                let path = group["group"].as_str().unwrap().strip_prefix("POST ").unwrap();
+                assert_eq!(seen(group), total(&|key| key.0 == hour && key.2 == path));
+            }
         }
+        let by_day = ask("interval=day&from=2024-01-15T00:00:00Z").await;
+        for period in by_day["series"].as_array().unwrap() {
+            let begin =
+                polysystems::domain::Timestamp::parse_rfc3339(period["period"].as_str().unwrap());
+            let day = begin.unwrap().seconds() / 86_400;
+            assert_eq!(seen(period), total(&|key| key.0 / 24 == day), "{period}");
+        }
+        assert_eq!(seen(&by_day["totals"]), total(&|_| true));
+        let by_month = ask("interval=month").await;
+        let months: Vec<(i64, i64)> =
+            by_month["series"].as_array().unwrap().iter().map(seen).collect();
+        let of_january = total(&|key| key.0 < edge / 3_600);
+        assert_eq!(months, [of_january, total(&|key| key.0 >= edge / 3_600)]);
     }
-    let by_day = ask("interval=day&from=2024-01-15T00:00:00Z").await;
-    for period in by_day["series"].as_array().unwrap() {
-        let begin =
-            polysystems::domain::Timestamp::parse_rfc3339(period["period"].as_str().unwrap());
-        let day = begin.unwrap().seconds() / 86_400;
-        assert_eq!(seen(period), total(&|key| key.0 / 24 == day), "{period}");
-    }
-    assert_eq!(seen(&by_day["totals"]), total(&|_| true));
-    let by_month = ask("interval=month").await;
-    let months: Vec<(i64, i64)> = by_month["series"].as_array().unwrap().iter().map(seen).collect();
-    let of_january = total(&|key| key.0 < edge / 3_600);
-    assert_eq!(months, [of_january, total(&|key| key.0 >= edge / 3_600)]);
     // Rollups, usage records and the ledger come to the same.
     let sum = |table: &str, column: &str| {
         format!("SELECT CAST(COALESCE(SUM({column}), 0) AS TEXT) FROM {table}")
@@ -454,13 +465,13 @@ async fn what_memory_knows_is_what_the_database_finds(database: Database) {
             }
         }
         server.advance(40 * 60);
-        // From memory, since it was looked at before.
         let usage = user.get("/api/monitoring/usage").expect(200).await.body;
         assert_eq!(usage["totals"]["calls"], 80 * (round + 1));
     }
+    // From memory, but for the first.
+    server.stop();
     let known = rollups().await;
     // All of it once more, by the database alone.
-    server.stop();
     for sql in
         ["DELETE FROM usage_hour", "DELETE FROM usage_day", "UPDATE usage_mark SET number = 0"]
     {
@@ -471,20 +482,16 @@ async fn what_memory_knows_is_what_the_database_finds(database: Database) {
     assert!(known[0].ends_with(" 240"), "{known:?}");
     // And where memory is wrong about what is there: a record that it has not seen.
     let server = Server::start(&database).await;
-    let user = server.log_in_again("someone").await;
-    server.post("/api/hub/rag/index", &json!({})).key(&keys[0]).expect(200).await;
-    user.get("/api/monitoring/usage").expect(200).await;
-    server.post("/api/hub/rag/index", &json!({})).key(&keys[0]).expect(200).await;
-    // Once it is in the tables.
-    database.query("SELECT '1'").await;
+    for _ in 0..2 {
+        server.post("/api/hub/rag/index", &json!({})).key(&keys[0]).expect(200).await;
+        // Once it is in the tables; the first of a process is brought in at once.
+        database.query("SELECT '1'").await;
+    }
     let more = "UPDATE usage_record SET cost = cost + 1000 WHERE number = (SELECT MAX(number) FROM usage_record)";
     database.execute(more).await.unwrap();
-    user.get("/api/monitoring/usage").expect(200).await;
-    database.execute(&more.replace('+', "-")).await.unwrap();
+    server.stop();
     let cost = async |table: &str| {
         database.query(&format!("SELECT CAST(SUM(cost) AS TEXT) FROM {table}")).await
     };
-    let (hours, records) = (cost("usage_hour").await, cost("usage_record").await);
-    assert_eq!(hours.parse::<i64>().unwrap(), records.parse::<i64>().unwrap() + 1_000);
-    server.stop();
+    assert_eq!(cost("usage_hour").await, cost("usage_record").await);
 }
