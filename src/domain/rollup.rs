@@ -180,6 +180,19 @@ pub fn days_of(hours: &BTreeMap<RollupKey, Rollup>) -> BTreeMap<RollupKey, Rollu
     days
 }
 
+/// The hours from `begin` to before `end`, both since 1970, in three spans: hours, the whole days among them, and hours. Each
+/// is from one to before another.
+#[must_use]
+pub fn days_within(begin: i32, end: i32) -> [(i32, i32); 3] {
+    let first = begin.saturating_add(23).div_euclid(24);
+    let last = end.div_euclid(24);
+    if last <= first {
+        return [(begin, end), (first, first), (end, end)];
+    }
+    let hours = (first.saturating_mul(24), last.saturating_mul(24));
+    [(begin, hours.0), (first, last), (hours.1, end)]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,5 +224,20 @@ mod tests {
         assert_eq!(hour(last) + 1, hour(first));
         assert_eq!(hour_starts_at(hour(first)), first);
         assert_eq!(hour(Timestamp::from_micros(-1)), -1);
+    }
+
+    #[test]
+    fn whole_days_and_the_hours_around_them_are_all_hours() {
+        for (begin, length) in
+            (0..100).flat_map(|begin| (0..200).map(move |length| (begin, length)))
+        {
+            let end = begin + length;
+            let [before, days, behind] = days_within(begin, end);
+            let mut hours: Vec<i32> = (before.0..before.1).collect();
+            hours.extend(days.0 * 24..days.1 * 24);
+            hours.extend(behind.0..behind.1);
+            assert_eq!(hours, (begin..end).collect::<Vec<_>>(), "{begin} {end}");
+            assert!(before.1 - before.0 < 48 && behind.1 - behind.0 < 24, "{begin} {end}");
+        }
     }
 }

@@ -16,7 +16,7 @@ use super::keys::EnvironmentName;
 use super::page::{page_limit, query, read_cursor};
 use super::transactions::{ROUTE_CHARACTERS_MAX, text, time};
 use crate::domain::forecast::forecast;
-use crate::domain::rollup::{Rollup, hour, hour_starts_at};
+use crate::domain::rollup::{Rollup, days_within, hour, hour_starts_at};
 use crate::domain::{ChargeId, Credits, Day, Ending, KeyId, MICROS_PER_DAY, Month, Timestamp};
 use crate::store::monitoring::{CallRow, KeyAgainstLimits};
 use crate::store::rollups::{Grain, Group, RollupRow, UsageFilter, UsageQuestion};
@@ -621,8 +621,15 @@ pub(super) async fn forecast_balance(
     let now = app.clock.now();
     let end = hour(now).saturating_add(1);
     let begin = end.saturating_sub(FORECAST_DAYS.saturating_mul(24));
-    let question = UsageQuestion::by_period(Grain::Hour, (begin, end));
-    let spent = sum(&app.store.usage(account, question).await?).0.cost;
+    let mut spent = Credits::ZERO;
+    // Whole days as days: there are far fewer rows of those.
+    let [before, days, behind] = days_within(begin, end);
+    for (grain, periods) in [(Grain::Hour, before), (Grain::Day, days), (Grain::Hour, behind)] {
+        let question =
+            UsageQuestion { by_period: false, ..UsageQuestion::by_period(grain, periods) };
+        let cost = sum(&app.store.usage(account, question).await?).0.cost;
+        spent = spent.checked_add(cost).unwrap_or(Credits::MAX);
+    }
     // An account that began within them has spent it in less time; an hour at least.
     let began = app.store.account_created_at(account).await?;
     let from = hour_starts_at(begin).max(began);

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use sea_orm::{ActiveValue::Set, ConnectionTrait, QueryResult, Statement, Value};
 use uuid::Uuid;
 
-use super::{Store, StoreError};
+use super::{Store, StoreError, is_postgres};
 use crate::domain::{
     AccountId, Credits, Day, EntryKind, KeyId, LedgerEntry, Link, Month, Timestamp,
 };
@@ -158,12 +158,19 @@ impl Store {
             let rare = if is_rare(kind) { " AND entry.kind NOT IN (2, 3)" } else { "" };
             let _ = write!(conditions, "{rare} AND entry.kind = {}", kind.code());
         }
+        // SQLite would go through all entries by their numbers.
+        let is_rare = filter.kind.is_some_and(is_rare);
+        let index = if is_rare && !is_postgres(&self.read) {
+            " INDEXED BY ledger_entry_of_money"
+        } else {
+            ""
+        };
         let order = if is_newest_first { "DESC" } else { "ASC" };
         let sql = format!(
             "SELECT entry.account_id, entry.seq, entry.epoch, entry.kind, entry.amount, entry.balance_after,
                 entry.reference, entry.key_id, entry.day, entry.month, entry.at, entry.link, usage.method,
                 usage.route, usage.model, usage.status, usage.prompt_tokens, usage.completion_tokens
-            FROM ledger_entry AS entry LEFT JOIN usage_record AS usage
+            FROM ledger_entry AS entry{index} LEFT JOIN usage_record AS usage
                 ON usage.account_id = entry.account_id AND usage.id = entry.reference
             WHERE entry.account_id = $1 AND entry.seq >= $2 AND entry.seq < $3{conditions}
             ORDER BY entry.seq {order} LIMIT $4"
