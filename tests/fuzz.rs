@@ -779,11 +779,13 @@ fn signed_payments() {
     });
     fuzz("signed_payments", &inputs(valid), |bytes| {
         let Ok(signed) = SignedPayment::read(&bytes) else { return Ok(false) };
-        let read: Value = serde_json::from_slice(&STANDARD.decode(&bytes).unwrap()).unwrap();
-        prop_assert_eq!(&read["x402Version"], 2);
         // What is kept for a crash reads back as the same payment.
         let again = SignedPayment::read(STANDARD.encode(signed.kept()).as_bytes()).unwrap();
         prop_assert_eq!(again.provider_ref(), signed.provider_ref());
+        let text = String::from_utf8(STANDARD.decode(&bytes).unwrap()).unwrap();
+        // Of what is passed over a `Value` takes less: numbers that no f64 holds, half a surrogate pair.
+        let Ok(read) = serde_json::from_str::<Value>(&text) else { return Ok(true) };
+        prop_assert_eq!(&read["x402Version"], 2);
         let amount = read["accepted"]["amount"].as_str().unwrap().parse::<i64>().ok();
         let amount = amount.and_then(|units| units.checked_mul(1_000));
         prop_assert_eq!(signed.amount().map(Credits::nanos), amount);

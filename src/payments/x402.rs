@@ -94,7 +94,9 @@ impl SignedPayment {
             return Err(malformed("is too long"));
         }
         let text = STANDARD.decode(header).map_err(|_| malformed("must be base64"))?;
-        let read: Self = serde_json::from_slice(&text)
+        // As text first: serde does not look at the bytes of what it passes over.
+        let text = String::from_utf8(text).map_err(|_| malformed("must be JSON in UTF-8"))?;
+        let read: Self = serde_json::from_str(&text)
             .map_err(|_| malformed("must be a PaymentPayload of x402 version 2"))?;
         if read.x402_version != 2 {
             return Err(malformed("must be of x402Version 2"));
