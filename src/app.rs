@@ -684,6 +684,10 @@ async fn forget_usage(app: Arc<App>, keep_days: NonZeroU32) {
     loop {
         period.tick().await;
         let before = app.clock.now().micros().saturating_sub(keep_micros);
+        // Once for all of them.
+        if let Err(error) = app.store.fold_usage().await {
+            tracing::warn!(%error, "old usage records were not brought into the rollups");
+        }
         let mut forgotten: u64 = 0;
         loop {
             match app.store.forget_usage(Timestamp::from_micros(before)).await {

@@ -213,7 +213,7 @@ pub struct UsageRecord {
 }
 
 #[cfg(test)]
-mod tests_of_models {
+mod tests {
     use super::*;
 
     #[test]

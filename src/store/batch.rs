@@ -112,7 +112,7 @@ impl Store {
         failpoint!("writer-events-written");
         let after = rollups::take_in(&transaction, before, &batch.usage).await?;
         commit(transaction).await?;
-        *unfolded = after;
+        *unfolded = Some(after);
         self.outbox.ring(told);
         Ok(())
     }

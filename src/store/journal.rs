@@ -364,7 +364,7 @@ impl Store {
         failpoint!("merge-marked");
         let after = rollups::take_in(&transaction, before, &taken.usage).await?;
         commit(transaction).await?;
-        *unfolded = after;
+        *unfolded = Some(after);
         failpoint!("merge-committed");
         self.outbox.ring(is_told);
         Ok(())

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, QueryResult, Statement, Value};
+use sea_orm::{
+    ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, Statement, Value,
+};
 use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
 
@@ -246,17 +248,26 @@ pub(super) async fn take_in(
     transaction: &DatabaseTransaction,
     before: Option<Sums>,
     usage: &[UsageRecord],
-) -> Result<Option<Sums>, CommitError> {
-    if let Some(mut sums) = before {
+) -> Result<Sums, CommitError> {
+    let sums = before.map(|mut sums| {
         sums.add(usage);
-        if sums.calls < FOLD_FROM {
-            return Ok(Some(sums));
+        sums
+    });
+    match sums {
+        Some(sums) if sums.calls < FOLD_FROM => Ok(sums),
+        sums => {
+            fold(transaction, sums).await?;
+            Ok(Sums::default())
         }
-        fold(transaction, Some(sums)).await?;
-    } else {
-        fold(transaction, None).await?;
     }
-    Ok(Some(Sums::default()))
+}
+
+/// The last call that is in the rollups.
+async fn marked(connection: &impl ConnectionTrait, lock: &str) -> Result<i64, DbErr> {
+    let backend = connection.get_database_backend();
+    let sql = format!("SELECT number FROM usage_mark{lock}");
+    let row = connection.query_one_raw(Statement::from_string(backend, sql)).await?;
+    Ok(row.map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or(0))
 }
 
 /// Brings the calls beyond the mark into the rollups, and moves it.
@@ -265,12 +276,9 @@ async fn fold(transaction: &DatabaseTransaction, sums: Option<Sums>) -> Result<(
             CAST(COALESCE(SUM(latency_micros), 0) AS BIGINT), MAX(number)
         FROM usage_record WHERE number > $1";
     const MOVE: &str = "UPDATE usage_mark SET number = $1";
-    let is_postgres = is_postgres(transaction);
     let backend = transaction.get_database_backend();
-    let lock = if is_postgres { " FOR UPDATE" } else { "" };
-    let mark = Statement::from_string(backend, format!("SELECT number FROM usage_mark{lock}"));
-    let mark = transaction.query_one_raw(mark).await?;
-    let mark: i64 = mark.map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or(0);
+    let lock = if is_postgres(transaction) { " FOR UPDATE" } else { "" };
+    let mark = marked(transaction, lock).await?;
     let beyond = Statement::from_sql_and_values(backend, BEYOND, [mark.into()]);
     let Some(beyond) = transaction.query_one_raw(beyond).await? else { return Ok(()) };
     let Some(last) = beyond.try_get_by_index::<Option<i64>>(3)? else { return Ok(()) };
@@ -451,12 +459,13 @@ impl Store {
     ) -> Result<Vec<RollupRow>, StoreError> {
         let UsageQuestion { grain, periods, filter, by_period, group, only, dearest } = question;
         let (from, until) = periods;
+        if until <= from {
+            return Ok(Vec::new());
+        }
         self.run(move |store| async move {
             let snapshot = store.snapshot().await?;
             let backend = snapshot.get_database_backend();
-            let mark = Statement::from_string(backend, "SELECT number FROM usage_mark");
-            let mark = snapshot.query_one_raw(mark).await?;
-            let mark: i64 = mark.map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or(0);
+            let mark = marked(&snapshot, "").await?;
             let name = match group {
                 None => "''",
                 Some(Group::Key) => "key_id",

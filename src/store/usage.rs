@@ -14,10 +14,11 @@ impl Store {
     /// Records lie in the order in which they were written, and those to be deleted at its beginning: no index by
     /// time is needed, and what is deleted is whole pages.
     ///
+    /// Those that are in no rollup yet stay: [`Store::fold_usage`] comes first.
+    ///
     /// # Errors
     /// [`StoreError`]
     pub async fn forget_usage(&self, before: Timestamp) -> Result<u64, StoreError> {
-        self.fold_usage().await?;
         self.run(move |store| async move {
             let sql = format!(
                 "DELETE FROM usage_record WHERE started_at < $1

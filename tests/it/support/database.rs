@@ -120,7 +120,16 @@ impl Database {
         self.query(unreported).await.parse().unwrap()
     }
 
-    /// Brings every call on record into the rollups, as whoever looks at them does.
+    /// Takes every call out of the rollups.
+    pub async fn unfold(&self) {
+        for sql in
+            ["DELETE FROM usage_hour", "DELETE FROM usage_day", "UPDATE usage_mark SET number = 0"]
+        {
+            self.execute(sql).await.unwrap();
+        }
+    }
+
+    /// Brings every call on record into the rollups, as a server that stops does.
     pub async fn fold(&self) {
         let (settings, runtime) = (DatabaseSettings::default(), tokio::runtime::Handle::current());
         let store = Store::open(&settings, &self.url, runtime).await.unwrap();
