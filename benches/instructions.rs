@@ -133,10 +133,16 @@ fn batch(times: u64) {
         let mut writes: Vec<Write> = Vec::new();
         for number in 0..64 {
             let order = order(round * 64 + number, key, Price::Fixed(COST));
-            writes.extend(owner.charge(&order, NOW).unwrap().write);
+            writes.extend(owner.charge(&order, NOW).unwrap().write.map(|write| *write));
             let usage = Some(usage(key, order.id));
             let outcome = Outcome::Delivered { cost: COST };
-            writes.extend(owner.settle(order.id, outcome, NOW, usage, None).unwrap().write);
+            writes.extend(
+                owner
+                    .settle(order.id, outcome, NOW, usage, None)
+                    .unwrap()
+                    .write
+                    .map(|write| *write),
+            );
         }
         black_box(Batch::of(&writes));
     }

@@ -197,10 +197,16 @@ fn writer(criterion: &mut Criterion) {
                 let place = next % ids.len();
                 let ((account, key), owner) = (ids[place], &mut owners[place]);
                 let (order, now) = (charge(key), Clock::System.now());
-                writes.extend(owner.charge(&order, now).unwrap().write);
+                writes.extend(owner.charge(&order, now).unwrap().write.map(|write| *write));
                 let outcome = Outcome::Delivered { cost: COST };
                 let usage = Some(usage(account, key, order.id));
-                writes.extend(owner.settle(order.id, outcome, now, usage, None).unwrap().write);
+                writes.extend(
+                    owner
+                        .settle(order.id, outcome, now, usage, None)
+                        .unwrap()
+                        .write
+                        .map(|write| *write),
+                );
             }
             Batch::of(&writes)
         };

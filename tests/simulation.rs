@@ -620,7 +620,7 @@ impl World<'_> {
                     // Only after everything it handed over has met its end.
                     let none = Arc::new(AccountMarks::default());
                     let nothing = Write::nothing(AccountId::LAST);
-                    self.hand_over(place, nothing, &none, Ticket::Barrier(id));
+                    self.hand_over(place, Box::new(nothing), &none, Ticket::Barrier(id));
                     self.drive(place);
                 }
                 return None;
@@ -661,7 +661,7 @@ impl World<'_> {
                 Some(end) => end.held.nanos() - end.captured.nanos(),
                 None => refund.map_or(0, Credits::nanos),
             };
-            self.record(place, id, write.as_ref(), gave);
+            self.record(place, id, write.as_deref(), gave);
             if let Some(call) = self.calls.iter_mut().find(|call| call.id == decided.0) {
                 call.in_flight = None;
             }
@@ -677,7 +677,7 @@ impl World<'_> {
         resident.decided.entries.push((entry.seq, entry.amount.nanos(), gives_back));
     }
 
-    fn submit(&mut self, place: usize, id: AccountId, write: Option<Write>, ticket: Ticket) {
+    fn submit(&mut self, place: usize, id: AccountId, write: Option<Box<Write>>, ticket: Ticket) {
         let marks = Arc::clone(self.processes[place].residents[&id].owner.marks());
         if let Some(write) = write {
             self.hand_over(place, write, &marks, ticket);
@@ -685,7 +685,13 @@ impl World<'_> {
         self.processes[place].residents[&id].owner.publish();
     }
 
-    fn hand_over(&mut self, place: usize, write: Write, marks: &Arc<AccountMarks>, ticket: Ticket) {
+    fn hand_over(
+        &mut self,
+        place: usize,
+        write: Box<Write>,
+        marks: &Arc<AccountMarks>,
+        ticket: Ticket,
+    ) {
         marks.pending_writes.fetch_add(1, Ordering::AcqRel);
         let at_micros = self.now as u64;
         let pending = Pending { write, marks: Arc::clone(marks), at_micros, ticket };
@@ -1059,7 +1065,7 @@ impl World<'_> {
             Kind::TopUp(amount) => amount,
             _ => 0,
         };
-        self.record(place, account, write.as_ref(), gives);
+        self.record(place, account, write.as_deref(), gives);
         self.submit(place, account, write, Ticket::Call(place_of_call));
         self.judge(place, account);
         self.drive(place);
@@ -1163,14 +1169,14 @@ impl World<'_> {
         assert_eq!(cost, expected, "what a call costs");
         let call = &mut self.calls[place_of_call];
         (call.cost, call.stage, call.in_flight) = (Some(cost), Stage::Ended, None);
-        let gives = match (kind, &decision.write) {
+        let gives = match (kind, decision.write.as_deref()) {
             (Kind::Fixed(_), _) | (_, Some(Write { entry: Some(_), .. })) => held - cost,
             _ => 0,
         };
         if matches!(kind, Kind::Fixed(_)) && gives > 0 {
             self.sometimes("a refund became spendable");
         }
-        self.record(place, account, decision.write.as_ref(), gives);
+        self.record(place, account, decision.write.as_deref(), gives);
         let ticket = if decision.is_awaited { Ticket::Call(place_of_call) } else { Ticket::Nobody };
         self.calls[place_of_call].waiting += usize::from(decision.is_awaited);
         self.submit(place, account, decision.write, ticket);

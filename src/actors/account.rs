@@ -70,7 +70,12 @@ impl AccountActor {
         self.receipt(owner, decision.done_by(owner.state().id(), act))
     }
 
-    fn hand_over(&self, owner: &Owner, write: Write, is_awaited: bool) -> Option<Acknowledgement> {
+    fn hand_over(
+        &self,
+        owner: &Owner,
+        write: Box<Write>,
+        is_awaited: bool,
+    ) -> Option<Acknowledgement> {
         let (ticket, acknowledgement) = if is_awaited {
             let (sender, receiver) = oneshot::channel();
             (Some(sender), Some(receiver))
@@ -156,7 +161,7 @@ impl Handler<ChargeCall> for AccountActor {
                 if self.ledger.is_told(owner.state().id())
                     && let Some(write) = owner.tell_of_limit(&call.charge, *decline, now)
                 {
-                    let _ = self.hand_over(owner, write, false);
+                    let _ = self.hand_over(owner, Box::new(write), false);
                 }
                 // What had come back may have been confirmed: the next such call need not ask.
                 owner.publish();

@@ -252,7 +252,7 @@ impl LedgerHandle {
         clippy::disallowed_methods,
         reason = "this is the handle; a drop closes the acknowledgement"
     )]
-    pub fn write(&self, write: Write, marks: &Arc<AccountMarks>, ticket: Ticket) {
+    pub fn write(&self, write: Box<Write>, marks: &Arc<AccountMarks>, ticket: Ticket) {
         marks.pending_writes.fetch_add(1, Ordering::AcqRel);
         let at_micros = self.gauge.now_micros();
         let _ = self.gauge.oldest_micros.compare_exchange(
@@ -289,7 +289,7 @@ impl LedgerHandle {
     /// [`WriteError::Lost`] or [`WriteError::Fenced`]
     pub async fn barrier(&self) -> Result<(), WriteError> {
         let (ticket, acknowledgement) = oneshot::channel();
-        let nothing = Write::nothing(AccountId::LAST);
+        let nothing = Box::new(Write::nothing(AccountId::LAST));
         self.write(nothing, &Arc::new(AccountMarks::default()), Some(ticket));
         acknowledgement.await.unwrap_or(Err(WriteError::Lost))
     }
@@ -430,7 +430,8 @@ impl LedgerWriter {
         let lane = task.lane();
         *self.is_busy_in(lane) = true;
         let hands = Arc::clone(&self.hands);
-        let work = async move { hands.carry_out(task).await };
+        // In a box: it is large, and moved several times before it runs.
+        let work = Box::pin(async move { hands.carry_out(task).await });
         context.spawn(work.into_actor(self).map(move |outcome, writer, context| {
             match outcome {
                 Outcome::Committed(attempt) => {
@@ -646,7 +647,7 @@ mod tests {
 
     fn pending() -> Pending<Ticket> {
         let write = Write::nothing(AccountId(1));
-        Pending { write, marks: Arc::default(), at_micros: 0, ticket: None }
+        Pending { write: Box::new(write), marks: Arc::default(), at_micros: 0, ticket: None }
     }
 
     /// The writer's part of the bargain, as [`LedgerWriter::work`] keeps it, against threads that hand over: whoever

@@ -232,6 +232,7 @@ impl Batch {
             merged.events.extend_from_slice(&batch.events);
         }
         merged.entries.sort_by_key(|entry| (entry.account, entry.seq));
+        merged.usage.sort_by_key(|usage| (usage.account, usage.id));
         merged
     }
 

@@ -32,7 +32,7 @@ pub struct Decision<T> {
     /// What was decided.
     pub decided: T,
     /// What is to be written.
-    pub write: Option<Write>,
+    pub write: Option<Box<Write>>,
     /// Must it be durable before anyone is told of the decision?
     pub is_awaited: bool,
 }
@@ -42,12 +42,13 @@ impl<T> Decision<T> {
     #[must_use]
     pub fn done_by(self, account: AccountId, act: Option<Act>) -> Self {
         let Some(act) = act else { return self };
-        let write = self.write.unwrap_or_else(|| Write::nothing(account));
-        Decision { write: Some(Write { act: Some(Box::new(act)), ..write }), ..self }
+        let mut write = self.write.unwrap_or_else(|| Box::new(Write::nothing(account)));
+        write.act = Some(Box::new(act));
+        Decision { write: Some(write), ..self }
     }
 
     fn awaited(decided: T, write: Option<Write>) -> Self {
-        Decision { decided, write, is_awaited: true }
+        Decision { decided, write: write.map(Box::new), is_awaited: true }
     }
 }
 
@@ -275,7 +276,7 @@ impl Owner {
         let is_awaited = settled.entry.is_some() || answer.is_some() || hold.is_some();
         let (entry, key_spend) = (settled.entry, settled.key_spend);
         let write = Write { entry, key_spend, hold, usage, answer, ..self.write() };
-        Ok(Decision { decided: settled, write: Some(write), is_awaited })
+        Ok(Decision { decided: settled, write: Some(Box::new(write)), is_awaited })
     }
 
     /// Ends the charges whose time is over: the net below a call that never came back, and the end of the

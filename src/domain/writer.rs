@@ -51,8 +51,8 @@ pub enum WriteError {
 /// A write that waits for its end. `T` is who hears of it.
 #[derive(Debug)]
 pub struct Pending<T> {
-    /// What is to be written.
-    pub write: Write,
+    /// What is to be written; in a box, since it is passed on many times.
+    pub write: Box<Write>,
     /// Of the account that decided it.
     pub marks: Arc<AccountMarks>,
     /// When it was handed over, in microseconds of a clock that only goes forward.
@@ -609,7 +609,7 @@ impl<T> Writer<T> {
         let (lost, writes): (Vec<_>, Vec<_>) =
             writes.into_iter().partition(|pending| pending.marks.is_poisoned());
         self.fail(lane, lost, WriteError::Refused);
-        let batch = Batch::of(writes.iter().map(|pending| &pending.write));
+        let batch = Batch::of(writes.iter().map(|pending| &*pending.write));
         if batch.is_empty() {
             self.acknowledge(lane, writes);
             return;
@@ -837,6 +837,7 @@ mod tests {
 
     fn gather(writer: &mut Writer<u8>, write: Write, marks: &Arc<AccountMarks>, ticket: u8) {
         marks.pending_writes.fetch_add(1, Ordering::AcqRel);
+        let write = Box::new(write);
         writer.gather(Pending { write, marks: Arc::clone(marks), at_micros: 0, ticket });
     }
 

@@ -54,7 +54,7 @@ pub(super) async fn call(
     let again = app.payments.x402.is_some() && super::x402::is_live(arrival.credential.as_deref());
     let again = again.then(|| arrival.copy());
     if is_dry_run {
-        let quoted = pipeline::quote(gateway, Box::new(arrival)).await;
+        let quoted = Box::pin(pipeline::quote(gateway, Box::new(arrival))).await;
         drop(running);
         return respond(quoted, |quote| quoted_response(&request, &app, &quote));
     }
@@ -63,10 +63,11 @@ pub(super) async fn call(
     let (running, client_left) = (Some(running), Some(client_left));
     let arrival = Box::new(Arrival { running, client_left, ..arrival });
     let client = reqwest::Client::clone(&client);
-    let served = uncancelled(pipeline::serve(gateway, client.clone(), arrival)).await;
+    // In a box: a task is moved several times before it runs.
+    let served = uncancelled(Box::pin(pipeline::serve(gateway, client.clone(), arrival))).await;
     match (served, again) {
         (Ok(served), Some(again)) if served.needs_credits().is_some() => {
-            pay_and_serve(&request, &app, client, served, again).await
+            Box::pin(pay_and_serve(&request, &app, client, served, again)).await
         }
         (Ok(served), _) => respond(served, depart),
         (Err(error), _) => HttpResponse::from_error(error),
@@ -102,7 +103,7 @@ async fn pay_and_serve(
     let (running, client_left) = (Some(running), Some(client_left));
     let arrival = Box::new(Arrival { running, client_left, ..*again });
     let mut response =
-        match uncancelled(pipeline::serve(app.gateway.clone(), client, arrival)).await {
+        match uncancelled(Box::pin(pipeline::serve(app.gateway.clone(), client, arrival))).await {
             Ok(served) => respond(served, depart),
             Err(error) => HttpResponse::from_error(error),
         };
