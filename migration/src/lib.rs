@@ -20,6 +20,7 @@ mod m20261125_000010_people;
 mod m20261125_000011_providers;
 mod m20261125_000012_webhooks;
 mod m20261125_000013_rollups;
+mod m20261125_000014_journal_rows;
 
 /// Applies the migrations in order.
 pub struct Migrator;
@@ -41,6 +42,7 @@ impl MigratorTrait for Migrator {
             Box::new(m20261125_000011_providers::Migration),
             Box::new(m20261125_000012_webhooks::Migration),
             Box::new(m20261125_000013_rollups::Migration),
+            Box::new(m20261125_000014_journal_rows::Migration),
         ]
     }
 }
