@@ -5,6 +5,7 @@
 //! room for a power of two of them, and what is rarer as one JSON text (`json_each`), which costs it several times
 //! as much a row.
 
+use std::collections::HashMap;
 use std::sync::OnceLock;
 
 use sea_orm::{
@@ -73,8 +74,8 @@ impl Store {
     /// Writes the batch in one transaction, after checking inside it that the lease still holds.
     /// `Ok` means durable.
     ///
-    /// Runs where it is called, not on the database runtime: the caller is the ledger writer, which has a
-    /// thread and a connection of its own.
+    /// Runs where it is called, in no task of its own: the caller is the ledger writer, which has tasks and a
+    /// connection for it.
     ///
     /// # Errors
     /// [`CommitError`]
@@ -301,7 +302,7 @@ const ROWS_POSTGRES: &str = "WITH entries AS (
     ), spends AS (
         INSERT INTO key_spend (key_id, day, day_spent, month, month_spent, last_used_at, total_spent)
         SELECT * FROM UNNEST($19::UUID[], $20::INTEGER[], $21::BIGINT[], $22::INTEGER[], $23::BIGINT[],
-            $24::BIGINT[], $40::BIGINT[])
+            $24::BIGINT[], $42::BIGINT[])
         ON CONFLICT (key_id) DO UPDATE SET day = excluded.day, day_spent = excluded.day_spent,
             month = excluded.month, month_spent = excluded.month_spent,
             last_used_at = excluded.last_used_at,
@@ -311,11 +312,13 @@ const ROWS_POSTGRES: &str = "WITH entries AS (
             prompt_tokens, completion_tokens, started_at, latency_micros, ending, tally, model)
         SELECT account_id, id, NULLIF(seq, 0), key_id, method, route, upstream, status, cost,
             prompt_tokens, completion_tokens, started_at, latency_micros, ending, tally, model
-        FROM UNNEST($25::BIGINT[], $26::UUID[], $27::BIGINT[], $28::UUID[], $29::TEXT[], $30::TEXT[],
-            $31::TEXT[], $32::SMALLINT[], $33::BIGINT[], $34::BIGINT[], $35::BIGINT[], $36::BIGINT[],
-            $37::BIGINT[], $38::SMALLINT[], $39::SMALLINT[], $41::TEXT[])
-            AS row (account_id, id, seq, key_id, method, route, upstream, status, cost, prompt_tokens,
-                completion_tokens, started_at, latency_micros, ending, tally, model)
+        FROM UNNEST($25::BIGINT[], $26::UUID[], $27::BIGINT[], $28::UUID[], $29::BIGINT[], $30::SMALLINT[],
+            $31::BIGINT[], $32::BIGINT[], $33::BIGINT[], $34::BIGINT[], $35::BIGINT[], $36::SMALLINT[],
+            $37::SMALLINT[])
+            AS row (account_id, id, seq, key_id, called, status, cost, prompt_tokens, completion_tokens,
+                started_at, latency_micros, ending, tally)
+        INNER JOIN UNNEST($38::TEXT[], $39::TEXT[], $40::TEXT[], $41::TEXT[])
+            WITH ORDINALITY AS name (method, route, upstream, model, called) USING (called)
     )
     UPDATE account
     SET balance = row.balance, seq = row.seq, updated_at = row.at, link = row.link
@@ -437,9 +440,10 @@ pub(super) async fn write_rows(
         let mut values = Vec::from(entry_columns(&batch.entries));
         values.extend(move_columns(&moves));
         values.extend(spend_columns(&spends));
-        values.extend(usage_columns(&batch.usage));
+        let names = Names::of(&batch.usage);
+        values.extend(usage_columns(&batch.usage, &names));
+        values.extend(names.columns());
         values.push(column(&spends, |(_, added)| added.nanos()));
-        values.push(column(&batch.usage, |record| record.model.to_string()));
         let statement = Statement::from_sql_and_values(backend, ROWS_POSTGRES, values);
         let written = transaction.execute_raw(statement).await?.rows_affected();
         all_written(written, moves.len())?;
@@ -541,15 +545,42 @@ fn status(record: &UsageRecord) -> i16 {
     i16::try_from(record.status).unwrap_or(0)
 }
 
-fn usage_columns(usage: &[UsageRecord]) -> [Value; 15] {
+/// What was called and who served it: method, route, upstream and model, each combination once, since a batch has few.
+struct Names<'r> {
+    distinct: Vec<[&'r str; 4]>,
+    /// Which of them, from 1 on, each record has.
+    of_records: Vec<i64>,
+}
+
+impl<'r> Names<'r> {
+    fn of(usage: &'r [UsageRecord]) -> Self {
+        let mut places = HashMap::new();
+        let mut distinct = Vec::new();
+        let of_record = |record: &'r UsageRecord| {
+            let names = [&*record.method, &*record.route, &*record.upstream, &*record.model];
+            *places.entry(names).or_insert_with(|| {
+                distinct.push(names);
+                i64::try_from(distinct.len()).unwrap_or(i64::MAX)
+            })
+        };
+        let of_records = usage.iter().map(of_record).collect();
+        Names { distinct, of_records }
+    }
+
+    fn columns(&self) -> [Value; 4] {
+        [0, 1, 2, 3].map(|place| {
+            column(&self.distinct, |names| names.get(place).copied().unwrap_or_default().to_owned())
+        })
+    }
+}
+
+fn usage_columns(usage: &[UsageRecord], names: &Names<'_>) -> [Value; 13] {
     [
         column(usage, |record| record.account.0),
         column(usage, |record| record.id.0),
         column(usage, |record| record.seq.unwrap_or(0)),
         column(usage, |record| record.key.0),
-        column(usage, |record| record.method.to_string()),
-        column(usage, |record| record.route.to_string()),
-        column(usage, |record| record.upstream.to_string()),
+        column(&names.of_records, |place| *place),
         column(usage, status),
         column(usage, |record| record.cost.nanos()),
         column(usage, |record| kept_tokens(record.prompt_tokens)),
