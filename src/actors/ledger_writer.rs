@@ -4,6 +4,7 @@
 //! tells those who wait. An attempt that takes too long is broken off and counts as unknown, so that a
 //! database that hangs is noticed like one that is gone.
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use actix::{
     WrapFuture as _,
 };
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use crate::config::LedgerSettings;
 use crate::domain::writer::{Attempt, Lane, Merge, Pending, Place, Task, Writer};
@@ -429,9 +431,7 @@ impl LedgerWriter {
     fn begin(&mut self, task: Task, context: &mut Context<Self>) {
         let lane = task.lane();
         *self.is_busy_in(lane) = true;
-        let hands = Arc::clone(&self.hands);
-        // In a box: it is large, and moved several times before it runs.
-        let work = Box::pin(async move { hands.carry_out(task).await });
+        let work = Arc::clone(&self.hands).begun(task, lane);
         context.spawn(work.into_actor(self).map(move |outcome, writer, context| {
             match outcome {
                 Outcome::Committed(attempt) => {
@@ -510,6 +510,28 @@ struct Hands {
 }
 
 impl Hands {
+    /// Carries a task out, until what it answers is dropped. What is written into the tables is made ready on other
+    /// threads: thousands of rows must not keep the journal waiting.
+    fn begun(self: Arc<Self>, task: Task, lane: Lane) -> Pin<Box<dyn Future<Output = Outcome>>> {
+        let runtime = self.store.runtime().clone();
+        let work = Box::pin(async move { self.carry_out(task).await });
+        if lane == Lane::Journal {
+            return work;
+        }
+        let mut running = JoinSet::new();
+        running.spawn_on(work, &runtime);
+        Box::pin(async move {
+            match running.join_next().await {
+                Some(Ok(outcome)) => outcome,
+                Some(Err(error)) if error.is_panic() => {
+                    std::panic::resume_unwind(error.into_panic())
+                }
+                // The threads are gone: nobody is told anything any more.
+                _ => std::future::pending().await,
+            }
+        })
+    }
+
     async fn carry_out(&self, task: Task) -> Outcome {
         let lane = task.lane();
         match task {

@@ -281,7 +281,7 @@ impl Store {
     /// SQLite for each account in it; on PostgreSQL a long one keeps its processors from calls.
     #[must_use]
     pub fn merge_from(&self) -> usize {
-        if is_postgres(&self.write) { 256 } else { 1_024 }
+        if is_postgres(&self.write) { 512 } else { 1_024 }
     }
 
     async fn merge_on(

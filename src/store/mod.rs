@@ -138,7 +138,7 @@ impl LaneConnection {
         }
     }
 
-    /// Opened by the ledger writer's first use, on its own thread, which then drives it.
+    /// Opened by the ledger writer's first use, on the thread that then drives it: for the journal the writer's own.
     async fn of_postgres(url: &str, name: &str) -> Result<Self, StoreError> {
         let mut renewal = options(url, 1);
         let name = format!("polysystems {name} {}", Uuid::new_v4().simple());

@@ -1,4 +1,4 @@
-//! What the code relies on in actix and actix-web, pinned, so that an upgrade that changes it is noticed.
+//! What the code relies on in actix, actix-web and tokio, pinned, so that an upgrade that changes it is noticed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -144,4 +144,23 @@ fn extractors_overtake_one_another() {
             web_test::call_service(&app, web_test::TestRequest::get().to_request()).await;
         assert_eq!(response.status().as_u16(), 402);
     });
+}
+
+/// What the ledger writer has begun on other threads ends with it.
+#[tokio::test]
+async fn a_dropped_join_set_ends_its_tasks_and_a_panic_is_told() {
+    let (sender, dropped) = oneshot::channel::<()>();
+    let mut running = tokio::task::JoinSet::new();
+    running.spawn(async move {
+        let _sender = sender;
+        std::future::pending::<()>().await;
+    });
+    tokio::task::yield_now().await;
+    drop(running);
+    let ended = tokio::time::timeout(Duration::from_secs(10), dropped).await;
+    assert!(ended.expect("it goes on").is_err());
+
+    let mut running = tokio::task::JoinSet::new();
+    running.spawn(async { panic!("on purpose") });
+    assert!(running.join_next().await.unwrap().unwrap_err().is_panic());
 }
