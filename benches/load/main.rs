@@ -194,9 +194,11 @@ const OVER_LIMIT: &str = "refusal, 429 over the limit";
 const COLD: &str = "cold accounts";
 const KEY_CREATION: &str = "key creation";
 const LOGIN: &str = "login";
+const LISTENED: &str = "webhooks, 100 accounts";
 const LATENCY: &str = "latency";
 const LEDGER_COST: &str = "ledger cost";
-const OTHERS: [&str; 10] = [
+const OTHERS: [&str; 11] = [
+    LISTENED,
     UPSTREAM_WHOLE,
     UPSTREAM_STREAMS,
     BAD_CHECKSUM,
@@ -392,6 +394,9 @@ fn measure_all(bench: &mut Bench, kind: Option<&str>) {
                 bench.measure(case, target, ask(target), how, None, Some(side.name));
             }
         }
+        if bench.is_chosen(LISTENED) {
+            listened(bench, &mut sides, &peaks);
+        }
         for (case, body, yardstick) in
             [(UPSTREAM_WHOLE, HELLO, "nginx"), (UPSTREAM_STREAMS, HELLO_STREAM, "nginx")]
         {
@@ -440,6 +445,55 @@ fn measure_all(bench: &mut Bench, kind: Option<&str>) {
         for side in &sides {
             ledger_cost(bench, side);
         }
+    }
+}
+
+/// Makes the holders of the first `count` accounts of `name` listen to every event, and nobody else.
+fn listen(database: &Database, name: &str, count: usize) {
+    use sea_orm::ConnectionTrait as _;
+    let (id, yes) = if database.is_postgres() {
+        ("gen_random_uuid()", "TRUE")
+    } else {
+        ("randomblob(16)", "1")
+    };
+    let statements = [
+        "DELETE FROM webhook_endpoint".to_owned(),
+        format!(
+            "INSERT INTO webhook_endpoint (id, account_id, url, description, secret, is_enabled, created_at)
+            SELECT {id}, account.id, 'https://127.0.0.1/', '', '', {yes}, 0
+            FROM account JOIN users ON users.id = account.user_id
+            WHERE environment = 1 AND password_hash = 'seeded {name}' ORDER BY account.id LIMIT {count}"
+        ),
+    ];
+    actix::System::new().block_on(async {
+        let connection = database.connect().await;
+        for sql in statements {
+            connection.execute_unprepared(&sql).await.unwrap();
+        }
+        connection.close().await.unwrap();
+    });
+}
+
+/// Paid calls of accounts whose holders listen to everything, at an address to which nothing is sent, against the same
+/// calls where nobody listens.
+fn listened(bench: &mut Bench, sides: &mut [Side], peaks: &BTreeMap<(&str, &str), f64>) {
+    let how = (64, 100, Shape::Closed, 200);
+    let ask = |target: &Target| {
+        Template::new("POST", SANDBOX, "x-api-key", &target.callers[..100], HELLO)
+    };
+    for side in sides {
+        if !peaks.contains_key(&(side.name, PAID[1].0)) {
+            bench.measure(PAID[1].0, &side.target, ask(&side.target), how, None, None);
+        }
+        side.server = None;
+        listen(&side.database, "paid", 100);
+        side.start(&[]);
+        warm_up(&side.target);
+        bench.measure(LISTENED, &side.target, ask(&side.target), how, None, None);
+        side.server = None;
+        listen(&side.database, "paid", 0);
+        side.start(&[]);
+        warm_up(&side.target);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The outbox: events are written in the transaction of what they tell of, with a delivery for each endpoint that
 //! listens.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, Value};
 use tokio::sync::{Mutex, Notify};
 use uuid::Uuid;
 
-use super::{Store, StoreError};
+use super::batch::{column, json};
+use super::{Store, StoreError, is_postgres};
 use crate::domain::event::{self, Event, EventKind, selects};
 use crate::domain::{AccountId, Batch, Credits, KeyId, SpendingLimits};
 
@@ -174,10 +175,144 @@ pub(super) async fn write_batch(
     }
     let limits = limits_of(outbox, transaction, batch).await?;
     let events = event::of_batch(batch, &|account| outbox.low(account), &limits);
-    for event in &events {
+    let (balances, others): (Vec<&Event>, Vec<&Event>) =
+        events.iter().partition(|event| event.kind == EventKind::BalanceUpdated);
+    for event in others {
         write(transaction, event).await?;
     }
+    write_balances(transaction, &balances).await?;
     Ok(!events.is_empty())
+}
+
+/// A statement for PostgreSQL and the same for SQLite.
+type Sql = (&'static str, &'static str);
+
+fn statement(connection: &impl ConnectionTrait, sql: Sql, values: Vec<Value>) -> Statement {
+    let text = if is_postgres(connection) { sql.0 } else { sql.1 };
+    Statement::from_sql_and_values(connection.get_database_backend(), text, values)
+}
+
+const ENDPOINTS: Sql = (
+    "SELECT account_id, id, events FROM webhook_endpoint
+    WHERE is_enabled AND account_id = ANY($1::BIGINT[])",
+    "SELECT account_id, id, events FROM webhook_endpoint
+    WHERE is_enabled AND account_id IN (SELECT value FROM json_each($1))",
+);
+const EVENTS: Sql = (
+    "INSERT INTO webhook_event (id, account_id, kind, once, at, data)
+    SELECT id, account_id, kind, once, at, data
+    FROM UNNEST($1::UUID[], $2::BIGINT[], $3::TEXT[], $4::TEXT[], $5::BIGINT[], $6::TEXT[])
+        AS row (id, account_id, kind, once, at, data)
+    ON CONFLICT (once) DO UPDATE SET at = excluded.at, data = excluded.data
+    RETURNING account_id, id, at",
+    "INSERT INTO webhook_event (id, account_id, kind, once, at, data)
+    SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5
+    FROM json_each($1) WHERE TRUE
+    ON CONFLICT (once) DO UPDATE SET at = excluded.at, data = excluded.data
+    RETURNING account_id, id, at",
+);
+const DELIVERIES: Sql = (
+    "INSERT INTO webhook_delivery (id, event_id, endpoint_id, status, attempts, next_at, created_at)
+    SELECT id, event_id, endpoint_id, 1, 0, next_at, at
+    FROM UNNEST($1::UUID[], $2::UUID[], $3::UUID[], $4::BIGINT[], $5::BIGINT[])
+        AS row (id, event_id, endpoint_id, next_at, at)
+    ON CONFLICT (event_id, endpoint_id) DO UPDATE
+        SET status = 1, attempts = 0, next_at = excluded.next_at, ended_at = NULL
+        WHERE webhook_delivery.status <> 1",
+    "INSERT INTO webhook_delivery (id, event_id, endpoint_id, status, attempts, next_at, created_at)
+    SELECT unhex(value ->> 0), unhex(value ->> 1), unhex(value ->> 2), 1, 0, value ->> 3, value ->> 4
+    FROM json_each($1) WHERE TRUE
+    ON CONFLICT (event_id, endpoint_id) DO UPDATE
+        SET status = 1, attempts = 0, next_at = excluded.next_at, ended_at = NULL
+        WHERE webhook_delivery.status <> 1",
+);
+
+/// The endpoints that listen for the balances of these accounts.
+async fn endpoints_of(
+    transaction: &impl ConnectionTrait,
+    events: &[&Event],
+) -> Result<BTreeMap<i64, Vec<Uuid>>, DbErr> {
+    let accounts: Vec<i64> = events.iter().map(|event| event.account.0).collect();
+    let values =
+        if is_postgres(transaction) { accounts.into() } else { json(accounts.into_iter())? };
+    let mut endpoints = BTreeMap::<i64, Vec<Uuid>>::new();
+    for row in transaction.query_all_raw(statement(transaction, ENDPOINTS, vec![values])).await? {
+        let selections: Option<String> = row.try_get_by_index(2)?;
+        if is_selected(selections.as_deref(), EventKind::BalanceUpdated) {
+            endpoints.entry(row.try_get_by_index(0)?).or_default().push(row.try_get_by_index(1)?);
+        }
+    }
+    Ok(endpoints)
+}
+
+/// Changed balances, one an account, each in the place of the one that was not sent yet. All at once, since a batch has
+/// as many as it has accounts whose holders listen.
+async fn write_balances(
+    transaction: &impl ConnectionTrait,
+    events: &[&Event],
+) -> Result<(), DbErr> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    let endpoints = endpoints_of(transaction, events).await?;
+    let told: Vec<(Uuid, &Event)> = events
+        .iter()
+        .filter(|event| endpoints.contains_key(&event.account.0))
+        .map(|event| (Uuid::now_v7(), *event))
+        .collect();
+    if told.is_empty() {
+        return Ok(());
+    }
+    let values = if is_postgres(transaction) {
+        vec![
+            column(&told, |(id, _)| *id),
+            column(&told, |(_, event)| event.account.0),
+            column(&told, |(_, event)| event.kind.name().to_owned()),
+            column(&told, |(_, event)| event.once.clone()),
+            column(&told, |(_, event)| event.at.micros()),
+            column(&told, |(_, event)| event.data.clone()),
+        ]
+    } else {
+        vec![json(told.iter().map(|(id, event)| {
+            let (account, kind, at) = (event.account.0, event.kind.name(), event.at.micros());
+            (id.simple(), account, kind, &event.once, at, &event.data)
+        }))?]
+    };
+    let mut deliveries = Vec::new();
+    // To those who listen now: they need not be those of when the balance that is replaced was written.
+    for row in transaction.query_all_raw(statement(transaction, EVENTS, values)).await? {
+        let (account, event): (i64, Uuid) = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
+        let at: i64 = row.try_get_by_index(2)?;
+        for endpoint in endpoints.get(&account).into_iter().flatten() {
+            let next_at = at.saturating_add(COALESCE_MICROS);
+            deliveries.push((Uuid::now_v7(), event, *endpoint, next_at, at));
+        }
+    }
+    write_deliveries(transaction, &deliveries).await
+}
+
+/// A delivery: its id, its event, its endpoint, when it is tried and when it was made.
+type Delivery = (Uuid, Uuid, Uuid, i64, i64);
+
+async fn write_deliveries(
+    transaction: &impl ConnectionTrait,
+    deliveries: &[Delivery],
+) -> Result<(), DbErr> {
+    let values = if is_postgres(transaction) {
+        vec![
+            column(deliveries, |row| row.0),
+            column(deliveries, |row| row.1),
+            column(deliveries, |row| row.2),
+            column(deliveries, |row| row.3),
+            column(deliveries, |row| row.4),
+        ]
+    } else {
+        vec![json(deliveries.iter().map(|(id, event, endpoint, next_at, at)| {
+            (id.simple(), event.simple(), endpoint.simple(), *next_at, *at)
+        }))?]
+    };
+    transaction.execute_raw(statement(transaction, DELIVERIES, values)).await?;
+    Ok(())
 }
 
 /// The ceilings of the keys of a batch whose account holders listen.
@@ -186,21 +321,31 @@ async fn limits_of(
     transaction: &impl ConnectionTrait,
     batch: &Batch,
 ) -> Result<BTreeMap<KeyId, SpendingLimits>, DbErr> {
-    const SQL: &str = "SELECT daily_limit, monthly_limit FROM api_key WHERE id = $1
-        AND (daily_limit IS NOT NULL OR monthly_limit IS NOT NULL)";
+    const SQL: Sql = (
+        "SELECT id, daily_limit, monthly_limit FROM api_key WHERE id = ANY($1::UUID[])
+            AND (daily_limit IS NOT NULL OR monthly_limit IS NOT NULL)",
+        "SELECT id, daily_limit, monthly_limit FROM api_key
+        WHERE id IN (SELECT unhex(value) FROM json_each($1))
+            AND (daily_limit IS NOT NULL OR monthly_limit IS NOT NULL)",
+    );
     let told = batch.entries.iter().filter(|entry| outbox.listeners.contains_key(&entry.account));
-    let keys: std::collections::BTreeSet<KeyId> = told.filter_map(|entry| entry.key).collect();
+    let keys: BTreeSet<KeyId> = told.filter_map(|entry| entry.key).collect();
     let mut limits = BTreeMap::new();
-    let backend = transaction.get_database_backend();
-    for key in keys {
-        let statement = Statement::from_sql_and_values(backend, SQL, [key.0.into()]);
-        if let Some(row) = transaction.query_one_raw(statement).await? {
-            let limit = |place| {
-                Ok::<_, DbErr>(row.try_get_by_index::<Option<i64>>(place)?.map(Credits::from_nanos))
-            };
-            let (daily, monthly) = (limit(0)?, limit(1)?);
-            limits.insert(key, SpendingLimits { daily, monthly, ..SpendingLimits::default() });
-        }
+    if keys.is_empty() {
+        return Ok(limits);
+    }
+    let keys = if is_postgres(transaction) {
+        keys.into_iter().map(|key| key.0).collect::<Vec<_>>().into()
+    } else {
+        json(keys.into_iter().map(|key| key.0.simple()))?
+    };
+    for row in transaction.query_all_raw(statement(transaction, SQL, vec![keys])).await? {
+        let limit = |place| {
+            Ok::<_, DbErr>(row.try_get_by_index::<Option<i64>>(place)?.map(Credits::from_nanos))
+        };
+        let (daily, monthly) = (limit(1)?, limit(2)?);
+        let key = KeyId(row.try_get_by_index(0)?);
+        limits.insert(key, SpendingLimits { daily, monthly, ..SpendingLimits::default() });
     }
     Ok(limits)
 }
@@ -221,62 +366,39 @@ async fn listening(connection: &impl ConnectionTrait, event: &Event) -> Result<V
     Ok(listening)
 }
 
-/// Writes an event, and a delivery to each endpoint that listens for it. What was told already is not told again; a
-/// changed balance takes the place of the one that was not sent yet.
+/// Writes an event, and a delivery to each endpoint that listens for it. What was told already is not told again.
 pub(super) async fn write(transaction: &impl ConnectionTrait, event: &Event) -> Result<(), DbErr> {
     const INSERT: &str = "INSERT INTO webhook_event (id, account_id, kind, once, at, data)
         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (once) DO NOTHING";
-    const REPLACE: &str =
-        "UPDATE webhook_event SET at = $1, data = $2 WHERE once = $3 RETURNING id";
-    let backend = transaction.get_database_backend();
-    let statement = |sql: &str, values| Statement::from_sql_and_values(backend, sql, values);
     let listening = listening(transaction, event).await?;
     if listening.is_empty() {
         return Ok(());
     }
-    let is_coalesced = event.kind == EventKind::BalanceUpdated;
-    let wait = if is_coalesced { COALESCE_MICROS } else { 0 };
-    // Twice at most: the balance before may be sent between the two.
-    for _ in 0..2 {
-        let id = Uuid::now_v7();
-        let values: Vec<Value> = vec![
-            id.into(),
-            event.account.0.into(),
-            event.kind.name().into(),
-            event.once.clone().into(),
-            event.at.micros().into(),
-            event.data.clone().into(),
-        ];
-        if transaction.execute_raw(statement(INSERT, values)).await?.rows_affected() == 1 {
-            for endpoint in listening {
-                insert_delivery(transaction, id, endpoint, event.at.micros(), wait).await?;
-            }
-            return Ok(());
-        }
-        if !is_coalesced {
-            return Ok(());
-        }
-        let values: Vec<Value> =
-            vec![event.at.micros().into(), event.data.clone().into(), event.once.clone().into()];
-        if let Some(row) = transaction.query_one_raw(statement(REPLACE, values)).await? {
-            // To those who listen now: they need not be those of then.
-            let id: Uuid = row.try_get_by_index(0)?;
-            for endpoint in listening {
-                insert_delivery(transaction, id, endpoint, event.at.micros(), wait).await?;
-            }
-            return Ok(());
+    let id = Uuid::now_v7();
+    let values: Vec<Value> = vec![
+        id.into(),
+        event.account.0.into(),
+        event.kind.name().into(),
+        event.once.clone().into(),
+        event.at.micros().into(),
+        event.data.clone().into(),
+    ];
+    let backend = transaction.get_database_backend();
+    let insert = Statement::from_sql_and_values(backend, INSERT, values);
+    if transaction.execute_raw(insert).await?.rows_affected() == 1 {
+        for endpoint in listening {
+            insert_delivery(transaction, id, endpoint, event.at.micros()).await?;
         }
     }
     Ok(())
 }
 
-/// A delivery that is to be tried `wait` microseconds later, where none waits already.
+/// A delivery that is to be tried at once, where none waits already.
 pub(super) async fn insert_delivery(
     transaction: &impl ConnectionTrait,
     event: Uuid,
     endpoint: Uuid,
     at: i64,
-    wait: i64,
 ) -> Result<Uuid, DbErr> {
     const SQL: &str = "INSERT INTO webhook_delivery
             (id, event_id, endpoint_id, status, attempts, next_at, created_at)
@@ -285,8 +407,7 @@ pub(super) async fn insert_delivery(
             SET status = 1, attempts = 0, next_at = excluded.next_at, ended_at = NULL
             WHERE webhook_delivery.status <> 1";
     let id = Uuid::now_v7();
-    let next_at = at.saturating_add(wait);
-    let values = [id.into(), event.into(), endpoint.into(), next_at.into(), at.into()];
+    let values = [id.into(), event.into(), endpoint.into(), at.into(), at.into()];
     let backend = transaction.get_database_backend();
     transaction.execute_raw(Statement::from_sql_and_values(backend, SQL, values)).await?;
     Ok(id)

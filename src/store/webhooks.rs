@@ -381,7 +381,7 @@ impl Store {
                 format!("{{\"endpoint_id\":\"{endpoint}\"}}").into(),
             ];
             run(&transaction, SQL, values).await?;
-            let delivery = insert_delivery(&transaction, id, endpoint.0, at.micros(), 0).await?;
+            let delivery = insert_delivery(&transaction, id, endpoint.0, at.micros()).await?;
             transaction.commit().await?;
             store.ring_for_events();
             Ok(DeliveryId(delivery))
