@@ -431,7 +431,7 @@ impl LedgerWriter {
     fn begin(&mut self, task: Task, context: &mut Context<Self>) {
         let lane = task.lane();
         *self.is_busy_in(lane) = true;
-        let work = Arc::clone(&self.hands).begun(task, lane);
+        let work = Arc::clone(&self.hands).begun(task);
         context.spawn(work.into_actor(self).map(move |outcome, writer, context| {
             match outcome {
                 Outcome::Committed(attempt) => {
@@ -512,8 +512,8 @@ struct Hands {
 impl Hands {
     /// Carries a task out, until what it answers is dropped. What is written into the tables is made ready on other
     /// threads: thousands of rows must not keep the journal waiting.
-    fn begun(self: Arc<Self>, task: Task, lane: Lane) -> Pin<Box<dyn Future<Output = Outcome>>> {
-        let runtime = self.store.runtime().clone();
+    fn begun(self: Arc<Self>, task: Task) -> Pin<Box<dyn Future<Output = Outcome>>> {
+        let (lane, runtime) = (task.lane(), self.store.runtime().clone());
         let work = Box::pin(async move { self.carry_out(task).await });
         if lane == Lane::Journal {
             return work;

@@ -638,6 +638,19 @@ pub(super) fn push_rows<const N: usize>(
     values.extend(std::iter::repeat_n(Value::BigInt(None), padding));
 }
 
+/// A statement for PostgreSQL and the same for SQLite.
+pub(super) type Sql = (&'static str, &'static str);
+
+/// The one for this connection.
+pub(super) fn statement(
+    connection: &impl ConnectionTrait,
+    sql: Sql,
+    values: Vec<Value>,
+) -> Statement {
+    let text = if is_postgres(connection) { sql.0 } else { sql.1 };
+    Statement::from_sql_and_values(connection.get_database_backend(), text, values)
+}
+
 /// The rows as one JSON text: an array of arrays.
 pub(super) fn json<R: serde::Serialize>(rows: impl Iterator<Item = R>) -> Result<Value, DbErr> {
     let rows: Vec<R> = rows.collect();

@@ -2,7 +2,7 @@
 
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, Statement, Value};
 
-use super::batch::{CommitError, column, json};
+use super::batch::{CommitError, Sql, column, json, statement};
 use super::{Store, StoreError, is_postgres};
 use crate::domain::{AccountId, Batch, ChargeId, Hold, HoldChange, HoldEnd, Timestamp};
 use entity::{hold, hold_end};
@@ -96,9 +96,6 @@ pub(super) async fn write(
     }
 }
 
-/// A statement for PostgreSQL and the same for SQLite.
-type Sql = (&'static str, &'static str);
-
 const OPEN: Sql = (
     "INSERT INTO hold (id, account_id, key_id, epoch, day, month, amount, earned, opened_at, expires_at)
     SELECT id, account_id, key_id, $1, day, month, amount, earned, opened_at, expires_at
@@ -137,13 +134,10 @@ const CLOSE: Sql = (
 
 async fn run(
     transaction: &DatabaseTransaction,
-    (postgres, sqlite): Sql,
+    sql: Sql,
     values: Vec<Value>,
 ) -> Result<u64, DbErr> {
-    let sql = if is_postgres(transaction) { postgres } else { sqlite };
-    let backend = transaction.get_database_backend();
-    let statement = Statement::from_sql_and_values(backend, sql, values);
-    Ok(transaction.execute_raw(statement).await?.rows_affected())
+    Ok(transaction.execute_raw(statement(transaction, sql, values)).await?.rows_affected())
 }
 
 fn opened_values(

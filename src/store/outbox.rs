@@ -10,7 +10,7 @@ use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, Value};
 use tokio::sync::{Mutex, Notify};
 use uuid::Uuid;
 
-use super::batch::{column, json};
+use super::batch::{Sql, column, json, statement};
 use super::{Store, StoreError, is_postgres};
 use crate::domain::event::{self, Event, EventKind, selects};
 use crate::domain::{AccountId, Batch, Credits, KeyId, SpendingLimits};
@@ -184,14 +184,6 @@ pub(super) async fn write_batch(
     Ok(!events.is_empty())
 }
 
-/// A statement for PostgreSQL and the same for SQLite.
-type Sql = (&'static str, &'static str);
-
-fn statement(connection: &impl ConnectionTrait, sql: Sql, values: Vec<Value>) -> Statement {
-    let text = if is_postgres(connection) { sql.0 } else { sql.1 };
-    Statement::from_sql_and_values(connection.get_database_backend(), text, values)
-}
-
 const ENDPOINTS: Sql = (
     "SELECT account_id, id, events FROM webhook_endpoint
     WHERE is_enabled AND account_id = ANY($1::BIGINT[])",
@@ -227,10 +219,11 @@ const DELIVERIES: Sql = (
         WHERE webhook_delivery.status <> 1",
 );
 
-/// The endpoints that listen for the balances of these accounts.
+/// The endpoints that listen for events of this kind, by the account, for the accounts of these events.
 async fn endpoints_of(
     transaction: &impl ConnectionTrait,
     events: &[&Event],
+    kind: EventKind,
 ) -> Result<BTreeMap<i64, Vec<Uuid>>, DbErr> {
     let accounts: Vec<i64> = events.iter().map(|event| event.account.0).collect();
     let values =
@@ -238,7 +231,7 @@ async fn endpoints_of(
     let mut endpoints = BTreeMap::<i64, Vec<Uuid>>::new();
     for row in transaction.query_all_raw(statement(transaction, ENDPOINTS, vec![values])).await? {
         let selections: Option<String> = row.try_get_by_index(2)?;
-        if is_selected(selections.as_deref(), EventKind::BalanceUpdated) {
+        if is_selected(selections.as_deref(), kind) {
             endpoints.entry(row.try_get_by_index(0)?).or_default().push(row.try_get_by_index(1)?);
         }
     }
@@ -254,7 +247,7 @@ async fn write_balances(
     if events.is_empty() {
         return Ok(());
     }
-    let endpoints = endpoints_of(transaction, events).await?;
+    let endpoints = endpoints_of(transaction, events, EventKind::BalanceUpdated).await?;
     let told: Vec<(Uuid, &Event)> = events
         .iter()
         .filter(|event| endpoints.contains_key(&event.account.0))
@@ -352,18 +345,8 @@ async fn limits_of(
 
 /// The endpoints that listen for an event.
 async fn listening(connection: &impl ConnectionTrait, event: &Event) -> Result<Vec<Uuid>, DbErr> {
-    const SQL: &str = "SELECT id, events FROM webhook_endpoint
-        WHERE account_id = $1 AND is_enabled";
-    let backend = connection.get_database_backend();
-    let statement = Statement::from_sql_and_values(backend, SQL, [event.account.0.into()]);
-    let mut listening = Vec::new();
-    for row in connection.query_all_raw(statement).await? {
-        let selections: Option<String> = row.try_get_by_index(1)?;
-        if is_selected(selections.as_deref(), event.kind) {
-            listening.push(row.try_get_by_index::<Uuid>(0)?);
-        }
-    }
-    Ok(listening)
+    let mut endpoints = endpoints_of(connection, &[event], event.kind).await?;
+    Ok(endpoints.remove(&event.account.0).unwrap_or_default())
 }
 
 /// Writes an event, and a delivery to each endpoint that listens for it. What was told already is not told again.
@@ -400,16 +383,8 @@ pub(super) async fn insert_delivery(
     endpoint: Uuid,
     at: i64,
 ) -> Result<Uuid, DbErr> {
-    const SQL: &str = "INSERT INTO webhook_delivery
-            (id, event_id, endpoint_id, status, attempts, next_at, created_at)
-        VALUES ($1, $2, $3, 1, 0, $4, $5)
-        ON CONFLICT (event_id, endpoint_id) DO UPDATE
-            SET status = 1, attempts = 0, next_at = excluded.next_at, ended_at = NULL
-            WHERE webhook_delivery.status <> 1";
     let id = Uuid::now_v7();
-    let values = [id.into(), event.into(), endpoint.into(), at.into(), at.into()];
-    let backend = transaction.get_database_backend();
-    transaction.execute_raw(Statement::from_sql_and_values(backend, SQL, values)).await?;
+    write_deliveries(transaction, &[(id, event, endpoint, at, at)]).await?;
     Ok(id)
 }
 
