@@ -34,7 +34,7 @@ use polysystems::domain::api_key::{ApiKey, Pepper};
 use polysystems::domain::{
     AccountId, AccountState, AccountStatus, Batch, Bounds, Charge, ChargeId, Credits, Ending,
     Environment, KeyId, KeyState, Link, Outcome, Owner, Price, SpendingLimits, StoredAccount,
-    Tally, Timestamp, UsageRecord, Write,
+    Tally, Timestamp, UsageRecord,
 };
 use polysystems::pipeline::{self, Arrival};
 use polysystems::store::Store;
@@ -130,21 +130,15 @@ fn batch(times: u64) {
     let (state, key) = account();
     let mut owner = Owner::new(state, Arc::default());
     for round in 0..times {
-        let mut writes: Vec<Write> = Vec::new();
+        let mut writes = Vec::new();
         for number in 0..64 {
             let order = order(round * 64 + number, key, Price::Fixed(COST));
-            writes.extend(owner.charge(&order, NOW).unwrap().write.map(|write| *write));
+            writes.extend(owner.charge(&order, NOW).unwrap().write);
             let usage = Some(usage(key, order.id));
             let outcome = Outcome::Delivered { cost: COST };
-            writes.extend(
-                owner
-                    .settle(order.id, outcome, NOW, usage, None)
-                    .unwrap()
-                    .write
-                    .map(|write| *write),
-            );
+            writes.extend(owner.settle(order.id, outcome, NOW, usage, None).unwrap().write);
         }
-        black_box(Batch::of(&writes));
+        black_box(Batch::of(writes.iter().map(AsRef::as_ref)));
     }
 }
 

@@ -28,7 +28,7 @@ use polysystems::clock::Clock;
 use polysystems::config::{DatabaseSettings, LedgerSettings, Settings};
 use polysystems::domain::{
     AccountId, Batch, Charge, ChargeId, Credits, Ending, KeyId, Lease, Outcome, Owner, Price,
-    Tally, UsageRecord, Write,
+    Tally, UsageRecord,
 };
 use polysystems::pipeline::{self, Arrival, Gateway};
 use polysystems::store::Store;
@@ -191,24 +191,18 @@ fn writer(criterion: &mut Criterion) {
         });
         let mut next = 0;
         let mut batch = |calls: usize| {
-            let mut writes: Vec<Write> = Vec::new();
+            let mut writes = Vec::new();
             for _ in 0..calls {
                 next += 1;
                 let place = next % ids.len();
                 let ((account, key), owner) = (ids[place], &mut owners[place]);
                 let (order, now) = (charge(key), Clock::System.now());
-                writes.extend(owner.charge(&order, now).unwrap().write.map(|write| *write));
+                writes.extend(owner.charge(&order, now).unwrap().write);
                 let outcome = Outcome::Delivered { cost: COST };
                 let usage = Some(usage(account, key, order.id));
-                writes.extend(
-                    owner
-                        .settle(order.id, outcome, now, usage, None)
-                        .unwrap()
-                        .write
-                        .map(|write| *write),
-                );
+                writes.extend(owner.settle(order.id, outcome, now, usage, None).unwrap().write);
             }
-            Batch::of(&writes)
+            Batch::of(writes.iter().map(AsRef::as_ref))
         };
         for calls in [1, 8, 32, 128, 512] {
             group.throughput(Throughput::Elements(calls as u64));
