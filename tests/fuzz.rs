@@ -838,10 +838,11 @@ fn micros_of(text: &str, is_lenient: bool) -> Option<i64> {
     let leaps = before.div_euclid(4) - before.div_euclid(100) + before.div_euclid(400);
     let of_year: i64 = lengths[..usize::try_from(month - 1).unwrap()].iter().sum();
     let days = before * 365 + leaps + of_year + day - 1 - 719_162;
-    let minutes = days * 1_440 + hour * 60 + minute - offset;
-    // 0000-01-01 and 10000-01-01, in minutes: what is not between has no text of four digits.
-    let has_text = (-1_036_120_320..4_223_371_680).contains(&minutes);
-    has_text.then_some((minutes * 60 + second) * 1_000_000 + fraction)
+    let seconds = (days * 1_440 + hour * 60 + minute - offset) * 60 + second;
+    // 0000-01-01 and 10000-01-01: what is not between has no text of four digits. In seconds, since
+    // a second of 60 may be the first of a year.
+    let has_text = (-62_167_219_200..253_402_300_800).contains(&seconds);
+    has_text.then_some(seconds * 1_000_000 + fraction)
 }
 
 #[test]
