@@ -46,6 +46,8 @@ const PARAMETERS: [&str; 16] = [
     "prompt_cache_key",
     "encoding_format",
 ];
+/// Roles of messages that are a token in every vocabulary ("assistant" is two in the older ones).
+const ROLES: [&str; 2] = ["user", "system"];
 /// What a chat's frame adds to each message, and to the whole (OpenAI cookbook, counting tokens).
 const TOKENS_PER_MESSAGE: u64 = 3;
 const TOKENS_PER_REPLY: u64 = 3;
@@ -71,6 +73,9 @@ pub fn vocabulary(model: Option<&str>) -> &'static CoreBPE {
 /// The tokens of a text.
 #[must_use]
 pub fn count(bpe: &CoreBPE, text: &str) -> u64 {
+    if ROLES.contains(&text) {
+        return 1;
+    }
     u64::try_from(bpe.count_ordinary(text)).unwrap_or(u64::MAX)
 }
 
@@ -291,6 +296,15 @@ mod tests {
         assert_eq!(of(&remembered), PromptTokens { counted: 2, bound: 16_002 });
         let unknown = json!({ "input": "Hello!", "documents": ["x".repeat(296)] });
         assert_eq!(of(&unknown), PromptTokens { counted: 2, bound: 102 });
+    }
+
+    #[test]
+    fn a_role_is_a_token() {
+        for model in ["gpt-4o", "gpt-4", "text-davinci-003", "davinci", "gpt-oss-20b"] {
+            for role in ROLES {
+                assert_eq!(vocabulary(Some(model)).count_ordinary(role), 1, "{model} {role}");
+            }
+        }
     }
 
     #[test]

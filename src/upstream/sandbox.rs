@@ -8,6 +8,7 @@
 //! Some models misbehave on purpose; see [`Fault`].
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
@@ -15,9 +16,10 @@ use actix_web::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use base64::Engine as _;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest as _, Sha256};
-use tiktoken_rs::CoreBPE;
+use tiktoken_rs::{CoreBPE, Rank};
 
 use super::{Answer, AnswerBody, Call, Dialect, Failure, Reported, TokenUsage};
 use crate::domain::Timestamp;
@@ -35,6 +37,8 @@ const CHOICES_MAX: usize = 16;
 const INPUTS_MAX: usize = 256;
 const DIMENSIONS_DEFAULT: usize = 1_536;
 const DIMENSIONS_MAX: usize = 3_072;
+/// How an answer begins; the question comes after it.
+const OPENING: &str = "This is a simulated answer of the Polysystems sandbox. You wrote:";
 /// The part of a question that an answer repeats.
 const ECHO_CHARS_MAX: usize = 400;
 /// The longest answer of the model that writes as much as it may.
@@ -187,11 +191,7 @@ impl Question {
                 return embeddings(body);
             }
             let writing = self.write(body, fault)?;
-            return Ok(if self.is_stream {
-                writing.streamed()
-            } else {
-                whole(StatusCode::OK, &writing.whole(), writing.reported())
-            });
+            return Ok(if self.is_stream { writing.streamed() } else { writing.answer() });
         }
         match self.path.as_str() {
             "/api/hub/health" => nothing(&json!({ "status": "healthy", "simulated": true })),
@@ -269,6 +269,46 @@ impl Shape {
     }
 }
 
+/// A whole answer of any shape but that of responses.
+#[derive(Serialize)]
+struct WholeAnswer<'w> {
+    id: String,
+    object: &'static str,
+    created: i64,
+    model: &'w str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    choices: Option<Vec<Choice<'w>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<Message<'w>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'w str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finish_reason: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Value>,
+    simulated: bool,
+}
+
+/// One of its choices. `()` is null.
+#[derive(Serialize)]
+struct Choice<'w> {
+    index: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<Message<'w>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'w str>,
+    logprobs: (),
+    finish_reason: &'static str,
+}
+
+#[derive(Serialize)]
+struct Message<'w> {
+    role: &'static str,
+    content: &'w str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refusal: Option<()>,
+}
+
 /// A written answer.
 struct Writing {
     shape: Shape,
@@ -322,47 +362,54 @@ impl Writing {
         }
     }
 
-    fn whole(&self) -> Value {
-        let reply = &self.reply;
-        let (text, finish_reason) = (&reply.text, reply.finish_reason);
-        let mut answer = match self.shape {
-            Shape::Chat => json!({ "choices": self.each_choice(|index| json!({
-                "index": index,
-                "message": { "role": "assistant", "content": text, "refusal": null },
-                "logprobs": null,
-                "finish_reason": finish_reason,
-            })) }),
-            Shape::Completion => json!({ "choices": self.each_choice(|index| json!({
-                "index": index, "text": text, "logprobs": null, "finish_reason": finish_reason,
-            })) }),
-            Shape::Response => response_object("completed", &json!([self.output_item()])),
-            Shape::AgentChat => json!({
-                "message": { "role": "assistant", "content": text },
-                "finish_reason": finish_reason,
-            }),
-            Shape::Generation => json!({ "text": text, "finish_reason": finish_reason }),
-        };
-        if let Value::Object(fields) = &mut answer {
-            let object = match self.shape {
+    /// The answer in one piece.
+    fn answer(&self) -> Answer {
+        let (status, reported) = (StatusCode::OK, self.reported());
+        if self.shape == Shape::Response {
+            let output = json!([self.output_item()]);
+            return whole(status, &self.response("completed", &output, self.usage_object()), reported);
+        }
+        let (text, finish_reason) = (self.reply.text.as_str(), self.reply.finish_reason);
+        let message = |refusal| Message { role: "assistant", content: text, refusal };
+        let mut answer = WholeAnswer {
+            id: self.object_id(),
+            object: match self.shape {
                 Shape::Chat => "chat.completion",
                 Shape::Completion => "text_completion",
-                Shape::Response => "response",
                 Shape::AgentChat => "agent.chat",
-                Shape::Generation => "generation",
-            };
-            self.add_head(fields, object);
-            if let Some(usage) = self.usage_object() {
-                fields.insert("usage".into(), usage);
+                _ => "generation",
+            },
+            created: self.created,
+            model: &self.model,
+            choices: None,
+            message: None,
+            text: None,
+            finish_reason: None,
+            usage: self.usage_object(),
+            simulated: true,
+        };
+        match self.shape {
+            Shape::AgentChat => answer.message = Some(message(None)),
+            Shape::Generation => answer.text = Some(text),
+            shape => {
+                let is_chat = shape == Shape::Chat;
+                let choice = |index| Choice {
+                    index,
+                    message: is_chat.then(|| message(Some(()))),
+                    text: (!is_chat).then_some(text),
+                    logprobs: (),
+                    finish_reason,
+                };
+                answer.choices = Some((0..self.choices).map(choice).collect());
             }
         }
-        answer
+        if answer.choices.is_none() {
+            answer.finish_reason = Some(finish_reason);
+        }
+        whole(status, &answer, reported)
     }
 
-    fn each_choice(&self, choice: impl FnMut(usize) -> Value) -> Vec<Value> {
-        (0..self.choices).map(choice).collect()
-    }
-
-    fn add_head(&self, fields: &mut Map<String, Value>, object: &str) {
+    fn object_id(&self) -> String {
         let prefix = match self.shape {
             Shape::Chat => "chatcmpl",
             Shape::Completion => "cmpl",
@@ -370,7 +417,11 @@ impl Writing {
             Shape::AgentChat => "chat",
             Shape::Generation => "gen",
         };
-        fields.insert("id".into(), format!("{prefix}-{}", self.id).into());
+        format!("{prefix}-{}", self.id)
+    }
+
+    fn add_head(&self, fields: &mut Map<String, Value>, object: &str) {
+        fields.insert("id".into(), self.object_id().into());
         fields.insert("object".into(), object.into());
         let created = if self.shape == Shape::Response { "created_at" } else { "created" };
         fields.insert(created.into(), self.created.into());
@@ -635,10 +686,12 @@ fn models() -> Value {
     json!({ "object": "list", "data": list })
 }
 
-fn whole(status: StatusCode, body: &Value, reported: Reported) -> Answer {
+fn whole(status: StatusCode, body: &impl Serialize, reported: Reported) -> Answer {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Answer { status, headers, body: AnswerBody::Whole(body.to_string().into()), reported }
+    // Nothing here can fail to be written: no key is other than text, and memory takes it all.
+    let body = serde_json::to_vec(body).unwrap_or_default();
+    Answer { status, headers, body: AnswerBody::Whole(body.into()), reported }
 }
 
 fn model(body: &Map<String, Value>) -> &str {
@@ -687,6 +740,17 @@ fn last_message(body: &Map<String, Value>) -> Result<String, BadQuestion> {
     Ok(texts(last.get("content").unwrap_or(&Value::Null)).join("\n"))
 }
 
+/// The tokens of [`OPENING`]. All vocabularies part before the space that comes after it, whatever comes then.
+fn opening(bpe: &CoreBPE) -> Cow<'static, [Rank]> {
+    static OF_DEFAULT: LazyLock<Vec<Rank>> =
+        LazyLock::new(|| tokens::vocabulary(None).encode_ordinary(OPENING));
+    if std::ptr::eq(bpe, tokens::vocabulary(None)) {
+        Cow::Borrowed(&OF_DEFAULT)
+    } else {
+        Cow::Owned(bpe.encode_ordinary(OPENING))
+    }
+}
+
 struct Reply {
     text: String,
     /// How many tokens it has.
@@ -710,9 +774,9 @@ impl Reply {
             return Reply { text, count, pieces, finish_reason: "length" };
         }
         let echo: String = question.chars().take(ECHO_CHARS_MAX).collect();
-        let text =
-            format!("This is a simulated answer of the Polysystems sandbox. You wrote: {echo}");
-        let tokens = bpe.encode_ordinary(&text);
+        let rest = format!(" {echo}");
+        let mut tokens = opening(bpe).into_owned();
+        tokens.extend(bpe.encode_ordinary(&rest));
         let kept = tokens.get(..limit).unwrap_or(&tokens);
         let (count, is_cut) = (kept.len(), kept.len() < tokens.len());
         let finish_reason = if is_cut { "length" } else { "stop" };
@@ -721,7 +785,7 @@ impl Reply {
                 let bytes = bpe.decode_bytes(kept).unwrap_or_default();
                 String::from_utf8_lossy(&bytes).into_owned()
             } else {
-                text
+                [OPENING, &rest].concat()
             };
             return Reply { text, count, pieces: Vec::new(), finish_reason };
         }
@@ -774,6 +838,8 @@ fn encoded(vector: &[f32], as_base64: bool) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn question(path: &str, body: &Value, is_stream: bool) -> Answer {
@@ -859,6 +925,17 @@ mod tests {
             answer,
             "the same question, the same answer"
         );
+    }
+
+    proptest! {
+        #[test]
+        fn an_answer_counts_as_the_whole_text(question in any::<String>()) {
+            for model in ["gpt-4o", "gpt-4", "text-davinci-003", "davinci", "gpt-oss-20b"] {
+                let bpe = tokens::vocabulary(Some(model));
+                let reply = Reply::to(&question, bpe, usize::MAX, None, false);
+                prop_assert_eq!(reply.count, bpe.encode_ordinary(&reply.text).len());
+            }
+        }
     }
 
     #[test]
