@@ -53,9 +53,9 @@ impl From<StoreError> for DirectoryError {
 }
 
 /// After so many sweeps without a call an account sleeps.
-const SLEEPY_SWEEPS: i64 = 10;
+const SLEEPY_SWEEPS: i64 = 5;
 /// Each account is visited once in so many sweeps.
-const SWEEPS_A_ROUND: usize = 32;
+const SWEEPS_A_ROUND: usize = 16;
 /// Accounts that a sweep visits, if there are so many.
 const VISITS_MIN: usize = 10_000;
 /// How long a quarantined account is not looked at again, in sweeps.
@@ -389,9 +389,11 @@ impl Directory {
             let marks = &resident.marks;
             // Whoever asks for an account whose actor has died loads it again; of the others nobody else lets go.
             let account = resident.account;
-            self.residents.remove_if(&account, |_, found| {
-                Arc::ptr_eq(found, resident) && found.is_dead_and_done()
-            });
+            if resident.is_dead_and_done() {
+                self.residents.remove_if(&account, |_, found| {
+                    Arc::ptr_eq(found, resident) && found.is_dead_and_done()
+                });
+            }
             if marks.open_charges.load(Ordering::Acquire) > 0
                 && let Some(actor) = &*resident.actor()
             {

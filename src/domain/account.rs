@@ -513,6 +513,8 @@ impl AccountState {
         holds: &[Hold],
     ) -> Self {
         keys.sort_unstable_by_key(|key| key.id);
+        // A vector that grew has room for four, which is a kilobyte, and a million accounts may be in memory.
+        keys.shrink_to_fit();
         let StoredAccount { id, environment, status, balance, seq, link } = stored;
         let mut account = AccountState {
             id,
@@ -884,7 +886,10 @@ impl AccountState {
     pub fn add_key(&mut self, key: KeyState) {
         match self.keys.binary_search_by_key(&key.id, |other| other.id) {
             Ok(_) => {}
-            Err(place) => self.keys.insert(place, key),
+            Err(place) => {
+                self.keys.reserve_exact(1);
+                self.keys.insert(place, key);
+            }
         }
     }
 
@@ -1125,6 +1130,16 @@ mod tests {
 
     fn hold(id: u128, least: Credits, most: Credits) -> Charge {
         Charge { price: Price::UpTo(Bounds::whole(least, most)), ..fixed(id, most) }
+    }
+
+    #[test]
+    fn an_account_at_rest_has_room_for_nothing_more() {
+        let mut keys = Vec::with_capacity(4);
+        keys.push(KeyState::new(KEY, SpendingLimits::default()));
+        let mut account = AccountState::load(stored(cents(100)), 1, keys, &[]);
+        assert_eq!(account.keys.capacity(), 1);
+        account.add_key(KeyState::new(KeyId(Uuid::from_u128(2)), SpendingLimits::default()));
+        assert_eq!(account.keys.capacity(), 2);
     }
 
     #[test]

@@ -72,16 +72,27 @@ pub struct WindowCounter<W> {
     pub captured: Credits,
     /// Held by open calls.
     pub held: Credits,
-    /// The window before, with what was captured and held in it: a stream that began in it still counts
-    /// there when its hold is extended.
-    before: Option<(W, Credits, Credits)>,
+    /// The window before: a stream that began in it still counts there when its hold is extended.
+    before: Option<W>,
+    /// What was captured in it. Not in one option with it, which would take more memory, and a million accounts may be
+    /// there.
+    before_captured: Credits,
+    /// What is held in it.
+    before_held: Credits,
 }
 
 impl<W: Ord + Copy> WindowCounter<W> {
     /// A counter as it was written down: nothing held.
     #[must_use]
     pub fn stored(window: W, captured: Credits) -> Self {
-        WindowCounter { window, captured, held: Credits::ZERO, before: None }
+        WindowCounter {
+            window,
+            captured,
+            held: Credits::ZERO,
+            before: None,
+            before_captured: Credits::ZERO,
+            before_held: Credits::ZERO,
+        }
     }
 
     /// The window that `now` counts in.
@@ -94,10 +105,7 @@ impl<W: Ord + Copy> WindowCounter<W> {
         if at == self.window {
             return Some((&mut self.captured, &mut self.held));
         }
-        match &mut self.before {
-            Some((window, captured, held)) if at == *window => Some((captured, held)),
-            _ => None,
-        }
+        (self.before == Some(at)).then_some((&mut self.before_captured, &mut self.before_held))
     }
 
     /// Captured plus held in window `at`: nothing, where that window has not been counted yet; `None` where
@@ -106,7 +114,7 @@ impl<W: Ord + Copy> WindowCounter<W> {
         match self.before {
             _ if at > self.window => Some(Credits::ZERO),
             _ if at == self.window => self.captured.checked_add(self.held),
-            Some((window, captured, held)) if at == window => captured.checked_add(held),
+            Some(window) if at == window => self.before_captured.checked_add(self.before_held),
             _ => None,
         }
     }
@@ -132,9 +140,10 @@ impl<W: Ord + Copy> WindowCounter<W> {
     /// Begins window `at`, where it is not begun.
     pub(super) fn roll(&mut self, at: W) {
         if at > self.window {
-            let before = Some((self.window, self.captured, self.held));
-            let (captured, held) = (Credits::ZERO, Credits::ZERO);
-            *self = WindowCounter { window: at, captured, held, before };
+            self.before = Some(self.window);
+            self.before_captured = std::mem::take(&mut self.captured);
+            self.before_held = std::mem::take(&mut self.held);
+            self.window = at;
         }
     }
 

@@ -123,9 +123,13 @@ impl fmt::Display for Credits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let absolute = self.0.unsigned_abs();
         let sign = if self.0 < 0 { "-" } else { "" };
-        let fraction = format!("{:09}", absolute % 1_000_000_000);
-        let (first_four, rest) = fraction.split_at(4);
-        write!(f, "{sign}{}.{first_four}{}", absolute / 1_000_000_000, rest.trim_end_matches('0'))
+        let (whole, mut fraction) = (absolute / 1_000_000_000, absolute % 1_000_000_000);
+        let mut decimals: usize = 9;
+        while decimals > 4 && fraction % 10 == 0 {
+            fraction /= 10;
+            decimals = decimals.saturating_sub(1);
+        }
+        write!(f, "{sign}{whole}.{fraction:0decimals$}")
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
+use std::sync::{Arc, LazyLock};
 
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{
@@ -39,8 +40,8 @@ pub struct KeyRecord {
     pub expires_at: Option<Timestamp>,
     /// The rate limit tier of its owner; `None` is the default.
     pub tier: Option<String>,
-    /// What it may be used for.
-    pub policy: KeyPolicy,
+    /// What it may be used for: one in common to all keys without a policy, of which a million may be remembered.
+    pub policy: Arc<KeyPolicy>,
 }
 
 /// What a key's owner sees of it.
@@ -164,7 +165,7 @@ impl Store {
                 environment: environment.and_then(Environment::from_code).ok_or_else(corrupt)?,
                 expires_at: ends.map(Timestamp::from_micros),
                 tier: row.try_get_by_index(5)?,
-                policy,
+                policy: shared(policy),
             }))
         })
         .await
@@ -235,6 +236,11 @@ async fn beside(
         }
     }
     Ok((policies, former))
+}
+
+fn shared(policy: KeyPolicy) -> Arc<KeyPolicy> {
+    static NONE: LazyLock<Arc<KeyPolicy>> = LazyLock::new(Arc::default);
+    if policy == **NONE { Arc::clone(&NONE) } else { Arc::new(policy) }
 }
 
 fn policy(row: key_policy::Model) -> Result<KeyPolicy, StoreError> {

@@ -367,7 +367,11 @@ impl Writing {
         let (status, reported) = (StatusCode::OK, self.reported());
         if self.shape == Shape::Response {
             let output = json!([self.output_item()]);
-            return whole(status, &self.response("completed", &output, self.usage_object()), reported);
+            return whole(
+                status,
+                &self.response("completed", &output, self.usage_object()),
+                reported,
+            );
         }
         let (text, finish_reason) = (self.reply.text.as_str(), self.reply.finish_reason);
         let message = |refusal| Message { role: "assistant", content: text, refusal };
