@@ -194,6 +194,10 @@ const OVER_LIMIT: &str = "refusal, 429 over the limit";
 const COLD: &str = "cold accounts";
 const KEY_CREATION: &str = "key creation";
 const LOGIN: &str = "login";
+/// Whose keys are made.
+const SESSIONS: usize = 8;
+/// None of them: every login ends the oldest session of many.
+const WHO_LOGS_IN: usize = SESSIONS;
 const LISTENED: &str = "webhooks, 100 accounts";
 const LATENCY: &str = "latency";
 const LEDGER_COST: &str = "ledger cost";
@@ -338,7 +342,8 @@ fn side(name: &'static str, make: fn() -> Database, plan: Plan, upstream: &str) 
     side.start(&[]);
     let server = side.server.as_ref().unwrap();
     side.target.sessions =
-        (0..8).map(|number| format!("Bearer {}", server.session(number))).collect();
+        (0..SESSIONS).map(|number| format!("Bearer {}", server.session(number))).collect();
+    server.session(WHO_LOGS_IN);
     side
 }
 
@@ -429,10 +434,17 @@ fn measure_all(bench: &mut Bench, kind: Option<&str>) {
                 let body = json!({ "name": "bench" }).to_string();
                 let ask =
                     Template::new("POST", "/api/keys", "authorization", &target.sessions, &body);
-                bench.measure(KEY_CREATION, target, ask, (16, 8, Shape::Closed, 201), None, None);
+                bench.measure(
+                    KEY_CREATION,
+                    target,
+                    ask,
+                    (16, SESSIONS, Shape::Closed, 201),
+                    None,
+                    None,
+                );
             }
             if bench.is_chosen(LOGIN) {
-                let body = support::login(0).to_string();
+                let body = support::login(WHO_LOGS_IN).to_string();
                 let ask = Template::new("POST", "/api/auth/login", "x-none", &["-".into()], &body);
                 bench.measure(LOGIN, &side.target, ask, (4, 1, Shape::Closed, 200), None, None);
             }

@@ -238,6 +238,7 @@ async fn beside(
     Ok((policies, former))
 }
 
+/// The policy, or what all keys without one have in common.
 fn shared(policy: KeyPolicy) -> Arc<KeyPolicy> {
     static NONE: LazyLock<Arc<KeyPolicy>> = LazyLock::new(Arc::default);
     if policy == **NONE { Arc::clone(&NONE) } else { Arc::new(policy) }
