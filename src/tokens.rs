@@ -264,6 +264,18 @@ impl TextCounter {
     }
 }
 
+/// o200k_base, o200k_harmony, cl100k_base, p50k_base, p50k_edit, r50k_base and gpt2.
+#[cfg(test)]
+pub(crate) const MODEL_OF_EACH_VOCABULARY: [&str; 7] = [
+    "gpt-4o",
+    "gpt-oss-20b",
+    "gpt-4",
+    "text-davinci-003",
+    "text-davinci-edit-001",
+    "davinci",
+    "gpt2",
+];
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -300,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_role_is_a_token() {
-        for model in ["gpt-4o", "gpt-4", "text-davinci-003", "davinci", "gpt-oss-20b"] {
+        for model in MODEL_OF_EACH_VOCABULARY {
             for role in ROLES {
                 assert_eq!(vocabulary(Some(model)).count_ordinary(role), 1, "{model} {role}");
             }

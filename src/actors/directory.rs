@@ -389,6 +389,7 @@ impl Directory {
             let marks = &resident.marks;
             // Whoever asks for an account whose actor has died loads it again; of the others nobody else lets go.
             let account = resident.account;
+            // Hardly any has died: the map is locked for those alone.
             if resident.is_dead_and_done() {
                 self.residents.remove_if(&account, |_, found| {
                     Arc::ptr_eq(found, resident) && found.is_dead_and_done()

@@ -374,10 +374,18 @@ impl Writing {
             );
         }
         let (text, finish_reason) = (self.reply.text.as_str(), self.reply.finish_reason);
+        let (shape, has_choices) = (self.shape, self.shape.has_choices());
         let message = |refusal| Message { role: "assistant", content: text, refusal };
-        let mut answer = WholeAnswer {
+        let choice = |index| Choice {
+            index,
+            message: (shape == Shape::Chat).then(|| message(Some(()))),
+            text: (shape == Shape::Completion).then_some(text),
+            logprobs: (),
+            finish_reason,
+        };
+        let answer = WholeAnswer {
             id: self.object_id(),
-            object: match self.shape {
+            object: match shape {
                 Shape::Chat => "chat.completion",
                 Shape::Completion => "text_completion",
                 Shape::AgentChat => "agent.chat",
@@ -385,31 +393,13 @@ impl Writing {
             },
             created: self.created,
             model: &self.model,
-            choices: None,
-            message: None,
-            text: None,
-            finish_reason: None,
+            choices: has_choices.then(|| (0..self.choices).map(choice).collect()),
+            message: (shape == Shape::AgentChat).then(|| message(None)),
+            text: (shape == Shape::Generation).then_some(text),
+            finish_reason: (!has_choices).then_some(finish_reason),
             usage: self.usage_object(),
             simulated: true,
         };
-        match self.shape {
-            Shape::AgentChat => answer.message = Some(message(None)),
-            Shape::Generation => answer.text = Some(text),
-            shape => {
-                let is_chat = shape == Shape::Chat;
-                let choice = |index| Choice {
-                    index,
-                    message: is_chat.then(|| message(Some(()))),
-                    text: (!is_chat).then_some(text),
-                    logprobs: (),
-                    finish_reason,
-                };
-                answer.choices = Some((0..self.choices).map(choice).collect());
-            }
-        }
-        if answer.choices.is_none() {
-            answer.finish_reason = Some(finish_reason);
-        }
         whole(status, &answer, reported)
     }
 
@@ -745,13 +735,13 @@ fn last_message(body: &Map<String, Value>) -> Result<String, BadQuestion> {
 }
 
 /// The tokens of [`OPENING`]. All vocabularies part before the space that comes after it, whatever comes then.
-fn opening(bpe: &CoreBPE) -> Cow<'static, [Rank]> {
+fn opening(bpe: &CoreBPE) -> Vec<Rank> {
     static OF_DEFAULT: LazyLock<Vec<Rank>> =
         LazyLock::new(|| tokens::vocabulary(None).encode_ordinary(OPENING));
     if std::ptr::eq(bpe, tokens::vocabulary(None)) {
-        Cow::Borrowed(&OF_DEFAULT)
+        OF_DEFAULT.clone()
     } else {
-        Cow::Owned(bpe.encode_ordinary(OPENING))
+        bpe.encode_ordinary(OPENING)
     }
 }
 
@@ -779,7 +769,7 @@ impl Reply {
         }
         let echo: String = question.chars().take(ECHO_CHARS_MAX).collect();
         let rest = format!(" {echo}");
-        let mut tokens = opening(bpe).into_owned();
+        let mut tokens = opening(bpe);
         tokens.extend(bpe.encode_ordinary(&rest));
         let kept = tokens.get(..limit).unwrap_or(&tokens);
         let (count, is_cut) = (kept.len(), kept.len() < tokens.len());
@@ -934,7 +924,7 @@ mod tests {
     proptest! {
         #[test]
         fn an_answer_counts_as_the_whole_text(question in any::<String>()) {
-            for model in ["gpt-4o", "gpt-4", "text-davinci-003", "davinci", "gpt-oss-20b"] {
+            for model in tokens::MODEL_OF_EACH_VOCABULARY {
                 let bpe = tokens::vocabulary(Some(model));
                 let reply = Reply::to(&question, bpe, usize::MAX, None, false);
                 prop_assert_eq!(reply.count, bpe.encode_ordinary(&reply.text).len());
