@@ -10,14 +10,14 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::fields::Fields;
 use super::sse;
 use super::{Reported, TokenUsage};
 use crate::domain::usage::TOKENS_MAX;
 use crate::domain::{Credits, LimitsLeft};
-use crate::json::Object;
+use crate::json::{Distinct, Object};
 use crate::tokens::{PromptTokens, vocabulary};
 
 /// The protocol of a route.
@@ -85,8 +85,6 @@ struct AskBody {
     stream: Option<bool>,
     #[serde(default)]
     stream_options: Option<Object<StreamOptions>>,
-    #[serde(default)]
-    model: Option<Value>,
     max_tokens: Option<u64>,
     max_completion_tokens: Option<u64>,
     max_output_tokens: Option<u64>,
@@ -130,8 +128,12 @@ impl Dialect {
     /// What is wrong with it, for the client.
     pub fn ask(self, body: &[u8]) -> Result<Ask, String> {
         let must_be = |error: serde_json::Error| format!("The body must be a JSON object: {error}");
-        let Object(read): Object<AskBody> = serde_json::from_slice(body).map_err(must_be)?;
-        let shown: Map<String, Value> = serde_json::from_slice(body).map_err(must_be)?;
+        let Distinct(shown) = serde_json::from_slice(body).map_err(must_be)?;
+        let read = AskBody::deserialize(&shown).map_err(|error| {
+            // The text itself says at which place.
+            let placed = serde_json::from_slice::<Object<AskBody>>(body).err();
+            must_be(placed.unwrap_or(error))
+        })?;
         if let Some(name) = shown.keys().find(|name| {
             let lower = name.to_ascii_lowercase();
             READ_FIELDS.contains(&lower.as_str()) && lower != **name
@@ -148,7 +150,7 @@ impl Dialect {
         if let Some((name, _)) = named.iter().find(|(_, limit)| *limit == Some(0)) {
             return Err(format!("{name}: must be at least 1"));
         }
-        let model = read.model.as_ref().and_then(Value::as_str).map(str::to_owned);
+        let model = shown.get("model").and_then(Value::as_str).map(str::to_owned);
         let prompt = PromptTokens::of(&shown, vocabulary(model.as_deref()));
         // Of `/v1/completions`: a list of prompts is as many completions.
         let prompts = match shown.get("prompt") {
