@@ -740,7 +740,7 @@ pub struct LedgerSettings {
     /// earlier process left in the journal is merged either way.
     pub journal: bool,
     /// Writes in the journal from which on they are merged; fewer are merged when nothing comes for 10 ms. Unset, it is
-    /// 1,024 on SQLite, where pages written seldom are pages saved, and 512 on PostgreSQL, where short merges leave calls
+    /// 4,096 on SQLite, where pages written seldom are pages saved, and 512 on PostgreSQL, where short merges leave calls
     /// their share of its processors.
     pub merge_from: Option<NonZeroUsize>,
     /// How long one attempt to commit may take, in milliseconds. Then its outcome counts as unknown, and it is

@@ -136,10 +136,10 @@ enum Transaction {
 }
 
 impl Transaction {
-    fn batch(&self) -> &Arc<Batch> {
+    fn batch(&self) -> Arc<Batch> {
         match self {
-            Transaction::Write(batch, _) => batch,
-            Transaction::Merge(merge) => &merge.batch,
+            Transaction::Write(batch, _) => Arc::clone(batch),
+            Transaction::Merge(merge) => Arc::new(merge.batch()),
         }
     }
 
@@ -191,9 +191,10 @@ impl Tables {
             self.journal.range((epoch, merge.first)..=last).map(|(_, batch)| batch).collect();
         let rows = |batch: &Batch| batch.entries.len() + batch.usage.len() + batch.holds.len();
         let expected: usize = merged.iter().map(|batch| rows(batch)).sum();
-        assert_eq!(rows(&merge.batch), expected, "a merge is what was journaled");
+        let batch = merge.batch();
+        assert_eq!(rows(&batch), expected, "a merge is what was journaled");
         self.mark = last;
-        self.write(&merge.batch, epoch)
+        self.write(&batch, epoch)
     }
 
     /// Deletes what is merged from the journal.
@@ -211,7 +212,7 @@ impl Tables {
     /// Whoever takes the accounts over merges what its predecessors left.
     fn merge_left(&mut self) {
         for ((epoch, number), batch) in self.unmerged() {
-            let merge = Merge { first: number, last: number, batch };
+            let merge = Merge { first: number, last: number, batches: vec![batch] };
             assert!(self.merge(epoch, &merge), "what is journaled cannot be merged");
         }
         self.forget_merged();
@@ -784,7 +785,7 @@ impl World<'_> {
             }
             let other = other.batch();
             other.entries.iter().any(|entry| rows.contains(&entry.account))
-                || !holds(other).is_disjoint(&mine)
+                || !holds(&other).is_disjoint(&mine)
                 || other.usage.iter().any(|usage| batch.usage.contains(usage))
         }) {
             self.end_limbo(place);
@@ -804,13 +805,13 @@ impl World<'_> {
         let is_locking = transaction.lane() == Lane::Tables;
         if self.chance(6.0) && lease.epoch == self.tables.epoch_of(transaction.lane()) {
             if is_locking {
-                self.wait_for_locks(batch);
+                self.wait_for_locks(&batch);
             }
             self.limbo.push((transaction.clone(), lease));
             return Attempt::Unknown;
         }
         if is_locking {
-            self.wait_for_locks(batch);
+            self.wait_for_locks(&batch);
         }
         let is_lost = self.chance(6.0);
         match self.tables.apply(transaction, lease) {

@@ -562,7 +562,7 @@ impl Hands {
                 let result = self.attempt(lane, self.store.merge(&merge, self.lease)).await;
                 let elapsed_us = begun.elapsed().as_micros();
                 self.histograms.merges.count_duration(begun.elapsed());
-                tracing::debug!(entries = merge.batch.entries.len(), elapsed_us, "merge");
+                tracing::debug!(batches = merge.batches.len(), elapsed_us, "merge");
                 report_refused(result.iter().flatten());
                 if result.is_ok() {
                     self.forget(&merge).await;

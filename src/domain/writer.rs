@@ -102,15 +102,23 @@ pub enum Lane {
     Tables,
 }
 
-/// Batches of the journal that are to be merged into the tables: those with these numbers, and what they come to.
+/// Batches of the journal that are to be merged into the tables.
 #[derive(Clone, Debug)]
 pub struct Merge {
     /// The first.
     pub first: i64,
     /// The last.
     pub last: i64,
-    /// What they write together.
-    pub batch: Arc<Batch>,
+    /// All of them, in their order.
+    pub batches: Vec<Arc<Batch>>,
+}
+
+impl Merge {
+    /// What they write together. Work for thousands of writes: not for the thread that gathers new ones meanwhile.
+    #[must_use]
+    pub fn batch(&self) -> Batch {
+        Batch::merged(self.batches.iter().map(Arc::as_ref))
+    }
 }
 
 /// What the writer wants done.
@@ -186,8 +194,18 @@ struct Journaled {
 
 #[derive(Clone, Debug)]
 enum Work {
-    Write(Place),
+    Write(Place, Arc<Batch>),
     Merge(Merge),
+}
+
+impl Work {
+    /// Could it be told afterwards whether it was written?
+    fn leaves_trace(&self) -> bool {
+        match self {
+            Work::Write(_, batch) => batch.leaves_trace(),
+            Work::Merge(_) => true,
+        }
+    }
 }
 
 /// A batch on its way.
@@ -195,7 +213,6 @@ enum Work {
 struct Current<T> {
     work: Work,
     writes: Vec<Pending<T>>,
-    batch: Arc<Batch>,
     step: Step,
     /// Before the step.
     is_pausing: bool,
@@ -474,9 +491,8 @@ impl<T> Writer<T> {
                 let tried = self.backlog.iter().take_while(|journaled| journaled.number <= last);
                 let tried: usize = tried.map(|journaled| journaled.marks.len()).sum();
                 self.merge_max = (tried / 2).max(1);
-                let (merge, batch) = (self.next_merge(), &mut self.tables.current);
-                if let (Some(merge), Some(current)) = (merge, batch) {
-                    current.batch = Arc::clone(&merge.batch);
+                let (merge, current) = (self.next_merge(), &mut self.tables.current);
+                if let (Some(merge), Some(current)) = (merge, current) {
                     current.work = Work::Merge(merge);
                 }
             }
@@ -492,7 +508,7 @@ impl<T> Writer<T> {
             (Some(true), _) => current.go(Step::Seal),
             // Not found, but it would not be found either way.
             (Some(false), Some(Attempt::Fenced | Attempt::Refused))
-                if current.may_be_there && !current.batch.leaves_trace() =>
+                if current.may_be_there && !current.work.leaves_trace() =>
             {
                 self.finish(lane, Err(WriteError::Lost));
             }
@@ -622,14 +638,13 @@ impl<T> Writer<T> {
                 Place::Journal(number)
             }
         };
-        self.lane(lane).current = Some(Current::of(Work::Write(place), writes, Arc::new(batch)));
+        self.lane(lane).current = Some(Current::of(Work::Write(place, Arc::new(batch)), writes));
     }
 
     /// Begins to merge what is in the journal, if anything is.
     fn begin_merge(&mut self) -> bool {
         let Some(merge) = self.next_merge() else { return false };
-        let batch = Arc::clone(&merge.batch);
-        self.tables.current = Some(Current::of(Work::Merge(merge), Vec::new(), batch));
+        self.tables.current = Some(Current::of(Work::Merge(merge), Vec::new()));
         true
     }
 
@@ -645,17 +660,17 @@ impl<T> Writer<T> {
                 before < self.merge_max
             })
             .collect();
-        let (first, last) = (taken.first()?, taken.last()?);
-        let batch = Arc::new(Batch::merged(taken.iter().map(|journaled| &*journaled.batch)));
-        Some(Merge { first: first.number, last: last.number, batch })
+        let (first, last) = (taken.first()?.number, taken.last()?.number);
+        let batches = taken.into_iter().map(|journaled| Arc::clone(&journaled.batch)).collect();
+        Some(Merge { first, last, batches })
     }
 
     fn finish(&mut self, lane: Lane, result: Result<(), WriteError>) {
         let Some(current) = self.lane(lane).current.take() else { return };
         match result {
             Ok(()) => {
-                if let Work::Write(Place::Journal(number)) = current.work {
-                    self.note_journaled(number, current.batch, &current.writes);
+                if let Work::Write(Place::Journal(number), batch) = current.work {
+                    self.note_journaled(number, batch, &current.writes);
                 }
                 self.acknowledge(lane, current.writes);
             }
@@ -777,8 +792,8 @@ impl<T> LaneWork<T> {
             return Some(Task::Pause(lane, current.pause_micros));
         }
         Some(match (current.step, &current.work) {
-            (Step::Commit, Work::Write(place)) => Task::Commit(Arc::clone(&current.batch), *place),
-            (Step::Look, Work::Write(place)) => Task::Look(Arc::clone(&current.batch), *place),
+            (Step::Commit, Work::Write(place, batch)) => Task::Commit(Arc::clone(batch), *place),
+            (Step::Look, Work::Write(place, batch)) => Task::Look(Arc::clone(batch), *place),
             (Step::Commit, Work::Merge(merge)) => Task::Merge(merge.clone()),
             (Step::Look, Work::Merge(merge)) => Task::LookMerged(merge.last),
             (Step::Seal, _) => Task::Seal(lane),
@@ -793,11 +808,10 @@ impl<T> LaneWork<T> {
 }
 
 impl<T> Current<T> {
-    fn of(work: Work, writes: Vec<Pending<T>>, batch: Arc<Batch>) -> Self {
+    fn of(work: Work, writes: Vec<Pending<T>>) -> Self {
         Current {
             work,
             writes,
-            batch,
             step: Step::Commit,
             is_pausing: false,
             is_asked: false,
@@ -933,7 +947,7 @@ mod tests {
         for last in [4, 2, 1, 1] {
             let Some(Task::Merge(merge)) = writer.next_task() else { panic!("no merge") };
             assert_eq!((merge.first, merge.last), (1, last));
-            assert_eq!(merge.batch.usage.len(), usize::try_from(last).unwrap());
+            assert_eq!(merge.batch().usage.len(), usize::try_from(last).unwrap());
             writer.merged(Err(Attempt::Unknown));
             assert!(matches!(writer.next_task(), Some(Task::LookMerged(looked)) if looked == last));
             writer.looked_for_merge(Some(None));

@@ -84,7 +84,7 @@ impl Store {
         let mut unfolded = self.unfolded.hold().await;
         let before = unfolded.take();
         let transaction =
-            begin_write(&self.tables.current()).await.map_err(CommitError::Unknown)?;
+            begin_write(&*self.tables.lent().await).await.map_err(CommitError::Unknown)?;
         failpoint!("writer-begun");
         if !is_held(&transaction, lease, &batch.shards()).await? {
             return Err(CommitError::Fenced);
@@ -124,10 +124,10 @@ impl Store {
     /// # Errors
     /// [`CommitError`]
     pub async fn seal(&self, lane: Lane, lease: Lease) -> Result<(), CommitError> {
-        let connection = self.lane(lane).current();
-        if lane == Lane::Journal && !is_postgres(&connection) {
+        if lane == Lane::Journal && !is_postgres(&self.write) {
             return self.seal_journal(lease).await;
         }
+        let connection = self.lane(lane).lent().await;
         let transaction = begin_write(&connection).await.map_err(CommitError::Unknown)?;
         if !is_held(&transaction, lease, &[0]).await? {
             return Err(CommitError::Fenced);
@@ -156,19 +156,20 @@ impl Store {
         } else {
             self.wait_for_other_sessions(Lane::Tables).await?;
         }
-        let ledger = self.tables.committed();
+        let lent = self.tables.committed().await;
+        let ledger: &DatabaseConnection = &lent;
         // One transaction writes all or nothing, so any row that is this batch's alone speaks for all of it.
         if let Some(first) = batch.entries.first() {
             let row = entity::ledger_entry::Entity::find_by_id((first.account.0, first.seq))
-                .one(&ledger)
+                .one(ledger)
                 .await?;
             return Ok(row.is_some_and(|row| row.epoch == lease.epoch && row.link == first.link.0));
         }
-        if let Some(is_written) = holds::are_written(&ledger, &batch.holds, lease.epoch).await? {
+        if let Some(is_written) = holds::are_written(ledger, &batch.holds, lease.epoch).await? {
             return Ok(is_written);
         }
         if let Some(usage) = batch.usage.first() {
-            return self.is_usage_written(usage).await;
+            return is_usage_written(ledger, usage).await;
         }
         // The rest can be written twice and is the same.
         Ok(false)
@@ -178,29 +179,30 @@ impl Store {
     pub(super) async fn wait_for_other_sessions(&self, lane: Lane) -> Result<(), StoreError> {
         let connection = self.lane(lane);
         // What a connection of SQLite was told before, it has done when it answers.
-        connection.current().ping().await?;
-        let ledger = connection.committed();
+        connection.lent().await.ping().await?;
+        let ledger = connection.committed().await;
         let mut polls = 0..SESSION_POLLS;
-        while is_postgres(&ledger) && other_sessions(&ledger).await? > 0 {
+        while is_postgres(&*ledger) && other_sessions(&ledger).await? > 0 {
             polls.next().ok_or(StoreError::TooSlow)?;
             tokio::time::sleep(SESSION_POLL).await;
         }
         Ok(())
     }
+}
 
-    /// Looks among the last records only: they are in the order in which they were written, and have no index
-    /// by id.
-    async fn is_usage_written(&self, usage: &UsageRecord) -> Result<bool, StoreError> {
-        const SQL: &str = "SELECT CAST(COUNT(*) AS BIGINT) FROM (
-                SELECT id FROM usage_record ORDER BY number DESC LIMIT 20000
-            ) AS last WHERE id = $1";
-        let ledger = self.tables.committed();
-        let backend = ledger.get_database_backend();
-        let statement = Statement::from_sql_and_values(backend, SQL, [usage.id.0.into()]);
-        let row = ledger.query_one_raw(statement).await?;
-        let count = row.map(|row| row.try_get_by_index::<i64>(0)).transpose()?;
-        Ok(count.is_some_and(|count| count > 0))
-    }
+/// Looks among the last records only: they are in the order in which they were written, and have no index by id.
+async fn is_usage_written(
+    ledger: &DatabaseConnection,
+    usage: &UsageRecord,
+) -> Result<bool, StoreError> {
+    const SQL: &str = "SELECT CAST(COUNT(*) AS BIGINT) FROM (
+            SELECT id FROM usage_record ORDER BY number DESC LIMIT 20000
+        ) AS last WHERE id = $1";
+    let backend = ledger.get_database_backend();
+    let statement = Statement::from_sql_and_values(backend, SQL, [usage.id.0.into()]);
+    let row = ledger.query_one_raw(statement).await?;
+    let count = row.map(|row| row.try_get_by_index::<i64>(0)).transpose()?;
+    Ok(count.is_some_and(|count| count > 0))
 }
 
 /// The writer's sessions that were given up and have not ended.

@@ -37,6 +37,8 @@ const FORMAT: u8 = 2;
 const FORMAT_WITHOUT_MODELS: u8 = 1;
 /// Rows that are read at once.
 const PAGE: usize = 64;
+/// Deletes what is merged.
+const FORGET: &str = "DELETE FROM journal WHERE epoch < $1 OR (epoch = $1 AND number <= $2)";
 
 /// Where a batch lies in the journal: the epoch of who wrote it, and its number of that process.
 type At = (i64, i64);
@@ -125,10 +127,9 @@ impl Store {
         const SQLITE: &str = "INSERT INTO journal (epoch, number, writes)
             SELECT $2, $3, $4 FROM journal_lease WHERE owner = $1 AND epoch = $2";
         failpoint!("journal-before");
-        let journal = self.journal.current();
-        let sql = if is_postgres(&journal) { POSTGRES } else { SQLITE };
+        let sql = if is_postgres(&self.write) { POSTGRES } else { SQLITE };
         let values = [lease.owner.into(), lease.epoch.into(), number.into(), encode(batch)?.into()];
-        let writing = execute(&journal, sql, values);
+        let writing = self.journal.execute(sql, values);
         failpoint!("journal-sent");
         match writing.await? {
             0 => Err(CommitError::Fenced),
@@ -140,7 +141,7 @@ impl Store {
     pub(super) async fn seal_journal(&self, lease: Lease) -> Result<(), CommitError> {
         let sql = "UPDATE journal_lease SET epoch = epoch WHERE owner = $1 AND epoch = $2";
         let values = [lease.owner.into(), lease.epoch.into()];
-        match execute(&self.journal.current(), sql, values).await? {
+        match self.journal.execute(sql, values).await? {
             0 => Err(CommitError::Fenced),
             _ => Ok(()),
         }
@@ -149,22 +150,22 @@ impl Store {
     /// The last epoch in which the journal of SQLite was taken over: higher than that of the tables where those are
     /// of an older backup.
     pub(super) async fn journal_epoch(&self) -> Result<i64, StoreError> {
-        let journal = self.journal.current();
-        if is_postgres(&journal) {
+        if is_postgres(&self.write) {
             return Ok(0);
         }
-        let rows = query(&journal, "SELECT epoch FROM journal_lease", []).await?;
+        let rows =
+            query(&*self.journal.lent().await, "SELECT epoch FROM journal_lease", []).await?;
         Ok(rows.first().map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or(0))
     }
 
     /// Takes the journal over, after the tables.
     pub(crate) async fn take_journal(&self, lease: Lease) -> Result<(), StoreError> {
         failpoint!("takeover-journal");
-        let journal = self.journal.current();
-        if !is_postgres(&journal) {
+        if !is_postgres(&self.write) {
             // Somebody who took the tables over after this process may have been here before it.
             let sql = "UPDATE journal_lease SET owner = $1, epoch = $2 WHERE epoch < $2";
-            if execute(&journal, sql, [lease.owner.into(), lease.epoch.into()]).await? == 0 {
+            let values = [lease.owner.into(), lease.epoch.into()];
+            if self.journal.execute(sql, values).await? == 0 {
                 return Err(CommitError::Fenced.into());
             }
         }
@@ -178,20 +179,20 @@ impl Store {
     /// [`CommitError`]
     pub async fn merge(&self, merge: &Merge, lease: Lease) -> Result<Vec<AccountId>, CommitError> {
         let last = (lease.epoch, merge.last);
-        self.merge_on(&self.tables.current(), last, &merge.batch, lease).await
+        self.merge_on(&*self.tables.lent().await, last, &merge.batch(), lease).await
     }
 
     /// Deletes from the journal what is merged, up to this number of the process. What cannot be deleted now is below
     /// the mark, and deleted later.
     pub async fn forget_merged(&self, last: i64, lease: Lease) {
-        forget(&self.journal.current(), (lease.epoch, last)).await;
+        forgotten(self.journal.execute(FORGET, [lease.epoch.into(), last.into()]).await);
     }
 
     /// Is a batch in the journal?
     pub(super) async fn is_journaled(&self, number: i64, lease: Lease) -> Result<bool, StoreError> {
         let sql = "SELECT COUNT(*) FROM journal WHERE epoch = $1 AND number = $2";
         let values = [lease.epoch.into(), number.into()];
-        Ok(count(&self.journal.committed(), sql, values).await? > 0)
+        Ok(count(&*self.journal.committed().await, sql, values).await? > 0)
     }
 
     /// Which accounts' entries have the tables refused, if the journal of this process is merged up to this number?
@@ -205,12 +206,13 @@ impl Store {
         lease: Lease,
     ) -> Result<Option<Vec<AccountId>>, StoreError> {
         self.wait_for_other_sessions(Lane::Tables).await?;
-        let tables = self.tables.committed();
-        if mark(&tables).await? < (lease.epoch, last) {
+        let lent = self.tables.committed().await;
+        let tables: &DatabaseConnection = &lent;
+        if mark(tables).await? < (lease.epoch, last) {
             return Ok(None);
         }
         let sql = "SELECT account_id FROM journal_refused WHERE epoch = $1 AND number = $2";
-        let rows = query(&tables, sql, [lease.epoch.into(), last.into()]).await?;
+        let rows = query(tables, sql, [lease.epoch.into(), last.into()]).await?;
         let account = |row: &sea_orm::QueryResult| Ok(AccountId(row.try_get_by_index(0)?));
         rows.iter().map(account).collect::<Result<_, StoreError>>().map(Some)
     }
@@ -224,7 +226,7 @@ impl Store {
         // The journal first: what is merged meanwhile is below the mark that is read then, and nothing is missed.
         let (mut rows, mut after) = (Vec::new(), (i64::MIN, 0));
         loop {
-            let page = rows_after(&self.journal.committed(), after, PAGE).await?;
+            let page = rows_after(&*self.journal.committed().await, after, PAGE).await?;
             let Some(last) = page.last() else { break };
             after = last.at;
             rows.extend(page);
@@ -259,11 +261,16 @@ impl Store {
         failpoint!("merge-left");
         self.merge_refused(lease).await?;
         // The writer's own connection is for the writer's thread to open.
-        let is_postgres = is_postgres(&self.write);
-        let journal = if is_postgres { self.write.clone() } else { self.journal.current() };
+        let lent;
+        let journal = if is_postgres(&self.write) {
+            &self.write
+        } else {
+            lent = self.journal.lent().await;
+            &*lent
+        };
         let mut after = mark(&self.write).await?;
         loop {
-            let rows = rows_after(&journal, after, PAGE).await?;
+            let rows = rows_after(journal, after, PAGE).await?;
             let Some(first) = rows.first() else { break };
             // A batch's holds are of the epoch in which it was written.
             let of_epoch: Vec<&JournalRow> =
@@ -273,7 +280,7 @@ impl Store {
             report_refused(self.merge_on(&self.write, last, &batch, lease).await?.iter());
             after = last;
         }
-        forget(&journal, after).await;
+        forgotten(execute(journal, FORGET, [after.0.into(), after.1.into()]).await);
         Ok(())
     }
 
@@ -281,7 +288,7 @@ impl Store {
     /// SQLite for each account in it; on PostgreSQL a long one keeps its processors from calls.
     #[must_use]
     pub fn merge_from(&self) -> usize {
-        if is_postgres(&self.write) { 512 } else { 1_024 }
+        if is_postgres(&self.write) { 512 } else { 4_096 }
     }
 
     async fn merge_on(
@@ -498,9 +505,8 @@ async fn is_refused(
     }
 }
 
-async fn forget(journal: &DatabaseConnection, (epoch, number): At) {
-    let sql = "DELETE FROM journal WHERE epoch < $1 OR (epoch = $1 AND number <= $2)";
-    if let Err(error) = execute(journal, sql, [epoch.into(), number.into()]).await {
+fn forgotten(deleted: Result<u64, sea_orm::DbErr>) {
+    if let Err(error) = deleted {
         tracing::warn!(%error, "what is merged was not deleted from the journal");
     }
     failpoint!("merge-deleted");

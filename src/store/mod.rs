@@ -11,7 +11,7 @@
 use std::fs::File;
 use std::future::Future;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sea_orm::sqlx;
@@ -21,13 +21,13 @@ use sea_orm::{
     DbBackend, DbErr, IsolationLevel, Statement, TransactionTrait as _,
 };
 use tokio::runtime::Handle;
-use uuid::Uuid;
 
 use crate::config::DatabaseSettings;
 use crate::domain::AccountId;
 use crate::domain::writer::Lane;
 use crate::failpoint;
 use batch::CommitError;
+use lane::LaneConnection;
 
 pub mod accounts;
 pub mod answers;
@@ -38,6 +38,7 @@ pub mod batch;
 pub mod email_tokens;
 pub mod holds;
 pub mod journal;
+mod lane;
 pub mod lease;
 pub mod ledger;
 pub mod monitoring;
@@ -116,46 +117,6 @@ pub struct Store {
     journal: LaneConnection,
     outbox: Arc<outbox::Outbox>,
     unfolded: Arc<rollups::Unfolded>,
-}
-
-/// What the ledger writer writes on in one of its lanes.
-#[derive(Clone, Debug)]
-struct LaneConnection {
-    /// Another one after it was broken.
-    current: Arc<RwLock<DatabaseConnection>>,
-    /// For SQLite: where to look, since the connection that wrote could see what it has not committed.
-    reading: Option<DatabaseConnection>,
-    /// For PostgreSQL: how another one is opened.
-    renewal: Option<Arc<ConnectOptions>>,
-}
-
-impl LaneConnection {
-    fn of_sqlite(writing: DatabaseConnection, reading: DatabaseConnection) -> Self {
-        LaneConnection {
-            current: Arc::new(RwLock::new(writing)),
-            reading: Some(reading),
-            renewal: None,
-        }
-    }
-
-    /// Opened by the ledger writer's first use, on the thread that then drives it: for the journal the writer's own.
-    async fn of_postgres(url: &str, name: &str) -> Result<Self, StoreError> {
-        let mut renewal = options(url, 1);
-        let name = format!("polysystems {name} {}", Uuid::new_v4().simple());
-        renewal.min_connections(0).connect_lazy(true).set_application_name(name);
-        let current = Arc::new(RwLock::new(Database::connect(renewal.clone()).await?));
-        Ok(LaneConnection { current, reading: None, renewal: Some(Arc::new(renewal)) })
-    }
-
-    /// As it is now.
-    fn current(&self) -> DatabaseConnection {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Where to look for what is committed.
-    fn committed(&self) -> DatabaseConnection {
-        self.reading.clone().unwrap_or_else(|| self.current())
-    }
 }
 
 impl Store {
@@ -280,22 +241,20 @@ impl Store {
     /// Gives the ledger writer another connection, and ends what its last one may still be doing: a session
     /// that nobody hears any more would keep the rows locked that are to be written again.
     pub async fn renew_connection(&self, lane: Lane) {
-        let LaneConnection { current, renewal, .. } = self.lane(lane);
-        let Some(renewal) = renewal else { return };
-        let fresh = match Database::connect(ConnectOptions::clone(renewal)).await {
+        let lane = self.lane(lane);
+        let Some(renewal) = lane.renewal() else { return };
+        let fresh = match Database::connect(renewal).await {
             Ok(fresh) => fresh,
             Err(error) => {
                 tracing::warn!(%error, "no other connection for the ledger writer");
                 return;
             }
         };
-        let old = {
-            let mut current = current.write().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *current, fresh.clone())
-        };
+        let old = lane.replace(fresh.clone());
         let closing = async move {
             // It may never answer; then it ends as this is dropped.
-            let _ = tokio::time::timeout(CLOSING_MAX, old.close()).await;
+            let _ =
+                tokio::time::timeout(CLOSING_MAX, async { old.await.close_by_ref().await }).await;
         };
         tokio::spawn(closing);
         let end_others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -321,9 +280,10 @@ impl Store {
     pub async fn close(&self) {
         let closed = self
             .run(|store| async move {
-                let lanes = [&store.journal, &store.tables];
-                let own = lanes.map(|lane| [lane.current(), lane.committed()]);
-                for connection in own.iter().flatten().chain([&store.write, &store.read]) {
+                for lane in [&store.journal, &store.tables] {
+                    lane.close().await?;
+                }
+                for connection in [&store.write, &store.read] {
                     connection.close_by_ref().await?;
                 }
                 Ok(())
