@@ -272,8 +272,10 @@ pub struct Writer<T> {
 const MERGES_AT_ONCE: usize = 16;
 /// and, but for a larger `merge_from`, no more than so many: others that write wait for it.
 const MERGE_MAX: usize = 4_096;
-/// So many times as many may be in the journal before it takes no more, until some are merged.
+/// So many times as many may be in the journal before it takes no more, until some are merged,
 const MERGES_BEHIND: usize = 64;
+/// and, but for a larger `merge_from`, no more than so many: they are in memory, and who starts next merges them first.
+const UNMERGED_MAX: usize = 65_536;
 
 fn merge_most(merge_from: usize) -> usize {
     merge_from.saturating_mul(MERGES_AT_ONCE).min(MERGE_MAX.max(merge_from))
@@ -565,7 +567,8 @@ impl<T> Writer<T> {
             return true;
         }
         let Some((ordinal, _)) = self.plain.front() else { return false };
-        let behind_max = self.merge_from.unwrap_or(0).saturating_mul(MERGES_BEHIND);
+        let merge_from = self.merge_from.unwrap_or(0);
+        let behind_max = merge_from.saturating_mul(MERGES_BEHIND).min(UNMERGED_MAX.max(merge_from));
         if self.unmerged >= behind_max && !self.is_fenced {
             return false;
         }

@@ -83,8 +83,7 @@ impl Store {
         failpoint!("writer-before-begin");
         let mut unfolded = self.unfolded.hold().await;
         let before = unfolded.take();
-        let transaction =
-            begin_write(&*self.tables.lent().await).await.map_err(CommitError::Unknown)?;
+        let transaction = begin_write(&self.tables.pool()).await.map_err(CommitError::Unknown)?;
         failpoint!("writer-begun");
         if !is_held(&transaction, lease, &batch.shards()).await? {
             return Err(CommitError::Fenced);

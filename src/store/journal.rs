@@ -179,7 +179,7 @@ impl Store {
     /// [`CommitError`]
     pub async fn merge(&self, merge: &Merge, lease: Lease) -> Result<Vec<AccountId>, CommitError> {
         let last = (lease.epoch, merge.last);
-        self.merge_on(&*self.tables.lent().await, last, &merge.batch(), lease).await
+        self.merge_on(&self.tables.pool(), last, &merge.batch(), lease).await
     }
 
     /// Deletes from the journal what is merged, up to this number of the process. What cannot be deleted now is below
@@ -226,7 +226,11 @@ impl Store {
         // The journal first: what is merged meanwhile is below the mark that is read then, and nothing is missed.
         let (mut rows, mut after) = (Vec::new(), (i64::MIN, 0));
         loop {
-            let page = rows_after(&*self.journal.committed().await, after, PAGE).await?;
+            let page = if is_postgres(&self.write) {
+                rows_after(&self.write, after, PAGE).await?
+            } else {
+                rows_after(&*self.journal.committed().await, after, PAGE).await?
+            };
             let Some(last) = page.last() else { break };
             after = last.at;
             rows.extend(page);

@@ -4,17 +4,26 @@
 //! of threads, after each statement. So the connection that batches go to the journal on is given back only for others
 //! that need it.
 
+use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
+use futures_util::future::join;
 use sea_orm::sqlx::pool::PoolConnection;
 use sea_orm::sqlx::{self, Postgres, Sqlite};
 use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr, RuntimeErr, Value, Values};
 use sea_query_sqlx::SqlxValues;
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use uuid::Uuid;
 
 use super::{StoreError, is_postgres, options};
+
+/// A connection that was not used for so long may be cut off by now: the pool is to ask it.
+const UNUSED_MAX: Duration = Duration::from_mins(1);
+/// After so long the pool is to have it, which replaces what is old.
+const KEPT_MAX: Duration = Duration::from_mins(20);
 
 /// See the module.
 #[derive(Clone, Debug)]
@@ -39,43 +48,68 @@ impl Session {
         Session { pool, kept: Arc::default() }
     }
 
-    async fn lent(self) -> Lent {
-        let mut kept = self.kept.lock_owned().await;
-        *kept = None;
-        Lent { pool: self.pool, _kept: Some(kept) }
+    /// Closes it at once, so that nobody waits for a connection of it any more, and waits until it is.
+    async fn close(self) -> Result<(), DbErr> {
+        let given_back = async { *self.kept.lock().await = None };
+        join(self.pool.close_by_ref(), given_back).await.0
     }
 }
 
 /// A connection out of its pool.
 #[derive(Debug)]
-enum Kept {
+struct Kept {
+    connection: Option<AnyConnection>,
+    since: Instant,
+    used: Instant,
+}
+
+#[derive(Debug)]
+enum AnyConnection {
     Postgres(PoolConnection<Postgres>),
     Sqlite(PoolConnection<Sqlite>),
 }
 
+impl Drop for Kept {
+    fn drop(&mut self) {
+        // It is given back by a task. Where nothing runs tasks any more the process is about to end, and that ends it.
+        if Handle::try_current().is_err() {
+            let _left = ManuallyDrop::new(self.connection.take());
+        }
+    }
+}
+
 impl Kept {
     async fn of(pool: &DatabaseConnection) -> Result<Self, sqlx::Error> {
-        Ok(if is_postgres(pool) {
-            Kept::Postgres(pool.get_postgres_connection_pool().acquire().await?)
+        let connection = if is_postgres(pool) {
+            AnyConnection::Postgres(pool.get_postgres_connection_pool().acquire().await?)
         } else {
-            Kept::Sqlite(pool.get_sqlite_connection_pool().acquire().await?)
-        })
+            AnyConnection::Sqlite(pool.get_sqlite_connection_pool().acquire().await?)
+        };
+        let now = Instant::now();
+        Ok(Kept { connection: Some(connection), since: now, used: now })
+    }
+
+    fn is_fresh(&self) -> bool {
+        self.used.elapsed() < UNUSED_MAX && self.since.elapsed() < KEPT_MAX
     }
 
     async fn execute(&mut self, sql: &'static str, values: Values) -> Result<u64, sqlx::Error> {
         let values = SqlxValues(values);
-        Ok(match self {
-            Kept::Postgres(connection) => {
+        let rows = match &mut self.connection {
+            Some(AnyConnection::Postgres(connection)) => {
                 sqlx::query_with(sql, values).execute(&mut **connection).await?.rows_affected()
             }
-            Kept::Sqlite(connection) => {
+            Some(AnyConnection::Sqlite(connection)) => {
                 sqlx::query_with(sql, values).execute(&mut **connection).await?.rows_affected()
             }
-        })
+            None => return Err(sqlx::Error::PoolClosed),
+        };
+        self.used = Instant::now();
+        Ok(rows)
     }
 }
 
-/// A lane's pool, with its connection in it: nothing else is done in the lane as long as this lives.
+/// A pool with its connection in it: none is kept out of it as long as this lives.
 pub(super) struct Lent {
     pool: DatabaseConnection,
     _kept: Option<OwnedMutexGuard<Option<Kept>>>,
@@ -110,7 +144,7 @@ impl LaneConnection {
     }
 
     /// Executes a statement on the connection, which is kept for the next one where all went well. Says how many rows
-    /// it wrote.
+    /// it wrote. For the journal's lane alone: in the other one, others write who know the pool only.
     ///
     /// # Errors
     /// Those of the database.
@@ -121,7 +155,7 @@ impl LaneConnection {
     ) -> Result<u64, DbErr> {
         let session = self.session();
         let mut slot = session.kept.lock().await;
-        let mut kept = match slot.take() {
+        let mut kept = match slot.take().filter(Kept::is_fresh) {
             Some(kept) => kept,
             None => Kept::of(&session.pool).await.map_err(|error| DbErr::Conn(runtime(error)))?,
         };
@@ -134,7 +168,15 @@ impl LaneConnection {
 
     /// The connection, for anything else.
     pub(super) async fn lent(&self) -> Lent {
-        self.session().lent().await
+        let session = self.session();
+        let mut kept = session.kept.lock_owned().await;
+        *kept = None;
+        Lent { pool: session.pool, _kept: Some(kept) }
+    }
+
+    /// The pool, where nothing is ever kept out of it: in the lane of the tables.
+    pub(super) fn pool(&self) -> DatabaseConnection {
+        self.session().pool
     }
 
     /// Where to look for what is committed.
@@ -150,11 +192,16 @@ impl LaneConnection {
         self.renewal.as_deref().cloned()
     }
 
-    /// Puts another one in its place. Gives the last one back, with nothing kept from it once whatever uses it has
-    /// ended.
-    pub(super) fn replace(&self, pool: DatabaseConnection) -> impl Future<Output = Lent> + use<> {
+    /// Puts another pool in its place, and lends it before anyone else has it. Gives what closes the last one.
+    pub(super) async fn replace(
+        &self,
+        pool: DatabaseConnection,
+    ) -> (impl Future<Output = Result<(), DbErr>> + use<>, Lent) {
+        let fresh = Session::new(pool.clone());
+        let kept = Arc::clone(&fresh.kept).lock_owned().await;
         let mut session = self.session.write().unwrap_or_else(PoisonError::into_inner);
-        std::mem::replace(&mut *session, Session::new(pool)).lent()
+        let old = std::mem::replace(&mut *session, fresh);
+        (old.close(), Lent { pool, _kept: Some(kept) })
     }
 
     /// Closes it, after what runs on it is done.
@@ -162,7 +209,7 @@ impl LaneConnection {
     /// # Errors
     /// Those of the database.
     pub(super) async fn close(&self) -> Result<(), DbErr> {
-        self.lent().await.close_by_ref().await?;
+        self.session().close().await?;
         match &self.reading {
             Some(reading) => reading.close_by_ref().await,
             None => Ok(()),
@@ -212,6 +259,35 @@ mod tests {
         let mut writing = std::pin::pin!(lane.execute(INSERT, [3_i64.into()]));
         assert!(poll!(&mut writing).is_pending());
         drop(lent);
+        assert_eq!(writing.await.unwrap(), 1);
+    }
+
+    #[test]
+    fn a_kept_connection_may_outlive_its_runtime() {
+        let folder = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let lane = runtime.block_on(async {
+            let lane = lane(&folder).await;
+            lane.execute(INSERT, [1_i64.into()]).await.unwrap();
+            lane
+        });
+        drop(runtime);
+        drop(lane);
+    }
+
+    #[tokio::test]
+    async fn nobody_has_another_connection_before_who_put_it_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let lane = lane(&folder).await;
+        lane.execute(INSERT, [1_i64.into()]).await.unwrap();
+        let url = format!("sqlite://{}", folder.path().join("x.db").display());
+        let (closing, lent) =
+            lane.replace(Database::connect(options(&url, 1)).await.unwrap()).await;
+        let mut writing = std::pin::pin!(lane.execute(INSERT, [2_i64.into()]));
+        assert!(poll!(&mut writing).is_pending());
+        lent.ping().await.unwrap();
+        drop(lent);
+        closing.await.unwrap();
         assert_eq!(writing.await.unwrap(), 1);
     }
 

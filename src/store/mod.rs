@@ -250,13 +250,11 @@ impl Store {
                 return;
             }
         };
-        let old = lane.replace(fresh.clone());
-        let closing = async move {
+        let (closing, fresh) = lane.replace(fresh).await;
+        tokio::spawn(async move {
             // It may never answer; then it ends as this is dropped.
-            let _ =
-                tokio::time::timeout(CLOSING_MAX, async { old.await.close_by_ref().await }).await;
-        };
-        tokio::spawn(closing);
+            let _ = tokio::time::timeout(CLOSING_MAX, closing).await;
+        });
         let end_others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
             WHERE application_name = current_setting('application_name')
             AND usename = current_user AND pid <> pg_backend_pid()";

@@ -5,19 +5,20 @@
 //! where they have it, `[DONE]` at the end.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 
 use bytes::Bytes;
+use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::fields::Fields;
 use super::sse;
 use super::{Reported, TokenUsage};
 use crate::domain::usage::TOKENS_MAX;
 use crate::domain::{Credits, LimitsLeft};
-use crate::json::{Distinct, Object};
+use crate::json::Object;
 use crate::tokens::{PromptTokens, vocabulary};
 
 /// The protocol of a route.
@@ -59,6 +60,19 @@ const READ_FIELDS: [&str; 9] = [
     "best_of",
     "prompt",
 ];
+/// Those of them that say what a request may take, or how it is answered.
+const PRICED_FIELDS: [&str; 8] = [
+    "stream",
+    "stream_options",
+    "model",
+    "max_tokens",
+    "max_completion_tokens",
+    "max_output_tokens",
+    "n",
+    "best_of",
+];
+/// As much of a field's name as an error repeats.
+const NAME_CHARS_MAX: usize = 64;
 /// The end of a stream, in all dialects but that of responses.
 const DONE: &str = "[DONE]";
 
@@ -79,17 +93,72 @@ pub struct Ask {
     pub prompt: PromptTokens,
 }
 
-#[derive(Deserialize)]
+/// The body of a token-priced request. What it is priced by is read as what it must be; all else is what a model may be
+/// shown. Each field is named once: of one that is named twice, readers do not take the same.
+#[derive(Default)]
 struct AskBody {
-    #[serde(default)]
     stream: Option<bool>,
-    #[serde(default)]
-    stream_options: Option<Object<StreamOptions>>,
+    stream_options: Option<StreamOptions>,
+    model: Option<String>,
     max_tokens: Option<u64>,
     max_completion_tokens: Option<u64>,
     max_output_tokens: Option<u64>,
     n: Option<u64>,
     best_of: Option<u64>,
+    shown: Map<String, Value>,
+}
+
+impl<'de> Deserialize<'de> for AskBody {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reader;
+
+        impl<'de> Visitor<'de> for Reader {
+            type Value = AskBody;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<AskBody, A::Error> {
+                let mut body = AskBody::default();
+                let mut seen = [false; PRICED_FIELDS.len()];
+                while let Some(name) = map.next_key::<String>()? {
+                    let priced = PRICED_FIELDS.iter().position(|field| *field == name);
+                    let before = match priced.and_then(|place| seen.get_mut(place)) {
+                        Some(seen) => std::mem::replace(seen, true),
+                        None => body.shown.contains_key(&name),
+                    };
+                    if before {
+                        let name: String = name.chars().take(NAME_CHARS_MAX).collect();
+                        return Err(A::Error::custom(format_args!("duplicate field `{name}`")));
+                    }
+                    match name.as_str() {
+                        "stream" => body.stream = map.next_value()?,
+                        "stream_options" => {
+                            let options: Option<Object<StreamOptions>> = map.next_value()?;
+                            body.stream_options = options.map(|Object(options)| options);
+                        }
+                        // Anything but a text is no name that we know.
+                        "model" => {
+                            let model: &RawValue = map.next_value()?;
+                            body.model = serde_json::from_str(model.get()).ok();
+                        }
+                        "max_tokens" => body.max_tokens = map.next_value()?,
+                        "max_completion_tokens" => body.max_completion_tokens = map.next_value()?,
+                        "max_output_tokens" => body.max_output_tokens = map.next_value()?,
+                        "n" => body.n = map.next_value()?,
+                        "best_of" => body.best_of = map.next_value()?,
+                        _ => {
+                            body.shown.insert(name, map.next_value()?);
+                        }
+                    }
+                }
+                Ok(body)
+            }
+        }
+
+        deserializer.deserialize_map(Reader)
+    }
 }
 
 #[derive(Deserialize)]
@@ -128,12 +197,8 @@ impl Dialect {
     /// What is wrong with it, for the client.
     pub fn ask(self, body: &[u8]) -> Result<Ask, String> {
         let must_be = |error: serde_json::Error| format!("The body must be a JSON object: {error}");
-        let Distinct(shown) = serde_json::from_slice(body).map_err(must_be)?;
-        let read = AskBody::deserialize(&shown).map_err(|error| {
-            // The text itself says at which place.
-            let placed = serde_json::from_slice::<Object<AskBody>>(body).err();
-            must_be(placed.unwrap_or(error))
-        })?;
+        let read: AskBody = serde_json::from_slice(body).map_err(must_be)?;
+        let shown = read.shown;
         if let Some(name) = shown.keys().find(|name| {
             let lower = name.to_ascii_lowercase();
             READ_FIELDS.contains(&lower.as_str()) && lower != **name
@@ -150,7 +215,7 @@ impl Dialect {
         if let Some((name, _)) = named.iter().find(|(_, limit)| *limit == Some(0)) {
             return Err(format!("{name}: must be at least 1"));
         }
-        let model = shown.get("model").and_then(Value::as_str).map(str::to_owned);
+        let model = read.model;
         let prompt = PromptTokens::of(&shown, vocabulary(model.as_deref()));
         // Of `/v1/completions`: a list of prompts is as many completions.
         let prompts = match shown.get("prompt") {
@@ -161,7 +226,7 @@ impl Dialect {
         };
         let asked = read.n.max(read.best_of).unwrap_or(1).max(1);
         let wants_usage =
-            read.stream_options.and_then(|Object(options)| options.include_usage).unwrap_or(false);
+            read.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
         Ok(Ask {
             is_stream: read.stream.unwrap_or(false) && self != Dialect::Embeddings,
             wants_usage: wants_usage || self == Dialect::Responses,
@@ -809,6 +874,11 @@ mod tests {
             r#"{"stream":"yes"}"#,
             r#"{"n":-1}"#,
             r#"{"n":1,"n":2}"#,
+            r#"{"prompt":"a","prompt":"b"}"#,
+            r#"{"stream_options":{"include_usage":false,"include_usage":true}}"#,
+            // What our reader of JSON takes for the number itself, and nobody else does.
+            r#"{"max_tokens":{"$serde_json::private::RawValue":"5"}}"#,
+            r#"{"n":{"$serde_json::private::RawValue":"5"}}"#,
             r#"{"Max_Tokens":1}"#,
             r#"{"N":2}"#,
             r#"{"max_tokens":0}"#,
