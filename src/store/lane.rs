@@ -276,6 +276,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_connection_that_was_long_unused_goes_through_the_pool() {
+        let folder = tempfile::tempdir().unwrap();
+        let lane = lane(&folder).await;
+        let session = lane.session();
+        let mut since = None;
+        for (id, unused) in [(1_i64, Duration::ZERO), (2, Duration::ZERO), (3, UNUSED_MAX)] {
+            if let Some(kept) = session.kept.lock().await.as_mut() {
+                kept.used -= unused;
+            }
+            lane.execute(INSERT, [id.into()]).await.unwrap();
+            let now = session.kept.lock().await.as_ref().map(|kept| kept.since);
+            assert_eq!(since == now, id == 2, "{id}");
+            since = now;
+        }
+    }
+
+    #[tokio::test]
     async fn nobody_has_another_connection_before_who_put_it_there() {
         let folder = tempfile::tempdir().unwrap();
         let lane = lane(&folder).await;
