@@ -132,7 +132,7 @@ BUGS = [
     ("a-barrier-overtakes-a-split-batch", "src/domain/ids.rs",
      "AccountId(i64::MAX)", "AccountId(0)", unit("domain::writer")),
     ("a-change-without-trace-counts-as-fenced", WRITER,
-     "if current.may_be_there && !current.batch.leaves_trace() =>", "if false =>", unit("domain::writer")),
+     "if current.may_be_there && !current.work.leaves_trace() =>", "if false =>", unit("domain::writer")),
     ("let-go-while-its-write-is-not-handed-over", OWNER,
      "        let settled = self.state.settle(charge, outcome, now)?;\n",
      "        let settled = self.state.settle(charge, outcome, now)?;\n        self.publish();\n", SIMULATION),
