@@ -278,7 +278,12 @@ const MERGES_BEHIND: usize = 64;
 const UNMERGED_MAX: usize = 65_536;
 
 fn merge_most(merge_from: usize) -> usize {
-    merge_from.saturating_mul(MERGES_AT_ONCE).min(MERGE_MAX.max(merge_from))
+    multiple(merge_from, MERGES_AT_ONCE, MERGE_MAX)
+}
+
+/// So many times `merge_from`, and no more than `max`, but for a larger `merge_from`.
+fn multiple(merge_from: usize, times: usize, max: usize) -> usize {
+    merge_from.saturating_mul(times).min(max.max(merge_from))
 }
 
 impl<T> Writer<T> {
@@ -567,8 +572,7 @@ impl<T> Writer<T> {
             return true;
         }
         let Some((ordinal, _)) = self.plain.front() else { return false };
-        let merge_from = self.merge_from.unwrap_or(0);
-        let behind_max = merge_from.saturating_mul(MERGES_BEHIND).min(UNMERGED_MAX.max(merge_from));
+        let behind_max = multiple(self.merge_from.unwrap_or(0), MERGES_BEHIND, UNMERGED_MAX);
         if self.unmerged >= behind_max && !self.is_fenced {
             return false;
         }

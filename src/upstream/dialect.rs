@@ -60,17 +60,6 @@ const READ_FIELDS: [&str; 9] = [
     "best_of",
     "prompt",
 ];
-/// Those of them that say what a request may take, or how it is answered.
-const PRICED_FIELDS: [&str; 8] = [
-    "stream",
-    "stream_options",
-    "model",
-    "max_tokens",
-    "max_completion_tokens",
-    "max_output_tokens",
-    "n",
-    "best_of",
-];
 /// As much of a field's name as an error repeats.
 const NAME_CHARS_MAX: usize = 64;
 /// The end of a stream, in all dialects but that of responses.
@@ -121,10 +110,10 @@ impl<'de> Deserialize<'de> for AskBody {
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<AskBody, A::Error> {
                 let mut body = AskBody::default();
-                let mut seen = [false; PRICED_FIELDS.len()];
+                let mut seen = [false; READ_FIELDS.len()];
                 while let Some(name) = map.next_key::<String>()? {
-                    let priced = PRICED_FIELDS.iter().position(|field| *field == name);
-                    let before = match priced.and_then(|place| seen.get_mut(place)) {
+                    let read = READ_FIELDS.iter().position(|field| *field == name);
+                    let before = match read.and_then(|place| seen.get_mut(place)) {
                         Some(seen) => std::mem::replace(seen, true),
                         None => body.shown.contains_key(&name),
                     };
