@@ -6,7 +6,7 @@
 //!  client --> http -----> pipeline --------> upstream (sandbox, or a URL)
 //!              |             |  charge, settle
 //!              |             v
-//!              +----> actors::directory --> AccountActor (one for each active account)
+//!              +----> actors::directory --> owner (one for each account in memory)
 //!              |                               |  entries, usage
 //!              v                               v
 //!            store  <--- one transaction --- LedgerWriter --- one row for many calls ---> journal
@@ -19,7 +19,7 @@
 //!
 //! [`pipeline::serve`] is the contract: `Arrival -> Admitted -> Caller -> Quoted -> Charged -> Answered ->
 //! Departure`. Rate limit by address; authenticate the key; rate limit by key and account; price; balance,
-//! spending limits and debit in ONE message to the account's actor; the upstream; settlement. The answer
+//! spending limits and debit in ONE request to the account's owner; the upstream; settlement. The answer
 //! leaves when its money is on record: a fixed price commits while the upstream works, a token price is held
 //! first and captured at its actual cost. What it leaves is on record when it is in the journal: a batch of many calls
 //! as one row, merged into the tables behind everyone's back ([`store::journal`]); whoever reads the tables waits until
@@ -53,8 +53,8 @@
 //!
 //! # Invariants
 //!
-//! - *One owner for each account.* Within a process it is the account's actor, whose handlers never await. An
-//!   account that nobody calls sleeps: what it owns stays in memory without an actor, and nobody decides anything.
+//! - *One owner for each account.* Within a process it decides one request at a time, and never awaits; who finds it at
+//!   work waits in the mailbox of the account's actor ([`actors`]).
 //!   Across processes it is whoever holds the lease ([`store::lease`]): each batch checks it inside its own
 //!   transaction, so a process that was taken over can acknowledge nothing more.
 //! - *Nothing is acknowledged from memory.* There is no such mode.

@@ -1,15 +1,22 @@
-//! The account actor: a mailbox before an account's one owner.
+//! The account actor: what an account can be asked for, and how its one owner is asked.
 //!
-//! Thin. A handler asks the clock, calls [`Owner`], hands what is to be written to the ledger writer, and
-//! replies. No rule lives here.
+//! Thin. A request asks the clock, calls [`Owner`], hands what is to be written to the ledger writer, and answers. No
+//! rule lives here.
+//!
+//! An owner decides one request at a time: it has a lock, and whoever has it has the turn. A request that finds the
+//! owner at rest is decided where it is made, without a message; one that finds it at work is put into the mailbox of
+//! the account's actor, so that no thread of HTTP waits for another.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
-use actix::{Actor, ActorContext as _, Addr, Context, Handler, Message};
+use actix::{Actor, ActorContext as _, Context, Handler, Message};
 use tokio::sync::oneshot;
 
 use super::ledger_writer::{Acknowledgement, LedgerHandle, WriteError};
+use super::resident::{ActorThreads, Resident};
 use crate::clock::Clock;
 use crate::domain::account::{NoSuchKey, Terms};
 use crate::domain::owner::{Decision, Estimate, Extension, Snapshot, TooManyKeys};
@@ -22,16 +29,52 @@ use crate::domain::{
 
 pub use crate::domain::owner::Record;
 
-/// An account that is loaded. Its actor is the only one that locks it, for the time of a message; without an actor it
-/// sleeps.
+/// An account that is loaded. Whoever locks it has the turn, for the time of one request; with a panic in it the lock is
+/// poisoned, nobody decides anything any more, and the account is loaded anew.
 pub type SharedOwner = Arc<Mutex<Owner>>;
 
-/// The actor. Made by the directory only, with its account loaded.
-pub struct AccountActor {
+/// What the owners of all accounts decide with.
+pub(super) struct Means {
+    pub(super) ledger: LedgerHandle,
+    pub(super) clock: Clock,
+    pub(super) threads: ActorThreads,
+    pub(super) keys_max: usize,
+}
+
+/// What an account answers; nothing where its owner has panicked.
+pub(super) type Answer<R> =
+    Option<Result<Receipt<<R as Request>::Decided>, <R as Request>::Declined>>;
+
+impl Means {
+    /// Has a request decided by the owner, whose turn is over then. What it decides is handed over before anyone else
+    /// decides anything.
+    fn decide<R: Request>(&self, mut owner: MutexGuard<'_, Owner>, request: R) -> Answer<R> {
+        // The lock is given back in there, and is poisoned by a panic.
+        let deciding = move || {
+            let now = self.clock.now();
+            request.decide(&mut Turn { owner: &mut owner, means: self, now })
+        };
+        catch_unwind(AssertUnwindSafe(deciding)).ok()
+    }
+
+    /// The same, here and now; the request is given back where somebody else has the turn.
+    pub(super) fn try_decide<R: Request>(
+        &self,
+        owner: &Mutex<Owner>,
+        request: R,
+    ) -> Result<Answer<R>, R> {
+        match owner.try_lock() {
+            Ok(owner) => Ok(self.decide(owner, request)),
+            Err(TryLockError::Poisoned(_)) => Ok(None),
+            Err(TryLockError::WouldBlock) => Err(request),
+        }
+    }
+}
+
+/// The actor: where requests wait for a turn. Made only where one has to.
+pub(super) struct AccountActor {
     owner: SharedOwner,
-    ledger: LedgerHandle,
-    clock: Clock,
-    keys_max: usize,
+    means: Arc<Means>,
 }
 
 impl Actor for AccountActor {
@@ -39,51 +82,87 @@ impl Actor for AccountActor {
 }
 
 impl AccountActor {
-    pub(super) fn new(
-        owner: SharedOwner,
-        ledger: LedgerHandle,
-        clock: Clock,
-        keys_max: usize,
-    ) -> Self {
-        AccountActor { owner, ledger, clock, keys_max }
+    pub(super) fn new(owner: SharedOwner, means: Arc<Means>) -> Self {
+        AccountActor { owner, means }
     }
+}
 
-    /// The owner, for the time of one message: what it decides is handed over before anyone else decides anything.
-    /// An actor that has panicked is gone, and its account is loaded anew, so nobody meets what it has left.
-    fn with<T>(&self, work: impl FnOnce(&mut Owner, Timestamp) -> T) -> T {
-        let mut owner = self.owner.lock().unwrap_or_else(PoisonError::into_inner);
-        work(&mut owner, self.clock.now())
-    }
+/// What an account can be asked for.
+pub(super) trait Request: Send + 'static {
+    /// What is answered with a receipt.
+    type Decided: Send + 'static;
+    /// What is answered where the account says no.
+    type Declined: Send + 'static;
 
+    /// Decides it. Never waits.
+    fn decide(self, turn: &mut Turn<'_>) -> Result<Receipt<Self::Decided>, Self::Declined>;
+}
+
+/// An owner while it decides.
+pub(super) struct Turn<'a> {
+    owner: &'a mut Owner,
+    means: &'a Means,
+    now: Timestamp,
+}
+
+impl Turn<'_> {
     /// Hands a decision's write over; the receipt waits for it where the decision must.
-    fn receipt<T>(&self, owner: &Owner, decision: Decision<T>) -> Receipt<T> {
+    fn receipt<T>(&self, decision: Decision<T>) -> Receipt<T> {
         let Decision { decided, write, is_awaited } = decision;
         failpoint!("account-decided");
-        let durable = write.and_then(|write| self.hand_over(owner, write, is_awaited));
-        owner.publish();
+        let durable = write.and_then(|write| self.hand_over(write, is_awaited));
+        self.owner.publish();
         failpoint!("account-handed-over");
         Receipt { decided, durable }
     }
 
     /// The same for what somebody did.
-    fn receipt_of<T>(&self, owner: &Owner, decision: Decision<T>, act: Option<Act>) -> Receipt<T> {
-        self.receipt(owner, decision.done_by(owner.state().id(), act))
+    fn receipt_of<T>(&self, decision: Decision<T>, act: Option<Act>) -> Receipt<T> {
+        self.receipt(decision.done_by(self.owner.state().id(), act))
     }
 
-    fn hand_over(
-        &self,
-        owner: &Owner,
-        write: Box<Write>,
-        is_awaited: bool,
-    ) -> Option<Acknowledgement> {
+    fn hand_over(&self, write: Box<Write>, is_awaited: bool) -> Option<Acknowledgement> {
         let (ticket, acknowledgement) = if is_awaited {
             let (sender, receiver) = oneshot::channel();
             (Some(sender), Some(receiver))
         } else {
             (None, None)
         };
-        self.ledger.write(write, owner.marks(), ticket);
+        self.means.ledger.write(write, self.owner.marks(), ticket);
         acknowledgement
+    }
+}
+
+/// A request in the mailbox.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Ask<R: Request> {
+    pub(super) request: R,
+    pub(super) reply: oneshot::Sender<Result<Receipt<R::Decided>, R::Declined>>,
+}
+
+impl<R: Request> Handler<Ask<R>> for AccountActor {
+    type Result = ();
+
+    fn handle(&mut self, Ask { request, reply }: Ask<R>, _: &mut Context<Self>) {
+        let Ok(owner) = self.owner.lock() else { return };
+        if let Some(answer) = self.means.decide(owner, request) {
+            // Nobody waits any more: what was decided stands.
+            let _ = reply.send(answer);
+        }
+    }
+}
+
+/// Ends the actor. Sent after the directory has let go of it.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Stop;
+
+impl Handler<Stop> for AccountActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Stop, context: &mut Context<Self>) {
+        context.stop();
     }
 }
 
@@ -137,344 +216,252 @@ pub async fn wait_within<K: 'static>(
     result
 }
 
-type Reply<T, E> = oneshot::Sender<Result<Receipt<T>, E>>;
+struct ChargeCall(Charge);
 
-fn reply<T, E>(to: Reply<T, E>, result: Result<Receipt<T>, E>) {
-    // Nobody waits any more: what was decided stands.
-    let _ = to.send(result);
-}
+impl Request for ChargeCall {
+    type Decided = Terms;
+    type Declined = Decline;
 
-#[derive(Message)]
-#[rtype(result = "()")]
-struct ChargeCall {
-    charge: Charge,
-    reply: Reply<Terms, Decline>,
-}
-
-impl Handler<ChargeCall> for AccountActor {
-    type Result = ();
-
-    fn handle(&mut self, call: ChargeCall, _: &mut Context<Self>) {
-        let result = self.with(|owner, now| {
-            let decided = owner.charge(&call.charge, now);
-            if let Err(decline) = &decided {
-                if self.ledger.is_told(owner.state().id())
-                    && let Some(write) = owner.tell_of_limit(&call.charge, *decline, now)
-                {
-                    let _ = self.hand_over(owner, Box::new(write), false);
-                }
-                // What had come back may have been confirmed: the next such call need not ask.
-                owner.publish();
+    fn decide(self, turn: &mut Turn<'_>) -> Result<Receipt<Terms>, Decline> {
+        let ChargeCall(charge) = self;
+        let decided = turn.owner.charge(&charge, turn.now);
+        if let Err(decline) = &decided {
+            if turn.means.ledger.is_told(turn.owner.state().id())
+                && let Some(write) = turn.owner.tell_of_limit(&charge, *decline, turn.now)
+            {
+                let _ = turn.hand_over(Box::new(write), false);
             }
-            decided.map(|decision| self.receipt(owner, decision))
-        });
-        reply(call.reply, result);
+            // What had come back may have been confirmed: the next such call need not ask.
+            turn.owner.publish();
+        }
+        decided.map(|decision| turn.receipt(decision))
     }
 }
 
-#[derive(Message)]
-#[rtype(result = "()")]
-struct QuoteCall {
-    charge: Charge,
-    reply: Reply<Estimate, std::convert::Infallible>,
-}
+struct QuoteCall(Charge);
 
-impl Handler<QuoteCall> for AccountActor {
-    type Result = ();
+impl Request for QuoteCall {
+    type Decided = Estimate;
+    type Declined = Infallible;
 
-    fn handle(&mut self, call: QuoteCall, _: &mut Context<Self>) {
-        let receipt = self.with(|owner, now| {
-            let decision = owner.quote(&call.charge, now);
-            self.receipt(owner, decision)
-        });
-        reply(call.reply, Ok(receipt));
+    fn decide(self, turn: &mut Turn<'_>) -> Result<Receipt<Estimate>, Infallible> {
+        let decision = turn.owner.quote(&self.0, turn.now);
+        Ok(turn.receipt(decision))
     }
 }
 
-#[derive(Message)]
-#[rtype(result = "()")]
 struct ExtendCall {
     charge: ChargeId,
     extension: Extension,
-    reply: Reply<Credits, Decline>,
 }
 
-impl Handler<ExtendCall> for AccountActor {
-    type Result = ();
+impl Request for ExtendCall {
+    type Decided = Credits;
+    type Declined = Decline;
 
-    fn handle(&mut self, call: ExtendCall, _: &mut Context<Self>) {
-        let result = self.with(|owner, _| {
-            let decided = owner.extend(call.charge, call.extension);
-            decided.map(|decision| self.receipt(owner, decision))
-        });
-        reply(call.reply, result);
+    fn decide(self, turn: &mut Turn<'_>) -> Result<Receipt<Credits>, Decline> {
+        let decided = turn.owner.extend(self.charge, self.extension);
+        decided.map(|decision| turn.receipt(decision))
     }
 }
 
-#[derive(Message)]
-#[rtype(result = "()")]
 struct SettleCall {
     charge: ChargeId,
     outcome: Outcome,
     usage: Option<UsageRecord>,
     record: Option<Record>,
-    reply: Reply<Settled, NotOpenOrGone>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct NotOpenOrGone;
 
-impl Handler<SettleCall> for AccountActor {
-    type Result = ();
+impl Request for SettleCall {
+    type Decided = Settled;
+    type Declined = NotOpenOrGone;
 
-    fn handle(&mut self, call: SettleCall, _: &mut Context<Self>) {
-        let result = self.with(|owner, now| {
-            let decided = owner.settle(call.charge, call.outcome, now, call.usage, call.record);
-            decided.map_err(|_| NotOpenOrGone).map(|decision| self.receipt(owner, decision))
-        });
-        reply(call.reply, result);
+    fn decide(self, turn: &mut Turn<'_>) -> Result<Receipt<Settled>, NotOpenOrGone> {
+        let SettleCall { charge, outcome, usage, record } = self;
+        let decided = turn.owner.settle(charge, outcome, turn.now, usage, record);
+        decided.map_err(|_| NotOpenOrGone).map(|decision| turn.receipt(decision))
     }
 }
 
 /// Ends the charges whose time is over: the net below a call that never came back, and the end of the holds
 /// that an owner before us left open.
-#[derive(Message)]
-#[rtype(result = "()")]
 pub(super) struct ExpireCharges;
 
-impl Handler<ExpireCharges> for AccountActor {
-    type Result = ();
+impl Request for ExpireCharges {
+    type Decided = ();
+    type Declined = Infallible;
 
-    fn handle(&mut self, _: ExpireCharges, _: &mut Context<Self>) {
-        self.with(|owner, now| {
-            for decision in owner.expire(now) {
-                let account = owner.state().id();
-                let charge = decision.decided;
-                tracing::warn!(%account, %charge, "a charge expired without an end");
-                failpoint!("sweep-expired");
-                if let Some(write) = decision.write {
-                    let _ = self.hand_over(owner, write, false);
-                }
+    fn decide(self, turn: &mut Turn<'_>) -> Result<Receipt<()>, Infallible> {
+        for decision in turn.owner.expire(turn.now) {
+            let account = turn.owner.state().id();
+            let charge = decision.decided;
+            tracing::warn!(%account, %charge, "a charge expired without an end");
+            failpoint!("sweep-expired");
+            if let Some(write) = decision.write {
+                let _ = turn.hand_over(write, false);
             }
-            owner.publish();
-        });
+        }
+        turn.owner.publish();
+        Ok(Receipt { decided: (), durable: None })
     }
 }
 
-#[derive(Message)]
-#[rtype(result = "()")]
 struct TopUp {
     act: Option<Act>,
     payment: NewPayment,
     answer: Option<RecordedAnswer>,
-    reply: Reply<(), Decline>,
 }
 
-impl Handler<TopUp> for AccountActor {
-    type Result = ();
+impl Request for TopUp {
+    type Decided = ();
+    type Declined = Decline;
 
-    fn handle(&mut self, top_up: TopUp, _: &mut Context<Self>) {
-        let result = self.with(|owner, now| {
-            let decided = owner.top_up(top_up.payment, top_up.answer, now);
-            decided.map(|decision| self.receipt_of(owner, decision, top_up.act))
-        });
-        reply(top_up.reply, result);
+    fn decide(self, turn: &mut Turn<'_>) -> Result<Receipt<()>, Decline> {
+        let decided = turn.owner.top_up(self.payment, self.answer, turn.now);
+        decided.map(|decision| turn.receipt_of(decision, self.act))
     }
 }
 
-#[derive(Message)]
-#[rtype(result = "()")]
 struct ConfirmPayment {
     payment: PaymentId,
     amount: Credits,
     act: Option<Act>,
-    reply: Reply<(), Decline>,
 }
 
-impl Handler<ConfirmPayment> for AccountActor {
-    type Result = ();
+impl Request for ConfirmPayment {
+    type Decided = ();
+    type Declined = Decline;
 
-    fn handle(&mut self, confirm: ConfirmPayment, _: &mut Context<Self>) {
-        let result = self.with(|owner, now| {
-            let decided = owner.confirm_payment(confirm.payment, confirm.amount, now);
-            decided.map(|decision| self.receipt_of(owner, decision, confirm.act))
-        });
-        reply(confirm.reply, result);
+    fn decide(self, turn: &mut Turn<'_>) -> Result<Receipt<()>, Decline> {
+        let decided = turn.owner.confirm_payment(self.payment, self.amount, turn.now);
+        decided.map(|decision| turn.receipt_of(decision, self.act))
     }
 }
 
-#[derive(Message)]
-#[rtype(result = "()")]
 struct Reverse {
     reversal: Reversal,
     act: Option<Act>,
-    reply: Reply<Option<ReversalStep>, Decline>,
 }
 
-impl Handler<Reverse> for AccountActor {
-    type Result = ();
+impl Request for Reverse {
+    type Decided = Option<ReversalStep>;
+    type Declined = Decline;
 
-    fn handle(&mut self, reverse: Reverse, _: &mut Context<Self>) {
-        let result = self.with(|owner, now| {
-            let decided = owner.reverse(reverse.reversal, now);
-            decided.map(|decision| {
-                let act = reverse.act.filter(|_| decision.decided.is_some());
-                self.receipt_of(owner, decision, act)
-            })
-        });
-        reply(reverse.reply, result);
+    fn decide(self, turn: &mut Turn<'_>) -> Result<Receipt<Option<ReversalStep>>, Decline> {
+        let decided = turn.owner.reverse(self.reversal, turn.now);
+        decided.map(|decision| {
+            let act = self.act.filter(|_| decision.decided.is_some());
+            turn.receipt_of(decision, act)
+        })
     }
 }
 
-#[derive(Message)]
-#[rtype(result = "()")]
 struct Refill {
     act: Option<Act>,
     reference: uuid::Uuid,
     to: Credits,
-    reply: Reply<Credits, Decline>,
 }
 
-impl Handler<Refill> for AccountActor {
-    type Result = ();
+impl Request for Refill {
+    type Decided = Credits;
+    type Declined = Decline;
 
-    fn handle(&mut self, refill: Refill, _: &mut Context<Self>) {
-        let result = self.with(|owner, now| {
-            let decided = owner.refill(refill.reference, refill.to, now);
-            decided.map(|decision| self.receipt_of(owner, decision, refill.act))
-        });
-        reply(refill.reply, result);
+    fn decide(self, turn: &mut Turn<'_>) -> Result<Receipt<Credits>, Decline> {
+        let decided = turn.owner.refill(self.reference, self.to, turn.now);
+        decided.map(|decision| turn.receipt_of(decision, self.act))
     }
 }
 
-#[derive(Message)]
-#[rtype(result = "()")]
 struct Adjust {
     reference: uuid::Uuid,
     adjustment: Adjustment,
     answer: Option<RecordedAnswer>,
     act: Option<Act>,
-    reply: Reply<Credits, Decline>,
 }
 
-impl Handler<Adjust> for AccountActor {
-    type Result = ();
+impl Request for Adjust {
+    type Decided = Credits;
+    type Declined = Decline;
 
-    fn handle(&mut self, adjust: Adjust, _: &mut Context<Self>) {
-        let result = self.with(|owner, now| {
-            let Adjust { reference, adjustment, answer, .. } = adjust;
-            let decided = owner.adjust(reference, adjustment, answer, now);
-            decided.map(|decision| self.receipt_of(owner, decision, adjust.act))
-        });
-        reply(adjust.reply, result);
+    fn decide(self, turn: &mut Turn<'_>) -> Result<Receipt<Credits>, Decline> {
+        let Adjust { reference, adjustment, answer, act } = self;
+        let decided = turn.owner.adjust(reference, adjustment, answer, turn.now);
+        decided.map(|decision| turn.receipt_of(decision, act))
     }
 }
 
-#[derive(Message)]
-#[rtype(result = "()")]
 struct AddKey {
     act: Option<Act>,
     key: NewKey,
     answer: Option<RecordedAnswer>,
-    reply: Reply<(), TooManyKeys>,
 }
 
-impl Handler<AddKey> for AccountActor {
-    type Result = ();
+impl Request for AddKey {
+    type Decided = ();
+    type Declined = TooManyKeys;
 
-    fn handle(&mut self, add: AddKey, _: &mut Context<Self>) {
-        let result = self.with(|owner, _| {
-            let decided = owner.add_key(add.key, add.answer, self.keys_max);
-            decided.map(|decision| self.receipt_of(owner, decision, add.act))
-        });
-        reply(add.reply, result);
+    fn decide(self, turn: &mut Turn<'_>) -> Result<Receipt<()>, TooManyKeys> {
+        let decided = turn.owner.add_key(self.key, self.answer, turn.means.keys_max);
+        decided.map(|decision| turn.receipt_of(decision, self.act))
     }
 }
 
-#[derive(Message)]
-#[rtype(result = "()")]
 struct ChangeKey {
     act: Option<Act>,
     key: KeyId,
     change: KeyChange,
-    reply: Reply<KeyState, NoSuchKey>,
 }
 
-impl Handler<ChangeKey> for AccountActor {
-    type Result = ();
+impl Request for ChangeKey {
+    type Decided = KeyState;
+    type Declined = NoSuchKey;
 
-    fn handle(&mut self, change: ChangeKey, _: &mut Context<Self>) {
-        let result = self.with(|owner, now| {
-            let decided = owner.change_key(change.key, change.change, now);
-            decided.map(|decision| self.receipt_of(owner, decision, change.act))
-        });
-        reply(change.reply, result);
+    fn decide(self, turn: &mut Turn<'_>) -> Result<Receipt<KeyState>, NoSuchKey> {
+        let decided = turn.owner.change_key(self.key, self.change, turn.now);
+        decided.map(|decision| turn.receipt_of(decision, self.act))
     }
 }
 
-#[derive(Message)]
-#[rtype(result = "()")]
 struct SetStatus {
     act: Option<Act>,
     status: AccountStatus,
-    reply: Reply<(), std::convert::Infallible>,
 }
 
-impl Handler<SetStatus> for AccountActor {
-    type Result = ();
+impl Request for SetStatus {
+    type Decided = ();
+    type Declined = Infallible;
 
-    fn handle(&mut self, set: SetStatus, _: &mut Context<Self>) {
-        let result = self.with(|owner, _| {
-            let decided = owner.set_status(set.status);
-            decided.map(|decision| self.receipt_of(owner, decision, set.act))
-        });
-        reply(set.reply, result);
+    fn decide(self, turn: &mut Turn<'_>) -> Result<Receipt<()>, Infallible> {
+        let decided = turn.owner.set_status(self.status);
+        decided.map(|decision| turn.receipt_of(decision, self.act))
     }
 }
 
-#[derive(Message)]
-#[rtype(result = "()")]
-struct Look {
-    key: Option<KeyId>,
-    reply: Reply<Snapshot, std::convert::Infallible>,
-}
+pub(super) struct Look(pub(super) Option<KeyId>);
 
-impl Handler<Look> for AccountActor {
-    type Result = ();
+impl Request for Look {
+    type Decided = Snapshot;
+    type Declined = Infallible;
 
-    fn handle(&mut self, look: Look, _: &mut Context<Self>) {
-        let receipt = self.with(|owner, now| {
-            let decision = owner.look(look.key, now);
-            self.receipt(owner, decision)
-        });
-        reply(look.reply, Ok(receipt));
+    fn decide(self, turn: &mut Turn<'_>) -> Result<Receipt<Snapshot>, Infallible> {
+        let decision = turn.owner.look(self.0, turn.now);
+        Ok(turn.receipt(decision))
     }
 }
 
-/// Ends the actor. Sent after the directory has let go of it.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub(super) struct Stop;
-
-impl Handler<Stop> for AccountActor {
-    type Result = ();
-
-    fn handle(&mut self, _: Stop, context: &mut Context<Self>) {
-        context.stop();
-    }
-}
-
-/// A panic on purpose, for the test that an actor's death touches its account alone.
+/// A panic on purpose, for the test that it touches its account alone.
 #[cfg(test)]
-#[derive(Message)]
-#[rtype(result = "()")]
 pub(super) struct Panic;
 
 #[cfg(test)]
-impl Handler<Panic> for AccountActor {
-    type Result = ();
+impl Request for Panic {
+    type Decided = ();
+    type Declined = Infallible;
 
-    fn handle(&mut self, _: Panic, _: &mut Context<Self>) {
+    fn decide(self, _: &mut Turn<'_>) -> Result<Receipt<()>, Infallible> {
         panic!("on purpose");
     }
 }
@@ -485,38 +472,34 @@ pub enum AccountError<E> {
     /// It said no.
     #[error("{0}")]
     Refused(E),
-    /// Its actor died before it answered. What it decided, if anything, was not acknowledged.
-    #[error("the account's actor is gone")]
+    /// Its owner panicked before it answered. What was decided, if anything, was not acknowledged.
+    #[error("the account's owner is gone")]
     Gone,
 }
 
-/// The right to speak to an account's actor, for the time of one call. While it is held the actor is not
-/// passivated; how many there may be at once is bounded.
-#[derive(Debug)]
+/// The right to ask an account, for the time of one call. While it is held the account stays in memory; how many there
+/// may be at once is bounded.
 pub struct AccountLease {
-    pub(super) actor: Addr<AccountActor>,
+    pub(super) resident: Arc<Resident>,
     pub(super) in_flight: InFlight,
 }
 
+impl std::fmt::Debug for AccountLease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("AccountLease").field(&self.resident.account).finish()
+    }
+}
+
 impl AccountLease {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "this is the handle; a drop closes the reply channel"
-    )]
-    async fn ask<M, T, E>(
+    pub(super) async fn ask<R: Request>(
         &self,
-        message: impl FnOnce(Reply<T, E>) -> M,
-    ) -> Result<Receipt<T>, AccountError<E>>
-    where
-        M: Message<Result = ()> + Send + 'static,
-        AccountActor: Handler<M>,
-    {
-        let (reply, answer) = oneshot::channel();
-        self.actor.do_send(message(reply));
-        match answer.await {
-            Ok(result) => result.map_err(AccountError::Refused),
-            Err(_) => Err(AccountError::Gone),
-        }
+        request: R,
+    ) -> Result<Receipt<R::Decided>, AccountError<R::Declined>> {
+        let answer = match self.resident.try_ask(request) {
+            Ok(answer) => answer,
+            Err(request) => self.resident.send(request).await.ok(),
+        };
+        answer.ok_or(AccountError::Gone)?.map_err(AccountError::Refused)
     }
 
     /// Decides a charge.
@@ -527,7 +510,7 @@ impl AccountLease {
         if let Some(decline) = self.in_flight.marks().declines(charge.price) {
             return Err(AccountError::Refused(decline));
         }
-        self.ask(|reply| ChargeCall { charge, reply }).await
+        self.ask(ChargeCall(charge)).await
     }
 
     /// What a charge would get. Takes nothing.
@@ -538,7 +521,7 @@ impl AccountLease {
         &self,
         charge: Charge,
     ) -> Result<Receipt<Estimate>, AccountError<std::convert::Infallible>> {
-        self.ask(|reply| QuoteCall { charge, reply }).await
+        self.ask(QuoteCall(charge)).await
     }
 
     /// Makes a hold larger; answers what is held then.
@@ -550,7 +533,7 @@ impl AccountLease {
         charge: ChargeId,
         extension: Extension,
     ) -> Result<Receipt<Credits>, AccountError<Decline>> {
-        self.ask(|reply| ExtendCall { charge, extension, reply }).await
+        self.ask(ExtendCall { charge, extension }).await
     }
 
     /// Ends a charge, and records what the call did, and where `record` is given, what it was answered.
@@ -564,21 +547,19 @@ impl AccountLease {
         usage: UsageRecord,
         record: Option<Record>,
     ) -> Result<Receipt<Settled>, AccountError<std::convert::Infallible>> {
-        self.ask(|reply| SettleCall { charge, outcome, usage: Some(usage), record, reply })
+        self.ask(SettleCall { charge, outcome, usage: Some(usage), record })
             .await
             .map_err(|_| AccountError::Gone)
     }
 
     /// Ends a charge without waiting, for a call that broke off: at what it had earned.
-    #[expect(clippy::disallowed_methods, reason = "a dead actor has no charge left to end")]
     pub fn abandon(&self, charge: ChargeId, earned: Credits) {
-        let (reply, _) = oneshot::channel();
         let outcome = if earned > Credits::ZERO {
             Outcome::Delivered { cost: earned }
         } else {
             Outcome::Failed
         };
-        self.actor.do_send(SettleCall { charge, outcome, usage: None, record: None, reply });
+        self.resident.tell(SettleCall { charge, outcome, usage: None, record: None });
     }
 
     /// Credits a payment; `answer` is recorded with it.
@@ -591,7 +572,7 @@ impl AccountLease {
         answer: Option<RecordedAnswer>,
         act: Option<Act>,
     ) -> Result<Receipt<()>, AccountError<Decline>> {
-        self.ask(|reply| TopUp { act, payment, answer, reply }).await
+        self.ask(TopUp { act, payment, answer }).await
     }
 
     /// Credits a payment whose provider has the money.
@@ -604,7 +585,7 @@ impl AccountLease {
         amount: Credits,
         act: Option<Act>,
     ) -> Result<Receipt<()>, AccountError<Decline>> {
-        self.ask(|reply| ConfirmPayment { payment, amount, act, reply }).await
+        self.ask(ConfirmPayment { payment, amount, act }).await
     }
 
     /// Takes what can be taken of a reversal, or gives again what is to be given again; answers what was done.
@@ -616,7 +597,7 @@ impl AccountLease {
         reversal: Reversal,
         act: Option<Act>,
     ) -> Result<Receipt<Option<ReversalStep>>, AccountError<Decline>> {
-        self.ask(|reply| Reverse { reversal, act, reply }).await
+        self.ask(Reverse { reversal, act }).await
     }
 
     /// Brings the balance up to `to`, where it is below; answers the balance.
@@ -629,7 +610,7 @@ impl AccountLease {
         to: Credits,
         act: Option<Act>,
     ) -> Result<Receipt<Credits>, AccountError<Decline>> {
-        self.ask(|reply| Refill { act, reference, to, reply }).await
+        self.ask(Refill { act, reference, to }).await
     }
 
     /// Gives or takes credits without a payment; answers the balance.
@@ -643,7 +624,7 @@ impl AccountLease {
         answer: Option<RecordedAnswer>,
         act: Option<Act>,
     ) -> Result<Receipt<Credits>, AccountError<Decline>> {
-        self.ask(|reply| Adjust { reference, adjustment, answer, act, reply }).await
+        self.ask(Adjust { reference, adjustment, answer, act }).await
     }
 
     /// Adds a key; `answer` is recorded with it.
@@ -656,7 +637,7 @@ impl AccountLease {
         answer: Option<RecordedAnswer>,
         act: Option<Act>,
     ) -> Result<Receipt<()>, AccountError<TooManyKeys>> {
-        self.ask(|reply| AddKey { act, key, answer, reply }).await
+        self.ask(AddKey { act, key, answer }).await
     }
 
     /// Changes a key.
@@ -669,7 +650,7 @@ impl AccountLease {
         change: KeyChange,
         act: Option<Act>,
     ) -> Result<Receipt<KeyState>, AccountError<NoSuchKey>> {
-        self.ask(|reply| ChangeKey { act, key, change, reply }).await
+        self.ask(ChangeKey { act, key, change }).await
     }
 
     /// Suspends or resumes the account.
@@ -681,7 +662,7 @@ impl AccountLease {
         status: AccountStatus,
         act: Option<Act>,
     ) -> Result<Receipt<()>, AccountError<std::convert::Infallible>> {
-        self.ask(|reply| SetStatus { act, status, reply }).await
+        self.ask(SetStatus { act, status }).await
     }
 
     /// Looks at the account, and at one of its keys.
@@ -692,6 +673,6 @@ impl AccountLease {
         &self,
         key: Option<KeyId>,
     ) -> Result<Receipt<Snapshot>, AccountError<std::convert::Infallible>> {
-        self.ask(|reply| Look { key, reply }).await
+        self.ask(Look(key)).await
     }
 }

@@ -8,20 +8,21 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use actix::{Actor as _, Addr, Arbiter, ArbiterHandle};
 use dashmap::DashMap;
-use tokio::sync::OnceCell;
 
-use super::account::{AccountActor, AccountLease, ExpireCharges, SharedOwner, Stop};
+use super::account::{AccountLease, ExpireCharges, Means, SharedOwner};
 use super::ledger_writer::LedgerHandle;
+use super::resident::Resident;
 use crate::clock::Clock;
 use crate::config::AccountSettings;
 use crate::domain::residency::{InFlight, fair_share, to_passivate};
-use crate::domain::{AccountId, AccountMarks, Owner};
+use crate::domain::{AccountId, Owner};
 use crate::store::{Store, StoreError};
+
+pub use super::resident::ActorThreads;
 
 /// How often the directory looks for idle accounts and expired charges.
 pub const SWEEP_PERIOD: Duration = Duration::from_secs(1);
@@ -64,62 +65,6 @@ const QUARANTINE_SWEEPS: i64 = 10;
 /// How long somebody waits for the writes of a dead or poisoned actor to meet their end.
 const REPLACE_MAX: Duration = Duration::from_secs(5);
 
-/// The threads on which account actors live: those that serve HTTP, so that many a message crosses no thread.
-/// Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub struct ActorThreads(Arc<RwLock<Vec<ArbiterHandle>>>);
-
-impl ActorThreads {
-    /// Lets account actors live on the thread that calls.
-    pub fn add_this(&self) {
-        self.add(Arbiter::current());
-    }
-
-    /// Lets account actors live on this thread.
-    pub fn add(&self, thread: ArbiterHandle) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).push(thread);
-    }
-
-    /// Where an account's actor is started.
-    fn of(&self, account: AccountId) -> Option<ArbiterHandle> {
-        let threads = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        threads.get(place(account, threads.len())?).cloned()
-    }
-
-    /// The thread on which this account's actor was to be started is gone.
-    fn forget_that_of(&self, account: AccountId) {
-        let mut threads = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(place) = place(account, threads.len()) {
-            threads.swap_remove(place);
-        }
-    }
-}
-
-fn place(account: AccountId, threads: usize) -> Option<usize> {
-    usize::try_from(account.0.unsigned_abs()).ok()?.checked_rem(threads)
-}
-
-/// An account that is, or is about to be, in memory.
-struct Resident {
-    account: AccountId,
-    owner: OnceCell<SharedOwner>,
-    /// None while it sleeps: an actor costs more memory than what it owns. One that has died stays, and is noticed.
-    actor: Mutex<Option<Addr<AccountActor>>>,
-    marks: Arc<AccountMarks>,
-}
-
-impl Resident {
-    fn actor(&self) -> MutexGuard<'_, Option<Addr<AccountActor>>> {
-        self.actor.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Has its actor died, and everything it handed over met its end?
-    fn is_dead_and_done(&self) -> bool {
-        let is_dead = self.actor().as_ref().is_some_and(|actor| !actor.connected());
-        is_dead && self.marks.pending_writes.load(Ordering::Acquire) == 0 && self.marks.is_merged()
-    }
-}
-
 /// See the module.
 pub struct Directory {
     residents: DashMap<AccountId, Arc<Resident>>,
@@ -131,11 +76,8 @@ pub struct Directory {
     /// How often one was found.
     quarantines: AtomicU64,
     store: Store,
-    ledger: LedgerHandle,
-    threads: ActorThreads,
-    clock: Clock,
+    means: Arc<Means>,
     settings: AccountSettings,
-    keys_max: usize,
     /// Counts sweeps: the directory's own idea of time, for idleness.
     tick: AtomicI64,
 }
@@ -157,11 +99,8 @@ impl Directory {
             quarantined: DashMap::new(),
             quarantines: AtomicU64::new(0),
             store,
-            ledger,
-            threads,
-            clock,
+            means: Arc::new(Means { ledger, clock, threads, keys_max }),
             settings,
-            keys_max,
             tick: AtomicI64::new(0),
         }
     }
@@ -206,11 +145,10 @@ impl Directory {
                 let load = resident.owner.get_or_try_init(|| self.load(account, &resident));
                 Box::pin(load).await?
             };
-            let actor = self.wake(&resident, owner)?;
-            if actor.connected() && !resident.marks.is_poisoned() {
-                return Ok(AccountLease { actor, in_flight });
+            if !owner.is_poisoned() && !resident.marks.is_poisoned() {
+                return Ok(AccountLease { resident, in_flight });
             }
-            tracing::warn!(%account, "an account actor is gone; loading the account again");
+            tracing::warn!(%account, "an account's owner is gone; loading the account again");
             Box::pin(self.replace(account, &resident)).await?;
         }
     }
@@ -232,12 +170,7 @@ impl Directory {
             return count_in(&resident);
         }
         let resident = self.residents.entry(account).or_insert_with(|| {
-            let resident = Arc::new(Resident {
-                account,
-                owner: OnceCell::new(),
-                actor: Mutex::default(),
-                marks: Arc::default(),
-            });
+            let resident = Arc::new(Resident::new(account, Arc::clone(&self.means)));
             self.round().push_back(Arc::clone(&resident));
             resident
         });
@@ -249,7 +182,7 @@ impl Directory {
         account: AccountId,
         resident: &Resident,
     ) -> Result<SharedOwner, DirectoryError> {
-        let loaded = self.store.load_account(account, self.ledger.epoch()).await;
+        let loaded = self.store.load_account(account, self.means.ledger.epoch()).await;
         if let Err(StoreError::Quarantined { what, .. }) = &loaded {
             // Nothing is mended here: what is right only a person can say.
             tracing::error!(
@@ -259,36 +192,13 @@ impl Directory {
             self.quarantines.fetch_add(1, Ordering::Relaxed);
             self.quarantined.insert(account, self.tick.load(Ordering::Relaxed));
         }
-        Ok(Arc::new(Mutex::new(Owner::new(loaded?, Arc::clone(&resident.marks)))))
-    }
-
-    /// The account's actor, started where it sleeps.
-    #[expect(clippy::disallowed_methods, reason = "the actor was started this moment")]
-    fn wake(
-        &self,
-        resident: &Resident,
-        owner: &SharedOwner,
-    ) -> Result<Addr<AccountActor>, DirectoryError> {
-        let mut awake = resident.actor();
-        if let Some(actor) = &*awake {
-            return Ok(actor.clone());
-        }
-        let account = resident.account;
-        let thread = self.threads.of(account).ok_or(DirectoryError::Unwritable)?;
-        let (owner, ledger) = (Arc::clone(owner), self.ledger.clone());
-        let actor = AccountActor::new(owner, ledger, self.clock.clone(), self.keys_max);
-        let actor = AccountActor::start_in_arbiter(&thread, move |_| actor);
-        if !actor.connected() {
-            tracing::error!("a thread of account actors is gone");
-            self.threads.forget_that_of(account);
-        }
+        let owner = Mutex::new(Owner::new(loaded?, Arc::clone(&resident.marks)));
         failpoint!("load-started");
         if resident.marks.open_charges.load(Ordering::Acquire) > 0 {
-            // Before anyone else speaks to it: what an owner before us left open is ended.
-            actor.do_send(ExpireCharges);
+            // Before anyone else asks it: what an owner before us left open is ended.
+            let _ = self.means.try_decide(&owner, ExpireCharges);
         }
-        *awake = Some(actor.clone());
-        Ok(actor)
+        Ok(Arc::new(owner))
     }
 
     /// Takes a dead or poisoned actor out. Only after everything it handed to the writer has met its end, so
@@ -299,13 +209,13 @@ impl Directory {
         dead: &Arc<Resident>,
     ) -> Result<(), DirectoryError> {
         // While the database does not answer the barrier stands; whoever waits is told so.
-        tokio::time::timeout(REPLACE_MAX, self.ledger.barrier())
+        tokio::time::timeout(REPLACE_MAX, self.means.ledger.barrier())
             .await
             .map_err(|_| DirectoryError::Unwritable)?
             .map_err(|_| DirectoryError::Unwritable)?;
         let removed = self.residents.remove_if(&account, |_, resident| Arc::ptr_eq(resident, dead));
         if let Some((_, resident)) = removed {
-            stop(&resident);
+            resident.sleep();
         }
         Ok(())
     }
@@ -358,10 +268,10 @@ impl Directory {
     /// [`DirectoryError`]
     pub async fn end_orphaned_holds(&self) -> Result<(), DirectoryError> {
         // Holds of another epoch are orphans only while this one is the latest.
-        if !self.ledger.state().is_in_charge() {
+        if !self.means.ledger.state().is_in_charge() {
             return Ok(());
         }
-        let (epoch, now) = (self.ledger.epoch(), self.clock.now());
+        let (epoch, now) = (self.means.ledger.epoch(), self.means.clock.now());
         for account in self.store.accounts_with_orphaned_holds(epoch, now).await? {
             if let Err(error) = self.owners_lease(account).await {
                 tracing::error!(%account, %error, "an account's orphaned holds were not ended");
@@ -372,7 +282,6 @@ impl Directory {
 
     /// Ends expired charges, and lets go of accounts that are idle, or the longest idle ones where there are
     /// too many. Visits a part of the accounts each time, so that a million of them are not in anyone's way.
-    #[expect(clippy::disallowed_methods, reason = "a dead actor has no charge left to end")]
     pub fn sweep(&self) {
         let now = self.tick.fetch_add(1, Ordering::Relaxed);
         let idle_max = i64::try_from(self.settings.idle_seconds.get()).unwrap_or(i64::MAX);
@@ -395,16 +304,14 @@ impl Directory {
                     Arc::ptr_eq(found, resident) && found.is_dead_and_done()
                 });
             }
-            if marks.open_charges.load(Ordering::Acquire) > 0
-                && let Some(actor) = &*resident.actor()
-            {
-                actor.do_send(ExpireCharges);
+            if marks.open_charges.load(Ordering::Acquire) > 0 {
+                resident.tell(ExpireCharges);
             }
             let used = marks.used_tick.load(Ordering::Relaxed);
             if marks.may_passivate() {
                 idle.push((used, account));
             }
-            if now.saturating_sub(used) >= SLEEPY_SWEEPS && resident.actor().is_some() {
+            if now.saturating_sub(used) >= SLEEPY_SWEEPS && resident.is_awake() {
                 self.put_to_sleep(account);
             }
         }
@@ -423,18 +330,15 @@ impl Directory {
     /// on its way.
     fn put_to_sleep(&self, account: AccountId) {
         let Some(resident) = self.residents.get_mut(&account) else { return };
-        // One that has died has left what it owns in the middle of something.
-        let is_alive = resident.actor().as_ref().is_some_and(Addr::connected)
-            && resident.owner.get().is_some_and(|owner| !owner.is_poisoned());
-        if is_alive && resident.marks.may_sleep() {
-            stop(&resident);
+        if resident.marks.may_sleep() {
+            resident.sleep();
         }
     }
 
     /// How many accounts have an actor.
     #[must_use]
     pub fn awake(&self) -> usize {
-        self.residents.iter().filter(|resident| resident.actor().is_some()).count()
+        self.residents.iter().filter(|resident| resident.is_awake()).count()
     }
 
     /// Lets an account go, if nothing is open on it and everything it decided is durable. The map's guard
@@ -445,7 +349,7 @@ impl Directory {
         match removed {
             Some((_, resident)) => {
                 failpoint!("passivate");
-                stop(&resident);
+                resident.sleep();
                 true
             }
             None => false,
@@ -453,20 +357,14 @@ impl Directory {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a dead actor need not be stopped")]
-fn stop(resident: &Resident) {
-    if let Some(actor) = resident.actor().take() {
-        actor.do_send(Stop);
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use actix::System;
+    use actix::{Arbiter, System};
+    use futures_util::FutureExt as _;
     use sea_orm::ConnectionTrait as _;
     use uuid::Uuid;
 
-    use super::super::account::Panic;
+    use super::super::account::{AccountError, Look, Panic};
     use super::super::ledger_writer::{LedgerWriter, WriteError, WriterState};
     use super::*;
     use crate::config::{DatabaseSettings, LedgerSettings};
@@ -614,15 +512,45 @@ mod tests {
         });
     }
 
+    /// Whoever asks while another decides does not wait for a lock: the request lies in the mailbox until its turn.
+    #[test]
+    fn who_finds_the_owner_at_work_waits_in_the_mailbox() {
+        on_bench(10, async |bench| {
+            let one = bench.account("one").await;
+            bench.charge(one).await.unwrap();
+            assert_eq!(bench.directory.awake(), 0);
+            let lease = bench.directory.owners_lease(one.0).await.unwrap();
+            let mut looking = std::pin::pin!(lease.look(None));
+            {
+                let owner = lease.resident.owner.get().unwrap();
+                let _turn = owner.lock().unwrap();
+                assert!((&mut looking).now_or_never().is_none());
+                assert_eq!(bench.directory.awake(), 1);
+            }
+            let receipt = looking.await.unwrap();
+            assert_eq!(receipt.wait().await.unwrap().balance.nanos(), 90);
+            // Nobody need wait for what was told without an answer either.
+            let id = ChargeId(Uuid::new_v4());
+            {
+                let owner = lease.resident.owner.get().unwrap();
+                let _turn = owner.lock().unwrap();
+                lease.abandon(id, Credits::ZERO);
+            }
+            bench.charge(one).await.unwrap();
+            assert_eq!(bench.balance(one.0).await, 80);
+        });
+    }
+
     #[test]
     fn an_account_that_sleeps_is_as_it_was_and_is_not_loaded_again() {
         on_bench(10, async |bench| {
             let one = bench.account("one").await;
             bench.charge(one).await.unwrap();
-            bench.directory.ledger.barrier().await.unwrap();
-            assert_eq!((bench.directory.len(), bench.directory.awake()), (1, 1));
+            bench.directory.means.ledger.barrier().await.unwrap();
             // Whoever holds it keeps it awake.
             let lease = bench.directory.owners_lease(one.0).await.unwrap();
+            let _ = lease.resident.send(Look(None)).await.unwrap();
+            assert_eq!((bench.directory.len(), bench.directory.awake()), (1, 1));
             let sweep = || (0..=SLEEPY_SWEEPS).for_each(|_| bench.directory.sweep());
             sweep();
             assert_eq!(bench.directory.awake(), 1);
@@ -641,21 +569,30 @@ mod tests {
         });
     }
 
+    /// Whether it has panicked in the mailbox or where it was asked.
     #[test]
-    #[expect(clippy::disallowed_methods, reason = "that nobody hears of it is what is tested")]
-    fn what_a_dead_actor_has_left_does_not_sleep() {
+    fn what_a_dead_owner_has_left_is_not_used() {
         on_bench(10, async |bench| {
             let one = bench.account("one").await;
-            bench.charge(one).await.unwrap();
-            let lease = bench.directory.owners_lease(one.0).await.unwrap();
-            lease.actor.do_send(Panic);
-            assert!(lease.look(None).await.is_err());
-            drop(lease);
-            (0..=SLEEPY_SWEEPS).for_each(|_| bench.directory.sweep());
-            // Gone, or still there as one that has died; loaded again by whoever asks.
-            assert_eq!(bench.directory.len(), bench.directory.awake());
-            bench.charge(one).await.unwrap();
-            assert_eq!(bench.balance(one.0).await, 80);
+            for (is_mailed, left) in [(true, 80), (false, 60)] {
+                bench.charge(one).await.unwrap();
+                let lease = bench.directory.owners_lease(one.0).await.unwrap();
+                if is_mailed {
+                    assert!(lease.resident.send(Panic).await.is_err());
+                } else {
+                    assert!(matches!(lease.ask(Panic).await, Err(AccountError::Gone)));
+                }
+                assert!(matches!(lease.look(None).await, Err(AccountError::Gone)));
+                assert!(lease.resident.send(Look(None)).await.is_err());
+                lease.abandon(ChargeId(Uuid::new_v4()), Credits::ZERO);
+                drop(lease);
+                (0..=SLEEPY_SWEEPS).for_each(|_| bench.directory.sweep());
+                // Gone, or loaded again by whoever asks.
+                assert_eq!(bench.balance(one.0).await, left + 10);
+                bench.charge(one).await.unwrap();
+                assert_eq!(bench.balance(one.0).await, left);
+                bench.directory.means.ledger.barrier().await.unwrap();
+            }
         });
     }
 
@@ -682,7 +619,7 @@ mod tests {
                 futures_util::future::join(call, sweeps).await;
             }
             assert_eq!(bench.balance(one.0).await, 10);
-            bench.directory.ledger.barrier().await.unwrap();
+            bench.directory.means.ledger.barrier().await.unwrap();
             let account = bench.store.load_account(one.0, 9).await.unwrap();
             assert_eq!(account.balance().nanos(), 10);
         });
@@ -698,22 +635,23 @@ mod tests {
                 }
                 let leases = (0..50).map(|_| bench.directory.owners_lease(account.0));
                 let leases = futures_util::future::join_all(leases).await;
-                let first = &leases[0].as_ref().unwrap().actor;
-                assert!(leases.iter().all(|lease| lease.as_ref().unwrap().actor == *first));
+                let owner = |lease: &Result<AccountLease, _>| -> SharedOwner {
+                    Arc::clone(lease.as_ref().unwrap().resident.owner.get().unwrap())
+                };
+                let first = owner(&leases[0]);
+                assert!(leases.iter().all(|lease| Arc::ptr_eq(&owner(lease), &first)));
             }
         });
     }
 
     #[test]
-    fn a_dead_actor_is_replaced_from_what_is_committed() {
+    fn a_dead_owner_is_replaced_from_what_is_committed() {
         on_bench(10, async |bench| {
             let one = bench.account("one").await;
             let two = bench.account("two").await;
             bench.charge(one).await.unwrap();
             let lease = bench.directory.owners_lease(one.0).await.unwrap();
-            #[expect(clippy::disallowed_methods, reason = "the test kills it")]
-            lease.actor.do_send(Panic);
-            assert!(lease.look(None).await.is_err());
+            assert!(lease.resident.send(Panic).await.is_err());
             drop(lease);
             // Its neighbour on the same thread goes on; it is there again itself.
             bench.charge(two).await.unwrap();
@@ -734,12 +672,12 @@ mod tests {
         let one = bench.account("one").await;
         bench.charge(one).await.unwrap();
         // The usage record is a write of its own, and may still be on its way.
-        bench.directory.ledger.barrier().await.unwrap();
+        bench.directory.means.ledger.barrier().await.unwrap();
         bench.store.take_lease(Uuid::new_v4()).await.unwrap();
         // Nobody has told it: the transaction itself finds out.
-        assert_eq!(bench.directory.ledger.state(), WriterState::Serving);
+        assert_eq!(bench.directory.means.ledger.state(), WriterState::Serving);
         assert_eq!(bench.charge(one).await, Err(WriteError::Fenced));
-        assert_eq!(bench.directory.ledger.state(), WriterState::Fenced);
+        assert_eq!(bench.directory.means.ledger.state(), WriterState::Fenced);
         let account = bench.store.load_account(one.0, 9).await.unwrap();
         assert_eq!(account.balance().nanos(), 90);
     }
@@ -809,14 +747,14 @@ mod tests {
         on_bench(10, async |bench| {
             let one = bench.account("one").await;
             let two = bench.account("two").await;
-            bench.directory.ledger.barrier().await.unwrap();
+            bench.directory.means.ledger.barrier().await.unwrap();
             let other = sea_orm::Database::connect(&bench.url).await.unwrap();
             let sql = format!("UPDATE account SET seq = 7 WHERE id = {}", one.0.0);
             other.execute_unprepared(&sql).await.unwrap();
             // Both are in the journal, and acknowledged.
             let both = futures_util::future::join(bench.charge(one), bench.charge(two)).await;
             assert_eq!(both, (Ok(()), Ok(())));
-            bench.directory.ledger.barrier().await.unwrap();
+            bench.directory.means.ledger.barrier().await.unwrap();
             assert_eq!(bench.balance(two.0).await, 90);
             let is_quarantined = async || {
                 let refused = bench.directory.owners_lease(one.0).await;
@@ -844,7 +782,7 @@ mod tests {
     fn what_is_left_in_the_journal_is_merged_by_the_next() {
         on_bench(10, async |bench| {
             let one = bench.account("one").await;
-            bench.directory.ledger.barrier().await.unwrap();
+            bench.directory.means.ledger.barrier().await.unwrap();
             bench.charge(one).await.unwrap();
             // It may be in the journal alone. Whoever comes next finds it in the tables, once, however often.
             for _ in 0..2 {

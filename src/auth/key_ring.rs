@@ -1,7 +1,7 @@
 //! API keys by digest, remembered between calls.
 //!
 //! What is remembered is who a key belongs to and what it may be used for. Whoever changes the latter has it forgotten
-//! here. Whether it is still in use is decided by its account's actor at the next charge; forgetting a revoked key
+//! here. Whether it is still in use is decided by its account's owner at the next charge; forgetting a revoked key
 //! only makes the refusal come a stage earlier.
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! API keys as their owner manages them. Every change goes through the account's actor, so that it binds for
+//! API keys as their owner manages them. Every change goes through the account's owner, so that it binds for
 //! the very next charge, and is answered when it is durable.
 
 use std::sync::Arc;
@@ -111,7 +111,7 @@ pub struct KeyRequest {
 /// A key that was made, its text for the only time, and what is seen of it later.
 pub type NewlyMade = (ApiKey, KeyListing);
 
-/// Waits until the tables say everything that was acknowledged, for whoever reads them past the account's actor.
+/// Waits until the tables say everything that was acknowledged, for whoever reads them past the account's owner.
 ///
 /// # Errors
 /// [`KeysError::NotWritten`]
@@ -341,7 +341,7 @@ impl Keys {
         Ok(())
     }
 
-    /// What is written past the account's actor is written by whoever owns the accounts alone.
+    /// What is written past the account's owner is written by whoever owns the accounts alone.
     fn assert_in_charge(&self) -> Result<(), KeysError> {
         let is_in_charge = self.gateway.ledger.state().is_in_charge();
         if is_in_charge { Ok(()) } else { Err(KeysError::NotWritten) }

@@ -1,4 +1,4 @@
-//! Balance, spending limits, debit. Quoted -> Charged: ONE message to the account's actor decides all three.
+//! Balance, spending limits, debit. Quoted -> Charged: ONE request to the account's owner decides all three.
 
 use std::sync::Arc;
 
@@ -61,7 +61,7 @@ pub(super) async fn charge(
     let Quoted { arrival, rule, key, dialect, generation, .. } = quoted;
     let receipt = account.charge(order).await.map_err(|error| match error {
         AccountError::Refused(decline) => refusal(decline),
-        AccountError::Gone => Refusal::OutcomeUnknown("the account's actor died"),
+        AccountError::Gone => Refusal::OutcomeUnknown("the account's owner died"),
     })?;
     let open = OpenCharge { id: arrival.id, earned: Credits::ZERO, account: Some(account) };
     failpoint!("charge-accepted");
@@ -74,7 +74,7 @@ pub(super) async fn charge(
     Ok(Box::new(charged))
 }
 
-/// The right to speak to the account's actor, if there is any use in it now.
+/// The right to ask the account, if there is any use in it now.
 pub(super) async fn lease(gateway: &Gateway, key: &KeyRecord) -> Result<AccountLease, Refusal> {
     match gateway.ledger.state() {
         WriterState::Serving => {}

@@ -239,7 +239,7 @@ fn model_of(charged: &Charged) -> Arc<str> {
     }
 }
 
-/// Ends the charge. One message to the account's actor; the usage record and the recorded answer ride on it.
+/// Ends the charge. One request to the account's owner; the usage record and the recorded answer ride on it.
 async fn settle(
     gateway: &Gateway,
     mut charged: Box<Charged>,
@@ -253,7 +253,7 @@ async fn settle(
     let receipt = account
         .settle(charged.open.id, outcome, usage, record)
         .await
-        .map_err(|_| Refusal::OutcomeUnknown("the account's actor died, or the charge expired"))?;
+        .map_err(|_| Refusal::OutcomeUnknown("the account's owner died, or the charge expired"))?;
     let settled = receipt.decided;
     failpoint!("settle-decided");
     let claim = claim.or_else(|| charged.claim.take().map(Arc::new));
