@@ -248,7 +248,7 @@ async fn set_status(
     let user = user_id(id)?;
     let ReasonBody { reason } = body.json_or_nothing()?.unwrap_or_default();
     let set = async move { app.operators.set_status(user, status, reason, origin).await };
-    uncancelled(set).await??;
+    uncancelled(set).await?;
     Ok(HttpResponse::Ok().json(StatusAnswer { user_id: user.to_string(), status: status.name() }))
 }
 
@@ -278,7 +278,7 @@ pub(super) async fn end_sessions(
     let user = user_id(&id)?;
     let ReasonBody { reason } = body.json_or_nothing()?.unwrap_or_default();
     let ending = async move { app.operators.end_sessions(user, reason, origin).await };
-    let sessions_ended = uncancelled(ending).await??;
+    let sessions_ended = uncancelled(ending).await?;
     let user_id = user.to_string();
     Ok(HttpResponse::Ok().json(SessionsEndedAnswer { user_id, sessions_ended }))
 }
@@ -371,7 +371,7 @@ pub(super) async fn change_credits(
     let change = CreditsChange { user, environment: environment.into(), adjustment, reason };
     let AdminUser { id, origin } = operator;
     let changing = async move { app.operators.change_credits(id, change, once, origin).await };
-    Ok(match uncancelled(changing).await?? {
+    Ok(match uncancelled(changing).await? {
         Made::New(change) => HttpResponse::Created().json(CreditsAnswer::of(&change)),
         Made::Repeat(kept) => replay(kept),
     })
@@ -416,7 +416,7 @@ pub(super) async fn set_tier(
     let TierBody { tier } = body.json()?;
     let answer = TierAnswer { user_id: user.to_string(), tier: tier.clone() };
     let set = async move { app.operators.set_tier(user, tier, origin).await };
-    uncancelled(set).await??;
+    uncancelled(set).await?;
     Ok(HttpResponse::Ok().json(answer))
 }
 

@@ -94,7 +94,7 @@ pub(super) async fn register(
     let device = Some(device(&request, &app.trusted_proxies));
     let registering = Arc::clone(&app.people);
     let registered = async move { registering.register(registration, Role::User, device).await };
-    let user = uncancelled(registered).await??;
+    let user = uncancelled(registered).await?;
     app.people.send_verification(user.email.clone());
     Ok(HttpResponse::Created().json(UserBody::from(&user)))
 }
@@ -174,7 +174,7 @@ pub(super) async fn login(
     let LoginBody { email, password } = body.json()?;
     let device = device(&request, &app.trusted_proxies);
     let logging_in = async move { app.people.log_in(&email, password, device).await };
-    Ok(HttpResponse::Ok().json(LoginOutcome::from(uncancelled(logging_in).await??)))
+    Ok(HttpResponse::Ok().json(LoginOutcome::from(uncancelled(logging_in).await?)))
 }
 
 /// What a login comes to.
@@ -236,7 +236,7 @@ pub(super) async fn refresh(
     let RefreshBody { refresh_token } = body.json()?;
     let device = device(&request, &app.trusted_proxies);
     let renewing = async move { app.people.refresh(&refresh_token, device).await };
-    let logged_in = uncancelled(renewing).await??;
+    let logged_in = uncancelled(renewing).await?;
     Ok(HttpResponse::Ok().json(LoginAnswer::from(logged_in)))
 }
 
@@ -261,7 +261,7 @@ pub(super) async fn logout(
     let Speaker { user, session } = speaker;
     let device = device(&request, &app.trusted_proxies);
     let ending = async move { app.people.log_out(user.id, session, &device).await };
-    match uncancelled(ending).await? {
+    match uncancelled(ending).await {
         // Ended meanwhile: that is what was asked for.
         Ok(()) | Err(PeopleError::NoSession) => {}
         Err(error) => return Err(error.into()),
@@ -282,7 +282,7 @@ pub(super) async fn logout_all(
 ) -> Result<HttpResponse, ApiError> {
     let device = device(&request, &app.trusted_proxies);
     let ending = async move { app.people.log_out_everywhere(user.id, &device).await };
-    let sessions_ended = uncancelled(ending).await??;
+    let sessions_ended = uncancelled(ending).await?;
     let message = "Every session has ended";
     Ok(HttpResponse::Ok().json(LogoutAnswer { message, sessions_ended }))
 }
@@ -343,7 +343,7 @@ pub(super) async fn end_session(
     let device = device(&request, &app.trusted_proxies);
     let session: SessionId = id.parse().map_err(|_| ApiError::NotFound("session"))?;
     let ending = async move { app.people.log_out(user.id, session, &device).await };
-    uncancelled(ending).await??;
+    uncancelled(ending).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -397,7 +397,7 @@ pub(super) async fn change_password(
     let changing = async move {
         app.people.change_password(user, current_password, new_password, device).await
     };
-    let LoggedIn { token, refresh_token, .. } = uncancelled(changing).await??;
+    let LoggedIn { token, refresh_token, .. } = uncancelled(changing).await?;
     let message = "The password was changed; every other session has ended";
     let refresh_token = refresh_token.expose().to_owned();
     Ok(HttpResponse::Ok().json(ChangePasswordAnswer { message, token, refresh_token }))

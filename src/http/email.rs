@@ -41,7 +41,7 @@ pub(super) async fn verify(
     let EmailTokenBody { token } = body.json()?;
     let device = device(&request, &app.trusted_proxies);
     let verifying = async move { app.people.verify_email(&token, &device).await };
-    uncancelled(verifying).await??;
+    uncancelled(verifying).await?;
     Ok(HttpResponse::Ok().json(MessageAnswer { message: "The address is verified" }))
 }
 
@@ -121,7 +121,7 @@ pub(super) async fn reset(
     let ResetPasswordBody { token, new_password } = body.json()?;
     let device = device(&request, &app.trusted_proxies);
     let setting = async move { app.people.reset_password(&token, new_password, &device).await };
-    uncancelled(setting).await??;
+    uncancelled(setting).await?;
     let message = "The password was changed; every session has ended. Please log in.";
     Ok(HttpResponse::Ok().json(MessageAnswer { message }))
 }

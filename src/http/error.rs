@@ -608,7 +608,7 @@ impl From<KeysError> for ApiError {
             KeysError::Repeat(error) => Refusal::from(error).into(),
             KeysError::Quarantined => Refusal::Quarantined.into(),
             KeysError::NotWritten => ApiError::Unavailable,
-            KeysError::Unknown => Refusal::OutcomeUnknown("the account's actor died").into(),
+            KeysError::Unknown => Refusal::OutcomeUnknown("the account's owner died").into(),
         }
     }
 }

@@ -63,14 +63,12 @@ pub(super) async fn call(
     let (running, client_left) = (Some(running), Some(client_left));
     let arrival = Box::new(Arrival { running, client_left, ..arrival });
     let client = reqwest::Client::clone(&client);
-    // In a box: a task is moved several times before it runs.
-    let served = uncancelled(Box::pin(pipeline::serve(gateway, client.clone(), arrival))).await;
-    match (served, again) {
-        (Ok(served), Some(again)) if served.needs_credits().is_some() => {
+    let served = uncancelled(pipeline::serve(gateway, client.clone(), arrival)).await;
+    match again {
+        Some(again) if served.needs_credits().is_some() => {
             Box::pin(pay_and_serve(&request, &app, client, served, again)).await
         }
-        (Ok(served), _) => respond(served, depart),
-        (Err(error), _) => HttpResponse::from_error(error),
+        _ => respond(served, depart),
     }
 }
 
@@ -102,11 +100,8 @@ async fn pay_and_serve(
     let (_here, client_left) = tokio::sync::oneshot::channel();
     let (running, client_left) = (Some(running), Some(client_left));
     let arrival = Box::new(Arrival { running, client_left, ..*again });
-    let mut response =
-        match uncancelled(Box::pin(pipeline::serve(app.gateway.clone(), client, arrival))).await {
-            Ok(served) => respond(served, depart),
-            Err(error) => HttpResponse::from_error(error),
-        };
+    let served = uncancelled(pipeline::serve(app.gateway.clone(), client, arrival)).await;
+    let mut response = respond(served, depart);
     super::x402::add_response(&mut response, app, &payment);
     response
 }

@@ -336,7 +336,7 @@ pub(super) async fn create(
     let (name, environment) = (body.name, body.environment.into());
     let request = KeyRequest { name, environment, expires_at, policy };
     let created = async move { app.keys.create(user.id, request, once, origin).await };
-    Ok(match uncancelled(created).await?? {
+    Ok(match uncancelled(created).await? {
         Made::New(made) => HttpResponse::Created().json(CreatedKey::of(&made)),
         Made::Repeat(kept) => replay(kept),
     })
@@ -426,7 +426,7 @@ pub(super) async fn change(
     let edit = edit(body.json()?)?;
     let soon = app.keys.soon();
     let changed = async move { app.keys.edit(user.id, id, edit, detail, origin).await };
-    let key = uncancelled(changed).await??;
+    let key = uncancelled(changed).await?;
     Ok(HttpResponse::Ok().json(KeyBody::new(key, soon)))
 }
 
@@ -476,7 +476,7 @@ pub(super) async fn rotate(
     let seconds = i64::from(grace_seconds.unwrap_or(GRACE_SECONDS));
     let grace_micros = seconds.saturating_mul(1_000_000);
     let rotated = async move { app.keys.rotate(user.id, id, grace_micros, origin).await };
-    let made = uncancelled(rotated).await??;
+    let made = uncancelled(rotated).await?;
     let former_value_valid_until = made.1.former_valid_until.map(Timestamp::to_rfc3339);
     let key = CreatedKey::of(&made);
     Ok(HttpResponse::Ok().json(RotatedKey { key, former_value_valid_until }))
@@ -499,7 +499,7 @@ pub(super) async fn revoke(
     let origin = user_origin(&request, &app, user.id);
     let soon = app.keys.soon();
     let revoked = async move { app.keys.revoke(user.id, id, origin).await };
-    let key = uncancelled(revoked).await??;
+    let key = uncancelled(revoked).await?;
     Ok(HttpResponse::Ok().json(KeyBody::new(key, soon)))
 }
 
@@ -519,7 +519,7 @@ pub(super) async fn delete(
     let id = key_id(&id)?;
     let origin = user_origin(&request, &app, user.id);
     let deleted = async move { app.keys.delete(user.id, id, origin).await };
-    uncancelled(deleted).await??;
+    uncancelled(deleted).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -684,7 +684,7 @@ pub(super) async fn set_limits(
         total: credits(limits.total_limit),
     };
     let set = async move { app.keys.set_limits(user.id, id, change, origin).await };
-    let (key, now) = uncancelled(set).await??;
+    let (key, now) = uncancelled(set).await?;
     Ok(HttpResponse::Ok().json(LimitsAnswer::new(&key, now)))
 }
 

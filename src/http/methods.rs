@@ -58,7 +58,7 @@ pub(super) async fn list(
     app: Data<App>,
 ) -> Result<HttpResponse, ApiError> {
     let methods = async move { app.payments.methods(user.id).await };
-    let methods = uncancelled(methods).await??;
+    let methods = uncancelled(methods).await?;
     let payment_methods = methods.into_iter().map(MethodBody::from).collect();
     Ok(HttpResponse::Ok().json(MethodsAnswer { payment_methods }))
 }
@@ -86,7 +86,7 @@ pub(super) async fn add(
     let user = speaker.user;
     let origin = user_origin(&request, &app, user.id);
     let payer = Payer { user: user.id, email: user.email, origin };
-    let checkout_url = uncancelled(async move { app.payments.setup_url(payer).await }).await??;
+    let checkout_url = uncancelled(async move { app.payments.setup_url(payer).await }).await?;
     Ok(HttpResponse::Created().json(SetupAnswer { checkout_url }))
 }
 
@@ -107,7 +107,7 @@ pub(super) async fn remove(
 ) -> Result<HttpResponse, ApiError> {
     let origin = user_origin(&request, &app, user.id);
     let id = id.into_inner();
-    uncancelled(async move { app.payments.detach(user.id, &id, origin).await }).await??;
+    uncancelled(async move { app.payments.detach(user.id, &id, origin).await }).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -205,7 +205,7 @@ pub(super) async fn set_auto_top_up(
         method: payment_method,
     };
     let set = async move { app.payments.set_auto_top_up(user.id, request, origin).await };
-    let rule = uncancelled(set).await??;
+    let rule = uncancelled(set).await?;
     Ok(HttpResponse::Ok().json(AutoTopUpAnswer::from(Some(rule))))
 }
 
@@ -228,7 +228,7 @@ pub(super) async fn hear_stripe(
     let signature = signature.and_then(|value| value.to_str().ok()).map(str::to_owned);
     let body = body.bytes()?;
     let heard = async move { app.payments.hear_stripe(signature.as_deref(), &body).await };
-    uncancelled(heard).await?.map_err(|error| match error {
+    uncancelled(heard).await.map_err(|error| match error {
         // Anything else would have Stripe believe that we have it.
         PaymentsError::AmountOfProvider { .. } | PaymentsError::NoMethod => ApiError::Internal,
         error => error.into(),

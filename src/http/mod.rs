@@ -2,12 +2,16 @@
 
 use std::future::Future;
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_web::http::Method;
 use actix_web::web::{self, Data, ServiceConfig};
 use actix_web::{HttpResponse, Route};
+use futures_util::FutureExt as _;
+use futures_util::future::LocalBoxFuture;
 use tracing::Instrument as _;
 
 use crate::auth::{Keys, People};
@@ -80,12 +84,34 @@ pub struct App {
     pub trusted_proxies: Vec<IpAddr>,
 }
 
-/// Runs `work` in a task of its own: a client that leaves cancels the handler, not the work.
-async fn uncancelled<T: 'static>(work: impl Future<Output = T> + 'static) -> Result<T, ApiError> {
-    actix_web::rt::spawn(work.in_current_span()).await.map_err(|error| {
-        tracing::error!(%error, "a request's task broke off");
-        ApiError::Internal
-    })
+/// A client that leaves cancels the handler, not the work: that goes on in a task of its own then.
+fn uncancelled<T: 'static>(work: impl Future<Output = T> + 'static) -> Uncancelled<T> {
+    Uncancelled(Some(Box::pin(work.in_current_span())))
+}
+
+/// See [`uncancelled`]. Empty when the work is done, or has panicked.
+struct Uncancelled<T: 'static>(Option<LocalBoxFuture<'static, T>>);
+
+impl<T> Future for Uncancelled<T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<T> {
+        let Some(mut work) = self.0.take() else { return Poll::Pending };
+        let polled = work.as_mut().poll(context);
+        if polled.is_pending() {
+            self.0 = Some(work);
+        }
+        polled
+    }
+}
+
+impl<T> Drop for Uncancelled<T> {
+    fn drop(&mut self) {
+        if let Some(work) = self.0.take() {
+            // Nobody hears what it comes to.
+            drop(actix_web::rt::spawn(work.map(drop)));
+        }
+    }
 }
 
 async fn no_route() -> Result<HttpResponse, ApiError> {

@@ -179,14 +179,14 @@ pub(super) async fn pay(
     let made = match provider {
         SANDBOX => {
             let paid = async move { app.payments.pay(user.id, amount, once, origin).await };
-            uncancelled(paid).await??
+            uncancelled(paid).await?
         }
         stripe::NAME => {
             let payer = Payer { user: user.id, email: user.email, origin };
             let paid = async move {
                 app.payments.pay_by_stripe(payer, amount, payment_method, once).await
             };
-            uncancelled(paid).await??
+            uncancelled(paid).await?
         }
         x402::NAME => return super::x402::pay(&request, app, user.id, amount, origin).await,
         _ => {
@@ -224,7 +224,7 @@ pub(super) async fn reset_test(
 ) -> Result<HttpResponse, ApiError> {
     let origin = user_origin(&request, &app, user.id);
     let reset = async move { app.payments.reset_test(user.id, origin).await };
-    let balance = Amount(uncancelled(reset).await??);
+    let balance = Amount(uncancelled(reset).await?);
     let environment = EnvironmentName::Test;
     Ok(HttpResponse::Ok().json(TestResetAnswer { balance, currency: "USD", environment }))
 }

@@ -74,7 +74,7 @@ pub(super) async fn enroll(
     let PasswordBody { password } = body.json()?;
     let device = device(&request, &app.trusted_proxies);
     let beginning = async move { app.people.begin_second_factor(&user, password, &device).await };
-    let Enrolment { secret, url, qr_code } = uncancelled(beginning).await??;
+    let Enrolment { secret, url, qr_code } = uncancelled(beginning).await?;
     let body = EnrolmentBody { secret, otpauth_url: url, qr_code_svg: qr_code };
     Ok(HttpResponse::Ok().json(body))
 }
@@ -114,7 +114,7 @@ pub(super) async fn confirm(
     let CodeBody { code } = body.json()?;
     let device = device(&request, &app.trusted_proxies);
     let confirming = async move { app.people.confirm_second_factor(&user, &code, &device).await };
-    let recovery_codes = uncancelled(confirming).await??;
+    let recovery_codes = uncancelled(confirming).await?;
     Ok(HttpResponse::Ok().json(RecoveryCodesBody { recovery_codes }))
 }
 
@@ -149,7 +149,7 @@ pub(super) async fn recovery_codes(
     let device = device(&request, &app.trusted_proxies);
     let making =
         async move { app.people.new_recovery_codes(&user, password, &code, &device).await };
-    let recovery_codes = uncancelled(making).await??;
+    let recovery_codes = uncancelled(making).await?;
     Ok(HttpResponse::Ok().json(RecoveryCodesBody { recovery_codes }))
 }
 
@@ -172,7 +172,7 @@ pub(super) async fn disable(
     let device = device(&request, &app.trusted_proxies);
     let disabling =
         async move { app.people.disable_second_factor(&user, password, &code, &device).await };
-    uncancelled(disabling).await??;
+    uncancelled(disabling).await?;
     Ok(HttpResponse::Ok().json(TwoFactorBody { is_enabled: false, recovery_codes_left: 0 }))
 }
 
@@ -205,6 +205,6 @@ pub(super) async fn log_in(
     let ChallengeBody { challenge, code } = body.json()?;
     let device = device(&request, &app.trusted_proxies);
     let logging_in = async move { app.people.log_in_by_code(&challenge, &code, device).await };
-    let logged_in = uncancelled(logging_in).await??;
+    let logged_in = uncancelled(logging_in).await?;
     Ok(HttpResponse::Ok().json(LoginAnswer::from(logged_in)))
 }

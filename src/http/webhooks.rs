@@ -128,7 +128,7 @@ pub(super) async fn add(
     let environment = environment.into();
     let asked = EndpointRequest { url, description, events, environment };
     let added = async move { app.webhooks.add(user.id, asked, origin).await };
-    let (endpoint, secret) = uncancelled(added).await??;
+    let (endpoint, secret) = uncancelled(added).await?;
     let endpoint = endpoint.into();
     Ok(HttpResponse::Created().json(EndpointWithSecret { endpoint, secret }))
 }
@@ -222,7 +222,7 @@ pub(super) async fn change(
     let id = endpoint_id(&id)?;
     let change = EndpointChange { url, description, events, is_enabled: enabled };
     let changed = async move { app.webhooks.change(user.id, id, change, origin).await };
-    let endpoint = uncancelled(changed).await??;
+    let endpoint = uncancelled(changed).await?;
     Ok(HttpResponse::Ok().json(EndpointAnswer::from(endpoint)))
 }
 
@@ -241,7 +241,7 @@ pub(super) async fn delete(
 ) -> Result<HttpResponse, ApiError> {
     let origin = user_origin(&request, &app, user.id);
     let id = endpoint_id(&id)?;
-    uncancelled(async move { app.webhooks.delete(user.id, id, origin).await }).await??;
+    uncancelled(async move { app.webhooks.delete(user.id, id, origin).await }).await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -261,7 +261,7 @@ pub(super) async fn rotate_secret(
     let origin = user_origin(&request, &app, user.id);
     let id = endpoint_id(&id)?;
     let rotated = async move { app.webhooks.rotate(user.id, id, origin).await };
-    let (endpoint, secret) = uncancelled(rotated).await??;
+    let (endpoint, secret) = uncancelled(rotated).await?;
     let endpoint = endpoint.into();
     Ok(HttpResponse::Ok().json(EndpointWithSecret { endpoint, secret }))
 }
@@ -286,7 +286,7 @@ pub(super) async fn test(
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let id = endpoint_id(&id)?;
-    let sent = uncancelled(async move { app.webhooks.test(user.id, id).await }).await??;
+    let sent = uncancelled(async move { app.webhooks.test(user.id, id).await }).await?;
     Ok(HttpResponse::Accepted().json(SentAnswer { delivery_id: sent.to_string() }))
 }
 
@@ -414,7 +414,7 @@ pub(super) async fn redeliver(
     let id = endpoint_id(&id)?;
     let delivery: Option<DeliveryId> = delivery.parse().ok();
     let again = async move { app.webhooks.redeliver(user.id, id, delivery).await };
-    let delivery = uncancelled(again).await??;
+    let delivery = uncancelled(again).await?;
     Ok(HttpResponse::Accepted().json(SentAnswer { delivery_id: delivery.to_string() }))
 }
 
@@ -486,6 +486,6 @@ pub(super) async fn set_notices(
     }
     let set =
         async move { app.webhooks.set_balance_low(user.id, environment.into(), low, origin).await };
-    uncancelled(set).await??;
+    uncancelled(set).await?;
     Ok(HttpResponse::Ok().json(NoticesAnswer { balance_low: Amount(low), environment }))
 }

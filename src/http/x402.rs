@@ -40,7 +40,7 @@ pub(super) async fn pay(
     let paying = async move {
         payments.payments.pay_by_x402(account, header.as_bytes(), amount, origin).await
     };
-    let payment = uncancelled(paying).await??;
+    let payment = uncancelled(paying).await?;
     let mut response = HttpResponse::Created().json(PaymentAnswer::from(payment.clone()));
     add_response(&mut response, &app, &payment);
     Ok(response)
@@ -64,7 +64,7 @@ pub(super) async fn pay_for_call(
         let paid = app.payments.pay_by_x402(account, header.as_bytes(), price, origin).await;
         paid.map_err(ApiError::from)
     };
-    Some(uncancelled(paying).await.and_then(|paid| paid))
+    Some(uncancelled(paying).await)
 }
 
 /// Says on a refusal what would pay for it.

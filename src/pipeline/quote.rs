@@ -34,7 +34,7 @@ pub struct Quote {
 pub(super) async fn look(gateway: &Gateway, quoted: Quoted) -> Result<Quote, Refusal> {
     let account = lease(gateway, &quoted.key).await?;
     let order = order(gateway, &quoted, quoted.arrival.idempotency_key.is_some());
-    let gone = |_| Refusal::Unavailable("the account's actor died");
+    let gone = |_| Refusal::Unavailable("the account's owner died");
     let receipt = account.quote(order).await.map_err(gone)?;
     let estimate = tokio::time::timeout(gateway.commit_timeout, receipt.wait()).await;
     let Ok(Ok(Estimate { terms, balance, available, left })) = estimate else {

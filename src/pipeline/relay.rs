@@ -449,7 +449,7 @@ impl Relay {
         }
     }
 
-    /// The account's actor has died, and with it what it had not written. The hold was, and is open again when
+    /// The account's owner has died, and with it what it had not written. The hold was, and is open again when
     /// the account is loaded again.
     async fn settle_again(
         &self,
@@ -508,7 +508,7 @@ impl Relay {
                 let settled = receipt.decided;
                 on_record(patience, None, receipt.durable, claim).await.map(|()| settled)
             }
-            Err(_) => Err(Refusal::OutcomeUnknown("the account's actor died")),
+            Err(_) => Err(Refusal::OutcomeUnknown("the account's owner died")),
         };
         match result {
             Ok(settled) => {
