@@ -306,6 +306,8 @@ pub struct LedgerWriter {
     /// Is anything being done in the journal's lane, in the tables'?
     is_busy: (bool, bool),
     has_journal: bool,
+    /// Writes that were ever taken in.
+    taken_in: u64,
     /// Will it look again whether anything has come?
     is_resting: bool,
 }
@@ -368,6 +370,7 @@ impl LedgerWriter {
             gauge: Arc::clone(&gauge),
             is_busy: (false, false),
             has_journal: settings.journal,
+            taken_in: 0,
             is_resting: false,
         };
         let writer = Self::start_in_arbiter(&arbiter.handle(), move |_| actor);
@@ -379,6 +382,7 @@ impl LedgerWriter {
     fn work(&mut self, context: &mut Context<Self>) {
         loop {
             for pending in self.inbox.take() {
+                self.taken_in = self.taken_in.wrapping_add(1);
                 self.machine.gather(pending);
             }
             failpoint!("writer-gathered");
@@ -399,11 +403,17 @@ impl LedgerWriter {
         if self.machine.unmerged() == 0 || std::mem::replace(&mut self.is_resting, true) {
             return;
         }
-        context.run_later(REST, |writer, context| {
+        let taken_in = self.taken_in;
+        context.run_later(REST, move |writer, context| {
             writer.is_resting = false;
-            if !writer.is_busy.0 {
+            if writer.is_busy.0 {
+                return;
+            }
+            if writer.taken_in == taken_in {
                 writer.machine.rested();
                 writer.work(context);
+            } else {
+                writer.rest(context);
             }
         });
     }

@@ -57,7 +57,7 @@ impl From<DbErr> for CommitError {
 
 /// Says a database's error code that the same rows may be taken later, if only a person mends it? Any other error
 /// that the database itself gives is about the rows, and would come again for ever.
-fn is_transient(code: &str) -> bool {
+pub(super) fn is_transient(code: &str) -> bool {
     // SQLSTATE classes of PostgreSQL: connection, transaction state, rollback, resources, object state,
     // access and tables that are not there, operator intervention, system error, internal error.
     const CLASSES: [&str; 9] = ["08", "25", "40", "42", "53", "55", "57", "58", "XX"];
@@ -177,7 +177,8 @@ impl Store {
     /// Waits until nothing that was begun before can still be committed.
     pub(super) async fn wait_for_other_sessions(&self, lane: Lane) -> Result<(), StoreError> {
         let connection = self.lane(lane);
-        // What a connection of SQLite was told before, it has done when it answers.
+        // What a connection of SQLite was told before, it has done when it answers; what was written into the journal's
+        // file was done when it returned.
         connection.lent().await.ping().await?;
         let ledger = connection.committed().await;
         let mut polls = 0..SESSION_POLLS;

@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::batch::{CommitError, commit, write_rows};
 use super::lease::{begin_write, is_held};
-use super::{Store, StoreError, holds, is_postgres, outbox, rollups, sqlite_file};
+use super::{Store, StoreError, holds, is_postgres, outbox, rollups};
 use crate::domain::hold::HoldEndKind;
 use crate::domain::writer::{Lane, Merge};
 use crate::domain::{
@@ -50,19 +50,14 @@ struct JournalRow {
 }
 
 /// The file of the journal of a SQLite database: `x.journal.db` beside `x.db`. No two databases have the same.
-fn journal_file(url: &str) -> PathBuf {
-    let file = sqlite_file(url);
+pub(super) fn sqlite_file(url: &str) -> PathBuf {
+    let file = super::sqlite_file(url);
     if file.extension().is_some_and(|extension| extension == "db") {
         return file.with_extension("journal.db");
     }
     let mut name = file.file_name().unwrap_or_default().to_owned();
     name.push("-journal.db");
     file.with_file_name(name)
-}
-
-/// Where the journal of a SQLite database is.
-pub(super) fn sqlite_url(url: &str) -> String {
-    format!("sqlite://{}?mode=rwc", journal_file(url).display())
 }
 
 /// Had whoever opened the SQLite database before a journal?
@@ -73,7 +68,7 @@ pub(super) async fn is_migrated(tables: &DatabaseConnection) -> Result<bool, Sto
 
 /// Refuses to go on where the file of the journal is gone that the last process left with calls in it.
 pub(super) async fn assert_there(tables: &DatabaseConnection, url: &str) -> Result<(), StoreError> {
-    let file = journal_file(url);
+    let file = sqlite_file(url);
     // A process that stops in good order merges the journal first, and then gives the lease back.
     let sql = "SELECT COUNT(*) FROM shard_lease WHERE owner IS NOT NULL AND shard = $1";
     if file.is_file() || count(tables, sql, [0_i64.into()]).await? == 0 {
@@ -509,7 +504,7 @@ async fn is_refused(
     }
 }
 
-fn forgotten(deleted: Result<u64, sea_orm::DbErr>) {
+fn forgotten(deleted: Result<u64, impl std::fmt::Display>) {
     if let Err(error) = deleted {
         tracing::warn!(%error, "what is merged was not deleted from the journal");
     }

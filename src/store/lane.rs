@@ -1,8 +1,8 @@
 //! What the ledger writer writes on in one of its lanes.
 //!
-//! A pool asks a connection that it is given back whether it is still there: a round trip, and with SQLite two changes
-//! of threads, after each statement. So the connection that batches go to the journal on is given back only for others
-//! that need it.
+//! A pool asks a connection that it is given back whether it is still there: a round trip after each statement. So the
+//! connection that batches go to PostgreSQL's journal on is given back only for others that need it. SQLite's journal is
+//! written on a connection without a pool.
 
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
@@ -11,14 +11,16 @@ use std::time::{Duration, Instant};
 
 use futures_util::future::join;
 use sea_orm::sqlx::pool::PoolConnection;
-use sea_orm::sqlx::{self, Postgres, Sqlite};
+use sea_orm::sqlx::{self, Postgres};
 use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr, RuntimeErr, Value, Values};
 use sea_query_sqlx::SqlxValues;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use uuid::Uuid;
 
-use super::{StoreError, is_postgres, options};
+use super::batch::CommitError;
+use super::journal_file::JournalFile;
+use super::{StoreError, options};
 
 /// A connection that was not used for so long may be cut off by now: the pool is to ask it.
 const UNUSED_MAX: Duration = Duration::from_mins(1);
@@ -34,6 +36,8 @@ pub(super) struct LaneConnection {
     reading: Option<DatabaseConnection>,
     /// For PostgreSQL: how another one is opened.
     renewal: Option<Arc<ConnectOptions>>,
+    /// For the journal of SQLite: where it is written.
+    file: Option<Arc<JournalFile>>,
 }
 
 /// A pool of one connection, and that connection while it is kept out of it.
@@ -66,7 +70,9 @@ struct Kept {
 #[derive(Debug)]
 enum AnyConnection {
     Postgres(PoolConnection<Postgres>),
-    Sqlite(PoolConnection<Sqlite>),
+    /// What is kept, and for how long, is tested without a server.
+    #[cfg(test)]
+    Sqlite(PoolConnection<sqlx::Sqlite>),
 }
 
 impl Drop for Kept {
@@ -80,13 +86,18 @@ impl Drop for Kept {
 
 impl Kept {
     async fn of(pool: &DatabaseConnection) -> Result<Self, sqlx::Error> {
-        let connection = if is_postgres(pool) {
-            AnyConnection::Postgres(pool.get_postgres_connection_pool().acquire().await?)
-        } else {
-            AnyConnection::Sqlite(pool.get_sqlite_connection_pool().acquire().await?)
-        };
+        #[cfg(test)]
+        if !super::is_postgres(pool) {
+            let connection = pool.get_sqlite_connection_pool().acquire().await?;
+            return Ok(Kept::new(AnyConnection::Sqlite(connection)));
+        }
+        let connection = pool.get_postgres_connection_pool().acquire().await?;
+        Ok(Kept::new(AnyConnection::Postgres(connection)))
+    }
+
+    fn new(connection: AnyConnection) -> Self {
         let now = Instant::now();
-        Ok(Kept { connection: Some(connection), since: now, used: now })
+        Kept { connection: Some(connection), since: now, used: now }
     }
 
     fn is_fresh(&self) -> bool {
@@ -99,6 +110,7 @@ impl Kept {
             Some(AnyConnection::Postgres(connection)) => {
                 sqlx::query_with(sql, values).execute(&mut **connection).await?.rows_affected()
             }
+            #[cfg(test)]
             Some(AnyConnection::Sqlite(connection)) => {
                 sqlx::query_with(sql, values).execute(&mut **connection).await?.rows_affected()
             }
@@ -126,7 +138,13 @@ impl Deref for Lent {
 impl LaneConnection {
     pub(super) fn of_sqlite(writing: DatabaseConnection, reading: DatabaseConnection) -> Self {
         let session = Arc::new(RwLock::new(Session::new(writing)));
-        LaneConnection { session, reading: Some(reading), renewal: None }
+        LaneConnection { session, reading: Some(reading), renewal: None, file: None }
+    }
+
+    /// Of the journal of SQLite, which is written on `file`.
+    pub(super) fn of_file(file: JournalFile, reading: DatabaseConnection) -> Self {
+        let session = Arc::new(RwLock::new(Session::new(reading)));
+        LaneConnection { session, reading: None, renewal: None, file: Some(Arc::new(file)) }
     }
 
     /// Opened by the ledger writer's first use, on the thread that then drives it: for the journal the writer's own.
@@ -136,23 +154,27 @@ impl LaneConnection {
         renewal.min_connections(0).connect_lazy(true).set_application_name(name);
         let pool = Database::connect(renewal.clone()).await?;
         let session = Arc::new(RwLock::new(Session::new(pool)));
-        Ok(LaneConnection { session, reading: None, renewal: Some(Arc::new(renewal)) })
+        Ok(LaneConnection { session, reading: None, renewal: Some(Arc::new(renewal)), file: None })
     }
 
     fn session(&self) -> Session {
         self.session.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Executes a statement on the connection, which is kept for the next one where all went well. Says how many rows
-    /// it wrote. For the journal's lane alone: in the other one, others write who know the pool only.
+    /// Executes a statement, for SQLite on the thread that asks. A connection of PostgreSQL is kept for the next one
+    /// where all went well. Says how many rows it wrote. For the journal's lane alone: in the other one, others write who
+    /// know the pool only.
     ///
     /// # Errors
-    /// Those of the database.
+    /// [`CommitError`]
     pub(super) async fn execute<const N: usize>(
         &self,
         sql: &'static str,
         values: [Value; N],
-    ) -> Result<u64, DbErr> {
+    ) -> Result<u64, CommitError> {
+        if let Some(file) = &self.file {
+            return file.execute(sql, &values);
+        }
         let session = self.session();
         let mut slot = session.kept.lock().await;
         let mut kept = match slot.take().filter(Kept::is_fresh) {
@@ -209,6 +231,9 @@ impl LaneConnection {
     /// # Errors
     /// Those of the database.
     pub(super) async fn close(&self) -> Result<(), DbErr> {
+        if let Some(file) = &self.file {
+            file.close();
+        }
         self.session().close().await?;
         match &self.reading {
             Some(reading) => reading.close_by_ref().await,
@@ -314,7 +339,7 @@ mod tests {
         let lane = lane(&folder).await;
         lane.execute(INSERT, [1_i64.into()]).await.unwrap();
         let refused = lane.execute(INSERT, [1_i64.into()]).await.unwrap_err();
-        assert!(refused.sql_err().is_some(), "{refused}");
+        assert!(matches!(refused, CommitError::Refused(_)), "{refused}");
         assert!(lane.session().kept.lock().await.is_none());
         lane.execute(INSERT, [2_i64.into()]).await.unwrap();
         {

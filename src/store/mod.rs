@@ -27,6 +27,7 @@ use crate::domain::AccountId;
 use crate::domain::writer::Lane;
 use crate::failpoint;
 use batch::CommitError;
+use journal_file::JournalFile;
 use lane::LaneConnection;
 
 pub mod accounts;
@@ -38,6 +39,7 @@ pub mod batch;
 pub mod email_tokens;
 pub mod holds;
 pub mod journal;
+mod journal_file;
 mod lane;
 pub mod lease;
 pub mod ledger;
@@ -156,7 +158,11 @@ impl Store {
             options.map_sqlx_sqlite_opts(move |sqlite| {
                 sqlite
                     .journal_mode(SqliteJournalMode::Wal)
-                    .synchronous(synchronous())
+                    .synchronous(if is_synced() {
+                        SqliteSynchronous::Full
+                    } else {
+                        SqliteSynchronous::Normal
+                    })
                     .foreign_keys(true)
                     .busy_timeout(Duration::from_secs(30))
                     // A checkpoint halts the writer: rather seldom. 32 MiB of log.
@@ -181,14 +187,14 @@ impl Store {
         if had_journal {
             journal::assert_there(&write, url).await?;
         }
-        let journal_url = journal::sqlite_url(url);
+        let journal_file = journal::sqlite_file(url);
+        let journal_url = format!("sqlite://{}?mode=rwc", journal_file.display());
         let journal = connect(&journal_url, 1, READ_CACHE).await?;
         assert_sqlite(&journal).await?;
         journal::create(&journal).await?;
+        let journal = LaneConnection::of_file(JournalFile::open(&journal_file)?, journal);
         drop(folder);
         let read = connect(url, settings.connections_max.get(), READ_CACHE).await?;
-        let journal =
-            LaneConnection::of_sqlite(journal, connect(&journal_url, 1, READ_CACHE).await?);
         let tables = LaneConnection::of_sqlite(write.clone(), read.clone());
         Ok(Store {
             runtime,
@@ -360,12 +366,8 @@ async fn is_clean(connection: &mut sqlx::SqliteConnection) -> Result<bool, sqlx:
 }
 
 /// Below the process, every commit is synced; a test of that test may order less.
-fn synchronous() -> SqliteSynchronous {
-    if failpoint::is_ordered("sqlite-synchronous-normal") {
-        SqliteSynchronous::Normal
-    } else {
-        SqliteSynchronous::Full
-    }
+fn is_synced() -> bool {
+    !failpoint::is_ordered("sqlite-synchronous-normal")
 }
 
 /// Pages of the write-ahead log before a checkpoint; a test may order fewer, to see more of them.
@@ -443,8 +445,7 @@ async fn assert_sqlite(connection: &DatabaseConnection) -> Result<(), StoreError
     let journal = text_cell(connection, "SELECT journal_mode FROM pragma_journal_mode").await?;
     let synchronous =
         text_cell(connection, "SELECT CAST(synchronous AS TEXT) FROM pragma_synchronous").await?;
-    let is_synced = synchronous == "2" || failpoint::is_ordered("sqlite-synchronous-normal");
-    if journal != "wal" || !is_synced {
+    if journal != "wal" || (is_synced() && synchronous != "2") {
         return Err(StoreError::Unsafe(format!(
             "SQLite runs with journal_mode={journal}, synchronous={synchronous}; wal and 2 (FULL) are needed"
         )));
