@@ -1,7 +1,7 @@
 //! The composition root: the only place that wires the parts, starts them in order and stops them in order.
 //!
-//! Threads: the HTTP threads, each with a runtime of its own, on which the account actors live as well, so that many
-//! a message crosses no thread; the ledger writer's; and a small runtime for the database and the passwords.
+//! Threads: the HTTP threads, each with a runtime of its own, on which accounts decide and their actors live; the ledger
+//! writer's, which writes SQLite's journal as well; and a small runtime for the database and the passwords.
 
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};

@@ -744,7 +744,7 @@ pub struct LedgerSettings {
     /// their share of its processors.
     pub merge_from: Option<NonZeroUsize>,
     /// How long one attempt to commit may take, in milliseconds. Then its outcome counts as unknown, and it is
-    /// looked for on another connection.
+    /// looked for on another connection. A write to SQLite's journal ends when its disk answers.
     pub attempt_max_ms: NonZeroU64,
     /// How long a call waits for its commit before it is answered 503, in seconds. Its charge stays decided.
     pub commit_timeout_seconds: NonZeroU64,

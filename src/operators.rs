@@ -76,7 +76,7 @@ pub struct CreditsChange {
 pub struct Operators {
     /// The database.
     pub store: Store,
-    /// The account actors.
+    /// The accounts.
     pub gateway: Arc<Gateway>,
     /// The tiers there are.
     pub tiers: BTreeSet<String>,

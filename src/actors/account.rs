@@ -5,10 +5,11 @@
 //!
 //! An owner decides one request at a time: it has a lock, and whoever has it has the turn. A request that finds the
 //! owner at rest is decided where it is made, without a message; one that finds it at work is put into the mailbox of
-//! the account's actor, so that no thread of HTTP waits for another.
+//! the account's actor, whose thread alone waits for the turn.
 
 use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 use std::time::Duration;
 
@@ -29,9 +30,25 @@ use crate::domain::{
 
 pub use crate::domain::owner::Record;
 
-/// An account that is loaded. Whoever locks it has the turn, for the time of one request; with a panic in it the lock is
-/// poisoned, nobody decides anything any more, and the account is loaded anew.
-pub type SharedOwner = Arc<Mutex<Owner>>;
+/// An account that is loaded. Whoever locks it has the turn, for the time of one request.
+pub type SharedOwner = Arc<OwnerCell>;
+
+/// An owner and its turn. With a panic in it nobody decides anything any more, and the account is loaded anew.
+pub struct OwnerCell {
+    pub(super) owner: Mutex<Owner>,
+    /// The lock does not tell: it is not poisoned by a panic while another one unwinds the same thread.
+    has_panicked: AtomicBool,
+}
+
+impl OwnerCell {
+    pub(super) fn new(owner: Owner) -> Self {
+        OwnerCell { owner: Mutex::new(owner), has_panicked: AtomicBool::new(false) }
+    }
+
+    pub(super) fn has_panicked(&self) -> bool {
+        self.has_panicked.load(Ordering::Acquire)
+    }
+}
 
 /// What the owners of all accounts decide with.
 pub(super) struct Means {
@@ -41,33 +58,50 @@ pub(super) struct Means {
     pub(super) keys_max: usize,
 }
 
-/// What an account answers; nothing where its owner has panicked.
+/// What an account answers; nothing where its owner is gone.
 pub(super) type Answer<R> =
     Option<Result<Receipt<<R as Request>::Decided>, <R as Request>::Declined>>;
 
 impl Means {
-    /// Has a request decided by the owner, whose turn is over then. What it decides is handed over before anyone else
+    /// Has a request decided in the owner's turn, which is waited for. What it decides is handed over before anyone else
     /// decides anything.
-    fn decide<R: Request>(&self, mut owner: MutexGuard<'_, Owner>, request: R) -> Answer<R> {
-        // The lock is given back in there, and is poisoned by a panic.
-        let deciding = move || {
-            let now = self.clock.now();
-            request.decide(&mut Turn { owner: &mut owner, means: self, now })
-        };
-        catch_unwind(AssertUnwindSafe(deciding)).ok()
+    pub(super) fn decide<R: Request>(&self, cell: &OwnerCell, request: R) -> Answer<R> {
+        let owner = cell.owner.lock().ok()?;
+        self.decide_in_turn(cell, owner, request)
     }
 
     /// The same, here and now; the request is given back where somebody else has the turn.
     pub(super) fn try_decide<R: Request>(
         &self,
-        owner: &Mutex<Owner>,
+        cell: &OwnerCell,
         request: R,
     ) -> Result<Answer<R>, R> {
-        match owner.try_lock() {
-            Ok(owner) => Ok(self.decide(owner, request)),
+        match cell.owner.try_lock() {
+            Ok(owner) => Ok(self.decide_in_turn(cell, owner, request)),
             Err(TryLockError::Poisoned(_)) => Ok(None),
             Err(TryLockError::WouldBlock) => Err(request),
         }
+    }
+
+    fn decide_in_turn<R: Request>(
+        &self,
+        cell: &OwnerCell,
+        mut owner: MutexGuard<'_, Owner>,
+        request: R,
+    ) -> Answer<R> {
+        // Who is poisoned decides nothing more, not even for those who ask it since before: it may be loaded anew.
+        if cell.has_panicked() || owner.marks().is_poisoned() {
+            return None;
+        }
+        let deciding = || {
+            let now = self.clock.now();
+            request.decide(&mut Turn { owner: &mut owner, means: self, now })
+        };
+        let answer = catch_unwind(AssertUnwindSafe(deciding));
+        if answer.is_err() {
+            cell.has_panicked.store(true, Ordering::Release);
+        }
+        answer.ok()
     }
 }
 
@@ -145,8 +179,7 @@ impl<R: Request> Handler<Ask<R>> for AccountActor {
     type Result = ();
 
     fn handle(&mut self, Ask { request, reply }: Ask<R>, _: &mut Context<Self>) {
-        let Ok(owner) = self.owner.lock() else { return };
-        if let Some(answer) = self.means.decide(owner, request) {
+        if let Some(answer) = self.means.decide(&self.owner, request) {
             // Nobody waits any more: what was decided stands.
             let _ = reply.send(answer);
         }
@@ -472,7 +505,7 @@ pub enum AccountError<E> {
     /// It said no.
     #[error("{0}")]
     Refused(E),
-    /// Its owner panicked before it answered. What was decided, if anything, was not acknowledged.
+    /// Its owner is gone: it has panicked, or a write of it was refused. What was decided, if anything, was not acknowledged.
     #[error("the account's owner is gone")]
     Gone,
 }

@@ -1,7 +1,7 @@
-//! The directory: which account lives in which actor.
+//! The directory: which accounts are in memory.
 //!
 //! It loads an account before its first use, once however many ask at the same time; lets go of accounts
-//! that are idle, so that memory stays bounded however many exist; and notices a dead actor or one whose
+//! that are idle, so that memory stays bounded however many exist; and notices a dead owner or one whose
 //! writes were refused, and loads its account again from what is committed.
 //!
 //! No guard of the map is ever held across an await.
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 
-use super::account::{AccountLease, ExpireCharges, Means, SharedOwner};
+use super::account::{AccountLease, ExpireCharges, Means, OwnerCell, SharedOwner};
 use super::ledger_writer::LedgerHandle;
 use super::resident::Resident;
 use crate::clock::Clock;
@@ -62,7 +62,7 @@ const VISITS_MIN: usize = 10_000;
 /// How long a quarantined account is not looked at again, in sweeps.
 const QUARANTINE_SWEEPS: i64 = 10;
 
-/// How long somebody waits for the writes of a dead or poisoned actor to meet their end.
+/// How long somebody waits for the writes of a dead or poisoned owner to meet their end.
 const REPLACE_MAX: Duration = Duration::from_secs(5);
 
 /// See the module.
@@ -83,7 +83,7 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// An empty directory whose actors will live on `threads`.
+    /// An empty directory; where requests have to wait, actors live on `threads`.
     #[must_use]
     pub fn new(
         store: Store,
@@ -145,7 +145,7 @@ impl Directory {
                 let load = resident.owner.get_or_try_init(|| self.load(account, &resident));
                 Box::pin(load).await?
             };
-            if !owner.is_poisoned() && !resident.marks.is_poisoned() {
+            if !owner.has_panicked() && !resident.marks.is_poisoned() {
                 return Ok(AccountLease { resident, in_flight });
             }
             tracing::warn!(%account, "an account's owner is gone; loading the account again");
@@ -184,24 +184,31 @@ impl Directory {
     ) -> Result<SharedOwner, DirectoryError> {
         let loaded = self.store.load_account(account, self.means.ledger.epoch()).await;
         if let Err(StoreError::Quarantined { what, .. }) = &loaded {
-            // Nothing is mended here: what is right only a person can say.
-            tracing::error!(
-                alert = "account_quarantined", %account, what,
-                "an account is quarantined; `polysystems verify` tells more"
-            );
-            self.quarantines.fetch_add(1, Ordering::Relaxed);
-            self.quarantined.insert(account, self.tick.load(Ordering::Relaxed));
+            self.quarantine(account, what);
         }
-        let owner = Mutex::new(Owner::new(loaded?, Arc::clone(&resident.marks)));
+        let owner = OwnerCell::new(Owner::new(loaded?, Arc::clone(&resident.marks)));
         failpoint!("load-started");
-        if resident.marks.open_charges.load(Ordering::Acquire) > 0 {
-            // Before anyone else asks it: what an owner before us left open is ended.
-            let _ = self.means.try_decide(&owner, ExpireCharges);
+        let is_open = resident.marks.open_charges.load(Ordering::Acquire) > 0;
+        // Before anyone else asks it: what an owner before us left open is ended.
+        if is_open && self.means.decide(&owner, ExpireCharges).is_none() {
+            // It would again, for whoever asks.
+            self.quarantine(account, "its open charges cannot be ended");
+            return Err(DirectoryError::Quarantined);
         }
         Ok(Arc::new(owner))
     }
 
-    /// Takes a dead or poisoned actor out. Only after everything it handed to the writer has met its end, so
+    /// Nothing is mended here: what is right only a person can say.
+    fn quarantine(&self, account: AccountId, what: &str) {
+        tracing::error!(
+            alert = "account_quarantined", %account, what,
+            "an account is quarantined; `polysystems verify` tells more"
+        );
+        self.quarantines.fetch_add(1, Ordering::Relaxed);
+        self.quarantined.insert(account, self.tick.load(Ordering::Relaxed));
+    }
+
+    /// Takes a dead or poisoned owner out. Only after everything it handed to the writer has met its end, so
     /// that what is loaded next is complete; and whoever else meets it in the meantime waits likewise.
     async fn replace(
         &self,
@@ -296,7 +303,7 @@ impl Directory {
         let mut idle = Vec::new();
         for resident in &visited {
             let marks = &resident.marks;
-            // Whoever asks for an account whose actor has died loads it again; of the others nobody else lets go.
+            // Whoever asks for an account whose owner has died loads it again; of the others nobody else lets go.
             let account = resident.account;
             // Hardly any has died: the map is locked for those alone.
             if resident.is_dead_and_done() {
@@ -523,7 +530,7 @@ mod tests {
             let mut looking = std::pin::pin!(lease.look(None));
             {
                 let owner = lease.resident.owner.get().unwrap();
-                let _turn = owner.lock().unwrap();
+                let _turn = owner.owner.lock().unwrap();
                 assert!((&mut looking).now_or_never().is_none());
                 assert_eq!(bench.directory.awake(), 1);
             }
@@ -533,7 +540,7 @@ mod tests {
             let id = ChargeId(Uuid::new_v4());
             {
                 let owner = lease.resident.owner.get().unwrap();
-                let _turn = owner.lock().unwrap();
+                let _turn = owner.owner.lock().unwrap();
                 lease.abandon(id, Credits::ZERO);
             }
             bench.charge(one).await.unwrap();
@@ -641,6 +648,65 @@ mod tests {
                 let first = owner(&leases[0]);
                 assert!(leases.iter().all(|lease| Arc::ptr_eq(&owner(lease), &first)));
             }
+        });
+    }
+
+    /// Whoever asked before a write was refused hears that the owner is gone, also when it was loaded anew meanwhile.
+    #[test]
+    fn a_poisoned_owner_decides_nothing_for_old_leases() {
+        on_bench(10, async |bench| {
+            let one = bench.account("one").await;
+            bench.charge(one).await.unwrap();
+            bench.directory.means.ledger.barrier().await.unwrap();
+            let old = bench.directory.owners_lease(one.0).await.unwrap();
+            old.resident.marks.poison();
+            assert!(matches!(old.look(None).await, Err(AccountError::Gone)));
+            assert_eq!(bench.balance(one.0).await, 90);
+            assert!(matches!(old.look(None).await, Err(AccountError::Gone)));
+            assert!(old.resident.send(Look(None)).await.is_err());
+        });
+    }
+
+    /// A panic while another one unwinds the thread: the lock alone would not tell.
+    #[test]
+    fn a_panic_within_a_panic_ends_the_owner_as_well() {
+        struct Abandons(AccountLease);
+        impl Drop for Abandons {
+            fn drop(&mut self) {
+                self.0.resident.tell(Panic);
+            }
+        }
+        on_bench(10, async |bench| {
+            let one = bench.account("one").await;
+            bench.charge(one).await.unwrap();
+            let lease = bench.directory.owners_lease(one.0).await.unwrap();
+            let other = bench.directory.owners_lease(one.0).await.unwrap();
+            let unwinding = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+                let _abandons = Abandons(lease);
+                panic!("on purpose");
+            }));
+            assert!(unwinding.is_err());
+            assert!(matches!(other.look(None).await, Err(AccountError::Gone)));
+            drop(other);
+            assert_eq!(bench.balance(one.0).await, 90);
+        });
+    }
+
+    #[test]
+    fn without_a_thread_for_actors_the_turn_is_waited_for() {
+        on_bench(10, async |mut bench| {
+            let one = bench.account("one").await;
+            bench.directory.means = Arc::new(Means {
+                ledger: bench.directory.means.ledger.clone(),
+                clock: Clock::System,
+                threads: ActorThreads::default(),
+                keys_max: 10,
+            });
+            while !bench.directory.passivate(one.0) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            let lease = bench.directory.owners_lease(one.0).await.unwrap();
+            assert!(lease.resident.send(Look(None)).await.unwrap().is_ok());
         });
     }
 

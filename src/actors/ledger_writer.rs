@@ -2,7 +2,8 @@
 //!
 //! A mailbox and a connection for [`Writer`], whose protocol it carries out: it commits, looks, waits, and
 //! tells those who wait. An attempt that takes too long is broken off and counts as unknown, so that a
-//! database that hangs is noticed like one that is gone.
+//! database that hangs is noticed like one that is gone. Only SQLite's journal is written on this very thread: while its
+//! disk hangs nothing else is done here, and new work is refused for the age of what waits.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -32,6 +33,8 @@ type Ticket = Option<oneshot::Sender<Result<(), WriteError>>>;
 
 /// How long nothing must come before what is in the journal is merged, however little it is.
 const REST: Duration = Duration::from_millis(10);
+/// After so many rests in which something came nonetheless what is in the journal is merged all the same.
+const RESTLESS_MAX: u32 = 100;
 /// Batches that are merged, and still in the journal, from which on they are deleted.
 const FORGET_FROM: i64 = 256;
 /// How long a reader of the tables waits for what is in the journal.
@@ -308,6 +311,8 @@ pub struct LedgerWriter {
     has_journal: bool,
     /// Writes that were ever taken in.
     taken_in: u64,
+    /// How often in a row something has come while it rested.
+    restless: u32,
     /// Will it look again whether anything has come?
     is_resting: bool,
 }
@@ -371,6 +376,7 @@ impl LedgerWriter {
             is_busy: (false, false),
             has_journal: settings.journal,
             taken_in: 0,
+            restless: 0,
             is_resting: false,
         };
         let writer = Self::start_in_arbiter(&arbiter.handle(), move |_| actor);
@@ -409,7 +415,9 @@ impl LedgerWriter {
             if writer.is_busy.0 {
                 return;
             }
-            if writer.taken_in == taken_in {
+            writer.restless = writer.restless.saturating_add(1);
+            if writer.taken_in == taken_in || writer.restless >= RESTLESS_MAX {
+                writer.restless = 0;
                 writer.machine.rested();
                 writer.work(context);
             } else {

@@ -81,6 +81,11 @@ impl Resident {
         let (reply, answer) = oneshot::channel();
         if let Some(actor) = self.wake() {
             actor.do_send(Ask { request, reply });
+        } else if let Some(owner) = self.owner.get()
+            && let Some(decided) = self.means.decide(owner, request)
+        {
+            // No thread is left for an actor: turns are short.
+            let _ = reply.send(decided);
         }
         answer
     }
@@ -94,7 +99,7 @@ impl Resident {
 
     /// Has its owner panicked? Nobody decides anything any more then.
     pub(super) fn is_dead(&self) -> bool {
-        self.owner.get().is_some_and(|owner| owner.is_poisoned())
+        self.owner.get().is_some_and(|owner| owner.has_panicked())
     }
 
     /// Has it, and has everything that it handed over met its end?
@@ -118,15 +123,17 @@ impl Resident {
         if let Some(actor) = awake.as_ref().filter(|actor| actor.connected()) {
             return Some(actor.clone());
         }
-        let threads = &self.means.threads;
-        let actor = AccountActor::new(Arc::clone(self.owner.get()?), Arc::clone(&self.means));
-        let actor = AccountActor::start_in_arbiter(&threads.of(self.account)?, move |_| actor);
-        if !actor.connected() {
+        let (owner, threads) = (self.owner.get()?, &self.means.threads);
+        loop {
+            let actor = AccountActor::new(Arc::clone(owner), Arc::clone(&self.means));
+            let actor = AccountActor::start_in_arbiter(&threads.of(self.account)?, move |_| actor);
+            if actor.connected() {
+                *awake = Some(actor.clone());
+                return Some(actor);
+            }
             tracing::error!("a thread of account actors is gone");
             threads.forget_that_of(self.account);
         }
-        *awake = Some(actor.clone());
-        Some(actor)
     }
 
     /// Ends its actor, after what is in the mailbox. What it owns stays.

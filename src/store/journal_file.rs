@@ -1,7 +1,7 @@
 //! The connection on which SQLite's journal is written.
 //!
 //! The ledger writer has a thread of its own, and each of its batches waits for the disk anyway: so it writes on that
-//! thread. A connection of a pool has another thread behind it, which would have to be woken for each statement, and
+//! thread (a takeover, and who deletes what is merged, on theirs). A connection of a pool has another thread behind it, which would have to be woken for each statement, and
 //! would wake the writer again.
 
 use std::path::{Path, PathBuf};

@@ -10,12 +10,12 @@
 
 use std::fs::File;
 use std::future::Future;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use sea_orm::sqlx;
-use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
+use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
     AccessMode, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction,
     DbBackend, DbErr, IsolationLevel, Statement, TransactionTrait as _,
@@ -153,10 +153,11 @@ impl Store {
         runtime: Handle,
     ) -> Result<Self, StoreError> {
         let folder = create_folder(url)?;
-        let connect = |url: &str, connections: u32, cache: &'static str| {
+        let connect = |file: PathBuf, connections: u32, cache: &'static str| {
             let mut options = options(url, connections);
             options.map_sqlx_sqlite_opts(move |sqlite| {
                 sqlite
+                    .filename(&file)
                     .journal_mode(SqliteJournalMode::Wal)
                     .synchronous(if is_synced() {
                         SqliteSynchronous::Full
@@ -180,7 +181,8 @@ impl Store {
         folder.lock().map_err(|error| {
             StoreError::Unsafe(format!("cannot lock the folder of the database: {error}"))
         })?;
-        let write = connect(url, 1, WRITE_CACHE).await?;
+        let file = sqlite_file(url);
+        let write = connect(file.clone(), 1, WRITE_CACHE).await?;
         assert_sqlite(&write).await?;
         let had_journal = journal::is_migrated(&write).await?;
         migrate(&write).await?;
@@ -188,13 +190,12 @@ impl Store {
             journal::assert_there(&write, url).await?;
         }
         let journal_file = journal::sqlite_file(url);
-        let journal_url = format!("sqlite://{}?mode=rwc", journal_file.display());
-        let journal = connect(&journal_url, 1, READ_CACHE).await?;
+        let journal = connect(journal_file.clone(), 1, READ_CACHE).await?;
         assert_sqlite(&journal).await?;
         journal::create(&journal).await?;
         let journal = LaneConnection::of_file(JournalFile::open(&journal_file)?, journal);
         drop(folder);
-        let read = connect(url, settings.connections_max.get(), READ_CACHE).await?;
+        let read = connect(file, settings.connections_max.get(), READ_CACHE).await?;
         let tables = LaneConnection::of_sqlite(write.clone(), read.clone());
         Ok(Store {
             runtime,
@@ -400,14 +401,18 @@ fn options(url: &str, connections: u32) -> ConnectOptions {
 }
 
 /// The file of a SQLite database.
-fn sqlite_file(url: &str) -> &Path {
-    let path = url.trim_start_matches("sqlite:").trim_start_matches("//");
-    Path::new(path.split_once('?').map_or(path, |(path, _)| path))
+fn sqlite_file(url: &str) -> PathBuf {
+    url.parse().map_or_else(
+        // Whoever connects is told what is wrong with it.
+        |_| PathBuf::from(url.trim_start_matches("sqlite:").trim_start_matches("//")),
+        |options: SqliteConnectOptions| options.get_filename().to_owned(),
+    )
 }
 
 /// The folder of a SQLite file, made where it is missing.
 fn create_folder(url: &str) -> Result<File, StoreError> {
-    let folder = sqlite_file(url).parent().filter(|folder| !folder.as_os_str().is_empty());
+    let file = sqlite_file(url);
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
     let folder = folder.unwrap_or(Path::new("."));
     std::fs::create_dir_all(folder).and_then(|()| File::open(folder)).map_err(|error| {
         StoreError::Unsafe(format!("cannot use the folder {}: {error}", folder.display()))
@@ -475,4 +480,29 @@ async fn assert_postgres(connection: &DatabaseConnection) -> Result<(), StoreErr
 /// The database that a connection speaks.
 fn is_postgres(connection: &impl ConnectionTrait) -> bool {
     connection.get_database_backend() == DbBackend::Postgres
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::Batch;
+
+    /// Whoever opens the files and whoever writes the journal read the same URL.
+    #[tokio::test]
+    async fn the_files_are_where_the_url_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}/my%20data/x%2B%25.db?mode=rwc", folder.path().display());
+        let settings = DatabaseSettings::default();
+        for _ in 0..2 {
+            let store = Store::open(&settings, &url, Handle::current()).await.unwrap();
+            let lease = store.take_lease(uuid::Uuid::new_v4()).await.unwrap();
+            store.journal(1, &Batch::default(), lease).await.unwrap();
+            assert!(store.is_journaled(1, lease).await.unwrap());
+            assert_eq!(store.journal_epoch().await.unwrap(), lease.epoch);
+            store.close().await;
+        }
+        for name in ["x+%.db", "x+%.journal.db"] {
+            assert!(folder.path().join("my data").join(name).is_file(), "{name}");
+        }
+    }
 }
