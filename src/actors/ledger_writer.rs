@@ -311,7 +311,7 @@ pub struct LedgerWriter {
     has_journal: bool,
     /// Writes that were ever taken in.
     taken_in: u64,
-    /// How often in a row something has come while it rested.
+    /// Rests since one that led to a merge: something has come in each of them.
     restless: u32,
     /// Will it look again whether anything has come?
     is_resting: bool,

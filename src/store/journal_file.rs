@@ -1,8 +1,8 @@
 //! The connection on which SQLite's journal is written.
 //!
 //! The ledger writer has a thread of its own, and each of its batches waits for the disk anyway: so it writes on that
-//! thread (a takeover, and who deletes what is merged, on theirs). A connection of a pool has another thread behind it, which would have to be woken for each statement, and
-//! would wake the writer again.
+//! thread (a takeover, and who deletes what is merged, on theirs). A connection of a pool has another thread behind it,
+//! which would have to be woken for each statement, and would wake the writer again.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,12 +13,10 @@ use rusqlite::{Connection, OpenFlags};
 use sea_orm::{DbErr, Value};
 
 use super::batch::{CommitError, is_transient};
-use super::{StoreError, is_synced, log_pages};
+use super::{READ_CACHE, StoreError, is_synced, log_pages};
 
 /// How long it waits for another process that has the file: one that takes it over, or copies it.
 const BUSY_MAX: Duration = Duration::from_secs(5);
-/// What it keeps of the file in memory, in KiB.
-const CACHE: &str = "-4096";
 
 /// See the module.
 #[derive(Debug)]
@@ -98,7 +96,7 @@ fn configured(path: &Path) -> rusqlite::Result<(Connection, String, i64)> {
     let synchronous = if is_synced() { "FULL" } else { "NORMAL" };
     connection.pragma_update(None, "synchronous", synchronous)?;
     connection.pragma_update(None, "wal_autocheckpoint", log_pages())?;
-    connection.pragma_update(None, "cache_size", CACHE)?;
+    connection.pragma_update(None, "cache_size", READ_CACHE)?;
     let mode = connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
     let synchronous = connection.pragma_query_value(None, "synchronous", |row| row.get(0))?;
     Ok((connection, mode, synchronous))
