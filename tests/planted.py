@@ -192,7 +192,7 @@ BUGS = [
      "drop(actix_web::rt::spawn(work.map(drop)));", "drop(work);", it("sqlite::who_leaves_is_settled_all_the_same")),
     ("values-stand-in-the-order-of-the-statement", "src/store/journal_file.rs",
      "let place = statement.parameter_index(name)?;",
-     "let place = statement.parameter_index(name)?.and(name.get(1..).and_then(|at| at.parse().ok()));",
+     "let place = statement.parameter_index(name)?.and(name.get(1..).and_then(|at| at.parse::<usize>().ok()));",
      unit("values_stand_where_their_numbers_are")),
     ("one-account-takes-all", "src/domain/residency.rs",
      "    if running <= running_max / 2 {\n", "    if running <= running_max {\n",
