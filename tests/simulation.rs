@@ -558,7 +558,12 @@ impl World<'_> {
         let bytes_max = if self.chance(30.0) { 1_200 } else { 1 << 20 };
         let merge_from = self.random.random_range(1..24);
         let writer = Writer::new(batch_max, bytes_max);
-        let writer = if self.chance(85.0) { writer.with_journal(merge_from) } else { writer };
+        let account_writes = self.random.random_range(0..8);
+        let writer = if self.chance(85.0) {
+            writer.with_journal(merge_from, account_writes)
+        } else {
+            writer
+        };
         if !self.tables.unmerged().is_empty() {
             self.sometimes("what a process had journaled was merged by the next");
         }

@@ -260,6 +260,12 @@ impl Batch {
         entries.chain(holds).chain(self.usage.iter().map(|usage| usage.account)).collect()
     }
 
+    /// How many entries and usage records there are in it.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.entries.len().saturating_add(self.usage.len())
+    }
+
     /// Is there nothing to write?
     #[must_use]
     pub fn is_empty(&self) -> bool {

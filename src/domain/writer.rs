@@ -253,9 +253,13 @@ pub struct Writer<T> {
     backlog: VecDeque<Journaled>,
     /// How many writes that is.
     unmerged: usize,
+    /// Of how many accounts.
+    unmerged_accounts: usize,
     next_number: i64,
     /// From how many writes in the journal on they are merged; without it there is no journal.
     merge_from: Option<usize>,
+    /// So many writes of each account are waited for, if it does not take too long.
+    account_writes: usize,
     /// How many writes are merged in one transaction now at most, or one batch; less than may be after a failure.
     merge_max: usize,
     /// Has nothing come for a while?
@@ -272,14 +276,15 @@ pub struct Writer<T> {
 const MERGES_AT_ONCE: usize = 16;
 /// and, but for a larger `merge_from`, no more than so many: others that write wait for it.
 const MERGE_MAX: usize = 4_096;
+/// A merge that waits for writes of each account waits until there are so many times the writes from which on the
+/// journal is merged, and no longer,
+const PUT_OFF: usize = 32;
+/// and, but for a larger `merge_from`, so many.
+const PUT_OFF_MAX: usize = 32_768;
 /// So many times as many may be in the journal before it takes no more, until some are merged,
 const MERGES_BEHIND: usize = 64;
 /// and, but for a larger `merge_from`, no more than so many: they are in memory, and who starts next merges them first.
 const UNMERGED_MAX: usize = 65_536;
-
-fn merge_most(merge_from: usize) -> usize {
-    multiple(merge_from, MERGES_AT_ONCE, MERGE_MAX)
-}
 
 /// So many times `merge_from`, and no more than `max`, but for a larger `merge_from`.
 fn multiple(merge_from: usize, times: usize, max: usize) -> usize {
@@ -301,8 +306,10 @@ impl<T> Writer<T> {
             gathered: 0,
             backlog: VecDeque::new(),
             unmerged: 0,
+            unmerged_accounts: 0,
             next_number: 1,
             merge_from: None,
+            account_writes: 0,
             merge_max: usize::MAX,
             is_rested: false,
             ended: Vec::new(),
@@ -314,11 +321,11 @@ impl<T> Writer<T> {
     }
 
     /// The same, with a journal, which is merged from `merge_from` writes on, or where nothing has come for a while
-    /// ([`Writer::rested`]), or where something waits for it.
+    /// ([`Writer::rested`]), or where something waits for it. Where each account in a merge costs pages of its own,
+    /// merges are put off until there are `account_writes` writes of each in them, or a multiple of `merge_from`.
     #[must_use]
-    pub fn with_journal(self, merge_from: usize) -> Self {
-        let from = merge_from.max(1);
-        Writer { merge_from: Some(from), merge_max: merge_most(from), ..self }
+    pub fn with_journal(self, merge_from: usize, account_writes: usize) -> Self {
+        Writer { merge_from: Some(merge_from.max(1)), account_writes, ..self }
     }
 
     /// Takes a write. Whoever hands it over has counted it in `pending_writes`.
@@ -444,8 +451,7 @@ impl<T> Writer<T> {
         match result {
             Ok(refused) => {
                 self.tables.is_unavailable = false;
-                let most = merge_most(self.merge_from.unwrap_or(0));
-                self.merge_max = self.merge_max.saturating_mul(2).min(most);
+                self.merge_max = self.merge_max.saturating_mul(2);
                 self.finish_merge(&refused);
             }
             Err(Attempt::Fenced) => {
@@ -471,7 +477,9 @@ impl<T> Writer<T> {
                 if refused.contains(&account) {
                     marks.poison();
                 }
-                marks.unmerged_writes.fetch_sub(1, Ordering::AcqRel);
+                if marks.unmerged_writes.fetch_sub(1, Ordering::AcqRel) == 1 {
+                    self.unmerged_accounts = self.unmerged_accounts.saturating_sub(1);
+                }
             }
         }
     }
@@ -482,7 +490,7 @@ impl<T> Writer<T> {
                 marks.unmerged_writes.fetch_sub(1, Ordering::AcqRel);
             }
         }
-        self.unmerged = 0;
+        (self.unmerged, self.unmerged_accounts) = (0, 0);
     }
 
     /// What [`Task::LookMerged`] found: which accounts' entries the tables have refused, where it is merged.
@@ -605,10 +613,26 @@ impl<T> Writer<T> {
             Some(_) => self.begin_merge(),
             None => {
                 let is_idle = self.is_rested && self.plain.is_empty() && self.journal.len() == 0;
-                let is_due = self.merge_from.is_some_and(|from| self.unmerged >= from);
-                (is_idle || is_due) && self.begin_merge()
+                (is_idle || self.is_merge_due()) && self.begin_merge()
             }
         }
+    }
+
+    /// How many writes are waited for, for the sake of the accounts that are in the journal now.
+    fn put_off(&self, merge_from: usize) -> usize {
+        let wanted = self.unmerged_accounts.saturating_mul(self.account_writes);
+        wanted.min(multiple(merge_from, PUT_OFF, PUT_OFF_MAX))
+    }
+
+    /// Is so much in the journal that it is time to merge some of it?
+    fn is_merge_due(&self) -> bool {
+        self.merge_from.is_some_and(|from| self.unmerged >= self.put_off(from).max(from))
+    }
+
+    /// How many writes are merged in one transaction at most, but for a failure before.
+    fn merge_most(&self) -> usize {
+        let from = self.merge_from.unwrap_or(0);
+        self.put_off(from).max(multiple(from, MERGES_AT_ONCE, MERGE_MAX))
     }
 
     /// The ordinal of the first plain write that is not in the tables, nor given up.
@@ -657,6 +681,7 @@ impl<T> Writer<T> {
 
     /// As much of the journal as is merged at once.
     fn next_merge(&self) -> Option<Merge> {
+        let most = self.merge_max.min(self.merge_most());
         let mut count: usize = 0;
         let taken: Vec<&Journaled> = self
             .backlog
@@ -664,7 +689,7 @@ impl<T> Writer<T> {
             .take_while(|journaled| {
                 let before = count;
                 count = count.saturating_add(journaled.marks.len());
-                before < self.merge_max
+                before < most
             })
             .collect();
         let (first, last) = (taken.first()?.number, taken.last()?.number);
@@ -692,7 +717,9 @@ impl<T> Writer<T> {
             .map(|pending| (pending.write.account, Arc::clone(&pending.marks)))
             .collect();
         for (_, marks) in &marks {
-            marks.unmerged_writes.fetch_add(1, Ordering::AcqRel);
+            if marks.unmerged_writes.fetch_add(1, Ordering::AcqRel) == 0 {
+                self.unmerged_accounts = self.unmerged_accounts.saturating_add(1);
+            }
         }
         self.unmerged = self.unmerged.saturating_add(marks.len());
         let ordinal = self.journal_ordinal;
@@ -944,14 +971,12 @@ mod tests {
 
     #[test]
     fn a_merge_that_takes_too_long_is_tried_with_less() {
-        let mut writer = Writer::new(1, 1_000_000).with_journal(4);
+        let mut writer = Writer::new(1, 1_000_000).with_journal(8, 8);
         let marks = Arc::new(AccountMarks::default());
-        for ticket in 0..4 {
-            gather(&mut writer, usage(1), &marks, ticket);
-            assert!(matches!(writer.next_task(), Some(Task::Commit(_, Place::Journal(_)))));
-            writer.committed(Lane::Journal, Attempt::Durable);
+        for _ in 0..8 {
+            journal(&mut writer, 1, &marks);
         }
-        for last in [4, 2, 1, 1] {
+        for last in [8, 4, 2, 1, 1] {
             let Some(Task::Merge(merge)) = writer.next_task() else { panic!("no merge") };
             assert_eq!((merge.first, merge.last), (1, last));
             assert_eq!(merge.batch().usage.len(), usize::try_from(last).unwrap());
@@ -967,6 +992,51 @@ mod tests {
         assert!(matches!(writer.next_task(), Some(Task::LookMerged(1))));
         writer.looked_for_merge(Some(Some(vec![AccountId(1)])));
         assert!(marks.is_poisoned());
-        assert_eq!(writer.unmerged(), 3);
+        assert_eq!(writer.unmerged(), 7);
+    }
+
+    /// Gathers a write of the account, and makes it durable in the journal.
+    fn journal(writer: &mut Writer<u8>, account: i64, marks: &Arc<AccountMarks>) {
+        gather(writer, usage(account), marks, 0);
+        assert!(matches!(writer.next_task(), Some(Task::Commit(_, Place::Journal(_)))));
+        writer.committed(Lane::Journal, Attempt::Durable);
+    }
+
+    fn merge_of(task: Option<Task>) -> usize {
+        let Some(Task::Merge(merge)) = task else { panic!("no merge: {task:?}") };
+        merge.batches.len()
+    }
+
+    #[test]
+    fn a_merge_waits_until_it_has_several_writes_of_each_account() {
+        let accounts: Vec<(i64, Arc<AccountMarks>)> =
+            (1..=100).map(|account| (account, Arc::default())).collect();
+        let mut writer = Writer::new(1, 1_000_000).with_journal(16, 8);
+        // One account alone has as many as are wanted anyway.
+        for _ in 0..16 {
+            assert!(writer.next_task().is_none());
+            journal(&mut writer, 1, &accounts[0].1);
+        }
+        assert_eq!(merge_of(writer.next_task()), 16);
+        writer.merged(Ok(Vec::new()));
+        // Five in turn, until each has been here so often.
+        for (account, marks) in accounts[..5].iter().cycle().take(5 * 8) {
+            assert!(writer.next_task().is_none());
+            journal(&mut writer, *account, marks);
+        }
+        assert_eq!(merge_of(writer.next_task()), 5 * 8);
+        writer.merged(Ok(Vec::new()));
+        // A hundred never are, so it is put off for as long as may be.
+        for (account, marks) in accounts.iter().cycle().take(16 * PUT_OFF) {
+            assert!(writer.next_task().is_none());
+            journal(&mut writer, *account, marks);
+        }
+        // What comes while it is merged waits for the next time.
+        assert_eq!(merge_of(writer.next_task()), 16 * PUT_OFF);
+        journal(&mut writer, 1, &accounts[0].1);
+        writer.merged(Ok(Vec::new()));
+        assert!(writer.next_task().is_none());
+        assert_eq!(writer.unmerged(), 1);
+        assert!(!accounts[0].1.is_merged() && accounts[1].1.is_merged());
     }
 }

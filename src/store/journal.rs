@@ -37,6 +37,8 @@ const FORMAT: u8 = 2;
 const FORMAT_WITHOUT_MODELS: u8 = 1;
 /// Rows that are read at once.
 const PAGE: usize = 64;
+/// Of what an earlier process left, pages are merged together until they have so many entries and usage records.
+const LEFT_AT_ONCE: usize = 16_384;
 /// Deletes what is merged.
 const FORGET: &str = "DELETE FROM journal WHERE epoch < $1 OR (epoch = $1 AND number <= $2)";
 
@@ -269,7 +271,18 @@ impl Store {
         };
         let mut after = mark(&self.write).await?;
         loop {
-            let rows = rows_after(journal, after, PAGE).await?;
+            let mut rows: Vec<JournalRow> = Vec::new();
+            let mut count: usize = 0;
+            while count < LEFT_AT_ONCE {
+                let page =
+                    rows_after(journal, rows.last().map_or(after, |row| row.at), PAGE).await?;
+                let is_last = page.len() < PAGE;
+                count = page.iter().map(|row| row.batch.rows()).fold(count, usize::saturating_add);
+                rows.extend(page);
+                if is_last {
+                    break;
+                }
+            }
             let Some(first) = rows.first() else { break };
             // A batch's holds are of the epoch in which it was written.
             let of_epoch: Vec<&JournalRow> =
@@ -283,11 +296,12 @@ impl Store {
         Ok(())
     }
 
-    /// From how many writes in the journal on to merge them, where no setting says so. Each merge writes whole pages of
-    /// SQLite for each account in it; on PostgreSQL a long one keeps its processors from calls.
+    /// From how many writes in the journal on to merge them, where no setting says so, and how many of each account to
+    /// wait for. Each merge writes whole pages of SQLite for each account in it; on PostgreSQL a long one keeps its
+    /// processors from calls.
     #[must_use]
-    pub fn merge_from(&self) -> usize {
-        if is_postgres(&self.write) { 512 } else { 4_096 }
+    pub fn merge_from(&self) -> (usize, usize) {
+        if is_postgres(&self.write) { (512, 0) } else { (4_096, 8) }
     }
 
     async fn merge_on(
