@@ -376,8 +376,10 @@ mod tests {
     use super::*;
     use crate::config::{DatabaseSettings, LedgerSettings};
     use crate::domain::{
-        Charge, ChargeId, Credits, KeyId, NewKey, NewPayment, PaymentId, Price, Timestamp, UserId,
+        AccountMarks, Batch, Charge, ChargeId, Credits, KeyId, NewKey, NewPayment, PaymentId,
+        Price, Timestamp, UsageRecord, UserId, Write,
     };
+    use crate::store::rollups::UsageFilter;
     use crate::store::users::{NewUser, Role};
 
     const PRICE: Credits = Credits::from_nanos(10);
@@ -462,24 +464,7 @@ mod tests {
             let charge =
                 Charge { id, key, price: Price::Fixed(PRICE), expires_at, is_durable: false };
             let receipt = lease.charge(charge).await.unwrap();
-            let usage = crate::domain::UsageRecord {
-                id,
-                account,
-                seq: None,
-                key,
-                method: "GET".into(),
-                route: "/".into(),
-                model: "".into(),
-                upstream: "test".into(),
-                status: 200,
-                cost: PRICE,
-                prompt_tokens: 0,
-                completion_tokens: 0,
-                ending: crate::domain::Ending::default(),
-                tally: crate::domain::Tally::default(),
-                started_at: Timestamp::from_micros(0),
-                latency_micros: 0,
-            };
+            let usage = usage(account, key, id);
             let delivered = crate::domain::Outcome::Delivered { cost: PRICE };
             let settled = lease.settle(id, delivered, usage, None).await;
             // A write that failed meanwhile has ended the owner, which then settles nothing.
@@ -491,6 +476,27 @@ mod tests {
         async fn balance(&self, account: AccountId) -> i64 {
             let lease = self.directory.owners_lease(account).await.unwrap();
             lease.look(None).await.unwrap().wait().await.unwrap().balance.nanos()
+        }
+    }
+
+    fn usage(account: AccountId, key: KeyId, id: ChargeId) -> UsageRecord {
+        UsageRecord {
+            id,
+            account,
+            seq: None,
+            key,
+            method: "GET".into(),
+            route: "/".into(),
+            model: "".into(),
+            upstream: "test".into(),
+            status: 200,
+            cost: PRICE,
+            prompt_tokens: 0,
+            completion_tokens: 0,
+            ending: crate::domain::Ending::default(),
+            tally: crate::domain::Tally::default(),
+            started_at: Timestamp::from_micros(0),
+            latency_micros: 0,
         }
     }
 
@@ -759,9 +765,55 @@ mod tests {
             let after = bench.store.take_lease(Uuid::new_v4()).await.unwrap();
             assert!(bench.store.take_journal(before).await.is_err());
             assert!(bench.store.take_journal(after).await.is_err());
-            let nothing = crate::domain::Batch::default();
+            let nothing = Batch::default();
             bench.store.journal(1, &nothing, after).await.unwrap();
             assert!(bench.store.journal(1, &nothing, before).await.is_err());
+        });
+    }
+
+    #[test]
+    fn all_that_a_process_left_in_the_journal_is_merged() {
+        const BATCHES: i64 = 200;
+        on_bench(10, async |bench| {
+            let (account, key) = bench.account("one").await;
+            bench.directory.means.ledger.barrier().await.unwrap();
+            // More than is read at once, by one process after another.
+            let mut written = 0;
+            for batches in [BATCHES, 1, 0] {
+                let lease = bench.store.take_lease(Uuid::new_v4()).await.unwrap();
+                let calls = bench.store.list_calls(account, None, 1_000, UsageFilter::default());
+                assert_eq!(i64::try_from(calls.await.unwrap().0.len()).unwrap(), written);
+                for number in 1..=batches {
+                    let usage = vec![usage(account, key, ChargeId(Uuid::new_v4()))];
+                    let batch = Batch { usage, ..Batch::default() };
+                    bench.store.journal(number, &batch, lease).await.unwrap();
+                }
+                written += batches;
+            }
+        });
+    }
+
+    /// However often something comes, what is in the journal does not stay there alone.
+    #[test]
+    fn a_trickle_is_merged_all_the_same() {
+        on_bench(10, async |bench| {
+            let (account, key) = bench.account("one").await;
+            let ledger = &bench.directory.means.ledger;
+            ledger.barrier().await.unwrap();
+            let marks = Arc::new(AccountMarks::default());
+            let (mut most, begun) = (0, std::time::Instant::now());
+            loop {
+                let usage = Some(usage(account, key, ChargeId(Uuid::new_v4())));
+                let write = Write { usage, ..Write::nothing(account) };
+                ledger.write(Box::new(write), &marks, None);
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                let unmerged = ledger.figures().unmerged;
+                if unmerged < most {
+                    break;
+                }
+                most = unmerged;
+                assert!(begun.elapsed() < Duration::from_secs(5), "{most} writes in the journal");
+            }
         });
     }
 

@@ -30,6 +30,7 @@ on_both_durable!(
     a_stop_in_good_order_answers_everyone,
     a_crash_in_a_stream_charges_what_was_written_down,
     a_stream_that_is_taken_over_is_charged_what_was_written_down,
+    who_cannot_be_brought_to_an_end_is_quarantined,
 );
 
 #[test]
@@ -289,6 +290,39 @@ async fn a_crash_in_a_stream_charges_what_was_written_down(database: Database) {
         assert!(answer.text().await.unwrap().ends_with("[DONE]\n\n"));
     }
     assert_eq!(balance(&process, &keyed).await, "0.997900000/0.000000000");
+    assert_eq!(process.terminate(), Some(0));
+    verify(&database);
+}
+
+/// By a defect, that is: whoever asks for the account would run into it again.
+async fn who_cannot_be_brought_to_an_end_is_quarantined(database: Database) {
+    let mut steps = spoken(20);
+    steps.push(Step::Stall);
+    let upstream = Upstream::start(Script::Events(steps)).await;
+    let mut process = streaming_process(&database, &upstream).await;
+    let one = process.customer("one", 1).await;
+    let other = process.customer("other", 1).await;
+    let stream = stream_of(&process, &one, None, 20).await;
+    process.kill();
+    drop(stream);
+    let pay = async |process: &Process, who: &Customer| {
+        process.call("POST", "/api/hub/rag/index", &who.key, &json!({})).await
+    };
+    process = Process::start_with(&database, |command| {
+        command.env("FAILPOINTS", "sweep-expired=panic");
+    })
+    .await;
+    for _ in 0..3 {
+        let (status, refused) = pay(&process, &one).await;
+        assert_eq!((status, &refused["error"]), (503, &json!("Account quarantined")), "{refused}");
+        assert_eq!(refused["outcome"], "not-attempted");
+        assert_eq!(pay(&process, &other).await.0, 200);
+    }
+    assert_eq!(process.terminate(), Some(0));
+    // Nothing of it was written; without the defect it comes to its end.
+    process = Process::start(&database).await;
+    database.no_hold_is_open().await;
+    assert_eq!(pay(&process, &one).await.0, 200);
     assert_eq!(process.terminate(), Some(0));
     verify(&database);
 }
