@@ -250,10 +250,15 @@ impl Arrival {
     }
 }
 
-/// The span of a stage, within that of its request.
-macro_rules! stage_span {
-    ($name:literal, $kind:literal) => {
-        tracing::info_span!(target: crate::telemetry::SPANS, $name, otel.kind = $kind)
+/// A stage in a span of its own, within that of its request. Pinned where it stands: a stage is kilobytes, which a span
+/// around it would move.
+macro_rules! stage {
+    ($name:literal, $kind:literal, $work:expr) => {
+        std::pin::pin!($work)
+            .instrument(
+                tracing::info_span!(target: crate::telemetry::SPANS, $name, otel.kind = $kind),
+            )
+            .await
     };
 }
 
@@ -280,21 +285,15 @@ async fn stages(
     arrival: Box<Arrival>,
     notes: &mut Notes,
 ) -> Result<Departure, Refusal> {
-    let span = stage_span!("authenticate", "internal");
-    let caller = identified(gateway, arrival, notes).instrument(span).await?;
-    let span = stage_span!("repeat", "internal");
-    let claim = match repeat::begin(gateway, &caller).instrument(span).await? {
+    let caller = stage!("authenticate", "internal", identified(gateway, arrival, notes))?;
+    let claim = match stage!("repeat", "internal", repeat::begin(gateway, &caller))? {
         repeat::Begun::Repeat(departure) => return Ok(*departure),
         repeat::Begun::First(claim) => claim,
     };
-    let span = stage_span!("price", "internal");
-    let quoted = price::quote(gateway, caller).instrument(span).await?;
-    let span = stage_span!("charge", "internal");
-    let charged = charge::charge(gateway, quoted, claim).instrument(span).await?;
-    let span = stage_span!("upstream", "client");
-    let answered = upstream::forward(gateway, client, charged).instrument(span).await;
-    let span = stage_span!("settle", "internal");
-    settle::close(gateway, answered, notes).instrument(span).await
+    let quoted = stage!("price", "internal", price::quote(gateway, caller))?;
+    let charged = stage!("charge", "internal", charge::charge(gateway, quoted, claim))?;
+    let answered = stage!("upstream", "client", upstream::forward(gateway, client, charged));
+    stage!("settle", "internal", settle::close(gateway, answered, notes))
 }
 
 /// What a paid request would cost, and whether it would be admitted. Charges nothing.
