@@ -451,7 +451,10 @@ impl<T> Writer<T> {
         match result {
             Ok(refused) => {
                 self.tables.is_unavailable = false;
-                self.merge_max = self.merge_max.saturating_mul(2);
+                // More again: soon as much as at most times, then slowly what did perhaps not end in time.
+                let is_little = self.merge_max < self.merge_plainly();
+                let more = if is_little { self.merge_max } else { self.merge_from.unwrap_or(0) };
+                self.merge_max = self.merge_max.saturating_add(more);
                 self.finish_merge(&refused);
             }
             Err(Attempt::Fenced) => {
@@ -497,15 +500,20 @@ impl<T> Writer<T> {
     /// `None` where the database did not answer.
     pub fn looked_for_merge(&mut self, found: Option<Option<Vec<AccountId>>>) {
         let Some(current) = self.tables.asked(Step::Look) else { return };
-        match found {
-            Some(Some(refused)) => self.finish_merge(&refused),
+        let Work::Merge(Merge { last, .. }) = current.work else { return };
+        if found.is_some() {
             // Perhaps it was too much to be done in time.
+            let tried = self.backlog.iter().take_while(|journaled| journaled.number <= last);
+            let tried: usize = tried.map(|journaled| journaled.marks.len()).sum();
+            self.merge_max = (tried / 2).max(1);
+        }
+        match found {
+            Some(Some(refused)) => {
+                self.tables.is_unavailable = false;
+                self.finish_merge(&refused);
+            }
             Some(None) => {
                 current.pause_before(Step::Commit);
-                let Work::Merge(Merge { last, .. }) = current.work else { return };
-                let tried = self.backlog.iter().take_while(|journaled| journaled.number <= last);
-                let tried: usize = tried.map(|journaled| journaled.marks.len()).sum();
-                self.merge_max = (tried / 2).max(1);
                 let (merge, current) = (self.next_merge(), &mut self.tables.current);
                 if let (Some(merge), Some(current)) = (merge, current) {
                     current.work = Work::Merge(merge);
@@ -631,8 +639,12 @@ impl<T> Writer<T> {
 
     /// How many writes are merged in one transaction at most, but for a failure before.
     fn merge_most(&self) -> usize {
-        let from = self.merge_from.unwrap_or(0);
-        self.put_off(from).max(multiple(from, MERGES_AT_ONCE, MERGE_MAX))
+        self.put_off(self.merge_from.unwrap_or(0)).max(self.merge_plainly())
+    }
+
+    /// The same where no accounts are waited for.
+    fn merge_plainly(&self) -> usize {
+        multiple(self.merge_from.unwrap_or(0), MERGES_AT_ONCE, MERGE_MAX)
     }
 
     /// The ordinal of the first plain write that is not in the tables, nor given up.
@@ -990,9 +1002,31 @@ mod tests {
         let Some(Task::Merge(_)) = writer.next_task() else { panic!("no merge") };
         writer.merged(Err(Attempt::Unknown));
         assert!(matches!(writer.next_task(), Some(Task::LookMerged(1))));
+        assert_eq!(writer.state(), WriterState::Unavailable);
         writer.looked_for_merge(Some(Some(vec![AccountId(1)])));
         assert!(marks.is_poisoned());
         assert_eq!(writer.unmerged(), 7);
+        // The database has answered, and perhaps nothing else is ever asked of it until calls come in.
+        assert_eq!(writer.state(), WriterState::Serving);
+    }
+
+    #[test]
+    fn a_merge_that_is_found_too_late_makes_the_next_ones_smaller() {
+        let mut writer = Writer::new(1, 1_000_000).with_journal(8, 8);
+        let marks = Arc::new(AccountMarks::default());
+        let more = |writer: &mut Writer<u8>, writes: usize| {
+            (0..writes).for_each(|_| journal(writer, 1, &marks));
+        };
+        more(&mut writer, 8);
+        assert_eq!(merge_of(writer.next_task()), 8);
+        more(&mut writer, 40);
+        writer.merged(Err(Attempt::Unknown));
+        assert!(matches!(writer.next_task(), Some(Task::LookMerged(8))));
+        writer.looked_for_merge(Some(Some(Vec::new())));
+        for merged in [4, 8, 16] {
+            assert_eq!(merge_of(writer.next_task()), merged);
+            writer.merged(Ok(Vec::new()));
+        }
     }
 
     /// Gathers a write of the account, and makes it durable in the journal.
