@@ -440,7 +440,8 @@ impl<T> Writer<T> {
                 current.fault = Some(attempt);
                 current.may_be_there |= attempt == Attempt::Unknown;
                 current.go(Step::Look);
-                work.is_unavailable |= attempt == Attempt::Unknown;
+                // Who refuses has answered.
+                work.is_unavailable = attempt == Attempt::Unknown;
             }
         }
     }
@@ -955,6 +956,11 @@ mod tests {
                 }
             }
             assert_eq!(writer.take_ended(), vec![(1, Err(WriteError::Lost))]);
+            let state = match last {
+                Attempt::Fenced => WriterState::Fenced,
+                _ => WriterState::Serving,
+            };
+            assert_eq!(writer.state(), state);
         }
     }
 
