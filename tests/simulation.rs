@@ -1342,7 +1342,13 @@ impl World<'_> {
 
     fn sweep(&mut self, place: usize) {
         if self.chance(50.0) {
-            self.processes[place].writer.rested();
+            let is_rest = self.chance(50.0);
+            let writer = &mut self.processes[place].writer;
+            if is_rest {
+                writer.rested();
+            } else {
+                writer.overdue();
+            }
             self.drive(place);
         }
         self.processes[place].tick += 1;

@@ -193,6 +193,9 @@ impl Directory {
         if is_open && self.means.decide(&owner, ExpireCharges).is_none() {
             // It would again, for whoever asks.
             self.quarantine(account, "its open charges cannot be ended");
+            // Nobody waits for their end, and who looks at the account later finds in the tables what was ended.
+            resident.marks.open_charges.store(0, Ordering::Release);
+            let _ = tokio::time::timeout(REPLACE_MAX, self.means.ledger.barrier()).await;
             return Err(DirectoryError::Quarantined);
         }
         Ok(Arc::new(owner))

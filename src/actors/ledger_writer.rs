@@ -37,6 +37,8 @@ const REST: Duration = Duration::from_millis(10);
 const RESTLESS_MAX: u32 = 100;
 /// Batches that are merged, and still in the journal, from which on they are deleted.
 const FORGET_FROM: i64 = 256;
+/// So many of them are deleted at once, with a pause until more are, in which others have their turn.
+const FORGET_PAUSE: Duration = Duration::from_millis(1);
 /// How long a reader of the tables waits for what is in the journal.
 const MERGED_MAX: Duration = Duration::from_secs(5);
 
@@ -311,7 +313,9 @@ pub struct LedgerWriter {
     has_journal: bool,
     /// Writes that were ever taken in.
     taken_in: u64,
-    /// Rests since one that led to a merge: something has come in each of them.
+    /// Merges that were ever begun.
+    merges: u64,
+    /// Rests since the last merge: something has come in each of them.
     restless: u32,
     /// Will it look again whether anything has come?
     is_resting: bool,
@@ -380,6 +384,7 @@ impl LedgerWriter {
             is_busy: (false, false),
             has_journal: settings.journal,
             taken_in: 0,
+            merges: 0,
             restless: 0,
             is_resting: false,
         };
@@ -398,31 +403,29 @@ impl LedgerWriter {
             failpoint!("writer-gathered");
             self.drive(context);
             // What comes now would wait for that; at its end it is looked for.
-            if if self.has_journal { self.is_busy.0 } else { self.is_busy.1 } {
-                return;
-            }
-            if self.inbox.sleep() {
+            let is_busy = if self.has_journal { self.is_busy.0 } else { self.is_busy.1 };
+            if is_busy || self.inbox.sleep() {
                 self.rest(context);
                 return;
             }
         }
     }
 
-    /// Merges what is in the journal, if nothing comes for a while.
+    /// Merges what is in the journal, if nothing comes for a while, or something does for very long.
     fn rest(&mut self, context: &mut Context<Self>) {
         if self.machine.unmerged() == 0 || std::mem::replace(&mut self.is_resting, true) {
             return;
         }
-        let taken_in = self.taken_in;
+        let (taken_in, merges) = (self.taken_in, self.merges);
         context.run_later(REST, move |writer, context| {
             writer.is_resting = false;
-            if writer.is_busy.0 {
-                return;
-            }
-            writer.restless = writer.restless.saturating_add(1);
-            if writer.taken_in == taken_in || writer.restless >= RESTLESS_MAX {
-                writer.restless = 0;
+            let is_merged = writer.merges != merges;
+            writer.restless = if is_merged { 0 } else { writer.restless.saturating_add(1) };
+            if writer.taken_in == taken_in && !writer.is_busy.0 {
                 writer.machine.rested();
+                writer.work(context);
+            } else if writer.restless >= RESTLESS_MAX {
+                writer.machine.overdue();
                 writer.work(context);
             } else {
                 writer.rest(context);
@@ -452,6 +455,7 @@ impl LedgerWriter {
 
     fn begin(&mut self, task: Task, context: &mut Context<Self>) {
         let lane = task.lane();
+        self.merges = self.merges.wrapping_add(u64::from(matches!(task, Task::Merge(_))));
         *self.is_busy_in(lane) = true;
         let work = Arc::clone(&self.hands).begun(task);
         context.spawn(work.into_actor(self).map(move |outcome, writer, context| {
@@ -612,16 +616,25 @@ impl Hands {
         }
     }
 
-    /// Deletes what is merged from the journal, now and then: it is a commit of its own.
+    /// Deletes what is merged from the journal, now and then: it is a commit of its own. And little at a time, since the
+    /// next batch waits for it.
     async fn forget(&self, merge: &Merge) {
-        let since = merge.last.saturating_sub(self.forgotten.load(Ordering::Relaxed));
-        if since >= FORGET_FROM || merge.first == merge.last {
-            let deleting = self.store.forget_merged(merge.last, self.lease);
+        let mut forgotten = self.forgotten.load(Ordering::Relaxed);
+        let since = merge.last.saturating_sub(forgotten);
+        if since < FORGET_FROM && merge.first != merge.last {
+            return;
+        }
+        while forgotten < merge.last {
+            forgotten = forgotten.saturating_add(FORGET_FROM).min(merge.last);
+            let deleting = self.store.forget_merged(forgotten, self.lease);
             if tokio::time::timeout(self.attempt_max, deleting).await.is_err() {
                 tracing::warn!("what is merged was not deleted from the journal in time");
                 self.store.renew_connection(Lane::Journal).await;
             }
-            self.forgotten.store(merge.last, Ordering::Relaxed);
+            self.forgotten.store(forgotten, Ordering::Relaxed);
+            if forgotten < merge.last {
+                tokio::time::sleep(FORGET_PAUSE).await;
+            }
         }
     }
 

@@ -260,10 +260,10 @@ impl Batch {
         entries.chain(holds).chain(self.usage.iter().map(|usage| usage.account)).collect()
     }
 
-    /// How many entries and usage records there are in it.
+    /// How many entries, usage records and changes of holds there are in it.
     #[must_use]
     pub fn rows(&self) -> usize {
-        self.entries.len().saturating_add(self.usage.len())
+        self.entries.len().saturating_add(self.usage.len()).saturating_add(self.holds.len())
     }
 
     /// Is there nothing to write?

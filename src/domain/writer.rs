@@ -258,12 +258,14 @@ pub struct Writer<T> {
     next_number: i64,
     /// From how many writes in the journal on they are merged; without it there is no journal.
     merge_from: Option<usize>,
-    /// So many writes of each account are waited for, if it does not take too long.
+    /// So many writes of each account, on average, are waited for, if it does not take too long.
     account_writes: usize,
     /// How many writes are merged in one transaction now at most, or one batch; less than may be after a failure.
     merge_max: usize,
     /// Has nothing come for a while?
     is_rested: bool,
+    /// Has what is in the journal been there for so long that it is merged, whatever comes?
+    is_overdue: bool,
     /// Those to be told.
     ended: Vec<(T, Result<(), WriteError>)>,
     batch_max: usize,
@@ -272,15 +274,16 @@ pub struct Writer<T> {
     is_fenced: bool,
 }
 
-/// So many times the writes from which on the journal is merged are merged in one transaction at most,
+/// Where no merge is put off, so many times the writes from which on the journal is merged are merged in one transaction
+/// at most,
 const MERGES_AT_ONCE: usize = 16;
 /// and, but for a larger `merge_from`, no more than so many: others that write wait for it.
 const MERGE_MAX: usize = 4_096;
-/// A merge that waits for writes of each account waits until there are so many times the writes from which on the
-/// journal is merged, and no longer,
-const PUT_OFF: usize = 32;
-/// and, but for a larger `merge_from`, so many.
-const PUT_OFF_MAX: usize = 32_768;
+/// A merge that is put off for writes of each account is put off, and takes, no more than so many times the writes from
+/// which on the journal is merged,
+const PUT_OFF: usize = 4;
+/// nor, but for a larger `merge_from`, than so many: others that write wait for it, and for too long where it is more.
+const PUT_OFF_MAX: usize = 16_384;
 /// So many times as many may be in the journal before it takes no more, until some are merged,
 const MERGES_BEHIND: usize = 64;
 /// and, but for a larger `merge_from`, no more than so many: they are in memory, and who starts next merges them first.
@@ -312,6 +315,7 @@ impl<T> Writer<T> {
             account_writes: 0,
             merge_max: usize::MAX,
             is_rested: false,
+            is_overdue: false,
             ended: Vec::new(),
             batch_max: batch_max.max(1),
             batch_bytes_max,
@@ -322,7 +326,8 @@ impl<T> Writer<T> {
 
     /// The same, with a journal, which is merged from `merge_from` writes on, or where nothing has come for a while
     /// ([`Writer::rested`]), or where something waits for it. Where each account in a merge costs pages of its own,
-    /// merges are put off until there are `account_writes` writes of each in them, or a multiple of `merge_from`.
+    /// merges are put off until there are `account_writes` writes of each in them, on average, or a multiple of
+    /// `merge_from`, or until something waits for it ([`Writer::overdue`]).
     #[must_use]
     pub fn with_journal(self, merge_from: usize, account_writes: usize) -> Self {
         Writer { merge_from: Some(merge_from.max(1)), account_writes, ..self }
@@ -348,6 +353,11 @@ impl<T> Writer<T> {
     /// Nothing has come for a while: time to merge what little is in the journal.
     pub fn rested(&mut self) {
         self.is_rested = true;
+    }
+
+    /// What is in the journal has been there for long enough.
+    pub fn overdue(&mut self) {
+        self.is_overdue = true;
     }
 
     /// The accounts belong to somebody else.
@@ -449,13 +459,17 @@ impl<T> Writer<T> {
     /// How [`Task::Merge`] ended: where it is durable, which accounts' entries the tables refuse.
     pub fn merged(&mut self, result: Result<Vec<AccountId>, Attempt>) {
         let Some(current) = self.tables.asked(Step::Commit) else { return };
+        let Work::Merge(Merge { last, .. }) = current.work else { return };
         match result {
             Ok(refused) => {
                 self.tables.is_unavailable = false;
-                // More again: soon as much as at most times, then slowly what did perhaps not end in time.
-                let is_little = self.merge_max < self.merge_plainly();
-                let more = if is_little { self.merge_max } else { self.merge_from.unwrap_or(0) };
-                self.merge_max = self.merge_max.saturating_add(more);
+                if writes_up_to(&self.backlog, last) >= self.merge_max {
+                    // More again: soon as much as at most times, then slowly what did perhaps not end in time.
+                    let is_little = self.merge_max < self.merge_plainly();
+                    let more =
+                        if is_little { self.merge_max } else { self.merge_from.unwrap_or(0) };
+                    self.merge_max = self.merge_max.saturating_add(more);
+                }
                 self.finish_merge(&refused);
             }
             Err(Attempt::Fenced) => {
@@ -504,9 +518,7 @@ impl<T> Writer<T> {
         let Work::Merge(Merge { last, .. }) = current.work else { return };
         if found.is_some() {
             // Perhaps it was too much to be done in time.
-            let tried = self.backlog.iter().take_while(|journaled| journaled.number <= last);
-            let tried: usize = tried.map(|journaled| journaled.marks.len()).sum();
-            self.merge_max = (tried / 2).max(1);
+            self.merge_max = (writes_up_to(&self.backlog, last) / 2).max(1);
         }
         match found {
             Some(Some(refused)) => {
@@ -635,7 +647,8 @@ impl<T> Writer<T> {
 
     /// Is so much in the journal that it is time to merge some of it?
     fn is_merge_due(&self) -> bool {
-        self.merge_from.is_some_and(|from| self.unmerged >= self.put_off(from).max(from))
+        let is_enough = |from| self.unmerged >= self.put_off(from).max(from);
+        self.is_overdue || self.merge_from.is_some_and(is_enough)
     }
 
     /// How many writes are merged in one transaction at most, but for a failure before.
@@ -687,14 +700,16 @@ impl<T> Writer<T> {
 
     /// Begins to merge what is in the journal, if anything is.
     fn begin_merge(&mut self) -> bool {
+        self.is_overdue = false;
         let Some(merge) = self.next_merge() else { return false };
         self.tables.current = Some(Current::of(Work::Merge(merge), Vec::new()));
         true
     }
 
-    /// As much of the journal as is merged at once.
+    /// As much of the journal as is merged at once; where something waits for it, no more than that waits for.
     fn next_merge(&self) -> Option<Merge> {
         let most = self.merge_max.min(self.merge_most());
+        let awaited = self.others.front().map_or(u64::MAX, |(after, _)| *after);
         let mut count: usize = 0;
         let taken: Vec<&Journaled> = self
             .backlog
@@ -702,7 +717,7 @@ impl<T> Writer<T> {
             .take_while(|journaled| {
                 let before = count;
                 count = count.saturating_add(journaled.marks.len());
-                before < most
+                before < most && (before == 0 || journaled.ordinal <= awaited)
             })
             .collect();
         let (first, last) = (taken.first()?.number, taken.last()?.number);
@@ -789,6 +804,12 @@ impl<T> Writer<T> {
             self.ended.push((ticket, result));
         }
     }
+}
+
+/// Writes in the journal up to a batch.
+fn writes_up_to(backlog: &VecDeque<Journaled>, last: i64) -> usize {
+    let batches = backlog.iter().take_while(|journaled| journaled.number <= last);
+    batches.map(|journaled| journaled.marks.len()).sum()
 }
 
 /// The first of what waits, as long as each `may` go: a batch.
@@ -1045,6 +1066,36 @@ mod tests {
     fn merge_of(task: Option<Task>) -> usize {
         let Some(Task::Merge(merge)) = task else { panic!("no merge: {task:?}") };
         merge.batches.len()
+    }
+
+    #[test]
+    fn what_is_overdue_is_merged_whatever_comes() {
+        let mut writer = Writer::new(1, 1_000_000).with_journal(16, 8);
+        let marks = Arc::new(AccountMarks::default());
+        journal(&mut writer, 1, &marks);
+        writer.overdue();
+        gather(&mut writer, usage(1), &marks, 0);
+        assert!(matches!(writer.next_task(), Some(Task::Commit(_, Place::Journal(2)))));
+        assert_eq!(merge_of(writer.next_task()), 1);
+        writer.committed(Lane::Journal, Attempt::Durable);
+        writer.merged(Ok(Vec::new()));
+        assert!(writer.next_task().is_none(), "it is not overdue any more");
+    }
+
+    #[test]
+    fn what_is_written_into_the_tables_waits_for_no_more_than_was_before_it() {
+        let mut writer = Writer::new(1, 1_000_000).with_journal(16, 8);
+        let marks: [Arc<AccountMarks>; 3] = Default::default();
+        journal(&mut writer, 1, &marks[0]);
+        gather(&mut writer, change(2), &marks[1], 0);
+        assert_eq!(merge_of(writer.next_task()), 1);
+        (0..4).for_each(|_| journal(&mut writer, 1, &marks[0]));
+        gather(&mut writer, change(3), &marks[2], 0);
+        (0..4).for_each(|_| journal(&mut writer, 1, &marks[0]));
+        writer.merged(Ok(Vec::new()));
+        assert!(matches!(writer.next_task(), Some(Task::Commit(_, Place::Tables))));
+        writer.committed(Lane::Tables, Attempt::Durable);
+        assert_eq!(merge_of(writer.next_task()), 4);
     }
 
     #[test]

@@ -37,8 +37,8 @@ const FORMAT: u8 = 2;
 const FORMAT_WITHOUT_MODELS: u8 = 1;
 /// Rows that are read at once.
 const PAGE: usize = 64;
-/// Of what an earlier process left, pages are merged together until they have so many entries and usage records.
-const LEFT_AT_ONCE: usize = 16_384;
+/// Of what an earlier process left, pages are merged together until they have so many rows.
+const LEFT_AT_ONCE: usize = if cfg!(test) { 100 } else { 16_384 };
 /// Deletes what is merged.
 const FORGET: &str = "DELETE FROM journal WHERE epoch < $1 OR (epoch = $1 AND number <= $2)";
 
