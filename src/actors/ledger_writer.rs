@@ -37,7 +37,7 @@ const REST: Duration = Duration::from_millis(10);
 const RESTLESS_MAX: u32 = 100;
 /// Batches that are merged, and still in the journal, from which on they are deleted.
 const FORGET_FROM: i64 = 256;
-/// So many of them are deleted at once, with a pause until more are, in which others have their turn.
+/// As many are deleted at once. Others have their turn on the journal in the pause until more are.
 const FORGET_PAUSE: Duration = Duration::from_millis(1);
 /// How long a reader of the tables waits for what is in the journal.
 const MERGED_MAX: Duration = Duration::from_secs(5);
@@ -630,6 +630,7 @@ impl Hands {
             if tokio::time::timeout(self.attempt_max, deleting).await.is_err() {
                 tracing::warn!("what is merged was not deleted from the journal in time");
                 self.store.renew_connection(Lane::Journal).await;
+                return;
             }
             self.forgotten.store(forgotten, Ordering::Relaxed);
             if forgotten < merge.last {
