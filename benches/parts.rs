@@ -257,7 +257,7 @@ fn whole(criterion: &mut Criterion) {
         let (clock, threads) = (Clock::System, ActorThreads::default());
         threads.add_this();
         let gateway = app::gateway(&settings, &clock, &ground.store, &ledger, &threads).unwrap();
-        (gateway, polysystems::upstream::client(&settings.upstreams).unwrap())
+        (gateway, Client::new(Connector::new(&settings.upstreams).unwrap()))
     });
     let mut next = 0;
     for (name, is_valid) in [("paid call", true), ("bad checksum", false)] {

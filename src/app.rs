@@ -459,15 +459,15 @@ fn http_server(
     } = settings.server;
     let workers = if workers == 0 { cores } else { workers };
     let document = Data::new(http::document(app));
-    // Fails here, once, rather than in every thread.
-    upstream::client(&settings.upstreams).context("cannot set up the HTTP client")?;
-    let (app, upstreams) = (app.clone(), settings.upstreams.clone());
+    let connector =
+        upstream::Connector::new(&settings.upstreams).context("cannot set up the HTTP client")?;
+    let app = app.clone();
     let origins = settings.server.cors_origins.clone();
     let has_metrics =
         settings.server.metrics_bind.is_none() && settings.server.metrics_token.is_some();
     let server = HttpServer::new(move || {
         threads.add_this();
-        let client = upstream::client(&upstreams).unwrap_or_default();
+        let client = upstream::Client::new(connector.clone());
         actix_web::App::new()
             .app_data(app.clone())
             .app_data(Data::new(client))

@@ -978,10 +978,10 @@ impl Settings {
             }
             for (name, url) in [("url", &upstream.url), ("fallback_url", &upstream.fallback_url)] {
                 let Some(url) = url else { continue };
-                let parsed = reqwest::Url::parse(url)
-                    .with_context(|| format!("upstreams.{group}.{name} is not a URL"))?;
-                if !matches!(parsed.scheme(), "http" | "https") {
-                    bail!("upstreams.{group}.{name} must begin with http: or https:");
+                let key =
+                    if name == "url" { &upstream.api_key } else { &upstream.fallback_api_key };
+                if let Err(reason) = crate::upstream::check(url, key.as_ref()) {
+                    bail!("upstreams.{group}.{name} {reason}");
                 }
             }
         }

@@ -15,7 +15,7 @@ use super::repeat::{REPLAYED, idempotency_key};
 use super::{App, uncancelled};
 use crate::pipeline::rate_limit::Standing;
 use crate::pipeline::{self, Arrival, Departure, Quote, Refusal, Served};
-use crate::upstream::Group;
+use crate::upstream::{Client, Group};
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const DRY_RUN: HeaderName = HeaderName::from_static("x-dry-run");
@@ -32,7 +32,7 @@ const WINDOW: HeaderName = HeaderName::from_static("x-ratelimit-window");
 pub(super) async fn call(
     request: HttpRequest,
     app: Data<App>,
-    client: Data<reqwest::Client>,
+    client: Data<Client>,
     body: Body,
 ) -> HttpResponse {
     failpoint!("handler-entered");
@@ -62,7 +62,7 @@ pub(super) async fn call(
     let (_here, client_left) = tokio::sync::oneshot::channel();
     let (running, client_left) = (Some(running), Some(client_left));
     let arrival = Box::new(Arrival { running, client_left, ..arrival });
-    let client = reqwest::Client::clone(&client);
+    let client = Client::clone(&client);
     let served = uncancelled(pipeline::serve(gateway, client.clone(), arrival)).await;
     match again {
         Some(again) if served.needs_credits().is_some() => {
@@ -77,7 +77,7 @@ pub(super) async fn call(
 async fn pay_and_serve(
     request: &HttpRequest,
     app: &Data<App>,
-    client: reqwest::Client,
+    client: Client,
     served: Served<Departure>,
     again: Box<Arrival>,
 ) -> HttpResponse {

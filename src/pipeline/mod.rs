@@ -31,7 +31,7 @@ use crate::domain::pricing::{PriceList, PriceRule};
 use crate::domain::{AccountId, ChargeId, Credits, KeyId, Timestamp};
 use crate::figures::Figures;
 use crate::idempotency::{Idempotency, IdempotencyKey};
-use crate::upstream::{Group, Upstreams};
+use crate::upstream::{Client, Group, Upstreams};
 
 mod authenticate;
 mod charge;
@@ -265,7 +265,7 @@ macro_rules! stage {
 /// The whole life of a paid request. Read `lib.rs` for the picture.
 pub async fn serve(
     gateway: Arc<Gateway>,
-    client: reqwest::Client,
+    client: Client,
     arrival: Box<Arrival>,
 ) -> Served<Departure> {
     let mut notes = Notes::default();
@@ -281,7 +281,7 @@ pub async fn serve(
 
 async fn stages(
     gateway: &Arc<Gateway>,
-    client: &reqwest::Client,
+    client: &Client,
     arrival: Box<Arrival>,
     notes: &mut Notes,
 ) -> Result<Departure, Refusal> {

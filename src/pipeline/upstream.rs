@@ -6,7 +6,7 @@ use super::Gateway;
 use super::charge::Charged;
 use super::price::Generation;
 use crate::config::{OnDisconnect, TokenLimitField};
-use crate::upstream::{Answer, Call, Failure};
+use crate::upstream::{Answer, Call, Client, Failure};
 
 /// A request that the upstream has answered, or begun to, or not.
 pub struct Answered {
@@ -18,7 +18,7 @@ pub struct Answered {
 /// Forwards the request to the upstream of its group; test keys always to the sandbox.
 pub(super) async fn forward(
     gateway: &Gateway,
-    client: &reqwest::Client,
+    client: &Client,
     mut charged: Box<Charged>,
 ) -> Answered {
     let client_left = charged.arrival.client_left.take();

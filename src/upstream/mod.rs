@@ -13,6 +13,7 @@ use crate::config::{OnDisconnect, Secret, TokenLimitField, UpstreamSettings, Ups
 use crate::domain::{Environment, Timestamp};
 use crate::pipeline::Arrival;
 
+mod client;
 pub mod dialect;
 pub mod fields;
 mod proxy;
@@ -21,8 +22,9 @@ pub mod sse;
 
 pub use dialect::Dialect;
 
+pub use client::{Client, Connector};
 use proxy::Proxy;
-pub use proxy::client;
+pub use proxy::check;
 
 /// Before a failed call is tried again; twice as long each time.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
@@ -220,7 +222,7 @@ impl Upstream {
     /// [`Failure`]
     pub async fn call(
         &self,
-        client: &reqwest::Client,
+        client: &Client,
         call: Call<'_>,
         now: Timestamp,
     ) -> (Arc<str>, Result<Answer, Failure>) {
@@ -232,11 +234,7 @@ impl Upstream {
 }
 
 impl Proxies {
-    async fn call(
-        &self,
-        client: &reqwest::Client,
-        call: Call<'_>,
-    ) -> (Arc<str>, Result<Answer, Failure>) {
+    async fn call(&self, client: &Client, call: Call<'_>) -> (Arc<str>, Result<Answer, Failure>) {
         let mut pause = RETRY_PAUSE;
         let mut tries = 0;
         loop {

@@ -6,11 +6,15 @@ use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
-use bytes::BytesMut;
-use futures_util::StreamExt as _;
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use bytes::{Bytes, BytesMut};
+use futures_util::{FutureExt as _, StreamExt as _};
+use http_body_util::Full;
+use hyper::{Request, header as sent};
 
+use super::client::{Client, Origin, Reply};
 use super::{Answer, AnswerBody, Call, Failure, Reported};
-use crate::config::{Secret, UpstreamSettings, UpstreamsSettings};
+use crate::config::{Secret, UpstreamSettings};
 use crate::telemetry;
 
 /// Headers that concern one connection only (RFC 9110, section 7.6.1).
@@ -54,36 +58,73 @@ const OURS: [&str; 2] = ["x-forwarded-", "x-polysystems-"];
 /// Answer headers that are ours to write, or the upstream's word to us and not to the caller.
 const NOT_RETURNED: [&str; 4] = ["content-length", "date", "set-cookie", "x-request-id"];
 
+/// What is sent with each request besides the caller's: `accept`, `accept-encoding`, `authorization`, `host`,
+/// `x-request-id`.
+const OWN_HEADERS: usize = 5;
+const REQUEST_ID: sent::HeaderName = sent::HeaderName::from_static("x-request-id");
+
 /// The media type of server-sent events.
 const EVENT_STREAM: &[u8] = b"text/event-stream";
+
+/// Where requests go, and as whom.
+struct Address {
+    origin: Origin,
+    host: sent::HeaderValue,
+    /// The URL's path, without a trailing slash.
+    base: String,
+    authorization: Option<sent::HeaderValue>,
+}
+
+impl Address {
+    fn new(url: &str, api_key: Option<&Secret>) -> Result<Self, &'static str> {
+        let url = reqwest::Url::parse(url).map_err(|_| "is not a URL")?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err("must begin with http: or https:");
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err("must not have a query or a fragment");
+        }
+        let host = url.host_str().ok_or("has no host")?;
+        let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
+        let origin = Origin::new(&format!("{}://{host}", url.scheme())).ok_or("is not a URL")?;
+        let of_url = || {
+            let pair = format!("{}:{}", url.username(), url.password().unwrap_or_default());
+            (pair != ":").then(|| format!("Basic {}", BASE64_STANDARD.encode(pair)))
+        };
+        let bearer = api_key.map(|key| format!("Bearer {}", key.expose()));
+        let authorization = bearer.or_else(of_url).map(sent::HeaderValue::try_from).transpose();
+        let mut authorization =
+            authorization.map_err(|_| "has a key that cannot be sent in a header")?;
+        if let Some(authorization) = &mut authorization {
+            authorization.set_sensitive(true);
+        }
+        Ok(Address {
+            origin,
+            host: sent::HeaderValue::try_from(host).map_err(|_| "is not a URL")?,
+            base: url.path().trim_end_matches('/').to_owned(),
+            authorization,
+        })
+    }
+}
+
+/// Can the URL of an upstream, and its key, be used?
+///
+/// # Errors
+/// What is wrong, to be read after the setting's name.
+pub fn check(url: &str, api_key: Option<&Secret>) -> Result<(), &'static str> {
+    Address::new(url, api_key).map(drop)
+}
 
 /// See the module.
 pub struct Proxy {
     name: Arc<str>,
-    /// Without a trailing slash.
-    base: String,
-    authorization: Option<String>,
+    address: Result<Address, &'static str>,
     timeout: Duration,
     response_max_bytes: usize,
 }
 
-/// The HTTP client for upstreams. One for each HTTP thread, whose runtime then drives its connections.
-///
-/// # Errors
-/// Where TLS cannot be set up.
-pub fn client(settings: &UpstreamsSettings) -> reqwest::Result<reqwest::Client> {
-    reqwest::Client::builder()
-        .connect_timeout(Duration::from_secs(settings.connect_timeout_seconds.get()))
-        .pool_idle_timeout(Duration::from_secs(30))
-        .redirect(reqwest::redirect::Policy::none())
-        // Who tries again is ours to say.
-        .retry(reqwest::retry::never())
-        .no_proxy()
-        .tcp_nodelay(true)
-        .build()
-}
-
 impl Proxy {
+    /// The URL and the key have passed [`check`]; with others no call is answered.
     pub(super) fn new(
         name: Arc<str>,
         url: &str,
@@ -92,8 +133,7 @@ impl Proxy {
     ) -> Self {
         Proxy {
             name,
-            base: url.trim_end_matches('/').to_owned(),
-            authorization: api_key.map(|key| format!("Bearer {}", key.expose())),
+            address: Address::new(url, api_key),
             timeout: Duration::from_secs(settings.timeout_seconds.get()),
             response_max_bytes: settings.response_max_bytes,
         }
@@ -106,7 +146,7 @@ impl Proxy {
     /// Fetches the whole answer, or the first bytes of a stream, in time.
     pub(super) async fn forward(
         &self,
-        client: &reqwest::Client,
+        client: &Client,
         call: &Call<'_>,
     ) -> Result<Answer, Failure> {
         match tokio::time::timeout(self.timeout, self.exchange(client, call)).await {
@@ -115,80 +155,91 @@ impl Proxy {
         }
     }
 
-    async fn exchange(&self, client: &reqwest::Client, call: &Call<'_>) -> Result<Answer, Failure> {
-        let response = self.request(client, call)?.send().await.map_err(|error| failure(&error))?;
-        let status = judged(response.status().as_u16())?;
-        let headers = returned(response.headers());
-        let is_events = response
-            .headers()
-            .get("content-type")
+    async fn exchange(&self, client: &Client, call: &Call<'_>) -> Result<Answer, Failure> {
+        let address = self.address.as_ref().map_err(|reason| Failure::Broken(reason))?;
+        let mut reply = client.send(&address.origin, request(address, call)?).await?;
+        let status =
+            judged(reply.status.as_u16()).inspect_err(|_| read_what_has_come(&mut reply))?;
+        let headers = returned(&reply.headers);
+        let is_events = reply
+            .headers
+            .get(sent::CONTENT_TYPE)
             .and_then(|kind| kind.as_bytes().get(..EVENT_STREAM.len()))
             .is_some_and(|kind| kind.eq_ignore_ascii_case(EVENT_STREAM));
-        let mut chunks = response.bytes_stream();
         if call.is_stream && is_events && status.is_success() {
             // Until the first byte has come, a failure can still be told by a status.
-            let first = match chunks.next().await {
-                Some(first) => first.map_err(|error| failure(&error))?,
-                None => return Err(Failure::Broken("the stream is empty")),
-            };
-            let rest = chunks.map(|chunk| chunk.map_err(|error| failure(&error)));
-            let body = futures_util::stream::once(async { Ok(first) }).chain(rest);
+            let first = reply.next().await.ok_or(Failure::Broken("the stream is empty"))??;
+            let body = futures_util::stream::once(async { Ok(first) }).chain(reply);
             let (body, reported) = (AnswerBody::Stream(Box::pin(body)), Reported::Missing);
             return Ok(Answer { status, headers, body, reported });
         }
-        let mut body = BytesMut::new();
-        while let Some(chunk) = chunks.next().await {
-            let chunk = chunk.map_err(|error| failure(&error))?;
-            if body.len().saturating_add(chunk.len()) > self.response_max_bytes {
-                return Err(Failure::Broken(
-                    "the answer is larger than upstreams.response_max_bytes",
-                ));
-            }
-            body.extend_from_slice(&chunk);
-        }
+        let body = self.whole(&mut reply).await?;
         let reported = Reported::of_answer(&body);
-        Ok(Answer { status, headers, body: AnswerBody::Whole(body.freeze()), reported })
+        Ok(Answer { status, headers, body: AnswerBody::Whole(body), reported })
     }
 
-    fn request(
-        &self,
-        client: &reqwest::Client,
-        call: &Call<'_>,
-    ) -> Result<reqwest::RequestBuilder, Failure> {
-        let arrival = call.arrival;
-        let method = reqwest::Method::from_bytes(arrival.method.as_str().as_bytes())
-            .map_err(|_| Failure::Broken("the method cannot be forwarded"))?;
-        let query = arrival.query.as_deref().map(|query| format!("?{query}")).unwrap_or_default();
-        let url = format!("{}{}{query}", self.base, arrival.path);
-        let mut request = client.request(method, url).body(call.body.clone());
-        // Where traces are on, the upstream's span is one of ours, and not the caller's.
-        let mut trace = reqwest::header::HeaderMap::new();
-        telemetry::continue_in(&tracing::Span::current(), &mut trace);
-        for (name, value) in &arrival.headers {
-            let is_of_trace = matches!(name.as_str(), "traceparent" | "tracestate");
-            if is_forwarded(name.as_str(), &arrival.headers) && (trace.is_empty() || !is_of_trace) {
-                request = request.header(name.as_str(), value.as_bytes());
+    async fn whole(&self, reply: &mut Reply) -> Result<Bytes, Failure> {
+        let too_large = Failure::Broken("the answer is larger than upstreams.response_max_bytes");
+        let Some(first) = reply.next().await.transpose()? else { return Ok(Bytes::new()) };
+        if first.len() > self.response_max_bytes {
+            return Err(too_large);
+        }
+        // Most answers are of one piece.
+        let Some(second) = reply.next().await.transpose()? else { return Ok(first) };
+        let mut body = BytesMut::from(first);
+        let mut next = Some(second);
+        while let Some(piece) = next {
+            if body.len().saturating_add(piece.len()) > self.response_max_bytes {
+                return Err(too_large);
             }
+            body.extend_from_slice(&piece);
+            next = reply.next().await.transpose()?;
         }
-        request = request.headers(trace);
-        // The answer's usage must be readable.
-        request = request.header("accept-encoding", "identity");
-        request = request.header("x-request-id", arrival.id.to_string());
-        if let Some(authorization) = &self.authorization {
-            request = request.header("authorization", authorization);
-        }
-        Ok(request)
+        Ok(body.freeze())
     }
 }
 
-fn failure(error: &reqwest::Error) -> Failure {
-    if error.is_timeout() {
-        Failure::TimedOut
-    } else if error.is_connect() {
-        Failure::Broken("the upstream cannot be reached")
-    } else {
-        Failure::Broken("the connection to the upstream broke")
+/// What of the body is there already, so that the connection of a short one can be used again.
+fn read_what_has_come(reply: &mut Reply) {
+    while let Some(Some(Ok(_))) = reply.next().now_or_never() {}
+}
+
+fn request(address: &Address, call: &Call<'_>) -> Result<Request<Full<Bytes>>, Failure> {
+    let arrival = call.arrival;
+    let mut request = Request::new(Full::new(call.body.clone()));
+    *request.method_mut() = hyper::Method::from_bytes(arrival.method.as_str().as_bytes())
+        .map_err(|_| Failure::Broken("the method cannot be forwarded"))?;
+    let (mark, query) = arrival.query.as_deref().map_or(("", ""), |query| ("?", query));
+    let target = [&address.base, &arrival.path, mark, query].concat();
+    *request.uri_mut() = hyper::Uri::try_from(target)
+        .map_err(|_| Failure::Broken("the path cannot be forwarded"))?;
+    let headers = request.headers_mut();
+    headers.reserve(arrival.headers.len().saturating_add(OWN_HEADERS));
+    // Where traces are on, the upstream's span is one of ours, and not the caller's.
+    let mut trace = sent::HeaderMap::new();
+    telemetry::continue_in(&tracing::Span::current(), &mut trace);
+    for (name, value) in &arrival.headers {
+        let is_of_trace = matches!(name.as_str(), "traceparent" | "tracestate");
+        if is_forwarded(name.as_str(), &arrival.headers) && (trace.is_empty() || !is_of_trace) {
+            let name = sent::HeaderName::from_bytes(name.as_str().as_bytes());
+            let value = sent::HeaderValue::from_bytes(value.as_bytes());
+            if let (Ok(name), Ok(value)) = (name, value) {
+                headers.append(name, value);
+            }
+        }
     }
+    headers.extend(trace);
+    headers.entry(sent::ACCEPT).or_insert(sent::HeaderValue::from_static("*/*"));
+    // The answer's usage must be readable.
+    headers.insert(sent::ACCEPT_ENCODING, sent::HeaderValue::from_static("identity"));
+    headers.insert(sent::HOST, address.host.clone());
+    if let Ok(id) = sent::HeaderValue::try_from(arrival.id.to_string()) {
+        headers.insert(REQUEST_ID, id);
+    }
+    if let Some(authorization) = &address.authorization {
+        headers.insert(sent::AUTHORIZATION, authorization.clone());
+    }
+    Ok(request)
 }
 
 /// Which of the upstream's statuses are the caller's business.
@@ -218,7 +269,7 @@ fn is_forwarded(name: &str, headers: &HeaderMap) -> bool {
 }
 
 /// The upstream's headers that the caller may see. The two HTTP crates have types of their own.
-fn returned(headers: &reqwest::header::HeaderMap) -> HeaderMap {
+fn returned(headers: &sent::HeaderMap) -> HeaderMap {
     let mut kept = HeaderMap::new();
     for (name, value) in headers {
         let text = name.as_str();
