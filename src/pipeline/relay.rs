@@ -97,7 +97,11 @@ pub(super) async fn open(
     // In the trace of its request, which has its answer by now.
     let span =
         tracing::info_span!(target: crate::telemetry::SPANS, "deliver", otel.kind = "internal");
-    actix_web::rt::spawn(relay.run(source).instrument(span));
+    let mut relay = Box::pin(relay.run(source).instrument(span));
+    // What has come already is there when the answer's head leaves, and leaves with it.
+    if relay.as_mut().now_or_never().is_none() {
+        actix_web::rt::spawn(relay);
+    }
     let money = money.headers();
     Ok(Departure { status, headers, body: Body::Stream(body), money, is_replayed: false })
 }
@@ -202,7 +206,7 @@ impl Relay {
         loop {
             let mut end = match self.next_chunk(source).await {
                 Some(Ok(chunk)) => {
-                    let (bytes, end) = gather(source, chunk).await;
+                    let (bytes, end) = gather(source, chunk);
                     if let Some(end) = self.pass(&mut frames, &bytes).await {
                         return end;
                     }
@@ -527,23 +531,16 @@ impl Relay {
 
 /// The chunk, and what else the upstream has sent already, as far as a piece goes: fewer writes where it is
 /// fast, and no wait where it is not. And how it ended, if it did.
-async fn gather(source: &mut ByteStream, chunk: Bytes) -> (Bytes, Option<End>) {
+fn gather(source: &mut ByteStream, chunk: Bytes) -> (Bytes, Option<End>) {
     let mut bytes = BytesMut::from(chunk);
-    let mut has_yielded = false;
     while bytes.len() < PIECE_BYTES {
         match source.next().now_or_never() {
             Some(Some(Ok(more))) => {
                 bytes.extend_from_slice(&more);
-                has_yielded = false;
             }
             Some(Some(Err(failure))) => return (bytes.freeze(), Some(End::Broken(failure))),
             Some(None) => return (bytes.freeze(), Some(End::Completed)),
-            None if has_yielded => break,
-            None => {
-                // What has come is handed over by a task of the connection's own.
-                tokio::task::yield_now().await;
-                has_yielded = true;
-            }
+            None => break,
         }
     }
     (bytes.freeze(), None)
