@@ -39,7 +39,7 @@ use polysystems::domain::{
 use polysystems::pipeline::{self, Arrival};
 use polysystems::store::Store;
 use polysystems::tokens;
-use polysystems::upstream::Group;
+use polysystems::upstream::{Client, Connector, Group};
 use uuid::Uuid;
 
 #[path = "load/seed.rs"]
@@ -199,7 +199,7 @@ fn whole(times: u64, is_valid: bool) {
         let (clock, threads) = (Clock::System, ActorThreads::default());
         threads.add_this();
         let gateway = app::gateway(&settings, &clock, &store, &ledger, &threads).unwrap();
-        let client = polysystems::upstream::client(&settings.upstreams).unwrap();
+        let client = Client::new(Connector::new(&settings.upstreams).unwrap());
         let mut keys = keys.iter().cycle();
         for _ in 0..times / 32 {
             let calls = keys.by_ref().take(32).map(|key| {

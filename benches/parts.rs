@@ -32,7 +32,7 @@ use polysystems::domain::{
 };
 use polysystems::pipeline::{self, Arrival, Gateway};
 use polysystems::store::Store;
-use polysystems::upstream::Group;
+use polysystems::upstream::{Client, Connector, Group};
 use uuid::Uuid;
 
 #[path = "load/seed.rs"]

@@ -31,6 +31,8 @@ pub use crate::domain::writer::{WriteError, WriterState};
 pub type Acknowledgement = oneshot::Receiver<Result<(), WriteError>>;
 type Ticket = Option<oneshot::Sender<Result<(), WriteError>>>;
 
+/// Where a batch of the journal had so many writes, calls come so fast that more of them are waited for before the next.
+const GATHER_FROM: usize = 8;
 /// How long nothing must come before what is in the journal is merged, however little it is.
 const REST: Duration = Duration::from_millis(10);
 /// After so many rests in which something came nonetheless what is in the journal is merged all the same.
@@ -438,7 +440,13 @@ impl LedgerWriter {
         while let Some(task) = self.machine.next_task() {
             self.begin(task, context);
         }
+        self.answer();
+    }
+
+    /// Tells those whose writes have ended; says how many.
+    fn answer(&mut self) -> usize {
         let ended = self.machine.take_ended();
+        let count = ended.len();
         self.gauge.queued.fetch_sub(ended.len(), Ordering::Relaxed);
         self.gauge.bytes.store(self.machine.bytes(), Ordering::Relaxed);
         // Before anyone is told: who reads the tables then must know.
@@ -451,6 +459,17 @@ impl LedgerWriter {
             WriterState::Fenced => Gauge::FENCED,
         });
         tell(ended);
+        count
+    }
+
+    /// After a batch of the journal: whoever waits for it is told at once. Then, where many come, more are waited for:
+    /// a commit costs the same whatever is in it, and those who were told come back with the next calls.
+    fn gather(&mut self) {
+        let pause = self.hands.store.gather_pause();
+        if self.answer() >= GATHER_FROM && !pause.is_zero() {
+            // On the writer's own thread, which waits for the disk as long: timers of the runtime are of milliseconds.
+            std::thread::sleep(pause);
+        }
     }
 
     fn begin(&mut self, task: Task, context: &mut Context<Self>) {
@@ -465,6 +484,9 @@ impl LedgerWriter {
                         writer.gauge.batches.fetch_add(1, Ordering::Relaxed);
                     }
                     writer.machine.committed(lane, attempt);
+                    if lane == Lane::Journal {
+                        writer.gather();
+                    }
                 }
                 Outcome::Merged(result) => writer.machine.merged(result),
                 Outcome::Looked(found) => writer.machine.looked(lane, found),

@@ -13,6 +13,7 @@ use std::borrow::Cow;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use sea_orm::{
     ConnectionTrait, DatabaseConnection, DatabaseTransaction, EntityTrait as _, Statement, Value,
@@ -302,6 +303,13 @@ impl Store {
     #[must_use]
     pub fn merge_from(&self) -> (usize, usize) {
         if is_postgres(&self.write) { (512, 0) } else { (4_096, 8) }
+    }
+
+    /// How long to wait for more writes before the next commit into the journal, where many come. About as long as the
+    /// commit takes on SQLite; on PostgreSQL commits take long enough by themselves.
+    #[must_use]
+    pub fn gather_pause(&self) -> Duration {
+        if is_postgres(&self.write) { Duration::ZERO } else { Duration::from_micros(100) }
     }
 
     async fn merge_on(

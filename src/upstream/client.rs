@@ -17,6 +17,7 @@ use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper::{HeaderMap, Request, StatusCode, Uri};
+use hyper_rustls::builderstates::WantsSchemes;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
@@ -49,18 +50,20 @@ impl Connector {
     /// # Errors
     /// Where TLS cannot be set up.
     pub fn new(settings: &UpstreamsSettings) -> std::io::Result<Self> {
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let tls = HttpsConnectorBuilder::new().with_provider_and_platform_verifier(provider)?;
+        Ok(Connector::with_tls(tls, settings))
+    }
+
+    fn with_tls(tls: HttpsConnectorBuilder<WantsSchemes>, settings: &UpstreamsSettings) -> Self {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(TCP_KEEPALIVE));
-        let provider = rustls::crypto::aws_lc_rs::default_provider();
-        let connect = HttpsConnectorBuilder::new()
-            .with_provider_and_platform_verifier(provider)?
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
-        let timeout = Duration::from_secs(settings.connect_timeout_seconds.get());
-        Ok(Connector { connect, timeout })
+        Connector {
+            connect: tls.https_or_http().enable_http1().wrap_connector(tcp),
+            timeout: Duration::from_secs(settings.connect_timeout_seconds.get()),
+        }
     }
 
     async fn connect(&self, origin: &Origin) -> Result<Box<Link>, Failure> {
@@ -251,11 +254,12 @@ impl Reply {
                 }
             }
             match std::task::ready!(polled) {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => return Poll::Ready(Some(Ok(data))),
+                Some(Ok(frame)) => {
                     // Trailers are not passed on.
-                    Err(_) => continue,
-                },
+                    if let Ok(data) = frame.into_data() {
+                        return Poll::Ready(Some(Ok(data)));
+                    }
+                }
                 Some(Err(_)) => return Poll::Ready(Some(Err(BROKEN))),
                 None => return Poll::Ready(None),
             }
@@ -278,5 +282,215 @@ impl Stream for Reply {
             }
         }
         Poll::Ready(polled)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::mpsc::{Receiver, channel};
+
+    use futures_util::StreamExt as _;
+
+    use super::*;
+
+    /// What an upstream does with a connection: for each request an answer, then it closes.
+    type Script = &'static [&'static [&'static str]];
+
+    const OK: &str = "HTTP/1.1 200 X\r\ncontent-length: 2\r\n\r\nok";
+
+    fn settings() -> UpstreamsSettings {
+        UpstreamsSettings { connect_timeout_seconds: 1.try_into().unwrap(), ..Default::default() }
+    }
+
+    fn client() -> Client {
+        Client::new(Connector::new(&settings()).unwrap())
+    }
+
+    /// Reads a request without a body; its first line, or none at the end of the connection.
+    fn read_request(stream: &mut impl std::io::Read) -> Option<String> {
+        let (mut text, mut byte) = (String::new(), [0]);
+        while !text.ends_with("\r\n\r\n") {
+            if stream.read(&mut byte).unwrap_or(0) == 0 {
+                return None;
+            }
+            text.push(char::from(byte[0]));
+        }
+        text.lines().next().map(str::to_owned)
+    }
+
+    /// An upstream that serves one connection after the other, and tells of each request the connection's number and
+    /// its first line; of a connection's end, that.
+    fn upstream(script: Script) -> (Origin, Receiver<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (told, hears) = channel();
+        std::thread::spawn(move || {
+            for (number, answers) in script.iter().enumerate() {
+                let (mut stream, _) = listener.accept().unwrap();
+                for answer in *answers {
+                    let request = read_request(&mut stream);
+                    let request = request.unwrap_or_else(|| "end".to_owned());
+                    let _ = told.send(format!("{number} {request}"));
+                    let _ = stream.write_all(answer.as_bytes());
+                }
+                drop(stream);
+                let _ = told.send(format!("{number} closed"));
+            }
+        });
+        (Origin::new(&format!("http://{address}")).unwrap(), hears)
+    }
+
+    fn request(path: &str) -> Request<Full<Bytes>> {
+        let mut request = Request::new(Full::default());
+        *request.uri_mut() = path.parse().unwrap();
+        request
+    }
+
+    async fn body(mut reply: Reply) -> Result<Vec<u8>, Failure> {
+        let mut body = Vec::new();
+        while let Some(piece) = reply.next().await {
+            body.extend_from_slice(&piece?);
+        }
+        assert!(reply.next().await.is_none(), "the end is the end");
+        Ok(body)
+    }
+
+    async fn call(client: &Client, origin: &Origin, path: &str) -> Result<Vec<u8>, Failure> {
+        body(client.send(origin, request(path)).await?).await
+    }
+
+    fn kept(client: &Client) -> usize {
+        client.pool.0.lock().unwrap().links.values().map(Vec::len).sum()
+    }
+
+    #[actix_web::test]
+    async fn a_connection_is_used_again_when_its_answer_has_been_read() {
+        const PIECES: &str = "HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n\
+            1\r\no\r\n1\r\nk\r\n0\r\nx-trailer: 1\r\n\r\n";
+        const EMPTY: &str = "HTTP/1.1 204 X\r\n\r\n";
+        let (origin, hears) = upstream(&[&[OK, PIECES, EMPTY, OK], &[OK]]);
+        let client = client();
+        for (path, text) in [("/1", "ok"), ("/2", "ok"), ("/3", "")] {
+            assert_eq!(call(&client, &origin, path).await.unwrap(), text.as_bytes(), "{path}");
+            assert_eq!(hears.recv().unwrap(), format!("0 GET {path} HTTP/1.1"));
+            assert_eq!(kept(&client), 1);
+        }
+        // One that is not read to its end is closed.
+        drop(client.send(&origin, request("/4")).await.unwrap());
+        assert_eq!(kept(&client), 0);
+        call(&client, &origin, "/5").await.unwrap();
+        let rest: Vec<String> = hears.iter().take(3).collect();
+        assert_eq!(rest, ["0 GET /4 HTTP/1.1", "0 closed", "1 GET /5 HTTP/1.1"]);
+    }
+
+    #[actix_web::test]
+    async fn what_an_upstream_has_closed_is_not_used() {
+        const CLOSE: &str = "HTTP/1.1 200 X\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok";
+        let (origin, hears) = upstream(&[&[OK], &[CLOSE], &[OK]]);
+        let client = client();
+        for path in ["/1", "/2", "/3"] {
+            call(&client, &origin, path).await.unwrap();
+            hears.recv().unwrap();
+            assert!(hears.recv().unwrap().ends_with("closed"));
+            // The socket's end has to be seen by this thread's reactor.
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert!(client.pool.close_old(IDLE), "the last one is closed too");
+        assert_eq!(kept(&client), 0);
+    }
+
+    #[actix_web::test]
+    async fn what_may_have_been_sent_is_not_sent_again() {
+        let (origin, hears) = upstream(&[&[OK, ""], &[OK]]);
+        let client = client();
+        call(&client, &origin, "/1").await.unwrap();
+        assert_eq!(call(&client, &origin, "/2").await, Err(BROKEN));
+        let heard: Vec<String> = hears.iter().take(3).collect();
+        assert_eq!(heard, ["0 GET /1 HTTP/1.1", "0 GET /2 HTTP/1.1", "0 closed"]);
+        assert!(hears.recv_timeout(Duration::from_millis(50)).is_err(), "it was sent again");
+    }
+
+    #[actix_web::test]
+    async fn an_answer_that_is_cut_off_has_no_end() {
+        const LENGTH: &str = "HTTP/1.1 200 X\r\ncontent-length: 3\r\n\r\nok";
+        const CHUNKED: &str = "HTTP/1.1 200 X\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n";
+        const HEAD: &str = "HTTP/1.1 200 X\r\ncontent-le";
+        const NONSENSE: &str = "SSH-2.0\r\n\r\n";
+        let (origin, _hears) = upstream(&[&[LENGTH], &[CHUNKED], &[HEAD], &[NONSENSE], &[]]);
+        let client = client();
+        for case in 0..5 {
+            assert_eq!(call(&client, &origin, "/").await, Err(BROKEN), "{case}");
+            assert_eq!(kept(&client), 0);
+        }
+    }
+
+    #[actix_web::test]
+    async fn what_is_kept_is_closed_in_time() {
+        let (origin, hears) = upstream(&[&[OK, OK]]);
+        let client = client();
+        call(&client, &origin, "/").await.unwrap();
+        assert!(!client.pool.close_old(IDLE));
+        assert_eq!(kept(&client), 1);
+        assert!(client.pool.close_old(Duration::ZERO));
+        let heard: Vec<String> = hears.iter().take(2).collect();
+        assert_eq!(heard, ["0 GET / HTTP/1.1", "0 end"]);
+    }
+
+    #[actix_web::test]
+    async fn who_cannot_be_reached_is_told_from_who_takes_too_long() {
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = client();
+        let origin = Origin::new(&format!("http://{closed}")).unwrap();
+        assert_eq!(call(&client, &origin, "/").await, Err(UNREACHABLE));
+        // It takes the connection, and says nothing to the greeting.
+        let origin = Origin::new(&format!("https://{}", silent.local_addr().unwrap())).unwrap();
+        assert_eq!(call(&client, &origin, "/").await, Err(Failure::TimedOut));
+    }
+
+    /// Answers once with TLS, if the client takes the certificate.
+    fn serve_tls(stream: TcpStream, config: Arc<rustls::ServerConfig>) {
+        let connection = rustls::ServerConnection::new(config).unwrap();
+        let mut stream = rustls::StreamOwned::<_, TcpStream>::new(connection, stream);
+        if read_request(&mut stream).is_some() {
+            stream.write_all(OK.as_bytes()).unwrap();
+        }
+    }
+
+    #[actix_web::test]
+    async fn an_upstream_shows_a_certificate_that_is_trusted() {
+        let provider = || Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = rustls::pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+        let server = rustls::ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let trusting = rustls::ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let server = Arc::new(server);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().take(3) {
+                serve_tls(stream.unwrap(), Arc::clone(&server));
+            }
+        });
+        let tls = HttpsConnectorBuilder::new().with_tls_config(trusting);
+        let trusting = Client::new(Connector::with_tls(tls, &settings()));
+        let named = Origin::new(&format!("https://localhost:{port}")).unwrap();
+        let other = Origin::new(&format!("https://127.0.0.1:{port}")).unwrap();
+        assert_eq!(call(&trusting, &named, "/").await.unwrap(), b"ok");
+        assert_eq!(call(&trusting, &other, "/").await, Err(UNREACHABLE), "another's name");
+        assert_eq!(call(&client(), &named, "/").await, Err(UNREACHABLE), "who knows whose");
     }
 }

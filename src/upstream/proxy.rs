@@ -314,6 +314,29 @@ mod tests {
     }
 
     #[test]
+    fn an_address_says_where_and_as_whom() {
+        let secret = |text: &str| -> Secret { serde_json::from_value(text.into()).unwrap() };
+        let of = |url: &str, key: Option<&str>| {
+            let address = Address::new(url, key.map(secret).as_ref())?;
+            let text = |value: &sent::HeaderValue| value.to_str().unwrap().to_owned();
+            let authorization = address.authorization.as_ref().map(text);
+            Ok::<_, &str>((text(&address.host), address.base, authorization))
+        };
+        let owned = |host: &str, base: &str, authorization: Option<&str>| {
+            Ok((host.to_owned(), base.to_owned(), authorization.map(str::to_owned)))
+        };
+        assert_eq!(of("http://h", None), owned("h", "", None));
+        assert_eq!(of("https://H.example:443/a/b/", None), owned("h.example", "/a/b", None));
+        assert_eq!(of("http://h:8080", Some("k")), owned("h:8080", "", Some("Bearer k")));
+        assert_eq!(of("http://u:p@[::1]:1", None), owned("[::1]:1", "", Some("Basic dTpw")));
+        assert_eq!(of("http://u:p@h", Some("k")), owned("h", "", Some("Bearer k")));
+        assert_eq!(of("nonsense", None), Err("is not a URL"));
+        assert_eq!(of("ftp://h", None), Err("must begin with http: or https:"));
+        assert_eq!(of("http://h?a=1", None), Err("must not have a query or a fragment"));
+        assert_eq!(of("http://h", Some("a\nb")), Err("has a key that cannot be sent in a header"));
+    }
+
+    #[test]
     fn the_upstreams_troubles_are_not_the_callers() {
         assert_eq!(judged(200), Ok(StatusCode::OK));
         assert_eq!(judged(404), Ok(StatusCode::NOT_FOUND));
