@@ -102,7 +102,7 @@ impl Origin {
 /// The HTTP client for upstreams. One for each HTTP thread, whose runtime then watches its connections.
 #[derive(Clone)]
 pub struct Client {
-    connector: Connector,
+    connector: Arc<Connector>,
     pool: Arc<Pool>,
 }
 
@@ -110,7 +110,7 @@ impl Client {
     /// Without a connection.
     #[must_use]
     pub fn new(connector: Connector) -> Self {
-        Client { connector, pool: Arc::default() }
+        Client { connector: Arc::new(connector), pool: Arc::default() }
     }
 
     /// Sends the request, whose URI is a path, and waits for the head of the answer. What was not sent, since a kept
