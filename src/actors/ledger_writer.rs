@@ -31,8 +31,9 @@ pub use crate::domain::writer::{WriteError, WriterState};
 pub type Acknowledgement = oneshot::Receiver<Result<(), WriteError>>;
 type Ticket = Option<oneshot::Sender<Result<(), WriteError>>>;
 
-/// Where a batch of the journal had so many writes, calls come so fast that more of them are waited for before the next.
-const GATHER_FROM: usize = 8;
+/// Where a batch of the journal had so many writes, more of them are waited for before the next. Who calls alone does not
+/// wait.
+const GATHER_FROM: usize = 2;
 /// How long nothing must come before what is in the journal is merged, however little it is.
 const REST: Duration = Duration::from_millis(10);
 /// After so many rests in which something came nonetheless what is in the journal is merged all the same.

@@ -305,7 +305,7 @@ impl Store {
         if is_postgres(&self.write) { (512, 0) } else { (4_096, 8) }
     }
 
-    /// How long to wait for more writes before the next commit into the journal, where many come. About as long as the
+    /// How long to wait for more writes before the next commit into the journal, where several come. About as long as the
     /// commit takes on SQLite; on PostgreSQL commits take long enough by themselves.
     #[must_use]
     pub fn gather_pause(&self) -> Duration {
