@@ -31,8 +31,12 @@ use crate::config::UpstreamsSettings;
 const IDLE: Duration = Duration::from_secs(30);
 /// How often those that are kept are looked at.
 const LOOK_PERIOD: Duration = Duration::from_secs(5);
-/// A connection that is silent is asked whether it is still there.
+/// A connection that is silent is asked whether it is still there, as often, and so many times.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
+const TCP_KEEPALIVE_RETRIES: u32 = 3;
+/// How long what was sent may stay without the other side's word that it came.
+#[cfg(target_os = "linux")]
+const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 
 const UNREACHABLE: Failure = Failure::Broken("the upstream cannot be reached");
 const BROKEN: Failure = Failure::Broken("the connection to the upstream broke");
@@ -60,6 +64,10 @@ impl Connector {
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(TCP_KEEPALIVE));
+        tcp.set_keepalive_interval(Some(TCP_KEEPALIVE));
+        tcp.set_keepalive_retries(Some(TCP_KEEPALIVE_RETRIES));
+        #[cfg(target_os = "linux")]
+        tcp.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT));
         Connector {
             connect: tls.https_or_http().enable_http1().wrap_connector(tcp),
             timeout: Duration::from_secs(settings.connect_timeout_seconds.get()),
@@ -79,10 +87,8 @@ impl Connector {
             })?,
             Err(_) => return Err(Failure::TimedOut),
         };
-        // A request's head and body leave in one piece.
-        let (sender, connection) =
-            Builder::new().writev(false).handshake(io).await.map_err(|_| BROKEN)?;
-        Ok(Box::new(Link { sender, connection, is_over: false }))
+        let (sender, connection) = Builder::new().handshake(io).await.map_err(|_| BROKEN)?;
+        Ok(Box::new(Link { sender, connection: Some(connection), is_over: false }))
     }
 }
 
@@ -130,22 +136,22 @@ impl Client {
             };
             let mut answer = pin!(link.sender.try_send_request(request));
             let answered = poll_fn(|context| {
-                let is_over = link.connection_is_over(context);
-                match answer.as_mut().poll(context) {
-                    // Nobody is left to give one.
-                    Poll::Pending if is_over => Poll::Ready(None),
-                    polled => polled.map(Some),
+                if link.connection_is_over(context) {
+                    // What it has not sent it gives back now.
+                    link.connection = None;
                 }
-            })
-            .await;
+                answer.as_mut().poll(context)
+            });
+            // Of what is polled within nothing is put off for the sake of other tasks: it would look like silence.
+            let answered = tokio::task::unconstrained(answered).await;
             request = match answered {
-                Some(Ok(answer)) => {
+                Ok(answer) => {
                     let (head, body) = answer.into_parts();
                     let place = Some((link, Arc::clone(&origin.name), Arc::clone(&self.pool)));
                     return Ok(Reply { status: head.status, headers: head.headers, body, place });
                 }
-                Some(Err(mut error)) if !is_new => error.take_message().ok_or(BROKEN)?,
-                _ => return Err(BROKEN),
+                Err(mut error) if !is_new => error.take_message().ok_or(BROKEN)?,
+                Err(_) => return Err(BROKEN),
             };
         }
     }
@@ -154,8 +160,8 @@ impl Client {
     async fn kept(&self, origin: &Origin) -> Option<Box<Link>> {
         loop {
             let mut link = self.pool.take(&origin.name)?;
-            let is_open = poll_fn(|context| Poll::Ready(link.is_ready(context))).await;
-            if is_open {
+            let is_open = poll_fn(|context| Poll::Ready(link.is_ready(context)));
+            if tokio::task::unconstrained(is_open).await {
                 return Some(link);
             }
         }
@@ -167,7 +173,7 @@ type Io = MaybeHttpsStream<TokioIo<TcpStream>>;
 /// A connection, and the way to it.
 struct Link {
     sender: SendRequest<Full<Bytes>>,
-    connection: Connection<Io, Full<Bytes>>,
+    connection: Option<Connection<Io, Full<Bytes>>>,
     is_over: bool,
 }
 
@@ -175,7 +181,11 @@ impl Link {
     /// Drives the connection as far as it goes. Is it at its end?
     fn connection_is_over(&mut self, context: &mut Context<'_>) -> bool {
         // Why it ended, its request is told.
-        self.is_over = self.is_over || Pin::new(&mut self.connection).poll(context).is_ready();
+        self.is_over = self.is_over
+            || self
+                .connection
+                .as_mut()
+                .is_none_or(|connection| Pin::new(connection).poll(context).is_ready());
         self.is_over
     }
 
@@ -277,7 +287,9 @@ impl Stream for Reply {
         let polled = std::task::ready!(self.poll_body(context));
         if !matches!(polled, Some(Ok(_))) {
             let place = self.place.take();
-            if let (None, Some((link, origin, pool))) = (&polled, place) {
+            if let (None, Some((mut link, origin, pool))) = (&polled, place)
+                && link.is_ready(context)
+            {
                 pool.keep(origin, link);
             }
         }
@@ -394,6 +406,7 @@ mod tests {
             call(&client, &origin, path).await.unwrap();
             hears.recv().unwrap();
             assert!(hears.recv().unwrap().ends_with("closed"));
+            assert!(path != "/2" || kept(&client) == 0, "it said that it closes");
             // The socket's end has to be seen by this thread's reactor.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }

@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt as _, StreamExt as _};
 use http_body_util::Full;
 use hyper::{Request, header as sent};
+use percent_encoding::percent_decode_str;
 
 use super::client::{Client, Origin, Reply};
 use super::{Answer, AnswerBody, Call, Failure, Reported};
@@ -88,8 +89,10 @@ impl Address {
         let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
         let origin = Origin::new(&format!("{}://{host}", url.scheme())).ok_or("is not a URL")?;
         let of_url = || {
-            let pair = format!("{}:{}", url.username(), url.password().unwrap_or_default());
-            (pair != ":").then(|| format!("Basic {}", BASE64_STANDARD.encode(pair)))
+            let part = |text| percent_decode_str(text).collect::<Vec<u8>>();
+            let parts = [part(url.username()), part(url.password().unwrap_or_default())];
+            let pair = parts.join(&b':');
+            (pair != b":").then(|| format!("Basic {}", BASE64_STANDARD.encode(pair)))
         };
         let bearer = api_key.map(|key| format!("Bearer {}", key.expose()));
         let authorization = bearer.or_else(of_url).map(sent::HeaderValue::try_from).transpose();
@@ -329,6 +332,7 @@ mod tests {
         assert_eq!(of("https://H.example:443/a/b/", None), owned("h.example", "/a/b", None));
         assert_eq!(of("http://h:8080", Some("k")), owned("h:8080", "", Some("Bearer k")));
         assert_eq!(of("http://u:p@[::1]:1", None), owned("[::1]:1", "", Some("Basic dTpw")));
+        assert_eq!(of("http://u:p%40s=s@h", None), owned("h", "", Some("Basic dTpwQHM9cw==")));
         assert_eq!(of("http://u:p@h", Some("k")), owned("h", "", Some("Bearer k")));
         assert_eq!(of("nonsense", None), Err("is not a URL"));
         assert_eq!(of("ftp://h", None), Err("must begin with http: or https:"));
