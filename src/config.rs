@@ -976,10 +976,12 @@ impl Settings {
             if upstream.fallback_url.is_some() && upstream.url.is_none() {
                 bail!("upstreams.{group}.fallback_url is set, but upstreams.{group}.url is not");
             }
-            for (name, url) in [("url", &upstream.url), ("fallback_url", &upstream.fallback_url)] {
+            let addresses = [
+                ("url", &upstream.url, &upstream.api_key),
+                ("fallback_url", &upstream.fallback_url, &upstream.fallback_api_key),
+            ];
+            for (name, url, key) in addresses {
                 let Some(url) = url else { continue };
-                let key =
-                    if name == "url" { &upstream.api_key } else { &upstream.fallback_api_key };
                 if let Err(reason) = crate::upstream::check(url, key.as_ref()) {
                     bail!("upstreams.{group}.{name} {reason}");
                 }

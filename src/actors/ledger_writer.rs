@@ -448,7 +448,7 @@ impl LedgerWriter {
     fn answer(&mut self) -> usize {
         let ended = self.machine.take_ended();
         let count = ended.len();
-        self.gauge.queued.fetch_sub(ended.len(), Ordering::Relaxed);
+        self.gauge.queued.fetch_sub(count, Ordering::Relaxed);
         self.gauge.bytes.store(self.machine.bytes(), Ordering::Relaxed);
         // Before anyone is told: who reads the tables then must know.
         self.gauge.unmerged.store(self.machine.unmerged(), Ordering::Release);
@@ -463,7 +463,7 @@ impl LedgerWriter {
         count
     }
 
-    /// After a batch of the journal: whoever waits for it is told at once. Then, where many come, more are waited for:
+    /// After a batch of the journal: whoever waits for it is told at once. Then, where several come, more are waited for:
     /// a commit costs the same whatever is in it, and those who were told come back with the next calls.
     fn gather(&mut self) {
         let pause = self.hands.store.gather_pause();

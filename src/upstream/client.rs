@@ -88,7 +88,7 @@ impl Connector {
             Err(_) => return Err(Failure::TimedOut),
         };
         let (sender, connection) = Builder::new().handshake(io).await.map_err(|_| BROKEN)?;
-        Ok(Box::new(Link { sender, connection: Some(connection), is_over: false }))
+        Ok(Box::new(Link { sender, connection: Some(connection) }))
     }
 }
 
@@ -136,10 +136,8 @@ impl Client {
             };
             let mut answer = pin!(link.sender.try_send_request(request));
             let answered = poll_fn(|context| {
-                if link.connection_is_over(context) {
-                    // What it has not sent it gives back now.
-                    link.connection = None;
-                }
+                // At its end it gives back what it has not sent.
+                link.connection_is_over(context);
                 answer.as_mut().poll(context)
             });
             // Of what is polled within nothing is put off for the sake of other tasks: it would look like silence.
@@ -173,20 +171,16 @@ type Io = MaybeHttpsStream<TokioIo<TcpStream>>;
 /// A connection, and the way to it.
 struct Link {
     sender: SendRequest<Full<Bytes>>,
+    /// None at its end.
     connection: Option<Connection<Io, Full<Bytes>>>,
-    is_over: bool,
 }
 
 impl Link {
     /// Drives the connection as far as it goes. Is it at its end?
     fn connection_is_over(&mut self, context: &mut Context<'_>) -> bool {
         // Why it ended, its request is told.
-        self.is_over = self.is_over
-            || self
-                .connection
-                .as_mut()
-                .is_none_or(|connection| Pin::new(connection).poll(context).is_ready());
-        self.is_over
+        self.connection.take_if(|connection| Pin::new(connection).poll(context).is_ready());
+        self.connection.is_none()
     }
 
     /// Is it open, and waiting for a request?
@@ -411,6 +405,14 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         assert!(client.pool.close_old(IDLE), "the last one is closed too");
+        assert_eq!(kept(&client), 0);
+    }
+
+    #[actix_web::test]
+    async fn an_answer_may_end_with_its_connection() {
+        let (origin, _hears) = upstream(&[&["HTTP/1.0 200 X\r\n\r\nok"]]);
+        let client = client();
+        assert_eq!(call(&client, &origin, "/").await.unwrap(), b"ok");
         assert_eq!(kept(&client), 0);
     }
 

@@ -182,21 +182,14 @@ impl Proxy {
     }
 
     async fn whole(&self, reply: &mut Reply) -> Result<Bytes, Failure> {
-        let too_large = Failure::Broken("the answer is larger than upstreams.response_max_bytes");
-        let Some(first) = reply.next().await.transpose()? else { return Ok(Bytes::new()) };
-        if first.len() > self.response_max_bytes {
-            return Err(too_large);
-        }
-        // Most answers are of one piece.
-        let Some(second) = reply.next().await.transpose()? else { return Ok(first) };
-        let mut body = BytesMut::from(first);
-        let mut next = Some(second);
-        while let Some(piece) = next {
+        let mut body = BytesMut::new();
+        while let Some(piece) = reply.next().await.transpose()? {
             if body.len().saturating_add(piece.len()) > self.response_max_bytes {
-                return Err(too_large);
+                return Err(Failure::Broken(
+                    "the answer is larger than upstreams.response_max_bytes",
+                ));
             }
             body.extend_from_slice(&piece);
-            next = reply.next().await.transpose()?;
         }
         Ok(body.freeze())
     }
