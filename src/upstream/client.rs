@@ -38,6 +38,9 @@ const TCP_KEEPALIVE_RETRIES: u32 = 3;
 #[cfg(target_os = "linux")]
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// What the system takes in of an answer that nobody reads on: left to itself it would be megabytes.
+const RECEIVE_BYTES: usize = 1024 * 1024;
+
 const UNREACHABLE: Failure = Failure::Broken("the upstream cannot be reached");
 const BROKEN: Failure = Failure::Broken("the connection to the upstream broke");
 
@@ -63,6 +66,7 @@ impl Connector {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
+        tcp.set_recv_buffer_size(Some(RECEIVE_BYTES));
         tcp.set_keepalive(Some(TCP_KEEPALIVE));
         tcp.set_keepalive_interval(Some(TCP_KEEPALIVE));
         tcp.set_keepalive_retries(Some(TCP_KEEPALIVE_RETRIES));
