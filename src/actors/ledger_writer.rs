@@ -648,12 +648,18 @@ impl Hands {
             return;
         }
         while forgotten < merge.last {
+            let first = forgotten.saturating_add(1);
             forgotten = forgotten.saturating_add(FORGET_FROM).min(merge.last);
-            let deleting = self.store.forget_merged(forgotten, self.lease);
-            if tokio::time::timeout(self.attempt_max, deleting).await.is_err() {
-                tracing::warn!("what is merged was not deleted from the journal in time");
-                self.store.renew_connection(Lane::Journal).await;
-                return;
+            let deleting = self.store.forget_merged(first..=forgotten, self.lease);
+            match tokio::time::timeout(self.attempt_max, deleting).await {
+                Ok(true) => {}
+                // Tried again after the next merge.
+                Ok(false) => return,
+                Err(_) => {
+                    tracing::warn!("what is merged was not deleted from the journal in time");
+                    self.store.renew_connection(self.store.forgetting_lane()).await;
+                    return;
+                }
             }
             self.forgotten.store(forgotten, Ordering::Relaxed);
             if forgotten < merge.last {

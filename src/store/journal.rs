@@ -12,6 +12,7 @@
 use std::borrow::Cow;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ const FORMAT_WITHOUT_MODELS: u8 = 1;
 const PAGE: usize = 64;
 /// Of what an earlier process left, pages are merged together until they have so many rows.
 const LEFT_AT_ONCE: usize = if cfg!(test) { 100 } else { 16_384 };
-/// Deletes what is merged.
+/// Deletes what earlier processes left, when it is merged.
 const FORGET: &str = "DELETE FROM journal WHERE epoch < $1 OR (epoch = $1 AND number <= $2)";
 
 /// Where a batch lies in the journal: the epoch of who wrote it, and its number of that process.
@@ -180,10 +181,23 @@ impl Store {
         self.merge_on(&self.tables.pool(), last, &merge.batch(), lease).await
     }
 
-    /// Deletes from the journal what is merged, up to this number of the process. What cannot be deleted now is below
-    /// the mark, and deleted later.
-    pub async fn forget_merged(&self, last: i64, lease: Lease) {
-        forgotten(self.journal.execute(FORGET, [lease.epoch.into(), last.into()]).await);
+    /// Deletes from the journal what is merged: batches of the process with numbers in this range. Says whether it did.
+    /// What cannot be deleted now is below the mark, and can be deleted later.
+    ///
+    /// Never what lies before the range: PostgreSQL would go through everything that was deleted since it last tidied up.
+    pub async fn forget_merged(&self, numbers: RangeInclusive<i64>, lease: Lease) -> bool {
+        let sql = "DELETE FROM journal WHERE epoch = $1 AND number >= $2 AND number <= $3";
+        let values = [lease.epoch.into(), (*numbers.start()).into(), (*numbers.end()).into()];
+        forgotten(match self.forgetting_lane() {
+            Lane::Tables => execute(&self.tables.pool(), sql, values).await.map_err(Into::into),
+            Lane::Journal => self.journal.execute(sql, values).await,
+        })
+    }
+
+    /// On which lane's connection that is done: not on the one that batches are journaled on, where there are two.
+    #[must_use]
+    pub fn forgetting_lane(&self) -> Lane {
+        if is_postgres(&self.write) { Lane::Tables } else { Lane::Journal }
     }
 
     /// Is a batch in the journal?
@@ -293,7 +307,8 @@ impl Store {
             report_refused(self.merge_on(&self.write, last, &batch, lease).await?.iter());
             after = last;
         }
-        forgotten(execute(journal, FORGET, [after.0.into(), after.1.into()]).await);
+        let deleted = execute(journal, FORGET, [after.0.into(), after.1.into()]).await;
+        forgotten(deleted.map_err(CommitError::from));
         Ok(())
     }
 
@@ -526,11 +541,12 @@ async fn is_refused(
     }
 }
 
-fn forgotten(deleted: Result<u64, impl std::fmt::Display>) {
-    if let Err(error) = deleted {
+fn forgotten(deleted: Result<u64, CommitError>) -> bool {
+    if let Err(error) = &deleted {
         tracing::warn!(%error, "what is merged was not deleted from the journal");
     }
     failpoint!("merge-deleted");
+    deleted.is_ok()
 }
 
 /// How far the journal is merged.
