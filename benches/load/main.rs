@@ -368,7 +368,7 @@ fn measure_all(bench: &mut Bench, kind: Option<&str>) {
     }
     let kinds = [
         ("sqlite", "SQLite", Database::sqlite as fn() -> Database),
-        ("postgres", "PostgreSQL", Database::durable_postgres),
+        ("postgres", "PostgreSQL", Database::settled_postgres),
     ];
     let mut sides: Vec<Side> = kinds
         .into_iter()

@@ -34,6 +34,17 @@ impl Database {
         Self::in_cluster(DURABLE.get_or_init(|| Cluster::start("")))
     }
 
+    /// In one whose files of the write-ahead log are there already, as those of any cluster are that has been written to
+    /// for a while: a new one makes a file of 16 MB, and who commits then waits for it.
+    pub fn settled_postgres() -> Self {
+        static SETTLED: OnceLock<Cluster> = OnceLock::new();
+        Self::in_cluster(SETTLED.get_or_init(|| {
+            let cluster = Cluster::start("");
+            cluster.settle();
+            cluster
+        }))
+    }
+
     /// In this cluster, reached by this port instead of its socket where one is given.
     pub fn of(cluster: &Cluster, port: Option<u16>) -> Self {
         let database = Self::in_cluster(cluster);
@@ -319,23 +330,40 @@ impl Cluster {
         assert!(status.success(), "{script}: {}", std::fs::read_to_string(log).unwrap());
     }
 
+    /// Fills as much of the write-ahead log as is kept by default, so that the next checkpoint leaves files to be used again.
+    fn settle(&self) {
+        const FILL: &str = "DO $$ BEGIN FOR file IN 1..60 LOOP
+                PERFORM pg_logical_emit_message(false, 'settle', 'x');
+                PERFORM pg_switch_wal();
+            END LOOP; END $$";
+        self.execute("postgres", &[FILL, "CHECKPOINT"]);
+    }
+
     fn url(&self, database: &str) -> String {
         let socket = self.folder.display().to_string().replace('/', "%2F");
         format!("postgres://postgres@{socket}/{database}")
     }
 
-    /// Makes a database. On a thread of its own, since tests are already on a runtime.
+    /// Makes a database.
     fn create(&self, name: &str) {
-        let (url, sql) = (self.url("postgres"), format!("CREATE DATABASE {name}"));
-        let creating = std::thread::spawn(move || {
-            crate::support::run(async move {
-                use sea_orm::ConnectionTrait as _;
-                let connection = sea_orm::Database::connect(url).await.unwrap();
-                connection.execute_unprepared(&sql).await.unwrap();
-                connection.close().await.unwrap();
+        self.execute("postgres", &[&format!("CREATE DATABASE {name}")]);
+    }
+
+    /// On a thread of its own, since tests are already on a runtime.
+    fn execute(&self, database: &str, statements: &[&str]) {
+        let url = self.url(database);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                crate::support::run(async {
+                    use sea_orm::ConnectionTrait as _;
+                    let connection = sea_orm::Database::connect(url).await.unwrap();
+                    for statement in statements {
+                        connection.execute_unprepared(statement).await.unwrap();
+                    }
+                    connection.close().await.unwrap();
+                });
             });
         });
-        creating.join().unwrap();
     }
 }
 
