@@ -207,6 +207,14 @@ type Row = (RollupKey, Rollup);
 /// Calls from which on they are brought into the rollups. Many at once, since one row of a rollup costs as much as several
 /// calls, and takes in as many of a key as there are.
 const FOLD_FROM: i64 = 16_384;
+/// So many calls of each row of a rollup, on average, are waited for,
+const ROW_CALLS: i64 = 8;
+/// but no longer than for so many calls: whoever looks sums up those that are in no rollup.
+const FOLD_MAX: i64 = 65_536;
+
+/// Calls beyond a mark. Both ends, though none lies above the upper one: of a range PostgreSQL expects few rows and goes by
+/// the index, also where it has not looked at the table for a while; of one end alone it expects a third of the table.
+const BEYOND_MARK: &str = "number > $1 AND number <= 9223372036854775807";
 
 /// Calls that are on record and in no rollup yet: what they come to. Only a shortcut: which those are says the database,
 /// whose mark moves in the transaction that brings them in, and it is looked up there where this is not known or does
@@ -232,6 +240,13 @@ pub(super) struct Sums {
 }
 
 impl Sums {
+    /// Are they enough to be brought in?
+    fn is_due(&self) -> bool {
+        let rows = i64::try_from(self.hours.len()).unwrap_or(i64::MAX);
+        let wanted = rows.saturating_mul(ROW_CALLS).clamp(FOLD_FROM, FOLD_MAX);
+        self.calls >= wanted
+    }
+
     fn add(&mut self, usage: &[UsageRecord]) {
         add_usage(&mut self.hours, usage);
         for record in usage {
@@ -254,7 +269,7 @@ pub(super) async fn take_in(
         sums
     });
     match sums {
-        Some(sums) if sums.calls < FOLD_FROM => Ok(sums),
+        Some(sums) if !sums.is_due() => Ok(sums),
         sums => {
             fold(transaction, sums).await?;
             Ok(Sums::default())
@@ -272,14 +287,16 @@ async fn marked(connection: &impl ConnectionTrait, lock: &str) -> Result<i64, Db
 
 /// Brings the calls beyond the mark into the rollups, and moves it.
 async fn fold(transaction: &DatabaseTransaction, sums: Option<Sums>) -> Result<(), CommitError> {
-    const BEYOND: &str = "SELECT COUNT(*), CAST(COALESCE(SUM(cost), 0) AS BIGINT),
-            CAST(COALESCE(SUM(latency_micros), 0) AS BIGINT), MAX(number)
-        FROM usage_record WHERE number > $1";
     const MOVE: &str = "UPDATE usage_mark SET number = $1";
     let backend = transaction.get_database_backend();
     let lock = if is_postgres(transaction) { " FOR UPDATE" } else { "" };
     let mark = marked(transaction, lock).await?;
-    let beyond = Statement::from_sql_and_values(backend, BEYOND, [mark.into()]);
+    let beyond = format!(
+        "SELECT COUNT(*), CAST(COALESCE(SUM(cost), 0) AS BIGINT),
+            CAST(COALESCE(SUM(latency_micros), 0) AS BIGINT), MAX(number)
+        FROM usage_record WHERE {BEYOND_MARK}"
+    );
+    let beyond = Statement::from_sql_and_values(backend, beyond, [mark.into()]);
     let Some(beyond) = transaction.query_one_raw(beyond).await? else { return Ok(()) };
     let Some(last) = beyond.try_get_by_index::<Option<i64>>(3)? else { return Ok(()) };
     let found: [i64; 3] =
@@ -481,7 +498,7 @@ impl Store {
                 let _ = write!(sums, ", CAST(SUM({sum}) AS BIGINT)");
             }
             let mut values: Vec<Value> =
-                vec![account.0.into(), from.into(), until.into(), mark.into()];
+                vec![mark.into(), account.0.into(), from.into(), until.into()];
             let mut conditions = filter.conditions(&mut values);
             if let Some(only) = only {
                 let mut names = String::new();
@@ -498,16 +515,16 @@ impl Store {
             };
             // What is in no rollup yet is summed up as it is: who looks writes nothing. By its numbers, not by the index
             // of accounts, which a plus hides: that one leads over all that an account ever did.
-            let unfolded = summed_text(grain, "number > $4 AND +account_id = $1");
+            let unfolded = summed_text(grain, &format!("{BEYOND_MARK} AND +account_id = $2"));
             let (table, buckets) = (grain.table(), bucket_names());
             let sql = format!(
                 "SELECT {period} AS p, {name} AS g,
                     CAST(SUM(CASE WHEN status < 200 OR status > 299 THEN calls ELSE 0 END) AS BIGINT){sums}
                 FROM (
                     SELECT {NAMES}{buckets} FROM {table}
-                    WHERE account_id = $1 AND period >= $2 AND period < $3{conditions}
+                    WHERE account_id = $2 AND period >= $3 AND period < $4{conditions}
                     UNION ALL SELECT {NAMES}{buckets} FROM ({unfolded}) AS unfolded
-                    WHERE period >= $2 AND period < $3{conditions}
+                    WHERE period >= $3 AND period < $4{conditions}
                 ) AS rollups GROUP BY 1, 2 ORDER BY {order}"
             );
             let statement = Statement::from_sql_and_values(backend, sql, values);
