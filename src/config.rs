@@ -739,11 +739,9 @@ pub struct LedgerSettings {
     /// Do batches of paid calls go to the journal first, which is faster, and from there into the tables? What an
     /// earlier process left in the journal is merged either way.
     pub journal: bool,
-    /// Writes in the journal from which on they are merged; fewer are merged when nothing comes for 10 ms. Unset, it is
-    /// 4,096 on SQLite, where pages written seldom are pages saved, and 512 on PostgreSQL, where short merges leave calls
-    /// their share of its processors. On SQLite it is put off, up to four times as many writes or 16,384, until each
-    /// account has eight of them on average.
-    pub merge_from: Option<NonZeroUsize>,
+    /// Writes in the journal from which on they are merged; fewer are merged when nothing comes for 10 ms. On SQLite it is
+    /// put off, up to four times as many writes or 16,384, until each account has eight of them on average.
+    pub merge_from: NonZeroUsize,
     /// How long one attempt to commit may take, in milliseconds. Then its outcome counts as unknown, and it is
     /// looked for on another connection. A write to SQLite's journal ends when its disk answers.
     pub attempt_max_ms: NonZeroU64,
@@ -762,7 +760,7 @@ impl Default for LedgerSettings {
             batch_max: NonZeroUsize::MIN.saturating_add(1_023),
             batch_bytes_max: NonZeroUsize::MIN.saturating_add(16 * 1024 * 1024 - 1),
             journal: true,
-            merge_from: None,
+            merge_from: NonZeroUsize::MIN.saturating_add(4_095),
             attempt_max_ms: NonZeroU64::MIN.saturating_add(4_999),
             commit_timeout_seconds: NonZeroU64::MIN.saturating_add(29),
             verify_hours: None,

@@ -371,10 +371,8 @@ impl LedgerWriter {
         let hands =
             Arc::new(Hands { store, lease, attempt_max, forgotten: AtomicI64::new(0), histograms });
         let machine = Writer::new(settings.batch_max.get(), settings.batch_bytes_max.get());
-        let (merge_from, account_writes) = hands.store.merge_from();
-        let merge_from = settings.merge_from.map_or(merge_from, std::num::NonZero::get);
         let machine = if settings.journal {
-            machine.with_journal(merge_from, account_writes)
+            machine.with_journal(settings.merge_from.get(), hands.store.account_writes())
         } else {
             machine
         };

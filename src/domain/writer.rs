@@ -111,6 +111,8 @@ pub struct Merge {
     pub last: i64,
     /// All of them, in their order.
     pub batches: Vec<Arc<Batch>>,
+    /// Does something wait for it, or as much again to be merged? If not, calls go before.
+    pub is_urgent: bool,
 }
 
 impl Merge {
@@ -722,7 +724,9 @@ impl<T> Writer<T> {
             .collect();
         let (first, last) = (taken.first()?.number, taken.last()?.number);
         let batches = taken.into_iter().map(|journaled| Arc::clone(&journaled.batch)).collect();
-        Some(Merge { first, last, batches })
+        let is_behind = self.unmerged > count.saturating_mul(2);
+        let is_urgent = is_behind || !self.others.is_empty();
+        Some(Merge { first, last, batches, is_urgent })
     }
 
     fn finish(&mut self, lane: Lane, result: Result<(), WriteError>) {

@@ -7,6 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseConnection, DatabaseTransaction,
@@ -24,7 +25,7 @@ use crate::domain::{
 
 /// How long a look waits for the sessions of earlier attempts to end.
 const SESSION_POLLS: u32 = 50;
-const SESSION_POLL: std::time::Duration = std::time::Duration::from_millis(2);
+const SESSION_POLL: Duration = Duration::from_millis(2);
 
 /// Why a batch was not, or may not have been, written.
 #[derive(Debug, thiserror::Error)]
@@ -94,7 +95,7 @@ impl Store {
         }
         failpoint!("writer-changes-written");
         if !(batch.entries.is_empty() && batch.spends.is_empty() && batch.usage.is_empty()) {
-            write_rows(&transaction, batch).await?;
+            write_rows(&transaction, batch, Duration::ZERO).await?;
         }
         failpoint!("writer-rows-written");
         if !batch.holds.is_empty() {
@@ -110,7 +111,7 @@ impl Store {
         }
         let told = outbox::write_batch(&self.outbox, &transaction, batch).await?;
         failpoint!("writer-events-written");
-        let after = rollups::take_in(&transaction, before, &batch.usage).await?;
+        let after = rollups::take_in(&transaction, before, &batch.usage, Duration::ZERO).await?;
         commit(transaction).await?;
         *unfolded = Some(after);
         self.outbox.ring(told);
@@ -416,14 +417,22 @@ static USAGE: Table = Table::new(
     "WHERE column1 IS NOT NULL",
 );
 
+/// Rows of each table in one statement of PostgreSQL at most, since it has a processor for itself until it is done.
+pub(super) const PIECE: usize = 256;
+/// How long a merge that nothing waits for leaves the processors to others between two statements. Calls would wait for
+/// a processor longer than for the disk, where the database has no others.
+pub(super) const PIECE_PAUSE: Duration = Duration::from_millis(1);
+
 /// What a batch moves an account by: its number, the entry before the batch's first one, the last one, the
 /// balance, the time and the link of that.
 type Move = (i64, i64, i64, i64, i64, Link);
 
-/// Writes the rows of paid calls, and moves each account on from exactly the entry it stood at.
+/// Writes the rows of paid calls, and moves each account on from exactly the entry it stood at. On PostgreSQL in pieces,
+/// with a pause between two.
 pub(super) async fn write_rows(
     transaction: &DatabaseTransaction,
     batch: &Batch,
+    pause: Duration,
 ) -> Result<(), CommitError> {
     let moves: Vec<Move> = batch
         .accounts()
@@ -439,16 +448,24 @@ pub(super) async fn write_rows(
         batch.spends.values().map(|spend| (*spend, added(spend.key))).collect();
     let backend: DbBackend = transaction.get_database_backend();
     if is_postgres(transaction) {
-        let mut values = Vec::from(entry_columns(&batch.entries));
-        values.extend(move_columns(&moves));
-        values.extend(spend_columns(&spends));
-        let names = Names::of(&batch.usage);
-        values.extend(usage_columns(&batch.usage, &names));
-        values.extend(names.columns());
-        values.push(column(&spends, |(_, added)| added.nanos()));
-        let statement = Statement::from_sql_and_values(backend, ROWS_POSTGRES, values);
-        let written = transaction.execute_raw(statement).await?.rows_affected();
-        all_written(written, moves.len())?;
+        let rows = batch.entries.len().max(batch.usage.len()).max(moves.len()).max(spends.len());
+        let pieces = rows.div_ceil(PIECE);
+        for place in 0..pieces {
+            breathe(place, pause).await;
+            let moves = piece(&moves, place, pieces);
+            let spends = piece(&spends, place, pieces);
+            let usage = piece(&batch.usage, place, pieces);
+            let mut values = Vec::from(entry_columns(piece(&batch.entries, place, pieces)));
+            values.extend(move_columns(moves));
+            values.extend(spend_columns(spends));
+            let names = Names::of(usage);
+            values.extend(usage_columns(usage, &names));
+            values.extend(names.columns());
+            values.push(column(spends, |(_, added)| added.nanos()));
+            let statement = Statement::from_sql_and_values(backend, ROWS_POSTGRES, values);
+            let written = transaction.execute_raw(statement).await?.rows_affected();
+            all_written(written, moves.len())?;
+        }
         return Ok(());
     }
     ENTRIES.write(transaction, &batch.entries, entry_row).await?;
@@ -456,6 +473,18 @@ pub(super) async fn write_rows(
     SPENDS.write(transaction, &spends, spend_row).await?;
     USAGE.write(transaction, &batch.usage, usage_row).await?;
     Ok(())
+}
+
+/// The piece at this place, of so many into which the rows are divided.
+fn piece<R>(rows: &[R], place: usize, pieces: usize) -> &[R] {
+    rows.chunks(rows.len().div_ceil(pieces).max(1)).nth(place).unwrap_or_default()
+}
+
+/// Before the piece at this place: leaves the processors to others for a while.
+pub(super) async fn breathe(place: usize, pause: Duration) {
+    if place > 0 && !pause.is_zero() {
+        tokio::time::sleep(pause).await;
+    }
 }
 
 fn all_written(written: u64, expected: usize) -> Result<(), CommitError> {

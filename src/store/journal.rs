@@ -22,7 +22,7 @@ use sea_orm::{
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::batch::{CommitError, commit, write_rows};
+use super::batch::{CommitError, PIECE_PAUSE, commit, write_rows};
 use super::lease::{begin_write, is_held};
 use super::{Store, StoreError, holds, is_postgres, outbox, rollups};
 use crate::domain::hold::HoldEndKind;
@@ -178,7 +178,8 @@ impl Store {
     /// [`CommitError`]
     pub async fn merge(&self, merge: &Merge, lease: Lease) -> Result<Vec<AccountId>, CommitError> {
         let last = (lease.epoch, merge.last);
-        self.merge_on(&self.tables.pool(), last, &merge.batch(), lease).await
+        let pause = if merge.is_urgent { Duration::ZERO } else { PIECE_PAUSE };
+        self.merge_on(&self.tables.pool(), last, &merge.batch(), pause, lease).await
     }
 
     /// Deletes from the journal what is merged: batches of the process with numbers in this range. Says whether it did.
@@ -188,10 +189,11 @@ impl Store {
     pub async fn forget_merged(&self, numbers: RangeInclusive<i64>, lease: Lease) -> bool {
         let sql = "DELETE FROM journal WHERE epoch = $1 AND number >= $2 AND number <= $3";
         let values = [lease.epoch.into(), (*numbers.start()).into(), (*numbers.end()).into()];
-        forgotten(match self.forgetting_lane() {
+        let deleted = match self.forgetting_lane() {
             Lane::Tables => execute(&self.tables.pool(), sql, values).await.map_err(Into::into),
             Lane::Journal => self.journal.execute(sql, values).await,
-        })
+        };
+        forgotten(&deleted)
     }
 
     /// On which lane's connection that is done: not on the one that batches are journaled on, where there are two.
@@ -304,20 +306,20 @@ impl Store {
                 rows.iter().take_while(|row| row.at.0 == first.at.0).collect();
             let last = of_epoch.last().map_or(first.at, |row| row.at);
             let batch = Batch::merged(of_epoch.iter().map(|row| &row.batch));
-            report_refused(self.merge_on(&self.write, last, &batch, lease).await?.iter());
+            let pause = Duration::ZERO;
+            report_refused(self.merge_on(&self.write, last, &batch, pause, lease).await?.iter());
             after = last;
         }
         let deleted = execute(journal, FORGET, [after.0.into(), after.1.into()]).await;
-        forgotten(deleted.map_err(CommitError::from));
+        forgotten(&deleted.map_err(CommitError::from));
         Ok(())
     }
 
-    /// From how many writes in the journal on to merge them, where no setting says so, and how many of each account to
-    /// wait for. Each merge writes whole pages of SQLite for each account in it; on PostgreSQL a long one keeps its
-    /// processors from calls.
+    /// How many writes of each account, on average, a merge is put off for. Each account in it costs SQLite pages of its own;
+    /// PostgreSQL takes several times as long for a row, and whatever waits for the merge would wait for too long.
     #[must_use]
-    pub fn merge_from(&self) -> (usize, usize) {
-        if is_postgres(&self.write) { (512, 0) } else { (4_096, 8) }
+    pub fn account_writes(&self) -> usize {
+        if is_postgres(&self.write) { 0 } else { 8 }
     }
 
     /// How long to wait for more writes before the next commit into the journal, where several come. About as long as the
@@ -332,9 +334,10 @@ impl Store {
         connection: &DatabaseConnection,
         last: At,
         batch: &Batch,
+        pause: Duration,
         lease: Lease,
     ) -> Result<Vec<AccountId>, CommitError> {
-        match self.merge_all(connection, last, batch, &[], lease).await {
+        match self.merge_all(connection, last, batch, &[], pause, lease).await {
             Ok(()) => Ok(Vec::new()),
             Err(CommitError::Refused(reason)) => {
                 tracing::warn!(reason, "the tables refuse a merge; trying each account by itself");
@@ -360,7 +363,7 @@ impl Store {
                         _ => parts.extend(<[_; 2]>::from(part.split_at(part.len() / 2))),
                     }
                 }
-                self.merge_all(connection, last, batch, &refused, lease).await?;
+                self.merge_all(connection, last, batch, &refused, pause, lease).await?;
                 Ok(refused)
             }
             Err(error) => Err(error),
@@ -374,6 +377,7 @@ impl Store {
         last: At,
         batch: &Batch,
         refused: &[AccountId],
+        pause: Duration,
         lease: Lease,
     ) -> Result<(), CommitError> {
         failpoint!("merge-before-begin");
@@ -388,7 +392,7 @@ impl Store {
             taken.retain(|account| !refused.contains(account));
             Cow::Owned(batch.part_of(&taken))
         };
-        write(&transaction, epoch, &taken).await?;
+        write(&transaction, epoch, &taken, pause).await?;
         let is_told = outbox::write_batch(&self.outbox, &transaction, &taken).await?;
         for account in refused {
             let sql = "INSERT INTO journal_refused (epoch, number, account_id, writes)
@@ -405,7 +409,7 @@ impl Store {
             return Err(CommitError::Fenced);
         }
         failpoint!("merge-marked");
-        let after = rollups::take_in(&transaction, before, &taken.usage).await?;
+        let after = rollups::take_in(&transaction, before, &taken.usage, pause).await?;
         commit(transaction).await?;
         *unfolded = Some(after);
         failpoint!("merge-committed");
@@ -430,7 +434,7 @@ impl Store {
                 // What it comes to is looked up afterwards.
                 self.unfolded.hold().await.take();
                 let transaction = begin(&self.write, &batch, lease).await?;
-                write(&transaction, epoch, &batch).await?;
+                write(&transaction, epoch, &batch, Duration::ZERO).await?;
                 outbox::write_batch(&self.outbox, &transaction, &batch).await?;
                 let sql = "DELETE FROM journal_refused
                     WHERE epoch = $1 AND number = $2 AND account_id = $3";
@@ -501,9 +505,10 @@ async fn write(
     transaction: &DatabaseTransaction,
     epoch: i64,
     batch: &Batch,
+    pause: Duration,
 ) -> Result<(), CommitError> {
     if !(batch.entries.is_empty() && batch.spends.is_empty() && batch.usage.is_empty()) {
-        write_rows(transaction, batch).await?;
+        write_rows(transaction, batch, pause).await?;
     }
     if !batch.holds.is_empty() {
         holds::write(transaction, batch, epoch).await?;
@@ -532,7 +537,7 @@ async fn is_refused(
     lease: Lease,
 ) -> Result<bool, CommitError> {
     let transaction = begin(connection, batch, lease).await?;
-    let written = write(&transaction, epoch, batch).await;
+    let written = write(&transaction, epoch, batch, Duration::ZERO).await;
     transaction.rollback().await?;
     match written {
         Ok(()) => Ok(false),
@@ -541,8 +546,8 @@ async fn is_refused(
     }
 }
 
-fn forgotten(deleted: Result<u64, CommitError>) -> bool {
-    if let Err(error) = &deleted {
+fn forgotten(deleted: &Result<u64, CommitError>) -> bool {
+    if let Err(error) = deleted {
         tracing::warn!(%error, "what is merged was not deleted from the journal");
     }
     failpoint!("merge-deleted");

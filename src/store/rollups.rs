@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use sea_orm::{
     ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, Statement, Value,
@@ -10,7 +11,7 @@ use sea_orm::{
 use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
 
-use super::batch::{CommitError, Table, column};
+use super::batch::{CommitError, PIECE, Table, breathe, column};
 use super::lease::begin_write;
 use super::{Store, StoreError, is_postgres};
 use crate::domain::rollup::{BUCKET_ENDS, BUCKETS, Rollup, RollupKey, add_usage, days_of};
@@ -263,6 +264,7 @@ pub(super) async fn take_in(
     transaction: &DatabaseTransaction,
     before: Option<Sums>,
     usage: &[UsageRecord],
+    pause: Duration,
 ) -> Result<Sums, CommitError> {
     let sums = before.map(|mut sums| {
         sums.add(usage);
@@ -271,7 +273,7 @@ pub(super) async fn take_in(
     match sums {
         Some(sums) if !sums.is_due() => Ok(sums),
         sums => {
-            fold(transaction, sums).await?;
+            fold(transaction, sums, pause).await?;
             Ok(Sums::default())
         }
     }
@@ -286,7 +288,11 @@ async fn marked(connection: &impl ConnectionTrait, lock: &str) -> Result<i64, Db
 }
 
 /// Brings the calls beyond the mark into the rollups, and moves it.
-async fn fold(transaction: &DatabaseTransaction, sums: Option<Sums>) -> Result<(), CommitError> {
+async fn fold(
+    transaction: &DatabaseTransaction,
+    sums: Option<Sums>,
+    pause: Duration,
+) -> Result<(), CommitError> {
     const MOVE: &str = "UPDATE usage_mark SET number = $1";
     let backend = transaction.get_database_backend();
     let lock = if is_postgres(transaction) { " FOR UPDATE" } else { "" };
@@ -303,8 +309,8 @@ async fn fold(transaction: &DatabaseTransaction, sums: Option<Sums>) -> Result<(
         [beyond.try_get_by_index(0)?, beyond.try_get_by_index(1)?, beyond.try_get_by_index(2)?];
     match sums.filter(|sums| [sums.calls, sums.cost, sums.latency_micros] == found) {
         Some(sums) => {
-            write(transaction, Grain::Day, days_of(&sums.hours)).await?;
-            write(transaction, Grain::Hour, sums.hours).await?;
+            write(transaction, Grain::Day, days_of(&sums.hours), pause).await?;
+            write(transaction, Grain::Hour, sums.hours, pause).await?;
         }
         None => {
             for sql in [&*FOLD_HOURS, &*FOLD_DAYS] {
@@ -367,18 +373,19 @@ async fn write(
     transaction: &DatabaseTransaction,
     grain: Grain,
     rollups: BTreeMap<RollupKey, Rollup>,
+    pause: Duration,
 ) -> Result<(), CommitError> {
     let rows: Vec<Row> = rollups.into_iter().collect();
-    if rows.is_empty() {
-        return Ok(());
-    }
     if is_postgres(transaction) {
         let text = match grain {
             Grain::Hour => &*POSTGRES_HOURS,
             Grain::Day => &*POSTGRES_DAYS,
         };
-        let statement = Statement::from_sql_and_values(DbBackend::Postgres, text, columns(&rows));
-        transaction.execute_raw(statement).await?;
+        for (place, rows) in rows.chunks(PIECE).enumerate() {
+            breathe(place, pause).await;
+            let statement = Statement::from_sql_and_values(DbBackend::Postgres, text, columns(rows));
+            transaction.execute_raw(statement).await?;
+        }
         return Ok(());
     }
     let table = match grain {
@@ -457,7 +464,7 @@ impl Store {
             }
             let sums = unfolded.take();
             let transaction = begin_write(&store.write).await?;
-            fold(&transaction, sums).await?;
+            fold(&transaction, sums, Duration::ZERO).await?;
             transaction.commit().await?;
             *unfolded = Some(Sums::default());
             Ok(())
