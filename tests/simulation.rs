@@ -212,7 +212,8 @@ impl Tables {
     /// Whoever takes the accounts over merges what its predecessors left.
     fn merge_left(&mut self) {
         for ((epoch, number), batch) in self.unmerged() {
-            let merge = Merge { first: number, last: number, batches: vec![batch], is_urgent: true };
+            let merge =
+                Merge { first: number, last: number, batches: vec![batch], is_urgent: true };
             assert!(self.merge(epoch, &merge), "what is journaled cannot be merged");
         }
         self.forget_merged();

@@ -1103,6 +1103,37 @@ mod tests {
     }
 
     #[test]
+    fn a_merge_is_urgent_where_something_waits_for_it_or_as_much_again() {
+        let mut writer = Writer::new(1, 1_000_000).with_journal(16, 0);
+        let marks: [Arc<AccountMarks>; 2] = Default::default();
+        let is_urgent = |task| match task {
+            Some(Task::Merge(merge)) => merge.is_urgent,
+            other => panic!("no merge: {other:?}"),
+        };
+        (0..16).for_each(|_| journal(&mut writer, 1, &marks[0]));
+        assert!(!is_urgent(writer.next_task()));
+        (0..16).for_each(|_| journal(&mut writer, 1, &marks[0]));
+        gather(&mut writer, change(2), &marks[1], 0);
+        writer.merged(Ok(Vec::new()));
+        assert!(is_urgent(writer.next_task()));
+        writer.merged(Ok(Vec::new()));
+        assert!(matches!(writer.next_task(), Some(Task::Commit(_, Place::Tables))));
+        // While the tables are busy, more than twice as much comes as is merged at once.
+        (0..700).for_each(|_| {
+            gather(&mut writer, usage(1), &marks[0], 0);
+            assert!(matches!(writer.next_task(), Some(Task::Commit(_, Place::Journal(_)))));
+            writer.committed(Lane::Journal, Attempt::Durable);
+        });
+        writer.committed(Lane::Tables, Attempt::Durable);
+        let mut urgent = Vec::new();
+        while let Some(task) = writer.next_task() {
+            urgent.push(is_urgent(Some(task)));
+            writer.merged(Ok(Vec::new()));
+        }
+        assert!(urgent.len() > 2 && urgent[0] && !urgent.last().unwrap(), "{urgent:?}");
+    }
+
+    #[test]
     fn a_merge_waits_until_it_has_several_writes_of_each_account() {
         let accounts: Vec<(i64, Arc<AccountMarks>)> =
             (1..=100).map(|account| (account, Arc::default())).collect();

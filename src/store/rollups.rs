@@ -383,7 +383,8 @@ async fn write(
         };
         for (place, rows) in rows.chunks(PIECE).enumerate() {
             breathe(place, pause).await;
-            let statement = Statement::from_sql_and_values(DbBackend::Postgres, text, columns(rows));
+            let statement =
+                Statement::from_sql_and_values(DbBackend::Postgres, text, columns(rows));
             transaction.execute_raw(statement).await?;
         }
         return Ok(());

@@ -18,6 +18,7 @@ on_both!(
     who_leaves_is_settled_all_the_same,
     so_many_calls_of_an_account_run_at_once,
     a_key_can_be_deleted_while_it_is_busy,
+    a_merge_of_many_calls_writes_all_of_them_and_leaves_no_journal,
 );
 
 async fn a_call_costs_its_base_price_and_its_tokens(database: Database) {
@@ -294,4 +295,53 @@ async fn a_key_can_be_deleted_while_it_is_busy(database: Database) {
     server.post("/api/hub/agents/chat", &hello()).key(&key).expect(401).await;
     assert_eq!(user.folded().await, 1_000_000_000 - 3 * 2_020_000);
     crate::support::process::verify(&database);
+}
+
+async fn a_merge_of_many_calls_writes_all_of_them_and_leaves_no_journal(database: Database) {
+    use sea_orm::{ConnectionTrait as _, TransactionTrait as _};
+    const CALLERS: usize = 32;
+    const CALLS: usize = 20;
+    let server = Server::start(&database).await;
+    let user = server.user("someone").await;
+    user.pay("10.00").await;
+    let key = user.key().await;
+    // Meanwhile nothing can be merged, so that all of them are merged at once. On SQLite nothing else could be written.
+    let connection = database.connect().await;
+    let block = connection.begin().await.unwrap();
+    if database.is_postgres() {
+        block.execute_unprepared("LOCK TABLE journal_mark IN EXCLUSIVE MODE").await.unwrap();
+    }
+    let caller = async || {
+        for _ in 0..CALLS {
+            server.post("/v1/chat/completions", &hello()).key(&key).expect(200).await;
+        }
+    };
+    futures_util::future::join_all((0..CALLERS).map(|_| caller())).await;
+    block.rollback().await.unwrap();
+    let calls = CALLERS * CALLS;
+    let ledger = user.ledger().await;
+    assert_eq!(ledger.len(), 1 + calls);
+    let balance = nanos(&ledger.last().unwrap()["balance_after"]);
+    assert_eq!(user.folded().await, balance);
+    let sums = "SELECT CAST(balance AS TEXT) || ' ' || CAST(seq AS TEXT) || ' ' ||
+            (SELECT CAST(SUM(total_spent) AS TEXT) FROM key_spend) || ' ' ||
+            (SELECT CAST(SUM(cost) AS TEXT) || ' ' || CAST(COUNT(*) AS TEXT) FROM usage_record)
+        FROM account ORDER BY seq DESC LIMIT 1";
+    let spent = 10_000_000_000 - balance;
+    let expected = format!("{balance} {} {spent} {spent} {calls}", 1 + calls);
+    assert_eq!(database.query(sums).await, expected);
+    // What is merged by itself takes everything before it along.
+    server.post("/v1/chat/completions", &hello()).key(&key).expect(200).await;
+    let journal = sea_orm::Database::connect(database.journal_url()).await.unwrap();
+    let count = "SELECT COUNT(*) FROM journal";
+    let count = sea_orm::Statement::from_string(journal.get_database_backend(), count);
+    for attempt in 0.. {
+        let row = journal.query_one_raw(count.clone()).await.unwrap().unwrap();
+        let left: i64 = row.try_get_by_index(0).unwrap();
+        if left == 0 {
+            break;
+        }
+        assert!(attempt < 500, "{left} batches were never deleted");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
