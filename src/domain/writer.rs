@@ -111,7 +111,7 @@ pub struct Merge {
     pub last: i64,
     /// All of them, in their order.
     pub batches: Vec<Arc<Batch>>,
-    /// Does something wait for it, or as much again to be merged? If not, calls go before.
+    /// When it begins: does something wait for it, or more than as much again for the next one? If not, calls go before.
     pub is_urgent: bool,
 }
 
@@ -1103,7 +1103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_merge_is_urgent_where_something_waits_for_it_or_as_much_again() {
+    fn a_merge_is_urgent_where_something_waits_for_it_or_more_than_as_much_again() {
         let mut writer = Writer::new(1, 1_000_000).with_journal(16, 0);
         let marks: [Arc<AccountMarks>; 2] = Default::default();
         let is_urgent = |task| match task {

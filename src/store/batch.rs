@@ -111,7 +111,7 @@ impl Store {
         }
         let told = outbox::write_batch(&self.outbox, &transaction, batch).await?;
         failpoint!("writer-events-written");
-        let after = rollups::take_in(&transaction, before, &batch.usage, Duration::ZERO).await?;
+        let after = rollups::take_in(&transaction, before, &batch.usage).await?;
         commit(transaction).await?;
         *unfolded = Some(after);
         self.outbox.ring(told);
@@ -291,7 +291,7 @@ async fn write_change(
     Ok(())
 }
 
-/// Everything that each paid call leaves, in one statement: a round trip costs more than a row.
+/// Everything that a piece of a batch leaves, in one statement: a round trip costs more than a row.
 const ROWS_POSTGRES: &str = "WITH entries AS (
         INSERT INTO ledger_entry
             (account_id, seq, epoch, kind, amount, balance_after, reference, key_id, day, month, at,
@@ -417,7 +417,7 @@ static USAGE: Table = Table::new(
     "WHERE column1 IS NOT NULL",
 );
 
-/// Rows of each table in one statement of PostgreSQL at most, since it has a processor for itself until it is done.
+/// Rows of each table that PostgreSQL is given in one statement: it has a processor for itself until it is done.
 pub(super) const PIECE: usize = 256;
 /// How long a merge that nothing waits for leaves the processors to others between two statements. Calls would wait for
 /// a processor longer than for the disk, where the database has no others.
@@ -481,7 +481,7 @@ fn piece<R>(rows: &[R], place: usize, pieces: usize) -> &[R] {
 }
 
 /// Before the piece at this place: leaves the processors to others for a while.
-pub(super) async fn breathe(place: usize, pause: Duration) {
+async fn breathe(place: usize, pause: Duration) {
     if place > 0 && !pause.is_zero() {
         tokio::time::sleep(pause).await;
     }
@@ -691,6 +691,19 @@ pub(super) fn json<R: serde::Serialize>(rows: impl Iterator<Item = R>) -> Result
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_pieces_are_the_whole_and_none_is_too_large() {
+        for length in (0..40).chain([255, 256, 257, 511, 512, 513, 4_096, 4_097]) {
+            let rows: Vec<usize> = (0..length).collect();
+            for pieces in length.div_ceil(PIECE).max(1)..20 {
+                let parts: Vec<&[usize]> =
+                    (0..pieces).map(|place| piece(&rows, place, pieces)).collect();
+                assert_eq!(parts.concat(), rows, "{length} in {pieces}");
+                assert!(parts.iter().all(|part| part.len() <= PIECE), "{length} in {pieces}");
+            }
+        }
+    }
 
     #[test]
     fn only_what_may_pass_is_tried_again() {

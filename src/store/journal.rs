@@ -409,7 +409,7 @@ impl Store {
             return Err(CommitError::Fenced);
         }
         failpoint!("merge-marked");
-        let after = rollups::take_in(&transaction, before, &taken.usage, pause).await?;
+        let after = rollups::take_in(&transaction, before, &taken.usage).await?;
         commit(transaction).await?;
         *unfolded = Some(after);
         failpoint!("merge-committed");

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use sea_orm::{
     ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, Statement, Value,
@@ -11,7 +10,7 @@ use sea_orm::{
 use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
 
-use super::batch::{CommitError, PIECE, Table, breathe, column};
+use super::batch::{CommitError, PIECE, Table, column};
 use super::lease::begin_write;
 use super::{Store, StoreError, is_postgres};
 use crate::domain::rollup::{BUCKET_ENDS, BUCKETS, Rollup, RollupKey, add_usage, days_of};
@@ -210,8 +209,10 @@ type Row = (RollupKey, Rollup);
 const FOLD_FROM: i64 = 16_384;
 /// So many calls of each row of a rollup, on average, are waited for,
 const ROW_CALLS: i64 = 8;
-/// but no longer than for so many calls: whoever looks sums up those that are in no rollup.
+/// but no longer than for so many calls, since whoever looks sums up those that are in no rollup,
 const FOLD_MAX: i64 = 65_536;
+/// nor for so many rows: whatever is written into the tables waits while they are.
+const FOLD_ROWS_MAX: i64 = 16_384;
 
 /// Calls beyond a mark. Both ends, though none lies above the upper one: of a range PostgreSQL expects few rows and goes by
 /// the index, also where it has not looked at the table for a while; of one end alone it expects a third of the table.
@@ -245,7 +246,7 @@ impl Sums {
     fn is_due(&self) -> bool {
         let rows = i64::try_from(self.hours.len()).unwrap_or(i64::MAX);
         let wanted = rows.saturating_mul(ROW_CALLS).clamp(FOLD_FROM, FOLD_MAX);
-        self.calls >= wanted
+        self.calls >= wanted || rows >= FOLD_ROWS_MAX
     }
 
     fn add(&mut self, usage: &[UsageRecord]) {
@@ -264,7 +265,6 @@ pub(super) async fn take_in(
     transaction: &DatabaseTransaction,
     before: Option<Sums>,
     usage: &[UsageRecord],
-    pause: Duration,
 ) -> Result<Sums, CommitError> {
     let sums = before.map(|mut sums| {
         sums.add(usage);
@@ -273,7 +273,7 @@ pub(super) async fn take_in(
     match sums {
         Some(sums) if !sums.is_due() => Ok(sums),
         sums => {
-            fold(transaction, sums, pause).await?;
+            fold(transaction, sums).await?;
             Ok(Sums::default())
         }
     }
@@ -288,11 +288,7 @@ async fn marked(connection: &impl ConnectionTrait, lock: &str) -> Result<i64, Db
 }
 
 /// Brings the calls beyond the mark into the rollups, and moves it.
-async fn fold(
-    transaction: &DatabaseTransaction,
-    sums: Option<Sums>,
-    pause: Duration,
-) -> Result<(), CommitError> {
+async fn fold(transaction: &DatabaseTransaction, sums: Option<Sums>) -> Result<(), CommitError> {
     const MOVE: &str = "UPDATE usage_mark SET number = $1";
     let backend = transaction.get_database_backend();
     let lock = if is_postgres(transaction) { " FOR UPDATE" } else { "" };
@@ -309,8 +305,8 @@ async fn fold(
         [beyond.try_get_by_index(0)?, beyond.try_get_by_index(1)?, beyond.try_get_by_index(2)?];
     match sums.filter(|sums| [sums.calls, sums.cost, sums.latency_micros] == found) {
         Some(sums) => {
-            write(transaction, Grain::Day, days_of(&sums.hours), pause).await?;
-            write(transaction, Grain::Hour, sums.hours, pause).await?;
+            write(transaction, Grain::Day, days_of(&sums.hours)).await?;
+            write(transaction, Grain::Hour, sums.hours).await?;
         }
         None => {
             for sql in [&*FOLD_HOURS, &*FOLD_DAYS] {
@@ -373,7 +369,6 @@ async fn write(
     transaction: &DatabaseTransaction,
     grain: Grain,
     rollups: BTreeMap<RollupKey, Rollup>,
-    pause: Duration,
 ) -> Result<(), CommitError> {
     let rows: Vec<Row> = rollups.into_iter().collect();
     if is_postgres(transaction) {
@@ -381,8 +376,7 @@ async fn write(
             Grain::Hour => &*POSTGRES_HOURS,
             Grain::Day => &*POSTGRES_DAYS,
         };
-        for (place, rows) in rows.chunks(PIECE).enumerate() {
-            breathe(place, pause).await;
+        for rows in rows.chunks(PIECE) {
             let statement =
                 Statement::from_sql_and_values(DbBackend::Postgres, text, columns(rows));
             transaction.execute_raw(statement).await?;
@@ -465,7 +459,7 @@ impl Store {
             }
             let sums = unfolded.take();
             let transaction = begin_write(&store.write).await?;
-            fold(&transaction, sums, Duration::ZERO).await?;
+            fold(&transaction, sums).await?;
             transaction.commit().await?;
             *unfolded = Some(Sums::default());
             Ok(())
@@ -567,4 +561,36 @@ fn rollup_row(row: &QueryResult, group: Option<Group>) -> Result<RollupRow, Stor
             buckets,
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sums(calls: i64, rows: i32) -> Sums {
+        let key = |period| RollupKey {
+            account: AccountId(1),
+            period,
+            key: KeyId(Uuid::nil()),
+            method: "POST".into(),
+            route: "/v1/chat/completions".into(),
+            model: "".into(),
+            upstream: "sandbox".into(),
+            status: 200,
+        };
+        let hours = (0..rows).map(|period| (key(period), Rollup::default())).collect();
+        Sums { calls, hours, ..Sums::default() }
+    }
+
+    #[test]
+    fn calls_are_brought_in_when_it_is_worth_it_and_never_too_late() {
+        // Few rows: as soon as they are many calls.
+        assert!(!sums(16_383, 1).is_due());
+        assert!(sums(16_384, 1).is_due() && sums(16_384, 2_048).is_due());
+        // More: when there are eight calls of each,
+        assert!(!sums(16_384, 2_049).is_due() && sums(8 * 2_049, 2_049).is_due());
+        // or too many calls, or too many rows.
+        assert!(!sums(65_535, 10_000).is_due() && sums(65_536, 10_000).is_due());
+        assert!(!sums(16_383, 16_383).is_due() && sums(16_384, 16_384).is_due());
+    }
 }
