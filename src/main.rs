@@ -49,6 +49,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Copies a SQLite database and its journal into a folder, also while a server runs on it
+    Backup {
+        /// The folder; it must not have such files yet
+        folder: PathBuf,
+    },
     /// Users
     #[command(subcommand)]
     User(UserCommand),
@@ -246,6 +251,15 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             print("The database is up to date.")?;
         }
         Command::Verify { json } => return verify_ledgers(&settings, json),
+        Command::Backup { folder } => {
+            let database = app::database_runtime()?;
+            let store = database.block_on(app::open_store(&settings, database.handle().clone()))?;
+            let copies = database.block_on(store.back_up(&folder));
+            database.block_on(store.close());
+            for copy in copies? {
+                print(&copy.display().to_string())?;
+            }
+        }
         Command::User(UserCommand::Create { email, username, admin }) => {
             create_user(&settings, email, username, admin)?;
         }

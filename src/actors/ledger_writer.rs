@@ -40,8 +40,6 @@ const REST: Duration = Duration::from_millis(10);
 const RESTLESS_MAX: u32 = 100;
 /// Batches that are merged, and still in the journal, from which on they are deleted.
 const FORGET_FROM: i64 = 256;
-/// As many are deleted at once. On SQLite others have their turn on the journal in the pause until more are.
-const FORGET_PAUSE: Duration = Duration::from_millis(1);
 /// How long a reader of the tables waits for what is in the journal.
 const MERGED_MAX: Duration = Duration::from_secs(5);
 
@@ -637,18 +635,16 @@ impl Hands {
         }
     }
 
-    /// Deletes what is merged from the journal, now and then: it is a commit of its own. And little at a time, since on
-    /// SQLite the next batch waits for it.
+    /// Deletes what is merged from the journal, now and then: it is a commit of its own.
     async fn forget(&self, merge: &Merge) {
         let mut forgotten = self.forgotten.load(Ordering::Relaxed);
         let since = merge.last.saturating_sub(forgotten);
         if since < FORGET_FROM && merge.first != merge.last {
             return;
         }
-        let lane = self.store.forgetting_lane();
         while forgotten < merge.last {
             let first = forgotten.saturating_add(1);
-            forgotten = forgotten.saturating_add(FORGET_FROM).min(merge.last);
+            forgotten = forgotten.saturating_add(self.store.forget_max()).min(merge.last);
             let deleting = self.store.forget_merged(first..=forgotten, self.lease);
             match tokio::time::timeout(self.attempt_max, deleting).await {
                 Ok(true) => {}
@@ -656,14 +652,11 @@ impl Hands {
                 Ok(false) => return,
                 Err(_) => {
                     tracing::warn!("what is merged was not deleted from the journal in time");
-                    self.store.renew_connection(lane).await;
+                    self.store.renew_connection(Lane::Tables).await;
                     return;
                 }
             }
             self.forgotten.store(forgotten, Ordering::Relaxed);
-            if forgotten < merge.last && lane == Lane::Journal {
-                tokio::time::sleep(FORGET_PAUSE).await;
-            }
         }
     }
 

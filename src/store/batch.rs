@@ -16,7 +16,7 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::lease::{begin_write, is_held};
-use super::{Store, StoreError, answers, audit_log, holds, is_postgres, outbox, payments, rollups};
+use super::{Journal, Store, StoreError, answers, audit_log, holds, is_postgres, outbox, payments, rollups};
 use crate::domain::usage::kept_tokens;
 use crate::domain::writer::{Lane, Place};
 use crate::domain::{
@@ -124,10 +124,12 @@ impl Store {
     /// # Errors
     /// [`CommitError`]
     pub async fn seal(&self, lane: Lane, lease: Lease) -> Result<(), CommitError> {
-        if lane == Lane::Journal && !is_postgres(&self.write) {
-            return self.seal_journal(lease).await;
-        }
-        let connection = self.lane(lane).lent().await;
+        let connection = match (lane, &self.journal) {
+            (Lane::Tables, _) => &self.tables,
+            (Lane::Journal, Journal::Table(connection)) => connection,
+            (Lane::Journal, Journal::Log(log)) => return log.seal(lease),
+        };
+        let connection = connection.lent().await;
         let transaction = begin_write(&connection).await.map_err(CommitError::Unknown)?;
         if !is_held(&transaction, lease, &[0]).await? {
             return Err(CommitError::Fenced);
@@ -177,9 +179,9 @@ impl Store {
 
     /// Waits until nothing that was begun before can still be committed.
     pub(super) async fn wait_for_other_sessions(&self, lane: Lane) -> Result<(), StoreError> {
-        let connection = self.lane(lane);
-        // What a connection of SQLite was told before, it has done when it answers; what was written into the journal's
-        // file was done when it returned.
+        // What was written into SQLite's journal was done when it returned.
+        let Some(connection) = self.lane(lane) else { return Ok(()) };
+        // What a connection of SQLite was told before, it has done when it answers.
         connection.lent().await.ping().await?;
         let ledger = connection.committed().await;
         let mut polls = 0..SESSION_POLLS;

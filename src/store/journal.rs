@@ -6,12 +6,12 @@
 //! by the journal above the mark, or by the tables. Whoever takes the accounts over merges what its predecessor left
 //! before it does anything else.
 //!
-//! For PostgreSQL the journal is a table beside the others, for SQLite a file beside the database, with a lease of its
-//! own: a takeover raises the lease of the tables first, then that of the journal, then reads the journal.
+//! For PostgreSQL the journal is a table beside the others, for SQLite a file beside the database (`journal_log.rs`), with
+//! a lease of its own: a takeover raises the lease of the tables first, then that of the journal, then reads the journal.
 
 use std::borrow::Cow;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,8 +23,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::batch::{CommitError, PIECE_PAUSE, commit, write_rows};
+use super::former_journal::FormerJournal;
 use super::lease::{begin_write, is_held};
-use super::{Store, StoreError, holds, is_postgres, outbox, rollups};
+use super::{Journal, Store, StoreError, holds, is_postgres, outbox, rollups};
 use crate::domain::hold::HoldEndKind;
 use crate::domain::writer::{Lane, Merge};
 use crate::domain::{
@@ -45,7 +46,7 @@ const LEFT_AT_ONCE: usize = if cfg!(test) { 100 } else { 16_384 };
 const FORGET: &str = "DELETE FROM journal WHERE epoch < $1 OR (epoch = $1 AND number <= $2)";
 
 /// Where a batch lies in the journal: the epoch of who wrote it, and its number of that process.
-type At = (i64, i64);
+pub(super) type At = (i64, i64);
 
 /// A batch in the journal.
 struct JournalRow {
@@ -53,14 +54,14 @@ struct JournalRow {
     batch: Batch,
 }
 
-/// The file of the journal of a SQLite database: `x.journal.db` beside `x.db`. No two databases have the same.
+/// The file of the journal of a SQLite database: `x.journal.log` beside `x.db`. No two databases have the same.
 pub(super) fn sqlite_file(url: &str) -> PathBuf {
     let file = super::sqlite_file(url);
     if file.extension().is_some_and(|extension| extension == "db") {
-        return file.with_extension("journal.db");
+        return file.with_extension("journal.log");
     }
     let mut name = file.file_name().unwrap_or_default().to_owned();
-    name.push("-journal.db");
+    name.push("-journal.log");
     file.with_file_name(name)
 }
 
@@ -75,7 +76,7 @@ pub(super) async fn assert_there(tables: &DatabaseConnection, url: &str) -> Resu
     let file = sqlite_file(url);
     // A process that stops in good order merges the journal first, and then gives the lease back.
     let sql = "SELECT COUNT(*) FROM shard_lease WHERE owner IS NOT NULL AND shard = $1";
-    if file.is_file() || count(tables, sql, [0_i64.into()]).await? == 0 {
+    if file.is_file() || file.with_extension("db").is_file() || count(tables, sql, [0_i64.into()]).await? == 0 {
         return Ok(());
     }
     Err(StoreError::Unsafe(format!(
@@ -83,28 +84,6 @@ pub(super) async fn assert_there(tables: &DatabaseConnection, url: &str) -> Resu
          acknowledged and charged. Put it back beside the database; if it is lost for good, put an empty file in its place",
         file.display()
     )))
-}
-
-/// Makes the tables in the file of the journal, where they are missing.
-pub(super) async fn create(journal: &DatabaseConnection) -> Result<(), StoreError> {
-    const STATEMENTS: [&str; 3] = [
-        "CREATE TABLE IF NOT EXISTS journal (
-            epoch BIGINT NOT NULL,
-            number BIGINT NOT NULL,
-            writes BLOB NOT NULL,
-            PRIMARY KEY (epoch, number)
-        ) WITHOUT ROWID",
-        "CREATE TABLE IF NOT EXISTS journal_lease (
-            id INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
-            owner BLOB,
-            epoch BIGINT NOT NULL
-        )",
-        "INSERT INTO journal_lease (id, epoch) VALUES (1, 0) ON CONFLICT DO NOTHING",
-    ];
-    for statement in STATEMENTS {
-        journal.execute_unprepared(statement).await?;
-    }
-    Ok(())
 }
 
 impl Store {
@@ -119,54 +98,47 @@ impl Store {
         lease: Lease,
     ) -> Result<(), CommitError> {
         // The lock on the lease's row keeps a takeover out until this is committed; one that was first is seen.
-        const POSTGRES: &str = "WITH held AS MATERIALIZED (
+        const SQL: &str = "WITH held AS MATERIALIZED (
                 SELECT 1 FROM shard_lease WHERE shard = 0 AND owner = $1 AND epoch = $2 FOR SHARE
             )
             INSERT INTO journal (epoch, number, writes) SELECT $2, $3, $4 FROM held";
-        const SQLITE: &str = "INSERT INTO journal (epoch, number, writes)
-            SELECT $2, $3, $4 FROM journal_lease WHERE owner = $1 AND epoch = $2";
         failpoint!("journal-before");
-        let sql = if is_postgres(&self.write) { POSTGRES } else { SQLITE };
-        let values = [lease.owner.into(), lease.epoch.into(), number.into(), encode(batch)?.into()];
-        let writing = self.journal.execute(sql, values);
-        failpoint!("journal-sent");
-        match writing.await? {
-            0 => Err(CommitError::Fenced),
-            _ => Ok(()),
-        }
-    }
-
-    /// Makes one more write to the journal of SQLite durable.
-    pub(super) async fn seal_journal(&self, lease: Lease) -> Result<(), CommitError> {
-        let sql = "UPDATE journal_lease SET epoch = epoch WHERE owner = $1 AND epoch = $2";
-        let values = [lease.owner.into(), lease.epoch.into()];
-        match self.journal.execute(sql, values).await? {
-            0 => Err(CommitError::Fenced),
-            _ => Ok(()),
+        let writes = encode(batch)?;
+        match &self.journal {
+            Journal::Log(log) => log.append(number, &writes, lease),
+            Journal::Table(connection) => {
+                let values =
+                    [lease.owner.into(), lease.epoch.into(), number.into(), writes.into()];
+                let writing = connection.execute(SQL, values);
+                failpoint!("journal-sent");
+                match writing.await? {
+                    0 => Err(CommitError::Fenced),
+                    _ => Ok(()),
+                }
+            }
         }
     }
 
     /// The last epoch in which the journal of SQLite was taken over: higher than that of the tables where those are
     /// of an older backup.
     pub(super) async fn journal_epoch(&self) -> Result<i64, StoreError> {
-        if is_postgres(&self.write) {
-            return Ok(0);
-        }
-        let rows =
-            query(&*self.journal.lent().await, "SELECT epoch FROM journal_lease", []).await?;
-        Ok(rows.first().map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or(0))
+        let Journal::Log(log) = &self.journal else { return Ok(0) };
+        let epoch = log.epoch()?;
+        Ok(match FormerJournal::beside(log.path()).await? {
+            Some(former) => former.epoch().await?.max(epoch),
+            None => epoch,
+        })
     }
 
     /// Takes the journal over, after the tables.
     pub(crate) async fn take_journal(&self, lease: Lease) -> Result<(), StoreError> {
         failpoint!("takeover-journal");
-        if !is_postgres(&self.write) {
-            // Somebody who took the tables over after this process may have been here before it.
-            let sql = "UPDATE journal_lease SET owner = $1, epoch = $2 WHERE epoch < $2";
-            let values = [lease.owner.into(), lease.epoch.into()];
-            if self.journal.execute(sql, values).await? == 0 {
-                return Err(CommitError::Fenced.into());
+        if let Journal::Log(log) = &self.journal {
+            if let Some(former) = FormerJournal::beside(log.path()).await? {
+                former.take(lease).await?;
             }
+            // Somebody who took the tables over after this process may have been here before it.
+            log.take(lease)?;
         }
         Ok(())
     }
@@ -187,26 +159,36 @@ impl Store {
     ///
     /// Never what lies before the range: PostgreSQL would go through everything that was deleted since it last tidied up.
     pub async fn forget_merged(&self, numbers: RangeInclusive<i64>, lease: Lease) -> bool {
-        let sql = "DELETE FROM journal WHERE epoch = $1 AND number >= $2 AND number <= $3";
-        let values = [lease.epoch.into(), (*numbers.start()).into(), (*numbers.end()).into()];
-        let deleted = match self.forgetting_lane() {
-            Lane::Tables => execute(&self.tables.pool(), sql, values).await.map_err(Into::into),
-            Lane::Journal => self.journal.execute(sql, values).await,
+        let deleted = match &self.journal {
+            Journal::Log(log) => log.forget((lease.epoch, *numbers.end()), lease),
+            Journal::Table(_) => {
+                let sql = "DELETE FROM journal WHERE epoch = $1 AND number >= $2 AND number <= $3";
+                let values =
+                    [lease.epoch.into(), (*numbers.start()).into(), (*numbers.end()).into()];
+                execute(&self.tables.pool(), sql, values).await.map(drop).map_err(Into::into)
+            }
         };
         forgotten(&deleted)
     }
 
-    /// On which lane's connection that is done: not on the one that batches are journaled on, where there are two.
+    /// How many batches are deleted at once: a statement that deletes many keeps those that merge waiting. SQLite's journal
+    /// notes up to where it may be written over, however many those are.
     #[must_use]
-    pub fn forgetting_lane(&self) -> Lane {
-        if is_postgres(&self.write) { Lane::Tables } else { Lane::Journal }
+    pub fn forget_max(&self) -> i64 {
+        match &self.journal {
+            Journal::Log(_) => i64::MAX,
+            Journal::Table(_) => 256,
+        }
     }
 
-    /// Is a batch in the journal?
+    /// Is a batch in the journal? What was appended to SQLite's, and failed, is not from then on.
     pub(super) async fn is_journaled(&self, number: i64, lease: Lease) -> Result<bool, StoreError> {
+        let connection = match &self.journal {
+            Journal::Log(log) => return Ok(log.is_there((lease.epoch, number), lease)?),
+            Journal::Table(connection) => connection.committed().await,
+        };
         let sql = "SELECT COUNT(*) FROM journal WHERE epoch = $1 AND number = $2";
-        let values = [lease.epoch.into(), number.into()];
-        Ok(count(&*self.journal.committed().await, sql, values).await? > 0)
+        Ok(count(&*connection, sql, [lease.epoch.into(), number.into()]).await? > 0)
     }
 
     /// Which accounts' entries have the tables refused, if the journal of this process is merged up to this number?
@@ -239,12 +221,9 @@ impl Store {
     pub async fn audited_journal(&self) -> Result<(u64, Vec<(AccountId, String)>), StoreError> {
         // The journal first: what is merged meanwhile is below the mark that is read then, and nothing is missed.
         let (mut rows, mut after) = (Vec::new(), (i64::MIN, 0));
+        let mut journal = self.journal_rows().await?;
         loop {
-            let page = if is_postgres(&self.write) {
-                rows_after(&self.write, after, PAGE).await?
-            } else {
-                rows_after(&*self.journal.committed().await, after, PAGE).await?
-            };
+            let page = journal.after(after).await?;
             let Some(last) = page.last() else { break };
             after = last.at;
             rows.extend(page);
@@ -278,21 +257,13 @@ impl Store {
     pub(super) async fn merge_left(&self, lease: Lease) -> Result<(), StoreError> {
         failpoint!("merge-left");
         self.merge_refused(lease).await?;
-        // The writer's own connection is for the writer's thread to open.
-        let lent;
-        let journal = if is_postgres(&self.write) {
-            &self.write
-        } else {
-            lent = self.journal.lent().await;
-            &*lent
-        };
+        let mut journal = self.journal_rows().await?;
         let mut after = mark(&self.write).await?;
         loop {
             let mut rows: Vec<JournalRow> = Vec::new();
             let mut count: usize = 0;
             while count < LEFT_AT_ONCE {
-                let page =
-                    rows_after(journal, rows.last().map_or(after, |row| row.at), PAGE).await?;
+                let page = journal.after(rows.last().map_or(after, |row| row.at)).await?;
                 let is_last = page.len() < PAGE;
                 count = page.iter().map(|row| row.batch.rows()).fold(count, usize::saturating_add);
                 rows.extend(page);
@@ -310,9 +281,45 @@ impl Store {
             report_refused(self.merge_on(&self.write, last, &batch, pause, lease).await?.iter());
             after = last;
         }
-        let deleted = execute(journal, FORGET, [after.0.into(), after.1.into()]).await;
-        forgotten(&deleted.map_err(CommitError::from));
+        forgotten(&match &self.journal {
+            Journal::Log(log) => log.forget(after, lease),
+            Journal::Table(_) => {
+                let values = [after.0.into(), after.1.into()];
+                execute(&self.write, FORGET, values).await.map(drop).map_err(Into::into)
+            }
+        });
+        if let Journal::Log(log) = &self.journal
+            && let Some(former) = FormerJournal::beside(log.path()).await?
+        {
+            former.remove().await?;
+        }
         Ok(())
+    }
+
+    /// Which batches are in the journal, by epoch and number: also those that are merged, and not deleted yet.
+    ///
+    /// # Errors
+    /// [`StoreError`]
+    pub async fn journaled(&self) -> Result<Vec<(i64, i64)>, StoreError> {
+        let (mut batches, mut after) = (Vec::new(), (i64::MIN, 0));
+        let mut journal = self.journal_rows().await?;
+        loop {
+            let page = journal.after(after).await?;
+            let Some(last) = page.last() else { return Ok(batches) };
+            after = last.at;
+            batches.extend(page.iter().map(|row| row.at));
+        }
+    }
+
+    /// What is in the journal.
+    async fn journal_rows(&self) -> Result<Rows<'_>, StoreError> {
+        let Journal::Log(log) = &self.journal else { return Ok(Rows::OfTable(&self.write)) };
+        let mut rows = Vec::new();
+        if let Some(former) = FormerJournal::beside(log.path()).await? {
+            rows.extend(former.rows().await?);
+        }
+        rows.extend(log.records()?.into_iter().map(|record| (record.at, record.writes)));
+        Ok(Rows::Read(rows.into()))
     }
 
     /// How many writes of each account, on average, a merge is put off for. Each account in it costs SQLite pages of its own;
@@ -546,7 +553,7 @@ async fn is_refused(
     }
 }
 
-fn forgotten(deleted: &Result<u64, CommitError>) -> bool {
+fn forgotten(deleted: &Result<(), CommitError>) -> bool {
     if let Err(error) = deleted {
         tracing::warn!(%error, "what is merged was not deleted from the journal");
     }
@@ -562,24 +569,39 @@ async fn mark(tables: &impl ConnectionTrait) -> Result<At, StoreError> {
     Ok((row.try_get_by_index(0)?, row.try_get_by_index(1)?))
 }
 
-/// The next batches after this one.
-async fn rows_after(
-    journal: &DatabaseConnection,
-    after: At,
-    limit: usize,
-) -> Result<Vec<JournalRow>, StoreError> {
-    let sql = format!(
-        "SELECT epoch, number, writes FROM journal WHERE (epoch, number) > ($1, $2)
-        ORDER BY epoch, number LIMIT {limit}"
-    );
-    let rows = query(journal, &sql, [after.0.into(), after.1.into()]).await?;
-    rows.iter()
-        .map(|row| {
-            let at = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
-            let batch = decoded(at, &row.try_get_by_index::<Vec<u8>>(2)?)?;
-            Ok(JournalRow { at, batch })
-        })
-        .collect()
+/// What is in the journal, page by page.
+enum Rows<'c> {
+    OfTable(&'c DatabaseConnection),
+    /// In their order.
+    Read(VecDeque<(At, Vec<u8>)>),
+}
+
+impl Rows<'_> {
+    /// The next batches after this one: fewer than [`PAGE`] where there are no more.
+    async fn after(&mut self, after: At) -> Result<Vec<JournalRow>, StoreError> {
+        match self {
+            Rows::OfTable(connection) => {
+                let sql = format!(
+                    "SELECT epoch, number, writes FROM journal WHERE (epoch, number) > ($1, $2)
+                    ORDER BY epoch, number LIMIT {PAGE}"
+                );
+                let rows = query(*connection, &sql, [after.0.into(), after.1.into()]).await?;
+                let row = |row: &sea_orm::QueryResult| {
+                    let at = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
+                    let batch = decoded(at, &row.try_get_by_index::<Vec<u8>>(2)?)?;
+                    Ok(JournalRow { at, batch })
+                };
+                rows.iter().map(row).collect()
+            }
+            Rows::Read(rows) => {
+                while rows.pop_front_if(|(at, _)| *at <= after).is_some() {}
+                let row = |(at, writes): (At, Vec<u8>)| {
+                    Ok(JournalRow { at, batch: decoded(at, &writes)? })
+                };
+                rows.drain(..rows.len().min(PAGE)).map(row).collect()
+            }
+        }
+    }
 }
 
 fn decoded((epoch, number): At, writes: &[u8]) -> Result<Batch, StoreError> {
@@ -875,4 +897,93 @@ fn decode(bytes: &[u8]) -> Option<Batch> {
         holds: written.holds.into_iter().map(read_hold).collect::<Option<_>>()?,
         ..Batch::default()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use sea_orm::Database;
+    use tokio::runtime::Handle;
+
+    use super::*;
+    use crate::config::DatabaseSettings;
+
+    fn call(account: AccountId) -> UsageRecord {
+        UsageRecord {
+            model: "".into(),
+            id: ChargeId(Uuid::from_u128(7)),
+            account,
+            seq: None,
+            key: KeyId(Uuid::from_u128(8)),
+            method: "POST".into(),
+            route: "/v1/chat/completions".into(),
+            upstream: "v1".into(),
+            status: 200,
+            cost: Credits::ZERO,
+            prompt_tokens: 1,
+            completion_tokens: 2,
+            ending: Ending::Complete,
+            tally: Tally::Reported,
+            started_at: Timestamp::from_micros(9),
+            latency_micros: 10,
+        }
+    }
+
+    /// Servers from before had SQLite's journal in a database of its own.
+    #[tokio::test]
+    async fn the_journal_of_a_former_server_is_taken_over_merged_and_removed() {
+        const EPOCH: i64 = 5;
+        const APPEND: &str = "INSERT INTO journal (epoch, number, writes)
+            SELECT $2, $3, $4 FROM journal_lease WHERE owner = $1 AND epoch = $2";
+        let folder = tempfile::tempdir().unwrap();
+        let url = |name: &str| format!("sqlite://{}?mode=rwc", folder.path().join(name).display());
+        let former = Database::connect(url("x.journal.db")).await.unwrap();
+        for sql in [
+            "PRAGMA journal_mode = WAL",
+            "CREATE TABLE journal (epoch BIGINT NOT NULL, number BIGINT NOT NULL, writes BLOB NOT NULL,
+                PRIMARY KEY (epoch, number)) WITHOUT ROWID",
+            "CREATE TABLE journal_lease (id INTEGER NOT NULL PRIMARY KEY CHECK (id = 1), owner BLOB, epoch BIGINT NOT NULL)",
+            "INSERT INTO journal_lease (id, epoch) VALUES (1, 0)",
+        ] {
+            former.execute_unprepared(sql).await.unwrap();
+        }
+        let owner = Uuid::from_u128(1);
+        let take = "UPDATE journal_lease SET owner = $1, epoch = $2";
+        execute(&former, take, [owner.into(), EPOCH.into()]).await.unwrap();
+        let batch = Batch { usage: vec![call(AccountId(1))], ..Batch::default() };
+        let append = async |number: i64| {
+            let writes = encode(&batch).unwrap();
+            let values = [owner.into(), EPOCH.into(), number.into(), writes.into()];
+            execute(&former, APPEND, values).await
+        };
+        assert_eq!(append(1).await.unwrap(), 1);
+
+        let settings = DatabaseSettings::default();
+        let store = Store::open(&settings, &url("x.db"), Handle::current()).await.unwrap();
+        assert!(store.back_up(&folder.path().join("copy")).await.is_err());
+        assert_eq!(store.journaled().await.unwrap(), [(EPOCH, 1)]);
+        let lease = store.take_lease(Uuid::from_u128(2)).await.unwrap();
+        assert!(lease.epoch > EPOCH);
+        assert_eq!(mark(&store.read).await.unwrap(), (EPOCH, 1));
+        let calls = "SELECT COUNT(*) FROM usage_record";
+        assert_eq!(count(&store.read, calls, []).await.unwrap(), 1);
+        assert!(!folder.path().join("x.journal.db").exists());
+        // It still has the file open, and appends nothing that would be lost.
+        assert_eq!(append(2).await.ok().unwrap_or_default(), 0);
+        assert!(store.journaled().await.unwrap().is_empty());
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_backup_spares_what_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}?mode=rwc", folder.path().join("x.db").display());
+        let settings = DatabaseSettings::default();
+        let store = Store::open(&settings, &url, Handle::current()).await.unwrap();
+        let copy = folder.path().join("copy");
+        let copies = store.back_up(&copy).await.unwrap();
+        assert_eq!(copies, [copy.join("x.journal.log"), copy.join("x.db")]);
+        let again = store.back_up(&copy).await.unwrap_err().to_string();
+        assert!(again.contains("x.journal.log is there already"), "{again}");
+        store.close().await;
+    }
 }

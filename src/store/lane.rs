@@ -1,8 +1,7 @@
 //! What the ledger writer writes on in one of its lanes.
 //!
 //! A pool asks a connection that it is given back whether it is still there: a round trip after each statement. So the
-//! connection that batches go to PostgreSQL's journal on is given back only for others that need it. SQLite's journal is
-//! written on a connection without a pool.
+//! connection that batches go to PostgreSQL's journal on is given back only for others that need it.
 
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
@@ -19,7 +18,6 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use uuid::Uuid;
 
 use super::batch::CommitError;
-use super::journal_file::JournalFile;
 use super::{StoreError, options};
 
 /// A connection that was not used for so long may be cut off by now: the pool is to ask it.
@@ -36,8 +34,6 @@ pub(super) struct LaneConnection {
     reading: Option<DatabaseConnection>,
     /// For PostgreSQL: how another one is opened.
     renewal: Option<Arc<ConnectOptions>>,
-    /// For the journal of SQLite: where it is written.
-    file: Option<Arc<JournalFile>>,
 }
 
 /// A pool of one connection, and that connection while it is kept out of it.
@@ -138,13 +134,7 @@ impl Deref for Lent {
 impl LaneConnection {
     pub(super) fn of_sqlite(writing: DatabaseConnection, reading: DatabaseConnection) -> Self {
         let session = Arc::new(RwLock::new(Session::new(writing)));
-        LaneConnection { session, reading: Some(reading), renewal: None, file: None }
-    }
-
-    /// Of the journal of SQLite, which is written on `file`.
-    pub(super) fn of_file(file: JournalFile, reading: DatabaseConnection) -> Self {
-        let session = Arc::new(RwLock::new(Session::new(reading)));
-        LaneConnection { session, reading: None, renewal: None, file: Some(Arc::new(file)) }
+        LaneConnection { session, reading: Some(reading), renewal: None }
     }
 
     /// Opened by the ledger writer's first use, on the thread that then drives it: for the journal the writer's own.
@@ -154,15 +144,14 @@ impl LaneConnection {
         renewal.min_connections(0).connect_lazy(true).set_application_name(name);
         let pool = Database::connect(renewal.clone()).await?;
         let session = Arc::new(RwLock::new(Session::new(pool)));
-        Ok(LaneConnection { session, reading: None, renewal: Some(Arc::new(renewal)), file: None })
+        Ok(LaneConnection { session, reading: None, renewal: Some(Arc::new(renewal)) })
     }
 
     fn session(&self) -> Session {
         self.session.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Executes a statement, for SQLite on the thread that asks. A connection of PostgreSQL is kept for the next one
-    /// where all went well. Says how many rows it wrote. For the journal's lane alone: in the other one, others write who
+    /// Executes a statement. The connection is kept for the next one where all went well. Says how many rows it wrote. For the journal's lane alone: in the other one, others write who
     /// know the pool only.
     ///
     /// # Errors
@@ -172,9 +161,6 @@ impl LaneConnection {
         sql: &'static str,
         values: [Value; N],
     ) -> Result<u64, CommitError> {
-        if let Some(file) = &self.file {
-            return file.execute(sql, &values);
-        }
         let session = self.session();
         let mut slot = session.kept.lock().await;
         let mut kept = match slot.take().filter(Kept::is_fresh) {
@@ -231,9 +217,6 @@ impl LaneConnection {
     /// # Errors
     /// Those of the database.
     pub(super) async fn close(&self) -> Result<(), DbErr> {
-        if let Some(file) = &self.file {
-            file.close();
-        }
         self.session().close().await?;
         match &self.reading {
             Some(reading) => reading.close_by_ref().await,

@@ -27,7 +27,7 @@ use crate::domain::AccountId;
 use crate::domain::writer::Lane;
 use crate::failpoint;
 use batch::CommitError;
-use journal_file::JournalFile;
+use journal_log::JournalLog;
 use lane::LaneConnection;
 
 pub mod accounts;
@@ -35,11 +35,13 @@ pub mod answers;
 pub mod api_keys;
 pub mod audit;
 pub mod audit_log;
+mod backup;
 pub mod batch;
 pub mod email_tokens;
+mod former_journal;
 pub mod holds;
 pub mod journal;
-mod journal_file;
+mod journal_log;
 mod lane;
 pub mod lease;
 pub mod ledger;
@@ -116,9 +118,18 @@ pub struct Store {
     read: DatabaseConnection,
     write: DatabaseConnection,
     tables: LaneConnection,
-    journal: LaneConnection,
+    journal: Journal,
     outbox: Arc<outbox::Outbox>,
     unfolded: Arc<rollups::Unfolded>,
+}
+
+/// Where batches are journaled.
+#[derive(Clone, Debug)]
+enum Journal {
+    /// For SQLite: in a file of our own beside the database.
+    Log(Arc<JournalLog>),
+    /// For PostgreSQL: in a table of the database.
+    Table(LaneConnection),
 }
 
 impl Store {
@@ -189,11 +200,7 @@ impl Store {
         if had_journal {
             journal::assert_there(&write, url).await?;
         }
-        let journal_file = journal::sqlite_file(url);
-        let journal = connect(journal_file.clone(), 1, READ_CACHE).await?;
-        assert_sqlite(&journal).await?;
-        journal::create(&journal).await?;
-        let journal = LaneConnection::of_file(JournalFile::open(&journal_file)?, journal);
+        let journal = Journal::Log(Arc::new(JournalLog::open(&journal::sqlite_file(url))?));
         drop(folder);
         let read = connect(file, settings.connections_max.get(), READ_CACHE).await?;
         let tables = LaneConnection::of_sqlite(write.clone(), read.clone());
@@ -226,7 +233,7 @@ impl Store {
         migrating.close().await?;
         migrated?;
         let tables = LaneConnection::of_postgres(url, "ledger").await?;
-        let journal = LaneConnection::of_postgres(url, "journal").await?;
+        let journal = Journal::Table(LaneConnection::of_postgres(url, "journal").await?);
         let outbox = Arc::default();
         let unfolded = Arc::default();
         Ok(Store { runtime, read: write.clone(), write, tables, journal, outbox, unfolded })
@@ -238,17 +245,19 @@ impl Store {
         &self.runtime
     }
 
-    fn lane(&self, lane: Lane) -> &LaneConnection {
-        match lane {
-            Lane::Journal => &self.journal,
-            Lane::Tables => &self.tables,
+    /// The connection of a lane; SQLite's journal has none.
+    fn lane(&self, lane: Lane) -> Option<&LaneConnection> {
+        match (lane, &self.journal) {
+            (Lane::Tables, _) => Some(&self.tables),
+            (Lane::Journal, Journal::Table(connection)) => Some(connection),
+            (Lane::Journal, Journal::Log(_)) => None,
         }
     }
 
     /// Gives the ledger writer another connection, and ends what its last one may still be doing: a session
     /// that nobody hears any more would keep the rows locked that are to be written again.
     pub async fn renew_connection(&self, lane: Lane) {
-        let lane = self.lane(lane);
+        let Some(lane) = self.lane(lane) else { return };
         let Some(renewal) = lane.renewal() else { return };
         let fresh = match Database::connect(renewal).await {
             Ok(fresh) => fresh,
@@ -285,9 +294,11 @@ impl Store {
     pub async fn close(&self) {
         let closed = self
             .run(|store| async move {
-                for lane in [&store.journal, &store.tables] {
-                    lane.close().await?;
+                match &store.journal {
+                    Journal::Log(log) => log.close(),
+                    Journal::Table(lane) => lane.close().await?,
                 }
+                store.tables.close().await?;
                 for connection in [&store.write, &store.read] {
                     connection.close_by_ref().await?;
                 }
@@ -498,10 +509,9 @@ mod tests {
             let lease = store.take_lease(uuid::Uuid::new_v4()).await.unwrap();
             store.journal(1, &Batch::default(), lease).await.unwrap();
             assert!(store.is_journaled(1, lease).await.unwrap());
-            assert_eq!(store.journal_epoch().await.unwrap(), lease.epoch);
             store.close().await;
         }
-        for name in ["x+%.db", "x+%.journal.db"] {
+        for name in ["x+%.db", "x+%.journal.log"] {
             assert!(folder.path().join("my data").join(name).is_file(), "{name}");
         }
     }

@@ -556,7 +556,13 @@ async fn unsynced_power_cuts(plan: Plan) {
 async fn cut(cuts: usize, is_unsynced: bool) -> (Zeros, usize, usize) {
     let database = Database::sqlite();
     let disk = Disk::new(database.folder());
-    let process = Process::start_with(&database, settings).await;
+    // With a small log, checkpoints are under way as well when the power goes, and the journal's room is used again.
+    const SMALL: &str = "sqlite-small-log=return";
+    let process = Process::start_with(&database, |command| {
+        settings(command);
+        command.env("FAILPOINTS", SMALL);
+    })
+    .await;
     let (customers, names) = customers(&process, "power", 8, 10_000).await;
     let mut ledger = Ledger::of(&database, &names).await;
     drop(process);
@@ -568,12 +574,11 @@ async fn cut(cuts: usize, is_unsynced: bool) -> (Zeros, usize, usize) {
         let mut process = Process::start_with(&database, |command| {
             settings(command);
             disk.under(command, database.folder());
-            // With a small log, checkpoints are under way as well when the power goes.
-            let mut orders = "sqlite-small-log=return".to_owned();
+            let mut orders = SMALL.to_owned();
             if is_unsynced {
                 orders.push_str(";sqlite-synchronous-normal=return");
             }
-            command.env("FAILPOINTS", orders);
+            command.env("FAILPOINTS", orders).env("POLYSYSTEMS_LEDGER__MERGE_FROM", "64");
         })
         .await;
         let log = Arc::new(Log::default());
@@ -600,14 +605,11 @@ async fn cut(cuts: usize, is_unsynced: bool) -> (Zeros, usize, usize) {
 }
 
 fn copy_database(from: &Path, to: &Path) {
-    for file in ["test.db", "test.journal.db"] {
-        for part in ["", "-wal", "-shm"] {
-            let name = format!("{file}{part}");
-            let _ = std::fs::remove_file(to.join(&name));
-            // What is mapped into memory does not outlive the power.
-            if part != "-shm" && from.join(&name).exists() {
-                std::fs::copy(from.join(&name), to.join(&name)).unwrap();
-            }
+    // What is mapped into memory does not outlive the power.
+    for name in ["test.db", "test.db-wal", "test.db-shm", "test.journal.log"] {
+        let _ = std::fs::remove_file(to.join(name));
+        if !name.ends_with("-shm") && from.join(name).exists() {
+            std::fs::copy(from.join(name), to.join(name)).unwrap();
         }
     }
 }

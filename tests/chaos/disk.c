@@ -59,7 +59,8 @@ static const char *name_of(const char *path) {
     if (log_fd < 0 || !path || strncmp(path, folder, folder_length) != 0) return NULL;
     const char *name = strrchr(path, '/');
     name = name ? name + 1 : path;
-    return strstr(name, ".db") && !strstr(name, "-shm") ? name : NULL;
+    int is_ours = strstr(name, ".db") || strstr(name, ".journal.log");
+    return is_ours && !strstr(name, "-shm") ? name : NULL;
 }
 
 static const char *file_of(int fd) { return fd >= 0 && fd < FILES ? names[fd] : NULL; }

@@ -98,7 +98,7 @@ pub fn cut_power(disk: &Disk, folder: &Path, random: &mut StdRng) -> Cut {
     for entry in std::fs::read_dir(folder).unwrap() {
         let entry = entry.unwrap();
         let name = entry.file_name().into_string().unwrap();
-        if name.contains(".db") && !name.contains("-shm") {
+        if (name.contains(".db") || name.contains(".journal.log")) && !name.contains("-shm") {
             let durable = std::fs::read(entry.path()).unwrap();
             files.insert(name, File { durable, exists: true, pending: Vec::new() });
         }

@@ -332,12 +332,8 @@ async fn a_merge_of_many_calls_writes_all_of_them_and_leaves_no_journal(database
     assert_eq!(database.query(sums).await, expected);
     // What is merged by itself takes everything before it along.
     server.post("/v1/chat/completions", &hello()).key(&key).expect(200).await;
-    let journal = sea_orm::Database::connect(database.journal_url()).await.unwrap();
-    let count = "SELECT COUNT(*) FROM journal";
-    let count = sea_orm::Statement::from_string(journal.get_database_backend(), count);
     for attempt in 0.. {
-        let row = journal.query_one_raw(count.clone()).await.unwrap().unwrap();
-        let left: i64 = row.try_get_by_index(0).unwrap();
+        let left = database.journaled().await;
         if left == 0 {
             break;
         }

@@ -197,17 +197,32 @@ async fn usage_is_asked_of_the_upstream_and_shown_to_who_asked(database: Databas
 }
 
 /// Keeps paid calls from being committed, until it is dropped.
-async fn blocked(database: &Database) -> sea_orm::DatabaseTransaction {
-    use sea_orm::{ConnectionTrait as _, TransactionTrait as _};
-    let connection = sea_orm::Database::connect(database.journal_url()).await.unwrap();
-    let transaction = connection.begin().await.unwrap();
-    let sql = if database.is_postgres() {
-        "LOCK TABLE journal IN ACCESS EXCLUSIVE MODE"
-    } else {
-        "UPDATE journal_lease SET epoch = epoch"
-    };
-    transaction.execute_unprepared(sql).await.unwrap();
-    transaction
+enum Blocked {
+    Table(sea_orm::DatabaseTransaction),
+    File(std::fs::File),
+}
+
+impl Blocked {
+    async fn of(database: &Database) -> Self {
+        use sea_orm::{ConnectionTrait as _, TransactionTrait as _};
+        if !database.is_postgres() {
+            let file = std::fs::File::open(database.journal()).unwrap();
+            file.lock().unwrap();
+            return Blocked::File(file);
+        }
+        let connection = sea_orm::Database::connect(database.url()).await.unwrap();
+        let transaction = connection.begin().await.unwrap();
+        let sql = "LOCK TABLE journal IN ACCESS EXCLUSIVE MODE";
+        transaction.execute_unprepared(sql).await.unwrap();
+        Blocked::Table(transaction)
+    }
+
+    async fn end(self) {
+        match self {
+            Blocked::Table(transaction) => transaction.rollback().await.unwrap(),
+            Blocked::File(file) => file.unlock().unwrap(),
+        }
+    }
 }
 
 async fn the_first_byte_waits_for_the_hold(database: Database) {
@@ -215,11 +230,11 @@ async fn the_first_byte_waits_for_the_hold(database: Database) {
     let (_, key) = rich(&server).await;
     // The account is in memory, so that nothing but the commit is waited for.
     chat(&server, &key, &json!({})).stream().await.rest().await;
-    let block = blocked(&database).await;
+    let block = Blocked::of(&database).await;
     let mut answer = Box::pin(chat(&server, &key, &json!({})).stream());
     let early = tokio::time::timeout(Duration::from_millis(700), &mut answer).await;
     assert!(early.is_err(), "a byte came before the hold was on record");
-    block.rollback().await.unwrap();
+    block.end().await;
     answer.await.rest().await;
     server.stop();
     a_live_stream_has_a_hold_on_record(database).await;

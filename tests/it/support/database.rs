@@ -70,9 +70,17 @@ impl Database {
         &self.url
     }
 
-    /// The database that has the journal.
-    pub fn journal_url(&self) -> String {
-        journal_url(&self.url)
+    /// The file that has SQLite's journal.
+    pub fn journal(&self) -> PathBuf {
+        self.folder.path().join("test.journal.log")
+    }
+
+    /// How many batches are in the journal.
+    pub async fn journaled(&self) -> usize {
+        let store = open(&self.url).await;
+        let batches = store.journaled().await.unwrap();
+        store.close().await;
+        batches.len()
     }
 
     /// Where the server keeps its secrets.
@@ -142,8 +150,7 @@ impl Database {
 
     /// Brings every call on record into the rollups, as a server that stops does.
     pub async fn fold(&self) {
-        let (settings, runtime) = (DatabaseSettings::default(), tokio::runtime::Handle::current());
-        let store = Store::open(&settings, &self.url, runtime).await.unwrap();
+        let store = open(&self.url).await;
         store.fold_usage().await.unwrap();
         store.close().await;
     }
@@ -169,32 +176,30 @@ impl Database {
     }
 }
 
-fn journal_url(url: &str) -> String {
-    let file = url.strip_prefix("sqlite://").and_then(|path| path.split('?').next());
-    file.map_or(url.to_owned(), |file| {
-        format!("sqlite://{}", Path::new(file).with_extension("journal.db").display())
-    })
+async fn open(url: &str) -> Store {
+    let (settings, runtime) = (DatabaseSettings::default(), tokio::runtime::Handle::current());
+    Store::open(&settings, url, runtime).await.unwrap()
 }
 
 /// Waits until the journal is merged: a server that runs does it.
 pub async fn wait_for_journal(url: &str) {
     use sea_orm::{ConnectionTrait as _, Database, Statement};
     let tables = Database::connect(url).await.unwrap();
-    let backend = tables.get_database_backend();
+    let sql = "SELECT epoch, number FROM journal_mark";
+    let mark = Statement::from_string(tables.get_database_backend(), sql);
     // Before the first start there is none.
-    let Ok(journal) = Database::connect(journal_url(url)).await else { return };
+    if tables.query_one_raw(mark.clone()).await.is_err() {
+        return;
+    }
+    let store = open(url).await;
     for _ in 0..1_000 {
-        let sql = "SELECT epoch, number FROM journal_mark";
-        let Ok(mark) = tables.query_one_raw(Statement::from_string(backend, sql)).await else {
-            return;
-        };
-        let mark = mark.unwrap();
-        let at = |place| mark.try_get_by_index::<i64>(place).unwrap();
-        let sql = "SELECT COUNT(*) FROM journal WHERE (epoch, number) > ($1, $2)";
-        let statement = Statement::from_sql_and_values(backend, sql, [at(0).into(), at(1).into()]);
-        let count = journal.query_one_raw(statement).await.unwrap().unwrap();
-        if count.try_get_by_index::<i64>(0).unwrap() == 0 {
-            journal.close().await.unwrap();
+        // What is merged afterwards is no longer there, or below the mark.
+        let batches = store.journaled().await.unwrap();
+        let row = tables.query_one_raw(mark.clone()).await.unwrap().unwrap();
+        let at = |place| row.try_get_by_index::<i64>(place).unwrap();
+        let merged = (at(0), at(1));
+        if batches.iter().all(|batch| *batch <= merged) {
+            store.close().await;
             let _ = tables.close().await;
             return;
         }

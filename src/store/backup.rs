@@ -1,0 +1,63 @@
+//! A copy of a SQLite database that may be in use.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use sea_orm::{ConnectionTrait as _, Statement};
+
+use super::former_journal::FormerJournal;
+use super::{Journal, Store, StoreError, text_cell};
+
+impl Store {
+    /// Copies the database into a folder, also while a server runs on it: whatever was acknowledged when this began is in
+    /// the copy. Answers its files, each under its own name.
+    ///
+    /// The journal is first: what is merged meanwhile is in the tables, which are copied after it.
+    ///
+    /// # Errors
+    /// [`StoreError::Unsafe`] for PostgreSQL, which has tools of its own, and where the folder has such files already or
+    /// cannot be written; other [`StoreError`]s where the database cannot be read.
+    pub async fn back_up(&self, folder: &Path) -> Result<[PathBuf; 2], StoreError> {
+        let (store, folder) = (self.clone(), folder.to_owned());
+        // It takes as long as it takes.
+        let copying = self.runtime.spawn(async move { store.copy_into(&folder).await });
+        copying.await.map_err(|_| StoreError::Stopped)?
+    }
+
+    async fn copy_into(&self, folder: &Path) -> Result<[PathBuf; 2], StoreError> {
+        let Journal::Log(log) = &self.journal else {
+            return Err(StoreError::Unsafe(
+                "PostgreSQL is backed up with its own tools: pg_dump, or a base backup with its log".into(),
+            ));
+        };
+        if FormerJournal::beside(log.path()).await?.is_some() {
+            return Err(StoreError::Unsafe(
+                "there is a journal of an older server beside the database; start this one once, which merges it"
+                    .into(),
+            ));
+        }
+        let file = "SELECT file FROM pragma_database_list WHERE name = 'main'";
+        let tables = text_cell(&self.read, file).await?;
+        let place = |file: &Path| folder.join(file.file_name().unwrap_or(OsStr::new("copy")));
+        let copies = [place(log.path()), place(Path::new(&tables))];
+        let refused = |error: std::io::Error| {
+            StoreError::Unsafe(format!("cannot copy into {}: {error}", folder.display()))
+        };
+        std::fs::create_dir_all(folder).map_err(refused)?;
+        let [journal, tables] = &copies;
+        if let Some(there) = copies.iter().find(|copy| copy.exists()) {
+            let there = there.display();
+            return Err(StoreError::Unsafe(format!("{there} is there already; name another folder")));
+        }
+        log.copy(journal)?;
+        let Some(name) = tables.to_str() else {
+            return Err(StoreError::Unsafe("the name of the folder is not UTF-8".into()));
+        };
+        let backend = self.read.get_database_backend();
+        let copy = Statement::from_sql_and_values(backend, "VACUUM INTO $1", [name.into()]);
+        self.read.execute_raw(copy).await?;
+        let synced = std::fs::File::open(tables).and_then(|copy| copy.sync_all());
+        synced.and_then(|()| std::fs::File::open(folder)?.sync_all()).map_err(refused)?;
+        Ok(copies)
+    }
+}
