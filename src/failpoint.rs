@@ -53,6 +53,12 @@ pub const ALL: &[(&str, &str)] = &[
     ("register-written", "a user is written, and not committed"),
 ];
 
+/// The failpoints that SQLite alone has.
+pub const OF_SQLITE: &[(&str, &str)] = &[(
+    "journal-head-written",
+    "the journal says otherwise whose it is, or what is forgotten, unsynced",
+)];
+
 /// The failpoints that only payments and events reach; `tests/it/stripe.rs` and `tests/it/x402.rs` crash at each of them.
 pub const OF_PAYMENTS: &[(&str, &str)] = &[
     ("payment-opened", "a payment is on record, and its provider has not heard of it"),

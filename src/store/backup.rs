@@ -47,7 +47,9 @@ impl Store {
         let [journal, tables] = &copies;
         if let Some(there) = copies.iter().find(|copy| copy.exists()) {
             let there = there.display();
-            return Err(StoreError::Unsafe(format!("{there} is there already; name another folder")));
+            return Err(StoreError::Unsafe(format!(
+                "{there} is there already; name another folder"
+            )));
         }
         log.copy(journal)?;
         let Some(name) = tables.to_str() else {

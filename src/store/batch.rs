@@ -16,7 +16,9 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::lease::{begin_write, is_held};
-use super::{Journal, Store, StoreError, answers, audit_log, holds, is_postgres, outbox, payments, rollups};
+use super::{
+    Journal, Store, StoreError, answers, audit_log, holds, is_postgres, outbox, payments, rollups,
+};
 use crate::domain::usage::kept_tokens;
 use crate::domain::writer::{Lane, Place};
 use crate::domain::{

@@ -11,7 +11,7 @@
 
 use std::borrow::Cow;
 use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -76,7 +76,10 @@ pub(super) async fn assert_there(tables: &DatabaseConnection, url: &str) -> Resu
     let file = sqlite_file(url);
     // A process that stops in good order merges the journal first, and then gives the lease back.
     let sql = "SELECT COUNT(*) FROM shard_lease WHERE owner IS NOT NULL AND shard = $1";
-    if file.is_file() || file.with_extension("db").is_file() || count(tables, sql, [0_i64.into()]).await? == 0 {
+    if file.is_file()
+        || file.with_extension("db").is_file()
+        || count(tables, sql, [0_i64.into()]).await? == 0
+    {
         return Ok(());
     }
     Err(StoreError::Unsafe(format!(
@@ -107,8 +110,7 @@ impl Store {
         match &self.journal {
             Journal::Log(log) => log.append(number, &writes, lease),
             Journal::Table(connection) => {
-                let values =
-                    [lease.owner.into(), lease.epoch.into(), number.into(), writes.into()];
+                let values = [lease.owner.into(), lease.epoch.into(), number.into(), writes.into()];
                 let writing = connection.execute(SQL, values);
                 failpoint!("journal-sent");
                 match writing.await? {
@@ -221,7 +223,7 @@ impl Store {
     pub async fn audited_journal(&self) -> Result<(u64, Vec<(AccountId, String)>), StoreError> {
         // The journal first: what is merged meanwhile is below the mark that is read then, and nothing is missed.
         let (mut rows, mut after) = (Vec::new(), (i64::MIN, 0));
-        let mut journal = self.journal_rows().await?;
+        let journal = self.journal_rows().await?;
         loop {
             let page = journal.after(after).await?;
             let Some(last) = page.last() else { break };
@@ -257,7 +259,7 @@ impl Store {
     pub(super) async fn merge_left(&self, lease: Lease) -> Result<(), StoreError> {
         failpoint!("merge-left");
         self.merge_refused(lease).await?;
-        let mut journal = self.journal_rows().await?;
+        let journal = self.journal_rows().await?;
         let mut after = mark(&self.write).await?;
         loop {
             let mut rows: Vec<JournalRow> = Vec::new();
@@ -302,7 +304,7 @@ impl Store {
     /// [`StoreError`]
     pub async fn journaled(&self) -> Result<Vec<(i64, i64)>, StoreError> {
         let (mut batches, mut after) = (Vec::new(), (i64::MIN, 0));
-        let mut journal = self.journal_rows().await?;
+        let journal = self.journal_rows().await?;
         loop {
             let page = journal.after(after).await?;
             let Some(last) = page.last() else { return Ok(batches) };
@@ -319,7 +321,8 @@ impl Store {
             rows.extend(former.rows().await?);
         }
         rows.extend(log.records()?.into_iter().map(|record| (record.at, record.writes)));
-        Ok(Rows::Read(rows.into()))
+        rows.sort_by_key(|(at, _)| *at);
+        Ok(Rows::Read(rows))
     }
 
     /// How many writes of each account, on average, a merge is put off for. Each account in it costs SQLite pages of its own;
@@ -573,12 +576,12 @@ async fn mark(tables: &impl ConnectionTrait) -> Result<At, StoreError> {
 enum Rows<'c> {
     OfTable(&'c DatabaseConnection),
     /// In their order.
-    Read(VecDeque<(At, Vec<u8>)>),
+    Read(Vec<(At, Vec<u8>)>),
 }
 
 impl Rows<'_> {
     /// The next batches after this one: fewer than [`PAGE`] where there are no more.
-    async fn after(&mut self, after: At) -> Result<Vec<JournalRow>, StoreError> {
+    async fn after(&self, after: At) -> Result<Vec<JournalRow>, StoreError> {
         match self {
             Rows::OfTable(connection) => {
                 let sql = format!(
@@ -594,11 +597,11 @@ impl Rows<'_> {
                 rows.iter().map(row).collect()
             }
             Rows::Read(rows) => {
-                while rows.pop_front_if(|(at, _)| *at <= after).is_some() {}
-                let row = |(at, writes): (At, Vec<u8>)| {
-                    Ok(JournalRow { at, batch: decoded(at, &writes)? })
+                let first = rows.partition_point(|(at, _)| *at <= after);
+                let row = |(at, writes): &(At, Vec<u8>)| {
+                    Ok(JournalRow { at: *at, batch: decoded(*at, writes)? })
                 };
-                rows.drain(..rows.len().min(PAGE)).map(row).collect()
+                rows.iter().skip(first).take(PAGE).map(row).collect()
             }
         }
     }
@@ -907,11 +910,11 @@ mod tests {
     use super::*;
     use crate::config::DatabaseSettings;
 
-    fn call(account: AccountId) -> UsageRecord {
+    fn call(number: i64) -> UsageRecord {
         UsageRecord {
             model: "".into(),
-            id: ChargeId(Uuid::from_u128(7)),
-            account,
+            id: ChargeId(Uuid::from_u64_pair(0, number.unsigned_abs())),
+            account: AccountId(1),
             seq: None,
             key: KeyId(Uuid::from_u128(8)),
             method: "POST".into(),
@@ -921,7 +924,7 @@ mod tests {
             cost: Credits::ZERO,
             prompt_tokens: 1,
             completion_tokens: 2,
-            ending: Ending::Complete,
+            ending: Ending::Completed,
             tally: Tally::Reported,
             started_at: Timestamp::from_micros(9),
             latency_micros: 10,
@@ -947,28 +950,32 @@ mod tests {
             former.execute_unprepared(sql).await.unwrap();
         }
         let owner = Uuid::from_u128(1);
-        let take = "UPDATE journal_lease SET owner = $1, epoch = $2";
-        execute(&former, take, [owner.into(), EPOCH.into()]).await.unwrap();
-        let batch = Batch { usage: vec![call(AccountId(1))], ..Batch::default() };
-        let append = async |number: i64| {
+        let append = async |epoch: i64, number: i64| {
+            let batch = Batch { usage: vec![call(number)], ..Batch::default() };
             let writes = encode(&batch).unwrap();
-            let values = [owner.into(), EPOCH.into(), number.into(), writes.into()];
+            let values = [owner.into(), epoch.into(), number.into(), writes.into()];
             execute(&former, APPEND, values).await
         };
-        assert_eq!(append(1).await.unwrap(), 1);
+        // Of two owners, of which the second was killed before it merged what the first had left.
+        for (epoch, number) in [(EPOCH - 1, 3), (EPOCH - 1, 4), (EPOCH, 1)] {
+            let take = "UPDATE journal_lease SET owner = $1, epoch = $2";
+            execute(&former, take, [owner.into(), epoch.into()]).await.unwrap();
+            assert_eq!(append(epoch, number).await.unwrap(), 1);
+        }
 
         let settings = DatabaseSettings::default();
         let store = Store::open(&settings, &url("x.db"), Handle::current()).await.unwrap();
         assert!(store.back_up(&folder.path().join("copy")).await.is_err());
-        assert_eq!(store.journaled().await.unwrap(), [(EPOCH, 1)]);
+        let journaled = store.journaled().await.unwrap();
+        assert_eq!(journaled, [(EPOCH - 1, 3), (EPOCH - 1, 4), (EPOCH, 1)]);
         let lease = store.take_lease(Uuid::from_u128(2)).await.unwrap();
         assert!(lease.epoch > EPOCH);
         assert_eq!(mark(&store.read).await.unwrap(), (EPOCH, 1));
         let calls = "SELECT COUNT(*) FROM usage_record";
-        assert_eq!(count(&store.read, calls, []).await.unwrap(), 1);
+        assert_eq!(count(&store.read, calls, []).await.unwrap(), 3);
         assert!(!folder.path().join("x.journal.db").exists());
         // It still has the file open, and appends nothing that would be lost.
-        assert_eq!(append(2).await.ok().unwrap_or_default(), 0);
+        assert_eq!(append(EPOCH, 2).await.ok().unwrap_or_default(), 0);
         assert!(store.journaled().await.unwrap().is_empty());
         store.close().await;
     }

@@ -354,7 +354,7 @@ impl State {
         let place = self.room_of(length)?;
         self.failed = Some(place);
         self.file.write_all_at(&buffer, place)?;
-        failpoint!("journal-written");
+        failpoint!("journal-sent");
         sync(&self.file)?;
         self.failed = None;
         self.buffer = buffer;
@@ -404,7 +404,8 @@ impl State {
     /// Reads what is in the file after what is forgotten, and what each segment ends with.
     fn scan(&mut self, head: &Head) -> IoResult<Vec<(u64, Record)>> {
         self.head.segment = head.segment;
-        let mut bytes = vec![0; usize::try_from(self.file.metadata()?.len()).map_err(Error::other)?];
+        let mut bytes =
+            vec![0; usize::try_from(self.file.metadata()?.len()).map_err(Error::other)?];
         self.file.read_exact_at(&mut bytes, 0)?;
         let segment = usize::try_from(head.segment).map_err(Error::other)?;
         let heads = usize::try_from(HEADS).map_err(Error::other)?;
@@ -451,7 +452,7 @@ impl State {
         let mut head = self.head.clone();
         head.generation = head.generation.saturating_add(1);
         change(&mut head);
-        let place = if head.generation % 2 == 0 { 0 } else { wide(BLOCK) };
+        let place = if head.generation.is_multiple_of(2) { 0 } else { wide(BLOCK) };
         self.file.write_all_at(&head_block(&head)?, place)?;
         failpoint!("journal-head-written");
         sync(&self.file)?;
@@ -549,7 +550,8 @@ fn begun_frame(magic: [u8; 8], mut buffer: Vec<u8>) -> Vec<u8> {
 /// Writes the length and the checksum, and fills the last block up.
 fn end_frame(buffer: &mut Vec<u8>) -> IoResult<()> {
     if let Some((frame, body)) = buffer.split_at_mut_checked(16)
-        && let Some((length, sum)) = frame.get_mut(8..).and_then(|rest| rest.split_at_mut_checked(4))
+        && let Some((length, sum)) =
+            frame.get_mut(8..).and_then(|rest| rest.split_at_mut_checked(4))
     {
         let count = u32::try_from(body.len()).map_err(Error::other)?;
         length.copy_from_slice(&count.to_le_bytes());
@@ -825,7 +827,11 @@ mod tests {
         std::fs::write(&path, "").unwrap();
         let log = taken(&path, 3);
         log.append(1, b"one", lease(3)).unwrap();
-        let newer = Head { format: FORMAT + 1, generation: 9, ..log.state().as_ref().unwrap().head.clone() };
+        let newer = Head {
+            format: FORMAT + 1,
+            generation: 9,
+            ..log.state().as_ref().unwrap().head.clone()
+        };
         change(&path, 0, &head_block(&newer).unwrap());
         let error = JournalLog::open(&path).unwrap_err().to_string();
         assert!(error.contains("format 2, and this server knows 1"), "{error}");
