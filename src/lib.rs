@@ -9,7 +9,7 @@
 //!              +----> actors::directory --> owner (one for each account in memory)
 //!              |                               |  entries, usage
 //!              v                               v
-//!            store  <--- one transaction --- LedgerWriter --- one row for many calls ---> journal
+//!            store  <--- one transaction --- LedgerWriter -- one record for many calls -> journal
 //!              |           for many calls         ^                                          |
 //!              v                                  +------ merged into the tables later ------+
 //!        SQLite or PostgreSQL
@@ -22,7 +22,7 @@
 //! spending limits and debit in ONE request to the account's owner; the upstream; settlement. The answer
 //! leaves when its money is on record: a fixed price commits while the upstream works, a token price is held
 //! first and captured at its actual cost. What it leaves is on record when it is in the journal: a batch of many calls
-//! as one row, merged into the tables behind everyone's back ([`store::journal`]); whoever reads the tables waits until
+//! as one record, merged into the tables behind everyone's back ([`store::journal`]); whoever reads the tables waits until
 //! they are whole. A stream's hold is on record before its first byte, is extended while
 //! it runs ([`pipeline`], `relay`), and captured before the frames that tell its cost. A request with an
 //! `Idempotency-Key` ([`idempotency`]) is answered from what is recorded, where it was answered before.

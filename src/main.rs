@@ -252,6 +252,7 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         Command::Verify { json } => return verify_ledgers(&settings, json),
         Command::Backup { folder } => {
+            polysystems::store::backup::assert_there(&settings.database_url())?;
             let database = app::database_runtime()?;
             let store = database.block_on(app::open_store(&settings, database.handle().clone()))?;
             let copies = database.block_on(store.back_up(&folder));

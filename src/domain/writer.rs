@@ -10,7 +10,7 @@
 //!   on the database's own disk alone, and not yet on its standby.
 //! - Rows that the database refuses are given up, account by account, so that only those at fault pay for it.
 //!   Their accounts are poisoned: what they hold in memory will never be written.
-//! - What paid calls leave goes to the journal first, a batch as one row, and is acknowledged from there. Beside that,
+//! - What paid calls leave goes to the journal first, a batch as one record, and is acknowledged from there. Beside that,
 //!   the journal's batches are merged into the tables, many at once, and leave the journal. So there are two lanes,
 //!   and in each one thing is done at a time.
 //! - Anything else is written into the tables, when all that was handed over for the journal before it is merged. What

@@ -1,12 +1,25 @@
 //! A copy of a SQLite database that may be in use.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use sea_orm::{ConnectionTrait as _, Statement};
 
 use super::former_journal::FormerJournal;
 use super::{Journal, Store, StoreError, text_cell};
+
+/// Refuses where there is no SQLite database, which would be made when it is opened.
+///
+/// # Errors
+/// [`StoreError::Unsafe`]
+pub fn assert_there(url: &str) -> Result<(), StoreError> {
+    let file = super::sqlite_file(url);
+    if !url.starts_with("sqlite:") || file.is_file() {
+        return Ok(());
+    }
+    Err(StoreError::Unsafe(format!("there is no database {}", file.display())))
+}
 
 impl Store {
     /// Copies the database into a folder, also while a server runs on it: whatever was acknowledged when this began is in
@@ -40,26 +53,42 @@ impl Store {
         let tables = text_cell(&self.read, file).await?;
         let place = |file: &Path| folder.join(file.file_name().unwrap_or(OsStr::new("copy")));
         let copies = [place(log.path()), place(Path::new(&tables))];
+        // Under other names until they are whole.
+        let parts = copies.clone().map(|copy| {
+            let mut name = copy.into_os_string();
+            name.push(".part");
+            PathBuf::from(name)
+        });
         let refused = |error: std::io::Error| {
             StoreError::Unsafe(format!("cannot copy into {}: {error}", folder.display()))
         };
         std::fs::create_dir_all(folder).map_err(refused)?;
-        let [journal, tables] = &copies;
         if let Some(there) = copies.iter().find(|copy| copy.exists()) {
             let there = there.display();
             return Err(StoreError::Unsafe(format!(
                 "{there} is there already; name another folder"
             )));
         }
-        log.copy(journal)?;
+        let [journal, tables] = &parts;
+        log.copy(journal).map_err(refused)?;
         let Some(name) = tables.to_str() else {
             return Err(StoreError::Unsafe("the name of the folder is not UTF-8".into()));
         };
+        // It would not write over what was broken off.
+        if tables.exists() {
+            std::fs::remove_file(tables).map_err(refused)?;
+        }
         let backend = self.read.get_database_backend();
         let copy = Statement::from_sql_and_values(backend, "VACUUM INTO $1", [name.into()]);
         self.read.execute_raw(copy).await?;
-        let synced = std::fs::File::open(tables).and_then(|copy| copy.sync_all());
-        synced.and_then(|()| std::fs::File::open(folder)?.sync_all()).map_err(refused)?;
+        let kept = || {
+            File::open(tables)?.sync_all()?;
+            for (part, copy) in parts.iter().zip(&copies) {
+                std::fs::rename(part, copy)?;
+            }
+            File::open(folder)?.sync_all()
+        };
+        kept().map_err(refused)?;
         Ok(copies)
     }
 }

@@ -60,7 +60,7 @@ impl From<DbErr> for CommitError {
 
 /// Says a database's error code that the same rows may be taken later, if only a person mends it? Any other error
 /// that the database itself gives is about the rows, and would come again for ever.
-pub(super) fn is_transient(code: &str) -> bool {
+fn is_transient(code: &str) -> bool {
     // SQLSTATE classes of PostgreSQL: connection, transaction state, rollback, resources, object state,
     // access and tables that are not there, operator intervention, system error, internal error.
     const CLASSES: [&str; 9] = ["08", "25", "40", "42", "53", "55", "57", "58", "XX"];

@@ -3,6 +3,8 @@
 //! The first takeover after an update takes it over too, so that such a server appends nothing more, merges what is in it
 //! and removes it.
 
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use sea_orm::{ConnectionTrait as _, Database, DatabaseConnection, QueryResult, Statement, Value};
@@ -25,11 +27,29 @@ impl FormerJournal {
     /// [`StoreError`]
     pub(super) async fn beside(log: &Path) -> Result<Option<Self>, StoreError> {
         let path = log.with_extension("db");
-        if std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() > 0) {
+        // An empty one was put there by a person, or by a tool that looked for one.
+        let length = match std::fs::metadata(&path) {
+            Ok(metadata) => metadata.len(),
+            Err(error) if error.kind() == ErrorKind::NotFound => 0,
+            Err(error) => {
+                let path = path.display();
+                return Err(StoreError::Unsafe(format!("cannot look at {path}: {error}")));
+            }
+        };
+        if length > 0 {
             let mut options = options("sqlite:", 1);
             let file = path.clone();
             options.map_sqlx_sqlite_opts(move |sqlite| sqlite.filename(&file));
             let connection = Database::connect(options).await?;
+            // It may have been killed before it had made them.
+            for table in [
+                "journal (epoch BIGINT NOT NULL, number BIGINT NOT NULL, writes BLOB NOT NULL,
+                    PRIMARY KEY (epoch, number)) WITHOUT ROWID",
+                "journal_lease (id INTEGER NOT NULL PRIMARY KEY, owner BLOB, epoch BIGINT NOT NULL)",
+            ] {
+                let sql = format!("CREATE TABLE IF NOT EXISTS {table}");
+                connection.execute_unprepared(&sql).await?;
+            }
             return Ok(Some(FormerJournal { path, connection }));
         }
         Ok(None)
@@ -44,12 +64,17 @@ impl FormerJournal {
     /// Takes it over: nobody else can append anything from then on.
     pub(super) async fn take(&self, lease: Lease) -> Result<(), StoreError> {
         let sql = "UPDATE journal_lease SET owner = $1, epoch = $2 WHERE epoch < $2";
-        let values = [lease.owner.into(), lease.epoch.into()];
-        let statement = self.statement(sql, values);
-        match self.connection.execute_raw(statement).await?.rows_affected() {
-            0 => Err(CommitError::Fenced.into()),
-            _ => Ok(()),
+        let statement = self.statement(sql, [lease.owner.into(), lease.epoch.into()]);
+        let taken = self.connection.execute_raw(statement).await?.rows_affected();
+        // Without a row nobody can append: it was about to be removed, or never used.
+        if taken == 0 && self.is_anyones().await? {
+            return Err(CommitError::Fenced.into());
         }
+        Ok(())
+    }
+
+    async fn is_anyones(&self) -> Result<bool, StoreError> {
+        Ok(!self.query("SELECT id FROM journal_lease", []).await?.is_empty())
     }
 
     /// What is in it.
@@ -63,20 +88,35 @@ impl FormerJournal {
     }
 
     /// Removes it: what is in it is merged.
-    pub(super) async fn remove(self) -> Result<(), StoreError> {
+    ///
+    /// # Errors
+    /// [`StoreError`], also where somebody else has taken it over.
+    pub(super) async fn remove(self, lease: Lease) -> Result<(), StoreError> {
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let io = |error: std::io::Error| {
+            StoreError::Unsafe(format!("cannot remove {}: {error}", self.path.display()))
+        };
+        // Servers lock it while they open the database: none finds the file half removed.
+        let folder = File::open(folder.unwrap_or(Path::new("."))).map_err(io)?;
+        folder.lock().map_err(io)?;
+        // Whoever still has it open appends nothing without a lease.
+        let sql = "DELETE FROM journal_lease WHERE owner = $1 AND epoch = $2";
+        let statement = self.statement(sql, [lease.owner.into(), lease.epoch.into()]);
+        self.connection.execute_raw(statement).await?;
+        if self.is_anyones().await? {
+            return Err(CommitError::Fenced.into());
+        }
         self.connection.close_by_ref().await?;
-        for part in ["-wal", "-shm", ""] {
+        // The database first: a log of SQLite's without one is nothing.
+        for part in ["", "-wal", "-shm"] {
             let mut name = self.path.clone().into_os_string();
             name.push(part);
             match std::fs::remove_file(&name) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                    let path = self.path.display();
-                    tracing::warn!(%error, "the former journal {path} is merged, and not removed");
-                }
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(io(error)),
                 _ => {}
             }
         }
-        Ok(())
+        folder.sync_all().map_err(io)
     }
 
     async fn query<const N: usize>(

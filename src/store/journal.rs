@@ -1,8 +1,8 @@
-//! The journal: batches of paid calls as one row each, and how they get from there into the tables.
+//! The journal: batches of paid calls as one record each, and how they get from there into the tables.
 //!
-//! A row is written and acknowledged first, since rows of their own for each call would cost each caller a page of
-//! several tables. A merge writes what many such rows say into the tables and moves the mark, which tells how far the
-//! journal is merged, in one transaction; only then are the rows deleted. So whatever happens every call counts once:
+//! A record is written and acknowledged first, since rows of their own for each call would cost each caller a page of
+//! several tables. A merge writes what many such records say into the tables and moves the mark, which tells how far the
+//! journal is merged, in one transaction; only then are the records deleted. So whatever happens every call counts once:
 //! by the journal above the mark, or by the tables. Whoever takes the accounts over merges what its predecessor left
 //! before it does anything else.
 //!
@@ -77,7 +77,7 @@ pub(super) async fn assert_there(tables: &DatabaseConnection, url: &str) -> Resu
     // A process that stops in good order merges the journal first, and then gives the lease back.
     let sql = "SELECT COUNT(*) FROM shard_lease WHERE owner IS NOT NULL AND shard = $1";
     if file.is_file()
-        || file.with_extension("db").is_file()
+        || FormerJournal::beside(&file).await?.is_some()
         || count(tables, sql, [0_i64.into()]).await? == 0
     {
         return Ok(());
@@ -90,7 +90,7 @@ pub(super) async fn assert_there(tables: &DatabaseConnection, url: &str) -> Resu
 }
 
 impl Store {
-    /// Writes a batch of paid calls as one row, in one statement that checks the lease. `Ok` means durable.
+    /// Writes a batch of paid calls as one record, where the lease still holds. `Ok` means durable.
     ///
     /// # Errors
     /// [`CommitError`]
@@ -125,11 +125,11 @@ impl Store {
     /// of an older backup.
     pub(super) async fn journal_epoch(&self) -> Result<i64, StoreError> {
         let Journal::Log(log) = &self.journal else { return Ok(0) };
-        let epoch = log.epoch()?;
-        Ok(match FormerJournal::beside(log.path()).await? {
-            Some(former) => former.epoch().await?.max(epoch),
-            None => epoch,
-        })
+        // Whoever has the journal still knows what is in it; where it cannot be read, that one must go on.
+        let (epoch, _) = log.read()?;
+        let Some(former) = FormerJournal::beside(log.path()).await? else { return Ok(epoch) };
+        former.rows().await?;
+        Ok(former.epoch().await?.max(epoch))
     }
 
     /// Takes the journal over, after the tables.
@@ -293,7 +293,7 @@ impl Store {
         if let Journal::Log(log) = &self.journal
             && let Some(former) = FormerJournal::beside(log.path()).await?
         {
-            former.remove().await?;
+            former.remove(lease).await?;
         }
         Ok(())
     }
@@ -320,7 +320,7 @@ impl Store {
         if let Some(former) = FormerJournal::beside(log.path()).await? {
             rows.extend(former.rows().await?);
         }
-        rows.extend(log.records()?.into_iter().map(|record| (record.at, record.writes)));
+        rows.extend(log.read()?.1.into_iter().map(|record| (record.at, record.writes)));
         rows.sort_by_key(|(at, _)| *at);
         Ok(Rows::Read(rows))
     }
@@ -975,7 +975,7 @@ mod tests {
         assert_eq!(count(&store.read, calls, []).await.unwrap(), 3);
         assert!(!folder.path().join("x.journal.db").exists());
         // It still has the file open, and appends nothing that would be lost.
-        assert_eq!(append(EPOCH, 2).await.ok().unwrap_or_default(), 0);
+        assert_eq!(append(EPOCH, 2).await.unwrap(), 0);
         assert!(store.journaled().await.unwrap().is_empty());
         store.close().await;
     }

@@ -23,6 +23,7 @@
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Error, ErrorKind, Result as IoResult, Write as _};
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -154,12 +155,25 @@ impl JournalLog {
         &self.path
     }
 
-    /// The epoch in which it was last taken over.
-    pub(super) fn epoch(&self) -> Result<i64, CommitError> {
-        self.with(|state| {
-            let _lock = state.locked()?;
-            Ok(read_head(&state.file)?.epoch)
+    /// The epoch in which it was last taken over, and what is in it.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] where a part of it is missing, [`StoreError::Database`] where it cannot be read.
+    pub(super) fn read(&self) -> Result<(i64, Vec<Record>), StoreError> {
+        self.found().map_err(|error| match error.kind() {
+            ErrorKind::InvalidData => StoreError::Corrupt(error.to_string()),
+            _ => StoreError::Database(DbErr::Custom(error.to_string())),
         })
+    }
+
+    fn found(&self) -> IoResult<(i64, Vec<Record>)> {
+        // What is read is looked at without keeping anyone waiting.
+        let (head, bytes) = self.with(|state| {
+            let _lock = state.locked()?;
+            Ok::<_, Error>((read_head(&state.file)?, read_all(&state.file)?))
+        })?;
+        let found = scan(&head, &bytes)?;
+        Ok((head.epoch, found.records.into_iter().map(|(_, record)| record).collect()))
     }
 
     /// Takes it over: nobody else can append anything from then on.
@@ -168,18 +182,28 @@ impl JournalLog {
     /// [`CommitError::Fenced`] where somebody has taken it over in this epoch, or a later one.
     pub(super) fn take(&self, lease: Lease) -> Result<(), CommitError> {
         self.with(|state| {
-            state.reopen_after_failure(&self.path)?;
+            state.file = Arc::new(open(&self.path)?);
             let _lock = state.locked()?;
             let head = read_head(&state.file)?;
             if head.epoch >= lease.epoch {
                 return Err(CommitError::Fenced);
             }
-            state.failed = None;
-            state.room = None;
-            let records = state.scan(&head)?;
-            state.next = records.last().map_or(head.forgotten, |record| record.0).saturating_add(1);
-            state.kept = records.iter().map(|(sequence, record)| (record.at, *sequence)).collect();
-            state.head = head;
+            let bytes = read_all(&state.file)?;
+            let found = scan(&head, &bytes)?;
+            // The last owner may have failed to sync its last record, or what annuls it: what was read is what is on the
+            // disk from now on.
+            if let Some(last) = found.last {
+                let place = wide(last.start);
+                state.file.write_all_at(bytes.get(last).unwrap_or_default(), place)?;
+            }
+            for end in found.ends {
+                state.file.write_all_at(&[0; BLOCK], wide(end))?;
+            }
+            let last = found.records.last().map_or(head.forgotten, |(sequence, _)| *sequence);
+            state.next = last.saturating_add(1);
+            state.kept = found.records.iter().map(|(last, record)| (record.at, *last)).collect();
+            state.segments = found.segments;
+            (state.failed, state.room, state.head) = (None, None, head);
             let owner = Some(lease.owner.into_bytes());
             state.write_head(|head| (head.owner, head.epoch) = (owner, lease.epoch))?;
             Ok(())
@@ -215,9 +239,9 @@ impl JournalLog {
             if head.is_held(lease) {
                 state.annul()?;
             }
-            let records = state.scan(&head)?;
+            let bytes = read_all(&state.file)?;
             drop(lock);
-            Ok(records.iter().any(|(_, record)| record.at == at))
+            Ok(scan(&head, &bytes)?.records.iter().any(|(_, record)| record.at == at))
         })
     }
 
@@ -249,28 +273,19 @@ impl JournalLog {
         })
     }
 
-    /// What is in it.
-    ///
-    /// # Errors
-    /// [`CommitError::Unknown`], also where a part of it is missing.
-    pub(super) fn records(&self) -> Result<Vec<Record>, CommitError> {
-        self.with(|state| {
-            let _lock = state.locked()?;
-            let head = read_head(&state.file)?;
-            Ok(state.scan(&head)?.into_iter().map(|(_, record)| record).collect())
-        })
-    }
-
     /// Copies it as it is at one moment.
     ///
     /// # Errors
-    /// [`CommitError::Unknown`]
-    pub(super) fn copy(&self, to: &Path) -> Result<(), CommitError> {
-        self.with(|state| {
+    /// Those of reading and writing.
+    pub(super) fn copy(&self, to: &Path) -> IoResult<()> {
+        // Nobody waits for where it is copied to.
+        let bytes = self.with(|state| {
             let _lock = state.locked()?;
-            let copied = std::fs::copy(&self.path, to).and_then(|_| File::open(to)?.sync_all());
-            Ok(copied?)
-        })
+            read_all(&state.file)
+        })?;
+        let mut copy = File::create(to)?;
+        copy.write_all(&bytes)?;
+        copy.sync_all()
     }
 
     /// Closes it.
@@ -282,10 +297,10 @@ impl JournalLog {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn with<T>(
+    fn with<T, E: From<Error>>(
         &self,
-        work: impl FnOnce(&mut State) -> Result<T, CommitError>,
-    ) -> Result<T, CommitError> {
+        work: impl FnOnce(&mut State) -> Result<T, E>,
+    ) -> Result<T, E> {
         let mut state = self.state();
         let state = state.as_mut().ok_or_else(|| Error::other("the journal is closed"))?;
         work(state)
@@ -365,7 +380,10 @@ impl State {
         for segment in self.segments.iter_mut().take(last.saturating_add(1)).skip(first) {
             *segment = sequence;
         }
-        self.room = self.room.and_then(|(_, limit)| (end < limit).then_some((end, limit)));
+        // Behind a record of several segments nothing is written: its first ones are free before its last one would be.
+        let is_large = first < last;
+        let room = self.room.filter(|(_, limit)| !is_large && end < *limit);
+        self.room = room.map(|(_, limit)| (end, limit));
         Ok(())
     }
 
@@ -399,53 +417,6 @@ impl State {
     fn segment_of(&self, place: u64) -> usize {
         let number = place.saturating_sub(HEADS).checked_div(self.head.segment.into());
         number.and_then(|number| usize::try_from(number).ok()).unwrap_or(usize::MAX)
-    }
-
-    /// Reads what is in the file after what is forgotten, and what each segment ends with.
-    fn scan(&mut self, head: &Head) -> IoResult<Vec<(u64, Record)>> {
-        self.head.segment = head.segment;
-        let mut bytes =
-            vec![0; usize::try_from(self.file.metadata()?.len()).map_err(Error::other)?];
-        self.file.read_exact_at(&mut bytes, 0)?;
-        let segment = usize::try_from(head.segment).map_err(Error::other)?;
-        let heads = usize::try_from(HEADS).map_err(Error::other)?;
-        let count = bytes.len().saturating_sub(heads).checked_div(segment).unwrap_or(0);
-        self.segments = vec![0; count];
-        let mut records = Vec::new();
-        let mut number = 0;
-        while number < count {
-            let begin = heads.saturating_add(segment.saturating_mul(number));
-            let mut rest = bytes.get(begin..).unwrap_or_default();
-            let (mut used, mut last) = (0_usize, 0);
-            // One that is larger than a segment begins one; behind it there may be more, up to the end of a segment.
-            while (used == 0 || !used.is_multiple_of(segment))
-                && let Some((record, writes, length)) = read_record(rest, head.salt)
-            {
-                // What was there before may follow, and is older.
-                last = record.sequence.max(last);
-                if record.sequence > head.forgotten {
-                    let at = (record.epoch, record.number);
-                    records.push((record.sequence, Record { at, writes: writes.to_vec() }));
-                }
-                used = used.saturating_add(length);
-                rest = rest.get(length..).unwrap_or_default();
-            }
-            let covered = used.div_ceil(segment).max(1);
-            for segment in self.segments.iter_mut().skip(number).take(covered) {
-                *segment = last;
-            }
-            number = number.saturating_add(covered);
-        }
-        records.sort_unstable_by_key(|(sequence, _)| *sequence);
-        for ((sequence, _), expected) in records.iter().zip(head.forgotten.saturating_add(1)..) {
-            if *sequence != expected {
-                let text = format!(
-                    "record {expected} of the journal is missing or damaged, though later ones are there"
-                );
-                return Err(Error::new(ErrorKind::InvalidData, text));
-            }
-        }
-        Ok(records)
     }
 
     fn write_head(&mut self, change: impl FnOnce(&mut Head)) -> IoResult<()> {
@@ -504,25 +475,99 @@ fn sync(file: &File) -> IoResult<()> {
     if is_synced() { file.sync_data() } else { Ok(()) }
 }
 
+fn read_all(file: &File) -> IoResult<Vec<u8>> {
+    let length = usize::try_from(file.metadata()?.len()).map_err(Error::other)?;
+    let mut bytes = vec![0; length];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// What is in a file.
+struct Found {
+    /// Those that are not forgotten, with their numbers, in order.
+    records: Vec<(u64, Record)>,
+    /// The last record in each segment, 0 where there is none.
+    segments: Vec<u64>,
+    /// Where the last record lies.
+    last: Option<Range<usize>>,
+    /// Where in each segment its records end, but where they fill it.
+    ends: Vec<usize>,
+}
+
+/// Looks at the bytes of a file.
+fn scan(head: &Head, bytes: &[u8]) -> IoResult<Found> {
+    let size = usize::try_from(head.segment).map_err(Error::other)?;
+    let heads = usize::try_from(HEADS).map_err(Error::other)?;
+    let count = bytes.len().saturating_sub(heads).checked_div(size).unwrap_or(0);
+    let mut found =
+        Found { records: Vec::new(), segments: vec![0; count], last: None, ends: Vec::new() };
+    let mut last = head.forgotten;
+    let mut place = 0;
+    while place < count {
+        let begin = heads.saturating_add(size.saturating_mul(place));
+        let (mut at, mut end) = (begin, begin.saturating_add(size));
+        let mut is_walking = true;
+        while at < end {
+            let rest = bytes.get(at..).unwrap_or_default();
+            let Some((record, writes, length)) = read_record(rest, head.salt) else {
+                if std::mem::take(&mut is_walking) {
+                    found.ends.push(at);
+                }
+                // Behind the end there may be what was there before, which is forgotten. Anything else is behind a hole.
+                at = at.saturating_add(BLOCK);
+                continue;
+            };
+            let next = at.saturating_add(length);
+            if next > end {
+                // Alone in the segments that it has.
+                let segments = length.div_ceil(size);
+                end = begin.saturating_add(size.saturating_mul(segments));
+            }
+            let covered = end.saturating_sub(begin).checked_div(size).unwrap_or(1);
+            for segment in found.segments.iter_mut().skip(place).take(covered) {
+                *segment = record.sequence.max(*segment);
+            }
+            if record.sequence > head.forgotten {
+                let of = (record.epoch, record.number);
+                found.records.push((record.sequence, Record { at: of, writes: writes.to_vec() }));
+                if record.sequence > last {
+                    (last, found.last) = (record.sequence, Some(at..next));
+                }
+            }
+            at = next;
+        }
+        place = place.saturating_add(end.saturating_sub(begin).div_ceil(size).max(1));
+    }
+    found.records.sort_unstable_by_key(|(sequence, _)| *sequence);
+    for ((sequence, _), expected) in found.records.iter().zip(head.forgotten.saturating_add(1)..) {
+        if *sequence != expected {
+            let text = format!(
+                "record {expected} of the journal is missing or damaged, though later ones are there"
+            );
+            return Err(Error::new(ErrorKind::InvalidData, text));
+        }
+    }
+    Ok(found)
+}
+
 fn read_head(file: &File) -> IoResult<Head> {
     let mut blocks = [0; 2 * BLOCK];
     match file.read_exact_at(&mut blocks, 0) {
         Err(error) if error.kind() != ErrorKind::UnexpectedEof => return Err(error),
         _ => {}
     }
-    let heads = blocks.chunks(BLOCK).filter_map(|block| {
-        let (body, _) = framed(HEAD_MAGIC, block)?;
-        postcard::from_bytes::<Head>(body).ok()
-    });
-    let head = heads.max_by_key(|head| head.generation);
-    let head = head.ok_or_else(|| {
-        Error::new(ErrorKind::InvalidData, "it does not begin as a journal of this server does")
-    })?;
-    if head.format != FORMAT || head.segment == 0 {
-        let text = format!("it has format {}, and this server knows {FORMAT}", head.format);
+    let bodies = || blocks.chunks(BLOCK).filter_map(|block| framed(HEAD_MAGIC, block));
+    // One that this server cannot read counts as much as one that it can.
+    let formats = bodies().filter_map(|(body, _)| body.first());
+    if let Some(format) = formats.copied().find(|format| *format != FORMAT) {
+        let text = format!("it has format {format}, and this server knows {FORMAT}");
         return Err(Error::new(ErrorKind::InvalidData, text));
     }
-    Ok(head)
+    let heads = bodies().filter_map(|(body, _)| postcard::from_bytes::<Head>(body).ok());
+    let head = heads.filter(|head| head.segment > 0).max_by_key(|head| head.generation);
+    head.ok_or_else(|| {
+        Error::new(ErrorKind::InvalidData, "it does not begin as a journal of this server does")
+    })
 }
 
 fn head_block(head: &Head) -> IoResult<Vec<u8>> {
@@ -614,7 +659,7 @@ mod tests {
     }
 
     fn numbers(log: &JournalLog) -> Vec<At> {
-        log.records().unwrap().into_iter().map(|record| record.at).collect()
+        log.read().unwrap().1.into_iter().map(|record| record.at).collect()
     }
 
     fn appended(path: &Path, count: i64) -> JournalLog {
@@ -666,14 +711,11 @@ mod tests {
                         model.push_back(Record { at: (epoch, number), writes });
                     }
                 }
-                let other = JournalLog::open(&path).unwrap();
-                for log in [&log, &other] {
-                    let found = log.records().unwrap();
-                    let places: Vec<At> = found.iter().map(|record| record.at).collect();
-                    let expected: Vec<At> = model.iter().map(|record| record.at).collect();
-                    assert_eq!(places, expected, "seed {seed}");
-                    assert!(model == found, "seed {seed}: not what was written");
-                }
+                let (_, found) = JournalLog::open(&path).unwrap().read().unwrap();
+                let places: Vec<At> = found.iter().map(|record| record.at).collect();
+                let expected: Vec<At> = model.iter().map(|record| record.at).collect();
+                assert_eq!(places, expected, "seed {seed}");
+                assert!(model == found, "seed {seed}: not what was written");
                 most = model.iter().map(|record| record.writes.len()).sum::<usize>().max(most);
             }
             let length = std::fs::metadata(&path).unwrap().len();
@@ -709,14 +751,31 @@ mod tests {
         let (_folder, path) = folder();
         let log = appended(&path, 3);
         change(&path, HEADS + wide(BLOCK) + 20, &[0xff; 8]);
-        // What is in its segment after it is not looked at: in the next one, there is a later record.
+        // In its segment, and then in the next one.
         for number in 4..=6 {
+            let error = log.read().unwrap_err();
+            assert!(matches!(error, StoreError::Corrupt(_)), "{error:?}");
+            let error = error.to_string();
+            assert!(error.contains("record 2 of the journal is missing or damaged"), "{error}");
             log.append(number, b"writes", lease(1)).unwrap();
         }
-        let error = log.records().unwrap_err().to_string();
-        assert!(error.contains("record 2 of the journal is missing or damaged"), "{error}");
         let next = JournalLog::open(&path).unwrap();
         assert!(next.take(lease(2)).is_err());
+    }
+
+    /// The first segments of a large record are free before the last one is, where something comes behind it.
+    #[test]
+    fn behind_a_large_record_nothing_is_lost() {
+        let (_folder, path) = folder();
+        let log = taken(&path, 1);
+        log.append(1, &vec![1; 60_000], lease(1)).unwrap();
+        log.append(2, b"two", lease(1)).unwrap();
+        log.forget((1, 1), lease(1)).unwrap();
+        for number in 3..=9 {
+            log.append(number, b"writes", lease(1)).unwrap();
+            let expected: Vec<At> = (2..=number).map(|number| (1, number)).collect();
+            assert_eq!(numbers(&log), expected);
+        }
     }
 
     /// It is written again where it failed, and is there once.
@@ -753,7 +812,7 @@ mod tests {
         assert_eq!(numbers(&log), [(1, 1), (1, 3)]);
         log.close();
         assert!(log.append(4, b"four", lease(1)).is_err());
-        assert!(log.records().is_err());
+        assert!(log.read().is_err());
     }
 
     #[test]
@@ -761,12 +820,12 @@ mod tests {
         let (_folder, path) = folder();
         let log = appended(&path, 2);
         log.forget((1, 1), lease(1)).unwrap();
-        // The third generation is in the second block; before it one was forgotten, and nothing written over.
+        // The head that forgets is in the first block, the one before in the second; nothing is written over yet.
         let whole = std::fs::read(&path).unwrap();
         change(&path, 20, &[0xff; 4]);
         assert_eq!(numbers(&log), [(1, 1), (1, 2)]);
         change(&path, wide(BLOCK) + 20, &[0xff; 4]);
-        assert!(log.records().is_err());
+        assert!(log.read().is_err());
         assert!(matches!(JournalLog::open(&path), Err(StoreError::Unsafe(_))));
         std::fs::write(&path, whole).unwrap();
         assert_eq!(numbers(&log), [(1, 2)]);
@@ -783,7 +842,7 @@ mod tests {
         assert!(matches!(one.take(lease(2)), Err(CommitError::Fenced)));
         assert!(matches!(one.take(lease(1)), Err(CommitError::Fenced)));
         assert!(one.is_there((1, 1), lease(1)).unwrap());
-        assert_eq!(two.epoch().unwrap(), 2);
+        assert_eq!(two.read().unwrap().0, 2);
         two.append(1, b"one", lease(2)).unwrap();
         assert_eq!(numbers(&two), [(1, 1), (2, 1)]);
     }

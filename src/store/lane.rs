@@ -151,8 +151,8 @@ impl LaneConnection {
         self.session.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Executes a statement. The connection is kept for the next one where all went well. Says how many rows it wrote. For the journal's lane alone: in the other one, others write who
-    /// know the pool only.
+    /// Executes a statement. The connection is kept for the next one where all went well. Says how many rows it wrote.
+    /// For the journal's lane alone: in the other one, others write who know the pool only.
     ///
     /// # Errors
     /// [`CommitError`]

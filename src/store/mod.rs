@@ -35,7 +35,7 @@ pub mod answers;
 pub mod api_keys;
 pub mod audit;
 pub mod audit_log;
-mod backup;
+pub mod backup;
 pub mod batch;
 pub mod email_tokens;
 mod former_journal;
