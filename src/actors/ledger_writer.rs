@@ -460,10 +460,14 @@ impl LedgerWriter {
     }
 
     /// After a batch of the journal: whoever waits for it is told at once. Then, where several come, more are waited for:
-    /// a commit costs the same whatever is in it, and those who were told come back with the next calls.
+    /// a commit costs the same whatever is in it, and those who were told come back with the next calls. Longer where
+    /// merges do not keep up.
     fn gather(&mut self) {
-        let pause = self.hands.store.gather_pause();
-        if self.answer() >= GATHER_FROM && !pause.is_zero() {
+        let told = self.answer();
+        let brake = Duration::from_micros(self.machine.brake_micros(told));
+        let gather = self.hands.store.gather_pause();
+        let pause = if told >= GATHER_FROM { brake.max(gather) } else { brake };
+        if !pause.is_zero() {
             // On the writer's own thread, which waits for the disk as long: timers of the runtime are of milliseconds.
             std::thread::sleep(pause);
         }

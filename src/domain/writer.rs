@@ -290,6 +290,11 @@ const PUT_OFF_MAX: usize = 16_384;
 const MERGES_BEHIND: usize = 64;
 /// and, but for a larger `merge_from`, no more than so many: they are in memory, and who starts next merges them first.
 const UNMERGED_MAX: usize = 65_536;
+/// From half of that on the journal takes its time, more and more: so long for each write where it is full. A merge is
+/// faster on any disk that serves.
+const BRAKE_MICROS: usize = 100;
+/// And for no batch longer than that: who waits for the writer waits for this too.
+const BRAKE_MAX_MICROS: u64 = 25_000;
 
 /// So many times `merge_from`, and no more than `max`, but for a larger `merge_from`.
 fn multiple(merge_from: usize, times: usize, max: usize) -> usize {
@@ -411,6 +416,23 @@ impl<T> Writer<T> {
     #[must_use]
     pub fn unmerged(&self) -> usize {
         self.unmerged
+    }
+
+    /// After a batch of so many writes for the journal: how long the next one waits, in microseconds, where merges do not
+    /// keep up. Each caller then waits for a moment, and not all of them at once for a whole merge.
+    #[must_use]
+    pub fn brake_micros(&self, writes: usize) -> u64 {
+        let max = self.behind_max();
+        let free = max / 2;
+        let over = self.unmerged.saturating_sub(free).min(free);
+        let of_all = over.saturating_mul(BRAKE_MICROS).saturating_mul(writes);
+        let micros = u64::try_from(of_all.checked_div(free).unwrap_or(0)).unwrap_or(u64::MAX);
+        micros.min(BRAKE_MAX_MICROS)
+    }
+
+    /// How many writes may be in the journal before it takes no more.
+    fn behind_max(&self) -> usize {
+        multiple(self.merge_from.unwrap_or(0), MERGES_BEHIND, UNMERGED_MAX)
     }
 
     /// What the writes that have not ended cost in memory, roughly, in bytes.
@@ -603,7 +625,7 @@ impl<T> Writer<T> {
             return true;
         }
         let Some((ordinal, _)) = self.plain.front() else { return false };
-        let behind_max = multiple(self.merge_from.unwrap_or(0), MERGES_BEHIND, UNMERGED_MAX);
+        let behind_max = self.behind_max();
         if self.unmerged >= behind_max && !self.is_fenced {
             return false;
         }
@@ -1039,6 +1061,22 @@ mod tests {
         assert_eq!(writer.unmerged(), 7);
         // The database has answered, and perhaps nothing else is ever asked of it until calls come in.
         assert_eq!(writer.state(), WriterState::Serving);
+    }
+
+    #[test]
+    fn the_journal_takes_its_time_where_merges_do_not_keep_up() {
+        let mut writer = Writer::new(1, 1_000_000).with_journal(8, 0);
+        let marks = Arc::new(AccountMarks::default());
+        let mut brakes = Vec::new();
+        for unmerged in 1..=512 {
+            journal(&mut writer, 1, &marks);
+            assert_eq!(writer.unmerged(), unmerged);
+            brakes.push(writer.brake_micros(10));
+        }
+        assert!(brakes.is_sorted());
+        assert_eq!((brakes[255], brakes[383], brakes[511]), (0, 500, 1_000));
+        assert_eq!(writer.brake_micros(1_000), 25_000);
+        assert_eq!(Writer::<u8>::new(1, 1).brake_micros(10), 0);
     }
 
     #[test]
