@@ -54,11 +54,7 @@ impl Store {
         let place = |file: &Path| folder.join(file.file_name().unwrap_or(OsStr::new("copy")));
         let copies = [place(log.path()), place(Path::new(&tables))];
         // Under other names until they are whole.
-        let parts = copies.clone().map(|copy| {
-            let mut name = copy.into_os_string();
-            name.push(".part");
-            PathBuf::from(name)
-        });
+        let parts = copies.each_ref().map(|copy| copy.with_added_extension("part"));
         let refused = |error: std::io::Error| {
             StoreError::Unsafe(format!("cannot copy into {}: {error}", folder.display()))
         };

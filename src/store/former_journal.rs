@@ -11,7 +11,7 @@ use sea_orm::{ConnectionTrait as _, Database, DatabaseConnection, QueryResult, S
 
 use super::batch::CommitError;
 use super::journal::At;
-use super::{StoreError, options};
+use super::{StoreError, folder_of, options};
 use crate::domain::Lease;
 
 /// See the module.
@@ -92,12 +92,11 @@ impl FormerJournal {
     /// # Errors
     /// [`StoreError`], also where somebody else has taken it over.
     pub(super) async fn remove(self, lease: Lease) -> Result<(), StoreError> {
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let io = |error: std::io::Error| {
             StoreError::Unsafe(format!("cannot remove {}: {error}", self.path.display()))
         };
         // Servers lock it while they open the database: none finds the file half removed.
-        let folder = File::open(folder.unwrap_or(Path::new("."))).map_err(io)?;
+        let folder = File::open(folder_of(&self.path)).map_err(io)?;
         folder.lock().map_err(io)?;
         // Whoever still has it open appends nothing without a lease.
         let sql = "DELETE FROM journal_lease WHERE owner = $1 AND epoch = $2";

@@ -222,14 +222,7 @@ impl Store {
     /// [`StoreError`]
     pub async fn audited_journal(&self) -> Result<(u64, Vec<(AccountId, String)>), StoreError> {
         // The journal first: what is merged meanwhile is below the mark that is read then, and nothing is missed.
-        let (mut rows, mut after) = (Vec::new(), (i64::MIN, 0));
-        let journal = self.journal_rows().await?;
-        loop {
-            let page = journal.after(after).await?;
-            let Some(last) = page.last() else { break };
-            after = last.at;
-            rows.extend(page);
-        }
+        let rows = self.journal_rows().await?.all().await?;
         let snapshot = self.snapshot().await?;
         let mark = mark(&snapshot).await?;
         let (mut ends, mut found) = (BTreeMap::<AccountId, End>::new(), Vec::new());
@@ -303,14 +296,8 @@ impl Store {
     /// # Errors
     /// [`StoreError`]
     pub async fn journaled(&self) -> Result<Vec<(i64, i64)>, StoreError> {
-        let (mut batches, mut after) = (Vec::new(), (i64::MIN, 0));
-        let journal = self.journal_rows().await?;
-        loop {
-            let page = journal.after(after).await?;
-            let Some(last) = page.last() else { return Ok(batches) };
-            after = last.at;
-            batches.extend(page.iter().map(|row| row.at));
-        }
+        let rows = self.journal_rows().await?.all().await?;
+        Ok(rows.iter().map(|row| row.at).collect())
     }
 
     /// What is in the journal.
@@ -580,6 +567,17 @@ enum Rows<'c> {
 }
 
 impl Rows<'_> {
+    /// Every batch.
+    async fn all(&self) -> Result<Vec<JournalRow>, StoreError> {
+        let (mut rows, mut after) = (Vec::new(), (i64::MIN, 0));
+        loop {
+            let page = self.after(after).await?;
+            let Some(last) = page.last() else { return Ok(rows) };
+            after = last.at;
+            rows.extend(page);
+        }
+    }
+
     /// The next batches after this one: fewer than [`PAGE`] where there are no more.
     async fn after(&self, after: At) -> Result<Vec<JournalRow>, StoreError> {
         match self {

@@ -35,7 +35,7 @@ use uuid::Uuid;
 
 use super::batch::CommitError;
 use super::journal::At;
-use super::{StoreError, is_synced};
+use super::{StoreError, folder_of, is_synced};
 use crate::domain::Lease;
 use crate::failpoint;
 
@@ -444,16 +444,13 @@ fn create(path: &Path) -> IoResult<()> {
         epoch: 0,
         forgotten: 0,
     };
-    let mut name = path.as_os_str().to_owned();
-    name.push(".new");
-    let new = PathBuf::from(name);
+    let new = path.with_added_extension("new");
     let mut file = File::create(&new)?;
     file.write_all(&head_block(&head)?)?;
     fill(&file, wide(BLOCK), HEADS.saturating_add(segment.into()))?;
     drop(file);
     std::fs::rename(&new, path)?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    File::open(folder_of(path))?.sync_all()
 }
 
 fn open(path: &Path) -> IoResult<File> {

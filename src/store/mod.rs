@@ -420,11 +420,16 @@ fn sqlite_file(url: &str) -> PathBuf {
     )
 }
 
+/// The folder that a file is in.
+fn folder_of(file: &Path) -> &Path {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new("."))
+}
+
 /// The folder of a SQLite file, made where it is missing.
 fn create_folder(url: &str) -> Result<File, StoreError> {
     let file = sqlite_file(url);
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
-    let folder = folder.unwrap_or(Path::new("."));
+    let folder = folder_of(&file);
     std::fs::create_dir_all(folder).and_then(|()| File::open(folder)).map_err(|error| {
         StoreError::Unsafe(format!("cannot use the folder {}: {error}", folder.display()))
     })
