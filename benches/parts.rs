@@ -26,6 +26,7 @@ use polysystems::actors::{AccountLease, LedgerWriter};
 use polysystems::app;
 use polysystems::clock::Clock;
 use polysystems::config::{DatabaseSettings, LedgerSettings, Settings};
+use polysystems::domain::writer::Merge;
 use polysystems::domain::{
     AccountId, Batch, Charge, ChargeId, Credits, Ending, KeyId, Lease, Outcome, Owner, Price,
     Tally, UsageRecord,
@@ -42,6 +43,10 @@ mod seed;
 mod support;
 
 use support::database::Database;
+
+/// As in the server.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const COST: Credits = Credits::from_nanos(2_260_000);
 const BALANCE: Credits = Credits::from_nanos(1_000_000_000_000_000);
@@ -172,16 +177,17 @@ fn actors(criterion: &mut Criterion) {
 }
 
 /// One transaction of the ledger writer, by how many calls it has.
-fn writer(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("writer");
-    group.sample_size(20).measurement_time(Duration::from_secs(4));
-    for (name, make) in [
-        ("SQLite", Database::sqlite as fn() -> Database),
-        ("PostgreSQL", Database::durable_postgres),
-    ] {
-        let ground = Ground::new(make(), 100);
+/// Accounts that are charged in turn, without actors.
+struct Charging {
+    ids: Vec<(AccountId, KeyId)>,
+    owners: Vec<Owner>,
+    next: usize,
+}
+
+impl Charging {
+    fn new(ground: &Ground) -> Self {
         let ids = ground.accounts();
-        let mut owners: Vec<Owner> = ground.system.block_on(async {
+        let owners = ground.system.block_on(async {
             let mut owners = Vec::new();
             for (account, _) in &ids {
                 let state = ground.store.load_account(*account, ground.lease.epoch).await.unwrap();
@@ -189,31 +195,82 @@ fn writer(criterion: &mut Criterion) {
             }
             owners
         });
-        let mut next = 0;
-        let mut batch = |calls: usize| {
-            let mut writes = Vec::new();
-            for _ in 0..calls {
-                next += 1;
-                let place = next % ids.len();
-                let ((account, key), owner) = (ids[place], &mut owners[place]);
-                let (order, now) = (charge(key), Clock::System.now());
-                writes.extend(owner.charge(&order, now).unwrap().write);
-                let outcome = Outcome::Delivered { cost: COST };
-                let usage = Some(usage(account, key, order.id));
-                writes.extend(owner.settle(order.id, outcome, now, usage, None).unwrap().write);
-            }
-            Batch::of(writes.iter().map(AsRef::as_ref))
-        };
+        Charging { ids, owners, next: 0 }
+    }
+
+    /// What so many calls leave.
+    fn batch(&mut self, calls: usize) -> Batch {
+        let mut writes = Vec::new();
+        for _ in 0..calls {
+            self.next += 1;
+            let place = self.next % self.ids.len();
+            let ((account, key), owner) = (self.ids[place], &mut self.owners[place]);
+            let (order, now) = (charge(key), Clock::System.now());
+            writes.extend(owner.charge(&order, now).unwrap().write);
+            let outcome = Outcome::Delivered { cost: COST };
+            let usage = Some(usage(account, key, order.id));
+            writes.extend(owner.settle(order.id, outcome, now, usage, None).unwrap().write);
+        }
+        Batch::of(writes.iter().map(AsRef::as_ref))
+    }
+}
+
+/// A database's name, and how one is made.
+type Make = (&'static str, fn() -> Database);
+
+const DATABASES: [Make; 2] =
+    [("SQLite", Database::sqlite), ("PostgreSQL", Database::durable_postgres)];
+
+fn writer(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("writer");
+    group.sample_size(20).measurement_time(Duration::from_secs(4));
+    for (name, make) in DATABASES {
+        let ground = Ground::new(make(), 100);
+        let mut charging = Charging::new(&ground);
         for calls in [1, 8, 32, 128, 512] {
             group.throughput(Throughput::Elements(calls as u64));
             group.bench_function(BenchmarkId::new(name, calls), |bencher| {
                 bencher.iter_custom(|times| {
                     let mut elapsed = Duration::ZERO;
                     for _ in 0..times {
-                        let batch = batch(calls);
+                        let batch = charging.batch(calls);
                         let begun = Instant::now();
                         let committing = ground.store.commit(&batch, ground.lease);
                         ground.system.block_on(committing).unwrap();
+                        elapsed += begun.elapsed();
+                    }
+                    elapsed
+                });
+            });
+        }
+    }
+}
+
+/// What the journal's batches cost in the tables: so many calls as the load makes of a merge, of few accounts and of many.
+fn merge(criterion: &mut Criterion) {
+    /// Calls in a batch of the journal.
+    const BATCH: usize = 32;
+    let mut group = criterion.benchmark_group("merge");
+    group.sample_size(10).measurement_time(Duration::from_secs(4));
+    for (name, make) in DATABASES {
+        for (accounts, calls) in [(100, 4_096), (10_000, 16_384)] {
+            let ground = Ground::new(make(), accounts);
+            let mut charging = Charging::new(&ground);
+            let mut last = 0;
+            group.throughput(Throughput::Elements(calls as u64));
+            let case = format!("{name}, {accounts} accounts");
+            group.bench_function(BenchmarkId::new(case, calls), |bencher| {
+                bencher.iter_custom(|times| {
+                    let mut elapsed = Duration::ZERO;
+                    for _ in 0..times {
+                        let batches: Vec<_> =
+                            (0..calls / BATCH).map(|_| Arc::new(charging.batch(BATCH))).collect();
+                        let first = last + 1;
+                        last += i64::try_from(batches.len()).unwrap();
+                        let merge = Merge { first, last, batches, is_urgent: true };
+                        let begun = Instant::now();
+                        let merging = ground.store.merge(&merge, ground.lease);
+                        assert_eq!(ground.system.block_on(merging).unwrap(), []);
                         elapsed += begun.elapsed();
                     }
                     elapsed
@@ -279,5 +336,5 @@ fn whole(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, actors, writer, whole);
+criterion_group!(benches, actors, writer, merge, whole);
 criterion_main!(benches);

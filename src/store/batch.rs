@@ -5,8 +5,9 @@
 //! room for a power of two of them, and what is rarer as one JSON text (`json_each`), which costs it several times
 //! as much a row.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::OnceLock;
+use std::sync::{LazyLock, OnceLock};
 use std::time::Duration;
 
 use sea_orm::{
@@ -338,8 +339,9 @@ const ROWS_POSTGRES: &str = "WITH entries AS (
 /// What is refused fails the transaction, so no statement need be undone by itself: with `OR FAIL` SQLite does
 /// not copy each page that a statement changes.
 pub(super) struct Table {
-    before: &'static str,
-    after: &'static str,
+    before: Cow<'static, str>,
+    columns: usize,
+    after: Cow<'static, str>,
     /// By their capacities, which are powers of two: few enough that each stays prepared.
     texts: [OnceLock<String>; 11],
 }
@@ -348,33 +350,57 @@ pub(super) struct Table {
 const CAPACITY_MAX: usize = 1_024;
 
 impl Table {
-    pub(super) const fn new(before: &'static str, after: &'static str) -> Self {
-        Table { before, after, texts: [const { OnceLock::new() }; 11] }
+    const fn new(before: &'static str, columns: usize, after: &'static str) -> Self {
+        Table::of(Cow::Borrowed(before), columns, Cow::Borrowed(after))
     }
 
-    /// The text with room for so many rows of so many columns.
-    fn text(&self, capacity: usize, columns: usize) -> &str {
+    /// For rows of so many columns.
+    pub(super) const fn of(
+        before: Cow<'static, str>,
+        columns: usize,
+        after: Cow<'static, str>,
+    ) -> Self {
+        Table { before, columns, after, texts: [const { OnceLock::new() }; 11] }
+    }
+
+    /// The text with room for so many rows.
+    fn text(&self, capacity: usize) -> &str {
         let place = usize::try_from(capacity.trailing_zeros()).unwrap_or(0);
-        let make =
-            || format!("{} ({}) {}", self.before, placeholders(capacity, columns), self.after);
+        let rows = || placeholders(capacity, self.columns);
+        let make = || format!("{} ({}) {}", self.before, rows(), self.after);
         let text = self.texts.get(place).map(|text| text.get_or_init(make));
         text.map_or("", String::as_str)
     }
 
     /// Writes the rows. All of them must be taken.
-    pub(super) async fn write<R, const N: usize>(
+    pub(super) async fn write<R, V: IntoIterator<Item = Value>>(
         &self,
         transaction: &DatabaseTransaction,
         rows: &[R],
-        values_of: impl Fn(&R) -> [Value; N],
+        values_of: impl Fn(&R) -> V,
+    ) -> Result<(), CommitError> {
+        self.write_after(transaction, &[], rows, values_of).await
+    }
+
+    /// The same, where other values come before those of the rows, in each statement.
+    async fn write_after<R, V: IntoIterator<Item = Value>>(
+        &self,
+        transaction: &DatabaseTransaction,
+        first: &[Value],
+        rows: &[R],
+        values_of: impl Fn(&R) -> V,
     ) -> Result<(), CommitError> {
         let mut rest = rows;
         while !rest.is_empty() {
             let capacity = capacity(rest.len());
             let (rows, others) = rest.split_at(capacity.min(rest.len()));
-            let text = self.text(capacity, N);
-            let mut values = Vec::with_capacity(capacity.saturating_mul(N));
-            push_rows(&mut values, rows.iter().map(&values_of), capacity);
+            let count = capacity.saturating_mul(self.columns).saturating_add(first.len());
+            let mut values = Vec::with_capacity(count);
+            values.extend_from_slice(first);
+            values.extend(rows.iter().flat_map(&values_of));
+            // Where the text has room for more rows.
+            values.resize(count, Value::BigInt(None));
+            let text = self.text(capacity);
             let statement = Statement::from_sql_and_values(DbBackend::Sqlite, text, values);
             let written = transaction.execute_raw(statement).await?.rows_affected();
             all_written(written, rows.len())?;
@@ -394,6 +420,7 @@ static ENTRIES: Table = Table::new(
     "INSERT OR FAIL INTO ledger_entry
         (account_id, seq, epoch, kind, amount, balance_after, reference, key_id, day, month, at, link)
     SELECT * FROM",
+    12,
     "WHERE column1 IS NOT NULL",
 );
 
@@ -401,12 +428,14 @@ static ACCOUNTS: Table = Table::new(
     "UPDATE OR FAIL account
     SET seq = row.column3, balance = row.column4, updated_at = row.column5, link = row.column6
     FROM",
+    6,
     "AS row WHERE account.id = row.column1 AND account.seq = row.column2",
 );
 
 static SPENDS: Table = Table::new(
     "INSERT OR FAIL INTO key_spend (key_id, day, day_spent, month, month_spent, last_used_at, total_spent)
     SELECT * FROM",
+    7,
     "WHERE column1 IS NOT NULL
     ON CONFLICT (key_id) DO UPDATE SET day = excluded.day, day_spent = excluded.day_spent,
         month = excluded.month, month_spent = excluded.month_spent,
@@ -415,11 +444,37 @@ static SPENDS: Table = Table::new(
 );
 
 static USAGE: Table = Table::new(
-    "INSERT OR FAIL INTO usage_record (account_id, id, seq, key_id, method, route, upstream, status, cost,
-        prompt_tokens, completion_tokens, started_at, latency_micros, ending, tally, model)
+    "INSERT OR FAIL INTO usage_record (account_id, id, seq, key_id, status, cost, prompt_tokens,
+        completion_tokens, started_at, latency_micros, ending, tally, method, route, upstream, model)
     SELECT * FROM",
+    16,
     "WHERE column1 IS NOT NULL",
 );
+
+/// So many different names have room in [`USAGE_NAMED`]; a row is compared with one after the other.
+const NAMES_MAX: usize = 8;
+
+/// The same, where few names are in all rows: to hand a text over costs more than to write it, so each is given once,
+/// before the rows, whose last column says which it is.
+static USAGE_NAMED: LazyLock<Table> = LazyLock::new(|| {
+    let given = |name: &'static str| (1..=NAMES_MAX).map(move |place| format!("{name}_{place}"));
+    let chosen = |name: &'static str| {
+        let cases = given(name).zip(1..).map(|(given, place)| format!("WHEN {place} THEN {given}"));
+        format!("CASE column13 {} END", cases.collect::<Vec<_>>().join(" "))
+    };
+    let names = ["method", "route", "upstream", "model"];
+    let before = format!(
+        "WITH name ({}) AS MATERIALIZED ({})
+        INSERT OR FAIL INTO usage_record (account_id, id, seq, key_id, status, cost, prompt_tokens,
+            completion_tokens, started_at, latency_micros, ending, tally, method, route, upstream, model)
+        SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9,
+            column10, column11, column12, {} FROM",
+        names.into_iter().flat_map(given).collect::<Vec<_>>().join(","),
+        placeholders(1, names.len().saturating_mul(NAMES_MAX)),
+        names.map(chosen).join(","),
+    );
+    Table::of(before.into(), 13, "CROSS JOIN name WHERE column1 IS NOT NULL".into())
+});
 
 /// Rows of each table that PostgreSQL is given in one statement: it has a processor for itself until it is done.
 pub(super) const PIECE: usize = 256;
@@ -475,7 +530,22 @@ pub(super) async fn write_rows(
     ENTRIES.write(transaction, &batch.entries, entry_row).await?;
     ACCOUNTS.write(transaction, &moves, move_row).await?;
     SPENDS.write(transaction, &spends, spend_row).await?;
-    USAGE.write(transaction, &batch.usage, usage_row).await?;
+    for usage in batch.usage.chunks(CAPACITY_MAX) {
+        let names = Names::of(usage);
+        if let Some(first) = names.values() {
+            let rows: Vec<(&UsageRecord, i64)> = usage.iter().zip(names.of_records).collect();
+            let row = |(record, names): &(&UsageRecord, i64)| {
+                usage_numbers(record).into_iter().chain([(*names).into()])
+            };
+            USAGE_NAMED.write_after(transaction, &first, &rows, row).await?;
+        } else {
+            let row = |record: &UsageRecord| {
+                let names = usage_names(record).map(Value::from);
+                usage_numbers(record).into_iter().chain(names)
+            };
+            USAGE.write(transaction, usage, row).await?;
+        }
+    }
     Ok(())
 }
 
@@ -592,7 +662,7 @@ impl<'r> Names<'r> {
         let mut places = HashMap::new();
         let mut distinct = Vec::new();
         let of_record = |record: &'r UsageRecord| {
-            let names = [&*record.method, &*record.route, &*record.upstream, &*record.model];
+            let names = usage_names(record);
             *places.entry(names).or_insert_with(|| {
                 distinct.push(names);
                 i64::try_from(distinct.len()).unwrap_or(i64::MAX)
@@ -602,6 +672,20 @@ impl<'r> Names<'r> {
         Names { distinct, of_records }
     }
 
+    /// For [`USAGE_NAMED`]: name by name, each with the same room. None where they have no room.
+    fn values(&self) -> Option<Vec<Value>> {
+        if self.distinct.len() > NAMES_MAX {
+            return None;
+        }
+        let free = NAMES_MAX.saturating_sub(self.distinct.len());
+        let values = (0..4).flat_map(|place| {
+            let given = self.distinct.iter().filter_map(move |names| names.get(place).copied());
+            given.map(Value::from).chain(std::iter::repeat_n(Value::BigInt(None), free))
+        });
+        Some(values.collect())
+    }
+
+    /// For PostgreSQL.
     fn columns(&self) -> [Value; 4] {
         [0, 1, 2, 3].map(|place| {
             column(&self.distinct, |names| names.get(place).copied().unwrap_or_default().to_owned())
@@ -627,15 +711,13 @@ fn usage_columns(usage: &[UsageRecord], names: &Names<'_>) -> [Value; 13] {
     ]
 }
 
-fn usage_row(record: &UsageRecord) -> [Value; 16] {
+/// What each record has for itself, or mostly.
+fn usage_numbers(record: &UsageRecord) -> [Value; 12] {
     [
         record.account.0.into(),
         record.id.0.into(),
         record.seq.into(),
         record.key.0.into(),
-        record.method.to_string().into(),
-        record.route.to_string().into(),
-        record.upstream.to_string().into(),
         status(record).into(),
         record.cost.nanos().into(),
         kept_tokens(record.prompt_tokens).into(),
@@ -644,8 +726,11 @@ fn usage_row(record: &UsageRecord) -> [Value; 16] {
         record.latency_micros.into(),
         record.ending.code().into(),
         record.tally.code().into(),
-        record.model.to_string().into(),
     ]
+}
+
+fn usage_names(record: &UsageRecord) -> [&str; 4] {
+    [&record.method, &record.route, &record.upstream, &record.model]
 }
 
 /// One column of the rows, as a PostgreSQL array.
@@ -660,17 +745,6 @@ where
 pub(super) fn placeholders(rows: usize, columns: usize) -> String {
     let row = format!("({})", vec!["?"; columns].join(","));
     format!("VALUES {}", vec![row; rows].join(","))
-}
-
-/// The values of rows, one after the other, and NULL where the text has room for more.
-pub(super) fn push_rows<const N: usize>(
-    values: &mut Vec<Value>,
-    rows: impl ExactSizeIterator<Item = [Value; N]>,
-    capacity: usize,
-) {
-    let padding = capacity.saturating_sub(rows.len()).saturating_mul(N);
-    values.extend(rows.flatten());
-    values.extend(std::iter::repeat_n(Value::BigInt(None), padding));
 }
 
 /// A statement for PostgreSQL and the same for SQLite.
@@ -694,7 +768,83 @@ pub(super) fn json<R: serde::Serialize>(rows: impl Iterator<Item = R>) -> Result
 
 #[cfg(test)]
 mod tests {
+    use sea_orm::{QueryOrder as _, QuerySelect as _};
+    use tokio::runtime::Handle;
+
     use super::*;
+    use crate::config::DatabaseSettings;
+    use crate::domain::{AccountId, ChargeId, Ending, Tally};
+
+    /// The `number`th of calls that have so many different names.
+    fn call(number: usize, names: usize) -> UsageRecord {
+        let name = |what: &str| format!("{what} {}", number * 7 % names);
+        let (small, wide) = (i64::try_from(number).unwrap(), u64::try_from(number).unwrap());
+        UsageRecord {
+            id: ChargeId(Uuid::from_u64_pair(0, wide)),
+            account: AccountId(1),
+            seq: (!number.is_multiple_of(3)).then_some(small),
+            key: KeyId(Uuid::from_u128(8)),
+            method: name("method").into(),
+            route: name("route").into(),
+            upstream: name("upstream").into(),
+            model: if number.is_multiple_of(names) { "".into() } else { name("model").into() },
+            status: u16::try_from(200 + number % 300).unwrap(),
+            cost: Credits::from_nanos(small * 1_000),
+            prompt_tokens: wide + 1,
+            completion_tokens: wide + 2,
+            ending: if number.is_multiple_of(2) { Ending::Completed } else { Ending::Failed },
+            tally: if number.is_multiple_of(5) { Tally::Reported } else { Tally::Counted },
+            started_at: Timestamp::from_micros(small + 3),
+            latency_micros: small + 4,
+        }
+    }
+
+    /// Each is as it was handed over, and in that order, however many names there are and wherever a statement ends.
+    #[tokio::test]
+    async fn usage_is_written_to_sqlite_with_its_own_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}?mode=rwc", folder.path().join("x.db").display());
+        let settings = DatabaseSettings::default();
+        let store = Store::open(&settings, &url, Handle::current()).await.unwrap();
+        let lease = store.take_lease(Uuid::from_u128(2)).await.unwrap();
+        let mut written = 0;
+        for count in [1, 2, 63, 64, 65, 1_023, 1_024, 1_025, 2_100] {
+            for names in [1, 2, NAMES_MAX, NAMES_MAX + 1, 30] {
+                let usage: Vec<_> = (written..written + count).map(|n| call(n, names)).collect();
+                let batch = Batch { usage, ..Batch::default() };
+                store.commit(&batch, lease).await.unwrap();
+                let rows = entity::usage_record::Entity::find()
+                    .order_by_desc(entity::usage_record::Column::Number)
+                    .limit(u64::try_from(count).unwrap());
+                let mut rows = rows.all(&store.read).await.unwrap();
+                rows.reverse();
+                let found = |row: entity::usage_record::Model| {
+                    let numbers =
+                        (row.account_id, row.id, row.seq, row.key_id, row.status, row.cost);
+                    let more = (row.prompt_tokens, row.completion_tokens, row.started_at);
+                    let codes = (row.latency_micros, row.ending, row.tally);
+                    (numbers, more, codes, [row.method, row.route, row.upstream, row.model])
+                };
+                let expected = |call: &UsageRecord| {
+                    let names = usage_names(call).map(str::to_owned);
+                    let cost = call.cost.nanos();
+                    let numbers =
+                        (call.account.0, call.id.0, call.seq, call.key.0, status(call), cost);
+                    let started_at = call.started_at.micros();
+                    let tokens =
+                        (kept_tokens(call.prompt_tokens), kept_tokens(call.completion_tokens));
+                    let more = (tokens.0, tokens.1, started_at);
+                    let codes = (call.latency_micros, call.ending.code(), call.tally.code());
+                    (numbers, more, codes, names)
+                };
+                let rows: Vec<_> = rows.into_iter().map(found).collect();
+                let calls: Vec<_> = batch.usage.iter().map(expected).collect();
+                assert_eq!(rows, calls, "{count} calls with {names} names");
+                written += count;
+            }
+        }
+        store.close().await;
+    }
 
     #[test]
     fn the_pieces_are_the_whole_and_none_is_too_large() {
