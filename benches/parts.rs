@@ -176,7 +176,6 @@ fn actors(criterion: &mut Criterion) {
     }
 }
 
-/// One transaction of the ledger writer, by how many calls it has.
 /// Accounts that are charged in turn, without actors.
 struct Charging {
     ids: Vec<(AccountId, KeyId)>,
@@ -221,6 +220,7 @@ type Make = (&'static str, fn() -> Database);
 const DATABASES: [Make; 2] =
     [("SQLite", Database::sqlite), ("PostgreSQL", Database::durable_postgres)];
 
+/// One transaction of the ledger writer, by how many calls it has.
 fn writer(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("writer");
     group.sample_size(20).measurement_time(Duration::from_secs(4));

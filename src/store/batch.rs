@@ -379,27 +379,30 @@ impl Table {
         rows: &[R],
         values_of: impl Fn(&R) -> V,
     ) -> Result<(), CommitError> {
-        self.write_after(transaction, &[], rows, values_of).await
+        self.write_before(transaction, rows, values_of, &[]).await
     }
 
-    /// The same, where other values come before those of the rows, in each statement.
-    async fn write_after<R, V: IntoIterator<Item = Value>>(
+    /// The same, where other values come behind those of the rows, in each statement.
+    async fn write_before<R, V: IntoIterator<Item = Value>>(
         &self,
         transaction: &DatabaseTransaction,
-        first: &[Value],
         rows: &[R],
         values_of: impl Fn(&R) -> V,
+        last: &[Value],
     ) -> Result<(), CommitError> {
         let mut rest = rows;
         while !rest.is_empty() {
             let capacity = capacity(rest.len());
             let (rows, others) = rest.split_at(capacity.min(rest.len()));
-            let count = capacity.saturating_mul(self.columns).saturating_add(first.len());
-            let mut values = Vec::with_capacity(count);
-            values.extend_from_slice(first);
+            let count = capacity.saturating_mul(self.columns);
+            let mut values = Vec::with_capacity(count.saturating_add(last.len()));
             values.extend(rows.iter().flat_map(&values_of));
+            if values.len() != rows.len().saturating_mul(self.columns) {
+                return Err(CommitError::Refused("a row is not as wide as its table".into()));
+            }
             // Where the text has room for more rows.
             values.resize(count, Value::BigInt(None));
+            values.extend_from_slice(last);
             let text = self.text(capacity);
             let statement = Statement::from_sql_and_values(DbBackend::Sqlite, text, values);
             let written = transaction.execute_raw(statement).await?.rows_affected();
@@ -455,7 +458,7 @@ static USAGE: Table = Table::new(
 const NAMES_MAX: usize = 8;
 
 /// The same, where few names are in all rows: to hand a text over costs more than to write it, so each is given once,
-/// before the rows, whose last column says which it is.
+/// behind the rows, whose last column says which it is.
 static USAGE_NAMED: LazyLock<Table> = LazyLock::new(|| {
     let given = |name: &'static str| (1..=NAMES_MAX).map(move |place| format!("{name}_{place}"));
     let chosen = |name: &'static str| {
@@ -464,16 +467,19 @@ static USAGE_NAMED: LazyLock<Table> = LazyLock::new(|| {
     };
     let names = ["method", "route", "upstream", "model"];
     let before = format!(
-        "WITH name ({}) AS MATERIALIZED ({})
-        INSERT OR FAIL INTO usage_record (account_id, id, seq, key_id, status, cost, prompt_tokens,
+        "INSERT OR FAIL INTO usage_record (account_id, id, seq, key_id, status, cost, prompt_tokens,
             completion_tokens, started_at, latency_micros, ending, tally, method, route, upstream, model)
         SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9,
             column10, column11, column12, {} FROM",
-        names.into_iter().flat_map(given).collect::<Vec<_>>().join(","),
-        placeholders(1, names.len().saturating_mul(NAMES_MAX)),
         names.map(chosen).join(","),
     );
-    Table::of(before.into(), 13, "CROSS JOIN name WHERE column1 IS NOT NULL".into())
+    let given = names.into_iter().flat_map(given).map(|name| format!("? AS {name}"));
+    // No CTE: with one, SQLite does not take the rows one by one, but makes a statement of each.
+    let after = format!(
+        "CROSS JOIN (SELECT {}) WHERE column1 IS NOT NULL",
+        given.collect::<Vec<_>>().join(",")
+    );
+    Table::of(before.into(), 13, after.into())
 });
 
 /// Rows of each table that PostgreSQL is given in one statement: it has a processor for itself until it is done.
@@ -532,12 +538,12 @@ pub(super) async fn write_rows(
     SPENDS.write(transaction, &spends, spend_row).await?;
     for usage in batch.usage.chunks(CAPACITY_MAX) {
         let names = Names::of(usage);
-        if let Some(first) = names.values() {
+        if let Some(last) = names.values() {
             let rows: Vec<(&UsageRecord, i64)> = usage.iter().zip(names.of_records).collect();
             let row = |(record, names): &(&UsageRecord, i64)| {
                 usage_numbers(record).into_iter().chain([(*names).into()])
             };
-            USAGE_NAMED.write_after(transaction, &first, &rows, row).await?;
+            USAGE_NAMED.write_before(transaction, &rows, row, &last).await?;
         } else {
             let row = |record: &UsageRecord| {
                 let names = usage_names(record).map(Value::from);
