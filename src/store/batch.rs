@@ -5,9 +5,8 @@
 //! room for a power of two of them, and what is rarer as one JSON text (`json_each`), which costs it several times
 //! as much a row.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::{LazyLock, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use sea_orm::{
@@ -339,9 +338,8 @@ const ROWS_POSTGRES: &str = "WITH entries AS (
 /// What is refused fails the transaction, so no statement need be undone by itself: with `OR FAIL` SQLite does
 /// not copy each page that a statement changes.
 pub(super) struct Table {
-    before: Cow<'static, str>,
-    columns: usize,
-    after: Cow<'static, str>,
+    before: &'static str,
+    after: &'static str,
     /// By their capacities, which are powers of two: few enough that each stays prepared.
     texts: [OnceLock<String>; 11],
 }
@@ -350,60 +348,33 @@ pub(super) struct Table {
 const CAPACITY_MAX: usize = 1_024;
 
 impl Table {
-    const fn new(before: &'static str, columns: usize, after: &'static str) -> Self {
-        Table::of(Cow::Borrowed(before), columns, Cow::Borrowed(after))
+    pub(super) const fn new(before: &'static str, after: &'static str) -> Self {
+        Table { before, after, texts: [const { OnceLock::new() }; 11] }
     }
 
-    /// For rows of so many columns.
-    pub(super) const fn of(
-        before: Cow<'static, str>,
-        columns: usize,
-        after: Cow<'static, str>,
-    ) -> Self {
-        Table { before, columns, after, texts: [const { OnceLock::new() }; 11] }
-    }
-
-    /// The text with room for so many rows.
-    fn text(&self, capacity: usize) -> &str {
+    /// The text with room for so many rows of so many columns.
+    fn text(&self, capacity: usize, columns: usize) -> &str {
         let place = usize::try_from(capacity.trailing_zeros()).unwrap_or(0);
-        let rows = || placeholders(capacity, self.columns);
-        let make = || format!("{} ({}) {}", self.before, rows(), self.after);
+        let make =
+            || format!("{} ({}) {}", self.before, placeholders(capacity, columns), self.after);
         let text = self.texts.get(place).map(|text| text.get_or_init(make));
         text.map_or("", String::as_str)
     }
 
     /// Writes the rows. All of them must be taken.
-    pub(super) async fn write<R, V: IntoIterator<Item = Value>>(
+    pub(super) async fn write<R, const N: usize>(
         &self,
         transaction: &DatabaseTransaction,
         rows: &[R],
-        values_of: impl Fn(&R) -> V,
-    ) -> Result<(), CommitError> {
-        self.write_before(transaction, rows, values_of, &[]).await
-    }
-
-    /// The same, where other values come behind those of the rows, in each statement.
-    async fn write_before<R, V: IntoIterator<Item = Value>>(
-        &self,
-        transaction: &DatabaseTransaction,
-        rows: &[R],
-        values_of: impl Fn(&R) -> V,
-        last: &[Value],
+        values_of: impl Fn(&R) -> [Value; N],
     ) -> Result<(), CommitError> {
         let mut rest = rows;
         while !rest.is_empty() {
             let capacity = capacity(rest.len());
             let (rows, others) = rest.split_at(capacity.min(rest.len()));
-            let count = capacity.saturating_mul(self.columns);
-            let mut values = Vec::with_capacity(count.saturating_add(last.len()));
-            values.extend(rows.iter().flat_map(&values_of));
-            if values.len() != rows.len().saturating_mul(self.columns) {
-                return Err(CommitError::Refused("a row is not as wide as its table".into()));
-            }
-            // Where the text has room for more rows.
-            values.resize(count, Value::BigInt(None));
-            values.extend_from_slice(last);
-            let text = self.text(capacity);
+            let text = self.text(capacity, N);
+            let mut values = Vec::with_capacity(capacity.saturating_mul(N));
+            push_rows(&mut values, rows.iter().map(&values_of), capacity);
             let statement = Statement::from_sql_and_values(DbBackend::Sqlite, text, values);
             let written = transaction.execute_raw(statement).await?.rows_affected();
             all_written(written, rows.len())?;
@@ -423,7 +394,6 @@ static ENTRIES: Table = Table::new(
     "INSERT OR FAIL INTO ledger_entry
         (account_id, seq, epoch, kind, amount, balance_after, reference, key_id, day, month, at, link)
     SELECT * FROM",
-    12,
     "WHERE column1 IS NOT NULL",
 );
 
@@ -431,14 +401,12 @@ static ACCOUNTS: Table = Table::new(
     "UPDATE OR FAIL account
     SET seq = row.column3, balance = row.column4, updated_at = row.column5, link = row.column6
     FROM",
-    6,
     "AS row WHERE account.id = row.column1 AND account.seq = row.column2",
 );
 
 static SPENDS: Table = Table::new(
     "INSERT OR FAIL INTO key_spend (key_id, day, day_spent, month, month_spent, last_used_at, total_spent)
     SELECT * FROM",
-    7,
     "WHERE column1 IS NOT NULL
     ON CONFLICT (key_id) DO UPDATE SET day = excluded.day, day_spent = excluded.day_spent,
         month = excluded.month, month_spent = excluded.month_spent,
@@ -447,40 +415,11 @@ static SPENDS: Table = Table::new(
 );
 
 static USAGE: Table = Table::new(
-    "INSERT OR FAIL INTO usage_record (account_id, id, seq, key_id, status, cost, prompt_tokens,
-        completion_tokens, started_at, latency_micros, ending, tally, method, route, upstream, model)
+    "INSERT OR FAIL INTO usage_record (account_id, id, seq, key_id, method, route, upstream, status, cost,
+        prompt_tokens, completion_tokens, started_at, latency_micros, ending, tally, model)
     SELECT * FROM",
-    16,
     "WHERE column1 IS NOT NULL",
 );
-
-/// So many different names have room in [`USAGE_NAMED`]; a row is compared with one after the other.
-const NAMES_MAX: usize = 8;
-
-/// The same, where few names are in all rows: to hand a text over costs more than to write it, so each is given once,
-/// behind the rows, whose last column says which it is.
-static USAGE_NAMED: LazyLock<Table> = LazyLock::new(|| {
-    let given = |name: &'static str| (1..=NAMES_MAX).map(move |place| format!("{name}_{place}"));
-    let chosen = |name: &'static str| {
-        let cases = given(name).zip(1..).map(|(given, place)| format!("WHEN {place} THEN {given}"));
-        format!("CASE column13 {} END", cases.collect::<Vec<_>>().join(" "))
-    };
-    let names = ["method", "route", "upstream", "model"];
-    let before = format!(
-        "INSERT OR FAIL INTO usage_record (account_id, id, seq, key_id, status, cost, prompt_tokens,
-            completion_tokens, started_at, latency_micros, ending, tally, method, route, upstream, model)
-        SELECT column1, column2, column3, column4, column5, column6, column7, column8, column9,
-            column10, column11, column12, {} FROM",
-        names.map(chosen).join(","),
-    );
-    let given = names.into_iter().flat_map(given).map(|name| format!("? AS {name}"));
-    // No CTE: with one, SQLite does not take the rows one by one, but makes a statement of each.
-    let after = format!(
-        "CROSS JOIN (SELECT {}) WHERE column1 IS NOT NULL",
-        given.collect::<Vec<_>>().join(",")
-    );
-    Table::of(before.into(), 13, after.into())
-});
 
 /// Rows of each table that PostgreSQL is given in one statement: it has a processor for itself until it is done.
 pub(super) const PIECE: usize = 256;
@@ -536,22 +475,7 @@ pub(super) async fn write_rows(
     ENTRIES.write(transaction, &batch.entries, entry_row).await?;
     ACCOUNTS.write(transaction, &moves, move_row).await?;
     SPENDS.write(transaction, &spends, spend_row).await?;
-    for usage in batch.usage.chunks(CAPACITY_MAX) {
-        let names = Names::of(usage);
-        if let Some(last) = names.values() {
-            let rows: Vec<(&UsageRecord, i64)> = usage.iter().zip(names.of_records).collect();
-            let row = |(record, names): &(&UsageRecord, i64)| {
-                usage_numbers(record).into_iter().chain([(*names).into()])
-            };
-            USAGE_NAMED.write_before(transaction, &rows, row, &last).await?;
-        } else {
-            let row = |record: &UsageRecord| {
-                let names = usage_names(record).map(Value::from);
-                usage_numbers(record).into_iter().chain(names)
-            };
-            USAGE.write(transaction, usage, row).await?;
-        }
-    }
+    USAGE.write(transaction, &batch.usage, usage_row).await?;
     Ok(())
 }
 
@@ -668,7 +592,7 @@ impl<'r> Names<'r> {
         let mut places = HashMap::new();
         let mut distinct = Vec::new();
         let of_record = |record: &'r UsageRecord| {
-            let names = usage_names(record);
+            let names = [&*record.method, &*record.route, &*record.upstream, &*record.model];
             *places.entry(names).or_insert_with(|| {
                 distinct.push(names);
                 i64::try_from(distinct.len()).unwrap_or(i64::MAX)
@@ -678,20 +602,6 @@ impl<'r> Names<'r> {
         Names { distinct, of_records }
     }
 
-    /// For [`USAGE_NAMED`]: name by name, each with the same room. None where they have no room.
-    fn values(&self) -> Option<Vec<Value>> {
-        if self.distinct.len() > NAMES_MAX {
-            return None;
-        }
-        let free = NAMES_MAX.saturating_sub(self.distinct.len());
-        let values = (0..4).flat_map(|place| {
-            let given = self.distinct.iter().filter_map(move |names| names.get(place).copied());
-            given.map(Value::from).chain(std::iter::repeat_n(Value::BigInt(None), free))
-        });
-        Some(values.collect())
-    }
-
-    /// For PostgreSQL.
     fn columns(&self) -> [Value; 4] {
         [0, 1, 2, 3].map(|place| {
             column(&self.distinct, |names| names.get(place).copied().unwrap_or_default().to_owned())
@@ -717,13 +627,15 @@ fn usage_columns(usage: &[UsageRecord], names: &Names<'_>) -> [Value; 13] {
     ]
 }
 
-/// What each record has for itself, or mostly.
-fn usage_numbers(record: &UsageRecord) -> [Value; 12] {
+fn usage_row(record: &UsageRecord) -> [Value; 16] {
     [
         record.account.0.into(),
         record.id.0.into(),
         record.seq.into(),
         record.key.0.into(),
+        record.method.to_string().into(),
+        record.route.to_string().into(),
+        record.upstream.to_string().into(),
         status(record).into(),
         record.cost.nanos().into(),
         kept_tokens(record.prompt_tokens).into(),
@@ -732,11 +644,8 @@ fn usage_numbers(record: &UsageRecord) -> [Value; 12] {
         record.latency_micros.into(),
         record.ending.code().into(),
         record.tally.code().into(),
+        record.model.to_string().into(),
     ]
-}
-
-fn usage_names(record: &UsageRecord) -> [&str; 4] {
-    [&record.method, &record.route, &record.upstream, &record.model]
 }
 
 /// One column of the rows, as a PostgreSQL array.
@@ -751,6 +660,17 @@ where
 pub(super) fn placeholders(rows: usize, columns: usize) -> String {
     let row = format!("({})", vec!["?"; columns].join(","));
     format!("VALUES {}", vec![row; rows].join(","))
+}
+
+/// The values of rows, one after the other, and NULL where the text has room for more.
+pub(super) fn push_rows<const N: usize>(
+    values: &mut Vec<Value>,
+    rows: impl ExactSizeIterator<Item = [Value; N]>,
+    capacity: usize,
+) {
+    let padding = capacity.saturating_sub(rows.len()).saturating_mul(N);
+    values.extend(rows.flatten());
+    values.extend(std::iter::repeat_n(Value::BigInt(None), padding));
 }
 
 /// A statement for PostgreSQL and the same for SQLite.
@@ -805,9 +725,9 @@ mod tests {
         }
     }
 
-    /// Each is as it was handed over, and in that order, however many names there are and wherever a statement ends.
+    /// Each is as it was handed over, and in that order, wherever a statement ends.
     #[tokio::test]
-    async fn usage_is_written_to_sqlite_with_its_own_names() {
+    async fn usage_is_written_to_sqlite_as_it_was() {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite://{}?mode=rwc", folder.path().join("x.db").display());
         let settings = DatabaseSettings::default();
@@ -815,7 +735,7 @@ mod tests {
         let lease = store.take_lease(Uuid::from_u128(2)).await.unwrap();
         let mut written = 0;
         for count in [1, 2, 63, 64, 65, 1_023, 1_024, 1_025, 2_100] {
-            for names in [1, 2, NAMES_MAX, NAMES_MAX + 1, 30] {
+            for names in [1, 2, 30] {
                 let usage: Vec<_> = (written..written + count).map(|n| call(n, names)).collect();
                 let batch = Batch { usage, ..Batch::default() };
                 store.commit(&batch, lease).await.unwrap();
@@ -832,7 +752,8 @@ mod tests {
                     (numbers, more, codes, [row.method, row.route, row.upstream, row.model])
                 };
                 let expected = |call: &UsageRecord| {
-                    let names = usage_names(call).map(str::to_owned);
+                    let names = [&call.method, &call.route, &call.upstream, &call.model];
+                    let names = names.map(ToString::to_string);
                     let cost = call.cost.nanos();
                     let numbers =
                         (call.account.0, call.id.0, call.seq, call.key.0, status(call), cost);

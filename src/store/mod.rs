@@ -177,7 +177,7 @@ impl Store {
                     })
                     .foreign_keys(true)
                     .busy_timeout(Duration::from_secs(30))
-                    // Those of merges alone are 75, by table and number of rows.
+                    // Those of merges alone are 64, by table and number of rows.
                     .statement_cache_capacity(200)
                     // A checkpoint halts the writer: rather seldom. 32 MiB of log.
                     .pragma("wal_autocheckpoint", log_pages())
