@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-use crate::support::Database;
 use crate::support::process::{
     Customer, Process, Seen, command, finished, load, reconcile, verify,
 };
 use crate::support::upstream::{Script, Step, Upstream, usage_and_done, word};
+use crate::support::{Database, Server};
 
 /// As `on_both!`, with a PostgreSQL that syncs every commit.
 macro_rules! on_both_durable {
@@ -43,6 +44,11 @@ fn a_backup_of_a_server_that_runs_has_all_that_was_acknowledged() {
     crate::support::run(backed_up(Database::sqlite()));
 }
 
+#[test]
+fn a_database_that_cut_its_connections_is_read_from_at_once() {
+    crate::support::run(cut_off(Database::postgres()));
+}
+
 const ROUNDS: usize = 5;
 const TASKS: usize = 16;
 
@@ -58,6 +64,21 @@ async fn wait_for(seen: &Seen, calls: usize) {
     while seen.count() < calls {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+}
+
+async fn cut_off(database: Database) {
+    let server = Server::start(&database).await;
+    let user = server.user("someone").await;
+    for _ in 0..3 {
+        // So many that each connection is asked for.
+        join_all((0..64).map(|_| user.get("/api/keys").expect(200))).await;
+        let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        database.execute(cut).await.unwrap();
+        // Longer than a connection that was just used is trusted.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    join_all((0..64).map(|_| user.get("/api/keys").expect(200))).await;
 }
 
 async fn the_journal_is_gone(database: Database) {

@@ -22,6 +22,7 @@ mod hardening;
 mod harness;
 mod keys;
 mod limits;
+mod merges;
 mod monitoring;
 mod observed;
 mod operators;

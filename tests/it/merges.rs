@@ -1,0 +1,143 @@
+//! Merges of more accounts, keys and calls than one statement takes.
+
+use std::sync::Arc;
+
+use polysystems::clock::Clock;
+use polysystems::config::DatabaseSettings;
+use polysystems::domain::writer::Merge;
+use polysystems::domain::{
+    AccountId, AccountState, Batch, Charge, ChargeId, Credits, Ending, KeyId, KeyState, Outcome,
+    Owner, Price, Tally, UsageRecord,
+};
+use polysystems::store::Store;
+use polysystems::verify::{Audience, Finding, Report, verify};
+use sea_orm::{ConnectionTrait as _, Statement};
+use tokio::runtime::Handle;
+use uuid::Uuid;
+
+use crate::support::{self, Database, on_both};
+
+#[path = "../../benches/load/seed.rs"]
+mod seed;
+
+on_both!(a_merge_of_many_accounts_is_whole);
+
+const BALANCE: Credits = Credits::from_nanos(1_000_000_000);
+const COST: Credits = Credits::from_nanos(2_260_000);
+/// Neither these nor their calls are a multiple of what a statement takes.
+const ACCOUNTS: usize = 601;
+
+/// Who has no findings to hear of.
+struct Nobody;
+
+impl Audience for Nobody {
+    fn find(&mut self, finding: &Finding) -> anyhow::Result<()> {
+        anyhow::bail!("{finding}")
+    }
+
+    fn progress(&mut self, _: &Report, _: u64) {}
+}
+
+/// An account as the server holds it, and its key.
+struct Customer {
+    account: AccountId,
+    key: KeyId,
+    owner: Owner,
+}
+
+impl Customer {
+    /// What a call leaves.
+    fn call(&mut self) -> Batch {
+        let (id, now) = (ChargeId(Uuid::now_v7()), Clock::System.now());
+        let (price, expires_at) = (Price::Fixed(COST), now.plus_micros(60_000_000));
+        let order = Charge { id, key: self.key, price, expires_at, is_durable: false };
+        let charged = self.owner.charge(&order, now).unwrap().write;
+        let usage = UsageRecord {
+            id,
+            account: self.account,
+            seq: None,
+            key: self.key,
+            method: "POST".into(),
+            route: "/api/hub/agents/chat".into(),
+            model: "".into(),
+            upstream: "sandbox".into(),
+            status: 200,
+            cost: COST,
+            prompt_tokens: 9,
+            completion_tokens: 17,
+            ending: Ending::Completed,
+            tally: Tally::Reported,
+            started_at: now,
+            latency_micros: 100,
+        };
+        let outcome = Outcome::Delivered { cost: COST };
+        let settled = self.owner.settle(id, outcome, now, Some(usage), None).unwrap().write;
+        Batch::of(charged.iter().chain(&settled).map(AsRef::as_ref))
+    }
+}
+
+/// Whose key is whose.
+async fn keys(database: &Database) -> Vec<(AccountId, KeyId)> {
+    let connection = database.connect().await;
+    let sql = "SELECT account_id, id FROM api_key ORDER BY account_id";
+    let statement = Statement::from_string(connection.get_database_backend(), sql);
+    let rows = connection.query_all_raw(statement).await.unwrap();
+    connection.close().await.unwrap();
+    let ids = |row: &sea_orm::QueryResult| {
+        (AccountId(row.try_get_by_index(0).unwrap()), KeyId(row.try_get_by_index(1).unwrap()))
+    };
+    rows.iter().map(ids).collect()
+}
+
+/// How many times the `place`th account calls.
+fn calls_of(place: usize) -> usize {
+    1 + place % 4
+}
+
+async fn a_merge_of_many_accounts_is_whole(database: Database) {
+    let seeding = std::thread::spawn(move || {
+        seed::accounts(&database, "many", ACCOUNTS, BALANCE);
+        database
+    });
+    let database = tokio::task::spawn_blocking(|| seeding.join().unwrap()).await.unwrap();
+    let settings = DatabaseSettings::default();
+    let store = Store::open(&settings, database.url(), Handle::current()).await.unwrap();
+    let lease = store.take_lease(Uuid::new_v4()).await.unwrap();
+    let mut customers = Vec::new();
+    for (account, key) in keys(&database).await {
+        let state = store.load_account(account, lease.epoch).await.unwrap();
+        customers.push(Customer { account, key, owner: Owner::new(state, Arc::default()) });
+    }
+    assert_eq!(customers.len(), ACCOUNTS);
+
+    // Everybody once, then whoever calls twice, and so on: each account's calls lie far from each other.
+    let mut batches = Vec::new();
+    for turn in 0..calls_of(3) {
+        let calling = customers.iter_mut().enumerate();
+        let calling = calling.filter(|(place, _)| turn < calls_of(*place));
+        batches.extend(calling.map(|(_, customer)| Arc::new(customer.call())));
+    }
+    let calls = batches.len();
+    // Pauses are made between pieces where nothing waits for the merge.
+    let late = batches.split_off(calls / 2);
+    for (number, batches, is_urgent) in [(1, batches, false), (2, late, true)] {
+        let merge = Merge { first: number, last: number, batches, is_urgent };
+        assert_eq!(store.merge(&merge, lease).await.unwrap(), []);
+    }
+
+    let report = verify(&store, &mut Nobody).await.unwrap();
+    assert_eq!(report.usage, u64::try_from(calls).unwrap());
+    // And the payment of each.
+    assert_eq!(report.entries, u64::try_from(calls + ACCOUNTS).unwrap());
+    // Balance, link and the counters of each key.
+    for Customer { account, owner, .. } in &customers {
+        let state = store.load_account(*account, lease.epoch).await.unwrap();
+        let spends =
+            |state: &AccountState| state.keys().iter().map(KeyState::spend).collect::<Vec<_>>();
+        assert_eq!(state.stored(), owner.state().stored());
+        assert_eq!(spends(&state), spends(owner.state()));
+    }
+    store.release_lease(lease).await.unwrap();
+    store.close().await;
+    assert_eq!(database.sums_agree().await, 0, "calls without a record");
+}
