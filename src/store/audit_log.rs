@@ -61,7 +61,12 @@ impl Store {
     pub fn record_act_later(&self, act: Act) {
         let store = self.clone();
         self.runtime.spawn(async move {
-            if let Err(error) = store.record_act(act).await {
+            let recorded = match store.record_act(act.clone()).await {
+                // Perhaps on a connection that was cut off. It is written once, whatever came of that.
+                Err(StoreError::OutcomeUnknown(_)) => store.record_act(act).await,
+                recorded => recorded,
+            };
+            if let Err(error) = recorded {
                 tracing::error!(%error, "an act is not in the audit log");
             }
         });

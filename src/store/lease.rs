@@ -134,4 +134,9 @@ pub(super) async fn begin_write(
             ..Default::default()
         })
         .await
+        .map_err(|error| match error {
+            // Whatever came of it, nothing was written.
+            DbErr::Query(error) | DbErr::Exec(error) => DbErr::Conn(error),
+            error => error,
+        })
 }

@@ -63,7 +63,9 @@ const READ_CACHE: &str = "-4096";
 /// How long anyone waits for the database but the ledger writer, which has a limit of its own.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PING_MAX: Duration = Duration::from_secs(2);
-/// A connection to PostgreSQL that was given back no longer ago is taken to be there still.
+/// A database that was restarted has cut its connections off: each is tried before it is used, unless it was given back
+/// just now, when the pool has tried it. A round trip less for each of the reads that a cold account waits for; for so long
+/// each connection that is cut off fails whoever is next to use it.
 const TRUSTED_MAX: Duration = Duration::from_millis(250);
 /// How long the writer waits for the end of a connection that it does not need any more.
 const CLOSING_MAX: Duration = Duration::from_secs(2);
@@ -225,9 +227,7 @@ impl Store {
         runtime: Handle,
     ) -> Result<Self, StoreError> {
         let mut pool = options(url, settings.connections_max.get());
-        pool.map_sqlx_postgres_pool_opts(|pool| {
-            pool.before_acquire(|connection, meta| Box::pin(is_there(connection, meta.idle_for)))
-        });
+        pool.test_before_acquire_if_idle_for(TRUSTED_MAX);
         let write = Database::connect(pool).await?;
         assert_postgres(&write).await?;
         // On a connection of its own, so that the lock goes with it whatever happens.
@@ -382,19 +382,6 @@ async fn is_clean(connection: &mut sqlx::SqliteConnection) -> Result<bool, sqlx:
     Ok(true)
 }
 
-/// A database that was restarted has cut its connections off: each is tried before it is used, unless it was only just
-/// given back, since the pool tries it then. A round trip less for each of the reads that a cold account waits for.
-async fn is_there(
-    connection: &mut sqlx::PgConnection,
-    idle_for: Duration,
-) -> Result<bool, sqlx::Error> {
-    use sqlx::Connection as _;
-    if idle_for > TRUSTED_MAX {
-        connection.ping().await?;
-    }
-    Ok(true)
-}
-
 /// Below the process, every commit is synced; a test of that test may order less.
 fn is_synced() -> bool {
     !failpoint::is_ordered("sqlite-synchronous-normal")
@@ -537,5 +524,14 @@ mod tests {
         for name in ["x+%.db", "x+%.journal.log"] {
             assert!(folder.path().join("my data").join(name).is_file(), "{name}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_write_that_did_not_begin_did_not_happen() {
+        let connection = Database::connect(options("sqlite::memory:", 1)).await.unwrap();
+        connection.execute_unprepared("PRAGMA query_only = ON").await.unwrap();
+        let error = lease::begin_write(&connection).await.unwrap_err();
+        let told = unknown_unless_told(StoreError::Database(error));
+        assert!(matches!(told, StoreError::Database(DbErr::Conn(_))), "{told}");
     }
 }

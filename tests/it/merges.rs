@@ -1,4 +1,4 @@
-//! Merges of more accounts, keys and calls than one statement takes.
+//! Merges of more accounts, keys and calls than one statement takes, without the server around them.
 
 use std::sync::Arc;
 
@@ -15,6 +15,7 @@ use sea_orm::{ConnectionTrait as _, Statement};
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
+// The seed finds its `support` here.
 use crate::support::{self, Database, on_both};
 
 #[path = "../../benches/load/seed.rs"]
@@ -89,12 +90,16 @@ async fn keys(database: &Database) -> Vec<(AccountId, KeyId)> {
     rows.iter().map(ids).collect()
 }
 
+/// Of one account.
+const CALLS_MAX: usize = 4;
+
 /// How many times the `place`th account calls.
 fn calls_of(place: usize) -> usize {
-    1 + place % 4
+    1 + place % CALLS_MAX
 }
 
 async fn a_merge_of_many_accounts_is_whole(database: Database) {
+    // It has a runtime of its own.
     let seeding = std::thread::spawn(move || {
         seed::accounts(&database, "many", ACCOUNTS, BALANCE);
         database
@@ -112,7 +117,7 @@ async fn a_merge_of_many_accounts_is_whole(database: Database) {
 
     // Everybody once, then whoever calls twice, and so on: each account's calls lie far from each other.
     let mut batches = Vec::new();
-    for turn in 0..calls_of(3) {
+    for turn in 0..CALLS_MAX {
         let calling = customers.iter_mut().enumerate();
         let calling = calling.filter(|(place, _)| turn < calls_of(*place));
         batches.extend(calling.map(|(_, customer)| Arc::new(customer.call())));
