@@ -32,9 +32,8 @@ use polysystems::clock::Clock;
 use polysystems::config::{DatabaseSettings, Settings};
 use polysystems::domain::api_key::{ApiKey, Pepper};
 use polysystems::domain::{
-    AccountId, AccountState, AccountStatus, Batch, Bounds, Charge, ChargeId, Credits, Ending,
-    Environment, KeyId, KeyState, Link, Outcome, Owner, Price, SpendingLimits, StoredAccount,
-    Tally, Timestamp, UsageRecord,
+    AccountId, AccountState, AccountStatus, Batch, Bounds, Charge, ChargeId, Credits, Environment,
+    KeyId, KeyState, Link, Outcome, Owner, Price, SpendingLimits, StoredAccount, Timestamp,
 };
 use polysystems::pipeline::{self, Arrival};
 use polysystems::store::Store;
@@ -42,17 +41,19 @@ use polysystems::tokens;
 use polysystems::upstream::{Client, Connector, Group};
 use uuid::Uuid;
 
+#[path = "support/call.rs"]
+mod call;
 #[path = "load/seed.rs"]
 mod seed;
 #[path = "support/mod.rs"]
 #[expect(dead_code, reason = "shared with the end-to-end benchmarks")]
 mod support;
 
+use call::{COST, usage};
 use support::database::Database;
 
 const RECORD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.txt");
 const NOW: Timestamp = Timestamp::from_micros(1_705_320_000_000_000);
-const COST: Credits = Credits::from_nanos(2_260_000);
 const HELP: &str = "cargo bench --bench instructions [-- --record]
 
   --record   write benches/instructions.txt anew";
@@ -135,32 +136,11 @@ fn batch(times: u64) {
         for number in 0..64 {
             let order = order(round * 64 + number, key, Price::Fixed(COST));
             writes.extend(owner.charge(&order, NOW).unwrap().write);
-            let usage = Some(usage(key, order.id));
+            let usage = Some(usage(AccountId(1), key, order.id, NOW));
             let outcome = Outcome::Delivered { cost: COST };
             writes.extend(owner.settle(order.id, outcome, NOW, usage, None).unwrap().write);
         }
         black_box(Batch::of(writes.iter().map(AsRef::as_ref)));
-    }
-}
-
-fn usage(key: KeyId, id: ChargeId) -> UsageRecord {
-    UsageRecord {
-        id,
-        account: AccountId(1),
-        seq: None,
-        key,
-        method: "POST".into(),
-        route: "/api/hub/agents/chat".into(),
-        model: "".into(),
-        upstream: "sandbox".into(),
-        status: 200,
-        cost: COST,
-        prompt_tokens: 9,
-        completion_tokens: 17,
-        ending: Ending::Completed,
-        tally: Tally::Reported,
-        started_at: NOW,
-        latency_micros: 100,
     }
 }
 

@@ -28,27 +28,28 @@ use polysystems::clock::Clock;
 use polysystems::config::{DatabaseSettings, LedgerSettings, Settings};
 use polysystems::domain::writer::Merge;
 use polysystems::domain::{
-    AccountId, Batch, Charge, ChargeId, Credits, Ending, KeyId, Lease, Outcome, Owner, Price,
-    Tally, UsageRecord,
+    AccountId, Batch, Charge, ChargeId, Credits, KeyId, Lease, Outcome, Owner, Price,
 };
 use polysystems::pipeline::{self, Arrival, Gateway};
 use polysystems::store::Store;
 use polysystems::upstream::{Client, Connector, Group};
 use uuid::Uuid;
 
+#[path = "support/call.rs"]
+mod call;
 #[path = "load/seed.rs"]
 mod seed;
 #[path = "support/mod.rs"]
 #[expect(dead_code, reason = "shared with the end-to-end benchmarks")]
 mod support;
 
+use call::{COST, usage};
 use support::database::Database;
 
 /// As in the server.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const COST: Credits = Credits::from_nanos(2_260_000);
 const BALANCE: Credits = Credits::from_nanos(1_000_000_000_000_000);
 /// Calls that run at once where calls run at once.
 const AT_ONCE: usize = 64;
@@ -101,27 +102,6 @@ fn charge(key: KeyId) -> Charge {
     Charge { id, key, price: Price::Fixed(COST), expires_at, is_durable: false }
 }
 
-fn usage(account: AccountId, key: KeyId, id: ChargeId) -> UsageRecord {
-    UsageRecord {
-        id,
-        account,
-        seq: None,
-        key,
-        method: "POST".into(),
-        route: "/api/hub/agents/chat".into(),
-        model: "".into(),
-        upstream: "sandbox".into(),
-        status: 200,
-        cost: COST,
-        prompt_tokens: 9,
-        completion_tokens: 17,
-        ending: Ending::Completed,
-        tally: Tally::Reported,
-        started_at: Clock::System.now(),
-        latency_micros: 100,
-    }
-}
-
 /// A question to an account's actor and its answer; and a whole charge, which also waits for the commit.
 fn actors(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("actor");
@@ -166,7 +146,7 @@ fn actors(criterion: &mut Criterion) {
                     let order = charge(key);
                     let debit = lease.charge(order).await.unwrap();
                     let outcome = Outcome::Delivered { cost: COST };
-                    let usage = usage(account, key, order.id);
+                    let usage = usage(account, key, order.id, Clock::System.now());
                     lease.settle(order.id, outcome, usage, None).await.unwrap();
                     debit.wait().await.unwrap();
                 });
@@ -207,7 +187,7 @@ impl Charging {
             let (order, now) = (charge(key), Clock::System.now());
             writes.extend(owner.charge(&order, now).unwrap().write);
             let outcome = Outcome::Delivered { cost: COST };
-            let usage = Some(usage(account, key, order.id));
+            let usage = Some(usage(account, key, order.id, Clock::System.now()));
             writes.extend(owner.settle(order.id, outcome, now, usage, None).unwrap().write);
         }
         Batch::of(writes.iter().map(AsRef::as_ref))

@@ -6,8 +6,8 @@ use polysystems::clock::Clock;
 use polysystems::config::DatabaseSettings;
 use polysystems::domain::writer::Merge;
 use polysystems::domain::{
-    AccountId, AccountState, Batch, Charge, ChargeId, Credits, Ending, KeyId, KeyState, Outcome,
-    Owner, Price, Tally, UsageRecord,
+    AccountId, AccountState, Batch, Charge, ChargeId, Credits, KeyId, KeyState, Outcome, Owner,
+    Price,
 };
 use polysystems::store::Store;
 use polysystems::verify::{Audience, Finding, Report, verify};
@@ -18,13 +18,16 @@ use uuid::Uuid;
 // The seed finds its `support` here.
 use crate::support::{self, Database, on_both};
 
+#[path = "../../benches/support/call.rs"]
+mod call;
 #[path = "../../benches/load/seed.rs"]
 mod seed;
+
+use call::{COST, usage};
 
 on_both!(a_merge_of_many_accounts_is_whole);
 
 const BALANCE: Credits = Credits::from_nanos(1_000_000_000);
-const COST: Credits = Credits::from_nanos(2_260_000);
 /// Neither these nor their calls are a multiple of what a statement takes.
 const ACCOUNTS: usize = 601;
 
@@ -53,24 +56,7 @@ impl Customer {
         let (price, expires_at) = (Price::Fixed(COST), now.plus_micros(60_000_000));
         let order = Charge { id, key: self.key, price, expires_at, is_durable: false };
         let charged = self.owner.charge(&order, now).unwrap().write;
-        let usage = UsageRecord {
-            id,
-            account: self.account,
-            seq: None,
-            key: self.key,
-            method: "POST".into(),
-            route: "/api/hub/agents/chat".into(),
-            model: "".into(),
-            upstream: "sandbox".into(),
-            status: 200,
-            cost: COST,
-            prompt_tokens: 9,
-            completion_tokens: 17,
-            ending: Ending::Completed,
-            tally: Tally::Reported,
-            started_at: now,
-            latency_micros: 100,
-        };
+        let usage = usage(self.account, self.key, id, now);
         let outcome = Outcome::Delivered { cost: COST };
         let settled = self.owner.settle(id, outcome, now, Some(usage), None).unwrap().write;
         Batch::of(charged.iter().chain(&settled).map(AsRef::as_ref))
@@ -100,11 +86,11 @@ fn calls_of(place: usize) -> usize {
 
 async fn a_merge_of_many_accounts_is_whole(database: Database) {
     // It has a runtime of its own.
-    let seeding = std::thread::spawn(move || {
+    let seeding = move || {
         seed::accounts(&database, "many", ACCOUNTS, BALANCE);
         database
-    });
-    let database = tokio::task::spawn_blocking(|| seeding.join().unwrap()).await.unwrap();
+    };
+    let database = tokio::task::spawn_blocking(seeding).await.unwrap();
     let settings = DatabaseSettings::default();
     let store = Store::open(&settings, database.url(), Handle::current()).await.unwrap();
     let lease = store.take_lease(Uuid::new_v4()).await.unwrap();
