@@ -24,17 +24,17 @@ use std::sync::Arc;
 use actix::{Arbiter, System};
 use actix_web::http::Method;
 use actix_web::http::header::HeaderMap;
+use domain::api_key::{ApiKey, Pepper};
+use domain::{
+    AccountId, AccountState, AccountStatus, Batch, Bounds, Charge, ChargeId, Credits, Environment,
+    KeyId, KeyState, Link, Outcome, Owner, Price, SpendingLimits, StoredAccount, Timestamp,
+};
 use futures_util::future::join_all;
 use polysystems::actors::LedgerWriter;
 use polysystems::actors::directory::ActorThreads;
 use polysystems::app;
 use polysystems::clock::Clock;
 use polysystems::config::{DatabaseSettings, Settings};
-use polysystems::domain::api_key::{ApiKey, Pepper};
-use polysystems::domain::{
-    AccountId, AccountState, AccountStatus, Batch, Bounds, Charge, ChargeId, Credits, Environment,
-    KeyId, KeyState, Link, Outcome, Owner, Price, SpendingLimits, StoredAccount, Timestamp,
-};
 use polysystems::pipeline::{self, Arrival};
 use polysystems::store::Store;
 use polysystems::tokens;

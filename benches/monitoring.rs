@@ -21,12 +21,12 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use polysystems::clock::Clock;
-use polysystems::config::DatabaseSettings;
-use polysystems::domain::{
+use domain::{
     AccountId, Batch, ChargeId, Credits, Ending, EntryKind, KeyId, KeySpend, LedgerEntry, Link,
     Tally, Timestamp, UsageRecord,
 };
+use polysystems::clock::Clock;
+use polysystems::config::DatabaseSettings;
 use polysystems::store::Store;
 use sea_orm::{ConnectionTrait as _, Statement};
 use serde_json::Value;

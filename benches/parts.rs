@@ -20,16 +20,14 @@ use actix::{Arbiter, System};
 use actix_web::http::Method;
 use actix_web::http::header::HeaderMap;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use domain::writer::Merge;
+use domain::{AccountId, Batch, Charge, ChargeId, Credits, KeyId, Lease, Outcome, Owner, Price};
 use futures_util::future::join_all;
 use polysystems::actors::directory::{ActorThreads, Directory};
 use polysystems::actors::{AccountLease, LedgerWriter};
 use polysystems::app;
 use polysystems::clock::Clock;
 use polysystems::config::{DatabaseSettings, LedgerSettings, Settings};
-use polysystems::domain::writer::Merge;
-use polysystems::domain::{
-    AccountId, Batch, Charge, ChargeId, Credits, KeyId, Lease, Outcome, Owner, Price,
-};
 use polysystems::pipeline::{self, Arrival, Gateway};
 use polysystems::store::Store;
 use polysystems::upstream::{Client, Connector, Group};

@@ -28,8 +28,6 @@ use crate::auth::two_factor;
 use crate::auth::{KeyRing, Keys, Passwords, People, Sessions};
 use crate::clock::Clock;
 use crate::config::{ServerSettings, Settings, UpstreamSettings};
-use crate::domain::api_key::Pepper;
-use crate::domain::{Lease, MICROS_PER_DAY, Timestamp};
 use crate::http::{self, App};
 use crate::idempotency::Idempotency;
 use crate::mail::Mailer;
@@ -49,6 +47,8 @@ use crate::upstream::{self, Upstreams};
 use crate::verify::{Audience, Finding, Report, verify};
 use crate::webhooks::deliver::{Courier, SwitchedOff as SwitchedOffEndpoint, system_lookup};
 use crate::webhooks::{self, Webhooks, watch};
+use domain::api_key::Pepper;
+use domain::{Lease, MICROS_PER_DAY, Timestamp};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4_096;

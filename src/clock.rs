@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use crate::domain::Timestamp;
+use domain::Timestamp;
 
 /// The system's time, or one that a test sets by hand.
 #[derive(Clone, Debug, Default)]

@@ -15,8 +15,8 @@ use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::domain::pricing::{PriceList, PriceRule, RouteClass};
-use crate::domain::{Credits, TokenPrice};
+use domain::pricing::{PriceList, PriceRule, RouteClass};
+use domain::{Credits, TokenPrice};
 
 /// What the variables of the environment begin with.
 const PREFIX: &str = "POLYSYSTEMS_";

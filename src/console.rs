@@ -12,8 +12,8 @@ use uuid::Uuid;
 use crate::auth::People;
 use crate::auth::people::{Device, LoggedIn};
 use crate::config::Settings;
-use crate::domain::UserId;
 use crate::store::users::{Role, User};
+use domain::UserId;
 
 /// What the audit log says as what the command line calls itself.
 const AGENT: &str = concat!("polysystems/", env!("CARGO_PKG_VERSION"), " command line");

@@ -20,9 +20,9 @@ use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::config::IdempotencySettings;
-use crate::domain::{AccountId, MICROS_PER_DAY, RecordedAnswer, Timestamp};
 use crate::seal::Seal;
 use crate::store::{Store, StoreError};
+use domain::{AccountId, MICROS_PER_DAY, RecordedAnswer, Timestamp};
 
 /// Whose seal it is. What was sealed before stays readable only under this very text.
 const PURPOSE: &str = "polysystems: sealing key of recorded answers, 1";

@@ -84,7 +84,6 @@ pub mod auth;
 pub mod clock;
 pub mod config;
 pub mod console;
-pub mod domain;
 pub mod http;
 pub mod idempotency;
 mod json;

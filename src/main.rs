@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
+use domain::Credits;
 use polysystems::app;
 use polysystems::auth::People;
 use polysystems::auth::people::{PeopleError, Registration};
 use polysystems::clock::Clock;
 use polysystems::config::Settings;
 use polysystems::console::{self, Console, find_user};
-use polysystems::domain::Credits;
 use polysystems::http::amount::Amount;
 use polysystems::store::users::Role;
 use polysystems::verify::{Finding, Report};

@@ -7,15 +7,15 @@ use uuid::Uuid;
 
 use crate::actors::AccountError;
 use crate::auth::keys::{KeysError, on_record, serving_lease, tables_are_whole};
-use crate::domain::{
-    AccountStatus, Act, ActKind, Adjustment, Credits, Decline, Environment, Origin, Snapshot,
-    UserId,
-};
 use crate::idempotency::{Begun, IdempotencyError, Made, Once};
 use crate::pipeline::Gateway;
 use crate::store::api_keys::KeyListing;
 use crate::store::users::{User, UserSearch};
 use crate::store::{Store, StoreError};
+use domain::{
+    AccountStatus, Act, ActKind, Adjustment, Credits, Decline, Environment, Origin, Snapshot,
+    UserId,
+};
 
 /// Why an operator did not get what they asked for.
 #[derive(Debug, thiserror::Error)]

@@ -1,16 +1,16 @@
 //! `polysystems verify`: folds every account's ledger from its first entry and checks every invariant.
 //!
 //! Reads only, page by page, so that memory stays bounded; each account in one snapshot, so that it can run
-//! beside a server that charges. It never repairs. What must hold is in [`crate::domain::audit`].
+//! beside a server that charges. It never repairs. What must hold is in [`domain::audit`].
 
 use std::fmt;
 
 use serde::Serialize;
 
-use crate::domain::audit::Fold;
-use crate::domain::{AccountId, Credits, EntryKind};
 use crate::store::audit::AuditedUsage;
 use crate::store::{Store, StoreError};
+use domain::audit::Fold;
+use domain::{AccountId, Credits, EntryKind};
 
 /// Something that must hold and does not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -18,8 +18,8 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TREE = ROOT / "target/planted/tree"
 
-SIMULATION = "SIM_SEEDS=2000 cargo test --features failpoints --test simulation"
-MODEL = "cargo test --features failpoints --test account_model"
+SIMULATION = "SIM_SEEDS=2000 cargo test -p domain --test simulation"
+MODEL = "cargo test -p domain --test account_model"
 CHAOS = "cargo test --features failpoints --test chaos -- "
 
 
@@ -31,9 +31,9 @@ def it(name):
     return f"cargo test --features failpoints --test it {name}"
 
 
-WRITER = "src/domain/writer.rs"
-OWNER = "src/domain/owner.rs"
-ACCOUNT = "src/domain/account.rs"
+WRITER = "domain/src/writer.rs"
+OWNER = "domain/src/owner.rs"
+ACCOUNT = "domain/src/account.rs"
 JOURNAL_LOG = "src/store/journal_log.rs"
 
 # Name, file, the text, the bug, what finds it.
@@ -49,10 +49,10 @@ BUGS = [
      "                && link.is_ready(context)",
      "                && !link.is_ready(context)",
      unit("a_connection_is_used_again_when_its_answer_has_been_read")),
-    ("what-is-won-is-not-given-again", "src/domain/payment.rs",
+    ("what-is-won-is-not-given-again", "domain/src/payment.rs",
      "        if self.taken > self.wanted {", "        if self.taken > Credits::MAX {",
      unit("a_reversal_takes_what_is_there")),
-    ("a-reversal-moves-on-from-anywhere", "src/domain/payment.rs",
+    ("a-reversal-moves-on-from-anywhere", "domain/src/payment.rs",
      "            ReversalStep::Take(amount) => self.taken.checked_add(amount).unwrap_or(self.taken),",
      "            ReversalStep::Take(amount) => amount,",
      it("sqlite::what_is_spent_already_is_taken_from_what_comes")),
@@ -70,7 +70,7 @@ BUGS = [
     ("a-name-is-connected-to-wherever-it-points", "src/webhooks/deliver.rs",
      ".filter(|address| is_private_allowed || is_public(*address))", ".filter(|_| true)",
      unit("a_name_that_turns_private_reaches_nothing")),
-    ("the-last-microsecond-counts-in-the-next-hour", "src/domain/rollup.rs",
+    ("the-last-microsecond-counts-in-the-next-hour", "domain/src/rollup.rs",
      "at.micros().div_euclid(MICROS_PER_HOUR)", "(at.micros() + 1).div_euclid(MICROS_PER_HOUR)",
      unit("hours_and_days_change_on_the_microsecond")),
     ("rollups-forget-what-was-there", "src/store/rollups.rs",
@@ -161,7 +161,7 @@ BUGS = [
      SIMULATION),
     ("failed-writes-do-not-poison", WRITER,
      "            pending.marks.poison();\n", "            let _ = pending;\n", SIMULATION),
-    ("a-barrier-overtakes-a-split-batch", "src/domain/ids.rs",
+    ("a-barrier-overtakes-a-split-batch", "domain/src/ids.rs",
      "AccountId(i64::MAX)", "AccountId(0)", unit("domain::writer")),
     ("a-change-without-trace-counts-as-fenced", WRITER,
      "if current.may_be_there && !current.work.leaves_trace() =>", "if false =>", unit("domain::writer")),
@@ -219,11 +219,11 @@ BUGS = [
      "let is_awaited = false;", SIMULATION),
     ("counters-are-not-written", OWNER,
      "let key_spend = Some(charged.key_spend);", "let key_spend = None;", SIMULATION),
-    ("let-go-before-it-is-written", "src/domain/residency.rs",
+    ("let-go-before-it-is-written", "domain/src/residency.rs",
      "            && self.pending_writes.load(Ordering::Acquire) == 0\n", "", SIMULATION),
-    ("let-go-before-it-is-merged", "src/domain/residency.rs",
+    ("let-go-before-it-is-merged", "domain/src/residency.rs",
      "&& self.is_quiet() && self.is_merged()", "&& self.is_quiet()", SIMULATION),
-    ("let-go-while-somebody-holds-it", "src/domain/residency.rs",
+    ("let-go-while-somebody-holds-it", "domain/src/residency.rs",
      "self.in_flight.load(Ordering::Acquire) == 0 && self.is_quiet() && self.is_merged()",
      "self.is_quiet() && self.is_merged()",
      unit("what_is_open_or_not_durable_stays")),
@@ -279,7 +279,7 @@ BUGS = [
     ("a-former-server-goes-on", "src/store/journal.rs",
      "                former.take(lease).await?;\n", "                let _ = former.epoch().await?;\n",
      unit("the_journal_of_a_former_server")),
-    ("one-account-takes-all", "src/domain/residency.rs",
+    ("one-account-takes-all", "domain/src/residency.rs",
      "    if running <= running_max / 2 {\n", "    if running <= running_max {\n",
      unit("one_account_cannot_take_the_whole_process")),
     ("a-hold-is-released-twice", ACCOUNT,
@@ -300,18 +300,18 @@ BUGS = [
      "self.entry(kind, amount, charge.0, Some(open.key), open.day, open.month, now)",
      "self.entry(kind, amount, charge.0, Some(open.key), now.day(), now.day().month(), now)",
      unit("a_call_counts_in_the_window_it_began_in")),
-    ("yesterday-opens-again", "src/domain/limits.rs",
+    ("yesterday-opens-again", "domain/src/limits.rs",
      "        self.window.max(now)\n", "        now\n",
      unit("a_call_counts_in_the_window_it_began_in")),
-    ("holds-do-not-count-against-limits", "src/domain/limits.rs",
+    ("holds-do-not-count-against-limits", "domain/src/limits.rs",
      "_ if at == self.window => self.captured.checked_add(self.held),",
      "_ if at == self.window => Some(self.captured),", MODEL),
     ("a-charge-outlives-its-time", ACCOUNT,
      "open.expires_at <= now", "open.expires_at < now", unit("expired_charges_are_told")),
-    ("an-amount-outside-of-the-chain", "src/domain/chain.rs",
+    ("an-amount-outside-of-the-chain", "domain/src/chain.rs",
      "            .chain_update(entry.amount.nanos().to_le_bytes())\n", "",
      unit("whatever_an_entry_says_is_in_its_link")),
-    ("verify-passes-over-the-chain", "src/domain/audit.rs",
+    ("verify-passes-over-the-chain", "domain/src/audit.rs",
      "must(entry.link == self.link.next(entry), ", "must(true || entry.link == self.link.next(entry), ",
      it("verify_finds_what_was_tampered_with")),
     ("an-account-is-loaded-whatever-it-says", "src/store/accounts.rs",

@@ -25,7 +25,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
-use polysystems::domain::Credits;
+use domain::Credits;
 use serde_json::json;
 
 mod cost;

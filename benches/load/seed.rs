@@ -4,13 +4,13 @@
 use std::sync::Arc;
 
 use actix::{Arbiter, System};
+use domain::api_key::{ApiKey, Pepper, RANDOM_LEN};
+use domain::{AccountId, Credits, Environment, KeyId, NewKey, NewPayment, PaymentId};
 use futures_util::StreamExt as _;
 use polysystems::actors::LedgerWriter;
 use polysystems::actors::directory::{ActorThreads, Directory};
 use polysystems::clock::Clock;
 use polysystems::config::{DatabaseSettings, LedgerSettings, Settings};
-use polysystems::domain::api_key::{ApiKey, Pepper, RANDOM_LEN};
-use polysystems::domain::{AccountId, Credits, Environment, KeyId, NewKey, NewPayment, PaymentId};
 use polysystems::store::Store;
 use rand::RngExt as _;
 use uuid::Uuid;

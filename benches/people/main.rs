@@ -18,7 +18,7 @@
 
 use std::time::{Duration, Instant};
 
-use polysystems::domain::Credits;
+use domain::Credits;
 use serde_json::json;
 
 #[path = "../load/generator.rs"]

@@ -2,13 +2,13 @@
 
 use std::fmt::Write as _;
 
-use polysystems::clock::Clock;
-use polysystems::config::DatabaseSettings;
-use polysystems::domain::api_key::{ApiKey, Pepper, RANDOM_LEN};
-use polysystems::domain::{
+use domain::api_key::{ApiKey, Pepper, RANDOM_LEN};
+use domain::{
     AccountId, Batch, ChargeId, Credits, Ending, EntryKind, Environment, KeyId, KeySpend,
     LedgerEntry, Link, Tally, UsageRecord,
 };
+use polysystems::clock::Clock;
+use polysystems::config::DatabaseSettings;
 use polysystems::store::Store;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};

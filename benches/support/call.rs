@@ -1,8 +1,6 @@
 //! The call that benchmarks and tests of the parts charge for.
 
-use polysystems::domain::{
-    AccountId, ChargeId, Credits, Ending, KeyId, Tally, Timestamp, UsageRecord,
-};
+use domain::{AccountId, ChargeId, Credits, Ending, KeyId, Tally, Timestamp, UsageRecord};
 
 /// What it cost.
 pub const COST: Credits = Credits::from_nanos(2_260_000);

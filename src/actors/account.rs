@@ -19,16 +19,16 @@ use tokio::sync::oneshot;
 use super::ledger_writer::{Acknowledgement, LedgerHandle, WriteError};
 use super::resident::{ActorThreads, Resident};
 use crate::clock::Clock;
-use crate::domain::account::{NoSuchKey, Terms};
-use crate::domain::owner::{Decision, Estimate, Extension, Snapshot, TooManyKeys};
-use crate::domain::residency::InFlight;
-use crate::domain::{
+use domain::account::{NoSuchKey, Terms};
+use domain::owner::{Decision, Estimate, Extension, Snapshot, TooManyKeys};
+use domain::residency::InFlight;
+use domain::{
     AccountStatus, Act, Adjustment, Charge, ChargeId, Credits, Decline, KeyChange, KeyId, KeyState,
     NewKey, NewPayment, Outcome, Owner, PaymentId, RecordedAnswer, Reversal, ReversalStep, Settled,
     Timestamp, UsageRecord, Write,
 };
 
-pub use crate::domain::owner::Record;
+pub use domain::owner::Record;
 
 /// An account that is loaded. Whoever locks it has the turn, for the time of one request.
 pub type SharedOwner = Arc<OwnerCell>;

@@ -18,9 +18,9 @@ use super::ledger_writer::LedgerHandle;
 use super::resident::Resident;
 use crate::clock::Clock;
 use crate::config::AccountSettings;
-use crate::domain::residency::{InFlight, fair_share, to_passivate};
-use crate::domain::{AccountId, Owner};
 use crate::store::{Store, StoreError};
+use domain::residency::{InFlight, fair_share, to_passivate};
+use domain::{AccountId, Owner};
 
 pub use super::resident::ActorThreads;
 
@@ -378,12 +378,12 @@ mod tests {
     use super::super::ledger_writer::{LedgerWriter, WriteError, WriterState};
     use super::*;
     use crate::config::{DatabaseSettings, LedgerSettings};
-    use crate::domain::{
+    use crate::store::rollups::UsageFilter;
+    use crate::store::users::{NewUser, Role};
+    use domain::{
         AccountMarks, Batch, Charge, ChargeId, Credits, KeyId, NewKey, NewPayment, PaymentId,
         Price, Timestamp, UsageRecord, UserId, Write,
     };
-    use crate::store::rollups::UsageFilter;
-    use crate::store::users::{NewUser, Role};
 
     const PRICE: Credits = Credits::from_nanos(10);
 
@@ -426,7 +426,7 @@ mod tests {
         /// An account with 100 nano-dollars and a key.
         async fn account(&self, name: &str) -> (AccountId, KeyId) {
             let user = NewUser {
-                origin: crate::domain::Origin::local(crate::domain::Actor::Server),
+                origin: domain::Origin::local(domain::Actor::Server),
                 id: UserId(Uuid::new_v4()),
                 email: name.into(),
                 username: name.into(),
@@ -468,7 +468,7 @@ mod tests {
                 Charge { id, key, price: Price::Fixed(PRICE), expires_at, is_durable: false };
             let receipt = lease.charge(charge).await.unwrap();
             let usage = usage(account, key, id);
-            let delivered = crate::domain::Outcome::Delivered { cost: PRICE };
+            let delivered = domain::Outcome::Delivered { cost: PRICE };
             let settled = lease.settle(id, delivered, usage, None).await;
             // A write that failed meanwhile has ended the owner, which then settles nothing.
             receipt.wait().await?;
@@ -496,8 +496,8 @@ mod tests {
             cost: PRICE,
             prompt_tokens: 0,
             completion_tokens: 0,
-            ending: crate::domain::Ending::default(),
-            tally: crate::domain::Tally::default(),
+            ending: domain::Ending::default(),
+            tally: domain::Tally::default(),
             started_at: Timestamp::from_micros(0),
             latency_micros: 0,
         }

@@ -18,14 +18,14 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::config::LedgerSettings;
-use crate::domain::writer::{Attempt, Lane, Merge, Pending, Place, Task, Writer};
-use crate::domain::{AccountId, AccountMarks, Lease, Write};
 use crate::figures::Histogram;
 use crate::store::Store;
 use crate::store::journal::report_refused;
 use crate::store::outbox::Outbox;
+use domain::writer::{Attempt, Lane, Merge, Pending, Place, Task, Writer};
+use domain::{AccountId, AccountMarks, Lease, Write};
 
-pub use crate::domain::writer::{WriteError, WriterState};
+pub use domain::writer::{WriteError, WriterState};
 
 /// Hears once whether a write is durable.
 pub type Acknowledgement = oneshot::Receiver<Result<(), WriteError>>;

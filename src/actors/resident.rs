@@ -7,7 +7,7 @@ use actix::{Actor as _, Addr, Arbiter, ArbiterHandle};
 use tokio::sync::{OnceCell, oneshot};
 
 use super::account::{AccountActor, Answer, Ask, Means, Receipt, Request, SharedOwner, Stop};
-use crate::domain::{AccountId, AccountMarks};
+use domain::{AccountId, AccountMarks};
 
 /// The threads on which account actors live: those that serve HTTP. Cheap to clone.
 #[derive(Clone, Debug, Default)]

@@ -9,11 +9,11 @@ use uuid::Uuid;
 use super::people::{Device, People, PeopleError, Speaker};
 use super::session::{digest, random_token};
 use super::throttle::subject;
-use crate::domain::{ActKind, Actor, Origin, Timestamp, UserId};
 use crate::mail::Letter;
 use crate::store::api_keys::ExpiringKey;
 use crate::store::email_tokens::TokenPurpose;
 use crate::store::users::User;
+use domain::{ActKind, Actor, Origin, Timestamp, UserId};
 
 /// What a token that came by email begins with, so that scanners know one.
 const PREFIX: &str = "pse_";

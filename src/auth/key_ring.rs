@@ -11,10 +11,10 @@ use std::time::Duration;
 use moka::sync::Cache;
 use rand::RngExt as _;
 
-use crate::domain::Environment;
-use crate::domain::api_key::{ApiKey, KeyDigest, Pepper, RANDOM_LEN};
 use crate::store::api_keys::KeyRecord;
 use crate::store::{Store, StoreError};
+use domain::Environment;
+use domain::api_key::{ApiKey, KeyDigest, Pepper, RANDOM_LEN};
 
 /// What another process has changed is seen after this time.
 const REMEMBERED: Duration = Duration::from_mins(5);

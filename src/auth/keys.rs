@@ -8,17 +8,17 @@ use uuid::Uuid;
 use crate::actors::account::{wait, wait_within};
 use crate::actors::directory::DirectoryError;
 use crate::actors::{AccountError, AccountLease, Receipt, WriteError};
-use crate::domain::api_key::{ApiKey, KeyDigest};
-use crate::domain::limits::LimitsChange;
-use crate::domain::owner::TooManyKeys;
-use crate::domain::{
-    AccountId, Act, ActKind, Environment, KeyChange, KeyId, KeyPolicy, KeyState, NewKey, Origin,
-    Timestamp, UserId,
-};
 use crate::idempotency::{Begun, IdempotencyError, Made, Once};
 use crate::pipeline::Gateway;
 use crate::store::api_keys::{KeyEdit, KeyListing, Rotation};
 use crate::store::{Store, StoreError};
+use domain::api_key::{ApiKey, KeyDigest};
+use domain::limits::LimitsChange;
+use domain::owner::TooManyKeys;
+use domain::{
+    AccountId, Act, ActKind, Environment, KeyChange, KeyId, KeyPolicy, KeyState, NewKey, Origin,
+    Timestamp, UserId,
+};
 
 /// Why a key was not made, found or changed.
 #[derive(Debug, thiserror::Error)]
@@ -84,8 +84,8 @@ impl<E: Into<KeysError>> From<AccountError<E>> for KeysError {
     }
 }
 
-impl From<crate::domain::account::NoSuchKey> for KeysError {
-    fn from(_: crate::domain::account::NoSuchKey) -> Self {
+impl From<domain::account::NoSuchKey> for KeysError {
+    fn from(_: domain::account::NoSuchKey) -> Self {
         KeysError::NotFound
     }
 }

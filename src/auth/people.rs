@@ -8,13 +8,13 @@ use super::password::{LENGTH_MAX, PasswordError, Passwords, is_common};
 use super::session::{Challenge, RefreshToken, Session, SessionError, Sessions, digest};
 use super::throttle::{Subject, Throttle, TooManyAttempts, subject};
 use crate::clock::Clock;
-use crate::domain::{Act, ActKind, Actor, Credits, Origin, SessionId, Timestamp, UserId};
 use crate::mail::Mailer;
 use crate::pipeline::rate_limit::network;
 use crate::seal::Seal;
 use crate::store::sessions::{NewSession, Refreshed, SessionListing};
 use crate::store::users::{NewUser, Role, User, folded};
 use crate::store::{Store, StoreError};
+use domain::{Act, ActKind, Actor, Credits, Origin, SessionId, Timestamp, UserId};
 
 /// Why somebody did not get in.
 #[derive(Debug, thiserror::Error)]

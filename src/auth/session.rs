@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use crate::domain::{SessionId, Timestamp, UserId};
 use crate::store::sessions::TokenDigest;
+use domain::{SessionId, Timestamp, UserId};
 
 const ISSUER: &str = "polysystems";
 const AUDIENCE: &str = "polysystems-api";

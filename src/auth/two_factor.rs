@@ -9,10 +9,10 @@ use rand::RngExt as _;
 use totp_rs::{Builder, Secret, Totp};
 
 use super::people::{Device, LoggedIn, People, PeopleError};
-use crate::domain::{ActKind, Actor, Timestamp, UserId};
 use crate::seal::Seal;
 use crate::store::two_factor::CodeDigest;
 use crate::store::users::User;
+use domain::{ActKind, Actor, Timestamp, UserId};
 
 /// Whose seal it is. What was sealed before stays readable only under this very text.
 pub const PURPOSE: &str = "polysystems: sealing key of second factors, 1";
@@ -238,7 +238,7 @@ impl People {
     /// # Errors
     /// [`PeopleError::Store`]
     pub async fn disable_second_factor_of(&self, user: &User) -> Result<(), PeopleError> {
-        let origin = crate::domain::Origin::local(Actor::CommandLine);
+        let origin = domain::Origin::local(Actor::CommandLine);
         let id = uuid::Uuid::now_v7();
         let act = origin.act(id, user.id, ActKind::TwoFactorDisabled, self.clock.now());
         Ok(self.store.disable_second_factor(user.id, act).await?)

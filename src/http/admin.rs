@@ -13,12 +13,10 @@ use super::keys::{EnvironmentName, KeyBody};
 use super::page::{cut, page_limit, query, read_cursor};
 use super::repeat::{once, replay};
 use super::{App, uncancelled};
-use crate::domain::{
-    AccountStatus, Act, ActId, Adjustment, Credits, Environment, Snapshot, UserId,
-};
 use crate::idempotency::Made;
 use crate::operators::{CreditsChange, OperatorsError, UserView};
 use crate::store::users::{User, UserSearch};
+use domain::{AccountStatus, Act, ActId, Adjustment, Credits, Environment, Snapshot, UserId};
 
 /// A user, as operators see them.
 #[derive(Serialize, ToSchema)]

@@ -5,7 +5,7 @@ use serde_json::value::RawValue;
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::domain::Credits;
+use domain::Credits;
 
 /// [`Credits`] as a JSON number of dollars, with at least four decimals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

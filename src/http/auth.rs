@@ -12,9 +12,9 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, SessionUser, client_address, device};
 use super::{App, uncancelled};
 use crate::auth::people::{LoggedIn, Login, PeopleError, Registration, Speaker};
-use crate::domain::{SessionId, UserId};
 use crate::pipeline::Refusal;
 use crate::store::users::{Role, User};
+use domain::{SessionId, UserId};
 
 /// A registration.
 #[derive(Deserialize, Validate, ToSchema)]

@@ -22,8 +22,8 @@ use super::{
     two_factor, webhooks,
 };
 use crate::auth::password::LENGTH_MAX;
-use crate::domain::pricing::PriceRule;
-use crate::domain::{ActId, DeliveryId, EndpointId, EventId, KeyId, PaymentId, SessionId, UserId};
+use domain::pricing::PriceRule;
+use domain::{ActId, DeliveryId, EndpointId, EventId, KeyId, PaymentId, SessionId, UserId};
 
 #[derive(OpenApi)]
 #[openapi(

@@ -19,9 +19,9 @@ use uuid::Uuid;
 
 use super::error::{ApiError, Panicked};
 use super::{App, security};
-use crate::domain::ChargeId;
 use crate::pipeline::{Notes, Readiness};
 use crate::telemetry;
+use domain::ChargeId;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 

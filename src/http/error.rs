@@ -16,12 +16,12 @@ use crate::auth::keys::KeysError;
 use crate::auth::password::{LENGTH_MAX, PasswordError};
 use crate::auth::people::PeopleError;
 use crate::auth::throttle::TooManyAttempts;
-use crate::domain::Credits;
 use crate::operators::OperatorsError;
 use crate::payments::PaymentsError;
 use crate::pipeline::Refusal;
 use crate::store::StoreError;
 use crate::webhooks::WebhooksError;
+use domain::Credits;
 
 /// What is wrong with one field of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]

@@ -19,9 +19,9 @@ use super::App;
 use super::error::{ApiError, FieldError};
 use super::origin::forwarded_address;
 use crate::auth::people::{Device, Speaker};
-use crate::domain::{Actor, Origin, UserId};
 use crate::json::Object;
 use crate::store::users::{Role, User};
+use domain::{Actor, Origin, UserId};
 
 type Boxed<T> = Pin<Box<dyn Future<Output = Result<T, ApiError>>>>;
 

@@ -15,14 +15,12 @@ use super::repeat::{once, replay};
 use super::{App, uncancelled};
 use crate::auth::keys::{KeyRequest, KeysError, NewlyMade};
 use crate::auth::people::Speaker;
-use crate::domain::key_policy::{LIST_MAX, MODEL_MAX, NoNetwork};
-use crate::domain::limits::LimitsChange;
-use crate::domain::{
-    Credits, Environment, KeyId, KeyPolicy, KeyState, Network, PolicyChange, Timestamp,
-};
 use crate::idempotency::Made;
 use crate::store::api_keys::{KeyEdit, KeyListing};
 use crate::upstream::Group;
+use domain::key_policy::{LIST_MAX, MODEL_MAX, NoNetwork};
+use domain::limits::LimitsChange;
+use domain::{Credits, Environment, KeyId, KeyPolicy, KeyState, Network, PolicyChange, Timestamp};
 
 /// A key to be made.
 #[derive(Deserialize, Validate, ToSchema)]

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::App;
 use super::error::{ApiError, ErrorBody};
-use crate::domain::pricing::RouteClass;
+use domain::pricing::RouteClass;
 
 /// How the server is.
 #[derive(Serialize, ToSchema)]

@@ -11,12 +11,12 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, SessionUser, user_origin};
 use super::{App, uncancelled};
 use crate::auth::people::Speaker;
-use crate::domain::Credits;
 use crate::payments::PaymentsError;
 use crate::payments::auto::AutoTopUpRequest;
 use crate::payments::begin::Payer;
 use crate::payments::stripe::SavedMethod;
 use crate::store::payments::AutoTopUp;
+use domain::Credits;
 
 /// A saved payment method.
 #[derive(Serialize, ToSchema)]

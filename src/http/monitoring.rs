@@ -15,11 +15,11 @@ use super::extract::SessionUser;
 use super::keys::EnvironmentName;
 use super::page::{page_limit, query, read_cursor};
 use super::transactions::{ROUTE_CHARACTERS_MAX, text, time};
-use crate::domain::forecast::forecast;
-use crate::domain::rollup::{Rollup, days_within, hour, hour_starts_at};
-use crate::domain::{ChargeId, Credits, Day, Ending, KeyId, MICROS_PER_DAY, Month, Timestamp};
 use crate::store::monitoring::{CallRow, KeyAgainstLimits};
 use crate::store::rollups::{Grain, Group, RollupRow, UsageFilter, UsageQuestion};
+use domain::forecast::forecast;
+use domain::rollup::{Rollup, days_within, hour, hour_starts_at};
+use domain::{ChargeId, Credits, Day, Ending, KeyId, MICROS_PER_DAY, Month, Timestamp};
 
 /// The longest name of a model or an upstream in a query, in characters.
 const NAME_CHARACTERS_MAX: usize = 64;

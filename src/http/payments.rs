@@ -14,11 +14,11 @@ use super::page::{cut, page_limit, query, read_cursor};
 use super::repeat::{once, replay};
 use super::{App, uncancelled};
 use crate::auth::people::Speaker;
-use crate::domain::{PaymentId, PaymentStatus, Timestamp, UserId};
 use crate::idempotency::Made;
 use crate::payments::begin::Payer;
 use crate::payments::{PaymentsError, SANDBOX, stripe, x402};
 use crate::store::payments::Payment;
+use domain::{PaymentId, PaymentStatus, Timestamp, UserId};
 
 /// The balance of an account.
 #[derive(Serialize, ToSchema)]

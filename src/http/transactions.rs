@@ -19,14 +19,14 @@ use super::extract::SessionUser;
 use super::keys::EnvironmentName;
 use super::page::{EntryCursor, page_limit, query, read_cursor};
 use super::payments::PaymentAnswer;
-use crate::domain::{
-    AccountId, ChargeId, Credits, EntryKind, KeyId, Month, PaymentId, PaymentStatus, Timestamp,
-    UserId,
-};
 use crate::payments::PaymentsError;
 use crate::store::ledger::{EntryFilter, EntryOfCall, StatementSums};
 use crate::store::payments::Payment;
 use crate::store::users::User;
+use domain::{
+    AccountId, ChargeId, Credits, EntryKind, KeyId, Month, PaymentId, PaymentStatus, Timestamp,
+    UserId,
+};
 
 /// Entries of an export that are in memory at once.
 const EXPORT_PAGE: u64 = 1_000;

@@ -12,9 +12,9 @@ use super::extract::{Body, SessionUser, user_origin};
 use super::keys::EnvironmentName;
 use super::page::{cut, page_limit, query, read_cursor};
 use super::{App, uncancelled};
-use crate::domain::{DeliveryId, EndpointId, EventId, Timestamp};
 use crate::store::webhooks::{Attempt, DeliveryLog, Endpoint, EndpointChange};
 use crate::webhooks::{EndpointRequest, WebhooksError};
+use domain::{DeliveryId, EndpointId, EventId, Timestamp};
 
 /// Selections of one endpoint.
 const EVENTS_MAX: usize = 50;

@@ -8,9 +8,9 @@ use super::error::ApiError;
 use super::extract::device;
 use super::payments::PaymentAnswer;
 use super::{App, uncancelled};
-use crate::domain::{AccountId, Actor, Credits, Environment, Origin, UserId};
 use crate::payments::{PaymentsError, x402};
 use crate::store::payments::Payment;
+use domain::{AccountId, Actor, Credits, Environment, Origin, UserId};
 
 const REQUIRED: HeaderName = HeaderName::from_static("payment-required");
 const SIGNATURE: HeaderName = HeaderName::from_static("payment-signature");

@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::begin::{Payer, Terms};
 use super::stripe::{self, is_whole_cents};
 use super::{Payments, PaymentsError};
-use crate::domain::{ActKind, Actor, Credits, Origin, Timestamp, UserId};
 use crate::store::payments::AutoTopUp;
+use domain::{ActKind, Actor, Credits, Origin, Timestamp, UserId};
 
 /// What an account holder asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,11 +7,9 @@ use super::stripe::{self, SavedMethod, Stripe, is_whole_cents};
 use super::x402::{self, SignedPayment};
 use super::{OpenPayment, Payment, Payments, PaymentsError, ProviderFacts};
 use crate::auth::keys::KeysError;
-use crate::domain::{
-    AccountId, ActKind, Credits, Origin, PaymentId, PaymentStatus, Timestamp, UserId,
-};
 use crate::idempotency::{Begun, Made, Once};
 use crate::store::StoreError;
+use domain::{AccountId, ActKind, Credits, Origin, PaymentId, PaymentStatus, Timestamp, UserId};
 
 /// Who pays.
 #[derive(Clone, Debug)]

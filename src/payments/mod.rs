@@ -8,14 +8,14 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::auth::keys::{KeysError, on_record, serving_lease, tables_are_whole};
-use crate::domain::{
-    AccountId, ActKind, Credits, Decline, Environment, NewPayment, Origin, PaymentId, Snapshot,
-    Timestamp, UserId,
-};
 use crate::idempotency::{Begun, IdempotencyError, Made, Once};
 use crate::pipeline::Gateway;
 use crate::store::Store;
 use crate::store::payments::{OpenPayment, Payment, ProviderFacts};
+use domain::{
+    AccountId, ActKind, Credits, Decline, Environment, NewPayment, Origin, PaymentId, Snapshot,
+    Timestamp, UserId,
+};
 
 pub mod auto;
 pub mod begin;

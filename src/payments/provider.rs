@@ -8,8 +8,8 @@ use std::pin::Pin;
 
 use serde_json::Value;
 
-use crate::domain::{Credits, ReversalKind, Timestamp};
 use crate::store::payments::Payment;
+use domain::{Credits, ReversalKind, Timestamp};
 
 /// What a provider answers, in time.
 pub type Answer<'p, T> = Pin<Box<dyn Future<Output = Result<T, ProviderError>> + 'p>>;

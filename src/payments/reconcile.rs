@@ -13,12 +13,12 @@ use uuid::Uuid;
 use super::provider::{Order, Progress, ProviderError, SeenReversal, Stage};
 use super::{Payments, PaymentsError, ProviderFacts};
 use crate::auth::keys::{KeysError, on_record, serving_lease};
-use crate::domain::{
+use crate::store::StoreError;
+use crate::store::payments::Payment;
+use domain::{
     Act, ActKind, Actor, Credits, Origin, PaymentId, PaymentStatus, Reversal, ReversalStep,
     Timestamp,
 };
-use crate::store::StoreError;
-use crate::store::payments::Payment;
 
 /// How many payments are asked about at once, so that a provider that hangs does not hold up the others.
 const LOOKS_AT_ONCE: usize = 8;

@@ -14,8 +14,8 @@ use tokio::runtime::Handle;
 
 use super::provider::{Answer, Order, Progress, Provider, ProviderError, SeenReversal, Stage, at};
 use crate::config::{Secret, StripeSettings};
-use crate::domain::{Credits, PaymentId, ReversalKind, Timestamp, UserId};
 use crate::store::payments::Payment;
+use domain::{Credits, PaymentId, ReversalKind, Timestamp, UserId};
 
 /// Its name in the API.
 pub const NAME: &str = "stripe";

@@ -15,8 +15,8 @@ use tokio::runtime::Handle;
 
 use super::provider::{Answer, Order, Progress, Provider, ProviderError, Stage, at};
 use crate::config::{Secret, X402Settings};
-use crate::domain::{Credits, PaymentStatus, Timestamp};
 use crate::store::payments::Payment;
+use domain::{Credits, PaymentStatus, Timestamp};
 
 /// Its name in the API.
 pub const NAME: &str = "x402";

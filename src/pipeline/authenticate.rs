@@ -6,9 +6,9 @@ use super::charge::unwritable;
 use super::rate_limit::Admitted;
 use super::{Arrival, Gateway, Notes, Refusal};
 use crate::actors::ledger_writer::WriterState;
-use crate::domain::api_key::ApiKey;
-use crate::domain::pricing::PriceRule;
 use crate::store::api_keys::KeyRecord;
+use domain::api_key::ApiKey;
+use domain::pricing::PriceRule;
 
 /// A request of a known caller.
 pub struct Caller {

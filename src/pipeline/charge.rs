@@ -7,12 +7,12 @@ use super::{Arrival, Gateway, Refusal};
 use crate::actors::directory::DirectoryError;
 use crate::actors::ledger_writer::{Acknowledgement, WriterState};
 use crate::actors::{AccountError, AccountLease};
-use crate::domain::account::Terms;
-use crate::domain::pricing::PriceRule;
-use crate::domain::{Bounds, Charge, ChargeId, Credits, Decline, Price};
 use crate::idempotency::Claim;
 use crate::store::api_keys::KeyRecord;
 use crate::upstream::Dialect;
+use domain::account::Terms;
+use domain::pricing::PriceRule;
+use domain::{Bounds, Charge, ChargeId, Credits, Decline, Price};
 
 /// A request that is paid for, or whose money is held.
 pub struct Charged {

@@ -11,8 +11,8 @@ use bytes::Bytes;
 use futures_util::Stream;
 use tokio::sync::mpsc;
 
-use crate::domain::{ChargeId, Credits, LimitsLeft};
 use crate::idempotency::KeptAnswer;
+use domain::{ChargeId, Credits, LimitsLeft};
 
 /// What the pipeline answers a call that was served.
 pub struct Departure {

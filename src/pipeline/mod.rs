@@ -27,11 +27,11 @@ use crate::actors::{Directory, LedgerHandle};
 use crate::auth::KeyRing;
 use crate::clock::Clock;
 use crate::config::HoldSettings;
-use crate::domain::pricing::{PriceList, PriceRule};
-use crate::domain::{AccountId, ChargeId, Credits, KeyId, Timestamp};
 use crate::figures::Figures;
 use crate::idempotency::{Idempotency, IdempotencyKey};
 use crate::upstream::{Client, Group, Upstreams};
+use domain::pricing::{PriceList, PriceRule};
+use domain::{AccountId, ChargeId, Credits, KeyId, Timestamp};
 
 mod authenticate;
 mod charge;

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use super::authenticate::Caller;
 use super::{Arrival, Gateway, Refusal};
-use crate::domain::pricing::{Demand, PriceRule};
-use crate::domain::{KeyPolicy, Price};
 use crate::store::api_keys::KeyRecord;
 use crate::upstream::Dialect;
 use crate::upstream::dialect::Ask;
 use crate::upstream::fields::Fields;
+use domain::pricing::{Demand, PriceRule};
+use domain::{KeyPolicy, Price};
 
 /// Above this a body is read, and its prompt counted, beside the HTTP thread, which has others to serve.
 /// Smaller ones are not worth handing over.
@@ -55,7 +55,7 @@ pub(super) async fn quote(gateway: &Gateway, caller: Caller) -> Result<Quoted, R
     if key.policy.models.is_some() {
         permit_model(&key.policy, generation.as_ref(), &arrival.body)?;
     }
-    let unpayable = |error: crate::domain::pricing::Unpayable| Refusal::BadBody(error.to_string());
+    let unpayable = |error: domain::pricing::Unpayable| Refusal::BadBody(error.to_string());
     let bounds = match &generation {
         Some(generation) => rule.bounds(generation.demand).map_err(unpayable)?,
         None => None,

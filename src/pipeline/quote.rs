@@ -3,7 +3,7 @@
 use super::charge::{lease, order, refusal, token_limit};
 use super::price::Quoted;
 use super::{Gateway, Refusal};
-use crate::domain::{Credits, Environment, Estimate, LimitsLeft};
+use domain::{Credits, Environment, Estimate, LimitsLeft};
 
 /// What a request would cost, and whether it would be admitted.
 #[derive(Clone, Debug)]

@@ -19,8 +19,8 @@ use governor::{Quota, RateLimiter};
 use super::authenticate::Caller;
 use super::{Arrival, Gateway, Notes, Refusal, rule_of};
 use crate::config::{RateLimitSettings, TierSettings};
-use crate::domain::pricing::{PriceRule, RouteClass};
-use crate::domain::{AccountId, KeyId, Timestamp};
+use domain::pricing::{PriceRule, RouteClass};
+use domain::{AccountId, KeyId, Timestamp};
 
 type Limiter<K> = RateLimiter<K, DashMapStateStore<K>, DefaultClock, StateInformationMiddleware>;
 

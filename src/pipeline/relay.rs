@@ -26,12 +26,12 @@ use super::{Departure, Gateway, Refusal};
 use crate::actors::account::{Record, wait};
 use crate::actors::{AccountError, Receipt};
 use crate::config::OnDisconnect;
-use crate::domain::{Credits, Decline, Ending, Extension, Outcome, Settled, Tally, UsageRecord};
 use crate::idempotency::Claim;
 use crate::tokens::{TextCounter, vocabulary};
 use crate::upstream::dialect::{Bill, Close, Transcript};
 use crate::upstream::sse::Frames;
 use crate::upstream::{ByteStream, Failure, Reported, StreamPolicy, TokenUsage};
+use domain::{Credits, Decline, Ending, Extension, Outcome, Settled, Tally, UsageRecord};
 
 /// Tokens of other vocabularies are larger or smaller than ours: by this factor, and by this many, delivered
 /// text may come to more than the token limit that the upstream was told, before we end the stream for it.

@@ -15,11 +15,11 @@ use super::upstream::Answered;
 use super::{Departure, Gateway, Notes, Refusal, relay};
 use crate::actors::account::{Record, wait, wait_within};
 use crate::actors::ledger_writer::{Acknowledgement, WriteError};
-use crate::domain::usage::model_name;
-use crate::domain::{Credits, Ending, Extension, Outcome, Settled, Tally, UsageRecord};
 use crate::idempotency::Claim;
 use crate::tokens::{TextCounter, vocabulary};
 use crate::upstream::{AnswerBody, Failure, Reported, TokenUsage};
+use domain::usage::model_name;
+use domain::{Credits, Ending, Extension, Outcome, Settled, Tally, UsageRecord};
 
 /// See [`hold_what_is_owed`].
 const PROMPT_TOLERANCE: u64 = 2;

@@ -8,9 +8,9 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{Store, StoreError};
-use crate::domain::audit::check_loaded;
-use crate::domain::limits::WindowCounter;
-use crate::domain::{
+use domain::audit::check_loaded;
+use domain::limits::WindowCounter;
+use domain::{
     AccountId, AccountState, AccountStatus, ChargeId, Credits, Day, EntryKind, Environment, Hold,
     KeyId, KeySpend, KeyState, LedgerEntry, Link, Month, SpendingLimits, StoredAccount, Timestamp,
     UserId,

@@ -4,7 +4,7 @@ use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, Statement}
 
 use super::batch::CommitError;
 use super::{Store, StoreError};
-use crate::domain::{AccountId, RecordedAnswer, Timestamp};
+use domain::{AccountId, RecordedAnswer, Timestamp};
 use entity::recorded_answer;
 
 /// Rows deleted at once, so that nobody waits long for it.

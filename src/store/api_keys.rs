@@ -1,5 +1,5 @@
 //! API keys as they are looked up and listed. Their changes are written by the ledger writer, in the order
-//! in which their account decided them ([`crate::domain::Change`]).
+//! in which their account decided them ([`domain::Change`]).
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -15,9 +15,9 @@ use uuid::Uuid;
 use super::accounts::{UserAccounts, spends_of};
 use super::lease::begin_write;
 use super::{Store, StoreError, audit_log, outbox};
-use crate::domain::api_key::KeyDigest;
-use crate::domain::event::{self, EventKind};
-use crate::domain::{
+use domain::api_key::KeyDigest;
+use domain::event::{self, EventKind};
+use domain::{
     AccountId, Act, Environment, KeyId, KeyPolicy, Network, PolicyChange, Timestamp, UserId,
 };
 use entity::{api_key, former_key_value, key_policy};
@@ -53,7 +53,7 @@ pub struct KeyListing {
     pub account: AccountId,
     /// What its owner calls it.
     pub name: String,
-    /// See [`crate::domain::api_key::ApiKey::preview`].
+    /// See [`domain::api_key::ApiKey::preview`].
     pub preview: String,
     /// What it is looked up by.
     pub digest: KeyDigest,
@@ -110,7 +110,7 @@ pub struct Rotation {
     pub from: KeyDigest,
     /// Of the value it gets.
     pub to: KeyDigest,
-    /// See [`crate::domain::api_key::ApiKey::preview`].
+    /// See [`domain::api_key::ApiKey::preview`].
     pub preview: String,
     /// Until when the value it had is good as well.
     pub valid_until: Timestamp,

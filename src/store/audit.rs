@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use super::accounts::{spends_of, stored};
 use super::{Store, StoreError, ledger};
-use crate::domain::audit::AuditedAccount;
-use crate::domain::{AccountId, ChargeId, Credits, EntryKind, KeyId, LedgerEntry, Link};
+use domain::audit::AuditedAccount;
+use domain::{AccountId, ChargeId, Credits, EntryKind, KeyId, LedgerEntry, Link};
 use entity::{account, api_key, hold_end, ledger_entry};
 
 const PAGE: u64 = 1_000;

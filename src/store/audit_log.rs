@@ -7,7 +7,7 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{Store, StoreError};
-use crate::domain::{Act, ActKind, Actor, Origin, Timestamp, UserId};
+use domain::{Act, ActKind, Actor, Origin, Timestamp, UserId};
 use entity::audit_log;
 
 /// Writes an act. Writing the same one again changes nothing.

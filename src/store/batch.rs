@@ -19,9 +19,9 @@ use super::lease::{begin_write, is_held};
 use super::{
     Journal, Store, StoreError, answers, audit_log, holds, is_postgres, outbox, payments, rollups,
 };
-use crate::domain::usage::kept_tokens;
-use crate::domain::writer::{Lane, Place};
-use crate::domain::{
+use domain::usage::kept_tokens;
+use domain::writer::{Lane, Place};
+use domain::{
     Batch, Change, Credits, KeyId, KeySpend, Lease, LedgerEntry, Link, Timestamp, UsageRecord,
 };
 
@@ -699,7 +699,7 @@ mod tests {
 
     use super::*;
     use crate::config::DatabaseSettings;
-    use crate::domain::{AccountId, ChargeId, Ending, Tally};
+    use domain::{AccountId, ChargeId, Ending, Tally};
 
     /// The `number`th of calls that have so many different names.
     fn call(number: usize, names: usize) -> UsageRecord {

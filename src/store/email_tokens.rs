@@ -10,7 +10,7 @@ use super::lease::begin_write;
 use super::sessions::{self, TokenDigest};
 use super::users::{User, folded};
 use super::{Store, StoreError, audit_log};
-use crate::domain::{ActKind, Actor, Origin, Timestamp, UserId};
+use domain::{ActKind, Actor, Origin, Timestamp, UserId};
 use entity::{email_token, session, user};
 
 /// Rows deleted in one statement, so that the ledger writer never waits long for it.

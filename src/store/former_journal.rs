@@ -12,7 +12,7 @@ use sea_orm::{ConnectionTrait as _, Database, DatabaseConnection, QueryResult, S
 use super::batch::CommitError;
 use super::journal::At;
 use super::{StoreError, folder_of, options};
-use crate::domain::Lease;
+use domain::Lease;
 
 /// See the module.
 pub(super) struct FormerJournal {

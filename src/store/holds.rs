@@ -4,7 +4,7 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, Statemen
 
 use super::batch::{CommitError, Sql, column, json, statement};
 use super::{Store, StoreError, is_postgres};
-use crate::domain::{AccountId, Batch, ChargeId, Hold, HoldChange, HoldEnd, Timestamp};
+use domain::{AccountId, Batch, ChargeId, Hold, HoldChange, HoldEnd, Timestamp};
 use entity::{hold, hold_end};
 
 impl Store {

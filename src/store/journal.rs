@@ -26,9 +26,9 @@ use super::batch::{CommitError, PIECE_PAUSE, commit, write_rows};
 use super::former_journal::FormerJournal;
 use super::lease::{begin_write, is_held};
 use super::{Journal, Store, StoreError, holds, is_postgres, outbox, rollups};
-use crate::domain::hold::HoldEndKind;
-use crate::domain::writer::{Lane, Merge};
-use crate::domain::{
+use domain::hold::HoldEndKind;
+use domain::writer::{Lane, Merge};
+use domain::{
     AccountId, Batch, ChargeId, Credits, Day, Ending, EntryKind, Hold, HoldChange, HoldEnd, KeyId,
     KeySpend, Lease, LedgerEntry, Link, Month, Tally, Timestamp, UsageRecord,
 };

@@ -36,8 +36,8 @@ use uuid::Uuid;
 use super::batch::CommitError;
 use super::journal::At;
 use super::{StoreError, folder_of, is_synced};
-use crate::domain::Lease;
 use crate::failpoint;
+use domain::Lease;
 
 /// What is written together: the page of most systems' memory, and a whole number of every disk's sectors.
 const BLOCK: usize = 4_096;

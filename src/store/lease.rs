@@ -13,7 +13,7 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::{Store, StoreError, is_postgres};
-use crate::domain::Lease;
+use domain::Lease;
 
 const LEASE_LOCK: i64 = 0x706f_6c79_0002;
 

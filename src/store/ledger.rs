@@ -6,9 +6,7 @@ use sea_orm::{ActiveValue::Set, ConnectionTrait, QueryResult, Statement, Value};
 use uuid::Uuid;
 
 use super::{Store, StoreError, is_postgres};
-use crate::domain::{
-    AccountId, Credits, Day, EntryKind, KeyId, LedgerEntry, Link, Month, Timestamp,
-};
+use domain::{AccountId, Credits, Day, EntryKind, KeyId, LedgerEntry, Link, Month, Timestamp};
 use entity::ledger_entry;
 
 /// Entries looked through for one page. What is narrowed to few of many comes in pages that are not full, or even

@@ -23,10 +23,10 @@ use sea_orm::{
 use tokio::runtime::Handle;
 
 use crate::config::DatabaseSettings;
-use crate::domain::AccountId;
-use crate::domain::writer::Lane;
 use crate::failpoint;
 use batch::CommitError;
+use domain::AccountId;
+use domain::writer::Lane;
 use journal_log::JournalLog;
 use lane::LaneConnection;
 
@@ -506,7 +506,7 @@ fn is_postgres(connection: &impl ConnectionTrait) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::Batch;
+    use domain::Batch;
 
     /// Whoever opens the files and whoever writes the journal read the same URL.
     #[tokio::test]

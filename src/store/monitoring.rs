@@ -5,9 +5,7 @@ use uuid::Uuid;
 
 use super::rollups::UsageFilter;
 use super::{Store, StoreError};
-use crate::domain::{
-    AccountId, ChargeId, Credits, Day, Ending, KeyId, Month, SpendingLimits, Timestamp,
-};
+use domain::{AccountId, ChargeId, Credits, Day, Ending, KeyId, Month, SpendingLimits, Timestamp};
 
 /// Calls looked through for one page; see [`super::ledger`].
 const LOOKED_THROUGH_MAX: i64 = 5_000;

@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::batch::{Sql, column, json, statement};
 use super::{Store, StoreError, is_postgres};
-use crate::domain::event::{self, Event, EventKind, selects};
-use crate::domain::{AccountId, Batch, Credits, KeyId, SpendingLimits};
+use domain::event::{self, Event, EventKind, selects};
+use domain::{AccountId, Batch, Credits, KeyId, SpendingLimits};
 
 /// Below which balance an account counts as low, unless its holder has said otherwise: 10 USD.
 pub const BALANCE_LOW: Credits = Credits::from_nanos(10_000_000_000);

@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::batch::CommitError;
 use super::lease::begin_write;
 use super::{Store, StoreError, answers, audit_log, outbox};
-use crate::domain::event::{self, Event};
-use crate::domain::{
+use domain::event::{self, Event};
+use domain::{
     AccountId, Act, Credits, NewPayment, PaymentId, PaymentStatus, RecordedAnswer, Reversal,
     ReversalKind, ReversalStep, Timestamp, UserId,
 };

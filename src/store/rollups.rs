@@ -13,8 +13,8 @@ use uuid::Uuid;
 use super::batch::{CommitError, PIECE, Table, column};
 use super::lease::begin_write;
 use super::{Store, StoreError, is_postgres};
-use crate::domain::rollup::{BUCKET_ENDS, BUCKETS, Rollup, RollupKey, add_usage, days_of};
-use crate::domain::{AccountId, Credits, KeyId, MICROS_PER_DAY, UsageRecord};
+use domain::rollup::{BUCKET_ENDS, BUCKETS, Rollup, RollupKey, add_usage, days_of};
+use domain::{AccountId, Credits, KeyId, MICROS_PER_DAY, UsageRecord};
 
 /// Rows in one statement of SQLite, below its limit of 32,766 values.
 const ROWS_MAX: usize = 512;

@@ -12,7 +12,7 @@ use super::audit_log;
 use super::lease::begin_write;
 use super::users::User;
 use super::{Store, StoreError};
-use crate::domain::{Act, ActKind, Actor, Origin, SessionId, Timestamp, UserId};
+use domain::{Act, ActKind, Actor, Origin, SessionId, Timestamp, UserId};
 use entity::{refresh_token, session, user};
 
 /// Rows deleted in one statement, so that the ledger writer never waits long for it.

@@ -7,7 +7,7 @@ use sea_orm::{
 
 use super::lease::begin_write;
 use super::{Store, StoreError, audit_log};
-use crate::domain::{Act, Timestamp, UserId};
+use domain::{Act, Timestamp, UserId};
 use entity::{recovery_code, user};
 
 /// What a recovery code is stored as.

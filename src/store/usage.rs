@@ -3,7 +3,7 @@
 use sea_orm::{ConnectionTrait, Statement};
 
 use super::{Store, StoreError};
-use crate::domain::Timestamp;
+use domain::Timestamp;
 
 /// Records looked at in one statement, so that the ledger writer never waits long for it.
 const PIECE: u64 = 1_000;

@@ -12,7 +12,7 @@ use super::email_tokens::{TokenPurpose, delete_others};
 use super::lease::begin_write;
 use super::sessions::{self, NewSession};
 use super::{Store, StoreError};
-use crate::domain::{
+use domain::{
     AccountId, AccountStatus, Act, ActKind, Credits, EntryKind, Environment, LedgerEntry, Link,
     Origin, Timestamp, UserId,
 };

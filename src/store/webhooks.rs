@@ -6,8 +6,8 @@ use uuid::Uuid;
 use super::lease::begin_write;
 use super::outbox::insert_delivery;
 use super::{Store, StoreError, audit_log};
-use crate::domain::delivery::DeliveryStatus;
-use crate::domain::{
+use domain::delivery::DeliveryStatus;
+use domain::{
     AccountId, Act, Credits, DeliveryId, EndpointId, Environment, EventId, EventKind, Timestamp,
 };
 
@@ -687,7 +687,7 @@ impl Store {
         &self,
         from: Timestamp,
         until: Timestamp,
-    ) -> Result<Vec<(AccountId, crate::domain::KeyId, Timestamp)>, StoreError> {
+    ) -> Result<Vec<(AccountId, domain::KeyId, Timestamp)>, StoreError> {
         const SQL: &str = "SELECT account_id, id, expires_at FROM api_key
             WHERE expires_at > $1 AND expires_at <= $2 AND NOT is_revoked AND NOT is_deleted
                 AND EXISTS (SELECT 1 FROM webhook_endpoint WHERE is_enabled
@@ -697,7 +697,7 @@ impl Store {
             let key = |row: &QueryResult| {
                 Ok((
                     AccountId(row.try_get_by_index(0)?),
-                    crate::domain::KeyId(row.try_get_by_index(1)?),
+                    domain::KeyId(row.try_get_by_index(1)?),
                     Timestamp::from_micros(row.try_get_by_index(2)?),
                 ))
             };

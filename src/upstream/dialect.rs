@@ -16,10 +16,10 @@ use serde_json::{Map, Value, json};
 use super::fields::Fields;
 use super::sse;
 use super::{Reported, TokenUsage};
-use crate::domain::usage::TOKENS_MAX;
-use crate::domain::{Credits, LimitsLeft};
 use crate::json::Object;
 use crate::tokens::{PromptTokens, vocabulary};
+use domain::usage::TOKENS_MAX;
+use domain::{Credits, LimitsLeft};
 
 /// The protocol of a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,8 +10,8 @@ use bytes::Bytes;
 use futures_util::Stream;
 
 use crate::config::{OnDisconnect, Secret, TokenLimitField, UpstreamSettings, UpstreamsSettings};
-use crate::domain::{Environment, Timestamp};
 use crate::pipeline::Arrival;
+use domain::{Environment, Timestamp};
 
 mod client;
 pub mod dialect;

@@ -22,8 +22,8 @@ use sha2::{Digest as _, Sha256};
 use tiktoken_rs::{CoreBPE, Rank};
 
 use super::{Answer, AnswerBody, Call, Dialect, Failure, Reported, TokenUsage};
-use crate::domain::Timestamp;
 use crate::tokens::{self, PromptTokens};
+use domain::Timestamp;
 
 /// What `X-Polysystems-Upstream` says of it.
 pub const NAME: &str = "sandbox";

@@ -18,13 +18,13 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use super::{Webhooks, check_url, sign};
-use crate::domain::address::is_public;
-use crate::domain::delivery::{DEAD_MICROS, pause};
-use crate::domain::{AccountId, EndpointId, Timestamp, UserId};
 use crate::store::StoreError;
 use crate::store::webhooks::{
     Attempt, Destination, DueDelivery, DueEndpoint, EventToSend, Verdict,
 };
+use domain::address::is_public;
+use domain::delivery::{DEAD_MICROS, pause};
+use domain::{AccountId, EndpointId, Timestamp, UserId};
 
 /// How much of an answer is kept for its owner, in bytes.
 const ANSWER_MAX: usize = 1_024;

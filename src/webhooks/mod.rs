@@ -16,15 +16,13 @@ use uuid::Uuid;
 use crate::actors::LedgerHandle;
 use crate::auth::keys::KeysError;
 use crate::clock::Clock;
-use crate::domain::address::is_public;
-use crate::domain::event::is_selection;
-use crate::domain::{
-    AccountId, ActKind, Credits, DeliveryId, EndpointId, Environment, Origin, UserId,
-};
 use crate::figures::Figures;
 use crate::seal::Seal;
 use crate::store::webhooks::{DeliveryLog, Endpoint, EndpointChange, NewEndpoint};
 use crate::store::{Store, StoreError};
+use domain::address::is_public;
+use domain::event::is_selection;
+use domain::{AccountId, ActKind, Credits, DeliveryId, EndpointId, Environment, Origin, UserId};
 
 pub mod deliver;
 pub mod watch;

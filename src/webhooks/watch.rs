@@ -6,12 +6,12 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 
 use super::Webhooks;
-use crate::domain::event::{Event, EventKind, Facts, of_key};
-use crate::domain::rollup::hour;
-use crate::domain::spike::{HOURS, Spike, spike};
-use crate::domain::{AccountId, MICROS_PER_DAY, Timestamp};
 use crate::store::StoreError;
 use crate::store::rollups::{Grain, UsageQuestion};
+use domain::event::{Event, EventKind, Facts, of_key};
+use domain::rollup::hour;
+use domain::spike::{HOURS, Spike, spike};
+use domain::{AccountId, MICROS_PER_DAY, Timestamp};
 
 const PERIOD: Duration = Duration::from_secs(20);
 /// Between two pieces that are forgotten: charges are written meanwhile.

@@ -171,7 +171,7 @@ fn uuid_at_end(text: &str) -> Option<uuid::Uuid> {
 }
 
 fn nanos(text: &str) -> i64 {
-    text.parse::<polysystems::domain::Credits>().unwrap().nanos()
+    text.parse::<domain::Credits>().unwrap().nanos()
 }
 
 enum Kind {

@@ -401,7 +401,7 @@ async fn common_passwords_are_refused(database: Database) {
 
 /// A login takes a while, in which its password may be changed, or a second factor switched on.
 async fn a_login_that_overlaps_a_new_password_begins_nothing(database: Database) {
-    use polysystems::domain::{ActKind, Actor, Origin, SessionId, Timestamp, UserId};
+    use domain::{ActKind, Actor, Origin, SessionId, Timestamp, UserId};
     use polysystems::store::Store;
     use polysystems::store::sessions::NewSession;
     let server = Server::start(&database).await;

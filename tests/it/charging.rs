@@ -29,10 +29,7 @@ async fn a_call_costs_its_base_price_and_its_tokens(database: Database) {
     let answer = server.post("/v1/chat/completions", &hello()).key(&key).expect(200).await;
     let tokens = answer.body["usage"]["total_tokens"].as_i64().unwrap();
     let cost = 2_000_000 + tokens * 10_000;
-    assert_eq!(
-        answer.header("x-polysystems-cost").parse(),
-        Ok(polysystems::domain::Credits::from_nanos(cost))
-    );
+    assert_eq!(answer.header("x-polysystems-cost").parse(), Ok(domain::Credits::from_nanos(cost)));
     assert_eq!(answer.header("x-polysystems-upstream"), "sandbox");
     let ledger = user.ledger().await;
     assert_eq!(ledger[1]["kind"], "capture");
@@ -62,8 +59,7 @@ async fn every_priced_route_answers_and_is_charged(database: Database) {
         let body = json!({ "messages": [{ "role": "user", "content": "Hi" }], "input": "Hi", "prompt": "Hi" });
         let request = server.request(method, &path).body(body.to_string()).key(&key);
         let answer = request.expect(200).await;
-        let cost: polysystems::domain::Credits =
-            answer.header("x-polysystems-cost").parse().unwrap();
+        let cost: domain::Credits = answer.header("x-polysystems-cost").parse().unwrap();
         let base = nanos(&price["base_price"]);
         let is_by_token = price["price_per_token"].is_number();
         assert!(cost.nanos() == base || (is_by_token && cost.nanos() > base), "{path}");

@@ -179,7 +179,7 @@ async fn the_openai_clients_stream_and_all_amounts_agree(database: Database) {
         costs.sort_unstable();
         costs.dedup();
         assert!(costs.len() <= if is_sandbox { 2 } else { 1 }, "{costs:?}");
-        let balance: polysystems::domain::Credits = user.balance().await.parse().unwrap();
+        let balance: domain::Credits = user.balance().await.parse().unwrap();
         assert_eq!(user.folded().await, balance.nanos());
     }
 }

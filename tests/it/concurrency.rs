@@ -89,8 +89,7 @@ async fn holds_never_overspend(database: Database) {
         let answers = at_once(&server, &key, "/v1/chat/completions", &body).await;
         let served = served(&answers, "Insufficient credits");
         let costs = answers.iter().filter(|answer| answer.status == 200).map(|answer| {
-            let cost: polysystems::domain::Credits =
-                answer.header("x-polysystems-cost").parse().unwrap();
+            let cost: domain::Credits = answer.header("x-polysystems-cost").parse().unwrap();
             cost.nanos()
         });
         assert_eq!(user.folded().await, before - costs.sum::<i64>(), "round {round}");

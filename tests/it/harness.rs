@@ -190,7 +190,7 @@ async fn call(client: &reqwest::Client, url: &str, key: &str, body: &Value, log:
     let of = plan["words"].as_i64().unwrap();
     let of = if plan["usage"] == "absurd" { of.max(told) } else { of };
     if let Some(paid) = plain_cost {
-        let paid: polysystems::domain::Credits = paid.parse().unwrap();
+        let paid: domain::Credits = paid.parse().unwrap();
         if whole {
             if plan["usage"] != "absurd" && (plan["disobeys"] == false || words <= told) {
                 let least = cost(words).min(paid.nanos());

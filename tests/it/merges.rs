@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use polysystems::clock::Clock;
-use polysystems::config::DatabaseSettings;
-use polysystems::domain::writer::Merge;
-use polysystems::domain::{
+use domain::writer::Merge;
+use domain::{
     AccountId, AccountState, Batch, Charge, ChargeId, Credits, KeyId, KeyState, Outcome, Owner,
     Price,
 };
+use polysystems::clock::Clock;
+use polysystems::config::DatabaseSettings;
 use polysystems::store::Store;
 use polysystems::verify::{Audience, Finding, Report, verify};
 use sea_orm::{ConnectionTrait as _, Statement};

@@ -63,8 +63,7 @@ async fn totals_are_the_ledgers_at_every_edge(database: Database) {
                 _ => ("/api/hub/rag/index", json!({})),
             };
             let answer = server.post(path, &body).key(key).expect(200).await;
-            let cost: polysystems::domain::Credits =
-                answer.header("x-polysystems-cost").parse().unwrap();
+            let cost: domain::Credits = answer.header("x-polysystems-cost").parse().unwrap();
             let sum = expected.entry((time / 3_600, key.id.clone(), path)).or_default();
             *sum = (sum.0 + 1, sum.1 + cost.nanos());
         }
@@ -86,7 +85,7 @@ async fn totals_are_the_ledgers_at_every_edge(database: Database) {
         // By the hour, by key and by endpoint, for each hour alone.
         for time in times {
             let hour = time / 3_600;
-            let at = |hour: i64| polysystems::domain::Timestamp::from_micros(hour * 3_600_000_000);
+            let at = |hour: i64| domain::Timestamp::from_micros(hour * 3_600_000_000);
             let (from, until) = (at(hour).to_rfc3339(), at(hour + 1).to_rfc3339());
             let span = format!("interval=hour&from={from}&until={until}");
             let by_key = ask(&format!("{span}&group_by=key")).await;
@@ -103,8 +102,7 @@ async fn totals_are_the_ledgers_at_every_edge(database: Database) {
         }
         let by_day = ask("interval=day&from=2024-01-15T00:00:00Z").await;
         for period in by_day["series"].as_array().unwrap() {
-            let begin =
-                polysystems::domain::Timestamp::parse_rfc3339(period["period"].as_str().unwrap());
+            let begin = domain::Timestamp::parse_rfc3339(period["period"].as_str().unwrap());
             let day = begin.unwrap().seconds() / 86_400;
             assert_eq!(seen(period), total(&|key| key.0 / 24 == day), "{period}");
         }

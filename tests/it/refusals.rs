@@ -31,10 +31,7 @@ async fn the_chapters_refusals_are_to_the_letter(database: Database) {
         refused.assert_error(INVALID.0, INVALID.1);
     }
     // Well formed, with a right checksum, but nobody's.
-    let nobodys = polysystems::domain::api_key::ApiKey::from_symbols(
-        polysystems::domain::Environment::Live,
-        [7; 30],
-    );
+    let nobodys = domain::api_key::ApiKey::from_symbols(domain::Environment::Live, [7; 30]);
     let refused = chat().bearer(nobodys.expose()).expect(401).await;
     refused.assert_error(INVALID.0, INVALID.1);
     chat().key(&key).expect(402).await.assert_error(

@@ -183,8 +183,7 @@ async fn every_event_is_told_once(database: Database) {
     .await;
     assert!(receiver.of("balance.updated").len() < 20);
     let expires = |seconds: i64| {
-        let at =
-            polysystems::domain::Timestamp::from_micros((server.seconds() + seconds) * 1_000_000);
+        let at = domain::Timestamp::from_micros((server.seconds() + seconds) * 1_000_000);
         json!({ "name": "short", "expires_at": at.to_rfc3339() })
     };
     let short = user.key_of(&expires(3_600)).await;

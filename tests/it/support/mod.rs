@@ -257,8 +257,7 @@ impl User<'_> {
 
 /// An amount of an answer in nano-dollars. Exact for the small amounts of tests.
 pub fn nanos(amount: &Value) -> i64 {
-    let amount: polysystems::domain::Credits =
-        format!("{:.9}", amount.as_f64().unwrap()).parse().unwrap();
+    let amount: domain::Credits = format!("{:.9}", amount.as_f64().unwrap()).parse().unwrap();
     amount.nanos()
 }
 

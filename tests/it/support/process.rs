@@ -224,7 +224,7 @@ pub async fn reconcile(process: &Process, customers: &[Customer], seen: &Seen) {
                 let amount = super::nanos(&entry["amount"]);
                 match acknowledged.get(&id) {
                     Some(cost) => {
-                        let cost: polysystems::domain::Credits = cost.parse().unwrap();
+                        let cost: domain::Credits = cost.parse().unwrap();
                         assert_eq!(amount, -cost.nanos(), "{entry}");
                     }
                     None => unacknowledged += 1,

@@ -12,8 +12,8 @@
     reason = "a test that fails by a panic has done its work"
 )]
 
-use polysystems::domain::limits::{LimitsChange, WindowCounter};
-use polysystems::domain::{
+use domain::limits::{LimitsChange, WindowCounter};
+use domain::{
     AccountId, AccountMarks, AccountState, AccountStatus, Bounds, Charge, ChargeId, Credits,
     Decline, EntryKind, Environment, Hold, HoldEndKind, KeyChange, KeyId, KeyState, LedgerEntry,
     Link, Outcome, Price, SpendingLimits, StoredAccount, Timestamp,

@@ -65,7 +65,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::domain::{AccountId, Credits, Day, EntryKind, KeyId, Month, Timestamp};
+    use crate::{AccountId, Credits, Day, EntryKind, KeyId, Month, Timestamp};
 
     fn entry() -> LedgerEntry {
         LedgerEntry {

@@ -28,15 +28,13 @@ use std::fmt::Debug;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use polysystems::domain::account::Bounds;
-use polysystems::domain::audit::{AuditedAccount, Fold, check_loaded};
-use polysystems::domain::limits::WindowCounter;
-use polysystems::domain::owner::{Decision, Extension};
-use polysystems::domain::residency::{InFlight, to_passivate};
-use polysystems::domain::writer::{
-    Attempt, Lane, Merge, Pending, Place, Task, WriteError, Writer, WriterState,
-};
-use polysystems::domain::{
+use domain::account::Bounds;
+use domain::audit::{AuditedAccount, Fold, check_loaded};
+use domain::limits::WindowCounter;
+use domain::owner::{Decision, Extension};
+use domain::residency::{InFlight, to_passivate};
+use domain::writer::{Attempt, Lane, Merge, Pending, Place, Task, WriteError, Writer, WriterState};
+use domain::{
     AccountId, AccountMarks, AccountState, AccountStatus, Batch, Change, Charge, ChargeId, Credits,
     Decline, Environment, Hold, HoldChange, HoldEnd, KeyChange, KeyId, KeySpend, KeyState, Lease,
     LedgerEntry, LimitsChange, Link, NewPayment, Outcome, Owner, PaymentId, Price, SpendingLimits,
@@ -1145,7 +1143,7 @@ impl World<'_> {
             cost: Credits::ZERO,
             prompt_tokens: 0,
             completion_tokens: 0,
-            ending: polysystems::domain::Ending::Completed,
+            ending: domain::Ending::Completed,
             tally: Tally::Reported,
             started_at: at,
             latency_micros: 0,

@@ -1,18 +1,18 @@
 //! The rules of money by themselves: what a charge costs before any thread, socket or database.
 //!
-//! `cargo bench --bench domain`
+//! `cargo bench -p domain`
 #![expect(clippy::unwrap_used, reason = "a measurement that fails by a panic has said so")]
 
+use std::collections::BTreeMap;
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
-use polysystems::config::Settings;
-use polysystems::domain::api_key::{ApiKey, Pepper};
-use polysystems::domain::{
+use domain::api_key::{ApiKey, Pepper};
+use domain::pricing::{PriceList, PriceRule, RouteClass};
+use domain::{
     AccountId, AccountState, AccountStatus, Bounds, Charge, ChargeId, Credits, Environment, KeyId,
     KeyState, Link, Outcome, Price, SpendingLimits, StoredAccount, Timestamp, TokenPrice,
 };
-use polysystems::tokens;
 use uuid::Uuid;
 
 const NOW: Timestamp = Timestamp::from_micros(1_705_320_000_000_000);
@@ -35,6 +35,20 @@ fn account() -> AccountState {
 fn charge(price: Price) -> Charge {
     let (id, key) = (ChargeId(Uuid::from_u128(7)), KeyId(Uuid::from_u128(1)));
     Charge { id, key, price, expires_at: NOW, is_durable: false }
+}
+
+/// As many routes as a server has unless its settings say otherwise.
+fn prices() -> PriceList {
+    let rule = |number: u32| PriceRule {
+        method: Some("POST".into()),
+        path: format!("/api/hub/agents/{number}").into(),
+        class: RouteClass::Write,
+        base: Credits::from_nanos(1_000_000),
+        per_token: None,
+        default_max_tokens: 1024,
+        default_max_tokens_of: BTreeMap::new(),
+    };
+    PriceList::new((0..40).map(rule).collect())
 }
 
 fn domain(criterion: &mut Criterion) {
@@ -62,13 +76,9 @@ fn domain(criterion: &mut Criterion) {
     criterion.bench_function("charge refused by a spending limit", |bencher| {
         bencher.iter(|| limited.charge(black_box(&over), NOW).unwrap_err());
     });
-    let prices = Settings::default().price_list().unwrap();
+    let prices = prices();
     criterion.bench_function("price of a route", |bencher| {
-        bencher.iter(|| prices.find(black_box("POST"), black_box("/api/hub/agents/chat")).unwrap());
-    });
-    let (vocabulary, text) = (tokens::vocabulary(None), "The quick brown fox. ".repeat(50));
-    criterion.bench_function("tokens of 1 KiB of text", |bencher| {
-        bencher.iter(|| tokens::count(vocabulary, black_box(&text)));
+        bencher.iter(|| prices.find(black_box("POST"), black_box("/api/hub/agents/7")).unwrap());
     });
     let key = ApiKey::from_symbols(Environment::Live, [7; 30]);
     let pepper = Pepper::new(&[7; 32]).unwrap();

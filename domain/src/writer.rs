@@ -927,11 +927,11 @@ impl<T> Current<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::batch::Change;
-    use crate::domain::ids::{ChargeId, KeyId};
-    use crate::domain::money::Credits;
-    use crate::domain::usage::{Ending, Tally, UsageRecord};
-    use crate::domain::window::Timestamp;
+    use crate::batch::Change;
+    use crate::ids::{ChargeId, KeyId};
+    use crate::money::Credits;
+    use crate::usage::{Ending, Tally, UsageRecord};
+    use crate::window::Timestamp;
 
     /// A key that is revoked: a change without a trace of its own.
     fn change(account: i64) -> Write {
