@@ -25,20 +25,21 @@ use actix::{Arbiter, System};
 use actix_web::http::Method;
 use actix_web::http::header::HeaderMap;
 use domain::api_key::{ApiKey, Pepper};
+use domain::route_group::Group;
 use domain::{
     AccountId, AccountState, AccountStatus, Batch, Bounds, Charge, ChargeId, Credits, Environment,
     KeyId, KeyState, Link, Outcome, Owner, Price, SpendingLimits, StoredAccount, Timestamp,
 };
 use futures_util::future::join_all;
 use polysystems::actors::LedgerWriter;
-use polysystems::actors::directory::ActorThreads;
+use polysystems::actors::account::directory::ActorThreads;
 use polysystems::app;
 use polysystems::clock::Clock;
 use polysystems::config::{DatabaseSettings, Settings};
 use polysystems::pipeline::{self, Arrival};
 use polysystems::store::Store;
 use polysystems::tokens;
-use polysystems::upstream::{Client, Connector, Group};
+use polysystems::upstream::{Client, Connector};
 use uuid::Uuid;
 
 #[path = "support/call.rs"]

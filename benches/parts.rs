@@ -20,17 +20,18 @@ use actix::{Arbiter, System};
 use actix_web::http::Method;
 use actix_web::http::header::HeaderMap;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use domain::writer::Merge;
+use domain::route_group::Group;
+use domain::writer::Checkpoint;
 use domain::{AccountId, Batch, Charge, ChargeId, Credits, KeyId, Lease, Outcome, Owner, Price};
 use futures_util::future::join_all;
-use polysystems::actors::directory::{ActorThreads, Directory};
+use polysystems::actors::account::directory::{ActorThreads, Directory};
 use polysystems::actors::{AccountLease, LedgerWriter};
 use polysystems::app;
 use polysystems::clock::Clock;
 use polysystems::config::{DatabaseSettings, LedgerSettings, Settings};
 use polysystems::pipeline::{self, Arrival, Gateway};
 use polysystems::store::Store;
-use polysystems::upstream::{Client, Connector, Group};
+use polysystems::upstream::{Client, Connector};
 use uuid::Uuid;
 
 #[path = "support/call.rs"]
@@ -224,11 +225,11 @@ fn writer(criterion: &mut Criterion) {
     }
 }
 
-/// What the journal's batches cost in the tables: so many calls as the load makes of a merge, of few accounts and of many.
-fn merge(criterion: &mut Criterion) {
+/// What the journal's batches cost in the tables: so many calls as the load makes of a checkpoint, of few accounts and of many.
+fn checkpoint(criterion: &mut Criterion) {
     /// Calls in a batch of the journal.
     const BATCH: usize = 32;
-    let mut group = criterion.benchmark_group("merge");
+    let mut group = criterion.benchmark_group("checkpoint");
     group.sample_size(10).measurement_time(Duration::from_secs(4));
     for (name, make) in DATABASES {
         for (accounts, calls) in [(100, 4_096), (10_000, 16_384)] {
@@ -245,10 +246,10 @@ fn merge(criterion: &mut Criterion) {
                             (0..calls / BATCH).map(|_| Arc::new(charging.batch(BATCH))).collect();
                         let first = last + 1;
                         last += i64::try_from(batches.len()).unwrap();
-                        let merge = Merge { first, last, batches, is_urgent: true };
+                        let checkpoint = Checkpoint { first, last, batches, is_urgent: true };
                         let begun = Instant::now();
-                        let merging = ground.store.merge(&merge, ground.lease);
-                        assert_eq!(ground.system.block_on(merging).unwrap(), []);
+                        let checkpointing = ground.store.checkpoint(&checkpoint, ground.lease);
+                        assert_eq!(ground.system.block_on(checkpointing).unwrap(), []);
                         elapsed += begun.elapsed();
                     }
                     elapsed
@@ -314,5 +315,5 @@ fn whole(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, actors, writer, merge, whole);
+criterion_group!(benches, actors, writer, checkpoint, whole);
 criterion_main!(benches);

@@ -19,25 +19,26 @@ use anyhow::Context as _;
 use tokio::runtime::{Handle, Runtime};
 use uuid::Uuid;
 
-use crate::actors::directory::{ActorThreads, SWEEP_PERIOD};
-use crate::actors::ledger_writer::WriterState;
+use crate::actors::account::directory::{ActorThreads, SWEEP_PERIOD};
+use crate::actors::ledger::WriterState;
 use crate::actors::{Directory, LedgerHandle, LedgerWriter};
+use crate::admin::Operators;
 use crate::auth::people::{Letters, SessionBounds};
 use crate::auth::throttle::Throttle;
 use crate::auth::two_factor;
-use crate::auth::{KeyRing, Keys, Passwords, People, Sessions};
+use crate::auth::{Passwords, People, Sessions};
 use crate::clock::Clock;
 use crate::config::{ServerSettings, Settings, UpstreamSettings};
 use crate::http::{self, App};
 use crate::idempotency::Idempotency;
+use crate::keys::{KeyCache, Keys};
 use crate::mail::Mailer;
-use crate::operators::Operators;
 use crate::payments::auto::SwitchedOff;
 use crate::payments::stripe::Stripe;
 use crate::payments::x402::X402;
 use crate::payments::{Locks, Payments};
-use crate::pipeline::rate_limit::RateLimits;
 use crate::pipeline::{Bounds, Gateway, Readiness};
+use crate::rate_limits::RateLimits;
 use crate::seal::Seal;
 use crate::secrets::{previous, secret};
 use crate::store::{Store, StoreError};
@@ -247,7 +248,7 @@ pub fn gateway(
     );
     Ok(Arc::new(Gateway {
         rate_limits: RateLimits::new(&settings.rate_limit),
-        keys: KeyRing::new(store.clone(), pepper, auth.key_cache_max),
+        keys: KeyCache::new(store.clone(), pepper, auth.key_cache_max),
         prices: settings.price_list()?,
         directory,
         ledger: ledger.clone(),
@@ -258,7 +259,7 @@ pub fn gateway(
         holds: settings.holds.clone(),
         idempotency,
         expiry_warning_micros: expiry_warning_micros(settings),
-        figures: Arc::default(),
+        metrics: Arc::default(),
         readiness: Arc::new(Readiness::new(Bounds {
             requests: settings.server.requests_max.get(),
             calls: settings.server.calls_max.get(),
@@ -398,7 +399,7 @@ fn webhooks(
         is_private_allowed: settings.webhooks.allow_private_addresses,
         endpoints_max: settings.webhooks.endpoints_per_account_max,
         former_micros: hours.saturating_mul(MICROS_PER_HOUR),
-        figures: Arc::clone(&gateway.figures),
+        metrics: Arc::clone(&gateway.metrics),
         ledger: gateway.ledger.clone(),
     }))
 }
@@ -622,7 +623,7 @@ async fn watch_disk(app: Arc<App>, folder: std::path::PathBuf) {
         });
         if let Ok(Ok(took)) = measured.await {
             let micros = i64::try_from(took.as_micros()).unwrap_or(i64::MAX);
-            app.gateway.figures.fsync_micros.store(micros, Ordering::Relaxed);
+            app.gateway.metrics.fsync_micros.store(micros, Ordering::Relaxed);
         }
     }
 }
@@ -643,7 +644,7 @@ impl Audience for LogFindings {
 async fn verify_now_and_then(app: Arc<App>, hours: NonZeroU32) {
     let mut period = tokio::time::interval(Duration::from_secs(u64::from(hours.get()) * 3_600));
     // So that it is seen where none comes about.
-    app.gateway.figures.verified_at.store(app.clock.now().seconds(), Ordering::Relaxed);
+    app.gateway.metrics.verified_at.store(app.clock.now().seconds(), Ordering::Relaxed);
     loop {
         period.tick().await;
         let store = app.store.clone();
@@ -652,9 +653,9 @@ async fn verify_now_and_then(app: Arc<App>, hours: NonZeroU32) {
         match verifying.await {
             Ok(Ok(report)) => {
                 let findings = i64::try_from(report.findings).unwrap_or(i64::MAX);
-                let figures = &app.gateway.figures;
-                figures.verified_at.store(app.clock.now().seconds(), Ordering::Relaxed);
-                figures.verify_findings.store(findings, Ordering::Relaxed);
+                let metrics = &app.gateway.metrics;
+                metrics.verified_at.store(app.clock.now().seconds(), Ordering::Relaxed);
+                metrics.verify_findings.store(findings, Ordering::Relaxed);
                 tracing::info!(?report, "verified");
             }
             Ok(Err(error)) => not_verified(&app, &format!("{error:#}")),
@@ -664,7 +665,7 @@ async fn verify_now_and_then(app: Arc<App>, hours: NonZeroU32) {
 }
 
 fn not_verified(app: &App, error: &str) {
-    app.gateway.figures.verify_failures.fetch_add(1, Ordering::Relaxed);
+    app.gateway.metrics.verify_failures.fetch_add(1, Ordering::Relaxed);
     tracing::warn!(error, "not verified");
 }
 
@@ -741,7 +742,7 @@ async fn within(limit: Duration, is_so: impl Fn() -> bool) -> bool {
 /// Serves the figures for monitoring on an address of their own.
 fn serve_metrics(bind: SocketAddr, app: &Data<App>) -> anyhow::Result<()> {
     if !bind.ip().is_loopback() && app.metrics_token.is_none() {
-        tracing::warn!(%bind, "whoever reaches this address reads the figures; server.metrics_token asks for a token");
+        tracing::warn!(%bind, "whoever reaches this address reads the metrics; server.metrics_token asks for a token");
     }
     let app = app.clone();
     let server = HttpServer::new(move || {

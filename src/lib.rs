@@ -6,12 +6,12 @@
 //!  client --> http -----> pipeline --------> upstream (sandbox, or a URL)
 //!              |             |  charge, settle
 //!              |             v
-//!              +----> actors::directory --> owner (one for each account in memory)
+//!              +----> actors::account::directory --> owner (one for each account in memory)
 //!              |                               |  entries, usage
 //!              v                               v
 //!            store  <--- one transaction --- LedgerWriter -- one record for many calls -> journal
 //!              |           for many calls         ^                                          |
-//!              v                                  +------ merged into the tables later ------+
+//!              v                                  +------ checkpointed into the tables later ------+
 //!        SQLite or PostgreSQL
 //! ```
 //!
@@ -22,7 +22,7 @@
 //! spending limits and debit in ONE request to the account's owner; the upstream; settlement. The answer
 //! leaves when its money is on record: a fixed price commits while the upstream works, a token price is held
 //! first and captured at its actual cost. What it leaves is on record when it is in the journal: a batch of many calls
-//! as one record, merged into the tables behind everyone's back ([`store::journal`]); whoever reads the tables waits until
+//! as one record, checkpointed into the tables behind everyone's back ([`store::journal`]); whoever reads the tables waits until
 //! they are whole. A stream's hold is on record before its first byte, is extended while
 //! it runs ([`pipeline`], `relay`), and captured before the frames that tell its cost. A request with an
 //! `Idempotency-Key` ([`idempotency`]) is answered from what is recorded, where it was answered before.
@@ -38,7 +38,7 @@
 //! | who owns what in memory | [`actors`] |
 //! | what can be set, and every limit | [`config`] |
 //! | how it starts and stops | [`app`] |
-//! | when a write may be acknowledged | [`domain::writer`], carried out by [`actors::ledger_writer`] |
+//! | when a write may be acknowledged | [`domain::writer`], carried out by [`actors::ledger`] |
 //! | what must hold in the database | [`domain::audit`], folded by [`verify`] |
 //! | every bound on what runs at once | [`config`], counted in [`pipeline`]'s readiness, shown by `http/metrics.rs` |
 //! | who somebody is, and what proves it | [`auth`] |
@@ -47,8 +47,8 @@
 //! | how payments come in, and what is taken back | [`payments`], by [`payments::provider`]; the rules in [`domain::payment`] |
 //! | what account holders are told | [`domain::event`], written by `store/outbox.rs`, brought out by [`webhooks::deliver`] |
 //! | what calls come to | [`domain::rollup`], written by `store/rollups.rs` |
-//! | figures and traces | [`figures`], `http/metrics.rs`, [`telemetry`] |
-//! | what operators may do | [`operators`], and from the command line [`console`] |
+//! | figures and traces | [`metrics`], `http/metrics.rs`, [`telemetry`] |
+//! | what operators may do | [`admin`], and from the command line [`cli`] |
 //! | where a test can make it fail | [`failpoint`] |
 //!
 //! # Invariants
@@ -76,21 +76,23 @@
 // First, since the others use its macro.
 #[macro_use]
 pub mod failpoint;
-pub mod figures;
+pub mod metrics;
 
 pub mod actors;
+pub mod admin;
 pub mod app;
 pub mod auth;
+pub mod cli;
 pub mod clock;
 pub mod config;
-pub mod console;
 pub mod http;
 pub mod idempotency;
-mod json;
+pub mod json;
+pub mod keys;
 pub mod mail;
-pub mod operators;
 pub mod payments;
 pub mod pipeline;
+pub mod rate_limits;
 pub mod seal;
 pub mod secrets;
 pub mod store;

@@ -11,9 +11,9 @@ use domain::Credits;
 use polysystems::app;
 use polysystems::auth::People;
 use polysystems::auth::people::{PeopleError, Registration};
+use polysystems::cli::{self, Console, find_user};
 use polysystems::clock::Clock;
 use polysystems::config::Settings;
-use polysystems::console::{self, Console, find_user};
 use polysystems::http::amount::Amount;
 use polysystems::store::users::Role;
 use polysystems::verify::{Finding, Report};
@@ -404,7 +404,7 @@ async fn ask(
     query: &[(&str, Option<String>)],
     body: Option<String>,
 ) -> anyhow::Result<()> {
-    let url = url.map_or_else(|| console::url_of(settings), Ok)?;
+    let url = url.map_or_else(|| cli::url_of(settings), Ok)?;
     let console = Console::open(people, &name, url).await?;
     let query: Vec<(&str, &str)> =
         query.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?))).collect();

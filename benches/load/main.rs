@@ -94,7 +94,7 @@ struct Bench {
     plan: Plan,
     chosen: Vec<String>,
     folder: std::path::PathBuf,
-    figures: Vec<Figure>,
+    metrics: Vec<Figure>,
     costs: Vec<cost::Cost>,
     round: usize,
 }
@@ -144,7 +144,7 @@ impl Bench {
         figure.fsync_micros = fsync_micros;
         figure.yardstick = yardstick.map(str::to_owned);
         figure.ratio = yardstick.and_then(|yardstick| {
-            let held = self.figures.iter().rev().find(|other| {
+            let held = self.metrics.iter().rev().find(|other| {
                 other.case == case && other.round == self.round && other.target == yardstick
             });
             held.map(|other| figure.per_second / other.per_second)
@@ -154,7 +154,7 @@ impl Bench {
         }
         println!("{}", report::line(&figure));
         let per_second = figure.per_second;
-        self.figures.push(figure);
+        self.metrics.push(figure);
         per_second
     }
 }
@@ -263,12 +263,12 @@ fn main() {
         plan,
         chosen,
         folder: folder.path().to_owned(),
-        figures: Vec::new(),
+        metrics: Vec::new(),
         costs: Vec::new(),
         round: 0,
     };
     measure_all(&mut bench, kind.as_deref());
-    let medians = report::medians(&bench.figures);
+    let medians = report::medians(&bench.metrics);
     println!("\nMedians of {} rounds\n{}", plan.rounds, report::heading());
     for figure in &medians {
         println!("{}", report::line(figure));
@@ -278,7 +278,7 @@ fn main() {
         println!("{database:<12}{what:<40}{bytes_a_call:>8.0} bytes a call");
     }
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("load");
-    let (json, html) = report::write(&target, &machine(), &bench.figures, &medians, &bench.costs);
+    let (json, html) = report::write(&target, &machine(), &bench.metrics, &medians, &bench.costs);
     println!("\n{}\n{}", json.display(), html.display());
 }
 

@@ -117,16 +117,16 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// Of each case and target, over its rounds.
-pub fn medians(figures: &[Figure]) -> Vec<Figure> {
+pub fn medians(metrics: &[Figure]) -> Vec<Figure> {
     let mut names: Vec<(&str, &str)> = Vec::new();
-    for figure in figures {
+    for figure in metrics {
         let name = (figure.case.as_str(), figure.target.as_str());
         if !names.contains(&name) {
             names.push(name);
         }
     }
     let of = |(case, target): (&str, &str)| {
-        let same: Vec<&Figure> = figures
+        let same: Vec<&Figure> = metrics
             .iter()
             .filter(|figure| figure.case == case && figure.target == target)
             .collect();

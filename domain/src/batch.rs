@@ -219,21 +219,21 @@ impl Batch {
     /// Everything that these batches write, in the order of the accounts, so that what lies together in the tables is
     /// written together.
     #[must_use]
-    pub fn merged<'b>(batches: impl IntoIterator<Item = &'b Batch>) -> Self {
-        let mut merged = Batch::default();
+    pub fn checkpointed<'b>(batches: impl IntoIterator<Item = &'b Batch>) -> Self {
+        let mut checkpointed = Batch::default();
         for batch in batches {
-            merged.entries.extend_from_slice(&batch.entries);
-            merged.spends.extend(batch.spends.iter().map(|(key, spend)| (*key, *spend)));
-            merged.holds.extend_from_slice(&batch.holds);
-            merged.usage.extend_from_slice(&batch.usage);
-            merged.answers.extend_from_slice(&batch.answers);
-            merged.changes.extend_from_slice(&batch.changes);
-            merged.acts.extend_from_slice(&batch.acts);
-            merged.events.extend_from_slice(&batch.events);
+            checkpointed.entries.extend_from_slice(&batch.entries);
+            checkpointed.spends.extend(batch.spends.iter().map(|(key, spend)| (*key, *spend)));
+            checkpointed.holds.extend_from_slice(&batch.holds);
+            checkpointed.usage.extend_from_slice(&batch.usage);
+            checkpointed.answers.extend_from_slice(&batch.answers);
+            checkpointed.changes.extend_from_slice(&batch.changes);
+            checkpointed.acts.extend_from_slice(&batch.acts);
+            checkpointed.events.extend_from_slice(&batch.events);
         }
-        merged.entries.sort_by_key(|entry| (entry.account, entry.seq));
-        merged.usage.sort_by_key(|usage| (usage.account, usage.id));
-        merged
+        checkpointed.entries.sort_by_key(|entry| (entry.account, entry.seq));
+        checkpointed.usage.sort_by_key(|usage| (usage.account, usage.id));
+        checkpointed
     }
 
     /// The part of it that is these accounts'.

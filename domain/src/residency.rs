@@ -16,7 +16,7 @@ pub struct AccountMarks {
     /// Writes handed over whose end is not known yet.
     pub pending_writes: AtomicUsize,
     /// Writes that are durable in the journal, and not in the tables from which the account would be loaded.
-    pub unmerged_writes: AtomicUsize,
+    pub backlog_writes: AtomicUsize,
     /// Charges that are open.
     pub open_charges: AtomicUsize,
     /// Calls that hold a lease on the account.
@@ -37,7 +37,7 @@ impl Default for AccountMarks {
         AccountMarks {
             durable_seq: AtomicI64::default(),
             pending_writes: AtomicUsize::default(),
-            unmerged_writes: AtomicUsize::default(),
+            backlog_writes: AtomicUsize::default(),
             open_charges: AtomicUsize::default(),
             in_flight: AtomicU32::default(),
             used_tick: AtomicI64::default(),
@@ -84,7 +84,7 @@ impl AccountMarks {
     /// in the tables: whoever loads it next must find it as it was.
     #[must_use]
     pub fn may_passivate(&self) -> bool {
-        self.in_flight.load(Ordering::Acquire) == 0 && self.is_quiet() && self.is_merged()
+        self.in_flight.load(Ordering::Acquire) == 0 && self.is_quiet() && self.is_checkpointed()
     }
 
     /// May its actor end? Only where nobody holds it and nothing is open or on its way; what it owns stays in memory.
@@ -95,8 +95,8 @@ impl AccountMarks {
 
     /// Is everything that is durable in the tables? Asked after [`AccountMarks::is_quiet`].
     #[must_use]
-    pub fn is_merged(&self) -> bool {
-        self.unmerged_writes.load(Ordering::Acquire) == 0
+    pub fn is_checkpointed(&self) -> bool {
+        self.backlog_writes.load(Ordering::Acquire) == 0
     }
 }
 

@@ -11,9 +11,9 @@
 //! - Rows that the database refuses are given up, account by account, so that only those at fault pay for it.
 //!   Their accounts are poisoned: what they hold in memory will never be written.
 //! - What paid calls leave goes to the journal first, a batch as one record, and is acknowledged from there. Beside that,
-//!   the journal's batches are merged into the tables, many at once, and leave the journal. So there are two lanes,
+//!   the journal's batches are checkpointed into the tables, many at once, and leave the journal. So there are two lanes,
 //!   and in each one thing is done at a time.
-//! - Anything else is written into the tables, when all that was handed over for the journal before it is merged. What
+//! - Anything else is written into the tables, when all that was handed over for the journal before it is checkpointed. What
 //!   the same account decides meanwhile waits behind it: so each account's writes become durable in the order in which
 //!   it decided them.
 //! - An account whose journaled entries the tables refuse is poisoned; what they refused is kept.
@@ -98,13 +98,13 @@ impl Place {
 pub enum Lane {
     /// To the journal.
     Journal,
-    /// To the tables: what is written there at once, and merges.
+    /// To the tables: what is written there at once, and checkpoints.
     Tables,
 }
 
-/// Batches of the journal that are to be merged into the tables.
+/// Batches of the journal that are to be checkpointed into the tables.
 #[derive(Clone, Debug)]
-pub struct Merge {
+pub struct Checkpoint {
     /// The first.
     pub first: i64,
     /// The last.
@@ -115,11 +115,11 @@ pub struct Merge {
     pub is_urgent: bool,
 }
 
-impl Merge {
+impl Checkpoint {
     /// What they write together. Work for thousands of writes: not for the thread that gathers new ones meanwhile.
     #[must_use]
     pub fn batch(&self) -> Batch {
-        Batch::merged(self.batches.iter().map(Arc::as_ref))
+        Batch::checkpointed(self.batches.iter().map(Arc::as_ref))
     }
 }
 
@@ -130,11 +130,11 @@ pub enum Task {
     Commit(Arc<Batch>, Place),
     /// Look whether the batch's rows are there; then [`Writer::looked`].
     Look(Arc<Batch>, Place),
-    /// Merge batches of the journal into the tables, in one transaction that checks the lease and notes how far the
-    /// journal is merged; then [`Writer::merged`].
-    Merge(Merge),
-    /// Look whether the journal of this process is merged up to this number; then [`Writer::looked_for_merge`].
-    LookMerged(i64),
+    /// Checkpoint batches of the journal into the tables, in one transaction that checks the lease and notes how far the
+    /// journal is checkpointed; then [`Writer::checkpointed`].
+    Checkpoint(Checkpoint),
+    /// Look whether the journal of this process is checkpointed up to this number; then [`Writer::looked_for_checkpoint`].
+    LookCheckpointed(i64),
     /// Make one more write durable, so that everything committed before it in the lane is as durable; then
     /// [`Writer::sealed`].
     Seal(Lane),
@@ -148,7 +148,7 @@ impl Task {
     pub fn lane(&self) -> Lane {
         match self {
             Task::Commit(_, place) | Task::Look(_, place) => place.lane(),
-            Task::Merge(_) | Task::LookMerged(_) => Lane::Tables,
+            Task::Checkpoint(_) | Task::LookCheckpointed(_) => Lane::Tables,
             Task::Seal(lane) | Task::Pause(lane, _) => *lane,
         }
     }
@@ -197,7 +197,7 @@ struct Journaled {
 #[derive(Clone, Debug)]
 enum Work {
     Write(Place, Arc<Batch>),
-    Merge(Merge),
+    Checkpoint(Checkpoint),
 }
 
 impl Work {
@@ -205,7 +205,7 @@ impl Work {
     fn leaves_trace(&self) -> bool {
         match self {
             Work::Write(_, batch) => batch.leaves_trace(),
-            Work::Merge(_) => true,
+            Work::Checkpoint(_) => true,
         }
     }
 }
@@ -254,19 +254,19 @@ pub struct Writer<T> {
     /// What is in the journal, oldest first.
     backlog: VecDeque<Journaled>,
     /// How many writes that is.
-    unmerged: usize,
+    backlog_writes: usize,
     /// Of how many accounts.
-    unmerged_accounts: usize,
+    backlog_accounts: usize,
     next_number: i64,
-    /// From how many writes in the journal on they are merged; without it there is no journal.
-    merge_from: Option<usize>,
+    /// From how many writes in the journal on they are checkpointed; without it there is no journal.
+    checkpoint_from: Option<usize>,
     /// So many writes of each account, on average, are waited for, if it does not take too long.
     account_writes: usize,
-    /// How many writes are merged in one transaction now at most, or one batch; less than may be after a failure.
-    merge_max: usize,
+    /// How many writes are checkpointed in one transaction now at most, or one batch; less than may be after a failure.
+    checkpoint_max: usize,
     /// Has nothing come for a while?
     is_rested: bool,
-    /// Has what is in the journal been there for so long that it is merged, whatever comes?
+    /// Has what is in the journal been there for so long that it is checkpointed, whatever comes?
     is_overdue: bool,
     /// Those to be told.
     ended: Vec<(T, Result<(), WriteError>)>,
@@ -276,29 +276,29 @@ pub struct Writer<T> {
     is_fenced: bool,
 }
 
-/// Where no merge is put off, so many times the writes from which on the journal is merged are merged in one transaction
+/// Where no checkpoint is put off, so many times the writes from which on the journal is checkpointed are checkpointed in one transaction
 /// at most,
-const MERGES_AT_ONCE: usize = 16;
-/// and, but for a larger `merge_from`, no more than so many: others that write wait for it.
-const MERGE_MAX: usize = 4_096;
-/// A merge that is put off for writes of each account is put off, and takes, no more than so many times the writes from
-/// which on the journal is merged,
+const CHECKPOINTS_AT_ONCE: usize = 16;
+/// and, but for a larger `checkpoint_from`, no more than so many: others that write wait for it.
+const CHECKPOINT_MAX: usize = 4_096;
+/// A checkpoint that is put off for writes of each account is put off, and takes, no more than so many times the writes from
+/// which on the journal is checkpointed,
 const PUT_OFF: usize = 4;
-/// nor, but for a larger `merge_from`, than so many: others that write wait for it, and for too long where it is more.
+/// nor, but for a larger `checkpoint_from`, than so many: others that write wait for it, and for too long where it is more.
 const PUT_OFF_MAX: usize = 16_384;
-/// So many times as many may be in the journal before it takes no more, until some are merged,
-const MERGES_BEHIND: usize = 64;
-/// and, but for a larger `merge_from`, no more than so many: they are in memory, and who starts next merges them first.
-const UNMERGED_MAX: usize = 65_536;
-/// From half of that on the journal takes its time, more and more: so long for each write where it is full. A merge is
+/// So many times as many may be in the journal before it takes no more, until some are checkpointed,
+const CHECKPOINTS_BEHIND: usize = 64;
+/// and, but for a larger `checkpoint_from`, no more than so many: they are in memory, and who starts next checkpoints them first.
+const BACKLOG_MAX: usize = 65_536;
+/// From half of that on the journal takes its time, more and more: so long for each write where it is full. A checkpoint is
 /// faster on any disk that serves.
 const BRAKE_MICROS: usize = 100;
 /// And for no batch longer than that: who waits for the writer waits for this too.
 const BRAKE_MAX_MICROS: u64 = 25_000;
 
-/// So many times `merge_from`, and no more than `max`, but for a larger `merge_from`.
-fn multiple(merge_from: usize, times: usize, max: usize) -> usize {
-    merge_from.saturating_mul(times).min(max.max(merge_from))
+/// So many times `checkpoint_from`, and no more than `max`, but for a larger `checkpoint_from`.
+fn multiple(checkpoint_from: usize, times: usize, max: usize) -> usize {
+    checkpoint_from.saturating_mul(times).min(max.max(checkpoint_from))
 }
 
 impl<T> Writer<T> {
@@ -315,12 +315,12 @@ impl<T> Writer<T> {
             journal_ordinal: 0,
             gathered: 0,
             backlog: VecDeque::new(),
-            unmerged: 0,
-            unmerged_accounts: 0,
+            backlog_writes: 0,
+            backlog_accounts: 0,
             next_number: 1,
-            merge_from: None,
+            checkpoint_from: None,
             account_writes: 0,
-            merge_max: usize::MAX,
+            checkpoint_max: usize::MAX,
             is_rested: false,
             is_overdue: false,
             ended: Vec::new(),
@@ -331,13 +331,13 @@ impl<T> Writer<T> {
         }
     }
 
-    /// The same, with a journal, which is merged from `merge_from` writes on, or where nothing has come for a while
-    /// ([`Writer::rested`]), or where something waits for it. Where each account in a merge costs pages of its own,
-    /// merges are put off until there are `account_writes` writes of each in them, on average, or a multiple of
-    /// `merge_from`, or until something waits for it ([`Writer::overdue`]).
+    /// The same, with a journal, which is checkpointed from `checkpoint_from` writes on, or where nothing has come for a while
+    /// ([`Writer::rested`]), or where something waits for it. Where each account in a checkpoint costs pages of its own,
+    /// checkpoints are put off until there are `account_writes` writes of each in them, on average, or a multiple of
+    /// `checkpoint_from`, or until something waits for it ([`Writer::overdue`]).
     #[must_use]
-    pub fn with_journal(self, merge_from: usize, account_writes: usize) -> Self {
-        Writer { merge_from: Some(merge_from.max(1)), account_writes, ..self }
+    pub fn with_journal(self, checkpoint_from: usize, account_writes: usize) -> Self {
+        Writer { checkpoint_from: Some(checkpoint_from.max(1)), account_writes, ..self }
     }
 
     /// Takes a write. Whoever hands it over has counted it in `pending_writes`.
@@ -347,7 +347,7 @@ impl<T> Writer<T> {
         let account = pending.write.account;
         // A barrier is behind everything, in the tables too.
         let is_plain = pending.write.is_plain() && account != AccountId::LAST;
-        if self.merge_from.is_some() && is_plain && !self.in_tables.contains_key(&account) {
+        if self.checkpoint_from.is_some() && is_plain && !self.in_tables.contains_key(&account) {
             self.gathered = self.gathered.saturating_add(1);
             self.plain.push_back((self.gathered, pending));
         } else {
@@ -357,7 +357,7 @@ impl<T> Writer<T> {
         }
     }
 
-    /// Nothing has come for a while: time to merge what little is in the journal.
+    /// Nothing has come for a while: time to checkpoint what little is in the journal.
     pub fn rested(&mut self) {
         self.is_rested = true;
     }
@@ -414,17 +414,17 @@ impl<T> Writer<T> {
 
     /// Writes that are durable in the journal, and not in the tables.
     #[must_use]
-    pub fn unmerged(&self) -> usize {
-        self.unmerged
+    pub fn backlog(&self) -> usize {
+        self.backlog_writes
     }
 
-    /// After a batch of so many writes for the journal: how long the next one waits, in microseconds, where merges do not
-    /// keep up. Each caller then waits for a moment, and not all of them at once for a whole merge.
+    /// After a batch of so many writes for the journal: how long the next one waits, in microseconds, where checkpoints do not
+    /// keep up. Each caller then waits for a moment, and not all of them at once for a whole checkpoint.
     #[must_use]
     pub fn brake_micros(&self, writes: usize) -> u64 {
         let max = self.behind_max();
         let free = max / 2;
-        let over = self.unmerged.saturating_sub(free).min(free);
+        let over = self.backlog_writes.saturating_sub(free).min(free);
         let of_all = over.saturating_mul(BRAKE_MICROS).saturating_mul(writes);
         let micros = u64::try_from(of_all.checked_div(free).unwrap_or(0)).unwrap_or(u64::MAX);
         micros.min(BRAKE_MAX_MICROS)
@@ -432,7 +432,7 @@ impl<T> Writer<T> {
 
     /// How many writes may be in the journal before it takes no more.
     fn behind_max(&self) -> usize {
-        multiple(self.merge_from.unwrap_or(0), MERGES_BEHIND, UNMERGED_MAX)
+        multiple(self.checkpoint_from.unwrap_or(0), CHECKPOINTS_BEHIND, BACKLOG_MAX)
     }
 
     /// What the writes that have not ended cost in memory, roughly, in bytes.
@@ -480,24 +480,27 @@ impl<T> Writer<T> {
         }
     }
 
-    /// How [`Task::Merge`] ended: where it is durable, which accounts' entries the tables refuse.
-    pub fn merged(&mut self, result: Result<Vec<AccountId>, Attempt>) {
+    /// How [`Task::Checkpoint`] ended: where it is durable, which accounts' entries the tables refuse.
+    pub fn checkpointed(&mut self, result: Result<Vec<AccountId>, Attempt>) {
         let Some(current) = self.tables.asked(Step::Commit) else { return };
-        let Work::Merge(Merge { last, .. }) = current.work else { return };
+        let Work::Checkpoint(Checkpoint { last, .. }) = current.work else { return };
         match result {
             Ok(refused) => {
                 self.tables.is_unavailable = false;
-                if writes_up_to(&self.backlog, last) >= self.merge_max {
+                if writes_up_to(&self.backlog, last) >= self.checkpoint_max {
                     // More again: soon as much as at most times, then slowly what did perhaps not end in time.
-                    let is_little = self.merge_max < self.merge_plainly();
-                    let more =
-                        if is_little { self.merge_max } else { self.merge_from.unwrap_or(0) };
-                    self.merge_max = self.merge_max.saturating_add(more);
+                    let is_little = self.checkpoint_max < self.checkpoint_plainly();
+                    let more = if is_little {
+                        self.checkpoint_max
+                    } else {
+                        self.checkpoint_from.unwrap_or(0)
+                    };
+                    self.checkpoint_max = self.checkpoint_max.saturating_add(more);
                 }
-                self.finish_merge(&refused);
+                self.finish_checkpoint(&refused);
             }
             Err(Attempt::Fenced) => {
-                // Whoever owns the accounts now merges what is left.
+                // Whoever owns the accounts now checkpoints what is left.
                 self.is_fenced = true;
                 self.tables.current = None;
                 self.forget_backlog();
@@ -509,18 +512,21 @@ impl<T> Writer<T> {
         }
     }
 
-    fn finish_merge(&mut self, refused: &[AccountId]) {
-        let Some(Current { work: Work::Merge(merge), .. }) = self.tables.current.take() else {
+    fn finish_checkpoint(&mut self, refused: &[AccountId]) {
+        let Some(Current { work: Work::Checkpoint(checkpoint), .. }) = self.tables.current.take()
+        else {
             return;
         };
-        while let Some(journaled) = self.backlog.pop_front_if(|front| front.number <= merge.last) {
-            self.unmerged = self.unmerged.saturating_sub(journaled.marks.len());
+        while let Some(journaled) =
+            self.backlog.pop_front_if(|front| front.number <= checkpoint.last)
+        {
+            self.backlog_writes = self.backlog_writes.saturating_sub(journaled.marks.len());
             for (account, marks) in journaled.marks {
                 if refused.contains(&account) {
                     marks.poison();
                 }
-                if marks.unmerged_writes.fetch_sub(1, Ordering::AcqRel) == 1 {
-                    self.unmerged_accounts = self.unmerged_accounts.saturating_sub(1);
+                if marks.backlog_writes.fetch_sub(1, Ordering::AcqRel) == 1 {
+                    self.backlog_accounts = self.backlog_accounts.saturating_sub(1);
                 }
             }
         }
@@ -529,31 +535,31 @@ impl<T> Writer<T> {
     fn forget_backlog(&mut self) {
         for journaled in self.backlog.drain(..) {
             for (_, marks) in journaled.marks {
-                marks.unmerged_writes.fetch_sub(1, Ordering::AcqRel);
+                marks.backlog_writes.fetch_sub(1, Ordering::AcqRel);
             }
         }
-        (self.unmerged, self.unmerged_accounts) = (0, 0);
+        (self.backlog_writes, self.backlog_accounts) = (0, 0);
     }
 
-    /// What [`Task::LookMerged`] found: which accounts' entries the tables have refused, where it is merged.
+    /// What [`Task::LookCheckpointed`] found: which accounts' entries the tables have refused, where it is checkpointed.
     /// `None` where the database did not answer.
-    pub fn looked_for_merge(&mut self, found: Option<Option<Vec<AccountId>>>) {
+    pub fn looked_for_checkpoint(&mut self, found: Option<Option<Vec<AccountId>>>) {
         let Some(current) = self.tables.asked(Step::Look) else { return };
-        let Work::Merge(Merge { last, .. }) = current.work else { return };
+        let Work::Checkpoint(Checkpoint { last, .. }) = current.work else { return };
         if found.is_some() {
             // Perhaps it was too much to be done in time.
-            self.merge_max = (writes_up_to(&self.backlog, last) / 2).max(1);
+            self.checkpoint_max = (writes_up_to(&self.backlog, last) / 2).max(1);
         }
         match found {
             Some(Some(refused)) => {
                 self.tables.is_unavailable = false;
-                self.finish_merge(&refused);
+                self.finish_checkpoint(&refused);
             }
             Some(None) => {
                 current.pause_before(Step::Commit);
-                let (merge, current) = (self.next_merge(), &mut self.tables.current);
-                if let (Some(merge), Some(current)) = (merge, current) {
-                    current.work = Work::Merge(merge);
+                let (checkpoint, current) = (self.next_checkpoint(), &mut self.tables.current);
+                if let (Some(checkpoint), Some(current)) = (checkpoint, current) {
+                    current.work = Work::Checkpoint(checkpoint);
                 }
             }
             None => current.pause_before(Step::Look),
@@ -626,7 +632,7 @@ impl<T> Writer<T> {
         }
         let Some((ordinal, _)) = self.plain.front() else { return false };
         let behind_max = self.behind_max();
-        if self.unmerged >= behind_max && !self.is_fenced {
+        if self.backlog_writes >= behind_max && !self.is_fenced {
             return false;
         }
         self.journal_ordinal = *ordinal;
@@ -636,7 +642,7 @@ impl<T> Writer<T> {
         true
     }
 
-    /// Makes a batch for the tables of what waits for them, or a merge of what is in the journal. Is there perhaps more
+    /// Makes a batch for the tables of what waits for them, or a checkpoint of what is in the journal. Is there perhaps more
     /// to do?
     fn begin_tables(&mut self) -> bool {
         if self.is_fenced {
@@ -646,8 +652,8 @@ impl<T> Writer<T> {
             self.begin_write(Lane::Tables, writes);
             return true;
         }
-        let unmerged_from = self.first_unmerged();
-        let is_ready = |(after, _): &(u64, Pending<T>)| *after < unmerged_from;
+        let backlog_from = self.first_backlog();
+        let is_ready = |(after, _): &(u64, Pending<T>)| *after < backlog_from;
         match self.others.front() {
             Some(first) if is_ready(first) => {
                 let (batch_max, bytes_max) = (self.batch_max, self.batch_bytes_max);
@@ -655,38 +661,38 @@ impl<T> Writer<T> {
                 self.begin_write(Lane::Tables, writes);
                 true
             }
-            Some(_) => self.begin_merge(),
+            Some(_) => self.begin_checkpoint(),
             None => {
                 let is_idle = self.is_rested && self.plain.is_empty() && self.journal.len() == 0;
-                (is_idle || self.is_merge_due()) && self.begin_merge()
+                (is_idle || self.is_checkpoint_due()) && self.begin_checkpoint()
             }
         }
     }
 
     /// How many writes are waited for, for the sake of the accounts that are in the journal now.
-    fn put_off(&self, merge_from: usize) -> usize {
-        let wanted = self.unmerged_accounts.saturating_mul(self.account_writes);
-        wanted.min(multiple(merge_from, PUT_OFF, PUT_OFF_MAX))
+    fn put_off(&self, checkpoint_from: usize) -> usize {
+        let wanted = self.backlog_accounts.saturating_mul(self.account_writes);
+        wanted.min(multiple(checkpoint_from, PUT_OFF, PUT_OFF_MAX))
     }
 
-    /// Is so much in the journal that it is time to merge some of it?
-    fn is_merge_due(&self) -> bool {
-        let is_enough = |from| self.unmerged >= self.put_off(from).max(from);
-        self.is_overdue || self.merge_from.is_some_and(is_enough)
+    /// Is so much in the journal that it is time to checkpoint some of it?
+    fn is_checkpoint_due(&self) -> bool {
+        let is_enough = |from| self.backlog_writes >= self.put_off(from).max(from);
+        self.is_overdue || self.checkpoint_from.is_some_and(is_enough)
     }
 
-    /// How many writes are merged in one transaction at most, but for a failure before.
-    fn merge_most(&self) -> usize {
-        self.put_off(self.merge_from.unwrap_or(0)).max(self.merge_plainly())
+    /// How many writes are checkpointed in one transaction at most, but for a failure before.
+    fn checkpoint_most(&self) -> usize {
+        self.put_off(self.checkpoint_from.unwrap_or(0)).max(self.checkpoint_plainly())
     }
 
     /// The same where no accounts are waited for.
-    fn merge_plainly(&self) -> usize {
-        multiple(self.merge_from.unwrap_or(0), MERGES_AT_ONCE, MERGE_MAX)
+    fn checkpoint_plainly(&self) -> usize {
+        multiple(self.checkpoint_from.unwrap_or(0), CHECKPOINTS_AT_ONCE, CHECKPOINT_MAX)
     }
 
     /// The ordinal of the first plain write that is not in the tables, nor given up.
-    fn first_unmerged(&self) -> u64 {
+    fn first_backlog(&self) -> u64 {
         if let Some(journaled) = self.backlog.front() {
             return journaled.ordinal;
         }
@@ -722,17 +728,17 @@ impl<T> Writer<T> {
         self.lane(lane).current = Some(Current::of(Work::Write(place, Arc::new(batch)), writes));
     }
 
-    /// Begins to merge what is in the journal, if anything is.
-    fn begin_merge(&mut self) -> bool {
+    /// Begins to checkpoint what is in the journal, if anything is.
+    fn begin_checkpoint(&mut self) -> bool {
         self.is_overdue = false;
-        let Some(merge) = self.next_merge() else { return false };
-        self.tables.current = Some(Current::of(Work::Merge(merge), Vec::new()));
+        let Some(checkpoint) = self.next_checkpoint() else { return false };
+        self.tables.current = Some(Current::of(Work::Checkpoint(checkpoint), Vec::new()));
         true
     }
 
-    /// As much of the journal as is merged at once; where something waits for it, no more than that waits for.
-    fn next_merge(&self) -> Option<Merge> {
-        let most = self.merge_max.min(self.merge_most());
+    /// As much of the journal as is checkpointed at once; where something waits for it, no more than that waits for.
+    fn next_checkpoint(&self) -> Option<Checkpoint> {
+        let most = self.checkpoint_max.min(self.checkpoint_most());
         let awaited = self.others.front().map_or(u64::MAX, |(after, _)| *after);
         let mut count: usize = 0;
         let taken: Vec<&Journaled> = self
@@ -746,9 +752,9 @@ impl<T> Writer<T> {
             .collect();
         let (first, last) = (taken.first()?.number, taken.last()?.number);
         let batches = taken.into_iter().map(|journaled| Arc::clone(&journaled.batch)).collect();
-        let is_behind = self.unmerged > count.saturating_mul(2);
+        let is_behind = self.backlog_writes > count.saturating_mul(2);
         let is_urgent = is_behind || !self.others.is_empty();
-        Some(Merge { first, last, batches, is_urgent })
+        Some(Checkpoint { first, last, batches, is_urgent })
     }
 
     fn finish(&mut self, lane: Lane, result: Result<(), WriteError>) {
@@ -771,11 +777,11 @@ impl<T> Writer<T> {
             .map(|pending| (pending.write.account, Arc::clone(&pending.marks)))
             .collect();
         for (_, marks) in &marks {
-            if marks.unmerged_writes.fetch_add(1, Ordering::AcqRel) == 0 {
-                self.unmerged_accounts = self.unmerged_accounts.saturating_add(1);
+            if marks.backlog_writes.fetch_add(1, Ordering::AcqRel) == 0 {
+                self.backlog_accounts = self.backlog_accounts.saturating_add(1);
             }
         }
-        self.unmerged = self.unmerged.saturating_add(marks.len());
+        self.backlog_writes = self.backlog_writes.saturating_add(marks.len());
         let ordinal = self.journal_ordinal;
         self.backlog.push_back(Journaled { number, ordinal, batch, marks });
     }
@@ -888,8 +894,8 @@ impl<T> LaneWork<T> {
         Some(match (current.step, &current.work) {
             (Step::Commit, Work::Write(place, batch)) => Task::Commit(Arc::clone(batch), *place),
             (Step::Look, Work::Write(place, batch)) => Task::Look(Arc::clone(batch), *place),
-            (Step::Commit, Work::Merge(merge)) => Task::Merge(merge.clone()),
-            (Step::Look, Work::Merge(merge)) => Task::LookMerged(merge.last),
+            (Step::Commit, Work::Checkpoint(checkpoint)) => Task::Checkpoint(checkpoint.clone()),
+            (Step::Look, Work::Checkpoint(checkpoint)) => Task::LookCheckpointed(checkpoint.last),
             (Step::Seal, _) => Task::Seal(lane),
         })
     }
@@ -1035,42 +1041,46 @@ mod tests {
     }
 
     #[test]
-    fn a_merge_that_takes_too_long_is_tried_with_less() {
+    fn a_checkpoint_that_takes_too_long_is_tried_with_less() {
         let mut writer = Writer::new(1, 1_000_000).with_journal(8, 8);
         let marks = Arc::new(AccountMarks::default());
         for _ in 0..8 {
             journal(&mut writer, 1, &marks);
         }
         for last in [8, 4, 2, 1, 1] {
-            let Some(Task::Merge(merge)) = writer.next_task() else { panic!("no merge") };
-            assert_eq!((merge.first, merge.last), (1, last));
-            assert_eq!(merge.batch().usage.len(), usize::try_from(last).unwrap());
-            writer.merged(Err(Attempt::Unknown));
-            assert!(matches!(writer.next_task(), Some(Task::LookMerged(looked)) if looked == last));
-            writer.looked_for_merge(Some(None));
+            let Some(Task::Checkpoint(checkpoint)) = writer.next_task() else {
+                panic!("no checkpoint")
+            };
+            assert_eq!((checkpoint.first, checkpoint.last), (1, last));
+            assert_eq!(checkpoint.batch().usage.len(), usize::try_from(last).unwrap());
+            writer.checkpointed(Err(Attempt::Unknown));
+            assert!(
+                matches!(writer.next_task(), Some(Task::LookCheckpointed(looked)) if looked == last)
+            );
+            writer.looked_for_checkpoint(Some(None));
             assert!(matches!(writer.next_task(), Some(Task::Pause(Lane::Tables, _))));
             writer.paused(Lane::Tables);
         }
-        // Found merged after all, and what it was refused is known.
-        let Some(Task::Merge(_)) = writer.next_task() else { panic!("no merge") };
-        writer.merged(Err(Attempt::Unknown));
-        assert!(matches!(writer.next_task(), Some(Task::LookMerged(1))));
+        // Found checkpointed after all, and what it was refused is known.
+        let Some(Task::Checkpoint(_)) = writer.next_task() else { panic!("no checkpoint") };
+        writer.checkpointed(Err(Attempt::Unknown));
+        assert!(matches!(writer.next_task(), Some(Task::LookCheckpointed(1))));
         assert_eq!(writer.state(), WriterState::Unavailable);
-        writer.looked_for_merge(Some(Some(vec![AccountId(1)])));
+        writer.looked_for_checkpoint(Some(Some(vec![AccountId(1)])));
         assert!(marks.is_poisoned());
-        assert_eq!(writer.unmerged(), 7);
+        assert_eq!(writer.backlog(), 7);
         // The database has answered, and perhaps nothing else is ever asked of it until calls come in.
         assert_eq!(writer.state(), WriterState::Serving);
     }
 
     #[test]
-    fn the_journal_takes_its_time_where_merges_do_not_keep_up() {
+    fn the_journal_takes_its_time_where_checkpoints_do_not_keep_up() {
         let mut writer = Writer::new(1, 1_000_000).with_journal(8, 0);
         let marks = Arc::new(AccountMarks::default());
         let mut brakes = Vec::new();
-        for unmerged in 1..=512 {
+        for backlog in 1..=512 {
             journal(&mut writer, 1, &marks);
-            assert_eq!(writer.unmerged(), unmerged);
+            assert_eq!(writer.backlog(), backlog);
             brakes.push(writer.brake_micros(10));
         }
         assert!(brakes.is_sorted());
@@ -1080,21 +1090,21 @@ mod tests {
     }
 
     #[test]
-    fn a_merge_that_is_found_too_late_makes_the_next_ones_smaller() {
+    fn a_checkpoint_that_is_found_too_late_makes_the_next_ones_smaller() {
         let mut writer = Writer::new(1, 1_000_000).with_journal(8, 8);
         let marks = Arc::new(AccountMarks::default());
         let more = |writer: &mut Writer<u8>, writes: usize| {
             (0..writes).for_each(|_| journal(writer, 1, &marks));
         };
         more(&mut writer, 8);
-        assert_eq!(merge_of(writer.next_task()), 8);
+        assert_eq!(checkpoint_of(writer.next_task()), 8);
         more(&mut writer, 40);
-        writer.merged(Err(Attempt::Unknown));
-        assert!(matches!(writer.next_task(), Some(Task::LookMerged(8))));
-        writer.looked_for_merge(Some(Some(Vec::new())));
-        for merged in [4, 8, 16] {
-            assert_eq!(merge_of(writer.next_task()), merged);
-            writer.merged(Ok(Vec::new()));
+        writer.checkpointed(Err(Attempt::Unknown));
+        assert!(matches!(writer.next_task(), Some(Task::LookCheckpointed(8))));
+        writer.looked_for_checkpoint(Some(Some(Vec::new())));
+        for checkpointed in [4, 8, 16] {
+            assert_eq!(checkpoint_of(writer.next_task()), checkpointed);
+            writer.checkpointed(Ok(Vec::new()));
         }
     }
 
@@ -1105,22 +1115,22 @@ mod tests {
         writer.committed(Lane::Journal, Attempt::Durable);
     }
 
-    fn merge_of(task: Option<Task>) -> usize {
-        let Some(Task::Merge(merge)) = task else { panic!("no merge: {task:?}") };
-        merge.batches.len()
+    fn checkpoint_of(task: Option<Task>) -> usize {
+        let Some(Task::Checkpoint(checkpoint)) = task else { panic!("no checkpoint: {task:?}") };
+        checkpoint.batches.len()
     }
 
     #[test]
-    fn what_is_overdue_is_merged_whatever_comes() {
+    fn what_is_overdue_is_checkpointed_whatever_comes() {
         let mut writer = Writer::new(1, 1_000_000).with_journal(16, 8);
         let marks = Arc::new(AccountMarks::default());
         journal(&mut writer, 1, &marks);
         writer.overdue();
         gather(&mut writer, usage(1), &marks, 0);
         assert!(matches!(writer.next_task(), Some(Task::Commit(_, Place::Journal(2)))));
-        assert_eq!(merge_of(writer.next_task()), 1);
+        assert_eq!(checkpoint_of(writer.next_task()), 1);
         writer.committed(Lane::Journal, Attempt::Durable);
-        writer.merged(Ok(Vec::new()));
+        writer.checkpointed(Ok(Vec::new()));
         assert!(writer.next_task().is_none(), "it is not overdue any more");
     }
 
@@ -1130,33 +1140,33 @@ mod tests {
         let marks: [Arc<AccountMarks>; 3] = Default::default();
         journal(&mut writer, 1, &marks[0]);
         gather(&mut writer, change(2), &marks[1], 0);
-        assert_eq!(merge_of(writer.next_task()), 1);
+        assert_eq!(checkpoint_of(writer.next_task()), 1);
         (0..4).for_each(|_| journal(&mut writer, 1, &marks[0]));
         gather(&mut writer, change(3), &marks[2], 0);
         (0..4).for_each(|_| journal(&mut writer, 1, &marks[0]));
-        writer.merged(Ok(Vec::new()));
+        writer.checkpointed(Ok(Vec::new()));
         assert!(matches!(writer.next_task(), Some(Task::Commit(_, Place::Tables))));
         writer.committed(Lane::Tables, Attempt::Durable);
-        assert_eq!(merge_of(writer.next_task()), 4);
+        assert_eq!(checkpoint_of(writer.next_task()), 4);
     }
 
     #[test]
-    fn a_merge_is_urgent_where_something_waits_for_it_or_more_than_as_much_again() {
+    fn a_checkpoint_is_urgent_where_something_waits_for_it_or_more_than_as_much_again() {
         let mut writer = Writer::new(1, 1_000_000).with_journal(16, 0);
         let marks: [Arc<AccountMarks>; 2] = Default::default();
         let is_urgent = |task| match task {
-            Some(Task::Merge(merge)) => merge.is_urgent,
-            other => panic!("no merge: {other:?}"),
+            Some(Task::Checkpoint(checkpoint)) => checkpoint.is_urgent,
+            other => panic!("no checkpoint: {other:?}"),
         };
         (0..16).for_each(|_| journal(&mut writer, 1, &marks[0]));
         assert!(!is_urgent(writer.next_task()));
         (0..16).for_each(|_| journal(&mut writer, 1, &marks[0]));
         gather(&mut writer, change(2), &marks[1], 0);
-        writer.merged(Ok(Vec::new()));
+        writer.checkpointed(Ok(Vec::new()));
         assert!(is_urgent(writer.next_task()));
-        writer.merged(Ok(Vec::new()));
+        writer.checkpointed(Ok(Vec::new()));
         assert!(matches!(writer.next_task(), Some(Task::Commit(_, Place::Tables))));
-        // While the tables are busy, more than twice as much comes as is merged at once.
+        // While the tables are busy, more than twice as much comes as is checkpointed at once.
         (0..700).for_each(|_| {
             gather(&mut writer, usage(1), &marks[0], 0);
             assert!(matches!(writer.next_task(), Some(Task::Commit(_, Place::Journal(_)))));
@@ -1166,13 +1176,13 @@ mod tests {
         let mut urgent = Vec::new();
         while let Some(task) = writer.next_task() {
             urgent.push(is_urgent(Some(task)));
-            writer.merged(Ok(Vec::new()));
+            writer.checkpointed(Ok(Vec::new()));
         }
         assert!(urgent.len() > 2 && urgent[0] && !urgent.last().unwrap(), "{urgent:?}");
     }
 
     #[test]
-    fn a_merge_waits_until_it_has_several_writes_of_each_account() {
+    fn a_checkpoint_waits_until_it_has_several_writes_of_each_account() {
         let accounts: Vec<(i64, Arc<AccountMarks>)> =
             (1..=100).map(|account| (account, Arc::default())).collect();
         let mut writer = Writer::new(1, 1_000_000).with_journal(16, 8);
@@ -1181,26 +1191,26 @@ mod tests {
             assert!(writer.next_task().is_none());
             journal(&mut writer, 1, &accounts[0].1);
         }
-        assert_eq!(merge_of(writer.next_task()), 16);
-        writer.merged(Ok(Vec::new()));
+        assert_eq!(checkpoint_of(writer.next_task()), 16);
+        writer.checkpointed(Ok(Vec::new()));
         // Five in turn, until each has been here so often.
         for (account, marks) in accounts[..5].iter().cycle().take(5 * 8) {
             assert!(writer.next_task().is_none());
             journal(&mut writer, *account, marks);
         }
-        assert_eq!(merge_of(writer.next_task()), 5 * 8);
-        writer.merged(Ok(Vec::new()));
+        assert_eq!(checkpoint_of(writer.next_task()), 5 * 8);
+        writer.checkpointed(Ok(Vec::new()));
         // A hundred never are, so it is put off for as long as may be.
         for (account, marks) in accounts.iter().cycle().take(16 * PUT_OFF) {
             assert!(writer.next_task().is_none());
             journal(&mut writer, *account, marks);
         }
-        // What comes while it is merged waits for the next time.
-        assert_eq!(merge_of(writer.next_task()), 16 * PUT_OFF);
+        // What comes while it is checkpointed waits for the next time.
+        assert_eq!(checkpoint_of(writer.next_task()), 16 * PUT_OFF);
         journal(&mut writer, 1, &accounts[0].1);
-        writer.merged(Ok(Vec::new()));
+        writer.checkpointed(Ok(Vec::new()));
         assert!(writer.next_task().is_none());
-        assert_eq!(writer.unmerged(), 1);
-        assert!(!accounts[0].1.is_merged() && accounts[1].1.is_merged());
+        assert_eq!(writer.backlog(), 1);
+        assert!(!accounts[0].1.is_checkpointed() && accounts[1].1.is_checkpointed());
     }
 }

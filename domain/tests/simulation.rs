@@ -33,7 +33,9 @@ use domain::audit::{AuditedAccount, Fold, check_loaded};
 use domain::limits::WindowCounter;
 use domain::owner::{Decision, Extension};
 use domain::residency::{InFlight, to_passivate};
-use domain::writer::{Attempt, Lane, Merge, Pending, Place, Task, WriteError, Writer, WriterState};
+use domain::writer::{
+    Attempt, Checkpoint, Lane, Pending, Place, Task, WriteError, Writer, WriterState,
+};
 use domain::{
     AccountId, AccountMarks, AccountState, AccountStatus, Batch, Change, Charge, ChargeId, Credits,
     Decline, Environment, Hold, HoldChange, HoldEnd, KeyChange, KeyId, KeySpend, KeyState, Lease,
@@ -84,11 +86,11 @@ const SOMETIMES: [&str; 36] = [
     "a refund became spendable",
     "a batch was journaled",
     "something was done in both lanes at once",
-    "a merge was committed",
+    "a checkpoint was committed",
     "a takeover was overtaken",
-    "a merge of unknown outcome had happened",
-    "a merge of unknown outcome was tried again",
-    "what a process had journaled was merged by the next",
+    "a checkpoint of unknown outcome had happened",
+    "a checkpoint of unknown outcome was tried again",
+    "what a process had journaled was checkpointed by the next",
 ];
 
 type Counts = [u64; SOMETIMES.len()];
@@ -119,7 +121,7 @@ struct Tables {
     usage: BTreeMap<ChargeId, UsageRecord>,
     payments: BTreeMap<PaymentId, NewPayment>,
     epoch: i64,
-    /// How far the journal is merged.
+    /// How far the journal is checkpointed.
     mark: (i64, i64),
     /// By epoch and number; what is not above the mark may be deleted at any time. A database of its own.
     journal: BTreeMap<(i64, i64), Arc<Batch>>,
@@ -130,14 +132,14 @@ struct Tables {
 #[derive(Clone, Debug)]
 enum Transaction {
     Write(Arc<Batch>, Place),
-    Merge(Merge),
+    Checkpoint(Checkpoint),
 }
 
 impl Transaction {
     fn batch(&self) -> Arc<Batch> {
         match self {
             Transaction::Write(batch, _) => Arc::clone(batch),
-            Transaction::Merge(merge) => Arc::new(merge.batch()),
+            Transaction::Checkpoint(checkpoint) => Arc::new(checkpoint.batch()),
         }
     }
 
@@ -163,7 +165,7 @@ impl Tables {
                 let before = next.journal.insert((lease.epoch, *number), Arc::clone(batch));
                 before.is_none() && !is_poison
             }
-            Transaction::Merge(merge) => next.merge(lease.epoch, merge),
+            Transaction::Checkpoint(checkpoint) => next.checkpoint(lease.epoch, checkpoint),
         };
         if is_written {
             *self = next;
@@ -180,47 +182,50 @@ impl Tables {
         }
     }
 
-    fn merge(&mut self, epoch: i64, merge: &Merge) -> bool {
-        let last = (epoch, merge.last);
+    fn checkpoint(&mut self, epoch: i64, checkpoint: &Checkpoint) -> bool {
+        let last = (epoch, checkpoint.last);
         if self.mark >= last {
             return false;
         }
-        let merged: Vec<&Arc<Batch>> =
-            self.journal.range((epoch, merge.first)..=last).map(|(_, batch)| batch).collect();
+        let checkpointed: Vec<&Arc<Batch>> =
+            self.journal.range((epoch, checkpoint.first)..=last).map(|(_, batch)| batch).collect();
         let rows = |batch: &Batch| batch.entries.len() + batch.usage.len() + batch.holds.len();
-        let expected: usize = merged.iter().map(|batch| rows(batch)).sum();
-        let batch = merge.batch();
-        assert_eq!(rows(&batch), expected, "a merge is what was journaled");
+        let expected: usize = checkpointed.iter().map(|batch| rows(batch)).sum();
+        let batch = checkpoint.batch();
+        assert_eq!(rows(&batch), expected, "a checkpoint is what was journaled");
         self.mark = last;
         self.write(&batch, epoch)
     }
 
-    /// Deletes what is merged from the journal.
-    fn forget_merged(&mut self) {
+    /// Deletes what is checkpointed from the journal.
+    fn forget_checkpointed(&mut self) {
         let mark = self.mark;
         self.journal.retain(|at, _| *at > mark);
     }
 
     /// What counts of the journal.
-    fn unmerged(&self) -> Vec<((i64, i64), Arc<Batch>)> {
+    fn backlog(&self) -> Vec<((i64, i64), Arc<Batch>)> {
         let above = self.journal.iter().filter(|(at, _)| **at > self.mark);
         above.map(|(at, batch)| (*at, Arc::clone(batch))).collect()
     }
 
-    /// Whoever takes the accounts over merges what its predecessors left.
-    fn merge_left(&mut self) {
-        for ((epoch, number), batch) in self.unmerged() {
-            let merge =
-                Merge { first: number, last: number, batches: vec![batch], is_urgent: true };
-            assert!(self.merge(epoch, &merge), "what is journaled cannot be merged");
+    /// Whoever takes the accounts over checkpoints what its predecessors left.
+    fn checkpoint_left(&mut self) {
+        for ((epoch, number), batch) in self.backlog() {
+            let checkpoint =
+                Checkpoint { first: number, last: number, batches: vec![batch], is_urgent: true };
+            assert!(
+                self.checkpoint(epoch, &checkpoint),
+                "what is journaled cannot be checkpointed"
+            );
         }
-        self.forget_merged();
+        self.forget_checkpointed();
     }
 
     /// What is on record, wherever.
     fn on_record(&self) -> Tables {
         let mut tables = self.clone();
-        tables.merge_left();
+        tables.checkpoint_left();
         tables
     }
 
@@ -314,8 +319,8 @@ impl Tables {
     fn load(&self, id: AccountId, epoch: i64) -> AccountState {
         if epoch == self.epoch {
             let is_journaled = |batch: &Batch| batch.account_ids().contains(&id);
-            let unmerged = self.unmerged();
-            assert!(!unmerged.iter().any(|(_, batch)| is_journaled(batch)), "loaded too early");
+            let backlog = self.backlog();
+            assert!(!backlog.iter().any(|(_, batch)| is_journaled(batch)), "loaded too early");
         }
         let stored = self.accounts[&id];
         let last: Vec<LedgerEntry> = self
@@ -555,18 +560,18 @@ impl World<'_> {
         self.tables.journal_epoch = lease.epoch;
         let batch_max = self.random.random_range(1..12);
         let bytes_max = if self.chance(30.0) { 1_200 } else { 1 << 20 };
-        let merge_from = self.random.random_range(1..24);
+        let checkpoint_from = self.random.random_range(1..24);
         let writer = Writer::new(batch_max, bytes_max);
         let account_writes = self.random.random_range(0..8);
         let writer = if self.chance(85.0) {
-            writer.with_journal(merge_from, account_writes)
+            writer.with_journal(checkpoint_from, account_writes)
         } else {
             writer
         };
-        if !self.tables.unmerged().is_empty() {
-            self.sometimes("what a process had journaled was merged by the next");
+        if !self.tables.backlog().is_empty() {
+            self.sometimes("what a process had journaled was checkpointed by the next");
         }
-        self.tables.merge_left();
+        self.tables.checkpoint_left();
         self.tell(|| format!("process {} begins", lease.epoch));
         self.processes.push(Process {
             lease,
@@ -598,7 +603,7 @@ impl World<'_> {
         // What was sent may arrive all the same.
         let sent = process.doing.into_iter().filter_map(|task| match task {
             Some(Task::Commit(batch, place)) => Some(Transaction::Write(batch, place)),
-            Some(Task::Merge(merge)) => Some(Transaction::Merge(merge)),
+            Some(Task::Checkpoint(checkpoint)) => Some(Transaction::Checkpoint(checkpoint)),
             _ => None,
         });
         for sent in sent {
@@ -732,10 +737,13 @@ impl World<'_> {
                 Task::Commit(_, place) => {
                     format!("process {epoch} commits {size} rows of {waiting} to {place:?}")
                 }
-                Task::Merge(merge) => {
-                    format!("process {epoch} merges {} to {}", merge.first, merge.last)
+                Task::Checkpoint(checkpoint) => {
+                    format!(
+                        "process {epoch} checkpoints {} to {}",
+                        checkpoint.first, checkpoint.last
+                    )
                 }
-                Task::Look(..) | Task::LookMerged(_) => format!("process {epoch} looks"),
+                Task::Look(..) | Task::LookCheckpointed(_) => format!("process {epoch} looks"),
                 Task::Seal(lane) => format!("process {epoch} seals {lane:?}"),
                 Task::Pause(_, micros) => format!("process {epoch} waits {micros}"),
             });
@@ -851,36 +859,36 @@ impl World<'_> {
                 }
                 self.processes[place].writer.committed(lane, attempt);
             }
-            Task::Merge(merge) => {
-                let attempt = self.commit(&Transaction::Merge(merge), lease);
-                self.tell(|| format!("process {} merged: {attempt:?}", lease.epoch));
+            Task::Checkpoint(checkpoint) => {
+                let attempt = self.commit(&Transaction::Checkpoint(checkpoint), lease);
+                self.tell(|| format!("process {} checkpointed: {attempt:?}", lease.epoch));
                 let result = match attempt {
                     Attempt::Durable => {
-                        self.sometimes("a merge was committed");
+                        self.sometimes("a checkpoint was committed");
                         if self.chance(70.0) {
-                            self.tables.forget_merged();
+                            self.tables.forget_checkpointed();
                         }
                         Ok(Vec::new())
                     }
-                    Attempt::Refused => panic!("a merge was refused"),
+                    Attempt::Refused => panic!("a checkpoint was refused"),
                     attempt => Err(attempt),
                 };
-                self.processes[place].writer.merged(result);
+                self.processes[place].writer.checkpointed(result);
             }
-            Task::LookMerged(last) => {
+            Task::LookCheckpointed(last) => {
                 let found = if self.is_down || self.chance(5.0) {
                     None
                 } else {
                     self.end_limbo_of(lease, lane);
                     Some((self.tables.mark >= (lease.epoch, last)).then(Vec::new))
                 };
-                self.tell(|| format!("process {} found merged: {found:?}", lease.epoch));
+                self.tell(|| format!("process {} found checkpointed: {found:?}", lease.epoch));
                 match found {
-                    Some(Some(_)) => self.sometimes("a merge of unknown outcome had happened"),
-                    Some(None) => self.sometimes("a merge of unknown outcome was tried again"),
+                    Some(Some(_)) => self.sometimes("a checkpoint of unknown outcome had happened"),
+                    Some(None) => self.sometimes("a checkpoint of unknown outcome was tried again"),
                     None => {}
                 }
-                self.processes[place].writer.looked_for_merge(found);
+                self.processes[place].writer.looked_for_checkpoint(found);
             }
             Task::Look(batch, place_of_batch) => {
                 let found = if self.is_down || self.chance(5.0) {
@@ -1478,7 +1486,7 @@ impl World<'_> {
     }
 
     fn judge_all(&mut self) {
-        assert!(self.tables.unmerged().is_empty(), "the journal is not merged");
+        assert!(self.tables.backlog().is_empty(), "the journal is not checkpointed");
         assert!(self.tables.holds.is_empty(), "holds stay open: {:?}", self.tables.holds);
         for (id, stored) in &self.tables.accounts {
             let keys: BTreeSet<KeyId> = (0..KEYS).map(|key| key_id(*id, key)).collect();
@@ -1544,7 +1552,7 @@ impl World<'_> {
                 let marks = resident.owner.marks();
                 let none = Ordering::Acquire;
                 assert_eq!(marks.pending_writes.load(none), 0, "account {id} of {place}");
-                assert_eq!(marks.unmerged_writes.load(none), 0, "account {id} of {place}");
+                assert_eq!(marks.backlog_writes.load(none), 0, "account {id} of {place}");
             }
         }
     }

@@ -28,10 +28,8 @@
 //! what is committed.
 
 pub mod account;
-pub mod directory;
-pub mod ledger_writer;
-mod resident;
+pub mod ledger;
 
-pub use account::{AccountError, AccountLease, Receipt};
-pub use directory::Directory;
-pub use ledger_writer::{LedgerHandle, LedgerWriter, WriteError};
+pub use account::actor::{AccountError, AccountLease, Receipt};
+pub use account::directory::Directory;
+pub use ledger::{LedgerHandle, LedgerWriter, WriteError};

@@ -1,16 +1,12 @@
 //! Proving who is there: people by password and session token, programs by API key.
 
 mod email;
-mod key_ring;
-pub mod keys;
 pub mod password;
 pub mod people;
 pub mod session;
 pub mod throttle;
 pub mod two_factor;
 
-pub use key_ring::KeyRing;
-pub use keys::Keys;
 pub use password::Passwords;
 pub use people::People;
 pub use session::Sessions;

@@ -9,11 +9,11 @@ use super::session::{Challenge, RefreshToken, Session, SessionError, Sessions, d
 use super::throttle::{Subject, Throttle, TooManyAttempts, subject};
 use crate::clock::Clock;
 use crate::mail::Mailer;
-use crate::pipeline::rate_limit::network;
 use crate::seal::Seal;
 use crate::store::sessions::{NewSession, Refreshed, SessionListing};
 use crate::store::users::{NewUser, Role, User, folded};
 use crate::store::{Store, StoreError};
+use domain::address::network;
 use domain::{Act, ActKind, Actor, Credits, Origin, SessionId, Timestamp, UserId};
 
 /// Why somebody did not get in.

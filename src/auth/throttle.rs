@@ -16,8 +16,8 @@ use governor::{Quota, RateLimiter};
 use sha2::{Digest as _, Sha256};
 
 use crate::config::{AuthSettings, RateLimitSettings};
-use crate::pipeline::rate_limit::network;
 use crate::store::users::folded;
+use domain::address::network;
 
 type Limiter<K> = RateLimiter<K, DefaultKeyedStateStore<K>, DefaultClock>;
 

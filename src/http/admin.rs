@@ -7,21 +7,22 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::amount::Amount;
+use super::docs::id;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{AdminUser, Body, SessionUser};
 use super::keys::{EnvironmentName, KeyBody};
 use super::page::{cut, page_limit, query, read_cursor};
 use super::repeat::{once, replay};
 use super::{App, uncancelled};
+use crate::admin::{CreditsChange, OperatorsError, UserView};
 use crate::idempotency::Made;
-use crate::operators::{CreditsChange, OperatorsError, UserView};
 use crate::store::users::{User, UserSearch};
 use domain::{AccountStatus, Act, ActId, Adjustment, Credits, Environment, Snapshot, UserId};
 
 /// A user, as operators see them.
 #[derive(Serialize, ToSchema)]
 pub(super) struct AdminUserBody {
-    #[schema(value_type = UserId)]
+    #[schema(value_type = id::UserId)]
     id: String,
     email: String,
     username: String,
@@ -147,7 +148,7 @@ pub(super) struct UserViewBody {
 
 /// One user with their accounts and keys.
 #[utoipa::path(get, path = "/api/admin/users/{id}", tag = "admin", security(("jwt" = [])),
-    params(("id" = UserId, Path)), responses(
+    params(("id" = id::UserId, Path)), responses(
     (status = 200, description = "The user", body = UserViewBody),
     (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 403, description = "Not an operator", body = ErrorBody),
@@ -193,7 +194,7 @@ fn is_printable(text: &str, (): &()) -> garde::Result {
 /// Whether a user's accounts can be used.
 #[derive(Serialize, ToSchema)]
 pub(super) struct StatusAnswer {
-    #[schema(value_type = UserId)]
+    #[schema(value_type = id::UserId)]
     user_id: String,
     /// `open` or `suspended`
     #[schema(pattern = "^(open|suspended)$")]
@@ -202,7 +203,7 @@ pub(super) struct StatusAnswer {
 
 /// Suspends a user's accounts. Binds for the very next call. The body may be left out.
 #[utoipa::path(post, path = "/api/admin/users/{id}/suspend", tag = "admin", security(("jwt" = [])),
-    params(("id" = UserId, Path)), request_body = Option<ReasonBody>, responses(
+    params(("id" = id::UserId, Path)), request_body = Option<ReasonBody>, responses(
     (status = 200, description = "Suspended", body = StatusAnswer),
     (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT", body = ErrorBody),
@@ -220,7 +221,7 @@ pub(super) async fn suspend(
 
 /// Resumes a user's accounts. Binds for the very next call. The body may be left out.
 #[utoipa::path(post, path = "/api/admin/users/{id}/resume", tag = "admin", security(("jwt" = [])),
-    params(("id" = UserId, Path)), request_body = Option<ReasonBody>, responses(
+    params(("id" = id::UserId, Path)), request_body = Option<ReasonBody>, responses(
     (status = 200, description = "Open again", body = StatusAnswer),
     (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT", body = ErrorBody),
@@ -253,14 +254,14 @@ async fn set_status(
 /// Sessions that were ended.
 #[derive(Serialize, ToSchema)]
 pub(super) struct SessionsEndedAnswer {
-    #[schema(value_type = UserId)]
+    #[schema(value_type = id::UserId)]
     user_id: String,
     sessions_ended: u64,
 }
 
 /// Ends every session of a user, for the very next request. The body may be left out.
 #[utoipa::path(post, path = "/api/admin/users/{id}/end-sessions", tag = "admin", security(("jwt" = [])),
-    params(("id" = UserId, Path)), request_body = Option<ReasonBody>, responses(
+    params(("id" = id::UserId, Path)), request_body = Option<ReasonBody>, responses(
     (status = 200, description = "Ended", body = SessionsEndedAnswer),
     (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT", body = ErrorBody),
@@ -312,7 +313,7 @@ fn is_not_zero(Amount(amount): &Amount, (): &()) -> garde::Result {
 /// Credits that were given or taken.
 #[derive(Serialize, ToSchema)]
 pub(super) struct CreditsAnswer {
-    #[schema(value_type = UserId)]
+    #[schema(value_type = id::UserId)]
     user_id: String,
     /// Negative was taken.
     amount: Amount,
@@ -342,7 +343,7 @@ impl CreditsAnswer {
 
 /// Gives a user credits, or takes them.
 #[utoipa::path(post, path = "/api/admin/users/{id}/credits", tag = "admin", security(("jwt" = [])),
-    params(("id" = UserId, Path)), request_body = CreditsBody, responses(
+    params(("id" = id::UserId, Path)), request_body = CreditsBody, responses(
     (status = 201, description = "Given or taken", body = CreditsAnswer),
     (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT", body = ErrorBody),
@@ -389,7 +390,7 @@ pub(super) struct TierBody {
 /// A user's rate limit tier.
 #[derive(Serialize, ToSchema)]
 pub(super) struct TierAnswer {
-    #[schema(value_type = UserId)]
+    #[schema(value_type = id::UserId)]
     user_id: String,
     /// null is the default one.
     tier: Option<String>,
@@ -397,7 +398,7 @@ pub(super) struct TierAnswer {
 
 /// Sets a user's rate limit tier. Binds for the very next call.
 #[utoipa::path(put, path = "/api/admin/users/{id}/tier", tag = "admin", security(("jwt" = [])),
-    params(("id" = UserId, Path)), request_body = TierBody, responses(
+    params(("id" = id::UserId, Path)), request_body = TierBody, responses(
     (status = 200, description = "The tier", body = TierAnswer),
     (status = 400, description = "There is no such tier", body = ErrorBody),
     (status = 401, description = "No valid JWT", body = ErrorBody),
@@ -421,18 +422,18 @@ pub(super) async fn set_tier(
 /// Something that somebody did.
 #[derive(Serialize, ToSchema)]
 pub(super) struct ActBody {
-    #[schema(value_type = ActId)]
+    #[schema(value_type = id::ActId)]
     id: String,
     #[schema(format = DateTime)]
     at: String,
     /// Whose accounts it concerns.
-    #[schema(value_type = UserId)]
+    #[schema(value_type = id::UserId)]
     user_id: String,
     /// `user`, `operator`, `command_line` or `server`
     #[schema(pattern = "^(user|operator|command_line|server)$")]
     actor: &'static str,
     /// Who it was, where it was a person.
-    #[schema(value_type = Option<UserId>)]
+    #[schema(value_type = Option<id::UserId>)]
     actor_id: Option<String>,
     /// What was done, such as `key.created`.
     #[schema(pattern = "^[a-z_]+[.][a-z_]+$")]

@@ -8,13 +8,14 @@ use garde::Validate;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::docs::id;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, SessionUser, client_address, device};
 use super::{App, uncancelled};
 use crate::auth::people::{LoggedIn, Login, PeopleError, Registration, Speaker};
-use crate::pipeline::Refusal;
 use crate::store::users::{Role, User};
-use domain::{SessionId, UserId};
+use domain::Refusal;
+use domain::SessionId;
 
 /// A registration.
 #[derive(Deserialize, Validate, ToSchema)]
@@ -51,7 +52,7 @@ fn is_username(username: &str, (): &()) -> garde::Result {
 /// A user, as they see themselves.
 #[derive(Serialize, ToSchema)]
 pub(super) struct UserBody {
-    #[schema(value_type = UserId)]
+    #[schema(value_type = id::UserId)]
     id: String,
     email: String,
     username: String,
@@ -149,7 +150,7 @@ impl From<LoggedIn> for LoginAnswer {
 /// Who has logged in.
 #[derive(Serialize, ToSchema)]
 pub(super) struct LoginUser {
-    #[schema(value_type = UserId)]
+    #[schema(value_type = id::UserId)]
     id: String,
     email: String,
     username: String,
@@ -290,7 +291,7 @@ pub(super) async fn logout_all(
 /// A session, as its user sees it.
 #[derive(Serialize, ToSchema)]
 pub(super) struct SessionBody {
-    #[schema(value_type = SessionId)]
+    #[schema(value_type = id::SessionId)]
     id: String,
     /// Is it the one that asks?
     is_current: bool,
@@ -329,7 +330,7 @@ pub(super) async fn sessions(speaker: Speaker, app: Data<App>) -> Result<HttpRes
 
 /// Ends one session of the user, for the very next request.
 #[utoipa::path(delete, path = "/api/auth/sessions/{id}", tag = "auth", security(("jwt" = [])),
-    params(("id" = SessionId, Path)), responses(
+    params(("id" = id::SessionId, Path)), responses(
     (status = 204, description = "Ended"),
     (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "No such session", body = ErrorBody),

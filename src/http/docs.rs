@@ -23,7 +23,6 @@ use super::{
 };
 use crate::auth::password::LENGTH_MAX;
 use domain::pricing::PriceRule;
-use domain::{ActId, DeliveryId, EndpointId, EventId, KeyId, PaymentId, SessionId, UserId};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -148,21 +147,29 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
         .flatten()
 }
 
-/// An id's schema, of the same name as its type.
-macro_rules! id_schema {
-    ($($id:ident),*) => {$(
-        impl PartialSchema for $id {
-            fn schema() -> RefOr<Schema> {
-                let pattern = format!("^{}[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}}$", $id::PREFIX);
-                text().description(Some(format!("`{}<uuid>`", $id::PREFIX))).pattern(Some(pattern)).into()
+/// The schemas of ids: each of the same name as the type of the domain that it describes.
+pub(super) mod id {
+    use super::{PartialSchema, RefOr, Schema, ToSchema, text};
+
+    macro_rules! id_schema {
+        ($($id:ident),*) => {$(
+            pub(crate) struct $id;
+
+            impl PartialSchema for $id {
+                fn schema() -> RefOr<Schema> {
+                    let prefix = domain::ids::$id::PREFIX;
+                    let uuid = "[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}";
+                    let pattern = format!("^{prefix}{uuid}$");
+                    text().description(Some(format!("`{prefix}<uuid>`"))).pattern(Some(pattern)).into()
+                }
             }
-        }
 
-        impl ToSchema for $id {}
-    )*};
+            impl ToSchema for $id {}
+        )*};
+    }
+
+    id_schema!(ActId, DeliveryId, EndpointId, EventId, KeyId, PaymentId, SessionId, UserId);
 }
-
-id_schema!(ActId, DeliveryId, EndpointId, EventId, KeyId, PaymentId, SessionId, UserId);
 
 fn text() -> ObjectBuilder {
     ObjectBuilder::new().schema_type(Type::String)

@@ -12,16 +12,16 @@ use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::auth::keys::KeysError;
+use crate::admin::OperatorsError;
 use crate::auth::password::{LENGTH_MAX, PasswordError};
 use crate::auth::people::PeopleError;
 use crate::auth::throttle::TooManyAttempts;
-use crate::operators::OperatorsError;
+use crate::keys::KeysError;
 use crate::payments::PaymentsError;
-use crate::pipeline::Refusal;
 use crate::store::StoreError;
 use crate::webhooks::WebhooksError;
 use domain::Credits;
+use domain::Refusal;
 
 /// What is wrong with one field of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]

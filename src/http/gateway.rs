@@ -13,9 +13,11 @@ use super::extract::{Body, bearer, client_address};
 use super::origin::is_plain;
 use super::repeat::{REPLAYED, idempotency_key};
 use super::{App, uncancelled};
-use crate::pipeline::rate_limit::Standing;
-use crate::pipeline::{self, Arrival, Departure, Quote, Refusal, Served};
-use crate::upstream::{Client, Group};
+use crate::pipeline::{self, Arrival, Departure, Quote, Served};
+use crate::rate_limits::RateLimitStatus;
+use crate::upstream::Client;
+use domain::Refusal;
+use domain::route_group::Group;
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const DRY_RUN: HeaderName = HeaderName::from_static("x-dry-run");
@@ -47,7 +49,7 @@ pub(super) async fn call(
         } else {
             Refusal::Unavailable("shutting down")
         };
-        app.gateway.figures.refuse(&refusal);
+        app.gateway.metrics.refuse(&refusal);
         return refuse(&request, &app, refusal.into());
     };
     let gateway = app.gateway.clone();
@@ -94,7 +96,7 @@ async fn pay_and_serve(
         }
     };
     let Some(running) = app.readiness.enter() else {
-        app.gateway.figures.refuse(&Refusal::Overloaded);
+        app.gateway.metrics.refuse(&Refusal::Overloaded);
         return HttpResponse::from_error(ApiError::from(Refusal::Overloaded));
     };
     let (_here, client_left) = tokio::sync::oneshot::channel();
@@ -125,7 +127,7 @@ fn refuse(request: &HttpRequest, app: &App, error: ApiError) -> HttpResponse {
         Ok(standing) => (error, standing),
         Err((standing, retry_after)) => {
             let refusal = Refusal::RateLimited { retry_after };
-            app.gateway.figures.refuse(&refusal);
+            app.gateway.metrics.refuse(&refusal);
             (refusal.into(), Some(standing))
         }
     };
@@ -285,13 +287,13 @@ fn quoted_response(request: &HttpRequest, app: &App, quote: &Quote) -> HttpRespo
 }
 
 /// Chapter 9: where the caller stands with the limit that is closest to refusing it.
-fn rate_limit_headers(headers: &mut HeaderMap, standing: Standing) {
+fn rate_limit_headers(headers: &mut HeaderMap, standing: RateLimitStatus) {
     headers.insert(LIMIT, HeaderValue::from(standing.limit));
     headers.insert(REMAINING, HeaderValue::from(standing.remaining));
     headers.insert(RESET, HeaderValue::from(standing.reset));
     headers.insert(WINDOW, HeaderValue::from(standing.window));
     // The same after draft-ietf-httpapi-ratelimit-headers-10.
-    let Standing { policy, limit, remaining, window, reset_in, .. } = standing;
+    let RateLimitStatus { policy, limit, remaining, window, reset_in, .. } = standing;
     let texts = [
         (RATE_LIMIT_POLICY, format!("\"{policy}\";q={limit};w={window}")),
         (RATE_LIMIT, format!("\"{policy}\";r={remaining};t={reset_in}")),

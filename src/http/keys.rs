@@ -9,17 +9,18 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 use super::amount::Amount;
+use super::docs::id;
 use super::error::{ApiError, ErrorBody, FieldError};
 use super::extract::{Body, SessionUser, user_origin};
 use super::repeat::{once, replay};
 use super::{App, uncancelled};
-use crate::auth::keys::{KeyRequest, KeysError, NewlyMade};
 use crate::auth::people::Speaker;
 use crate::idempotency::Made;
+use crate::keys::{KeyRequest, KeysError, NewlyMade};
 use crate::store::api_keys::{KeyEdit, KeyListing};
-use crate::upstream::Group;
 use domain::key_policy::{LIST_MAX, MODEL_MAX, NoNetwork};
 use domain::limits::LimitsChange;
+use domain::route_group::Group;
 use domain::{Credits, Environment, KeyId, KeyPolicy, KeyState, Network, PolicyChange, Timestamp};
 
 /// A key to be made.
@@ -213,7 +214,7 @@ impl From<EnvironmentName> for Environment {
 /// A new key. The only answer that ever has its text.
 #[derive(Serialize, ToSchema)]
 pub(super) struct CreatedKey {
-    #[schema(value_type = KeyId)]
+    #[schema(value_type = id::KeyId)]
     id: String,
     name: String,
     /// The key itself. Save it: it is shown this once.
@@ -258,7 +259,7 @@ impl From<&KeyPolicy> for PolicyBody {
 /// A key, as its owner sees it.
 #[derive(Serialize, ToSchema)]
 pub(super) struct KeyBody {
-    #[schema(value_type = KeyId)]
+    #[schema(value_type = id::KeyId)]
     id: String,
     name: String,
     /// Its first and last characters.
@@ -387,7 +388,7 @@ fn key_id(path: &Path<String>) -> Result<KeyId, ApiError> {
 
 /// One of the user's API keys.
 #[utoipa::path(get, path = "/api/keys/{id}", tag = "keys", security(("jwt" = [])),
-    params(("id" = KeyId, Path)), responses(
+    params(("id" = id::KeyId, Path)), responses(
     (status = 200, description = "The key", body = KeyBody),
     (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such key", body = ErrorBody),
@@ -403,7 +404,7 @@ pub(super) async fn get(
 
 /// Changes what an API key is called and may be used for. Binds for the very next call.
 #[utoipa::path(patch, path = "/api/keys/{id}", tag = "keys", security(("jwt" = [])),
-    params(("id" = KeyId, Path)), request_body = EditKeyBody, responses(
+    params(("id" = id::KeyId, Path)), request_body = EditKeyBody, responses(
     (status = 200, description = "The key", body = KeyBody),
     (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT", body = ErrorBody),
@@ -454,7 +455,7 @@ pub(super) struct RotatedKey {
 
 /// Gives an API key another value. Its limits, counters and history stay. The body may be left out.
 #[utoipa::path(post, path = "/api/keys/{id}/rotate", tag = "keys", security(("jwt" = [])),
-    params(("id" = KeyId, Path)), request_body = Option<RotateKeyBody>, responses(
+    params(("id" = id::KeyId, Path)), request_body = Option<RotateKeyBody>, responses(
     (status = 200, description = "The key, with its new value for the only time", body = RotatedKey),
     (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT", body = ErrorBody),
@@ -482,7 +483,7 @@ pub(super) async fn rotate(
 
 /// Puts an API key out of use. Binds for the very next call.
 #[utoipa::path(post, path = "/api/keys/{id}/revoke", tag = "keys", security(("jwt" = [])),
-    params(("id" = KeyId, Path)), responses(
+    params(("id" = id::KeyId, Path)), responses(
     (status = 200, description = "The key, out of use", body = KeyBody),
     (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such key", body = ErrorBody),
@@ -503,7 +504,7 @@ pub(super) async fn revoke(
 
 /// Deletes an API key. Binds for the very next call.
 #[utoipa::path(delete, path = "/api/keys/{id}", tag = "keys", security(("jwt" = [])),
-    params(("id" = KeyId, Path)), responses(
+    params(("id" = id::KeyId, Path)), responses(
     (status = 204, description = "Deleted"),
     (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such key", body = ErrorBody),
@@ -611,7 +612,7 @@ pub(super) struct TotalLimit {
 /// The spending limits of a key.
 #[derive(Serialize, ToSchema)]
 pub(super) struct LimitsAnswer {
-    #[schema(value_type = KeyId)]
+    #[schema(value_type = id::KeyId)]
     key_id: String,
     /// `USD`
     currency: &'static str,
@@ -657,7 +658,7 @@ impl LimitsAnswer {
 
 /// Sets the spending limits of an API key. Binds for the very next call.
 #[utoipa::path(put, path = "/api/keys/{id}/limits", tag = "keys", security(("jwt" = [])),
-    params(("id" = KeyId, Path)), request_body = LimitsBody, responses(
+    params(("id" = id::KeyId, Path)), request_body = LimitsBody, responses(
     (status = 200, description = "The limits", body = LimitsAnswer),
     (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT", body = ErrorBody),
@@ -688,7 +689,7 @@ pub(super) async fn set_limits(
 
 /// The spending limits of an API key, and what is left of them.
 #[utoipa::path(get, path = "/api/keys/{id}/limits", tag = "keys", security(("jwt" = [])),
-    params(("id" = KeyId, Path)), responses(
+    params(("id" = id::KeyId, Path)), responses(
     (status = 200, description = "The limits", body = LimitsAnswer),
     (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such key", body = ErrorBody),

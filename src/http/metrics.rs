@@ -14,8 +14,8 @@ use sha2::Sha256;
 use super::App;
 use super::error::ApiError;
 use super::extract::bearer;
-use crate::actors::ledger_writer::WriterState;
-use crate::figures::seconds;
+use crate::actors::ledger::WriterState;
+use crate::metrics::seconds;
 
 /// `GET /metrics`, on `server.metrics_bind`, or with `server.metrics_token` where the API is.
 ///
@@ -62,8 +62,8 @@ impl Text {
 #[expect(clippy::too_many_lines, reason = "one table")]
 fn text(app: &App) -> String {
     let (readiness, directory) = (&app.readiness, &app.gateway.directory);
-    let figures = &app.gateway.figures;
-    let writer = app.gateway.ledger.figures();
+    let metrics = &app.gateway.metrics;
+    let writer = app.gateway.ledger.metrics();
     let histograms = app.gateway.ledger.histograms();
     let (quarantined, quarantines) = directory.quarantined();
     let is = |state: WriterState| u64::from(writer.state == state);
@@ -80,7 +80,7 @@ fn text(app: &App) -> String {
         ("charges_open", "Charges and holds that have not ended", count(directory.open_charges())),
         ("ledger_queue", "Writes that wait for their commit", count(writer.queued)),
         ("ledger_queue_bytes", "What they cost in memory", count(writer.bytes)),
-        ("ledger_unmerged", "Writes in the journal and not in the tables", count(writer.unmerged)),
+        ("ledger_unmerged", "Writes in the journal and not in the tables", count(writer.backlog)),
         ("ledger_overloaded", "Does the ledger wait too long?", is(WriterState::Overloaded)),
         ("ledger_unavailable", "Does the database not answer?", is(WriterState::Unavailable)),
         ("ledger_fenced", "Do the accounts belong to another process?", is(WriterState::Fenced)),
@@ -102,14 +102,14 @@ fn text(app: &App) -> String {
     for (name, help, value) in counters {
         text.one("counter", name, help, value);
     }
-    let calls = figures.calls.load(Ordering::Relaxed);
+    let calls = metrics.calls.load(Ordering::Relaxed);
     text.one("counter", "calls_answered_total", "Paid calls that were answered", calls);
     text.head("calls_refused_total", "counter", "Paid calls that were refused, by reason");
-    for (name, refused) in figures.refusals() {
+    for (name, refused) in metrics.refusals() {
         text.value("calls_refused_total", &format!("reason=\"{name}\""), refused);
     }
     text.head("upstream_seconds", "histogram", "How long upstreams took to answer, or to begin to");
-    for (group, histogram) in figures.upstreams() {
+    for (group, histogram) in metrics.upstreams() {
         let labels = format!("group=\"{}\"", group.name());
         histogram.write(&mut text.0, "polysystems_upstream_seconds", &labels);
     }
@@ -123,29 +123,29 @@ fn text(app: &App) -> String {
         "histogram",
         "How long it took to bring the journal into the tables",
     );
-    histograms.merges.write(&mut text.0, "polysystems_ledger_merge_seconds", "");
+    histograms.checkpoints.write(&mut text.0, "polysystems_ledger_merge_seconds", "");
     text.head("ledger_batch_entries", "histogram", "Entries of a batch");
     histograms.entries.write(&mut text.0, "polysystems_ledger_batch_entries", "");
-    let fsync = figures.fsync_micros.load(Ordering::Relaxed);
+    let fsync = metrics.fsync_micros.load(Ordering::Relaxed);
     if let Ok(fsync) = u64::try_from(fsync) {
         let help = "How long the last small write took that was synced to the data directory";
         text.one("gauge", "fsync_seconds", help, seconds(fsync));
     }
-    let findings = figures.verify_findings.load(Ordering::Relaxed);
+    let findings = metrics.verify_findings.load(Ordering::Relaxed);
     if findings >= 0 {
         text.one("gauge", "verify_findings", "What the last verification found wrong", findings);
     }
-    let at = figures.verified_at.load(Ordering::Relaxed);
+    let at = metrics.verified_at.load(Ordering::Relaxed);
     if at > 0 {
         let help = "When the last verification ended; before the first, when the server began";
         text.one("gauge", "verify_timestamp_seconds", help, at);
-        let failures = figures.verify_failures.load(Ordering::Relaxed);
+        let failures = metrics.verify_failures.load(Ordering::Relaxed);
         let help = "Verifications that could not be made";
         text.one("counter", "verify_failures_total", help, failures);
     }
     text.head("webhooks_total", "counter", "Tries to deliver webhooks, by what came of them");
     for (place, outcome) in ["delivered", "failed"].into_iter().enumerate() {
-        let tries = figures.webhooks.get(place).map_or(0, |tries| tries.load(Ordering::Relaxed));
+        let tries = metrics.webhooks.get(place).map_or(0, |tries| tries.load(Ordering::Relaxed));
         text.value("webhooks_total", &format!("outcome=\"{outcome}\""), tries);
     }
     text.0

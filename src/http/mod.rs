@@ -14,15 +14,16 @@ use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 use tracing::Instrument as _;
 
-use crate::auth::{Keys, People};
+use crate::admin::Operators;
+use crate::auth::People;
 use crate::clock::Clock;
 use crate::config::Secret;
-use crate::operators::Operators;
+use crate::keys::Keys;
 use crate::payments::Payments;
 use crate::pipeline::{Gateway, Readiness};
 use crate::store::Store;
-use crate::upstream::Group;
 use crate::webhooks::Webhooks;
+use domain::route_group::Group;
 
 mod admin;
 pub mod amount;

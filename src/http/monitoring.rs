@@ -10,6 +10,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::App;
 use super::amount::Amount;
+use super::docs::id;
 use super::error::{ApiError, ErrorBody};
 use super::extract::SessionUser;
 use super::keys::EnvironmentName;
@@ -89,7 +90,7 @@ pub(super) struct UsageQuery {
     #[param(value_type = Option<EnvironmentName>, inline)]
     environment: EnvironmentName,
     /// Calls of this key alone.
-    #[param(value_type = Option<KeyId>)]
+    #[param(value_type = Option<id::KeyId>)]
     key_id: Option<String>,
     /// Calls of this route alone, as the price list has it.
     #[param(max_length = 2048)]
@@ -156,7 +157,7 @@ pub(super) struct FiguresBody {
     latency_ms: LatencyBody,
 }
 
-fn figures(rollup: &Rollup, errors: i64) -> FiguresBody {
+fn metrics(rollup: &Rollup, errors: i64) -> FiguresBody {
     let millis = |micros: i64| micros.max(0) / 1_000;
     let percentile = |percent: u8| rollup.percentile(percent).map(millis);
     let parts = errors.max(0).saturating_mul(1_000_000).checked_div(rollup.calls).unwrap_or(0);
@@ -184,7 +185,7 @@ pub(super) struct GroupBody {
     /// A key's id, `POST /v1/chat/completions`, a model, a status, or an upstream.
     group: String,
     #[serde(flatten)]
-    figures: FiguresBody,
+    metrics: FiguresBody,
 }
 
 /// What the calls of a period come to.
@@ -196,7 +197,7 @@ pub(super) struct PeriodBody {
     /// The group, where groups are asked for.
     group: Option<String>,
     #[serde(flatten)]
-    figures: FiguresBody,
+    metrics: FiguresBody,
 }
 
 /// What an account's calls come to. Periods without calls are left out.
@@ -268,7 +269,7 @@ impl Span {
 /// What an account's calls come to: in all, by group, and by hour, day or month.
 #[utoipa::path(get, path = "/api/monitoring/usage", tag = "monitoring", security(("jwt" = [])),
     params(UsageQuery), responses(
-    (status = 200, description = "The figures", body = UsageAnswer),
+    (status = 200, description = "The metrics", body = UsageAnswer),
     (status = 400, description = "The query is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT", body = ErrorBody),
 ))]
@@ -321,13 +322,13 @@ pub(super) async fn usage(
     };
     let groups = groups
         .into_iter()
-        .map(|row| GroupBody { figures: figures(&row.rollup, row.errors), group: row.group });
+        .map(|row| GroupBody { metrics: metrics(&row.rollup, row.errors), group: row.group });
     Ok(HttpResponse::Ok().json(UsageAnswer {
         environment,
         from: span.starts_at(span.from).to_rfc3339(),
         until: span.starts_at(span.until).to_rfc3339(),
         interval,
-        totals: figures(&totals.0, totals.1),
+        totals: metrics(&totals.0, totals.1),
         groups: groups.collect(),
         series: series(&span, interval, group.is_some(), rows),
     }))
@@ -361,7 +362,7 @@ fn series(
     let body = |((at, group), (rollup, errors)): ((Timestamp, String), (Rollup, i64))| PeriodBody {
         period: at.to_rfc3339(),
         group: is_grouped.then_some(group),
-        figures: figures(&rollup, errors),
+        metrics: metrics(&rollup, errors),
     };
     periods.into_iter().map(body).collect()
 }
@@ -381,7 +382,7 @@ pub(super) struct CallsQuery {
     #[param(value_type = Option<EnvironmentName>, inline)]
     environment: EnvironmentName,
     /// Calls of this key alone.
-    #[param(value_type = Option<KeyId>)]
+    #[param(value_type = Option<id::KeyId>)]
     key_id: Option<String>,
     /// Calls of this route alone, as the price list has it.
     #[param(max_length = 2048)]
@@ -405,7 +406,7 @@ pub(super) struct CallBody {
     request_id: String,
     #[schema(format = DateTime)]
     started_at: String,
-    #[schema(value_type = KeyId)]
+    #[schema(value_type = id::KeyId)]
     key_id: String,
     method: String,
     /// The route, as the price list has it.
@@ -521,7 +522,7 @@ pub(super) struct WindowBody {
 /// A key's spending against its limits.
 #[derive(Serialize, ToSchema)]
 pub(super) struct KeyLimitsBody {
-    #[schema(value_type = KeyId)]
+    #[schema(value_type = id::KeyId)]
     key_id: String,
     name: String,
     is_active: bool,

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::amount::Amount;
+use super::docs::id;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, SessionUser, user_origin};
 use super::keys::EnvironmentName;
@@ -18,12 +19,12 @@ use crate::idempotency::Made;
 use crate::payments::begin::Payer;
 use crate::payments::{PaymentsError, SANDBOX, stripe, x402};
 use crate::store::payments::Payment;
-use domain::{PaymentId, PaymentStatus, Timestamp, UserId};
+use domain::{PaymentId, PaymentStatus, Timestamp};
 
 /// The balance of an account.
 #[derive(Serialize, ToSchema)]
 pub(super) struct BalanceAnswer {
-    #[schema(value_type = UserId)]
+    #[schema(value_type = id::UserId)]
     user_id: String,
     /// The sum of the account's ledger.
     balance: Amount,
@@ -97,7 +98,7 @@ pub(super) struct PaymentBody {
 /// A payment.
 #[derive(Serialize, ToSchema)]
 pub(super) struct PaymentAnswer {
-    #[schema(value_type = PaymentId)]
+    #[schema(value_type = id::PaymentId)]
     id: String,
     amount: Amount,
     /// `USD`
@@ -279,7 +280,7 @@ pub(super) async fn list(
 
 /// One of the user's payments.
 #[utoipa::path(get, path = "/api/payments/payments/{id}", tag = "payments", security(("jwt" = [])),
-    params(("id" = PaymentId, Path)), responses(
+    params(("id" = id::PaymentId, Path)), responses(
     (status = 200, description = "The payment", body = PaymentAnswer),
     (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such payment", body = ErrorBody),

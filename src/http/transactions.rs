@@ -14,6 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::App;
 use super::amount::Amount;
+use super::docs::id;
 use super::error::{ApiError, ErrorBody};
 use super::extract::SessionUser;
 use super::keys::EnvironmentName;
@@ -52,7 +53,7 @@ pub(super) struct TransactionBody {
     #[schema(pattern = "^(pay|req|user)-[0-9a-f-]{36}$")]
     reference: String,
     /// The key that spent it.
-    #[schema(value_type = Option<KeyId>)]
+    #[schema(value_type = Option<id::KeyId>)]
     key_id: Option<String>,
     /// The route that was called, where its record is kept.
     endpoint: Option<String>,
@@ -122,7 +123,7 @@ pub(super) struct TransactionsQuery {
     )]
     kind: Option<String>,
     /// Spent by this key.
-    #[param(value_type = Option<KeyId>)]
+    #[param(value_type = Option<id::KeyId>)]
     key_id: Option<String>,
     /// Spent on this route, as the price list has it.
     #[param(max_length = 2048)]
@@ -243,7 +244,7 @@ pub(super) struct ExportQuery {
     )]
     kind: Option<String>,
     /// Spent by this key.
-    #[param(value_type = Option<KeyId>)]
+    #[param(value_type = Option<id::KeyId>)]
     key_id: Option<String>,
     /// Spent on this route, as the price list has it.
     #[param(max_length = 2048)]
@@ -427,7 +428,7 @@ pub(super) struct DayAndKindSum {
 /// What an account's ledger comes to in a UTC month. The opening balance and all amounts come to the closing one.
 #[derive(Serialize, ToSchema)]
 pub(super) struct StatementBody {
-    #[schema(value_type = UserId)]
+    #[schema(value_type = id::UserId)]
     user_id: String,
     /// Such as `2026-11`.
     month: String,
@@ -610,7 +611,7 @@ pub(super) struct ReceiptQuery {
 /// What was paid, and what of it was taken back.
 #[derive(Serialize, ToSchema)]
 pub(super) struct ReceiptBody {
-    #[schema(value_type = UserId)]
+    #[schema(value_type = id::UserId)]
     user_id: String,
     username: String,
     email: String,
@@ -636,7 +637,7 @@ pub(super) struct ReversalBody {
 
 /// The receipt of a confirmed payment.
 #[utoipa::path(get, path = "/api/payments/payments/{id}/receipt", tag = "payments", security(("jwt" = [])),
-    params(("id" = PaymentId, Path), ReceiptQuery), responses(
+    params(("id" = id::PaymentId, Path), ReceiptQuery), responses(
     (status = 200, description = "The receipt", content(
         (ReceiptBody = "application/json"), (String = "text/csv"), (String = "text/html"))),
     (status = 400, description = "The query is not valid", body = ErrorBody),

@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::amount::Amount;
+use super::docs::id;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, SessionUser, user_origin};
 use super::keys::EnvironmentName;
@@ -14,7 +15,7 @@ use super::page::{cut, page_limit, query, read_cursor};
 use super::{App, uncancelled};
 use crate::store::webhooks::{Attempt, DeliveryLog, Endpoint, EndpointChange};
 use crate::webhooks::{EndpointRequest, WebhooksError};
-use domain::{DeliveryId, EndpointId, EventId, Timestamp};
+use domain::{DeliveryId, EndpointId, Timestamp};
 
 /// Selections of one endpoint.
 const EVENTS_MAX: usize = 50;
@@ -46,7 +47,7 @@ pub(super) struct EndpointBody {
 /// A webhook endpoint.
 #[derive(Serialize, ToSchema)]
 pub(super) struct EndpointAnswer {
-    #[schema(value_type = EndpointId)]
+    #[schema(value_type = id::EndpointId)]
     id: String,
     url: String,
     description: String,
@@ -155,7 +156,7 @@ pub(super) async fn list(
 
 /// One of the user's webhook endpoints.
 #[utoipa::path(get, path = "/api/webhooks/{id}", tag = "webhooks", security(("jwt" = [])),
-    params(("id" = EndpointId, Path)), responses(
+    params(("id" = id::EndpointId, Path)), responses(
     (status = 200, description = "The endpoint", body = EndpointAnswer),
     (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such endpoint", body = ErrorBody),
@@ -203,7 +204,7 @@ where
 
 /// Changes a webhook endpoint.
 #[utoipa::path(patch, path = "/api/webhooks/{id}", tag = "webhooks", security(("jwt" = [])),
-    params(("id" = EndpointId, Path)), request_body = EndpointChangeBody, responses(
+    params(("id" = id::EndpointId, Path)), request_body = EndpointChangeBody, responses(
     (status = 200, description = "The endpoint", body = EndpointAnswer),
     (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT", body = ErrorBody),
@@ -228,7 +229,7 @@ pub(super) async fn change(
 
 /// Deletes a webhook endpoint, and what was to be delivered to it.
 #[utoipa::path(delete, path = "/api/webhooks/{id}", tag = "webhooks", security(("jwt" = [])),
-    params(("id" = EndpointId, Path)), responses(
+    params(("id" = id::EndpointId, Path)), responses(
     (status = 204, description = "It is deleted"),
     (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such endpoint", body = ErrorBody),
@@ -247,7 +248,7 @@ pub(super) async fn delete(
 
 /// Gives a webhook endpoint another secret. The one before signs as well for a while, so that no delivery is refused.
 #[utoipa::path(post, path = "/api/webhooks/{id}/rotate-secret", tag = "webhooks", security(("jwt" = [])),
-    params(("id" = EndpointId, Path)), responses(
+    params(("id" = id::EndpointId, Path)), responses(
     (status = 200, description = "The endpoint, with its new secret", body = EndpointWithSecret),
     (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such endpoint", body = ErrorBody),
@@ -269,13 +270,13 @@ pub(super) async fn rotate_secret(
 /// A delivery that is under way.
 #[derive(Serialize, ToSchema)]
 pub(super) struct SentAnswer {
-    #[schema(value_type = DeliveryId)]
+    #[schema(value_type = id::DeliveryId)]
     delivery_id: String,
 }
 
 /// Sends a test event, `webhook.test`.
 #[utoipa::path(post, path = "/api/webhooks/{id}/test", tag = "webhooks", security(("jwt" = [])),
-    params(("id" = EndpointId, Path)), responses(
+    params(("id" = id::EndpointId, Path)), responses(
     (status = 202, description = "It is under way", body = SentAnswer),
     (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such endpoint", body = ErrorBody),
@@ -333,10 +334,10 @@ impl From<Attempt> for AttemptBody {
 /// A delivery with its tries.
 #[derive(Serialize, ToSchema)]
 pub(super) struct DeliveryBody {
-    #[schema(value_type = DeliveryId)]
+    #[schema(value_type = id::DeliveryId)]
     id: String,
     /// As in the header `webhook-id`.
-    #[schema(value_type = EventId)]
+    #[schema(value_type = id::EventId)]
     event_id: String,
     /// Such as `payment.confirmed`.
     #[serde(rename = "type")]
@@ -375,7 +376,7 @@ pub(super) struct DeliveriesPage {
 
 /// What became of the deliveries of a webhook endpoint, latest first.
 #[utoipa::path(get, path = "/api/webhooks/{id}/deliveries", tag = "webhooks", security(("jwt" = [])),
-    params(("id" = EndpointId, Path), DeliveriesQuery), responses(
+    params(("id" = id::EndpointId, Path), DeliveriesQuery), responses(
     (status = 200, description = "A page of deliveries", body = DeliveriesPage),
     (status = 400, description = "The query is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT", body = ErrorBody),
@@ -400,7 +401,7 @@ pub(super) async fn deliveries(
 /// Sends a delivery again, whatever became of it.
 #[utoipa::path(post, path = "/api/webhooks/{id}/deliveries/{delivery}/redeliver", tag = "webhooks",
     security(("jwt" = [])),
-    params(("id" = EndpointId, Path), ("delivery" = DeliveryId, Path)), responses(
+    params(("id" = id::EndpointId, Path), ("delivery" = id::DeliveryId, Path)), responses(
     (status = 202, description = "It is under way", body = SentAnswer),
     (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such endpoint, or the endpoint no such delivery", body = ErrorBody),

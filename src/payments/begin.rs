@@ -6,8 +6,8 @@ use super::provider::Provider as _;
 use super::stripe::{self, SavedMethod, Stripe, is_whole_cents};
 use super::x402::{self, SignedPayment};
 use super::{OpenPayment, Payment, Payments, PaymentsError, ProviderFacts};
-use crate::auth::keys::KeysError;
 use crate::idempotency::{Begun, Made, Once};
+use crate::keys::KeysError;
 use crate::store::StoreError;
 use domain::{AccountId, ActKind, Credits, Origin, PaymentId, PaymentStatus, Timestamp, UserId};
 

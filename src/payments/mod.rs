@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::auth::keys::{KeysError, on_record, serving_lease, tables_are_whole};
 use crate::idempotency::{Begun, IdempotencyError, Made, Once};
+use crate::keys::{KeysError, on_record, serving_lease, tables_are_whole};
 use crate::pipeline::Gateway;
 use crate::store::Store;
 use crate::store::payments::{OpenPayment, Payment, ProviderFacts};

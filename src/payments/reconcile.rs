@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::provider::{Order, Progress, ProviderError, SeenReversal, Stage};
 use super::{Payments, PaymentsError, ProviderFacts};
-use crate::auth::keys::{KeysError, on_record, serving_lease};
+use crate::keys::{KeysError, on_record, serving_lease};
 use crate::store::StoreError;
 use crate::store::payments::Payment;
 use domain::{

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use super::charge::unwritable;
+use super::gateway::Gateway;
+use super::gateway::unwritable;
 use super::rate_limit::Admitted;
-use super::{Arrival, Gateway, Notes, Refusal};
-use crate::actors::ledger_writer::WriterState;
+use super::request::{Arrival, Notes};
+use crate::actors::ledger::WriterState;
 use crate::store::api_keys::KeyRecord;
+use domain::Refusal;
 use domain::api_key::ApiKey;
 use domain::pricing::PriceRule;
 

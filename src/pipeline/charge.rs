@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
+use super::gateway::{Gateway, lease};
 use super::price::{Generation, Quoted};
-use super::{Arrival, Gateway, Refusal};
-use crate::actors::directory::DirectoryError;
-use crate::actors::ledger_writer::{Acknowledgement, WriterState};
+use super::request::Arrival;
+use crate::actors::ledger::Acknowledgement;
 use crate::actors::{AccountError, AccountLease};
 use crate::idempotency::Claim;
 use crate::store::api_keys::KeyRecord;
 use crate::upstream::Dialect;
+use domain::Refusal;
 use domain::account::Terms;
 use domain::pricing::PriceRule;
 use domain::{Bounds, Charge, ChargeId, Credits, Decline, Price};
@@ -72,35 +73,6 @@ pub(super) async fn charge(
     let charged =
         Charged { arrival, rule, key, dialect, generation, open, terms, token_limit, debit, claim };
     Ok(Box::new(charged))
-}
-
-/// The right to ask the account, if there is any use in it now.
-pub(super) async fn lease(gateway: &Gateway, key: &KeyRecord) -> Result<AccountLease, Refusal> {
-    match gateway.ledger.state() {
-        WriterState::Serving => {}
-        state => return Err(unwritable(state)),
-    }
-    let readiness = &gateway.readiness;
-    let (running, max) = (readiness.running(), readiness.running_max());
-    gateway.directory.lease(key.account, running, max).await.map_err(|error| match error {
-        DirectoryError::Busy => Refusal::TooManyInFlight,
-        DirectoryError::Load(error) => {
-            tracing::error!(account = %key.account, %error, "an account could not be loaded");
-            Refusal::Unavailable("the account could not be loaded")
-        }
-        DirectoryError::Quarantined => Refusal::Quarantined,
-        DirectoryError::Unwritable => Refusal::Unavailable("the ledger cannot be written"),
-    })
-}
-
-/// Why no new work is taken.
-pub(super) fn unwritable(state: WriterState) -> Refusal {
-    Refusal::Unavailable(match state {
-        WriterState::Serving => "the ledger is written again",
-        WriterState::Overloaded => "the ledger writer has too much to do",
-        WriterState::Unavailable => "the database does not take writes",
-        WriterState::Fenced => "another process owns the accounts",
-    })
 }
 
 /// What the account is asked for.

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use super::authenticate::Caller;
-use super::{Arrival, Gateway, Refusal};
+use super::gateway::Gateway;
+use super::request::Arrival;
+use crate::json::fields::Fields;
 use crate::store::api_keys::KeyRecord;
 use crate::upstream::Dialect;
 use crate::upstream::dialect::Ask;
-use crate::upstream::fields::Fields;
+use domain::Refusal;
 use domain::pricing::{Demand, PriceRule};
 use domain::{KeyPolicy, Price};
 

@@ -1,8 +1,9 @@
 //! A dry run: what a request would cost, and whether it would be admitted.
 
-use super::charge::{lease, order, refusal, token_limit};
+use super::charge::{order, refusal, token_limit};
+use super::gateway::{Gateway, lease};
 use super::price::Quoted;
-use super::{Gateway, Refusal};
+use domain::Refusal;
 use domain::{Credits, Environment, Estimate, LimitsLeft};
 
 /// What a request would cost, and whether it would be admitted.

@@ -19,11 +19,12 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use tracing::Instrument as _;
 
 use super::charge::Charged;
+use super::departure::Departure;
 use super::departure::{Body, Money, StreamSender, kept, stream};
+use super::gateway::Gateway;
 use super::price::Generation;
 use super::settle::{hold_what_is_owed, on_record, usage_record};
-use super::{Departure, Gateway, Refusal};
-use crate::actors::account::{Record, wait};
+use crate::actors::account::actor::{Record, wait};
 use crate::actors::{AccountError, Receipt};
 use crate::config::OnDisconnect;
 use crate::idempotency::Claim;
@@ -31,6 +32,7 @@ use crate::tokens::{TextCounter, vocabulary};
 use crate::upstream::dialect::{Bill, Close, Transcript};
 use crate::upstream::sse::Frames;
 use crate::upstream::{ByteStream, Failure, Reported, StreamPolicy, TokenUsage};
+use domain::Refusal;
 use domain::{Credits, Decline, Ending, Extension, Outcome, Settled, Tally, UsageRecord};
 
 /// Tokens of other vocabularies are larger or smaller than ours: by this factor, and by this many, delivered

@@ -4,8 +4,10 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::authenticate::Caller;
-use super::{Body, Departure, Gateway, Refusal};
+use super::departure::{Body, Departure};
+use super::gateway::Gateway;
 use crate::idempotency::{self, Claim, Fingerprint, IdempotencyError, KeptAnswer};
+use domain::Refusal;
 
 /// What a request is.
 pub(super) enum Begun {

@@ -9,15 +9,19 @@ use actix_web::http::header::HeaderMap;
 use bytes::Bytes;
 
 use super::charge::Charged;
+use super::departure::Departure;
 use super::departure::{Body, Money, kept};
+use super::gateway::Gateway;
 use super::price::Generation;
+use super::relay;
+use super::request::Notes;
 use super::upstream::Answered;
-use super::{Departure, Gateway, Notes, Refusal, relay};
-use crate::actors::account::{Record, wait, wait_within};
-use crate::actors::ledger_writer::{Acknowledgement, WriteError};
+use crate::actors::account::actor::{Record, wait, wait_within};
+use crate::actors::ledger::{Acknowledgement, WriteError};
 use crate::idempotency::Claim;
 use crate::tokens::{TextCounter, vocabulary};
 use crate::upstream::{AnswerBody, Failure, Reported, TokenUsage};
+use domain::Refusal;
 use domain::usage::model_name;
 use domain::{Credits, Ending, Extension, Outcome, Settled, Tally, UsageRecord};
 

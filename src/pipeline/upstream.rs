@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use super::Gateway;
 use super::charge::Charged;
+use super::gateway::Gateway;
 use super::price::Generation;
 use crate::config::{OnDisconnect, TokenLimitField};
 use crate::upstream::{Answer, Call, Client, Failure};
@@ -34,7 +34,17 @@ pub(super) async fn forward(
         None => arrival.body.clone(),
     };
     let prompt_tokens = generation.as_ref().map(|generation| generation.ask.prompt.counted);
-    let call = Call { arrival, body, dialect: *dialect, is_stream, prompt_tokens };
+    let call = Call {
+        id: arrival.id,
+        method: &arrival.method,
+        path: &arrival.path,
+        query: arrival.query.as_deref(),
+        headers: &arrival.headers,
+        body,
+        dialect: *dialect,
+        is_stream,
+        prompt_tokens,
+    };
     let begun = std::time::Instant::now();
     let answered = upstream.call(client, call, gateway.clock.now());
     // Of a stream nothing is delivered before its first byte, so whoever leaves until then owes nothing; what
@@ -53,7 +63,7 @@ pub(super) async fn forward(
         () = left => (upstream.name(), Err(Failure::Abandoned)),
         () = gateway.readiness.stopped() => (upstream.name(), Err(Failure::Stopped)),
     };
-    gateway.figures.upstream(arrival.group, begun.elapsed());
+    gateway.metrics.upstream(arrival.group, begun.elapsed());
     failpoint!("upstream-answered");
     Answered { upstream: name, charged, result }
 }

@@ -25,7 +25,7 @@ impl Store {
     /// Copies the database into a folder, also while a server runs on it: whatever was acknowledged when this began is in
     /// the copy. Answers its files, each under its own name.
     ///
-    /// The journal is first: what is merged meanwhile is in the tables, which are copied after it.
+    /// The journal is first: what is checkpointed meanwhile is in the tables, which are copied after it.
     ///
     /// # Errors
     /// [`StoreError::Unsafe`] for PostgreSQL, which has tools of its own, and where the folder has such files already or
@@ -45,7 +45,7 @@ impl Store {
         };
         if FormerJournal::beside(log.path()).await?.is_some() {
             return Err(StoreError::Unsafe(
-                "there is a journal of an older server beside the database; start this one once, which merges it"
+                "there is a journal of an older server beside the database; start this one once, which checkpoints it"
                     .into(),
             ));
         }

@@ -153,7 +153,7 @@ impl Store {
     ) -> Result<bool, StoreError> {
         if let Place::Journal(number) = place {
             self.wait_for_other_sessions(Lane::Journal).await?;
-            // Else whoever took the accounts over may have merged it already.
+            // Else whoever took the accounts over may have checkpointed it already.
             if self.is_journaled(number, lease).await? {
                 return Ok(true);
             }
@@ -423,7 +423,7 @@ static USAGE: Table = Table::new(
 
 /// Rows of each table that PostgreSQL is given in one statement: it has a processor for itself until it is done.
 pub(super) const PIECE: usize = 256;
-/// How long a merge that nothing waits for leaves the processors to others between two statements. Calls would wait for
+/// How long a checkpoint that nothing waits for leaves the processors to others between two statements. Calls would wait for
 /// a processor longer than for the disk, where the database has no others.
 pub(super) const PIECE_PAUSE: Duration = Duration::from_millis(1);
 

@@ -1,6 +1,6 @@
 //! The journal of SQLite as servers before this one had it: a database `x.journal.db` beside `x.db`.
 //!
-//! The first takeover after an update takes it over too, so that such a server appends nothing more, merges what is in it
+//! The first takeover after an update takes it over too, so that such a server appends nothing more, checkpoints what is in it
 //! and removes it.
 
 use std::fs::File;
@@ -87,7 +87,7 @@ impl FormerJournal {
         self.query(sql, []).await?.iter().map(row).collect()
     }
 
-    /// Removes it: what is in it is merged.
+    /// Removes it: what is in it is checkpointed.
     ///
     /// # Errors
     /// [`StoreError`], also where somebody else has taken it over.

@@ -1,9 +1,9 @@
 //! The journal: batches of paid calls as one record each, and how they get from there into the tables.
 //!
 //! A record is written and acknowledged first, since rows of their own for each call would cost each caller a page of
-//! several tables. A merge writes what many such records say into the tables and moves the mark, which tells how far the
-//! journal is merged, in one transaction; only then are the records deleted. So whatever happens every call counts once:
-//! by the journal above the mark, or by the tables. Whoever takes the accounts over merges what its predecessor left
+//! several tables. A checkpoint writes what many such records say into the tables and moves the mark, which tells how far the
+//! journal is checkpointed, in one transaction; only then are the records deleted. So whatever happens every call counts once:
+//! by the journal above the mark, or by the tables. Whoever takes the accounts over checkpoints what its predecessor left
 //! before it does anything else.
 //!
 //! For PostgreSQL the journal is a table beside the others, for SQLite a file beside the database (`journal_log.rs`), with
@@ -27,7 +27,7 @@ use super::former_journal::FormerJournal;
 use super::lease::{begin_write, is_held};
 use super::{Journal, Store, StoreError, holds, is_postgres, outbox, rollups};
 use domain::hold::HoldEndKind;
-use domain::writer::{Lane, Merge};
+use domain::writer::{Checkpoint, Lane};
 use domain::{
     AccountId, Batch, ChargeId, Credits, Day, Ending, EntryKind, Hold, HoldChange, HoldEnd, KeyId,
     KeySpend, Lease, LedgerEntry, Link, Month, Tally, Timestamp, UsageRecord,
@@ -40,9 +40,9 @@ const FORMAT: u8 = 2;
 const FORMAT_WITHOUT_MODELS: u8 = 1;
 /// Rows that are read at once.
 const PAGE: usize = 64;
-/// Of what an earlier process left, pages are merged together until they have so many rows.
+/// Of what an earlier process left, pages are checkpointed together until they have so many rows.
 const LEFT_AT_ONCE: usize = if cfg!(test) { 100 } else { 16_384 };
-/// Deletes what earlier processes left, when it is merged.
+/// Deletes what earlier processes left, when it is checkpointed.
 const FORGET: &str = "DELETE FROM journal WHERE epoch < $1 OR (epoch = $1 AND number <= $2)";
 
 /// Where a batch lies in the journal: the epoch of who wrote it, and its number of that process.
@@ -74,7 +74,7 @@ pub(super) async fn is_migrated(tables: &DatabaseConnection) -> Result<bool, Sto
 /// Refuses to go on where the file of the journal is gone that the last process left with calls in it.
 pub(super) async fn assert_there(tables: &DatabaseConnection, url: &str) -> Result<(), StoreError> {
     let file = sqlite_file(url);
-    // A process that stops in good order merges the journal first, and then gives the lease back.
+    // A process that stops in good order checkpoints the journal first, and then gives the lease back.
     let sql = "SELECT COUNT(*) FROM shard_lease WHERE owner IS NOT NULL AND shard = $1";
     if file.is_file()
         || FormerJournal::beside(&file).await?.is_some()
@@ -145,22 +145,26 @@ impl Store {
         Ok(())
     }
 
-    /// Merges batches of the journal into the tables. Accounts whose entries the tables refuse are answered; what they
+    /// Checkpoints batches of the journal into the tables. Accounts whose entries the tables refuse are answered; what they
     /// refused is kept apart.
     ///
     /// # Errors
     /// [`CommitError`]
-    pub async fn merge(&self, merge: &Merge, lease: Lease) -> Result<Vec<AccountId>, CommitError> {
-        let last = (lease.epoch, merge.last);
-        let pause = if merge.is_urgent { Duration::ZERO } else { PIECE_PAUSE };
-        self.merge_on(&self.tables.pool(), last, &merge.batch(), pause, lease).await
+    pub async fn checkpoint(
+        &self,
+        checkpoint: &Checkpoint,
+        lease: Lease,
+    ) -> Result<Vec<AccountId>, CommitError> {
+        let last = (lease.epoch, checkpoint.last);
+        let pause = if checkpoint.is_urgent { Duration::ZERO } else { PIECE_PAUSE };
+        self.checkpoint_on(&self.tables.pool(), last, &checkpoint.batch(), pause, lease).await
     }
 
-    /// Deletes from the journal what is merged: batches of the process with numbers in this range. Says whether it did.
+    /// Deletes from the journal what is checkpointed: batches of the process with numbers in this range. Says whether it did.
     /// What cannot be deleted now is below the mark, and can be deleted later.
     ///
     /// Never what lies before the range: PostgreSQL would go through everything that was deleted since it last tidied up.
-    pub async fn forget_merged(&self, numbers: RangeInclusive<i64>, lease: Lease) -> bool {
+    pub async fn forget_checkpointed(&self, numbers: RangeInclusive<i64>, lease: Lease) -> bool {
         let deleted = match &self.journal {
             Journal::Log(log) => log.forget((lease.epoch, *numbers.end()), lease),
             Journal::Table(_) => {
@@ -173,7 +177,7 @@ impl Store {
         forgotten(&deleted)
     }
 
-    /// How many batches are deleted at once: a statement that deletes many keeps those that merge waiting. SQLite's journal
+    /// How many batches are deleted at once: a statement that deletes many keeps those that checkpoint waiting. SQLite's journal
     /// notes up to where it may be written over, however many those are.
     #[must_use]
     pub fn forget_max(&self) -> i64 {
@@ -193,12 +197,12 @@ impl Store {
         Ok(count(&*connection, sql, [lease.epoch.into(), number.into()]).await? > 0)
     }
 
-    /// Which accounts' entries have the tables refused, if the journal of this process is merged up to this number?
-    /// Asked after a merge of unknown outcome.
+    /// Which accounts' entries have the tables refused, if the journal of this process is checkpointed up to this number?
+    /// Asked after a checkpoint of unknown outcome.
     ///
     /// # Errors
     /// [`StoreError`] where the database still does not answer.
-    pub async fn merged_up_to(
+    pub async fn checkpointed_up_to(
         &self,
         last: i64,
         lease: Lease,
@@ -221,7 +225,7 @@ impl Store {
     /// # Errors
     /// [`StoreError`]
     pub async fn audited_journal(&self) -> Result<(u64, Vec<(AccountId, String)>), StoreError> {
-        // The journal first: what is merged meanwhile is below the mark that is read then, and nothing is missed.
+        // The journal first: what is checkpointed meanwhile is below the mark that is read then, and nothing is missed.
         let rows = self.journal_rows().await?.all().await?;
         let snapshot = self.snapshot().await?;
         let mark = mark(&snapshot).await?;
@@ -248,10 +252,10 @@ impl Store {
         Ok((entries, found))
     }
 
-    /// Merges what earlier processes left. Whoever holds the lease calls it before anything else.
-    pub(super) async fn merge_left(&self, lease: Lease) -> Result<(), StoreError> {
-        failpoint!("merge-left");
-        self.merge_refused(lease).await?;
+    /// Checkpoints what earlier processes left. Whoever holds the lease calls it before anything else.
+    pub(super) async fn checkpoint_left(&self, lease: Lease) -> Result<(), StoreError> {
+        failpoint!("checkpoint-left");
+        self.checkpoint_refused(lease).await?;
         let journal = self.journal_rows().await?;
         let mut after = mark(&self.write).await?;
         loop {
@@ -271,9 +275,11 @@ impl Store {
             let of_epoch: Vec<&JournalRow> =
                 rows.iter().take_while(|row| row.at.0 == first.at.0).collect();
             let last = of_epoch.last().map_or(first.at, |row| row.at);
-            let batch = Batch::merged(of_epoch.iter().map(|row| &row.batch));
+            let batch = Batch::checkpointed(of_epoch.iter().map(|row| &row.batch));
             let pause = Duration::ZERO;
-            report_refused(self.merge_on(&self.write, last, &batch, pause, lease).await?.iter());
+            report_refused(
+                self.checkpoint_on(&self.write, last, &batch, pause, lease).await?.iter(),
+            );
             after = last;
         }
         forgotten(&match &self.journal {
@@ -291,7 +297,7 @@ impl Store {
         Ok(())
     }
 
-    /// Which batches are in the journal, by epoch and number: also those that are merged, and not deleted yet.
+    /// Which batches are in the journal, by epoch and number: also those that are checkpointed, and not deleted yet.
     ///
     /// # Errors
     /// [`StoreError`]
@@ -312,8 +318,8 @@ impl Store {
         Ok(Rows::Read(rows))
     }
 
-    /// How many writes of each account, on average, a merge is put off for. Each account in it costs SQLite pages of its own;
-    /// PostgreSQL takes several times as long for a row, and whatever waits for the merge would wait for too long.
+    /// How many writes of each account, on average, a checkpoint is put off for. Each account in it costs SQLite pages of its own;
+    /// PostgreSQL takes several times as long for a row, and whatever waits for the checkpoint would wait for too long.
     #[must_use]
     pub fn account_writes(&self) -> usize {
         if is_postgres(&self.write) { 0 } else { 8 }
@@ -326,7 +332,7 @@ impl Store {
         if is_postgres(&self.write) { Duration::ZERO } else { Duration::from_micros(100) }
     }
 
-    async fn merge_on(
+    async fn checkpoint_on(
         &self,
         connection: &DatabaseConnection,
         last: At,
@@ -334,10 +340,13 @@ impl Store {
         pause: Duration,
         lease: Lease,
     ) -> Result<Vec<AccountId>, CommitError> {
-        match self.merge_all(connection, last, batch, &[], pause, lease).await {
+        match self.checkpoint_all(connection, last, batch, &[], pause, lease).await {
             Ok(()) => Ok(Vec::new()),
             Err(CommitError::Refused(reason)) => {
-                tracing::warn!(reason, "the tables refuse a merge; trying each account by itself");
+                tracing::warn!(
+                    reason,
+                    "the tables refuse a checkpoint; trying each account by itself"
+                );
                 let accounts: Vec<AccountId> = batch.account_ids().into_iter().collect();
                 let mut refused = Vec::new();
                 let mut parts: Vec<&[AccountId]> = vec![&accounts];
@@ -360,7 +369,7 @@ impl Store {
                         _ => parts.extend(<[_; 2]>::from(part.split_at(part.len() / 2))),
                     }
                 }
-                self.merge_all(connection, last, batch, &refused, pause, lease).await?;
+                self.checkpoint_all(connection, last, batch, &refused, pause, lease).await?;
                 Ok(refused)
             }
             Err(error) => Err(error),
@@ -368,7 +377,7 @@ impl Store {
     }
 
     /// Writes all but what is refused into the tables, keeps that apart, and moves the mark.
-    async fn merge_all(
+    async fn checkpoint_all(
         &self,
         connection: &DatabaseConnection,
         last: At,
@@ -377,7 +386,7 @@ impl Store {
         pause: Duration,
         lease: Lease,
     ) -> Result<(), CommitError> {
-        failpoint!("merge-before-begin");
+        failpoint!("checkpoint-before-begin");
         let (epoch, number) = last;
         let mut unfolded = self.unfolded.hold().await;
         let before = unfolded.take();
@@ -398,24 +407,24 @@ impl Store {
             let values = [epoch.into(), number.into(), account.0.into(), writes.into()];
             execute(&transaction, sql, values).await?;
         }
-        failpoint!("merge-rows-written");
+        failpoint!("checkpoint-rows-written");
         let sql = "UPDATE journal_mark SET epoch = $1, number = $2
             WHERE epoch < $1 OR (epoch = $1 AND number < $2)";
         if execute(&transaction, sql, [epoch.into(), number.into()]).await? == 0 {
-            // Someone else has merged them; what would be written now would be written twice.
+            // Someone else has checkpointed them; what would be written now would be written twice.
             return Err(CommitError::Fenced);
         }
-        failpoint!("merge-marked");
+        failpoint!("checkpoint-marked");
         let after = rollups::take_in(&transaction, before, &taken.usage).await?;
         commit(transaction).await?;
         *unfolded = Some(after);
-        failpoint!("merge-committed");
+        failpoint!("checkpoint-committed");
         self.outbox.ring(is_told);
         Ok(())
     }
 
     /// Tries again what was refused before: a person may have mended what stood in its way.
-    async fn merge_refused(&self, lease: Lease) -> Result<(), StoreError> {
+    async fn checkpoint_refused(&self, lease: Lease) -> Result<(), StoreError> {
         let mut after = (i64::MIN, 0, 0);
         loop {
             let sql = "SELECT epoch, number, account_id, writes FROM journal_refused
@@ -427,7 +436,7 @@ impl Store {
             after = (row.try_get_by_index(0)?, row.try_get_by_index(1)?, row.try_get_by_index(2)?);
             let (epoch, number, account) = after;
             let batch = decoded((epoch, number), &row.try_get_by_index::<Vec<u8>>(3)?)?;
-            let merged = async {
+            let checkpointed = async {
                 // What it comes to is looked up afterwards.
                 self.unfolded.hold().await.take();
                 let transaction = begin(&self.write, &batch, lease).await?;
@@ -439,7 +448,7 @@ impl Store {
                 execute(&transaction, sql, values).await?;
                 commit(transaction).await
             };
-            match merged.await {
+            match checkpointed.await {
                 Ok(()) | Err(CommitError::Refused(_)) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -545,13 +554,13 @@ async fn is_refused(
 
 fn forgotten(deleted: &Result<(), CommitError>) -> bool {
     if let Err(error) = deleted {
-        tracing::warn!(%error, "what is merged was not deleted from the journal");
+        tracing::warn!(%error, "what is checkpointed was not deleted from the journal");
     }
-    failpoint!("merge-deleted");
+    failpoint!("checkpoint-deleted");
     deleted.is_ok()
 }
 
-/// How far the journal is merged.
+/// How far the journal is checkpointed.
 async fn mark(tables: &impl ConnectionTrait) -> Result<At, StoreError> {
     let rows = query(tables, "SELECT epoch, number FROM journal_mark", []).await?;
     let row = rows.first();
@@ -931,7 +940,7 @@ mod tests {
 
     /// Servers from before had SQLite's journal in a database of its own.
     #[tokio::test]
-    async fn the_journal_of_a_former_server_is_taken_over_merged_and_removed() {
+    async fn the_journal_of_a_former_server_is_taken_over_checkpointed_and_removed() {
         const EPOCH: i64 = 5;
         const APPEND: &str = "INSERT INTO journal (epoch, number, writes)
             SELECT $2, $3, $4 FROM journal_lease WHERE owner = $1 AND epoch = $2";
@@ -954,7 +963,7 @@ mod tests {
             let values = [owner.into(), epoch.into(), number.into(), writes.into()];
             execute(&former, APPEND, values).await
         };
-        // Of two owners, of which the second was killed before it merged what the first had left.
+        // Of two owners, of which the second was killed before it checkpointed what the first had left.
         for (epoch, number) in [(EPOCH - 1, 3), (EPOCH - 1, 4), (EPOCH, 1)] {
             let take = "UPDATE journal_lease SET owner = $1, epoch = $2";
             execute(&former, take, [owner.into(), epoch.into()]).await.unwrap();

@@ -64,7 +64,7 @@ struct Head {
     generation: u64,
     owner: Option<[u8; 16]>,
     epoch: i64,
-    /// Records up to this one are merged into the tables, and may be written over.
+    /// Records up to this one are checkpointed into the tables, and may be written over.
     forgotten: u64,
 }
 
@@ -256,16 +256,16 @@ impl JournalLog {
         })
     }
 
-    /// Gives the room of records up to this one free, which are merged into the tables.
+    /// Gives the room of records up to this one free, which are checkpointed into the tables.
     ///
     /// # Errors
     /// [`CommitError`]
     pub(super) fn forget(&self, up_to: At, lease: Lease) -> Result<(), CommitError> {
         self.with(|state| {
             let _lock = state.locked_by(lease)?;
-            let merged = state.kept.iter().take_while(|(at, _)| *at <= up_to);
-            let count = merged.clone().count();
-            let Some((_, last)) = merged.last().copied() else { return Ok(()) };
+            let checkpointed = state.kept.iter().take_while(|(at, _)| *at <= up_to);
+            let count = checkpointed.clone().count();
+            let Some((_, last)) = checkpointed.last().copied() else { return Ok(()) };
             // Durable before anything is written over: else what is missing would be missed.
             state.write_head(|head| head.forgotten = last)?;
             state.kept.drain(..count);

@@ -18,18 +18,18 @@ use domain::Lease;
 const LEASE_LOCK: i64 = 0x706f_6c79_0002;
 
 impl Store {
-    /// Takes every shard over from whoever had it, and merges what that one left in the journal.
+    /// Takes every shard over from whoever had it, and checkpoints what that one left in the journal.
     ///
     /// # Errors
     /// [`StoreError`] where the database cannot do it.
     pub async fn take_lease(&self, owner: Uuid) -> Result<Lease, StoreError> {
         let lease = self.raise_epoch(owner).await?;
-        // First: what is merged may be news to somebody.
+        // First: what is checkpointed may be news to somebody.
         self.load_listeners().await?;
         let store = self.clone();
         // It takes as long as it takes: what is in there was acknowledged.
-        let merging = self.runtime.spawn(async move { store.merge_left(lease).await });
-        merging.await.map_err(|_| StoreError::Stopped)??;
+        let checkpointing = self.runtime.spawn(async move { store.checkpoint_left(lease).await });
+        checkpointing.await.map_err(|_| StoreError::Stopped)??;
         Ok(lease)
     }
 

@@ -57,7 +57,7 @@ pub mod webhooks;
 
 /// Serialises migrations of several processes that start at once on one PostgreSQL database.
 const MIGRATION_LOCK: i64 = 0x706f_6c79_0001;
-/// What a connection of SQLite keeps in memory, in KiB: a merge touches many pages again and again, a reader few.
+/// What a connection of SQLite keeps in memory, in KiB: a checkpoint touches many pages again and again, a reader few.
 const WRITE_CACHE: &str = "-65536";
 const READ_CACHE: &str = "-4096";
 /// How long anyone waits for the database but the ledger writer, which has a limit of its own.
@@ -181,7 +181,7 @@ impl Store {
                     })
                     .foreign_keys(true)
                     .busy_timeout(Duration::from_secs(30))
-                    // Those of merges alone are 64, by table and number of rows.
+                    // Those of checkpoints alone are 64, by table and number of rows.
                     .statement_cache_capacity(200)
                     // A checkpoint halts the writer: rather seldom. 32 MiB of log.
                     .pragma("wal_autocheckpoint", log_pages())

@@ -13,10 +13,10 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
-use super::fields::Fields;
 use super::sse;
 use super::{Reported, TokenUsage};
 use crate::json::Object;
+use crate::json::fields::Fields;
 use crate::tokens::{PromptTokens, vocabulary};
 use domain::usage::TOKENS_MAX;
 use domain::{Credits, LimitsLeft};

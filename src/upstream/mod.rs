@@ -4,71 +4,29 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_web::http::StatusCode;
 use actix_web::http::header::HeaderMap;
+use actix_web::http::{Method, StatusCode};
 use bytes::Bytes;
 use futures_util::Stream;
 
 use crate::config::{OnDisconnect, Secret, TokenLimitField, UpstreamSettings, UpstreamsSettings};
-use crate::pipeline::Arrival;
-use domain::{Environment, Timestamp};
+use domain::route_group::Group;
+use domain::{ChargeId, Environment, Timestamp};
 
-mod client;
 pub mod dialect;
-pub mod fields;
+mod http_client;
 mod proxy;
 pub mod sandbox;
 pub mod sse;
 
 pub use dialect::Dialect;
 
-pub use client::{Client, Connector};
+pub use http_client::{Client, Connector};
 use proxy::Proxy;
-pub use proxy::check;
 
 /// Before a failed call is tried again; twice as long each time.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(2);
-
-/// The groups of paid routes (Chapter 2, Access Token Protected Endpoints).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Group {
-    /// `/api/hub/*`
-    Hub,
-    /// `/api/omm/*`
-    Omm,
-    /// `/api/yggdrasil/*`
-    Yggdrasil,
-    /// `/v1/*`
-    V1,
-}
-
-impl Group {
-    /// Every group.
-    pub const ALL: [Group; 4] = [Group::Hub, Group::Omm, Group::Yggdrasil, Group::V1];
-
-    /// Its name in the settings.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Group::Hub => "hub",
-            Group::Omm => "omm",
-            Group::Yggdrasil => "yggdrasil",
-            Group::V1 => "v1",
-        }
-    }
-
-    /// Its base path.
-    #[must_use]
-    pub const fn path(self) -> &'static str {
-        match self {
-            Group::Hub => "/api/hub",
-            Group::Omm => "/api/omm",
-            Group::Yggdrasil => "/api/yggdrasil",
-            Group::V1 => "/v1",
-        }
-    }
-}
 
 /// The tokens that are paid for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -131,8 +89,16 @@ pub struct Answer {
 
 /// A call to be made.
 pub struct Call<'c> {
-    /// The request.
-    pub arrival: &'c Arrival,
+    /// Request, charge and usage record share it.
+    pub id: ChargeId,
+    /// The HTTP method.
+    pub method: &'c Method,
+    /// The path without the query.
+    pub path: &'c str,
+    /// The query, if there is one.
+    pub query: Option<&'c str>,
+    /// The caller's headers; empty where the sandbox answers.
+    pub headers: &'c HeaderMap,
     /// The body, as the upstream is told it.
     pub body: Bytes,
     /// The protocol of the route.

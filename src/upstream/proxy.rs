@@ -6,15 +6,14 @@ use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
-use base64::prelude::{BASE64_STANDARD, Engine as _};
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt as _, StreamExt as _};
 use http_body_util::Full;
 use hyper::{Request, header as sent};
-use percent_encoding::percent_decode_str;
 
-use super::client::{Client, Origin, Reply};
+use super::http_client::{Client, Reply};
 use super::{Answer, AnswerBody, Call, Failure, Reported};
+use crate::config::url::Address;
 use crate::config::{Secret, UpstreamSettings};
 use crate::telemetry;
 
@@ -66,57 +65,6 @@ const REQUEST_ID: sent::HeaderName = sent::HeaderName::from_static("x-request-id
 
 /// The media type of server-sent events.
 const EVENT_STREAM: &[u8] = b"text/event-stream";
-
-/// Where requests go, and as whom.
-struct Address {
-    origin: Origin,
-    host: sent::HeaderValue,
-    /// The URL's path, without a trailing slash.
-    base: String,
-    authorization: Option<sent::HeaderValue>,
-}
-
-impl Address {
-    fn new(url: &str, api_key: Option<&Secret>) -> Result<Self, &'static str> {
-        let url = reqwest::Url::parse(url).map_err(|_| "is not a URL")?;
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err("must begin with http: or https:");
-        }
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err("must not have a query or a fragment");
-        }
-        let host = url.host_str().ok_or("has no host")?;
-        let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-        let origin = Origin::new(&format!("{}://{host}", url.scheme())).ok_or("is not a URL")?;
-        let of_url = || {
-            let part = |text| percent_decode_str(text).collect::<Vec<u8>>();
-            let parts = [part(url.username()), part(url.password().unwrap_or_default())];
-            let pair = parts.join(&b':');
-            (pair != b":").then(|| format!("Basic {}", BASE64_STANDARD.encode(pair)))
-        };
-        let bearer = api_key.map(|key| format!("Bearer {}", key.expose()));
-        let authorization = bearer.or_else(of_url).map(sent::HeaderValue::try_from).transpose();
-        let mut authorization =
-            authorization.map_err(|_| "has a key that cannot be sent in a header")?;
-        if let Some(authorization) = &mut authorization {
-            authorization.set_sensitive(true);
-        }
-        Ok(Address {
-            origin,
-            host: sent::HeaderValue::try_from(host).map_err(|_| "is not a URL")?,
-            base: url.path().trim_end_matches('/').to_owned(),
-            authorization,
-        })
-    }
-}
-
-/// Can the URL of an upstream, and its key, be used?
-///
-/// # Errors
-/// What is wrong, to be read after the setting's name.
-pub fn check(url: &str, api_key: Option<&Secret>) -> Result<(), &'static str> {
-    Address::new(url, api_key).map(drop)
-}
 
 /// See the module.
 pub struct Proxy {
@@ -201,22 +149,21 @@ fn read_what_has_come(reply: &mut Reply) {
 }
 
 fn request(address: &Address, call: &Call<'_>) -> Result<Request<Full<Bytes>>, Failure> {
-    let arrival = call.arrival;
     let mut request = Request::new(Full::new(call.body.clone()));
-    *request.method_mut() = hyper::Method::from_bytes(arrival.method.as_str().as_bytes())
+    *request.method_mut() = hyper::Method::from_bytes(call.method.as_str().as_bytes())
         .map_err(|_| Failure::Broken("the method cannot be forwarded"))?;
-    let (mark, query) = arrival.query.as_deref().map_or(("", ""), |query| ("?", query));
-    let target = [&address.base, &arrival.path, mark, query].concat();
+    let (mark, query) = call.query.map_or(("", ""), |query| ("?", query));
+    let target = [&address.base, call.path, mark, query].concat();
     *request.uri_mut() = hyper::Uri::try_from(target)
         .map_err(|_| Failure::Broken("the path cannot be forwarded"))?;
     let headers = request.headers_mut();
-    headers.reserve(arrival.headers.len().saturating_add(OWN_HEADERS));
+    headers.reserve(call.headers.len().saturating_add(OWN_HEADERS));
     // Where traces are on, the upstream's span is one of ours, and not the caller's.
     let mut trace = sent::HeaderMap::new();
     telemetry::continue_in(&tracing::Span::current(), &mut trace);
-    for (name, value) in &arrival.headers {
+    for (name, value) in call.headers {
         let is_of_trace = matches!(name.as_str(), "traceparent" | "tracestate");
-        if is_forwarded(name.as_str(), &arrival.headers) && (trace.is_empty() || !is_of_trace) {
+        if is_forwarded(name.as_str(), call.headers) && (trace.is_empty() || !is_of_trace) {
             let name = sent::HeaderName::from_bytes(name.as_str().as_bytes());
             let value = sent::HeaderValue::from_bytes(value.as_bytes());
             if let (Ok(name), Ok(value)) = (name, value) {
@@ -229,7 +176,7 @@ fn request(address: &Address, call: &Call<'_>) -> Result<Request<Full<Bytes>>, F
     // The answer's usage must be readable.
     headers.insert(sent::ACCEPT_ENCODING, sent::HeaderValue::from_static("identity"));
     headers.insert(sent::HOST, address.host.clone());
-    if let Ok(id) = sent::HeaderValue::try_from(arrival.id.to_string()) {
+    if let Ok(id) = sent::HeaderValue::try_from(call.id.to_string()) {
         headers.insert(REQUEST_ID, id);
     }
     if let Some(authorization) = &address.authorization {

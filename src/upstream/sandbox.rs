@@ -92,15 +92,14 @@ impl Fault {
 
 /// Answers a call.
 pub(super) async fn answer(call: &Call<'_>, now: Timestamp) -> Result<Answer, Failure> {
-    let arrival = call.arrival;
     let question = Question {
-        method: arrival.method.as_str().to_owned(),
-        path: arrival.path.clone(),
+        method: call.method.as_str().to_owned(),
+        path: call.path.to_owned(),
         dialect: call.dialect,
         is_stream: call.is_stream,
         body: call.body.clone(),
         prompt_tokens: call.prompt_tokens,
-        id: arrival.id.0.simple().to_string(),
+        id: call.id.0.simple().to_string(),
         created: now.seconds(),
     };
     // Vectors are work whatever the size of the body.

@@ -248,7 +248,7 @@ impl Courier {
         let Some((event, to)) = claimed else { return Ok(false) };
         let (attempt, asked) = self.attempt(&delivery, &event, &to, now).await;
         let is_taken = attempt.status.is_some_and(|status| (200..300).contains(&status));
-        if let Some(count) = self.webhooks.figures.webhooks.get(usize::from(!is_taken)) {
+        if let Some(count) = self.webhooks.metrics.webhooks.get(usize::from(!is_taken)) {
             count.fetch_add(1, Ordering::Relaxed);
         }
         let tries = usize::try_from(delivery.attempts).unwrap_or(0).saturating_add(1);

@@ -14,9 +14,9 @@ use sha2::Sha256;
 use uuid::Uuid;
 
 use crate::actors::LedgerHandle;
-use crate::auth::keys::KeysError;
 use crate::clock::Clock;
-use crate::figures::Figures;
+use crate::keys::KeysError;
+use crate::metrics::Metrics;
 use crate::seal::Seal;
 use crate::store::webhooks::{DeliveryLog, Endpoint, EndpointChange, NewEndpoint};
 use crate::store::{Store, StoreError};
@@ -79,7 +79,7 @@ pub struct Webhooks {
     /// How long a former secret signs as well, in microseconds.
     pub former_micros: i64,
     /// What is counted of them.
-    pub figures: Arc<Figures>,
+    pub metrics: Arc<Metrics>,
     /// Says whether the accounts are this process's own.
     pub ledger: LedgerHandle,
 }

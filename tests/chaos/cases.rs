@@ -259,8 +259,8 @@ async fn crash_at(
         "sweep",
         "passivate",
         "register",
-        "merge-left",
-        "merge-deleted",
+        "checkpoint-left",
+        "checkpoint-deleted",
     ];
     let skipped = if is_once.iter().any(|once| point.starts_with(once)) {
         round % 3
@@ -587,7 +587,7 @@ async fn cut(cuts: usize, is_unsynced: bool) -> (Zeros, usize, usize, bool) {
             if is_unsynced {
                 orders.push_str(";sqlite-synchronous-normal=return");
             }
-            command.env("FAILPOINTS", orders).env("POLYSYSTEMS_LEDGER__MERGE_FROM", "64");
+            command.env("FAILPOINTS", orders).env("POLYSYSTEMS_LEDGER__CHECKPOINT_FROM", "64");
         })
         .await;
         let log = Arc::new(Log::default());
@@ -598,7 +598,7 @@ async fn cut(cuts: usize, is_unsynced: bool) -> (Zeros, usize, usize, bool) {
         let cut = cut_power(&disk, before.path(), &mut random);
         (synced, lost) = (synced + cut.synced, lost + cut.lost);
         copy_database(before.path(), database.folder());
-        // Whoever starts next merges what is in the journal.
+        // Whoever starts next checkpoints what is in the journal.
         let Some(_next) = Process::try_start_with(&database, settings).await else {
             assert!(is_unsynced, "the server does not start after a power cut");
             return (zeros, synced, lost, true);

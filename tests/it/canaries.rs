@@ -206,9 +206,9 @@ async fn no_secret_is_found_where_it_does_not_belong(database: Database) {
     let lives = (0..USERS).map(|place| live(&process, &database, &findings, place));
     futures_util::future::join_all(lives).await;
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let figures = client.get(format!("http://127.0.0.1:{metrics}/metrics")).send().await.unwrap();
-    let figures = figures.text().await.unwrap();
-    assert!(figures.contains("polysystems"), "{figures}");
+    let metrics = client.get(format!("http://127.0.0.1:{metrics}/metrics")).send().await.unwrap();
+    let metrics = metrics.text().await.unwrap();
+    assert!(metrics.contains("polysystems"), "{metrics}");
     let mut dump = String::new();
     if database.is_postgres() {
         let tables = "SELECT string_agg(tablename, ' ') FROM pg_tables WHERE schemaname = 'public'";
@@ -227,7 +227,7 @@ async fn no_secret_is_found_where_it_does_not_belong(database: Database) {
     let log = places.iter().find(|(name, _)| name.ends_with("log")).unwrap();
     assert!(contains(&log.1, b"panicked") && contains(&log.1, b"request_id"));
     places.push(("the tables".into(), dump.into_bytes()));
-    places.push(("the figures".into(), figures.into_bytes()));
+    places.push(("the metrics".into(), metrics.into_bytes()));
     places.push(("the errors".into(), findings.errors.into_inner().unwrap().into_bytes()));
     let hex = |bytes: &[u8]| bytes.iter().fold(String::new(), |t, byte| format!("{t}{byte:02x}"));
     let mut found = Vec::new();

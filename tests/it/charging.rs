@@ -18,7 +18,7 @@ on_both!(
     who_leaves_is_settled_all_the_same,
     so_many_calls_of_an_account_run_at_once,
     a_key_can_be_deleted_while_it_is_busy,
-    a_merge_of_many_calls_writes_all_of_them_and_leaves_no_journal,
+    a_checkpoint_of_many_calls_writes_all_of_them_and_leaves_no_journal,
 );
 
 async fn a_call_costs_its_base_price_and_its_tokens(database: Database) {
@@ -293,7 +293,7 @@ async fn a_key_can_be_deleted_while_it_is_busy(database: Database) {
     crate::support::process::verify(&database);
 }
 
-async fn a_merge_of_many_calls_writes_all_of_them_and_leaves_no_journal(database: Database) {
+async fn a_checkpoint_of_many_calls_writes_all_of_them_and_leaves_no_journal(database: Database) {
     use sea_orm::{ConnectionTrait as _, TransactionTrait as _};
     const CALLERS: usize = 32;
     const CALLS: usize = 20;
@@ -301,7 +301,7 @@ async fn a_merge_of_many_calls_writes_all_of_them_and_leaves_no_journal(database
     let user = server.user("someone").await;
     user.pay("10.00").await;
     let key = user.key().await;
-    // Meanwhile nothing can be merged, so that all of them are merged at once. On SQLite nothing else could be written.
+    // Meanwhile nothing can be checkpointed, so that all of them are checkpointed at once. On SQLite nothing else could be written.
     let connection = database.connect().await;
     let block = connection.begin().await.unwrap();
     if database.is_postgres() {
@@ -326,7 +326,7 @@ async fn a_merge_of_many_calls_writes_all_of_them_and_leaves_no_journal(database
     let spent = 10_000_000_000 - balance;
     let expected = format!("{balance} {} {spent} {spent} {calls}", 1 + calls);
     assert_eq!(database.query(sums).await, expected);
-    // What is merged by itself takes everything before it along.
+    // What is checkpointed by itself takes everything before it along.
     server.post("/v1/chat/completions", &hello()).key(&key).expect(200).await;
     for attempt in 0.. {
         let left = database.journaled().await;

@@ -40,13 +40,13 @@ async fn the_figures_are_what_prometheus_reads(database: Database) {
     for _ in 0..3 {
         server.post("/api/hub/rag/index", &json!({})).key(&key).expect(200).await;
     }
-    let figures = async || {
+    let metrics = async || {
         let answer = server.client.get(format!("http://{bind}/metrics")).send().await.unwrap();
         assert_eq!(answer.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
         answer.text().await.unwrap()
     };
     // Measured and verified beside the calls.
-    let mut text = figures().await;
+    let mut text = metrics().await;
     for _ in 0..200 {
         if text.contains("polysystems_fsync_seconds ")
             && text.contains("polysystems_verify_findings ")
@@ -54,7 +54,7 @@ async fn the_figures_are_what_prometheus_reads(database: Database) {
             break;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
-        text = figures().await;
+        text = metrics().await;
     }
     for line in [
         "polysystems_calls_answered_total 3",

@@ -15,7 +15,7 @@ async fn records_are_kept_as_long_as_is_set(database: Database) {
     let key = user.key().await;
     server.post("/v1/chat/completions", &hello()).key(&key).expect(200).await;
     let count = "SELECT CAST(COUNT(*) AS TEXT) FROM usage_record";
-    // Whatever waits for its merge is written.
+    // Whatever waits for its checkpoint is written.
     assert_eq!(database.query(count).await, "1");
     server.stop();
 

@@ -181,7 +181,7 @@ async fn open(url: &str) -> Store {
     Store::open(&settings, url, runtime).await.unwrap()
 }
 
-/// Waits until the journal is merged: a server that runs does it.
+/// Waits until the journal is checkpointed: a server that runs does it.
 pub async fn wait_for_journal(url: &str) {
     use sea_orm::{ConnectionTrait as _, Database, Statement};
     let tables = Database::connect(url).await.unwrap();
@@ -193,19 +193,19 @@ pub async fn wait_for_journal(url: &str) {
     }
     let store = open(url).await;
     for _ in 0..1_000 {
-        // What is merged afterwards is no longer there, or below the mark.
+        // What is checkpointed afterwards is no longer there, or below the mark.
         let batches = store.journaled().await.unwrap();
         let row = tables.query_one_raw(mark.clone()).await.unwrap().unwrap();
         let at = |place| row.try_get_by_index::<i64>(place).unwrap();
-        let merged = (at(0), at(1));
-        if batches.iter().all(|batch| *batch <= merged) {
+        let checkpointed = (at(0), at(1));
+        if batches.iter().all(|batch| *batch <= checkpointed) {
             store.close().await;
             let _ = tables.close().await;
             return;
         }
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;
     }
-    panic!("the journal is not merged");
+    panic!("the journal is not checkpointed");
 }
 
 /// A PostgreSQL cluster in a temporary folder, reached by its Unix socket alone.

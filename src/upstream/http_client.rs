@@ -16,7 +16,7 @@ use futures_util::future::poll_fn;
 use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
-use hyper::{HeaderMap, Request, StatusCode, Uri};
+use hyper::{HeaderMap, Request, StatusCode};
 use hyper_rustls::builderstates::WantsSchemes;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -26,6 +26,7 @@ use tower_service::Service as _;
 
 use super::Failure;
 use crate::config::UpstreamsSettings;
+use crate::config::url::Origin;
 
 /// How long a connection is kept that nobody uses.
 const IDLE: Duration = Duration::from_secs(30);
@@ -93,19 +94,6 @@ impl Connector {
         };
         let (sender, connection) = Builder::new().handshake(io).await.map_err(|_| BROKEN)?;
         Ok(Box::new(Link { sender, connection: Some(connection) }))
-    }
-}
-
-/// Where an upstream is: scheme, host and port.
-pub struct Origin {
-    name: Arc<str>,
-    uri: Uri,
-}
-
-impl Origin {
-    /// Of a URL without its path, such as `https://api.example.com:8443`; `None` where that is no URL.
-    pub fn new(name: &str) -> Option<Self> {
-        Some(Origin { uri: name.parse().ok()?, name: name.into() })
     }
 }
 

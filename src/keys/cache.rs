@@ -20,7 +20,7 @@ use domain::api_key::{ApiKey, KeyDigest, Pepper, RANDOM_LEN};
 const REMEMBERED: Duration = Duration::from_mins(5);
 
 /// See the module.
-pub struct KeyRing {
+pub struct KeyCache {
     store: Store,
     pepper: Pepper,
     remembered: Cache<KeyDigest, Arc<KeyRecord>>,
@@ -28,12 +28,12 @@ pub struct KeyRing {
     forgotten: AtomicU64,
 }
 
-impl KeyRing {
+impl KeyCache {
     /// A ring that remembers at most `keys_max` keys.
     #[must_use]
     pub fn new(store: Store, pepper: Pepper, keys_max: u64) -> Self {
         let remembered = Cache::builder().max_capacity(keys_max).time_to_live(REMEMBERED).build();
-        KeyRing { store, pepper, remembered, forgotten: AtomicU64::new(0) }
+        KeyCache { store, pepper, remembered, forgotten: AtomicU64::new(0) }
     }
 
     /// What a key is stored and remembered under.

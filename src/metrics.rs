@@ -1,12 +1,12 @@
-//! Figures of what the process does: counters and histograms that cost an atomic addition each, read by
+//! Metrics of what the process does: counters and histograms that cost an atomic addition each, read by
 //! [`crate::http::metrics`].
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::pipeline::Refusal;
-use crate::upstream::Group;
+use domain::Refusal;
+use domain::route_group::Group;
 
 /// Where the buckets of durations end, in microseconds.
 pub const DURATIONS: [u64; 16] = [
@@ -141,7 +141,7 @@ refusals! {
 
 /// See the module. One for the process.
 #[derive(Debug)]
-pub struct Figures {
+pub struct Metrics {
     /// Paid calls that were answered.
     pub calls: AtomicU64,
     refusals: [AtomicU64; REFUSALS.len()],
@@ -159,9 +159,9 @@ pub struct Figures {
     pub webhooks: [AtomicU64; 2],
 }
 
-impl Default for Figures {
+impl Default for Metrics {
     fn default() -> Self {
-        Figures {
+        Metrics {
             calls: AtomicU64::new(0),
             refusals: [const { AtomicU64::new(0) }; REFUSALS.len()],
             upstreams: [const { Histogram::of_durations() }; Group::ALL.len()],
@@ -174,7 +174,7 @@ impl Default for Figures {
     }
 }
 
-impl Figures {
+impl Metrics {
     /// Counts a call that was refused.
     pub fn refuse(&self, refusal: &Refusal) {
         let name = refusal_name(refusal);
@@ -227,10 +227,10 @@ mod tests {
 
     #[test]
     fn every_refusal_is_counted_under_its_name() {
-        let figures = Figures::default();
-        figures.refuse(&Refusal::SpendingLimit);
-        figures.refuse(&Refusal::RepeatNotKept);
-        let counted: Vec<_> = figures.refusals().filter(|(_, count)| *count > 0).collect();
+        let metrics = Metrics::default();
+        metrics.refuse(&Refusal::SpendingLimit);
+        metrics.refuse(&Refusal::RepeatNotKept);
+        let counted: Vec<_> = metrics.refusals().filter(|(_, count)| *count > 0).collect();
         assert_eq!(counted, [("spending_limit", 1), ("repeat_not_kept", 1)]);
     }
 }

@@ -4,6 +4,8 @@
 //! has its text, as containers are given secrets. Every limit and every duration of the server
 //! has its name here. What is not known, or not valid, stops the start with one line that names it.
 
+pub mod url;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -737,11 +739,11 @@ pub struct LedgerSettings {
     /// What they may cost in memory, in bytes.
     pub batch_bytes_max: NonZeroUsize,
     /// Do batches of paid calls go to the journal first, which is faster, and from there into the tables? What an
-    /// earlier process left in the journal is merged either way.
+    /// earlier process left in the journal is checkpointed either way.
     pub journal: bool,
-    /// Writes in the journal from which on they are merged; fewer are merged when nothing comes for 10 ms. On SQLite it is
+    /// Writes in the journal from which on they are checkpointed; fewer are checkpointed when nothing comes for 10 ms. On SQLite it is
     /// put off, up to four times as many writes or 16,384, until each account has eight of them on average.
-    pub merge_from: NonZeroUsize,
+    pub checkpoint_from: NonZeroUsize,
     /// How long one attempt to commit may take, in milliseconds. Then its outcome counts as unknown, and it is
     /// looked for on another connection. A write to SQLite's journal ends when its disk answers.
     pub attempt_max_ms: NonZeroU64,
@@ -760,7 +762,7 @@ impl Default for LedgerSettings {
             batch_max: NonZeroUsize::MIN.saturating_add(1_023),
             batch_bytes_max: NonZeroUsize::MIN.saturating_add(16 * 1024 * 1024 - 1),
             journal: true,
-            merge_from: NonZeroUsize::MIN.saturating_add(4_095),
+            checkpoint_from: NonZeroUsize::MIN.saturating_add(4_095),
             attempt_max_ms: NonZeroU64::MIN.saturating_add(4_999),
             commit_timeout_seconds: NonZeroU64::MIN.saturating_add(29),
             verify_hours: None,
@@ -980,7 +982,7 @@ impl Settings {
             ];
             for (name, url, key) in addresses {
                 let Some(url) = url else { continue };
-                if let Err(reason) = crate::upstream::check(url, key.as_ref()) {
+                if let Err(reason) = url::check(url, key.as_ref()) {
                     bail!("upstreams.{group}.{name} {reason}");
                 }
             }

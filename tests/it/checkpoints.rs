@@ -1,8 +1,8 @@
-//! Merges of more accounts, keys and calls than one statement takes, without the server around them.
+//! Checkpoints of more accounts, keys and calls than one statement takes, without the server around them.
 
 use std::sync::Arc;
 
-use domain::writer::Merge;
+use domain::writer::Checkpoint;
 use domain::{
     AccountId, AccountState, Batch, Charge, ChargeId, Credits, KeyId, KeyState, Outcome, Owner,
     Price,
@@ -25,7 +25,7 @@ mod seed;
 
 use call::{COST, usage};
 
-on_both!(a_merge_of_many_accounts_is_whole);
+on_both!(a_checkpoint_of_many_accounts_is_whole);
 
 const BALANCE: Credits = Credits::from_nanos(1_000_000_000);
 /// Neither these nor their calls are a multiple of what a statement takes.
@@ -84,7 +84,7 @@ fn calls_of(place: usize) -> usize {
     1 + place % CALLS_MAX
 }
 
-async fn a_merge_of_many_accounts_is_whole(database: Database) {
+async fn a_checkpoint_of_many_accounts_is_whole(database: Database) {
     // It has a runtime of its own.
     let seeding = move || {
         seed::accounts(&database, "many", ACCOUNTS, BALANCE);
@@ -109,11 +109,11 @@ async fn a_merge_of_many_accounts_is_whole(database: Database) {
         batches.extend(calling.map(|(_, customer)| Arc::new(customer.call())));
     }
     let calls = batches.len();
-    // Pauses are made between pieces where nothing waits for the merge.
+    // Pauses are made between pieces where nothing waits for the checkpoint.
     let late = batches.split_off(calls / 2);
     for (number, batches, is_urgent) in [(1, batches, false), (2, late, true)] {
-        let merge = Merge { first: number, last: number, batches, is_urgent };
-        assert_eq!(store.merge(&merge, lease).await.unwrap(), []);
+        let checkpoint = Checkpoint { first: number, last: number, batches, is_urgent };
+        assert_eq!(store.checkpoint(&checkpoint, lease).await.unwrap(), []);
     }
 
     let report = verify(&store, &mut Nobody).await.unwrap();

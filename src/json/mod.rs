@@ -1,5 +1,7 @@
 //! JSON objects, read as structs.
 
+pub mod fields;
+
 use std::fmt;
 use std::marker::PhantomData;
 

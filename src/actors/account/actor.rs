@@ -16,8 +16,8 @@ use std::time::Duration;
 use actix::{Actor, ActorContext as _, Context, Handler, Message};
 use tokio::sync::oneshot;
 
-use super::ledger_writer::{Acknowledgement, LedgerHandle, WriteError};
-use super::resident::{ActorThreads, Resident};
+use super::slot::{ActorThreads, Resident};
+use crate::actors::ledger::{Acknowledgement, LedgerHandle, WriteError};
 use crate::clock::Clock;
 use domain::account::{NoSuchKey, Terms};
 use domain::owner::{Decision, Estimate, Extension, Snapshot, TooManyKeys};

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use actix::{Actor as _, Addr, Arbiter, ArbiterHandle};
 use tokio::sync::{OnceCell, oneshot};
 
-use super::account::{AccountActor, Answer, Ask, Means, Receipt, Request, SharedOwner, Stop};
+use super::actor::{AccountActor, Answer, Ask, Means, Receipt, Request, SharedOwner, Stop};
 use domain::{AccountId, AccountMarks};
 
 /// The threads on which account actors live: those that serve HTTP. Cheap to clone.
@@ -106,7 +106,7 @@ impl Resident {
     pub(super) fn is_dead_and_done(&self) -> bool {
         self.is_dead()
             && self.marks.pending_writes.load(Ordering::Acquire) == 0
-            && self.marks.is_merged()
+            && self.marks.is_checkpointed()
     }
 
     pub(super) fn is_awake(&self) -> bool {

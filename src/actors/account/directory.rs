@@ -13,16 +13,16 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 
-use super::account::{AccountLease, ExpireCharges, Means, OwnerCell, SharedOwner};
-use super::ledger_writer::LedgerHandle;
-use super::resident::Resident;
+use super::actor::{AccountLease, ExpireCharges, Means, OwnerCell, SharedOwner};
+use super::slot::Resident;
+use crate::actors::ledger::LedgerHandle;
 use crate::clock::Clock;
 use crate::config::AccountSettings;
 use crate::store::{Store, StoreError};
 use domain::residency::{InFlight, fair_share, to_passivate};
 use domain::{AccountId, Owner};
 
-pub use super::resident::ActorThreads;
+pub use super::slot::ActorThreads;
 
 /// How often the directory looks for idle accounts and expired charges.
 pub const SWEEP_PERIOD: Duration = Duration::from_secs(1);
@@ -374,9 +374,9 @@ mod tests {
     use sea_orm::ConnectionTrait as _;
     use uuid::Uuid;
 
-    use super::super::account::{AccountError, Look, Panic};
-    use super::super::ledger_writer::{LedgerWriter, WriteError, WriterState};
+    use super::super::actor::{AccountError, Look, Panic};
     use super::*;
+    use crate::actors::ledger::{LedgerWriter, WriteError, WriterState};
     use crate::config::{DatabaseSettings, LedgerSettings};
     use crate::store::rollups::UsageFilter;
     use crate::store::users::{NewUser, Role};
@@ -775,7 +775,7 @@ mod tests {
     }
 
     #[test]
-    fn all_that_a_process_left_in_the_journal_is_merged() {
+    fn all_that_a_process_left_in_the_journal_is_checkpointed() {
         const BATCHES: i64 = 200;
         on_bench(10, async |bench| {
             let (account, key) = bench.account("one").await;
@@ -798,7 +798,7 @@ mod tests {
 
     /// However often something comes, what is in the journal does not stay there alone.
     #[test]
-    fn a_trickle_is_merged_all_the_same() {
+    fn a_trickle_is_checkpointed_all_the_same() {
         on_bench(10, async |bench| {
             let (account, key) = bench.account("one").await;
             let ledger = &bench.directory.means.ledger;
@@ -810,11 +810,11 @@ mod tests {
                 let write = Write { usage, ..Write::nothing(account) };
                 ledger.write(Box::new(write), &marks, None);
                 tokio::time::sleep(Duration::from_millis(1)).await;
-                let unmerged = ledger.figures().unmerged;
-                if unmerged < most {
+                let backlog = ledger.metrics().backlog;
+                if backlog < most {
                     break;
                 }
-                most = unmerged;
+                most = backlog;
                 assert!(begun.elapsed() < Duration::from_secs(5), "{most} writes in the journal");
             }
         });
@@ -903,7 +903,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_in_the_journal_is_merged_by_the_next() {
+    fn what_is_left_in_the_journal_is_checkpointed_by_the_next() {
         on_bench(10, async |bench| {
             let one = bench.account("one").await;
             bench.directory.means.ledger.barrier().await.unwrap();

@@ -1,12 +1,14 @@
 //! API keys as their owner manages them. Every change goes through the account's owner, so that it binds for
 //! the very next charge, and is answered when it is durable.
 
+mod cache;
+
 use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::actors::account::{wait, wait_within};
-use crate::actors::directory::DirectoryError;
+use crate::actors::account::actor::{wait, wait_within};
+use crate::actors::account::directory::DirectoryError;
 use crate::actors::{AccountError, AccountLease, Receipt, WriteError};
 use crate::idempotency::{Begun, IdempotencyError, Made, Once};
 use crate::pipeline::Gateway;
@@ -19,6 +21,8 @@ use domain::{
     AccountId, Act, ActKind, Environment, KeyChange, KeyId, KeyPolicy, KeyState, NewKey, Origin,
     Timestamp, UserId,
 };
+
+pub use cache::KeyCache;
 
 /// Why a key was not made, found or changed.
 #[derive(Debug, thiserror::Error)]
@@ -116,7 +120,7 @@ pub type NewlyMade = (ApiKey, KeyListing);
 /// # Errors
 /// [`KeysError::NotWritten`]
 pub async fn tables_are_whole(gateway: &Gateway) -> Result<(), KeysError> {
-    gateway.ledger.merged().await.map_err(|_| KeysError::NotWritten)
+    gateway.ledger.checkpointed().await.map_err(|_| KeysError::NotWritten)
 }
 
 /// A lease for what an owner or an operator wants to change or to see, if there is any use in it now.

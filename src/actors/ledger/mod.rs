@@ -18,11 +18,11 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::config::LedgerSettings;
-use crate::figures::Histogram;
+use crate::metrics::Histogram;
 use crate::store::Store;
 use crate::store::journal::report_refused;
 use crate::store::outbox::Outbox;
-use domain::writer::{Attempt, Lane, Merge, Pending, Place, Task, Writer};
+use domain::writer::{Attempt, Checkpoint, Lane, Pending, Place, Task, Writer};
 use domain::{AccountId, AccountMarks, Lease, Write};
 
 pub use domain::writer::{WriteError, WriterState};
@@ -34,14 +34,14 @@ type Ticket = Option<oneshot::Sender<Result<(), WriteError>>>;
 /// Where a batch of the journal had so many writes, more of them are waited for before the next. Who calls alone does not
 /// wait.
 const GATHER_FROM: usize = 2;
-/// How long nothing must come before what is in the journal is merged, however little it is.
+/// How long nothing must come before what is in the journal is checkpointed, however little it is.
 const REST: Duration = Duration::from_millis(10);
-/// After so many rests in which something came nonetheless what is in the journal is merged all the same.
+/// After so many rests in which something came nonetheless what is in the journal is checkpointed all the same.
 const RESTLESS_MAX: u32 = 100;
-/// Batches that are merged, and still in the journal, from which on they are deleted.
+/// Batches that are checkpointed, and still in the journal, from which on they are deleted.
 const FORGET_FROM: i64 = 256;
 /// How long a reader of the tables waits for what is in the journal.
-const MERGED_MAX: Duration = Duration::from_secs(5);
+const CHECKPOINTED_MAX: Duration = Duration::from_secs(5);
 
 /// What the threads around the writer know of it without asking.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ struct Gauge {
     oldest_micros: AtomicU64,
     batches: AtomicU64,
     /// Writes that are in the journal, and not in the tables.
-    unmerged: AtomicUsize,
+    backlog: AtomicUsize,
     queue_max: usize,
     queue_bytes_max: usize,
     age_max: Duration,
@@ -70,8 +70,8 @@ pub struct Histograms {
     pub journal: Histogram,
     /// How long commits into the tables took.
     pub tables: Histogram,
-    /// How long merges of the journal into the tables took.
-    pub merges: Histogram,
+    /// How long checkpoints of the journal into the tables took.
+    pub checkpoints: Histogram,
     /// Entries of a batch.
     pub entries: Histogram,
 }
@@ -81,7 +81,7 @@ impl Default for Histograms {
         Histograms {
             journal: Histogram::of_durations(),
             tables: Histogram::of_durations(),
-            merges: Histogram::of_durations(),
+            checkpoints: Histogram::of_durations(),
             entries: Histogram::of_sizes(),
         }
     }
@@ -139,7 +139,7 @@ pub struct WriterFigures {
     /// Batches committed since the start.
     pub batches: u64,
     /// Writes that are durable in the journal, and not yet in the tables.
-    pub unmerged: usize,
+    pub backlog: usize,
     /// Can new work be taken?
     pub state: WriterState,
 }
@@ -231,13 +231,13 @@ impl LedgerHandle {
 
     /// How it is doing.
     #[must_use]
-    pub fn figures(&self) -> WriterFigures {
+    pub fn metrics(&self) -> WriterFigures {
         WriterFigures {
             queued: self.gauge.queued.load(Ordering::Relaxed),
             bytes: self.gauge.bytes.load(Ordering::Relaxed),
             age: self.gauge.age(),
             batches: self.gauge.batches.load(Ordering::Relaxed),
-            unmerged: self.gauge.unmerged.load(Ordering::Relaxed),
+            backlog: self.gauge.backlog.load(Ordering::Relaxed),
             state: self.state(),
         }
     }
@@ -280,15 +280,17 @@ impl LedgerHandle {
     ///
     /// # Errors
     /// [`WriteError`], where it takes too long [`WriteError::Lost`].
-    pub async fn merged(&self) -> Result<(), WriteError> {
+    pub async fn checkpointed(&self) -> Result<(), WriteError> {
         if self.gauge.state() == WriterState::Fenced {
-            // What this process journaled last is merged by whoever took over, nobody here knows when.
+            // What this process journaled last is checkpointed by whoever took over, nobody here knows when.
             return Err(WriteError::Fenced);
         }
-        if self.gauge.unmerged.load(Ordering::Acquire) == 0 {
+        if self.gauge.backlog.load(Ordering::Acquire) == 0 {
             return Ok(());
         }
-        tokio::time::timeout(MERGED_MAX, self.barrier()).await.unwrap_or(Err(WriteError::Lost))
+        tokio::time::timeout(CHECKPOINTED_MAX, self.barrier())
+            .await
+            .unwrap_or(Err(WriteError::Lost))
     }
 
     /// Waits until everything handed over before has met its end, and is in the tables.
@@ -314,9 +316,9 @@ pub struct LedgerWriter {
     has_journal: bool,
     /// Writes that were ever taken in.
     taken_in: u64,
-    /// Merges that were ever begun.
-    merges: u64,
-    /// Rests since the last merge: something has come in each of them.
+    /// Checkpoints that were ever begun.
+    checkpoints: u64,
+    /// Rests since the last checkpoint: something has come in each of them.
     restless: u32,
     /// Will it look again whether anything has come?
     is_resting: bool,
@@ -358,7 +360,7 @@ impl LedgerWriter {
             bytes: AtomicUsize::new(0),
             oldest_micros: AtomicU64::new(Gauge::NONE),
             batches: AtomicU64::new(0),
-            unmerged: AtomicUsize::new(0),
+            backlog: AtomicUsize::new(0),
             queue_max: settings.queue_max.get(),
             queue_bytes_max: settings.queue_bytes_max.get(),
             age_max: Duration::from_millis(settings.age_max_ms.get()),
@@ -370,7 +372,7 @@ impl LedgerWriter {
             Arc::new(Hands { store, lease, attempt_max, forgotten: AtomicI64::new(0), histograms });
         let machine = Writer::new(settings.batch_max.get(), settings.batch_bytes_max.get());
         let machine = if settings.journal {
-            machine.with_journal(settings.merge_from.get(), hands.store.account_writes())
+            machine.with_journal(settings.checkpoint_from.get(), hands.store.account_writes())
         } else {
             machine
         };
@@ -383,7 +385,7 @@ impl LedgerWriter {
             is_busy: (false, false),
             has_journal: settings.journal,
             taken_in: 0,
-            merges: 0,
+            checkpoints: 0,
             restless: 0,
             is_resting: false,
         };
@@ -410,16 +412,16 @@ impl LedgerWriter {
         }
     }
 
-    /// Merges what is in the journal, if nothing comes for a while, or something does for very long.
+    /// Checkpoints what is in the journal, if nothing comes for a while, or something does for very long.
     fn rest(&mut self, context: &mut Context<Self>) {
-        if self.machine.unmerged() == 0 || std::mem::replace(&mut self.is_resting, true) {
+        if self.machine.backlog() == 0 || std::mem::replace(&mut self.is_resting, true) {
             return;
         }
-        let (taken_in, merges) = (self.taken_in, self.merges);
+        let (taken_in, checkpoints) = (self.taken_in, self.checkpoints);
         context.run_later(REST, move |writer, context| {
             writer.is_resting = false;
-            let is_merged = writer.merges != merges;
-            writer.restless = if is_merged { 0 } else { writer.restless.saturating_add(1) };
+            let is_checkpointed = writer.checkpoints != checkpoints;
+            writer.restless = if is_checkpointed { 0 } else { writer.restless.saturating_add(1) };
             if writer.taken_in == taken_in && !writer.is_busy.0 {
                 writer.machine.rested();
                 writer.work(context);
@@ -447,7 +449,7 @@ impl LedgerWriter {
         self.gauge.queued.fetch_sub(count, Ordering::Relaxed);
         self.gauge.bytes.store(self.machine.bytes(), Ordering::Relaxed);
         // Before anyone is told: who reads the tables then must know.
-        self.gauge.unmerged.store(self.machine.unmerged(), Ordering::Release);
+        self.gauge.backlog.store(self.machine.backlog(), Ordering::Release);
         let oldest = self.machine.oldest_micros().unwrap_or(Gauge::NONE);
         self.gauge.oldest_micros.store(oldest, Ordering::Release);
         self.gauge.set(match self.machine.state() {
@@ -461,7 +463,7 @@ impl LedgerWriter {
 
     /// After a batch of the journal: whoever waits for it is told at once. Then, where several come, more are waited for:
     /// a commit costs the same whatever is in it, and those who were told come back with the next calls. Longer where
-    /// merges do not keep up.
+    /// checkpoints do not keep up.
     fn gather(&mut self) {
         let told = self.answer();
         let brake = Duration::from_micros(self.machine.brake_micros(told));
@@ -475,7 +477,8 @@ impl LedgerWriter {
 
     fn begin(&mut self, task: Task, context: &mut Context<Self>) {
         let lane = task.lane();
-        self.merges = self.merges.wrapping_add(u64::from(matches!(task, Task::Merge(_))));
+        self.checkpoints =
+            self.checkpoints.wrapping_add(u64::from(matches!(task, Task::Checkpoint(_))));
         *self.is_busy_in(lane) = true;
         let work = Arc::clone(&self.hands).begun(task);
         context.spawn(work.into_actor(self).map(move |outcome, writer, context| {
@@ -489,9 +492,9 @@ impl LedgerWriter {
                         writer.gather();
                     }
                 }
-                Outcome::Merged(result) => writer.machine.merged(result),
+                Outcome::Checkpointed(result) => writer.machine.checkpointed(result),
                 Outcome::Looked(found) => writer.machine.looked(lane, found),
-                Outcome::LookedForMerge(found) => writer.machine.looked_for_merge(found),
+                Outcome::LookedForCheckpoint(found) => writer.machine.looked_for_checkpoint(found),
                 Outcome::Sealed(attempt) => writer.machine.sealed(lane, attempt),
                 Outcome::Paused => writer.machine.paused(lane),
             }
@@ -541,9 +544,9 @@ impl Handler<Fence> for LedgerWriter {
 
 enum Outcome {
     Committed(Attempt),
-    Merged(Result<Vec<AccountId>, Attempt>),
+    Checkpointed(Result<Vec<AccountId>, Attempt>),
     Looked(Option<bool>),
-    LookedForMerge(Option<Option<Vec<AccountId>>>),
+    LookedForCheckpoint(Option<Option<Vec<AccountId>>>),
     Sealed(Attempt),
     Paused,
 }
@@ -606,27 +609,28 @@ impl Hands {
                 failpoint!("writer-committed");
                 Outcome::Committed(attempt.map_or_else(|attempt| attempt, |()| Attempt::Durable))
             }
-            Task::Merge(merge) => {
+            Task::Checkpoint(checkpoint) => {
                 let begun = Instant::now();
-                let result = self.attempt(lane, self.store.merge(&merge, self.lease)).await;
+                let result =
+                    self.attempt(lane, self.store.checkpoint(&checkpoint, self.lease)).await;
                 let elapsed_us = begun.elapsed().as_micros();
-                self.histograms.merges.count_duration(begun.elapsed());
-                tracing::debug!(batches = merge.batches.len(), elapsed_us, "merge");
+                self.histograms.checkpoints.count_duration(begun.elapsed());
+                tracing::debug!(batches = checkpoint.batches.len(), elapsed_us, "checkpoint");
                 report_refused(result.iter().flatten());
                 if result.is_ok() {
-                    self.forget(&merge).await;
+                    self.forget(&checkpoint).await;
                 }
-                Outcome::Merged(result)
+                Outcome::Checkpointed(result)
             }
             Task::Look(batch, place) => {
                 let looking = self.store.is_written(&batch, place, self.lease);
                 Outcome::Looked(self.look(lane, looking).await)
             }
-            Task::LookMerged(last) => {
-                let looking = self.store.merged_up_to(last, self.lease);
+            Task::LookCheckpointed(last) => {
+                let looking = self.store.checkpointed_up_to(last, self.lease);
                 let found = self.look(lane, looking).await;
                 report_refused(found.iter().flatten().flatten());
-                Outcome::LookedForMerge(found)
+                Outcome::LookedForCheckpoint(found)
             }
             Task::Seal(lane) => {
                 let attempt = self.attempt(lane, self.store.seal(lane, self.lease)).await;
@@ -639,23 +643,23 @@ impl Hands {
         }
     }
 
-    /// Deletes what is merged from the journal, now and then: it is a commit of its own.
-    async fn forget(&self, merge: &Merge) {
+    /// Deletes what is checkpointed from the journal, now and then: it is a commit of its own.
+    async fn forget(&self, checkpoint: &Checkpoint) {
         let mut forgotten = self.forgotten.load(Ordering::Relaxed);
-        let since = merge.last.saturating_sub(forgotten);
-        if since < FORGET_FROM && merge.first != merge.last {
+        let since = checkpoint.last.saturating_sub(forgotten);
+        if since < FORGET_FROM && checkpoint.first != checkpoint.last {
             return;
         }
-        while forgotten < merge.last {
+        while forgotten < checkpoint.last {
             let first = forgotten.saturating_add(1);
-            forgotten = forgotten.saturating_add(self.store.forget_max()).min(merge.last);
-            let deleting = self.store.forget_merged(first..=forgotten, self.lease);
+            forgotten = forgotten.saturating_add(self.store.forget_max()).min(checkpoint.last);
+            let deleting = self.store.forget_checkpointed(first..=forgotten, self.lease);
             match tokio::time::timeout(self.attempt_max, deleting).await {
                 Ok(true) => {}
-                // Tried again after the next merge.
+                // Tried again after the next checkpoint.
                 Ok(false) => return,
                 Err(_) => {
-                    tracing::warn!("what is merged was not deleted from the journal in time");
+                    tracing::warn!("what is checkpointed was not deleted from the journal in time");
                     self.store.renew_connection(Lane::Tables).await;
                     return;
                 }

@@ -1,0 +1,86 @@
+//! What the stages share, and the way to an account.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::readiness::Readiness;
+use super::request::Arrival;
+use crate::actors::account::directory::DirectoryError;
+use crate::actors::ledger::WriterState;
+use crate::actors::{AccountLease, Directory, LedgerHandle};
+use crate::clock::Clock;
+use crate::config::HoldSettings;
+use crate::idempotency::Idempotency;
+use crate::keys::KeyCache;
+use crate::metrics::Metrics;
+use crate::rate_limits::RateLimits;
+use crate::store::api_keys::KeyRecord;
+use crate::upstream::Upstreams;
+use domain::Refusal;
+use domain::pricing::{PriceList, PriceRule};
+
+/// What the stages need. One for the process, shared by all threads.
+pub struct Gateway {
+    /// The rate limits and their counters.
+    pub rate_limits: RateLimits,
+    /// API keys by digest.
+    pub keys: KeyCache,
+    /// What calls cost.
+    pub prices: PriceList,
+    /// The account actors.
+    pub directory: Directory,
+    /// The ledger writer.
+    pub ledger: LedgerHandle,
+    /// Who serves the calls.
+    pub upstreams: Upstreams,
+    /// The time.
+    pub clock: Clock,
+    /// How long a call waits for its commit.
+    pub commit_timeout: Duration,
+    /// When a hold ends by itself, counted from the call's arrival, in microseconds.
+    pub hold_lifetime_micros: i64,
+    /// What is held for a call.
+    pub holds: HoldSettings,
+    /// Repeated requests.
+    pub idempotency: Idempotency,
+    /// How long before its end a key's owner is warned, in microseconds.
+    pub expiry_warning_micros: i64,
+    /// How much runs, and whether more may.
+    pub readiness: Arc<Readiness>,
+    /// What is counted of it.
+    pub metrics: Arc<Metrics>,
+}
+
+/// The price rule of a request, looked up once on arrival.
+pub(super) fn rule_of(gateway: &Gateway, arrival: &Arrival) -> Option<Arc<PriceRule>> {
+    gateway.prices.find(arrival.method.as_str(), &arrival.path).cloned()
+}
+
+/// The right to ask the account, if there is any use in it now.
+pub(super) async fn lease(gateway: &Gateway, key: &KeyRecord) -> Result<AccountLease, Refusal> {
+    match gateway.ledger.state() {
+        WriterState::Serving => {}
+        state => return Err(unwritable(state)),
+    }
+    let readiness = &gateway.readiness;
+    let (running, max) = (readiness.running(), readiness.running_max());
+    gateway.directory.lease(key.account, running, max).await.map_err(|error| match error {
+        DirectoryError::Busy => Refusal::TooManyInFlight,
+        DirectoryError::Load(error) => {
+            tracing::error!(account = %key.account, %error, "an account could not be loaded");
+            Refusal::Unavailable("the account could not be loaded")
+        }
+        DirectoryError::Quarantined => Refusal::Quarantined,
+        DirectoryError::Unwritable => Refusal::Unavailable("the ledger cannot be written"),
+    })
+}
+
+/// Why no new work is taken.
+pub(super) fn unwritable(state: WriterState) -> Refusal {
+    Refusal::Unavailable(match state {
+        WriterState::Serving => "the ledger is written again",
+        WriterState::Overloaded => "the ledger writer has too much to do",
+        WriterState::Unavailable => "the database does not take writes",
+        WriterState::Fenced => "another process owns the accounts",
+    })
+}

@@ -1,0 +1,315 @@
+//! Rate limits and their counters.
+//!
+//! Each limit is a token bucket of the `governor` crate: it holds as many requests as the window allows and
+//! fills evenly over the window.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dashmap::DashMap;
+use governor::clock::{Clock as _, DefaultClock};
+use governor::middleware::StateInformationMiddleware;
+use governor::state::keyed::DashMapStateStore;
+use governor::{Quota, RateLimiter};
+
+use crate::config::{RateLimitSettings, TierSettings};
+use domain::address::network;
+use domain::pricing::RouteClass;
+use domain::{AccountId, KeyId, Timestamp};
+
+type Limiter<K> = RateLimiter<K, DashMapStateStore<K>, DefaultClock, StateInformationMiddleware>;
+
+/// Where a caller stands with the limit that is closest to refusing it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimitStatus {
+    /// Its name: of the window, or of whom it counts.
+    pub policy: &'static str,
+    /// Requests the window allows.
+    pub limit: u32,
+    /// Requests left in it now.
+    pub remaining: u32,
+    /// Unix seconds: when the limit is whole again, or where none is left, when the next request is admitted.
+    pub reset: i64,
+    /// The window, in seconds.
+    pub window: u64,
+    /// Seconds until [`RateLimitStatus::reset`].
+    pub reset_in: u64,
+}
+
+/// All of a limit, in percent.
+const WHOLE: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+/// Whom a limit counts.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+enum Subject {
+    Key(KeyId),
+    Account(AccountId),
+}
+
+/// Requests in one window.
+struct Bound<K: Clone + Eq + std::hash::Hash> {
+    policy: &'static str,
+    limiter: Limiter<K>,
+}
+
+/// The bounds of one tier for one class of routes, shortest window first: a burst that the second refuses
+/// must not eat up the day.
+type Bounds = Vec<Bound<Subject>>;
+
+/// Every rate limit, with its counters.
+pub struct RateLimits {
+    address: Option<Bound<IpAddr>>,
+    tiers: BTreeMap<String, BTreeMap<RouteClass, Bounds>>,
+    default_tier: String,
+    /// Those that owners have given their keys.
+    own: DashMap<KeyId, (NonZeroU32, Arc<Bound<KeyId>>)>,
+}
+
+/// `count` requests a window, or fewer by `percent`; what comes to less than one a window stays exact by a
+/// longer wait.
+fn quota(count: NonZeroU32, percent: NonZeroU32, window: Duration) -> Option<Quota> {
+    let hundredths = u64::from(count.get()).checked_mul(u64::from(percent.get()))?;
+    let nanos = window.as_nanos().checked_mul(100)?.checked_div(u128::from(hundredths))?;
+    let interval = Duration::from_nanos(u64::try_from(nanos).ok()?);
+    let burst = u32::try_from(hundredths / 100).ok().and_then(NonZeroU32::new);
+    Some(Quota::with_period(interval)?.allow_burst(burst.unwrap_or(NonZeroU32::MIN)))
+}
+
+impl<K: Clone + Eq + std::hash::Hash> Bound<K> {
+    fn new(
+        policy: &'static str,
+        count: NonZeroU32,
+        percent: NonZeroU32,
+        window: Duration,
+    ) -> Option<Self> {
+        let quota = quota(count, percent, window)?;
+        let limiter = RateLimiter::dashmap(quota).with_middleware::<StateInformationMiddleware>();
+        Some(Bound { policy, limiter })
+    }
+
+    /// Counts a request. Where it is one too many, also how long to wait.
+    fn check(&self, subject: &K, now: Timestamp) -> (RateLimitStatus, Option<Duration>) {
+        let (quota, remaining, wait) = match self.limiter.check_key(subject) {
+            Ok(state) => (state.quota(), state.remaining_burst_capacity(), None),
+            Err(until) => {
+                (until.quota(), 0, Some(until.wait_time_from(self.limiter.clock().now())))
+            }
+        };
+        let limit = quota.burst_size().get();
+        let used = limit.saturating_sub(remaining);
+        let whole_again = wait.unwrap_or(quota.replenish_interval().saturating_mul(used));
+        let reset_in = seconds_up(whole_again);
+        let reset = now.seconds().saturating_add(i64::try_from(reset_in).unwrap_or(0));
+        // What comes to less than one in the window that was set has a longer one.
+        let window = seconds_up(quota.replenish_interval().saturating_mul(limit));
+        (RateLimitStatus { policy: self.policy, limit, remaining, reset, window, reset_in }, wait)
+    }
+
+    fn forget_idle(&self) {
+        self.limiter.retain_recent();
+        self.limiter.shrink_to_fit();
+    }
+}
+
+fn seconds_up(duration: Duration) -> u64 {
+    duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0))
+}
+
+fn bounds(tier: TierSettings, percent: NonZeroU32) -> Bounds {
+    [
+        ("second", tier.second, 1),
+        ("minute", tier.minute, 60),
+        ("hour", tier.hour, 3_600),
+        ("day", tier.day, 86_400),
+    ]
+    .into_iter()
+    .filter_map(|(policy, count, seconds)| {
+        Bound::new(policy, count?, percent, Duration::from_secs(seconds))
+    })
+    .collect()
+}
+
+impl RateLimits {
+    /// The limits of the settings; none at all where they are switched off.
+    #[must_use]
+    pub fn new(settings: &RateLimitSettings) -> Self {
+        let default_tier = settings.default_tier.clone();
+        if !settings.enabled {
+            let (tiers, own) = (BTreeMap::new(), DashMap::new());
+            return RateLimits { address: None, tiers, default_tier, own };
+        }
+        let classes = [
+            (RouteClass::Read, settings.read_percent),
+            (RouteClass::Write, settings.write_percent),
+            (RouteClass::Generation, settings.generation_percent),
+            (RouteClass::Heavy, settings.heavy_percent),
+        ];
+        let tiers = settings.tiers.iter().map(|(name, tier)| {
+            let bounds = classes.map(|(class, percent)| (class, bounds(*tier, percent)));
+            (name.clone(), BTreeMap::from(bounds))
+        });
+        RateLimits {
+            address: Bound::new(
+                "address",
+                settings.address_per_second,
+                WHOLE,
+                Duration::from_secs(1),
+            ),
+            tiers: tiers.collect(),
+            default_tier,
+            own: DashMap::new(),
+        }
+    }
+
+    /// Counts a request from an address.
+    ///
+    /// # Errors
+    /// How many seconds to wait, where it is one too many.
+    pub fn check_address(
+        &self,
+        address: IpAddr,
+        now: Timestamp,
+    ) -> Result<Option<RateLimitStatus>, (RateLimitStatus, u64)> {
+        let Some(bound) = &self.address else { return Ok(None) };
+        match bound.check(&network(address), now) {
+            (standing, None) => Ok(Some(standing)),
+            (standing, Some(wait)) => Err((standing, seconds_up(wait).max(1))),
+        }
+    }
+
+    /// Counts a request of a key, and of its account, for one class of routes.
+    ///
+    /// # Errors
+    /// How many seconds to wait, where it is one too many.
+    pub fn check_caller(
+        &self,
+        tier: Option<&str>,
+        class: RouteClass,
+        key: KeyId,
+        account: AccountId,
+        now: Timestamp,
+    ) -> Result<Option<RateLimitStatus>, (RateLimitStatus, u64)> {
+        let tier = tier.filter(|tier| self.tiers.contains_key(*tier)).unwrap_or(&self.default_tier);
+        let Some(bounds) = self.tiers.get(tier).and_then(|classes| classes.get(&class)) else {
+            return Ok(None);
+        };
+        let mut closest: Option<RateLimitStatus> = None;
+        for bound in bounds {
+            for subject in [Subject::Key(key), Subject::Account(account)] {
+                let (standing, wait) = bound.check(&subject, now);
+                if let Some(wait) = wait {
+                    return Err((standing, seconds_up(wait).max(1)));
+                }
+                if closest.is_none_or(|closest| standing.remaining < closest.remaining) {
+                    closest = Some(standing);
+                }
+            }
+        }
+        Ok(closest)
+    }
+
+    /// Counts a call against what the key's owner allows it; a limit that was changed begins anew.
+    pub fn check_own(
+        &self,
+        key: KeyId,
+        calls: NonZeroU32,
+        now: Timestamp,
+    ) -> Result<Option<RateLimitStatus>, (RateLimitStatus, u64)> {
+        let known = self.own.get(&key).map(|own| own.value().clone());
+        let bound = match known {
+            Some((count, bound)) if count == calls => bound,
+            _ => {
+                let Some(bound) = Bound::new("key", calls, WHOLE, MINUTE) else { return Ok(None) };
+                let bound = Arc::new(bound);
+                self.own.insert(key, (calls, Arc::clone(&bound)));
+                bound
+            }
+        };
+        match bound.check(&key, now) {
+            (standing, None) => Ok(Some(standing)),
+            (standing, Some(wait)) => Err((standing, seconds_up(wait).max(1))),
+        }
+    }
+
+    /// Forgets callers whose limits are whole, so that memory stays bounded.
+    pub fn forget_idle(&self) {
+        if let Some(bound) = &self.address {
+            bound.forget_idle();
+        }
+        self.own.retain(|_, (_, bound)| {
+            bound.forget_idle();
+            !bound.limiter.is_empty()
+        });
+        for bound in self.tiers.values().flat_map(BTreeMap::values).flatten() {
+            bound.forget_idle();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_micros(1_705_320_000_000_000);
+
+    fn check(
+        limits: &RateLimits,
+        class: RouteClass,
+        key: u128,
+        account: i64,
+    ) -> Result<Option<RateLimitStatus>, u64> {
+        limits
+            .check_caller(None, class, KeyId(Uuid::from_u128(key)), AccountId(account), NOW)
+            .map_err(|(_, retry_after)| retry_after)
+    }
+
+    #[test]
+    fn a_pro_account_has_its_figures_by_class() {
+        for (class, per_second) in [
+            (RouteClass::Read, 20),
+            (RouteClass::Write, 10),
+            (RouteClass::Generation, 4),
+            (RouteClass::Heavy, 2),
+        ] {
+            let limits = RateLimits::new(&RateLimitSettings::default());
+            for left in (0..per_second).rev() {
+                let standing = check(&limits, class, 1, 1).unwrap().unwrap();
+                assert_eq!((standing.limit, standing.remaining), (per_second, left), "{class:?}");
+                assert_eq!(standing.window, 1);
+            }
+            assert_eq!(check(&limits, class, 1, 1), Err(1), "{class:?}");
+            // Another key of the same account finds the account's limit used up; another account does not.
+            assert_eq!(check(&limits, class, 2, 1), Err(1));
+            assert!(check(&limits, class, 3, 2).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_comes_to_less_than_one_a_second_waits_longer() {
+        let settings = RateLimitSettings { default_tier: "free".into(), ..Default::default() };
+        let limits = RateLimits::new(&settings);
+        assert!(check(&limits, RouteClass::Heavy, 1, 1).is_ok());
+        // A tenth of one a second: one in ten seconds.
+        assert!(matches!(check(&limits, RouteClass::Heavy, 1, 1), Err(9..=10)));
+    }
+
+    #[test]
+    fn no_limit_binds_where_there_is_none() {
+        let unlimited =
+            RateLimitSettings { default_tier: "unlimited".into(), ..Default::default() };
+        let off = RateLimitSettings { enabled: false, ..Default::default() };
+        for settings in [unlimited, off] {
+            let limits = RateLimits::new(&settings);
+            for _ in 0..10_000 {
+                assert_eq!(check(&limits, RouteClass::Heavy, 1, 1), Ok(None));
+            }
+        }
+    }
+}
