@@ -9,7 +9,7 @@ use std::fmt;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-use super::account::Environment;
+use super::environment::Environment;
 
 /// Random characters of a key: 30 of base62, about 178 bits.
 pub const RANDOM_LEN: usize = 30;

@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::account::Environment;
 use super::account::StoredAccount;
-use super::chain::Link;
+use super::environment::Environment;
 use super::ids::KeyId;
+use super::ledger::Link;
 use super::ledger::{EntryKind, LedgerEntry};
 use super::limits::KeySpend;
 use super::money::Credits;

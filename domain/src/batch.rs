@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use uuid::Uuid;
 
-use super::account::AccountStatus;
 use super::act::Act;
+use super::environment::AccountStatus;
 use super::event::Event;
 use super::hold::HoldChange;
 use super::ids::{AccountId, KeyId, PaymentId};

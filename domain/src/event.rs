@@ -3,21 +3,15 @@
 //! Most are read off the batch that is being written, so that an event is on record exactly where what it tells of is:
 //! in one transaction, also where a crash, a retry or another process came between.
 
-use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 
-use super::batch::{Batch, Change};
 use super::ids::{AccountId, KeyId, PaymentId};
-use super::ledger::LedgerEntry;
-use super::limits::SpendingLimits;
 use super::money::Credits;
-use super::payment::{PaymentStatus, ReversalKind, ReversalStep};
+use super::payment::PaymentStatus;
 use super::window::Timestamp;
 
 /// A balance below this reads as 0.00: it is depleted.
 pub const DEPLETED_BELOW: Credits = Credits::from_nanos(10_000_000);
-/// Percent of a limit from which on its holder is warned.
-const WARN_PERCENT: i128 = 80;
 
 macro_rules! event_kinds {
     ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
@@ -242,135 +236,4 @@ pub fn of_limit(
     // Another ceiling in the same window can be reached anew.
     let once = format!("{}:{key}:{name}:{number}:{}", kind.name(), limit.nanos());
     Event { account, kind, once, at, data }
-}
-
-/// What the account holders who listen are told of a batch. `low` answers below which balance an account counts as low,
-/// where its holder listens; `limits` are the ceilings of their keys.
-#[must_use]
-pub fn of_batch(
-    batch: &Batch,
-    low: &dyn Fn(AccountId) -> Option<Credits>,
-    limits: &BTreeMap<KeyId, SpendingLimits>,
-) -> Vec<Event> {
-    let mut events = Vec::new();
-    for entry in &batch.entries {
-        if let Some(low) = low(entry.account) {
-            add_crossings(entry, low, &mut events);
-        }
-    }
-    for (account, (_, last)) in batch.accounts() {
-        events.extend(low(account).map(|_| updated(&last)));
-    }
-    for change in &batch.changes {
-        events.extend(of_change(batch, change).filter(|event| low(event.account).is_some()));
-    }
-    add_limits(batch, limits, &mut events);
-    events.extend(batch.events.iter().filter(|event| low(event.account).is_some()).cloned());
-    events
-}
-
-fn updated(entry: &LedgerEntry) -> Event {
-    let kind = EventKind::BalanceUpdated;
-    let facts = Facts::default().number("balance", entry.balance_after).text("currency", "USD");
-    let data = facts.number("sequence", entry.seq).finish();
-    let once = format!("{}:{}", kind.name(), entry.account);
-    Event { account: entry.account, kind, once, at: entry.at, data }
-}
-
-fn add_crossings(entry: &LedgerEntry, low: Credits, events: &mut Vec<Event>) {
-    let after = entry.balance_after;
-    let before = after.checked_sub(entry.amount).unwrap_or(Credits::MAX);
-    for (kind, line) in [(EventKind::BalanceLow, low), (EventKind::BalanceDepleted, DEPLETED_BELOW)]
-    {
-        if before < line || after >= line {
-            continue;
-        }
-        let facts = Facts::default().number("balance", after).number("threshold", line);
-        let data = facts.text("currency", "USD").number("sequence", entry.seq).finish();
-        let once = format!("{}:{}:{}", kind.name(), entry.account, entry.seq);
-        events.push(Event { account: entry.account, kind, once, at: entry.at, data });
-    }
-}
-
-fn of_change(batch: &Batch, change: &Change) -> Option<Event> {
-    match change {
-        Change::PaymentConfirmed(payment) => {
-            let (account, status) = (payment.account, PaymentStatus::Confirmed);
-            Some(of_payment(account, payment.id, payment.amount, status, payment.at))
-        }
-        Change::PaymentPaid(payment, at) => {
-            let entry = batch.entries.iter().find(|entry| entry.reference == payment.0)?;
-            let status = PaymentStatus::Confirmed;
-            Some(of_payment(entry.account, *payment, entry.amount, status, *at))
-        }
-        Change::PaymentReversed(reversal, step) => {
-            let (kind, amount) = match (step, reversal.kind) {
-                (ReversalStep::Take(amount), ReversalKind::Refund) => {
-                    (EventKind::PaymentRefunded, amount)
-                }
-                (ReversalStep::Take(amount), ReversalKind::Dispute) => {
-                    (EventKind::PaymentDisputed, amount)
-                }
-                (ReversalStep::Give(amount), _) => (EventKind::PaymentReinstated, amount),
-            };
-            let entry = batch.entries.iter().rev().find(|entry| {
-                entry.account == reversal.account && entry.reference == reversal.payment.0
-            })?;
-            let facts = Facts::default().text("payment_id", reversal.payment);
-            let facts = facts.number("amount", amount).text("currency", "USD");
-            let data =
-                facts.number("outstanding", reversal.wanted.less(reversal.taken_after(*step)));
-            let once = format!("{}:{}:{}", kind.name(), entry.account, entry.seq);
-            let (account, at) = (reversal.account, entry.at);
-            Some(Event { account, kind, once, at, data: data.finish() })
-        }
-        Change::KeyCreated(key) => {
-            let facts = Facts::default().text("key_id", key.id).text("name", &key.name);
-            let kind = EventKind::KeyCreated;
-            let once = format!("{}:{}", kind.name(), key.id);
-            let (account, at) = (key.account, key.created_at);
-            Some(Event { account, kind, once, at, data: facts.finish() })
-        }
-        Change::KeyRevoked(account, key, at) | Change::KeyDeleted(account, key, at) => {
-            let kind = EventKind::KeyRevoked;
-            let data = Facts::default().text("key_id", key).finish();
-            let once = format!("{}:{key}", kind.name());
-            Some(Event { account: *account, kind, once, at: *at, data })
-        }
-        Change::KeyLimits(..) | Change::AccountStatus(..) => None,
-    }
-}
-
-fn add_limits(batch: &Batch, limits: &BTreeMap<KeyId, SpendingLimits>, events: &mut Vec<Event>) {
-    for (key, limits) in limits {
-        let Some(spend) = batch.spends.get(key) else { continue };
-        let own = || batch.entries.iter().filter(|entry| entry.key == Some(*key));
-        let Some(last) = own().next_back() else { continue };
-        let added = |is_in: &dyn Fn(&LedgerEntry) -> bool| {
-            own().filter(|entry| is_in(entry)).fold(Credits::ZERO, |sum, entry| {
-                sum.checked_sub(entry.amount).unwrap_or(Credits::MAX)
-            })
-        };
-        let of_day = added(&|entry| entry.day == spend.day);
-        let of_month = added(&|entry| entry.month == spend.month);
-        for (window, limit, spent, added) in [
-            (LimitWindow::Day(spend.day.0), limits.daily, spend.day_spent, of_day),
-            (LimitWindow::Month(spend.month.0), limits.monthly, spend.month_spent, of_month),
-        ] {
-            let Some(limit) = limit else { continue };
-            let before = spent.checked_sub(added).unwrap_or(Credits::ZERO);
-            let has = |spent: Credits, percent: i128| {
-                i128::from(spent.nanos()).saturating_mul(100)
-                    >= i128::from(limit.nanos()).saturating_mul(percent)
-            };
-            for (kind, percent) in
-                [(EventKind::UsageThreshold, WARN_PERCENT), (EventKind::UsageLimitExceeded, 100)]
-            {
-                if has(spent, percent) && !has(before, percent) {
-                    let account = last.account;
-                    events.push(of_limit(account, *key, kind, window, spent, limit, last.at));
-                }
-            }
-        }
-    }
 }

@@ -11,9 +11,10 @@ pub mod address;
 pub mod api_key;
 pub mod audit;
 pub mod batch;
-pub mod chain;
 pub mod delivery;
+pub mod environment;
 pub mod event;
+pub mod event_rules;
 pub mod forecast;
 pub mod hold;
 pub mod ids;
@@ -22,7 +23,6 @@ pub mod lease;
 pub mod ledger;
 pub mod limits;
 pub mod money;
-pub mod owner;
 pub mod payment;
 pub mod pricing;
 pub mod refusal;
@@ -35,12 +35,12 @@ pub mod window;
 pub mod writer;
 
 pub use account::{
-    AccountState, AccountStatus, Bounds, Charge, Charged, Decline, Environment, KeyChange,
-    KeyState, Outcome, Price, Settled, StoredAccount,
+    AccountMarks, AccountState, Adjustment, Bounds, Charge, Charged, Decline, Estimate, Extension,
+    KeyChange, KeyState, Outcome, Owner, Price, Settled, Snapshot, StoredAccount,
 };
 pub use act::{Act, ActKind, Actor, Origin};
 pub use batch::{Batch, Change, NewKey, NewPayment, RecordedAnswer, Write};
-pub use chain::Link;
+pub use environment::{AccountStatus, Environment};
 pub use event::{Event, EventKind};
 pub use hold::{Hold, HoldChange, HoldEnd, HoldEndKind};
 pub use ids::{
@@ -49,12 +49,10 @@ pub use ids::{
 };
 pub use key_policy::{KeyPolicy, Network, PolicyChange};
 pub use lease::Lease;
-pub use ledger::{EntryKind, LedgerEntry};
+pub use ledger::{EntryKind, LedgerEntry, Link};
 pub use limits::{KeySpend, LimitsChange, LimitsLeft, SpendingLimits};
 pub use money::{Credits, TokenPrice};
-pub use owner::{Adjustment, Estimate, Extension, Owner, Snapshot};
 pub use payment::{PaymentStatus, Reversal, ReversalKind, ReversalStep};
 pub use refusal::Refusal;
-pub use residency::AccountMarks;
 pub use usage::{Ending, Tally, UsageRecord};
 pub use window::{Day, MICROS_PER_DAY, Month, Timestamp};

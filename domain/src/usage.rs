@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use super::account::Settled;
 use super::ids::{AccountId, ChargeId, KeyId};
 use super::money::Credits;
 use super::window::Timestamp;
@@ -58,30 +57,6 @@ pub fn model_name(name: &str) -> Arc<str> {
 
 /// The route of a call of which only what it cost is known.
 pub const UNREPORTED: &str = "(unreported)";
-
-/// The record of a call that nobody came back from: its process died, or its task.
-#[must_use]
-pub fn unreported(account: AccountId, id: ChargeId, settled: &Settled) -> UsageRecord {
-    let nothing = || Arc::from("");
-    UsageRecord {
-        id,
-        account,
-        seq: settled.seq,
-        key: settled.key,
-        method: nothing(),
-        route: UNREPORTED.into(),
-        model: nothing(),
-        upstream: nothing(),
-        status: 0,
-        cost: settled.cost,
-        prompt_tokens: 0,
-        completion_tokens: 0,
-        ending: Ending::ServerStopped,
-        tally: Tally::Reported,
-        started_at: settled.opened_at,
-        latency_micros: 0,
-    }
-}
 
 /// How a call that was charged came to its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -29,10 +29,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use domain::account::Bounds;
+use domain::account::InFlight;
+use domain::account::{Decision, Extension};
 use domain::audit::{AuditedAccount, Fold, check_loaded};
 use domain::limits::WindowCounter;
-use domain::owner::{Decision, Extension};
-use domain::residency::{InFlight, to_passivate};
+use domain::residency::to_passivate;
 use domain::writer::{
     Attempt, Checkpoint, Lane, Pending, Place, Task, WriteError, Writer, WriterState,
 };

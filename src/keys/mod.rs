@@ -14,9 +14,9 @@ use crate::idempotency::{Begun, IdempotencyError, Made, Once};
 use crate::pipeline::Gateway;
 use crate::store::api_keys::{KeyEdit, KeyListing, Rotation};
 use crate::store::{Store, StoreError};
+use domain::account::TooManyKeys;
 use domain::api_key::{ApiKey, KeyDigest};
 use domain::limits::LimitsChange;
-use domain::owner::TooManyKeys;
 use domain::{
     AccountId, Act, ActKind, Environment, KeyChange, KeyId, KeyPolicy, KeyState, NewKey, Origin,
     Timestamp, UserId,

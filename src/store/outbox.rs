@@ -12,7 +12,8 @@ use uuid::Uuid;
 
 use super::batch::{Sql, column, json, statement};
 use super::{Store, StoreError, is_postgres};
-use domain::event::{self, Event, EventKind, selects};
+use domain::event::{Event, EventKind, selects};
+use domain::event_rules;
 use domain::{AccountId, Batch, Credits, KeyId, SpendingLimits};
 
 /// Below which balance an account counts as low, unless its holder has said otherwise: 10 USD.
@@ -174,7 +175,7 @@ pub(super) async fn write_batch(
         return Ok(false);
     }
     let limits = limits_of(outbox, transaction, batch).await?;
-    let events = event::of_batch(batch, &|account| outbox.low(account), &limits);
+    let events = event_rules::of_batch(batch, &|account| outbox.low(account), &limits);
     let (balances, others): (Vec<&Event>, Vec<&Event>) =
         events.iter().partition(|event| event.kind == EventKind::BalanceUpdated);
     for event in others {

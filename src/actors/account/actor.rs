@@ -19,16 +19,16 @@ use tokio::sync::oneshot;
 use super::slot::{ActorThreads, Resident};
 use crate::actors::ledger::{Acknowledgement, LedgerHandle, WriteError};
 use crate::clock::Clock;
-use domain::account::{NoSuchKey, Terms};
-use domain::owner::{Decision, Estimate, Extension, Snapshot, TooManyKeys};
-use domain::residency::InFlight;
+use domain::account::{
+    Decision, Estimate, Extension, InFlight, NoSuchKey, Snapshot, Terms, TooManyKeys,
+};
 use domain::{
     AccountStatus, Act, Adjustment, Charge, ChargeId, Credits, Decline, KeyChange, KeyId, KeyState,
     NewKey, NewPayment, Outcome, Owner, PaymentId, RecordedAnswer, Reversal, ReversalStep, Settled,
     Timestamp, UsageRecord, Write,
 };
 
-pub use domain::owner::Record;
+pub use domain::account::Record;
 
 /// An account that is loaded. Whoever locks it has the turn, for the time of one request.
 pub type SharedOwner = Arc<OwnerCell>;

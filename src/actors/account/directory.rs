@@ -19,7 +19,8 @@ use crate::actors::ledger::LedgerHandle;
 use crate::clock::Clock;
 use crate::config::AccountSettings;
 use crate::store::{Store, StoreError};
-use domain::residency::{InFlight, fair_share, to_passivate};
+use domain::account::InFlight;
+use domain::residency::{fair_share, to_passivate};
 use domain::{AccountId, Owner};
 
 pub use super::slot::ActorThreads;

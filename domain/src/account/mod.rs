@@ -9,22 +9,34 @@ use std::sync::atomic::Ordering;
 
 use uuid::Uuid;
 
-use super::account::{
-    AccountState, AccountStatus, Charge, Decline, KeyChange, KeyState, NoSuchKey, NotOpen, Outcome,
-    Settled, Terms,
-};
-use super::act::Act;
-use super::batch::{Change, NewKey, NewPayment, RecordedAnswer, Write};
-use super::event::{self, EventKind, LimitWindow};
-use super::hold::HoldChange;
-use super::ids::{AccountId, ChargeId, KeyId, PaymentId};
-use super::ledger::EntryKind;
-use super::limits::{LimitsLeft, SpendingLimits};
-use super::money::Credits;
-use super::payment::{Reversal, ReversalStep};
-use super::residency::AccountMarks;
-use super::usage::{self, Models, UsageRecord};
-use super::window::Timestamp;
+use crate::act::Act;
+use crate::batch::{Change, NewKey, NewPayment, RecordedAnswer, Write};
+use crate::environment::AccountStatus;
+use crate::event::{self, EventKind, LimitWindow};
+use crate::hold::HoldChange;
+use crate::ids::{AccountId, ChargeId, KeyId, PaymentId};
+use crate::ledger::EntryKind;
+use crate::limits::{LimitsLeft, SpendingLimits};
+use crate::money::Credits;
+use crate::payment::{Reversal, ReversalStep};
+use crate::usage::{Ending, Models, Tally, UNREPORTED, UsageRecord};
+use crate::window::Timestamp;
+
+mod charge;
+mod charging;
+mod flags;
+mod key;
+mod state;
+mod stored;
+
+pub use charge::{Bounds, Charge, Decline, NotOpen, Outcome, Price, Settled, Terms};
+pub use charging::{Charged, Extended};
+pub use flags::{AccountMarks, InFlight};
+pub use key::{KeyChange, KeyState, NoSuchKey};
+pub use state::AccountState;
+pub use stored::StoredAccount;
+
+pub use crate::environment::Environment;
 
 /// A decision, and what makes it durable.
 #[derive(Debug)]
@@ -266,7 +278,7 @@ impl Owner {
         });
         // What was charged has a record, also where nobody came back to say what it was.
         let is_charged = settled.cost > Credits::ZERO;
-        let unreported = || usage::unreported(self.state.id(), charge, &settled);
+        let unreported = || unreported(self.state.id(), charge, &settled);
         let usage = usage.or_else(|| is_charged.then(unreported));
         let answer = record.map(|record| record(&settled));
         // Of a delivered fixed price only the usage is left to be written, and nobody waits for that.
@@ -449,5 +461,28 @@ impl Owner {
             at: now,
         };
         Decision::awaited(snapshot, self.output_gate())
+    }
+}
+
+/// The record of a call that nobody came back from: its process died, or its task.
+fn unreported(account: AccountId, id: ChargeId, settled: &Settled) -> UsageRecord {
+    let nothing = || Arc::<str>::from("");
+    UsageRecord {
+        id,
+        account,
+        seq: settled.seq,
+        key: settled.key,
+        method: nothing(),
+        route: UNREPORTED.into(),
+        model: nothing(),
+        upstream: nothing(),
+        status: 0,
+        cost: settled.cost,
+        prompt_tokens: 0,
+        completion_tokens: 0,
+        ending: Ending::ServerStopped,
+        tally: Tally::Reported,
+        started_at: settled.opened_at,
+        latency_micros: 0,
     }
 }

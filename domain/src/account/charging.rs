@@ -1,0 +1,348 @@
+//! How an account charges for a call: the checks, the debit or hold, its extension, and its end.
+
+use std::collections::BTreeMap;
+
+use super::charge::{Bounds, Charge, Decline, NotOpen, Outcome, Price, Settled, Terms};
+use super::key::KeyState;
+use super::state::{AccountState, key_mut, negated};
+use crate::environment::AccountStatus;
+use crate::hold::{Hold, HoldEnd, HoldEndKind};
+use crate::ids::{ChargeId, KeyId};
+use crate::ledger::{EntryKind, LedgerEntry};
+use crate::limits::KeySpend;
+use crate::money::Credits;
+use crate::window::{Day, Month, Timestamp};
+
+/// A charge that was accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Charged {
+    /// What it got.
+    pub terms: Terms,
+    /// The debit to write down; none for a hold and for a call that is free of charge.
+    pub entry: Option<LedgerEntry>,
+    /// The hold to write down, where it is durable.
+    pub hold: Option<Hold>,
+    /// The key's counters with it.
+    pub key_spend: KeySpend,
+}
+
+/// A hold that was made larger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extended {
+    /// What is held now.
+    pub held: Credits,
+    /// The hold to write down, where it is durable.
+    pub hold: Option<Hold>,
+}
+
+/// A charge between its acceptance and its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct OpenCharge {
+    pub(super) key: KeyId,
+    /// Where it counts, from beginning to end, whatever midnight does in between.
+    pub(super) day: Day,
+    pub(super) month: Month,
+    pub(super) stake: Stake,
+    pub(super) opened_at: Timestamp,
+    pub(super) expires_at: Timestamp,
+}
+
+/// What a charge has taken before it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stake {
+    /// A fixed price, by this entry; none where it is free of charge.
+    Debited(Credits, Option<i64>),
+    Held {
+        amount: Credits,
+        /// The cost of what was delivered when the hold was last extended.
+        earned: Credits,
+        is_durable: bool,
+    },
+}
+
+/// What a charge would do, before it does it.
+struct Decided {
+    day: Day,
+    month: Month,
+    terms: Terms,
+}
+
+impl AccountState {
+    /// What a charge would get. Changes nothing.
+    ///
+    /// # Errors
+    /// The first [`Decline`] that applies, in the order of its variants.
+    pub fn quote(&self, charge: &Charge, now: Timestamp) -> Result<Terms, Decline> {
+        self.decide(charge, now).map(|decided| decided.terms)
+    }
+
+    /// All checks of the chapter's pipeline from the account to the limits, in the order of [`Decline`].
+    fn decide(&self, charge: &Charge, now: Timestamp) -> Result<Decided, Decline> {
+        if self.open.contains_key(&charge.id) {
+            return Err(Decline::AlreadyOpen);
+        }
+        if self.status != AccountStatus::Open {
+            return Err(Decline::AccountClosed);
+        }
+        let available = self.available();
+        let Some(key) = self.key(charge.key).filter(|key| !key.is_revoked) else {
+            return Err(Decline::KeyInactive);
+        };
+        let start = charge.price.start();
+        if key.limits.per_request.is_some_and(|ceiling| start > ceiling) {
+            return Err(Decline::PerRequestLimit);
+        }
+        if start > available {
+            return Err(charge.price.uncovered(available));
+        }
+        let (day, month) = key.windows(now);
+        if key.day.breaks(day, start, key.limits.daily) {
+            return Err(Decline::DailyLimit);
+        }
+        if key.month.breaks(month, start, key.limits.monthly) {
+            return Err(Decline::MonthlyLimit);
+        }
+        if key.total.breaks((), start, key.limits.total) {
+            return Err(Decline::TotalLimit);
+        }
+        let terms = match charge.price {
+            Price::Fixed(price) => Terms { held: price, ceiling: price },
+            Price::UpTo(Bounds { first, most, .. }) => {
+                let room = available.min(key.room(day, month, Credits::ZERO));
+                Terms { held: first.min(room), ceiling: most.min(room) }
+            }
+        };
+        Ok(Decided { day, month, terms })
+    }
+
+    /// Decides a charge: all checks of the chapter's pipeline from the balance to the debit, in one step
+    /// that nothing can come between.
+    ///
+    /// # Errors
+    /// The first [`Decline`] that applies, in the order of its variants. Nothing is changed then.
+    pub fn charge(&mut self, charge: &Charge, now: Timestamp) -> Result<Charged, Decline> {
+        let Decided { day, month, terms } = self.decide(charge, now)?;
+        let (debit, hold) = match charge.price {
+            Price::Fixed(price) => (price, Credits::ZERO),
+            Price::UpTo(_) => (Credits::ZERO, terms.held),
+        };
+        let balance = self.balance.checked_sub(debit).ok_or(Decline::AmountTooLarge)?;
+        let held = self.held.checked_add(hold).ok_or(Decline::AmountTooLarge)?;
+        let key = key_mut(&mut self.keys, charge.key).ok_or(Decline::KeyInactive)?;
+
+        // Decided. From here on nothing fails.
+        key.day.roll(day);
+        key.month.roll(month);
+        key.add(day, month, debit, hold);
+        key.last_used_at = Some(now);
+        let key_spend = key.spend();
+        self.balance = balance;
+        self.held = held;
+        let entry = (debit > Credits::ZERO).then(|| {
+            let amount = negated(debit);
+            self.entry(EntryKind::Charge, amount, charge.id.0, Some(charge.key), day, month, now)
+        });
+        let stake = match charge.price {
+            Price::Fixed(price) => Stake::Debited(price, entry.map(|entry| entry.seq)),
+            Price::UpTo(_) => {
+                let (amount, earned) = (hold, Credits::ZERO);
+                Stake::Held { amount, earned, is_durable: charge.is_durable }
+            }
+        };
+        let (key, expires_at) = (charge.key, charge.expires_at);
+        let open = OpenCharge { key, day, month, stake, opened_at: now, expires_at };
+        self.open.insert(charge.id, open);
+        Ok(Charged { terms, entry, hold: self.durable_hold(charge.id), key_spend })
+    }
+
+    /// Makes a hold larger: to `want` in all, or to as much as there is room for, if that is `need` at least.
+    /// `earned` is the cost of what has been delivered so far.
+    ///
+    /// # Errors
+    /// The first [`Decline`] that applies; nothing is changed then.
+    pub fn extend(
+        &mut self,
+        charge: ChargeId,
+        need: Credits,
+        want: Credits,
+        earned: Credits,
+    ) -> Result<Extended, Decline> {
+        let open = *self.open.get(&charge).ok_or(Decline::NotOpen)?;
+        let Stake::Held { amount, .. } = open.stake else { return Err(Decline::NotOpen) };
+        if self.status != AccountStatus::Open {
+            return Err(Decline::AccountClosed);
+        }
+        let available = self.available();
+        let Some(key) = self.key(open.key).filter(|key| !key.is_revoked) else {
+            return Err(Decline::KeyInactive);
+        };
+        let more = need.less(amount);
+        if key.limits.per_request.is_some_and(|ceiling| need > ceiling) {
+            return Err(Decline::PerRequestLimit);
+        }
+        if more > available {
+            return Err(Decline::InsufficientCredits { price: need, available });
+        }
+        if key.day.breaks(open.day, more, key.limits.daily) {
+            return Err(Decline::DailyLimit);
+        }
+        if key.month.breaks(open.month, more, key.limits.monthly) {
+            return Err(Decline::MonthlyLimit);
+        }
+        if key.total.breaks((), more, key.limits.total) {
+            return Err(Decline::TotalLimit);
+        }
+        let room = available.min(key.room(open.day, open.month, amount));
+        self.enlarge(charge, &open, more.max(want.less(amount).min(room)), earned)
+    }
+
+    /// Makes a hold larger for what was delivered already: to `want` in all, or as far as the balance and the
+    /// key's limits go. That the key or the account is out of use meanwhile changes nothing in what is owed.
+    ///
+    /// # Errors
+    /// [`Decline::NotOpen`], or [`Decline::AmountTooLarge`]; nothing is changed then.
+    pub fn extend_owed(&mut self, charge: ChargeId, want: Credits) -> Result<Extended, Decline> {
+        let open = *self.open.get(&charge).ok_or(Decline::NotOpen)?;
+        let Stake::Held { amount, earned, .. } = open.stake else {
+            return Err(Decline::NotOpen);
+        };
+        let of_limits =
+            self.key(open.key).map_or(Credits::MAX, |key| key.room(open.day, open.month, amount));
+        let room = self.available().min(of_limits);
+        self.enlarge(charge, &open, want.less(amount).min(room), earned)
+    }
+
+    fn enlarge(
+        &mut self,
+        charge: ChargeId,
+        open: &OpenCharge,
+        more: Credits,
+        earned: Credits,
+    ) -> Result<Extended, Decline> {
+        let Stake::Held { amount, is_durable, .. } = open.stake else {
+            return Err(Decline::NotOpen);
+        };
+        let held = self.held.checked_add(more).ok_or(Decline::AmountTooLarge)?;
+        let amount = amount.checked_add(more).ok_or(Decline::AmountTooLarge)?;
+
+        // Decided. From here on nothing fails.
+        self.held = held;
+        self.counters(open, |key, day, month| key.add(day, month, Credits::ZERO, more));
+        let stake = Stake::Held { amount, earned: earned.min(amount), is_durable };
+        self.open.insert(charge, OpenCharge { stake, ..*open });
+        Ok(Extended { held: amount, hold: self.durable_hold(charge) })
+    }
+
+    /// Ends a charge: captures the cost of a hold and releases the rest, or refunds a fixed price.
+    ///
+    /// # Errors
+    /// [`NotOpen`]; nothing is changed then.
+    pub fn settle(
+        &mut self,
+        charge: ChargeId,
+        outcome: Outcome,
+        now: Timestamp,
+    ) -> Result<Settled, NotOpen> {
+        let open = self.open.remove(&charge).ok_or(NotOpen)?;
+
+        // Decided. From here on nothing fails.
+        if self.open.is_empty() {
+            // An empty map keeps a node of a kilobyte, and a million accounts may be in memory.
+            self.open = BTreeMap::new();
+        }
+        let (kind, amount, comes_back, cost) = match (open.stake, outcome) {
+            (Stake::Debited(price, _), Outcome::Delivered { .. }) => {
+                (EntryKind::Charge, Credits::ZERO, Credits::ZERO, price)
+            }
+            (Stake::Debited(price, _), Outcome::Failed | Outcome::Expired) => {
+                self.counters(&open, |key, day, month| key.take(day, month, price, Credits::ZERO));
+                (EntryKind::Refund, price, price, Credits::ZERO)
+            }
+            (Stake::Held { amount: held, earned, is_durable }, outcome) => {
+                let cost = match outcome {
+                    Outcome::Delivered { cost } => cost.clamp(Credits::ZERO, held),
+                    Outcome::Expired if is_durable => earned.min(held),
+                    Outcome::Failed | Outcome::Expired => Credits::ZERO,
+                };
+                self.held = self.held.less(held);
+                self.counters(&open, |key, day, month| {
+                    key.take(day, month, Credits::ZERO, held);
+                    key.add(day, month, cost, Credits::ZERO);
+                });
+                // A hold that cost nothing leaves no entry to wait for.
+                let rest = if cost > Credits::ZERO { held.less(cost) } else { Credits::ZERO };
+                (EntryKind::Capture, negated(cost), rest, cost)
+            }
+        };
+        let entry = (amount != Credits::ZERO).then(|| {
+            // A hold never exceeds the balance and a refund was debited from it, so this sum fits.
+            self.balance = self.balance.checked_add(amount).unwrap_or(self.balance);
+            self.entry(kind, amount, charge.0, Some(open.key), open.day, open.month, now)
+        });
+        self.withhold(comes_back);
+        let (debit_seq, hold_end) = match open.stake {
+            Stake::Debited(_, seq) => (seq, None),
+            Stake::Held { amount: held, is_durable, .. } => {
+                let kind = match outcome {
+                    Outcome::Expired => HoldEndKind::Expired,
+                    _ if cost > Credits::ZERO => HoldEndKind::Captured,
+                    _ => HoldEndKind::Released,
+                };
+                let account = self.id;
+                let end = HoldEnd { id: charge, account, kind, held, captured: cost, at: now };
+                (None, is_durable.then_some(end))
+            }
+        };
+        let key = self.key(open.key);
+        Ok(Settled {
+            key: open.key,
+            opened_at: open.opened_at,
+            entry,
+            hold_end,
+            seq: entry.map(|entry| entry.seq).or(debit_seq),
+            cost,
+            balance: self.balance,
+            key_spend: key.map(KeyState::spend),
+            left: key.map(|key| key.left(now)).unwrap_or_default(),
+        })
+    }
+
+    /// Charges whose time is over, for the owner to settle as failed.
+    #[must_use]
+    pub fn expired(&self, now: Timestamp) -> Vec<ChargeId> {
+        self.open.iter().filter(|(_, open)| open.expires_at <= now).map(|(id, _)| *id).collect()
+    }
+
+    /// How many charges are open.
+    #[must_use]
+    pub fn open_charges(&self) -> usize {
+        self.open.len()
+    }
+
+    pub(super) fn counters(
+        &mut self,
+        open: &OpenCharge,
+        change: impl FnOnce(&mut KeyState, Day, Month),
+    ) {
+        if let Some(key) = key_mut(&mut self.keys, open.key) {
+            change(key, open.day, open.month);
+        }
+    }
+
+    /// A hold as it is to be written down; none where it is not durable.
+    fn durable_hold(&self, id: ChargeId) -> Option<Hold> {
+        let open = self.open.get(&id)?;
+        let Stake::Held { amount, earned, is_durable: true } = open.stake else { return None };
+        Some(Hold {
+            id,
+            account: self.id,
+            key: open.key,
+            day: open.day,
+            month: open.month,
+            amount,
+            earned,
+            opened_at: open.opened_at,
+            expires_at: open.expires_at,
+        })
+    }
+}

@@ -1,0 +1,129 @@
+//! What an account knows of one of its API keys: its limits and its counters.
+
+use crate::ids::KeyId;
+use crate::limits::{Always, KeySpend, LimitsChange, LimitsLeft, SpendingLimits, WindowCounter};
+use crate::money::Credits;
+use crate::window::{Day, Month, Timestamp};
+
+/// The account has no such key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no such key")]
+pub struct NoSuchKey;
+
+/// What the account knows of one of its keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyState {
+    /// The key.
+    pub id: KeyId,
+    /// Revoked for good.
+    pub is_revoked: bool,
+    /// Its ceilings.
+    pub limits: SpendingLimits,
+    /// Spent today.
+    pub day: WindowCounter<Day>,
+    /// Spent this month.
+    pub month: WindowCounter<Month>,
+    /// Spent since it was made.
+    pub total: WindowCounter<Always>,
+    /// The last call that passed every check.
+    pub last_used_at: Option<Timestamp>,
+    /// The days on which its holder was last told that it has reached its daily and its monthly limit.
+    pub limit_told: [Day; 2],
+}
+
+impl KeyState {
+    /// A new key with these limits.
+    #[must_use]
+    pub fn new(id: KeyId, limits: SpendingLimits) -> Self {
+        KeyState {
+            id,
+            is_revoked: false,
+            limits,
+            day: WindowCounter::default(),
+            month: WindowCounter::default(),
+            total: WindowCounter::default(),
+            last_used_at: None,
+            limit_told: [Day::default(); 2],
+        }
+    }
+
+    /// The part of the counters that is written down.
+    #[must_use]
+    pub fn spend(&self) -> KeySpend {
+        KeySpend {
+            key: self.id,
+            day: self.day.window,
+            day_spent: self.day.captured,
+            month: self.month.window,
+            month_spent: self.month.captured,
+            last_used_at: self.last_used_at,
+        }
+    }
+
+    /// Spent and held in the day and the month that `now` counts in.
+    #[must_use]
+    pub fn committed(&self, now: Timestamp) -> (Credits, Credits) {
+        let (day, month) = self.windows(now);
+        (
+            self.day.committed(day).unwrap_or(Credits::MAX),
+            self.month.committed(month).unwrap_or(Credits::MAX),
+        )
+    }
+
+    /// Spent and held since the key was made.
+    #[must_use]
+    pub fn committed_in_all(&self) -> Credits {
+        self.total.committed(()).unwrap_or(Credits::MAX)
+    }
+
+    /// The windows that `now` counts in. They never go back, even where a clock does.
+    #[must_use]
+    pub fn windows(&self, now: Timestamp) -> (Day, Month) {
+        let day = self.day.current(now.day());
+        (day, self.month.current(day.month()))
+    }
+
+    /// What the key may still spend in the windows that `now` counts in.
+    #[must_use]
+    pub fn left(&self, now: Timestamp) -> LimitsLeft {
+        let (day, month) = self.windows(now);
+        let SpendingLimits { per_request, daily, monthly, total } = self.limits;
+        LimitsLeft {
+            per_request,
+            daily: daily.map(|_| self.day.room(day, daily)),
+            monthly: monthly.map(|_| self.month.room(month, monthly)),
+            total: total.map(|_| self.total.room((), total)),
+        }
+    }
+
+    /// What all limits together leave for a call that counts in these windows and holds `held` already.
+    pub(super) fn room(&self, day: Day, month: Month, held: Credits) -> Credits {
+        let SpendingLimits { per_request, daily, monthly, total } = self.limits;
+        let of_request = per_request.map_or(Credits::MAX, |ceiling| ceiling.less(held));
+        let of_windows = self.day.room(day, daily).min(self.month.room(month, monthly));
+        of_request.min(of_windows).min(self.total.room((), total))
+    }
+
+    pub(super) fn add(&mut self, day: Day, month: Month, captured: Credits, held: Credits) {
+        self.day.add(day, captured, held);
+        self.month.add(month, captured, held);
+        self.total.add((), captured, held);
+    }
+
+    pub(super) fn take(&mut self, day: Day, month: Month, captured: Credits, held: Credits) {
+        self.day.take(day, captured, held);
+        self.month.take(month, captured, held);
+        self.total.take((), captured, held);
+    }
+}
+
+/// A change of one key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyChange {
+    /// Other ceilings.
+    Limits(LimitsChange),
+    /// Out of use, for good; still listed.
+    Revoke,
+    /// Out of use and out of the list.
+    Delete,
+}

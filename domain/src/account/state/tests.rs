@@ -1,0 +1,329 @@
+use super::*;
+use crate::account::{Bounds, Charge, NotOpen, Outcome, Price, Terms};
+use crate::hold::HoldEndKind;
+use crate::limits::SpendingLimits;
+
+const KEY: KeyId = KeyId(Uuid::from_u128(1));
+const NOON: Timestamp = Timestamp::from_micros(1_705_320_000_000_000); // 2024-01-15T12:00:00Z
+const DAY_MICROS: i64 = 86_400_000_000;
+
+fn cents(n: i64) -> Credits {
+    Credits::from_nanos(n * 10_000_000)
+}
+
+fn account(balance: Credits, limits: SpendingLimits) -> AccountState {
+    AccountState::load(stored(balance), 1, vec![KeyState::new(KEY, limits)], &[])
+}
+
+fn stored(balance: Credits) -> StoredAccount {
+    StoredAccount {
+        id: AccountId(1),
+        environment: Environment::Live,
+        status: AccountStatus::Open,
+        balance,
+        seq: 5,
+        link: Link([5; 32]),
+    }
+}
+
+fn fixed(id: u128, price: Credits) -> Charge {
+    Charge {
+        id: ChargeId(Uuid::from_u128(id)),
+        key: KEY,
+        price: Price::Fixed(price),
+        expires_at: NOON.plus_micros(DAY_MICROS),
+        is_durable: false,
+    }
+}
+
+fn hold(id: u128, least: Credits, most: Credits) -> Charge {
+    Charge { price: Price::UpTo(Bounds::whole(least, most)), ..fixed(id, most) }
+}
+
+#[test]
+fn an_account_at_rest_has_room_for_nothing_more() {
+    let mut keys = Vec::with_capacity(4);
+    keys.push(KeyState::new(KEY, SpendingLimits::default()));
+    let mut account = AccountState::load(stored(cents(100)), 1, keys, &[]);
+    assert_eq!(account.keys.capacity(), 1);
+    account.add_key(KeyState::new(KeyId(Uuid::from_u128(2)), SpendingLimits::default()));
+    assert_eq!(account.keys.capacity(), 2);
+}
+
+#[test]
+fn declines_come_in_the_order_of_their_precedence() {
+    let limits = SpendingLimits {
+        per_request: Some(cents(1)),
+        daily: Some(cents(1)),
+        monthly: Some(cents(1)),
+        total: Some(cents(1)),
+    };
+    let mut account = account(cents(2), limits);
+    account.charge(&fixed(1, cents(1)), NOON).unwrap();
+    account.set_status(AccountStatus::Suspended);
+    account.change_key(KEY, KeyChange::Revoke).unwrap();
+
+    // Everything is wrong with this charge. Take one reason away after the other.
+    let dear = fixed(1, cents(3));
+    assert_eq!(account.charge(&dear, NOON), Err(Decline::AlreadyOpen));
+    let dear = fixed(2, cents(3));
+    assert_eq!(account.charge(&dear, NOON), Err(Decline::AccountClosed));
+    account.set_status(AccountStatus::Open);
+    assert_eq!(account.charge(&dear, NOON), Err(Decline::KeyInactive));
+    account.keys[0].is_revoked = false;
+    assert_eq!(account.charge(&dear, NOON), Err(Decline::PerRequestLimit));
+    account.keys[0].limits.per_request = None;
+    assert_eq!(
+        account.charge(&dear, NOON),
+        Err(Decline::InsufficientCredits { price: cents(3), available: cents(1) })
+    );
+    assert_eq!(account.charge(&fixed(2, cents(1)), NOON), Err(Decline::DailyLimit));
+    account.keys[0].limits.daily = None;
+    assert_eq!(account.charge(&fixed(2, cents(1)), NOON), Err(Decline::MonthlyLimit));
+    account.keys[0].limits.monthly = None;
+    assert_eq!(account.charge(&fixed(2, cents(1)), NOON), Err(Decline::TotalLimit));
+    account.keys[0].limits.total = None;
+    assert!(account.charge(&fixed(2, cents(1)), NOON).is_ok());
+}
+
+#[test]
+fn a_fixed_price_is_debited_at_once_and_refunded_on_failure() {
+    let mut account = account(cents(10), SpendingLimits::default());
+    let entry = account.charge(&fixed(1, cents(4)), NOON).unwrap().entry.unwrap();
+    assert_eq!((entry.seq, entry.kind, entry.amount), (6, EntryKind::Charge, negated(cents(4))));
+    assert_eq!((entry.balance_after, account.available()), (cents(6), cents(6)));
+    assert_eq!((entry.epoch, entry.link), (1, Link([5; 32]).next(&entry)));
+
+    let settled = account.settle(ChargeId(Uuid::from_u128(1)), Outcome::Failed, NOON).unwrap();
+    let refund = settled.entry.unwrap();
+    assert_eq!((refund.seq, refund.kind, refund.amount), (7, EntryKind::Refund, cents(4)));
+    assert_eq!(refund.link, entry.link.next(&refund));
+    assert_eq!((account.balance(), account.available()), (cents(10), cents(6)));
+    account.confirm(6);
+    assert_eq!(account.available(), cents(6));
+    account.confirm(7);
+    assert_eq!(account.available(), cents(10));
+    assert_eq!(account.keys()[0].day.captured, Credits::ZERO);
+}
+
+#[test]
+fn a_hold_is_captured_at_its_cost_and_never_above() {
+    let mut account = account(cents(10), SpendingLimits::default());
+    let charged = account.charge(&hold(1, cents(1), cents(6)), NOON).unwrap();
+    assert_eq!(
+        (charged.entry, account.balance(), account.available()),
+        (None, cents(10), cents(4))
+    );
+
+    let outcome = Outcome::Delivered { cost: cents(2) };
+    let settled = account.settle(ChargeId(Uuid::from_u128(1)), outcome, NOON).unwrap();
+    assert_eq!((settled.cost, settled.balance), (cents(2), cents(8)));
+    assert_eq!(account.available(), cents(4), "the rest waits for the capture to be durable");
+    account.confirm(6);
+    assert_eq!(account.available(), cents(8));
+
+    account.charge(&hold(2, cents(1), cents(6)), NOON).unwrap();
+    let outcome = Outcome::Delivered { cost: cents(60) };
+    let settled = account.settle(ChargeId(Uuid::from_u128(2)), outcome, NOON).unwrap();
+    assert_eq!((settled.cost, settled.balance), (cents(6), cents(2)));
+}
+
+#[test]
+fn a_failed_hold_leaves_no_trace() {
+    let mut account =
+        account(cents(10), SpendingLimits { daily: Some(cents(6)), ..Default::default() });
+    account.charge(&hold(1, cents(1), cents(6)), NOON).unwrap();
+    assert_eq!(account.charge(&hold(2, cents(1), cents(1)), NOON), Err(Decline::DailyLimit));
+    let settled = account.settle(ChargeId(Uuid::from_u128(1)), Outcome::Failed, NOON).unwrap();
+    assert_eq!((settled.entry, settled.cost, account.seq()), (None, Credits::ZERO, 5));
+    assert_eq!((account.available(), account.held()), (cents(10), Credits::ZERO));
+    assert!(account.charge(&hold(2, cents(1), cents(6)), NOON).is_ok());
+}
+
+#[test]
+fn a_charge_has_one_end() {
+    let mut account = account(cents(10), SpendingLimits::default());
+    let id = ChargeId(Uuid::from_u128(1));
+    account.charge(&fixed(1, cents(4)), NOON).unwrap();
+    account.settle(id, Outcome::Failed, NOON).unwrap();
+    for outcome in [Outcome::Failed, Outcome::Delivered { cost: cents(1) }] {
+        assert_eq!(account.settle(id, outcome, NOON), Err(NotOpen));
+    }
+    assert_eq!(account.balance(), cents(10));
+}
+
+#[test]
+fn a_call_counts_in_the_window_it_began_in() {
+    let limits = SpendingLimits { daily: Some(cents(6)), ..Default::default() };
+    let mut account = account(cents(100), limits);
+    account.charge(&hold(1, cents(1), cents(6)), NOON).unwrap();
+    let tomorrow = NOON.plus_micros(DAY_MICROS);
+    // The new day has the whole limit, although the old day's hold is still open.
+    account.charge(&fixed(2, cents(6)), tomorrow).unwrap();
+    let outcome = Outcome::Delivered { cost: cents(5) };
+    let settled = account.settle(ChargeId(Uuid::from_u128(1)), outcome, tomorrow).unwrap();
+    assert_eq!(settled.entry.unwrap().day, NOON.day());
+    assert_eq!(account.keys()[0].day.captured, cents(6));
+    assert_eq!(account.keys()[0].month.captured, cents(11));
+    // A clock that goes back does not open yesterday again.
+    assert_eq!(account.charge(&fixed(3, cents(1)), NOON), Err(Decline::DailyLimit));
+}
+
+#[test]
+fn a_refusal_names_the_least_where_not_even_that_is_there() {
+    let mut account = account(cents(3), SpendingLimits::default());
+    let price = |least, most| Price::UpTo(Bounds::whole(cents(least), cents(most)));
+    for (least, most, named) in [(4, 9, 4), (3, 9, 9), (1, 9, 9)] {
+        let charge = Charge { price: price(least, most), ..fixed(1, cents(0)) };
+        assert_eq!(
+            account.charge(&charge, NOON),
+            Err(Decline::InsufficientCredits { price: cents(named), available: cents(3) })
+        );
+    }
+}
+
+#[test]
+fn a_free_call_is_checked_but_moves_nothing() {
+    let mut account = account(Credits::ZERO, SpendingLimits::default());
+    assert_eq!(account.charge(&fixed(1, Credits::ZERO), NOON).unwrap().entry, None);
+    account.change_key(KEY, KeyChange::Delete).unwrap();
+    assert_eq!(account.charge(&fixed(2, Credits::ZERO), NOON), Err(Decline::KeyInactive));
+}
+
+#[test]
+fn expired_charges_are_told() {
+    let mut account = account(cents(10), SpendingLimits::default());
+    let charge = hold(1, cents(1), cents(6));
+    account.charge(&charge, NOON).unwrap();
+    assert!(account.expired(charge.expires_at.plus_micros(-1)).is_empty());
+    assert_eq!(account.expired(charge.expires_at), vec![charge.id]);
+}
+
+#[test]
+fn credits_that_do_not_fit_are_refused() {
+    let mut account = account(cents(10), SpendingLimits::default());
+    for amount in [Credits::ZERO, negated(cents(1)), Credits::MAX] {
+        let refused = account.top_up(EntryKind::TopUp, Uuid::nil(), amount, NOON);
+        assert_eq!(refused, Err(Decline::AmountTooLarge));
+    }
+    assert_eq!((account.balance(), account.seq()), (cents(10), 5));
+}
+
+fn stream(id: u128, start: i64, first: i64, most: i64) -> Charge {
+    let (start, first, most) = (cents(start), cents(first), cents(most));
+    let bounds = Bounds { least: cents(1), start, first, most };
+    Charge { price: Price::UpTo(bounds), is_durable: true, ..fixed(id, most) }
+}
+
+#[test]
+fn a_call_gets_as_much_as_there_is_room_for() {
+    for (balance, per_request, daily, terms) in [
+        (100, None, None, Some((8, 50))),
+        (20, None, None, Some((8, 20))),
+        (6, None, None, Some((6, 6))),
+        (4, None, None, None),
+        (100, Some(12), None, Some((8, 12))),
+        (100, Some(4), None, None),
+        (100, None, Some(7), Some((7, 7))),
+        (100, None, Some(4), None),
+    ] {
+        let limits = SpendingLimits {
+            per_request: per_request.map(cents),
+            daily: daily.map(cents),
+            monthly: None,
+            total: None,
+        };
+        let mut account = account(cents(balance), limits);
+        let order = stream(1, 5, 8, 50);
+        let expected =
+            terms.map(|(held, ceiling)| Terms { held: cents(held), ceiling: cents(ceiling) });
+        assert_eq!(account.quote(&order, NOON).ok(), expected);
+        assert_eq!(account.held(), Credits::ZERO, "a quote takes nothing");
+        assert_eq!(account.charge(&order, NOON).ok().map(|charged| charged.terms), expected);
+    }
+}
+
+#[test]
+fn a_hold_is_extended_as_far_as_there_is_room() {
+    let id = ChargeId(Uuid::from_u128(1));
+    let mut account = account(cents(20), SpendingLimits::default());
+    account.charge(&stream(1, 5, 8, 50), NOON).unwrap();
+    let extended = account.extend(id, cents(9), cents(12), cents(7)).unwrap();
+    assert_eq!((extended.held, account.available()), (cents(12), cents(8)));
+    let hold = extended.hold.unwrap();
+    assert_eq!((hold.amount, hold.earned), (cents(12), cents(7)));
+    // More is wanted than there is, but what is needed is there.
+    assert_eq!(account.extend(id, cents(13), cents(40), cents(12)).unwrap().held, cents(20));
+    let short = Decline::InsufficientCredits { price: cents(21), available: cents(0) };
+    assert_eq!(account.extend(id, cents(21), cents(40), cents(20)), Err(short));
+    // Never smaller.
+    assert_eq!(account.extend(id, cents(2), cents(3), cents(1)).unwrap().held, cents(20));
+    account.change_key(KEY, KeyChange::Revoke).unwrap();
+    assert_eq!(account.extend(id, cents(1), cents(1), cents(1)), Err(Decline::KeyInactive));
+    let owed = account.extend_owed(id, cents(99)).unwrap();
+    assert_eq!((owed.held, owed.hold.unwrap().earned), (cents(20), cents(1)));
+    let delivered = Outcome::Delivered { cost: cents(15) };
+    let end = account.settle(id, delivered, NOON).unwrap().hold_end.unwrap();
+    assert_eq!((end.kind, end.held, end.captured), (HoldEndKind::Captured, cents(20), cents(15)));
+    assert_eq!(account.extend(id, cents(1), cents(1), cents(1)), Err(Decline::NotOpen));
+    assert_eq!(account.held(), Credits::ZERO);
+}
+
+#[test]
+fn what_is_owed_is_held_within_balance_and_limits_alone() {
+    let id = ChargeId(Uuid::from_u128(1));
+    for (per_request, held) in [(None, 20), (Some(15), 15), (Some(9), 9)] {
+        let per_request = per_request.map(cents);
+        let limits = SpendingLimits { per_request, ..Default::default() };
+        let mut account = account(cents(20), limits);
+        account.charge(&stream(1, 5, 8, 50), NOON).unwrap();
+        account.change_key(KEY, KeyChange::Revoke).unwrap();
+        account.set_status(AccountStatus::Suspended);
+        assert_eq!(account.extend_owed(id, cents(99)).unwrap().held, cents(held));
+    }
+    let mut account = account(cents(20), SpendingLimits::default());
+    assert_eq!(account.extend_owed(id, cents(9)), Err(Decline::NotOpen));
+}
+
+#[test]
+fn a_hold_is_extended_in_the_window_it_began_in() {
+    let limits = SpendingLimits { daily: Some(cents(10)), ..Default::default() };
+    let mut account = account(cents(100), limits);
+    let id = ChargeId(Uuid::from_u128(1));
+    account.charge(&stream(1, 5, 8, 50), NOON).unwrap();
+    let tomorrow = NOON.plus_micros(DAY_MICROS);
+    account.charge(&fixed(2, cents(10)), tomorrow).unwrap();
+    assert_eq!(account.extend(id, cents(9), cents(50), cents(8)).unwrap().held, cents(10));
+    assert_eq!(account.extend(id, cents(11), cents(50), cents(8)), Err(Decline::DailyLimit));
+    // Two windows on, what began in the first is not counted any more, and gets nothing more.
+    account.charge(&fixed(3, cents(1)), tomorrow.plus_micros(DAY_MICROS)).unwrap();
+    assert_eq!(account.extend(id, cents(11), cents(50), cents(8)), Err(Decline::DailyLimit));
+}
+
+#[test]
+fn what_a_crash_left_open_ends_at_what_was_earned() {
+    let id = ChargeId(Uuid::from_u128(1));
+    let mut before = account(cents(20), SpendingLimits::default());
+    let hold = before.charge(&stream(1, 5, 8, 50), NOON).unwrap().hold.unwrap();
+    let extended = before.extend(id, cents(9), cents(12), cents(7)).unwrap().hold.unwrap();
+    for (hold, captured) in [(hold, 0), (extended, 7)] {
+        let keys = vec![KeyState::new(KEY, SpendingLimits::default())];
+        let mut after = AccountState::load(stored(cents(20)), 2, keys, &[hold]);
+        assert_eq!((after.held(), after.open_charges()), (hold.amount, 1));
+        let settled = after.settle(id, Outcome::Expired, NOON).unwrap();
+        let end = settled.hold_end.unwrap();
+        assert_eq!((end.kind, end.captured), (HoldEndKind::Expired, cents(captured)));
+        assert_eq!(after.balance(), cents(20 - captured));
+        assert_eq!(after.settle(id, Outcome::Expired, NOON), Err(NotOpen));
+    }
+}
+
+#[test]
+fn a_refill_brings_the_balance_up_and_never_down() {
+    let mut account = account(cents(30), SpendingLimits::default());
+    let entry = account.refill(Uuid::nil(), cents(100), NOON).unwrap().unwrap();
+    assert_eq!((entry.kind, entry.amount), (EntryKind::Grant, cents(70)));
+    assert_eq!(account.refill(Uuid::nil(), cents(100), NOON), Ok(None));
+    assert_eq!(account.refill(Uuid::nil(), cents(1), NOON), Ok(None));
+    assert_eq!(account.balance(), cents(100));
+}

@@ -1,0 +1,283 @@
+use super::checkpoint::PUT_OFF;
+use super::*;
+use crate::account::AccountMarks;
+use crate::batch::{Change, Write};
+use crate::ids::{ChargeId, KeyId};
+use crate::money::Credits;
+use crate::usage::{Ending, Tally, UsageRecord};
+use crate::window::Timestamp;
+
+/// A key that is revoked: a change without a trace of its own.
+fn change(account: i64) -> Write {
+    let change = Some(Change::KeyRevoked(
+        AccountId(1),
+        KeyId(uuid::Uuid::from_u128(1)),
+        Timestamp::from_micros(1),
+    ));
+    Write { change, ..Write::nothing(AccountId(account)) }
+}
+
+fn gather(writer: &mut Writer<u8>, write: Write, marks: &Arc<AccountMarks>, ticket: u8) {
+    marks.pending_writes.fetch_add(1, Ordering::AcqRel);
+    let write = Box::new(write);
+    writer.gather(Pending { write, marks: Arc::clone(marks), at_micros: 0, ticket });
+}
+
+#[test]
+fn what_waits_behind_a_fenced_batch_of_its_account_is_fenced_too() {
+    let mut writer = Writer::new(10, 1_000_000);
+    let marks = Arc::new(AccountMarks::default());
+    for ticket in 0..2 {
+        gather(&mut writer, change(1), &marks, ticket);
+        // The first is on its way by itself; the second gathers behind it.
+        assert_eq!(writer.next_task().is_some(), ticket == 0);
+    }
+    writer.committed(Lane::Tables, Attempt::Fenced);
+    assert!(writer.next_task().is_none());
+    let fenced = Err(WriteError::Fenced);
+    assert_eq!(writer.take_ended(), vec![(0, fenced), (1, fenced)]);
+    assert!(marks.is_poisoned());
+}
+
+#[test]
+fn a_barrier_stays_behind_the_writes_of_a_batch_that_is_split() {
+    let mut writer = Writer::new(10, 1_000_000);
+    let marks: [Arc<AccountMarks>; 3] = Default::default();
+    gather(&mut writer, change(1), &marks[0], 1);
+    gather(&mut writer, change(2), &marks[1], 2);
+    gather(&mut writer, Write::nothing(AccountId::LAST), &marks[2], 3);
+    assert!(matches!(writer.next_task(), Some(Task::Commit(..))));
+    writer.committed(Lane::Tables, Attempt::Refused);
+    assert!(matches!(writer.next_task(), Some(Task::Look(..))));
+    writer.looked(Lane::Tables, Some(false));
+    for ticket in 1..3 {
+        assert!(matches!(writer.next_task(), Some(Task::Commit(..))));
+        assert_eq!(writer.take_ended(), []);
+        writer.committed(Lane::Tables, Attempt::Durable);
+        assert_eq!(writer.take_ended(), vec![(ticket, Ok(()))]);
+    }
+    assert!(writer.next_task().is_none());
+    assert_eq!(writer.take_ended(), vec![(3, Ok(()))]);
+}
+
+#[test]
+fn of_a_change_without_a_trace_nobody_is_told_that_it_did_not_happen() {
+    for last in [Attempt::Fenced, Attempt::Refused] {
+        let mut writer = Writer::new(10, 1_000_000);
+        let marks = Arc::new(AccountMarks::default());
+        gather(&mut writer, change(1), &marks, 1);
+        for attempt in [Attempt::Unknown, last] {
+            assert!(matches!(writer.next_task(), Some(Task::Commit(..))));
+            writer.committed(Lane::Tables, attempt);
+            assert!(matches!(writer.next_task(), Some(Task::Look(..))));
+            writer.looked(Lane::Tables, Some(false));
+            if attempt == Attempt::Unknown {
+                assert!(matches!(writer.next_task(), Some(Task::Pause(..))));
+                writer.paused(Lane::Tables);
+            }
+        }
+        assert_eq!(writer.take_ended(), vec![(1, Err(WriteError::Lost))]);
+        let state = match last {
+            Attempt::Fenced => WriterState::Fenced,
+            _ => WriterState::Serving,
+        };
+        assert_eq!(writer.state(), state);
+    }
+}
+
+/// What a call leaves that moves no money.
+fn usage(account: i64) -> Write {
+    let usage = UsageRecord {
+        id: ChargeId(uuid::Uuid::from_u128(1)),
+        account: AccountId(account),
+        seq: None,
+        key: KeyId(uuid::Uuid::from_u128(1)),
+        method: "GET".into(),
+        route: "/".into(),
+        model: "".into(),
+        upstream: "sandbox".into(),
+        status: 200,
+        cost: Credits::ZERO,
+        prompt_tokens: 0,
+        completion_tokens: 0,
+        ending: Ending::Completed,
+        tally: Tally::Reported,
+        started_at: Timestamp::from_micros(0),
+        latency_micros: 0,
+    };
+    Write { usage: Some(usage), ..Write::nothing(AccountId(account)) }
+}
+
+#[test]
+fn a_checkpoint_that_takes_too_long_is_tried_with_less() {
+    let mut writer = Writer::new(1, 1_000_000).with_journal(8, 8);
+    let marks = Arc::new(AccountMarks::default());
+    for _ in 0..8 {
+        journal(&mut writer, 1, &marks);
+    }
+    for last in [8, 4, 2, 1, 1] {
+        let Some(Task::Checkpoint(checkpoint)) = writer.next_task() else {
+            panic!("no checkpoint")
+        };
+        assert_eq!((checkpoint.first, checkpoint.last), (1, last));
+        assert_eq!(checkpoint.batch().usage.len(), usize::try_from(last).unwrap());
+        writer.checkpointed(Err(Attempt::Unknown));
+        assert!(
+            matches!(writer.next_task(), Some(Task::LookCheckpointed(looked)) if looked == last)
+        );
+        writer.looked_for_checkpoint(Some(None));
+        assert!(matches!(writer.next_task(), Some(Task::Pause(Lane::Tables, _))));
+        writer.paused(Lane::Tables);
+    }
+    // Found checkpointed after all, and what it was refused is known.
+    let Some(Task::Checkpoint(_)) = writer.next_task() else { panic!("no checkpoint") };
+    writer.checkpointed(Err(Attempt::Unknown));
+    assert!(matches!(writer.next_task(), Some(Task::LookCheckpointed(1))));
+    assert_eq!(writer.state(), WriterState::Unavailable);
+    writer.looked_for_checkpoint(Some(Some(vec![AccountId(1)])));
+    assert!(marks.is_poisoned());
+    assert_eq!(writer.backlog(), 7);
+    // The database has answered, and perhaps nothing else is ever asked of it until calls come in.
+    assert_eq!(writer.state(), WriterState::Serving);
+}
+
+#[test]
+fn the_journal_takes_its_time_where_checkpoints_do_not_keep_up() {
+    let mut writer = Writer::new(1, 1_000_000).with_journal(8, 0);
+    let marks = Arc::new(AccountMarks::default());
+    let mut brakes = Vec::new();
+    for backlog in 1..=512 {
+        journal(&mut writer, 1, &marks);
+        assert_eq!(writer.backlog(), backlog);
+        brakes.push(writer.brake_micros(10));
+    }
+    assert!(brakes.is_sorted());
+    assert_eq!((brakes[255], brakes[383], brakes[511]), (0, 500, 1_000));
+    assert_eq!(writer.brake_micros(1_000), 25_000);
+    assert_eq!(Writer::<u8>::new(1, 1).brake_micros(10), 0);
+}
+
+#[test]
+fn a_checkpoint_that_is_found_too_late_makes_the_next_ones_smaller() {
+    let mut writer = Writer::new(1, 1_000_000).with_journal(8, 8);
+    let marks = Arc::new(AccountMarks::default());
+    let more = |writer: &mut Writer<u8>, writes: usize| {
+        (0..writes).for_each(|_| journal(writer, 1, &marks));
+    };
+    more(&mut writer, 8);
+    assert_eq!(checkpoint_of(writer.next_task()), 8);
+    more(&mut writer, 40);
+    writer.checkpointed(Err(Attempt::Unknown));
+    assert!(matches!(writer.next_task(), Some(Task::LookCheckpointed(8))));
+    writer.looked_for_checkpoint(Some(Some(Vec::new())));
+    for checkpointed in [4, 8, 16] {
+        assert_eq!(checkpoint_of(writer.next_task()), checkpointed);
+        writer.checkpointed(Ok(Vec::new()));
+    }
+}
+
+/// Gathers a write of the account, and makes it durable in the journal.
+fn journal(writer: &mut Writer<u8>, account: i64, marks: &Arc<AccountMarks>) {
+    gather(writer, usage(account), marks, 0);
+    assert!(matches!(writer.next_task(), Some(Task::Commit(_, Place::Journal(_)))));
+    writer.committed(Lane::Journal, Attempt::Durable);
+}
+
+fn checkpoint_of(task: Option<Task>) -> usize {
+    let Some(Task::Checkpoint(checkpoint)) = task else { panic!("no checkpoint: {task:?}") };
+    checkpoint.batches.len()
+}
+
+#[test]
+fn what_is_overdue_is_checkpointed_whatever_comes() {
+    let mut writer = Writer::new(1, 1_000_000).with_journal(16, 8);
+    let marks = Arc::new(AccountMarks::default());
+    journal(&mut writer, 1, &marks);
+    writer.overdue();
+    gather(&mut writer, usage(1), &marks, 0);
+    assert!(matches!(writer.next_task(), Some(Task::Commit(_, Place::Journal(2)))));
+    assert_eq!(checkpoint_of(writer.next_task()), 1);
+    writer.committed(Lane::Journal, Attempt::Durable);
+    writer.checkpointed(Ok(Vec::new()));
+    assert!(writer.next_task().is_none(), "it is not overdue any more");
+}
+
+#[test]
+fn what_is_written_into_the_tables_waits_for_no_more_than_was_before_it() {
+    let mut writer = Writer::new(1, 1_000_000).with_journal(16, 8);
+    let marks: [Arc<AccountMarks>; 3] = Default::default();
+    journal(&mut writer, 1, &marks[0]);
+    gather(&mut writer, change(2), &marks[1], 0);
+    assert_eq!(checkpoint_of(writer.next_task()), 1);
+    (0..4).for_each(|_| journal(&mut writer, 1, &marks[0]));
+    gather(&mut writer, change(3), &marks[2], 0);
+    (0..4).for_each(|_| journal(&mut writer, 1, &marks[0]));
+    writer.checkpointed(Ok(Vec::new()));
+    assert!(matches!(writer.next_task(), Some(Task::Commit(_, Place::Tables))));
+    writer.committed(Lane::Tables, Attempt::Durable);
+    assert_eq!(checkpoint_of(writer.next_task()), 4);
+}
+
+#[test]
+fn a_checkpoint_is_urgent_where_something_waits_for_it_or_more_than_as_much_again() {
+    let mut writer = Writer::new(1, 1_000_000).with_journal(16, 0);
+    let marks: [Arc<AccountMarks>; 2] = Default::default();
+    let is_urgent = |task| match task {
+        Some(Task::Checkpoint(checkpoint)) => checkpoint.is_urgent,
+        other => panic!("no checkpoint: {other:?}"),
+    };
+    (0..16).for_each(|_| journal(&mut writer, 1, &marks[0]));
+    assert!(!is_urgent(writer.next_task()));
+    (0..16).for_each(|_| journal(&mut writer, 1, &marks[0]));
+    gather(&mut writer, change(2), &marks[1], 0);
+    writer.checkpointed(Ok(Vec::new()));
+    assert!(is_urgent(writer.next_task()));
+    writer.checkpointed(Ok(Vec::new()));
+    assert!(matches!(writer.next_task(), Some(Task::Commit(_, Place::Tables))));
+    // While the tables are busy, more than twice as much comes as is checkpointed at once.
+    (0..700).for_each(|_| {
+        gather(&mut writer, usage(1), &marks[0], 0);
+        assert!(matches!(writer.next_task(), Some(Task::Commit(_, Place::Journal(_)))));
+        writer.committed(Lane::Journal, Attempt::Durable);
+    });
+    writer.committed(Lane::Tables, Attempt::Durable);
+    let mut urgent = Vec::new();
+    while let Some(task) = writer.next_task() {
+        urgent.push(is_urgent(Some(task)));
+        writer.checkpointed(Ok(Vec::new()));
+    }
+    assert!(urgent.len() > 2 && urgent[0] && !urgent.last().unwrap(), "{urgent:?}");
+}
+
+#[test]
+fn a_checkpoint_waits_until_it_has_several_writes_of_each_account() {
+    let accounts: Vec<(i64, Arc<AccountMarks>)> =
+        (1..=100).map(|account| (account, Arc::default())).collect();
+    let mut writer = Writer::new(1, 1_000_000).with_journal(16, 8);
+    // One account alone has as many as are wanted anyway.
+    for _ in 0..16 {
+        assert!(writer.next_task().is_none());
+        journal(&mut writer, 1, &accounts[0].1);
+    }
+    assert_eq!(checkpoint_of(writer.next_task()), 16);
+    writer.checkpointed(Ok(Vec::new()));
+    // Five in turn, until each has been here so often.
+    for (account, marks) in accounts[..5].iter().cycle().take(5 * 8) {
+        assert!(writer.next_task().is_none());
+        journal(&mut writer, *account, marks);
+    }
+    assert_eq!(checkpoint_of(writer.next_task()), 5 * 8);
+    writer.checkpointed(Ok(Vec::new()));
+    // A hundred never are, so it is put off for as long as may be.
+    for (account, marks) in accounts.iter().cycle().take(16 * PUT_OFF) {
+        assert!(writer.next_task().is_none());
+        journal(&mut writer, *account, marks);
+    }
+    // What comes while it is checkpointed waits for the next time.
+    assert_eq!(checkpoint_of(writer.next_task()), 16 * PUT_OFF);
+    journal(&mut writer, 1, &accounts[0].1);
+    writer.checkpointed(Ok(Vec::new()));
+    assert!(writer.next_task().is_none());
+    assert_eq!(writer.backlog(), 1);
+    assert!(!accounts[0].1.is_checkpointed() && accounts[1].1.is_checkpointed());
+}
