@@ -175,7 +175,7 @@ impl Operators {
         let lease = serving_lease(&self.gateway, account).await?;
         let adjusted = lease.adjust(user.0, adjustment, answer, Some(act)).await;
         let receipt = adjusted.map_err(|error| match error {
-            AccountError::Refused(Decline::AccountClosed) => OperatorsError::AccountClosed,
+            AccountError::Refused(Decline::AccountSuspended) => OperatorsError::AccountClosed,
             AccountError::Refused(Decline::InsufficientCredits { available, .. }) => {
                 OperatorsError::Amount { available: Some(available) }
             }

@@ -188,9 +188,9 @@ impl Run {
         let (amount, reference) = (self.random.random_range(0..40), self.id());
         let result = self.account.top_up(EntryKind::TopUp, reference, credits(amount), self.now());
         if self.model.suspended {
-            assert_eq!(result, Err(Decline::AccountClosed));
+            assert_eq!(result, Err(Decline::AccountSuspended));
         } else if amount == 0 {
-            assert_eq!(result, Err(Decline::AmountTooLarge));
+            assert_eq!(result, Err(Decline::AmountNotPositive));
         } else {
             self.record(result.unwrap());
             self.model.top_ups.push((amount, self.model.entries));
@@ -203,7 +203,7 @@ impl Run {
         let result =
             self.account.take(EntryKind::Deduction, reference, credits(amount), self.now());
         if amount == 0 {
-            assert_eq!(result, Err(Decline::AmountTooLarge));
+            assert_eq!(result, Err(Decline::AmountNotPositive));
         } else if amount > available {
             assert!(matches!(result, Err(Decline::InsufficientCredits { .. })), "{result:?}");
         } else {
@@ -416,7 +416,7 @@ impl Run {
             |limit: Option<i64>, spent: i64| limit.is_some_and(|limit| spent + missing > limit);
         let expected = match key {
             _ if charge.is_fixed => Err(Decline::NotOpen),
-            _ if model.suspended => Err(Decline::AccountClosed),
+            _ if model.suspended => Err(Decline::AccountSuspended),
             None => Err(Decline::KeyInactive),
             Some(key) if key.per_request.is_some_and(|limit| need > limit) => {
                 Err(Decline::PerRequestLimit)
@@ -478,7 +478,7 @@ impl Run {
             return Err(Decline::AlreadyOpen);
         }
         if model.suspended {
-            return Err(Decline::AccountClosed);
+            return Err(Decline::AccountSuspended);
         }
         let key = model.keys.get(place).filter(|key| key.exists && !key.revoked);
         let key = key.ok_or(Decline::KeyInactive)?;

@@ -146,7 +146,7 @@ impl Payments {
             origin.act(Uuid::now_v7(), user, ActKind::PaymentConfirmed, at).to(id.to_string());
         let act = Some(act.with(format!("${amount} by {SANDBOX}")));
         let receipt = lease.top_up(payment, answer, act).await.map_err(|error| match error {
-            crate::actors::AccountError::Refused(Decline::AccountClosed) => {
+            crate::actors::AccountError::Refused(Decline::AccountSuspended) => {
                 PaymentsError::AccountClosed
             }
             crate::actors::AccountError::Refused(_) => {

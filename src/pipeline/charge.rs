@@ -111,7 +111,7 @@ pub(super) fn token_limit(
 
 pub(super) fn refusal(decline: Decline) -> Refusal {
     match decline {
-        Decline::AccountClosed => Refusal::AccountClosed,
+        Decline::AccountSuspended => Refusal::AccountClosed,
         Decline::KeyInactive => Refusal::InvalidKey,
         Decline::InsufficientCredits { price, .. } => Refusal::InsufficientCredits { price },
         Decline::PerRequestLimit
@@ -120,7 +120,7 @@ pub(super) fn refusal(decline: Decline) -> Refusal {
         | Decline::TotalLimit => Refusal::SpendingLimit,
         Decline::NotOpen => Refusal::OutcomeUnknown("the hold is not open any more"),
         Decline::AlreadyOpen => Refusal::Unavailable("a charge with this id is open already"),
-        Decline::AmountTooLarge => {
+        Decline::AmountNotPositive | Decline::AmountTooLarge => {
             Refusal::BadBody("the request could cost more than any account can hold".into())
         }
     }

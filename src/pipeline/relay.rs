@@ -605,7 +605,7 @@ fn last_frames(
             Decline::KeyInactive => {
                 declined("key_inactive", "This access key was revoked or deleted.")
             }
-            Decline::AccountClosed => declined("account_suspended", "The account is suspended."),
+            Decline::AccountSuspended => declined("account_suspended", "The account is suspended."),
             _ => declined(
                 "insufficient_credits",
                 "Your credits are used up. Please top up your account.",

@@ -93,7 +93,7 @@ pub enum Decline {
     NotOpen,
     /// The account is suspended.
     #[error("the account is suspended")]
-    AccountClosed,
+    AccountSuspended,
     /// The key is revoked, deleted, or never was one of this account.
     #[error("the key is not active")]
     KeyInactive,
@@ -117,6 +117,9 @@ pub enum Decline {
     /// The key has spent all it ever may.
     #[error("the key's total limit is reached")]
     TotalLimit,
+    /// The amount to add or to take is zero or less.
+    #[error("the amount is not positive")]
+    AmountNotPositive,
     /// A sum would not fit.
     #[error("the amount is too large")]
     AmountTooLarge,

@@ -67,6 +67,16 @@ struct Decided {
     terms: Terms,
 }
 
+/// What a call asks for now.
+struct Demand {
+    /// What it takes in all, with what it holds already.
+    whole: Credits,
+    /// What it takes now.
+    more: Credits,
+    /// The decline if the account has less than `more`.
+    uncovered: Decline,
+}
+
 impl AccountState {
     /// What a charge would get. Changes nothing.
     ///
@@ -76,35 +86,16 @@ impl AccountState {
         self.decide(charge, now).map(|decided| decided.terms)
     }
 
-    /// All checks of the chapter's pipeline from the account to the limits, in the order of [`Decline`].
+    /// All checks of a new charge, in the order of [`Decline`].
     fn decide(&self, charge: &Charge, now: Timestamp) -> Result<Decided, Decline> {
         if self.open.contains_key(&charge.id) {
             return Err(Decline::AlreadyOpen);
         }
-        if self.status != AccountStatus::Open {
-            return Err(Decline::AccountClosed);
-        }
         let available = self.available();
-        let Some(key) = self.key(charge.key).filter(|key| !key.is_revoked) else {
-            return Err(Decline::KeyInactive);
-        };
         let start = charge.price.start();
-        if key.limits.per_request.is_some_and(|ceiling| start > ceiling) {
-            return Err(Decline::PerRequestLimit);
-        }
-        if start > available {
-            return Err(charge.price.uncovered(available));
-        }
-        let (day, month) = key.windows(now);
-        if key.day.breaks(day, start, key.limits.daily) {
-            return Err(Decline::DailyLimit);
-        }
-        if key.month.breaks(month, start, key.limits.monthly) {
-            return Err(Decline::MonthlyLimit);
-        }
-        if key.total.breaks((), start, key.limits.total) {
-            return Err(Decline::TotalLimit);
-        }
+        let uncovered = charge.price.uncovered(available);
+        let demand = Demand { whole: start, more: start, uncovered };
+        let (key, day, month) = self.admit(charge.key, |key| key.windows(now), demand)?;
         let terms = match charge.price {
             Price::Fixed(price) => Terms { held: price, ceiling: price },
             Price::UpTo(Bounds { first, most, .. }) => {
@@ -115,8 +106,41 @@ impl AccountState {
         Ok(Decided { day, month, terms })
     }
 
-    /// Decides a charge: all checks of the chapter's pipeline from the balance to the debit, in one step
-    /// that nothing can come between.
+    /// The checks that a new charge and a longer hold share, of the account, the key, the balance and the limits, in the
+    /// order of [`Decline`]. Answers the key, and the day and the month in which the call counts.
+    fn admit(
+        &self,
+        key: KeyId,
+        windows: impl FnOnce(&KeyState) -> (Day, Month),
+        demand: Demand,
+    ) -> Result<(&KeyState, Day, Month), Decline> {
+        let Demand { whole, more, uncovered } = demand;
+        if self.status != AccountStatus::Open {
+            return Err(Decline::AccountSuspended);
+        }
+        let Some(key) = self.key(key).filter(|key| !key.is_revoked) else {
+            return Err(Decline::KeyInactive);
+        };
+        if key.limits.per_request.is_some_and(|ceiling| whole > ceiling) {
+            return Err(Decline::PerRequestLimit);
+        }
+        if more > self.available() {
+            return Err(uncovered);
+        }
+        let (day, month) = windows(key);
+        if key.day.breaks(day, more, key.limits.daily) {
+            return Err(Decline::DailyLimit);
+        }
+        if key.month.breaks(month, more, key.limits.monthly) {
+            return Err(Decline::MonthlyLimit);
+        }
+        if key.total.breaks((), more, key.limits.total) {
+            return Err(Decline::TotalLimit);
+        }
+        Ok((key, day, month))
+    }
+
+    /// Decides a charge: all checks and the debit, in one step that nothing can interrupt.
     ///
     /// # Errors
     /// The first [`Decline`] that applies, in the order of its variants. Nothing is changed then.
@@ -169,30 +193,11 @@ impl AccountState {
     ) -> Result<Extended, Decline> {
         let open = *self.open.get(&charge).ok_or(Decline::NotOpen)?;
         let Stake::Held { amount, .. } = open.stake else { return Err(Decline::NotOpen) };
-        if self.status != AccountStatus::Open {
-            return Err(Decline::AccountClosed);
-        }
-        let available = self.available();
-        let Some(key) = self.key(open.key).filter(|key| !key.is_revoked) else {
-            return Err(Decline::KeyInactive);
-        };
-        let more = need.less(amount);
-        if key.limits.per_request.is_some_and(|ceiling| need > ceiling) {
-            return Err(Decline::PerRequestLimit);
-        }
-        if more > available {
-            return Err(Decline::InsufficientCredits { price: need, available });
-        }
-        if key.day.breaks(open.day, more, key.limits.daily) {
-            return Err(Decline::DailyLimit);
-        }
-        if key.month.breaks(open.month, more, key.limits.monthly) {
-            return Err(Decline::MonthlyLimit);
-        }
-        if key.total.breaks((), more, key.limits.total) {
-            return Err(Decline::TotalLimit);
-        }
-        let room = available.min(key.room(open.day, open.month, amount));
+        let (available, more) = (self.available(), need.less(amount));
+        let uncovered = Decline::InsufficientCredits { price: need, available };
+        let demand = Demand { whole: need, more, uncovered };
+        let (key, day, month) = self.admit(open.key, |_| (open.day, open.month), demand)?;
+        let room = available.min(key.room(day, month, amount));
         self.enlarge(charge, &open, more.max(want.less(amount).min(room)), earned)
     }
 

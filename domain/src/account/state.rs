@@ -111,7 +111,7 @@ impl AccountState {
     /// Adds credits. They can be spent once the entry is confirmed.
     ///
     /// # Errors
-    /// [`Decline::AccountClosed`], or [`Decline::AmountTooLarge`] where the amount is not positive or the
+    /// [`Decline::AccountSuspended`], or [`Decline::AmountTooLarge`] where the amount is not positive or the
     /// balance would not fit.
     pub fn top_up(
         &mut self,
@@ -121,7 +121,7 @@ impl AccountState {
         now: Timestamp,
     ) -> Result<LedgerEntry, Decline> {
         if self.status != AccountStatus::Open {
-            return Err(Decline::AccountClosed);
+            return Err(Decline::AccountSuspended);
         }
         self.credit(kind, reference, amount, now)
     }
@@ -138,7 +138,7 @@ impl AccountState {
         now: Timestamp,
     ) -> Result<LedgerEntry, Decline> {
         if amount <= Credits::ZERO {
-            return Err(Decline::AmountTooLarge);
+            return Err(Decline::AmountNotPositive);
         }
         let balance = self.balance.checked_add(amount).ok_or(Decline::AmountTooLarge)?;
 
@@ -163,7 +163,7 @@ impl AccountState {
         now: Timestamp,
     ) -> Result<LedgerEntry, Decline> {
         if amount <= Credits::ZERO {
-            return Err(Decline::AmountTooLarge);
+            return Err(Decline::AmountNotPositive);
         }
         let available = self.available();
         if amount > available {

@@ -67,7 +67,7 @@ fn declines_come_in_the_order_of_their_precedence() {
     let dear = fixed(1, cents(3));
     assert_eq!(account.charge(&dear, NOON), Err(Decline::AlreadyOpen));
     let dear = fixed(2, cents(3));
-    assert_eq!(account.charge(&dear, NOON), Err(Decline::AccountClosed));
+    assert_eq!(account.charge(&dear, NOON), Err(Decline::AccountSuspended));
     account.set_status(AccountStatus::Open);
     assert_eq!(account.charge(&dear, NOON), Err(Decline::KeyInactive));
     account.keys[0].is_revoked = false;
