@@ -27,8 +27,8 @@ use actix_web::http::header::HeaderMap;
 use domain::api_key::{ApiKey, Pepper};
 use domain::route_group::Group;
 use domain::{
-    AccountId, AccountState, AccountStatus, Batch, Bounds, Charge, ChargeId, Credits, Environment,
-    KeyId, KeyState, Link, Outcome, Owner, Price, SpendingLimits, StoredAccount, Timestamp,
+    Account, AccountId, AccountStatus, Batch, Bounds, Charge, ChargeId, Credits, Environment,
+    KeyId, KeyState, Link, LoadedAccount, Outcome, Price, SpendingLimits, StoredAccount, Timestamp,
 };
 use futures_util::future::join_all;
 use polysystems::actors::LedgerWriter;
@@ -77,7 +77,7 @@ const CASES: [Case; 8] = [
     ("pipeline: bad checksum", 64_000, 15, |times| whole(times, false)),
 ];
 
-fn account() -> (AccountState, KeyId) {
+fn account() -> (Account, KeyId) {
     let limit = Some(Credits::MAX);
     let limits = SpendingLimits { per_request: limit, daily: limit, monthly: limit, total: limit };
     let key = KeyId(Uuid::from_u128(1));
@@ -89,7 +89,9 @@ fn account() -> (AccountState, KeyId) {
         seq: 0,
         link: Link::START,
     };
-    (AccountState::load(stored, 1, vec![KeyState::new(key, limits)], &[]), key)
+    let keys = vec![KeyState::new(key, limits)];
+    let loaded = LoadedAccount { stored, epoch: 1, keys, holds: Vec::new() };
+    (Account::load(loaded, Arc::default()), key)
 }
 
 fn order(number: u64, key: KeyId, price: Price) -> Charge {
@@ -102,7 +104,8 @@ fn charge(times: u64, price: Price) {
     for number in 0..times {
         let order = order(number, key, price);
         account.charge(black_box(&order), NOW).unwrap();
-        black_box(account.settle(order.id, Outcome::Delivered { cost: COST }, NOW).unwrap());
+        let outcome = Outcome::Delivered { cost: COST };
+        black_box(account.settle(order.id, outcome, NOW, None, None).unwrap());
     }
 }
 
@@ -130,8 +133,7 @@ fn tokens_of_prompt(times: u64) {
 }
 
 fn batch(times: u64) {
-    let (state, key) = account();
-    let mut owner = Owner::new(state, Arc::default());
+    let (mut owner, key) = account();
     for round in 0..times {
         let mut writes = Vec::new();
         for number in 0..64 {

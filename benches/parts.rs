@@ -22,7 +22,7 @@ use actix_web::http::header::HeaderMap;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use domain::route_group::Group;
 use domain::writer::Checkpoint;
-use domain::{AccountId, Batch, Charge, ChargeId, Credits, KeyId, Lease, Outcome, Owner, Price};
+use domain::{Account, AccountId, Batch, Charge, ChargeId, Credits, KeyId, Lease, Outcome, Price};
 use futures_util::future::join_all;
 use polysystems::actors::account::directory::{ActorThreads, Directory};
 use polysystems::actors::{AccountLease, LedgerWriter};
@@ -158,7 +158,7 @@ fn actors(criterion: &mut Criterion) {
 /// Accounts that are charged in turn, without actors.
 struct Charging {
     ids: Vec<(AccountId, KeyId)>,
-    owners: Vec<Owner>,
+    owners: Vec<Account>,
     next: usize,
 }
 
@@ -168,8 +168,8 @@ impl Charging {
         let owners = ground.system.block_on(async {
             let mut owners = Vec::new();
             for (account, _) in &ids {
-                let state = ground.store.load_account(*account, ground.lease.epoch).await.unwrap();
-                owners.push(Owner::new(state, Arc::default()));
+                let loaded = ground.store.load_account(*account, ground.lease.epoch).await.unwrap();
+                owners.push(Account::load(loaded, Arc::default()));
             }
             owners
         });

@@ -5,21 +5,21 @@
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
+use std::sync::Arc;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use domain::api_key::{ApiKey, Pepper};
 use domain::pricing::{PriceList, PriceRule, RouteClass};
 use domain::{
-    AccountId, AccountState, AccountStatus, Bounds, Charge, ChargeId, Credits, Environment, KeyId,
-    KeyState, Link, Outcome, Price, SpendingLimits, StoredAccount, Timestamp, TokenPrice,
+    Account, AccountId, AccountStatus, Bounds, Charge, ChargeId, Credits, Environment, KeyId,
+    KeyState, Link, LoadedAccount, Outcome, Price, SpendingLimits, StoredAccount, Timestamp,
+    TokenPrice,
 };
 use uuid::Uuid;
 
 const NOW: Timestamp = Timestamp::from_micros(1_705_320_000_000_000);
 
-fn account() -> AccountState {
-    let limit = Some(Credits::MAX);
-    let limits = SpendingLimits { per_request: limit, daily: limit, monthly: limit, total: limit };
+fn account(limits: SpendingLimits) -> Account {
     let key = KeyState::new(KeyId(Uuid::from_u128(1)), limits);
     let stored = StoredAccount {
         id: AccountId(1),
@@ -29,7 +29,14 @@ fn account() -> AccountState {
         seq: 0,
         link: Link::START,
     };
-    AccountState::load(stored, 1, vec![key], &[])
+    let loaded = LoadedAccount { stored, epoch: 1, keys: vec![key], holds: Vec::new() };
+    Account::load(loaded, Arc::default())
+}
+
+/// Limits that every charge is compared with, and that none reaches.
+fn unreached() -> SpendingLimits {
+    let limit = Some(Credits::MAX);
+    SpendingLimits { per_request: limit, daily: limit, monthly: limit, total: limit }
 }
 
 fn charge(price: Price) -> Charge {
@@ -58,21 +65,20 @@ fn domain(criterion: &mut Criterion) {
         criterion.bench_function(&format!("charge and settle, {name}"), |bencher| {
             let delivered = Outcome::Delivered { cost };
             bencher.iter_batched_ref(
-                account,
+                || account(unreached()),
                 |account| {
                     let order = charge(price);
                     account.charge(black_box(&order), NOW).unwrap();
-                    black_box(account.settle(order.id, delivered, NOW).unwrap());
+                    black_box(account.settle(order.id, delivered, NOW, None, None).unwrap());
                 },
                 BatchSize::SmallInput,
             );
         });
     }
-    let mut limited = account();
-    let over = charge(Price::Fixed(Credits::MAX));
-    let none = Some(Credits::from_nanos(1));
-    let limits = SpendingLimits { daily: none, monthly: none, ..SpendingLimits::default() };
-    limited.add_key(KeyState::new(over.key, limits));
+    let over = charge(Price::Fixed(cost));
+    let limit = Some(Credits::from_nanos(1));
+    let limits = SpendingLimits { daily: limit, monthly: limit, ..SpendingLimits::default() };
+    let mut limited = account(limits);
     criterion.bench_function("charge refused by a spending limit", |bencher| {
         bencher.iter(|| limited.charge(black_box(&over), NOW).unwrap_err());
     });

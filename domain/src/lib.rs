@@ -35,8 +35,8 @@ pub mod window;
 pub mod writer;
 
 pub use account::{
-    AccountMarks, AccountState, Adjustment, Bounds, Charge, Charged, Decline, Estimate, Extension,
-    KeyChange, KeyState, Outcome, Owner, Price, Settled, Snapshot, StoredAccount,
+    Account, AccountFlags, Adjustment, Bounds, Charge, Decline, Estimate, Extension, KeyChange,
+    KeyState, LoadedAccount, Outcome, Price, Settled, Snapshot, StoredAccount,
 };
 pub use act::{Act, ActKind, Actor, Origin};
 pub use batch::{Batch, Change, NewKey, NewPayment, RecordedAnswer, Write};

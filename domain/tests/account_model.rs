@@ -12,11 +12,15 @@
     reason = "a test that fails by a panic has done its work"
 )]
 
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
 use domain::limits::{LimitsChange, WindowCounter};
 use domain::{
-    AccountId, AccountMarks, AccountState, AccountStatus, Bounds, Charge, ChargeId, Credits,
-    Decline, EntryKind, Environment, Hold, HoldEndKind, KeyChange, KeyId, KeyState, LedgerEntry,
-    Link, Outcome, Price, SpendingLimits, StoredAccount, Timestamp,
+    Account, AccountId, AccountStatus, Adjustment, Bounds, Charge, ChargeId, Credits, Decline,
+    EntryKind, Environment, Extension, Hold, HoldChange, HoldEndKind, KeyChange, KeyId, KeyState,
+    LedgerEntry, Link, LoadedAccount, NewKey, NewPayment, Outcome, PaymentId, Price, StoredAccount,
+    Timestamp,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -124,7 +128,7 @@ fn calendar(now: Timestamp) -> (String, String) {
 
 struct Run {
     random: StdRng,
-    account: AccountState,
+    account: Account,
     model: Model,
     now: i64,
     ledger: Vec<LedgerEntry>,
@@ -142,7 +146,8 @@ impl Run {
             seq: 0,
             link: Link::START,
         };
-        let account = AccountState::load(stored, 1, Vec::new(), &[]);
+        let loaded = LoadedAccount { stored, epoch: 1, keys: Vec::new(), holds: Vec::new() };
+        let account = Account::load(loaded, Arc::default());
         Run {
             random: StdRng::seed_from_u64(seed),
             account,
@@ -185,8 +190,16 @@ impl Run {
     }
 
     fn top_up(&mut self) {
-        let (amount, reference) = (self.random.random_range(0..40), self.id());
-        let result = self.account.top_up(EntryKind::TopUp, reference, credits(amount), self.now());
+        let (amount, id) = (self.random.random_range(0..40), PaymentId(self.id()));
+        let payment = NewPayment {
+            id,
+            account: AccountId(1),
+            provider: "model",
+            amount: credits(amount),
+            at: self.now(),
+        };
+        let result = self.account.top_up(payment, None, self.now());
+        let result = result.map(|decision| decision.write.unwrap().entry.unwrap());
         if self.model.suspended {
             assert_eq!(result, Err(Decline::AccountSuspended));
         } else if amount == 0 {
@@ -200,8 +213,9 @@ impl Run {
     fn take(&mut self) {
         let (amount, reference) = (self.random.random_range(0..8), self.id());
         let available = self.model.available();
-        let result =
-            self.account.take(EntryKind::Deduction, reference, credits(amount), self.now());
+        let adjustment = Adjustment::Take(credits(amount));
+        let result = self.account.adjust(reference, adjustment, None, self.now());
+        let result = result.map(|decision| decision.write.unwrap().entry.unwrap());
         if amount == 0 {
             assert_eq!(result, Err(Decline::AmountNotPositive));
         } else if amount > available {
@@ -217,7 +231,16 @@ impl Run {
     fn add_key(&mut self) {
         if self.model.keys.len() < 4 {
             let id = key_id(self.model.keys.len());
-            self.account.add_key(KeyState::new(id, SpendingLimits::default()));
+            let key = NewKey {
+                id,
+                account: AccountId(1),
+                name: String::new(),
+                digest: [0; 32],
+                preview: String::new(),
+                created_at: self.now(),
+                expires_at: None,
+            };
+            assert!(self.account.add_key(key, None, usize::MAX).is_ok());
             self.model.keys.push(ModelKey { exists: true, ..ModelKey::default() });
             self.model.latest.push((String::new(), String::new()));
             self.model.counted.push((Vec::new(), Vec::new()));
@@ -248,7 +271,7 @@ impl Run {
                 total: of(total),
             }),
         };
-        let result = self.account.change_key(key_id(place), change);
+        let result = self.account.change_key(key_id(place), change, self.now());
         let known = self.model.keys.get_mut(place).filter(|key| key.exists);
         assert_eq!(result.is_ok(), known.is_some());
         let Some(key) = known else { return };
@@ -268,7 +291,7 @@ impl Run {
         self.model.suspended = self.random.random_range(0..3) == 0;
         let status =
             if self.model.suspended { AccountStatus::Suspended } else { AccountStatus::Open };
-        self.account.set_status(status);
+        let _ = self.account.set_status(status);
     }
 
     fn pass_time(&mut self) {
@@ -287,7 +310,7 @@ impl Run {
     fn become_durable(&mut self) {
         let durable = self.random.random_range(self.model.durable..=self.model.entries);
         self.model.durable = durable;
-        self.account.confirm(durable);
+        self.account.flags().durable_seq.store(durable, Ordering::Release);
     }
 
     #[expect(clippy::too_many_lines, reason = "all that a charge does is compared")]
@@ -319,11 +342,12 @@ impl Run {
         let order = Charge { id, key: key_id(place), price, expires_at, is_durable };
         let room = self.room(place);
         let expected = self.expected(&order, place, least, start, is_fixed);
-        let quoted = self.account.quote(&order, self.now());
-        let marks = AccountMarks::default();
-        marks.publish_available(self.account.available_at_rest());
-        let unasked = marks.declines(price);
+        let quoted = self.account.quote(&order, self.now()).decided.terms;
+        self.account.publish();
+        let unasked = self.account.flags().declines(price);
         let result = self.account.charge(&order, self.now());
+        let result = result.map(|decision| (decision.decided, decision.write));
+        let result = result.as_ref().map_err(|decline| *decline);
         if let Some(decline) = unasked
             && expected != Err(Decline::KeyInactive)
         {
@@ -331,7 +355,7 @@ impl Run {
             self.counts[12] += 1;
         }
         assert_eq!(result.map(|_| ()), expected, "{order:?}");
-        assert_eq!(result.map(|charged| charged.terms), quoted, "a quote is what a charge does");
+        assert_eq!(result.map(|(terms, _)| *terms), quoted, "a quote is what a charge does");
         self.counts[match &expected {
             Ok(()) => 0,
             Err(Decline::PerRequestLimit) => 1,
@@ -342,10 +366,10 @@ impl Run {
             Err(Decline::TotalLimit) => 13,
             Err(_) => 6,
         }] += 1;
-        let Ok(charged) = result else { return };
+        let Ok((terms, write)) = result else { return };
         let held = if is_fixed { most } else { first.min(room) };
         let ceiling = if is_fixed { most } else { most.min(room) };
-        assert_eq!((charged.terms.held, charged.terms.ceiling), (credits(held), credits(ceiling)));
+        assert_eq!((terms.held, terms.ceiling), (credits(held), credits(ceiling)));
         let (day, month) = self.window(place);
         self.model.latest[place] = (day.clone(), month.clone());
         let (days, months) = &mut self.model.counted[place];
@@ -355,13 +379,18 @@ impl Run {
             }
             counted.drain(..counted.len().saturating_sub(2));
         }
-        assert_eq!(charged.entry.is_some(), is_fixed && most > 0);
-        if let Some(entry) = charged.entry {
+        let entry = write.as_ref().and_then(|write| write.entry);
+        assert_eq!(entry.is_some(), is_fixed && most > 0);
+        if let Some(entry) = entry {
             assert_eq!(entry.amount, credits(-most));
             self.record(entry);
         }
-        assert_eq!(charged.hold.is_some(), is_durable);
-        if let Some(hold) = charged.hold {
+        let written = write.as_ref().and_then(|write| match write.hold {
+            Some(HoldChange::Opened(hold)) => Some(hold),
+            _ => None,
+        });
+        assert_eq!(written.is_some(), is_durable);
+        if let Some(hold) = written {
             assert_eq!((hold.amount, hold.earned), (credits(held), Credits::ZERO));
         }
         let charge = Remembered {
@@ -372,7 +401,7 @@ impl Run {
             held,
             is_fixed,
             is_durable,
-            written: charged.hold,
+            written,
             cost: None,
             gave_back: None,
         };
@@ -400,7 +429,10 @@ impl Run {
         let charge = self.model.charges[*place].clone();
         let (need, more, earned) = (self.amount(), self.amount(), self.amount());
         let (need, want) = (need + self.amount(), need + more);
-        let result = self.account.extend(charge.id, credits(need), credits(want), credits(earned));
+        let extension =
+            Extension::Ahead { need: credits(need), want: credits(want), earned: credits(earned) };
+        let result = self.account.extend(charge.id, extension);
+        let result = result.map(|decision| (decision.decided, decision.write));
         let model = &self.model;
         let key = model.keys.get(charge.key).filter(|key| key.exists && !key.revoked);
         let missing = (need - charge.held).max(0);
@@ -441,17 +473,19 @@ impl Run {
                 Ok(charge.held + missing.max((want - charge.held).max(0).min(room)))
             }
         };
-        assert_eq!(result.map(|extended| extended.held.nanos()), expected, "{charge:?}");
+        let held = result.as_ref().map(|(held, _)| held.nanos());
+        assert_eq!(held.map_err(|decline| *decline), expected, "{charge:?}");
         self.counts[if expected.is_ok() { 8 } else { 9 }] += 1;
-        let Ok(extended) = result else { return };
-        assert_eq!(extended.hold.is_some(), charge.is_durable);
+        let Ok((held, write)) = result else { return };
+        let hold = write.and_then(|write| match write.hold {
+            Some(HoldChange::Extended(hold)) => Some(hold),
+            _ => None,
+        });
+        assert_eq!(hold.is_some(), charge.is_durable);
         let charge = &mut self.model.charges[*place];
-        charge.held = extended.held.nanos();
-        if let Some(hold) = extended.hold {
-            assert_eq!(
-                (hold.amount, hold.earned.nanos()),
-                (extended.held, earned.min(charge.held))
-            );
+        charge.held = held.nanos();
+        if let Some(hold) = hold {
+            assert_eq!((hold.amount, hold.earned.nanos()), (held, earned.min(charge.held)));
             charge.written = Some(hold);
         }
     }
@@ -513,7 +547,8 @@ impl Run {
             .collect();
         if open.is_empty() || self.random.random_range(0..20) == 0 {
             let nobodys = ChargeId(self.id());
-            assert!(self.account.settle(nobodys, Outcome::Failed, self.now()).is_err());
+            let settled = self.account.settle(nobodys, Outcome::Failed, self.now(), None, None);
+            assert!(settled.is_err());
             return;
         }
         let place = open[self.random.random_range(0..open.len())];
@@ -525,7 +560,8 @@ impl Run {
             _ => Outcome::Delivered { cost: credits(cost) },
         };
         let earned = charge.written.map_or(0, |hold| hold.earned.nanos());
-        let settled = self.account.settle(charge.id, outcome, self.now()).unwrap();
+        let settled = self.account.settle(charge.id, outcome, self.now(), None, None);
+        let settled = settled.unwrap().decided;
         let cost = match (outcome, charge.is_fixed) {
             (Outcome::Delivered { .. }, true) => charge.held,
             (Outcome::Delivered { .. }, false) => cost.min(charge.held),
@@ -556,7 +592,7 @@ impl Run {
         self.model.charges[place].cost = Some(cost);
         self.counts[if outcome == Outcome::Expired { 10 } else { 7 }] += 1;
         // One end only.
-        assert!(self.account.settle(charge.id, outcome, self.now()).is_err());
+        assert!(self.account.settle(charge.id, outcome, self.now(), None, None).is_err());
     }
 
     /// Loses the account and loads it again from what is written down: durable holds are there again, other
@@ -584,7 +620,9 @@ impl Run {
                 counted.drain(..counted.len().saturating_sub(1));
             }
         }
-        self.account = AccountState::load(self.account.stored(), 1, keys.collect(), &holds);
+        let (stored, keys) = (self.account.stored(), keys.collect());
+        let loaded = LoadedAccount { stored, epoch: 1, keys, holds };
+        self.account = Account::load(loaded, Arc::default());
     }
 
     fn record(&mut self, entry: LedgerEntry) {
@@ -595,16 +633,17 @@ impl Run {
     }
 
     /// What must hold after every command.
-    fn check(&self) {
+    fn check(&mut self) {
+        let account = self.account.look(None, self.now()).decided;
         let model = &self.model;
-        assert_eq!(self.account.balance(), credits(model.balance()), "balance");
-        assert_eq!(self.account.held(), credits(model.held()), "held");
-        assert_eq!(self.account.available(), credits(model.available()), "available");
+        assert_eq!(account.balance, credits(model.balance()), "balance");
+        assert_eq!(account.held, credits(model.held()), "held");
+        assert_eq!(account.available, credits(model.available()), "available");
         assert!(model.available() >= 0 && model.balance() >= 0);
         let folded: i64 = self.ledger.iter().map(|entry| entry.amount.nanos()).sum();
-        assert_eq!(self.account.balance(), credits(folded), "the fold of the ledger");
+        assert_eq!(account.balance, credits(folded), "the sum of the ledger");
         if let Some(last) = self.ledger.last() {
-            assert_eq!(last.balance_after, self.account.balance());
+            assert_eq!(last.balance_after, account.balance);
             assert!(!last.balance_after.is_negative());
         }
     }

@@ -1,7 +1,7 @@
 //! A deterministic simulation of the whole money path: accounts, their owners, the directory's rules, the
 //! ledger writer, leases and a database, on one thread, in an order that a seed decides.
 //!
-//! What runs is the production code of `src/domain` ([`Owner`], [`Writer`], [`AccountMarks`], [`Fold`]); the
+//! What runs is the production code of `src/domain` ([`Account`], [`Writer`], [`AccountFlags`], [`Fold`]); the
 //! world around it is simulated: processes that crash and take over from one another, a database that loses
 //! answers, commits late, refuses, or is gone, acknowledgements that overtake one another, a clock that jumps.
 //! A sequential model judges every decision and every acknowledged answer; at the end the production checks of
@@ -38,10 +38,10 @@ use domain::writer::{
     Attempt, Checkpoint, Lane, Pending, Place, Task, WriteError, Writer, WriterState,
 };
 use domain::{
-    AccountId, AccountMarks, AccountState, AccountStatus, Batch, Change, Charge, ChargeId, Credits,
+    Account, AccountFlags, AccountId, AccountStatus, Batch, Change, Charge, ChargeId, Credits,
     Decline, Environment, Hold, HoldChange, HoldEnd, KeyChange, KeyId, KeySpend, KeyState, Lease,
-    LedgerEntry, LimitsChange, Link, NewPayment, Outcome, Owner, PaymentId, Price, SpendingLimits,
-    StoredAccount, Tally, Timestamp, UsageRecord, Write,
+    LedgerEntry, LimitsChange, Link, LoadedAccount, NewPayment, Outcome, PaymentId, Price,
+    SpendingLimits, StoredAccount, Tally, Timestamp, UsageRecord, Write,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -317,7 +317,7 @@ impl Tables {
     }
 
     /// As the store loads it, checked as the store checks it.
-    fn load(&self, id: AccountId, epoch: i64) -> AccountState {
+    fn load(&self, id: AccountId, epoch: i64) -> LoadedAccount {
         if epoch == self.epoch {
             let is_journaled = |batch: &Batch| batch.account_ids().contains(&id);
             let backlog = self.backlog();
@@ -353,7 +353,7 @@ impl Tables {
             }
             state
         });
-        AccountState::load(stored, epoch, keys.collect(), &holds)
+        LoadedAccount { stored, epoch, keys: keys.collect(), holds }
     }
 
     fn total(&self, key: KeyId) -> Credits {
@@ -426,7 +426,7 @@ struct Decided {
 }
 
 struct Resident {
-    owner: Owner,
+    owner: Account,
     decided: Decided,
     is_leaving: bool,
 }
@@ -625,11 +625,11 @@ impl World<'_> {
     fn resident(&mut self, place: usize, id: AccountId) -> Option<&mut Resident> {
         let process = &mut self.processes[place];
         if let Some(resident) = process.residents.get_mut(&id) {
-            let marks = Arc::clone(resident.owner.marks());
-            if marks.is_poisoned() {
+            let flags = Arc::clone(resident.owner.flags());
+            if flags.is_poisoned() {
                 if !std::mem::replace(&mut resident.is_leaving, true) {
                     // Only after everything it handed over has met its end.
-                    let none = Arc::new(AccountMarks::default());
+                    let none = Arc::new(AccountFlags::default());
                     let nothing = Write::nothing(AccountId::LAST);
                     self.hand_over(place, Box::new(nothing), &none, Ticket::Barrier(id));
                     self.drive(place);
@@ -639,10 +639,10 @@ impl World<'_> {
             return self.processes[place].residents.get_mut(&id);
         }
         let epoch = process.lease.epoch;
-        let state = self.tables.load(id, epoch);
-        let decided = Decided { balance: state.balance().nanos(), entries: Vec::new() };
-        let has_holds = state.open_charges() > 0;
-        let owner = Owner::new(state, Arc::default());
+        let loaded = self.tables.load(id, epoch);
+        let decided = Decided { balance: loaded.balance().nanos(), entries: Vec::new() };
+        let has_holds = !loaded.holds.is_empty();
+        let owner = Account::load(loaded, Arc::default());
         let resident = Resident { owner, decided, is_leaving: false };
         self.processes[place].residents.insert(id, resident);
         self.tell(|| format!("process {epoch} loads account {id}"));
@@ -656,7 +656,7 @@ impl World<'_> {
         let at = self.at();
         let Some(resident) = self.processes[place].residents.get_mut(&id) else { return };
         let decisions = resident.owner.expire(at);
-        assert!(decisions.is_empty() || !resident.owner.marks().is_quiet(), "let go too early");
+        assert!(decisions.is_empty() || !resident.owner.flags().is_quiet(), "let go too early");
         for Decision { decided, write, .. } in decisions {
             self.tell(|| format!("account {id} ends {decided}"));
             self.sometimes("a hold was ended by the next owner");
@@ -689,9 +689,9 @@ impl World<'_> {
     }
 
     fn submit(&mut self, place: usize, id: AccountId, write: Option<Box<Write>>, ticket: Ticket) {
-        let marks = Arc::clone(self.processes[place].residents[&id].owner.marks());
+        let flags = Arc::clone(self.processes[place].residents[&id].owner.flags());
         if let Some(write) = write {
-            self.hand_over(place, write, &marks, ticket);
+            self.hand_over(place, write, &flags, ticket);
         }
         self.processes[place].residents[&id].owner.publish();
     }
@@ -700,12 +700,12 @@ impl World<'_> {
         &mut self,
         place: usize,
         write: Box<Write>,
-        marks: &Arc<AccountMarks>,
+        flags: &Arc<AccountFlags>,
         ticket: Ticket,
     ) {
-        marks.pending_writes.fetch_add(1, Ordering::AcqRel);
+        flags.pending_writes.fetch_add(1, Ordering::AcqRel);
         let at_micros = self.now as u64;
-        let pending = Pending { write, marks: Arc::clone(marks), at_micros, ticket };
+        let pending = Pending { write, flags: Arc::clone(flags), at_micros, ticket };
         self.processes[place].writer.gather(pending);
     }
 
@@ -957,8 +957,8 @@ impl World<'_> {
         }
         let (id, at) = (self.id(), self.at());
         let Some(resident) = self.resident(place, account) else { return };
-        let marks = Arc::clone(resident.owner.marks());
-        let Some(in_flight) = InFlight::enter(&marks, 64) else { return };
+        let flags = Arc::clone(resident.owner.flags());
+        let Some(in_flight) = InFlight::enter(&flags, 64) else { return };
         let charge = |price, is_durable| Charge {
             id: ChargeId(id),
             key,
@@ -977,7 +977,7 @@ impl World<'_> {
             }),
             Kind::TopUp(_) | Kind::Revoke | Kind::Limit(_) => Price::Fixed(Credits::ZERO),
         };
-        let unasked = marks.declines(price);
+        let unasked = flags.declines(price);
         let mut held = 0;
         let decided = match kind {
             Kind::Fixed(amount) => {
@@ -1014,8 +1014,8 @@ impl World<'_> {
                 Ok(resident.owner.change_key(key, KeyChange::Limits(change), at).unwrap().write)
             }
         };
-        let available = resident.owner.state().available().nanos();
-        let is_durable = resident.owner.state().seq() == marks.durable_seq.load(Ordering::Acquire);
+        let available = resident.owner.look(None, at).decided.available.nanos();
+        let is_durable = resident.owner.seq() == flags.durable_seq.load(Ordering::Acquire);
         self.tell(|| format!("process {epoch}: account {account} {kind:?} {decided:?}"));
         if let Some(decline) = unasked {
             let is_told = decided
@@ -1162,7 +1162,7 @@ impl World<'_> {
             return;
         };
         let decided = resident.owner.settle(id, outcome, at, Some(usage), None);
-        let is_quiet = resident.owner.marks().is_quiet();
+        let is_quiet = resident.owner.flags().is_quiet();
         assert!(decided.is_err() || !is_quiet, "let go before its write is handed over");
         self.tell(|| format!("{id} is settled: {outcome:?} {decided:?}"));
         let Ok(decision) = decided else {
@@ -1315,10 +1315,10 @@ impl World<'_> {
         let is_owner = self.processes[place].lease.epoch == self.tables.epoch;
         let process = &mut self.processes[place];
         let Some(resident) = process.residents.get_mut(&id) else { return };
-        let marks = Arc::clone(resident.owner.marks());
+        let flags = Arc::clone(resident.owner.flags());
         let looked = resident.owner.look(None, at);
         let snapshot = looked.decided;
-        let durable = marks.durable_seq.load(Ordering::Acquire);
+        let durable = flags.durable_seq.load(Ordering::Acquire);
         let decided = &resident.decided;
         let moved: i64 = decided.entries.iter().map(|(_, amount, _)| amount).sum();
         let (balance, held) = (decided.balance + moved, snapshot.held.nanos());
@@ -1331,7 +1331,7 @@ impl World<'_> {
             .sum();
         let available = (balance - held - on_its_way).max(0);
         assert_eq!(snapshot.available.nanos(), available, "available of account {id}");
-        if is_owner && !marks.is_poisoned() {
+        if is_owner && !flags.is_poisoned() {
             let stored = self.tables.on_record().accounts[&id];
             let debits: i64 = decided
                 .entries
@@ -1364,15 +1364,15 @@ impl World<'_> {
         let ids: Vec<AccountId> = self.processes[place].residents.keys().copied().collect();
         let mut idle = Vec::new();
         for id in ids {
-            let marks = Arc::clone(self.processes[place].residents[&id].owner.marks());
-            if marks.is_poisoned() {
+            let flags = Arc::clone(self.processes[place].residents[&id].owner.flags());
+            if flags.is_poisoned() {
                 self.resident(place, id);
                 continue;
             }
-            if marks.open_charges.load(Ordering::Acquire) > 0 {
+            if flags.open_charges.load(Ordering::Acquire) > 0 {
                 self.expire(place, id);
             }
-            if marks.may_passivate() {
+            if flags.may_passivate() {
                 idle.push((0, id));
             }
         }
@@ -1382,14 +1382,13 @@ impl World<'_> {
             let removed = self.processes[place].residents.remove(&id).unwrap();
             self.sometimes("an account was passivated");
             self.tell(|| format!("account {id} is passivated"));
-            if removed.owner.marks().is_poisoned() {
+            if removed.owner.flags().is_poisoned() {
                 continue;
             }
             // Whoever loads it next must find it as it was.
             if self.processes[place].lease.epoch == self.tables.epoch {
-                let state = removed.owner.state();
                 assert_eq!(
-                    state.stored(),
+                    removed.owner.stored(),
                     self.tables.accounts[&id],
                     "let go before it was written"
                 );
@@ -1550,10 +1549,10 @@ impl World<'_> {
         }
         for (place, process) in self.processes.iter().enumerate() {
             for (id, resident) in &process.residents {
-                let marks = resident.owner.marks();
+                let flags = resident.owner.flags();
                 let none = Ordering::Acquire;
-                assert_eq!(marks.pending_writes.load(none), 0, "account {id} of {place}");
-                assert_eq!(marks.backlog_writes.load(none), 0, "account {id} of {place}");
+                assert_eq!(flags.pending_writes.load(none), 0, "account {id} of {place}");
+                assert_eq!(flags.backlog_writes.load(none), 0, "account {id} of {place}");
             }
         }
     }

@@ -11,9 +11,9 @@ use super::{Store, StoreError};
 use domain::audit::check_loaded;
 use domain::limits::WindowCounter;
 use domain::{
-    AccountId, AccountState, AccountStatus, ChargeId, Credits, Day, EntryKind, Environment, Hold,
-    KeyId, KeySpend, KeyState, LedgerEntry, Link, Month, SpendingLimits, StoredAccount, Timestamp,
-    UserId,
+    AccountId, AccountStatus, ChargeId, Credits, Day, EntryKind, Environment, Hold, KeyId,
+    KeySpend, KeyState, LedgerEntry, Link, LoadedAccount, Month, SpendingLimits, StoredAccount,
+    Timestamp, UserId,
 };
 use entity::{account, api_key, key_spend};
 
@@ -48,7 +48,7 @@ impl Store {
         &self,
         id: AccountId,
         epoch: i64,
-    ) -> Result<AccountState, StoreError> {
+    ) -> Result<LoadedAccount, StoreError> {
         self.run(move |store| async move {
             failpoint!("load-before");
             let backend = store.read.get_database_backend();
@@ -76,7 +76,7 @@ impl Store {
                 holds.iter().try_fold(Credits::ZERO, |sum, hold| sum.checked_add(hold.amount));
             check_loaded(&stored, &last, held.unwrap_or(Credits::MAX))
                 .map_err(|what| StoreError::Quarantined { account: id, what })?;
-            Ok(AccountState::load(stored, epoch, keys, &holds))
+            Ok(LoadedAccount { stored, epoch, keys, holds })
         })
         .await
     }

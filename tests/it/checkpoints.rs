@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use domain::writer::Checkpoint;
 use domain::{
-    AccountId, AccountState, Batch, Charge, ChargeId, Credits, KeyId, KeyState, Outcome, Owner,
+    Account, AccountId, Batch, Charge, ChargeId, Credits, KeyId, KeyState, LoadedAccount, Outcome,
     Price,
 };
 use polysystems::clock::Clock;
@@ -46,7 +46,7 @@ impl Audience for Nobody {
 struct Customer {
     account: AccountId,
     key: KeyId,
-    owner: Owner,
+    owner: Account,
 }
 
 impl Customer {
@@ -96,8 +96,9 @@ async fn a_checkpoint_of_many_accounts_is_whole(database: Database) {
     let lease = store.take_lease(Uuid::new_v4()).await.unwrap();
     let mut customers = Vec::new();
     for (account, key) in keys(&database).await {
-        let state = store.load_account(account, lease.epoch).await.unwrap();
-        customers.push(Customer { account, key, owner: Owner::new(state, Arc::default()) });
+        let loaded = store.load_account(account, lease.epoch).await.unwrap();
+        let owner = Account::load(loaded, Arc::default());
+        customers.push(Customer { account, key, owner });
     }
     assert_eq!(customers.len(), ACCOUNTS);
 
@@ -122,11 +123,11 @@ async fn a_checkpoint_of_many_accounts_is_whole(database: Database) {
     assert_eq!(report.entries, u64::try_from(calls + ACCOUNTS).unwrap());
     // Balance, link and the counters of each key.
     for Customer { account, owner, .. } in &customers {
-        let state = store.load_account(*account, lease.epoch).await.unwrap();
-        let spends =
-            |state: &AccountState| state.keys().iter().map(KeyState::spend).collect::<Vec<_>>();
-        assert_eq!(state.stored(), owner.state().stored());
-        assert_eq!(spends(&state), spends(owner.state()));
+        let LoadedAccount { stored, keys, .. } =
+            store.load_account(*account, lease.epoch).await.unwrap();
+        let spends = |keys: &[KeyState]| keys.iter().map(KeyState::spend).collect::<Vec<_>>();
+        assert_eq!(stored, owner.stored());
+        assert_eq!(spends(&keys), spends(owner.keys()));
     }
     store.release_lease(lease).await.unwrap();
     store.close().await;

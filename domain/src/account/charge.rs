@@ -16,7 +16,7 @@ pub enum Price {
     UpTo(Bounds),
 }
 
-/// What a call may cost whose price is known only after it. In rising order.
+/// What a call may cost if its price is known only after it. In rising order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
     /// What it costs at least.
@@ -30,7 +30,7 @@ pub struct Bounds {
 }
 
 impl Bounds {
-    /// A call that is begun only where all it can cost can be held.
+    /// The bounds of a call that is begun only if all it can cost can be held.
     #[must_use]
     pub const fn whole(least: Credits, most: Credits) -> Self {
         Bounds { least, start: most, first: most, most }
@@ -56,7 +56,7 @@ impl Price {
         }
     }
 
-    /// The refusal where this is available and does not cover it. It names the least where not even that is there,
+    /// The decline if `available` does not cover the price. It names the least cost if not even that is covered,
     /// else what the call begins with.
     pub(super) fn uncovered(self, available: Credits) -> Decline {
         let price = match self {
@@ -78,11 +78,11 @@ pub struct Charge {
     pub price: Price,
     /// When the hold ends by itself, if nothing else ends it.
     pub expires_at: Timestamp,
-    /// Is the hold written down? It is where the call is delivered before it is settled.
+    /// Is the hold written? It is if the answer is delivered before the call is settled.
     pub is_durable: bool,
 }
 
-/// Why the account says no, in order of precedence: where several apply, the first is the answer.
+/// Why the account declines, in order of precedence: if several apply, the first is the answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum Decline {
     /// A charge with this id is open already.
@@ -144,7 +144,7 @@ pub enum Outcome {
     },
     /// Nothing was delivered: a fixed price is refunded, a hold released.
     Failed,
-    /// Its time is over, or its owner gone: of a durable hold what was earned is captured; else as failed.
+    /// Its time is over, or its process has ended: what was earned of a durable hold is captured; else as failed.
     Expired,
 }
 
@@ -155,9 +155,9 @@ pub struct Settled {
     pub key: KeyId,
     /// When the charge was opened.
     pub opened_at: Timestamp,
-    /// The capture or refund to write down, if money moved.
+    /// The capture or refund to write, if money moved.
     pub entry: Option<LedgerEntry>,
-    /// The end of the hold to write down, where it is durable.
+    /// The end of the hold to write, if it is durable.
     pub hold_end: Option<HoldEnd>,
     /// The last entry of the charge: that one, else the debit of a fixed price, if there was one.
     pub seq: Option<i64>,
@@ -165,7 +165,7 @@ pub struct Settled {
     pub cost: Credits,
     /// The balance after it.
     pub balance: Credits,
-    /// The key's counters after it; none where the key is gone.
+    /// The key's counters after it; none if the key is deleted.
     pub key_spend: Option<KeySpend>,
     /// What the key may still spend after it.
     pub left: LimitsLeft,

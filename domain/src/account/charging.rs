@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::charge::{Bounds, Charge, Decline, NotOpen, Outcome, Price, Settled, Terms};
 use super::key::KeyState;
-use super::state::{AccountState, key_mut, negated};
+use super::state::{State, key_mut, negated};
 use crate::environment::AccountStatus;
 use crate::hold::{Hold, HoldEnd, HoldEndKind};
 use crate::ids::{ChargeId, KeyId};
@@ -15,31 +15,31 @@ use crate::window::{Day, Month, Timestamp};
 
 /// A charge that was accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Charged {
+pub(super) struct Accepted {
     /// What it got.
-    pub terms: Terms,
-    /// The debit to write down; none for a hold and for a call that is free of charge.
-    pub entry: Option<LedgerEntry>,
-    /// The hold to write down, where it is durable.
-    pub hold: Option<Hold>,
+    pub(super) terms: Terms,
+    /// The debit to write; none for a hold or a free call.
+    pub(super) entry: Option<LedgerEntry>,
+    /// The hold to write, if it is durable.
+    pub(super) hold: Option<Hold>,
     /// The key's counters with it.
-    pub key_spend: KeySpend,
+    pub(super) key_spend: KeySpend,
 }
 
 /// A hold that was made larger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extended {
+pub(super) struct Extended {
     /// What is held now.
-    pub held: Credits,
-    /// The hold to write down, where it is durable.
-    pub hold: Option<Hold>,
+    pub(super) held: Credits,
+    /// The hold to write, if it is durable.
+    pub(super) hold: Option<Hold>,
 }
 
 /// A charge between its acceptance and its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct OpenCharge {
     pub(super) key: KeyId,
-    /// Where it counts, from beginning to end, whatever midnight does in between.
+    /// The windows it counts in until its end, also if midnight passes in between.
     pub(super) day: Day,
     pub(super) month: Month,
     pub(super) stake: Stake,
@@ -50,7 +50,7 @@ pub(super) struct OpenCharge {
 /// What a charge has taken before it ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stake {
-    /// A fixed price, by this entry; none where it is free of charge.
+    /// A fixed price, debited by this entry; no entry if the call is free.
     Debited(Credits, Option<i64>),
     Held {
         amount: Credits,
@@ -60,7 +60,7 @@ pub(super) enum Stake {
     },
 }
 
-/// What a charge would do, before it does it.
+/// A charge that passed every check, before anything is changed.
 struct Decided {
     day: Day,
     month: Month,
@@ -77,12 +77,9 @@ struct Demand {
     uncovered: Decline,
 }
 
-impl AccountState {
+impl State {
     /// What a charge would get. Changes nothing.
-    ///
-    /// # Errors
-    /// The first [`Decline`] that applies, in the order of its variants.
-    pub fn quote(&self, charge: &Charge, now: Timestamp) -> Result<Terms, Decline> {
+    pub(super) fn quote(&self, charge: &Charge, now: Timestamp) -> Result<Terms, Decline> {
         self.decide(charge, now).map(|decided| decided.terms)
     }
 
@@ -141,10 +138,8 @@ impl AccountState {
     }
 
     /// Decides a charge: all checks and the debit, in one step that nothing can interrupt.
-    ///
-    /// # Errors
-    /// The first [`Decline`] that applies, in the order of its variants. Nothing is changed then.
-    pub fn charge(&mut self, charge: &Charge, now: Timestamp) -> Result<Charged, Decline> {
+    /// Changes nothing if it declines.
+    pub(super) fn charge(&mut self, charge: &Charge, now: Timestamp) -> Result<Accepted, Decline> {
         let Decided { day, month, terms } = self.decide(charge, now)?;
         let (debit, hold) = match charge.price {
             Price::Fixed(price) => (price, Credits::ZERO),
@@ -176,15 +171,12 @@ impl AccountState {
         let (key, expires_at) = (charge.key, charge.expires_at);
         let open = OpenCharge { key, day, month, stake, opened_at: now, expires_at };
         self.open.insert(charge.id, open);
-        Ok(Charged { terms, entry, hold: self.durable_hold(charge.id), key_spend })
+        Ok(Accepted { terms, entry, hold: self.durable_hold(charge.id), key_spend })
     }
 
     /// Makes a hold larger: to `want` in all, or to as much as there is room for, if that is `need` at least.
-    /// `earned` is the cost of what has been delivered so far.
-    ///
-    /// # Errors
-    /// The first [`Decline`] that applies; nothing is changed then.
-    pub fn extend(
+    /// `earned` is the cost of what has been delivered so far. Changes nothing if it declines.
+    pub(super) fn extend(
         &mut self,
         charge: ChargeId,
         need: Credits,
@@ -202,11 +194,12 @@ impl AccountState {
     }
 
     /// Makes a hold larger for what was delivered already: to `want` in all, or as far as the balance and the
-    /// key's limits go. That the key or the account is out of use meanwhile changes nothing in what is owed.
-    ///
-    /// # Errors
-    /// [`Decline::NotOpen`], or [`Decline::AmountTooLarge`]; nothing is changed then.
-    pub fn extend_owed(&mut self, charge: ChargeId, want: Credits) -> Result<Extended, Decline> {
+    /// key's limits go. A key or an account that is out of use meanwhile still owes it.
+    pub(super) fn extend_owed(
+        &mut self,
+        charge: ChargeId,
+        want: Credits,
+    ) -> Result<Extended, Decline> {
         let open = *self.open.get(&charge).ok_or(Decline::NotOpen)?;
         let Stake::Held { amount, earned, .. } = open.stake else {
             return Err(Decline::NotOpen);
@@ -239,10 +232,7 @@ impl AccountState {
     }
 
     /// Ends a charge: captures the cost of a hold and releases the rest, or refunds a fixed price.
-    ///
-    /// # Errors
-    /// [`NotOpen`]; nothing is changed then.
-    pub fn settle(
+    pub(super) fn settle(
         &mut self,
         charge: ChargeId,
         outcome: Outcome,
@@ -312,15 +302,12 @@ impl AccountState {
         })
     }
 
-    /// Charges whose time is over, for the owner to settle as failed.
-    #[must_use]
-    pub fn expired(&self, now: Timestamp) -> Vec<ChargeId> {
+    /// The charges whose time is over. The caller settles them.
+    pub(super) fn expired(&self, now: Timestamp) -> Vec<ChargeId> {
         self.open.iter().filter(|(_, open)| open.expires_at <= now).map(|(id, _)| *id).collect()
     }
 
-    /// How many charges are open.
-    #[must_use]
-    pub fn open_charges(&self) -> usize {
+    pub(super) fn open_charges(&self) -> usize {
         self.open.len()
     }
 
@@ -334,7 +321,7 @@ impl AccountState {
         }
     }
 
-    /// A hold as it is to be written down; none where it is not durable.
+    /// A hold as it is to be written; none if it is not durable.
     fn durable_hold(&self, id: ChargeId) -> Option<Hold> {
         let open = self.open.get(&id)?;
         let Stake::Held { amount, earned, is_durable: true } = open.stake else { return None };

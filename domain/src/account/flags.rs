@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering}
 use super::charge::{Decline, Price};
 use crate::money::Credits;
 
-/// What the threads around an account's owner know of it.
+/// The state of one account that any thread may read without its lock.
 #[derive(Debug)]
-pub struct AccountMarks {
+pub struct AccountFlags {
     /// The last entry known to be durable.
     pub durable_seq: AtomicI64,
-    /// Writes handed over whose end is not known yet.
+    /// Writes that were handed over and have not ended.
     pub pending_writes: AtomicUsize,
-    /// Writes that are durable in the journal, and not in the tables from which the account would be loaded.
+    /// Writes that are durable in the journal and not in the tables, from which the account would be loaded.
     pub backlog_writes: AtomicUsize,
     /// Charges that are open.
     pub open_charges: AtomicUsize,
@@ -21,32 +21,32 @@ pub struct AccountMarks {
     pub in_flight: AtomicU32,
     /// The directory's tick of the last lease.
     pub used_tick: AtomicI64,
-    /// See [`AccountMarks::declines`], in nano-credits; [`ASK_OWNER`] where only the owner can tell.
+    /// In nano-credits, see [`AccountFlags::declines`]. [`ASK_ACCOUNT`] if only the account itself can decide.
     available_at_rest: AtomicI64,
-    /// What the owner holds in memory will never be written; it must be loaded again.
+    /// What the account holds in memory will never be written: it must be loaded again.
     is_poisoned: AtomicBool,
 }
 
 /// More than any price: nothing is declined by it.
-const ASK_OWNER: i64 = i64::MAX;
+const ASK_ACCOUNT: i64 = i64::MAX;
 
-impl Default for AccountMarks {
+impl Default for AccountFlags {
     fn default() -> Self {
-        AccountMarks {
+        AccountFlags {
             durable_seq: AtomicI64::default(),
             pending_writes: AtomicUsize::default(),
             backlog_writes: AtomicUsize::default(),
             open_charges: AtomicUsize::default(),
             in_flight: AtomicU32::default(),
             used_tick: AtomicI64::default(),
-            available_at_rest: AtomicI64::new(ASK_OWNER),
+            available_at_rest: AtomicI64::new(ASK_ACCOUNT),
             is_poisoned: AtomicBool::default(),
         }
     }
 }
 
-impl AccountMarks {
-    /// Says that what the owner holds in memory will never be written.
+impl AccountFlags {
+    /// Marks the account as lost: what it holds in memory will never be written.
     pub fn poison(&self) {
         self.is_poisoned.store(true, Ordering::Release);
     }
@@ -57,63 +57,63 @@ impl AccountMarks {
         self.is_poisoned.load(Ordering::Acquire)
     }
 
-    /// Tells what [`AccountState::available_at_rest`](super::AccountState::available_at_rest) is.
-    pub fn publish_available(&self, available: Option<Credits>) {
-        let nanos = available.map_or(ASK_OWNER, Credits::nanos);
+    /// Publishes the available credits if they alone decide a charge; see [`AccountFlags::declines`].
+    pub(super) fn publish_available(&self, available: Option<Credits>) {
+        let nanos = available.map_or(ASK_ACCOUNT, Credits::nanos);
         self.available_at_rest.store(nanos, Ordering::Release);
     }
 
-    /// What the owner would decline a call of this price with, where that is clear without asking: it has nothing
-    /// open and nothing unconfirmed, so that only a call that it has not been asked for yet could change its mind.
+    /// The decline that the account would answer to a call of this price, if that is certain without its lock: nothing is
+    /// open and nothing is unconfirmed, so only a call that it has not seen yet could change the answer.
     #[must_use]
     pub fn declines(&self, price: Price) -> Option<Decline> {
         let available = Credits::from_nanos(self.available_at_rest.load(Ordering::Acquire));
         (price.start() > available && !self.is_poisoned()).then(|| price.uncovered(available))
     }
 
-    /// Everything that was decided has met its end: written, or given up.
+    /// Has everything that was decided ended: written, or given up?
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.open_charges.load(Ordering::Acquire) == 0
             && self.pending_writes.load(Ordering::Acquire) == 0
     }
 
-    /// May the account be let go? Only where nobody holds it, nothing is open, and everything it decided is
-    /// in the tables: whoever loads it next must find it as it was.
+    /// May the account leave memory? Only if no call holds it, nothing is open, and everything it decided is
+    /// in the tables: the next load must find it as it was.
     #[must_use]
     pub fn may_passivate(&self) -> bool {
         self.in_flight.load(Ordering::Acquire) == 0 && self.is_quiet() && self.is_checkpointed()
     }
 
-    /// May its actor end? Only where nobody holds it and nothing is open or on its way; what it owns stays in memory.
+    /// May its actor stop? Only if no call holds it and nothing is open or on its way. The account stays in memory.
     #[must_use]
     pub fn may_sleep(&self) -> bool {
         self.in_flight.load(Ordering::Acquire) == 0 && self.is_quiet() && !self.is_poisoned()
     }
 
-    /// Is everything that is durable in the tables? Asked after [`AccountMarks::is_quiet`].
+    /// Is everything that is durable in the tables? Asked after [`AccountFlags::is_quiet`].
     #[must_use]
     pub fn is_checkpointed(&self) -> bool {
         self.backlog_writes.load(Ordering::Acquire) == 0
     }
 }
 
-/// One call counted in on an account, until this is dropped.
+/// A permit for one call on an account, until it is dropped.
 #[derive(Debug)]
-pub struct InFlight(Arc<AccountMarks>);
+pub struct InFlight(Arc<AccountFlags>);
 
 impl InFlight {
-    /// Counts a call in, unless there are `max` already.
+    /// Takes a permit, unless `max` are taken already.
     #[must_use]
-    pub fn enter(marks: &Arc<AccountMarks>, max: u32) -> Option<Self> {
-        let entered = InFlight(Arc::clone(marks));
-        let before = marks.in_flight.fetch_add(1, Ordering::AcqRel);
+    pub fn enter(flags: &Arc<AccountFlags>, max: u32) -> Option<Self> {
+        let entered = InFlight(Arc::clone(flags));
+        let before = flags.in_flight.fetch_add(1, Ordering::AcqRel);
         (before < max).then_some(entered)
     }
 
-    /// The account's marks.
+    /// The flags of its account.
     #[must_use]
-    pub fn marks(&self) -> &AccountMarks {
+    pub fn flags(&self) -> &AccountFlags {
         &self.0
     }
 }
@@ -130,17 +130,17 @@ mod tests {
 
     #[test]
     fn what_is_open_or_not_durable_stays() {
-        let marks = Arc::new(AccountMarks::default());
-        assert!(marks.may_passivate());
-        let call = InFlight::enter(&marks, 1).unwrap();
-        assert!(InFlight::enter(&marks, 1).is_none());
-        assert!(!marks.may_passivate());
+        let flags = Arc::new(AccountFlags::default());
+        assert!(flags.may_passivate());
+        let call = InFlight::enter(&flags, 1).unwrap();
+        assert!(InFlight::enter(&flags, 1).is_none());
+        assert!(!flags.may_passivate());
         drop(call);
-        for counter in [&marks.pending_writes, &marks.open_charges] {
+        for counter in [&flags.pending_writes, &flags.open_charges] {
             counter.store(1, Ordering::Release);
-            assert!(!marks.may_passivate());
+            assert!(!flags.may_passivate());
             counter.store(0, Ordering::Release);
         }
-        assert!(marks.may_passivate());
+        assert!(flags.may_passivate());
     }
 }

@@ -17,7 +17,7 @@ pub struct KeyState {
     pub id: KeyId,
     /// Revoked for good.
     pub is_revoked: bool,
-    /// Its ceilings.
+    /// Its spending limits.
     pub limits: SpendingLimits,
     /// Spent today.
     pub day: WindowCounter<Day>,
@@ -27,8 +27,8 @@ pub struct KeyState {
     pub total: WindowCounter<Always>,
     /// The last call that passed every check.
     pub last_used_at: Option<Timestamp>,
-    /// The days on which its holder was last told that it has reached its daily and its monthly limit.
-    pub limit_told: [Day; 2],
+    /// The days on which its holder was last notified that it has reached its daily and its monthly limit.
+    pub limit_notified: [Day; 2],
 }
 
 impl KeyState {
@@ -43,11 +43,11 @@ impl KeyState {
             month: WindowCounter::default(),
             total: WindowCounter::default(),
             last_used_at: None,
-            limit_told: [Day::default(); 2],
+            limit_notified: [Day::default(); 2],
         }
     }
 
-    /// The part of the counters that is written down.
+    /// The part of the counters that is written.
     #[must_use]
     pub fn spend(&self) -> KeySpend {
         KeySpend {
@@ -76,7 +76,7 @@ impl KeyState {
         self.total.committed(()).unwrap_or(Credits::MAX)
     }
 
-    /// The windows that `now` counts in. They never go back, even where a clock does.
+    /// The windows that `now` counts in. They never go back, even if the clock does.
     #[must_use]
     pub fn windows(&self, now: Timestamp) -> (Day, Month) {
         let day = self.day.current(now.day());
@@ -96,7 +96,7 @@ impl KeyState {
         }
     }
 
-    /// What all limits together leave for a call that counts in these windows and holds `held` already.
+    /// What all limits together leave for a call that counts in these windows and already holds `held`.
     pub(super) fn room(&self, day: Day, month: Month, held: Credits) -> Credits {
         let SpendingLimits { per_request, daily, monthly, total } = self.limits;
         let of_request = per_request.map_or(Credits::MAX, |ceiling| ceiling.less(held));
@@ -120,7 +120,7 @@ impl KeyState {
 /// A change of one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyChange {
-    /// Other ceilings.
+    /// Other spending limits.
     Limits(LimitsChange),
     /// Out of use, for good; still listed.
     Revoke,

@@ -1,9 +1,15 @@
-//! The one owner of an account in memory: asks the account, and says what is to be written down for it.
+//! The account: the operations on one balance and its keys.
 //!
-//! Everything that an account actor does but for the mailbox. A decision comes with the write that makes it
-//! durable; whoever is told of the decision waits for that write first.
+//! An operation checks the rules, changes the state in memory and returns a [`Decision`]: the answer, and the
+//! [`Write`] that makes it durable. The caller hands the write to the ledger writer, then publishes the flags
+//! ([`Account::publish`]), and gives the answer to a client only once the write is durable.
+//!
+//! ```text
+//!   Account      operations: charge, extend, settle, top up, keys, status   -> Decision { decided, write }
+//!     State      the pure part: balance, holds, unconfirmed credits, limits (state.rs, charging.rs)
+//!     Flags      shared with other threads: durable_seq, pending writes, open charges (flags.rs)
+//! ```
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -30,11 +36,10 @@ mod state;
 mod stored;
 
 pub use charge::{Bounds, Charge, Decline, NotOpen, Outcome, Price, Settled, Terms};
-pub use charging::{Charged, Extended};
-pub use flags::{AccountMarks, InFlight};
+pub use flags::{AccountFlags, InFlight};
 pub use key::{KeyChange, KeyState, NoSuchKey};
-pub use state::AccountState;
-pub use stored::StoredAccount;
+use state::State;
+pub use stored::{LoadedAccount, StoredAccount};
 
 pub use crate::environment::Environment;
 
@@ -43,14 +48,14 @@ pub use crate::environment::Environment;
 pub struct Decision<T> {
     /// What was decided.
     pub decided: T,
-    /// What is to be written.
+    /// The write that makes it durable.
     pub write: Option<Box<Write>>,
-    /// Must it be durable before anyone is told of the decision?
+    /// Must it be durable before the caller is answered?
     pub is_awaited: bool,
 }
 
 impl<T> Decision<T> {
-    /// Also says who did it. Where the decision leaves nothing to be written, that is written alone.
+    /// Adds the act to the write. If the decision leaves nothing to write, the act is written alone.
     #[must_use]
     pub fn done_by(self, account: AccountId, act: Option<Act>) -> Self {
         let Some(act) = act else { return self };
@@ -64,12 +69,12 @@ impl<T> Decision<T> {
     }
 }
 
-/// What a charge would get, and where its account stands.
+/// What a charge would get, and the state of its account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Estimate {
-    /// What it would get, or why nothing.
+    /// What it would get, or why it is declined.
     pub terms: Result<Terms, Decline>,
-    /// The fold of the ledger.
+    /// The sum of the ledger.
     pub balance: Credits,
     /// What can be spent.
     pub available: Credits,
@@ -77,31 +82,31 @@ pub struct Estimate {
     pub left: LimitsLeft,
 }
 
-/// How far a hold is to be extended, in all.
+/// How far a hold is to be extended, in total.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extension {
     /// For what is to be delivered.
     Ahead {
-        /// Less than this is no use.
+        /// The least that is of use.
         need: Credits,
         /// This much is wanted.
         want: Credits,
         /// The cost of what has been delivered.
         earned: Credits,
     },
-    /// For what was delivered already. A key that is out of use meanwhile does not matter.
+    /// For what was delivered already. It is owed, also if the key is out of use meanwhile.
     Owed {
         /// This much is wanted.
         want: Credits,
     },
 }
 
-/// What an account looks like from outside.
+/// The state of an account at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// The fold of the ledger.
+    /// The sum of the ledger.
     pub balance: Credits,
-    /// Reserved by calls that run.
+    /// The sum of the open holds.
     pub held: Credits,
     /// What can be spent.
     pub available: Credits,
@@ -109,7 +114,7 @@ pub struct Snapshot {
     pub status: AccountStatus,
     /// The key asked for, if the account has it.
     pub key: Option<KeyState>,
-    /// The time at which it was so.
+    /// When it was taken.
     pub at: Timestamp,
 }
 
@@ -118,10 +123,10 @@ pub struct Snapshot {
 #[error("the account has as many keys as it may have")]
 pub struct TooManyKeys;
 
-/// Makes the answer that is recorded with the end of a charge, from what the end came to.
+/// Makes the answer that is recorded with the end of a charge, from its settlement.
 pub type Record = Box<dyn FnOnce(&Settled) -> RecordedAnswer + Send>;
 
-/// What an operator does to a balance; more than nothing.
+/// What an operator does to a balance. The amount is positive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Adjustment {
     /// Credits without a payment.
@@ -130,65 +135,81 @@ pub enum Adjustment {
     Take(Credits),
 }
 
-/// An account and its one owner.
+/// One account in memory.
 #[derive(Debug)]
-pub struct Owner {
-    state: AccountState,
-    marks: Arc<AccountMarks>,
+pub struct Account {
+    state: State,
+    flags: Arc<AccountFlags>,
     models: Models,
 }
 
-impl Owner {
-    /// Takes an account that was just loaded.
+impl Account {
+    /// Takes what was just loaded. `flags` are shared with the other threads.
     #[must_use]
-    pub fn new(state: AccountState, marks: Arc<AccountMarks>) -> Self {
-        marks.durable_seq.store(state.seq(), Ordering::Release);
-        let owner = Owner { state, marks, models: Models::default() };
-        owner.publish();
-        owner
+    pub fn load(loaded: LoadedAccount, flags: Arc<AccountFlags>) -> Self {
+        let state = State::load(loaded);
+        flags.durable_seq.store(state.seq(), Ordering::Release);
+        let account = Account { state, flags, models: Models::default() };
+        account.publish();
+        account
     }
 
-    /// The account.
+    /// Its id.
     #[must_use]
-    pub fn state(&self) -> &AccountState {
-        &self.state
+    pub fn id(&self) -> AccountId {
+        self.state.id()
     }
 
-    /// Its marks.
+    /// The number of its last entry.
     #[must_use]
-    pub fn marks(&self) -> &Arc<AccountMarks> {
-        &self.marks
+    pub fn seq(&self) -> i64 {
+        self.state.seq()
     }
 
-    /// What comes back is spendable once it is durable; the writer says how far that is.
+    /// Its own row, as it is to be written.
+    #[must_use]
+    pub fn stored(&self) -> StoredAccount {
+        self.state.stored()
+    }
+
+    /// Every key that is not deleted, in the order of ids.
+    #[must_use]
+    pub fn keys(&self) -> &[KeyState] {
+        self.state.keys()
+    }
+
+    /// Its flags.
+    #[must_use]
+    pub fn flags(&self) -> &Arc<AccountFlags> {
+        &self.flags
+    }
+
+    /// Makes credits that came back spendable, as far as the writer says that their entries are durable.
     fn confirm(&mut self) {
-        self.state.confirm(self.marks.durable_seq.load(Ordering::Acquire));
+        self.state.confirm(self.flags.durable_seq.load(Ordering::Acquire));
     }
 
-    /// Tells how many charges are open, and what is available where that decides. After a decision's write was handed over, and not before: an account
-    /// without open charges and without pending writes may be let go at any moment.
+    /// Publishes the number of open charges and the available credits. Must run after a decision's write was handed over: an
+    /// account without open charges and without pending writes may leave memory at any moment.
     pub fn publish(&self) {
-        self.marks.publish_available(self.state.available_at_rest());
-        self.marks.open_charges.store(self.state.open_charges(), Ordering::Release);
+        self.flags.publish_available(self.state.available_at_rest());
+        self.flags.open_charges.store(self.state.open_charges(), Ordering::Release);
     }
 
     fn write(&self) -> Write {
         Write::nothing(self.state.id())
     }
 
-    /// A write of nothing, durable when everything decided so far is, so that no answer tells of what a crash
-    /// could undo.
+    /// An empty write that is durable once everything decided so far is. An answer that waits for it names nothing that a
+    /// crash could undo.
     fn output_gate(&self) -> Option<Write> {
-        // What leaves no entry (a key's new ceilings, a hold) is pending as well.
-        let is_pending = self.marks.pending_writes.load(Ordering::Acquire) > 0;
-        let durable = self.marks.durable_seq.load(Ordering::Acquire);
+        // A decision without an entry (a key's new limits, a hold) is pending as well.
+        let is_pending = self.flags.pending_writes.load(Ordering::Acquire) > 0;
+        let durable = self.flags.durable_seq.load(Ordering::Acquire);
         (is_pending || self.state.seq() > durable).then(|| self.write())
     }
 
     /// Decides a charge.
-    ///
-    /// # Errors
-    /// The [`Decline`]
     pub fn charge(&mut self, charge: &Charge, now: Timestamp) -> Result<Decision<Terms>, Decline> {
         self.confirm();
         let charged = self.state.charge(charge, now)?;
@@ -201,8 +222,8 @@ impl Owner {
         Ok(Decision::awaited(charged.terms, write))
     }
 
-    /// What the account's holder is told of a charge that a limit has refused, where that is news.
-    pub fn tell_of_limit(
+    /// The write that notifies the account's holder of a charge that a limit has refused, if that is news.
+    pub fn notify_of_limit(
         &mut self,
         charge: &Charge,
         decline: Decline,
@@ -237,9 +258,6 @@ impl Owner {
     }
 
     /// Makes a hold larger; decides what is held then.
-    ///
-    /// # Errors
-    /// The [`Decline`]
     pub fn extend(
         &mut self,
         charge: ChargeId,
@@ -257,11 +275,7 @@ impl Owner {
         Ok(Decision::awaited(extended.held, write))
     }
 
-    /// Ends a charge; the usage record and the recorded answer ride on its write. Once that is handed over,
-    /// [`Owner::publish`].
-    ///
-    /// # Errors
-    /// [`NotOpen`]
+    /// Ends a charge. The usage record and the recorded answer are part of its write.
     pub fn settle(
         &mut self,
         charge: ChargeId,
@@ -276,14 +290,14 @@ impl Owner {
             let model = self.models.kept(usage.model);
             UsageRecord { cost: settled.cost, seq: settled.seq, model, ..usage }
         });
-        // What was charged has a record, also where nobody came back to say what it was.
+        // A charged call has a record, also if its process never reported it.
         let is_charged = settled.cost > Credits::ZERO;
         let unreported = || unreported(self.state.id(), charge, &settled);
         let usage = usage.or_else(|| is_charged.then(unreported));
         let answer = record.map(|record| record(&settled));
-        // Of a delivered fixed price only the usage is left to be written, and nobody waits for that.
-        // The end of a durable hold is awaited also where it cost nothing: until it is on record, whoever owns the
-        // account next would capture what was earned.
+        // A delivered fixed price leaves only its usage to write, and nobody waits for that.
+        // The end of a durable hold is awaited, also if it cost nothing: until it is on record, the next process to
+        // own the account would capture what was earned.
         let hold = settled.hold_end.map(HoldChange::Ended);
         let is_awaited = settled.entry.is_some() || answer.is_some() || hold.is_some();
         let (entry, key_spend) = (settled.entry, settled.key_spend);
@@ -291,8 +305,8 @@ impl Owner {
         Ok(Decision { decided: settled, write: Some(Box::new(write)), is_awaited })
     }
 
-    /// Ends the charges whose time is over: the net below a call that never came back, and the end of the
-    /// holds that an owner before this one left open. Once all writes are handed over, [`Owner::publish`].
+    /// Ends the charges whose time is over: those of calls that were never settled, and the holds that a former process left
+    /// open.
     pub fn expire(&mut self, now: Timestamp) -> Vec<Decision<ChargeId>> {
         let expired = self.state.expired(now);
         let ended = expired.into_iter().filter_map(|charge| {
@@ -303,9 +317,6 @@ impl Owner {
     }
 
     /// Credits a payment; `answer` is recorded with it.
-    ///
-    /// # Errors
-    /// The [`Decline`]
     pub fn top_up(
         &mut self,
         payment: NewPayment,
@@ -319,10 +330,7 @@ impl Owner {
         Ok(Decision::awaited((), Some(Write { entry, answer, change, ..self.write() })))
     }
 
-    /// Credits a payment whose provider has the money, whatever the account's status.
-    ///
-    /// # Errors
-    /// [`Decline::AmountTooLarge`]
+    /// Credits a payment whose provider has the money, also if the account is suspended.
     pub fn confirm_payment(
         &mut self,
         payment: PaymentId,
@@ -334,11 +342,7 @@ impl Owner {
         Ok(Decision::awaited((), Some(Write { entry, change, ..self.write() })))
     }
 
-    /// Takes what can be taken of what a provider takes back, or gives again what it gives again; decides what was
-    /// done.
-    ///
-    /// # Errors
-    /// [`Decline::AmountTooLarge`]
+    /// Takes what a provider takes back, as far as it is available, or gives what it gives again. Decides what was done.
     pub fn reverse(
         &mut self,
         reversal: Reversal,
@@ -360,10 +364,7 @@ impl Owner {
         Ok(Decision::awaited(step, Some(Write { entry: Some(entry), change, ..self.write() })))
     }
 
-    /// Brings the balance up to `to`, where it is below; decides the balance.
-    ///
-    /// # Errors
-    /// The [`Decline`]
+    /// Brings the balance up to `to` if it is below; decides the balance.
     pub fn refill(
         &mut self,
         reference: Uuid,
@@ -379,9 +380,6 @@ impl Owner {
     }
 
     /// Gives credits without a payment, or takes them; decides the balance. `answer` is recorded with it.
-    ///
-    /// # Errors
-    /// The [`Decline`]
     pub fn adjust(
         &mut self,
         reference: Uuid,
@@ -402,10 +400,7 @@ impl Owner {
         Ok(Decision::awaited(balance, Some(Write { entry: Some(entry), answer, ..self.write() })))
     }
 
-    /// Adds a key, where the account has fewer than `keys_max`; `answer` is recorded with it.
-    ///
-    /// # Errors
-    /// [`TooManyKeys`]
+    /// Adds a key if the account has fewer than `keys_max`; `answer` is recorded with it.
     pub fn add_key(
         &mut self,
         key: NewKey,
@@ -421,9 +416,6 @@ impl Owner {
     }
 
     /// Changes a key; decides what it is then.
-    ///
-    /// # Errors
-    /// [`NoSuchKey`]
     pub fn change_key(
         &mut self,
         key: KeyId,
@@ -439,17 +431,14 @@ impl Owner {
         Ok(Decision::awaited(key, Some(Write { change, ..self.write() })))
     }
 
-    /// Suspends or resumes the account.
-    ///
-    /// # Errors
-    /// None.
-    pub fn set_status(&mut self, status: AccountStatus) -> Result<Decision<()>, Infallible> {
+    /// Suspends or resumes the account. The next charge obeys it; running calls are settled.
+    pub fn set_status(&mut self, status: AccountStatus) -> Decision<()> {
         self.state.set_status(status);
         let change = Some(Change::AccountStatus(self.state.id(), status));
-        Ok(Decision::awaited((), Some(Write { change, ..self.write() })))
+        Decision::awaited((), Some(Write { change, ..self.write() }))
     }
 
-    /// Looks at the account, and at one of its keys.
+    /// The account and one of its keys as they are now.
     pub fn look(&mut self, key: Option<KeyId>, now: Timestamp) -> Decision<Snapshot> {
         self.confirm();
         let snapshot = Snapshot {
@@ -464,7 +453,7 @@ impl Owner {
     }
 }
 
-/// The record of a call that nobody came back from: its process died, or its task.
+/// The record of a call that nobody reported: its process or its task has ended.
 fn unreported(account: AccountId, id: ChargeId, settled: &Settled) -> UsageRecord {
     let nothing = || Arc::<str>::from("");
     UsageRecord {

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::charge::Decline;
 use super::charging::{OpenCharge, Stake};
 use super::key::{KeyChange, KeyState, NoSuchKey};
-use super::stored::StoredAccount;
+use super::stored::{LoadedAccount, StoredAccount};
 use crate::environment::{AccountStatus, Environment};
 use crate::hold::Hold;
 use crate::ids::{AccountId, ChargeId, KeyId};
@@ -22,9 +22,9 @@ use crate::ledger::{EntryKind, LedgerEntry, Link};
 use crate::money::Credits;
 use crate::window::{Day, Month, Timestamp};
 
-/// One account.
+/// The balance, keys and open charges of one account.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct AccountState {
+pub(super) struct State {
     pub(super) id: AccountId,
     pub(super) environment: Environment,
     pub(super) status: AccountStatus,
@@ -35,9 +35,9 @@ pub struct AccountState {
     pub(super) seq: i64,
     /// The last entry's link.
     pub(super) link: Link,
-    /// The epoch of its owner's lease, which each entry gets.
+    /// The epoch of the lease under which it was loaded. Every entry carries it.
     pub(super) epoch: i64,
-    /// What entries that are not yet durable gave back, by entry number, oldest first.
+    /// What entries that are not durable yet gave back, by entry number, oldest first.
     pub(super) unconfirmed: VecDeque<(i64, Credits)>,
     /// The sum of `unconfirmed`.
     pub(super) unconfirmed_sum: Credits,
@@ -47,21 +47,15 @@ pub struct AccountState {
     pub(super) open: BTreeMap<ChargeId, OpenCharge>,
 }
 
-impl AccountState {
-    /// An account as it was written down: with the holds that are open, nothing unconfirmed. `epoch` is that of
-    /// its new owner.
-    #[must_use]
-    pub fn load(
-        stored: StoredAccount,
-        epoch: i64,
-        mut keys: Vec<KeyState>,
-        holds: &[Hold],
-    ) -> Self {
+impl State {
+    /// The account as it was written down, with its open holds and nothing unconfirmed.
+    pub(super) fn load(loaded: LoadedAccount) -> Self {
+        let LoadedAccount { stored, epoch, mut keys, holds } = loaded;
         keys.sort_unstable_by_key(|key| key.id);
         // A vector that grew has room for four, which is a kilobyte, and a million accounts may be in memory.
         keys.shrink_to_fit();
         let StoredAccount { id, environment, status, balance, seq, link } = stored;
-        let mut account = AccountState {
+        let mut account = State {
             id,
             environment,
             status,
@@ -76,7 +70,7 @@ impl AccountState {
             open: BTreeMap::new(),
         };
         for hold in holds {
-            let Hold { amount, earned, day, month, .. } = *hold;
+            let Hold { amount, earned, day, month, .. } = hold;
             let open = OpenCharge {
                 key: hold.key,
                 day,
@@ -92,11 +86,8 @@ impl AccountState {
         account
     }
 
-    /// Brings the balance up to `to`, where it is below. Of test accounts.
-    ///
-    /// # Errors
-    /// As [`AccountState::top_up`].
-    pub fn refill(
+    /// Brings the balance up to `to` if it is below. For test accounts.
+    pub(super) fn refill(
         &mut self,
         reference: Uuid,
         to: Credits,
@@ -109,11 +100,7 @@ impl AccountState {
     }
 
     /// Adds credits. They can be spent once the entry is confirmed.
-    ///
-    /// # Errors
-    /// [`Decline::AccountSuspended`], or [`Decline::AmountTooLarge`] where the amount is not positive or the
-    /// balance would not fit.
-    pub fn top_up(
+    pub(super) fn top_up(
         &mut self,
         kind: EntryKind,
         reference: Uuid,
@@ -126,11 +113,8 @@ impl AccountState {
         self.credit(kind, reference, amount, now)
     }
 
-    /// The same whatever the account's status: money that a provider has is not kept from its owner.
-    ///
-    /// # Errors
-    /// [`Decline::AmountTooLarge`]
-    pub fn credit(
+    /// The same, also if the account is suspended: the provider has the money already.
+    pub(super) fn credit(
         &mut self,
         kind: EntryKind,
         reference: Uuid,
@@ -150,12 +134,9 @@ impl AccountState {
         Ok(entry)
     }
 
-    /// Takes credits, whatever the account's status: at most what is available, so that nothing is taken of what
-    /// runs.
-    ///
-    /// # Errors
-    /// [`Decline::InsufficientCredits`], or [`Decline::AmountTooLarge`] where the amount is not positive.
-    pub fn take(
+    /// Takes credits, also if the account is suspended. Takes at most what is available, and so nothing that a running call
+    /// holds.
+    pub(super) fn take(
         &mut self,
         kind: EntryKind,
         reference: Uuid,
@@ -179,7 +160,7 @@ impl AccountState {
     }
 
     /// Makes spendable what entries up to number `durable_seq` gave back.
-    pub fn confirm(&mut self, durable_seq: i64) {
+    pub(super) fn confirm(&mut self, durable_seq: i64) {
         while let Some((_, amount)) =
             self.unconfirmed.front().filter(|(seq, _)| *seq <= durable_seq)
         {
@@ -189,7 +170,7 @@ impl AccountState {
     }
 
     /// Adds a key.
-    pub fn add_key(&mut self, key: KeyState) {
+    pub(super) fn add_key(&mut self, key: KeyState) {
         match self.keys.binary_search_by_key(&key.id, |other| other.id) {
             Ok(_) => {}
             Err(place) => {
@@ -199,11 +180,12 @@ impl AccountState {
         }
     }
 
-    /// Changes a key. Binds for the next charge.
-    ///
-    /// # Errors
-    /// [`NoSuchKey`]
-    pub fn change_key(&mut self, id: KeyId, change: KeyChange) -> Result<KeyState, NoSuchKey> {
+    /// Changes a key. The next charge obeys it.
+    pub(super) fn change_key(
+        &mut self,
+        id: KeyId,
+        change: KeyChange,
+    ) -> Result<KeyState, NoSuchKey> {
         let place = self.keys.binary_search_by_key(&id, |key| key.id).map_err(|_| NoSuchKey)?;
         if change == KeyChange::Delete {
             return Ok(self.keys.remove(place));
@@ -217,14 +199,14 @@ impl AccountState {
         Ok(*key)
     }
 
-    /// Suspends or resumes the account. Binds for the next charge; what runs is settled.
-    pub fn set_status(&mut self, status: AccountStatus) {
+    /// Suspends or resumes the account. The next charge obeys it; running calls are settled.
+    pub(super) fn set_status(&mut self, status: AccountStatus) {
         self.status = status;
     }
 
-    /// A key that a charge was refused for by its daily or its monthly limit, where its holder is to be told: once a day
-    /// for each.
-    pub fn limit_refused(
+    /// Notes that a daily or monthly limit refused a charge. Answers the key if its holder is to be notified: once a day for
+    /// each of the two.
+    pub(super) fn limit_refused(
         &mut self,
         key: KeyId,
         is_monthly: bool,
@@ -232,52 +214,39 @@ impl AccountState {
     ) -> Option<KeyState> {
         let key = key_mut(&mut self.keys, key)?;
         let (day, _) = key.windows(now);
-        let told = key.limit_told.get_mut(usize::from(is_monthly))?;
-        let is_news = *told < day;
-        *told = day.max(*told);
+        let notified = key.limit_notified.get_mut(usize::from(is_monthly))?;
+        let is_news = *notified < day;
+        *notified = day.max(*notified);
         is_news.then_some(*key)
     }
 
-    /// The account's number.
-    #[must_use]
-    pub fn id(&self) -> AccountId {
+    pub(super) fn id(&self) -> AccountId {
         self.id
     }
 
-    /// Live or test.
-    #[must_use]
-    pub fn environment(&self) -> Environment {
-        self.environment
-    }
-
     /// Open or suspended.
-    #[must_use]
-    pub fn status(&self) -> AccountStatus {
+    pub(super) fn status(&self) -> AccountStatus {
         self.status
     }
 
-    /// The fold of the ledger. Holds are still in it.
-    #[must_use]
-    pub fn balance(&self) -> Credits {
+    /// The sum of the ledger. Holds are still in it.
+    pub(super) fn balance(&self) -> Credits {
         self.balance
     }
 
-    /// Reserved by open charges.
-    #[must_use]
-    pub fn held(&self) -> Credits {
+    /// The sum of the open holds.
+    pub(super) fn held(&self) -> Credits {
         self.held
     }
 
     /// What a charge may take now: `balance - held - unconfirmed`.
-    #[must_use]
-    pub fn available(&self) -> Credits {
+    pub(super) fn available(&self) -> Credits {
         self.balance.less(self.held).less(self.unconfirmed_sum)
     }
 
-    /// The same, where it alone decides whether a call is declined for want of credits: the account is open, nothing
-    /// is held or comes back, and no key has a ceiling that would be named first.
-    #[must_use]
-    pub fn available_at_rest(&self) -> Option<Credits> {
+    /// The same, if it alone decides whether a call is declined for lack of credits: the account is open, nothing
+    /// is held or unconfirmed, and no key has a limit for one request, which would take precedence.
+    pub(super) fn available_at_rest(&self) -> Option<Credits> {
         let is_at_rest = self.status == AccountStatus::Open
             && self.open.is_empty()
             && self.unconfirmed.is_empty()
@@ -286,28 +255,24 @@ impl AccountState {
     }
 
     /// The number of the last entry.
-    #[must_use]
-    pub fn seq(&self) -> i64 {
+    pub(super) fn seq(&self) -> i64 {
         self.seq
     }
 
-    /// The account's own part, as it is to be written down.
-    #[must_use]
-    pub fn stored(&self) -> StoredAccount {
-        let AccountState { id, environment, status, balance, seq, link, .. } = *self;
+    /// The account's own row, as it is to be written.
+    pub(super) fn stored(&self) -> StoredAccount {
+        let State { id, environment, status, balance, seq, link, .. } = *self;
         StoredAccount { id, environment, status, balance, seq, link }
     }
 
     /// One key.
-    #[must_use]
-    pub fn key(&self, id: KeyId) -> Option<&KeyState> {
+    pub(super) fn key(&self, id: KeyId) -> Option<&KeyState> {
         let place = self.keys.binary_search_by_key(&id, |key| key.id).ok()?;
         self.keys.get(place)
     }
 
     /// Every key that is not deleted, in the order of ids.
-    #[must_use]
-    pub fn keys(&self) -> &[KeyState] {
+    pub(super) fn keys(&self) -> &[KeyState] {
         &self.keys
     }
 

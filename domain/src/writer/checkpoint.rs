@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::protocol::Checkpoint;
-use crate::account::AccountMarks;
+use crate::account::AccountFlags;
 use crate::batch::Batch;
 use crate::ids::AccountId;
 
@@ -43,7 +43,7 @@ pub(super) struct Journaled {
     pub(super) ordinal: u64,
     pub(super) batch: Arc<Batch>,
     /// The accounts that decided it, one for each write.
-    pub(super) marks: Vec<(AccountId, Arc<AccountMarks>)>,
+    pub(super) flags: Vec<(AccountId, Arc<AccountFlags>)>,
 }
 
 /// The batches in the journal that are not in the tables, and the rules of when to checkpoint them.
@@ -127,12 +127,12 @@ impl Backlog {
 
     /// Adds a batch. Must run before its writes are acknowledged: an acknowledged account may be evicted.
     pub(super) fn add(&mut self, journaled: Journaled) {
-        for (_, marks) in &journaled.marks {
-            if marks.backlog_writes.fetch_add(1, Ordering::AcqRel) == 0 {
+        for (_, flags) in &journaled.flags {
+            if flags.backlog_writes.fetch_add(1, Ordering::AcqRel) == 0 {
                 self.accounts = self.accounts.saturating_add(1);
             }
         }
-        self.writes = self.writes.saturating_add(journaled.marks.len());
+        self.writes = self.writes.saturating_add(journaled.flags.len());
         self.batches.push_back(journaled);
     }
 
@@ -175,7 +175,7 @@ impl Backlog {
             .iter()
             .take_while(|journaled| {
                 let before = count;
-                count = count.saturating_add(journaled.marks.len());
+                count = count.saturating_add(journaled.flags.len());
                 before < most && (before == 0 || journaled.ordinal <= up_to)
             })
             .collect();
@@ -205,18 +205,18 @@ impl Backlog {
 
     fn writes_up_to(&self, last: i64) -> usize {
         let batches = self.batches.iter().take_while(|journaled| journaled.number <= last);
-        batches.map(|journaled| journaled.marks.len()).sum()
+        batches.map(|journaled| journaled.flags.len()).sum()
     }
 
     /// Removes what was checkpointed, up to batch `last`. The tables refused the entries of the accounts in `refused`.
     pub(super) fn remove(&mut self, last: i64, refused: &[AccountId]) {
         while let Some(journaled) = self.batches.pop_front_if(|front| front.number <= last) {
-            self.writes = self.writes.saturating_sub(journaled.marks.len());
-            for (account, marks) in journaled.marks {
+            self.writes = self.writes.saturating_sub(journaled.flags.len());
+            for (account, flags) in journaled.flags {
                 if refused.contains(&account) {
-                    marks.poison();
+                    flags.poison();
                 }
-                if marks.backlog_writes.fetch_sub(1, Ordering::AcqRel) == 1 {
+                if flags.backlog_writes.fetch_sub(1, Ordering::AcqRel) == 1 {
                     self.accounts = self.accounts.saturating_sub(1);
                 }
             }
@@ -226,8 +226,8 @@ impl Backlog {
     /// Drops all of it: another process checkpoints it.
     pub(super) fn drop_all(&mut self) {
         for journaled in self.batches.drain(..) {
-            for (_, marks) in journaled.marks {
-                marks.backlog_writes.fetch_sub(1, Ordering::AcqRel);
+            for (_, flags) in journaled.flags {
+                flags.backlog_writes.fetch_sub(1, Ordering::AcqRel);
             }
         }
         (self.writes, self.accounts) = (0, 0);

@@ -404,7 +404,7 @@ impl<T> Writer<T> {
             return;
         }
         let (lost, writes): (Vec<_>, Vec<_>) =
-            writes.into_iter().partition(|pending| pending.marks.is_poisoned());
+            writes.into_iter().partition(|pending| pending.flags.is_poisoned());
         self.fail(lane, lost, WriteError::Refused);
         let batch = Batch::of(writes.iter().map(|pending| &*pending.write));
         if batch.is_empty() {
@@ -439,12 +439,12 @@ impl<T> Writer<T> {
         match result {
             Ok(()) => {
                 if let Work::Write(Place::Journal(number), batch) = current.work {
-                    let marks = current
+                    let flags = current
                         .writes
                         .iter()
-                        .map(|pending| (pending.write.account, Arc::clone(&pending.marks)));
-                    let (ordinal, marks) = (self.journal_ordinal, marks.collect());
-                    self.backlog.add(Journaled { number, ordinal, batch, marks });
+                        .map(|pending| (pending.write.account, Arc::clone(&pending.flags)));
+                    let (ordinal, flags) = (self.journal_ordinal, flags.collect());
+                    self.backlog.add(Journaled { number, ordinal, batch, flags });
                 }
                 self.acknowledge(lane, current.writes);
             }
@@ -469,10 +469,10 @@ impl<T> Writer<T> {
     }
 
     fn acknowledge(&mut self, lane: Lane, writes: Vec<Pending<T>>) {
-        // All marks first: who hears of one write may act on all of them.
-        for Pending { write, marks, .. } in &writes {
+        // All flags first: who hears of one write may act on all of them.
+        for Pending { write, flags, .. } in &writes {
             if let Some(entry) = &write.entry {
-                marks.durable_seq.fetch_max(entry.seq, Ordering::AcqRel);
+                flags.durable_seq.fetch_max(entry.seq, Ordering::AcqRel);
             }
         }
         self.end(lane, writes, Ok(()));
@@ -482,13 +482,13 @@ impl<T> Writer<T> {
     /// more.
     fn fail(&mut self, lane: Lane, writes: Vec<Pending<T>>, error: WriteError) {
         for pending in &writes {
-            pending.marks.poison();
+            pending.flags.poison();
         }
         self.end(lane, writes, Err(error));
     }
 
     fn end(&mut self, lane: Lane, writes: Vec<Pending<T>>, result: Result<(), WriteError>) {
-        for Pending { write, marks, ticket, .. } in writes {
+        for Pending { write, flags, ticket, .. } in writes {
             if lane == Lane::Tables
                 && let Entry::Occupied(mut count) = self.in_tables.entry(write.account)
             {
@@ -497,7 +497,7 @@ impl<T> Writer<T> {
                     count.remove();
                 }
             }
-            marks.pending_writes.fetch_sub(1, Ordering::AcqRel);
+            flags.pending_writes.fetch_sub(1, Ordering::AcqRel);
             self.bytes = self.bytes.saturating_sub(write.bytes());
             self.ended.push((ticket, result));
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::account::AccountMarks;
+use crate::account::AccountFlags;
 use crate::batch::{Batch, Write};
 
 /// Why a write was not made durable.
@@ -26,7 +26,7 @@ pub struct Pending<T> {
     /// What is to be written; in a box, since it is passed on many times.
     pub write: Box<Write>,
     /// Of the account that decided it.
-    pub marks: Arc<AccountMarks>,
+    pub flags: Arc<AccountFlags>,
     /// When it was handed over, in microseconds of a clock that only goes forward.
     pub at_micros: u64,
     /// Who hears how it ended.

@@ -1,6 +1,6 @@
 use super::checkpoint::PUT_OFF;
 use super::*;
-use crate::account::AccountMarks;
+use crate::account::AccountFlags;
 use crate::batch::{Change, Write};
 use crate::ids::{ChargeId, KeyId};
 use crate::money::Credits;
@@ -17,18 +17,18 @@ fn change(account: i64) -> Write {
     Write { change, ..Write::nothing(AccountId(account)) }
 }
 
-fn gather(writer: &mut Writer<u8>, write: Write, marks: &Arc<AccountMarks>, ticket: u8) {
-    marks.pending_writes.fetch_add(1, Ordering::AcqRel);
+fn gather(writer: &mut Writer<u8>, write: Write, flags: &Arc<AccountFlags>, ticket: u8) {
+    flags.pending_writes.fetch_add(1, Ordering::AcqRel);
     let write = Box::new(write);
-    writer.gather(Pending { write, marks: Arc::clone(marks), at_micros: 0, ticket });
+    writer.gather(Pending { write, flags: Arc::clone(flags), at_micros: 0, ticket });
 }
 
 #[test]
 fn what_waits_behind_a_fenced_batch_of_its_account_is_fenced_too() {
     let mut writer = Writer::new(10, 1_000_000);
-    let marks = Arc::new(AccountMarks::default());
+    let flags = Arc::new(AccountFlags::default());
     for ticket in 0..2 {
-        gather(&mut writer, change(1), &marks, ticket);
+        gather(&mut writer, change(1), &flags, ticket);
         // The first is on its way by itself; the second gathers behind it.
         assert_eq!(writer.next_task().is_some(), ticket == 0);
     }
@@ -36,16 +36,16 @@ fn what_waits_behind_a_fenced_batch_of_its_account_is_fenced_too() {
     assert!(writer.next_task().is_none());
     let fenced = Err(WriteError::Fenced);
     assert_eq!(writer.take_ended(), vec![(0, fenced), (1, fenced)]);
-    assert!(marks.is_poisoned());
+    assert!(flags.is_poisoned());
 }
 
 #[test]
 fn a_barrier_stays_behind_the_writes_of_a_batch_that_is_split() {
     let mut writer = Writer::new(10, 1_000_000);
-    let marks: [Arc<AccountMarks>; 3] = Default::default();
-    gather(&mut writer, change(1), &marks[0], 1);
-    gather(&mut writer, change(2), &marks[1], 2);
-    gather(&mut writer, Write::nothing(AccountId::LAST), &marks[2], 3);
+    let flags: [Arc<AccountFlags>; 3] = Default::default();
+    gather(&mut writer, change(1), &flags[0], 1);
+    gather(&mut writer, change(2), &flags[1], 2);
+    gather(&mut writer, Write::nothing(AccountId::LAST), &flags[2], 3);
     assert!(matches!(writer.next_task(), Some(Task::Commit(..))));
     writer.committed(Lane::Tables, Attempt::Refused);
     assert!(matches!(writer.next_task(), Some(Task::Look(..))));
@@ -64,8 +64,8 @@ fn a_barrier_stays_behind_the_writes_of_a_batch_that_is_split() {
 fn of_a_change_without_a_trace_nobody_is_told_that_it_did_not_happen() {
     for last in [Attempt::Fenced, Attempt::Refused] {
         let mut writer = Writer::new(10, 1_000_000);
-        let marks = Arc::new(AccountMarks::default());
-        gather(&mut writer, change(1), &marks, 1);
+        let flags = Arc::new(AccountFlags::default());
+        gather(&mut writer, change(1), &flags, 1);
         for attempt in [Attempt::Unknown, last] {
             assert!(matches!(writer.next_task(), Some(Task::Commit(..))));
             writer.committed(Lane::Tables, attempt);
@@ -111,9 +111,9 @@ fn usage(account: i64) -> Write {
 #[test]
 fn a_checkpoint_that_takes_too_long_is_tried_with_less() {
     let mut writer = Writer::new(1, 1_000_000).with_journal(8, 8);
-    let marks = Arc::new(AccountMarks::default());
+    let flags = Arc::new(AccountFlags::default());
     for _ in 0..8 {
-        journal(&mut writer, 1, &marks);
+        journal(&mut writer, 1, &flags);
     }
     for last in [8, 4, 2, 1, 1] {
         let Some(Task::Checkpoint(checkpoint)) = writer.next_task() else {
@@ -135,7 +135,7 @@ fn a_checkpoint_that_takes_too_long_is_tried_with_less() {
     assert!(matches!(writer.next_task(), Some(Task::LookCheckpointed(1))));
     assert_eq!(writer.state(), WriterState::Unavailable);
     writer.looked_for_checkpoint(Some(Some(vec![AccountId(1)])));
-    assert!(marks.is_poisoned());
+    assert!(flags.is_poisoned());
     assert_eq!(writer.backlog(), 7);
     // The database has answered, and perhaps nothing else is ever asked of it until calls come in.
     assert_eq!(writer.state(), WriterState::Serving);
@@ -144,10 +144,10 @@ fn a_checkpoint_that_takes_too_long_is_tried_with_less() {
 #[test]
 fn the_journal_takes_its_time_where_checkpoints_do_not_keep_up() {
     let mut writer = Writer::new(1, 1_000_000).with_journal(8, 0);
-    let marks = Arc::new(AccountMarks::default());
+    let flags = Arc::new(AccountFlags::default());
     let mut brakes = Vec::new();
     for backlog in 1..=512 {
-        journal(&mut writer, 1, &marks);
+        journal(&mut writer, 1, &flags);
         assert_eq!(writer.backlog(), backlog);
         brakes.push(writer.brake_micros(10));
     }
@@ -160,9 +160,9 @@ fn the_journal_takes_its_time_where_checkpoints_do_not_keep_up() {
 #[test]
 fn a_checkpoint_that_is_found_too_late_makes_the_next_ones_smaller() {
     let mut writer = Writer::new(1, 1_000_000).with_journal(8, 8);
-    let marks = Arc::new(AccountMarks::default());
+    let flags = Arc::new(AccountFlags::default());
     let more = |writer: &mut Writer<u8>, writes: usize| {
-        (0..writes).for_each(|_| journal(writer, 1, &marks));
+        (0..writes).for_each(|_| journal(writer, 1, &flags));
     };
     more(&mut writer, 8);
     assert_eq!(checkpoint_of(writer.next_task()), 8);
@@ -177,8 +177,8 @@ fn a_checkpoint_that_is_found_too_late_makes_the_next_ones_smaller() {
 }
 
 /// Gathers a write of the account, and makes it durable in the journal.
-fn journal(writer: &mut Writer<u8>, account: i64, marks: &Arc<AccountMarks>) {
-    gather(writer, usage(account), marks, 0);
+fn journal(writer: &mut Writer<u8>, account: i64, flags: &Arc<AccountFlags>) {
+    gather(writer, usage(account), flags, 0);
     assert!(matches!(writer.next_task(), Some(Task::Commit(_, Place::Journal(_)))));
     writer.committed(Lane::Journal, Attempt::Durable);
 }
@@ -191,10 +191,10 @@ fn checkpoint_of(task: Option<Task>) -> usize {
 #[test]
 fn what_is_overdue_is_checkpointed_whatever_comes() {
     let mut writer = Writer::new(1, 1_000_000).with_journal(16, 8);
-    let marks = Arc::new(AccountMarks::default());
-    journal(&mut writer, 1, &marks);
+    let flags = Arc::new(AccountFlags::default());
+    journal(&mut writer, 1, &flags);
     writer.overdue();
-    gather(&mut writer, usage(1), &marks, 0);
+    gather(&mut writer, usage(1), &flags, 0);
     assert!(matches!(writer.next_task(), Some(Task::Commit(_, Place::Journal(2)))));
     assert_eq!(checkpoint_of(writer.next_task()), 1);
     writer.committed(Lane::Journal, Attempt::Durable);
@@ -205,13 +205,13 @@ fn what_is_overdue_is_checkpointed_whatever_comes() {
 #[test]
 fn what_is_written_into_the_tables_waits_for_no_more_than_was_before_it() {
     let mut writer = Writer::new(1, 1_000_000).with_journal(16, 8);
-    let marks: [Arc<AccountMarks>; 3] = Default::default();
-    journal(&mut writer, 1, &marks[0]);
-    gather(&mut writer, change(2), &marks[1], 0);
+    let flags: [Arc<AccountFlags>; 3] = Default::default();
+    journal(&mut writer, 1, &flags[0]);
+    gather(&mut writer, change(2), &flags[1], 0);
     assert_eq!(checkpoint_of(writer.next_task()), 1);
-    (0..4).for_each(|_| journal(&mut writer, 1, &marks[0]));
-    gather(&mut writer, change(3), &marks[2], 0);
-    (0..4).for_each(|_| journal(&mut writer, 1, &marks[0]));
+    (0..4).for_each(|_| journal(&mut writer, 1, &flags[0]));
+    gather(&mut writer, change(3), &flags[2], 0);
+    (0..4).for_each(|_| journal(&mut writer, 1, &flags[0]));
     writer.checkpointed(Ok(Vec::new()));
     assert!(matches!(writer.next_task(), Some(Task::Commit(_, Place::Tables))));
     writer.committed(Lane::Tables, Attempt::Durable);
@@ -221,22 +221,22 @@ fn what_is_written_into_the_tables_waits_for_no_more_than_was_before_it() {
 #[test]
 fn a_checkpoint_is_urgent_where_something_waits_for_it_or_more_than_as_much_again() {
     let mut writer = Writer::new(1, 1_000_000).with_journal(16, 0);
-    let marks: [Arc<AccountMarks>; 2] = Default::default();
+    let flags: [Arc<AccountFlags>; 2] = Default::default();
     let is_urgent = |task| match task {
         Some(Task::Checkpoint(checkpoint)) => checkpoint.is_urgent,
         other => panic!("no checkpoint: {other:?}"),
     };
-    (0..16).for_each(|_| journal(&mut writer, 1, &marks[0]));
+    (0..16).for_each(|_| journal(&mut writer, 1, &flags[0]));
     assert!(!is_urgent(writer.next_task()));
-    (0..16).for_each(|_| journal(&mut writer, 1, &marks[0]));
-    gather(&mut writer, change(2), &marks[1], 0);
+    (0..16).for_each(|_| journal(&mut writer, 1, &flags[0]));
+    gather(&mut writer, change(2), &flags[1], 0);
     writer.checkpointed(Ok(Vec::new()));
     assert!(is_urgent(writer.next_task()));
     writer.checkpointed(Ok(Vec::new()));
     assert!(matches!(writer.next_task(), Some(Task::Commit(_, Place::Tables))));
     // While the tables are busy, more than twice as much comes as is checkpointed at once.
     (0..700).for_each(|_| {
-        gather(&mut writer, usage(1), &marks[0], 0);
+        gather(&mut writer, usage(1), &flags[0], 0);
         assert!(matches!(writer.next_task(), Some(Task::Commit(_, Place::Journal(_)))));
         writer.committed(Lane::Journal, Attempt::Durable);
     });
@@ -251,7 +251,7 @@ fn a_checkpoint_is_urgent_where_something_waits_for_it_or_more_than_as_much_agai
 
 #[test]
 fn a_checkpoint_waits_until_it_has_several_writes_of_each_account() {
-    let accounts: Vec<(i64, Arc<AccountMarks>)> =
+    let accounts: Vec<(i64, Arc<AccountFlags>)> =
         (1..=100).map(|account| (account, Arc::default())).collect();
     let mut writer = Writer::new(1, 1_000_000).with_journal(16, 8);
     // One account alone has as many as are wanted anyway.
@@ -262,16 +262,16 @@ fn a_checkpoint_waits_until_it_has_several_writes_of_each_account() {
     assert_eq!(checkpoint_of(writer.next_task()), 16);
     writer.checkpointed(Ok(Vec::new()));
     // Five in turn, until each has been here so often.
-    for (account, marks) in accounts[..5].iter().cycle().take(5 * 8) {
+    for (account, flags) in accounts[..5].iter().cycle().take(5 * 8) {
         assert!(writer.next_task().is_none());
-        journal(&mut writer, *account, marks);
+        journal(&mut writer, *account, flags);
     }
     assert_eq!(checkpoint_of(writer.next_task()), 5 * 8);
     writer.checkpointed(Ok(Vec::new()));
     // A hundred never are, so it is put off for as long as may be.
-    for (account, marks) in accounts.iter().cycle().take(16 * PUT_OFF) {
+    for (account, flags) in accounts.iter().cycle().take(16 * PUT_OFF) {
         assert!(writer.next_task().is_none());
-        journal(&mut writer, *account, marks);
+        journal(&mut writer, *account, flags);
     }
     // What comes while it is checkpointed waits for the next time.
     assert_eq!(checkpoint_of(writer.next_task()), 16 * PUT_OFF);

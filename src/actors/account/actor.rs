@@ -1,6 +1,6 @@
 //! The account actor: what an account can be asked for, and how its one owner is asked.
 //!
-//! Thin. A request asks the clock, calls [`Owner`], hands what is to be written to the ledger writer, and answers. No
+//! Thin. A request asks the clock, calls [`Account`], hands what is to be written to the ledger writer, and answers. No
 //! rule lives here.
 //!
 //! An owner decides one request at a time: it has a lock, and whoever has it has the turn. A request that finds the
@@ -23,9 +23,9 @@ use domain::account::{
     Decision, Estimate, Extension, InFlight, NoSuchKey, Snapshot, Terms, TooManyKeys,
 };
 use domain::{
-    AccountStatus, Act, Adjustment, Charge, ChargeId, Credits, Decline, KeyChange, KeyId, KeyState,
-    NewKey, NewPayment, Outcome, Owner, PaymentId, RecordedAnswer, Reversal, ReversalStep, Settled,
-    Timestamp, UsageRecord, Write,
+    Account, AccountStatus, Act, Adjustment, Charge, ChargeId, Credits, Decline, KeyChange, KeyId,
+    KeyState, NewKey, NewPayment, Outcome, PaymentId, RecordedAnswer, Reversal, ReversalStep,
+    Settled, Timestamp, UsageRecord, Write,
 };
 
 pub use domain::account::Record;
@@ -35,13 +35,13 @@ pub type SharedOwner = Arc<OwnerCell>;
 
 /// An owner and its turn. With a panic in it nobody decides anything any more, and the account is loaded anew.
 pub struct OwnerCell {
-    pub(super) owner: Mutex<Owner>,
+    pub(super) owner: Mutex<Account>,
     /// The lock does not tell: it is not poisoned by a panic while another one unwinds the same thread.
     has_panicked: AtomicBool,
 }
 
 impl OwnerCell {
-    pub(super) fn new(owner: Owner) -> Self {
+    pub(super) fn new(owner: Account) -> Self {
         OwnerCell { owner: Mutex::new(owner), has_panicked: AtomicBool::new(false) }
     }
 
@@ -86,11 +86,11 @@ impl Means {
     fn decide_in_turn<R: Request>(
         &self,
         cell: &OwnerCell,
-        mut owner: MutexGuard<'_, Owner>,
+        mut owner: MutexGuard<'_, Account>,
         request: R,
     ) -> Answer<R> {
         // Who is poisoned decides nothing more, not even for those who ask it since before: it may be loaded anew.
-        if cell.has_panicked() || owner.marks().is_poisoned() {
+        if cell.has_panicked() || owner.flags().is_poisoned() {
             return None;
         }
         let deciding = || {
@@ -134,7 +134,7 @@ pub(super) trait Request: Send + 'static {
 
 /// An owner while it decides.
 pub(super) struct Turn<'a> {
-    owner: &'a mut Owner,
+    owner: &'a mut Account,
     means: &'a Means,
     now: Timestamp,
 }
@@ -152,7 +152,7 @@ impl Turn<'_> {
 
     /// The same for what somebody did.
     fn receipt_of<T>(&self, decision: Decision<T>, act: Option<Act>) -> Receipt<T> {
-        self.receipt(decision.done_by(self.owner.state().id(), act))
+        self.receipt(decision.done_by(self.owner.id(), act))
     }
 
     fn hand_over(&self, write: Box<Write>, is_awaited: bool) -> Option<Acknowledgement> {
@@ -162,7 +162,7 @@ impl Turn<'_> {
         } else {
             (None, None)
         };
-        self.means.ledger.write(write, self.owner.marks(), ticket);
+        self.means.ledger.write(write, self.owner.flags(), ticket);
         acknowledgement
     }
 }
@@ -259,8 +259,8 @@ impl Request for ChargeCall {
         let ChargeCall(charge) = self;
         let decided = turn.owner.charge(&charge, turn.now);
         if let Err(decline) = &decided {
-            if turn.means.ledger.is_told(turn.owner.state().id())
-                && let Some(write) = turn.owner.tell_of_limit(&charge, *decline, turn.now)
+            if turn.means.ledger.is_told(turn.owner.id())
+                && let Some(write) = turn.owner.notify_of_limit(&charge, *decline, turn.now)
             {
                 let _ = turn.hand_over(Box::new(write), false);
             }
@@ -329,7 +329,7 @@ impl Request for ExpireCharges {
 
     fn decide(self, turn: &mut Turn<'_>) -> Result<Receipt<()>, Infallible> {
         for decision in turn.owner.expire(turn.now) {
-            let account = turn.owner.state().id();
+            let account = turn.owner.id();
             let charge = decision.decided;
             tracing::warn!(%account, %charge, "a charge expired without an end");
             failpoint!("sweep-expired");
@@ -468,8 +468,8 @@ impl Request for SetStatus {
     type Declined = Infallible;
 
     fn decide(self, turn: &mut Turn<'_>) -> Result<Receipt<()>, Infallible> {
-        let decided = turn.owner.set_status(self.status);
-        decided.map(|decision| turn.receipt_of(decision, self.act))
+        let decision = turn.owner.set_status(self.status);
+        Ok(turn.receipt_of(decision, self.act))
     }
 }
 
@@ -540,7 +540,7 @@ impl AccountLease {
     /// # Errors
     /// The [`Decline`], or [`AccountError::Gone`].
     pub async fn charge(&self, charge: Charge) -> Result<Receipt<Terms>, AccountError<Decline>> {
-        if let Some(decline) = self.in_flight.marks().declines(charge.price) {
+        if let Some(decline) = self.in_flight.flags().declines(charge.price) {
             return Err(AccountError::Refused(decline));
         }
         self.ask(ChargeCall(charge)).await

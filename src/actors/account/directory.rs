@@ -21,7 +21,7 @@ use crate::config::AccountSettings;
 use crate::store::{Store, StoreError};
 use domain::account::InFlight;
 use domain::residency::{fair_share, to_passivate};
-use domain::{AccountId, Owner};
+use domain::{Account, AccountId};
 
 pub use super::slot::ActorThreads;
 
@@ -187,7 +187,7 @@ impl Directory {
         if let Err(StoreError::Quarantined { what, .. }) = &loaded {
             self.quarantine(account, what);
         }
-        let owner = OwnerCell::new(Owner::new(loaded?, Arc::clone(&resident.marks)));
+        let owner = OwnerCell::new(Account::load(loaded?, Arc::clone(&resident.marks)));
         failpoint!("load-started");
         let is_open = resident.marks.open_charges.load(Ordering::Acquire) > 0;
         // Before anyone else asks it: what an owner before us left open is ended.
@@ -382,7 +382,7 @@ mod tests {
     use crate::store::rollups::UsageFilter;
     use crate::store::users::{NewUser, Role};
     use domain::{
-        AccountMarks, Batch, Charge, ChargeId, Credits, KeyId, NewKey, NewPayment, PaymentId,
+        AccountFlags, Batch, Charge, ChargeId, Credits, KeyId, NewKey, NewPayment, PaymentId,
         Price, Timestamp, UsageRecord, UserId, Write,
     };
 
@@ -804,7 +804,7 @@ mod tests {
             let (account, key) = bench.account("one").await;
             let ledger = &bench.directory.means.ledger;
             ledger.barrier().await.unwrap();
-            let marks = Arc::new(AccountMarks::default());
+            let marks = Arc::new(AccountFlags::default());
             let (mut most, begun) = (0, std::time::Instant::now());
             loop {
                 let usage = Some(usage(account, key, ChargeId(Uuid::new_v4())));

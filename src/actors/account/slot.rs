@@ -7,7 +7,7 @@ use actix::{Actor as _, Addr, Arbiter, ArbiterHandle};
 use tokio::sync::{OnceCell, oneshot};
 
 use super::actor::{AccountActor, Answer, Ask, Means, Receipt, Request, SharedOwner, Stop};
-use domain::{AccountId, AccountMarks};
+use domain::{AccountFlags, AccountId};
 
 /// The threads on which account actors live: those that serve HTTP. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -47,7 +47,7 @@ fn place(account: AccountId, threads: usize) -> Option<usize> {
 pub(super) struct Resident {
     pub(super) account: AccountId,
     pub(super) owner: OnceCell<SharedOwner>,
-    pub(super) marks: Arc<AccountMarks>,
+    pub(super) marks: Arc<AccountFlags>,
     /// None as long as no request has had to wait for a turn: an actor costs more memory than what it owns.
     actor: Mutex<Option<Addr<AccountActor>>>,
     means: Arc<Means>,

@@ -23,7 +23,7 @@ use crate::store::Store;
 use crate::store::journal::report_refused;
 use crate::store::outbox::Outbox;
 use domain::writer::{Attempt, Checkpoint, Lane, Pending, Place, Task, Writer};
-use domain::{AccountId, AccountMarks, Lease, Write};
+use domain::{AccountFlags, AccountId, Lease, Write};
 
 pub use domain::writer::{WriteError, WriterState};
 
@@ -260,8 +260,8 @@ impl LedgerHandle {
         clippy::disallowed_methods,
         reason = "this is the handle; a drop closes the acknowledgement"
     )]
-    pub fn write(&self, write: Box<Write>, marks: &Arc<AccountMarks>, ticket: Ticket) {
-        marks.pending_writes.fetch_add(1, Ordering::AcqRel);
+    pub fn write(&self, write: Box<Write>, flags: &Arc<AccountFlags>, ticket: Ticket) {
+        flags.pending_writes.fetch_add(1, Ordering::AcqRel);
         let at_micros = self.gauge.now_micros();
         let _ = self.gauge.oldest_micros.compare_exchange(
             Gauge::NONE,
@@ -270,7 +270,7 @@ impl LedgerHandle {
             Ordering::Relaxed,
         );
         self.gauge.queued.fetch_add(1, Ordering::Relaxed);
-        let pending = Pending { write, marks: Arc::clone(marks), at_micros, ticket };
+        let pending = Pending { write, flags: Arc::clone(flags), at_micros, ticket };
         if self.inbox.put(pending) {
             self.writer.do_send(Wake);
         }
@@ -300,7 +300,7 @@ impl LedgerHandle {
     pub async fn barrier(&self) -> Result<(), WriteError> {
         let (ticket, acknowledgement) = oneshot::channel();
         let nothing = Box::new(Write::nothing(AccountId::LAST));
-        self.write(nothing, &Arc::new(AccountMarks::default()), Some(ticket));
+        self.write(nothing, &Arc::new(AccountFlags::default()), Some(ticket));
         acknowledgement.await.unwrap_or(Err(WriteError::Lost))
     }
 }
@@ -734,7 +734,7 @@ mod tests {
 
     fn pending() -> Pending<Ticket> {
         let write = Write::nothing(AccountId(1));
-        Pending { write: Box::new(write), marks: Arc::default(), at_micros: 0, ticket: None }
+        Pending { write: Box::new(write), flags: Arc::default(), at_micros: 0, ticket: None }
     }
 
     /// The writer's part of the bargain, as [`LedgerWriter::work`] keeps it, against threads that hand over: whoever

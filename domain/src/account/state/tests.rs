@@ -11,19 +11,20 @@ fn cents(n: i64) -> Credits {
     Credits::from_nanos(n * 10_000_000)
 }
 
-fn account(balance: Credits, limits: SpendingLimits) -> AccountState {
-    AccountState::load(stored(balance), 1, vec![KeyState::new(KEY, limits)], &[])
+fn account(balance: Credits, limits: SpendingLimits) -> State {
+    State::load(loaded(balance, vec![KeyState::new(KEY, limits)], &[]))
 }
 
-fn stored(balance: Credits) -> StoredAccount {
-    StoredAccount {
+fn loaded(balance: Credits, keys: Vec<KeyState>, holds: &[Hold]) -> LoadedAccount {
+    let stored = StoredAccount {
         id: AccountId(1),
         environment: Environment::Live,
         status: AccountStatus::Open,
         balance,
         seq: 5,
         link: Link([5; 32]),
-    }
+    };
+    LoadedAccount { stored, epoch: 1, keys, holds: holds.to_vec() }
 }
 
 fn fixed(id: u128, price: Credits) -> Charge {
@@ -44,7 +45,7 @@ fn hold(id: u128, least: Credits, most: Credits) -> Charge {
 fn an_account_at_rest_has_room_for_nothing_more() {
     let mut keys = Vec::with_capacity(4);
     keys.push(KeyState::new(KEY, SpendingLimits::default()));
-    let mut account = AccountState::load(stored(cents(100)), 1, keys, &[]);
+    let mut account = State::load(loaded(cents(100), keys, &[]));
     assert_eq!(account.keys.capacity(), 1);
     account.add_key(KeyState::new(KeyId(Uuid::from_u128(2)), SpendingLimits::default()));
     assert_eq!(account.keys.capacity(), 2);
@@ -202,9 +203,13 @@ fn expired_charges_are_told() {
 #[test]
 fn credits_that_do_not_fit_are_refused() {
     let mut account = account(cents(10), SpendingLimits::default());
-    for amount in [Credits::ZERO, negated(cents(1)), Credits::MAX] {
+    for (amount, decline) in [
+        (Credits::ZERO, Decline::AmountNotPositive),
+        (negated(cents(1)), Decline::AmountNotPositive),
+        (Credits::MAX, Decline::AmountTooLarge),
+    ] {
         let refused = account.top_up(EntryKind::TopUp, Uuid::nil(), amount, NOON);
-        assert_eq!(refused, Err(Decline::AmountTooLarge));
+        assert_eq!(refused, Err(decline));
     }
     assert_eq!((account.balance(), account.seq()), (cents(10), 5));
 }
@@ -308,7 +313,7 @@ fn what_a_crash_left_open_ends_at_what_was_earned() {
     let extended = before.extend(id, cents(9), cents(12), cents(7)).unwrap().hold.unwrap();
     for (hold, captured) in [(hold, 0), (extended, 7)] {
         let keys = vec![KeyState::new(KEY, SpendingLimits::default())];
-        let mut after = AccountState::load(stored(cents(20)), 2, keys, &[hold]);
+        let mut after = State::load(loaded(cents(20), keys, &[hold]));
         assert_eq!((after.held(), after.open_charges()), (hold.amount, 1));
         let settled = after.settle(id, Outcome::Expired, NOON).unwrap();
         let end = settled.hold_end.unwrap();
