@@ -7,14 +7,16 @@ use std::path::{Path, PathBuf};
 use sea_orm::{ConnectionTrait as _, Statement};
 
 use super::former_journal::FormerJournal;
-use super::{Journal, Store, StoreError, text_cell};
+use super::options::sqlite_file;
+use super::sql::text_cell;
+use super::{Journal, Store, StoreError};
 
 /// Refuses where there is no SQLite database, which would be made when it is opened.
 ///
 /// # Errors
 /// [`StoreError::Unsafe`]
 pub fn assert_there(url: &str) -> Result<(), StoreError> {
-    let file = super::sqlite_file(url);
+    let file = sqlite_file(url);
     if !url.starts_with("sqlite:") || file.is_file() {
         return Ok(());
     }

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 
 use sea_orm::{ConnectionTrait as _, Database, DatabaseConnection, QueryResult, Statement, Value};
 
-use super::batch::CommitError;
+use super::error::{CommitError, StoreError};
 use super::journal::At;
-use super::{StoreError, folder_of, options};
+use super::options::{folder_of, options};
 use domain::Lease;
 
 /// See the module.

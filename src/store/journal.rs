@@ -16,16 +16,17 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, EntityTrait as _, Statement, Value,
-};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, EntityTrait as _};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::batch::{CommitError, PIECE_PAUSE, commit, write_rows};
+use super::batch::{PIECE_PAUSE, commit, write_rows};
+use super::error::{CommitError, StoreError};
 use super::former_journal::FormerJournal;
-use super::lease::{begin_write, is_held};
-use super::{Journal, Store, StoreError, holds, is_postgres, outbox, rollups};
+use super::lease::is_held;
+use super::options;
+use super::sql::{begin_write, count, execute, is_postgres, query};
+use super::{Journal, Store, holds, outbox, rollups};
 use domain::hold::HoldEndKind;
 use domain::writer::{Checkpoint, Lane};
 use domain::{
@@ -56,7 +57,7 @@ struct JournalRow {
 
 /// The file of the journal of a SQLite database: `x.journal.log` beside `x.db`. No two databases have the same.
 pub(super) fn sqlite_file(url: &str) -> PathBuf {
-    let file = super::sqlite_file(url);
+    let file = options::sqlite_file(url);
     if file.extension().is_some_and(|extension| extension == "db") {
         return file.with_extension("journal.log");
     }
@@ -466,16 +467,6 @@ pub fn report_refused<'a>(accounts: impl Iterator<Item = &'a AccountId>) {
     }
 }
 
-impl From<CommitError> for StoreError {
-    fn from(error: CommitError) -> Self {
-        match error {
-            CommitError::Unknown(error) => StoreError::OutcomeUnknown(error),
-            CommitError::Refused(reason) => StoreError::Corrupt(reason),
-            CommitError::Fenced => StoreError::Corrupt("another process has taken it over".into()),
-        }
-    }
-}
-
 /// How an account's ledger ends.
 struct End {
     seq: i64,
@@ -620,35 +611,6 @@ fn decoded((epoch, number): At, writes: &[u8]) -> Result<Batch, StoreError> {
             "batch {number} of epoch {epoch} in the journal is not readable"
         ))
     })
-}
-
-async fn execute<const N: usize>(
-    connection: &impl ConnectionTrait,
-    sql: &str,
-    values: [Value; N],
-) -> Result<u64, sea_orm::DbErr> {
-    let backend = connection.get_database_backend();
-    let statement = Statement::from_sql_and_values(backend, sql, values);
-    Ok(connection.execute_raw(statement).await?.rows_affected())
-}
-
-async fn query<const N: usize>(
-    connection: &impl ConnectionTrait,
-    sql: &str,
-    values: [Value; N],
-) -> Result<Vec<sea_orm::QueryResult>, StoreError> {
-    let backend = connection.get_database_backend();
-    let statement = Statement::from_sql_and_values(backend, sql, values);
-    Ok(connection.query_all_raw(statement).await?)
-}
-
-async fn count<const N: usize>(
-    connection: &impl ConnectionTrait,
-    sql: &str,
-    values: [Value; N],
-) -> Result<i64, StoreError> {
-    let rows = query(connection, sql, values).await?;
-    Ok(rows.first().map(|row| row.try_get_by_index::<i64>(0)).transpose()?.unwrap_or(0))
 }
 
 /// What a row says. The order and the types of the fields are the format, fixed for ever as [`FORMAT`].
