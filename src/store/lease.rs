@@ -35,7 +35,7 @@ impl Store {
     async fn raise_epoch(&self, owner: Uuid) -> Result<Lease, StoreError> {
         self.run(move |store| async move {
             failpoint!("takeover-before");
-            let journal_epoch = store.journal_epoch().await?;
+            let journal_epoch = store.journal_epoch()?;
             let transaction = begin_write(&store.write).await?;
             if is_postgres(&transaction) {
                 let lock = format!("SELECT pg_advisory_xact_lock({LEASE_LOCK})");
@@ -56,7 +56,7 @@ impl Store {
             transaction.commit().await?;
             failpoint!("takeover-after");
             let lease = Lease { owner, epoch };
-            store.take_journal(lease).await?;
+            store.take_journal(lease)?;
             Ok(lease)
         })
         .await

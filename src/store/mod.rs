@@ -32,7 +32,6 @@ pub mod backup;
 pub mod batch;
 pub mod email_tokens;
 mod error;
-mod former_journal;
 pub mod holds;
 pub mod journal;
 mod journal_log;
