@@ -1,26 +1,19 @@
-//! The schema of Polysystems: one change a file, in order, never edited once released.
+//! The schema of Polysystems: one area a file. A file is never edited once it is released; later
+//! changes come in files of their own.
 //!
-//! The statements are written out, since a ledger wants what a portable builder does not offer: clustered
-//! keys, partial unique indexes, triggers that refuse changes. Where the two databases differ in a word,
-//! the word is a placeholder; see `Dialect`.
+//! The statements are written out, since a ledger needs what a portable builder does not offer:
+//! clustered keys, partial unique indexes, triggers that refuse changes. Where the two databases
+//! use different words, the statement has a placeholder; see `Dialect`.
 
 pub use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::DbBackend;
 
-mod m20261123_000001_accounts;
-mod m20261123_000002_ledger;
-mod m20261124_000003_holds;
-mod m20261124_000004_chain;
-mod m20261124_000005_journal;
-mod m20261124_000006_entries;
-mod m20261124_000007_sessions;
-mod m20261125_000008_audit_log;
-mod m20261125_000009_keys;
-mod m20261125_000010_people;
-mod m20261125_000011_providers;
-mod m20261125_000012_webhooks;
-mod m20261125_000013_rollups;
-mod m20261125_000014_journal_rows;
+mod m20261129_000001_people;
+mod m20261129_000002_accounts;
+mod m20261129_000003_ledger;
+mod m20261129_000004_payments;
+mod m20261129_000005_webhooks;
+mod m20261129_000006_audit_log;
 
 /// Applies the migrations in order.
 pub struct Migrator;
@@ -28,22 +21,61 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![
-            Box::new(m20261123_000001_accounts::Migration),
-            Box::new(m20261123_000002_ledger::Migration),
-            Box::new(m20261124_000003_holds::Migration),
-            Box::new(m20261124_000004_chain::Migration),
-            Box::new(m20261124_000005_journal::Migration),
-            Box::new(m20261124_000006_entries::Migration),
-            Box::new(m20261124_000007_sessions::Migration),
-            Box::new(m20261125_000008_audit_log::Migration),
-            Box::new(m20261125_000009_keys::Migration),
-            Box::new(m20261125_000010_people::Migration),
-            Box::new(m20261125_000011_providers::Migration),
-            Box::new(m20261125_000012_webhooks::Migration),
-            Box::new(m20261125_000013_rollups::Migration),
-            Box::new(m20261125_000014_journal_rows::Migration),
-        ]
+        let steps = [
+            m20261129_000001_people::STEP,
+            m20261129_000002_accounts::STEP,
+            m20261129_000003_ledger::STEP,
+            m20261129_000004_payments::STEP,
+            m20261129_000005_webhooks::STEP,
+            m20261129_000006_audit_log::STEP,
+        ];
+        steps.into_iter().map(|step| -> Box<dyn MigrationTrait> { Box::new(step) }).collect()
+    }
+}
+
+/// One migration.
+struct Step {
+    /// The name of its file.
+    name: &'static str,
+    /// The statements that make its tables.
+    up: fn(&Dialect) -> Vec<String>,
+    /// Its tables, in the order in which they are made. They are dropped in reverse.
+    tables: &'static [&'static str],
+    /// The functions that it makes on PostgreSQL.
+    functions: &'static [&'static str],
+}
+
+impl MigrationName for Step {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+}
+
+#[async_trait::async_trait]
+impl MigrationTrait for Step {
+    fn use_transaction(&self) -> Option<bool> {
+        Some(true)
+    }
+
+    async fn up(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let dialect = Dialect::of(manager.get_database_backend());
+        for statement in (self.up)(&dialect) {
+            manager.get_connection().execute_unprepared(&dialect.translate(&statement)).await?;
+        }
+        Ok(())
+    }
+
+    async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
+        let connection = manager.get_connection();
+        for table in self.tables.iter().rev() {
+            connection.execute_unprepared(&format!("DROP TABLE IF EXISTS {table}")).await?;
+        }
+        if Dialect::of(manager.get_database_backend()).is_postgres {
+            for function in self.functions {
+                connection.execute_unprepared(&format!("DROP FUNCTION {function}")).await?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -55,6 +87,9 @@ struct Dialect {
     bytes: &'static str,
     /// Keeps a table in the order of its key; PostgreSQL has no such tables.
     clustered: &'static str,
+    /// Leaves room on each page of a table whose rows change often: the new version of a row then
+    /// fits on the page of the old one, and no index changes.
+    roomy: &'static str,
     is_postgres: bool,
 }
 
@@ -66,6 +101,7 @@ impl Dialect {
                 uuid: "UUID",
                 bytes: "BYTEA",
                 clustered: "",
+                roomy: "WITH (fillfactor = 80)",
                 is_postgres: true,
             }
         } else {
@@ -74,6 +110,7 @@ impl Dialect {
                 uuid: "BLOB",
                 bytes: "BLOB",
                 clustered: "WITHOUT ROWID",
+                roomy: "",
                 is_postgres: false,
             }
         }
@@ -85,14 +122,11 @@ impl Dialect {
             .replace("{uuid}", self.uuid)
             .replace("{bytes}", self.bytes)
             .replace("{clustered}", self.clustered)
+            .replace("{roomy}", self.roomy)
     }
 }
 
-/// Runs the statements one by one.
-async fn run(manager: &SchemaManager<'_>, statements: &[&str]) -> Result<(), DbErr> {
-    let dialect = Dialect::of(manager.get_database_backend());
-    for statement in statements {
-        manager.get_connection().execute_unprepared(&dialect.translate(statement)).await?;
-    }
-    Ok(())
+/// Statements that are the same for both databases but for their placeholders.
+fn texts(statements: &[&str]) -> Vec<String> {
+    statements.iter().map(|&statement| statement.to_owned()).collect()
 }

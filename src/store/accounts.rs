@@ -7,7 +7,8 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::{Store, StoreError};
+use super::Store;
+use super::error::StoreError;
 use domain::audit::check_loaded;
 use domain::limits::WindowCounter;
 use domain::{

@@ -2,13 +2,11 @@
 
 use sea_orm::{ColumnTrait, ConnectionTrait, EntityTrait, QueryFilter, Statement};
 
-use super::batch::CommitError;
-use super::{Store, StoreError};
+use super::Store;
+use super::error::{CommitError, StoreError};
+use super::sql::DELETED_MAX;
 use domain::{AccountId, RecordedAnswer, Timestamp};
 use entity::recorded_answer;
-
-/// Rows deleted at once, so that nobody waits long for it.
-const PIECE: u64 = 500;
 
 impl Store {
     /// The answer recorded for a key of an account, unless it is forgotten.
@@ -50,13 +48,10 @@ impl Store {
             let sql = format!(
                 "DELETE FROM recorded_answer WHERE (account_id, key_digest) IN (
                     SELECT account_id, key_digest FROM recorded_answer WHERE expires_at <= $1
-                    LIMIT {PIECE})
+                    LIMIT {DELETED_MAX})
                 AND expires_at <= $1"
             );
-            let backend = store.write.get_database_backend();
-            let statement = Statement::from_sql_and_values(backend, sql, [now.micros().into()]);
-            let deleted = store.write.execute_raw(statement).await?.rows_affected();
-            Ok(deleted == PIECE)
+            store.delete_some(&sql, [now.micros().into()]).await
         })
         .await
     }

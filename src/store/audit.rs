@@ -9,7 +9,8 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::accounts::{spends_of, stored};
-use super::{Store, StoreError, ledger};
+use super::error::StoreError;
+use super::{Store, ledger};
 use domain::audit::AuditedAccount;
 use domain::{AccountId, ChargeId, Credits, EntryKind, KeyId, LedgerEntry, Link};
 use entity::{account, api_key, hold_end, ledger_entry};

@@ -6,15 +6,16 @@ use std::path::{Path, PathBuf};
 
 use sea_orm::{ConnectionTrait as _, Statement};
 
-use super::former_journal::FormerJournal;
-use super::{Journal, Store, StoreError, text_cell};
+use super::options::sqlite_file;
+use super::sql::text_cell;
+use super::{Journal, Store, StoreError};
 
 /// Refuses where there is no SQLite database, which would be made when it is opened.
 ///
 /// # Errors
 /// [`StoreError::Unsafe`]
 pub fn assert_there(url: &str) -> Result<(), StoreError> {
-    let file = super::sqlite_file(url);
+    let file = sqlite_file(url);
     if !url.starts_with("sqlite:") || file.is_file() {
         return Ok(());
     }
@@ -43,12 +44,6 @@ impl Store {
                 "PostgreSQL is backed up with its own tools: pg_dump, or a base backup with its log".into(),
             ));
         };
-        if FormerJournal::beside(log.path()).await?.is_some() {
-            return Err(StoreError::Unsafe(
-                "there is a journal of an older server beside the database; start this one once, which checkpoints it"
-                    .into(),
-            ));
-        }
         let file = "SELECT file FROM pragma_database_list WHERE name = 'main'";
         let tables = text_cell(&self.read, file).await?;
         let place = |file: &Path| folder.join(file.file_name().unwrap_or(OsStr::new("copy")));

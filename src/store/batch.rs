@@ -6,7 +6,6 @@
 //! as much a row.
 
 use std::collections::HashMap;
-use std::sync::OnceLock;
 use std::time::Duration;
 
 use sea_orm::{
@@ -15,10 +14,10 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::lease::{begin_write, is_held};
-use super::{
-    Journal, Store, StoreError, answers, audit_log, holds, is_postgres, outbox, payments, rollups,
-};
+use super::error::{CommitError, StoreError};
+use super::lease::is_held;
+use super::sql::{PIECE, Table, all_written, begin_write, column, is_postgres};
+use super::{Journal, Store, answers, audit_log, holds, outbox, payments, rollups};
 use domain::usage::kept_tokens;
 use domain::writer::{Lane, Place};
 use domain::{
@@ -28,50 +27,6 @@ use domain::{
 /// How long a look waits for the sessions of earlier attempts to end.
 const SESSION_POLLS: u32 = 50;
 const SESSION_POLL: Duration = Duration::from_millis(2);
-
-/// Why a batch was not, or may not have been, written.
-#[derive(Debug, thiserror::Error)]
-pub enum CommitError {
-    /// Another process owns the shards. Nothing was written, and nothing will be.
-    #[error("another process has taken the database over")]
-    Fenced,
-    /// The database refuses these rows. Nothing was written.
-    #[error("the database refuses the batch: {0}")]
-    Refused(String),
-    /// It may or may not have been written.
-    #[error("the outcome of the commit is not known: {0}")]
-    Unknown(DbErr),
-}
-
-impl From<DbErr> for CommitError {
-    fn from(error: DbErr) -> Self {
-        let inner = match &error {
-            DbErr::Exec(sea_orm::RuntimeErr::SqlxError(inner))
-            | DbErr::Query(sea_orm::RuntimeErr::SqlxError(inner)) => inner.as_database_error(),
-            _ => None,
-        };
-        let code = inner.and_then(|error| error.code().map(std::borrow::Cow::into_owned));
-        match code {
-            Some(code) if !is_transient(&code) => CommitError::Refused(error.to_string()),
-            _ => CommitError::Unknown(error),
-        }
-    }
-}
-
-/// Says a database's error code that the same rows may be taken later, if only a person mends it? Any other error
-/// that the database itself gives is about the rows, and would come again for ever.
-fn is_transient(code: &str) -> bool {
-    // SQLSTATE classes of PostgreSQL: connection, transaction state, rollback, resources, object state,
-    // access and tables that are not there, operator intervention, system error, internal error.
-    const CLASSES: [&str; 9] = ["08", "25", "40", "42", "53", "55", "57", "58", "XX"];
-    // Primary codes of SQLite: ERROR (as where there is no such table), BUSY, LOCKED, NOMEM, READONLY, INTERRUPT,
-    // IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL, NOTADB.
-    const PRIMARY: [u32; 12] = [1, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 26];
-    if code.len() == 5 {
-        return code.get(..2).is_some_and(|class| CLASSES.contains(&class));
-    }
-    code.parse::<u32>().map_or(true, |code| PRIMARY.contains(&(code & 0xff)))
-}
 
 impl Store {
     /// Writes the batch in one transaction, after checking inside it that the lease still holds.
@@ -333,63 +288,6 @@ const ROWS_POSTGRES: &str = "WITH entries AS (
         AS row (id, seq_before, seq, balance, at, link)
     WHERE account.id = row.id AND account.seq = row.seq_before";
 
-/// The same for SQLite, table by table: a statement before and after the `VALUES` of its rows.
-///
-/// What is refused fails the transaction, so no statement need be undone by itself: with `OR FAIL` SQLite does
-/// not copy each page that a statement changes.
-pub(super) struct Table {
-    before: &'static str,
-    after: &'static str,
-    /// By their capacities, which are powers of two: few enough that each stays prepared.
-    texts: [OnceLock<String>; 11],
-}
-
-/// Most rows in one text, below SQLite's limit of 32,766 values a statement.
-const CAPACITY_MAX: usize = 1_024;
-
-impl Table {
-    pub(super) const fn new(before: &'static str, after: &'static str) -> Self {
-        Table { before, after, texts: [const { OnceLock::new() }; 11] }
-    }
-
-    /// The text with room for so many rows of so many columns.
-    fn text(&self, capacity: usize, columns: usize) -> &str {
-        let place = usize::try_from(capacity.trailing_zeros()).unwrap_or(0);
-        let make =
-            || format!("{} ({}) {}", self.before, placeholders(capacity, columns), self.after);
-        let text = self.texts.get(place).map(|text| text.get_or_init(make));
-        text.map_or("", String::as_str)
-    }
-
-    /// Writes the rows. All of them must be taken.
-    pub(super) async fn write<R, const N: usize>(
-        &self,
-        transaction: &DatabaseTransaction,
-        rows: &[R],
-        values_of: impl Fn(&R) -> [Value; N],
-    ) -> Result<(), CommitError> {
-        let mut rest = rows;
-        while !rest.is_empty() {
-            let capacity = capacity(rest.len());
-            let (rows, others) = rest.split_at(capacity.min(rest.len()));
-            let text = self.text(capacity, N);
-            let mut values = Vec::with_capacity(capacity.saturating_mul(N));
-            push_rows(&mut values, rows.iter().map(&values_of), capacity);
-            let statement = Statement::from_sql_and_values(DbBackend::Sqlite, text, values);
-            let written = transaction.execute_raw(statement).await?.rows_affected();
-            all_written(written, rows.len())?;
-            rest = others;
-        }
-        Ok(())
-    }
-}
-
-/// The room of the text for the first of so many rows: many are taken in full texts, few in one with some room left.
-fn capacity(rows: usize) -> usize {
-    let above = rows.clamp(1, CAPACITY_MAX).next_power_of_two();
-    if above > rows && above > 64 { above / 2 } else { above }
-}
-
 static ENTRIES: Table = Table::new(
     "INSERT OR FAIL INTO ledger_entry
         (account_id, seq, epoch, kind, amount, balance_after, reference, key_id, day, month, at, link)
@@ -421,8 +319,6 @@ static USAGE: Table = Table::new(
     "WHERE column1 IS NOT NULL",
 );
 
-/// Rows of each table that PostgreSQL is given in one statement: it has a processor for itself until it is done.
-pub(super) const PIECE: usize = 256;
 /// How long a checkpoint that nothing waits for leaves the processors to others between two statements. Calls would wait for
 /// a processor longer than for the disk, where the database has no others.
 pub(super) const PIECE_PAUSE: Duration = Duration::from_millis(1);
@@ -488,14 +384,6 @@ fn piece<R>(rows: &[R], place: usize, pieces: usize) -> &[R] {
 async fn breathe(place: usize, pause: Duration) {
     if place > 0 && !pause.is_zero() {
         tokio::time::sleep(pause).await;
-    }
-}
-
-fn all_written(written: u64, expected: usize) -> Result<(), CommitError> {
-    if usize::try_from(written).is_ok_and(|written| written == expected) {
-        Ok(())
-    } else {
-        Err(CommitError::Refused("an account's ledger has moved on elsewhere".into()))
     }
 }
 
@@ -648,50 +536,6 @@ fn usage_row(record: &UsageRecord) -> [Value; 16] {
     ]
 }
 
-/// One column of the rows, as a PostgreSQL array.
-pub(super) fn column<R, T>(rows: &[R], value: impl Fn(&R) -> T) -> Value
-where
-    Vec<T>: Into<Value>,
-{
-    rows.iter().map(value).collect::<Vec<T>>().into()
-}
-
-/// `VALUES` for so many rows of so many columns.
-pub(super) fn placeholders(rows: usize, columns: usize) -> String {
-    let row = format!("({})", vec!["?"; columns].join(","));
-    format!("VALUES {}", vec![row; rows].join(","))
-}
-
-/// The values of rows, one after the other, and NULL where the text has room for more.
-pub(super) fn push_rows<const N: usize>(
-    values: &mut Vec<Value>,
-    rows: impl ExactSizeIterator<Item = [Value; N]>,
-    capacity: usize,
-) {
-    let padding = capacity.saturating_sub(rows.len()).saturating_mul(N);
-    values.extend(rows.flatten());
-    values.extend(std::iter::repeat_n(Value::BigInt(None), padding));
-}
-
-/// A statement for PostgreSQL and the same for SQLite.
-pub(super) type Sql = (&'static str, &'static str);
-
-/// The one for this connection.
-pub(super) fn statement(
-    connection: &impl ConnectionTrait,
-    sql: Sql,
-    values: Vec<Value>,
-) -> Statement {
-    let text = if is_postgres(connection) { sql.0 } else { sql.1 };
-    Statement::from_sql_and_values(connection.get_database_backend(), text, values)
-}
-
-/// The rows as one JSON text: an array of arrays.
-pub(super) fn json<R: serde::Serialize>(rows: impl Iterator<Item = R>) -> Result<Value, DbErr> {
-    let rows: Vec<R> = rows.collect();
-    serde_json::to_string(&rows).map(Value::from).map_err(|error| DbErr::Json(error.to_string()))
-}
-
 #[cfg(test)]
 mod tests {
     use sea_orm::{QueryOrder as _, QuerySelect as _};
@@ -783,26 +627,6 @@ mod tests {
                 assert_eq!(parts.concat(), rows, "{length} in {pieces}");
                 assert!(parts.iter().all(|part| part.len() <= PIECE), "{length} in {pieces}");
             }
-        }
-    }
-
-    #[test]
-    fn only_what_may_pass_is_tried_again() {
-        // PostgreSQL: connection, serialization, too many connections, shutdown, no right, no such table; then what is
-        // about the rows.
-        for code in ["08006", "40001", "40P01", "53300", "57P01", "58030", "42501", "42P01"] {
-            assert!(is_transient(code), "{code}");
-        }
-        for code in ["23505", "23514", "22021", "22003"] {
-            assert!(!is_transient(code), "{code}");
-        }
-        // SQLite, primary and extended: BUSY, IOERR_FSYNC, FULL, no such table, CORRUPT; then constraints, mismatch, a
-        // trigger's abort.
-        for code in ["5", "1034", "13", "1", "11"] {
-            assert!(is_transient(code), "{code}");
-        }
-        for code in ["19", "2067", "1555", "275", "20", "1811"] {
-            assert!(!is_transient(code), "{code}");
         }
     }
 }

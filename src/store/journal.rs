@@ -16,16 +16,16 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, EntityTrait as _, Statement, Value,
-};
+use sea_orm::{ConnectionTrait, DatabaseConnection, DatabaseTransaction, EntityTrait as _};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::batch::{CommitError, PIECE_PAUSE, commit, write_rows};
-use super::former_journal::FormerJournal;
-use super::lease::{begin_write, is_held};
-use super::{Journal, Store, StoreError, holds, is_postgres, outbox, rollups};
+use super::batch::{PIECE_PAUSE, commit, write_rows};
+use super::error::{CommitError, StoreError};
+use super::lease::is_held;
+use super::options;
+use super::sql::{begin_write, count, execute, is_postgres, query};
+use super::{Journal, Store, holds, outbox, rollups};
 use domain::hold::HoldEndKind;
 use domain::writer::{Checkpoint, Lane};
 use domain::{
@@ -35,9 +35,8 @@ use domain::{
 
 use entity::account;
 
-/// How the bytes of a row begin. A row of format 1, of a server from before, has no models.
+/// How the bytes of a record begin.
 const FORMAT: u8 = 2;
-const FORMAT_WITHOUT_MODELS: u8 = 1;
 /// Rows that are read at once.
 const PAGE: usize = 64;
 /// Of what an earlier process left, pages are checkpointed together until they have so many rows.
@@ -56,7 +55,7 @@ struct JournalRow {
 
 /// The file of the journal of a SQLite database: `x.journal.log` beside `x.db`. No two databases have the same.
 pub(super) fn sqlite_file(url: &str) -> PathBuf {
-    let file = super::sqlite_file(url);
+    let file = options::sqlite_file(url);
     if file.extension().is_some_and(|extension| extension == "db") {
         return file.with_extension("journal.log");
     }
@@ -76,10 +75,7 @@ pub(super) async fn assert_there(tables: &DatabaseConnection, url: &str) -> Resu
     let file = sqlite_file(url);
     // A process that stops in good order checkpoints the journal first, and then gives the lease back.
     let sql = "SELECT COUNT(*) FROM shard_lease WHERE owner IS NOT NULL AND shard = $1";
-    if file.is_file()
-        || FormerJournal::beside(&file).await?.is_some()
-        || count(tables, sql, [0_i64.into()]).await? == 0
-    {
+    if file.is_file() || count(tables, sql, [0_i64.into()]).await? == 0 {
         return Ok(());
     }
     Err(StoreError::Unsafe(format!(
@@ -123,22 +119,17 @@ impl Store {
 
     /// The last epoch in which the journal of SQLite was taken over: higher than that of the tables where those are
     /// of an older backup.
-    pub(super) async fn journal_epoch(&self) -> Result<i64, StoreError> {
+    pub(super) fn journal_epoch(&self) -> Result<i64, StoreError> {
         let Journal::Log(log) = &self.journal else { return Ok(0) };
         // Whoever has the journal still knows what is in it; where it cannot be read, that one must go on.
         let (epoch, _) = log.read()?;
-        let Some(former) = FormerJournal::beside(log.path()).await? else { return Ok(epoch) };
-        former.rows().await?;
-        Ok(former.epoch().await?.max(epoch))
+        Ok(epoch)
     }
 
     /// Takes the journal over, after the tables.
-    pub(crate) async fn take_journal(&self, lease: Lease) -> Result<(), StoreError> {
+    pub(crate) fn take_journal(&self, lease: Lease) -> Result<(), StoreError> {
         failpoint!("takeover-journal");
         if let Journal::Log(log) = &self.journal {
-            if let Some(former) = FormerJournal::beside(log.path()).await? {
-                former.take(lease).await?;
-            }
             // Somebody who took the tables over after this process may have been here before it.
             log.take(lease)?;
         }
@@ -289,11 +280,6 @@ impl Store {
                 execute(&self.write, FORGET, values).await.map(drop).map_err(Into::into)
             }
         });
-        if let Journal::Log(log) = &self.journal
-            && let Some(former) = FormerJournal::beside(log.path()).await?
-        {
-            former.remove(lease).await?;
-        }
         Ok(())
     }
 
@@ -310,9 +296,6 @@ impl Store {
     async fn journal_rows(&self) -> Result<Rows<'_>, StoreError> {
         let Journal::Log(log) = &self.journal else { return Ok(Rows::OfTable(&self.write)) };
         let mut rows = Vec::new();
-        if let Some(former) = FormerJournal::beside(log.path()).await? {
-            rows.extend(former.rows().await?);
-        }
         rows.extend(log.read()?.1.into_iter().map(|record| (record.at, record.writes)));
         rows.sort_by_key(|(at, _)| *at);
         Ok(Rows::Read(rows))
@@ -466,16 +449,6 @@ pub fn report_refused<'a>(accounts: impl Iterator<Item = &'a AccountId>) {
     }
 }
 
-impl From<CommitError> for StoreError {
-    fn from(error: CommitError) -> Self {
-        match error {
-            CommitError::Unknown(error) => StoreError::OutcomeUnknown(error),
-            CommitError::Refused(reason) => StoreError::Corrupt(reason),
-            CommitError::Fenced => StoreError::Corrupt("another process has taken it over".into()),
-        }
-    }
-}
-
 /// How an account's ledger ends.
 struct End {
     seq: i64,
@@ -620,35 +593,6 @@ fn decoded((epoch, number): At, writes: &[u8]) -> Result<Batch, StoreError> {
             "batch {number} of epoch {epoch} in the journal is not readable"
         ))
     })
-}
-
-async fn execute<const N: usize>(
-    connection: &impl ConnectionTrait,
-    sql: &str,
-    values: [Value; N],
-) -> Result<u64, sea_orm::DbErr> {
-    let backend = connection.get_database_backend();
-    let statement = Statement::from_sql_and_values(backend, sql, values);
-    Ok(connection.execute_raw(statement).await?.rows_affected())
-}
-
-async fn query<const N: usize>(
-    connection: &impl ConnectionTrait,
-    sql: &str,
-    values: [Value; N],
-) -> Result<Vec<sea_orm::QueryResult>, StoreError> {
-    let backend = connection.get_database_backend();
-    let statement = Statement::from_sql_and_values(backend, sql, values);
-    Ok(connection.query_all_raw(statement).await?)
-}
-
-async fn count<const N: usize>(
-    connection: &impl ConnectionTrait,
-    sql: &str,
-    values: [Value; N],
-) -> Result<i64, StoreError> {
-    let rows = query(connection, sql, values).await?;
-    Ok(rows.first().map(|row| row.try_get_by_index::<i64>(0)).transpose()?.unwrap_or(0))
 }
 
 /// What a row says. The order and the types of the fields are the format, fixed for ever as [`FORMAT`].
@@ -844,12 +788,8 @@ fn read_hold(written: WrittenHold) -> Option<HoldChange> {
 fn decode(bytes: &[u8]) -> Option<Batch> {
     let (format, bytes) = bytes.split_first()?;
     let (written, rest): (Written<'_>, _) = postcard::take_from_bytes(bytes).ok()?;
-    let models = match *format {
-        FORMAT => postcard::from_bytes::<WrittenModels<'_>>(rest).ok()?.0,
-        FORMAT_WITHOUT_MODELS => vec![""; written.usage.len()],
-        _ => return None,
-    };
-    if models.len() != written.usage.len() {
+    let models = postcard::from_bytes::<WrittenModels<'_>>(rest).ok()?.0;
+    if *format != FORMAT || models.len() != written.usage.len() {
         return None;
     }
     let key = |bytes| KeyId(Uuid::from_bytes(bytes));
@@ -911,81 +851,10 @@ fn decode(bytes: &[u8]) -> Option<Batch> {
 
 #[cfg(test)]
 mod tests {
-    use sea_orm::Database;
     use tokio::runtime::Handle;
 
     use super::*;
     use crate::config::DatabaseSettings;
-
-    fn call(number: i64) -> UsageRecord {
-        UsageRecord {
-            model: "".into(),
-            id: ChargeId(Uuid::from_u64_pair(0, number.unsigned_abs())),
-            account: AccountId(1),
-            seq: None,
-            key: KeyId(Uuid::from_u128(8)),
-            method: "POST".into(),
-            route: "/v1/chat/completions".into(),
-            upstream: "v1".into(),
-            status: 200,
-            cost: Credits::ZERO,
-            prompt_tokens: 1,
-            completion_tokens: 2,
-            ending: Ending::Completed,
-            tally: Tally::Reported,
-            started_at: Timestamp::from_micros(9),
-            latency_micros: 10,
-        }
-    }
-
-    /// Servers from before had SQLite's journal in a database of its own.
-    #[tokio::test]
-    async fn the_journal_of_a_former_server_is_taken_over_checkpointed_and_removed() {
-        const EPOCH: i64 = 5;
-        const APPEND: &str = "INSERT INTO journal (epoch, number, writes)
-            SELECT $2, $3, $4 FROM journal_lease WHERE owner = $1 AND epoch = $2";
-        let folder = tempfile::tempdir().unwrap();
-        let url = |name: &str| format!("sqlite://{}?mode=rwc", folder.path().join(name).display());
-        let former = Database::connect(url("x.journal.db")).await.unwrap();
-        for sql in [
-            "PRAGMA journal_mode = WAL",
-            "CREATE TABLE journal (epoch BIGINT NOT NULL, number BIGINT NOT NULL, writes BLOB NOT NULL,
-                PRIMARY KEY (epoch, number)) WITHOUT ROWID",
-            "CREATE TABLE journal_lease (id INTEGER NOT NULL PRIMARY KEY CHECK (id = 1), owner BLOB, epoch BIGINT NOT NULL)",
-            "INSERT INTO journal_lease (id, epoch) VALUES (1, 0)",
-        ] {
-            former.execute_unprepared(sql).await.unwrap();
-        }
-        let owner = Uuid::from_u128(1);
-        let append = async |epoch: i64, number: i64| {
-            let batch = Batch { usage: vec![call(number)], ..Batch::default() };
-            let writes = encode(&batch).unwrap();
-            let values = [owner.into(), epoch.into(), number.into(), writes.into()];
-            execute(&former, APPEND, values).await
-        };
-        // Of two owners, of which the second was killed before it checkpointed what the first had left.
-        for (epoch, number) in [(EPOCH - 1, 3), (EPOCH - 1, 4), (EPOCH, 1)] {
-            let take = "UPDATE journal_lease SET owner = $1, epoch = $2";
-            execute(&former, take, [owner.into(), epoch.into()]).await.unwrap();
-            assert_eq!(append(epoch, number).await.unwrap(), 1);
-        }
-
-        let settings = DatabaseSettings::default();
-        let store = Store::open(&settings, &url("x.db"), Handle::current()).await.unwrap();
-        assert!(store.back_up(&folder.path().join("copy")).await.is_err());
-        let journaled = store.journaled().await.unwrap();
-        assert_eq!(journaled, [(EPOCH - 1, 3), (EPOCH - 1, 4), (EPOCH, 1)]);
-        let lease = store.take_lease(Uuid::from_u128(2)).await.unwrap();
-        assert!(lease.epoch > EPOCH);
-        assert_eq!(mark(&store.read).await.unwrap(), (EPOCH, 1));
-        let calls = "SELECT COUNT(*) FROM usage_record";
-        assert_eq!(count(&store.read, calls, []).await.unwrap(), 3);
-        assert!(!folder.path().join("x.journal.db").exists());
-        // It still has the file open, and appends nothing that would be lost.
-        assert_eq!(append(EPOCH, 2).await.unwrap(), 0);
-        assert!(store.journaled().await.unwrap().is_empty());
-        store.close().await;
-    }
 
     #[tokio::test]
     async fn a_backup_spares_what_is_there() {

@@ -33,9 +33,9 @@ use sea_orm::DbErr;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::batch::CommitError;
+use super::error::{CommitError, StoreError};
 use super::journal::At;
-use super::{StoreError, folder_of, is_synced};
+use super::options::{folder_of, is_synced};
 use crate::failpoint;
 use domain::Lease;
 
@@ -624,12 +624,6 @@ fn checksum(count: u32, body: &[u8]) -> u32 {
 
 fn wide(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
-}
-
-impl From<Error> for CommitError {
-    fn from(error: Error) -> Self {
-        CommitError::Unknown(DbErr::Custom(error.to_string()))
-    }
 }
 
 #[cfg(test)]

@@ -17,8 +17,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use uuid::Uuid;
 
-use super::batch::CommitError;
-use super::{StoreError, options};
+use super::error::{CommitError, StoreError};
+use super::options::options;
 
 /// A connection that was not used for so long may be cut off by now: the pool is to ask it.
 const UNUSED_MAX: Duration = Duration::from_mins(1);
@@ -83,7 +83,7 @@ impl Drop for Kept {
 impl Kept {
     async fn of(pool: &DatabaseConnection) -> Result<Self, sqlx::Error> {
         #[cfg(test)]
-        if !super::is_postgres(pool) {
+        if !super::sql::is_postgres(pool) {
             let connection = pool.get_sqlite_connection_pool().acquire().await?;
             return Ok(Kept::new(AnyConnection::Sqlite(connection)));
         }

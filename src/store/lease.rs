@@ -6,13 +6,12 @@
 //! the exclusive one, so a takeover waits for the batch in flight and no batch can slip between check and
 //! commit. On SQLite a write transaction excludes every other.
 
-use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbErr, SqliteTransactionMode,
-    Statement, TransactionOptions, TransactionTrait,
-};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, Statement};
 use uuid::Uuid;
 
-use super::{Store, StoreError, is_postgres};
+pub(super) use super::sql::begin_write;
+use super::sql::is_postgres;
+use super::{Store, StoreError};
 use domain::Lease;
 
 const LEASE_LOCK: i64 = 0x706f_6c79_0002;
@@ -36,7 +35,7 @@ impl Store {
     async fn raise_epoch(&self, owner: Uuid) -> Result<Lease, StoreError> {
         self.run(move |store| async move {
             failpoint!("takeover-before");
-            let journal_epoch = store.journal_epoch().await?;
+            let journal_epoch = store.journal_epoch()?;
             let transaction = begin_write(&store.write).await?;
             if is_postgres(&transaction) {
                 let lock = format!("SELECT pg_advisory_xact_lock({LEASE_LOCK})");
@@ -57,7 +56,7 @@ impl Store {
             transaction.commit().await?;
             failpoint!("takeover-after");
             let lease = Lease { owner, epoch };
-            store.take_journal(lease).await?;
+            store.take_journal(lease)?;
             Ok(lease)
         })
         .await
@@ -122,21 +121,4 @@ pub(super) async fn is_held(
         transaction.query_one_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
     let held = row.map(|row| row.try_get_by_index::<i64>(0)).transpose()?.unwrap_or(0);
     Ok(usize::try_from(held).is_ok_and(|held| held == shards.len()))
-}
-
-/// Begins a transaction that may write from its first statement on.
-pub(super) async fn begin_write(
-    connection: &DatabaseConnection,
-) -> Result<DatabaseTransaction, DbErr> {
-    connection
-        .begin_with_options(TransactionOptions {
-            sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
-            ..Default::default()
-        })
-        .await
-        .map_err(|error| match error {
-            // Whatever came of it, nothing was written.
-            DbErr::Query(error) | DbErr::Exec(error) => DbErr::Conn(error),
-            error => error,
-        })
 }

@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use sea_orm::{ActiveValue::Set, ConnectionTrait, QueryResult, Statement, Value};
 use uuid::Uuid;
 
-use super::{Store, StoreError, is_postgres};
+use super::Store;
+use super::error::StoreError;
+use super::sql::is_postgres;
 use domain::{AccountId, Credits, Day, EntryKind, KeyId, LedgerEntry, Link, Month, Timestamp};
 use entity::ledger_entry;
 

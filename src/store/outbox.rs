@@ -10,8 +10,9 @@ use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, Value};
 use tokio::sync::{Mutex, Notify};
 use uuid::Uuid;
 
-use super::batch::{Sql, column, json, statement};
-use super::{Store, StoreError, is_postgres};
+use super::Store;
+use super::error::StoreError;
+use super::sql::{Sql, begin_write, column, is_postgres, json, statement};
 use domain::event::{Event, EventKind, selects};
 use domain::event_rules;
 use domain::{AccountId, Batch, Credits, KeyId, SpendingLimits};
@@ -143,7 +144,7 @@ impl Store {
             {
                 return Ok(());
             }
-            let transaction = super::lease::begin_write(&store.write).await?;
+            let transaction = begin_write(&store.write).await?;
             write(&transaction, &event).await?;
             transaction.commit().await?;
             store.outbox.ring(true);

@@ -6,7 +6,7 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::batch::CommitError;
+use super::error::CommitError;
 use super::lease::begin_write;
 use super::{Store, StoreError, answers, audit_log, outbox};
 use domain::event::{self, Event};
@@ -631,7 +631,7 @@ async fn may_open(
     if !payment.is_auto {
         return Ok(true);
     }
-    if super::is_postgres(transaction) {
+    if super::sql::is_postgres(transaction) {
         // Whoever changes the rule waits until this is on record, or this for them.
         const LOCK: &str = "SELECT 1 FROM auto_top_up WHERE account_id = $1 FOR UPDATE";
         query(transaction, LOCK, account.0.into()).await?;

@@ -10,9 +10,9 @@ use sea_orm::{
 use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
 
-use super::batch::{CommitError, PIECE, Table, column};
-use super::lease::begin_write;
-use super::{Store, StoreError, is_postgres};
+use super::Store;
+use super::error::{CommitError, StoreError};
+use super::sql::{PIECE, Table, begin_write, column, is_postgres};
 use domain::rollup::{BUCKET_ENDS, BUCKETS, Rollup, RollupKey, add_usage, days_of};
 use domain::{AccountId, Credits, KeyId, MICROS_PER_DAY, UsageRecord};
 

@@ -15,7 +15,6 @@ on_both!(
     an_account_that_does_not_agree_with_its_ledger_takes_no_calls,
     migrating_twice_is_migrating_once,
     operators_have_a_command_for_what_they_do,
-    a_ledger_without_a_chain_gets_one,
     a_log_has_one_line_for_each_request_and_no_secret,
 );
 
@@ -303,45 +302,6 @@ async fn an_account_that_does_not_agree_with_its_ledger_takes_no_calls(database:
         let back = "UPDATE account SET seq = 4, balance = balance + 500000,
             link = (SELECT link FROM ledger_entry WHERE account_id = 1 AND seq = 4) WHERE id = 1";
         database.execute(back).await.unwrap();
-    }
-}
-
-/// As a database of the version before is brought up to date.
-async fn a_ledger_without_a_chain_gets_one(database: Database) {
-    a_small_ledger(&database).await;
-    let links = if database.is_postgres() {
-        "SELECT string_agg(encode(link, 'hex'), ',' ORDER BY account_id, seq) FROM ledger_entry"
-    } else {
-        "SELECT group_concat(hex(link)) FROM (SELECT link FROM ledger_entry ORDER BY account_id, seq)"
-    };
-    let before = database.query(links).await;
-    let next_epoch = database.query("SELECT CAST(MAX(epoch) + 1 AS TEXT) FROM shard_lease").await;
-    for statement in [
-        "ALTER TABLE ledger_entry DROP COLUMN link",
-        "ALTER TABLE account DROP COLUMN link",
-        "ALTER TABLE hold_end DROP COLUMN epoch",
-        "DELETE FROM seaql_migrations
-            WHERE version IN ('m20261124_000004_chain', 'm20261124_000006_entries')",
-    ] {
-        database.execute(statement).await.unwrap();
-    }
-    let (code, _, error) = finished(command(&database).arg("migrate"));
-    assert_eq!((code, error.as_str()), (Some(0), ""));
-    assert_eq!(database.query(links).await, before);
-    verify(&database);
-    let refused = database.execute("UPDATE ledger_entry SET at = at + 1").await;
-    assert!(refused.unwrap_err().to_string().contains("append-only"));
-    // A server from before the chain, that still runs, must not write entries without a link.
-    let old = "INSERT INTO ledger_entry
-            (account_id, seq, epoch, kind, amount, balance_after, reference, key_id, day, month, at)
-        SELECT account_id, 5, epoch, kind, amount, balance_after, reference, key_id, day, month, at
-        FROM ledger_entry WHERE seq = 4";
-    if database.is_postgres() {
-        assert!(database.execute(old).await.unwrap_err().to_string().contains("link"));
-    } else {
-        // It has lost its lease, without which it writes nothing.
-        let raised = "SELECT CAST(MIN(epoch) AS TEXT) FROM shard_lease";
-        assert_eq!(database.query(raised).await, next_epoch);
     }
 }
 

@@ -767,8 +767,8 @@ mod tests {
         on_bench(10, async |bench| {
             let before = bench.store.take_lease(Uuid::new_v4()).await.unwrap();
             let after = bench.store.take_lease(Uuid::new_v4()).await.unwrap();
-            assert!(bench.store.take_journal(before).await.is_err());
-            assert!(bench.store.take_journal(after).await.is_err());
+            assert!(bench.store.take_journal(before).is_err());
+            assert!(bench.store.take_journal(after).is_err());
             let nothing = Batch::default();
             bench.store.journal(1, &nothing, after).await.unwrap();
             assert!(bench.store.journal(1, &nothing, before).await.is_err());

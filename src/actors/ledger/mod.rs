@@ -694,9 +694,9 @@ impl Hands {
     async fn attempt<O>(
         &self,
         lane: Lane,
-        work: impl Future<Output = Result<O, crate::store::batch::CommitError>>,
+        work: impl Future<Output = Result<O, crate::store::CommitError>>,
     ) -> Result<O, Attempt> {
-        use crate::store::batch::CommitError;
+        use crate::store::CommitError;
         let attempt = match tokio::time::timeout(self.attempt_max, work).await {
             Ok(Ok(outcome)) => return Ok(outcome),
             Ok(Err(CommitError::Fenced)) => {

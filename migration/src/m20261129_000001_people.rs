@@ -1,0 +1,73 @@
+//! Users, their sessions, the tokens that they get by email, and second factors.
+
+use crate::{Dialect, Step, texts};
+
+pub(crate) const STEP: Step = Step {
+    name: "m20261129_000001_people",
+    up,
+    tables: &["users", "session", "refresh_token", "email_token", "recovery_code"],
+    functions: &[],
+};
+
+fn up(_: &Dialect) -> Vec<String> {
+    texts(&[
+        // The folded spelling makes an email and a username unique whatever their case. The secret
+        // of the second factor is sealed; its step is the last one of which a code was used.
+        "CREATE TABLE users (
+            id {uuid} NOT NULL PRIMARY KEY,
+            email TEXT NOT NULL,
+            email_folded TEXT NOT NULL,
+            username TEXT NOT NULL,
+            username_folded TEXT NOT NULL,
+            password_hash TEXT NOT NULL,
+            role SMALLINT NOT NULL,
+            is_email_verified BOOLEAN NOT NULL,
+            token_version BIGINT NOT NULL,
+            tier TEXT,
+            created_at BIGINT NOT NULL,
+            totp_secret {bytes},
+            totp_enabled_at BIGINT,
+            totp_step BIGINT NOT NULL DEFAULT 0
+        )",
+        "CREATE UNIQUE INDEX users_email_folded ON users (email_folded)",
+        "CREATE UNIQUE INDEX users_username_folded ON users (username_folded)",
+        // Operators list users in this order.
+        "CREATE INDEX users_created_at ON users (created_at, id)",
+        "CREATE TABLE session (
+            id {uuid} NOT NULL PRIMARY KEY,
+            user_id {uuid} NOT NULL REFERENCES users (id),
+            created_at BIGINT NOT NULL,
+            last_used_at BIGINT NOT NULL,
+            expires_at BIGINT NOT NULL,
+            ended_at BIGINT,
+            address TEXT NOT NULL,
+            agent TEXT NOT NULL
+        )",
+        "CREATE INDEX session_user_id ON session (user_id)",
+        "CREATE INDEX session_expires_at ON session (expires_at)",
+        // Every token that a session ever had, by its digest. A token that is used a second time
+        // ends the session.
+        "CREATE TABLE refresh_token (
+            digest {bytes} NOT NULL PRIMARY KEY,
+            session_id {uuid} NOT NULL REFERENCES session (id) ON DELETE CASCADE,
+            used_at BIGINT
+        ) {clustered}",
+        "CREATE INDEX refresh_token_session_id ON refresh_token (session_id)",
+        "CREATE TABLE email_token (
+            digest {bytes} NOT NULL PRIMARY KEY,
+            user_id {uuid} NOT NULL REFERENCES users (id),
+            purpose SMALLINT NOT NULL,
+            email_folded TEXT NOT NULL,
+            expires_at BIGINT NOT NULL,
+            used_at BIGINT
+        ) {clustered}",
+        "CREATE INDEX email_token_user_id ON email_token (user_id, purpose)",
+        "CREATE INDEX email_token_expires_at ON email_token (expires_at)",
+        "CREATE TABLE recovery_code (
+            user_id {uuid} NOT NULL REFERENCES users (id),
+            digest {bytes} NOT NULL,
+            used_at BIGINT,
+            PRIMARY KEY (user_id, digest)
+        ) {clustered}",
+    ])
+}
