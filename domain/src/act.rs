@@ -1,10 +1,11 @@
-//! Acts: what people do that matters to security or to money, as the audit log has it.
+//! Acts: what a person did that matters to security or to money, as the audit log has it.
 //!
-//! An act is written with what it did, in one transaction, wherever that is a write: neither is on record without
+//! An act is written in the same transaction as its effect, if the effect is a write: neither is on record without
 //! the other.
 
 use uuid::Uuid;
 
+use super::coded::coded_enum;
 use super::ids::UserId;
 use super::window::Timestamp;
 
@@ -14,11 +15,11 @@ pub const DETAIL_MAX: usize = 2_000;
 /// Who did it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Actor {
-    /// The user themselves, or somebody with their secret.
+    /// The user, or a holder of the user's secret.
     User(UserId),
     /// An operator.
     Operator(UserId),
-    /// Whoever has the server's command line.
+    /// A person at the server's command line.
     CommandLine,
     /// The server, by itself.
     Server,
@@ -47,7 +48,7 @@ impl Actor {
         }
     }
 
-    /// Who it is, where it is a person.
+    /// The person, if it is one.
     #[must_use]
     pub const fn person(self) -> Option<UserId> {
         match self {
@@ -74,137 +75,110 @@ impl Actor {
 pub struct Origin {
     /// Who.
     pub actor: Actor,
-    /// From which address; empty where there is none.
+    /// From which address; empty if there is none.
     pub address: String,
     /// What the client calls itself.
     pub agent: String,
 }
 
 impl Origin {
-    /// Something that comes from no address.
+    /// From no address.
     #[must_use]
     pub fn local(actor: Actor) -> Self {
         Origin { actor, address: String::new(), agent: String::new() }
     }
 
-    /// Something done now. `id` is made once for each act.
+    /// An act of this origin at `at`. `id` is made once for each act.
     #[must_use]
     pub fn act(self, id: Uuid, user: UserId, kind: ActKind, at: Timestamp) -> Act {
         Act { id, at, user, origin: self, kind, subject: String::new(), detail: String::new() }
     }
 }
 
-macro_rules! act_kinds {
-    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
-        /// What was done.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum ActKind {
-            $($(#[$doc])* $name,)*
-        }
-
-        impl ActKind {
-            /// Every kind.
-            pub const ALL: &'static [ActKind] = &[$(ActKind::$name,)*];
-
-            /// The word for it, in the database and in the API.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(ActKind::$name => $text,)*
-                }
-            }
-        }
-    };
-}
-
-act_kinds! {
-    /// Registered.
-    UserRegistered = "user.registered",
-    /// Logged in.
-    LoggedIn = "session.begun",
-    /// Gave a wrong password or a wrong code.
-    LoginFailed = "login.failed",
-    /// Ended one session.
-    SessionEnded = "session.ended",
-    /// Ended every session.
-    SessionsEnded = "sessions.ended",
-    /// A refresh token came twice, which ended its session.
-    RefreshTokenReused = "session.refresh_token_reused",
-    /// Changed the password.
-    PasswordChanged = "password.changed",
-    /// Asked for another password by email.
-    PasswordResetAsked = "password.reset_asked",
-    /// Set another password by a token that came by email.
-    PasswordReset = "password.reset",
-    /// Proved an email address.
-    EmailVerified = "email.verified",
-    /// Switched two-factor authentication on.
-    TwoFactorEnabled = "two_factor.enabled",
-    /// Switched two-factor authentication off.
-    TwoFactorDisabled = "two_factor.disabled",
-    /// Logged in by a recovery code, which is used up.
-    RecoveryCodeUsed = "two_factor.recovery_code_used",
-    /// Made new recovery codes in place of all before.
-    RecoveryCodesMade = "two_factor.recovery_codes_made",
-    /// Made an API key.
-    KeyCreated = "key.created",
-    /// Changed what an API key is called or may do.
-    KeyChanged = "key.changed",
-    /// Set the spending limits of an API key.
-    KeyLimitsSet = "key.limits_set",
-    /// Gave an API key another value.
-    KeyRotated = "key.rotated",
-    /// Put an API key out of use.
-    KeyRevoked = "key.revoked",
-    /// Put an API key out of use and out of the list.
-    KeyDeleted = "key.deleted",
-    /// Told the owner that an API key ends soon.
-    KeyExpiryTold = "key.expiry_told",
-    /// Paid.
-    PaymentConfirmed = "payment.confirmed",
-    /// Began a payment.
-    PaymentBegun = "payment.begun",
-    /// A provider took a payment back, or a part of it, or gave it again.
-    PaymentReversed = "payment.reversed",
-    /// Let go of a saved payment method.
-    PaymentMethodRemoved = "payment_method.removed",
-    /// Set after which rule the account tops itself up.
-    AutoTopUpSet = "auto_top_up.set",
-    /// Made a webhook endpoint.
-    WebhookAdded = "webhook.added",
-    /// Changed a webhook endpoint.
-    WebhookChanged = "webhook.changed",
-    /// Gave a webhook endpoint another secret.
-    WebhookSecretRotated = "webhook.secret_rotated",
-    /// Deleted a webhook endpoint.
-    WebhookDeleted = "webhook.deleted",
-    /// Set below which balance the account counts as low.
-    BalanceLowSet = "balance_low.set",
-    /// Brought the test account back to what it began with.
-    TestCreditsReset = "test_credits.reset",
-    /// Gave credits without a payment.
-    CreditsGranted = "credits.granted",
-    /// Took credits.
-    CreditsTaken = "credits.taken",
-    /// Suspended the accounts.
-    AccountsSuspended = "accounts.suspended",
-    /// Opened the accounts again.
-    AccountsResumed = "accounts.resumed",
-    /// Set the rate limit tier.
-    TierSet = "tier.set",
-    /// Made somebody an operator, or made them one no longer.
-    RoleSet = "role.set",
-}
-
-impl ActKind {
-    /// What a word of the database stands for.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|kind| kind.name() == name)
+coded_enum! {
+    /// What was done.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum ActKind {
+        /// Registered.
+        UserRegistered => "user.registered",
+        /// Logged in.
+        LoggedIn => "session.begun",
+        /// Gave a wrong password or a wrong code.
+        LoginFailed => "login.failed",
+        /// Ended one session.
+        SessionEnded => "session.ended",
+        /// Ended every session.
+        SessionsEnded => "sessions.ended",
+        /// A refresh token came twice, which ended its session.
+        RefreshTokenReused => "session.refresh_token_reused",
+        /// Changed the password.
+        PasswordChanged => "password.changed",
+        /// Asked for another password by email.
+        PasswordResetAsked => "password.reset_asked",
+        /// Set another password by a token that came by email.
+        PasswordReset => "password.reset",
+        /// Proved an email address.
+        EmailVerified => "email.verified",
+        /// Switched two-factor authentication on.
+        TwoFactorEnabled => "two_factor.enabled",
+        /// Switched two-factor authentication off.
+        TwoFactorDisabled => "two_factor.disabled",
+        /// Logged in by a recovery code, which is used up.
+        RecoveryCodeUsed => "two_factor.recovery_code_used",
+        /// Made new recovery codes in place of all before.
+        RecoveryCodesMade => "two_factor.recovery_codes_made",
+        /// Made an API key.
+        KeyCreated => "key.created",
+        /// Changed what an API key is called or may do.
+        KeyChanged => "key.changed",
+        /// Set the spending limits of an API key.
+        KeyLimitsSet => "key.limits_set",
+        /// Gave an API key another value.
+        KeyRotated => "key.rotated",
+        /// Put an API key out of use.
+        KeyRevoked => "key.revoked",
+        /// Put an API key out of use and out of the list.
+        KeyDeleted => "key.deleted",
+        /// Told the owner that an API key ends soon.
+        KeyExpiryTold => "key.expiry_told",
+        /// Paid.
+        PaymentConfirmed => "payment.confirmed",
+        /// Began a payment.
+        PaymentBegun => "payment.begun",
+        /// A provider took a payment back, or a part of it, or gave it again.
+        PaymentReversed => "payment.reversed",
+        /// Let go of a saved payment method.
+        PaymentMethodRemoved => "payment_method.removed",
+        /// Set after which rule the account tops itself up.
+        AutoTopUpSet => "auto_top_up.set",
+        /// Made a webhook endpoint.
+        WebhookAdded => "webhook.added",
+        /// Changed a webhook endpoint.
+        WebhookChanged => "webhook.changed",
+        /// Gave a webhook endpoint another secret.
+        WebhookSecretRotated => "webhook.secret_rotated",
+        /// Deleted a webhook endpoint.
+        WebhookDeleted => "webhook.deleted",
+        /// Set below which balance the account counts as low.
+        BalanceLowSet => "balance_low.set",
+        /// Brought the test account back to what it began with.
+        TestCreditsReset => "test_credits.reset",
+        /// Gave credits without a payment.
+        CreditsGranted => "credits.granted",
+        /// Took credits.
+        CreditsTaken => "credits.taken",
+        /// Suspended the accounts.
+        AccountsSuspended => "accounts.suspended",
+        /// Opened the accounts again.
+        AccountsResumed => "accounts.resumed",
+        /// Set the rate limit tier.
+        TierSet => "tier.set",
+        /// Made somebody an operator, or made them one no longer.
+        RoleSet => "role.set",
     }
 }
 
-/// Something that somebody did. Never changed, never deleted. Holds no secret.
+/// One entry of the audit log. Never changed, never deleted. Holds no secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Act {
     /// Made once; later ones are greater, as far as clocks agree.
@@ -217,20 +191,20 @@ pub struct Act {
     pub origin: Origin,
     /// What was done.
     pub kind: ActKind,
-    /// To what: the id of a key, of a session, of a payment; empty where that is the user.
+    /// To what: the id of a key, of a session, of a payment; empty if it is the user.
     pub subject: String,
-    /// What it came to, or why it was done; empty where the kind says it all.
+    /// Its result or its reason; empty if the kind says it all.
     pub detail: String,
 }
 
 impl Act {
-    /// Done to this.
+    /// With this subject.
     #[must_use]
     pub fn to(self, subject: impl Into<String>) -> Self {
         Act { subject: subject.into(), ..self }
     }
 
-    /// Came to this, or was done for this reason; kept up to [`DETAIL_MAX`] characters.
+    /// With this result or reason, cut at [`DETAIL_MAX`] characters.
     #[must_use]
     pub fn with(self, detail: impl Into<String>) -> Self {
         let mut detail: String = detail.into();
@@ -246,10 +220,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_stored_reads_back() {
-        for kind in ActKind::ALL {
-            assert_eq!(ActKind::from_name(kind.name()), Some(*kind));
-        }
+    fn actors_read_back_from_their_codes() {
         let user = UserId(Uuid::from_u128(1));
         for actor in [Actor::User(user), Actor::Operator(user), Actor::CommandLine, Actor::Server] {
             assert_eq!(Actor::from_code(actor.code(), actor.person()), Some(actor));

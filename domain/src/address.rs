@@ -1,4 +1,4 @@
-//! Which addresses a server may speak to on somebody else's behalf: those of the public internet, and no others.
+//! Which addresses the server may connect to for a client: those of the public internet, and no others.
 //!
 //! What an account holder names as their webhook's address must not reach the server's own network: no loopback, no
 //! private or link-local network, no metadata service, in whatever form it is written (RFC 6890 and its successors, the
@@ -51,9 +51,9 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
             embedded(high, low)
         }
         [0x2002, high, low, ..] => embedded(high, low),
-        // Teredo, benchmarking, ORCHID and documentation are nobody's server.
+        // Teredo, benchmarking, ORCHID and documentation: no server is there.
         [0x2001, 0..=0x1ff | 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => false,
-        // Only what IANA has given out as global unicast: all else is loopback, local, multicast, or nobody's.
+        // Only what IANA has assigned as global unicast. The rest is loopback, local, multicast or unassigned.
         [first, ..] => matches!(first, 0x2000..=0x3fff),
     }
 }

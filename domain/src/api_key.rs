@@ -115,7 +115,7 @@ impl ApiKey {
         KeyDigest(mac.finalize().into_bytes().into())
     }
 
-    /// What is shown again: `ps_live_abcd...xyz9` (Chapter 2, Monitor Token Usage).
+    /// What is shown of it later: `ps_live_abcd...xyz9`.
     #[must_use]
     pub fn preview(&self) -> String {
         let start: String = self.text.chars().take(PREFIX_LEN + 4).collect();

@@ -11,7 +11,7 @@ use super::ledger::{EntryKind, LedgerEntry};
 use super::limits::KeySpend;
 use super::money::Credits;
 
-/// Findings of one account that are told one by one; of more, only how many.
+/// Findings of one account that are listed; of more, only their number.
 const FINDINGS_MAX: usize = 100;
 
 /// What is written down of an account beside its ledger.
@@ -93,7 +93,7 @@ impl Fold {
         }
     }
 
-    /// The next entry. `captured` is what the end of the durable hold it names says, where there is one.
+    /// The next entry. `captured` is what the end of the durable hold it names says, if there is one.
     pub fn add(&mut self, entry: &LedgerEntry, captured: Option<Credits>) {
         for what in self.check(entry) {
             self.find(what);
@@ -247,7 +247,7 @@ impl Fold {
 }
 
 /// Does an account that is being loaded agree with the end of its own ledger? `last` are its last two entries,
-/// the last one first, or fewer where it has fewer. The whole ledger is [`Fold`]'s business.
+/// the last one first, or fewer if it has fewer. [`Fold`] checks the whole ledger.
 ///
 /// # Errors
 /// What does not agree.

@@ -1,5 +1,5 @@
-//! What is to be written down: a write is what one decision of an account leaves, a batch what one transaction
-//! takes of them.
+//! Writes and batches: a write is what one decision of an account leaves to be stored, a batch is what one transaction
+//! stores.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ use super::payment::{Reversal, ReversalStep};
 use super::usage::UsageRecord;
 use super::window::Timestamp;
 
-/// What a row costs in memory, roughly, beside the texts in it.
+/// Memory of one row without its texts, in bytes, estimated.
 const ROW_BYTES: usize = 512;
 
 /// A key to be stored.
@@ -87,15 +87,15 @@ pub struct RecordedAnswer {
     pub fingerprint: [u8; 32],
     /// The charge, payment or key it made.
     pub reference: Uuid,
-    /// The answer, sealed; `None` where it was too large to be kept.
+    /// The answer, encrypted; `None` if it was too large to be kept.
     pub answer: Option<Vec<u8>>,
     /// When it was answered.
     pub created_at: Timestamp,
-    /// From when on it is forgotten.
+    /// When it is deleted.
     pub expires_at: Timestamp,
 }
 
-/// What one decision of an account leaves to be written down, all of it or nothing.
+/// What one decision of an account leaves to be stored, all of it or nothing.
 #[derive(Clone, Debug)]
 pub struct Write {
     /// The account that decided it.
@@ -108,18 +108,18 @@ pub struct Write {
     pub hold: Option<HoldChange>,
     /// What a call did.
     pub usage: Option<UsageRecord>,
-    /// What it was answered, for its repeats.
+    /// What the request was answered, for its repeats.
     pub answer: Option<RecordedAnswer>,
     /// Anything else.
     pub change: Option<Change>,
     /// Who did it, for the audit log. A paid call has none: its usage record says as much.
     pub act: Option<Box<Act>>,
-    /// What the account's holder is told that nothing else in it tells.
+    /// An event for the account's holder that follows from nothing else in it.
     pub event: Option<Box<Event>>,
 }
 
 impl Write {
-    /// Nothing yet, for this account. Written, it is durable when everything before it is.
+    /// An empty write of this account. It is durable once everything before it is.
     #[must_use]
     pub fn nothing(account: AccountId) -> Self {
         Write {
@@ -135,9 +135,9 @@ impl Write {
         }
     }
 
-    /// Is it what a paid call leaves, and nothing else? Then it may be journaled first. Whatever a constraint of the
-    /// tables guards (a payment is credited once, a charge refunded once, an answer recorded once) is not plain, nor
-    /// what others read in the tables as soon as it is acknowledged.
+    /// Is it what a paid call leaves, and nothing else? Then it may go to the journal first. A write is not plain if a
+    /// constraint of the tables guards it (a payment is credited once, a charge refunded once, an answer recorded once),
+    /// nor if it is read from the tables as soon as it is acknowledged.
     #[must_use]
     pub fn is_plain(&self) -> bool {
         let is_call =
@@ -149,7 +149,7 @@ impl Write {
             && self.event.is_none()
     }
 
-    /// What it costs in memory, roughly.
+    /// Its memory in bytes, estimated.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let answer = self.answer.as_ref().and_then(|answer| answer.answer.as_ref());
@@ -174,7 +174,7 @@ pub struct Batch {
     pub changes: Vec<Change>,
     /// Who did it, for the audit log.
     pub acts: Vec<Act>,
-    /// What account holders are told that nothing else in it tells.
+    /// Events for account holders that follow from nothing else in it.
     pub events: Vec<Event>,
 }
 
@@ -209,15 +209,14 @@ impl Batch {
         spent
     }
 
-    /// Can a look tell whether it was written? Entries, ends of holds and usage are this batch's alone; what keys
-    /// and accounts become can be written twice and is the same.
+    /// Can a look find out whether it was written? Entries, ends of holds and usage are this batch's alone; the new state
+    /// of a key or an account is the same when it is written twice.
     #[must_use]
     pub fn leaves_trace(&self) -> bool {
         !(self.entries.is_empty() && self.holds.is_empty() && self.usage.is_empty())
     }
 
-    /// Everything that these batches write, in the order of the accounts, so that what lies together in the tables is
-    /// written together.
+    /// All that these batches write, in the order of the accounts, so that neighbours in the tables are written together.
     #[must_use]
     pub fn checkpointed<'b>(batches: impl IntoIterator<Item = &'b Batch>) -> Self {
         let mut checkpointed = Batch::default();
@@ -236,7 +235,7 @@ impl Batch {
         checkpointed
     }
 
-    /// The part of it that is these accounts'.
+    /// The part of it that belongs to these accounts.
     #[must_use]
     pub fn part_of(&self, accounts: &BTreeSet<AccountId>) -> Self {
         let is_theirs = |account: AccountId| accounts.contains(&account);
@@ -285,14 +284,14 @@ impl Batch {
         let mut shards: Vec<i64> = self.entries.iter().map(|entry| shard(entry.account)).collect();
         shards.extend(self.usage.iter().map(|usage| shard(usage.account)));
         shards.extend(self.holds.iter().map(|change| shard(change.account())));
-        // A change alone names no account; any shard tells whether the lease still holds.
+        // A change alone names no account; any shard shows whether the lease still holds.
         shards.push(0);
         shards.sort_unstable();
         shards.dedup();
         shards
     }
 
-    /// What each account goes through: the number of the entry before the batch's first one, and its last one.
+    /// For each account: the number of the entry before its first one in the batch, and its last entry.
     #[must_use]
     pub fn accounts(&self) -> BTreeMap<AccountId, (i64, LedgerEntry)> {
         let mut accounts = BTreeMap::new();

@@ -1,5 +1,7 @@
-//! Deliveries of events: when one is tried again, and when it is given up (Standard Webhooks 1.0, Deliverability and
+//! Deliveries of events: when one is retried, and when it is given up (Standard Webhooks 1.0, Deliverability and
 //! reliability).
+
+use super::coded::coded_enum;
 
 /// Seconds between two tries: the whole takes a little more than three days.
 const PAUSES: [i64; 9] =
@@ -11,52 +13,21 @@ const ASKED_MAX: i64 = 24 * 3_600;
 /// For how long a receiver must have failed to be switched off, in microseconds.
 pub const DEAD_MICROS: i64 = 3 * 24 * 3_600 * MICROS;
 
-/// How far a delivery has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DeliveryStatus {
-    /// It is tried, or tried again.
-    Pending,
-    /// The receiver has taken it.
-    Delivered,
-    /// It was given up.
-    Failed,
-}
-
-impl DeliveryStatus {
-    /// The number that stands for it in the database.
-    #[must_use]
-    pub const fn code(self) -> i16 {
-        match self {
-            DeliveryStatus::Pending => 1,
-            DeliveryStatus::Delivered => 2,
-            DeliveryStatus::Failed => 3,
-        }
-    }
-
-    /// What a number of the database stands for.
-    #[must_use]
-    pub const fn from_code(code: i16) -> Option<Self> {
-        match code {
-            1 => Some(DeliveryStatus::Pending),
-            2 => Some(DeliveryStatus::Delivered),
-            3 => Some(DeliveryStatus::Failed),
-            _ => None,
-        }
-    }
-
-    /// The word for it in the API.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            DeliveryStatus::Pending => "pending",
-            DeliveryStatus::Delivered => "delivered",
-            DeliveryStatus::Failed => "failed",
-        }
+coded_enum! {
+    /// How far a delivery has come.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum DeliveryStatus {
+        /// It is tried, or tried again.
+        Pending = 1 => "pending",
+        /// The receiver has taken it.
+        Delivered = 2 => "delivered",
+        /// It was given up.
+        Failed = 3 => "failed",
     }
 }
 
-/// How long to wait after so many tries that failed, in microseconds; `None` is to give it up. `jitter` is from 0 to 999:
-/// it makes the pause up to a fifth longer, so that not everyone comes back at once. `asked` is what the receiver has
+/// How long to wait after this many failed tries, in microseconds; `None` gives it up. `jitter` is from 0 to 999:
+/// it makes the pause up to a fifth longer, so that retries spread out. `asked` is what the receiver has
 /// asked for, in seconds.
 #[must_use]
 pub fn pause(tries: usize, jitter: i64, asked: Option<i64>) -> Option<i64> {

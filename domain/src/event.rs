@@ -1,10 +1,11 @@
-//! Events: what an account holder is told of, by webhook.
+//! Events: what account holders are notified of by webhook.
 //!
-//! Most are read off the batch that is being written, so that an event is on record exactly where what it tells of is:
-//! in one transaction, also where a crash, a retry or another process came between.
+//! Most follow from the batch that is being written ([`event_rules`](crate::event_rules)). An event is in the same transaction as its cause:
+//! neither is on record without the other, also after a crash, a retry or a takeover.
 
 use std::fmt::{Display, Write as _};
 
+use super::coded::coded_enum;
 use super::ids::{AccountId, KeyId, PaymentId};
 use super::money::Credits;
 use super::payment::PaymentStatus;
@@ -13,77 +14,52 @@ use super::window::Timestamp;
 /// A balance below this reads as 0.00: it is depleted.
 pub const DEPLETED_BELOW: Credits = Credits::from_nanos(10_000_000);
 
-macro_rules! event_kinds {
-    ($($(#[$doc:meta])* $name:ident = $text:literal,)*) => {
-        /// What happened.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-        pub enum EventKind {
-            $($(#[$doc])* $name,)*
-        }
-
-        impl EventKind {
-            /// Every kind.
-            pub const ALL: &'static [EventKind] = &[$(EventKind::$name,)*];
-
-            /// The word for it, in the database and in the API.
-            #[must_use]
-            pub const fn name(self) -> &'static str {
-                match self {
-                    $(EventKind::$name => $text,)*
-                }
-            }
-        }
-    };
-}
-
-event_kinds! {
-    /// A payment was begun.
-    PaymentCreated = "payment.created",
-    /// Its provider has the payer's word, and not yet the money.
-    PaymentConfirming = "payment.confirming",
-    /// Its credits are on the account.
-    PaymentConfirmed = "payment.confirmed",
-    /// Its provider did not get the money.
-    PaymentFailed = "payment.failed",
-    /// Its payer did not pay in time.
-    PaymentExpired = "payment.expired",
-    /// Some of it was given back, and its credits taken.
-    PaymentRefunded = "payment.refunded",
-    /// It is disputed, and its credits taken.
-    PaymentDisputed = "payment.disputed",
-    /// Credits that a refund or a dispute had taken were given again.
-    PaymentReinstated = "payment.reinstated",
-    /// The balance has changed; many changes are told at once.
-    BalanceUpdated = "balance.updated",
-    /// The balance has fallen below the account's threshold.
-    BalanceLow = "balance.low",
-    /// The balance reads as 0.00.
-    BalanceDepleted = "balance.depleted",
-    /// A key has spent 80 % of a limit.
-    UsageThreshold = "usage.threshold",
-    /// A key has reached a limit.
-    UsageLimitExceeded = "usage.limit_exceeded",
-    /// The account spends much more than it did.
-    UsageSpike = "usage.spike",
-    /// A key was made.
-    KeyCreated = "key.created",
-    /// A key was put out of use.
-    KeyRevoked = "key.revoked",
-    /// A key ends soon.
-    KeyExpiring = "key.expiring",
-    /// A key has ended by itself.
-    KeyExpired = "key.expired",
-    /// A test, sent by hand.
-    Test = "webhook.test",
+coded_enum! {
+    /// What happened.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    pub enum EventKind {
+        /// A payment was begun.
+        PaymentCreated => "payment.created",
+        /// Its provider has the payer's promise, and not yet the money.
+        PaymentConfirming => "payment.confirming",
+        /// Its credits are on the account.
+        PaymentConfirmed => "payment.confirmed",
+        /// Its provider did not get the money.
+        PaymentFailed => "payment.failed",
+        /// Its payer did not pay in time.
+        PaymentExpired => "payment.expired",
+        /// Some of it was given back, and its credits taken.
+        PaymentRefunded => "payment.refunded",
+        /// It is disputed, and its credits taken.
+        PaymentDisputed => "payment.disputed",
+        /// Credits that a refund or a dispute had taken were given again.
+        PaymentReinstated => "payment.reinstated",
+        /// The balance has changed; many changes are one event.
+        BalanceUpdated => "balance.updated",
+        /// The balance has fallen below the account's threshold.
+        BalanceLow => "balance.low",
+        /// The balance reads as 0.00.
+        BalanceDepleted => "balance.depleted",
+        /// A key has spent 80 % of a limit.
+        UsageThreshold => "usage.threshold",
+        /// A key has reached a limit.
+        UsageLimitExceeded => "usage.limit_exceeded",
+        /// The account spends much more than it did.
+        UsageSpike => "usage.spike",
+        /// A key was made.
+        KeyCreated => "key.created",
+        /// A key was put out of use.
+        KeyRevoked => "key.revoked",
+        /// A key ends soon.
+        KeyExpiring => "key.expiring",
+        /// A key has ended by itself.
+        KeyExpired => "key.expired",
+        /// A test, sent by hand.
+        Test => "webhook.test",
+    }
 }
 
 impl EventKind {
-    /// What a word stands for.
-    #[must_use]
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.iter().copied().find(|kind| kind.name() == name)
-    }
-
     /// The kind of a payment that has come so far.
     #[must_use]
     pub const fn of_payment(status: PaymentStatus) -> Self {
@@ -97,7 +73,7 @@ impl EventKind {
     }
 }
 
-/// Does a selection (`payment.confirmed`, or `payment.*`) hold this kind?
+/// Does a selection (`payment.confirmed`, or `payment.*`) include this kind?
 #[must_use]
 pub fn selects(selection: &str, kind: EventKind) -> bool {
     match selection.strip_suffix('*') {
@@ -106,7 +82,7 @@ pub fn selects(selection: &str, kind: EventKind) -> bool {
     }
 }
 
-/// Is it a selection that can ever hold anything?
+/// Is it a selection that includes any kind?
 #[must_use]
 pub fn is_selection(selection: &str) -> bool {
     EventKind::ALL.iter().any(|kind| *kind != EventKind::Test && selects(selection, *kind))
@@ -119,8 +95,8 @@ pub struct Event {
     pub account: AccountId,
     /// What.
     pub kind: EventKind,
-    /// What makes it this event and no other: written twice, it is told once. Of [`EventKind::BalanceUpdated`] it is the
-    /// same until it is sent: the later one takes the place of the earlier.
+    /// Its identity: two events with the same one are one event. All [`EventKind::BalanceUpdated`] of an account share one
+    /// until it is sent: the later event replaces the earlier.
     pub once: String,
     /// When.
     pub at: Timestamp,
@@ -128,7 +104,7 @@ pub struct Event {
     pub data: String,
 }
 
-/// A JSON object, written field by field.
+/// A builder of a JSON object, field by field.
 #[derive(Clone, Debug)]
 pub struct Facts(String);
 
@@ -168,7 +144,7 @@ impl Facts {
     }
 }
 
-/// What a payment came to be.
+/// The event of a payment that reached this status.
 #[must_use]
 pub fn of_payment(
     account: AccountId,
@@ -180,7 +156,7 @@ pub fn of_payment(
     let kind = EventKind::of_payment(status);
     let facts = Facts::default().text("payment_id", payment).number("amount", amount);
     let data = facts.text("currency", "USD").text("status", status.name()).finish();
-    // It can come to be the same again only through another state: so the time is a part of it.
+    // It can reach the same status again through another one, so the time is part of the identity.
     let once = match status {
         PaymentStatus::Created | PaymentStatus::Confirmed => format!("{}:{payment}", kind.name()),
         _ => format!("{}:{payment}:{}", kind.name(), at.micros()),
@@ -188,7 +164,7 @@ pub fn of_payment(
     Event { account, kind, once, at, data }
 }
 
-/// What happened to a key beside its account's ledger.
+/// The event of a key that its account's ledger does not show.
 #[must_use]
 pub fn of_key(
     account: AccountId,
@@ -215,7 +191,7 @@ pub enum LimitWindow {
     Month(i32),
 }
 
-/// A key that has come near a limit, or has reached it.
+/// The event of a key that has come near a limit, or has reached it.
 #[must_use]
 pub fn of_limit(
     account: AccountId,

@@ -10,11 +10,11 @@ use super::limits::SpendingLimits;
 use super::money::Credits;
 use super::payment::{PaymentStatus, ReversalKind, ReversalStep};
 
-/// Percent of a limit from which on its holder is warned.
+/// Percent of a limit from which its holder is warned.
 const WARN_PERCENT: i128 = 80;
 
-/// What the account holders who listen are told of a batch. `low` answers below which balance an account counts as low,
-/// where its holder listens; `limits` are the ceilings of their keys.
+/// The events of a batch for the account holders who subscribe to them. `low` answers below which balance an account counts
+/// as low, if its holder subscribes; `limits` are the spending limits of their keys.
 #[must_use]
 pub fn of_batch(
     batch: &Batch,

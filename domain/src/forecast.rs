@@ -11,7 +11,7 @@ const FAR_MICROS: i64 = 3_650 * MICROS_PER_DAY;
 pub struct Forecast {
     /// Spent in a day, on average.
     pub spent_per_day: Credits,
-    /// When the balance is gone; `None` where nothing is spent, or that is far away.
+    /// When the balance is used up; `None` if nothing is spent, or that is far away.
     pub depleted_at: Option<Timestamp>,
 }
 

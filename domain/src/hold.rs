@@ -1,9 +1,10 @@
-//! Holds that are written down: the money of a call that is delivered while it is still being worked on.
+//! Durable holds: money reserved for a call whose answer is delivered before the call is settled, as a stream is.
 //!
 //! A hold has an owner (the process that opened it, by the epoch of its lease), an expiry, and exactly one
-//! end. It can be extended while it is open. What a crash left open is ended by the next owner, at what was
-//! earned when the hold was last extended.
+//! end. It can be extended while it is open. A hold that a crash left open is ended by the next owner, at what was
+//! earned when it was last extended.
 
+use super::coded::coded_enum;
 use super::ids::{AccountId, ChargeId, KeyId};
 use super::money::Credits;
 use super::window::{Day, Month, Timestamp};
@@ -23,8 +24,7 @@ pub struct Hold {
     pub month: Month,
     /// Reserved.
     pub amount: Credits,
-    /// The cost of what was delivered when this was last written down. Captured if nobody is left to say
-    /// more.
+    /// The cost of what was delivered when this was last written. Captured if the call is never settled.
     pub earned: Credits,
     /// When it was placed.
     pub opened_at: Timestamp,
@@ -32,37 +32,16 @@ pub struct Hold {
     pub expires_at: Timestamp,
 }
 
-/// How a hold ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HoldEndKind {
-    /// Some of it was taken, the rest given back.
-    Captured,
-    /// All of it was given back.
-    Released,
-    /// Its time was over, or its owner gone: what was earned was taken, the rest given back.
-    Expired,
-}
-
-impl HoldEndKind {
-    /// The number that stands for it in the database.
-    #[must_use]
-    pub const fn code(self) -> i16 {
-        match self {
-            HoldEndKind::Captured => 1,
-            HoldEndKind::Released => 2,
-            HoldEndKind::Expired => 3,
-        }
-    }
-
-    /// What a number of the database stands for.
-    #[must_use]
-    pub const fn from_code(code: i16) -> Option<Self> {
-        match code {
-            1 => Some(HoldEndKind::Captured),
-            2 => Some(HoldEndKind::Released),
-            3 => Some(HoldEndKind::Expired),
-            _ => None,
-        }
+coded_enum! {
+    /// How a hold ended.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum HoldEndKind {
+        /// Some of it was taken, the rest given back.
+        Captured = 1,
+        /// All of it was given back.
+        Released = 2,
+        /// Its time was over, or its process had ended: what was earned was taken, the rest given back.
+        Expired = 3,
     }
 }
 
@@ -83,7 +62,7 @@ pub struct HoldEnd {
     pub at: Timestamp,
 }
 
-/// What happened to a hold, to be written down.
+/// A change of a hold, to be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HoldChange {
     /// Placed.

@@ -59,12 +59,12 @@ macro_rules! prefixed_id {
 }
 
 prefixed_id!(
-    /// A person who logs in. Text form `user-<uuid>` (Chapter 2, Registration).
+    /// A person who logs in. Text form `user-<uuid>`.
     UserId,
     "user-"
 );
 prefixed_id!(
-    /// An API key. Text form `key-<uuid>` (Chapter 2, Generating Access Tokens).
+    /// An API key. Text form `key-<uuid>`.
     KeyId,
     "key-"
 );
@@ -86,7 +86,7 @@ prefixed_id!(
 );
 
 prefixed_id!(
-    /// Something that somebody did, as the audit log has it. Text form `act-<uuid>`.
+    /// An act in the audit log. Text form `act-<uuid>`.
     ActId,
     "act-"
 );
@@ -98,7 +98,7 @@ prefixed_id!(
 );
 
 prefixed_id!(
-    /// Something that happened, as webhooks tell it. Text form `event-<uuid>`.
+    /// An event for webhooks. Text form `event-<uuid>`.
     EventId,
     "event-"
 );

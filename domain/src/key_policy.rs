@@ -32,7 +32,7 @@ impl FromStr for Network {
             Ok(address) => IpNet::from(address.to_canonical()),
             Err(_) => text.parse().map_err(|_| NoNetwork)?,
         };
-        // An IPv4 address may come as IPv6 and is then told as IPv4; so no network of those would ever match.
+        // An IPv4 address in IPv6 form is compared as IPv4; so no network of that form would ever match.
         match network {
             IpNet::V6(network) if network.addr().to_ipv4_mapped().is_some() => Err(NoNetwork),
             network => Ok(Network(network.trunc())),

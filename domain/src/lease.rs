@@ -1,4 +1,4 @@
-//! Leases: the right to write accounts, until somebody else takes it.
+//! Leases: the right to write accounts, until another process takes it (fencing).
 
 use uuid::Uuid;
 

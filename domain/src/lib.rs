@@ -1,9 +1,18 @@
 //! The rules: money, limits, windows, keys, prices, the account.
 //!
 //! Pure by construction. Nothing here does I/O, reads a clock, draws a random number, logs or awaits;
-//! time, ids and random bytes come in as arguments. So every rule can be tested with plain values, and
-//! the same code answers in production, in the model test and in a benchmark. `tests/tidy.rs` fails
+//! time, ids and random bytes are arguments. So every rule can be tested with plain values, and
+//! the same code runs in production, in the model test, in the simulation and in a benchmark. `tests/tidy.rs` fails
 //! when this folder mentions a runtime, an actor, the ORM or a clock.
+//!
+//! | files | what they hold |
+//! |---|---|
+//! | [`money`], [`window`], [`ids`], [`environment`] | amounts, days and months, identifiers |
+//! | [`pricing`], [`limits`], [`key_policy`], [`api_key`] | what a call costs, and what a key may do |
+//! | [`account`], [`residency`] | an account in memory: its operations, and when it leaves memory |
+//! | [`ledger`], [`hold`], [`usage`], [`payment`], [`act`], [`event`] | what is on record |
+//! | [`batch`], [`writer`], [`event_rules`], [`rollup`] | how it becomes durable |
+//! | [`audit`] | whether the records agree |
 
 pub mod account;
 pub mod act;
@@ -11,6 +20,7 @@ pub mod address;
 pub mod api_key;
 pub mod audit;
 pub mod batch;
+mod coded;
 pub mod delivery;
 pub mod environment;
 pub mod event;

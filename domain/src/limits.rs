@@ -66,7 +66,7 @@ impl SpendingLimits {
 /// What a key has spent in one window, with what its open holds may still take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct WindowCounter<W> {
-    /// The window counted. Never goes back, even where a clock does.
+    /// The window counted. Never goes back, even if the clock does.
     pub window: W,
     /// Charged and captured, less refunds. What the ledger's entries of this window sum up to.
     pub captured: Credits,
@@ -82,7 +82,7 @@ pub struct WindowCounter<W> {
 }
 
 impl<W: Ord + Copy> WindowCounter<W> {
-    /// A counter as it was written down: nothing held.
+    /// A counter as it was stored: nothing held.
     #[must_use]
     pub fn stored(window: W, captured: Credits) -> Self {
         WindowCounter {
@@ -100,7 +100,7 @@ impl<W: Ord + Copy> WindowCounter<W> {
         self.window.max(now)
     }
 
-    /// Captured and held in window `at`, to be changed; `None` where it is not counted.
+    /// Captured and held in window `at`, to be changed; `None` if it is not counted.
     fn counted(&mut self, at: W) -> Option<(&mut Credits, &mut Credits)> {
         if at == self.window {
             return Some((&mut self.captured, &mut self.held));
@@ -108,7 +108,7 @@ impl<W: Ord + Copy> WindowCounter<W> {
         (self.before == Some(at)).then_some((&mut self.before_captured, &mut self.before_held))
     }
 
-    /// Captured plus held in window `at`: nothing, where that window has not been counted yet; `None` where
+    /// Captured plus held in window `at`: zero if that window has not begun; `None` if
     /// it is not counted any more.
     pub(super) fn committed(&self, at: W) -> Option<Credits> {
         match self.before {
@@ -137,7 +137,7 @@ impl<W: Ord + Copy> WindowCounter<W> {
         }
     }
 
-    /// Begins window `at`, where it is not begun.
+    /// Begins window `at`, if it has not begun.
     pub(super) fn roll(&mut self, at: W) {
         if at > self.window {
             self.before = Some(self.window);
@@ -180,7 +180,7 @@ pub struct LimitsLeft {
 /// The one window of what is counted for all time.
 pub type Always = ();
 
-/// The part of a key's counters that is written down. What it has spent in all is written as what each entry adds to
+/// The part of a key's counters that is stored. What it has spent in total is stored as what each entry adds to
 /// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeySpend {

@@ -1,4 +1,4 @@
-//! Credits: exact amounts of money, and the one place where they are rounded.
+//! Credits: exact amounts of money, and the only code that rounds them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -119,7 +119,7 @@ impl FromStr for Credits {
 }
 
 impl fmt::Display for Credits {
-    /// Dollars with at least four decimals (`0.0020`), more where the amount has them (`0.00205`).
+    /// Dollars with at least four decimals (`0.0020`), more if the amount has them (`0.00205`).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let absolute = self.0.unsigned_abs();
         let sign = if self.0 < 0 { "-" } else { "" };
@@ -154,7 +154,7 @@ impl TokenPrice {
     const PER_NANO: i128 = 1_000_000;
 
     /// `base + tokens x price`, summed exactly and rounded once, half up, to the nano-dollar.
-    /// `None` where the sum does not fit.
+    /// `None` if the sum does not fit.
     #[must_use]
     pub fn cost(self, base: Credits, tokens: u64) -> Option<Credits> {
         let exact = i128::from(self.0).checked_mul(i128::from(tokens))?;
@@ -162,7 +162,7 @@ impl TokenPrice {
         base.checked_add(Credits(i64::try_from(rounded).ok()?))
     }
 
-    /// The most tokens whose cost with `base` stays within `ceiling`; `None` where not even the base does.
+    /// The most tokens whose cost with `base` stays within `ceiling`; `None` if not even the base does.
     #[must_use]
     pub fn tokens_within(self, base: Credits, ceiling: Credits) -> Option<u64> {
         let room =

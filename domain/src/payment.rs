@@ -1,76 +1,40 @@
 //! Payments: how far one has come, and what its provider takes back of it.
 //!
 //! A payment is credited once. What its provider takes back later (a refund, a dispute) is taken from the balance as
-//! far as credits are there, and the rest as they come; what the provider gives again is given again. Whatever the
-//! provider tells twice, late or out of order, the ledger ends where the provider's last word is.
+//! far as credits are available, and the rest as they come; what the provider gives again is credited again. The provider
+//! may report twice, late or out of order: the ledger ends at its last report.
 
+use super::coded::coded_enum;
 use super::ids::{AccountId, PaymentId};
 use super::ledger::EntryKind;
 use super::money::Credits;
 use super::window::Timestamp;
 
-/// How far a payment has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum PaymentStatus {
-    /// It waits for its payer.
-    Created,
-    /// The provider has the payer's word, and not yet the money.
-    Confirming,
-    /// The credits are on the account. For good: what is taken back later is a [`Reversal`].
-    Confirmed,
-    /// The provider did not get the money.
-    Failed,
-    /// The payer did not pay in time.
-    Expired,
+coded_enum! {
+    /// How far a payment has come.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    pub enum PaymentStatus {
+        /// It waits for its payer.
+        Created = 1 => "created",
+        /// The provider has the payer's promise, and not yet the money.
+        Confirming = 2 => "confirming",
+        /// The credits are on the account. This is final: what is taken back later is a [`Reversal`].
+        Confirmed = 3 => "confirmed",
+        /// The provider did not get the money.
+        Failed = 4 => "failed",
+        /// The payer did not pay in time.
+        Expired = 5 => "expired",
+    }
 }
 
 impl PaymentStatus {
-    /// Every one.
-    pub const ALL: [PaymentStatus; 5] = [
-        PaymentStatus::Created,
-        PaymentStatus::Confirming,
-        PaymentStatus::Confirmed,
-        PaymentStatus::Failed,
-        PaymentStatus::Expired,
-    ];
-
-    /// The word for it in the API.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            PaymentStatus::Created => "created",
-            PaymentStatus::Confirming => "confirming",
-            PaymentStatus::Confirmed => "confirmed",
-            PaymentStatus::Failed => "failed",
-            PaymentStatus::Expired => "expired",
-        }
-    }
-
-    /// The number that stands for it in the database. Fixed for ever.
-    #[must_use]
-    pub const fn code(self) -> i16 {
-        match self {
-            PaymentStatus::Created => 1,
-            PaymentStatus::Confirming => 2,
-            PaymentStatus::Confirmed => 3,
-            PaymentStatus::Failed => 4,
-            PaymentStatus::Expired => 5,
-        }
-    }
-
-    /// What a number of the database stands for.
-    #[must_use]
-    pub fn from_code(code: i16) -> Option<Self> {
-        Self::ALL.into_iter().find(|status| status.code() == code)
-    }
-
-    /// Does it wait for the provider's word?
+    /// Does it wait for the provider?
     #[must_use]
     pub const fn is_open(self) -> bool {
         matches!(self, PaymentStatus::Created | PaymentStatus::Confirming)
     }
 
-    /// May it come to be `next`? Money that came after all is credited, whatever was thought of it before; nothing
+    /// May it become `next`? Money that arrives late is credited, also after a failure; nothing
     /// takes a credit away.
     #[must_use]
     pub const fn may_become(self, next: PaymentStatus) -> bool {
@@ -87,44 +51,18 @@ impl PaymentStatus {
     }
 }
 
-/// Why a provider takes something back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum ReversalKind {
-    /// It gave the money back.
-    Refund,
-    /// The payer disputes the payment.
-    Dispute,
+coded_enum! {
+    /// Why a provider takes something back.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    pub enum ReversalKind {
+        /// It gave the money back.
+        Refund = 1 => "refund",
+        /// The payer disputes the payment.
+        Dispute = 2 => "dispute",
+    }
 }
 
 impl ReversalKind {
-    /// The number that stands for it in the database.
-    #[must_use]
-    pub const fn code(self) -> i16 {
-        match self {
-            ReversalKind::Refund => 1,
-            ReversalKind::Dispute => 2,
-        }
-    }
-
-    /// What a number of the database stands for.
-    #[must_use]
-    pub const fn from_code(code: i16) -> Option<Self> {
-        match code {
-            1 => Some(ReversalKind::Refund),
-            2 => Some(ReversalKind::Dispute),
-            _ => None,
-        }
-    }
-
-    /// The word for it in the API.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            ReversalKind::Refund => "refund",
-            ReversalKind::Dispute => "dispute",
-        }
-    }
-
     /// The kind of the entry that takes it.
     #[must_use]
     pub const fn entry_kind(self) -> EntryKind {
@@ -148,7 +86,7 @@ pub struct Reversal {
     pub account: AccountId,
     /// Why.
     pub kind: ReversalKind,
-    /// How much, by the provider's last word; nothing where a refund failed or a dispute was won.
+    /// How much, by the provider's last report; zero if a refund failed or a dispute was won.
     pub wanted: Credits,
     /// How much the ledger has taken.
     pub taken: Credits,
@@ -166,7 +104,7 @@ pub enum ReversalStep {
 }
 
 impl Reversal {
-    /// What is to be done now, with so much available; `None` where nothing is, or nothing can be.
+    /// What is to be done now, with this much available; `None` if nothing is to be done, or nothing can be.
     #[must_use]
     pub fn step(&self, available: Credits) -> Option<ReversalStep> {
         if self.taken > self.wanted {

@@ -34,7 +34,7 @@ pub struct PriceRule {
     pub base: Credits,
     /// What each token costs on top; `None` for a fixed price.
     pub per_token: Option<TokenPrice>,
-    /// The most completion tokens assumed where the request does not say.
+    /// The most completion tokens assumed if the request does not say.
     pub default_max_tokens: u64,
     /// The same for single models.
     pub default_max_tokens_of: BTreeMap<String, u64>,
@@ -77,7 +77,7 @@ impl PriceRule {
     /// The bounds of what a request with this demand costs; `None` for a fixed price.
     ///
     /// # Errors
-    /// [`Unpayable`] where a sum does not fit into [`Credits`].
+    /// [`Unpayable`] if a sum does not fit into [`Credits`].
     pub fn bounds(&self, demand: Demand) -> Result<Option<Bounds>, Unpayable> {
         let Some(per_token) = self.per_token else { return Ok(None) };
         let with = |completion: u64| {
@@ -96,7 +96,7 @@ impl PriceRule {
         bounds().map(Some).ok_or(Unpayable)
     }
 
-    /// The price with these bounds; fixed where there are none.
+    /// The price with these bounds; fixed if they are one amount.
     #[must_use]
     pub fn price(&self, bounds: Option<Bounds>) -> Price {
         bounds.map_or(Price::Fixed(self.base), Price::UpTo)
@@ -118,7 +118,7 @@ impl PriceRule {
             .map_or(u64::MAX, |per_token| per_token.tokens_within(self.base, held).unwrap_or(0))
     }
 
-    /// The cost of a call that consumed so many tokens. `None` where it does not fit.
+    /// The cost of a call that consumed this many tokens. `None` if it does not fit.
     #[must_use]
     pub fn cost(&self, tokens: u64) -> Option<Credits> {
         match self.per_token {
@@ -154,7 +154,7 @@ pub struct PriceList {
 }
 
 impl PriceList {
-    /// A list of these rules; where two are for the same method and path, the later one counts.
+    /// A list of these rules; if two are for the same method and path, the later one counts.
     #[must_use]
     pub fn new(rules: Vec<PriceRule>) -> Self {
         let mut kept: Vec<Arc<PriceRule>> = Vec::with_capacity(rules.len());
@@ -172,7 +172,7 @@ impl PriceList {
         self.rules.iter().find(|rule| rule.matches(method, path))
     }
 
-    /// The methods that a path has prices for, where its rules name them.
+    /// The methods that a path has prices for, if its rules name them.
     #[must_use]
     pub fn methods(&self, path: &str) -> Vec<&str> {
         let of_path = self.rules.iter().filter(|rule| rule.is_of(path));

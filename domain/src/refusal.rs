@@ -1,26 +1,26 @@
-//! Why a call is refused.
+//! Why the gateway refuses a call, before it is mapped to an answer.
 
 use crate::money::Credits;
 
 /// Why a request was not served, with what the client needs to know.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Over a rate limit; try again after so many seconds.
+    /// Over a rate limit.
     #[error("rate limited")]
     RateLimited {
         /// Seconds until a request will be admitted.
         retry_after: u64,
     },
-    /// As many calls of the account run as may.
+    /// The account has as many calls in flight as it may have.
     #[error("too many calls in flight")]
     TooManyInFlight,
     /// No key in either header.
     #[error("no key")]
     MissingKey,
-    /// Not a key, or none that is in use.
+    /// Not a key, or not a key in use.
     #[error("invalid key")]
     InvalidKey,
-    /// A key past its time.
+    /// An expired key.
     #[error("expired key")]
     ExpiredKey,
     /// The account is suspended.
@@ -61,7 +61,7 @@ pub enum Refusal {
     /// The server stopped before the upstream had answered; nothing was charged.
     #[error("stopped")]
     Stopped,
-    /// As many requests run as may; nothing was attempted.
+    /// The server has as many requests as it may have; nothing was attempted.
     #[error("overloaded")]
     Overloaded,
     /// The upstream failed; nothing was charged.
@@ -70,7 +70,7 @@ pub enum Refusal {
     /// The upstream took too long; nothing was charged.
     #[error("upstream timed out")]
     UpstreamTimedOut,
-    /// The client left before the first byte of its stream; nothing was charged, and nobody hears of it.
+    /// The client left before the first byte of its stream; nothing was charged, and nothing is answered.
     #[error("the client left")]
     ClientLeft,
     /// The first request with the same idempotency key still runs.

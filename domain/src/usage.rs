@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
+use super::coded::coded_enum;
 use super::ids::{AccountId, ChargeId, KeyId};
 use super::money::Credits;
 use super::window::Timestamp;
 
 /// The longest name of a model that is kept, in bytes.
 pub const MODEL_MAX: usize = 64;
-/// What stands for the models of an account that has asked for more than [`MODELS_MAX`].
+/// The name that stands for further models of an account that has asked for [`MODELS_MAX`].
 pub const OTHER_MODELS: &str = "(other)";
-/// Models of an account that are told apart while it is in memory: whoever calls may name any.
+/// Models of an account that are counted separately while it is in memory: a caller may name any.
 pub const MODELS_MAX: usize = 500;
-/// More tokens than this no call has: a larger number says nothing, and must not spoil a sum.
+/// No call has more tokens than this: a larger number is an error of the upstream, and must not spoil a sum.
 pub const TOKENS_MAX: u64 = 1 << 40;
 
 /// Tokens as they are kept and summed up.
@@ -58,96 +59,43 @@ pub fn model_name(name: &str) -> Arc<str> {
 /// The route of a call of which only what it cost is known.
 pub const UNREPORTED: &str = "(unreported)";
 
-/// How a call that was charged came to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Ending {
-    /// The upstream came to its end.
-    #[default]
-    Completed,
-    /// The upstream refused it, or failed before the first byte: nothing was delivered.
-    Failed,
-    /// The upstream broke off in the middle of a stream.
-    UpstreamCut,
-    /// The client left a stream, or before its first byte; the upstream was cancelled.
-    ClientLeft,
-    /// The client left in the middle of a stream; the upstream was heard to its end.
-    ClientLeftDrained,
-    /// Credits or a limit were used up in the middle of a stream.
-    CreditsEnded,
-    /// The ledger could not be written in the middle of a stream.
-    Unwritable,
-    /// The server stopped before the upstream came to its end.
-    ServerStopped,
-}
-
-impl Ending {
-    /// Every one.
-    pub const ALL: [Ending; 8] = [
-        Ending::Completed,
-        Ending::Failed,
-        Ending::UpstreamCut,
-        Ending::ClientLeft,
-        Ending::ClientLeftDrained,
-        Ending::CreditsEnded,
-        Ending::Unwritable,
-        Ending::ServerStopped,
-    ];
-
-    /// What a number of the database stands for.
-    #[must_use]
-    pub fn from_code(code: i16) -> Option<Self> {
-        Self::ALL.into_iter().find(|ending| ending.code() == code)
-    }
-
-    /// The number that stands for it in the database.
-    #[must_use]
-    pub const fn code(self) -> i16 {
-        match self {
-            Ending::Completed => 1,
-            Ending::Failed => 2,
-            Ending::UpstreamCut => 3,
-            Ending::ClientLeft => 4,
-            Ending::ClientLeftDrained => 5,
-            Ending::CreditsEnded => 6,
-            Ending::Unwritable => 7,
-            Ending::ServerStopped => 8,
-        }
+coded_enum! {
+    /// How a call that was charged came to its end.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub enum Ending {
+        /// The upstream came to its end.
+        #[default]
+        Completed = 1,
+        /// The upstream refused it, or failed before the first byte: nothing was delivered.
+        Failed = 2,
+        /// The upstream broke off in the middle of a stream.
+        UpstreamCut = 3,
+        /// The client left a stream, or before its first byte; the upstream was cancelled.
+        ClientLeft = 4,
+        /// The client left in the middle of a stream; the upstream was read to its end.
+        ClientLeftDrained = 5,
+        /// Credits or a limit were used up in the middle of a stream.
+        CreditsEnded = 6,
+        /// The ledger could not be written in the middle of a stream.
+        Unwritable = 7,
+        /// The server stopped before the upstream came to its end.
+        ServerStopped = 8,
     }
 }
 
-/// Where the tokens that a call was billed for come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Tally {
-    /// From the upstream's `usage`, or nothing was to be counted.
-    #[default]
-    Reported,
-    /// The upstream named none: counted from the delivered text.
-    Counted,
-    /// The upstream named absurd ones (negative): counted from the delivered text.
-    Absurd,
-    /// The upstream named more than was held: clamped to the hold.
-    Clamped,
-}
-
-impl Tally {
-    /// Every one.
-    pub const ALL: [Tally; 4] = [Tally::Reported, Tally::Counted, Tally::Absurd, Tally::Clamped];
-
-    /// What a number of the database stands for.
-    #[must_use]
-    pub fn from_code(code: i16) -> Option<Self> {
-        Self::ALL.into_iter().find(|tally| tally.code() == code)
-    }
-
-    /// The number that stands for it in the database.
-    #[must_use]
-    pub const fn code(self) -> i16 {
-        match self {
-            Tally::Reported => 1,
-            Tally::Counted => 2,
-            Tally::Absurd => 3,
-            Tally::Clamped => 4,
-        }
+coded_enum! {
+    /// Where the tokens that a call was billed for come from.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+    pub enum Tally {
+        /// From the upstream's `usage`, or nothing was to be counted.
+        #[default]
+        Reported = 1,
+        /// The upstream named none: counted from the delivered text.
+        Counted = 2,
+        /// The upstream named absurd ones (negative): counted from the delivered text.
+        Absurd = 3,
+        /// The upstream named more than was held: clamped to the hold.
+        Clamped = 4,
     }
 }
 
@@ -158,7 +106,7 @@ pub struct UsageRecord {
     pub id: ChargeId,
     /// Who paid.
     pub account: AccountId,
-    /// The ledger entry the call ended with; none where it cost nothing and nothing was debited.
+    /// The ledger entry the call ended with; none if it cost nothing and nothing was debited.
     pub seq: Option<i64>,
     /// With which key.
     pub key: KeyId,
@@ -166,7 +114,7 @@ pub struct UsageRecord {
     pub method: Arc<str>,
     /// The priced route, as the price list has it.
     pub route: Arc<str>,
-    /// Which model it asked for; empty where it named none. Cut at [`MODEL_MAX`] bytes.
+    /// Which model it asked for; empty if it named none. Cut at [`MODEL_MAX`] bytes.
     pub model: Arc<str>,
     /// Which upstream served it.
     pub upstream: Arc<str>,
@@ -184,7 +132,7 @@ pub struct UsageRecord {
     pub tally: Tally,
     /// When it arrived.
     pub started_at: Timestamp,
-    /// Microseconds from arrival to the end of the upstream's answer, also where that is a stream.
+    /// Microseconds from arrival to the end of the upstream's answer, also if that is a stream.
     pub latency_micros: i64,
 }
 

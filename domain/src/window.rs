@@ -36,7 +36,7 @@ impl Timestamp {
         Timestamp(self.0.saturating_add(micros))
     }
 
-    /// Microseconds from `earlier` to this instant; zero where it is not earlier.
+    /// Microseconds from `earlier` to this instant; zero if it is not earlier.
     #[must_use]
     pub fn micros_since(self, earlier: Timestamp) -> i64 {
         self.0.saturating_sub(earlier.0).max(0)
@@ -51,7 +51,7 @@ impl Timestamp {
         (0..=9_999).contains(&timestamp.day().date().year()).then_some(timestamp)
     }
 
-    /// RFC 3339 in UTC with whole seconds, `2024-01-15T12:00:00Z`, as the API's chapters print it.
+    /// RFC 3339 in UTC with whole seconds, `2024-01-15T12:00:00Z`, as the API prints it.
     #[must_use]
     pub fn to_rfc3339(self) -> String {
         DateTime::<Utc>::from_timestamp_micros(self.0)
@@ -166,7 +166,7 @@ mod tests {
         assert_eq!(first.day().month().0 - last.day().month().0, 1);
         assert_eq!(last.day().ends_at(), first);
         assert_eq!(last.day().month().ends_at(), first);
-        // The same instant, told from elsewhere.
+        // The same instant in another time zone.
         assert_eq!(at("2024-03-01T09:00:00+09:00"), first);
     }
 
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn instants_print_as_the_chapter_does() {
+    fn instants_print_as_the_api_does() {
         assert_eq!(at("2024-01-15T12:00:00.5Z").to_rfc3339(), "2024-01-15T12:00:00Z");
         assert_eq!(at("2024-01-15T12:00:00.5Z").to_rfc3339_micros(), "2024-01-15T12:00:00.500000Z");
         assert_eq!(Timestamp::parse_rfc3339("2024-01-15"), None);

@@ -35,7 +35,8 @@ use domain::audit::{AuditedAccount, Fold, check_loaded};
 use domain::limits::WindowCounter;
 use domain::residency::to_passivate;
 use domain::writer::{
-    Attempt, Checkpoint, Lane, Pending, Place, Task, WriteError, Writer, WriterState,
+    Checkpoint, CheckpointOutcome, CommitOutcome, Lane, Pending, Target, Task, WriteError, Writer,
+    WriterState,
 };
 use domain::{
     Account, AccountFlags, AccountId, AccountStatus, Batch, Change, Charge, ChargeId, Credits,
@@ -132,7 +133,7 @@ struct Tables {
 /// What is sent to the database in one transaction.
 #[derive(Clone, Debug)]
 enum Transaction {
-    Write(Arc<Batch>, Place),
+    Write(Arc<Batch>, Target),
     Checkpoint(Checkpoint),
 }
 
@@ -146,7 +147,7 @@ impl Transaction {
 
     fn lane(&self) -> Lane {
         match self {
-            Transaction::Write(_, Place::Journal(_)) => Lane::Journal,
+            Transaction::Write(_, Target::Journal(_)) => Lane::Journal,
             _ => Lane::Tables,
         }
     }
@@ -154,14 +155,14 @@ impl Transaction {
 
 impl Tables {
     /// One transaction, as the database's constraints allow it: all of it or nothing.
-    fn apply(&mut self, transaction: &Transaction, lease: Lease) -> Result<(), Attempt> {
+    fn apply(&mut self, transaction: &Transaction, lease: Lease) -> Result<(), CommitOutcome> {
         if lease.epoch != self.epoch_of(transaction.lane()) {
-            return Err(Attempt::Fenced);
+            return Err(CommitOutcome::Fenced);
         }
         let mut next = self.clone();
         let is_written = match transaction {
-            Transaction::Write(batch, Place::Tables) => next.write(batch, lease.epoch),
-            Transaction::Write(batch, Place::Journal(number)) => {
+            Transaction::Write(batch, Target::Tables) => next.write(batch, lease.epoch),
+            Transaction::Write(batch, Target::Journal(number)) => {
                 let is_poison = batch.usage.iter().any(|usage| &*usage.route == POISON);
                 let before = next.journal.insert((lease.epoch, *number), Arc::clone(batch));
                 before.is_none() && !is_poison
@@ -172,7 +173,7 @@ impl Tables {
             *self = next;
             Ok(())
         } else {
-            Err(Attempt::Refused)
+            Err(CommitOutcome::Refused)
         }
     }
 
@@ -290,8 +291,8 @@ impl Tables {
         true
     }
 
-    fn is_written(&self, batch: &Batch, place: Place, lease: Lease) -> bool {
-        if let Place::Journal(number) = place
+    fn is_written(&self, batch: &Batch, place: Target, lease: Lease) -> bool {
+        if let Target::Journal(number) = place
             && self.journal.contains_key(&(lease.epoch, number))
         {
             return true;
@@ -728,7 +729,7 @@ impl World<'_> {
             if size > 0 && waiting > size + 3 {
                 self.sometimes("a batch was limited by its size");
             }
-            if matches!(task, Task::Commit(_, Place::Journal(_))) {
+            if matches!(task, Task::Commit(_, Target::Journal(_))) {
                 self.sometimes("a batch was journaled");
             }
             if is_both {
@@ -744,8 +745,8 @@ impl World<'_> {
                         checkpoint.first, checkpoint.last
                     )
                 }
-                Task::Look(..) | Task::LookCheckpointed(_) => format!("process {epoch} looks"),
-                Task::Seal(lane) => format!("process {epoch} seals {lane:?}"),
+                Task::LookUp(..) | Task::LookUpCheckpoint(_) => format!("process {epoch} looks"),
+                Task::Flush(lane) => format!("process {epoch} seals {lane:?}"),
                 Task::Pause(_, micros) => format!("process {epoch} waits {micros}"),
             });
         }
@@ -805,15 +806,15 @@ impl World<'_> {
         }
     }
 
-    fn commit(&mut self, transaction: &Transaction, lease: Lease) -> Attempt {
+    fn commit(&mut self, transaction: &Transaction, lease: Lease) -> CommitOutcome {
         let batch = transaction.batch();
         if self.is_down {
             self.sometimes("the database was gone with a batch on its way");
-            return Attempt::Unknown;
+            return CommitOutcome::Unknown;
         }
         if self.chance(6.0) {
             self.sometimes("a commit's answer was lost, and it had not happened");
-            return Attempt::Unknown;
+            return CommitOutcome::Unknown;
         }
         let is_locking = transaction.lane() == Lane::Tables;
         if self.chance(6.0) && lease.epoch == self.tables.epoch_of(transaction.lane()) {
@@ -821,7 +822,7 @@ impl World<'_> {
                 self.wait_for_locks(&batch);
             }
             self.limbo.push((transaction.clone(), lease));
-            return Attempt::Unknown;
+            return CommitOutcome::Unknown;
         }
         if is_locking {
             self.wait_for_locks(&batch);
@@ -830,10 +831,10 @@ impl World<'_> {
         match self.tables.apply(transaction, lease) {
             Ok(()) if is_lost => {
                 self.sometimes("a commit's answer was lost, and it had happened");
-                Attempt::Unknown
+                CommitOutcome::Unknown
             }
-            Ok(()) => Attempt::Durable,
-            Err(_) if is_lost => Attempt::Unknown,
+            Ok(()) => CommitOutcome::Durable,
+            Err(_) if is_lost => CommitOutcome::Unknown,
             Err(attempt) => attempt,
         }
     }
@@ -852,10 +853,10 @@ impl World<'_> {
                 let transaction = Transaction::Write(Arc::clone(&batch), place_of_batch);
                 let attempt = self.commit(&transaction, lease);
                 self.tell(|| format!("process {}: {attempt:?}", lease.epoch));
-                if attempt == Attempt::Fenced && before != WriterState::Fenced {
+                if attempt == CommitOutcome::Fenced && before != WriterState::Fenced {
                     self.sometimes("a process was fenced with a batch on its way");
                 }
-                if attempt == Attempt::Refused && batch.accounts().len() > 1 {
+                if attempt == CommitOutcome::Refused && batch.accounts().len() > 1 {
                     self.sometimes("a batch was refused and went on account by account");
                 }
                 self.processes[place].writer.committed(lane, attempt);
@@ -864,34 +865,42 @@ impl World<'_> {
                 let attempt = self.commit(&Transaction::Checkpoint(checkpoint), lease);
                 self.tell(|| format!("process {} checkpointed: {attempt:?}", lease.epoch));
                 let result = match attempt {
-                    Attempt::Durable => {
+                    CommitOutcome::Durable => {
                         self.sometimes("a checkpoint was committed");
                         if self.chance(70.0) {
                             self.tables.forget_checkpointed();
                         }
                         Ok(Vec::new())
                     }
-                    Attempt::Refused => panic!("a checkpoint was refused"),
+                    CommitOutcome::Refused => panic!("a checkpoint was refused"),
                     attempt => Err(attempt),
                 };
                 self.processes[place].writer.checkpointed(result);
             }
-            Task::LookCheckpointed(last) => {
+            Task::LookUpCheckpoint(last) => {
                 let found = if self.is_down || self.chance(5.0) {
-                    None
+                    CheckpointOutcome::Unknown
                 } else {
                     self.end_limbo_of(lease, lane);
-                    Some((self.tables.mark >= (lease.epoch, last)).then(Vec::new))
+                    if self.tables.mark >= (lease.epoch, last) {
+                        CheckpointOutcome::Done { refused: Vec::new() }
+                    } else {
+                        CheckpointOutcome::NotDone
+                    }
                 };
                 self.tell(|| format!("process {} found checkpointed: {found:?}", lease.epoch));
                 match found {
-                    Some(Some(_)) => self.sometimes("a checkpoint of unknown outcome had happened"),
-                    Some(None) => self.sometimes("a checkpoint of unknown outcome was tried again"),
-                    None => {}
+                    CheckpointOutcome::Done { .. } => {
+                        self.sometimes("a checkpoint of unknown outcome had happened");
+                    }
+                    CheckpointOutcome::NotDone => {
+                        self.sometimes("a checkpoint of unknown outcome was tried again");
+                    }
+                    CheckpointOutcome::Unknown => {}
                 }
-                self.processes[place].writer.looked_for_checkpoint(found);
+                self.processes[place].writer.looked_up_checkpoint(found);
             }
-            Task::Look(batch, place_of_batch) => {
+            Task::LookUp(batch, place_of_batch) => {
                 let found = if self.is_down || self.chance(5.0) {
                     None
                 } else {
@@ -910,19 +919,19 @@ impl World<'_> {
                     Some(false) => self.sometimes("rows were not there, and were written again"),
                     None => {}
                 }
-                self.processes[place].writer.looked(lane, found);
+                self.processes[place].writer.looked_up(lane, found);
             }
-            Task::Seal(_) => {
+            Task::Flush(_) => {
                 let attempt = if self.is_down || self.chance(5.0) {
-                    Attempt::Unknown
+                    CommitOutcome::Unknown
                 } else if lease.epoch == self.tables.epoch_of(lane) {
                     self.sometimes("a write was sealed");
-                    Attempt::Durable
+                    CommitOutcome::Durable
                 } else {
-                    Attempt::Fenced
+                    CommitOutcome::Fenced
                 };
                 self.tell(|| format!("process {} sealed: {attempt:?}", lease.epoch));
-                self.processes[place].writer.sealed(lane, attempt);
+                self.processes[place].writer.flushed(lane, attempt);
             }
             Task::Pause(_, micros) => {
                 self.now += micros as i64;

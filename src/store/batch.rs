@@ -19,7 +19,7 @@ use super::lease::is_held;
 use super::sql::{PIECE, Table, all_written, begin_write, column, is_postgres};
 use super::{Journal, Store, answers, audit_log, holds, outbox, payments, rollups};
 use domain::usage::kept_tokens;
-use domain::writer::{Lane, Place};
+use domain::writer::{Lane, Target};
 use domain::{
     Batch, Change, Credits, KeyId, KeySpend, Lease, LedgerEntry, Link, Timestamp, UsageRecord,
 };
@@ -103,10 +103,10 @@ impl Store {
     pub async fn is_written(
         &self,
         batch: &Batch,
-        place: Place,
+        place: Target,
         lease: Lease,
     ) -> Result<bool, StoreError> {
-        if let Place::Journal(number) = place {
+        if let Target::Journal(number) = place {
             self.wait_for_other_sessions(Lane::Journal).await?;
             // Else whoever took the accounts over may have checkpointed it already.
             if self.is_journaled(number, lease).await? {

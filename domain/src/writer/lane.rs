@@ -1,31 +1,30 @@
-//! What is being done in one lane of the writer: the current batch, its step, and what waits apart.
+//! One lane of the writer: the current batch, its step, and the parts of a refused batch.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::protocol::{Attempt, Checkpoint, Lane, Pending, Place, Task};
+use super::protocol::{Checkpoint, CommitOutcome, Lane, Pending, Target, Task};
 use crate::batch::Batch;
 
-/// The first pause before something is tried again, in microseconds; it doubles up to the longest.
+/// The first pause before a retry, in microseconds. It doubles up to the longest.
 const PAUSE_MIN_MICROS: u64 = 20_000;
-
 const PAUSE_MAX_MICROS: u64 = 500_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Commit,
-    Look,
-    Seal,
+    LookUp,
+    Flush,
 }
 
 #[derive(Clone, Debug)]
 pub(super) enum Work {
-    Write(Place, Arc<Batch>),
+    Write(Target, Arc<Batch>),
     Checkpoint(Checkpoint),
 }
 
 impl Work {
-    /// Could it be told afterwards whether it was written?
+    /// Can a look find out afterwards whether it was written?
     pub(super) fn leaves_trace(&self) -> bool {
         match self {
             Work::Write(_, batch) => batch.leaves_trace(),
@@ -34,28 +33,28 @@ impl Work {
     }
 }
 
-/// A batch on its way.
+/// The batch or checkpoint that is being written.
 #[derive(Debug)]
 pub(super) struct Current<T> {
     pub(super) work: Work,
     pub(super) writes: Vec<Pending<T>>,
     pub(super) step: Step,
-    /// Before the step.
+    /// Is there a pause before the step?
     pub(super) is_pausing: bool,
-    /// Has the step been asked for?
+    /// Has the driver been asked for the step?
     pub(super) is_asked: bool,
     /// How the last attempt ended, if it failed.
-    pub(super) fault: Option<Attempt>,
-    /// Has an attempt ended without a known outcome?
+    pub(super) fault: Option<CommitOutcome>,
+    /// Has an attempt had an unknown outcome?
     pub(super) may_be_there: bool,
     pub(super) pause_micros: u64,
 }
 
-/// What is done in a lane.
+/// What a lane does, and what it does next.
 #[derive(Debug)]
 pub(super) struct LaneWork<T> {
     pub(super) current: Option<Current<T>>,
-    /// The accounts of a batch that was refused, each by itself.
+    /// The parts of a batch that was refused, one for each account.
     pub(super) apart: VecDeque<Vec<Pending<T>>>,
     pub(super) is_unavailable: bool,
 }
@@ -80,7 +79,7 @@ impl<T> LaneWork<T> {
         current.chain(self.apart.iter().filter_map(|writes| writes.first()))
     }
 
-    /// What is to be done now, unless it has been asked for.
+    /// The task that is due, unless the driver has been asked for it.
     pub(super) fn ask(&mut self, lane: Lane) -> Option<Task> {
         let current = self.current.as_mut()?;
         if std::mem::replace(&mut current.is_asked, true) {
@@ -90,11 +89,11 @@ impl<T> LaneWork<T> {
             return Some(Task::Pause(lane, current.pause_micros));
         }
         Some(match (current.step, &current.work) {
-            (Step::Commit, Work::Write(place, batch)) => Task::Commit(Arc::clone(batch), *place),
-            (Step::Look, Work::Write(place, batch)) => Task::Look(Arc::clone(batch), *place),
+            (Step::Commit, Work::Write(target, batch)) => Task::Commit(Arc::clone(batch), *target),
+            (Step::LookUp, Work::Write(target, batch)) => Task::LookUp(Arc::clone(batch), *target),
             (Step::Commit, Work::Checkpoint(checkpoint)) => Task::Checkpoint(checkpoint.clone()),
-            (Step::Look, Work::Checkpoint(checkpoint)) => Task::LookCheckpointed(checkpoint.last),
-            (Step::Seal, _) => Task::Seal(lane),
+            (Step::LookUp, Work::Checkpoint(checkpoint)) => Task::LookUpCheckpoint(checkpoint.last),
+            (Step::Flush, _) => Task::Flush(lane),
         })
     }
 

@@ -1,23 +1,48 @@
-//! The ledger writer's protocol: how writes become durable, and when those who wait for them may be told.
+//! The ledger writer: group commit, a write-ahead log, checkpoints and backpressure, as a state machine without I/O.
 //!
-//! A machine without I/O: it is handed writes and the outcomes of what it asked for, and says what it wants
-//! done next. Group commit without a timer: while one batch commits, the next one gathers.
+//! The driver (an actor in production, the simulation in tests) hands it writes ([`Writer::gather`]) and the outcomes
+//! of tasks, carries out the tasks it asks for ([`Writer::next_task`]), and answers the callers whose writes have ended
+//! ([`Writer::take_ended`]).
 //!
-//! - Nobody is told `Ok` before the batch's COMMIT is known to have happened.
-//! - An outcome that is not known is neither acknowledged nor given up: the writer looks for the batch's rows
-//!   under their numbers, and writes the very same rows again where they are not there. Rows that it finds are
-//!   followed by one more durable write before they are acknowledged, since a commit that was cut off may be
-//!   on the database's own disk alone, and not yet on its standby.
-//! - Rows that the database refuses are given up, account by account, so that only those at fault pay for it.
-//!   Their accounts are poisoned: what they hold in memory will never be written.
-//! - What paid calls leave goes to the journal first, a batch as one record, and is acknowledged from there. Beside that,
-//!   the journal's batches are checkpointed into the tables, many at once, and leave the journal. So there are two lanes,
-//!   and in each one thing is done at a time.
-//! - Anything else is written into the tables, when all that was handed over for the journal before it is checkpointed. What
-//!   the same account decides meanwhile waits behind it: so each account's writes become durable in the order in which
-//!   it decided them.
-//! - An account whose journaled entries the tables refuse is poisoned; what they refused is kept.
-//! - Once another process owns the accounts, nothing is written or acknowledged any more, but for what turns
+//! ```text
+//!                    +-- journal lane ---------+      +-- tables lane -----------------+
+//!   plain writes --> | batch -> journal commit | ---> | backlog -> checkpoint          |
+//!   (paid calls)     +------------+------------+      |                                |
+//!                                 |                   |                                |
+//!   other writes -----------------|-----------------> | batch -> commit                |
+//!   (payments, keys, ...)         v                   +---------------+----------------+
+//!                           acknowledged                         acknowledged
+//! ```
+//!
+//! **Group commit.** While one batch commits, the next one gathers. There is no timer: an idle writer commits a single
+//! write at once.
+//!
+//! **Write-ahead log.** What a paid call leaves is *plain* ([`Write::is_plain`](crate::Write::is_plain)): it is appended to the journal,
+//! one record a batch, and acknowledged from there. Everything else is committed to the tables. There are two lanes,
+//! and each does one task at a time.
+//!
+//! **Checkpoint.** Beside that, batches of the journal are written to the tables, many in one transaction, and leave the
+//! journal. The backlog is what is durable in the journal and not in the tables yet ([`checkpoint`]).
+//!
+//! **Order.** A write for the tables waits until the journal's writes gathered before it are checkpointed, and later
+//! writes of the same account wait behind it. So each account's writes become durable in the order in which it
+//! decided them.
+//!
+//! **Backpressure.** When checkpoints fall behind, each batch of the journal is delayed a little
+//! ([`Writer::brake_micros`]); when the backlog is full, the journal takes no more until a checkpoint has ended.
+//!
+//! **Failures.**
+//!
+//! - No caller is answered `Ok` before its batch is known to be durable.
+//! - A commit of *unknown* outcome is neither acknowledged nor given up. The writer looks for the batch's rows by their
+//!   numbers, and writes the very same rows again if they are not there. If they are there, it makes one more write
+//!   durable (a flush) before it acknowledges them: a commit that was cut off may be on the database's own disk only,
+//!   and not yet on its standby.
+//! - If the database *refuses* rows, the batch is split by account, and only the accounts at fault fail. They are
+//!   poisoned: what they hold in memory will never be written, so they must be loaded again.
+//! - If the tables refuse entries of an account at a checkpoint, the account is poisoned, and the entries are kept for an
+//!   operator.
+//! - Once *fenced* (another process owns the accounts), nothing is written or acknowledged any more, except what turns
 //!   out to have been committed before.
 
 use std::collections::btree_map::Entry;
@@ -27,7 +52,10 @@ use std::sync::atomic::Ordering;
 
 use checkpoint::{Backlog, Journaled};
 use lane::{Current, LaneWork, Step, Work};
-pub use protocol::{Attempt, Checkpoint, Lane, Pending, Place, Task, WriteError, WriterState};
+pub use protocol::{
+    Checkpoint, CheckpointOutcome, CommitOutcome, Lane, Pending, Target, Task, WriteError,
+    WriterState,
+};
 
 use crate::batch::Batch;
 use crate::ids::AccountId;
@@ -36,27 +64,27 @@ mod checkpoint;
 mod lane;
 mod protocol;
 
-/// The machine. See the module.
+/// The state machine. `T` is what the driver needs to answer a caller.
 #[derive(Debug)]
 pub struct Writer<T> {
-    /// For the journal, each with its ordinal: which of all that were ever gathered it is, from 1 on.
+    /// Waiting for the journal. Each has its ordinal: its number among all plain writes ever gathered, from 1 on.
     plain: VecDeque<(u64, Pending<T>)>,
-    /// For the tables, each behind the plain writes up to this ordinal.
+    /// Waiting for the tables, each behind the plain writes up to this ordinal.
     others: VecDeque<(u64, Pending<T>)>,
-    /// How many writes for the tables each account has, where it has any.
+    /// Writes for the tables that have not ended, by account.
     in_tables: BTreeMap<AccountId, usize>,
     journal: LaneWork<T>,
     tables: LaneWork<T>,
-    /// The ordinal that what is done in the journal's lane begins with.
+    /// The ordinal of the first write that the journal's lane works on.
     journal_ordinal: u64,
     /// Plain writes ever gathered.
     gathered: u64,
-    /// What is in the journal and not in the tables.
+    /// What is durable in the journal and not in the tables yet.
     backlog: Backlog,
     next_number: i64,
-    /// Has nothing come for a while?
+    /// Has no write come for a while?
     is_rested: bool,
-    /// Those to be told.
+    /// Writes that have ended, for [`Writer::take_ended`].
     ended: Vec<(T, Result<(), WriteError>)>,
     batch_max: usize,
     batch_bytes_max: usize,
@@ -65,8 +93,8 @@ pub struct Writer<T> {
 }
 
 impl<T> Writer<T> {
-    /// A writer whose batches have at most `batch_max` writes and, but for a single large one,
-    /// `batch_bytes_max` bytes.
+    /// A writer without a journal. A batch has at most `batch_max` writes and at most `batch_bytes_max` bytes, unless it is
+    /// a single large write.
     #[must_use]
     pub fn new(batch_max: usize, batch_bytes_max: usize) -> Self {
         Writer {
@@ -88,21 +116,23 @@ impl<T> Writer<T> {
         }
     }
 
-    /// The same, with a journal, which is checkpointed from `checkpoint_from` writes on, or where nothing has come for a while
-    /// ([`Writer::rested`]), or where something waits for it. Where each account in a checkpoint costs pages of its own,
-    /// checkpoints are put off until there are `account_writes` writes of each in them, on average, or a multiple of
-    /// `checkpoint_from`, or until something waits for it ([`Writer::overdue`]).
+    /// The same with a journal. A checkpoint begins when `checkpoint_from` writes are in the backlog, when no write has come
+    /// for a while ([`Writer::rested`]), or when a write for the tables waits for it.
+    ///
+    /// Each account in a checkpoint costs pages of its own. So a checkpoint is put off until the backlog has
+    /// `account_writes` writes of each account on average, or a multiple of `checkpoint_from`, or until
+    /// [`Writer::overdue`].
     #[must_use]
     pub fn with_journal(self, checkpoint_from: usize, account_writes: usize) -> Self {
         Writer { backlog: Backlog::of_journal(checkpoint_from, account_writes), ..self }
     }
 
-    /// Takes a write. Whoever hands it over has counted it in `pending_writes`.
+    /// Takes a write. The caller has counted it in [`AccountFlags::pending_writes`](crate::AccountFlags::pending_writes).
     pub fn gather(&mut self, pending: Pending<T>) {
         self.bytes = self.bytes.saturating_add(pending.write.bytes());
         self.is_rested = false;
         let account = pending.write.account;
-        // A barrier is behind everything, in the tables too.
+        // A barrier waits for everything, in the tables too.
         let is_plain = pending.write.is_plain() && account != AccountId::LAST;
         if self.backlog.has_journal() && is_plain && !self.in_tables.contains_key(&account) {
             self.gathered = self.gathered.saturating_add(1);
@@ -114,22 +144,22 @@ impl<T> Writer<T> {
         }
     }
 
-    /// Nothing has come for a while: time to checkpoint what little is in the journal.
+    /// No write has come for a while: the backlog may be checkpointed, however small it is.
     pub fn rested(&mut self) {
         self.is_rested = true;
     }
 
-    /// What is in the journal has been there for long enough.
+    /// The backlog has waited long enough: it is checkpointed next.
     pub fn overdue(&mut self) {
         self.backlog.overdue();
     }
 
-    /// The accounts belong to somebody else.
+    /// Another process owns the accounts.
     pub fn fence(&mut self) {
         self.is_fenced = true;
     }
 
-    /// Something to do; nothing where all there is to do is being done. To be asked until it says nothing.
+    /// The next task to carry out. Call it until it answers `None`: then everything there is to do is being done.
     pub fn next_task(&mut self) -> Option<Task> {
         while self.journal.current.is_none() && self.begin_journal() {}
         if let Some(task) = self.journal.ask(Lane::Journal) {
@@ -139,12 +169,12 @@ impl<T> Writer<T> {
         self.tables.ask(Lane::Tables)
     }
 
-    /// Those whose writes have ended since this was last asked, in the order of their ends.
+    /// The writes that have ended since the last call, in the order in which they ended.
     pub fn take_ended(&mut self) -> Vec<(T, Result<(), WriteError>)> {
         std::mem::take(&mut self.ended)
     }
 
-    /// Can it write, as far as it knows?
+    /// Can it take writes, as far as it knows?
     #[must_use]
     pub fn state(&self) -> WriterState {
         if self.is_fenced {
@@ -163,7 +193,7 @@ impl<T> Writer<T> {
         waiting.saturating_add(self.journal.len()).saturating_add(self.tables.len())
     }
 
-    /// Has everything ended, and is everything in the tables?
+    /// Has every write ended, and is everything in the tables?
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0 && self.backlog.is_empty()
@@ -175,14 +205,14 @@ impl<T> Writer<T> {
         self.backlog.writes()
     }
 
-    /// After a batch of so many writes for the journal: how long the next one waits, in microseconds, where checkpoints do not
-    /// keep up. Each caller then waits for a moment, and not all of them at once for a whole checkpoint.
+    /// Backpressure: how long the next batch waits after a batch of `writes` writes for the journal, in microseconds, if
+    /// checkpoints fall behind. So each caller waits a little, instead of all of them for a whole checkpoint.
     #[must_use]
     pub fn brake_micros(&self, writes: usize) -> u64 {
         self.backlog.brake_micros(writes)
     }
 
-    /// What the writes that have not ended cost in memory, roughly, in bytes.
+    /// Memory of the writes that have not ended, in bytes, estimated.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -198,37 +228,37 @@ impl<T> Writer<T> {
     }
 
     /// How [`Task::Commit`] ended.
-    pub fn committed(&mut self, lane: Lane, attempt: Attempt) {
+    pub fn committed(&mut self, lane: Lane, outcome: CommitOutcome) {
         let work = self.lane(lane);
         let Some(current) = work.asked(Step::Commit) else { return };
-        match attempt {
-            Attempt::Durable => {
+        match outcome {
+            CommitOutcome::Durable => {
                 work.is_unavailable = false;
                 self.finish(lane, Ok(()));
             }
-            Attempt::Fenced => {
+            CommitOutcome::Fenced => {
                 // An earlier attempt of unknown outcome may have been committed before the takeover.
                 if current.may_be_there {
-                    current.fault = Some(attempt);
-                    current.go(Step::Look);
+                    current.fault = Some(outcome);
+                    current.go(Step::LookUp);
                 } else {
                     self.finish(lane, Err(WriteError::Fenced));
                 }
                 self.is_fenced = true;
             }
-            Attempt::Refused | Attempt::Unknown => {
-                // Whatever this attempt says, the rows may be there by an earlier one.
-                current.fault = Some(attempt);
-                current.may_be_there |= attempt == Attempt::Unknown;
-                current.go(Step::Look);
-                // Who refuses has answered.
-                work.is_unavailable = attempt == Attempt::Unknown;
+            CommitOutcome::Refused | CommitOutcome::Unknown => {
+                // The rows may be there by an earlier attempt, whatever this one says.
+                current.fault = Some(outcome);
+                current.may_be_there |= outcome == CommitOutcome::Unknown;
+                current.go(Step::LookUp);
+                // A database that refuses does answer.
+                work.is_unavailable = outcome == CommitOutcome::Unknown;
             }
         }
     }
 
-    /// How [`Task::Checkpoint`] ended: where it is durable, which accounts' entries the tables refuse.
-    pub fn checkpointed(&mut self, result: Result<Vec<AccountId>, Attempt>) {
+    /// How [`Task::Checkpoint`] ended. If it is durable: the accounts whose entries the tables refused.
+    pub fn checkpointed(&mut self, result: Result<Vec<AccountId>, CommitOutcome>) {
         let Some(current) = self.tables.asked(Step::Commit) else { return };
         let Work::Checkpoint(Checkpoint { last, .. }) = current.work else { return };
         match result {
@@ -237,14 +267,14 @@ impl<T> Writer<T> {
                 self.backlog.grow(last);
                 self.finish_checkpoint(&refused);
             }
-            Err(Attempt::Fenced) => {
-                // Whoever owns the accounts now checkpoints what is left.
+            Err(CommitOutcome::Fenced) => {
+                // The process that owns the accounts now checkpoints the rest.
                 self.is_fenced = true;
                 self.tables.current = None;
                 self.backlog.drop_all();
             }
             Err(_) => {
-                current.go(Step::Look);
+                current.go(Step::LookUp);
                 self.tables.is_unavailable = true;
             }
         }
@@ -258,21 +288,20 @@ impl<T> Writer<T> {
         self.backlog.remove(checkpoint.last, refused);
     }
 
-    /// What [`Task::LookCheckpointed`] found: which accounts' entries the tables have refused, where it is checkpointed.
-    /// `None` where the database did not answer.
-    pub fn looked_for_checkpoint(&mut self, found: Option<Option<Vec<AccountId>>>) {
-        let Some(current) = self.tables.asked(Step::Look) else { return };
+    /// What [`Task::LookUpCheckpoint`] found.
+    pub fn looked_up_checkpoint(&mut self, found: CheckpointOutcome) {
+        let Some(current) = self.tables.asked(Step::LookUp) else { return };
         let Work::Checkpoint(Checkpoint { last, .. }) = current.work else { return };
-        if found.is_some() {
-            // Perhaps it was too much to be done in time.
+        if found != CheckpointOutcome::Unknown {
+            // It may have been too large for its deadline.
             self.backlog.shrink(last);
         }
         match found {
-            Some(Some(refused)) => {
+            CheckpointOutcome::Done { refused } => {
                 self.tables.is_unavailable = false;
                 self.finish_checkpoint(&refused);
             }
-            Some(None) => {
+            CheckpointOutcome::NotDone => {
                 current.pause_before(Step::Commit);
                 let (checkpoint, current) =
                     (self.backlog.next(self.awaited()), &mut self.tables.current);
@@ -280,47 +309,49 @@ impl<T> Writer<T> {
                     current.work = Work::Checkpoint(checkpoint);
                 }
             }
-            None => current.pause_before(Step::Look),
+            CheckpointOutcome::Unknown => current.pause_before(Step::LookUp),
         }
     }
 
-    /// What [`Task::Look`] found: is it there? `None` where the database did not answer.
-    pub fn looked(&mut self, lane: Lane, found: Option<bool>) {
+    /// What [`Task::LookUp`] found: is the batch there? `None` if the database did not answer.
+    pub fn looked_up(&mut self, lane: Lane, found: Option<bool>) {
         let work = self.lane(lane);
-        let Some(current) = work.asked(Step::Look) else { return };
+        let Some(current) = work.asked(Step::LookUp) else { return };
         match (found, current.fault) {
-            (Some(true), _) => current.go(Step::Seal),
-            // Not found, but it would not be found either way.
-            (Some(false), Some(Attempt::Fenced | Attempt::Refused))
+            (Some(true), _) => current.go(Step::Flush),
+            // Not found, but its rows could not be found even if they were written.
+            (Some(false), Some(CommitOutcome::Fenced | CommitOutcome::Refused))
                 if current.may_be_there && !current.work.leaves_trace() =>
             {
                 self.finish(lane, Err(WriteError::Lost));
             }
-            (Some(false), Some(Attempt::Fenced)) => self.finish(lane, Err(WriteError::Fenced)),
-            (Some(false), Some(Attempt::Refused)) => self.give_up(lane),
+            (Some(false), Some(CommitOutcome::Fenced)) => {
+                self.finish(lane, Err(WriteError::Fenced))
+            }
+            (Some(false), Some(CommitOutcome::Refused)) => self.give_up(lane),
             (Some(false), _) => current.pause_before(Step::Commit),
             (None, _) => {
-                current.pause_before(Step::Look);
+                current.pause_before(Step::LookUp);
                 work.is_unavailable = true;
             }
         }
     }
 
-    /// How [`Task::Seal`] ended. What was found is there, whoever owns the accounts now.
-    pub fn sealed(&mut self, lane: Lane, attempt: Attempt) {
+    /// How [`Task::Flush`] ended. The rows that were found are there, even if another process owns the accounts now.
+    pub fn flushed(&mut self, lane: Lane, outcome: CommitOutcome) {
         let work = self.lane(lane);
-        let Some(current) = work.asked(Step::Seal) else { return };
-        match attempt {
-            Attempt::Durable => {
+        let Some(current) = work.asked(Step::Flush) else { return };
+        match outcome {
+            CommitOutcome::Durable => {
                 work.is_unavailable = false;
                 self.finish(lane, Ok(()));
             }
-            Attempt::Fenced => {
+            CommitOutcome::Fenced => {
                 self.is_fenced = true;
                 self.finish(lane, Ok(()));
             }
-            Attempt::Refused | Attempt::Unknown => {
-                current.pause_before(Step::Seal);
+            CommitOutcome::Refused | CommitOutcome::Unknown => {
+                current.pause_before(Step::Flush);
                 work.is_unavailable = true;
             }
         }
@@ -341,7 +372,7 @@ impl<T> Writer<T> {
         }
     }
 
-    /// Makes a batch for the journal of what waits for it. Is there perhaps more to do?
+    /// Begins a batch for the journal. Answers `false` if there is nothing to begin.
     fn begin_journal(&mut self) -> bool {
         if let Some(writes) = self.journal.apart.pop_front() {
             self.begin_write(Lane::Journal, writes);
@@ -358,8 +389,7 @@ impl<T> Writer<T> {
         true
     }
 
-    /// Makes a batch for the tables of what waits for them, or a checkpoint of what is in the journal. Is there perhaps more
-    /// to do?
+    /// Begins a batch for the tables, or a checkpoint. Answers `false` if there is nothing to begin.
     fn begin_tables(&mut self) -> bool {
         if self.is_fenced {
             self.backlog.drop_all();
@@ -385,7 +415,7 @@ impl<T> Writer<T> {
         }
     }
 
-    /// The ordinal of the first plain write that is not in the tables, nor given up.
+    /// The ordinal of the first plain write that is neither in the tables nor given up.
     fn first_backlog(&self) -> u64 {
         if let Some(ordinal) = self.backlog.first_ordinal() {
             return ordinal;
@@ -396,9 +426,9 @@ impl<T> Writer<T> {
         self.plain.front().map_or(self.gathered.saturating_add(1), |(ordinal, _)| *ordinal)
     }
 
-    /// Begins to write what is left to be written of these.
+    /// Begins a batch of those of these writes that may still be written.
     fn begin_write(&mut self, lane: Lane, writes: Vec<Pending<T>>) {
-        // Whose writes were fenced is poisoned too: the reason is still that, whichever batch they were in.
+        // An account whose writes were fenced is poisoned too. Its later writes fail for the same reason.
         if self.is_fenced {
             self.fail(lane, writes, WriteError::Fenced);
             return;
@@ -411,18 +441,18 @@ impl<T> Writer<T> {
             self.acknowledge(lane, writes);
             return;
         }
-        let place = match lane {
-            Lane::Tables => Place::Tables,
+        let target = match lane {
+            Lane::Tables => Target::Tables,
             Lane::Journal => {
                 let number = self.next_number;
                 self.next_number = number.saturating_add(1);
-                Place::Journal(number)
+                Target::Journal(number)
             }
         };
-        self.lane(lane).current = Some(Current::of(Work::Write(place, Arc::new(batch)), writes));
+        self.lane(lane).current = Some(Current::of(Work::Write(target, Arc::new(batch)), writes));
     }
 
-    /// Begins to checkpoint what is in the journal, if anything is.
+    /// Begins a checkpoint, if the backlog has anything.
     fn begin_checkpoint(&mut self) -> bool {
         let Some(checkpoint) = self.backlog.begin(self.awaited()) else { return false };
         self.tables.current = Some(Current::of(Work::Checkpoint(checkpoint), Vec::new()));
@@ -438,7 +468,7 @@ impl<T> Writer<T> {
         let Some(current) = self.lane(lane).current.take() else { return };
         match result {
             Ok(()) => {
-                if let Work::Write(Place::Journal(number), batch) = current.work {
+                if let Work::Write(Target::Journal(number), batch) = current.work {
                     let flags = current
                         .writes
                         .iter()
@@ -452,7 +482,7 @@ impl<T> Writer<T> {
         }
     }
 
-    /// After a batch was refused: each account by itself, or, where it is one alone, not at all.
+    /// A batch was refused: tries each account by itself, or fails the only one.
     fn give_up(&mut self, lane: Lane) {
         let Some(current) = self.lane(lane).current.take() else { return };
         let mut accounts: BTreeMap<AccountId, Vec<Pending<T>>> = BTreeMap::new();
@@ -469,7 +499,7 @@ impl<T> Writer<T> {
     }
 
     fn acknowledge(&mut self, lane: Lane, writes: Vec<Pending<T>>) {
-        // All flags first: who hears of one write may act on all of them.
+        // All flags first: a caller that is answered may act on any of them.
         for Pending { write, flags, .. } in &writes {
             if let Some(entry) = &write.entry {
                 flags.durable_seq.fetch_max(entry.seq, Ordering::AcqRel);
@@ -478,8 +508,7 @@ impl<T> Writer<T> {
         self.end(lane, writes, Ok(()));
     }
 
-    /// What their accounts hold in memory is ahead of the database for good: they must not decide anything
-    /// more.
+    /// Fails these writes. What their accounts hold in memory is ahead of the database for good, so they are poisoned.
     fn fail(&mut self, lane: Lane, writes: Vec<Pending<T>>, error: WriteError) {
         for pending in &writes {
             pending.flags.poison();
@@ -504,7 +533,7 @@ impl<T> Writer<T> {
     }
 }
 
-/// The first of what waits, as long as each `may` go: a batch.
+/// A batch of the first waiting writes, as long as each `may` go.
 fn take<T>(
     waiting: &mut VecDeque<(u64, Pending<T>)>,
     batch_max: usize,

@@ -1,9 +1,10 @@
-//! What the writer and its driver say to each other: writes, tasks and outcomes.
+//! The messages between the writer and its driver: writes, tasks and outcomes.
 
 use std::sync::Arc;
 
 use crate::account::AccountFlags;
 use crate::batch::{Batch, Write};
+use crate::ids::AccountId;
 
 /// Why a write was not made durable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -14,28 +15,28 @@ pub enum WriteError {
     /// The database refused the rows. The write did not happen.
     #[error("the database refused the write")]
     Refused,
-    /// It is not known whether the write happened, and never will be: the writer is gone, or it was a change
-    /// without a trace of its own, broken off before another process took the accounts over.
+    /// It is not known whether the write happened, and never will be: the writer is gone, or the write leaves no rows of
+    /// its own to look for, and another process took the accounts over.
     #[error("it cannot be known whether the write happened")]
     Lost,
 }
 
-/// A write that waits for its end. `T` is who hears of it.
+/// A write that has not ended.
 #[derive(Debug)]
 pub struct Pending<T> {
-    /// What is to be written; in a box, since it is passed on many times.
+    /// The write; in a box, because it is moved many times.
     pub write: Box<Write>,
-    /// Of the account that decided it.
+    /// The flags of the account that decided it.
     pub flags: Arc<AccountFlags>,
-    /// When it was handed over, in microseconds of a clock that only goes forward.
+    /// When it was handed over, in microseconds of a monotonic clock.
     pub at_micros: u64,
-    /// Who hears how it ended.
+    /// What the driver needs to answer the caller.
     pub ticket: T,
 }
 
 /// How an attempt to commit ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Attempt {
+pub enum CommitOutcome {
     /// It is durable.
     Durable,
     /// Another process owns the accounts. This attempt wrote nothing.
@@ -48,30 +49,43 @@ pub enum Attempt {
 
 /// Where a batch is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Target {
     /// The tables.
     Tables,
-    /// The journal, under this number of the process.
+    /// The journal, under this number. Each process counts its own.
     Journal(i64),
 }
 
-impl Place {
+impl Target {
     fn lane(self) -> Lane {
         match self {
-            Place::Tables => Lane::Tables,
-            Place::Journal(_) => Lane::Journal,
+            Target::Tables => Lane::Tables,
+            Target::Journal(_) => Lane::Journal,
         }
     }
 }
 
-/// The two ways of the writer. In each, one thing is done at a time; its outcome is told before anything else is asked
-/// for in it.
+/// The two lanes of the writer. Each does one task at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
     /// To the journal.
     Journal,
-    /// To the tables: what is written there at once, and checkpoints.
+    /// To the tables: batches of other writes, and checkpoints.
     Tables,
+}
+
+/// What the writer learned of a checkpoint of unknown outcome.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CheckpointOutcome {
+    /// The database did not answer.
+    Unknown,
+    /// It was not committed.
+    NotDone,
+    /// It was committed.
+    Done {
+        /// The accounts whose entries the tables refused.
+        refused: Vec<AccountId>,
+    },
 }
 
 /// Batches of the journal that are to be checkpointed into the tables.
@@ -83,34 +97,34 @@ pub struct Checkpoint {
     pub last: i64,
     /// All of them, in their order.
     pub batches: Vec<Arc<Batch>>,
-    /// When it begins: does something wait for it, or more than as much again for the next one? If not, calls go before.
+    /// Does a write wait for it, or is the backlog more than twice as large? If not, paid calls take precedence.
     pub is_urgent: bool,
 }
 
 impl Checkpoint {
-    /// What they write together. Work for thousands of writes: not for the thread that gathers new ones meanwhile.
+    /// What they write together. Too much work for the thread that gathers new writes.
     #[must_use]
     pub fn batch(&self) -> Batch {
         Batch::checkpointed(self.batches.iter().map(Arc::as_ref))
     }
 }
 
-/// What the writer wants done.
+/// What the writer asks its driver to do.
 #[derive(Clone, Debug)]
 pub enum Task {
-    /// Write the batch in one transaction that checks the lease; then [`Writer::committed`].
-    Commit(Arc<Batch>, Place),
-    /// Look whether the batch's rows are there; then [`Writer::looked`].
-    Look(Arc<Batch>, Place),
-    /// Checkpoint batches of the journal into the tables, in one transaction that checks the lease and notes how far the
-    /// journal is checkpointed; then [`Writer::checkpointed`].
+    /// Write the batch in one transaction that checks the lease; then `Writer::committed`.
+    Commit(Arc<Batch>, Target),
+    /// Look for the batch's rows; then `Writer::looked_up`.
+    LookUp(Arc<Batch>, Target),
+    /// Write batches of the journal to the tables, in one transaction that checks the lease and notes how far the
+    /// journal is checkpointed; then `Writer::checkpointed`.
     Checkpoint(Checkpoint),
-    /// Look whether the journal of this process is checkpointed up to this number; then [`Writer::looked_for_checkpoint`].
-    LookCheckpointed(i64),
-    /// Make one more write durable, so that everything committed before it in the lane is as durable; then
-    /// [`Writer::sealed`].
-    Seal(Lane),
-    /// Wait so many microseconds; then [`Writer::paused`].
+    /// Look whether this process's journal is checkpointed up to this number; then `Writer::looked_up_checkpoint`.
+    LookUpCheckpoint(i64),
+    /// Make one more write durable, so that everything committed before it in the lane is durable; then
+    /// `Writer::flushed`.
+    Flush(Lane),
+    /// Wait for this many microseconds; then `Writer::paused`.
     Pause(Lane, u64),
 }
 
@@ -119,14 +133,14 @@ impl Task {
     #[must_use]
     pub fn lane(&self) -> Lane {
         match self {
-            Task::Commit(_, place) | Task::Look(_, place) => place.lane(),
-            Task::Checkpoint(_) | Task::LookCheckpointed(_) => Lane::Tables,
-            Task::Seal(lane) | Task::Pause(lane, _) => *lane,
+            Task::Commit(_, target) | Task::LookUp(_, target) => target.lane(),
+            Task::Checkpoint(_) | Task::LookUpCheckpoint(_) => Lane::Tables,
+            Task::Flush(lane) | Task::Pause(lane, _) => *lane,
         }
     }
 }
 
-/// Can new work be taken?
+/// Can the writer take new writes?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriterState {
     /// Yes.
@@ -135,13 +149,13 @@ pub enum WriterState {
     Unavailable,
     /// Another process owns the accounts; this one will never write again.
     Fenced,
-    /// As much is waiting as may wait, or it waits for too long.
+    /// Too many writes wait, or they wait for too long.
     Overloaded,
 }
 
 impl WriterState {
-    /// Does the database take this process's writes, as far as is known? What is read while it does not may be
-    /// another process's already.
+    /// Does the database take this process's writes, as far as is known? If not, another process may have changed what is
+    /// read.
     #[must_use]
     pub fn is_in_charge(self) -> bool {
         matches!(self, WriterState::Serving | WriterState::Overloaded)

@@ -32,7 +32,7 @@ fn what_waits_behind_a_fenced_batch_of_its_account_is_fenced_too() {
         // The first is on its way by itself; the second gathers behind it.
         assert_eq!(writer.next_task().is_some(), ticket == 0);
     }
-    writer.committed(Lane::Tables, Attempt::Fenced);
+    writer.committed(Lane::Tables, CommitOutcome::Fenced);
     assert!(writer.next_task().is_none());
     let fenced = Err(WriteError::Fenced);
     assert_eq!(writer.take_ended(), vec![(0, fenced), (1, fenced)]);
@@ -47,13 +47,13 @@ fn a_barrier_stays_behind_the_writes_of_a_batch_that_is_split() {
     gather(&mut writer, change(2), &flags[1], 2);
     gather(&mut writer, Write::nothing(AccountId::LAST), &flags[2], 3);
     assert!(matches!(writer.next_task(), Some(Task::Commit(..))));
-    writer.committed(Lane::Tables, Attempt::Refused);
-    assert!(matches!(writer.next_task(), Some(Task::Look(..))));
-    writer.looked(Lane::Tables, Some(false));
+    writer.committed(Lane::Tables, CommitOutcome::Refused);
+    assert!(matches!(writer.next_task(), Some(Task::LookUp(..))));
+    writer.looked_up(Lane::Tables, Some(false));
     for ticket in 1..3 {
         assert!(matches!(writer.next_task(), Some(Task::Commit(..))));
         assert_eq!(writer.take_ended(), []);
-        writer.committed(Lane::Tables, Attempt::Durable);
+        writer.committed(Lane::Tables, CommitOutcome::Durable);
         assert_eq!(writer.take_ended(), vec![(ticket, Ok(()))]);
     }
     assert!(writer.next_task().is_none());
@@ -62,23 +62,23 @@ fn a_barrier_stays_behind_the_writes_of_a_batch_that_is_split() {
 
 #[test]
 fn of_a_change_without_a_trace_nobody_is_told_that_it_did_not_happen() {
-    for last in [Attempt::Fenced, Attempt::Refused] {
+    for last in [CommitOutcome::Fenced, CommitOutcome::Refused] {
         let mut writer = Writer::new(10, 1_000_000);
         let flags = Arc::new(AccountFlags::default());
         gather(&mut writer, change(1), &flags, 1);
-        for attempt in [Attempt::Unknown, last] {
+        for attempt in [CommitOutcome::Unknown, last] {
             assert!(matches!(writer.next_task(), Some(Task::Commit(..))));
             writer.committed(Lane::Tables, attempt);
-            assert!(matches!(writer.next_task(), Some(Task::Look(..))));
-            writer.looked(Lane::Tables, Some(false));
-            if attempt == Attempt::Unknown {
+            assert!(matches!(writer.next_task(), Some(Task::LookUp(..))));
+            writer.looked_up(Lane::Tables, Some(false));
+            if attempt == CommitOutcome::Unknown {
                 assert!(matches!(writer.next_task(), Some(Task::Pause(..))));
                 writer.paused(Lane::Tables);
             }
         }
         assert_eq!(writer.take_ended(), vec![(1, Err(WriteError::Lost))]);
         let state = match last {
-            Attempt::Fenced => WriterState::Fenced,
+            CommitOutcome::Fenced => WriterState::Fenced,
             _ => WriterState::Serving,
         };
         assert_eq!(writer.state(), state);
@@ -121,20 +121,20 @@ fn a_checkpoint_that_takes_too_long_is_tried_with_less() {
         };
         assert_eq!((checkpoint.first, checkpoint.last), (1, last));
         assert_eq!(checkpoint.batch().usage.len(), usize::try_from(last).unwrap());
-        writer.checkpointed(Err(Attempt::Unknown));
+        writer.checkpointed(Err(CommitOutcome::Unknown));
         assert!(
-            matches!(writer.next_task(), Some(Task::LookCheckpointed(looked)) if looked == last)
+            matches!(writer.next_task(), Some(Task::LookUpCheckpoint(looked)) if looked == last)
         );
-        writer.looked_for_checkpoint(Some(None));
+        writer.looked_up_checkpoint(CheckpointOutcome::NotDone);
         assert!(matches!(writer.next_task(), Some(Task::Pause(Lane::Tables, _))));
         writer.paused(Lane::Tables);
     }
     // Found checkpointed after all, and what it was refused is known.
     let Some(Task::Checkpoint(_)) = writer.next_task() else { panic!("no checkpoint") };
-    writer.checkpointed(Err(Attempt::Unknown));
-    assert!(matches!(writer.next_task(), Some(Task::LookCheckpointed(1))));
+    writer.checkpointed(Err(CommitOutcome::Unknown));
+    assert!(matches!(writer.next_task(), Some(Task::LookUpCheckpoint(1))));
     assert_eq!(writer.state(), WriterState::Unavailable);
-    writer.looked_for_checkpoint(Some(Some(vec![AccountId(1)])));
+    writer.looked_up_checkpoint(CheckpointOutcome::Done { refused: vec![AccountId(1)] });
     assert!(flags.is_poisoned());
     assert_eq!(writer.backlog(), 7);
     // The database has answered, and perhaps nothing else is ever asked of it until calls come in.
@@ -167,9 +167,9 @@ fn a_checkpoint_that_is_found_too_late_makes_the_next_ones_smaller() {
     more(&mut writer, 8);
     assert_eq!(checkpoint_of(writer.next_task()), 8);
     more(&mut writer, 40);
-    writer.checkpointed(Err(Attempt::Unknown));
-    assert!(matches!(writer.next_task(), Some(Task::LookCheckpointed(8))));
-    writer.looked_for_checkpoint(Some(Some(Vec::new())));
+    writer.checkpointed(Err(CommitOutcome::Unknown));
+    assert!(matches!(writer.next_task(), Some(Task::LookUpCheckpoint(8))));
+    writer.looked_up_checkpoint(CheckpointOutcome::Done { refused: Vec::new() });
     for checkpointed in [4, 8, 16] {
         assert_eq!(checkpoint_of(writer.next_task()), checkpointed);
         writer.checkpointed(Ok(Vec::new()));
@@ -179,8 +179,8 @@ fn a_checkpoint_that_is_found_too_late_makes_the_next_ones_smaller() {
 /// Gathers a write of the account, and makes it durable in the journal.
 fn journal(writer: &mut Writer<u8>, account: i64, flags: &Arc<AccountFlags>) {
     gather(writer, usage(account), flags, 0);
-    assert!(matches!(writer.next_task(), Some(Task::Commit(_, Place::Journal(_)))));
-    writer.committed(Lane::Journal, Attempt::Durable);
+    assert!(matches!(writer.next_task(), Some(Task::Commit(_, Target::Journal(_)))));
+    writer.committed(Lane::Journal, CommitOutcome::Durable);
 }
 
 fn checkpoint_of(task: Option<Task>) -> usize {
@@ -195,9 +195,9 @@ fn what_is_overdue_is_checkpointed_whatever_comes() {
     journal(&mut writer, 1, &flags);
     writer.overdue();
     gather(&mut writer, usage(1), &flags, 0);
-    assert!(matches!(writer.next_task(), Some(Task::Commit(_, Place::Journal(2)))));
+    assert!(matches!(writer.next_task(), Some(Task::Commit(_, Target::Journal(2)))));
     assert_eq!(checkpoint_of(writer.next_task()), 1);
-    writer.committed(Lane::Journal, Attempt::Durable);
+    writer.committed(Lane::Journal, CommitOutcome::Durable);
     writer.checkpointed(Ok(Vec::new()));
     assert!(writer.next_task().is_none(), "it is not overdue any more");
 }
@@ -213,8 +213,8 @@ fn what_is_written_into_the_tables_waits_for_no_more_than_was_before_it() {
     gather(&mut writer, change(3), &flags[2], 0);
     (0..4).for_each(|_| journal(&mut writer, 1, &flags[0]));
     writer.checkpointed(Ok(Vec::new()));
-    assert!(matches!(writer.next_task(), Some(Task::Commit(_, Place::Tables))));
-    writer.committed(Lane::Tables, Attempt::Durable);
+    assert!(matches!(writer.next_task(), Some(Task::Commit(_, Target::Tables))));
+    writer.committed(Lane::Tables, CommitOutcome::Durable);
     assert_eq!(checkpoint_of(writer.next_task()), 4);
 }
 
@@ -233,14 +233,14 @@ fn a_checkpoint_is_urgent_where_something_waits_for_it_or_more_than_as_much_agai
     writer.checkpointed(Ok(Vec::new()));
     assert!(is_urgent(writer.next_task()));
     writer.checkpointed(Ok(Vec::new()));
-    assert!(matches!(writer.next_task(), Some(Task::Commit(_, Place::Tables))));
+    assert!(matches!(writer.next_task(), Some(Task::Commit(_, Target::Tables))));
     // While the tables are busy, more than twice as much comes as is checkpointed at once.
     (0..700).for_each(|_| {
         gather(&mut writer, usage(1), &flags[0], 0);
-        assert!(matches!(writer.next_task(), Some(Task::Commit(_, Place::Journal(_)))));
-        writer.committed(Lane::Journal, Attempt::Durable);
+        assert!(matches!(writer.next_task(), Some(Task::Commit(_, Target::Journal(_)))));
+        writer.committed(Lane::Journal, CommitOutcome::Durable);
     });
-    writer.committed(Lane::Tables, Attempt::Durable);
+    writer.committed(Lane::Tables, CommitOutcome::Durable);
     let mut urgent = Vec::new();
     while let Some(task) = writer.next_task() {
         urgent.push(is_urgent(Some(task)));

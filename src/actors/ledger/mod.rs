@@ -22,7 +22,9 @@ use crate::metrics::Histogram;
 use crate::store::Store;
 use crate::store::journal::report_refused;
 use crate::store::outbox::Outbox;
-use domain::writer::{Attempt, Checkpoint, Lane, Pending, Place, Task, Writer};
+use domain::writer::{
+    Checkpoint, CheckpointOutcome, CommitOutcome, Lane, Pending, Target, Task, Writer,
+};
 use domain::{AccountFlags, AccountId, Lease, Write};
 
 pub use domain::writer::{WriteError, WriterState};
@@ -305,14 +307,21 @@ impl LedgerHandle {
     }
 }
 
+/// One flag for each lane.
+#[derive(Default)]
+struct Busy {
+    journal: bool,
+    tables: bool,
+}
+
 /// The actor.
 pub struct LedgerWriter {
     machine: Writer<Ticket>,
     inbox: Arc<Inbox>,
     hands: Arc<Hands>,
     gauge: Arc<Gauge>,
-    /// Is anything being done in the journal's lane, in the tables'?
-    is_busy: (bool, bool),
+    /// Which lanes have a task in progress?
+    is_busy: Busy,
     has_journal: bool,
     /// Writes that were ever taken in.
     taken_in: u64,
@@ -382,7 +391,7 @@ impl LedgerWriter {
             inbox: Arc::clone(&inbox),
             hands,
             gauge: Arc::clone(&gauge),
-            is_busy: (false, false),
+            is_busy: Busy::default(),
             has_journal: settings.journal,
             taken_in: 0,
             checkpoints: 0,
@@ -404,7 +413,7 @@ impl LedgerWriter {
             failpoint!("writer-gathered");
             self.drive(context);
             // What comes now would wait for that; at its end it is looked for.
-            let is_busy = if self.has_journal { self.is_busy.0 } else { self.is_busy.1 };
+            let is_busy = if self.has_journal { self.is_busy.journal } else { self.is_busy.tables };
             if is_busy || self.inbox.sleep() {
                 self.rest(context);
                 return;
@@ -422,7 +431,7 @@ impl LedgerWriter {
             writer.is_resting = false;
             let is_checkpointed = writer.checkpoints != checkpoints;
             writer.restless = if is_checkpointed { 0 } else { writer.restless.saturating_add(1) };
-            if writer.taken_in == taken_in && !writer.is_busy.0 {
+            if writer.taken_in == taken_in && !writer.is_busy.journal {
                 writer.machine.rested();
                 writer.work(context);
             } else if writer.restless >= RESTLESS_MAX {
@@ -484,7 +493,7 @@ impl LedgerWriter {
         context.spawn(work.into_actor(self).map(move |outcome, writer, context| {
             match outcome {
                 Outcome::Committed(attempt) => {
-                    if attempt == Attempt::Durable {
+                    if attempt == CommitOutcome::Durable {
                         writer.gauge.batches.fetch_add(1, Ordering::Relaxed);
                     }
                     writer.machine.committed(lane, attempt);
@@ -493,9 +502,9 @@ impl LedgerWriter {
                     }
                 }
                 Outcome::Checkpointed(result) => writer.machine.checkpointed(result),
-                Outcome::Looked(found) => writer.machine.looked(lane, found),
-                Outcome::LookedForCheckpoint(found) => writer.machine.looked_for_checkpoint(found),
-                Outcome::Sealed(attempt) => writer.machine.sealed(lane, attempt),
+                Outcome::Looked(found) => writer.machine.looked_up(lane, found),
+                Outcome::LookedForCheckpoint(found) => writer.machine.looked_up_checkpoint(found),
+                Outcome::Sealed(attempt) => writer.machine.flushed(lane, attempt),
                 Outcome::Paused => writer.machine.paused(lane),
             }
             *writer.is_busy_in(lane) = false;
@@ -505,8 +514,8 @@ impl LedgerWriter {
 
     fn is_busy_in(&mut self, lane: Lane) -> &mut bool {
         match lane {
-            Lane::Journal => &mut self.is_busy.0,
-            Lane::Tables => &mut self.is_busy.1,
+            Lane::Journal => &mut self.is_busy.journal,
+            Lane::Tables => &mut self.is_busy.tables,
         }
     }
 }
@@ -543,11 +552,11 @@ impl Handler<Fence> for LedgerWriter {
 }
 
 enum Outcome {
-    Committed(Attempt),
-    Checkpointed(Result<Vec<AccountId>, Attempt>),
+    Committed(CommitOutcome),
+    Checkpointed(Result<Vec<AccountId>, CommitOutcome>),
     Looked(Option<bool>),
-    LookedForCheckpoint(Option<Option<Vec<AccountId>>>),
-    Sealed(Attempt),
+    LookedForCheckpoint(CheckpointOutcome),
+    Sealed(CommitOutcome),
     Paused,
 }
 
@@ -590,24 +599,26 @@ impl Hands {
             Task::Commit(batch, place) => {
                 let begun = Instant::now();
                 let attempt = match place {
-                    Place::Tables => {
+                    Target::Tables => {
                         self.attempt(lane, self.store.commit(&batch, self.lease)).await
                     }
-                    Place::Journal(number) => {
+                    Target::Journal(number) => {
                         self.attempt(lane, self.store.journal(number, &batch, self.lease)).await
                     }
                 };
                 let elapsed_us = begun.elapsed().as_micros();
                 let entries = batch.entries.len();
                 let of_lane = match place {
-                    Place::Tables => &self.histograms.tables,
-                    Place::Journal(_) => &self.histograms.journal,
+                    Target::Tables => &self.histograms.tables,
+                    Target::Journal(_) => &self.histograms.journal,
                 };
                 of_lane.count_duration(begun.elapsed());
                 self.histograms.entries.count(u64::try_from(entries).unwrap_or(u64::MAX));
                 tracing::debug!(entries, elapsed_us, ?place, ?attempt, "batch");
                 failpoint!("writer-committed");
-                Outcome::Committed(attempt.map_or_else(|attempt| attempt, |()| Attempt::Durable))
+                Outcome::Committed(
+                    attempt.map_or_else(|attempt| attempt, |()| CommitOutcome::Durable),
+                )
             }
             Task::Checkpoint(checkpoint) => {
                 let begun = Instant::now();
@@ -622,19 +633,23 @@ impl Hands {
                 }
                 Outcome::Checkpointed(result)
             }
-            Task::Look(batch, place) => {
+            Task::LookUp(batch, place) => {
                 let looking = self.store.is_written(&batch, place, self.lease);
                 Outcome::Looked(self.look(lane, looking).await)
             }
-            Task::LookCheckpointed(last) => {
+            Task::LookUpCheckpoint(last) => {
                 let looking = self.store.checkpointed_up_to(last, self.lease);
                 let found = self.look(lane, looking).await;
                 report_refused(found.iter().flatten().flatten());
-                Outcome::LookedForCheckpoint(found)
+                Outcome::LookedForCheckpoint(match found {
+                    None => CheckpointOutcome::Unknown,
+                    Some(None) => CheckpointOutcome::NotDone,
+                    Some(Some(refused)) => CheckpointOutcome::Done { refused },
+                })
             }
-            Task::Seal(lane) => {
+            Task::Flush(lane) => {
                 let attempt = self.attempt(lane, self.store.seal(lane, self.lease)).await;
-                Outcome::Sealed(attempt.map_or_else(|attempt| attempt, |()| Attempt::Durable))
+                Outcome::Sealed(attempt.map_or_else(|attempt| attempt, |()| CommitOutcome::Durable))
             }
             Task::Pause(_, micros) => {
                 tokio::time::sleep(Duration::from_micros(micros)).await;
@@ -695,7 +710,7 @@ impl Hands {
         &self,
         lane: Lane,
         work: impl Future<Output = Result<O, crate::store::CommitError>>,
-    ) -> Result<O, Attempt> {
+    ) -> Result<O, CommitOutcome> {
         use crate::store::CommitError;
         let attempt = match tokio::time::timeout(self.attempt_max, work).await {
             Ok(Ok(outcome)) => return Ok(outcome),
@@ -703,22 +718,22 @@ impl Hands {
                 tracing::error!(
                     "another process has taken the database over; this one stops charging"
                 );
-                Attempt::Fenced
+                CommitOutcome::Fenced
             }
             Ok(Err(CommitError::Refused(reason))) => {
                 tracing::error!(%reason, "the database refused a batch");
-                Attempt::Refused
+                CommitOutcome::Refused
             }
             Ok(Err(CommitError::Unknown(error))) => {
                 tracing::warn!(%error, "it is not known whether a batch was committed");
-                Attempt::Unknown
+                CommitOutcome::Unknown
             }
             Err(_) => {
                 tracing::warn!("a commit takes too long; it is not known whether it happened");
-                Attempt::Unknown
+                CommitOutcome::Unknown
             }
         };
-        if attempt == Attempt::Unknown {
+        if attempt == CommitOutcome::Unknown {
             // What it stands on may be broken, or still busy with what is not waited for any more.
             self.store.renew_connection(lane).await;
         }
