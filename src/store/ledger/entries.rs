@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 use sea_orm::{ActiveValue::Set, ConnectionTrait, QueryResult, Statement, Value};
 use uuid::Uuid;
 
-use super::Store;
-use super::error::StoreError;
-use super::sql::is_postgres;
+use crate::store::Store;
+use crate::store::error::StoreError;
+use crate::store::sql::is_postgres;
 use domain::{AccountId, Credits, Day, EntryKind, KeyId, LedgerEntry, Link, Month, Timestamp};
 use entity::ledger_entry;
 
@@ -315,7 +315,7 @@ fn entry_of_call(row: &QueryResult) -> Result<EntryOfCall, StoreError> {
 }
 
 /// The row of an entry.
-pub(super) fn row(entry: &LedgerEntry) -> ledger_entry::ActiveModel {
+pub(in crate::store) fn row(entry: &LedgerEntry) -> ledger_entry::ActiveModel {
     ledger_entry::ActiveModel {
         account_id: Set(entry.account.0),
         seq: Set(entry.seq),
@@ -332,7 +332,7 @@ pub(super) fn row(entry: &LedgerEntry) -> ledger_entry::ActiveModel {
     }
 }
 
-pub(super) fn entry(row: &ledger_entry::Model) -> Result<LedgerEntry, StoreError> {
+pub(in crate::store) fn entry(row: &ledger_entry::Model) -> Result<LedgerEntry, StoreError> {
     let kind = EntryKind::from_code(row.kind).ok_or_else(|| {
         StoreError::Corrupt(format!("entry {}/{} has an unknown kind", row.account_id, row.seq))
     })?;
