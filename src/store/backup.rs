@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 
 use sea_orm::{ConnectionTrait as _, Statement};
 
+use super::ledger::journal::Journal;
 use super::options::sqlite_file;
 use super::sql::text_cell;
-use super::{Journal, Store, StoreError};
+use super::{Store, StoreError};
 
 /// Refuses where there is no SQLite database, which would be made when it is opened.
 ///
@@ -39,7 +40,7 @@ impl Store {
     }
 
     async fn copy_into(&self, folder: &Path) -> Result<[PathBuf; 2], StoreError> {
-        let Journal::Log(log) = &self.journal else {
+        let Journal::File(log) = &self.journal else {
             return Err(StoreError::Unsafe(
                 "PostgreSQL is backed up with its own tools: pg_dump, or a base backup with its log".into(),
             ));
@@ -81,5 +82,27 @@ impl Store {
         };
         kept().map_err(refused)?;
         Ok(copies)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Handle;
+
+    use super::*;
+    use crate::config::DatabaseSettings;
+
+    #[tokio::test]
+    async fn a_backup_spares_what_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}?mode=rwc", folder.path().join("x.db").display());
+        let settings = DatabaseSettings::default();
+        let store = Store::open(&settings, &url, Handle::current()).await.unwrap();
+        let copy = folder.path().join("copy");
+        let copies = store.back_up(&copy).await.unwrap();
+        assert_eq!(copies, [copy.join("x.journal.log"), copy.join("x.db")]);
+        let again = store.back_up(&copy).await.unwrap_err().to_string();
+        assert!(again.contains("x.journal.log is there already"), "{again}");
+        store.close().await;
     }
 }

@@ -19,8 +19,8 @@ use sea_orm::{
 use tokio::runtime::Handle;
 
 use domain::writer::Lane;
-use journal_log::JournalLog;
-use lane::LaneConnection;
+use ledger::connection::LaneConnection;
+use ledger::journal::Journal;
 use sql::is_postgres;
 
 pub mod accounts;
@@ -29,21 +29,15 @@ pub mod api_keys;
 pub mod audit;
 pub mod audit_log;
 pub mod backup;
-pub mod batch;
 pub mod email_tokens;
 mod error;
-pub mod holds;
-pub mod journal;
-mod journal_log;
-mod lane;
-pub mod lease;
 pub mod ledger;
 pub mod monitoring;
 mod open;
 mod options;
 pub mod outbox;
 pub mod payments;
-pub mod rollups;
+mod row;
 pub mod sessions;
 mod sql;
 pub mod two_factor;
@@ -52,6 +46,7 @@ pub mod users;
 pub mod webhooks;
 
 pub use error::{CommitError, StoreError};
+pub use ledger::{journal, lease, rollups};
 
 /// How long anyone waits for the database but the ledger writer, which has a limit of its own.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -71,15 +66,6 @@ pub struct Store {
     unfolded: Arc<rollups::Unfolded>,
 }
 
-/// Where batches are journaled.
-#[derive(Clone, Debug)]
-enum Journal {
-    /// For SQLite: in a file of our own beside the database.
-    Log(Arc<JournalLog>),
-    /// For PostgreSQL: in a table of the database.
-    Table(LaneConnection),
-}
-
 impl Store {
     /// Where the database's work is done, and what nobody waits for.
     #[must_use]
@@ -89,10 +75,9 @@ impl Store {
 
     /// The connection of a lane; SQLite's journal has none.
     fn lane(&self, lane: Lane) -> Option<&LaneConnection> {
-        match (lane, &self.journal) {
-            (Lane::Tables, _) => Some(&self.tables),
-            (Lane::Journal, Journal::Table(connection)) => Some(connection),
-            (Lane::Journal, Journal::Log(_)) => None,
+        match lane {
+            Lane::Tables => Some(&self.tables),
+            Lane::Journal => self.journal.connection(),
         }
     }
 
@@ -136,10 +121,7 @@ impl Store {
     pub async fn close(&self) {
         let closed = self
             .run(|store| async move {
-                match &store.journal {
-                    Journal::Log(log) => log.close(),
-                    Journal::Table(lane) => lane.close().await?,
-                }
+                store.journal.close().await?;
                 store.tables.close().await?;
                 for connection in [&store.write, &store.read] {
                     connection.close_by_ref().await?;

@@ -10,12 +10,14 @@ use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{ConnectionTrait as _, Database, DatabaseConnection};
 use tokio::runtime::Handle;
 
+use super::Store;
 use super::error::StoreError;
-use super::journal_log::JournalLog;
-use super::lane::LaneConnection;
+use super::ledger::connection::LaneConnection;
+use super::ledger::journal::file::FileJournal;
+use super::ledger::journal::table::TableJournal;
+use super::ledger::journal::{self, Journal};
 use super::options::{folder_of, is_synced, options, sqlite_file};
 use super::sql::text_cell;
-use super::{Journal, Store, journal};
 use crate::config::DatabaseSettings;
 use crate::failpoint;
 
@@ -101,7 +103,7 @@ impl Store {
         if had_journal {
             journal::assert_there(&write, url).await?;
         }
-        let journal = Journal::Log(Arc::new(JournalLog::open(&journal::sqlite_file(url))?));
+        let journal = Journal::File(Arc::new(FileJournal::open(&journal::sqlite_file(url))?));
         drop(folder);
         let read = connect(file, settings.connections_max.get(), READ_CACHE).await?;
         let tables = LaneConnection::of_sqlite(write.clone(), read.clone());
@@ -133,7 +135,8 @@ impl Store {
         migrating.close().await?;
         migrated?;
         let tables = LaneConnection::of_postgres(url, "ledger").await?;
-        let journal = Journal::Table(LaneConnection::of_postgres(url, "journal").await?);
+        let journal = LaneConnection::of_postgres(url, "journal").await?;
+        let journal = Journal::Table(TableJournal::new(journal));
         let outbox = Arc::default();
         let unfolded = Arc::default();
         Ok(Store { runtime, read: write.clone(), write, tables, journal, outbox, unfolded })

@@ -2,9 +2,9 @@
 
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, Statement, Value};
 
-use super::Store;
-use super::error::{CommitError, StoreError};
-use super::sql::{Sql, column, is_postgres, json, statement};
+use crate::store::Store;
+use crate::store::error::{CommitError, StoreError};
+use crate::store::sql::{Sql, column, is_postgres, json, statement};
 use domain::{AccountId, Batch, ChargeId, Hold, HoldChange, HoldEnd, Timestamp};
 use entity::{hold, hold_end};
 

@@ -17,8 +17,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 use uuid::Uuid;
 
-use super::error::{CommitError, StoreError};
-use super::options::options;
+use crate::store::error::{CommitError, StoreError};
+use crate::store::options::options;
 
 /// A connection that was not used for so long may be cut off by now: the pool is to ask it.
 const UNUSED_MAX: Duration = Duration::from_mins(1);
@@ -27,7 +27,7 @@ const KEPT_MAX: Duration = Duration::from_mins(20);
 
 /// See the module.
 #[derive(Clone, Debug)]
-pub(super) struct LaneConnection {
+pub(in crate::store) struct LaneConnection {
     /// Another one after it was broken.
     session: Arc<RwLock<Session>>,
     /// For SQLite: where to look, since the connection that wrote could see what it has not committed.
@@ -83,7 +83,7 @@ impl Drop for Kept {
 impl Kept {
     async fn of(pool: &DatabaseConnection) -> Result<Self, sqlx::Error> {
         #[cfg(test)]
-        if !super::sql::is_postgres(pool) {
+        if !crate::store::sql::is_postgres(pool) {
             let connection = pool.get_sqlite_connection_pool().acquire().await?;
             return Ok(Kept::new(AnyConnection::Sqlite(connection)));
         }
@@ -118,7 +118,7 @@ impl Kept {
 }
 
 /// A pool with its connection in it: none is kept out of it as long as this lives.
-pub(super) struct Lent {
+pub(in crate::store) struct Lent {
     pool: DatabaseConnection,
     _kept: Option<OwnedMutexGuard<Option<Kept>>>,
 }
@@ -132,13 +132,16 @@ impl Deref for Lent {
 }
 
 impl LaneConnection {
-    pub(super) fn of_sqlite(writing: DatabaseConnection, reading: DatabaseConnection) -> Self {
+    pub(in crate::store) fn of_sqlite(
+        writing: DatabaseConnection,
+        reading: DatabaseConnection,
+    ) -> Self {
         let session = Arc::new(RwLock::new(Session::new(writing)));
         LaneConnection { session, reading: Some(reading), renewal: None }
     }
 
     /// Opened by the ledger writer's first use, on the thread that then drives it: for the journal the writer's own.
-    pub(super) async fn of_postgres(url: &str, name: &str) -> Result<Self, StoreError> {
+    pub(in crate::store) async fn of_postgres(url: &str, name: &str) -> Result<Self, StoreError> {
         let mut renewal = options(url, 1);
         let name = format!("polysystems {name} {}", Uuid::new_v4().simple());
         renewal.min_connections(0).connect_lazy(true).set_application_name(name);
@@ -156,7 +159,7 @@ impl LaneConnection {
     ///
     /// # Errors
     /// [`CommitError`]
-    pub(super) async fn execute<const N: usize>(
+    pub(in crate::store) async fn execute<const N: usize>(
         &self,
         sql: &'static str,
         values: [Value; N],
@@ -175,7 +178,7 @@ impl LaneConnection {
     }
 
     /// The connection, for anything else.
-    pub(super) async fn lent(&self) -> Lent {
+    pub(in crate::store) async fn lent(&self) -> Lent {
         let session = self.session();
         let mut kept = session.kept.lock_owned().await;
         *kept = None;
@@ -183,12 +186,12 @@ impl LaneConnection {
     }
 
     /// The pool, where nothing is ever kept out of it: in the lane of the tables.
-    pub(super) fn pool(&self) -> DatabaseConnection {
+    pub(in crate::store) fn pool(&self) -> DatabaseConnection {
         self.session().pool
     }
 
     /// Where to look for what is committed.
-    pub(super) async fn committed(&self) -> Lent {
+    pub(in crate::store) async fn committed(&self) -> Lent {
         match self.reading.clone() {
             Some(pool) => Lent { pool, _kept: None },
             None => self.lent().await,
@@ -196,12 +199,12 @@ impl LaneConnection {
     }
 
     /// How another one is opened, where that can help.
-    pub(super) fn renewal(&self) -> Option<ConnectOptions> {
+    pub(in crate::store) fn renewal(&self) -> Option<ConnectOptions> {
         self.renewal.as_deref().cloned()
     }
 
     /// Puts another pool in its place, and lends it before anyone else has it. Gives what closes the last one.
-    pub(super) async fn replace(
+    pub(in crate::store) async fn replace(
         &self,
         pool: DatabaseConnection,
     ) -> (impl Future<Output = Result<(), DbErr>> + use<>, Lent) {
@@ -216,7 +219,7 @@ impl LaneConnection {
     ///
     /// # Errors
     /// Those of the database.
-    pub(super) async fn close(&self) -> Result<(), DbErr> {
+    pub(in crate::store) async fn close(&self) -> Result<(), DbErr> {
         self.session().close().await?;
         match &self.reading {
             Some(reading) => reading.close_by_ref().await,

@@ -9,9 +9,10 @@
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, Statement};
 use uuid::Uuid;
 
-pub(super) use super::sql::begin_write;
-use super::sql::is_postgres;
-use super::{Store, StoreError};
+use crate::store::Store;
+use crate::store::error::StoreError;
+pub(in crate::store) use crate::store::sql::begin_write;
+use crate::store::sql::is_postgres;
 use domain::Lease;
 
 const LEASE_LOCK: i64 = 0x706f_6c79_0002;

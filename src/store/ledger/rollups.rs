@@ -10,9 +10,9 @@ use sea_orm::{
 use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
 
-use super::Store;
-use super::error::{CommitError, StoreError};
-use super::sql::{PIECE, Table, begin_write, column, is_postgres};
+use crate::store::Store;
+use crate::store::error::{CommitError, StoreError};
+use crate::store::sql::{PIECE, Table, begin_write, column, is_postgres};
 use domain::rollup::{BUCKET_ENDS, BUCKETS, Rollup, RollupKey, add_usage, days_of};
 use domain::{AccountId, Credits, KeyId, MICROS_PER_DAY, UsageRecord};
 
@@ -121,7 +121,7 @@ pub struct UsageFilter {
 
 impl UsageFilter {
     /// As conditions, whose values are added.
-    pub(super) fn conditions(self, values: &mut Vec<Value>) -> String {
+    pub(in crate::store) fn conditions(self, values: &mut Vec<Value>) -> String {
         let UsageFilter { key, route, model, status, upstream } = self;
         let narrowing: [(&str, Option<Value>); 5] = [
             ("key_id", key.map(|key| key.0.into())),
@@ -178,7 +178,7 @@ fn sqlite(grain: Grain) -> Table {
     let (table, names) = (grain.table(), bucket_names());
     let before = format!("INSERT OR FAIL INTO {table} ({NAMES}{names}) SELECT * FROM");
     let after = format!("WHERE column1 IS NOT NULL {}", upsert_tail(table));
-    Table::new(before.leak(), after.leak())
+    Table::new(before, after)
 }
 
 static SQLITE_HOURS: LazyLock<Table> = LazyLock::new(|| sqlite(Grain::Hour));
@@ -222,7 +222,7 @@ const BEYOND_MARK: &str = "number > $1 AND number <= 9223372036854775807";
 /// whose mark moves in the transaction that brings them in, and it is looked up there where this is not known or does
 /// not agree.
 #[derive(Debug, Default)]
-pub(super) struct Unfolded(Mutex<Option<Sums>>);
+pub(in crate::store) struct Unfolded(Mutex<Option<Sums>>);
 
 impl Unfolded {
     /// Nobody else writes usage, or brings it in, while this is held. Whoever takes it out puts it back when their
@@ -234,7 +234,7 @@ impl Unfolded {
 
 /// See [`Unfolded`].
 #[derive(Debug, Default)]
-pub(super) struct Sums {
+pub(in crate::store) struct Sums {
     calls: i64,
     cost: i64,
     latency_micros: i64,

@@ -1,0 +1,315 @@
+//! Checkpoints: what many batches in the journal say is written into the tables in one transaction, which
+//! also moves the mark. Only then are the batches deleted from the journal.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use sea_orm::{DatabaseConnection, DatabaseTransaction, QueryResult};
+
+use super::format::{decoded, encode};
+use super::position::{Position, mark, move_mark};
+use super::{Batches, PAGE};
+use crate::store::error::{CommitError, StoreError};
+use crate::store::ledger::commit::commit;
+use crate::store::ledger::lease::is_held;
+use crate::store::ledger::rows::write_rows;
+use crate::store::ledger::{holds, rollups};
+use crate::store::sql::{begin_write, execute, is_postgres, query};
+use crate::store::{Store, outbox};
+use domain::writer::{Checkpoint, Lane};
+use domain::{AccountId, Batch, Lease};
+
+/// Of what an earlier process left, pages are checkpointed together until they have so many rows.
+const LEFT_AT_ONCE: usize = if cfg!(test) { 100 } else { 16_384 };
+/// How long a checkpoint that nothing waits for leaves the processors to others between two statements.
+/// Otherwise calls would wait for a processor longer than for the disk.
+const PIECE_PAUSE: Duration = Duration::from_millis(1);
+
+impl Store {
+    /// Checkpoints batches of the journal into the tables. Accounts whose entries the tables refuse are answered; what they
+    /// refused is kept apart.
+    pub async fn checkpoint(
+        &self,
+        checkpoint: &Checkpoint,
+        lease: Lease,
+    ) -> Result<Vec<AccountId>, CommitError> {
+        let last = (lease.epoch, checkpoint.last);
+        let pause = if checkpoint.is_urgent { Duration::ZERO } else { PIECE_PAUSE };
+        self.checkpoint_on(&self.tables.pool(), last, &checkpoint.batch(), pause, lease).await
+    }
+
+    /// Deletes from the journal what is checkpointed: batches of this process with numbers in this range. Says whether it
+    /// did. What cannot be deleted now is below the mark, and can be deleted later.
+    pub async fn forget_checkpointed(&self, numbers: RangeInclusive<i64>, lease: Lease) -> bool {
+        let tables = self.tables.pool();
+        is_deleted(&self.journal.delete(&tables, numbers, lease).await)
+    }
+
+    /// How many batches are deleted at once.
+    #[must_use]
+    pub fn forget_max(&self) -> i64 {
+        self.journal.delete_max()
+    }
+
+    /// Which accounts' entries have the tables refused, if the journal of this process is checkpointed up to this number?
+    /// Asked after a checkpoint of unknown outcome.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the database still does not answer.
+    pub async fn checkpointed_up_to(
+        &self,
+        last: i64,
+        lease: Lease,
+    ) -> Result<Option<Vec<AccountId>>, StoreError> {
+        self.wait_for_other_sessions(Lane::Tables).await?;
+        let lent = self.tables.committed().await;
+        let tables: &DatabaseConnection = &lent;
+        if mark(tables).await? < (lease.epoch, last) {
+            return Ok(None);
+        }
+        let sql = "SELECT account_id FROM journal_refused WHERE epoch = $1 AND number = $2";
+        let rows = query(tables, sql, [lease.epoch.into(), last.into()]).await?;
+        let account = |row: &QueryResult| Ok(AccountId(row.try_get_by_index(0)?));
+        rows.iter().map(account).collect::<Result<_, StoreError>>().map(Some)
+    }
+
+    /// Checkpoints what earlier processes left. Whoever holds the lease calls it before anything else.
+    pub(in crate::store::ledger) async fn checkpoint_left(
+        &self,
+        lease: Lease,
+    ) -> Result<(), StoreError> {
+        failpoint!("checkpoint-left");
+        self.checkpoint_refused(lease).await?;
+        let journal = self.journaled_batches()?;
+        let mut after = mark(&self.write).await?;
+        loop {
+            let mut rows: Batches = Vec::new();
+            let mut count: usize = 0;
+            while count < LEFT_AT_ONCE {
+                let page = journal.after(rows.last().map_or(after, |(at, _)| *at)).await?;
+                let is_last = page.len() < PAGE;
+                count =
+                    page.iter().map(|(_, batch)| batch.rows()).fold(count, usize::saturating_add);
+                rows.extend(page);
+                if is_last {
+                    break;
+                }
+            }
+            let Some((first, _)) = rows.first() else { break };
+            // A batch's holds are of the epoch in which it was written.
+            let of_epoch: Vec<&(Position, Batch)> =
+                rows.iter().take_while(|(at, _)| at.0 == first.0).collect();
+            let last = of_epoch.last().map_or(*first, |(at, _)| *at);
+            let batch = Batch::checkpointed(of_epoch.iter().map(|(_, batch)| batch));
+            let pause = Duration::ZERO;
+            report_refused(
+                self.checkpoint_on(&self.write, last, &batch, pause, lease).await?.iter(),
+            );
+            after = last;
+        }
+        is_deleted(&self.journal.delete_up_to(&self.write, after, lease).await);
+        Ok(())
+    }
+
+    /// How many writes of each account, on average, a checkpoint is put off for. Each account in it costs SQLite pages of its own;
+    /// PostgreSQL takes several times as long for a row, and whatever waits for the checkpoint would wait for too long.
+    #[must_use]
+    pub fn account_writes(&self) -> usize {
+        if is_postgres(&self.write) { 0 } else { 8 }
+    }
+
+    /// How long to wait for more writes before the next commit into the journal, where several come. About as long as the
+    /// commit takes on SQLite; on PostgreSQL commits take long enough by themselves.
+    #[must_use]
+    pub fn gather_pause(&self) -> Duration {
+        if is_postgres(&self.write) { Duration::ZERO } else { Duration::from_micros(100) }
+    }
+
+    async fn checkpoint_on(
+        &self,
+        connection: &DatabaseConnection,
+        last: Position,
+        batch: &Batch,
+        pause: Duration,
+        lease: Lease,
+    ) -> Result<Vec<AccountId>, CommitError> {
+        match self.checkpoint_all(connection, last, batch, &[], pause, lease).await {
+            Ok(()) => Ok(Vec::new()),
+            Err(CommitError::Refused(reason)) => {
+                tracing::warn!(
+                    reason,
+                    "the tables refuse a checkpoint; trying each account by itself"
+                );
+                let accounts: Vec<AccountId> = batch.account_ids().into_iter().collect();
+                let mut refused = Vec::new();
+                let mut parts: Vec<&[AccountId]> = vec![&accounts];
+                while let Some(part) = parts.pop() {
+                    // The whole is known to be refused. Halves: nearly all of them are taken.
+                    let is_whole = part.len() == accounts.len() && part.len() > 1;
+                    if !is_whole
+                        && !is_refused(
+                            connection,
+                            last.0,
+                            &batch.part_of(&part.iter().copied().collect()),
+                            lease,
+                        )
+                        .await?
+                    {
+                        continue;
+                    }
+                    match part {
+                        [account] => refused.push(*account),
+                        _ => parts.extend(<[_; 2]>::from(part.split_at(part.len() / 2))),
+                    }
+                }
+                self.checkpoint_all(connection, last, batch, &refused, pause, lease).await?;
+                Ok(refused)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes all but what is refused into the tables, keeps that apart, and moves the mark.
+    async fn checkpoint_all(
+        &self,
+        connection: &DatabaseConnection,
+        last: Position,
+        batch: &Batch,
+        refused: &[AccountId],
+        pause: Duration,
+        lease: Lease,
+    ) -> Result<(), CommitError> {
+        failpoint!("checkpoint-before-begin");
+        let (epoch, number) = last;
+        let mut unfolded = self.unfolded.hold().await;
+        let before = unfolded.take();
+        let transaction = begin(connection, batch, lease).await?;
+        let taken = if refused.is_empty() {
+            Cow::Borrowed(batch)
+        } else {
+            let mut taken = batch.account_ids();
+            taken.retain(|account| !refused.contains(account));
+            Cow::Owned(batch.part_of(&taken))
+        };
+        write(&transaction, epoch, &taken, pause).await?;
+        let is_told = outbox::write_batch(&self.outbox, &transaction, &taken).await?;
+        for account in refused {
+            let sql = "INSERT INTO journal_refused (epoch, number, account_id, writes)
+                VALUES ($1, $2, $3, $4)";
+            let writes = encode(&batch.part_of(&BTreeSet::from([*account])))?;
+            let values = [epoch.into(), number.into(), account.0.into(), writes.into()];
+            execute(&transaction, sql, values).await?;
+        }
+        failpoint!("checkpoint-rows-written");
+        if !move_mark(&transaction, last).await? {
+            // Someone else has checkpointed them; what would be written now would be written twice.
+            return Err(CommitError::Fenced);
+        }
+        failpoint!("checkpoint-marked");
+        let after = rollups::take_in(&transaction, before, &taken.usage).await?;
+        commit(transaction).await?;
+        *unfolded = Some(after);
+        failpoint!("checkpoint-committed");
+        self.outbox.ring(is_told);
+        Ok(())
+    }
+
+    /// Tries again what was refused before: a person may have mended what stood in its way.
+    async fn checkpoint_refused(&self, lease: Lease) -> Result<(), StoreError> {
+        let mut after = (i64::MIN, 0, 0);
+        loop {
+            let sql = "SELECT epoch, number, account_id, writes FROM journal_refused
+                WHERE (epoch, number, account_id) > ($1, $2, $3)
+                ORDER BY epoch, number, account_id LIMIT 1";
+            let values = [after.0.into(), after.1.into(), after.2.into()];
+            let rows = query(&self.write, sql, values).await?;
+            let Some(row) = rows.first() else { return Ok(()) };
+            after = (row.try_get_by_index(0)?, row.try_get_by_index(1)?, row.try_get_by_index(2)?);
+            let (epoch, number, account) = after;
+            let batch = decoded((epoch, number), &row.try_get_by_index::<Vec<u8>>(3)?)?;
+            let checkpointed = async {
+                // What it comes to is looked up afterwards.
+                self.unfolded.hold().await.take();
+                let transaction = begin(&self.write, &batch, lease).await?;
+                write(&transaction, epoch, &batch, Duration::ZERO).await?;
+                outbox::write_batch(&self.outbox, &transaction, &batch).await?;
+                let sql = "DELETE FROM journal_refused
+                    WHERE epoch = $1 AND number = $2 AND account_id = $3";
+                let values = [epoch.into(), number.into(), account.into()];
+                execute(&transaction, sql, values).await?;
+                commit(transaction).await
+            };
+            match checkpointed.await {
+                Ok(()) | Err(CommitError::Refused(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Tells whoever watches which accounts' entries the tables have refused.
+pub fn report_refused<'a>(accounts: impl Iterator<Item = &'a AccountId>) {
+    for account in accounts {
+        tracing::error!(
+            alert = "account_quarantined", %account,
+            "the tables refuse entries of the journal; `polysystems verify` tells more"
+        );
+    }
+}
+
+/// Writes what calls leave, where `epoch` is that of who journaled it.
+async fn write(
+    transaction: &DatabaseTransaction,
+    epoch: i64,
+    batch: &Batch,
+    pause: Duration,
+) -> Result<(), CommitError> {
+    if !(batch.entries.is_empty() && batch.spends.is_empty() && batch.usage.is_empty()) {
+        write_rows(transaction, batch, pause).await?;
+    }
+    if !batch.holds.is_empty() {
+        holds::write(transaction, batch, epoch).await?;
+    }
+    Ok(())
+}
+
+async fn begin(
+    connection: &DatabaseConnection,
+    batch: &Batch,
+    lease: Lease,
+) -> Result<DatabaseTransaction, CommitError> {
+    let transaction = begin_write(connection).await.map_err(CommitError::Unknown)?;
+    if is_held(&transaction, lease, &batch.shards()).await? {
+        Ok(transaction)
+    } else {
+        Err(CommitError::Fenced)
+    }
+}
+
+/// Do the tables refuse this? Writes nothing.
+async fn is_refused(
+    connection: &DatabaseConnection,
+    epoch: i64,
+    batch: &Batch,
+    lease: Lease,
+) -> Result<bool, CommitError> {
+    let transaction = begin(connection, batch, lease).await?;
+    let written = write(&transaction, epoch, batch, Duration::ZERO).await;
+    transaction.rollback().await?;
+    match written {
+        Ok(()) => Ok(false),
+        Err(CommitError::Refused(_)) => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Was it deleted? If not, the log says why.
+fn is_deleted(deleted: &Result<(), CommitError>) -> bool {
+    if let Err(error) = deleted {
+        tracing::warn!(%error, "what is checkpointed was not deleted from the journal");
+    }
+    failpoint!("checkpoint-deleted");
+    deleted.is_ok()
+}

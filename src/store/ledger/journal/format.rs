@@ -1,0 +1,357 @@
+//! How a batch is written in the journal.
+//!
+//! A byte for the format, then the batch in [postcard](https://postcard.jamesmunns.com/wire-format):
+//! entries, counters of keys, usage records and changes of holds, each as a list of tuples. The order
+//! and the types of the fields below are the format; a change of either needs another [`FORMAT`].
+//! Amounts are nano-dollars, instants microseconds since the epoch, ids 16 bytes, enums their codes.
+//!
+//! Recorded answers, changes of keys and acts of the audit log are not in the journal: batches that
+//! have them are committed to the tables.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::position::Position;
+use crate::store::error::{CommitError, StoreError};
+use domain::hold::HoldEndKind;
+use domain::{
+    AccountId, Batch, ChargeId, Credits, Day, Ending, EntryKind, Hold, HoldChange, HoldEnd, KeyId,
+    KeySpend, LedgerEntry, Link, Month, Tally, Timestamp, UsageRecord,
+};
+
+/// How the bytes of a batch begin. Formats 1 and 2 were never released.
+const FORMAT: u8 = 3;
+
+/// A value of the domain that a batch has, and how it is written.
+trait Field: Sized {
+    type Written<'b>: Serialize + Deserialize<'b>;
+
+    fn written(&self) -> Self::Written<'_>;
+    /// `None` if the value makes no sense.
+    fn read(written: Self::Written<'_>) -> Option<Self>;
+}
+
+macro_rules! plain {
+    ($($kind:ty)*) => {$(
+        impl Field for $kind {
+            type Written<'b> = $kind;
+
+            fn written(&self) -> $kind {
+                *self
+            }
+
+            fn read(written: $kind) -> Option<Self> {
+                Some(written)
+            }
+        }
+    )*};
+}
+
+/// Types that are a number or an id with a name.
+macro_rules! wrapped {
+    ($($kind:ty: $inner:ty, $written:expr, $read:expr;)*) => {$(
+        impl Field for $kind {
+            type Written<'b> = $inner;
+
+            fn written(&self) -> $inner {
+                $written(*self)
+            }
+
+            fn read(written: $inner) -> Option<Self> {
+                $read(written)
+            }
+        }
+    )*};
+}
+
+/// Records: a tuple of their fields, in this order.
+macro_rules! layout {
+    ($($record:ident { $($field:ident: $kind:ty),* $(,)? })*) => {$(
+        impl Field for $record {
+            type Written<'b> = ($(<$kind as Field>::Written<'b>,)*);
+
+            fn written(&self) -> Self::Written<'_> {
+                ($(self.$field.written(),)*)
+            }
+
+            fn read(($($field,)*): Self::Written<'_>) -> Option<Self> {
+                Some($record { $($field: Field::read($field)?,)* })
+            }
+        }
+    )*};
+}
+
+plain! { i64 u64 u16 }
+
+wrapped! {
+    AccountId: i64, |id: AccountId| id.0, |id| Some(AccountId(id));
+    Uuid: [u8; 16], Uuid::into_bytes, |id| Some(Uuid::from_bytes(id));
+    ChargeId: [u8; 16], |id: ChargeId| id.0.into_bytes(), |id| Some(ChargeId(Uuid::from_bytes(id)));
+    KeyId: [u8; 16], |id: KeyId| id.0.into_bytes(), |id| Some(KeyId(Uuid::from_bytes(id)));
+    Credits: i64, Credits::nanos, |nanos| Some(Credits::from_nanos(nanos));
+    Timestamp: i64, Timestamp::micros, |micros| Some(Timestamp::from_micros(micros));
+    Day: i32, |day: Day| day.0, |day| Some(Day(day));
+    Month: i32, |month: Month| month.0, |month| Some(Month(month));
+    Link: [u8; 32], |link: Link| link.0, |link| Some(Link(link));
+    EntryKind: i16, EntryKind::code, EntryKind::from_code;
+    HoldEndKind: i16, HoldEndKind::code, HoldEndKind::from_code;
+    Ending: i16, Ending::code, Ending::from_code;
+    Tally: i16, Tally::code, Tally::from_code;
+}
+
+impl<F: Field> Field for Option<F> {
+    type Written<'b> = Option<F::Written<'b>>;
+
+    fn written(&self) -> Self::Written<'_> {
+        self.as_ref().map(F::written)
+    }
+
+    fn read(written: Self::Written<'_>) -> Option<Self> {
+        match written {
+            Some(written) => F::read(written).map(Some),
+            None => Some(None),
+        }
+    }
+}
+
+impl Field for Arc<str> {
+    type Written<'b> = &'b str;
+
+    fn written(&self) -> &str {
+        self
+    }
+
+    fn read(written: &str) -> Option<Self> {
+        Some(written.into())
+    }
+}
+
+layout! {
+    LedgerEntry {
+        account: AccountId,
+        seq: i64,
+        epoch: i64,
+        kind: EntryKind,
+        amount: Credits,
+        balance_after: Credits,
+        reference: Uuid,
+        key: Option<KeyId>,
+        day: Day,
+        month: Month,
+        at: Timestamp,
+        link: Link,
+    }
+    KeySpend {
+        key: KeyId,
+        day: Day,
+        day_spent: Credits,
+        month: Month,
+        month_spent: Credits,
+        last_used_at: Option<Timestamp>,
+    }
+    UsageRecord {
+        id: ChargeId,
+        account: AccountId,
+        seq: Option<i64>,
+        key: KeyId,
+        method: Arc<str>,
+        route: Arc<str>,
+        upstream: Arc<str>,
+        model: Arc<str>,
+        status: u16,
+        cost: Credits,
+        prompt_tokens: u64,
+        completion_tokens: u64,
+        ending: Ending,
+        tally: Tally,
+        started_at: Timestamp,
+        latency_micros: i64,
+    }
+    Hold {
+        id: ChargeId,
+        account: AccountId,
+        key: KeyId,
+        day: Day,
+        month: Month,
+        amount: Credits,
+        earned: Credits,
+        opened_at: Timestamp,
+        expires_at: Timestamp,
+    }
+    HoldEnd {
+        id: ChargeId,
+        account: AccountId,
+        kind: HoldEndKind,
+        held: Credits,
+        captured: Credits,
+        at: Timestamp,
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+enum WrittenHold<'b> {
+    #[serde(borrow)]
+    Opened(<Hold as Field>::Written<'b>),
+    Extended(<Hold as Field>::Written<'b>),
+    Ended(<HoldEnd as Field>::Written<'b>),
+}
+
+impl Field for HoldChange {
+    type Written<'b> = WrittenHold<'b>;
+
+    fn written(&self) -> WrittenHold<'_> {
+        match self {
+            HoldChange::Opened(hold) => WrittenHold::Opened(hold.written()),
+            HoldChange::Extended(hold) => WrittenHold::Extended(hold.written()),
+            HoldChange::Ended(end) => WrittenHold::Ended(end.written()),
+        }
+    }
+
+    fn read(written: WrittenHold<'_>) -> Option<Self> {
+        Some(match written {
+            WrittenHold::Opened(hold) => HoldChange::Opened(Field::read(hold)?),
+            WrittenHold::Extended(hold) => HoldChange::Extended(Field::read(hold)?),
+            WrittenHold::Ended(end) => HoldChange::Ended(Field::read(end)?),
+        })
+    }
+}
+
+type List<'b, F> = Vec<<F as Field>::Written<'b>>;
+type Written<'b> =
+    (List<'b, LedgerEntry>, List<'b, KeySpend>, List<'b, UsageRecord>, List<'b, HoldChange>);
+
+pub(super) fn encode(batch: &Batch) -> Result<Vec<u8>, CommitError> {
+    let written: Written<'_> = (
+        batch.entries.iter().map(Field::written).collect(),
+        batch.spends.values().map(Field::written).collect(),
+        batch.usage.iter().map(Field::written).collect(),
+        batch.holds.iter().map(Field::written).collect(),
+    );
+    postcard::to_extend(&written, vec![FORMAT])
+        .map_err(|error| CommitError::Refused(error.to_string()))
+}
+
+fn decode(bytes: &[u8]) -> Option<Batch> {
+    let bytes = bytes.strip_prefix(&[FORMAT])?;
+    let (entries, spends, usage, holds): Written<'_> = postcard::from_bytes(bytes).ok()?;
+    let spends = spends.into_iter().map(KeySpend::read).map(|spend| Some((spend?.key, spend?)));
+    Some(Batch {
+        entries: entries.into_iter().map(Field::read).collect::<Option<_>>()?,
+        spends: spends.collect::<Option<_>>()?,
+        usage: usage.into_iter().map(Field::read).collect::<Option<_>>()?,
+        holds: holds.into_iter().map(Field::read).collect::<Option<_>>()?,
+        ..Batch::default()
+    })
+}
+
+/// The batch that was written at this position.
+pub(super) fn decoded((epoch, number): Position, writes: &[u8]) -> Result<Batch, StoreError> {
+    decode(writes).ok_or_else(|| {
+        StoreError::Corrupt(format!(
+            "batch {number} of epoch {epoch} in the journal is not readable"
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Batch {
+        let (account, key) = (AccountId(7), KeyId(Uuid::from_u128(8)));
+        let id = ChargeId(Uuid::from_u128(9));
+        let at = Timestamp::from_micros(1_700_000_000_000_000);
+        let (day, month) = (at.day(), at.day().month());
+        let entry = LedgerEntry {
+            account,
+            seq: 3,
+            epoch: 2,
+            kind: EntryKind::Charge,
+            amount: Credits::from_nanos(-5),
+            balance_after: Credits::from_nanos(95),
+            reference: id.0,
+            key: Some(key),
+            day,
+            month,
+            at,
+            link: Link([4; 32]),
+        };
+        let spend = KeySpend {
+            key,
+            day,
+            day_spent: Credits::from_nanos(5),
+            month,
+            month_spent: Credits::from_nanos(6),
+            last_used_at: Some(at),
+        };
+        let record = UsageRecord {
+            id,
+            account,
+            seq: Some(3),
+            key,
+            method: "POST".into(),
+            route: "/v1".into(),
+            upstream: "v1".into(),
+            model: "m".into(),
+            status: 200,
+            cost: Credits::from_nanos(5),
+            prompt_tokens: 1,
+            completion_tokens: 2,
+            ending: Ending::Completed,
+            tally: Tally::Counted,
+            started_at: at,
+            latency_micros: 10,
+        };
+        let hold = Hold {
+            id,
+            account,
+            key,
+            day,
+            month,
+            amount: Credits::from_nanos(9),
+            earned: Credits::from_nanos(1),
+            opened_at: at,
+            expires_at: at,
+        };
+        let end = HoldEnd {
+            id,
+            account,
+            kind: HoldEndKind::Captured,
+            held: Credits::from_nanos(9),
+            captured: Credits::from_nanos(5),
+            at,
+        };
+        Batch {
+            entries: vec![entry, LedgerEntry { key: None, ..entry }],
+            spends: [(key, spend)].into(),
+            usage: vec![record],
+            holds: vec![
+                HoldChange::Opened(hold),
+                HoldChange::Extended(hold),
+                HoldChange::Ended(end),
+            ],
+            ..Batch::default()
+        }
+    }
+
+    /// What a server has written, the next one reads: a change of the format needs another number.
+    #[test]
+    fn the_format_is_as_it_was() {
+        use sha2::Digest as _;
+        let batch = sample();
+        let bytes = encode(&batch).unwrap();
+        let read = decode(&bytes).unwrap();
+        assert_eq!(format!("{read:?}"), format!("{batch:?}"));
+        assert_eq!((bytes.first(), bytes.len()), (Some(&FORMAT), 0));
+        assert_eq!(format!("{:x?}", &sha2::Sha256::digest(&bytes)[..4]), "");
+    }
+
+    #[test]
+    fn what_is_of_another_format_or_cut_off_is_not_read() {
+        let bytes = encode(&sample()).unwrap();
+        assert!((0..bytes.len()).all(|length| decode(&bytes[..length]).is_none()));
+        assert!(decode(&[&[FORMAT - 1], &bytes[1..]].concat()).is_none());
+    }
+}

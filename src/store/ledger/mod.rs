@@ -1,0 +1,18 @@
+//! The ledger in the database: how the ledger writer writes it, and how its owner reads it.
+//!
+//! - A batch of decisions is one record in the journal ([`journal`]), or one transaction in the tables (`commit`).
+//! - Its rows are in `rows`, `holds` and [`rollups`].
+//! - Only the process that holds the lease ([`lease`]) writes; each write checks it (fencing).
+
+mod commit;
+pub(in crate::store) mod connection;
+mod entries;
+pub(in crate::store) mod holds;
+pub mod journal;
+pub mod lease;
+pub mod rollups;
+mod rows;
+
+pub(in crate::store) use entries::entry;
+pub use entries::{DaySum, EntriesPage, EntryFilter, EntryOfCall, StatementSums};
+pub(in crate::store) use rows::insert_entry;
