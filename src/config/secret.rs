@@ -13,6 +13,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct Secret(String);
 
 impl Secret {
+    /// The text, to be used and never shown.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0

@@ -106,7 +106,7 @@ pub(super) fn token_limit(
     } else {
         demand.completion_tokens_max
     };
-    (generation.ask.token_limit != Some(covered)).then_some(covered)
+    (generation.request.token_limit != Some(covered)).then_some(covered)
 }
 
 pub(super) fn refusal(decline: Decline) -> Refusal {

@@ -48,7 +48,7 @@ pub(super) async fn look(gateway: &Gateway, quoted: Quoted) -> Result<Quote, Ref
         }
         _ => None,
     };
-    let counted = generation.map(|generation| generation.ask.prompt.counted);
+    let counted = generation.map(|generation| generation.request.prompt.counted);
     Ok(Quote {
         environment: quoted.key.environment,
         least: quoted.rule.cost(counted.unwrap_or(0)).unwrap_or(quoted.rule.base),

@@ -83,8 +83,8 @@ pub(super) async fn open(
     let relay = Relay {
         policy: gateway.upstreams.stream_policy(charged.arrival.group),
         step: gateway.holds.step_tokens.get(),
-        transcript: Transcript::new(charged.dialect, &generation.ask, request),
-        delivered: TextCounter::new(vocabulary(generation.ask.model.as_deref())),
+        transcript: Transcript::new(charged.dialect, &generation.request, request),
+        delivered: TextCounter::new(vocabulary(generation.request.model.as_deref())),
         in_flight: String::new(),
         limit: limit.saturating_mul(generation.demand.choices),
         generation,
@@ -293,7 +293,7 @@ impl Relay {
         if more.is_empty() {
             return None;
         }
-        let prompt = self.generation.ask.prompt.bound;
+        let prompt = self.generation.request.prompt.bound;
         let paid = self.charged.rule.tokens_within(self.charged.terms.held);
         let bytes = [self.in_flight.len(), before.len(), more.len()];
         let bound = bytes.iter().fold(self.delivered.bound(), |sum, bytes| {
@@ -312,7 +312,7 @@ impl Relay {
 
     /// Extends the hold for so many tokens of the completion, and some more.
     async fn hold_for(&mut self, completion: u64) -> Result<(), End> {
-        let prompt = self.generation.ask.prompt.bound;
+        let prompt = self.generation.request.prompt.bound;
         let tolerated = self.limit.saturating_mul(LIMIT_TOLERANCE);
         if completion > tolerated.saturating_add(LIMIT_TOLERANCE_TOKENS) {
             return Err(End::OverLimit);
@@ -358,7 +358,7 @@ impl Relay {
         if self.delivered.is_empty() {
             return Credits::ZERO;
         }
-        let tokens = self.generation.ask.prompt.counted.saturating_add(self.delivered.total());
+        let tokens = self.generation.request.prompt.counted.saturating_add(self.delivered.total());
         self.charged.rule.cost(tokens).unwrap_or(Credits::MAX).min(self.charged.terms.held)
     }
 
@@ -446,7 +446,8 @@ impl Relay {
 
     /// The tokens that the stream is billed for.
     fn tally(&self, end: End) -> (TokenUsage, Tally) {
-        let counted = TokenUsage::new(self.generation.ask.prompt.counted, self.delivered.total());
+        let counted =
+            TokenUsage::new(self.generation.request.prompt.counted, self.delivered.total());
         match (end, self.transcript.reported()) {
             // Of a stream that did not come to its end the upstream has not said what it took.
             (End::Completed, Reported::Given(usage)) => (usage, Tally::Reported),
@@ -476,7 +477,7 @@ impl Relay {
         usage: TokenUsage,
     ) -> Bytes {
         let request = self.charged.arrival.id.to_string();
-        let empty = Transcript::new(self.charged.dialect, &self.generation.ask, request);
+        let empty = Transcript::new(self.charged.dialect, &self.generation.request, request);
         let transcript = Arc::new(std::mem::replace(&mut self.transcript, empty));
         let recording = self.recording.take();
         let claim = recording.as_ref().map(|recording| Arc::clone(&recording.claim));

@@ -19,7 +19,7 @@ use super::upstream::Answered;
 use crate::actors::account::actor::{Record, wait, wait_within};
 use crate::actors::ledger::{Acknowledgement, WriteError};
 use crate::idempotency::Claim;
-use crate::tokens::{TextCounter, vocabulary};
+use crate::tokens::{self, TextCounter, vocabulary};
 use crate::upstream::{AnswerBody, Failure, Reported, TokenUsage};
 use domain::Refusal;
 use domain::usage::model_name;
@@ -28,8 +28,6 @@ use domain::{Credits, Ending, Extension, Outcome, Settled, Tally, UsageRecord};
 /// See [`hold_what_is_owed`].
 const PROMPT_TOLERANCE: u64 = 2;
 const PROMPT_TOLERANCE_TOKENS: u64 = 64;
-/// Above this an answer's text is counted beside the HTTP thread.
-const INLINE_BYTES_MAX: usize = 4 * 1024;
 /// What a token is taken for where a text could not be counted.
 const BYTES_PER_TOKEN: usize = 4;
 
@@ -167,7 +165,7 @@ fn told(money: Money, settled: &Settled) -> Money {
 /// The tokens that a whole answer is billed for. What the upstream reports is the truth where it makes sense;
 /// else the prompt and the delivered text are counted.
 async fn tally(charged: &Charged, reported: Reported, body: &Bytes) -> (TokenUsage, Tally) {
-    let Some(Generation { ask, .. }) = &charged.generation else {
+    let Some(Generation { request, .. }) = &charged.generation else {
         return match reported {
             Reported::Given(usage) => (usage, Tally::Reported),
             _ => (TokenUsage::default(), Tally::Reported),
@@ -178,17 +176,16 @@ async fn tally(charged: &Charged, reported: Reported, body: &Bytes) -> (TokenUsa
         Reported::Missing => Tally::Counted,
         Reported::Absurd => Tally::Absurd,
     };
-    let (dialect, model, body) = (charged.dialect, ask.model.clone(), body.clone());
-    let is_small = body.len() <= INLINE_BYTES_MAX;
-    let estimate = u64::try_from(body.len() / BYTES_PER_TOKEN).unwrap_or(u64::MAX);
+    let (dialect, model, body) = (charged.dialect, request.model.clone(), body.clone());
+    let bytes = body.len();
     let work = move || {
         let mut counter = TextCounter::new(vocabulary(model.as_deref()));
         counter.push(&dialect.answer_text(&body));
         counter.total()
     };
-    let completion =
-        if is_small { work() } else { tokio::task::spawn_blocking(work).await.unwrap_or(estimate) };
-    (TokenUsage::new(ask.prompt.counted, completion), tally)
+    let estimate = || u64::try_from(bytes / BYTES_PER_TOKEN).unwrap_or(u64::MAX);
+    let completion = tokens::count_off_thread(bytes, work).await.unwrap_or_else(estimate);
+    (TokenUsage::new(request.prompt.counted, completion), tally)
 }
 
 /// What a call did, as far as it is known before it is settled.
@@ -236,7 +233,8 @@ fn method_name(method: &actix_web::http::Method) -> &str {
 
 /// The model that a call asked for.
 fn model_of(charged: &Charged) -> Arc<str> {
-    let named = charged.generation.as_ref().and_then(|generation| generation.ask.model.as_deref());
+    let named =
+        charged.generation.as_ref().and_then(|generation| generation.request.model.as_deref());
     match named {
         Some(name) => model_name(name),
         None => Arc::from(""),

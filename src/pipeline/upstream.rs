@@ -6,7 +6,7 @@ use super::charge::Charged;
 use super::gateway::Gateway;
 use super::price::Generation;
 use crate::config::{OnDisconnect, TokenLimitField};
-use crate::upstream::{Answer, Call, Client, Failure};
+use crate::upstream::{Answer, Client, Failure, UpstreamCall};
 
 /// A request that the upstream has answered, or begun to, or not.
 pub struct Answered {
@@ -29,12 +29,12 @@ pub(super) async fn forward(
     let body = match generation {
         Some(_) => {
             let field = policy.token_limit_field.map(TokenLimitField::name);
-            dialect.told(&arrival.body, *token_limit, field, is_stream)
+            dialect.rewrite_request(&arrival.body, *token_limit, field, is_stream)
         }
         None => arrival.body.clone(),
     };
-    let prompt_tokens = generation.as_ref().map(|generation| generation.ask.prompt.counted);
-    let call = Call {
+    let prompt_tokens = generation.as_ref().map(|generation| generation.request.prompt.counted);
+    let call = UpstreamCall {
         id: arrival.id,
         method: &arrival.method,
         path: &arrival.path,
