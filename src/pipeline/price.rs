@@ -1,6 +1,8 @@
-//! Pricing. Caller -> Quoted: the price is fixed from here on, or its bounds are.
+//! Stage 3, pricing. Caller -> Quoted: from here on the price is fixed, or its bounds are.
 
 use std::sync::Arc;
+
+use tokio::sync::oneshot;
 
 use super::authenticate::Caller;
 use super::gateway::Gateway;
@@ -16,32 +18,61 @@ use domain::{KeyPolicy, Price};
 
 /// A request whose price is known.
 pub struct Quoted {
-    pub(super) arrival: Box<Arrival>,
-    pub(super) rule: Arc<PriceRule>,
-    pub(super) key: Arc<KeyRecord>,
-    pub(super) price: Price,
-    pub(super) dialect: Dialect,
-    /// What a token-priced request asks for.
-    pub(super) generation: Option<Generation>,
+    arrival: Box<Arrival>,
+    rule: Arc<PriceRule>,
+    key: Arc<KeyRecord>,
+    price: Price,
+    dialect: Dialect,
+    generation: Option<Generation>,
 }
 
-/// What a token-priced request asks for, and what it may take.
+impl Quoted {
+    pub(super) fn arrival(&self) -> &Arrival {
+        &self.arrival
+    }
+
+    pub(super) fn rule(&self) -> &Arc<PriceRule> {
+        &self.rule
+    }
+
+    pub(super) fn key(&self) -> &Arc<KeyRecord> {
+        &self.key
+    }
+
+    pub(super) fn price(&self) -> Price {
+        self.price
+    }
+
+    pub(super) fn dialect(&self) -> Dialect {
+        self.dialect
+    }
+
+    /// The demand of a token-priced request.
+    pub(super) fn generation(&self) -> Option<&Generation> {
+        self.generation.as_ref()
+    }
+
+    /// Is the answer to be streamed? Then it is delivered before it is settled.
+    pub(super) fn is_stream(&self) -> bool {
+        self.generation.as_ref().is_some_and(|generation| generation.request.is_stream)
+    }
+
+    /// See [`Arrival::client_left`].
+    pub(super) fn take_client_left(&mut self) -> Option<oneshot::Receiver<()>> {
+        self.arrival.client_left.take()
+    }
+}
+
+/// A token-priced request, and the tokens that it may take.
 #[derive(Clone, Debug)]
 pub struct Generation {
     pub(super) request: ModelRequest,
     pub(super) demand: Demand,
 }
 
-impl Generation {
-    /// A request that asks for a stream is delivered before it is settled.
-    pub(super) fn is_stream(this: Option<&Self>) -> bool {
-        this.is_some_and(|generation| generation.request.is_stream)
-    }
-}
-
 /// Prices the request.
 pub(super) async fn quote(gateway: &Gateway, caller: Caller) -> Result<Quoted, Refusal> {
-    let Caller { arrival, rule, key } = caller;
+    let (arrival, rule, key) = caller.into_parts();
     let rule = rule.ok_or(Refusal::NoPrice)?;
     let dialect = Dialect::of(&arrival.path);
     let generation = if rule.is_token_priced() {
@@ -63,8 +94,8 @@ pub(super) async fn quote(gateway: &Gateway, caller: Caller) -> Result<Quoted, R
     Ok(Quoted { arrival, rule, key, price, dialect, generation })
 }
 
-/// Refuses a call of a model that the key may not use. A token-priced call that names none gets whatever the upstream
-/// chooses, which no list allows; of the others only those that name one are looked at.
+/// Refuses a model that the key may not use. A token-priced call that names none gets the upstream's
+/// choice, which no list allows. A call with a fixed price is checked only if it names a model.
 fn permit_model(
     policy: &KeyPolicy,
     generation: Option<&Generation>,
@@ -77,7 +108,7 @@ fn permit_model(
     if is_permitted { Ok(()) } else { Err(Refusal::NotPermitted) }
 }
 
-/// Every `model` of a JSON object, however often it names one; `None` is one that is no text.
+/// Every `model` of a JSON object, duplicates included. `None` is one that is not a text.
 fn models_named(body: &[u8]) -> Vec<Option<String>> {
     let text = std::str::from_utf8(body).unwrap_or_default();
     let fields = Fields::read(text).unwrap_or_default();
@@ -90,7 +121,7 @@ async fn read_request(dialect: Dialect, arrival: &Arrival) -> Result<ModelReques
     read.ok_or(Refusal::Unavailable("the body could not be read"))?.map_err(Refusal::BadBody)
 }
 
-/// What the request may take: all it asks for is held, or for a stream the first step of it.
+/// The tokens to hold for: all that the request asks for, or the first step of a stream.
 fn demand(gateway: &Gateway, rule: &PriceRule, request: &ModelRequest) -> Demand {
     let holds = &gateway.holds;
     let default = || rule.default_max_tokens(request.model.as_deref());

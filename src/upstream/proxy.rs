@@ -11,8 +11,8 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use http_body_util::Full;
 use hyper::{Request, header as sent};
 
-use super::http_client::{Client, Reply};
 use super::answer::{Answer, AnswerBody, Failure, Reported, UpstreamCall};
+use super::http_client::{Client, Reply};
 use crate::config::url::Address;
 use crate::config::{Secret, UpstreamSettings};
 use crate::telemetry;
