@@ -37,7 +37,7 @@ use crate::payments::auto::SwitchedOff;
 use crate::payments::stripe::Stripe;
 use crate::payments::x402::X402;
 use crate::payments::{Locks, Payments};
-use crate::pipeline::{Bounds, Gateway, Readiness};
+use crate::pipeline::{Admission, AdmissionLimits, Gateway};
 use crate::rate_limits::RateLimits;
 use crate::seal::Seal;
 use crate::secrets::{previous, secret};
@@ -260,7 +260,7 @@ pub fn gateway(
         idempotency,
         expiry_warning_micros: expiry_warning_micros(settings),
         metrics: Arc::default(),
-        readiness: Arc::new(Readiness::new(Bounds {
+        readiness: Arc::new(Admission::new(AdmissionLimits {
             requests: settings.server.requests_max.get(),
             calls: settings.server.calls_max.get(),
             body_bytes: settings.server.bodies_max_bytes.get(),

@@ -17,7 +17,7 @@
 //!
 //! # The life of a paid request
 //!
-//! [`pipeline::serve`] is the contract: `Arrival -> Admitted -> Caller -> Quoted -> Charged -> Answered ->
+//! [`pipeline::serve`] is the contract: `Arrival -> Admitted -> Caller -> Quoted -> ChargedCall -> Answered ->
 //! Departure`. Rate limit by address; authenticate the key; rate limit by key and account; price; balance,
 //! spending limits and debit in ONE request to the account's owner; the upstream; settlement. The answer
 //! leaves when its money is on record: a fixed price commits while the upstream works, a token price is held

@@ -56,6 +56,22 @@ const PENDING_BYTES: usize = 2 * 1024;
 /// At this length it is counted even where a word may be cut.
 const PENDING_BYTES_MAX: usize = 16 * 1024;
 
+/// Texts above this size are counted on a blocking thread.
+const INLINE_BYTES_MAX: usize = 4 * 1024;
+
+/// Does work on a text of so many bytes, such as counting its tokens: a small one at once, a large
+/// one on a blocking thread, because the HTTP thread has other calls to serve. `None` if that thread
+/// failed.
+pub async fn count_off_thread<T: Send + 'static>(
+    bytes: usize,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    if bytes <= INLINE_BYTES_MAX {
+        return Some(work());
+    }
+    tokio::task::spawn_blocking(work).await.ok()
+}
+
 /// Loads the default vocabulary, which takes a while the first time.
 pub fn warm_up() {
     tiktoken_rs::o200k_base_singleton().count_ordinary("warm");

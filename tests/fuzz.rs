@@ -422,7 +422,7 @@ const DIALECTS: [(Dialect, &str); 6] = [
 #[test]
 fn transcripts() {
     fn begun(dialect: Dialect, ask: &str) -> Transcript {
-        Transcript::new(dialect, &dialect.ask(ask.as_bytes()).unwrap(), "req-1".to_owned())
+        Transcript::new(dialect, &dialect.read_request(ask.as_bytes()).unwrap(), "req-1".to_owned())
     }
     let event = || {
         let name = select(vec!["", "", "event: response.completed\n", "id: 7\n"]);

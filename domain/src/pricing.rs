@@ -21,6 +21,31 @@ pub enum RouteClass {
     Heavy,
 }
 
+impl RouteClass {
+    /// All of them.
+    pub const ALL: [RouteClass; 5] = [
+        RouteClass::Health,
+        RouteClass::Read,
+        RouteClass::Write,
+        RouteClass::Generation,
+        RouteClass::Heavy,
+    ];
+    /// Their names, in the same order.
+    pub const NAMES: [&str; 5] = ["health", "read", "write", "generation", "heavy"];
+
+    /// Its name in the settings and in the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            RouteClass::Health => "health",
+            RouteClass::Read => "read",
+            RouteClass::Write => "write",
+            RouteClass::Generation => "generation",
+            RouteClass::Heavy => "heavy",
+        }
+    }
+}
+
 /// The price of one route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PriceRule {

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::error::{ApiError, Panicked};
 use super::{App, security};
-use crate::pipeline::{Notes, Readiness};
+use crate::pipeline::{Admission, RequestContext};
 use crate::telemetry;
 use domain::ChargeId;
 
@@ -48,7 +48,7 @@ pub async fn edge<B: MessageBody + 'static>(
     let readiness = request.app_data::<Data<App>>().map(|app| Arc::clone(&app.readiness));
     // Health and figures are asked for when there is most to do.
     let is_counted = !(request.path().starts_with("/health/") || request.path() == "/metrics");
-    let permit = match readiness.as_ref().filter(|_| is_counted).map(Readiness::admit) {
+    let permit = match readiness.as_ref().filter(|_| is_counted).map(Admission::admit) {
         // Before anything is done for it, and without a line in the log: refusals must stay cheap.
         Some(None) => {
             let is_tls = is_tls(request.request());
@@ -127,7 +127,7 @@ async fn answer<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
     request_id: &str,
-    readiness: Option<&Readiness>,
+    readiness: Option<&Admission>,
 ) -> Result<ServiceResponse<B>, actix_web::Error> {
     let clock = request.app_data::<Data<App>>().map(|app| app.clock.clone());
     if let Ok(answered) = AssertUnwindSafe(next.call(request)).catch_unwind().await {
@@ -214,10 +214,10 @@ fn log<B>(response: &ServiceResponse<B>, request_id: &str, reason: Option<&str>,
     let method = request.method().as_str();
     let path = without_secrets(request.uri().path());
     let extensions = response.response().extensions();
-    let notes = extensions.get::<Notes>();
-    let account = notes.and_then(|notes| notes.account).map(tracing::field::display);
-    let key = notes.and_then(|notes| notes.key).map(tracing::field::display);
-    let cost = notes.and_then(|notes| notes.cost).map(tracing::field::display);
+    let context = extensions.get::<RequestContext>();
+    let account = context.and_then(|context| context.account).map(tracing::field::display);
+    let key = context.and_then(|context| context.key).map(tracing::field::display);
+    let cost = context.and_then(|context| context.cost).map(tracing::field::display);
     tracing::info!(
         target: telemetry::REQUEST,
         request_id, method, path = &*path, status, latency_us, account, key, cost, reason, "request"

@@ -181,20 +181,20 @@ fn group(path: &str) -> Option<Group> {
 }
 
 fn respond<T>(served: Served<T>, answer: impl FnOnce(T) -> HttpResponse) -> HttpResponse {
-    let Served { result, notes } = served;
+    let Served { result, context } = served;
     let mut response = match result {
         Ok(result) => answer(result),
         Err(refusal) => HttpResponse::from_error(ApiError::from(refusal)),
     };
-    if let Some(standing) = notes.standing {
+    if let Some(standing) = context.rate_limit {
         rate_limit_headers(response.headers_mut(), standing);
     }
-    if let Some(expires_at) = notes.expires_at
+    if let Some(expires_at) = context.expires_at
         && let Ok(value) = HeaderValue::from_str(&expires_at.to_rfc3339())
     {
         response.headers_mut().insert(KEY_EXPIRES_AT, value);
     }
-    response.extensions_mut().insert(notes);
+    response.extensions_mut().insert(context);
     response
 }
 

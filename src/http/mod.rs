@@ -20,7 +20,7 @@ use crate::clock::Clock;
 use crate::config::Secret;
 use crate::keys::Keys;
 use crate::payments::Payments;
-use crate::pipeline::{Gateway, Readiness};
+use crate::pipeline::{Admission, Gateway};
 use crate::store::Store;
 use crate::webhooks::Webhooks;
 use domain::route_group::Group;
@@ -70,7 +70,7 @@ pub struct App {
     /// The time.
     pub clock: Clock,
     /// Whether new work is taken.
-    pub readiness: Arc<Readiness>,
+    pub readiness: Arc<Admission>,
     /// The largest request body.
     pub body_max_bytes: usize,
     /// How long a request's body may take.

@@ -1,11 +1,12 @@
-//! Authentication. Admitted -> Caller: the key's text, its digest, its record, its time.
+//! Stage 2, authentication. Admitted -> Caller: the key is parsed, looked up by its digest, and
+//! checked for its expiry.
 
 use std::sync::Arc;
 
 use super::gateway::Gateway;
 use super::gateway::unwritable;
 use super::rate_limit::Admitted;
-use super::request::{Arrival, Notes};
+use super::request::{Arrival, RequestContext};
 use crate::actors::ledger::WriterState;
 use crate::store::api_keys::KeyRecord;
 use domain::Refusal;
@@ -14,26 +15,46 @@ use domain::pricing::PriceRule;
 
 /// A request of a known caller.
 pub struct Caller {
-    pub(super) arrival: Box<Arrival>,
-    pub(super) rule: Option<Arc<PriceRule>>,
-    pub(super) key: Arc<KeyRecord>,
+    arrival: Box<Arrival>,
+    rule: Option<Arc<PriceRule>>,
+    key: Arc<KeyRecord>,
 }
 
-/// Finds out whose request it is. A text that is no key is refused without a look-up. A database that does
-/// not answer is 503: it must never look as if the key were wrong.
+impl Caller {
+    pub(super) fn arrival(&self) -> &Arrival {
+        &self.arrival
+    }
+
+    /// The price rule of the route, if it has one.
+    pub(super) fn rule(&self) -> Option<&PriceRule> {
+        self.rule.as_deref()
+    }
+
+    pub(super) fn key(&self) -> &KeyRecord {
+        &self.key
+    }
+
+    /// The request, the price rule of its route, and the key.
+    pub(super) fn into_parts(self) -> (Box<Arrival>, Option<Arc<PriceRule>>, Arc<KeyRecord>) {
+        (self.arrival, self.rule, self.key)
+    }
+}
+
+/// Identifies the caller. A text that is not a key is refused without a lookup. If the database does
+/// not answer, the refusal is 503, so that it never looks as if the key were wrong.
 pub(super) async fn identify(
     gateway: &Gateway,
     admitted: Admitted,
-    notes: &mut Notes,
+    context: &mut RequestContext,
 ) -> Result<Caller, Refusal> {
-    let Admitted { arrival, rule } = admitted;
+    let (arrival, rule) = admitted.into_parts();
     let text = arrival.credential.as_deref().ok_or(Refusal::MissingKey)?;
     let key = ApiKey::parse(text).map_err(|_| Refusal::InvalidKey)?;
     let digest = gateway.keys.digest(&key);
     if let Some(known) = gateway.keys.remembered(digest) {
-        return known_caller(gateway, arrival, rule, known, notes);
+        return known_caller(gateway, arrival, rule, known, context);
     }
-    // A database that is known to be gone is not asked: a refusal must not wait for it.
+    // A database that is known to be down is not queried: a refusal must not wait for it.
     let state = gateway.ledger.state();
     if state == WriterState::Unavailable {
         return Err(unwritable(state));
@@ -43,10 +64,11 @@ pub(super) async fn identify(
         Refusal::Unavailable("the database does not answer")
     })?;
     let key = record.ok_or(Refusal::InvalidKey)?;
-    known_caller(gateway, arrival, rule, key, notes)
+    known_caller(gateway, arrival, rule, key, context)
 }
 
-/// What the key may be used for: routes, and from where. Models are the pricing's business, which reads the body.
+/// Checks the key's policy for the route and the address. Models are checked by pricing, which reads
+/// the body.
 pub(super) fn permit(caller: &Caller) -> Result<(), Refusal> {
     let Caller { arrival, key, .. } = caller;
     let is_permitted = key.policy.permits(arrival.group.name(), arrival.address);
@@ -58,14 +80,14 @@ fn known_caller(
     arrival: Box<Arrival>,
     rule: Option<Arc<PriceRule>>,
     key: Arc<KeyRecord>,
-    notes: &mut Notes,
+    context: &mut RequestContext,
 ) -> Result<Caller, Refusal> {
-    notes.account = Some(key.account);
-    notes.key = Some(key.key);
+    context.account = Some(key.account);
+    context.key = Some(key.key);
     if key.expires_at.is_some_and(|expires_at| expires_at <= arrival.at) {
         return Err(Refusal::ExpiredKey);
     }
     let soon = arrival.at.plus_micros(gateway.expiry_warning_micros);
-    notes.expires_at = key.expires_at.filter(|expires_at| *expires_at <= soon);
+    context.expires_at = key.expires_at.filter(|expires_at| *expires_at <= soon);
     Ok(Caller { arrival, rule, key })
 }

@@ -1,6 +1,9 @@
-//! Balance, spending limits, debit. Quoted -> Charged: ONE request to the account's owner decides all three.
+//! Stage 4, balance, spending limits and debit. Quoted -> ChargedCall: ONE request to the account's
+//! owner decides all three.
 
 use std::sync::Arc;
+
+use tokio::sync::oneshot;
 
 use super::gateway::{Gateway, lease};
 use super::price::{Generation, Quoted};
@@ -15,35 +18,25 @@ use domain::account::Terms;
 use domain::pricing::PriceRule;
 use domain::{Bounds, Charge, ChargeId, Credits, Decline, Price};
 
-/// A request that is paid for, or whose money is held.
-pub struct Charged {
-    pub(super) arrival: Box<Arrival>,
-    pub(super) rule: Arc<PriceRule>,
-    pub(super) key: Arc<KeyRecord>,
-    pub(super) dialect: Dialect,
-    pub(super) generation: Option<Generation>,
-    pub(super) open: OpenCharge,
-    /// Debited or held.
-    pub(super) terms: Terms,
-    /// The token limit that the upstream is told, where it is not the request's own.
-    pub(super) token_limit: Option<u64>,
-    /// Hears when a fixed price, or the hold of a stream, is on record; it commits while the upstream works.
-    pub(super) debit: Option<Acknowledgement>,
-    /// The right to answer first, where the request may be repeated.
-    pub(super) claim: Option<Claim>,
+/// A request whose price is debited or held. Only [`charge`] makes one.
+pub struct ChargedCall {
+    quoted: Quoted,
+    guard: ChargeGuard,
+    terms: Terms,
+    token_limit: Option<u64>,
+    debit: Option<Acknowledgement>,
+    claim: Option<Claim>,
 }
 
-/// An open charge. Dropped without being settled, it is ended at what it has earned: no way out of the
+/// An open charge. If it is dropped unsettled, it ends at what it has earned, so no way out of the
 /// pipeline, a panic included, leaves a hold behind.
-pub struct OpenCharge {
-    pub(super) id: ChargeId,
-    /// The cost of what was delivered, where that is known.
-    pub(super) earned: Credits,
-    /// Taken by the settlement.
-    pub(super) account: Option<AccountLease>,
+struct ChargeGuard {
+    id: ChargeId,
+    earned: Credits,
+    account: Option<AccountLease>,
 }
 
-impl Drop for OpenCharge {
+impl Drop for ChargeGuard {
     fn drop(&mut self) {
         if let Some(account) = &self.account {
             account.abandon(self.id, self.earned);
@@ -51,48 +44,129 @@ impl Drop for OpenCharge {
     }
 }
 
-/// Charges the request, or holds what it can cost, or what it begins with.
+impl ChargedCall {
+    pub(super) fn id(&self) -> ChargeId {
+        self.guard.id
+    }
+
+    pub(super) fn arrival(&self) -> &Arrival {
+        self.quoted.arrival()
+    }
+
+    pub(super) fn rule(&self) -> &Arc<PriceRule> {
+        self.quoted.rule()
+    }
+
+    pub(super) fn key(&self) -> &Arc<KeyRecord> {
+        self.quoted.key()
+    }
+
+    pub(super) fn dialect(&self) -> Dialect {
+        self.quoted.dialect()
+    }
+
+    /// See [`Quoted::generation`].
+    pub(super) fn generation(&self) -> Option<&Generation> {
+        self.quoted.generation()
+    }
+
+    /// See [`Quoted::is_stream`].
+    pub(super) fn is_stream(&self) -> bool {
+        self.quoted.is_stream()
+    }
+
+    /// The token limit that the upstream gets, if it is not the request's own.
+    pub(super) fn token_limit(&self) -> Option<u64> {
+        self.token_limit
+    }
+
+    /// Debited or held.
+    pub(super) fn held(&self) -> Credits {
+        self.terms.held
+    }
+
+    /// Records that the hold was extended.
+    pub(super) fn set_held(&mut self, held: Credits) {
+        self.terms.held = held;
+    }
+
+    /// The cost of what was delivered, in case the charge is dropped unsettled.
+    pub(super) fn set_earned(&mut self, earned: Credits) {
+        self.guard.earned = earned;
+    }
+
+    /// The account, unless the charge is being settled.
+    pub(super) fn account(&self) -> Option<&AccountLease> {
+        self.guard.account.as_ref()
+    }
+
+    /// The account, for the settlement; once.
+    pub(super) fn take_account(&mut self) -> Option<AccountLease> {
+        self.guard.account.take()
+    }
+
+    /// Resolves when a fixed price, or the hold of a stream, is durable. It commits while the upstream
+    /// works.
+    pub(super) fn take_debit(&mut self) -> Option<Acknowledgement> {
+        self.debit.take()
+    }
+
+    /// May the request be repeated with its idempotency key?
+    pub(super) fn has_claim(&self) -> bool {
+        self.claim.is_some()
+    }
+
+    /// The claim on the idempotency key.
+    pub(super) fn take_claim(&mut self) -> Option<Claim> {
+        self.claim.take()
+    }
+
+    /// See [`Arrival::client_left`].
+    pub(super) fn take_client_left(&mut self) -> Option<oneshot::Receiver<()>> {
+        self.quoted.take_client_left()
+    }
+}
+
+/// Debits a fixed price, or holds what the request can cost or begins with.
 pub(super) async fn charge(
     gateway: &Gateway,
     quoted: Quoted,
     claim: Option<Claim>,
-) -> Result<Box<Charged>, Refusal> {
-    let account = lease(gateway, &quoted.key).await?;
+) -> Result<Box<ChargedCall>, Refusal> {
+    let account = lease(gateway, quoted.key()).await?;
     let order = order(gateway, &quoted, claim.is_some());
-    let Quoted { arrival, rule, key, dialect, generation, .. } = quoted;
     let receipt = account.charge(order).await.map_err(|error| match error {
         AccountError::Refused(decline) => refusal(decline),
         AccountError::Gone => Refusal::OutcomeUnknown("the account's owner died"),
     })?;
-    let open = OpenCharge { id: arrival.id, earned: Credits::ZERO, account: Some(account) };
+    let id = quoted.arrival().id;
+    let guard = ChargeGuard { id, earned: Credits::ZERO, account: Some(account) };
     failpoint!("charge-accepted");
     let (terms, debit) = (receipt.decided, receipt.durable);
-    let token_limit = generation
-        .as_ref()
-        .and_then(|generation| token_limit(gateway, &rule, generation, terms.ceiling));
-    let charged =
-        Charged { arrival, rule, key, dialect, generation, open, terms, token_limit, debit, claim };
-    Ok(Box::new(charged))
+    let token_limit = quoted
+        .generation()
+        .and_then(|generation| token_limit(gateway, quoted.rule(), generation, terms.ceiling));
+    Ok(Box::new(ChargedCall { quoted, guard, terms, token_limit, debit, claim }))
 }
 
-/// What the account is asked for.
+/// The order to the account.
 pub(super) fn order(gateway: &Gateway, quoted: &Quoted, may_be_repeated: bool) -> Charge {
-    let price = match quoted.price {
-        // Held and captured with the answer in one transaction, so that a repeat after a crash between debit
-        // and answer is not charged a second time.
+    let price = match quoted.price() {
+        // Held, and captured in one transaction with the recorded answer. So a repeat after a crash
+        // between debit and answer is not charged twice.
         Price::Fixed(price) if may_be_repeated => Price::UpTo(Bounds::whole(price, price)),
         price => price,
     };
     Charge {
-        id: quoted.arrival.id,
-        key: quoted.key.key,
+        id: quoted.arrival().id,
+        key: quoted.key().key,
         price,
-        expires_at: quoted.arrival.at.plus_micros(gateway.hold_lifetime_micros),
-        is_durable: Generation::is_stream(quoted.generation.as_ref()),
+        expires_at: quoted.arrival().at.plus_micros(gateway.hold_lifetime_micros),
+        is_durable: quoted.is_stream(),
     }
 }
 
-/// The token limit that the upstream must be told: where the request names none, and where less of it is
+/// The token limit that the upstream must get: if the request names none, or if less than its own is
 /// covered.
 pub(super) fn token_limit(
     gateway: &Gateway,
@@ -106,7 +180,7 @@ pub(super) fn token_limit(
     } else {
         demand.completion_tokens_max
     };
-    (generation.ask.token_limit != Some(covered)).then_some(covered)
+    (generation.request.token_limit != Some(covered)).then_some(covered)
 }
 
 pub(super) fn refusal(decline: Decline) -> Refusal {

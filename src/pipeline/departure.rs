@@ -1,4 +1,4 @@
-//! What the pipeline answers a call that was served: the upstream's answer, and what it came to.
+//! The answer to a served call: the upstream's answer with the headers about money.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use futures_util::Stream;
 use tokio::sync::mpsc;
 
 use crate::idempotency::KeptAnswer;
-use domain::{ChargeId, Credits, LimitsLeft};
+use domain::{ChargeId, Credits, LimitsLeft, Settled};
 
-/// What the pipeline answers a call that was served.
+/// The answer to a served call.
 pub struct Departure {
     /// The upstream's status.
     pub status: StatusCode,
@@ -22,7 +22,7 @@ pub struct Departure {
     pub headers: HeaderMap,
     /// The upstream's body.
     pub body: Body,
-    /// What is said of the money, in headers.
+    /// The headers about money.
     pub money: Vec<(&'static str, String)>,
     /// Is it the answer to an earlier request with the same idempotency key?
     pub is_replayed: bool,
@@ -30,33 +30,39 @@ pub struct Departure {
 
 /// The body of an answer.
 pub enum Body {
-    /// All of it.
+    /// The complete body.
     Whole(Bytes),
     /// A stream.
     Stream(StreamBody),
 }
 
-/// What an answer says of the money.
+/// The facts about money that an answer shows.
 #[derive(Clone, Debug, Default)]
 pub struct Money {
-    /// The call.
+    /// The charge.
     pub charge: Option<ChargeId>,
-    /// Who served it.
+    /// The upstream that served the call.
     pub upstream: Arc<str>,
-    /// What it cost, where that is known.
+    /// The cost, if it is known.
     pub cost: Option<Credits>,
     /// The balance after it.
     pub balance: Option<Credits>,
-    /// What is held for it, while it runs.
+    /// The hold, while the call runs.
     pub held: Option<Credits>,
-    /// The token limit that the upstream was told, where it is not the request's own.
+    /// The token limit that the upstream got, if it is not the request's own.
     pub max_tokens: Option<u64>,
-    /// What the key may still spend after it.
+    /// The amounts that the key may still spend.
     pub left: LimitsLeft,
 }
 
 impl Money {
-    /// The headers that say it.
+    /// With the settled cost, balance and limits.
+    pub(super) fn with_settled(self, settled: &Settled) -> Self {
+        let (cost, balance) = (Some(settled.cost), Some(settled.balance));
+        Money { cost, balance, left: settled.left, ..self }
+    }
+
+    /// As headers.
     #[must_use]
     pub fn headers(&self) -> Vec<(&'static str, String)> {
         let credits = |name, amount: Option<Credits>| Some((name, amount?.to_string()));
@@ -78,7 +84,7 @@ impl Money {
     }
 }
 
-/// The upstream's answer and what it came to, as it is kept for repeats.
+/// The upstream's answer and the headers about money, as they are recorded for repeats.
 #[must_use]
 pub fn kept(
     status: StatusCode,
@@ -93,22 +99,22 @@ pub fn kept(
     KeptAnswer { status: status.as_u16(), headers: theirs.chain(ours).collect(), body }
 }
 
-/// The client's end of a stream. It says how much of it the connection has taken, since only what was taken
-/// counts as delivered.
+/// The client's end of a stream. It counts the pieces that the connection has taken, because only
+/// these count as delivered.
 pub struct StreamBody {
     receiver: mpsc::Receiver<Bytes>,
     taken: Arc<AtomicU64>,
 }
 
-/// The other end.
+/// The sending end of a stream.
 pub struct StreamSender {
-    /// Closed when the client is gone.
+    /// Closed when the client has left.
     pub sender: mpsc::Sender<Bytes>,
     /// Pieces the connection has taken.
     pub taken: Arc<AtomicU64>,
 }
 
-/// A stream that holds one piece: the next one is taken in when the connection has taken that.
+/// A stream that buffers one piece: the next one is accepted when the connection has taken it.
 #[must_use]
 pub fn stream() -> (StreamSender, StreamBody) {
     let (sender, receiver) = mpsc::channel(1);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::readiness::Readiness;
+use super::admission::Admission;
 use super::request::Arrival;
 use crate::actors::account::directory::DirectoryError;
 use crate::actors::ledger::WriterState;
@@ -45,8 +45,8 @@ pub struct Gateway {
     pub idempotency: Idempotency,
     /// How long before its end a key's owner is warned, in microseconds.
     pub expiry_warning_micros: i64,
-    /// How much runs, and whether more may.
-    pub readiness: Arc<Readiness>,
+    /// The concurrency limits.
+    pub readiness: Arc<Admission>,
     /// What is counted of it.
     pub metrics: Arc<Metrics>,
 }

@@ -1,16 +1,34 @@
-//! The way of a paid request, from its arrival to its departure: six stages in the chapter's order.
+//! The path of a paid request through the gateway: six stages, in the order of the API's contract.
 //!
-//! [`serve`] is the contract: one plain function, awaits in order. Each stage takes what the stage before
-//! it made, and only that stage can make it (the fields are private), so a stage cannot be skipped and the
-//! order cannot change without a compile error. A stage either hands on or refuses; the first refusal is
-//! the answer.
+//! [`serve`] is one plain function with awaits in order. Each stage takes the output of the stage
+//! before it, and returns its own output or a refusal; the first refusal is the answer. The output of a
+//! stage has private fields, so only that stage can make it: a stage cannot be skipped, and the order
+//! cannot change, without a compile error.
 //!
 //! ```text
-//! Arrival -> Admitted -> Caller -> Quoted -> Charged -> Answered -> Departure
+//! Arrival -> Admitted -> Caller -> Quoted -> ChargedCall -> Answered -> Departure
 //! ```
 //!
-//! The whole runs in a task that the client's connection cannot cancel: whoever was charged is also
-//! settled, whether the client is still there or not. A stream's end runs in a task of its own (`relay.rs`).
+//! A charge cannot be forged. This does not compile (E0451, the fields are private), not even from
+//! another charge:
+//!
+//! ```compile_fail,E0451
+//! fn forge(call: polysystems::pipeline::ChargedCall) -> polysystems::pipeline::ChargedCall {
+//!     polysystems::pipeline::ChargedCall { ..call }
+//! }
+//! ```
+//!
+//! The same function compiles without the forgery:
+//!
+//! ```
+//! fn keep(call: polysystems::pipeline::ChargedCall) -> polysystems::pipeline::ChargedCall {
+//!     call
+//! }
+//! ```
+//!
+//! All stages run in a task that the client's connection cannot cancel: a request that was charged is
+//! also settled, whether or not the client is still there. The end of a stream runs in a task of its
+//! own (`relay/`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,7 +38,9 @@ use tracing::Instrument as _;
 use crate::upstream::Client;
 use domain::Refusal;
 
+mod admission;
 mod authenticate;
+mod bill;
 mod charge;
 mod departure;
 mod gateway;
@@ -28,21 +48,26 @@ mod meter;
 mod price;
 pub mod quote;
 mod rate_limit;
-mod readiness;
 mod relay;
 mod repeat;
 mod request;
 mod settle;
 mod upstream;
 
+pub use admission::{Admission, AdmissionLimits, Permit, Running};
+pub use authenticate::Caller;
+pub use charge::ChargedCall;
 pub use departure::{Body, Departure, Money, StreamBody};
 pub use gateway::Gateway;
+pub use price::Quoted;
 pub use quote::Quote;
-pub use readiness::{Bounds, Permit, Readiness, Running};
-pub use request::{Arrival, Notes, Served};
+pub use rate_limit::Admitted;
 
-/// A stage in a span of its own, within that of its request. Pinned where it stands: a stage is kilobytes, which a span
-/// around it would move.
+pub use request::{Arrival, RequestContext, Served};
+pub use upstream::Answered;
+
+/// Runs a stage in a span of its own, within that of its request. The stage is pinned in place,
+/// because it is kilobytes that a span around it would move.
 macro_rules! stage {
     ($name:literal, $kind:literal, $work:expr) => {
         std::pin::pin!($work)
@@ -53,30 +78,30 @@ macro_rules! stage {
     };
 }
 
-/// The whole life of a paid request. Read `lib.rs` for the picture.
+/// Serves a paid request, from its arrival to its answer.
 pub async fn serve(
     gateway: Arc<Gateway>,
     client: Client,
     arrival: Box<Arrival>,
 ) -> Served<Departure> {
-    let mut notes = Notes::default();
-    let result = stages(&gateway, &client, arrival, &mut notes).await;
+    let mut context = RequestContext::default();
+    let result = stages(&gateway, &client, arrival, &mut context).await;
     match &result {
         Ok(_) => {
             gateway.metrics.calls.fetch_add(1, Ordering::Relaxed);
         }
         Err(refusal) => gateway.metrics.refuse(refusal),
     }
-    Served { result, notes }
+    Served { result, context }
 }
 
 async fn stages(
     gateway: &Arc<Gateway>,
     client: &Client,
     arrival: Box<Arrival>,
-    notes: &mut Notes,
+    context: &mut RequestContext,
 ) -> Result<Departure, Refusal> {
-    let caller = stage!("authenticate", "internal", identified(gateway, arrival, notes))?;
+    let caller = stage!("authenticate", "internal", identified(gateway, arrival, context))?;
     let claim = match stage!("repeat", "internal", repeat::begin(gateway, &caller))? {
         repeat::Begun::Repeat(departure) => return Ok(*departure),
         repeat::Begun::First(claim) => claim,
@@ -84,35 +109,35 @@ async fn stages(
     let quoted = stage!("price", "internal", price::quote(gateway, caller))?;
     let charged = stage!("charge", "internal", charge::charge(gateway, quoted, claim))?;
     let answered = stage!("upstream", "client", upstream::forward(gateway, client, charged));
-    stage!("settle", "internal", settle::close(gateway, answered, notes))
+    stage!("settle", "internal", settle::close(gateway, answered, context))
 }
 
-/// What a paid request would cost, and whether it would be admitted. Charges nothing.
+/// A dry run: the cost of a request, and whether it would be accepted. Charges nothing.
 pub async fn quote(gateway: Arc<Gateway>, arrival: Box<Arrival>) -> Served<Quote> {
-    let mut notes = Notes::default();
-    let result = quote_stages(&gateway, arrival, &mut notes).await;
-    Served { result, notes }
+    let mut context = RequestContext::default();
+    let result = quote_stages(&gateway, arrival, &mut context).await;
+    Served { result, context }
 }
 
 async fn quote_stages(
     gateway: &Gateway,
     arrival: Box<Arrival>,
-    notes: &mut Notes,
+    context: &mut RequestContext,
 ) -> Result<Quote, Refusal> {
-    let caller = identified(gateway, arrival, notes).await?;
+    let caller = identified(gateway, arrival, context).await?;
     let quoted = price::quote(gateway, caller).await?;
-    quote::look(gateway, quoted).await
+    quote::estimate(gateway, quoted).await
 }
 
 async fn identified(
     gateway: &Gateway,
     arrival: Box<Arrival>,
-    notes: &mut Notes,
+    context: &mut RequestContext,
 ) -> Result<authenticate::Caller, Refusal> {
-    let admitted = rate_limit::admit(gateway, arrival, notes)?;
-    let caller = authenticate::identify(gateway, admitted, notes).await?;
-    // The second half of rate limiting: by key and account, which only now are known.
-    meter::meter(gateway, &caller, notes)?;
+    let admitted = rate_limit::admit(gateway, arrival, context)?;
+    let caller = authenticate::identify(gateway, admitted, context).await?;
+    // The second half of rate limiting, by key and account, which are known only now.
+    meter::meter(gateway, &caller, context)?;
     authenticate::permit(&caller)?;
     Ok(caller)
 }

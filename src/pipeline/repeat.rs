@@ -9,23 +9,23 @@ use super::gateway::Gateway;
 use crate::idempotency::{self, Claim, Fingerprint, IdempotencyError, KeptAnswer};
 use domain::Refusal;
 
-/// What a request is.
+/// Is a request the first with its idempotency key?
 pub(super) enum Begun {
-    /// Without a key, or the first with it.
+    /// Yes, or it has no such key.
     First(Option<Claim>),
-    /// A repeat, with its answer.
+    /// No; this is the recorded answer.
     Repeat(Box<Departure>),
 }
 
-/// Claims the request's key, or finds what it was answered before.
+/// Claims the idempotency key, or finds the recorded answer.
 pub(super) async fn begin(gateway: &Gateway, caller: &Caller) -> Result<Begun, Refusal> {
-    let arrival = &caller.arrival;
+    let arrival = caller.arrival();
     let Some(key) = arrival.idempotency_key else { return Ok(Begun::First(None)) };
     let query = arrival.query.as_deref().map(|query| format!("?{query}")).unwrap_or_default();
     let target = format!("{}{query}", arrival.path);
     let fingerprint = Fingerprint::of(arrival.method.as_str(), &target, &arrival.body);
-    // Boxed, as is all that few calls go through: the future of each call is as large as its largest part.
-    match Box::pin(gateway.idempotency.begin(caller.key.account, key, fingerprint)).await {
+    // Boxed because few calls come here: the future of every call is as large as its largest part.
+    match Box::pin(gateway.idempotency.begin(caller.key().account, key, fingerprint)).await {
         Ok(idempotency::Begun::First(claim)) => Ok(Begun::First(Some(claim))),
         Ok(idempotency::Begun::Repeat(kept)) => Ok(Begun::Repeat(Box::new(replay(kept)))),
         Err(error) => Err(error.into()),

@@ -1,4 +1,4 @@
-//! A request on its way through the pipeline, and what is known of it.
+//! A request as it enters the pipeline, and what is known of it.
 
 use std::net::IpAddr;
 
@@ -7,7 +7,7 @@ use actix_web::http::header::HeaderMap;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::readiness::Running;
+use super::admission::Running;
 use crate::idempotency::IdempotencyKey;
 use crate::rate_limits::RateLimitStatus;
 use domain::route_group::Group;
@@ -15,7 +15,7 @@ use domain::{AccountId, ChargeId, Credits, KeyId, Refusal, Timestamp};
 
 /// A request as the pipeline sees it.
 pub struct Arrival {
-    /// Request, charge and usage record share it.
+    /// The id of the request, its charge and its usage record.
     pub id: ChargeId,
     /// The route group it belongs to.
     pub group: Group,
@@ -23,19 +23,19 @@ pub struct Arrival {
     pub method: Method,
     /// The path without the query.
     pub path: String,
-    /// The query, if there is one.
+    /// The query, if any.
     pub query: Option<String>,
     /// `X-API-Key`, else the bearer of `Authorization`.
     pub credential: Option<String>,
-    /// Where it comes from.
+    /// The client's address.
     pub address: IpAddr,
-    /// Headers for an upstream behind a URL; empty where the sandbox answers.
+    /// Headers for an upstream with a URL; empty if the sandbox answers.
     pub headers: HeaderMap,
-    /// The whole body.
+    /// The complete body.
     pub body: Bytes,
     /// `Idempotency-Key`: the request may be repeated, and is charged once.
     pub idempotency_key: Option<IdempotencyKey>,
-    /// Counts the call as running.
+    /// The permit of a running call.
     pub running: Option<Running>,
     /// Closed when the client leaves before it has an answer.
     pub client_left: Option<oneshot::Receiver<()>>,
@@ -43,42 +43,42 @@ pub struct Arrival {
     pub at: Timestamp,
 }
 
-/// What is known of a request, however it ends: for the log line and the headers.
+/// What is known of a request, however it ends: for the log and the headers.
 #[derive(Default)]
-pub struct Notes {
-    /// Where the caller stands with the rate limits.
-    pub standing: Option<RateLimitStatus>,
-    /// Who pays.
+pub struct RequestContext {
+    /// The rate limit that is closest to its end.
+    pub rate_limit: Option<RateLimitStatus>,
+    /// The account that pays.
     pub account: Option<AccountId>,
-    /// With which key.
+    /// The API key.
     pub key: Option<KeyId>,
-    /// What it cost.
+    /// The cost.
     pub cost: Option<Credits>,
-    /// When the key ends, where that is soon.
+    /// When the key expires, if that is soon.
     pub expires_at: Option<Timestamp>,
 }
 
 /// How a request ended.
 pub struct Served<T> {
-    /// The answer, or why there is none.
+    /// The answer, or the refusal.
     pub result: Result<T, Refusal>,
-    /// What is known of it.
-    pub notes: Notes,
+    /// What is known of the request.
+    pub context: RequestContext,
 }
 
 impl<T> Served<T> {
-    /// Was it refused for want of credits? Then whose, and how much it costs.
+    /// The account and the price, if the request was refused for lack of credits.
     #[must_use]
     pub fn needs_credits(&self) -> Option<(AccountId, Credits)> {
         match &self.result {
-            Err(Refusal::InsufficientCredits { price }) => Some((self.notes.account?, *price)),
+            Err(Refusal::InsufficientCredits { price }) => Some((self.context.account?, *price)),
             _ => None,
         }
     }
 }
 
 impl Arrival {
-    /// The same request once more; what counts it as running stays with the first.
+    /// A copy; the permit of a running call stays with the original.
     #[must_use]
     pub fn copy(&self) -> Box<Arrival> {
         Box::new(Arrival {
@@ -99,18 +99,18 @@ impl Arrival {
     }
 }
 
-/// Notes where the caller stands with a rate limit; refuses where it is one request too many.
-pub(super) fn note(
-    notes: &mut Notes,
+/// Records the status of a rate limit, and refuses if it is exceeded.
+pub(super) fn apply(
+    context: &mut RequestContext,
     checked: Result<Option<RateLimitStatus>, (RateLimitStatus, u64)>,
 ) -> Result<(), Refusal> {
     match checked {
-        Ok(standing) => {
-            notes.standing = standing.or(notes.standing);
+        Ok(status) => {
+            context.rate_limit = status.or(context.rate_limit);
             Ok(())
         }
-        Err((standing, retry_after)) => {
-            notes.standing = Some(standing);
+        Err((status, retry_after)) => {
+            context.rate_limit = Some(status);
             Err(Refusal::RateLimited { retry_after })
         }
     }

@@ -1,56 +1,64 @@
-//! The call itself. Charged -> Answered. Refuses nothing: a failure is an outcome, and is settled like one.
+//! Stage 5, the call to the upstream. ChargedCall -> Answered. It refuses nothing: a failure is an
+//! outcome, and is settled like one.
 
 use std::sync::Arc;
 
-use super::charge::Charged;
+use super::charge::ChargedCall;
 use super::gateway::Gateway;
-use super::price::Generation;
 use crate::config::{OnDisconnect, TokenLimitField};
-use crate::upstream::{Answer, Call, Client, Failure};
+use crate::upstream::{Answer, Client, Failure, UpstreamCall};
 
-/// A request that the upstream has answered, or begun to, or not.
+/// A request that went to the upstream, with the answer or the failure.
 pub struct Answered {
-    pub(super) charged: Box<Charged>,
-    pub(super) upstream: Arc<str>,
-    pub(super) result: Result<Answer, Failure>,
+    charged: Box<ChargedCall>,
+    upstream: Arc<str>,
+    result: Result<Answer, Failure>,
+}
+
+impl Answered {
+    /// The charged request, the name of the upstream, and its answer.
+    pub(super) fn into_parts(self) -> (Box<ChargedCall>, Arc<str>, Result<Answer, Failure>) {
+        (self.charged, self.upstream, self.result)
+    }
 }
 
 /// Forwards the request to the upstream of its group; test keys always to the sandbox.
 pub(super) async fn forward(
     gateway: &Gateway,
     client: &Client,
-    mut charged: Box<Charged>,
+    mut charged: Box<ChargedCall>,
 ) -> Answered {
-    let client_left = charged.arrival.client_left.take();
-    let Charged { arrival, dialect, generation, token_limit, .. } = &*charged;
-    let upstream = gateway.upstreams.of(arrival.group, charged.key.environment);
+    let client_left = charged.take_client_left();
+    let (arrival, generation) = (charged.arrival(), charged.generation());
+    let upstream = gateway.upstreams.of(arrival.group, charged.key().environment);
     let policy = gateway.upstreams.stream_policy(arrival.group);
-    let is_stream = Generation::is_stream(generation.as_ref());
+    let is_stream = charged.is_stream();
     let body = match generation {
         Some(_) => {
             let field = policy.token_limit_field.map(TokenLimitField::name);
-            dialect.told(&arrival.body, *token_limit, field, is_stream)
+            let (dialect, limit) = (charged.dialect(), charged.token_limit());
+            dialect.rewrite_request(&arrival.body, limit, field, is_stream)
         }
         None => arrival.body.clone(),
     };
-    let prompt_tokens = generation.as_ref().map(|generation| generation.ask.prompt.counted);
-    let call = Call {
+    let prompt_tokens = generation.map(|generation| generation.request.prompt.counted);
+    let call = UpstreamCall {
         id: arrival.id,
         method: &arrival.method,
         path: &arrival.path,
         query: arrival.query.as_deref(),
         headers: &arrival.headers,
         body,
-        dialect: *dialect,
+        dialect: charged.dialect(),
         is_stream,
         prompt_tokens,
     };
     let begun = std::time::Instant::now();
     let answered = upstream.call(client, call, gateway.clock.now());
-    // Of a stream nothing is delivered before its first byte, so whoever leaves until then owes nothing; what
-    // is to be kept for a repeat, or to be drained, is heard all the same.
+    // Before the first byte of a stream nothing is delivered, and a client that leaves owes nothing.
+    // The call goes on if the answer is recorded for a repeat, or is to be drained.
     let may_be_abandoned =
-        is_stream && charged.claim.is_none() && policy.on_disconnect == OnDisconnect::Cancel;
+        is_stream && !charged.has_claim() && policy.on_disconnect == OnDisconnect::Cancel;
     let left = async {
         match client_left.filter(|_| may_be_abandoned) {
             Some(left) => drop(left.await),

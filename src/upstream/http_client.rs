@@ -1,8 +1,11 @@
-//! HTTP/1.1 to upstreams, over connections that are kept and used again.
+//! HTTP/1.1 to upstreams, over connections that are kept and reused.
 //!
-//! A connection has no task of its own. Whoever makes a call drives the call's connection, in the same poll in which it
-//! waits for the answer: nothing is woken but the caller, once for what came, and nothing is handed from task to task.
-//! While it is kept nobody drives it, so whether it is still open is asked before it is used.
+//! Why not `reqwest`: a profile of calls through an upstream showed 29 % of the server's CPU in its
+//! client, half of that for waking the task that each connection has and for parsing the same URL
+//! each time. This client stands directly on hyper. A connection has no task of its own: the call
+//! that uses it drives it, in the same poll in which it waits for the answer. So only the caller is
+//! woken, once for what arrived, and nothing passes from task to task. An idle connection is not
+//! driven by anyone, so whether it is still open is checked before it is reused.
 
 use std::collections::HashMap;
 use std::pin::{Pin, pin};
@@ -24,22 +27,23 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tower_service::Service as _;
 
-use super::Failure;
+use super::answer::Failure;
 use crate::config::UpstreamsSettings;
 use crate::config::url::Origin;
 
-/// How long a connection is kept that nobody uses.
+/// How long an idle connection is kept.
 const IDLE: Duration = Duration::from_secs(30);
-/// How often those that are kept are looked at.
-const LOOK_PERIOD: Duration = Duration::from_secs(5);
-/// A connection that is silent is asked whether it is still there, as often, and so many times.
+/// How often idle connections are checked.
+const CHECK_PERIOD: Duration = Duration::from_secs(5);
+/// TCP keepalive of a silent connection: interval and number of probes.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(15);
 const TCP_KEEPALIVE_RETRIES: u32 = 3;
-/// How long what was sent may stay without the other side's word that it came.
+/// How long sent data may stay unacknowledged.
 #[cfg(target_os = "linux")]
 const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the system takes in of an answer that nobody reads on: left to itself it would be megabytes.
+/// Receive buffer of a connection. By default the system lets it grow to megabytes if an answer is
+/// read slowly.
 const RECEIVE_BYTES: usize = 1024 * 1024;
 
 const UNREACHABLE: Failure = Failure::Broken("the upstream cannot be reached");
@@ -53,10 +57,7 @@ pub struct Connector {
 }
 
 impl Connector {
-    /// As the settings say; certificates are judged as the operating system does.
-    ///
-    /// # Errors
-    /// Where TLS cannot be set up.
+    /// As configured. Certificates are verified by the operating system's rules.
     pub fn new(settings: &UpstreamsSettings) -> std::io::Result<Self> {
         let provider = rustls::crypto::aws_lc_rs::default_provider();
         let tls = HttpsConnectorBuilder::new().with_provider_and_platform_verifier(provider)?;
@@ -208,7 +209,7 @@ impl Pool {
     /// Closes what is kept too long, and what the upstream has closed, until none is left.
     async fn watch(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(LOOK_PERIOD).await;
+            tokio::time::sleep(CHECK_PERIOD).await;
             if self.close_old(IDLE) {
                 return;
             }

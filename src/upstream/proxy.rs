@@ -11,8 +11,8 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use http_body_util::Full;
 use hyper::{Request, header as sent};
 
+use super::answer::{Answer, AnswerBody, Failure, Reported, UpstreamCall};
 use super::http_client::{Client, Reply};
-use super::{Answer, AnswerBody, Call, Failure, Reported};
 use crate::config::url::Address;
 use crate::config::{Secret, UpstreamSettings};
 use crate::telemetry;
@@ -66,7 +66,7 @@ const REQUEST_ID: sent::HeaderName = sent::HeaderName::from_static("x-request-id
 /// The media type of server-sent events.
 const EVENT_STREAM: &[u8] = b"text/event-stream";
 
-/// See the module.
+/// One upstream URL.
 pub struct Proxy {
     name: Arc<str>,
     address: Result<Address, &'static str>,
@@ -75,7 +75,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// The URL and the key have passed [`check`]; with others no call is answered.
+    /// If the URL or the key is invalid (the settings are checked), every call fails.
     pub(super) fn new(
         name: Arc<str>,
         url: &str,
@@ -98,7 +98,7 @@ impl Proxy {
     pub(super) async fn forward(
         &self,
         client: &Client,
-        call: &Call<'_>,
+        call: &UpstreamCall<'_>,
     ) -> Result<Answer, Failure> {
         match tokio::time::timeout(self.timeout, self.exchange(client, call)).await {
             Ok(result) => result,
@@ -106,7 +106,7 @@ impl Proxy {
         }
     }
 
-    async fn exchange(&self, client: &Client, call: &Call<'_>) -> Result<Answer, Failure> {
+    async fn exchange(&self, client: &Client, call: &UpstreamCall<'_>) -> Result<Answer, Failure> {
         let address = self.address.as_ref().map_err(|reason| Failure::Broken(reason))?;
         let mut reply = client.send(&address.origin, request(address, call)?).await?;
         let status =
@@ -143,12 +143,12 @@ impl Proxy {
     }
 }
 
-/// What of the body is there already, so that the connection of a short one can be used again.
+/// Reads what has arrived of the body, so that the connection of a short answer can be reused.
 fn read_what_has_come(reply: &mut Reply) {
     while let Some(Some(Ok(_))) = reply.next().now_or_never() {}
 }
 
-fn request(address: &Address, call: &Call<'_>) -> Result<Request<Full<Bytes>>, Failure> {
+fn request(address: &Address, call: &UpstreamCall<'_>) -> Result<Request<Full<Bytes>>, Failure> {
     let mut request = Request::new(Full::new(call.body.clone()));
     *request.method_mut() = hyper::Method::from_bytes(call.method.as_str().as_bytes())
         .map_err(|_| Failure::Broken("the method cannot be forwarded"))?;
@@ -158,7 +158,7 @@ fn request(address: &Address, call: &Call<'_>) -> Result<Request<Full<Bytes>>, F
         .map_err(|_| Failure::Broken("the path cannot be forwarded"))?;
     let headers = request.headers_mut();
     headers.reserve(call.headers.len().saturating_add(OWN_HEADERS));
-    // Where traces are on, the upstream's span is one of ours, and not the caller's.
+    // If traces are on, the upstream's span belongs to ours, not to the caller's.
     let mut trace = sent::HeaderMap::new();
     telemetry::continue_in(&tracing::Span::current(), &mut trace);
     for (name, value) in call.headers {
@@ -185,7 +185,7 @@ fn request(address: &Address, call: &Call<'_>) -> Result<Request<Full<Bytes>>, F
     Ok(request)
 }
 
-/// Which of the upstream's statuses are the caller's business.
+/// The status that the caller gets, or the failure that an upstream's status means.
 fn judged(status: u16) -> Result<StatusCode, Failure> {
     match status {
         // Our credential, not the caller's.

@@ -1,8 +1,8 @@
-//! Whether new work is taken, how much runs, and when what runs must end.
+//! Concurrency limits, and the drain at shutdown.
 //!
-//! Every bound on what the process does at once is counted here: requests being handled, paid calls (a stream
-//! is one until its end), bytes of request bodies. Who is over a bound is refused before anything is done for
-//! it, so that refusals stay cheap however many there are.
+//! The process counts here what it does at the same time: requests being handled, paid calls (a stream
+//! is one until its end) and bytes of request bodies. A request above a limit is refused before any
+//! work is done for it, so refusals stay cheap however many there are.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -10,12 +10,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use bytes::Bytes;
 use tokio::sync::watch;
 
-/// Bodies below this are not counted one by one: the bound on requests bounds them.
+/// Smaller bodies are not counted: the limit on requests bounds them.
 const SMALL_BODY: usize = 4 * 1024;
 
-/// How much may run at once.
+/// What may run at the same time.
 #[derive(Clone, Copy, Debug)]
-pub struct Bounds {
+pub struct AdmissionLimits {
     /// Requests being handled.
     pub requests: usize,
     /// Paid calls, streams included.
@@ -24,13 +24,13 @@ pub struct Bounds {
     pub body_bytes: usize,
 }
 
-/// See the module.
+/// The concurrency limits, and whether the server takes new work.
 #[derive(Debug)]
-pub struct Readiness {
-    /// Whoever asks is told that the server is not ready, though calls are still taken.
+pub struct Admission {
+    /// The server reports that it is not ready, but still takes calls.
     is_unready: AtomicBool,
     is_draining: AtomicBool,
-    bounds: Bounds,
+    bounds: AdmissionLimits,
     requests: AtomicUsize,
     calls: AtomicUsize,
     body_bytes: AtomicUsize,
@@ -38,14 +38,14 @@ pub struct Readiness {
     refused: AtomicU64,
     /// Requests whose handler panicked.
     panicked: AtomicU64,
-    /// Becomes true when what still runs must end.
+    /// Becomes true when running calls must end.
     stop: watch::Sender<bool>,
 }
 
-/// A part of a bound, until this is dropped.
+/// A share of a limit, until it is dropped.
 #[derive(Debug)]
 pub struct Permit {
-    readiness: Arc<Readiness>,
+    admission: Arc<Admission>,
     kind: Kind,
     amount: usize,
 }
@@ -62,11 +62,11 @@ enum Kind {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.readiness.counter(self.kind).0.fetch_sub(self.amount, Ordering::AcqRel);
+        self.admission.counter(self.kind).0.fetch_sub(self.amount, Ordering::AcqRel);
     }
 }
 
-/// A body that counts for as long as anyone has it.
+/// A body that counts as long as it is in memory.
 struct Counted {
     bytes: Bytes,
     _permit: Permit,
@@ -78,11 +78,11 @@ impl AsRef<[u8]> for Counted {
     }
 }
 
-impl Readiness {
+impl Admission {
     /// Ready, with nothing running.
     #[must_use]
-    pub fn new(bounds: Bounds) -> Self {
-        Readiness {
+    pub fn new(bounds: AdmissionLimits) -> Self {
+        Admission {
             is_unready: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
             bounds,
@@ -106,11 +106,11 @@ impl Readiness {
     fn take(self: &Arc<Self>, kind: Kind, amount: usize) -> Option<Permit> {
         let (counter, max) = self.counter(kind);
         let before = counter.fetch_add(amount, Ordering::AcqRel);
-        let permit = Permit { readiness: Arc::clone(self), kind, amount };
+        let permit = Permit { admission: Arc::clone(self), kind, amount };
         (before.saturating_add(amount) <= max).then_some(permit)
     }
 
-    /// Counts a request in; `None` where as many are being handled as may.
+    /// Admits a request; `None` if the limit is reached.
     pub fn admit(self: &Arc<Self>) -> Option<Permit> {
         let permit = self.take(Kind::Request, 1);
         if permit.is_none() {
@@ -119,10 +119,10 @@ impl Readiness {
         permit
     }
 
-    /// Counts a paid call in; `None` while the server drains.
+    /// Admits a paid call; `None` if the limit is reached or the server drains.
     pub fn enter(self: &Arc<Self>) -> Option<Running> {
         let running = self.take(Kind::Call, 1)?;
-        // Looked at after it is counted: a drain that does not see the call is seen by it.
+        // Checked after counting: a drain that does not see the call is seen by it.
         self.is_ready().then_some(running)
     }
 
@@ -133,7 +133,7 @@ impl Readiness {
         bytes < SMALL_BODY || taken.saturating_add(bytes) <= self.bounds.body_bytes
     }
 
-    /// The body, counted while anyone has it; `None` where there is no room for it.
+    /// The body, counted while it is in memory; `None` if there is no room for it.
     pub fn count_body(self: &Arc<Self>, bytes: Bytes) -> Option<Bytes> {
         if bytes.len() < SMALL_BODY {
             return Some(bytes);
@@ -142,7 +142,7 @@ impl Readiness {
         Some(Bytes::from_owner(Counted { bytes, _permit: permit }))
     }
 
-    /// Says from now on that the server is not ready, and still takes calls.
+    /// From now on the server reports that it is not ready, but still takes calls.
     pub fn announce_drain(&self) {
         self.is_unready.store(true, Ordering::Release);
     }
@@ -164,12 +164,12 @@ impl Readiness {
         !self.is_draining.load(Ordering::Acquire)
     }
 
-    /// Tells what still runs to come to its end.
+    /// Ends the running calls.
     pub fn stop(&self) {
         self.stop.send_replace(true);
     }
 
-    /// Waits until what still runs must come to its end.
+    /// Waits until running calls must end.
     pub async fn stopped(&self) {
         let mut stop = self.stop.subscribe();
         // The sender lives as long as `self`.
@@ -206,7 +206,7 @@ impl Readiness {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Notes that a handler panicked.
+    /// Counts a panic of a handler.
     pub fn note_panic(&self) {
         self.panicked.fetch_add(1, Ordering::Relaxed);
     }
@@ -222,41 +222,41 @@ impl Readiness {
 mod tests {
     use super::*;
 
-    fn readiness() -> Arc<Readiness> {
-        Arc::new(Readiness::new(Bounds { requests: 2, calls: 1, body_bytes: 10_000 }))
+    fn admission() -> Arc<Admission> {
+        Arc::new(Admission::new(AdmissionLimits { requests: 2, calls: 1, body_bytes: 10_000 }))
     }
 
     #[test]
     fn no_more_is_let_in_than_may() {
-        let readiness = readiness();
-        let (one, two) = (readiness.admit().unwrap(), readiness.admit().unwrap());
-        assert!(readiness.admit().is_none());
-        assert_eq!((readiness.requests(), readiness.refused()), (2, 1));
+        let admission = admission();
+        let (one, two) = (admission.admit().unwrap(), admission.admit().unwrap());
+        assert!(admission.admit().is_none());
+        assert_eq!((admission.requests(), admission.refused()), (2, 1));
         drop(one);
-        assert!(readiness.admit().is_some());
+        assert!(admission.admit().is_some());
         drop(two);
-        assert_eq!(readiness.requests(), 0);
+        assert_eq!(admission.requests(), 0);
 
-        let call = readiness.enter().unwrap();
-        assert!(readiness.enter().is_none());
+        let call = admission.enter().unwrap();
+        assert!(admission.enter().is_none());
         drop(call);
-        readiness.drain();
-        assert!(readiness.enter().is_none());
-        assert_eq!(readiness.running(), 0);
+        admission.drain();
+        assert!(admission.enter().is_none());
+        assert_eq!(admission.running(), 0);
     }
 
     #[test]
     fn a_body_counts_as_long_as_anyone_has_it() {
-        let readiness = readiness();
-        let body = readiness.count_body(Bytes::from(vec![1; 6_000])).unwrap();
-        assert!(!readiness.has_room_for(6_000));
-        assert!(readiness.count_body(Bytes::from(vec![1; 6_000])).is_none());
+        let admission = admission();
+        let body = admission.count_body(Bytes::from(vec![1; 6_000])).unwrap();
+        assert!(!admission.has_room_for(6_000));
+        assert!(admission.count_body(Bytes::from(vec![1; 6_000])).is_none());
         // Small ones are bounded by the number of requests.
-        assert!(readiness.has_room_for(100) && readiness.count_body(Bytes::from("x")).is_some());
+        assert!(admission.has_room_for(100) && admission.count_body(Bytes::from("x")).is_some());
         let part = body.slice(10..20);
         drop(body);
-        assert_eq!((readiness.body_bytes(), part.len()), (6_000, 10));
+        assert_eq!((admission.body_bytes(), part.len()), (6_000, 10));
         drop(part);
-        assert_eq!(readiness.body_bytes(), 0);
+        assert_eq!(admission.body_bytes(), 0);
     }
 }

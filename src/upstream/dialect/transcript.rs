@@ -1,333 +1,38 @@
-//! What we must know of the upstreams' protocols to price, bound and bill a call: where a request says how
-//! much it wants, where an answer says what it took, and how a stream ends cleanly.
-//!
-//! Chat, completions and responses are OpenAI's. `Native` is everyone else's: JSON objects as events, `usage`
-//! where they have it, `[DONE]` at the end.
+//! A stream of an upstream, read frame by frame, and the frames that end it.
 
 use std::borrow::Cow;
-use std::fmt::{self, Write as _};
+use std::fmt::Write as _;
 
 use bytes::Bytes;
-use serde::de::{Error as _, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::sse;
-use super::{Reported, TokenUsage};
+use super::Dialect;
+use super::bill::{Bill, Close, ended_by, left};
+use super::request::ModelRequest;
+use super::text::collect;
 use crate::json::Object;
 use crate::json::fields::Fields;
-use crate::tokens::{PromptTokens, vocabulary};
-use domain::usage::TOKENS_MAX;
-use domain::{Credits, LimitsLeft};
+use crate::upstream::answer::Reported;
+use crate::upstream::sse;
 
-/// The protocol of a route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
-    /// `/v1/chat/completions`
-    Chat,
-    /// `/v1/completions`
-    Completion,
-    /// `/v1/responses`
-    Responses,
-    /// `/v1/embeddings`: a prompt, and nothing generated.
-    Embeddings,
-    /// Any other.
-    Native,
-}
-
-/// Keys whose texts an upstream has generated.
-const TEXT_KEYS: [&str; 9] = [
-    "content",
-    "text",
-    "delta",
-    "reasoning_content",
-    "reasoning",
-    "refusal",
-    "arguments",
-    "output_text",
-    "transcript",
-];
-/// Fields that we read, so that nobody may write them in another case: some upstreams do not care for case.
-const READ_FIELDS: [&str; 9] = [
-    "stream",
-    "stream_options",
-    "model",
-    "max_tokens",
-    "max_completion_tokens",
-    "max_output_tokens",
-    "n",
-    "best_of",
-    "prompt",
-];
-/// As much of a field's name as an error repeats.
-const NAME_CHARS_MAX: usize = 64;
-/// The end of a stream, in all dialects but that of responses.
+/// The data that ends a stream, in all protocols but that of responses.
 const DONE: &str = "[DONE]";
 
-/// What a token-priced request asks for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ask {
-    /// Is the answer to be streamed?
-    pub is_stream: bool,
-    /// Is a stream to tell its usage?
-    pub wants_usage: bool,
-    /// Of which model.
-    pub model: Option<String>,
-    /// The most tokens of each completion, if it says.
-    pub token_limit: Option<u64>,
-    /// How many completions.
-    pub choices: u64,
-    /// The prompt.
-    pub prompt: PromptTokens,
-}
-
-/// The body of a token-priced request. What it is priced by is read as what it must be; all else is what a model may be
-/// shown. Each field is named once: of one that is named twice, readers do not take the same.
-#[derive(Default)]
-struct AskBody {
-    stream: Option<bool>,
-    stream_options: Option<StreamOptions>,
-    model: Option<String>,
-    max_tokens: Option<u64>,
-    max_completion_tokens: Option<u64>,
-    max_output_tokens: Option<u64>,
-    n: Option<u64>,
-    best_of: Option<u64>,
-    shown: Map<String, Value>,
-}
-
-impl<'de> Deserialize<'de> for AskBody {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Reader;
-
-        impl<'de> Visitor<'de> for Reader {
-            type Value = AskBody;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<AskBody, A::Error> {
-                let mut body = AskBody::default();
-                let mut seen = [false; READ_FIELDS.len()];
-                while let Some(name) = map.next_key::<String>()? {
-                    let read = READ_FIELDS.iter().position(|field| *field == name);
-                    let before = match read.and_then(|place| seen.get_mut(place)) {
-                        Some(seen) => std::mem::replace(seen, true),
-                        None => body.shown.contains_key(&name),
-                    };
-                    if before {
-                        let name: String = name.chars().take(NAME_CHARS_MAX).collect();
-                        return Err(A::Error::custom(format_args!("duplicate field `{name}`")));
-                    }
-                    match name.as_str() {
-                        "stream" => body.stream = map.next_value()?,
-                        "stream_options" => {
-                            let options: Option<Object<StreamOptions>> = map.next_value()?;
-                            body.stream_options = options.map(|Object(options)| options);
-                        }
-                        // Anything but a text is no name that we know.
-                        "model" => {
-                            let model: &RawValue = map.next_value()?;
-                            body.model = serde_json::from_str(model.get()).ok();
-                        }
-                        "max_tokens" => body.max_tokens = map.next_value()?,
-                        "max_completion_tokens" => body.max_completion_tokens = map.next_value()?,
-                        "max_output_tokens" => body.max_output_tokens = map.next_value()?,
-                        "n" => body.n = map.next_value()?,
-                        "best_of" => body.best_of = map.next_value()?,
-                        _ => {
-                            body.shown.insert(name, map.next_value()?);
-                        }
-                    }
-                }
-                Ok(body)
-            }
-        }
-
-        deserializer.deserialize_map(Reader)
-    }
-}
-
-#[derive(Deserialize)]
-struct StreamOptions {
-    #[serde(default)]
-    include_usage: Option<bool>,
-}
-
-impl Dialect {
-    /// Of a path.
-    #[must_use]
-    pub fn of(path: &str) -> Self {
-        match path {
-            "/v1/chat/completions" => Dialect::Chat,
-            "/v1/completions" => Dialect::Completion,
-            "/v1/responses" => Dialect::Responses,
-            "/v1/embeddings" => Dialect::Embeddings,
-            _ => Dialect::Native,
-        }
-    }
-
-    /// The fields in which its requests name a token limit; its upstreams know no others.
-    const fn limit_fields(self) -> &'static [&'static str] {
-        match self {
-            Dialect::Chat => &["max_tokens", "max_completion_tokens"],
-            Dialect::Completion => &["max_tokens"],
-            Dialect::Responses => &["max_output_tokens"],
-            Dialect::Embeddings => &[],
-            Dialect::Native => &["max_tokens", "max_completion_tokens", "max_output_tokens"],
-        }
-    }
-
-    /// Reads a request.
-    ///
-    /// # Errors
-    /// What is wrong with it, for the client.
-    pub fn ask(self, body: &[u8]) -> Result<Ask, String> {
-        let must_be = |error: serde_json::Error| format!("The body must be a JSON object: {error}");
-        let read: AskBody = serde_json::from_slice(body).map_err(must_be)?;
-        let shown = read.shown;
-        if let Some(name) = shown.keys().find(|name| {
-            let lower = name.to_ascii_lowercase();
-            READ_FIELDS.contains(&lower.as_str()) && lower != **name
-        }) {
-            return Err(format!("{name}: must be written in small letters"));
-        }
-        let named = [
-            ("max_tokens", read.max_tokens),
-            ("max_completion_tokens", read.max_completion_tokens),
-            ("max_output_tokens", read.max_output_tokens),
-        ];
-        let own = named.into_iter().filter(|(name, _)| self.limit_fields().contains(name));
-        let token_limit = own.filter_map(|(_, limit)| limit).max();
-        if let Some((name, _)) = named.iter().find(|(_, limit)| *limit == Some(0)) {
-            return Err(format!("{name}: must be at least 1"));
-        }
-        let model = read.model;
-        let prompt = PromptTokens::of(&shown, vocabulary(model.as_deref()));
-        // Of `/v1/completions`: a list of prompts is as many completions.
-        let prompts = match shown.get("prompt") {
-            Some(Value::Array(prompts)) if prompts.iter().any(|prompt| !prompt.is_number()) => {
-                u64::try_from(prompts.len()).unwrap_or(u64::MAX)
-            }
-            _ => 1,
-        };
-        let asked = read.n.max(read.best_of).unwrap_or(1).max(1);
-        let wants_usage =
-            read.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
-        Ok(Ask {
-            is_stream: read.stream.unwrap_or(false) && self != Dialect::Embeddings,
-            wants_usage: wants_usage || self == Dialect::Responses,
-            model,
-            token_limit: if self == Dialect::Embeddings { Some(0) } else { token_limit },
-            choices: prompts.saturating_mul(asked),
-            prompt,
-        })
-    }
-
-    /// The request as the upstream is told it: with the token limit that is paid for, where that is not the
-    /// request's own, and with its usage asked for. `limit_field` is the one name of the limit that the upstream
-    /// knows, where it does not know all.
-    #[must_use]
-    pub fn told(
-        self,
-        body: &Bytes,
-        limit: Option<u64>,
-        limit_field: Option<&'static str>,
-        is_stream: bool,
-    ) -> Bytes {
-        let may_be_renamed = matches!(self, Dialect::Chat | Dialect::Native);
-        let limit_field = limit_field.filter(|_| may_be_renamed);
-        if self == Dialect::Embeddings || (limit.is_none() && limit_field.is_none() && !is_stream) {
-            return body.clone();
-        }
-        let text = std::str::from_utf8(body).unwrap_or_default();
-        let Some(mut fields) = Fields::read(text) else { return body.clone() };
-        let known = self.limit_fields();
-        let named = || known.iter().copied().filter(|name| fields.get(name).is_some());
-        let largest = named().filter_map(|name| fields.get(name)?.parse::<u64>().ok()).max();
-        let own: Vec<&'static str> = named().collect();
-        if let Some(limit) = limit.or(largest) {
-            let first = known.first().copied().unwrap_or("max_tokens");
-            let names = match limit_field {
-                Some(field) => vec![field],
-                None if own.is_empty() => vec![first],
-                None => own.clone(),
-            };
-            own.iter().filter(|name| !names.contains(name)).for_each(|name| fields.remove(name));
-            for name in names {
-                fields.set(name, limit.to_string());
-            }
-        }
-        if is_stream && self != Dialect::Responses {
-            let mut options =
-                fields.get("stream_options").and_then(Fields::read).unwrap_or_default();
-            options.set("include_usage", "true");
-            let options = options.to_string();
-            fields.set("stream_options", options);
-        }
-        fields.to_string().into()
-    }
-
-    /// The text that a whole answer delivers.
-    #[must_use]
-    pub fn answer_text(self, body: &[u8]) -> String {
-        let mut text = String::new();
-        if self == Dialect::Embeddings {
-            return text;
-        }
-        match serde_json::from_slice::<Value>(body) {
-            Ok(Value::Object(mut answer)) => {
-                for told_before in ["usage", "input", "prompt", "instructions", "tools"] {
-                    answer.remove(told_before);
-                }
-                collect(&Value::Object(answer), &mut text);
-            }
-            Ok(other) => collect(&other, &mut text),
-            Err(_) => text.push_str(&String::from_utf8_lossy(body)),
-        }
-        text
-    }
-}
-
-/// Collects what an upstream has generated.
-fn collect(value: &Value, text: &mut String) {
-    match value {
-        Value::Object(fields) => {
-            // The same thoughts, spelled twice.
-            let has_thoughts = fields.get("reasoning_content").is_some_and(Value::is_string);
-            for (name, value) in fields {
-                match (name.as_str(), value) {
-                    ("reasoning_details", _) => {}
-                    ("reasoning", Value::String(_)) if has_thoughts => {}
-                    (name, Value::String(own)) if TEXT_KEYS.contains(&name) => text.push_str(own),
-                    ("function" | "function_call", Value::Object(function)) => {
-                        text.push_str(function.get("name").and_then(Value::as_str).unwrap_or(""));
-                        collect(value, text);
-                    }
-                    _ => collect(value, text),
-                }
-            }
-        }
-        Value::Array(values) => values.iter().for_each(|value| collect(value, text)),
-        _ => {}
-    }
-}
-
-/// A frame of an upstream's stream, read.
+/// A frame of an upstream's stream after it was read.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Piece {
-    /// What the client gets of it; nothing where it is kept for the end.
+    /// The part that goes to the client now; none if it is kept for the end.
     pub passed: Option<Bytes>,
-    /// The text it delivers.
+    /// The text that it delivers.
     pub text: String,
     /// Does the stream end with it?
     pub is_end: bool,
 }
 
-/// A chunk of a chat or a completion, as far as it is read the short way. A choice that has anything else may
-/// have text there, and is read the long way.
+/// A chunk of a chat or a completion for the fast path. A choice with any other field may have text
+/// there, and takes the slow path.
 #[derive(Deserialize)]
 struct Chunk<'c> {
     #[serde(borrow)]
@@ -372,13 +77,13 @@ struct ChunkDelta<'c> {
     audio: Option<&'c RawValue>,
 }
 
-/// Tells null from absent.
+/// Distinguishes null from an absent field.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// The frame without its `"usage":null`; `None` where that is not written so, or not the only usage. These
-/// bytes cannot be a part of a string, in which the quotes would be escaped.
+/// The frame without its `"usage":null`; `None` if it is spelled differently, or if there is another
+/// `usage`. These bytes cannot be part of a string, because quotes are escaped there.
 fn without_null_usage(frame: &Bytes) -> Option<Bytes> {
     const FIELD: &str = ",\"usage\":null";
     let text = std::str::from_utf8(frame).ok()?;
@@ -387,71 +92,35 @@ fn without_null_usage(frame: &Bytes) -> Option<Bytes> {
     is_only.then(|| [before, after].concat().into())
 }
 
-/// What a stream is closed with.
-#[derive(Clone, Copy, Debug)]
-pub enum Close<'c> {
-    /// It came to its end.
-    Completed,
-    /// It is ended by us, for a reason that the client can do something about.
-    Declined {
-        /// One word.
-        reason: &'static str,
-        /// What to do.
-        message: &'c str,
-    },
-    /// It broke off.
-    Broken {
-        /// One word.
-        code: &'static str,
-        /// What to do.
-        message: &'c str,
-    },
-}
-
-/// What a stream came to, as the client is told at its end.
-#[derive(Clone, Debug)]
-pub struct Bill {
-    /// What it cost.
-    pub cost: Credits,
-    /// The balance after it.
-    pub balance: Credits,
-    /// What the key may still spend.
-    pub left: LimitsLeft,
-    /// Tokens of the prompt.
-    pub prompt: u64,
-    /// Tokens of the completion.
-    pub completion: u64,
-}
-
-/// What has been seen of a stream.
+/// What a stream has shown so far.
 pub struct Transcript {
     dialect: Dialect,
     wants_usage: bool,
     choices: u64,
-    request: String,
-    /// The fields that all events share, for those that we add.
+    request_id: String,
+    /// The fields that all events share; the events that we add repeat them.
     head: Option<Fields<'static>>,
-    /// The latest usage, and its own text.
+    /// The latest usage, and its text.
     reported: Reported,
     usage: Option<String>,
-    /// The event that told it and nothing else, for the one that we end with.
+    /// The event that had only the usage; our last event is made of it.
     usage_event: Option<Fields<'static>>,
-    /// Has the upstream said that it is at its end?
+    /// Has the upstream announced the end?
     has_finished: bool,
-    /// The last event of `/v1/responses`, kept until it is paid for.
+    /// The last event of `/v1/responses`, kept until the call is settled.
     terminal: Option<(String, Fields<'static>)>,
     sequence: u64,
 }
 
 impl Transcript {
-    /// Nothing yet.
+    /// Of a stream that has not begun.
     #[must_use]
-    pub fn new(dialect: Dialect, ask: &Ask, request: String) -> Self {
+    pub fn new(dialect: Dialect, request: &ModelRequest, request_id: String) -> Self {
         Transcript {
             dialect,
-            wants_usage: ask.wants_usage,
-            choices: ask.choices,
-            request,
+            wants_usage: request.wants_usage,
+            choices: request.choices,
+            request_id,
             head: None,
             reported: Reported::Missing,
             usage: None,
@@ -462,13 +131,13 @@ impl Transcript {
         }
     }
 
-    /// What the upstream says it took, so far.
+    /// The usage that the upstream has reported so far.
     #[must_use]
     pub fn reported(&self) -> Reported {
         self.reported
     }
 
-    /// Has the upstream come to its end, where its protocol lets it say so?
+    /// Has the upstream announced the end, if its protocol can?
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.has_finished || self.dialect == Dialect::Native
@@ -477,7 +146,7 @@ impl Transcript {
     /// Reads a frame.
     pub fn read(&mut self, frame: Bytes) -> Piece {
         let Some((event, data)) = sse::read(&frame) else {
-            // A comment, or a field that is not ours to know.
+            // A comment, or a field that is not read here.
             return Piece { passed: Some(frame), ..Piece::default() };
         };
         if data.trim() == DONE {
@@ -529,7 +198,7 @@ impl Transcript {
                 let usual =
                     ["id", "object", "created", "model", "system_fingerprint", "choices", "usage"];
                 if self.wants_usage || fields.has_only(&usual) {
-                    // Kept for the end, when it is paid for.
+                    // Kept for the end, when the call is settled.
                     return Piece::default();
                 }
             }
@@ -544,7 +213,7 @@ impl Transcript {
         Piece { passed: Some(passed), text, is_end: false }
     }
 
-    /// The short way for the chunk that a chat has most of: text and no usage. `None` for any other.
+    /// The fast path for the usual chunk of a chat: text and no usage. `None` for any other.
     fn read_plain_chunk(&mut self, frame: &Bytes, data: &str) -> Option<Piece> {
         if !matches!(self.dialect, Dialect::Chat | Dialect::Completion) || self.head.is_none() {
             return None;
@@ -580,7 +249,7 @@ impl Transcript {
         Some(Piece { passed: Some(passed), text, is_end: false })
     }
 
-    /// Reads an event of `/v1/responses`; `None` where it is passed on as it is.
+    /// Reads an event of `/v1/responses`; `None` if it is passed on unchanged.
     fn read_response(&mut self, event: Option<&str>, fields: &Fields<'_>) -> Option<Piece> {
         if let Some(sequence) = fields.get("sequence_number").and_then(|text| text.parse().ok()) {
             self.sequence = sequence;
@@ -603,7 +272,7 @@ impl Transcript {
         Some(Piece { is_end: true, ..Piece::default() })
     }
 
-    /// The frames that end the stream. Without a bill, what it came to is not known.
+    /// The frames that end the stream. Without a bill the cost is not known.
     #[must_use]
     pub fn close(&self, close: Close<'_>, bill: Option<&Bill>) -> Bytes {
         let mut out = String::new();
@@ -618,10 +287,10 @@ impl Transcript {
                 bill.cost,
                 bill.balance,
                 left(bill.left),
-                self.request,
+                self.request_id,
                 ended_by(close)
             ),
-            None => format!("{{\"request_id\":\"{}\"{}}}", self.request, ended_by(close)),
+            None => format!("{{\"request_id\":\"{}\"{}}}", self.request_id, ended_by(close)),
         };
         let _ = write!(out, ": polysystems {comment}\n\n");
         if self.dialect != Dialect::Responses {
@@ -708,11 +377,11 @@ impl Transcript {
         }
     }
 
-    /// The upstream's own usage where there is one, else ours, with what it cost.
+    /// The upstream's usage, or ours if it reports none, with the cost.
     fn usage_with_cost(&self, bill: &Bill) -> String {
-        let is_told = matches!(self.reported, Reported::Given(_));
-        let told = self.usage.as_deref().filter(|_| is_told).and_then(Fields::read);
-        let mut usage = told.unwrap_or_else(|| {
+        let is_reported = matches!(self.reported, Reported::Given(_));
+        let own = self.usage.as_deref().filter(|_| is_reported).and_then(Fields::read);
+        let mut usage = own.unwrap_or_else(|| {
             let (prompt, completion) = match self.dialect {
                 Dialect::Responses => ("input_tokens", "output_tokens"),
                 _ => ("prompt_tokens", "completion_tokens"),
@@ -728,26 +397,8 @@ impl Transcript {
     }
 }
 
-fn left(left: LimitsLeft) -> String {
-    let of = |name: &str, left: Option<Credits>| {
-        left.map(|left| format!(",\"{name}\":{left}")).unwrap_or_default()
-    };
-    of("per_request_limit", left.per_request)
-        + &of("daily_remaining", left.daily)
-        + &of("monthly_remaining", left.monthly)
-}
-
-fn ended_by(close: Close<'_>) -> String {
-    match close {
-        Close::Completed => String::new(),
-        Close::Declined { reason: word, .. } | Close::Broken { code: word, .. } => {
-            format!(",\"ended_by\":\"{word}\"")
-        }
-    }
-}
-
-/// The text of an event of `/v1/responses`: only deltas deliver, and the name of a function; all other events
-/// repeat.
+/// The text of an event of `/v1/responses`. Only deltas and the name of a function deliver text; all
+/// other events repeat it.
 fn response_text(fields: &Fields<'_>) -> String {
     let kind = fields.get("type").unwrap_or_default().trim_matches('"');
     let text = match kind {
@@ -761,78 +412,31 @@ fn response_text(fields: &Fields<'_>) -> String {
     text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
 }
 
-/// The frame with other data. Its other lines stay.
+/// The frame with other data; its other lines stay.
 fn framed(frame: &[u8], fields: &Fields<'_>) -> Bytes {
     let mut out = String::new();
-    // A line may end with CR alone, which `str::lines` does not know.
+    // A line may end with CR alone, which `str::lines` does not split at.
     for line in String::from_utf8_lossy(frame).split(['\n', '\r']) {
         if !line.is_empty() && !line.starts_with("data") {
             out.push_str(line);
             out.push('\n');
         }
     }
-    // A line's end between two values would end the data.
+    // A line break between two values would end the data.
     let data = fields.to_string().replace(['\n', '\r'], " ");
     let _ = write!(out, "data: {data}\n\n");
     out.into()
 }
 
-impl Reported {
-    /// Of the `usage` of an answer or an event, as text.
-    #[must_use]
-    pub fn of(usage: &str) -> Self {
-        #[expect(clippy::struct_field_names, reason = "OpenAI's names")]
-        #[derive(Deserialize)]
-        struct Usage {
-            prompt_tokens: Option<i64>,
-            input_tokens: Option<i64>,
-            completion_tokens: Option<i64>,
-            output_tokens: Option<i64>,
-            total_tokens: Option<i64>,
-        }
-        if usage.trim() == "null" {
-            return Reported::Missing;
-        }
-        let Ok(Object(usage)) = serde_json::from_str::<Object<Usage>>(usage) else {
-            return Reported::Absurd;
-        };
-        let prompt = usage.prompt_tokens.or(usage.input_tokens);
-        let completion = usage.completion_tokens.or(usage.output_tokens);
-        let all = [prompt, completion, usage.total_tokens];
-        let is_absurd =
-            |count: &i64| u64::try_from(*count).map_or(true, |count| count > TOKENS_MAX);
-        if all.iter().flatten().any(is_absurd) {
-            return Reported::Absurd;
-        }
-        // Half of it is not the truth.
-        if usage.total_tokens.is_none() && (prompt.is_none() || completion.is_none()) {
-            return Reported::Missing;
-        }
-        let [prompt, completion, reported_total] =
-            all.map(|count| u64::try_from(count.unwrap_or(0)).unwrap_or(0));
-        Reported::Given(TokenUsage { prompt, completion, reported_total })
-    }
-
-    /// Of a whole answer.
-    #[must_use]
-    pub fn of_answer(body: &[u8]) -> Self {
-        let text = std::str::from_utf8(body).unwrap_or_default();
-        let fields = Fields::read(text);
-        fields.as_ref().and_then(|fields| fields.get("usage")).map_or(Reported::Missing, Self::of)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::TokenUsage;
+    use domain::LimitsLeft;
 
     fn bill() -> Bill {
         let (cost, balance) = ("0.00205".parse().unwrap(), "1".parse().unwrap());
         Bill { cost, balance, left: LimitsLeft::default(), prompt: 3, completion: 2 }
-    }
-
-    fn ask(dialect: Dialect, body: &str) -> Ask {
-        dialect.ask(body.as_bytes()).unwrap()
     }
 
     fn frame(data: &str) -> Bytes {
@@ -840,77 +444,8 @@ mod tests {
     }
 
     fn transcript(dialect: Dialect, body: &str) -> Transcript {
-        Transcript::new(dialect, &ask(dialect, body), "req-1".into())
-    }
-
-    #[test]
-    fn a_request_says_what_it_asks_for() {
-        let body = r#"{"model":"m","max_tokens":5,"max_completion_tokens":7,"n":2,"stream":true,
-            "stream_options":{"include_usage":true},"messages":[]}"#;
-        let asked = ask(Dialect::Chat, body);
-        assert_eq!((asked.token_limit, asked.choices), (Some(7), 2));
-        assert!(asked.is_stream && asked.wants_usage);
-        assert_eq!(ask(Dialect::Completion, r#"{"prompt":["a","b"],"best_of":3}"#).choices, 6);
-        assert_eq!(ask(Dialect::Completion, r#"{"prompt":[1,2,3]}"#).choices, 1);
-        assert_eq!(ask(Dialect::Responses, r#"{"max_output_tokens":9}"#).token_limit, Some(9));
-        assert_eq!(ask(Dialect::Embeddings, r#"{"input":"a"}"#).token_limit, Some(0));
-        // Only the protocol's own names are limits.
-        assert_eq!(ask(Dialect::Chat, r#"{"max_output_tokens":1}"#).token_limit, None);
-        assert_eq!(ask(Dialect::Responses, r#"{"max_tokens":1}"#).token_limit, None);
-        for body in [
-            "",
-            "[]",
-            r#"{"stream":"yes"}"#,
-            r#"{"n":-1}"#,
-            r#"{"n":1,"n":2}"#,
-            r#"{"prompt":"a","prompt":"b"}"#,
-            r#"{"stream_options":{"include_usage":false,"include_usage":true}}"#,
-            // What our reader of JSON takes for the number itself, and nobody else does.
-            r#"{"max_tokens":{"$serde_json::private::RawValue":"5"}}"#,
-            r#"{"n":{"$serde_json::private::RawValue":"5"}}"#,
-            r#"{"Max_Tokens":1}"#,
-            r#"{"N":2}"#,
-            r#"{"max_tokens":0}"#,
-            r#"{"stream_options":[true]}"#,
-        ] {
-            assert!(Dialect::Chat.ask(body.as_bytes()).is_err(), "{body}");
-        }
-    }
-
-    #[test]
-    fn the_upstream_is_told_the_limit_and_asked_for_usage() {
-        let told = |dialect: Dialect, body: &str, limit, is_stream| {
-            let told = dialect.told(&Bytes::from(body.to_owned()), limit, None, is_stream);
-            String::from_utf8(told.to_vec()).unwrap()
-        };
-        assert_eq!(told(Dialect::Chat, r#"{"a": 1}"#, None, false), r#"{"a": 1}"#);
-        assert_eq!(
-            told(Dialect::Chat, r#"{"a":1.0}"#, Some(5), false),
-            r#"{"a":1.0,"max_tokens":5}"#
-        );
-        assert_eq!(
-            told(Dialect::Chat, r#"{"max_completion_tokens":9,"a":1}"#, Some(5), false),
-            r#"{"max_completion_tokens":5,"a":1}"#
-        );
-        assert_eq!(told(Dialect::Responses, "{}", Some(5), true), r#"{"max_output_tokens":5}"#);
-        assert_eq!(
-            told(Dialect::Chat, r#"{"stream_options":{"x":1}}"#, None, true),
-            r#"{"stream_options":{"x":1,"include_usage":true}}"#
-        );
-        assert_eq!(told(Dialect::Embeddings, "{}", Some(5), false), "{}");
-        let foreign = r#"{"max_output_tokens":1}"#;
-        assert_eq!(
-            told(Dialect::Chat, foreign, Some(5), false),
-            r#"{"max_output_tokens":1,"max_tokens":5}"#
-        );
-        // An upstream that knows one name alone is told by that, also what the request names itself.
-        let renamed = |body: &'static str, limit| {
-            let field = Some("max_completion_tokens");
-            Dialect::Chat.told(&Bytes::from_static(body.as_bytes()), limit, field, false)
-        };
-        assert_eq!(renamed(r#"{"max_tokens":9}"#, None), r#"{"max_completion_tokens":9}"#);
-        assert_eq!(renamed(r#"{"max_tokens":9}"#, Some(5)), r#"{"max_completion_tokens":5}"#);
-        assert_eq!(renamed("{}", Some(5)), r#"{"max_completion_tokens":5}"#);
+        let request = dialect.read_request(body.as_bytes()).unwrap();
+        Transcript::new(dialect, &request, "req-1".into())
     }
 
     #[test]
@@ -939,7 +474,7 @@ mod tests {
     }
 
     #[test]
-    fn the_short_way_reads_what_the_long_way_reads() {
+    fn the_fast_path_reads_what_the_slow_path_reads() {
         for chunk in [
             r#"{"choices":[{"delta":{"content":"a\u00fc \"quoted\" ,\"usage\":null"}}],"usage":null}"#,
             r#"{"choices":[{"delta":{"content":"a","reasoning_content":"b"}},{"delta":{"refusal":"c"}}]}"#,
@@ -957,7 +492,7 @@ mod tests {
             r#"{"error":{"message":"x"}}"#,
         ] {
             for body in ["{}", r#"{"stream_options":{"include_usage":true}}"#] {
-                // The first chunk of a stream goes the long way.
+                // The first chunk of a stream takes the slow path.
                 let mut long = transcript(Dialect::Chat, body);
                 let mut short = transcript(Dialect::Chat, body);
                 short.read(frame("{}"));
@@ -1056,41 +591,5 @@ mod tests {
             r#"{"choices":[{"message":{"role":"assistant","content":"a"}}],"usage":{"text":"no"}}"#;
         assert_eq!(Dialect::Chat.answer_text(answer.as_bytes()), "a");
         assert_eq!(Dialect::Embeddings.answer_text(answer.as_bytes()), "");
-    }
-
-    #[test]
-    fn usage_is_read_where_it_makes_sense() {
-        for (body, expected) in [
-            (
-                r#"{"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}"#,
-                Ok(Some(7)),
-            ),
-            (r#"{"usage":{"input_tokens":3,"output_tokens":4}}"#, Ok(Some(7))),
-            (
-                r#"{"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":9}}"#,
-                Ok(Some(9)),
-            ),
-            (r#"{"usage":{"prompt_tokens":0,"completion_tokens":0}}"#, Ok(Some(0))),
-            (
-                r#"{"usage":{"prompt_tokens":3,"input_tokens":3,"completion_tokens":4,"output_tokens":4}}"#,
-                Ok(Some(7)),
-            ),
-            (r#"{"usage":{"prompt_tokens":3}}"#, Ok(None)),
-            (r#"{"usage":{"prompt_tokens":3,"total_tokens":3}}"#, Ok(Some(3))),
-            (r#"{"usage":{"prompt_tokens":-3,"completion_tokens":4}}"#, Err(())),
-            (r#"{"usage":{"prompt_tokens":1e99}}"#, Err(())),
-            (r#"{"usage":"many"}"#, Err(())),
-            (r#"{"usage":[3,3,4,4,7]}"#, Err(())),
-            (r#"{"usage":{}}"#, Ok(None)),
-            (r#"{"usage":null}"#, Ok(None)),
-            ("not json", Ok(None)),
-        ] {
-            let reported = match Reported::of_answer(body.as_bytes()) {
-                Reported::Missing => Ok(None),
-                Reported::Absurd => Err(()),
-                Reported::Given(usage) => Ok(Some(usage.total())),
-            };
-            assert_eq!(reported, expected, "{body}");
-        }
     }
 }

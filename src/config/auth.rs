@@ -1,0 +1,138 @@
+//! `[auth]` and `[email]`.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Secret, non_zero};
+
+/// `[auth]`: passwords, sessions and API keys.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AuthSettings {
+    /// Secret that signs session tokens; at least 32 characters. If it is unset, one is generated
+    /// in the data directory.
+    pub jwt_secret: Option<Secret>,
+    /// The `jwt_secret` used before. Tokens that it signed stay valid until they expire.
+    pub jwt_previous_secret: Option<Secret>,
+    /// Secret with which API keys are hashed; at least 32 characters. If it is unset, one is
+    /// generated in the data directory.
+    pub key_pepper: Option<Secret>,
+    /// Lifetime of a session token, in seconds. The default is 24 hours.
+    pub jwt_lifetime_seconds: NonZeroU32,
+    /// Lifetime of a session that is not renewed, in days.
+    pub session_days: NonZeroU32,
+    /// Sessions of one user. A further login ends the oldest one.
+    pub sessions_per_user_max: u64,
+    /// Shortest password, in characters.
+    pub password_length_min: usize,
+    /// Passwords hashed at the same time, on low-priority threads; each takes 19 MiB. 0 means one
+    /// for every two cores; one for each core makes paid calls wait.
+    pub password_hashes_max: usize,
+    /// Password hashes that may wait. Above it logins are refused with 503.
+    pub password_queue_max: usize,
+    /// API keys of one account.
+    pub keys_per_account_max: usize,
+    /// API keys cached in memory.
+    pub key_cache_max: u64,
+    /// How long before an API key expires its owner is warned, in days.
+    pub key_expiry_warning_days: u32,
+    /// If true, users must verify their email address before they pay or create an API key.
+    pub require_verified_email: bool,
+    /// Lifetime of a token that verifies an email address, in hours.
+    pub verification_hours: NonZeroU32,
+    /// Lifetime of a token that resets a password, in minutes.
+    pub password_reset_minutes: NonZeroU32,
+    /// Logins, registrations and similar attempts from one address, per minute. IPv6 addresses
+    /// count by /64.
+    pub attempts_per_address: NonZeroU32,
+    /// Logins to one account from one address, per minute.
+    pub attempts_per_account: NonZeroU32,
+    /// Logins to one account per hour, from all addresses together that have no session of it. A
+    /// tenth of them may come at once.
+    pub attempts_per_account_from_strangers: NonZeroU32,
+}
+
+impl Default for AuthSettings {
+    fn default() -> Self {
+        AuthSettings {
+            jwt_secret: None,
+            jwt_previous_secret: None,
+            key_pepper: None,
+            jwt_lifetime_seconds: non_zero::u32(86_400),
+            session_days: non_zero::u32(30),
+            sessions_per_user_max: 100,
+            password_length_min: 12,
+            password_hashes_max: 0,
+            password_queue_max: 64,
+            keys_per_account_max: 1_000,
+            key_cache_max: 1_000_000,
+            key_expiry_warning_days: 7,
+            require_verified_email: false,
+            verification_hours: non_zero::u32(48),
+            password_reset_minutes: non_zero::u32(60),
+            attempts_per_address: non_zero::u32(60),
+            attempts_per_account: non_zero::u32(10),
+            attempts_per_account_from_strangers: non_zero::u32(100),
+        }
+    }
+}
+
+/// `[email]`: messages to users.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct EmailSettings {
+    /// How messages are sent: `smtp`, `folder` or `log`. If it is unset, `smtp` if `smtp_url` is
+    /// set, and otherwise `folder`.
+    pub transport: Option<EmailTransport>,
+    /// The mail server: `smtps://user:password@host` (TLS), or `smtp://...?tls=required`
+    /// (STARTTLS).
+    pub smtp_url: Option<Secret>,
+    /// Sender of the messages.
+    pub from: String,
+    /// Folder for the transport `folder`, which writes one `.eml` file for each message. If it is
+    /// unset, `mail` in the data directory.
+    pub folder: Option<PathBuf>,
+    /// Page that verifies an email address, with `{token}` in it. If it is unset, the message
+    /// explains the API call.
+    pub verify_url: Option<String>,
+    /// Page that resets a password, with `{token}` in it. If it is unset, the message explains the
+    /// API call.
+    pub reset_url: Option<String>,
+}
+
+/// How messages to users are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EmailTransport {
+    /// To a mail server.
+    Smtp,
+    /// Into a folder, for development.
+    Folder,
+    /// Into the log, tokens included, for development.
+    Log,
+}
+
+impl Default for EmailSettings {
+    fn default() -> Self {
+        EmailSettings {
+            transport: None,
+            smtp_url: None,
+            from: "Polysystems <no-reply@localhost>".into(),
+            folder: None,
+            verify_url: None,
+            reset_url: None,
+        }
+    }
+}
+
+impl EmailSettings {
+    /// The transport that is set, or follows from `smtp_url`.
+    #[must_use]
+    pub fn transport(&self) -> EmailTransport {
+        let has_server = self.smtp_url.is_some();
+        let default = if has_server { EmailTransport::Smtp } else { EmailTransport::Folder };
+        self.transport.unwrap_or(default)
+    }
+}

@@ -1,0 +1,142 @@
+//! `[[prices]]`, and the default price list.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, bail};
+use serde::{Deserialize, Serialize};
+
+use super::Settings;
+use super::validate::amount;
+use domain::TokenPrice;
+use domain::pricing::{PriceList, PriceRule, RouteClass};
+
+/// `[[prices]]`: the price of a route.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PriceSetting {
+    /// HTTP method. If it is unset, any method.
+    pub method: Option<String>,
+    /// An exact path, or a prefix that ends in `/*`.
+    pub path: String,
+    /// Class of the route for rate limits: `health`, `read`, `write`, `generation` or `heavy`.
+    #[serde(with = "route_class")]
+    pub class: RouteClass,
+    /// Price of a call, in USD.
+    pub base: String,
+    /// Price of a token in addition to `base`, in USD. If it is unset, the price is fixed.
+    pub per_token: Option<String>,
+    /// Token limit of a request that names none.
+    #[serde(default = "default_max_tokens")]
+    pub default_max_tokens: u64,
+    /// The same for single models: a table of token limits by model.
+    #[serde(default)]
+    pub default_max_tokens_of: BTreeMap<String, u64>,
+}
+
+const fn default_max_tokens() -> u64 {
+    4_096
+}
+
+/// The default price list: method, path, class, base, price per token. The published list comes
+/// first. It names categories and no routes for some of them; those routes are our choice.
+const DEFAULT_PRICES: [(&str, &str, RouteClass, &str, Option<&str>); 18] = [
+    ("GET", "/api/hub/health", RouteClass::Health, "0", None),
+    ("POST", "/api/hub/agents/chat", RouteClass::Generation, "0.0020", Some("0.00001")),
+    ("POST", "/api/hub/agents/generate", RouteClass::Generation, "0.0020", Some("0.00001")),
+    ("POST", "/api/omm/generate", RouteClass::Generation, "0.0030", Some("0.00002")),
+    ("POST", "/api/yggdrasil/process", RouteClass::Generation, "0.0040", Some("0.00002")),
+    ("POST", "/v1/chat/completions", RouteClass::Generation, "0.0020", Some("0.00001")),
+    ("POST", "/api/hub/rag/index", RouteClass::Write, "0.0005", None),
+    ("POST", "/api/hub/memory", RouteClass::Write, "0.0001", None),
+    ("GET", "/api/hub/memory/*", RouteClass::Read, "0.0001", None),
+    ("POST", "/api/hub/search/index", RouteClass::Write, "0.0002", None),
+    ("POST", "/api/hub/documents", RouteClass::Heavy, "0.0005", None),
+    // Routes that the published list does not name.
+    ("POST", "/v1/completions", RouteClass::Generation, "0.0020", Some("0.00001")),
+    ("POST", "/v1/responses", RouteClass::Generation, "0.0020", Some("0.00001")),
+    ("POST", "/v1/embeddings", RouteClass::Write, "0.0002", Some("0.0000001")),
+    ("GET", "/v1/models", RouteClass::Read, "0", None),
+    ("GET", "/v1/models/*", RouteClass::Read, "0", None),
+    ("POST", "/api/hub/rag/query", RouteClass::Read, "0.0005", None),
+    ("POST", "/api/hub/tasks", RouteClass::Write, "0.0001", None),
+];
+
+/// Reads and writes a class by its name.
+mod route_class {
+    use serde::de::Error as _;
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use domain::pricing::RouteClass;
+
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+    pub(super) fn serialize<S: Serializer>(class: &RouteClass, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(class.name())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<RouteClass, D::Error> {
+        let name = String::deserialize(from)?;
+        let class = RouteClass::ALL.into_iter().find(|class| class.name() == name);
+        class.ok_or_else(|| D::Error::unknown_variant(&name, &RouteClass::NAMES))
+    }
+}
+
+impl Settings {
+    /// The prices in force.
+    pub fn price_list(&self) -> anyhow::Result<PriceList> {
+        let defaults = DEFAULT_PRICES.iter().filter(|_| self.default_prices).map(
+            |(method, path, class, base, per_token)| PriceSetting {
+                method: Some((*method).to_owned()),
+                path: (*path).to_owned(),
+                class: *class,
+                base: (*base).to_owned(),
+                per_token: per_token.map(str::to_owned),
+                default_max_tokens: default_max_tokens(),
+                default_max_tokens_of: BTreeMap::new(),
+            },
+        );
+        let rules = defaults.chain(self.prices.iter().cloned()).map(|price| {
+            let name = format!("prices: {}", price.path);
+            if !price.path.starts_with('/') {
+                bail!("{name}: a path must begin with /");
+            }
+            // Usage is indexed by it.
+            if price.path.len() > 512 {
+                bail!("{name}: a path must have at most 512 bytes");
+            }
+            let per_token = price.per_token.as_deref().map(str::parse::<TokenPrice>).transpose();
+            Ok(PriceRule {
+                method: price.method.as_deref().map(|method| method.to_ascii_uppercase().into()),
+                path: price.path.as_str().into(),
+                class: price.class,
+                base: amount(&format!("{name}: base"), &price.base)?,
+                per_token: per_token.with_context(|| format!("{name}: per_token"))?,
+                default_max_tokens: price.default_max_tokens,
+                default_max_tokens_of: price.default_max_tokens_of,
+            })
+        });
+        Ok(PriceList::new(rules.collect::<anyhow::Result<_>>()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_prices_are_the_published_ones() {
+        let list = Settings::default().price_list().unwrap();
+        for (method, path, base, per_token) in [
+            ("POST", "/api/hub/agents/chat", "0.0020", Some("0.00001")),
+            ("POST", "/api/omm/generate", "0.0030", Some("0.00002")),
+            ("POST", "/api/yggdrasil/process", "0.0040", Some("0.00002")),
+            ("POST", "/v1/chat/completions", "0.0020", Some("0.00001")),
+            ("POST", "/api/hub/rag/index", "0.0005", None),
+            ("GET", "/api/hub/health", "0", None),
+        ] {
+            let rule = list.find(method, path).unwrap();
+            assert_eq!(rule.base, base.parse().unwrap(), "{path}");
+            assert_eq!(rule.per_token, per_token.map(|price| price.parse().unwrap()), "{path}");
+        }
+        assert!(list.find("POST", "/api/hub/unknown").is_none());
+    }
+}

@@ -1,0 +1,73 @@
+//! `[rate_limit]`.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+use serde::{Deserialize, Serialize};
+
+use super::non_zero;
+
+/// `[rate_limit]`: requests per time window.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RateLimitSettings {
+    /// False switches every rate limit off.
+    pub enabled: bool,
+    /// Tier of accounts that have no tier of their own.
+    pub default_tier: String,
+    /// Requests from one address per second, before authentication. IPv6 addresses count by /64.
+    pub address_per_second: NonZeroU32,
+    /// Share of the tier's limits that applies to reads, in percent.
+    pub read_percent: NonZeroU32,
+    /// Share of the tier's limits that applies to writes, in percent.
+    pub write_percent: NonZeroU32,
+    /// Share of the tier's limits that applies to text generation, in percent.
+    pub generation_percent: NonZeroU32,
+    /// Share of the tier's limits that applies to heavy processing, in percent.
+    pub heavy_percent: NonZeroU32,
+    /// Tiers by name. Each has the limits `second`, `minute`, `hour` and `day`; a limit that is
+    /// left out does not apply.
+    pub tiers: BTreeMap<String, TierSettings>,
+}
+
+/// `[rate_limit.tiers.<name>]`: requests in each window.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TierSettings {
+    /// Requests per second. Unset: no limit.
+    pub second: Option<NonZeroU32>,
+    /// Requests per minute. Unset: no limit.
+    pub minute: Option<NonZeroU32>,
+    /// Requests per hour. Unset: no limit.
+    pub hour: Option<NonZeroU32>,
+    /// Requests per day. Unset: no limit.
+    pub day: Option<NonZeroU32>,
+}
+
+impl Default for RateLimitSettings {
+    fn default() -> Self {
+        let count = NonZeroU32::new;
+        let tier = |second, minute, hour, day| TierSettings {
+            second: count(second),
+            minute: count(minute),
+            hour: count(hour),
+            day: count(day),
+        };
+        RateLimitSettings {
+            enabled: true,
+            default_tier: "pro".into(),
+            address_per_second: non_zero::u32(1_000),
+            read_percent: non_zero::u32(100),
+            write_percent: non_zero::u32(50),
+            generation_percent: non_zero::u32(20),
+            heavy_percent: non_zero::u32(10),
+            tiers: BTreeMap::from([
+                ("free".to_owned(), tier(1, 10, 100, 1_000)),
+                ("basic".to_owned(), tier(5, 100, 1_000, 10_000)),
+                ("pro".to_owned(), tier(20, 1_000, 10_000, 100_000)),
+                ("enterprise".to_owned(), tier(200, 10_000, 100_000, 1_000_000)),
+                ("unlimited".to_owned(), TierSettings::default()),
+            ]),
+        }
+    }
+}

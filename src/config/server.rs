@@ -1,0 +1,152 @@
+//! `[server]`, `[database]`, `[log]` and `[traces]`.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Secret, non_zero};
+
+/// `[server]`: the HTTP server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ServerSettings {
+    /// Address and port to listen on.
+    pub bind: SocketAddr,
+    /// HTTP worker threads. 0 means one for each core.
+    pub workers: usize,
+    /// Largest request body, in bytes. A larger one is refused with 413.
+    pub body_max_bytes: usize,
+    /// How long an idle connection is kept open, in seconds.
+    pub keep_alive_seconds: u64,
+    /// How long a client may take to send a request's head, in seconds.
+    pub head_timeout_seconds: u64,
+    /// How long a client may take to send a request's body, in seconds.
+    pub body_timeout_seconds: u64,
+    /// On shutdown, how long running calls may go on, in seconds. After that they are ended and
+    /// settled.
+    pub drain_seconds: u64,
+    /// On shutdown, how long the server reports that it is not ready but still takes calls, in
+    /// seconds. Set it to the time that a load balancer takes to notice.
+    pub drain_delay_seconds: u64,
+    /// Open connections at the same time. Further ones wait to be accepted.
+    pub connections_max: NonZeroUsize,
+    /// Requests handled at the same time. Further ones are refused with 503.
+    pub requests_max: NonZeroUsize,
+    /// Paid calls at the same time, streams included. Further ones are refused with 503.
+    pub calls_max: NonZeroUsize,
+    /// Bytes of request bodies in memory at the same time. Above it requests are refused with 503.
+    pub bodies_max_bytes: NonZeroUsize,
+    /// Address and port of a separate listener for `/metrics`. If it is unset, `/metrics` is served
+    /// with the API if `metrics_token` is set, and otherwise nowhere.
+    pub metrics_bind: Option<SocketAddr>,
+    /// Token that `/metrics` requires as `Authorization: Bearer`; at least 16 characters.
+    pub metrics_token: Option<Secret>,
+    /// IP addresses of reverse proxies whose `X-Forwarded-For` header is trusted.
+    pub trusted_proxies: Vec<IpAddr>,
+    /// File with the TLS certificate chain (PEM). With `tls_key` set as well, the server speaks
+    /// HTTPS only. The file is read again when it changes.
+    pub tls_certificate: Option<PathBuf>,
+    /// File with the private key (PEM) of `tls_certificate`.
+    pub tls_key: Option<PathBuf>,
+    /// Origins whose pages may read answers, such as `https://app.example.com`. `*` allows any
+    /// origin; an empty list allows none.
+    pub cors_origins: Vec<String>,
+}
+
+impl Default for ServerSettings {
+    fn default() -> Self {
+        ServerSettings {
+            bind: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            workers: 0,
+            body_max_bytes: 10 * 1024 * 1024,
+            keep_alive_seconds: 75,
+            head_timeout_seconds: 5,
+            body_timeout_seconds: 60,
+            drain_seconds: 30,
+            drain_delay_seconds: 0,
+            connections_max: non_zero::usize(50_000),
+            requests_max: non_zero::usize(8_192),
+            calls_max: non_zero::usize(16_384),
+            bodies_max_bytes: non_zero::usize(512 * 1024 * 1024),
+            metrics_bind: None,
+            metrics_token: None,
+            trusted_proxies: Vec::new(),
+            tls_certificate: None,
+            tls_key: None,
+            cors_origins: Vec::new(),
+        }
+    }
+}
+
+/// `[database]`: where the data is kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DatabaseSettings {
+    /// `sqlite://...` or `postgres://...`. If it is unset, a SQLite file in the data directory is
+    /// used.
+    pub url: Option<Secret>,
+    /// Connections in the pool.
+    pub connections_max: NonZeroU32,
+}
+
+impl Default for DatabaseSettings {
+    fn default() -> Self {
+        DatabaseSettings { url: None, connections_max: non_zero::u32(8) }
+    }
+}
+
+/// `[log]`: the server's log.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogSettings {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter as `tracing-subscriber`'s `EnvFilter`
+    /// takes it.
+    pub level: String,
+    /// Format of a log line: `human` or `json`.
+    pub format: LogFormat,
+}
+
+/// `[traces]`: OpenTelemetry traces, exported by OTLP over HTTP.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TraceSettings {
+    /// The collector's base URL, such as `http://127.0.0.1:4318`; `/v1/traces` is appended. If it
+    /// is unset, nothing is traced.
+    pub otlp_url: Option<String>,
+    /// How many of 1,000 calls are traced.
+    pub per_mille: u16,
+    /// If true, a trace that a caller began is continued, and the caller decides whether it is
+    /// recorded. Enable it for trusted callers only.
+    pub continue_callers: bool,
+    /// The `service.name` of the traces.
+    pub service: String,
+}
+
+impl Default for TraceSettings {
+    fn default() -> Self {
+        TraceSettings {
+            otlp_url: None,
+            per_mille: 10,
+            continue_callers: false,
+            service: "polysystems".into(),
+        }
+    }
+}
+
+/// Format of a log line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Human,
+    /// For programs: one JSON object a line.
+    Json,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        LogSettings { level: "info".into(), format: LogFormat::Human }
+    }
+}

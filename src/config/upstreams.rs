@@ -1,0 +1,163 @@
+//! `[upstreams]`, and `[holds]` and `[idempotency]` of the calls that they serve.
+
+use std::num::{NonZeroU32, NonZeroU64};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Secret, non_zero};
+
+/// `[upstreams]`: the services that answer paid calls, one for each route group.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpstreamsSettings {
+    /// How long connecting to an upstream may take, in seconds.
+    pub connect_timeout_seconds: NonZeroU64,
+    /// Upstream of `/api/hub/*`.
+    pub hub: UpstreamSettings,
+    /// Upstream of `/api/omm/*`.
+    pub omm: UpstreamSettings,
+    /// Upstream of `/api/yggdrasil/*`.
+    pub yggdrasil: UpstreamSettings,
+    /// Upstream of `/v1/*`.
+    pub v1: UpstreamSettings,
+}
+
+impl Default for UpstreamsSettings {
+    fn default() -> Self {
+        UpstreamsSettings {
+            connect_timeout_seconds: non_zero::u64(5),
+            hub: UpstreamSettings::default(),
+            omm: UpstreamSettings::default(),
+            yggdrasil: UpstreamSettings::default(),
+            v1: UpstreamSettings::default(),
+        }
+    }
+}
+
+/// `[upstreams.<group>]`: the upstream of one route group.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UpstreamSettings {
+    /// Base URL of the upstream; the path and query of a call are appended. If it is unset, the
+    /// built-in sandbox answers.
+    pub url: Option<String>,
+    /// API key that is sent to the upstream as `Authorization: Bearer`.
+    pub api_key: Option<Secret>,
+    /// Base URL for calls that failed at `url`. If it is unset, there is no fallback.
+    pub fallback_url: Option<String>,
+    /// API key that is sent to the fallback as `Authorization: Bearer`.
+    pub fallback_api_key: Option<Secret>,
+    /// How often a call that failed before its first byte is tried again, before the fallback.
+    pub retries: u32,
+    /// How long a complete answer may take, or the first byte of a stream, in seconds.
+    pub timeout_seconds: NonZeroU64,
+    /// How long a stream may send nothing, in seconds.
+    pub stream_idle_seconds: NonZeroU64,
+    /// What happens to a stream whose client leaves: `cancel` ends it and bills what was delivered,
+    /// `drain` reads it to its end and bills all of it.
+    pub on_disconnect: OnDisconnect,
+    /// Name of the token limit in a chat request, if the upstream accepts only one: `max_tokens` or
+    /// `max_completion_tokens`. If it is unset, the request's own name is kept, and `max_tokens` is
+    /// used if the request names none.
+    pub token_limit_field: Option<TokenLimitField>,
+    /// Largest answer that is not a stream, in bytes.
+    pub response_max_bytes: usize,
+}
+
+impl Default for UpstreamSettings {
+    fn default() -> Self {
+        UpstreamSettings {
+            url: None,
+            api_key: None,
+            fallback_url: None,
+            fallback_api_key: None,
+            retries: 0,
+            timeout_seconds: non_zero::u64(300),
+            stream_idle_seconds: non_zero::u64(120),
+            on_disconnect: OnDisconnect::Cancel,
+            token_limit_field: None,
+            response_max_bytes: 64 * 1024 * 1024,
+        }
+    }
+}
+
+/// What happens to a stream whose client leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDisconnect {
+    /// The upstream is cancelled, and what was delivered is billed.
+    Cancel,
+    /// The upstream is read to its end, and all of it is billed.
+    Drain,
+}
+
+/// Name of the token limit in a chat request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenLimitField {
+    /// `max_tokens`
+    MaxTokens,
+    /// `max_completion_tokens`
+    MaxCompletionTokens,
+}
+
+impl TokenLimitField {
+    /// The name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            TokenLimitField::MaxTokens => "max_tokens",
+            TokenLimitField::MaxCompletionTokens => "max_completion_tokens",
+        }
+    }
+}
+
+/// `[holds]`: credits that are held for calls whose price is known only at their end.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HoldSettings {
+    /// If true, a call that the balance or a limit covers only in part starts with a lower token
+    /// limit. If false, it is refused.
+    pub lower_token_limit: bool,
+    /// Completion tokens of each choice that must be covered before such a call, or a stream,
+    /// starts.
+    pub start_tokens: NonZeroU64,
+    /// Completion tokens of each choice that a stream holds at first. Each extension doubles it, up
+    /// to `step_tokens_max`.
+    pub step_tokens: NonZeroU64,
+    /// Most completion tokens of each choice by which a stream extends its hold.
+    pub step_tokens_max: NonZeroU64,
+    /// Longest duration of a stream, in seconds.
+    pub stream_seconds_max: NonZeroU64,
+    /// How long a client may read nothing from a stream, in seconds. After that it counts as gone.
+    pub reader_seconds: NonZeroU64,
+}
+
+impl Default for HoldSettings {
+    fn default() -> Self {
+        HoldSettings {
+            lower_token_limit: true,
+            start_tokens: non_zero::u64(16),
+            step_tokens: non_zero::u64(512),
+            step_tokens_max: non_zero::u64(8_192),
+            stream_seconds_max: non_zero::u64(3_600),
+            reader_seconds: non_zero::u64(120),
+        }
+    }
+}
+
+/// `[idempotency]`: requests with an `Idempotency-Key`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IdempotencySettings {
+    /// How long an answer is kept for repeats, in days.
+    pub keep_days: NonZeroU32,
+    /// Largest answer that is kept, in bytes. A repeat of a request with a larger answer gets 409.
+    pub answer_max_bytes: usize,
+}
+
+impl Default for IdempotencySettings {
+    fn default() -> Self {
+        IdempotencySettings { keep_days: non_zero::u32(7), answer_max_bytes: 1024 * 1024 }
+    }
+}

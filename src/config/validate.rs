@@ -1,0 +1,138 @@
+//! Checks of the settings that their types do not make.
+
+use anyhow::{Context as _, bail};
+
+use super::{PaymentSettings, Settings, StripeSettings, url};
+use domain::Credits;
+
+impl Settings {
+    /// Fails with one line that names the first invalid setting.
+    pub(super) fn check(&self) -> anyhow::Result<()> {
+        if let Some(url) = &self.database.url
+            && !["sqlite:", "postgres:", "postgresql:"]
+                .iter()
+                .any(|scheme| url.expose().starts_with(scheme))
+        {
+            bail!("database.url must begin with sqlite: or postgres:");
+        }
+        let tier = &self.rate_limit.default_tier;
+        if !self.rate_limit.tiers.contains_key(tier) {
+            let known: Vec<_> = self.rate_limit.tiers.keys().map(String::as_str).collect();
+            bail!("rate_limit.default_tier is {tier:?}; the tiers are {}", known.join(", "));
+        }
+        if self.server.tls_certificate.is_some() != self.server.tls_key.is_some() {
+            bail!("server.tls_certificate and server.tls_key are set together or not at all");
+        }
+        for origin in &self.server.cors_origins {
+            let parsed = reqwest::Url::parse(origin).map(|url| url.origin().ascii_serialization());
+            if origin != "*" && parsed.ok().as_ref() != Some(origin) {
+                bail!(
+                    "server.cors_origins: {origin:?} is no origin such as https://app.example.com"
+                );
+            }
+        }
+        self.check_observation()?;
+        if self.auth.sessions_per_user_max == 0 {
+            bail!("auth.sessions_per_user_max must be at least 1");
+        }
+        for (name, secret) in [
+            ("jwt_secret", &self.auth.jwt_secret),
+            ("jwt_previous_secret", &self.auth.jwt_previous_secret),
+            ("key_pepper", &self.auth.key_pepper),
+        ] {
+            if secret.as_ref().is_some_and(|secret| secret.expose().len() < 32) {
+                bail!("auth.{name} must have at least 32 characters");
+            }
+        }
+        let upstreams = [
+            ("hub", &self.upstreams.hub),
+            ("omm", &self.upstreams.omm),
+            ("yggdrasil", &self.upstreams.yggdrasil),
+            ("v1", &self.upstreams.v1),
+        ];
+        for (group, upstream) in upstreams {
+            if upstream.fallback_url.is_some() && upstream.url.is_none() {
+                bail!("upstreams.{group}.fallback_url is set, but upstreams.{group}.url is not");
+            }
+            let addresses = [
+                ("url", &upstream.url, &upstream.api_key),
+                ("fallback_url", &upstream.fallback_url, &upstream.fallback_api_key),
+            ];
+            for (name, url, key) in addresses {
+                let Some(url) = url else { continue };
+                if let Err(reason) = url::check(url, key.as_ref()) {
+                    bail!("upstreams.{group}.{name} {reason}");
+                }
+            }
+        }
+        self.payment_amount_max()?;
+        self.test_credits()?;
+        self.price_list()?;
+        self.payments.check()
+    }
+
+    fn check_observation(&self) -> anyhow::Result<()> {
+        if self.server.metrics_token.as_ref().is_some_and(|token| token.expose().len() < 16) {
+            bail!("server.metrics_token must have at least 16 characters");
+        }
+        if self.traces.per_mille > 1_000 {
+            bail!("traces.per_mille must be from 0 to 1000");
+        }
+        if let Some(url) = &self.traces.otlp_url {
+            let url = reqwest::Url::parse(url).context("traces.otlp_url is not a URL")?;
+            if !matches!(url.scheme(), "http" | "https") {
+                bail!("traces.otlp_url must begin with http: or https:");
+            }
+        }
+        if self.webhooks.keep_days.get() < 4 {
+            bail!("webhooks.keep_days must be at least 4: deliveries are tried for three days");
+        }
+        Ok(())
+    }
+}
+
+impl PaymentSettings {
+    fn check(&self) -> anyhow::Result<()> {
+        let url = |name: &str, text: &str| {
+            let parsed = reqwest::Url::parse(text).ok();
+            let is_http = parsed.is_some_and(|url| matches!(url.scheme(), "http" | "https"));
+            if is_http { Ok(()) } else { bail!("payments.{name} is no URL of http: or https:") }
+        };
+        let StripeSettings { secret_key, webhook_secret, checkout_minutes, .. } = &self.stripe;
+        if secret_key.is_some() != webhook_secret.is_some() {
+            bail!(
+                "payments.stripe.secret_key and payments.stripe.webhook_secret are set together or not at all"
+            );
+        }
+        if secret_key.is_some() {
+            url("stripe.url", &self.stripe.url)?;
+            url("stripe.success_url", &self.stripe.success_url)?;
+            url("stripe.cancel_url", &self.stripe.cancel_url)?;
+            // Stripe takes half an hour at least, counted from when it is asked.
+            if !(31..=1_440).contains(checkout_minutes) {
+                bail!("payments.stripe.checkout_minutes must be from 31 to 1440");
+            }
+        }
+        amount("payments.stripe.amount_min", &self.stripe.amount_min)?;
+        amount("payments.x402.amount", &self.x402.amount)?;
+        if let Some(facilitator) = &self.x402.facilitator_url {
+            url("x402.facilitator_url", facilitator)?;
+            if !self.x402.network.starts_with("eip155:") {
+                bail!("payments.x402.network must be of EVM, such as eip155:8453");
+            }
+            if self.x402.pay_to.is_empty() {
+                bail!("payments.x402.pay_to must be set where payments.x402.facilitator_url is");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An amount of USD in the setting `name`.
+pub(super) fn amount(name: &str, text: &str) -> anyhow::Result<Credits> {
+    let amount: Credits = text.parse().map_err(|error| anyhow::anyhow!("{name} {error}"))?;
+    if amount.is_negative() {
+        bail!("{name} must not be negative");
+    }
+    Ok(amount)
+}

@@ -1,0 +1,79 @@
+//! How a stream ended, and the frames that tell the client.
+
+use bytes::Bytes;
+
+use crate::upstream::dialect::{Bill, Close, Transcript};
+use crate::upstream::{Failure, TokenUsage};
+use domain::{Decline, Settled};
+
+/// How a stream ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum End {
+    Completed,
+    Broken(Failure),
+    ClientLeft,
+    Declined(Decline),
+    /// The upstream goes on far beyond its token limit.
+    OverLimit,
+    /// The ledger cannot be written.
+    Unwritable,
+    /// The server is shutting down.
+    Stopped,
+}
+
+/// The frames that end a stream, with its bill if it is settled.
+pub(super) fn last_frames(
+    transcript: &Transcript,
+    end: End,
+    settled: Option<&Settled>,
+    usage: TokenUsage,
+) -> Bytes {
+    let bill = settled.map(|settled| Bill {
+        cost: settled.cost,
+        balance: settled.balance,
+        left: settled.left,
+        prompt: usage.prompt,
+        completion: usage.completion,
+    });
+    let declined = |reason, message| Close::Declined { reason, message };
+    let broken = |code, message| Close::Broken { code, message };
+    let close = match end {
+        End::Completed | End::ClientLeft => Close::Completed,
+        End::Broken(Failure::TimedOut) => broken(
+            "upstream_timeout",
+            "The upstream service stopped answering. You were charged for what was delivered.",
+        ),
+        End::Broken(Failure::Broken(_) | Failure::Abandoned) => broken(
+            "upstream_error",
+            "The upstream service broke off. You were charged for what was delivered.",
+        ),
+        End::Stopped | End::Broken(Failure::Stopped) => {
+            broken("server_stopped", "The server stops. You were charged for what was delivered.")
+        }
+        End::Unwritable => broken(
+            "unavailable",
+            "The stream was cut off. GET /api/payments/transactions tells what was charged.",
+        ),
+        End::OverLimit => {
+            declined("token_limit", "The answer went on beyond its token limit and was cut off.")
+        }
+        End::Declined(decline) => match decline {
+            Decline::PerRequestLimit
+            | Decline::DailyLimit
+            | Decline::MonthlyLimit
+            | Decline::TotalLimit => declined(
+                "spending_limit",
+                "This access key has reached its spending limit. Please adjust limits.",
+            ),
+            Decline::KeyInactive => {
+                declined("key_inactive", "This access key was revoked or deleted.")
+            }
+            Decline::AccountSuspended => declined("account_suspended", "The account is suspended."),
+            _ => declined(
+                "insufficient_credits",
+                "Your credits are used up. Please top up your account.",
+            ),
+        },
+    };
+    transcript.close(close, bill.as_ref())
+}

@@ -1,0 +1,151 @@
+//! The end of a stream: its bill, and the frames that show it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::Relay;
+use super::end::{End, last_frames};
+use super::recording::Recording;
+use crate::actors::account::actor::Record;
+use crate::actors::{AccountError, Receipt};
+use crate::pipeline::bill::{hold_owed, usage_record, wait_committed};
+use crate::pipeline::departure::{StreamSender, kept};
+use crate::upstream::dialect::Transcript;
+use crate::upstream::{Reported, TokenUsage};
+use domain::Refusal;
+use domain::{Credits, Ending, Outcome, Settled, Tally, UsageRecord};
+
+impl Relay {
+    /// Bills the stream and sends the last frames.
+    pub(super) async fn finish(mut self, end: End) {
+        let has_left = self.sender.is_none();
+        if !has_left {
+            let in_flight = std::mem::take(&mut self.in_flight);
+            self.delivered.push(&in_flight);
+        }
+        if let Some(delivered) = self.delivered_at_leave.take().filter(|_| end == End::ClientLeft) {
+            // It became too large to be recorded, so nobody will get the rest.
+            self.delivered = delivered;
+        }
+        let (usage, mut tally) = self.tally(end);
+        let is_delivered = !self.delivered.is_empty()
+            || (end == End::Completed && matches!(self.transcript.reported(), Reported::Given(_)));
+        let cost = self.charged.rule().cost(usage.total()).unwrap_or(Credits::MAX);
+        if is_delivered && cost > self.charged.held() {
+            // For example hidden reasoning.
+            hold_owed(&self.gateway, &mut self.charged, cost).await;
+        }
+        if is_delivered && cost > self.charged.held() {
+            tally = Tally::Clamped;
+            tracing::warn!(charge = %self.charged.id(), %cost, held = %self.charged.held(), "clamped");
+        }
+        let outcome = if is_delivered { Outcome::Delivered { cost } } else { Outcome::Failed };
+        let ending = match end {
+            End::Completed if has_left => Ending::ClientLeftDrained,
+            End::Completed => Ending::Completed,
+            End::ClientLeft => Ending::ClientLeft,
+            End::Declined(_) | End::OverLimit => Ending::CreditsEnded,
+            End::Broken(_) => Ending::UpstreamCut,
+            End::Unwritable => Ending::Unwritable,
+            End::Stopped => Ending::ServerStopped,
+        };
+        let record = usage_record(&self.gateway, &self.charged, &self.upstream, 200);
+        let (prompt_tokens, completion_tokens) = (usage.prompt, usage.completion);
+        let record = UsageRecord { prompt_tokens, completion_tokens, ending, tally, ..record };
+        let frames = self.settle(end, outcome, record, usage).await;
+        if let Some(StreamSender { sender, .. }) = self.sender.take() {
+            let patience = Duration::from_secs(self.gateway.holds.reader_seconds.get());
+            // The client may have left by now. It is billed, and the ledger shows it.
+            let _ = tokio::time::timeout(patience, sender.send(frames)).await;
+        }
+    }
+
+    /// The tokens that the stream is billed for.
+    fn tally(&self, end: End) -> (TokenUsage, Tally) {
+        let counted =
+            TokenUsage::new(self.generation.request.prompt.counted, self.delivered.total());
+        match (end, self.transcript.reported()) {
+            // Only a complete stream has reported its usage.
+            (End::Completed, Reported::Given(usage)) => (usage, Tally::Reported),
+            (_, Reported::Absurd) => (counted, Tally::Absurd),
+            _ => (counted, Tally::Counted),
+        }
+    }
+
+    /// Settles after the account's owner died. What it had not written is lost, but the hold was
+    /// written: it is open again when the account is loaded again.
+    async fn settle_again(
+        &self,
+        outcome: Outcome,
+        record: UsageRecord,
+    ) -> Result<Receipt<Settled>, AccountError<std::convert::Infallible>> {
+        let lease = self.gateway.directory.owners_lease(self.charged.key().account).await;
+        let account = lease.map_err(|_| AccountError::Gone)?;
+        account.settle(self.charged.id(), outcome, record, None).await
+    }
+
+    /// Ends the charge, and returns the last frames.
+    async fn settle(
+        &mut self,
+        end: End,
+        outcome: Outcome,
+        record: UsageRecord,
+        usage: TokenUsage,
+    ) -> Bytes {
+        let request = self.charged.arrival().id.to_string();
+        let empty = Transcript::new(self.charged.dialect(), &self.generation.request, request);
+        let transcript = Arc::new(std::mem::replace(&mut self.transcript, empty));
+        let recording = self.recording.take();
+        let claim = recording.as_ref().map(|recording| Arc::clone(&recording.claim));
+        let make = recording.filter(|_| outcome != Outcome::Failed).map(|recording| {
+            let (transcript, at) = (Arc::clone(&transcript), self.gateway.clock.now());
+            let reference = self.charged.id().0;
+            let make = move |settled: &Settled| {
+                let mut recording = recording;
+                recording.add(&last_frames(&transcript, end, Some(settled), usage));
+                let Recording { claim, status, headers, money, bytes, is_too_large, .. } =
+                    recording;
+                let answer = kept(status, &headers, &money, bytes.freeze());
+                claim.record(reference, Some(&answer).filter(|_| !is_too_large), at)
+            };
+            let record: Record = Box::new(make);
+            record
+        });
+        let Some(account) = self.charged.take_account() else {
+            return last_frames(&transcript, End::Unwritable, None, usage);
+        };
+        let id = self.charged.id();
+        let is_recorded = make.is_some();
+        let settled = match account.settle(id, outcome, record.clone(), make).await {
+            Err(_) => {
+                drop(account);
+                // The repeat is charged instead.
+                let outcome = if is_recorded { Outcome::Failed } else { outcome };
+                self.settle_again(outcome, record).await
+            }
+            settled => settled,
+        };
+        let result = match settled {
+            Ok(receipt) => {
+                let patience = self.gateway.commit_timeout;
+                let settled = receipt.decided;
+                wait_committed(patience, None, receipt.durable, claim).await.map(|()| settled)
+            }
+            Err(_) => Err(Refusal::OutcomeUnknown("the account's owner died")),
+        };
+        match result {
+            Ok(settled) => {
+                failpoint!("stream-settled");
+                let Settled { cost, balance, .. } = settled;
+                tracing::info!(request_id = %id, %cost, %balance, ?end, "stream");
+                last_frames(&transcript, end, Some(&settled), usage)
+            }
+            Err(error) => {
+                tracing::error!(request_id = %id, %error, "a stream's end is not on record");
+                last_frames(&transcript, End::Unwritable, None, usage)
+            }
+        }
+    }
+}

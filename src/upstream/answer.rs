@@ -1,0 +1,212 @@
+//! What goes to an upstream, and what comes back.
+
+use std::pin::Pin;
+
+use actix_web::http::header::HeaderMap;
+use actix_web::http::{Method, StatusCode};
+use bytes::Bytes;
+use futures_util::Stream;
+use serde::Deserialize;
+
+use super::dialect::Dialect;
+use crate::json::Object;
+use crate::json::fields::Fields;
+use domain::ChargeId;
+use domain::usage::TOKENS_MAX;
+
+/// The tokens that a call is billed for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TokenUsage {
+    /// Tokens of the prompt.
+    pub prompt: u64,
+    /// Tokens of the completion.
+    pub completion: u64,
+    /// The total that the upstream reports; it may count more than the sum of the two.
+    pub(super) reported_total: u64,
+}
+
+impl TokenUsage {
+    /// Without a reported total.
+    #[must_use]
+    pub fn new(prompt: u64, completion: u64) -> Self {
+        TokenUsage { prompt, completion, reported_total: 0 }
+    }
+
+    /// All tokens that are billed.
+    #[must_use]
+    pub fn total(self) -> u64 {
+        self.prompt.saturating_add(self.completion).max(self.reported_total)
+    }
+}
+
+/// The usage that an upstream reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reported {
+    /// It reports none.
+    Missing,
+    /// It reports impossible numbers.
+    Absurd,
+    /// It reports this usage.
+    Given(TokenUsage),
+}
+
+impl Reported {
+    /// Reads the `usage` object of an answer or an event.
+    #[must_use]
+    pub fn of(usage: &str) -> Self {
+        #[expect(clippy::struct_field_names, reason = "OpenAI's names")]
+        #[derive(Deserialize)]
+        struct Usage {
+            prompt_tokens: Option<i64>,
+            input_tokens: Option<i64>,
+            completion_tokens: Option<i64>,
+            output_tokens: Option<i64>,
+            total_tokens: Option<i64>,
+        }
+        if usage.trim() == "null" {
+            return Reported::Missing;
+        }
+        let Ok(Object(usage)) = serde_json::from_str::<Object<Usage>>(usage) else {
+            return Reported::Absurd;
+        };
+        let prompt = usage.prompt_tokens.or(usage.input_tokens);
+        let completion = usage.completion_tokens.or(usage.output_tokens);
+        let all = [prompt, completion, usage.total_tokens];
+        let is_absurd =
+            |count: &i64| u64::try_from(*count).map_or(true, |count| count > TOKENS_MAX);
+        if all.iter().flatten().any(is_absurd) {
+            return Reported::Absurd;
+        }
+        // One number of two is not enough to bill by.
+        if usage.total_tokens.is_none() && (prompt.is_none() || completion.is_none()) {
+            return Reported::Missing;
+        }
+        let [prompt, completion, reported_total] =
+            all.map(|count| u64::try_from(count.unwrap_or(0)).unwrap_or(0));
+        Reported::Given(TokenUsage { prompt, completion, reported_total })
+    }
+
+    /// Reads the usage of a complete answer.
+    #[must_use]
+    pub fn of_answer(body: &[u8]) -> Self {
+        let text = std::str::from_utf8(body).unwrap_or_default();
+        let fields = Fields::read(text);
+        fields.as_ref().and_then(|fields| fields.get("usage")).map_or(Reported::Missing, Self::of)
+    }
+}
+
+/// The bytes of a streamed answer, as they arrive.
+pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, Failure>> + Send>>;
+
+/// The body of an answer.
+pub enum AnswerBody {
+    /// The complete body.
+    Whole(Bytes),
+    /// Server-sent events; the first bytes have arrived.
+    Stream(ByteStream),
+}
+
+/// An upstream's answer.
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers that the caller may see.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: AnswerBody,
+    /// The usage that a complete body reports.
+    pub reported: Reported,
+}
+
+/// A call to an upstream. It carries nothing of the caller's credentials.
+pub struct UpstreamCall<'c> {
+    /// The id of the request, its charge and its usage record.
+    pub id: ChargeId,
+    /// The HTTP method.
+    pub method: &'c Method,
+    /// The path without the query.
+    pub path: &'c str,
+    /// The query, if any.
+    pub query: Option<&'c str>,
+    /// The caller's headers; empty if the sandbox answers.
+    pub headers: &'c HeaderMap,
+    /// The body, as it is sent to the upstream.
+    pub body: Bytes,
+    /// The protocol of the route.
+    pub dialect: Dialect,
+    /// Is the answer to be streamed?
+    pub is_stream: bool,
+    /// Tokens of the prompt, if the call is priced by tokens and they are counted already.
+    pub prompt_tokens: Option<u64>,
+}
+
+/// Why an answer is missing or incomplete.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// The answer did not arrive in time.
+    #[error("the upstream took too long")]
+    TimedOut,
+    /// The upstream failed, or its answer cannot be passed on. The reason is for the log.
+    #[error("{0}")]
+    Broken(&'static str),
+    /// The client has left.
+    #[error("the client left")]
+    Abandoned,
+    /// This server is shutting down.
+    #[error("stopped")]
+    Stopped,
+}
+
+impl Failure {
+    /// The status of our answer to the caller.
+    #[must_use]
+    pub fn status(&self) -> u16 {
+        match self {
+            Failure::Abandoned => 499,
+            Failure::Stopped => 503,
+            Failure::TimedOut => 504,
+            Failure::Broken(_) => 502,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usage_is_read_where_it_makes_sense() {
+        for (body, expected) in [
+            (
+                r#"{"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":7}}"#,
+                Ok(Some(7)),
+            ),
+            (r#"{"usage":{"input_tokens":3,"output_tokens":4}}"#, Ok(Some(7))),
+            (
+                r#"{"usage":{"prompt_tokens":3,"completion_tokens":4,"total_tokens":9}}"#,
+                Ok(Some(9)),
+            ),
+            (r#"{"usage":{"prompt_tokens":0,"completion_tokens":0}}"#, Ok(Some(0))),
+            (
+                r#"{"usage":{"prompt_tokens":3,"input_tokens":3,"completion_tokens":4,"output_tokens":4}}"#,
+                Ok(Some(7)),
+            ),
+            (r#"{"usage":{"prompt_tokens":3}}"#, Ok(None)),
+            (r#"{"usage":{"prompt_tokens":3,"total_tokens":3}}"#, Ok(Some(3))),
+            (r#"{"usage":{"prompt_tokens":-3,"completion_tokens":4}}"#, Err(())),
+            (r#"{"usage":{"prompt_tokens":1e99}}"#, Err(())),
+            (r#"{"usage":"many"}"#, Err(())),
+            (r#"{"usage":[3,3,4,4,7]}"#, Err(())),
+            (r#"{"usage":{}}"#, Ok(None)),
+            (r#"{"usage":null}"#, Ok(None)),
+            ("not json", Ok(None)),
+        ] {
+            let reported = match Reported::of_answer(body.as_bytes()) {
+                Reported::Missing => Ok(None),
+                Reported::Absurd => Err(()),
+                Reported::Given(usage) => Ok(Some(usage.total())),
+            };
+            assert_eq!(reported, expected, "{body}");
+        }
+    }
+}

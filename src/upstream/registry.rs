@@ -1,0 +1,187 @@
+//! The upstream of each route group, with retries and fallback.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::answer::{Answer, Failure, UpstreamCall};
+use super::http_client::Client;
+use super::proxy::Proxy;
+use super::sandbox;
+use crate::config::{OnDisconnect, Secret, TokenLimitField, UpstreamSettings, UpstreamsSettings};
+use domain::route_group::Group;
+use domain::{Environment, Timestamp};
+
+/// The pause before the first retry; it doubles with each further one.
+const RETRY_PAUSE: Duration = Duration::from_millis(50);
+
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// One upstream.
+pub enum Upstream {
+    /// The built-in sandbox.
+    Sandbox(Arc<str>),
+    /// A URL, perhaps with a fallback.
+    Url(Box<Proxies>),
+}
+
+/// The URL of a group, and its fallback.
+pub struct Proxies {
+    primary: Proxy,
+    fallback: Option<Proxy>,
+    retries: u32,
+}
+
+impl Upstream {
+    fn new(group: Group, settings: &UpstreamSettings) -> Self {
+        let of = |name: String, url: Option<&String>, key: Option<&Secret>| {
+            url.map(|url| Proxy::new(name.into(), url, key, settings))
+        };
+        let name = group.name().to_owned();
+        let fallback = (settings.fallback_url.as_ref(), settings.fallback_api_key.as_ref());
+        match of(name.clone(), settings.url.as_ref(), settings.api_key.as_ref()) {
+            Some(primary) => Upstream::Url(Box::new(Proxies {
+                primary,
+                fallback: of(format!("{name}-fallback"), fallback.0, fallback.1),
+                retries: settings.retries,
+            })),
+            None => Upstream::Sandbox(sandbox::NAME.into()),
+        }
+    }
+
+    /// The name of the primary.
+    #[must_use]
+    pub fn name(&self) -> Arc<str> {
+        match self {
+            Upstream::Sandbox(name) => Arc::clone(name),
+            Upstream::Url(proxies) => proxies.primary.name(),
+        }
+    }
+
+    /// Makes the call. Returns the name of the upstream that served it, as `X-Polysystems-Upstream`
+    /// shows it: `sandbox`, the group's name, or that with `-fallback`. A call that fails before
+    /// its first byte is retried as often as the settings say, and then sent to the fallback.
+    pub async fn call(
+        &self,
+        client: &Client,
+        call: UpstreamCall<'_>,
+        now: Timestamp,
+    ) -> (Arc<str>, Result<Answer, Failure>) {
+        match self {
+            Upstream::Sandbox(name) => (Arc::clone(name), sandbox::answer(&call, now).await),
+            Upstream::Url(proxies) => Box::pin(proxies.call(client, call)).await,
+        }
+    }
+}
+
+impl Proxies {
+    async fn call(
+        &self,
+        client: &Client,
+        call: UpstreamCall<'_>,
+    ) -> (Arc<str>, Result<Answer, Failure>) {
+        let mut pause = RETRY_PAUSE;
+        let mut tries = 0;
+        loop {
+            let failure = match self.primary.forward(client, &call).await {
+                Ok(answer) => return (self.primary.name(), Ok(answer)),
+                Err(failure) => failure,
+            };
+            let reason = failure.to_string();
+            tracing::warn!(upstream = %self.primary.name(), tries, reason, "an upstream failed");
+            if tries >= self.retries {
+                let Some(fallback) = &self.fallback else {
+                    return (self.primary.name(), Err(failure));
+                };
+                return (fallback.name(), fallback.forward(client, &call).await);
+            }
+            tries = tries.saturating_add(1);
+            tokio::time::sleep(pause).await;
+            pause = pause.saturating_mul(2).min(RETRY_PAUSE_MAX);
+        }
+    }
+}
+
+/// How the streams of a group are relayed.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamPolicy {
+    /// How long the upstream may send nothing.
+    pub idle: Duration,
+    /// What happens to a stream whose client leaves.
+    pub on_disconnect: OnDisconnect,
+    /// The name of the token limit, if the upstream accepts only one.
+    pub token_limit_field: Option<TokenLimitField>,
+}
+
+impl StreamPolicy {
+    fn new(settings: &UpstreamSettings) -> Self {
+        StreamPolicy {
+            idle: Duration::from_secs(settings.stream_idle_seconds.get()),
+            on_disconnect: settings.on_disconnect,
+            token_limit_field: settings.token_limit_field,
+        }
+    }
+}
+
+/// The upstream of each group.
+pub struct Upstreams {
+    groups: [(Upstream, StreamPolicy); 4],
+    sandbox: Upstream,
+}
+
+impl Upstreams {
+    /// As configured.
+    #[must_use]
+    pub fn new(settings: &UpstreamsSettings) -> Self {
+        Upstreams {
+            groups: [
+                (Group::Hub, &settings.hub),
+                (Group::Omm, &settings.omm),
+                (Group::Yggdrasil, &settings.yggdrasil),
+                (Group::V1, &settings.v1),
+            ]
+            .map(|(group, settings)| (Upstream::new(group, settings), StreamPolicy::new(settings))),
+            sandbox: Upstream::Sandbox(sandbox::NAME.into()),
+        }
+    }
+
+    /// The upstream of a group. Calls with test keys always go to the sandbox.
+    #[must_use]
+    pub fn of(&self, group: Group, environment: Environment) -> &Upstream {
+        match environment {
+            Environment::Test => &self.sandbox,
+            Environment::Live => &self.configured(group).0,
+        }
+    }
+
+    /// How the group's streams are relayed.
+    #[must_use]
+    pub fn stream_policy(&self, group: Group) -> StreamPolicy {
+        self.configured(group).1
+    }
+
+    /// Does the group's upstream need the request's headers?
+    #[must_use]
+    pub fn wants_headers(&self, group: Group) -> bool {
+        matches!(self.configured(group).0, Upstream::Url(_))
+    }
+
+    /// The names of the groups that the sandbox serves.
+    #[must_use]
+    pub fn on_sandbox(&self) -> Vec<&'static str> {
+        Group::ALL
+            .into_iter()
+            .filter(|group| matches!(self.configured(*group).0, Upstream::Sandbox(_)))
+            .map(Group::name)
+            .collect()
+    }
+
+    fn configured(&self, group: Group) -> &(Upstream, StreamPolicy) {
+        let [hub, omm, yggdrasil, v1] = &self.groups;
+        match group {
+            Group::Hub => hub,
+            Group::Omm => omm,
+            Group::Yggdrasil => yggdrasil,
+            Group::V1 => v1,
+        }
+    }
+}

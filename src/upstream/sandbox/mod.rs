@@ -1,0 +1,313 @@
+//! The built-in upstream. It gives the same answer to the same request, with token counts of the real
+//! tokenizer. With it the server runs without another service, and test keys cost nothing.
+//!
+//! On `/v1/*` its answers have OpenAI's shapes. On the other generating routes an answer is an object
+//! with `id`, `object`, `created`, `model`, the text (`message` for a chat, else `text`), `usage` and
+//! `"simulated": true`. On every other priced route it is an object that says it is simulated.
+//! Generating routes also stream, one token per event.
+//!
+//! Some models misbehave on purpose; see [`Fault`].
+
+use actix_web::http::StatusCode;
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+use super::answer::{Answer, Failure, Reported, UpstreamCall};
+use super::dialect::Dialect;
+use crate::tokens::{self, PromptTokens};
+use domain::Timestamp;
+
+mod body;
+mod embeddings;
+mod events;
+mod fault;
+mod text;
+mod writing;
+
+use body::{BadBody, choices, last_message, model, texts, token_limit};
+use embeddings::embeddings;
+pub use fault::Fault;
+use text::GeneratedText;
+use writing::{Shape, Writing, whole};
+
+/// Its name in `X-Polysystems-Upstream`.
+pub const NAME: &str = "sandbox";
+/// The names of its models.
+pub const MODELS: [&str; 2] = ["polysystems-sandbox", "polysystems-sandbox-embedding"];
+
+/// Answers a call.
+pub(super) async fn answer(call: &UpstreamCall<'_>, now: Timestamp) -> Result<Answer, Failure> {
+    let owned = SandboxCall {
+        method: call.method.as_str().to_owned(),
+        path: call.path.to_owned(),
+        dialect: call.dialect,
+        is_stream: call.is_stream,
+        body: call.body.clone(),
+        prompt_tokens: call.prompt_tokens,
+        id: call.id.0.simple().to_string(),
+        created: now.seconds(),
+    };
+    // Vectors are work whatever the size of the body.
+    let is_embedding = call.dialect == Dialect::Embeddings;
+    let bytes = if is_embedding { usize::MAX } else { call.body.len() };
+    let answered = tokens::count_off_thread(bytes, move || owned.answer()).await;
+    let (answer, fault) = answered.ok_or(Failure::Broken("the sandbox failed"))?;
+    match fault {
+        Some(fault) => Box::pin(fault.act_on(answer)).await,
+        None => Ok(answer),
+    }
+}
+
+/// A call, with all that a blocking thread needs to answer it.
+struct SandboxCall {
+    method: String,
+    path: String,
+    dialect: Dialect,
+    is_stream: bool,
+    body: Bytes,
+    /// Tokens of the prompt, if they are counted already.
+    prompt_tokens: Option<u64>,
+    id: String,
+    created: i64,
+}
+
+impl SandboxCall {
+    fn answer(&self) -> (Answer, Option<Fault>) {
+        let body = match serde_json::from_slice(&self.body) {
+            Ok(Value::Object(body)) => Some(body),
+            _ => None,
+        };
+        let fault = body.as_ref().and_then(|body| Fault::of(model(body)));
+        let answer = match self.route(body.as_ref(), fault) {
+            Ok(answer) => answer,
+            Err(BadBody(message)) => {
+                let body = json!({ "error": "Validation Error", "message": message });
+                whole(StatusCode::BAD_REQUEST, &body, Reported::Missing)
+            }
+        };
+        (answer, fault)
+    }
+
+    fn route(
+        &self,
+        body: Option<&Map<String, Value>>,
+        fault: Option<Fault>,
+    ) -> Result<Answer, BadBody> {
+        let is_post = self.method == "POST";
+        let generates = matches!(
+            self.path.as_str(),
+            "/v1/chat/completions"
+                | "/v1/completions"
+                | "/v1/responses"
+                | "/api/hub/agents/chat"
+                | "/api/hub/agents/generate"
+                | "/api/omm/generate"
+                | "/api/yggdrasil/process"
+        );
+        let nothing = |body: &Value| Ok(whole(StatusCode::OK, body, Reported::Missing));
+        if is_post && (generates || self.dialect == Dialect::Embeddings) {
+            let body = body.ok_or(BadBody("The body must be a JSON object"))?;
+            if self.dialect == Dialect::Embeddings {
+                return embeddings(body);
+            }
+            let writing = self.write(body, fault)?;
+            return Ok(if self.is_stream { writing.streamed() } else { writing.answer() });
+        }
+        match self.path.as_str() {
+            "/api/hub/health" => nothing(&json!({ "status": "healthy", "simulated": true })),
+            "/v1/models" => nothing(&models()),
+            _ => nothing(&self.simulated()),
+        }
+    }
+
+    fn write(&self, body: &Map<String, Value>, fault: Option<Fault>) -> Result<Writing, BadBody> {
+        let shape = match self.path.as_str() {
+            "/v1/chat/completions" => Shape::Chat,
+            "/v1/completions" => Shape::Completion,
+            "/v1/responses" => Shape::Response,
+            "/api/hub/agents/chat" => Shape::AgentChat,
+            _ => Shape::Generation,
+        };
+        let prompt = match shape {
+            Shape::Chat | Shape::AgentChat => last_message(body)?,
+            _ => ["prompt", "input", "text"]
+                .iter()
+                .find_map(|name| body.get(*name))
+                .map(|value| texts(value).join("\n"))
+                .map_or_else(|| last_message(body), Ok)
+                .map_err(|BadBody(_)| {
+                    BadBody("prompt: must be a text; input, text and messages are taken as well")
+                })?,
+        };
+        let bpe = tokens::vocabulary(Some(model(body)));
+        let reply = GeneratedText::new(&prompt, bpe, token_limit(body), fault, self.is_stream);
+        Ok(Writing {
+            shape,
+            id: self.id.clone(),
+            created: self.created,
+            model: model(body).to_owned(),
+            choices: if shape.has_choices() { choices(body) } else { 1 },
+            prompt_tokens: self
+                .prompt_tokens
+                .unwrap_or_else(|| PromptTokens::of(body, bpe).counted),
+            reply,
+            fault,
+        })
+    }
+
+    fn simulated(&self) -> Value {
+        json!({
+            "id": format!("sim-{}", self.id),
+            "object": "simulated",
+            "simulated": true,
+            "method": self.method,
+            "path": self.path,
+            "message": "The sandbox has no such service; it only shows that the call was accepted and charged.",
+        })
+    }
+}
+
+fn models() -> Value {
+    let list: Vec<Value> = MODELS
+        .iter()
+        .map(|id| json!({ "id": id, "object": "model", "created": 0, "owned_by": "polysystems" }))
+        .collect();
+    json!({ "object": "list", "data": list })
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use futures_util::StreamExt as _;
+
+    use super::super::answer::{AnswerBody, TokenUsage};
+    use super::super::dialect::Transcript;
+    use super::*;
+
+    fn answer_to(path: &str, body: &Value, is_stream: bool) -> Answer {
+        let call = SandboxCall {
+            method: "POST".into(),
+            path: path.into(),
+            dialect: Dialect::of(path),
+            is_stream,
+            body: body.to_string().into(),
+            prompt_tokens: None,
+            id: "0".into(),
+            created: 0,
+        };
+        call.answer().0
+    }
+
+    fn ask(path: &str, body: &Value) -> (StatusCode, Value, TokenUsage) {
+        let answer = answer_to(path, body, false);
+        let AnswerBody::Whole(body) = answer.body else { panic!("a stream") };
+        let usage = match answer.reported {
+            Reported::Given(usage) => usage,
+            _ => TokenUsage::default(),
+        };
+        (answer.status, serde_json::from_slice(&body).unwrap(), usage)
+    }
+
+    #[test]
+    fn a_stream_says_the_same_as_the_whole_answer() {
+        for path in [
+            "/v1/chat/completions",
+            "/v1/completions",
+            "/v1/responses",
+            "/api/hub/agents/chat",
+            "/api/hub/agents/generate",
+            "/api/omm/generate",
+            "/api/yggdrasil/process",
+        ] {
+            let body = json!({
+                "messages": [{ "role": "user", "content": "Grüße 👋🏽 an alle!" }],
+                "prompt": "Grüße 👋🏽 an alle!",
+            });
+            let (_, whole, usage) = ask(path, &body);
+            let AnswerBody::Stream(stream) = answer_to(path, &body, true).body else {
+                panic!("whole")
+            };
+            let frames: Vec<_> = futures_executor(stream);
+            let asked = Dialect::of(path).read_request(body.to_string().as_bytes()).unwrap();
+            let mut transcript = Transcript::new(Dialect::of(path), &asked, String::new());
+            let text: String =
+                frames.into_iter().map(|frame| transcript.read(frame.unwrap()).text).collect();
+            assert_eq!(text, Dialect::of(path).answer_text(whole.to_string().as_bytes()), "{path}");
+            assert_eq!(transcript.reported(), Reported::Given(usage), "{path}");
+        }
+    }
+
+    fn futures_executor<T>(stream: impl futures_util::Stream<Item = T>) -> Vec<T> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(stream.collect())
+    }
+
+    #[test]
+    fn a_chat_is_answered_with_true_token_counts() {
+        let body = json!({ "messages": [{ "role": "user", "content": "Hello!" }] });
+        let (status, answer, usage) = ask("/v1/chat/completions", &body);
+        assert_eq!(status, StatusCode::OK);
+        let text = answer["choices"][0]["message"]["content"].as_str().unwrap();
+        let bpe = tiktoken_rs::o200k_base_singleton();
+        let counted = u64::try_from(bpe.encode_ordinary(text).len());
+        assert_eq!(Ok(usage.completion), counted);
+        // "user" is one token, "Hello!" two, the frame six.
+        assert_eq!(usage.prompt, 9);
+        assert_eq!(
+            Reported::of_answer(answer.to_string().as_bytes()),
+            Reported::Given({
+                let mut given = usage;
+                given.reported_total = usage.total();
+                given
+            })
+        );
+        assert_eq!(
+            ask("/v1/chat/completions", &body).1,
+            answer,
+            "the same question, the same answer"
+        );
+    }
+
+    #[test]
+    fn an_answer_keeps_to_the_limit() {
+        for limit in [0, 1, 5] {
+            let body = json!({ "prompt": "Write a lot", "max_tokens": limit, "n": 3 });
+            let (_, answer, usage) = ask("/v1/completions", &body);
+            assert_eq!(usage.completion, limit * 3);
+            assert_eq!(answer["choices"][2]["finish_reason"], "length");
+        }
+    }
+
+    #[test]
+    fn an_embedding_is_a_unit_vector_in_either_encoding() {
+        let ask = |format: &str| {
+            let body = json!({ "input": ["a", "b"], "dimensions": 64, "encoding_format": format });
+            ask("/v1/embeddings", &body).1["data"].clone()
+        };
+        let floats = ask("float");
+        assert_eq!(floats[0]["embedding"].as_array().unwrap().len(), 64);
+        assert_ne!(floats[0]["embedding"], floats[1]["embedding"]);
+        let text = ask("base64")[0]["embedding"].as_str().unwrap().to_owned();
+        let bytes = base64::engine::general_purpose::STANDARD.decode(text).unwrap();
+        let first = f32::from_le_bytes(bytes[..4].try_into().unwrap());
+        assert_eq!(json!(first), floats[0]["embedding"][0]);
+    }
+
+    #[test]
+    fn a_question_that_makes_no_sense_is_told_so() {
+        for (path, body) in [
+            ("/v1/chat/completions", json!({})),
+            ("/v1/chat/completions", json!({ "messages": [] })),
+            ("/v1/chat/completions", json!({ "messages": "hello" })),
+            ("/v1/embeddings", json!({})),
+            ("/v1/embeddings", json!({ "input": vec!["a"; 257] })),
+            ("/api/omm/generate", json!({})),
+            ("/api/hub/agents/chat", json!([])),
+        ] {
+            let (status, answer, usage) = ask(path, &body);
+            assert_eq!(status, StatusCode::BAD_REQUEST, "{path} {body}");
+            assert_eq!(answer["error"], "Validation Error");
+            assert_eq!(usage, TokenUsage::default());
+        }
+    }
+}
