@@ -459,20 +459,20 @@ fn http_server(
         workers, keep_alive_seconds, head_timeout_seconds, connections_max, ..
     } = settings.server;
     let workers = if workers == 0 { cores } else { workers };
-    let document = Data::new(http::document(app));
     let connector =
         upstream::Connector::new(&settings.upstreams).context("cannot set up the HTTP client")?;
-    let app = app.clone();
     let origins = settings.server.cors_origins.clone();
     let has_metrics =
         settings.server.metrics_bind.is_none() && settings.server.metrics_token.is_some();
+    let routes = Arc::new(http::Routes::new(app, has_metrics));
+    let app = app.clone();
     let server = HttpServer::new(move || {
         threads.add_this();
         let client = upstream::Client::new(connector.clone());
         actix_web::App::new()
             .app_data(app.clone())
             .app_data(Data::new(client))
-            .configure(|config| http::routes(config, &document, has_metrics))
+            .configure(|config| routes.configure(config))
             .wrap(Condition::new(!origins.is_empty(), http::security::cors(&origins)))
             .wrap(from_fn(http::edge::edge))
     })

@@ -80,8 +80,6 @@ pub(super) struct UsersPage {
 #[utoipa::path(get, path = "/api/admin/users", tag = "admin", security(("jwt" = [])),
     params(UsersQuery), responses(
     (status = 200, description = "A page of users", body = UsersPage),
-    (status = 400, description = "The query is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 403, description = "Not an operator", body = ErrorBody),
 ))]
 pub(super) async fn users(
@@ -150,7 +148,6 @@ pub(super) struct UserViewBody {
 #[utoipa::path(get, path = "/api/admin/users/{id}", tag = "admin", security(("jwt" = [])),
     params(("id" = id::UserId, Path)), responses(
     (status = 200, description = "The user", body = UserViewBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 403, description = "Not an operator", body = ErrorBody),
     (status = 404, description = "No such user", body = ErrorBody),
 ))]
@@ -205,8 +202,6 @@ pub(super) struct StatusAnswer {
 #[utoipa::path(post, path = "/api/admin/users/{id}/suspend", tag = "admin", security(("jwt" = [])),
     params(("id" = id::UserId, Path)), request_body = Option<ReasonBody>, responses(
     (status = 200, description = "Suspended", body = StatusAnswer),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 403, description = "Not an operator", body = ErrorBody),
     (status = 404, description = "No such user", body = ErrorBody),
 ))]
@@ -223,8 +218,6 @@ pub(super) async fn suspend(
 #[utoipa::path(post, path = "/api/admin/users/{id}/resume", tag = "admin", security(("jwt" = [])),
     params(("id" = id::UserId, Path)), request_body = Option<ReasonBody>, responses(
     (status = 200, description = "Open again", body = StatusAnswer),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 403, description = "Not an operator", body = ErrorBody),
     (status = 404, description = "No such user", body = ErrorBody),
 ))]
@@ -263,8 +256,6 @@ pub(super) struct SessionsEndedAnswer {
 #[utoipa::path(post, path = "/api/admin/users/{id}/end-sessions", tag = "admin", security(("jwt" = [])),
     params(("id" = id::UserId, Path)), request_body = Option<ReasonBody>, responses(
     (status = 200, description = "Ended", body = SessionsEndedAnswer),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 403, description = "Not an operator", body = ErrorBody),
     (status = 404, description = "No such user", body = ErrorBody),
 ))]
@@ -345,8 +336,6 @@ impl CreditsAnswer {
 #[utoipa::path(post, path = "/api/admin/users/{id}/credits", tag = "admin", security(("jwt" = [])),
     params(("id" = id::UserId, Path)), request_body = CreditsBody, responses(
     (status = 201, description = "Given or taken", body = CreditsAnswer),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 403, description = "Not an operator", body = ErrorBody),
     (status = 404, description = "No such user", body = ErrorBody),
     (status = 409, description = "More than the account has or can hold, or it is suspended, or the first \
@@ -401,7 +390,6 @@ pub(super) struct TierAnswer {
     params(("id" = id::UserId, Path)), request_body = TierBody, responses(
     (status = 200, description = "The tier", body = TierAnswer),
     (status = 400, description = "There is no such tier", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 403, description = "Not an operator", body = ErrorBody),
     (status = 404, description = "No such user", body = ErrorBody),
 ))]
@@ -505,8 +493,6 @@ pub(super) struct AllActsQuery {
 #[utoipa::path(get, path = "/api/admin/audit-log", tag = "admin", security(("jwt" = [])),
     params(AllActsQuery), responses(
     (status = 200, description = "A page of the audit log", body = ActsPage),
-    (status = 400, description = "The query is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 403, description = "Not an operator", body = ErrorBody),
 ))]
 pub(super) async fn all_acts(
@@ -524,8 +510,6 @@ pub(super) async fn all_acts(
 #[utoipa::path(get, path = "/api/auth/audit-log", tag = "auth", security(("jwt" = [])),
     params(ActsQuery), responses(
     (status = 200, description = "A page of the audit log", body = ActsPage),
-    (status = 400, description = "The query is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
 ))]
 pub(super) async fn own_acts(
     SessionUser(user): SessionUser,

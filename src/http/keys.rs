@@ -307,8 +307,6 @@ impl KeyBody {
 #[utoipa::path(post, path = "/api/keys", tag = "keys", security(("jwt" = [])),
     request_body = CreateKeyBody, responses(
     (status = 201, description = "The key, with its text for the only time", body = CreatedKey),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 403, description = "The user's email address must be verified first", body = ErrorBody),
     (status = 409, description = "The account has as many keys as it may have, or the first request with \
         this Idempotency-Key still runs", body = ErrorBody),
@@ -369,7 +367,6 @@ fn read_time(text: &str) -> Result<Timestamp, ApiError> {
 /// Lists the user's API keys, newest first.
 #[utoipa::path(get, path = "/api/keys", tag = "keys", security(("jwt" = [])), responses(
     (status = 200, description = "The keys", body = Vec<KeyBody>),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
 ))]
 pub(super) async fn list(
     SessionUser(user): SessionUser,
@@ -390,7 +387,6 @@ fn key_id(path: &Path<String>) -> Result<KeyId, ApiError> {
 #[utoipa::path(get, path = "/api/keys/{id}", tag = "keys", security(("jwt" = [])),
     params(("id" = id::KeyId, Path)), responses(
     (status = 200, description = "The key", body = KeyBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such key", body = ErrorBody),
 ))]
 pub(super) async fn get(
@@ -406,8 +402,6 @@ pub(super) async fn get(
 #[utoipa::path(patch, path = "/api/keys/{id}", tag = "keys", security(("jwt" = [])),
     params(("id" = id::KeyId, Path)), request_body = EditKeyBody, responses(
     (status = 200, description = "The key", body = KeyBody),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such key", body = ErrorBody),
 ))]
 pub(super) async fn change(
@@ -457,8 +451,6 @@ pub(super) struct RotatedKey {
 #[utoipa::path(post, path = "/api/keys/{id}/rotate", tag = "keys", security(("jwt" = [])),
     params(("id" = id::KeyId, Path)), request_body = Option<RotateKeyBody>, responses(
     (status = 200, description = "The key, with its new value for the only time", body = RotatedKey),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such key", body = ErrorBody),
     (status = 409, description = "The key is out of use, or was changed at the same time", body = ErrorBody),
 ))]
@@ -485,7 +477,6 @@ pub(super) async fn rotate(
 #[utoipa::path(post, path = "/api/keys/{id}/revoke", tag = "keys", security(("jwt" = [])),
     params(("id" = id::KeyId, Path)), responses(
     (status = 200, description = "The key, out of use", body = KeyBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such key", body = ErrorBody),
 ))]
 pub(super) async fn revoke(
@@ -506,7 +497,6 @@ pub(super) async fn revoke(
 #[utoipa::path(delete, path = "/api/keys/{id}", tag = "keys", security(("jwt" = [])),
     params(("id" = id::KeyId, Path)), responses(
     (status = 204, description = "Deleted"),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such key", body = ErrorBody),
 ))]
 pub(super) async fn delete(
@@ -660,8 +650,6 @@ impl LimitsAnswer {
 #[utoipa::path(put, path = "/api/keys/{id}/limits", tag = "keys", security(("jwt" = [])),
     params(("id" = id::KeyId, Path)), request_body = LimitsBody, responses(
     (status = 200, description = "The limits", body = LimitsAnswer),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such key", body = ErrorBody),
 ))]
 pub(super) async fn set_limits(
@@ -691,7 +679,6 @@ pub(super) async fn set_limits(
 #[utoipa::path(get, path = "/api/keys/{id}/limits", tag = "keys", security(("jwt" = [])),
     params(("id" = id::KeyId, Path)), responses(
     (status = 200, description = "The limits", body = LimitsAnswer),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such key", body = ErrorBody),
 ))]
 pub(super) async fn limits(

@@ -49,7 +49,6 @@ pub(super) struct MethodsAnswer {
 /// The payment methods that the user has saved at Stripe.
 #[utoipa::path(get, path = "/api/payments/methods", tag = "payments", security(("jwt" = [])), responses(
     (status = 200, description = "The saved payment methods", body = MethodsAnswer),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 402, description = "Stripe refused", body = ErrorBody),
     (status = 403, description = "Stripe is not set up", body = ErrorBody),
 ))]
@@ -73,7 +72,6 @@ pub(super) struct SetupAnswer {
 /// Begins to save a payment method, without a payment.
 #[utoipa::path(post, path = "/api/payments/methods", tag = "payments", security(("jwt" = [])), responses(
     (status = 201, description = "Where it is saved", body = SetupAnswer),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 402, description = "Stripe refused", body = ErrorBody),
     (status = 403, description = "Stripe is not set up, or the user's email address must be verified first", body = ErrorBody),
 ))]
@@ -94,7 +92,6 @@ pub(super) async fn add(
 #[utoipa::path(delete, path = "/api/payments/methods/{id}", tag = "payments", security(("jwt" = [])),
     params(("id" = String, Path, pattern = "^pm_[0-9A-Za-z_]{1,250}$")), responses(
     (status = 204, description = "It is let go of"),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 402, description = "Stripe refused", body = ErrorBody),
     (status = 403, description = "Stripe is not set up", body = ErrorBody),
     (status = 404, description = "The user has no such payment method", body = ErrorBody),
@@ -162,7 +159,6 @@ impl From<Option<AutoTopUp>> for AutoTopUpAnswer {
 /// After which rule the live account tops itself up.
 #[utoipa::path(get, path = "/api/payments/auto-top-up", tag = "payments", security(("jwt" = [])), responses(
     (status = 200, description = "The rule", body = AutoTopUpAnswer),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
 ))]
 pub(super) async fn auto_top_up(
     SessionUser(user): SessionUser,
@@ -176,8 +172,6 @@ pub(super) async fn auto_top_up(
 #[utoipa::path(put, path = "/api/payments/auto-top-up", tag = "payments", security(("jwt" = [])),
     request_body = AutoTopUpBody, responses(
     (status = 200, description = "The rule", body = AutoTopUpAnswer),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 402, description = "Stripe refused", body = ErrorBody),
     (status = 403, description = "Stripe is not set up, or the user's email address must be verified first", body = ErrorBody),
     (status = 404, description = "The user has no such payment method", body = ErrorBody),

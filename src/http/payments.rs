@@ -55,8 +55,6 @@ pub(super) struct AccountQuery {
 #[utoipa::path(get, path = "/api/payments/credits/balance", tag = "payments", security(("jwt" = [])),
     params(AccountQuery), responses(
     (status = 200, description = "The balance", body = BalanceAnswer),
-    (status = 400, description = "The query is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
 ))]
 pub(super) async fn balance(
     SessionUser(user): SessionUser,
@@ -154,8 +152,6 @@ impl From<Payment> for PaymentAnswer {
 #[utoipa::path(post, path = "/api/payments/payments", tag = "payments", security(("jwt" = [])),
     request_body = PaymentBody, responses(
     (status = 201, description = "Paid and credited, or begun: see `status`", body = PaymentAnswer),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 402, description = "The provider refused; or of x402, what is to be paid, in PAYMENT-REQUIRED", body = ErrorBody),
     (status = 403, description = "The provider is off, or the user's email address must be verified first", body = ErrorBody),
     (status = 404, description = "The user has not saved this payment method", body = ErrorBody),
@@ -215,7 +211,6 @@ pub(super) struct TestResetAnswer {
 #[utoipa::path(post, path = "/api/payments/test/reset", tag = "payments", security(("jwt" = [])),
     responses(
     (status = 200, description = "The test balance", body = TestResetAnswer),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 403, description = "The test account is suspended", body = ErrorBody),
 ))]
 pub(super) async fn reset_test(
@@ -261,8 +256,6 @@ pub(super) struct PaymentsPage {
 #[utoipa::path(get, path = "/api/payments/payments", tag = "payments", security(("jwt" = [])),
     params(PageQuery), responses(
     (status = 200, description = "A page of payments", body = PaymentsPage),
-    (status = 400, description = "The query is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
 ))]
 pub(super) async fn list(
     SessionUser(user): SessionUser,
@@ -282,7 +275,6 @@ pub(super) async fn list(
 #[utoipa::path(get, path = "/api/payments/payments/{id}", tag = "payments", security(("jwt" = [])),
     params(("id" = id::PaymentId, Path)), responses(
     (status = 200, description = "The payment", body = PaymentAnswer),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such payment", body = ErrorBody),
 ))]
 pub(super) async fn get(

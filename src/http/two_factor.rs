@@ -23,7 +23,6 @@ pub(super) struct TwoFactorBody {
 /// Whether the user's logins take a second factor.
 #[utoipa::path(get, path = "/api/auth/2fa", tag = "auth", security(("jwt" = [])), responses(
     (status = 200, description = "Whether they do", body = TwoFactorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
 ))]
 pub(super) async fn status(
     SessionUser(user): SessionUser,
@@ -60,7 +59,6 @@ pub(super) struct EnrolmentBody {
 #[utoipa::path(post, path = "/api/auth/2fa/enroll", tag = "auth", security(("jwt" = [])),
     request_body = PasswordBody, responses(
     (status = 200, description = "What an authenticator needs", body = EnrolmentBody),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT, or the password is wrong", body = ErrorBody),
     (status = 409, description = "Two-factor authentication is on already", body = ErrorBody),
     (status = 429, description = "Too many requests", body = ErrorBody),
@@ -100,7 +98,6 @@ pub(super) struct RecoveryCodesBody {
 #[utoipa::path(post, path = "/api/auth/2fa/confirm", tag = "auth", security(("jwt" = [])),
     request_body = CodeBody, responses(
     (status = 200, description = "On", body = RecoveryCodesBody),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT, or the code is wrong", body = ErrorBody),
     (status = 409, description = "It is on already, or not begun", body = ErrorBody),
     (status = 429, description = "Too many requests", body = ErrorBody),
@@ -134,7 +131,6 @@ pub(super) struct PasswordAndCodeBody {
 #[utoipa::path(post, path = "/api/auth/2fa/recovery-codes", tag = "auth", security(("jwt" = [])),
     request_body = PasswordAndCodeBody, responses(
     (status = 200, description = "The new codes", body = RecoveryCodesBody),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT, or the password or the code is wrong", body = ErrorBody),
     (status = 409, description = "It is not on", body = ErrorBody),
     (status = 429, description = "Too many requests", body = ErrorBody),
@@ -157,7 +153,6 @@ pub(super) async fn recovery_codes(
 #[utoipa::path(post, path = "/api/auth/2fa/disable", tag = "auth", security(("jwt" = [])),
     request_body = PasswordAndCodeBody, responses(
     (status = 200, description = "Off", body = TwoFactorBody),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT, or the password or the code is wrong", body = ErrorBody),
     (status = 409, description = "It is not on", body = ErrorBody),
     (status = 429, description = "Too many requests", body = ErrorBody),
@@ -191,7 +186,6 @@ pub(super) struct ChallengeBody {
 /// Logs a user in whose password was right, by a code.
 #[utoipa::path(post, path = "/api/auth/login/2fa", tag = "auth", request_body = ChallengeBody, responses(
     (status = 200, description = "Logged in", body = LoginAnswer),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "The challenge is not valid, or the code is wrong", body = ErrorBody),
     (status = 409, description = "Two-factor authentication was switched off meanwhile", body = ErrorBody),
     (status = 429, description = "Too many requests", body = ErrorBody),

@@ -113,8 +113,6 @@ fn endpoint_id(text: &str) -> Result<EndpointId, ApiError> {
 #[utoipa::path(post, path = "/api/webhooks", tag = "webhooks", security(("jwt" = [])),
     request_body = EndpointBody, responses(
     (status = 201, description = "The endpoint, with its secret", body = EndpointWithSecret),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 409, description = "The account has as many as it may have", body = ErrorBody),
 ))]
 pub(super) async fn add(
@@ -143,7 +141,6 @@ pub(super) struct EndpointsAnswer {
 /// The user's webhook endpoints, oldest first.
 #[utoipa::path(get, path = "/api/webhooks", tag = "webhooks", security(("jwt" = [])), responses(
     (status = 200, description = "The endpoints", body = EndpointsAnswer),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
 ))]
 pub(super) async fn list(
     SessionUser(user): SessionUser,
@@ -158,7 +155,6 @@ pub(super) async fn list(
 #[utoipa::path(get, path = "/api/webhooks/{id}", tag = "webhooks", security(("jwt" = [])),
     params(("id" = id::EndpointId, Path)), responses(
     (status = 200, description = "The endpoint", body = EndpointAnswer),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such endpoint", body = ErrorBody),
 ))]
 pub(super) async fn get(
@@ -206,8 +202,6 @@ where
 #[utoipa::path(patch, path = "/api/webhooks/{id}", tag = "webhooks", security(("jwt" = [])),
     params(("id" = id::EndpointId, Path)), request_body = EndpointChangeBody, responses(
     (status = 200, description = "The endpoint", body = EndpointAnswer),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such endpoint", body = ErrorBody),
 ))]
 pub(super) async fn change(
@@ -231,7 +225,6 @@ pub(super) async fn change(
 #[utoipa::path(delete, path = "/api/webhooks/{id}", tag = "webhooks", security(("jwt" = [])),
     params(("id" = id::EndpointId, Path)), responses(
     (status = 204, description = "It is deleted"),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such endpoint", body = ErrorBody),
 ))]
 pub(super) async fn delete(
@@ -250,7 +243,6 @@ pub(super) async fn delete(
 #[utoipa::path(post, path = "/api/webhooks/{id}/rotate-secret", tag = "webhooks", security(("jwt" = [])),
     params(("id" = id::EndpointId, Path)), responses(
     (status = 200, description = "The endpoint, with its new secret", body = EndpointWithSecret),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such endpoint", body = ErrorBody),
 ))]
 pub(super) async fn rotate_secret(
@@ -278,7 +270,6 @@ pub(super) struct SentAnswer {
 #[utoipa::path(post, path = "/api/webhooks/{id}/test", tag = "webhooks", security(("jwt" = [])),
     params(("id" = id::EndpointId, Path)), responses(
     (status = 202, description = "It is under way", body = SentAnswer),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such endpoint", body = ErrorBody),
 ))]
 pub(super) async fn test(
@@ -378,8 +369,6 @@ pub(super) struct DeliveriesPage {
 #[utoipa::path(get, path = "/api/webhooks/{id}/deliveries", tag = "webhooks", security(("jwt" = [])),
     params(("id" = id::EndpointId, Path), DeliveriesQuery), responses(
     (status = 200, description = "A page of deliveries", body = DeliveriesPage),
-    (status = 400, description = "The query is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such endpoint", body = ErrorBody),
 ))]
 pub(super) async fn deliveries(
@@ -403,7 +392,6 @@ pub(super) async fn deliveries(
     security(("jwt" = [])),
     params(("id" = id::EndpointId, Path), ("delivery" = id::DeliveryId, Path)), responses(
     (status = 202, description = "It is under way", body = SentAnswer),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such endpoint, or the endpoint no such delivery", body = ErrorBody),
 ))]
 pub(super) async fn redeliver(
@@ -454,8 +442,6 @@ pub(super) struct NoticesQuery {
 #[utoipa::path(get, path = "/api/payments/notices", tag = "webhooks", security(("jwt" = [])),
     params(NoticesQuery), responses(
     (status = 200, description = "The thresholds", body = NoticesAnswer),
-    (status = 400, description = "The query is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
 ))]
 pub(super) async fn notices(
     SessionUser(user): SessionUser,
@@ -471,8 +457,6 @@ pub(super) async fn notices(
 #[utoipa::path(put, path = "/api/payments/notices", tag = "webhooks", security(("jwt" = [])),
     request_body = NoticesBody, responses(
     (status = 200, description = "The thresholds", body = NoticesAnswer),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
 ))]
 pub(super) async fn set_notices(
     SessionUser(user): SessionUser,
