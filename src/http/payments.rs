@@ -13,6 +13,7 @@ use super::extract::{Body, SessionUser, user_origin};
 use super::keys::EnvironmentName;
 use super::page::{cut, page_limit, query, read_cursor};
 use super::repeat::{once, replay};
+use super::x402::Outcome;
 use super::{App, uncancelled};
 use crate::auth::people::Speaker;
 use crate::idempotency::Made;
@@ -185,7 +186,10 @@ pub(super) async fn pay(
             };
             uncancelled(paid).await?
         }
-        x402::NAME => return super::x402::pay(&request, app, user.id, amount, origin).await,
+        x402::NAME => {
+            let outcome = super::x402::pay(&request, &app, user.id, amount, origin).await?;
+            return Ok(x402_response(&app, outcome));
+        }
         _ => {
             let message = "must be \"sandbox\", \"stripe\" or \"x402\"";
             return Err(ApiError::field("provider", message));
@@ -195,6 +199,17 @@ pub(super) async fn pay(
         Made::New(payment) => HttpResponse::Created().json(PaymentAnswer::from(payment)),
         Made::Repeat(kept) => replay(kept),
     })
+}
+
+fn x402_response(app: &App, outcome: Outcome) -> HttpResponse {
+    match outcome {
+        Outcome::Paid(payment) => {
+            let mut response = HttpResponse::Created().json(PaymentAnswer::from(payment.clone()));
+            super::x402::add_response(&mut response, app, &payment);
+            response
+        }
+        Outcome::Required(response) => response,
+    }
 }
 
 /// The test balance, refilled.
