@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use super::amount::Amount;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, SessionUser, user_origin};
+use super::validation::not_negative;
 use super::{App, uncancelled};
 use crate::auth::people::Speaker;
 use crate::payments::PaymentsError;
@@ -186,16 +187,11 @@ pub(super) async fn set_auto_top_up(
     let user = speaker.user;
     let origin = user_origin(&request, &app, user.id);
     let AutoTopUpBody { enabled, threshold, amount, monthly_cap, payment_method } = body.json()?;
-    for (field, Amount(amount)) in [("threshold", threshold), ("monthly_cap", monthly_cap)] {
-        if amount.is_negative() {
-            return Err(ApiError::field(field, "must not be negative"));
-        }
-    }
     let request = AutoTopUpRequest {
         is_enabled: enabled,
-        threshold: threshold.0,
+        threshold: not_negative("threshold", threshold)?,
         amount: amount.0,
-        monthly_cap: monthly_cap.0,
+        monthly_cap: not_negative("monthly_cap", monthly_cap)?,
         method: payment_method,
     };
     let set = async move { app.payments.set_auto_top_up(user.id, request, origin).await };

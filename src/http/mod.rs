@@ -23,10 +23,12 @@ use crate::webhooks::Webhooks;
 
 mod admin;
 pub mod amount;
+mod audit_log;
 mod auth;
 mod docs;
 pub mod edge;
 mod email;
+mod environment;
 mod error;
 mod extract;
 mod gateway;
@@ -35,6 +37,7 @@ mod meta;
 mod methods;
 pub mod metrics;
 mod monitoring;
+mod notices;
 pub mod origin;
 pub mod page;
 mod payments;
@@ -43,6 +46,7 @@ mod routes;
 pub mod security;
 mod transactions;
 mod two_factor;
+mod validation;
 mod webhooks;
 mod x402;
 

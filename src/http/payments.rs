@@ -8,9 +8,9 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::amount::Amount;
 use super::docs::id;
+use super::environment::EnvironmentName;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, SessionUser, user_origin};
-use super::keys::EnvironmentName;
 use super::page::{cut, page_limit, query, read_cursor};
 use super::repeat::{once, replay};
 use super::x402::Outcome;
@@ -20,7 +20,7 @@ use crate::idempotency::Made;
 use crate::payments::begin::Payer;
 use crate::payments::{PaymentsError, SANDBOX, stripe, x402};
 use crate::store::payments::Payment;
-use domain::{PaymentId, PaymentStatus, Timestamp};
+use domain::{Environment, PaymentId, PaymentStatus, Timestamp};
 
 /// The balance of an account.
 #[derive(Serialize, ToSchema)]
@@ -236,7 +236,7 @@ pub(super) async fn reset_test(
     let origin = user_origin(&request, &app, user.id);
     let reset = async move { app.payments.reset_test(user.id, origin).await };
     let balance = Amount(uncancelled(reset).await?);
-    let environment = EnvironmentName::Test;
+    let environment = EnvironmentName(Environment::Test);
     Ok(HttpResponse::Ok().json(TestResetAnswer { balance, currency: "USD", environment }))
 }
 

@@ -8,8 +8,8 @@ use utoipa::openapi::path::PathItem;
 
 use super::error::ApiError;
 use super::{
-    App, admin, auth, docs, email, gateway, keys, meta, methods, metrics, monitoring, payments,
-    transactions, two_factor, webhooks,
+    App, admin, audit_log, auth, docs, email, gateway, keys, meta, methods, metrics, monitoring,
+    notices, payments, transactions, two_factor, webhooks,
 };
 use domain::route_group::Group;
 
@@ -20,12 +20,12 @@ struct Endpoint {
 }
 
 macro_rules! endpoints {
-    ($($module:ident::$handler:ident,)*) => {
+    ($($($segment:ident)::+,)*) => {
         [$({
             #[derive(OpenApi)]
-            #[openapi(paths($module::$handler))]
+            #[openapi(paths($($segment)::+))]
             struct Documented;
-            Endpoint { route: || web::to($module::$handler), document: Documented::openapi }
+            Endpoint { route: || web::to($($segment)::+), document: Documented::openapi }
         },)*]
     };
 }
@@ -57,8 +57,8 @@ const ENDPOINTS: &[Endpoint] = &endpoints![
     keys::delete,
     keys::rotate,
     keys::revoke,
-    keys::limits,
-    keys::set_limits,
+    keys::limits::limits,
+    keys::limits::set_limits,
     payments::balance,
     payments::list,
     payments::pay,
@@ -78,8 +78,8 @@ const ENDPOINTS: &[Endpoint] = &endpoints![
     monitoring::requests,
     monitoring::limits,
     monitoring::forecast_balance,
-    webhooks::notices,
-    webhooks::set_notices,
+    notices::notices,
+    notices::set_notices,
     webhooks::list,
     webhooks::add,
     webhooks::get,
@@ -89,8 +89,8 @@ const ENDPOINTS: &[Endpoint] = &endpoints![
     webhooks::test,
     webhooks::deliveries,
     webhooks::redeliver,
-    admin::own_acts,
-    admin::all_acts,
+    audit_log::own_acts,
+    audit_log::all_acts,
     admin::users,
     admin::user,
     admin::change_credits,

@@ -1,17 +1,17 @@
-//! `/api/webhooks/*`, and what account holders want to be told of.
+//! `/api/webhooks*`
 
 use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
 use garde::Validate;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::amount::Amount;
 use super::docs::id;
+use super::environment::EnvironmentName;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, SessionUser, user_origin};
-use super::keys::EnvironmentName;
 use super::page::{cut, page_limit, query, read_cursor};
+use super::validation::present;
 use super::{App, uncancelled};
 use crate::store::webhooks::{Attempt, DeliveryLog, Endpoint, EndpointChange};
 use crate::webhooks::{EndpointRequest, WebhooksError};
@@ -179,7 +179,7 @@ pub(super) struct EndpointChangeBody {
     #[schema(max_length = 500)]
     description: Option<String>,
     /// null is every event.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "present")]
     #[garde(skip)]
     #[schema(value_type = Option<Vec<String>>, max_items = 50, min_items = 1)]
     events: Option<Option<Vec<String>>>,
@@ -187,15 +187,6 @@ pub(super) struct EndpointChangeBody {
     #[serde(default)]
     #[garde(skip)]
     enabled: Option<bool>,
-}
-
-/// Tells null from nothing.
-fn given<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    T::deserialize(deserializer).map(Some)
 }
 
 /// Changes a webhook endpoint.
@@ -405,72 +396,4 @@ pub(super) async fn redeliver(
     let again = async move { app.webhooks.redeliver(user.id, id, delivery).await };
     let delivery = uncancelled(again).await?;
     Ok(HttpResponse::Accepted().json(SentAnswer { delivery_id: delivery.to_string() }))
-}
-
-/// What an account holder wants to be told of.
-#[derive(Deserialize, Validate, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[garde(allow_unvalidated)]
-pub(super) struct NoticesBody {
-    /// `balance.low` is told when the balance falls below this, in USD.
-    #[schema(value_type = f64, example = 10.00, minimum = 0)]
-    balance_low: Amount,
-    /// Of which account: `live` (default) or `test`.
-    #[serde(default)]
-    #[schema(inline)]
-    environment: EnvironmentName,
-}
-
-/// That.
-#[derive(Serialize, ToSchema)]
-pub(super) struct NoticesAnswer {
-    balance_low: Amount,
-    environment: EnvironmentName,
-}
-
-/// Which account.
-#[derive(Default, Deserialize, IntoParams)]
-#[serde(default, deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct NoticesQuery {
-    /// `live` (default) or `test`.
-    #[param(value_type = Option<EnvironmentName>, inline)]
-    environment: EnvironmentName,
-}
-
-/// What the account holder wants to be told of.
-#[utoipa::path(get, path = "/api/payments/notices", tag = "webhooks", security(("jwt" = [])),
-    params(NoticesQuery), responses(
-    (status = 200, description = "The thresholds", body = NoticesAnswer),
-))]
-pub(super) async fn notices(
-    SessionUser(user): SessionUser,
-    app: Data<App>,
-    request: HttpRequest,
-) -> Result<HttpResponse, ApiError> {
-    let NoticesQuery { environment } = query(&request)?;
-    let balance_low = app.webhooks.balance_low(user.id, environment.into()).await?;
-    Ok(HttpResponse::Ok().json(NoticesAnswer { balance_low: Amount(balance_low), environment }))
-}
-
-/// Sets what the account holder wants to be told of.
-#[utoipa::path(put, path = "/api/payments/notices", tag = "webhooks", security(("jwt" = [])),
-    request_body = NoticesBody, responses(
-    (status = 200, description = "The thresholds", body = NoticesAnswer),
-))]
-pub(super) async fn set_notices(
-    SessionUser(user): SessionUser,
-    app: Data<App>,
-    request: HttpRequest,
-    body: Body,
-) -> Result<HttpResponse, ApiError> {
-    let origin = user_origin(&request, &app, user.id);
-    let NoticesBody { balance_low: Amount(low), environment } = body.json()?;
-    if low.is_negative() {
-        return Err(ApiError::field("balance_low", "must not be negative"));
-    }
-    let set =
-        async move { app.webhooks.set_balance_low(user.id, environment.into(), low, origin).await };
-    uncancelled(set).await?;
-    Ok(HttpResponse::Ok().json(NoticesAnswer { balance_low: Amount(low), environment }))
 }
