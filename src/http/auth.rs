@@ -12,7 +12,7 @@ use super::docs::id;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, SessionUser, client_address, device};
 use super::{App, uncancelled};
-use crate::auth::people::{LoggedIn, Login, PeopleError, Registration, Speaker};
+use crate::auth::people::{Device, LoggedIn, Login, PeopleError, Registration, Speaker};
 use crate::store::users::{Role, User};
 use domain::Refusal;
 use domain::SessionId;
@@ -253,10 +253,9 @@ pub(super) struct LogoutAnswer {
 pub(super) async fn logout(
     speaker: Speaker,
     app: Data<App>,
-    request: HttpRequest,
+    device: Device,
 ) -> Result<HttpResponse, ApiError> {
     let Speaker { user, session } = speaker;
-    let device = device(&request, &app.trusted_proxies);
     let ending = async move { app.people.log_out(user.id, session, &device).await };
     match uncancelled(ending).await {
         // Ended meanwhile: that is what was asked for.
@@ -274,9 +273,8 @@ pub(super) async fn logout(
 pub(super) async fn logout_all(
     SessionUser(user): SessionUser,
     app: Data<App>,
-    request: HttpRequest,
+    device: Device,
 ) -> Result<HttpResponse, ApiError> {
-    let device = device(&request, &app.trusted_proxies);
     let ending = async move { app.people.log_out_everywhere(user.id, &device).await };
     let sessions_ended = uncancelled(ending).await?;
     let message = "Every session has ended";
@@ -331,10 +329,9 @@ pub(super) async fn sessions(speaker: Speaker, app: Data<App>) -> Result<HttpRes
 pub(super) async fn end_session(
     SessionUser(user): SessionUser,
     app: Data<App>,
-    request: HttpRequest,
+    device: Device,
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let device = device(&request, &app.trusted_proxies);
     let session: SessionId = id.parse().map_err(|_| ApiError::NotFound("session"))?;
     let ending = async move { app.people.log_out(user.id, session, &device).await };
     uncancelled(ending).await?;
@@ -380,12 +377,11 @@ pub(super) struct ChangePasswordAnswer {
 ))]
 pub(super) async fn change_password(
     SessionUser(user): SessionUser,
-    request: HttpRequest,
+    device: Device,
     app: Data<App>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let ChangePasswordBody { current_password, new_password } = body.json()?;
-    let device = device(&request, &app.trusted_proxies);
     let changing = async move {
         app.people.change_password(user, current_password, new_password, device).await
     };

@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use super::amount::Amount;
 use super::error::{ApiError, ErrorBody};
-use super::extract::{Body, SessionUser, user_origin};
+use super::extract::{AuditedUser, Body, SessionUser, user_origin};
 use super::validation::not_negative;
 use super::{App, uncancelled};
 use crate::auth::people::Speaker;
@@ -98,12 +98,10 @@ pub(super) async fn add(
     (status = 404, description = "The user has no such payment method", body = ErrorBody),
 ))]
 pub(super) async fn remove(
-    SessionUser(user): SessionUser,
+    AuditedUser { user, origin }: AuditedUser,
     app: Data<App>,
-    request: HttpRequest,
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let origin = user_origin(&request, &app, user.id);
     let id = id.into_inner();
     uncancelled(async move { app.payments.detach(user.id, &id, origin).await }).await?;
     Ok(HttpResponse::NoContent().finish())

@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::amount::Amount;
 use super::environment::EnvironmentName;
 use super::error::ApiError;
-use super::extract::{Body, SessionUser, user_origin};
+use super::extract::{AuditedUser, Body, SessionUser};
 use super::page::query;
 use super::validation::not_negative;
 use super::{App, uncancelled};
@@ -66,12 +66,10 @@ pub(super) async fn notices(
     (status = 200, description = "The thresholds", body = NoticesAnswer),
 ))]
 pub(super) async fn set_notices(
-    SessionUser(user): SessionUser,
+    AuditedUser { user, origin }: AuditedUser,
     app: Data<App>,
-    request: HttpRequest,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    let origin = user_origin(&request, &app, user.id);
     let NoticesBody { balance_low, environment } = body.json()?;
     let low = not_negative("balance_low", balance_low)?;
     let set =

@@ -10,7 +10,7 @@ use super::amount::Amount;
 use super::docs::id;
 use super::environment::EnvironmentName;
 use super::error::{ApiError, ErrorBody};
-use super::extract::{Body, SessionUser, user_origin};
+use super::extract::{AuditedUser, Body, SessionUser, user_origin};
 use super::page::{cut, page_limit, query, read_cursor};
 use super::repeat::{once, replay};
 use super::x402::Outcome;
@@ -229,11 +229,9 @@ pub(super) struct TestResetAnswer {
     (status = 403, description = "The test account is suspended", body = ErrorBody),
 ))]
 pub(super) async fn reset_test(
-    SessionUser(user): SessionUser,
+    AuditedUser { user, origin }: AuditedUser,
     app: Data<App>,
-    request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
-    let origin = user_origin(&request, &app, user.id);
     let reset = async move { app.payments.reset_test(user.id, origin).await };
     let balance = Amount(uncancelled(reset).await?);
     let environment = EnvironmentName(Environment::Test);

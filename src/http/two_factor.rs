@@ -10,6 +10,7 @@ use super::auth::{LoginAnswer, check_attempt};
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, SessionUser, device};
 use super::{App, uncancelled};
+use crate::auth::people::Device;
 use crate::auth::two_factor::Enrolment;
 
 /// Whether logins take a second factor.
@@ -65,12 +66,11 @@ pub(super) struct EnrolmentBody {
 ))]
 pub(super) async fn enroll(
     SessionUser(user): SessionUser,
-    request: HttpRequest,
+    device: Device,
     app: Data<App>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let PasswordBody { password } = body.json()?;
-    let device = device(&request, &app.trusted_proxies);
     let beginning = async move { app.people.begin_second_factor(&user, password, &device).await };
     let Enrolment { secret, url, qr_code } = uncancelled(beginning).await?;
     let body = EnrolmentBody { secret, otpauth_url: url, qr_code_svg: qr_code };
@@ -104,12 +104,11 @@ pub(super) struct RecoveryCodesBody {
 ))]
 pub(super) async fn confirm(
     SessionUser(user): SessionUser,
-    request: HttpRequest,
+    device: Device,
     app: Data<App>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let CodeBody { code } = body.json()?;
-    let device = device(&request, &app.trusted_proxies);
     let confirming = async move { app.people.confirm_second_factor(&user, &code, &device).await };
     let recovery_codes = uncancelled(confirming).await?;
     Ok(HttpResponse::Ok().json(RecoveryCodesBody { recovery_codes }))
@@ -137,12 +136,11 @@ pub(super) struct PasswordAndCodeBody {
 ))]
 pub(super) async fn recovery_codes(
     SessionUser(user): SessionUser,
-    request: HttpRequest,
+    device: Device,
     app: Data<App>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let PasswordAndCodeBody { password, code } = body.json()?;
-    let device = device(&request, &app.trusted_proxies);
     let making =
         async move { app.people.new_recovery_codes(&user, password, &code, &device).await };
     let recovery_codes = uncancelled(making).await?;
@@ -159,12 +157,11 @@ pub(super) async fn recovery_codes(
 ))]
 pub(super) async fn disable(
     SessionUser(user): SessionUser,
-    request: HttpRequest,
+    device: Device,
     app: Data<App>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let PasswordAndCodeBody { password, code } = body.json()?;
-    let device = device(&request, &app.trusted_proxies);
     let disabling =
         async move { app.people.disable_second_factor(&user, password, &code, &device).await };
     uncancelled(disabling).await?;

@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::docs::id;
 use super::environment::EnvironmentName;
 use super::error::{ApiError, ErrorBody};
-use super::extract::{Body, SessionUser, user_origin};
+use super::extract::{AuditedUser, Body, SessionUser};
 use super::page::{cut, page_limit, query, read_cursor};
 use super::validation::present;
 use super::{App, uncancelled};
@@ -116,12 +116,10 @@ fn endpoint_id(text: &str) -> Result<EndpointId, ApiError> {
     (status = 409, description = "The account has as many as it may have", body = ErrorBody),
 ))]
 pub(super) async fn add(
-    SessionUser(user): SessionUser,
+    AuditedUser { user, origin }: AuditedUser,
     app: Data<App>,
-    request: HttpRequest,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    let origin = user_origin(&request, &app, user.id);
     let EndpointBody { url, description, events, environment } = body.json()?;
     bounded(events.as_deref())?;
     let environment = environment.into();
@@ -196,13 +194,11 @@ pub(super) struct EndpointChangeBody {
     (status = 404, description = "The user has no such endpoint", body = ErrorBody),
 ))]
 pub(super) async fn change(
-    SessionUser(user): SessionUser,
+    AuditedUser { user, origin }: AuditedUser,
     app: Data<App>,
-    request: HttpRequest,
     id: Path<String>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    let origin = user_origin(&request, &app, user.id);
     let EndpointChangeBody { url, description, events, enabled } = body.json()?;
     bounded(events.as_ref().and_then(Option::as_deref))?;
     let id = endpoint_id(&id)?;
@@ -219,12 +215,10 @@ pub(super) async fn change(
     (status = 404, description = "The user has no such endpoint", body = ErrorBody),
 ))]
 pub(super) async fn delete(
-    SessionUser(user): SessionUser,
+    AuditedUser { user, origin }: AuditedUser,
     app: Data<App>,
-    request: HttpRequest,
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let origin = user_origin(&request, &app, user.id);
     let id = endpoint_id(&id)?;
     uncancelled(async move { app.webhooks.delete(user.id, id, origin).await }).await?;
     Ok(HttpResponse::NoContent().finish())
@@ -237,12 +231,10 @@ pub(super) async fn delete(
     (status = 404, description = "The user has no such endpoint", body = ErrorBody),
 ))]
 pub(super) async fn rotate_secret(
-    SessionUser(user): SessionUser,
+    AuditedUser { user, origin }: AuditedUser,
     app: Data<App>,
-    request: HttpRequest,
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let origin = user_origin(&request, &app, user.id);
     let id = endpoint_id(&id)?;
     let rotated = async move { app.webhooks.rotate(user.id, id, origin).await };
     let (endpoint, secret) = uncancelled(rotated).await?;

@@ -1,7 +1,7 @@
 //! `/api/keys/{id}/limits`
 
+use actix_web::HttpResponse;
 use actix_web::web::{Data, Path};
-use actix_web::{HttpRequest, HttpResponse};
 use garde::Validate;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -10,7 +10,7 @@ use super::key_id;
 use crate::http::amount::Amount;
 use crate::http::docs::id;
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::{Body, SessionUser, user_origin};
+use crate::http::extract::{AuditedUser, Body, SessionUser};
 use crate::http::validation::present;
 use crate::http::{App, uncancelled};
 use domain::limits::LimitsChange;
@@ -143,14 +143,12 @@ impl LimitsAnswer {
     (status = 404, description = "The user has no such key", body = ErrorBody),
 ))]
 pub(in crate::http) async fn set_limits(
-    SessionUser(user): SessionUser,
+    AuditedUser { user, origin }: AuditedUser,
     app: Data<App>,
-    request: HttpRequest,
     id: Path<String>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let id = key_id(&id)?;
-    let origin = user_origin(&request, &app, user.id);
     let limits: LimitsBody = body.json()?;
     let credits =
         |limit: Option<Option<Amount>>| limit.map(|limit| limit.map(|Amount(credits)| credits));

@@ -5,7 +5,7 @@ use actix_web::{HttpRequest, HttpResponse};
 
 use super::docs::id;
 use super::error::{ApiError, ErrorBody};
-use super::extract::{Body, SessionUser, user_origin};
+use super::extract::{AuditedUser, Body, SessionUser, user_origin};
 use super::repeat::{once, replay};
 use super::{App, uncancelled};
 use crate::auth::people::Speaker;
@@ -89,14 +89,12 @@ pub(super) async fn get(
     (status = 404, description = "The user has no such key", body = ErrorBody),
 ))]
 pub(super) async fn change(
-    SessionUser(user): SessionUser,
+    AuditedUser { user, origin }: AuditedUser,
     app: Data<App>,
-    request: HttpRequest,
     id: Path<String>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let id = key_id(&id)?;
-    let origin = user_origin(&request, &app, user.id);
     // For the audit log: nothing in it is a secret.
     let detail =
         String::from_utf8_lossy(body.raw()).split_whitespace().collect::<Vec<_>>().join(" ");
@@ -115,14 +113,12 @@ pub(super) async fn change(
     (status = 409, description = "The key is out of use, or was changed at the same time", body = ErrorBody),
 ))]
 pub(super) async fn rotate(
-    SessionUser(user): SessionUser,
+    AuditedUser { user, origin }: AuditedUser,
     app: Data<App>,
-    request: HttpRequest,
     id: Path<String>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let id = key_id(&id)?;
-    let origin = user_origin(&request, &app, user.id);
     let body: RotateKeyBody = body.json_or_nothing()?.unwrap_or_default();
     let grace_micros = body.grace_micros();
     let rotated = async move { app.keys.rotate(user.id, id, grace_micros, origin).await };
@@ -137,13 +133,11 @@ pub(super) async fn rotate(
     (status = 404, description = "The user has no such key", body = ErrorBody),
 ))]
 pub(super) async fn revoke(
-    SessionUser(user): SessionUser,
+    AuditedUser { user, origin }: AuditedUser,
     app: Data<App>,
-    request: HttpRequest,
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let id = key_id(&id)?;
-    let origin = user_origin(&request, &app, user.id);
     let soon = app.keys.soon();
     let revoked = async move { app.keys.revoke(user.id, id, origin).await };
     let key = uncancelled(revoked).await?;
@@ -157,13 +151,11 @@ pub(super) async fn revoke(
     (status = 404, description = "The user has no such key", body = ErrorBody),
 ))]
 pub(super) async fn delete(
-    SessionUser(user): SessionUser,
+    AuditedUser { user, origin }: AuditedUser,
     app: Data<App>,
-    request: HttpRequest,
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let id = key_id(&id)?;
-    let origin = user_origin(&request, &app, user.id);
     let deleted = async move { app.keys.delete(user.id, id, origin).await };
     uncancelled(deleted).await?;
     Ok(HttpResponse::NoContent().finish())
