@@ -33,7 +33,7 @@
 //! |---|---|
 //! | the order of checks | [`pipeline`] |
 //! | an upstream's protocol | [`upstream::dialect`] |
-//! | a status code | `http/error.rs`, and nowhere else |
+//! | a status code | `http/error/`, and nowhere else |
 //! | SQL | [`store`], and nowhere else |
 //! | who owns what in memory | [`actors`] |
 //! | what can be set, and every limit | [`config`] |

@@ -1,4 +1,4 @@
-//! `/api/admin/*`: for operators. And the audit log, of which each user reads their own part.
+//! `/api/admin/*`: for operators.
 
 use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
@@ -8,16 +8,18 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::amount::Amount;
 use super::docs::id;
+use super::environment::EnvironmentName;
 use super::error::{ApiError, ErrorBody};
-use super::extract::{AdminUser, Body, SessionUser};
-use super::keys::{EnvironmentName, KeyBody};
+use super::extract::{AdminUser, Body};
+use super::keys::KeyBody;
 use super::page::{cut, page_limit, query, read_cursor};
 use super::repeat::{once, replay};
+use super::validation::is_printable;
 use super::{App, uncancelled};
 use crate::admin::{CreditsChange, OperatorsError, UserView};
 use crate::idempotency::Made;
 use crate::store::users::{User, UserSearch};
-use domain::{AccountStatus, Act, ActId, Adjustment, Credits, Environment, Snapshot, UserId};
+use domain::{AccountStatus, Adjustment, Credits, Environment, Snapshot, UserId};
 
 /// A user, as operators see them.
 #[derive(Serialize, ToSchema)]
@@ -80,8 +82,6 @@ pub(super) struct UsersPage {
 #[utoipa::path(get, path = "/api/admin/users", tag = "admin", security(("jwt" = [])),
     params(UsersQuery), responses(
     (status = 200, description = "A page of users", body = UsersPage),
-    (status = 400, description = "The query is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 403, description = "Not an operator", body = ErrorBody),
 ))]
 pub(super) async fn users(
@@ -150,7 +150,6 @@ pub(super) struct UserViewBody {
 #[utoipa::path(get, path = "/api/admin/users/{id}", tag = "admin", security(("jwt" = [])),
     params(("id" = id::UserId, Path)), responses(
     (status = 200, description = "The user", body = UserViewBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 403, description = "Not an operator", body = ErrorBody),
     (status = 404, description = "No such user", body = ErrorBody),
 ))]
@@ -183,14 +182,6 @@ pub(super) struct ReasonBody {
     reason: String,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that garde calls")]
-fn is_printable(text: &str, (): &()) -> garde::Result {
-    if text.chars().any(char::is_control) {
-        return Err(garde::Error::new("must not have control characters"));
-    }
-    Ok(())
-}
-
 /// Whether a user's accounts can be used.
 #[derive(Serialize, ToSchema)]
 pub(super) struct StatusAnswer {
@@ -205,8 +196,6 @@ pub(super) struct StatusAnswer {
 #[utoipa::path(post, path = "/api/admin/users/{id}/suspend", tag = "admin", security(("jwt" = [])),
     params(("id" = id::UserId, Path)), request_body = Option<ReasonBody>, responses(
     (status = 200, description = "Suspended", body = StatusAnswer),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 403, description = "Not an operator", body = ErrorBody),
     (status = 404, description = "No such user", body = ErrorBody),
 ))]
@@ -223,8 +212,6 @@ pub(super) async fn suspend(
 #[utoipa::path(post, path = "/api/admin/users/{id}/resume", tag = "admin", security(("jwt" = [])),
     params(("id" = id::UserId, Path)), request_body = Option<ReasonBody>, responses(
     (status = 200, description = "Open again", body = StatusAnswer),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 403, description = "Not an operator", body = ErrorBody),
     (status = 404, description = "No such user", body = ErrorBody),
 ))]
@@ -263,8 +250,6 @@ pub(super) struct SessionsEndedAnswer {
 #[utoipa::path(post, path = "/api/admin/users/{id}/end-sessions", tag = "admin", security(("jwt" = [])),
     params(("id" = id::UserId, Path)), request_body = Option<ReasonBody>, responses(
     (status = 200, description = "Ended", body = SessionsEndedAnswer),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 403, description = "Not an operator", body = ErrorBody),
     (status = 404, description = "No such user", body = ErrorBody),
 ))]
@@ -345,8 +330,6 @@ impl CreditsAnswer {
 #[utoipa::path(post, path = "/api/admin/users/{id}/credits", tag = "admin", security(("jwt" = [])),
     params(("id" = id::UserId, Path)), request_body = CreditsBody, responses(
     (status = 201, description = "Given or taken", body = CreditsAnswer),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 403, description = "Not an operator", body = ErrorBody),
     (status = 404, description = "No such user", body = ErrorBody),
     (status = 409, description = "More than the account has or can hold, or it is suspended, or the first \
@@ -401,7 +384,6 @@ pub(super) struct TierAnswer {
     params(("id" = id::UserId, Path)), request_body = TierBody, responses(
     (status = 200, description = "The tier", body = TierAnswer),
     (status = 400, description = "There is no such tier", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 403, description = "Not an operator", body = ErrorBody),
     (status = 404, description = "No such user", body = ErrorBody),
 ))]
@@ -417,133 +399,4 @@ pub(super) async fn set_tier(
     let set = async move { app.operators.set_tier(user, tier, origin).await };
     uncancelled(set).await?;
     Ok(HttpResponse::Ok().json(answer))
-}
-
-/// Something that somebody did.
-#[derive(Serialize, ToSchema)]
-pub(super) struct ActBody {
-    #[schema(value_type = id::ActId)]
-    id: String,
-    #[schema(format = DateTime)]
-    at: String,
-    /// Whose accounts it concerns.
-    #[schema(value_type = id::UserId)]
-    user_id: String,
-    /// `user`, `operator`, `command_line` or `server`
-    #[schema(pattern = "^(user|operator|command_line|server)$")]
-    actor: &'static str,
-    /// Who it was, where it was a person.
-    #[schema(value_type = Option<id::UserId>)]
-    actor_id: Option<String>,
-    /// What was done, such as `key.created`.
-    #[schema(pattern = "^[a-z_]+[.][a-z_]+$")]
-    action: &'static str,
-    /// To what; empty where that is the user.
-    subject: String,
-    /// What it came to, or why it was done.
-    detail: String,
-    /// Where it came from; empty where that is no address.
-    address: String,
-    user_agent: String,
-}
-
-impl From<Act> for ActBody {
-    fn from(act: Act) -> Self {
-        ActBody {
-            id: ActId(act.id).to_string(),
-            at: act.at.to_rfc3339_micros(),
-            user_id: act.user.to_string(),
-            actor: act.origin.actor.name(),
-            actor_id: act.origin.actor.person().map(|person| person.to_string()),
-            action: act.kind.name(),
-            subject: act.subject,
-            detail: act.detail,
-            address: act.origin.address,
-            user_agent: act.origin.agent,
-        }
-    }
-}
-
-/// A page of the audit log.
-#[derive(Serialize, ToSchema)]
-pub(super) struct ActsPage {
-    acts: Vec<ActBody>,
-    /// For the next page; null on the last one.
-    next_cursor: Option<String>,
-}
-
-/// A page of one's own part of the audit log.
-#[derive(Default, Deserialize, IntoParams)]
-#[serde(default, deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct ActsQuery {
-    /// At most so many, from 1 to 100; 50 where absent.
-    #[param(minimum = 1, maximum = 100)]
-    limit: Option<u64>,
-    /// `next_cursor` of the page before.
-    #[param(pattern = "^act-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
-    cursor: Option<String>,
-}
-
-/// A page of the audit log.
-#[derive(Default, Deserialize, IntoParams)]
-#[serde(default, deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct AllActsQuery {
-    /// At most so many, from 1 to 100; 50 where absent.
-    #[param(minimum = 1, maximum = 100)]
-    limit: Option<u64>,
-    /// `next_cursor` of the page before.
-    #[param(pattern = "^act-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
-    cursor: Option<String>,
-    /// Only what concerns this user.
-    #[param(pattern = "^user-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
-    user_id: Option<String>,
-}
-
-/// The audit log, latest first.
-#[utoipa::path(get, path = "/api/admin/audit-log", tag = "admin", security(("jwt" = [])),
-    params(AllActsQuery), responses(
-    (status = 200, description = "A page of the audit log", body = ActsPage),
-    (status = 400, description = "The query is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
-    (status = 403, description = "Not an operator", body = ErrorBody),
-))]
-pub(super) async fn all_acts(
-    _: AdminUser,
-    app: Data<App>,
-    request: HttpRequest,
-) -> Result<HttpResponse, ApiError> {
-    let AllActsQuery { limit, cursor, user_id } = query(&request)?;
-    let user = user_id.as_deref().map(str::parse::<UserId>).transpose();
-    let user = user.map_err(|error| ApiError::field("user_id", format!("is {error}")))?;
-    acts_page(&app, user, ActsQuery { limit, cursor }).await
-}
-
-/// The user's own part of the audit log, latest first: what they did, and what operators did to their accounts.
-#[utoipa::path(get, path = "/api/auth/audit-log", tag = "auth", security(("jwt" = [])),
-    params(ActsQuery), responses(
-    (status = 200, description = "A page of the audit log", body = ActsPage),
-    (status = 400, description = "The query is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
-))]
-pub(super) async fn own_acts(
-    SessionUser(user): SessionUser,
-    app: Data<App>,
-    request: HttpRequest,
-) -> Result<HttpResponse, ApiError> {
-    acts_page(&app, Some(user.id), query(&request)?).await
-}
-
-async fn acts_page(
-    app: &App,
-    user: Option<UserId>,
-    page: ActsQuery,
-) -> Result<HttpResponse, ApiError> {
-    let limit = page_limit(page.limit)?;
-    let before = read_cursor(page.cursor.as_deref())?.map(|ActId(id)| id);
-    let mut acts = app.operators.acts(user, before, limit.saturating_add(1)).await?;
-    let next_cursor = cut(&mut acts, limit).map(|act| ActId(act.id).to_string());
-    let acts = acts.into_iter().map(ActBody::from).collect();
-    Ok(HttpResponse::Ok().json(ActsPage { acts, next_cursor }))
 }

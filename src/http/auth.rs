@@ -12,7 +12,7 @@ use super::docs::id;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, SessionUser, client_address, device};
 use super::{App, uncancelled};
-use crate::auth::people::{LoggedIn, Login, PeopleError, Registration, Speaker};
+use crate::auth::people::{Device, LoggedIn, Login, PeopleError, Registration, Speaker};
 use crate::store::users::{Role, User};
 use domain::Refusal;
 use domain::SessionId;
@@ -80,7 +80,6 @@ impl From<&User> for UserBody {
 /// Registers a user.
 #[utoipa::path(post, path = "/api/auth/register", tag = "auth", request_body = RegisterBody, responses(
     (status = 201, description = "Registered", body = UserBody),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 409, description = "The email or the username is taken", body = ErrorBody),
     (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
@@ -162,7 +161,6 @@ pub(super) struct LoginUser {
 /// Logs a user in, or asks for a code where they have switched two-factor authentication on.
 #[utoipa::path(post, path = "/api/auth/login", tag = "auth", request_body = LoginBody, responses(
     (status = 200, description = "Logged in, or a code is to follow", body = LoginOutcome),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "The email or the password is wrong", body = ErrorBody),
     (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
@@ -224,7 +222,6 @@ pub(super) struct RefreshBody {
 /// Renews a session. A refresh token that comes a second time ends its session.
 #[utoipa::path(post, path = "/api/auth/refresh", tag = "auth", request_body = RefreshBody, responses(
     (status = 200, description = "Renewed", body = LoginAnswer),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "Not a refresh token of a session that goes on", body = ErrorBody),
     (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
@@ -252,15 +249,13 @@ pub(super) struct LogoutAnswer {
 /// Ends this session, for the very next request.
 #[utoipa::path(post, path = "/api/auth/logout", tag = "auth", security(("jwt" = [])), responses(
     (status = 200, description = "Ended", body = LogoutAnswer),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
 ))]
 pub(super) async fn logout(
     speaker: Speaker,
     app: Data<App>,
-    request: HttpRequest,
+    device: Device,
 ) -> Result<HttpResponse, ApiError> {
     let Speaker { user, session } = speaker;
-    let device = device(&request, &app.trusted_proxies);
     let ending = async move { app.people.log_out(user.id, session, &device).await };
     match uncancelled(ending).await {
         // Ended meanwhile: that is what was asked for.
@@ -274,14 +269,12 @@ pub(super) async fn logout(
 /// Ends every session of the user, for the very next request.
 #[utoipa::path(post, path = "/api/auth/logout-all", tag = "auth", security(("jwt" = [])), responses(
     (status = 200, description = "Ended", body = LogoutAnswer),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
 ))]
 pub(super) async fn logout_all(
     SessionUser(user): SessionUser,
     app: Data<App>,
-    request: HttpRequest,
+    device: Device,
 ) -> Result<HttpResponse, ApiError> {
-    let device = device(&request, &app.trusted_proxies);
     let ending = async move { app.people.log_out_everywhere(user.id, &device).await };
     let sessions_ended = uncancelled(ending).await?;
     let message = "Every session has ended";
@@ -312,7 +305,6 @@ pub(super) struct SessionBody {
 /// The user's sessions, the last used one first.
 #[utoipa::path(get, path = "/api/auth/sessions", tag = "auth", security(("jwt" = [])), responses(
     (status = 200, description = "The sessions", body = Vec<SessionBody>),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
 ))]
 pub(super) async fn sessions(speaker: Speaker, app: Data<App>) -> Result<HttpResponse, ApiError> {
     let sessions = app.people.sessions_of(speaker.user.id).await?;
@@ -332,16 +324,14 @@ pub(super) async fn sessions(speaker: Speaker, app: Data<App>) -> Result<HttpRes
 #[utoipa::path(delete, path = "/api/auth/sessions/{id}", tag = "auth", security(("jwt" = [])),
     params(("id" = id::SessionId, Path)), responses(
     (status = 204, description = "Ended"),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "No such session", body = ErrorBody),
 ))]
 pub(super) async fn end_session(
     SessionUser(user): SessionUser,
     app: Data<App>,
-    request: HttpRequest,
+    device: Device,
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let device = device(&request, &app.trusted_proxies);
     let session: SessionId = id.parse().map_err(|_| ApiError::NotFound("session"))?;
     let ending = async move { app.people.log_out(user.id, session, &device).await };
     uncancelled(ending).await?;
@@ -351,7 +341,6 @@ pub(super) async fn end_session(
 /// Who is logged in.
 #[utoipa::path(get, path = "/api/auth/me", tag = "auth", security(("jwt" = [])), responses(
     (status = 200, description = "The user", body = UserBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
 ))]
 pub(super) async fn me(SessionUser(user): SessionUser) -> HttpResponse {
     HttpResponse::Ok().json(UserBody::from(&user))
@@ -383,18 +372,16 @@ pub(super) struct ChangePasswordAnswer {
 #[utoipa::path(post, path = "/api/auth/change-password", tag = "auth", security(("jwt" = [])),
     request_body = ChangePasswordBody, responses(
     (status = 200, description = "Changed", body = ChangePasswordAnswer),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT, or the current password is wrong", body = ErrorBody),
     (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
 pub(super) async fn change_password(
     SessionUser(user): SessionUser,
-    request: HttpRequest,
+    device: Device,
     app: Data<App>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let ChangePasswordBody { current_password, new_password } = body.json()?;
-    let device = device(&request, &app.trusted_proxies);
     let changing = async move {
         app.people.change_password(user, current_password, new_password, device).await
     };

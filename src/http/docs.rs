@@ -1,5 +1,5 @@
-//! The OpenAPI document: the handlers' own, and the paid routes as the price list has them. What many routes
-//! share (headers, the statuses of the edge and the database, bounds that are settings) is added here, once.
+//! The OpenAPI document: the handlers' part, and the paid routes as the price list has them. What many routes
+//! share is added here once: headers, errors of validation, login, edge and database, bounds that are settings.
 
 use std::sync::Arc;
 
@@ -17,10 +17,7 @@ use utoipa::openapi::{
 };
 use utoipa::{OpenApi, PartialSchema, ToSchema};
 
-use super::{
-    App, admin, auth, email, gateway, keys, meta, methods, monitoring, payments, transactions,
-    two_factor, webhooks,
-};
+use super::{App, gateway, meta};
 use crate::auth::password::LENGTH_MAX;
 use domain::pricing::PriceRule;
 
@@ -33,82 +30,9 @@ use domain::pricing::PriceRule;
                        path does not have is answered with 405 and `Allow`. JSON is read whatever the \
                        Content-Type.",
     ),
-    paths(
-        auth::register,
-        auth::login,
-        auth::me,
-        two_factor::log_in,
-        two_factor::status,
-        two_factor::enroll,
-        two_factor::confirm,
-        two_factor::disable,
-        two_factor::recovery_codes,
-        email::verify,
-        email::resend,
-        email::forgot,
-        email::reset,
-        auth::refresh,
-        auth::logout,
-        auth::logout_all,
-        auth::sessions,
-        auth::end_session,
-        auth::change_password,
-        keys::create,
-        keys::list,
-        keys::get,
-        keys::change,
-        keys::rotate,
-        keys::revoke,
-        keys::delete,
-        keys::set_limits,
-        keys::limits,
-        payments::balance,
-        payments::pay,
-        payments::list,
-        payments::get,
-        payments::reset_test,
-        transactions::list,
-        transactions::export,
-        transactions::statement,
-        transactions::receipt,
-        methods::list,
-        methods::add,
-        methods::remove,
-        methods::auto_top_up,
-        methods::set_auto_top_up,
-        methods::hear_stripe,
-        monitoring::usage,
-        monitoring::requests,
-        monitoring::limits,
-        monitoring::forecast_balance,
-        webhooks::add,
-        webhooks::list,
-        webhooks::get,
-        webhooks::change,
-        webhooks::delete,
-        webhooks::rotate_secret,
-        webhooks::test,
-        webhooks::deliveries,
-        webhooks::redeliver,
-        webhooks::notices,
-        webhooks::set_notices,
-        admin::own_acts,
-        admin::all_acts,
-        admin::users,
-        admin::user,
-        admin::change_credits,
-        admin::set_tier,
-        admin::end_sessions,
-        admin::suspend,
-        admin::resume,
-        meta::live,
-        meta::ready,
-        meta::pricing,
-        meta::openapi,
-    ),
     components(schemas(super::error::ErrorBody, gateway::QuoteBody))
 )]
-struct Handlers;
+struct Shared;
 
 const PAID: &str = "paid calls";
 /// Routes that neither ask the database nor do anything that could break.
@@ -118,9 +42,9 @@ const ONCE: [&str; 3] = ["/api/keys", "/api/payments/payments", "/api/admin/user
 /// As [`crate::idempotency::IdempotencyKey`] reads it.
 const IDEMPOTENCY_KEY: &str = "^(\"[!#-~]{1,255}\"|[!#-~]{1,255})$";
 
-/// The whole document.
-pub(super) fn document(app: &App) -> utoipa::openapi::OpenApi {
-    let mut document = Handlers::openapi();
+/// The whole document, from the handlers' part.
+pub(super) fn document(app: &App, handlers: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
+    let mut document = Shared::openapi().merge_from(handlers);
     if let Some(components) = &mut document.components {
         let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build();
         components.add_security_scheme("jwt", SecurityScheme::Http(bearer));
@@ -244,6 +168,16 @@ fn add_shared(path: &str, operation: &mut Operation) {
     let is_paid = has_tag(PAID);
     let is_once = is_paid || (ONCE.contains(&path) && operation.request_body.is_some());
     let mut shared = Vec::new();
+    if operation.request_body.is_some() {
+        shared.push(("400", "A field is not valid"));
+    }
+    if has_query(operation) {
+        shared.push(("400", "The query is not valid"));
+    }
+    if operation.security.is_some() {
+        // The paid routes have a text of their own.
+        shared.push(("401", "No valid JWT"));
+    }
     if is_paid || operation.request_body.is_some() {
         shared.push(("408", "The body did not come, or not in time"));
         shared.push(("413", "The body is too large"));
@@ -305,6 +239,13 @@ fn add_shared(path: &str, operation: &mut Operation) {
             .get_or_insert_default()
             .push(in_header("Idempotency-Key", description, key).into());
     }
+}
+
+fn has_query(operation: &Operation) -> bool {
+    let parameters = operation.parameters.iter().flatten();
+    parameters.into_iter().any(|parameter| {
+        matches!(parameter, RefOr::T(Parameter { parameter_in: ParameterIn::Query, .. }))
+    })
 }
 
 fn in_header(name: &str, description: &str, schema: ObjectBuilder) -> Parameter {

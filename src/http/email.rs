@@ -57,7 +57,6 @@ pub(super) struct EmailBody {
 /// Sends the token that verifies an address again. The answer is the same whether the address is known or not.
 #[utoipa::path(post, path = "/api/auth/resend-verification", tag = "auth", request_body = EmailBody, responses(
     (status = 202, description = "If there is such a user, a message is on its way", body = MessageAnswer),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
 pub(super) async fn resend(
@@ -74,7 +73,6 @@ pub(super) async fn resend(
 /// Sends a token that sets another password. The answer is the same whether the address is known or not.
 #[utoipa::path(post, path = "/api/auth/forgot-password", tag = "auth", request_body = EmailBody, responses(
     (status = 202, description = "If there is such a user, a message is on its way", body = MessageAnswer),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
 pub(super) async fn forgot(

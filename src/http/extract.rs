@@ -1,8 +1,7 @@
-//! What handlers are handed: a body, a user. Neither runs a check that another one could overtake
-//! (actix-web runs the extractors of a handler side by side): a body is read, but judged only when the
-//! handler asks for it.
+//! Extractors: a body, a user. actix-web runs the extractors of a handler concurrently, so an extractor must not make a
+//! decision whose order matters: a body is read here, but checked only when the handler asks for it.
 
-use std::future::Future;
+use std::future::{Future, Ready, ready};
 use std::net::IpAddr;
 use std::pin::Pin;
 
@@ -25,7 +24,6 @@ use domain::{Actor, Origin, UserId};
 
 type Boxed<T> = Pin<Box<dyn Future<Output = Result<T, ApiError>>>>;
 
-/// The app's parts, from where actix-web keeps them.
 pub fn app(request: &HttpRequest) -> Result<Data<App>, ApiError> {
     request.app_data::<Data<App>>().cloned().ok_or(ApiError::Internal)
 }
@@ -42,7 +40,7 @@ impl Body {
         self.0
     }
 
-    /// The bytes as they came; none where they could not be read.
+    /// The bytes as they came; empty if they could not be read.
     pub fn raw(&self) -> &[u8] {
         self.0.as_deref().unwrap_or_default()
     }
@@ -75,7 +73,7 @@ impl Body {
 }
 
 impl Body {
-    /// The same, where a body may be left out; `None` is none.
+    /// The same for a body that may be left out.
     ///
     /// # Errors
     /// As of [`Body::json`].
@@ -90,7 +88,7 @@ impl Body {
     }
 }
 
-/// A field that is wrong, or a text that is no JSON.
+/// The error for JSON that is malformed or has a wrong field.
 fn unreadable(path: &str, error: &serde_json::Error) -> ApiError {
     let text = error.to_string();
     if !error.is_data() {
@@ -116,7 +114,7 @@ fn unreadable(path: &str, error: &serde_json::Error) -> ApiError {
     ApiError::Validation(vec![FieldError { field: field.to_owned(), message }])
 }
 
-/// What a value must be, without the value: it may be a secret in the wrong place, and an answer may be logged.
+/// serde's message without the value that was sent: it may be a secret in the wrong place, and answers get logged.
 fn without_value(message: &str) -> String {
     let repeats = ["invalid ", "unknown variant "].iter().any(|start| message.starts_with(start));
     match message.rsplit_once(", expected ").filter(|_| repeats) {
@@ -210,11 +208,44 @@ impl FromRequest for SessionUser {
     }
 }
 
-/// The operator who asks, and from where.
+/// The user of a request's session token, with the origin that the audit log records.
+pub struct AuditedUser {
+    /// The user.
+    pub user: User,
+    /// The origin.
+    pub origin: Origin,
+}
+
+impl FromRequest for AuditedUser {
+    type Error = ApiError;
+    type Future = Boxed<Self>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let user = SessionUser::from_request(request, payload);
+        let request = request.clone();
+        Box::pin(async move {
+            let SessionUser(user) = user.await?;
+            let app = app(&request)?;
+            let origin = user_origin(&request, &app, user.id);
+            Ok(AuditedUser { user, origin })
+        })
+    }
+}
+
+impl FromRequest for Device {
+    type Error = ApiError;
+    type Future = Ready<Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(app(request).map(|app| device(request, &app.trusted_proxies)))
+    }
+}
+
+/// The operator who asks, with the origin that the audit log records.
 pub struct AdminUser {
     /// The operator.
     pub id: UserId,
-    /// As the audit log tells it.
+    /// The origin.
     pub origin: Origin,
 }
 
@@ -236,22 +267,22 @@ impl FromRequest for AdminUser {
     }
 }
 
-/// The longest name of a client that is kept, in characters.
+/// Longest user agent that is recorded, in characters.
 const AGENT_MAX: usize = 200;
 
-/// Where a request comes from, to be told to its user.
+/// The device that a request comes from, as its user sees it.
 pub fn device(request: &HttpRequest, trusted: &[IpAddr]) -> Device {
     let agent = request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok());
     let agent = agent.unwrap_or_default().chars().filter(|c| !c.is_control()).take(AGENT_MAX);
     Device { address: client_address(request, trusted), agent: agent.collect() }
 }
 
-/// The user who asks, and from where.
+/// The origin of a user's request, for the audit log.
 pub fn user_origin(request: &HttpRequest, app: &App, user: UserId) -> Origin {
     device(request, &app.trusted_proxies).origin(Actor::User(user))
 }
 
-/// Where a request comes from.
+/// The address of the client: the peer, or what a trusted proxy forwards.
 pub fn client_address(request: &HttpRequest, trusted: &[IpAddr]) -> IpAddr {
     let unknown = IpAddr::from([0, 0, 0, 0]);
     let peer = request.peer_addr().map_or(unknown, |address| address.ip().to_canonical());

@@ -8,7 +8,8 @@ use utoipa::ToSchema;
 
 use super::amount::Amount;
 use super::error::{ApiError, ErrorBody};
-use super::extract::{Body, SessionUser, user_origin};
+use super::extract::{AuditedUser, Body, SessionUser, user_origin};
+use super::validation::not_negative;
 use super::{App, uncancelled};
 use crate::auth::people::Speaker;
 use crate::payments::PaymentsError;
@@ -49,7 +50,6 @@ pub(super) struct MethodsAnswer {
 /// The payment methods that the user has saved at Stripe.
 #[utoipa::path(get, path = "/api/payments/methods", tag = "payments", security(("jwt" = [])), responses(
     (status = 200, description = "The saved payment methods", body = MethodsAnswer),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 402, description = "Stripe refused", body = ErrorBody),
     (status = 403, description = "Stripe is not set up", body = ErrorBody),
 ))]
@@ -73,7 +73,6 @@ pub(super) struct SetupAnswer {
 /// Begins to save a payment method, without a payment.
 #[utoipa::path(post, path = "/api/payments/methods", tag = "payments", security(("jwt" = [])), responses(
     (status = 201, description = "Where it is saved", body = SetupAnswer),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 402, description = "Stripe refused", body = ErrorBody),
     (status = 403, description = "Stripe is not set up, or the user's email address must be verified first", body = ErrorBody),
 ))]
@@ -94,18 +93,15 @@ pub(super) async fn add(
 #[utoipa::path(delete, path = "/api/payments/methods/{id}", tag = "payments", security(("jwt" = [])),
     params(("id" = String, Path, pattern = "^pm_[0-9A-Za-z_]{1,250}$")), responses(
     (status = 204, description = "It is let go of"),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 402, description = "Stripe refused", body = ErrorBody),
     (status = 403, description = "Stripe is not set up", body = ErrorBody),
     (status = 404, description = "The user has no such payment method", body = ErrorBody),
 ))]
 pub(super) async fn remove(
-    SessionUser(user): SessionUser,
+    AuditedUser { user, origin }: AuditedUser,
     app: Data<App>,
-    request: HttpRequest,
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let origin = user_origin(&request, &app, user.id);
     let id = id.into_inner();
     uncancelled(async move { app.payments.detach(user.id, &id, origin).await }).await?;
     Ok(HttpResponse::NoContent().finish())
@@ -162,7 +158,6 @@ impl From<Option<AutoTopUp>> for AutoTopUpAnswer {
 /// After which rule the live account tops itself up.
 #[utoipa::path(get, path = "/api/payments/auto-top-up", tag = "payments", security(("jwt" = [])), responses(
     (status = 200, description = "The rule", body = AutoTopUpAnswer),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
 ))]
 pub(super) async fn auto_top_up(
     SessionUser(user): SessionUser,
@@ -176,8 +171,6 @@ pub(super) async fn auto_top_up(
 #[utoipa::path(put, path = "/api/payments/auto-top-up", tag = "payments", security(("jwt" = [])),
     request_body = AutoTopUpBody, responses(
     (status = 200, description = "The rule", body = AutoTopUpAnswer),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 402, description = "Stripe refused", body = ErrorBody),
     (status = 403, description = "Stripe is not set up, or the user's email address must be verified first", body = ErrorBody),
     (status = 404, description = "The user has no such payment method", body = ErrorBody),
@@ -192,16 +185,11 @@ pub(super) async fn set_auto_top_up(
     let user = speaker.user;
     let origin = user_origin(&request, &app, user.id);
     let AutoTopUpBody { enabled, threshold, amount, monthly_cap, payment_method } = body.json()?;
-    for (field, Amount(amount)) in [("threshold", threshold), ("monthly_cap", monthly_cap)] {
-        if amount.is_negative() {
-            return Err(ApiError::field(field, "must not be negative"));
-        }
-    }
     let request = AutoTopUpRequest {
         is_enabled: enabled,
-        threshold: threshold.0,
+        threshold: not_negative("threshold", threshold)?,
         amount: amount.0,
-        monthly_cap: monthly_cap.0,
+        monthly_cap: not_negative("monthly_cap", monthly_cap)?,
         method: payment_method,
     };
     let set = async move { app.payments.set_auto_top_up(user.id, request, origin).await };

@@ -11,7 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::App;
 use super::amount::Amount;
 use super::docs::id;
-use super::error::{ApiError, ErrorBody};
+use super::error::ApiError;
 use super::extract::SessionUser;
 use super::keys::EnvironmentName;
 use super::page::{page_limit, query, read_cursor};
@@ -270,8 +270,6 @@ impl Span {
 #[utoipa::path(get, path = "/api/monitoring/usage", tag = "monitoring", security(("jwt" = [])),
     params(UsageQuery), responses(
     (status = 200, description = "The metrics", body = UsageAnswer),
-    (status = 400, description = "The query is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
 ))]
 pub(super) async fn usage(
     SessionUser(user): SessionUser,
@@ -476,8 +474,6 @@ pub(super) struct CallsPage {
 #[utoipa::path(get, path = "/api/monitoring/requests", tag = "monitoring", security(("jwt" = [])),
     params(CallsQuery), responses(
     (status = 200, description = "A page of calls", body = CallsPage),
-    (status = 400, description = "The query is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
 ))]
 pub(super) async fn requests(
     SessionUser(user): SessionUser,
@@ -572,8 +568,6 @@ fn key_limits(key: KeyAgainstLimits, now: Timestamp) -> KeyLimitsBody {
 #[utoipa::path(get, path = "/api/monitoring/limits", tag = "monitoring", security(("jwt" = [])),
     params(EnvironmentQuery), responses(
     (status = 200, description = "The keys", body = AccountLimitsAnswer),
-    (status = 400, description = "The query is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
 ))]
 pub(super) async fn limits(
     SessionUser(user): SessionUser,
@@ -608,8 +602,6 @@ pub(super) struct ForecastAnswer {
 #[utoipa::path(get, path = "/api/monitoring/forecast", tag = "monitoring", security(("jwt" = [])),
     params(EnvironmentQuery), responses(
     (status = 200, description = "The forecast", body = ForecastAnswer),
-    (status = 400, description = "The query is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
 ))]
 pub(super) async fn forecast_balance(
     SessionUser(user): SessionUser,

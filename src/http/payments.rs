@@ -8,18 +8,19 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::amount::Amount;
 use super::docs::id;
+use super::environment::EnvironmentName;
 use super::error::{ApiError, ErrorBody};
-use super::extract::{Body, SessionUser, user_origin};
-use super::keys::EnvironmentName;
+use super::extract::{AuditedUser, Body, SessionUser, user_origin};
 use super::page::{cut, page_limit, query, read_cursor};
 use super::repeat::{once, replay};
+use super::x402::Outcome;
 use super::{App, uncancelled};
 use crate::auth::people::Speaker;
 use crate::idempotency::Made;
 use crate::payments::begin::Payer;
 use crate::payments::{PaymentsError, SANDBOX, stripe, x402};
 use crate::store::payments::Payment;
-use domain::{PaymentId, PaymentStatus, Timestamp};
+use domain::{Environment, PaymentId, PaymentStatus, Timestamp};
 
 /// The balance of an account.
 #[derive(Serialize, ToSchema)]
@@ -55,8 +56,6 @@ pub(super) struct AccountQuery {
 #[utoipa::path(get, path = "/api/payments/credits/balance", tag = "payments", security(("jwt" = [])),
     params(AccountQuery), responses(
     (status = 200, description = "The balance", body = BalanceAnswer),
-    (status = 400, description = "The query is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
 ))]
 pub(super) async fn balance(
     SessionUser(user): SessionUser,
@@ -154,8 +153,6 @@ impl From<Payment> for PaymentAnswer {
 #[utoipa::path(post, path = "/api/payments/payments", tag = "payments", security(("jwt" = [])),
     request_body = PaymentBody, responses(
     (status = 201, description = "Paid and credited, or begun: see `status`", body = PaymentAnswer),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 402, description = "The provider refused; or of x402, what is to be paid, in PAYMENT-REQUIRED", body = ErrorBody),
     (status = 403, description = "The provider is off, or the user's email address must be verified first", body = ErrorBody),
     (status = 404, description = "The user has not saved this payment method", body = ErrorBody),
@@ -189,7 +186,10 @@ pub(super) async fn pay(
             };
             uncancelled(paid).await?
         }
-        x402::NAME => return super::x402::pay(&request, app, user.id, amount, origin).await,
+        x402::NAME => {
+            let outcome = super::x402::pay(&request, &app, user.id, amount, origin).await?;
+            return Ok(x402_response(&app, outcome));
+        }
         _ => {
             let message = "must be \"sandbox\", \"stripe\" or \"x402\"";
             return Err(ApiError::field("provider", message));
@@ -199,6 +199,17 @@ pub(super) async fn pay(
         Made::New(payment) => HttpResponse::Created().json(PaymentAnswer::from(payment)),
         Made::Repeat(kept) => replay(kept),
     })
+}
+
+fn x402_response(app: &App, outcome: Outcome) -> HttpResponse {
+    match outcome {
+        Outcome::Paid(payment) => {
+            let mut response = HttpResponse::Created().json(PaymentAnswer::from(payment.clone()));
+            super::x402::add_response(&mut response, app, &payment);
+            response
+        }
+        Outcome::Required(response) => response,
+    }
 }
 
 /// The test balance, refilled.
@@ -215,18 +226,15 @@ pub(super) struct TestResetAnswer {
 #[utoipa::path(post, path = "/api/payments/test/reset", tag = "payments", security(("jwt" = [])),
     responses(
     (status = 200, description = "The test balance", body = TestResetAnswer),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 403, description = "The test account is suspended", body = ErrorBody),
 ))]
 pub(super) async fn reset_test(
-    SessionUser(user): SessionUser,
+    AuditedUser { user, origin }: AuditedUser,
     app: Data<App>,
-    request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
-    let origin = user_origin(&request, &app, user.id);
     let reset = async move { app.payments.reset_test(user.id, origin).await };
     let balance = Amount(uncancelled(reset).await?);
-    let environment = EnvironmentName::Test;
+    let environment = EnvironmentName(Environment::Test);
     Ok(HttpResponse::Ok().json(TestResetAnswer { balance, currency: "USD", environment }))
 }
 
@@ -261,8 +269,6 @@ pub(super) struct PaymentsPage {
 #[utoipa::path(get, path = "/api/payments/payments", tag = "payments", security(("jwt" = [])),
     params(PageQuery), responses(
     (status = 200, description = "A page of payments", body = PaymentsPage),
-    (status = 400, description = "The query is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
 ))]
 pub(super) async fn list(
     SessionUser(user): SessionUser,
@@ -282,7 +288,6 @@ pub(super) async fn list(
 #[utoipa::path(get, path = "/api/payments/payments/{id}", tag = "payments", security(("jwt" = [])),
     params(("id" = id::PaymentId, Path)), responses(
     (status = 200, description = "The payment", body = PaymentAnswer),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such payment", body = ErrorBody),
 ))]
 pub(super) async fn get(

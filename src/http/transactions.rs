@@ -187,8 +187,6 @@ pub(super) fn text(
 #[utoipa::path(get, path = "/api/payments/transactions", tag = "payments", security(("jwt" = [])),
     params(TransactionsQuery), responses(
     (status = 200, description = "A page of the ledger", body = TransactionsPage),
-    (status = 400, description = "The query is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
 ))]
 pub(super) async fn list(
     SessionUser(user): SessionUser,
@@ -256,8 +254,6 @@ pub(super) struct ExportQuery {
     params(ExportQuery), responses(
     (status = 200, description = "The ledger, or the part of it that was asked for", content(
         (String = "text/csv"), (String = "application/jsonl"))),
-    (status = 400, description = "The query is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
 ))]
 pub(super) async fn export(
     SessionUser(user): SessionUser,
@@ -497,8 +493,6 @@ pub(super) fn date(at: Timestamp) -> String {
     StatementQuery), responses(
     (status = 200, description = "The statement", content(
         (StatementBody = "application/json"), (String = "text/csv"), (String = "text/html"))),
-    (status = 400, description = "The query is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "No such month, or one that has not begun", body = ErrorBody),
 ))]
 pub(super) async fn statement(
@@ -640,8 +634,6 @@ pub(super) struct ReversalBody {
     params(("id" = id::PaymentId, Path), ReceiptQuery), responses(
     (status = 200, description = "The receipt", content(
         (ReceiptBody = "application/json"), (String = "text/csv"), (String = "text/html"))),
-    (status = 400, description = "The query is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such payment", body = ErrorBody),
     (status = 409, description = "The payment is not confirmed", body = ErrorBody),
 ))]

@@ -10,6 +10,7 @@ use super::auth::{LoginAnswer, check_attempt};
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, SessionUser, device};
 use super::{App, uncancelled};
+use crate::auth::people::Device;
 use crate::auth::two_factor::Enrolment;
 
 /// Whether logins take a second factor.
@@ -23,7 +24,6 @@ pub(super) struct TwoFactorBody {
 /// Whether the user's logins take a second factor.
 #[utoipa::path(get, path = "/api/auth/2fa", tag = "auth", security(("jwt" = [])), responses(
     (status = 200, description = "Whether they do", body = TwoFactorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
 ))]
 pub(super) async fn status(
     SessionUser(user): SessionUser,
@@ -60,19 +60,17 @@ pub(super) struct EnrolmentBody {
 #[utoipa::path(post, path = "/api/auth/2fa/enroll", tag = "auth", security(("jwt" = [])),
     request_body = PasswordBody, responses(
     (status = 200, description = "What an authenticator needs", body = EnrolmentBody),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT, or the password is wrong", body = ErrorBody),
     (status = 409, description = "Two-factor authentication is on already", body = ErrorBody),
     (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
 pub(super) async fn enroll(
     SessionUser(user): SessionUser,
-    request: HttpRequest,
+    device: Device,
     app: Data<App>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let PasswordBody { password } = body.json()?;
-    let device = device(&request, &app.trusted_proxies);
     let beginning = async move { app.people.begin_second_factor(&user, password, &device).await };
     let Enrolment { secret, url, qr_code } = uncancelled(beginning).await?;
     let body = EnrolmentBody { secret, otpauth_url: url, qr_code_svg: qr_code };
@@ -100,19 +98,17 @@ pub(super) struct RecoveryCodesBody {
 #[utoipa::path(post, path = "/api/auth/2fa/confirm", tag = "auth", security(("jwt" = [])),
     request_body = CodeBody, responses(
     (status = 200, description = "On", body = RecoveryCodesBody),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT, or the code is wrong", body = ErrorBody),
     (status = 409, description = "It is on already, or not begun", body = ErrorBody),
     (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
 pub(super) async fn confirm(
     SessionUser(user): SessionUser,
-    request: HttpRequest,
+    device: Device,
     app: Data<App>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let CodeBody { code } = body.json()?;
-    let device = device(&request, &app.trusted_proxies);
     let confirming = async move { app.people.confirm_second_factor(&user, &code, &device).await };
     let recovery_codes = uncancelled(confirming).await?;
     Ok(HttpResponse::Ok().json(RecoveryCodesBody { recovery_codes }))
@@ -134,19 +130,17 @@ pub(super) struct PasswordAndCodeBody {
 #[utoipa::path(post, path = "/api/auth/2fa/recovery-codes", tag = "auth", security(("jwt" = [])),
     request_body = PasswordAndCodeBody, responses(
     (status = 200, description = "The new codes", body = RecoveryCodesBody),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT, or the password or the code is wrong", body = ErrorBody),
     (status = 409, description = "It is not on", body = ErrorBody),
     (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
 pub(super) async fn recovery_codes(
     SessionUser(user): SessionUser,
-    request: HttpRequest,
+    device: Device,
     app: Data<App>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let PasswordAndCodeBody { password, code } = body.json()?;
-    let device = device(&request, &app.trusted_proxies);
     let making =
         async move { app.people.new_recovery_codes(&user, password, &code, &device).await };
     let recovery_codes = uncancelled(making).await?;
@@ -157,19 +151,17 @@ pub(super) async fn recovery_codes(
 #[utoipa::path(post, path = "/api/auth/2fa/disable", tag = "auth", security(("jwt" = [])),
     request_body = PasswordAndCodeBody, responses(
     (status = 200, description = "Off", body = TwoFactorBody),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "No valid JWT, or the password or the code is wrong", body = ErrorBody),
     (status = 409, description = "It is not on", body = ErrorBody),
     (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
 pub(super) async fn disable(
     SessionUser(user): SessionUser,
-    request: HttpRequest,
+    device: Device,
     app: Data<App>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let PasswordAndCodeBody { password, code } = body.json()?;
-    let device = device(&request, &app.trusted_proxies);
     let disabling =
         async move { app.people.disable_second_factor(&user, password, &code, &device).await };
     uncancelled(disabling).await?;
@@ -191,7 +183,6 @@ pub(super) struct ChallengeBody {
 /// Logs a user in whose password was right, by a code.
 #[utoipa::path(post, path = "/api/auth/login/2fa", tag = "auth", request_body = ChallengeBody, responses(
     (status = 200, description = "Logged in", body = LoginAnswer),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
     (status = 401, description = "The challenge is not valid, or the code is wrong", body = ErrorBody),
     (status = 409, description = "Two-factor authentication was switched off meanwhile", body = ErrorBody),
     (status = 429, description = "Too many requests", body = ErrorBody),

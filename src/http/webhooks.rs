@@ -1,17 +1,17 @@
-//! `/api/webhooks/*`, and what account holders want to be told of.
+//! `/api/webhooks*`
 
 use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
 use garde::Validate;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::amount::Amount;
 use super::docs::id;
+use super::environment::EnvironmentName;
 use super::error::{ApiError, ErrorBody};
-use super::extract::{Body, SessionUser, user_origin};
-use super::keys::EnvironmentName;
+use super::extract::{AuditedUser, Body, SessionUser};
 use super::page::{cut, page_limit, query, read_cursor};
+use super::validation::present;
 use super::{App, uncancelled};
 use crate::store::webhooks::{Attempt, DeliveryLog, Endpoint, EndpointChange};
 use crate::webhooks::{EndpointRequest, WebhooksError};
@@ -113,17 +113,13 @@ fn endpoint_id(text: &str) -> Result<EndpointId, ApiError> {
 #[utoipa::path(post, path = "/api/webhooks", tag = "webhooks", security(("jwt" = [])),
     request_body = EndpointBody, responses(
     (status = 201, description = "The endpoint, with its secret", body = EndpointWithSecret),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 409, description = "The account has as many as it may have", body = ErrorBody),
 ))]
 pub(super) async fn add(
-    SessionUser(user): SessionUser,
+    AuditedUser { user, origin }: AuditedUser,
     app: Data<App>,
-    request: HttpRequest,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    let origin = user_origin(&request, &app, user.id);
     let EndpointBody { url, description, events, environment } = body.json()?;
     bounded(events.as_deref())?;
     let environment = environment.into();
@@ -143,7 +139,6 @@ pub(super) struct EndpointsAnswer {
 /// The user's webhook endpoints, oldest first.
 #[utoipa::path(get, path = "/api/webhooks", tag = "webhooks", security(("jwt" = [])), responses(
     (status = 200, description = "The endpoints", body = EndpointsAnswer),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
 ))]
 pub(super) async fn list(
     SessionUser(user): SessionUser,
@@ -158,7 +153,6 @@ pub(super) async fn list(
 #[utoipa::path(get, path = "/api/webhooks/{id}", tag = "webhooks", security(("jwt" = [])),
     params(("id" = id::EndpointId, Path)), responses(
     (status = 200, description = "The endpoint", body = EndpointAnswer),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such endpoint", body = ErrorBody),
 ))]
 pub(super) async fn get(
@@ -183,7 +177,7 @@ pub(super) struct EndpointChangeBody {
     #[schema(max_length = 500)]
     description: Option<String>,
     /// null is every event.
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "present")]
     #[garde(skip)]
     #[schema(value_type = Option<Vec<String>>, max_items = 50, min_items = 1)]
     events: Option<Option<Vec<String>>>,
@@ -193,31 +187,18 @@ pub(super) struct EndpointChangeBody {
     enabled: Option<bool>,
 }
 
-/// Tells null from nothing.
-fn given<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    T::deserialize(deserializer).map(Some)
-}
-
 /// Changes a webhook endpoint.
 #[utoipa::path(patch, path = "/api/webhooks/{id}", tag = "webhooks", security(("jwt" = [])),
     params(("id" = id::EndpointId, Path)), request_body = EndpointChangeBody, responses(
     (status = 200, description = "The endpoint", body = EndpointAnswer),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such endpoint", body = ErrorBody),
 ))]
 pub(super) async fn change(
-    SessionUser(user): SessionUser,
+    AuditedUser { user, origin }: AuditedUser,
     app: Data<App>,
-    request: HttpRequest,
     id: Path<String>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    let origin = user_origin(&request, &app, user.id);
     let EndpointChangeBody { url, description, events, enabled } = body.json()?;
     bounded(events.as_ref().and_then(Option::as_deref))?;
     let id = endpoint_id(&id)?;
@@ -231,16 +212,13 @@ pub(super) async fn change(
 #[utoipa::path(delete, path = "/api/webhooks/{id}", tag = "webhooks", security(("jwt" = [])),
     params(("id" = id::EndpointId, Path)), responses(
     (status = 204, description = "It is deleted"),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such endpoint", body = ErrorBody),
 ))]
 pub(super) async fn delete(
-    SessionUser(user): SessionUser,
+    AuditedUser { user, origin }: AuditedUser,
     app: Data<App>,
-    request: HttpRequest,
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let origin = user_origin(&request, &app, user.id);
     let id = endpoint_id(&id)?;
     uncancelled(async move { app.webhooks.delete(user.id, id, origin).await }).await?;
     Ok(HttpResponse::NoContent().finish())
@@ -250,16 +228,13 @@ pub(super) async fn delete(
 #[utoipa::path(post, path = "/api/webhooks/{id}/rotate-secret", tag = "webhooks", security(("jwt" = [])),
     params(("id" = id::EndpointId, Path)), responses(
     (status = 200, description = "The endpoint, with its new secret", body = EndpointWithSecret),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such endpoint", body = ErrorBody),
 ))]
 pub(super) async fn rotate_secret(
-    SessionUser(user): SessionUser,
+    AuditedUser { user, origin }: AuditedUser,
     app: Data<App>,
-    request: HttpRequest,
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let origin = user_origin(&request, &app, user.id);
     let id = endpoint_id(&id)?;
     let rotated = async move { app.webhooks.rotate(user.id, id, origin).await };
     let (endpoint, secret) = uncancelled(rotated).await?;
@@ -278,7 +253,6 @@ pub(super) struct SentAnswer {
 #[utoipa::path(post, path = "/api/webhooks/{id}/test", tag = "webhooks", security(("jwt" = [])),
     params(("id" = id::EndpointId, Path)), responses(
     (status = 202, description = "It is under way", body = SentAnswer),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such endpoint", body = ErrorBody),
 ))]
 pub(super) async fn test(
@@ -378,8 +352,6 @@ pub(super) struct DeliveriesPage {
 #[utoipa::path(get, path = "/api/webhooks/{id}/deliveries", tag = "webhooks", security(("jwt" = [])),
     params(("id" = id::EndpointId, Path), DeliveriesQuery), responses(
     (status = 200, description = "A page of deliveries", body = DeliveriesPage),
-    (status = 400, description = "The query is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such endpoint", body = ErrorBody),
 ))]
 pub(super) async fn deliveries(
@@ -403,7 +375,6 @@ pub(super) async fn deliveries(
     security(("jwt" = [])),
     params(("id" = id::EndpointId, Path), ("delivery" = id::DeliveryId, Path)), responses(
     (status = 202, description = "It is under way", body = SentAnswer),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
     (status = 404, description = "The user has no such endpoint, or the endpoint no such delivery", body = ErrorBody),
 ))]
 pub(super) async fn redeliver(
@@ -417,76 +388,4 @@ pub(super) async fn redeliver(
     let again = async move { app.webhooks.redeliver(user.id, id, delivery).await };
     let delivery = uncancelled(again).await?;
     Ok(HttpResponse::Accepted().json(SentAnswer { delivery_id: delivery.to_string() }))
-}
-
-/// What an account holder wants to be told of.
-#[derive(Deserialize, Validate, ToSchema)]
-#[serde(deny_unknown_fields)]
-#[garde(allow_unvalidated)]
-pub(super) struct NoticesBody {
-    /// `balance.low` is told when the balance falls below this, in USD.
-    #[schema(value_type = f64, example = 10.00, minimum = 0)]
-    balance_low: Amount,
-    /// Of which account: `live` (default) or `test`.
-    #[serde(default)]
-    #[schema(inline)]
-    environment: EnvironmentName,
-}
-
-/// That.
-#[derive(Serialize, ToSchema)]
-pub(super) struct NoticesAnswer {
-    balance_low: Amount,
-    environment: EnvironmentName,
-}
-
-/// Which account.
-#[derive(Default, Deserialize, IntoParams)]
-#[serde(default, deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct NoticesQuery {
-    /// `live` (default) or `test`.
-    #[param(value_type = Option<EnvironmentName>, inline)]
-    environment: EnvironmentName,
-}
-
-/// What the account holder wants to be told of.
-#[utoipa::path(get, path = "/api/payments/notices", tag = "webhooks", security(("jwt" = [])),
-    params(NoticesQuery), responses(
-    (status = 200, description = "The thresholds", body = NoticesAnswer),
-    (status = 400, description = "The query is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
-))]
-pub(super) async fn notices(
-    SessionUser(user): SessionUser,
-    app: Data<App>,
-    request: HttpRequest,
-) -> Result<HttpResponse, ApiError> {
-    let NoticesQuery { environment } = query(&request)?;
-    let balance_low = app.webhooks.balance_low(user.id, environment.into()).await?;
-    Ok(HttpResponse::Ok().json(NoticesAnswer { balance_low: Amount(balance_low), environment }))
-}
-
-/// Sets what the account holder wants to be told of.
-#[utoipa::path(put, path = "/api/payments/notices", tag = "webhooks", security(("jwt" = [])),
-    request_body = NoticesBody, responses(
-    (status = 200, description = "The thresholds", body = NoticesAnswer),
-    (status = 400, description = "A field is not valid", body = ErrorBody),
-    (status = 401, description = "No valid JWT", body = ErrorBody),
-))]
-pub(super) async fn set_notices(
-    SessionUser(user): SessionUser,
-    app: Data<App>,
-    request: HttpRequest,
-    body: Body,
-) -> Result<HttpResponse, ApiError> {
-    let origin = user_origin(&request, &app, user.id);
-    let NoticesBody { balance_low: Amount(low), environment } = body.json()?;
-    if low.is_negative() {
-        return Err(ApiError::field("balance_low", "must not be negative"));
-    }
-    let set =
-        async move { app.webhooks.set_balance_low(user.id, environment.into(), low, origin).await };
-    uncancelled(set).await?;
-    Ok(HttpResponse::Ok().json(NoticesAnswer { balance_low: Amount(low), environment }))
 }

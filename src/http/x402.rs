@@ -6,7 +6,6 @@ use actix_web::{HttpRequest, HttpResponse};
 
 use super::error::ApiError;
 use super::extract::device;
-use super::payments::PaymentAnswer;
 use super::{App, uncancelled};
 use crate::payments::{PaymentsError, x402};
 use crate::store::payments::Payment;
@@ -16,14 +15,21 @@ const REQUIRED: HeaderName = HeaderName::from_static("payment-required");
 const SIGNATURE: HeaderName = HeaderName::from_static("payment-signature");
 const RESPONSE: HeaderName = HeaderName::from_static("payment-response");
 
-/// Tops a user's live account up by exactly `amount`, or asks for it.
+/// What came of a payment by x402.
+pub(super) enum Outcome {
+    Paid(Payment),
+    /// The request has no signature yet; the response says what to sign.
+    Required(HttpResponse),
+}
+
+/// Tops a user's live account up by exactly `amount`, or asks for the payment.
 pub(super) async fn pay(
     request: &HttpRequest,
-    app: Data<App>,
+    app: &Data<App>,
     user: UserId,
     amount: Credits,
     origin: Origin,
-) -> Result<HttpResponse, ApiError> {
+) -> Result<Outcome, ApiError> {
     if app.payments.x402.is_none() {
         return Err(PaymentsError::ProviderOff { provider: x402::NAME }.into());
     }
@@ -32,22 +38,18 @@ pub(super) async fn pay(
     }
     let Some(header) = request.headers().get(SIGNATURE).cloned() else {
         let mut response = HttpResponse::from_error(ApiError::PaymentRequired { amount });
-        add_required(&mut response, request, &app, amount, "PAYMENT-SIGNATURE is required");
-        return Ok(response);
+        add_required(&mut response, request, app, amount, "PAYMENT-SIGNATURE is required");
+        return Ok(Outcome::Required(response));
     };
     let account = app.store.accounts_of(user).await?.live;
-    let payments = app.clone();
-    let paying = async move {
-        payments.payments.pay_by_x402(account, header.as_bytes(), amount, origin).await
-    };
-    let payment = uncancelled(paying).await?;
-    let mut response = HttpResponse::Created().json(PaymentAnswer::from(payment.clone()));
-    add_response(&mut response, &app, &payment);
-    Ok(response)
+    let app = app.clone();
+    let paying =
+        async move { app.payments.pay_by_x402(account, header.as_bytes(), amount, origin).await };
+    Ok(Outcome::Paid(uncancelled(paying).await?))
 }
 
-/// Tops up the live account of a call that its balance does not cover, where the call brings a payment along; answers
-/// it. `price` is the least that is of use.
+/// Tops up the live account of a call that its balance does not cover, if the call brings a payment along.
+/// `price` is the least that is of use.
 pub(super) async fn pay_for_call(
     request: &HttpRequest,
     app: &Data<App>,
@@ -67,7 +69,7 @@ pub(super) async fn pay_for_call(
     Some(uncancelled(paying).await)
 }
 
-/// Says on a refusal what would pay for it.
+/// Adds to a refusal what would pay for the call.
 pub(super) fn ask(response: &mut HttpResponse, request: &HttpRequest, app: &App, price: Credits) {
     if let Some(x402) = &app.payments.x402 {
         add_required(response, request, app, price.max(x402.amount), "insufficient credits");
@@ -94,7 +96,7 @@ fn add_required(
     }
 }
 
-/// Says that a payment is settled.
+/// Adds the receipt of a settled payment.
 pub(super) fn add_response(response: &mut HttpResponse, app: &App, payment: &Payment) {
     let Some(x402) = &app.payments.x402 else { return };
     if let Ok(value) = HeaderValue::from_str(&x402.response(payment)) {

@@ -58,7 +58,7 @@ async fn emails_and_usernames_are_unique_whatever_their_case(database: Database)
         server.post("/api/auth/register", &body)
     };
     let refused = register("FIRST@Example.com", "other").expect(409).await;
-    refused.assert_error("Conflict", "A user with this email exists already");
+    refused.assert_error("Conflict", "A user with this email already exists");
     let refused = register("other@example.com", "First").expect(409).await;
     refused.assert_error("Conflict", "This username is taken");
     register("other@example.com", "other").expect(201).await;

@@ -70,7 +70,7 @@ async fn an_address_is_verified_by_what_was_sent_to_it(database: Database) {
     let refused = verify(&first).expect(400).await;
     refused.assert_error(
         "Invalid token",
-        "The token is not valid, was used before, or has expired. Please ask for another one.",
+        "The token is not valid, was used before, or has expired. Please request a new one.",
     );
     verify(&second).expect(200).await;
     verify(&second).expect(400).await;

@@ -138,7 +138,7 @@ async fn what_an_operator_takes_is_never_what_runs_or_is_not_there(database: Dat
     let path = format!("/api/admin/users/{}/credits", user.id);
     let refused =
         operator.post(&path, &json!({ "amount": -1.01, "reason": "x" })).expect(409).await;
-    refused.assert_error("Conflict", "The account can spend $1.0000; no more can be taken.");
+    refused.assert_error("Conflict", "The account has $1.0000 available; no more can be taken.");
     let most = json!({ "amount": 9_223_372_036.0, "reason": "x" });
     operator.post(&path, &most).expect(409).await;
     // Of twenty who take at the same time, as many win as there is money for.

@@ -136,7 +136,10 @@ async fn a_large_body_is_refused(database: Database) {
         |length: usize| server.post("/api/omm/generate", &json!(null)).body(body(length)).key(&key);
     send(1_000).expect(200).await;
     let refused = send(1_001).expect(413).await;
-    refused.assert_error("Payload too large", "The body must have at most 1000 bytes");
+    refused.assert_error(
+        "Payload too large",
+        "The body is too large. At most 1000 bytes are accepted.",
+    );
     // Without a length told in advance.
     let chunks =
         futures_util::stream::iter((0..4).map(|_| Ok::<_, std::io::Error>(vec![b' '; 400])));

@@ -119,7 +119,7 @@ async fn a_repeat_that_is_too_early_or_another_request_is_told_so(database: Data
         let early = chat(&server, &key, &hello()).once("k").expect(409).await;
         early.assert_error(
             "Request in progress",
-            "The first request with this Idempotency-Key still runs. Please try again later.",
+            "The first request with this Idempotency-Key is still running. Please try again later.",
         );
         assert_eq!(early.header("retry-after"), "1");
         chat(&server, &key, &streamed()).once("k").expect(422).await;
@@ -132,7 +132,7 @@ async fn a_repeat_that_is_too_early_or_another_request_is_told_so(database: Data
     let reused = chat(&server, &key, &other).once("k").expect(422).await;
     reused.assert_error(
         "Idempotency key reused",
-        "This Idempotency-Key was used for another request. Please use a new key for a new request.",
+        "This Idempotency-Key was used for a different request. Please use a new key for a new request.",
     );
     server.post("/v1/completions", &hello()).key(&key).once("k").expect(422).await;
     for malformed in ["", "\"", "a b", "\"a", &"x".repeat(256)] {
@@ -219,8 +219,8 @@ async fn what_is_too_large_is_not_kept_and_not_charged_again(database: Database)
         let balance = user.folded().await;
         call(409).await.assert_error(
             "Answer not kept",
-            "The request was answered and charged before, but its answer was too large to be kept. Please \
-             use a new Idempotency-Key to ask again.",
+            "This request was answered and charged before, but its answer was too large to store. To send it \
+             again, at its price, please use a new Idempotency-Key.",
         );
         assert_eq!(user.folded().await, balance);
     }

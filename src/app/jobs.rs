@@ -1,0 +1,253 @@
+//! What the process does by itself, again and again, while it serves.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use crate::actors::account::directory::SWEEP_PERIOD;
+use crate::actors::ledger::WriterState;
+use crate::http::App;
+use crate::payments::auto::SwitchedOff;
+use crate::store::StoreError;
+use crate::verify::{Audience, Finding, Report, verify};
+use domain::{Lease, MICROS_PER_DAY, Timestamp};
+
+/// Rate limits of idle callers are evicted every so many sweeps.
+const FORGET_SWEEPS: u64 = 60;
+/// How long a rotated key is still recognised, as expired, after it has ended.
+const FORMER_VALUE_DAYS: i64 = 30;
+/// How often payments are brought up to date.
+const PAYMENTS_PERIOD: Duration = Duration::from_secs(2);
+/// How often refunds and disputes are looked for, and how many days back. Stripe keeps its events for 30.
+const REVERSALS_PERIOD: Duration = Duration::from_hours(1);
+const REVERSALS_DAYS: i64 = 3;
+const REVERSALS_DAYS_AT_START: i64 = 29;
+/// How often the latency of a synced write is measured.
+const FSYNC_PERIOD: Duration = Duration::from_secs(15);
+/// How often usage records past their retention are deleted.
+const FORGET_USAGE_PERIOD: Duration = Duration::from_mins(1);
+/// Pause between two chunks, so that paid calls are hardly slowed down.
+const FORGET_USAGE_PAUSE: Duration = Duration::from_millis(20);
+/// Orphaned holds are looked for every so many sweeps.
+const ORPHAN_SWEEPS: u64 = 10;
+
+/// Regular upkeep: idle accounts, orphaned holds, the lease, and what has expired. Ends the process if the ledger writer
+/// has died.
+pub(super) async fn sweep(app: Arc<App>, lease: Lease) {
+    let mut period = tokio::time::interval(SWEEP_PERIOD);
+    let mut sweeps: u64 = 0;
+    let mut refused_before: u64 = 0;
+    loop {
+        period.tick().await;
+        if !app.gateway.ledger.is_alive() {
+            // It dies only by a defect, and without it nothing can be acknowledged. A new process begins from
+            // what is committed.
+            tracing::error!("the ledger writer is gone; ending the process");
+            std::process::exit(70);
+        }
+        app.gateway.directory.sweep();
+        let refused = app.readiness.refused();
+        if refused > refused_before {
+            tracing::warn!(
+                refused = refused.saturating_sub(refused_before),
+                "requests were refused: the server is at capacity"
+            );
+            refused_before = refused;
+        }
+        // Also at the first sweep: a crash may have left some behind.
+        if sweeps.is_multiple_of(ORPHAN_SWEEPS)
+            && let Err(error) = app.gateway.directory.end_orphaned_holds().await
+        {
+            tracing::warn!(%error, "holds without an owner were not ended");
+        }
+        if let Ok(Ok(false)) =
+            tokio::time::timeout(SWEEP_PERIOD, app.store.holds_lease(lease)).await
+            && app.gateway.ledger.state() != WriterState::Fenced
+        {
+            tracing::error!("another process has taken the database over; this one stops charging");
+            app.gateway.ledger.fence();
+        }
+        sweeps = sweeps.wrapping_add(1);
+        if sweeps % FORGET_SWEEPS == 1
+            && app.gateway.ledger.state().is_in_charge()
+            && let Err(error) = app.people.tell_of_expiring_keys(app.keys.soon()).await
+        {
+            tracing::warn!(%error, "owners of keys that end soon were not told");
+        }
+        if sweeps.is_multiple_of(FORGET_SWEEPS) {
+            app.gateway.rate_limits.forget_idle();
+            app.people.throttle.forget_idle();
+            if let Err(error) = app.gateway.idempotency.forget().await {
+                tracing::warn!(%error, "old recorded answers were not deleted");
+            }
+            if let Err(error) = forget_sessions(&app).await {
+                tracing::warn!(%error, "sessions that are over were not deleted");
+            }
+        }
+    }
+}
+
+/// Starts the payment jobs, a task each: none waits for another's provider.
+pub(super) fn start_payment_jobs(app: &Arc<App>) -> [JoinHandle<()>; 4] {
+    [
+        actix::spawn(every(PAYMENTS_PERIOD, Arc::clone(app), async |app| {
+            log_error(app.payments.look_after().await, "payments were not looked after");
+        })),
+        actix::spawn(every(PAYMENTS_PERIOD, Arc::clone(app), async |app| {
+            log_error(app.payments.take_back_all().await, "payments were not taken back");
+        })),
+        actix::spawn(every(PAYMENTS_PERIOD, Arc::clone(app), top_up_accounts)),
+        actix::spawn(look_for_reversals(Arc::clone(app))),
+    ]
+}
+
+/// Does `work` at every `interval` while this process owns the accounts.
+async fn every(interval: Duration, app: Arc<App>, work: impl AsyncFn(&App)) {
+    let mut period = tokio::time::interval(interval);
+    period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        period.tick().await;
+        if app.gateway.ledger.state().is_in_charge() {
+            work(&app).await;
+        }
+    }
+}
+
+/// Runs automatic top-ups, and notifies the users whose automatic top-up was switched off.
+async fn top_up_accounts(app: &App) {
+    log_error(app.payments.top_up_accounts().await, "accounts were not topped up");
+    let given_up = app.payments.auto_top_ups_given_up().await;
+    for SwitchedOff { user, why } in
+        log_error(given_up, "users whose automatic top-up was switched off were not notified")
+            .unwrap_or_default()
+    {
+        app.people.tell_of_auto_top_up(user, &why).await;
+    }
+}
+
+/// Looks for refunds and disputes that no webhook has reported: at the start as far back as possible, then every hour.
+async fn look_for_reversals(app: Arc<App>) {
+    let mut days = REVERSALS_DAYS_AT_START;
+    loop {
+        let mut pause = PAYMENTS_PERIOD;
+        if app.gateway.ledger.state().is_in_charge() {
+            let now = app.gateway.clock.now();
+            let since = now.plus_micros(MICROS_PER_DAY.saturating_mul(days).saturating_neg());
+            let looked = app.payments.look_for_reversals(since).await;
+            if log_error(looked, "refunds and disputes were not looked for").is_some() {
+                days = REVERSALS_DAYS;
+            }
+            pause = REVERSALS_PERIOD;
+        }
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// The result, or a warning in the log.
+fn log_error<T, E: std::fmt::Display>(result: Result<T, E>, what: &str) -> Option<T> {
+    result.map_err(|error| tracing::warn!(%error, "{what}")).ok()
+}
+
+/// Measures regularly how long a small synced write takes, as commits are synced.
+pub(super) async fn watch_disk(app: Arc<App>, folder: PathBuf) {
+    let mut period = tokio::time::interval(FSYNC_PERIOD);
+    let path = folder.join(".fsync");
+    loop {
+        period.tick().await;
+        let path = path.clone();
+        let measured = tokio::task::spawn_blocking(move || -> std::io::Result<Duration> {
+            let mut file = std::fs::File::create(path)?;
+            std::io::Write::write_all(&mut file, &[0; 4_096])?;
+            let begun = std::time::Instant::now();
+            file.sync_data()?;
+            Ok(begun.elapsed())
+        });
+        if let Ok(Ok(took)) = measured.await {
+            let micros = i64::try_from(took.as_micros()).unwrap_or(i64::MAX);
+            app.gateway.metrics.fsync_micros.store(micros, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Logs what a verification finds.
+struct LogFindings;
+
+impl Audience for LogFindings {
+    fn find(&mut self, finding: &Finding) -> anyhow::Result<()> {
+        tracing::error!(alert = "verify", %finding, "a ledger does not agree");
+        Ok(())
+    }
+
+    fn progress(&mut self, _: &Report, _: u64) {}
+}
+
+/// Verifies every ledger at this interval.
+pub(super) async fn verify_every(app: Arc<App>, hours: NonZeroU32) {
+    let mut period = tokio::time::interval(Duration::from_secs(u64::from(hours.get()) * 3_600));
+    // So that an alert fires if no verification ever ends.
+    app.gateway.metrics.verified_at.store(app.clock.now().seconds(), Ordering::Relaxed);
+    loop {
+        period.tick().await;
+        let store = app.store.clone();
+        let verifying =
+            app.store.runtime().spawn(async move { verify(&store, &mut LogFindings).await });
+        match verifying.await {
+            Ok(Ok(report)) => {
+                let findings = i64::try_from(report.findings).unwrap_or(i64::MAX);
+                let metrics = &app.gateway.metrics;
+                metrics.verified_at.store(app.clock.now().seconds(), Ordering::Relaxed);
+                metrics.verify_findings.store(findings, Ordering::Relaxed);
+                tracing::info!(?report, "verified");
+            }
+            Ok(Err(error)) => not_verified(&app, &format!("{error:#}")),
+            Err(error) => not_verified(&app, &error.to_string()),
+        }
+    }
+}
+
+fn not_verified(app: &App, error: &str) {
+    app.gateway.metrics.verify_failures.fetch_add(1, Ordering::Relaxed);
+    tracing::warn!(error, "not verified");
+}
+
+async fn forget_sessions(app: &App) -> Result<(), StoreError> {
+    while app.store.forget_sessions(app.clock.now()).await? {}
+    // Until then such a key is answered as expired, not as unknown.
+    let before = app.clock.now().plus_micros(MICROS_PER_DAY.saturating_mul(-FORMER_VALUE_DAYS));
+    while app.store.forget_former_values(before).await? {}
+    while app.store.forget_email_tokens(app.clock.now()).await? {}
+    Ok(())
+}
+
+/// Deletes usage records past their retention.
+pub(super) async fn forget_usage(app: Arc<App>, keep_days: NonZeroU32) {
+    let keep_micros = i64::from(keep_days.get()).saturating_mul(MICROS_PER_DAY);
+    let mut period = tokio::time::interval(FORGET_USAGE_PERIOD);
+    loop {
+        period.tick().await;
+        let before = app.clock.now().micros().saturating_sub(keep_micros);
+        // Once for all of them.
+        if let Err(error) = app.store.fold_usage().await {
+            tracing::warn!(%error, "old usage records were not brought into the rollups");
+        }
+        let mut forgotten: u64 = 0;
+        loop {
+            match app.store.forget_usage(Timestamp::from_micros(before)).await {
+                Ok(0) => break,
+                Ok(deleted) => forgotten = forgotten.saturating_add(deleted),
+                Err(error) => {
+                    tracing::warn!(%error, "old usage records were not deleted");
+                    break;
+                }
+            }
+            tokio::time::sleep(FORGET_USAGE_PAUSE).await;
+        }
+        if forgotten > 0 {
+            tracing::info!(forgotten, keep_days, "deleted old usage records");
+        }
+    }
+}

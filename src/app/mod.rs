@@ -1,0 +1,374 @@
+//! The composition root: the only place that wires the parts, starts them in order and stops them in order.
+//!
+//! Threads: the HTTP threads, each with a runtime of its own, on which the account actors live and decide; the ledger
+//! writer's, which also writes SQLite's journal; and a small runtime for the database and the password hashes.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use actix::{Arbiter, System};
+use actix_web::web::Data;
+use anyhow::Context as _;
+use tokio::runtime::{Handle, Runtime};
+use uuid::Uuid;
+
+use crate::actors::account::directory::ActorThreads;
+use crate::actors::{Directory, LedgerHandle, LedgerWriter};
+use crate::admin::Operators;
+use crate::auth::people::{Letters, SessionBounds};
+use crate::auth::throttle::Throttle;
+use crate::auth::two_factor;
+use crate::auth::{Passwords, People, Sessions};
+use crate::clock::Clock;
+use crate::config::{Settings, UpstreamSettings};
+use crate::http::App;
+use crate::idempotency::Idempotency;
+use crate::keys::{KeyCache, Keys};
+use crate::mail::Mailer;
+use crate::payments::stripe::Stripe;
+use crate::payments::x402::X402;
+use crate::payments::{Locks, Payments};
+use crate::pipeline::{Admission, AdmissionLimits, Gateway};
+use crate::rate_limits::RateLimits;
+use crate::seal::Seal;
+use crate::secrets::{previous, secret};
+use crate::store::Store;
+use crate::tls::Certificate;
+use crate::tokens;
+use crate::upstream::Upstreams;
+use crate::webhooks::deliver::{Courier, SwitchedOff, system_lookup};
+use crate::webhooks::{self, Webhooks, watch};
+use domain::MICROS_PER_DAY;
+use domain::api_key::Pepper;
+
+mod drain;
+mod jobs;
+mod serve;
+
+use drain::{STOP_MAX, drain, finish, within};
+use serve::{announce, http_server, listen, serve_metrics};
+
+const MICROS_PER_HOUR: i64 = 3_600_000_000;
+/// The runtime of the database and of password hashes.
+pub fn database_runtime() -> anyhow::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("database")
+        .enable_all()
+        .build()
+        .context("cannot start the database runtime")
+}
+
+/// Runs the server until `stop` resolves, then drains it. Calls `listening` with its address as soon as it serves.
+/// An error is one line that says why the server did not start.
+pub fn serve(
+    settings: Settings,
+    clock: Clock,
+    listening: impl FnOnce(SocketAddr),
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let database = database_runtime()?;
+    let handle = database.handle().clone();
+    let result = System::new().block_on(run(settings, clock, handle, listening, stop));
+    database.shutdown_timeout(Duration::from_secs(1));
+    result
+}
+
+async fn run(
+    settings: Settings,
+    clock: Clock,
+    database: Handle,
+    listening: impl FnOnce(SocketAddr),
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    // First of all, so that a second start by mistake ends here and takes nothing over.
+    let listener = listen(settings.server.bind)?;
+    let address = listener.local_addr()?;
+    let store = open_store(&settings, database.clone()).await?;
+    let lease = store.take_lease(Uuid::new_v4()).await.context("cannot take the accounts over")?;
+    // On a thread of its own: it takes a while, and is not needed before the first call.
+    std::thread::spawn(tokens::warm_up);
+
+    let cores = available_parallelism().map_or(1, usize::from);
+    let writer = Arbiter::new();
+    let ledger = LedgerWriter::start(&writer, store.clone(), lease, &settings.ledger);
+    let threads = ActorThreads::default();
+    let gateway = gateway(&settings, &clock, &store, &ledger, &threads)?;
+    let app = Data::new(app(&settings, clock, database, store.clone(), gateway)?);
+    announce(&app, address);
+
+    let certificate = match (&settings.server.tls_certificate, &settings.server.tls_key) {
+        (Some(chain), Some(key)) => Some(Certificate::open(chain.clone(), key.clone())?),
+        _ => None,
+    };
+    let server = http_server(listener, &settings, &app, cores, threads, certificate.as_ref())?;
+    let following = certificate.map(|certificate| actix::spawn(certificate.follow()));
+    let server_handle = server.handle();
+    let running = actix::spawn(server);
+    // After the HTTP threads: the accounts whose holds it ends live there.
+    let sweeping = actix::spawn(jobs::sweep(app.clone().into_inner(), lease));
+    let delivering = webhook_dispatcher(&settings, &app)?.start();
+    let watching = {
+        let ledger = ledger.clone();
+        let keep_days = i64::from(settings.webhooks.keep_days.get());
+        watch::start(Arc::clone(&app.webhooks), keep_days, move || ledger.state().is_in_charge())
+    };
+    let measuring =
+        actix::spawn(jobs::watch_disk(app.clone().into_inner(), settings.data_dir.clone()));
+    let verifying = settings
+        .ledger
+        .verify_hours
+        .map(|hours| actix::spawn(jobs::verify_every(app.clone().into_inner(), hours)));
+    let payment_jobs = jobs::start_payment_jobs(&app.clone().into_inner());
+    let forgetting = settings
+        .usage
+        .keep_days
+        .map(|days| actix::spawn(jobs::forget_usage(app.clone().into_inner(), days)));
+    if let Some(bind) = settings.server.metrics_bind {
+        serve_metrics(bind, &app)?;
+    }
+    listening(address);
+    stop.await;
+
+    drain(&app, &ledger, &settings.server).await;
+    // The account actors end with the HTTP threads.
+    let directory = &app.gateway.directory;
+    if !within(STOP_MAX, || directory.is_quiet()).await {
+        tracing::error!("some charges were not ended");
+    }
+    server_handle.stop(true).await;
+    for task in [sweeping, delivering, watching, measuring].into_iter().chain(payment_jobs) {
+        task.abort();
+    }
+    for task in [forgetting, following, verifying].into_iter().flatten() {
+        task.abort();
+    }
+    running.await.context("the HTTP server broke off")??;
+    finish(&store, &ledger, lease).await;
+    System::current().stop();
+    Ok(())
+}
+
+/// Opens the database of the settings. An error is one line that names the database, without its password.
+pub async fn open_store(settings: &Settings, database: Handle) -> anyhow::Result<Store> {
+    let url = settings.database_url();
+    let name = match reqwest::Url::parse(&url) {
+        Ok(parsed) if parsed.has_host() => {
+            format!(
+                "{}://{}{}",
+                parsed.scheme(),
+                parsed.host_str().unwrap_or_default(),
+                parsed.path()
+            )
+        }
+        _ => url.split('?').next().unwrap_or_default().to_owned(),
+    };
+    Store::open(&settings.database, &url, database)
+        .await
+        .map_err(|error| anyhow::anyhow!("cannot use the database {name}: {error}"))
+}
+
+/// What the paid calls need, on this ledger and these threads of the account actors.
+pub fn gateway(
+    settings: &Settings,
+    clock: &Clock,
+    store: &Store,
+    ledger: &LedgerHandle,
+    threads: &ActorThreads,
+) -> anyhow::Result<Arc<Gateway>> {
+    let auth = &settings.auth;
+    let pepper = secret(auth.key_pepper.as_ref(), &settings.data_dir, "key_pepper")?;
+    let idempotency =
+        Idempotency::new(store.clone(), clock.clone(), &settings.idempotency, &pepper)
+            .context("the key pepper cannot be used")?;
+    let pepper = Pepper::new(&pepper).context("the key pepper cannot be used")?;
+    let directory = Directory::new(
+        store.clone(),
+        ledger.clone(),
+        threads.clone(),
+        clock.clone(),
+        settings.accounts.clone(),
+        auth.keys_per_account_max,
+    );
+    Ok(Arc::new(Gateway {
+        rate_limits: RateLimits::new(&settings.rate_limit),
+        keys: KeyCache::new(store.clone(), pepper, auth.key_cache_max),
+        prices: settings.price_list()?,
+        directory,
+        ledger: ledger.clone(),
+        upstreams: Upstreams::new(&settings.upstreams),
+        clock: clock.clone(),
+        commit_timeout: Duration::from_secs(settings.ledger.commit_timeout_seconds.get()),
+        hold_lifetime_micros: hold_lifetime_micros(settings),
+        holds: settings.holds.clone(),
+        idempotency,
+        expiry_warning_micros: expiry_warning_micros(settings),
+        metrics: Arc::default(),
+        readiness: Arc::new(Admission::new(AdmissionLimits {
+            requests: settings.server.requests_max.get(),
+            calls: settings.server.calls_max.get(),
+            body_bytes: settings.server.bodies_max_bytes.get(),
+        })),
+    }))
+}
+
+fn expiry_warning_micros(settings: &Settings) -> i64 {
+    i64::from(settings.auth.key_expiry_warning_days).saturating_mul(MICROS_PER_DAY)
+}
+
+/// Longer than any call may run: all tries of the slowest upstream, the longest stream, the wait for its reader, the
+/// commits, and a minute on top.
+fn hold_lifetime_micros(settings: &Settings) -> i64 {
+    let upstreams = &settings.upstreams;
+    let groups = [&upstreams.hub, &upstreams.omm, &upstreams.yggdrasil, &upstreams.v1];
+    let tries = |group: &UpstreamSettings| {
+        let tries = u64::from(group.retries).saturating_add(2);
+        group.timeout_seconds.get().saturating_add(2).saturating_mul(tries)
+    };
+    let slowest = groups.iter().map(|group| tries(group)).max().unwrap_or(0);
+    let holds = &settings.holds;
+    let commits = settings.ledger.commit_timeout_seconds.get().saturating_mul(3);
+    let seconds =
+        [slowest, holds.stream_seconds_max.get(), holds.reader_seconds.get(), commits, 60]
+            .into_iter()
+            .fold(0, u64::saturating_add);
+    i64::try_from(seconds.saturating_mul(1_000_000)).unwrap_or(i64::MAX)
+}
+
+/// Registration and login, for the server and for the command line.
+pub fn people(
+    settings: &Settings,
+    clock: Clock,
+    database: Handle,
+    store: Store,
+) -> anyhow::Result<People> {
+    let auth = &settings.auth;
+    let jwt_secret = secret(auth.jwt_secret.as_ref(), &settings.data_dir, "jwt_secret")?;
+    let previous = previous(auth.jwt_previous_secret.as_ref(), &settings.data_dir, "jwt_secret")?;
+    let pepper = secret(auth.key_pepper.as_ref(), &settings.data_dir, "key_pepper")?;
+    let hashes_max = match auth.password_hashes_max {
+        0 => available_parallelism().map_or(1, usize::from).div_ceil(2),
+        set => set,
+    };
+    Ok(People {
+        store,
+        passwords: Passwords::new(hashes_max, auth.password_queue_max)?,
+        sessions: Sessions::new(&jwt_secret, previous.as_slice(), auth.jwt_lifetime_seconds.get()),
+        session_bounds: SessionBounds {
+            lifetime_micros: i64::from(auth.session_days.get()).saturating_mul(MICROS_PER_DAY),
+            sessions_max: auth.sessions_per_user_max,
+        },
+        seal: Seal::new(&pepper, two_factor::PURPOSE).context("the key pepper cannot be used")?,
+        throttle: Throttle::new(auth, &settings.rate_limit),
+        mailer: Mailer::new(&settings.email, settings.data_dir.join("mail"), database)?,
+        letters: Letters {
+            verification_micros: i64::from(auth.verification_hours.get())
+                .saturating_mul(MICROS_PER_HOUR),
+            reset_micros: i64::from(auth.password_reset_minutes.get()).saturating_mul(60_000_000),
+            verify_url: settings.email.verify_url.clone(),
+            reset_url: settings.email.reset_url.clone(),
+            is_verification_required: auth.require_verified_email,
+        },
+        clock,
+        password_length_min: auth.password_length_min,
+        test_credits: settings.test_credits()?,
+    })
+}
+
+fn app(
+    settings: &Settings,
+    clock: Clock,
+    database: Handle,
+    store: Store,
+    gateway: Arc<Gateway>,
+) -> anyhow::Result<App> {
+    let people = Arc::new(people(settings, clock.clone(), database, store.clone())?);
+    let server = &settings.server;
+    Ok(App {
+        people,
+        keys: Keys {
+            store: store.clone(),
+            gateway: Arc::clone(&gateway),
+            expiry_warning_micros: expiry_warning_micros(settings),
+        },
+        payments: Payments {
+            store: store.clone(),
+            gateway: Arc::clone(&gateway),
+            is_sandbox_on: settings.sandbox_payments(),
+            amount_max: settings.payment_amount_max()?,
+            test_credits: settings.test_credits()?,
+            stripe: Stripe::new(&settings.payments.stripe, store.runtime().clone())?,
+            stripe_amount_min: settings.payments.stripe_amount_min()?,
+            x402: X402::new(
+                &settings.payments.x402,
+                settings.payments.x402_amount()?,
+                store.runtime().clone(),
+            )?,
+            locks: Locks::default(),
+        },
+        webhooks: webhooks(settings, &clock, &store, &gateway)?,
+        operators: Operators {
+            store: store.clone(),
+            gateway: Arc::clone(&gateway),
+            tiers: settings.rate_limit.tiers.keys().cloned().collect(),
+        },
+        readiness: Arc::clone(&gateway.readiness),
+        gateway,
+        store,
+        clock,
+        body_max_bytes: server.body_max_bytes,
+        body_timeout: Duration::from_secs(server.body_timeout_seconds),
+        trusted_proxies: server.trusted_proxies.clone(),
+        metrics_token: server.metrics_token.clone(),
+        continues_traces: settings.traces.continue_callers,
+        is_tls: server.tls_certificate.is_some(),
+    })
+}
+
+fn webhooks(
+    settings: &Settings,
+    clock: &Clock,
+    store: &Store,
+    gateway: &Gateway,
+) -> anyhow::Result<Arc<Webhooks>> {
+    let pepper = secret(settings.auth.key_pepper.as_ref(), &settings.data_dir, "key_pepper")?;
+    let hours = i64::from(settings.webhooks.former_secret_hours);
+    Ok(Arc::new(Webhooks {
+        store: store.clone(),
+        clock: clock.clone(),
+        seal: Seal::new(&pepper, webhooks::PURPOSE).context("the key pepper cannot be used")?,
+        is_private_allowed: settings.webhooks.allow_private_addresses,
+        endpoints_max: settings.webhooks.endpoints_per_account_max,
+        former_micros: hours.saturating_mul(MICROS_PER_HOUR),
+        metrics: Arc::clone(&gateway.metrics),
+        ledger: gateway.ledger.clone(),
+    }))
+}
+
+fn webhook_dispatcher(settings: &Settings, app: &Data<App>) -> anyhow::Result<Courier> {
+    let (ledger, people) = (app.gateway.ledger.clone(), Arc::clone(&app.people));
+    let runtime = app.store.runtime().clone();
+    let tell = move |off: SwitchedOff| {
+        let people = Arc::clone(&people);
+        runtime.spawn(async move {
+            let SwitchedOff { user, endpoint, url } = off;
+            let what = format!(
+                "your webhook {url} ({endpoint}) was switched off, because it has accepted nothing for three days or \
+                 answered that it is gone. GET /api/webhooks/{endpoint}/deliveries lists what was not delivered. To \
+                 switch it on again: PATCH /api/webhooks/{endpoint} with {{\"enabled\": true}}."
+            );
+            people.write_to(user, "A webhook was switched off", &what).await;
+        });
+    };
+    Courier::new(
+        Arc::clone(&app.webhooks),
+        system_lookup(),
+        Duration::from_secs(settings.webhooks.timeout_seconds.get()),
+        settings.webhooks.at_once_max.get(),
+        move || ledger.state().is_in_charge(),
+        tell,
+    )
+}

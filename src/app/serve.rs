@@ -1,0 +1,117 @@
+//! The HTTP servers: the API, and the metrics on an address of their own.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_web::HttpServer;
+use actix_web::middleware::{Condition, from_fn};
+use actix_web::web::Data;
+use anyhow::Context as _;
+
+use crate::actors::account::directory::ActorThreads;
+use crate::config::{ServerSettings, Settings};
+use crate::http::{self, App};
+use crate::tls::Certificate;
+use crate::upstream;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: u32 = 4_096;
+
+pub(super) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let bind = || {
+        let socket = if address.is_ipv4() {
+            tokio::net::TcpSocket::new_v4()?
+        } else {
+            tokio::net::TcpSocket::new_v6()?
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)?.into_std()
+    };
+    bind().with_context(|| format!("cannot listen on {address}"))
+}
+
+pub(super) fn announce(app: &App, address: SocketAddr) {
+    let scheme = if app.is_tls { "https" } else { "http" };
+    tracing::info!(
+        "listening on {scheme}://{address}, documentation on {scheme}://{address}/docs/"
+    );
+    let on_sandbox = app.gateway.upstreams.on_sandbox();
+    if !on_sandbox.is_empty() {
+        let groups = on_sandbox.join(", ");
+        tracing::warn!("the built-in sandbox answers the live calls of: {groups}");
+    }
+    if !app.people.mailer.is_real() {
+        tracing::warn!("no mail server is set: messages to users go into a folder or into the log");
+    }
+    if app.payments.is_sandbox_on {
+        tracing::warn!("the sandbox payment provider gives credits away; it is on");
+    }
+}
+
+pub(super) fn http_server(
+    listener: TcpListener,
+    settings: &Settings,
+    app: &Data<App>,
+    cores: usize,
+    threads: ActorThreads,
+    certificate: Option<&Arc<Certificate>>,
+) -> anyhow::Result<actix_web::dev::Server> {
+    let ServerSettings {
+        workers, keep_alive_seconds, head_timeout_seconds, connections_max, ..
+    } = settings.server;
+    let workers = if workers == 0 { cores } else { workers };
+    let connector =
+        upstream::Connector::new(&settings.upstreams).context("cannot set up the HTTP client")?;
+    let origins = settings.server.cors_origins.clone();
+    let has_metrics =
+        settings.server.metrics_bind.is_none() && settings.server.metrics_token.is_some();
+    let routes = Arc::new(http::Routes::new(app, has_metrics));
+    let app = app.clone();
+    let server = HttpServer::new(move || {
+        threads.add_this();
+        let client = upstream::Client::new(connector.clone());
+        actix_web::App::new()
+            .app_data(app.clone())
+            .app_data(Data::new(client))
+            .configure(|config| routes.configure(config))
+            .wrap(Condition::new(!origins.is_empty(), http::security::cors(&origins)))
+            .wrap(from_fn(http::edge::edge))
+    })
+    .workers(workers)
+    .max_connections(connections_max.get().div_ceil(workers))
+    .keep_alive(Duration::from_secs(keep_alive_seconds))
+    .client_request_timeout(Duration::from_secs(head_timeout_seconds))
+    .tcp_nodelay(true)
+    // A client that has closed its side is gone, also while a stream says nothing.
+    .h1_allow_half_closed(false)
+    // For the sandbox's larger answers; more of them wait.
+    .worker_max_blocking_threads(2)
+    .shutdown_timeout(5)
+    .disable_signals();
+    let server = match certificate {
+        Some(certificate) => server.listen_rustls_0_23(listener, certificate.server_config()?),
+        None => server.listen(listener),
+    };
+    Ok(server.context("cannot listen")?.run())
+}
+
+/// Serves the metrics on an address of their own.
+pub(super) fn serve_metrics(bind: SocketAddr, app: &Data<App>) -> anyhow::Result<()> {
+    if !bind.ip().is_loopback() && app.metrics_token.is_none() {
+        tracing::warn!(%bind, "anyone who reaches this address can read the metrics; set server.metrics_token to require a token");
+    }
+    let app = app.clone();
+    let server = HttpServer::new(move || {
+        let metrics = actix_web::web::get().to(http::metrics::metrics);
+        actix_web::App::new().app_data(app.clone()).route("/metrics", metrics)
+    })
+    .workers(1)
+    .disable_signals()
+    .bind(bind)
+    .with_context(|| format!("cannot listen on {bind}, server.metrics_bind"))?;
+    // Until the process ends: a drain is worth watching.
+    actix::spawn(server.run());
+    Ok(())
+}

@@ -1,0 +1,226 @@
+//! The commands and their arguments.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::{Parser, Subcommand};
+use polysystems::auth::People;
+use polysystems::cli::{self, Console, find_user};
+use polysystems::clock::Clock;
+use polysystems::config::Settings;
+use polysystems::{app, secrets, telemetry};
+use reqwest::Method;
+use tokio::signal::unix::{SignalKind, signal};
+
+mod users;
+mod verify;
+
+use users::UserCommand;
+
+/// How long the last traces may take to be sent.
+const TRACES_END_MAX: Duration = Duration::from_secs(5);
+
+/// Sells API calls from a prepaid balance, and never gets the money wrong.
+#[derive(Parser)]
+#[command(version, about)]
+pub struct Arguments {
+    /// The settings file (TOML). Each setting can also be set by POLYSYSTEMS_<SECTION>__<NAME>.
+    #[arg(long, env = "POLYSYSTEMS_CONFIG", global = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Brings the database up to date, then serves (the default)
+    Serve,
+    /// Brings the database up to date
+    Migrate,
+    /// Recomputes every account from its ledger and checks every invariant; exit code 1 if one does not hold
+    Verify {
+        /// Write JSON: one object per finding, then one with the totals
+        #[arg(long)]
+        json: bool,
+    },
+    /// Copies a SQLite database and its journal into a folder; the server may be running
+    Backup {
+        /// The folder; it must not contain such files yet
+        folder: PathBuf,
+    },
+    /// Manages users
+    #[command(subcommand)]
+    User(UserCommand),
+    /// Shows the audit log, latest first (asks the running server)
+    AuditLog {
+        #[command(flatten)]
+        operator: Operator,
+        /// Only acts that concern this user: their email or id
+        #[arg(long)]
+        user: Option<String>,
+        /// How many, at most 100
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+        /// `next_cursor` of the previous page
+        #[arg(long)]
+        cursor: Option<String>,
+    },
+    /// Shows the settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Manages the secrets that the server has generated
+    #[command(subcommand)]
+    Secret(SecretCommand),
+}
+
+#[derive(Subcommand)]
+enum SecretCommand {
+    /// Replaces the secret of session tokens from the next start on; tokens signed with the old one stay valid until
+    /// they expire
+    RotateJwt,
+}
+
+/// The operator who asks the running server.
+#[derive(clap::Args)]
+struct Operator {
+    /// The operator's email or id
+    #[arg(long = "as", env = "POLYSYSTEMS_OPERATOR", value_name = "OPERATOR")]
+    name: String,
+    /// The server's address, if it is not the one in the settings
+    #[arg(long, env = "POLYSYSTEMS_URL")]
+    url: Option<reqwest::Url>,
+}
+
+#[derive(Subcommand)]
+enum ConfigCommand {
+    /// Prints the settings in force, without secrets
+    Show,
+}
+
+/// Runs the command.
+pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    #[cfg(feature = "failpoints")]
+    polysystems::failpoint::listen();
+    let settings = Settings::read(arguments.config.as_deref())?;
+    match arguments.command.unwrap_or(Command::Serve) {
+        Command::Serve => {
+            let traces = telemetry::start(&settings.log, &settings.traces)?;
+            let served = app::serve(settings, Clock::System, |_| (), stop_signal());
+            traces.end(TRACES_END_MAX);
+            served?;
+        }
+        Command::Migrate => {
+            let database = app::database_runtime()?;
+            let store = database.block_on(app::open_store(&settings, database.handle().clone()))?;
+            database.block_on(store.close());
+            print("The database is up to date.")?;
+        }
+        Command::Verify { json } => return verify::run(&settings, json),
+        Command::Backup { folder } => {
+            polysystems::store::backup::assert_there(&settings.database_url())?;
+            let database = app::database_runtime()?;
+            let store = database.block_on(app::open_store(&settings, database.handle().clone()))?;
+            let copies = database.block_on(store.back_up(&folder));
+            database.block_on(store.close());
+            for copy in copies? {
+                print(&copy.display().to_string())?;
+            }
+        }
+        Command::User(UserCommand::Create { email, username, admin }) => {
+            users::create(&settings, email, username, admin)?;
+        }
+        Command::User(command) => {
+            with_people(&settings, async |people| users::run(&settings, people, command).await)?;
+        }
+        Command::AuditLog { operator, user, limit, cursor } => {
+            with_people(&settings, async |people| {
+                let user = match user {
+                    Some(user) => Some(find_user(people, &user).await?.id.to_string()),
+                    None => None,
+                };
+                let limit = limit.to_string();
+                let query = [("limit", Some(limit)), ("cursor", cursor), ("user_id", user)];
+                ask(&settings, people, operator, Method::GET, "/api/admin/audit-log", &query, None)
+                    .await
+            })?;
+        }
+        Command::Secret(SecretCommand::RotateJwt) => {
+            if settings.auth.jwt_secret.is_some() {
+                bail!(
+                    "auth.jwt_secret is set in the settings: move it to auth.jwt_previous_secret and set a new one"
+                );
+            }
+            secrets::rotate(&settings.data_dir, "jwt_secret")?;
+            print("Session tokens will be signed with a new secret from the next start on.")?;
+        }
+        Command::Config(ConfigCommand::Show) => print(&toml::to_string_pretty(&settings)?)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The first SIGTERM or SIGINT. A second one ends the process at once; what was acknowledged is on record.
+async fn stop_signal() {
+    let signals = signal(SignalKind::terminate())
+        .and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)));
+    let (mut terminate, mut interrupt) = match signals {
+        Ok(signals) => signals,
+        Err(error) => {
+            tracing::error!(%error, "cannot listen for signals; stop the server with SIGKILL");
+            return std::future::pending().await;
+        }
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    actix::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::warn!("a second signal: ending at once");
+        std::process::exit(130);
+    });
+}
+
+/// Does `work` with the users of the database.
+fn with_people(
+    settings: &Settings,
+    work: impl AsyncFnOnce(&People) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let database = app::database_runtime()?;
+    database.block_on(async {
+        let store = app::open_store(settings, database.handle().clone()).await?;
+        let handle = database.handle().clone();
+        let people = app::people(settings, Clock::System, handle, store.clone())?;
+        let result = work(&people).await;
+        store.close().await;
+        result
+    })
+}
+
+/// Asks the running server as an operator, and prints its answer.
+async fn ask(
+    settings: &Settings,
+    people: &People,
+    Operator { name, url }: Operator,
+    method: Method,
+    path: &str,
+    query: &[(&str, Option<String>)],
+    body: Option<String>,
+) -> anyhow::Result<()> {
+    let url = url.map_or_else(|| cli::url_of(settings), Ok)?;
+    let console = Console::open(people, &name, url).await?;
+    let query: Vec<(&str, &str)> =
+        query.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?))).collect();
+    let answer = console.ask(method, path, &query, body).await;
+    console.close().await?;
+    print(&answer?)
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    writeln!(std::io::stdout(), "{}", text.trim_end()).context("cannot write to standard output")
+}

@@ -1,0 +1,224 @@
+//! `polysystems user ...`
+
+use std::io::Read as _;
+
+use anyhow::{Context as _, bail};
+use clap::Subcommand;
+use domain::Credits;
+use polysystems::app;
+use polysystems::auth::People;
+use polysystems::auth::people::{PeopleError, Registration};
+use polysystems::cli::find_user;
+use polysystems::clock::Clock;
+use polysystems::config::Settings;
+use polysystems::http::amount::Amount;
+use polysystems::store::users::Role;
+use reqwest::Method;
+use serde::Serialize;
+use serde_json::json;
+
+use super::{Operator, ask, print};
+
+#[derive(Subcommand)]
+pub enum UserCommand {
+    /// Creates a user; the password is read from standard input
+    Create {
+        /// Their email
+        #[arg(long)]
+        email: String,
+        /// Their username
+        #[arg(long)]
+        username: String,
+        /// Make them an operator
+        #[arg(long)]
+        admin: bool,
+    },
+    /// Makes a user an operator, or an ordinary user again
+    SetRole {
+        /// Their email or id
+        user: String,
+        /// What they may do
+        role: RoleName,
+    },
+    /// Switches off two-factor authentication for a user who has lost the device and the recovery codes
+    Disable2fa {
+        /// Their email or id
+        user: String,
+    },
+    /// Lists users, newest first (asks the running server)
+    List {
+        #[command(flatten)]
+        operator: Operator,
+        /// Only users whose email or username contains this
+        #[arg(long)]
+        search: Option<String>,
+        /// How many, at most 100
+        #[arg(long, default_value_t = 50)]
+        limit: u32,
+        /// `next_cursor` of the previous page
+        #[arg(long)]
+        cursor: Option<String>,
+    },
+    /// Shows a user with their accounts and keys (asks the running server)
+    Show {
+        #[command(flatten)]
+        operator: Operator,
+        /// Their email or id
+        user: String,
+    },
+    /// Gives a user credits, or takes them if the amount is negative (asks the running server)
+    Credit {
+        #[command(flatten)]
+        operator: Operator,
+        /// Their email or id
+        user: String,
+        /// USD
+        #[arg(allow_negative_numbers = true)]
+        amount: Credits,
+        /// Why, for the audit log
+        #[arg(long)]
+        reason: String,
+        /// Change the test account, not the live one
+        #[arg(long)]
+        test: bool,
+    },
+    /// Sets a user's rate limit tier (asks the running server)
+    Tier {
+        #[command(flatten)]
+        operator: Operator,
+        /// Their email or id
+        user: String,
+        /// One of the tiers in the settings; without it, the default tier
+        tier: Option<String>,
+    },
+    /// Suspends a user's accounts (asks the running server)
+    Suspend {
+        #[command(flatten)]
+        operator: Operator,
+        /// Their email or id
+        user: String,
+        /// Why, for the audit log
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Ends every session of a user (asks the running server)
+    EndSessions {
+        #[command(flatten)]
+        operator: Operator,
+        /// Their email or id
+        user: String,
+        /// Why, for the audit log
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// Resumes a user's suspended accounts (asks the running server)
+    Resume {
+        #[command(flatten)]
+        operator: Operator,
+        /// Their email or id
+        user: String,
+        /// Why, for the audit log
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+}
+
+/// Credits to give or take.
+#[derive(Serialize)]
+struct CreditsBody {
+    amount: Amount,
+    reason: String,
+    environment: &'static str,
+}
+
+/// What a user may do.
+#[derive(Clone, Copy, clap::ValueEnum)]
+pub enum RoleName {
+    User,
+    Admin,
+}
+
+/// All but `user create`.
+pub async fn run(settings: &Settings, people: &People, command: UserCommand) -> anyhow::Result<()> {
+    let path = async |user: &str, act: &str| -> anyhow::Result<String> {
+        Ok(format!("/api/admin/users/{}{act}", find_user(people, user).await?.id))
+    };
+    let (operator, method, path, query, body) = match command {
+        // Has its own way, since it reads a password.
+        UserCommand::Create { .. } => return Ok(()),
+        UserCommand::SetRole { user, role } => {
+            let role = match role {
+                RoleName::User => Role::User,
+                RoleName::Admin => Role::Admin,
+            };
+            let user = find_user(people, &user).await?;
+            people.set_role(&user, role).await?;
+            return print(&format!("{} {}", user.id, role.name()));
+        }
+        UserCommand::Disable2fa { user } => {
+            let user = find_user(people, &user).await?;
+            people.disable_second_factor_of(&user).await?;
+            return print(&format!("{} no longer has a second factor", user.id));
+        }
+        UserCommand::List { operator, search, limit, cursor } => {
+            let limit = Some(limit.to_string());
+            let query = vec![("limit", limit), ("search", search), ("cursor", cursor)];
+            (operator, Method::GET, "/api/admin/users".to_owned(), query, None)
+        }
+        UserCommand::Show { operator, user } => {
+            (operator, Method::GET, path(&user, "").await?, Vec::new(), None)
+        }
+        UserCommand::Credit { operator, user, amount, reason, test } => {
+            let environment = if test { "test" } else { "live" };
+            let body = CreditsBody { amount: Amount(amount), reason, environment };
+            let body = serde_json::to_string(&body)?;
+            (operator, Method::POST, path(&user, "/credits").await?, Vec::new(), Some(body))
+        }
+        UserCommand::Tier { operator, user, tier } => {
+            let body = json!({ "tier": tier }).to_string();
+            (operator, Method::PUT, path(&user, "/tier").await?, Vec::new(), Some(body))
+        }
+        UserCommand::Suspend { operator, user, reason } => {
+            let body = json!({ "reason": reason }).to_string();
+            (operator, Method::POST, path(&user, "/suspend").await?, Vec::new(), Some(body))
+        }
+        UserCommand::EndSessions { operator, user, reason } => {
+            let body = json!({ "reason": reason }).to_string();
+            (operator, Method::POST, path(&user, "/end-sessions").await?, Vec::new(), Some(body))
+        }
+        UserCommand::Resume { operator, user, reason } => {
+            let body = json!({ "reason": reason }).to_string();
+            (operator, Method::POST, path(&user, "/resume").await?, Vec::new(), Some(body))
+        }
+    };
+    ask(settings, people, operator, method, &path, &query, body).await
+}
+
+/// `user create`: reads the password from standard input.
+pub fn create(
+    settings: &Settings,
+    email: String,
+    username: String,
+    is_admin: bool,
+) -> anyhow::Result<()> {
+    let mut password = String::new();
+    std::io::stdin().read_to_string(&mut password).context("cannot read the password")?;
+    let password = password.trim_end_matches(['\r', '\n']).to_owned();
+    if password.is_empty() {
+        bail!("the password is read from standard input, which is empty");
+    }
+    let database = app::database_runtime()?;
+    let role = if is_admin { Role::Admin } else { Role::User };
+    let user = database.block_on(async {
+        let store = app::open_store(settings, database.handle().clone()).await?;
+        let people =
+            app::people(settings, Clock::System, database.handle().clone(), store.clone())?;
+        let user = people.register(Registration { email, username, password }, role, None).await;
+        store.close().await;
+        user.map_err(|error| match error {
+            PeopleError::Store(error) => anyhow::anyhow!("cannot store the user: {error}"),
+            other => anyhow::Error::new(other),
+        })
+    })?;
+    print(&format!("{} {}", user.id, user.role.name()))
+}

@@ -1,0 +1,70 @@
+//! `polysystems verify`
+
+use std::io::{IsTerminal as _, Write as _};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use polysystems::app;
+use polysystems::config::Settings;
+use polysystems::verify::{self, Finding, Report};
+
+use super::print;
+
+/// Prints findings on standard output, and progress if standard error is a terminal.
+struct Printed {
+    is_json: bool,
+    /// When progress was last shown; `None` without a terminal.
+    shown_at: Option<Instant>,
+}
+
+const PROGRESS_PERIOD: Duration = Duration::from_millis(200);
+
+impl Printed {
+    fn clear(&self) {
+        if self.shown_at.is_some() {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+impl verify::Audience for Printed {
+    fn find(&mut self, finding: &Finding) -> anyhow::Result<()> {
+        self.clear();
+        if self.is_json {
+            print(&serde_json::to_string(finding)?)
+        } else {
+            print(&finding.to_string())
+        }
+    }
+
+    fn progress(&mut self, so_far: &Report, accounts: u64) {
+        let Some(shown_at) = &mut self.shown_at else { return };
+        if shown_at.elapsed() >= PROGRESS_PERIOD {
+            *shown_at = Instant::now();
+            let Report { accounts: done, entries, usage, findings } = so_far;
+            let _ = write!(
+                std::io::stderr(),
+                "\r\x1b[K{done} of {accounts} accounts, {entries} entries, {usage} usage records, {findings} findings"
+            );
+        }
+    }
+}
+
+/// Checks every ledger; fails if there are findings.
+pub fn run(settings: &Settings, is_json: bool) -> anyhow::Result<ExitCode> {
+    let database = app::database_runtime()?;
+    let store = database.block_on(app::open_store(settings, database.handle().clone()))?;
+    let shown_at = std::io::stderr().is_terminal().then(Instant::now);
+    let mut printed = Printed { is_json, shown_at };
+    let report = database.block_on(verify::verify(&store, &mut printed))?;
+    printed.clear();
+    if is_json {
+        print(&serde_json::to_string(&report)?)?;
+    } else {
+        print(&format!(
+            "{} accounts, {} ledger entries, {} usage records: {} findings",
+            report.accounts, report.entries, report.usage, report.findings
+        ))?;
+    }
+    Ok(if report.findings == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

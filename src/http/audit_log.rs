@@ -1,0 +1,138 @@
+//! The audit log: all of it for operators, and for each user their own part.
+
+use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::App;
+use super::docs::id;
+use super::error::{ApiError, ErrorBody};
+use super::extract::{AdminUser, SessionUser};
+use super::page::{cut, page_limit, query, read_cursor};
+use domain::{Act, ActId, UserId};
+
+/// Something that somebody did.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ActBody {
+    #[schema(value_type = id::ActId)]
+    id: String,
+    #[schema(format = DateTime)]
+    at: String,
+    /// Whose accounts it concerns.
+    #[schema(value_type = id::UserId)]
+    user_id: String,
+    /// `user`, `operator`, `command_line` or `server`
+    #[schema(pattern = "^(user|operator|command_line|server)$")]
+    actor: &'static str,
+    /// Who it was, where it was a person.
+    #[schema(value_type = Option<id::UserId>)]
+    actor_id: Option<String>,
+    /// What was done, such as `key.created`.
+    #[schema(pattern = "^[a-z_]+[.][a-z_]+$")]
+    action: &'static str,
+    /// To what; empty where that is the user.
+    subject: String,
+    /// What it came to, or why it was done.
+    detail: String,
+    /// Where it came from; empty where that is no address.
+    address: String,
+    user_agent: String,
+}
+
+impl From<Act> for ActBody {
+    fn from(act: Act) -> Self {
+        ActBody {
+            id: ActId(act.id).to_string(),
+            at: act.at.to_rfc3339_micros(),
+            user_id: act.user.to_string(),
+            actor: act.origin.actor.name(),
+            actor_id: act.origin.actor.person().map(|person| person.to_string()),
+            action: act.kind.name(),
+            subject: act.subject,
+            detail: act.detail,
+            address: act.origin.address,
+            user_agent: act.origin.agent,
+        }
+    }
+}
+
+/// A page of the audit log.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ActsPage {
+    acts: Vec<ActBody>,
+    /// For the next page; null on the last one.
+    next_cursor: Option<String>,
+}
+
+/// A page of one's own part of the audit log.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ActsQuery {
+    /// At most so many, from 1 to 100; 50 where absent.
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<u64>,
+    /// `next_cursor` of the page before.
+    #[param(pattern = "^act-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+    cursor: Option<String>,
+}
+
+/// A page of the audit log.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct AllActsQuery {
+    /// At most so many, from 1 to 100; 50 where absent.
+    #[param(minimum = 1, maximum = 100)]
+    limit: Option<u64>,
+    /// `next_cursor` of the page before.
+    #[param(pattern = "^act-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+    cursor: Option<String>,
+    /// Only what concerns this user.
+    #[param(pattern = "^user-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+    user_id: Option<String>,
+}
+
+/// The audit log, latest first.
+#[utoipa::path(get, path = "/api/admin/audit-log", tag = "admin", security(("jwt" = [])),
+    params(AllActsQuery), responses(
+    (status = 200, description = "A page of the audit log", body = ActsPage),
+    (status = 403, description = "Not an operator", body = ErrorBody),
+))]
+pub(super) async fn all_acts(
+    _: AdminUser,
+    app: Data<App>,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    let AllActsQuery { limit, cursor, user_id } = query(&request)?;
+    let user = user_id.as_deref().map(str::parse::<UserId>).transpose();
+    let user = user.map_err(|error| ApiError::field("user_id", format!("is {error}")))?;
+    acts_page(&app, user, ActsQuery { limit, cursor }).await
+}
+
+/// The user's own part of the audit log, latest first: what they did, and what operators did to their accounts.
+#[utoipa::path(get, path = "/api/auth/audit-log", tag = "auth", security(("jwt" = [])),
+    params(ActsQuery), responses(
+    (status = 200, description = "A page of the audit log", body = ActsPage),
+))]
+pub(super) async fn own_acts(
+    SessionUser(user): SessionUser,
+    app: Data<App>,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    acts_page(&app, Some(user.id), query(&request)?).await
+}
+
+async fn acts_page(
+    app: &App,
+    user: Option<UserId>,
+    page: ActsQuery,
+) -> Result<HttpResponse, ApiError> {
+    let limit = page_limit(page.limit)?;
+    let before = read_cursor(page.cursor.as_deref())?.map(|ActId(id)| id);
+    let mut acts = app.operators.acts(user, before, limit.saturating_add(1)).await?;
+    let next_cursor = cut(&mut acts, limit).map(|act| ActId(act.id).to_string());
+    let acts = acts.into_iter().map(ActBody::from).collect();
+    Ok(HttpResponse::Ok().json(ActsPage { acts, next_cursor }))
+}

@@ -1,0 +1,177 @@
+//! The errors of other modules as answers. A cause that the client must not see goes to the log here, once.
+
+use super::ApiError;
+use crate::admin::OperatorsError;
+use crate::auth::password::{LENGTH_MAX, PasswordError};
+use crate::auth::people::PeopleError;
+use crate::auth::throttle::TooManyAttempts;
+use crate::keys::KeysError;
+use crate::payments::PaymentsError;
+use crate::store::StoreError;
+use crate::webhooks::WebhooksError;
+use domain::Refusal;
+
+impl From<StoreError> for ApiError {
+    fn from(error: StoreError) -> Self {
+        tracing::error!(%error, "the database failed a request");
+        match error {
+            StoreError::OutcomeUnknown(_) => ApiError::OutcomeUnknown,
+            StoreError::Quarantined { .. } => Refusal::Quarantined.into(),
+            _ => ApiError::Unavailable,
+        }
+    }
+}
+
+impl From<PasswordError> for ApiError {
+    fn from(error: PasswordError) -> Self {
+        match error {
+            PasswordError::Busy => ApiError::Unavailable,
+            PasswordError::Broken => {
+                tracing::error!(%error, "passwords");
+                ApiError::Internal
+            }
+        }
+    }
+}
+
+impl From<PeopleError> for ApiError {
+    fn from(error: PeopleError) -> Self {
+        match error {
+            PeopleError::EmailTaken => {
+                ApiError::Conflict("A user with this email already exists".into())
+            }
+            PeopleError::UsernameTaken => ApiError::Conflict("This username is taken".into()),
+            PeopleError::PasswordLength { field, min } => ApiError::field(
+                field,
+                format!("must have between {min} and {LENGTH_MAX} characters"),
+            ),
+            PeopleError::CommonPassword { field } => {
+                ApiError::field(field, "is too common; choose another password")
+            }
+            PeopleError::TooManyAttempts(TooManyAttempts { retry_after }) => {
+                Refusal::RateLimited { retry_after }.into()
+            }
+            PeopleError::InvalidEmailToken => ApiError::InvalidEmailToken,
+            PeopleError::Unverified => ApiError::EmailNotVerified,
+            PeopleError::InvalidChallenge => ApiError::InvalidChallenge,
+            PeopleError::WrongCode => ApiError::WrongCode,
+            PeopleError::HasSecondFactor => {
+                ApiError::Conflict("Two-factor authentication is already on".into())
+            }
+            PeopleError::NoSecondFactor => {
+                ApiError::Conflict("Two-factor authentication is not set up".into())
+            }
+            PeopleError::WrongCredentials => ApiError::WrongCredentials,
+            PeopleError::InvalidSession => ApiError::InvalidSession,
+            PeopleError::ExpiredSession => ApiError::ExpiredSession,
+            PeopleError::InvalidRefresh => ApiError::InvalidRefresh,
+            PeopleError::NoSession => ApiError::NotFound("session"),
+            PeopleError::Password(error) => error.into(),
+            PeopleError::Store(error) => error.into(),
+            PeopleError::Unsigned | PeopleError::Unsealed => {
+                tracing::error!(%error, "sessions");
+                ApiError::Internal
+            }
+        }
+    }
+}
+
+impl From<KeysError> for ApiError {
+    fn from(error: KeysError) -> Self {
+        match error {
+            KeysError::NotFound => ApiError::NotFound("API key"),
+            KeysError::NotActive => {
+                ApiError::Conflict("This API key has been revoked. Create a new one.".into())
+            }
+            KeysError::Changed => ApiError::Conflict(
+                "This API key was changed at the same time. Reload the key and try again.".into(),
+            ),
+            KeysError::TooMany(_) => ApiError::Conflict(
+                "This account has reached its limit of API keys. Delete one first.".into(),
+            ),
+            KeysError::Busy => Refusal::TooManyInFlight.into(),
+            KeysError::Store(error) => error.into(),
+            KeysError::Repeat(error) => Refusal::from(error).into(),
+            KeysError::Quarantined => Refusal::Quarantined.into(),
+            KeysError::NotWritten => ApiError::Unavailable,
+            KeysError::Unknown => Refusal::OutcomeUnknown("the account's owner died").into(),
+        }
+    }
+}
+
+impl From<OperatorsError> for ApiError {
+    fn from(error: OperatorsError) -> Self {
+        match error {
+            OperatorsError::NoUser => ApiError::NotFound("user"),
+            OperatorsError::NoTier { known } => {
+                ApiError::field("tier", format!("must be null or one of: {known}"))
+            }
+            OperatorsError::Amount { available: Some(available) } => ApiError::Conflict(
+                format!("The account has ${available} available; no more can be taken.").into(),
+            ),
+            OperatorsError::Amount { available: None } => ApiError::Conflict(
+                "The balance would exceed the most that an account can hold.".into(),
+            ),
+            OperatorsError::AccountClosed => {
+                ApiError::Conflict("The account is suspended; resume it first.".into())
+            }
+            OperatorsError::Repeat(error) => Refusal::from(error).into(),
+            OperatorsError::Store(error) => error.into(),
+            OperatorsError::Account(error) => error.into(),
+        }
+    }
+}
+
+impl From<WebhooksError> for ApiError {
+    fn from(error: WebhooksError) -> Self {
+        match error {
+            WebhooksError::NotFound => ApiError::NotFound("webhook"),
+            WebhooksError::NoDelivery => ApiError::NotFound("delivery"),
+            WebhooksError::TooMany => ApiError::Conflict(
+                "This account has reached its limit of webhooks. Delete one first.".into(),
+            ),
+            WebhooksError::Url(why) => ApiError::field(
+                "url",
+                format!("must be an https URL on the public internet: {why}"),
+            ),
+            WebhooksError::NoEvent(name) => ApiError::field(
+                "events",
+                format!(
+                    "{name:?} matches no event; payment.confirmed and payment.* are examples of what does"
+                ),
+            ),
+            WebhooksError::Unsealed => {
+                tracing::error!(%error, "webhooks");
+                ApiError::Internal
+            }
+            WebhooksError::Store(error) => error.into(),
+            WebhooksError::Account(error) => error.into(),
+        }
+    }
+}
+
+impl From<PaymentsError> for ApiError {
+    fn from(error: PaymentsError) -> Self {
+        match error {
+            PaymentsError::ProviderOff { provider } => ApiError::ProviderOff { provider },
+            PaymentsError::AmountOfProvider { provider, min } => ApiError::field(
+                "amount",
+                format!("must be at least {min}, and in whole cents, for {provider}"),
+            ),
+            PaymentsError::Refused(why) => ApiError::PaymentRefused(why),
+            PaymentsError::Unreachable(why) => {
+                tracing::error!(why, "a payment provider does not answer");
+                ApiError::ProviderUnreachable
+            }
+            PaymentsError::NotPayable(why) => ApiError::NotPayable(why),
+            PaymentsError::NoMethod => ApiError::NotFound("payment method"),
+            PaymentsError::Amount { max } => {
+                ApiError::field("amount", format!("must be more than 0 and at most {max}"))
+            }
+            PaymentsError::AccountClosed => ApiError::AccessDenied,
+            PaymentsError::NotFound => ApiError::NotFound("payment"),
+            PaymentsError::Repeat(error) => Refusal::from(error).into(),
+            PaymentsError::Account(error) => error.into(),
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! Every error that is answered: one closed enum. This folder is the only place that knows the status of an error.
+//!
+//! [`texts`] has the status and the texts of each, [`body`] its JSON, [`from`] how the errors of the other modules
+//! become one of these.
+
+use std::borrow::Cow;
+
+use actix_web::http::StatusCode;
+use actix_web::{HttpResponse, ResponseError};
+
+use domain::{Credits, Refusal};
+
+mod body;
+mod from;
+mod texts;
+
+pub use body::{ErrorBody, FieldError, Panicked};
+
+/// Everything that is answered with an error.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ApiError {
+    /// The pipeline refused.
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    /// Fields of the request are wrong.
+    #[error("validation error")]
+    Validation(Vec<FieldError>),
+    /// The body is no JSON.
+    // The text may repeat the body: it goes to the client, not to the log.
+    #[error("bad JSON")]
+    BadJson(String),
+    /// The body is larger than `server.body_max_bytes`.
+    #[error("body too large")]
+    BodyTooLarge {
+        /// The largest that is taken, in bytes.
+        max: usize,
+    },
+    /// The body did not come, or not in time.
+    #[error("the body did not come")]
+    BodyIncomplete,
+    /// No session token.
+    #[error("no session token")]
+    MissingSession,
+    /// No session token of ours.
+    #[error("invalid session token")]
+    InvalidSession,
+    /// A session token past its time.
+    #[error("expired session token")]
+    ExpiredSession,
+    /// No refresh token of a session that goes on.
+    #[error("invalid refresh token")]
+    InvalidRefresh,
+    /// Wrong email or password.
+    #[error("wrong credentials")]
+    WrongCredentials,
+    /// No token of an email, or one that was used or has expired.
+    #[error("invalid token of an email")]
+    InvalidEmailToken,
+    /// The address must be verified first.
+    #[error("the email address is not verified")]
+    EmailNotVerified,
+    /// No challenge of a login.
+    #[error("invalid challenge")]
+    InvalidChallenge,
+    /// A code that is wrong, or was used before.
+    #[error("wrong code")]
+    WrongCode,
+    /// Not for this user.
+    #[error("access denied")]
+    AccessDenied,
+    /// No such thing, or none of this user's; the text names the kind of thing.
+    #[error("{0} not found")]
+    NotFound(&'static str),
+    /// No such route.
+    #[error("no such route")]
+    NoRoute,
+    /// The route exists, for other methods.
+    #[error("method not allowed")]
+    MethodNotAllowed {
+        /// The methods it exists for.
+        allow: Cow<'static, str>,
+    },
+    /// Somebody has it already; says what.
+    #[error("conflict: {0}")]
+    Conflict(Cow<'static, str>),
+    /// A payment provider is off.
+    #[error("the payment provider {provider} is off")]
+    ProviderOff {
+        /// Its name.
+        provider: &'static str,
+    },
+    /// A payment provider said no.
+    #[error("the payment provider refused")]
+    PaymentRefused(String),
+    /// A payment provider does not answer; what was begun is on record.
+    #[error("the payment provider does not answer")]
+    ProviderUnreachable,
+    /// What was sent as a payment, or as a provider's word, is none; says why.
+    #[error("not payable")]
+    NotPayable(String),
+    /// A payment by x402 is asked for, of this much.
+    #[error("payment required")]
+    PaymentRequired {
+        /// What is asked for.
+        amount: Credits,
+    },
+    /// Not attempted; try again later.
+    #[error("unavailable")]
+    Unavailable,
+    /// Sent to the database, and not known whether it is on record.
+    #[error("outcome unknown")]
+    OutcomeUnknown,
+    /// More requests run than may.
+    #[error("overloaded")]
+    Overloaded,
+    /// Something of ours is broken.
+    #[error("internal error")]
+    Internal,
+}
+
+impl ApiError {
+    /// One field of the request is wrong.
+    pub(super) fn field(field: &str, message: impl Into<String>) -> Self {
+        ApiError::Validation(vec![FieldError { field: field.into(), message: message.into() }])
+    }
+
+    /// Seconds after which the same request may succeed, where waiting helps.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<u64> {
+        match self {
+            ApiError::Refused(Refusal::RateLimited { retry_after }) => Some(*retry_after),
+            ApiError::Refused(Refusal::RepeatTooEarly) => Some(1),
+            // Nothing that passes by itself.
+            ApiError::Refused(Refusal::Quarantined) => Some(60),
+            _ => match self.texts().status {
+                StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Some(1),
+                _ => None,
+            },
+        }
+    }
+}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        self.texts().status
+    }
+
+    /// Only the status: [`super::edge`] writes the body, since it knows the request's id.
+    fn error_response(&self) -> HttpResponse {
+        HttpResponse::new(self.status_code())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The errors that the API's contract fixes: status, error, message.
+    #[test]
+    fn the_contracts_errors_are_to_the_letter() {
+        let price = "0.002".parse().unwrap();
+        for (refusal, status, error, message) in [
+            (
+                Refusal::MissingKey,
+                401,
+                "Missing API key",
+                "Expected 'X-API-Key' or 'Authorization: Bearer' header with access key",
+            ),
+            (Refusal::InvalidKey, 401, "Invalid API key", "The provided access key is not valid"),
+            (Refusal::ExpiredKey, 401, "API key expired", "This access key has expired"),
+            (
+                Refusal::AccountClosed,
+                403,
+                "Access denied",
+                "You do not have permission to access this resource",
+            ),
+            (
+                Refusal::InsufficientCredits { price },
+                402,
+                "Insufficient credits",
+                "This request costs $0.0020 but your balance is insufficient. Please top up your account.",
+            ),
+            (
+                Refusal::SpendingLimit,
+                402,
+                "Spending limit exceeded",
+                "This access key has reached its spending limit. Please adjust limits or top up credits.",
+            ),
+        ] {
+            let refused = ApiError::from(refusal);
+            assert_eq!(refused.status_code().as_u16(), status);
+            let body = refused.body("req-1".into(), "now".into());
+            let text = serde_json::to_string(&body).unwrap();
+            let expected = format!(
+                r#"{{"error":{},"message":{},"request_id":"req-1","timestamp":"now"}}"#,
+                serde_json::json!(error),
+                serde_json::json!(message)
+            );
+            assert_eq!(text, expected);
+        }
+    }
+
+    #[test]
+    fn what_goes_to_the_log_never_repeats_the_body() {
+        let secret = || "SecurePassword123!".to_owned();
+        for error in [ApiError::BadJson(secret()), Refusal::BadBody(secret()).into()] {
+            assert!(!error.to_string().contains(&secret()));
+        }
+    }
+
+    /// Whether to send it again depends on it.
+    #[test]
+    fn what_was_not_attempted_is_told_apart_from_what_is_not_known() {
+        let outcome = |error: ApiError| {
+            let body = serde_json::to_value(error.body(String::new(), String::new())).unwrap();
+            body.get("outcome").map(|outcome| outcome.as_str().unwrap().to_owned())
+        };
+        for error in [
+            ApiError::Unavailable,
+            ApiError::Overloaded,
+            Refusal::Unavailable("").into(),
+            Refusal::Quarantined.into(),
+        ] {
+            assert_eq!(outcome(error).as_deref(), Some("not-attempted"));
+        }
+        for error in [ApiError::OutcomeUnknown, Refusal::OutcomeUnknown("").into()] {
+            assert_eq!(outcome(error).as_deref(), Some("outcome-unknown"));
+        }
+        for error in
+            [ApiError::Internal, Refusal::InvalidKey.into(), Refusal::TooManyInFlight.into()]
+        {
+            assert_eq!(outcome(error), None);
+        }
+    }
+
+    #[test]
+    fn retry_after_is_set_if_waiting_helps() {
+        for refusal in [
+            Refusal::RateLimited { retry_after: 7 },
+            Refusal::TooManyInFlight,
+            Refusal::Unavailable(""),
+            Refusal::OutcomeUnknown(""),
+        ] {
+            assert!(ApiError::from(refusal).retry_after().is_some());
+        }
+        assert_eq!(ApiError::from(Refusal::InvalidKey).retry_after(), None);
+    }
+}

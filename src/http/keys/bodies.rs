@@ -1,0 +1,347 @@
+//! What `/api/keys*` reads and answers, but for limits.
+
+use std::num::NonZeroU32;
+
+use garde::Validate;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::http::docs::id;
+use crate::http::environment::EnvironmentName;
+use crate::http::error::ApiError;
+use crate::http::validation::{is_printable, not_null, present};
+use crate::keys::{KeyRequest, NewlyMade};
+use crate::store::api_keys::{KeyEdit, KeyListing};
+use domain::key_policy::{LIST_MAX, MODEL_MAX, NoNetwork};
+use domain::route_group::Group;
+use domain::{Environment, KeyPolicy, Network, PolicyChange, Timestamp};
+
+/// A key to be made.
+#[derive(Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CreateKeyBody {
+    /// What its owner calls it.
+    #[garde(length(chars, min = 1, max = 100), custom(is_printable))]
+    #[schema(
+        example = "Production API Key",
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*$"
+    )]
+    name: String,
+    /// When it ends by itself; null or absent is never.
+    #[serde(default)]
+    #[garde(skip)]
+    #[schema(format = DateTime)]
+    expires_at: Option<String>,
+    /// `live` spends real credits, `test` test credits.
+    #[serde(default)]
+    #[garde(skip)]
+    environment: EnvironmentName,
+    /// The route groups it may be used for; null or absent is all.
+    #[serde(default)]
+    #[garde(skip)]
+    #[schema(value_type = Option<Vec<ScopeName>>, max_items = 100)]
+    scopes: Option<Vec<String>>,
+    /// The models it may be used for; one that ends in `*` stands for all that begin so. null or absent is all.
+    #[serde(default)]
+    #[garde(skip)]
+    #[schema(max_items = 100, example = json!(["gpt-4o", "o3*"]))]
+    allowed_models: Option<Vec<String>>,
+    /// Where it may be used from: addresses, and networks in CIDR notation. null or absent is everywhere.
+    #[serde(default)]
+    #[garde(skip)]
+    #[schema(max_items = 100, example = json!(["192.0.2.0/24", "2001:db8::7"]))]
+    allowed_ips: Option<Vec<String>>,
+    /// Calls a minute, beside what the account's tier allows; null or absent is no limit of its own.
+    #[serde(default)]
+    #[garde(skip)]
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 1_000_000)]
+    calls_per_minute: Option<NonZeroU32>,
+}
+
+/// A change of a key. What is absent stays as it is; null allows everything again.
+#[derive(Default, Deserialize, Validate, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct EditKeyBody {
+    /// What its owner calls it.
+    #[serde(deserialize_with = "not_null")]
+    #[garde(length(chars, min = 1, max = 100), inner(custom(is_printable)))]
+    #[schema(
+        min_length = 1,
+        max_length = 100,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*$",
+        nullable = false
+    )]
+    name: Option<String>,
+    /// When it ends by itself; null is never.
+    #[serde(deserialize_with = "present")]
+    #[garde(skip)]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    expires_at: Option<Option<String>>,
+    /// See the same field of a new key.
+    #[serde(deserialize_with = "present")]
+    #[garde(skip)]
+    #[schema(value_type = Option<Vec<ScopeName>>, max_items = 100)]
+    scopes: Option<Option<Vec<String>>>,
+    /// See the same field of a new key.
+    #[serde(deserialize_with = "present")]
+    #[garde(skip)]
+    #[schema(value_type = Option<Vec<String>>, max_items = 100)]
+    allowed_models: Option<Option<Vec<String>>>,
+    /// See the same field of a new key.
+    #[serde(deserialize_with = "present")]
+    #[garde(skip)]
+    #[schema(value_type = Option<Vec<String>>, max_items = 100)]
+    allowed_ips: Option<Option<Vec<String>>>,
+    /// See the same field of a new key.
+    #[serde(deserialize_with = "present")]
+    #[garde(skip)]
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 1_000_000)]
+    calls_per_minute: Option<Option<NonZeroU32>>,
+}
+
+/// A route group.
+#[derive(ToSchema)]
+#[schema(rename_all = "lowercase")]
+#[expect(dead_code, reason = "for the document")]
+pub(in crate::http) enum ScopeName {
+    Hub,
+    Omm,
+    Yggdrasil,
+    V1,
+}
+
+/// The highest limit of calls a minute that a key can have.
+const CALLS_MAX: u32 = 1_000_000;
+
+/// A list of what is allowed; `item` reads one entry, or says what it must be.
+fn allowed<T>(
+    field: &str,
+    texts: Vec<String>,
+    item: impl Fn(String) -> Result<T, String>,
+) -> Result<Vec<T>, ApiError> {
+    if texts.len() > LIST_MAX {
+        return Err(ApiError::field(field, format!("must have at most {LIST_MAX} entries")));
+    }
+    let items = texts.into_iter().enumerate().map(|(place, text)| {
+        item(text).map_err(|message| ApiError::field(&format!("{field}[{place}]"), message))
+    });
+    items.collect()
+}
+
+fn scopes(texts: Vec<String>) -> Result<Vec<String>, ApiError> {
+    allowed("scopes", texts, |text| {
+        let is_group = Group::ALL.iter().any(|group| group.name() == text);
+        if is_group { Ok(text) } else { Err("must be hub, omm, yggdrasil or v1".into()) }
+    })
+}
+
+fn models(texts: Vec<String>) -> Result<Vec<String>, ApiError> {
+    allowed("allowed_models", texts, |text| {
+        let name = text.strip_suffix('*').unwrap_or(&text);
+        let is_name = !text.is_empty()
+            && text.len() <= MODEL_MAX
+            && !name.chars().any(|c| c.is_control() || c == '*');
+        let message = "must be the name of a model, or the beginning of one and a *";
+        if is_name { Ok(text) } else { Err(message.into()) }
+    })
+}
+
+fn networks(texts: Vec<String>) -> Result<Vec<Network>, ApiError> {
+    allowed("allowed_ips", texts, |text| text.parse().map_err(|error: NoNetwork| error.to_string()))
+}
+
+fn calls(calls: NonZeroU32) -> Result<NonZeroU32, ApiError> {
+    if calls.get() <= CALLS_MAX {
+        return Ok(calls);
+    }
+    Err(ApiError::field("calls_per_minute", format!("must be from 1 to {CALLS_MAX}")))
+}
+
+impl CreateKeyBody {
+    pub(super) fn request(self) -> Result<KeyRequest, ApiError> {
+        let expires_at = self.expires_at.as_deref().map(read_time).transpose()?;
+        let policy = KeyPolicy {
+            scopes: self.scopes.map(scopes).transpose()?,
+            models: self.allowed_models.map(models).transpose()?,
+            networks: self.allowed_ips.map(networks).transpose()?,
+            calls_per_minute: self.calls_per_minute.map(calls).transpose()?,
+        };
+        let (name, environment) = (self.name, self.environment.into());
+        Ok(KeyRequest { name, environment, expires_at, policy })
+    }
+}
+
+impl EditKeyBody {
+    pub(super) fn edit(self) -> Result<KeyEdit, ApiError> {
+        Ok(KeyEdit {
+            name: self.name,
+            expires_at: nullable(self.expires_at, |text| read_time(&text))?,
+            policy: PolicyChange {
+                scopes: nullable(self.scopes, scopes)?,
+                models: nullable(self.allowed_models, models)?,
+                networks: nullable(self.allowed_ips, networks)?,
+                calls_per_minute: nullable(self.calls_per_minute, calls)?,
+            },
+        })
+    }
+}
+
+/// Reads the value of a field that may be absent or null.
+fn nullable<T, U>(
+    field: Option<Option<T>>,
+    read: impl Fn(T) -> Result<U, ApiError>,
+) -> Result<Option<Option<U>>, ApiError> {
+    field.map(|value| value.map(read).transpose()).transpose()
+}
+
+fn read_time(text: &str) -> Result<Timestamp, ApiError> {
+    let message = "must be a time of RFC 3339 such as 2024-02-15T12:00:00Z, or null";
+    Timestamp::parse_rfc3339(text).ok_or_else(|| ApiError::field("expires_at", message))
+}
+
+/// A new key. The only answer that ever has its text.
+#[derive(Serialize, ToSchema)]
+pub(super) struct CreatedKey {
+    #[schema(value_type = id::KeyId)]
+    id: String,
+    name: String,
+    /// The key itself. Save it: it is shown this once.
+    #[schema(example = "ps_live_...", pattern = "^ps_(live|test)_[0-9A-Za-z]{36}$")]
+    key_value: String,
+    is_active: bool,
+    #[schema(format = DateTime)]
+    created_at: String,
+    #[schema(format = DateTime)]
+    expires_at: Option<String>,
+    /// `live` or `test`
+    #[schema(value_type = EnvironmentName)]
+    environment: &'static str,
+    key_value_preview: String,
+    #[serde(flatten)]
+    policy: PolicyBody,
+}
+
+/// What a key may be used for. null is everything.
+#[derive(Serialize, ToSchema)]
+pub(in crate::http) struct PolicyBody {
+    /// Route groups.
+    #[schema(value_type = Option<Vec<ScopeName>>)]
+    scopes: Option<Vec<String>>,
+    allowed_models: Option<Vec<String>>,
+    allowed_ips: Option<Vec<String>>,
+    calls_per_minute: Option<u32>,
+}
+
+impl From<&KeyPolicy> for PolicyBody {
+    fn from(policy: &KeyPolicy) -> Self {
+        let texts = |networks: &Vec<Network>| networks.iter().map(Network::to_string).collect();
+        PolicyBody {
+            scopes: policy.scopes.clone(),
+            allowed_models: policy.models.clone(),
+            allowed_ips: policy.networks.as_ref().map(texts),
+            calls_per_minute: policy.calls_per_minute.map(NonZeroU32::get),
+        }
+    }
+}
+
+/// A key, as its owner sees it.
+#[derive(Serialize, ToSchema)]
+pub(in crate::http) struct KeyBody {
+    #[schema(value_type = id::KeyId)]
+    id: String,
+    name: String,
+    /// Its first and last characters.
+    key_value_preview: String,
+    is_active: bool,
+    #[schema(format = DateTime)]
+    last_used_at: Option<String>,
+    #[schema(format = DateTime)]
+    created_at: String,
+    #[schema(format = DateTime)]
+    expires_at: Option<String>,
+    /// Is it time to make another one?
+    expires_soon: bool,
+    /// Until when the value that it had before its rotation is good as well.
+    #[schema(format = DateTime)]
+    former_value_valid_until: Option<String>,
+    /// `live` or `test`
+    #[schema(value_type = EnvironmentName)]
+    environment: &'static str,
+    #[serde(flatten)]
+    policy: PolicyBody,
+}
+
+impl KeyBody {
+    /// What ends before `soon` ends soon.
+    pub(in crate::http) fn new(key: KeyListing, soon: Timestamp) -> Self {
+        let environment = Environment::of_key(&key.preview);
+        KeyBody {
+            id: key.id.to_string(),
+            name: key.name,
+            key_value_preview: key.preview,
+            is_active: key.is_active,
+            last_used_at: key.last_used_at.map(Timestamp::to_rfc3339),
+            created_at: key.created_at.to_rfc3339(),
+            expires_at: key.expires_at.map(Timestamp::to_rfc3339),
+            expires_soon: key.expires_at.is_some_and(|expires_at| expires_at <= soon),
+            former_value_valid_until: key.former_valid_until.map(Timestamp::to_rfc3339),
+            environment: environment.name(),
+            policy: PolicyBody::from(&key.policy),
+        }
+    }
+}
+
+impl CreatedKey {
+    pub(super) fn of((key, listing): &NewlyMade) -> Self {
+        CreatedKey {
+            id: listing.id.to_string(),
+            name: listing.name.clone(),
+            key_value: key.expose().to_owned(),
+            is_active: listing.is_active,
+            created_at: listing.created_at.to_rfc3339(),
+            expires_at: listing.expires_at.map(Timestamp::to_rfc3339),
+            environment: key.environment().name(),
+            key_value_preview: listing.preview.clone(),
+            policy: PolicyBody::from(&listing.policy),
+        }
+    }
+}
+
+/// A rotation.
+#[derive(Default, Deserialize, Validate, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RotateKeyBody {
+    /// How long the value that the key has now stays good, in seconds; a day where absent, 0 ends it at once.
+    #[garde(range(max = GRACE_MAX_SECONDS))]
+    #[schema(minimum = 0, maximum = 2_592_000, example = 86_400)]
+    grace_seconds: Option<u32>,
+}
+
+/// 30 days.
+const GRACE_MAX_SECONDS: u32 = 2_592_000;
+const GRACE_SECONDS: u32 = 86_400;
+
+/// A key with its new value. The only answer that ever has it.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RotatedKey {
+    #[serde(flatten)]
+    key: CreatedKey,
+    /// Until when the value before is good as well.
+    #[schema(format = DateTime)]
+    former_value_valid_until: Option<String>,
+}
+
+impl RotateKeyBody {
+    pub(super) fn grace_micros(&self) -> i64 {
+        i64::from(self.grace_seconds.unwrap_or(GRACE_SECONDS)).saturating_mul(1_000_000)
+    }
+}
+
+impl RotatedKey {
+    pub(super) fn of(made: &NewlyMade) -> Self {
+        let former_value_valid_until = made.1.former_valid_until.map(Timestamp::to_rfc3339);
+        RotatedKey { key: CreatedKey::of(made), former_value_valid_until }
+    }
+}

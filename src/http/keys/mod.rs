@@ -1,0 +1,162 @@
+//! `/api/keys*`
+
+use actix_web::web::{Data, Path};
+use actix_web::{HttpRequest, HttpResponse};
+
+use super::docs::id;
+use super::error::{ApiError, ErrorBody};
+use super::extract::{AuditedUser, Body, SessionUser, user_origin};
+use super::repeat::{once, replay};
+use super::{App, uncancelled};
+use crate::auth::people::Speaker;
+use crate::idempotency::Made;
+use crate::keys::KeysError;
+use domain::KeyId;
+
+mod bodies;
+pub(super) mod limits;
+
+pub(super) use super::environment::EnvironmentName;
+pub(super) use bodies::KeyBody;
+use bodies::{CreateKeyBody, CreatedKey, EditKeyBody, RotateKeyBody, RotatedKey};
+
+/// Makes an API key.
+#[utoipa::path(post, path = "/api/keys", tag = "keys", security(("jwt" = [])),
+    request_body = CreateKeyBody, responses(
+    (status = 201, description = "The key, with its text for the only time", body = CreatedKey),
+    (status = 403, description = "The user's email address must be verified first", body = ErrorBody),
+    (status = 409, description = "The account has as many keys as it may have, or the first request with \
+        this Idempotency-Key still runs", body = ErrorBody),
+    (status = 422, description = "The Idempotency-Key was used for another request", body = ErrorBody),
+))]
+pub(super) async fn create(
+    speaker: Speaker,
+    app: Data<App>,
+    request: HttpRequest,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    app.people.assert_verified(&speaker)?;
+    let user = speaker.user;
+    let once = once(&request, &body, CreatedKey::of)?;
+    let origin = user_origin(&request, &app, user.id);
+    let body: CreateKeyBody = body.json()?;
+    let request = body.request()?;
+    let created = async move { app.keys.create(user.id, request, once, origin).await };
+    Ok(match uncancelled(created).await? {
+        Made::New(made) => HttpResponse::Created().json(CreatedKey::of(&made)),
+        Made::Repeat(kept) => replay(kept),
+    })
+}
+
+/// Lists the user's API keys, newest first.
+#[utoipa::path(get, path = "/api/keys", tag = "keys", security(("jwt" = [])), responses(
+    (status = 200, description = "The keys", body = Vec<KeyBody>),
+))]
+pub(super) async fn list(
+    SessionUser(user): SessionUser,
+    app: Data<App>,
+) -> Result<HttpResponse, ApiError> {
+    let keys = app.keys.list(user.id).await?;
+    let soon = app.keys.soon();
+    let keys = keys.into_iter().map(|key| KeyBody::new(key, soon));
+    Ok(HttpResponse::Ok().json(keys.collect::<Vec<_>>()))
+}
+
+/// The id in the path. What cannot be an id is answered like one that does not exist.
+fn key_id(path: &Path<String>) -> Result<KeyId, ApiError> {
+    path.parse().map_err(|_| KeysError::NotFound.into())
+}
+
+/// One of the user's API keys.
+#[utoipa::path(get, path = "/api/keys/{id}", tag = "keys", security(("jwt" = [])),
+    params(("id" = id::KeyId, Path)), responses(
+    (status = 200, description = "The key", body = KeyBody),
+    (status = 404, description = "The user has no such key", body = ErrorBody),
+))]
+pub(super) async fn get(
+    SessionUser(user): SessionUser,
+    app: Data<App>,
+    id: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let key = app.keys.get(user.id, key_id(&id)?).await?;
+    Ok(HttpResponse::Ok().json(KeyBody::new(key, app.keys.soon())))
+}
+
+/// Changes what an API key is called and may be used for. Binds for the very next call.
+#[utoipa::path(patch, path = "/api/keys/{id}", tag = "keys", security(("jwt" = [])),
+    params(("id" = id::KeyId, Path)), request_body = EditKeyBody, responses(
+    (status = 200, description = "The key", body = KeyBody),
+    (status = 404, description = "The user has no such key", body = ErrorBody),
+))]
+pub(super) async fn change(
+    AuditedUser { user, origin }: AuditedUser,
+    app: Data<App>,
+    id: Path<String>,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    let id = key_id(&id)?;
+    // For the audit log: nothing in it is a secret.
+    let detail =
+        String::from_utf8_lossy(body.raw()).split_whitespace().collect::<Vec<_>>().join(" ");
+    let edit = body.json::<EditKeyBody>()?.edit()?;
+    let soon = app.keys.soon();
+    let changed = async move { app.keys.edit(user.id, id, edit, detail, origin).await };
+    let key = uncancelled(changed).await?;
+    Ok(HttpResponse::Ok().json(KeyBody::new(key, soon)))
+}
+
+/// Gives an API key another value. Its limits, counters and history stay. The body may be left out.
+#[utoipa::path(post, path = "/api/keys/{id}/rotate", tag = "keys", security(("jwt" = [])),
+    params(("id" = id::KeyId, Path)), request_body = Option<RotateKeyBody>, responses(
+    (status = 200, description = "The key, with its new value for the only time", body = RotatedKey),
+    (status = 404, description = "The user has no such key", body = ErrorBody),
+    (status = 409, description = "The key is out of use, or was changed at the same time", body = ErrorBody),
+))]
+pub(super) async fn rotate(
+    AuditedUser { user, origin }: AuditedUser,
+    app: Data<App>,
+    id: Path<String>,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    let id = key_id(&id)?;
+    let body: RotateKeyBody = body.json_or_nothing()?.unwrap_or_default();
+    let grace_micros = body.grace_micros();
+    let rotated = async move { app.keys.rotate(user.id, id, grace_micros, origin).await };
+    let made = uncancelled(rotated).await?;
+    Ok(HttpResponse::Ok().json(RotatedKey::of(&made)))
+}
+
+/// Puts an API key out of use. Binds for the very next call.
+#[utoipa::path(post, path = "/api/keys/{id}/revoke", tag = "keys", security(("jwt" = [])),
+    params(("id" = id::KeyId, Path)), responses(
+    (status = 200, description = "The key, out of use", body = KeyBody),
+    (status = 404, description = "The user has no such key", body = ErrorBody),
+))]
+pub(super) async fn revoke(
+    AuditedUser { user, origin }: AuditedUser,
+    app: Data<App>,
+    id: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let id = key_id(&id)?;
+    let soon = app.keys.soon();
+    let revoked = async move { app.keys.revoke(user.id, id, origin).await };
+    let key = uncancelled(revoked).await?;
+    Ok(HttpResponse::Ok().json(KeyBody::new(key, soon)))
+}
+
+/// Deletes an API key. Binds for the very next call.
+#[utoipa::path(delete, path = "/api/keys/{id}", tag = "keys", security(("jwt" = [])),
+    params(("id" = id::KeyId, Path)), responses(
+    (status = 204, description = "Deleted"),
+    (status = 404, description = "The user has no such key", body = ErrorBody),
+))]
+pub(super) async fn delete(
+    AuditedUser { user, origin }: AuditedUser,
+    app: Data<App>,
+    id: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let id = key_id(&id)?;
+    let deleted = async move { app.keys.delete(user.id, id, origin).await };
+    uncancelled(deleted).await?;
+    Ok(HttpResponse::NoContent().finish())
+}

@@ -1,0 +1,79 @@
+//! `/api/payments/notices`: when an account holder is notified.
+
+use actix_web::web::Data;
+use actix_web::{HttpRequest, HttpResponse};
+use garde::Validate;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::amount::Amount;
+use super::environment::EnvironmentName;
+use super::error::ApiError;
+use super::extract::{AuditedUser, Body, SessionUser};
+use super::page::query;
+use super::validation::not_negative;
+use super::{App, uncancelled};
+
+/// What an account holder wants to be told of.
+#[derive(Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[garde(allow_unvalidated)]
+pub(super) struct NoticesBody {
+    /// `balance.low` is told when the balance falls below this, in USD.
+    #[schema(value_type = f64, example = 10.00, minimum = 0)]
+    balance_low: Amount,
+    /// Of which account: `live` (default) or `test`.
+    #[serde(default)]
+    #[schema(inline)]
+    environment: EnvironmentName,
+}
+
+/// That.
+#[derive(Serialize, ToSchema)]
+pub(super) struct NoticesAnswer {
+    balance_low: Amount,
+    environment: EnvironmentName,
+}
+
+/// Which account.
+#[derive(Default, Deserialize, IntoParams)]
+#[serde(default, deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct NoticesQuery {
+    /// `live` (default) or `test`.
+    #[param(value_type = Option<EnvironmentName>, inline)]
+    environment: EnvironmentName,
+}
+
+/// What the account holder wants to be told of.
+#[utoipa::path(get, path = "/api/payments/notices", tag = "webhooks", security(("jwt" = [])),
+    params(NoticesQuery), responses(
+    (status = 200, description = "The thresholds", body = NoticesAnswer),
+))]
+pub(super) async fn notices(
+    SessionUser(user): SessionUser,
+    app: Data<App>,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    let NoticesQuery { environment } = query(&request)?;
+    let balance_low = app.webhooks.balance_low(user.id, environment.into()).await?;
+    Ok(HttpResponse::Ok().json(NoticesAnswer { balance_low: Amount(balance_low), environment }))
+}
+
+/// Sets what the account holder wants to be told of.
+#[utoipa::path(put, path = "/api/payments/notices", tag = "webhooks", security(("jwt" = [])),
+    request_body = NoticesBody, responses(
+    (status = 200, description = "The thresholds", body = NoticesAnswer),
+))]
+pub(super) async fn set_notices(
+    AuditedUser { user, origin }: AuditedUser,
+    app: Data<App>,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    let NoticesBody { balance_low, environment } = body.json()?;
+    let low = not_negative("balance_low", balance_low)?;
+    let set =
+        async move { app.webhooks.set_balance_low(user.id, environment.into(), low, origin).await };
+    uncancelled(set).await?;
+    Ok(HttpResponse::Ok().json(NoticesAnswer { balance_low: Amount(low), environment }))
+}
