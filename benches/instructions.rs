@@ -40,18 +40,9 @@ use polysystems::pipeline::{self, Arrival};
 use polysystems::store::Store;
 use polysystems::tokens;
 use polysystems::upstream::{Client, Connector};
+use test_support::call::{COST, usage};
+use test_support::{Database, seed};
 use uuid::Uuid;
-
-#[path = "support/call.rs"]
-mod call;
-#[path = "load/seed.rs"]
-mod seed;
-#[path = "support/mod.rs"]
-#[expect(dead_code, reason = "shared with the end-to-end benchmarks")]
-mod support;
-
-use call::{COST, usage};
-use support::database::Database;
 
 const RECORD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.txt");
 const NOW: Timestamp = Timestamp::from_micros(1_705_320_000_000_000);

@@ -30,14 +30,9 @@ use polysystems::config::DatabaseSettings;
 use polysystems::store::Store;
 use sea_orm::{ConnectionTrait as _, Statement};
 use serde_json::Value;
+use test_support::Database;
+use test_support::bench::Server;
 use uuid::{Builder, Uuid};
-
-#[path = "support/mod.rs"]
-#[expect(dead_code, reason = "shared with the other end-to-end benchmarks")]
-mod support;
-
-use support::Server;
-use support::database::Database;
 
 const HELP: &str = "\
 Fills a database with the calls of one account over 30 days, and measures what its holder looks at.

@@ -32,18 +32,9 @@ use polysystems::config::{DatabaseSettings, LedgerSettings, Settings};
 use polysystems::pipeline::{self, Arrival, Gateway};
 use polysystems::store::Store;
 use polysystems::upstream::{Client, Connector};
+use test_support::call::{COST, usage};
+use test_support::{Database, seed};
 use uuid::Uuid;
-
-#[path = "support/call.rs"]
-mod call;
-#[path = "load/seed.rs"]
-mod seed;
-#[path = "support/mod.rs"]
-#[expect(dead_code, reason = "shared with the end-to-end benchmarks")]
-mod support;
-
-use call::{COST, usage};
-use support::database::Database;
 
 /// As in the server.
 #[global_allocator]

@@ -28,12 +28,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use test_support::bench::{Running, Server, commit_micros};
+use test_support::database;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-
-mod support;
-
-use support::{Running, Server, commit_micros, database};
 
 const ACCOUNTS: usize = 20;
 const HEAD: &str =
@@ -128,7 +126,7 @@ fn upstream() -> String {
     let url = format!("http://{}", listener.local_addr().unwrap());
     listener.set_nonblocking(true).unwrap();
     std::thread::spawn(move || {
-        support::run(async move {
+        test_support::run(async move {
             let listener = tokio::net::TcpListener::from_std(listener).unwrap();
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(serve(stream));

@@ -4,409 +4,657 @@
     tests/planted.py            every bug
     tests/planted.py NAME...    those whose names begin so
     tests/planted.py --list     the bugs
+    tests/planted.py --check    only that each bug can be planted and its test exists; compiles nothing
 
-Works on a copy of the committed tree, in target/planted. A bug is a text of one file and what it is replaced
-by; where the text is not there any more, the bug must be written anew. A bug that does not compile is not
-found. The last line counts: what passed is a bug that was found.
+A bug is a piece of code and its replacement. The piece is looked for in all of src/ and domain/src/ and must
+be there exactly once, or once in the function that the bug names. Whitespace, comments and trailing commas do
+not count, so a bug survives when code moves to another file or is formatted anew. A test is looked for by its
+name in the same way. If the code itself has changed, write the bug anew.
+
+Works on a copy of the committed tree, in target/planted. A bug that does not compile is not found. The last
+line counts: what passed is a bug that was found.
 """
 
 import os
 import pathlib
+import re
 import subprocess
 import sys
+from dataclasses import dataclass
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 TREE = ROOT / "target/planted/tree"
-
-SIMULATION = "SIM_SEEDS=2000 cargo test -p domain --test simulation"
-MODEL = "cargo test -p domain --test account_model"
-CHAOS = "cargo test --features failpoints --test chaos -- "
+CODE = ("src", "domain/src")
+TESTS = ("src", "domain/src", "domain/tests", "tests")
 
 
-def unit(name):
-    return f"cargo test --features failpoints --lib {name}"
+@dataclass
+class Test:
+    """A test by its name or how that begins, with the database before it if it has one."""
+    name: str
+
+    def command(self, tree):
+        """How to run it, from where it stands; None if it is not there."""
+        function = re.compile(rf"\bfn {self.name.rsplit('::', 1)[-1]}\w*\(")
+        for path in files(tree, TESTS):
+            if function.search(path.read_text()):
+                return f"cargo test {target(path.relative_to(tree))} {self.name}"
+        return None
 
 
-def it(name):
-    return f"cargo test --features failpoints --test it {name}"
+@dataclass
+class Command:
+    """A command that fails if the bug is there."""
+    text: str
+
+    def command(self, _):
+        return self.text
 
 
-WRITER = "domain/src/writer.rs"
-OWNER = "domain/src/owner.rs"
-ACCOUNT = "domain/src/account.rs"
-JOURNAL_LOG = "src/store/journal_log.rs"
+def target(path):
+    """The options of cargo that build the tests of a file."""
+    parts = path.parts
+    if parts[0] == "domain":
+        return "-p domain " + ("--lib" if parts[1] == "src" else f"--test {path.stem}")
+    options = "-p polysystems --features failpoints "
+    return options + ("--lib" if parts[0] == "src" else f"--test {parts[1].removesuffix('.rs')}")
 
-# Name, file, the text, the bug, what finds it.
+
+SIMULATION = Command("SIM_SEEDS=2000 cargo test -p domain --test simulation")
+MODEL = Command("cargo test -p domain --test account_model")
+WRITER = Command("cargo test -p domain --lib writer::")
+
+
+def test(name):
+    return Test(name)
+
+
+def chaos(case):
+    return Command(f"cargo test -p polysystems --features failpoints --test chaos -- {case}")
+
+
+@dataclass
+class Bug:
+    name: str
+    text: str
+    planted: str
+    found_by: object
+    # The function that has the text, if the text alone is in more than one place.
+    function: str = ""
+
+
 BUGS = [
-    ("a-payment-is-credited-each-time-it-is-told", "src/payments/reconcile.rs",
-     "        if payment.status == PaymentStatus::Confirmed {\n            return Ok(());\n        }\n        let lease",
-     "        let lease", it("sqlite::a_checkout_is_credited_once")),
-    ("an-answer-that-is-cut-off-is-whole", "src/upstream/http_client.rs",
-     "                Some(Err(_)) => return Poll::Ready(Some(Err(BROKEN))),",
-     "                Some(Err(_)) => return Poll::Ready(None),",
-     unit("an_answer_that_is_cut_off_has_no_end")),
-    ("only-a-closed-connection-is-kept", "src/upstream/http_client.rs",
-     "                && link.is_ready(context)",
-     "                && !link.is_ready(context)",
-     unit("a_connection_is_used_again_when_its_answer_has_been_read")),
-    ("what-is-won-is-not-given-again", "domain/src/payment.rs",
-     "        if self.taken > self.wanted {", "        if self.taken > Credits::MAX {",
-     unit("a_reversal_takes_what_is_there")),
-    ("a-reversal-moves-on-from-anywhere", "domain/src/payment.rs",
-     "            ReversalStep::Take(amount) => self.taken.checked_add(amount).unwrap_or(self.taken),",
-     "            ReversalStep::Take(amount) => amount,",
-     it("sqlite::what_is_spent_already_is_taken_from_what_comes")),
-    ("a-webhook-of-stripe-is-never-stale", "src/payments/stripe.rs",
-     "> TOLERANCE_SECONDS.unsigned_abs()", "> u64::MAX - 1", unit("only_what_stripe_has_signed_now")),
-    ("a-suspended-account-loses-its-payment", OWNER,
-     "self.state.credit(EntryKind::TopUp, payment.0, amount, now)?", "self.state.top_up(EntryKind::TopUp, payment.0, amount, now)?",
-     it("sqlite::a_suspended_account_gets_what_was_paid")),
-    ("checkpoints-tell-nobody", "src/store/journal.rs",
-     "outbox::write_batch(&self.outbox, &transaction, &taken).await?", "{ let _ = &taken; false }",
-     it("sqlite::every_event_is_told_once")),
-    ("a-balance-is-told-as-it-first-was", "src/store/outbox.rs",
-     "events.iter().partition(|event| event.kind == EventKind::BalanceUpdated);", "events.iter().partition(|_| false);",
-     it("sqlite::an_endpoint_made_anew_is_told_the_balance")),
-    ("a-name-is-connected-to-wherever-it-points", "src/webhooks/deliver.rs",
-     ".filter(|address| is_private_allowed || is_public(*address))", ".filter(|_| true)",
-     unit("a_name_that_turns_private_reaches_nothing")),
-    ("the-last-microsecond-counts-in-the-next-hour", "domain/src/rollup.rs",
-     "at.micros().div_euclid(MICROS_PER_HOUR)", "(at.micros() + 1).div_euclid(MICROS_PER_HOUR)",
-     unit("hours_and_days_change_on_the_microsecond")),
-    ("rollups-forget-what-was-there", "src/store/rollups.rs",
-     "= {table}.{name} + excluded.{name}", "= excluded.{name}",
-     it("sqlite::totals_are_the_ledgers_at_every_edge")),
-    ("calls-count-before-and-behind-the-mark", "src/store/rollups.rs",
-     '&format!("{BEYOND_MARK} AND +account_id = $2")', '"number > $1 - 9 AND +account_id = $2"',
-     it("sqlite::totals_are_the_ledgers_at_every_edge")),
-    ("a-statement-ends-a-call-early", "src/store/batch.rs",
-     "            rest = others;", "            rest = others.get(1..).unwrap_or_default();",
-     unit("usage_is_written_to_sqlite_as_it_was")),
-    ("a-checkpoint-leaves-its-last-piece-out", "src/store/batch.rs",
-     "for place in 0..pieces {", "for place in 0..pieces.saturating_sub(1).max(1) {",
-     it("postgres::a_checkpoint_of_many_calls_writes_all_of_them_and_leaves_no_journal")),
-    ("a-piece-ends-an-account-early", "src/store/batch.rs",
-     "let moves = piece(&moves, place, pieces);",
-     "let moves = piece(&moves[..moves.len() - 1], place, pieces);",
-     it("postgres::a_checkpoint_of_many_accounts_is_whole")),
-    ("a-piece-counts-other-keys", "src/store/batch.rs",
-     "let spends = piece(&spends, place, pieces);", "let spends = piece(&spends, place / 2, pieces);",
-     it("postgres::a_checkpoint_of_many_accounts_is_whole")),
-    ("a-write-that-did-not-begin-may-have-happened", "src/store/lease.rs",
-     "DbErr::Query(error) | DbErr::Exec(error) => DbErr::Conn(error),", "DbErr::Exec(error) => DbErr::Conn(error),",
-     unit("a_write_that_did_not_begin_did_not_happen")),
-    ("connections-are-trusted-for-ever", "src/store/mod.rs",
-     "const TRUSTED_MAX: Duration = Duration::from_millis(250);",
-     "const TRUSTED_MAX: Duration = Duration::from_hours(250);",
-     it("a_database_that_cut_its_connections_is_read_from_at_once")),
-    ("what-is-checkpointed-stays-in-the-journal", "src/actors/ledger/mod.rs",
-     "let first = forgotten.saturating_add(1);", "let first = checkpoint.first;",
-     it("postgres::a_checkpoint_of_many_calls_writes_all_of_them_and_leaves_no_journal")),
-    ("memory-is-believed-over-the-records", "src/store/rollups.rs",
-     "sums.filter(|sums| [sums.calls, sums.cost, sums.latency_micros] == found)", "sums.filter(|_| found[0] > 0)",
-     it("sqlite::what_memory_knows_is_what_the_database_finds")),
-    ("an-authorization-pays-whom-it-likes", "src/payments/x402.rs",
-     "        if signed.accepted != self.requirements(amount) {", "        if signed.accepted.amount.is_empty() {",
-     unit("only_what_was_asked_is_a_payment_to_us")),
-    ("a-login-outlives-its-password", "src/store/sessions.rs",
-     "WHERE id = $1 AND token_version = $2 AND", "WHERE id = $1 AND $2 >= 0 AND",
-     it("sqlite::a_login_that_overlaps_a_new_password_begins_nothing")),
-    ("an-operator-takes-what-is-held", ACCOUNT,
-     "        let available = self.available();\n        if amount > available {\n            return Err(Decline::InsufficientCredits { price: amount, available });",
-     "        let available = self.balance;\n        if amount > available {\n            return Err(Decline::InsufficientCredits { price: amount, available });",
-     MODEL),
-    ("the-total-is-set-and-not-added", "src/store/batch.rs",
-     "        total_spent = key_spend.total_spent + excluded.total_spent\",\n);",
-     "        total_spent = excluded.total_spent\",\n);", it("sqlite::a_key_may_spend_so_much_in_all")),
-    ("a-refund-stays-in-the-total", ACCOUNT,
-     "        self.total.take((), captured, held);\n", "", MODEL),
-    ("a-changed-key-is-remembered-as-it-was", "src/keys/cache.rs",
-     "        self.remembered.invalidate(&digest);\n    }\n\n    /// A new key",
-     "        let _ = digest;\n    }\n\n    /// A new key", it("sqlite::a_key_is_for_what_its_owner_says_alone")),
-    ("a-code-by-time-is-good-again", "src/store/two_factor.rs",
-     "TotpStep.lt(step)", "TotpStep.lte(step)", it("sqlite::of_a_thousand_uses_of_a_code_one_wins")),
-    ("a-recovery-code-is-good-again", "src/store/two_factor.rs",
-     "                .filter(recovery_code::Column::UsedAt.is_null())\n                .col_expr(",
-     "                .col_expr(", it("sqlite::of_a_thousand_uses_of_a_code_one_wins")),
-    ("a-reset-token-is-good-again", "src/store/email_tokens.rs",
-     "        .filter(email_token::Column::UsedAt.is_null())\n        .filter(email_token::Column::ExpiresAt.gt(now.micros()))\n        .col_expr(",
-     "        .filter(email_token::Column::ExpiresAt.gt(now.micros()))\n        .col_expr(",
-     it("sqlite::of_a_thousand_uses_of_a_reset_token_one_wins")),
-    ("a-foreign-key-is-told-from-none", "src/keys/mod.rs",
-     "        let listing = self.get(user, key).await?;\n        let act = self.act(origin, user, ActKind::KeyRevoked, key);",
-     "        let listing = match self.get(user, key).await {\n            Err(KeysError::NotFound) if user.0 != key.0 => return Err(KeysError::NotActive),\n            found => found?,\n        };\n        let act = self.act(origin, user, ActKind::KeyRevoked, key);",
-     it("sqlite::what_is_not_ones_own")),
-    ("whoever-is-in-an-operators-way-is-one", "src/http/extract.rs",
-     "            if user.role != Role::Admin {\n                return Err(ApiError::AccessDenied);\n            }\n",
-     "", it("sqlite::every_operation_answers_everyone")),
-    ("writer-sleeps-through-a-write", "src/actors/ledger/mod.rs",
-     "        self.handed().writes.is_empty() || self.is_awake.swap(true, Ordering::AcqRel)\n",
-     "        true\n", unit("no_write_is_slept_through")),
-    ("acknowledge-before-commit", WRITER,
-     "        if batch.is_empty() {\n",
-     "        if batch.is_empty() || batch.entries.len() == 1 {\n", SIMULATION),
-    ("unknown-counts-as-committed", WRITER,
-     "            Attempt::Durable => {\n                work.is_unavailable = false;\n                self.finish(lane, Ok(()));\n            }\n            Attempt::Fenced => {\n                // An",
-     "            Attempt::Durable | Attempt::Unknown => {\n                work.is_unavailable = false;\n                self.finish(lane, Ok(()));\n            }\n            Attempt::Fenced => {\n                // An",
-     SIMULATION),
-    ("fenced-counts-as-committed", WRITER,
-     "                    self.finish(lane, Err(WriteError::Fenced));\n                }\n                self.is_fenced = true;",
-     "                    self.finish(lane, Ok(()));\n                }\n                self.is_fenced = true;", SIMULATION),
-    ("missing-rows-count-as-written", WRITER,
-     "(Some(false), _) => current.pause_before(Step::Commit),",
-     "(Some(false), _) => self.finish(lane, Ok(())),", SIMULATION),
-    ("resent-without-a-look", WRITER,
-     "                current.go(Step::Look);\n                // Who refuses has answered.\n                work.is_unavailable = attempt == Attempt::Unknown;",
-     "                current.go(if attempt == Attempt::Unknown { Step::Commit } else { Step::Look });\n                // Who refuses has answered.\n                work.is_unavailable = attempt == Attempt::Unknown;",
-     SIMULATION),
-    ("failed-writes-do-not-poison", WRITER,
-     "            pending.marks.poison();\n", "            let _ = pending;\n", SIMULATION),
-    ("a-barrier-overtakes-a-split-batch", "domain/src/ids.rs",
-     "AccountId(i64::MAX)", "AccountId(0)", unit("domain::writer")),
-    ("a-change-without-trace-counts-as-fenced", WRITER,
-     "if current.may_be_there && !current.work.leaves_trace() =>", "if false =>", unit("domain::writer")),
-    ("let-go-while-its-write-is-not-handed-over", OWNER,
-     "        let settled = self.state.settle(charge, outcome, now)?;\n",
-     "        let settled = self.state.settle(charge, outcome, now)?;\n        self.publish();\n", SIMULATION),
-    ("the-tables-overtake-the-journal", WRITER,
-     "*after < backlog_from;", "*after < backlog_from || true;", SIMULATION),
-    ("the-journal-overtakes-the-tables", WRITER,
-     " && !self.in_tables.contains_key(&account) {", " {", SIMULATION),
-    ("acknowledged-before-it-counts-as-backlog", WRITER,
-     "            if marks.backlog_writes.fetch_add(1, Ordering::AcqRel) == 0 {",
-     "            if marks.backlog_writes.load(Ordering::Acquire) == 0 {", SIMULATION),
-    ("accounts-are-never-counted-out-of-the-journal", WRITER,
-     "if marks.backlog_writes.fetch_sub(1, Ordering::AcqRel) == 1 {",
-     "if marks.backlog_writes.fetch_sub(1, Ordering::AcqRel) == 0 {", unit("domain::writer")),
-    ("who-refuses-counts-as-gone", WRITER,
-     "work.is_unavailable = attempt == Attempt::Unknown;",
-     "work.is_unavailable |= attempt == Attempt::Unknown;", unit("domain::writer")),
-    ("a-checkpoint-found-leaves-the-writer-unavailable", WRITER,
-     "            Some(Some(refused)) => {\n                self.tables.is_unavailable = false;\n",
-     "            Some(Some(refused)) => {\n", unit("domain::writer")),
-    ("a-checkpoint-found-too-late-is-as-large-the-next-time", WRITER,
-     "        if found.is_some() {\n", "        if found == Some(None) {\n", unit("domain::writer")),
-    ("a-checkpoint-is-put-off-for-ever", WRITER,
-     "wanted.min(multiple(checkpoint_from, PUT_OFF, PUT_OFF_MAX))", "wanted", unit("domain::writer")),
-    ("a-trickle-is-never-checkpointed", "src/actors/ledger/mod.rs",
-     "writer.restless >= RESTLESS_MAX", "writer.restless == u32::MAX", unit("a_trickle_is_checkpointed")),
-    ("a-page-of-what-was-left-is-passed-over", "src/store/journal.rs",
-     "let of_epoch: Vec<&JournalRow> =\n                rows.iter()",
-     "let of_epoch: Vec<&JournalRow> =\n                rows.iter().skip(rows.len() / 65)", unit("all_that_a_process_left")),
-    ("who-cannot-be-brought-to-an-end-is-loaded", "src/actors/account/directory.rs",
-     "if is_open && self.means.decide(&owner, ExpireCharges).is_none() {",
-     "if is_open && self.means.decide(&owner, ExpireCharges).is_none() && account.0 < 0 {",
-     it("sqlite::who_cannot_be_brought_to_an_end")),
-    ("a-checkpoint-of-unknown-outcome-is-forgotten", WRITER,
-     "            Some(None) => {\n",
-     "            Some(None) if true => self.finish_checkpoint(&[]),\n            Some(None) => {\n", SIMULATION),
-    ("poisoned-writes-are-written", WRITER,
-     "partition(|pending| pending.marks.is_poisoned())", "partition(|_| false)", SIMULATION),
-    ("durable-one-entry-early", WRITER,
-     "fetch_max(entry.seq, Ordering::AcqRel)", "fetch_max(entry.seq + 1, Ordering::AcqRel)", SIMULATION),
-    ("declined-without-asking-while-credits-come-back", ACCOUNT,
-     "            && self.unconfirmed.is_empty()\n", "", SIMULATION),
-    ("declined-without-asking-over-another-reason", ACCOUNT,
-     "            && self.keys.iter().all(|key| key.limits.per_request.is_none());",
-     ";", MODEL),
-    ("credits-spendable-too-early", OWNER,
-     "self.state.confirm(self.marks.durable_seq.load(Ordering::Acquire));",
-     "self.state.confirm(self.state.seq());", SIMULATION),
-    ("the-end-of-a-free-stream-is-not-awaited", OWNER,
-     " || answer.is_some() || hold.is_some();", " || answer.is_some();", SIMULATION),
-    ("a-settlement-is-not-awaited", OWNER,
-     "let is_awaited = settled.entry.is_some() || answer.is_some() || hold.is_some();",
-     "let is_awaited = false;", SIMULATION),
-    ("counters-are-not-written", OWNER,
-     "let key_spend = Some(charged.key_spend);", "let key_spend = None;", SIMULATION),
-    ("let-go-before-it-is-written", "domain/src/residency.rs",
-     "            && self.pending_writes.load(Ordering::Acquire) == 0\n", "", SIMULATION),
-    ("let-go-before-it-is-checkpointed", "domain/src/residency.rs",
-     "&& self.is_quiet() && self.is_checkpointed()", "&& self.is_quiet()", SIMULATION),
-    ("let-go-while-somebody-holds-it", "domain/src/residency.rs",
-     "self.in_flight.load(Ordering::Acquire) == 0 && self.is_quiet() && self.is_checkpointed()",
-     "self.is_quiet() && self.is_checkpointed()",
-     unit("what_is_open_or_not_durable_stays")),
-    ("put-to-sleep-in-the-middle-of-a-call", "src/actors/account/directory.rs",
-     "if resident.marks.may_sleep() {", "if resident.marks.is_quiet() {",
-     unit("an_account_that_sleeps_is_as_it_was")),
-    ("what-a-dead-owner-has-left-is-used-again", "src/actors/account/directory.rs",
-     "if !owner.has_panicked() && !resident.marks.is_poisoned() {", "if !resident.marks.is_poisoned() {",
-     unit("what_a_dead_owner_has_left_is_not_used")),
-    ("a-poisoned-owner-goes-on-for-old-leases", "src/actors/account/actor.rs",
-     "if cell.has_panicked() || owner.marks().is_poisoned() {", "if cell.has_panicked() {",
-     unit("a_poisoned_owner_decides_nothing_for_old_leases")),
-    ("a-panic-within-a-panic-is-missed", "src/actors/account/actor.rs",
-     "        if answer.is_err() {\n", "        if answer.is_err() && !std::thread::panicking() {\n",
-     unit("a_panic_within_a_panic_ends_the_owner_as_well")),
-    ("who-finds-the-owner-at-work-is-not-heard", "src/actors/account/actor.rs",
-     "Err(request) => self.resident.send(request).await.ok(),", "Err(_) => None,",
-     unit("who_finds_the_owner_at_work_waits_in_the_mailbox")),
-    ("a-client-that-leaves-ends-the-work", "src/http/mod.rs",
-     "drop(actix_web::rt::spawn(work.map(drop)));", "drop(work);", it("sqlite::who_leaves_is_settled_all_the_same")),
-    ("half-a-record-counts", JOURNAL_LOG,
-     "let is_whole = checksum(count, body) == u32::from_le_bytes(*sum);",
-     "let is_whole = checksum(count, body) == u32::from_le_bytes(*sum) || count > 0;",
-     unit("a_record_that_is_not_whole")),
-    ("room-that-is-not-free-is-written-over", JOURNAL_LOG,
-     "let is_free = |last: &u64| *last <= self.head.forgotten;",
-     "let is_free = |last: &u64| *last <= self.head.forgotten.saturating_add(3);",
-     unit("it_has_what_was_appended_and_not_forgotten")),
-    ("what-is-forgotten-is-not-noted", JOURNAL_LOG,
-     "            state.write_head(|head| head.forgotten = last)?;\n", "            state.head.forgotten = last;\n",
-     CHAOS + "power-cut"),
-    ("room-is-never-used-again", JOURNAL_LOG,
-     "let first = free.unwrap_or(self.segments.len());", "let free = free.filter(|_| false);\n        let first = free.unwrap_or(self.segments.len());",
-     unit("it_has_what_was_appended_and_not_forgotten")),
-    ("the-journal-runs-ahead-of-checkpoints", WRITER,
-     "self.backlog.saturating_sub(free)", "self.backlog.saturating_sub(max)",
-     unit("the_journal_takes_its_time")),
-    ("what-failed-counts-later", JOURNAL_LOG,
-     "            self.file.write_all_at(&[0; BLOCK], place)?;\n            sync", "            let _ = place;\n            sync",
-     unit("a_write_that_failed_does_not_count")),
-    ("a-hole-in-the-journal-is-passed-over", JOURNAL_LOG,
-     "        if *sequence != expected {", "        if *sequence < expected {",
-     unit("a_record_that_is_missing_before_others")),
-    ("the-older-head-counts", JOURNAL_LOG,
-     ".max_by_key(|head| head.generation)", ".min_by_key(|head| head.generation)",
-     unit("of_two_heads")),
-    ("another-files-records-count", JOURNAL_LOG,
-     "(record.salt == salt).then_some(", "(record.salt.len() == salt.len()).then_some(",
-     unit("a_record_of_another_file")),
-    ("what-a-former-server-left-is-thrown-away", "src/store/journal.rs",
-     "            rows.extend(former.rows().await?);\n", "            former.rows().await?;\n",
-     unit("the_journal_of_a_former_server")),
-    ("a-former-server-goes-on", "src/store/journal.rs",
-     "                former.take(lease).await?;\n", "                let _ = former.epoch().await?;\n",
-     unit("the_journal_of_a_former_server")),
-    ("one-account-takes-all", "domain/src/residency.rs",
-     "    if running <= running_max / 2 {\n", "    if running <= running_max {\n",
-     unit("one_account_cannot_take_the_whole_process")),
-    ("a-hold-is-released-twice", ACCOUNT,
-     "let open = self.open.remove(&charge).ok_or(NotOpen)?;",
-     "let open = *self.open.get(&charge).ok_or(NotOpen)?;", MODEL),
-    ("holds-are-spent-again", ACCOUNT,
-     "self.balance.less(self.held).less(self.unconfirmed_sum)",
-     "self.balance.less(self.unconfirmed_sum)", MODEL),
-    ("what-came-back-is-spent-at-once", ACCOUNT,
-     "self.balance.less(self.held).less(self.unconfirmed_sum)",
-     "self.balance.less(self.held)", SIMULATION),
-    ("the-balance-is-not-checked", ACCOUNT,
-     "        if start > available {\n            return", "        if start > Credits::MAX {\n            return", MODEL),
-    ("a-revoked-key-pays", ACCOUNT,
-     "let Some(key) = self.key(charge.key).filter(|key| !key.is_revoked) else {",
-     "let Some(key) = self.key(charge.key) else {", MODEL),
-    ("a-limit-counted-in-the-wrong-window", ACCOUNT,
-     "self.entry(kind, amount, charge.0, Some(open.key), open.day, open.month, now)",
-     "self.entry(kind, amount, charge.0, Some(open.key), now.day(), now.day().month(), now)",
-     unit("a_call_counts_in_the_window_it_began_in")),
-    ("yesterday-opens-again", "domain/src/limits.rs",
-     "        self.window.max(now)\n", "        now\n",
-     unit("a_call_counts_in_the_window_it_began_in")),
-    ("holds-do-not-count-against-limits", "domain/src/limits.rs",
-     "_ if at == self.window => self.captured.checked_add(self.held),",
-     "_ if at == self.window => Some(self.captured),", MODEL),
-    ("a-charge-outlives-its-time", ACCOUNT,
-     "open.expires_at <= now", "open.expires_at < now", unit("expired_charges_are_told")),
-    ("an-amount-outside-of-the-chain", "domain/src/chain.rs",
-     "            .chain_update(entry.amount.nanos().to_le_bytes())\n", "",
-     unit("whatever_an_entry_says_is_in_its_link")),
-    ("verify-passes-over-the-chain", "domain/src/audit.rs",
-     "must(entry.link == self.link.next(entry), ", "must(true || entry.link == self.link.next(entry), ",
-     it("verify_finds_what_was_tampered_with")),
-    ("an-account-is-loaded-whatever-it-says", "src/store/accounts.rs",
-     "                .map_err(|what| StoreError::Quarantined { account: id, what })?;\n",
-     "                .unwrap_or_default();\n",
-     it("an_account_that_does_not_agree_with_its_ledger_takes_no_calls")),
-    ("the-epoch-is-not-checked", "src/store/lease.rs",
-     "Ok(usize::try_from(held).is_ok_and(|held| held == shards.len()))",
-     "Ok(usize::try_from(held).is_ok())",
-     unit("who_was_taken_over_writes_nothing")),
-    ("the-journal-is-not-taken-over", JOURNAL_LOG,
-     "            state.write_head(|head| (head.owner, head.epoch) = (owner, lease.epoch))?;\n",
-     "            let _ = owner;\n",
-     unit("who_was_taken_over_writes_nothing")),
-    ("a-late-takeover-steals-the-journal", JOURNAL_LOG,
-     "if head.epoch >= lease.epoch {", "if head.epoch >= i64::MAX {",
-     unit("who_was_overtaken_leaves_the_journal_alone")),
-    ("what-is-left-in-the-journal-is-checkpointed-twice", "src/store/journal.rs",
-     "let mut after = mark(&self.write).await?;", "let mut after = (i64::MIN, 0);",
-     CHAOS + "failpoints --database sqlite"),
-    ("what-is-left-in-the-journal-is-not-checkpointed", "src/store/journal.rs",
-     "        self.checkpoint_refused(lease).await?;\n", "        return self.checkpoint_refused(lease).await;\n        #[allow(unreachable_code)]\n",
-     unit("what_is_left_in_the_journal")),
-    ("answered-before-it-is-on-record", "src/pipeline/settle.rs",
-     "    if debit.is_none() && end.is_none() {\n", "    if debit.is_none() || end.is_none() {\n",
-     CHAOS + "kill --rounds 5 --database sqlite"),
-    ("a-broken-connection-is-used-again", "src/store/mod.rs",
-     "        return Ok(!connection.is_in_transaction());\n", "        return Ok(true);\n",
-     CHAOS + "outage-disk-full-without-journal"),
-    ("commits-are-not-synced", "src/store/mod.rs",
-     "    !failpoint::is_ordered(\"sqlite-synchronous-normal\")\n",
-     "    failpoint::is_ordered(\"sqlite-synchronous-normal\")\n",
-     CHAOS + "power-cut"),
-    ("a-database-that-hangs-is-not-noticed", "src/actors/ledger/mod.rs",
-     "if is_full || self.age() > self.age_max {", "if is_full {", CHAOS + "outage-frozen"),
-    ("a-drain-forgets-the-streams", "src/pipeline/relay.rs",
-     "            () = gateway.readiness.stopped() => End::Stopped,\n",
-     "            () = std::future::pending() => End::Stopped,\n", CHAOS + "terminate --rounds 2 --database sqlite"),
-    ("a-panic-answers-nobody", "src/http/edge.rs",
-     "if let Ok(answered) = AssertUnwindSafe(next.call(request)).catch_unwind().await {",
-     "if let Ok::<_, ()>(answered) = Ok(next.call(request).await) {",
-     CHAOS + "panics --database sqlite"),
-    ("no-bound-on-requests", "src/pipeline/readiness.rs",
-     "(before.saturating_add(amount) <= max).then_some(permit)", "(before <= usize::MAX - max).then_some(permit)",
-     unit("no_more_is_let_in_than_may")),
-]
+    Bug("a-payment-is-credited-each-time-it-is-told",
+        "if payment.status == PaymentStatus::Confirmed { return Ok(()); } let lease",
+        "let lease",
+        test("sqlite::a_checkout_is_credited_once")),
+    Bug("an-answer-that-is-cut-off-is-whole",
+        "Some(Err(_)) => return Poll::Ready(Some(Err(BROKEN)))",
+        "Some(Err(_)) => return Poll::Ready(None)",
+        test("an_answer_that_is_cut_off_has_no_end")),
+    Bug("only-a-closed-connection-is-kept",
+        "&& link.is_ready(context)",
+        "&& !link.is_ready(context)",
+        test("a_connection_is_used_again_when_its_answer_has_been_read")),
+    Bug("what-is-won-is-not-given-again",
+        "if self.taken > self.wanted {",
+        "if self.taken > Credits::MAX {",
+        test("a_reversal_takes_what_is_there")),
+    Bug("a-reversal-moves-on-from-anywhere",
+        "ReversalStep::Take(amount) => self.taken.checked_add(amount).unwrap_or(self.taken)",
+        "ReversalStep::Take(amount) => amount",
+        test("sqlite::what_is_spent_already_is_taken_from_what_comes")),
+    Bug("a-webhook-of-stripe-is-never-stale",
+        "> TOLERANCE_SECONDS.unsigned_abs()",
+        "> u64::MAX - 1",
+        test("only_what_stripe_has_signed_now")),
+    Bug("a-suspended-account-loses-its-payment",
+        "self.state.credit(EntryKind::TopUp, payment.0, amount, now)?",
+        "self.state.top_up(EntryKind::TopUp, payment.0, amount, now)?",
+        test("sqlite::a_suspended_account_gets_what_was_paid")),
+    Bug("checkpoints-tell-nobody",
+        "outbox::write_batch(&self.outbox, &transaction, &taken).await?",
+        "{ let _ = &taken; false }",
+        test("sqlite::every_event_is_told_once")),
+    Bug("a-balance-is-told-as-it-first-was",
+        "events.iter().partition(|event| event.kind == EventKind::BalanceUpdated);",
+        "events.iter().partition(|_| false);",
+        test("sqlite::an_endpoint_made_anew_is_told_the_balance")),
+    Bug("a-name-is-connected-to-wherever-it-points",
+        ".filter(|address| is_private_allowed || is_public(*address))",
+        ".filter(|_| true)",
+        test("a_name_that_turns_private_reaches_nothing")),
+    Bug("the-last-microsecond-counts-in-the-next-hour",
+        "at.micros().div_euclid(MICROS_PER_HOUR)",
+        "(at.micros() + 1).div_euclid(MICROS_PER_HOUR)",
+        test("hours_and_days_change_on_the_microsecond")),
+    Bug("rollups-forget-what-was-there",
+        "= {table}.{name} + excluded.{name}",
+        "= excluded.{name}",
+        test("sqlite::totals_are_the_ledgers_at_every_edge")),
+    Bug("calls-count-before-and-behind-the-mark",
+        '&format!("{BEYOND_MARK} AND +account_id = $2")',
+        '"number > $1 - 9 AND +account_id = $2"',
+        test("sqlite::totals_are_the_ledgers_at_every_edge")),
+    Bug("a-statement-ends-a-call-early",
+        "rest = others;",
+        "rest = others.get(1..).unwrap_or_default();",
+        test("usage_is_written_to_sqlite_as_it_was")),
+    Bug("a-checkpoint-leaves-its-last-piece-out",
+        "for place in 0..pieces {",
+        "for place in 0..pieces.saturating_sub(1).max(1) {",
+        test("postgres::a_checkpoint_of_many_calls_writes_all_of_them_and_leaves_no_journal")),
+    Bug("a-piece-ends-an-account-early",
+        "let moves = piece(&moves, place, pieces);",
+        "let moves = piece(&moves[..moves.len() - 1], place, pieces);",
+        test("postgres::a_checkpoint_of_many_accounts_is_whole")),
+    Bug("a-piece-counts-other-keys",
+        "let spends = piece(&spends, place, pieces);",
+        "let spends = piece(&spends, place / 2, pieces);",
+        test("postgres::a_checkpoint_of_many_accounts_is_whole")),
+    Bug("a-write-that-did-not-begin-may-have-happened",
+        "DbErr::Query(error) | DbErr::Exec(error) => DbErr::Conn(error)",
+        "DbErr::Exec(error) => DbErr::Conn(error)",
+        test("a_write_that_did_not_begin_did_not_happen")),
+    Bug("connections-are-trusted-for-ever",
+        "const TRUSTED_MAX: Duration = Duration::from_millis(250);",
+        "const TRUSTED_MAX: Duration = Duration::from_hours(250);",
+        test("a_database_that_cut_its_connections_is_read_from_at_once")),
+    Bug("what-is-checkpointed-stays-in-the-journal",
+        "let first = forgotten.saturating_add(1);",
+        "let first = checkpoint.first;",
+        test("postgres::a_checkpoint_of_many_calls_writes_all_of_them_and_leaves_no_journal")),
+    Bug("memory-is-believed-over-the-records",
+        "sums.filter(|sums| [sums.calls, sums.cost, sums.latency_micros] == found)",
+        "sums.filter(|_| found[0] > 0)",
+        test("sqlite::what_memory_knows_is_what_the_database_finds")),
+    Bug("an-authorization-pays-whom-it-likes",
+        "if signed.accepted != self.requirements(amount) {",
+        "if signed.accepted.amount.is_empty() {",
+        test("only_what_was_asked_is_a_payment_to_us")),
+    Bug("a-login-outlives-its-password",
+        "WHERE id = $1 AND token_version = $2 AND",
+        "WHERE id = $1 AND $2 >= 0 AND",
+        test("sqlite::a_login_that_overlaps_a_new_password_begins_nothing")),
+    Bug("an-operator-takes-what-is-held",
+        "let available = self.available(); if amount > available { return "
+        "Err(Decline::InsufficientCredits { price: amount, available });",
+        "let available = self.balance; if amount > available { return "
+        "Err(Decline::InsufficientCredits { price: amount, available });",
+        MODEL),
+    Bug("the-total-is-set-and-not-added",
+        'total_spent = key_spend.total_spent + excluded.total_spent", );',
+        'total_spent = excluded.total_spent", );',
+        test("sqlite::a_key_may_spend_so_much_in_all")),
+    Bug("a-refund-stays-in-the-total",
+        "self.total.take((), captured, held);",
+        "",
+        MODEL),
+    Bug("a-changed-key-is-remembered-as-it-was",
+        "self.remembered.invalidate(&digest);",
+        "let _ = digest;",
+        test("sqlite::a_key_is_for_what_its_owner_says_alone"), function="forget"),
+    Bug("a-code-by-time-is-good-again",
+        "TotpStep.lt(step)",
+        "TotpStep.lte(step)",
+        test("sqlite::of_a_thousand_uses_of_a_code_one_wins")),
+    Bug("a-recovery-code-is-good-again",
+        ".filter(recovery_code::Column::UsedAt.is_null()) .col_expr(",
+        ".col_expr(",
+        test("sqlite::of_a_thousand_uses_of_a_code_one_wins")),
+    Bug("a-reset-token-is-good-again",
+        ".filter(email_token::Column::UsedAt.is_null()) "
+        ".filter(email_token::Column::ExpiresAt.gt(now.micros())) .col_expr(",
+        ".filter(email_token::Column::ExpiresAt.gt(now.micros())) .col_expr(",
+        test("sqlite::of_a_thousand_uses_of_a_reset_token_one_wins")),
+    Bug("a-foreign-key-is-told-from-none",
+        "let listing = self.get(user, key).await?; let act = self.act(origin, user, "
+        "ActKind::KeyRevoked, key);",
+        "let listing = match self.get(user, key).await { Err(KeysError::NotFound) if user.0 "
+        "!= key.0 => return Err(KeysError::NotActive), found => found?, }; let act = "
+        "self.act(origin, user, ActKind::KeyRevoked, key);",
+        test("sqlite::what_is_not_ones_own")),
+    Bug("whoever-is-in-an-operators-way-is-one",
+        "if user.role != Role::Admin { return Err(ApiError::AccessDenied); }",
+        "",
+        test("sqlite::every_operation_answers_everyone")),
+    Bug("writer-sleeps-through-a-write",
+        "self.handed().writes.is_empty() || self.is_awake.swap(true, Ordering::AcqRel)",
+        "true",
+        test("no_write_is_slept_through")),
+    Bug("acknowledge-before-commit",
+        "if batch.is_empty() {",
+        "if batch.is_empty() || batch.entries.len() == 1 {",
+        SIMULATION),
+    Bug("unknown-counts-as-committed",
+        "Attempt::Durable => { work.is_unavailable = false; self.finish(lane, Ok(())); } "
+        "Attempt::Fenced => {",
+        "Attempt::Durable | Attempt::Unknown => { work.is_unavailable = false; "
+        "self.finish(lane, Ok(())); } Attempt::Fenced => {",
+        SIMULATION, function="committed"),
+    Bug("fenced-counts-as-committed",
+        "self.finish(lane, Err(WriteError::Fenced)); } self.is_fenced = true;",
+        "self.finish(lane, Ok(())); } self.is_fenced = true;",
+        SIMULATION),
+    Bug("missing-rows-count-as-written",
+        "(Some(false), _) => current.pause_before(Step::Commit)",
+        "(Some(false), _) => self.finish(lane, Ok(()))",
+        SIMULATION),
+    Bug("resent-without-a-look",
+        "current.go(Step::Look); work.is_unavailable = attempt == Attempt::Unknown;",
+        "current.go(if attempt == Attempt::Unknown { Step::Commit } else { Step::Look }); "
+        "work.is_unavailable = attempt == Attempt::Unknown;",
+        SIMULATION),
+    Bug("failed-writes-do-not-poison",
+        "pending.marks.poison();",
+        "let _ = pending;",
+        SIMULATION),
+    Bug("a-barrier-overtakes-a-split-batch",
+        "AccountId(i64::MAX)",
+        "AccountId(0)",
+        WRITER),
+    Bug("a-change-without-trace-counts-as-fenced",
+        "if current.may_be_there && !current.work.leaves_trace() =>",
+        "if false =>",
+        WRITER),
+    Bug("let-go-while-its-write-is-not-handed-over",
+        "let settled = self.state.settle(charge, outcome, now)?;",
+        "let settled = self.state.settle(charge, outcome, now)?; self.publish();",
+        SIMULATION),
+    Bug("the-tables-overtake-the-journal",
+        "*after < backlog_from;",
+        "*after < backlog_from || true;",
+        SIMULATION),
+    Bug("the-journal-overtakes-the-tables",
+        "&& !self.in_tables.contains_key(&account) {",
+        "{",
+        SIMULATION),
+    Bug("acknowledged-before-it-counts-as-backlog",
+        "if marks.backlog_writes.fetch_add(1, Ordering::AcqRel) == 0 {",
+        "if marks.backlog_writes.load(Ordering::Acquire) == 0 {",
+        SIMULATION),
+    Bug("accounts-are-never-counted-out-of-the-journal",
+        "if marks.backlog_writes.fetch_sub(1, Ordering::AcqRel) == 1 {",
+        "if marks.backlog_writes.fetch_sub(1, Ordering::AcqRel) == 0 {",
+        WRITER),
+    Bug("who-refuses-counts-as-gone",
+        "work.is_unavailable = attempt == Attempt::Unknown;",
+        "work.is_unavailable |= attempt == Attempt::Unknown;",
+        WRITER),
+    Bug("a-checkpoint-found-leaves-the-writer-unavailable",
+        "Some(Some(refused)) => { self.tables.is_unavailable = false;",
+        "Some(Some(refused)) => {",
+        WRITER),
+    Bug("a-checkpoint-found-too-late-is-as-large-the-next-time",
+        "if found.is_some() {",
+        "if found == Some(None) {",
+        WRITER),
+    Bug("a-checkpoint-is-put-off-for-ever",
+        "wanted.min(multiple(checkpoint_from, PUT_OFF, PUT_OFF_MAX))",
+        "wanted",
+        WRITER),
+    Bug("a-trickle-is-never-checkpointed",
+        "writer.restless >= RESTLESS_MAX",
+        "writer.restless == u32::MAX",
+        test("a_trickle_is_checkpointed")),
+    Bug("a-page-of-what-was-left-is-passed-over",
+        "let of_epoch: Vec<&JournalRow> = rows.iter()",
+        "let of_epoch: Vec<&JournalRow> = rows.iter().skip(rows.len() / 65)",
+        test("all_that_a_process_left")),
+    Bug("who-cannot-be-brought-to-an-end-is-loaded",
+        "if is_open && self.means.decide(&owner, ExpireCharges).is_none() {",
+        "if is_open && self.means.decide(&owner, ExpireCharges).is_none() && account.0 < 0 {",
+        test("sqlite::who_cannot_be_brought_to_an_end")),
+    Bug("a-checkpoint-of-unknown-outcome-is-forgotten",
+        "Some(None) => {",
+        "Some(None) if true => self.finish_checkpoint(&[]), Some(None) => {",
+        SIMULATION, function="looked_for_checkpoint"),
+    Bug("poisoned-writes-are-written",
+        "partition(|pending| pending.marks.is_poisoned())",
+        "partition(|_| false)",
+        SIMULATION),
+    Bug("durable-one-entry-early",
+        "fetch_max(entry.seq, Ordering::AcqRel)",
+        "fetch_max(entry.seq + 1, Ordering::AcqRel)",
+        SIMULATION),
+    Bug("declined-without-asking-while-credits-come-back",
+        "&& self.unconfirmed.is_empty()",
+        "",
+        SIMULATION),
+    Bug("declined-without-asking-over-another-reason",
+        "&& self.keys.iter().all(|key| key.limits.per_request.is_none());",
+        ";",
+        MODEL),
+    Bug("credits-spendable-too-early",
+        "self.state.confirm(self.marks.durable_seq.load(Ordering::Acquire));",
+        "self.state.confirm(self.state.seq());",
+        SIMULATION),
+    Bug("the-end-of-a-free-stream-is-not-awaited",
+        "|| answer.is_some() || hold.is_some();",
+        "|| answer.is_some();",
+        SIMULATION),
+    Bug("a-settlement-is-not-awaited",
+        "let is_awaited = settled.entry.is_some() || answer.is_some() || hold.is_some();",
+        "let is_awaited = false;",
+        SIMULATION),
+    Bug("counters-are-not-written",
+        "let key_spend = Some(charged.key_spend);",
+        "let key_spend = None;",
+        SIMULATION),
+    Bug("let-go-before-it-is-written",
+        "&& self.pending_writes.load(Ordering::Acquire) == 0",
+        "",
+        SIMULATION),
+    Bug("let-go-before-it-is-checkpointed",
+        "&& self.is_quiet() && self.is_checkpointed()",
+        "&& self.is_quiet()",
+        SIMULATION),
+    Bug("let-go-while-somebody-holds-it",
+        "self.in_flight.load(Ordering::Acquire) == 0 && self.is_quiet() && "
+        "self.is_checkpointed()",
+        "self.is_quiet() && self.is_checkpointed()",
+        test("what_is_open_or_not_durable_stays")),
+    Bug("put-to-sleep-in-the-middle-of-a-call",
+        "if resident.marks.may_sleep() {",
+        "if resident.marks.is_quiet() {",
+        test("an_account_that_sleeps_is_as_it_was")),
+    Bug("what-a-dead-owner-has-left-is-used-again",
+        "if !owner.has_panicked() && !resident.marks.is_poisoned() {",
+        "if !resident.marks.is_poisoned() {",
+        test("what_a_dead_owner_has_left_is_not_used")),
+    Bug("a-poisoned-owner-goes-on-for-old-leases",
+        "if cell.has_panicked() || owner.marks().is_poisoned() {",
+        "if cell.has_panicked() {",
+        test("a_poisoned_owner_decides_nothing_for_old_leases")),
+    Bug("a-panic-within-a-panic-is-missed",
+        "if answer.is_err() {",
+        "if answer.is_err() && !std::thread::panicking() {",
+        test("a_panic_within_a_panic_ends_the_owner_as_well")),
+    Bug("who-finds-the-owner-at-work-is-not-heard",
+        "Err(request) => self.resident.send(request).await.ok()",
+        "Err(_) => None",
+        test("who_finds_the_owner_at_work_waits_in_the_mailbox")),
+    Bug("a-client-that-leaves-ends-the-work",
+        "drop(actix_web::rt::spawn(work.map(drop)));",
+        "drop(work);",
+        test("sqlite::who_leaves_is_settled_all_the_same")),
+    Bug("half-a-record-counts",
+        "let is_whole = checksum(count, body) == u32::from_le_bytes(*sum);",
+        "let is_whole = checksum(count, body) == u32::from_le_bytes(*sum) || count > 0;",
+        test("a_record_that_is_not_whole")),
+    Bug("room-that-is-not-free-is-written-over",
+        "let is_free = |last: &u64| *last <= self.head.forgotten;",
+        "let is_free = |last: &u64| *last <= self.head.forgotten.saturating_add(3);",
+        test("it_has_what_was_appended_and_not_forgotten")),
+    Bug("what-is-forgotten-is-not-noted",
+        "state.write_head(|head| head.forgotten = last)?;",
+        "state.head.forgotten = last;",
+        chaos("power-cut")),
+    Bug("room-is-never-used-again",
+        "let first = free.unwrap_or(self.segments.len());",
+        "let free = free.filter(|_| false); let first = free.unwrap_or(self.segments.len());",
+        test("it_has_what_was_appended_and_not_forgotten")),
+    Bug("the-journal-runs-ahead-of-checkpoints",
+        "self.backlog_writes.saturating_sub(free)",
+        "self.backlog_writes.saturating_sub(max)",
+        test("the_journal_takes_its_time")),
+    Bug("what-failed-counts-later",
+        "self.file.write_all_at(&[0; BLOCK], place)?; sync",
+        "let _ = place; sync",
+        test("a_write_that_failed_does_not_count")),
+    Bug("a-hole-in-the-journal-is-passed-over",
+        "if *sequence != expected {",
+        "if *sequence < expected {",
+        test("a_record_that_is_missing_before_others")),
+    Bug("the-older-head-counts",
+        ".max_by_key(|head| head.generation)",
+        ".min_by_key(|head| head.generation)",
+        test("of_two_heads")),
+    Bug("another-files-records-count",
+        "(record.salt == salt).then_some(",
+        "(record.salt.len() == salt.len()).then_some(",
+        test("a_record_of_another_file")),
+    Bug("what-a-former-server-left-is-thrown-away",
+        "rows.extend(former.rows().await?);",
+        "former.rows().await?;",
+        test("the_journal_of_a_former_server")),
+    Bug("a-former-server-goes-on",
+        "former.take(lease).await?;",
+        "let _ = former.epoch().await?;",
+        test("the_journal_of_a_former_server")),
+    Bug("one-account-takes-all",
+        "if running <= running_max / 2 {",
+        "if running <= running_max {",
+        test("one_account_cannot_take_the_whole_process")),
+    Bug("a-hold-is-released-twice",
+        "let open = self.open.remove(&charge).ok_or(NotOpen)?;",
+        "let open = *self.open.get(&charge).ok_or(NotOpen)?;",
+        MODEL),
+    Bug("holds-are-spent-again",
+        "self.balance.less(self.held).less(self.unconfirmed_sum)",
+        "self.balance.less(self.unconfirmed_sum)",
+        MODEL),
+    Bug("what-came-back-is-spent-at-once",
+        "self.balance.less(self.held).less(self.unconfirmed_sum)",
+        "self.balance.less(self.held)",
+        SIMULATION),
+    Bug("the-balance-is-not-checked",
+        "if start > available { return",
+        "if start > Credits::MAX { return",
+        MODEL),
+    Bug("a-revoked-key-pays",
+        "let Some(key) = self.key(charge.key).filter(|key| !key.is_revoked) else {",
+        "let Some(key) = self.key(charge.key) else {",
+        MODEL),
+    Bug("a-limit-counted-in-the-wrong-window",
+        "self.entry(kind, amount, charge.0, Some(open.key), open.day, open.month, now)",
+        "self.entry(kind, amount, charge.0, Some(open.key), now.day(), now.day().month(), "
+        "now)",
+        test("a_call_counts_in_the_window_it_began_in")),
+    Bug("yesterday-opens-again",
+        "self.window.max(now)",
+        "now",
+        test("a_call_counts_in_the_window_it_began_in")),
+    Bug("holds-do-not-count-against-limits",
+        "_ if at == self.window => self.captured.checked_add(self.held)",
+        "_ if at == self.window => Some(self.captured)",
+        MODEL),
+    Bug("a-charge-outlives-its-time",
+        "open.expires_at <= now",
+        "open.expires_at < now",
+        test("expired_charges_are_told")),
+    Bug("an-amount-outside-of-the-chain",
+        ".chain_update(entry.amount.nanos().to_le_bytes())",
+        "",
+        test("whatever_an_entry_says_is_in_its_link")),
+    Bug("verify-passes-over-the-chain",
+        "must(entry.link == self.link.next(entry)",
+        "must(true || entry.link == self.link.next(entry)",
+        test("verify_finds_what_was_tampered_with")),
+    Bug("an-account-is-loaded-whatever-it-says",
+        ".map_err(|what| StoreError::Quarantined { account: id, what })?;",
+        ".unwrap_or_default();",
+        test("an_account_that_does_not_agree_with_its_ledger_takes_no_calls")),
+    Bug("the-epoch-is-not-checked",
+        "Ok(usize::try_from(held).is_ok_and(|held| held == shards.len()))",
+        "Ok(usize::try_from(held).is_ok())",
+        test("who_was_taken_over_writes_nothing")),
+    Bug("the-journal-is-not-taken-over",
+        "state.write_head(|head| (head.owner, head.epoch) = (owner, lease.epoch))?;",
+        "let _ = owner;",
+        test("who_was_taken_over_writes_nothing")),
+    Bug("a-late-takeover-steals-the-journal",
+        "if head.epoch >= lease.epoch {",
+        "if head.epoch >= i64::MAX {",
+        test("who_was_overtaken_leaves_the_journal_alone")),
+    Bug("what-is-left-in-the-journal-is-checkpointed-twice",
+        "let mut after = mark(&self.write).await?;",
+        "let mut after = (i64::MIN, 0);",
+        chaos("failpoints --database sqlite")),
+    Bug("what-is-left-in-the-journal-is-not-checkpointed",
+        "self.checkpoint_refused(lease).await?;",
+        "return self.checkpoint_refused(lease).await; #[allow(unreachable_code)]",
+        test("what_is_left_in_the_journal")),
+    Bug("answered-before-it-is-on-record",
+        "if debit.is_none() && end.is_none() {",
+        "if debit.is_none() || end.is_none() {",
+        chaos("kill --rounds 5 --database sqlite")),
+    Bug("a-broken-connection-is-used-again",
+        "return Ok(!connection.is_in_transaction());",
+        "return Ok(true);",
+        chaos("outage-disk-full-without-journal")),
+    Bug("commits-are-not-synced",
+        '!failpoint::is_ordered("sqlite-synchronous-normal")',
+        'failpoint::is_ordered("sqlite-synchronous-normal")',
+        chaos("power-cut")),
+    Bug("a-database-that-hangs-is-not-noticed",
+        "if is_full || self.age() > self.age_max {",
+        "if is_full {",
+        chaos("outage-frozen")),
+    Bug("a-drain-forgets-the-streams",
+        "() = gateway.readiness.stopped() => End::Stopped",
+        "() = std::future::pending() => End::Stopped",
+        chaos("terminate --rounds 2 --database sqlite")),
+    Bug("a-panic-answers-nobody",
+        "if let Ok(answered) = AssertUnwindSafe(next.call(request)).catch_unwind().await {",
+        "if let Ok::<_, ()>(answered) = Ok(next.call(request).await) {",
+        chaos("panics --database sqlite")),
+    Bug("no-bound-on-requests",
+        "(before.saturating_add(amount) <= max).then_some(permit)",
+        "(before <= usize::MAX - max).then_some(permit)",
+        test("no_more_is_let_in_than_may")),]
 
 
-def run(command, **options):
-    return subprocess.run(command, shell=True, cwd=TREE, text=True, stdout=subprocess.PIPE,
-                          stderr=subprocess.STDOUT, **options)
+def files(tree, folders):
+    return [path for folder in folders for path in sorted((tree / folder).rglob("*.rs"))]
+
+
+# Comments, and what may look like one or hold a brace but is text.
+LEXICAL = re.compile(
+    r"""//[^\n]*|/\*.*?\*/|b?r(?P<hashes>#*)".*?"(?P=hashes)|b?"(?:\\.|[^"\\])*"|b?'(?:\\.[^']*|[^'\\\n])'""",
+    re.DOTALL)
+
+
+def blank(text, is_blank):
+    """The text with spaces in the place of the comments or texts that `is_blank` picks."""
+    def replace(match):
+        found = match.group()
+        return re.sub(r"[^\n]", " ", found) if is_blank(found) else found
+    return LEXICAL.sub(replace, text)
+
+
+def is_comment(text):
+    return text.startswith(("//", "/*"))
+
+
+def words(text):
+    """What counts of a text, each with where it begins and ends: words and signs."""
+    found = [(match.group(), match.start(), match.end()) for match in re.finditer(r"\w+|[^\w\s]", text)]
+    return [word for word, following in zip(found, found[1:] + [("", 0, 0)])
+            if word[0] != "," or following[0] not in (")", "]", "}")]
+
+
+def bodies(text, function):
+    """Where each function of this name begins and ends."""
+    bare = blank(text, lambda _: True)
+    for match in re.finditer(rf"\bfn {function}\b", bare):
+        depth = 0
+        for place in range(match.end(), len(bare)):
+            if bare[place] == ";" and depth == 0 and "{" not in bare[match.end():place]:
+                break
+            depth += {"{": 1, "}": -1}.get(bare[place], 0)
+            if bare[place] == "}" and depth == 0:
+                yield match.start(), place + 1
+                break
+
+
+def places(tree):
+    """Looks for a bug's text: every file and span that has it."""
+    sources = []
+    for path in files(tree, CODE):
+        text = path.read_text()
+        found = words(blank(text, is_comment))
+        sources.append((path, text, found, " " + " ".join(word for word, *_ in found) + " "))
+
+    def look(bug):
+        wanted = [word for word, *_ in words(bug.text)]
+        joined = " " + " ".join(wanted) + " "
+        for path, text, found, line in sources:
+            at = line.find(joined)
+            while at != -1:
+                first = line.count(" ", 0, at)
+                start, end = found[first][1], found[first + len(wanted) - 1][2]
+                if not bug.function or any(begin <= start and end <= stop
+                                           for begin, stop in bodies(text, bug.function)):
+                    yield path, start, end
+                at = line.find(joined, at + 1)
+    return look
+
+
+def check():
+    """Fails if a bug cannot be planted, or the test that finds it is not there."""
+    look, failed, names = places(ROOT), [], set()
+    for bug in BUGS:
+        found = [path.relative_to(ROOT) for path, *_ in look(bug)]
+        if len(found) != 1:
+            failed.append(f"{bug.name}: its text is {len(found)} times in the code {[*map(str, found)]}")
+        if bug.found_by.command(ROOT) is None:
+            failed.append(f"{bug.name}: there is no test {bug.found_by.name}")
+        if bug.name in names:
+            failed.append(f"{bug.name}: two bugs have this name")
+        names.add(bug.name)
+    print("\n".join(failed) if failed else f"{len(BUGS)} bugs can be planted")
+    return 1 if failed else 0
 
 
 def find(bug):
     """Whether the bug is found, and if not, why not."""
-    _, file, text, planted, command = bug
-    path = TREE / file
+    found, command = list(places(TREE)(bug)), bug.found_by.command(TREE)
+    if len(found) != 1 or command is None:
+        return False, "it cannot be planted: see --check"
+    path, start, end = found[0]
     before = path.read_text()
-    if before.count(text) != 1:
-        return False, f"the text is {before.count(text)} times in {file}"
-    path.write_text(before.replace(text, planted))
+    path.write_text(before[:start] + bug.planted + before[end:])
+    target = os.environ.get("CARGO_TARGET_DIR", str(ROOT / "target/planted/target"))
+    environment = dict(os.environ, CARGO_TARGET_DIR=target, RUST_BACKTRACE="0")
     try:
-        environment = dict(os.environ, CARGO_TARGET_DIR=str(ROOT / "target/planted/target"),
-                           RUST_BACKTRACE="0")
-        try:
-            result = run(command, env=environment, timeout=900)
-        except subprocess.TimeoutExpired:
-            # A server that hangs is noticed as well.
-            return True, ""
+        result = subprocess.run(command, shell=True, cwd=TREE, text=True, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, env=environment, timeout=900)
+    except subprocess.TimeoutExpired:
+        # A server that hangs is noticed as well.
+        return True, ""
     finally:
         path.write_text(before)
     if "could not compile" in result.stdout:
         return False, "it does not compile:\n" + result.stdout[-2000:]
     if result.returncode == 0:
         return False, f"`{command}` passes"
+    # A command that did not get as far as a test has found nothing.
+    if "error: test failed" not in result.stdout:
+        return False, f"`{command}` fails without a test:\n" + result.stdout[-2000:]
     return True, ""
 
 
 def main():
-    bugs = BUGS
-    if "--list" in sys.argv:
-        for name, file, *_, command in bugs:
-            print(f"{name:45} {file:32} {command}")
+    arguments = sys.argv[1:]
+    if "--check" in arguments:
+        return check()
+    if "--list" in arguments:
+        for bug in BUGS:
+            print(f"{bug.name:55} {bug.found_by.command(ROOT)}")
         return 0
-    chosen = [bug for bug in bugs
-              if len(sys.argv) == 1 or any(bug[0].startswith(name) for name in sys.argv[1:])]
+    chosen = [bug for bug in BUGS
+              if not arguments or any(bug.name.startswith(name) for name in arguments)]
     subprocess.run(f"rm -rf {TREE} && mkdir -p {TREE} && git archive HEAD | tar -x -C {TREE}",
                    shell=True, cwd=ROOT, check=True)
     failed = 0
     for bug in chosen:
         is_found, why = find(bug)
         failed += not is_found
-        print(f"{bug[0]:45} {'found' if is_found else 'NOT FOUND: ' + why}", flush=True)
+        print(f"{bug.name:55} {'found' if is_found else 'NOT FOUND: ' + why}", flush=True)
     print(f"{len(chosen) - failed} passed, {failed} failed")
     return 1 if failed else 0
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,8 +5,7 @@ use std::collections::BTreeMap;
 use sea_orm::{ConnectionTrait as _, Statement};
 use serde::Serialize;
 
-use super::support;
-use super::support::database::Database;
+use test_support::Database;
 
 /// Bytes of something for each call.
 #[derive(Clone, Debug, Serialize)]
@@ -28,7 +27,7 @@ impl Sizes {
     /// `process` is the server's, whose writes are SQLite's.
     pub fn now(database: &Database, process: u32) -> Self {
         let mut sizes = BTreeMap::new();
-        support::run(async {
+        test_support::run(async {
             let connection = database.connect().await;
             let backend = connection.get_database_backend();
             let sql = if database.is_postgres() { POSTGRES } else { SQLITE };

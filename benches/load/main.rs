@@ -27,20 +27,15 @@ use std::time::Duration;
 
 use domain::Credits;
 use serde_json::json;
+use test_support::bench::{Running, Server, commit_micros, login};
+use test_support::generator::{self, Load, Shape, Template};
+use test_support::{Database, seed};
 
 mod cost;
-mod generator;
 mod report;
-mod seed;
-#[path = "../support/mod.rs"]
-#[expect(dead_code, reason = "shared with the other end-to-end benchmark")]
-mod support;
 mod yardsticks;
 
-use generator::{Load, Shape, Template};
 use report::Figure;
-use support::database::Database;
-use support::{Running, Server, commit_micros};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -444,7 +439,7 @@ fn measure_all(bench: &mut Bench, kind: Option<&str>) {
                 );
             }
             if bench.is_chosen(LOGIN) {
-                let body = support::login(WHO_LOGS_IN).to_string();
+                let body = login(WHO_LOGS_IN).to_string();
                 let ask = Template::new("POST", "/api/auth/login", "x-none", &["-".into()], &body);
                 bench.measure(LOGIN, &side.target, ask, (4, 1, Shape::Closed, 200), None, None);
             }

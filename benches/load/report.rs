@@ -7,7 +7,7 @@ use plotters::prelude::*;
 use serde::Serialize;
 
 use super::cost::Cost;
-use super::generator::{Measured, Shape};
+use test_support::generator::{Measured, Shape};
 
 /// One measurement.
 #[derive(Clone, Debug, Serialize)]

@@ -14,7 +14,8 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::support::{Running, free_port};
+use test_support::bench::Running;
+use test_support::free_port;
 
 const WORKERS: usize = 2;
 const ROW_LOCK_ACCOUNTS: usize = 10_000;
@@ -180,7 +181,7 @@ fn upstream(listener: TcpListener) {
     pieces.push(piece(&usage.to_string()));
     pieces.push(format!("{}0\r\n\r\n", piece("[DONE]")));
     let answers: &'static (String, Vec<String>) = Box::leak(Box::new((whole, pieces)));
-    super::support::run(async move {
+    test_support::run(async move {
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         while let Ok((stream, _)) = listener.accept().await {
             tokio::spawn(answer(stream, answers));

@@ -20,19 +20,9 @@ use std::time::{Duration, Instant};
 
 use domain::Credits;
 use serde_json::json;
-
-#[path = "../load/generator.rs"]
-#[expect(dead_code, reason = "shared with the load suite")]
-mod generator;
-#[path = "../load/seed.rs"]
-mod seed;
-#[path = "../support/mod.rs"]
-#[expect(dead_code, reason = "shared with the other end-to-end benchmarks")]
-mod support;
-
-use generator::{Load, Shape, Template};
-use support::Server;
-use support::database::Database;
+use test_support::bench::Server;
+use test_support::generator::{self, Load, Shape, Template};
+use test_support::{Database, seed};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -191,7 +181,7 @@ fn timing(samples: usize) {
     server.session(0);
     let client = reqwest::Client::builder().no_proxy().build().unwrap();
     let mut worst: f64 = 0.5;
-    support::run(async {
+    test_support::run(async {
         let wrong = |email: &str| json!({ "email": email, "password": "not their password" });
         let forgot = |email: &str| json!({ "email": email });
         for (path, body) in [

@@ -15,7 +15,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use sea_orm::{ConnectionTrait as _, DatabaseConnection, Statement};
 use uuid::Uuid;
 
-use super::support::database::Database;
+use test_support::Database;
 
 const PEPPER: &str = "0123456789abcdef0123456789abcdef";
 /// Users, or keys, in one statement.

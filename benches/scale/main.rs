@@ -19,17 +19,11 @@
 
 use std::time::{Duration, Instant};
 
-#[path = "../load/generator.rs"]
-#[expect(dead_code, reason = "shared with the load suite")]
-mod generator;
 mod history;
-#[path = "../support/mod.rs"]
-#[expect(dead_code, reason = "shared with the other end-to-end benchmarks")]
-mod support;
 
-use generator::{Load, Measured, Shape, Template};
-use support::Server;
-use support::database::Database;
+use test_support::Database;
+use test_support::bench::Server;
+use test_support::generator::{self, Load, Measured, Shape, Template};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -21,21 +21,14 @@
 
 use std::time::Instant;
 
+use test_support as support;
+
 mod cases;
 mod disk;
 mod ledger;
 mod load;
 mod overload;
 mod proxy;
-
-#[path = "../it/support/mod.rs"]
-#[expect(
-    dead_code,
-    unused_imports,
-    unused_macros,
-    reason = "shared with the tests, which use all of it"
-)]
-mod support;
 
 /// How long and how often.
 #[derive(Clone, Copy, Debug)]

@@ -15,15 +15,8 @@ use sea_orm::{ConnectionTrait as _, Statement};
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
-// The seed finds its `support` here.
-use crate::support::{self, Database, on_both};
-
-#[path = "../../benches/support/call.rs"]
-mod call;
-#[path = "../../benches/load/seed.rs"]
-mod seed;
-
-use call::{COST, usage};
+use crate::support::call::{COST, usage};
+use crate::support::{Database, on_both, seed};
 
 on_both!(a_checkpoint_of_many_accounts_is_whole);
 

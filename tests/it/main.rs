@@ -8,6 +8,8 @@
     reason = "a test that fails by a panic has done its work"
 )]
 
+use test_support as support;
+
 mod auth;
 mod authorization;
 mod canaries;
@@ -34,8 +36,6 @@ mod repeats;
 mod runtime_facts;
 mod streams;
 mod stripe;
-#[expect(dead_code, reason = "shared with `tests/chaos`, which uses the rest")]
-mod support;
 mod two_factor;
 mod usage;
 mod webhooks;

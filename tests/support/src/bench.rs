@@ -1,25 +1,13 @@
 //! What the end-to-end benchmarks share: the real server on a throw-away database, and accounts made over HTTP.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-#[path = "../../tests/it/support/database.rs"]
-#[expect(dead_code, reason = "shared with the tests, which use all of it")]
-pub mod database;
-
-/// What the shared module runs its own work on.
-pub fn run(work: impl Future<Output = ()>) {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work);
-}
-
-/// A port of loopback that nobody listens on.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
+use crate::database::Database;
+use crate::free_port;
 
 /// A process that serves on loopback until this is dropped.
 pub struct Running {
@@ -83,9 +71,9 @@ pub struct Server {
 }
 
 impl Server {
-    pub fn start(database: &database::Database, settings: &[(&str, &str)]) -> Self {
+    pub fn start(database: &Database, settings: &[(&str, &str)]) -> Self {
         let port = free_port();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_polysystems"));
+        let mut command = Command::new(crate::binary());
         command
             .env("POLYSYSTEMS_SERVER__BIND", format!("127.0.0.1:{port}"))
             .env("POLYSYSTEMS_DATABASE__URL", database.url())

@@ -1,7 +1,6 @@
 //! The real binary, as a process that can be killed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::TcpListener;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Database, PASSWORD};
+pub use crate::free_port;
+use crate::{Database, PASSWORD};
 
 pub struct Process {
     child: Child,
@@ -26,7 +26,7 @@ impl Drop for Process {
 
 /// The binary with the settings of a test.
 pub fn command(database: &Database) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_polysystems"));
+    let mut command = Command::new(crate::binary());
     command
         .env_clear()
         .env("POLYSYSTEMS_DATABASE__URL", database.url())
@@ -35,10 +35,6 @@ pub fn command(database: &Database) -> Command {
         .env("POLYSYSTEMS_LOG__LEVEL", "error")
         .stdin(Stdio::null());
     command
-}
-
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// What a command printed, after it ended.
@@ -178,7 +174,7 @@ pub fn load(
             let paths = ["/api/hub/agents/chat", "/api/hub/rag/index"];
             tokio::spawn(async move {
                 let client = reqwest::Client::builder().no_proxy().build().unwrap();
-                let body = super::hello().to_string();
+                let body = crate::hello().to_string();
                 for path in paths.iter().cycle() {
                     if seen.stopped.load(Ordering::SeqCst) {
                         return;
@@ -221,7 +217,7 @@ pub async fn reconcile(process: &Process, customers: &[Customer], seen: &Seen) {
                     continue;
                 }
                 let id = entry["reference"].as_str().unwrap().to_owned();
-                let amount = super::nanos(&entry["amount"]);
+                let amount = crate::nanos(&entry["amount"]);
                 match acknowledged.get(&id) {
                     Some(cost) => {
                         let cost: domain::Credits = cost.parse().unwrap();

@@ -15,7 +15,7 @@ use polysystems::store::Store;
 use rand::RngExt as _;
 use uuid::Uuid;
 
-use super::support::database::Database;
+use crate::Database;
 
 const PEPPER: &str = "0123456789abcdef0123456789abcdef";
 /// Accounts that are written at once.

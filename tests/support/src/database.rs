@@ -359,7 +359,7 @@ impl Cluster {
         let url = self.url(database);
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                crate::support::run(async {
+                crate::run(async {
                     use sea_orm::ConnectionTrait as _;
                     let connection = sea_orm::Database::connect(url).await.unwrap();
                     for statement in statements {

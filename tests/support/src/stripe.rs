@@ -196,7 +196,7 @@ fn next(state: &mut State) -> u64 {
 pub fn sign(body: &str, seconds: i64) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(WEBHOOK_SECRET.as_bytes()).unwrap();
     mac.update(format!("{seconds}.{body}").as_bytes());
-    let hex = super::hex(&mac.finalize().into_bytes());
+    let hex = crate::hex(&mac.finalize().into_bytes());
     format!("t={seconds},v1={hex}")
 }
 

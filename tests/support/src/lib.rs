@@ -1,7 +1,11 @@
-//! The server under test, and a client that says what it expects.
+//! What tests and benchmarks share: databases, the server in this process or as a process of its own, a client
+//! that says what it expects, stubs of what the server calls, seeded accounts and a load generator.
+//!
+//! A panic here fails the test that called.
 
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::thread::JoinHandle;
@@ -12,36 +16,55 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
+pub mod bench;
+pub mod call;
 pub mod database;
+pub mod generator;
 pub mod process;
 pub mod receiver;
+pub mod seed;
 pub mod stripe;
 pub mod upstream;
 
 pub use database::Database;
 
 pub const PASSWORD: &str = "SecurePassword123!";
-/// 2024-01-15T12:00:00Z, the chapter's noon.
+/// 2024-01-15T12:00:00Z.
 pub const NOON: i64 = 1_705_320_000_000_000;
 
 /// Makes a test of `async fn name(database: Database)` on each database.
+#[macro_export]
 macro_rules! on_both {
     ($($name:ident),* $(,)?) => {
         mod sqlite {
-            $(#[test] fn $name() { crate::support::run(super::$name(crate::support::Database::sqlite())); })*
+            $(#[test] fn $name() { $crate::run(super::$name($crate::Database::sqlite())); })*
         }
         mod postgres {
-            $(#[test] fn $name() { crate::support::run(super::$name(crate::support::Database::postgres())); })*
+            $(#[test] fn $name() { $crate::run(super::$name($crate::Database::postgres())); })*
         }
     };
 }
-pub(crate) use on_both;
 
 /// Runs a test on a runtime of its own.
 pub fn run(test: impl Future<Output = ()>) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.unwrap().block_on(test);
+}
+
+/// The binary that cargo has built beside the test or benchmark that runs.
+#[must_use]
+pub fn binary() -> PathBuf {
+    let deps = std::env::current_exe().unwrap();
+    let binary = deps.parent().and_then(Path::parent).unwrap().join("polysystems");
+    assert!(binary.exists(), "{} is not built", binary.display());
+    binary
+}
+
+/// A port of loopback that nobody listens on.
+#[must_use]
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// Bytes in hexadecimal.
@@ -401,7 +424,7 @@ impl Answer {
     }
 }
 
-/// The chapter's chat.
+/// A chat of one message.
 pub fn hello() -> Value {
     json!({ "messages": [{ "role": "user", "content": "Hello!" }] })
 }
