@@ -101,7 +101,7 @@ impl Store {
         target: Target,
         lease: Lease,
     ) -> Result<bool, StoreError> {
-        if let Target::Journal(number) = place {
+        if let Target::Journal(number) = target {
             self.wait_for_other_sessions(Lane::Journal).await?;
             // Else whoever took the accounts over may have checkpointed it already.
             if self.is_journaled(number, lease).await? {
