@@ -29,6 +29,7 @@ use crate::auth::two_factor;
 use crate::auth::{Passwords, People, Sessions};
 use crate::clock::Clock;
 use crate::config::{ServerSettings, Settings, UpstreamSettings};
+use crate::health::Health;
 use crate::http::{self, App};
 use crate::idempotency::Idempotency;
 use crate::keys::{KeyCache, Keys};
@@ -39,6 +40,7 @@ use crate::payments::x402::X402;
 use crate::payments::{Locks, Payments};
 use crate::pipeline::{Bounds, Gateway, Readiness};
 use crate::rate_limits::RateLimits;
+use crate::reports::Reports;
 use crate::seal::Seal;
 use crate::secrets::{previous, secret};
 use crate::store::{Store, StoreError};
@@ -364,6 +366,12 @@ fn app(
                 store.runtime().clone(),
             )?,
             locks: Locks::default(),
+        },
+        reports: Reports { store: store.clone(), gateway: Arc::clone(&gateway) },
+        health: Health {
+            store: store.clone(),
+            ledger: gateway.ledger.clone(),
+            readiness: Arc::clone(&gateway.readiness),
         },
         webhooks: webhooks(settings, &clock, &store, &gateway)?,
         operators: Operators {

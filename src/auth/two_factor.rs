@@ -83,6 +83,11 @@ fn step_of(totp: &Totp, code: &str, now: Timestamp) -> Option<i64> {
 }
 
 impl People {
+    /// How many recovery codes a user has left.
+    pub async fn recovery_codes_left(&self, user: UserId) -> Result<u64, PeopleError> {
+        Ok(self.store.recovery_codes_left(user).await?)
+    }
+
     fn opened(&self, user: &User) -> Result<Option<Totp>, PeopleError> {
         let Some(factor) = &user.second_factor else { return Ok(None) };
         let secret = self.seal.open(&factor.sealed, user.id.0.as_bytes());

@@ -18,8 +18,8 @@ use utoipa::openapi::{
 use utoipa::{OpenApi, PartialSchema, ToSchema};
 
 use super::{
-    App, admin, auth, email, gateway, keys, meta, methods, monitoring, payments, transactions,
-    two_factor, webhooks,
+    App, admin, auth, calls, email, gateway, keys, meta, methods, monitoring, payments, statements,
+    transactions, two_factor, webhooks,
 };
 use crate::auth::password::LENGTH_MAX;
 use domain::pricing::PriceRule;
@@ -69,8 +69,8 @@ use domain::pricing::PriceRule;
         payments::reset_test,
         transactions::list,
         transactions::export,
-        transactions::statement,
-        transactions::receipt,
+        statements::statement,
+        statements::receipt,
         methods::list,
         methods::add,
         methods::remove,
@@ -78,7 +78,7 @@ use domain::pricing::PriceRule;
         methods::set_auto_top_up,
         methods::hear_stripe,
         monitoring::usage,
-        monitoring::requests,
+        calls::list,
         monitoring::limits,
         monitoring::forecast_balance,
         webhooks::add,

@@ -18,6 +18,7 @@ use crate::auth::people::PeopleError;
 use crate::auth::throttle::TooManyAttempts;
 use crate::keys::KeysError;
 use crate::payments::PaymentsError;
+use crate::reports::ReportsError;
 use crate::store::StoreError;
 use crate::webhooks::WebhooksError;
 use domain::Credits;
@@ -687,6 +688,18 @@ impl From<PaymentsError> for ApiError {
             PaymentsError::NotFound => ApiError::NotFound("payment"),
             PaymentsError::Repeat(error) => Refusal::from(error).into(),
             PaymentsError::Account(error) => error.into(),
+        }
+    }
+}
+
+impl From<ReportsError> for ApiError {
+    fn from(error: ReportsError) -> Self {
+        match error {
+            ReportsError::NoPayment => ApiError::NotFound("payment"),
+            ReportsError::NotConfirmed => {
+                ApiError::Conflict("The payment is not confirmed, so there is no receipt.".into())
+            }
+            ReportsError::Account(error) => error.into(),
         }
     }
 }

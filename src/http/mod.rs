@@ -18,9 +18,11 @@ use crate::admin::Operators;
 use crate::auth::People;
 use crate::clock::Clock;
 use crate::config::Secret;
+use crate::health::Health;
 use crate::keys::Keys;
 use crate::payments::Payments;
 use crate::pipeline::{Gateway, Readiness};
+use crate::reports::Reports;
 use crate::store::Store;
 use crate::webhooks::Webhooks;
 use domain::route_group::Group;
@@ -28,6 +30,7 @@ use domain::route_group::Group;
 mod admin;
 pub mod amount;
 mod auth;
+mod calls;
 mod docs;
 pub mod edge;
 mod email;
@@ -44,6 +47,7 @@ pub mod page;
 mod payments;
 mod repeat;
 pub mod security;
+mod statements;
 mod transactions;
 mod two_factor;
 mod webhooks;
@@ -59,13 +63,17 @@ pub struct App {
     pub keys: Keys,
     /// Payments and the ledger.
     pub payments: Payments,
+    /// What account holders read.
+    pub reports: Reports,
     /// Webhook endpoints.
     pub webhooks: Arc<Webhooks>,
     /// What operators do.
     pub operators: Operators,
     /// The paid calls.
     pub gateway: Arc<Gateway>,
-    /// The database.
+    /// Whether paid calls can be served.
+    pub health: Health,
+    /// The database, for the background jobs. No handler uses it.
     pub store: Store,
     /// The time.
     pub clock: Clock,
@@ -237,7 +245,7 @@ pub fn routes(
         .service(resource(
             "/api/payments/payments/{id}/receipt",
             "GET",
-            [on_get(|r| r.to(transactions::receipt))],
+            [on_get(|r| r.to(statements::receipt))],
         ))
         .service(resource(
             "/api/payments/methods",
@@ -265,7 +273,7 @@ pub fn routes(
         .service(resource(
             "/api/payments/statements/{month}",
             "GET",
-            [on_get(|r| r.to(transactions::statement))],
+            [on_get(|r| r.to(statements::statement))],
         ))
         .service(resource(
             "/api/payments/transactions/export",
@@ -278,11 +286,7 @@ pub fn routes(
             [on_get(|r| r.to(transactions::list))],
         ))
         .service(resource("/api/monitoring/usage", "GET", [on_get(|r| r.to(monitoring::usage))]))
-        .service(resource(
-            "/api/monitoring/requests",
-            "GET",
-            [on_get(|r| r.to(monitoring::requests))],
-        ))
+        .service(resource("/api/monitoring/requests", "GET", [on_get(|r| r.to(calls::list))]))
         .service(resource("/api/monitoring/limits", "GET", [on_get(|r| r.to(monitoring::limits))]))
         .service(resource(
             "/api/monitoring/forecast",

@@ -29,7 +29,7 @@ pub(super) async fn status(
     SessionUser(user): SessionUser,
     app: Data<App>,
 ) -> Result<HttpResponse, ApiError> {
-    let recovery_codes_left = app.store.recovery_codes_left(user.id).await?;
+    let recovery_codes_left = app.people.recovery_codes_left(user.id).await?;
     let is_enabled = user.has_two_factor();
     Ok(HttpResponse::Ok().json(TwoFactorBody { is_enabled, recovery_codes_left }))
 }

@@ -35,11 +35,9 @@ pub(super) async fn pay(
         add_required(&mut response, request, &app, amount, "PAYMENT-SIGNATURE is required");
         return Ok(response);
     };
-    let account = app.store.accounts_of(user).await?.live;
     let payments = app.clone();
-    let paying = async move {
-        payments.payments.pay_by_x402(account, header.as_bytes(), amount, origin).await
-    };
+    let paying =
+        async move { payments.payments.pay_by_x402(user, header.as_bytes(), amount, origin).await };
     let payment = uncancelled(paying).await?;
     let mut response = HttpResponse::Created().json(PaymentAnswer::from(payment.clone()));
     add_response(&mut response, &app, &payment);
@@ -59,9 +57,8 @@ pub(super) async fn pay_for_call(
     let device = device(request, &app.trusted_proxies);
     let app = app.clone();
     let paying = async move {
-        let user = app.store.user_of(account).await?;
-        let origin = device.origin(Actor::User(user));
-        let paid = app.payments.pay_by_x402(account, header.as_bytes(), price, origin).await;
+        let origin = |user| device.origin(Actor::User(user));
+        let paid = app.payments.pay_for_call(account, header.as_bytes(), price, origin).await;
         paid.map_err(ApiError::from)
     };
     Some(uncancelled(paying).await)

@@ -232,12 +232,36 @@ impl Payments {
         }
     }
 
-    /// Pays by a signed authorization of x402, onto this account; answers the payment, confirmed. The same
-    /// authorization again is the same payment.
+    /// Pays by a signed authorization of x402, onto the user's live account; answers the payment,
+    /// confirmed. The same authorization again is the same payment.
     ///
     /// # Errors
-    /// [`PaymentsError::NotPayable`], [`PaymentsError::Refused`] where the facilitator said no.
+    /// [`PaymentsError::NotPayable`], or [`PaymentsError::Refused`] if the facilitator said no.
     pub async fn pay_by_x402(
+        &self,
+        user: UserId,
+        header: &[u8],
+        least: Credits,
+        origin: Origin,
+    ) -> Result<Payment, PaymentsError> {
+        let account = self.store.accounts_of(user).await?.live;
+        self.pay_onto(account, header, least, origin).await
+    }
+
+    /// As [`Payments::pay_by_x402`], for a call that its account cannot pay. `origin` says where the
+    /// account's user calls from.
+    pub async fn pay_for_call(
+        &self,
+        account: AccountId,
+        header: &[u8],
+        least: Credits,
+        origin: impl FnOnce(UserId) -> Origin,
+    ) -> Result<Payment, PaymentsError> {
+        let user = self.store.user_of(account).await?;
+        self.pay_onto(account, header, least, origin(user)).await
+    }
+
+    async fn pay_onto(
         &self,
         account: AccountId,
         header: &[u8],

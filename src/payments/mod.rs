@@ -236,20 +236,6 @@ impl Payments {
         Ok((snapshot, self.store.account_updated_at(account).await?))
     }
 
-    /// One of the user's accounts, with everything that was acknowledged of it in the tables.
-    ///
-    /// # Errors
-    /// [`PaymentsError`]
-    pub async fn whole_account(
-        &self,
-        user: UserId,
-        environment: Environment,
-    ) -> Result<AccountId, PaymentsError> {
-        let account = self.account(user, environment).await?;
-        tables_are_whole(&self.gateway).await?;
-        Ok(account)
-    }
-
     async fn account(
         &self,
         user: UserId,

@@ -74,7 +74,7 @@ pub struct UsageQuestion {
     /// Of these groups alone, by their names.
     pub only: Option<Vec<String>>,
     /// So many rows at most: those that cost the most.
-    pub dearest: Option<u32>,
+    pub top_by_cost: Option<u32>,
 }
 
 impl UsageQuestion {
@@ -89,7 +89,7 @@ impl UsageQuestion {
             by_period: true,
             group: None,
             only: None,
-            dearest: None,
+            top_by_cost: None,
         }
     }
 }
@@ -476,7 +476,8 @@ impl Store {
         account: AccountId,
         question: UsageQuestion,
     ) -> Result<Vec<RollupRow>, StoreError> {
-        let UsageQuestion { grain, periods, filter, by_period, group, only, dearest } = question;
+        let UsageQuestion { grain, periods, filter, by_period, group, only, top_by_cost } =
+            question;
         let (from, until) = periods;
         if until <= from {
             return Ok(Vec::new());
@@ -511,7 +512,7 @@ impl Store {
                 }
                 let _ = write!(conditions, " AND {name} IN ({names})");
             }
-            let order = match dearest {
+            let order = match top_by_cost {
                 Some(most) => format!("SUM(cost) DESC, 2 LIMIT {most}"),
                 None => "1, 2".to_owned(),
             };
