@@ -9,7 +9,7 @@ use crate::actors::AccountError;
 use crate::idempotency::{Begun, IdempotencyError, Made, Once};
 use crate::keys::{KeysError, on_record, serving_lease, tables_are_whole};
 use crate::pipeline::Gateway;
-use crate::store::api_keys::KeyListing;
+use crate::store::keys::KeyListing;
 use crate::store::users::{User, UserSearch};
 use crate::store::{Store, StoreError};
 use domain::{
@@ -88,7 +88,7 @@ impl Operators {
     /// # Errors
     /// [`OperatorsError::Store`]
     pub async fn users(&self, search: UserSearch) -> Result<Vec<User>, OperatorsError> {
-        Ok(self.store.list_users(search).await?)
+        Ok(self.store.users.list(search).await?)
     }
 
     /// One user with their accounts and keys.
@@ -97,7 +97,7 @@ impl Operators {
     /// [`OperatorsError`]
     pub async fn user(&self, id: UserId) -> Result<UserView, OperatorsError> {
         let user = self.find(id).await?;
-        let accounts = self.store.accounts_of(id).await?;
+        let accounts = self.store.users.accounts_of(id).await?;
         let look = async |environment: Environment| -> Result<_, OperatorsError> {
             let lease = serving_lease(&self.gateway, accounts.of(environment)).await?;
             let looked = lease.look(None).await.map_err(KeysError::from)?;
@@ -105,12 +105,12 @@ impl Operators {
         };
         let accounts_seen = [look(Environment::Live).await?, look(Environment::Test).await?];
         tables_are_whole(&self.gateway).await?;
-        let keys = self.store.list_keys(accounts, None).await?;
+        let keys = self.store.keys.list(accounts, None).await?;
         Ok(UserView { user, accounts: accounts_seen, keys })
     }
 
     async fn find(&self, id: UserId) -> Result<User, OperatorsError> {
-        self.store.find_user(id).await?.ok_or(OperatorsError::NoUser)
+        self.store.users.find(id).await?.ok_or(OperatorsError::NoUser)
     }
 
     /// Suspends or resumes both accounts of a user. Binds for the very next call.
@@ -129,7 +129,7 @@ impl Operators {
             AccountStatus::Open => ActKind::AccountsResumed,
             AccountStatus::Suspended => ActKind::AccountsSuspended,
         };
-        let accounts = self.store.accounts_of(user).await?;
+        let accounts = self.store.users.accounts_of(user).await?;
         for environment in [Environment::Live, Environment::Test] {
             let act = self.act(origin.clone(), user, kind).to(environment.name());
             let lease = serving_lease(&self.gateway, accounts.of(environment)).await?;
@@ -153,7 +153,7 @@ impl Operators {
         let CreditsChange { user, environment, adjustment, .. } = change;
         self.find(user).await?;
         // The operator's own keys of idempotency, not the user's.
-        let operators = self.store.accounts_of(operator).await?.live;
+        let operators = self.store.users.accounts_of(operator).await?.live;
         let begun = self.gateway.idempotency.begin_once(operators, once.as_ref()).await;
         let claim = match begun.map_err(OperatorsError::Repeat)? {
             Some(Begun::Repeat(kept)) => return Ok(Made::Repeat(kept)),
@@ -171,7 +171,7 @@ impl Operators {
             .as_ref()
             .zip(once)
             .map(|(claim, once)| claim.record(id, Some(&(once.answer)(&change)), at));
-        let account = self.store.accounts_of(user).await?.of(environment);
+        let account = self.store.users.accounts_of(user).await?.of(environment);
         let lease = serving_lease(&self.gateway, account).await?;
         let adjusted = lease.adjust(user.0, adjustment, answer, Some(act)).await;
         let receipt = adjusted.map_err(|error| match error {
@@ -202,14 +202,14 @@ impl Operators {
         }
         let act = self.act(origin, user, ActKind::TierSet);
         let act = act.with(tier.clone().unwrap_or_else(|| "default".to_owned()));
-        if !self.store.set_tier(user, tier, act).await? {
+        if !self.store.users.set_tier(user, tier, act).await? {
             return Err(OperatorsError::NoUser);
         }
-        let accounts = self.store.accounts_of(user).await?;
+        let accounts = self.store.users.accounts_of(user).await?;
         tables_are_whole(&self.gateway).await?;
-        for key in self.store.list_keys(accounts, None).await? {
+        for key in self.store.keys.list(accounts, None).await? {
             self.gateway.keys.forget(key.digest);
-            for former in self.store.former_values(key.id).await? {
+            for former in self.store.keys.list_former_values(key.id).await? {
                 self.gateway.keys.forget(former);
             }
         }
@@ -228,7 +228,7 @@ impl Operators {
     ) -> Result<u64, OperatorsError> {
         self.find(user).await?;
         let act = self.act(origin, user, ActKind::SessionsEnded).with(reason);
-        Ok(self.store.end_sessions(user, act).await?)
+        Ok(self.store.users.end_sessions(user, act).await?)
     }
 
     /// The audit log, latest first: of one user, or of all.
@@ -241,7 +241,7 @@ impl Operators {
         before: Option<Uuid>,
         limit: u64,
     ) -> Result<Vec<Act>, OperatorsError> {
-        Ok(self.store.list_acts(user, before, limit).await?)
+        Ok(self.store.audit_log.list(user, before, limit).await?)
     }
 
     fn act(&self, origin: Origin, user: UserId, kind: ActKind) -> Act {

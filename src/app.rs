@@ -678,11 +678,11 @@ fn not_verified(app: &App, error: &str) {
 }
 
 async fn forget_sessions(app: &App) -> Result<(), StoreError> {
-    while app.store.forget_sessions(app.clock.now()).await? {}
+    while app.store.users.delete_expired_sessions(app.clock.now()).await? {}
     // Until then whoever comes with such a value is told that it has expired.
     let before = app.clock.now().plus_micros(MICROS_PER_DAY.saturating_mul(-FORMER_VALUE_DAYS));
-    while app.store.forget_former_values(before).await? {}
-    while app.store.forget_email_tokens(app.clock.now()).await? {}
+    while app.store.keys.delete_former_values(before).await? {}
+    while app.store.users.delete_expired_email_tokens(app.clock.now()).await? {}
     Ok(())
 }
 
@@ -699,7 +699,7 @@ async fn forget_usage(app: Arc<App>, keep_days: NonZeroU32) {
         }
         let mut forgotten: u64 = 0;
         loop {
-            match app.store.forget_usage(Timestamp::from_micros(before)).await {
+            match app.store.reports.delete_usage(Timestamp::from_micros(before)).await {
                 Ok(0) => break,
                 Ok(deleted) => forgotten = forgotten.saturating_add(deleted),
                 Err(error) => {

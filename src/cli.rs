@@ -47,8 +47,8 @@ pub fn url_of(settings: &Settings) -> anyhow::Result<Url> {
 /// Where there is none.
 pub async fn find_user(people: &People, name: &str) -> anyhow::Result<User> {
     let found = match name.parse::<UserId>() {
-        Ok(id) => people.store.find_user(id).await?,
-        Err(_) => people.store.find_user_by_email(name).await?,
+        Ok(id) => people.store.users.find(id).await?,
+        Err(_) => people.store.users.find_by_email(name).await?,
     };
     found.with_context(|| format!("there is no user {name}"))
 }

@@ -10,8 +10,8 @@ use super::people::{Device, People, PeopleError, Speaker};
 use super::session::{digest, random_token};
 use super::throttle::subject;
 use crate::mail::Letter;
-use crate::store::api_keys::ExpiringKey;
-use crate::store::email_tokens::TokenPurpose;
+use crate::store::keys::ExpiringKey;
+use crate::store::users::TokenPurpose;
 use crate::store::users::User;
 use domain::{ActKind, Actor, Origin, Timestamp, UserId};
 
@@ -41,7 +41,7 @@ impl People {
         let now = self.clock.now();
         let expires_at = now.plus_micros(self.letters.verification_micros);
         let purpose = TokenPurpose::Verify;
-        self.store.add_email_token(user, purpose, digest(&token), expires_at).await?;
+        self.store.users.insert_email_token(user, purpose, digest(&token), expires_at).await?;
         let how = match &self.letters.verify_url {
             Some(url) => format!("Please open\n\n    {}\n", url.replace("{token}", &token)),
             None => format!(
@@ -67,7 +67,7 @@ impl People {
     /// [`PeopleError::InvalidEmailToken`]
     pub async fn verify_email(&self, token: &str, device: &Device) -> Result<(), PeopleError> {
         let from = device.origin(Actor::Server);
-        let verified = self.store.verify_email(digest(token), self.clock.now(), from).await?;
+        let verified = self.store.users.verify_email(digest(token), self.clock.now(), from).await?;
         verified.map(drop).ok_or(PeopleError::InvalidEmailToken)
     }
 
@@ -90,11 +90,11 @@ impl People {
         let now = self.clock.now();
         let expires_at = now.plus_micros(self.letters.reset_micros);
         let purpose = TokenPurpose::Reset;
-        self.store.add_email_token(user, purpose, digest(&token), expires_at).await?;
+        self.store.users.insert_email_token(user, purpose, digest(&token), expires_at).await?;
         // Whoever asks need not be who they say.
         let origin = device.origin(Actor::Server);
         let act = origin.act(Uuid::now_v7(), user.id, ActKind::PasswordResetAsked, now);
-        self.store.record_act(act).await?;
+        self.store.audit_log.record(act).await?;
         let how = match &self.letters.reset_url {
             Some(url) => format!("Please open\n\n    {}\n", url.replace("{token}", &token)),
             None => format!(
@@ -129,17 +129,17 @@ impl People {
         self.assert_acceptable(&password, "new_password")?;
         let (digest, now) = (digest(token), self.clock.now());
         // First whether there is any use in it: a hash is dear.
-        if !self.store.is_email_token(TokenPurpose::Reset, digest, now).await? {
+        if !self.store.users.is_email_token_valid(TokenPurpose::Reset, digest, now).await? {
             return Err(PeopleError::InvalidEmailToken);
         }
         let hash = self.passwords.hash(password).await?;
         let from = device.origin(Actor::Server);
-        let reset = self.store.reset_password(digest, hash, now, from).await?;
+        let reset = self.store.users.reset_password(digest, hash, now, from).await?;
         let Some(id) = reset else { return Err(PeopleError::InvalidEmailToken) };
         // So that they are no stranger when they log in from here.
         let (here, _) = self.new_session(id, device.clone());
-        self.store.remember_address(here).await?;
-        if let Some(user) = self.store.find_user(id).await? {
+        self.store.users.record_address(here).await?;
+        if let Some(user) = self.store.users.find(id).await? {
             self.tell_of_new_password(&user);
         }
         Ok(())
@@ -165,14 +165,14 @@ impl People {
     pub async fn tell_of_expiring_keys(&self, soon: Timestamp) -> Result<(), PeopleError> {
         // Not all at once, so that nobody waits: those that are left come in the next round.
         let now = self.clock.now();
-        for key in self.store.expiring_keys(now, soon).await? {
+        for key in self.store.keys.list_expiring(now, soon).await? {
             let ExpiringKey { id, name, expires_at, owner, email, username, .. } = key.clone();
             let ends_at = expires_at.to_rfc3339();
             let origin = Origin::local(Actor::Server);
             let act = origin.act(Uuid::now_v7(), owner, ActKind::KeyExpiryTold, now);
             let act = act.to(id.to_string()).with(format!("it ends at {ends_at}"));
             // First on record: a message that is lost is better than one that comes every minute.
-            if !self.store.note_warning(key, act).await? {
+            if !self.store.keys.record_expiry_warning(key, act).await? {
                 continue;
             }
             self.mailer.send(Letter {
@@ -202,7 +202,7 @@ impl People {
 
     /// Writes to a user, if there is one.
     pub async fn write_to(&self, user: UserId, subject: &str, what: &str) {
-        match self.store.find_user(user).await {
+        match self.store.users.find(user).await {
             Ok(Some(user)) => self.mailer.send(Letter {
                 to: user.email,
                 subject: subject.into(),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use crate::store::sessions::TokenDigest;
+use crate::store::users::TokenDigest;
 use domain::{SessionId, Timestamp, UserId};
 
 const ISSUER: &str = "polysystems";

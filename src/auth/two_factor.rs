@@ -10,7 +10,7 @@ use totp_rs::{Builder, Secret, Totp};
 
 use super::people::{Device, LoggedIn, People, PeopleError};
 use crate::seal::Seal;
-use crate::store::two_factor::CodeDigest;
+use crate::store::users::CodeDigest;
 use crate::store::users::User;
 use domain::{ActKind, Actor, Timestamp, UserId};
 
@@ -85,7 +85,7 @@ fn step_of(totp: &Totp, code: &str, now: Timestamp) -> Option<i64> {
 impl People {
     /// How many recovery codes a user has left.
     pub async fn recovery_codes_left(&self, user: UserId) -> Result<u64, PeopleError> {
-        Ok(self.store.recovery_codes_left(user).await?)
+        Ok(self.store.users.count_recovery_codes(user).await?)
     }
 
     fn opened(&self, user: &User) -> Result<Option<Totp>, PeopleError> {
@@ -113,7 +113,7 @@ impl People {
         let url = totp.to_url().map_err(|_| PeopleError::Unsealed)?;
         let sealed = self.seal.seal(secret.as_bytes().to_vec(), user.id.0.as_bytes());
         let sealed = sealed.ok_or(PeopleError::Unsealed)?;
-        if !self.store.begin_second_factor(user.id, sealed).await? {
+        if !self.store.users.insert_second_factor(user.id, sealed).await? {
             return Err(PeopleError::HasSecondFactor);
         }
         let qr_code = QrCode::new(&url).map_err(|_| PeopleError::Unsealed)?;
@@ -142,7 +142,7 @@ impl People {
         let (codes, digests) = self.codes(user.id);
         let act = self.act(user.id, device, ActKind::TwoFactorEnabled);
         let sealed = factor.sealed.clone();
-        if !self.store.enable_second_factor(user.id, sealed, step, digests, act).await? {
+        if !self.store.users.enable_second_factor(user.id, sealed, step, digests, act).await? {
             return Err(PeopleError::HasSecondFactor);
         }
         Ok(codes)
@@ -167,7 +167,7 @@ impl People {
     ) -> Result<LoggedIn, PeopleError> {
         let read = self.sessions.read_challenge(challenge, self.clock.now());
         let challenge = read.ok_or(PeopleError::InvalidChallenge)?;
-        let user = self.store.find_user(challenge.user).await?;
+        let user = self.store.users.find(challenge.user).await?;
         // A new password ends what was begun with the old one.
         let user = user.filter(|user| user.token_version == challenge.version);
         let user = user.ok_or(PeopleError::InvalidChallenge)?;
@@ -186,11 +186,11 @@ impl People {
         self.count_code(user.id, device).await?;
         let is_good = if let Some(digest) = code_digest(&self.seal, user.id, code) {
             let act = self.act(user.id, device, ActKind::RecoveryCodeUsed);
-            self.store.use_recovery_code(user.id, digest, act).await?
+            self.store.users.use_recovery_code(user.id, digest, act).await?
         } else {
             let totp = self.opened(user)?.ok_or(PeopleError::NoSecondFactor)?;
             match step_of(&totp, code, self.clock.now()) {
-                Some(step) => self.store.use_step(user.id, step).await?,
+                Some(step) => self.store.users.use_totp_step(user.id, step).await?,
                 None => false,
             }
         };
@@ -198,7 +198,7 @@ impl People {
             return Ok(());
         }
         let act = self.act(user.id, device, ActKind::LoginFailed).with("wrong code");
-        self.store.record_act_later(act);
+        self.store.audit_log.record_later(act);
         Err(PeopleError::WrongCode)
     }
 
@@ -217,7 +217,7 @@ impl People {
         self.use_code(user, code, device).await?;
         let (codes, digests) = self.codes(user.id);
         let act = self.act(user.id, device, ActKind::RecoveryCodesMade);
-        self.store.replace_recovery_codes(user.id, digests, act).await?;
+        self.store.users.replace_recovery_codes(user.id, digests, act).await?;
         Ok(codes)
     }
 
@@ -235,7 +235,7 @@ impl People {
         self.assert_password(user, password, device).await?;
         self.use_code(user, code, device).await?;
         let act = self.act(user.id, device, ActKind::TwoFactorDisabled);
-        Ok(self.store.disable_second_factor(user.id, act).await?)
+        Ok(self.store.users.delete_second_factor(user.id, act).await?)
     }
 
     /// Switches a user's second factor off from the command line, for whoever has lost it and every code.
@@ -246,7 +246,7 @@ impl People {
         let origin = domain::Origin::local(Actor::CommandLine);
         let id = uuid::Uuid::now_v7();
         let act = origin.act(id, user.id, ActKind::TwoFactorDisabled, self.clock.now());
-        Ok(self.store.disable_second_factor(user.id, act).await?)
+        Ok(self.store.users.delete_second_factor(user.id, act).await?)
     }
 }
 

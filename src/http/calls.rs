@@ -13,7 +13,7 @@ use super::extract::SessionUser;
 use super::keys::EnvironmentName;
 use super::monitoring::filter;
 use super::page::{page_limit, query, read_cursor};
-use crate::store::monitoring::CallRow;
+use crate::store::reports::CallRow;
 use domain::{ChargeId, Ending};
 
 /// Which calls.

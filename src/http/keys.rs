@@ -17,7 +17,7 @@ use super::{App, uncancelled};
 use crate::auth::people::Speaker;
 use crate::idempotency::Made;
 use crate::keys::{KeyRequest, KeysError, NewlyMade};
-use crate::store::api_keys::{KeyEdit, KeyListing};
+use crate::store::keys::{KeyEdit, KeyListing};
 use domain::key_policy::{LIST_MAX, MODEL_MAX, NoNetwork};
 use domain::limits::LimitsChange;
 use domain::route_group::Group;

@@ -41,8 +41,8 @@ impl Payments {
     /// # Errors
     /// [`PaymentsError`]
     pub async fn auto_top_up(&self, user: UserId) -> Result<Option<AutoTopUp>, PaymentsError> {
-        let account = self.store.accounts_of(user).await?.live;
-        Ok(self.store.find_auto_top_up(account).await?)
+        let account = self.store.users.accounts_of(user).await?.live;
+        Ok(self.store.payments.find_auto_top_up(account).await?)
     }
 
     /// Sets that rule.
@@ -64,7 +64,7 @@ impl Payments {
         if is_enabled && !self.methods(user).await?.iter().any(|saved| saved.id == method) {
             return Err(PaymentsError::NoMethod);
         }
-        let account = self.store.accounts_of(user).await?.live;
+        let account = self.store.users.accounts_of(user).await?.live;
         let rule = AutoTopUp {
             account,
             user,
@@ -82,7 +82,7 @@ impl Payments {
         } else {
             "off".into()
         });
-        self.store.set_auto_top_up(rule.clone(), act, at).await?;
+        self.store.payments.set_auto_top_up(rule.clone(), act, at).await?;
         Ok(rule)
     }
 
@@ -96,7 +96,7 @@ impl Payments {
         }
         let now = self.gateway.clock.now();
         let month_start = now.day().month().starts_at();
-        for rule in self.store.auto_top_ups_due(now, month_start).await? {
+        for rule in self.store.payments.list_due_auto_top_ups(now, month_start).await? {
             if let Err(error) = self.top_up_by(&rule).await {
                 tracing::warn!(account = %rule.account, %error, "an account was not topped up");
             }
@@ -111,8 +111,8 @@ impl Payments {
     /// [`PaymentsError`] of the database.
     pub async fn auto_top_ups_given_up(&self) -> Result<Vec<SwitchedOff>, PaymentsError> {
         let mut given_up = Vec::new();
-        for (account, user, why) in self.store.auto_top_ups_given_up().await? {
-            self.store.note_auto_top_up_told(account).await?;
+        for (account, user, why) in self.store.payments.list_stopped_auto_top_ups().await? {
+            self.store.payments.mark_auto_top_up_notified(account).await?;
             given_up.push(SwitchedOff { user, why });
         }
         Ok(given_up)

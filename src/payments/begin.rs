@@ -65,7 +65,7 @@ impl Payments {
             let min = self.stripe_amount_min;
             return Err(PaymentsError::AmountOfProvider { provider, min });
         }
-        let account = self.store.accounts_of(payer.user).await?.live;
+        let account = self.store.users.accounts_of(payer.user).await?.live;
         let begun = self.gateway.idempotency.begin_once(account, once.as_ref()).await;
         let claim = match begun.map_err(PaymentsError::Repeat)? {
             Some(Begun::Repeat(kept)) => return Ok(Made::Repeat(kept)),
@@ -94,7 +94,10 @@ impl Payments {
         if let (Some(claim), Some(once)) = (claim, once) {
             let at = self.gateway.clock.now();
             let answer = claim.record(made.id.0, Some(&(once.answer)(&made)), at);
-            self.store.note_payment(made.id, ProviderFacts::default(), Some(answer)).await?;
+            self.store
+                .payments
+                .record_provider_facts(made.id, ProviderFacts::default(), Some(answer))
+                .await?;
         }
         Ok(Made::New(made))
     }
@@ -125,18 +128,18 @@ impl Payments {
             at,
             expires_at,
         };
-        let opened = self.store.open_payment(open, act).await?;
+        let opened = self.store.payments.insert(open, act).await?;
         failpoint!("payment-opened");
         opened.ok_or(PaymentsError::AccountClosed)
     }
 
     /// What Stripe calls a user; makes them known there where they are not.
     async fn customer(&self, payer: &Payer) -> Result<String, PaymentsError> {
-        if let Some(customer) = self.store.find_customer(payer.user, stripe::NAME).await? {
+        if let Some(customer) = self.store.payments.find_customer(payer.user, stripe::NAME).await? {
             return Ok(customer);
         }
         let customer = self.stripe()?.make_customer(payer.user, &payer.email).await?;
-        Ok(self.store.note_customer(payer.user, stripe::NAME, customer).await?)
+        Ok(self.store.payments.insert_customer(payer.user, stripe::NAME, customer).await?)
     }
 
     /// The payment methods that a user has saved.
@@ -145,7 +148,7 @@ impl Payments {
     /// [`PaymentsError`]
     pub async fn methods(&self, user: UserId) -> Result<Vec<SavedMethod>, PaymentsError> {
         let stripe = self.stripe()?;
-        match self.store.find_customer(user, stripe::NAME).await? {
+        match self.store.payments.find_customer(user, stripe::NAME).await? {
             Some(customer) => Ok(stripe.methods(&customer).await?),
             None => Ok(Vec::new()),
         }
@@ -172,14 +175,14 @@ impl Payments {
         origin: Origin,
     ) -> Result<(), PaymentsError> {
         let stripe = self.stripe()?;
-        let customer = self.store.find_customer(user, stripe::NAME).await?;
+        let customer = self.store.payments.find_customer(user, stripe::NAME).await?;
         let customer = customer.ok_or(PaymentsError::NoMethod)?;
         if !stripe.detach(&customer, method).await? {
             return Err(PaymentsError::NoMethod);
         }
         let at = self.gateway.clock.now();
         let act = origin.act(Uuid::now_v7(), user, ActKind::PaymentMethodRemoved, at);
-        Ok(self.store.record_act(act.to(method)).await?)
+        Ok(self.store.audit_log.record(act.to(method)).await?)
     }
 
     /// Takes in a webhook of Stripe: it hints at a payment, which is then asked about.
@@ -244,7 +247,7 @@ impl Payments {
         least: Credits,
         origin: Origin,
     ) -> Result<Payment, PaymentsError> {
-        let account = self.store.accounts_of(user).await?.live;
+        let account = self.store.users.accounts_of(user).await?.live;
         self.pay_onto(account, header, least, origin).await
     }
 
@@ -257,7 +260,7 @@ impl Payments {
         least: Credits,
         origin: impl FnOnce(UserId) -> Origin,
     ) -> Result<Payment, PaymentsError> {
-        let user = self.store.user_of(account).await?;
+        let user = self.store.users.owner_of(account).await?;
         self.pay_onto(account, header, least, origin(user)).await
     }
 
@@ -274,10 +277,11 @@ impl Payments {
         let signed = signed.map_err(|error| PaymentsError::NotPayable(error.to_string()))?;
         let amount = x402.check(&signed, least, self.amount_max);
         let amount = amount.map_err(|error| PaymentsError::NotPayable(error.to_string()))?;
-        let user = self.store.user_of(account).await?;
+        let user = self.store.users.owner_of(account).await?;
         let payer = Payer { user, email: String::new(), origin };
         let reference = signed.provider_ref();
-        let mut known = self.store.find_payment_of(provider, reference.clone()).await?;
+        let mut known =
+            self.store.payments.find_by_provider_ref(provider, reference.clone()).await?;
         let is_verified = known.is_none();
         if known.is_none() {
             // Of what would not be settled nothing is on record.
@@ -289,7 +293,7 @@ impl Payments {
             known = match opened {
                 Ok(opened) => Some(opened),
                 Err(PaymentsError::Account(KeysError::Store(StoreError::Taken(_)))) => {
-                    self.store.find_payment_of(provider, reference).await?
+                    self.store.payments.find_by_provider_ref(provider, reference).await?
                 }
                 Err(error) => return Err(error),
             };
@@ -298,7 +302,7 @@ impl Payments {
         let used = || PaymentsError::NotPayable("the authorization was used already".into());
         let payment = known.ok_or_else(used)?;
         let held = self.locks.of(payment.id).await;
-        let payment = self.store.find_payment(payment.id).await?.ok_or(PaymentsError::NotFound)?;
+        let payment = self.store.payments.find(payment.id).await?.ok_or(PaymentsError::NotFound)?;
         let done = match payment.status {
             PaymentStatus::Created => self.take_up(x402, payment, is_verified, &held).await?,
             PaymentStatus::Confirming => {

@@ -125,7 +125,7 @@ impl Payments {
             return Err(PaymentsError::ProviderOff { provider: SANDBOX });
         }
         self.assert_amount(amount)?;
-        let account = self.store.accounts_of(user).await?.live;
+        let account = self.store.users.accounts_of(user).await?.live;
         let begun = self.gateway.idempotency.begin_once(account, once.as_ref()).await;
         let claim = match begun.map_err(PaymentsError::Repeat)? {
             Some(Begun::Repeat(kept)) => return Ok(Made::Repeat(kept)),
@@ -185,7 +185,7 @@ impl Payments {
     pub async fn reset_test(&self, user: UserId, origin: Origin) -> Result<Credits, PaymentsError> {
         let at = self.gateway.clock.now();
         let act = Some(origin.act(Uuid::now_v7(), user, ActKind::TestCreditsReset, at));
-        let account = self.store.accounts_of(user).await?.test;
+        let account = self.store.users.accounts_of(user).await?.test;
         let lease = serving_lease(&self.gateway, account).await?;
         let receipt =
             lease.refill(user.0, self.test_credits, act).await.map_err(|error| match error {
@@ -200,8 +200,8 @@ impl Payments {
     /// # Errors
     /// [`PaymentsError`]
     pub async fn get(&self, user: UserId, id: PaymentId) -> Result<Payment, PaymentsError> {
-        let account = self.store.accounts_of(user).await?.live;
-        let found = self.store.find_payment(id).await?;
+        let account = self.store.users.accounts_of(user).await?.live;
+        let found = self.store.payments.find(id).await?;
         found.filter(|payment| payment.account == account).ok_or(PaymentsError::NotFound)
     }
 
@@ -215,8 +215,8 @@ impl Payments {
         before: Option<PaymentId>,
         limit: u64,
     ) -> Result<Vec<Payment>, PaymentsError> {
-        let account = self.store.accounts_of(user).await?.live;
-        Ok(self.store.list_payments(account, before, limit).await?)
+        let account = self.store.users.accounts_of(user).await?.live;
+        Ok(self.store.payments.list(account, before, limit).await?)
     }
 
     /// What one of the user's accounts has, and since when.
@@ -233,7 +233,7 @@ impl Payments {
         let looked = lease.look(None).await?;
         let snapshot = on_record(&self.gateway, looked, ()).await?;
         tables_are_whole(&self.gateway).await?;
-        Ok((snapshot, self.store.account_updated_at(account).await?))
+        Ok((snapshot, self.store.reports.account_updated_at(account).await?))
     }
 
     async fn account(
@@ -241,7 +241,7 @@ impl Payments {
         user: UserId,
         environment: Environment,
     ) -> Result<AccountId, PaymentsError> {
-        Ok(self.store.accounts_of(user).await?.of(environment))
+        Ok(self.store.users.accounts_of(user).await?.of(environment))
     }
 }
 

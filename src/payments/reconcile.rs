@@ -72,7 +72,7 @@ impl Payments {
         hint: Option<&str>,
     ) -> Result<Payment, PaymentsError> {
         let held = self.locks.of(id).await;
-        let payment = self.store.find_payment(id).await?.ok_or(PaymentsError::NotFound)?;
+        let payment = self.store.payments.find(id).await?.ok_or(PaymentsError::NotFound)?;
         let provider = self.provider(&payment.provider).ok_or(PaymentsError::NotFound)?;
         let now = self.gateway.clock.now();
         let has_heard = provider.has_heard(&payment) || hint.is_some();
@@ -121,8 +121,8 @@ impl Payments {
         provider: &dyn super::Provider,
         payment: &Payment,
     ) -> Result<Progress, PaymentsError> {
-        let user = self.store.user_of(payment.account).await?;
-        let customer = self.store.find_customer(user, provider.name()).await?;
+        let user = self.store.users.owner_of(payment.account).await?;
+        let customer = self.store.payments.find_customer(user, provider.name()).await?;
         let order = Order { payment: payment.clone(), customer };
         match provider.begin(&order).await {
             Err(ProviderError::Refused(why)) => Ok(Progress::at(Stage::Failed(why))),
@@ -141,14 +141,14 @@ impl Payments {
         let is_named = provider_ref.is_some() && payment.provider_ref != provider_ref;
         if is_named || (checkout_url.is_some() && payment.checkout_url != checkout_url) {
             let facts = ProviderFacts { provider_ref, checkout_url };
-            match self.store.note_payment(payment.id, facts.clone(), None).await {
+            match self.store.payments.record_provider_facts(payment.id, facts.clone(), None).await {
                 Err(StoreError::Taken(_)) => {
                     // What pays for two payments has paid for one.
                     tracing::error!(payment = %payment.id, ?facts, "a provider names two payments alike");
                     let now = self.gateway.clock.now();
                     let why = Some("it was paid for with another payment".to_owned());
                     self.advance(&payment, PaymentStatus::Failed, why, now).await?;
-                    let failed = self.store.find_payment(payment.id).await?;
+                    let failed = self.store.payments.find(payment.id).await?;
                     return failed.ok_or(PaymentsError::NotFound);
                 }
                 noted => noted?,
@@ -177,7 +177,7 @@ impl Payments {
                 self.advance(&payment, PaymentStatus::Failed, Some(why), now).await?;
             }
         }
-        self.store.find_payment(payment.id).await?.ok_or(PaymentsError::NotFound)
+        self.store.payments.find(payment.id).await?.ok_or(PaymentsError::NotFound)
     }
 
     async fn advance(
@@ -187,7 +187,7 @@ impl Payments {
         failure: Option<String>,
         now: Timestamp,
     ) -> Result<(), PaymentsError> {
-        self.store.move_payment(payment, to, failure, now).await?;
+        self.store.payments.set_status(payment, to, failure, now).await?;
         Ok(())
     }
 
@@ -227,9 +227,9 @@ impl Payments {
     ) -> Result<(), PaymentsError> {
         let seen = bounded(payment, seen, now);
         let reversals = if seen.is_empty() {
-            self.store.reversals_of(payment.id).await?
+            self.store.payments.list_reversals(payment.id).await?
         } else {
-            self.store.note_reversals(payment.id, seen).await?
+            self.store.payments.record_reversals(payment.id, seen).await?
         };
         for reversal in reversals {
             self.take_back(reversal, now, held).await?;
@@ -247,7 +247,7 @@ impl Payments {
         if reversal.taken == reversal.wanted {
             return Ok(());
         }
-        let found = self.store.find_payment(reversal.payment).await?;
+        let found = self.store.payments.find(reversal.payment).await?;
         let payment = found.ok_or(PaymentsError::NotFound)?;
         let act = self.act(&payment, ActKind::PaymentReversed, now).await?;
         let detail = format!(
@@ -282,7 +282,7 @@ impl Payments {
         kind: ActKind,
         now: Timestamp,
     ) -> Result<Act, PaymentsError> {
-        let user = self.store.user_of(payment.account).await?;
+        let user = self.store.users.owner_of(payment.account).await?;
         let origin = Origin::local(Actor::Server);
         Ok(origin.act(Uuid::now_v7(), user, kind, now).to(payment.id.to_string()))
     }
@@ -293,7 +293,7 @@ impl Payments {
     /// [`PaymentsError`] of the database; a provider that does not answer is asked again later.
     pub async fn look_after(&self) -> Result<(), PaymentsError> {
         let now = self.gateway.clock.now();
-        let payments = self.store.payments_to_look_at(now).await?;
+        let payments = self.store.payments.list_due_for_check(now).await?;
         let looks = payments.into_iter().map(|payment| self.look_at(payment, now));
         stream::iter(looks).buffer_unordered(LOOKS_AT_ONCE).for_each(async |()| {}).await;
         Ok(())
@@ -307,10 +307,11 @@ impl Payments {
             tracing::error!(payment = %payment.id, "a payment does not end; a person must look at it");
         }
         // First: a payment that makes trouble must not be asked about all the time.
-        let looked = match self.store.look_again(payment.id, now.plus_micros(pause)).await {
-            Ok(()) => self.reconcile(payment.id, None).await.map(drop),
-            Err(error) => Err(error.into()),
-        };
+        let looked =
+            match self.store.payments.schedule_check(payment.id, now.plus_micros(pause)).await {
+                Ok(()) => self.reconcile(payment.id, None).await.map(drop),
+                Err(error) => Err(error.into()),
+            };
         if let Err(error) = looked {
             tracing::warn!(payment = %payment.id, %error, "a payment was not brought up to date");
         }
@@ -324,7 +325,7 @@ impl Payments {
         let now = self.gateway.clock.now();
         let mut after = PaymentId(Uuid::nil());
         loop {
-            let payments = self.store.payments_to_reverse(after).await?;
+            let payments = self.store.payments.list_to_reverse(after).await?;
             let Some(last) = payments.last() else { return Ok(()) };
             after = *last;
             for payment in payments {
@@ -338,7 +339,7 @@ impl Payments {
     async fn take_back_of(&self, payment: PaymentId, now: Timestamp) -> Result<(), PaymentsError> {
         let held = self.locks.of(payment).await;
         // As it is now that nobody else is at it.
-        for reversal in self.store.reversals_of(payment).await? {
+        for reversal in self.store.payments.list_reversals(payment).await? {
             self.take_back(reversal, now, &held).await?;
         }
         Ok(())

@@ -31,7 +31,7 @@ impl Reports {
         user: UserId,
         environment: Environment,
     ) -> Result<BalanceForecast, ReportsError> {
-        let account = self.store.accounts_of(user).await?.of(environment);
+        let account = self.store.users.accounts_of(user).await?.of(environment);
         let lease = serving_lease(&self.gateway, account).await?;
         let balance = on_record(&self.gateway, lease.look(None).await?, ()).await?.balance;
         tables_are_whole(&self.gateway).await?;
@@ -48,7 +48,7 @@ impl Reports {
             spent = spent.checked_add(cost).unwrap_or(Credits::MAX);
         }
         // A younger account has spent it in less time; count an hour at least.
-        let began = self.store.account_created_at(account).await?;
+        let began = self.store.reports.account_created_at(account).await?;
         let from = hour_starts_at(begin).max(began);
         let micros = now.micros_since(from).max(3_600_000_000);
         let found = forecast(balance, spent, micros, now);

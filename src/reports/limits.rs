@@ -1,7 +1,7 @@
 //! The keys' spending against their limits.
 
 use super::{Reports, ReportsError};
-use crate::store::monitoring::KeyAgainstLimits;
+use crate::store::reports::KeyAgainstLimits;
 use domain::{Credits, Environment, KeyId, Timestamp, UserId};
 
 /// What was spent in a window, and its limit.
@@ -45,7 +45,7 @@ impl Reports {
     ) -> Result<Vec<KeyUsage>, ReportsError> {
         let account = self.account(user, environment).await?;
         let now = self.gateway.clock.now();
-        let keys = self.store.keys_against_limits(account, now).await?;
+        let keys = self.store.reports.list_keys_with_limits(account, now).await?;
         Ok(keys.into_iter().map(|key| key_usage(key, now)).collect())
     }
 }

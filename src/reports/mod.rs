@@ -62,7 +62,7 @@ impl Reports {
         user: UserId,
         environment: Environment,
     ) -> Result<AccountId, ReportsError> {
-        let account = self.store.accounts_of(user).await?.of(environment);
+        let account = self.store.users.accounts_of(user).await?.of(environment);
         tables_are_whole(&self.gateway).await?;
         Ok(account)
     }

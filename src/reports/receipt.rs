@@ -20,14 +20,14 @@ pub struct Receipt {
 impl Reports {
     /// The receipt of one of the user's payments.
     pub async fn receipt(&self, user: UserId, id: PaymentId) -> Result<Receipt, ReportsError> {
-        let account = self.store.accounts_of(user).await?.live;
-        let payment = self.store.find_payment(id).await?;
+        let account = self.store.users.accounts_of(user).await?.live;
+        let payment = self.store.payments.find(id).await?;
         let payment = payment.filter(|payment| payment.account == account);
         let payment = payment.ok_or(ReportsError::NoPayment)?;
         if payment.status != PaymentStatus::Confirmed {
             return Err(ReportsError::NotConfirmed);
         }
-        let reversals = self.store.reversals_of(id).await?;
+        let reversals = self.store.payments.list_reversals(id).await?;
         let reversed = reversals.iter().fold(Credits::ZERO, |sum, reversal| {
             sum.checked_add(reversal.taken).unwrap_or(Credits::MAX)
         });

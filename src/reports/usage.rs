@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::{Reports, ReportsError};
-use crate::store::monitoring::CallRow;
+use crate::store::reports::CallRow;
 use crate::store::rollups::{Grain, Group, RollupRow, UsageFilter, UsageQuestion};
 use domain::rollup::{Rollup, hour, hour_starts_at};
 use domain::{ChargeId, Day, Environment, Month, Timestamp, UserId};
@@ -204,7 +204,7 @@ impl Reports {
         filter: UsageFilter,
     ) -> Result<(Vec<CallRow>, Option<ChargeId>), ReportsError> {
         let account = self.account(user, environment).await?;
-        Ok(self.store.list_calls(account, before, limit, filter).await?)
+        Ok(self.store.reports.list_calls(account, before, limit, filter).await?)
     }
 }
 

@@ -17,41 +17,45 @@ use std::time::Duration;
 use sea_orm::sqlx;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sea_orm::{
-    AccessMode, ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction,
-    DbBackend, DbErr, IsolationLevel, Statement, TransactionTrait as _,
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend,
+    DbErr, Statement,
 };
 use tokio::runtime::Handle;
 
 use crate::config::DatabaseSettings;
 use crate::failpoint;
+use audit_log::AuditLogStore;
 use batch::CommitError;
+use connections::{Connections, begin_snapshot, run_on};
 use domain::AccountId;
 use domain::writer::Lane;
 use journal_log::JournalLog;
+use keys::KeyStore;
 use lane::LaneConnection;
+use payments::PaymentStore;
+use reports::ReportStore;
+use users::UserStore;
+use webhooks::WebhookStore;
 
 pub mod accounts;
 pub mod answers;
-pub mod api_keys;
 pub mod audit;
 pub mod audit_log;
 pub mod backup;
 pub mod batch;
-pub mod email_tokens;
+mod connections;
 mod former_journal;
 pub mod holds;
 pub mod journal;
 mod journal_log;
+pub mod keys;
 mod lane;
 pub mod lease;
 pub mod ledger;
-pub mod monitoring;
 pub mod outbox;
 pub mod payments;
+pub mod reports;
 pub mod rollups;
-pub mod sessions;
-pub mod two_factor;
-pub mod usage;
 pub mod users;
 pub mod webhooks;
 
@@ -60,8 +64,6 @@ const MIGRATION_LOCK: i64 = 0x706f_6c79_0001;
 /// What a connection of SQLite keeps in memory, in KiB: a checkpoint touches many pages again and again, a reader few.
 const WRITE_CACHE: &str = "-65536";
 const READ_CACHE: &str = "-4096";
-/// How long anyone waits for the database but the ledger writer, which has a limit of its own.
-const PATIENCE: Duration = Duration::from_secs(10);
 const PING_MAX: Duration = Duration::from_secs(2);
 /// A database that was restarted has cut its connections off: each is tried before it is used, unless it was given back
 /// just now, when the pool has tried it. A round trip less for each of the reads that a cold account waits for; for so long
@@ -125,6 +127,18 @@ pub struct Store {
     journal: Journal,
     outbox: Arc<outbox::Outbox>,
     unfolded: Arc<rollups::Unfolded>,
+    /// Users, their sessions and tokens.
+    pub users: UserStore,
+    /// API keys.
+    pub keys: KeyStore,
+    /// Payments.
+    pub payments: PaymentStore,
+    /// Webhook endpoints and deliveries.
+    pub webhooks: WebhookStore,
+    /// What account holders read.
+    pub reports: ReportStore,
+    /// Who did what.
+    pub audit_log: AuditLogStore,
 }
 
 /// Where batches are journaled.
@@ -210,15 +224,7 @@ impl Store {
         drop(folder);
         let read = connect(file, settings.connections_max.get(), READ_CACHE).await?;
         let tables = LaneConnection::of_sqlite(write.clone(), read.clone());
-        Ok(Store {
-            runtime,
-            read,
-            write,
-            tables,
-            journal,
-            outbox: Arc::default(),
-            unfolded: Arc::default(),
-        })
+        Ok(Self::new(runtime, read, write, tables, journal))
     }
 
     async fn open_postgres(
@@ -239,9 +245,38 @@ impl Store {
         migrated?;
         let tables = LaneConnection::of_postgres(url, "ledger").await?;
         let journal = Journal::Table(LaneConnection::of_postgres(url, "journal").await?);
-        let outbox = Arc::default();
-        let unfolded = Arc::default();
-        Ok(Store { runtime, read: write.clone(), write, tables, journal, outbox, unfolded })
+        Ok(Self::new(runtime, write.clone(), write, tables, journal))
+    }
+
+    fn new(
+        runtime: Handle,
+        read: DatabaseConnection,
+        write: DatabaseConnection,
+        tables: LaneConnection,
+        journal: Journal,
+    ) -> Self {
+        let outbox = Arc::<outbox::Outbox>::default();
+        let shared = Arc::new(Connections {
+            runtime: runtime.clone(),
+            read: read.clone(),
+            write: write.clone(),
+            outbox: Arc::clone(&outbox),
+        });
+        Store {
+            users: UserStore::new(Arc::clone(&shared)),
+            keys: KeyStore::new(Arc::clone(&shared)),
+            payments: PaymentStore::new(Arc::clone(&shared)),
+            webhooks: WebhookStore::new(Arc::clone(&shared)),
+            reports: ReportStore::new(Arc::clone(&shared)),
+            audit_log: AuditLogStore::new(shared),
+            runtime,
+            read,
+            write,
+            tables,
+            journal,
+            outbox,
+            unfolded: Arc::default(),
+        }
     }
 
     /// Where the database's work is done, and what nobody waits for.
@@ -327,13 +362,7 @@ impl Store {
 
     /// Opens a transaction that reads, and sees one state of the database all through.
     async fn snapshot(&self) -> Result<DatabaseTransaction, StoreError> {
-        Ok(if is_postgres(&self.read) {
-            let (isolation, access) = (IsolationLevel::RepeatableRead, AccessMode::ReadOnly);
-            self.read.begin_with_config(Some(isolation), Some(access)).await?
-        } else {
-            // A read transaction of SQLite in WAL mode is a snapshot.
-            self.read.begin().await?
-        })
+        begin_snapshot(&self.read).await
     }
 
     /// Runs `work` as a task of its own on the database runtime.
@@ -343,12 +372,7 @@ impl Store {
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
         W: FnOnce(Store) -> F,
     {
-        let running = self.runtime.spawn(work(self.clone()));
-        match tokio::time::timeout(PATIENCE, running).await {
-            Ok(result) => result.map_err(|_| StoreError::Stopped)?,
-            // It goes on by itself; nobody waits for it any more.
-            Err(_) => Err(StoreError::TooSlow),
-        }
+        run_on(&self.runtime, work(self.clone())).await
     }
 }
 

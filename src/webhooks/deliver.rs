@@ -167,7 +167,9 @@ impl Courier {
         let runtime = self.webhooks.store.runtime().clone();
         runtime.spawn(async move {
             loop {
-                let _ = tokio::time::timeout(PERIOD, self.webhooks.store.events_written()).await;
+                let _ =
+                    tokio::time::timeout(PERIOD, self.webhooks.store.webhooks.wait_for_events())
+                        .await;
                 if !(self.may_go)() {
                     continue;
                 }
@@ -184,7 +186,7 @@ impl Courier {
     async fn go(&self) -> Result<(), StoreError> {
         let now = self.webhooks.clock.now();
         let not_now = self.not_now();
-        for endpoint in self.webhooks.store.due_endpoints(now, not_now).await? {
+        for endpoint in self.webhooks.store.webhooks.list_due_endpoints(now, not_now).await? {
             let Ok(going) = Arc::clone(&self.going).try_acquire_owned() else { break };
             let Some(trip) = self.set_out(endpoint) else { continue };
             let courier = self.clone();
@@ -194,7 +196,7 @@ impl Courier {
                 }
                 drop(going);
                 drop(trip);
-                courier.webhooks.store.ring_for_events();
+                courier.webhooks.store.webhooks.wake_dispatcher();
             });
         }
         Ok(())
@@ -225,7 +227,9 @@ impl Courier {
     /// Brings what is due, in order. What does not answer now is not asked for the rest, and rests: so those that keep
     /// us waiting do not keep others waiting.
     async fn visit(&self, endpoint: DueEndpoint, now: Timestamp) -> Result<(), StoreError> {
-        for delivery in self.webhooks.store.due_deliveries(endpoint, now, GO_MAX).await? {
+        for delivery in
+            self.webhooks.store.webhooks.list_due_deliveries(endpoint, now, GO_MAX).await?
+        {
             let began = Instant::now();
             if self.bring(delivery).await? {
                 continue;
@@ -243,7 +247,7 @@ impl Courier {
     async fn bring(&self, delivery: DueDelivery) -> Result<bool, StoreError> {
         let store = &self.webhooks.store;
         let now = self.webhooks.clock.now();
-        let claimed = store.claim_event(delivery.event, delivery.endpoint, now).await?;
+        let claimed = store.webhooks.claim_event(delivery.event, delivery.endpoint, now).await?;
         // The endpoint was deleted or switched off meanwhile.
         let Some((event, to)) = claimed else { return Ok(false) };
         let (attempt, asked) = self.attempt(&delivery, &event, &to, now).await;
@@ -265,9 +269,9 @@ impl Courier {
         };
         let dead_since = attempt.at.plus_micros(DEAD_MICROS.saturating_neg());
         let (account, endpoint, url) = (delivery.account, delivery.endpoint, to.url);
-        if store.note_attempt(delivery, attempt, verdict, dead_since).await? {
+        if store.webhooks.record_attempt(delivery, attempt, verdict, dead_since).await? {
             tracing::warn!(%endpoint, "a webhook endpoint does not answer and was switched off");
-            let user = store.user_of(account).await?;
+            let user = store.users.owner_of(account).await?;
             (self.tell)(SwitchedOff { user, endpoint, url });
         }
         Ok(is_taken)

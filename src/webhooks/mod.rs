@@ -105,7 +105,7 @@ impl Webhooks {
     }
 
     async fn accounts(&self, user: UserId) -> Result<[AccountId; 2], WebhooksError> {
-        let accounts = self.store.accounts_of(user).await?;
+        let accounts = self.store.users.accounts_of(user).await?;
         Ok([accounts.live, accounts.test])
     }
 
@@ -121,7 +121,7 @@ impl Webhooks {
     ) -> Result<(Endpoint, String), WebhooksError> {
         self.check(Some(&request.url), request.events.as_deref())?;
         self.assert_in_charge()?;
-        let account = self.store.accounts_of(user).await?.of(request.environment);
+        let account = self.store.users.accounts_of(user).await?.of(request.environment);
         let (id, at) = (EndpointId(Uuid::now_v7()), self.clock.now());
         let (secret, sealed) = self.make_secret(id)?;
         let endpoint = Endpoint {
@@ -139,7 +139,7 @@ impl Webhooks {
         };
         let act = origin.act(Uuid::now_v7(), user, ActKind::WebhookAdded, at).to(id.to_string());
         let new = NewEndpoint { endpoint: endpoint.clone(), secret: sealed };
-        if !self.store.add_endpoint(new, self.endpoints_max, act).await? {
+        if !self.store.webhooks.insert_endpoint(new, self.endpoints_max, act).await? {
             return Err(WebhooksError::TooMany);
         }
         Ok((endpoint, secret))
@@ -166,7 +166,7 @@ impl Webhooks {
     /// [`WebhooksError::Store`]
     pub async fn list(&self, user: UserId) -> Result<Vec<Endpoint>, WebhooksError> {
         let accounts = self.accounts(user).await?;
-        Ok(self.store.list_endpoints(accounts, None).await?)
+        Ok(self.store.webhooks.list_endpoints(accounts, None).await?)
     }
 
     /// One of the user's endpoints.
@@ -175,7 +175,7 @@ impl Webhooks {
     /// [`WebhooksError::NotFound`]
     pub async fn get(&self, user: UserId, id: EndpointId) -> Result<Endpoint, WebhooksError> {
         let accounts = self.accounts(user).await?;
-        let mut found = self.store.list_endpoints(accounts, Some(id)).await?;
+        let mut found = self.store.webhooks.list_endpoints(accounts, Some(id)).await?;
         found.pop().ok_or(WebhooksError::NotFound)
     }
 
@@ -196,7 +196,7 @@ impl Webhooks {
         let endpoint = self.get(user, id).await?;
         let at = self.clock.now();
         let act = origin.act(Uuid::now_v7(), user, ActKind::WebhookChanged, at).to(id.to_string());
-        if !self.store.change_endpoint(endpoint.account, id, change, act).await? {
+        if !self.store.webhooks.update_endpoint(endpoint.account, id, change, act).await? {
             return Err(WebhooksError::NotFound);
         }
         self.get(user, id).await
@@ -216,7 +216,7 @@ impl Webhooks {
         let endpoint = self.get(user, id).await?;
         let at = self.clock.now();
         let act = origin.act(Uuid::now_v7(), user, ActKind::WebhookDeleted, at).to(id.to_string());
-        let was_there = self.store.delete_endpoint(endpoint.account, id, act).await?;
+        let was_there = self.store.webhooks.delete_endpoint(endpoint.account, id, act).await?;
         if was_there { Ok(()) } else { Err(WebhooksError::NotFound) }
     }
 
@@ -238,7 +238,7 @@ impl Webhooks {
         let act = act
             .to(id.to_string())
             .with(format!("the secret before signs as well until {}", until.to_rfc3339()));
-        if !self.store.rotate_endpoint_secret(endpoint.account, id, sealed, until, act).await? {
+        if !self.store.webhooks.rotate_secret(endpoint.account, id, sealed, until, act).await? {
             return Err(WebhooksError::NotFound);
         }
         Ok((self.get(user, id).await?, secret))
@@ -250,7 +250,7 @@ impl Webhooks {
     /// [`WebhooksError`]
     pub async fn test(&self, user: UserId, id: EndpointId) -> Result<DeliveryId, WebhooksError> {
         let endpoint = self.get(user, id).await?;
-        Ok(self.store.add_test_event(endpoint.account, id, self.clock.now()).await?)
+        Ok(self.store.webhooks.insert_test_event(endpoint.account, id, self.clock.now()).await?)
     }
 
     /// What became of an endpoint's deliveries, latest first.
@@ -265,7 +265,7 @@ impl Webhooks {
         limit: u64,
     ) -> Result<Vec<DeliveryLog>, WebhooksError> {
         self.get(user, id).await?;
-        Ok(self.store.list_deliveries(id, before, limit).await?)
+        Ok(self.store.webhooks.list_deliveries(id, before, limit).await?)
     }
 
     /// Has a delivery tried again; `None` is one that cannot be.
@@ -280,7 +280,7 @@ impl Webhooks {
     ) -> Result<DeliveryId, WebhooksError> {
         self.get(user, id).await?;
         let delivery = delivery.ok_or(WebhooksError::NoDelivery)?;
-        let is_there = self.store.redeliver(id, delivery, self.clock.now()).await?;
+        let is_there = self.store.webhooks.redeliver(id, delivery, self.clock.now()).await?;
         if is_there { Ok(delivery) } else { Err(WebhooksError::NoDelivery) }
     }
 
@@ -293,8 +293,8 @@ impl Webhooks {
         user: UserId,
         environment: Environment,
     ) -> Result<Credits, WebhooksError> {
-        let account = self.store.accounts_of(user).await?.of(environment);
-        Ok(self.store.balance_low(account).await?)
+        let account = self.store.users.accounts_of(user).await?.of(environment);
+        Ok(self.store.webhooks.find_low_balance(account).await?)
     }
 
     /// Sets that.
@@ -309,10 +309,10 @@ impl Webhooks {
         origin: Origin,
     ) -> Result<(), WebhooksError> {
         self.assert_in_charge()?;
-        let account = self.store.accounts_of(user).await?.of(environment);
+        let account = self.store.users.accounts_of(user).await?.of(environment);
         let act = origin.act(Uuid::now_v7(), user, ActKind::BalanceLowSet, self.clock.now());
         let act = act.to(environment.name()).with(format!("${low}"));
-        Ok(self.store.set_balance_low(account, low, act).await?)
+        Ok(self.store.webhooks.set_low_balance(account, low, act).await?)
     }
 }
 

@@ -45,21 +45,24 @@ async fn look(webhooks: &Webhooks, keep_days: i64) -> Result<(), StoreError> {
     let (store, now) = (&webhooks.store, webhooks.clock.now());
     // As long as the server may have been away.
     let from = now.plus_micros(MICROS_PER_DAY.saturating_neg());
-    for (account, key, ended_at) in store.keys_ended(from, now).await? {
-        store.tell(of_key(account, key, EventKind::KeyExpired, ended_at, Some(ended_at))).await?;
+    for (account, key, ended_at) in store.webhooks.list_expired_keys(from, now).await? {
+        store
+            .webhooks
+            .publish(of_key(account, key, EventKind::KeyExpired, ended_at, Some(ended_at)))
+            .await?;
     }
-    for account in store.listeners() {
+    for account in store.webhooks.subscribers() {
         tell_of_spike(webhooks, account, now).await?;
     }
     let before = now.plus_micros(MICROS_PER_DAY.saturating_mul(keep_days).saturating_neg());
-    while store.forget_events(before).await? {
+    while store.webhooks.delete_old_events(before).await? {
         tokio::time::sleep(BREATH).await;
     }
     let before = now.plus_micros(DELETED_MICROS.saturating_neg());
-    while store.forget_endpoints(before).await? {
+    while store.webhooks.purge_deleted_endpoints(before).await? {
         tokio::time::sleep(BREATH).await;
     }
-    store.load_listeners().await?;
+    store.webhooks.load_subscribers().await?;
     Ok(())
 }
 
@@ -73,12 +76,12 @@ async fn tell_of_spike(
     let question = UsageQuestion::by_period(Grain::Hour, span);
     let rows = webhooks.store.usage(account, question).await?;
     let spent: Vec<_> = rows.iter().map(|row| (row.period, row.rollup.cost)).collect();
-    let began = hour(webhooks.store.account_created_at(account).await?);
+    let began = hour(webhooks.store.reports.account_created_at(account).await?);
     let Some(Spike { spent, usual }) = spike(&spent, began, this) else { return Ok(()) };
     let kind = EventKind::UsageSpike;
     let facts = Facts::default().number("spent", spent).number("usual", usual);
     let data = facts.text("currency", "USD").text("window", "hour").finish();
     // Once a day is enough.
     let once = format!("{}:{account}:{}", kind.name(), now.day().0);
-    webhooks.store.tell(Event { account, kind, once, at: now, data }).await
+    webhooks.store.webhooks.publish(Event { account, kind, once, at: now, data }).await
 }

@@ -10,7 +10,7 @@ use super::throttle::{Subject, Throttle, TooManyAttempts, subject};
 use crate::clock::Clock;
 use crate::mail::Mailer;
 use crate::seal::Seal;
-use crate::store::sessions::{NewSession, Refreshed, SessionListing};
+use crate::store::users::{NewSession, Refreshed, SessionListing};
 use crate::store::users::{NewUser, Role, User, folded};
 use crate::store::{Store, StoreError};
 use domain::address::network;
@@ -236,7 +236,7 @@ impl People {
             created_at: self.clock.now(),
             test_credits: self.test_credits,
         };
-        self.store.create_user(user).await.map_err(|error| match error {
+        self.store.users.insert(user).await.map_err(|error| match error {
             StoreError::Taken(what) if what.contains("username") => PeopleError::UsernameTaken,
             StoreError::Taken(_) => PeopleError::EmailTaken,
             other => PeopleError::Store(other),
@@ -259,13 +259,13 @@ impl People {
         let fits = self.passwords.verify(password.clone(), stored).await?;
         let Some(user) = user.as_ref().filter(|_| fits).cloned() else {
             if let Some(user) = user {
-                self.store.record_act_later(self.act(user.id, &device, ActKind::LoginFailed));
+                self.store.audit_log.record_later(self.act(user.id, &device, ActKind::LoginFailed));
             }
             return Err(PeopleError::WrongCredentials);
         };
         if Passwords::is_outdated(&user.password_hash) {
             let hash = self.passwords.hash(password).await?;
-            self.store.set_better_hash(&user, hash).await?;
+            self.store.users.replace_hash(&user, hash).await?;
         }
         if user.has_two_factor() {
             let challenge = Challenge { user: user.id, version: user.token_version };
@@ -281,7 +281,7 @@ impl People {
         if email.chars().any(char::is_control) {
             return Ok(None);
         }
-        Ok(self.store.find_user_by_email(email).await?)
+        Ok(self.store.users.find_by_email(email).await?)
     }
 
     /// Counts an attempt at an account, whether there is one or not, after the same work.
@@ -294,7 +294,7 @@ impl People {
         self.throttle.try_account(of, device.address)?;
         let nobody = UserId(Uuid::nil());
         let user = user.unwrap_or(nobody);
-        let been_at = self.store.addresses_of(user, self.clock.now()).await?;
+        let been_at = self.store.users.list_addresses(user, self.clock.now()).await?;
         let here = network(device.address);
         let is_known = been_at
             .iter()
@@ -328,7 +328,7 @@ impl People {
         if self.passwords.verify(password, Some(user.password_hash.clone())).await? {
             return Ok(());
         }
-        self.store.record_act_later(self.act(user.id, device, ActKind::LoginFailed));
+        self.store.audit_log.record_later(self.act(user.id, device, ActKind::LoginFailed));
         Err(PeopleError::WrongCredentials)
     }
 
@@ -351,7 +351,7 @@ impl People {
     pub async fn set_role(&self, user: &User, role: Role) -> Result<(), PeopleError> {
         let origin = Origin::local(Actor::CommandLine);
         let act = origin.act(Uuid::now_v7(), user.id, ActKind::RoleSet, self.clock.now());
-        self.store.set_role(user.id, role, act.with(role.name())).await?;
+        self.store.users.set_role(user.id, role, act.with(role.name())).await?;
         Ok(())
     }
 
@@ -368,7 +368,7 @@ impl People {
         let logged_in = self.logged_in(user, session.id, refresh_token)?;
         let act = act.to(session.id.to_string());
         // While this was checked another password may have been set, or a second factor.
-        if !self.store.begin_session(session, version, has_given_code, act).await? {
+        if !self.store.users.insert_session(session, version, has_given_code, act).await? {
             return Err(PeopleError::WrongCredentials);
         }
         Ok(logged_in)
@@ -428,7 +428,7 @@ impl People {
         let (used, digest) = (digest(token), next.digest());
         // Who it is, the token tells.
         let from = device.origin(Actor::Server);
-        let renewing = self.store.refresh_session(used, digest, now, expires_at, from);
+        let renewing = self.store.users.refresh_session(used, digest, now, expires_at, from);
         match renewing.await? {
             Refreshed::Renewed(user, session) => self.logged_in(*user, session, next),
             Refreshed::Reused(user, session) => {
@@ -450,7 +450,7 @@ impl People {
         device: &Device,
     ) -> Result<(), PeopleError> {
         let act = self.act(user, device, ActKind::SessionEnded).to(session.to_string());
-        let is_ended = self.store.end_session(user, session, act).await?;
+        let is_ended = self.store.users.end_session(user, session, act).await?;
         if is_ended { Ok(()) } else { Err(PeopleError::NoSession) }
     }
 
@@ -464,7 +464,7 @@ impl People {
         device: &Device,
     ) -> Result<u64, PeopleError> {
         let act = self.act(user, device, ActKind::SessionsEnded);
-        Ok(self.store.end_sessions(user, act).await?)
+        Ok(self.store.users.end_sessions(user, act).await?)
     }
 
     /// The user's sessions, the last used one first.
@@ -472,7 +472,7 @@ impl People {
     /// # Errors
     /// [`PeopleError::Store`]
     pub async fn sessions_of(&self, user: UserId) -> Result<Vec<SessionListing>, PeopleError> {
-        Ok(self.store.sessions_of(user, self.clock.now()).await?)
+        Ok(self.store.users.list_sessions(user, self.clock.now()).await?)
     }
 
     /// Whose session it is.
@@ -485,7 +485,8 @@ impl People {
             SessionError::Invalid => PeopleError::InvalidSession,
             SessionError::Expired => PeopleError::ExpiredSession,
         })?;
-        let found = self.store.session_user(id, now).await?.filter(|found| found.id == user);
+        let found =
+            self.store.users.find_by_session(id, now).await?.filter(|found| found.id == user);
         let user = found.ok_or(PeopleError::InvalidSession)?;
         Ok(Speaker { user, session: id })
     }
@@ -508,7 +509,7 @@ impl People {
         let (session, refresh_token) = self.new_session(user.id, device);
         let logged_in = self.logged_in(user.clone(), session.id, refresh_token)?;
         let (at, session) = (session.at, Some(session));
-        if !self.store.set_password(&user, hash, at, session, act).await? {
+        if !self.store.users.set_password(&user, hash, at, session, act).await? {
             return Err(PeopleError::WrongCredentials);
         }
         self.tell_of_new_password(&user);
