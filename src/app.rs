@@ -22,11 +22,11 @@ use uuid::Uuid;
 use crate::actors::account::directory::{ActorThreads, SWEEP_PERIOD};
 use crate::actors::ledger::WriterState;
 use crate::actors::{Directory, LedgerHandle, LedgerWriter};
-use crate::admin::Operators;
-use crate::auth::people::{Letters, SessionBounds};
+use crate::admin::Admin;
 use crate::auth::throttle::Throttle;
 use crate::auth::two_factor;
-use crate::auth::{Passwords, People, Sessions};
+use crate::auth::users::{MessageSettings, SessionBounds};
+use crate::auth::{Passwords, Sessions, Users};
 use crate::clock::Clock;
 use crate::config::{ServerSettings, Settings, UpstreamSettings};
 use crate::health::Health;
@@ -34,7 +34,7 @@ use crate::http::{self, App};
 use crate::idempotency::Idempotency;
 use crate::keys::{KeyCache, Keys};
 use crate::mail::Mailer;
-use crate::payments::auto::SwitchedOff;
+use crate::payments::auto::AutoTopUpStopped;
 use crate::payments::stripe::Stripe;
 use crate::payments::x402::X402;
 use crate::payments::{Locks, Payments};
@@ -48,7 +48,7 @@ use crate::tls::Certificate;
 use crate::tokens;
 use crate::upstream::{self, Upstreams};
 use crate::verify::{Audience, Finding, Report, verify};
-use crate::webhooks::deliver::{Courier, SwitchedOff as SwitchedOffEndpoint, system_lookup};
+use crate::webhooks::deliver::{Dispatcher, EndpointDisabled, system_lookup};
 use crate::webhooks::{self, Webhooks, watch};
 use domain::api_key::Pepper;
 use domain::{Lease, MICROS_PER_DAY, Timestamp};
@@ -142,20 +142,20 @@ async fn run(
     let running = actix::spawn(server);
     // After the HTTP threads: the accounts whose holds it ends live there.
     let sweeper = actix::spawn(sweep(app.clone().into_inner(), lease));
-    let courier = courier(&settings, &app)?.start();
+    let dispatcher = dispatcher(&settings, &app)?.start();
     let watching = {
         let ledger = ledger.clone();
         let keep_days = i64::from(settings.webhooks.keep_days.get());
         watch::start(Arc::clone(&app.webhooks), keep_days, move || ledger.state().is_in_charge())
     };
-    let watching_figures = [
+    let measuring = [
         Some(actix::spawn(watch_disk(app.clone().into_inner(), settings.data_dir.clone()))),
         settings
             .ledger
             .verify_hours
-            .map(|hours| actix::spawn(verify_now_and_then(app.clone().into_inner(), hours))),
+            .map(|hours| actix::spawn(verify_periodically(app.clone().into_inner(), hours))),
     ];
-    let bursars = start_bursars(&app);
+    let payment_jobs = start_payment_jobs(&app);
     let keep_days = settings.usage.keep_days;
     let forgetting =
         keep_days.map(|days| actix::spawn(forget_usage(app.clone().into_inner(), days)));
@@ -173,12 +173,12 @@ async fn run(
     }
     server_handle.stop(true).await;
     sweeper.abort();
-    for bursar in bursars {
-        bursar.abort();
+    for job in payment_jobs {
+        job.abort();
     }
-    courier.abort();
+    dispatcher.abort();
     watching.abort();
-    for task in [forgetting, following].into_iter().chain(watching_figures).flatten() {
+    for task in [forgetting, following].into_iter().chain(measuring).flatten() {
         task.abort();
     }
     running.await.context("the HTTP server broke off")??;
@@ -297,22 +297,26 @@ fn hold_lifetime_micros(settings: &Settings) -> i64 {
 ///
 /// # Errors
 /// Where a secret or a setting cannot be used.
-pub fn people(
+pub fn users(
     settings: &Settings,
     clock: Clock,
     database: Handle,
     store: Store,
-) -> anyhow::Result<People> {
+) -> anyhow::Result<Users> {
     let auth = &settings.auth;
     let jwt_secret = secret(auth.jwt_secret.as_ref(), &settings.data_dir, "jwt_secret")?;
     let previous = previous(auth.jwt_previous_secret.as_ref(), &settings.data_dir, "jwt_secret")?;
     let pepper = secret(auth.key_pepper.as_ref(), &settings.data_dir, "key_pepper")?;
+    let runtime = store.runtime().clone();
     let hashes_max = match auth.password_hashes_max {
         0 => available_parallelism().map_or(1, usize::from).div_ceil(2),
         set => set,
     };
-    Ok(People {
-        store,
+    Ok(Users {
+        store: store.users,
+        keys: store.keys,
+        audit_log: store.audit_log,
+        runtime,
         passwords: Passwords::new(hashes_max, auth.password_queue_max)?,
         sessions: Sessions::new(&jwt_secret, previous.as_slice(), auth.jwt_lifetime_seconds.get()),
         session_bounds: SessionBounds {
@@ -322,7 +326,7 @@ pub fn people(
         seal: Seal::new(&pepper, two_factor::PURPOSE).context("the key pepper cannot be used")?,
         throttle: Throttle::new(auth, &settings.rate_limit),
         mailer: Mailer::new(&settings.email, settings.data_dir.join("mail"), database)?,
-        letters: Letters {
+        messages: MessageSettings {
             verification_micros: i64::from(auth.verification_hours.get())
                 .saturating_mul(MICROS_PER_HOUR),
             reset_micros: i64::from(auth.password_reset_minutes.get()).saturating_mul(60_000_000),
@@ -343,17 +347,19 @@ fn app(
     store: Store,
     gateway: Arc<Gateway>,
 ) -> anyhow::Result<App> {
-    let people = Arc::new(people(settings, clock.clone(), database, store.clone())?);
+    let users = Arc::new(users(settings, clock.clone(), database, store.clone())?);
     let server = &settings.server;
     Ok(App {
-        people,
+        users,
         keys: Keys {
             store: store.clone(),
             gateway: Arc::clone(&gateway),
             expiry_warning_micros: expiry_warning_micros(settings),
         },
         payments: Payments {
-            store: store.clone(),
+            store: store.payments.clone(),
+            users: store.users.clone(),
+            audit_log: store.audit_log.clone(),
             gateway: Arc::clone(&gateway),
             is_sandbox_on: settings.sandbox_payments(),
             amount_max: settings.payment_amount_max()?,
@@ -374,8 +380,10 @@ fn app(
             readiness: Arc::clone(&gateway.readiness),
         },
         webhooks: webhooks(settings, &clock, &store, &gateway)?,
-        operators: Operators {
-            store: store.clone(),
+        admin: Admin {
+            users: store.users.clone(),
+            keys: store.keys.clone(),
+            audit_log: store.audit_log.clone(),
             gateway: Arc::clone(&gateway),
             tiers: settings.rate_limit.tiers.keys().cloned().collect(),
         },
@@ -401,7 +409,10 @@ fn webhooks(
     let pepper = secret(settings.auth.key_pepper.as_ref(), &settings.data_dir, "key_pepper")?;
     let hours = i64::from(settings.webhooks.former_secret_hours);
     Ok(Arc::new(Webhooks {
-        store: store.clone(),
+        store: store.webhooks.clone(),
+        users: store.users.clone(),
+        reports: store.reports.clone(),
+        runtime: store.runtime().clone(),
         clock: clock.clone(),
         seal: Seal::new(&pepper, webhooks::PURPOSE).context("the key pepper cannot be used")?,
         is_private_allowed: settings.webhooks.allow_private_addresses,
@@ -412,22 +423,22 @@ fn webhooks(
     }))
 }
 
-fn courier(settings: &Settings, app: &Data<App>) -> anyhow::Result<Courier> {
-    let (ledger, people) = (app.gateway.ledger.clone(), Arc::clone(&app.people));
+fn dispatcher(settings: &Settings, app: &Data<App>) -> anyhow::Result<Dispatcher> {
+    let (ledger, users) = (app.gateway.ledger.clone(), Arc::clone(&app.users));
     let runtime = app.store.runtime().clone();
-    let tell = move |off: SwitchedOffEndpoint| {
-        let people = Arc::clone(&people);
+    let tell = move |off: EndpointDisabled| {
+        let users = Arc::clone(&users);
         runtime.spawn(async move {
-            let SwitchedOffEndpoint { user, endpoint, url } = off;
+            let EndpointDisabled { user, endpoint, url } = off;
             let what = format!(
                 "your webhook {url} ({endpoint}) has taken nothing for three days, or says that it is gone, and was \
                  switched off. What was not delivered is in GET /api/webhooks/{endpoint}/deliveries. To go on: PATCH \
                  /api/webhooks/{endpoint} with {{\"enabled\": true}}."
             );
-            people.write_to(user, "A webhook was switched off", &what).await;
+            users.write_to(user, "A webhook was switched off", &what).await;
         });
     };
-    Courier::new(
+    Dispatcher::new(
         Arc::clone(&app.webhooks),
         system_lookup(),
         Duration::from_secs(settings.webhooks.timeout_seconds.get()),
@@ -447,7 +458,7 @@ fn announce(app: &App, address: SocketAddr) {
         let groups = on_sandbox.join(", ");
         tracing::warn!("the built-in sandbox answers the live calls of: {groups}");
     }
-    if !app.people.mailer.is_real() {
+    if !app.users.mailer.is_real() {
         tracing::warn!("no mail server is set: messages to users go into a folder or into the log");
     }
     if app.payments.is_sandbox_on {
@@ -539,13 +550,13 @@ async fn sweep(app: Arc<App>, lease: Lease) {
         sweeps = sweeps.wrapping_add(1);
         if sweeps % FORGET_SWEEPS == 1
             && app.gateway.ledger.state().is_in_charge()
-            && let Err(error) = app.people.tell_of_expiring_keys(app.keys.soon()).await
+            && let Err(error) = app.users.tell_of_expiring_keys(app.keys.soon()).await
         {
             tracing::warn!(%error, "owners of keys that end soon were not told");
         }
         if sweeps.is_multiple_of(FORGET_SWEEPS) {
             app.gateway.rate_limits.forget_idle();
-            app.people.throttle.forget_idle();
+            app.users.throttle.forget_idle();
             if let Err(error) = app.gateway.idempotency.forget().await {
                 tracing::warn!(%error, "old recorded answers were not deleted");
             }
@@ -557,21 +568,21 @@ async fn sweep(app: Arc<App>, lease: Lease) {
 }
 
 /// Starts those who look after payments, each by itself: none waits for another one's provider.
-fn start_bursars(app: &Data<App>) -> [tokio::task::JoinHandle<()>; 4] {
+fn start_payment_jobs(app: &Data<App>) -> [tokio::task::JoinHandle<()>; 4] {
     [
-        actix::spawn(now_and_then(app.clone().into_inner(), async |app| {
-            logged(app.payments.look_after().await, "payments were not looked after");
+        actix::spawn(every_few_seconds(app.clone().into_inner(), async |app| {
+            log_error(app.payments.check_due().await, "payments were not looked after");
         })),
-        actix::spawn(now_and_then(app.clone().into_inner(), async |app| {
-            logged(app.payments.take_back_all().await, "payments were not taken back");
+        actix::spawn(every_few_seconds(app.clone().into_inner(), async |app| {
+            log_error(app.payments.apply_reversals().await, "payments were not taken back");
         })),
-        actix::spawn(now_and_then(app.clone().into_inner(), top_up_accounts)),
-        actix::spawn(look_for_reversals(app.clone().into_inner())),
+        actix::spawn(every_few_seconds(app.clone().into_inner(), top_up_accounts)),
+        actix::spawn(find_reversals(app.clone().into_inner())),
     ]
 }
 
 /// Does something about payments, while the accounts are this process's.
-async fn now_and_then(app: Arc<App>, work: impl AsyncFn(&App)) {
+async fn every_few_seconds(app: Arc<App>, work: impl AsyncFn(&App)) {
     let mut period = tokio::time::interval(PAYMENTS_PERIOD);
     period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -584,25 +595,25 @@ async fn now_and_then(app: Arc<App>, work: impl AsyncFn(&App)) {
 
 /// Tops up the accounts that top themselves up, and tells of those that do so no longer.
 async fn top_up_accounts(app: &App) {
-    logged(app.payments.top_up_accounts().await, "accounts were not topped up");
-    let given_up = app.payments.auto_top_ups_given_up().await;
-    for SwitchedOff { user, why } in
-        logged(given_up, "who is topped up no longer was not told").unwrap_or_default()
+    log_error(app.payments.top_up_accounts().await, "accounts were not topped up");
+    let given_up = app.payments.take_stopped_auto_top_ups().await;
+    for AutoTopUpStopped { user, why } in
+        log_error(given_up, "who is topped up no longer was not told").unwrap_or_default()
     {
-        app.people.tell_of_auto_top_up(user, &why).await;
+        app.users.tell_of_auto_top_up(user, &why).await;
     }
 }
 
 /// Looks for refunds and disputes that no webhook has told of: at first as far back as can be seen, then every hour.
-async fn look_for_reversals(app: Arc<App>) {
+async fn find_reversals(app: Arc<App>) {
     let mut days = REVERSALS_DAYS_AT_START;
     loop {
         let mut pause = PAYMENTS_PERIOD;
         if app.gateway.ledger.state().is_in_charge() {
             let now = app.gateway.clock.now();
             let since = now.plus_micros(MICROS_PER_DAY.saturating_mul(days).saturating_neg());
-            let looked = app.payments.look_for_reversals(since).await;
-            if logged(looked, "refunds and disputes were not looked for").is_some() {
+            let looked = app.payments.find_reversals(since).await;
+            if log_error(looked, "refunds and disputes were not looked for").is_some() {
                 days = REVERSALS_DAYS;
             }
             pause = REVERSALS_PERIOD;
@@ -611,7 +622,7 @@ async fn look_for_reversals(app: Arc<App>) {
     }
 }
 
-fn logged<T, E: std::fmt::Display>(result: Result<T, E>, what: &str) -> Option<T> {
+fn log_error<T, E: std::fmt::Display>(result: Result<T, E>, what: &str) -> Option<T> {
     result.map_err(|error| tracing::warn!(%error, "{what}")).ok()
 }
 
@@ -649,7 +660,7 @@ impl Audience for LogFindings {
 }
 
 /// Verifies every ledger, as long as the server runs.
-async fn verify_now_and_then(app: Arc<App>, hours: NonZeroU32) {
+async fn verify_periodically(app: Arc<App>, hours: NonZeroU32) {
     let mut period = tokio::time::interval(Duration::from_secs(u64::from(hours.get()) * 3_600));
     // So that it is seen where none comes about.
     app.gateway.metrics.verified_at.store(app.clock.now().seconds(), Ordering::Relaxed);

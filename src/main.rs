@@ -9,8 +9,8 @@ use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
 use domain::Credits;
 use polysystems::app;
-use polysystems::auth::People;
-use polysystems::auth::people::{PeopleError, Registration};
+use polysystems::auth::Users;
+use polysystems::auth::users::{Registration, UsersError};
 use polysystems::cli::{self, Console, find_user};
 use polysystems::clock::Clock;
 use polysystems::config::Settings;
@@ -265,17 +265,17 @@ fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             create_user(&settings, email, username, admin)?;
         }
         Command::User(command) => {
-            with_people(&settings, async |people| users(&settings, people, command).await)?;
+            with_users(&settings, async |users| user_command(&settings, users, command).await)?;
         }
         Command::AuditLog { operator, user, limit, cursor } => {
-            with_people(&settings, async |people| {
+            with_users(&settings, async |users| {
                 let user = match user {
-                    Some(user) => Some(find_user(people, &user).await?.id.to_string()),
+                    Some(user) => Some(find_user(users, &user).await?.id.to_string()),
                     None => None,
                 };
                 let limit = limit.to_string();
                 let query = [("limit", Some(limit)), ("cursor", cursor), ("user_id", user)];
-                ask(&settings, people, operator, Method::GET, "/api/admin/audit-log", &query, None)
+                ask(&settings, users, operator, Method::GET, "/api/admin/audit-log", &query, None)
                     .await
             })?;
         }
@@ -379,16 +379,16 @@ fn verify_ledgers(settings: &Settings, is_json: bool) -> anyhow::Result<ExitCode
 }
 
 /// Does something with the people of the database.
-fn with_people(
+fn with_users(
     settings: &Settings,
-    work: impl AsyncFnOnce(&People) -> anyhow::Result<()>,
+    work: impl AsyncFnOnce(&Users) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let database = app::database_runtime()?;
     database.block_on(async {
         let store = app::open_store(settings, database.handle().clone()).await?;
         let handle = database.handle().clone();
-        let people = app::people(settings, Clock::System, handle, store.clone())?;
-        let result = work(&people).await;
+        let users = app::users(settings, Clock::System, handle, store.clone())?;
+        let result = work(&users).await;
         store.close().await;
         result
     })
@@ -397,7 +397,7 @@ fn with_people(
 /// Asks the running server as an operator, and prints its answer.
 async fn ask(
     settings: &Settings,
-    people: &People,
+    users: &Users,
     Operator { name, url }: Operator,
     method: Method,
     path: &str,
@@ -405,7 +405,7 @@ async fn ask(
     body: Option<String>,
 ) -> anyhow::Result<()> {
     let url = url.map_or_else(|| cli::url_of(settings), Ok)?;
-    let console = Console::open(people, &name, url).await?;
+    let console = Console::open(users, &name, url).await?;
     let query: Vec<(&str, &str)> =
         query.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?))).collect();
     let answer = console.ask(method, path, &query, body).await;
@@ -413,9 +413,13 @@ async fn ask(
     print(&answer?)
 }
 
-async fn users(settings: &Settings, people: &People, command: UserCommand) -> anyhow::Result<()> {
+async fn user_command(
+    settings: &Settings,
+    users: &Users,
+    command: UserCommand,
+) -> anyhow::Result<()> {
     let path = async |user: &str, act: &str| -> anyhow::Result<String> {
-        Ok(format!("/api/admin/users/{}{act}", find_user(people, user).await?.id))
+        Ok(format!("/api/admin/users/{}{act}", find_user(users, user).await?.id))
     };
     let (operator, method, path, query, body) = match command {
         // Has its own way, since it reads a password.
@@ -425,13 +429,13 @@ async fn users(settings: &Settings, people: &People, command: UserCommand) -> an
                 RoleName::User => Role::User,
                 RoleName::Admin => Role::Admin,
             };
-            let user = find_user(people, &user).await?;
-            people.set_role(&user, role).await?;
+            let user = find_user(users, &user).await?;
+            users.set_role(&user, role).await?;
             return print(&format!("{} {}", user.id, role.name()));
         }
         UserCommand::Disable2fa { user } => {
-            let user = find_user(people, &user).await?;
-            people.disable_second_factor_of(&user).await?;
+            let user = find_user(users, &user).await?;
+            users.disable_second_factor_of(&user).await?;
             return print(&format!("{} has no second factor any more", user.id));
         }
         UserCommand::List { operator, search, limit, cursor } => {
@@ -465,7 +469,7 @@ async fn users(settings: &Settings, people: &People, command: UserCommand) -> an
             (operator, Method::POST, path(&user, "/resume").await?, Vec::new(), Some(body))
         }
     };
-    ask(settings, people, operator, method, &path, &query, body).await
+    ask(settings, users, operator, method, &path, &query, body).await
 }
 
 fn create_user(
@@ -484,12 +488,11 @@ fn create_user(
     let role = if is_admin { Role::Admin } else { Role::User };
     let user = database.block_on(async {
         let store = app::open_store(settings, database.handle().clone()).await?;
-        let people =
-            app::people(settings, Clock::System, database.handle().clone(), store.clone())?;
-        let user = people.register(Registration { email, username, password }, role, None).await;
+        let users = app::users(settings, Clock::System, database.handle().clone(), store.clone())?;
+        let user = users.register(Registration { email, username, password }, role, None).await;
         store.close().await;
         user.map_err(|error| match error {
-            PeopleError::Store(error) => anyhow::anyhow!("cannot store the user: {error}"),
+            UsersError::Store(error) => anyhow::anyhow!("cannot store the user: {error}"),
             other => anyhow::Error::new(other),
         })
     })?;

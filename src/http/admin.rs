@@ -14,7 +14,7 @@ use super::keys::{EnvironmentName, KeyBody};
 use super::page::{cut, page_limit, query, read_cursor};
 use super::repeat::{once, replay};
 use super::{App, uncancelled};
-use crate::admin::{CreditsChange, OperatorsError, UserView};
+use crate::admin::{AdminError, CreditsChange, UserView};
 use crate::idempotency::Made;
 use crate::store::users::{User, UserSearch};
 use domain::{AccountStatus, Act, ActId, Adjustment, Credits, Environment, Snapshot, UserId};
@@ -101,7 +101,7 @@ pub(super) async fn users(
     }
     let before = read_cursor(asked.cursor.as_deref())?;
     let search = UserSearch { text, before, limit: limit.saturating_add(1) };
-    let mut users = app.operators.users(search).await?;
+    let mut users = app.admin.users(search).await?;
     let next_cursor = cut(&mut users, limit).map(|user| user.id.to_string());
     let users = users.iter().map(AdminUserBody::from).collect();
     Ok(HttpResponse::Ok().json(UsersPage { users, next_cursor }))
@@ -159,7 +159,7 @@ pub(super) async fn user(
     app: Data<App>,
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let UserView { user, accounts, keys } = app.operators.user(user_id(&id)?).await?;
+    let UserView { user, accounts, keys } = app.admin.user(user_id(&id)?).await?;
     let user = AdminUserBody::from(&user);
     let accounts = accounts.iter().map(AccountBody::from).collect();
     let soon = app.keys.soon();
@@ -169,7 +169,7 @@ pub(super) async fn user(
 
 /// The id in the path. What cannot be an id is answered like one that does not exist.
 fn user_id(path: &Path<String>) -> Result<UserId, ApiError> {
-    path.parse().map_err(|_| OperatorsError::NoUser.into())
+    path.parse().map_err(|_| AdminError::NoUser.into())
 }
 
 /// Why something is done.
@@ -246,7 +246,7 @@ async fn set_status(
 ) -> Result<HttpResponse, ApiError> {
     let user = user_id(id)?;
     let ReasonBody { reason } = body.json_or_nothing()?.unwrap_or_default();
-    let set = async move { app.operators.set_status(user, status, reason, origin).await };
+    let set = async move { app.admin.set_status(user, status, reason, origin).await };
     uncancelled(set).await?;
     Ok(HttpResponse::Ok().json(StatusAnswer { user_id: user.to_string(), status: status.name() }))
 }
@@ -276,7 +276,7 @@ pub(super) async fn end_sessions(
 ) -> Result<HttpResponse, ApiError> {
     let user = user_id(&id)?;
     let ReasonBody { reason } = body.json_or_nothing()?.unwrap_or_default();
-    let ending = async move { app.operators.end_sessions(user, reason, origin).await };
+    let ending = async move { app.admin.end_sessions(user, reason, origin).await };
     let sessions_ended = uncancelled(ending).await?;
     let user_id = user.to_string();
     Ok(HttpResponse::Ok().json(SessionsEndedAnswer { user_id, sessions_ended }))
@@ -369,7 +369,7 @@ pub(super) async fn change_credits(
     };
     let change = CreditsChange { user, environment: environment.into(), adjustment, reason };
     let AdminUser { id, origin } = operator;
-    let changing = async move { app.operators.change_credits(id, change, once, origin).await };
+    let changing = async move { app.admin.change_credits(id, change, once, origin).await };
     Ok(match uncancelled(changing).await? {
         Made::New(change) => HttpResponse::Created().json(CreditsAnswer::of(&change)),
         Made::Repeat(kept) => replay(kept),
@@ -414,7 +414,7 @@ pub(super) async fn set_tier(
     let user = user_id(&id)?;
     let TierBody { tier } = body.json()?;
     let answer = TierAnswer { user_id: user.to_string(), tier: tier.clone() };
-    let set = async move { app.operators.set_tier(user, tier, origin).await };
+    let set = async move { app.admin.set_tier(user, tier, origin).await };
     uncancelled(set).await?;
     Ok(HttpResponse::Ok().json(answer))
 }
@@ -542,7 +542,7 @@ async fn acts_page(
 ) -> Result<HttpResponse, ApiError> {
     let limit = page_limit(page.limit)?;
     let before = read_cursor(page.cursor.as_deref())?.map(|ActId(id)| id);
-    let mut acts = app.operators.acts(user, before, limit.saturating_add(1)).await?;
+    let mut acts = app.admin.acts(user, before, limit.saturating_add(1)).await?;
     let next_cursor = cut(&mut acts, limit).map(|act| ActId(act.id).to_string());
     let acts = acts.into_iter().map(ActBody::from).collect();
     Ok(HttpResponse::Ok().json(ActsPage { acts, next_cursor }))

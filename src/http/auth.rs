@@ -12,7 +12,7 @@ use super::docs::id;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, SessionUser, client_address, device};
 use super::{App, uncancelled};
-use crate::auth::people::{LoggedIn, Login, PeopleError, Registration, Speaker};
+use crate::auth::users::{CurrentSession, LoggedIn, Login, Registration, UsersError};
 use crate::store::users::{Role, User};
 use domain::Refusal;
 use domain::SessionId;
@@ -29,7 +29,7 @@ pub(super) struct RegisterBody {
     #[garde(skip)]
     #[schema(example = "SecurePassword123!", format = Password)]
     password: String,
-    /// Letters, digits, `.`, `_` and `-`. Unique, whatever its case.
+    /// MessageSettings, digits, `.`, `_` and `-`. Unique, whatever its case.
     #[garde(length(chars, min = 1, max = 64), custom(is_username))]
     #[schema(
         example = "myusername",
@@ -93,10 +93,10 @@ pub(super) async fn register(
     let RegisterBody { email, password, username } = body.json()?;
     let registration = Registration { email, username, password };
     let device = Some(device(&request, &app.trusted_proxies));
-    let registering = Arc::clone(&app.people);
+    let registering = Arc::clone(&app.users);
     let registered = async move { registering.register(registration, Role::User, device).await };
     let user = uncancelled(registered).await?;
-    app.people.send_verification(user.email.clone());
+    app.users.send_verification(user.email.clone());
     Ok(HttpResponse::Created().json(UserBody::from(&user)))
 }
 
@@ -174,7 +174,7 @@ pub(super) async fn login(
     check_attempt(&request, &app)?;
     let LoginBody { email, password } = body.json()?;
     let device = device(&request, &app.trusted_proxies);
-    let logging_in = async move { app.people.log_in(&email, password, device).await };
+    let logging_in = async move { app.users.log_in(&email, password, device).await };
     Ok(HttpResponse::Ok().json(LoginOutcome::from(uncancelled(logging_in).await?)))
 }
 
@@ -236,7 +236,7 @@ pub(super) async fn refresh(
     check_address(&request, &app)?;
     let RefreshBody { refresh_token } = body.json()?;
     let device = device(&request, &app.trusted_proxies);
-    let renewing = async move { app.people.refresh(&refresh_token, device).await };
+    let renewing = async move { app.users.refresh(&refresh_token, device).await };
     let logged_in = uncancelled(renewing).await?;
     Ok(HttpResponse::Ok().json(LoginAnswer::from(logged_in)))
 }
@@ -255,16 +255,16 @@ pub(super) struct LogoutAnswer {
     (status = 401, description = "No valid JWT", body = ErrorBody),
 ))]
 pub(super) async fn logout(
-    speaker: Speaker,
+    current: CurrentSession,
     app: Data<App>,
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
-    let Speaker { user, session } = speaker;
+    let CurrentSession { user, session } = current;
     let device = device(&request, &app.trusted_proxies);
-    let ending = async move { app.people.log_out(user.id, session, &device).await };
+    let ending = async move { app.users.log_out(user.id, session, &device).await };
     match uncancelled(ending).await {
         // Ended meanwhile: that is what was asked for.
-        Ok(()) | Err(PeopleError::NoSession) => {}
+        Ok(()) | Err(UsersError::NoSession) => {}
         Err(error) => return Err(error.into()),
     }
     let message = "This session has ended";
@@ -282,7 +282,7 @@ pub(super) async fn logout_all(
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
     let device = device(&request, &app.trusted_proxies);
-    let ending = async move { app.people.log_out_everywhere(user.id, &device).await };
+    let ending = async move { app.users.log_out_everywhere(user.id, &device).await };
     let sessions_ended = uncancelled(ending).await?;
     let message = "Every session has ended";
     Ok(HttpResponse::Ok().json(LogoutAnswer { message, sessions_ended }))
@@ -314,10 +314,13 @@ pub(super) struct SessionBody {
     (status = 200, description = "The sessions", body = Vec<SessionBody>),
     (status = 401, description = "No valid JWT", body = ErrorBody),
 ))]
-pub(super) async fn sessions(speaker: Speaker, app: Data<App>) -> Result<HttpResponse, ApiError> {
-    let sessions = app.people.sessions_of(speaker.user.id).await?;
+pub(super) async fn sessions(
+    current: CurrentSession,
+    app: Data<App>,
+) -> Result<HttpResponse, ApiError> {
+    let sessions = app.users.sessions_of(current.user.id).await?;
     let bodies = sessions.into_iter().map(|session| SessionBody {
-        is_current: session.id == speaker.session,
+        is_current: session.id == current.session,
         id: session.id.to_string(),
         created_at: session.created_at.to_rfc3339(),
         last_used_at: session.last_used_at.to_rfc3339(),
@@ -343,7 +346,7 @@ pub(super) async fn end_session(
 ) -> Result<HttpResponse, ApiError> {
     let device = device(&request, &app.trusted_proxies);
     let session: SessionId = id.parse().map_err(|_| ApiError::NotFound("session"))?;
-    let ending = async move { app.people.log_out(user.id, session, &device).await };
+    let ending = async move { app.users.log_out(user.id, session, &device).await };
     uncancelled(ending).await?;
     Ok(HttpResponse::NoContent().finish())
 }
@@ -396,7 +399,7 @@ pub(super) async fn change_password(
     let ChangePasswordBody { current_password, new_password } = body.json()?;
     let device = device(&request, &app.trusted_proxies);
     let changing = async move {
-        app.people.change_password(user, current_password, new_password, device).await
+        app.users.change_password(user, current_password, new_password, device).await
     };
     let LoggedIn { token, refresh_token, .. } = uncancelled(changing).await?;
     let message = "The password was changed; every other session has ended";
@@ -408,7 +411,7 @@ pub(super) async fn change_password(
 pub(super) fn check_attempt(request: &HttpRequest, app: &App) -> Result<(), ApiError> {
     check_address(request, app)?;
     let address = client_address(request, &app.trusted_proxies);
-    app.people.throttle.try_from(address).map_err(|error| PeopleError::from(error).into())
+    app.users.throttle.try_from(address).map_err(|error| UsersError::from(error).into())
 }
 
 /// The limit of an address holds for strangers' work here as well.

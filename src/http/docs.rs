@@ -76,7 +76,7 @@ use domain::pricing::PriceRule;
         methods::remove,
         methods::auto_top_up,
         methods::set_auto_top_up,
-        methods::hear_stripe,
+        methods::handle_stripe_event,
         monitoring::usage,
         calls::list,
         monitoring::limits,
@@ -187,7 +187,7 @@ fn or_null(kind: Type) -> ObjectBuilder {
 
 /// Bounds that are settings.
 fn add_bounds(document: &mut utoipa::openapi::OpenApi, app: &App) {
-    let shortest = app.people.password_length_min;
+    let shortest = app.users.password_length_min;
     for (body, field) in [
         ("RegisterBody", "password"),
         ("ChangePasswordBody", "new_password"),

@@ -14,7 +14,7 @@ use super::error::{ApiError, ErrorBody, FieldError};
 use super::extract::{Body, SessionUser, user_origin};
 use super::repeat::{once, replay};
 use super::{App, uncancelled};
-use crate::auth::people::Speaker;
+use crate::auth::users::CurrentSession;
 use crate::idempotency::Made;
 use crate::keys::{KeyRequest, KeysError, NewlyMade};
 use crate::store::keys::{KeyEdit, KeyListing};
@@ -315,13 +315,13 @@ impl KeyBody {
     (status = 422, description = "The Idempotency-Key was used for another request", body = ErrorBody),
 ))]
 pub(super) async fn create(
-    speaker: Speaker,
+    current: CurrentSession,
     app: Data<App>,
     request: HttpRequest,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    app.people.assert_verified(&speaker)?;
-    let user = speaker.user;
+    app.users.assert_verified(&current)?;
+    let user = current.user;
     let once = once(&request, &body, CreatedKey::of)?;
     let origin = user_origin(&request, &app, user.id);
     let body: CreateKeyBody = body.json()?;

@@ -14,8 +14,8 @@ use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 use tracing::Instrument as _;
 
-use crate::admin::Operators;
-use crate::auth::People;
+use crate::admin::Admin;
+use crate::auth::Users;
 use crate::clock::Clock;
 use crate::config::Secret;
 use crate::health::Health;
@@ -58,7 +58,7 @@ use error::ApiError;
 /// What the handlers call. One for the process, shared by all threads.
 pub struct App {
     /// Registration, login, sessions.
-    pub people: Arc<People>,
+    pub users: Arc<Users>,
     /// API keys.
     pub keys: Keys,
     /// Payments and the ledger.
@@ -68,7 +68,7 @@ pub struct App {
     /// Webhook endpoints.
     pub webhooks: Arc<Webhooks>,
     /// What operators do.
-    pub operators: Operators,
+    pub admin: Admin,
     /// The paid calls.
     pub gateway: Arc<Gateway>,
     /// Whether paid calls can be served.
@@ -268,7 +268,7 @@ pub fn routes(
         .service(resource(
             "/api/payments/stripe/webhook",
             "POST",
-            [on_post(|r| r.to(methods::hear_stripe))],
+            [on_post(|r| r.to(methods::handle_stripe_event))],
         ))
         .service(resource(
             "/api/payments/statements/{month}",

@@ -2,7 +2,7 @@
 
 use super::usage::sum;
 use super::{Reports, ReportsError};
-use crate::keys::{on_record, serving_lease, tables_are_whole};
+use crate::keys::tables_are_whole;
 use crate::store::rollups::{Grain, UsageQuestion};
 use domain::forecast::forecast;
 use domain::rollup::{days_within, hour, hour_starts_at};
@@ -32,8 +32,7 @@ impl Reports {
         environment: Environment,
     ) -> Result<BalanceForecast, ReportsError> {
         let account = self.store.users.accounts_of(user).await?.of(environment);
-        let lease = serving_lease(&self.gateway, account).await?;
-        let balance = on_record(&self.gateway, lease.look(None).await?, ()).await?.balance;
+        let balance = self.snapshot(account).await?.balance;
         tables_are_whole(&self.gateway).await?;
         let now = self.gateway.clock.now();
         let end = hour(now).saturating_add(1);
@@ -44,7 +43,7 @@ impl Reports {
         for (grain, periods) in [(Grain::Hour, before), (Grain::Day, days), (Grain::Hour, behind)] {
             let question =
                 UsageQuestion { by_period: false, ..UsageQuestion::by_period(grain, periods) };
-            let cost = sum(&self.store.usage(account, question).await?).rollup.cost;
+            let cost = sum(&self.store.reports.usage(account, question).await?).rollup.cost;
             spent = spent.checked_add(cost).unwrap_or(Credits::MAX);
         }
         // A younger account has spent it in less time; count an hour at least.

@@ -6,10 +6,10 @@
 
 use std::sync::Arc;
 
-use crate::keys::{KeysError, tables_are_whole};
+use crate::keys::{KeysError, on_record, serving_lease, tables_are_whole};
 use crate::pipeline::Gateway;
 use crate::store::Store;
-use domain::{AccountId, Environment, UserId};
+use domain::{AccountId, Environment, Snapshot, Timestamp, UserId};
 
 mod csv;
 mod forecast;
@@ -56,6 +56,24 @@ pub struct Reports {
 }
 
 impl Reports {
+    /// The balance of one of the user's accounts, and when it changed last.
+    pub async fn balance(
+        &self,
+        user: UserId,
+        environment: Environment,
+    ) -> Result<(Snapshot, Timestamp), ReportsError> {
+        let account = self.store.users.accounts_of(user).await?.of(environment);
+        let snapshot = self.snapshot(account).await?;
+        tables_are_whole(&self.gateway).await?;
+        Ok((snapshot, self.store.reports.account_updated_at(account).await?))
+    }
+
+    /// The account as its owner has it now, after everything in it is on record.
+    async fn snapshot(&self, account: AccountId) -> Result<Snapshot, ReportsError> {
+        let lease = serving_lease(&self.gateway, account).await?;
+        Ok(on_record(&self.gateway, lease.look(None).await?, ()).await?)
+    }
+
     /// One of the user's accounts, after a checkpoint.
     async fn account(
         &self,

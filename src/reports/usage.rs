@@ -168,20 +168,23 @@ impl Reports {
         let mut groups = Vec::new();
         let mut only: Option<Vec<String>> = None;
         if group.is_some() {
-            groups = self.store.usage(account, in_all.clone()).await?;
+            groups = self.store.reports.usage(account, in_all.clone()).await?;
             let top = groups.iter().take(SERIES_GROUPS_MAX);
             only = Some(top.map(|row| row.group.clone()).collect());
         }
         let is_nothing = only.as_ref().is_some_and(Vec::is_empty);
         let by_period =
             UsageQuestion { by_period: true, top_by_cost: None, only, ..in_all.clone() };
-        let rows =
-            if is_nothing { Vec::new() } else { self.store.usage(account, by_period).await? };
+        let rows = if is_nothing {
+            Vec::new()
+        } else {
+            self.store.reports.usage(account, by_period).await?
+        };
         // With more groups than are listed, the listed ones are not the whole.
         let totals = if groups.len() < usize::try_from(GROUPS_MAX).unwrap_or(usize::MAX) {
             if group.is_some() { sum(&groups) } else { sum(&rows) }
         } else {
-            sum(&self.store.usage(account, UsageQuestion { group: None, ..in_all }).await?)
+            sum(&self.store.reports.usage(account, UsageQuestion { group: None, ..in_all }).await?)
         };
         let groups = groups.into_iter().map(|row| {
             let RollupRow { group, rollup, errors, .. } = row;

@@ -72,12 +72,12 @@ impl AuditLogStore {
             .await
     }
 
-    /// The same, without anyone waiting for it: so that time does not tell whether there was anything to write.
+    /// The same in the background, so that timing does not reveal whether anything was written.
     pub fn record_later(&self, act: Act) {
         let log = self.clone();
         self.database.runtime.spawn(async move {
             let recorded = match log.record(act.clone()).await {
-                // Perhaps on a connection that was cut off. It is written once, whatever came of that.
+                // The connection may have been lost. A repeat writes the same row once.
                 Err(StoreError::OutcomeUnknown(_)) => log.record(act).await,
                 recorded => recorded,
             };

@@ -1,5 +1,5 @@
-//! API keys as they are looked up and listed. Their changes are written by the ledger writer, in the order
-//! in which their account decided them ([`domain::Change`]).
+//! API keys. The ledger writer creates, revokes and deletes them, in the order in which their
+//! account decided ([`domain::Change`]).
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -23,7 +23,7 @@ use domain::{
 };
 use entity::{api_key, former_key_value, key_policy};
 
-/// What the pipeline knows of a key.
+/// A key as the pipeline needs it.
 #[derive(Clone, Debug)]
 pub struct KeyRecord {
     /// The key.
@@ -38,22 +38,22 @@ pub struct KeyRecord {
     pub expires_at: Option<Timestamp>,
     /// The rate limit tier of its owner; `None` is the default.
     pub tier: Option<String>,
-    /// What it may be used for: one in common to all keys without a policy, of which a million may be remembered.
+    /// Its policy. All keys without one share a value, because a million keys may be cached.
     pub policy: Arc<KeyPolicy>,
 }
 
-/// What a key's owner sees of it.
+/// A key as its owner sees it.
 #[derive(Clone, Debug)]
 pub struct KeyListing {
     /// The key.
     pub id: KeyId,
     /// The account it spends.
     pub account: AccountId,
-    /// What its owner calls it.
+    /// Its name.
     pub name: String,
     /// See [`domain::api_key::ApiKey::preview`].
     pub preview: String,
-    /// What it is looked up by.
+    /// The digest of its value.
     pub digest: KeyDigest,
     /// Not revoked.
     pub is_active: bool,
@@ -63,31 +63,31 @@ pub struct KeyListing {
     pub expires_at: Option<Timestamp>,
     /// The last call that passed every check.
     pub last_used_at: Option<Timestamp>,
-    /// What it may be used for.
+    /// Its policy.
     pub policy: KeyPolicy,
     /// Until when a value that it had before is good as well.
     pub former_valid_until: Option<Timestamp>,
 }
 
-/// A change of what a key is called and may be used for; `None` leaves a part as it is.
+/// A change of a key's name, expiry and policy; `None` leaves a part as it is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyEdit {
-    /// What its owner calls it.
+    /// Its name.
     pub name: Option<String>,
     /// When it ends by itself; `Some(None)` is never.
     pub expires_at: Option<Option<Timestamp>>,
-    /// What it may be used for.
+    /// Its policy.
     pub policy: PolicyChange,
 }
 
-/// A key that ends soon, and whom to tell.
+/// A key that expires soon, and its owner.
 #[derive(Clone, Debug)]
 pub struct ExpiringKey {
     /// Whose account it spends.
     pub account: AccountId,
     /// The key.
     pub id: KeyId,
-    /// What its owner calls it.
+    /// Its name.
     pub name: String,
     /// When it ends.
     pub expires_at: Timestamp,
@@ -95,11 +95,11 @@ pub struct ExpiringKey {
     pub owner: UserId,
     /// Their address.
     pub email: String,
-    /// What they are called.
+    /// Their name.
     pub username: String,
 }
 
-/// Another value of a key, in the place of the one it has.
+/// A new value for a key.
 #[derive(Clone, Debug)]
 pub struct Rotation {
     /// The key.
@@ -216,7 +216,7 @@ impl KeyStore {
             .await
     }
 
-    /// Writes what a key that is about to be made may be used for, so that it is never used for anything else.
+    /// Inserts the policy of a key before the key itself, so that the key is never without it.
     pub async fn insert_policy(&self, key: KeyId, policy: KeyPolicy) -> Result<(), StoreError> {
         self.database
             .run_write(move |database| async move {
@@ -225,13 +225,13 @@ impl KeyStore {
             .await
     }
 
-    /// Changes what a key is called and may be used for; was there such a key?
+    /// Changes a key's name, expiry and policy; was there such a key?
     pub async fn edit(&self, key: KeyId, edit: KeyEdit, act: Act) -> Result<bool, StoreError> {
         self.database
             .run_write(move |database| async move {
                 let transaction = begin_write(&database.write).await?;
                 let is_new_end = edit.expires_at.is_some();
-                // Changed first, so that of two who edit one waits for the other.
+                // Updated first, so that of two concurrent edits one waits for the other.
                 let mut update = api_key::Entity::update_many()
                     .filter(api_key::Column::Id.eq(key.0).and(api_key::Column::IsDeleted.eq(false)))
                     .col_expr(api_key::Column::Id, Value::from(key.0).into());
@@ -258,7 +258,8 @@ impl KeyStore {
             .await
     }
 
-    /// Gives a key another value; false where it has not the one that was to be replaced any more, or is out of use.
+    /// Gives a key another value; false if its value is not the expected one any more, or the key
+    /// is out of use.
     pub async fn rotate(&self, rotation: Rotation, act: Act) -> Result<bool, StoreError> {
         use api_key::Column::{Digest, Id, IsDeleted, IsRevoked, Preview};
         self.database
@@ -290,7 +291,7 @@ impl KeyStore {
             .await
     }
 
-    /// Keys that end between `now` and `soon` and whose owners have not been told; some of them.
+    /// Up to 100 keys that expire between `now` and `soon` and whose owners were not warned.
     pub async fn list_expiring(
         &self,
         now: Timestamp,
@@ -328,13 +329,13 @@ impl KeyStore {
             .await
     }
 
-    /// Notes that the owner of a key is being told that it ends; is that news?
+    /// Records that the owner of a key is warned of its expiry; false if they were warned before.
     pub async fn record_expiry_warning(
         &self,
         key: ExpiringKey,
         act: Act,
     ) -> Result<bool, StoreError> {
-        // What else the policy says stays as it is: its owner may be changing it.
+        // The rest of the policy is left alone: its owner may be changing it.
         const SQL: &str = "INSERT INTO key_policy (key_id, warned_at)
             SELECT id, $1 FROM api_key WHERE id = $2 AND expires_at = $3 AND NOT is_revoked
             ON CONFLICT (key_id) DO UPDATE SET warned_at = excluded.warned_at
@@ -376,7 +377,8 @@ impl KeyStore {
             .await
     }
 
-    /// Deletes former values of keys that ended before `before`, a piece at a time; says whether there may be more.
+    /// Deletes a chunk of the former values of keys that ended before `before`; are there perhaps
+    /// more?
     pub async fn delete_former_values(&self, before: Timestamp) -> Result<bool, StoreError> {
         self.database
             .run(move |database| async move {
@@ -419,7 +421,7 @@ async fn beside(
     Ok((policies, former))
 }
 
-/// The policy, or what all keys without one have in common.
+/// The policy, or the shared empty one.
 fn shared(policy: KeyPolicy) -> Arc<KeyPolicy> {
     static NONE: LazyLock<Arc<KeyPolicy>> = LazyLock::new(Arc::default);
     if policy == **NONE { Arc::clone(&NONE) } else { Arc::new(policy) }
@@ -446,7 +448,7 @@ fn policy(row: key_policy::Model) -> Result<KeyPolicy, StoreError> {
     })
 }
 
-/// Writes what a key may be used for, in the place of what it might before.
+/// Inserts or replaces a key's policy.
 async fn write_policy(
     connection: &impl ConnectionTrait,
     key: KeyId,

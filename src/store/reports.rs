@@ -11,9 +11,9 @@ use super::rollups::UsageFilter;
 use domain::{AccountId, ChargeId, Credits, Day, Ending, KeyId, Month, SpendingLimits, Timestamp};
 use entity::account;
 
-/// Calls looked through for one page; see [`super::ledger`].
+/// How many calls are scanned for one page; see [`super::ledger`].
 const LOOKED_THROUGH_MAX: i64 = 5_000;
-/// Usage records looked at in one statement, so that the ledger writer never waits long for it.
+/// Usage records scanned in one statement, so that the ledger writer never waits long for it.
 const USAGE_CHUNK: u64 = 1_000;
 
 /// A call as its payer sees it.
@@ -27,7 +27,7 @@ pub struct CallRow {
     pub method: String,
     /// The priced route.
     pub route: String,
-    /// The model asked for; empty where it named none.
+    /// The model of the request; empty if it named none.
     pub model: String,
     /// Who served it.
     pub upstream: String,
@@ -52,7 +52,7 @@ pub struct CallRow {
 pub struct KeyAgainstLimits {
     /// The key.
     pub key: KeyId,
-    /// What its owner calls it.
+    /// Its name.
     pub name: String,
     /// May it be used?
     pub is_active: bool,
@@ -69,7 +69,7 @@ pub struct KeyAgainstLimits {
 /// The reports of the database. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct ReportStore {
-    database: Arc<Connections>,
+    pub(in crate::store) database: Arc<Connections>,
 }
 
 impl ReportStore {
@@ -77,8 +77,8 @@ impl ReportStore {
         ReportStore { database }
     }
 
-    /// An account's calls, latest first, and where the next page begins. Of what is narrowed to few of many the pages may
-    /// be short, or empty.
+    /// A page of an account's calls, latest first, and where the next page begins. With a narrow
+    /// filter a page may be short, or empty.
     pub async fn list_calls(
         &self,
         account: AccountId,
@@ -124,7 +124,8 @@ impl ReportStore {
             .await
     }
 
-    /// The keys of an account that are not deleted, oldest first, with their limits and what they have spent.
+    /// The keys of an account that are not deleted, oldest first, with their limits and what they
+    /// have spent.
     pub async fn list_keys_with_limits(
         &self,
         account: AccountId,
@@ -194,12 +195,13 @@ impl ReportStore {
             .await
     }
 
-    /// Deletes records of calls that arrived before `before`, a piece of the oldest at a time; says how many.
+    /// Deletes a chunk of the oldest records of calls that arrived before `before`; answers how
+    /// many.
     ///
-    /// Records lie in the order in which they were written, and those to be deleted at its beginning: no index by
-    /// time is needed, and what is deleted is whole pages.
+    /// Records are stored in the order in which they were written, so the oldest are at the
+    /// beginning: no index by time is needed, and whole pages are freed.
     ///
-    /// Those that are in no rollup yet stay: [`super::Store::fold_usage`] comes first.
+    /// Records that are in no rollup yet stay: call [`super::Store::fold_usage`] first.
     pub async fn delete_usage(&self, before: Timestamp) -> Result<u64, StoreError> {
         self.database
             .run(move |database| async move {

@@ -11,7 +11,9 @@ use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
 
 use super::batch::{CommitError, PIECE, Table, column};
+use super::connections::begin_snapshot;
 use super::lease::begin_write;
+use super::reports::ReportStore;
 use super::{Store, StoreError, is_postgres};
 use domain::rollup::{BUCKET_ENDS, BUCKETS, Rollup, RollupKey, add_usage, days_of};
 use domain::{AccountId, Credits, KeyId, MICROS_PER_DAY, UsageRecord};
@@ -466,11 +468,10 @@ impl Store {
         })
         .await
     }
+}
 
-    /// What the calls of an account come to, every one that is on record.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+impl ReportStore {
+    /// The usage of an account, over every call that is on record.
     pub async fn usage(
         &self,
         account: AccountId,
@@ -482,8 +483,9 @@ impl Store {
         if until <= from {
             return Ok(Vec::new());
         }
-        self.run(move |store| async move {
-            let snapshot = store.snapshot().await?;
+        self.database
+            .run(move |database| async move {
+            let snapshot = begin_snapshot(&database.read).await?;
             let backend = snapshot.get_database_backend();
             let mark = marked(&snapshot, "").await?;
             let name = match group {

@@ -20,7 +20,7 @@ pub(super) const AUTO_WELL: &str = "UPDATE auto_top_up SET failures = 0
     WHERE is_enabled AND failures > 0
         AND account_id = (SELECT account_id FROM payment WHERE id = $1 AND is_auto)";
 
-/// A rule after which an account tops itself up.
+/// The rule of an account's automatic top-up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AutoTopUp {
     /// Whose account.
@@ -44,7 +44,7 @@ pub struct AutoTopUp {
 }
 
 impl PaymentStore {
-    /// The rule after which an account tops itself up, if it has one.
+    /// The rule of an account's automatic top-up, if it has one.
     pub async fn find_auto_top_up(
         &self,
         account: AccountId,
@@ -58,7 +58,7 @@ impl PaymentStore {
             .await
     }
 
-    /// Writes the rule after which an account tops itself up; its failures so far are forgotten.
+    /// Inserts or replaces the rule of an account's automatic top-up, and resets its failures.
     pub async fn set_auto_top_up(
         &self,
         rule: AutoTopUp,
@@ -93,8 +93,8 @@ impl PaymentStore {
             .await
     }
 
-    /// The rules whose accounts are below their threshold, with nothing of theirs under way, and with room left below
-    /// their cap in the UTC month that began at `month_start`.
+    /// The rules whose accounts are below their threshold, with nothing of theirs under way, and
+    /// with room left below their cap in the UTC month that began at `month_start`.
     pub async fn list_due_auto_top_ups(
         &self,
         now: Timestamp,
@@ -108,7 +108,8 @@ impl PaymentStore {
             .await
     }
 
-    /// The rules that were switched off for their failures, and whose owners are not told yet, with the last failure.
+    /// The rules that were switched off after failures and whose owners are not notified yet, with
+    /// the last failure.
     pub async fn list_stopped_auto_top_ups(
         &self,
     ) -> Result<Vec<(AccountId, UserId, String)>, StoreError> {
@@ -129,7 +130,7 @@ impl PaymentStore {
             .await
     }
 
-    /// Writes that the owner of a rule was told that it is switched off.
+    /// Records that the owner of a rule was notified that it is switched off.
     pub async fn mark_auto_top_up_notified(&self, account: AccountId) -> Result<(), StoreError> {
         const SQL: &str = "UPDATE auto_top_up SET is_told = TRUE WHERE account_id = $1";
         self.database

@@ -8,7 +8,7 @@ use crate::store::connections::execute;
 use domain::UserId;
 
 impl PaymentStore {
-    /// What a provider calls a user, if it knows them.
+    /// The user's customer id at a provider, if there is one.
     pub async fn find_customer(
         &self,
         user: UserId,
@@ -26,7 +26,7 @@ impl PaymentStore {
             .await
     }
 
-    /// Writes what a provider calls a user; answers what it is called, where two come at once.
+    /// Inserts the user's customer id at a provider; answers the one on record if two come at once.
     pub async fn insert_customer(
         &self,
         user: UserId,

@@ -36,7 +36,8 @@ pub(in crate::store) async fn insert_confirmed(
     payment::Entity::insert(row).exec_without_returning(transaction).await.map(drop)
 }
 
-/// Writes that a payment is confirmed. Once: a second time is refused, and with it the credit beside it.
+/// Writes that a payment is confirmed. Once: a second time is refused, and with it the credit
+/// beside it.
 pub(in crate::store) async fn confirm(
     transaction: &impl ConnectionTrait,
     payment: PaymentId,
@@ -52,7 +53,7 @@ pub(in crate::store) async fn confirm(
     Ok(())
 }
 
-/// Writes what the ledger has taken of a reversal. It must stand where it stood when that was decided.
+/// Records what the ledger took of a reversal, which must not have changed since that was decided.
 pub(in crate::store) async fn reverse(
     transaction: &impl ConnectionTrait,
     reversal: &Reversal,

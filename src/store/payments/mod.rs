@@ -29,7 +29,7 @@ pub(in crate::store) use ledger::{confirm, insert_confirmed, reverse};
 
 /// When a provider that has said nothing is asked for the first time.
 const FIRST_LOOK_MICROS: i64 = 30_000_000;
-/// Payments that are looked at in one go.
+/// How many payments are checked at once.
 const LOOKS_MAX: u64 = 100;
 const FORGET_REQUEST: &str = "UPDATE payment SET request_digest = NULL
     WHERE account_id = $1 AND request_digest = $2 AND created_at < $3";
@@ -45,7 +45,8 @@ impl PaymentStore {
         PaymentStore { database }
     }
 
-    /// A page of an account's payments, newest first, from below payment `before`; their ids rise with time.
+    /// A page of an account's payments, newest first, from below payment `before`; their ids rise
+    /// with time.
     pub async fn list(
         &self,
         account: AccountId,
@@ -76,7 +77,7 @@ impl PaymentStore {
             .await
     }
 
-    /// The payment that a provider calls so.
+    /// The payment with this id at its provider.
     pub async fn find_by_provider_ref(
         &self,
         provider: &'static str,
@@ -94,11 +95,13 @@ impl PaymentStore {
             .await
     }
 
-    /// Writes a payment that begins, before its provider hears of it; answers the one on record, where the same
-    /// request has begun one before. `None` where the account is closed, or is not to be topped up by itself any more.
+    /// Inserts a payment before its provider is called, or answers the one that the same request
+    /// began before. `None` if the account is suspended, or an automatic top-up is not due any
+    /// more.
     ///
     /// # Errors
-    /// [`StoreError::Taken`] where an account that tops itself up does so already, or another payment is called so.
+    /// [`StoreError::Taken`] if an automatic top-up of the account is open already, or another
+    /// payment has this provider id.
     pub async fn insert(
         &self,
         payment: OpenPayment,
@@ -116,7 +119,7 @@ impl PaymentStore {
                     return Ok(None);
                 }
                 if let Some(digest) = payment.request_digest {
-                    // A key may be used again when what it did is forgotten.
+                    // An idempotency key may be used again after its record was deleted.
                     let (account, from) = (payment.account.0, payment.once_from.micros());
                     let values = vec![account.into(), digest.to_vec().into(), from.into()];
                     execute(&transaction, FORGET_REQUEST, values).await?;
@@ -145,7 +148,7 @@ impl PaymentStore {
                     payment::Entity::insert(row).exec_without_returning(&transaction).await;
                 if let Err(error) = inserted.map_err(StoreError::of_write) {
                     transaction.rollback().await?;
-                    // The same request may have begun it meanwhile.
+                    // A concurrent repeat of the request may have inserted it.
                     let before = begun_by(&database.write, &payment).await?;
                     return before.map(Some).ok_or(error);
                 }
@@ -161,7 +164,7 @@ impl PaymentStore {
             .await
     }
 
-    /// Writes what a provider calls a payment, and what its request was answered.
+    /// Records a payment's id at its provider, and the answer to its request.
     pub async fn record_provider_facts(
         &self,
         id: PaymentId,
@@ -187,7 +190,7 @@ impl PaymentStore {
             .await
     }
 
-    /// Writes how far an open payment has come, short of being confirmed; was it news?
+    /// Sets the status of an open payment, except confirmed; did it change?
     pub async fn set_status(
         &self,
         payment: &Payment,
@@ -195,7 +198,7 @@ impl PaymentStore {
         failure: Option<String>,
         at: Timestamp,
     ) -> Result<bool, StoreError> {
-        // What is confirmed meanwhile is confirmed.
+        // A payment confirmed in between stays confirmed.
         const SQL: &str = "UPDATE payment SET status = $1,
                 confirming_at = CASE WHEN $1 = 2 THEN COALESCE(confirming_at, $2) ELSE confirming_at END,
                 ended_at = CASE WHEN $1 IN (4, 5) THEN $2 ELSE NULL END,
@@ -236,7 +239,7 @@ impl PaymentStore {
             .await
     }
 
-    /// Payments whose provider is to be asked by now; each is asked again later, and ever more seldom.
+    /// Payments whose check is due.
     pub async fn list_due_for_check(&self, now: Timestamp) -> Result<Vec<Payment>, StoreError> {
         self.database
             .run(move |database| async move {
@@ -251,7 +254,7 @@ impl PaymentStore {
             .await
     }
 
-    /// Says when a provider is to be asked next about a payment that has not ended.
+    /// Schedules the next check of an open payment.
     pub async fn schedule_check(&self, id: PaymentId, at: Timestamp) -> Result<(), StoreError> {
         const SQL: &str = "UPDATE payment SET look_at = $1, looks = looks + 1
             WHERE id = $2 AND status IN (1, 2)";
@@ -265,7 +268,8 @@ impl PaymentStore {
     }
 }
 
-/// May this payment begin? The account must be open; and where the server begins it, its owner's rule must say so now.
+/// May this payment begin? The account must be open, and an automatic top-up must be due by its
+/// rule.
 async fn may_open(
     transaction: &impl ConnectionTrait,
     payment: &OpenPayment,
@@ -279,7 +283,7 @@ async fn may_open(
         return Ok(true);
     }
     if super::is_postgres(transaction) {
-        // Whoever changes the rule waits until this is on record, or this for them.
+        // A change of the rule and this payment wait for each other.
         const LOCK: &str = "SELECT 1 FROM auto_top_up WHERE account_id = $1 FOR UPDATE";
         query(transaction, LOCK, vec![account.0.into()]).await?;
     }
@@ -289,7 +293,7 @@ async fn may_open(
     Ok(rules.iter().any(|rule| rule.amount == *amount && Some(&rule.method) == method.as_ref()))
 }
 
-/// The payment that the same request has begun before.
+/// The payment that the same request began before.
 async fn begun_by(
     connection: &impl ConnectionTrait,
     payment: &OpenPayment,

@@ -12,15 +12,15 @@ pub struct Payment {
     pub id: PaymentId,
     /// Whose account it tops up.
     pub account: AccountId,
-    /// Who takes the money.
+    /// The provider.
     pub provider: String,
-    /// How far it has come.
+    /// Its status.
     pub status: PaymentStatus,
     /// How much.
     pub amount: Credits,
     /// When it was made.
     pub created_at: Timestamp,
-    /// When the provider had the payer's word.
+    /// When the payer confirmed at the provider.
     pub confirming_at: Option<Timestamp>,
     /// When the credits were on the account.
     pub confirmed_at: Option<Timestamp>,
@@ -28,7 +28,7 @@ pub struct Payment {
     pub ended_at: Option<Timestamp>,
     /// Until when its payer may pay.
     pub expires_at: Option<Timestamp>,
-    /// What the provider calls it.
+    /// Its id at the provider.
     pub provider_ref: Option<String>,
     /// Where its payer pays.
     pub checkout_url: Option<String>,
@@ -74,9 +74,9 @@ pub struct OpenPayment {
     pub id: PaymentId,
     /// Whose account it tops up.
     pub account: AccountId,
-    /// Who takes the money.
+    /// The provider.
     pub provider: &'static str,
-    /// What the provider will call it, where that is known.
+    /// Its id at the provider, if that is known.
     pub provider_ref: Option<String>,
     /// How much.
     pub amount: Credits,
@@ -84,9 +84,9 @@ pub struct OpenPayment {
     pub method: Option<String>,
     /// Does the server begin it?
     pub is_auto: bool,
-    /// What names the request that begins it, if it happens once.
+    /// The digest of the idempotency key, if there is one.
     pub request_digest: Option<[u8; 32]>,
-    /// The same request begins the same payment, if it has done so since.
+    /// Repeats of the request since this time begin no second payment.
     pub once_from: Timestamp,
     /// When.
     pub at: Timestamp,
@@ -94,10 +94,10 @@ pub struct OpenPayment {
     pub expires_at: Timestamp,
 }
 
-/// What an open payment is called and where it is paid.
+/// A payment's id at its provider, and the page where it is paid.
 #[derive(Clone, Debug, Default)]
 pub struct ProviderFacts {
-    /// What the provider calls it.
+    /// Its id at the provider.
     pub provider_ref: Option<String>,
     /// Where its payer pays.
     pub checkout_url: Option<String>,

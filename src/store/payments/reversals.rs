@@ -9,7 +9,8 @@ use crate::store::lease::begin_write;
 use domain::{AccountId, Credits, PaymentId, Reversal, ReversalKind, Timestamp};
 
 impl PaymentStore {
-    /// Writes what a provider takes back of a payment, by its last word; answers every reversal of the payment.
+    /// Inserts or updates the reversals of a payment that its provider reports; answers all
+    /// reversals of the payment.
     pub async fn record_reversals(
         &self,
         payment: PaymentId,
@@ -41,7 +42,7 @@ impl PaymentStore {
             .await
     }
 
-    /// What providers have taken back of a payment.
+    /// The reversals of a payment.
     pub async fn list_reversals(&self, payment: PaymentId) -> Result<Vec<Reversal>, StoreError> {
         self.database
             .run(move |database| async move {
@@ -50,7 +51,8 @@ impl PaymentStore {
             .await
     }
 
-    /// Payments of which something can be taken back or given again now, in the order of their ids, from above `after`.
+    /// Payments with a reversal that can be debited or credited back now, in the order of their
+    /// ids, from above `after`.
     pub async fn list_to_reverse(&self, after: PaymentId) -> Result<Vec<PaymentId>, StoreError> {
         const SQL: &str = "SELECT DISTINCT payment_id FROM reversal
             INNER JOIN account ON account.id = reversal.account_id

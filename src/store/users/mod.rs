@@ -194,7 +194,7 @@ impl UserStore {
             .await
     }
 
-    /// Stores another hash of the same password, if it has not been changed meanwhile.
+    /// Stores another hash of the same password, if the password was not changed.
     pub async fn replace_hash(&self, user: &User, hash: String) -> Result<(), StoreError> {
         let (id, before) = (user.id, user.password_hash.clone());
         self.database
@@ -209,8 +209,8 @@ impl UserStore {
             .await
     }
 
-    /// Stores another password, if nobody has changed it since `user` was read, ends all of the user's sessions, and
-    /// begins another one; false where somebody was faster.
+    /// Stores another password, if it was not changed since `user` was read, ends all of the user's
+    /// sessions, and begins another one; false if it was changed.
     pub async fn set_password(
         &self,
         user: &User,
@@ -247,7 +247,7 @@ impl UserStore {
             .await
     }
 
-    /// Sets one column of a user, and writes who did it; was there such a user?
+    /// Sets one column of a user, and records the act; was there such a user?
     async fn set_column(
         &self,
         id: UserId,
@@ -283,7 +283,7 @@ impl UserStore {
         self.set_column(id, user::Column::Tier, tier.into(), act).await
     }
 
-    /// Sets what a user may do; was there such a user?
+    /// Sets a user's role; was there such a user?
     pub async fn set_role(&self, id: UserId, role: Role, act: Act) -> Result<bool, StoreError> {
         self.set_column(id, user::Column::Role, role.code().into(), act).await
     }
@@ -308,8 +308,8 @@ fn new_account(
     }
 }
 
-/// Writes the first entry of an account that does not begin empty, and moves the account to it. Written with
-/// the account itself, before anyone can own it, so it needs no lease; its epoch is 0.
+/// Inserts the first entry of an account that does not begin empty. This happens in the transaction
+/// of the account itself, before it can have an owner, so it needs no lease; its epoch is 0.
 async fn open_with_grant(
     transaction: &DatabaseTransaction,
     account: account::Model,

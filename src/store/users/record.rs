@@ -10,17 +10,17 @@ use crate::store::StoreError;
 use domain::{Credits, Origin, SessionId, Timestamp, UserId};
 use entity::{email_token, refresh_token, session, user};
 
-/// What a user may do.
+/// The role of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Everything with their own accounts.
     User,
-    /// Also what operators do.
+    /// The operations of operators as well.
     Admin,
 }
 
 impl Role {
-    /// The word for it in the API.
+    /// Its name in the API.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -48,13 +48,13 @@ pub struct NewUser {
     pub username: String,
     /// PHC text of argon2id.
     pub password_hash: String,
-    /// What they may do.
+    /// Their role.
     pub role: Role,
     /// When they registered.
     pub created_at: Timestamp,
-    /// What their test account begins with.
+    /// The initial balance of their test account.
     pub test_credits: Credits,
-    /// Who registers them, for the audit log.
+    /// Who registers them, and from where, for the audit log.
     pub origin: Origin,
 }
 
@@ -69,7 +69,7 @@ pub struct User {
     pub username: String,
     /// PHC text of argon2id.
     pub password_hash: String,
-    /// What they may do.
+    /// Their role.
     pub role: Role,
     /// Has the address been proved?
     pub is_email_verified: bool,
@@ -79,7 +79,7 @@ pub struct User {
     pub token_version: i64,
     /// When they registered.
     pub created_at: Timestamp,
-    /// What their second factor is, or is to become.
+    /// Their second factor, enabled or pending.
     pub second_factor: Option<SecondFactor>,
 }
 
@@ -131,7 +131,7 @@ pub fn folded(text: &str) -> String {
     text.trim().to_lowercase()
 }
 
-/// What a token is good for.
+/// The purpose of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenPurpose {
     /// To prove an address.
@@ -149,7 +149,7 @@ impl TokenPurpose {
     }
 }
 
-/// What a refresh token is stored as: SHA-256 of its text, which is too random to be guessed.
+/// The digest of a random token: SHA-256 of its text.
 pub type TokenDigest = [u8; 32];
 
 /// A session to be stored.
@@ -163,9 +163,9 @@ pub struct NewSession {
     pub at: Timestamp,
     /// When it ends by itself, unless it is renewed.
     pub expires_at: Timestamp,
-    /// Where it was begun from.
+    /// The address it was begun from.
     pub address: String,
-    /// What its client calls itself.
+    /// The user agent of its client.
     pub agent: String,
     /// Of its first refresh token.
     pub refresh: TokenDigest,
@@ -173,7 +173,7 @@ pub struct NewSession {
     pub sessions_max: u64,
 }
 
-/// Stores a session, and ends the oldest ones where its user has too many.
+/// Inserts a session, and ends the oldest ones if its user has too many.
 pub(super) async fn insert_session(
     transaction: &DatabaseTransaction,
     new: &NewSession,

@@ -28,26 +28,26 @@ pub struct SessionListing {
     pub last_used_at: Timestamp,
     /// When it ends by itself, unless it is renewed.
     pub expires_at: Timestamp,
-    /// Where it was last renewed from.
+    /// The address it was last renewed from.
     pub address: String,
-    /// What its client called itself.
+    /// The user agent of its client.
     pub agent: String,
 }
 
-/// What became of a refresh token.
+/// The result of using a refresh token.
 #[derive(Debug)]
 pub enum Refreshed {
     /// It was good, this once.
     Renewed(Box<User>, SessionId),
-    /// It had been used before: somebody else may have it, so the session has ended.
+    /// It was used before, so it may be stolen: the session has ended.
     Reused(UserId, SessionId),
     /// There is no such token, or its session has ended.
     Unknown,
 }
 
 impl UserStore {
-    /// Begins a session, if the user's password is still that of this version, and there is no second factor that was
-    /// not asked for; did it?
+    /// Inserts a session, if the password has not changed since `version` and the user has no
+    /// second factor, or gave its code; did it?
     pub async fn insert_session(
         &self,
         new: NewSession,
@@ -55,7 +55,7 @@ impl UserStore {
         has_given_code: bool,
         act: Act,
     ) -> Result<bool, StoreError> {
-        // Holds the user's row until the end, so that whoever changes the password comes before or after.
+        // Locks the user's row, so that a concurrent change of the password comes before or after.
         const SQL: &str = "UPDATE users SET token_version = token_version
             WHERE id = $1 AND token_version = $2 AND (totp_enabled_at IS NULL OR $3)";
         self.database
@@ -75,7 +75,7 @@ impl UserStore {
             .await
     }
 
-    /// Remembers where a user has proved who they are, by a session that has ended already.
+    /// Records an address from which a user authenticated, as a session that has ended already.
     pub async fn record_address(&self, new: NewSession) -> Result<(), StoreError> {
         self.database
             .run_write(move |database| async move {
@@ -106,7 +106,7 @@ impl UserStore {
             .await
     }
 
-    /// Uses a refresh token up, and stores the one that follows it.
+    /// Uses a refresh token, and inserts its successor.
     pub async fn refresh_session(
         &self,
         used: TokenDigest,
@@ -118,7 +118,7 @@ impl UserStore {
         self.database
             .run_write(move |database| async move {
                 let transaction = begin_write(&database.write).await?;
-                // Of many who try, the database lets one change the row.
+                // Of concurrent attempts the database lets one change the row.
                 let using = refresh_token::Entity::update_many()
                     .filter(refresh_token::Column::Digest.eq(used.to_vec()))
                     .filter(refresh_token::Column::UsedAt.is_null())
@@ -170,7 +170,7 @@ impl UserStore {
         Ok(self.end_by(which, act).await? > 0)
     }
 
-    /// Ends sessions, and writes who did it, where there was any to end.
+    /// Ends sessions, and records the act if there were any.
     async fn end_by(&self, which: Expr, act: Act) -> Result<u64, StoreError> {
         self.database
             .run_write(move |database| async move {
@@ -210,7 +210,7 @@ impl UserStore {
             .await
     }
 
-    /// Deletes sessions whose time is over, a piece at a time; says whether there may be more.
+    /// Deletes a chunk of the expired sessions; are there perhaps more?
     pub async fn delete_expired_sessions(&self, now: Timestamp) -> Result<bool, StoreError> {
         self.database
             .run(move |database| async move {

@@ -1,4 +1,5 @@
-//! Second factors: a sealed secret, the last step that a code of it was good for, and recovery codes.
+//! Second factors: a sealed secret, the last step that a code of it was good for, and recovery
+//! codes.
 
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, DatabaseTransaction, EntityTrait, ExprTrait as _,
@@ -11,11 +12,11 @@ use crate::store::{StoreError, audit_log};
 use domain::{Act, Timestamp, UserId};
 use entity::{recovery_code, user};
 
-/// What a recovery code is stored as.
+/// The digest under which a recovery code is stored.
 pub type CodeDigest = [u8; 32];
 
 impl UserStore {
-    /// Stores the secret of a second factor that is not switched on yet; false where there is one that is.
+    /// Stores the secret of a pending second factor; false if one is enabled.
     pub async fn insert_second_factor(
         &self,
         id: UserId,
@@ -34,8 +35,9 @@ impl UserStore {
             .await
     }
 
-    /// Switches a second factor on whose secret is still the one given, uses up the step of the code that proved it, and
-    /// stores its recovery codes; false where it has been switched on or replaced meanwhile.
+    /// Enables a pending second factor if its secret is still `sealed`, uses the step of the code
+    /// that proved it, and inserts its recovery codes; false if it was enabled or replaced in
+    /// between.
     pub async fn enable_second_factor(
         &self,
         id: UserId,
@@ -66,7 +68,7 @@ impl UserStore {
             .await
     }
 
-    /// Uses up the code of a step; false where that one or a later one has been used.
+    /// Uses the code of a step; false if this or a later step was used.
     pub async fn use_totp_step(&self, id: UserId, step: i64) -> Result<bool, StoreError> {
         use user::Column::{Id, TotpEnabledAt, TotpStep};
         self.database
@@ -81,7 +83,7 @@ impl UserStore {
             .await
     }
 
-    /// Uses up a recovery code; false where there is none, or it has been used.
+    /// Uses a recovery code; false if there is none, or it was used.
     pub async fn use_recovery_code(
         &self,
         id: UserId,
@@ -108,7 +110,7 @@ impl UserStore {
             .await
     }
 
-    /// Stores new recovery codes in the place of all before.
+    /// Replaces all recovery codes.
     pub async fn replace_recovery_codes(
         &self,
         id: UserId,
@@ -125,7 +127,7 @@ impl UserStore {
             .await
     }
 
-    /// Switches a second factor off, and forgets its secret and its codes.
+    /// Deletes a second factor with its secret and its recovery codes.
     pub async fn delete_second_factor(&self, id: UserId, act: Act) -> Result<(), StoreError> {
         self.database
             .run_write(move |database| async move {
@@ -143,7 +145,7 @@ impl UserStore {
             .await
     }
 
-    /// How many recovery codes nobody has used.
+    /// How many recovery codes are unused.
     pub async fn count_recovery_codes(&self, id: UserId) -> Result<u64, StoreError> {
         self.database
             .run(move |database| async move {
@@ -157,7 +159,7 @@ impl UserStore {
             .await
     }
 
-    /// Where sessions of a user are from, ended ones included, as long as they are kept.
+    /// The addresses of a user's sessions, including ended ones that are not deleted yet.
     pub async fn list_addresses(
         &self,
         id: UserId,

@@ -62,7 +62,7 @@ impl WebhookStore {
             .await
     }
 
-    /// Deliveries of an endpoint with their tries, latest first.
+    /// Deliveries of an endpoint with their attempts, latest first.
     pub async fn list_deliveries(
         &self,
         endpoint: EndpointId,
@@ -103,7 +103,7 @@ impl WebhookStore {
             .await
     }
 
-    /// Has a delivery of an endpoint tried again, whatever became of it; is there one?
+    /// Makes a delivery of an endpoint due again, whatever its state; is there one?
     pub async fn redeliver(
         &self,
         endpoint: EndpointId,
@@ -122,13 +122,13 @@ impl WebhookStore {
             .await
     }
 
-    /// Endpoints for which something is due, those first for which something waits longest, but for these.
+    /// Endpoints with a due delivery, the longest waiting first, except these.
     pub async fn list_due_endpoints(
         &self,
         now: Timestamp,
         but: Vec<EndpointId>,
     ) -> Result<Vec<DueEndpoint>, StoreError> {
-        // One look into an index for each endpoint, however much waits for it.
+        // One index lookup for each endpoint, however many deliveries wait for it.
         const SQL: &str = "SELECT id, account_id, first FROM (
                 SELECT id, account_id, (SELECT MIN(next_at) FROM webhook_delivery
                     WHERE endpoint_id = webhook_endpoint.id AND next_at IS NOT NULL) AS first
@@ -182,8 +182,8 @@ impl WebhookStore {
             .await
     }
 
-    /// What an event tells, which from now on is not replaced any more, and where to, as it is now; `None` where one of
-    /// them is gone.
+    /// The content of an event, which is not replaced from now on, and its destination; `None` if
+    /// one of them is gone.
     pub async fn claim_event(
         &self,
         event: EventId,
@@ -220,8 +220,9 @@ impl WebhookStore {
             .await
     }
 
-    /// Writes a try and what becomes of the delivery. Of an endpoint that has failed since before `dead_since`, or is
-    /// gone for good, everything is given up, and it is switched off: was it?
+    /// Records an attempt and the delivery's new state. An endpoint that has failed since before
+    /// `dead_since`, or is gone for good, is switched off, and all its deliveries are given up; was
+    /// it?
     pub async fn record_attempt(
         &self,
         delivery: DueDelivery,
@@ -287,8 +288,8 @@ impl WebhookStore {
         Ok(is_switched_off)
     }
 
-    /// Deletes events from before `before` with all their deliveries, where none is still to be tried, a piece at a time;
-    /// may there be more?
+    /// Deletes a chunk of the events from before `before` that have no pending delivery; are there
+    /// perhaps more?
     pub async fn delete_old_events(&self, before: Timestamp) -> Result<bool, StoreError> {
         self.database
             .run(move |database| async move {

@@ -1,4 +1,4 @@
-//! Webhook endpoints, and the balance below which their account is told that it is low.
+//! Webhook endpoints, and the balance below which an account counts as low.
 
 use sea_orm::{DbErr, QueryResult};
 use uuid::Uuid;
@@ -81,8 +81,8 @@ impl WebhookStore {
             .await
     }
 
-    /// Changes an endpoint of an account; is there one? Switched on, it begins anew; switched off, what waited for it is
-    /// given up.
+    /// Changes an endpoint of an account; is there one? Switching it on resets its failures;
+    /// switching it off gives its deliveries up.
     pub async fn update_endpoint(
         &self,
         account: AccountId,
@@ -128,8 +128,8 @@ impl WebhookStore {
         Ok(is_there)
     }
 
-    /// Deletes an endpoint of an account; was there one? Nothing is delivered to it from now on. Its rows go later, a
-    /// piece at a time: there may be very many.
+    /// Marks an endpoint of an account as deleted; was there one? Its rows are deleted later in
+    /// chunks, because there may be very many.
     pub async fn delete_endpoint(
         &self,
         account: AccountId,
@@ -155,8 +155,8 @@ impl WebhookStore {
         Ok(was_there)
     }
 
-    /// Deletes the rows of endpoints that were deleted before `before`, a piece at a time; may there be more? By then
-    /// nobody writes a delivery for them any more, who saw them before they were deleted.
+    /// Deletes a chunk of the rows of endpoints that were deleted before `before`; are there
+    /// perhaps more? By then no transaction that saw the endpoint still writes a delivery for it.
     pub async fn purge_deleted_endpoints(&self, before: Timestamp) -> Result<bool, StoreError> {
         const GONE: &str = "SELECT id FROM webhook_endpoint WHERE deleted_at < $1 LIMIT 1";
         const ENDPOINT: &str = "DELETE FROM webhook_endpoint WHERE id = $1";

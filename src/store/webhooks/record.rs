@@ -8,17 +8,17 @@ use domain::{AccountId, DeliveryId, EndpointId, Environment, EventId, Timestamp}
 pub struct Endpoint {
     /// Its id.
     pub id: EndpointId,
-    /// Whose events it is told.
+    /// The account whose events it receives.
     pub account: AccountId,
     /// Live or test.
     pub environment: Environment,
     /// Where it is.
     pub url: String,
-    /// What its owner says of it.
+    /// Its description.
     pub description: String,
-    /// Which events it is told; `None` is all.
+    /// The events it receives; `None` is all.
     pub events: Option<Vec<String>>,
-    /// Is it told anything?
+    /// Does it receive events?
     pub is_enabled: bool,
     /// When the server switched it off, since it did not answer.
     pub switched_off_at: Option<Timestamp>,
@@ -30,7 +30,7 @@ pub struct Endpoint {
     pub created_at: Timestamp,
 }
 
-/// Where an endpoint is, and what signs its deliveries, sealed.
+/// An endpoint's URL and its encrypted secrets.
 #[derive(Clone)]
 pub struct Destination {
     /// Where.
@@ -49,20 +49,20 @@ pub struct NewEndpoint {
     pub secret: Vec<u8>,
 }
 
-/// A change of an endpoint; what is absent stays.
+/// A change of an endpoint; `None` leaves a part as it is.
 #[derive(Clone, Debug, Default)]
 pub struct EndpointChange {
     /// Where it is.
     pub url: Option<String>,
-    /// What its owner says of it.
+    /// Its description.
     pub description: Option<String>,
-    /// Which events it is told; `None` inside is all.
+    /// The events it receives; `Some(None)` is all.
     pub events: Option<Option<Vec<String>>>,
-    /// Is it told anything?
+    /// Does it receive events?
     pub is_enabled: Option<bool>,
 }
 
-/// An endpoint for which something is due.
+/// An endpoint with a due delivery.
 #[derive(Clone, Copy, Debug)]
 pub struct DueEndpoint {
     /// Which.
@@ -80,7 +80,7 @@ pub struct DueDelivery {
     pub endpoint: EndpointId,
     /// Whose.
     pub account: AccountId,
-    /// Tries so far.
+    /// Attempts so far.
     pub attempts: i32,
     /// Of which event.
     pub event: EventId,
@@ -88,7 +88,7 @@ pub struct DueDelivery {
     pub kind: String,
 }
 
-/// What a delivery tells, as it is now.
+/// The content of an event.
 #[derive(Clone, Debug)]
 pub struct EventToSend {
     /// When it happened.
@@ -97,7 +97,7 @@ pub struct EventToSend {
     pub data: String,
 }
 
-/// One try of a delivery.
+/// One attempt of a delivery.
 #[derive(Clone, Debug)]
 pub struct Attempt {
     /// When.
@@ -112,18 +112,18 @@ pub struct Attempt {
     pub latency_micros: i64,
 }
 
-/// What becomes of a delivery after a try.
+/// The next state of a delivery after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// It was taken.
+    /// It was accepted.
     Delivered,
-    /// It is tried again then.
+    /// It is retried at this time.
     Again(Timestamp),
     /// It is given up.
     GivenUp,
 }
 
-/// A delivery with its tries.
+/// A delivery with its attempts.
 #[derive(Clone, Debug)]
 pub struct DeliveryLog {
     /// Its id.
@@ -132,12 +132,12 @@ pub struct DeliveryLog {
     pub event: EventId,
     /// The event's kind.
     pub kind: String,
-    /// How far it has come.
+    /// Its status.
     pub status: DeliveryStatus,
-    /// When it is tried next.
+    /// When it is attempted next.
     pub next_at: Option<Timestamp>,
     /// When it was written.
     pub created_at: Timestamp,
-    /// Its tries, in order.
+    /// Its attempts, in order.
     pub attempts: Vec<Attempt>,
 }

@@ -1,4 +1,5 @@
-//! The accounts that have an endpoint, kept in memory, and events that only time causes.
+//! The accounts that have an enabled endpoint, cached in memory, and events that no other write
+//! causes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use crate::store::outbox::{self, BALANCE_LOW};
 use domain::event::Event;
 use domain::{AccountId, Credits, KeyId, Timestamp};
 
-/// Between two tries to read who listens.
+/// Between two attempts to read an account's endpoints.
 const AGAIN: Duration = Duration::from_millis(500);
 const LISTENERS: &str = "SELECT webhook_endpoint.account_id, notice.balance_low
     FROM webhook_endpoint LEFT JOIN notice ON notice.account_id = webhook_endpoint.account_id
@@ -30,12 +31,12 @@ impl WebhookStore {
         self.database.outbox.bell.notified().await;
     }
 
-    /// Wakes the deliveries.
+    /// Wakes the dispatcher.
     pub fn wake_dispatcher(&self) {
         self.database.outbox.ring(true);
     }
 
-    /// Reads anew who listens.
+    /// Reloads the accounts with an enabled endpoint.
     pub async fn load_subscribers(&self) -> Result<(), StoreError> {
         let sql = format!("{LISTENERS} GROUP BY webhook_endpoint.account_id, notice.balance_low");
         self.database
@@ -54,8 +55,8 @@ impl WebhookStore {
             .await
     }
 
-    /// Notes whether this account's holder listens, after that was changed. Where it cannot be read now, it is tried
-    /// again until it can: what was changed is on record, and must not be taken for undone.
+    /// Reloads whether this account has an enabled endpoint, after a change. If that fails it is
+    /// retried until it succeeds: the change is on record, and the cache must follow it.
     pub(super) async fn refresh_subscriber(&self, account: AccountId) {
         if let Err(error) = self.load_subscriber(account).await {
             tracing::warn!(%account, %error, "who listens is not known yet");
@@ -87,7 +88,7 @@ impl WebhookStore {
             .await
     }
 
-    /// Writes an event that tells of nothing else that is written.
+    /// Publishes an event that belongs to no other write.
     pub async fn publish(&self, event: Event) -> Result<(), StoreError> {
         const KNOWN: &str = "SELECT CAST(COUNT(*) AS BIGINT) FROM webhook_event WHERE once = $1";
         if self.database.outbox.low(event.account).is_none() {
@@ -95,7 +96,7 @@ impl WebhookStore {
         }
         self.database
             .run_write(move |database| async move {
-                // What is looked for again and again is mostly told already.
+                // Most of these events were published before.
                 let backend = database.read.get_database_backend();
                 let known =
                     Statement::from_sql_and_values(backend, KNOWN, [event.once.clone().into()]);
@@ -115,13 +116,14 @@ impl WebhookStore {
             .await
     }
 
-    /// The accounts whose holders listen.
+    /// The accounts with an enabled endpoint.
     #[must_use]
     pub fn subscribers(&self) -> Vec<AccountId> {
         self.database.outbox.listeners.iter().map(|listener| *listener.key()).collect()
     }
 
-    /// Keys that ended between these times, with their accounts and their ends, where somebody listened by then.
+    /// Keys that expired between these times, with their accounts and expiries, if the account had
+    /// an endpoint by then.
     pub async fn list_expired_keys(
         &self,
         from: Timestamp,
