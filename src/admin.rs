@@ -1,4 +1,4 @@
-//! What operators may do with other people's accounts. All of it is in the audit log.
+//! The operations of operators on other users' accounts. Each is recorded in the audit log.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,17 +9,18 @@ use crate::actors::AccountError;
 use crate::idempotency::{Begun, IdempotencyError, Made, Once};
 use crate::keys::{KeysError, on_record, serving_lease, tables_are_whole};
 use crate::pipeline::Gateway;
-use crate::store::api_keys::KeyListing;
-use crate::store::users::{User, UserSearch};
-use crate::store::{Store, StoreError};
+use crate::store::StoreError;
+use crate::store::audit_log::AuditLogStore;
+use crate::store::keys::{KeyListing, KeyStore};
+use crate::store::users::{User, UserSearch, UserStore};
 use domain::{
     AccountStatus, Act, ActKind, Adjustment, Credits, Decline, Environment, Origin, Snapshot,
     UserId,
 };
 
-/// Why an operator did not get what they asked for.
+/// Why an operator's request failed.
 #[derive(Debug, thiserror::Error)]
-pub enum OperatorsError {
+pub enum AdminError {
     /// There is no such user.
     #[error("no such user")]
     NoUser,
@@ -29,10 +30,10 @@ pub enum OperatorsError {
         /// The names there are.
         known: String,
     },
-    /// More would be taken than can be spent, or more given than an account can hold.
+    /// The adjustment takes more than is available, or gives more than an account can hold.
     #[error("the account does not take this amount")]
     Amount {
-        /// What can be spent.
+        /// The available balance.
         available: Option<Credits>,
     },
     /// The account is suspended, so nothing can be given.
@@ -53,7 +54,7 @@ pub enum OperatorsError {
 pub struct UserView {
     /// The user.
     pub user: User,
-    /// Where their accounts stand: live, then test.
+    /// The state of the accounts: live, then test.
     pub accounts: [(Environment, Snapshot); 2],
     /// Their keys, newest first.
     pub keys: Vec<KeyListing>,
@@ -73,63 +74,58 @@ pub struct CreditsChange {
 }
 
 /// See the module.
-pub struct Operators {
-    /// The database.
-    pub store: Store,
+pub struct Admin {
+    /// Users.
+    pub users: UserStore,
+    /// API keys.
+    pub keys: KeyStore,
+    /// Who did what.
+    pub audit_log: AuditLogStore,
     /// The accounts.
     pub gateway: Arc<Gateway>,
     /// The tiers there are.
     pub tiers: BTreeSet<String>,
 }
 
-impl Operators {
+impl Admin {
     /// Users, the last registered one first.
-    ///
-    /// # Errors
-    /// [`OperatorsError::Store`]
-    pub async fn users(&self, search: UserSearch) -> Result<Vec<User>, OperatorsError> {
-        Ok(self.store.list_users(search).await?)
+    pub async fn users(&self, search: UserSearch) -> Result<Vec<User>, AdminError> {
+        Ok(self.users.list(search).await?)
     }
 
     /// One user with their accounts and keys.
-    ///
-    /// # Errors
-    /// [`OperatorsError`]
-    pub async fn user(&self, id: UserId) -> Result<UserView, OperatorsError> {
+    pub async fn user(&self, id: UserId) -> Result<UserView, AdminError> {
         let user = self.find(id).await?;
-        let accounts = self.store.accounts_of(id).await?;
-        let look = async |environment: Environment| -> Result<_, OperatorsError> {
+        let accounts = self.users.accounts_of(id).await?;
+        let look = async |environment: Environment| -> Result<_, AdminError> {
             let lease = serving_lease(&self.gateway, accounts.of(environment)).await?;
             let looked = lease.look(None).await.map_err(KeysError::from)?;
             Ok((environment, on_record(&self.gateway, looked, ()).await?))
         };
         let accounts_seen = [look(Environment::Live).await?, look(Environment::Test).await?];
         tables_are_whole(&self.gateway).await?;
-        let keys = self.store.list_keys(accounts, None).await?;
+        let keys = self.keys.list(accounts, None).await?;
         Ok(UserView { user, accounts: accounts_seen, keys })
     }
 
-    async fn find(&self, id: UserId) -> Result<User, OperatorsError> {
-        self.store.find_user(id).await?.ok_or(OperatorsError::NoUser)
+    async fn find(&self, id: UserId) -> Result<User, AdminError> {
+        self.users.find(id).await?.ok_or(AdminError::NoUser)
     }
 
     /// Suspends or resumes both accounts of a user. Binds for the very next call.
-    ///
-    /// # Errors
-    /// [`OperatorsError::NoUser`]
     pub async fn set_status(
         &self,
         user: UserId,
         status: AccountStatus,
         reason: String,
         origin: Origin,
-    ) -> Result<(), OperatorsError> {
+    ) -> Result<(), AdminError> {
         self.find(user).await?;
         let kind = match status {
             AccountStatus::Open => ActKind::AccountsResumed,
             AccountStatus::Suspended => ActKind::AccountsSuspended,
         };
-        let accounts = self.store.accounts_of(user).await?;
+        let accounts = self.users.accounts_of(user).await?;
         for environment in [Environment::Live, Environment::Test] {
             let act = self.act(origin.clone(), user, kind).to(environment.name());
             let lease = serving_lease(&self.gateway, accounts.of(environment)).await?;
@@ -139,23 +135,21 @@ impl Operators {
         Ok(())
     }
 
-    /// Gives a user credits without a payment, or takes what they can spend, once for each idempotency key.
-    ///
-    /// # Errors
-    /// [`OperatorsError`]
+    /// Gives a user credits without a payment, or takes available credits, once for each
+    /// idempotency key.
     pub async fn change_credits(
         &self,
         operator: UserId,
         change: CreditsChange,
         once: Option<Once<CreditsChange>>,
         origin: Origin,
-    ) -> Result<Made<CreditsChange>, OperatorsError> {
+    ) -> Result<Made<CreditsChange>, AdminError> {
         let CreditsChange { user, environment, adjustment, .. } = change;
         self.find(user).await?;
         // The operator's own keys of idempotency, not the user's.
-        let operators = self.store.accounts_of(operator).await?.live;
+        let operators = self.users.accounts_of(operator).await?.live;
         let begun = self.gateway.idempotency.begin_once(operators, once.as_ref()).await;
-        let claim = match begun.map_err(OperatorsError::Repeat)? {
+        let claim = match begun.map_err(AdminError::Repeat)? {
             Some(Begun::Repeat(kept)) => return Ok(Made::Repeat(kept)),
             Some(Begun::First(claim)) => Some(claim),
             None => None,
@@ -171,16 +165,16 @@ impl Operators {
             .as_ref()
             .zip(once)
             .map(|(claim, once)| claim.record(id, Some(&(once.answer)(&change)), at));
-        let account = self.store.accounts_of(user).await?.of(environment);
+        let account = self.users.accounts_of(user).await?.of(environment);
         let lease = serving_lease(&self.gateway, account).await?;
         let adjusted = lease.adjust(user.0, adjustment, answer, Some(act)).await;
         let receipt = adjusted.map_err(|error| match error {
-            AccountError::Refused(Decline::AccountSuspended) => OperatorsError::AccountClosed,
+            AccountError::Refused(Decline::AccountSuspended) => AdminError::AccountClosed,
             AccountError::Refused(Decline::InsufficientCredits { available, .. }) => {
-                OperatorsError::Amount { available: Some(available) }
+                AdminError::Amount { available: Some(available) }
             }
-            AccountError::Refused(_) => OperatorsError::Amount { available: None },
-            AccountError::Gone => OperatorsError::Account(KeysError::Unknown),
+            AccountError::Refused(_) => AdminError::Amount { available: None },
+            AccountError::Gone => AdminError::Account(KeysError::Unknown),
         })?;
         on_record(&self.gateway, receipt, claim).await?;
         Ok(Made::New(change))
@@ -189,27 +183,27 @@ impl Operators {
     /// Sets a user's rate limit tier; `None` is the default one. Binds for the very next call.
     ///
     /// # Errors
-    /// [`OperatorsError::NoTier`], [`OperatorsError::NoUser`]
+    /// [`AdminError::NoTier`], [`AdminError::NoUser`]
     pub async fn set_tier(
         &self,
         user: UserId,
         tier: Option<String>,
         origin: Origin,
-    ) -> Result<(), OperatorsError> {
+    ) -> Result<(), AdminError> {
         if tier.as_ref().is_some_and(|tier| !self.tiers.contains(tier)) {
             let known: Vec<&str> = self.tiers.iter().map(String::as_str).collect();
-            return Err(OperatorsError::NoTier { known: known.join(", ") });
+            return Err(AdminError::NoTier { known: known.join(", ") });
         }
         let act = self.act(origin, user, ActKind::TierSet);
         let act = act.with(tier.clone().unwrap_or_else(|| "default".to_owned()));
-        if !self.store.set_tier(user, tier, act).await? {
-            return Err(OperatorsError::NoUser);
+        if !self.users.set_tier(user, tier, act).await? {
+            return Err(AdminError::NoUser);
         }
-        let accounts = self.store.accounts_of(user).await?;
+        let accounts = self.users.accounts_of(user).await?;
         tables_are_whole(&self.gateway).await?;
-        for key in self.store.list_keys(accounts, None).await? {
+        for key in self.keys.list(accounts, None).await? {
             self.gateway.keys.forget(key.digest);
-            for former in self.store.former_values(key.id).await? {
+            for former in self.keys.list_former_values(key.id).await? {
                 self.gateway.keys.forget(former);
             }
         }
@@ -217,31 +211,25 @@ impl Operators {
     }
 
     /// Ends every session of a user, for the very next request; how many?
-    ///
-    /// # Errors
-    /// [`OperatorsError::NoUser`]
     pub async fn end_sessions(
         &self,
         user: UserId,
         reason: String,
         origin: Origin,
-    ) -> Result<u64, OperatorsError> {
+    ) -> Result<u64, AdminError> {
         self.find(user).await?;
         let act = self.act(origin, user, ActKind::SessionsEnded).with(reason);
-        Ok(self.store.end_sessions(user, act).await?)
+        Ok(self.users.end_sessions(user, act).await?)
     }
 
     /// The audit log, latest first: of one user, or of all.
-    ///
-    /// # Errors
-    /// [`OperatorsError::Store`]
     pub async fn acts(
         &self,
         user: Option<UserId>,
         before: Option<Uuid>,
         limit: u64,
-    ) -> Result<Vec<Act>, OperatorsError> {
-        Ok(self.store.list_acts(user, before, limit).await?)
+    ) -> Result<Vec<Act>, AdminError> {
+        Ok(self.audit_log.list(user, before, limit).await?)
     }
 
     fn act(&self, origin: Origin, user: UserId, kind: ActKind) -> Act {

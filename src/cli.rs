@@ -1,6 +1,6 @@
-//! What operators do from the command line. Accounts have one owner, which is the running server: so a command asks it
-//! over HTTP as an operator would, with a session that it opens for itself and ends. Whoever has the server's secrets and
-//! its database may do that.
+//! Admin' commands. The running server owns the accounts, so a command calls its HTTP API as an
+//! operator, with a session that it opens and ends itself. This needs the server's secrets and its
+//! database.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -9,18 +9,18 @@ use reqwest::{Method, Url};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::auth::People;
-use crate::auth::people::{Device, LoggedIn};
+use crate::auth::Users;
+use crate::auth::users::{Device, LoggedIn};
 use crate::config::Settings;
 use crate::store::users::{Role, User};
 use domain::UserId;
 
-/// What the audit log says as what the command line calls itself.
+/// The user agent of the command line in the audit log.
 const AGENT: &str = concat!("polysystems/", env!("CARGO_PKG_VERSION"), " command line");
 
 /// A session of an operator with the running server.
 pub struct Console<'p> {
-    people: &'p People,
+    users: &'p Users,
     url: Url,
     client: reqwest::Client,
     session: LoggedIn,
@@ -45,10 +45,10 @@ pub fn url_of(settings: &Settings) -> anyhow::Result<Url> {
 ///
 /// # Errors
 /// Where there is none.
-pub async fn find_user(people: &People, name: &str) -> anyhow::Result<User> {
+pub async fn find_user(users: &Users, name: &str) -> anyhow::Result<User> {
     let found = match name.parse::<UserId>() {
-        Ok(id) => people.store.find_user(id).await?,
-        Err(_) => people.store.find_user_by_email(name).await?,
+        Ok(id) => users.store.find(id).await?,
+        Err(_) => users.store.find_by_email(name).await?,
     };
     found.with_context(|| format!("there is no user {name}"))
 }
@@ -57,23 +57,23 @@ impl<'p> Console<'p> {
     /// Begins a session of an operator.
     ///
     /// # Errors
-    /// Where there is no such operator.
-    pub async fn open(people: &'p People, operator: &str, url: Url) -> anyhow::Result<Self> {
-        let user = find_user(people, operator).await?;
+    /// If there is no such operator.
+    pub async fn open(users: &'p Users, operator: &str, url: Url) -> anyhow::Result<Self> {
+        let user = find_user(users, operator).await?;
         if user.role != Role::Admin {
             bail!("{} is no operator; `polysystems user set-role` makes one", user.email);
         }
         let operator = user.id;
         let device = Device { address: IpAddr::from(Ipv4Addr::LOCALHOST), agent: AGENT.into() };
-        let session = people.log_in_by_command(user, device).await?;
+        let session = users.log_in_by_command(user, device).await?;
         let client = reqwest::Client::builder().no_proxy().user_agent(AGENT).build()?;
-        Ok(Console { people, url, client, session, operator })
+        Ok(Console { users, url, client, session, operator })
     }
 
-    /// Asks the server; its answer as it came, amounts to the last digit.
+    /// Calls the server. The answer is passed on as text, so amounts keep every digit.
     ///
     /// # Errors
-    /// Where it does not answer, or refuses.
+    /// If the server does not answer, or refuses.
     pub async fn ask(
         &self,
         method: Method,
@@ -108,11 +108,11 @@ impl<'p> Console<'p> {
     /// Ends the session.
     ///
     /// # Errors
-    /// Where the database does not take it.
+    /// If the database fails.
     pub async fn close(self) -> anyhow::Result<()> {
         let device = Device { address: IpAddr::from(Ipv4Addr::LOCALHOST), agent: AGENT.into() };
         let session = self.session.session;
-        self.people.log_out(self.operator, session, &device).await?;
+        self.users.log_out(self.operator, session, &device).await?;
         Ok(())
     }
 }

@@ -46,6 +46,7 @@
 //! | what goes by email | [`mail`], [`auth`] |
 //! | how payments come in, and what is taken back | [`payments`], by [`payments::provider`]; the rules in [`domain::payment`] |
 //! | what account holders are told | [`domain::event`], written by `store/outbox.rs`, brought out by [`webhooks::deliver`] |
+//! | what account holders read | [`reports`]; `http` encodes it |
 //! | what calls come to | [`domain::rollup`], written by `store/rollups.rs` |
 //! | figures and traces | [`metrics`], `http/metrics.rs`, [`telemetry`] |
 //! | what operators may do | [`admin`], and from the command line [`cli`] |
@@ -85,6 +86,7 @@ pub mod auth;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod health;
 pub mod http;
 pub mod idempotency;
 pub mod json;
@@ -93,6 +95,7 @@ pub mod mail;
 pub mod payments;
 pub mod pipeline;
 pub mod rate_limits;
+pub mod reports;
 pub mod seal;
 pub mod secrets;
 pub mod store;

@@ -1,7 +1,8 @@
-//! `polysystems verify`: folds every account's ledger from its first entry and checks every invariant.
+//! `polysystems verify`: folds every account's ledger from its first entry and checks every
+//! invariant.
 //!
-//! Reads only, page by page, so that memory stays bounded; each account in one snapshot, so that it can run
-//! beside a server that charges. It never repairs. What must hold is in [`domain::audit`].
+//! Reads only, page by page, so that memory stays bounded; each account in one snapshot, so that it
+//! can run beside a server that charges. It never repairs. What must hold is in [`domain::audit`].
 
 use std::fmt;
 
@@ -33,7 +34,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What was looked at, and how much of it was wrong.
+/// What was verified, and how many findings there were.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Accounts.
@@ -46,22 +47,22 @@ pub struct Report {
     pub findings: u64,
 }
 
-/// Who hears of a verification while it runs.
+/// Receives the findings and the progress of a verification.
 pub trait Audience {
     /// Something was found.
     ///
     /// # Errors
-    /// Where it cannot be told; the verification ends.
+    /// If the finding cannot be reported; the verification ends.
     fn find(&mut self, finding: &Finding) -> anyhow::Result<()>;
 
-    /// So much has been looked at.
+    /// Reports the progress.
     fn progress(&mut self, so_far: &Report, accounts: u64);
 }
 
 /// Checks every account, then every usage record.
 ///
 /// # Errors
-/// Where the database cannot be read, or a finding cannot be told.
+/// If the database cannot be read, or a finding cannot be reported.
 pub async fn verify(store: &Store, audience: &mut impl Audience) -> anyhow::Result<Report> {
     let mut report = Report::default();
     let total = store.count_accounts().await?;
@@ -116,7 +117,7 @@ async fn verify_account(
     audience: &mut impl Audience,
 ) -> anyhow::Result<()> {
     let mut audit = store.audit(id).await?;
-    // A row that makes no sense is a finding like others, and the end of what can be said of its account.
+    // An unreadable row is a finding, and ends the check of its account.
     let findings = match fold(&mut audit, total, report, audience).await {
         Err(StoreError::Corrupt(what)) => vec![what],
         folded => folded?,
@@ -160,7 +161,7 @@ async fn fold(
     }
 }
 
-/// A usage record says what its call cost; the entry it names says what was taken for it.
+/// A usage record states the cost of its call; the entry that it names states the debit.
 fn check_usage(usage: &AuditedUsage) -> Option<Finding> {
     let found = |what| Some(Finding { account: usage.account, what });
     if !usage.is_key_own {

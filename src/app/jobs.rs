@@ -11,7 +11,7 @@ use tokio::task::JoinHandle;
 use crate::actors::account::directory::SWEEP_PERIOD;
 use crate::actors::ledger::WriterState;
 use crate::http::App;
-use crate::payments::auto::SwitchedOff;
+use crate::payments::auto::AutoTopUpStopped;
 use crate::store::StoreError;
 use crate::verify::{Audience, Finding, Report, verify};
 use domain::{Lease, MICROS_PER_DAY, Timestamp};
@@ -74,13 +74,13 @@ pub(super) async fn sweep(app: Arc<App>, lease: Lease) {
         sweeps = sweeps.wrapping_add(1);
         if sweeps % FORGET_SWEEPS == 1
             && app.gateway.ledger.state().is_in_charge()
-            && let Err(error) = app.people.tell_of_expiring_keys(app.keys.soon()).await
+            && let Err(error) = app.users.tell_of_expiring_keys(app.keys.soon()).await
         {
             tracing::warn!(%error, "owners of keys that end soon were not told");
         }
         if sweeps.is_multiple_of(FORGET_SWEEPS) {
             app.gateway.rate_limits.forget_idle();
-            app.people.throttle.forget_idle();
+            app.users.throttle.forget_idle();
             if let Err(error) = app.gateway.idempotency.forget().await {
                 tracing::warn!(%error, "old recorded answers were not deleted");
             }
@@ -95,10 +95,10 @@ pub(super) async fn sweep(app: Arc<App>, lease: Lease) {
 pub(super) fn start_payment_jobs(app: &Arc<App>) -> [JoinHandle<()>; 4] {
     [
         actix::spawn(every(PAYMENTS_PERIOD, Arc::clone(app), async |app| {
-            log_error(app.payments.look_after().await, "payments were not looked after");
+            log_error(app.payments.check_due().await, "payments were not looked after");
         })),
         actix::spawn(every(PAYMENTS_PERIOD, Arc::clone(app), async |app| {
-            log_error(app.payments.take_back_all().await, "payments were not taken back");
+            log_error(app.payments.apply_reversals().await, "payments were not taken back");
         })),
         actix::spawn(every(PAYMENTS_PERIOD, Arc::clone(app), top_up_accounts)),
         actix::spawn(look_for_reversals(Arc::clone(app))),
@@ -120,12 +120,12 @@ async fn every(interval: Duration, app: Arc<App>, work: impl AsyncFn(&App)) {
 /// Runs automatic top-ups, and notifies the users whose automatic top-up was switched off.
 async fn top_up_accounts(app: &App) {
     log_error(app.payments.top_up_accounts().await, "accounts were not topped up");
-    let given_up = app.payments.auto_top_ups_given_up().await;
-    for SwitchedOff { user, why } in
+    let given_up = app.payments.take_stopped_auto_top_ups().await;
+    for AutoTopUpStopped { user, why } in
         log_error(given_up, "users whose automatic top-up was switched off were not notified")
             .unwrap_or_default()
     {
-        app.people.tell_of_auto_top_up(user, &why).await;
+        app.users.tell_of_auto_top_up(user, &why).await;
     }
 }
 
@@ -137,7 +137,7 @@ async fn look_for_reversals(app: Arc<App>) {
         if app.gateway.ledger.state().is_in_charge() {
             let now = app.gateway.clock.now();
             let since = now.plus_micros(MICROS_PER_DAY.saturating_mul(days).saturating_neg());
-            let looked = app.payments.look_for_reversals(since).await;
+            let looked = app.payments.find_reversals(since).await;
             if log_error(looked, "refunds and disputes were not looked for").is_some() {
                 days = REVERSALS_DAYS;
             }
@@ -215,11 +215,11 @@ fn not_verified(app: &App, error: &str) {
 }
 
 async fn forget_sessions(app: &App) -> Result<(), StoreError> {
-    while app.store.forget_sessions(app.clock.now()).await? {}
+    while app.store.users.delete_expired_sessions(app.clock.now()).await? {}
     // Until then such a key is answered as expired, not as unknown.
     let before = app.clock.now().plus_micros(MICROS_PER_DAY.saturating_mul(-FORMER_VALUE_DAYS));
-    while app.store.forget_former_values(before).await? {}
-    while app.store.forget_email_tokens(app.clock.now()).await? {}
+    while app.store.keys.delete_former_values(before).await? {}
+    while app.store.users.delete_expired_email_tokens(app.clock.now()).await? {}
     Ok(())
 }
 
@@ -236,7 +236,7 @@ pub(super) async fn forget_usage(app: Arc<App>, keep_days: NonZeroU32) {
         }
         let mut forgotten: u64 = 0;
         loop {
-            match app.store.forget_usage(Timestamp::from_micros(before)).await {
+            match app.store.reports.delete_usage(Timestamp::from_micros(before)).await {
                 Ok(0) => break,
                 Ok(deleted) => forgotten = forgotten.saturating_add(deleted),
                 Err(error) => {

@@ -17,13 +17,14 @@ use uuid::Uuid;
 
 use crate::actors::account::directory::ActorThreads;
 use crate::actors::{Directory, LedgerHandle, LedgerWriter};
-use crate::admin::Operators;
-use crate::auth::people::{Letters, SessionBounds};
+use crate::admin::Admin;
 use crate::auth::throttle::Throttle;
 use crate::auth::two_factor;
-use crate::auth::{Passwords, People, Sessions};
+use crate::auth::users::{MessageSettings, SessionBounds};
+use crate::auth::{Passwords, Sessions, Users};
 use crate::clock::Clock;
 use crate::config::{Settings, UpstreamSettings};
+use crate::health::Health;
 use crate::http::App;
 use crate::idempotency::Idempotency;
 use crate::keys::{KeyCache, Keys};
@@ -33,13 +34,14 @@ use crate::payments::x402::X402;
 use crate::payments::{Locks, Payments};
 use crate::pipeline::{Admission, AdmissionLimits, Gateway};
 use crate::rate_limits::RateLimits;
+use crate::reports::Reports;
 use crate::seal::Seal;
 use crate::secrets::{previous, secret};
 use crate::store::Store;
 use crate::tls::Certificate;
 use crate::tokens;
 use crate::upstream::Upstreams;
-use crate::webhooks::deliver::{Courier, SwitchedOff, system_lookup};
+use crate::webhooks::deliver::{Dispatcher, EndpointDisabled, system_lookup};
 use crate::webhooks::{self, Webhooks, watch};
 use domain::MICROS_PER_DAY;
 use domain::api_key::Pepper;
@@ -239,12 +241,12 @@ fn hold_lifetime_micros(settings: &Settings) -> i64 {
 }
 
 /// Registration and login, for the server and for the command line.
-pub fn people(
+pub fn users(
     settings: &Settings,
     clock: Clock,
     database: Handle,
     store: Store,
-) -> anyhow::Result<People> {
+) -> anyhow::Result<Users> {
     let auth = &settings.auth;
     let jwt_secret = secret(auth.jwt_secret.as_ref(), &settings.data_dir, "jwt_secret")?;
     let previous = previous(auth.jwt_previous_secret.as_ref(), &settings.data_dir, "jwt_secret")?;
@@ -253,8 +255,12 @@ pub fn people(
         0 => available_parallelism().map_or(1, usize::from).div_ceil(2),
         set => set,
     };
-    Ok(People {
-        store,
+    let runtime = store.runtime().clone();
+    Ok(Users {
+        store: store.users,
+        keys: store.keys,
+        audit_log: store.audit_log,
+        runtime,
         passwords: Passwords::new(hashes_max, auth.password_queue_max)?,
         sessions: Sessions::new(&jwt_secret, previous.as_slice(), auth.jwt_lifetime_seconds.get()),
         session_bounds: SessionBounds {
@@ -264,7 +270,7 @@ pub fn people(
         seal: Seal::new(&pepper, two_factor::PURPOSE).context("the key pepper cannot be used")?,
         throttle: Throttle::new(auth, &settings.rate_limit),
         mailer: Mailer::new(&settings.email, settings.data_dir.join("mail"), database)?,
-        letters: Letters {
+        messages: MessageSettings {
             verification_micros: i64::from(auth.verification_hours.get())
                 .saturating_mul(MICROS_PER_HOUR),
             reset_micros: i64::from(auth.password_reset_minutes.get()).saturating_mul(60_000_000),
@@ -285,17 +291,19 @@ fn app(
     store: Store,
     gateway: Arc<Gateway>,
 ) -> anyhow::Result<App> {
-    let people = Arc::new(people(settings, clock.clone(), database, store.clone())?);
+    let users = Arc::new(users(settings, clock.clone(), database, store.clone())?);
     let server = &settings.server;
     Ok(App {
-        people,
+        users,
         keys: Keys {
             store: store.clone(),
             gateway: Arc::clone(&gateway),
             expiry_warning_micros: expiry_warning_micros(settings),
         },
         payments: Payments {
-            store: store.clone(),
+            store: store.payments.clone(),
+            users: store.users.clone(),
+            audit_log: store.audit_log.clone(),
             gateway: Arc::clone(&gateway),
             is_sandbox_on: settings.sandbox_payments(),
             amount_max: settings.payment_amount_max()?,
@@ -309,9 +317,17 @@ fn app(
             )?,
             locks: Locks::default(),
         },
-        webhooks: webhooks(settings, &clock, &store, &gateway)?,
-        operators: Operators {
+        reports: Reports { store: store.clone(), gateway: Arc::clone(&gateway) },
+        health: Health {
             store: store.clone(),
+            ledger: gateway.ledger.clone(),
+            readiness: Arc::clone(&gateway.readiness),
+        },
+        webhooks: webhooks(settings, &clock, &store, &gateway)?,
+        admin: Admin {
+            users: store.users.clone(),
+            keys: store.keys.clone(),
+            audit_log: store.audit_log.clone(),
             gateway: Arc::clone(&gateway),
             tiers: settings.rate_limit.tiers.keys().cloned().collect(),
         },
@@ -337,7 +353,10 @@ fn webhooks(
     let pepper = secret(settings.auth.key_pepper.as_ref(), &settings.data_dir, "key_pepper")?;
     let hours = i64::from(settings.webhooks.former_secret_hours);
     Ok(Arc::new(Webhooks {
-        store: store.clone(),
+        store: store.webhooks.clone(),
+        users: store.users.clone(),
+        reports: store.reports.clone(),
+        runtime: store.runtime().clone(),
         clock: clock.clone(),
         seal: Seal::new(&pepper, webhooks::PURPOSE).context("the key pepper cannot be used")?,
         is_private_allowed: settings.webhooks.allow_private_addresses,
@@ -348,22 +367,22 @@ fn webhooks(
     }))
 }
 
-fn webhook_dispatcher(settings: &Settings, app: &Data<App>) -> anyhow::Result<Courier> {
-    let (ledger, people) = (app.gateway.ledger.clone(), Arc::clone(&app.people));
+fn webhook_dispatcher(settings: &Settings, app: &Data<App>) -> anyhow::Result<Dispatcher> {
+    let (ledger, users) = (app.gateway.ledger.clone(), Arc::clone(&app.users));
     let runtime = app.store.runtime().clone();
-    let tell = move |off: SwitchedOff| {
-        let people = Arc::clone(&people);
+    let tell = move |off: EndpointDisabled| {
+        let users = Arc::clone(&users);
         runtime.spawn(async move {
-            let SwitchedOff { user, endpoint, url } = off;
+            let EndpointDisabled { user, endpoint, url } = off;
             let what = format!(
                 "your webhook {url} ({endpoint}) was switched off, because it has accepted nothing for three days or \
                  answered that it is gone. GET /api/webhooks/{endpoint}/deliveries lists what was not delivered. To \
                  switch it on again: PATCH /api/webhooks/{endpoint} with {{\"enabled\": true}}."
             );
-            people.write_to(user, "A webhook was switched off", &what).await;
+            users.write_to(user, "A webhook was switched off", &what).await;
         });
     };
-    Courier::new(
+    Dispatcher::new(
         Arc::clone(&app.webhooks),
         system_lookup(),
         Duration::from_secs(settings.webhooks.timeout_seconds.get()),

@@ -42,7 +42,7 @@ pub(super) fn announce(app: &App, address: SocketAddr) {
         let groups = on_sandbox.join(", ");
         tracing::warn!("the built-in sandbox answers the live calls of: {groups}");
     }
-    if !app.people.mailer.is_real() {
+    if !app.users.mailer.is_real() {
         tracing::warn!("no mail server is set: messages to users go into a folder or into the log");
     }
     if app.payments.is_sandbox_on {

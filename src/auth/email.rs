@@ -1,48 +1,49 @@
-//! What goes by email: proof of an address, and another password for whoever has forgotten theirs.
+//! Messages by email: verification of an address, reset of a forgotten password, and warnings.
 //!
-//! Neither tells whether an address is known: the answer is the same, and leaves before anything is looked up.
+//! Neither request reveals whether an address is known: the answer is the same, and is sent before
+//! the lookup.
 
 use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::people::{Device, People, PeopleError, Speaker};
 use super::session::{digest, random_token};
 use super::throttle::subject;
+use super::users::{CurrentSession, Device, Users, UsersError};
 use crate::mail::Letter;
-use crate::store::api_keys::ExpiringKey;
-use crate::store::email_tokens::TokenPurpose;
+use crate::store::keys::ExpiringKey;
+use crate::store::users::TokenPurpose;
 use crate::store::users::User;
 use domain::{ActKind, Actor, Origin, Timestamp, UserId};
 
-/// What a token that came by email begins with, so that scanners know one.
+/// The prefix of a token sent by email, so that secret scanners recognize one.
 const PREFIX: &str = "pse_";
 
-impl People {
-    /// Sends a token that proves an address, if there is such a user who has not proved it.
+impl Users {
+    /// Sends a verification token, if there is a user with this address who has not verified it.
     pub fn send_verification(self: &Arc<Self>, email: String) {
-        let people = Arc::clone(self);
+        let users = Arc::clone(self);
         self.later(async move {
-            // Counted apart: whoever asks for the one must not keep the other from its reader.
+            // Counted apart from resets: requests of one kind must not block the other.
             let of = subject(&format!("verification of {email}"));
-            if people.throttle.try_letter(of).is_err() {
+            if users.throttle.try_message(of).is_err() {
                 return Ok(());
             }
-            match people.find(&email).await? {
-                Some(user) if !user.is_email_verified => people.verify_by_letter(&user).await,
+            match users.find(&email).await? {
+                Some(user) if !user.is_email_verified => users.mail_verification(&user).await,
                 _ => Ok(()),
             }
         });
     }
 
     /// The same for a user who has just registered.
-    pub(super) async fn verify_by_letter(&self, user: &User) -> Result<(), PeopleError> {
+    pub(super) async fn mail_verification(&self, user: &User) -> Result<(), UsersError> {
         let token = random_token(PREFIX);
         let now = self.clock.now();
-        let expires_at = now.plus_micros(self.letters.verification_micros);
+        let expires_at = now.plus_micros(self.messages.verification_micros);
         let purpose = TokenPurpose::Verify;
-        self.store.add_email_token(user, purpose, digest(&token), expires_at).await?;
-        let how = match &self.letters.verify_url {
+        self.store.insert_email_token(user, purpose, digest(&token), expires_at).await?;
+        let how = match &self.messages.verify_url {
             Some(url) => format!("Please open\n\n    {}\n", url.replace("{token}", &token)),
             None => format!(
                 "Please send this token to POST /api/auth/verify-email, as {{\"token\": \"...\"}}:\n\n    {token}\n"
@@ -62,40 +63,37 @@ impl People {
     }
 
     /// Proves an address by the token that was sent to it.
-    ///
-    /// # Errors
-    /// [`PeopleError::InvalidEmailToken`]
-    pub async fn verify_email(&self, token: &str, device: &Device) -> Result<(), PeopleError> {
+    pub async fn verify_email(&self, token: &str, device: &Device) -> Result<(), UsersError> {
         let from = device.origin(Actor::Server);
         let verified = self.store.verify_email(digest(token), self.clock.now(), from).await?;
-        verified.map(drop).ok_or(PeopleError::InvalidEmailToken)
+        verified.map(drop).ok_or(UsersError::InvalidEmailToken)
     }
 
     /// Sends a token that sets another password, if there is such a user.
     pub fn send_reset(self: &Arc<Self>, email: String, device: Device) {
-        let people = Arc::clone(self);
+        let users = Arc::clone(self);
         self.later(async move {
-            if people.throttle.try_letter(subject(&email)).is_err() {
+            if users.throttle.try_message(subject(&email)).is_err() {
                 return Ok(());
             }
-            match people.find(&email).await? {
-                Some(user) => people.reset_by_letter(&user, &device).await,
+            match users.find(&email).await? {
+                Some(user) => users.mail_reset(&user, &device).await,
                 None => Ok(()),
             }
         });
     }
 
-    async fn reset_by_letter(&self, user: &User, device: &Device) -> Result<(), PeopleError> {
+    async fn mail_reset(&self, user: &User, device: &Device) -> Result<(), UsersError> {
         let token = random_token(PREFIX);
         let now = self.clock.now();
-        let expires_at = now.plus_micros(self.letters.reset_micros);
+        let expires_at = now.plus_micros(self.messages.reset_micros);
         let purpose = TokenPurpose::Reset;
-        self.store.add_email_token(user, purpose, digest(&token), expires_at).await?;
-        // Whoever asks need not be who they say.
+        self.store.insert_email_token(user, purpose, digest(&token), expires_at).await?;
+        // The requester is not authenticated.
         let origin = device.origin(Actor::Server);
         let act = origin.act(Uuid::now_v7(), user.id, ActKind::PasswordResetAsked, now);
-        self.store.record_act(act).await?;
-        let how = match &self.letters.reset_url {
+        self.audit_log.record(act).await?;
+        let how = match &self.messages.reset_url {
             Some(url) => format!("Please open\n\n    {}\n", url.replace("{token}", &token)),
             None => format!(
                 "Please send this token to POST /api/auth/reset-password, as {{\"token\": \"...\", \
@@ -119,33 +117,34 @@ impl People {
     /// Sets another password by the token that was sent for it, and ends every session of its user.
     ///
     /// # Errors
-    /// [`PeopleError::InvalidEmailToken`], or why the password is not taken.
+    /// [`UsersError::InvalidEmailToken`], or why the password is not taken.
     pub async fn reset_password(
         &self,
         token: &str,
         password: String,
         device: &Device,
-    ) -> Result<(), PeopleError> {
+    ) -> Result<(), UsersError> {
         self.assert_acceptable(&password, "new_password")?;
         let (digest, now) = (digest(token), self.clock.now());
-        // First whether there is any use in it: a hash is dear.
-        if !self.store.is_email_token(TokenPurpose::Reset, digest, now).await? {
-            return Err(PeopleError::InvalidEmailToken);
+        // Checked first, because a hash is expensive.
+        if !self.store.is_email_token_valid(TokenPurpose::Reset, digest, now).await? {
+            return Err(UsersError::InvalidEmailToken);
         }
         let hash = self.passwords.hash(password).await?;
         let from = device.origin(Actor::Server);
         let reset = self.store.reset_password(digest, hash, now, from).await?;
-        let Some(id) = reset else { return Err(PeopleError::InvalidEmailToken) };
-        // So that they are no stranger when they log in from here.
+        let Some(id) = reset else { return Err(UsersError::InvalidEmailToken) };
+        // The next login from this address counts as from a known address.
         let (here, _) = self.new_session(id, device.clone());
-        self.store.remember_address(here).await?;
-        if let Some(user) = self.store.find_user(id).await? {
+        self.store.record_address(here).await?;
+        if let Some(user) = self.store.find(id).await? {
             self.tell_of_new_password(&user);
         }
         Ok(())
     }
 
-    /// So that a thief of the mailbox or of the session is noticed.
+    /// Tells a user that their password was changed, so that they notice a stolen mailbox or
+    /// session.
     pub(super) fn tell_of_new_password(&self, user: &User) {
         self.mailer.send(Letter {
             to: user.email.clone(),
@@ -158,21 +157,18 @@ impl People {
         });
     }
 
-    /// Tells the owners of keys that end before `soon`, each once.
-    ///
-    /// # Errors
-    /// [`PeopleError::Store`]
-    pub async fn tell_of_expiring_keys(&self, soon: Timestamp) -> Result<(), PeopleError> {
-        // Not all at once, so that nobody waits: those that are left come in the next round.
+    /// Warns the owners of keys that expire before `soon`, once for each key.
+    pub async fn tell_of_expiring_keys(&self, soon: Timestamp) -> Result<(), UsersError> {
+        // A limited number; the rest follows in the next round.
         let now = self.clock.now();
-        for key in self.store.expiring_keys(now, soon).await? {
+        for key in self.keys.list_expiring(now, soon).await? {
             let ExpiringKey { id, name, expires_at, owner, email, username, .. } = key.clone();
             let ends_at = expires_at.to_rfc3339();
             let origin = Origin::local(Actor::Server);
             let act = origin.act(Uuid::now_v7(), owner, ActKind::KeyExpiryTold, now);
             let act = act.to(id.to_string()).with(format!("it ends at {ends_at}"));
-            // First on record: a message that is lost is better than one that comes every minute.
-            if !self.store.note_warning(key, act).await? {
+            // Recorded first: a lost message is better than one every minute.
+            if !self.keys.record_expiry_warning(key, act).await? {
                 continue;
             }
             self.mailer.send(Letter {
@@ -187,7 +183,7 @@ impl People {
         Ok(())
     }
 
-    /// Tells a user that their account tops itself up no longer.
+    /// Tells a user that automatic top-up was stopped.
     pub async fn tell_of_auto_top_up(&self, user: UserId, why: &str) {
         self.write_to(
             user,
@@ -202,7 +198,7 @@ impl People {
 
     /// Writes to a user, if there is one.
     pub async fn write_to(&self, user: UserId, subject: &str, what: &str) {
-        match self.store.find_user(user).await {
+        match self.store.find(user).await {
             Ok(Some(user)) => self.mailer.send(Letter {
                 to: user.email,
                 subject: subject.into(),
@@ -214,19 +210,16 @@ impl People {
     }
 
     /// May this user pay and make keys?
-    ///
-    /// # Errors
-    /// [`PeopleError::Unverified`]
-    pub fn assert_verified(&self, speaker: &Speaker) -> Result<(), PeopleError> {
-        if self.letters.is_verification_required && !speaker.user.is_email_verified {
-            return Err(PeopleError::Unverified);
+    pub fn assert_verified(&self, current: &CurrentSession) -> Result<(), UsersError> {
+        if self.messages.is_verification_required && !current.user.is_email_verified {
+            return Err(UsersError::Unverified);
         }
         Ok(())
     }
 
-    /// Does something without anyone waiting for it.
-    fn later(&self, work: impl Future<Output = Result<(), PeopleError>> + Send + 'static) {
-        self.store.runtime().spawn(async move {
+    /// Runs work in the background.
+    fn later(&self, work: impl Future<Output = Result<(), UsersError>> + Send + 'static) {
+        self.runtime.spawn(async move {
             if let Err(error) = work.await {
                 tracing::error!(%error, "a message was not sent");
             }

@@ -1,12 +1,12 @@
-//! Proving who is there: people by password and session token, programs by API key.
+//! Authentication of users, by password and session token. API keys are in [`crate::keys`].
 
 mod email;
 pub mod password;
-pub mod people;
 pub mod session;
 pub mod throttle;
 pub mod two_factor;
+pub mod users;
 
 pub use password::Passwords;
-pub use people::People;
 pub use session::Sessions;
+pub use users::Users;

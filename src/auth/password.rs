@@ -1,7 +1,7 @@
-//! Passwords: argon2id with 19 MiB, two passes, one lane (OWASP's floor), on a bounded number of threads that give way
-//! to everything else.
+//! Passwords: argon2id with 19 MiB, two passes, one lane (OWASP's floor), on a bounded number of
+//! threads that give way to everything else.
 //!
-//! A password costs the same work whether its user exists or not, so that time does not tell.
+//! A password costs the same work whether its user exists or not, so that timing reveals nothing.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,14 +14,14 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use rand::RngExt as _;
 use tokio::sync::oneshot;
 
-/// The longest password, in bytes: argon2 takes longer ones, but nobody has one.
+/// The longest password, in bytes. argon2 accepts longer ones.
 pub const LENGTH_MAX: usize = 1_024;
 
-/// Passwords that everybody tries first, in small letters, one a line.
+/// Common passwords, lowercase, one a line.
 const COMMON: &str = include_str!("common_passwords.txt");
 
-/// Is it one of those that everybody tries first, or made of one by what everybody does to it: capitals, digits and
-/// signs at its end, the same again and again, or a row of the keyboard or of the alphabet?
+/// Is it a common password, or derived from one: with capitals, with digits and signs at its end, a
+/// repetition, or a row of the keyboard or of the alphabet?
 #[must_use]
 pub fn is_common(password: &str) -> bool {
     let folded = password.to_lowercase();
@@ -76,17 +76,17 @@ pub struct Passwords {
     jobs: Sender<Job>,
     waiting: Arc<AtomicUsize>,
     waiting_max: usize,
-    /// Of a password that nobody has, checked for users who do not exist.
+    /// The hash of a random password, checked for users who do not exist.
     nobodys: Arc<str>,
 }
 
 type Job = Box<dyn FnOnce(&mut Memory) + Send>;
 
-/// What a thread hashes in. Kept: whoever has the pages of 19 MiB made anew for each hash keeps the whole process from
-/// making any meanwhile, for as long as the thread gives way.
+/// The buffer a thread hashes in. It is reused: to map 19 MiB for each hash would block every other
+/// page fault of the process while this low-priority thread waits for its turn.
 type Memory = Vec<Block>;
 
-/// The count of those who wait, given back however the wait ends.
+/// One waiting caller. Dropping it takes the caller off the count.
 struct Waiting(Arc<AtomicUsize>);
 
 impl Drop for Waiting {
@@ -95,7 +95,7 @@ impl Drop for Waiting {
     }
 }
 
-/// Has this thread run only where a core has nothing else to do, or hardly.
+/// Gives this thread the lowest priority, so that it runs only on an idle core.
 fn give_way() {
     #[cfg(target_os = "linux")]
     {
@@ -118,7 +118,7 @@ fn work_off(jobs: &Mutex<Receiver<Job>>) {
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };
-        // A job that panics is lost, and whoever waits for it is told.
+        // If a job panics, its channel closes, and its caller gets an error.
         let _ = std::panic::catch_unwind(AssertUnwindSafe(|| job(&mut memory)));
     }
 }
@@ -154,7 +154,7 @@ fn hash(password: &str, memory: &mut Memory) -> Option<String> {
     Some(hash.to_string())
 }
 
-/// `None` where the stored text is none.
+/// `None` if the stored text is not a PHC string.
 fn fits(password: &str, stored: &str, memory: &mut Memory) -> Option<bool> {
     let stored = PasswordHash::new(stored).ok()?;
     let algorithm = Algorithm::try_from(stored.algorithm.as_str()).ok()?;
@@ -168,9 +168,6 @@ fn fits(password: &str, stored: &str, memory: &mut Memory) -> Option<bool> {
 
 impl Passwords {
     /// At most `hashes_max` at the same time, and `waiting_max` waiting.
-    ///
-    /// # Errors
-    /// [`PasswordError::Broken`]
     pub fn new(hashes_max: usize, waiting_max: usize) -> Result<Self, PasswordError> {
         let (jobs, queue) = channel();
         let queue = Arc::new(Mutex::new(queue));
@@ -190,9 +187,6 @@ impl Passwords {
     }
 
     /// The PHC text to store for a password.
-    ///
-    /// # Errors
-    /// [`PasswordError`]
     pub async fn hash(&self, password: String) -> Result<String, PasswordError> {
         self.work(move |memory| hash(&password, memory)).await?.ok_or(PasswordError::Broken)
     }
@@ -210,10 +204,8 @@ impl Passwords {
             })
     }
 
-    /// Is it the password of this PHC text? `None` is a user who does not exist: the same work, then false.
-    ///
-    /// # Errors
-    /// [`PasswordError`]
+    /// Is it the password of this PHC string? `None` stands for a user who does not exist: the same
+    /// work, then false.
     pub async fn verify(
         &self,
         password: String,
@@ -240,7 +232,7 @@ impl Passwords {
         let (done, outcome) = oneshot::channel();
         let job = move |memory: &mut Memory| {
             drop(waiting);
-            // Nobody waits any more: what was done is lost.
+            // The caller has gone; the result is dropped.
             let _ = done.send(work(memory));
         };
         self.jobs.send(Box::new(job)).map_err(|_| PasswordError::Broken)?;
@@ -254,7 +246,7 @@ mod tests {
 
     use super::*;
 
-    /// The crate's own verifier is the other one who must agree.
+    /// The crate's own verifier must agree.
     #[test]
     fn a_hash_is_as_everybody_else_reads_it() {
         let mut memory = Memory::new();

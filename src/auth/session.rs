@@ -1,7 +1,7 @@
 //! Session tokens: the chapter's JWT, and the refresh tokens that renew a session.
 //!
-//! HS256 alone, pinned here and never read from the token (RFC 8725). `kid` chooses among the secrets of this server and
-//! nothing else, so that a secret can be replaced without ending anybody's session.
+//! HS256 only, pinned here and never read from the token (RFC 8725). `kid` chooses among the
+//! secrets of this server, so that a secret can be replaced without ending any session.
 
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use rand::RngExt as _;
@@ -9,19 +9,19 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use crate::store::sessions::TokenDigest;
+use crate::store::users::TokenDigest;
 use domain::{SessionId, Timestamp, UserId};
 
 const ISSUER: &str = "polysystems";
 const AUDIENCE: &str = "polysystems-api";
-/// Tells a session token from the other kind that the same secret signs.
+/// The audience of session tokens; the same secret also signs challenges.
 const KIND: &str = "session";
-/// What proves that somebody has given the right password, and lets them give a code.
+/// The audience of challenges: tokens of users who gave the right password and have to give a code.
 const CHALLENGE_KIND: &str = "challenge";
 const CHALLENGE_AUDIENCE: &str = "polysystems-second-factor";
 /// How long a code may take.
 const CHALLENGE_SECONDS: i64 = 300;
-/// What a refresh token begins with, so that scanners know one.
+/// The prefix of a refresh token, so that secret scanners recognize one.
 const REFRESH_PREFIX: &str = "psr_";
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -33,7 +33,7 @@ struct Claims {
     exp: i64,
     jti: String,
     typ: String,
-    /// The session, which may have been ended meanwhile.
+    /// The session, which may have ended since.
     sid: String,
 }
 
@@ -48,7 +48,7 @@ struct ChallengeClaims {
     version: i64,
 }
 
-/// Who has given the right password, and which one.
+/// A user who has given the right password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Challenge {
     /// Who.
@@ -57,7 +57,7 @@ pub struct Challenge {
     pub version: i64,
 }
 
-/// Whose session it is, as the token says. Whether it has been ended is for the store to say.
+/// The session and user named by a token. The store knows whether the session has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Session {
     /// The session.
@@ -69,10 +69,10 @@ pub struct Session {
 /// Why a text is not a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SessionError {
-    /// Not a token of ours.
+    /// Not a token signed by this server.
     #[error("not a valid session token")]
     Invalid,
-    /// A token of ours whose time is over.
+    /// An expired token.
     #[error("the session token has expired")]
     Expired,
 }
@@ -93,7 +93,7 @@ impl RefreshToken {
         &self.0
     }
 
-    /// What it is stored as.
+    /// The digest to store.
     #[must_use]
     pub fn digest(&self) -> TokenDigest {
         digest(&self.0)
@@ -114,7 +114,7 @@ pub fn random_token(prefix: &str) -> String {
     format!("{prefix}{}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random))
 }
 
-/// What a token of many random bits is stored as.
+/// The digest under which a random token is stored.
 #[must_use]
 pub fn digest(text: &str) -> TokenDigest {
     Sha256::digest(text.as_bytes()).into()
@@ -145,7 +145,8 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Tokens signed with `secret`, good for so many seconds; those that `previous` have signed are read as well.
+    /// Signs tokens with `secret`, valid for `lifetime` seconds; also accepts tokens signed by
+    /// `previous`.
     #[must_use]
     pub fn new(secret: &[u8], previous: &[Vec<u8>], lifetime_seconds: u32) -> Self {
         let validation = |audience| {
@@ -153,7 +154,7 @@ impl Sessions {
             validation.set_issuer(&[ISSUER]);
             validation.set_audience(&[audience]);
             validation.set_required_spec_claims(&["iss", "aud", "sub", "exp"]);
-            // Checked below, against our clock and without leeway.
+            // Checked below, against the server's clock and without leeway.
             validation.validate_exp = false;
             validation
         };
@@ -167,7 +168,7 @@ impl Sessions {
         }
     }
 
-    /// A token for the session of a user who has proved who they are. `None` where it cannot be signed.
+    /// A token for the session of an authenticated user. `None` if it cannot be signed.
     #[must_use]
     pub fn issue(&self, session: Session, now: Timestamp) -> Option<String> {
         let claims = Claims {
@@ -189,7 +190,8 @@ impl Sessions {
         jsonwebtoken::encode(&header, claims, &self.encoding).ok()
     }
 
-    /// A challenge for a user who has given the right password, and when it ends. `None` where it cannot be signed.
+    /// A challenge for a user who gave the right password, and when it expires. `None` if it cannot
+    /// be signed.
     #[must_use]
     pub fn challenge(&self, challenge: Challenge, now: Timestamp) -> Option<(String, Timestamp)> {
         let claims = ChallengeClaims {
@@ -229,9 +231,6 @@ impl Sessions {
     }
 
     /// Reads a token.
-    ///
-    /// # Errors
-    /// [`SessionError`]
     pub fn read(&self, token: &str, now: Timestamp) -> Result<Session, SessionError> {
         let claims: Claims = self.decode(token, &self.validation).ok_or(SessionError::Invalid)?;
         if claims.typ != KIND {
@@ -279,7 +278,7 @@ mod tests {
         assert_eq!(rotated.read(&token, NOW), Ok(session()));
         let new = rotated.issue(session(), NOW).unwrap();
         assert_eq!(rotated.read(&new, NOW), Ok(session()));
-        // Only what the new secret has signed is good without the old one.
+        // Without the old secret only tokens signed by the new one are valid.
         let later = Sessions::new(OTHER, &[], 60);
         assert_eq!(later.read(&token, NOW), Err(SessionError::Invalid));
         assert_eq!(later.read(&new, NOW), Ok(session()));
@@ -330,7 +329,7 @@ mod tests {
         format!("{message}.{signature}")
     }
 
-    /// Texts in place of a claim or a part of the header, that are not what they stand for.
+    /// Wrong values for each claim and each part of the header.
     fn twisted(right: &Value) -> Vec<Value> {
         let text = right.as_str().unwrap_or("1");
         vec![
@@ -364,7 +363,7 @@ mod tests {
         let hs256 = |head: &str, body: &str| signed(head, body, SECRET, Algorithm::HS256);
         let good = hs256(&head, &body);
         let mut forged: Vec<String> = Vec::new();
-        // Unsigned, and everything that is not an algorithm of ours, signed all the same.
+        // Unsigned tokens, and tokens signed by any other algorithm.
         for algorithm in [
             "none", "None", "NONE", "nOnE", "", "hs256", "HS256 ", "HS384", "HS512", "RS256",
             "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",

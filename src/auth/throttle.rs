@@ -1,10 +1,11 @@
-//! How often somebody may try to prove who they are.
+//! Limits on attempts to authenticate.
 //!
-//! Three counts, each a token bucket: of the address, of the account from that address, and of the account from all
-//! addresses where nobody has a session of it. So whoever guesses from everywhere is stopped, and its owner, who comes
-//! from where they have been before, is not. Who has never been there has the way by email, which opens a session.
+//! Three token buckets: by address, by account and address, and by account over all addresses that
+//! never had a session of it. So a distributed attacker is stopped, and the owner, at a known
+//! address, is not. An owner at a new address can reset the password by email, which makes the
+//! address known.
 //!
-//! What does not exist is counted as what does: the counts are by the text that was given.
+//! Accounts that do not exist are counted alike: the buckets are keyed by the text that was given.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -24,10 +25,10 @@ type Limiter<K> = RateLimiter<K, DefaultKeyedStateStore<K>, DefaultClock>;
 /// Messages an hour to one account that anybody may ask for.
 const LETTERS_PER_HOUR: NonZeroU32 = NonZeroU32::MIN.saturating_add(4);
 
-/// What an account is counted by: a part of the digest of the text it was asked for by.
+/// The key of an account's bucket: a part of the digest of the text that named it.
 pub type Subject = [u8; 16];
 
-/// As many attempts as may be were made; try again after so many seconds.
+/// Too many attempts; try again after so many seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("too many attempts; the next one in {retry_after} s")]
 pub struct TooManyAttempts {
@@ -44,14 +45,14 @@ struct Limits {
     address: Limiter<IpAddr>,
     account: Limiter<(Subject, IpAddr)>,
     strangers: Limiter<Subject>,
-    letters: Limiter<Subject>,
+    messages: Limiter<Subject>,
 }
 
 fn limiter<K: Clone + Eq + std::hash::Hash>(a_minute: NonZeroU32) -> Limiter<K> {
     RateLimiter::keyed(Quota::per_minute(a_minute))
 }
 
-/// Never more than so many in any hour: a tenth of them at once, the others spread over it.
+/// At most `count` in any hour: a tenth of them at once, the others spread over the hour.
 fn an_hour(count: NonZeroU32) -> Quota {
     let burst = NonZeroU32::new(count.get().div_ceil(10)).unwrap_or(NonZeroU32::MIN);
     let spread = count.get().saturating_sub(burst.get()).max(1);
@@ -81,59 +82,47 @@ pub fn subject(text: &str) -> Subject {
 }
 
 impl Throttle {
-    /// As set; nothing is counted where rate limits are switched off.
+    /// The limits of the settings; nothing is counted if rate limits are off.
     #[must_use]
     pub fn new(auth: &AuthSettings, rates: &RateLimitSettings) -> Self {
         let limits = || Limits {
             address: limiter(auth.attempts_per_address),
             account: limiter(auth.attempts_per_account),
             strangers: RateLimiter::keyed(an_hour(auth.attempts_per_account_from_strangers)),
-            letters: RateLimiter::keyed(Quota::per_hour(LETTERS_PER_HOUR)),
+            messages: RateLimiter::keyed(Quota::per_hour(LETTERS_PER_HOUR)),
         };
         Throttle { limits: rates.enabled.then(limits) }
     }
 
     /// Counts an attempt from an address.
-    ///
-    /// # Errors
-    /// [`TooManyAttempts`]
     pub fn try_from(&self, address: IpAddr) -> Result<(), TooManyAttempts> {
         let Some(limits) = &self.limits else { return Ok(()) };
         check(&limits.address, &network(address))
     }
 
     /// Counts an attempt at an account from an address.
-    ///
-    /// # Errors
-    /// [`TooManyAttempts`]
     pub fn try_account(&self, of: Subject, address: IpAddr) -> Result<(), TooManyAttempts> {
         let Some(limits) = &self.limits else { return Ok(()) };
         check(&limits.account, &(of, network(address)))
     }
 
-    /// Counts an attempt at an account from where nobody has a session of it.
-    ///
-    /// # Errors
-    /// [`TooManyAttempts`]
+    /// Counts an attempt at an account from an address that never had a session of it.
     pub fn try_as_stranger(&self, of: Subject) -> Result<(), TooManyAttempts> {
         let Some(limits) = &self.limits else { return Ok(()) };
         check(&limits.strangers, &of)
     }
 
     /// Counts a message to an account that anybody may ask for.
-    ///
-    /// # Errors
-    /// [`TooManyAttempts`]
-    pub fn try_letter(&self, of: Subject) -> Result<(), TooManyAttempts> {
+    pub fn try_message(&self, of: Subject) -> Result<(), TooManyAttempts> {
         let Some(limits) = &self.limits else { return Ok(()) };
-        check(&limits.letters, &of)
+        check(&limits.messages, &of)
     }
 
-    /// Forgets what is whole again, so that memory stays bounded.
+    /// Drops full buckets, so that memory stays bounded.
     pub fn forget_idle(&self) {
-        let Some(Limits { address, account, strangers, letters }) = &self.limits else { return };
-        letters.retain_recent();
-        letters.shrink_to_fit();
+        let Some(Limits { address, account, strangers, messages }) = &self.limits else { return };
+        messages.retain_recent();
+        messages.shrink_to_fit();
         address.retain_recent();
         address.shrink_to_fit();
         account.retain_recent();

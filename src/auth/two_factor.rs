@@ -1,28 +1,31 @@
-//! The second factor: codes by time (TOTP, RFC 6238), and recovery codes for whoever has lost what makes them.
+//! The second factor: time-based codes (TOTP, RFC 6238), and recovery codes for users who lost
+//! their authenticator.
 //!
-//! Each code is good once. A code by time is good in its own step of 30 seconds and the one before and after it; the
-//! last step that was used is on record, and only a later one is good. Secrets are sealed where they are stored.
+//! Each code works once. A time-based code works in its own step of 30 seconds and in the one
+//! before and after it; the last used step is recorded, and only a later one works. Secrets are
+//! stored encrypted.
 
 use qrcode::QrCode;
 use qrcode::render::svg;
 use rand::RngExt as _;
 use totp_rs::{Builder, Secret, Totp};
 
-use super::people::{Device, LoggedIn, People, PeopleError};
+use super::users::{Device, LoggedIn, Users, UsersError};
 use crate::seal::Seal;
-use crate::store::two_factor::CodeDigest;
+use crate::store::users::CodeDigest;
 use crate::store::users::User;
 use domain::{ActKind, Actor, Timestamp, UserId};
 
-/// Whose seal it is. What was sealed before stays readable only under this very text.
+/// The purpose of the encryption key. A change of this text makes every stored secret unreadable.
 pub const PURPOSE: &str = "polysystems: sealing key of second factors, 1";
-/// Who issues the codes, as an authenticator shows it.
+/// The issuer that an authenticator shows.
 const ISSUER: &str = "Polysystems";
 /// Recovery codes of a user.
 pub const CODES: usize = 10;
-/// Characters of a recovery code: 120 random bits, so that a plain digest is enough (ASVS 5, 6.5.2).
+/// Characters of a recovery code: 120 random bits, so that a plain digest is enough (ASVS 5,
+/// 6.5.2).
 const CODE_LEN: usize = 24;
-/// Of recovery codes: no two that look alike.
+/// The alphabet of recovery codes, without characters that look alike.
 const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
 
 /// What an authenticator needs. Shown once.
@@ -35,7 +38,7 @@ pub struct Enrolment {
     pub qr_code: String,
 }
 
-/// A code for whoever has lost their authenticator.
+/// A new recovery code.
 #[must_use]
 pub fn recovery_code() -> String {
     let mut random = rand::rng();
@@ -57,13 +60,13 @@ fn plain(code: &str) -> Option<String> {
     (plain.len() == CODE_LEN).then_some(plain)
 }
 
-/// What a recovery code is stored as.
+/// The digest under which a recovery code is stored.
 #[must_use]
 pub fn code_digest(seal: &Seal, user: UserId, code: &str) -> Option<CodeDigest> {
     Some(seal.digest(&plain(code)?, user.0.as_bytes()))
 }
 
-fn totp(secret: &[u8], account_name: &str) -> Result<Totp, PeopleError> {
+fn totp(secret: &[u8], account_name: &str) -> Result<Totp, UsersError> {
     // A colon would end the name.
     let name = account_name.replace(':', "_");
     Builder::new()
@@ -71,7 +74,7 @@ fn totp(secret: &[u8], account_name: &str) -> Result<Totp, PeopleError> {
         .with_account_name(name)
         .with_issuer(Some(ISSUER))
         .build()
-        .map_err(|_| PeopleError::Unsealed)
+        .map_err(|_| UsersError::Unsealed)
 }
 
 /// The step that a code is good for, now.
@@ -82,63 +85,69 @@ fn step_of(totp: &Totp, code: &str, now: Timestamp) -> Option<i64> {
     i64::try_from(step).ok()
 }
 
-impl People {
-    fn opened(&self, user: &User) -> Result<Option<Totp>, PeopleError> {
-        let Some(factor) = &user.second_factor else { return Ok(None) };
-        let secret = self.seal.open(&factor.sealed, user.id.0.as_bytes());
-        totp(&secret.ok_or(PeopleError::Unsealed)?, &user.email).map(Some)
+impl Users {
+    /// How many recovery codes a user has left.
+    pub async fn recovery_codes_left(&self, user: UserId) -> Result<u64, UsersError> {
+        Ok(self.store.count_recovery_codes(user).await?)
     }
 
-    /// Begins to set up a second factor. It is asked for only from [`People::confirm_second_factor`] on.
+    fn opened(&self, user: &User) -> Result<Option<Totp>, UsersError> {
+        let Some(factor) = &user.second_factor else { return Ok(None) };
+        let secret = self.seal.open(&factor.sealed, user.id.0.as_bytes());
+        totp(&secret.ok_or(UsersError::Unsealed)?, &user.email).map(Some)
+    }
+
+    /// Begins to set up a second factor. Logins ask for it after [`Users::confirm_second_factor`].
     ///
     /// # Errors
-    /// [`PeopleError::WrongCredentials`], or [`PeopleError::HasSecondFactor`].
+    /// [`UsersError::WrongCredentials`], or [`UsersError::HasSecondFactor`].
     pub async fn begin_second_factor(
         &self,
         user: &User,
         password: String,
         device: &Device,
-    ) -> Result<Enrolment, PeopleError> {
+    ) -> Result<Enrolment, UsersError> {
         self.assert_password(user, password, device).await?;
         if user.has_two_factor() {
-            return Err(PeopleError::HasSecondFactor);
+            return Err(UsersError::HasSecondFactor);
         }
         let secret = Secret::generate();
         let totp = totp(secret.as_bytes(), &user.email)?;
-        let url = totp.to_url().map_err(|_| PeopleError::Unsealed)?;
+        let url = totp.to_url().map_err(|_| UsersError::Unsealed)?;
         let sealed = self.seal.seal(secret.as_bytes().to_vec(), user.id.0.as_bytes());
-        let sealed = sealed.ok_or(PeopleError::Unsealed)?;
-        if !self.store.begin_second_factor(user.id, sealed).await? {
-            return Err(PeopleError::HasSecondFactor);
+        let sealed = sealed.ok_or(UsersError::Unsealed)?;
+        if !self.store.insert_second_factor(user.id, sealed).await? {
+            return Err(UsersError::HasSecondFactor);
         }
-        let qr_code = QrCode::new(&url).map_err(|_| PeopleError::Unsealed)?;
+        let qr_code = QrCode::new(&url).map_err(|_| UsersError::Unsealed)?;
         let qr_code = qr_code.render::<svg::Color<'_>>().min_dimensions(240, 240).build();
         Ok(Enrolment { secret: secret.to_base32(), url, qr_code })
     }
 
-    /// Switches the second factor on, once its owner has proved by a code that they have it. Answers the recovery
-    /// codes, which are shown this once.
+    /// Switches the second factor on, once its owner has proved by a code that they have it.
+    /// Answers the recovery codes, which are shown this once.
     ///
     /// # Errors
-    /// [`PeopleError::WrongCode`], [`PeopleError::HasSecondFactor`], or [`PeopleError::NoSecondFactor`].
+    /// [`UsersError::WrongCode`], [`UsersError::HasSecondFactor`], or
+    /// [`UsersError::NoSecondFactor`].
     pub async fn confirm_second_factor(
         &self,
         user: &User,
         code: &str,
         device: &Device,
-    ) -> Result<Vec<String>, PeopleError> {
-        let factor = user.second_factor.as_ref().ok_or(PeopleError::NoSecondFactor)?;
+    ) -> Result<Vec<String>, UsersError> {
+        let factor = user.second_factor.as_ref().ok_or(UsersError::NoSecondFactor)?;
         if factor.is_enabled {
-            return Err(PeopleError::HasSecondFactor);
+            return Err(UsersError::HasSecondFactor);
         }
         self.count_code(user.id, device).await?;
-        let totp = self.opened(user)?.ok_or(PeopleError::NoSecondFactor)?;
-        let step = step_of(&totp, code, self.clock.now()).ok_or(PeopleError::WrongCode)?;
+        let totp = self.opened(user)?.ok_or(UsersError::NoSecondFactor)?;
+        let step = step_of(&totp, code, self.clock.now()).ok_or(UsersError::WrongCode)?;
         let (codes, digests) = self.codes(user.id);
         let act = self.act(user.id, device, ActKind::TwoFactorEnabled);
         let sealed = factor.sealed.clone();
         if !self.store.enable_second_factor(user.id, sealed, step, digests, act).await? {
-            return Err(PeopleError::HasSecondFactor);
+            return Err(UsersError::HasSecondFactor);
         }
         Ok(codes)
     }
@@ -153,19 +162,20 @@ impl People {
     /// The second step of a login: a code for the challenge that the first one answered.
     ///
     /// # Errors
-    /// [`PeopleError::InvalidChallenge`], [`PeopleError::WrongCode`], or [`PeopleError::TooManyAttempts`].
+    /// [`UsersError::InvalidChallenge`], [`UsersError::WrongCode`], or
+    /// [`UsersError::TooManyAttempts`].
     pub async fn log_in_by_code(
         &self,
         challenge: &str,
         code: &str,
         device: Device,
-    ) -> Result<LoggedIn, PeopleError> {
+    ) -> Result<LoggedIn, UsersError> {
         let read = self.sessions.read_challenge(challenge, self.clock.now());
-        let challenge = read.ok_or(PeopleError::InvalidChallenge)?;
-        let user = self.store.find_user(challenge.user).await?;
-        // A new password ends what was begun with the old one.
+        let challenge = read.ok_or(UsersError::InvalidChallenge)?;
+        let user = self.store.find(challenge.user).await?;
+        // A new password invalidates challenges of the old one.
         let user = user.filter(|user| user.token_version == challenge.version);
-        let user = user.ok_or(PeopleError::InvalidChallenge)?;
+        let user = user.ok_or(UsersError::InvalidChallenge)?;
         self.use_code(&user, code, &device).await?;
         self.begin_session(user, device, true).await
     }
@@ -173,19 +183,19 @@ impl People {
     /// Uses up a code by time or a recovery code.
     ///
     /// # Errors
-    /// [`PeopleError::WrongCode`], or [`PeopleError::TooManyAttempts`].
-    async fn use_code(&self, user: &User, code: &str, device: &Device) -> Result<(), PeopleError> {
+    /// [`UsersError::WrongCode`], or [`UsersError::TooManyAttempts`].
+    async fn use_code(&self, user: &User, code: &str, device: &Device) -> Result<(), UsersError> {
         if !user.has_two_factor() {
-            return Err(PeopleError::NoSecondFactor);
+            return Err(UsersError::NoSecondFactor);
         }
         self.count_code(user.id, device).await?;
         let is_good = if let Some(digest) = code_digest(&self.seal, user.id, code) {
             let act = self.act(user.id, device, ActKind::RecoveryCodeUsed);
             self.store.use_recovery_code(user.id, digest, act).await?
         } else {
-            let totp = self.opened(user)?.ok_or(PeopleError::NoSecondFactor)?;
+            let totp = self.opened(user)?.ok_or(UsersError::NoSecondFactor)?;
             match step_of(&totp, code, self.clock.now()) {
-                Some(step) => self.store.use_step(user.id, step).await?,
+                Some(step) => self.store.use_totp_step(user.id, step).await?,
                 None => false,
             }
         };
@@ -193,21 +203,21 @@ impl People {
             return Ok(());
         }
         let act = self.act(user.id, device, ActKind::LoginFailed).with("wrong code");
-        self.store.record_act_later(act);
-        Err(PeopleError::WrongCode)
+        self.audit_log.record_later(act);
+        Err(UsersError::WrongCode)
     }
 
-    /// Makes new recovery codes in the place of all before.
+    /// Replaces all recovery codes.
     ///
     /// # Errors
-    /// [`PeopleError::WrongCredentials`], or as of a code.
+    /// [`UsersError::WrongCredentials`], or as of a code.
     pub async fn new_recovery_codes(
         &self,
         user: &User,
         password: String,
         code: &str,
         device: &Device,
-    ) -> Result<Vec<String>, PeopleError> {
+    ) -> Result<Vec<String>, UsersError> {
         self.assert_password(user, password, device).await?;
         self.use_code(user, code, device).await?;
         let (codes, digests) = self.codes(user.id);
@@ -219,29 +229,27 @@ impl People {
     /// Switches the second factor off.
     ///
     /// # Errors
-    /// [`PeopleError::WrongCredentials`], or as of a code.
+    /// [`UsersError::WrongCredentials`], or as of a code.
     pub async fn disable_second_factor(
         &self,
         user: &User,
         password: String,
         code: &str,
         device: &Device,
-    ) -> Result<(), PeopleError> {
+    ) -> Result<(), UsersError> {
         self.assert_password(user, password, device).await?;
         self.use_code(user, code, device).await?;
         let act = self.act(user.id, device, ActKind::TwoFactorDisabled);
-        Ok(self.store.disable_second_factor(user.id, act).await?)
+        Ok(self.store.delete_second_factor(user.id, act).await?)
     }
 
-    /// Switches a user's second factor off from the command line, for whoever has lost it and every code.
-    ///
-    /// # Errors
-    /// [`PeopleError::Store`]
-    pub async fn disable_second_factor_of(&self, user: &User) -> Result<(), PeopleError> {
+    /// Switches a user's second factor off from the command line, if they lost it and all recovery
+    /// codes.
+    pub async fn disable_second_factor_of(&self, user: &User) -> Result<(), UsersError> {
         let origin = domain::Origin::local(Actor::CommandLine);
         let id = uuid::Uuid::now_v7();
         let act = origin.act(id, user.id, ActKind::TwoFactorDisabled, self.clock.now());
-        Ok(self.store.disable_second_factor(user.id, act).await?)
+        Ok(self.store.delete_second_factor(user.id, act).await?)
     }
 }
 

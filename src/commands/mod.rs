@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand};
-use polysystems::auth::People;
+use polysystems::auth::Users;
 use polysystems::cli::{self, Console, find_user};
 use polysystems::clock::Clock;
 use polysystems::config::Settings;
@@ -133,17 +133,17 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             users::create(&settings, email, username, admin)?;
         }
         Command::User(command) => {
-            with_people(&settings, async |people| users::run(&settings, people, command).await)?;
+            with_users(&settings, async |users| users::run(&settings, users, command).await)?;
         }
         Command::AuditLog { operator, user, limit, cursor } => {
-            with_people(&settings, async |people| {
+            with_users(&settings, async |users| {
                 let user = match user {
-                    Some(user) => Some(find_user(people, &user).await?.id.to_string()),
+                    Some(user) => Some(find_user(users, &user).await?.id.to_string()),
                     None => None,
                 };
                 let limit = limit.to_string();
                 let query = [("limit", Some(limit)), ("cursor", cursor), ("user_id", user)];
-                ask(&settings, people, operator, Method::GET, "/api/admin/audit-log", &query, None)
+                ask(&settings, users, operator, Method::GET, "/api/admin/audit-log", &query, None)
                     .await
             })?;
         }
@@ -187,16 +187,16 @@ async fn stop_signal() {
 }
 
 /// Does `work` with the users of the database.
-fn with_people(
+fn with_users(
     settings: &Settings,
-    work: impl AsyncFnOnce(&People) -> anyhow::Result<()>,
+    work: impl AsyncFnOnce(&Users) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let database = app::database_runtime()?;
     database.block_on(async {
         let store = app::open_store(settings, database.handle().clone()).await?;
         let handle = database.handle().clone();
-        let people = app::people(settings, Clock::System, handle, store.clone())?;
-        let result = work(&people).await;
+        let users = app::users(settings, Clock::System, handle, store.clone())?;
+        let result = work(&users).await;
         store.close().await;
         result
     })
@@ -205,7 +205,7 @@ fn with_people(
 /// Asks the running server as an operator, and prints its answer.
 async fn ask(
     settings: &Settings,
-    people: &People,
+    users: &Users,
     Operator { name, url }: Operator,
     method: Method,
     path: &str,
@@ -213,7 +213,7 @@ async fn ask(
     body: Option<String>,
 ) -> anyhow::Result<()> {
     let url = url.map_or_else(|| cli::url_of(settings), Ok)?;
-    let console = Console::open(people, &name, url).await?;
+    let console = Console::open(users, &name, url).await?;
     let query: Vec<(&str, &str)> =
         query.iter().filter_map(|(name, value)| Some((*name, value.as_deref()?))).collect();
     let answer = console.ask(method, path, &query, body).await;

@@ -6,8 +6,8 @@ use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use domain::Credits;
 use polysystems::app;
-use polysystems::auth::People;
-use polysystems::auth::people::{PeopleError, Registration};
+use polysystems::auth::Users;
+use polysystems::auth::users::{Registration, UsersError};
 use polysystems::cli::find_user;
 use polysystems::clock::Clock;
 use polysystems::config::Settings;
@@ -139,9 +139,9 @@ pub enum RoleName {
 }
 
 /// All but `user create`.
-pub async fn run(settings: &Settings, people: &People, command: UserCommand) -> anyhow::Result<()> {
+pub async fn run(settings: &Settings, users: &Users, command: UserCommand) -> anyhow::Result<()> {
     let path = async |user: &str, act: &str| -> anyhow::Result<String> {
-        Ok(format!("/api/admin/users/{}{act}", find_user(people, user).await?.id))
+        Ok(format!("/api/admin/users/{}{act}", find_user(users, user).await?.id))
     };
     let (operator, method, path, query, body) = match command {
         // Has its own way, since it reads a password.
@@ -151,13 +151,13 @@ pub async fn run(settings: &Settings, people: &People, command: UserCommand) -> 
                 RoleName::User => Role::User,
                 RoleName::Admin => Role::Admin,
             };
-            let user = find_user(people, &user).await?;
-            people.set_role(&user, role).await?;
+            let user = find_user(users, &user).await?;
+            users.set_role(&user, role).await?;
             return print(&format!("{} {}", user.id, role.name()));
         }
         UserCommand::Disable2fa { user } => {
-            let user = find_user(people, &user).await?;
-            people.disable_second_factor_of(&user).await?;
+            let user = find_user(users, &user).await?;
+            users.disable_second_factor_of(&user).await?;
             return print(&format!("{} no longer has a second factor", user.id));
         }
         UserCommand::List { operator, search, limit, cursor } => {
@@ -191,7 +191,7 @@ pub async fn run(settings: &Settings, people: &People, command: UserCommand) -> 
             (operator, Method::POST, path(&user, "/resume").await?, Vec::new(), Some(body))
         }
     };
-    ask(settings, people, operator, method, &path, &query, body).await
+    ask(settings, users, operator, method, &path, &query, body).await
 }
 
 /// `user create`: reads the password from standard input.
@@ -211,12 +211,11 @@ pub fn create(
     let role = if is_admin { Role::Admin } else { Role::User };
     let user = database.block_on(async {
         let store = app::open_store(settings, database.handle().clone()).await?;
-        let people =
-            app::people(settings, Clock::System, database.handle().clone(), store.clone())?;
-        let user = people.register(Registration { email, username, password }, role, None).await;
+        let users = app::users(settings, Clock::System, database.handle().clone(), store.clone())?;
+        let user = users.register(Registration { email, username, password }, role, None).await;
         store.close().await;
         user.map_err(|error| match error {
-            PeopleError::Store(error) => anyhow::anyhow!("cannot store the user: {error}"),
+            UsersError::Store(error) => anyhow::anyhow!("cannot store the user: {error}"),
             other => anyhow::Error::new(other),
         })
     })?;

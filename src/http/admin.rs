@@ -16,7 +16,7 @@ use super::page::{cut, page_limit, query, read_cursor};
 use super::repeat::{once, replay};
 use super::validation::is_printable;
 use super::{App, uncancelled};
-use crate::admin::{CreditsChange, OperatorsError, UserView};
+use crate::admin::{AdminError, CreditsChange, UserView};
 use crate::idempotency::Made;
 use crate::store::users::{User, UserSearch};
 use domain::{AccountStatus, Adjustment, Credits, Environment, Snapshot, UserId};
@@ -101,7 +101,7 @@ pub(super) async fn users(
     }
     let before = read_cursor(asked.cursor.as_deref())?;
     let search = UserSearch { text, before, limit: limit.saturating_add(1) };
-    let mut users = app.operators.users(search).await?;
+    let mut users = app.admin.users(search).await?;
     let next_cursor = cut(&mut users, limit).map(|user| user.id.to_string());
     let users = users.iter().map(AdminUserBody::from).collect();
     Ok(HttpResponse::Ok().json(UsersPage { users, next_cursor }))
@@ -158,7 +158,7 @@ pub(super) async fn user(
     app: Data<App>,
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let UserView { user, accounts, keys } = app.operators.user(user_id(&id)?).await?;
+    let UserView { user, accounts, keys } = app.admin.user(user_id(&id)?).await?;
     let user = AdminUserBody::from(&user);
     let accounts = accounts.iter().map(AccountBody::from).collect();
     let soon = app.keys.soon();
@@ -168,7 +168,7 @@ pub(super) async fn user(
 
 /// The id in the path. What cannot be an id is answered like one that does not exist.
 fn user_id(path: &Path<String>) -> Result<UserId, ApiError> {
-    path.parse().map_err(|_| OperatorsError::NoUser.into())
+    path.parse().map_err(|_| AdminError::NoUser.into())
 }
 
 /// Why something is done.
@@ -233,7 +233,7 @@ async fn set_status(
 ) -> Result<HttpResponse, ApiError> {
     let user = user_id(id)?;
     let ReasonBody { reason } = body.json_or_nothing()?.unwrap_or_default();
-    let set = async move { app.operators.set_status(user, status, reason, origin).await };
+    let set = async move { app.admin.set_status(user, status, reason, origin).await };
     uncancelled(set).await?;
     Ok(HttpResponse::Ok().json(StatusAnswer { user_id: user.to_string(), status: status.name() }))
 }
@@ -261,7 +261,7 @@ pub(super) async fn end_sessions(
 ) -> Result<HttpResponse, ApiError> {
     let user = user_id(&id)?;
     let ReasonBody { reason } = body.json_or_nothing()?.unwrap_or_default();
-    let ending = async move { app.operators.end_sessions(user, reason, origin).await };
+    let ending = async move { app.admin.end_sessions(user, reason, origin).await };
     let sessions_ended = uncancelled(ending).await?;
     let user_id = user.to_string();
     Ok(HttpResponse::Ok().json(SessionsEndedAnswer { user_id, sessions_ended }))
@@ -352,7 +352,7 @@ pub(super) async fn change_credits(
     };
     let change = CreditsChange { user, environment: environment.into(), adjustment, reason };
     let AdminUser { id, origin } = operator;
-    let changing = async move { app.operators.change_credits(id, change, once, origin).await };
+    let changing = async move { app.admin.change_credits(id, change, once, origin).await };
     Ok(match uncancelled(changing).await? {
         Made::New(change) => HttpResponse::Created().json(CreditsAnswer::of(&change)),
         Made::Repeat(kept) => replay(kept),
@@ -396,7 +396,7 @@ pub(super) async fn set_tier(
     let user = user_id(&id)?;
     let TierBody { tier } = body.json()?;
     let answer = TierAnswer { user_id: user.to_string(), tier: tier.clone() };
-    let set = async move { app.operators.set_tier(user, tier, origin).await };
+    let set = async move { app.admin.set_tier(user, tier, origin).await };
     uncancelled(set).await?;
     Ok(HttpResponse::Ok().json(answer))
 }

@@ -131,7 +131,7 @@ async fn acts_page(
 ) -> Result<HttpResponse, ApiError> {
     let limit = page_limit(page.limit)?;
     let before = read_cursor(page.cursor.as_deref())?.map(|ActId(id)| id);
-    let mut acts = app.operators.acts(user, before, limit.saturating_add(1)).await?;
+    let mut acts = app.admin.acts(user, before, limit.saturating_add(1)).await?;
     let next_cursor = cut(&mut acts, limit).map(|act| ActId(act.id).to_string());
     let acts = acts.into_iter().map(ActBody::from).collect();
     Ok(HttpResponse::Ok().json(ActsPage { acts, next_cursor }))

@@ -12,7 +12,7 @@ use super::docs::id;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, SessionUser, client_address, device};
 use super::{App, uncancelled};
-use crate::auth::people::{Device, LoggedIn, Login, PeopleError, Registration, Speaker};
+use crate::auth::users::{CurrentSession, Device, LoggedIn, Login, Registration, UsersError};
 use crate::store::users::{Role, User};
 use domain::Refusal;
 use domain::SessionId;
@@ -29,7 +29,7 @@ pub(super) struct RegisterBody {
     #[garde(skip)]
     #[schema(example = "SecurePassword123!", format = Password)]
     password: String,
-    /// Letters, digits, `.`, `_` and `-`. Unique, whatever its case.
+    /// MessageSettings, digits, `.`, `_` and `-`. Unique, whatever its case.
     #[garde(length(chars, min = 1, max = 64), custom(is_username))]
     #[schema(
         example = "myusername",
@@ -92,10 +92,10 @@ pub(super) async fn register(
     let RegisterBody { email, password, username } = body.json()?;
     let registration = Registration { email, username, password };
     let device = Some(device(&request, &app.trusted_proxies));
-    let registering = Arc::clone(&app.people);
+    let registering = Arc::clone(&app.users);
     let registered = async move { registering.register(registration, Role::User, device).await };
     let user = uncancelled(registered).await?;
-    app.people.send_verification(user.email.clone());
+    app.users.send_verification(user.email.clone());
     Ok(HttpResponse::Created().json(UserBody::from(&user)))
 }
 
@@ -172,7 +172,7 @@ pub(super) async fn login(
     check_attempt(&request, &app)?;
     let LoginBody { email, password } = body.json()?;
     let device = device(&request, &app.trusted_proxies);
-    let logging_in = async move { app.people.log_in(&email, password, device).await };
+    let logging_in = async move { app.users.log_in(&email, password, device).await };
     Ok(HttpResponse::Ok().json(LoginOutcome::from(uncancelled(logging_in).await?)))
 }
 
@@ -233,7 +233,7 @@ pub(super) async fn refresh(
     check_address(&request, &app)?;
     let RefreshBody { refresh_token } = body.json()?;
     let device = device(&request, &app.trusted_proxies);
-    let renewing = async move { app.people.refresh(&refresh_token, device).await };
+    let renewing = async move { app.users.refresh(&refresh_token, device).await };
     let logged_in = uncancelled(renewing).await?;
     Ok(HttpResponse::Ok().json(LoginAnswer::from(logged_in)))
 }
@@ -251,15 +251,15 @@ pub(super) struct LogoutAnswer {
     (status = 200, description = "Ended", body = LogoutAnswer),
 ))]
 pub(super) async fn logout(
-    speaker: Speaker,
+    current: CurrentSession,
     app: Data<App>,
     device: Device,
 ) -> Result<HttpResponse, ApiError> {
-    let Speaker { user, session } = speaker;
-    let ending = async move { app.people.log_out(user.id, session, &device).await };
+    let CurrentSession { user, session } = current;
+    let ending = async move { app.users.log_out(user.id, session, &device).await };
     match uncancelled(ending).await {
         // Ended meanwhile: that is what was asked for.
-        Ok(()) | Err(PeopleError::NoSession) => {}
+        Ok(()) | Err(UsersError::NoSession) => {}
         Err(error) => return Err(error.into()),
     }
     let message = "This session has ended";
@@ -275,7 +275,7 @@ pub(super) async fn logout_all(
     app: Data<App>,
     device: Device,
 ) -> Result<HttpResponse, ApiError> {
-    let ending = async move { app.people.log_out_everywhere(user.id, &device).await };
+    let ending = async move { app.users.log_out_everywhere(user.id, &device).await };
     let sessions_ended = uncancelled(ending).await?;
     let message = "Every session has ended";
     Ok(HttpResponse::Ok().json(LogoutAnswer { message, sessions_ended }))
@@ -306,10 +306,13 @@ pub(super) struct SessionBody {
 #[utoipa::path(get, path = "/api/auth/sessions", tag = "auth", security(("jwt" = [])), responses(
     (status = 200, description = "The sessions", body = Vec<SessionBody>),
 ))]
-pub(super) async fn sessions(speaker: Speaker, app: Data<App>) -> Result<HttpResponse, ApiError> {
-    let sessions = app.people.sessions_of(speaker.user.id).await?;
+pub(super) async fn sessions(
+    current: CurrentSession,
+    app: Data<App>,
+) -> Result<HttpResponse, ApiError> {
+    let sessions = app.users.sessions_of(current.user.id).await?;
     let bodies = sessions.into_iter().map(|session| SessionBody {
-        is_current: session.id == speaker.session,
+        is_current: session.id == current.session,
         id: session.id.to_string(),
         created_at: session.created_at.to_rfc3339(),
         last_used_at: session.last_used_at.to_rfc3339(),
@@ -333,7 +336,7 @@ pub(super) async fn end_session(
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let session: SessionId = id.parse().map_err(|_| ApiError::NotFound("session"))?;
-    let ending = async move { app.people.log_out(user.id, session, &device).await };
+    let ending = async move { app.users.log_out(user.id, session, &device).await };
     uncancelled(ending).await?;
     Ok(HttpResponse::NoContent().finish())
 }
@@ -383,7 +386,7 @@ pub(super) async fn change_password(
 ) -> Result<HttpResponse, ApiError> {
     let ChangePasswordBody { current_password, new_password } = body.json()?;
     let changing = async move {
-        app.people.change_password(user, current_password, new_password, device).await
+        app.users.change_password(user, current_password, new_password, device).await
     };
     let LoggedIn { token, refresh_token, .. } = uncancelled(changing).await?;
     let message = "The password was changed; every other session has ended";
@@ -395,7 +398,7 @@ pub(super) async fn change_password(
 pub(super) fn check_attempt(request: &HttpRequest, app: &App) -> Result<(), ApiError> {
     check_address(request, app)?;
     let address = client_address(request, &app.trusted_proxies);
-    app.people.throttle.try_from(address).map_err(|error| PeopleError::from(error).into())
+    app.users.throttle.try_from(address).map_err(|error| UsersError::from(error).into())
 }
 
 /// The limit of an address holds for strangers' work here as well.

@@ -111,7 +111,7 @@ fn or_null(kind: Type) -> ObjectBuilder {
 
 /// Bounds that are settings.
 fn add_bounds(document: &mut utoipa::openapi::OpenApi, app: &App) {
-    let shortest = app.people.password_length_min;
+    let shortest = app.users.password_length_min;
     for (body, field) in [
         ("RegisterBody", "password"),
         ("ChangePasswordBody", "new_password"),

@@ -40,7 +40,7 @@ pub(super) async fn verify(
     check_attempt(&request, &app)?;
     let EmailTokenBody { token } = body.json()?;
     let device = device(&request, &app.trusted_proxies);
-    let verifying = async move { app.people.verify_email(&token, &device).await };
+    let verifying = async move { app.users.verify_email(&token, &device).await };
     uncancelled(verifying).await?;
     Ok(HttpResponse::Ok().json(MessageAnswer { message: "The address is verified" }))
 }
@@ -66,7 +66,7 @@ pub(super) async fn resend(
 ) -> Result<HttpResponse, ApiError> {
     check_attempt(&request, &app)?;
     let EmailBody { email } = body.json()?;
-    app.people.send_verification(email);
+    app.users.send_verification(email);
     Ok(on_its_way())
 }
 
@@ -82,7 +82,7 @@ pub(super) async fn forgot(
 ) -> Result<HttpResponse, ApiError> {
     check_attempt(&request, &app)?;
     let EmailBody { email } = body.json()?;
-    app.people.send_reset(email, device(&request, &app.trusted_proxies));
+    app.users.send_reset(email, device(&request, &app.trusted_proxies));
     Ok(on_its_way())
 }
 
@@ -118,7 +118,7 @@ pub(super) async fn reset(
     check_attempt(&request, &app)?;
     let ResetPasswordBody { token, new_password } = body.json()?;
     let device = device(&request, &app.trusted_proxies);
-    let setting = async move { app.people.reset_password(&token, new_password, &device).await };
+    let setting = async move { app.users.reset_password(&token, new_password, &device).await };
     uncancelled(setting).await?;
     let message = "The password was changed; every session has ended. Please log in.";
     Ok(HttpResponse::Ok().json(MessageAnswer { message }))

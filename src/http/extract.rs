@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use super::App;
 use super::error::{ApiError, FieldError};
 use super::origin::forwarded_address;
-use crate::auth::people::{Device, Speaker};
+use crate::auth::users::{CurrentSession, Device};
 use crate::json::Object;
 use crate::store::users::{Role, User};
 use domain::{Actor, Origin, UserId};
@@ -181,7 +181,7 @@ pub fn bearer(request: &HttpRequest) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|token| !token.is_empty())
 }
 
-impl FromRequest for Speaker {
+impl FromRequest for CurrentSession {
     type Error = ApiError;
     type Future = Boxed<Self>;
 
@@ -190,7 +190,7 @@ impl FromRequest for Speaker {
         let app = app(request);
         Box::pin(async move {
             let token = token.ok_or(ApiError::MissingSession)?;
-            Ok(app?.people.authenticate(&token).await?)
+            Ok(app?.users.authenticate(&token).await?)
         })
     }
 }
@@ -203,8 +203,8 @@ impl FromRequest for SessionUser {
     type Future = Boxed<Self>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let speaker = Speaker::from_request(request, payload);
-        Box::pin(async move { Ok(SessionUser(speaker.await?.user)) })
+        let current = CurrentSession::from_request(request, payload);
+        Box::pin(async move { Ok(SessionUser(current.await?.user)) })
     }
 }
 

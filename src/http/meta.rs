@@ -30,11 +30,9 @@ pub(super) async fn live() -> HttpResponse {
     (status = 503, description = "Not ready", body = ErrorBody),
 ))]
 pub(super) async fn ready(app: Data<App>) -> Result<HttpResponse, ApiError> {
-    let is_writable = app.gateway.ledger.state().is_in_charge();
-    if app.readiness.is_unready() || !is_writable || !app.gateway.ledger.is_alive() {
+    if !app.health.is_ready().await? {
         return Err(ApiError::Unavailable);
     }
-    app.store.ping().await?;
     Ok(HttpResponse::Ok().json(HealthAnswer { status: "ok" }))
 }
 

@@ -11,7 +11,7 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::{AuditedUser, Body, SessionUser, user_origin};
 use super::validation::not_negative;
 use super::{App, uncancelled};
-use crate::auth::people::Speaker;
+use crate::auth::users::CurrentSession;
 use crate::payments::PaymentsError;
 use crate::payments::auto::AutoTopUpRequest;
 use crate::payments::begin::Payer;
@@ -77,12 +77,12 @@ pub(super) struct SetupAnswer {
     (status = 403, description = "Stripe is not set up, or the user's email address must be verified first", body = ErrorBody),
 ))]
 pub(super) async fn add(
-    speaker: Speaker,
+    current: CurrentSession,
     app: Data<App>,
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
-    app.people.assert_verified(&speaker)?;
-    let user = speaker.user;
+    app.users.assert_verified(&current)?;
+    let user = current.user;
     let origin = user_origin(&request, &app, user.id);
     let payer = Payer { user: user.id, email: user.email, origin };
     let checkout_url = uncancelled(async move { app.payments.setup_url(payer).await }).await?;
@@ -176,13 +176,13 @@ pub(super) async fn auto_top_up(
     (status = 404, description = "The user has no such payment method", body = ErrorBody),
 ))]
 pub(super) async fn set_auto_top_up(
-    speaker: Speaker,
+    current: CurrentSession,
     app: Data<App>,
     request: HttpRequest,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    app.people.assert_verified(&speaker)?;
-    let user = speaker.user;
+    app.users.assert_verified(&current)?;
+    let user = current.user;
     let origin = user_origin(&request, &app, user.id);
     let AutoTopUpBody { enabled, threshold, amount, monthly_cap, payment_method } = body.json()?;
     let request = AutoTopUpRequest {
@@ -207,7 +207,7 @@ pub(super) async fn set_auto_top_up(
     (status = 402, description = "Stripe refused to say more", body = ErrorBody),
     (status = 403, description = "Stripe is not set up", body = ErrorBody),
 ))]
-pub(super) async fn hear_stripe(
+pub(super) async fn handle_stripe_event(
     app: Data<App>,
     request: HttpRequest,
     body: Body,
@@ -215,7 +215,7 @@ pub(super) async fn hear_stripe(
     let signature = request.headers().get("stripe-signature");
     let signature = signature.and_then(|value| value.to_str().ok()).map(str::to_owned);
     let body = body.bytes()?;
-    let heard = async move { app.payments.hear_stripe(signature.as_deref(), &body).await };
+    let heard = async move { app.payments.handle_stripe_event(signature.as_deref(), &body).await };
     uncancelled(heard).await.map_err(|error| match error {
         // Anything else would have Stripe believe that we have it.
         PaymentsError::AmountOfProvider { .. } | PaymentsError::NoMethod => ApiError::Internal,

@@ -11,13 +11,15 @@ use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
 use tracing::Instrument as _;
 
-use crate::admin::Operators;
-use crate::auth::People;
+use crate::admin::Admin;
+use crate::auth::Users;
 use crate::clock::Clock;
 use crate::config::Secret;
+use crate::health::Health;
 use crate::keys::Keys;
 use crate::payments::Payments;
 use crate::pipeline::{Admission, Gateway};
+use crate::reports::Reports;
 use crate::store::Store;
 use crate::webhooks::Webhooks;
 
@@ -25,6 +27,7 @@ mod admin;
 pub mod amount;
 mod audit_log;
 mod auth;
+mod calls;
 mod docs;
 pub mod edge;
 mod email;
@@ -44,6 +47,7 @@ mod payments;
 mod repeat;
 mod routes;
 pub mod security;
+mod statements;
 mod transactions;
 mod two_factor;
 mod validation;
@@ -55,18 +59,22 @@ pub use routes::Routes;
 /// What the handlers call. One for the process, shared by all threads.
 pub struct App {
     /// Registration, login, sessions.
-    pub people: Arc<People>,
+    pub users: Arc<Users>,
     /// API keys.
     pub keys: Keys,
     /// Payments and the ledger.
     pub payments: Payments,
+    /// What account holders read.
+    pub reports: Reports,
     /// Webhook endpoints.
     pub webhooks: Arc<Webhooks>,
     /// What operators do.
-    pub operators: Operators,
+    pub admin: Admin,
     /// The paid calls.
     pub gateway: Arc<Gateway>,
-    /// The database.
+    /// Whether paid calls can be served.
+    pub health: Health,
+    /// The database, for the background jobs. No handler uses it.
     pub store: Store,
     /// The time.
     pub clock: Clock,

@@ -15,7 +15,7 @@ use super::page::{cut, page_limit, query, read_cursor};
 use super::repeat::{once, replay};
 use super::x402::Outcome;
 use super::{App, uncancelled};
-use crate::auth::people::Speaker;
+use crate::auth::users::CurrentSession;
 use crate::idempotency::Made;
 use crate::payments::begin::Payer;
 use crate::payments::{PaymentsError, SANDBOX, stripe, x402};
@@ -63,7 +63,7 @@ pub(super) async fn balance(
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
     let AccountQuery { environment } = query(&request)?;
-    let (account, updated_at) = app.payments.balance(user.id, environment.into()).await?;
+    let (account, updated_at) = app.reports.balance(user.id, environment.into()).await?;
     Ok(HttpResponse::Ok().json(BalanceAnswer {
         user_id: user.id.to_string(),
         balance: Amount(account.balance),
@@ -160,13 +160,13 @@ impl From<Payment> for PaymentAnswer {
     (status = 422, description = "The Idempotency-Key was used for another request", body = ErrorBody),
 ))]
 pub(super) async fn pay(
-    speaker: Speaker,
+    current: CurrentSession,
     app: Data<App>,
     request: HttpRequest,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    app.people.assert_verified(&speaker)?;
-    let user = speaker.user;
+    app.users.assert_verified(&current)?;
+    let user = current.user;
     let once = once(&request, &body, |payment: &Payment| PaymentAnswer::from(payment.clone()))?;
     let origin = user_origin(&request, &app, user.id);
     let PaymentBody { amount: Amount(amount), provider, payment_method } = body.json()?;

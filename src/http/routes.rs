@@ -8,8 +8,8 @@ use utoipa::openapi::path::PathItem;
 
 use super::error::ApiError;
 use super::{
-    App, admin, audit_log, auth, docs, email, gateway, keys, meta, methods, metrics, monitoring,
-    notices, payments, transactions, two_factor, webhooks,
+    App, admin, audit_log, auth, calls, docs, email, gateway, keys, meta, methods, metrics,
+    monitoring, notices, payments, statements, transactions, two_factor, webhooks,
 };
 use domain::route_group::Group;
 
@@ -64,18 +64,18 @@ const ENDPOINTS: &[Endpoint] = &endpoints![
     payments::pay,
     payments::get,
     payments::reset_test,
-    transactions::receipt,
+    statements::receipt,
     methods::list,
     methods::add,
     methods::remove,
     methods::auto_top_up,
     methods::set_auto_top_up,
-    methods::hear_stripe,
-    transactions::statement,
+    methods::handle_stripe_event,
+    statements::statement,
     transactions::export,
     transactions::list,
     monitoring::usage,
-    monitoring::requests,
+    calls::list,
     monitoring::limits,
     monitoring::forecast_balance,
     notices::notices,

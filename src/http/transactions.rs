@@ -1,36 +1,25 @@
-//! `/api/payments/transactions`, its export, receipts, and monthly statements.
+//! `/api/payments/transactions` and its export.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::pin::Pin;
 
 use actix_web::http::header::{CONTENT_DISPOSITION, HeaderValue};
-use actix_web::web::{Data, Path};
+use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _};
+use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::App;
 use super::amount::Amount;
 use super::docs::id;
-use super::error::{ApiError, ErrorBody};
+use super::error::ApiError;
 use super::extract::SessionUser;
 use super::keys::EnvironmentName;
 use super::page::{EntryCursor, page_limit, query, read_cursor};
-use super::payments::PaymentAnswer;
-use crate::payments::PaymentsError;
-use crate::store::ledger::{EntryFilter, EntryOfCall, StatementSums};
-use crate::store::payments::Payment;
-use crate::store::users::User;
-use domain::{
-    AccountId, ChargeId, Credits, EntryKind, KeyId, Month, PaymentId, PaymentStatus, Timestamp,
-    UserId,
-};
-
-/// Entries of an export that are in memory at once.
-const EXPORT_PAGE: u64 = 1_000;
+use crate::reports::{ENTRIES_CSV_HEAD, entry_csv, reference};
+use crate::store::ledger::{EntryFilter, EntryOfCall};
+use domain::{EntryKind, KeyId, Timestamp};
 
 /// One movement of money.
 #[derive(Serialize, ToSchema)]
@@ -64,23 +53,13 @@ pub(super) struct TransactionBody {
 impl From<EntryOfCall> for TransactionBody {
     fn from(of_call: EntryOfCall) -> Self {
         let EntryOfCall { entry, endpoint, .. } = of_call;
-        let reference = match entry.kind {
-            EntryKind::TopUp
-            | EntryKind::PaymentRefund
-            | EntryKind::Dispute
-            | EntryKind::Reinstatement => PaymentId(entry.reference).to_string(),
-            EntryKind::Grant | EntryKind::Deduction => UserId(entry.reference).to_string(),
-            EntryKind::Charge | EntryKind::Capture | EntryKind::Refund => {
-                ChargeId(entry.reference).to_string()
-            }
-        };
         TransactionBody {
             sequence: entry.seq,
             kind: entry.kind.name(),
             amount: Amount(entry.amount),
             balance_after: Amount(entry.balance_after),
             currency: "USD",
-            reference,
+            reference: reference(&entry),
             key_id: entry.key.map(|key| key.to_string()),
             endpoint: endpoint.map(|(_, route)| route),
             created_at: entry.at.to_rfc3339_micros(),
@@ -197,26 +176,10 @@ pub(super) async fn list(
     let limit = page_limit(asked.limit)?;
     let before = read_cursor(asked.cursor.as_deref())?.map(|EntryCursor(seq)| seq);
     let (environment, filter) = (asked.environment.into(), asked.filter()?);
-    let account = app.payments.whole_account(user.id, environment).await?;
-    let page = app.store.list_entries(account, true, before, limit, filter).await?;
+    let page = app.reports.transactions(user.id, environment, before, limit, filter).await?;
     let transactions = page.entries.into_iter().map(TransactionBody::from).collect();
     let next_cursor = page.next.map(|seq| EntryCursor(seq).to_string());
     Ok(HttpResponse::Ok().json(TransactionsPage { transactions, next_cursor }))
-}
-
-/// How an export or a statement is written.
-#[derive(Clone, Copy, Debug, Default, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Format {
-    /// JSON.
-    #[default]
-    Json,
-    /// Comma-separated values, after RFC 4180.
-    Csv,
-    /// One JSON object a line.
-    Jsonl,
-    /// A page to be printed.
-    Html,
 }
 
 /// Which transactions, and how.
@@ -268,447 +231,38 @@ pub(super) async fn export(
     };
     let narrowed =
         TransactionsQuery { from, until, kind, key_id, endpoint, ..TransactionsQuery::default() };
-    let mut filter = narrowed.filter()?;
-    let account = app.payments.whole_account(user.id, environment.into()).await?;
-    // What comes while it is written is not in it.
-    let now = app.clock.now().plus_micros(1);
-    filter.until = Some(filter.until.map_or(now, |until| until.min(now)));
+    let pages = app.reports.export(user.id, environment.into(), narrowed.filter()?).await?;
     let (kind, name) = if is_csv {
         ("text/csv; charset=utf-8; header=present", "transactions.csv")
     } else {
         ("application/jsonl; charset=utf-8", "transactions.jsonl")
     };
-    let head = Bytes::from_static(if is_csv { CSV_HEAD.as_bytes() } else { b"" });
-    let head = futures_util::stream::iter((!head.is_empty()).then_some(Ok(head)));
-    let rows = rows(app, Export { account, filter, is_csv, after: Some(0) });
-    let mut response = HttpResponse::Ok().content_type(kind).streaming(head.chain(rows));
+    let head = is_csv.then(|| Ok::<_, ApiError>(Bytes::from_static(ENTRIES_CSV_HEAD.as_bytes())));
+    // An error breaks the connection off, so that nobody mistakes a part for the whole.
+    let rows = pages.map(move |page| Ok(rows(page?, is_csv)));
+    // An empty chunk would end a chunked body.
+    let rows = rows.filter(|rows| std::future::ready(!rows.as_ref().is_ok_and(Bytes::is_empty)));
+    let body = futures_util::stream::iter(head).chain(rows);
+    let mut response = HttpResponse::Ok().content_type(kind).streaming(body);
     disposition(&mut response, name);
     Ok(response)
 }
 
-fn disposition(response: &mut HttpResponse, name: &str) {
+pub(super) fn disposition(response: &mut HttpResponse, name: &str) {
     if let Ok(value) = HeaderValue::from_str(&format!("attachment; filename=\"{name}\"")) {
         response.headers_mut().insert(CONTENT_DISPOSITION, value);
     }
 }
 
-struct Export {
-    account: AccountId,
-    filter: EntryFilter,
-    is_csv: bool,
-    /// Where the next page begins; `None` after the last.
-    after: Option<i64>,
-}
-
-type Rows = Pin<Box<dyn Stream<Item = Result<Bytes, ApiError>>>>;
-
-/// The rows, page by page, as fast as they are read.
-fn rows(app: Data<App>, export: Export) -> Rows {
-    let next = move |mut export: Export| {
-        let app = app.clone();
-        async move {
-            let after = export.after?;
-            let filter = export.filter.clone();
-            let page =
-                app.store.list_entries(export.account, false, Some(after), EXPORT_PAGE, filter);
-            let page = match page.await {
-                Ok(page) => page,
-                // The connection is broken off, so that nobody takes a part for the whole.
-                Err(error) => {
-                    export.after = None;
-                    return Some((Err(error.into()), export));
-                }
-            };
-            export.after = page.next;
-            let mut text = String::new();
-            for entry in page.entries {
-                if export.is_csv {
-                    csv_row(&mut text, entry);
-                } else {
-                    let line = serde_json::to_string(&TransactionBody::from(entry));
-                    let _ = writeln!(text, "{}", line.unwrap_or_default());
-                }
-            }
-            Some((Ok(Bytes::from(text)), export))
-        }
-    };
-    let rows = futures_util::stream::unfold(export, next);
-    // An empty piece would end a chunked body.
-    Box::pin(rows.filter(|piece| {
-        let is_any = !piece.as_ref().is_ok_and(Bytes::is_empty);
-        futures_util::future::ready(is_any)
-    }))
-}
-
-const CSV_HEAD: &str = "sequence,created_at,kind,amount,balance_after,currency,reference,key_id,endpoint,model,status,\
-prompt_tokens,completion_tokens\r\n";
-
-fn csv_row(text: &mut String, of_call: EntryOfCall) {
-    let (model, status, tokens) = (of_call.model.clone(), of_call.status, of_call.tokens);
-    let row = TransactionBody::from(of_call);
-    let (prompt, completion) = match tokens {
-        Some((prompt, completion)) => (prompt.to_string(), completion.to_string()),
-        None => (String::new(), String::new()),
-    };
-    let _ = write!(
-        text,
-        "{},{},{},{},{},USD,{},{},{},{},{},{prompt},{completion}\r\n",
-        row.sequence,
-        row.created_at,
-        row.kind,
-        row.amount.0,
-        row.balance_after.0,
-        row.reference,
-        row.key_id.unwrap_or_default(),
-        csv_text(&row.endpoint.unwrap_or_default()),
-        csv_text(&model),
-        status.map(|status| status.to_string()).unwrap_or_default(),
-    );
-}
-
-/// A text that somebody else has chosen, so that no spreadsheet takes it for more than that.
-fn csv_text(text: &str) -> String {
-    let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
-    let text = if is_formula { format!("'{text}") } else { text.to_owned() };
-    if text.contains([',', '"', '\r', '\n']) || is_formula {
-        return format!("\"{}\"", text.replace('"', "\"\""));
-    }
-    text
-}
-
-/// Which statement, and how.
-#[derive(Default, Deserialize, IntoParams)]
-#[serde(default, deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct StatementQuery {
-    /// `json` (default), `csv`, or `html` to be printed.
-    #[param(pattern = "^(json|csv|html)$")]
-    format: Option<String>,
-    /// `live` (default) or `test`.
-    #[param(value_type = Option<EnvironmentName>, inline)]
-    environment: EnvironmentName,
-}
-
-fn format(text: Option<&str>) -> Result<Format, ApiError> {
-    match text {
-        None | Some("json") => Ok(Format::Json),
-        Some("csv") => Ok(Format::Csv),
-        Some("html") => Ok(Format::Html),
-        Some(_) => Err(ApiError::field("format", "must be json, csv or html")),
-    }
-}
-
-/// What the transactions of a kind come to.
-#[derive(Clone, Serialize, ToSchema)]
-pub(super) struct KindSum {
-    kind: &'static str,
-    #[schema(minimum = 0)]
-    count: i64,
-    /// With its sign.
-    amount: Amount,
-}
-
-/// What the transactions of a kind and a day come to.
-#[derive(Serialize, ToSchema)]
-pub(super) struct DayAndKindSum {
-    /// The UTC day.
-    #[schema(format = Date)]
-    day: String,
-    kind: &'static str,
-    #[schema(minimum = 0)]
-    count: i64,
-    /// With its sign.
-    amount: Amount,
-}
-
-/// What an account's ledger comes to in a UTC month. The opening balance and all amounts come to the closing one.
-#[derive(Serialize, ToSchema)]
-pub(super) struct StatementBody {
-    #[schema(value_type = id::UserId)]
-    user_id: String,
-    /// Such as `2026-11`.
-    month: String,
-    environment: EnvironmentName,
-    /// `USD`
-    currency: &'static str,
-    #[schema(format = DateTime)]
-    from: String,
-    #[schema(format = DateTime)]
-    until: String,
-    /// Will anything be added to it?
-    is_complete: bool,
-    opening_balance: Amount,
-    closing_balance: Amount,
-    totals: Vec<KindSum>,
-    days: Vec<DayAndKindSum>,
-}
-
-fn statement_body(
-    user: &User,
-    month: Month,
-    environment: EnvironmentName,
-    sums: &StatementSums,
-    now: Timestamp,
-) -> StatementBody {
-    let mut totals: BTreeMap<EntryKind, (i64, Credits)> = BTreeMap::new();
-    for sum in &sums.sums {
-        let (count, amount) = totals.entry(sum.kind).or_default();
-        *count = count.saturating_add(sum.count);
-        *amount = amount.checked_add(sum.amount).unwrap_or(Credits::MAX);
-    }
-    let total = |(kind, (count, amount)): (EntryKind, (i64, Credits))| KindSum {
-        kind: kind.name(),
-        count,
-        amount: Amount(amount),
-    };
-    let day = |sum: &crate::store::ledger::DaySum| DayAndKindSum {
-        day: date(sum.day.starts_at()),
-        kind: sum.kind.name(),
-        count: sum.count,
-        amount: Amount(sum.amount),
-    };
-    StatementBody {
-        user_id: user.id.to_string(),
-        month: month.to_string(),
-        environment,
-        currency: "USD",
-        from: month.starts_at().to_rfc3339(),
-        until: month.ends_at().to_rfc3339(),
-        is_complete: now >= month.ends_at(),
-        opening_balance: Amount(sums.opening),
-        closing_balance: Amount(sums.closing),
-        totals: totals.into_iter().map(total).collect(),
-        days: sums.sums.iter().map(day).collect(),
-    }
-}
-
-/// The date of a time.
-pub(super) fn date(at: Timestamp) -> String {
-    at.to_rfc3339().chars().take(10).collect()
-}
-
-/// The statement of a UTC month.
-#[utoipa::path(get, path = "/api/payments/statements/{month}", tag = "payments", security(("jwt" = [])),
-    params(("month" = String, Path, description = "Such as `2026-11`", pattern = "^[0-9]{4}-(0[1-9]|1[0-2])$"),
-    StatementQuery), responses(
-    (status = 200, description = "The statement", content(
-        (StatementBody = "application/json"), (String = "text/csv"), (String = "text/html"))),
-    (status = 404, description = "No such month, or one that has not begun", body = ErrorBody),
-))]
-pub(super) async fn statement(
-    SessionUser(user): SessionUser,
-    app: Data<App>,
-    request: HttpRequest,
-    month: Path<String>,
-) -> Result<HttpResponse, ApiError> {
-    let asked: StatementQuery = query(&request)?;
-    let (environment, how) = (asked.environment, format(asked.format.as_deref())?);
-    let now = app.clock.now();
-    let month = Month::parse(&month).filter(|month| month.starts_at() <= now);
-    let month = month.ok_or(ApiError::NotFound("month"))?;
-    let account = app.payments.whole_account(user.id, environment.into()).await?;
-    let sums = app.store.statement(account, month.starts_at(), month.ends_at()).await?;
-    let body = statement_body(&user, month, environment, &sums, now);
-    Ok(match how {
-        Format::Csv => {
-            let mut text = String::from("day,kind,count,amount,currency\r\n");
-            for day in &body.days {
-                let _ =
-                    write!(text, "{},{},{},{},USD\r\n", day.day, day.kind, day.count, day.amount.0);
-            }
-            let mut response = HttpResponse::Ok()
-                .content_type("text/csv; charset=utf-8; header=present")
-                .body(text);
-            disposition(&mut response, &format!("statement-{month}.csv"));
-            response
-        }
-        Format::Html => {
-            let page = statement_page(&user, &body);
-            HttpResponse::Ok().content_type("text/html; charset=utf-8").body(page)
-        }
-        Format::Json | Format::Jsonl => HttpResponse::Ok().json(body),
-    })
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
-}
-
-/// A page to be printed. Without scripts and styles: no answer of ours may have any.
-fn page(title: &str, user: &User, rows: &[[String; 2]], tables: &str) -> String {
-    let mut facts = String::new();
-    for [name, value] in rows {
-        let _ = write!(
-            facts,
-            "<tr><th align=\"left\">{}</th><td>{}</td></tr>",
-            escaped(name),
-            escaped(value)
-        );
-    }
-    let (title, name, email) = (escaped(title), escaped(&user.username), escaped(&user.email));
-    format!(
-        "<!DOCTYPE html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title></head><body>\
-         <h1>{title}</h1><p>{name}, {email}</p><table cellpadding=\"4\">{facts}</table>{tables}</body></html>\n"
-    )
-}
-
-fn table(head: &[&str], rows: &[Vec<String>]) -> String {
-    let mut text = String::from("<table border=\"1\" cellspacing=\"0\" cellpadding=\"4\"><tr>");
-    for name in head {
-        let _ = write!(text, "<th>{}</th>", escaped(name));
-    }
-    text.push_str("</tr>");
-    for row in rows {
-        text.push_str("<tr>");
-        for cell in row {
-            let _ = write!(text, "<td align=\"right\">{}</td>", escaped(cell));
-        }
-        text.push_str("</tr>");
-    }
-    text.push_str("</table>");
-    text
-}
-
-fn statement_page(user: &User, body: &StatementBody) -> String {
-    let facts = [
-        ["User".into(), body.user_id.clone()],
-        ["From".into(), body.from.clone()],
-        ["Until".into(), body.until.clone()],
-        ["Opening balance".into(), format!("${}", body.opening_balance.0)],
-        ["Closing balance".into(), format!("${}", body.closing_balance.0)],
-    ];
-    let kinds = ["Kind", "Count", "Amount (USD)"];
-    let of_total =
-        |sum: &KindSum| vec![sum.kind.to_owned(), sum.count.to_string(), sum.amount.0.to_string()];
-    let totals: Vec<_> = body.totals.iter().map(of_total).collect();
-    let of_day = |sum: &DayAndKindSum| {
-        let amount = sum.amount.0.to_string();
-        vec![sum.day.clone(), sum.kind.to_owned(), sum.count.to_string(), amount]
-    };
-    let days: Vec<_> = body.days.iter().map(of_day).collect();
-    let head = ["Day (UTC)", "Kind", "Count", "Amount (USD)"];
-    let tables =
-        format!("<h2>Totals</h2>{}<h2>Days</h2>{}", table(&kinds, &totals), table(&head, &days));
-    page(&format!("Statement {}", body.month), user, &facts, &tables)
-}
-
-/// Which form of a receipt.
-#[derive(Default, Deserialize, IntoParams)]
-#[serde(default, deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct ReceiptQuery {
-    /// `json` (default), `csv`, or `html` to be printed.
-    #[param(pattern = "^(json|csv|html)$")]
-    format: Option<String>,
-}
-
-/// What was paid, and what of it was taken back.
-#[derive(Serialize, ToSchema)]
-pub(super) struct ReceiptBody {
-    #[schema(value_type = id::UserId)]
-    user_id: String,
-    username: String,
-    email: String,
-    payment: PaymentAnswer,
-    /// Taken back of it so far.
-    reversed: Amount,
-    reversals: Vec<ReversalBody>,
-}
-
-/// What a provider took back of a payment.
-#[derive(Serialize, ToSchema)]
-pub(super) struct ReversalBody {
-    /// `refund` or `dispute`
-    #[schema(pattern = "^(refund|dispute)$")]
-    kind: &'static str,
-    /// How much the provider takes back; 0 where it came to nothing.
-    amount: Amount,
-    /// How much of it the balance has given so far.
-    taken: Amount,
-    #[schema(format = DateTime)]
-    created_at: String,
-}
-
-/// The receipt of a confirmed payment.
-#[utoipa::path(get, path = "/api/payments/payments/{id}/receipt", tag = "payments", security(("jwt" = [])),
-    params(("id" = id::PaymentId, Path), ReceiptQuery), responses(
-    (status = 200, description = "The receipt", content(
-        (ReceiptBody = "application/json"), (String = "text/csv"), (String = "text/html"))),
-    (status = 404, description = "The user has no such payment", body = ErrorBody),
-    (status = 409, description = "The payment is not confirmed", body = ErrorBody),
-))]
-pub(super) async fn receipt(
-    SessionUser(user): SessionUser,
-    app: Data<App>,
-    request: HttpRequest,
-    id: Path<String>,
-) -> Result<HttpResponse, ApiError> {
-    let asked: ReceiptQuery = query(&request)?;
-    let how = format(asked.format.as_deref())?;
-    let id: PaymentId = id.parse().map_err(|_| ApiError::from(PaymentsError::NotFound))?;
-    let payment = app.payments.get(user.id, id).await?;
-    if payment.status != PaymentStatus::Confirmed {
-        return Err(ApiError::Conflict(
-            "The payment is not confirmed, so there is no receipt.".into(),
-        ));
-    }
-    let reversals = app.store.reversals_of(id).await?;
-    let reversed = reversals.iter().fold(Credits::ZERO, |sum, reversal| {
-        sum.checked_add(reversal.taken).unwrap_or(Credits::MAX)
-    });
-    let paid_at = payment.confirmed_at.map(Timestamp::to_rfc3339).unwrap_or_default();
-    if matches!(how, Format::Csv) {
-        let Payment { id, amount, provider, .. } = payment;
-        let head = "payment,paid_at,provider,amount,taken_back,currency";
-        let text = format!("{head}\r\n{id},{paid_at},{provider},{amount},{reversed},USD\r\n");
-        let mut response =
-            HttpResponse::Ok().content_type("text/csv; charset=utf-8; header=present").body(text);
-        disposition(&mut response, &format!("receipt-{id}.csv"));
-        return Ok(response);
-    }
-    if matches!(how, Format::Html) {
-        let mut facts = vec![
-            ["Payment".to_owned(), payment.id.to_string()],
-            ["Paid".into(), format!("${}", payment.amount)],
-            ["By".into(), payment.provider.clone()],
-            ["At".into(), paid_at],
-            ["For".into(), "API credits".into()],
-        ];
-        if reversed > Credits::ZERO {
-            facts.push(["Taken back".into(), format!("${reversed}")]);
-        }
-        let page = page("Receipt", &user, &facts, "");
-        return Ok(HttpResponse::Ok().content_type("text/html; charset=utf-8").body(page));
-    }
-    let reversals = reversals.into_iter().map(|reversal| ReversalBody {
-        kind: reversal.kind.name(),
-        amount: Amount(reversal.wanted),
-        taken: Amount(reversal.taken),
-        created_at: reversal.created_at.to_rfc3339(),
-    });
-    Ok(HttpResponse::Ok().json(ReceiptBody {
-        user_id: user.id.to_string(),
-        username: user.username,
-        email: user.email,
-        payment: payment.into(),
-        reversed: Amount(reversed),
-        reversals: reversals.collect(),
-    }))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_spreadsheet_takes_a_name_for_a_formula() {
-        for (text, written) in [
-            ("/v1/chat", "/v1/chat"),
-            ("=HYPERLINK(\"x\")", "\"'=HYPERLINK(\"\"x\"\")\""),
-            ("@SUM(1,2)", "\"'@SUM(1,2)\""),
-            ("a,b", "\"a,b\""),
-        ] {
-            assert_eq!(csv_text(text), written);
+fn rows(page: Vec<EntryOfCall>, is_csv: bool) -> Bytes {
+    let mut text = String::new();
+    for entry in page {
+        if is_csv {
+            entry_csv(&mut text, &entry);
+        } else {
+            let line = serde_json::to_string(&TransactionBody::from(entry));
+            let _ = writeln!(text, "{}", line.unwrap_or_default());
         }
     }
+    Bytes::from(text)
 }

@@ -10,8 +10,8 @@ use super::auth::{LoginAnswer, check_attempt};
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, SessionUser, device};
 use super::{App, uncancelled};
-use crate::auth::people::Device;
 use crate::auth::two_factor::Enrolment;
+use crate::auth::users::Device;
 
 /// Whether logins take a second factor.
 #[derive(Serialize, ToSchema)]
@@ -29,7 +29,7 @@ pub(super) async fn status(
     SessionUser(user): SessionUser,
     app: Data<App>,
 ) -> Result<HttpResponse, ApiError> {
-    let recovery_codes_left = app.store.recovery_codes_left(user.id).await?;
+    let recovery_codes_left = app.users.recovery_codes_left(user.id).await?;
     let is_enabled = user.has_two_factor();
     Ok(HttpResponse::Ok().json(TwoFactorBody { is_enabled, recovery_codes_left }))
 }
@@ -71,7 +71,7 @@ pub(super) async fn enroll(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let PasswordBody { password } = body.json()?;
-    let beginning = async move { app.people.begin_second_factor(&user, password, &device).await };
+    let beginning = async move { app.users.begin_second_factor(&user, password, &device).await };
     let Enrolment { secret, url, qr_code } = uncancelled(beginning).await?;
     let body = EnrolmentBody { secret, otpauth_url: url, qr_code_svg: qr_code };
     Ok(HttpResponse::Ok().json(body))
@@ -109,7 +109,7 @@ pub(super) async fn confirm(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let CodeBody { code } = body.json()?;
-    let confirming = async move { app.people.confirm_second_factor(&user, &code, &device).await };
+    let confirming = async move { app.users.confirm_second_factor(&user, &code, &device).await };
     let recovery_codes = uncancelled(confirming).await?;
     Ok(HttpResponse::Ok().json(RecoveryCodesBody { recovery_codes }))
 }
@@ -141,8 +141,7 @@ pub(super) async fn recovery_codes(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let PasswordAndCodeBody { password, code } = body.json()?;
-    let making =
-        async move { app.people.new_recovery_codes(&user, password, &code, &device).await };
+    let making = async move { app.users.new_recovery_codes(&user, password, &code, &device).await };
     let recovery_codes = uncancelled(making).await?;
     Ok(HttpResponse::Ok().json(RecoveryCodesBody { recovery_codes }))
 }
@@ -163,7 +162,7 @@ pub(super) async fn disable(
 ) -> Result<HttpResponse, ApiError> {
     let PasswordAndCodeBody { password, code } = body.json()?;
     let disabling =
-        async move { app.people.disable_second_factor(&user, password, &code, &device).await };
+        async move { app.users.disable_second_factor(&user, password, &code, &device).await };
     uncancelled(disabling).await?;
     Ok(HttpResponse::Ok().json(TwoFactorBody { is_enabled: false, recovery_codes_left: 0 }))
 }
@@ -195,7 +194,7 @@ pub(super) async fn log_in(
     check_attempt(&request, &app)?;
     let ChallengeBody { challenge, code } = body.json()?;
     let device = device(&request, &app.trusted_proxies);
-    let logging_in = async move { app.people.log_in_by_code(&challenge, &code, device).await };
+    let logging_in = async move { app.users.log_in_by_code(&challenge, &code, device).await };
     let logged_in = uncancelled(logging_in).await?;
     Ok(HttpResponse::Ok().json(LoginAnswer::from(logged_in)))
 }

@@ -41,10 +41,9 @@ pub(super) async fn pay(
         add_required(&mut response, request, app, amount, "PAYMENT-SIGNATURE is required");
         return Ok(Outcome::Required(response));
     };
-    let account = app.store.accounts_of(user).await?.live;
     let app = app.clone();
     let paying =
-        async move { app.payments.pay_by_x402(account, header.as_bytes(), amount, origin).await };
+        async move { app.payments.pay_by_x402(user, header.as_bytes(), amount, origin).await };
     Ok(Outcome::Paid(uncancelled(paying).await?))
 }
 
@@ -61,9 +60,8 @@ pub(super) async fn pay_for_call(
     let device = device(request, &app.trusted_proxies);
     let app = app.clone();
     let paying = async move {
-        let user = app.store.user_of(account).await?;
-        let origin = device.origin(Actor::User(user));
-        let paid = app.payments.pay_by_x402(account, header.as_bytes(), price, origin).await;
+        let origin = |user| device.origin(Actor::User(user));
+        let paid = app.payments.pay_for_call(account, header.as_bytes(), price, origin).await;
         paid.map_err(ApiError::from)
     };
     Some(uncancelled(paying).await)

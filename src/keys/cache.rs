@@ -11,7 +11,7 @@ use std::time::Duration;
 use moka::sync::Cache;
 use rand::RngExt as _;
 
-use crate::store::api_keys::KeyRecord;
+use crate::store::keys::KeyRecord;
 use crate::store::{Store, StoreError};
 use domain::Environment;
 use domain::api_key::{ApiKey, KeyDigest, Pepper, RANDOM_LEN};
@@ -55,7 +55,7 @@ impl KeyCache {
     /// [`StoreError`]
     pub async fn look_up(&self, digest: KeyDigest) -> Result<Option<Arc<KeyRecord>>, StoreError> {
         let before = self.forgotten.load(Ordering::Acquire);
-        let Some(record) = self.store.find_key(digest).await? else { return Ok(None) };
+        let Some(record) = self.store.keys.find(digest).await? else { return Ok(None) };
         let record = Arc::new(record);
         self.remembered.insert(digest, Arc::clone(&record));
         // What was changed while it was read may have been read as it was before.

@@ -12,7 +12,7 @@ use crate::actors::account::directory::DirectoryError;
 use crate::actors::{AccountError, AccountLease, Receipt, WriteError};
 use crate::idempotency::{Begun, IdempotencyError, Made, Once};
 use crate::pipeline::Gateway;
-use crate::store::api_keys::{KeyEdit, KeyListing, Rotation};
+use crate::store::keys::{KeyEdit, KeyListing, Rotation};
 use crate::store::{Store, StoreError};
 use domain::account::TooManyKeys;
 use domain::api_key::{ApiKey, KeyDigest};
@@ -183,7 +183,7 @@ impl Keys {
         once: Option<Once<NewlyMade>>,
         origin: Origin,
     ) -> Result<Made<NewlyMade>, KeysError> {
-        let accounts = self.store.accounts_of(user).await?;
+        let accounts = self.store.users.accounts_of(user).await?;
         let account = accounts.of(request.environment);
         // One and the same for both environments, or a key for the other one would be another request.
         let begun = self.gateway.idempotency.begin_once(accounts.live, once.as_ref()).await;
@@ -222,7 +222,7 @@ impl Keys {
             .map(|(claim, once)| claim.record(id, Some(&(once.answer)(&made)), at));
         let lease = serving_lease(&self.gateway, account).await?;
         if request.policy != KeyPolicy::default() {
-            self.store.write_new_policy(made.1.id, request.policy).await?;
+            self.store.keys.insert_policy(made.1.id, request.policy).await?;
         }
         let act = origin.act(Uuid::now_v7(), user, ActKind::KeyCreated, at).to(new.id.to_string());
         let act = Some(act.with(new.name.clone()));
@@ -235,9 +235,9 @@ impl Keys {
     /// # Errors
     /// [`KeysError`]
     pub async fn list(&self, user: UserId) -> Result<Vec<KeyListing>, KeysError> {
-        let accounts = self.store.accounts_of(user).await?;
+        let accounts = self.store.users.accounts_of(user).await?;
         tables_are_whole(&self.gateway).await?;
-        Ok(self.store.list_keys(accounts, None).await?)
+        Ok(self.store.keys.list(accounts, None).await?)
     }
 
     /// One of the user's keys.
@@ -245,9 +245,9 @@ impl Keys {
     /// # Errors
     /// [`KeysError`]
     pub async fn get(&self, user: UserId, key: KeyId) -> Result<KeyListing, KeysError> {
-        let accounts = self.store.accounts_of(user).await?;
+        let accounts = self.store.users.accounts_of(user).await?;
         tables_are_whole(&self.gateway).await?;
-        let mut keys = self.store.list_keys(accounts, Some(key)).await?;
+        let mut keys = self.store.keys.list(accounts, Some(key)).await?;
         keys.pop().ok_or(KeysError::NotFound)
     }
 
@@ -295,7 +295,7 @@ impl Keys {
         let listing = self.get(user, key).await?;
         self.assert_in_charge()?;
         let act = self.act(origin, user, ActKind::KeyChanged, key).with(detail);
-        let edited = self.store.edit_key(key, edit, act).await;
+        let edited = self.store.keys.edit(key, edit, act).await;
         // Also where it is not known whether it is on record.
         self.forget(key, listing.digest).await?;
         if !edited? {
@@ -328,7 +328,7 @@ impl Keys {
         let rotation = Rotation { key, from: listing.digest, to: digest, preview, valid_until };
         let act = self.act(origin, user, ActKind::KeyRotated, key);
         let act = act.with(format!("the value before is good until {}", valid_until.to_rfc3339()));
-        let rotated = self.store.rotate_key(rotation, act).await;
+        let rotated = self.store.keys.rotate(rotation, act).await;
         self.forget(key, listing.digest).await?;
         if !rotated? {
             return Err(KeysError::Changed);
@@ -339,7 +339,7 @@ impl Keys {
     /// Has every value of a key read anew.
     async fn forget(&self, key: KeyId, digest: KeyDigest) -> Result<(), KeysError> {
         self.gateway.keys.forget(digest);
-        for former in self.store.former_values(key).await? {
+        for former in self.store.keys.list_former_values(key).await? {
             self.gateway.keys.forget(former);
         }
         Ok(())

@@ -1,7 +1,8 @@
-//! Accounts that top themselves up: below a threshold, by a saved payment method, up to so much a month.
+//! Accounts that top themselves up: below a threshold, by a saved payment method, up to so much a
+//! month.
 //!
-//! Looked at every few seconds, by what is on record: nothing to be forgotten by a crash, and nothing on the way of a
-//! paid call. One payment of an account is under way at a time; the database has a constraint for it.
+//! Checked every few seconds against the database, so a crash loses nothing and paid calls do not
+//! wait. A database constraint allows one open automatic payment for each account.
 
 use uuid::Uuid;
 
@@ -11,7 +12,7 @@ use super::{Payments, PaymentsError};
 use crate::store::payments::AutoTopUp;
 use domain::{ActKind, Actor, Credits, Origin, Timestamp, UserId};
 
-/// What an account holder asks for.
+/// The rule that an account holder requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AutoTopUpRequest {
     /// Is it in force?
@@ -26,9 +27,9 @@ pub struct AutoTopUpRequest {
     pub method: String,
 }
 
-/// What became of a try.
+/// An automatic top-up that was stopped after repeated failures.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SwitchedOff {
+pub struct AutoTopUpStopped {
     /// Whose account tops itself up no longer.
     pub user: UserId,
     /// Why the last try failed.
@@ -37,18 +38,15 @@ pub struct SwitchedOff {
 
 impl Payments {
     /// The rule after which a user's live account tops itself up.
-    ///
-    /// # Errors
-    /// [`PaymentsError`]
     pub async fn auto_top_up(&self, user: UserId) -> Result<Option<AutoTopUp>, PaymentsError> {
-        let account = self.store.accounts_of(user).await?.live;
+        let account = self.users.accounts_of(user).await?.live;
         Ok(self.store.find_auto_top_up(account).await?)
     }
 
     /// Sets that rule.
     ///
     /// # Errors
-    /// [`PaymentsError::NoMethod`] where the method is not saved, [`PaymentsError::AmountOfProvider`].
+    /// [`PaymentsError::NoMethod`] if the method is not saved; [`PaymentsError::AmountOfProvider`].
     pub async fn set_auto_top_up(
         &self,
         user: UserId,
@@ -64,7 +62,7 @@ impl Payments {
         if is_enabled && !self.methods(user).await?.iter().any(|saved| saved.id == method) {
             return Err(PaymentsError::NoMethod);
         }
-        let account = self.store.accounts_of(user).await?.live;
+        let account = self.users.accounts_of(user).await?.live;
         let rule = AutoTopUp {
             account,
             user,
@@ -96,7 +94,7 @@ impl Payments {
         }
         let now = self.gateway.clock.now();
         let month_start = now.day().month().starts_at();
-        for rule in self.store.auto_top_ups_due(now, month_start).await? {
+        for rule in self.store.list_due_auto_top_ups(now, month_start).await? {
             if let Err(error) = self.top_up_by(&rule).await {
                 tracing::warn!(account = %rule.account, %error, "an account was not topped up");
             }
@@ -104,21 +102,21 @@ impl Payments {
         Ok(())
     }
 
-    /// The accounts that were switched off for their failures, so that their owners are told; what is answered counts
-    /// as told from then on.
+    /// The automatic top-ups that were stopped after failures and whose owners are not notified
+    /// yet. Marks them as notified.
     ///
     /// # Errors
     /// [`PaymentsError`] of the database.
-    pub async fn auto_top_ups_given_up(&self) -> Result<Vec<SwitchedOff>, PaymentsError> {
+    pub async fn take_stopped_auto_top_ups(&self) -> Result<Vec<AutoTopUpStopped>, PaymentsError> {
         let mut given_up = Vec::new();
-        for (account, user, why) in self.store.auto_top_ups_given_up().await? {
-            self.store.note_auto_top_up_told(account).await?;
-            given_up.push(SwitchedOff { user, why });
+        for (account, user, why) in self.store.list_stopped_auto_top_ups().await? {
+            self.store.mark_auto_top_up_notified(account).await?;
+            given_up.push(AutoTopUpStopped { user, why });
         }
         Ok(given_up)
     }
 
-    /// Its failure counts where the payment is put on record as failed, whenever that is known.
+    /// A failure is counted when the payment is recorded as failed.
     async fn top_up_by(&self, rule: &AutoTopUp) -> Result<(), PaymentsError> {
         let origin = Origin::local(Actor::Server);
         let payer = Payer { user: rule.user, email: String::new(), origin };
@@ -129,7 +127,7 @@ impl Payments {
         };
         match self.open(terms, None, &payer).await {
             Ok(opened) => self.reconcile(opened.id, None).await.map(drop),
-            // Its owner has changed the rule meanwhile, or has paid.
+            // Its owner changed the rule, or paid, in between.
             Err(PaymentsError::AccountClosed) => Ok(()),
             Err(error) => Err(error),
         }

@@ -1,4 +1,4 @@
-//! How payments begin that take a while: at Stripe, and by x402.
+//! How asynchronous payments begin: at Stripe, and by x402.
 
 use uuid::Uuid;
 
@@ -18,11 +18,11 @@ pub struct Payer {
     pub user: UserId,
     /// Their address, for the provider's receipt.
     pub email: String,
-    /// From where they ask.
+    /// Who acts, and from where.
     pub origin: Origin,
 }
 
-/// What makes up a payment that begins.
+/// The terms of a new payment.
 #[derive(Clone, Debug)]
 pub(super) struct Terms {
     pub account: AccountId,
@@ -32,7 +32,7 @@ pub(super) struct Terms {
     pub method: Option<String>,
     /// Does the server begin it?
     pub is_auto: bool,
-    /// What names the request, if it happens once.
+    /// The digest of the idempotency key, if there is one.
     pub request_digest: Option<[u8; 32]>,
 }
 
@@ -47,10 +47,7 @@ impl Payments {
         self.stripe.as_ref().ok_or(PaymentsError::ProviderOff { provider: stripe::NAME })
     }
 
-    /// Begins a payment at Stripe: on Stripe's page, or of a saved payment method at once.
-    ///
-    /// # Errors
-    /// [`PaymentsError`]
+    /// Begins a payment at Stripe: on Stripe's page, or with a saved payment method at once.
     pub async fn pay_by_stripe(
         &self,
         payer: Payer,
@@ -65,7 +62,7 @@ impl Payments {
             let min = self.stripe_amount_min;
             return Err(PaymentsError::AmountOfProvider { provider, min });
         }
-        let account = self.store.accounts_of(payer.user).await?.live;
+        let account = self.users.accounts_of(payer.user).await?.live;
         let begun = self.gateway.idempotency.begin_once(account, once.as_ref()).await;
         let claim = match begun.map_err(PaymentsError::Repeat)? {
             Some(Begun::Repeat(kept)) => return Ok(Made::Repeat(kept)),
@@ -94,12 +91,14 @@ impl Payments {
         if let (Some(claim), Some(once)) = (claim, once) {
             let at = self.gateway.clock.now();
             let answer = claim.record(made.id.0, Some(&(once.answer)(&made)), at);
-            self.store.note_payment(made.id, ProviderFacts::default(), Some(answer)).await?;
+            self.store
+                .record_provider_facts(made.id, ProviderFacts::default(), Some(answer))
+                .await?;
         }
         Ok(Made::New(made))
     }
 
-    /// Puts a payment on record that begins; answers the one that the same request has begun before.
+    /// Records a new payment, or answers the one that the same request began before.
     pub(super) async fn open(
         &self,
         terms: Terms,
@@ -125,24 +124,21 @@ impl Payments {
             at,
             expires_at,
         };
-        let opened = self.store.open_payment(open, act).await?;
+        let opened = self.store.insert(open, act).await?;
         failpoint!("payment-opened");
         opened.ok_or(PaymentsError::AccountClosed)
     }
 
-    /// What Stripe calls a user; makes them known there where they are not.
+    /// The user's customer id at Stripe; creates the customer if there is none.
     async fn customer(&self, payer: &Payer) -> Result<String, PaymentsError> {
         if let Some(customer) = self.store.find_customer(payer.user, stripe::NAME).await? {
             return Ok(customer);
         }
         let customer = self.stripe()?.make_customer(payer.user, &payer.email).await?;
-        Ok(self.store.note_customer(payer.user, stripe::NAME, customer).await?)
+        Ok(self.store.insert_customer(payer.user, stripe::NAME, customer).await?)
     }
 
     /// The payment methods that a user has saved.
-    ///
-    /// # Errors
-    /// [`PaymentsError`]
     pub async fn methods(&self, user: UserId) -> Result<Vec<SavedMethod>, PaymentsError> {
         let stripe = self.stripe()?;
         match self.store.find_customer(user, stripe::NAME).await? {
@@ -151,10 +147,7 @@ impl Payments {
         }
     }
 
-    /// Where a user saves a payment method without paying.
-    ///
-    /// # Errors
-    /// [`PaymentsError`]
+    /// The URL at which a user saves a payment method without paying.
     pub async fn setup_url(&self, payer: Payer) -> Result<String, PaymentsError> {
         let stripe = self.stripe()?;
         let customer = self.customer(&payer).await?;
@@ -162,9 +155,6 @@ impl Payments {
     }
 
     /// Lets go of a saved payment method.
-    ///
-    /// # Errors
-    /// [`PaymentsError::NoMethod`]
     pub async fn detach(
         &self,
         user: UserId,
@@ -179,14 +169,15 @@ impl Payments {
         }
         let at = self.gateway.clock.now();
         let act = origin.act(Uuid::now_v7(), user, ActKind::PaymentMethodRemoved, at);
-        Ok(self.store.record_act(act.to(method)).await?)
+        Ok(self.audit_log.record(act.to(method)).await?)
     }
 
-    /// Takes in a webhook of Stripe: it hints at a payment, which is then asked about.
+    /// Handles a webhook of Stripe. It names a payment, about which Stripe is then asked.
     ///
     /// # Errors
-    /// [`PaymentsError::NotPayable`] where it is not Stripe's; any other error has Stripe send it again.
-    pub async fn hear_stripe(
+    /// [`PaymentsError::NotPayable`] if it is not signed by Stripe. After any other error Stripe
+    /// sends it again.
+    pub async fn handle_stripe_event(
         &self,
         signature: Option<&str>,
         body: &[u8],
@@ -198,25 +189,22 @@ impl Payments {
             .map_err(|error| not_stripes(error.to_string()))?;
         let hint = Stripe::hint(body);
         let hint = hint.ok_or_else(|| not_stripes("the body is no event of Stripe".into()))?;
-        self.take_hint(stripe, hint).await
+        self.handle_hint(stripe, hint).await
     }
 
-    /// Looks for refunds and disputes since a time that no webhook has told of.
-    ///
-    /// # Errors
-    /// [`PaymentsError`]
-    pub async fn look_for_reversals(&self, since: Timestamp) -> Result<(), PaymentsError> {
+    /// Finds refunds and disputes since a time whose webhooks were lost.
+    pub async fn find_reversals(&self, since: Timestamp) -> Result<(), PaymentsError> {
         let Some(stripe) = &self.stripe else { return Ok(()) };
         for hint in stripe.reversals_since(since).await? {
             let what = hint.clone();
-            if let Err(error) = self.take_hint(stripe, hint).await {
+            if let Err(error) = self.handle_hint(stripe, hint).await {
                 tracing::warn!(?what, %error, "a payment was not brought up to date");
             }
         }
         Ok(())
     }
 
-    async fn take_hint(&self, stripe: &Stripe, hint: stripe::Hint) -> Result<(), PaymentsError> {
+    async fn handle_hint(&self, stripe: &Stripe, hint: stripe::Hint) -> Result<(), PaymentsError> {
         let (payment, intent) = match hint {
             stripe::Hint::Nothing => return Ok(()),
             stripe::Hint::Payment(payment, intent) => (Some(payment), intent),
@@ -232,12 +220,36 @@ impl Payments {
         }
     }
 
-    /// Pays by a signed authorization of x402, onto this account; answers the payment, confirmed. The same
-    /// authorization again is the same payment.
+    /// Pays by a signed authorization of x402, onto the user's live account; answers the payment,
+    /// confirmed. The same authorization again is the same payment.
     ///
     /// # Errors
-    /// [`PaymentsError::NotPayable`], [`PaymentsError::Refused`] where the facilitator said no.
+    /// [`PaymentsError::NotPayable`], or [`PaymentsError::Refused`] if the facilitator said no.
     pub async fn pay_by_x402(
+        &self,
+        user: UserId,
+        header: &[u8],
+        least: Credits,
+        origin: Origin,
+    ) -> Result<Payment, PaymentsError> {
+        let account = self.users.accounts_of(user).await?.live;
+        self.pay_onto(account, header, least, origin).await
+    }
+
+    /// As [`Payments::pay_by_x402`], for a call that its account cannot pay. `origin` names the
+    /// client of the account's user.
+    pub async fn pay_for_call(
+        &self,
+        account: AccountId,
+        header: &[u8],
+        least: Credits,
+        origin: impl FnOnce(UserId) -> Origin,
+    ) -> Result<Payment, PaymentsError> {
+        let user = self.users.owner_of(account).await?;
+        self.pay_onto(account, header, least, origin(user)).await
+    }
+
+    async fn pay_onto(
         &self,
         account: AccountId,
         header: &[u8],
@@ -248,24 +260,27 @@ impl Payments {
         let x402 = self.x402.as_ref().ok_or(PaymentsError::ProviderOff { provider })?;
         let signed = SignedPayment::read(header);
         let signed = signed.map_err(|error| PaymentsError::NotPayable(error.to_string()))?;
-        let amount = x402.check(&signed, least, self.amount_max);
+        let amount = x402.accept(&signed, least, self.amount_max);
         let amount = amount.map_err(|error| PaymentsError::NotPayable(error.to_string()))?;
-        let user = self.store.user_of(account).await?;
+        let user = self.users.owner_of(account).await?;
         let payer = Payer { user, email: String::new(), origin };
         let reference = signed.provider_ref();
-        let mut known = self.store.find_payment_of(provider, reference.clone()).await?;
+        let mut known = self.store.find_by_provider_ref(provider, reference.clone()).await?;
         let is_verified = known.is_none();
         if known.is_none() {
-            // Of what would not be settled nothing is on record.
+            // An authorization that would not settle is not recorded.
             x402.verify(&signed, amount).await?;
-            // Named from the first: whoever sends it again, to whichever account, finds it.
-            let terms =
-                Terms { method: Some(signed.kept()), ..Terms::of(account, provider, amount) };
+            // Recorded with its reference from the beginning, so that a repeat finds it, for any
+            // account.
+            let terms = Terms {
+                method: Some(signed.stored_text()),
+                ..Terms::of(account, provider, amount)
+            };
             let opened = self.open(terms, Some(reference.clone()), &payer).await;
             known = match opened {
                 Ok(opened) => Some(opened),
                 Err(PaymentsError::Account(KeysError::Store(StoreError::Taken(_)))) => {
-                    self.store.find_payment_of(provider, reference).await?
+                    self.store.find_by_provider_ref(provider, reference).await?
                 }
                 Err(error) => return Err(error),
             };
@@ -274,11 +289,11 @@ impl Payments {
         let used = || PaymentsError::NotPayable("the authorization was used already".into());
         let payment = known.ok_or_else(used)?;
         let held = self.locks.of(payment.id).await;
-        let payment = self.store.find_payment(payment.id).await?.ok_or(PaymentsError::NotFound)?;
+        let payment = self.store.find(payment.id).await?.ok_or(PaymentsError::NotFound)?;
         let done = match payment.status {
-            PaymentStatus::Created => self.take_up(x402, payment, is_verified, &held).await?,
+            PaymentStatus::Created => self.start(x402, payment, is_verified, &held).await?,
             PaymentStatus::Confirming => {
-                let progress = x402.look(&payment, None, self.gateway.clock.now()).await?;
+                let progress = x402.check(&payment, None, self.gateway.clock.now()).await?;
                 self.apply(payment, progress, &held).await?
             }
             PaymentStatus::Confirmed | PaymentStatus::Failed | PaymentStatus::Expired => payment,

@@ -1,7 +1,7 @@
-//! What every payment provider does: begin a payment, say how far it has come, and what was taken back of it.
+//! The interface of payment providers: begin a payment, report its progress and its reversals.
 //!
-//! A provider's word is asked for whenever something hints that it has changed: its webhook, a look now and then. So
-//! hints may be lost, come twice, late or in any order; what counts is what the provider says when it is asked.
+//! A webhook or a timer only triggers a query; what counts is the provider's answer. So webhooks
+//! may be lost, late, repeated or in any order.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -11,16 +11,16 @@ use serde_json::Value;
 use crate::store::payments::Payment;
 use domain::{Credits, ReversalKind, Timestamp};
 
-/// What a provider answers, in time.
+/// A provider's pending answer.
 pub type Answer<'p, T> = Pin<Box<dyn Future<Output = Result<T, ProviderError>> + 'p>>;
 
-/// Why a provider did not do what it was asked.
+/// Why a provider's request failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProviderError {
-    /// It did not answer, or not with a word that counts: it may have done it. To be asked again.
+    /// No answer, or none that decides: the request may have succeeded. To be retried.
     #[error("the payment provider did not answer: {0}")]
     Unreachable(String),
-    /// It said no, for good.
+    /// A final refusal.
     #[error("the payment provider refused: {0}")]
     Refused(String),
 }
@@ -30,83 +30,84 @@ pub enum ProviderError {
 pub struct Order {
     /// The payment, on record already.
     pub payment: Payment,
-    /// What the provider calls its payer, where it knows them.
+    /// The payer's id at the provider, if there is one.
     pub customer: Option<String>,
 }
 
-/// How far a payment has come, by its provider.
+/// The state of a payment at its provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stage {
     /// It waits for its payer.
     Waiting,
-    /// The payer has given their word.
+    /// The payer has confirmed; the money is on its way.
     Confirming,
-    /// The provider has the money: so much.
+    /// The provider has received this amount.
     Paid(Credits),
-    /// It did not get it; says why.
+    /// The payment failed; says why.
     Failed(String),
     /// The payer did not pay in time.
     Expired,
 }
 
-/// What a provider takes back, by its last word.
+/// A refund or dispute, as the provider last reported it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SeenReversal {
-    /// What the provider calls it.
+    /// Its id at the provider.
     pub provider_ref: String,
     /// Why.
     pub kind: ReversalKind,
-    /// How much; nothing where it came to nothing.
+    /// How much; zero if it was withdrawn.
     pub wanted: Credits,
 }
 
-/// A provider's word on a payment.
+/// A provider's report on a payment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Progress {
-    /// What the provider calls it.
+    /// Its id at the provider.
     pub provider_ref: Option<String>,
     /// Where its payer pays.
     pub checkout_url: Option<String>,
-    /// How far it has come.
+    /// Its status.
     pub stage: Stage,
     /// What was taken back of it.
     pub reversals: Vec<SeenReversal>,
 }
 
 impl Progress {
-    /// Only how far it has come.
+    /// A report of the state alone.
     #[must_use]
     pub fn at(stage: Stage) -> Self {
         Progress { provider_ref: None, checkout_url: None, stage, reversals: Vec::new() }
     }
 }
 
-/// A field of an answer; null where there is none.
+/// A field of an answer; null if there is none.
 #[must_use]
 pub fn at<'v>(value: &'v Value, name: &str) -> &'v Value {
     value.get(name).unwrap_or(&Value::Null)
 }
 
-/// A payment provider. The sandbox is none: it has nothing to say.
+/// A payment provider. The sandbox is not one: its payments are confirmed at once.
 pub trait Provider {
     /// Its name in the API.
     fn name(&self) -> &'static str;
 
-    /// Was the provider told of this payment, by what is on record?
-    fn has_heard(&self, payment: &Payment) -> bool {
+    /// Does the provider know this payment, according to the database?
+    fn is_known(&self, payment: &Payment) -> bool {
         payment.provider_ref.is_some()
     }
 
-    /// Begins a payment. Doing so twice is the same as once: the payment's id names it.
+    /// Begins a payment. This is idempotent by the payment's id.
     fn begin<'p>(&'p self, order: &'p Order) -> Answer<'p, Progress>;
 
-    /// Has the money moved, where that is ours to do: once it is on record that it is about to be, and never before.
+    /// Moves the money, if the server has to do that. Called only after the payment is recorded as
+    /// confirming.
     fn settle<'p>(&'p self, _: &'p Payment) -> Option<Answer<'p, Progress>> {
         None
     }
 
-    /// How far it has come. `hint` is what a webhook called it, where that was one.
-    fn look<'p>(
+    /// The state of a payment. `hint` is the id that a webhook gave.
+    fn check<'p>(
         &'p self,
         payment: &'p Payment,
         hint: Option<&'p str>,

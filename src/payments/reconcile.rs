@@ -1,7 +1,7 @@
-//! What a provider says, brought onto the record: the only way by which a payment changes after it has begun.
+//! Reconciliation with providers: the only way by which a payment changes after it has begun.
 //!
-//! One payment at a time. Whatever is done here can break off anywhere and be done again: each step is one transaction
-//! that moves from a state it names, so a credit happens once.
+//! One task at a time works on a payment. Every step can be interrupted and repeated: it is one
+//! transaction that changes the payment from a named state, so a credit happens once.
 
 use std::sync::Arc;
 
@@ -20,39 +20,41 @@ use domain::{
     Timestamp,
 };
 
-/// How many payments are asked about at once, so that a provider that hangs does not hold up the others.
-const LOOKS_AT_ONCE: usize = 8;
-/// A payment that its provider never heard of is not begun any more after this: its idempotency key may be forgotten.
+/// How many payments are checked at once, so that a provider that hangs does not hold up the
+/// others.
+const CHECKS_AT_ONCE: usize = 8;
+/// A payment that its provider does not know is not begun after this time, because the provider may
+/// have dropped the idempotency key.
 const BEGIN_MICROS_MAX: i64 = 20 * 3_600 * 1_000_000;
-/// How long a provider is not asked again that has not answered: twice as long each time, up to an hour.
-const LOOK_MICROS: i64 = 30_000_000;
-const LOOK_MICROS_MAX: i64 = 3_600 * 1_000_000;
-/// After so many looks a person must look as well, and the provider is asked once a day.
-const LOOKS_MAX: i32 = 200;
-const LATE_LOOK_MICROS: i64 = 86_400 * 1_000_000;
+/// The first pause between checks of a payment. It doubles each time, up to an hour.
+const CHECK_MICROS: i64 = 30_000_000;
+const CHECK_MICROS_MAX: i64 = 3_600 * 1_000_000;
+/// After this many checks an operator is alerted, and the payment is checked once a day.
+const CHECKS_MAX: i32 = 200;
+const LATE_CHECK_MICROS: i64 = 86_400 * 1_000_000;
 
 type All = Arc<DashMap<PaymentId, Arc<Mutex<()>>>>;
 
-/// One thing is done about a payment at a time.
+/// Locks by payment.
 #[derive(Default)]
 pub struct Locks(All);
 
-/// Keeps others from a payment until it is dropped.
-pub(super) struct Held {
+/// The lock of a payment, released when it is dropped.
+pub(super) struct PaymentLock {
     all: All,
     payment: PaymentId,
     guard: Option<OwnedMutexGuard<()>>,
 }
 
 impl Locks {
-    pub(super) async fn of(&self, payment: PaymentId) -> Arc<Held> {
+    pub(super) async fn of(&self, payment: PaymentId) -> Arc<PaymentLock> {
         let lock = Arc::clone(&self.0.entry(payment).or_default());
         let guard = Some(lock.lock_owned().await);
-        Arc::new(Held { all: Arc::clone(&self.0), payment, guard })
+        Arc::new(PaymentLock { all: Arc::clone(&self.0), payment, guard })
     }
 }
 
-impl Drop for Held {
+impl Drop for PaymentLock {
     fn drop(&mut self) {
         drop(self.guard.take());
         // Nobody else waits for it.
@@ -61,38 +63,39 @@ impl Drop for Held {
 }
 
 impl Payments {
-    /// Asks the provider how far a payment has come, and brings that onto the record; answers the payment as it is
-    /// then. `hint` is what a webhook called it.
+    /// Asks the provider for the state of a payment, and records it; answers the payment as it is
+    /// then. `hint` is the id that a webhook gave.
     ///
     /// # Errors
-    /// [`PaymentsError`]; what was not done is done the next time.
+    /// [`PaymentsError`]; the rest is done the next time.
     pub async fn reconcile(
         &self,
         id: PaymentId,
         hint: Option<&str>,
     ) -> Result<Payment, PaymentsError> {
         let held = self.locks.of(id).await;
-        let payment = self.store.find_payment(id).await?.ok_or(PaymentsError::NotFound)?;
+        let payment = self.store.find(id).await?.ok_or(PaymentsError::NotFound)?;
         let provider = self.provider(&payment.provider).ok_or(PaymentsError::NotFound)?;
         let now = self.gateway.clock.now();
-        let has_heard = provider.has_heard(&payment) || hint.is_some();
-        let progress = if has_heard || payment.status == PaymentStatus::Confirmed {
-            provider.look(&payment, hint, now).await?
+        let is_known = provider.is_known(&payment) || hint.is_some();
+        let progress = if is_known || payment.status == PaymentStatus::Confirmed {
+            provider.check(&payment, hint, now).await?
         } else if now.micros_since(payment.created_at) > BEGIN_MICROS_MAX {
             Progress::at(Stage::Failed("the payment provider never took it".into()))
         } else {
-            return self.take_up(provider, payment, false, &held).await;
+            return self.start(provider, payment, false, &held).await;
         };
         self.apply(payment, progress, &held).await
     }
 
-    /// Begins a payment at its provider, unless that `is_begun`, and has the money moved, where that is ours to do.
-    pub(super) async fn take_up(
+    /// Begins a payment at its provider, unless it `is_begun`, and moves the money if the server
+    /// has to do that.
+    pub(super) async fn start(
         &self,
         provider: &dyn super::Provider,
         payment: Payment,
         is_begun: bool,
-        held: &Arc<Held>,
+        held: &Arc<PaymentLock>,
     ) -> Result<Payment, PaymentsError> {
         let progress = if is_begun {
             Progress::at(Stage::Confirming)
@@ -115,13 +118,13 @@ impl Payments {
         }
     }
 
-    /// Tells a provider of a payment. A refusal is the payment's end.
+    /// Begins a payment at its provider. A refusal fails the payment.
     async fn begin_by(
         &self,
         provider: &dyn super::Provider,
         payment: &Payment,
     ) -> Result<Progress, PaymentsError> {
-        let user = self.store.user_of(payment.account).await?;
+        let user = self.users.owner_of(payment.account).await?;
         let customer = self.store.find_customer(user, provider.name()).await?;
         let order = Order { payment: payment.clone(), customer };
         match provider.begin(&order).await {
@@ -130,25 +133,25 @@ impl Payments {
         }
     }
 
-    /// Brings a provider's word onto the record.
+    /// Records a provider's report.
     pub(super) async fn apply(
         &self,
         mut payment: Payment,
         progress: Progress,
-        held: &Arc<Held>,
+        held: &Arc<PaymentLock>,
     ) -> Result<Payment, PaymentsError> {
         let Progress { provider_ref, checkout_url, stage, reversals } = progress;
         let is_named = provider_ref.is_some() && payment.provider_ref != provider_ref;
         if is_named || (checkout_url.is_some() && payment.checkout_url != checkout_url) {
             let facts = ProviderFacts { provider_ref, checkout_url };
-            match self.store.note_payment(payment.id, facts.clone(), None).await {
+            match self.store.record_provider_facts(payment.id, facts.clone(), None).await {
                 Err(StoreError::Taken(_)) => {
-                    // What pays for two payments has paid for one.
+                    // One provider payment cannot pay for two payments.
                     tracing::error!(payment = %payment.id, ?facts, "a provider names two payments alike");
                     let now = self.gateway.clock.now();
                     let why = Some("it was paid for with another payment".to_owned());
                     self.advance(&payment, PaymentStatus::Failed, why, now).await?;
-                    let failed = self.store.find_payment(payment.id).await?;
+                    let failed = self.store.find(payment.id).await?;
                     return failed.ok_or(PaymentsError::NotFound);
                 }
                 noted => noted?,
@@ -171,13 +174,13 @@ impl Payments {
                 self.reverse_all(&payment, reversals, now, held).await?;
             }
             Stage::Paid(amount) => {
-                // Not ours to guess what was meant.
+                // The server does not guess what was meant.
                 tracing::error!(payment = %payment.id, %amount, asked = %payment.amount, "a payment of another amount");
                 let why = format!("${amount} were paid instead of ${}", payment.amount);
                 self.advance(&payment, PaymentStatus::Failed, Some(why), now).await?;
             }
         }
-        self.store.find_payment(payment.id).await?.ok_or(PaymentsError::NotFound)
+        self.store.find(payment.id).await?.ok_or(PaymentsError::NotFound)
     }
 
     async fn advance(
@@ -187,7 +190,7 @@ impl Payments {
         failure: Option<String>,
         now: Timestamp,
     ) -> Result<(), PaymentsError> {
-        self.store.move_payment(payment, to, failure, now).await?;
+        self.store.set_status(payment, to, failure, now).await?;
         Ok(())
     }
 
@@ -196,7 +199,7 @@ impl Payments {
         &self,
         payment: &Payment,
         now: Timestamp,
-        held: &Arc<Held>,
+        held: &Arc<PaymentLock>,
     ) -> Result<(), PaymentsError> {
         if payment.status == PaymentStatus::Confirmed {
             return Ok(());
@@ -212,7 +215,7 @@ impl Payments {
             crate::actors::AccountError::Gone => PaymentsError::Account(KeysError::Unknown),
         })?;
         failpoint!("payment-decided");
-        // Nobody decides it once more while it is not known whether this is on record.
+        // The lock is held until the outcome is known, so that the credit is not decided twice.
         on_record(&self.gateway, receipt, Arc::clone(held)).await?;
         failpoint!("payment-credited");
         Ok(())
@@ -223,13 +226,13 @@ impl Payments {
         payment: &Payment,
         seen: Vec<SeenReversal>,
         now: Timestamp,
-        held: &Arc<Held>,
+        held: &Arc<PaymentLock>,
     ) -> Result<(), PaymentsError> {
         let seen = bounded(payment, seen, now);
         let reversals = if seen.is_empty() {
-            self.store.reversals_of(payment.id).await?
+            self.store.list_reversals(payment.id).await?
         } else {
-            self.store.note_reversals(payment.id, seen).await?
+            self.store.record_reversals(payment.id, seen).await?
         };
         for reversal in reversals {
             self.take_back(reversal, now, held).await?;
@@ -237,17 +240,17 @@ impl Payments {
         Ok(())
     }
 
-    /// Takes what can be taken of a reversal, or gives again what is to be given again.
+    /// Debits what the balance covers of a reversal, or credits back what was withdrawn.
     async fn take_back(
         &self,
         reversal: Reversal,
         now: Timestamp,
-        held: &Arc<Held>,
+        held: &Arc<PaymentLock>,
     ) -> Result<(), PaymentsError> {
         if reversal.taken == reversal.wanted {
             return Ok(());
         }
-        let found = self.store.find_payment(reversal.payment).await?;
+        let found = self.store.find(reversal.payment).await?;
         let payment = found.ok_or(PaymentsError::NotFound)?;
         let act = self.act(&payment, ActKind::PaymentReversed, now).await?;
         let detail = format!(
@@ -282,7 +285,7 @@ impl Payments {
         kind: ActKind,
         now: Timestamp,
     ) -> Result<Act, PaymentsError> {
-        let user = self.store.user_of(payment.account).await?;
+        let user = self.users.owner_of(payment.account).await?;
         let origin = Origin::local(Actor::Server);
         Ok(origin.act(Uuid::now_v7(), user, kind, now).to(payment.id.to_string()))
     }
@@ -291,23 +294,23 @@ impl Payments {
     ///
     /// # Errors
     /// [`PaymentsError`] of the database; a provider that does not answer is asked again later.
-    pub async fn look_after(&self) -> Result<(), PaymentsError> {
+    pub async fn check_due(&self) -> Result<(), PaymentsError> {
         let now = self.gateway.clock.now();
-        let payments = self.store.payments_to_look_at(now).await?;
-        let looks = payments.into_iter().map(|payment| self.look_at(payment, now));
-        stream::iter(looks).buffer_unordered(LOOKS_AT_ONCE).for_each(async |()| {}).await;
+        let payments = self.store.list_due_for_check(now).await?;
+        let looks = payments.into_iter().map(|payment| self.check_one(payment, now));
+        stream::iter(looks).buffer_unordered(CHECKS_AT_ONCE).for_each(async |()| {}).await;
         Ok(())
     }
 
-    async fn look_at(&self, payment: Payment, now: Timestamp) {
-        let doubled = LOOK_MICROS.checked_shl(u32::try_from(payment.looks).unwrap_or(0).min(20));
-        let mut pause = doubled.unwrap_or(LOOK_MICROS_MAX).clamp(LOOK_MICROS, LOOK_MICROS_MAX);
-        if payment.looks >= LOOKS_MAX {
-            pause = LATE_LOOK_MICROS;
+    async fn check_one(&self, payment: Payment, now: Timestamp) {
+        let doubled = CHECK_MICROS.checked_shl(u32::try_from(payment.looks).unwrap_or(0).min(20));
+        let mut pause = doubled.unwrap_or(CHECK_MICROS_MAX).clamp(CHECK_MICROS, CHECK_MICROS_MAX);
+        if payment.looks >= CHECKS_MAX {
+            pause = LATE_CHECK_MICROS;
             tracing::error!(payment = %payment.id, "a payment does not end; a person must look at it");
         }
         // First: a payment that makes trouble must not be asked about all the time.
-        let looked = match self.store.look_again(payment.id, now.plus_micros(pause)).await {
+        let looked = match self.store.schedule_check(payment.id, now.plus_micros(pause)).await {
             Ok(()) => self.reconcile(payment.id, None).await.map(drop),
             Err(error) => Err(error.into()),
         };
@@ -316,36 +319,40 @@ impl Payments {
         }
     }
 
-    /// Takes what is still to be taken back of payments, and gives again what is to be given again.
+    /// Debits outstanding reversals of all payments, and credits back those that were withdrawn.
     ///
     /// # Errors
     /// [`PaymentsError`] of the database; an account that cannot be asked now is asked again later.
-    pub async fn take_back_all(&self) -> Result<(), PaymentsError> {
+    pub async fn apply_reversals(&self) -> Result<(), PaymentsError> {
         let now = self.gateway.clock.now();
         let mut after = PaymentId(Uuid::nil());
         loop {
-            let payments = self.store.payments_to_reverse(after).await?;
+            let payments = self.store.list_to_reverse(after).await?;
             let Some(last) = payments.last() else { return Ok(()) };
             after = *last;
             for payment in payments {
-                if let Err(error) = self.take_back_of(payment, now).await {
+                if let Err(error) = self.apply_reversals_of(payment, now).await {
                     tracing::warn!(%payment, %error, "a payment that is taken back was not");
                 }
             }
         }
     }
 
-    async fn take_back_of(&self, payment: PaymentId, now: Timestamp) -> Result<(), PaymentsError> {
+    async fn apply_reversals_of(
+        &self,
+        payment: PaymentId,
+        now: Timestamp,
+    ) -> Result<(), PaymentsError> {
         let held = self.locks.of(payment).await;
-        // As it is now that nobody else is at it.
-        for reversal in self.store.reversals_of(payment).await? {
+        // Read under the lock.
+        for reversal in self.store.list_reversals(payment).await? {
             self.take_back(reversal, now, &held).await?;
         }
         Ok(())
     }
 }
 
-/// What was seen, as it is kept: all together no more than the payment.
+/// The reversals to record: in total no more than the payment.
 fn bounded(payment: &Payment, seen: Vec<SeenReversal>, now: Timestamp) -> Vec<Reversal> {
     let mut left = payment.amount;
     seen.into_iter()

@@ -1,7 +1,8 @@
-//! Stripe: hosted Checkout, saved payment methods, signed webhooks; by its REST API, of the version that is pinned here.
+//! Stripe: hosted Checkout, saved payment methods, signed webhooks; by its REST API, of the version
+//! that is pinned here.
 //!
-//! Amounts are whole cents. Every POST has an idempotency key that comes from what it is about, so that one sent again
-//! after a crash is the same request.
+//! Amounts are whole cents. Every POST has an idempotency key derived from its subject, so that one
+//! repeated after a crash is the same request.
 
 use std::time::Duration;
 
@@ -22,13 +23,14 @@ pub const NAME: &str = "stripe";
 
 /// The version of Stripe's API that this was written for.
 const VERSION: &str = "2025-08-27.basil";
-/// How far the time of a webhook's signature may be from ours, in seconds (Stripe's own tolerance).
+/// How far the time of a webhook's signature may be from the server's clock, in seconds (Stripe's
+/// own tolerance).
 const TOLERANCE_SECONDS: i64 = 300;
 /// How long one request may take.
 const REQUEST_MAX: Duration = Duration::from_secs(20);
 /// The largest answer that is read, in bytes.
 const ANSWER_MAX: usize = 4 * 1024 * 1024;
-/// The events that tell of refunds and disputes.
+/// The events of refunds and disputes.
 const REVERSAL_EVENTS: [&str; 9] = [
     "charge.refunded",
     "charge.dispute.created",
@@ -59,7 +61,7 @@ pub struct Stripe {
 /// A saved payment method.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SavedMethod {
-    /// What Stripe calls it.
+    /// Its id at Stripe.
     pub id: String,
     /// `card`, `us_bank_account`, ...
     pub kind: String,
@@ -73,14 +75,14 @@ pub struct SavedMethod {
     pub exp_year: Option<u32>,
 }
 
-/// What a webhook of Stripe is about.
+/// The subject of a webhook of Stripe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hint {
-    /// A payment of ours, and what Stripe calls its payment intent, where it says so.
+    /// A payment, and the id of its payment intent, if it is given.
     Payment(PaymentId, Option<String>),
-    /// A payment intent whose payment only Stripe can tell.
+    /// A payment intent; Stripe has to be asked for its payment.
     Intent(String),
-    /// Nothing that concerns us.
+    /// Nothing to act on.
     Nothing,
 }
 
@@ -99,10 +101,10 @@ pub enum BadSignature {
 }
 
 impl Stripe {
-    /// As set; `None` where Stripe is not used. Requests run on `runtime`.
+    /// The client of the settings; `None` if Stripe is not used. Requests run on `runtime`.
     ///
     /// # Errors
-    /// Where TLS cannot be set up.
+    /// If TLS cannot be set up.
     pub fn new(settings: &StripeSettings, runtime: Handle) -> anyhow::Result<Option<Self>> {
         let (Some(secret_key), Some(webhook_secret)) =
             (&settings.secret_key, &settings.webhook_secret)
@@ -132,9 +134,6 @@ impl Stripe {
     }
 
     /// Is this webhook Stripe's, and of now? (Stripe, "Verify webhook signatures manually")
-    ///
-    /// # Errors
-    /// [`BadSignature`]
     pub fn verify(
         &self,
         header: Option<&str>,
@@ -167,18 +166,15 @@ impl Stripe {
         if signatures.iter().any(is_ours) { Ok(()) } else { Err(BadSignature::Wrong) }
     }
 
-    /// What a webhook is about; `None` where it is no event. Its object is a snapshot from when it was made, so no more than
-    /// that is taken from it.
+    /// The subject of a webhook; `None` if it is not an event. Its object is an old snapshot, so
+    /// nothing but the ids is read from it.
     #[must_use]
     pub fn hint(body: &[u8]) -> Option<Hint> {
         hint_of(&serde_json::from_slice(body).ok()?)
     }
 
-    /// What was refunded or disputed since a time, by Stripe's list of events, which it keeps for 30 days: webhooks may
-    /// be lost.
-    ///
-    /// # Errors
-    /// [`ProviderError`]
+    /// Refunds and disputes since a time, from Stripe's list of events, which it keeps for 30 days.
+    /// It makes up for lost webhooks.
     pub async fn reversals_since(&self, since: Timestamp) -> Result<Vec<Hint>, ProviderError> {
         let since = since.seconds().to_string();
         let mut filter = vec![("created[gte]", since.as_str())];
@@ -193,9 +189,6 @@ impl Stripe {
     }
 
     /// The payment that a payment intent is of.
-    ///
-    /// # Errors
-    /// [`ProviderError`]
     pub async fn payment_of_intent(
         &self,
         intent: &str,
@@ -205,9 +198,6 @@ impl Stripe {
     }
 
     /// Makes a customer of a user; the same one, asked again within a day.
-    ///
-    /// # Errors
-    /// [`ProviderError`]
     pub async fn make_customer(&self, user: UserId, email: &str) -> Result<String, ProviderError> {
         let form = [("email".to_owned(), email.to_owned()), metadata("", "user_id", &user)];
         let customer = self.post("/v1/customers", &form, &format!("customer-{user}")).await?;
@@ -215,9 +205,6 @@ impl Stripe {
     }
 
     /// The payment methods that a customer has saved.
-    ///
-    /// # Errors
-    /// [`ProviderError`]
     pub async fn methods(&self, customer: &str) -> Result<Vec<SavedMethod>, ProviderError> {
         let path = format!("/v1/customers/{}/payment_methods", escaped(customer));
         let list = self.get(&path, &[("limit", "100")]).await?;
@@ -226,9 +213,6 @@ impl Stripe {
     }
 
     /// Lets go of a customer's payment method; is it theirs?
-    ///
-    /// # Errors
-    /// [`ProviderError`]
     pub async fn detach(&self, customer: &str, method: &str) -> Result<bool, ProviderError> {
         if !self.methods(customer).await?.iter().any(|saved| saved.id == method) {
             return Ok(false);
@@ -239,9 +223,6 @@ impl Stripe {
     }
 
     /// A page on which a customer saves a payment method without paying. `once` names the request.
-    ///
-    /// # Errors
-    /// [`ProviderError`]
     pub async fn setup_url(&self, customer: &str, once: &str) -> Result<String, ProviderError> {
         let form = [
             ("mode", "setup"),
@@ -339,7 +320,7 @@ impl Stripe {
         if payment_of(&found) != Some(payment.id) {
             return Err(ProviderError::Refused(format!("{intent} is of another payment")));
         }
-        // What came to nothing after the payer had left the page is not tried again there.
+        // A payment that failed after the payer left the page cannot be retried there.
         let is_over = is_complete && *at(&found, "status") == "requires_payment_method";
         let stage = stage_of(&found, payment.method.is_some() || is_over);
         let reversals = match stage {
@@ -356,7 +337,7 @@ impl Stripe {
             seen.push(reversal(&refund, ReversalKind::Refund, is_nothing)?);
         }
         for dispute in self.list("/v1/disputes", &[("payment_intent", intent)]).await? {
-            // An inquiry takes nothing; what was won is given again.
+            // An inquiry takes nothing; a won dispute is credited back.
             let status = at(&dispute, "status").as_str().unwrap_or_default();
             let is_nothing = status.starts_with("warning") || matches!(status, "won" | "prevented");
             seen.push(reversal(&dispute, ReversalKind::Dispute, is_nothing)?);
@@ -395,7 +376,7 @@ impl Stripe {
         done(self.send(Method::POST, path, form, Some(once)).await?)
     }
 
-    /// One request. What Stripe says no to for good is an answer; everything else may be tried again.
+    /// One request. A final refusal is an answer; every other failure can be retried.
     async fn send(
         &self,
         method: Method,
@@ -422,11 +403,11 @@ impl Stripe {
                 .header("Content-Type", "application/x-www-form-urlencoded")
                 .body(form);
         }
-        // On the runtime that drives the client's connections, and to its end, whoever leaves.
+        // On the runtime of the client's connections, and to its end even if the caller leaves.
         let exchange = self.runtime.spawn(async move {
             let answer = request.send().await.map_err(|error| error.without_url().to_string())?;
             let (status, headers) = (answer.status(), answer.headers().clone());
-            let body = super::whole_body(answer, ANSWER_MAX).await?;
+            let body = super::http::read_body(answer, ANSWER_MAX).await?;
             Ok::<_, String>((status, headers, body))
         });
         let exchanged = exchange.await.map_err(|error| unreachable(error.to_string()))?;
@@ -442,7 +423,8 @@ impl Stripe {
             Some(b"false") => false,
             _ => {
                 status.is_server_error()
-                    // A wrong key of ours, a conflict, a dependency of theirs, too many requests.
+                    // A wrong API key, a conflict, a failed dependency at Stripe, too many
+                    // requests.
                     || matches!(status.as_u16(), 401 | 403 | 409 | 424 | 429)
             }
         };
@@ -468,7 +450,7 @@ impl Provider for Stripe {
         })
     }
 
-    fn look<'p>(
+    fn check<'p>(
         &'p self,
         payment: &'p Payment,
         hint: Option<&'p str>,
@@ -492,7 +474,7 @@ fn done(reply: Reply) -> Result<Value, ProviderError> {
     }
 }
 
-/// An id, or the id of the object in its place.
+/// An id, or an expanded object with an id.
 fn id_of(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| at(value, "id").as_str())
 }
@@ -506,7 +488,7 @@ fn text(object: &Value, name: &str) -> Result<String, ProviderError> {
     text.ok_or_else(|| ProviderError::Unreachable(format!("an answer without {name}")))
 }
 
-/// What an event is about; `None` where it is none.
+/// The subject of an event; `None` if it is not one.
 fn hint_of(event: &Value) -> Option<Hint> {
     let object = event.get("data")?.get("object")?;
     let intent = match at(object, "object").as_str() {
@@ -554,7 +536,7 @@ fn saved_method(method: &Value) -> Option<SavedMethod> {
     })
 }
 
-/// How far a payment intent has come. One that was charged without its owner being there does not wait for them.
+/// The state of a payment intent. One charged off-session does not wait for its owner.
 fn stage_of(intent: &Value, is_off_session: bool) -> Stage {
     match at(intent, "status").as_str().unwrap_or_default() {
         "succeeded" => match credits(at(intent, "amount_received")) {
@@ -601,7 +583,7 @@ pub fn is_whole_cents(amount: Credits) -> bool {
     cents(amount).is_ok()
 }
 
-/// Only what Stripe's ids are made of; a path is never more than one segment of theirs.
+/// Only characters of Stripe's ids, so that an id is always one path segment.
 fn escaped(id: &str) -> String {
     id.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
 }

@@ -1,8 +1,10 @@
-//! x402: payment by a signed transfer of a stablecoin, sent in a header, verified and settled by a facilitator.
+//! x402: payment by a signed transfer of a stablecoin, sent in a header, verified and settled by a
+//! facilitator.
 //!
-//! Version 2 of the protocol (`PAYMENT-REQUIRED`, `PAYMENT-SIGNATURE`, `PAYMENT-RESPONSE`), scheme `exact`. A token is a
-//! dollar and has six decimals. On EVM networks, by EIP-3009: an authorization can be settled once, on the chain, by its
-//! payer and nonce. So they name its payment: sent twice, however it is written, it is the same payment.
+//! Version 2 of the protocol (`PAYMENT-REQUIRED`, `PAYMENT-SIGNATURE`, `PAYMENT-RESPONSE`), scheme
+//! `exact`. A token is a dollar and has six decimals. On EVM networks, by EIP-3009: an
+//! authorization can be settled once, on the chain, by its payer and nonce. So they name its
+//! payment: sent twice, however it is written, it is the same payment.
 
 use std::time::Duration;
 
@@ -33,11 +35,11 @@ pub struct X402 {
     url: String,
     api_key: Option<Secret>,
     settings: X402Settings,
-    /// What a call that the balance does not cover asks for at least.
+    /// The least amount that a call without enough balance asks for.
     pub amount: Credits,
 }
 
-/// What is to be paid (x402, PaymentRequirements).
+/// The requirements of a payment (x402, PaymentRequirements).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Requirements {
@@ -50,7 +52,7 @@ pub struct Requirements {
     extra: Value,
 }
 
-/// A signed payment that somebody has sent (x402, PaymentPayload).
+/// A signed payment from a client (x402, PaymentPayload).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SignedPayment {
@@ -59,8 +61,8 @@ pub struct SignedPayment {
     payload: ExactPayload,
 }
 
-/// A signed EIP-3009 authorization (x402, scheme `exact` on EVM). What else was sent with it is not kept: it would make
-/// another text of the same authorization.
+/// A signed EIP-3009 authorization (x402, scheme `exact` on EVM). Other fields are dropped, so that
+/// one authorization has one text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct ExactPayload {
     signature: String,
@@ -78,23 +80,20 @@ struct Authorization {
     nonce: String,
 }
 
-/// A header that is no payment to us; says why.
+/// The header is not a valid payment; says why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct NotPayable(pub String);
 
 impl SignedPayment {
     /// Reads `PAYMENT-SIGNATURE`.
-    ///
-    /// # Errors
-    /// [`NotPayable`]
     pub fn read(header: &[u8]) -> Result<Self, NotPayable> {
         let malformed = |what: &str| NotPayable(format!("PAYMENT-SIGNATURE {what}"));
         if header.len() > HEADER_MAX {
             return Err(malformed("is too long"));
         }
         let text = STANDARD.decode(header).map_err(|_| malformed("must be base64"))?;
-        // As text first: serde does not look at the bytes of what it passes over.
+        // Decoded as text first, because serde does not check the bytes of fields it skips.
         let text = String::from_utf8(text).map_err(|_| malformed("must be JSON in UTF-8"))?;
         let read: Self = serde_json::from_str(&text)
             .map_err(|_| malformed("must be a PaymentPayload of x402 version 2"))?;
@@ -111,7 +110,8 @@ impl SignedPayment {
         units.checked_mul(NANOS_PER_UNIT).map(Credits::from_nanos)
     }
 
-    /// The name under which its payment is on record: what makes it one authorization on the chain.
+    /// The reference under which its payment is recorded: the payer and nonce that identify it on
+    /// the chain.
     #[must_use]
     pub fn provider_ref(&self) -> String {
         let Authorization { from, nonce, .. } = &self.payload.authorization;
@@ -120,18 +120,18 @@ impl SignedPayment {
         Sha256::digest(name).iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
     }
 
-    /// As it is kept, to be settled after a crash.
+    /// The text to store, to be settled after a crash.
     #[must_use]
-    pub fn kept(&self) -> String {
+    pub fn stored_text(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
 }
 
 impl X402 {
-    /// As set; `None` where x402 is not used. Requests run on `runtime`.
+    /// The client of the settings; `None` if x402 is not used. Requests run on `runtime`.
     ///
     /// # Errors
-    /// Where TLS cannot be set up.
+    /// If TLS cannot be set up.
     pub fn new(
         settings: &X402Settings,
         amount: Credits,
@@ -148,7 +148,7 @@ impl X402 {
         Ok(Some(X402 { client, runtime, url, api_key, settings: settings.clone(), amount }))
     }
 
-    /// What is to be paid for so much; rounded up to the token's unit.
+    /// The requirements for an amount, rounded up to the token's unit.
     #[must_use]
     pub fn requirements(&self, amount: Credits) -> Requirements {
         let nanos = amount.nanos().max(0);
@@ -167,7 +167,7 @@ impl X402 {
         }
     }
 
-    /// `PAYMENT-REQUIRED` for so much, at this URL.
+    /// The `PAYMENT-REQUIRED` header for an amount, at this URL.
     #[must_use]
     pub fn required(&self, amount: Credits, url: &str, error: &str) -> String {
         let required = json!({
@@ -191,11 +191,8 @@ impl X402 {
         STANDARD.encode(response.to_string())
     }
 
-    /// Is it a payment to us, of an amount between these?
-    ///
-    /// # Errors
-    /// [`NotPayable`]
-    pub fn check(
+    /// Is it a payment to this server, of an amount in these bounds?
+    pub fn accept(
         &self,
         signed: &SignedPayment,
         least: Credits,
@@ -203,7 +200,8 @@ impl X402 {
     ) -> Result<Credits, NotPayable> {
         let amount = signed.amount().filter(|amount| *amount > Credits::ZERO);
         let amount = amount.ok_or_else(|| NotPayable("the amount is not a number".into()))?;
-        // Our own copy is what the facilitator is told: what the payer wrote need only name it.
+        // The facilitator gets the server's own requirements; the payer's copy only has to match
+        // them.
         if signed.accepted != self.requirements(amount) {
             return Err(NotPayable("the payment is not for what was asked".into()));
         }
@@ -224,7 +222,7 @@ impl X402 {
     /// Would it be settled? Nothing moves.
     ///
     /// # Errors
-    /// [`ProviderError::Refused`] where it would not be.
+    /// [`ProviderError::Refused`] if it would not settle.
     pub(super) async fn verify(
         &self,
         signed: &SignedPayment,
@@ -239,7 +237,7 @@ impl X402 {
 
     /// Has the money moved. `is_first`: it was certainly not sent before.
     async fn send(&self, payment: &Payment, is_first: bool) -> Result<Progress, ProviderError> {
-        let request = self.request(&kept(payment)?, payment.amount);
+        let request = self.request(&stored_text(payment)?, payment.amount);
         let settled = self.ask("settle", &request).await?;
         if *at(&settled, "success") == true {
             let transaction = at(&settled, "transaction").as_str().map(str::to_owned);
@@ -250,7 +248,7 @@ impl X402 {
         if is_first {
             return Ok(Progress::at(Stage::Failed(why)));
         }
-        // It was sent before, and nobody heard what came of it: a person must look at the chain.
+        // It was sent before, with unknown outcome: an operator must check the chain.
         Err(ProviderError::Unreachable(format!("an authorization sent before was refused: {why}")))
     }
 
@@ -275,14 +273,14 @@ impl X402 {
         let exchange = self.runtime.spawn(async move {
             let answer = request.send().await.map_err(|error| error.without_url().to_string())?;
             let status = answer.status();
-            let body = super::whole_body(answer, ANSWER_MAX).await?;
+            let body = super::http::read_body(answer, ANSWER_MAX).await?;
             Ok::<_, String>((status, body))
         });
         let exchanged =
             exchange.await.map_err(|error| ProviderError::Unreachable(error.to_string()));
         let (status, body) = exchanged?.map_err(ProviderError::Unreachable)?;
         let value: Value = serde_json::from_slice(&body).unwrap_or_default();
-        // A refusal may come with another status than 200.
+        // A refusal may have another status than 200.
         if value.get("isValid").is_some() || value.get("success").is_some() {
             return Ok(value);
         }
@@ -295,14 +293,14 @@ impl Provider for X402 {
         NAME
     }
 
-    fn has_heard(&self, payment: &Payment) -> bool {
+    fn is_known(&self, payment: &Payment) -> bool {
         // Named from the first; that it is sent is on record before it is.
         payment.status != PaymentStatus::Created
     }
 
     fn begin<'p>(&'p self, order: &'p Order) -> Answer<'p, Progress> {
         Box::pin(async {
-            self.verify(&kept(&order.payment)?, order.payment.amount).await?;
+            self.verify(&stored_text(&order.payment)?, order.payment.amount).await?;
             Ok(Progress::at(Stage::Confirming))
         })
     }
@@ -311,7 +309,7 @@ impl Provider for X402 {
         Some(Box::pin(self.send(payment, true)))
     }
 
-    fn look<'p>(
+    fn check<'p>(
         &'p self,
         payment: &'p Payment,
         _: Option<&'p str>,
@@ -327,7 +325,7 @@ impl Provider for X402 {
 }
 
 /// The authorization of a payment on record.
-fn kept(payment: &Payment) -> Result<SignedPayment, ProviderError> {
+fn stored_text(payment: &Payment) -> Result<SignedPayment, ProviderError> {
     let kept = payment.method.as_deref().unwrap_or_default();
     serde_json::from_str(kept)
         .map_err(|_| ProviderError::Refused("no authorization is on record".into()))
@@ -380,9 +378,9 @@ mod tests {
             |accepted: &Requirements, version| of(accepted, version, "0xPAYEE", &from, &nonce);
         let signed = SignedPayment::read(header(&asked, 2).as_bytes()).unwrap();
         let (least, most) = ("1".parse().unwrap(), "2".parse().unwrap());
-        assert_eq!(x402.check(&signed, least, most), Ok(amount));
-        assert!(x402.check(&signed, most, Credits::MAX).is_err());
-        assert!(x402.check(&signed, Credits::ZERO, least).is_err());
+        assert_eq!(x402.accept(&signed, least, most), Ok(amount));
+        assert!(x402.accept(&signed, most, Credits::MAX).is_err());
+        assert!(x402.accept(&signed, Credits::ZERO, least).is_err());
         for other in [
             Requirements { pay_to: "0xthief".into(), ..asked.clone() },
             Requirements { asset: "0xworthless".into(), ..asked.clone() },
@@ -391,7 +389,7 @@ mod tests {
             Requirements { amount: "99999999999999999999".into(), ..asked.clone() },
         ] {
             let signed = SignedPayment::read(header(&other, 2).as_bytes()).unwrap();
-            assert!(x402.check(&signed, Credits::ZERO, Credits::MAX).is_err(), "{other:?}");
+            assert!(x402.accept(&signed, Credits::ZERO, Credits::MAX).is_err(), "{other:?}");
         }
         assert!(SignedPayment::read(header(&asked, 1).as_bytes()).is_err());
         assert!(SignedPayment::read(b"{}").is_err());
@@ -403,11 +401,12 @@ mod tests {
         ] {
             let signed = SignedPayment::read(of(&asked, 2, to, from, nonce).as_bytes()).unwrap();
             assert!(
-                x402.check(&signed, Credits::ZERO, Credits::MAX).is_err(),
+                x402.accept(&signed, Credits::ZERO, Credits::MAX).is_err(),
                 "{to} {from} {nonce}"
             );
         }
-        // The same authorization is the same payment, however it is written and whatever stands around it.
+        // The same authorization is the same payment, however it is written and whatever stands
+        // around it.
         let again = of(
             &asked,
             2,
@@ -417,7 +416,7 @@ mod tests {
         );
         let again = SignedPayment::read(again.as_bytes()).unwrap();
         assert_eq!(again.provider_ref(), signed.provider_ref());
-        assert!(!again.kept().contains("ours"));
+        assert!(!again.stored_text().contains("ours"));
         let other = of(&asked, 2, "0xpayee", &from, &nonce.replace("cd", "ce"));
         let other = SignedPayment::read(other.as_bytes()).unwrap();
         assert_ne!(other.provider_ref(), signed.provider_ref());

@@ -8,7 +8,7 @@ use super::gateway::unwritable;
 use super::rate_limit::Admitted;
 use super::request::{Arrival, RequestContext};
 use crate::actors::ledger::WriterState;
-use crate::store::api_keys::KeyRecord;
+use crate::store::keys::KeyRecord;
 use domain::Refusal;
 use domain::api_key::ApiKey;
 use domain::pricing::PriceRule;

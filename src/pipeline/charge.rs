@@ -11,7 +11,7 @@ use super::request::Arrival;
 use crate::actors::ledger::Acknowledgement;
 use crate::actors::{AccountError, AccountLease};
 use crate::idempotency::Claim;
-use crate::store::api_keys::KeyRecord;
+use crate::store::keys::KeyRecord;
 use crate::upstream::Dialect;
 use domain::Refusal;
 use domain::account::Terms;

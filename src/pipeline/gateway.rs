@@ -14,7 +14,7 @@ use crate::idempotency::Idempotency;
 use crate::keys::KeyCache;
 use crate::metrics::Metrics;
 use crate::rate_limits::RateLimits;
-use crate::store::api_keys::KeyRecord;
+use crate::store::keys::KeyRecord;
 use crate::upstream::Upstreams;
 use domain::Refusal;
 use domain::pricing::{PriceList, PriceRule};

@@ -8,7 +8,7 @@ use super::authenticate::Caller;
 use super::gateway::Gateway;
 use super::request::Arrival;
 use crate::json::fields::Fields;
-use crate::store::api_keys::KeyRecord;
+use crate::store::keys::KeyRecord;
 use crate::tokens;
 use crate::upstream::Dialect;
 use crate::upstream::dialect::ModelRequest;

@@ -14,7 +14,7 @@ use domain::limits::WindowCounter;
 use domain::{
     AccountId, AccountStatus, ChargeId, Credits, Day, EntryKind, Environment, Hold, KeyId,
     KeySpend, KeyState, LedgerEntry, Link, LoadedAccount, Month, SpendingLimits, StoredAccount,
-    Timestamp, UserId,
+    Timestamp,
 };
 use entity::{account, api_key, key_spend};
 
@@ -78,57 +78,6 @@ impl Store {
             check_loaded(&stored, &last, held.unwrap_or(Credits::MAX))
                 .map_err(|what| StoreError::Quarantined { account: id, what })?;
             Ok(LoadedAccount { stored, epoch, keys, holds })
-        })
-        .await
-    }
-
-    /// The two accounts of a user.
-    ///
-    /// # Errors
-    /// [`StoreError`]
-    pub async fn accounts_of(&self, user: UserId) -> Result<UserAccounts, StoreError> {
-        self.run(move |store| async move {
-            let rows = account::Entity::find()
-                .filter(account::Column::UserId.eq(user.0))
-                .all(&store.read)
-                .await?;
-            let of = |environment: Environment| {
-                rows.iter()
-                    .find(|row| row.environment == environment.code())
-                    .map(|row| AccountId(row.id))
-                    .ok_or_else(|| {
-                        StoreError::Corrupt(format!("{user} has no {} account", environment.name()))
-                    })
-            };
-            Ok(UserAccounts { live: of(Environment::Live)?, test: of(Environment::Test)? })
-        })
-        .await
-    }
-
-    /// When an account was made.
-    ///
-    /// # Errors
-    /// [`StoreError`]
-    pub async fn account_created_at(&self, id: AccountId) -> Result<Timestamp, StoreError> {
-        self.run(move |store| async move {
-            let row = account::Entity::find_by_id(id.0).one(&store.read).await?;
-            let row =
-                row.ok_or_else(|| StoreError::Corrupt(format!("there is no account {id}")))?;
-            Ok(Timestamp::from_micros(row.created_at))
-        })
-        .await
-    }
-
-    /// When the last entry of an account was written, or the account was made.
-    ///
-    /// # Errors
-    /// [`StoreError`]
-    pub async fn account_updated_at(&self, id: AccountId) -> Result<Timestamp, StoreError> {
-        self.run(move |store| async move {
-            let row = account::Entity::find_by_id(id.0).one(&store.read).await?;
-            let row =
-                row.ok_or_else(|| StoreError::Corrupt(format!("there is no account {id}")))?;
-            Ok(Timestamp::from_micros(row.updated_at))
         })
         .await
     }

@@ -1,17 +1,23 @@
 //! The audit log: who did what, from where, and when.
 
+use std::sync::Arc;
+
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder,
     QuerySelect as _,
 };
 use uuid::Uuid;
 
-use super::{Store, StoreError};
+use super::StoreError;
+use super::connections::Connections;
 use domain::{Act, ActKind, Actor, Origin, Timestamp, UserId};
 use entity::audit_log;
 
 /// Writes an act. Writing the same one again changes nothing.
-pub(super) async fn insert(connection: &impl ConnectionTrait, act: &Act) -> Result<(), DbErr> {
+pub(in crate::store) async fn insert(
+    connection: &impl ConnectionTrait,
+    act: &Act,
+) -> Result<(), DbErr> {
     let Origin { actor, address, agent } = &act.origin;
     let row = audit_log::ActiveModel {
         id: Set(act.id),
@@ -48,22 +54,31 @@ fn act(row: audit_log::Model) -> Result<Act, StoreError> {
     })
 }
 
-impl Store {
-    /// Writes an act that changes nothing else.
-    ///
-    /// # Errors
-    /// [`StoreError`]
-    pub async fn record_act(&self, act: Act) -> Result<(), StoreError> {
-        self.run_write(move |store| async move { Ok(insert(&store.write, &act).await?) }).await
+/// The audit log of the database. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct AuditLogStore {
+    database: Arc<Connections>,
+}
+
+impl AuditLogStore {
+    pub(super) fn new(database: Arc<Connections>) -> Self {
+        AuditLogStore { database }
     }
 
-    /// The same, without anyone waiting for it: so that time does not tell whether there was anything to write.
-    pub fn record_act_later(&self, act: Act) {
-        let store = self.clone();
-        self.runtime.spawn(async move {
-            let recorded = match store.record_act(act.clone()).await {
-                // Perhaps on a connection that was cut off. It is written once, whatever came of that.
-                Err(StoreError::OutcomeUnknown(_)) => store.record_act(act).await,
+    /// Writes an act that changes nothing else.
+    pub async fn record(&self, act: Act) -> Result<(), StoreError> {
+        self.database
+            .run_write(move |database| async move { Ok(insert(&database.write, &act).await?) })
+            .await
+    }
+
+    /// The same in the background, so that timing does not reveal whether anything was written.
+    pub fn record_later(&self, act: Act) {
+        let log = self.clone();
+        self.database.runtime.spawn(async move {
+            let recorded = match log.record(act.clone()).await {
+                // The connection may have been lost. A repeat writes the same row once.
+                Err(StoreError::OutcomeUnknown(_)) => log.record(act).await,
                 recorded => recorded,
             };
             if let Err(error) = recorded {
@@ -73,26 +88,24 @@ impl Store {
     }
 
     /// Acts, latest first: those that concern this user, or all; those before the one named.
-    ///
-    /// # Errors
-    /// [`StoreError`]
-    pub async fn list_acts(
+    pub async fn list(
         &self,
         user: Option<UserId>,
         before: Option<Uuid>,
         limit: u64,
     ) -> Result<Vec<Act>, StoreError> {
-        self.run(move |store| async move {
-            let mut query = audit_log::Entity::find().order_by_desc(audit_log::Column::Id);
-            if let Some(user) = user {
-                query = query.filter(audit_log::Column::UserId.eq(user.0));
-            }
-            if let Some(before) = before {
-                query = query.filter(audit_log::Column::Id.lt(before));
-            }
-            let rows = query.limit(limit).all(&store.read).await?;
-            rows.into_iter().map(act).collect()
-        })
-        .await
+        self.database
+            .run(move |database| async move {
+                let mut query = audit_log::Entity::find().order_by_desc(audit_log::Column::Id);
+                if let Some(user) = user {
+                    query = query.filter(audit_log::Column::UserId.eq(user.0));
+                }
+                if let Some(before) = before {
+                    query = query.filter(audit_log::Column::Id.lt(before));
+                }
+                let rows = query.limit(limit).all(&database.read).await?;
+                rows.into_iter().map(act).collect()
+            })
+            .await
     }
 }

@@ -12,44 +12,42 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sea_orm::{
-    AccessMode, ConnectionTrait as _, Database, DatabaseConnection, DatabaseTransaction,
-    IsolationLevel, TransactionTrait as _,
-};
+use sea_orm::{ConnectionTrait as _, Database, DatabaseConnection, DatabaseTransaction};
 use tokio::runtime::Handle;
 
+use audit_log::AuditLogStore;
+use connections::{Connections, begin_snapshot, run_on};
 use domain::writer::Lane;
+use keys::KeyStore;
 use ledger::connection::LaneConnection;
 use ledger::journal::Journal;
-use sql::is_postgres;
+use payments::PaymentStore;
+use reports::ReportStore;
+use users::UserStore;
+use webhooks::WebhookStore;
 
 pub mod accounts;
 pub mod answers;
-pub mod api_keys;
 pub mod audit;
 pub mod audit_log;
 pub mod backup;
-pub mod email_tokens;
+mod connections;
 mod error;
+pub mod keys;
 pub mod ledger;
-pub mod monitoring;
 mod open;
 mod options;
 pub mod outbox;
 pub mod payments;
+pub mod reports;
 mod row;
-pub mod sessions;
 mod sql;
-pub mod two_factor;
-pub mod usage;
 pub mod users;
 pub mod webhooks;
 
 pub use error::{CommitError, StoreError};
 pub use ledger::{journal, lease, rollups};
 
-/// How long anyone waits for the database but the ledger writer, which has a limit of its own.
-const PATIENCE: Duration = Duration::from_secs(10);
 const PING_MAX: Duration = Duration::from_secs(2);
 /// How long the writer waits for the end of a connection that it does not need any more.
 const CLOSING_MAX: Duration = Duration::from_secs(2);
@@ -64,9 +62,53 @@ pub struct Store {
     journal: Journal,
     outbox: Arc<outbox::Outbox>,
     unfolded: Arc<rollups::Unfolded>,
+    /// Users, their sessions and tokens.
+    pub users: UserStore,
+    /// API keys.
+    pub keys: KeyStore,
+    /// Payments.
+    pub payments: PaymentStore,
+    /// Webhook endpoints and deliveries.
+    pub webhooks: WebhookStore,
+    /// What account holders read.
+    pub reports: ReportStore,
+    /// Who did what.
+    pub audit_log: AuditLogStore,
 }
 
 impl Store {
+    /// The stores of all concerns, over the same connections.
+    fn new(
+        runtime: Handle,
+        read: DatabaseConnection,
+        write: DatabaseConnection,
+        tables: LaneConnection,
+        journal: Journal,
+    ) -> Self {
+        let outbox = Arc::<outbox::Outbox>::default();
+        let shared = Arc::new(Connections {
+            runtime: runtime.clone(),
+            read: read.clone(),
+            write: write.clone(),
+            outbox: Arc::clone(&outbox),
+        });
+        Store {
+            users: UserStore::new(Arc::clone(&shared)),
+            keys: KeyStore::new(Arc::clone(&shared)),
+            payments: PaymentStore::new(Arc::clone(&shared)),
+            webhooks: WebhookStore::new(Arc::clone(&shared)),
+            reports: ReportStore::new(Arc::clone(&shared)),
+            audit_log: AuditLogStore::new(shared),
+            runtime,
+            read,
+            write,
+            tables,
+            journal,
+            outbox,
+            unfolded: Arc::default(),
+        }
+    }
+
     /// Where the database's work is done, and what nobody waits for.
     #[must_use]
     pub fn runtime(&self) -> &Handle {
@@ -146,13 +188,7 @@ impl Store {
 
     /// Opens a transaction that reads, and sees one state of the database all through.
     async fn snapshot(&self) -> Result<DatabaseTransaction, StoreError> {
-        Ok(if is_postgres(&self.read) {
-            let (isolation, access) = (IsolationLevel::RepeatableRead, AccessMode::ReadOnly);
-            self.read.begin_with_config(Some(isolation), Some(access)).await?
-        } else {
-            // A read transaction of SQLite in WAL mode is a snapshot.
-            self.read.begin().await?
-        })
+        begin_snapshot(&self.read).await
     }
 
     /// Runs `work` as a task of its own on the database runtime.
@@ -162,11 +198,6 @@ impl Store {
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
         W: FnOnce(Store) -> F,
     {
-        let running = self.runtime.spawn(work(self.clone()));
-        match tokio::time::timeout(PATIENCE, running).await {
-            Ok(result) => result.map_err(|_| StoreError::Stopped)?,
-            // It goes on by itself; nobody waits for it any more.
-            Err(_) => Err(StoreError::TooSlow),
-        }
+        run_on(&self.runtime, work(self.clone())).await
     }
 }

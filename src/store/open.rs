@@ -107,15 +107,7 @@ impl Store {
         drop(folder);
         let read = connect(file, settings.connections_max.get(), READ_CACHE).await?;
         let tables = LaneConnection::of_sqlite(write.clone(), read.clone());
-        Ok(Store {
-            runtime,
-            read,
-            write,
-            tables,
-            journal,
-            outbox: Arc::default(),
-            unfolded: Arc::default(),
-        })
+        Ok(Store::new(runtime, read, write, tables, journal))
     }
 
     async fn open_postgres(
@@ -137,9 +129,7 @@ impl Store {
         let tables = LaneConnection::of_postgres(url, "ledger").await?;
         let journal = LaneConnection::of_postgres(url, "journal").await?;
         let journal = Journal::Table(TableJournal::new(journal));
-        let outbox = Arc::default();
-        let unfolded = Arc::default();
-        Ok(Store { runtime, read: write.clone(), write, tables, journal, outbox, unfolded })
+        Ok(Store::new(runtime, write.clone(), write, tables, journal))
     }
 }
 

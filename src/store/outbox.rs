@@ -3,32 +3,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use dashmap::DashMap;
-use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, Value};
+use sea_orm::{ConnectionTrait, DbErr, Statement, Value};
 use tokio::sync::{Mutex, Notify};
 use uuid::Uuid;
 
 use super::Store;
-use super::error::StoreError;
-use super::sql::{Sql, begin_write, column, is_postgres, json, statement};
+use super::sql::{Sql, column, is_postgres, json, statement};
 use domain::event::{Event, EventKind, selects};
 use domain::event_rules;
 use domain::{AccountId, Batch, Credits, KeyId, SpendingLimits};
 
 /// Below which balance an account counts as low, unless its holder has said otherwise: 10 USD.
 pub const BALANCE_LOW: Credits = Credits::from_nanos(10_000_000_000);
-/// Between two tries to read who listens.
-const AGAIN: Duration = Duration::from_millis(500);
-const LISTENERS: &str = "SELECT webhook_endpoint.account_id, notice.balance_low
-    FROM webhook_endpoint LEFT JOIN notice ON notice.account_id = webhook_endpoint.account_id
-    WHERE webhook_endpoint.is_enabled";
-
-fn listener(row: &QueryResult) -> Result<(AccountId, Credits), DbErr> {
-    let low: Option<i64> = row.try_get_by_index(1)?;
-    Ok((AccountId(row.try_get_by_index(0)?), low.map_or(BALANCE_LOW, Credits::from_nanos)))
-}
 
 /// How long a changed balance waits for further changes before it is told, in microseconds.
 const COALESCE_MICROS: i64 = 5_000_000;
@@ -37,15 +25,15 @@ const COALESCE_MICROS: i64 = 5_000_000;
 #[derive(Debug, Default)]
 pub struct Outbox {
     /// Accounts with an endpoint, and below which balance they count as low.
-    listeners: DashMap<AccountId, Credits>,
+    pub(in crate::store) listeners: DashMap<AccountId, Credits>,
     /// Who listens is read and noted by one at a time: what was read first must not be noted last.
-    noting: Mutex<()>,
-    bell: Notify,
+    pub(in crate::store) noting: Mutex<()>,
+    pub(in crate::store) bell: Notify,
 }
 
 impl Outbox {
     /// Wakes the deliveries, if anything was written for them.
-    pub(super) fn ring(&self, is_anything: bool) {
+    pub(in crate::store) fn ring(&self, is_anything: bool) {
         if is_anything {
             self.bell.notify_one();
         }
@@ -57,117 +45,21 @@ impl Outbox {
         self.listeners.contains_key(&account)
     }
 
-    fn low(&self, account: AccountId) -> Option<Credits> {
+    pub(in crate::store) fn low(&self, account: AccountId) -> Option<Credits> {
         self.listeners.get(&account).map(|low| *low)
     }
 }
 
 impl Store {
-    /// Waits until something was written for delivery.
-    pub async fn events_written(&self) {
-        self.outbox.bell.notified().await;
-    }
-
-    /// Wakes the deliveries.
-    pub fn ring_for_events(&self) {
-        self.outbox.ring(true);
-    }
-
-    /// Reads anew who listens.
-    ///
-    /// # Errors
-    /// [`StoreError`]
-    pub async fn load_listeners(&self) -> Result<(), StoreError> {
-        let sql = format!("{LISTENERS} GROUP BY webhook_endpoint.account_id, notice.balance_low");
-        self.run(move |store| async move {
-            let _one_at_a_time = store.outbox.noting.lock().await;
-            let backend = store.read.get_database_backend();
-            let rows = store.read.query_all_raw(Statement::from_string(backend, sql)).await?;
-            let listening = rows.iter().map(listener).collect::<Result<BTreeMap<_, _>, _>>()?;
-            store.outbox.listeners.retain(|account, _| listening.contains_key(account));
-            for (account, low) in listening {
-                store.outbox.listeners.insert(account, low);
-            }
-            Ok(())
-        })
-        .await
-    }
-
-    /// Notes whether this account's holder listens, after that was changed. Where it cannot be read now, it is tried
-    /// again until it can: what was changed is on record, and must not be taken for undone.
-    pub(super) async fn note_listener(&self, account: AccountId) {
-        if let Err(error) = self.load_listener(account).await {
-            tracing::warn!(%account, %error, "who listens is not known yet");
-            let store = self.clone();
-            self.runtime().spawn(async move {
-                while store.load_listener(account).await.is_err() {
-                    tokio::time::sleep(AGAIN).await;
-                }
-            });
-        }
-    }
-
-    async fn load_listener(&self, account: AccountId) -> Result<(), StoreError> {
-        let sql = format!("{LISTENERS} AND webhook_endpoint.account_id = $1 LIMIT 1");
-        self.run(move |store| async move {
-            let _one_at_a_time = store.outbox.noting.lock().await;
-            let backend = store.read.get_database_backend();
-            let statement = Statement::from_sql_and_values(backend, sql, [account.0.into()]);
-            match store.read.query_one_raw(statement).await? {
-                Some(row) => {
-                    let (account, low) = listener(&row)?;
-                    store.outbox.listeners.insert(account, low);
-                }
-                None => drop(store.outbox.listeners.remove(&account)),
-            }
-            Ok(())
-        })
-        .await
-    }
-
-    /// Writes an event that tells of nothing else that is written.
-    ///
-    /// # Errors
-    /// [`StoreError`]
-    pub async fn tell(&self, event: Event) -> Result<(), StoreError> {
-        const KNOWN: &str = "SELECT CAST(COUNT(*) AS BIGINT) FROM webhook_event WHERE once = $1";
-        if self.outbox.low(event.account).is_none() {
-            return Ok(());
-        }
-        self.run_write(move |store| async move {
-            // What is looked for again and again is mostly told already.
-            let backend = store.read.get_database_backend();
-            let known = Statement::from_sql_and_values(backend, KNOWN, [event.once.clone().into()]);
-            let known = store.read.query_one_raw(known).await?;
-            if known.is_some_and(|row| row.try_get_by_index::<i64>(0).is_ok_and(|count| count > 0))
-                || listening(&store.read, &event).await?.is_empty()
-            {
-                return Ok(());
-            }
-            let transaction = begin_write(&store.write).await?;
-            write(&transaction, &event).await?;
-            transaction.commit().await?;
-            store.outbox.ring(true);
-            Ok(())
-        })
-        .await
-    }
-
     /// Who listens.
     #[must_use]
     pub fn outbox(&self) -> Arc<Outbox> {
         Arc::clone(&self.outbox)
     }
-
-    /// The accounts whose holders listen.
-    #[must_use]
-    pub fn listeners(&self) -> Vec<AccountId> {
-        self.outbox.listeners.iter().map(|listener| *listener.key()).collect()
-    }
 }
 
 /// Writes what is told of a batch; was there anything?
-pub(super) async fn write_batch(
+pub(in crate::store) async fn write_batch(
     outbox: &Outbox,
     transaction: &impl ConnectionTrait,
     batch: &Batch,
@@ -346,13 +238,19 @@ async fn limits_of(
 }
 
 /// The endpoints that listen for an event.
-async fn listening(connection: &impl ConnectionTrait, event: &Event) -> Result<Vec<Uuid>, DbErr> {
+pub(in crate::store) async fn listening(
+    connection: &impl ConnectionTrait,
+    event: &Event,
+) -> Result<Vec<Uuid>, DbErr> {
     let mut endpoints = endpoints_of(connection, &[event], event.kind).await?;
     Ok(endpoints.remove(&event.account.0).unwrap_or_default())
 }
 
 /// Writes an event, and a delivery to each endpoint that listens for it. What was told already is not told again.
-pub(super) async fn write(transaction: &impl ConnectionTrait, event: &Event) -> Result<(), DbErr> {
+pub(in crate::store) async fn write(
+    transaction: &impl ConnectionTrait,
+    event: &Event,
+) -> Result<(), DbErr> {
     const INSERT: &str = "INSERT INTO webhook_event (id, account_id, kind, once, at, data)
         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (once) DO NOTHING";
     let listening = listening(transaction, event).await?;
@@ -379,7 +277,7 @@ pub(super) async fn write(transaction: &impl ConnectionTrait, event: &Event) -> 
 }
 
 /// A delivery that is to be tried at once, where none waits already.
-pub(super) async fn insert_delivery(
+pub(in crate::store) async fn insert_delivery(
     transaction: &impl ConnectionTrait,
     event: Uuid,
     endpoint: Uuid,

@@ -1,8 +1,8 @@
-//! Brings events to their endpoints: a signed POST each, tried again over three days.
+//! Delivers events to their endpoints: a signed POST each, retried over three days.
 //!
-//! Whoever names an endpoint has this server speak to an address of their choice. So a name is looked up for each try, and
-//! only addresses of the public internet are connected to; no redirect is followed, no connection kept, no proxy
-//! asked, and little is read of an answer.
+//! Users choose the addresses this server connects to (SSRF). So a name is resolved for each
+//! attempt, and only public addresses are connected to; no redirect is followed, no connection
+//! reused, no proxy used, and only the beginning of an answer is read.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -26,27 +26,27 @@ use domain::address::is_public;
 use domain::delivery::{DEAD_MICROS, pause};
 use domain::{AccountId, EndpointId, Timestamp, UserId};
 
-/// How much of an answer is kept for its owner, in bytes.
+/// How much of an answer is stored for the endpoint's owner, in bytes.
 const ANSWER_MAX: usize = 1_024;
-/// How often it is looked whether a try is due.
+/// How often due deliveries are looked for.
 const PERIOD: Duration = Duration::from_millis(500);
-/// Tries in one go at one endpoint.
-const GO_MAX: u32 = 20;
-/// Endpoints of one account to which something is under way at once.
-const AT_ONCE_OF_ACCOUNT: usize = 4;
-/// How long an endpoint that failed rests, whatever waits for it: so many times as long as it kept us.
+/// Deliveries to one endpoint in one run.
+const DELIVERIES_PER_RUN_MAX: u32 = 20;
+/// Endpoints of one account that are served at once.
+const SERVED_PER_ACCOUNT_MAX: usize = 4;
+/// How long an endpoint rests after a failure, as a multiple of the time the failure took.
 const REST_TIMES: u32 = 4;
 const REST_MIN: Duration = Duration::from_millis(100);
 const REST_MAX: Duration = Duration::from_mins(1);
 
-/// Finds the addresses of a name.
+/// Resolves a name to addresses.
 pub type Lookup = Arc<
     dyn Fn(String) -> Pin<Box<dyn Future<Output = std::io::Result<Vec<IpAddr>>> + Send>>
         + Send
         + Sync,
 >;
 
-/// The system's own.
+/// The system's resolver.
 #[must_use]
 pub fn system_lookup() -> Lookup {
     Arc::new(|name: String| {
@@ -57,7 +57,7 @@ pub fn system_lookup() -> Lookup {
     })
 }
 
-/// A resolver that knows of the public internet alone.
+/// A resolver that answers only public addresses.
 struct PublicOnly {
     lookup: Lookup,
     is_private_allowed: bool,
@@ -83,9 +83,9 @@ impl Resolve for PublicOnly {
     }
 }
 
-/// An owner whose endpoint was switched off, to be told.
+/// An endpoint that was switched off, and its owner to notify.
 #[derive(Clone, Debug)]
-pub struct SwitchedOff {
+pub struct EndpointDisabled {
     /// Whose it is.
     pub user: UserId,
     /// Which.
@@ -94,52 +94,52 @@ pub struct SwitchedOff {
     pub url: String,
 }
 
-/// Where couriers are.
+/// The endpoints that are being served or that rest.
 #[derive(Default)]
-struct Trips {
-    /// Endpoints to which something is under way, and whose they are.
-    under_way: BTreeMap<EndpointId, AccountId>,
+struct Active {
+    /// Endpoints being served, with their accounts.
+    serving: BTreeMap<EndpointId, AccountId>,
     /// Endpoints that failed, and until when they rest.
     resting: BTreeMap<EndpointId, Instant>,
 }
 
-/// While it lasts, something is under way to an endpoint.
-struct Trip {
-    trips: Arc<Mutex<Trips>>,
+/// Marks an endpoint as being served until it is dropped.
+struct ServingGuard {
+    active: Arc<Mutex<Active>>,
     endpoint: EndpointId,
 }
 
-impl Drop for Trip {
+impl Drop for ServingGuard {
     fn drop(&mut self) {
-        let mut trips = self.trips.lock().unwrap_or_else(PoisonError::into_inner);
-        trips.under_way.remove(&self.endpoint);
+        let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
+        active.serving.remove(&self.endpoint);
     }
 }
 
-/// What brings events out. Cheap to clone.
+/// Delivers events. Cheap to clone.
 #[derive(Clone)]
-pub struct Courier {
+pub struct Dispatcher {
     webhooks: Arc<Webhooks>,
     client: reqwest::Client,
-    trips: Arc<Mutex<Trips>>,
-    going: Arc<Semaphore>,
+    active: Arc<Mutex<Active>>,
+    permits: Arc<Semaphore>,
     may_go: Arc<dyn Fn() -> bool + Send + Sync>,
-    tell: Arc<dyn Fn(SwitchedOff) + Send + Sync>,
+    notify: Arc<dyn Fn(EndpointDisabled) + Send + Sync>,
 }
 
-impl Courier {
-    /// To at most `at_once` endpoints at the same time, each try within `timeout`, while `may_go` says so. `tell` hears of
-    /// endpoints that are switched off.
+impl Dispatcher {
+    /// Serves at most `at_once` endpoints at the same time, with a `timeout` for each attempt,
+    /// while `may_go` is true. `notify` is called for each endpoint that is switched off.
     ///
     /// # Errors
-    /// Where TLS cannot be set up.
+    /// If TLS cannot be set up.
     pub fn new(
         webhooks: Arc<Webhooks>,
         lookup: Lookup,
         timeout: Duration,
         at_once: usize,
         may_go: impl Fn() -> bool + Send + Sync + 'static,
-        tell: impl Fn(SwitchedOff) + Send + Sync + 'static,
+        notify: impl Fn(EndpointDisabled) + Send + Sync + 'static,
     ) -> anyhow::Result<Self> {
         let is_private_allowed = webhooks.is_private_allowed;
         let client = reqwest::Client::builder()
@@ -152,26 +152,26 @@ impl Courier {
             .timeout(timeout)
             .dns_resolver(PublicOnly { lookup, is_private_allowed })
             .build()?;
-        Ok(Courier {
+        Ok(Dispatcher {
             webhooks,
             client,
-            trips: Arc::default(),
-            going: Arc::new(Semaphore::new(at_once)),
+            active: Arc::default(),
+            permits: Arc::new(Semaphore::new(at_once)),
             may_go: Arc::new(may_go),
-            tell: Arc::new(tell),
+            notify: Arc::new(notify),
         })
     }
 
-    /// Goes on until it is stopped.
+    /// Runs until it is stopped.
     pub fn start(self) -> JoinHandle<()> {
-        let runtime = self.webhooks.store.runtime().clone();
+        let runtime = self.webhooks.runtime.clone();
         runtime.spawn(async move {
             loop {
-                let _ = tokio::time::timeout(PERIOD, self.webhooks.store.events_written()).await;
+                let _ = tokio::time::timeout(PERIOD, self.webhooks.store.wait_for_events()).await;
                 if !(self.may_go)() {
                     continue;
                 }
-                if let Err(error) = self.go().await {
+                if let Err(error) = self.dispatch().await {
                     tracing::warn!(%error, "webhooks were not delivered");
                     tokio::time::sleep(PERIOD).await;
                 }
@@ -179,72 +179,74 @@ impl Courier {
         })
     }
 
-    /// Sets out to endpoints for which something is due, as far as there is room: the longest waiting first, and of one
-    /// account not so many that others would wait for it.
-    async fn go(&self) -> Result<(), StoreError> {
+    /// Serves endpoints with due deliveries, as many as the limits allow: the longest waiting
+    /// first, and only a few of one account, so that others do not wait for it.
+    async fn dispatch(&self) -> Result<(), StoreError> {
         let now = self.webhooks.clock.now();
-        let not_now = self.not_now();
-        for endpoint in self.webhooks.store.due_endpoints(now, not_now).await? {
-            let Ok(going) = Arc::clone(&self.going).try_acquire_owned() else { break };
-            let Some(trip) = self.set_out(endpoint) else { continue };
-            let courier = self.clone();
+        let unavailable = self.unavailable();
+        for endpoint in self.webhooks.store.list_due_endpoints(now, unavailable).await? {
+            let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else { break };
+            let Some(serving) = self.start_serving(endpoint) else { continue };
+            let dispatcher = self.clone();
             tokio::spawn(async move {
-                if let Err(error) = courier.visit(endpoint, now).await {
+                if let Err(error) = dispatcher.serve(endpoint, now).await {
                     tracing::warn!(%error, "a try of a webhook is not on record");
                 }
-                drop(going);
-                drop(trip);
-                courier.webhooks.store.ring_for_events();
+                drop(permit);
+                drop(serving);
+                dispatcher.webhooks.store.wake_dispatcher();
             });
         }
         Ok(())
     }
 
-    /// Endpoints to which something is under way, or that failed a moment ago.
-    fn not_now(&self) -> Vec<EndpointId> {
-        let (mut trips, now) = (self.trips(), Instant::now());
-        trips.resting.retain(|_, until| *until > now);
-        trips.under_way.keys().chain(trips.resting.keys()).copied().collect()
+    /// Endpoints that are being served or that rest.
+    fn unavailable(&self) -> Vec<EndpointId> {
+        let (mut active, now) = (self.active(), Instant::now());
+        active.resting.retain(|_, until| *until > now);
+        active.serving.keys().chain(active.resting.keys()).copied().collect()
     }
 
-    fn trips(&self) -> std::sync::MutexGuard<'_, Trips> {
-        self.trips.lock().unwrap_or_else(PoisonError::into_inner)
+    fn active(&self) -> std::sync::MutexGuard<'_, Active> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `None` where as many are under way to endpoints of the account as may be.
-    fn set_out(&self, endpoint: DueEndpoint) -> Option<Trip> {
-        let mut trips = self.trips();
-        let of_account = trips.under_way.values().filter(|account| **account == endpoint.account);
-        if of_account.count() >= AT_ONCE_OF_ACCOUNT {
+    /// `None` if too many endpoints of the account are being served.
+    fn start_serving(&self, endpoint: DueEndpoint) -> Option<ServingGuard> {
+        let mut active = self.active();
+        let of_account = active.serving.values().filter(|account| **account == endpoint.account);
+        if of_account.count() >= SERVED_PER_ACCOUNT_MAX {
             return None;
         }
-        trips.under_way.insert(endpoint.id, endpoint.account);
-        Some(Trip { trips: Arc::clone(&self.trips), endpoint: endpoint.id })
+        active.serving.insert(endpoint.id, endpoint.account);
+        Some(ServingGuard { active: Arc::clone(&self.active), endpoint: endpoint.id })
     }
 
-    /// Brings what is due, in order. What does not answer now is not asked for the rest, and rests: so those that keep
-    /// us waiting do not keep others waiting.
-    async fn visit(&self, endpoint: DueEndpoint, now: Timestamp) -> Result<(), StoreError> {
-        for delivery in self.webhooks.store.due_deliveries(endpoint, now, GO_MAX).await? {
+    /// Sends the due deliveries in order. After a failure the endpoint rests, so that slow
+    /// endpoints do not delay others.
+    async fn serve(&self, endpoint: DueEndpoint, now: Timestamp) -> Result<(), StoreError> {
+        for delivery in
+            self.webhooks.store.list_due_deliveries(endpoint, now, DELIVERIES_PER_RUN_MAX).await?
+        {
             let began = Instant::now();
-            if self.bring(delivery).await? {
+            if self.deliver(delivery).await? {
                 continue;
             }
             let rest = began.elapsed().saturating_mul(REST_TIMES).clamp(REST_MIN, REST_MAX);
             if let Some(until) = Instant::now().checked_add(rest) {
-                self.trips().resting.insert(endpoint.id, until);
+                self.active().resting.insert(endpoint.id, until);
             }
             break;
         }
         Ok(())
     }
 
-    /// One try; was it taken?
-    async fn bring(&self, delivery: DueDelivery) -> Result<bool, StoreError> {
+    /// One attempt; was it accepted?
+    async fn deliver(&self, delivery: DueDelivery) -> Result<bool, StoreError> {
         let store = &self.webhooks.store;
         let now = self.webhooks.clock.now();
         let claimed = store.claim_event(delivery.event, delivery.endpoint, now).await?;
-        // The endpoint was deleted or switched off meanwhile.
+        // The endpoint was deleted or switched off in between.
         let Some((event, to)) = claimed else { return Ok(false) };
         let (attempt, asked) = self.attempt(&delivery, &event, &to, now).await;
         let is_taken = attempt.status.is_some_and(|status| (200..300).contains(&status));
@@ -265,10 +267,10 @@ impl Courier {
         };
         let dead_since = attempt.at.plus_micros(DEAD_MICROS.saturating_neg());
         let (account, endpoint, url) = (delivery.account, delivery.endpoint, to.url);
-        if store.note_attempt(delivery, attempt, verdict, dead_since).await? {
+        if store.record_attempt(delivery, attempt, verdict, dead_since).await? {
             tracing::warn!(%endpoint, "a webhook endpoint does not answer and was switched off");
-            let user = store.user_of(account).await?;
-            (self.tell)(SwitchedOff { user, endpoint, url });
+            let user = self.webhooks.users.owner_of(account).await?;
+            (self.notify)(EndpointDisabled { user, endpoint, url });
         }
         Ok(is_taken)
     }
@@ -344,7 +346,7 @@ impl Courier {
                     let room = ANSWER_MAX.saturating_sub(kept.len());
                     kept.extend(chunk.iter().take(room));
                 }
-                // Broken off or not: the status has been heard.
+                // The status was received, even if the body breaks off.
                 Ok(None) | Err(_) => break,
             }
         }
@@ -371,8 +373,8 @@ mod tests {
 
     use super::*;
 
-    /// A name server that first says what is allowed, then what is not, as rebinding does: nothing private is connected
-    /// to, whatever it says.
+    /// DNS rebinding: a name server that first answers a public address, then a private one. No
+    /// private address is connected to.
     #[tokio::test]
     async fn a_name_that_turns_private_reaches_nothing() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -389,7 +391,7 @@ mod tests {
         let lookup: Lookup = Arc::new(move |_| {
             let is_first = asked.fetch_add(1, Ordering::SeqCst) == 0;
             Box::pin(async move {
-                // The first is of TEST-NET-like space that nobody answers at; then all forms of this machine.
+                // The first address is unroutable; then come all forms of this machine's address.
                 let text: &[&str] = if is_first {
                     &["192.88.99.1"]
                 } else {
@@ -411,7 +413,7 @@ mod tests {
             assert!(client.post(url).send().await.is_err());
         }
         assert_eq!((reached.load(Ordering::SeqCst), lookups.load(Ordering::SeqCst)), (0, 5));
-        // And where it is allowed, the same is reached: the test can fail.
+        // If private addresses are allowed it is reached, so the test can fail.
         let lookup: Lookup =
             Arc::new(|_| Box::pin(async { Ok(vec![IpAddr::from([127, 0, 0, 1])]) }));
         let client = reqwest::Client::builder()

@@ -1,8 +1,9 @@
-//! Webhooks: account holders name addresses, and are told there what happens (Standard Webhooks 1.0).
+//! Webhooks: account holders register endpoints that receive their events (Standard Webhooks 1.0).
 //!
-//! Events are in the database, in the transaction of what they tell of; [`deliver`] brings them out. At least once, and
-//! under one id each, so that a receiver can tell a repeat. To one endpoint one delivery at a time is under way, first
-//! tries in the order in which things happened; what is tried again comes later.
+//! Events are written in the transaction that causes them (a transactional outbox); [`deliver`]
+//! sends them. Delivery is at least once, with one id for each event, so that a receiver can detect
+//! repeats. An endpoint gets one delivery at a time, first attempts in the order of the events;
+//! retries come later.
 
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use rand::RngExt as _;
 use sha2::Sha256;
+use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use crate::actors::LedgerHandle;
@@ -18,8 +20,10 @@ use crate::clock::Clock;
 use crate::keys::KeysError;
 use crate::metrics::Metrics;
 use crate::seal::Seal;
-use crate::store::webhooks::{DeliveryLog, Endpoint, EndpointChange, NewEndpoint};
-use crate::store::{Store, StoreError};
+use crate::store::StoreError;
+use crate::store::reports::ReportStore;
+use crate::store::users::UserStore;
+use crate::store::webhooks::{DeliveryLog, Endpoint, EndpointChange, NewEndpoint, WebhookStore};
 use domain::address::is_public;
 use domain::event::is_selection;
 use domain::{AccountId, ActKind, Credits, DeliveryId, EndpointId, Environment, Origin, UserId};
@@ -27,9 +31,9 @@ use domain::{AccountId, ActKind, Credits, DeliveryId, EndpointId, Environment, O
 pub mod deliver;
 pub mod watch;
 
-/// What the sealing key of secrets is derived for.
+/// The purpose of the key that encrypts secrets.
 pub const PURPOSE: &str = "polysystems webhook secrets 1";
-/// What a secret begins with (Standard Webhooks 1.0).
+/// The prefix of a secret (Standard Webhooks 1.0).
 const SECRET_PREFIX: &str = "whsec_";
 const SECRET_BYTES: usize = 32;
 /// The longest address, in bytes.
@@ -47,7 +51,7 @@ pub enum WebhooksError {
     /// The account has as many as it may have.
     #[error("the account has as many webhooks as it may have")]
     TooMany,
-    /// The address cannot be used; says why.
+    /// The URL cannot be used; says why.
     #[error("the address cannot be used: {0}")]
     Url(&'static str),
     /// No event is selected by this.
@@ -66,8 +70,14 @@ pub enum WebhooksError {
 
 /// See the module.
 pub struct Webhooks {
-    /// The database.
-    pub store: Store,
+    /// Endpoints and deliveries.
+    pub store: WebhookStore,
+    /// Users and their accounts.
+    pub users: UserStore,
+    /// The usage of accounts.
+    pub reports: ReportStore,
+    /// Runs deliveries and the watch.
+    pub runtime: Handle,
     /// The time.
     pub clock: Clock,
     /// Seals the secrets.
@@ -78,41 +88,39 @@ pub struct Webhooks {
     pub endpoints_max: u64,
     /// How long a former secret signs as well, in microseconds.
     pub former_micros: i64,
-    /// What is counted of them.
+    /// Counters of deliveries.
     pub metrics: Arc<Metrics>,
-    /// Says whether the accounts are this process's own.
+    /// Says whether the accounts belong to this process.
     pub ledger: LedgerHandle,
 }
 
-/// What a user asks for.
+/// The endpoint that a user requests.
 #[derive(Clone, Debug)]
 pub struct EndpointRequest {
     /// Where it is.
     pub url: String,
-    /// What its owner says of it.
+    /// Its description.
     pub description: String,
-    /// Which events it is told; `None` is all.
+    /// The events it receives; `None` is all.
     pub events: Option<Vec<String>>,
     /// Of which account.
     pub environment: Environment,
 }
 
 impl Webhooks {
-    /// Who listens is known to whoever owns the accounts, from memory: so nobody else changes it.
+    /// The process that owns the accounts caches which of them have endpoints, so only that process
+    /// may change endpoints.
     fn assert_in_charge(&self) -> Result<(), WebhooksError> {
         let is_in_charge = self.ledger.state().is_in_charge();
         if is_in_charge { Ok(()) } else { Err(KeysError::NotWritten.into()) }
     }
 
     async fn accounts(&self, user: UserId) -> Result<[AccountId; 2], WebhooksError> {
-        let accounts = self.store.accounts_of(user).await?;
+        let accounts = self.users.accounts_of(user).await?;
         Ok([accounts.live, accounts.test])
     }
 
     /// Makes an endpoint; answers it with its secret, for the only time.
-    ///
-    /// # Errors
-    /// [`WebhooksError`]
     pub async fn add(
         &self,
         user: UserId,
@@ -121,7 +129,7 @@ impl Webhooks {
     ) -> Result<(Endpoint, String), WebhooksError> {
         self.check(Some(&request.url), request.events.as_deref())?;
         self.assert_in_charge()?;
-        let account = self.store.accounts_of(user).await?.of(request.environment);
+        let account = self.users.accounts_of(user).await?.of(request.environment);
         let (id, at) = (EndpointId(Uuid::now_v7()), self.clock.now());
         let (secret, sealed) = self.make_secret(id)?;
         let endpoint = Endpoint {
@@ -139,7 +147,7 @@ impl Webhooks {
         };
         let act = origin.act(Uuid::now_v7(), user, ActKind::WebhookAdded, at).to(id.to_string());
         let new = NewEndpoint { endpoint: endpoint.clone(), secret: sealed };
-        if !self.store.add_endpoint(new, self.endpoints_max, act).await? {
+        if !self.store.insert_endpoint(new, self.endpoints_max, act).await? {
             return Err(WebhooksError::TooMany);
         }
         Ok((endpoint, secret))
@@ -161,18 +169,12 @@ impl Webhooks {
     }
 
     /// The user's endpoints, oldest first.
-    ///
-    /// # Errors
-    /// [`WebhooksError::Store`]
     pub async fn list(&self, user: UserId) -> Result<Vec<Endpoint>, WebhooksError> {
         let accounts = self.accounts(user).await?;
         Ok(self.store.list_endpoints(accounts, None).await?)
     }
 
     /// One of the user's endpoints.
-    ///
-    /// # Errors
-    /// [`WebhooksError::NotFound`]
     pub async fn get(&self, user: UserId, id: EndpointId) -> Result<Endpoint, WebhooksError> {
         let accounts = self.accounts(user).await?;
         let mut found = self.store.list_endpoints(accounts, Some(id)).await?;
@@ -180,9 +182,6 @@ impl Webhooks {
     }
 
     /// Changes one of the user's endpoints.
-    ///
-    /// # Errors
-    /// [`WebhooksError`]
     pub async fn change(
         &self,
         user: UserId,
@@ -196,16 +195,13 @@ impl Webhooks {
         let endpoint = self.get(user, id).await?;
         let at = self.clock.now();
         let act = origin.act(Uuid::now_v7(), user, ActKind::WebhookChanged, at).to(id.to_string());
-        if !self.store.change_endpoint(endpoint.account, id, change, act).await? {
+        if !self.store.update_endpoint(endpoint.account, id, change, act).await? {
             return Err(WebhooksError::NotFound);
         }
         self.get(user, id).await
     }
 
-    /// Deletes one of the user's endpoints, and what was to be delivered to it.
-    ///
-    /// # Errors
-    /// [`WebhooksError`]
+    /// Deletes one of the user's endpoints and its deliveries.
     pub async fn delete(
         &self,
         user: UserId,
@@ -220,10 +216,8 @@ impl Webhooks {
         if was_there { Ok(()) } else { Err(WebhooksError::NotFound) }
     }
 
-    /// Gives an endpoint another secret; answers it, for the only time. The one before signs as well for a while.
-    ///
-    /// # Errors
-    /// [`WebhooksError`]
+    /// Gives an endpoint another secret; answers it, for the only time. The one before signs as
+    /// well for a while.
     pub async fn rotate(
         &self,
         user: UserId,
@@ -238,25 +232,19 @@ impl Webhooks {
         let act = act
             .to(id.to_string())
             .with(format!("the secret before signs as well until {}", until.to_rfc3339()));
-        if !self.store.rotate_endpoint_secret(endpoint.account, id, sealed, until, act).await? {
+        if !self.store.rotate_secret(endpoint.account, id, sealed, until, act).await? {
             return Err(WebhooksError::NotFound);
         }
         Ok((self.get(user, id).await?, secret))
     }
 
     /// Sends a test event to one of the user's endpoints.
-    ///
-    /// # Errors
-    /// [`WebhooksError`]
     pub async fn test(&self, user: UserId, id: EndpointId) -> Result<DeliveryId, WebhooksError> {
         let endpoint = self.get(user, id).await?;
-        Ok(self.store.add_test_event(endpoint.account, id, self.clock.now()).await?)
+        Ok(self.store.insert_test_event(endpoint.account, id, self.clock.now()).await?)
     }
 
-    /// What became of an endpoint's deliveries, latest first.
-    ///
-    /// # Errors
-    /// [`WebhooksError`]
+    /// The deliveries of an endpoint, latest first.
     pub async fn deliveries(
         &self,
         user: UserId,
@@ -268,10 +256,7 @@ impl Webhooks {
         Ok(self.store.list_deliveries(id, before, limit).await?)
     }
 
-    /// Has a delivery tried again; `None` is one that cannot be.
-    ///
-    /// # Errors
-    /// [`WebhooksError::NoDelivery`]
+    /// Retries a delivery; `None` is an id that cannot be one.
     pub async fn redeliver(
         &self,
         user: UserId,
@@ -285,22 +270,16 @@ impl Webhooks {
     }
 
     /// Below which balance an account of the user counts as low.
-    ///
-    /// # Errors
-    /// [`WebhooksError::Store`]
     pub async fn balance_low(
         &self,
         user: UserId,
         environment: Environment,
     ) -> Result<Credits, WebhooksError> {
-        let account = self.store.accounts_of(user).await?.of(environment);
-        Ok(self.store.balance_low(account).await?)
+        let account = self.users.accounts_of(user).await?.of(environment);
+        Ok(self.store.find_low_balance(account).await?)
     }
 
     /// Sets that.
-    ///
-    /// # Errors
-    /// [`WebhooksError::Store`]
     pub async fn set_balance_low(
         &self,
         user: UserId,
@@ -309,17 +288,17 @@ impl Webhooks {
         origin: Origin,
     ) -> Result<(), WebhooksError> {
         self.assert_in_charge()?;
-        let account = self.store.accounts_of(user).await?.of(environment);
+        let account = self.users.accounts_of(user).await?.of(environment);
         let act = origin.act(Uuid::now_v7(), user, ActKind::BalanceLowSet, self.clock.now());
         let act = act.to(environment.name()).with(format!("${low}"));
-        Ok(self.store.set_balance_low(account, low, act).await?)
+        Ok(self.store.set_low_balance(account, low, act).await?)
     }
 }
 
-/// May this address be spoken to, as far as can be told without asking a name server?
+/// May this URL be used, as far as it can be checked without resolving its name?
 ///
 /// # Errors
-/// What is wrong with it.
+/// What is wrong with the URL.
 pub fn check_url(text: &str, is_private_allowed: bool) -> Result<reqwest::Url, &'static str> {
     if text.len() > URL_MAX {
         return Err("it has more than 2,048 bytes");

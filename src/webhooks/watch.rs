@@ -1,4 +1,4 @@
-//! Events that no write tells of, since only time passes: keys that have ended, and spending that has risen.
+//! Events that only time causes: expired keys, and spikes of spending.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,18 +14,18 @@ use domain::spike::{HOURS, Spike, spike};
 use domain::{AccountId, MICROS_PER_DAY, Timestamp};
 
 const PERIOD: Duration = Duration::from_secs(20);
-/// Between two pieces that are forgotten: charges are written meanwhile.
+/// The pause between two chunks of a deletion, in which charges are written.
 const BREATH: Duration = Duration::from_millis(20);
 /// How long the rows of a deleted endpoint stay.
 const DELETED_MICROS: i64 = 3_600 * 1_000_000;
 
-/// Watches until it is stopped, while `may_go` says so. What is older than `keep_days` is forgotten.
+/// Watches until it is stopped, while `may_go` is true. Deletes events older than `keep_days`.
 pub fn start(
     webhooks: Arc<Webhooks>,
     keep_days: i64,
     may_go: impl Fn() -> bool + Send + Sync + 'static,
 ) -> JoinHandle<()> {
-    let runtime = webhooks.store.runtime().clone();
+    let runtime = webhooks.runtime.clone();
     runtime.spawn(async move {
         let mut period = tokio::time::interval(PERIOD);
         period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -34,36 +34,38 @@ pub fn start(
             if !may_go() {
                 continue;
             }
-            if let Err(error) = look(&webhooks, keep_days).await {
-                tracing::warn!(%error, "what only time tells was not looked for");
+            if let Err(error) = check(&webhooks, keep_days).await {
+                tracing::warn!(%error, "the events that only time causes were not published");
             }
         }
     })
 }
 
-async fn look(webhooks: &Webhooks, keep_days: i64) -> Result<(), StoreError> {
+async fn check(webhooks: &Webhooks, keep_days: i64) -> Result<(), StoreError> {
     let (store, now) = (&webhooks.store, webhooks.clock.now());
-    // As long as the server may have been away.
+    // The longest downtime that is made up for.
     let from = now.plus_micros(MICROS_PER_DAY.saturating_neg());
-    for (account, key, ended_at) in store.keys_ended(from, now).await? {
-        store.tell(of_key(account, key, EventKind::KeyExpired, ended_at, Some(ended_at))).await?;
+    for (account, key, ended_at) in store.list_expired_keys(from, now).await? {
+        store
+            .publish(of_key(account, key, EventKind::KeyExpired, ended_at, Some(ended_at)))
+            .await?;
     }
-    for account in store.listeners() {
-        tell_of_spike(webhooks, account, now).await?;
+    for account in store.subscribers() {
+        publish_spike(webhooks, account, now).await?;
     }
     let before = now.plus_micros(MICROS_PER_DAY.saturating_mul(keep_days).saturating_neg());
-    while store.forget_events(before).await? {
+    while store.delete_old_events(before).await? {
         tokio::time::sleep(BREATH).await;
     }
     let before = now.plus_micros(DELETED_MICROS.saturating_neg());
-    while store.forget_endpoints(before).await? {
+    while store.purge_deleted_endpoints(before).await? {
         tokio::time::sleep(BREATH).await;
     }
-    store.load_listeners().await?;
+    store.load_subscribers().await?;
     Ok(())
 }
 
-async fn tell_of_spike(
+async fn publish_spike(
     webhooks: &Webhooks,
     account: AccountId,
     now: Timestamp,
@@ -71,14 +73,14 @@ async fn tell_of_spike(
     let this = hour(now);
     let span = (this.saturating_sub(HOURS), this.saturating_add(1));
     let question = UsageQuestion::by_period(Grain::Hour, span);
-    let rows = webhooks.store.usage(account, question).await?;
+    let rows = webhooks.reports.usage(account, question).await?;
     let spent: Vec<_> = rows.iter().map(|row| (row.period, row.rollup.cost)).collect();
-    let began = hour(webhooks.store.account_created_at(account).await?);
+    let began = hour(webhooks.reports.account_created_at(account).await?);
     let Some(Spike { spent, usual }) = spike(&spent, began, this) else { return Ok(()) };
     let kind = EventKind::UsageSpike;
     let facts = Facts::default().number("spent", spent).number("usual", usual);
     let data = facts.text("currency", "USD").text("window", "hour").finish();
-    // Once a day is enough.
+    // At most one event a day.
     let once = format!("{}:{account}:{}", kind.name(), now.day().0);
-    webhooks.store.tell(Event { account, kind, once, at: now, data }).await
+    webhooks.store.publish(Event { account, kind, once, at: now, data }).await
 }

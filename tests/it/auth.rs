@@ -403,14 +403,14 @@ async fn common_passwords_are_refused(database: Database) {
 async fn a_login_that_overlaps_a_new_password_begins_nothing(database: Database) {
     use domain::{ActKind, Actor, Origin, SessionId, Timestamp, UserId};
     use polysystems::store::Store;
-    use polysystems::store::sessions::NewSession;
+    use polysystems::store::users::NewSession;
     let server = Server::start(&database).await;
     let user = server.user("someone").await;
     let id: UserId = user.id.parse().unwrap();
     let runtime = tokio::runtime::Handle::current();
     let settings = polysystems::config::DatabaseSettings::default();
     let store = Store::open(&settings, database.url(), runtime).await.unwrap();
-    let version = store.find_user(id).await.unwrap().unwrap().token_version;
+    let version = store.users.find(id).await.unwrap().unwrap().token_version;
     let change = json!({ "current_password": PASSWORD, "new_password": "AnotherLongPassword456!" });
     user.post("/api/auth/change-password", &change).expect(200).await;
     let at = Timestamp::from_micros(server.seconds() * 1_000_000);
@@ -427,7 +427,7 @@ async fn a_login_that_overlaps_a_new_password_begins_nothing(database: Database)
         };
         let origin = Origin::local(Actor::User(id));
         let act = origin.act(uuid::Uuid::from_u128(number), id, ActKind::LoggedIn, at);
-        store.begin_session(new, version, has_given_code, act).await.unwrap()
+        store.users.insert_session(new, version, has_given_code, act).await.unwrap()
     };
     assert!(!begin(1, version, false).await, "by the password before");
     assert!(begin(2, version + 1, false).await);

@@ -1,12 +1,13 @@
 //! The errors of other modules as answers. A cause that the client must not see goes to the log here, once.
 
 use super::ApiError;
-use crate::admin::OperatorsError;
+use crate::admin::AdminError;
 use crate::auth::password::{LENGTH_MAX, PasswordError};
-use crate::auth::people::PeopleError;
 use crate::auth::throttle::TooManyAttempts;
+use crate::auth::users::UsersError;
 use crate::keys::KeysError;
 use crate::payments::PaymentsError;
+use crate::reports::ReportsError;
 use crate::store::StoreError;
 use crate::webhooks::WebhooksError;
 use domain::Refusal;
@@ -34,41 +35,41 @@ impl From<PasswordError> for ApiError {
     }
 }
 
-impl From<PeopleError> for ApiError {
-    fn from(error: PeopleError) -> Self {
+impl From<UsersError> for ApiError {
+    fn from(error: UsersError) -> Self {
         match error {
-            PeopleError::EmailTaken => {
+            UsersError::EmailTaken => {
                 ApiError::Conflict("A user with this email already exists".into())
             }
-            PeopleError::UsernameTaken => ApiError::Conflict("This username is taken".into()),
-            PeopleError::PasswordLength { field, min } => ApiError::field(
+            UsersError::UsernameTaken => ApiError::Conflict("This username is taken".into()),
+            UsersError::PasswordLength { field, min } => ApiError::field(
                 field,
                 format!("must have between {min} and {LENGTH_MAX} characters"),
             ),
-            PeopleError::CommonPassword { field } => {
+            UsersError::CommonPassword { field } => {
                 ApiError::field(field, "is too common; choose another password")
             }
-            PeopleError::TooManyAttempts(TooManyAttempts { retry_after }) => {
+            UsersError::TooManyAttempts(TooManyAttempts { retry_after }) => {
                 Refusal::RateLimited { retry_after }.into()
             }
-            PeopleError::InvalidEmailToken => ApiError::InvalidEmailToken,
-            PeopleError::Unverified => ApiError::EmailNotVerified,
-            PeopleError::InvalidChallenge => ApiError::InvalidChallenge,
-            PeopleError::WrongCode => ApiError::WrongCode,
-            PeopleError::HasSecondFactor => {
+            UsersError::InvalidEmailToken => ApiError::InvalidEmailToken,
+            UsersError::Unverified => ApiError::EmailNotVerified,
+            UsersError::InvalidChallenge => ApiError::InvalidChallenge,
+            UsersError::WrongCode => ApiError::WrongCode,
+            UsersError::HasSecondFactor => {
                 ApiError::Conflict("Two-factor authentication is already on".into())
             }
-            PeopleError::NoSecondFactor => {
+            UsersError::NoSecondFactor => {
                 ApiError::Conflict("Two-factor authentication is not set up".into())
             }
-            PeopleError::WrongCredentials => ApiError::WrongCredentials,
-            PeopleError::InvalidSession => ApiError::InvalidSession,
-            PeopleError::ExpiredSession => ApiError::ExpiredSession,
-            PeopleError::InvalidRefresh => ApiError::InvalidRefresh,
-            PeopleError::NoSession => ApiError::NotFound("session"),
-            PeopleError::Password(error) => error.into(),
-            PeopleError::Store(error) => error.into(),
-            PeopleError::Unsigned | PeopleError::Unsealed => {
+            UsersError::WrongCredentials => ApiError::WrongCredentials,
+            UsersError::InvalidSession => ApiError::InvalidSession,
+            UsersError::ExpiredSession => ApiError::ExpiredSession,
+            UsersError::InvalidRefresh => ApiError::InvalidRefresh,
+            UsersError::NoSession => ApiError::NotFound("session"),
+            UsersError::Password(error) => error.into(),
+            UsersError::Store(error) => error.into(),
+            UsersError::Unsigned | UsersError::Unsealed => {
                 tracing::error!(%error, "sessions");
                 ApiError::Internal
             }
@@ -99,25 +100,25 @@ impl From<KeysError> for ApiError {
     }
 }
 
-impl From<OperatorsError> for ApiError {
-    fn from(error: OperatorsError) -> Self {
+impl From<AdminError> for ApiError {
+    fn from(error: AdminError) -> Self {
         match error {
-            OperatorsError::NoUser => ApiError::NotFound("user"),
-            OperatorsError::NoTier { known } => {
+            AdminError::NoUser => ApiError::NotFound("user"),
+            AdminError::NoTier { known } => {
                 ApiError::field("tier", format!("must be null or one of: {known}"))
             }
-            OperatorsError::Amount { available: Some(available) } => ApiError::Conflict(
+            AdminError::Amount { available: Some(available) } => ApiError::Conflict(
                 format!("The account has ${available} available; no more can be taken.").into(),
             ),
-            OperatorsError::Amount { available: None } => ApiError::Conflict(
+            AdminError::Amount { available: None } => ApiError::Conflict(
                 "The balance would exceed the most that an account can hold.".into(),
             ),
-            OperatorsError::AccountClosed => {
+            AdminError::AccountClosed => {
                 ApiError::Conflict("The account is suspended; resume it first.".into())
             }
-            OperatorsError::Repeat(error) => Refusal::from(error).into(),
-            OperatorsError::Store(error) => error.into(),
-            OperatorsError::Account(error) => error.into(),
+            AdminError::Repeat(error) => Refusal::from(error).into(),
+            AdminError::Store(error) => error.into(),
+            AdminError::Account(error) => error.into(),
         }
     }
 }
@@ -172,6 +173,18 @@ impl From<PaymentsError> for ApiError {
             PaymentsError::NotFound => ApiError::NotFound("payment"),
             PaymentsError::Repeat(error) => Refusal::from(error).into(),
             PaymentsError::Account(error) => error.into(),
+        }
+    }
+}
+
+impl From<ReportsError> for ApiError {
+    fn from(error: ReportsError) -> Self {
+        match error {
+            ReportsError::NoPayment => ApiError::NotFound("payment"),
+            ReportsError::NotConfirmed => {
+                ApiError::Conflict("The payment is not confirmed, so there is no receipt.".into())
+            }
+            ReportsError::Account(error) => error.into(),
         }
     }
 }

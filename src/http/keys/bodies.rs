@@ -11,7 +11,7 @@ use crate::http::environment::EnvironmentName;
 use crate::http::error::ApiError;
 use crate::http::validation::{is_printable, not_null, present};
 use crate::keys::{KeyRequest, NewlyMade};
-use crate::store::api_keys::{KeyEdit, KeyListing};
+use crate::store::keys::{KeyEdit, KeyListing};
 use domain::key_policy::{LIST_MAX, MODEL_MAX, NoNetwork};
 use domain::route_group::Group;
 use domain::{Environment, KeyPolicy, Network, PolicyChange, Timestamp};

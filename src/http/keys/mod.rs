@@ -8,7 +8,7 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::{AuditedUser, Body, SessionUser, user_origin};
 use super::repeat::{once, replay};
 use super::{App, uncancelled};
-use crate::auth::people::Speaker;
+use crate::auth::users::CurrentSession;
 use crate::idempotency::Made;
 use crate::keys::KeysError;
 use domain::KeyId;
@@ -30,12 +30,12 @@ use bodies::{CreateKeyBody, CreatedKey, EditKeyBody, RotateKeyBody, RotatedKey};
     (status = 422, description = "The Idempotency-Key was used for another request", body = ErrorBody),
 ))]
 pub(super) async fn create(
-    speaker: Speaker,
+    speaker: CurrentSession,
     app: Data<App>,
     request: HttpRequest,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    app.people.assert_verified(&speaker)?;
+    app.users.assert_verified(&speaker)?;
     let user = speaker.user;
     let once = once(&request, &body, CreatedKey::of)?;
     let origin = user_origin(&request, &app, user.id);

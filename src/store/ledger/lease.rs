@@ -25,7 +25,7 @@ impl Store {
     pub async fn take_lease(&self, owner: Uuid) -> Result<Lease, StoreError> {
         let lease = self.raise_epoch(owner).await?;
         // First: what is checkpointed may be news to somebody.
-        self.load_listeners().await?;
+        self.webhooks.load_subscribers().await?;
         let store = self.clone();
         // It takes as long as it takes: what is in there was acknowledged.
         let checkpointing = self.runtime.spawn(async move { store.checkpoint_left(lease).await });

@@ -11,7 +11,9 @@ use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
 
 use crate::store::Store;
+use crate::store::connections::begin_snapshot;
 use crate::store::error::{CommitError, StoreError};
+use crate::store::reports::ReportStore;
 use crate::store::sql::{PIECE, Table, begin_write, column, is_postgres};
 use domain::rollup::{BUCKET_ENDS, BUCKETS, Rollup, RollupKey, add_usage, days_of};
 use domain::{AccountId, Credits, KeyId, MICROS_PER_DAY, UsageRecord};
@@ -74,7 +76,7 @@ pub struct UsageQuestion {
     /// Of these groups alone, by their names.
     pub only: Option<Vec<String>>,
     /// So many rows at most: those that cost the most.
-    pub dearest: Option<u32>,
+    pub top_by_cost: Option<u32>,
 }
 
 impl UsageQuestion {
@@ -89,7 +91,7 @@ impl UsageQuestion {
             by_period: true,
             group: None,
             only: None,
-            dearest: None,
+            top_by_cost: None,
         }
     }
 }
@@ -466,23 +468,24 @@ impl Store {
         })
         .await
     }
+}
 
-    /// What the calls of an account come to, every one that is on record.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+impl ReportStore {
+    /// The usage of an account, over every call that is on record.
     pub async fn usage(
         &self,
         account: AccountId,
         question: UsageQuestion,
     ) -> Result<Vec<RollupRow>, StoreError> {
-        let UsageQuestion { grain, periods, filter, by_period, group, only, dearest } = question;
+        let UsageQuestion { grain, periods, filter, by_period, group, only, top_by_cost } =
+            question;
         let (from, until) = periods;
         if until <= from {
             return Ok(Vec::new());
         }
-        self.run(move |store| async move {
-            let snapshot = store.snapshot().await?;
+        self.database
+            .run(move |database| async move {
+            let snapshot = begin_snapshot(&database.read).await?;
             let backend = snapshot.get_database_backend();
             let mark = marked(&snapshot, "").await?;
             let name = match group {
@@ -511,7 +514,7 @@ impl Store {
                 }
                 let _ = write!(conditions, " AND {name} IN ({names})");
             }
-            let order = match dearest {
+            let order = match top_by_cost {
                 Some(most) => format!("SUM(cost) DESC, 2 LIMIT {most}"),
                 None => "1, 2".to_owned(),
             };

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use tokio::runtime::Handle;
 use uuid::Uuid;
 
 use super::password::{LENGTH_MAX, PasswordError, Passwords, is_common};
@@ -10,33 +11,36 @@ use super::throttle::{Subject, Throttle, TooManyAttempts, subject};
 use crate::clock::Clock;
 use crate::mail::Mailer;
 use crate::seal::Seal;
-use crate::store::sessions::{NewSession, Refreshed, SessionListing};
-use crate::store::users::{NewUser, Role, User, folded};
-use crate::store::{Store, StoreError};
+use crate::store::StoreError;
+use crate::store::audit_log::AuditLogStore;
+use crate::store::keys::KeyStore;
+use crate::store::users::{
+    NewSession, NewUser, Refreshed, Role, SessionListing, User, UserStore, folded,
+};
 use domain::address::network;
 use domain::{Act, ActKind, Actor, Credits, Origin, SessionId, Timestamp, UserId};
 
-/// Why somebody did not get in.
+/// Why registration, login or a change of an account's credentials failed.
 #[derive(Debug, thiserror::Error)]
-pub enum PeopleError {
+pub enum UsersError {
     /// Another user has this email.
     #[error("the email is taken")]
     EmailTaken,
     /// Another user has this username.
     #[error("the username is taken")]
     UsernameTaken,
-    /// Too short, or longer than anyone's.
-    #[error("the password has not between {min} and {LENGTH_MAX} characters")]
+    /// Too short, or too long.
+    #[error("the password must have {min} to {LENGTH_MAX} characters")]
     PasswordLength {
         /// The field that has it.
         field: &'static str,
         /// The shortest that is taken.
         min: usize,
     },
-    /// The email or the password is wrong; which of them is not told.
+    /// The email or the password is wrong; the answer does not say which.
     #[error("wrong email or password")]
     WrongCredentials,
-    /// One of those that everybody tries first.
+    /// A common password.
     #[error("the password is a common one")]
     CommonPassword {
         /// The field that has it.
@@ -63,7 +67,7 @@ pub enum PeopleError {
     /// There is no second factor.
     #[error("there is no second factor")]
     NoSecondFactor,
-    /// What was sealed does not open, or nothing can be sealed.
+    /// The second factor's secret cannot be encrypted or decrypted.
     #[error("a second factor cannot be read")]
     Unsealed,
     /// No session, or one that has ended.
@@ -99,12 +103,12 @@ pub struct Registration {
     pub password: String,
 }
 
-/// Where a request comes from, as its user is told later.
+/// The client of a request, as the audit log names it.
 #[derive(Clone, Debug)]
 pub struct Device {
     /// Its address.
     pub address: IpAddr,
-    /// What the client calls itself.
+    /// Its user agent.
     pub agent: String,
 }
 
@@ -116,7 +120,7 @@ impl Device {
     }
 }
 
-/// Who has proved who they are, and what proves it from now on.
+/// A user who has just logged in, with their tokens.
 pub struct LoggedIn {
     /// The user.
     pub user: User,
@@ -132,9 +136,9 @@ pub struct LoggedIn {
     pub session_expires_at: Timestamp,
 }
 
-/// Who speaks, and in which session.
+/// An authenticated user and their session.
 #[derive(Clone, Debug)]
-pub struct Speaker {
+pub struct CurrentSession {
     /// The user.
     pub user: User,
     /// Their session.
@@ -150,38 +154,44 @@ pub struct SessionBounds {
     pub sessions_max: u64,
 }
 
-/// What a login comes to.
+/// The result of a correct password.
 pub enum Login {
     /// They are in.
     In(Box<LoggedIn>),
     /// The password is right; a code is to follow.
     Challenge {
-        /// To be given with the code.
+        /// The challenge, to be sent with the code.
         token: String,
         /// When it ends.
         expires_at: Timestamp,
     },
 }
 
-/// What goes by email.
+/// Settings of messages by email.
 #[derive(Clone, Debug)]
-pub struct Letters {
+pub struct MessageSettings {
     /// How long a token that verifies an address is good for, in microseconds.
     pub verification_micros: i64,
     /// How long a token that sets another password is good for, in microseconds.
     pub reset_micros: i64,
-    /// The page where an address is verified.
+    /// The page that verifies an address.
     pub verify_url: Option<String>,
-    /// The page where another password is set.
+    /// The page that sets another password.
     pub reset_url: Option<String>,
     /// Must an address be proved before its user pays or makes a key?
     pub is_verification_required: bool,
 }
 
 /// The people of this server.
-pub struct People {
-    /// The database.
-    pub store: Store,
+pub struct Users {
+    /// Users, their sessions and tokens.
+    pub store: UserStore,
+    /// API keys, for warnings before they end.
+    pub keys: KeyStore,
+    /// Who did what.
+    pub audit_log: AuditLogStore,
+    /// Runs work that nobody waits for.
+    pub runtime: Handle,
     /// Hashes passwords.
     pub passwords: Passwords,
     /// Signs session tokens.
@@ -194,8 +204,8 @@ pub struct People {
     pub throttle: Throttle,
     /// Sends messages.
     pub mailer: Mailer,
-    /// What goes by email.
-    pub letters: Letters,
+    /// Settings of messages by email.
+    pub messages: MessageSettings,
     /// The time.
     pub clock: Clock,
     /// The shortest password, in characters.
@@ -204,21 +214,18 @@ pub struct People {
     pub test_credits: Credits,
 }
 
-impl People {
-    /// Registers a user, from a device or, where none is given, from the command line.
-    ///
-    /// # Errors
-    /// [`PeopleError`]
+impl Users {
+    /// Registers a user, from a device or, if there is none, from the command line.
     pub async fn register(
         &self,
         new: Registration,
         role: Role,
         device: Option<Device>,
-    ) -> Result<User, PeopleError> {
+    ) -> Result<User, UsersError> {
         self.assert_acceptable(&new.password, "password")?;
         let own = [new.email.as_str(), new.username.as_str()];
         if own.into_iter().any(|own| folded(own) == folded(&new.password)) {
-            return Err(PeopleError::CommonPassword { field: "password" });
+            return Err(UsersError::CommonPassword { field: "password" });
         }
         let password_hash = self.passwords.hash(new.password).await?;
         let id = UserId(Uuid::new_v4());
@@ -236,52 +243,54 @@ impl People {
             created_at: self.clock.now(),
             test_credits: self.test_credits,
         };
-        self.store.create_user(user).await.map_err(|error| match error {
-            StoreError::Taken(what) if what.contains("username") => PeopleError::UsernameTaken,
-            StoreError::Taken(_) => PeopleError::EmailTaken,
-            other => PeopleError::Store(other),
+        self.store.insert(user).await.map_err(|error| match error {
+            StoreError::Taken(what) if what.contains("username") => UsersError::UsernameTaken,
+            StoreError::Taken(_) => UsersError::EmailTaken,
+            other => UsersError::Store(other),
         })
     }
 
     /// Logs a user in.
     ///
     /// # Errors
-    /// [`PeopleError::WrongCredentials`] for an unknown email and a wrong password alike, after the same work.
+    /// [`UsersError::WrongCredentials`] for an unknown email and a wrong password alike, after the
+    /// same work.
     pub async fn log_in(
         &self,
         email: &str,
         password: String,
         device: Device,
-    ) -> Result<Login, PeopleError> {
+    ) -> Result<Login, UsersError> {
         let user = self.find(email).await?;
         self.count_attempt(subject(email), user.as_ref().map(|user| user.id), &device).await?;
         let stored = user.as_ref().map(|user| user.password_hash.clone());
         let fits = self.passwords.verify(password.clone(), stored).await?;
         let Some(user) = user.as_ref().filter(|_| fits).cloned() else {
             if let Some(user) = user {
-                self.store.record_act_later(self.act(user.id, &device, ActKind::LoginFailed));
+                self.audit_log.record_later(self.act(user.id, &device, ActKind::LoginFailed));
             }
-            return Err(PeopleError::WrongCredentials);
+            return Err(UsersError::WrongCredentials);
         };
         if Passwords::is_outdated(&user.password_hash) {
             let hash = self.passwords.hash(password).await?;
-            self.store.set_better_hash(&user, hash).await?;
+            self.store.replace_hash(&user, hash).await?;
         }
         if user.has_two_factor() {
             let challenge = Challenge { user: user.id, version: user.token_version };
             let challenge = self.sessions.challenge(challenge, self.clock.now());
-            let (token, expires_at) = challenge.ok_or(PeopleError::Unsigned)?;
+            let (token, expires_at) = challenge.ok_or(UsersError::Unsigned)?;
             return Ok(Login::Challenge { token, expires_at });
         }
         self.begin_session(user, device, false).await.map(Box::new).map(Login::In)
     }
 
-    /// The user with this email. No email has a control character, and not every database can be asked for one.
-    pub(super) async fn find(&self, email: &str) -> Result<Option<User>, PeopleError> {
+    /// The user with this email. No email has a control character, and not every database can be
+    /// asked for one.
+    pub(super) async fn find(&self, email: &str) -> Result<Option<User>, UsersError> {
         if email.chars().any(char::is_control) {
             return Ok(None);
         }
-        Ok(self.store.find_user_by_email(email).await?)
+        Ok(self.store.find_by_email(email).await?)
     }
 
     /// Counts an attempt at an account, whether there is one or not, after the same work.
@@ -290,11 +299,11 @@ impl People {
         of: Subject,
         user: Option<UserId>,
         device: &Device,
-    ) -> Result<(), PeopleError> {
+    ) -> Result<(), UsersError> {
         self.throttle.try_account(of, device.address)?;
         let nobody = UserId(Uuid::nil());
         let user = user.unwrap_or(nobody);
-        let been_at = self.store.addresses_of(user, self.clock.now()).await?;
+        let been_at = self.store.list_addresses(user, self.clock.now()).await?;
         let here = network(device.address);
         let is_known = been_at
             .iter()
@@ -306,70 +315,62 @@ impl People {
     }
 
     /// The same for codes of a second factor.
-    pub(super) async fn count_code(
-        &self,
-        user: UserId,
-        device: &Device,
-    ) -> Result<(), PeopleError> {
+    pub(super) async fn count_code(&self, user: UserId, device: &Device) -> Result<(), UsersError> {
         self.count_attempt(subject(&format!("codes of {user}")), Some(user), device).await
     }
 
     /// Is it the user's own password?
     ///
     /// # Errors
-    /// [`PeopleError::WrongCredentials`], or [`PeopleError::TooManyAttempts`].
+    /// [`UsersError::WrongCredentials`], or [`UsersError::TooManyAttempts`].
     pub(super) async fn assert_password(
         &self,
         user: &User,
         password: String,
         device: &Device,
-    ) -> Result<(), PeopleError> {
+    ) -> Result<(), UsersError> {
         self.throttle.try_account(subject(&user.email), device.address)?;
         if self.passwords.verify(password, Some(user.password_hash.clone())).await? {
             return Ok(());
         }
-        self.store.record_act_later(self.act(user.id, device, ActKind::LoginFailed));
-        Err(PeopleError::WrongCredentials)
+        self.audit_log.record_later(self.act(user.id, device, ActKind::LoginFailed));
+        Err(UsersError::WrongCredentials)
     }
 
-    /// Begins a session of an operator for whoever has the server's secrets and its database.
-    ///
-    /// # Errors
-    /// [`PeopleError::Store`]
+    /// Begins a session of an operator from the command line, which has the server's secrets and
+    /// its database.
     pub async fn log_in_by_command(
         &self,
         user: User,
         device: Device,
-    ) -> Result<LoggedIn, PeopleError> {
+    ) -> Result<LoggedIn, UsersError> {
         self.begin_session(user, device, true).await
     }
 
-    /// Sets what a user may do, from the command line.
-    ///
-    /// # Errors
-    /// [`PeopleError::Store`]
-    pub async fn set_role(&self, user: &User, role: Role) -> Result<(), PeopleError> {
+    /// Sets a user's role, from the command line.
+    pub async fn set_role(&self, user: &User, role: Role) -> Result<(), UsersError> {
         let origin = Origin::local(Actor::CommandLine);
         let act = origin.act(Uuid::now_v7(), user.id, ActKind::RoleSet, self.clock.now());
         self.store.set_role(user.id, role, act.with(role.name())).await?;
         Ok(())
     }
 
-    /// Begins a session of a user who has proved who they are, by a second factor as well where `has_given_code`.
+    /// Begins a session of an authenticated user. `has_given_code` says whether they gave a second
+    /// factor.
     pub(super) async fn begin_session(
         &self,
         user: User,
         device: Device,
         has_given_code: bool,
-    ) -> Result<LoggedIn, PeopleError> {
+    ) -> Result<LoggedIn, UsersError> {
         let version = user.token_version;
         let act = self.act(user.id, &device, ActKind::LoggedIn);
         let (session, refresh_token) = self.new_session(user.id, device);
         let logged_in = self.logged_in(user, session.id, refresh_token)?;
         let act = act.to(session.id.to_string());
         // While this was checked another password may have been set, or a second factor.
-        if !self.store.begin_session(session, version, has_given_code, act).await? {
-            return Err(PeopleError::WrongCredentials);
+        if !self.store.insert_session(session, version, has_given_code, act).await? {
+            return Err(UsersError::WrongCredentials);
         }
         Ok(logged_in)
     }
@@ -402,10 +403,10 @@ impl People {
         user: User,
         session: SessionId,
         refresh_token: RefreshToken,
-    ) -> Result<LoggedIn, PeopleError> {
+    ) -> Result<LoggedIn, UsersError> {
         let now = self.clock.now();
         let token = Session { id: session, user: user.id };
-        let token = self.sessions.issue(token, now).ok_or(PeopleError::Unsigned)?;
+        let token = self.sessions.issue(token, now).ok_or(UsersError::Unsigned)?;
         Ok(LoggedIn {
             user,
             session,
@@ -416,91 +417,80 @@ impl People {
         })
     }
 
-    /// Renews a session by its refresh token, which is used up. One that comes a second time ends the session: one of
-    /// the two who have it has stolen it.
-    ///
-    /// # Errors
-    /// [`PeopleError::InvalidRefresh`]
-    pub async fn refresh(&self, token: &str, device: Device) -> Result<LoggedIn, PeopleError> {
+    /// Renews a session by its refresh token, which works once. A second use ends the session,
+    /// because one of its two users must have stolen it.
+    pub async fn refresh(&self, token: &str, device: Device) -> Result<LoggedIn, UsersError> {
         let next = RefreshToken::new();
         let now = self.clock.now();
         let expires_at = now.plus_micros(self.session_bounds.lifetime_micros);
         let (used, digest) = (digest(token), next.digest());
-        // Who it is, the token tells.
+        // The token names the user.
         let from = device.origin(Actor::Server);
         let renewing = self.store.refresh_session(used, digest, now, expires_at, from);
         match renewing.await? {
             Refreshed::Renewed(user, session) => self.logged_in(*user, session, next),
             Refreshed::Reused(user, session) => {
                 tracing::warn!(%user, %session, "a refresh token came twice; its session has ended");
-                Err(PeopleError::InvalidRefresh)
+                Err(UsersError::InvalidRefresh)
             }
-            Refreshed::Unknown => Err(PeopleError::InvalidRefresh),
+            Refreshed::Unknown => Err(UsersError::InvalidRefresh),
         }
     }
 
     /// Ends one of the user's sessions, for the very next request.
-    ///
-    /// # Errors
-    /// [`PeopleError::NoSession`]
     pub async fn log_out(
         &self,
         user: UserId,
         session: SessionId,
         device: &Device,
-    ) -> Result<(), PeopleError> {
+    ) -> Result<(), UsersError> {
         let act = self.act(user, device, ActKind::SessionEnded).to(session.to_string());
         let is_ended = self.store.end_session(user, session, act).await?;
-        if is_ended { Ok(()) } else { Err(PeopleError::NoSession) }
+        if is_ended { Ok(()) } else { Err(UsersError::NoSession) }
     }
 
     /// Ends all of the user's sessions, for the very next request; how many?
-    ///
-    /// # Errors
-    /// [`PeopleError::Store`]
     pub async fn log_out_everywhere(
         &self,
         user: UserId,
         device: &Device,
-    ) -> Result<u64, PeopleError> {
+    ) -> Result<u64, UsersError> {
         let act = self.act(user, device, ActKind::SessionsEnded);
         Ok(self.store.end_sessions(user, act).await?)
     }
 
     /// The user's sessions, the last used one first.
-    ///
-    /// # Errors
-    /// [`PeopleError::Store`]
-    pub async fn sessions_of(&self, user: UserId) -> Result<Vec<SessionListing>, PeopleError> {
-        Ok(self.store.sessions_of(user, self.clock.now()).await?)
+    pub async fn sessions_of(&self, user: UserId) -> Result<Vec<SessionListing>, UsersError> {
+        Ok(self.store.list_sessions(user, self.clock.now()).await?)
     }
 
     /// Whose session it is.
     ///
     /// # Errors
-    /// [`PeopleError::InvalidSession`] or [`PeopleError::ExpiredSession`]
-    pub async fn authenticate(&self, token: &str) -> Result<Speaker, PeopleError> {
+    /// [`UsersError::InvalidSession`] or [`UsersError::ExpiredSession`]
+    pub async fn authenticate(&self, token: &str) -> Result<CurrentSession, UsersError> {
         let now = self.clock.now();
         let Session { id, user } = self.sessions.read(token, now).map_err(|error| match error {
-            SessionError::Invalid => PeopleError::InvalidSession,
-            SessionError::Expired => PeopleError::ExpiredSession,
+            SessionError::Invalid => UsersError::InvalidSession,
+            SessionError::Expired => UsersError::ExpiredSession,
         })?;
-        let found = self.store.session_user(id, now).await?.filter(|found| found.id == user);
-        let user = found.ok_or(PeopleError::InvalidSession)?;
-        Ok(Speaker { user, session: id })
+        let found = self.store.find_by_session(id, now).await?.filter(|found| found.id == user);
+        let user = found.ok_or(UsersError::InvalidSession)?;
+        Ok(CurrentSession { user, session: id })
     }
 
-    /// Changes a password. Every session begun before ends; the new one is returned.
+    /// Changes a password, and ends every session. Answers a new one.
     ///
     /// # Errors
-    /// [`PeopleError::WrongCredentials`] where the current password is wrong, or was changed meanwhile.
+    /// [`UsersError::WrongCredentials`] if the current password is wrong, or was changed at the
+    /// same time.
     pub async fn change_password(
         &self,
         user: User,
         current: String,
         new: String,
         device: Device,
-    ) -> Result<LoggedIn, PeopleError> {
+    ) -> Result<LoggedIn, UsersError> {
         self.assert_acceptable(&new, "new_password")?;
         self.assert_password(&user, current, &device).await?;
         let hash = self.passwords.hash(new).await?;
@@ -509,24 +499,24 @@ impl People {
         let logged_in = self.logged_in(user.clone(), session.id, refresh_token)?;
         let (at, session) = (session.at, Some(session));
         if !self.store.set_password(&user, hash, at, session, act).await? {
-            return Err(PeopleError::WrongCredentials);
+            return Err(UsersError::WrongCredentials);
         }
         self.tell_of_new_password(&user);
         Ok(logged_in)
     }
 
-    /// Is it long enough, and none that everybody tries first?
+    /// Is the password long enough, and not a common one?
     pub(super) fn assert_acceptable(
         &self,
         password: &str,
         field: &'static str,
-    ) -> Result<(), PeopleError> {
+    ) -> Result<(), UsersError> {
         let min = self.password_length_min;
         if password.chars().count() < min || password.len() > LENGTH_MAX {
-            return Err(PeopleError::PasswordLength { field, min });
+            return Err(UsersError::PasswordLength { field, min });
         }
         if is_common(password) {
-            return Err(PeopleError::CommonPassword { field });
+            return Err(UsersError::CommonPassword { field });
         }
         Ok(())
     }

@@ -1,0 +1,28 @@
+//! Comma-separated values, after RFC 4180.
+
+/// A text chosen by somebody else, quoted so that no spreadsheet runs it as a formula.
+pub(super) fn text(text: &str) -> String {
+    let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
+    let text = if is_formula { format!("'{text}") } else { text.to_owned() };
+    if text.contains([',', '"', '\r', '\n']) || is_formula {
+        return format!("\"{}\"", text.replace('"', "\"\""));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_spreadsheet_takes_a_name_for_a_formula() {
+        for (name, written) in [
+            ("/v1/chat", "/v1/chat"),
+            ("=HYPERLINK(\"x\")", "\"'=HYPERLINK(\"\"x\"\")\""),
+            ("@SUM(1,2)", "\"'@SUM(1,2)\""),
+            ("a,b", "\"a,b\""),
+        ] {
+            assert_eq!(text(name), written);
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! When the balance runs out.
+
+use super::usage::sum;
+use super::{Reports, ReportsError};
+use crate::keys::tables_are_whole;
+use crate::store::rollups::{Grain, UsageQuestion};
+use domain::forecast::forecast;
+use domain::rollup::{days_within, hour, hour_starts_at};
+use domain::{Credits, Environment, MICROS_PER_DAY, Timestamp, UserId};
+
+/// The forecast continues the spending of this many days.
+const FORECAST_DAYS: i32 = 7;
+
+/// When the balance runs out if spending goes on as in the last seven days.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BalanceForecast {
+    /// The balance now.
+    pub balance: Credits,
+    /// On average.
+    pub spent_per_day: Credits,
+    /// `None` if nothing is spent, or if it is more than ten years away.
+    pub depleted_at: Option<Timestamp>,
+    /// Whole days until then.
+    pub days_left: Option<i64>,
+}
+
+impl Reports {
+    /// The forecast of one of the user's accounts.
+    pub async fn forecast(
+        &self,
+        user: UserId,
+        environment: Environment,
+    ) -> Result<BalanceForecast, ReportsError> {
+        let account = self.store.users.accounts_of(user).await?.of(environment);
+        let balance = self.snapshot(account).await?.balance;
+        tables_are_whole(&self.gateway).await?;
+        let now = self.gateway.clock.now();
+        let end = hour(now).saturating_add(1);
+        let begin = end.saturating_sub(FORECAST_DAYS.saturating_mul(24));
+        let mut spent = Credits::ZERO;
+        // Whole days are read as days, because there are far fewer of those rows.
+        let [before, days, behind] = days_within(begin, end);
+        for (grain, periods) in [(Grain::Hour, before), (Grain::Day, days), (Grain::Hour, behind)] {
+            let question =
+                UsageQuestion { by_period: false, ..UsageQuestion::by_period(grain, periods) };
+            let cost = sum(&self.store.reports.usage(account, question).await?).rollup.cost;
+            spent = spent.checked_add(cost).unwrap_or(Credits::MAX);
+        }
+        // A younger account has spent it in less time; count an hour at least.
+        let began = self.store.reports.account_created_at(account).await?;
+        let from = hour_starts_at(begin).max(began);
+        let micros = now.micros_since(from).max(3_600_000_000);
+        let found = forecast(balance, spent, micros, now);
+        Ok(BalanceForecast {
+            balance,
+            spent_per_day: found.spent_per_day,
+            depleted_at: found.depleted_at,
+            days_left: found.depleted_at.map(|at| at.micros_since(now) / MICROS_PER_DAY),
+        })
+    }
+}

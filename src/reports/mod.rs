@@ -1,0 +1,87 @@
+//! What account holders read: their ledger, statements, receipts, usage, limits and forecast.
+//!
+//! Every report reads the tables after a checkpoint, so it contains everything that was
+//! acknowledged before it was asked for. Reports are values; `http` turns them into JSON, and
+//! CSV and HTML are written here.
+
+use std::sync::Arc;
+
+use crate::keys::{KeysError, on_record, serving_lease, tables_are_whole};
+use crate::pipeline::Gateway;
+use crate::store::Store;
+use domain::{AccountId, Environment, Snapshot, Timestamp, UserId};
+
+mod csv;
+mod forecast;
+mod html;
+mod limits;
+mod receipt;
+mod statement;
+mod transactions;
+mod usage;
+
+pub use forecast::BalanceForecast;
+pub use limits::{KeyUsage, Window};
+pub use receipt::Receipt;
+pub use statement::{KindTotal, Statement, date};
+pub use transactions::{ENTRIES_CSV_HEAD, entry_csv, reference};
+pub use usage::{Interval, PeriodUsage, Span, SpanError, Usage, UsageReport};
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportsError {
+    /// The user has no such payment.
+    #[error("no such payment")]
+    NoPayment,
+    /// Only confirmed payments have a receipt.
+    #[error("the payment is not confirmed")]
+    NotConfirmed,
+    /// The account cannot be read.
+    #[error(transparent)]
+    Account(KeysError),
+}
+
+impl<E: Into<KeysError>> From<E> for ReportsError {
+    fn from(error: E) -> Self {
+        ReportsError::Account(error.into())
+    }
+}
+
+/// The reports of all users.
+pub struct Reports {
+    /// The database.
+    pub store: Store,
+    /// The account actors, the ledger writer and the clock.
+    pub gateway: Arc<Gateway>,
+}
+
+impl Reports {
+    /// The balance of one of the user's accounts, and when it changed last.
+    pub async fn balance(
+        &self,
+        user: UserId,
+        environment: Environment,
+    ) -> Result<(Snapshot, Timestamp), ReportsError> {
+        let account = self.store.users.accounts_of(user).await?.of(environment);
+        let snapshot = self.snapshot(account).await?;
+        tables_are_whole(&self.gateway).await?;
+        Ok((snapshot, self.store.reports.account_updated_at(account).await?))
+    }
+
+    /// The account as its owner has it now, after everything in it is on record.
+    async fn snapshot(&self, account: AccountId) -> Result<Snapshot, ReportsError> {
+        let lease = serving_lease(&self.gateway, account).await?;
+        Ok(on_record(&self.gateway, lease.look(None).await?, ()).await?)
+    }
+
+    /// One of the user's accounts, after a checkpoint.
+    async fn account(
+        &self,
+        user: UserId,
+        environment: Environment,
+    ) -> Result<AccountId, ReportsError> {
+        let account = self.store.users.accounts_of(user).await?.of(environment);
+        tables_are_whole(&self.gateway).await?;
+        Ok(account)
+    }
+}

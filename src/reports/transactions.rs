@@ -1,0 +1,96 @@
+//! The ledger of an account, a page at a time or as a whole.
+
+use futures_util::Stream;
+use std::fmt::Write as _;
+
+use super::{Reports, ReportsError, csv};
+use crate::store::StoreError;
+use crate::store::ledger::{EntriesPage, EntryFilter, EntryOfCall};
+use domain::{ChargeId, EntryKind, Environment, LedgerEntry, PaymentId, UserId};
+
+/// Entries of an export that are in memory at once.
+const EXPORT_PAGE: u64 = 1_000;
+
+/// The header of an export as CSV.
+pub const ENTRIES_CSV_HEAD: &str = "sequence,created_at,kind,amount,balance_after,currency,reference,key_id,endpoint,model,status,\
+prompt_tokens,completion_tokens\r\n";
+
+impl Reports {
+    /// A page of the ledger, newest first.
+    pub async fn transactions(
+        &self,
+        user: UserId,
+        environment: Environment,
+        before: Option<i64>,
+        limit: u64,
+        filter: EntryFilter,
+    ) -> Result<EntriesPage, ReportsError> {
+        let account = self.account(user, environment).await?;
+        Ok(self.store.list_entries(account, true, before, limit, filter).await?)
+    }
+
+    /// The ledger up to now, oldest first, page by page as fast as it is read. After an error the
+    /// stream ends.
+    pub async fn export(
+        &self,
+        user: UserId,
+        environment: Environment,
+        mut filter: EntryFilter,
+    ) -> Result<impl Stream<Item = Result<Vec<EntryOfCall>, StoreError>> + use<>, ReportsError>
+    {
+        let account = self.account(user, environment).await?;
+        let now = self.gateway.clock.now().plus_micros(1);
+        filter.until = Some(filter.until.map_or(now, |until| until.min(now)));
+        let store = self.store.clone();
+        let next = move |after: Option<i64>| {
+            let (store, filter) = (store.clone(), filter.clone());
+            async move {
+                let after = after?;
+                let page = store.list_entries(account, false, Some(after), EXPORT_PAGE, filter);
+                Some(match page.await {
+                    Ok(page) => (Ok(page.entries), page.next),
+                    Err(error) => (Err(error), None),
+                })
+            }
+        };
+        Ok(futures_util::stream::unfold(Some(0), next))
+    }
+}
+
+/// The payment, the user or the call that an entry belongs to.
+#[must_use]
+pub fn reference(entry: &LedgerEntry) -> String {
+    match entry.kind {
+        EntryKind::TopUp
+        | EntryKind::PaymentRefund
+        | EntryKind::Dispute
+        | EntryKind::Reinstatement => PaymentId(entry.reference).to_string(),
+        EntryKind::Grant | EntryKind::Deduction => UserId(entry.reference).to_string(),
+        EntryKind::Charge | EntryKind::Capture | EntryKind::Refund => {
+            ChargeId(entry.reference).to_string()
+        }
+    }
+}
+
+/// Appends the row of an entry, with the columns of [`ENTRIES_CSV_HEAD`].
+pub fn entry_csv(text: &mut String, of_call: &EntryOfCall) {
+    let EntryOfCall { entry, endpoint, model, status, tokens } = of_call;
+    let (prompt, completion) = match tokens {
+        Some((prompt, completion)) => (prompt.to_string(), completion.to_string()),
+        None => (String::new(), String::new()),
+    };
+    let _ = write!(
+        text,
+        "{},{},{},{},{},USD,{},{},{},{},{},{prompt},{completion}\r\n",
+        entry.seq,
+        entry.at.to_rfc3339_micros(),
+        entry.kind.name(),
+        entry.amount,
+        entry.balance_after,
+        reference(entry),
+        entry.key.map(|key| key.to_string()).unwrap_or_default(),
+        csv::text(endpoint.as_ref().map_or("", |(_, route)| route)),
+        csv::text(model),
+        status.map(|status| status.to_string()).unwrap_or_default(),
+    );
+}

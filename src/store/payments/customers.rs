@@ -1,0 +1,47 @@
+//! The names under which payment providers know users.
+
+use sea_orm::{ConnectionTrait, Statement, Value};
+
+use super::PaymentStore;
+use crate::store::StoreError;
+use crate::store::connections::execute;
+use domain::UserId;
+
+impl PaymentStore {
+    /// The user's customer id at a provider, if there is one.
+    pub async fn find_customer(
+        &self,
+        user: UserId,
+        provider: &'static str,
+    ) -> Result<Option<String>, StoreError> {
+        const SQL: &str = "SELECT provider_ref FROM customer WHERE user_id = $1 AND provider = $2";
+        self.database
+            .run(move |database| async move {
+                let backend = database.read.get_database_backend();
+                let values = [user.0.into(), provider.into()];
+                let row = Statement::from_sql_and_values(backend, SQL, values);
+                let row = database.read.query_one_raw(row).await?;
+                Ok(row.map(|row| row.try_get_by_index(0)).transpose()?)
+            })
+            .await
+    }
+
+    /// Inserts the user's customer id at a provider; answers the one on record if two come at once.
+    pub async fn insert_customer(
+        &self,
+        user: UserId,
+        provider: &'static str,
+        provider_ref: String,
+    ) -> Result<String, StoreError> {
+        const SQL: &str = "INSERT INTO customer (user_id, provider, provider_ref)
+            VALUES ($1, $2, $3) ON CONFLICT (user_id, provider) DO NOTHING";
+        let values: Vec<Value> = vec![user.0.into(), provider.into(), provider_ref.clone().into()];
+        self.database
+            .run_write(move |database| async move {
+                execute(&database.write, SQL, values).await?;
+                Ok(())
+            })
+            .await?;
+        Ok(self.find_customer(user, provider).await?.unwrap_or(provider_ref))
+    }
+}

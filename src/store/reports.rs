@@ -1,0 +1,238 @@
+//! What account holders read beside the ledger: calls, and keys against their limits.
+
+use std::sync::Arc;
+
+use sea_orm::{ConnectionTrait, EntityTrait as _, QueryResult, Statement, Value};
+use uuid::Uuid;
+
+use super::StoreError;
+use super::connections::{Connections, execute};
+use super::rollups::UsageFilter;
+use domain::{AccountId, ChargeId, Credits, Day, Ending, KeyId, Month, SpendingLimits, Timestamp};
+use entity::account;
+
+/// How many calls are scanned for one page; see [`super::ledger`].
+const LOOKED_THROUGH_MAX: i64 = 5_000;
+/// Usage records scanned in one statement, so that the ledger writer never waits long for it.
+const USAGE_CHUNK: u64 = 1_000;
+
+/// A call as its payer sees it.
+#[derive(Clone, Debug)]
+pub struct CallRow {
+    /// The call, and its request.
+    pub id: ChargeId,
+    /// With which key.
+    pub key: KeyId,
+    /// The HTTP method.
+    pub method: String,
+    /// The priced route.
+    pub route: String,
+    /// The model of the request; empty if it named none.
+    pub model: String,
+    /// Who served it.
+    pub upstream: String,
+    /// The HTTP status answered.
+    pub status: i16,
+    /// What it cost.
+    pub cost: Credits,
+    /// Tokens of its prompt.
+    pub prompt_tokens: i64,
+    /// Tokens of its completion.
+    pub completion_tokens: i64,
+    /// When it arrived.
+    pub started_at: Timestamp,
+    /// How long it took, in microseconds.
+    pub latency_micros: i64,
+    /// How it came to its end.
+    pub ending: Ending,
+}
+
+/// A key's spending against its limits.
+#[derive(Clone, Debug)]
+pub struct KeyAgainstLimits {
+    /// The key.
+    pub key: KeyId,
+    /// Its name.
+    pub name: String,
+    /// May it be used?
+    pub is_active: bool,
+    /// Its ceilings.
+    pub limits: SpendingLimits,
+    /// The last day counted, and what was spent in it.
+    pub day: (Day, Credits),
+    /// The last month counted, and what was spent in it.
+    pub month: (Month, Credits),
+    /// Spent since it was made.
+    pub total: Credits,
+}
+
+/// The reports of the database. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct ReportStore {
+    pub(in crate::store) database: Arc<Connections>,
+}
+
+impl ReportStore {
+    pub(super) fn new(database: Arc<Connections>) -> Self {
+        ReportStore { database }
+    }
+
+    /// A page of an account's calls, latest first, and where the next page begins. With a narrow
+    /// filter a page may be short, or empty.
+    pub async fn list_calls(
+        &self,
+        account: AccountId,
+        before: Option<ChargeId>,
+        limit: u64,
+        filter: UsageFilter,
+    ) -> Result<(Vec<CallRow>, Option<ChargeId>), StoreError> {
+        const END: &str = "SELECT id FROM usage_record WHERE account_id = $1 AND id < $2
+            ORDER BY id DESC LIMIT 1 OFFSET $3";
+        self.database
+            .run(move |database| async move {
+                let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+                let before = before.map_or(Uuid::max(), |id| id.0);
+                let mut values: Vec<Value> =
+                    vec![account.0.into(), before.into(), LOOKED_THROUGH_MAX.into(), limit.into()];
+                let conditions = filter.conditions(&mut values);
+                let window = if conditions.is_empty() { "$4 + 0 * $3" } else { "$3" };
+                let sql = format!(
+                "SELECT id, key_id, method, route, model, upstream, status, cost, prompt_tokens,
+                    completion_tokens, started_at, latency_micros, ending
+                FROM (SELECT * FROM usage_record WHERE account_id = $1 AND id < $2
+                    ORDER BY id DESC LIMIT {window}) AS latest
+                WHERE TRUE{conditions} ORDER BY id DESC LIMIT $4"
+            );
+                let backend = database.read.get_database_backend();
+                let statement = Statement::from_sql_and_values(backend, sql, values);
+                let rows = database.read.query_all_raw(statement).await?;
+                let calls: Vec<CallRow> = rows.iter().map(call).collect::<Result<_, _>>()?;
+                if i64::try_from(calls.len()).unwrap_or(i64::MAX) >= limit {
+                    let next = calls.last().map(|call| call.id);
+                    return Ok((calls, next));
+                }
+                if conditions.is_empty() {
+                    return Ok((calls, None));
+                }
+                let last = LOOKED_THROUGH_MAX.saturating_sub(1);
+                let values = [account.0.into(), before.into(), last.into()];
+                let statement = Statement::from_sql_and_values(backend, END, values);
+                let end = database.read.query_one_raw(statement).await?;
+                let next = end.map(|row| row.try_get_by_index::<Uuid>(0)).transpose()?;
+                Ok((calls, next.map(ChargeId)))
+            })
+            .await
+    }
+
+    /// The keys of an account that are not deleted, oldest first, with their limits and what they
+    /// have spent.
+    pub async fn list_keys_with_limits(
+        &self,
+        account: AccountId,
+        now: Timestamp,
+    ) -> Result<Vec<KeyAgainstLimits>, StoreError> {
+        const SQL: &str =
+            "SELECT api_key.id, name, is_revoked, expires_at, per_request_limit, daily_limit,
+                monthly_limit, total_limit, day, day_spent, month, month_spent, total_spent
+            FROM api_key LEFT JOIN key_spend ON key_spend.key_id = api_key.id
+            WHERE account_id = $1 AND NOT is_deleted ORDER BY created_at, api_key.id";
+        self.database
+            .run(move |database| async move {
+                let backend = database.read.get_database_backend();
+                let statement = Statement::from_sql_and_values(backend, SQL, [account.0.into()]);
+                let rows = database.read.query_all_raw(statement).await?;
+                let key = |row: &QueryResult| {
+                    let limit = |place: usize| {
+                        let limit = row.try_get_by_index::<Option<i64>>(place)?;
+                        Ok::<_, StoreError>(limit.map(Credits::from_nanos))
+                    };
+                    let spent =
+                        |place: usize| Ok::<_, StoreError>(limit(place)?.unwrap_or(Credits::ZERO));
+                    let number = |place: usize| row.try_get_by_index::<Option<i32>>(place);
+                    let expires_at: Option<i64> = row.try_get_by_index(3)?;
+                    let is_over = expires_at.is_some_and(|at| at <= now.micros());
+                    Ok(KeyAgainstLimits {
+                        key: KeyId(row.try_get_by_index(0)?),
+                        name: row.try_get_by_index(1)?,
+                        is_active: !row.try_get_by_index::<bool>(2)? && !is_over,
+                        limits: SpendingLimits {
+                            per_request: limit(4)?,
+                            daily: limit(5)?,
+                            monthly: limit(6)?,
+                            total: limit(7)?,
+                        },
+                        day: (Day(number(8)?.unwrap_or(0)), spent(9)?),
+                        month: (Month(number(10)?.unwrap_or(0)), spent(11)?),
+                        total: spent(12)?,
+                    })
+                };
+                rows.iter().map(key).collect()
+            })
+            .await
+    }
+
+    /// When an account was made.
+    pub async fn account_created_at(&self, id: AccountId) -> Result<Timestamp, StoreError> {
+        self.database
+            .run(move |database| async move {
+                let row = account::Entity::find_by_id(id.0).one(&database.read).await?;
+                let row =
+                    row.ok_or_else(|| StoreError::Corrupt(format!("there is no account {id}")))?;
+                Ok(Timestamp::from_micros(row.created_at))
+            })
+            .await
+    }
+
+    /// When the last entry of an account was written, or the account was made.
+    pub async fn account_updated_at(&self, id: AccountId) -> Result<Timestamp, StoreError> {
+        self.database
+            .run(move |database| async move {
+                let row = account::Entity::find_by_id(id.0).one(&database.read).await?;
+                let row =
+                    row.ok_or_else(|| StoreError::Corrupt(format!("there is no account {id}")))?;
+                Ok(Timestamp::from_micros(row.updated_at))
+            })
+            .await
+    }
+
+    /// Deletes a chunk of the oldest records of calls that arrived before `before`; answers how
+    /// many.
+    ///
+    /// Records are stored in the order in which they were written, so the oldest are at the
+    /// beginning: no index by time is needed, and whole pages are freed.
+    ///
+    /// Records that are in no rollup yet stay: call [`super::Store::fold_usage`] first.
+    pub async fn delete_usage(&self, before: Timestamp) -> Result<u64, StoreError> {
+        self.database
+            .run(move |database| async move {
+                let sql = format!(
+                    "DELETE FROM usage_record WHERE started_at < $1
+                    AND number <= (SELECT number FROM usage_mark) AND number <= (
+                    SELECT MAX(number) FROM (
+                        SELECT number FROM usage_record ORDER BY number LIMIT {USAGE_CHUNK}
+                    ) AS oldest)"
+                );
+                Ok(execute(&database.write, &sql, vec![before.micros().into()]).await?)
+            })
+            .await
+    }
+}
+
+fn call(row: &QueryResult) -> Result<CallRow, StoreError> {
+    let ending = Ending::from_code(row.try_get_by_index(12)?);
+    Ok(CallRow {
+        id: ChargeId(row.try_get_by_index(0)?),
+        key: KeyId(row.try_get_by_index(1)?),
+        method: row.try_get_by_index(2)?,
+        route: row.try_get_by_index(3)?,
+        model: row.try_get_by_index(4)?,
+        upstream: row.try_get_by_index(5)?,
+        status: row.try_get_by_index(6)?,
+        cost: Credits::from_nanos(row.try_get_by_index(7)?),
+        prompt_tokens: row.try_get_by_index(8)?,
+        completion_tokens: row.try_get_by_index(9)?,
+        started_at: Timestamp::from_micros(row.try_get_by_index(10)?),
+        latency_micros: row.try_get_by_index(11)?,
+        ending: ending.ok_or_else(|| StoreError::Corrupt("a call of no known ending".into()))?,
+    })
+}

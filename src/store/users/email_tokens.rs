@@ -1,0 +1,169 @@
+//! Tokens sent by email: each can be used once, until it expires.
+
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait, ConnectionTrait as _, DatabaseTransaction, EntityTrait,
+    QueryFilter, Statement, Value,
+};
+use uuid::Uuid;
+
+use super::UserStore;
+use super::record::{
+    TokenDigest, TokenPurpose, User, delete_unused_email_tokens, end_sessions, folded,
+};
+use crate::store::connections::{CHUNK, execute};
+use crate::store::sql::begin_write;
+use crate::store::{StoreError, audit_log};
+use domain::{ActKind, Actor, Origin, Timestamp, UserId};
+use entity::{email_token, session, user};
+
+impl UserStore {
+    /// Inserts a token for a user, and deletes every other one for the same purpose.
+    pub async fn insert_email_token(
+        &self,
+        user: &User,
+        purpose: TokenPurpose,
+        digest: TokenDigest,
+        expires_at: Timestamp,
+    ) -> Result<(), StoreError> {
+        let (id, email) = (user.id, folded(&user.email));
+        self.database
+            .run_write(move |database| async move {
+                let transaction = begin_write(&database.write).await?;
+                delete_unused_email_tokens(&transaction, id, purpose).await?;
+                let row = email_token::ActiveModel {
+                    digest: Set(digest.to_vec()),
+                    user_id: Set(id.0),
+                    purpose: Set(purpose.code()),
+                    email_folded: Set(email),
+                    expires_at: Set(expires_at.micros()),
+                    used_at: Set(None),
+                };
+                email_token::Entity::insert(row).exec_without_returning(&transaction).await?;
+                transaction.commit().await.map_err(StoreError::OutcomeUnknown)
+            })
+            .await
+    }
+
+    /// Is it a token that was not used and has not expired?
+    pub async fn is_email_token_valid(
+        &self,
+        purpose: TokenPurpose,
+        digest: TokenDigest,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        self.database
+            .run(move |database| async move {
+                let found = email_token::Entity::find_by_id(digest.to_vec())
+                    .filter(email_token::Column::Purpose.eq(purpose.code()))
+                    .filter(email_token::Column::UsedAt.is_null())
+                    .filter(email_token::Column::ExpiresAt.gt(now.micros()))
+                    .one(&database.read)
+                    .await?;
+                Ok(found.is_some())
+            })
+            .await
+    }
+
+    /// Uses a token that verifies an address; answers its user, or `None` if it is not valid.
+    pub async fn verify_email(
+        &self,
+        digest: TokenDigest,
+        now: Timestamp,
+        from: Origin,
+    ) -> Result<Option<UserId>, StoreError> {
+        self.database
+            .run_write(move |database| async move {
+                let transaction = begin_write(&database.write).await?;
+                let used = use_up(&transaction, TokenPurpose::Verify, digest, now).await?;
+                let Some(user) = used else { return Ok(None) };
+                set_verified(&transaction, user).await?;
+                let origin = Origin { actor: Actor::User(user), ..from };
+                let act = origin.act(Uuid::now_v7(), user, ActKind::EmailVerified, now);
+                audit_log::insert(&transaction, &act).await?;
+                transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
+                Ok(Some(user))
+            })
+            .await
+    }
+
+    /// Uses a token that resets a password, sets the password, and ends every session of the user.
+    /// The token also verifies the address. `None` if the token is not valid.
+    pub async fn reset_password(
+        &self,
+        digest: TokenDigest,
+        hash: String,
+        now: Timestamp,
+        from: Origin,
+    ) -> Result<Option<UserId>, StoreError> {
+        self.database
+            .run_write(move |database| async move {
+                let transaction = begin_write(&database.write).await?;
+                let used = use_up(&transaction, TokenPurpose::Reset, digest, now).await?;
+                let Some(user) = used else { return Ok(None) };
+                let sql = "UPDATE users SET password_hash = $1, token_version = token_version + 1
+                WHERE id = $2";
+                let values: [Value; 2] = [hash.into(), user.0.into()];
+                let backend = transaction.get_database_backend();
+                transaction
+                    .execute_raw(Statement::from_sql_and_values(backend, sql, values))
+                    .await?;
+                set_verified(&transaction, user).await?;
+                delete_unused_email_tokens(&transaction, user, TokenPurpose::Reset).await?;
+                end_sessions(&transaction, session::Column::UserId.eq(user.0), now).await?;
+                let origin = Origin { actor: Actor::User(user), ..from };
+                let act = origin.act(Uuid::now_v7(), user, ActKind::PasswordReset, now);
+                audit_log::insert(&transaction, &act).await?;
+                transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
+                Ok(Some(user))
+            })
+            .await
+    }
+
+    /// Deletes a chunk of the expired tokens; are there perhaps more?
+    pub async fn delete_expired_email_tokens(&self, now: Timestamp) -> Result<bool, StoreError> {
+        self.database
+            .run(move |database| async move {
+                let sql = format!(
+                    "DELETE FROM email_token WHERE digest IN (
+                    SELECT digest FROM email_token WHERE expires_at <= $1 LIMIT {CHUNK})"
+                );
+                Ok(execute(&database.write, &sql, vec![now.micros().into()]).await? == CHUNK)
+            })
+            .await
+    }
+}
+
+/// Uses a token, if its user still has the address that it was sent to. Of concurrent attempts the
+/// database lets one change the row.
+async fn use_up(
+    transaction: &DatabaseTransaction,
+    purpose: TokenPurpose,
+    digest: TokenDigest,
+    now: Timestamp,
+) -> Result<Option<UserId>, StoreError> {
+    let using = email_token::Entity::update_many()
+        .filter(email_token::Column::Digest.eq(digest.to_vec()))
+        .filter(email_token::Column::Purpose.eq(purpose.code()))
+        .filter(email_token::Column::UsedAt.is_null())
+        .filter(email_token::Column::ExpiresAt.gt(now.micros()))
+        .col_expr(email_token::Column::UsedAt, Value::from(now.micros()).into())
+        .exec(transaction)
+        .await?;
+    if using.rows_affected == 0 {
+        return Ok(None);
+    }
+    let token = email_token::Entity::find_by_id(digest.to_vec()).one(transaction).await?;
+    let Some(token) = token else { return Ok(None) };
+    let user = user::Entity::find_by_id(token.user_id).one(transaction).await?;
+    let user = user.filter(|user| user.email_folded == token.email_folded);
+    Ok(user.map(|user| UserId(user.id)))
+}
+
+async fn set_verified(transaction: &DatabaseTransaction, id: UserId) -> Result<(), StoreError> {
+    user::Entity::update_many()
+        .filter(user::Column::Id.eq(id.0))
+        .col_expr(user::Column::IsEmailVerified, Value::from(true).into())
+        .exec(transaction)
+        .await?;
+    Ok(())
+}

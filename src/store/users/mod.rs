@@ -1,0 +1,342 @@
+//! Users: their records, accounts, sessions, email tokens and second factors.
+
+use std::sync::Arc;
+
+use sea_orm::sea_query::LikeExpr;
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait, DatabaseTransaction, EntityTrait, ExprTrait as _, QueryFilter,
+    QueryOrder as _, QuerySelect as _,
+};
+use uuid::Uuid;
+
+use super::accounts::UserAccounts;
+use super::audit_log;
+use super::connections::Connections;
+use super::error::StoreError;
+use super::sql::begin_write;
+use domain::{
+    AccountId, AccountStatus, Act, ActKind, Credits, EntryKind, Environment, LedgerEntry, Link,
+    Timestamp, UserId,
+};
+use entity::{account, user};
+
+mod email_tokens;
+mod record;
+mod sessions;
+mod two_factor;
+
+pub use record::{
+    NewSession, NewUser, Role, SecondFactor, TokenDigest, TokenPurpose, User, folded,
+};
+pub use sessions::{Refreshed, SessionListing};
+pub use two_factor::CodeDigest;
+
+use record::{delete_unused_email_tokens, end_sessions, insert_session};
+
+/// The users of the database. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct UserStore {
+    database: Arc<Connections>,
+}
+
+/// Which users an operator wants to see.
+#[derive(Clone, Debug, Default)]
+pub struct UserSearch {
+    /// Those whose email or username has this in it, whatever its case.
+    pub text: Option<String>,
+    /// Those who registered before this one.
+    pub before: Option<UserId>,
+    /// At most so many.
+    pub limit: u64,
+}
+
+impl UserStore {
+    pub(super) fn new(database: Arc<Connections>) -> Self {
+        UserStore { database }
+    }
+
+    /// Stores a user with a live account and a test account.
+    ///
+    /// # Errors
+    /// [`StoreError::Taken`], naming `email` or `username`.
+    pub async fn insert(&self, new: NewUser) -> Result<User, StoreError> {
+        self.database
+            .run_write(move |database| async move {
+                let transaction = begin_write(&database.write).await?;
+                let row = user::ActiveModel {
+                    id: Set(new.id.0),
+                    email_folded: Set(folded(&new.email)),
+                    email: Set(new.email),
+                    username_folded: Set(folded(&new.username)),
+                    username: Set(new.username),
+                    password_hash: Set(new.password_hash),
+                    role: Set(new.role.code()),
+                    is_email_verified: Set(false),
+                    token_version: Set(0),
+                    tier: Set(None),
+                    created_at: Set(new.created_at.micros()),
+                    totp_secret: Set(None),
+                    totp_enabled_at: Set(None),
+                    totp_step: Set(0),
+                };
+                let user = user::Entity::insert(row)
+                    .exec_with_returning(&transaction)
+                    .await
+                    .map_err(StoreError::of_write)?;
+                let live = new_account(new.id, Environment::Live, Credits::ZERO, new.created_at);
+                account::Entity::insert(live).exec_without_returning(&transaction).await?;
+                let test = new_account(new.id, Environment::Test, new.test_credits, new.created_at);
+                let test = account::Entity::insert(test).exec_with_returning(&transaction).await?;
+                if test.seq > 0 {
+                    open_with_grant(&transaction, test).await?;
+                }
+                let at = new.created_at;
+                let act = new.origin.act(Uuid::now_v7(), new.id, ActKind::UserRegistered, at);
+                audit_log::insert(&transaction, &act).await?;
+                failpoint!("register-written");
+                transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
+                Ok(user.into())
+            })
+            .await
+    }
+
+    /// The user with this email, whatever its case.
+    pub async fn find_by_email(&self, email: &str) -> Result<Option<User>, StoreError> {
+        let email = folded(email);
+        self.database
+            .run(move |database| async move {
+                let row = user::Entity::find()
+                    .filter(user::Column::EmailFolded.eq(email))
+                    .one(&database.read)
+                    .await?;
+                Ok(row.map(User::from))
+            })
+            .await
+    }
+
+    /// The user with this id.
+    pub async fn find(&self, id: UserId) -> Result<Option<User>, StoreError> {
+        self.database
+            .run(move |database| async move {
+                Ok(user::Entity::find_by_id(id.0).one(&database.read).await?.map(User::from))
+            })
+            .await
+    }
+
+    /// The two accounts of a user.
+    pub async fn accounts_of(&self, user: UserId) -> Result<UserAccounts, StoreError> {
+        self.database
+            .run(move |database| async move {
+                let rows = account::Entity::find()
+                    .filter(account::Column::UserId.eq(user.0))
+                    .all(&database.read)
+                    .await?;
+                let of = |environment: Environment| {
+                    rows.iter()
+                        .find(|row| row.environment == environment.code())
+                        .map(|row| AccountId(row.id))
+                        .ok_or_else(|| {
+                            StoreError::Corrupt(format!(
+                                "{user} has no {} account",
+                                environment.name()
+                            ))
+                        })
+                };
+                Ok(UserAccounts { live: of(Environment::Live)?, test: of(Environment::Test)? })
+            })
+            .await
+    }
+
+    /// The user whose account it is.
+    pub async fn owner_of(&self, account: AccountId) -> Result<UserId, StoreError> {
+        self.database
+            .run(move |database| async move {
+                let row =
+                    entity::account::Entity::find_by_id(account.0).one(&database.read).await?;
+                let gone = || StoreError::Corrupt(format!("there is no account {account}"));
+                Ok(UserId(row.ok_or_else(gone)?.user_id))
+            })
+            .await
+    }
+
+    /// Users, the last registered one first.
+    pub async fn list(&self, search: UserSearch) -> Result<Vec<User>, StoreError> {
+        use user::Column::{CreatedAt, EmailFolded, Id, UsernameFolded};
+        self.database
+            .run(move |database| async move {
+                let mut query = user::Entity::find().order_by_desc(CreatedAt).order_by_desc(Id);
+                if let Some(text) = search.text {
+                    let mut pattern = String::from("%");
+                    for character in folded(&text).chars() {
+                        if matches!(character, '%' | '_' | '\\') {
+                            pattern.push('\\');
+                        }
+                        pattern.push(character);
+                    }
+                    pattern.push('%');
+                    let like = |column: user::Column| {
+                        column.like(LikeExpr::new(pattern.clone()).escape('\\'))
+                    };
+                    query = query.filter(like(EmailFolded).or(like(UsernameFolded)));
+                }
+                if let Some(before) = search.before {
+                    let Some(before) =
+                        user::Entity::find_by_id(before.0).one(&database.read).await?
+                    else {
+                        return Ok(Vec::new());
+                    };
+                    let at = before.created_at;
+                    let is_before = CreatedAt.lt(at).or(CreatedAt.eq(at).and(Id.lt(before.id)));
+                    query = query.filter(is_before);
+                }
+                let rows = query.limit(search.limit).all(&database.read).await?;
+                Ok(rows.into_iter().map(User::from).collect())
+            })
+            .await
+    }
+
+    /// Stores another hash of the same password, if the password was not changed.
+    pub async fn replace_hash(&self, user: &User, hash: String) -> Result<(), StoreError> {
+        let (id, before) = (user.id, user.password_hash.clone());
+        self.database
+            .run_write(move |database| async move {
+                user::Entity::update_many()
+                    .filter(user::Column::Id.eq(id.0).and(user::Column::PasswordHash.eq(before)))
+                    .col_expr(user::Column::PasswordHash, sea_orm::Value::from(hash).into())
+                    .exec(&database.write)
+                    .await?;
+                Ok(())
+            })
+            .await
+    }
+
+    /// Stores another password, if it was not changed since `user` was read, ends all of the user's
+    /// sessions, and begins another one; false if it was changed.
+    pub async fn set_password(
+        &self,
+        user: &User,
+        hash: String,
+        now: Timestamp,
+        session: Option<NewSession>,
+        act: Act,
+    ) -> Result<bool, StoreError> {
+        let (id, version) = (user.id, user.token_version);
+        self.database
+            .run_write(move |database| async move {
+                let transaction = begin_write(&database.write).await?;
+                let changed = user::Entity::update_many()
+                    .filter(user::Column::Id.eq(id.0).and(user::Column::TokenVersion.eq(version)))
+                    .col_expr(user::Column::PasswordHash, sea_orm::Value::from(hash).into())
+                    .col_expr(
+                        user::Column::TokenVersion,
+                        sea_orm::Value::from(version.saturating_add(1)).into(),
+                    )
+                    .exec(&transaction)
+                    .await?;
+                if changed.rows_affected == 0 {
+                    return Ok(false);
+                }
+                end_sessions(&transaction, entity::session::Column::UserId.eq(id.0), now).await?;
+                delete_unused_email_tokens(&transaction, id, TokenPurpose::Reset).await?;
+                if let Some(session) = session {
+                    insert_session(&transaction, &session).await?;
+                }
+                audit_log::insert(&transaction, &act).await?;
+                transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
+                Ok(true)
+            })
+            .await
+    }
+
+    /// Sets one column of a user, and records the act; was there such a user?
+    async fn set_column(
+        &self,
+        id: UserId,
+        column: user::Column,
+        value: sea_orm::Value,
+        act: Act,
+    ) -> Result<bool, StoreError> {
+        self.database
+            .run_write(move |database| async move {
+                let transaction = begin_write(&database.write).await?;
+                let changed = user::Entity::update_many()
+                    .filter(user::Column::Id.eq(id.0))
+                    .col_expr(column, value.into())
+                    .exec(&transaction)
+                    .await?;
+                if changed.rows_affected == 0 {
+                    return Ok(false);
+                }
+                audit_log::insert(&transaction, &act).await?;
+                transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
+                Ok(true)
+            })
+            .await
+    }
+
+    /// Sets a user's rate limit tier; was there such a user?
+    pub async fn set_tier(
+        &self,
+        id: UserId,
+        tier: Option<String>,
+        act: Act,
+    ) -> Result<bool, StoreError> {
+        self.set_column(id, user::Column::Tier, tier.into(), act).await
+    }
+
+    /// Sets a user's role; was there such a user?
+    pub async fn set_role(&self, id: UserId, role: Role, act: Act) -> Result<bool, StoreError> {
+        self.set_column(id, user::Column::Role, role.code().into(), act).await
+    }
+}
+
+fn new_account(
+    user: UserId,
+    environment: Environment,
+    balance: Credits,
+    at: Timestamp,
+) -> account::ActiveModel {
+    account::ActiveModel {
+        user_id: Set(user.0),
+        environment: Set(environment.code()),
+        status: Set(AccountStatus::Open.code()),
+        balance: Set(balance.nanos()),
+        seq: Set(i64::from(balance > Credits::ZERO)),
+        updated_at: Set(at.micros()),
+        created_at: Set(at.micros()),
+        link: Set(Link::START.0.to_vec()),
+        ..Default::default()
+    }
+}
+
+/// Inserts the first entry of an account that does not begin empty. This happens in the transaction
+/// of the account itself, before it can have an owner, so it needs no lease; its epoch is 0.
+async fn open_with_grant(
+    transaction: &DatabaseTransaction,
+    account: account::Model,
+) -> Result<(), StoreError> {
+    let at = Timestamp::from_micros(account.created_at);
+    let balance = Credits::from_nanos(account.balance);
+    let entry = LedgerEntry {
+        account: AccountId(account.id),
+        seq: account.seq,
+        epoch: 0,
+        kind: EntryKind::Grant,
+        amount: balance,
+        balance_after: balance,
+        reference: account.user_id,
+        key: None,
+        day: at.day(),
+        month: at.day().month(),
+        at,
+        link: Link::START,
+    };
+    let entry = entry.after(Link::START);
+    super::ledger::insert_entry(transaction, &entry).await?;
+    account::Entity::update_many()
+        .filter(account::Column::Id.eq(account.id))
+        .col_expr(account::Column::Link, sea_orm::Value::from(entry.link.0.to_vec()).into())
+        .exec(transaction)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,244 @@
+//! The rows of users, sessions and tokens, and the statements that several of them share.
+
+use sea_orm::sea_query::Expr;
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait,
+    ExprTrait as _, QueryFilter, Statement, Value,
+};
+
+use crate::store::StoreError;
+use domain::{Credits, Origin, SessionId, Timestamp, UserId};
+use entity::{email_token, refresh_token, session, user};
+
+/// The role of a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Everything with their own accounts.
+    User,
+    /// The operations of operators as well.
+    Admin,
+}
+
+impl Role {
+    /// Its name in the API.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Role::User => "user",
+            Role::Admin => "admin",
+        }
+    }
+
+    pub(super) const fn code(self) -> i16 {
+        match self {
+            Role::User => 1,
+            Role::Admin => 2,
+        }
+    }
+}
+
+/// A user to be stored.
+#[derive(Clone, Debug)]
+pub struct NewUser {
+    /// Their id.
+    pub id: UserId,
+    /// As they wrote it.
+    pub email: String,
+    /// As they wrote it.
+    pub username: String,
+    /// PHC text of argon2id.
+    pub password_hash: String,
+    /// Their role.
+    pub role: Role,
+    /// When they registered.
+    pub created_at: Timestamp,
+    /// The initial balance of their test account.
+    pub test_credits: Credits,
+    /// Who registers them, and from where, for the audit log.
+    pub origin: Origin,
+}
+
+/// A user as stored.
+#[derive(Clone, Debug)]
+pub struct User {
+    /// Their id.
+    pub id: UserId,
+    /// As they wrote it.
+    pub email: String,
+    /// As they wrote it.
+    pub username: String,
+    /// PHC text of argon2id.
+    pub password_hash: String,
+    /// Their role.
+    pub role: Role,
+    /// Has the address been proved?
+    pub is_email_verified: bool,
+    /// Their rate limit tier; `None` is the default one.
+    pub tier: Option<String>,
+    /// Raised by every change of the password: of two at the same time one is refused.
+    pub token_version: i64,
+    /// When they registered.
+    pub created_at: Timestamp,
+    /// Their second factor, enabled or pending.
+    pub second_factor: Option<SecondFactor>,
+}
+
+impl User {
+    /// Does a login take a second factor?
+    #[must_use]
+    pub fn has_two_factor(&self) -> bool {
+        self.second_factor.as_ref().is_some_and(|factor| factor.is_enabled)
+    }
+}
+
+impl From<user::Model> for User {
+    fn from(row: user::Model) -> Self {
+        User {
+            id: UserId(row.id),
+            email: row.email,
+            username: row.username,
+            password_hash: row.password_hash,
+            role: if row.role == Role::Admin.code() { Role::Admin } else { Role::User },
+            is_email_verified: row.is_email_verified,
+            tier: row.tier,
+            token_version: row.token_version,
+            created_at: Timestamp::from_micros(row.created_at),
+            second_factor: row
+                .totp_secret
+                .map(|sealed| SecondFactor { sealed, is_enabled: row.totp_enabled_at.is_some() }),
+        }
+    }
+}
+
+/// A second factor as stored.
+#[derive(Clone)]
+pub struct SecondFactor {
+    /// The secret, sealed.
+    pub sealed: Vec<u8>,
+    /// Has its owner proved that they have it? A login takes it from then on.
+    pub is_enabled: bool,
+}
+
+impl std::fmt::Debug for SecondFactor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SecondFactor").field("is_enabled", &self.is_enabled).finish_non_exhaustive()
+    }
+}
+
+/// The spelling under which an email or a username is unique.
+#[must_use]
+pub fn folded(text: &str) -> String {
+    text.trim().to_lowercase()
+}
+
+/// The purpose of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenPurpose {
+    /// To prove an address.
+    Verify,
+    /// To set another password.
+    Reset,
+}
+
+impl TokenPurpose {
+    pub(super) const fn code(self) -> i16 {
+        match self {
+            TokenPurpose::Verify => 1,
+            TokenPurpose::Reset => 2,
+        }
+    }
+}
+
+/// The digest of a random token: SHA-256 of its text.
+pub type TokenDigest = [u8; 32];
+
+/// A session to be stored.
+#[derive(Clone, Debug)]
+pub struct NewSession {
+    /// Its id.
+    pub id: SessionId,
+    /// Whose it is.
+    pub user: UserId,
+    /// When it begins.
+    pub at: Timestamp,
+    /// When it ends by itself, unless it is renewed.
+    pub expires_at: Timestamp,
+    /// The address it was begun from.
+    pub address: String,
+    /// The user agent of its client.
+    pub agent: String,
+    /// Of its first refresh token.
+    pub refresh: TokenDigest,
+    /// Sessions that a user may have; the oldest ones above it end.
+    pub sessions_max: u64,
+}
+
+/// Inserts a session, and ends the oldest ones if its user has too many.
+pub(super) async fn insert_session(
+    transaction: &DatabaseTransaction,
+    new: &NewSession,
+) -> Result<(), StoreError> {
+    let row = session::ActiveModel {
+        id: Set(new.id.0),
+        user_id: Set(new.user.0),
+        created_at: Set(new.at.micros()),
+        last_used_at: Set(new.at.micros()),
+        expires_at: Set(new.expires_at.micros()),
+        ended_at: Set(None),
+        address: Set(new.address.clone()),
+        agent: Set(new.agent.clone()),
+    };
+    session::Entity::insert(row).exec_without_returning(transaction).await?;
+    insert_refresh_token(transaction, new.refresh, new.id).await?;
+    let sql = "UPDATE session SET ended_at = $1 WHERE id IN (
+            SELECT id FROM session WHERE user_id = $2 AND ended_at IS NULL AND expires_at > $1
+            ORDER BY last_used_at DESC, id LIMIT 1000000 OFFSET $3)";
+    let most = i64::try_from(new.sessions_max).unwrap_or(i64::MAX);
+    let values: [Value; 3] = [new.at.micros().into(), new.user.0.into(), most.into()];
+    let backend = transaction.get_database_backend();
+    transaction.execute_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
+    Ok(())
+}
+
+pub(super) async fn insert_refresh_token(
+    transaction: &DatabaseTransaction,
+    digest: TokenDigest,
+    session: SessionId,
+) -> Result<(), StoreError> {
+    let row = refresh_token::ActiveModel {
+        digest: Set(digest.to_vec()),
+        session_id: Set(session.0),
+        used_at: Set(None),
+    };
+    refresh_token::Entity::insert(row).exec_without_returning(transaction).await?;
+    Ok(())
+}
+
+/// Ends sessions that have not ended; how many?
+pub(super) async fn end_sessions(
+    connection: &impl ConnectionTrait,
+    which: Expr,
+    now: Timestamp,
+) -> Result<u64, StoreError> {
+    let ended = session::Entity::update_many()
+        .filter(which.and(session::Column::EndedAt.is_null()))
+        .col_expr(session::Column::EndedAt, Value::from(now.micros()).into())
+        .exec(connection)
+        .await?;
+    Ok(ended.rows_affected)
+}
+
+/// Deletes the tokens of a user that nobody has used.
+pub(super) async fn delete_unused_email_tokens(
+    transaction: &DatabaseTransaction,
+    id: UserId,
+    purpose: TokenPurpose,
+) -> Result<(), StoreError> {
+    email_token::Entity::delete_many()
+        .filter(email_token::Column::UserId.eq(id.0))
+        .filter(email_token::Column::Purpose.eq(purpose.code()))
+        .filter(email_token::Column::UsedAt.is_null())
+        .exec(transaction)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,239 @@
+//! Sessions, and the tokens that renew them.
+
+use sea_orm::sea_query::Expr;
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait as _, QueryFilter, QueryOrder as _,
+    Statement, Value,
+};
+use uuid::Uuid;
+
+use super::UserStore;
+use super::record::{
+    NewSession, TokenDigest, User, end_sessions, insert_refresh_token, insert_session,
+};
+use crate::store::connections::{CHUNK, execute};
+use crate::store::sql::begin_write;
+use crate::store::{StoreError, audit_log};
+use domain::{Act, ActKind, Actor, Origin, SessionId, Timestamp, UserId};
+use entity::{refresh_token, session, user};
+
+/// A session that has not ended, as its user sees it.
+#[derive(Clone, Debug)]
+pub struct SessionListing {
+    /// Its id.
+    pub id: SessionId,
+    /// When it began.
+    pub created_at: Timestamp,
+    /// When it was begun or last renewed.
+    pub last_used_at: Timestamp,
+    /// When it ends by itself, unless it is renewed.
+    pub expires_at: Timestamp,
+    /// The address it was last renewed from.
+    pub address: String,
+    /// The user agent of its client.
+    pub agent: String,
+}
+
+/// The result of using a refresh token.
+#[derive(Debug)]
+pub enum Refreshed {
+    /// It was good, this once.
+    Renewed(Box<User>, SessionId),
+    /// It was used before, so it may be stolen: the session has ended.
+    Reused(UserId, SessionId),
+    /// There is no such token, or its session has ended.
+    Unknown,
+}
+
+impl UserStore {
+    /// Inserts a session, if the password has not changed since `version` and the user has no
+    /// second factor, or gave its code; did it?
+    pub async fn insert_session(
+        &self,
+        new: NewSession,
+        version: i64,
+        has_given_code: bool,
+        act: Act,
+    ) -> Result<bool, StoreError> {
+        // Locks the user's row, so that a concurrent change of the password comes before or after.
+        const SQL: &str = "UPDATE users SET token_version = token_version
+            WHERE id = $1 AND token_version = $2 AND (totp_enabled_at IS NULL OR $3)";
+        self.database
+            .run_write(move |database| async move {
+                let transaction = begin_write(&database.write).await?;
+                let values: [Value; 3] = [new.user.0.into(), version.into(), has_given_code.into()];
+                let backend = transaction.get_database_backend();
+                let held = Statement::from_sql_and_values(backend, SQL, values);
+                if transaction.execute_raw(held).await?.rows_affected() == 0 {
+                    return Ok(false);
+                }
+                insert_session(&transaction, &new).await?;
+                audit_log::insert(&transaction, &act).await?;
+                transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
+                Ok(true)
+            })
+            .await
+    }
+
+    /// Records an address from which a user authenticated, as a session that has ended already.
+    pub async fn record_address(&self, new: NewSession) -> Result<(), StoreError> {
+        self.database
+            .run_write(move |database| async move {
+                let transaction = begin_write(&database.write).await?;
+                insert_session(&transaction, &new).await?;
+                end_sessions(&transaction, session::Column::Id.eq(new.id.0), new.at).await?;
+                transaction.commit().await.map_err(StoreError::OutcomeUnknown)
+            })
+            .await
+    }
+
+    /// The user of a session that has neither ended nor expired.
+    pub async fn find_by_session(
+        &self,
+        id: SessionId,
+        now: Timestamp,
+    ) -> Result<Option<User>, StoreError> {
+        self.database
+            .run(move |database| async move {
+                let found = session::Entity::find_by_id(id.0)
+                    .filter(session::Column::EndedAt.is_null())
+                    .filter(session::Column::ExpiresAt.gt(now.micros()))
+                    .find_also_related(user::Entity)
+                    .one(&database.read)
+                    .await?;
+                Ok(found.and_then(|(_, user)| user).map(User::from))
+            })
+            .await
+    }
+
+    /// Uses a refresh token, and inserts its successor.
+    pub async fn refresh_session(
+        &self,
+        used: TokenDigest,
+        next: TokenDigest,
+        now: Timestamp,
+        expires_at: Timestamp,
+        from: Origin,
+    ) -> Result<Refreshed, StoreError> {
+        self.database
+            .run_write(move |database| async move {
+                let transaction = begin_write(&database.write).await?;
+                // Of concurrent attempts the database lets one change the row.
+                let using = refresh_token::Entity::update_many()
+                    .filter(refresh_token::Column::Digest.eq(used.to_vec()))
+                    .filter(refresh_token::Column::UsedAt.is_null())
+                    .col_expr(refresh_token::Column::UsedAt, Value::from(now.micros()).into())
+                    .exec(&transaction)
+                    .await?;
+                let token =
+                    refresh_token::Entity::find_by_id(used.to_vec()).one(&transaction).await?;
+                let Some(token) = token else { return Ok(Refreshed::Unknown) };
+                let found = session::Entity::find_by_id(token.session_id)
+                    .filter(session::Column::EndedAt.is_null())
+                    .filter(session::Column::ExpiresAt.gt(now.micros()))
+                    .find_also_related(user::Entity)
+                    .one(&transaction)
+                    .await?;
+                let Some((session, Some(user))) = found else { return Ok(Refreshed::Unknown) };
+                let id = SessionId(session.id);
+                if using.rows_affected == 0 {
+                    end_sessions(&transaction, session::Column::Id.eq(session.id), now).await?;
+                    let user = UserId(user.id);
+                    let origin = Origin { actor: Actor::User(user), ..from };
+                    let act = origin.act(Uuid::now_v7(), user, ActKind::RefreshTokenReused, now);
+                    audit_log::insert(&transaction, &act.to(id.to_string())).await?;
+                    transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
+                    return Ok(Refreshed::Reused(user, id));
+                }
+                insert_refresh_token(&transaction, next, id).await?;
+                session::Entity::update_many()
+                    .filter(session::Column::Id.eq(session.id))
+                    .col_expr(session::Column::LastUsedAt, Value::from(now.micros()).into())
+                    .col_expr(session::Column::ExpiresAt, Value::from(expires_at.micros()).into())
+                    .col_expr(session::Column::Address, Value::from(from.address).into())
+                    .exec(&transaction)
+                    .await?;
+                transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
+                Ok(Refreshed::Renewed(Box::new(user.into()), id))
+            })
+            .await
+    }
+
+    /// Ends one of a user's sessions; was there such a one?
+    pub async fn end_session(
+        &self,
+        user: UserId,
+        id: SessionId,
+        act: Act,
+    ) -> Result<bool, StoreError> {
+        let which = session::Column::Id.eq(id.0).and(session::Column::UserId.eq(user.0));
+        Ok(self.end_by(which, act).await? > 0)
+    }
+
+    /// Ends sessions, and records the act if there were any.
+    async fn end_by(&self, which: Expr, act: Act) -> Result<u64, StoreError> {
+        self.database
+            .run_write(move |database| async move {
+                let transaction = begin_write(&database.write).await?;
+                let ended = end_sessions(&transaction, which, act.at).await?;
+                if ended > 0 {
+                    audit_log::insert(&transaction, &act).await?;
+                }
+                transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
+                Ok(ended)
+            })
+            .await
+    }
+
+    /// Ends all of a user's sessions; how many?
+    pub async fn end_sessions(&self, user: UserId, act: Act) -> Result<u64, StoreError> {
+        self.end_by(session::Column::UserId.eq(user.0), act).await
+    }
+
+    /// A user's sessions, the last used one first.
+    pub async fn list_sessions(
+        &self,
+        user: UserId,
+        now: Timestamp,
+    ) -> Result<Vec<SessionListing>, StoreError> {
+        self.database
+            .run(move |database| async move {
+                let rows = session::Entity::find()
+                    .filter(session::Column::UserId.eq(user.0))
+                    .filter(session::Column::EndedAt.is_null())
+                    .filter(session::Column::ExpiresAt.gt(now.micros()))
+                    .order_by_desc(session::Column::LastUsedAt)
+                    .all(&database.read)
+                    .await?;
+                Ok(rows.into_iter().map(SessionListing::from).collect())
+            })
+            .await
+    }
+
+    /// Deletes a chunk of the expired sessions; are there perhaps more?
+    pub async fn delete_expired_sessions(&self, now: Timestamp) -> Result<bool, StoreError> {
+        self.database
+            .run(move |database| async move {
+                let sql = format!(
+                    "DELETE FROM session WHERE id IN (
+                    SELECT id FROM session WHERE expires_at <= $1 LIMIT {CHUNK})
+                AND expires_at <= $1"
+                );
+                Ok(execute(&database.write, &sql, vec![now.micros().into()]).await? == CHUNK)
+            })
+            .await
+    }
+}
+
+impl From<session::Model> for SessionListing {
+    fn from(row: session::Model) -> Self {
+        SessionListing {
+            id: SessionId(row.id),
+            created_at: Timestamp::from_micros(row.created_at),
+            last_used_at: Timestamp::from_micros(row.last_used_at),
+            expires_at: Timestamp::from_micros(row.expires_at),
+            address: row.address,
+            agent: row.agent,
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Second factors: a sealed secret, the last step that a code of it was good for, and recovery
+//! codes.
+
+use sea_orm::{
+    ActiveValue::Set, ColumnTrait, DatabaseTransaction, EntityTrait, ExprTrait as _,
+    PaginatorTrait as _, QueryFilter, QuerySelect as _, Value,
+};
+
+use super::UserStore;
+use crate::store::sql::begin_write;
+use crate::store::{StoreError, audit_log};
+use domain::{Act, Timestamp, UserId};
+use entity::{recovery_code, user};
+
+/// The digest under which a recovery code is stored.
+pub type CodeDigest = [u8; 32];
+
+impl UserStore {
+    /// Stores the secret of a pending second factor; false if one is enabled.
+    pub async fn insert_second_factor(
+        &self,
+        id: UserId,
+        sealed: Vec<u8>,
+    ) -> Result<bool, StoreError> {
+        self.database
+            .run_write(move |database| async move {
+                let changed = user::Entity::update_many()
+                    .filter(user::Column::Id.eq(id.0).and(user::Column::TotpEnabledAt.is_null()))
+                    .col_expr(user::Column::TotpSecret, Value::from(sealed).into())
+                    .col_expr(user::Column::TotpStep, Value::from(0_i64).into())
+                    .exec(&database.write)
+                    .await?;
+                Ok(changed.rows_affected > 0)
+            })
+            .await
+    }
+
+    /// Enables a pending second factor if its secret is still `sealed`, uses the step of the code
+    /// that proved it, and inserts its recovery codes; false if it was enabled or replaced in
+    /// between.
+    pub async fn enable_second_factor(
+        &self,
+        id: UserId,
+        sealed: Vec<u8>,
+        step: i64,
+        codes: Vec<CodeDigest>,
+        act: Act,
+    ) -> Result<bool, StoreError> {
+        use user::Column::{Id, TotpEnabledAt, TotpSecret, TotpStep};
+        self.database
+            .run_write(move |database| async move {
+                let transaction = begin_write(&database.write).await?;
+                let is_pending = TotpEnabledAt.is_null().and(TotpSecret.eq(sealed));
+                let changed = user::Entity::update_many()
+                    .filter(Id.eq(id.0).and(is_pending))
+                    .col_expr(TotpEnabledAt, Value::from(act.at.micros()).into())
+                    .col_expr(TotpStep, Value::from(step).into())
+                    .exec(&transaction)
+                    .await?;
+                if changed.rows_affected == 0 {
+                    return Ok(false);
+                }
+                replace_codes(&transaction, id, &codes).await?;
+                audit_log::insert(&transaction, &act).await?;
+                transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
+                Ok(true)
+            })
+            .await
+    }
+
+    /// Uses the code of a step; false if this or a later step was used.
+    pub async fn use_totp_step(&self, id: UserId, step: i64) -> Result<bool, StoreError> {
+        use user::Column::{Id, TotpEnabledAt, TotpStep};
+        self.database
+            .run_write(move |database| async move {
+                let changed = user::Entity::update_many()
+                    .filter(Id.eq(id.0).and(TotpEnabledAt.is_not_null()).and(TotpStep.lt(step)))
+                    .col_expr(TotpStep, Value::from(step).into())
+                    .exec(&database.write)
+                    .await?;
+                Ok(changed.rows_affected > 0)
+            })
+            .await
+    }
+
+    /// Uses a recovery code; false if there is none, or it was used.
+    pub async fn use_recovery_code(
+        &self,
+        id: UserId,
+        digest: CodeDigest,
+        act: Act,
+    ) -> Result<bool, StoreError> {
+        self.database
+            .run_write(move |database| async move {
+                let transaction = begin_write(&database.write).await?;
+                let changed = recovery_code::Entity::update_many()
+                    .filter(recovery_code::Column::UserId.eq(id.0))
+                    .filter(recovery_code::Column::Digest.eq(digest.to_vec()))
+                    .filter(recovery_code::Column::UsedAt.is_null())
+                    .col_expr(recovery_code::Column::UsedAt, Value::from(act.at.micros()).into())
+                    .exec(&transaction)
+                    .await?;
+                if changed.rows_affected == 0 {
+                    return Ok(false);
+                }
+                audit_log::insert(&transaction, &act).await?;
+                transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
+                Ok(true)
+            })
+            .await
+    }
+
+    /// Replaces all recovery codes.
+    pub async fn replace_recovery_codes(
+        &self,
+        id: UserId,
+        codes: Vec<CodeDigest>,
+        act: Act,
+    ) -> Result<(), StoreError> {
+        self.database
+            .run_write(move |database| async move {
+                let transaction = begin_write(&database.write).await?;
+                replace_codes(&transaction, id, &codes).await?;
+                audit_log::insert(&transaction, &act).await?;
+                transaction.commit().await.map_err(StoreError::OutcomeUnknown)
+            })
+            .await
+    }
+
+    /// Deletes a second factor with its secret and its recovery codes.
+    pub async fn delete_second_factor(&self, id: UserId, act: Act) -> Result<(), StoreError> {
+        self.database
+            .run_write(move |database| async move {
+                let transaction = begin_write(&database.write).await?;
+                user::Entity::update_many()
+                    .filter(user::Column::Id.eq(id.0))
+                    .col_expr(user::Column::TotpSecret, Value::Bytes(None).into())
+                    .col_expr(user::Column::TotpEnabledAt, Value::BigInt(None).into())
+                    .exec(&transaction)
+                    .await?;
+                replace_codes(&transaction, id, &[]).await?;
+                audit_log::insert(&transaction, &act).await?;
+                transaction.commit().await.map_err(StoreError::OutcomeUnknown)
+            })
+            .await
+    }
+
+    /// How many recovery codes are unused.
+    pub async fn count_recovery_codes(&self, id: UserId) -> Result<u64, StoreError> {
+        self.database
+            .run(move |database| async move {
+                let left = recovery_code::Entity::find()
+                    .filter(recovery_code::Column::UserId.eq(id.0))
+                    .filter(recovery_code::Column::UsedAt.is_null())
+                    .count(&database.read)
+                    .await?;
+                Ok(left)
+            })
+            .await
+    }
+
+    /// The addresses of a user's sessions, including ended ones that are not deleted yet.
+    pub async fn list_addresses(
+        &self,
+        id: UserId,
+        now: Timestamp,
+    ) -> Result<Vec<String>, StoreError> {
+        use entity::session::Column::{Address, ExpiresAt, UserId as Of};
+        self.database
+            .run(move |database| async move {
+                let found = entity::session::Entity::find()
+                    .select_only()
+                    .column(Address)
+                    .distinct()
+                    .filter(Of.eq(id.0))
+                    .filter(ExpiresAt.gt(now.micros()))
+                    .into_tuple()
+                    .all(&database.read)
+                    .await?;
+                Ok(found)
+            })
+            .await
+    }
+}
+
+async fn replace_codes(
+    transaction: &DatabaseTransaction,
+    id: UserId,
+    codes: &[CodeDigest],
+) -> Result<(), StoreError> {
+    recovery_code::Entity::delete_many()
+        .filter(recovery_code::Column::UserId.eq(id.0))
+        .exec(transaction)
+        .await?;
+    for digest in codes {
+        let row = recovery_code::ActiveModel {
+            user_id: Set(id.0),
+            digest: Set(digest.to_vec()),
+            used_at: Set(None),
+        };
+        recovery_code::Entity::insert(row).exec_without_returning(transaction).await?;
+    }
+    Ok(())
+}

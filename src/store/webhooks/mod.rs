@@ -1,0 +1,27 @@
+//! Webhook endpoints, the accounts that have some, and the deliveries of their events.
+
+use std::sync::Arc;
+
+use super::connections::Connections;
+
+mod deliveries;
+mod endpoints;
+mod record;
+mod subscribers;
+
+pub use record::{
+    Attempt, DeliveryLog, Destination, DueDelivery, DueEndpoint, Endpoint, EndpointChange,
+    EventToSend, NewEndpoint, Verdict,
+};
+
+/// The webhooks of the database. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct WebhookStore {
+    database: Arc<Connections>,
+}
+
+impl WebhookStore {
+    pub(super) fn new(database: Arc<Connections>) -> Self {
+        WebhookStore { database }
+    }
+}
