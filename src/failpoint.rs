@@ -1,23 +1,23 @@
-//! Places where a test can make the server fail: crash, panic, or take its time.
+//! Failpoints: places where a test can make the server crash, panic or wait.
 //!
-//! Only in builds with the feature `failpoints`, which no release has; elsewhere a failpoint is nothing at all.
-//! Each has a name, and does what `FAILPOINTS` says, in the language of the crate `fail`:
-//! `FAILPOINTS='writer-before-commit=5%return'`. Here `return` is what `kill -9` is: the process is gone, with
-//! all it had not handed to the operating system.
+//! They exist only in builds with the feature `failpoints`, which no release has. Each has a name,
+//! and does what the variable `FAILPOINTS` says, in the syntax of the crate `fail`:
+//! `FAILPOINTS='writer-commit-sent=5%return'`. Here `return` has the effect of `kill -9`: the
+//! process is gone, with all that it had not handed to the operating system.
 
-/// Every failpoint, with the place where it stands. `tests/chaos` crashes at each of them.
+/// The failpoints and what each stands between. `tests/chaos` crashes at each of them.
 pub const ALL: &[(&str, &str)] = &[
-    ("migrate-before", "before the schema is brought up to date"),
+    ("migrate-before", "before the schema is migrated"),
     ("migrate-step", "between two migrations"),
     ("migrate-after", "after the last migration"),
     ("takeover-before", "before the leases are taken"),
     ("takeover-raised", "the epoch is raised, and not committed"),
-    ("takeover-after", "the leases are taken, and nothing is known of it"),
+    ("takeover-after", "the leases are taken, and the process does not know yet"),
     ("release-before", "before the leases are given back"),
     ("load-before", "before an account is loaded"),
-    ("load-read", "an account is read, and not in memory"),
-    ("load-started", "an account is in memory, and nobody knows of it"),
-    ("passivate", "an idle account is let go"),
+    ("load-read", "an account is read, and not in memory yet"),
+    ("load-started", "an account is in memory, and not announced"),
+    ("passivate", "an idle account is unloaded"),
     ("account-decided", "a decision is made, and not handed to the writer"),
     ("account-handed-over", "a decision is handed to the writer, and not answered"),
     ("sweep-expired", "an orphaned charge is ended, and not handed to the writer"),
@@ -30,12 +30,12 @@ pub const ALL: &[(&str, &str)] = &[
     ("writer-holds-written", "holds are written"),
     ("writer-answers-written", "recorded answers are written"),
     ("writer-commit-sent", "COMMIT is on its way"),
-    ("writer-committed", "COMMIT is done, and nobody is told"),
-    ("writer-half-acknowledged", "half of a batch's callers are told"),
-    ("writer-acknowledged", "all of a batch's callers are told"),
+    ("writer-committed", "COMMIT is done, and not acknowledged"),
+    ("writer-half-acknowledged", "half of a batch is acknowledged"),
+    ("writer-acknowledged", "all of a batch is acknowledged"),
     ("journal-before", "before a batch is journaled"),
     ("journal-sent", "a batch is on its way into the journal"),
-    ("checkpoint-before-begin", "batches are in the journal alone"),
+    ("checkpoint-before-begin", "batches are only in the journal"),
     ("checkpoint-rows-written", "a checkpoint has written the tables"),
     ("checkpoint-marked", "a checkpoint has moved the mark, and is not committed"),
     (
@@ -44,39 +44,40 @@ pub const ALL: &[(&str, &str)] = &[
     ),
     (
         "checkpoint-deleted",
-        "what is checkpointed is deleted from the journal, and nothing is known of it",
+        "what is checkpointed is deleted from the journal, and the process does not know yet",
     ),
     ("takeover-journal", "the lease of the tables is taken, and the journal not taken over"),
     ("checkpoint-left", "the leases are taken, and what the last process left is not checkpointed"),
     ("handler-entered", "a paid call has arrived"),
-    ("charge-accepted", "a call is charged, and the upstream not asked"),
+    ("charge-accepted", "a call is charged, and not sent to the upstream"),
     ("upstream-answered", "the upstream has answered, and nothing is settled"),
     ("settle-decided", "a call is settled, and its commit awaited"),
-    ("settle-on-record", "a call is on record, and not answered"),
-    ("stream-hold-on-record", "a stream's hold is on record, and no byte sent"),
+    ("settle-on-record", "a call is committed, and not answered"),
+    ("stream-hold-on-record", "a stream's hold is committed, and no byte sent"),
     ("stream-extended", "a stream's hold is extended"),
-    ("stream-settled", "a stream's bill is on record, and its last frames not sent"),
+    ("stream-settled", "a stream's bill is committed, and its last frames not sent"),
     ("register-written", "a user is written, and not committed"),
 ];
 
-/// The failpoints that SQLite alone has.
+/// The failpoints that only SQLite has.
 pub const OF_SQLITE: &[(&str, &str)] = &[(
     "journal-head-written",
-    "the journal says otherwise whose it is, or what is forgotten, unsynced",
+    "the journal's head has a new owner or a new start, not synced yet",
 )];
 
-/// The failpoints that only payments and events reach; `tests/it/stripe.rs` and `tests/it/x402.rs` crash at each of them.
+/// The failpoints that only payments and events reach. `tests/it/stripe.rs` and `tests/it/x402.rs`
+/// crash at each of them.
 pub const OF_PAYMENTS: &[(&str, &str)] = &[
-    ("payment-opened", "a payment is on record, and its provider has not heard of it"),
+    ("payment-opened", "a payment is committed, and not sent to its provider"),
     ("payment-decided", "a payment's credit is decided, and its commit awaited"),
-    ("payment-credited", "a payment is credited, and nobody is told"),
-    ("payment-reversed", "a part of a payment is taken back, and nobody is told"),
-    ("payment-begun", "a payment is begun at its provider, and its money not moved"),
+    ("payment-credited", "a payment is credited, and not acknowledged"),
+    ("payment-reversed", "a part of a payment is reversed, and not acknowledged"),
+    ("payment-begun", "a payment has begun at its provider, and its money not moved"),
     ("payment-settled", "a payment's money has moved, and is not credited"),
     ("writer-events-written", "events are written, and not committed"),
 ];
 
-/// Does what the test has ordered for this place, which is nothing but in a build with failpoints.
+/// Does what `FAILPOINTS` says for this place; nothing in a build without failpoints.
 macro_rules! failpoint {
     ($name:literal) => {
         #[cfg(feature = "failpoints")]
@@ -84,7 +85,7 @@ macro_rules! failpoint {
     };
 }
 
-/// Reads the orders. Called once, at start.
+/// Reads `FAILPOINTS`. Called once, at start.
 #[cfg(feature = "failpoints")]
 pub fn listen() {
     std::mem::forget(fail::FailScenario::setup());
@@ -93,11 +94,11 @@ pub fn listen() {
 /// See [`failpoint!`].
 #[cfg(feature = "failpoints")]
 pub fn reach(name: &str) {
-    // `abort` runs no destructor, closes no connection politely and flushes nothing.
+    // `abort` runs no destructor, closes no connection and flushes nothing.
     let _: Option<()> = fail::eval(name, |_| std::process::abort());
 }
 
-/// Is the failpoint ordered to be `return`? For those that change what the server does.
+/// Is the failpoint set to `return`? For failpoints that change what the server does.
 #[must_use]
 pub fn is_ordered(name: &str) -> bool {
     #[cfg(feature = "failpoints")]

@@ -40,7 +40,7 @@
 //! | how it starts and stops | [`app`] |
 //! | when a write may be acknowledged | [`domain::writer`], carried out by [`actors::ledger`] |
 //! | what must hold in the database | [`domain::audit`], folded by [`verify`] |
-//! | every bound on what runs at once | [`config`], counted in [`pipeline`]'s readiness, shown by `http/metrics.rs` |
+//! | every bound on what runs at once | [`config`], counted in [`pipeline`]'s admission, shown by `http/metrics.rs` |
 //! | who somebody is, and what proves it | [`auth`] |
 //! | who did what | [`domain::act`], written by `store/audit_log.rs` |
 //! | what goes by email | [`mail`], [`auth`] |

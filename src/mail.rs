@@ -1,7 +1,8 @@
-//! Mail to users: over SMTP, or where none is set, into a folder or into the log.
+//! Mail to users: by SMTP, or for development into a folder or the log.
 //!
-//! Nobody waits for it, so that no answer's time tells whether there was anything to send. What could not be sent after
-//! several tries is lost: its reader asks for another one.
+//! Requests do not wait for it, so the time of an answer does not reveal whether a message was
+//! sent. A message that could not be sent after several attempts is lost; the user can request
+//! another one.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,24 +19,24 @@ use uuid::Uuid;
 
 use crate::config::{EmailSettings, EmailTransport};
 
-/// How often sending is tried, and how long it waits after the first time; twice as long each time.
+/// Attempts to send a message, and the pause after the first one. The pause doubles each time.
 const TRIES: u32 = 4;
 const PAUSE: Duration = Duration::from_secs(2);
 /// Messages sent at the same time.
 const SENDING_MAX: usize = 4;
-/// Messages waiting; more are lost, since somebody has this server send what nobody asked for.
+/// Messages that may wait. Further ones are lost; so many suggest abuse.
 const WAITING_MAX: usize = 10_000;
-/// How long one try may take.
+/// Timeout of one attempt.
 const TRY_MAX: Duration = Duration::from_secs(20);
 
 /// A message to a user.
 #[derive(Clone, Debug)]
 pub struct Letter {
-    /// Their address.
+    /// The recipient.
     pub to: String,
-    /// Its subject.
+    /// The subject.
     pub subject: String,
-    /// Its text.
+    /// The text.
     pub text: String,
 }
 
@@ -56,21 +57,19 @@ pub struct Mailer {
 }
 
 impl Mailer {
-    /// As set; `folder` is where messages go that have nowhere else to go.
-    ///
-    /// # Errors
-    /// A line that names the setting that cannot be used.
+    /// As configured. `folder` is used if the settings name no folder. An error names the setting
+    /// that cannot be used.
     pub fn new(settings: &EmailSettings, folder: PathBuf, runtime: Handle) -> anyhow::Result<Self> {
-        // Its pool of connections has a task of its own.
+        // The connection pool spawns a task.
         let _entered = runtime.enter();
-        let from = settings.from.parse().context("email.from is no address")?;
+        let from = settings.from.parse().context("email.from is not an email address")?;
         let transport = match settings.transport() {
             EmailTransport::Smtp => {
                 let url = settings.smtp_url.as_ref().context("email.smtp_url is not set")?;
                 let builder = AsyncSmtpTransport::<Tokio1Executor>::from_url(url.expose());
-                // The cause may repeat the password in it.
+                // The cause could repeat the password.
                 let builder =
-                    builder.map_err(|_| anyhow::anyhow!("email.smtp_url is no URL of SMTP"))?;
+                    builder.map_err(|_| anyhow::anyhow!("email.smtp_url is not an SMTP URL"))?;
                 Transport::Smtp(Box::new(builder.timeout(Some(TRY_MAX)).build()))
             }
             EmailTransport::Folder => Transport::Folder(settings.folder.clone().unwrap_or(folder)),
@@ -85,18 +84,18 @@ impl Mailer {
         })
     }
 
-    /// Do messages reach their readers?
+    /// Are messages sent to a mail server?
     #[must_use]
     pub fn is_real(&self) -> bool {
         matches!(*self.transport, Transport::Smtp(_))
     }
 
-    /// Sends a letter, without anyone waiting for it.
+    /// Sends a message in the background.
     pub fn send(&self, letter: Letter) {
         let mailer = self.clone();
         if self.waiting.fetch_add(1, Ordering::AcqRel) >= WAITING_MAX {
             self.waiting.fetch_sub(1, Ordering::AcqRel);
-            tracing::error!("a message was not sent: too many wait");
+            tracing::error!("a message was not sent: too many are waiting");
             return;
         }
         self.runtime.spawn(async move {
@@ -111,7 +110,7 @@ impl Mailer {
     }
 
     async fn try_to_send(&self, letter: &Letter) -> anyhow::Result<()> {
-        let to: Mailbox = letter.to.parse().context("the address of its reader")?;
+        let to: Mailbox = letter.to.parse().context("the recipient's address")?;
         let message = Message::builder()
             .from(self.from.clone())
             .to(to)
@@ -137,26 +136,27 @@ impl Mailer {
             Transport::Folder(folder) => write(folder.clone(), message.formatted()).await,
             Transport::Log => {
                 let Letter { to, subject, text } = letter;
-                tracing::info!(to, subject, text, "a message, since email.transport is log");
+                tracing::info!(to, subject, text, "a message (email.transport is log)");
                 Ok(())
             }
         }
     }
 }
 
-/// Writes a message for the eyes of the server's own user: its token is as good as a password for a while.
+/// Writes a message into a file that only the server's user can read, because its token works like
+/// a password.
 async fn write(folder: PathBuf, message: Vec<u8>) -> anyhow::Result<()> {
     let path = folder.join(format!("{}.eml", Uuid::now_v7()));
     let work = move || {
         use std::io::Write as _;
         use std::os::unix::fs::OpenOptionsExt as _;
         std::fs::create_dir_all(&folder)?;
-        // Under its own name only when it is whole: somebody may be looking.
+        // Renamed when it is complete, because others may watch the folder.
         let draft = path.with_extension("draft");
         let mut file =
             std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
         file.write_all(&message)?;
         std::fs::rename(draft, path)
     };
-    tokio::task::spawn_blocking(work).await?.context("cannot write into the folder for mail")
+    tokio::task::spawn_blocking(work).await?.context("cannot write into the mail folder")
 }

@@ -1,7 +1,7 @@
 //! Rate limits and their counters.
 //!
-//! Each limit is a token bucket of the `governor` crate: it holds as many requests as the window allows and
-//! fills evenly over the window.
+//! Each limit is a token bucket of the `governor` crate. It holds as many requests as the window
+//! allows, and refills evenly over the window.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -22,16 +22,17 @@ use domain::{AccountId, KeyId, Timestamp};
 
 type Limiter<K> = RateLimiter<K, DashMapStateStore<K>, DefaultClock, StateInformationMiddleware>;
 
-/// Where a caller stands with the limit that is closest to refusing it.
+/// The status of the limit that is closest to refusing the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimitStatus {
-    /// Its name: of the window, or of whom it counts.
+    /// The name of the limit: its window, or what it counts by.
     pub policy: &'static str,
-    /// Requests the window allows.
+    /// Requests that the window allows.
     pub limit: u32,
-    /// Requests left in it now.
+    /// Requests that are left.
     pub remaining: u32,
-    /// Unix seconds: when the limit is whole again, or where none is left, when the next request is admitted.
+    /// Unix time in seconds: when the limit is full again, or, if no request is left, when the next
+    /// one is admitted.
     pub reset: i64,
     /// The window, in seconds.
     pub window: u64,
@@ -44,7 +45,7 @@ const WHOLE: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
 
 const MINUTE: Duration = Duration::from_mins(1);
 
-/// Whom a limit counts.
+/// What a limit counts by.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 enum Subject {
     Key(KeyId),
@@ -57,8 +58,8 @@ struct Bound<K: Clone + Eq + std::hash::Hash> {
     limiter: Limiter<K>,
 }
 
-/// The bounds of one tier for one class of routes, shortest window first: a burst that the second refuses
-/// must not eat up the day.
+/// The limits of one tier for one class of routes. The shortest window comes first: a request that
+/// it refuses must not count for the day.
 type Bounds = Vec<Bound<Subject>>;
 
 /// Every rate limit, with its counters.
@@ -66,12 +67,12 @@ pub struct RateLimits {
     address: Option<Bound<IpAddr>>,
     tiers: BTreeMap<String, BTreeMap<RouteClass, Bounds>>,
     default_tier: String,
-    /// Those that owners have given their keys.
+    /// The limits that owners have set for their keys.
     own: DashMap<KeyId, (NonZeroU32, Arc<Bound<KeyId>>)>,
 }
 
-/// `count` requests a window, or fewer by `percent`; what comes to less than one a window stays exact by a
-/// longer wait.
+/// `percent` of `count` requests per window. Less than one request per window becomes one per
+/// longer window.
 fn quota(count: NonZeroU32, percent: NonZeroU32, window: Duration) -> Option<Quota> {
     let hundredths = u64::from(count.get()).checked_mul(u64::from(percent.get()))?;
     let nanos = window.as_nanos().checked_mul(100)?.checked_div(u128::from(hundredths))?;
@@ -92,7 +93,7 @@ impl<K: Clone + Eq + std::hash::Hash> Bound<K> {
         Some(Bound { policy, limiter })
     }
 
-    /// Counts a request. Where it is one too many, also how long to wait.
+    /// Counts a request. If the limit is exceeded, the error has the seconds to wait.
     fn check(&self, subject: &K, now: Timestamp) -> (RateLimitStatus, Option<Duration>) {
         let (quota, remaining, wait) = match self.limiter.check_key(subject) {
             Ok(state) => (state.quota(), state.remaining_burst_capacity(), None),
@@ -105,7 +106,7 @@ impl<K: Clone + Eq + std::hash::Hash> Bound<K> {
         let whole_again = wait.unwrap_or(quota.replenish_interval().saturating_mul(used));
         let reset_in = seconds_up(whole_again);
         let reset = now.seconds().saturating_add(i64::try_from(reset_in).unwrap_or(0));
-        // What comes to less than one in the window that was set has a longer one.
+        // Less than one request per window has a longer window.
         let window = seconds_up(quota.replenish_interval().saturating_mul(limit));
         (RateLimitStatus { policy: self.policy, limit, remaining, reset, window, reset_in }, wait)
     }
@@ -135,7 +136,7 @@ fn bounds(tier: TierSettings, percent: NonZeroU32) -> Bounds {
 }
 
 impl RateLimits {
-    /// The limits of the settings; none at all where they are switched off.
+    /// The limits of the settings; none if they are switched off.
     #[must_use]
     pub fn new(settings: &RateLimitSettings) -> Self {
         let default_tier = settings.default_tier.clone();
@@ -166,10 +167,8 @@ impl RateLimits {
         }
     }
 
-    /// Counts a request from an address.
-    ///
-    /// # Errors
-    /// How many seconds to wait, where it is one too many.
+    /// Counts a request from an address. If the limit is exceeded, the error has the seconds to
+    /// wait.
     pub fn check_address(
         &self,
         address: IpAddr,
@@ -182,10 +181,8 @@ impl RateLimits {
         }
     }
 
-    /// Counts a request of a key, and of its account, for one class of routes.
-    ///
-    /// # Errors
-    /// How many seconds to wait, where it is one too many.
+    /// Counts a request of a key, and of its account, for one class of routes. If a limit is
+    /// exceeded, the error has the seconds to wait.
     pub fn check_caller(
         &self,
         tier: Option<&str>,
@@ -213,7 +210,7 @@ impl RateLimits {
         Ok(closest)
     }
 
-    /// Counts a call against what the key's owner allows it; a limit that was changed begins anew.
+    /// Counts a call by the limit that the key's owner has set. A changed limit starts full.
     pub fn check_own(
         &self,
         key: KeyId,
@@ -236,7 +233,7 @@ impl RateLimits {
         }
     }
 
-    /// Forgets callers whose limits are whole, so that memory stays bounded.
+    /// Deletes the counters that are full again, so that memory stays bounded.
     pub fn forget_idle(&self) {
         if let Some(bound) = &self.address {
             bound.forget_idle();
@@ -285,7 +282,8 @@ mod tests {
                 assert_eq!(standing.window, 1);
             }
             assert_eq!(check(&limits, class, 1, 1), Err(1), "{class:?}");
-            // Another key of the same account finds the account's limit used up; another account does not.
+            // Another key of the same account finds the account's limit used up; another account
+            // does not.
             assert_eq!(check(&limits, class, 2, 1), Err(1));
             assert!(check(&limits, class, 3, 2).is_ok());
         }

@@ -1,5 +1,5 @@
-//! What must be read again, but not by whoever has the database alone: sealed with AES-256-GCM, under a key that is
-//! derived from a secret the database never sees.
+//! Encryption of texts in the database (AES-256-GCM). The key is derived from a secret that the
+//! database does not hold, so the database alone does not reveal them.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use rand::RngExt as _;
 use sha2::{Digest as _, Sha256};
 
-/// Seals texts of one purpose.
+/// Encrypts the texts of one purpose.
 #[derive(Clone)]
 pub struct Seal(Arc<SealKeys>);
 
@@ -18,7 +18,7 @@ struct SealKeys {
 }
 
 impl Seal {
-    /// Under a key of its own for each purpose.
+    /// Each purpose has a key of its own.
     #[must_use]
     pub fn new(secret: &[u8], purpose: &str) -> Option<Self> {
         let derive = |purpose: &[u8]| -> [u8; 32] {
@@ -33,7 +33,8 @@ impl Seal {
         })))
     }
 
-    /// Seals a text, bound to what it belongs to: moved to something else it does not open.
+    /// Encrypts a text, bound to what it belongs to: it cannot be decrypted as part of anything
+    /// else.
     #[must_use]
     pub fn seal(&self, mut text: Vec<u8>, bound_to: &[u8]) -> Option<Vec<u8>> {
         let nonce: [u8; NONCE_LEN] = rand::rng().random();
@@ -42,7 +43,8 @@ impl Seal {
         Some([nonce.as_slice(), &text].concat())
     }
 
-    /// Opens it. `None` where it was sealed under another key, bound to something else, or changed.
+    /// Decrypts it. `None` if it was encrypted under another key, bound to something else, or
+    /// changed.
     #[must_use]
     pub fn open(&self, sealed: &[u8], bound_to: &[u8]) -> Option<Vec<u8>> {
         let (nonce, text) = sealed.split_first_chunk::<NONCE_LEN>()?;
@@ -51,7 +53,7 @@ impl Seal {
         Some(opened.to_vec())
     }
 
-    /// What a text is known by that is too short to be stored as a plain digest.
+    /// A keyed digest, for a text that is too short for a plain one.
     #[must_use]
     pub fn digest(&self, text: &str, bound_to: &[u8]) -> [u8; 32] {
         let mut mac = self.0.digesting.clone();

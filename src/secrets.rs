@@ -1,4 +1,5 @@
-//! Secrets that nobody has set: made once, in the data directory, readable by the owner alone.
+//! Secrets that are not set: generated once in the data directory, in files that only their owner
+//! can read.
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -10,31 +11,27 @@ use rand::RngExt as _;
 
 use crate::config::Secret;
 
-/// The secret that is set, else the one in the file `name` of the data directory, which is made where it is
-/// missing.
-///
-/// # Errors
-/// Where the file can neither be read nor made.
+/// The secret that is set, or that in the file `name` of the data directory. A missing file is
+/// created.
 pub fn secret(set: Option<&Secret>, data_dir: &Path, name: &str) -> anyhow::Result<Vec<u8>> {
     if let Some(secret) = set {
         return Ok(secret.expose().as_bytes().to_vec());
     }
     std::fs::create_dir_all(data_dir)
-        .with_context(|| format!("cannot make the data directory {}", data_dir.display()))?;
+        .with_context(|| format!("cannot create the data directory {}", data_dir.display()))?;
     let path = data_dir.join(name);
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
     match made {
         Ok(file) => fill(file).with_context(|| format!("cannot write {}", path.display()))?,
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(error).with_context(|| format!("cannot make {}", path.display())),
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot create {}", path.display()));
+        }
     }
     read(&path)
 }
 
-/// The secret that was in use before, if one was replaced: as it is set, else the file that [`rotate`] has left.
-///
-/// # Errors
-/// Where the file is there and cannot be read.
+/// The previous secret, if there is one: as it is set, or from the file that [`rotate`] has left.
 pub fn previous(
     set: Option<&Secret>,
     data_dir: &Path,
@@ -47,10 +44,7 @@ pub fn previous(
     if path.exists() { read(&path).map(Some) } else { Ok(None) }
 }
 
-/// Puts another secret in the place of the file `name`, and keeps the old one beside it.
-///
-/// # Errors
-/// Where there is no such file, or it cannot be replaced.
+/// Replaces the secret in the file `name`, and keeps the old one beside it.
 pub fn rotate(data_dir: &Path, name: &str) -> anyhow::Result<()> {
     let (path, previous) = (data_dir.join(name), data_dir.join(format!("{name}.previous")));
     read(&path)?;
@@ -67,7 +61,7 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     let text = text.trim();
     anyhow::ensure!(
         text.len() >= 32,
-        "{} holds no secret; delete it to have one made",
+        "{} contains no secret; delete it to have one generated",
         path.display()
     );
     Ok(text.as_bytes().to_vec())
@@ -75,10 +69,7 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 
 fn fill(mut file: File) -> std::io::Result<()> {
     let random: [u8; 32] = rand::rng().random();
-    for byte in random {
-        write!(file, "{byte:02x}")?;
-    }
-    writeln!(file)?;
+    writeln!(file, "{}", hex::encode(random))?;
     file.sync_all()
 }
 

@@ -1,8 +1,9 @@
-//! Logs by `tracing`, on standard error: for people, or one JSON object a line; and where a collector is set, traces by
-//! OTLP over HTTP (OpenTelemetry), continued to the upstream, and from callers where that is set (W3C Trace Context).
+//! Logs and traces. Logs go to standard error, for people or as one JSON object per line. If a
+//! collector is set, traces are exported by OTLP over HTTP (OpenTelemetry). They are continued to
+//! the upstream and, if that is set, from callers (W3C Trace Context).
 //!
-//! Field names are the same everywhere: `request_id`, `account`, `key`, `route`, `status`. No line and no span ever
-//! holds a key, a session token, a password, an email address or a body.
+//! Field names are the same everywhere: `request_id`, `account`, `key`, `route`, `status`. No line
+//! and no span contains an API key, a session token, a password, an email address or a body.
 
 use std::borrow::Cow;
 use std::io::IsTerminal as _;
@@ -28,20 +29,20 @@ use tracing_subscriber::{EnvFilter, Layer as _};
 
 use crate::config::{LogFormat, LogSettings, TraceSettings};
 
-/// The target of every span that is for the collector, and of nothing else. Never in the log.
+/// The target of the spans for the collector. They are never in the log.
 pub const SPANS: &str = "polysystems::span";
-/// The target of the one line that every request leaves.
+/// The target of the access log: one line for each request.
 pub const REQUEST: &str = "polysystems::request";
-/// The longest one post to the collector may take, tries and pauses included.
+/// Timeout of an export, retries included.
 const EXPORT_MAX: Duration = Duration::from_secs(3);
 
-/// What ends the traces. Without a collector it holds nothing.
+/// Ends the traces; empty without a collector.
 #[must_use = "spans that wait are lost unless it is ended"]
 pub struct Traces(Option<SdkTracerProvider>);
 
 impl Traces {
-    /// Sends what waits, and ends the exporter's thread. Blocks up to `at_most`: call it after the server, outside of its
-    /// runtimes.
+    /// Exports what is queued, and ends the exporter's thread. It blocks up to `at_most`, so it is
+    /// called after the server has ended, outside of its runtimes.
     pub fn end(self, at_most: Duration) {
         if let Some(provider) = self.0
             && let Err(error) = provider.shutdown_with_timeout(at_most)
@@ -51,18 +52,15 @@ impl Traces {
     }
 }
 
-/// Starts logging for the process, and tracing where `traces` is set.
-///
-/// # Errors
-/// Where the level is not a filter, or the collector's address is none.
+/// Starts logging for the process, and tracing if `traces` is set.
 pub fn start(log: &LogSettings, traces: &TraceSettings) -> anyhow::Result<Traces> {
-    // Whatever level is set, spans are not in the log, and without a collector no span is ever made.
+    // Spans are never in the log, and without a collector none is created.
     let no_spans: Directive = format!("{SPANS}=off").parse()?;
     let filter = EnvFilter::try_new(&log.level)
         .with_context(|| format!("log.level {:?} is not a log level", log.level))?
         .add_directive(no_spans);
     let Some(url) = &traces.otlp_url else {
-        // Exactly what there was: one global filter, no second layer.
+        // Without a collector: one global filter, no second layer.
         let logs = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_ansi(std::io::stderr().is_terminal())
@@ -78,7 +76,7 @@ pub fn start(log: &LogSettings, traces: &TraceSettings) -> anyhow::Result<Traces
     let provider = provider(url, traces)?;
     let spans = tracing_opentelemetry::layer()
         .with_tracer(provider.tracer("polysystems"))
-        // Nothing here asks for OpenTelemetry's own current context: no work on each poll.
+        // OpenTelemetry's own current context is not used, so polls cost nothing.
         .with_context_activation(false)
         .with_tracked_inactivity(false)
         .with_location(false)
@@ -100,7 +98,7 @@ pub fn start(log: &LogSettings, traces: &TraceSettings) -> anyhow::Result<Traces
     Ok(Traces(Some(provider)))
 }
 
-/// In the log like everything else, with its place and without what it may have had in hand.
+/// Logs a panic with its location, and without its message, which may contain data.
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -111,8 +109,8 @@ fn log_panics() {
 
 #[expect(clippy::float_arithmetic, reason = "a share, and no amount")]
 fn provider(url: &str, settings: &TraceSettings) -> anyhow::Result<SdkTracerProvider> {
-    // Its requests are made by a thread of its own: the batch thread needs no runtime. Made on another thread, because
-    // making it within a runtime panics in a debug build.
+    // A blocking client, because the batch thread has no runtime. It is created on another thread,
+    // because creating it within a runtime panics in a debug build.
     let client = std::thread::spawn(|| {
         reqwest::blocking::Client::builder()
             .timeout(EXPORT_MAX)
@@ -122,28 +120,29 @@ fn provider(url: &str, settings: &TraceSettings) -> anyhow::Result<SdkTracerProv
             .build()
     })
     .join()
-    .map_err(|_| anyhow!("cannot make the client for traces"))?
-    .context("cannot make the client for traces")?;
+    .map_err(|_| anyhow!("cannot create the client for traces"))?
+    .context("cannot create the client for traces")?;
     let exporter = opentelemetry_otlp::SpanExporter::builder()
         .with_http()
         .with_http_client(client)
         .with_protocol(Protocol::HttpBinary)
-        // An address that is set in code is used as it is: the path is ours to add.
+        // An endpoint that is set in code is used as it is, so the path is appended here.
         .with_endpoint(format!("{}/v1/traces", url.trim_end_matches('/')))
         .with_timeout(EXPORT_MAX)
         .build()
-        .context("cannot make the exporter of traces")?;
-    // Spans beyond the queue are dropped, never waited for.
+        .context("cannot create the exporter for traces")?;
+    // If the queue is full, spans are dropped.
     let batches = BatchConfigBuilder::default()
         .with_max_queue_size(8_192)
         .with_max_export_batch_size(512)
         .with_scheduled_delay(Duration::from_secs(2))
         .build();
-    // The one float: how often is no amount.
+    // The only float: a sampling rate is not an amount.
     let ratio = f64::from(settings.per_mille) / 1_000.0;
     Ok(SdkTracerProvider::builder()
         .with_resource(
-            // Reads OTEL_RESOURCE_ATTRIBUTES as well; `with_service_name` goes before OTEL_SERVICE_NAME.
+            // Reads OTEL_RESOURCE_ATTRIBUTES as well; `with_service_name` goes before
+            // OTEL_SERVICE_NAME.
             Resource::builder().with_service_name(settings.service.clone()).build(),
         )
         .with_sampler(Sampler::parent_based(Sampler::TraceIdRatioBased(ratio)))
@@ -153,7 +152,7 @@ fn provider(url: &str, settings: &TraceSettings) -> anyhow::Result<SdkTracerProv
         .build())
 }
 
-/// The headers of a request that has come in (http 0.2's, as actix has them).
+/// The headers of an incoming request (http 0.2, as in actix).
 struct Arriving<'a>(&'a actix_web::http::header::HeaderMap);
 
 impl Extractor for Arriving<'_> {
@@ -166,12 +165,12 @@ impl Extractor for Arriving<'_> {
     }
 }
 
-/// The headers of a request that goes out (http 1's, as reqwest has them).
+/// The headers of an outgoing request (http 1, as in reqwest).
 struct Leaving<'a>(&'a mut reqwest::header::HeaderMap);
 
 impl Injector for Leaving<'_> {
     fn set(&mut self, key: &str, value: String) {
-        // An empty `tracestate` says nothing.
+        // An empty `tracestate` is left out.
         if value.is_empty() {
             return;
         }
@@ -185,7 +184,7 @@ impl Injector for Leaving<'_> {
 
 /// Makes the caller's span the parent of `span`. Before `span` has a child or has been continued.
 pub fn continue_from(span: &Span, headers: &actix_web::http::header::HeaderMap) {
-    // Without a collector, nothing to do. Without the header, a trace begins here.
+    // Without a collector there is nothing to do. Without the header, a trace begins here.
     if span.is_disabled() || !headers.contains_key("traceparent") {
         return;
     }
@@ -195,7 +194,7 @@ pub fn continue_from(span: &Span, headers: &actix_web::http::header::HeaderMap) 
     }
 }
 
-/// Puts `span` into the headers of a request that it sends, in place of what they said of a trace.
+/// Writes `span` into the headers of an outgoing request, in place of a trace that they name.
 pub fn continue_in(span: &Span, headers: &mut reqwest::header::HeaderMap) {
     if span.is_disabled() {
         return;
@@ -205,8 +204,8 @@ pub fn continue_in(span: &Span, headers: &mut reqwest::header::HeaderMap) {
     TraceContextPropagator::new().inject_context(&span.context(), &mut Leaving(headers));
 }
 
-/// Names `span` once it is known what it is. `otel.name` says it only while a span is made: what is recorded there later
-/// is lost as soon as the span has a child or has been continued.
+/// Names `span` when its name is known. Recording `otel.name` would not do: it is lost as soon as
+/// the span has a child or was continued.
 pub fn name(span: &Span, name: impl Into<Cow<'static, str>>) {
     if !span.is_disabled() {
         span.context().span().update_name(name);

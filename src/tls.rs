@@ -1,4 +1,5 @@
-//! TLS: the certificate of the server, read anew when its file changes, so that a renewal needs no restart.
+//! The server's TLS certificate. It is read again when its file changes, so a renewal needs no
+//! restart.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -12,7 +13,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-/// How often the files are looked at.
+/// How often the files are checked.
 const LOOK_PERIOD: Duration = Duration::from_secs(5);
 
 /// The certificate in use.
@@ -41,24 +42,22 @@ fn read(chain_file: &Path, key_file: &Path) -> anyhow::Result<CertifiedKey> {
     let key = PrivateKeyDer::from_pem_file(key_file)
         .map_err(|_| anyhow::anyhow!("cannot read the private key {}", key_file.display()))?;
     CertifiedKey::from_der(chain, key, &provider()).with_context(|| {
-        format!("the key {} is not that of {}", key_file.display(), chain_file.display())
+        format!(
+            "the private key {} does not belong to the certificate {}",
+            key_file.display(),
+            chain_file.display()
+        )
     })
 }
 
 impl Certificate {
-    /// Reads the files.
-    ///
-    /// # Errors
-    /// A line that names the file that cannot be used.
+    /// Reads the files. An error names the file that cannot be used.
     pub fn open(chain_file: PathBuf, key_file: PathBuf) -> anyhow::Result<Arc<Self>> {
         let current = RwLock::new(Arc::new(read(&chain_file, &key_file)?));
         Ok(Arc::new(Certificate { chain_file, key_file, current }))
     }
 
-    /// TLS 1.2 and 1.3 with it.
-    ///
-    /// # Errors
-    /// Where the library has none of them.
+    /// The TLS configuration (1.2 and 1.3) with this certificate.
     pub fn server_config(self: &Arc<Self>) -> anyhow::Result<ServerConfig> {
         let builder = ServerConfig::builder_with_provider(Arc::new(provider()));
         let builder = builder.with_safe_default_protocol_versions()?.with_no_client_auth();
@@ -66,8 +65,8 @@ impl Certificate {
         Ok(builder.with_cert_resolver(resolver))
     }
 
-    /// Reads the files again whenever they change, as long as the server runs. What cannot be used is told, and the
-    /// certificate from before stays.
+    /// Reads the files again when they change, as long as the server runs. If they cannot be used,
+    /// the error is logged and the current certificate stays.
     pub async fn follow(self: Arc<Self>) {
         let mut seen = changed_at(&self);
         let mut period = tokio::time::interval(LOOK_PERIOD);
@@ -85,7 +84,7 @@ impl Certificate {
                     seen = now;
                     tracing::info!("another certificate is in use");
                 }
-                // One file may have been replaced, and the other not yet: it is tried again.
+                // One file may be replaced before the other, so it is tried again.
                 Err(error) => {
                     let error = format!("{error:#}");
                     tracing::error!(error, "the certificate was changed, and cannot be used");

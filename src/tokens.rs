@@ -1,20 +1,20 @@
-//! Counting tokens: of prompts before a call, of delivered text where an upstream does not say.
+//! Counts tokens: of prompts before a call, and of delivered text if an upstream reports no usage.
 //!
-//! By the vocabulary of the model where it is known, else by `o200k_base`.
+//! The vocabulary is that of the model if it is known, and otherwise `o200k_base`.
 
 use serde_json::{Map, Value};
 use tiktoken_rs::CoreBPE;
 
-/// Text of a prompt that is counted exactly. What is longer is held for at a token a byte, which is an upper
-/// bound, and counted at a token for four.
+/// Prompt text up to this size is counted exactly. The rest is bounded at one token per byte, and
+/// counted at one token per four bytes.
 const COUNTED_BYTES_MAX: usize = 256 * 1024;
-/// Held for an image, a sound or a file in a prompt, whose tokens only the upstream knows.
+/// Bound for an image, a sound or a file in a prompt. Only the upstream knows their tokens.
 const PART_TOKENS_MAX: u64 = 2_000;
-/// Held for what an upstream remembers of earlier requests, which is not seen here.
+/// Bound for the context that an upstream remembers from earlier requests.
 const REMEMBERED_TOKENS_MAX: u64 = 16_000;
-/// A field that is not known may be shown to the model too: held for at a token for so many bytes.
+/// Unknown fields may be shown to the model too: bounded at one token per so many bytes.
 const BYTES_PER_UNKNOWN_TOKEN: usize = 3;
-/// Where the parts of a prompt that are no text have their data.
+/// Fields with the data of parts that are not text.
 const DATA_KEYS: [&str; 10] = [
     "image_url",
     "url",
@@ -27,7 +27,7 @@ const DATA_KEYS: [&str; 10] = [
     "b64_json",
     "image",
 ];
-/// Parameters, which no model is shown.
+/// Parameters, which are not shown to the model.
 const PARAMETERS: [&str; 16] = [
     "model",
     "stop",
@@ -46,22 +46,23 @@ const PARAMETERS: [&str; 16] = [
     "prompt_cache_key",
     "encoding_format",
 ];
-/// Roles of messages that are a token in every vocabulary ("assistant" is two in the older ones).
+/// Roles that are one token in every vocabulary ("assistant" is two in the older ones).
 const ROLES: [&str; 2] = ["user", "system"];
-/// What a chat's frame adds to each message, and to the whole (OpenAI cookbook, counting tokens).
+/// Tokens that the chat format adds to each message, and to the prompt (OpenAI cookbook, counting
+/// tokens).
 const TOKENS_PER_MESSAGE: u64 = 3;
 const TOKENS_PER_REPLY: u64 = 3;
-/// From this length on delivered text is counted as far as it cannot change any more.
+/// From this length on, delivered text is counted as far as later text cannot change it.
 const PENDING_BYTES: usize = 2 * 1024;
-/// At this length it is counted even where a word may be cut.
+/// At this length it is counted even if a word is cut.
 const PENDING_BYTES_MAX: usize = 16 * 1024;
 
 /// Texts above this size are counted on a blocking thread.
 const INLINE_BYTES_MAX: usize = 4 * 1024;
 
 /// Does work on a text of so many bytes, such as counting its tokens: a small one at once, a large
-/// one on a blocking thread, because the HTTP thread has other calls to serve. `None` if that thread
-/// failed.
+/// one on a blocking thread, because the HTTP thread has other calls to serve. `None` if that
+/// thread failed.
 pub async fn count_off_thread<T: Send + 'static>(
     bytes: usize,
     work: impl FnOnce() -> T + Send + 'static,
@@ -98,9 +99,9 @@ pub fn count(bpe: &CoreBPE, text: &str) -> u64 {
 /// The tokens of a prompt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PromptTokens {
-    /// As far as they can be counted here.
+    /// The tokens that can be counted here.
     pub counted: u64,
-    /// As many as the upstream will count at most, as far as that can be told here.
+    /// An upper bound of what the upstream will count, as far as it can be known here.
     pub bound: u64,
 }
 
@@ -112,7 +113,7 @@ impl PromptTokens {
         for (name, value) in body {
             match name.as_str() {
                 "messages" => prompt.add_messages(value),
-                // `text` is the text itself, or of a response the form that it is to have.
+                // `text` is the text itself; in a response request it is the output format.
                 "input" | "prompt" | "instructions" | "system" | "suffix" | "text" => {
                     prompt.add(value);
                 }
@@ -134,14 +135,14 @@ impl PromptTokens {
     }
 }
 
-/// What of a request's body the model is shown.
+/// The part of a body that the model is shown.
 #[derive(Default)]
 struct Prompt {
     text: String,
-    /// Texts are counted apart, so that they do not melt together.
+    /// The end of each text. Texts are counted separately, because tokens do not span them.
     ends: Vec<usize>,
     tokens: u64,
-    /// Tokens that cannot be counted here, at most.
+    /// An upper bound of the tokens that cannot be counted here.
     unseen: u64,
 }
 
@@ -151,7 +152,7 @@ impl Prompt {
         self.ends.push(self.text.len());
     }
 
-    /// Each message with its frame.
+    /// Adds each message with its format tokens.
     fn add_messages(&mut self, messages: &Value) {
         let Value::Array(messages) = messages else { return self.add(messages) };
         self.tokens = self.tokens.saturating_add(TOKENS_PER_REPLY);
@@ -164,7 +165,7 @@ impl Prompt {
     fn add(&mut self, value: &Value) {
         match value {
             Value::String(text) => self.push(text),
-            // A prompt may be given as tokens.
+            // A prompt may consist of tokens.
             Value::Number(_) => self.tokens = self.tokens.saturating_add(1),
             Value::Array(values) => values.iter().for_each(|value| self.add(value)),
             Value::Object(part) => {
@@ -209,12 +210,12 @@ fn floor_char_boundary(text: &str, mut place: usize) -> usize {
     place
 }
 
-/// Counts the tokens of a text that comes in pieces, as if it were counted whole, in bounded memory.
+/// Counts the tokens of a text that arrives in pieces, exactly and in bounded memory.
 #[derive(Clone)]
 pub struct TextCounter {
     bpe: &'static CoreBPE,
     counted: u64,
-    /// What the next piece may still change the tokens of.
+    /// The text whose tokens the next piece may change.
     pending: String,
     /// So many bytes of it were counted to so many tokens.
     known: (usize, u64),
@@ -229,7 +230,7 @@ impl TextCounter {
 
     /// Adds a piece.
     pub fn push(&mut self, mut text: &str) {
-        // However large it is, no more is counted at once than may be pending.
+        // A large text is added in parts that the buffer can hold.
         while !text.is_empty() {
             let cut = floor_char_boundary(text, text.len().min(PENDING_BYTES_MAX));
             let (piece, rest) = text.split_at_checked(cut.max(1)).unwrap_or((text, ""));
@@ -241,7 +242,7 @@ impl TextCounter {
         }
     }
 
-    /// No fewer than the tokens so far: a token of these vocabularies has a byte at least.
+    /// An upper bound of the tokens so far: a token has at least one byte.
     #[must_use]
     pub fn bound(&self) -> u64 {
         let (bytes, tokens) = self.known;
@@ -249,8 +250,8 @@ impl TextCounter {
         self.counted.saturating_add(tokens).saturating_add(more)
     }
 
-    /// Brings the bound closer: counts for good what no later piece can change, up to the last space between
-    /// two words, where the vocabularies always part; and the rest as it is now.
+    /// Tightens the bound. Text up to the last space between two words is counted for good, because
+    /// every vocabulary splits there. The rest is counted as it is now.
     pub fn tighten(&mut self) {
         let bytes = self.pending.as_bytes();
         let is_part = |window: &[u8]| match window {
@@ -273,7 +274,7 @@ impl TextCounter {
         self.counted.saturating_add(count(self.bpe, &self.pending))
     }
 
-    /// Has nothing been added?
+    /// Is it empty?
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.counted == 0 && self.pending.is_empty()
@@ -317,7 +318,7 @@ mod tests {
             { "type": "image_url", "image_url": { "url": "data:image/png;base64,AAAAAAAAAAAAAAAA" } },
         ] }] });
         assert_eq!(of(&image), PromptTokens { counted: 9, bound: 2_009 });
-        // Whatever a message calls itself, its text is counted.
+        // The text of a message is counted whatever its type is.
         let chat = json!({ "messages": [{ "role": "user", "type": "file", "content": "Hello!" }] });
         assert_eq!(of(&chat), PromptTokens { counted: 9, bound: 2_009 });
         let remembered = json!({ "input": "Hello!", "previous_response_id": "resp-1" });

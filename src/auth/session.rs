@@ -129,7 +129,7 @@ struct Key {
 impl Key {
     fn of(secret: &[u8]) -> Self {
         let id = Sha256::new().chain_update(b"kid").chain_update(secret).finalize();
-        let id = id.iter().take(8).fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+        let id = hex::encode(id).chars().take(16).collect();
         Key { id, decoding: DecodingKey::from_secret(secret) }
     }
 }

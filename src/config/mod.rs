@@ -2,8 +2,8 @@
 //!
 //! `POLYSYSTEMS_<SECTION>__<NAME>` overrides `[section] name`. `POLYSYSTEMS_<SECTION>__<NAME>_FILE`
 //! names a file that contains the value, as container platforms provide secrets. Every limit and
-//! every duration of the server is a setting. An unknown or invalid setting stops the start with one
-//! line that names it.
+//! every duration of the server is a setting. An unknown or invalid setting stops the start with
+//! one line that names it.
 //!
 //! The doc comment of a field is its text in `docs/src/reference/settings.md`, which
 //! `tests/settings_reference.rs` generates.
@@ -82,7 +82,8 @@ pub struct Settings {
     pub log: LogSettings,
     /// Traces.
     pub traces: TraceSettings,
-    /// Prices in addition to the default list, or instead of its entries for the same method and path.
+    /// Prices in addition to the default list, or instead of its entries for the same method and
+    /// path.
     pub prices: Vec<PriceSetting>,
     /// If true, the price list starts with the default prices.
     pub default_prices: bool,

@@ -1,8 +1,9 @@
 //! Secrets in the settings.
 //!
-//! `secrecy` (Apache-2.0 or MIT, last release 2024-10) does not replace this type: its `SecretString`
-//! neither compares nor serializes, and reads no number, so a wrapper with all of the code below
-//! would remain. What it adds, overwriting the memory on drop, would miss figment's own copies.
+//! `secrecy` (Apache-2.0 or MIT, last release 2024-10) does not replace this type: its
+//! `SecretString` neither compares nor serializes, and reads no number, so a wrapper with all of
+//! the code below would remain. What it adds, overwriting the memory on drop, would miss figment's
+//! own copies.
 
 use std::fmt;
 

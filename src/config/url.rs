@@ -1,4 +1,4 @@
-//! The URL of an upstream: where requests go, and as whom.
+//! The URL of an upstream: its address and our credential.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use percent_encoding::percent_decode_str;
 
 use super::Secret;
 
-/// Where requests go, and as whom.
+/// The address of an upstream, and our credential there.
 pub(crate) struct Address {
     pub(crate) origin: Origin,
     pub(crate) host: HeaderValue,
@@ -52,22 +52,19 @@ impl Address {
     }
 }
 
-/// Can the URL of an upstream, and its key, be used?
-///
-/// # Errors
-/// What is wrong, to be read after the setting's name.
+/// Checks the URL of an upstream and its key. The error continues the name of the setting.
 pub(crate) fn check(url: &str, api_key: Option<&Secret>) -> Result<(), &'static str> {
     Address::new(url, api_key).map(drop)
 }
 
-/// Where an upstream is: scheme, host and port.
+/// Scheme, host and port of an upstream.
 pub struct Origin {
     pub(crate) name: Arc<str>,
     pub(crate) uri: Uri,
 }
 
 impl Origin {
-    /// Of a URL without its path, such as `https://api.example.com:8443`; `None` where that is no URL.
+    /// From a URL without a path, such as `https://api.example.com:8443`; `None` if it is invalid.
     pub(crate) fn new(name: &str) -> Option<Self> {
         Some(Origin { uri: name.parse().ok()?, name: name.into() })
     }

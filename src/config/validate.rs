@@ -27,7 +27,7 @@ impl Settings {
             let parsed = reqwest::Url::parse(origin).map(|url| url.origin().ascii_serialization());
             if origin != "*" && parsed.ok().as_ref() != Some(origin) {
                 bail!(
-                    "server.cors_origins: {origin:?} is no origin such as https://app.example.com"
+                    "server.cors_origins: {origin:?} is not an origin such as https://app.example.com"
                 );
             }
         }
@@ -96,7 +96,7 @@ impl PaymentSettings {
         let url = |name: &str, text: &str| {
             let parsed = reqwest::Url::parse(text).ok();
             let is_http = parsed.is_some_and(|url| matches!(url.scheme(), "http" | "https"));
-            if is_http { Ok(()) } else { bail!("payments.{name} is no URL of http: or https:") }
+            if is_http { Ok(()) } else { bail!("payments.{name} is not an http: or https: URL") }
         };
         let StripeSettings { secret_key, webhook_secret, checkout_minutes, .. } = &self.stripe;
         if secret_key.is_some() != webhook_secret.is_some() {
@@ -118,10 +118,10 @@ impl PaymentSettings {
         if let Some(facilitator) = &self.x402.facilitator_url {
             url("x402.facilitator_url", facilitator)?;
             if !self.x402.network.starts_with("eip155:") {
-                bail!("payments.x402.network must be of EVM, such as eip155:8453");
+                bail!("payments.x402.network must be an EVM network, such as eip155:8453");
             }
             if self.x402.pay_to.is_empty() {
-                bail!("payments.x402.pay_to must be set where payments.x402.facilitator_url is");
+                bail!("payments.x402.pay_to must be set if payments.x402.facilitator_url is");
             }
         }
         Ok(())

@@ -1,5 +1,5 @@
-//! A JSON object whose fields are read and changed one by one, while the text of all others stays as it was
-//! written.
+//! A JSON object whose fields are read and changed one by one. The text of all other fields stays
+//! unchanged.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,7 +8,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-/// The fields in their order, each with its value's own text.
+/// The fields in their order, with the text of each value.
 #[derive(Clone, Debug, Default)]
 pub struct Fields<'a>(Vec<(Cow<'a, str>, Cow<'a, str>)>);
 
@@ -19,31 +19,32 @@ impl<'a> Fields<'a> {
         serde_json::from_str(text).ok()
     }
 
-    /// A field's text; `None` where it is absent or null.
+    /// A field's text; `None` if it is absent or null.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         let field = self.0.iter().rev().find(|(own, _)| own == name);
         field.map(|(_, value)| &**value).filter(|value| *value != "null")
     }
 
-    /// The texts of every field of this name: an upstream may take another one of them than we do.
+    /// The texts of all fields of this name, because an upstream may take another duplicate than we
+    /// do.
     pub fn all<'f>(&'f self, name: &'f str) -> impl Iterator<Item = &'f str> {
         self.0.iter().filter(move |(own, _)| own == name).map(|(_, value)| &**value)
     }
 
-    /// Is the field there, if only as null?
+    /// Is the field present, even as null?
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(own, _)| own == name)
     }
 
-    /// Has it no field but these?
+    /// Are these the only fields?
     #[must_use]
     pub fn has_only(&self, names: &[&str]) -> bool {
         self.0.iter().all(|(own, _)| names.contains(&&**own))
     }
 
-    /// Sets a field to a JSON text, in its place or at the end.
+    /// Sets a field to a JSON text: in place, or at the end if it is new.
     pub fn set(&mut self, name: &'static str, value: impl Into<Cow<'a, str>>) {
         let value = value.into();
         match self.0.iter().position(|(own, _)| own == name) {
@@ -68,12 +69,12 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Takes a field away.
+    /// Removes a field.
     pub fn remove(&mut self, name: &str) {
         self.0.retain(|(own, _)| own != name);
     }
 
-    /// Keeps the fields of these names alone.
+    /// Keeps only the fields of these names.
     #[must_use]
     pub fn only(&self, names: &[&str]) -> Fields<'static> {
         let kept = self.0.iter().filter(|(own, _)| names.contains(&&**own));
@@ -81,7 +82,7 @@ impl<'a> Fields<'a> {
         Fields(kept.map(|(name, value)| (owned(name), owned(value))).collect())
     }
 
-    /// The same, on its own.
+    /// An owned copy.
     #[must_use]
     pub fn into_owned(self) -> Fields<'static> {
         let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());

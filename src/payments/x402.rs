@@ -117,7 +117,7 @@ impl SignedPayment {
         let Authorization { from, nonce, .. } = &self.payload.authorization;
         let parts = [&self.accepted.network, &self.accepted.asset, from, nonce];
         let name = parts.map(|part| part.to_ascii_lowercase()).join(" ");
-        Sha256::digest(name).iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+        hex::encode(Sha256::digest(name))
     }
 
     /// The text to store, to be settled after a crash.

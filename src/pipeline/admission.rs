@@ -1,8 +1,8 @@
 //! Concurrency limits, and the drain at shutdown.
 //!
-//! The process counts here what it does at the same time: requests being handled, paid calls (a stream
-//! is one until its end) and bytes of request bodies. A request above a limit is refused before any
-//! work is done for it, so refusals stay cheap however many there are.
+//! The process counts here what it does at the same time: requests being handled, paid calls (a
+//! stream is one until its end) and bytes of request bodies. A request above a limit is refused
+//! before any work is done for it, so refusals stay cheap however many there are.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};

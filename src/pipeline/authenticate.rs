@@ -40,8 +40,8 @@ impl Caller {
     }
 }
 
-/// Identifies the caller. A text that is not a key is refused without a lookup. If the database does
-/// not answer, the refusal is 503, so that it never looks as if the key were wrong.
+/// Identifies the caller. A text that is not a key is refused without a lookup. If the database
+/// does not answer, the refusal is 503, so that it never looks as if the key were wrong.
 pub(super) async fn identify(
     gateway: &Gateway,
     admitted: Admitted,
@@ -67,8 +67,8 @@ pub(super) async fn identify(
     known_caller(gateway, arrival, rule, key, context)
 }
 
-/// Checks the key's policy for the route and the address. Models are checked by pricing, which reads
-/// the body.
+/// Checks the key's policy for the route and the address. Models are checked by pricing, which
+/// reads the body.
 pub(super) fn permit(caller: &Caller) -> Result<(), Refusal> {
     let Caller { arrival, key, .. } = caller;
     let is_permitted = key.policy.permits(arrival.group.name(), arrival.address);

@@ -1,5 +1,5 @@
-//! The bill of a call, for whole answers and streams alike: what is held for it, the tokens that it is
-//! billed for, its usage record, and the wait for its commit.
+//! The bill of a call, for whole answers and streams alike: what is held for it, the tokens that it
+//! is billed for, its usage record, and the wait for its commit.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +18,8 @@ use domain::Refusal;
 use domain::usage::model_name;
 use domain::{Credits, Ending, Extension, Tally, UsageRecord};
 
-/// Upstreams have tokenizers of their own, so their counts may differ from ours by this factor and by
-/// this many tokens.
+/// Upstreams have tokenizers of their own, so their counts may differ from ours by this factor and
+/// by this many tokens.
 const TOLERANCE: u64 = 2;
 const TOLERANCE_TOKENS: u64 = 64;
 /// Estimate for a text that could not be counted.
@@ -30,9 +30,9 @@ pub(super) fn tolerated(tokens: u64) -> u64 {
     tokens.saturating_mul(TOLERANCE).saturating_add(TOLERANCE_TOKENS)
 }
 
-/// Extends the hold if the upstream reports more usage than is held for. If the report is believable,
-/// all of it is held, as far as the account covers it; otherwise no more than the request allowed. The
-/// prompt of a believable report is within [`tolerated`].
+/// Extends the hold if the upstream reports more usage than is held for. If the report is
+/// believable, all of it is held, as far as the account covers it; otherwise no more than the
+/// request allowed. The prompt of a believable report is within [`tolerated`].
 pub(super) async fn hold_owed(gateway: &Gateway, charged: &mut ChargedCall, cost: Credits) {
     let Some(Generation { demand, .. }) = charged.generation() else { return };
     let limit = charged.token_limit().unwrap_or(demand.completion_tokens_max);

@@ -105,8 +105,8 @@ impl ChargedCall {
         self.guard.account.take()
     }
 
-    /// Resolves when a fixed price, or the hold of a stream, is durable. It commits while the upstream
-    /// works.
+    /// Resolves when a fixed price, or the hold of a stream, is durable. It commits while the
+    /// upstream works.
     pub(super) fn take_debit(&mut self) -> Option<Acknowledgement> {
         self.debit.take()
     }
@@ -166,8 +166,8 @@ pub(super) fn order(gateway: &Gateway, quoted: &Quoted, may_be_repeated: bool) -
     }
 }
 
-/// The token limit that the upstream must get: if the request names none, or if less than its own is
-/// covered.
+/// The token limit that the upstream must get: if the request names none, or if less than its own
+/// is covered.
 pub(super) fn token_limit(
     gateway: &Gateway,
     rule: &PriceRule,

@@ -1,4 +1,4 @@
-//! What the stages share, and the way to an account.
+//! What the stages share, and the access to an account.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,29 +25,29 @@ pub struct Gateway {
     pub rate_limits: RateLimits,
     /// API keys by digest.
     pub keys: KeyCache,
-    /// What calls cost.
+    /// The price list.
     pub prices: PriceList,
     /// The account actors.
     pub directory: Directory,
     /// The ledger writer.
     pub ledger: LedgerHandle,
-    /// Who serves the calls.
+    /// The upstreams.
     pub upstreams: Upstreams,
-    /// The time.
+    /// The clock.
     pub clock: Clock,
     /// How long a call waits for its commit.
     pub commit_timeout: Duration,
-    /// When a hold ends by itself, counted from the call's arrival, in microseconds.
+    /// The lifetime of a hold from the arrival of its call, in microseconds.
     pub hold_lifetime_micros: i64,
-    /// What is held for a call.
+    /// The settings of holds.
     pub holds: HoldSettings,
     /// Repeated requests.
     pub idempotency: Idempotency,
-    /// How long before its end a key's owner is warned, in microseconds.
+    /// How long before a key expires its owner is warned, in microseconds.
     pub expiry_warning_micros: i64,
     /// The concurrency limits.
     pub readiness: Arc<Admission>,
-    /// What is counted of it.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
 }
 

@@ -6,8 +6,8 @@ use super::request::{RequestContext, apply};
 use domain::Refusal;
 use domain::pricing::RouteClass;
 
-/// Counts a request of a known caller by the class of its route. A route without a price counts as a
-/// read.
+/// Counts a request of a known caller by the class of its route. A route without a price counts as
+/// a read.
 pub(super) fn meter(
     gateway: &Gateway,
     caller: &Caller,

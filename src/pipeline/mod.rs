@@ -1,9 +1,9 @@
 //! The path of a paid request through the gateway: six stages, in the order of the API's contract.
 //!
 //! [`serve`] is one plain function with awaits in order. Each stage takes the output of the stage
-//! before it, and returns its own output or a refusal; the first refusal is the answer. The output of a
-//! stage has private fields, so only that stage can make it: a stage cannot be skipped, and the order
-//! cannot change, without a compile error.
+//! before it, and returns its own output or a refusal; the first refusal is the answer. The output
+//! of a stage has private fields, so only that stage can make it: a stage cannot be skipped, and
+//! the order cannot change, without a compile error.
 //!
 //! ```text
 //! Arrival -> Admitted -> Caller -> Quoted -> ChargedCall -> Answered -> Departure
@@ -26,9 +26,9 @@
 //! }
 //! ```
 //!
-//! All stages run in a task that the client's connection cannot cancel: a request that was charged is
-//! also settled, whether or not the client is still there. The end of a stream runs in a task of its
-//! own (`relay/`).
+//! All stages run in a task that the client's connection cannot cancel: a request that was charged
+//! is also settled, whether or not the client is still there. The end of a stream runs in a task of
+//! its own (`relay/`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -94,8 +94,9 @@ pub(super) async fn quote(gateway: &Gateway, caller: Caller) -> Result<Quoted, R
     Ok(Quoted { arrival, rule, key, price, dialect, generation })
 }
 
-/// Refuses a model that the key may not use. A token-priced call that names none gets the upstream's
-/// choice, which no list allows. A call with a fixed price is checked only if it names a model.
+/// Refuses a model that the key may not use. A token-priced call that names none gets the
+/// upstream's choice, which no list allows. A call with a fixed price is checked only if it names a
+/// model.
 fn permit_model(
     policy: &KeyPolicy,
     generation: Option<&Generation>,

@@ -1,5 +1,5 @@
-//! Stage 1, rate limiting by address. Arrival -> Admitted, before authentication. Requests are counted
-//! by key and account later (`meter.rs`), when these are known.
+//! Stage 1, rate limiting by address. Arrival -> Admitted, before authentication. Requests are
+//! counted by key and account later (`meter.rs`), when these are known.
 
 use std::sync::Arc;
 

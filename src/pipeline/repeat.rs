@@ -1,4 +1,5 @@
-//! Requests with an `Idempotency-Key`: a repeat is answered here, before anything is priced or charged.
+//! Requests with an `Idempotency-Key`: a repeat is answered here, before anything is priced or
+//! charged.
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};

@@ -1,5 +1,6 @@
-//! Stage 6, settlement. Answered -> Departure: captures or refunds, records the usage, and releases the
-//! answer only when its money is committed. A stream goes on to [`relay`], which settles it at its end.
+//! Stage 6, settlement. Answered -> Departure: captures or refunds, records the usage, and releases
+//! the answer only when its money is committed. A stream goes on to [`relay`], which settles it at
+//! its end.
 
 use std::sync::Arc;
 
@@ -123,7 +124,8 @@ async fn close_whole(
     })
 }
 
-/// Ends the charge: one request to the account's owner, with the usage record and the recorded answer.
+/// Ends the charge: one request to the account's owner, with the usage record and the recorded
+/// answer.
 async fn settle(
     gateway: &Gateway,
     mut charged: Box<ChargedCall>,

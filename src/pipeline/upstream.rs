@@ -55,8 +55,8 @@ pub(super) async fn forward(
     };
     let begun = std::time::Instant::now();
     let answered = upstream.call(client, call, gateway.clock.now());
-    // Before the first byte of a stream nothing is delivered, and a client that leaves owes nothing.
-    // The call goes on if the answer is recorded for a repeat, or is to be drained.
+    // Before the first byte of a stream nothing is delivered, and a client that leaves owes
+    // nothing. The call goes on if the answer is recorded for a repeat, or is to be drained.
     let may_be_abandoned =
         is_stream && !charged.has_claim() && policy.on_disconnect == OnDisconnect::Cancel;
     let left = async {

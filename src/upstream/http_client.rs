@@ -49,7 +49,7 @@ const RECEIVE_BYTES: usize = 1024 * 1024;
 const UNREACHABLE: Failure = Failure::Broken("the upstream cannot be reached");
 const BROKEN: Failure = Failure::Broken("the connection to the upstream broke");
 
-/// How connections to upstreams are made. One for the process.
+/// Makes connections to upstreams. One for the process.
 #[derive(Clone)]
 pub struct Connector {
     connect: HttpsConnector<HttpConnector>,
@@ -98,7 +98,8 @@ impl Connector {
     }
 }
 
-/// The HTTP client for upstreams. One for each HTTP thread, whose runtime then watches its connections.
+/// The HTTP client for upstreams. One for each HTTP thread, so that the thread's runtime watches
+/// its connections.
 #[derive(Clone)]
 pub struct Client {
     connector: Arc<Connector>,
@@ -112,11 +113,9 @@ impl Client {
         Client { connector: Arc::new(connector), pool: Arc::default() }
     }
 
-    /// Sends the request, whose URI is a path, and waits for the head of the answer. What was not sent, since a kept
-    /// connection turned out to be closed, is sent by another.
-    ///
-    /// # Errors
-    /// [`Failure::TimedOut`] where no connection came in time, [`Failure::Broken`].
+    /// Sends a request, whose URI is a path, and waits for the head of the answer. If a kept
+    /// connection turns out to be closed before anything was sent, the request goes over another
+    /// one.
     pub async fn send(
         &self,
         origin: &Origin,
@@ -129,11 +128,11 @@ impl Client {
             };
             let mut answer = pin!(link.sender.try_send_request(request));
             let answered = poll_fn(|context| {
-                // At its end it gives back what it has not sent.
+                // A closed connection returns the request that it has not sent.
                 link.connection_is_over(context);
                 answer.as_mut().poll(context)
             });
-            // Of what is polled within nothing is put off for the sake of other tasks: it would look like silence.
+            // Without the cooperative budget: a poll that is put off would look like silence.
             let answered = tokio::task::unconstrained(answered).await;
             request = match answered {
                 Ok(answer) => {
@@ -147,7 +146,7 @@ impl Client {
         }
     }
 
-    /// A connection that was kept and is still open: the one used last.
+    /// The open connection that was used last, if any is kept.
     async fn kept(&self, origin: &Origin) -> Option<Box<Link>> {
         loop {
             let mut link = self.pool.take(&origin.name)?;
@@ -161,17 +160,17 @@ impl Client {
 
 type Io = MaybeHttpsStream<TokioIo<TcpStream>>;
 
-/// A connection, and the way to it.
+/// A connection, and the sender of its requests.
 struct Link {
     sender: SendRequest<Full<Bytes>>,
-    /// None at its end.
+    /// `None` when it is closed.
     connection: Option<Connection<Io, Full<Bytes>>>,
 }
 
 impl Link {
-    /// Drives the connection as far as it goes. Is it at its end?
+    /// Drives the connection as far as possible. Is it closed?
     fn connection_is_over(&mut self, context: &mut Context<'_>) -> bool {
-        // Why it ended, its request is told.
+        // The request gets the reason.
         self.connection.take_if(|connection| Pin::new(connection).poll(context).is_ready());
         self.connection.is_none()
     }
@@ -182,7 +181,7 @@ impl Link {
     }
 }
 
-/// The connections that nobody uses.
+/// The idle connections.
 #[derive(Default)]
 struct Pool(Mutex<Kept>);
 
@@ -206,7 +205,8 @@ impl Pool {
         }
     }
 
-    /// Closes what is kept too long, and what the upstream has closed, until none is left.
+    /// Closes connections that are idle too long or that the upstream has closed, until none is
+    /// left.
     async fn watch(self: Arc<Self>) {
         loop {
             tokio::time::sleep(CHECK_PERIOD).await;
@@ -229,12 +229,13 @@ impl Pool {
     }
 }
 
-/// An answer: its head, and its body as a stream. Its connection is kept when the body has been read to its end.
+/// An answer: its head, and its body as a stream. The connection is kept when the body was read to
+/// its end.
 pub struct Reply {
     pub status: StatusCode,
     pub headers: HeaderMap,
     body: Incoming,
-    /// The connection, its origin, and where it is kept; none once the body is at its end.
+    /// The connection, its origin and its pool; `None` after the end of the body.
     place: Option<(Box<Link>, Arc<str>, Arc<Pool>)>,
 }
 
@@ -294,7 +295,7 @@ mod tests {
 
     use super::*;
 
-    /// What an upstream does with a connection: for each request an answer, then it closes.
+    /// The script of a connection: one answer for each request, then it closes.
     type Script = &'static [&'static [&'static str]];
 
     const OK: &str = "HTTP/1.1 200 X\r\ncontent-length: 2\r\n\r\nok";
@@ -307,7 +308,8 @@ mod tests {
         Client::new(Connector::new(&settings()).unwrap())
     }
 
-    /// Reads a request without a body; its first line, or none at the end of the connection.
+    /// Reads a request without a body. Returns its first line, or nothing at the end of the
+    /// connection.
     fn read_request(stream: &mut impl std::io::Read) -> Option<String> {
         let (mut text, mut byte) = (String::new(), [0]);
         while !text.ends_with("\r\n\r\n") {
@@ -319,8 +321,8 @@ mod tests {
         text.lines().next().map(str::to_owned)
     }
 
-    /// An upstream that serves one connection after the other, and tells of each request the connection's number and
-    /// its first line; of a connection's end, that.
+    /// An upstream that serves one connection after the other. It reports the connection's number
+    /// and first line of each request, and the end of each connection.
     fn upstream(script: Script) -> (Origin, Receiver<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -376,7 +378,7 @@ mod tests {
             assert_eq!(hears.recv().unwrap(), format!("0 GET {path} HTTP/1.1"));
             assert_eq!(kept(&client), 1);
         }
-        // One that is not read to its end is closed.
+        // A connection whose answer is not read to its end is closed.
         drop(client.send(&origin, request("/4")).await.unwrap());
         assert_eq!(kept(&client), 0);
         call(&client, &origin, "/5").await.unwrap();
@@ -394,7 +396,7 @@ mod tests {
             hears.recv().unwrap();
             assert!(hears.recv().unwrap().ends_with("closed"));
             assert!(path != "/2" || kept(&client) == 0, "it said that it closes");
-            // The socket's end has to be seen by this thread's reactor.
+            // This thread's reactor has to see the end of the socket.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         assert!(client.pool.close_old(IDLE), "the last one is closed too");
@@ -453,12 +455,12 @@ mod tests {
         let client = client();
         let origin = Origin::new(&format!("http://{closed}")).unwrap();
         assert_eq!(call(&client, &origin, "/").await, Err(UNREACHABLE));
-        // It takes the connection, and says nothing to the greeting.
+        // It accepts the connection, and does not answer the TLS greeting.
         let origin = Origin::new(&format!("https://{}", silent.local_addr().unwrap())).unwrap();
         assert_eq!(call(&client, &origin, "/").await, Err(Failure::TimedOut));
     }
 
-    /// Answers once with TLS, if the client takes the certificate.
+    /// Answers once over TLS, if the client accepts the certificate.
     fn serve_tls(stream: TcpStream, config: Arc<rustls::ServerConfig>) {
         let connection = rustls::ServerConnection::new(config).unwrap();
         let mut stream = rustls::StreamOwned::<_, TcpStream>::new(connection, stream);

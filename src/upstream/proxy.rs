@@ -1,5 +1,6 @@
-//! An upstream behind a URL: the request goes there with our credential instead of the caller's key, the
-//! answer comes back whole, so that it leaves only when it is paid for, or as a stream.
+//! An upstream behind a URL. The request goes there with our credential instead of the caller's
+//! key. The answer comes back complete, so that it is released only when it is paid for, or as a
+//! stream.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,7 +30,7 @@ const HOP_BY_HOP: [&str; 9] = [
     "transfer-encoding",
     "upgrade",
 ];
-/// Request headers that are ours to write, or the caller's secret.
+/// Request headers that are not forwarded: we write them, or they are secrets of the caller.
 const NOT_FORWARDED: [&str; 18] = [
     "accept-encoding",
     "authorization",
@@ -38,13 +39,13 @@ const NOT_FORWARDED: [&str; 18] = [
     "expect",
     "forwarded",
     "host",
-    // Ours to answer. Another customer may use the same one.
+    // Handled here. Another customer may use the same key.
     "idempotency-key",
-    // Of x402: paid to us.
+    // An x402 payment to us.
     "payment-signature",
     "x-api-key",
     "x-dry-run",
-    // Would make another call of it than the one that was priced.
+    // They would turn the call into another one than was priced.
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
@@ -53,12 +54,12 @@ const NOT_FORWARDED: [&str; 18] = [
     "x-request-id",
     "x-rewrite-url",
 ];
-/// How request headers begin that only we may write.
+/// Prefixes of request headers that only we may write.
 const OURS: [&str; 2] = ["x-forwarded-", "x-polysystems-"];
-/// Answer headers that are ours to write, or the upstream's word to us and not to the caller.
+/// Answer headers that are not returned: we write them, or they are meant for us.
 const NOT_RETURNED: [&str; 4] = ["content-length", "date", "set-cookie", "x-request-id"];
 
-/// What is sent with each request besides the caller's: `accept`, `accept-encoding`, `authorization`, `host`,
+/// The number of headers that we add: `accept`, `accept-encoding`, `authorization`, `host`,
 /// `x-request-id`.
 const OWN_HEADERS: usize = 5;
 const REQUEST_ID: sent::HeaderName = sent::HeaderName::from_static("x-request-id");
@@ -94,7 +95,7 @@ impl Proxy {
         Arc::clone(&self.name)
     }
 
-    /// Fetches the whole answer, or the first bytes of a stream, in time.
+    /// Fetches the complete answer, or the first bytes of a stream, within the timeout.
     pub(super) async fn forward(
         &self,
         client: &Client,
@@ -118,7 +119,7 @@ impl Proxy {
             .and_then(|kind| kind.as_bytes().get(..EVENT_STREAM.len()))
             .is_some_and(|kind| kind.eq_ignore_ascii_case(EVENT_STREAM));
         if call.is_stream && is_events && status.is_success() {
-            // Until the first byte has come, a failure can still be told by a status.
+            // Before the first byte, a failure can still be answered with a status.
             let first = reply.next().await.ok_or(Failure::Broken("the stream is empty"))??;
             let body = futures_util::stream::once(async { Ok(first) }).chain(reply);
             let (body, reported) = (AnswerBody::Stream(Box::pin(body)), Reported::Missing);
@@ -173,7 +174,7 @@ fn request(address: &Address, call: &UpstreamCall<'_>) -> Result<Request<Full<By
     }
     headers.extend(trace);
     headers.entry(sent::ACCEPT).or_insert(sent::HeaderValue::from_static("*/*"));
-    // The answer's usage must be readable.
+    // The usage in the answer must be readable.
     headers.insert(sent::ACCEPT_ENCODING, sent::HeaderValue::from_static("identity"));
     headers.insert(sent::HOST, address.host.clone());
     if let Ok(id) = sent::HeaderValue::try_from(call.id.to_string()) {

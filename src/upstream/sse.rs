@@ -1,10 +1,11 @@
-//! Server-sent events as bytes: cut into frames, without a look at what they mean.
+//! Server-sent events as bytes: cut into frames, without reading them.
 //!
-//! After the WHATWG's HTML standard, section 9.2: a frame ends with an empty line, a line with LF, CRLF or CR.
+//! After the WHATWG's HTML standard, section 9.2: a frame ends with an empty line, a line with LF,
+//! CRLF or CR.
 
 use bytes::{Bytes, BytesMut};
 
-/// The largest frame that is taken.
+/// Largest frame, in bytes.
 pub const FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// A frame is larger than [`FRAME_BYTES_MAX`].
@@ -15,15 +16,12 @@ pub struct FrameTooLarge;
 #[derive(Debug, Default)]
 pub struct Frames {
     buffer: BytesMut,
-    /// What of the buffer has been looked at.
+    /// The part of the buffer that was searched.
     seen: usize,
 }
 
 impl Frames {
-    /// Adds what came.
-    ///
-    /// # Errors
-    /// [`FrameTooLarge`]
+    /// Adds bytes.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), FrameTooLarge> {
         if self.buffer.len().saturating_add(bytes.len()) > FRAME_BYTES_MAX {
             return Err(FrameTooLarge);
@@ -32,17 +30,17 @@ impl Frames {
         Ok(())
     }
 
-    /// The next whole frame, with the empty line that ends it.
+    /// The next complete frame, with the empty line that ends it.
     pub fn cut(&mut self) -> Option<Bytes> {
         let end = frame_end(&self.buffer, self.seen);
-        // A line's end may be cut in two, and an empty line is two of them.
+        // A line end may be cut in two, and an empty line consists of two line ends.
         self.seen = self.buffer.len().saturating_sub(4);
         let frame = self.buffer.split_to(end?).freeze();
         self.seen = 0;
         Some(frame)
     }
 
-    /// What is left at the end of the stream: a frame that its empty line never came of.
+    /// The rest at the end of the stream: a frame without the empty line that ends it.
     pub fn rest(&mut self) -> Option<Bytes> {
         let rest = self.buffer.split().freeze();
         self.seen = 0;
@@ -50,11 +48,11 @@ impl Frames {
     }
 }
 
-/// Where the first frame ends.
+/// The index after the first frame.
 fn frame_end(buffer: &[u8], from: usize) -> Option<usize> {
     let line_end = |place: usize| match (buffer.get(place), buffer.get(place.saturating_add(1))) {
         (Some(b'\r'), Some(b'\n')) => Some(2),
-        // Whether an LF follows is not known yet.
+        // It is not known yet whether an LF follows.
         (Some(b'\r'), None) | (None, _) => None,
         (Some(b'\r' | b'\n'), _) => Some(1),
         _ => None,
@@ -65,7 +63,7 @@ fn frame_end(buffer: &[u8], from: usize) -> Option<usize> {
     })
 }
 
-/// The `event` and the `data` of a frame, its lines joined; `None` where it has no data.
+/// The `event` and the `data` of a frame, the lines of data joined. `None` if it has no data.
 #[must_use]
 pub fn read(frame: &[u8]) -> Option<(Option<&str>, std::borrow::Cow<'_, str>)> {
     let text = std::str::from_utf8(frame).ok()?;

@@ -47,12 +47,13 @@ pub(super) fn last_frames(
             "upstream_error",
             "The upstream service broke off. You were charged for what was delivered.",
         ),
-        End::Stopped | End::Broken(Failure::Stopped) => {
-            broken("server_stopped", "The server stops. You were charged for what was delivered.")
-        }
+        End::Stopped | End::Broken(Failure::Stopped) => broken(
+            "server_stopped",
+            "The server is shutting down. You were charged for what was delivered.",
+        ),
         End::Unwritable => broken(
             "unavailable",
-            "The stream was cut off. GET /api/payments/transactions tells what was charged.",
+            "The stream was cut off. GET /api/payments/transactions shows what was charged.",
         ),
         End::OverLimit => {
             declined("token_limit", "The answer went on beyond its token limit and was cut off.")

@@ -1,13 +1,14 @@
 //! A stream, from its first byte to its bill.
 //!
-//! Bytes are passed on as they arrive, one piece at a time: the next piece is read from the upstream
-//! when the client's connection has taken the last one. So a slow reader costs one piece of memory,
-//! however long the stream is. What is delivered is counted as it goes, and never exceeds what is held:
-//! the hold is extended in steps (`hold.rs`), and if that is declined the stream is ended as its
-//! protocol ends streams. The bill is committed before the last frames, which show it, go out
-//! (`finish.rs`).
+//! Bytes are passed on as they arrive, one piece at a time: the next piece is read from the
+//! upstream when the client's connection has taken the last one. So a slow reader costs one piece
+//! of memory, however long the stream is. What is delivered is counted as it goes, and never
+//! exceeds what is held: the hold is extended in steps (`hold.rs`), and if that is declined the
+//! stream is ended as its protocol ends streams. The bill is committed before the last frames,
+//! which show it, go out (`finish.rs`).
 //!
-//! The relay is a task of its own. A client that leaves ends the upstream's work, not the settlement.
+//! The relay is a task of its own. A client that leaves ends the upstream's work, not the
+//! settlement.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -40,8 +41,8 @@ mod recording;
 use end::End;
 use recording::Recording;
 
-/// A piece of this size goes out even if more has arrived, because a slow reader costs the memory of
-/// one piece.
+/// A piece of this size goes out even if more has arrived, because a slow reader costs the memory
+/// of one piece.
 const PIECE_BYTES: usize = 16 * 1024;
 
 /// Begins to relay a stream whose first bytes have arrived, once its hold is durable.

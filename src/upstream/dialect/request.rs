@@ -282,7 +282,8 @@ mod tests {
             rewritten(Dialect::Chat, foreign, Some(5), false),
             r#"{"max_output_tokens":1,"max_tokens":5}"#
         );
-        // An upstream that knows one name alone is told by that, also what the request names itself.
+        // An upstream that knows one name alone is told by that, also what the request names
+        // itself.
         let renamed = |body: &'static str, limit| {
             let field = Some("max_completion_tokens");
             Dialect::Chat.rewrite_request(&Bytes::from_static(body.as_bytes()), limit, field, false)

@@ -82,8 +82,8 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de Raw
     <&RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// The frame without its `"usage":null`; `None` if it is spelled differently, or if there is another
-/// `usage`. These bytes cannot be part of a string, because quotes are escaped there.
+/// The frame without its `"usage":null`; `None` if it is spelled differently, or if there is
+/// another `usage`. These bytes cannot be part of a string, because quotes are escaped there.
 fn without_null_usage(frame: &Bytes) -> Option<Bytes> {
     const FIELD: &str = ",\"usage\":null";
     let text = std::str::from_utf8(frame).ok()?;
@@ -397,8 +397,8 @@ impl Transcript {
     }
 }
 
-/// The text of an event of `/v1/responses`. Only deltas and the name of a function deliver text; all
-/// other events repeat it.
+/// The text of an event of `/v1/responses`. Only deltas and the name of a function deliver text;
+/// all other events repeat it.
 fn response_text(fields: &Fields<'_>) -> String {
     let kind = fields.get("type").unwrap_or_default().trim_matches('"');
     let text = match kind {

@@ -29,7 +29,7 @@ pub(super) fn embeddings(body: &Map<String, Value>) -> Result<Answer, BadBody> {
         .unwrap_or(DIMENSIONS_DEFAULT)
         .clamp(1, DIMENSIONS_MAX);
     if inputs.len() > INPUTS_MAX {
-        return Err(BadBody("input: the sandbox takes at most 256 texts at once"));
+        return Err(BadBody("input: the sandbox accepts at most 256 texts at once"));
     }
     let as_base64 = body.get("encoding_format").and_then(Value::as_str) == Some("base64");
     let tokens = PromptTokens::of(body, tokens::vocabulary(Some(model(body)))).counted;

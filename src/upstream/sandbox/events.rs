@@ -19,7 +19,7 @@ impl Writing {
         let total = self.first_events().len().saturating_add(pieces).saturating_add(last.len());
         let is_cut = fault == Some(Fault::Cut);
         let kept = if is_cut { total / 2 } else { total };
-        let broken = Failure::Broken("the sandbox was told to break off");
+        let broken = Failure::Broken("the sandbox broke off on purpose");
         let end = is_cut.then_some(Err(broken));
         let first = self.first_events();
         let choices = self.choices;

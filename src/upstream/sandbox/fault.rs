@@ -58,12 +58,12 @@ impl Fault {
     pub(super) async fn act_on(self, answer: Answer) -> Result<Answer, Failure> {
         let is_stream = matches!(answer.body, AnswerBody::Stream(_));
         match self {
-            Fault::Error => Err(Failure::Broken("the sandbox was told to fail")),
+            Fault::Error => Err(Failure::Broken("the sandbox failed on purpose")),
             Fault::Timeout => {
                 tokio::time::sleep(TIMEOUT).await;
                 Err(Failure::TimedOut)
             }
-            Fault::Cut if !is_stream => Err(Failure::Broken("the sandbox was told to break off")),
+            Fault::Cut if !is_stream => Err(Failure::Broken("the sandbox broke off on purpose")),
             Fault::Slow if !is_stream => {
                 tokio::time::sleep(SLOW_ANSWER).await;
                 Ok(answer)

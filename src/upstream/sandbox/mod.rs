@@ -1,10 +1,10 @@
-//! The built-in upstream. It gives the same answer to the same request, with token counts of the real
-//! tokenizer. With it the server runs without another service, and test keys cost nothing.
+//! The built-in upstream. It gives the same answer to the same request, with token counts of the
+//! real tokenizer. With it the server runs without another service, and test keys cost nothing.
 //!
-//! On `/v1/*` its answers have OpenAI's shapes. On the other generating routes an answer is an object
-//! with `id`, `object`, `created`, `model`, the text (`message` for a chat, else `text`), `usage` and
-//! `"simulated": true`. On every other priced route it is an object that says it is simulated.
-//! Generating routes also stream, one token per event.
+//! On `/v1/*` its answers have OpenAI's shapes. On the other generating routes an answer is an
+//! object with `id`, `object`, `created`, `model`, the text (`message` for a chat, else `text`),
+//! `usage` and `"simulated": true`. On every other priced route it is an object that says it is
+//! simulated. Generating routes also stream, one token per event.
 //!
 //! Some models misbehave on purpose; see [`Fault`].
 
@@ -136,7 +136,7 @@ impl SandboxCall {
                 .map(|value| texts(value).join("\n"))
                 .map_or_else(|| last_message(body), Ok)
                 .map_err(|BadBody(_)| {
-                    BadBody("prompt: must be a text; input, text and messages are taken as well")
+                    BadBody("prompt: must be a text; input, text and messages are accepted as well")
                 })?,
         };
         let bpe = tokens::vocabulary(Some(model(body)));

@@ -17,8 +17,8 @@ const ECHO_CHARS_MAX: usize = 400;
 /// The longest answer of `sandbox-long`.
 const LONG_TOKENS_MAX: usize = 65_536;
 
-/// The tokens of [`OPENING`]. Every vocabulary splits before the space that follows it, whatever comes
-/// next.
+/// The tokens of [`OPENING`]. Every vocabulary splits before the space that follows it, whatever
+/// comes next.
 fn opening(bpe: &CoreBPE) -> Vec<Rank> {
     static OF_DEFAULT: LazyLock<Vec<Rank>> =
         LazyLock::new(|| tokens::vocabulary(None).encode_ordinary(OPENING));
