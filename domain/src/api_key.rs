@@ -1,8 +1,8 @@
 //! The text of an API key: `ps_live_` or `ps_test_`, 30 random base62 characters, 6 of checksum.
 //!
-//! The checksum is the CRC-32 of everything before it, in base62. It lets a scanner or a mistyped key be
-//! told from a real one with no look-up; it proves nothing. What proves a key is that its digest, an
-//! HMAC-SHA-256 under a pepper that the database never sees, is on record.
+//! The checksum is the CRC-32 of everything before it, in base62. It lets a scanner or a mistyped
+//! key be told from a real one with no look-up; it proves nothing. What proves a key is that its
+//! digest, an HMAC-SHA-256 under a pepper that the database never sees, is on record.
 
 use std::fmt;
 

@@ -20,7 +20,7 @@ use crate::keys::{KeyRequest, KeysError, NewlyMade};
 use crate::store::api_keys::{KeyEdit, KeyListing};
 use domain::key_policy::{LIST_MAX, MODEL_MAX, NoNetwork};
 use domain::limits::LimitsChange;
-use domain::route_group::Group;
+use domain::route_group::RouteGroup;
 use domain::{Credits, Environment, KeyId, KeyPolicy, KeyState, Network, PolicyChange, Timestamp};
 
 /// A key to be made.
@@ -139,7 +139,7 @@ fn allowed<T>(
 
 fn scopes(texts: Vec<String>) -> Result<Vec<String>, ApiError> {
     allowed("scopes", texts, |text| {
-        let is_group = Group::ALL.iter().any(|group| group.name() == text);
+        let is_group = RouteGroup::ALL.iter().any(|group| group.name() == text);
         if is_group { Ok(text) } else { Err("must be hub, omm, yggdrasil or v1".into()) }
     })
 }

@@ -23,7 +23,7 @@ use crate::payments::Payments;
 use crate::pipeline::{Gateway, Readiness};
 use crate::store::Store;
 use crate::webhooks::Webhooks;
-use domain::route_group::Group;
+use domain::route_group::RouteGroup;
 
 mod admin;
 pub mod amount;
@@ -146,7 +146,7 @@ pub fn routes(
     let on_get = |route: fn(Route) -> Route| (get().0, route(get().1));
     let on_post = |route: fn(Route) -> Route| (post().0, route(post().1));
     // First and by prefix: the paid routes must not wait for every pattern below to be tried.
-    for group in Group::ALL {
+    for group in RouteGroup::ALL {
         config.service(web::scope(group.path()).default_service(web::to(gateway::call)));
     }
     if has_metrics {

@@ -11,9 +11,9 @@ use crate::idempotency::Claim;
 use crate::store::api_keys::KeyRecord;
 use crate::upstream::Dialect;
 use domain::Refusal;
-use domain::account::Terms;
+use domain::account::ChargeTerms;
 use domain::pricing::PriceRule;
-use domain::{Bounds, Charge, ChargeId, Credits, Decline, Price};
+use domain::{Charge, ChargeId, Credits, Decline, Price, PriceBounds};
 
 /// A request that is paid for, or whose money is held.
 pub struct Charged {
@@ -24,7 +24,7 @@ pub struct Charged {
     pub(super) generation: Option<Generation>,
     pub(super) open: OpenCharge,
     /// Debited or held.
-    pub(super) terms: Terms,
+    pub(super) terms: ChargeTerms,
     /// The token limit that the upstream is told, where it is not the request's own.
     pub(super) token_limit: Option<u64>,
     /// Hears when a fixed price, or the hold of a stream, is on record; it commits while the upstream works.
@@ -80,7 +80,7 @@ pub(super) fn order(gateway: &Gateway, quoted: &Quoted, may_be_repeated: bool) -
     let price = match quoted.price {
         // Held and captured with the answer in one transaction, so that a repeat after a crash between debit
         // and answer is not charged a second time.
-        Price::Fixed(price) if may_be_repeated => Price::UpTo(Bounds::whole(price, price)),
+        Price::Fixed(price) if may_be_repeated => Price::UpTo(PriceBounds::whole(price, price)),
         price => price,
     };
     Charge {

@@ -4,7 +4,7 @@ use super::charge::{order, refusal, token_limit};
 use super::gateway::{Gateway, lease};
 use super::price::Quoted;
 use domain::Refusal;
-use domain::{Credits, Environment, Estimate, LimitsLeft};
+use domain::{ChargeQuote, Credits, Environment, LimitsLeft};
 
 /// What a request would cost, and whether it would be admitted.
 #[derive(Clone, Debug)]
@@ -38,7 +38,7 @@ pub(super) async fn look(gateway: &Gateway, quoted: Quoted) -> Result<Quote, Ref
     let gone = |_| Refusal::Unavailable("the account's owner died");
     let receipt = account.quote(order).await.map_err(gone)?;
     let estimate = tokio::time::timeout(gateway.commit_timeout, receipt.wait()).await;
-    let Ok(Ok(Estimate { terms, balance, available, left })) = estimate else {
+    let Ok(Ok(ChargeQuote { terms, balance, available, left })) = estimate else {
         return Err(Refusal::Unavailable("what the account has decided is not on record yet"));
     };
     let generation = quoted.generation.as_ref();

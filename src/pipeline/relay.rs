@@ -24,7 +24,7 @@ use super::departure::{Body, Money, StreamSender, kept, stream};
 use super::gateway::Gateway;
 use super::price::Generation;
 use super::settle::{hold_what_is_owed, on_record, usage_record};
-use crate::actors::account::actor::{Record, wait};
+use crate::actors::account::actor::{RecordAnswer, wait};
 use crate::actors::{AccountError, Receipt};
 use crate::config::OnDisconnect;
 use crate::idempotency::Claim;
@@ -491,7 +491,7 @@ impl Relay {
                 let answer = kept(status, &headers, &money, bytes.freeze());
                 claim.record(reference, Some(&answer).filter(|_| !is_too_large), at)
             };
-            let record: Record = Box::new(make);
+            let record: RecordAnswer = Box::new(make);
             record
         });
         let Some(account) = self.charged.open.account.take() else {

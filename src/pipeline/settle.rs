@@ -16,7 +16,7 @@ use super::price::Generation;
 use super::relay;
 use super::request::Notes;
 use super::upstream::Answered;
-use crate::actors::account::actor::{Record, wait, wait_within};
+use crate::actors::account::actor::{RecordAnswer, wait, wait_within};
 use crate::actors::ledger::{Acknowledgement, WriteError};
 use crate::idempotency::Claim;
 use crate::tokens::{TextCounter, vocabulary};
@@ -121,7 +121,7 @@ async fn close_whole(
             let answer = kept(whole.status, &whole.headers, &money, whole.body);
             claim.record(reference, Some(&answer), at)
         };
-        let record: Record = Box::new(make);
+        let record: RecordAnswer = Box::new(make);
         record
     });
     let recording = recording.map(|record| (record, claim));
@@ -249,7 +249,7 @@ async fn settle(
     mut charged: Box<Charged>,
     outcome: Outcome,
     usage: UsageRecord,
-    recording: Option<(Record, Option<Arc<Claim>>)>,
+    recording: Option<(RecordAnswer, Option<Arc<Claim>>)>,
     notes: &mut Notes,
 ) -> Result<Settled, Refusal> {
     let account = charged.open.account.take().ok_or(Refusal::OutcomeUnknown("settled before"))?;
