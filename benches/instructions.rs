@@ -25,10 +25,11 @@ use actix::{Arbiter, System};
 use actix_web::http::Method;
 use actix_web::http::header::HeaderMap;
 use domain::api_key::{ApiKey, Pepper};
-use domain::route_group::Group;
+use domain::route_group::RouteGroup;
 use domain::{
-    Account, AccountId, AccountStatus, Batch, Bounds, Charge, ChargeId, Credits, Environment,
-    KeyId, KeyState, Link, LoadedAccount, Outcome, Price, SpendingLimits, StoredAccount, Timestamp,
+    Account, AccountId, AccountStatus, Batch, Charge, ChargeId, Credits, Environment, KeyId,
+    KeyState, Link, LoadedAccount, Outcome, Price, PriceBounds, SpendingLimits, StoredAccount,
+    Timestamp,
 };
 use futures_util::future::join_all;
 use polysystems::actors::LedgerWriter;
@@ -56,7 +57,7 @@ type Case = (&'static str, u64, u64, fn(u64));
 const CASES: [Case; 8] = [
     ("charge and settle, fixed price", 10_000, 10, |times| charge(times, Price::Fixed(COST))),
     ("charge and settle, hold", 10_000, 10, |times| {
-        charge(times, Price::UpTo(Bounds::whole(COST, Credits::from_nanos(12_770_000))));
+        charge(times, Price::UpTo(PriceBounds::whole(COST, Credits::from_nanos(12_770_000))));
     }),
     ("key: parse and digest", 10_000, 10, key),
     ("price of a route", 10_000, 10, route),
@@ -141,7 +142,7 @@ fn batch(times: u64) {
 fn arrival(key: &str) -> Box<Arrival> {
     Box::new(Arrival {
         id: ChargeId(Uuid::now_v7()),
-        group: Group::Hub,
+        group: RouteGroup::Hub,
         method: Method::POST,
         path: "/api/hub/agents/chat".into(),
         query: None,

@@ -20,7 +20,7 @@ use actix::{Arbiter, System};
 use actix_web::http::Method;
 use actix_web::http::header::HeaderMap;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use domain::route_group::Group;
+use domain::route_group::RouteGroup;
 use domain::writer::Checkpoint;
 use domain::{Account, AccountId, Batch, Charge, ChargeId, Credits, KeyId, Lease, Outcome, Price};
 use futures_util::future::join_all;
@@ -253,7 +253,7 @@ fn checkpoint(criterion: &mut Criterion) {
 fn arrival(key: &str) -> Box<Arrival> {
     Box::new(Arrival {
         id: ChargeId(Uuid::now_v7()),
-        group: Group::Hub,
+        group: RouteGroup::Hub,
         method: Method::POST,
         path: "/api/hub/agents/chat".into(),
         query: None,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use domain::Refusal;
-use domain::route_group::Group;
+use domain::route_group::RouteGroup;
 
 /// Where the buckets of durations end, in microseconds.
 pub const DURATIONS: [u64; 16] = [
@@ -145,7 +145,7 @@ pub struct Metrics {
     /// Paid calls that were answered.
     pub calls: AtomicU64,
     refusals: [AtomicU64; REFUSALS.len()],
-    upstreams: [Histogram; Group::ALL.len()],
+    upstreams: [Histogram; RouteGroup::ALL.len()],
     /// How long the last write that was synced to the data directory took, in microseconds; below nothing before the
     /// first.
     pub fsync_micros: AtomicI64,
@@ -164,7 +164,7 @@ impl Default for Metrics {
         Metrics {
             calls: AtomicU64::new(0),
             refusals: [const { AtomicU64::new(0) }; REFUSALS.len()],
-            upstreams: [const { Histogram::of_durations() }; Group::ALL.len()],
+            upstreams: [const { Histogram::of_durations() }; RouteGroup::ALL.len()],
             fsync_micros: AtomicI64::new(-1),
             verify_findings: AtomicI64::new(-1),
             verified_at: AtomicI64::new(0),
@@ -185,8 +185,8 @@ impl Metrics {
     }
 
     /// Counts how long an upstream took.
-    pub fn upstream(&self, group: Group, duration: Duration) {
-        let place = Group::ALL.iter().position(|other| *other == group);
+    pub fn upstream(&self, group: RouteGroup, duration: Duration) {
+        let place = RouteGroup::ALL.iter().position(|other| *other == group);
         if let Some(histogram) = place.and_then(|place| self.upstreams.get(place)) {
             histogram.count_duration(duration);
         }
@@ -199,8 +199,8 @@ impl Metrics {
     }
 
     /// Upstreams by group.
-    pub fn upstreams(&self) -> impl Iterator<Item = (Group, &Histogram)> {
-        Group::ALL.into_iter().zip(&self.upstreams)
+    pub fn upstreams(&self) -> impl Iterator<Item = (RouteGroup, &Histogram)> {
+        RouteGroup::ALL.into_iter().zip(&self.upstreams)
     }
 }
 

@@ -11,8 +11,8 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 use domain::api_key::{ApiKey, Pepper};
 use domain::pricing::{PriceList, PriceRule, RouteClass};
 use domain::{
-    Account, AccountId, AccountStatus, Bounds, Charge, ChargeId, Credits, Environment, KeyId,
-    KeyState, Link, LoadedAccount, Outcome, Price, SpendingLimits, StoredAccount, Timestamp,
+    Account, AccountId, AccountStatus, Charge, ChargeId, Credits, Environment, KeyId, KeyState,
+    Link, LoadedAccount, Outcome, Price, PriceBounds, SpendingLimits, StoredAccount, Timestamp,
     TokenPrice,
 };
 use uuid::Uuid;
@@ -60,7 +60,7 @@ fn prices() -> PriceList {
 
 fn domain(criterion: &mut Criterion) {
     let cost = Credits::from_nanos(2_260_000);
-    let hold = Price::UpTo(Bounds::whole(cost, Credits::from_nanos(12_770_000)));
+    let hold = Price::UpTo(PriceBounds::whole(cost, Credits::from_nanos(12_770_000)));
     for (name, price) in [("fixed price", Price::Fixed(cost)), ("hold and capture", hold)] {
         criterion.bench_function(&format!("charge and settle, {name}"), |bencher| {
             let delivered = Outcome::Delivered { cost };

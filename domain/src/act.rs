@@ -1,7 +1,7 @@
 //! Acts: what a person did that matters to security or to money, as the audit log has it.
 //!
-//! An act is written in the same transaction as its effect, if the effect is a write: neither is on record without
-//! the other.
+//! An act is written in the same transaction as its effect, if the effect is a write: neither is on
+//! record without the other.
 
 use uuid::Uuid;
 

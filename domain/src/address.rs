@@ -1,8 +1,9 @@
-//! Which addresses the server may connect to for a client: those of the public internet, and no others.
+//! Which addresses the server may connect to for a client: those of the public internet, and no
+//! others.
 //!
-//! What an account holder names as their webhook's address must not reach the server's own network: no loopback, no
-//! private or link-local network, no metadata service, in whatever form it is written (RFC 6890 and its successors, the
-//! registries of special-purpose addresses of IANA).
+//! What an account holder names as their webhook's address must not reach the server's own network:
+//! no loopback, no private or link-local network, no metadata service, in whatever form it is
+//! written (RFC 6890 and its successors, the registries of special-purpose addresses of IANA).
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -53,7 +54,8 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
         [0x2002, high, low, ..] => embedded(high, low),
         // Teredo, benchmarking, ORCHID and documentation: no server is there.
         [0x2001, 0..=0x1ff | 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => false,
-        // Only what IANA has assigned as global unicast. The rest is loopback, local, multicast or unassigned.
+        // Only what IANA has assigned as global unicast. The rest is loopback, local, multicast or
+        // unassigned.
         [first, ..] => matches!(first, 0x2000..=0x3fff),
     }
 }

@@ -1,8 +1,8 @@
 //! The text of an API key: `ps_live_` or `ps_test_`, 30 random base62 characters, 6 of checksum.
 //!
-//! The checksum is the CRC-32 of everything before it, in base62. It lets a scanner or a mistyped key be
-//! told from a real one with no look-up; it proves nothing. What proves a key is that its digest, an
-//! HMAC-SHA-256 under a pepper that the database never sees, is on record.
+//! The checksum is the CRC-32 of everything before it, in base62. It lets a scanner or a mistyped
+//! key be told from a real one with no look-up; it proves nothing. What proves a key is that its
+//! digest, an HMAC-SHA-256 under a pepper that the database never sees, is on record.
 
 use std::fmt;
 
@@ -31,7 +31,7 @@ pub struct ApiKey {
 /// The text is not an API key: wrong prefix, length, alphabet or checksum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not an API key")]
-pub struct MalformedKey;
+pub struct MalformedApiKey;
 
 /// What is stored of a key and looked up.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -76,22 +76,22 @@ impl ApiKey {
     /// Reads a key. Needs no look-up: prefix, length, alphabet and checksum decide.
     ///
     /// # Errors
-    /// [`MalformedKey`] for any other text.
-    pub fn parse(text: &str) -> Result<Self, MalformedKey> {
+    /// [`MalformedApiKey`] for any other text.
+    pub fn parse(text: &str) -> Result<Self, MalformedApiKey> {
         let environment = [Environment::Live, Environment::Test]
             .into_iter()
             .find(|environment| text.starts_with(environment.key_prefix()))
-            .ok_or(MalformedKey)?;
+            .ok_or(MalformedApiKey)?;
         if text.len() != KEY_LEN
             || !text.bytes().skip(PREFIX_LEN).all(|b| b.is_ascii_alphanumeric())
         {
-            return Err(MalformedKey);
+            return Err(MalformedApiKey);
         }
-        let (body, check) = text.split_at_checked(KEY_LEN - CHECKSUM_LEN).ok_or(MalformedKey)?;
+        let (body, check) = text.split_at_checked(KEY_LEN - CHECKSUM_LEN).ok_or(MalformedApiKey)?;
         if check.chars().eq(checksum(body)) {
             Ok(ApiKey { text: text.to_owned(), environment })
         } else {
-            Err(MalformedKey)
+            Err(MalformedApiKey)
         }
     }
 
@@ -185,7 +185,7 @@ mod tests {
                 }
                 bytes[place] = u8::try_from(replacement).unwrap();
                 let changed = String::from_utf8(bytes).unwrap();
-                assert_eq!(ApiKey::parse(&changed), Err(MalformedKey), "{changed}");
+                assert_eq!(ApiKey::parse(&changed), Err(MalformedApiKey), "{changed}");
             }
         }
     }
@@ -195,7 +195,7 @@ mod tests {
         for text in
             ["ps_live_abcdef123456789", "ps_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6", "sk-abc", ""]
         {
-            assert_eq!(ApiKey::parse(text), Err(MalformedKey));
+            assert_eq!(ApiKey::parse(text), Err(MalformedApiKey));
         }
     }
 

@@ -1,5 +1,5 @@
-//! What must hold of an account as it is written down. The same checks serve `verify`, the loading of an
-//! account, and the simulation.
+//! What must hold of an account as it is written down. The same checks serve `verify`, the loading
+//! of an account, and the simulation.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,7 +33,8 @@ pub struct AuditedAccount {
     pub captured: (u64, Credits),
     /// Payments without their entry, or of another amount.
     pub payments_astray: u64,
-    /// Calls with more than one charge or with a refund that is not theirs, and credits without their payment.
+    /// Calls with more than one charge or with a refund that is not theirs, and credits without
+    /// their payment.
     pub entries_astray: u64,
     /// Those of its keys that are not deleted.
     pub live_keys: BTreeSet<KeyId>,
@@ -93,7 +94,8 @@ impl Fold {
         }
     }
 
-    /// The next entry. `captured` is what the end of the durable hold it names says, if there is one.
+    /// The next entry. `captured` is what the end of the durable hold it names says, if there is
+    /// one.
     pub fn add(&mut self, entry: &LedgerEntry, captured: Option<Credits>) {
         for what in self.check(entry) {
             self.find(what);
@@ -246,8 +248,8 @@ impl Fold {
     }
 }
 
-/// Does an account that is being loaded agree with the end of its own ledger? `last` are its last two entries,
-/// the last one first, or fewer if it has fewer. [`Fold`] checks the whole ledger.
+/// Does an account that is being loaded agree with the end of its own ledger? `last` are its last
+/// two entries, the last one first, or fewer if it has fewer. [`Fold`] checks the whole ledger.
 ///
 /// # Errors
 /// What does not agree.

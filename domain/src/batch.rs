@@ -1,5 +1,5 @@
-//! Writes and batches: a write is what one decision of an account leaves to be stored, a batch is what one transaction
-//! stores.
+//! Writes and batches: a write is what one decision of an account leaves to be stored, a batch is
+//! what one transaction stores.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -64,7 +64,8 @@ pub enum Change {
     KeyLimits(KeyId, SpendingLimits),
     /// A key of an account out of use, since then.
     KeyRevoked(AccountId, KeyId, Timestamp),
-    /// A key of an account out of use and out of the list. Its row stays, for the history that names it.
+    /// A key of an account out of use and out of the list. Its row stays, for the history that
+    /// names it.
     KeyDeleted(AccountId, KeyId, Timestamp),
     /// An account suspended or resumed.
     AccountStatus(AccountId, AccountStatus),
@@ -135,9 +136,10 @@ impl Write {
         }
     }
 
-    /// Is it what a paid call leaves, and nothing else? Then it may go to the journal first. A write is not plain if a
-    /// constraint of the tables guards it (a payment is credited once, a charge refunded once, an answer recorded once),
-    /// nor if it is read from the tables as soon as it is acknowledged.
+    /// Is it what a paid call leaves, and nothing else? Then it may go to the journal first. A
+    /// write is not plain if a constraint of the tables guards it (a payment is credited once, a
+    /// charge refunded once, an answer recorded once), nor if it is read from the tables as soon as
+    /// it is acknowledged.
     #[must_use]
     pub fn is_plain(&self) -> bool {
         let is_call =
@@ -209,14 +211,15 @@ impl Batch {
         spent
     }
 
-    /// Can a look find out whether it was written? Entries, ends of holds and usage are this batch's alone; the new state
-    /// of a key or an account is the same when it is written twice.
+    /// Can a look find out whether it was written? Entries, ends of holds and usage are this
+    /// batch's alone; the new state of a key or an account is the same when it is written twice.
     #[must_use]
     pub fn leaves_trace(&self) -> bool {
         !(self.entries.is_empty() && self.holds.is_empty() && self.usage.is_empty())
     }
 
-    /// All that these batches write, in the order of the accounts, so that neighbours in the tables are written together.
+    /// All that these batches write, in the order of the accounts, so that neighbours in the tables
+    /// are written together.
     #[must_use]
     pub fn checkpointed<'b>(batches: impl IntoIterator<Item = &'b Batch>) -> Self {
         let mut checkpointed = Batch::default();
@@ -291,7 +294,8 @@ impl Batch {
         shards
     }
 
-    /// For each account: the number of the entry before its first one in the batch, and its last entry.
+    /// For each account: the number of the entry before its first one in the batch, and its last
+    /// entry.
     #[must_use]
     pub fn accounts(&self) -> BTreeMap<AccountId, (i64, LedgerEntry)> {
         let mut accounts = BTreeMap::new();

@@ -1,6 +1,7 @@
 //! One macro for closed enums that stand in the database as a number and in the API as a word.
 
-/// Declares an enum with the numbers (`= 1`) and the words (`=> "open"`) of its variants, and the ways back.
+/// Declares an enum with the numbers (`= 1`) and the words (`=> "open"`) of its variants, and the
+/// ways back.
 ///
 /// A number or a word that was ever written stays what it is: old rows have it.
 macro_rules! coded_enum {
@@ -72,7 +73,7 @@ pub(crate) use coded_enum;
 #[cfg(test)]
 mod tests {
     use crate::delivery::DeliveryStatus;
-    use crate::route_group::Group;
+    use crate::route_group::RouteGroup;
     use crate::{
         AccountStatus, ActKind, Ending, EntryKind, Environment, EventKind, HoldEndKind,
         PaymentStatus, ReversalKind, Tally,
@@ -101,7 +102,7 @@ mod tests {
     fn every_variant_reads_back_from_its_number_and_its_word() {
         assert_codes!(AccountStatus DeliveryStatus Ending EntryKind Environment HoldEndKind);
         assert_codes!(PaymentStatus ReversalKind Tally);
-        assert_words!(AccountStatus ActKind DeliveryStatus EntryKind Environment EventKind Group);
+        assert_words!(AccountStatus ActKind DeliveryStatus EntryKind Environment EventKind RouteGroup);
         assert_words!(PaymentStatus ReversalKind);
     }
 }

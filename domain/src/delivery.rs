@@ -1,5 +1,5 @@
-//! Deliveries of events: when one is retried, and when it is given up (Standard Webhooks 1.0, Deliverability and
-//! reliability).
+//! Deliveries of events: when one is retried, and when it is given up (Standard Webhooks 1.0,
+//! Deliverability and reliability).
 
 use super::coded::coded_enum;
 
@@ -26,9 +26,9 @@ coded_enum! {
     }
 }
 
-/// How long to wait after this many failed tries, in microseconds; `None` gives it up. `jitter` is from 0 to 999:
-/// it makes the pause up to a fifth longer, so that retries spread out. `asked` is what the receiver has
-/// asked for, in seconds.
+/// How long to wait after this many failed tries, in microseconds; `None` gives it up. `jitter` is
+/// from 0 to 999: it makes the pause up to a fifth longer, so that retries spread out. `asked` is
+/// what the receiver has asked for, in seconds.
 #[must_use]
 pub fn pause(tries: usize, jitter: i64, asked: Option<i64>) -> Option<i64> {
     let pause = PAUSES.get(tries.checked_sub(1)?)?.saturating_mul(MICROS);

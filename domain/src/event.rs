@@ -1,7 +1,8 @@
 //! Events: what account holders are notified of by webhook.
 //!
-//! Most follow from the batch that is being written ([`event_rules`](crate::event_rules)). An event is in the same transaction as its cause:
-//! neither is on record without the other, also after a crash, a retry or a takeover.
+//! Most follow from the batch that is being written ([`event_rules`](crate::event_rules)). An event
+//! is in the same transaction as its cause: neither is on record without the other, also after a
+//! crash, a retry or a takeover.
 
 use std::fmt::{Display, Write as _};
 
@@ -95,8 +96,8 @@ pub struct Event {
     pub account: AccountId,
     /// What.
     pub kind: EventKind,
-    /// Its identity: two events with the same one are one event. All [`EventKind::BalanceUpdated`] of an account share one
-    /// until it is sent: the later event replaces the earlier.
+    /// Its identity: two events with the same one are one event. All [`EventKind::BalanceUpdated`]
+    /// of an account share one until it is sent: the later event replaces the earlier.
     pub once: String,
     /// When.
     pub at: Timestamp,
@@ -106,15 +107,15 @@ pub struct Event {
 
 /// A builder of a JSON object, field by field.
 #[derive(Clone, Debug)]
-pub struct Facts(String);
+pub struct JsonObject(String);
 
-impl Default for Facts {
+impl Default for JsonObject {
     fn default() -> Self {
-        Facts(String::from("{"))
+        JsonObject(String::from("{"))
     }
 }
 
-impl Facts {
+impl JsonObject {
     fn name(&mut self, name: &str) {
         let comma = if self.0.len() > 1 { "," } else { "" };
         let _ = write!(self.0, "{comma}\"{name}\":");
@@ -154,7 +155,7 @@ pub fn of_payment(
     at: Timestamp,
 ) -> Event {
     let kind = EventKind::of_payment(status);
-    let facts = Facts::default().text("payment_id", payment).number("amount", amount);
+    let facts = JsonObject::default().text("payment_id", payment).number("amount", amount);
     let data = facts.text("currency", "USD").text("status", status.name()).finish();
     // It can reach the same status again through another one, so the time is part of the identity.
     let once = match status {
@@ -173,7 +174,7 @@ pub fn of_key(
     at: Timestamp,
     end: Option<Timestamp>,
 ) -> Event {
-    let mut facts = Facts::default().text("key_id", key);
+    let mut facts = JsonObject::default().text("key_id", key);
     if let Some(end) = end {
         facts = facts.text("expires_at", end.to_rfc3339());
     }
@@ -206,7 +207,7 @@ pub fn of_limit(
         LimitWindow::Day(day) => ("daily", day),
         LimitWindow::Month(month) => ("monthly", month),
     };
-    let facts = Facts::default().text("key_id", key).text("limit", name);
+    let facts = JsonObject::default().text("key_id", key).text("limit", name);
     let facts = facts.number("limit_amount", limit).number("spent", spent);
     let data = facts.text("currency", "USD").finish();
     // Another ceiling in the same window can be reached anew.

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::batch::{Batch, Change};
-use super::event::{DEPLETED_BELOW, Event, EventKind, Facts, LimitWindow, of_limit, of_payment};
+use super::event::{
+    DEPLETED_BELOW, Event, EventKind, JsonObject, LimitWindow, of_limit, of_payment,
+};
 use super::ids::{AccountId, KeyId};
 use super::ledger::LedgerEntry;
 use super::limits::SpendingLimits;
@@ -13,8 +15,9 @@ use super::payment::{PaymentStatus, ReversalKind, ReversalStep};
 /// Percent of a limit from which its holder is warned.
 const WARN_PERCENT: i128 = 80;
 
-/// The events of a batch for the account holders who subscribe to them. `low` answers below which balance an account counts
-/// as low, if its holder subscribes; `limits` are the spending limits of their keys.
+/// The events of a batch for the account holders who subscribe to them. `low` answers below which
+/// balance an account counts as low, if its holder subscribes; `limits` are the spending limits of
+/// their keys.
 #[must_use]
 pub fn of_batch(
     batch: &Batch,
@@ -40,7 +43,8 @@ pub fn of_batch(
 
 fn updated(entry: &LedgerEntry) -> Event {
     let kind = EventKind::BalanceUpdated;
-    let facts = Facts::default().number("balance", entry.balance_after).text("currency", "USD");
+    let facts =
+        JsonObject::default().number("balance", entry.balance_after).text("currency", "USD");
     let data = facts.number("sequence", entry.seq).finish();
     let once = format!("{}:{}", kind.name(), entry.account);
     Event { account: entry.account, kind, once, at: entry.at, data }
@@ -54,7 +58,7 @@ fn add_crossings(entry: &LedgerEntry, low: Credits, events: &mut Vec<Event>) {
         if before < line || after >= line {
             continue;
         }
-        let facts = Facts::default().number("balance", after).number("threshold", line);
+        let facts = JsonObject::default().number("balance", after).number("threshold", line);
         let data = facts.text("currency", "USD").number("sequence", entry.seq).finish();
         let once = format!("{}:{}:{}", kind.name(), entry.account, entry.seq);
         events.push(Event { account: entry.account, kind, once, at: entry.at, data });
@@ -85,7 +89,7 @@ fn of_change(batch: &Batch, change: &Change) -> Option<Event> {
             let entry = batch.entries.iter().rev().find(|entry| {
                 entry.account == reversal.account && entry.reference == reversal.payment.0
             })?;
-            let facts = Facts::default().text("payment_id", reversal.payment);
+            let facts = JsonObject::default().text("payment_id", reversal.payment);
             let facts = facts.number("amount", amount).text("currency", "USD");
             let data =
                 facts.number("outstanding", reversal.wanted.less(reversal.taken_after(*step)));
@@ -94,7 +98,7 @@ fn of_change(batch: &Batch, change: &Change) -> Option<Event> {
             Some(Event { account, kind, once, at, data: data.finish() })
         }
         Change::KeyCreated(key) => {
-            let facts = Facts::default().text("key_id", key.id).text("name", &key.name);
+            let facts = JsonObject::default().text("key_id", key.id).text("name", &key.name);
             let kind = EventKind::KeyCreated;
             let once = format!("{}:{}", kind.name(), key.id);
             let (account, at) = (key.account, key.created_at);
@@ -102,7 +106,7 @@ fn of_change(batch: &Batch, change: &Change) -> Option<Event> {
         }
         Change::KeyRevoked(account, key, at) | Change::KeyDeleted(account, key, at) => {
             let kind = EventKind::KeyRevoked;
-            let data = Facts::default().text("key_id", key).finish();
+            let data = JsonObject::default().text("key_id", key).finish();
             let once = format!("{}:{key}", kind.name());
             Some(Event { account: *account, kind, once, at: *at, data })
         }

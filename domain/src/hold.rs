@@ -1,8 +1,9 @@
-//! Durable holds: money reserved for a call whose answer is delivered before the call is settled, as a stream is.
+//! Durable holds: money reserved for a call whose answer is delivered before the call is settled,
+//! as a stream is.
 //!
-//! A hold has an owner (the process that opened it, by the epoch of its lease), an expiry, and exactly one
-//! end. It can be extended while it is open. A hold that a crash left open is ended by the next owner, at what was
-//! earned when it was last extended.
+//! A hold has an owner (the process that opened it, by the epoch of its lease), an expiry, and
+//! exactly one end. It can be extended while it is open. A hold that a crash left open is ended by
+//! the next owner, at what was earned when it was last extended.
 
 use super::coded::coded_enum;
 use super::ids::{AccountId, ChargeId, KeyId};
@@ -24,7 +25,8 @@ pub struct Hold {
     pub month: Month,
     /// Reserved.
     pub amount: Credits,
-    /// The cost of what was delivered when this was last written. Captured if the call is never settled.
+    /// The cost of what was delivered when this was last written. Captured if the call is never
+    /// settled.
     pub earned: Credits,
     /// When it was placed.
     pub opened_at: Timestamp,
@@ -40,7 +42,8 @@ coded_enum! {
         Captured = 1,
         /// All of it was given back.
         Released = 2,
-        /// Its time was over, or its process had ended: what was earned was taken, the rest given back.
+        /// Its time was over, or its process had ended: what was earned was taken, the rest given
+        /// back.
         Expired = 3,
     }
 }

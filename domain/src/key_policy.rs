@@ -1,7 +1,8 @@
-//! What an API key may be used for, beside how much it may spend: which routes, which models, from where, how often.
+//! What an API key may be used for, beside how much it may spend: which routes, which models, from
+//! where, how often.
 //!
-//! Each of them is a list of what is allowed, or nothing at all, which allows everything. An empty list allows
-//! nothing.
+//! Each of them is a list of what is allowed, or nothing at all, which allows everything. An empty
+//! list allows nothing.
 
 // A value, not a socket: `core` has no I/O.
 use core::net::IpAddr;
@@ -15,7 +16,8 @@ pub const LIST_MAX: usize = 100;
 /// The longest name of a model, in bytes.
 pub const MODEL_MAX: usize = 200;
 
-/// A network, as an owner writes it: an address, or one with the length of its prefix (CIDR, RFC 4632).
+/// A network, as an owner writes it: an address, or one with the length of its prefix (CIDR, RFC
+/// 4632).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network(IpNet);
 
@@ -32,7 +34,8 @@ impl FromStr for Network {
             Ok(address) => IpNet::from(address.to_canonical()),
             Err(_) => text.parse().map_err(|_| NoNetwork)?,
         };
-        // An IPv4 address in IPv6 form is compared as IPv4; so no network of that form would ever match.
+        // An IPv4 address in IPv6 form is compared as IPv4; so no network of that form would ever
+        // match.
         match network {
             IpNet::V6(network) if network.addr().to_ipv4_mapped().is_some() => Err(NoNetwork),
             network => Ok(Network(network.trunc())),
@@ -96,7 +99,8 @@ impl KeyPolicy {
         is_in_scope && is_from_there
     }
 
-    /// May it be used for this model? `None` is whatever the upstream chooses, which no list allows.
+    /// May it be used for this model? `None` is whatever the upstream chooses, which no list
+    /// allows.
     #[must_use]
     pub fn permits_model(&self, model: Option<&str>) -> bool {
         let Some(models) = &self.models else { return true };

@@ -1,9 +1,11 @@
-//! Ledger entries: the append-only record of every movement of money, and the hash chain that ties them together.
+//! Ledger entries: the append-only record of every movement of money, and the hash chain that ties
+//! them together.
 //!
-//! An entry's link is SHA-256 over the link before it and everything the entry says. An entry that is
-//! edited, removed, inserted or moved breaks the chain where it stands, and `verify` names it. The chain has no
-//! key: somebody who can rewrite the whole database can also rewrite the chain from the edited entry on. That
-//! changes the account's last link, which a backup or an earlier report of `verify` still has.
+//! An entry's link is SHA-256 over the link before it and everything the entry says. An entry that
+//! is edited, removed, inserted or moved breaks the chain where it stands, and `verify` names it.
+//! The chain has no key: somebody who can rewrite the whole database can also rewrite the chain
+//! from the edited entry on. That changes the account's last link, which a backup or an earlier
+//! report of `verify` still has.
 
 use std::fmt;
 
@@ -35,8 +37,8 @@ coded_enum! {
         PaymentRefund = 7 => "payment_refund",
         /// Credits taken back, since the payer disputes the payment. Reference: the payment.
         Dispute = 8 => "dispute",
-        /// Credits that a refund or a dispute had taken, given again: it failed or was won. Reference: the
-        /// payment.
+        /// Credits that a refund or a dispute had taken, given again: it failed or was won.
+        /// Reference: the payment.
         Reinstatement = 9 => "reinstatement",
     }
 }
@@ -97,8 +99,8 @@ impl Link {
     /// What stands before an account's first entry.
     pub const START: Link = Link([0; 32]);
 
-    /// The link of `entry`, if this is the link before it. Never changes: the migration that gave older
-    /// entries their links has a copy of it.
+    /// The link of `entry`, if this is the link before it. Never changes: the migration that gave
+    /// older entries their links has a copy of it.
     #[must_use]
     pub fn next(self, entry: &LedgerEntry) -> Link {
         let key = entry.key.map(|key| key.0);

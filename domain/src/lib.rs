@@ -1,14 +1,14 @@
 //! The rules: money, limits, windows, keys, prices, the account.
 //!
-//! Pure by construction. Nothing here does I/O, reads a clock, draws a random number, logs or awaits;
-//! time, ids and random bytes are arguments. So every rule can be tested with plain values, and
-//! the same code runs in production, in the model test, in the simulation and in a benchmark. `tests/tidy.rs` fails
-//! when this folder mentions a runtime, an actor, the ORM or a clock.
+//! Pure by construction. Nothing here does I/O, reads a clock, draws a random number, logs or
+//! awaits; time, ids and random bytes are arguments. So every rule can be tested with plain values,
+//! and the same code runs in production, in the model test, in the simulation and in a benchmark.
+//! `tests/tidy.rs` fails when this folder mentions a runtime, an actor, the ORM or a clock.
 //!
 //! | files | what they hold |
 //! |---|---|
 //! | [`money`], [`window`], [`ids`], [`environment`] | amounts, days and months, identifiers |
-//! | [`pricing`], [`limits`], [`key_policy`], [`api_key`] | what a call costs, and what a key may do |
+//! | [`pricing`], [`limits`], [`key_policy`], [`api_key`] | what a call costs and a key may do |
 //! | [`account`], [`residency`] | an account in memory: its operations, and when it leaves memory |
 //! | [`ledger`], [`hold`], [`usage`], [`payment`], [`act`], [`event`] | what is on record |
 //! | [`batch`], [`writer`], [`event_rules`], [`rollup`] | how it becomes durable |
@@ -45,8 +45,8 @@ pub mod window;
 pub mod writer;
 
 pub use account::{
-    Account, AccountFlags, Adjustment, Bounds, Charge, Decline, Estimate, Extension, KeyChange,
-    KeyState, LoadedAccount, Outcome, Price, Settled, Snapshot, StoredAccount,
+    Account, AccountFlags, Adjustment, Charge, ChargeQuote, Decline, Extension, KeyChange,
+    KeyState, LoadedAccount, Outcome, Price, PriceBounds, Settled, Snapshot, StoredAccount,
 };
 pub use act::{Act, ActKind, Actor, Origin};
 pub use batch::{Batch, Change, NewKey, NewPayment, RecordedAnswer, Write};

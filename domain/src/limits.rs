@@ -74,8 +74,8 @@ pub struct WindowCounter<W> {
     pub held: Credits,
     /// The window before: a stream that began in it still counts there when its hold is extended.
     before: Option<W>,
-    /// What was captured in it. Not in one option with it, which would take more memory, and a million accounts may be
-    /// there.
+    /// What was captured in it. Not in one option with it, which would take more memory, and a
+    /// million accounts may be there.
     before_captured: Credits,
     /// What is held in it.
     before_held: Credits,
@@ -180,8 +180,8 @@ pub struct LimitsLeft {
 /// The one window of what is counted for all time.
 pub type Always = ();
 
-/// The part of a key's counters that is stored. What it has spent in total is stored as what each entry adds to
-/// it.
+/// The part of a key's counters that is stored. What it has spent in total is stored as what each
+/// entry adds to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeySpend {
     /// The key.

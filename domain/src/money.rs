@@ -7,9 +7,9 @@ use rust_decimal::Decimal;
 
 /// An amount in nano-dollars (1e-9 USD).
 ///
-/// A whole number in memory, in the ledger and in both databases, so that sums are exact. Arithmetic is
-/// checked: an overflow is an answer (`None`), never a wrapped number. Decimal text is parsed and printed
-/// at the edges only, and no float is involved anywhere.
+/// A whole number in memory, in the ledger and in both databases, so that sums are exact.
+/// Arithmetic is checked: an overflow is an answer (`None`), never a wrapped number. Decimal text
+/// is parsed and printed at the edges only, and no float is involved anywhere.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Credits(i64);
 
@@ -56,7 +56,8 @@ impl Credits {
         }
     }
 
-    /// The difference, unless it does not fit. May be negative; see [`Credits::less`] for amounts that may not.
+    /// The difference, unless it does not fit. May be negative; see [`Credits::less`] for amounts
+    /// that may not.
     #[must_use]
     pub const fn checked_sub(self, other: Credits) -> Option<Credits> {
         match self.0.checked_sub(other.0) {
@@ -65,7 +66,8 @@ impl Credits {
         }
     }
 
-    /// What is left after taking `other` away, never below zero. For display and room left, not for ledgers.
+    /// What is left after taking `other` away, never below zero. For display and room left, not for
+    /// ledgers.
     #[must_use]
     pub fn less(self, other: Credits) -> Credits {
         Credits(self.0.saturating_sub(other.0).max(0))
@@ -79,8 +81,8 @@ impl Credits {
 }
 
 /// A plain decimal (digits, at most one point, an optional minus) as a whole number of units of
-/// 10^-`decimals`. `rust_decimal` would also take underscores, and JSON would also take exponents; both are
-/// refused here.
+/// 10^-`decimals`. `rust_decimal` would also take underscores, and JSON would also take exponents;
+/// both are refused here.
 fn parse_units(text: &str, decimals: u32) -> Result<i64, AmountError> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let plain = !digits.is_empty()
@@ -91,7 +93,8 @@ fn parse_units(text: &str, decimals: u32) -> Result<i64, AmountError> {
     if !plain {
         return Err(AmountError::NotDecimal);
     }
-    // Zeros that say nothing are cut off first, so that what is left fits into a Decimal or into no amount.
+    // Zeros that say nothing are cut off first, so that what is left fits into a Decimal or into no
+    // amount.
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
     let whole = whole.trim_start_matches('0');
     let fraction = fraction.trim_end_matches('0');
@@ -111,8 +114,8 @@ fn parse_units(text: &str, decimals: u32) -> Result<i64, AmountError> {
 impl FromStr for Credits {
     type Err = AmountError;
 
-    /// Parses a decimal number of dollars, such as `25.00`, exactly. Refuses exponents, NaN, a plus sign, a
-    /// bare point and more than nine decimals; trailing zeros do not count.
+    /// Parses a decimal number of dollars, such as `25.00`, exactly. Refuses exponents, NaN, a plus
+    /// sign, a bare point and more than nine decimals; trailing zeros do not count.
     fn from_str(text: &str) -> Result<Self, AmountError> {
         parse_units(text, Self::DECIMALS).map(Credits)
     }
@@ -141,8 +144,8 @@ impl fmt::Debug for Credits {
 
 /// The price of one token, in 1e-15 USD.
 ///
-/// Finer than [`Credits`], because published prices are per million tokens and may come to a fraction of a
-/// nano-dollar each. Only a whole call's cost is rounded.
+/// Finer than [`Credits`], because published prices are per million tokens and may come to a
+/// fraction of a nano-dollar each. Only a whole call's cost is rounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct TokenPrice(i64);
 
@@ -162,7 +165,8 @@ impl TokenPrice {
         base.checked_add(Credits(i64::try_from(rounded).ok()?))
     }
 
-    /// The most tokens whose cost with `base` stays within `ceiling`; `None` if not even the base does.
+    /// The most tokens whose cost with `base` stays within `ceiling`; `None` if not even the base
+    /// does.
     #[must_use]
     pub fn tokens_within(self, base: Credits, ceiling: Credits) -> Option<u64> {
         let room =

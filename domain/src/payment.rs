@@ -1,8 +1,9 @@
 //! Payments: how far one has come, and what its provider takes back of it.
 //!
-//! A payment is credited once. What its provider takes back later (a refund, a dispute) is taken from the balance as
-//! far as credits are available, and the rest as they come; what the provider gives again is credited again. The provider
-//! may report twice, late or out of order: the ledger ends at its last report.
+//! A payment is credited once. What its provider takes back later (a refund, a dispute) is taken
+//! from the balance as far as credits are available, and the rest as they come; what the provider
+//! gives again is credited again. The provider may report twice, late or out of order: the ledger
+//! ends at its last report.
 
 use super::coded::coded_enum;
 use super::ids::{AccountId, PaymentId};
@@ -18,7 +19,8 @@ coded_enum! {
         Created = 1 => "created",
         /// The provider has the payer's promise, and not yet the money.
         Confirming = 2 => "confirming",
-        /// The credits are on the account. This is final: what is taken back later is a [`Reversal`].
+        /// The credits are on the account. This is final: what is taken back later is a
+        /// [`Reversal`].
         Confirmed = 3 => "confirmed",
         /// The provider did not get the money.
         Failed = 4 => "failed",
@@ -104,7 +106,8 @@ pub enum ReversalStep {
 }
 
 impl Reversal {
-    /// What is to be done now, with this much available; `None` if nothing is to be done, or nothing can be.
+    /// What is to be done now, with this much available; `None` if nothing is to be done, or
+    /// nothing can be.
     #[must_use]
     pub fn step(&self, available: Credits) -> Option<ReversalStep> {
         if self.taken > self.wanted {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::account::{Bounds, Price};
+use super::account::{Price, PriceBounds};
 use super::money::{Credits, TokenPrice};
 
 /// How heavy a route is; rate limits are multiplied by it (`[rate_limit]` in the settings).
@@ -103,7 +103,7 @@ impl PriceRule {
     ///
     /// # Errors
     /// [`Unpayable`] if a sum does not fit into [`Credits`].
-    pub fn bounds(&self, demand: Demand) -> Result<Option<Bounds>, Unpayable> {
+    pub fn bounds(&self, demand: Demand) -> Result<Option<PriceBounds>, Unpayable> {
         let Some(per_token) = self.per_token else { return Ok(None) };
         let with = |completion: u64| {
             let completion = completion.min(demand.completion_tokens_max);
@@ -111,7 +111,7 @@ impl PriceRule {
             per_token.cost(self.base, tokens.checked_add(demand.prompt_tokens_max)?)
         };
         let bounds = || {
-            Some(Bounds {
+            Some(PriceBounds {
                 least: self.base,
                 start: with(demand.start_tokens)?,
                 first: with(demand.first_tokens.max(demand.start_tokens))?,
@@ -123,7 +123,7 @@ impl PriceRule {
 
     /// The price with these bounds; fixed if they are one amount.
     #[must_use]
-    pub fn price(&self, bounds: Option<Bounds>) -> Price {
+    pub fn price(&self, bounds: Option<PriceBounds>) -> Price {
         bounds.map_or(Price::Fixed(self.base), Price::UpTo)
     }
 
@@ -280,7 +280,7 @@ mod tests {
         let bounds = by_token().bounds(ASKED).unwrap().unwrap();
         assert_eq!(
             bounds,
-            Bounds {
+            PriceBounds {
                 least: amount("0.0020"),
                 start: amount("0.00212"),
                 first: amount("0.0022"),

@@ -48,14 +48,16 @@ pub enum Refusal {
     /// Not attempted: nothing was charged. The reason is for the log.
     #[error("unavailable: {0}")]
     Unavailable(&'static str),
-    /// Not attempted: the account's records do not agree with one another, and a person must look at them.
+    /// Not attempted: the account's records do not agree with one another, and a person must look
+    /// at them.
     #[error("the account is quarantined")]
     Quarantined,
-    /// The charge was decided, but it is not known whether it is on record. The reason is for the log.
+    /// The charge was decided, but it is not known whether it is on record. The reason is for the
+    /// log.
     #[error("outcome unknown: {0}")]
     OutcomeUnknown(&'static str),
-    /// The hold of a stream was not on record when the upstream had begun to answer; nothing was charged. The
-    /// reason is for the log.
+    /// The hold of a stream was not on record when the upstream had begun to answer; nothing was
+    /// charged. The reason is for the log.
     #[error("not held: {0}")]
     NotHeld(&'static str),
     /// The server stopped before the upstream had answered; nothing was charged.
@@ -70,7 +72,8 @@ pub enum Refusal {
     /// The upstream took too long; nothing was charged.
     #[error("upstream timed out")]
     UpstreamTimedOut,
-    /// The client left before the first byte of its stream; nothing was charged, and nothing is answered.
+    /// The client left before the first byte of its stream; nothing was charged, and nothing is
+    /// answered.
     #[error("the client left")]
     ClientLeft,
     /// The first request with the same idempotency key still runs.

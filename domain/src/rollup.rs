@@ -1,6 +1,7 @@
 //! Rollups: what the calls of an hour or a day come to, by everything that they are looked at by.
 //!
-//! Added up in the batch that writes the usage records themselves, so that the sums are the same at every moment.
+//! Added up in the batch that writes the usage records themselves, so that the sums are the same at
+//! every moment.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,8 +13,8 @@ use super::window::{MICROS_PER_DAY, Timestamp};
 
 /// Buckets of a latency histogram.
 pub const BUCKETS: usize = 24;
-/// Where they end, in microseconds, exclusive: each 1.7 times as far as the one before, from a millisecond to two
-/// minutes. The last one has no end.
+/// Where they end, in microseconds, exclusive: each 1.7 times as far as the one before, from a
+/// millisecond to two minutes. The last one has no end.
 pub const BUCKET_ENDS: [i64; BUCKETS - 1] = [
     1_000,
     1_700,
@@ -111,8 +112,8 @@ impl Rollup {
         }
     }
 
-    /// The latency below which so many of 100 calls were, in microseconds, evenly spread within a bucket; `None`
-    /// without calls.
+    /// The latency below which so many of 100 calls were, in microseconds, evenly spread within a
+    /// bucket; `None` without calls.
     #[must_use]
     pub fn percentile(&self, percent: u8) -> Option<i64> {
         let counted = self.buckets.iter().fold(0_i64, |sum, count| sum.saturating_add(*count));
@@ -180,8 +181,8 @@ pub fn days_of(hours: &BTreeMap<RollupKey, Rollup>) -> BTreeMap<RollupKey, Rollu
     days
 }
 
-/// The hours from `begin` to before `end`, both since 1970, in three spans: hours, the whole days among them, and hours. Each
-/// is from one to before another.
+/// The hours from `begin` to before `end`, both since 1970, in three spans: hours, the whole days
+/// among them, and hours. Each is from one to before another.
 #[must_use]
 pub fn days_within(begin: i32, end: i32) -> [(i32, i32); 3] {
     let first = begin.saturating_add(23).div_euclid(24);

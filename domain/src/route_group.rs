@@ -5,7 +5,7 @@ use super::coded::coded_enum;
 coded_enum! {
     /// A group of paid routes.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    pub enum Group {
+    pub enum RouteGroup {
         /// `/api/hub/*`
         Hub => "hub",
         /// `/api/omm/*`
@@ -17,15 +17,15 @@ coded_enum! {
     }
 }
 
-impl Group {
+impl RouteGroup {
     /// Its base path.
     #[must_use]
     pub const fn path(self) -> &'static str {
         match self {
-            Group::Hub => "/api/hub",
-            Group::Omm => "/api/omm",
-            Group::Yggdrasil => "/api/yggdrasil",
-            Group::V1 => "/v1",
+            RouteGroup::Hub => "/api/hub",
+            RouteGroup::Omm => "/api/omm",
+            RouteGroup::Yggdrasil => "/api/yggdrasil",
+            RouteGroup::V1 => "/v1",
         }
     }
 }

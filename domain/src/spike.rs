@@ -20,8 +20,9 @@ pub struct Spike {
     pub usual: Credits,
 }
 
-/// Is hour `this` a spike of an account that began in hour `began`? `spent` is what was spent in each hour of the week
-/// before and in this one; an hour that is not there is one in which nothing was.
+/// Is hour `this` a spike of an account that began in hour `began`? `spent` is what was spent in
+/// each hour of the week before and in this one; an hour that is not there is one in which nothing
+/// was.
 #[must_use]
 pub fn spike(spent: &[(i32, Credits)], began: i32, this: i32) -> Option<Spike> {
     let hours = this.saturating_sub(began).min(HOURS);

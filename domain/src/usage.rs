@@ -13,7 +13,8 @@ pub const MODEL_MAX: usize = 64;
 pub const OTHER_MODELS: &str = "(other)";
 /// Models of an account that are counted separately while it is in memory: a caller may name any.
 pub const MODELS_MAX: usize = 500;
-/// No call has more tokens than this: a larger number is an error of the upstream, and must not spoil a sum.
+/// No call has more tokens than this: a larger number is an error of the upstream, and must not
+/// spoil a sum.
 pub const TOKENS_MAX: u64 = 1 << 40;
 
 /// Tokens as they are kept and summed up.
@@ -22,8 +23,8 @@ pub fn kept_tokens(tokens: u64) -> i64 {
     i64::try_from(tokens.min(TOKENS_MAX)).unwrap_or(i64::MAX)
 }
 
-/// The models that an account has asked for: sorted, in a vector, because most ask for one or two, and a million
-/// accounts may be in memory.
+/// The models that an account has asked for: sorted, in a vector, because most ask for one or two,
+/// and a million accounts may be in memory.
 #[derive(Debug, Default)]
 pub struct Models(Vec<Arc<str>>);
 

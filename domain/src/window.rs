@@ -42,8 +42,8 @@ impl Timestamp {
         self.0.saturating_sub(earlier.0).max(0)
     }
 
-    /// Reads RFC 3339, in any offset. `None` for anything else, and for what is in UTC before the year 0 or after
-    /// 9999: it could not be printed so that it reads back.
+    /// Reads RFC 3339, in any offset. `None` for anything else, and for what is in UTC before the
+    /// year 0 or after 9999: it could not be printed so that it reads back.
     #[must_use]
     pub fn parse_rfc3339(text: &str) -> Option<Self> {
         let instant = DateTime::parse_from_rfc3339(text).ok()?;

@@ -17,7 +17,7 @@ use crate::pipeline::{self, Arrival, Departure, Quote, Served};
 use crate::rate_limits::RateLimitStatus;
 use crate::upstream::Client;
 use domain::Refusal;
-use domain::route_group::Group;
+use domain::route_group::RouteGroup;
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const DRY_RUN: HeaderName = HeaderName::from_static("x-dry-run");
@@ -174,8 +174,8 @@ fn arrival(request: &HttpRequest, app: &App, body: Body) -> Result<Arrival, ApiE
     })
 }
 
-fn group(path: &str) -> Option<Group> {
-    Group::ALL.into_iter().find(|group| {
+fn group(path: &str) -> Option<RouteGroup> {
+    RouteGroup::ALL.into_iter().find(|group| {
         path.strip_prefix(group.path()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     })
 }
@@ -311,8 +311,8 @@ mod tests {
 
     #[test]
     fn groups_are_told_by_whole_segments() {
-        assert_eq!(group("/api/hub/x"), Some(Group::Hub));
-        assert_eq!(group("/v1/chat/completions"), Some(Group::V1));
+        assert_eq!(group("/api/hub/x"), Some(RouteGroup::Hub));
+        assert_eq!(group("/v1/chat/completions"), Some(RouteGroup::V1));
         assert_eq!(group("/v12"), None);
         assert_eq!(group("/api/hubris"), None);
     }

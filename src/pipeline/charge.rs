@@ -14,9 +14,9 @@ use crate::idempotency::Claim;
 use crate::store::keys::KeyRecord;
 use crate::upstream::Dialect;
 use domain::Refusal;
-use domain::account::Terms;
+use domain::account::ChargeTerms;
 use domain::pricing::PriceRule;
-use domain::{Bounds, Charge, ChargeId, Credits, Decline, Price};
+use domain::{Charge, ChargeId, Credits, Decline, Price, PriceBounds};
 
 /// A request whose price is debited or held. Only [`charge`] makes one.
 pub struct ChargedCall {

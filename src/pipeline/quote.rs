@@ -4,7 +4,7 @@ use super::charge::{order, refusal, token_limit};
 use super::gateway::{Gateway, lease};
 use super::price::Quoted;
 use domain::Refusal;
-use domain::{Credits, Environment, Estimate, LimitsLeft};
+use domain::{ChargeQuote, Credits, Environment, LimitsLeft};
 
 /// The cost of a request, and whether it would be accepted.
 #[derive(Clone, Debug)]

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use super::admission::Running;
 use crate::idempotency::IdempotencyKey;
 use crate::rate_limits::RateLimitStatus;
-use domain::route_group::Group;
+use domain::route_group::RouteGroup;
 use domain::{AccountId, ChargeId, Credits, KeyId, Refusal, Timestamp};
 
 /// A request as the pipeline sees it.
@@ -18,7 +18,7 @@ pub struct Arrival {
     /// The id of the request, its charge and its usage record.
     pub id: ChargeId,
     /// The route group it belongs to.
-    pub group: Group,
+    pub group: RouteGroup,
     /// The HTTP method.
     pub method: Method,
     /// The path without the query.

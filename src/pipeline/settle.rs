@@ -110,7 +110,7 @@ async fn close_whole(
             let answer = kept(whole.status, &whole.headers, &money, whole.body);
             claim.record(reference, Some(&answer), at)
         };
-        let record: Record = Box::new(make);
+        let record: RecordAnswer = Box::new(make);
         record
     });
     let recording = recording.map(|record| (record, claim));

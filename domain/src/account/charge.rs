@@ -1,4 +1,5 @@
-//! What a caller asks of an account for one call, and what it gets: price, terms, refusal, settlement.
+//! What a caller asks of an account for one call, and what it gets: price, terms, refusal,
+//! settlement.
 
 use crate::hold::HoldEnd;
 use crate::ids::{ChargeId, KeyId};
@@ -13,12 +14,12 @@ pub enum Price {
     /// Known: debited before the call, refunded if the call fails.
     Fixed(Credits),
     /// Known only after the call: some is held, the actual cost captured.
-    UpTo(Bounds),
+    UpTo(PriceBounds),
 }
 
 /// What a call may cost if its price is known only after it. In rising order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Bounds {
+pub struct PriceBounds {
     /// What it costs at least.
     pub least: Credits,
     /// With less than this the call is not begun.
@@ -29,11 +30,11 @@ pub struct Bounds {
     pub most: Credits,
 }
 
-impl Bounds {
+impl PriceBounds {
     /// The bounds of a call that is begun only if all it can cost can be held.
     #[must_use]
     pub const fn whole(least: Credits, most: Credits) -> Self {
-        Bounds { least, start: most, first: most, most }
+        PriceBounds { least, start: most, first: most, most }
     }
 }
 
@@ -56,11 +57,11 @@ impl Price {
         }
     }
 
-    /// The decline if `available` does not cover the price. It names the least cost if not even that is covered,
-    /// else what the call begins with.
+    /// The decline if `available` does not cover the price. It names the least cost if not even
+    /// that is covered, else what the call begins with.
     pub(super) fn uncovered(self, available: Credits) -> Decline {
         let price = match self {
-            Price::UpTo(Bounds { least, .. }) if least > available => least,
+            Price::UpTo(PriceBounds { least, .. }) if least > available => least,
             _ => self.start(),
         };
         Decline::InsufficientCredits { price, available }
@@ -127,7 +128,7 @@ pub enum Decline {
 
 /// What a call gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Terms {
+pub struct ChargeTerms {
     /// Debited or held for it.
     pub held: Credits,
     /// What it could cost at most, with what the balance and the limits have left for it now.
@@ -137,14 +138,16 @@ pub struct Terms {
 /// How a charged call went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The answer was delivered. The cost counts for a hold, and is clamped to it; a fixed price stands.
+    /// The answer was delivered. The cost counts for a hold, and is clamped to it; a fixed price
+    /// stands.
     Delivered {
         /// What it did cost.
         cost: Credits,
     },
     /// Nothing was delivered: a fixed price is refunded, a hold released.
     Failed,
-    /// Its time is over, or its process has ended: what was earned of a durable hold is captured; else as failed.
+    /// Its time is over, or its process has ended: what was earned of a durable hold is captured;
+    /// else as failed.
     Expired,
 }
 

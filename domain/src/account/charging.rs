@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::charge::{Bounds, Charge, Decline, NotOpen, Outcome, Price, Settled, Terms};
+use super::charge::{Charge, ChargeTerms, Decline, NotOpen, Outcome, Price, PriceBounds, Settled};
 use super::key::KeyState;
+use super::open_charge::{OpenCharge, Stake};
 use super::state::{State, key_mut, negated};
 use crate::environment::AccountStatus;
 use crate::hold::{Hold, HoldEnd, HoldEndKind};
@@ -17,7 +18,7 @@ use crate::window::{Day, Month, Timestamp};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Accepted {
     /// What it got.
-    pub(super) terms: Terms,
+    pub(super) terms: ChargeTerms,
     /// The debit to write; none for a hold or a free call.
     pub(super) entry: Option<LedgerEntry>,
     /// The hold to write, if it is durable.
@@ -35,39 +36,15 @@ pub(super) struct Extended {
     pub(super) hold: Option<Hold>,
 }
 
-/// A charge between its acceptance and its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct OpenCharge {
-    pub(super) key: KeyId,
-    /// The windows it counts in until its end, also if midnight passes in between.
-    pub(super) day: Day,
-    pub(super) month: Month,
-    pub(super) stake: Stake,
-    pub(super) opened_at: Timestamp,
-    pub(super) expires_at: Timestamp,
-}
-
-/// What a charge has taken before it ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stake {
-    /// A fixed price, debited by this entry; no entry if the call is free.
-    Debited(Credits, Option<i64>),
-    Held {
-        amount: Credits,
-        /// The cost of what was delivered when the hold was last extended.
-        earned: Credits,
-        is_durable: bool,
-    },
-}
-
 /// A charge that passed every check, before anything is changed.
 struct Decided {
     day: Day,
     month: Month,
-    terms: Terms,
+    terms: ChargeTerms,
 }
 
 /// What a call asks for now.
+#[derive(Clone, Copy)]
 struct Demand {
     /// What it takes in all, with what it holds already.
     whole: Credits,
@@ -79,7 +56,7 @@ struct Demand {
 
 impl State {
     /// What a charge would get. Changes nothing.
-    pub(super) fn quote(&self, charge: &Charge, now: Timestamp) -> Result<Terms, Decline> {
+    pub(super) fn quote(&self, charge: &Charge, now: Timestamp) -> Result<ChargeTerms, Decline> {
         self.decide(charge, now).map(|decided| decided.terms)
     }
 
@@ -94,17 +71,18 @@ impl State {
         let demand = Demand { whole: start, more: start, uncovered };
         let (key, day, month) = self.admit(charge.key, |key| key.windows(now), demand)?;
         let terms = match charge.price {
-            Price::Fixed(price) => Terms { held: price, ceiling: price },
-            Price::UpTo(Bounds { first, most, .. }) => {
+            Price::Fixed(price) => ChargeTerms { held: price, ceiling: price },
+            Price::UpTo(PriceBounds { first, most, .. }) => {
                 let room = available.min(key.room(day, month, Credits::ZERO));
-                Terms { held: first.min(room), ceiling: most.min(room) }
+                ChargeTerms { held: first.min(room), ceiling: most.min(room) }
             }
         };
         Ok(Decided { day, month, terms })
     }
 
-    /// The checks that a new charge and a longer hold share, of the account, the key, the balance and the limits, in the
-    /// order of [`Decline`]. Answers the key, and the day and the month in which the call counts.
+    /// The checks that a new charge and a longer hold share, of the account, the key, the balance
+    /// and the limits, in the order of [`Decline`]. Answers the key, and the day and the month in
+    /// which the call counts.
     fn admit(
         &self,
         key: KeyId,
@@ -174,8 +152,9 @@ impl State {
         Ok(Accepted { terms, entry, hold: self.durable_hold(charge.id), key_spend })
     }
 
-    /// Makes a hold larger: to `want` in all, or to as much as there is room for, if that is `need` at least.
-    /// `earned` is the cost of what has been delivered so far. Changes nothing if it declines.
+    /// Makes a hold larger: to `want` in all, or to as much as there is room for, if that is `need`
+    /// at least. `earned` is the cost of what has been delivered so far. Changes nothing if it
+    /// declines.
     pub(super) fn extend(
         &mut self,
         charge: ChargeId,
@@ -193,8 +172,9 @@ impl State {
         self.enlarge(charge, &open, more.max(want.less(amount).min(room)), earned)
     }
 
-    /// Makes a hold larger for what was delivered already: to `want` in all, or as far as the balance and the
-    /// key's limits go. A key or an account that is out of use meanwhile still owes it.
+    /// Makes a hold larger for what was delivered already: to `want` in all, or as far as the
+    /// balance and the key's limits go. A key or an account that is out of use meanwhile still owes
+    /// it.
     pub(super) fn extend_owed(
         &mut self,
         charge: ChargeId,

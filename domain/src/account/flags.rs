@@ -13,7 +13,8 @@ pub struct AccountFlags {
     pub durable_seq: AtomicI64,
     /// Writes that were handed over and have not ended.
     pub pending_writes: AtomicUsize,
-    /// Writes that are durable in the journal and not in the tables, from which the account would be loaded.
+    /// Writes that are durable in the journal and not in the tables, from which the account would
+    /// be loaded.
     pub backlog_writes: AtomicUsize,
     /// Charges that are open.
     pub open_charges: AtomicUsize,
@@ -21,7 +22,8 @@ pub struct AccountFlags {
     pub in_flight: AtomicU32,
     /// The directory's tick of the last lease.
     pub used_tick: AtomicI64,
-    /// In nano-credits, see [`AccountFlags::declines`]. [`ASK_ACCOUNT`] if only the account itself can decide.
+    /// In nano-credits, see [`AccountFlags::declines`]. [`ASK_ACCOUNT`] if only the account itself
+    /// can decide.
     available_at_rest: AtomicI64,
     /// What the account holds in memory will never be written: it must be loaded again.
     is_poisoned: AtomicBool,
@@ -57,14 +59,16 @@ impl AccountFlags {
         self.is_poisoned.load(Ordering::Acquire)
     }
 
-    /// Publishes the available credits if they alone decide a charge; see [`AccountFlags::declines`].
+    /// Publishes the available credits if they alone decide a charge; see
+    /// [`AccountFlags::declines`].
     pub(super) fn publish_available(&self, available: Option<Credits>) {
         let nanos = available.map_or(ASK_ACCOUNT, Credits::nanos);
         self.available_at_rest.store(nanos, Ordering::Release);
     }
 
-    /// The decline that the account would answer to a call of this price, if that is certain without its lock: nothing is
-    /// open and nothing is unconfirmed, so only a call that it has not seen yet could change the answer.
+    /// The decline that the account would answer to a call of this price, if that is certain
+    /// without its lock: nothing is open and nothing is unconfirmed, so only a call that it has not
+    /// seen yet could change the answer.
     #[must_use]
     pub fn declines(&self, price: Price) -> Option<Decline> {
         let available = Credits::from_nanos(self.available_at_rest.load(Ordering::Acquire));
@@ -78,14 +82,15 @@ impl AccountFlags {
             && self.pending_writes.load(Ordering::Acquire) == 0
     }
 
-    /// May the account leave memory? Only if no call holds it, nothing is open, and everything it decided is
-    /// in the tables: the next load must find it as it was.
+    /// May the account leave memory? Only if no call holds it, nothing is open, and everything it
+    /// decided is in the tables: the next load must find it as it was.
     #[must_use]
     pub fn may_passivate(&self) -> bool {
         self.in_flight.load(Ordering::Acquire) == 0 && self.is_quiet() && self.is_checkpointed()
     }
 
-    /// May its actor stop? Only if no call holds it and nothing is open or on its way. The account stays in memory.
+    /// May its actor stop? Only if no call holds it and nothing is open or on its way. The account
+    /// stays in memory.
     #[must_use]
     pub fn may_sleep(&self) -> bool {
         self.in_flight.load(Ordering::Acquire) == 0 && self.is_quiet() && !self.is_poisoned()

@@ -27,7 +27,8 @@ pub struct KeyState {
     pub total: WindowCounter<Always>,
     /// The last call that passed every check.
     pub last_used_at: Option<Timestamp>,
-    /// The days on which its holder was last notified that it has reached its daily and its monthly limit.
+    /// The days on which its holder was last notified that it has reached its daily and its monthly
+    /// limit.
     pub limit_notified: [Day; 2],
 }
 
@@ -96,7 +97,8 @@ impl KeyState {
         }
     }
 
-    /// What all limits together leave for a call that counts in these windows and already holds `held`.
+    /// What all limits together leave for a call that counts in these windows and already holds
+    /// `held`.
     pub(super) fn room(&self, day: Day, month: Month, held: Credits) -> Credits {
         let SpendingLimits { per_request, daily, monthly, total } = self.limits;
         let of_request = per_request.map_or(Credits::MAX, |ceiling| ceiling.less(held));

@@ -1,13 +1,14 @@
 //! The account: the operations on one balance and its keys.
 //!
-//! An operation checks the rules, changes the state in memory and returns a [`Decision`]: the answer, and the
-//! [`Write`] that makes it durable. The caller hands the write to the ledger writer, then publishes the flags
-//! ([`Account::publish`]), and gives the answer to a client only once the write is durable.
+//! An operation checks the rules, changes the state in memory and returns a [`Decision`]: the
+//! answer, and the [`Write`] that makes it durable. The caller hands the write to the ledger
+//! writer, then publishes the flags ([`Account::publish`]), and answers a client only once the
+//! write is durable.
 //!
 //! ```text
-//!   Account      operations: charge, extend, settle, top up, keys, status   -> Decision { decided, write }
-//!     State      the pure part: balance, holds, unconfirmed credits, limits (state.rs, charging.rs)
-//!     Flags      shared with other threads: durable_seq, pending writes, open charges (flags.rs)
+//!   Account          operations: charge, extend, settle, top up, keys, status
+//!     State          the pure part: balance, holds, limits (state.rs, charging.rs)
+//!     AccountFlags   shared with other threads: what is durable, open, pending (flags.rs)
 //! ```
 
 use std::sync::Arc;
@@ -15,14 +16,13 @@ use std::sync::atomic::Ordering;
 
 use uuid::Uuid;
 
-use crate::act::Act;
 use crate::batch::{Change, NewKey, NewPayment, RecordedAnswer, Write};
 use crate::environment::AccountStatus;
 use crate::event::{self, EventKind, LimitWindow};
 use crate::hold::HoldChange;
 use crate::ids::{AccountId, ChargeId, KeyId, PaymentId};
 use crate::ledger::EntryKind;
-use crate::limits::{LimitsLeft, SpendingLimits};
+use crate::limits::SpendingLimits;
 use crate::money::Credits;
 use crate::payment::{Reversal, ReversalStep};
 use crate::usage::{Ending, Models, Tally, UNREPORTED, UsageRecord};
@@ -30,110 +30,23 @@ use crate::window::Timestamp;
 
 mod charge;
 mod charging;
+mod decision;
 mod flags;
 mod key;
+mod open_charge;
 mod state;
 mod stored;
 
-pub use charge::{Bounds, Charge, Decline, NotOpen, Outcome, Price, Settled, Terms};
+pub use charge::{Charge, ChargeTerms, Decline, NotOpen, Outcome, Price, PriceBounds, Settled};
+pub use decision::{
+    Adjustment, ChargeQuote, Decision, Extension, RecordAnswer, Snapshot, TooManyKeys,
+};
 pub use flags::{AccountFlags, InFlight};
 pub use key::{KeyChange, KeyState, NoSuchKey};
 use state::State;
 pub use stored::{LoadedAccount, StoredAccount};
 
 pub use crate::environment::Environment;
-
-/// A decision, and what makes it durable.
-#[derive(Debug)]
-pub struct Decision<T> {
-    /// What was decided.
-    pub decided: T,
-    /// The write that makes it durable.
-    pub write: Option<Box<Write>>,
-    /// Must it be durable before the caller is answered?
-    pub is_awaited: bool,
-}
-
-impl<T> Decision<T> {
-    /// Adds the act to the write. If the decision leaves nothing to write, the act is written alone.
-    #[must_use]
-    pub fn done_by(self, account: AccountId, act: Option<Act>) -> Self {
-        let Some(act) = act else { return self };
-        let mut write = self.write.unwrap_or_else(|| Box::new(Write::nothing(account)));
-        write.act = Some(Box::new(act));
-        Decision { write: Some(write), ..self }
-    }
-
-    fn awaited(decided: T, write: Option<Write>) -> Self {
-        Decision { decided, write: write.map(Box::new), is_awaited: true }
-    }
-}
-
-/// What a charge would get, and the state of its account.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Estimate {
-    /// What it would get, or why it is declined.
-    pub terms: Result<Terms, Decline>,
-    /// The sum of the ledger.
-    pub balance: Credits,
-    /// What can be spent.
-    pub available: Credits,
-    /// What the key may still spend.
-    pub left: LimitsLeft,
-}
-
-/// How far a hold is to be extended, in total.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Extension {
-    /// For what is to be delivered.
-    Ahead {
-        /// The least that is of use.
-        need: Credits,
-        /// This much is wanted.
-        want: Credits,
-        /// The cost of what has been delivered.
-        earned: Credits,
-    },
-    /// For what was delivered already. It is owed, also if the key is out of use meanwhile.
-    Owed {
-        /// This much is wanted.
-        want: Credits,
-    },
-}
-
-/// The state of an account at one moment.
-#[derive(Clone, Debug)]
-pub struct Snapshot {
-    /// The sum of the ledger.
-    pub balance: Credits,
-    /// The sum of the open holds.
-    pub held: Credits,
-    /// What can be spent.
-    pub available: Credits,
-    /// Open or suspended.
-    pub status: AccountStatus,
-    /// The key asked for, if the account has it.
-    pub key: Option<KeyState>,
-    /// When it was taken.
-    pub at: Timestamp,
-}
-
-/// The account has as many keys as it may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the account has as many keys as it may have")]
-pub struct TooManyKeys;
-
-/// Makes the answer that is recorded with the end of a charge, from its settlement.
-pub type Record = Box<dyn FnOnce(&Settled) -> RecordedAnswer + Send>;
-
-/// What an operator does to a balance. The amount is positive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Adjustment {
-    /// Credits without a payment.
-    Grant(Credits),
-    /// At most what is available.
-    Take(Credits),
-}
 
 /// One account in memory.
 #[derive(Debug)]
@@ -184,13 +97,15 @@ impl Account {
         &self.flags
     }
 
-    /// Makes credits that came back spendable, as far as the writer says that their entries are durable.
+    /// Makes credits that came back spendable, as far as the writer says that their entries are
+    /// durable.
     fn confirm(&mut self) {
         self.state.confirm(self.flags.durable_seq.load(Ordering::Acquire));
     }
 
-    /// Publishes the number of open charges and the available credits. Must run after a decision's write was handed over: an
-    /// account without open charges and without pending writes may leave memory at any moment.
+    /// Publishes the number of open charges and the available credits. Must run after a decision's
+    /// write was handed over: an account without open charges and without pending writes may leave
+    /// memory at any moment.
     pub fn publish(&self) {
         self.flags.publish_available(self.state.available_at_rest());
         self.flags.open_charges.store(self.state.open_charges(), Ordering::Release);
@@ -200,8 +115,8 @@ impl Account {
         Write::nothing(self.state.id())
     }
 
-    /// An empty write that is durable once everything decided so far is. An answer that waits for it names nothing that a
-    /// crash could undo.
+    /// An empty write that is durable once everything decided so far is. An answer that waits for
+    /// it names nothing that a crash could undo.
     fn output_gate(&self) -> Option<Write> {
         // A decision without an entry (a key's new limits, a hold) is pending as well.
         let is_pending = self.flags.pending_writes.load(Ordering::Acquire) > 0;
@@ -210,7 +125,11 @@ impl Account {
     }
 
     /// Decides a charge.
-    pub fn charge(&mut self, charge: &Charge, now: Timestamp) -> Result<Decision<Terms>, Decline> {
+    pub fn charge(
+        &mut self,
+        charge: &Charge,
+        now: Timestamp,
+    ) -> Result<Decision<ChargeTerms>, Decline> {
         self.confirm();
         let charged = self.state.charge(charge, now)?;
         self.publish();
@@ -222,7 +141,8 @@ impl Account {
         Ok(Decision::awaited(charged.terms, write))
     }
 
-    /// The write that notifies the account's holder of a charge that a limit has refused, if that is news.
+    /// The write that notifies the account's holder of a charge that a limit has refused, if that
+    /// is news.
     pub fn notify_of_limit(
         &mut self,
         charge: &Charge,
@@ -245,10 +165,10 @@ impl Account {
     }
 
     /// What a charge would get. Takes nothing.
-    pub fn quote(&mut self, charge: &Charge, now: Timestamp) -> Decision<Estimate> {
+    pub fn quote(&mut self, charge: &Charge, now: Timestamp) -> Decision<ChargeQuote> {
         self.confirm();
         let key = self.state.key(charge.key);
-        let decided = Estimate {
+        let decided = ChargeQuote {
             terms: self.state.quote(charge, now),
             balance: self.state.balance(),
             available: self.state.available(),
@@ -282,7 +202,7 @@ impl Account {
         outcome: Outcome,
         now: Timestamp,
         usage: Option<UsageRecord>,
-        record: Option<Record>,
+        record: Option<RecordAnswer>,
     ) -> Result<Decision<Settled>, NotOpen> {
         self.confirm();
         let settled = self.state.settle(charge, outcome, now)?;
@@ -295,9 +215,9 @@ impl Account {
         let unreported = || unreported(self.state.id(), charge, &settled);
         let usage = usage.or_else(|| is_charged.then(unreported));
         let answer = record.map(|record| record(&settled));
-        // A delivered fixed price leaves only its usage to write, and nobody waits for that.
-        // The end of a durable hold is awaited, also if it cost nothing: until it is on record, the next process to
-        // own the account would capture what was earned.
+        // A delivered fixed price leaves only its usage to write, and nobody waits for that. The
+        // end of a durable hold is awaited, also if it cost nothing: until it is on record, the
+        // next process to own the account would capture what was earned.
         let hold = settled.hold_end.map(HoldChange::Ended);
         let is_awaited = settled.entry.is_some() || answer.is_some() || hold.is_some();
         let (entry, key_spend) = (settled.entry, settled.key_spend);
@@ -305,8 +225,8 @@ impl Account {
         Ok(Decision { decided: settled, write: Some(Box::new(write)), is_awaited })
     }
 
-    /// Ends the charges whose time is over: those of calls that were never settled, and the holds that a former process left
-    /// open.
+    /// Ends the charges whose time is over: those of calls that were never settled, and the holds
+    /// that a former process left open.
     pub fn expire(&mut self, now: Timestamp) -> Vec<Decision<ChargeId>> {
         let expired = self.state.expired(now);
         let ended = expired.into_iter().filter_map(|charge| {
@@ -342,7 +262,8 @@ impl Account {
         Ok(Decision::awaited((), Some(Write { entry, change, ..self.write() })))
     }
 
-    /// Takes what a provider takes back, as far as it is available, or gives what it gives again. Decides what was done.
+    /// Takes what a provider takes back, as far as it is available, or gives what it gives again.
+    /// Decides what was done.
     pub fn reverse(
         &mut self,
         reversal: Reversal,
@@ -379,7 +300,8 @@ impl Account {
         Ok(Decision::awaited(self.state.balance(), write))
     }
 
-    /// Gives credits without a payment, or takes them; decides the balance. `answer` is recorded with it.
+    /// Gives credits without a payment, or takes them; decides the balance. `answer` is recorded
+    /// with it.
     pub fn adjust(
         &mut self,
         reference: Uuid,

@@ -1,19 +1,21 @@
 //! The balance of one account, the holds on it, and the limits and counters of its keys.
 //!
-//! A sequential state machine: one caller at a time, so no rule here thinks about concurrency. A command checks everything
-//! first and changes the state last: nothing fails after the line `Decided`.
+//! A sequential state machine: one caller at a time, so no rule here thinks about concurrency. A
+//! command checks everything first and changes the state last: nothing fails after the line
+//! `Decided`.
 //!
-//! `available = balance - held - unconfirmed`. A debit binds at once. Credits that come back (a top-up, a refund,
-//! the rest of a captured hold) are *unconfirmed* until the ledger entry that returns them is durable. A crash could still
-//! take them away, so they cannot be spent before that.
+//! `available = balance - held - unconfirmed`. A debit binds at once. Credits that come back (a
+//! top-up, a refund, the rest of a captured hold) are *unconfirmed* until the ledger entry that
+//! returns them is durable. A crash could still take them away, so they cannot be spent before
+//! that.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use uuid::Uuid;
 
 use super::charge::Decline;
-use super::charging::{OpenCharge, Stake};
 use super::key::{KeyChange, KeyState, NoSuchKey};
+use super::open_charge::{OpenCharge, Stake};
 use super::stored::{LoadedAccount, StoredAccount};
 use crate::environment::{AccountStatus, Environment};
 use crate::hold::Hold;
@@ -41,8 +43,8 @@ pub(super) struct State {
     pub(super) unconfirmed: VecDeque<(i64, Credits)>,
     /// The sum of `unconfirmed`.
     pub(super) unconfirmed_sum: Credits,
-    /// Sorted by id. A vector, because most accounts have one or two keys and a million accounts may be
-    /// in memory.
+    /// Sorted by id. A vector, because most accounts have one or two keys and a million accounts
+    /// may be in memory.
     pub(super) keys: Vec<KeyState>,
     pub(super) open: BTreeMap<ChargeId, OpenCharge>,
 }
@@ -52,7 +54,8 @@ impl State {
     pub(super) fn load(loaded: LoadedAccount) -> Self {
         let LoadedAccount { stored, epoch, mut keys, holds } = loaded;
         keys.sort_unstable_by_key(|key| key.id);
-        // A vector that grew has room for four, which is a kilobyte, and a million accounts may be in memory.
+        // A vector that grew has room for four, which is a kilobyte, and a million accounts may be
+        // in memory.
         keys.shrink_to_fit();
         let StoredAccount { id, environment, status, balance, seq, link } = stored;
         let mut account = State {
@@ -134,8 +137,8 @@ impl State {
         Ok(entry)
     }
 
-    /// Takes credits, also if the account is suspended. Takes at most what is available, and so nothing that a running call
-    /// holds.
+    /// Takes credits, also if the account is suspended. Takes at most what is available, and so
+    /// nothing that a running call holds.
     pub(super) fn take(
         &mut self,
         kind: EntryKind,
@@ -204,8 +207,8 @@ impl State {
         self.status = status;
     }
 
-    /// Notes that a daily or monthly limit refused a charge. Answers the key if its holder is to be notified: once a day for
-    /// each of the two.
+    /// Notes that a daily or monthly limit refused a charge. Answers the key if its holder is to be
+    /// notified: once a day for each of the two.
     pub(super) fn limit_refused(
         &mut self,
         key: KeyId,
@@ -244,8 +247,9 @@ impl State {
         self.balance.less(self.held).less(self.unconfirmed_sum)
     }
 
-    /// The same, if it alone decides whether a call is declined for lack of credits: the account is open, nothing
-    /// is held or unconfirmed, and no key has a limit for one request, which would take precedence.
+    /// The same, if it alone decides whether a call is declined for lack of credits: the account is
+    /// open, nothing is held or unconfirmed, and no key has a limit for one request, which would
+    /// take precedence.
     pub(super) fn available_at_rest(&self) -> Option<Credits> {
         let is_at_rest = self.status == AccountStatus::Open
             && self.open.is_empty()

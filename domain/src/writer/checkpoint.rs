@@ -1,7 +1,9 @@
-//! The backlog: batches that are durable in the journal and not yet in the tables, and when they are checkpointed.
+//! The backlog: batches that are durable in the journal and not yet in the tables, and when they
+//! are checkpointed.
 //!
-//! A checkpoint costs the pages of the tables that its accounts touch, so it pays to take many writes of each account at
-//! once. It must not grow without bound either, because other writes wait for it. The constants below set both limits.
+//! A checkpoint costs the pages of the tables that its accounts touch, so it pays to take many
+//! writes of each account at once. It must not grow without bound either, because other writes wait
+//! for it. The constants below set both limits.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -14,18 +16,23 @@ use crate::ids::AccountId;
 
 /// Largest checkpoint, as a multiple of `checkpoint_from`, if no checkpoint is put off.
 const CHECKPOINTS_AT_ONCE: usize = 16;
-/// Hard cap on such a checkpoint, because other writes wait for it. A larger `checkpoint_from` wins.
+/// Hard cap on such a checkpoint, because other writes wait for it. A larger `checkpoint_from`
+/// wins.
 const CHECKPOINT_MAX: usize = 4_096;
-/// A checkpoint is put off to collect more writes of each account until there are this many times `checkpoint_from`.
+/// A checkpoint is put off to collect more writes of each account until there are this many times
+/// `checkpoint_from`.
 pub(super) const PUT_OFF: usize = 4;
-/// Hard cap on a checkpoint that was put off, because other writes wait for it. A larger `checkpoint_from` wins.
+/// Hard cap on a checkpoint that was put off, because other writes wait for it. A larger
+/// `checkpoint_from` wins.
 const PUT_OFF_MAX: usize = 16_384;
-/// Largest backlog, as a multiple of `checkpoint_from`. The journal takes no more writes until a checkpoint has ended.
+/// Largest backlog, as a multiple of `checkpoint_from`. The journal takes no more writes until a
+/// checkpoint has ended.
 const CHECKPOINTS_BEHIND: usize = 64;
-/// Hard cap on the backlog: it is in memory, and after a restart it is checkpointed first. A larger `checkpoint_from` wins.
+/// Hard cap on the backlog: it is in memory, and after a restart it is checkpointed first. A larger
+/// `checkpoint_from` wins.
 const BACKLOG_MAX: usize = 65_536;
-/// Backpressure: above half of the largest backlog each write is delayed, up to this long when it is full. A checkpoint is
-/// faster than that on any usable disk.
+/// Backpressure: above half of the largest backlog each write is delayed, up to this long when it
+/// is full. A checkpoint is faster than that on any usable disk.
 const BRAKE_MICROS: usize = 100;
 /// Longest delay of one batch, because everything that waits for the writer waits for this too.
 const BRAKE_MAX_MICROS: u64 = 25_000;
@@ -57,7 +64,8 @@ pub(super) struct Backlog {
     accounts: usize,
     /// Writes from which on a checkpoint is made; `None` if there is no journal.
     checkpoint_from: Option<usize>,
-    /// A checkpoint is put off for this many writes of each account, on average, if that does not take too long.
+    /// A checkpoint is put off for this many writes of each account, on average, if that does not
+    /// take too long.
     account_writes: usize,
     /// Writes in one checkpoint at most, or one batch. A failure lowers it.
     checkpoint_max: usize,
@@ -125,7 +133,8 @@ impl Backlog {
         self.is_overdue = true;
     }
 
-    /// Adds a batch. Must run before its writes are acknowledged: an acknowledged account may be evicted.
+    /// Adds a batch. Must run before its writes are acknowledged: an acknowledged account may be
+    /// evicted.
     pub(super) fn add(&mut self, journaled: Journaled) {
         for (_, flags) in &journaled.flags {
             if flags.backlog_writes.fetch_add(1, Ordering::AcqRel) == 0 {
@@ -164,8 +173,8 @@ impl Backlog {
         self.next(awaited)
     }
 
-    /// The next checkpoint. If a write for the tables waits for the journal's writes up to `awaited`, it takes no more than
-    /// those.
+    /// The next checkpoint. If a write for the tables waits for the journal's writes up to
+    /// `awaited`, it takes no more than those.
     pub(super) fn next(&self, awaited: Option<u64>) -> Option<Checkpoint> {
         let most = self.checkpoint_max.min(self.most());
         let up_to = awaited.unwrap_or(u64::MAX);
@@ -186,10 +195,12 @@ impl Backlog {
         Some(Checkpoint { first, last, batches, is_urgent })
     }
 
-    /// A checkpoint up to batch `last` was done at the first attempt: the next one may be larger again.
+    /// A checkpoint up to batch `last` was done at the first attempt: the next one may be larger
+    /// again.
     pub(super) fn grow(&mut self, last: i64) {
         if self.writes_up_to(last) >= self.checkpoint_max {
-            // Doubles up to the usual size. Above that it grows slowly: the size itself may have been the failure.
+            // Doubles up to the usual size. Above that it grows slowly: the size itself may have
+            // been the failure.
             let is_little = self.checkpoint_max < self.most_at_once();
             let more =
                 if is_little { self.checkpoint_max } else { self.checkpoint_from.unwrap_or(0) };
@@ -197,8 +208,8 @@ impl Backlog {
         }
     }
 
-    /// The outcome of a checkpoint up to batch `last` was unknown. It may have been too large for its deadline: the next one
-    /// is half as large.
+    /// The outcome of a checkpoint up to batch `last` was unknown. It may have been too large for
+    /// its deadline: the next one is half as large.
     pub(super) fn shrink(&mut self, last: i64) {
         self.checkpoint_max = (self.writes_up_to(last) / 2).max(1);
     }
@@ -208,7 +219,8 @@ impl Backlog {
         batches.map(|journaled| journaled.flags.len()).sum()
     }
 
-    /// Removes what was checkpointed, up to batch `last`. The tables refused the entries of the accounts in `refused`.
+    /// Removes what was checkpointed, up to batch `last`. The tables refused the entries of the
+    /// accounts in `refused`.
     pub(super) fn remove(&mut self, last: i64, refused: &[AccountId]) {
         while let Some(journaled) = self.batches.pop_front_if(|front| front.number <= last) {
             self.writes = self.writes.saturating_sub(journaled.flags.len());

@@ -1,7 +1,9 @@
-//! The ledger writer: group commit, a write-ahead log, checkpoints and backpressure, as a state machine without I/O.
+//! The ledger writer: group commit, a write-ahead log, checkpoints and backpressure, as a state
+//! machine without I/O.
 //!
-//! The driver (an actor in production, the simulation in tests) hands it writes ([`Writer::gather`]) and the outcomes
-//! of tasks, carries out the tasks it asks for ([`Writer::next_task`]), and answers the callers whose writes have ended
+//! The driver (an actor in production, the simulation in tests) hands it writes
+//! ([`Writer::gather`]) and the outcomes of tasks, carries out the tasks it asks for
+//! ([`Writer::next_task`]), and answers the callers whose writes have ended
 //! ([`Writer::take_ended`]).
 //!
 //! ```text
@@ -14,44 +16,46 @@
 //!                           acknowledged                         acknowledged
 //! ```
 //!
-//! **Group commit.** While one batch commits, the next one gathers. There is no timer: an idle writer commits a single
-//! write at once.
+//! **Group commit.** While one batch commits, the next one gathers. There is no timer: an idle
+//! writer commits a single write at once.
 //!
-//! **Write-ahead log.** What a paid call leaves is *plain* ([`Write::is_plain`](crate::Write::is_plain)): it is appended to the journal,
-//! one record a batch, and acknowledged from there. Everything else is committed to the tables. There are two lanes,
-//! and each does one task at a time.
+//! **Write-ahead log.** What a paid call leaves is *plain*
+//! ([`Write::is_plain`](crate::Write::is_plain)): it is appended to the journal, one record a
+//! batch, and acknowledged from there. Everything else is committed to the tables. There are two
+//! lanes, and each does one task at a time.
 //!
-//! **Checkpoint.** Beside that, batches of the journal are written to the tables, many in one transaction, and leave the
-//! journal. The backlog is what is durable in the journal and not in the tables yet ([`checkpoint`]).
+//! **Checkpoint.** Beside that, batches of the journal are written to the tables, many in one
+//! transaction, and leave the journal. The backlog is what is durable in the journal and not in the
+//! tables yet (`checkpoint.rs`).
 //!
-//! **Order.** A write for the tables waits until the journal's writes gathered before it are checkpointed, and later
-//! writes of the same account wait behind it. So each account's writes become durable in the order in which it
-//! decided them.
+//! **Order.** A write for the tables waits until the journal's writes gathered before it are
+//! checkpointed, and later writes of the same account wait behind it. So each account's writes
+//! become durable in the order in which it decided them.
 //!
 //! **Backpressure.** When checkpoints fall behind, each batch of the journal is delayed a little
-//! ([`Writer::brake_micros`]); when the backlog is full, the journal takes no more until a checkpoint has ended.
+//! ([`Writer::brake_micros`]); when the backlog is full, the journal takes no more until a
+//! checkpoint has ended.
 //!
 //! **Failures.**
 //!
 //! - No caller is answered `Ok` before its batch is known to be durable.
-//! - A commit of *unknown* outcome is neither acknowledged nor given up. The writer looks for the batch's rows by their
-//!   numbers, and writes the very same rows again if they are not there. If they are there, it makes one more write
-//!   durable (a flush) before it acknowledges them: a commit that was cut off may be on the database's own disk only,
-//!   and not yet on its standby.
-//! - If the database *refuses* rows, the batch is split by account, and only the accounts at fault fail. They are
-//!   poisoned: what they hold in memory will never be written, so they must be loaded again.
-//! - If the tables refuse entries of an account at a checkpoint, the account is poisoned, and the entries are kept for an
-//!   operator.
-//! - Once *fenced* (another process owns the accounts), nothing is written or acknowledged any more, except what turns
-//!   out to have been committed before.
+//! - A commit of *unknown* outcome is neither acknowledged nor given up. The writer looks for the
+//!   batch's rows by their numbers, and writes the very same rows again if they are not there. If
+//!   they are there, it makes one more write durable (a flush) before it acknowledges them: a
+//!   commit that was cut off may be on the database's own disk only, and not yet on its standby.
+//! - If the database *refuses* rows, the batch is split by account, and only the accounts at fault
+//!   fail. They are poisoned: what they hold in memory will never be written, so they must be
+//!   loaded again.
+//! - If the tables refuse entries of an account at a checkpoint, the account is poisoned, and the
+//!   entries are kept for an operator.
+//! - Once *fenced* (another process owns the accounts), nothing is written or acknowledged any
+//!   more, except what turns out to have been committed before.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use checkpoint::{Backlog, Journaled};
-use lane::{Current, LaneWork, Step, Work};
+use checkpoint::Backlog;
+use lane::{Current, LaneWork, Work};
 pub use protocol::{
     Checkpoint, CheckpointOutcome, CommitOutcome, Lane, Pending, Target, Task, WriteError,
     WriterState,
@@ -62,12 +66,14 @@ use crate::ids::AccountId;
 
 mod checkpoint;
 mod lane;
+mod outcomes;
 mod protocol;
 
 /// The state machine. `T` is what the driver needs to answer a caller.
 #[derive(Debug)]
 pub struct Writer<T> {
-    /// Waiting for the journal. Each has its ordinal: its number among all plain writes ever gathered, from 1 on.
+    /// Waiting for the journal. Each has its ordinal: its number among all plain writes ever
+    /// gathered, from 1 on.
     plain: VecDeque<(u64, Pending<T>)>,
     /// Waiting for the tables, each behind the plain writes up to this ordinal.
     others: VecDeque<(u64, Pending<T>)>,
@@ -93,8 +99,8 @@ pub struct Writer<T> {
 }
 
 impl<T> Writer<T> {
-    /// A writer without a journal. A batch has at most `batch_max` writes and at most `batch_bytes_max` bytes, unless it is
-    /// a single large write.
+    /// A writer without a journal. A batch has at most `batch_max` writes and at most
+    /// `batch_bytes_max` bytes, unless it is a single large write.
     #[must_use]
     pub fn new(batch_max: usize, batch_bytes_max: usize) -> Self {
         Writer {
@@ -116,18 +122,21 @@ impl<T> Writer<T> {
         }
     }
 
-    /// The same with a journal. A checkpoint begins when `checkpoint_from` writes are in the backlog, when no write has come
-    /// for a while ([`Writer::rested`]), or when a write for the tables waits for it.
+    /// The same with a journal. A checkpoint begins when `checkpoint_from` writes are in the
+    /// backlog, when no write has come for a while ([`Writer::rested`]), or when a write for the
+    /// tables waits for it.
     ///
-    /// Each account in a checkpoint costs pages of its own. So a checkpoint is put off until the backlog has
-    /// `account_writes` writes of each account on average, or a multiple of `checkpoint_from`, or until
+    /// Each account in a checkpoint costs pages of its own. So a checkpoint is put off until the
+    /// backlog has `account_writes` writes of each account on average, or a multiple of
+    /// `checkpoint_from`, or until
     /// [`Writer::overdue`].
     #[must_use]
     pub fn with_journal(self, checkpoint_from: usize, account_writes: usize) -> Self {
         Writer { backlog: Backlog::of_journal(checkpoint_from, account_writes), ..self }
     }
 
-    /// Takes a write. The caller has counted it in [`AccountFlags::pending_writes`](crate::AccountFlags::pending_writes).
+    /// Takes a write. The caller has counted it in
+    /// [`AccountFlags::pending_writes`](crate::AccountFlags::pending_writes).
     pub fn gather(&mut self, pending: Pending<T>) {
         self.bytes = self.bytes.saturating_add(pending.write.bytes());
         self.is_rested = false;
@@ -159,7 +168,8 @@ impl<T> Writer<T> {
         self.is_fenced = true;
     }
 
-    /// The next task to carry out. Call it until it answers `None`: then everything there is to do is being done.
+    /// The next task to carry out. Call it until it answers `None`: then everything there is to do
+    /// is being done.
     pub fn next_task(&mut self) -> Option<Task> {
         while self.journal.current.is_none() && self.begin_journal() {}
         if let Some(task) = self.journal.ask(Lane::Journal) {
@@ -205,8 +215,9 @@ impl<T> Writer<T> {
         self.backlog.writes()
     }
 
-    /// Backpressure: how long the next batch waits after a batch of `writes` writes for the journal, in microseconds, if
-    /// checkpoints fall behind. So each caller waits a little, instead of all of them for a whole checkpoint.
+    /// Backpressure: how long the next batch waits after a batch of `writes` writes for the
+    /// journal, in microseconds, if checkpoints fall behind. So each caller waits a little, instead
+    /// of all of them for a whole checkpoint.
     #[must_use]
     pub fn brake_micros(&self, writes: usize) -> u64 {
         self.backlog.brake_micros(writes)
@@ -225,144 +236,6 @@ impl<T> Writer<T> {
         let waiting = waiting.map(|(_, pending)| pending);
         let waiting = waiting.chain(self.journal.first()).chain(self.tables.first());
         waiting.map(|pending| pending.at_micros).min()
-    }
-
-    /// How [`Task::Commit`] ended.
-    pub fn committed(&mut self, lane: Lane, outcome: CommitOutcome) {
-        let work = self.lane(lane);
-        let Some(current) = work.asked(Step::Commit) else { return };
-        match outcome {
-            CommitOutcome::Durable => {
-                work.is_unavailable = false;
-                self.finish(lane, Ok(()));
-            }
-            CommitOutcome::Fenced => {
-                // An earlier attempt of unknown outcome may have been committed before the takeover.
-                if current.may_be_there {
-                    current.fault = Some(outcome);
-                    current.go(Step::LookUp);
-                } else {
-                    self.finish(lane, Err(WriteError::Fenced));
-                }
-                self.is_fenced = true;
-            }
-            CommitOutcome::Refused | CommitOutcome::Unknown => {
-                // The rows may be there by an earlier attempt, whatever this one says.
-                current.fault = Some(outcome);
-                current.may_be_there |= outcome == CommitOutcome::Unknown;
-                current.go(Step::LookUp);
-                // A database that refuses does answer.
-                work.is_unavailable = outcome == CommitOutcome::Unknown;
-            }
-        }
-    }
-
-    /// How [`Task::Checkpoint`] ended. If it is durable: the accounts whose entries the tables refused.
-    pub fn checkpointed(&mut self, result: Result<Vec<AccountId>, CommitOutcome>) {
-        let Some(current) = self.tables.asked(Step::Commit) else { return };
-        let Work::Checkpoint(Checkpoint { last, .. }) = current.work else { return };
-        match result {
-            Ok(refused) => {
-                self.tables.is_unavailable = false;
-                self.backlog.grow(last);
-                self.finish_checkpoint(&refused);
-            }
-            Err(CommitOutcome::Fenced) => {
-                // The process that owns the accounts now checkpoints the rest.
-                self.is_fenced = true;
-                self.tables.current = None;
-                self.backlog.drop_all();
-            }
-            Err(_) => {
-                current.go(Step::LookUp);
-                self.tables.is_unavailable = true;
-            }
-        }
-    }
-
-    fn finish_checkpoint(&mut self, refused: &[AccountId]) {
-        let Some(Current { work: Work::Checkpoint(checkpoint), .. }) = self.tables.current.take()
-        else {
-            return;
-        };
-        self.backlog.remove(checkpoint.last, refused);
-    }
-
-    /// What [`Task::LookUpCheckpoint`] found.
-    pub fn looked_up_checkpoint(&mut self, found: CheckpointOutcome) {
-        let Some(current) = self.tables.asked(Step::LookUp) else { return };
-        let Work::Checkpoint(Checkpoint { last, .. }) = current.work else { return };
-        if found != CheckpointOutcome::Unknown {
-            // It may have been too large for its deadline.
-            self.backlog.shrink(last);
-        }
-        match found {
-            CheckpointOutcome::Done { refused } => {
-                self.tables.is_unavailable = false;
-                self.finish_checkpoint(&refused);
-            }
-            CheckpointOutcome::NotDone => {
-                current.pause_before(Step::Commit);
-                let (checkpoint, current) =
-                    (self.backlog.next(self.awaited()), &mut self.tables.current);
-                if let (Some(checkpoint), Some(current)) = (checkpoint, current) {
-                    current.work = Work::Checkpoint(checkpoint);
-                }
-            }
-            CheckpointOutcome::Unknown => current.pause_before(Step::LookUp),
-        }
-    }
-
-    /// What [`Task::LookUp`] found: is the batch there? `None` if the database did not answer.
-    pub fn looked_up(&mut self, lane: Lane, found: Option<bool>) {
-        let work = self.lane(lane);
-        let Some(current) = work.asked(Step::LookUp) else { return };
-        match (found, current.fault) {
-            (Some(true), _) => current.go(Step::Flush),
-            // Not found, but its rows could not be found even if they were written.
-            (Some(false), Some(CommitOutcome::Fenced | CommitOutcome::Refused))
-                if current.may_be_there && !current.work.leaves_trace() =>
-            {
-                self.finish(lane, Err(WriteError::Lost));
-            }
-            (Some(false), Some(CommitOutcome::Fenced)) => {
-                self.finish(lane, Err(WriteError::Fenced))
-            }
-            (Some(false), Some(CommitOutcome::Refused)) => self.give_up(lane),
-            (Some(false), _) => current.pause_before(Step::Commit),
-            (None, _) => {
-                current.pause_before(Step::LookUp);
-                work.is_unavailable = true;
-            }
-        }
-    }
-
-    /// How [`Task::Flush`] ended. The rows that were found are there, even if another process owns the accounts now.
-    pub fn flushed(&mut self, lane: Lane, outcome: CommitOutcome) {
-        let work = self.lane(lane);
-        let Some(current) = work.asked(Step::Flush) else { return };
-        match outcome {
-            CommitOutcome::Durable => {
-                work.is_unavailable = false;
-                self.finish(lane, Ok(()));
-            }
-            CommitOutcome::Fenced => {
-                self.is_fenced = true;
-                self.finish(lane, Ok(()));
-            }
-            CommitOutcome::Refused | CommitOutcome::Unknown => {
-                current.pause_before(Step::Flush);
-                work.is_unavailable = true;
-            }
-        }
-    }
-
-    /// [`Task::Pause`] is over.
-    pub fn paused(&mut self, lane: Lane) {
-        let work = self.lane(lane);
-        if let Some(current) = work.current.as_mut().filter(|current| current.is_pausing) {
-            current.end_pause();
-        }
     }
 
     fn lane(&mut self, lane: Lane) -> &mut LaneWork<T> {
@@ -389,7 +262,8 @@ impl<T> Writer<T> {
         true
     }
 
-    /// Begins a batch for the tables, or a checkpoint. Answers `false` if there is nothing to begin.
+    /// Begins a batch for the tables, or a checkpoint. Answers `false` if there is nothing to
+    /// begin.
     fn begin_tables(&mut self) -> bool {
         if self.is_fenced {
             self.backlog.drop_all();
@@ -428,7 +302,8 @@ impl<T> Writer<T> {
 
     /// Begins a batch of those of these writes that may still be written.
     fn begin_write(&mut self, lane: Lane, writes: Vec<Pending<T>>) {
-        // An account whose writes were fenced is poisoned too. Its later writes fail for the same reason.
+        // An account whose writes were fenced is poisoned too. Its later writes fail for the same
+        // reason.
         if self.is_fenced {
             self.fail(lane, writes, WriteError::Fenced);
             return;
@@ -462,74 +337,6 @@ impl<T> Writer<T> {
     /// Up to which of the journal's writes the first write for the tables waits, if there is one.
     fn awaited(&self) -> Option<u64> {
         self.others.front().map(|(after, _)| *after)
-    }
-
-    fn finish(&mut self, lane: Lane, result: Result<(), WriteError>) {
-        let Some(current) = self.lane(lane).current.take() else { return };
-        match result {
-            Ok(()) => {
-                if let Work::Write(Target::Journal(number), batch) = current.work {
-                    let flags = current
-                        .writes
-                        .iter()
-                        .map(|pending| (pending.write.account, Arc::clone(&pending.flags)));
-                    let (ordinal, flags) = (self.journal_ordinal, flags.collect());
-                    self.backlog.add(Journaled { number, ordinal, batch, flags });
-                }
-                self.acknowledge(lane, current.writes);
-            }
-            Err(error) => self.fail(lane, current.writes, error),
-        }
-    }
-
-    /// A batch was refused: tries each account by itself, or fails the only one.
-    fn give_up(&mut self, lane: Lane) {
-        let Some(current) = self.lane(lane).current.take() else { return };
-        let mut accounts: BTreeMap<AccountId, Vec<Pending<T>>> = BTreeMap::new();
-        for pending in current.writes {
-            accounts.entry(pending.write.account).or_default().push(pending);
-        }
-        if accounts.len() > 1 {
-            self.lane(lane).apart.extend(accounts.into_values());
-        } else {
-            for writes in accounts.into_values() {
-                self.fail(lane, writes, WriteError::Refused);
-            }
-        }
-    }
-
-    fn acknowledge(&mut self, lane: Lane, writes: Vec<Pending<T>>) {
-        // All flags first: a caller that is answered may act on any of them.
-        for Pending { write, flags, .. } in &writes {
-            if let Some(entry) = &write.entry {
-                flags.durable_seq.fetch_max(entry.seq, Ordering::AcqRel);
-            }
-        }
-        self.end(lane, writes, Ok(()));
-    }
-
-    /// Fails these writes. What their accounts hold in memory is ahead of the database for good, so they are poisoned.
-    fn fail(&mut self, lane: Lane, writes: Vec<Pending<T>>, error: WriteError) {
-        for pending in &writes {
-            pending.flags.poison();
-        }
-        self.end(lane, writes, Err(error));
-    }
-
-    fn end(&mut self, lane: Lane, writes: Vec<Pending<T>>, result: Result<(), WriteError>) {
-        for Pending { write, flags, ticket, .. } in writes {
-            if lane == Lane::Tables
-                && let Entry::Occupied(mut count) = self.in_tables.entry(write.account)
-            {
-                *count.get_mut() = count.get().saturating_sub(1);
-                if *count.get() == 0 {
-                    count.remove();
-                }
-            }
-            flags.pending_writes.fetch_sub(1, Ordering::AcqRel);
-            self.bytes = self.bytes.saturating_sub(write.bytes());
-            self.ended.push((ticket, result));
-        }
     }
 }
 

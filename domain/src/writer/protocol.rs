@@ -15,8 +15,8 @@ pub enum WriteError {
     /// The database refused the rows. The write did not happen.
     #[error("the database refused the write")]
     Refused,
-    /// It is not known whether the write happened, and never will be: the writer is gone, or the write leaves no rows of
-    /// its own to look for, and another process took the accounts over.
+    /// It is not known whether the write happened, and never will be: the writer is gone, or the
+    /// write leaves no rows of its own to look for, and another process took the accounts over.
     #[error("it cannot be known whether the write happened")]
     Lost,
 }
@@ -97,7 +97,8 @@ pub struct Checkpoint {
     pub last: i64,
     /// All of them, in their order.
     pub batches: Vec<Arc<Batch>>,
-    /// Does a write wait for it, or is the backlog more than twice as large? If not, paid calls take precedence.
+    /// Does a write wait for it, or is the backlog more than twice as large? If not, paid calls
+    /// take precedence.
     pub is_urgent: bool,
 }
 
@@ -116,13 +117,14 @@ pub enum Task {
     Commit(Arc<Batch>, Target),
     /// Look for the batch's rows; then `Writer::looked_up`.
     LookUp(Arc<Batch>, Target),
-    /// Write batches of the journal to the tables, in one transaction that checks the lease and notes how far the
-    /// journal is checkpointed; then `Writer::checkpointed`.
+    /// Write batches of the journal to the tables, in one transaction that checks the lease and
+    /// notes how far the journal is checkpointed; then `Writer::checkpointed`.
     Checkpoint(Checkpoint),
-    /// Look whether this process's journal is checkpointed up to this number; then `Writer::looked_up_checkpoint`.
+    /// Look whether this process's journal is checkpointed up to this number; then
+    /// `Writer::looked_up_checkpoint`.
     LookUpCheckpoint(i64),
-    /// Make one more write durable, so that everything committed before it in the lane is durable; then
-    /// `Writer::flushed`.
+    /// Make one more write durable, so that everything committed before it in the lane is durable;
+    /// then `Writer::flushed`.
     Flush(Lane),
     /// Wait for this many microseconds; then `Writer::paused`.
     Pause(Lane, u64),
@@ -154,8 +156,8 @@ pub enum WriterState {
 }
 
 impl WriterState {
-    /// Does the database take this process's writes, as far as is known? If not, another process may have changed what is
-    /// read.
+    /// Does the database take this process's writes, as far as is known? If not, another process
+    /// may have changed what is read.
     #[must_use]
     pub fn is_in_charge(self) -> bool {
         matches!(self, WriterState::Serving | WriterState::Overloaded)

@@ -1,3 +1,5 @@
+use std::sync::atomic::Ordering;
+
 use super::checkpoint::PUT_OFF;
 use super::*;
 use crate::account::AccountFlags;

@@ -20,7 +20,7 @@ use super::slot::{ActorThreads, Resident};
 use crate::actors::ledger::{Acknowledgement, LedgerHandle, WriteError};
 use crate::clock::Clock;
 use domain::account::{
-    Decision, Estimate, Extension, InFlight, NoSuchKey, Snapshot, Terms, TooManyKeys,
+    ChargeQuote, ChargeTerms, Decision, Extension, InFlight, NoSuchKey, Snapshot, TooManyKeys,
 };
 use domain::{
     Account, AccountStatus, Act, Adjustment, Charge, ChargeId, Credits, Decline, KeyChange, KeyId,
@@ -28,7 +28,7 @@ use domain::{
     Settled, Timestamp, UsageRecord, Write,
 };
 
-pub use domain::account::Record;
+pub use domain::account::RecordAnswer;
 
 /// An account that is loaded. Whoever locks it has the turn, for the time of one request.
 pub type SharedOwner = Arc<OwnerCell>;
@@ -252,10 +252,10 @@ pub async fn wait_within<K: 'static>(
 struct ChargeCall(Charge);
 
 impl Request for ChargeCall {
-    type Decided = Terms;
+    type Decided = ChargeTerms;
     type Declined = Decline;
 
-    fn decide(self, turn: &mut Turn<'_>) -> Result<Receipt<Terms>, Decline> {
+    fn decide(self, turn: &mut Turn<'_>) -> Result<Receipt<ChargeTerms>, Decline> {
         let ChargeCall(charge) = self;
         let decided = turn.owner.charge(&charge, turn.now);
         if let Err(decline) = &decided {
@@ -274,10 +274,10 @@ impl Request for ChargeCall {
 struct QuoteCall(Charge);
 
 impl Request for QuoteCall {
-    type Decided = Estimate;
+    type Decided = ChargeQuote;
     type Declined = Infallible;
 
-    fn decide(self, turn: &mut Turn<'_>) -> Result<Receipt<Estimate>, Infallible> {
+    fn decide(self, turn: &mut Turn<'_>) -> Result<Receipt<ChargeQuote>, Infallible> {
         let decision = turn.owner.quote(&self.0, turn.now);
         Ok(turn.receipt(decision))
     }
@@ -302,7 +302,7 @@ struct SettleCall {
     charge: ChargeId,
     outcome: Outcome,
     usage: Option<UsageRecord>,
-    record: Option<Record>,
+    record: Option<RecordAnswer>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -539,7 +539,10 @@ impl AccountLease {
     ///
     /// # Errors
     /// The [`Decline`], or [`AccountError::Gone`].
-    pub async fn charge(&self, charge: Charge) -> Result<Receipt<Terms>, AccountError<Decline>> {
+    pub async fn charge(
+        &self,
+        charge: Charge,
+    ) -> Result<Receipt<ChargeTerms>, AccountError<Decline>> {
         if let Some(decline) = self.in_flight.flags().declines(charge.price) {
             return Err(AccountError::Refused(decline));
         }
@@ -553,7 +556,7 @@ impl AccountLease {
     pub async fn quote(
         &self,
         charge: Charge,
-    ) -> Result<Receipt<Estimate>, AccountError<std::convert::Infallible>> {
+    ) -> Result<Receipt<ChargeQuote>, AccountError<std::convert::Infallible>> {
         self.ask(QuoteCall(charge)).await
     }
 
@@ -578,7 +581,7 @@ impl AccountLease {
         charge: ChargeId,
         outcome: Outcome,
         usage: UsageRecord,
-        record: Option<Record>,
+        record: Option<RecordAnswer>,
     ) -> Result<Receipt<Settled>, AccountError<std::convert::Infallible>> {
         self.ask(SettleCall { charge, outcome, usage: Some(usage), record })
             .await

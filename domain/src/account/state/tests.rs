@@ -1,5 +1,5 @@
 use super::*;
-use crate::account::{Bounds, Charge, NotOpen, Outcome, Price, Terms};
+use crate::account::{Charge, ChargeTerms, NotOpen, Outcome, Price, PriceBounds};
 use crate::hold::HoldEndKind;
 use crate::limits::SpendingLimits;
 
@@ -38,7 +38,7 @@ fn fixed(id: u128, price: Credits) -> Charge {
 }
 
 fn hold(id: u128, least: Credits, most: Credits) -> Charge {
-    Charge { price: Price::UpTo(Bounds::whole(least, most)), ..fixed(id, most) }
+    Charge { price: Price::UpTo(PriceBounds::whole(least, most)), ..fixed(id, most) }
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn a_call_counts_in_the_window_it_began_in() {
 #[test]
 fn a_refusal_names_the_least_where_not_even_that_is_there() {
     let mut account = account(cents(3), SpendingLimits::default());
-    let price = |least, most| Price::UpTo(Bounds::whole(cents(least), cents(most)));
+    let price = |least, most| Price::UpTo(PriceBounds::whole(cents(least), cents(most)));
     for (least, most, named) in [(4, 9, 4), (3, 9, 9), (1, 9, 9)] {
         let charge = Charge { price: price(least, most), ..fixed(1, cents(0)) };
         assert_eq!(
@@ -216,7 +216,7 @@ fn credits_that_do_not_fit_are_refused() {
 
 fn stream(id: u128, start: i64, first: i64, most: i64) -> Charge {
     let (start, first, most) = (cents(start), cents(first), cents(most));
-    let bounds = Bounds { least: cents(1), start, first, most };
+    let bounds = PriceBounds { least: cents(1), start, first, most };
     Charge { price: Price::UpTo(bounds), is_durable: true, ..fixed(id, most) }
 }
 
@@ -241,7 +241,7 @@ fn a_call_gets_as_much_as_there_is_room_for() {
         let mut account = account(cents(balance), limits);
         let order = stream(1, 5, 8, 50);
         let expected =
-            terms.map(|(held, ceiling)| Terms { held: cents(held), ceiling: cents(ceiling) });
+            terms.map(|(held, ceiling)| ChargeTerms { held: cents(held), ceiling: cents(ceiling) });
         assert_eq!(account.quote(&order, NOON).ok(), expected);
         assert_eq!(account.held(), Credits::ZERO, "a quote takes nothing");
         assert_eq!(account.charge(&order, NOON).ok().map(|charged| charged.terms), expected);
