@@ -11,7 +11,7 @@ use super::{
     App, admin, audit_log, auth, calls, docs, email, gateway, keys, meta, methods, metrics,
     monitoring, notices, payments, statements, transactions, two_factor, webhooks,
 };
-use domain::route_group::Group;
+use domain::route_group::RouteGroup;
 
 /// A handler, and what its `#[utoipa::path]` says of it.
 struct Endpoint {
@@ -142,7 +142,7 @@ impl Routes {
     /// Registers every route.
     pub fn configure(&self, config: &mut ServiceConfig) {
         // First and by prefix: a paid call must not be matched against every pattern below.
-        for group in Group::ALL {
+        for group in RouteGroup::ALL {
             config.service(web::scope(group.path()).default_service(web::to(gateway::call)));
         }
         if self.has_metrics {

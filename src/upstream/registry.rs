@@ -8,7 +8,7 @@ use super::http_client::Client;
 use super::proxy::Proxy;
 use super::sandbox;
 use crate::config::{OnDisconnect, Secret, TokenLimitField, UpstreamSettings, UpstreamsSettings};
-use domain::route_group::Group;
+use domain::route_group::RouteGroup;
 use domain::{Environment, Timestamp};
 
 /// The pause before the first retry; it doubles with each further one.
@@ -32,7 +32,7 @@ pub struct Proxies {
 }
 
 impl Upstream {
-    fn new(group: Group, settings: &UpstreamSettings) -> Self {
+    fn new(group: RouteGroup, settings: &UpstreamSettings) -> Self {
         let of = |name: String, url: Option<&String>, key: Option<&Secret>| {
             url.map(|url| Proxy::new(name.into(), url, key, settings))
         };
@@ -134,10 +134,10 @@ impl Upstreams {
     pub fn new(settings: &UpstreamsSettings) -> Self {
         Upstreams {
             groups: [
-                (Group::Hub, &settings.hub),
-                (Group::Omm, &settings.omm),
-                (Group::Yggdrasil, &settings.yggdrasil),
-                (Group::V1, &settings.v1),
+                (RouteGroup::Hub, &settings.hub),
+                (RouteGroup::Omm, &settings.omm),
+                (RouteGroup::Yggdrasil, &settings.yggdrasil),
+                (RouteGroup::V1, &settings.v1),
             ]
             .map(|(group, settings)| (Upstream::new(group, settings), StreamPolicy::new(settings))),
             sandbox: Upstream::Sandbox(sandbox::NAME.into()),
@@ -146,7 +146,7 @@ impl Upstreams {
 
     /// The upstream of a group. Calls with test keys always go to the sandbox.
     #[must_use]
-    pub fn of(&self, group: Group, environment: Environment) -> &Upstream {
+    pub fn of(&self, group: RouteGroup, environment: Environment) -> &Upstream {
         match environment {
             Environment::Test => &self.sandbox,
             Environment::Live => &self.configured(group).0,
@@ -155,33 +155,33 @@ impl Upstreams {
 
     /// How the group's streams are relayed.
     #[must_use]
-    pub fn stream_policy(&self, group: Group) -> StreamPolicy {
+    pub fn stream_policy(&self, group: RouteGroup) -> StreamPolicy {
         self.configured(group).1
     }
 
     /// Does the group's upstream need the request's headers?
     #[must_use]
-    pub fn wants_headers(&self, group: Group) -> bool {
+    pub fn wants_headers(&self, group: RouteGroup) -> bool {
         matches!(self.configured(group).0, Upstream::Url(_))
     }
 
     /// The names of the groups that the sandbox serves.
     #[must_use]
     pub fn on_sandbox(&self) -> Vec<&'static str> {
-        Group::ALL
+        RouteGroup::ALL
             .into_iter()
             .filter(|group| matches!(self.configured(*group).0, Upstream::Sandbox(_)))
-            .map(Group::name)
+            .map(RouteGroup::name)
             .collect()
     }
 
-    fn configured(&self, group: Group) -> &(Upstream, StreamPolicy) {
+    fn configured(&self, group: RouteGroup) -> &(Upstream, StreamPolicy) {
         let [hub, omm, yggdrasil, v1] = &self.groups;
         match group {
-            Group::Hub => hub,
-            Group::Omm => omm,
-            Group::Yggdrasil => yggdrasil,
-            Group::V1 => v1,
+            RouteGroup::Hub => hub,
+            RouteGroup::Omm => omm,
+            RouteGroup::Yggdrasil => yggdrasil,
+            RouteGroup::V1 => v1,
         }
     }
 }

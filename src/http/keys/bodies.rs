@@ -13,7 +13,7 @@ use crate::http::validation::{is_printable, not_null, present};
 use crate::keys::{KeyRequest, NewlyMade};
 use crate::store::keys::{KeyEdit, KeyListing};
 use domain::key_policy::{LIST_MAX, MODEL_MAX, NoNetwork};
-use domain::route_group::Group;
+use domain::route_group::RouteGroup;
 use domain::{Environment, KeyPolicy, Network, PolicyChange, Timestamp};
 
 /// A key to be made.
@@ -132,7 +132,7 @@ fn allowed<T>(
 
 fn scopes(texts: Vec<String>) -> Result<Vec<String>, ApiError> {
     allowed("scopes", texts, |text| {
-        let is_group = Group::ALL.iter().any(|group| group.name() == text);
+        let is_group = RouteGroup::ALL.iter().any(|group| group.name() == text);
         if is_group { Ok(text) } else { Err("must be hub, omm, yggdrasil or v1".into()) }
     })
 }
