@@ -1,6 +1,6 @@
-//! Admin' commands. The running server owns the accounts, so a command calls its HTTP API as an
-//! operator, with a session that it opens and ends itself. This needs the server's secrets and its
-//! database.
+//! Commands of operators. The running server owns the accounts, so a command calls it over HTTP,
+//! with a session that the command opens for itself and ends. That needs the server's secrets and
+//! its database.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -15,7 +15,7 @@ use crate::config::Settings;
 use crate::store::users::{Role, User};
 use domain::UserId;
 
-/// The user agent of the command line in the audit log.
+/// User agent of the command line in the audit log.
 const AGENT: &str = concat!("polysystems/", env!("CARGO_PKG_VERSION"), " command line");
 
 /// A session of an operator with the running server.
@@ -27,10 +27,7 @@ pub struct Console<'p> {
     operator: UserId,
 }
 
-/// Where the server of these settings listens.
-///
-/// # Errors
-/// Where that is no URL.
+/// The URL of the server of these settings.
 pub fn url_of(settings: &Settings) -> anyhow::Result<Url> {
     let server = &settings.server;
     let scheme = if server.tls_certificate.is_some() { "https" } else { "http" };
@@ -41,10 +38,7 @@ pub fn url_of(settings: &Settings) -> anyhow::Result<Url> {
     Ok(Url::parse(&format!("{scheme}://{address}"))?)
 }
 
-/// The user with this email or this id.
-///
-/// # Errors
-/// Where there is none.
+/// The user with this email or id.
 pub async fn find_user(users: &Users, name: &str) -> anyhow::Result<User> {
     let found = match name.parse::<UserId>() {
         Ok(id) => users.store.find(id).await?,
@@ -55,13 +49,13 @@ pub async fn find_user(users: &Users, name: &str) -> anyhow::Result<User> {
 
 impl<'p> Console<'p> {
     /// Begins a session of an operator.
-    ///
-    /// # Errors
-    /// If there is no such operator.
     pub async fn open(users: &'p Users, operator: &str, url: Url) -> anyhow::Result<Self> {
         let user = find_user(users, operator).await?;
         if user.role != Role::Admin {
-            bail!("{} is no operator; `polysystems user set-role` makes one", user.email);
+            bail!(
+                "{} is not an operator; make them one with `polysystems user set-role`",
+                user.email
+            );
         }
         let operator = user.id;
         let device = Device { address: IpAddr::from(Ipv4Addr::LOCALHOST), agent: AGENT.into() };
@@ -70,10 +64,7 @@ impl<'p> Console<'p> {
         Ok(Console { users, url, client, session, operator })
     }
 
-    /// Calls the server. The answer is passed on as text, so amounts keep every digit.
-    ///
-    /// # Errors
-    /// If the server does not answer, or refuses.
+    /// Sends a request; returns the body as it came, so that amounts keep every digit.
     pub async fn ask(
         &self,
         method: Method,
@@ -86,7 +77,7 @@ impl<'p> Console<'p> {
             url.query_pairs_mut().extend_pairs(query);
         }
         let request = self.client.request(method, url).bearer_auth(&self.session.token);
-        // Each command happens once, however often the network has it sent.
+        // Each command happens once, even if the network repeats it.
         let request = request.header("Idempotency-Key", Uuid::new_v4().to_string());
         let request = match body {
             Some(body) => request.body(body),
@@ -100,15 +91,12 @@ impl<'p> Console<'p> {
         if !status.is_success() {
             let body: Value = serde_json::from_str(&text).unwrap_or_default();
             let message = body.get("message").and_then(Value::as_str);
-            bail!("{status}: {}", message.unwrap_or("the server has refused"));
+            bail!("{status}: {}", message.unwrap_or("the server refused the request"));
         }
         Ok(text)
     }
 
     /// Ends the session.
-    ///
-    /// # Errors
-    /// If the database fails.
     pub async fn close(self) -> anyhow::Result<()> {
         let device = Device { address: IpAddr::from(Ipv4Addr::LOCALHOST), agent: AGENT.into() };
         let session = self.session.session;

@@ -1,5 +1,9 @@
-//! Metrics of what the process does: counters and histograms that cost an atomic addition each, read by
-//! [`crate::http::metrics`].
+//! Metrics of what the process does: counters and histograms that cost an atomic addition each,
+//! read by [`crate::http::metrics`].
+//!
+//! Why not the crate `prometheus-client`: it writes OpenMetrics, where the HELP, TYPE and `# EOF`
+//! lines differ from the text format 0.0.4 that dashboards read here; its histogram takes a lock
+//! for each observation, and sums in floats.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -8,7 +12,7 @@ use std::time::Duration;
 use domain::Refusal;
 use domain::route_group::RouteGroup;
 
-/// Where the buckets of durations end, in microseconds.
+/// Upper bounds of the buckets of durations, in microseconds.
 pub const DURATIONS: [u64; 16] = [
     100,
     250,
@@ -27,11 +31,11 @@ pub const DURATIONS: [u64; 16] = [
     30_000_000,
     120_000_000,
 ];
-/// Where the buckets of sizes end.
+/// Upper bounds of the buckets of sizes.
 pub const SIZES: [u64; 16] =
     [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024, 2_048, 4_096, 8_192, 16_384, 32_768];
 
-/// How often something was how large.
+/// A histogram with fixed buckets.
 #[derive(Debug)]
 pub struct Histogram {
     ends: &'static [u64; 16],
@@ -62,10 +66,10 @@ impl Histogram {
         Self::new(&SIZES, false)
     }
 
-    /// Counts one.
+    /// Counts one observation.
     pub fn count(&self, value: u64) {
-        let place = self.ends.partition_point(|end| *end < value);
-        if let Some(count) = self.counts.get(place) {
+        let index = self.ends.partition_point(|end| *end < value);
+        if let Some(count) = self.counts.get(index) {
             count.fetch_add(1, Ordering::Relaxed);
         }
         self.sum.fetch_add(value, Ordering::Relaxed);
@@ -76,7 +80,7 @@ impl Histogram {
         self.count(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));
     }
 
-    /// Writes its lines. Durations are told in seconds.
+    /// Writes its lines, durations in seconds.
     pub fn write(&self, text: &mut String, name: &str, labels: &str) {
         let number =
             |value: u64| if self.is_of_durations { seconds(value) } else { value.to_string() };
@@ -102,7 +106,7 @@ pub fn seconds(micros: u64) -> String {
 
 macro_rules! refusals {
     ($($text:literal = $pattern:pat,)*) => {
-        /// Why calls are refused, in the words of the figures.
+        /// The label values for the reasons of refusals.
         pub const REFUSALS: &[&str] = &[$($text,)*];
 
         fn refusal_name(refusal: &Refusal) -> &'static str {
@@ -139,23 +143,24 @@ refusals! {
     "repeat_not_kept" = Refusal::RepeatNotKept,
 }
 
-/// See the module. One for the process.
+/// The counters. One for the process.
 #[derive(Debug)]
 pub struct Metrics {
     /// Paid calls that were answered.
     pub calls: AtomicU64,
     refusals: [AtomicU64; REFUSALS.len()],
     upstreams: [Histogram; RouteGroup::ALL.len()],
-    /// How long the last write that was synced to the data directory took, in microseconds; below nothing before the
-    /// first.
+    /// Latency of the last synced write to the data directory, in microseconds; -1 before the first
+    /// measurement.
     pub fsync_micros: AtomicI64,
-    /// What the last verification found; below nothing before the first.
+    /// Findings of the last verification; -1 before the first.
     pub verify_findings: AtomicI64,
-    /// When it ended, in seconds of Unix; before the first, when the server began, if it verifies at all.
+    /// When it ended, in Unix seconds. Before the first: when the server started, if it verifies at
+    /// all.
     pub verified_at: AtomicI64,
-    /// Verifications that could not be made.
+    /// Verifications that failed to run.
     pub verify_failures: AtomicU64,
-    /// Deliveries of webhooks that were taken, and tries that were not.
+    /// Attempts to deliver webhooks: delivered, failed.
     pub webhooks: [AtomicU64; 2],
 }
 
@@ -178,16 +183,16 @@ impl Metrics {
     /// Counts a call that was refused.
     pub fn refuse(&self, refusal: &Refusal) {
         let name = refusal_name(refusal);
-        let place = REFUSALS.iter().position(|other| *other == name);
-        if let Some(count) = place.and_then(|place| self.refusals.get(place)) {
+        let index = REFUSALS.iter().position(|other| *other == name);
+        if let Some(count) = index.and_then(|index| self.refusals.get(index)) {
             count.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Counts how long an upstream took.
     pub fn upstream(&self, group: RouteGroup, duration: Duration) {
-        let place = RouteGroup::ALL.iter().position(|other| *other == group);
-        if let Some(histogram) = place.and_then(|place| self.upstreams.get(place)) {
+        let index = RouteGroup::ALL.iter().position(|other| *other == group);
+        if let Some(histogram) = index.and_then(|index| self.upstreams.get(index)) {
             histogram.count_duration(duration);
         }
     }

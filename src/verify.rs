@@ -1,8 +1,8 @@
-//! `polysystems verify`: folds every account's ledger from its first entry and checks every
+//! `polysystems verify`: recomputes every account from its first ledger entry and checks every
 //! invariant.
 //!
-//! Reads only, page by page, so that memory stays bounded; each account in one snapshot, so that it
-//! can run beside a server that charges. It never repairs. What must hold is in [`domain::audit`].
+//! It only reads, page by page, so memory stays bounded; each account in one snapshot, so it can
+//! run beside a server that charges. It never repairs. The invariants are in [`domain::audit`].
 
 use std::fmt;
 
@@ -13,7 +13,7 @@ use crate::store::{Store, StoreError};
 use domain::audit::Fold;
 use domain::{AccountId, Credits, EntryKind};
 
-/// Something that must hold and does not.
+/// An invariant that does not hold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// The account's number.
@@ -34,7 +34,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What was verified, and how many findings there were.
+/// How much was checked, and how much of it was wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Accounts.
@@ -47,22 +47,16 @@ pub struct Report {
     pub findings: u64,
 }
 
-/// Receives the findings and the progress of a verification.
+/// Receives findings and progress while a verification runs.
 pub trait Audience {
-    /// Something was found.
-    ///
-    /// # Errors
-    /// If the finding cannot be reported; the verification ends.
+    /// Something was found. An error ends the verification.
     fn find(&mut self, finding: &Finding) -> anyhow::Result<()>;
 
-    /// Reports the progress.
+    /// Called after each page.
     fn progress(&mut self, so_far: &Report, accounts: u64);
 }
 
 /// Checks every account, then every usage record.
-///
-/// # Errors
-/// If the database cannot be read, or a finding cannot be reported.
 pub async fn verify(store: &Store, audience: &mut impl Audience) -> anyhow::Result<Report> {
     let mut report = Report::default();
     let total = store.count_accounts().await?;
@@ -117,7 +111,7 @@ async fn verify_account(
     audience: &mut impl Audience,
 ) -> anyhow::Result<()> {
     let mut audit = store.audit(id).await?;
-    // An unreadable row is a finding, and ends the check of its account.
+    // A corrupt row is a finding like others; the rest of its account cannot be checked.
     let findings = match fold(&mut audit, total, report, audience).await {
         Err(StoreError::Corrupt(what)) => vec![what],
         folded => folded?,

@@ -1,4 +1,5 @@
-//! The end of the process: no new calls, the running ones end, the rest is written, the accounts are given back.
+//! The end of the process: no new calls, the running ones end, the rest is written, the accounts
+//! are given back.
 
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ const DRAIN_POLL: Duration = Duration::from_millis(10);
 /// Grace period after tasks are told to stop.
 pub(super) const STOP_MAX: Duration = Duration::from_secs(10);
 
-/// Announces the drain, refuses new calls, waits for the running ones up to the limit, then ends them in good order.
+/// Announces the drain, refuses new calls, waits for the running ones up to the limit, then ends
+/// them in good order.
 pub(super) async fn drain(app: &App, ledger: &LedgerHandle, settings: &ServerSettings) {
     let readiness = &app.readiness;
     readiness.announce_drain();

@@ -22,7 +22,8 @@ const FORGET_SWEEPS: u64 = 60;
 const FORMER_VALUE_DAYS: i64 = 30;
 /// How often payments are brought up to date.
 const PAYMENTS_PERIOD: Duration = Duration::from_secs(2);
-/// How often refunds and disputes are looked for, and how many days back. Stripe keeps its events for 30.
+/// How often refunds and disputes are looked for, and how many days back. Stripe keeps its events
+/// for 30.
 const REVERSALS_PERIOD: Duration = Duration::from_hours(1);
 const REVERSALS_DAYS: i64 = 3;
 const REVERSALS_DAYS_AT_START: i64 = 29;
@@ -35,8 +36,8 @@ const FORGET_USAGE_PAUSE: Duration = Duration::from_millis(20);
 /// Orphaned holds are looked for every so many sweeps.
 const ORPHAN_SWEEPS: u64 = 10;
 
-/// Regular upkeep: idle accounts, orphaned holds, the lease, and what has expired. Ends the process if the ledger writer
-/// has died.
+/// Regular upkeep: idle accounts, orphaned holds, the lease, and what has expired. Ends the process
+/// if the ledger writer has died.
 pub(super) async fn sweep(app: Arc<App>, lease: Lease) {
     let mut period = tokio::time::interval(SWEEP_PERIOD);
     let mut sweeps: u64 = 0;
@@ -44,8 +45,8 @@ pub(super) async fn sweep(app: Arc<App>, lease: Lease) {
     loop {
         period.tick().await;
         if !app.gateway.ledger.is_alive() {
-            // It dies only by a defect, and without it nothing can be acknowledged. A new process begins from
-            // what is committed.
+            // It dies only by a defect, and without it nothing can be acknowledged. A new process
+            // begins from what is committed.
             tracing::error!("the ledger writer is gone; ending the process");
             std::process::exit(70);
         }
@@ -129,7 +130,8 @@ async fn top_up_accounts(app: &App) {
     }
 }
 
-/// Looks for refunds and disputes that no webhook has reported: at the start as far back as possible, then every hour.
+/// Looks for refunds and disputes that no webhook has reported: at the start as far back as
+/// possible, then every hour.
 async fn look_for_reversals(app: Arc<App>) {
     let mut days = REVERSALS_DAYS_AT_START;
     loop {

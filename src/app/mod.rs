@@ -1,7 +1,9 @@
-//! The composition root: the only place that wires the parts, starts them in order and stops them in order.
+//! The composition root: the only place that wires the parts, starts them in order and stops them
+//! in order.
 //!
-//! Threads: the HTTP threads, each with a runtime of its own, on which the account actors live and decide; the ledger
-//! writer's, which also writes SQLite's journal; and a small runtime for the database and the password hashes.
+//! Threads: the HTTP threads, each with a runtime of its own, on which the account actors live and
+//! decide; the ledger writer's, which also writes SQLite's journal; and a small runtime for the
+//! database and the password hashes.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -64,8 +66,8 @@ pub fn database_runtime() -> anyhow::Result<Runtime> {
         .context("cannot start the database runtime")
 }
 
-/// Runs the server until `stop` resolves, then drains it. Calls `listening` with its address as soon as it serves.
-/// An error is one line that says why the server did not start.
+/// Runs the server until `stop` resolves, then drains it. Calls `listening` with its address as
+/// soon as it serves. An error is one line that says why the server did not start.
 pub fn serve(
     settings: Settings,
     clock: Clock,
@@ -154,7 +156,8 @@ async fn run(
     Ok(())
 }
 
-/// Opens the database of the settings. An error is one line that names the database, without its password.
+/// Opens the database of the settings. An error is one line that names the database, without its
+/// password.
 pub async fn open_store(settings: &Settings, database: Handle) -> anyhow::Result<Store> {
     let url = settings.database_url();
     let name = match reqwest::Url::parse(&url) {
@@ -221,8 +224,8 @@ fn expiry_warning_micros(settings: &Settings) -> i64 {
     i64::from(settings.auth.key_expiry_warning_days).saturating_mul(MICROS_PER_DAY)
 }
 
-/// Longer than any call may run: all tries of the slowest upstream, the longest stream, the wait for its reader, the
-/// commits, and a minute on top.
+/// Longer than any call may run: all tries of the slowest upstream, the longest stream, the wait
+/// for its reader, the commits, and a minute on top.
 fn hold_lifetime_micros(settings: &Settings) -> i64 {
     let upstreams = &settings.upstreams;
     let groups = [&upstreams.hub, &upstreams.omm, &upstreams.yggdrasil, &upstreams.v1];

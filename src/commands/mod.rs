@@ -40,7 +40,8 @@ enum Command {
     Serve,
     /// Brings the database up to date
     Migrate,
-    /// Recomputes every account from its ledger and checks every invariant; exit code 1 if one does not hold
+    /// Recomputes every account from its ledger and checks every invariant; exit code 1 if one does
+    /// not hold
     Verify {
         /// Write JSON: one object per finding, then one with the totals
         #[arg(long)]
@@ -78,8 +79,8 @@ enum Command {
 
 #[derive(Subcommand)]
 enum SecretCommand {
-    /// Replaces the secret of session tokens from the next start on; tokens signed with the old one stay valid until
-    /// they expire
+    /// Replaces the secret of session tokens from the next start on; tokens signed with the old one
+    /// stay valid until they expire
     RotateJwt,
 }
 
@@ -161,7 +162,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The first SIGTERM or SIGINT. A second one ends the process at once; what was acknowledged is on record.
+/// The first SIGTERM or SIGINT. A second one ends the process at once; what was acknowledged is on
+/// record.
 async fn stop_signal() {
     let signals = signal(SignalKind::terminate())
         .and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)));

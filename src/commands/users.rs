@@ -40,7 +40,8 @@ pub enum UserCommand {
         /// What they may do
         role: RoleName,
     },
-    /// Switches off two-factor authentication for a user who has lost the device and the recovery codes
+    /// Switches off two-factor authentication for a user who has lost the device and the recovery
+    /// codes
     Disable2fa {
         /// Their email or id
         user: String,

@@ -59,13 +59,13 @@ impl From<&User> for AdminUserBody {
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct UsersQuery {
-    /// At most so many, from 1 to 100; 50 where absent.
+    /// Page size, from 1 to 100; 50 if absent.
     #[param(minimum = 1, maximum = 100)]
     limit: Option<u64>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     #[param(pattern = "^user-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
     cursor: Option<String>,
-    /// Only those whose email or username has this in it, whatever its case.
+    /// Only users whose email or username contains this, in any case.
     #[param(min_length = 1, max_length = 254, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     search: Option<String>,
 }
@@ -166,7 +166,7 @@ pub(super) async fn user(
     Ok(HttpResponse::Ok().json(UserViewBody { user, accounts, keys }))
 }
 
-/// The id in the path. What cannot be an id is answered like one that does not exist.
+/// The id in the path. A malformed id is answered like one that does not exist.
 fn user_id(path: &Path<String>) -> Result<UserId, ApiError> {
     path.parse().map_err(|_| AdminError::NoUser.into())
 }
@@ -267,11 +267,11 @@ pub(super) async fn end_sessions(
     Ok(HttpResponse::Ok().json(SessionsEndedAnswer { user_id, sessions_ended }))
 }
 
-/// Credits to be given or taken.
+/// Credits to give or take.
 #[derive(Deserialize, Validate, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CreditsBody {
-    /// USD; more than 0 gives, less takes, at most what the account can spend.
+    /// USD. Positive gives credits; negative takes them, at most what is available.
     #[garde(custom(is_not_zero))]
     #[schema(value_type = f64, example = 25.00)]
     amount: Amount,

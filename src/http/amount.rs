@@ -1,4 +1,5 @@
-//! Amounts in JSON: numbers, read from and written as their own text, so that no float touches them.
+//! Amounts in JSON: numbers, read from and written as their own text, so that no float touches
+//! them.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;

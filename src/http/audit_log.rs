@@ -12,30 +12,30 @@ use super::extract::{AdminUser, SessionUser};
 use super::page::{cut, page_limit, query, read_cursor};
 use domain::{Act, ActId, UserId};
 
-/// Something that somebody did.
+/// An act in the audit log.
 #[derive(Serialize, ToSchema)]
 pub(super) struct ActBody {
     #[schema(value_type = id::ActId)]
     id: String,
     #[schema(format = DateTime)]
     at: String,
-    /// Whose accounts it concerns.
+    /// The user whose accounts it concerns.
     #[schema(value_type = id::UserId)]
     user_id: String,
     /// `user`, `operator`, `command_line` or `server`
     #[schema(pattern = "^(user|operator|command_line|server)$")]
     actor: &'static str,
-    /// Who it was, where it was a person.
+    /// The person who did it, if it was a person.
     #[schema(value_type = Option<id::UserId>)]
     actor_id: Option<String>,
     /// What was done, such as `key.created`.
     #[schema(pattern = "^[a-z_]+[.][a-z_]+$")]
     action: &'static str,
-    /// To what; empty where that is the user.
+    /// What it was done to; empty if that is the user.
     subject: String,
-    /// What it came to, or why it was done.
+    /// The result, or the reason.
     detail: String,
-    /// Where it came from; empty where that is no address.
+    /// The address that it came from; empty if there is none.
     address: String,
     user_agent: String,
 }
@@ -70,10 +70,10 @@ pub(super) struct ActsPage {
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ActsQuery {
-    /// At most so many, from 1 to 100; 50 where absent.
+    /// Page size, from 1 to 100; 50 if absent.
     #[param(minimum = 1, maximum = 100)]
     limit: Option<u64>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     #[param(pattern = "^act-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
     cursor: Option<String>,
 }
@@ -83,10 +83,10 @@ pub(super) struct ActsQuery {
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct AllActsQuery {
-    /// At most so many, from 1 to 100; 50 where absent.
+    /// Page size, from 1 to 100; 50 if absent.
     #[param(minimum = 1, maximum = 100)]
     limit: Option<u64>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     #[param(pattern = "^act-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
     cursor: Option<String>,
     /// Only what concerns this user.
@@ -111,7 +111,8 @@ pub(super) async fn all_acts(
     acts_page(&app, user, ActsQuery { limit, cursor }).await
 }
 
-/// The user's own part of the audit log, latest first: what they did, and what operators did to their accounts.
+/// The user's own part of the audit log, latest first: what they did, and what operators did to
+/// their accounts.
 #[utoipa::path(get, path = "/api/auth/audit-log", tag = "auth", security(("jwt" = [])),
     params(ActsQuery), responses(
     (status = 200, description = "A page of the audit log", body = ActsPage),

@@ -146,7 +146,7 @@ impl From<LoggedIn> for LoginAnswer {
     }
 }
 
-/// Who has logged in.
+/// The user who has logged in.
 #[derive(Serialize, ToSchema)]
 pub(super) struct LoginUser {
     #[schema(value_type = id::UserId)]
@@ -158,7 +158,7 @@ pub(super) struct LoginUser {
     role: &'static str,
 }
 
-/// Logs a user in, or asks for a code where they have switched two-factor authentication on.
+/// Logs a user in, or asks for a code if they have switched on two-factor authentication.
 #[utoipa::path(post, path = "/api/auth/login", tag = "auth", request_body = LoginBody, responses(
     (status = 200, description = "Logged in, or a code is to follow", body = LoginOutcome),
     (status = 401, description = "The email or the password is wrong", body = ErrorBody),
@@ -296,7 +296,7 @@ pub(super) struct SessionBody {
     /// When it ends, unless it is renewed before.
     #[schema(format = DateTime)]
     expires_at: String,
-    /// Where it was begun or last renewed from.
+    /// The address that it was begun or last renewed from.
     address: String,
     /// What its client called itself.
     user_agent: String,
@@ -341,7 +341,7 @@ pub(super) async fn end_session(
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// Who is logged in.
+/// The user who is logged in.
 #[utoipa::path(get, path = "/api/auth/me", tag = "auth", security(("jwt" = [])), responses(
     (status = 200, description = "The user", body = UserBody),
 ))]
@@ -394,14 +394,14 @@ pub(super) async fn change_password(
     Ok(HttpResponse::Ok().json(ChangePasswordAnswer { message, token, refresh_token }))
 }
 
-/// As [`check_address`], for what proves who somebody is: each is an attempt.
+/// As [`check_address`], for requests that carry a proof of identity: each counts as an attempt.
 pub(super) fn check_attempt(request: &HttpRequest, app: &App) -> Result<(), ApiError> {
     check_address(request, app)?;
     let address = client_address(request, &app.trusted_proxies);
     app.users.throttle.try_from(address).map_err(|error| UsersError::from(error).into())
 }
 
-/// The limit of an address holds for strangers' work here as well.
+/// The rate limit of an address applies to requests without a login as well.
 fn check_address(request: &HttpRequest, app: &App) -> Result<(), ApiError> {
     let address = client_address(request, &app.trusted_proxies);
     let checked = app.gateway.rate_limits.check_address(address, app.clock.now());

@@ -1,5 +1,6 @@
-//! The OpenAPI document: the handlers' part, and the paid routes as the price list has them. What many routes
-//! share is added here once: headers, errors of validation, login, edge and database, bounds that are settings.
+//! The OpenAPI document: the handlers' part, and the paid routes as the price list has them. What
+//! many routes share is added here once: headers, errors of validation, login, edge and database,
+//! bounds that are settings.
 
 use std::sync::Arc;
 
@@ -35,10 +36,11 @@ use domain::pricing::PriceRule;
 struct Shared;
 
 const PAID: &str = "paid calls";
-/// Routes that neither ask the database nor do anything that could break.
-const STANDING: [&str; 3] = ["/health/live", "/api/pricing", "/api/openapi.json"];
-/// What happens once, with an `Idempotency-Key`, beside the paid routes.
-const ONCE: [&str; 3] = ["/api/keys", "/api/payments/payments", "/api/admin/users/{id}/credits"];
+/// Routes that answer from memory and cannot fail.
+const STATIC: [&str; 3] = ["/health/live", "/api/pricing", "/api/openapi.json"];
+/// Routes that take an `Idempotency-Key`, besides the paid ones.
+const IDEMPOTENT: [&str; 3] =
+    ["/api/keys", "/api/payments/payments", "/api/admin/users/{id}/credits"];
 /// As [`crate::idempotency::IdempotencyKey`] reads it.
 const IDEMPOTENCY_KEY: &str = "^(\"[!#-~]{1,255}\"|[!#-~]{1,255})$";
 
@@ -162,11 +164,12 @@ fn error(description: &str) -> Response {
     ResponseBuilder::new().description(description).content("application/json", content).build()
 }
 
-/// What every route may answer, unless it says so in words of its own, and the headers of all answers.
+/// Adds the responses that many routes share, unless the route documents its own, and the headers
+/// of all answers.
 fn add_shared(path: &str, operation: &mut Operation) {
     let has_tag = |tag: &str| operation.tags.iter().flatten().any(|own| own == tag);
     let is_paid = has_tag(PAID);
-    let is_once = is_paid || (ONCE.contains(&path) && operation.request_body.is_some());
+    let is_once = is_paid || (IDEMPOTENT.contains(&path) && operation.request_body.is_some());
     let mut shared = Vec::new();
     if operation.request_body.is_some() {
         shared.push(("400", "A field is not valid"));
@@ -185,7 +188,7 @@ fn add_shared(path: &str, operation: &mut Operation) {
     if operation.security.is_some() && !has_tag("auth") {
         shared.push(("429", "Too many requests of this account are running"));
     }
-    if !STANDING.contains(&path) {
+    if !STATIC.contains(&path) {
         shared.push(("500", "Something is broken on the server's side"));
         shared.push(("503", "Not attempted, or the outcome is not known"));
     }
@@ -270,7 +273,8 @@ fn methods(rule: &PriceRule) -> Vec<(HttpMethod, &'static str)> {
     all.into_iter().filter(|(_, name)| own.as_deref().is_none_or(|own| own == *name)).collect()
 }
 
-/// The body of a token-priced call, as far as it is read here; the rest is between client and upstream.
+/// The body of a token-priced call, as far as it is read here; the rest is between client and
+/// upstream.
 fn priced_body() -> RequestBody {
     let limit = || {
         let limit = or_null(Type::Integer).minimum(Some(1));
@@ -314,7 +318,7 @@ fn priced_body() -> RequestBody {
         .build()
 }
 
-/// The body of a call with a fixed price: nobody here reads it.
+/// The body of a call with a fixed price, which this server does not read.
 fn passed_body() -> RequestBody {
     let schema = text().format(Some(SchemaFormat::Custom("binary".to_owned())));
     let content = ContentBuilder::new().schema(Some(schema)).build();
@@ -333,7 +337,7 @@ fn add_paid_route(document: &mut utoipa::openapi::OpenApi, rule: &PriceRule) {
     for path in paths.into_iter().filter(|path| !path.is_empty()) {
         for (method, name) in methods(rule) {
             let item = PathItem::new(method, paid_operation(rule, name, &path));
-            // What is there already is from a more exact rule, and stays.
+            // Existing operations come from a more exact rule, and stay.
             match document.paths.paths.get_mut(&path) {
                 Some(existing) => existing.merge_operations(item),
                 None => {

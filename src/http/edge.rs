@@ -1,4 +1,5 @@
-//! What every request goes through, first and last: an id, one log line, and the shape of an error.
+//! The outermost layer of every request: an id, one log line, security headers, and the body of an
+//! error.
 
 use std::borrow::Cow;
 use std::panic::AssertUnwindSafe;
@@ -30,13 +31,10 @@ pub fn request_id(request: &HttpRequest) -> ChargeId {
     request.extensions().get::<ChargeId>().copied().unwrap_or(ChargeId(Uuid::nil()))
 }
 
-/// What of a path is in a span, in characters.
+/// Longest path in a span, in characters.
 const PATH_CHARACTERS_MAX: usize = 256;
 
 /// The outermost layer.
-///
-/// # Errors
-/// None of its own.
 pub async fn edge<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
@@ -46,10 +44,10 @@ pub async fn edge<B: MessageBody + 'static>(
     request.extensions_mut().insert(id);
     let id_text = id.to_string();
     let readiness = request.app_data::<Data<App>>().map(|app| Arc::clone(&app.readiness));
-    // Health and figures are asked for when there is most to do.
+    // Health and metrics must answer also at full load.
     let is_counted = !(request.path().starts_with("/health/") || request.path() == "/metrics");
     let permit = match readiness.as_ref().filter(|_| is_counted).map(Admission::admit) {
-        // Before anything is done for it, and without a line in the log: refusals must stay cheap.
+        // Before any work, and without a line in the log: refusals must stay cheap.
         Some(None) => {
             let is_tls = is_tls(request.request());
             let refused = request.error_response(ApiError::Overloaded);
@@ -73,14 +71,14 @@ pub async fn edge<B: MessageBody + 'static>(
     let is_documentation = response.request().path().starts_with("/docs/");
     security::add_headers(response.headers_mut(), is_documentation, is_tls);
     if readiness.is_some_and(|readiness| readiness.is_unready()) {
-        // Whoever keeps the connection would find it closed under the next request.
+        // Otherwise the client finds a kept connection closed under its next request.
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
     log(&response, &id_text, reason.as_deref(), started);
     Ok(response)
 }
 
-/// The span of a request, where traces are on: continued from the caller's.
+/// The span of a request, continued from the caller's trace if that is set.
 fn span(request: &ServiceRequest, request_id: &str) -> Span {
     let span = tracing::info_span!(
         target: telemetry::SPANS,
@@ -113,7 +111,7 @@ fn note_status<B>(span: &Span, response: &ServiceResponse<B>) {
         span.record("otel.status_code", "ERROR");
     }
     let request = response.request();
-    // The pattern of the route: what stands in a path may be anything.
+    // The pattern of the route, not the path, which can contain anything.
     let route = request.match_pattern().unwrap_or_default();
     telemetry::name(span, format!("{} {route}", request.method()));
 }
@@ -122,7 +120,7 @@ fn is_tls(request: &HttpRequest) -> bool {
     request.app_data::<Data<App>>().is_some_and(|app| app.is_tls)
 }
 
-/// Calls the handler. Where it panics, its request is answered 500, and nothing else is touched.
+/// Calls the handler. If it panics, only its own request fails, with 500.
 async fn answer<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
@@ -133,7 +131,7 @@ async fn answer<B: MessageBody + 'static>(
     if let Ok(answered) = AssertUnwindSafe(next.call(request)).catch_unwind().await {
         return answered;
     }
-    // Where it happened is in the log, by the panic hook.
+    // The panic hook has logged where it happened.
     tracing::error!(request_id, "a handler panicked");
     if let Some(readiness) = readiness {
         readiness.note_panic();
@@ -188,10 +186,10 @@ fn foreign<B>(response: &ServiceResponse<B>) -> ApiError {
     }
 }
 
-/// What the secrets of this server begin with, and JWTs: somebody may have put one where an id belongs.
+/// Prefixes of this server's secrets and of JWTs: a client may have put one where an id belongs.
 const SECRETS: [&str; 5] = ["ps_live_", "ps_test_", "psr_", "pse_", "eyJ"];
 
-/// A path without what looks like a secret.
+/// A path with everything that looks like a secret replaced.
 fn without_secrets(path: &str) -> Cow<'_, str> {
     if !SECRETS.iter().any(|secret| path.contains(secret)) {
         return Cow::Borrowed(path);

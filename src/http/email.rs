@@ -1,4 +1,4 @@
-//! `/api/auth/*` by email: proof of an address, and another password for whoever has forgotten theirs.
+//! `/api/auth/*` by email: verification of an address, and reset of a forgotten password.
 
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
@@ -54,7 +54,8 @@ pub(super) struct EmailBody {
     email: String,
 }
 
-/// Sends the token that verifies an address again. The answer is the same whether the address is known or not.
+/// Sends the token that verifies an address again. The answer is the same whether the address is
+/// known or not.
 #[utoipa::path(post, path = "/api/auth/resend-verification", tag = "auth", request_body = EmailBody, responses(
     (status = 202, description = "If there is such a user, a message is on its way", body = MessageAnswer),
     (status = 429, description = "Too many requests", body = ErrorBody),
@@ -70,7 +71,7 @@ pub(super) async fn resend(
     Ok(on_its_way())
 }
 
-/// Sends a token that sets another password. The answer is the same whether the address is known or not.
+/// Sends a token to reset the password. The answer is the same whether the address is known or not.
 #[utoipa::path(post, path = "/api/auth/forgot-password", tag = "auth", request_body = EmailBody, responses(
     (status = 202, description = "If there is such a user, a message is on its way", body = MessageAnswer),
     (status = 429, description = "Too many requests", body = ErrorBody),
@@ -91,7 +92,7 @@ fn on_its_way() -> HttpResponse {
     HttpResponse::Accepted().json(MessageAnswer { message })
 }
 
-/// Another password.
+/// A reset of the password.
 #[derive(Deserialize, Validate, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[garde(allow_unvalidated)]
@@ -104,7 +105,7 @@ pub(super) struct ResetPasswordBody {
     new_password: String,
 }
 
-/// Sets another password by the token that was sent for it, and ends every session of its user.
+/// Resets the password with the token that was sent for it, and ends every session of the user.
 #[utoipa::path(post, path = "/api/auth/reset-password", tag = "auth", request_body = ResetPasswordBody, responses(
     (status = 200, description = "Set", body = MessageAnswer),
     (status = 400, description = "A field is not valid, or the token is not", body = ErrorBody),

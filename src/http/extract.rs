@@ -1,5 +1,6 @@
-//! Extractors: a body, a user. actix-web runs the extractors of a handler concurrently, so an extractor must not make a
-//! decision whose order matters: a body is read here, but checked only when the handler asks for it.
+//! Extractors: a body, a user. actix-web runs the extractors of a handler concurrently, so an
+//! extractor must not make a decision whose order matters: a body is read here, but checked only
+//! when the handler asks for it.
 
 use std::future::{Future, Ready, ready};
 use std::net::IpAddr;
@@ -114,7 +115,8 @@ fn unreadable(path: &str, error: &serde_json::Error) -> ApiError {
     ApiError::Validation(vec![FieldError { field: field.to_owned(), message }])
 }
 
-/// serde's message without the value that was sent: it may be a secret in the wrong place, and answers get logged.
+/// serde's message without the value that was sent: it may be a secret in the wrong place, and
+/// answers get logged.
 fn without_value(message: &str) -> String {
     let repeats = ["invalid ", "unknown variant "].iter().any(|start| message.starts_with(start));
     match message.rsplit_once(", expected ").filter(|_| repeats) {

@@ -1,5 +1,5 @@
-//! The paid routes: HTTP request to [`Arrival`], [`pipeline::serve`], [`crate::pipeline::Departure`] to HTTP
-//! response.
+//! The paid routes: HTTP request to [`Arrival`], [`pipeline::serve`],
+//! [`crate::pipeline::Departure`] to HTTP response.
 
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use actix_web::web::Data;
@@ -53,8 +53,8 @@ pub(super) async fn call(
         return refuse(&request, &app, refusal.into());
     };
     let gateway = app.gateway.clone();
-    let again = app.payments.x402.is_some() && super::x402::is_live(arrival.credential.as_deref());
-    let again = again.then(|| arrival.copy());
+    let copy = app.payments.x402.is_some() && super::x402::is_live(arrival.credential.as_deref());
+    let copy = copy.then(|| arrival.copy());
     if is_dry_run {
         let quoted = Box::pin(pipeline::quote(gateway, Box::new(arrival))).await;
         drop(running);
@@ -66,22 +66,22 @@ pub(super) async fn call(
     let arrival = Box::new(Arrival { running, client_left, ..arrival });
     let client = Client::clone(&client);
     let served = uncancelled(pipeline::serve(gateway, client.clone(), arrival)).await;
-    match again {
-        Some(again) if served.needs_credits().is_some() => {
-            Box::pin(pay_and_serve(&request, &app, client, served, again)).await
+    match copy {
+        Some(copy) if served.needs_credits().is_some() => {
+            Box::pin(pay_and_serve(&request, &app, client, served, copy)).await
         }
         _ => respond(served, depart),
     }
 }
 
-/// A call that its balance does not cover: where it brings a payment by x402 along it is made again, paid; else it is
-/// told what to pay.
+/// Serves a call again that its balance did not cover, if it brings a payment by x402 along.
+/// Otherwise the refusal says what to pay.
 async fn pay_and_serve(
     request: &HttpRequest,
     app: &Data<App>,
     client: Client,
     served: Served<Departure>,
-    again: Box<Arrival>,
+    copy: Box<Arrival>,
 ) -> HttpResponse {
     let Some((account, price)) = served.needs_credits() else { return respond(served, depart) };
     let payment = match super::x402::pay_for_call(request, app, account, price).await {
@@ -101,7 +101,7 @@ async fn pay_and_serve(
     };
     let (_here, client_left) = tokio::sync::oneshot::channel();
     let (running, client_left) = (Some(running), Some(client_left));
-    let arrival = Box::new(Arrival { running, client_left, ..*again });
+    let arrival = Box::new(Arrival { running, client_left, ..*copy });
     let served = uncancelled(pipeline::serve(app.gateway.clone(), client, arrival)).await;
     let mut response = respond(served, depart);
     super::x402::add_response(&mut response, app, &payment);
@@ -120,20 +120,21 @@ fn is_dry_run(request: &HttpRequest) -> Result<bool, ApiError> {
     }
 }
 
-/// A request that does not reach the pipeline is counted against its address all the same.
+/// Refuses a request before the pipeline. It counts against the rate limit of its address all the
+/// same.
 fn refuse(request: &HttpRequest, app: &App, error: ApiError) -> HttpResponse {
     let address = client_address(request, &app.trusted_proxies);
-    let (error, standing) = match app.gateway.rate_limits.check_address(address, app.clock.now()) {
-        Ok(standing) => (error, standing),
-        Err((standing, retry_after)) => {
+    let (error, status) = match app.gateway.rate_limits.check_address(address, app.clock.now()) {
+        Ok(status) => (error, status),
+        Err((status, retry_after)) => {
             let refusal = Refusal::RateLimited { retry_after };
             app.gateway.metrics.refuse(&refusal);
-            (refusal.into(), Some(standing))
+            (refusal.into(), Some(status))
         }
     };
     let mut response = HttpResponse::from_error(error);
-    if let Some(standing) = standing {
-        rate_limit_headers(response.headers_mut(), standing);
+    if let Some(status) = status {
+        rate_limit_headers(response.headers_mut(), status);
     }
     response
 }
@@ -142,17 +143,19 @@ fn arrival(request: &HttpRequest, app: &App, body: Body) -> Result<Arrival, ApiE
     let uri = request.uri();
     let path = uri.path();
     let group = group(path).filter(|_| is_plain(path)).ok_or(ApiError::NoRoute)?;
+    // Only to answer 405. The pipeline looks the price up itself, so that no `Arrival` can bring
+    // the price of another path.
     let prices = &app.gateway.prices;
     if prices.find(request.method().as_str(), path).is_none() {
         let allow = prices.methods(path).join(", ");
-        // Without any, the path has no price at all, which the pipeline says in its turn.
+        // Without any, the path has no price at all; the pipeline refuses that in its turn.
         if !allow.is_empty() {
             return Err(ApiError::MethodNotAllowed { allow: allow.into() });
         }
     }
     let headers = request.headers();
     let credential = match headers.get(API_KEY) {
-        // A header that is no text is a key that is not valid.
+        // A header that is not text counts as an invalid key.
         Some(value) => Some(value.to_str().unwrap_or_default().trim()),
         None => bearer(request),
     };
@@ -186,8 +189,8 @@ fn respond<T>(served: Served<T>, answer: impl FnOnce(T) -> HttpResponse) -> Http
         Ok(result) => answer(result),
         Err(refusal) => HttpResponse::from_error(ApiError::from(refusal)),
     };
-    if let Some(standing) = context.rate_limit {
-        rate_limit_headers(response.headers_mut(), standing);
+    if let Some(status) = context.rate_limit {
+        rate_limit_headers(response.headers_mut(), status);
     }
     if let Some(expires_at) = context.expires_at
         && let Ok(value) = HeaderValue::from_str(&expires_at.to_rfc3339())
@@ -217,7 +220,7 @@ fn depart(departure: Departure) -> HttpResponse {
         }
     }
     if is_stream {
-        // For the proxies between us and the client: pass on each byte as it comes.
+        // Proxies must not buffer.
         headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
@@ -286,14 +289,14 @@ fn quoted_response(request: &HttpRequest, app: &App, quote: &Quote) -> HttpRespo
     })
 }
 
-/// Chapter 9: where the caller stands with the limit that is closest to refusing it.
-fn rate_limit_headers(headers: &mut HeaderMap, standing: RateLimitStatus) {
-    headers.insert(LIMIT, HeaderValue::from(standing.limit));
-    headers.insert(REMAINING, HeaderValue::from(standing.remaining));
-    headers.insert(RESET, HeaderValue::from(standing.reset));
-    headers.insert(WINDOW, HeaderValue::from(standing.window));
+/// The status of the rate limit that is closest to refusing the caller.
+fn rate_limit_headers(headers: &mut HeaderMap, status: RateLimitStatus) {
+    headers.insert(LIMIT, HeaderValue::from(status.limit));
+    headers.insert(REMAINING, HeaderValue::from(status.remaining));
+    headers.insert(RESET, HeaderValue::from(status.reset));
+    headers.insert(WINDOW, HeaderValue::from(status.window));
     // The same after draft-ietf-httpapi-ratelimit-headers-10.
-    let RateLimitStatus { policy, limit, remaining, window, reset_in, .. } = standing;
+    let RateLimitStatus { policy, limit, remaining, window, reset_in, .. } = status;
     let texts = [
         (RATE_LIMIT_POLICY, format!("\"{policy}\";q={limit};w={window}")),
         (RATE_LIMIT, format!("\"{policy}\";r={remaining};t={reset_in}")),
@@ -310,7 +313,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn groups_are_told_by_whole_segments() {
+    fn groups_match_whole_segments() {
         assert_eq!(group("/api/hub/x"), Some(RouteGroup::Hub));
         assert_eq!(group("/v1/chat/completions"), Some(RouteGroup::V1));
         assert_eq!(group("/v12"), None);

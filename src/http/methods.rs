@@ -1,4 +1,4 @@
-//! `/api/payments/methods`, `/api/payments/auto-top-up`, and what Stripe tells.
+//! `/api/payments/methods`, `/api/payments/auto-top-up`, and the webhook that Stripe calls.
 
 use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
@@ -63,7 +63,7 @@ pub(super) async fn list(
     Ok(HttpResponse::Ok().json(MethodsAnswer { payment_methods }))
 }
 
-/// Where a payment method is saved.
+/// The page to save a payment method on.
 #[derive(Serialize, ToSchema)]
 pub(super) struct SetupAnswer {
     /// Stripe's page.
@@ -72,7 +72,7 @@ pub(super) struct SetupAnswer {
 
 /// Begins to save a payment method, without a payment.
 #[utoipa::path(post, path = "/api/payments/methods", tag = "payments", security(("jwt" = [])), responses(
-    (status = 201, description = "Where it is saved", body = SetupAnswer),
+    (status = 201, description = "The page to save it on", body = SetupAnswer),
     (status = 402, description = "Stripe refused", body = ErrorBody),
     (status = 403, description = "Stripe is not set up, or the user's email address must be verified first", body = ErrorBody),
 ))]
@@ -89,10 +89,10 @@ pub(super) async fn add(
     Ok(HttpResponse::Created().json(SetupAnswer { checkout_url }))
 }
 
-/// Lets go of a saved payment method.
+/// Removes a saved payment method.
 #[utoipa::path(delete, path = "/api/payments/methods/{id}", tag = "payments", security(("jwt" = [])),
     params(("id" = String, Path, pattern = "^pm_[0-9A-Za-z_]{1,250}$")), responses(
-    (status = 204, description = "It is let go of"),
+    (status = 204, description = "Removed"),
     (status = 402, description = "Stripe refused", body = ErrorBody),
     (status = 403, description = "Stripe is not set up", body = ErrorBody),
     (status = 404, description = "The user has no such payment method", body = ErrorBody),
@@ -107,19 +107,19 @@ pub(super) async fn remove(
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// A rule after which the live account tops itself up.
+/// A rule for automatic top-ups of the live account.
 #[derive(Deserialize, Validate, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[garde(allow_unvalidated)]
 pub(super) struct AutoTopUpBody {
     enabled: bool,
-    /// Below this balance, in USD.
+    /// Top up below this balance, in USD.
     #[schema(value_type = f64, example = 10.00, minimum = 0)]
     threshold: Amount,
-    /// By so much, in USD.
+    /// Amount of one top-up, in USD.
     #[schema(value_type = f64, example = 25.00, exclusive_minimum = 0)]
     amount: Amount,
-    /// At most so much in a UTC month, in USD.
+    /// Most in a UTC month, in USD.
     #[schema(value_type = f64, example = 100.00, minimum = 0)]
     monthly_cap: Amount,
     /// A saved payment method.
@@ -128,7 +128,7 @@ pub(super) struct AutoTopUpBody {
     payment_method: String,
 }
 
-/// That rule.
+/// The rule for automatic top-ups.
 #[derive(Serialize, ToSchema)]
 pub(super) struct AutoTopUpAnswer {
     enabled: bool,
@@ -136,7 +136,7 @@ pub(super) struct AutoTopUpAnswer {
     amount: Amount,
     monthly_cap: Amount,
     payment_method: Option<String>,
-    /// Tries in a row that failed. After three it is switched off.
+    /// Failed attempts in a row. After three the rule is switched off.
     failures: i32,
 }
 
@@ -155,7 +155,7 @@ impl From<Option<AutoTopUp>> for AutoTopUpAnswer {
     }
 }
 
-/// After which rule the live account tops itself up.
+/// The rule for automatic top-ups of the live account.
 #[utoipa::path(get, path = "/api/payments/auto-top-up", tag = "payments", security(("jwt" = [])), responses(
     (status = 200, description = "The rule", body = AutoTopUpAnswer),
 ))]
@@ -167,7 +167,7 @@ pub(super) async fn auto_top_up(
     Ok(HttpResponse::Ok().json(AutoTopUpAnswer::from(rule)))
 }
 
-/// Sets after which rule the live account tops itself up.
+/// Sets the rule for automatic top-ups of the live account.
 #[utoipa::path(put, path = "/api/payments/auto-top-up", tag = "payments", security(("jwt" = [])),
     request_body = AutoTopUpBody, responses(
     (status = 200, description = "The rule", body = AutoTopUpAnswer),
@@ -197,7 +197,7 @@ pub(super) async fn set_auto_top_up(
     Ok(HttpResponse::Ok().json(AutoTopUpAnswer::from(Some(rule))))
 }
 
-/// What Stripe tells of payments. For Stripe alone, which signs it.
+/// Receives Stripe's events. Only Stripe can call it, as it must sign them.
 #[utoipa::path(post, path = "/api/payments/stripe/webhook", tag = "payments",
     params(("Stripe-Signature" = String, Header, description = "As Stripe signs its webhooks")),
     request_body(content = String, description = "An event of Stripe", content_type = "application/json"),
@@ -217,7 +217,7 @@ pub(super) async fn handle_stripe_event(
     let body = body.bytes()?;
     let heard = async move { app.payments.handle_stripe_event(signature.as_deref(), &body).await };
     uncancelled(heard).await.map_err(|error| match error {
-        // Anything else would have Stripe believe that we have it.
+        // A 2xx or 4xx would keep Stripe from sending the event again.
         PaymentsError::AmountOfProvider { .. } | PaymentsError::NoMethod => ApiError::Internal,
         error => error.into(),
     })?;

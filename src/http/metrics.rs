@@ -1,7 +1,7 @@
-//! The figures for monitoring, in Prometheus' text format (version 0.0.4), read where they are kept.
+//! The metrics, in Prometheus' text format (version 0.0.4).
 //!
-//! Every queue and every bound of the process has its figure here, under the name of its setting. No label names an
-//! account, a key or a user.
+//! Every queue and every limit of the process has its metric here, named like its setting. No label
+//! names an account, a key or a user.
 
 use std::fmt::{Display, Write as _};
 use std::sync::atomic::Ordering;
@@ -17,10 +17,8 @@ use super::extract::bearer;
 use crate::actors::ledger::WriterState;
 use crate::metrics::seconds;
 
-/// `GET /metrics`, on `server.metrics_bind`, or with `server.metrics_token` where the API is.
-///
-/// # Errors
-/// 401 or 403 where a token is set and is not given.
+/// `GET /metrics`, on `server.metrics_bind`, or beside the API with `server.metrics_token`. If a
+/// token is set, requests without it are refused.
 pub async fn metrics(app: Data<App>, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     if let Some(token) = &app.metrics_token {
         let given = bearer(&request).ok_or(ApiError::MissingSession)?;
@@ -32,7 +30,7 @@ pub async fn metrics(app: Data<App>, request: HttpRequest) -> Result<HttpRespons
     Ok(HttpResponse::Ok().content_type(kind).body(text(&app)))
 }
 
-/// In a time that does not tell how far they are the same.
+/// Compares in constant time.
 fn is_same(one: &str, other: &str) -> bool {
     let Ok(mac) = Hmac::<Sha256>::new_from_slice(b"metrics") else { return false };
     let digest = |text: &str| mac.clone().chain_update(text);
@@ -71,33 +69,62 @@ fn text(app: &App) -> String {
     let mut text = Text(String::new());
     let age = u64::try_from(writer.age.as_micros()).unwrap_or(u64::MAX);
     let gauges: [(&str, &str, u64); 13] = [
-        ("requests", "Requests being handled", count(readiness.requests())),
-        ("calls", "Paid calls that run, streams included", count(readiness.running())),
+        ("requests", "Requests in progress", count(readiness.requests())),
+        ("calls", "Paid calls in progress, streams included", count(readiness.running())),
         ("body_bytes", "Bytes of request bodies in memory", count(readiness.body_bytes())),
-        ("ready", "Are new calls taken?", u64::from(readiness.is_ready())),
+        ("ready", "1 while new calls are accepted", u64::from(readiness.is_ready())),
         ("accounts_resident", "Accounts in memory", count(directory.len())),
-        ("accounts_quarantined", "Accounts whose records do not agree", count(quarantined)),
-        ("charges_open", "Charges and holds that have not ended", count(directory.open_charges())),
-        ("ledger_queue", "Writes that wait for their commit", count(writer.queued)),
-        ("ledger_queue_bytes", "What they cost in memory", count(writer.bytes)),
-        ("ledger_unmerged", "Writes in the journal and not in the tables", count(writer.backlog)),
-        ("ledger_overloaded", "Does the ledger wait too long?", is(WriterState::Overloaded)),
-        ("ledger_unavailable", "Does the database not answer?", is(WriterState::Unavailable)),
-        ("ledger_fenced", "Do the accounts belong to another process?", is(WriterState::Fenced)),
+        (
+            "accounts_quarantined",
+            "Accounts blocked because their records are inconsistent",
+            count(quarantined),
+        ),
+        ("charges_open", "Charges and holds in progress", count(directory.open_charges())),
+        ("ledger_queue", "Writes waiting for their commit", count(writer.queued)),
+        (
+            "ledger_queue_bytes",
+            "Bytes of memory of the writes waiting for their commit",
+            count(writer.bytes),
+        ),
+        (
+            "ledger_unmerged",
+            "Writes in the journal that are not in the tables yet",
+            count(writer.backlog),
+        ),
+        ("ledger_overloaded", "1 while commits exceed the threshold", is(WriterState::Overloaded)),
+        (
+            "ledger_unavailable",
+            "1 while the database does not answer",
+            is(WriterState::Unavailable),
+        ),
+        (
+            "ledger_fenced",
+            "1 if another process has taken over the accounts",
+            is(WriterState::Fenced),
+        ),
     ];
     for (name, help, value) in gauges {
         text.one("gauge", name, help, value);
     }
-    text.one("gauge", "ledger_age_seconds", "How long the oldest write waits", seconds(age));
+    text.one(
+        "gauge",
+        "ledger_age_seconds",
+        "Age of the oldest write waiting for its commit",
+        seconds(age),
+    );
     let counters: [(&str, &str, u64); 4] = [
         ("ledger_batches_total", "Batches committed", writer.batches),
         (
             "requests_refused_total",
-            "Requests refused, since as many ran as may",
+            "Requests refused because the server was at capacity",
             readiness.refused(),
         ),
         ("requests_panicked_total", "Requests whose handler panicked", readiness.panicked()),
-        ("quarantines_total", "Accounts found not to agree", quarantines),
+        (
+            "quarantines_total",
+            "Times that an account was found inconsistent and blocked",
+            quarantines,
+        ),
     ];
     for (name, help, value) in counters {
         text.one("counter", name, help, value);
@@ -108,12 +135,12 @@ fn text(app: &App) -> String {
     for (name, refused) in metrics.refusals() {
         text.value("calls_refused_total", &format!("reason=\"{name}\""), refused);
     }
-    text.head("upstream_seconds", "histogram", "How long upstreams took to answer, or to begin to");
+    text.head("upstream_seconds", "histogram", "Time until upstreams answered, or began to stream");
     for (group, histogram) in metrics.upstreams() {
         let labels = format!("group=\"{}\"", group.name());
         histogram.write(&mut text.0, "polysystems_upstream_seconds", &labels);
     }
-    text.head("ledger_commit_seconds", "histogram", "How long commits of the ledger took");
+    text.head("ledger_commit_seconds", "histogram", "Latency of ledger commits");
     for (lane, histogram) in [("journal", &histograms.journal), ("tables", &histograms.tables)] {
         let labels = format!("lane=\"{lane}\"");
         histogram.write(&mut text.0, "polysystems_ledger_commit_seconds", &labels);
@@ -121,31 +148,31 @@ fn text(app: &App) -> String {
     text.head(
         "ledger_merge_seconds",
         "histogram",
-        "How long it took to bring the journal into the tables",
+        "Duration of checkpoints, which bring the journal into the tables",
     );
     histograms.checkpoints.write(&mut text.0, "polysystems_ledger_merge_seconds", "");
-    text.head("ledger_batch_entries", "histogram", "Entries of a batch");
+    text.head("ledger_batch_entries", "histogram", "Ledger entries per batch");
     histograms.entries.write(&mut text.0, "polysystems_ledger_batch_entries", "");
     let fsync = metrics.fsync_micros.load(Ordering::Relaxed);
     if let Ok(fsync) = u64::try_from(fsync) {
-        let help = "How long the last small write took that was synced to the data directory";
+        let help = "Latency of the last small synced write to the data directory";
         text.one("gauge", "fsync_seconds", help, seconds(fsync));
     }
     let findings = metrics.verify_findings.load(Ordering::Relaxed);
     if findings >= 0 {
-        text.one("gauge", "verify_findings", "What the last verification found wrong", findings);
+        text.one("gauge", "verify_findings", "Findings of the last verification", findings);
     }
     let at = metrics.verified_at.load(Ordering::Relaxed);
     if at > 0 {
-        let help = "When the last verification ended; before the first, when the server began";
+        let help = "When the last verification ended; before the first, when the server started";
         text.one("gauge", "verify_timestamp_seconds", help, at);
         let failures = metrics.verify_failures.load(Ordering::Relaxed);
-        let help = "Verifications that could not be made";
+        let help = "Verifications that failed to run";
         text.one("counter", "verify_failures_total", help, failures);
     }
-    text.head("webhooks_total", "counter", "Tries to deliver webhooks, by what came of them");
-    for (place, outcome) in ["delivered", "failed"].into_iter().enumerate() {
-        let tries = metrics.webhooks.get(place).map_or(0, |tries| tries.load(Ordering::Relaxed));
+    text.head("webhooks_total", "counter", "Attempts to deliver webhooks, by outcome");
+    for (index, outcome) in ["delivered", "failed"].into_iter().enumerate() {
+        let tries = metrics.webhooks.get(index).map_or(0, |tries| tries.load(Ordering::Relaxed));
         text.value("webhooks_total", &format!("outcome=\"{outcome}\""), tries);
     }
     text.0

@@ -78,28 +78,29 @@ pub struct App {
     pub store: Store,
     /// The time.
     pub clock: Clock,
-    /// Whether new work is taken.
+    /// Whether new work is accepted.
     pub readiness: Arc<Admission>,
     /// The largest request body.
     pub body_max_bytes: usize,
     /// How long a request's body may take.
     pub body_timeout: Duration,
-    /// What `GET /metrics` is asked with, where it is set.
+    /// The token that `GET /metrics` requires, if it is set.
     pub metrics_token: Option<Secret>,
     /// Are the traces of callers continued?
     pub continues_traces: bool,
-    /// Is the server itself spoken to over TLS?
+    /// Does the server itself speak TLS?
     pub is_tls: bool,
-    /// Whose `X-Forwarded-For` is believed.
+    /// The proxies whose `X-Forwarded-For` is trusted.
     pub trusted_proxies: Vec<IpAddr>,
 }
 
-/// A client that leaves cancels the handler, not the work: that goes on in a task of its own then.
+/// Work that a leaving client does not cancel: if the handler is dropped, it goes on in a task of
+/// its own.
 fn uncancelled<T: 'static>(work: impl Future<Output = T> + 'static) -> Uncancelled<T> {
     Uncancelled(Some(Box::pin(work.in_current_span())))
 }
 
-/// See [`uncancelled`]. Empty when the work is done, or has panicked.
+/// See [`uncancelled`]. Empty once the work is done or has panicked.
 struct Uncancelled<T: 'static>(Option<LocalBoxFuture<'static, T>>);
 
 impl<T> Future for Uncancelled<T> {
@@ -118,7 +119,7 @@ impl<T> Future for Uncancelled<T> {
 impl<T> Drop for Uncancelled<T> {
     fn drop(&mut self) {
         if let Some(work) = self.0.take() {
-            // Nobody hears what it comes to.
+            // The result is dropped.
             drop(actix_web::rt::spawn(work.map(drop)));
         }
     }

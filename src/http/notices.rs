@@ -14,12 +14,12 @@ use super::page::query;
 use super::validation::not_negative;
 use super::{App, uncancelled};
 
-/// What an account holder wants to be told of.
+/// When an account holder wants to be notified.
 #[derive(Deserialize, Validate, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[garde(allow_unvalidated)]
 pub(super) struct NoticesBody {
-    /// `balance.low` is told when the balance falls below this, in USD.
+    /// `balance.low` is sent when the balance falls below this, in USD.
     #[schema(value_type = f64, example = 10.00, minimum = 0)]
     balance_low: Amount,
     /// Of which account: `live` (default) or `test`.
@@ -28,7 +28,7 @@ pub(super) struct NoticesBody {
     environment: EnvironmentName,
 }
 
-/// That.
+/// When the account holder is notified.
 #[derive(Serialize, ToSchema)]
 pub(super) struct NoticesAnswer {
     balance_low: Amount,
@@ -45,7 +45,7 @@ pub(super) struct NoticesQuery {
     environment: EnvironmentName,
 }
 
-/// What the account holder wants to be told of.
+/// When the account holder is notified.
 #[utoipa::path(get, path = "/api/payments/notices", tag = "webhooks", security(("jwt" = [])),
     params(NoticesQuery), responses(
     (status = 200, description = "The thresholds", body = NoticesAnswer),
@@ -60,7 +60,7 @@ pub(super) async fn notices(
     Ok(HttpResponse::Ok().json(NoticesAnswer { balance_low: Amount(balance_low), environment }))
 }
 
-/// Sets what the account holder wants to be told of.
+/// Sets when the account holder is notified.
 #[utoipa::path(put, path = "/api/payments/notices", tag = "webhooks", security(("jwt" = [])),
     request_body = NoticesBody, responses(
     (status = 200, description = "The thresholds", body = NoticesAnswer),

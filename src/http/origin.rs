@@ -1,16 +1,16 @@
-//! What is read of where a request comes from and where it goes, before anything is believed of it.
+//! Checks of a request's path and of the client's address, before either is trusted.
 
 use std::net::IpAddr;
 
-/// A path that means the same to us, who price it, and to the upstream, who serves it: no dot segments, no
-/// empty ones, nothing encoded that could become a separator or a dot.
+/// Does the path mean the same to this server, which prices it, and to the upstream, which serves
+/// it? It has no dot segments, no empty ones, and no encoded separator or dot.
 #[must_use]
 pub fn is_plain(path: &str) -> bool {
     let lower = path.to_ascii_lowercase();
     let hidden = ["%2f", "%5c", "%25", "\\"];
-    // What need not be encoded has one spelling only, or a price could be dodged by another.
+    // Unreserved characters must not be encoded: a second spelling could dodge a price.
     let needlessly_encoded = lower.split('%').skip(1).any(|rest| {
-        // A sign would be read as a part of the number.
+        // `from_str_radix` would accept a sign.
         let code = rest.get(..2).filter(|code| code.bytes().all(|byte| byte.is_ascii_hexdigit()));
         let code = code.and_then(|code| u8::from_str_radix(code, 16).ok());
         code.is_none_or(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
@@ -20,8 +20,8 @@ pub fn is_plain(path: &str) -> bool {
         && path.split('/').skip(1).all(|segment| !matches!(segment, "" | "." | ".."))
 }
 
-/// The address behind a chain of proxies. `X-Forwarded-For` (its values in their order) counts only as far as
-/// trusted proxies wrote it: from the right, the first address that is not one of them.
+/// The address behind a chain of proxies. `X-Forwarded-For` (its values in their order) counts only
+/// as far as trusted proxies wrote it: from the right, the first address that is not one of them.
 #[must_use]
 pub fn forwarded_address<'v>(
     peer: IpAddr,

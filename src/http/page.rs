@@ -1,5 +1,5 @@
-//! Pages of lists: how many, and where one goes on. A cursor is the id of the last thing of the page before; that of
-//! the ledger is its sequence number.
+//! Pages of lists. A cursor is the id of the last item of the previous page; for the ledger, its
+//! sequence number.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,10 +13,7 @@ use super::error::{ApiError, FieldError};
 const PAGE_DEFAULT: u64 = 50;
 const PAGE_MAX: u64 = 100;
 
-/// How many a page has at most, where so many are asked for.
-///
-/// # Errors
-/// [`ApiError::Validation`]
+/// The size of a page.
 pub(super) fn page_limit(asked: Option<u64>) -> Result<u64, ApiError> {
     let limit = asked.unwrap_or(PAGE_DEFAULT);
     if (1..=PAGE_MAX).contains(&limit) {
@@ -25,19 +22,13 @@ pub(super) fn page_limit(asked: Option<u64>) -> Result<u64, ApiError> {
     Err(ApiError::field("limit", format!("must be from 1 to {PAGE_MAX}")))
 }
 
-/// Where a page begins.
-///
-/// # Errors
-/// [`ApiError::Validation`]
+/// The item after which a page begins.
 pub(super) fn read_cursor<T: FromStr>(cursor: Option<&str>) -> Result<Option<T>, ApiError> {
     let read = cursor.map(str::parse).transpose();
     read.map_err(|_| ApiError::field("cursor", "must be the next_cursor of an earlier page"))
 }
 
 /// Reads the query of a request.
-///
-/// # Errors
-/// [`ApiError::Validation`]
 pub(super) fn query<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, ApiError> {
     let read = Query::<T>::from_query(request.query_string());
     read.map(Query::into_inner).map_err(|error| {
@@ -47,7 +38,8 @@ pub(super) fn query<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, Api
     })
 }
 
-/// Cuts a list that was asked for one more than `limit`; where there was more, the last that stays.
+/// Cuts a list that was read with one item more than `limit`. If there was more, returns the last
+/// item that stays.
 pub(super) fn cut<T: Clone>(list: &mut Vec<T>, limit: u64) -> Option<T> {
     let limit = usize::try_from(limit).unwrap_or(usize::MAX);
     let is_more = list.len() > limit;
@@ -55,7 +47,7 @@ pub(super) fn cut<T: Clone>(list: &mut Vec<T>, limit: u64) -> Option<T> {
     list.last().filter(|_| is_more).cloned()
 }
 
-/// The cursor of the ledger: the sequence number of the last entry of the page before.
+/// The cursor of the ledger: the sequence number of the last entry of the previous page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EntryCursor(pub i64);
 
@@ -73,7 +65,7 @@ impl fmt::Display for EntryCursor {
 impl FromStr for EntryCursor {
     type Err = NoEntry;
 
-    /// Reads what a page has told, in that one spelling: from 1 on, no sign, no zeros before it.
+    /// Accepts only what a page has returned: a number from 1 on, without a sign or leading zeros.
     fn from_str(text: &str) -> Result<Self, NoEntry> {
         let is_plain = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
         let number = text.parse().ok().filter(|_| is_plain);

@@ -83,12 +83,12 @@ pub(super) struct PaymentBody {
     /// USD, more than 0.
     #[schema(value_type = f64, example = 25.00, exclusive_minimum = 0)]
     amount: Amount,
-    /// `sandbox`, which confirms at once; `stripe`, whose page is at `checkout_url`; or `x402`, paid by the header
-    /// `PAYMENT-SIGNATURE`. Absent: the sandbox where it is on, else Stripe.
+    /// `sandbox`, which confirms at once; `stripe`, whose page is at `checkout_url`; or `x402`,
+    /// paid by the header `PAYMENT-SIGNATURE`. If absent: the sandbox if it is on, else Stripe.
     #[serde(default)]
     #[schema(example = "sandbox", pattern = "^(sandbox|stripe|x402)$")]
     provider: Option<String>,
-    /// Of `stripe`: a saved payment method, which is charged at once.
+    /// For `stripe`: a saved payment method, which is charged at once.
     #[serde(default)]
     #[schema(pattern = "^pm_[0-9A-Za-z_]{1,250}$")]
     payment_method: Option<String>,
@@ -102,12 +102,12 @@ pub(super) struct PaymentAnswer {
     amount: Amount,
     /// `USD`
     currency: &'static str,
-    /// `created` (it waits for its payer), `confirming` (for its provider), `confirmed` (the credits are on the
-    /// account), `failed` or `expired`.
+    /// `created` (it waits for its payer), `confirming` (for its provider), `confirmed` (the
+    /// credits are on the account), `failed` or `expired`.
     #[schema(pattern = "^(created|confirming|confirmed|failed|expired)$")]
     status: &'static str,
     provider: String,
-    /// The provider's page where it is paid, while it waits for that.
+    /// The provider's page to pay on, while the payment waits for its payer.
     checkout_url: Option<String>,
     /// Did the account top itself up?
     automatic: bool,
@@ -118,7 +118,7 @@ pub(super) struct PaymentAnswer {
     /// Until when it can be paid.
     #[schema(format = DateTime)]
     expires_at: Option<String>,
-    /// When the provider had the payer's word.
+    /// When the payer had agreed at the provider.
     #[schema(format = DateTime)]
     confirming_at: Option<String>,
     #[schema(format = DateTime)]
@@ -149,7 +149,7 @@ impl From<Payment> for PaymentAnswer {
     }
 }
 
-/// Adds credits to the user's live account, or begins to.
+/// Adds credits to the user's live account, or begins a payment that will.
 #[utoipa::path(post, path = "/api/payments/payments", tag = "payments", security(("jwt" = [])),
     request_body = PaymentBody, responses(
     (status = 201, description = "Paid and credited, or begun: see `status`", body = PaymentAnswer),
@@ -172,7 +172,10 @@ pub(super) async fn pay(
     let PaymentBody { amount: Amount(amount), provider, payment_method } = body.json()?;
     let provider = provider.as_deref().unwrap_or(app.payments.default_provider());
     if payment_method.is_some() && provider != stripe::NAME {
-        return Err(ApiError::field("payment_method", "is of the provider \"stripe\" alone"));
+        return Err(ApiError::field(
+            "payment_method",
+            "can only be used with the provider \"stripe\"",
+        ));
     }
     let made = match provider {
         SANDBOX => {
@@ -243,10 +246,10 @@ pub(super) async fn reset_test(
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct PageQuery {
-    /// At most so many, from 1 to 100; 50 where absent.
+    /// Page size, from 1 to 100; 50 if absent.
     #[param(minimum = 1, maximum = 100)]
     limit: Option<u64>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     #[param(pattern = "^pay-[0-9a-f-]{36}$")]
     cursor: Option<String>,
 }

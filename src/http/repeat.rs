@@ -14,9 +14,6 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// The request's `Idempotency-Key`, if it has one.
-///
-/// # Errors
-/// [`ApiError::Validation`] where it is malformed.
 pub fn idempotency_key(request: &HttpRequest) -> Result<Option<IdempotencyKey>, ApiError> {
     let mut values = request.headers().get_all(IDEMPOTENCY_KEY);
     let Some(value) = values.next() else { return Ok(None) };
@@ -24,17 +21,14 @@ pub fn idempotency_key(request: &HttpRequest) -> Result<Option<IdempotencyKey>, 
         ApiError::Validation(vec![FieldError { field: "Idempotency-Key".into(), message }])
     };
     if values.next().is_some() {
-        return Err(invalid("must be sent once".into()));
+        return Err(invalid("must be sent only once".into()));
     }
-    // A header that is no text is no key either.
+    // A header that is not text is not a key either.
     let text = value.to_str().unwrap_or_default();
     IdempotencyKey::parse(text).map(Some).map_err(|error| invalid(error.to_string()))
 }
 
-/// What makes a request happen once, if it asks for that; `encode` makes the body of its answer.
-///
-/// # Errors
-/// As [`idempotency_key`].
+/// The request's idempotency, if it has a key; `encode` makes the body of its answer.
 pub fn once<T, A: Serialize>(
     request: &HttpRequest,
     body: &Body,

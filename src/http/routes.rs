@@ -1,4 +1,5 @@
-//! The route table. A handler stands in it once: method, path and documentation come from its `#[utoipa::path]`.
+//! The route table. A handler stands in it once: method, path and documentation come from its
+//! `#[utoipa::path]`.
 
 use actix_web::http::Method;
 use actix_web::web::{self, Data, ServiceConfig};
@@ -118,7 +119,8 @@ struct Path {
 }
 
 impl Routes {
-    /// The routes, with `GET /metrics` if `has_metrics`. The document depends on the settings of `app`.
+    /// The routes, with `GET /metrics` if `has_metrics`. The document depends on the settings of
+    /// `app`.
     #[must_use]
     pub fn new(app: &App, has_metrics: bool) -> Self {
         let mut handlers = utoipa::openapi::OpenApi::default();

@@ -1,5 +1,5 @@
-//! Headers that keep browsers from doing with an answer what nobody meant (OWASP, Secure Headers; ASVS 5, V3.4), and who
-//! may read answers from other origins.
+//! Security headers for browsers (OWASP Secure Headers; ASVS 5, V3.4), and the origins that may
+//! read answers (CORS).
 
 use actix_cors::Cors;
 use actix_web::http::Method;
@@ -9,18 +9,18 @@ use actix_web::http::header::{
 };
 
 const RESOURCE_POLICY: HeaderName = HeaderName::from_static("cross-origin-resource-policy");
-/// No answer is a page.
+/// Answers are not pages.
 const NOTHING: HeaderValue =
     HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'; base-uri 'none'");
-/// But for the documentation, which brings its own scripts and styles.
+/// The documentation is one, with its own scripts and styles.
 const OWN: HeaderValue = HeaderValue::from_static(
     "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
      frame-ancestors 'none'; base-uri 'none'; object-src 'none'; form-action 'none'",
 );
-/// How long a browser that was here over TLS comes back over TLS alone: two years.
+/// Two years: so long a browser that has used TLS uses only TLS.
 const ONLY_TLS: HeaderValue = HeaderValue::from_static("max-age=63072000");
 
-/// Adds the headers to an answer; those that it has already stay.
+/// Adds the headers to an answer. Headers that it already has stay.
 pub fn add_headers(headers: &mut HeaderMap, is_documentation: bool, is_tls: bool) {
     let mut add = |name: HeaderName, value: HeaderValue| {
         if !headers.contains_key(&name) {
@@ -33,7 +33,7 @@ pub fn add_headers(headers: &mut HeaderMap, is_documentation: bool, is_tls: bool
     add(RESOURCE_POLICY, HeaderValue::from_static("same-origin"));
     add(CONTENT_SECURITY_POLICY, if is_documentation { OWN } else { NOTHING });
     if !is_documentation {
-        // What is answered is somebody's own.
+        // Answers are private to their user.
         add(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     if is_tls {
@@ -41,8 +41,8 @@ pub fn add_headers(headers: &mut HeaderMap, is_documentation: bool, is_tls: bool
     }
 }
 
-/// Who may read answers from pages of other origins: those that are set, and nobody where none is. Credentials of the
-/// browser are never taken: a JWT or a key is a header that the page itself sets.
+/// Lets pages of the origins in the settings read answers; without any, no other origin can.
+/// Cookies are never used: a JWT or a key is a header that the page itself sets.
 pub fn cors(origins: &[String]) -> Cors {
     let methods = [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
     let cors = Cors::default().allowed_methods(methods).allow_any_header().expose_any_header();

@@ -17,7 +17,7 @@ use crate::auth::users::Device;
 #[derive(Serialize, ToSchema)]
 pub(super) struct TwoFactorBody {
     is_enabled: bool,
-    /// Recovery codes that nobody has used.
+    /// Unused recovery codes.
     recovery_codes_left: u64,
 }
 
@@ -46,7 +46,7 @@ pub(super) struct PasswordBody {
 /// What an authenticator needs. Shown this once.
 #[derive(Serialize, ToSchema)]
 pub(super) struct EnrolmentBody {
-    /// The secret, in Base32, for whoever types it in.
+    /// The secret, in Base32, to type in.
     #[schema(example = "JBSWY3DPEHPK3PXP")]
     secret: String,
     #[schema(example = "otpauth://totp/...")]
@@ -56,7 +56,7 @@ pub(super) struct EnrolmentBody {
     qr_code_svg: String,
 }
 
-/// Begins to set up two-factor authentication. It is asked for from the confirmation on.
+/// Begins to set up two-factor authentication. It is required from the confirmation on.
 #[utoipa::path(post, path = "/api/auth/2fa/enroll", tag = "auth", security(("jwt" = [])),
     request_body = PasswordBody, responses(
     (status = 200, description = "What an authenticator needs", body = EnrolmentBody),
@@ -90,7 +90,7 @@ pub(super) struct CodeBody {
 /// The recovery codes. Shown this once.
 #[derive(Serialize, ToSchema)]
 pub(super) struct RecoveryCodesBody {
-    /// Each is good once in the place of a code, for whoever has lost their authenticator.
+    /// Each can be used once instead of a code, if the authenticator is lost.
     recovery_codes: Vec<String>,
 }
 
@@ -126,7 +126,7 @@ pub(super) struct PasswordAndCodeBody {
     code: String,
 }
 
-/// Makes new recovery codes; every one from before has ended.
+/// Makes new recovery codes. The previous ones are void.
 #[utoipa::path(post, path = "/api/auth/2fa/recovery-codes", tag = "auth", security(("jwt" = [])),
     request_body = PasswordAndCodeBody, responses(
     (status = 200, description = "The new codes", body = RecoveryCodesBody),
@@ -179,7 +179,7 @@ pub(super) struct ChallengeBody {
     code: String,
 }
 
-/// Logs a user in whose password was right, by a code.
+/// Second step of a login: the code, after the password was right.
 #[utoipa::path(post, path = "/api/auth/login/2fa", tag = "auth", request_body = ChallengeBody, responses(
     (status = 200, description = "Logged in", body = LoginAnswer),
     (status = 401, description = "The challenge is not valid, or the code is wrong", body = ErrorBody),

@@ -17,14 +17,14 @@ use crate::store::webhooks::{Attempt, DeliveryLog, Endpoint, EndpointChange};
 use crate::webhooks::{EndpointRequest, WebhooksError};
 use domain::{DeliveryId, EndpointId, Timestamp};
 
-/// Selections of one endpoint.
+/// Most event selections of one endpoint.
 const EVENTS_MAX: usize = 50;
 
-/// An endpoint to be made.
+/// A new endpoint.
 #[derive(Deserialize, Validate, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct EndpointBody {
-    /// Where events are sent: `https`, on the public internet.
+    /// URL that events are sent to: `https`, on the public internet.
     #[garde(length(min = 1, max = 2048))]
     #[schema(example = "https://example.com/hooks", min_length = 1, max_length = 2048)]
     url: String,
@@ -56,13 +56,13 @@ pub(super) struct EndpointAnswer {
     #[schema(pattern = "^(live|test)$")]
     environment: &'static str,
     enabled: bool,
-    /// When the server switched it off, since it had not answered for three days, or is gone.
+    /// When the server switched it off, because it had accepted nothing for three days or is gone.
     #[schema(format = DateTime)]
     switched_off_at: Option<String>,
-    /// Since when it has not taken anything.
+    /// Since when it has not accepted anything.
     #[schema(format = DateTime)]
     failing_since: Option<String>,
-    /// Until when the secret before the last one signs as well.
+    /// Until when deliveries are also signed with the previous secret.
     #[schema(format = DateTime)]
     former_secret_until: Option<String>,
     #[schema(format = DateTime)]
@@ -113,7 +113,7 @@ fn endpoint_id(text: &str) -> Result<EndpointId, ApiError> {
 #[utoipa::path(post, path = "/api/webhooks", tag = "webhooks", security(("jwt" = [])),
     request_body = EndpointBody, responses(
     (status = 201, description = "The endpoint, with its secret", body = EndpointWithSecret),
-    (status = 409, description = "The account has as many as it may have", body = ErrorBody),
+    (status = 409, description = "The account has reached its limit of webhooks", body = ErrorBody),
 ))]
 pub(super) async fn add(
     AuditedUser { user, origin }: AuditedUser,
@@ -181,7 +181,7 @@ pub(super) struct EndpointChangeBody {
     #[garde(skip)]
     #[schema(value_type = Option<Vec<String>>, max_items = 50, min_items = 1)]
     events: Option<Option<Vec<String>>>,
-    /// An endpoint that was switched off begins anew.
+    /// true switches on an endpoint that was switched off.
     #[serde(default)]
     #[garde(skip)]
     enabled: Option<bool>,
@@ -208,7 +208,7 @@ pub(super) async fn change(
     Ok(HttpResponse::Ok().json(EndpointAnswer::from(endpoint)))
 }
 
-/// Deletes a webhook endpoint, and what was to be delivered to it.
+/// Deletes a webhook endpoint and its pending deliveries.
 #[utoipa::path(delete, path = "/api/webhooks/{id}", tag = "webhooks", security(("jwt" = [])),
     params(("id" = id::EndpointId, Path)), responses(
     (status = 204, description = "It is deleted"),
@@ -224,7 +224,8 @@ pub(super) async fn delete(
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// Gives a webhook endpoint another secret. The one before signs as well for a while, so that no delivery is refused.
+/// Replaces the secret of a webhook endpoint. For a while deliveries are signed with the previous
+/// one as well, so that none is refused.
 #[utoipa::path(post, path = "/api/webhooks/{id}/rotate-secret", tag = "webhooks", security(("jwt" = [])),
     params(("id" = id::EndpointId, Path)), responses(
     (status = 200, description = "The endpoint, with its new secret", body = EndpointWithSecret),
@@ -252,7 +253,7 @@ pub(super) struct SentAnswer {
 /// Sends a test event, `webhook.test`.
 #[utoipa::path(post, path = "/api/webhooks/{id}/test", tag = "webhooks", security(("jwt" = [])),
     params(("id" = id::EndpointId, Path)), responses(
-    (status = 202, description = "It is under way", body = SentAnswer),
+    (status = 202, description = "On its way", body = SentAnswer),
     (status = 404, description = "The user has no such endpoint", body = ErrorBody),
 ))]
 pub(super) async fn test(
@@ -270,24 +271,24 @@ pub(super) async fn test(
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct DeliveriesQuery {
-    /// At most so many, from 1 to 100; 50 where absent.
+    /// Page size, from 1 to 100; 50 if absent.
     #[param(minimum = 1, maximum = 100)]
     limit: Option<u64>,
-    /// `next_cursor` of the page before.
+    /// `next_cursor` of the previous page.
     #[param(pattern = "^delivery-[0-9a-f-]{36}$")]
     cursor: Option<String>,
 }
 
-/// One try of a delivery.
+/// One attempt of a delivery.
 #[derive(Serialize, ToSchema)]
 pub(super) struct AttemptBody {
     #[schema(format = DateTime)]
     at: String,
-    /// The status answered; null where there was no answer.
+    /// The status of the answer; null if there was none.
     status: Option<u16>,
     /// What went wrong.
     error: Option<String>,
-    /// How the answer began.
+    /// The beginning of the answer.
     answer: String,
     #[schema(minimum = 0)]
     latency_ms: i64,
@@ -305,7 +306,7 @@ impl From<Attempt> for AttemptBody {
     }
 }
 
-/// A delivery with its tries.
+/// A delivery with its attempts.
 #[derive(Serialize, ToSchema)]
 pub(super) struct DeliveryBody {
     #[schema(value_type = id::DeliveryId)]
@@ -318,7 +319,7 @@ pub(super) struct DeliveryBody {
     kind: String,
     #[schema(pattern = "^(pending|delivered|failed)$")]
     status: &'static str,
-    /// When it is tried next.
+    /// When the next attempt is due.
     #[schema(format = DateTime)]
     next_at: Option<String>,
     #[schema(format = DateTime)]
@@ -348,7 +349,7 @@ pub(super) struct DeliveriesPage {
     next_cursor: Option<String>,
 }
 
-/// What became of the deliveries of a webhook endpoint, latest first.
+/// The deliveries of a webhook endpoint, latest first.
 #[utoipa::path(get, path = "/api/webhooks/{id}/deliveries", tag = "webhooks", security(("jwt" = [])),
     params(("id" = id::EndpointId, Path), DeliveriesQuery), responses(
     (status = 200, description = "A page of deliveries", body = DeliveriesPage),
@@ -370,11 +371,11 @@ pub(super) async fn deliveries(
     Ok(HttpResponse::Ok().json(DeliveriesPage { deliveries, next_cursor }))
 }
 
-/// Sends a delivery again, whatever became of it.
+/// Sends a delivery again, whatever its status.
 #[utoipa::path(post, path = "/api/webhooks/{id}/deliveries/{delivery}/redeliver", tag = "webhooks",
     security(("jwt" = [])),
     params(("id" = id::EndpointId, Path), ("delivery" = id::DeliveryId, Path)), responses(
-    (status = 202, description = "It is under way", body = SentAnswer),
+    (status = 202, description = "On its way", body = SentAnswer),
     (status = 404, description = "The user has no such endpoint, or the endpoint no such delivery", body = ErrorBody),
 ))]
 pub(super) async fn redeliver(

@@ -47,8 +47,8 @@ pub(super) async fn pay(
     Ok(Outcome::Paid(uncancelled(paying).await?))
 }
 
-/// Tops up the live account of a call that its balance does not cover, if the call brings a payment along.
-/// `price` is the least that is of use.
+/// Tops up the live account of a call that its balance does not cover, if the call brings a payment
+/// along. `price` is the least that is of use.
 pub(super) async fn pay_for_call(
     request: &HttpRequest,
     app: &Data<App>,

@@ -453,7 +453,7 @@ async fn operators_have_a_command_for_what_they_do(database: Database) {
     process.customer("boss", 1).await;
     let (boss, someone) = (["--as", "boss@example.com"], "someone@example.com");
     let (code, _, error) = run(&["user", "list", boss[0], boss[1]]);
-    assert!(code == Some(1) && error.contains("is no operator"), "{error}");
+    assert!(code == Some(1) && error.contains("is not an operator"), "{error}");
     assert!(ok(&["user", "set-role", "boss@example.com", "admin"]).ends_with(" admin\n"));
     let listed = read(ok(&["user", "list", "--search", "SOME", boss[0], boss[1]]));
     assert_eq!(listed["users"][0]["email"], someone);

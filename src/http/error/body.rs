@@ -1,5 +1,5 @@
-//! The body of an error: `error` and `message` first, then `request_id` and `timestamp`, `details` if fields of the
-//! request are wrong, and `outcome` with a 503.
+//! The body of an error: `error` and `message` first, then `request_id` and `timestamp`, `details`
+//! if fields of the request are wrong, and `outcome` with a 503.
 
 use std::borrow::Cow;
 
@@ -36,9 +36,9 @@ pub struct ErrorBody {
     /// The fields that are wrong, if any are.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub details: Vec<FieldError>,
-    /// Of a 503: `not-attempted` (nothing happened; the same request can be sent again), `not-charged` (it was
-    /// begun and cost nothing), or `outcome-unknown` (it may have happened; check what is on record before you
-    /// send it again).
+    /// Of a 503: `not-attempted` (nothing happened; the same request can be sent again),
+    /// `not-charged` (it was begun and cost nothing), or `outcome-unknown` (it may have happened;
+    /// check what is on record before you send it again).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(inline)]
     pub outcome: Option<UnavailableOutcome>,

@@ -1,4 +1,5 @@
-//! The errors of other modules as answers. A cause that the client must not see goes to the log here, once.
+//! The errors of other modules as answers. A cause that the client must not see goes to the log
+//! here, once.
 
 use super::ApiError;
 use crate::admin::AdminError;

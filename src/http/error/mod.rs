@@ -1,7 +1,8 @@
-//! Every error that is answered: one closed enum. This folder is the only place that knows the status of an error.
+//! Every error that is answered: one closed enum. This folder is the only place that knows the
+//! status of an error.
 //!
-//! [`texts`] has the status and the texts of each, [`body`] its JSON, [`from`] how the errors of the other modules
-//! become one of these.
+//! [`texts`] has the status and the texts of each, [`body`] its JSON, [`from`] how the errors of
+//! the other modules become one of these.
 
 use std::borrow::Cow;
 

@@ -1,6 +1,7 @@
 //! The status and the texts of every error. A text says what happened, then what to do.
 //!
-//! The texts of [`Refusal`] up to `SpendingLimit` are part of the API's contract; see the test in [`super`].
+//! The texts of [`Refusal`] up to `SpendingLimit` are part of the API's contract; see the test in
+//! [`super`].
 
 use std::borrow::Cow;
 

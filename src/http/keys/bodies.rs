@@ -16,11 +16,11 @@ use domain::key_policy::{LIST_MAX, MODEL_MAX, NoNetwork};
 use domain::route_group::RouteGroup;
 use domain::{Environment, KeyPolicy, Network, PolicyChange, Timestamp};
 
-/// A key to be made.
+/// A new key.
 #[derive(Deserialize, Validate, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct CreateKeyBody {
-    /// What its owner calls it.
+    /// The name that its owner has given it.
     #[garde(length(chars, min = 1, max = 100), custom(is_printable))]
     #[schema(
         example = "Production API Key",
@@ -29,7 +29,7 @@ pub(super) struct CreateKeyBody {
         pattern = r"^[^\x00-\x1f\x7f-\x9f]*$"
     )]
     name: String,
-    /// When it ends by itself; null or absent is never.
+    /// When it expires; null or absent is never.
     #[serde(default)]
     #[garde(skip)]
     #[schema(format = DateTime)]
@@ -43,17 +43,19 @@ pub(super) struct CreateKeyBody {
     #[garde(skip)]
     #[schema(value_type = Option<Vec<ScopeName>>, max_items = 100)]
     scopes: Option<Vec<String>>,
-    /// The models it may be used for; one that ends in `*` stands for all that begin so. null or absent is all.
+    /// The models it may be used for. A name that ends in `*` is a prefix. null or absent is all.
     #[serde(default)]
     #[garde(skip)]
     #[schema(max_items = 100, example = json!(["gpt-4o", "o3*"]))]
     allowed_models: Option<Vec<String>>,
-    /// Where it may be used from: addresses, and networks in CIDR notation. null or absent is everywhere.
+    /// The addresses, and networks in CIDR notation, that it may be used from. null or absent is
+    /// all.
     #[serde(default)]
     #[garde(skip)]
     #[schema(max_items = 100, example = json!(["192.0.2.0/24", "2001:db8::7"]))]
     allowed_ips: Option<Vec<String>>,
-    /// Calls a minute, beside what the account's tier allows; null or absent is no limit of its own.
+    /// Calls a minute, in addition to the limit of the account's tier; null or absent is no limit
+    /// of its own.
     #[serde(default)]
     #[garde(skip)]
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 1_000_000)]
@@ -64,7 +66,7 @@ pub(super) struct CreateKeyBody {
 #[derive(Default, Deserialize, Validate, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct EditKeyBody {
-    /// What its owner calls it.
+    /// The name that its owner has given it.
     #[serde(deserialize_with = "not_null")]
     #[garde(length(chars, min = 1, max = 100), inner(custom(is_printable)))]
     #[schema(
@@ -74,7 +76,7 @@ pub(super) struct EditKeyBody {
         nullable = false
     )]
     name: Option<String>,
-    /// When it ends by itself; null is never.
+    /// When it expires; null is never.
     #[serde(deserialize_with = "present")]
     #[garde(skip)]
     #[schema(value_type = Option<String>, format = DateTime)]
@@ -143,7 +145,7 @@ fn models(texts: Vec<String>) -> Result<Vec<String>, ApiError> {
         let is_name = !text.is_empty()
             && text.len() <= MODEL_MAX
             && !name.chars().any(|c| c.is_control() || c == '*');
-        let message = "must be the name of a model, or the beginning of one and a *";
+        let message = "must be the name of a model, or a prefix that ends in *";
         if is_name { Ok(text) } else { Err(message.into()) }
     })
 }
@@ -201,7 +203,7 @@ fn read_time(text: &str) -> Result<Timestamp, ApiError> {
     Timestamp::parse_rfc3339(text).ok_or_else(|| ApiError::field("expires_at", message))
 }
 
-/// A new key. The only answer that ever has its text.
+/// A new key with its value, which is shown this once.
 #[derive(Serialize, ToSchema)]
 pub(super) struct CreatedKey {
     #[schema(value_type = id::KeyId)]
@@ -223,7 +225,7 @@ pub(super) struct CreatedKey {
     policy: PolicyBody,
 }
 
-/// What a key may be used for. null is everything.
+/// What a key may be used for. null allows everything.
 #[derive(Serialize, ToSchema)]
 pub(in crate::http) struct PolicyBody {
     /// Route groups.
@@ -261,9 +263,9 @@ pub(in crate::http) struct KeyBody {
     created_at: String,
     #[schema(format = DateTime)]
     expires_at: Option<String>,
-    /// Is it time to make another one?
+    /// Is it time to replace it?
     expires_soon: bool,
-    /// Until when the value that it had before its rotation is good as well.
+    /// Until when the value from before its rotation is valid as well.
     #[schema(format = DateTime)]
     former_value_valid_until: Option<String>,
     /// `live` or `test`
@@ -274,7 +276,7 @@ pub(in crate::http) struct KeyBody {
 }
 
 impl KeyBody {
-    /// What ends before `soon` ends soon.
+    /// `soon` is the time before which a key expires soon.
     pub(in crate::http) fn new(key: KeyListing, soon: Timestamp) -> Self {
         let environment = Environment::of_key(&key.preview);
         KeyBody {
@@ -313,7 +315,7 @@ impl CreatedKey {
 #[derive(Default, Deserialize, Validate, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RotateKeyBody {
-    /// How long the value that the key has now stays good, in seconds; a day where absent, 0 ends it at once.
+    /// How long the current value stays valid, in seconds; a day if absent, and 0 ends it at once.
     #[garde(range(max = GRACE_MAX_SECONDS))]
     #[schema(minimum = 0, maximum = 2_592_000, example = 86_400)]
     grace_seconds: Option<u32>,
@@ -323,12 +325,12 @@ pub(super) struct RotateKeyBody {
 const GRACE_MAX_SECONDS: u32 = 2_592_000;
 const GRACE_SECONDS: u32 = 86_400;
 
-/// A key with its new value. The only answer that ever has it.
+/// A key with its new value, which is shown this once.
 #[derive(Serialize, ToSchema)]
 pub(super) struct RotatedKey {
     #[serde(flatten)]
     key: CreatedKey,
-    /// Until when the value before is good as well.
+    /// Until when the previous value is valid as well.
     #[schema(format = DateTime)]
     former_value_valid_until: Option<String>,
 }

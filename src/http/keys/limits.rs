@@ -16,7 +16,7 @@ use crate::http::{App, uncancelled};
 use domain::limits::LimitsChange;
 use domain::{Credits, KeyState, Timestamp};
 
-/// Spending limits to be set. An absent one stays as it is, null takes it away.
+/// Spending limits to set. An absent one stays as it is; null removes it.
 #[expect(clippy::struct_field_names, reason = "the names of the API's contract")]
 #[derive(Deserialize, Validate, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -62,11 +62,11 @@ fn not_negative(limit: &Option<Option<Amount>>, (): &()) -> garde::Result {
 pub(super) struct WindowLimit {
     /// null is no limit.
     limit: Option<Amount>,
-    /// Charged in the window, and held by calls that run.
+    /// Charged in the window, and held by calls in progress.
     spent: Amount,
     /// null is no limit.
     remaining: Option<Amount>,
-    /// When the window ends and counting begins anew.
+    /// When the window ends and counting restarts.
     #[schema(format = DateTime)]
     resets_at: String,
 }
@@ -83,7 +83,7 @@ pub(super) struct RequestLimit {
 pub(super) struct TotalLimit {
     /// null is no limit.
     limit: Option<Amount>,
-    /// Charged, and held by calls that run.
+    /// Charged, and held by calls in progress.
     spent: Amount,
     /// null is no limit.
     remaining: Option<Amount>,

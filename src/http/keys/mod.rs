@@ -23,9 +23,9 @@ use bodies::{CreateKeyBody, CreatedKey, EditKeyBody, RotateKeyBody, RotatedKey};
 /// Makes an API key.
 #[utoipa::path(post, path = "/api/keys", tag = "keys", security(("jwt" = [])),
     request_body = CreateKeyBody, responses(
-    (status = 201, description = "The key, with its text for the only time", body = CreatedKey),
+    (status = 201, description = "The key with its value, which is shown this once", body = CreatedKey),
     (status = 403, description = "The user's email address must be verified first", body = ErrorBody),
-    (status = 409, description = "The account has as many keys as it may have, or the first request with \
+    (status = 409, description = "The account has reached its limit of keys, or the first request with \
         this Idempotency-Key still runs", body = ErrorBody),
     (status = 422, description = "The Idempotency-Key was used for another request", body = ErrorBody),
 ))]
@@ -62,7 +62,7 @@ pub(super) async fn list(
     Ok(HttpResponse::Ok().json(keys.collect::<Vec<_>>()))
 }
 
-/// The id in the path. What cannot be an id is answered like one that does not exist.
+/// The id in the path. A malformed id is answered like one that does not exist.
 fn key_id(path: &Path<String>) -> Result<KeyId, ApiError> {
     path.parse().map_err(|_| KeysError::NotFound.into())
 }
@@ -82,7 +82,7 @@ pub(super) async fn get(
     Ok(HttpResponse::Ok().json(KeyBody::new(key, app.keys.soon())))
 }
 
-/// Changes what an API key is called and may be used for. Binds for the very next call.
+/// Changes the name of an API key and what it may be used for. Binds for the very next call.
 #[utoipa::path(patch, path = "/api/keys/{id}", tag = "keys", security(("jwt" = [])),
     params(("id" = id::KeyId, Path)), request_body = EditKeyBody, responses(
     (status = 200, description = "The key", body = KeyBody),
@@ -95,7 +95,7 @@ pub(super) async fn change(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let id = key_id(&id)?;
-    // For the audit log: nothing in it is a secret.
+    // For the audit log. Nothing in it is a secret.
     let detail =
         String::from_utf8_lossy(body.raw()).split_whitespace().collect::<Vec<_>>().join(" ");
     let edit = body.json::<EditKeyBody>()?.edit()?;
@@ -105,12 +105,13 @@ pub(super) async fn change(
     Ok(HttpResponse::Ok().json(KeyBody::new(key, soon)))
 }
 
-/// Gives an API key another value. Its limits, counters and history stay. The body may be left out.
+/// Replaces the value of an API key. Its limits, counters and history stay. The body may be left
+/// out.
 #[utoipa::path(post, path = "/api/keys/{id}/rotate", tag = "keys", security(("jwt" = [])),
     params(("id" = id::KeyId, Path)), request_body = Option<RotateKeyBody>, responses(
-    (status = 200, description = "The key, with its new value for the only time", body = RotatedKey),
+    (status = 200, description = "The key with its new value, which is shown this once", body = RotatedKey),
     (status = 404, description = "The user has no such key", body = ErrorBody),
-    (status = 409, description = "The key is out of use, or was changed at the same time", body = ErrorBody),
+    (status = 409, description = "The key has been revoked, or was changed at the same time", body = ErrorBody),
 ))]
 pub(super) async fn rotate(
     AuditedUser { user, origin }: AuditedUser,
@@ -126,10 +127,10 @@ pub(super) async fn rotate(
     Ok(HttpResponse::Ok().json(RotatedKey::of(&made)))
 }
 
-/// Puts an API key out of use. Binds for the very next call.
+/// Revokes an API key. Binds for the very next call.
 #[utoipa::path(post, path = "/api/keys/{id}/revoke", tag = "keys", security(("jwt" = [])),
     params(("id" = id::KeyId, Path)), responses(
-    (status = 200, description = "The key, out of use", body = KeyBody),
+    (status = 200, description = "The key, revoked", body = KeyBody),
     (status = 404, description = "The user has no such key", body = ErrorBody),
 ))]
 pub(super) async fn revoke(
