@@ -1,7 +1,8 @@
-//! A million random commands against the account and against a model that is too simple to be wrong: it keeps
-//! the list of what happened and adds it up again for every question.
+//! A million random commands against the account and against a model that is too simple to be
+//! wrong: it keeps the list of what happened and adds it up again for every question.
 //!
-//! `ACCOUNT_MODEL_SEED` and `ACCOUNT_MODEL_COMMANDS` repeat or lengthen a run; a failure prints its seed.
+//! `ACCOUNT_MODEL_SEED` and `ACCOUNT_MODEL_COMMANDS` repeat or lengthen a run; a failure prints its
+//! seed.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -34,7 +35,8 @@ fn credits(nanos: i64) -> Credits {
 struct Remembered {
     id: ChargeId,
     key: usize,
-    /// The UTC day and the month it was made in, as text: no arithmetic in common with the code under test.
+    /// The UTC day and the month it was made in, as text: no arithmetic in common with the code
+    /// under test.
     day: String,
     month: String,
     /// Debited, or held by now.
@@ -405,7 +407,8 @@ impl Run {
         let key = model.keys.get(charge.key).filter(|key| key.exists && !key.revoked);
         let missing = (need - charge.held).max(0);
         let (days, months) = &model.counted[charge.key];
-        // What has begun in a window that is not counted any more gets nothing more where there is a limit.
+        // What has begun in a window that is not counted any more gets nothing more where there is
+        // a limit.
         let spent = |counted: &[String], own: &String, of: &dyn Fn(&Remembered) -> bool| {
             if counted.contains(own) { model.spent(charge.key, of) } else { i64::MAX / 2 }
         };
@@ -559,8 +562,8 @@ impl Run {
         assert!(self.account.settle(charge.id, outcome, self.now()).is_err());
     }
 
-    /// Loses the account and loads it again from what is written down: durable holds are there again, other
-    /// holds never were, fixed prices stay taken.
+    /// Loses the account and loads it again from what is written down: durable holds are there
+    /// again, other holds never were, fixed prices stay taken.
     fn crash(&mut self) {
         self.model.durable = self.model.entries;
         let mut holds = Vec::new();

@@ -1,13 +1,15 @@
-//! A deterministic simulation of the whole money path: accounts, their owners, the directory's rules, the
-//! ledger writer, leases and a database, on one thread, in an order that a seed decides.
+//! A deterministic simulation of the whole money path: accounts, their owners, the directory's
+//! rules, the ledger writer, leases and a database, on one thread, in an order that a seed decides.
 //!
-//! What runs is the production code of `src/domain` ([`Owner`], [`Writer`], [`AccountMarks`], [`Fold`]); the
-//! world around it is simulated: processes that crash and take over from one another, a database that loses
-//! answers, commits late, refuses, or is gone, acknowledgements that overtake one another, a clock that jumps.
-//! A sequential model judges every decision and every acknowledged answer; at the end the production checks of
-//! `verify` judge the ledger. The same seed gives the same trace, bit for bit.
+//! What runs is the production code of `src/domain` ([`Owner`], [`Writer`], [`AccountMarks`],
+//! [`Fold`]); the world around it is simulated: processes that crash and take over from one
+//! another, a database that loses answers, commits late, refuses, or is gone, acknowledgements that
+//! overtake one another, a clock that jumps. A sequential model judges every decision and every
+//! acknowledged answer; at the end the production checks of `verify` judge the ledger. The same
+//! seed gives the same trace, bit for bit.
 //!
-//! `SIM_SEEDS` says how many seeds, `SIM_SEED` the first one. A failure names its seed and prints its trace.
+//! `SIM_SEEDS` says how many seeds, `SIM_SEED` the first one. A failure names its seed and prints
+//! its trace.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -123,7 +125,8 @@ struct Tables {
     epoch: i64,
     /// How far the journal is checkpointed.
     mark: (i64, i64),
-    /// By epoch and number; what is not above the mark may be deleted at any time. A database of its own.
+    /// By epoch and number; what is not above the mark may be deleted at any time. A database of
+    /// its own.
     journal: BTreeMap<(i64, i64), Arc<Batch>>,
     journal_epoch: i64,
 }
@@ -537,7 +540,8 @@ impl World<'_> {
         }
         self.tables.epoch += 1;
         let lease = Lease { owner: self.id(), epoch: self.tables.epoch };
-        // Until the journal has its lease raised too, the one before can still write there, and acknowledge.
+        // Until the journal has its lease raised too, the one before can still write there, and
+        // acknowledge.
         let others = self.processes.len();
         for _ in 0..self.random.random_range(0..4) {
             if others > 0 {
@@ -894,7 +898,8 @@ impl World<'_> {
                 let found = if self.is_down || self.chance(5.0) {
                     None
                 } else {
-                    // Nothing is found or missed before the sessions of earlier attempts have ended.
+                    // Nothing is found or missed before the sessions of earlier attempts have
+                    // ended.
                     self.end_limbo_of(lease, lane);
                     Some(self.tables.is_written(&batch, place_of_batch, lease))
                 };
@@ -945,7 +950,8 @@ impl World<'_> {
             96..98 if self.revoked.len() < 2 => Kind::Revoke,
             _ => Kind::Limit(self.random.random_range(50..400)),
         };
-        // The pipeline asks the writer before it decides; now and then it is overtaken by what happens next.
+        // The pipeline asks the writer before it decides; now and then it is overtaken by what
+        // happens next.
         let is_serving = self.processes[place].writer.state() == WriterState::Serving;
         if !is_serving && !self.chance(10.0) {
             return;
@@ -1306,9 +1312,9 @@ impl World<'_> {
         mine.map(|entry| entry.amount.nanos()).sum()
     }
 
-    /// The model: what an owner may spend is exactly what it loaded, plus what it decided, less what is held,
-    /// less what came back and is not known to be durable; and never more than what is on record, less the
-    /// debits that are on their way.
+    /// The model: what an owner may spend is exactly what it loaded, plus what it decided, less
+    /// what is held, less what came back and is not known to be durable; and never more than what
+    /// is on record, less the debits that are on their way.
     fn judge(&mut self, place: usize, id: AccountId) {
         let at = self.at();
         let is_owner = self.processes[place].lease.epoch == self.tables.epoch;

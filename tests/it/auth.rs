@@ -332,7 +332,8 @@ async fn who_guesses_is_stopped_and_the_owner_is_not(database: Database) {
     for from in ["192.0.2.2", "192.0.2.3"] {
         login("nobody@example.com", PASSWORD, from).expect(401).await;
     }
-    // Guessing from one address, at somebody who is there and at somebody who is not: the same answers.
+    // Guessing from one address, at somebody who is there and at somebody who is not: the same
+    // answers.
     let mut seen = Vec::new();
     for email in ["owner@example.com", "nobody@example.com"] {
         let mut statuses = Vec::new();

@@ -1,4 +1,5 @@
-//! Real clients against the real server: curl, Python's `requests` and `openai`, Node's `axios`, Go.
+//! Real clients against the real server: curl, Python's `requests` and `openai`, Node's `axios`,
+//! Go.
 //!
 //! `tests/run` installs what they need; without it these tests fail and say what is missing.
 
@@ -184,8 +185,8 @@ async fn the_openai_clients_stream_and_all_amounts_agree(database: Database) {
     }
 }
 
-/// Register, log in, add credits, make a key, limit it, call, list, revoke: by curl, some of it without a
-/// Content-Type, as the chapter does.
+/// Register, log in, add credits, make a key, limit it, call, list, revoke: by curl, some of it
+/// without a Content-Type, as the chapter does.
 async fn the_chapters_walk_by_curl(database: Database) {
     let server = Server::start(&database).await;
     let curl = async |arguments: &[&str], path: &str| {

@@ -1,6 +1,6 @@
-//! Thousands of calls of every kind against the real binary, with an upstream that misbehaves, clients that
-//! leave, balances that run out, and a server that is killed in between. Afterwards the clients' own log is
-//! held against the ledgers.
+//! Thousands of calls of every kind against the real binary, with an upstream that misbehaves,
+//! clients that leave, balances that run out, and a server that is killed in between. Afterwards
+//! the clients' own log is held against the ledgers.
 //!
 //! `HARNESS_CALLS`, `HARNESS_KEYS` and `HARNESS_SEED` lengthen or repeat a run.
 #![expect(clippy::too_many_lines, reason = "a scenario reads best in one piece")]
@@ -169,7 +169,8 @@ async fn call(client: &reqwest::Client, url: &str, key: &str, body: &Value, log:
         |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
     let id = header("x-polysystems-charge").unwrap();
     let plain_cost = header("x-polysystems-cost");
-    // The limit that the upstream was told, and disobeys now and then: what is above it is not billed.
+    // The limit that the upstream was told, and disobeys now and then: what is above it is not
+    // billed.
     let told = header("x-polysystems-max-tokens").map(|tokens| tokens.parse().unwrap());
     let told: i64 = told.or(body["max_tokens"].as_i64()).unwrap();
     let plan = &body["metadata"];

@@ -1,4 +1,5 @@
-//! Payments by Stripe: delays, repeats, the wrong order, refunds, disputes, crashes. Each is credited once.
+//! Payments by Stripe: delays, repeats, the wrong order, refunds, disputes, crashes. Each is
+//! credited once.
 #![expect(clippy::too_many_lines, reason = "a scenario reads best in one piece")]
 
 use std::sync::atomic::Ordering;

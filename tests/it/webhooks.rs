@@ -150,7 +150,8 @@ async fn every_event_is_told_once(database: Database) {
     user.pay("1.00").await;
     let paid = receiver.wait("payment.confirmed", 1).await.remove(0);
     assert_eq!(paid.body["data"]["amount"], 1.0);
-    // Each call costs 0.0005. A limit of 0.0100 a day: 80 % at the sixteenth, all at the twentieth, and refusals.
+    // Each call costs 0.0005. A limit of 0.0100 a day: 80 % at the sixteenth, all at the twentieth,
+    // and refusals.
     user.limit(&key, &json!({ "daily_limit": 0.01 })).await;
     for _ in 0..20 {
         call(&server, &key, 200).await;
