@@ -41,7 +41,7 @@ const BALANCE: Credits = Credits::from_nanos(1_000_000_000_000_000);
 /// Calls that run at once where calls run at once.
 const AT_ONCE: usize = 64;
 
-/// A database with accounts, and whoever works on it.
+/// A database with accounts, and the actors that work on it.
 struct Ground {
     database: Database,
     keys: Vec<String>,

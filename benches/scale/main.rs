@@ -183,7 +183,7 @@ fn measure(plan: Plan, make: fn() -> Database) {
     bounded(plan, &database, &keys);
 }
 
-/// All accounts in turn, of which few may be in memory: whoever is called has just been let go.
+/// All accounts in turn, of which few may be in memory: each has been evicted before its call.
 fn bounded(plan: Plan, database: &Database, keys: &[String]) {
     let settings = [("POLYSYSTEMS_ACCOUNTS__RESIDENT_MAX", plan.bound.to_string())];
     let settings = settings.each_ref().map(|(name, value)| (*name, value.as_str()));

@@ -600,7 +600,7 @@ async fn cut(cuts: usize, is_unsynced: bool) -> (Zeros, usize, usize, bool) {
         let cut = cut_power(&disk, before.path(), &mut random);
         (synced, lost) = (synced + cut.synced, lost + cut.lost);
         copy_database(before.path(), database.folder());
-        // Whoever starts next checkpoints what is in the journal.
+        // The process that starts next checkpoints the journal.
         let Some(_next) = Process::try_start_with(&database, settings).await else {
             assert!(is_unsynced, "the server does not start after a power cut");
             return (zeros, synced, lost, true);

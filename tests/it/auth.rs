@@ -198,7 +198,7 @@ async fn a_refresh_token_that_comes_twice_ends_its_session(database: Database) {
     server.get("/api/auth/me").bearer(text(&renewed, "token")).expect(200).await;
     let refused = server.post("/api/auth/refresh", &body).expect(401).await;
     refused.assert_error("Invalid refresh token", NOT_RENEWED);
-    // Whoever of the two it was: neither has it any more. Other sessions go on.
+    // Either of the two may be the thief, so both sessions have ended. Other sessions go on.
     for token in [text(&stolen, "token"), text(&renewed, "token")] {
         server.get("/api/auth/me").bearer(token).expect(401).await;
     }

@@ -264,7 +264,7 @@ async fn so_many_calls_of_an_account_run_at_once(database: Database) {
     assert_eq!(user.folded().await, 1_000_000_000 - 3 * 500_000);
 }
 
-/// Whoever floods a key cannot keep its owner from taking it away; and the books still balance.
+/// A flood of calls with a key cannot keep its owner from revoking it, and the books still balance.
 async fn a_key_can_be_deleted_while_it_is_busy(database: Database) {
     let answer = "{\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":1}}";
     let upstream = Upstream::start(Script::Slow(Duration::from_secs(1), answer.into())).await;

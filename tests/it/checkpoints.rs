@@ -95,8 +95,8 @@ async fn a_checkpoint_of_many_accounts_is_whole(database: Database) {
     }
     assert_eq!(customers.len(), ACCOUNTS);
 
-    // Everybody once, then whoever calls twice, and so on: each account's calls lie far from each
-    // other.
+    // Each account once, then those that call twice, and so on: each account's calls lie far from
+    // each other.
     let mut batches = Vec::new();
     for turn in 0..CALLS_MAX {
         let calling = customers.iter_mut().enumerate();

@@ -15,7 +15,7 @@ on_both!(
     every_client_makes_a_paid_call,
     the_openai_client_gets_its_answers_and_its_exceptions,
     the_openai_clients_stream_and_all_amounts_agree,
-    the_chapters_walk_by_curl
+    the_documented_walk_by_curl
 );
 
 fn folder() -> PathBuf {
@@ -186,8 +186,8 @@ async fn the_openai_clients_stream_and_all_amounts_agree(database: Database) {
 }
 
 /// Register, log in, add credits, make a key, limit it, call, list, revoke: by curl, some of it
-/// without a Content-Type, as the chapter does.
-async fn the_chapters_walk_by_curl(database: Database) {
+/// without a Content-Type, as the documentation does.
+async fn the_documented_walk_by_curl(database: Database) {
     let server = Server::start(&database).await;
     let curl = async |arguments: &[&str], path: &str| {
         let mut command = Command::new("curl");

@@ -157,7 +157,7 @@ impl Run<'_> {
         cases
     }
 
-    #[expect(clippy::print_stdout, reason = "metrics for whoever reads the test's output")]
+    #[expect(clippy::print_stdout, reason = "counts for a reader of the test's output")]
     fn say(&self, operations: &Value, cases: u64, time: Duration) {
         println!("{}: {} operations, {cases} cases, {time:.0?}", self.name, operations["tested"]);
     }

@@ -309,7 +309,7 @@ async fn a_crash_in_a_stream_charges_what_was_written_down(database: Database) {
     verify(&database);
 }
 
-/// By a defect, that is: whoever asks for the account would run into it again.
+/// This is a defect: each request for the account would run into it again.
 async fn who_cannot_be_brought_to_an_end_is_quarantined(database: Database) {
     let mut steps = spoken(20);
     steps.push(Step::Stall);

@@ -364,7 +364,7 @@ async fn streams_and_calls_are_billed_for_what_was_delivered(database: Database)
             }
         }
     }
-    // Whoever leaves pays for what they saw; but for those that a kill, of three, has cut off.
+    // A client that leaves pays for what it saw, except for calls that one of three kills cut off.
     assert!(unpaid <= 3 * TASKS, "{unpaid}");
     assert_eq!(process.terminate(), Some(0));
     verify(&database);

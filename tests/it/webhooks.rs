@@ -397,7 +397,7 @@ async fn a_dead_endpoint_is_switched_off_and_its_owner_told(database: Database) 
     }
     until(async || deliveries(&user, &id).await.iter().all(|one| one["status"] == "delivered"))
         .await;
-    // Whoever says that they are gone is believed at once.
+    // An endpoint that says that it is gone is believed at once.
     receiver.answer(410);
     user.pay("4.00").await;
     until(async || {
@@ -498,7 +498,7 @@ async fn an_account_has_so_many_endpoints(database: Database) {
     assert_eq!(list["webhooks"].as_array().unwrap().len(), 20);
 }
 
-/// A balance that was to be told to somebody who is gone is told to whoever listens then.
+/// A balance that was due to an endpoint which is gone goes to the endpoints of that moment.
 async fn an_endpoint_made_anew_is_told_the_balance(database: Database) {
     let (server, receiver) = (start(&database).await, Receiver::start());
     let user = server.user("someone").await;
