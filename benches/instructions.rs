@@ -1,16 +1,15 @@
-//! How many instructions the parts of a paid call take, which neither a busy machine nor its clock changes: a slower
-//! way is seen where a timed test would only guess.
+//! How many instructions the parts of a paid call take, which neither a busy machine nor its clock
+//! changes: a slower way is seen where a timed test would only guess.
 //!
-//! `cargo bench --bench instructions` runs each case under valgrind and compares it with `benches/instructions.txt`;
-//! it fails where one takes more than a tenth more. `-- --record` writes that file anew. Another compiler makes other
-//! code: then the counts are shown, and nothing is compared.
+//! `cargo bench --bench instructions` runs each case under valgrind and compares it with
+//! `benches/instructions.txt`; it fails where one takes more than a tenth more. `-- --record`
+//! writes that file anew. Another compiler makes other code: then the counts are shown, and nothing
+//! is compared.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
-    clippy::disallowed_methods,
-    clippy::indexing_slicing,
     reason = "a measurement that fails by a panic has said so"
 )]
 
@@ -51,7 +50,8 @@ const HELP: &str = "cargo bench --bench instructions [-- --record]
 
   --record   write benches/instructions.txt anew";
 
-/// A case: its name, how often it is done, by how much it may grow (in percent), and what does it so many times.
+/// A case: its name, how often it is done, by how much it may grow (in percent), and what does it
+/// so many times.
 type Case = (&'static str, u64, u64, fn(u64));
 
 const CASES: [Case; 8] = [
@@ -189,7 +189,8 @@ fn whole(times: u64, is_valid: bool) {
     });
 }
 
-/// Of some processors the C library copies what is large by an instruction that counts as one, however much it copies.
+/// Of some processors the C library copies what is large by an instruction that counts as one,
+/// however much it copies.
 const ON_ANY_PROCESSOR: &str =
     "glibc.cpu.x86_rep_movsb_threshold=1073741824:glibc.cpu.x86_rep_stosb_threshold=1073741824";
 

@@ -1,12 +1,11 @@
-//! What account holders look at, with millions of calls behind it: monitoring, transactions, and an export in bounded
-//! memory, over HTTP against the real server.
+//! What account holders look at, with millions of calls behind it: monitoring, transactions, and an
+//! export in bounded memory, over HTTP against the real server.
 //!
 //! `cargo bench --bench monitoring -- --help`
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    clippy::disallowed_methods,
     clippy::print_stdout,
     clippy::indexing_slicing,
     clippy::as_conversions,

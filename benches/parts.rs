@@ -1,13 +1,10 @@
-//! The parts of a paid call by themselves: the account actors, the ledger writer on both databases, and the whole
-//! pipeline without sockets.
+//! The parts of a paid call by themselves: the account actors, the ledger writer on both databases,
+//! and the whole pipeline without sockets.
 //!
 //! `cargo bench --bench parts` (PostgreSQL's server programs are needed for its half of the writer)
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::as_conversions,
-    clippy::panic,
-    clippy::disallowed_methods,
     clippy::indexing_slicing,
     reason = "a measurement that fails by a panic has said so"
 )]
@@ -44,7 +41,7 @@ const BALANCE: Credits = Credits::from_nanos(1_000_000_000_000_000);
 /// Calls that run at once where calls run at once.
 const AT_ONCE: usize = 64;
 
-/// A database with accounts, and whoever works on it.
+/// A database with accounts, and the actors that work on it.
 struct Ground {
     database: Database,
     keys: Vec<String>,
@@ -92,7 +89,8 @@ fn charge(key: KeyId) -> Charge {
     Charge { id, key, price: Price::Fixed(COST), expires_at, is_durable: false }
 }
 
-/// A question to an account's actor and its answer; and a whole charge, which also waits for the commit.
+/// A question to an account's actor and its answer; and a whole charge, which also waits for the
+/// commit.
 fn actors(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("actor");
     group.throughput(Throughput::Elements(AT_ONCE as u64));
@@ -216,7 +214,8 @@ fn writer(criterion: &mut Criterion) {
     }
 }
 
-/// What the journal's batches cost in the tables: so many calls as the load makes of a checkpoint, of few accounts and of many.
+/// What the journal's batches cost in the tables: so many calls as the load makes of a checkpoint,
+/// of few accounts and of many.
 fn checkpoint(criterion: &mut Criterion) {
     /// Calls in a batch of the journal.
     const BATCH: usize = 32;
@@ -268,8 +267,8 @@ fn arrival(key: &str) -> Box<Arrival> {
     })
 }
 
-/// The whole way of a paid call to the sandbox, from its arrival to its departure, on record; and the way of a
-/// call whose key has a wrong checksum.
+/// The whole way of a paid call to the sandbox, from its arrival to its departure, on record; and
+/// the way of a call whose key has a wrong checksum.
 fn whole(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("pipeline");
     group.throughput(Throughput::Elements(AT_ONCE as u64));

@@ -1,11 +1,12 @@
-//! Streams through the server, beside the upstream itself and nginx as a plain proxy, all in one run.
+//! Streams through the server, beside the upstream itself and nginx as a plain proxy, all in one
+//! run.
 //!
-//! `cargo bench --bench streams` starts an upstream that streams chat chunks, nginx before it where that is
-//! installed, and the real server on SQLite and on PostgreSQL, and measures
+//! `cargo bench --bench streams` starts an upstream that streams chat chunks, nginx before it where
+//! that is installed, and the real server on SQLite and on PostgreSQL, and measures
 //! 1. the time to the first chunk at 200 streams at once, each of 20 chunks 20 ms apart;
 //! 2. streams of 100 chunks as fast as they go, 64 at once;
-//! 3. the server's memory with 5,000 open streams: of readers that keep up with a slow upstream, and of
-//!    readers that do not read what a fast upstream sends.
+//! 3. the server's memory with 5,000 open streams: of readers that keep up with a slow upstream,
+//!    and of readers that do not read what a fast upstream sends.
 //!
 //! `ROUND_SECONDS`, `ROUNDS` and `OPEN_STREAMS` change the lengths.
 #![expect(
@@ -185,7 +186,8 @@ impl Client {
     }
 }
 
-/// Streams again and again, `count` at once; every time to a first chunk, and how many streams a second.
+/// Streams again and again, `count` at once; every time to a first chunk, and how many streams a
+/// second.
 async fn drive(url: &str, keys: &[String], shape: Shape, count: usize) -> (Vec<Duration>, f64) {
     let stopped = Arc::new(AtomicBool::new(false));
     let begun = Instant::now();
@@ -226,7 +228,8 @@ fn resident_kib(server: &Server) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Opens streams and leaves them open; `reads` says whether their clients read. The server's memory then.
+/// Opens streams and leaves them open; `reads` says whether their clients read. The server's memory
+/// then.
 async fn open(server: &Server, keys: &[String], shape: Shape, count: usize, reads: bool) -> u64 {
     let (opened, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let tasks: Vec<_> = (0..count)

@@ -1,8 +1,9 @@
-//! Every parser of our own, fed with three kinds of input: anything at all, what is valid, and what was valid
-//! before it was flipped, cut and spliced. A test for each parser, each as long as `FUZZ_SECONDS` says (60).
+//! Every parser of our own, fed with three kinds of input: anything at all, what is valid, and what
+//! was valid before it was flipped, cut and spliced. A test for each parser, each as long as
+//! `FUZZ_SECONDS` says (60).
 //!
-//! A failure prints the smallest input that fails and the `FUZZ_SEED` that finds it again. A target that
-//! accepts nothing, or refuses nothing, fails too: it would prove nothing.
+//! A failure prints the smallest input that fails and the `FUZZ_SEED` that finds it again. A target
+//! that accepts nothing, or refuses nothing, fails too: it would prove nothing.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -53,7 +54,8 @@ fn fuzz<T: Debug>(parser: &str, inputs: &BoxedStrategy<T>, judge: impl Fn(T) -> 
     let mut seed = number("FUZZ_SEED").unwrap_or_else(rand::random);
     let (accepted, refused) = (Cell::new(0_u64), Cell::new(0_u64));
     let started = Instant::now();
-    // A batch has a seed of its own, so that the one that fails can be had again without those before it.
+    // A batch has a seed of its own, so that the one that fails can be had again without those
+    // before it.
     while started.elapsed() < time {
         let config = Config { cases: 512, failure_persistence: None, ..Config::default() };
         let mut state = [0; 32];
@@ -289,7 +291,8 @@ fn cursors_and_ids() {
     });
 }
 
-/// A text cut into lines, each with what ends it; the last may have no end, and an end that may go on is none.
+/// A text cut into lines, each with what ends it; the last may have no end, and an end that may go
+/// on is none.
 fn lines(mut text: &[u8]) -> Vec<(&[u8], usize)> {
     let mut lines = Vec::new();
     while !text.is_empty() {
@@ -679,8 +682,8 @@ fn idempotency_keys() {
     });
 }
 
-/// What account holders name as their webhooks' addresses: whatever is taken is of the public internet, as another parser
-/// reads it.
+/// What account holders name as their webhooks' addresses: whatever is taken is of the public
+/// internet, as another parser reads it.
 #[test]
 fn webhook_addresses() {
     let hosts = prop_oneof![
@@ -784,7 +787,8 @@ fn signed_payments() {
         let again = SignedPayment::read(STANDARD.encode(signed.stored_text()).as_bytes()).unwrap();
         prop_assert_eq!(again.provider_ref(), signed.provider_ref());
         let text = String::from_utf8(STANDARD.decode(&bytes).unwrap()).unwrap();
-        // Of what is passed over a `Value` takes less: numbers that no f64 holds, half a surrogate pair.
+        // Of what is passed over a `Value` takes less: numbers that no f64 holds, half a surrogate
+        // pair.
         let Ok(read) = serde_json::from_str::<Value>(&text) else { return Ok(true) };
         prop_assert_eq!(&read["x402Version"], 2);
         let amount = read["accepted"]["amount"].as_str().unwrap().parse::<i64>().ok();

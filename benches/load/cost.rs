@@ -1,4 +1,5 @@
-//! What a paid call leaves in the database: bytes of each table and index, and of the write-ahead log.
+//! What a paid call leaves in the database: bytes of each table and index, and of the write-ahead
+//! log.
 
 use std::collections::BTreeMap;
 

@@ -1,20 +1,18 @@
-//! The real server under load, beside its yardsticks in the same run: a bare actix-web handler with the same
-//! answer, nginx as a plain proxy, and a row lock for each charge on the same kind of database.
+//! The real server under load, beside its yardsticks in the same run: a bare actix-web handler with
+//! the same answer, nginx as a plain proxy, and a row lock for each charge on the same kind of
+//! database.
 //!
 //! `cargo bench --bench load -- --help`
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    clippy::disallowed_methods,
     clippy::print_stdout,
     clippy::print_stderr,
     clippy::indexing_slicing,
     clippy::float_arithmetic,
     clippy::as_conversions,
     clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
     clippy::too_many_lines,
     clippy::format_push_string,
     reason = "a measurement that fails by a panic has said so"
@@ -455,7 +453,8 @@ fn measure_all(bench: &mut Bench, kind: Option<&str>) {
     }
 }
 
-/// Makes the holders of the first `count` accounts of `name` listen to every event, and nobody else.
+/// Makes the holders of the first `count` accounts of `name` listen to every event, and nobody
+/// else.
 fn listen(database: &Database, name: &str, count: usize) {
     use sea_orm::ConnectionTrait as _;
     let (id, yes) = if database.is_postgres() {
@@ -481,8 +480,8 @@ fn listen(database: &Database, name: &str, count: usize) {
     });
 }
 
-/// Paid calls of accounts whose holders listen to everything, at an address to which nothing is sent, against the same
-/// calls where nobody listens.
+/// Paid calls of accounts whose holders listen to everything, at an address to which nothing is
+/// sent, against the same calls where nobody listens.
 fn listened(bench: &mut Bench, sides: &mut [Side], peaks: &BTreeMap<(&str, &str), f64>) {
     let how = (64, 100, Shape::Closed, 200);
     let ask = |target: &Target| {
@@ -572,8 +571,8 @@ fn changed(key: &str) -> String {
     format!("{rest}{}", if last == "0" { "1" } else { "0" })
 }
 
-/// At parts of the peak that was just measured, requests due at fixed moments; and the bare handler at the same
-/// rates.
+/// At parts of the peak that was just measured, requests due at fixed moments; and the bare handler
+/// at the same rates.
 fn latencies(
     bench: &mut Bench,
     bare: &Target,

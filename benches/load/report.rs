@@ -1,4 +1,5 @@
-//! What was measured: a table on the terminal, JSON and an HTML page with curves under `target/load/`.
+//! What was measured: a table on the terminal, JSON and an HTML page with curves under
+//! `target/load/`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -35,7 +36,8 @@ pub struct Figure {
     pub cpu_micros: Option<f64>,
     pub answers: u64,
     pub statuses: BTreeMap<u16, u64>,
-    /// Answers with another status than the one expected, broken connections, and requests never sent.
+    /// Answers with another status than the one expected, broken connections, and requests never
+    /// sent.
     pub astray: u64,
     /// The median of 200 syncs of 4 KiB, just before.
     pub fsync_micros: u64,

@@ -1,4 +1,5 @@
-//! What the server is held against, each a process of its own: this benchmark, started with `--serve`.
+//! What the server is held against, each a process of its own: this benchmark, started with
+//! `--serve`.
 
 use std::net::TcpListener;
 use std::process::Command;
@@ -149,7 +150,8 @@ pub fn row_lock_callers(count: usize) -> Vec<String> {
     (0..count).map(|number| number.to_string()).collect()
 }
 
-/// A model that answers at once: a chat completion, or where it is asked for a stream, one of five pieces.
+/// A model that answers at once: a chat completion, or where it is asked for a stream, one of five
+/// pieces.
 fn upstream(listener: TcpListener) {
     listener.set_nonblocking(true).unwrap();
     let whole = json!({

@@ -4,15 +4,11 @@
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
-    clippy::panic,
-    clippy::disallowed_methods,
     clippy::print_stdout,
     clippy::indexing_slicing,
     clippy::float_arithmetic,
     clippy::as_conversions,
     clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
     reason = "a measurement that fails by a panic has said so"
 )]
 
@@ -138,7 +134,8 @@ fn cost_of_logins(
     println!("p99 of paid calls beside logins, of alone: {:.2} (median)", ratios[ratios.len() / 2]);
 }
 
-/// How likely one of `these` is longer than one of `those`, ties counting half: the area under the ROC curve.
+/// How likely one of `these` is longer than one of `those`, ties counting half: the area under the
+/// ROC curve.
 fn area(these: &[f64], those: &[f64]) -> f64 {
     let mut all: Vec<(f64, bool)> = these.iter().map(|time| (*time, true)).collect();
     all.extend(those.iter().map(|time| (*time, false)));

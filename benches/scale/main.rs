@@ -1,19 +1,17 @@
-//! How it grows: a million accounts and ten million ledger rows in the database, and all of them in use.
+//! How it grows: a million accounts and ten million ledger rows in the database, and all of them in
+//! use.
 //!
 //! `cargo bench --bench scale -- --help`
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    clippy::disallowed_methods,
     clippy::print_stdout,
     clippy::indexing_slicing,
     clippy::float_arithmetic,
     clippy::as_conversions,
     clippy::cast_precision_loss,
-    clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
-    clippy::cast_sign_loss,
     reason = "a measurement that fails by a panic has said so"
 )]
 
@@ -185,7 +183,7 @@ fn measure(plan: Plan, make: fn() -> Database) {
     bounded(plan, &database, &keys);
 }
 
-/// All accounts in turn, of which few may be in memory: whoever is called has just been let go.
+/// All accounts in turn, of which few may be in memory: each has been evicted before its call.
 fn bounded(plan: Plan, database: &Database, keys: &[String]) {
     let settings = [("POLYSYSTEMS_ACCOUNTS__RESIDENT_MAX", plan.bound.to_string())];
     let settings = settings.each_ref().map(|(name, value)| (*name, value.as_str()));

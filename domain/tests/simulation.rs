@@ -215,7 +215,7 @@ impl Tables {
         above.map(|(at, batch)| (*at, Arc::clone(batch))).collect()
     }
 
-    /// Whoever takes the accounts over checkpoints what its predecessors left.
+    /// A process that takes accounts over checkpoints what its predecessors left.
     fn checkpoint_left(&mut self) {
         for ((epoch, number), batch) in self.backlog() {
             let checkpoint =
@@ -1401,7 +1401,7 @@ impl World<'_> {
             if removed.owner.flags().is_poisoned() {
                 continue;
             }
-            // Whoever loads it next must find it as it was.
+            // The next load must find it as it was.
             if self.processes[place].lease.epoch == self.tables.epoch {
                 assert_eq!(
                     removed.owner.stored(),

@@ -359,7 +359,8 @@ enum Fault {
     Drop,
     Reset,
     DiskFull,
-    /// The same, where everything goes to the tables at once: a transaction of several statements is cut off.
+    /// The same, where everything goes to the tables at once: a transaction of several statements
+    /// is cut off.
     DiskFullOfTables,
 }
 
@@ -559,7 +560,8 @@ async fn unsynced_power_cuts(plan: Plan) {
     assert!(is_found, "nothing was lost though nothing was synced: the test proves nothing");
 }
 
-/// With a small log, checkpoints are under way as well when the power goes, and the journal's room is used again.
+/// With a small log, checkpoints are under way as well when the power goes, and the journal's room
+/// is used again.
 const SMALL: &str = "sqlite-small-log=return";
 
 async fn cut(cuts: usize, is_unsynced: bool) -> (Zeros, usize, usize, bool) {
@@ -598,7 +600,7 @@ async fn cut(cuts: usize, is_unsynced: bool) -> (Zeros, usize, usize, bool) {
         let cut = cut_power(&disk, before.path(), &mut random);
         (synced, lost) = (synced + cut.synced, lost + cut.lost);
         copy_database(before.path(), database.folder());
-        // Whoever starts next checkpoints what is in the journal.
+        // The process that starts next checkpoints the journal.
         let Some(_next) = Process::try_start_with(&database, settings).await else {
             assert!(is_unsynced, "the server does not start after a power cut");
             return (zeros, synced, lost, true);
@@ -663,7 +665,8 @@ async fn terminate(plan: Plan, database: Database) {
         tokio::time::sleep(Duration::from_millis(500)).await;
         let begun = Instant::now();
         if round % 10 == 9 {
-            // A second signal ends it at once: nothing acknowledged is lost, but streams are cut off.
+            // A second signal ends it at once: nothing acknowledged is lost, but streams are cut
+            // off.
             process.signal("-TERM");
             tokio::time::sleep(Duration::from_millis(100)).await;
             assert_eq!(process.terminate(), Some(130));

@@ -1,5 +1,5 @@
-//! The disk below a process: what it wrote and synced is written down by `disk.c`, and a power cut is played
-//! from that.
+//! The disk below a process: what it wrote and synced is written down by `disk.c`, and a power cut
+//! is played from that.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -91,8 +91,8 @@ pub struct Cut {
     pub lost: usize,
 }
 
-/// Cuts the power: of what was not synced nothing is left, or some of it, sector by sector. `folder` has the
-/// files as they were when the process began, and then as they are after the cut.
+/// Cuts the power: of what was not synced nothing is left, or some of it, sector by sector.
+/// `folder` has the files as they were when the process began, and then as they are after the cut.
 pub fn cut_power(disk: &Disk, folder: &Path, random: &mut StdRng) -> Cut {
     let mut files: BTreeMap<String, File> = BTreeMap::new();
     for entry in std::fs::read_dir(folder).unwrap() {

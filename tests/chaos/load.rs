@@ -1,4 +1,5 @@
-//! Load over raw sockets, cheap enough to share two cores with the server, and the log of what was answered.
+//! Load over raw sockets, cheap enough to share two cores with the server, and the log of what was
+//! answered.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -160,7 +161,8 @@ impl Log {
 pub enum Mix {
     /// The two plain kinds of paid calls.
     Plain,
-    /// Everything that writes: streams, calls with an idempotency key, payments, keys, registrations.
+    /// Everything that writes: streams, calls with an idempotency key, payments, keys,
+    /// registrations.
     Everything,
     /// Calls to an upstream that takes its time.
     Upstream,
@@ -275,8 +277,8 @@ fn read(log: &Log, kind: &Kind, answer: &Answer) {
     }
 }
 
-/// So many connections, each with one call after the other, until told to stop; or, unless `persists`, until a
-/// call is not answered.
+/// So many connections, each with one call after the other, until told to stop; or, unless
+/// `persists`, until a call is not answered.
 pub fn load(
     address: &str,
     customers: &[Customer],
@@ -338,7 +340,8 @@ pub fn load(
     (0..connections).map(one).collect()
 }
 
-/// A new caller each `pause`, whatever became of those before: who waits for a commit does not call again.
+/// A new caller each `pause`, whatever became of those before: who waits for a commit does not call
+/// again.
 pub fn probe(
     address: &str,
     customers: &[Customer],
@@ -387,8 +390,9 @@ pub fn percentile(mut micros: Vec<u64>, percent: usize) -> u64 {
     micros.get(place).copied().unwrap_or(0)
 }
 
-/// One request each `1 / rate` seconds, whatever becomes of those before; the latency counts from when it was
-/// meant to go out. Says how many answers of 200 there were a second, and notes the samples in the log.
+/// One request each `1 / rate` seconds, whatever becomes of those before; the latency counts from
+/// when it was meant to go out. Says how many answers of 200 there were a second, and notes the
+/// samples in the log.
 pub async fn open_loop(
     address: &str,
     customers: &[Customer],

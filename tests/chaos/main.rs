@@ -1,5 +1,5 @@
-//! The harness that breaks things: it starts the real server, drives real load over HTTP, kills, cuts, freezes
-//! and overloads, and holds the clients' own log of answers against the database.
+//! The harness that breaks things: it starts the real server, drives real load over HTTP, kills,
+//! cuts, freezes and overloads, and holds the clients' own log of answers against the database.
 //!
 //! `cargo test --features failpoints --test chaos -- --help`
 #![expect(

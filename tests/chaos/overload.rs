@@ -19,7 +19,8 @@ pub fn resident_kib(pid: u32) -> u64 {
     line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0)
 }
 
-/// The upstream takes 20 ms, and so many calls may run: that is what the server can do, whatever the machine.
+/// The upstream takes 20 ms, and so many calls may run: that is what the server can do, whatever
+/// the machine.
 const UPSTREAM: Duration = Duration::from_millis(20);
 
 async fn process(database: &Database, upstream: &Upstream, calls_max: usize) -> Process {

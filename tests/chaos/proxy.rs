@@ -1,5 +1,5 @@
-//! A proxy between the server and PostgreSQL, which drops packets, resets connections, and swallows the
-//! answers to commits, those of the journal included.
+//! A proxy between the server and PostgreSQL, which drops packets, resets connections, and swallows
+//! the answers to commits, those of the journal included.
 
 use std::path::PathBuf;
 use std::sync::Arc;

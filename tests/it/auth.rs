@@ -198,7 +198,7 @@ async fn a_refresh_token_that_comes_twice_ends_its_session(database: Database) {
     server.get("/api/auth/me").bearer(text(&renewed, "token")).expect(200).await;
     let refused = server.post("/api/auth/refresh", &body).expect(401).await;
     refused.assert_error("Invalid refresh token", NOT_RENEWED);
-    // Whoever of the two it was: neither has it any more. Other sessions go on.
+    // Either of the two may be the thief, so both sessions have ended. Other sessions go on.
     for token in [text(&stolen, "token"), text(&renewed, "token")] {
         server.get("/api/auth/me").bearer(token).expect(401).await;
     }
@@ -332,7 +332,8 @@ async fn who_guesses_is_stopped_and_the_owner_is_not(database: Database) {
     for from in ["192.0.2.2", "192.0.2.3"] {
         login("nobody@example.com", PASSWORD, from).expect(401).await;
     }
-    // Guessing from one address, at somebody who is there and at somebody who is not: the same answers.
+    // Guessing from one address, at somebody who is there and at somebody who is not: the same
+    // answers.
     let mut seen = Vec::new();
     for email in ["owner@example.com", "nobody@example.com"] {
         let mut statuses = Vec::new();

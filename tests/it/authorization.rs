@@ -1,7 +1,7 @@
 //! Who may do what: every operation of the OpenAPI document, by everyone who might try.
 //!
-//! The document is the declaration: an operation asks for a JWT, for an API key, or is in the list of those that are for
-//! strangers. One that is neither fails this test.
+//! The document is the declaration: an operation asks for a JWT, for an API key, or is in the list
+//! of those that are for strangers. One that is neither fails this test.
 
 use std::collections::BTreeMap;
 

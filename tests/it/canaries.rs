@@ -1,6 +1,6 @@
-//! More than a thousand secrets, driven through everything that takes or makes one, errors and panics included. None may
-//! be found where it is not shown on purpose: not in the database, not in the log, not in the figures for monitoring, not
-//! in an error's body.
+//! More than a thousand secrets, driven through everything that takes or makes one, errors and
+//! panics included. None may be found where it is not shown on purpose: not in the database, not in
+//! the log, not in the figures for monitoring, not in an error's body.
 
 use std::path::Path;
 use std::sync::Mutex;

@@ -195,7 +195,8 @@ async fn the_callers_secrets_stay_here(database: Database) {
     }
 }
 
-/// A client that resets its connection drops the handler half-way; the call is settled all the same.
+/// A client that resets its connection drops the handler half-way; the call is settled all the
+/// same.
 async fn who_leaves_is_settled_all_the_same(database: Database) {
     let pause = Duration::from_millis(300);
     let answer = "{\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":1}}";
@@ -263,7 +264,7 @@ async fn so_many_calls_of_an_account_run_at_once(database: Database) {
     assert_eq!(user.folded().await, 1_000_000_000 - 3 * 500_000);
 }
 
-/// Whoever floods a key cannot keep its owner from taking it away; and the books still balance.
+/// A flood of calls with a key cannot keep its owner from revoking it, and the books still balance.
 async fn a_key_can_be_deleted_while_it_is_busy(database: Database) {
     let answer = "{\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":1}}";
     let upstream = Upstream::start(Script::Slow(Duration::from_secs(1), answer.into())).await;
@@ -301,7 +302,8 @@ async fn a_checkpoint_of_many_calls_writes_all_of_them_and_leaves_no_journal(dat
     let user = server.user("someone").await;
     user.pay("10.00").await;
     let key = user.key().await;
-    // Meanwhile nothing can be checkpointed, so that all of them are checkpointed at once. On SQLite nothing else could be written.
+    // Meanwhile nothing can be checkpointed, so that all of them are checkpointed at once. On
+    // SQLite nothing else could be written.
     let connection = database.connect().await;
     let block = connection.begin().await.unwrap();
     if database.is_postgres() {

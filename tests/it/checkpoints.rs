@@ -1,4 +1,5 @@
-//! Checkpoints of more accounts, keys and calls than one statement takes, without the server around them.
+//! Checkpoints of more accounts, keys and calls than one statement takes, without the server around
+//! them.
 
 use std::sync::Arc;
 
@@ -95,7 +96,8 @@ async fn a_checkpoint_of_many_accounts_is_whole(database: Database) {
     }
     assert_eq!(customers.len(), ACCOUNTS);
 
-    // Everybody once, then whoever calls twice, and so on: each account's calls lie far from each other.
+    // Each account once, then those that call twice, and so on: each account's calls lie far from
+    // each other.
     let mut batches = Vec::new();
     for turn in 0..CALLS_MAX {
         let calling = customers.iter_mut().enumerate();

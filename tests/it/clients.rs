@@ -1,4 +1,5 @@
-//! Real clients against the real server: curl, Python's `requests` and `openai`, Node's `axios`, Go.
+//! Real clients against the real server: curl, Python's `requests` and `openai`, Node's `axios`,
+//! Go.
 //!
 //! `tests/run` installs what they need; without it these tests fail and say what is missing.
 
@@ -14,7 +15,7 @@ on_both!(
     every_client_makes_a_paid_call,
     the_openai_client_gets_its_answers_and_its_exceptions,
     the_openai_clients_stream_and_all_amounts_agree,
-    the_chapters_walk_by_curl
+    the_documented_walk_by_curl
 );
 
 fn folder() -> PathBuf {
@@ -184,9 +185,9 @@ async fn the_openai_clients_stream_and_all_amounts_agree(database: Database) {
     }
 }
 
-/// Register, log in, add credits, make a key, limit it, call, list, revoke: by curl, some of it without a
-/// Content-Type, as the chapter does.
-async fn the_chapters_walk_by_curl(database: Database) {
+/// Register, log in, add credits, make a key, limit it, call, list, revoke: by curl, some of it
+/// without a Content-Type, as the documentation does.
+async fn the_documented_walk_by_curl(database: Database) {
     let server = Server::start(&database).await;
     let curl = async |arguments: &[&str], path: &str| {
         let mut command = Command::new("curl");

@@ -73,7 +73,8 @@ async fn session_tokens_get_another_secret_and_sessions_go_on(database: Database
     }
 }
 
-/// A customer whose ledger has a top-up and three charges, and a server that has stopped in good order.
+/// A customer whose ledger has a top-up and three charges, and a server that has stopped in good
+/// order.
 async fn a_small_ledger(database: &Database) -> Customer {
     let mut process = Process::start(database).await;
     let customer = process.customer("someone", 1).await;

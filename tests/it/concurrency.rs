@@ -77,7 +77,8 @@ async fn limits_worth_ten_admit_ten(database: Database) {
     assert_eq!(user.folded().await, paid);
 }
 
-/// Token prices: the sum of what is held never exceeds the balance, whatever the answers cost in the end.
+/// Token prices: the sum of what is held never exceeds the balance, whatever the answers cost in
+/// the end.
 async fn holds_never_overspend(database: Database) {
     let server = Server::start(&database).await;
     let user = server.user("someone").await;

@@ -1,6 +1,7 @@
-//! Schemathesis against the running server and its own OpenAPI document: requests that fit the document and
-//! requests that do not, in every phase the tool has, by strangers and by people with credentials. The server
-//! must never fail, never answer what the document does not tell of, and refuse what the document forbids.
+//! Schemathesis against the running server and its own OpenAPI document: requests that fit the
+//! document and requests that do not, in every phase the tool has, by strangers and by people with
+//! credentials. The server must never fail, never answer what the document does not tell of, and
+//! refuse what the document forbids.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -13,13 +14,16 @@ use crate::support::{Database, Key, PASSWORD, Server, User};
 
 /// So many cases are the least that prove anything, all runs together.
 const CASES_MIN: u64 = 20_000;
-/// Cases of an operation in the run that has most of them; `CONFORMANCE_EXAMPLES` says another number.
+/// Cases of an operation in the run that has most of them; `CONFORMANCE_EXAMPLES` says another
+/// number.
 const EXAMPLES: u32 = 400;
 /// Checks that are not fair to a server that is right.
 const UNFAIR: [&str; 2] = [
-    // No schema says that a name is free, that an amount has nine decimals or that a balance is enough.
+    // No schema says that a name is free, that an amount has nine decimals or that a balance is
+    // enough.
     "positive_data_acceptance",
-    // A repeat with the same Idempotency-Key gets the answer that made a key, deleted meanwhile or not.
+    // A repeat with the same Idempotency-Key gets the answer that made a key, deleted meanwhile or
+    // not.
     "ensure_resource_availability",
 ];
 /// Each of these costs a password's hash, so they have a run of their own, with fewer cases.
@@ -105,7 +109,8 @@ async fn all(server: &Server, database: &Database, runs: &[Run<'_>]) -> u64 {
 }
 
 impl Run<'_> {
-    /// Runs it to its end; the number of its cases. Fails with what the tool says, its curl lines among it.
+    /// Runs it to its end; the number of its cases. Fails with what the tool says, its curl lines
+    /// among it.
     async fn pass(&self, server: &Server, database: &Database) -> u64 {
         let started = std::time::Instant::now();
         let (settings, report) = (self.file(database, "toml"), self.file(database, "json"));
@@ -152,7 +157,7 @@ impl Run<'_> {
         cases
     }
 
-    #[expect(clippy::print_stdout, reason = "metrics for whoever reads the test's output")]
+    #[expect(clippy::print_stdout, reason = "counts for a reader of the test's output")]
     fn say(&self, operations: &Value, cases: u64, time: Duration) {
         println!("{}: {} operations, {cases} cases, {time:.0?}", self.name, operations["tested"]);
     }

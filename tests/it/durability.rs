@@ -1,4 +1,5 @@
-//! What was acknowledged stays: kill -9, a second process on the same database, and a stop in good order.
+//! What was acknowledged stays: kill -9, a second process on the same database, and a stop in good
+//! order.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -144,7 +145,8 @@ async fn a_kill_loses_and_doubles_nothing(database: Database) {
         process = Process::start(&database).await;
         reconcile(&process, &customers, &seen).await;
     }
-    // The counters of limits are right as well: verify holds them against the ledger, and they still count.
+    // The counters of limits are right as well: verify holds them against the ledger, and they
+    // still count.
     let keys = process.call("GET", "/api/keys", &customers[0].token, &Value::Null).await.1;
     let path = format!("/api/keys/{}/limits", keys[0]["id"].as_str().unwrap());
     let limits = process.call("GET", &path, &customers[0].token, &Value::Null).await.1;
@@ -165,8 +167,8 @@ async fn a_second_process_takes_over_and_the_first_acknowledges_nothing_more(dat
     wait_for(&old_seen, 200).await;
 
     let newer = Process::start(&database).await;
-    // Whatever the older one answers 200 now was committed before the takeover; calls made from here on must
-    // not be.
+    // Whatever the older one answers 200 now was committed before the takeover; calls made from
+    // here on must not be.
     let after = Arc::new(Seen::default());
     let late_tasks = load(&older.url, &customers, TASKS, &after);
     let new_tasks = load(&newer.url, &customers, TASKS, &new_seen);
@@ -280,7 +282,8 @@ async fn a_crash_in_a_stream_charges_what_was_written_down(database: Database) {
     drop(streams);
     process = streaming_process(&database, &upstream).await;
     database.no_hold_is_open().await;
-    // Steps of 16, then 16, then 32 tokens: when the last was asked for, 32 words had been delivered.
+    // Steps of 16, then 16, then 32 tokens: when the last was asked for, 32 words had been
+    // delivered.
     let captured = "SELECT CAST(captured AS TEXT) || '/' || CAST(kind AS TEXT) FROM hold_end
         ORDER BY captured DESC LIMIT 1";
     let (captured, kind) = database
@@ -306,7 +309,7 @@ async fn a_crash_in_a_stream_charges_what_was_written_down(database: Database) {
     verify(&database);
 }
 
-/// By a defect, that is: whoever asks for the account would run into it again.
+/// This is a defect: each request for the account would run into it again.
 async fn who_cannot_be_brought_to_an_end_is_quarantined(database: Database) {
     let mut steps = spoken(20);
     steps.push(Step::Stall);

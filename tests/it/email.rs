@@ -121,7 +121,7 @@ async fn a_forgotten_password_is_replaced_by_email(database: Database) {
     login(PASSWORD).expect(401).await;
     let session = login("Another password 1").expect(200).await.body;
     let me = server.get("/api/auth/me").bearer(session["token"].as_str().unwrap());
-    // Whoever reads the mail has the address.
+    // A reader of the mail owns the address.
     assert_eq!(me.expect(200).await.body["is_email_verified"], true);
     assert!(letters_of(&database, 4).await[3].contains("Subject: Your password was changed\n"));
     let late = forget(5).await;

@@ -1,6 +1,6 @@
-//! Thousands of calls of every kind against the real binary, with an upstream that misbehaves, clients that
-//! leave, balances that run out, and a server that is killed in between. Afterwards the clients' own log is
-//! held against the ledgers.
+//! Thousands of calls of every kind against the real binary, with an upstream that misbehaves,
+//! clients that leave, balances that run out, and a server that is killed in between. Afterwards
+//! the clients' own log is held against the ledgers.
 //!
 //! `HARNESS_CALLS`, `HARNESS_KEYS` and `HARNESS_SEED` lengthen or repeat a run.
 #![expect(clippy::too_many_lines, reason = "a scenario reads best in one piece")]
@@ -169,7 +169,8 @@ async fn call(client: &reqwest::Client, url: &str, key: &str, body: &Value, log:
         |name: &str| answer.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
     let id = header("x-polysystems-charge").unwrap();
     let plain_cost = header("x-polysystems-cost");
-    // The limit that the upstream was told, and disobeys now and then: what is above it is not billed.
+    // The limit that the upstream was told, and disobeys now and then: what is above it is not
+    // billed.
     let told = header("x-polysystems-max-tokens").map(|tokens| tokens.parse().unwrap());
     let told: i64 = told.or(body["max_tokens"].as_i64()).unwrap();
     let plan = &body["metadata"];
@@ -363,7 +364,7 @@ async fn streams_and_calls_are_billed_for_what_was_delivered(database: Database)
             }
         }
     }
-    // Whoever leaves pays for what they saw; but for those that a kill, of three, has cut off.
+    // A client that leaves pays for what it saw, except for calls that one of three kills cut off.
     assert!(unpaid <= 3 * TASKS, "{unpaid}");
     assert_eq!(process.terminate(), Some(0));
     verify(&database);

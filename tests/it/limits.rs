@@ -73,7 +73,8 @@ async fn a_limit_of_one_request_is_of_one_request(database: Database) {
     user.limit(&key, &json!({ "per_request_limit": 0.000_499_999 })).await;
     server.post("/api/hub/rag/index", &json!({})).key(&key).expect(402).await;
     server.post("/api/hub/memory", &json!({})).key(&key).expect(200).await;
-    // What a call begins with counts, not what it would have cost: 9 tokens of prompt, 16 of completion.
+    // What a call begins with counts, not what it would have cost: 9 tokens of prompt, 16 of
+    // completion.
     user.limit(&key, &json!({ "per_request_limit": 0.002_25 })).await;
     let chat = |max: u32| {
         let body =

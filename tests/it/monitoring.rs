@@ -1,4 +1,5 @@
-//! What account holders see of their usage: sums that are the ledger's own, at every edge of a day and a month.
+//! What account holders see of their usage: sums that are the ledger's own, at every edge of a day
+//! and a month.
 #![expect(clippy::too_many_lines, reason = "a scenario reads best in one piece")]
 
 use std::collections::BTreeMap;
@@ -24,14 +25,16 @@ on_both!(
     what_memory_knows_is_what_the_database_finds,
 );
 
-/// Has every kind of call made, at random, and says what each hour cost by the answers' own headers.
+/// Has every kind of call made, at random, and says what each hour cost by the answers' own
+/// headers.
 async fn totals_are_the_ledgers_at_every_edge(database: Database) {
     let server = Server::start(&database).await;
     let user = server.user("someone").await;
     user.pay("1000.00").await;
     let keys = [user.key().await, user.key().await, user.key().await];
     let mut random = StdRng::seed_from_u64(11);
-    // From noon of 15 January over the ends of days and of the month; some calls lie on the edge itself.
+    // From noon of 15 January over the ends of days and of the month; some calls lie on the edge
+    // itself.
     let edge = 1_706_745_600; // 2024-02-01T00:00:00Z
     let times = [
         1_705_363_199,
@@ -384,7 +387,8 @@ async fn a_test_account_is_looked_at_by_itself(database: Database) {
     }
 }
 
-/// Whatever an upstream says it has counted: the next call of the same hour is on record all the same.
+/// Whatever an upstream says it has counted: the next call of the same hour is on record all the
+/// same.
 async fn an_absurd_count_spoils_no_sum(database: Database) {
     let counts = format!("{{\"prompt_tokens\":{0},\"completion_tokens\":{0}}}", i64::MAX);
     let upstream = Upstream::start(Script::Answer(200, format!("{{\"usage\":{counts}}}"))).await;
@@ -433,7 +437,8 @@ async fn made_up_models_are_told_together(database: Database) {
     verify(&database);
 }
 
-/// Calls are brought into the rollups from memory, or by the database where that does not know them. Both find the same.
+/// Calls are brought into the rollups from memory, or by the database where that does not know
+/// them. Both find the same.
 async fn what_memory_knows_is_what_the_database_finds(database: Database) {
     let server = Server::start(&database).await;
     let user = server.user("someone").await;

@@ -1,11 +1,11 @@
-//! Every error of the chapter to the letter, which of several wins, and the shape of all others.
+//! Every documented error to the letter, which of several wins, and the shape of all others.
 
 use serde_json::json;
 
 use crate::support::{Database, Server, hello, on_both};
 
 on_both!(
-    the_chapters_refusals_are_to_the_letter,
+    the_documented_refusals_are_to_the_letter,
     the_first_refusal_in_the_pipelines_order_wins,
     everything_else_has_the_same_shape,
     a_large_body_is_refused,
@@ -14,7 +14,7 @@ on_both!(
 
 const INVALID: (&str, &str) = ("Invalid API key", "The provided access key is not valid");
 
-async fn the_chapters_refusals_are_to_the_letter(database: Database) {
+async fn the_documented_refusals_are_to_the_letter(database: Database) {
     let server = Server::start(&database).await;
     let user = server.user("someone").await;
     let key = user.key().await;

@@ -1,4 +1,5 @@
-//! What the code relies on in actix, actix-web and tokio, pinned, so that an upgrade that changes it is noticed.
+//! What the code relies on in actix, actix-web and tokio, pinned, so that an upgrade that changes
+//! it is noticed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -92,7 +93,8 @@ fn a_panic_ends_one_actor_and_closes_the_replies_of_its_messages() {
     });
 }
 
-/// A message whose reply nobody waits for is handled all the same: a charge is never skipped silently.
+/// A message whose reply nobody waits for is handled all the same: a charge is never skipped
+/// silently.
 #[test]
 fn a_message_is_handled_though_nobody_waits_for_its_reply() {
     System::new().block_on(async {
@@ -132,8 +134,8 @@ impl FromRequest for Fast {
     }
 }
 
-/// The order of refusals must not be left to extractors; hence one function with awaits in order, and a
-/// [`Body`](polysystems) that judges nothing until it is asked.
+/// The order of refusals must not be left to extractors; hence one function with awaits in order,
+/// and a [`Body`](polysystems) that judges nothing until it is asked.
 #[test]
 fn extractors_overtake_one_another() {
     System::new().block_on(async {

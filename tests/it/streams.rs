@@ -85,8 +85,8 @@ async fn settled(database: &Database) {
     panic!("a hold stays open");
 }
 
-/// How the last of `calls` calls ended, once it is written: of a call that moved no money nobody waits for
-/// that.
+/// How the last of `calls` calls ended, once it is written: of a call that moved no money nobody
+/// waits for that.
 async fn nth_ending(database: &Database, calls: usize) -> String {
     let count = "SELECT CAST(COUNT(*) AS TEXT) FROM usage_record";
     for _ in 0..500 {
@@ -739,8 +739,8 @@ fn a_slow_reader_costs_bounded_memory() {
     });
 }
 
-/// Nagle's algorithm would hold each piece back until the one before is acknowledged, and the reader here
-/// delays that, as readers do, by 40 ms.
+/// Nagle's algorithm would hold each piece back until the one before is acknowledged, and the
+/// reader here delays that, as readers do, by 40 ms.
 #[test]
 fn no_chunk_waits_for_a_delayed_acknowledgement() {
     crate::support::run(async {

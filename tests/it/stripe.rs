@@ -1,4 +1,5 @@
-//! Payments by Stripe: delays, repeats, the wrong order, refunds, disputes, crashes. Each is credited once.
+//! Payments by Stripe: delays, repeats, the wrong order, refunds, disputes, crashes. Each is
+//! credited once.
 #![expect(clippy::too_many_lines, reason = "a scenario reads best in one piece")]
 
 use std::sync::atomic::Ordering;
@@ -399,7 +400,7 @@ async fn a_top_up_that_fails_later_counts(database: Database) {
     verify(&database);
 }
 
-/// Whoever has paid has paid, whatever an operator thinks of them meanwhile.
+/// A payment counts, even if an operator has suspended the account meanwhile.
 async fn a_suspended_account_gets_what_was_paid(database: Database) {
     let stripe = Stripe::start();
     let server = start(&database, &stripe).await;
@@ -564,7 +565,7 @@ async fn deliveries_across_kills_are_exact(database: Database) {
         });
         let sending = futures_util::future::join_all(sending.collect::<Vec<_>>());
         if kills < 8 {
-            // In the middle of it. Whoever has no answer comes again, as Stripe does.
+            // In the middle of it. A sender without an answer sends again, as Stripe does.
             let pause = Duration::from_millis(random.random_range(5..120));
             let taken = tokio::time::timeout(pause, sending).await;
             process.kill();

@@ -19,7 +19,8 @@ async fn records_are_kept_as_long_as_is_set(database: Database) {
     assert_eq!(database.query(count).await, "1");
     server.stop();
 
-    // Some pieces of old records, and the one that is a microsecond too young among the last of them.
+    // Some pieces of old records, and the one that is a microsecond too young among the last of
+    // them.
     let more = "WITH RECURSIVE counted (n) AS (SELECT 2 UNION ALL SELECT n + 1 FROM counted WHERE n < 2500)
         INSERT INTO usage_record (id, account_id, seq, key_id, method, route, upstream, status, cost,
             prompt_tokens, completion_tokens, started_at, latency_micros)

@@ -150,7 +150,8 @@ async fn every_event_is_told_once(database: Database) {
     user.pay("1.00").await;
     let paid = receiver.wait("payment.confirmed", 1).await.remove(0);
     assert_eq!(paid.body["data"]["amount"], 1.0);
-    // Each call costs 0.0005. A limit of 0.0100 a day: 80 % at the sixteenth, all at the twentieth, and refusals.
+    // Each call costs 0.0005. A limit of 0.0100 a day: 80 % at the sixteenth, all at the twentieth,
+    // and refusals.
     user.limit(&key, &json!({ "daily_limit": 0.01 })).await;
     for _ in 0..20 {
         call(&server, &key, 200).await;
@@ -396,7 +397,7 @@ async fn a_dead_endpoint_is_switched_off_and_its_owner_told(database: Database) 
     }
     until(async || deliveries(&user, &id).await.iter().all(|one| one["status"] == "delivered"))
         .await;
-    // Whoever says that they are gone is believed at once.
+    // An endpoint that says that it is gone is believed at once.
     receiver.answer(410);
     user.pay("4.00").await;
     until(async || {
@@ -497,7 +498,7 @@ async fn an_account_has_so_many_endpoints(database: Database) {
     assert_eq!(list["webhooks"].as_array().unwrap().len(), 20);
 }
 
-/// A balance that was to be told to somebody who is gone is told to whoever listens then.
+/// A balance that was due to an endpoint which is gone goes to the endpoints of that moment.
 async fn an_endpoint_made_anew_is_told_the_balance(database: Database) {
     let (server, receiver) = (start(&database).await, Receiver::start());
     let user = server.user("someone").await;

@@ -168,7 +168,7 @@ async fn a_call_pays_for_itself(database: Database) {
         (user.key().await, user.key_of(&json!({ "name": "t", "environment": "test" })).await);
     let call = || server.post("/api/hub/rag/index", &json!({})).key(&key);
     let asked = call().expect(402).await;
-    // The chapter's body, and beside it what would pay.
+    // The documented body, and beside it what would pay.
     assert_eq!(asked.body["error"], "Insufficient credits");
     let required = decoded(&asked, "payment-required");
     assert_eq!(required["accepts"][0]["amount"], "1000000");

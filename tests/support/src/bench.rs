@@ -1,4 +1,5 @@
-//! What the end-to-end benchmarks share: the real server on a throw-away database, and accounts made over HTTP.
+//! What the end-to-end benchmarks share: the real server on a throw-away database, and accounts
+//! made over HTTP.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

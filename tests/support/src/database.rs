@@ -1,5 +1,5 @@
-//! Databases for tests: a SQLite file, or a database in a PostgreSQL cluster that lives as long as the test
-//! process.
+//! Databases for tests: a SQLite file, or a database in a PostgreSQL cluster that lives as long as
+//! the test process.
 
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
@@ -34,8 +34,9 @@ impl Database {
         Self::in_cluster(DURABLE.get_or_init(|| Cluster::start("")))
     }
 
-    /// In one whose files of the write-ahead log are there already, as those of any cluster are that has been written to
-    /// for a while: a new one makes a file of 16 MB, and who commits then waits for it.
+    /// In one whose files of the write-ahead log are there already, as those of any cluster are
+    /// that has been written to for a while: a new one makes a file of 16 MB, and who commits then
+    /// waits for it.
     pub fn settled_postgres() -> Self {
         static SETTLED: OnceLock<Cluster> = OnceLock::new();
         Self::in_cluster(SETTLED.get_or_init(|| {
@@ -92,8 +93,8 @@ impl Database {
         self.url.starts_with("postgres")
     }
 
-    /// Runs SQL behind the server's back, once what the server has journaled is in the tables; the first column of the
-    /// first row, as text.
+    /// Runs SQL behind the server's back, once what the server has journaled is in the tables; the
+    /// first column of the first row, as text.
     pub async fn query(&self, sql: &str) -> String {
         use sea_orm::ConnectionTrait as _;
         wait_for_journal(&self.url).await;
@@ -106,8 +107,8 @@ impl Database {
         text
     }
 
-    /// Do rollups, usage records and the ledger come to the same, by key, hour and endpoint? Answers how many charges have
-    /// no record: those of calls that a kill has cut off.
+    /// Do rollups, usage records and the ledger come to the same, by key, hour and endpoint?
+    /// Answers how many charges have no record: those of calls that a kill has cut off.
     pub async fn sums_agree(&self) -> usize {
         const BY: &str = "account_id, key_id, period, route";
         self.fold().await;
@@ -300,7 +301,8 @@ impl Cluster {
         cluster
     }
 
-    /// A shell that waits for the end of its input, which comes when this process ends, however it ends.
+    /// A shell that waits for the end of its input, which comes when this process ends, however it
+    /// ends.
     fn stop_with_this_process(&self, is_root: bool) {
         let folder = self.folder.display();
         let script = format!(
@@ -335,7 +337,8 @@ impl Cluster {
         assert!(status.success(), "{script}: {}", std::fs::read_to_string(log).unwrap());
     }
 
-    /// Fills as much of the write-ahead log as is kept by default, so that the next checkpoint leaves files to be used again.
+    /// Fills as much of the write-ahead log as is kept by default, so that the next checkpoint
+    /// leaves files to be used again.
     fn settle(&self) {
         const FILL: &str = "DO $$ BEGIN FOR file IN 1..60 LOOP
                 PERFORM pg_logical_emit_message(false, 'settle', 'x');

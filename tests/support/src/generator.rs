@@ -1,9 +1,15 @@
 //! The load: connections that are kept, on one thread, in one of two shapes.
 //!
-//! *Closed*: each connection sends its next request when it has its answer; what comes out is the peak.
-//! *Open*: requests are due at fixed moments, whatever the server does, and a latency counts from the moment a
-//! request was due, not from when a connection was free to send it. So a server that halts for a moment pays
-//! for everything that was due meanwhile (no coordinated omission).
+//! *Closed*: each connection sends its next request when it has its answer; what comes out is the
+//! peak. *Open*: requests are due at fixed moments, whatever the server does, and a latency counts
+//! from the moment a request was due, not from when a connection was free to send it. So a server
+//! that halts for a moment pays for everything that was due meanwhile (no coordinated omission).
+#![expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "rates and quantiles are for reading"
+)]
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -16,8 +22,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-/// The clock of the open shape ticks so often; what is due within a tick is sent at its end. A thread of its own
-/// sleeps that finely; the timers of the runtime tick ten times more slowly.
+/// The clock of the open shape ticks so often; what is due within a tick is sent at its end. A
+/// thread of its own sleeps that finely; the timers of the runtime tick ten times more slowly.
 const TICK: Duration = Duration::from_micros(100);
 
 /// A request that differs by its caller alone.

@@ -1,5 +1,6 @@
-//! What tests and benchmarks share: databases, the server in this process or as a process of its own, a client
-//! that says what it expects, stubs of what the server calls, seeded accounts and a load generator.
+//! What tests and benchmarks share: databases, the server in this process or as a process of its
+//! own, a client that says what it expects, stubs of what the server calls, seeded accounts and a
+//! load generator.
 //!
 //! A panic here fails the test that called.
 
@@ -23,6 +24,7 @@ pub mod generator;
 pub mod process;
 pub mod receiver;
 pub mod seed;
+pub mod sources;
 pub mod stripe;
 pub mod upstream;
 

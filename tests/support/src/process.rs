@@ -200,8 +200,8 @@ pub fn load(
         .collect()
 }
 
-/// Holds the clients' own log against the ledgers: every acknowledged call is there once at its cost, and what
-/// else is there was sent, but never answered.
+/// Holds the clients' own log against the ledgers: every acknowledged call is there once at its
+/// cost, and what else is there was sent, but never answered.
 pub async fn reconcile(process: &Process, customers: &[Customer], seen: &Seen) {
     let acknowledged = seen.acknowledged.lock().unwrap().clone();
     let mut charged: BTreeSet<String> = BTreeSet::new();

@@ -1,4 +1,4 @@
-//! Whoever is told by webhook: takes, refuses or ignores deliveries, and remembers them.
+//! An endpoint of webhooks: takes, refuses or ignores deliveries, and remembers them.
 
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};

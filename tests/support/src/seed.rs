@@ -1,5 +1,5 @@
-//! Accounts in the database before the server starts: through the library's own actors, so that every ledger is
-//! one that the server could have written.
+//! Accounts in the database before the server starts: through the library's own actors, so that
+//! every ledger is one that the server could have written.
 
 use std::sync::Arc;
 

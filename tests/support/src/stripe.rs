@@ -1,5 +1,5 @@
-//! A Stripe that a test plays: checkout sessions, payment intents, refunds and disputes, in the shapes of its API, and
-//! the webhooks that it signs.
+//! A Stripe that a test plays: checkout sessions, payment intents, refunds and disputes, in the
+//! shapes of its API, and the webhooks that it signs.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
