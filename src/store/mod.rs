@@ -37,6 +37,7 @@ mod open;
 mod options;
 pub mod outbox;
 pub mod payments;
+mod row;
 pub mod sessions;
 mod sql;
 pub mod two_factor;

@@ -9,6 +9,7 @@ use sea_orm::{
 
 use super::Store;
 use super::error::{CommitError, StoreError};
+use super::row::{Row, names};
 
 /// Rows that one statement deletes at most, so that no other statement waits long for it.
 pub(super) const DELETED_MAX: u64 = 500;
@@ -130,8 +131,8 @@ pub(super) fn json<R: serde::Serialize>(rows: impl Iterator<Item = R>) -> Result
 /// What is refused fails the transaction, so no statement need be undone by itself: with `OR FAIL` SQLite does
 /// not copy each page that a statement changes.
 pub(super) struct Table {
-    before: &'static str,
-    after: &'static str,
+    before: String,
+    after: String,
     /// By their capacities, which are powers of two: few enough that each stays prepared.
     texts: [OnceLock<String>; 11],
 }
@@ -140,8 +141,15 @@ pub(super) struct Table {
 const CAPACITY_MAX: usize = 1_024;
 
 impl Table {
-    pub(super) const fn new(before: &'static str, after: &'static str) -> Self {
+    pub(super) fn new(before: String, after: String) -> Self {
         Table { before, after, texts: [const { OnceLock::new() }; 11] }
+    }
+
+    /// One that inserts rows of this kind, and then does what `after` says.
+    pub(super) fn inserting<R: Row<N>, const N: usize>(after: &str) -> Self {
+        let (table, names) = (R::TABLE, names(&R::COLUMNS));
+        let before = format!("INSERT OR FAIL INTO {table} ({names}) SELECT * FROM");
+        Table::new(before, format!("WHERE column1 IS NOT NULL {after}"))
     }
 
     /// The text with room for so many rows of so many columns.

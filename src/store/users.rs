@@ -16,7 +16,7 @@ use domain::{
     AccountId, AccountStatus, Act, ActKind, Credits, EntryKind, Environment, LedgerEntry, Link,
     Origin, Timestamp, UserId,
 };
-use entity::{account, ledger_entry, user};
+use entity::{account, user};
 
 /// What a user may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -406,9 +406,7 @@ async fn open_with_grant(
         link: Link::START,
     };
     let entry = entry.after(Link::START);
-    ledger_entry::Entity::insert(super::ledger::row(&entry))
-        .exec_without_returning(transaction)
-        .await?;
+    super::ledger::insert_entry(transaction, &entry).await?;
     account::Entity::update_many()
         .filter(account::Column::Id.eq(account.id))
         .col_expr(account::Column::Link, sea_orm::Value::from(entry.link.0.to_vec()).into())

@@ -2,11 +2,11 @@
 
 use std::fmt::Write as _;
 
-use sea_orm::{ActiveValue::Set, ConnectionTrait, QueryResult, Statement, Value};
-use uuid::Uuid;
+use sea_orm::{ConnectionTrait as _, FromQueryResult as _, QueryResult, Statement, Value};
 
 use crate::store::Store;
 use crate::store::error::StoreError;
+use crate::store::row::Row as _;
 use crate::store::sql::is_postgres;
 use domain::{AccountId, Credits, Day, EntryKind, KeyId, LedgerEntry, Link, Month, Timestamp};
 use entity::ledger_entry;
@@ -166,10 +166,10 @@ impl Store {
             ""
         };
         let order = if is_newest_first { "DESC" } else { "ASC" };
+        let entry = LedgerEntry::COLUMNS.map(|column| format!("entry.{}", column.name)).join(", ");
         let sql = format!(
-            "SELECT entry.account_id, entry.seq, entry.epoch, entry.kind, entry.amount, entry.balance_after,
-                entry.reference, entry.key_id, entry.day, entry.month, entry.at, entry.link, usage.method,
-                usage.route, usage.model, usage.status, usage.prompt_tokens, usage.completion_tokens
+            "SELECT usage.method, usage.route, usage.model, usage.status, usage.prompt_tokens,
+                usage.completion_tokens, {entry}
             FROM ledger_entry AS entry{index} LEFT JOIN usage_record AS usage
                 ON usage.account_id = entry.account_id AND usage.id = entry.reference
             WHERE entry.account_id = $1 AND entry.seq >= $2 AND entry.seq < $3{conditions}
@@ -287,51 +287,21 @@ const fn is_rare(kind: EntryKind) -> bool {
 }
 
 fn entry_of_call(row: &QueryResult) -> Result<EntryOfCall, StoreError> {
-    let model = ledger_entry::Model {
-        account_id: row.try_get_by_index(0)?,
-        seq: row.try_get_by_index(1)?,
-        epoch: row.try_get_by_index(2)?,
-        kind: row.try_get_by_index(3)?,
-        amount: row.try_get_by_index(4)?,
-        balance_after: row.try_get_by_index(5)?,
-        reference: row.try_get_by_index::<Uuid>(6)?,
-        key_id: row.try_get_by_index::<Option<Uuid>>(7)?,
-        day: row.try_get_by_index(8)?,
-        month: row.try_get_by_index(9)?,
-        at: row.try_get_by_index(10)?,
-        link: row.try_get_by_index(11)?,
-    };
-    let method: Option<String> = row.try_get_by_index(12)?;
-    let route: Option<String> = row.try_get_by_index(13)?;
-    let prompt: Option<i64> = row.try_get_by_index(16)?;
-    let completion: Option<i64> = row.try_get_by_index(17)?;
+    let model = ledger_entry::Model::from_query_result(row, "")?;
+    let method: Option<String> = row.try_get_by_index(0)?;
+    let route: Option<String> = row.try_get_by_index(1)?;
+    let prompt: Option<i64> = row.try_get_by_index(4)?;
+    let completion: Option<i64> = row.try_get_by_index(5)?;
     Ok(EntryOfCall {
         entry: entry(&model)?,
         endpoint: method.zip(route),
-        model: row.try_get_by_index::<Option<String>>(14)?.unwrap_or_default(),
-        status: row.try_get_by_index(15)?,
+        model: row.try_get_by_index::<Option<String>>(2)?.unwrap_or_default(),
+        status: row.try_get_by_index(3)?,
         tokens: prompt.zip(completion),
     })
 }
 
-/// The row of an entry.
-pub(in crate::store) fn row(entry: &LedgerEntry) -> ledger_entry::ActiveModel {
-    ledger_entry::ActiveModel {
-        account_id: Set(entry.account.0),
-        seq: Set(entry.seq),
-        epoch: Set(entry.epoch),
-        kind: Set(entry.kind.code()),
-        amount: Set(entry.amount.nanos()),
-        balance_after: Set(entry.balance_after.nanos()),
-        reference: Set(entry.reference),
-        key_id: Set(entry.key.map(|key| key.0)),
-        day: Set(entry.day.0),
-        month: Set(entry.month.0),
-        at: Set(entry.at.micros()),
-        link: Set(entry.link.0.to_vec()),
-    }
-}
-
+/// The entry of a row.
 pub(in crate::store) fn entry(row: &ledger_entry::Model) -> Result<LedgerEntry, StoreError> {
     let kind = EntryKind::from_code(row.kind).ok_or_else(|| {
         StoreError::Corrupt(format!("entry {}/{} has an unknown kind", row.account_id, row.seq))

@@ -13,5 +13,6 @@ pub mod lease;
 pub mod rollups;
 mod rows;
 
+pub(in crate::store) use entries::entry;
 pub use entries::{DaySum, EntriesPage, EntryFilter, EntryOfCall, StatementSums};
-pub(in crate::store) use entries::{entry, row};
+pub(in crate::store) use rows::insert_entry;

@@ -178,7 +178,7 @@ fn sqlite(grain: Grain) -> Table {
     let (table, names) = (grain.table(), bucket_names());
     let before = format!("INSERT OR FAIL INTO {table} ({NAMES}{names}) SELECT * FROM");
     let after = format!("WHERE column1 IS NOT NULL {}", upsert_tail(table));
-    Table::new(before.leak(), after.leak())
+    Table::new(before, after)
 }
 
 static SQLITE_HOURS: LazyLock<Table> = LazyLock::new(|| sqlite(Grain::Hour));

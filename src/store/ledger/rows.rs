@@ -5,88 +5,154 @@
 //! `VALUES` with room for a power of two of them.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait as _, DatabaseTransaction, DbBackend, Statement, Value};
-use uuid::Uuid;
+use sea_orm::{ConnectionTrait as _, DatabaseTransaction, DbBackend, DbErr, Statement, Value};
 
 use crate::store::error::CommitError;
+use crate::store::row::{Arrays, Column, Row as _, insert, names, row, selected};
 use crate::store::sql::{PIECE, Table, all_written, column, is_postgres};
 use domain::usage::kept_tokens;
-use domain::{Batch, Credits, KeyId, KeySpend, LedgerEntry, Link, UsageRecord};
+use domain::{AccountId, Batch, Credits, KeyId, KeySpend, LedgerEntry, UsageRecord};
 
-/// Everything that a piece of a batch leaves, in one statement: a round trip costs more than a row.
-const ROWS_POSTGRES: &str = "WITH entries AS (
-        INSERT INTO ledger_entry
-            (account_id, seq, epoch, kind, amount, balance_after, reference, key_id, day, month, at,
-            link)
-        SELECT account_id, seq, epoch, kind, amount, balance_after, reference,
-            NULLIF(key_id, '00000000-0000-0000-0000-000000000000'), day, month, at, link
-        FROM UNNEST($1::BIGINT[], $2::BIGINT[], $3::BIGINT[], $4::SMALLINT[], $5::BIGINT[], $6::BIGINT[],
-            $7::UUID[], $8::UUID[], $9::INTEGER[], $10::INTEGER[], $11::BIGINT[], $12::BYTEA[])
-            AS row (account_id, seq, epoch, kind, amount, balance_after, reference, key_id, day, month, at,
-                link)
-    ), spends AS (
-        INSERT INTO key_spend (key_id, day, day_spent, month, month_spent, last_used_at, total_spent)
-        SELECT * FROM UNNEST($19::UUID[], $20::INTEGER[], $21::BIGINT[], $22::INTEGER[], $23::BIGINT[],
-            $24::BIGINT[], $42::BIGINT[])
-        ON CONFLICT (key_id) DO UPDATE SET day = excluded.day, day_spent = excluded.day_spent,
-            month = excluded.month, month_spent = excluded.month_spent,
-            last_used_at = excluded.last_used_at,
-            total_spent = key_spend.total_spent + excluded.total_spent
-    ), usage AS (
-        INSERT INTO usage_record (account_id, id, seq, key_id, method, route, upstream, status, cost,
-            prompt_tokens, completion_tokens, started_at, latency_micros, ending, tally, model)
-        SELECT account_id, id, NULLIF(seq, 0), key_id, method, route, upstream, status, cost,
-            prompt_tokens, completion_tokens, started_at, latency_micros, ending, tally, model
-        FROM UNNEST($25::BIGINT[], $26::UUID[], $27::BIGINT[], $28::UUID[], $29::BIGINT[], $30::SMALLINT[],
-            $31::BIGINT[], $32::BIGINT[], $33::BIGINT[], $34::BIGINT[], $35::BIGINT[], $36::SMALLINT[],
-            $37::SMALLINT[])
-            AS row (account_id, id, seq, key_id, called, status, cost, prompt_tokens, completion_tokens,
-                started_at, latency_micros, ending, tally)
-        INNER JOIN UNNEST($38::TEXT[], $39::TEXT[], $40::TEXT[], $41::TEXT[])
-            WITH ORDINALITY AS name (method, route, upstream, model, called) USING (called)
-    )
-    UPDATE account
-    SET balance = row.balance, seq = row.seq, updated_at = row.at, link = row.link
-    FROM UNNEST($13::BIGINT[], $14::BIGINT[], $15::BIGINT[], $16::BIGINT[], $17::BIGINT[], $18::BYTEA[])
-        AS row (id, seq_before, seq, balance, at, link)
-    WHERE account.id = row.id AND account.seq = row.seq_before";
+row!("ledger_entry"[12], |entry: LedgerEntry| {
+    account_id: BIGINT = entry.account.0;
+    seq: BIGINT = entry.seq;
+    epoch: BIGINT = entry.epoch;
+    kind: SMALLINT = entry.kind.code();
+    amount: BIGINT = entry.amount.nanos();
+    balance_after: BIGINT = entry.balance_after.nanos();
+    reference: UUID = entry.reference;
+    key_id: UUID or "'00000000-0000-0000-0000-000000000000'" = entry.key.map(|key| key.0);
+    day: INTEGER = entry.day.0;
+    month: INTEGER = entry.month.0;
+    at: BIGINT = entry.at.micros();
+    link: BYTEA = entry.link.0.to_vec();
+});
 
-static ENTRIES: Table = Table::new(
-    "INSERT OR FAIL INTO ledger_entry
-        (account_id, seq, epoch, kind, amount, balance_after, reference, key_id, day, month, at, link)
-    SELECT * FROM",
-    "WHERE column1 IS NOT NULL",
-);
+row!("usage_record"[16], |record: UsageRecord| {
+    account_id: BIGINT = record.account.0;
+    id: UUID = record.id.0;
+    seq: BIGINT or "0" = record.seq;
+    key_id: UUID = record.key.0;
+    method: TEXT = record.method.to_string();
+    route: TEXT = record.route.to_string();
+    upstream: TEXT = record.upstream.to_string();
+    status: SMALLINT = status(record);
+    cost: BIGINT = record.cost.nanos();
+    prompt_tokens: BIGINT = kept_tokens(record.prompt_tokens);
+    completion_tokens: BIGINT = kept_tokens(record.completion_tokens);
+    started_at: BIGINT = record.started_at.micros();
+    latency_micros: BIGINT = record.latency_micros;
+    ending: SMALLINT = record.ending.code();
+    tally: SMALLINT = record.tally.code();
+    model: TEXT = record.model.to_string();
+});
 
-static ACCOUNTS: Table = Table::new(
-    "UPDATE OR FAIL account
-    SET seq = row.column3, balance = row.column4, updated_at = row.column5, link = row.column6
-    FROM",
-    "AS row WHERE account.id = row.column1 AND account.seq = row.column2",
-);
+/// The counters of a key as a batch leaves them, and what it adds to what the key ever spent.
+struct Spend {
+    windows: KeySpend,
+    added: Credits,
+}
 
-static SPENDS: Table = Table::new(
-    "INSERT OR FAIL INTO key_spend (key_id, day, day_spent, month, month_spent, last_used_at, total_spent)
-    SELECT * FROM",
-    "WHERE column1 IS NOT NULL
-    ON CONFLICT (key_id) DO UPDATE SET day = excluded.day, day_spent = excluded.day_spent,
+row!("key_spend"[7], |spend: Spend| {
+    key_id: UUID = spend.windows.key.0;
+    day: INTEGER = spend.windows.day.0;
+    day_spent: BIGINT = spend.windows.day_spent.nanos();
+    month: INTEGER = spend.windows.month.0;
+    month_spent: BIGINT = spend.windows.month_spent.nanos();
+    last_used_at: BIGINT = spend.windows.last_used_at.unwrap_or_default().micros();
+    total_spent: BIGINT = spend.added.nanos();
+});
+
+/// What a batch moves an account by: from the entry before the batch's first one to its last one.
+struct Move {
+    account: AccountId,
+    before: i64,
+    last: LedgerEntry,
+}
+
+row!("account"[6], |moved: Move| {
+    id: BIGINT = moved.account.0;
+    seq_before: BIGINT = moved.before;
+    seq: BIGINT = moved.last.seq;
+    balance: BIGINT = moved.last.balance_after.nanos();
+    at: BIGINT = moved.last.at.micros();
+    link: BYTEA = moved.last.link.0.to_vec();
+});
+
+fn status(record: &UsageRecord) -> i16 {
+    i16::try_from(record.status).unwrap_or(0)
+}
+
+/// If a key has counters already, they are replaced, but for what it ever spent, which grows.
+const COUNT_SPEND: &str =
+    "ON CONFLICT (key_id) DO UPDATE SET day = excluded.day, day_spent = excluded.day_spent,
         month = excluded.month, month_spent = excluded.month_spent,
         last_used_at = excluded.last_used_at,
-        total_spent = key_spend.total_spent + excluded.total_spent",
-);
+        total_spent = key_spend.total_spent + excluded.total_spent";
 
-static USAGE: Table = Table::new(
-    "INSERT OR FAIL INTO usage_record (account_id, id, seq, key_id, method, route, upstream, status, cost,
-        prompt_tokens, completion_tokens, started_at, latency_micros, ending, tally, model)
-    SELECT * FROM",
-    "WHERE column1 IS NOT NULL",
-);
+/// Everything that a piece of a batch leaves, in one statement for PostgreSQL: a round trip costs more than a row.
+static ROWS_POSTGRES: LazyLock<String> = LazyLock::new(|| {
+    let mut arrays = Arrays::default();
+    let entries = arrays.of_columns(&LedgerEntry::COLUMNS);
+    let moves = arrays.of_columns(&Move::COLUMNS);
+    let spends = arrays.of_columns(&Spend::COLUMNS);
+    let numbers = arrays.of(numbers_of_usage().map(|column| column.kind).chain(["BIGINT"]));
+    let number_names: Vec<&str> = numbers_of_usage().map(|column| column.name).collect();
+    let names_of_calls = arrays.of(["TEXT"; NAMES.len()].into_iter());
+    format!(
+        "WITH entries AS (
+            INSERT INTO ledger_entry ({entry_names})
+            SELECT {entry_values} FROM UNNEST({entries}) AS row ({entry_names})
+        ), spends AS (
+            INSERT INTO key_spend ({spend_names}) SELECT * FROM UNNEST({spends})
+            {COUNT_SPEND}
+        ), usage AS (
+            INSERT INTO usage_record ({usage_names})
+            SELECT {usage_values} FROM UNNEST({numbers}) AS row ({number_names}, called)
+            INNER JOIN UNNEST({names_of_calls})
+                WITH ORDINALITY AS name ({text_names}, called) USING (called)
+        )
+        UPDATE account
+        SET balance = row.balance, seq = row.seq, updated_at = row.at, link = row.link
+        FROM UNNEST({moves}) AS row ({move_names})
+        WHERE account.id = row.id AND account.seq = row.seq_before",
+        entry_names = names(&LedgerEntry::COLUMNS),
+        entry_values = selected(&LedgerEntry::COLUMNS),
+        spend_names = names(&Spend::COLUMNS),
+        usage_names = names(&UsageRecord::COLUMNS),
+        usage_values = selected(&UsageRecord::COLUMNS),
+        number_names = number_names.join(", "),
+        text_names = NAMES.join(", "),
+        move_names = names(&Move::COLUMNS),
+    )
+});
 
-/// What a batch moves an account by: its number, the entry before the batch's first one, the last one, the
-/// balance, the time and the link of that.
-type Move = (i64, i64, i64, i64, i64, Link);
+/// The columns of usage that differ from call to call.
+fn numbers_of_usage() -> impl Iterator<Item = Column<UsageRecord>> {
+    UsageRecord::COLUMNS.into_iter().filter(|column| !NAMES.contains(&column.name))
+}
+
+static ENTRIES: LazyLock<Table> = LazyLock::new(|| Table::inserting::<LedgerEntry, _>(""));
+static USAGE: LazyLock<Table> = LazyLock::new(|| Table::inserting::<UsageRecord, _>(""));
+static SPENDS: LazyLock<Table> = LazyLock::new(|| Table::inserting::<Spend, _>(COUNT_SPEND));
+static ACCOUNTS: LazyLock<Table> = LazyLock::new(|| {
+    let before = "UPDATE OR FAIL account
+        SET seq = row.column3, balance = row.column4, updated_at = row.column5, link = row.column6
+        FROM";
+    let after = "AS row WHERE account.id = row.column1 AND account.seq = row.column2";
+    Table::new(before.into(), after.into())
+});
+
+/// Writes one entry, beside the ledger writer: for an account that nobody has loaded yet.
+pub(in crate::store) async fn insert_entry(
+    transaction: &DatabaseTransaction,
+    entry: &LedgerEntry,
+) -> Result<(), DbErr> {
+    transaction.execute_raw(insert(entry, transaction)).await.map(drop)
+}
 
 /// Writes the rows of paid calls, and moves each account on from exactly the entry it stood at. On PostgreSQL in pieces,
 /// with a pause between two.
@@ -98,15 +164,15 @@ pub(super) async fn write_rows(
     let moves: Vec<Move> = batch
         .accounts()
         .iter()
-        .map(|(id, (before, last))| {
-            let balance = last.balance_after.nanos();
-            (id.0, *before, last.seq, balance, last.at.micros(), last.link)
-        })
+        .map(|(account, (before, last))| Move { account: *account, before: *before, last: *last })
         .collect();
     let spent = batch.spent();
     let added = |key: KeyId| spent.get(&key).copied().unwrap_or(Credits::ZERO);
-    let spends: Vec<(KeySpend, Credits)> =
-        batch.spends.values().map(|spend| (*spend, added(spend.key))).collect();
+    let spends: Vec<Spend> = batch
+        .spends
+        .values()
+        .map(|spend| Spend { windows: *spend, added: added(spend.key) })
+        .collect();
     let backend: DbBackend = transaction.get_database_backend();
     if is_postgres(transaction) {
         let rows = batch.entries.len().max(batch.usage.len()).max(moves.len()).max(spends.len());
@@ -116,23 +182,25 @@ pub(super) async fn write_rows(
             let moves = piece(&moves, place, pieces);
             let spends = piece(&spends, place, pieces);
             let usage = piece(&batch.usage, place, pieces);
-            let mut values = Vec::from(entry_columns(piece(&batch.entries, place, pieces)));
-            values.extend(move_columns(moves));
-            values.extend(spend_columns(spends));
+            let entries = piece(&batch.entries, place, pieces);
             let names = Names::of(usage);
-            values.extend(usage_columns(usage, &names));
+            let mut values = Vec::with_capacity(48);
+            values.extend(LedgerEntry::COLUMNS.map(|column| (column.array)(entries)));
+            values.extend(Move::COLUMNS.map(|column| (column.array)(moves)));
+            values.extend(Spend::COLUMNS.map(|column| (column.array)(spends)));
+            values.extend(numbers_of_usage().map(|column| (column.array)(usage)));
+            values.push(column(&names.of_records, |place| *place));
             values.extend(names.columns());
-            values.push(column(spends, |(_, added)| added.nanos()));
-            let statement = Statement::from_sql_and_values(backend, ROWS_POSTGRES, values);
+            let statement = Statement::from_sql_and_values(backend, &*ROWS_POSTGRES, values);
             let written = transaction.execute_raw(statement).await?.rows_affected();
             all_written(written, moves.len())?;
         }
         return Ok(());
     }
-    ENTRIES.write(transaction, &batch.entries, entry_row).await?;
-    ACCOUNTS.write(transaction, &moves, move_row).await?;
-    SPENDS.write(transaction, &spends, spend_row).await?;
-    USAGE.write(transaction, &batch.usage, usage_row).await?;
+    ENTRIES.write(transaction, &batch.entries, LedgerEntry::values).await?;
+    ACCOUNTS.write(transaction, &moves, Move::values).await?;
+    SPENDS.write(transaction, &spends, Spend::values).await?;
+    USAGE.write(transaction, &batch.usage, UsageRecord::values).await?;
     Ok(())
 }
 
@@ -148,88 +216,10 @@ async fn breathe(place: usize, pause: Duration) {
     }
 }
 
-fn entry_columns(entries: &[LedgerEntry]) -> [Value; 12] {
-    [
-        column(entries, |entry| entry.account.0),
-        column(entries, |entry| entry.seq),
-        column(entries, |entry| entry.epoch),
-        column(entries, |entry| entry.kind.code()),
-        column(entries, |entry| entry.amount.nanos()),
-        column(entries, |entry| entry.balance_after.nanos()),
-        column(entries, |entry| entry.reference),
-        column(entries, |entry| entry.key.map_or(Uuid::nil(), |key| key.0)),
-        column(entries, |entry| entry.day.0),
-        column(entries, |entry| entry.month.0),
-        column(entries, |entry| entry.at.micros()),
-        column(entries, |entry| entry.link.0.to_vec()),
-    ]
-}
+/// The columns that say what was called and who served it.
+const NAMES: [&str; 4] = ["method", "route", "upstream", "model"];
 
-fn entry_row(entry: &LedgerEntry) -> [Value; 12] {
-    [
-        entry.account.0.into(),
-        entry.seq.into(),
-        entry.epoch.into(),
-        entry.kind.code().into(),
-        entry.amount.nanos().into(),
-        entry.balance_after.nanos().into(),
-        entry.reference.into(),
-        entry.key.map(|key| key.0).into(),
-        entry.day.0.into(),
-        entry.month.0.into(),
-        entry.at.micros().into(),
-        entry.link.0.to_vec().into(),
-    ]
-}
-
-fn move_columns(moves: &[Move]) -> [Value; 6] {
-    [
-        column(moves, |row| row.0),
-        column(moves, |row| row.1),
-        column(moves, |row| row.2),
-        column(moves, |row| row.3),
-        column(moves, |row| row.4),
-        column(moves, |row| row.5.0.to_vec()),
-    ]
-}
-
-fn move_row(row: &Move) -> [Value; 6] {
-    let (id, before, seq, balance, at, link) = *row;
-    [id.into(), before.into(), seq.into(), balance.into(), at.into(), link.0.to_vec().into()]
-}
-
-fn last_used(spend: &KeySpend) -> i64 {
-    spend.last_used_at.unwrap_or_default().micros()
-}
-
-fn spend_columns(spends: &[(KeySpend, Credits)]) -> [Value; 6] {
-    [
-        column(spends, |(spend, _)| spend.key.0),
-        column(spends, |(spend, _)| spend.day.0),
-        column(spends, |(spend, _)| spend.day_spent.nanos()),
-        column(spends, |(spend, _)| spend.month.0),
-        column(spends, |(spend, _)| spend.month_spent.nanos()),
-        column(spends, |(spend, _)| last_used(spend)),
-    ]
-}
-
-fn spend_row((spend, added): &(KeySpend, Credits)) -> [Value; 7] {
-    [
-        spend.key.0.into(),
-        spend.day.0.into(),
-        spend.day_spent.nanos().into(),
-        spend.month.0.into(),
-        spend.month_spent.nanos().into(),
-        last_used(spend).into(),
-        added.nanos().into(),
-    ]
-}
-
-fn status(record: &UsageRecord) -> i16 {
-    i16::try_from(record.status).unwrap_or(0)
-}
-
-/// What was called and who served it: method, route, upstream and model, each combination once, since a batch has few.
+/// What was called and who served it, each combination once, since a batch has few.
 struct Names<'r> {
     distinct: Vec<[&'r str; 4]>,
     /// Which of them, from 1 on, each record has.
@@ -258,54 +248,16 @@ impl<'r> Names<'r> {
     }
 }
 
-fn usage_columns(usage: &[UsageRecord], names: &Names<'_>) -> [Value; 13] {
-    [
-        column(usage, |record| record.account.0),
-        column(usage, |record| record.id.0),
-        column(usage, |record| record.seq.unwrap_or(0)),
-        column(usage, |record| record.key.0),
-        column(&names.of_records, |place| *place),
-        column(usage, status),
-        column(usage, |record| record.cost.nanos()),
-        column(usage, |record| kept_tokens(record.prompt_tokens)),
-        column(usage, |record| kept_tokens(record.completion_tokens)),
-        column(usage, |record| record.started_at.micros()),
-        column(usage, |record| record.latency_micros),
-        column(usage, |record| record.ending.code()),
-        column(usage, |record| record.tally.code()),
-    ]
-}
-
-fn usage_row(record: &UsageRecord) -> [Value; 16] {
-    [
-        record.account.0.into(),
-        record.id.0.into(),
-        record.seq.into(),
-        record.key.0.into(),
-        record.method.to_string().into(),
-        record.route.to_string().into(),
-        record.upstream.to_string().into(),
-        status(record).into(),
-        record.cost.nanos().into(),
-        kept_tokens(record.prompt_tokens).into(),
-        kept_tokens(record.completion_tokens).into(),
-        record.started_at.micros().into(),
-        record.latency_micros.into(),
-        record.ending.code().into(),
-        record.tally.code().into(),
-        record.model.to_string().into(),
-    ]
-}
-
 #[cfg(test)]
 mod tests {
-    use sea_orm::{QueryOrder as _, QuerySelect as _};
+    use sea_orm::{EntityTrait as _, QueryOrder as _, QuerySelect as _};
     use tokio::runtime::Handle;
+    use uuid::Uuid;
 
     use super::*;
     use crate::config::DatabaseSettings;
     use crate::store::Store;
-    use domain::{AccountId, ChargeId, Ending, Tally, Timestamp};
+    use domain::{ChargeId, Ending, Tally, Timestamp};
 
     /// The `number`th of calls that have so many different names.
     fn call(number: usize, names: usize) -> UsageRecord {

@@ -254,3 +254,100 @@ pub(super) fn decoded((epoch, number): Position, writes: &[u8]) -> Result<Batch,
         ))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Batch {
+        let (account, key) = (AccountId(7), KeyId(Uuid::from_u128(8)));
+        let id = ChargeId(Uuid::from_u128(9));
+        let at = Timestamp::from_micros(1_700_000_000_000_000);
+        let (day, month) = (at.day(), at.day().month());
+        let entry = LedgerEntry {
+            account,
+            seq: 3,
+            epoch: 2,
+            kind: EntryKind::Charge,
+            amount: Credits::from_nanos(-5),
+            balance_after: Credits::from_nanos(95),
+            reference: id.0,
+            key: Some(key),
+            day,
+            month,
+            at,
+            link: Link([4; 32]),
+        };
+        let spend = KeySpend {
+            key,
+            day,
+            day_spent: Credits::from_nanos(5),
+            month,
+            month_spent: Credits::from_nanos(6),
+            last_used_at: Some(at),
+        };
+        let record = UsageRecord {
+            id,
+            account,
+            seq: Some(3),
+            key,
+            method: "POST".into(),
+            route: "/v1".into(),
+            upstream: "v1".into(),
+            model: "m".into(),
+            status: 200,
+            cost: Credits::from_nanos(5),
+            prompt_tokens: 1,
+            completion_tokens: 2,
+            ending: Ending::Completed,
+            tally: Tally::Counted,
+            started_at: at,
+            latency_micros: 10,
+        };
+        let hold = Hold {
+            id,
+            account,
+            key,
+            day,
+            month,
+            amount: Credits::from_nanos(9),
+            earned: Credits::from_nanos(1),
+            opened_at: at,
+            expires_at: at,
+        };
+        let end = HoldEnd {
+            id,
+            account,
+            kind: HoldEndKind::Captured,
+            held: Credits::from_nanos(9),
+            captured: Credits::from_nanos(5),
+            at,
+        };
+        Batch {
+            entries: vec![entry, LedgerEntry { key: None, ..entry }],
+            spends: [(key, spend)].into(),
+            usage: vec![record],
+            holds: vec![
+                HoldChange::Opened(hold),
+                HoldChange::Extended(hold),
+                HoldChange::Ended(end),
+            ],
+            ..Batch::default()
+        }
+    }
+
+    #[test]
+    fn a_batch_is_read_as_it_was_written() {
+        let batch = sample();
+        let bytes = encode(&batch).unwrap();
+        assert_eq!(bytes.first(), Some(&FORMAT));
+        assert_eq!(format!("{:?}", decode(&bytes).unwrap()), format!("{batch:?}"));
+    }
+
+    #[test]
+    fn what_is_of_another_format_or_cut_off_is_not_read() {
+        let bytes = encode(&sample()).unwrap();
+        assert!((0..bytes.len()).all(|length| decode(&bytes[..length]).is_none()));
+        assert!(decode(&[&[FORMAT - 1], &bytes[1..]].concat()).is_none());
+    }
+}
