@@ -39,12 +39,12 @@ impl UserAccounts {
 }
 
 impl Store {
-    /// The account with its keys, counters and open holds, as the last committed batch left it. The time of
-    /// holds of another epoch than `epoch` is over.
+    /// The account with its keys, counters and open holds, as the last committed batch left it. The
+    /// time of holds of another epoch than `epoch` is over.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] where there is no such account or a row makes no sense,
-    /// [`StoreError::Quarantined`] where its rows do not agree with one another.
+    /// [`StoreError::Corrupt`] if there is no such account or a row makes no sense,
+    /// [`StoreError::Quarantined`] if its rows do not agree with one another.
     pub async fn load_account(
         &self,
         id: AccountId,
@@ -83,9 +83,6 @@ impl Store {
     }
 
     /// The two accounts of a user.
-    ///
-    /// # Errors
-    /// [`StoreError`]
     pub async fn accounts_of(&self, user: UserId) -> Result<UserAccounts, StoreError> {
         self.run(move |store| async move {
             let rows = account::Entity::find()
@@ -106,9 +103,6 @@ impl Store {
     }
 
     /// When an account was made.
-    ///
-    /// # Errors
-    /// [`StoreError`]
     pub async fn account_created_at(&self, id: AccountId) -> Result<Timestamp, StoreError> {
         self.run(move |store| async move {
             let row = account::Entity::find_by_id(id.0).one(&store.read).await?;
@@ -120,9 +114,6 @@ impl Store {
     }
 
     /// When the last entry of an account was written, or the account was made.
-    ///
-    /// # Errors
-    /// [`StoreError`]
     pub async fn account_updated_at(&self, id: AccountId) -> Result<Timestamp, StoreError> {
         self.run(move |store| async move {
             let row = account::Entity::find_by_id(id.0).one(&store.read).await?;
@@ -134,8 +125,8 @@ impl Store {
     }
 }
 
-/// All that there is of an account, in one statement: one trip to the database, and one state of it. Its last two
-/// entries come last one first.
+/// All that there is of an account, in one statement: one trip to the database, and one state of
+/// it. Its last two entries come last one first.
 const LOAD: &str = "SELECT 1 AS what, CAST(environment AS BIGINT) AS n1, CAST(status AS BIGINT) AS n2,
         balance AS n3, seq AS n4, CAST(NULL AS BIGINT) AS n5, CAST(NULL AS BIGINT) AS n6,
         CAST(NULL AS BIGINT) AS n7, CAST(NULL AS BIGINT) AS n8, CAST(NULL AS BIGINT) AS n9,

@@ -1,12 +1,12 @@
 //! The database: domain types in, domain types out. The only module that speaks SQL or SeaORM.
 //!
-//! Every call runs in a task of its own on the database runtime. So a client that leaves cannot cancel a
-//! transaction half-way, and a connection is only ever polled where it was opened.
+//! Every call runs in a task of its own on the database runtime. So a client that leaves cannot
+//! cancel a transaction half-way, and a connection is only ever polled where it was opened.
 //!
 //! Connections: SQLite has one for writing, shared by the ledger writer and everyone else (several
-//! writers would only wait for one another in the file), and several for reading. Its journal is a file of its own,
-//! so that nobody who writes into the tables keeps a paid call waiting. PostgreSQL has one pool, and the ledger writer
-//! two connections of its own beside it, one for each of its lanes.
+//! writers would only wait for one another in the file), and several for reading. Its journal is a
+//! file of its own, so that a paid call never waits for writes into the tables. PostgreSQL has one
+//! pool, and the ledger writer two connections of its own beside it, one for each of its lanes.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -48,7 +48,7 @@ pub mod webhooks;
 pub use error::{CommitError, StoreError};
 pub use ledger::{journal, lease, rollups};
 
-/// How long anyone waits for the database but the ledger writer, which has a limit of its own.
+/// How long a caller waits for the database. The ledger writer has a limit of its own.
 const PATIENCE: Duration = Duration::from_secs(10);
 const PING_MAX: Duration = Duration::from_secs(2);
 /// How long the writer waits for the end of a connection that it does not need any more.
@@ -67,7 +67,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Where the database's work is done, and what nobody waits for.
+    /// The runtime on which the database's work is done.
     #[must_use]
     pub fn runtime(&self) -> &Handle {
         &self.runtime
@@ -81,8 +81,8 @@ impl Store {
         }
     }
 
-    /// Gives the ledger writer another connection, and ends what its last one may still be doing: a session
-    /// that nobody hears any more would keep the rows locked that are to be written again.
+    /// Gives the ledger writer another connection, and ends what its last one may still be doing: a
+    /// session whose client is gone would keep the rows locked that are to be written again.
     pub async fn renew_connection(&self, lane: Lane) {
         let Some(lane) = self.lane(lane) else { return };
         let Some(renewal) = lane.renewal() else { return };
@@ -109,9 +109,6 @@ impl Store {
     }
 
     /// Can the database be reached?
-    ///
-    /// # Errors
-    /// [`StoreError`] where it cannot.
     pub async fn ping(&self) -> Result<(), StoreError> {
         let ping = self.run(|store| async move { Ok(store.read.ping().await?) });
         tokio::time::timeout(PING_MAX, ping).await.unwrap_or(Err(StoreError::TooSlow))
@@ -165,7 +162,7 @@ impl Store {
         let running = self.runtime.spawn(work(self.clone()));
         match tokio::time::timeout(PATIENCE, running).await {
             Ok(result) => result.map_err(|_| StoreError::Stopped)?,
-            // It goes on by itself; nobody waits for it any more.
+            // It goes on by itself; its caller no longer waits for it.
             Err(_) => Err(StoreError::TooSlow),
         }
     }

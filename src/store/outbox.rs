@@ -1,5 +1,5 @@
-//! The outbox: events are written in the transaction of what they tell of, with a delivery for each endpoint that
-//! listens.
+//! The outbox: an event is written in the transaction of what it reports, with a delivery for each
+//! endpoint that listens.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,7 +29,7 @@ fn listener(row: &QueryResult) -> Result<(AccountId, Credits), DbErr> {
     Ok((AccountId(row.try_get_by_index(0)?), low.map_or(BALANCE_LOW, Credits::from_nanos)))
 }
 
-/// How long a changed balance waits for further changes before it is told, in microseconds.
+/// How long a changed balance waits for further changes before it is delivered, in microseconds.
 const COALESCE_MICROS: i64 = 5_000_000;
 
 /// Who listens, so that those who do not cost nothing, and what wakes the deliveries.
@@ -73,9 +73,6 @@ impl Store {
     }
 
     /// Reads anew who listens.
-    ///
-    /// # Errors
-    /// [`StoreError`]
     pub async fn load_listeners(&self) -> Result<(), StoreError> {
         let sql = format!("{LISTENERS} GROUP BY webhook_endpoint.account_id, notice.balance_low");
         self.run(move |store| async move {
@@ -92,8 +89,8 @@ impl Store {
         .await
     }
 
-    /// Notes whether this account's holder listens, after that was changed. Where it cannot be read now, it is tried
-    /// again until it can: what was changed is on record, and must not be taken for undone.
+    /// Notes whether this account's holder listens, after that was changed. If it cannot be read
+    /// now, it is tried again until it can: the change is on record, and must not seem undone.
     pub(super) async fn note_listener(&self, account: AccountId) {
         if let Err(error) = self.load_listener(account).await {
             tracing::warn!(%account, %error, "who listens is not known yet");
@@ -124,17 +121,14 @@ impl Store {
         .await
     }
 
-    /// Writes an event that tells of nothing else that is written.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// Writes an event that reports no other write.
     pub async fn tell(&self, event: Event) -> Result<(), StoreError> {
         const KNOWN: &str = "SELECT CAST(COUNT(*) AS BIGINT) FROM webhook_event WHERE once = $1";
         if self.outbox.low(event.account).is_none() {
             return Ok(());
         }
         self.run_write(move |store| async move {
-            // What is looked for again and again is mostly told already.
+            // The same event is found again and again; mostly it is reported already.
             let backend = store.read.get_database_backend();
             let known = Statement::from_sql_and_values(backend, KNOWN, [event.once.clone().into()]);
             let known = store.read.query_one_raw(known).await?;
@@ -165,7 +159,7 @@ impl Store {
     }
 }
 
-/// Writes what is told of a batch; was there anything?
+/// Writes the events of a batch; were there any?
 pub(super) async fn write_batch(
     outbox: &Outbox,
     transaction: &impl ConnectionTrait,
@@ -220,7 +214,8 @@ const DELIVERIES: Sql = (
         WHERE webhook_delivery.status <> 1",
 );
 
-/// The endpoints that listen for events of this kind, by the account, for the accounts of these events.
+/// The endpoints that listen for events of this kind, by the account, for the accounts of these
+/// events.
 async fn endpoints_of(
     transaction: &impl ConnectionTrait,
     events: &[&Event],
@@ -239,8 +234,8 @@ async fn endpoints_of(
     Ok(endpoints)
 }
 
-/// Changed balances, one an account, each in the place of the one that was not sent yet. All at once, since a batch has
-/// as many as it has accounts whose holders listen.
+/// Changed balances, one an account, each in the place of the one that was not sent yet. All at
+/// once, since a batch has as many as it has accounts whose holders listen.
 async fn write_balances(
     transaction: &impl ConnectionTrait,
     events: &[&Event],
@@ -273,7 +268,8 @@ async fn write_balances(
         }))?]
     };
     let mut deliveries = Vec::new();
-    // To those who listen now: they need not be those of when the balance that is replaced was written.
+    // To those who listen now: they need not be those of when the balance that is replaced was
+    // written.
     for row in transaction.query_all_raw(statement(transaction, EVENTS, values)).await? {
         let (account, event): (i64, Uuid) = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
         let at: i64 = row.try_get_by_index(2)?;
@@ -350,7 +346,7 @@ async fn listening(connection: &impl ConnectionTrait, event: &Event) -> Result<V
     Ok(endpoints.remove(&event.account.0).unwrap_or_default())
 }
 
-/// Writes an event, and a delivery to each endpoint that listens for it. What was told already is not told again.
+/// Writes an event, and a delivery to each endpoint that listens for it. An event is reported once.
 pub(super) async fn write(transaction: &impl ConnectionTrait, event: &Event) -> Result<(), DbErr> {
     const INSERT: &str = "INSERT INTO webhook_event (id, account_id, kind, once, at, data)
         VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (once) DO NOTHING";
@@ -377,7 +373,7 @@ pub(super) async fn write(transaction: &impl ConnectionTrait, event: &Event) -> 
     Ok(())
 }
 
-/// A delivery that is to be tried at once, where none waits already.
+/// A delivery that is to be tried at once, if none waits already.
 pub(super) async fn insert_delivery(
     transaction: &impl ConnectionTrait,
     event: Uuid,

@@ -1,9 +1,10 @@
 //! How a batch is written in the journal.
 //!
-//! A byte for the format, then the batch in [postcard](https://postcard.jamesmunns.com/wire-format):
-//! entries, counters of keys, usage records and changes of holds, each as a list of tuples. The order
-//! and the types of the fields below are the format; a change of either needs another [`FORMAT`].
-//! Amounts are nano-dollars, instants microseconds since the epoch, ids 16 bytes, enums their codes.
+//! A byte for the format, then the batch in
+//! [postcard](https://postcard.jamesmunns.com/wire-format): entries, counters of keys, usage
+//! records and changes of holds, each as a list of tuples. The order and the types of the fields
+//! below are the format; a change of either needs another [`FORMAT`]. Amounts are nano-dollars,
+//! instants microseconds since the epoch, ids 16 bytes, enums their codes.
 //!
 //! Recorded answers, changes of keys and acts of the audit log are not in the journal: batches that
 //! have them are committed to the tables.
