@@ -13,7 +13,7 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::accounts::{UserAccounts, spends_of};
-use super::lease::begin_write;
+use super::sql::begin_write;
 use super::{Store, StoreError, audit_log, outbox};
 use domain::api_key::KeyDigest;
 use domain::event::{self, EventKind};

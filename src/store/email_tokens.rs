@@ -6,8 +6,8 @@ use sea_orm::{
 };
 use uuid::Uuid;
 
-use super::lease::begin_write;
 use super::sessions::{self, TokenDigest};
+use super::sql::begin_write;
 use super::users::{User, folded};
 use super::{Store, StoreError, audit_log};
 use domain::{ActKind, Actor, Origin, Timestamp, UserId};

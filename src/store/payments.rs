@@ -7,7 +7,7 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::error::CommitError;
-use super::lease::begin_write;
+use super::sql::begin_write;
 use super::{Store, StoreError, answers, audit_log, outbox};
 use domain::event::{self, Event};
 use domain::{

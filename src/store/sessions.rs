@@ -9,7 +9,7 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::audit_log;
-use super::lease::begin_write;
+use super::sql::begin_write;
 use super::users::User;
 use super::{Store, StoreError};
 use domain::{Act, ActKind, Actor, Origin, SessionId, Timestamp, UserId};

@@ -5,7 +5,7 @@ use sea_orm::{
     PaginatorTrait as _, QueryFilter, QuerySelect as _, Value,
 };
 
-use super::lease::begin_write;
+use super::sql::begin_write;
 use super::{Store, StoreError, audit_log};
 use domain::{Act, Timestamp, UserId};
 use entity::{recovery_code, user};

@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::audit_log;
 use super::email_tokens::{TokenPurpose, delete_others};
-use super::lease::begin_write;
 use super::sessions::{self, NewSession};
+use super::sql::begin_write;
 use super::{Store, StoreError};
 use domain::{
     AccountId, AccountStatus, Act, ActKind, Credits, EntryKind, Environment, LedgerEntry, Link,

@@ -3,8 +3,8 @@
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, Value};
 use uuid::Uuid;
 
-use super::lease::begin_write;
 use super::outbox::insert_delivery;
+use super::sql::begin_write;
 use super::{Store, StoreError, audit_log};
 use domain::delivery::DeliveryStatus;
 use domain::{

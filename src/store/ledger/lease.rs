@@ -11,8 +11,7 @@ use uuid::Uuid;
 
 use crate::store::Store;
 use crate::store::error::StoreError;
-pub(in crate::store) use crate::store::sql::begin_write;
-use crate::store::sql::is_postgres;
+use crate::store::sql::{begin_write, is_postgres};
 use domain::Lease;
 
 const LEASE_LOCK: i64 = 0x706f_6c79_0002;
