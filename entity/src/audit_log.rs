@@ -1,8 +1,8 @@
-//! Something that somebody did.
+//! An act in the audit log.
 
 use sea_orm::entity::prelude::*;
 
-/// Something that somebody did.
+/// An act in the audit log.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "audit_log")]
 pub struct Model {

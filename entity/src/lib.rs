@@ -1,7 +1,9 @@
-//! The SeaORM entities of Polysystems: one file a table, as `migration` makes them.
+//! The SeaORM entities of Polysystems: one file a table that is read or written through
+//! SeaORM. `migration` makes the tables; those that only SQL touches have no entity.
 //!
-//! Amounts are nano-dollars in BIGINT, instants microseconds since the epoch in BIGINT: both databases
-//! keep them exactly. Nothing outside `polysystems::store` uses this crate; no rule lives here.
+//! Amounts are nano-dollars in BIGINT, instants microseconds since the epoch in BIGINT: both
+//! databases keep them exactly. Nothing outside `polysystems::store` uses this crate; no rule lives
+//! here.
 
 #![expect(missing_docs, reason = "the columns are explained where the domain has them")]
 

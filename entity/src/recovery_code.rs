@@ -1,8 +1,8 @@
-//! A code for whoever has lost their second factor.
+//! A code for a user who has lost the second factor.
 
 use sea_orm::entity::prelude::*;
 
-/// A code for whoever has lost their second factor.
+/// A code for a user who has lost the second factor.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "recovery_code")]
 pub struct Model {

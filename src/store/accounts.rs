@@ -39,12 +39,12 @@ impl UserAccounts {
 }
 
 impl Store {
-    /// The account with its keys, counters and open holds, as the last committed batch left it. The time of
-    /// holds of another epoch than `epoch` is over.
+    /// The account with its keys, counters and open holds, as the last committed batch left it. The
+    /// time of holds of another epoch than `epoch` is over.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] where there is no such account or a row makes no sense,
-    /// [`StoreError::Quarantined`] where its rows do not agree with one another.
+    /// [`StoreError::Corrupt`] if there is no such account or a row makes no sense,
+    /// [`StoreError::Quarantined`] if its rows do not agree with one another.
     pub async fn load_account(
         &self,
         id: AccountId,
@@ -83,8 +83,8 @@ impl Store {
     }
 }
 
-/// All that there is of an account, in one statement: one trip to the database, and one state of it. Its last two
-/// entries come last one first.
+/// All that there is of an account, in one statement: one trip to the database, and one state of
+/// it. Its last two entries come last one first.
 const LOAD: &str = "SELECT 1 AS what, CAST(environment AS BIGINT) AS n1, CAST(status AS BIGINT) AS n2,
         balance AS n3, seq AS n4, CAST(NULL AS BIGINT) AS n5, CAST(NULL AS BIGINT) AS n6,
         CAST(NULL AS BIGINT) AS n7, CAST(NULL AS BIGINT) AS n8, CAST(NULL AS BIGINT) AS n9,

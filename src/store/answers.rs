@@ -9,10 +9,7 @@ use domain::{AccountId, RecordedAnswer, Timestamp};
 use entity::recorded_answer;
 
 impl Store {
-    /// The answer recorded for a key of an account, unless it is forgotten.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// The answer recorded for a key of an account, unless its time is over.
     pub async fn find_answer(
         &self,
         account: AccountId,
@@ -40,9 +37,6 @@ impl Store {
     }
 
     /// Deletes answers whose time is over, a piece at a time; says whether there may be more.
-    ///
-    /// # Errors
-    /// [`StoreError`]
     pub async fn forget_answers(&self, now: Timestamp) -> Result<bool, StoreError> {
         self.run(move |store| async move {
             let sql = format!(
@@ -57,8 +51,9 @@ impl Store {
     }
 }
 
-/// Writes an answer down. What was recorded under the key before must be forgotten, or be this very charge,
-/// since a batch is written again after an unknown outcome: so the database itself has one charge a key.
+/// Writes an answer down. What was recorded under the key before must have expired, or be this very
+/// charge, since a batch is written again after an unknown outcome: so the database itself has one
+/// charge a key.
 pub(super) async fn record(
     connection: &impl ConnectionTrait,
     answer: &RecordedAnswer,

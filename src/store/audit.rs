@@ -21,7 +21,7 @@ const PAGE: u64 = 1_000;
 pub struct AuditedEntry {
     /// The entry.
     pub entry: LedgerEntry,
-    /// What was captured of the hold it ended, where that was durable.
+    /// What was captured of the hold it ended, if that was durable.
     pub captured: Option<Credits>,
 }
 
@@ -32,17 +32,16 @@ pub struct Audit {
 }
 
 impl Store {
-    /// The next accounts after `after`, in the order of their numbers; and of each, whether nothing was ever
-    /// written for it, so that there is nothing to fold. Most accounts of a large database are so.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// The next accounts after `after`, in the order of their numbers; and of each, whether nothing
+    /// was ever written for it, so that there is nothing to fold. Most accounts of a large database
+    /// are so.
     pub async fn audited_accounts(
         &self,
         after: Option<AccountId>,
     ) -> Result<Vec<(AccountId, bool)>, StoreError> {
-        // Each asks for the first row in an order that an index has: for NOT EXISTS, or for any row, PostgreSQL
-        // reads the whole of a table in which few accounts have many rows, once a page or even once an account.
+        // Each asks for the first row in an order that an index has: for NOT EXISTS, or for any
+        // row, PostgreSQL reads the whole of a table in which few accounts have many rows, once a
+        // page or even once an account.
         const SQL: &str = "SELECT id, CASE WHEN seq = 0 AND balance = 0 AND link = $2
                 AND environment IN (1, 2) AND status IN (1, 2)
                 AND (SELECT row.seq FROM ledger_entry AS row WHERE row.account_id = account.id
@@ -67,17 +66,11 @@ impl Store {
     }
 
     /// How many accounts there are.
-    ///
-    /// # Errors
-    /// [`StoreError`]
     pub async fn count_accounts(&self) -> Result<u64, StoreError> {
         Ok(account::Entity::find().count(&self.read).await?)
     }
 
     /// Accounts that rows speak of and that are not there; the first thousand.
-    ///
-    /// # Errors
-    /// [`StoreError`]
     pub async fn accounts_gone(&self) -> Result<Vec<AccountId>, StoreError> {
         const SQL: &str = "SELECT account_id FROM (
                 SELECT account_id FROM ledger_entry UNION SELECT account_id FROM usage_record
@@ -90,9 +83,6 @@ impl Store {
     }
 
     /// Opens a snapshot of an account.
-    ///
-    /// # Errors
-    /// [`StoreError`]
     pub async fn audit(&self, id: AccountId) -> Result<Audit, StoreError> {
         Ok(Audit { transaction: self.snapshot().await?, id })
     }
@@ -108,7 +98,8 @@ pub struct AuditedUsage {
     pub account: AccountId,
     /// What it says the call cost.
     pub cost: Credits,
-    /// The entry it names, if it names one: its kind, amount and reference; `None` inside where there is none.
+    /// The entry it names, if it names one: its kind, amount and reference; `None` inside if there
+    /// is no such entry.
     pub entry: Option<Option<(EntryKind, Credits, Uuid)>>,
     /// Is the key one of the account's?
     pub is_key_own: bool,
@@ -116,12 +107,9 @@ pub struct AuditedUsage {
 
 impl Store {
     /// The next usage records after number `after`, in the order of time.
-    ///
-    /// # Errors
-    /// [`StoreError`]
     pub async fn audited_usage(&self, after: i64) -> Result<Vec<AuditedUsage>, StoreError> {
-        // A record and its entry are written in one transaction or the entry earlier, so one statement sees
-        // both or neither.
+        // A record and its entry are written in one transaction or the entry earlier, so one
+        // statement sees both or neither.
         let sql =
             "SELECT usage.number, usage.id, usage.account_id, usage.cost, usage.seq, entry.kind,
                 entry.amount, entry.reference, api_key.account_id
@@ -160,9 +148,6 @@ impl Store {
 
 impl Audit {
     /// The account's row and its keys' counters.
-    ///
-    /// # Errors
-    /// [`StoreError`]
     pub async fn account(&mut self) -> Result<AuditedAccount, StoreError> {
         let id = self.id;
         let row = account::Entity::find_by_id(id.0).one(&self.transaction).await?;
@@ -172,7 +157,7 @@ impl Audit {
             .all(&self.transaction)
             .await?;
         let ids = keys.iter().map(|key| KeyId(key.id)).collect();
-        // The counters of a deleted key stand still, also where a call of it ended later.
+        // The counters of a deleted key stand still, even if a call of it ended later.
         keys.retain(|key| !key.is_deleted);
         let spends = spends_of(&self.transaction, &keys).await?;
         let totals = spends.iter().map(|(key, (_, total))| (*key, *total)).collect();
@@ -195,11 +180,8 @@ impl Audit {
         })
     }
 
-    /// Hours of this account whose rollups are not what its usage records say, where none of those is forgotten, and days
-    /// that are not what their hours say.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// Hours of this account whose rollups are not what its usage records say, if none of those is
+    /// deleted yet, and days that are not what their hours say.
     pub async fn rollups_astray(&self) -> Result<(u64, u64), StoreError> {
         const DAYS: &str = "SELECT COUNT(*) FROM (
                 SELECT day FROM (
@@ -210,7 +192,8 @@ impl Audit {
                     FROM usage_day WHERE account_id = $1 GROUP BY 1
                 ) AS both_of_them GROUP BY day HAVING SUM(calls) <> 0 OR SUM(cost) <> 0
             ) AS astray";
-        // Records are forgotten in the order in which they were written, and a call may have begun before others.
+        // Records are deleted in the order in which they were written, and a call may have begun
+        // before others.
         const FIRST: &str = "SELECT CASE WHEN (SELECT MIN(number) FROM usage_record) = 1 THEN 0
             ELSE (SELECT MIN(started_at) / 3600000000 + 48 FROM usage_record WHERE account_id = $1)
             END";
@@ -249,7 +232,8 @@ impl Audit {
     }
 
     async fn entries_astray(&self) -> Result<u64, StoreError> {
-        // A call has one charge or capture, and gets back no more than that; a top-up has its payment.
+        // A call has one charge or capture, and gets back no more than that; a top-up has its
+        // payment.
         const CALLS: &str = "SELECT COUNT(*) FROM (
                 SELECT reference FROM ledger_entry WHERE account_id = $1 AND kind IN (2, 3, 4)
                 GROUP BY reference
@@ -303,9 +287,6 @@ impl Audit {
     }
 
     /// The next entries after number `after`, with their epochs.
-    ///
-    /// # Errors
-    /// [`StoreError`]
     pub async fn entries(&mut self, after: i64) -> Result<Vec<AuditedEntry>, StoreError> {
         let rows = ledger_entry::Entity::find()
             .filter(ledger_entry::Column::AccountId.eq(self.id.0))
@@ -335,9 +316,6 @@ impl Audit {
     }
 
     /// Ends the snapshot.
-    ///
-    /// # Errors
-    /// [`StoreError`]
     pub async fn close(self) -> Result<(), StoreError> {
         Ok(self.transaction.rollback().await?)
     }

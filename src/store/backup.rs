@@ -11,7 +11,7 @@ use super::options::sqlite_file;
 use super::sql::text_cell;
 use super::{Store, StoreError};
 
-/// Refuses where there is no SQLite database, which would be made when it is opened.
+/// Refuses if there is no SQLite database: opening it would make one.
 ///
 /// # Errors
 /// [`StoreError::Unsafe`]
@@ -24,14 +24,16 @@ pub fn assert_there(url: &str) -> Result<(), StoreError> {
 }
 
 impl Store {
-    /// Copies the database into a folder, also while a server runs on it: whatever was acknowledged when this began is in
-    /// the copy. Answers its files, each under its own name.
+    /// Copies the database into a folder, also while a server runs on it: whatever was acknowledged
+    /// when this began is in the copy. Answers its files, each under its own name.
     ///
-    /// The journal is first: what is checkpointed meanwhile is in the tables, which are copied after it.
+    /// The journal is first: what is checkpointed meanwhile is in the tables, which are copied
+    /// after it.
     ///
     /// # Errors
-    /// [`StoreError::Unsafe`] for PostgreSQL, which has tools of its own, and where the folder has such files already or
-    /// cannot be written; other [`StoreError`]s where the database cannot be read.
+    /// [`StoreError::Unsafe`] for PostgreSQL, which has tools of its own, and if the folder has
+    /// such files already or cannot be written; other [`StoreError`]s if the database cannot be
+    /// read.
     pub async fn back_up(&self, folder: &Path) -> Result<[PathBuf; 2], StoreError> {
         let (store, folder) = (self.clone(), folder.to_owned());
         // It takes as long as it takes.

@@ -46,8 +46,8 @@ impl StoreError {
             _ => StoreError::Database(error),
         }
     }
-    /// The error of a write that nobody repeats: did it happen? It certainly did not if there was no connection, or if
-    /// the database itself refused it. Otherwise the outcome is unknown.
+    /// The error of a write that nobody repeats: did it happen? It certainly did not if there was
+    /// no connection, or if the database itself refused it. Otherwise the outcome is unknown.
     pub(super) fn of_unrepeated_write(self) -> Self {
         match self {
             StoreError::Database(DbErr::ConnectionAcquire(_) | DbErr::Conn(_)) => self,
@@ -93,14 +93,16 @@ impl From<DbErr> for CommitError {
     }
 }
 
-/// Says a database's error code that the same rows may be taken later, if only a person mends it? Any other error
-/// that the database itself gives is about the rows, and would come again for ever.
+/// Is this an error code of the database after which the same rows may be accepted later, perhaps
+/// after a person has mended it? Any other error code is about the rows, and would come again for
+/// ever.
 fn is_transient(code: &str) -> bool {
-    // SQLSTATE classes of PostgreSQL: connection, transaction state, rollback, resources, object state,
-    // access and tables that are not there, operator intervention, system error, internal error.
+    // SQLSTATE classes of PostgreSQL: connection, transaction state, rollback, resources, object
+    // state, access and tables that are not there, operator intervention, system error, internal
+    // error.
     const CLASSES: [&str; 9] = ["08", "25", "40", "42", "53", "55", "57", "58", "XX"];
-    // Primary codes of SQLite: ERROR (as where there is no such table), BUSY, LOCKED, NOMEM, READONLY, INTERRUPT,
-    // IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL, NOTADB.
+    // Primary codes of SQLite: ERROR (as if there is no such table), BUSY, LOCKED, NOMEM, READONLY,
+    // INTERRUPT, IOERR, CORRUPT, FULL, CANTOPEN, PROTOCOL, NOTADB.
     const PRIMARY: [u32; 12] = [1, 5, 6, 7, 8, 9, 10, 11, 13, 14, 15, 26];
     if code.len() == 5 {
         return code.get(..2).is_some_and(|class| CLASSES.contains(&class));
@@ -130,16 +132,16 @@ mod tests {
 
     #[test]
     fn only_what_may_pass_is_tried_again() {
-        // PostgreSQL: connection, serialization, too many connections, shutdown, no right, no such table; then what is
-        // about the rows.
+        // PostgreSQL: connection, serialization, too many connections, shutdown, no right, no such
+        // table; then what is about the rows.
         for code in ["08006", "40001", "40P01", "53300", "57P01", "58030", "42501", "42P01"] {
             assert!(is_transient(code), "{code}");
         }
         for code in ["23505", "23514", "22021", "22003"] {
             assert!(!is_transient(code), "{code}");
         }
-        // SQLite, primary and extended: BUSY, IOERR_FSYNC, FULL, no such table, CORRUPT; then constraints, mismatch, a
-        // trigger's abort.
+        // SQLite, primary and extended: BUSY, IOERR_FSYNC, FULL, no such table, CORRUPT; then
+        // constraints, mismatch, a trigger's abort.
         for code in ["5", "1034", "13", "1", "11"] {
             assert!(is_transient(code), "{code}");
         }

@@ -1,12 +1,12 @@
 //! The database: domain types in, domain types out. The only module that speaks SQL or SeaORM.
 //!
-//! Every call runs in a task of its own on the database runtime. So a client that leaves cannot cancel a
-//! transaction half-way, and a connection is only ever polled where it was opened.
+//! Every call runs in a task of its own on the database runtime. So a client that leaves cannot
+//! cancel a transaction half-way, and a connection is only ever polled where it was opened.
 //!
 //! Connections: SQLite has one for writing, shared by the ledger writer and everyone else (several
-//! writers would only wait for one another in the file), and several for reading. Its journal is a file of its own,
-//! so that nobody who writes into the tables keeps a paid call waiting. PostgreSQL has one pool, and the ledger writer
-//! two connections of its own beside it, one for each of its lanes.
+//! writers would only wait for one another in the file), and several for reading. Its journal is a
+//! file of its own, so that a paid call never waits for writes into the tables. PostgreSQL has one
+//! pool, and the ledger writer two connections of its own beside it, one for each of its lanes.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -123,8 +123,8 @@ impl Store {
         }
     }
 
-    /// Gives the ledger writer another connection, and ends what its last one may still be doing: a session
-    /// that nobody hears any more would keep the rows locked that are to be written again.
+    /// Gives the ledger writer another connection, and ends what its last one may still be doing: a
+    /// session whose client is gone would keep the rows locked that are to be written again.
     pub async fn renew_connection(&self, lane: Lane) {
         let Some(lane) = self.lane(lane) else { return };
         let Some(renewal) = lane.renewal() else { return };
@@ -151,9 +151,6 @@ impl Store {
     }
 
     /// Can the database be reached?
-    ///
-    /// # Errors
-    /// [`StoreError`] where it cannot.
     pub async fn ping(&self) -> Result<(), StoreError> {
         let ping = self.run(|store| async move { Ok(store.read.ping().await?) });
         tokio::time::timeout(PING_MAX, ping).await.unwrap_or(Err(StoreError::TooSlow))

@@ -23,22 +23,25 @@ use crate::failpoint;
 
 /// Serialises migrations of several processes that start at once on one PostgreSQL database.
 const MIGRATION_LOCK: i64 = 0x706f_6c79_0001;
-/// What a connection of SQLite keeps in memory, in KiB: a checkpoint touches many pages again and again, a reader few.
+/// What a connection of SQLite keeps in memory, in KiB: a checkpoint touches many pages again and
+/// again, a reader few.
 const WRITE_CACHE: &str = "-65536";
 const READ_CACHE: &str = "-4096";
-/// A database that was restarted has cut its connections off: each is tried before it is used, unless it was given back
-/// just now, when the pool has tried it. A round trip less for each of the reads that a cold account waits for; for so long
-/// each connection that is cut off fails whoever is next to use it.
+/// A database that was restarted has cut its connections off: each is tried before it is used,
+/// unless it was given back just now, when the pool has tried it. A round trip less for each of the
+/// reads that a cold account waits for; for so long each connection that is cut off fails the next
+/// caller who uses it.
 const TRUSTED_MAX: Duration = Duration::from_millis(250);
 /// The oldest SQLite without the WAL-reset bug (sqlite.org/wal.html#walresetbug).
 const SQLITE_VERSION_MIN: (u32, u32, u32) = (3, 51, 3);
 
 impl Store {
-    /// Opens the database, checks that it can be trusted with money, and brings its schema up to date.
+    /// Opens the database, checks that it can be trusted with money, and brings its schema up to
+    /// date.
     ///
     /// # Errors
     /// [`StoreError::Unsafe`] for settings under which an acknowledged commit could be lost,
-    /// [`StoreError::Database`] where it cannot be reached or migrated.
+    /// [`StoreError::Database`] if it cannot be reached or migrated.
     pub async fn open(
         settings: &DatabaseSettings,
         url: &str,
@@ -89,9 +92,10 @@ impl Store {
             });
             Database::connect(options)
         };
-        // Serialises what several processes do that start at once: who switches to the log of SQLite needs the
-        // file for itself, and so does who migrates. The folder is locked, not the file: closing another handle on
-        // a SQLite file would drop SQLite's own locks.
+        // Serialises what several processes do that start at once: a process that switches to the
+        // write-ahead log of SQLite needs the file for itself, and so does one that migrates. The
+        // folder is locked, not the file: closing another handle on a SQLite file would drop
+        // SQLite's own locks.
         folder.lock().map_err(|error| {
             StoreError::Unsafe(format!("cannot lock the folder of the database: {error}"))
         })?;
@@ -133,9 +137,10 @@ impl Store {
     }
 }
 
-/// Is a connection outside of any transaction? Where a COMMIT or ROLLBACK fails, since the disk is full or broken,
-/// the driver can be left believing in a transaction that is over, or inside one that is not. What is then begun is
-/// a savepoint, whose release commits nothing. Such a connection is thrown away.
+/// Is a connection outside of any transaction? If a COMMIT or ROLLBACK fails, because the disk is
+/// full or broken, the driver can believe in a transaction that is over, or be inside one without
+/// knowing. What is begun then is a savepoint, and its release commits nothing. Such a connection
+/// is thrown away.
 async fn is_clean(connection: &mut sqlx::SqliteConnection) -> Result<bool, sqlx::Error> {
     use sqlx::Connection as _;
     if connection.is_in_transaction() {
@@ -151,7 +156,7 @@ fn log_pages() -> &'static str {
     if failpoint::is_ordered("sqlite-small-log") { "200" } else { "8192" }
 }
 
-/// The folder of a SQLite file, made where it is missing.
+/// The folder of a SQLite file, made if it is missing.
 fn create_folder(url: &str) -> Result<File, StoreError> {
     let file = sqlite_file(url);
     let folder = folder_of(&file);
@@ -215,7 +220,7 @@ mod tests {
     use super::*;
     use domain::Batch;
 
-    /// Whoever opens the files and whoever writes the journal read the same URL.
+    /// The database and its journal are found by the same URL.
     #[tokio::test]
     async fn the_files_are_where_the_url_says() {
         let folder = tempfile::tempdir().unwrap();

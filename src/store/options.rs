@@ -8,7 +8,7 @@ use sea_orm::sqlx::sqlite::SqliteConnectOptions;
 
 use crate::failpoint;
 
-/// Below the process, every commit is synced; a test of that test may order less.
+/// Is every commit synced to the disk? Only a test may order less.
 pub(super) fn is_synced() -> bool {
     !failpoint::is_ordered("sqlite-synchronous-normal")
 }
@@ -25,7 +25,7 @@ pub(super) fn options(url: &str, connections: u32) -> ConnectOptions {
         // Both cost on every statement; a dead connection is noticed by its first failure.
         .sqlx_logging(false)
         .test_before_acquire(false);
-    // What a client leaves behind that has gone without a word must not keep rows locked for hours.
+    // A client that disappears without closing its connection must not keep rows locked for hours.
     options.map_sqlx_postgres_opts(|postgres| {
         postgres.options([
             ("idle_in_transaction_session_timeout", "10000"),
@@ -41,7 +41,7 @@ pub(super) fn options(url: &str, connections: u32) -> ConnectOptions {
 /// The file of a SQLite database.
 pub(super) fn sqlite_file(url: &str) -> PathBuf {
     url.parse().map_or_else(
-        // Whoever connects is told what is wrong with it.
+        // Connecting to it will fail, and say what is wrong with it.
         |_| PathBuf::from(url.trim_start_matches("sqlite:").trim_start_matches("//")),
         |options: SqliteConnectOptions| options.get_filename().to_owned(),
     )

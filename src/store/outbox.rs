@@ -1,5 +1,5 @@
-//! The outbox: events are written in the transaction of what they tell of, with a delivery for each endpoint that
-//! listens.
+//! The outbox: an event is written in the transaction of what it reports, with a delivery for each
+//! endpoint that listens.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use domain::{AccountId, Batch, Credits, KeyId, SpendingLimits};
 /// Below which balance an account counts as low, unless its holder has said otherwise: 10 USD.
 pub const BALANCE_LOW: Credits = Credits::from_nanos(10_000_000_000);
 
-/// How long a changed balance waits for further changes before it is told, in microseconds.
+/// How long a changed balance waits for further changes before it is delivered, in microseconds.
 const COALESCE_MICROS: i64 = 5_000_000;
 
 /// Who listens, so that those who do not cost nothing, and what wakes the deliveries.
@@ -58,7 +58,7 @@ impl Store {
     }
 }
 
-/// Writes what is told of a batch; was there anything?
+/// Writes the events of a batch; were there any?
 pub(in crate::store) async fn write_batch(
     outbox: &Outbox,
     transaction: &impl ConnectionTrait,
@@ -113,7 +113,8 @@ const DELIVERIES: Sql = (
         WHERE webhook_delivery.status <> 1",
 );
 
-/// The endpoints that listen for events of this kind, by the account, for the accounts of these events.
+/// The endpoints that listen for events of this kind, by the account, for the accounts of these
+/// events.
 async fn endpoints_of(
     transaction: &impl ConnectionTrait,
     events: &[&Event],
@@ -132,8 +133,8 @@ async fn endpoints_of(
     Ok(endpoints)
 }
 
-/// Changed balances, one an account, each in the place of the one that was not sent yet. All at once, since a batch has
-/// as many as it has accounts whose holders listen.
+/// Changed balances, one an account, each in the place of the one that was not sent yet. All at
+/// once, since a batch has as many as it has accounts whose holders listen.
 async fn write_balances(
     transaction: &impl ConnectionTrait,
     events: &[&Event],
@@ -166,7 +167,8 @@ async fn write_balances(
         }))?]
     };
     let mut deliveries = Vec::new();
-    // To those who listen now: they need not be those of when the balance that is replaced was written.
+    // To those who listen now: they need not be those of when the balance that is replaced was
+    // written.
     for row in transaction.query_all_raw(statement(transaction, EVENTS, values)).await? {
         let (account, event): (i64, Uuid) = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
         let at: i64 = row.try_get_by_index(2)?;
@@ -246,7 +248,7 @@ pub(in crate::store) async fn listening(
     Ok(endpoints.remove(&event.account.0).unwrap_or_default())
 }
 
-/// Writes an event, and a delivery to each endpoint that listens for it. What was told already is not told again.
+/// Writes an event, and a delivery to each endpoint that listens for it. An event is reported once.
 pub(in crate::store) async fn write(
     transaction: &impl ConnectionTrait,
     event: &Event,
@@ -276,7 +278,7 @@ pub(in crate::store) async fn write(
     Ok(())
 }
 
-/// A delivery that is to be tried at once, where none waits already.
+/// A delivery that is to be tried at once, if none waits already.
 pub(in crate::store) async fn insert_delivery(
     transaction: &impl ConnectionTrait,
     event: Uuid,

@@ -1,5 +1,5 @@
-//! The columns of a table as one list, from which come the statements of both databases and the values of
-//! a row.
+//! The columns of a table as one list, from which come the statements of both databases and the
+//! values of a row.
 
 use sea_orm::{Statement, Value};
 
@@ -25,8 +25,9 @@ pub(super) trait Row<const N: usize>: Sized + 'static {
     fn values(&self) -> [Value; N];
 }
 
-/// Implements [`Row`]: `name: TYPE = value` for each column, and `name: TYPE or null = value` for one whose
-/// value is an `Option`, with the literal that stands for NULL in an array and is the type's default.
+/// Implements [`Row`]: `name: TYPE = value` for each column, and `name: TYPE or null = value` for
+/// one whose value is an `Option`, with the literal that stands for NULL in an array and is the
+/// type's default.
 macro_rules! row {
     ($table:literal[$count:literal], |$row:ident: $record:ty| {
         $($name:ident: $kind:ident $(or $null:literal)? = $value:expr;)*

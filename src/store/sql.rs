@@ -1,4 +1,5 @@
-//! Statements that both databases understand, and the few helpers that every file of the store needs to make them.
+//! Statements that both databases understand, and the few helpers that every file of the store
+//! needs to make them.
 
 use std::sync::OnceLock;
 
@@ -14,7 +15,8 @@ use super::row::{Row, names};
 /// Rows that one statement deletes at most, so that no other statement waits long for it.
 pub(super) const DELETED_MAX: u64 = 500;
 
-/// Rows of each table that PostgreSQL is given in one statement: it has a processor for itself until it is done.
+/// Rows of each table that PostgreSQL is given in one statement: it has a processor for itself
+/// until it is done.
 pub(super) const PIECE: usize = 256;
 
 /// Is it PostgreSQL that this connection speaks to, or SQLite?
@@ -96,7 +98,8 @@ pub(super) fn placeholders(rows: usize, columns: usize) -> String {
     format!("VALUES {}", vec![row; rows].join(","))
 }
 
-/// The values of rows, one after the other, and NULL where the text has room for more.
+/// The values of rows, one after the other, and NULL for each row that the text has room for beyond
+/// them.
 pub(super) fn push_rows<const N: usize>(
     values: &mut Vec<Value>,
     rows: impl ExactSizeIterator<Item = [Value; N]>,
@@ -128,8 +131,8 @@ pub(super) fn json<R: serde::Serialize>(rows: impl Iterator<Item = R>) -> Result
 
 /// A statement of SQLite that writes many rows: its text before and after the `VALUES` of the rows.
 ///
-/// What is refused fails the transaction, so no statement need be undone by itself: with `OR FAIL` SQLite does
-/// not copy each page that a statement changes.
+/// What is refused fails the transaction, so no statement need be undone by itself: with `OR FAIL`
+/// SQLite does not copy each page that a statement changes.
 pub(super) struct Table {
     before: String,
     after: String,
@@ -184,7 +187,8 @@ impl Table {
     }
 }
 
-/// The room of the text for the first of so many rows: many are taken in full texts, few in one with some room left.
+/// The room of the text for the first of so many rows: many are taken in full texts, few in one
+/// with some room left.
 fn capacity(rows: usize) -> usize {
     let above = rows.clamp(1, CAPACITY_MAX).next_power_of_two();
     if above > rows && above > 64 { above / 2 } else { above }
@@ -200,8 +204,8 @@ pub(super) fn all_written(written: u64, expected: usize) -> Result<(), CommitErr
 }
 
 impl Store {
-    /// Deletes rows that are no longer needed, at most [`DELETED_MAX`] of them; says whether there may be more. The
-    /// statement must limit itself to that many.
+    /// Deletes rows that are no longer needed, at most [`DELETED_MAX`] of them; says whether there
+    /// may be more. The statement must limit itself to that many.
     pub(super) async fn delete_some<const N: usize>(
         &self,
         sql: &str,

@@ -27,11 +27,8 @@ impl Store {
     /// Writes the batch in one transaction, after checking inside it that the lease still holds.
     /// `Ok` means durable.
     ///
-    /// Runs where it is called, in no task of its own: the caller is the ledger writer, which has tasks and a
+    /// Runs in the task of its caller: that one is the ledger writer, which has tasks and a
     /// connection for it.
-    ///
-    /// # Errors
-    /// [`CommitError`]
     pub async fn commit(&self, batch: &Batch, lease: Lease) -> Result<(), CommitError> {
         failpoint!("writer-before-begin");
         let mut unfolded = self.unfolded.hold().await;
@@ -70,11 +67,8 @@ impl Store {
         Ok(())
     }
 
-    /// Makes one more write durable: with it, everything is that was committed before, also where a commit was
-    /// cut off while it waited for a standby.
-    ///
-    /// # Errors
-    /// [`CommitError`]
+    /// Makes one more write durable. Then everything that was committed before is durable too, even
+    /// a commit that was cut off while it waited for a standby.
     pub async fn seal(&self, lane: Lane, lease: Lease) -> Result<(), CommitError> {
         let connection = match (lane, &self.journal) {
             (Lane::Tables, _) => &self.tables,
@@ -92,9 +86,6 @@ impl Store {
     }
 
     /// Was the batch written? Asked after an unknown outcome.
-    ///
-    /// # Errors
-    /// [`StoreError`] where the database still does not answer.
     pub async fn is_written(
         &self,
         batch: &Batch,
@@ -103,7 +94,7 @@ impl Store {
     ) -> Result<bool, StoreError> {
         if let Target::Journal(number) = target {
             self.wait_for_other_sessions(Lane::Journal).await?;
-            // Else whoever took the accounts over may have checkpointed it already.
+            // If it is not, the next owner of the accounts may have checkpointed it already.
             if self.is_journaled(number, lease).await? {
                 return Ok(true);
             }
@@ -112,7 +103,8 @@ impl Store {
         }
         let lent = self.tables.committed().await;
         let ledger: &DatabaseConnection = &lent;
-        // One transaction writes all or nothing, so any row that is this batch's alone speaks for all of it.
+        // One transaction writes all or nothing, so any row that is this batch's alone speaks for
+        // all of it.
         if let Some(first) = batch.entries.first() {
             let row = entity::ledger_entry::Entity::find_by_id((first.account.0, first.seq))
                 .one(ledger)
@@ -133,7 +125,7 @@ impl Store {
     pub(super) async fn wait_for_other_sessions(&self, lane: Lane) -> Result<(), StoreError> {
         // What was written into SQLite's journal was done when it returned.
         let Some(connection) = self.lane(lane) else { return Ok(()) };
-        // What a connection of SQLite was told before, it has done when it answers.
+        // When a connection of SQLite answers, it has done everything it was given before.
         connection.lent().await.ping().await?;
         let ledger = connection.committed().await;
         let mut polls = 0..SESSION_POLLS;
@@ -145,7 +137,8 @@ impl Store {
     }
 }
 
-/// Looks among the last records only: they are in the order in which they were written, and have no index by id.
+/// Looks among the last records only: they are in the order in which they were written, and have no
+/// index by id.
 async fn is_usage_written(
     ledger: &DatabaseConnection,
     usage: &UsageRecord,

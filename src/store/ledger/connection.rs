@@ -1,7 +1,8 @@
-//! What the ledger writer writes on in one of its lanes.
+//! The connection of the ledger writer in one of its lanes.
 //!
-//! A pool asks a connection that it is given back whether it is still there: a round trip after each statement. So the
-//! connection that batches go to PostgreSQL's journal on is given back only for others that need it.
+//! A pool pings each connection that it is given back: a round trip after each statement. So the
+//! connection on which batches go to PostgreSQL's journal goes back to its pool only if another
+//! caller needs it.
 
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
@@ -30,7 +31,8 @@ const KEPT_MAX: Duration = Duration::from_mins(20);
 pub(in crate::store) struct LaneConnection {
     /// Another one after it was broken.
     session: Arc<RwLock<Session>>,
-    /// For SQLite: where to look, since the connection that wrote could see what it has not committed.
+    /// For SQLite: a connection to read what is committed. The one that writes can see what it has
+    /// not committed.
     reading: Option<DatabaseConnection>,
     /// For PostgreSQL: how another one is opened.
     renewal: Option<Arc<ConnectOptions>>,
@@ -48,7 +50,8 @@ impl Session {
         Session { pool, kept: Arc::default() }
     }
 
-    /// Closes it at once, so that nobody waits for a connection of it any more, and waits until it is.
+    /// Closes the pool at once, so that no caller waits for a connection of it, and waits until it
+    /// is closed.
     async fn close(self) -> Result<(), DbErr> {
         let given_back = async { *self.kept.lock().await = None };
         join(self.pool.close_by_ref(), given_back).await.0
@@ -66,14 +69,15 @@ struct Kept {
 #[derive(Debug)]
 enum AnyConnection {
     Postgres(PoolConnection<Postgres>),
-    /// What is kept, and for how long, is tested without a server.
+    /// For tests of what is kept, and for how long, without a server.
     #[cfg(test)]
     Sqlite(PoolConnection<sqlx::Sqlite>),
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        // It is given back by a task. Where nothing runs tasks any more the process is about to end, and that ends it.
+        // A task gives it back. If no runtime is left, the process is about to end, which ends the
+        // connection.
         if Handle::try_current().is_err() {
             let _left = ManuallyDrop::new(self.connection.take());
         }
@@ -140,7 +144,8 @@ impl LaneConnection {
         LaneConnection { session, reading: Some(reading), renewal: None }
     }
 
-    /// Opened by the ledger writer's first use, on the thread that then drives it: for the journal the writer's own.
+    /// Opened by the ledger writer's first use, on the thread that then drives it: for the journal
+    /// the writer's own.
     pub(in crate::store) async fn of_postgres(url: &str, name: &str) -> Result<Self, StoreError> {
         let mut renewal = options(url, 1);
         let name = format!("polysystems {name} {}", Uuid::new_v4().simple());
@@ -154,11 +159,9 @@ impl LaneConnection {
         self.session.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Executes a statement. The connection is kept for the next one where all went well. Says how many rows it wrote.
-    /// For the journal's lane alone: in the other one, others write who know the pool only.
-    ///
-    /// # Errors
-    /// [`CommitError`]
+    /// Executes a statement. The connection is kept for the next one if all went well. Says how
+    /// many rows it wrote. For the journal's lane alone: in the other one, others write who know
+    /// the pool only.
     pub(in crate::store) async fn execute<const N: usize>(
         &self,
         sql: &'static str,
@@ -170,7 +173,8 @@ impl LaneConnection {
             Some(kept) => kept,
             None => Kept::of(&session.pool).await.map_err(|error| DbErr::Conn(runtime(error)))?,
         };
-        // Whoever breaks this off gives the connection back, and the pool waits until it is done.
+        // If this future is dropped, the connection goes back, and the pool waits until the
+        // statement is done.
         let rows = kept.execute(sql, Values(values.into()));
         let rows = rows.await.map_err(|error| DbErr::Exec(runtime(error)))?;
         *slot = Some(kept);
@@ -185,12 +189,12 @@ impl LaneConnection {
         Lent { pool: session.pool, _kept: Some(kept) }
     }
 
-    /// The pool, where nothing is ever kept out of it: in the lane of the tables.
+    /// The pool. For the lane of the tables, which never keeps a connection out of it.
     pub(in crate::store) fn pool(&self) -> DatabaseConnection {
         self.session().pool
     }
 
-    /// Where to look for what is committed.
+    /// A connection that sees what is committed.
     pub(in crate::store) async fn committed(&self) -> Lent {
         match self.reading.clone() {
             Some(pool) => Lent { pool, _kept: None },
@@ -198,12 +202,13 @@ impl LaneConnection {
         }
     }
 
-    /// How another one is opened, where that can help.
+    /// How another one is opened; `None` if that cannot help.
     pub(in crate::store) fn renewal(&self) -> Option<ConnectOptions> {
         self.renewal.as_deref().cloned()
     }
 
-    /// Puts another pool in its place, and lends it before anyone else has it. Gives what closes the last one.
+    /// Puts another pool in its place, and lends it to the caller first. Gives what closes the
+    /// former one.
     pub(in crate::store) async fn replace(
         &self,
         pool: DatabaseConnection,
@@ -216,9 +221,6 @@ impl LaneConnection {
     }
 
     /// Closes it, after what runs on it is done.
-    ///
-    /// # Errors
-    /// Those of the database.
     pub(in crate::store) async fn close(&self) -> Result<(), DbErr> {
         self.session().close().await?;
         match &self.reading {
@@ -266,7 +268,7 @@ mod tests {
         }
         let lent = lane.lent().await;
         lent.ping().await.unwrap();
-        // Whoever writes waits for it meanwhile, and not for the pool, which would give up.
+        // A write waits for it meanwhile, and not for the pool, which would give up.
         let mut writing = std::pin::pin!(lane.execute(INSERT, [3_i64.into()]));
         assert!(poll!(&mut writing).is_pending());
         drop(lent);

@@ -1,4 +1,5 @@
-//! The ledger as its owner reads it: by keyset, newest or oldest first, whole or in part, and summed up by the month.
+//! The ledger as its owner reads it: by keyset, newest or oldest first, all or filtered, and summed
+//! up by the day.
 
 use std::fmt::Write as _;
 
@@ -11,10 +12,11 @@ use crate::store::sql::is_postgres;
 use domain::{AccountId, Credits, Day, EntryKind, KeyId, LedgerEntry, Link, Month, Timestamp};
 use entity::ledger_entry;
 
-/// Entries looked through for one page. What is narrowed to few of many comes in pages that are not full, or even
-/// empty, with a cursor that goes on: the work for a page is bounded, whatever is asked.
+/// Entries read for one page at most. If a filter leaves few of many, pages are not full, or even
+/// empty, with a cursor that goes on: the work for a page is bounded, whatever the filter.
 const LOOKED_THROUGH_MAX: i64 = 5_000;
-/// Entries before and after the edge of a time that are looked at, since a clock may have gone back a little.
+/// Entries read before and after the edge of a span of time, because a clock may have gone back a
+/// little.
 const SLACK: i64 = 1_000;
 
 /// Which entries are read. Each that is given narrows it.
@@ -37,9 +39,9 @@ pub struct EntryFilter {
 pub struct EntryOfCall {
     /// The entry.
     pub entry: LedgerEntry,
-    /// The method and the route, where it is of a call whose record is kept.
+    /// The method and the route, if it is of a call whose record still exists.
     pub endpoint: Option<(String, String)>,
-    /// The model asked for; empty where none is known.
+    /// The model asked for; empty if none is known.
     pub model: String,
     /// The HTTP status answered.
     pub status: Option<i16>,
@@ -52,7 +54,7 @@ pub struct EntryOfCall {
 pub struct EntriesPage {
     /// The entries.
     pub entries: Vec<EntryOfCall>,
-    /// Where the next page begins: beyond this entry. `None` on the last page.
+    /// The next page begins beyond this entry. `None` on the last page.
     pub next: Option<i64>,
 }
 
@@ -81,10 +83,8 @@ pub struct StatementSums {
 }
 
 impl Store {
-    /// A page of an account's ledger: newest first from below entry `from_seq`, or oldest first from above it.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// A page of an account's ledger: newest first from below entry `from_seq`, or oldest first
+    /// from above it.
     pub async fn list_entries(
         &self,
         account: AccountId,
@@ -101,7 +101,7 @@ impl Store {
                 Some(seq) => low = low.max(seq.saturating_add(1)),
                 None => {}
             }
-            // Rare kinds have an index of their own; nothing is looked through in vain.
+            // Rare kinds have an index of their own, which finds them alone.
             let is_narrow = filter.key.is_some()
                 || filter.route.is_some()
                 || filter.kind.is_some_and(|kind| !is_rare(kind));
@@ -208,7 +208,8 @@ impl Store {
         Ok(row.map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or(0))
     }
 
-    /// The number of the first entry from `at` on, or `end`: by halves, since entries have no index by time.
+    /// The number of the first entry from `at` on, or `end`: by halves, since entries have no index
+    /// by time.
     async fn seq_at(&self, account: AccountId, at: Timestamp, end: i64) -> Result<i64, StoreError> {
         const SQL: &str = "SELECT at FROM ledger_entry WHERE account_id = $1 AND seq = $2";
         let backend = self.read.get_database_backend();
@@ -232,9 +233,6 @@ impl Store {
     }
 
     /// What an account's ledger comes to in a span of time.
-    ///
-    /// # Errors
-    /// [`StoreError`]
     pub async fn statement(
         &self,
         account: AccountId,

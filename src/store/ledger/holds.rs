@@ -1,4 +1,4 @@
-//! Holds as they are written down: open ones in a table of their own, each end in another.
+//! Holds: open ones in a table of their own, their ends in another.
 
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, Statement, Value};
 
@@ -9,10 +9,7 @@ use domain::{AccountId, Batch, ChargeId, Hold, HoldChange, HoldEnd, Timestamp};
 use entity::{hold, hold_end};
 
 impl Store {
-    /// Accounts with holds that nobody is left to end: of an owner that is gone, or past their time.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// Accounts with orphaned holds: their owner is gone, or their time is over.
     pub async fn accounts_with_orphaned_holds(
         &self,
         epoch: i64,
@@ -33,7 +30,7 @@ impl Store {
     }
 }
 
-/// Were the changes of these holds written? `None` where they do not tell.
+/// Were the changes of these holds written? `None` if they do not show it.
 pub(super) async fn are_written(
     connection: &impl ConnectionTrait,
     holds: &[HoldChange],
@@ -44,12 +41,12 @@ pub(super) async fn are_written(
     };
     for change in holds {
         return Ok(Some(match change {
-            // Whoever may have ended it since: nobody else can have opened it.
+            // It may have been ended since; only this process can have opened it.
             HoldChange::Opened(hold) => {
                 hold::Entity::find_by_id(hold.id.0).one(connection).await?.is_some()
                     || end(hold.account, hold.id).await?.is_some()
             }
-            // The next owner may have ended it, and otherwise.
+            // The next owner may have ended it in another way.
             HoldChange::Ended(ended) => {
                 end(ended.account, ended.id).await?.is_some_and(|end| end.epoch == epoch)
             }

@@ -1,30 +1,27 @@
 //! The leases that fence the ledger writer: who owns the accounts' shards, and since which epoch.
 //!
-//! A process takes all shards when it starts, by raising the epoch. From then on every batch of another
-//! process fails its check inside its own transaction, so it can acknowledge nothing more. No clock is
-//! involved. On PostgreSQL a batch holds a shared advisory lock while it checks and commits, and a takeover
-//! the exclusive one, so a takeover waits for the batch in flight and no batch can slip between check and
-//! commit. On SQLite a write transaction excludes every other.
+//! A process takes all shards when it starts, by raising the epoch. From then on every batch of
+//! another process fails its check inside its own transaction, so it can acknowledge nothing more.
+//! No clock is involved. On PostgreSQL a batch holds a shared advisory lock while it checks and
+//! commits, and a takeover the exclusive one, so a takeover waits for the batch in flight and no
+//! batch can slip between check and commit. On SQLite a write transaction excludes every other.
 
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, Statement};
 use uuid::Uuid;
 
 use crate::store::Store;
 use crate::store::error::StoreError;
-pub(in crate::store) use crate::store::sql::begin_write;
-use crate::store::sql::is_postgres;
+use crate::store::sql::{begin_write, is_postgres};
 use domain::Lease;
 
 const LEASE_LOCK: i64 = 0x706f_6c79_0002;
 
 impl Store {
-    /// Takes every shard over from whoever had it, and checkpoints what that one left in the journal.
-    ///
-    /// # Errors
-    /// [`StoreError`] where the database cannot do it.
+    /// Takes every shard over from its last owner, and checkpoints what that one left in the
+    /// journal.
     pub async fn take_lease(&self, owner: Uuid) -> Result<Lease, StoreError> {
         let lease = self.raise_epoch(owner).await?;
-        // First: what is checkpointed may be news to somebody.
+        // First: a checkpoint writes events for those who listen.
         self.webhooks.load_subscribers().await?;
         let store = self.clone();
         // It takes as long as it takes: what is in there was acknowledged.
@@ -63,11 +60,8 @@ impl Store {
         .await
     }
 
-    /// Are the shards still ours? Asked now and then, so that a process that was taken over also stops what
-    /// needs no write. What a batch may write is decided in its own transaction.
-    ///
-    /// # Errors
-    /// [`StoreError`] where the database does not answer.
+    /// Are the shards still ours? Asked now and then, so that a process that was taken over also
+    /// stops what needs no write. What a batch may write is decided in its own transaction.
     pub async fn holds_lease(&self, lease: Lease) -> Result<bool, StoreError> {
         use entity::shard_lease::{Column, Entity};
         use sea_orm::{ColumnTrait as _, EntityTrait as _, PaginatorTrait as _, QueryFilter as _};
@@ -82,7 +76,7 @@ impl Store {
     /// Gives the shards back, if they are still ours.
     ///
     /// # Errors
-    /// [`StoreError`] where the database cannot do it; the next process takes them over all the same.
+    /// [`StoreError`] if the database cannot do it; the next process takes them over all the same.
     pub async fn release_lease(&self, lease: Lease) -> Result<(), StoreError> {
         self.run(move |store| async move {
             failpoint!("release-before");
@@ -105,7 +99,8 @@ pub(super) async fn is_held(
 ) -> Result<bool, DbErr> {
     let backend = transaction.get_database_backend();
     let (list, values) = if is_postgres(transaction) {
-        // A statement of its own: the check below must see what was committed before the lock was had.
+        // A statement of its own: the check below must see what was committed before the lock was
+        // had.
         let lock = format!("SELECT pg_advisory_xact_lock_shared({LEASE_LOCK})");
         transaction.execute_raw(Statement::from_string(backend, lock)).await?;
         ("shard = ANY($3)", [lease.owner.into(), lease.epoch.into(), shards.to_vec().into()])

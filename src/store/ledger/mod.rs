@@ -1,6 +1,7 @@
 //! The ledger in the database: how the ledger writer writes it, and how its owner reads it.
 //!
-//! - A batch of decisions is one record in the journal ([`journal`]), or one transaction in the tables (`commit`).
+//! - A batch of decisions is one record in the journal ([`journal`]), or one transaction in the
+//!   tables (`commit`).
 //! - Its rows are in `rows`, `holds` and [`rollups`].
 //! - Only the process that holds the lease ([`lease`]) writes; each write checks it (fencing).
 

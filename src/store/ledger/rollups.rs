@@ -1,4 +1,5 @@
-//! Rollups of usage: written in the ledger writer's batches, many calls at once, and read for monitoring.
+//! Rollups of usage: written in the ledger writer's batches, many calls at once, and read for
+//! monitoring.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -45,7 +46,7 @@ impl Grain {
     }
 }
 
-/// What a rollup is looked at by.
+/// By what usage is grouped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
     /// The API key.
@@ -69,9 +70,9 @@ pub struct UsageQuestion {
     pub periods: (i32, i32),
     /// Which calls.
     pub filter: UsageFilter,
-    /// Are periods told apart?
+    /// Is each period a row of its own?
     pub by_period: bool,
-    /// What else is told apart.
+    /// What else usage is grouped by.
     pub group: Option<Group>,
     /// Of these groups alone, by their names.
     pub only: Option<Vec<String>>,
@@ -106,7 +107,7 @@ impl Group {
     }
 }
 
-/// Which calls are looked at. Each that is given narrows it.
+/// Which calls count. Each field that is given narrows them.
 #[derive(Clone, Debug, Default)]
 pub struct UsageFilter {
     /// Of this key.
@@ -146,9 +147,9 @@ impl UsageFilter {
 /// What the calls of a period and a group come to.
 #[derive(Clone, Debug)]
 pub struct RollupRow {
-    /// Hours or days since 1970-01-01 UTC; 0 where periods are not told apart.
+    /// Hours or days since 1970-01-01 UTC; 0 if all periods are one row.
     pub period: i32,
-    /// The group's name; empty where groups are not told apart.
+    /// The group's name; empty if there is no group.
     pub group: String,
     /// What it comes to.
     pub rollup: Rollup,
@@ -206,29 +207,30 @@ static POSTGRES_DAYS: LazyLock<String> = LazyLock::new(|| postgres(Grain::Day));
 
 type Row = (RollupKey, Rollup);
 
-/// Calls from which on they are brought into the rollups. Many at once, since one row of a rollup costs as much as several
-/// calls, and takes in as many of a key as there are.
+/// Calls from which on they are brought into the rollups. Many at once, since one row of a rollup
+/// costs as much as several calls, and takes in as many of a key as there are.
 const FOLD_FROM: i64 = 16_384;
 /// So many calls of each row of a rollup, on average, are waited for,
 const ROW_CALLS: i64 = 8;
-/// but no longer than for so many calls, since whoever looks sums up those that are in no rollup,
+/// but no longer than for so many calls, because each reader sums up those that are in no rollup,
 const FOLD_MAX: i64 = 65_536;
 /// nor for so many rows: whatever is written into the tables waits while they are.
 const FOLD_ROWS_MAX: i64 = 16_384;
 
-/// Calls beyond a mark. Both ends, though none lies above the upper one: of a range PostgreSQL expects few rows and goes by
-/// the index, also where it has not looked at the table for a while; of one end alone it expects a third of the table.
+/// Calls beyond a mark. Both ends, though none lies above the upper one: of a range PostgreSQL
+/// expects few rows and goes by the index, even if its statistics of the table are old; of one end
+/// alone it expects a third of the table.
 const BEYOND_MARK: &str = "number > $1 AND number <= 9223372036854775807";
 
-/// Calls that are on record and in no rollup yet: what they come to. Only a shortcut: which those are says the database,
-/// whose mark moves in the transaction that brings them in, and it is looked up there where this is not known or does
-/// not agree.
+/// Calls that are on record and in no rollup yet: what they come to. Only a shortcut: which those
+/// are says the database, whose mark moves in the transaction that brings them in, and they are
+/// counted there if this is not known or does not agree.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Unfolded(Mutex<Option<Sums>>);
 
 impl Unfolded {
-    /// Nobody else writes usage, or brings it in, while this is held. Whoever takes it out puts it back when their
-    /// transaction has certainly happened; else it is not known.
+    /// No other caller writes usage, or brings it in, while this is held. The one who takes it out
+    /// puts it back when the transaction has certainly happened; else it is not known.
     pub(super) async fn hold(&self) -> MutexGuard<'_, Option<Sums>> {
         self.0.lock().await
     }
@@ -261,8 +263,8 @@ impl Sums {
     }
 }
 
-/// Takes note of calls that this transaction has written, and brings them into the rollups if there are enough; answers
-/// what is to be brought in once it has happened.
+/// Takes note of calls that this transaction has written, and brings them into the rollups if there
+/// are enough; answers what is to be brought in once it has happened.
 pub(super) async fn take_in(
     transaction: &DatabaseTransaction,
     before: Option<Sums>,
@@ -323,8 +325,8 @@ async fn fold(transaction: &DatabaseTransaction, sums: Option<Sums>) -> Result<(
     Ok(())
 }
 
-/// Calls summed up as rollups are: with a column for each bucket, named as in the tables. Calls are those of
-/// `usage_record` that `condition` holds for.
+/// Calls summed up as rollups are: with a column for each bucket, named as in the tables. Calls are
+/// those of `usage_record` that `condition` holds for.
 fn summed_text(grain: Grain, condition: &str) -> String {
     let micros = match grain {
         Grain::Hour => MICROS_PER_DAY / 24,
@@ -447,9 +449,6 @@ fn row_values((key, rollup): &Row) -> [Value; COLUMNS] {
 
 impl Store {
     /// Brings every call that is on record into the rollups.
-    ///
-    /// # Errors
-    /// [`StoreError`]
     pub async fn fold_usage(&self) -> Result<(), StoreError> {
         const ANY: &str = "SELECT 1 FROM usage_mark
             WHERE number < (SELECT MAX(number) FROM usage_record)";
@@ -518,8 +517,9 @@ impl ReportStore {
                 Some(most) => format!("SUM(cost) DESC, 2 LIMIT {most}"),
                 None => "1, 2".to_owned(),
             };
-            // What is in no rollup yet is summed up as it is: who looks writes nothing. By its numbers, not by the index
-            // of accounts, which a plus hides: that one leads over all that an account ever did.
+            // What is in no rollup yet is summed up as it is: a reader writes nothing. By its
+            // numbers, not by the index of accounts, which a plus hides: that one leads over all
+            // that an account ever did.
             let unfolded = summed_text(grain, &format!("{BEYOND_MARK} AND +account_id = $2"));
             let (table, buckets) = (grain.table(), bucket_names());
             let sql = format!(

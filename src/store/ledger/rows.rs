@@ -1,8 +1,8 @@
 //! The rows that paid calls leave: entries, balances, counters of keys, and usage.
 //!
-//! Statements have few texts, whatever the size of the batch, so that each is prepared once and never
-//! hits a bind limit. PostgreSQL takes each column as an array (`UNNEST`). SQLite takes the rows as
-//! `VALUES` with room for a power of two of them.
+//! Statements have few texts, whatever the size of the batch, so that each is prepared once and
+//! never hits a bind limit. PostgreSQL takes each column as an array (`UNNEST`). SQLite takes the
+//! rows as `VALUES` with room for a power of two of them.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -93,7 +93,8 @@ const COUNT_SPEND: &str =
         last_used_at = excluded.last_used_at,
         total_spent = key_spend.total_spent + excluded.total_spent";
 
-/// Everything that a piece of a batch leaves, in one statement for PostgreSQL: a round trip costs more than a row.
+/// Everything that a piece of a batch leaves, in one statement for PostgreSQL: a round trip costs
+/// more than a row.
 static ROWS_POSTGRES: LazyLock<String> = LazyLock::new(|| {
     let mut arrays = Arrays::default();
     let entries = arrays.of_columns(&LedgerEntry::COLUMNS);
@@ -154,8 +155,8 @@ pub(in crate::store) async fn insert_entry(
     transaction.execute_raw(insert(entry, transaction)).await.map(drop)
 }
 
-/// Writes the rows of paid calls, and moves each account on from exactly the entry it stood at. On PostgreSQL in pieces,
-/// with a pause between two.
+/// Writes the rows of paid calls, and moves each account on from exactly the entry it stood at. On
+/// PostgreSQL in pieces, with a pause between two.
 pub(super) async fn write_rows(
     transaction: &DatabaseTransaction,
     batch: &Batch,

@@ -13,10 +13,11 @@ use domain::{AccountId, Credits, LedgerEntry, Link};
 use entity::account;
 
 impl Store {
-    /// What the journal says that the tables do not yet: how many entries, and which accounts' entries do not follow
-    /// their ledgers.
+    /// What the journal says that the tables do not yet: how many entries, and which accounts'
+    /// entries do not follow their ledgers.
     pub async fn audited_journal(&self) -> Result<(u64, Vec<(AccountId, String)>), StoreError> {
-        // The journal first: what is checkpointed meanwhile is below the mark that is read then, and nothing is missed.
+        // The journal first: what is checkpointed meanwhile is below the mark that is read then,
+        // and nothing is missed.
         let batches = self.journaled_batches()?.all().await?;
         let snapshot = self.snapshot().await?;
         let mark = mark(&snapshot).await?;

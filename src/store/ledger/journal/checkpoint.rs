@@ -1,5 +1,5 @@
-//! Checkpoints: what many batches in the journal say is written into the tables in one transaction, which
-//! also moves the mark. Only then are the batches deleted from the journal.
+//! Checkpoints: what many batches in the journal say is written into the tables in one transaction,
+//! which also moves the mark. Only then are the batches deleted from the journal.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -23,13 +23,13 @@ use domain::{AccountId, Batch, Lease};
 
 /// Of what an earlier process left, pages are checkpointed together until they have so many rows.
 const LEFT_AT_ONCE: usize = if cfg!(test) { 100 } else { 16_384 };
-/// How long a checkpoint that nothing waits for leaves the processors to others between two statements.
-/// Otherwise calls would wait for a processor longer than for the disk.
+/// How long a checkpoint that nothing waits for leaves the processors to others between two
+/// statements. Otherwise calls would wait for a processor longer than for the disk.
 const PIECE_PAUSE: Duration = Duration::from_millis(1);
 
 impl Store {
-    /// Checkpoints batches of the journal into the tables. Accounts whose entries the tables refuse are answered; what they
-    /// refused is kept apart.
+    /// Checkpoints batches of the journal into the tables. Accounts whose entries the tables refuse
+    /// are answered; what they refused is kept apart.
     pub async fn checkpoint(
         &self,
         checkpoint: &Checkpoint,
@@ -40,8 +40,9 @@ impl Store {
         self.checkpoint_on(&self.tables.pool(), last, &checkpoint.batch(), pause, lease).await
     }
 
-    /// Deletes from the journal what is checkpointed: batches of this process with numbers in this range. Says whether it
-    /// did. What cannot be deleted now is below the mark, and can be deleted later.
+    /// Deletes from the journal what is checkpointed: batches of this process with numbers in this
+    /// range. Says whether it did. What cannot be deleted now is below the mark, and can be deleted
+    /// later.
     pub async fn forget_checkpointed(&self, numbers: RangeInclusive<i64>, lease: Lease) -> bool {
         let tables = self.tables.pool();
         is_deleted(&self.journal.delete(&tables, numbers, lease).await)
@@ -53,11 +54,8 @@ impl Store {
         self.journal.delete_max()
     }
 
-    /// Which accounts' entries have the tables refused, if the journal of this process is checkpointed up to this number?
-    /// Asked after a checkpoint of unknown outcome.
-    ///
-    /// # Errors
-    /// [`StoreError`] where the database still does not answer.
+    /// Which accounts' entries have the tables refused, if the journal of this process is
+    /// checkpointed up to this number? Asked after a checkpoint of unknown outcome.
     pub async fn checkpointed_up_to(
         &self,
         last: i64,
@@ -75,7 +73,8 @@ impl Store {
         rows.iter().map(account).collect::<Result<_, StoreError>>().map(Some)
     }
 
-    /// Checkpoints what earlier processes left. Whoever holds the lease calls it before anything else.
+    /// Checkpoints what earlier processes left. The owner of the lease calls it before anything
+    /// else.
     pub(in crate::store::ledger) async fn checkpoint_left(
         &self,
         lease: Lease,
@@ -113,15 +112,17 @@ impl Store {
         Ok(())
     }
 
-    /// How many writes of each account, on average, a checkpoint is put off for. Each account in it costs SQLite pages of its own;
-    /// PostgreSQL takes several times as long for a row, and whatever waits for the checkpoint would wait for too long.
+    /// How many writes of each account, on average, a checkpoint is put off for. Each account in it
+    /// costs SQLite pages of its own; PostgreSQL takes several times as long for a row, and
+    /// whatever waits for the checkpoint would wait for too long.
     #[must_use]
     pub fn account_writes(&self) -> usize {
         if is_postgres(&self.write) { 0 } else { 8 }
     }
 
-    /// How long to wait for more writes before the next commit into the journal, where several come. About as long as the
-    /// commit takes on SQLite; on PostgreSQL commits take long enough by themselves.
+    /// How long to wait for more writes before the next commit into the journal, if several come.
+    /// About as long as the commit takes on SQLite; on PostgreSQL commits take long enough by
+    /// themselves.
     #[must_use]
     pub fn gather_pause(&self) -> Duration {
         if is_postgres(&self.write) { Duration::ZERO } else { Duration::from_micros(100) }
@@ -146,7 +147,8 @@ impl Store {
                 let mut refused = Vec::new();
                 let mut parts: Vec<&[AccountId]> = vec![&accounts];
                 while let Some(part) = parts.pop() {
-                    // The whole is known to be refused. Halves: nearly all of them are taken.
+                    // The whole is known to be refused. In halves, because nearly all accounts are
+                    // accepted.
                     let is_whole = part.len() == accounts.len() && part.len() > 1;
                     if !is_whole
                         && !is_refused(
@@ -230,7 +232,7 @@ impl Store {
             let (epoch, number, account) = after;
             let batch = decoded((epoch, number), &row.try_get_by_index::<Vec<u8>>(3)?)?;
             let checkpointed = async {
-                // What it comes to is looked up afterwards.
+                // What is not in the rollups yet is counted anew afterwards.
                 self.unfolded.hold().await.take();
                 let transaction = begin(&self.write, &batch, lease).await?;
                 write(&transaction, epoch, &batch, Duration::ZERO).await?;
@@ -249,7 +251,7 @@ impl Store {
     }
 }
 
-/// Tells whoever watches which accounts' entries the tables have refused.
+/// Alerts of the accounts whose entries the tables have refused.
 pub fn report_refused<'a>(accounts: impl Iterator<Item = &'a AccountId>) {
     for account in accounts {
         tracing::error!(
@@ -259,7 +261,7 @@ pub fn report_refused<'a>(accounts: impl Iterator<Item = &'a AccountId>) {
     }
 }
 
-/// Writes what calls leave, where `epoch` is that of who journaled it.
+/// Writes what calls leave. `epoch` is that of the process that journaled it.
 async fn write(
     transaction: &DatabaseTransaction,
     epoch: i64,

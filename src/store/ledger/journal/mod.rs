@@ -1,9 +1,9 @@
-//! The journal: a write-ahead log. Batches of paid calls are durable here before they are acknowledged,
-//! and reach the tables later, many at once.
+//! The journal: a write-ahead log. Batches of paid calls are durable here before they are
+//! acknowledged, and reach the tables later, many at once.
 //!
-//! Rows of their own for each call would cost each caller a page of several tables. So a batch is one
-//! record in the journal, and that one sync of the disk is all that a caller waits for (group commit). A
-//! checkpoint writes what many records say into the tables.
+//! Rows of their own for each call would cost each caller a page of several tables. So a batch is
+//! one record in the journal, and that one sync of the disk is all that a caller waits for (group
+//! commit). A checkpoint writes what many records say into the tables.
 //!
 //! ```text
 //!  decisions ──> batch ──append──> journal ──checkpoint──> tables
@@ -13,53 +13,54 @@
 //!
 //! # Positions and the mark
 //!
-//! A record lies at a [`Position`]: the epoch of the lease under which it was written, and a number that
-//! the writer counts up. The row of `journal_mark` has the position up to which the journal is
-//! checkpointed. A checkpoint writes the tables and moves the mark in one transaction, and deletes the
-//! records after that transaction is committed. So whatever happens, every call counts once: by the
-//! journal above the mark, by the tables below it.
+//! A record lies at a `Position`: the epoch of the lease under which it was written, and a number
+//! that the writer counts up. The row of `journal_mark` has the position up to which the journal is
+//! checkpointed. A checkpoint writes the tables and moves the mark in one transaction, and deletes
+//! the records after that transaction is committed. So whatever happens, every call counts once: by
+//! the journal above the mark, by the tables below it.
 //!
 //! # Recovery
 //!
 //! A process that takes the accounts over (`take_lease`) does this before anything else:
 //!
-//! 1. It raises the epoch of the lease in the tables. The new epoch is above that of the journal too,
-//!    which is the higher one if the tables come from an older backup.
+//! 1. It raises the epoch of the lease in the tables. The new epoch is above that of the journal
+//!    too, which is the higher one if the tables come from an older backup.
 //! 2. It takes the journal over. From then on no earlier owner can append a record (fencing).
 //! 3. It tries the entries again that the tables refused before (`journal_refused`).
 //! 4. It checkpoints every record above the mark, in the order of positions, one epoch at a time.
 //! 5. It deletes the records.
 //!
-//! A crash at any of these steps repeats them: a record below the mark is not written twice, and one
-//! above it is not lost.
+//! A crash at any of these steps repeats them: a record below the mark is not written twice, and
+//! one above it is not lost.
 //!
 //! # What the tables refuse
 //!
-//! If the tables refuse a checkpoint, the batch is tried in halves until it is known which accounts they
-//! refuse. The writes of those accounts go to `journal_refused` in the same transaction, and the accounts
-//! take no calls until a person has mended them; all others go on.
+//! If the tables refuse a checkpoint, the batch is tried in halves until it is known which accounts
+//! they refuse. The writes of those accounts go to `journal_refused` in the same transaction, and
+//! the accounts take no calls until a person has mended them; all others go on.
 //!
 //! # Where it is
 //!
 //! | database   | journal                                | one append                            |
 //! |------------|----------------------------------------|---------------------------------------|
-//! | PostgreSQL | a table beside the others ([`table`])   | one statement, one sync of its own log |
-//! | SQLite     | a file beside the database ([`file`])   | one write, one `fdatasync`            |
+//! | PostgreSQL | a table beside the others (`table`)   | one statement, one sync of its own log |
+//! | SQLite     | a file beside the database (`file`)   | one write, one `fdatasync`            |
 //!
-//! The setting `ledger.journal = false` needs no backend: the ledger writer then commits each batch into
-//! the tables. What an earlier process left in the journal is checkpointed all the same.
+//! The setting `ledger.journal = false` needs no backend: the ledger writer then commits each batch
+//! into the tables. What an earlier process left in the journal is checkpointed all the same.
 //!
-//! The two are variants of [`Journal`] and not implementations of a trait. Which one it is is known when
-//! the database is opened and never changes; a trait object would cost an allocation for the future of
-//! each append, and a type parameter would spread over everything that has a [`Store`].
+//! The two are variants of `Journal` and not implementations of a trait. Which one it is is known
+//! when the database is opened and never changes; a trait object would cost an allocation for the
+//! future of each append, and a type parameter would spread over everything that has a `Store`.
 //!
 //! # Constraints
 //!
 //! - Only batches of paid calls are journaled. Whatever else a batch has (keys, payments, recorded
 //!   answers) is committed to the tables, after a checkpoint of what was journaled before it.
-//! - A reader of the tables sees a call only after its checkpoint. Who must see it sooner asks the ledger
-//!   writer for a checkpoint first.
-//! - The format of a record has a number; a server refuses a number that it does not know ([`format`]).
+//! - A reader of the tables sees a call only after its checkpoint. Who must see it sooner asks the
+//!   ledger writer for a checkpoint first.
+//! - The format of a record has a number; a server refuses a number that it does not know
+//!   (`format`).
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -152,7 +153,8 @@ impl Journal {
         }
     }
 
-    /// How many batches are deleted at once. A file notes up to where it may be overwritten, however many those are.
+    /// How many batches are deleted at once. A file notes up to where it may be overwritten,
+    /// however many those are.
     fn delete_max(&self) -> i64 {
         match self {
             Journal::File(_) => i64::MAX,
@@ -190,8 +192,8 @@ impl Store {
         self.journal.contains(number, lease).await
     }
 
-    /// The last epoch in which the journal of SQLite was taken over: higher than that of the tables if those come from an
-    /// older backup.
+    /// The last epoch in which the journal of SQLite was taken over: higher than that of the tables
+    /// if those come from an older backup.
     pub(in crate::store) fn journal_epoch(&self) -> Result<i64, StoreError> {
         match &self.journal {
             // Its owner still knows what is in it. If it cannot be read, the owner must go on.
@@ -200,7 +202,8 @@ impl Store {
         }
     }
 
-    /// Takes the journal over, after the tables. The table needs no lease of its own: it is written under that of the tables.
+    /// Takes the journal over, after the tables. The table needs no lease of its own: it is written
+    /// under that of the tables.
     pub(crate) fn take_journal(&self, lease: Lease) -> Result<(), StoreError> {
         failpoint!("takeover-journal");
         match &self.journal {
@@ -210,7 +213,8 @@ impl Store {
         }
     }
 
-    /// Which batches are in the journal, by epoch and number: also those that are checkpointed, and not deleted yet.
+    /// Which batches are in the journal, by epoch and number: also those that are checkpointed, and
+    /// not deleted yet.
     pub async fn journaled(&self) -> Result<Vec<(i64, i64)>, StoreError> {
         let batches = self.journaled_batches()?.all().await?;
         Ok(batches.iter().map(|(at, _)| *at).collect())
@@ -258,7 +262,8 @@ impl Journaled<'_> {
     }
 }
 
-/// The file of the journal of a SQLite database: `x.journal.log` beside `x.db`. No two databases have the same.
+/// The file of the journal of a SQLite database: `x.journal.log` beside `x.db`. No two databases
+/// have the same.
 pub(in crate::store) fn sqlite_file(url: &str) -> PathBuf {
     let file = options::sqlite_file(url);
     if file.extension().is_some_and(|extension| extension == "db") {
@@ -281,7 +286,8 @@ pub(in crate::store) async fn assert_there(
     url: &str,
 ) -> Result<(), StoreError> {
     let file = sqlite_file(url);
-    // A process that stops in good order checkpoints the journal first, and then gives the lease back.
+    // A process that stops in good order checkpoints the journal first, and then gives the lease
+    // back.
     let sql = "SELECT COUNT(*) FROM shard_lease WHERE owner IS NOT NULL AND shard = $1";
     if file.is_file() || count(tables, sql, [0_i64.into()]).await? == 0 {
         return Ok(());

@@ -5,8 +5,8 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr};
 use crate::store::error::StoreError;
 use crate::store::sql::{execute, query};
 
-/// Where a batch lies in the journal: the epoch of its writer, and its number of that writer. Positions
-/// are in the order in which batches were decided.
+/// Where a batch lies in the journal: the epoch of its writer, and its number of that writer.
+/// Positions are in the order in which batches were decided.
 pub(in crate::store) type Position = (i64, i64);
 
 /// Before every position of an epoch.
@@ -20,8 +20,8 @@ pub(super) async fn mark(tables: &impl ConnectionTrait) -> Result<Position, Stor
     Ok((row.try_get_by_index(0)?, row.try_get_by_index(1)?))
 }
 
-/// Moves the mark, in the transaction that has written the batches up to there. Says whether it did: it
-/// never moves back.
+/// Moves the mark, in the transaction that has written the batches up to there. Says whether it
+/// did: it never moves back.
 pub(super) async fn move_mark(
     transaction: &DatabaseTransaction,
     (epoch, number): Position,

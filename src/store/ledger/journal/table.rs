@@ -1,7 +1,7 @@
 //! The journal of PostgreSQL: a table, with one row a batch.
 //!
-//! The ledger writer has a connection of its own for it. A batch is one statement, which is one round
-//! trip and one sync of PostgreSQL's own write-ahead log.
+//! The ledger writer has a connection of its own for it. A batch is one statement, which is one
+//! round trip and one sync of PostgreSQL's own write-ahead log.
 
 use std::ops::RangeInclusive;
 
@@ -41,8 +41,8 @@ impl TableJournal {
         writes: Vec<u8>,
         lease: Lease,
     ) -> Result<(), CommitError> {
-        // The lock on the lease's row makes a takeover wait until this is committed. A takeover that
-        // came first is seen.
+        // The lock on the lease's row makes a takeover wait until this is committed. A takeover
+        // that came first is seen.
         const SQL: &str = "WITH held AS MATERIALIZED (
                 SELECT 1 FROM shard_lease WHERE shard = 0 AND owner = $1 AND epoch = $2 FOR SHARE
             )
@@ -65,8 +65,8 @@ impl TableJournal {
 
     /// Deletes batches of this process.
     ///
-    /// Never what lies before the range: PostgreSQL would go through everything that was deleted since
-    /// it last tidied up.
+    /// Never what lies before the range: PostgreSQL would go through everything that was deleted
+    /// since it last tidied up.
     pub(super) async fn delete(
         tables: &DatabaseConnection,
         numbers: RangeInclusive<i64>,

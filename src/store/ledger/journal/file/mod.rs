@@ -1,13 +1,13 @@
 //! The journal of SQLite: a file of its own beside the database, `x.journal.log` beside `x.db`.
 //!
-//! In a table of SQLite a batch would write two or three pages into SQLite's own write-ahead log, and
-//! those would be copied later. Here a batch is one write into blocks that the disk has already, and one
-//! `fdatasync`, on the thread that waits for it.
+//! In a table of SQLite a batch would write two or three pages into SQLite's own write-ahead log,
+//! and those would be copied later. Here a batch is one write into blocks that the disk has
+//! already, and one `fdatasync`, on the thread that waits for it.
 //!
 //! # Layout
 //!
-//! The file is a sequence of blocks of 4,096 bytes: two heads of one block each, and then segments of
-//! equal size (1 MiB in a file that is made now; the head says it).
+//! The file is a sequence of blocks of 4,096 bytes: two heads of one block each, and then segments
+//! of equal size (1 MiB in a file that is made now; the head says it).
 //!
 //! ```text
 //! 0      4096   8192                              + segment
@@ -48,21 +48,22 @@
 //! | `sequence` | u64      | 1 for the first record of the file, then one more each, without a gap     |
 //! | `epoch`    | i64      | with `number`, the position of the batch                                  |
 //! | `number`   | i64      |                                                                          |
-//! | writes     | the rest | the batch, in the format of [`super::format`]                             |
+//! | writes     | the rest | the batch, in the format of `format.rs`                             |
 //!
-//! **Heads.** The two are written in turn: an even generation into the first block, an odd one into the
-//! second. The valid head of the higher generation counts. So a head that is torn while it is written
-//! leaves the one before it. A valid head of a format that the server does not know stops it.
+//! **Heads.** The two are written in turn: an even generation into the first block, an odd one into
+//! the second. The valid head of the higher generation counts. So a head that is torn while it is
+//! written leaves the one before it. A valid head of a format that the server does not know stops
+//! it.
 //!
-//! **Records.** A record begins at a block, so that a torn write never damages the record before it. A
-//! record that is larger than a segment takes several that lie side by side, begins at the first one, and
-//! nothing is written behind it.
+//! **Records.** A record begins at a block, so that a torn write never damages the record before
+//! it. A record that is larger than a segment takes several that lie side by side, begins at the
+//! first one, and nothing is written behind it.
 //!
-//! **Segments.** Records are appended to one segment until the next one does not fit. Then the first
-//! segment (or the first run of segments, for a large record) is taken whose records are all forgotten, and
-//! overwritten from its beginning. If there is none, the file grows by a segment, which is filled with
-//! zeros and synced first: later writes then change no length and no block map, and `fdatasync` has only
-//! their data to write. The file never shrinks.
+//! **Segments.** Records are appended to one segment until the next one does not fit. Then the
+//! first segment (or the first run of segments, for a large record) is taken whose records are all
+//! forgotten, and overwritten from its beginning. If there is none, the file grows by a segment,
+//! which is filled with zeros and synced first: later writes then change no length and no block
+//! map, and `fdatasync` has only their data to write. The file never shrinks.
 //!
 //! # What is synced, and when
 //!
@@ -74,41 +75,44 @@
 //! | forgetting records          | head, `fdatasync`; only then are their segments overwritten     |
 //! | taking the file over        | see below; head with owner and epoch, `fdatasync`               |
 //!
-//! **A write or sync that fails** leaves it open whether the record is on the disk. The server remembers the
-//! place. Before it appends anything else, or says whether the batch is in the journal, it opens the file
-//! anew (after a failed sync the pages that a handle sees may not be those of the disk), overwrites the
-//! first block of the record with zeros, and syncs. So a batch that failed never counts, and may be
-//! appended again.
+//! **A write or sync that fails** leaves it open whether the record is on the disk. The server
+//! remembers the place. Before it appends anything else, or says whether the batch is in the
+//! journal, it opens the file anew (after a failed sync the pages that a handle sees may not be
+//! those of the disk), overwrites the first block of the record with zeros, and syncs. So a batch
+//! that failed never counts, and may be appended again.
 //!
 //! # Recovery
 //!
-//! The file is read from its beginning. In each segment frames are read one behind the other; behind the
-//! last one the walk goes on block by block, to find records behind a hole. A record counts if its checksum
-//! and its salt are right and its sequence number is above `forgotten`. Then:
+//! The file is read from its beginning. In each segment frames are read one behind the other;
+//! behind the last one the walk goes on block by block, to find records behind a hole. A record
+//! counts if its checksum and its salt are right and its sequence number is above `forgotten`.
+//! Then:
 //!
-//! - **The counting records must be without a gap**, from `forgotten + 1` on. If one is missing though a later
-//!   one is there, the file is damaged, and no server goes on from it.
-//! - **A torn end is no damage.** A record at the end that is missing or not whole was never acknowledged: an
-//!   acknowledgement comes after the sync. It does not count, and the next record takes its sequence number.
+//! - **The counting records must be without a gap**, from `forgotten + 1` on. If one is missing
+//!   though a later one is there, the file is damaged, and no server goes on from it.
+//! - **A torn end is no damage.** A record at the end that is missing or not whole was never
+//!   acknowledged: an acknowledgement comes after the sync. It does not count, and the next record
+//!   takes its sequence number.
 //!
-//! A takeover reads this under the lock. Before it writes its head, it writes the last record once more,
-//! and zeros at the block where the records of each segment end: the last owner may have failed to sync
-//! its last record, or the zeros that annul it. So what this reader has seen is what every later reader
-//! sees.
+//! A takeover reads this under the lock. Before it writes its head, it writes the last record once
+//! more, and zeros at the block where the records of each segment end: the last owner may have
+//! failed to sync its last record, or the zeros that annul it. So what this reader has seen is what
+//! every later reader sees.
 //!
 //! # Fencing
 //!
-//! A process holds a lock on the file (`flock`) while it writes, and compares owner and epoch of the head
-//! with its lease under that lock. A takeover needs a higher epoch than that of the head. So a takeover waits
-//! for the append in flight, and an owner that was overtaken appends nothing any more.
+//! A process holds a lock on the file (`flock`) while it writes, and compares owner and epoch of
+//! the head with its lease under that lock. A takeover needs a higher epoch than that of the head.
+//! So a takeover waits for the append in flight, and an owner that was overtaken appends nothing
+//! any more.
 //!
 //! # Constraints
 //!
 //! - One server at a time, on a local file system whose `flock` and `fdatasync` do what they say.
 //! - A record has less than 4 GiB; segment and record sizes are multiples of 4,096 bytes.
 //! - Sequence numbers are never used twice for records that were acknowledged.
-//! - A backup copies the file under the lock. It is copied before the tables: what is checkpointed meanwhile
-//!   is in both, and the mark decides.
+//! - A backup copies the file under the lock. It is copied before the tables: what is checkpointed
+//!   meanwhile is in both, and the mark decides.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -139,7 +143,8 @@ mod segment;
 #[cfg(test)]
 mod tests;
 
-/// How long it waits for another process that has the file: one that takes it over, reads it, or copies it.
+/// How long it waits for another process that has the lock: one that takes the file over, reads it,
+/// or copies it.
 const BUSY_MAX: Duration = Duration::from_secs(5);
 const BUSY_POLL: Duration = Duration::from_millis(1);
 
@@ -155,24 +160,24 @@ pub(in crate::store) struct FileJournal {
 struct State {
     file: Arc<File>,
     head: Head,
-    /// The last record in each segment, 0 where there is none.
+    /// The last record in each segment; 0 if there is none.
     segments: Vec<u64>,
-    /// The rest of the segment that is written in: where it begins and ends.
+    /// The free rest of the segment that is appended to: begin and end.
     room: Option<(u64, u64)>,
     /// The number of the next record in this file.
     next: u64,
-    /// Records that are not forgotten.
+    /// Records that are not forgotten, with their sequence numbers.
     kept: VecDeque<(Position, u64)>,
-    /// Where a record may be that was written in vain, or half.
+    /// The place of a record whose write or sync failed.
     failed: Option<u64>,
     buffer: Vec<u8>,
 }
 
 impl FileJournal {
-    /// Opens the file, and makes it where there is none, or an empty one.
+    /// Opens the file. Makes it if there is none, or an empty one.
     ///
     /// # Errors
-    /// [`StoreError::Unsafe`] where it cannot be written, or is none of this server's.
+    /// [`StoreError::Unsafe`] if it cannot be written, or is no journal of this server.
     pub(in crate::store) fn open(path: &Path) -> Result<Self, StoreError> {
         let opened = || {
             let is_new = std::fs::metadata(path).map_or_else(
@@ -203,7 +208,7 @@ impl FileJournal {
         Ok(FileJournal { path: path.to_owned(), state: Mutex::new(Some(state)) })
     }
 
-    /// Where it is.
+    /// Its path.
     pub(in crate::store) fn path(&self) -> &Path {
         &self.path
     }
@@ -211,7 +216,8 @@ impl FileJournal {
     /// The epoch in which it was last taken over, and what is in it.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] where a part of it is missing, [`StoreError::Database`] where it cannot be read.
+    /// [`StoreError::Corrupt`] if a part of it is missing, [`StoreError::Database`] if it cannot be
+    /// read.
     pub(super) fn read(&self) -> Result<(i64, Vec<Record>), StoreError> {
         self.found().map_err(|error| match error.kind() {
             ErrorKind::InvalidData => StoreError::Corrupt(error.to_string()),
@@ -220,7 +226,7 @@ impl FileJournal {
     }
 
     fn found(&self) -> IoResult<(i64, Vec<Record>)> {
-        // What is read is looked at without keeping anyone waiting.
+        // Scanned without the lock, so that no append waits for it.
         let (head, bytes) = self.with(|state| {
             let _lock = state.locked()?;
             Ok::<_, Error>((read_head(&state.file)?, read_all(&state.file)?))
@@ -229,10 +235,10 @@ impl FileJournal {
         Ok((head.epoch, found.records.into_iter().map(|(_, record)| record).collect()))
     }
 
-    /// Takes it over: nobody else can append anything from then on.
+    /// Takes it over: no other process can append anything from then on.
     ///
     /// # Errors
-    /// [`CommitError::Fenced`] where somebody has taken it over in this epoch, or a later one.
+    /// [`CommitError::Fenced`] if another process has taken it over in this epoch, or a later one.
     pub(super) fn take(&self, lease: Lease) -> Result<(), CommitError> {
         self.with(|state| {
             state.file = Arc::new(open(&self.path)?);
@@ -243,8 +249,8 @@ impl FileJournal {
             }
             let bytes = read_all(&state.file)?;
             let found = scan(&head, &bytes)?;
-            // The last owner may have failed to sync its last record, or what annuls it: what was read is what is on the
-            // disk from now on.
+            // The last owner may have failed to sync its last record, or the zeros that annul it.
+            // From now on what was read here is what is on the disk.
             if let Some(last) = found.last {
                 let place = wide(last.start);
                 state.file.write_all_at(bytes.get(last).unwrap_or_default(), place)?;
@@ -279,8 +285,8 @@ impl FileJournal {
         })
     }
 
-    /// Is a batch in it? One whose write failed is not from then on, whatever reached the disk, but where another process
-    /// has read it already.
+    /// Is a batch in it? One whose write failed is not from then on, whatever reached the disk,
+    /// unless another process has read it already.
     pub(super) fn contains(&self, at: Position, lease: Lease) -> Result<bool, CommitError> {
         self.with(|state| {
             state.reopen_after_failure(&self.path)?;
@@ -310,7 +316,8 @@ impl FileJournal {
             let checkpointed = state.kept.iter().take_while(|(at, _)| *at <= up_to);
             let count = checkpointed.clone().count();
             let Some((_, last)) = checkpointed.last().copied() else { return Ok(()) };
-            // Durable before anything is written over: else what is missing would be missed.
+            // Durable before anything is overwritten: else recovery would miss the overwritten
+            // records.
             state.write_head(|head| head.forgotten = last)?;
             state.kept.drain(..count);
             Ok(())
@@ -319,7 +326,7 @@ impl FileJournal {
 
     /// Copies it as it is at one moment.
     pub(in crate::store) fn copy(&self, to: &Path) -> IoResult<()> {
-        // Nobody waits for where it is copied to.
+        // Written without the lock, so that no append waits for the other disk.
         let bytes = self.with(|state| {
             let _lock = state.locked()?;
             read_all(&state.file)
@@ -381,7 +388,7 @@ impl State {
         if read_head(&self.file)?.is_held(lease) { Ok(lock) } else { Err(CommitError::Fenced) }
     }
 
-    /// What a handle believes on which something has failed is not to be trusted.
+    /// After a failed sync, what a handle reads need not be what is on the disk.
     fn reopen_after_failure(&mut self, path: &Path) -> IoResult<()> {
         if self.failed.is_some() {
             self.file = Arc::new(open(path)?);
@@ -389,7 +396,7 @@ impl State {
         Ok(())
     }
 
-    /// Makes sure that what failed never counts.
+    /// Makes sure that a record whose write failed never counts.
     fn annul(&mut self) -> IoResult<()> {
         if let Some(place) = self.failed {
             self.file.write_all_at(&[0; BLOCK], place)?;
@@ -421,7 +428,8 @@ impl State {
         for segment in self.segments.iter_mut().take(last.saturating_add(1)).skip(first) {
             *segment = sequence;
         }
-        // Behind a record of several segments nothing is written: its first ones are free before its last one would be.
+        // Nothing is written behind a record of several segments: its first ones would be free
+        // before its last one.
         let is_large = first < last;
         let room = self.room.filter(|(_, limit)| !is_large && end < *limit);
         self.room = room.map(|(_, limit)| (end, limit));
@@ -466,7 +474,7 @@ fn open(path: &Path) -> IoResult<File> {
     OpenOptions::new().read(true).write(true).open(path)
 }
 
-/// Waits until what was written is durable; a test may order not to.
+/// Waits until what was written is durable. A test may order it not to.
 fn sync(file: &File) -> IoResult<()> {
     if is_synced() { file.sync_data() } else { Ok(()) }
 }

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::super::position::Position;
 use domain::Lease;
 
-/// What is written together: the page of most systems' memory, and a whole number of every disk's sectors.
+/// The unit of writes: a page of memory on most systems, and a whole number of sectors on every
+/// disk.
 pub(super) const BLOCK: usize = 4_096;
 /// Where the first segment begins.
 pub(super) const HEADS: u64 = 2 * 4_096;
@@ -17,18 +18,19 @@ const HEAD_MAGIC: [u8; 8] = *b"polyhead";
 pub(super) const RECORD_MAGIC: [u8; 8] = *b"polybtch";
 pub(super) const FORMAT: u8 = 1;
 
-/// Whose the file is, and up to which record it is forgotten.
+/// The owner of the file, and up to which record it may be overwritten.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Head {
     pub(super) format: u8,
-    /// Drawn for this file, and in each of its records: nothing that a customer has a part of passes for a record.
+    /// Drawn for this file, and in each of its records: nothing that a customer sends passes for a
+    /// record.
     pub(super) salt: [u8; 16],
     pub(super) segment: u32,
     /// Of the two heads, the one that has more counts.
     pub(super) generation: u64,
     pub(super) owner: Option<[u8; 16]>,
     pub(super) epoch: i64,
-    /// Records up to this one are checkpointed into the tables, and may be written over.
+    /// Records up to this one are checkpointed into the tables, and may be overwritten.
     pub(super) forgotten: u64,
 }
 
@@ -62,7 +64,7 @@ pub(super) fn read_head(file: &File) -> IoResult<Head> {
         _ => {}
     }
     let bodies = || blocks.chunks(BLOCK).filter_map(|block| framed(HEAD_MAGIC, block));
-    // One that this server cannot read counts as much as one that it can.
+    // A head that this server cannot read counts as much as one that it can.
     let formats = bodies().filter_map(|(body, _)| body.first());
     if let Some(format) = formats.copied().find(|format| *format != FORMAT) {
         let text = format!("it has format {format}, and this server knows {FORMAT}");
@@ -89,7 +91,8 @@ pub(super) fn read_record(bytes: &[u8], salt: [u8; 16]) -> Option<(RecordHead, &
     (record.salt == salt).then_some((record, writes, length))
 }
 
-/// Begins a frame: a word that says what it is, the length of what follows, and the checksum of both.
+/// Begins a frame: a word that says what it is, the length of what follows, and the checksum of
+/// both.
 pub(super) fn begun_frame(magic: [u8; 8], mut buffer: Vec<u8>) -> Vec<u8> {
     buffer.clear();
     buffer.extend_from_slice(&magic);

@@ -17,17 +17,17 @@ pub(super) fn read_all(file: &File) -> IoResult<Vec<u8>> {
 
 /// What is in a file.
 pub(super) struct Found {
-    /// Those that are not forgotten, with their numbers, in order.
+    /// The records that are not forgotten, with their sequence numbers, in order.
     pub(super) records: Vec<(u64, Record)>,
-    /// The last record in each segment, 0 where there is none.
+    /// The last record in each segment; 0 if there is none.
     pub(super) segments: Vec<u64>,
-    /// Where the last record lies.
+    /// The bytes of the last record.
     pub(super) last: Option<Range<usize>>,
-    /// Where in each segment its records end, but where they fill it.
+    /// The ends of the records in each segment that they do not fill.
     pub(super) ends: Vec<usize>,
 }
 
-/// Looks at the bytes of a file.
+/// Finds the records in the bytes of a file.
 pub(super) fn scan(head: &Head, bytes: &[u8]) -> IoResult<Found> {
     let size = usize::try_from(head.segment).map_err(Error::other)?;
     let heads = usize::try_from(HEADS).map_err(Error::other)?;
@@ -46,7 +46,8 @@ pub(super) fn scan(head: &Head, bytes: &[u8]) -> IoResult<Found> {
                 if std::mem::take(&mut is_walking) {
                     found.ends.push(at);
                 }
-                // Behind the end there may be what was there before, which is forgotten. Anything else is behind a hole.
+                // Behind the end there may be old records, which are forgotten. Any other is behind
+                // a hole.
                 at = at.saturating_add(BLOCK);
                 continue;
             };

@@ -12,7 +12,8 @@ pub(super) const SEGMENT: u32 = if cfg!(test) { 4 * 4_096 } else { 1_048_576 };
 pub(super) const SMALL_SEGMENT: u32 = 8 * 4_096;
 
 impl State {
-    /// Where so many bytes have room: in the rest of a segment, in one or more that are free, or behind the last.
+    /// A place with room for so many bytes: in the rest of a segment, in one or more that are free,
+    /// or behind the last.
     pub(super) fn room_of(&mut self, length: u64) -> IoResult<u64> {
         if let Some((begin, end)) = self.room
             && begin.saturating_add(length) <= end
@@ -27,7 +28,8 @@ impl State {
         let begin = self.place_of(first);
         let end = begin.saturating_add(segment.saturating_mul(wide(count)));
         if free.is_none() {
-            // Written once, so that later writes find their blocks, and nothing but what they say is to be synced.
+            // Written once, so that later writes find their blocks, and nothing but what they say
+            // is to be synced.
             fill(&self.file, begin, end)?;
             self.segments.extend(std::iter::repeat_n(0, count));
         }

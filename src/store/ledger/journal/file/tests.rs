@@ -36,8 +36,8 @@ fn change(path: &Path, place: u64, bytes: &[u8]) {
     file.write_all_at(bytes, place).unwrap();
 }
 
-/// Appends, forgets, is taken over and opened anew in any order, and always has what a list has; and its file does not
-/// grow beyond what is needed.
+/// Appends, forgets, is taken over and opened anew in any order, and always has what a list has;
+/// and its file does not grow beyond what is needed.
 #[test]
 fn it_has_what_was_appended_and_not_forgotten() {
     for seed in 0..20 {
@@ -124,7 +124,8 @@ fn a_record_that_is_missing_before_others_stops_everyone() {
     assert!(next.take(lease(2)).is_err());
 }
 
-/// The first segments of a large record are free before the last one is, where something comes behind it.
+/// The first segments of a large record are free before the last one is, where something comes
+/// behind it.
 #[test]
 fn behind_a_large_record_nothing_is_lost() {
     let (_folder, path) = folder();
@@ -181,7 +182,8 @@ fn of_two_heads_the_last_whole_one_counts() {
     let (_folder, path) = folder();
     let log = appended(&path, 2);
     log.forget((1, 1), lease(1)).unwrap();
-    // The head that forgets is in the first block, the one before in the second; nothing is written over yet.
+    // The head that forgets is in the first block, the one before in the second; nothing is written
+    // over yet.
     let whole = std::fs::read(&path).unwrap();
     change(&path, 20, &[0xff; 4]);
     assert_eq!(numbers(&log), [(1, 1), (1, 2)]);
