@@ -22,7 +22,7 @@ use domain::{Charge, ChargeId, Credits, Decline, Price, PriceBounds};
 pub struct ChargedCall {
     quoted: Quoted,
     guard: ChargeGuard,
-    terms: Terms,
+    terms: ChargeTerms,
     token_limit: Option<u64>,
     debit: Option<Acknowledgement>,
     claim: Option<Claim>,
@@ -154,7 +154,7 @@ pub(super) fn order(gateway: &Gateway, quoted: &Quoted, may_be_repeated: bool) -
     let price = match quoted.price() {
         // Held, and captured in one transaction with the recorded answer. So a repeat after a crash
         // between debit and answer is not charged twice.
-        Price::Fixed(price) if may_be_repeated => Price::UpTo(Bounds::whole(price, price)),
+        Price::Fixed(price) if may_be_repeated => Price::UpTo(PriceBounds::whole(price, price)),
         price => price,
     };
     Charge {

@@ -38,7 +38,7 @@ pub(super) async fn estimate(gateway: &Gateway, quoted: Quoted) -> Result<Quote,
     let gone = |_| Refusal::Unavailable("the account's owner died");
     let receipt = account.quote(order).await.map_err(gone)?;
     let answered = tokio::time::timeout(gateway.commit_timeout, receipt.wait()).await;
-    let Ok(Ok(Estimate { terms, balance, available, left })) = answered else {
+    let Ok(Ok(ChargeQuote { terms, balance, available, left })) = answered else {
         return Err(Refusal::Unavailable("what the account has decided is not on record yet"));
     };
     let generation = quoted.generation();

@@ -16,10 +16,10 @@ use super::gateway::Gateway;
 use super::relay;
 use super::request::RequestContext;
 use super::upstream::Answered;
-use crate::actors::account::actor::Record;
 use crate::idempotency::Claim;
 use crate::upstream::{AnswerBody, Failure, Reported};
 use domain::Refusal;
+use domain::account::RecordAnswer;
 use domain::{Credits, Ending, Outcome, Settled, Tally, UsageRecord};
 
 /// Ends the charge, or hands a stream to [`relay`].
@@ -131,7 +131,7 @@ async fn settle(
     mut charged: Box<ChargedCall>,
     outcome: Outcome,
     usage: UsageRecord,
-    recording: Option<(Record, Option<Arc<Claim>>)>,
+    recording: Option<(RecordAnswer, Option<Arc<Claim>>)>,
     context: &mut RequestContext,
 ) -> Result<Settled, Refusal> {
     let account = charged.take_account().ok_or(Refusal::OutcomeUnknown("settled before"))?;

@@ -8,13 +8,13 @@ use bytes::Bytes;
 use super::Relay;
 use super::end::{End, last_frames};
 use super::recording::Recording;
-use crate::actors::account::actor::Record;
 use crate::actors::{AccountError, Receipt};
 use crate::pipeline::bill::{hold_owed, usage_record, wait_committed};
 use crate::pipeline::departure::{StreamSender, kept};
 use crate::upstream::dialect::Transcript;
 use crate::upstream::{Reported, TokenUsage};
 use domain::Refusal;
+use domain::account::RecordAnswer;
 use domain::{Credits, Ending, Outcome, Settled, Tally, UsageRecord};
 
 impl Relay {
