@@ -19,7 +19,8 @@ use anyhow::Context as _;
 use tokio::runtime::{Handle, Runtime};
 use uuid::Uuid;
 
-use crate::actors::account::directory::{ActorThreads, SWEEP_PERIOD};
+use crate::actors::account::ActorThreads;
+use crate::actors::account::directory::SWEEP_PERIOD;
 use crate::actors::ledger::WriterState;
 use crate::actors::{Directory, LedgerHandle, LedgerWriter};
 use crate::admin::Operators;

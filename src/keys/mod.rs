@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::actors::account::actor::{wait, wait_within};
 use crate::actors::account::directory::DirectoryError;
-use crate::actors::{AccountError, AccountLease, Receipt, WriteError};
+use crate::actors::account::{wait, wait_within};
+use crate::actors::{AccountError, AccountHandle, Receipt, WriteError};
 use crate::idempotency::{Begun, IdempotencyError, Made, Once};
 use crate::pipeline::Gateway;
 use crate::store::api_keys::{KeyEdit, KeyListing, Rotation};
@@ -130,7 +130,7 @@ pub async fn tables_are_whole(gateway: &Gateway) -> Result<(), KeysError> {
 pub async fn serving_lease(
     gateway: &Gateway,
     account: AccountId,
-) -> Result<AccountLease, KeysError> {
+) -> Result<AccountHandle, KeysError> {
     // What has too much to do still writes; what cannot write would keep the caller waiting, and what another
     // process owns may have changed there.
     if !gateway.ledger.state().is_in_charge() {

@@ -6,7 +6,7 @@ use super::gateway::{Gateway, lease};
 use super::price::{Generation, Quoted};
 use super::request::Arrival;
 use crate::actors::ledger::Acknowledgement;
-use crate::actors::{AccountError, AccountLease};
+use crate::actors::{AccountError, AccountHandle};
 use crate::idempotency::Claim;
 use crate::store::api_keys::KeyRecord;
 use crate::upstream::Dialect;
@@ -40,7 +40,7 @@ pub struct OpenCharge {
     /// The cost of what was delivered, where that is known.
     pub(super) earned: Credits,
     /// Taken by the settlement.
-    pub(super) account: Option<AccountLease>,
+    pub(super) account: Option<AccountHandle>,
 }
 
 impl Drop for OpenCharge {

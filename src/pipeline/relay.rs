@@ -24,7 +24,7 @@ use super::departure::{Body, Money, StreamSender, kept, stream};
 use super::gateway::Gateway;
 use super::price::Generation;
 use super::settle::{hold_what_is_owed, on_record, usage_record};
-use crate::actors::account::actor::{Record, wait};
+use crate::actors::account::{Record, wait};
 use crate::actors::{AccountError, Receipt};
 use crate::config::OnDisconnect;
 use crate::idempotency::Claim;

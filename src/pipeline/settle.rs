@@ -16,7 +16,7 @@ use super::price::Generation;
 use super::relay;
 use super::request::Notes;
 use super::upstream::Answered;
-use crate::actors::account::actor::{Record, wait, wait_within};
+use crate::actors::account::{Record, wait, wait_within};
 use crate::actors::ledger::{Acknowledgement, WriteError};
 use crate::idempotency::Claim;
 use crate::tokens::{TextCounter, vocabulary};
