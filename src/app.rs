@@ -346,11 +346,7 @@ fn app(
     let server = &settings.server;
     Ok(App {
         people,
-        keys: Keys {
-            store: store.clone(),
-            gateway: Arc::clone(&gateway),
-            expiry_warning_micros: expiry_warning_micros(settings),
-        },
+        keys: Keys::new(store.clone(), Arc::clone(&gateway), expiry_warning_micros(settings)),
         payments: Payments {
             store: store.clone(),
             gateway: Arc::clone(&gateway),

@@ -342,7 +342,7 @@ pub(super) async fn create(
 }
 
 impl CreatedKey {
-    fn of((key, listing): &NewlyMade) -> Self {
+    fn of(NewlyMade { value: key, listing }: &NewlyMade) -> Self {
         CreatedKey {
             id: listing.id.to_string(),
             name: listing.name.clone(),
@@ -476,7 +476,7 @@ pub(super) async fn rotate(
     let grace_micros = seconds.saturating_mul(1_000_000);
     let rotated = async move { app.keys.rotate(user.id, id, grace_micros, origin).await };
     let made = uncancelled(rotated).await?;
-    let former_value_valid_until = made.1.former_valid_until.map(Timestamp::to_rfc3339);
+    let former_value_valid_until = made.listing.former_valid_until.map(Timestamp::to_rfc3339);
     let key = CreatedKey::of(&made);
     Ok(HttpResponse::Ok().json(RotatedKey { key, former_value_valid_until }))
 }
