@@ -305,14 +305,21 @@ impl LedgerHandle {
     }
 }
 
+/// In which lanes a task runs.
+#[derive(Debug, Default)]
+struct Busy {
+    journal: bool,
+    tables: bool,
+}
+
 /// The actor.
 pub struct LedgerWriter {
     machine: Writer<Ticket>,
     inbox: Arc<Inbox>,
     hands: Arc<Hands>,
     gauge: Arc<Gauge>,
-    /// Is anything being done in the journal's lane, in the tables'?
-    is_busy: (bool, bool),
+    /// The lanes in which a task runs.
+    busy: Busy,
     has_journal: bool,
     /// Writes that were ever taken in.
     taken_in: u64,
@@ -382,7 +389,7 @@ impl LedgerWriter {
             inbox: Arc::clone(&inbox),
             hands,
             gauge: Arc::clone(&gauge),
-            is_busy: (false, false),
+            busy: Busy::default(),
             has_journal: settings.journal,
             taken_in: 0,
             checkpoints: 0,
@@ -404,7 +411,7 @@ impl LedgerWriter {
             failpoint!("writer-gathered");
             self.drive(context);
             // What comes now would wait for that; at its end it is looked for.
-            let is_busy = if self.has_journal { self.is_busy.0 } else { self.is_busy.1 };
+            let is_busy = if self.has_journal { self.busy.journal } else { self.busy.tables };
             if is_busy || self.inbox.sleep() {
                 self.rest(context);
                 return;
@@ -422,7 +429,7 @@ impl LedgerWriter {
             writer.is_resting = false;
             let is_checkpointed = writer.checkpoints != checkpoints;
             writer.restless = if is_checkpointed { 0 } else { writer.restless.saturating_add(1) };
-            if writer.taken_in == taken_in && !writer.is_busy.0 {
+            if writer.taken_in == taken_in && !writer.busy.journal {
                 writer.machine.rested();
                 writer.work(context);
             } else if writer.restless >= RESTLESS_MAX {
@@ -505,8 +512,8 @@ impl LedgerWriter {
 
     fn is_busy_in(&mut self, lane: Lane) -> &mut bool {
         match lane {
-            Lane::Journal => &mut self.is_busy.0,
-            Lane::Tables => &mut self.is_busy.1,
+            Lane::Journal => &mut self.busy.journal,
+            Lane::Tables => &mut self.busy.tables,
         }
     }
 }
