@@ -16,7 +16,7 @@ use dashmap::DashMap;
 use super::handle::AccountHandle;
 use super::slot::AccountSlot;
 use super::threads::ActorThreads;
-use super::turn::Resources;
+use super::turn::{Resources, expire};
 use crate::actors::ledger::LedgerHandle;
 use crate::clock::Clock;
 use crate::config::AccountSettings;
@@ -188,7 +188,7 @@ impl Directory {
         failpoint!("load-started");
         let is_open = slot.marks.open_charges.load(Ordering::Acquire) > 0;
         // Before anyone else asks it: what an owner before us left open is ended.
-        if is_open && self.resources.decide(&mut owner, |turn| turn.expire()).is_none() {
+        if is_open && self.resources.decide(&mut owner, expire).is_none() {
             // It would again, for whoever asks.
             self.quarantine(account, "its open charges cannot be ended");
             // Nobody waits for their end, and who looks at the account later finds in the tables what was ended.
@@ -313,7 +313,7 @@ impl Directory {
                 });
             }
             if marks.open_charges.load(Ordering::Acquire) > 0 {
-                slot.tell(|turn| turn.expire());
+                slot.tell(expire);
             }
             let used = marks.used_tick.load(Ordering::Relaxed);
             if marks.may_passivate() {

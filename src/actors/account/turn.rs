@@ -115,3 +115,8 @@ impl Turn<'_> {
         Ok(self.receipt(decision))
     }
 }
+
+/// [`Turn::expire`], for a turn of any lifetime.
+pub(super) fn expire(turn: &mut Turn<'_>) -> Result<Receipt<()>, Infallible> {
+    turn.expire()
+}
