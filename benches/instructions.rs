@@ -31,8 +31,8 @@ use domain::{
     Timestamp,
 };
 use futures_util::future::join_all;
+use polysystems::actors::ActorThreads;
 use polysystems::actors::LedgerWriter;
-use polysystems::actors::account::directory::ActorThreads;
 use polysystems::app;
 use polysystems::clock::Clock;
 use polysystems::config::{DatabaseSettings, Settings};

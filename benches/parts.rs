@@ -21,8 +21,8 @@ use domain::route_group::RouteGroup;
 use domain::writer::Checkpoint;
 use domain::{Account, AccountId, Batch, Charge, ChargeId, Credits, KeyId, Lease, Outcome, Price};
 use futures_util::future::join_all;
-use polysystems::actors::account::directory::{ActorThreads, Directory};
-use polysystems::actors::{AccountLease, LedgerWriter};
+use polysystems::actors::{AccountHandle, LedgerWriter};
+use polysystems::actors::{ActorThreads, Directory};
 use polysystems::app;
 use polysystems::clock::Clock;
 use polysystems::config::{DatabaseSettings, LedgerSettings, Settings};
@@ -97,7 +97,7 @@ fn actors(criterion: &mut Criterion) {
     for accounts in [1, 1_000] {
         let ground = Ground::new(Database::sqlite(), accounts);
         let ids = ground.accounts();
-        let leases: Vec<AccountLease> = ground.system.block_on(async {
+        let leases: Vec<AccountHandle> = ground.system.block_on(async {
             let arbiter = Arbiter::new();
             let settings = LedgerSettings::default();
             let ledger =

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use crate::actors::AccountError;
-use crate::idempotency::{Begun, IdempotencyError, Made, Once};
+use crate::idempotency::{First, IdempotencyError, Made, Once};
 use crate::keys::{KeysError, on_record, serving_lease, tables_are_whole};
 use crate::pipeline::Gateway;
 use crate::store::StoreError;
@@ -148,36 +148,29 @@ impl Admin {
         self.find(user).await?;
         // The operator's own keys of idempotency, not the user's.
         let operators = self.users.accounts_of(operator).await?.live;
-        let begun = self.gateway.idempotency.begin_once(operators, once.as_ref()).await;
-        let claim = match begun.map_err(AdminError::Repeat)? {
-            Some(Begun::Repeat(kept)) => return Ok(Made::Repeat(kept)),
-            Some(Begun::First(claim)) => Some(claim),
-            None => None,
+        let act = async move |first: First<CreditsChange>| {
+            let (kind, amount) = match adjustment {
+                Adjustment::Grant(amount) => (ActKind::CreditsGranted, amount),
+                Adjustment::Take(amount) => (ActKind::CreditsTaken, amount),
+            };
+            let act = self.act(origin, user, kind).to(environment.name());
+            let act = act.with(format!("${amount}: {}", change.reason));
+            let answer = first.record(act.id, &change, act.at);
+            let account = self.users.accounts_of(user).await?.of(environment);
+            let lease = serving_lease(&self.gateway, account).await?;
+            let adjusted = lease.adjust(user.0, adjustment, answer, Some(act)).await;
+            let receipt = adjusted.map_err(|error| match error {
+                AccountError::Refused(Decline::AccountSuspended) => AdminError::AccountClosed,
+                AccountError::Refused(Decline::InsufficientCredits { available, .. }) => {
+                    AdminError::Amount { available: Some(available) }
+                }
+                AccountError::Refused(_) => AdminError::Amount { available: None },
+                AccountError::Gone => AdminError::Account(KeysError::Unknown),
+            })?;
+            on_record(&self.gateway, receipt, first).await?;
+            Ok(change)
         };
-        let (kind, amount) = match adjustment {
-            Adjustment::Grant(amount) => (ActKind::CreditsGranted, amount),
-            Adjustment::Take(amount) => (ActKind::CreditsTaken, amount),
-        };
-        let act = self.act(origin, user, kind).to(environment.name());
-        let act = act.with(format!("${amount}: {}", change.reason));
-        let (id, at) = (act.id, act.at);
-        let answer = claim
-            .as_ref()
-            .zip(once)
-            .map(|(claim, once)| claim.record(id, Some(&(once.answer)(&change)), at));
-        let account = self.users.accounts_of(user).await?.of(environment);
-        let lease = serving_lease(&self.gateway, account).await?;
-        let adjusted = lease.adjust(user.0, adjustment, answer, Some(act)).await;
-        let receipt = adjusted.map_err(|error| match error {
-            AccountError::Refused(Decline::AccountSuspended) => AdminError::AccountClosed,
-            AccountError::Refused(Decline::InsufficientCredits { available, .. }) => {
-                AdminError::Amount { available: Some(available) }
-            }
-            AccountError::Refused(_) => AdminError::Amount { available: None },
-            AccountError::Gone => AdminError::Account(KeysError::Unknown),
-        })?;
-        on_record(&self.gateway, receipt, claim).await?;
-        Ok(Made::New(change))
+        self.gateway.idempotency.run(operators, once, AdminError::Repeat, act).await
     }
 
     /// Sets a user's rate limit tier; `None` is the default one. Binds for the very next call.

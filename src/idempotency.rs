@@ -156,6 +156,18 @@ pub struct Once<T> {
     pub answer: Box<dyn Fn(&T) -> KeptAnswer>,
 }
 
+/// The first of the requests with one key. While it is held, repeats are told to wait.
+pub struct First<T>(Option<(Claim, Once<T>)>);
+
+impl<T> First<T> {
+    /// The answer to record with what is done, if the request has a key.
+    #[must_use]
+    pub fn record(&self, reference: Uuid, made: &T, now: Timestamp) -> Option<RecordedAnswer> {
+        let (claim, once) = self.0.as_ref()?;
+        Some(claim.record(reference, Some(&(once.answer)(made)), now))
+    }
+}
+
 /// What came of a request that happens once.
 pub enum Made<T> {
     /// It was done.
@@ -267,19 +279,24 @@ impl Idempotency {
         }
     }
 
-    /// Begins a request that happens once, where it asks for that.
-    ///
-    /// # Errors
-    /// [`IdempotencyError`]
-    pub async fn begin_once<T>(
+    /// Does what happens once, or answers what it was answered before. Without `once` it is simply
+    /// done. What `act` gets is held until its answer is recorded.
+    pub async fn run<T, E>(
         &self,
         account: AccountId,
-        once: Option<&Once<T>>,
-    ) -> Result<Option<Begun>, IdempotencyError> {
-        match once {
-            Some(once) => self.begin(account, once.key, once.fingerprint).await.map(Some),
-            None => Ok(None),
-        }
+        once: Option<Once<T>>,
+        refused: impl FnOnce(IdempotencyError) -> E,
+        act: impl AsyncFnOnce(First<T>) -> Result<T, E>,
+    ) -> Result<Made<T>, E> {
+        let claimed = match once {
+            Some(once) => match self.begin(account, once.key, once.fingerprint).await {
+                Ok(Begun::Repeat(kept)) => return Ok(Made::Repeat(kept)),
+                Ok(Begun::First(claim)) => Some((claim, once)),
+                Err(error) => return Err(refused(error)),
+            },
+            None => None,
+        };
+        act(First(claimed)).await.map(Made::New)
     }
 
     /// Forgets what is older than it is kept for.

@@ -17,7 +17,7 @@ use anyhow::Context as _;
 use tokio::runtime::{Handle, Runtime};
 use uuid::Uuid;
 
-use crate::actors::account::directory::ActorThreads;
+use crate::actors::ActorThreads;
 use crate::actors::{Directory, LedgerHandle, LedgerWriter};
 use crate::admin::Admin;
 use crate::auth::throttle::Throttle;
@@ -298,11 +298,7 @@ fn app(
     let server = &settings.server;
     Ok(App {
         users,
-        keys: Keys {
-            store: store.clone(),
-            gateway: Arc::clone(&gateway),
-            expiry_warning_micros: expiry_warning_micros(settings),
-        },
+        keys: Keys::new(store.clone(), Arc::clone(&gateway), expiry_warning_micros(settings)),
         payments: Payments {
             store: store.payments.clone(),
             users: store.users.clone(),

@@ -9,7 +9,7 @@ use actix_web::middleware::{Condition, from_fn};
 use actix_web::web::Data;
 use anyhow::Context as _;
 
-use crate::actors::account::directory::ActorThreads;
+use crate::actors::ActorThreads;
 use crate::config::{ServerSettings, Settings};
 use crate::http::{self, App};
 use crate::tls::Certificate;

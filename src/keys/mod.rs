@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::actors::account::actor::{wait, wait_within};
 use crate::actors::account::directory::DirectoryError;
-use crate::actors::{AccountError, AccountLease, Receipt, WriteError};
-use crate::idempotency::{Begun, IdempotencyError, Made, Once};
+use crate::actors::account::{wait, wait_within};
+use crate::actors::{AccountError, AccountHandle, Receipt, WriteError};
+use crate::idempotency::{First, IdempotencyError, Made, Once};
 use crate::pipeline::Gateway;
 use crate::store::keys::{KeyEdit, KeyListing, Rotation};
 use crate::store::{Store, StoreError};
@@ -112,8 +112,13 @@ pub struct KeyRequest {
     pub policy: KeyPolicy,
 }
 
-/// A key that was made, its text for the only time, and what is seen of it later.
-pub type NewlyMade = (ApiKey, KeyListing);
+/// A key that was made, or that got another value.
+pub struct NewlyMade {
+    /// Its text, for the only time.
+    pub value: ApiKey,
+    /// What is seen of it later.
+    pub listing: KeyListing,
+}
 
 /// Waits until the tables say everything that was acknowledged, for whoever reads them past the account's owner.
 ///
@@ -130,7 +135,7 @@ pub async fn tables_are_whole(gateway: &Gateway) -> Result<(), KeysError> {
 pub async fn serving_lease(
     gateway: &Gateway,
     account: AccountId,
-) -> Result<AccountLease, KeysError> {
+) -> Result<AccountHandle, KeysError> {
     // What has too much to do still writes; what cannot write would keep the caller waiting, and what another
     // process owns may have changed there.
     if !gateway.ledger.state().is_in_charge() {
@@ -157,15 +162,19 @@ pub async fn on_record<T, K: 'static>(
 
 /// The API keys of all users.
 pub struct Keys {
-    /// The database.
-    pub store: Store,
-    /// The account actors, and the ring of keys.
-    pub gateway: Arc<Gateway>,
+    store: Store,
+    gateway: Arc<Gateway>,
     /// How long before its end a key's owner is warned, in microseconds.
-    pub expiry_warning_micros: i64,
+    expiry_warning_micros: i64,
 }
 
 impl Keys {
+    /// A key's owner is warned `expiry_warning_micros` before its end.
+    #[must_use]
+    pub fn new(store: Store, gateway: Arc<Gateway>, expiry_warning_micros: i64) -> Self {
+        Keys { store, gateway, expiry_warning_micros }
+    }
+
     /// What ends before this time ends soon.
     #[must_use]
     pub fn soon(&self) -> Timestamp {
@@ -186,48 +195,44 @@ impl Keys {
         let accounts = self.store.users.accounts_of(user).await?;
         let account = accounts.of(request.environment);
         // One and the same for both environments, or a key for the other one would be another request.
-        let begun = self.gateway.idempotency.begin_once(accounts.live, once.as_ref()).await;
-        let claim = match begun.map_err(KeysError::Repeat)? {
-            Some(Begun::Repeat(kept)) => return Ok(Made::Repeat(kept)),
-            Some(Begun::First(claim)) => Some(claim),
-            None => None,
+        let repeats = &self.gateway.idempotency;
+        let make = async move |first: First<NewlyMade>| {
+            let (value, digest) = self.gateway.keys.make(request.environment);
+            let new = NewKey {
+                id: KeyId(Uuid::new_v4()),
+                account,
+                name: request.name,
+                digest: digest.0,
+                preview: value.preview(),
+                created_at: self.gateway.clock.now(),
+                expires_at: request.expires_at,
+            };
+            let listing = KeyListing {
+                id: new.id,
+                account,
+                name: new.name.clone(),
+                preview: new.preview.clone(),
+                digest,
+                is_active: true,
+                created_at: new.created_at,
+                expires_at: new.expires_at,
+                last_used_at: None,
+                policy: request.policy.clone(),
+                former_valid_until: None,
+            };
+            let (id, at, made) = (new.id, new.created_at, NewlyMade { value, listing });
+            let answer = first.record(id.0, &made, at);
+            let lease = serving_lease(&self.gateway, account).await?;
+            if request.policy != KeyPolicy::default() {
+                self.store.keys.insert_policy(id, request.policy).await?;
+            }
+            let act = origin.act(Uuid::now_v7(), user, ActKind::KeyCreated, at).to(id.to_string());
+            let act = Some(act.with(new.name.clone()));
+            let receipt = lease.add_key(new, answer, act).await?;
+            on_record(&self.gateway, receipt, first).await?;
+            Ok(made)
         };
-        let (key, digest) = self.gateway.keys.make(request.environment);
-        let new = NewKey {
-            id: KeyId(Uuid::new_v4()),
-            account,
-            name: request.name,
-            digest: digest.0,
-            preview: key.preview(),
-            created_at: self.gateway.clock.now(),
-            expires_at: request.expires_at,
-        };
-        let listing = KeyListing {
-            id: new.id,
-            account,
-            name: new.name.clone(),
-            preview: new.preview.clone(),
-            digest,
-            is_active: true,
-            created_at: new.created_at,
-            expires_at: new.expires_at,
-            last_used_at: None,
-            policy: request.policy.clone(),
-            former_valid_until: None,
-        };
-        let (id, at, made) = (new.id.0, new.created_at, (key, listing));
-        let answer = claim
-            .as_ref()
-            .zip(once)
-            .map(|(claim, once)| claim.record(id, Some(&(once.answer)(&made)), at));
-        let lease = serving_lease(&self.gateway, account).await?;
-        if request.policy != KeyPolicy::default() {
-            self.store.keys.insert_policy(made.1.id, request.policy).await?;
-        }
-        let act = origin.act(Uuid::now_v7(), user, ActKind::KeyCreated, at).to(new.id.to_string());
-        let act = Some(act.with(new.name.clone()));
-        on_record(&self.gateway, lease.add_key(new, answer, act).await?, claim).await?;
-        Ok(Made::New(made))
+        repeats.run(accounts.live, once, KeysError::Repeat, make).await
     }
 
     /// The user's keys, newest first.
@@ -245,8 +250,15 @@ impl Keys {
     /// # Errors
     /// [`KeysError`]
     pub async fn get(&self, user: UserId, key: KeyId) -> Result<KeyListing, KeysError> {
-        let accounts = self.store.users.accounts_of(user).await?;
         tables_are_whole(&self.gateway).await?;
+        self.find(user, key).await
+    }
+
+    /// The key to change, without waiting for a checkpoint. A key's creation, change and deletion
+    /// are acknowledged when they are in the tables; only what calls leave (`last_used_at`) may be
+    /// in the journal alone. Whether the key may be changed its account decides.
+    async fn find(&self, user: UserId, key: KeyId) -> Result<KeyListing, KeysError> {
+        let accounts = self.store.users.accounts_of(user).await?;
         let mut keys = self.store.keys.list(accounts, Some(key)).await?;
         keys.pop().ok_or(KeysError::NotFound)
     }
@@ -261,7 +273,7 @@ impl Keys {
         key: KeyId,
         origin: Origin,
     ) -> Result<KeyListing, KeysError> {
-        let listing = self.get(user, key).await?;
+        let listing = self.find(user, key).await?;
         let act = self.act(origin, user, ActKind::KeyRevoked, key);
         self.change(listing.account, key, KeyChange::Revoke, act).await?;
         self.gateway.keys.forget(listing.digest);
@@ -273,7 +285,7 @@ impl Keys {
     /// # Errors
     /// [`KeysError`]
     pub async fn delete(&self, user: UserId, key: KeyId, origin: Origin) -> Result<(), KeysError> {
-        let listing = self.get(user, key).await?;
+        let listing = self.find(user, key).await?;
         let act = self.act(origin, user, ActKind::KeyDeleted, key);
         self.change(listing.account, key, KeyChange::Delete, act).await?;
         self.gateway.keys.forget(listing.digest);
@@ -292,7 +304,7 @@ impl Keys {
         detail: String,
         origin: Origin,
     ) -> Result<KeyListing, KeysError> {
-        let listing = self.get(user, key).await?;
+        let listing = self.find(user, key).await?;
         self.assert_in_charge()?;
         let act = self.act(origin, user, ActKind::KeyChanged, key).with(detail);
         let edited = self.store.keys.edit(key, edit, act).await;
@@ -301,7 +313,7 @@ impl Keys {
         if !edited? {
             return Err(KeysError::NotFound);
         }
-        self.get(user, key).await
+        self.find(user, key).await
     }
 
     /// Gives a key another value, and lets the one it had be good until `valid_until`. Limits, counters and history
@@ -333,7 +345,7 @@ impl Keys {
         if !rotated? {
             return Err(KeysError::Changed);
         }
-        Ok((value, self.get(user, key).await?))
+        Ok(NewlyMade { value, listing: self.get(user, key).await? })
     }
 
     /// Has every value of a key read anew.
@@ -362,7 +374,7 @@ impl Keys {
         change: LimitsChange,
         origin: Origin,
     ) -> Result<(KeyState, Timestamp), KeysError> {
-        let listing = self.get(user, key).await?;
+        let listing = self.find(user, key).await?;
         let act = self.act(origin, user, ActKind::KeyLimitsSet, key).with(change.to_string());
         let state = self.change(listing.account, key, KeyChange::Limits(change), act).await?;
         Ok((state, self.gateway.clock.now()))
@@ -377,7 +389,7 @@ impl Keys {
         user: UserId,
         key: KeyId,
     ) -> Result<(KeyState, Timestamp), KeysError> {
-        let listing = self.get(user, key).await?;
+        let listing = self.find(user, key).await?;
         let lease = serving_lease(&self.gateway, listing.account).await?;
         let looked = lease.look(Some(key)).await?;
         let snapshot = on_record(&self.gateway, looked, ()).await?;

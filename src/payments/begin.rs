@@ -6,7 +6,7 @@ use super::provider::Provider as _;
 use super::stripe::{self, SavedMethod, Stripe, is_whole_cents};
 use super::x402::{self, SignedPayment};
 use super::{OpenPayment, Payment, Payments, PaymentsError, ProviderFacts};
-use crate::idempotency::{Begun, Made, Once};
+use crate::idempotency::{First, Made, Once};
 use crate::keys::KeysError;
 use crate::store::StoreError;
 use domain::{AccountId, ActKind, Credits, Origin, PaymentId, PaymentStatus, Timestamp, UserId};
@@ -63,39 +63,33 @@ impl Payments {
             return Err(PaymentsError::AmountOfProvider { provider, min });
         }
         let account = self.users.accounts_of(payer.user).await?.live;
-        let begun = self.gateway.idempotency.begin_once(account, once.as_ref()).await;
-        let claim = match begun.map_err(PaymentsError::Repeat)? {
-            Some(Begun::Repeat(kept)) => return Ok(Made::Repeat(kept)),
-            Some(Begun::First(claim)) => Some(claim),
-            None => None,
-        };
-        let customer = self.customer(&payer).await?;
-        if let Some(method) = &method
-            && !self.stripe()?.methods(&customer).await?.iter().any(|saved| saved.id == *method)
-        {
-            return Err(PaymentsError::NoMethod);
-        }
         let request_digest = once.as_ref().map(|once| once.key.digest());
-        let terms = Terms {
-            method: method.clone(),
-            request_digest,
-            ..Terms::of(account, provider, amount)
-        };
-        let payment = self.open(terms, None, &payer).await?;
-        if payment.amount != amount || payment.method != method {
-            // The same key began another payment before a crash.
-            let other = crate::idempotency::IdempotencyError::OtherRequest;
-            return Err(PaymentsError::Repeat(other));
-        }
-        let made = self.reconcile(payment.id, None).await?;
-        if let (Some(claim), Some(once)) = (claim, once) {
+        let act = async move |first: First<Payment>| {
+            let customer = self.customer(&payer).await?;
+            if let Some(method) = &method
+                && !self.stripe()?.methods(&customer).await?.iter().any(|saved| saved.id == *method)
+            {
+                return Err(PaymentsError::NoMethod);
+            }
+            let terms = Terms {
+                method: method.clone(),
+                request_digest,
+                ..Terms::of(account, provider, amount)
+            };
+            let payment = self.open(terms, None, &payer).await?;
+            if payment.amount != amount || payment.method != method {
+                // The same key began another payment before a crash.
+                let other = crate::idempotency::IdempotencyError::OtherRequest;
+                return Err(PaymentsError::Repeat(other));
+            }
+            let made = self.reconcile(payment.id, None).await?;
             let at = self.gateway.clock.now();
-            let answer = claim.record(made.id.0, Some(&(once.answer)(&made)), at);
-            self.store
-                .record_provider_facts(made.id, ProviderFacts::default(), Some(answer))
-                .await?;
-        }
-        Ok(Made::New(made))
+            if let Some(answer) = first.record(made.id.0, &made, at) {
+                self.store.record_provider_facts(made.id, ProviderFacts::default(), Some(answer)).await?;
+            }
+            Ok(made)
+        };
+        self.gateway.idempotency.run(account, once, PaymentsError::Repeat, act).await
     }
 
     /// Records a new payment, or answers the one that the same request began before.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::idempotency::{Begun, Made, Once};
+use crate::idempotency::{First, Made, Once};
 use crate::keys::{KeysError, on_record, serving_lease};
 use crate::pipeline::Gateway;
 use crate::store::audit_log::AuditLogStore;
@@ -73,36 +73,30 @@ impl Payments {
         }
         self.assert_amount(amount)?;
         let account = self.users.accounts_of(user).await?.live;
-        let begun = self.gateway.idempotency.begin_once(account, once.as_ref()).await;
-        let claim = match begun.map_err(PaymentsError::Repeat)? {
-            Some(Begun::Repeat(kept)) => return Ok(Made::Repeat(kept)),
-            Some(Begun::First(claim)) => Some(claim),
-            None => None,
+        let act = async move |first: First<Payment>| {
+            let at = self.gateway.clock.now();
+            let id = PaymentId(Uuid::now_v7());
+            let payment = NewPayment { id, account, provider: SANDBOX, amount, at };
+            let made = Payment::confirmed(&payment);
+            let answer = first.record(id.0, &made, at);
+            let lease = serving_lease(&self.gateway, account).await?;
+            let act =
+                origin.act(Uuid::now_v7(), user, ActKind::PaymentConfirmed, at).to(id.to_string());
+            let act = Some(act.with(format!("${amount} by {SANDBOX}")));
+            let receipt =
+                lease.top_up(payment, answer, act).await.map_err(|error| match error {
+                    crate::actors::AccountError::Refused(Decline::AccountSuspended) => {
+                        PaymentsError::AccountClosed
+                    }
+                    crate::actors::AccountError::Refused(_) => {
+                        PaymentsError::Amount { max: self.amount_max }
+                    }
+                    crate::actors::AccountError::Gone => PaymentsError::Account(KeysError::Unknown),
+                })?;
+            on_record(&self.gateway, receipt, first).await?;
+            Ok(made)
         };
-        let at = self.gateway.clock.now();
-        let payment =
-            NewPayment { id: PaymentId(Uuid::now_v7()), account, provider: SANDBOX, amount, at };
-        let id = payment.id;
-        let made = Payment::confirmed(&payment);
-        let answer = claim
-            .as_ref()
-            .zip(once)
-            .map(|(claim, once)| claim.record(id.0, Some(&(once.answer)(&made)), at));
-        let lease = serving_lease(&self.gateway, account).await?;
-        let act =
-            origin.act(Uuid::now_v7(), user, ActKind::PaymentConfirmed, at).to(id.to_string());
-        let act = Some(act.with(format!("${amount} by {SANDBOX}")));
-        let receipt = lease.top_up(payment, answer, act).await.map_err(|error| match error {
-            crate::actors::AccountError::Refused(Decline::AccountSuspended) => {
-                PaymentsError::AccountClosed
-            }
-            crate::actors::AccountError::Refused(_) => {
-                PaymentsError::Amount { max: self.amount_max }
-            }
-            crate::actors::AccountError::Gone => PaymentsError::Account(KeysError::Unknown),
-        })?;
-        on_record(&self.gateway, receipt, claim).await?;
-        Ok(Made::New(made))
+        self.gateway.idempotency.run(account, once, PaymentsError::Repeat, act).await
     }
 
     /// The provider of payments that name none.

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::charge::ChargedCall;
 use super::gateway::Gateway;
 use super::price::Generation;
-use crate::actors::account::actor::{wait, wait_within};
+use crate::actors::account::{wait, wait_within};
 use crate::actors::ledger::{Acknowledgement, WriteError};
 use crate::idempotency::Claim;
 use crate::tokens::{self, TextCounter, vocabulary};

@@ -9,7 +9,7 @@ use super::gateway::{Gateway, lease};
 use super::price::{Generation, Quoted};
 use super::request::Arrival;
 use crate::actors::ledger::Acknowledgement;
-use crate::actors::{AccountError, AccountLease};
+use crate::actors::{AccountError, AccountHandle};
 use crate::idempotency::Claim;
 use crate::store::keys::KeyRecord;
 use crate::upstream::Dialect;
@@ -33,7 +33,7 @@ pub struct ChargedCall {
 struct ChargeGuard {
     id: ChargeId,
     earned: Credits,
-    account: Option<AccountLease>,
+    account: Option<AccountHandle>,
 }
 
 impl Drop for ChargeGuard {
@@ -96,12 +96,12 @@ impl ChargedCall {
     }
 
     /// The account, unless the charge is being settled.
-    pub(super) fn account(&self) -> Option<&AccountLease> {
+    pub(super) fn account(&self) -> Option<&AccountHandle> {
         self.guard.account.as_ref()
     }
 
     /// The account, for the settlement; once.
-    pub(super) fn take_account(&mut self) -> Option<AccountLease> {
+    pub(super) fn take_account(&mut self) -> Option<AccountHandle> {
         self.guard.account.take()
     }
 

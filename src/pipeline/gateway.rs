@@ -7,7 +7,7 @@ use super::admission::Admission;
 use super::request::Arrival;
 use crate::actors::account::directory::DirectoryError;
 use crate::actors::ledger::WriterState;
-use crate::actors::{AccountLease, Directory, LedgerHandle};
+use crate::actors::{AccountHandle, Directory, LedgerHandle};
 use crate::clock::Clock;
 use crate::config::HoldSettings;
 use crate::idempotency::Idempotency;
@@ -57,7 +57,7 @@ pub(super) fn rule_of(gateway: &Gateway, arrival: &Arrival) -> Option<Arc<PriceR
 }
 
 /// The right to ask the account, if there is any use in it now.
-pub(super) async fn lease(gateway: &Gateway, key: &KeyRecord) -> Result<AccountLease, Refusal> {
+pub(super) async fn lease(gateway: &Gateway, key: &KeyRecord) -> Result<AccountHandle, Refusal> {
     match gateway.ledger.state() {
         WriterState::Serving => {}
         state => return Err(unwritable(state)),

@@ -1,5 +1,15 @@
-//! Accounts in memory: the actor that owns one, and the directory of all.
+//! Accounts in memory: a slot for each in the directory, a turn for each decision, and a handle for
+//! each caller.
 
-pub mod actor;
+mod actor;
 pub mod directory;
+mod handle;
+mod receipt;
 mod slot;
+mod threads;
+mod turn;
+
+pub use domain::owner::Record;
+pub use handle::AccountHandle;
+pub use receipt::{AccountError, Receipt, wait, wait_within};
+pub use threads::ActorThreads;

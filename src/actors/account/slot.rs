@@ -1,110 +1,127 @@
-//! An account that is in memory, and how a request gets to its owner.
+//! A slot of the directory: an account that is in memory, and how a request gets its turn.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
-use actix::{Actor as _, Addr, Arbiter, ArbiterHandle};
+use actix::{Actor as _, Addr};
 use tokio::sync::{OnceCell, oneshot};
 
-use super::actor::{AccountActor, Answer, Ask, Means, Receipt, Request, SharedOwner, Stop};
-use domain::{AccountFlags, AccountId};
-
-/// The threads on which account actors live: those that serve HTTP. Cheap to clone.
-#[derive(Clone, Debug, Default)]
-pub struct ActorThreads(Arc<RwLock<Vec<ArbiterHandle>>>);
-
-impl ActorThreads {
-    /// Lets account actors live on the thread that calls.
-    pub fn add_this(&self) {
-        self.add(Arbiter::current());
-    }
-
-    /// Lets account actors live on this thread.
-    pub fn add(&self, thread: ArbiterHandle) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).push(thread);
-    }
-
-    /// Where an account's actor is started.
-    fn of(&self, account: AccountId) -> Option<ArbiterHandle> {
-        let threads = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        threads.get(place(account, threads.len())?).cloned()
-    }
-
-    /// The thread on which this account's actor was to be started is gone.
-    fn forget_that_of(&self, account: AccountId) {
-        let mut threads = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(place) = place(account, threads.len()) {
-            threads.swap_remove(place);
-        }
-    }
-}
-
-fn place(account: AccountId, threads: usize) -> Option<usize> {
-    usize::try_from(account.0.unsigned_abs()).ok()?.checked_rem(threads)
-}
+use super::actor::{AccountActor, Queued, Stop};
+use super::receipt::Receipt;
+use super::turn::{Resources, Turn};
+use domain::{AccountId, AccountMarks, Owner};
 
 /// An account that is, or is about to be, in memory.
-pub(super) struct Resident {
+pub(super) struct AccountSlot {
     pub(super) account: AccountId,
-    pub(super) owner: OnceCell<SharedOwner>,
-    pub(super) marks: Arc<AccountFlags>,
-    /// None as long as no request has had to wait for a turn: an actor costs more memory than what it owns.
+    /// The account, once it is loaded. The lock is the turn.
+    pub(super) owner: OnceCell<Mutex<Owner>>,
+    /// The lock does not tell: it is not poisoned by a panic while another one unwinds the same
+    /// thread.
+    has_panicked: AtomicBool,
+    pub(super) marks: Arc<AccountMarks>,
+    /// `None` until a request has to wait for a turn: an actor costs more memory than the account.
     actor: Mutex<Option<Addr<AccountActor>>>,
-    means: Arc<Means>,
+    resources: Arc<Resources>,
 }
 
-impl Resident {
-    pub(super) fn new(account: AccountId, means: Arc<Means>) -> Self {
-        Resident {
+impl AccountSlot {
+    pub(super) fn new(account: AccountId, resources: Arc<Resources>) -> Self {
+        AccountSlot {
             account,
             owner: OnceCell::new(),
+            has_panicked: AtomicBool::new(false),
             marks: Arc::default(),
             actor: Mutex::default(),
-            means,
+            resources,
         }
     }
 
-    /// Asks its owner, here and now. The request is given back where somebody else has the turn.
-    pub(super) fn try_ask<R: Request>(&self, request: R) -> Result<Answer<R>, R> {
-        match self.owner.get() {
-            Some(owner) => self.means.try_decide(owner, request),
-            None => Ok(None),
+    /// Decides a request here and now, if the turn is free; else the request is given back.
+    /// `None` is answered if the account in memory is gone.
+    pub(super) fn try_decide<R, F>(&self, decide: F) -> Result<Option<R>, F>
+    where
+        F: FnOnce(&mut Turn<'_>) -> R,
+    {
+        let Some(owner) = self.owner.get() else { return Ok(None) };
+        match owner.try_lock() {
+            Ok(mut owner) => Ok(self.decide_in_turn(&mut owner, decide)),
+            Err(TryLockError::Poisoned(_)) => Ok(None),
+            Err(TryLockError::WouldBlock) => Err(decide),
         }
     }
 
-    /// Puts a request into the mailbox of its actor. Where its owner is gone the reply never comes.
-    #[expect(clippy::disallowed_methods, reason = "a drop closes the reply channel")]
-    pub(super) fn send<R: Request>(
+    /// The same, but it waits for the turn.
+    fn decide<R>(&self, decide: impl FnOnce(&mut Turn<'_>) -> R) -> Option<R> {
+        let mut owner = self.owner.get()?.lock().ok()?;
+        self.decide_in_turn(&mut owner, decide)
+    }
+
+    fn decide_in_turn<R>(
         &self,
-        request: R,
-    ) -> oneshot::Receiver<Result<Receipt<R::Decided>, R::Declined>> {
-        let (reply, answer) = oneshot::channel();
-        if let Some(actor) = self.wake() {
-            actor.do_send(Ask { request, reply });
-        } else if let Some(owner) = self.owner.get()
-            && let Some(decided) = self.means.decide(owner, request)
-        {
-            // No thread is left for an actor: turns are short.
-            let _ = reply.send(decided);
+        owner: &mut Owner,
+        decide: impl FnOnce(&mut Turn<'_>) -> R,
+    ) -> Option<R> {
+        // After a panic or a refused write nothing more is decided here, not even for handles
+        // taken before: the account may be loaded anew.
+        if self.has_panicked() || owner.marks().is_poisoned() {
+            return None;
+        }
+        let answer = self.resources.decide(owner, decide);
+        if answer.is_none() {
+            self.has_panicked.store(true, Ordering::Release);
         }
         answer
     }
 
-    /// The same for what nobody waits for. Whoever is gone has no charge left to end.
-    pub(super) fn tell<R: Request>(&self, request: R) {
-        if let Err(request) = self.try_ask(request) {
-            drop(self.send(request));
+    /// Puts a request into the mailbox of the account's actor. If the account in memory is gone,
+    /// the answer never comes.
+    #[expect(clippy::disallowed_methods, reason = "a drop closes the reply channel")]
+    pub(super) fn send<T, E, F>(
+        self: &Arc<Self>,
+        decide: F,
+    ) -> oneshot::Receiver<Result<Receipt<T>, E>>
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+        F: FnOnce(&mut Turn<'_>) -> Result<Receipt<T>, E> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let slot = Arc::clone(self);
+        let queued = move || {
+            if let Some(decided) = slot.decide(decide) {
+                // Nobody waits any more: what was decided stands.
+                let _ = reply.send(decided);
+            }
+        };
+        match self.wake() {
+            Some(actor) => actor.do_send(Queued(Box::new(queued))),
+            // No thread is left for an actor: turns are short.
+            None => queued(),
+        }
+        answer
+    }
+
+    /// The same for what nobody waits for. An account that is gone has no charge left to end.
+    pub(super) fn tell<T, E, F>(self: &Arc<Self>, decide: F)
+    where
+        T: Send + 'static,
+        E: Send + 'static,
+        F: FnOnce(&mut Turn<'_>) -> Result<Receipt<T>, E> + Send + 'static,
+    {
+        if let Err(decide) = self.try_decide(decide) {
+            drop(self.send(decide));
         }
     }
 
-    /// Has its owner panicked? Nobody decides anything any more then.
-    pub(super) fn is_dead(&self) -> bool {
-        self.owner.get().is_some_and(|owner| owner.has_panicked())
+    /// Has a decision panicked? Then nothing more is decided here.
+    pub(super) fn has_panicked(&self) -> bool {
+        self.has_panicked.load(Ordering::Acquire)
     }
 
-    /// Has it, and has everything that it handed over met its end?
+    /// Has one, and have all its writes ended?
     pub(super) fn is_dead_and_done(&self) -> bool {
-        self.is_dead()
+        self.has_panicked()
             && self.marks.pending_writes.load(Ordering::Acquire) == 0
             && self.marks.is_checkpointed()
     }
@@ -117,16 +134,16 @@ impl Resident {
         self.actor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Its actor, started where it has none, or where the thread of the last one is gone.
+    /// Its actor, started if it has none, or if the thread of the last one is gone.
     fn wake(&self) -> Option<Addr<AccountActor>> {
         let mut awake = self.actor();
         if let Some(actor) = awake.as_ref().filter(|actor| actor.connected()) {
             return Some(actor.clone());
         }
-        let (owner, threads) = (self.owner.get()?, &self.means.threads);
+        let threads = &self.resources.threads;
         loop {
-            let actor = AccountActor::new(Arc::clone(owner), Arc::clone(&self.means));
-            let actor = AccountActor::start_in_arbiter(&threads.of(self.account)?, move |_| actor);
+            let thread = threads.of(self.account)?;
+            let actor = AccountActor::start_in_arbiter(&thread, |_| AccountActor);
             if actor.connected() {
                 *awake = Some(actor.clone());
                 return Some(actor);
@@ -136,7 +153,7 @@ impl Resident {
         }
     }
 
-    /// Ends its actor, after what is in the mailbox. What it owns stays.
+    /// Ends its actor, after what is in the mailbox. The account stays in memory.
     #[expect(clippy::disallowed_methods, reason = "a dead actor need not be stopped")]
     pub(super) fn sleep(&self) {
         if let Some(actor) = self.actor().take() {

@@ -307,8 +307,8 @@ impl LedgerHandle {
     }
 }
 
-/// One flag for each lane.
-#[derive(Default)]
+/// In which lanes a task runs.
+#[derive(Debug, Default)]
 struct Busy {
     journal: bool,
     tables: bool,
@@ -320,8 +320,8 @@ pub struct LedgerWriter {
     inbox: Arc<Inbox>,
     hands: Arc<Hands>,
     gauge: Arc<Gauge>,
-    /// Which lanes have a task in progress?
-    is_busy: Busy,
+    /// The lanes in which a task runs.
+    busy: Busy,
     has_journal: bool,
     /// Writes that were ever taken in.
     taken_in: u64,
@@ -391,7 +391,7 @@ impl LedgerWriter {
             inbox: Arc::clone(&inbox),
             hands,
             gauge: Arc::clone(&gauge),
-            is_busy: Busy::default(),
+            busy: Busy::default(),
             has_journal: settings.journal,
             taken_in: 0,
             checkpoints: 0,
@@ -413,7 +413,7 @@ impl LedgerWriter {
             failpoint!("writer-gathered");
             self.drive(context);
             // What comes now would wait for that; at its end it is looked for.
-            let is_busy = if self.has_journal { self.is_busy.journal } else { self.is_busy.tables };
+            let is_busy = if self.has_journal { self.busy.journal } else { self.busy.tables };
             if is_busy || self.inbox.sleep() {
                 self.rest(context);
                 return;
@@ -431,7 +431,7 @@ impl LedgerWriter {
             writer.is_resting = false;
             let is_checkpointed = writer.checkpoints != checkpoints;
             writer.restless = if is_checkpointed { 0 } else { writer.restless.saturating_add(1) };
-            if writer.taken_in == taken_in && !writer.is_busy.journal {
+            if writer.taken_in == taken_in && !writer.busy.journal {
                 writer.machine.rested();
                 writer.work(context);
             } else if writer.restless >= RESTLESS_MAX {
@@ -514,8 +514,8 @@ impl LedgerWriter {
 
     fn is_busy_in(&mut self, lane: Lane) -> &mut bool {
         match lane {
-            Lane::Journal => &mut self.is_busy.journal,
-            Lane::Tables => &mut self.is_busy.tables,
+            Lane::Journal => &mut self.busy.journal,
+            Lane::Tables => &mut self.busy.tables,
         }
     }
 }

@@ -25,7 +25,7 @@ use super::departure::Departure;
 use super::departure::{Body, Money, StreamSender, stream};
 use super::gateway::Gateway;
 use super::price::Generation;
-use crate::actors::account::actor::wait;
+use crate::actors::account::wait;
 use crate::config::OnDisconnect;
 use crate::tokens::{TextCounter, vocabulary};
 use crate::upstream::dialect::Transcript;

@@ -8,7 +8,7 @@ use domain::api_key::{ApiKey, Pepper, RANDOM_LEN};
 use domain::{AccountId, Credits, Environment, KeyId, NewKey, NewPayment, PaymentId};
 use futures_util::StreamExt as _;
 use polysystems::actors::LedgerWriter;
-use polysystems::actors::account::directory::{ActorThreads, Directory};
+use polysystems::actors::{ActorThreads, Directory};
 use polysystems::clock::Clock;
 use polysystems::config::{DatabaseSettings, LedgerSettings, Settings};
 use polysystems::store::Store;

@@ -1,0 +1,41 @@
+//! The threads on which account actors live.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use actix::{Arbiter, ArbiterHandle};
+
+use domain::AccountId;
+
+/// The threads on which account actors live: those that serve HTTP. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct ActorThreads(Arc<RwLock<Vec<ArbiterHandle>>>);
+
+impl ActorThreads {
+    /// Lets account actors live on the thread that calls.
+    pub fn add_this(&self) {
+        self.add(Arbiter::current());
+    }
+
+    /// Lets account actors live on this thread.
+    pub fn add(&self, thread: ArbiterHandle) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).push(thread);
+    }
+
+    /// Where an account's actor is started.
+    pub(super) fn of(&self, account: AccountId) -> Option<ArbiterHandle> {
+        let threads = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        threads.get(place(account, threads.len())?).cloned()
+    }
+
+    /// The thread on which this account's actor was to be started is gone.
+    pub(super) fn forget_that_of(&self, account: AccountId) {
+        let mut threads = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = place(account, threads.len()) {
+            threads.swap_remove(place);
+        }
+    }
+}
+
+fn place(account: AccountId, threads: usize) -> Option<usize> {
+    usize::try_from(account.0.unsigned_abs()).ok()?.checked_rem(threads)
+}

@@ -1,0 +1,122 @@
+//! A turn: exclusive access to an account while one request is decided.
+//!
+//! No rule lives here. A turn reads the clock, calls [`Owner`], and hands what is to be written to
+//! the ledger writer before it ends.
+
+use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use tokio::sync::oneshot;
+
+use super::receipt::Receipt;
+use super::threads::ActorThreads;
+use crate::actors::ledger::{Acknowledgement, LedgerHandle};
+use crate::clock::Clock;
+use domain::account::Terms;
+use domain::owner::{Decision, Snapshot};
+use domain::{Act, Charge, Decline, KeyId, Owner, Timestamp, Write};
+
+/// What all accounts decide with.
+pub(super) struct Resources {
+    pub(super) ledger: LedgerHandle,
+    pub(super) clock: Clock,
+    pub(super) threads: ActorThreads,
+    pub(super) keys_max: usize,
+}
+
+impl Resources {
+    /// Decides a request; `None` if it panicked.
+    pub(super) fn decide<R>(
+        &self,
+        owner: &mut Owner,
+        decide: impl FnOnce(&mut Turn<'_>) -> R,
+    ) -> Option<R> {
+        let deciding = || {
+            let now = self.clock.now();
+            decide(&mut Turn { owner, resources: self, now })
+        };
+        catch_unwind(AssertUnwindSafe(deciding)).ok()
+    }
+}
+
+/// An account while one request is decided. Never waits.
+pub(super) struct Turn<'a> {
+    pub(super) owner: &'a mut Owner,
+    pub(super) resources: &'a Resources,
+    pub(super) now: Timestamp,
+}
+
+impl Turn<'_> {
+    /// Hands a decision's write over. The receipt waits for it if the decision must be durable
+    /// before a caller is told.
+    pub(super) fn receipt<T>(&self, decision: Decision<T>) -> Receipt<T> {
+        let Decision { decided, write, is_awaited } = decision;
+        failpoint!("account-decided");
+        let durable = write.and_then(|write| self.hand_over(write, is_awaited));
+        self.owner.publish();
+        failpoint!("account-handed-over");
+        Receipt { decided, durable }
+    }
+
+    /// The same for what somebody did: the act is written with it.
+    pub(super) fn receipt_of<T, E>(
+        &self,
+        decided: Result<Decision<T>, E>,
+        act: Option<Act>,
+    ) -> Result<Receipt<T>, E> {
+        decided.map(|decision| self.receipt(decision.done_by(self.owner.state().id(), act)))
+    }
+
+    fn hand_over(&self, write: Box<Write>, is_awaited: bool) -> Option<Acknowledgement> {
+        let (ticket, acknowledgement) = if is_awaited {
+            let (sender, receiver) = oneshot::channel();
+            (Some(sender), Some(receiver))
+        } else {
+            (None, None)
+        };
+        self.resources.ledger.write(write, self.owner.marks(), ticket);
+        acknowledgement
+    }
+
+    /// Decides a charge. If it is declined at a limit, whoever listens for that is told.
+    pub(super) fn charge(&mut self, charge: &Charge) -> Result<Receipt<Terms>, Decline> {
+        let decided = self.owner.charge(charge, self.now);
+        if let Err(decline) = &decided {
+            if self.resources.ledger.is_told(self.owner.state().id())
+                && let Some(write) = self.owner.tell_of_limit(charge, *decline, self.now)
+            {
+                let _ = self.hand_over(Box::new(write), false);
+            }
+            // What had come back may have been confirmed: the next such call need not ask.
+            self.owner.publish();
+        }
+        decided.map(|decision| self.receipt(decision))
+    }
+
+    /// Ends the charges whose time is over: those of calls that never came back, and the holds
+    /// that a process before this one left open.
+    pub(super) fn expire(&mut self) -> Result<Receipt<()>, Infallible> {
+        for decision in self.owner.expire(self.now) {
+            let account = self.owner.state().id();
+            let charge = decision.decided;
+            tracing::warn!(%account, %charge, "a charge expired without an end");
+            failpoint!("sweep-expired");
+            if let Some(write) = decision.write {
+                let _ = self.hand_over(write, false);
+            }
+        }
+        self.owner.publish();
+        Ok(Receipt { decided: (), durable: None })
+    }
+
+    /// Reads the account, and one of its keys.
+    pub(super) fn look(&mut self, key: Option<KeyId>) -> Result<Receipt<Snapshot>, Infallible> {
+        let decision = self.owner.look(key, self.now);
+        Ok(self.receipt(decision))
+    }
+}
+
+/// [`Turn::expire`], for a turn of any lifetime.
+pub(super) fn expire(turn: &mut Turn<'_>) -> Result<Receipt<()>, Infallible> {
+    turn.expire()
+}
