@@ -106,7 +106,7 @@ fn nothing_is_left_undone_or_nameless() {
 #[test]
 fn the_checklist_names_tests_that_are_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let list = std::fs::read_to_string(root.join("ASVS.md")).unwrap();
+    let list = std::fs::read_to_string(root.join("docs/src/security/asvs.md")).unwrap();
     let mut named = 0;
     for row in list.lines().filter(|line| line.starts_with("| V")) {
         let cells: Vec<&str> = row.split('|').map(str::trim).collect();
