@@ -85,7 +85,9 @@ impl Payments {
             let made = self.reconcile(payment.id, None).await?;
             let at = self.gateway.clock.now();
             if let Some(answer) = first.record(made.id.0, &made, at) {
-                self.store.record_provider_facts(made.id, ProviderFacts::default(), Some(answer)).await?;
+                self.store
+                    .record_provider_facts(made.id, ProviderFacts::default(), Some(answer))
+                    .await?;
             }
             Ok(made)
         };

@@ -21,8 +21,9 @@ use crate::actors::ledger::LedgerHandle;
 use crate::clock::Clock;
 use crate::config::AccountSettings;
 use crate::store::{Store, StoreError};
-use domain::residency::{InFlight, fair_share, to_passivate};
-use domain::{AccountId, Owner};
+use domain::account::InFlight;
+use domain::residency::{fair_share, to_passivate};
+use domain::{Account, AccountId};
 
 /// How often the directory looks for idle accounts and expired charges.
 pub const SWEEP_PERIOD: Duration = Duration::from_secs(1);
@@ -179,12 +180,12 @@ impl Directory {
         &self,
         account: AccountId,
         slot: &AccountSlot,
-    ) -> Result<Mutex<Owner>, DirectoryError> {
+    ) -> Result<Mutex<Account>, DirectoryError> {
         let loaded = self.store.load_account(account, self.resources.ledger.epoch()).await;
         if let Err(StoreError::Quarantined { what, .. }) = &loaded {
             self.quarantine(account, what);
         }
-        let mut owner = Owner::new(loaded?, Arc::clone(&slot.marks));
+        let mut owner = Account::load(loaded?, Arc::clone(&slot.marks));
         failpoint!("load-started");
         let is_open = slot.marks.open_charges.load(Ordering::Acquire) > 0;
         // Before anyone else asks it: what an owner before us left open is ended.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use super::receipt::{AccountError, Receipt};
 use super::slot::AccountSlot;
 use super::turn::Turn;
-use domain::account::{NoSuchKey, Terms};
-use domain::owner::{Estimate, Extension, Record, Snapshot, TooManyKeys};
-use domain::residency::InFlight;
+use domain::account::InFlight;
+use domain::account::{ChargeQuote, Extension, RecordAnswer, Snapshot, TooManyKeys};
+use domain::account::{ChargeTerms, NoSuchKey};
 use domain::{
     AccountStatus, Act, Adjustment, Charge, ChargeId, Credits, Decline, KeyChange, KeyId, KeyState,
     NewKey, NewPayment, Outcome, PaymentId, RecordedAnswer, Reversal, ReversalStep, Settled,
@@ -46,15 +46,15 @@ impl AccountHandle {
     }
 
     /// Decides a charge.
-    pub async fn charge(&self, charge: Charge) -> Asked<Terms, Decline> {
-        if let Some(decline) = self.in_flight.marks().declines(charge.price) {
+    pub async fn charge(&self, charge: Charge) -> Asked<ChargeTerms, Decline> {
+        if let Some(decline) = self.in_flight.flags().declines(charge.price) {
             return Err(AccountError::Refused(decline));
         }
         self.ask(move |turn| turn.charge(&charge)).await
     }
 
     /// What a charge would get. Takes nothing.
-    pub async fn quote(&self, charge: Charge) -> Asked<Estimate, Infallible> {
+    pub async fn quote(&self, charge: Charge) -> Asked<ChargeQuote, Infallible> {
         self.ask(move |turn| {
             let decision = turn.owner.quote(&charge, turn.now);
             Ok(turn.receipt(decision))
@@ -78,7 +78,7 @@ impl AccountHandle {
         charge: ChargeId,
         outcome: Outcome,
         usage: UsageRecord,
-        record: Option<Record>,
+        record: Option<RecordAnswer>,
     ) -> Asked<Settled, Infallible> {
         self.ask(move |turn| {
             let decided = turn.owner.settle(charge, outcome, turn.now, Some(usage), record);
@@ -209,7 +209,7 @@ impl AccountHandle {
     ) -> Asked<(), Infallible> {
         self.ask(move |turn| {
             let decided = turn.owner.set_status(status);
-            turn.receipt_of(decided, act)
+            turn.receipt_of(Ok(decided), act)
         })
         .await
     }

@@ -9,7 +9,7 @@ mod slot;
 mod threads;
 mod turn;
 
-pub use domain::owner::Record;
+pub use domain::account::RecordAnswer;
 pub use handle::AccountHandle;
 pub use receipt::{AccountError, Receipt, wait, wait_within};
 pub use threads::ActorThreads;

@@ -9,17 +9,17 @@ use tokio::sync::{OnceCell, oneshot};
 use super::actor::{AccountActor, Queued, Stop};
 use super::receipt::Receipt;
 use super::turn::{Resources, Turn};
-use domain::{AccountId, AccountMarks, Owner};
+use domain::{Account, AccountFlags, AccountId};
 
 /// An account that is, or is about to be, in memory.
 pub(super) struct AccountSlot {
     pub(super) account: AccountId,
     /// The account, once it is loaded. The lock is the turn.
-    pub(super) owner: OnceCell<Mutex<Owner>>,
+    pub(super) owner: OnceCell<Mutex<Account>>,
     /// The lock does not tell: it is not poisoned by a panic while another one unwinds the same
     /// thread.
     has_panicked: AtomicBool,
-    pub(super) marks: Arc<AccountMarks>,
+    pub(super) marks: Arc<AccountFlags>,
     /// `None` until a request has to wait for a turn: an actor costs more memory than the account.
     actor: Mutex<Option<Addr<AccountActor>>>,
     resources: Arc<Resources>,
@@ -59,12 +59,12 @@ impl AccountSlot {
 
     fn decide_in_turn<R>(
         &self,
-        owner: &mut Owner,
+        owner: &mut Account,
         decide: impl FnOnce(&mut Turn<'_>) -> R,
     ) -> Option<R> {
         // After a panic or a refused write nothing more is decided here, not even for handles
         // taken before: the account may be loaded anew.
-        if self.has_panicked() || owner.marks().is_poisoned() {
+        if self.has_panicked() || owner.flags().is_poisoned() {
             return None;
         }
         let answer = self.resources.decide(owner, decide);

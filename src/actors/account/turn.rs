@@ -1,6 +1,6 @@
 //! A turn: exclusive access to an account while one request is decided.
 //!
-//! No rule lives here. A turn reads the clock, calls [`Owner`], and hands what is to be written to
+//! No rule lives here. A turn reads the clock, calls [`Account`], and hands what is to be written to
 //! the ledger writer before it ends.
 
 use std::convert::Infallible;
@@ -12,9 +12,9 @@ use super::receipt::Receipt;
 use super::threads::ActorThreads;
 use crate::actors::ledger::{Acknowledgement, LedgerHandle};
 use crate::clock::Clock;
-use domain::account::Terms;
-use domain::owner::{Decision, Snapshot};
-use domain::{Act, Charge, Decline, KeyId, Owner, Timestamp, Write};
+use domain::account::ChargeTerms;
+use domain::account::{Decision, Snapshot};
+use domain::{Account, Act, Charge, Decline, KeyId, Timestamp, Write};
 
 /// What all accounts decide with.
 pub(super) struct Resources {
@@ -28,7 +28,7 @@ impl Resources {
     /// Decides a request; `None` if it panicked.
     pub(super) fn decide<R>(
         &self,
-        owner: &mut Owner,
+        owner: &mut Account,
         decide: impl FnOnce(&mut Turn<'_>) -> R,
     ) -> Option<R> {
         let deciding = || {
@@ -41,7 +41,7 @@ impl Resources {
 
 /// An account while one request is decided. Never waits.
 pub(super) struct Turn<'a> {
-    pub(super) owner: &'a mut Owner,
+    pub(super) owner: &'a mut Account,
     pub(super) resources: &'a Resources,
     pub(super) now: Timestamp,
 }
@@ -64,7 +64,7 @@ impl Turn<'_> {
         decided: Result<Decision<T>, E>,
         act: Option<Act>,
     ) -> Result<Receipt<T>, E> {
-        decided.map(|decision| self.receipt(decision.done_by(self.owner.state().id(), act)))
+        decided.map(|decision| self.receipt(decision.done_by(self.owner.id(), act)))
     }
 
     fn hand_over(&self, write: Box<Write>, is_awaited: bool) -> Option<Acknowledgement> {
@@ -74,16 +74,16 @@ impl Turn<'_> {
         } else {
             (None, None)
         };
-        self.resources.ledger.write(write, self.owner.marks(), ticket);
+        self.resources.ledger.write(write, self.owner.flags(), ticket);
         acknowledgement
     }
 
     /// Decides a charge. If it is declined at a limit, whoever listens for that is told.
-    pub(super) fn charge(&mut self, charge: &Charge) -> Result<Receipt<Terms>, Decline> {
+    pub(super) fn charge(&mut self, charge: &Charge) -> Result<Receipt<ChargeTerms>, Decline> {
         let decided = self.owner.charge(charge, self.now);
         if let Err(decline) = &decided {
-            if self.resources.ledger.is_told(self.owner.state().id())
-                && let Some(write) = self.owner.tell_of_limit(charge, *decline, self.now)
+            if self.resources.ledger.is_told(self.owner.id())
+                && let Some(write) = self.owner.notify_of_limit(charge, *decline, self.now)
             {
                 let _ = self.hand_over(Box::new(write), false);
             }
@@ -97,7 +97,7 @@ impl Turn<'_> {
     /// that a process before this one left open.
     pub(super) fn expire(&mut self) -> Result<Receipt<()>, Infallible> {
         for decision in self.owner.expire(self.now) {
-            let account = self.owner.state().id();
+            let account = self.owner.id();
             let charge = decision.decided;
             tracing::warn!(%account, %charge, "a charge expired without an end");
             failpoint!("sweep-expired");

@@ -296,7 +296,7 @@ impl KeyBody {
 }
 
 impl CreatedKey {
-    pub(super) fn of((key, listing): &NewlyMade) -> Self {
+    pub(super) fn of(NewlyMade { value: key, listing }: &NewlyMade) -> Self {
         CreatedKey {
             id: listing.id.to_string(),
             name: listing.name.clone(),
@@ -343,7 +343,7 @@ impl RotateKeyBody {
 
 impl RotatedKey {
     pub(super) fn of(made: &NewlyMade) -> Self {
-        let former_value_valid_until = made.1.former_valid_until.map(Timestamp::to_rfc3339);
+        let former_value_valid_until = made.listing.former_valid_until.map(Timestamp::to_rfc3339);
         RotatedKey { key: CreatedKey::of(made), former_value_valid_until }
     }
 }

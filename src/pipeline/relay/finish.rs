@@ -110,7 +110,7 @@ impl Relay {
                 let answer = kept(status, &headers, &money, bytes.freeze());
                 claim.record(reference, Some(&answer).filter(|_| !is_too_large), at)
             };
-            let record: Record = Box::new(make);
+            let record: RecordAnswer = Box::new(make);
             record
         });
         let Some(account) = self.charged.take_account() else {

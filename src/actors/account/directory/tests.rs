@@ -13,7 +13,7 @@ use crate::config::{DatabaseSettings, LedgerSettings};
 use crate::store::rollups::UsageFilter;
 use crate::store::users::{NewUser, Role};
 use domain::{
-    AccountMarks, Batch, Charge, ChargeId, Credits, KeyId, NewKey, NewPayment, PaymentId, Price,
+    AccountFlags, Batch, Charge, ChargeId, Credits, KeyId, NewKey, NewPayment, PaymentId, Price,
     Timestamp, UsageRecord, UserId, Write,
 };
 
@@ -432,7 +432,7 @@ fn a_trickle_is_checkpointed_all_the_same() {
         let (account, key) = bench.account("one").await;
         let ledger = &bench.directory.resources.ledger;
         ledger.barrier().await.unwrap();
-        let marks = Arc::new(AccountMarks::default());
+        let marks = Arc::new(AccountFlags::default());
         let (mut most, begun) = (0, std::time::Instant::now());
         loop {
             let usage = Some(usage(account, key, ChargeId(Uuid::new_v4())));
