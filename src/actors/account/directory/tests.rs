@@ -67,8 +67,8 @@ impl Bench {
             created_at: Timestamp::from_micros(0),
             test_credits: Credits::ZERO,
         };
-        let user = self.store.create_user(user).await.unwrap();
-        let account = self.store.accounts_of(user.id).await.unwrap().live;
+        let user = self.store.users.insert(user).await.unwrap();
+        let account = self.store.users.accounts_of(user.id).await.unwrap().live;
         let (key, at) = (KeyId(Uuid::new_v4()), Timestamp::from_micros(0));
         let lease = self.directory.owners_lease(account).await.unwrap();
         let payment = NewPayment {
@@ -395,8 +395,8 @@ fn who_was_overtaken_leaves_the_journal_alone() {
     on_bench(10, async |bench| {
         let before = bench.store.take_lease(Uuid::new_v4()).await.unwrap();
         let after = bench.store.take_lease(Uuid::new_v4()).await.unwrap();
-        assert!(bench.store.take_journal(before).await.is_err());
-        assert!(bench.store.take_journal(after).await.is_err());
+        assert!(bench.store.take_journal(before).is_err());
+        assert!(bench.store.take_journal(after).is_err());
         let nothing = Batch::default();
         bench.store.journal(1, &nothing, after).await.unwrap();
         assert!(bench.store.journal(1, &nothing, before).await.is_err());
@@ -413,7 +413,7 @@ fn all_that_a_process_left_in_the_journal_is_checkpointed() {
         let mut written = 0;
         for batches in [BATCHES, 1, 0] {
             let lease = bench.store.take_lease(Uuid::new_v4()).await.unwrap();
-            let calls = bench.store.list_calls(account, None, 1_000, UsageFilter::default());
+            let calls = bench.store.reports.list_calls(account, None, 1_000, UsageFilter::default());
             assert_eq!(i64::try_from(calls.await.unwrap().0.len()).unwrap(), written);
             for number in 1..=batches {
                 let usage = vec![usage(account, key, ChargeId(Uuid::new_v4()))];
