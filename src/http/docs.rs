@@ -164,14 +164,11 @@ fn error(description: &str) -> Response {
     ResponseBuilder::new().description(description).content("application/json", content).build()
 }
 
-/// Adds the responses that many routes share, unless the route documents its own, and the headers
-/// of all answers.
-fn add_shared(path: &str, operation: &mut Operation) {
-    let has_tag = |tag: &str| operation.tags.iter().flatten().any(|own| own == tag);
-    let is_paid = has_tag(PAID);
-    let is_once = is_paid || (IDEMPOTENT.contains(&path) && operation.request_body.is_some());
+/// The errors that this operation shares with others: status and description.
+fn shared_errors(path: &str, operation: &Operation) -> Vec<(&'static str, &'static str)> {
+    let has_body = operation.request_body.is_some();
     let mut shared = Vec::new();
-    if operation.request_body.is_some() {
+    if has_body {
         shared.push(("400", "A field is not valid"));
     }
     if has_query(operation) {
@@ -181,17 +178,30 @@ fn add_shared(path: &str, operation: &mut Operation) {
         // The paid routes have a text of their own.
         shared.push(("401", "No valid JWT"));
     }
-    if is_paid || operation.request_body.is_some() {
+    if has_tag(operation, PAID) || has_body {
         shared.push(("408", "The body did not come, or not in time"));
         shared.push(("413", "The body is too large"));
     }
-    if operation.security.is_some() && !has_tag("auth") {
+    if operation.security.is_some() && !has_tag(operation, "auth") {
         shared.push(("429", "Too many requests of this account are running"));
     }
     if !STATIC.contains(&path) {
         shared.push(("500", "Something is broken on the server's side"));
         shared.push(("503", "Not attempted, or the outcome is not known"));
     }
+    shared
+}
+
+fn has_tag(operation: &Operation, tag: &str) -> bool {
+    operation.tags.iter().flatten().any(|own| own == tag)
+}
+
+/// Adds the responses that many routes share, unless the route documents its own, and the headers
+/// of all answers.
+fn add_shared(path: &str, operation: &mut Operation) {
+    let is_paid = has_tag(operation, PAID);
+    let is_once = is_paid || (IDEMPOTENT.contains(&path) && operation.request_body.is_some());
+    let shared = shared_errors(path, operation);
     let responses = &mut operation.responses.responses;
     for (status, description) in shared {
         responses.entry(status.to_owned()).or_insert_with(|| error(description).into());

@@ -14,9 +14,12 @@ use super::{
 };
 use domain::route_group::RouteGroup;
 
+/// Makes the route of a handler: actix wants a new one for each thread.
+type MakeRoute = fn() -> Route;
+
 /// A handler, and what its `#[utoipa::path]` says of it.
 struct Endpoint {
-    route: fn() -> Route,
+    route: MakeRoute,
     document: fn() -> utoipa::openapi::OpenApi,
 }
 
@@ -179,7 +182,7 @@ fn methods_of(item: &PathItem) -> impl Iterator<Item = Method> {
 }
 
 /// A path with its methods. Any other method is answered with 405 and `Allow`.
-fn resource(path: &str, methods: &[(Method, fn() -> Route)]) -> Resource {
+fn resource(path: &str, methods: &[(Method, MakeRoute)]) -> Resource {
     let names: Vec<&str> = methods.iter().map(|(method, _)| method.as_str()).collect();
     let allow = names.join(", ");
     let refuse = move || {

@@ -7,6 +7,7 @@
 //! No guard of the map is ever held across an await.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -314,7 +315,7 @@ impl Directory {
                 });
             }
             if marks.open_charges.load(Ordering::Acquire) > 0 {
-                slot.tell(expire);
+                slot.tell(|turn| Ok::<_, Infallible>(expire(turn)));
             }
             let used = marks.used_tick.load(Ordering::Relaxed);
             if marks.may_passivate() {

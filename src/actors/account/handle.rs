@@ -216,6 +216,6 @@ impl AccountHandle {
 
     /// Reads the account, and one of its keys.
     pub async fn look(&self, key: Option<KeyId>) -> Asked<Snapshot, Infallible> {
-        self.ask(move |turn| turn.look(key)).await
+        self.ask(move |turn| Ok(turn.look(key))).await
     }
 }

@@ -3,7 +3,6 @@
 //! No rule lives here. A turn reads the clock, calls [`Account`], and hands what is to be written to
 //! the ledger writer before it ends.
 
-use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use tokio::sync::oneshot;
@@ -95,7 +94,7 @@ impl Turn<'_> {
 
     /// Ends the charges whose time is over: those of calls that never came back, and the holds
     /// that a process before this one left open.
-    pub(super) fn expire(&mut self) -> Result<Receipt<()>, Infallible> {
+    fn expire(&mut self) -> Receipt<()> {
         for decision in self.owner.expire(self.now) {
             let account = self.owner.id();
             let charge = decision.decided;
@@ -106,17 +105,17 @@ impl Turn<'_> {
             }
         }
         self.owner.publish();
-        Ok(Receipt { decided: (), durable: None })
+        Receipt { decided: (), durable: None }
     }
 
     /// Reads the account, and one of its keys.
-    pub(super) fn look(&mut self, key: Option<KeyId>) -> Result<Receipt<Snapshot>, Infallible> {
+    pub(super) fn look(&mut self, key: Option<KeyId>) -> Receipt<Snapshot> {
         let decision = self.owner.look(key, self.now);
-        Ok(self.receipt(decision))
+        self.receipt(decision)
     }
 }
 
 /// [`Turn::expire`], for a turn of any lifetime.
-pub(super) fn expire(turn: &mut Turn<'_>) -> Result<Receipt<()>, Infallible> {
+pub(super) fn expire(turn: &mut Turn<'_>) -> Receipt<()> {
     turn.expire()
 }

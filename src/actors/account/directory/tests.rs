@@ -7,6 +7,8 @@ use uuid::Uuid;
 
 use super::super::receipt::{AccountError, Receipt};
 use super::super::turn::Turn;
+use std::convert::Infallible;
+
 use super::*;
 use crate::actors::ledger::{LedgerWriter, WriteError, WriterState};
 use crate::config::{DatabaseSettings, LedgerSettings};
@@ -199,7 +201,7 @@ fn an_account_that_sleeps_is_as_it_was_and_is_not_loaded_again() {
         bench.directory.resources.ledger.barrier().await.unwrap();
         // Whoever holds it keeps it awake.
         let lease = bench.directory.owners_lease(one.0).await.unwrap();
-        let _ = lease.slot.send(|turn| turn.look(None)).await.unwrap();
+        let _ = lease.slot.send(|turn| Ok::<_, Infallible>(turn.look(None))).await.unwrap();
         assert_eq!((bench.directory.len(), bench.directory.awake()), (1, 1));
         let sweep = || (0..=SLEEPY_SWEEPS).for_each(|_| bench.directory.sweep());
         sweep();
@@ -233,7 +235,7 @@ fn what_a_dead_owner_has_left_is_not_used() {
                 assert!(matches!(lease.ask(panics).await, Err(AccountError::Gone)));
             }
             assert!(matches!(lease.look(None).await, Err(AccountError::Gone)));
-            assert!(lease.slot.send(|turn| turn.look(None)).await.is_err());
+            assert!(lease.slot.send(|turn| Ok::<_, Infallible>(turn.look(None))).await.is_err());
             lease.abandon(ChargeId(Uuid::new_v4()), Credits::ZERO);
             drop(lease);
             (0..=SLEEPY_SWEEPS).for_each(|_| bench.directory.sweep());
@@ -304,7 +306,7 @@ fn a_poisoned_owner_decides_nothing_for_old_leases() {
         assert!(matches!(old.look(None).await, Err(AccountError::Gone)));
         assert_eq!(bench.balance(one.0).await, 90);
         assert!(matches!(old.look(None).await, Err(AccountError::Gone)));
-        assert!(old.slot.send(|turn| turn.look(None)).await.is_err());
+        assert!(old.slot.send(|turn| Ok::<_, Infallible>(turn.look(None))).await.is_err());
     });
 }
 
@@ -347,7 +349,9 @@ fn without_a_thread_for_actors_the_turn_is_waited_for() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let lease = bench.directory.owners_lease(one.0).await.unwrap();
-        assert!(lease.slot.send(|turn| turn.look(None)).await.unwrap().is_ok());
+        assert!(
+            lease.slot.send(|turn| Ok::<_, Infallible>(turn.look(None))).await.unwrap().is_ok()
+        );
     });
 }
 
@@ -413,7 +417,8 @@ fn all_that_a_process_left_in_the_journal_is_checkpointed() {
         let mut written = 0;
         for batches in [BATCHES, 1, 0] {
             let lease = bench.store.take_lease(Uuid::new_v4()).await.unwrap();
-            let calls = bench.store.reports.list_calls(account, None, 1_000, UsageFilter::default());
+            let calls =
+                bench.store.reports.list_calls(account, None, 1_000, UsageFilter::default());
             assert_eq!(i64::try_from(calls.await.unwrap().0.len()).unwrap(), written);
             for number in 1..=batches {
                 let usage = vec![usage(account, key, ChargeId(Uuid::new_v4()))];

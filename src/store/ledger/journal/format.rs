@@ -260,6 +260,27 @@ pub(super) fn decoded((epoch, number): Position, writes: &[u8]) -> Result<Batch,
 mod tests {
     use super::*;
 
+    fn sample_usage(id: ChargeId, account: AccountId, key: KeyId, at: Timestamp) -> UsageRecord {
+        UsageRecord {
+            id,
+            account,
+            seq: Some(3),
+            key,
+            method: "POST".into(),
+            route: "/v1".into(),
+            upstream: "v1".into(),
+            model: "m".into(),
+            status: 200,
+            cost: Credits::from_nanos(5),
+            prompt_tokens: 1,
+            completion_tokens: 2,
+            ending: Ending::Completed,
+            tally: Tally::Counted,
+            started_at: at,
+            latency_micros: 10,
+        }
+    }
+
     fn sample() -> Batch {
         let (account, key) = (AccountId(7), KeyId(Uuid::from_u128(8)));
         let id = ChargeId(Uuid::from_u128(9));
@@ -287,24 +308,7 @@ mod tests {
             month_spent: Credits::from_nanos(6),
             last_used_at: Some(at),
         };
-        let record = UsageRecord {
-            id,
-            account,
-            seq: Some(3),
-            key,
-            method: "POST".into(),
-            route: "/v1".into(),
-            upstream: "v1".into(),
-            model: "m".into(),
-            status: 200,
-            cost: Credits::from_nanos(5),
-            prompt_tokens: 1,
-            completion_tokens: 2,
-            ending: Ending::Completed,
-            tally: Tally::Counted,
-            started_at: at,
-            latency_micros: 10,
-        };
+        let record = sample_usage(id, account, key, at);
         let hold = Hold {
             id,
             account,
