@@ -1,13 +1,13 @@
-//! Requests that may be repeated: the first answer is recorded with the money it moved, in one transaction,
-//! and a repeat gets it byte for byte.
+//! Requests that may be repeated: the first answer is recorded with the money it moved, in one
+//! transaction, and a repeat gets it byte for byte.
 //!
-//! After draft-ietf-httpapi-idempotency-key-header-07. A key belongs to an account. While the first request
-//! runs, its claim on the key is held in memory, from before the database is asked until what it recorded is
-//! durable, so no repeat can slip between. Only what moved money, or succeeded, is recorded; anything else may
-//! be tried again.
+//! After draft-ietf-httpapi-idempotency-key-header-07. A key belongs to an account. While the first
+//! request runs, its claim on the key is held in memory, from before the database is asked until
+//! what it recorded is durable, so no repeat can slip between. Only what moved money, or succeeded,
+//! is recorded; anything else may be tried again.
 //!
-//! Recorded answers are sealed (AES-256-GCM, under a key derived from the key pepper), since the answer to a
-//! key's creation has the key in it.
+//! Recorded answers are sealed (AES-256-GCM, under a key derived from the key pepper), since the
+//! answer to a key's creation has the key in it.
 
 use std::sync::Arc;
 
@@ -45,8 +45,8 @@ impl IdempotencyKey {
         self.0
     }
 
-    /// Reads the header: a string of RFC 8941 (`"8e03978e-40d5"`), or the same without quotes, as most
-    /// clients send it.
+    /// Reads the header: a string of RFC 8941 (`"8e03978e-40d5"`), or the same without quotes, as
+    /// most clients send it.
     ///
     /// # Errors
     /// [`MalformedKey`]

@@ -17,15 +17,17 @@
 //!
 //! # The life of a paid request
 //!
-//! [`pipeline::serve`] is the contract: `Arrival -> Admitted -> Caller -> Quoted -> ChargedCall -> Answered ->
-//! Departure`. Rate limit by address; authenticate the key; rate limit by key and account; price; balance,
-//! spending limits and debit in ONE request to the account's owner; the upstream; settlement. The answer
-//! leaves when its money is on record: a fixed price commits while the upstream works, a token price is held
-//! first and captured at its actual cost. What it leaves is on record when it is in the journal: a batch of many calls
-//! as one record, checkpointed into the tables behind everyone's back ([`store::journal`]); whoever reads the tables waits until
-//! they are whole. A stream's hold is on record before its first byte, is extended while
-//! it runs ([`pipeline`], `relay`), and captured before the frames that tell its cost. A request with an
-//! `Idempotency-Key` ([`idempotency`]) is answered from what is recorded, where it was answered before.
+//! [`pipeline::serve`] is the contract: `Arrival -> Admitted -> Caller -> Quoted -> ChargedCall ->
+//! Answered -> Departure`. Rate limit by address; authenticate the key; rate limit by key and
+//! account; price; balance, spending limits and debit in ONE request to the account's owner; the
+//! upstream; settlement. The answer leaves when its money is on record: a fixed price commits while
+//! the upstream works, a token price is held first and captured at its actual cost. What it leaves
+//! is on record when it is in the journal: a batch of many calls as one record, checkpointed into
+//! the tables behind everyone's back ([`store::journal`]); whoever reads the tables waits until
+//! they are whole. A stream's hold is on record before its first byte, is extended while it runs
+//! ([`pipeline`], `relay`), and captured before the frames that tell its cost. A request with an
+//! `Idempotency-Key` ([`idempotency`]) is answered from what is recorded, where it was answered
+//! before.
 //!
 //! # Where to find things
 //!
@@ -54,25 +56,27 @@
 //!
 //! # Invariants
 //!
-//! - *One owner for each account.* Within a process it decides one request at a time, and never awaits; who finds it at
-//!   work waits in the mailbox of the account's actor ([`actors`]).
-//!   Across processes it is whoever holds the lease ([`store::lease`]): each batch checks it inside its own
-//!   transaction, so a process that was taken over can acknowledge nothing more.
+//! - *One owner for each account.* Within a process it decides one request at a time, and never
+//!   awaits; who finds it at work waits in the mailbox of the account's actor ([`actors`]). Across
+//!   processes it is whoever holds the lease ([`store::lease`]): each batch checks it inside its
+//!   own transaction, so a process that was taken over can acknowledge nothing more.
 //! - *Nothing is acknowledged from memory.* There is no such mode.
 //! - *Debits bind at once; what comes back is spendable when it is durable.*
 //! - *An outcome that is not known is neither acknowledged nor given up* ([`domain::writer`]).
 //! - *Nothing repairs by itself.* An account that does not agree with its ledger takes no calls.
 //! - *From the charge on, nothing depends on the client's connection.*
-//! - *A payment is credited in the transaction that makes it confirmed*, and only by what its provider says when asked.
-//! - *What is told is on record with what it tells of*: an event is in the transaction of its cause.
-//! - *The ledger is append-only*, and the balance is its fold. The database refuses changes by trigger, and a
-//!   negative balance by constraint.
+//! - *A payment is credited in the transaction that makes it confirmed*, and only by what its
+//!   provider says when asked.
+//! - *What is told is on record with what it tells of*: an event is in the transaction of its
+//!   cause.
+//! - *The ledger is append-only*, and the balance is its fold. The database refuses changes by
+//!   trigger, and a negative balance by constraint.
 //!
 //! # Absent on purpose
 //!
-//! No row lock and no database read on the way of a charge whose account is in memory. No float near an
-//! amount. No retry of a call to an upstream that nobody has asked for, and none after its first byte. No
-//! batching timer.
+//! No row lock and no database read on the way of a charge whose account is in memory. No float
+//! near an amount. No retry of a call to an upstream that nobody has asked for, and none after its
+//! first byte. No batching timer.
 
 // First, since the others use its macro.
 #[macro_use]

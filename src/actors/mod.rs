@@ -9,8 +9,9 @@
 //! ```
 //!
 //! An account has one owner: the process with the shard's lease holds it in one slot of the
-//! [`Directory`], and its state changes only in *turns*. A turn is exclusive (a lock). It decides one
-//! request, and hands what is to be written to the ledger writer before it ends. It never awaits.
+//! [`Directory`], and its state changes only in *turns*. A turn is exclusive (a lock). It decides
+//! one request, and hands what is to be written to the ledger writer before it ends. It never
+//! awaits.
 //!
 //! If the account is idle, a request is decided in place, on the thread of its caller. A message to
 //! another thread would cost two thread changes, and that is more than the decision. If the account

@@ -66,8 +66,8 @@ pub(super) struct CallBody {
     upstream: String,
     /// The HTTP status answered.
     status: i16,
-    /// `completed`, `failed`, `upstream_cut`, `client_left`, `client_left_drained`, `credits_ended`, `unwritable` or
-    /// `server_stopped`.
+    /// `completed`, `failed`, `upstream_cut`, `client_left`, `client_left_drained`,
+    /// `credits_ended`, `unwritable` or `server_stopped`.
     ending: &'static str,
     cost: Amount,
     #[schema(minimum = 0)]
@@ -116,8 +116,8 @@ const fn ending(ending: Ending) -> &'static str {
 #[derive(Serialize, ToSchema)]
 pub(super) struct CallsPage {
     requests: Vec<CallBody>,
-    /// For the next page; null on the last one. A page of a list that is narrowed may have fewer than `limit`, or
-    /// none, and a next one all the same.
+    /// For the next page; null on the last one. A page of a list that is narrowed may have fewer
+    /// than `limit`, or none, and a next one all the same.
     next_cursor: Option<String>,
 }
 

@@ -71,7 +71,8 @@ impl From<GroupName> for Group {
 #[serde(default, deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct UsageQuery {
-    /// From the hour or the UTC day of this time on. Absent: a day of hours, 30 days, or a year of months ago.
+    /// From the hour or the UTC day of this time on. Absent: a day of hours, 30 days, or a year of
+    /// months ago.
     #[param(format = DateTime)]
     from: Option<String>,
     /// Up to the end of the hour or the UTC day before this time. Absent: now.
@@ -123,8 +124,8 @@ pub(super) fn filter(
     })
 }
 
-/// Latencies in milliseconds; null without calls. Percentiles are read off a histogram, whose buckets are 1.7 times as
-/// wide as the ones before.
+/// Latencies in milliseconds; null without calls. Percentiles are read off a histogram, whose
+/// buckets are 1.7 times as wide as the ones before.
 #[derive(Serialize, ToSchema)]
 pub(super) struct LatencyBody {
     mean: Option<i64>,

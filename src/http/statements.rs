@@ -72,7 +72,8 @@ pub(super) struct DayAndKindSum {
     amount: Amount,
 }
 
-/// What an account's ledger comes to in a UTC month. The opening balance and all amounts come to the closing one.
+/// What an account's ledger comes to in a UTC month. The opening balance and all amounts come to
+/// the closing one.
 #[derive(Serialize, ToSchema)]
 pub(super) struct StatementBody {
     #[schema(value_type = id::UserId)]

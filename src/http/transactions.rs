@@ -27,8 +27,9 @@ pub(super) struct TransactionBody {
     /// 1 for the account's first, then one more each, without a gap.
     #[schema(minimum = 1)]
     sequence: i64,
-    /// `top_up`, `charge`, `capture`, `refund`, `grant`, `deduction`; `payment_refund` and `dispute`, by which a payment
-    /// is taken back, and `reinstatement`, by which it is given again.
+    /// `top_up`, `charge`, `capture`, `refund`, `grant`, `deduction`; `payment_refund` and
+    /// `dispute`, by which a payment is taken back, and `reinstatement`, by which it is given
+    /// again.
     #[schema(
         pattern = "^(top_up|charge|capture|refund|grant|deduction|payment_refund|dispute|reinstatement)$"
     )]
@@ -71,8 +72,8 @@ impl From<EntryOfCall> for TransactionBody {
 #[derive(Serialize, ToSchema)]
 pub(super) struct TransactionsPage {
     transactions: Vec<TransactionBody>,
-    /// For the next page; null on the last one. A page of a list that is narrowed may have fewer than `limit`, or
-    /// none, and a next one all the same.
+    /// For the next page; null on the last one. A page of a list that is narrowed may have fewer
+    /// than `limit`, or none, and a next one all the same.
     next_cursor: Option<String>,
 }
 

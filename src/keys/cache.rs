@@ -1,8 +1,8 @@
 //! API keys by digest, remembered between calls.
 //!
-//! What is remembered is who a key belongs to and what it may be used for. Whoever changes the latter has it forgotten
-//! here. Whether it is still in use is decided by its account's owner at the next charge; forgetting a revoked key
-//! only makes the refusal come a stage earlier.
+//! What is remembered is who a key belongs to and what it may be used for. Whoever changes the
+//! latter has it forgotten here. Whether it is still in use is decided by its account's owner at
+//! the next charge; forgetting a revoked key only makes the refusal come a stage earlier.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -48,8 +48,8 @@ impl KeyCache {
         self.remembered.get(&digest)
     }
 
-    /// Looks a key up; `None` where there is none in use. Unknown keys are not remembered, so that strangers
-    /// cannot fill the memory.
+    /// Looks a key up; `None` where there is none in use. Unknown keys are not remembered, so that
+    /// strangers cannot fill the memory.
     ///
     /// # Errors
     /// [`StoreError`]

@@ -1,5 +1,5 @@
-//! API keys as their owner manages them. Every change goes through the account's owner, so that it binds for
-//! the very next charge, and is answered when it is durable.
+//! API keys as their owner manages them. Every change goes through the account's owner, so that it
+//! binds for the very next charge, and is answered when it is durable.
 
 mod cache;
 
@@ -120,7 +120,8 @@ pub struct NewlyMade {
     pub listing: KeyListing,
 }
 
-/// Waits until the tables say everything that was acknowledged, for whoever reads them past the account's owner.
+/// Waits until the tables say everything that was acknowledged, for whoever reads them past the
+/// account's owner.
 ///
 /// # Errors
 /// [`KeysError::NotWritten`]
@@ -128,7 +129,8 @@ pub async fn tables_are_whole(gateway: &Gateway) -> Result<(), KeysError> {
     gateway.ledger.checkpointed().await.map_err(|_| KeysError::NotWritten)
 }
 
-/// A lease for what an owner or an operator wants to change or to see, if there is any use in it now.
+/// A lease for what an owner or an operator wants to change or to see, if there is any use in it
+/// now.
 ///
 /// # Errors
 /// [`KeysError`]
@@ -136,16 +138,16 @@ pub async fn serving_lease(
     gateway: &Gateway,
     account: AccountId,
 ) -> Result<AccountHandle, KeysError> {
-    // What has too much to do still writes; what cannot write would keep the caller waiting, and what another
-    // process owns may have changed there.
+    // What has too much to do still writes; what cannot write would keep the caller waiting, and
+    // what another process owns may have changed there.
     if !gateway.ledger.state().is_in_charge() {
         return Err(KeysError::NotWritten);
     }
     Ok(gateway.directory.owners_lease(account).await?)
 }
 
-/// Waits until a decision is on record, for as long as a caller waits. `claim` is held until that is known,
-/// however long it takes.
+/// Waits until a decision is on record, for as long as a caller waits. `claim` is held until that
+/// is known, however long it takes.
 ///
 /// # Errors
 /// [`KeysError`]
@@ -194,7 +196,8 @@ impl Keys {
     ) -> Result<Made<NewlyMade>, KeysError> {
         let accounts = self.store.users.accounts_of(user).await?;
         let account = accounts.of(request.environment);
-        // One and the same for both environments, or a key for the other one would be another request.
+        // One and the same for both environments, or a key for the other one would be another
+        // request.
         let repeats = &self.gateway.idempotency;
         let make = async move |first: First<NewlyMade>| {
             let (value, digest) = self.gateway.keys.make(request.environment);
@@ -316,8 +319,8 @@ impl Keys {
         self.find(user, key).await
     }
 
-    /// Gives a key another value, and lets the one it had be good until `valid_until`. Limits, counters and history
-    /// stay the key's.
+    /// Gives a key another value, and lets the one it had be good until `valid_until`. Limits,
+    /// counters and history stay the key's.
     ///
     /// # Errors
     /// [`KeysError::NotActive`], or where somebody else was faster [`KeysError::Changed`].

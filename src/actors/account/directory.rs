@@ -1,8 +1,8 @@
 //! The directory: which accounts are in memory.
 //!
-//! It loads an account before its first use, once however many ask at the same time; lets go of accounts
-//! that are idle, so that memory stays bounded however many exist; and notices a dead owner or one whose
-//! writes were refused, and loads its account again from what is committed.
+//! It loads an account before its first use, once however many ask at the same time; lets go of
+//! accounts that are idle, so that memory stays bounded however many exist; and notices a dead
+//! owner or one whose writes were refused, and loads its account again from what is committed.
 //!
 //! No guard of the map is ever held across an await.
 
@@ -70,8 +70,8 @@ const REPLACE_MAX: Duration = Duration::from_secs(5);
 /// See the module.
 pub struct Directory {
     slots: DashMap<AccountId, Arc<AccountSlot>>,
-    /// The same, in the order in which the sweeps visit them: whoever was visited goes to the end. Never locked
-    /// by who looks something up in the map meanwhile.
+    /// The same, in the order in which the sweeps visit them: whoever was visited goes to the end.
+    /// Never locked by who looks something up in the map meanwhile.
     round: Mutex<VecDeque<Arc<AccountSlot>>>,
     /// Accounts whose records were found not to agree, and the tick at which that was.
     quarantined: DashMap<AccountId, i64>,
@@ -107,8 +107,8 @@ impl Directory {
         }
     }
 
-    /// A lease on the account, loaded if it was not in memory. It has a fair share of the `running_max` calls that
-    /// the process may have.
+    /// A lease on the account, loaded if it was not in memory. It has a fair share of the
+    /// `running_max` calls that the process may have.
     ///
     /// # Errors
     /// [`DirectoryError`]
@@ -122,8 +122,8 @@ impl Directory {
         self.handle_among(account, max).await
     }
 
-    /// A lease for the account's owner or an operator, who must get through however many calls run: whoever
-    /// has stolen a key must not be able to keep it from being revoked.
+    /// A lease for the account's owner or an operator, who must get through however many calls run:
+    /// whoever has stolen a key must not be able to keep it from being revoked.
     ///
     /// # Errors
     /// [`DirectoryError`], but never [`DirectoryError::Busy`].
@@ -193,7 +193,8 @@ impl Directory {
         if is_open && self.resources.decide(&mut owner, expire).is_none() {
             // It would again, for whoever asks.
             self.quarantine(account, "its open charges cannot be ended");
-            // Nobody waits for their end, and who looks at the account later finds in the tables what was ended.
+            // Nobody waits for their end, and who looks at the account later finds in the tables
+            // what was ended.
             slot.marks.open_charges.store(0, Ordering::Release);
             let _ = tokio::time::timeout(REPLACE_MAX, self.resources.ledger.barrier()).await;
             return Err(DirectoryError::Quarantined);
@@ -211,8 +212,9 @@ impl Directory {
         self.quarantined.insert(account, self.tick.load(Ordering::Relaxed));
     }
 
-    /// Takes a dead or poisoned owner out. Only after everything it handed to the writer has met its end, so
-    /// that what is loaded next is complete; and whoever else meets it in the meantime waits likewise.
+    /// Takes a dead or poisoned owner out. Only after everything it handed to the writer has met
+    /// its end, so that what is loaded next is complete; and whoever else meets it in the meantime
+    /// waits likewise.
     async fn replace(
         &self,
         account: AccountId,
@@ -271,8 +273,8 @@ impl Directory {
         self.slots.is_empty()
     }
 
-    /// Ends the holds that nobody in memory owns: those that a process before us left, and those past their
-    /// time. Loading their accounts is enough.
+    /// Ends the holds that nobody in memory owns: those that a process before us left, and those
+    /// past their time. Loading their accounts is enough.
     ///
     /// # Errors
     /// [`DirectoryError`]
@@ -290,8 +292,9 @@ impl Directory {
         Ok(())
     }
 
-    /// Ends expired charges, and lets go of accounts that are idle, or the longest idle ones where there are
-    /// too many. Visits a part of the accounts each time, so that a million of them are not in anyone's way.
+    /// Ends expired charges, and lets go of accounts that are idle, or the longest idle ones where
+    /// there are too many. Visits a part of the accounts each time, so that a million of them are
+    /// not in anyone's way.
     pub fn sweep(&self) {
         let now = self.tick.fetch_add(1, Ordering::Relaxed);
         let idle_max = i64::try_from(self.settings.idle_seconds.get()).unwrap_or(i64::MAX);
@@ -306,7 +309,8 @@ impl Directory {
         let mut idle = Vec::new();
         for slot in &visited {
             let marks = &slot.marks;
-            // Whoever asks for an account whose owner has died loads it again; of the others nobody else lets go.
+            // Whoever asks for an account whose owner has died loads it again; of the others nobody
+            // else lets go.
             let account = slot.account;
             // Hardly any has died: the map is locked for those alone.
             if slot.is_dead_and_done() {
@@ -335,9 +339,9 @@ impl Directory {
         self.quarantined.retain(|_, since| now.saturating_sub(*since) < QUARANTINE_SWEEPS);
     }
 
-    /// Ends an account's actor, if nothing is open on it and everything it decided is on record. What it owns stays. The
-    /// map's guard is held while that is looked at, so nobody can take a lease in between, and no message but `Stop` is
-    /// on its way.
+    /// Ends an account's actor, if nothing is open on it and everything it decided is on record.
+    /// What it owns stays. The map's guard is held while that is looked at, so nobody can take a
+    /// lease in between, and no message but `Stop` is on its way.
     fn put_to_sleep(&self, account: AccountId) {
         let Some(slot) = self.slots.get_mut(&account) else { return };
         if slot.marks.may_sleep() {
@@ -351,8 +355,8 @@ impl Directory {
         self.slots.iter().filter(|slot| slot.is_awake()).count()
     }
 
-    /// Lets an account go, if nothing is open on it and everything it decided is durable. The map's guard
-    /// is held while that is looked at, so nobody can take a lease in between.
+    /// Lets an account go, if nothing is open on it and everything it decided is durable. The map's
+    /// guard is held while that is looked at, so nobody can take a lease in between.
     pub fn passivate(&self, account: AccountId) -> bool {
         let removed = self.slots.remove_if(&account, |_, slot| slot.marks.may_passivate());
         match removed {

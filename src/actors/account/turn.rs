@@ -1,7 +1,7 @@
 //! A turn: exclusive access to an account while one request is decided.
 //!
-//! No rule lives here. A turn reads the clock, calls [`Account`], and hands what is to be written to
-//! the ledger writer before it ends.
+//! No rule lives here. A turn reads the clock, calls [`Account`], and hands what is to be written
+//! to the ledger writer before it ends.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

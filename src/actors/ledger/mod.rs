@@ -1,9 +1,11 @@
-//! The persistence actor: the only writer of the ledger, of usage, and of what accounts and keys become.
+//! The persistence actor: the only writer of the ledger, of usage, and of what accounts and keys
+//! become.
 //!
-//! A mailbox and a connection for [`Writer`], whose protocol it carries out: it commits, looks, waits, and
-//! tells those who wait. An attempt that takes too long is broken off and counts as unknown, so that a
-//! database that hangs is noticed like one that is gone. Only SQLite's journal is written on this very thread: while its
-//! disk hangs nothing else is done here, and new work is refused for the age of what waits.
+//! A mailbox and a connection for [`Writer`], whose protocol it carries out: it commits, looks,
+//! waits, and tells those who wait. An attempt that takes too long is broken off and counts as
+//! unknown, so that a database that hangs is noticed like one that is gone. Only SQLite's journal
+//! is written on this very thread: while its disk hangs nothing else is done here, and new work is
+//! refused for the age of what waits.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -33,12 +35,13 @@ pub use domain::writer::{WriteError, WriterState};
 pub type Acknowledgement = oneshot::Receiver<Result<(), WriteError>>;
 type Ticket = Option<oneshot::Sender<Result<(), WriteError>>>;
 
-/// Where a batch of the journal had so many writes, more of them are waited for before the next. Who calls alone does not
-/// wait.
+/// Where a batch of the journal had so many writes, more of them are waited for before the next.
+/// Who calls alone does not wait.
 const GATHER_FROM: usize = 2;
 /// How long nothing must come before what is in the journal is checkpointed, however little it is.
 const REST: Duration = Duration::from_millis(10);
-/// After so many rests in which something came nonetheless what is in the journal is checkpointed all the same.
+/// After so many rests in which something came nonetheless what is in the journal is checkpointed
+/// all the same.
 const RESTLESS_MAX: u32 = 100;
 /// Batches that are checkpointed, and still in the journal, from which on they are deleted.
 const FORGET_FROM: i64 = 256;
@@ -146,8 +149,8 @@ pub struct WriterFigures {
     pub state: WriterState,
 }
 
-/// What was handed over and is not taken in yet. The writer is woken only where nothing keeps it awake: while a
-/// batch commits, what comes waits here, and costs nobody a message.
+/// What was handed over and is not taken in yet. The writer is woken only where nothing keeps it
+/// awake: while a batch commits, what comes waits here, and costs nobody a message.
 #[derive(Debug, Default)]
 struct Inbox {
     writes: Mutex<Handed>,
@@ -182,8 +185,8 @@ impl Inbox {
         std::mem::take(&mut self.handed().writes)
     }
 
-    /// The writer has nothing to do. Whoever puts something in from now on wakes it; what came in between, it must
-    /// see itself.
+    /// The writer has nothing to do. Whoever puts something in from now on wakes it; what came in
+    /// between, it must see itself.
     fn sleep(&self) -> bool {
         self.is_awake.store(false, Ordering::Release);
         self.handed().writes.is_empty() || self.is_awake.swap(true, Ordering::AcqRel)
@@ -284,7 +287,8 @@ impl LedgerHandle {
     /// [`WriteError`], where it takes too long [`WriteError::Lost`].
     pub async fn checkpointed(&self) -> Result<(), WriteError> {
         if self.gauge.state() == WriterState::Fenced {
-            // What this process journaled last is checkpointed by whoever took over, nobody here knows when.
+            // What this process journaled last is checkpointed by whoever took over, nobody here
+            // knows when.
             return Err(WriteError::Fenced);
         }
         if self.gauge.backlog.load(Ordering::Acquire) == 0 {
@@ -402,8 +406,8 @@ impl LedgerWriter {
         LedgerHandle { writer, inbox, gauge, epoch: lease.epoch, outbox }
     }
 
-    /// Takes in what was handed over, and goes on until there is nothing to do, or something is being done, at whose
-    /// end it goes on.
+    /// Takes in what was handed over, and goes on until there is nothing to do, or something is
+    /// being done, at whose end it goes on.
     fn work(&mut self, context: &mut Context<Self>) {
         loop {
             for pending in self.inbox.take() {
@@ -421,7 +425,8 @@ impl LedgerWriter {
         }
     }
 
-    /// Checkpoints what is in the journal, if nothing comes for a while, or something does for very long.
+    /// Checkpoints what is in the journal, if nothing comes for a while, or something does for very
+    /// long.
     fn rest(&mut self, context: &mut Context<Self>) {
         if self.machine.backlog() == 0 || std::mem::replace(&mut self.is_resting, true) {
             return;
@@ -470,16 +475,17 @@ impl LedgerWriter {
         count
     }
 
-    /// After a batch of the journal: whoever waits for it is told at once. Then, where several come, more are waited for:
-    /// a commit costs the same whatever is in it, and those who were told come back with the next calls. Longer where
-    /// checkpoints do not keep up.
+    /// After a batch of the journal: whoever waits for it is told at once. Then, where several
+    /// come, more are waited for: a commit costs the same whatever is in it, and those who were
+    /// told come back with the next calls. Longer where checkpoints do not keep up.
     fn gather(&mut self) {
         let told = self.answer();
         let brake = Duration::from_micros(self.machine.brake_micros(told));
         let gather = self.hands.store.gather_pause();
         let pause = if told >= GATHER_FROM { brake.max(gather) } else { brake };
         if !pause.is_zero() {
-            // On the writer's own thread, which waits for the disk as long: timers of the runtime are of milliseconds.
+            // On the writer's own thread, which waits for the disk as long: timers of the runtime
+            // are of milliseconds.
             std::thread::sleep(pause);
         }
     }
@@ -571,8 +577,8 @@ struct Hands {
 }
 
 impl Hands {
-    /// Carries a task out, until what it answers is dropped. What is written into the tables is made ready on other
-    /// threads: thousands of rows must not keep the journal waiting.
+    /// Carries a task out, until what it answers is dropped. What is written into the tables is
+    /// made ready on other threads: thousands of rows must not keep the journal waiting.
     fn begun(self: Arc<Self>, task: Task) -> Pin<Box<dyn Future<Output = Outcome>>> {
         let (lane, runtime) = (task.lane(), self.store.runtime().clone());
         let work = Box::pin(async move { self.carry_out(task).await });
@@ -752,8 +758,8 @@ mod tests {
         Pending { write: Box::new(write), flags: Arc::default(), at_micros: 0, ticket: None }
     }
 
-    /// The writer's part of the bargain, as [`LedgerWriter::work`] keeps it, against threads that hand over: whoever
-    /// is told to wake it does, and nothing lies in the inbox while it sleeps.
+    /// The writer's part of the bargain, as [`LedgerWriter::work`] keeps it, against threads that
+    /// hand over: whoever is told to wake it does, and nothing lies in the inbox while it sleeps.
     #[test]
     fn no_write_is_slept_through() {
         const THREADS: usize = 2;
@@ -764,7 +770,8 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..THREADS {
                 let (inbox, round, wake) = (&inbox, &round, wake.clone());
-                // One write each in each round: whatever is slept through, nothing comes after it to wake the writer.
+                // One write each in each round: whatever is slept through, nothing comes after it
+                // to wake the writer.
                 scope.spawn(move || {
                     for number in 1..=ROUNDS {
                         while round.load(Ordering::Acquire) < number {

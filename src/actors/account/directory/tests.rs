@@ -164,7 +164,8 @@ fn an_idle_account_is_let_go_and_comes_back_as_it_was() {
     });
 }
 
-/// Whoever asks while another decides does not wait for a lock: the request lies in the mailbox until its turn.
+/// Whoever asks while another decides does not wait for a lock: the request lies in the mailbox
+/// until its turn.
 #[test]
 fn who_finds_the_owner_at_work_waits_in_the_mailbox() {
     on_bench(10, async |bench| {
@@ -294,7 +295,8 @@ fn an_account_is_loaded_once_however_many_ask() {
     });
 }
 
-/// Whoever asked before a write was refused hears that the owner is gone, also when it was loaded anew meanwhile.
+/// Whoever asked before a write was refused hears that the owner is gone, also when it was loaded
+/// anew meanwhile.
 #[test]
 fn a_poisoned_owner_decides_nothing_for_old_leases() {
     on_bench(10, async |bench| {
@@ -393,7 +395,8 @@ async fn who_was_taken_over(bench: Bench) {
     assert_eq!(account.balance().nanos(), 90);
 }
 
-/// Between the lease of the tables and that of the journal it may be paused for as long as it takes.
+/// Between the lease of the tables and that of the journal it may be paused for as long as it
+/// takes.
 #[test]
 fn who_was_overtaken_leaves_the_journal_alone() {
     on_bench(10, async |bench| {
@@ -542,7 +545,8 @@ fn what_is_left_in_the_journal_is_checkpointed_by_the_next() {
         let one = bench.account("one").await;
         bench.directory.resources.ledger.barrier().await.unwrap();
         bench.charge(one).await.unwrap();
-        // It may be in the journal alone. Whoever comes next finds it in the tables, once, however often.
+        // It may be in the journal alone. Whoever comes next finds it in the tables, once, however
+        // often.
         for _ in 0..2 {
             let lease = bench.store.take_lease(Uuid::new_v4()).await.unwrap();
             let account = bench.store.load_account(one.0, lease.epoch).await.unwrap();
