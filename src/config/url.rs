@@ -11,7 +11,7 @@ use super::Secret;
 
 /// The address of an upstream, and our credential there.
 pub(crate) struct Address {
-    pub(crate) origin: Origin,
+    pub(crate) origin: UpstreamOrigin,
     pub(crate) host: HeaderValue,
     /// The URL's path, without a trailing slash.
     pub(crate) base: String,
@@ -29,7 +29,8 @@ impl Address {
         }
         let host = url.host_str().ok_or("has no host")?;
         let host = url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}"));
-        let origin = Origin::new(&format!("{}://{host}", url.scheme())).ok_or("is not a URL")?;
+        let origin =
+            UpstreamOrigin::new(&format!("{}://{host}", url.scheme())).ok_or("is not a URL")?;
         let of_url = || {
             let part = |text| percent_decode_str(text).collect::<Vec<u8>>();
             let parts = [part(url.username()), part(url.password().unwrap_or_default())];
@@ -58,14 +59,14 @@ pub(crate) fn check(url: &str, api_key: Option<&Secret>) -> Result<(), &'static 
 }
 
 /// Scheme, host and port of an upstream.
-pub struct Origin {
+pub struct UpstreamOrigin {
     pub(crate) name: Arc<str>,
     pub(crate) uri: Uri,
 }
 
-impl Origin {
+impl UpstreamOrigin {
     /// From a URL without a path, such as `https://api.example.com:8443`; `None` if it is invalid.
     pub(crate) fn new(name: &str) -> Option<Self> {
-        Some(Origin { uri: name.parse().ok()?, name: name.into() })
+        Some(UpstreamOrigin { uri: name.parse().ok()?, name: name.into() })
     }
 }

@@ -204,10 +204,10 @@ fn respond<T>(served: Served<T>, answer: impl FnOnce(T) -> HttpResponse) -> Http
 fn depart(departure: Departure) -> HttpResponse {
     let Departure { status, headers: theirs, body, money, is_replayed } = departure;
     let mut builder = HttpResponseBuilder::new(status);
-    let is_stream = matches!(body, pipeline::Body::Stream(_));
+    let is_stream = matches!(body, pipeline::ServedBody::Stream(_));
     let mut response = match body {
-        pipeline::Body::Whole(body) => builder.body(body),
-        pipeline::Body::Stream(stream) => builder.streaming(stream),
+        pipeline::ServedBody::Whole(body) => builder.body(body),
+        pipeline::ServedBody::Stream(stream) => builder.streaming(stream),
     };
     let headers = response.headers_mut();
     headers.remove(CONTENT_TYPE);

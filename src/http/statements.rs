@@ -14,7 +14,7 @@ use super::keys::EnvironmentName;
 use super::page::query;
 use super::payments::PaymentAnswer;
 use super::transactions::disposition;
-use crate::reports::{KindTotal, Receipt, ReportsError, Statement, date};
+use crate::reports::{KindTotal, PaymentReceipt, ReportsError, Statement, date};
 use crate::store::ledger::DaySum;
 use crate::store::users::User;
 use domain::{Month, PaymentId, Reversal};
@@ -227,14 +227,14 @@ pub(super) async fn receipt(
     })
 }
 
-fn receipt_body(user: User, receipt: Receipt) -> ReceiptBody {
+fn receipt_body(user: User, receipt: PaymentReceipt) -> ReceiptBody {
     let reversal = |reversal: Reversal| ReversalBody {
         kind: reversal.kind.name(),
         amount: Amount(reversal.wanted),
         taken: Amount(reversal.taken),
         created_at: reversal.created_at.to_rfc3339(),
     };
-    let Receipt { payment, reversed, reversals } = receipt;
+    let PaymentReceipt { payment, reversed, reversals } = receipt;
     ReceiptBody {
         user_id: user.id.to_string(),
         username: user.username,

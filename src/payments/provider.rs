@@ -12,7 +12,7 @@ use crate::store::payments::Payment;
 use domain::{Credits, ReversalKind, Timestamp};
 
 /// A provider's pending answer.
-pub type Answer<'p, T> = Pin<Box<dyn Future<Output = Result<T, ProviderError>> + 'p>>;
+pub type ProviderAnswer<'p, T> = Pin<Box<dyn Future<Output = Result<T, ProviderError>> + 'p>>;
 
 /// Why a provider's request failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -98,11 +98,11 @@ pub trait Provider {
     }
 
     /// Begins a payment. This is idempotent by the payment's id.
-    fn begin<'p>(&'p self, order: &'p Order) -> Answer<'p, Progress>;
+    fn begin<'p>(&'p self, order: &'p Order) -> ProviderAnswer<'p, Progress>;
 
     /// Moves the money, if the server has to do that. Called only after the payment is recorded as
     /// confirming.
-    fn settle<'p>(&'p self, _: &'p Payment) -> Option<Answer<'p, Progress>> {
+    fn settle<'p>(&'p self, _: &'p Payment) -> Option<ProviderAnswer<'p, Progress>> {
         None
     }
 
@@ -112,5 +112,5 @@ pub trait Provider {
         payment: &'p Payment,
         hint: Option<&'p str>,
         now: Timestamp,
-    ) -> Answer<'p, Progress>;
+    ) -> ProviderAnswer<'p, Progress>;
 }

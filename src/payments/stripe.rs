@@ -13,7 +13,9 @@ use serde_json::Value;
 use sha2::Sha256;
 use tokio::runtime::Handle;
 
-use super::provider::{Answer, Order, Progress, Provider, ProviderError, SeenReversal, Stage, at};
+use super::provider::{
+    Order, Progress, Provider, ProviderAnswer, ProviderError, SeenReversal, Stage, at,
+};
 use crate::config::{Secret, StripeSettings};
 use crate::store::payments::Payment;
 use domain::{Credits, PaymentId, ReversalKind, Timestamp, UserId};
@@ -441,7 +443,7 @@ impl Provider for Stripe {
         NAME
     }
 
-    fn begin<'p>(&'p self, order: &'p Order) -> Answer<'p, Progress> {
+    fn begin<'p>(&'p self, order: &'p Order) -> ProviderAnswer<'p, Progress> {
         Box::pin(async move {
             match order.payment.method.as_deref() {
                 Some(method) => self.charge(order, method).await,
@@ -455,7 +457,7 @@ impl Provider for Stripe {
         payment: &'p Payment,
         hint: Option<&'p str>,
         _: Timestamp,
-    ) -> Answer<'p, Progress> {
+    ) -> ProviderAnswer<'p, Progress> {
         Box::pin(self.progress(payment, hint))
     }
 }

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::runtime::Handle;
 
-use super::provider::{Answer, Order, Progress, Provider, ProviderError, Stage, at};
+use super::provider::{Order, Progress, Provider, ProviderAnswer, ProviderError, Stage, at};
 use crate::config::{Secret, X402Settings};
 use crate::store::payments::Payment;
 use domain::{Credits, PaymentStatus, Timestamp};
@@ -298,14 +298,14 @@ impl Provider for X402 {
         payment.status != PaymentStatus::Created
     }
 
-    fn begin<'p>(&'p self, order: &'p Order) -> Answer<'p, Progress> {
+    fn begin<'p>(&'p self, order: &'p Order) -> ProviderAnswer<'p, Progress> {
         Box::pin(async {
             self.verify(&stored_text(&order.payment)?, order.payment.amount).await?;
             Ok(Progress::at(Stage::Confirming))
         })
     }
 
-    fn settle<'p>(&'p self, payment: &'p Payment) -> Option<Answer<'p, Progress>> {
+    fn settle<'p>(&'p self, payment: &'p Payment) -> Option<ProviderAnswer<'p, Progress>> {
         Some(Box::pin(self.send(payment, true)))
     }
 
@@ -314,7 +314,7 @@ impl Provider for X402 {
         payment: &'p Payment,
         _: Option<&'p str>,
         _: Timestamp,
-    ) -> Answer<'p, Progress> {
+    ) -> ProviderAnswer<'p, Progress> {
         Box::pin(async {
             match payment.status {
                 PaymentStatus::Confirming => self.send(payment, false).await,

@@ -21,7 +21,7 @@ pub struct Departure {
     /// The upstream's headers that are passed on.
     pub headers: HeaderMap,
     /// The upstream's body.
-    pub body: Body,
+    pub body: ServedBody,
     /// The headers about money.
     pub money: Vec<(&'static str, String)>,
     /// Is it the answer to an earlier request with the same idempotency key?
@@ -29,7 +29,7 @@ pub struct Departure {
 }
 
 /// The body of an answer.
-pub enum Body {
+pub enum ServedBody {
     /// The complete body.
     Whole(Bytes),
     /// A stream.

@@ -57,7 +57,7 @@ mod upstream;
 pub use admission::{Admission, AdmissionLimits, Permit, Running};
 pub use authenticate::Caller;
 pub use charge::ChargedCall;
-pub use departure::{Body, Departure, Money, StreamBody};
+pub use departure::{Departure, Money, ServedBody, StreamBody};
 pub use gateway::Gateway;
 pub use price::Quoted;
 pub use quote::Quote;

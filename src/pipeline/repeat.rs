@@ -5,7 +5,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::authenticate::Caller;
-use super::departure::{Body, Departure};
+use super::departure::{Departure, ServedBody};
 use super::gateway::Gateway;
 use crate::idempotency::{self, Claim, Fingerprint, IdempotencyError, KeptAnswer};
 use domain::Refusal;
@@ -63,7 +63,7 @@ fn replay(kept: KeptAnswer) -> Departure {
     Departure {
         status: StatusCode::from_u16(kept.status).unwrap_or(StatusCode::OK),
         headers,
-        body: Body::Whole(kept.body),
+        body: ServedBody::Whole(kept.body),
         money: Vec::new(),
         is_replayed: true,
     }

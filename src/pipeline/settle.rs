@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::bill::{hold_owed, tally, usage_record, wait_committed};
 use super::charge::ChargedCall;
 use super::departure::Departure;
-use super::departure::{Body, Money, kept};
+use super::departure::{Money, ServedBody, kept};
 use super::gateway::Gateway;
 use super::relay;
 use super::request::RequestContext;
@@ -118,7 +118,7 @@ async fn close_whole(
     Ok(Departure {
         status: whole.status,
         headers: whole.headers,
-        body: Body::Whole(whole.body),
+        body: ServedBody::Whole(whole.body),
         money: money.with_settled(&settled).headers(),
         is_replayed: false,
     })

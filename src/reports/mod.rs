@@ -22,7 +22,7 @@ mod usage;
 
 pub use forecast::BalanceForecast;
 pub use limits::{KeyUsage, Window};
-pub use receipt::Receipt;
+pub use receipt::PaymentReceipt;
 pub use statement::{KindTotal, Statement, date};
 pub use transactions::{ENTRIES_CSV_HEAD, entry_csv, reference};
 pub use usage::{Interval, PeriodUsage, Span, SpanError, Usage, UsageReport};

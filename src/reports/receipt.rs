@@ -8,7 +8,7 @@ use domain::{Credits, PaymentId, PaymentStatus, Reversal, Timestamp, UserId};
 
 /// A confirmed payment, and what its provider took back of it.
 #[derive(Clone, Debug)]
-pub struct Receipt {
+pub struct PaymentReceipt {
     /// The payment.
     pub payment: Payment,
     /// Taken back of it so far.
@@ -19,7 +19,11 @@ pub struct Receipt {
 
 impl Reports {
     /// The receipt of one of the user's payments.
-    pub async fn receipt(&self, user: UserId, id: PaymentId) -> Result<Receipt, ReportsError> {
+    pub async fn receipt(
+        &self,
+        user: UserId,
+        id: PaymentId,
+    ) -> Result<PaymentReceipt, ReportsError> {
         let account = self.store.users.accounts_of(user).await?.live;
         let payment = self.store.payments.find(id).await?;
         let payment = payment.filter(|payment| payment.account == account);
@@ -31,11 +35,11 @@ impl Reports {
         let reversed = reversals.iter().fold(Credits::ZERO, |sum, reversal| {
             sum.checked_add(reversal.taken).unwrap_or(Credits::MAX)
         });
-        Ok(Receipt { payment, reversed, reversals })
+        Ok(PaymentReceipt { payment, reversed, reversals })
     }
 }
 
-impl Receipt {
+impl PaymentReceipt {
     fn paid_at(&self) -> String {
         self.payment.confirmed_at.map(Timestamp::to_rfc3339).unwrap_or_default()
     }

@@ -353,7 +353,7 @@ impl KeyStore {
                     audit_log::insert(&transaction, &act).await?;
                     let kind = EventKind::KeyExpiring;
                     let event = event::of_key(account, id, kind, act.at, Some(expires_at));
-                    if database.outbox.is_told(account) {
+                    if database.outbox.has_subscribers(account) {
                         outbox::write(&transaction, &event).await?;
                     }
                 }

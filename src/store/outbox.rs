@@ -41,7 +41,7 @@ impl Outbox {
 
     /// Does this account's holder listen?
     #[must_use]
-    pub fn is_told(&self, account: AccountId) -> bool {
+    pub fn has_subscribers(&self, account: AccountId) -> bool {
         self.listeners.contains_key(&account)
     }
 

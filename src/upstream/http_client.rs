@@ -29,7 +29,7 @@ use tower_service::Service as _;
 
 use super::answer::Failure;
 use crate::config::UpstreamsSettings;
-use crate::config::url::Origin;
+use crate::config::url::UpstreamOrigin;
 
 /// How long an idle connection is kept.
 const IDLE: Duration = Duration::from_secs(30);
@@ -80,7 +80,7 @@ impl Connector {
         }
     }
 
-    async fn connect(&self, origin: &Origin) -> Result<Box<Link>, Failure> {
+    async fn connect(&self, origin: &UpstreamOrigin) -> Result<Box<Link>, Failure> {
         let mut connect = self.connect.clone();
         let connected = async {
             poll_fn(|context| connect.poll_ready(context)).await?;
@@ -118,7 +118,7 @@ impl Client {
     /// one.
     pub async fn send(
         &self,
-        origin: &Origin,
+        origin: &UpstreamOrigin,
         mut request: Request<Full<Bytes>>,
     ) -> Result<Reply, Failure> {
         loop {
@@ -147,7 +147,7 @@ impl Client {
     }
 
     /// The open connection that was used last, if any is kept.
-    async fn kept(&self, origin: &Origin) -> Option<Box<Link>> {
+    async fn kept(&self, origin: &UpstreamOrigin) -> Option<Box<Link>> {
         loop {
             let mut link = self.pool.take(&origin.name)?;
             let is_open = poll_fn(|context| Poll::Ready(link.is_ready(context)));
@@ -323,7 +323,7 @@ mod tests {
 
     /// An upstream that serves one connection after the other. It reports the connection's number
     /// and first line of each request, and the end of each connection.
-    fn upstream(script: Script) -> (Origin, Receiver<String>) {
+    fn upstream(script: Script) -> (UpstreamOrigin, Receiver<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (told, hears) = channel();
@@ -340,7 +340,7 @@ mod tests {
                 let _ = told.send(format!("{number} closed"));
             }
         });
-        (Origin::new(&format!("http://{address}")).unwrap(), hears)
+        (UpstreamOrigin::new(&format!("http://{address}")).unwrap(), hears)
     }
 
     fn request(path: &str) -> Request<Full<Bytes>> {
@@ -358,7 +358,11 @@ mod tests {
         Ok(body)
     }
 
-    async fn call(client: &Client, origin: &Origin, path: &str) -> Result<Vec<u8>, Failure> {
+    async fn call(
+        client: &Client,
+        origin: &UpstreamOrigin,
+        path: &str,
+    ) -> Result<Vec<u8>, Failure> {
         body(client.send(origin, request(path)).await?).await
     }
 
@@ -453,10 +457,11 @@ mod tests {
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let client = client();
-        let origin = Origin::new(&format!("http://{closed}")).unwrap();
+        let origin = UpstreamOrigin::new(&format!("http://{closed}")).unwrap();
         assert_eq!(call(&client, &origin, "/").await, Err(UNREACHABLE));
         // It accepts the connection, and does not answer the TLS greeting.
-        let origin = Origin::new(&format!("https://{}", silent.local_addr().unwrap())).unwrap();
+        let origin =
+            UpstreamOrigin::new(&format!("https://{}", silent.local_addr().unwrap())).unwrap();
         assert_eq!(call(&client, &origin, "/").await, Err(Failure::TimedOut));
     }
 
@@ -497,8 +502,8 @@ mod tests {
         });
         let tls = HttpsConnectorBuilder::new().with_tls_config(trusting);
         let trusting = Client::new(Connector::with_tls(tls, &settings()));
-        let named = Origin::new(&format!("https://localhost:{port}")).unwrap();
-        let other = Origin::new(&format!("https://127.0.0.1:{port}")).unwrap();
+        let named = UpstreamOrigin::new(&format!("https://localhost:{port}")).unwrap();
+        let other = UpstreamOrigin::new(&format!("https://127.0.0.1:{port}")).unwrap();
         assert_eq!(call(&trusting, &named, "/").await.unwrap(), b"ok");
         assert_eq!(call(&trusting, &other, "/").await, Err(UNREACHABLE), "another's name");
         assert_eq!(call(&client(), &named, "/").await, Err(UNREACHABLE), "who knows whose");

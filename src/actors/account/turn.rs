@@ -81,7 +81,7 @@ impl Turn<'_> {
     pub(super) fn charge(&mut self, charge: &Charge) -> Result<Receipt<ChargeTerms>, Decline> {
         let decided = self.owner.charge(charge, self.now);
         if let Err(decline) = &decided {
-            if self.resources.ledger.is_told(self.owner.id())
+            if self.resources.ledger.has_subscribers(self.owner.id())
                 && let Some(write) = self.owner.notify_of_limit(charge, *decline, self.now)
             {
                 let _ = self.hand_over(Box::new(write), false);

@@ -22,7 +22,7 @@ use tracing::Instrument as _;
 
 use super::charge::ChargedCall;
 use super::departure::Departure;
-use super::departure::{Body, Money, StreamSender, stream};
+use super::departure::{Money, ServedBody, StreamSender, stream};
 use super::gateway::Gateway;
 use super::price::Generation;
 use crate::actors::account::wait;
@@ -106,7 +106,7 @@ pub(super) async fn open(
         actix_web::rt::spawn(relay);
     }
     let money = money.headers();
-    Ok(Departure { status, headers, body: Body::Stream(body), money, is_replayed: false })
+    Ok(Departure { status, headers, body: ServedBody::Stream(body), money, is_replayed: false })
 }
 
 struct Relay {

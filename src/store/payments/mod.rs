@@ -314,7 +314,7 @@ async fn tell(
     transaction: &impl ConnectionTrait,
     event: &Event,
 ) -> Result<(), DbErr> {
-    if database.outbox.is_told(event.account) {
+    if database.outbox.has_subscribers(event.account) {
         outbox::write(transaction, event).await?;
     }
     Ok(())
