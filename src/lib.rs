@@ -3,15 +3,15 @@
 //! # The picture
 //!
 //! ```text
-//!  client --> http -----> pipeline --------> upstream (sandbox, or a URL)
-//!              |             |  charge, settle
-//!              |             v
-//!              +----> actors::account::directory --> owner (one for each account in memory)
+//!  client --> http --> pipeline -----------> upstream (sandbox, or a URL)
+//!              |          |  charge, settle
+//!              |          v
+//!              +--> actors::account -------> one account in memory, one owner
 //!              |                               |  entries, usage
 //!              v                               v
-//!            store  <--- one transaction --- LedgerWriter -- one record for many calls -> journal
-//!              |           for many calls         ^                                          |
-//!              v                                  +------ checkpointed into the tables later ------+
+//!            store <-- one transaction -- actors::ledger -- one record for many calls --> journal
+//!              |        for many calls         ^                                            |
+//!              v                               +----- checkpointed into the tables later ---+
 //!        SQLite or PostgreSQL
 //! ```
 //!
@@ -23,8 +23,8 @@
 //! upstream; settlement. The answer leaves when its money is on record: a fixed price commits while
 //! the upstream works, a token price is held first and captured at its actual cost. What it leaves
 //! is on record when it is in the journal: a batch of many calls as one record, checkpointed into
-//! the tables behind everyone's back ([`store::journal`]); whoever reads the tables waits until
-//! they are whole. A stream's hold is on record before its first byte, is extended while it runs
+//! the tables in the background ([`store::journal`]); a reader of the tables waits for the
+//! checkpoint. A stream's hold is on record before its first byte, is extended while it runs
 //! ([`pipeline`], `relay`), and captured before the frames that tell its cost. A request with an
 //! `Idempotency-Key` ([`idempotency`]) is answered from what is recorded, where it was answered
 //! before.
@@ -47,10 +47,10 @@
 //! | who did what | [`domain::act`], written by `store/audit_log.rs` |
 //! | what goes by email | [`mail`], [`auth`] |
 //! | how payments come in, and what is taken back | [`payments`], by [`payments::provider`]; the rules in [`domain::payment`] |
-//! | what account holders are told | [`domain::event`], written by `store/outbox.rs`, brought out by [`webhooks::deliver`] |
+//! | what account holders are told | [`domain::event`], written by `store/outbox.rs`, delivered by [`webhooks::deliver`] |
 //! | what account holders read | [`reports`]; `http` encodes it |
-//! | what calls come to | [`domain::rollup`], written by `store/rollups.rs` |
-//! | figures and traces | [`metrics`], `http/metrics.rs`, [`telemetry`] |
+//! | what calls come to | [`domain::rollup`], written by `store/ledger/rollups.rs` |
+//! | metrics and traces | [`metrics`], `http/metrics.rs`, [`telemetry`] |
 //! | what operators may do | [`admin`], and from the command line [`cli`] |
 //! | where a test can make it fail | [`failpoint`] |
 //!
@@ -94,6 +94,7 @@ pub mod health;
 pub mod http;
 pub mod idempotency;
 pub mod json;
+pub mod key_cache;
 pub mod keys;
 pub mod mail;
 pub mod payments;

@@ -18,10 +18,12 @@ const LAYERS: &[(&str, u8)] = &[
     ("lib", 8),
     ("app", 8),
     ("cli", 8),
+    ("commands", 8),
     ("verify", 8),
     ("http", 7),
     ("admin", 6),
     ("auth", 6),
+    ("health", 6),
     ("keys", 6),
     ("payments", 6),
     ("pipeline", 6),
@@ -29,6 +31,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("webhooks", 6),
     ("actors", 5),
     ("idempotency", 5),
+    ("key_cache", 4),
     ("actors::ledger", 4),
     ("mail", 3),
     ("rate_limits", 3),
@@ -40,7 +43,6 @@ const LAYERS: &[(&str, u8)] = &[
     ("metrics", 2),
     ("clock", 0),
     ("failpoint", 0),
-    ("hex", 0),
     ("json", 0),
     ("seal", 0),
     ("tls", 0),
@@ -50,50 +52,15 @@ const LAYERS: &[(&str, u8)] = &[
 /// Lines of production code in a file.
 const LINES_MAX: usize = 600;
 /// Larger files, and how large they may be.
-const LARGE: &[(&str, usize)] = &[
-    ("domain/src/account.rs", 1093),
-    ("domain/src/writer.rs", 932),
-    ("src/actors/account/actor.rs", 700),
-    ("src/actors/ledger/mod.rs", 728),
-    ("src/app.rs", 777),
-    ("src/config/mod.rs", 1158),
-    ("src/http/error.rs", 693),
-    ("src/http/keys.rs", 704),
-    ("src/http/monitoring.rs", 648),
-    ("src/http/transactions.rs", 706),
-    ("src/payments/stripe.rs", 628),
-    ("src/pipeline/relay.rs", 616),
-    ("src/store/batch.rs", 694),
-    ("src/store/journal.rs", 911),
-    ("src/store/journal_log.rs", 634),
-    ("src/store/payments.rs", 833),
-    ("src/store/webhooks.rs", 780),
-    ("src/upstream/dialect.rs", 824),
-    ("src/upstream/sandbox.rs", 831),
-];
+const LARGE: &[(&str, usize)] = &[];
 
 /// Names that more than one public type has.
-const TWICE: &[&str] = &[
-    "Answer",
-    "Ask",
-    "Attempt",
-    "Begun",
-    "Body",
-    "Bounds",
-    "Charged",
-    "Group",
-    "MalformedKey",
-    "Origin",
-    "Record",
-    "SwitchedOff",
-    "Terms",
-];
+const TWICE: &[&str] = &[];
 
 /// Columns of a comment, and of a line of Markdown.
 const COLUMNS_MAX: usize = 100;
 /// Folders in which so many files have wider lines.
-const WIDE: &[(&str, usize)] =
-    &[("src", 103), ("domain", 24), ("entity", 1), ("migration", 14), ("documents", 2)];
+const WIDE: &[(&str, usize)] = &[];
 
 /// Words that say nothing to a customer or an operator, and what does.
 const BANNED: &[(&str, &str)] = &[
@@ -111,10 +78,10 @@ const BANNED: &[(&str, &str)] = &[
     ("as many requests as it can take", "at capacity"),
 ];
 /// How many files have such words in a text that somebody sees.
-const BANNED_FILES: usize = 7;
+const BANNED_FILES: usize = 0;
 
 /// How many lines of handlers name the store.
-const STORE_IN_HANDLERS: usize = 15;
+const STORE_IN_HANDLERS: usize = 0;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -420,7 +387,12 @@ fn wide(files: &[Source]) -> Vec<String> {
     for file in files {
         let found = if file.is_rust() {
             let comments = file.only(Kind::Comment);
-            comments.lines().position(|line| is_wide(line) && !line.contains("://"))
+            // A table stands in a comment of documentation.
+            let is_table =
+                |line: &str| line.trim_start().trim_start_matches(['/', '!', ' ']).starts_with('|');
+            comments
+                .lines()
+                .position(|line| is_wide(line) && !is_table(line) && !line.contains("://"))
         } else {
             let mut is_code = false;
             file.text.lines().position(|line| {

@@ -24,7 +24,7 @@ const NAME_CHARACTERS_MAX: usize = 64;
 /// How long the periods of a series are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Interval {
+pub(super) enum IntervalName {
     Hour,
     /// UTC days.
     #[default]
@@ -33,12 +33,12 @@ pub(super) enum Interval {
     Month,
 }
 
-impl From<Interval> for reports::Interval {
-    fn from(interval: Interval) -> Self {
+impl From<IntervalName> for reports::Interval {
+    fn from(interval: IntervalName) -> Self {
         match interval {
-            Interval::Hour => reports::Interval::Hour,
-            Interval::Day => reports::Interval::Day,
-            Interval::Month => reports::Interval::Month,
+            IntervalName::Hour => reports::Interval::Hour,
+            IntervalName::Day => reports::Interval::Day,
+            IntervalName::Month => reports::Interval::Month,
         }
     }
 }
@@ -79,8 +79,8 @@ pub(super) struct UsageQuery {
     #[param(format = DateTime)]
     until: Option<String>,
     /// `hour`, `day` (default) or `month`; at most 744 hours, or 731 days.
-    #[param(inline, value_type = Option<Interval>)]
-    interval: Interval,
+    #[param(inline, value_type = Option<IntervalName>)]
+    interval: IntervalName,
     /// `key`, `endpoint`, `model`, `status` or `upstream`.
     #[param(inline, value_type = Option<GroupName>)]
     group_by: Option<GroupName>,
@@ -208,7 +208,7 @@ pub(super) struct UsageAnswer {
     from: String,
     #[schema(format = DateTime)]
     until: String,
-    interval: Interval,
+    interval: IntervalName,
     totals: UsageBody,
     /// The most expensive first, at most 1,000; empty if no groups are asked for.
     groups: Vec<GroupBody>,

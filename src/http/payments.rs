@@ -13,7 +13,7 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::{AuditedUser, Body, SessionUser, user_origin};
 use super::page::{cut, page_limit, query, read_cursor};
 use super::repeat::{once, replay};
-use super::x402::Outcome;
+use super::x402::PaymentOutcome;
 use super::{App, uncancelled};
 use crate::auth::users::CurrentSession;
 use crate::idempotency::Made;
@@ -204,14 +204,14 @@ pub(super) async fn pay(
     })
 }
 
-fn x402_response(app: &App, outcome: Outcome) -> HttpResponse {
+fn x402_response(app: &App, outcome: PaymentOutcome) -> HttpResponse {
     match outcome {
-        Outcome::Paid(payment) => {
+        PaymentOutcome::Paid(payment) => {
             let mut response = HttpResponse::Created().json(PaymentAnswer::from(payment.clone()));
             super::x402::add_response(&mut response, app, &payment);
             response
         }
-        Outcome::Required(response) => response,
+        PaymentOutcome::Required(response) => response,
     }
 }
 

@@ -16,7 +16,7 @@ const SIGNATURE: HeaderName = HeaderName::from_static("payment-signature");
 const RESPONSE: HeaderName = HeaderName::from_static("payment-response");
 
 /// What came of a payment by x402.
-pub(super) enum Outcome {
+pub(super) enum PaymentOutcome {
     Paid(Payment),
     /// The request has no signature yet; the response says what to sign.
     Required(HttpResponse),
@@ -29,7 +29,7 @@ pub(super) async fn pay(
     user: UserId,
     amount: Credits,
     origin: Origin,
-) -> Result<Outcome, ApiError> {
+) -> Result<PaymentOutcome, ApiError> {
     if app.payments.x402.is_none() {
         return Err(PaymentsError::ProviderOff { provider: x402::NAME }.into());
     }
@@ -39,12 +39,12 @@ pub(super) async fn pay(
     let Some(header) = request.headers().get(SIGNATURE).cloned() else {
         let mut response = HttpResponse::from_error(ApiError::PaymentRequired { amount });
         add_required(&mut response, request, app, amount, "PAYMENT-SIGNATURE is required");
-        return Ok(Outcome::Required(response));
+        return Ok(PaymentOutcome::Required(response));
     };
     let app = app.clone();
     let paying =
         async move { app.payments.pay_by_x402(user, header.as_bytes(), amount, origin).await };
-    Ok(Outcome::Paid(uncancelled(paying).await?))
+    Ok(PaymentOutcome::Paid(uncancelled(paying).await?))
 }
 
 /// Tops up the live account of a call that its balance does not cover, if the call brings a payment

@@ -1,8 +1,6 @@
 //! API keys as their owner manages them. Every change goes through the account's owner, so that it
 //! binds for the very next charge, and is answered when it is durable.
 
-mod cache;
-
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -21,8 +19,6 @@ use domain::{
     AccountId, Act, ActKind, Environment, KeyChange, KeyId, KeyPolicy, KeyState, NewKey, Origin,
     Timestamp, UserId,
 };
-
-pub use cache::KeyCache;
 
 /// Why a key was not made, found or changed.
 #[derive(Debug, thiserror::Error)]

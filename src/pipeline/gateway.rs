@@ -11,7 +11,7 @@ use crate::actors::{AccountHandle, Directory, LedgerHandle};
 use crate::clock::Clock;
 use crate::config::HoldSettings;
 use crate::idempotency::Idempotency;
-use crate::keys::KeyCache;
+use crate::key_cache::KeyCache;
 use crate::metrics::Metrics;
 use crate::rate_limits::RateLimits;
 use crate::store::keys::KeyRecord;

@@ -103,8 +103,8 @@ async fn stages(
 ) -> Result<Departure, Refusal> {
     let caller = stage!("authenticate", "internal", identified(gateway, arrival, context))?;
     let claim = match stage!("repeat", "internal", repeat::begin(gateway, &caller))? {
-        repeat::Begun::Repeat(departure) => return Ok(*departure),
-        repeat::Begun::First(claim) => claim,
+        repeat::FirstOrRepeat::Repeat(departure) => return Ok(*departure),
+        repeat::FirstOrRepeat::First(claim) => claim,
     };
     let quoted = stage!("price", "internal", price::quote(gateway, caller))?;
     let charged = stage!("charge", "internal", charge::charge(gateway, quoted, claim))?;

@@ -11,7 +11,7 @@ use crate::idempotency::{self, Claim, Fingerprint, IdempotencyError, KeptAnswer}
 use domain::Refusal;
 
 /// Is a request the first with its idempotency key?
-pub(super) enum Begun {
+pub(super) enum FirstOrRepeat {
     /// Yes, or it has no such key.
     First(Option<Claim>),
     /// No; this is the recorded answer.
@@ -19,16 +19,16 @@ pub(super) enum Begun {
 }
 
 /// Claims the idempotency key, or finds the recorded answer.
-pub(super) async fn begin(gateway: &Gateway, caller: &Caller) -> Result<Begun, Refusal> {
+pub(super) async fn begin(gateway: &Gateway, caller: &Caller) -> Result<FirstOrRepeat, Refusal> {
     let arrival = caller.arrival();
-    let Some(key) = arrival.idempotency_key else { return Ok(Begun::First(None)) };
+    let Some(key) = arrival.idempotency_key else { return Ok(FirstOrRepeat::First(None)) };
     let query = arrival.query.as_deref().map(|query| format!("?{query}")).unwrap_or_default();
     let target = format!("{}{query}", arrival.path);
     let fingerprint = Fingerprint::of(arrival.method.as_str(), &target, &arrival.body);
     // Boxed because few calls come here: the future of every call is as large as its largest part.
     match Box::pin(gateway.idempotency.begin(caller.key().account, key, fingerprint)).await {
-        Ok(idempotency::Begun::First(claim)) => Ok(Begun::First(Some(claim))),
-        Ok(idempotency::Begun::Repeat(kept)) => Ok(Begun::Repeat(Box::new(replay(kept)))),
+        Ok(idempotency::Begun::First(claim)) => Ok(FirstOrRepeat::First(Some(claim))),
+        Ok(idempotency::Begun::Repeat(kept)) => Ok(FirstOrRepeat::Repeat(Box::new(replay(kept)))),
         Err(error) => Err(error.into()),
     }
 }

@@ -329,13 +329,13 @@ impl<T> Writer<T> {
 
     /// Begins a checkpoint, if the backlog has anything.
     fn begin_checkpoint(&mut self) -> bool {
-        let Some(checkpoint) = self.backlog.begin(self.awaited()) else { return false };
+        let Some(checkpoint) = self.backlog.begin(self.first_waiting()) else { return false };
         self.tables.current = Some(Current::of(Work::Checkpoint(checkpoint), Vec::new()));
         true
     }
 
     /// Up to which of the journal's writes the first write for the tables waits, if there is one.
-    fn awaited(&self) -> Option<u64> {
+    fn first_waiting(&self) -> Option<u64> {
         self.others.front().map(|(after, _)| *after)
     }
 }

@@ -94,7 +94,7 @@ impl<T> Writer<T> {
             CheckpointOutcome::NotDone => {
                 current.pause_before(Step::Commit);
                 let (checkpoint, current) =
-                    (self.backlog.next(self.awaited()), &mut self.tables.current);
+                    (self.backlog.next(self.first_waiting()), &mut self.tables.current);
                 if let (Some(checkpoint), Some(current)) = (checkpoint, current) {
                     current.work = Work::Checkpoint(checkpoint);
                 }

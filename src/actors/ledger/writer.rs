@@ -236,7 +236,7 @@ impl LedgerWriter {
                 TaskOutcome::Checkpointed(result) => writer.machine.checkpointed(result),
                 TaskOutcome::LookedUp(found) => writer.machine.looked_up(lane, found),
                 TaskOutcome::LookedUpCheckpoint(found) => {
-                    writer.machine.looked_up_checkpoint(found)
+                    writer.machine.looked_up_checkpoint(found);
                 }
                 TaskOutcome::Flushed(attempt) => writer.machine.flushed(lane, attempt),
                 TaskOutcome::Paused => writer.machine.paused(lane),
@@ -291,6 +291,7 @@ mod tests {
 
     use domain::writer::Pending;
     use domain::{AccountId, Write};
+    use tokio::sync::oneshot;
 
     use super::*;
 
