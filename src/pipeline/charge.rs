@@ -18,7 +18,7 @@ use domain::account::ChargeTerms;
 use domain::pricing::PriceRule;
 use domain::{Charge, ChargeId, Credits, Decline, Price, PriceBounds};
 
-/// A request whose price is debited or held. Only [`charge`] makes one.
+/// A request whose price is debited or held. Only `charge` makes one.
 pub struct ChargedCall {
     quoted: Quoted,
     guard: ChargeGuard,
