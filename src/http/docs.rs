@@ -18,7 +18,7 @@ use utoipa::openapi::{
 };
 use utoipa::{OpenApi, PartialSchema, ToSchema};
 
-use super::{App, gateway, meta};
+use super::{App, gateway};
 use crate::auth::password::LENGTH_MAX;
 use domain::pricing::PriceRule;
 
@@ -385,7 +385,7 @@ fn paid_operation(rule: &PriceRule, method: &str, path: &str) -> Operation {
         .summary(Some(format!("Costs {price}")))
         .description(Some(format!(
             "Rate limits: class `{}`. What an upstream answers is passed on with its own status.",
-            meta::class_name(rule.class)
+            rule.class.name()
         )))
         .security(SecurityRequirement::new("api_key", Vec::<String>::new()))
         .security(SecurityRequirement::new("api_key_bearer", Vec::<String>::new()))

@@ -7,7 +7,6 @@ use utoipa::ToSchema;
 
 use super::App;
 use super::error::{ApiError, ErrorBody};
-use domain::pricing::RouteClass;
 
 /// How the server is.
 #[derive(Serialize, ToSchema)]
@@ -66,16 +65,6 @@ pub(super) struct PricingAnswer {
     on_sandbox: Vec<&'static str>,
 }
 
-pub(super) const fn class_name(class: RouteClass) -> &'static str {
-    match class {
-        RouteClass::Health => "health",
-        RouteClass::Read => "read",
-        RouteClass::Write => "write",
-        RouteClass::Generation => "generation",
-        RouteClass::Heavy => "heavy",
-    }
-}
-
 /// What calls cost.
 #[utoipa::path(get, path = "/api/pricing", tag = "pricing", responses(
     (status = 200, description = "The price list", body = PricingAnswer),
@@ -85,7 +74,7 @@ pub(super) async fn pricing(app: Data<App>) -> HttpResponse {
     let prices = app.gateway.prices.rules().map(|rule| PriceBody {
         method: rule.method.as_deref().unwrap_or("*").to_owned(),
         path: rule.path.to_string(),
-        class: class_name(rule.class),
+        class: rule.class.name(),
         base_price: super::amount::Amount(rule.base),
         price_per_token: rule.per_token.and_then(|price| number(price.to_string())),
     });
