@@ -91,8 +91,8 @@ pub struct X402Settings {
     pub asset_name: String,
     /// Version of the token as its contract gives it for signatures (EIP-712).
     pub asset_version: String,
-    /// Amount that a client is asked to pay if the balance does not cover a call, in USD. If the
-    /// call costs more, its price is asked for.
+    /// Payment that is asked for if the balance does not cover a call, in USD. A more expensive
+    /// call asks for its price.
     pub amount: String,
     /// How long the settlement of a payment may take, in seconds.
     pub timeout_seconds: NonZeroU32,

@@ -30,15 +30,13 @@ pub struct ServerSettings {
     /// On shutdown, how long the server reports that it is not ready but still takes calls, in
     /// seconds. Set it to the time that a load balancer needs to notice.
     pub drain_delay_seconds: u64,
-    /// Largest number of open connections. Further ones wait to be accepted.
+    /// Open connections at the same time. Further ones wait to be accepted.
     pub connections_max: NonZeroUsize,
-    /// Largest number of requests in progress. Further ones are refused with 503.
+    /// Requests handled at the same time. Further ones are refused with 503.
     pub requests_max: NonZeroUsize,
-    /// Largest number of paid calls in progress, streams included. Further ones are refused with
-    /// 503.
+    /// Paid calls at the same time, streams included. Further ones are refused with 503.
     pub calls_max: NonZeroUsize,
-    /// Largest memory for the bodies of requests in progress, in bytes. Bodies below 4 KiB do not
-    /// count. Further requests with a body are refused with 503.
+    /// Bytes of request bodies in memory at the same time. Above it requests are refused with 503.
     pub bodies_max_bytes: NonZeroUsize,
     /// Address and port of a separate listener for `/metrics`. If it is unset, `/metrics` is served
     /// with the API if `metrics_token` is set, and otherwise nowhere.
@@ -103,9 +101,8 @@ impl Default for DatabaseSettings {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogSettings {
-    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter in the syntax of
-    /// `tracing-subscriber`'s `EnvFilter`. `info,polysystems::request=off` leaves out the line of
-    /// each request.
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter as `tracing-subscriber`'s `EnvFilter`
+    /// takes it.
     pub level: String,
     /// Format of a log line: `human` or `json`.
     pub format: LogFormat,

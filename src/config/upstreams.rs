@@ -57,8 +57,8 @@ pub struct UpstreamSettings {
     /// How long the upstream may send nothing in a stream, in seconds. After that the stream ends
     /// with an error.
     pub stream_idle_seconds: NonZeroU64,
-    /// What happens to a stream if its client leaves: `cancel` ends it and bills what was
-    /// delivered, `drain` reads it to its end and bills all of it.
+    /// What happens to a stream whose client leaves: `cancel` ends it and bills what was delivered,
+    /// `drain` reads it to its end and bills all of it.
     pub on_disconnect: OnDisconnect,
     /// Name of the token limit in chat requests to this upstream: `max_tokens` or
     /// `max_completion_tokens`. Set it if the upstream accepts only one of them. If it is unset,
