@@ -34,8 +34,7 @@ impl Default for UpstreamsSettings {
     }
 }
 
-/// `[upstreams.<group>]`: the upstream of one route group, which is `hub`, `omm`, `yggdrasil` or
-/// `v1`. The variables have the name of the group in capitals.
+/// `[upstreams.<group>]`: the upstream of one route group: `hub`, `omm`, `yggdrasil` or `v1`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UpstreamSettings {
