@@ -18,16 +18,24 @@
 //! # The life of a paid request
 //!
 //! [`pipeline::serve`] is the contract: `Arrival -> Admitted -> Caller -> Quoted -> ChargedCall ->
-//! Answered -> Departure`. Rate limit by address; authenticate the key; rate limit by key and
-//! account; price; balance, spending limits and debit in ONE request to the account's owner; the
-//! upstream; settlement. The answer leaves when its money is on record: a fixed price commits while
-//! the upstream works, a token price is held first and captured at its actual cost. What it leaves
-//! is on record when it is in the journal: a batch of many calls as one record, checkpointed into
-//! the tables in the background ([`store::journal`]); a reader of the tables waits for the
-//! checkpoint. A stream's hold is on record before its first byte, is extended while it runs
-//! ([`pipeline`], `relay`), and captured before the frames that tell its cost. A request with an
-//! `Idempotency-Key` ([`idempotency`]) is answered from what is recorded, where it was answered
-//! before.
+//! Answered -> Departure`. Its stages are:
+//!
+//! 1. rate limit by address;
+//! 2. authenticate the key, then rate limit by key and account;
+//! 3. price;
+//! 4. balance, spending limits and debit, in ONE request to the account's owner;
+//! 5. the upstream;
+//! 6. settlement.
+//!
+//! The answer leaves when its money is on record, which means: in the journal. A batch of many
+//! calls is one record there, and is checkpointed into the tables in the background
+//! ([`store::journal`]). A reader of the tables waits for the checkpoint.
+//!
+//! - A fixed price commits while the upstream works.
+//! - A token price is held first, and captured at its actual cost.
+//! - A stream's hold is on record before its first byte. It is extended while the stream runs
+//!   ([`pipeline`], `relay`), and captured before the frames that show its cost.
+//! - A repeat with the same `Idempotency-Key` ([`idempotency`]) is answered from what is recorded.
 //!
 //! # Where to find things
 //!
@@ -56,27 +64,26 @@
 //!
 //! # Invariants
 //!
-//! - *One owner for each account.* Within a process it decides one request at a time, and never
-//!   awaits; who finds it at work waits in the mailbox of the account's actor ([`actors`]). Across
-//!   processes it is whoever holds the lease ([`store::lease`]): each batch checks it inside its
-//!   own transaction, so a process that was taken over can acknowledge nothing more.
+//! - *One owner for each account.* It decides one request at a time, and never awaits. A caller
+//!   that finds it at work waits in the mailbox of the account's actor ([`actors`]). The owner is
+//!   in the process that holds the lease ([`store::lease`]). Each batch checks the lease inside its
+//!   own transaction, so a process that was taken over acknowledges nothing more.
 //! - *Nothing is acknowledged from memory.* There is no such mode.
-//! - *Debits bind at once; what comes back is spendable when it is durable.*
-//! - *An outcome that is not known is neither acknowledged nor given up* ([`domain::writer`]).
-//! - *Nothing repairs by itself.* An account that does not agree with its ledger takes no calls.
+//! - *A debit binds at once. What comes back can be spent when it is durable.*
+//! - *A commit whose outcome is unknown is neither acknowledged nor given up* ([`domain::writer`]).
+//! - *Nothing repairs itself.* An account that disagrees with its ledger takes no calls.
 //! - *From the charge on, nothing depends on the client's connection.*
-//! - *A payment is credited in the transaction that makes it confirmed*, and only by what its
-//!   provider says when asked.
-//! - *What is told is on record with what it tells of*: an event is in the transaction of its
-//!   cause.
-//! - *The ledger is append-only*, and the balance is its fold. The database refuses changes by
+//! - *A payment is credited in the transaction that confirms it*, and only by what its provider
+//!   answers when asked.
+//! - *An event is written in the transaction of its cause.*
+//! - *The ledger is append-only*, and the balance is its sum. The database refuses changes by
 //!   trigger, and a negative balance by constraint.
 //!
 //! # Absent on purpose
 //!
-//! No row lock and no database read on the way of a charge whose account is in memory. No float
-//! near an amount. No retry of a call to an upstream that nobody has asked for, and none after its
-//! first byte. No batching timer.
+//! No row lock and no database read for a charge whose account is in memory. No float near an
+//! amount. No retry of an upstream call unless a setting asks for it, and none after the first byte
+//! of an answer. No batching timer.
 
 // First, since the others use its macro.
 #[macro_use]

@@ -49,3 +49,25 @@ fn every_relative_link_leads_to_a_file() {
         }
     }
 }
+
+/// The tables that the migrations make.
+fn tables(migrations: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(migrations).unwrap() {
+        let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+        let lists = text.split("tables: &[").skip(1).filter_map(|rest| rest.split(']').next());
+        found.extend(lists.flat_map(|list| list.split('"').skip(1).step_by(2)).map(String::from));
+    }
+    found
+}
+
+#[test]
+fn every_table_is_on_the_page_of_the_schema() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/src/internals/schema.md")).unwrap();
+    let tables = tables(&root.join("migration/src"));
+    assert!(tables.len() > 25, "{}", tables.len());
+    for table in tables {
+        assert!(page.contains(&format!("\n| `{table}` |")), "{table} is not on the page");
+    }
+}

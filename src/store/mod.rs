@@ -12,7 +12,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait as _, Database, DatabaseConnection, DatabaseTransaction};
+use sea_orm::{ConnectionTrait as _, DatabaseConnection, DatabaseTransaction};
 use tokio::runtime::Handle;
 
 use audit_log::AuditLogStore;
@@ -128,7 +128,7 @@ impl Store {
     pub async fn renew_connection(&self, lane: Lane) {
         let Some(lane) = self.lane(lane) else { return };
         let Some(renewal) = lane.renewal() else { return };
-        let fresh = match Database::connect(renewal).await {
+        let fresh = match sql::connect(renewal).await {
             Ok(fresh) => fresh,
             Err(error) => {
                 tracing::warn!(%error, "no other connection for the ledger writer");

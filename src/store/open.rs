@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sea_orm::sqlx;
 use sea_orm::sqlx::sqlite::{SqliteJournalMode, SqliteSynchronous};
-use sea_orm::{ConnectionTrait as _, Database, DatabaseConnection};
+use sea_orm::{ConnectionTrait as _, DatabaseConnection};
 use tokio::runtime::Handle;
 
 use super::Store;
@@ -17,7 +17,7 @@ use super::ledger::journal::file::FileJournal;
 use super::ledger::journal::table::TableJournal;
 use super::ledger::journal::{self, Journal};
 use super::options::{folder_of, is_synced, options, sqlite_file};
-use super::sql::text_cell;
+use super::sql::{connect, text_cell};
 use crate::config::DatabaseSettings;
 use crate::failpoint;
 
@@ -68,7 +68,7 @@ impl Store {
         runtime: Handle,
     ) -> Result<Self, StoreError> {
         let folder = create_folder(url)?;
-        let connect = |file: PathBuf, connections: u32, cache: &'static str| {
+        let connect_to = |file: PathBuf, connections: u32, cache: &'static str| {
             let mut options = options(url, connections);
             options.map_sqlx_sqlite_opts(move |sqlite| {
                 sqlite
@@ -90,7 +90,7 @@ impl Store {
             options.map_sqlx_sqlite_pool_opts(|pool| {
                 pool.before_acquire(|connection, _| Box::pin(is_clean(connection)))
             });
-            Database::connect(options)
+            connect(options)
         };
         // Serialises what several processes do that start at once: a process that switches to the
         // write-ahead log of SQLite needs the file for itself, and so does one that migrates. The
@@ -100,7 +100,7 @@ impl Store {
             StoreError::Unsafe(format!("cannot lock the folder of the database: {error}"))
         })?;
         let file = sqlite_file(url);
-        let write = connect(file.clone(), 1, WRITE_CACHE).await?;
+        let write = connect_to(file.clone(), 1, WRITE_CACHE).await?;
         assert_sqlite(&write).await?;
         let had_journal = journal::is_migrated(&write).await?;
         migrate(&write).await?;
@@ -109,7 +109,7 @@ impl Store {
         }
         let journal = Journal::File(Arc::new(FileJournal::open(&journal::sqlite_file(url))?));
         drop(folder);
-        let read = connect(file, settings.connections_max.get(), READ_CACHE).await?;
+        let read = connect_to(file, settings.connections_max.get(), READ_CACHE).await?;
         let tables = LaneConnection::of_sqlite(write.clone(), read.clone());
         Ok(Store::new(runtime, read, write, tables, journal))
     }
@@ -121,10 +121,10 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let mut pool = options(url, settings.connections_max.get());
         pool.test_before_acquire_if_idle_for(TRUSTED_MAX);
-        let write = Database::connect(pool).await?;
+        let write = connect(pool).await?;
         assert_postgres(&write).await?;
         // On a connection of its own, so that the lock goes with it whatever happens.
-        let migrating = Database::connect(options(url, 1)).await?;
+        let migrating = connect(options(url, 1)).await?;
         let lock = format!("SELECT pg_advisory_lock({MIGRATION_LOCK})");
         migrating.execute_unprepared(&lock).await?;
         let migrated = migrate(&migrating).await;

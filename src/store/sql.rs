@@ -4,8 +4,9 @@
 use std::sync::OnceLock;
 
 use sea_orm::{
-    ConnectionTrait, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, QueryResult,
-    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait as _, Value,
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend,
+    DbErr, QueryResult, SqliteTransactionMode, Statement, TransactionOptions,
+    TransactionTrait as _, Value,
 };
 
 use super::Store;
@@ -22,6 +23,12 @@ pub(super) const PIECE: usize = 256;
 /// Is it PostgreSQL that this connection speaks to, or SQLite?
 pub(super) fn is_postgres(connection: &impl ConnectionTrait) -> bool {
     connection.get_database_backend() == DbBackend::Postgres
+}
+
+/// Connects. The future of `Database::connect` has 17 KB: in a box, those who await it do not have
+/// them too.
+pub(super) async fn connect(options: ConnectOptions) -> Result<DatabaseConnection, DbErr> {
+    Box::pin(Database::connect(options)).await
 }
 
 /// Begins a transaction that may write from its first statement on.

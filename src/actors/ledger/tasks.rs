@@ -69,7 +69,9 @@ impl TaskRunner {
                         self.attempt(lane, self.store.commit(&batch, self.lease)).await
                     }
                     Target::Journal(number) => {
-                        self.attempt(lane, self.store.journal(number, &batch, self.lease)).await
+                        // In a box, as below: the future is moved, and kept twice if it is not.
+                        let writing = Box::pin(self.store.journal(number, &batch, self.lease));
+                        self.attempt(lane, writing).await
                     }
                 };
                 let elapsed_us = begun.elapsed().as_micros();
@@ -100,11 +102,11 @@ impl TaskRunner {
                 TaskOutcome::Checkpointed(result)
             }
             Task::LookUp(batch, place) => {
-                let looking = self.store.is_written(&batch, place, self.lease);
+                let looking = Box::pin(self.store.is_written(&batch, place, self.lease));
                 TaskOutcome::LookedUp(self.look(lane, looking).await)
             }
             Task::LookUpCheckpoint(last) => {
-                let looking = self.store.checkpointed_up_to(last, self.lease);
+                let looking = Box::pin(self.store.checkpointed_up_to(last, self.lease));
                 let found = self.look(lane, looking).await;
                 report_refused(found.iter().flatten().flatten());
                 TaskOutcome::LookedUpCheckpoint(match found {

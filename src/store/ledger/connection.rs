@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use futures_util::future::join;
 use sea_orm::sqlx::pool::PoolConnection;
 use sea_orm::sqlx::{self, Postgres};
-use sea_orm::{ConnectOptions, Database, DatabaseConnection, DbErr, RuntimeErr, Value, Values};
+use sea_orm::{ConnectOptions, DatabaseConnection, DbErr, RuntimeErr, Value, Values};
 use sea_query_sqlx::SqlxValues;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, OwnedMutexGuard};
@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use crate::store::error::{CommitError, StoreError};
 use crate::store::options::options;
+use crate::store::sql::connect;
 
 /// A connection that was not used for so long may be cut off by now: the pool is to ask it.
 const UNUSED_MAX: Duration = Duration::from_mins(1);
@@ -150,7 +151,7 @@ impl LaneConnection {
         let mut renewal = options(url, 1);
         let name = format!("polysystems {name} {}", Uuid::new_v4().simple());
         renewal.min_connections(0).connect_lazy(true).set_application_name(name);
-        let pool = Database::connect(renewal.clone()).await?;
+        let pool = connect(renewal.clone()).await?;
         let session = Arc::new(RwLock::new(Session::new(pool)));
         Ok(LaneConnection { session, reading: None, renewal: Some(Arc::new(renewal)) })
     }
@@ -247,7 +248,7 @@ mod tests {
 
     async fn lane(folder: &tempfile::TempDir) -> LaneConnection {
         let url = format!("sqlite://{}?mode=rwc", folder.path().join("x.db").display());
-        let open = || Database::connect(options(&url, 1));
+        let open = || connect(options(&url, 1));
         let lane = LaneConnection::of_sqlite(open().await.unwrap(), open().await.unwrap());
         let create = "CREATE TABLE row (id BIGINT NOT NULL PRIMARY KEY)";
         lane.lent().await.execute_unprepared(create).await.unwrap();
@@ -311,8 +312,7 @@ mod tests {
         let lane = lane(&folder).await;
         lane.execute(INSERT, [1_i64.into()]).await.unwrap();
         let url = format!("sqlite://{}", folder.path().join("x.db").display());
-        let (closing, lent) =
-            lane.replace(Database::connect(options(&url, 1)).await.unwrap()).await;
+        let (closing, lent) = lane.replace(connect(options(&url, 1)).await.unwrap()).await;
         let mut writing = std::pin::pin!(lane.execute(INSERT, [2_i64.into()]));
         assert!(poll!(&mut writing).is_pending());
         lent.ping().await.unwrap();

@@ -1,4 +1,5 @@
 //! The journal of SQLite: a file of its own beside the database, `x.journal.log` beside `x.db`.
+//! `docs/src/internals/journal.md` has the same as a specification, with each kind of damage.
 //!
 //! In a table of SQLite a batch would write two or three pages into SQLite's own write-ahead log,
 //! and those would be copied later. Here a batch is one write into blocks that the disk has
