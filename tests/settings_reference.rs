@@ -12,6 +12,11 @@ use toml::{Table, Value};
 
 const PAGE: &str = "docs/src/reference/settings.md";
 
+const MEBIBYTE: i64 = 1024 * 1024;
+
+/// The upstream whose settings stand for those of every route group.
+const FIRST_UPSTREAM: &str = "upstreams.hub";
+
 const HEAD: &str = "# Settings
 
 Generated from `src/config/`; edit the doc comments there.
@@ -69,6 +74,16 @@ fn variable(path: &str) -> String {
     format!("POLYSYSTEMS_{}", path.to_uppercase().replace('.', "__"))
 }
 
+/// What a number of bytes is in MiB, for those who read it.
+fn mebibytes(name: &str, value: &Value) -> String {
+    match value.as_integer() {
+        Some(bytes) if name.contains("bytes") && bytes % MEBIBYTE == 0 => {
+            format!(" ({} MiB)", bytes / MEBIBYTE)
+        }
+        _ => String::new(),
+    }
+}
+
 fn cell(text: &str) -> String {
     text.replace('|', "\\|")
 }
@@ -80,6 +95,10 @@ fn write_section(
     (name, path): (&str, &str),
     defaults: &Table,
 ) {
+    // The groups of upstreams have the same settings: they are written once.
+    if name == "UpstreamSettings" && path != FIRST_UPSTREAM {
+        return;
+    }
     let section = &found[name];
     let (nested, own): (Vec<_>, Vec<_>) =
         section.fields.iter().partition(|field| found.contains_key(&field.kind));
@@ -90,7 +109,6 @@ fn write_section(
             let text = section.text.split_once(": ").unwrap().1;
             let (first, rest) = text.split_at(1);
             let title = section.text.split('`').nth(1).unwrap();
-            let title = if title.contains('<') { format!("[{path}]") } else { title.to_owned() };
             write!(page, "\n## `{title}`\n\n{}{rest}\n\n", first.to_uppercase()).unwrap();
         }
         page.push_str("| Setting | Variable | Default | Meaning |\n| --- | --- | --- | --- |\n");
@@ -103,9 +121,10 @@ fn write_section(
                     let names: Vec<_> = tiers.keys().map(|name| format!("`{name}`")).collect();
                     format!("{}: see below", names.join(", "))
                 }
-                Some(value) => format!("`{value}`"),
+                Some(value) => format!("`{value}`{}", mebibytes(&field.name, value)),
             };
-            let (name, variable) = (&field.name, variable(&path));
+            let variable = variable(&path.replace(FIRST_UPSTREAM, "upstreams.<group>"));
+            let name = &field.name;
             let text = cell(&field.text);
             writeln!(page, "| `{name}` | `{variable}` | {} | {text} |", cell(&default)).unwrap();
         }

@@ -16,27 +16,30 @@ pub struct AuthSettings {
     pub jwt_secret: Option<Secret>,
     /// The `jwt_secret` used before. Tokens that it signed stay valid until they expire.
     pub jwt_previous_secret: Option<Secret>,
-    /// Secret with which API keys are hashed; at least 32 characters. If it is unset, one is
-    /// generated in the data directory.
+    /// Secret with which API keys are hashed and stored secrets are encrypted; at least 32
+    /// characters. If it changes, every API key is invalid. If it is unset, one is generated in the
+    /// data directory.
     pub key_pepper: Option<Secret>,
     /// Lifetime of a session token, in seconds. The default is 24 hours.
     pub jwt_lifetime_seconds: NonZeroU32,
-    /// Lifetime of a session that is not renewed, in days.
+    /// How long a login session lasts if it is not renewed, in days.
     pub session_days: NonZeroU32,
-    /// Sessions of one user. A further login ends the oldest one.
+    /// Largest number of login sessions of one user. A further login ends the oldest one.
     pub sessions_per_user_max: u64,
     /// Shortest password, in characters.
     pub password_length_min: usize,
-    /// Passwords hashed at the same time, on low-priority threads; each takes 19 MiB. 0 means one
-    /// for every two cores; one for each core makes paid calls wait.
+    /// Largest number of passwords that are hashed at the same time, on low-priority threads. Each
+    /// takes 19 MiB of memory. 0 means one for every two cores, which leaves processor time for
+    /// paid calls.
     pub password_hashes_max: usize,
-    /// Password hashes that may wait. Above it logins are refused with 503.
+    /// Largest number of passwords that wait to be hashed. Further logins are refused with 503.
     pub password_queue_max: usize,
-    /// API keys of one account.
+    /// Largest number of API keys of one account. A further one is refused with 409.
     pub keys_per_account_max: usize,
-    /// API keys cached in memory.
+    /// Largest number of API keys kept in memory. Others are read from the database when they are
+    /// used.
     pub key_cache_max: u64,
-    /// How long before an API key expires its owner is warned, in days.
+    /// How many days before an API key expires its owner is warned.
     pub key_expiry_warning_days: u32,
     /// If true, users must verify their email address before they pay or create an API key.
     pub require_verified_email: bool,
@@ -44,13 +47,13 @@ pub struct AuthSettings {
     pub verification_hours: NonZeroU32,
     /// Lifetime of a token that resets a password, in minutes.
     pub password_reset_minutes: NonZeroU32,
-    /// Logins, registrations and similar attempts from one address, per minute. IPv6 addresses
-    /// count by /64.
+    /// Largest number of logins, registrations and similar attempts from one address, per minute.
+    /// IPv6 addresses count by /64.
     pub attempts_per_address: NonZeroU32,
-    /// Logins to one account from one address, per minute.
+    /// Largest number of attempts to log in to one account from one address, per minute.
     pub attempts_per_account: NonZeroU32,
-    /// Logins to one account per hour, from all addresses together that have no session of it. A
-    /// tenth of them may come at once.
+    /// Largest number of attempts to log in to one account, per hour, from all addresses together
+    /// that have no session of the account. A tenth of them may come at once.
     pub attempts_per_account_from_strangers: NonZeroU32,
 }
 
@@ -83,8 +86,8 @@ impl Default for AuthSettings {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct EmailSettings {
-    /// How messages are sent: `smtp`, `folder` or `log`. If it is unset, `smtp` if `smtp_url` is
-    /// set, and otherwise `folder`.
+    /// How messages are sent: `smtp` (to a mail server), or for development `folder` (one file
+    /// each) or `log`. If it is unset, `smtp` if `smtp_url` is set, and otherwise `folder`.
     pub transport: Option<EmailTransport>,
     /// The mail server: `smtps://user:password@host` (TLS), or `smtp://...?tls=required`
     /// (STARTTLS).
@@ -94,11 +97,11 @@ pub struct EmailSettings {
     /// Folder for the transport `folder`, which writes one `.eml` file for each message. If it is
     /// unset, `mail` in the data directory.
     pub folder: Option<PathBuf>,
-    /// Page that verifies an email address, with `{token}` in it. If it is unset, the message
-    /// explains the API call.
+    /// Your page that verifies an email address. `{token}` in it is replaced by the token of the
+    /// message. If it is unset, the message explains the API call.
     pub verify_url: Option<String>,
-    /// Page that resets a password, with `{token}` in it. If it is unset, the message explains the
-    /// API call.
+    /// Your page that resets a password. `{token}` in it is replaced by the token of the message.
+    /// If it is unset, the message explains the API call.
     pub reset_url: Option<String>,
 }
 

@@ -19,11 +19,12 @@ pub struct UsageSettings {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AccountSettings {
-    /// Accounts kept in memory. Above it those that have been idle longest are unloaded.
+    /// Largest number of accounts kept in memory. Beyond it, those that were idle longest are
+    /// unloaded.
     pub resident_max: usize,
     /// How long an account may be idle before it is unloaded, in seconds.
     pub idle_seconds: NonZeroU64,
-    /// Calls of one account at the same time. Further ones are refused with 429.
+    /// Largest number of calls of one account in progress. Further ones are refused with 429.
     pub in_flight_max: NonZeroU32,
 }
 
@@ -41,32 +42,33 @@ impl Default for AccountSettings {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LedgerSettings {
-    /// Writes that may wait for their commit. Above it new charges are refused with 503.
+    /// Largest number of writes that wait for their commit. Beyond it, new charges are refused with
+    /// 503.
     pub queue_max: NonZeroUsize,
-    /// Memory that waiting writes may take, recorded answers included, in bytes. Above it new
-    /// charges are refused with 503.
+    /// Largest memory of the writes that wait for their commit, recorded answers included, in
+    /// bytes. Beyond it, new charges are refused with 503.
     pub queue_bytes_max: NonZeroUsize,
-    /// How long the oldest waiting write may have waited, in milliseconds. Above it new charges are
-    /// refused with 503 until it is written.
+    /// How long a write may wait for its commit, in milliseconds. While one waits longer, new
+    /// charges are refused with 503.
     pub age_max_ms: NonZeroU64,
-    /// Most writes in one transaction.
+    /// Largest number of writes in one transaction.
     pub batch_max: NonZeroUsize,
-    /// Most memory that the writes of one transaction may take, in bytes.
+    /// Largest memory of the writes of one transaction, in bytes.
     pub batch_bytes_max: NonZeroUsize,
-    /// If true, paid calls are committed to the journal first, which is faster, and copied from
-    /// there to the tables (a checkpoint). If false, they are committed to the tables. What is left
-    /// in the journal at start is checkpointed in both cases.
+    /// If true, paid calls are committed to the journal first, which is faster, and copied to the
+    /// tables later (a checkpoint). If false, they are committed to the tables. What is in the
+    /// journal at the start is copied in both cases.
     pub journal: bool,
-    /// Writes in the journal that start a checkpoint. Fewer are checkpointed after 10 ms without a
-    /// write. On SQLite a checkpoint is put off until each account has eight writes on average, but
-    /// not beyond four times this number or 16,384 writes.
+    /// Number of writes in the journal that starts a checkpoint. Fewer are copied when no write has
+    /// come for 10 ms. On SQLite a checkpoint waits until there are eight writes for each account
+    /// on average, but not beyond four times this number or 16,384 writes.
     pub checkpoint_from: NonZeroUsize,
     /// How long one attempt to commit may take, in milliseconds. After that its outcome counts as
     /// unknown and is looked up on another connection. A write to SQLite's journal has no such
     /// limit.
     pub attempt_max_ms: NonZeroU64,
-    /// How long a call waits for its commit before it is answered 503, in seconds. The charge stays
-    /// decided.
+    /// How long a call waits for its commit, in seconds. After that it is answered 503. Its charge
+    /// is not taken back and may still be written.
     pub commit_timeout_seconds: NonZeroU64,
     /// How often the server verifies every ledger, as `polysystems verify` does, in hours. If it is
     /// unset, it never does.

@@ -50,7 +50,8 @@ const FILE_SUFFIX: &str = "_FILE";
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Folder of the SQLite database and of generated secrets, unless these are set otherwise.
+    /// Folder for the SQLite database, its journal and generated secrets. A relative path begins at
+    /// the folder in which the server is started.
     pub data_dir: PathBuf,
     /// The HTTP server.
     pub server: ServerSettings,
@@ -82,10 +83,10 @@ pub struct Settings {
     pub log: LogSettings,
     /// Traces.
     pub traces: TraceSettings,
-    /// Prices in addition to the default list, or instead of its entries for the same method and
-    /// path.
+    /// Your prices. Each is added to the default list, or replaces its entry for the same method
+    /// and path.
     pub prices: Vec<PriceSetting>,
-    /// If true, the price list starts with the default prices.
+    /// If false, the default list is left out, and only your prices apply.
     pub default_prices: bool,
 }
 

@@ -43,13 +43,13 @@ impl Default for PaymentSettings {
 pub struct StripeSettings {
     /// Stripe's secret key (`sk_...` or `rk_...`). If it is unset, Stripe is not offered.
     pub secret_key: Option<Secret>,
-    /// Secret with which Stripe signs its webhooks (`whsec_...`).
+    /// Secret with which Stripe signs its webhooks (`whsec_...`). It is required with `secret_key`.
     pub webhook_secret: Option<Secret>,
     /// Base URL of Stripe's API.
     pub url: String,
-    /// Page for payers who have paid. Stripe fills in `{CHECKOUT_SESSION_ID}`.
+    /// Your page for payers who have paid. Stripe fills in `{CHECKOUT_SESSION_ID}`.
     pub success_url: String,
-    /// Page for payers who have cancelled.
+    /// Your page for payers who have cancelled.
     pub cancel_url: String,
     /// How long a payer may take to pay, in minutes: from 31 to 1,440.
     pub checkout_minutes: u32,
@@ -80,16 +80,16 @@ pub struct X402Settings {
     pub facilitator_url: Option<String>,
     /// API key that is sent to the facilitator as `Authorization: Bearer`.
     pub facilitator_api_key: Option<Secret>,
-    /// Address that receives the payments.
+    /// Address that receives the payments. It is required with `facilitator_url`.
     pub pay_to: String,
     /// Network, by its CAIP-2 name. The default is Base.
     pub network: String,
     /// Contract of the token, which must be worth one dollar and have six decimals. The default is
     /// USDC on Base.
     pub asset: String,
-    /// Name of the token in its EIP-712 domain.
+    /// Name of the token as its contract gives it for signatures (EIP-712).
     pub asset_name: String,
-    /// Version of the token in its EIP-712 domain.
+    /// Version of the token as its contract gives it for signatures (EIP-712).
     pub asset_version: String,
     /// Payment that is asked for if the balance does not cover a call, in USD. A more expensive
     /// call asks for its price.

@@ -18,17 +18,18 @@ pub struct PriceSetting {
     pub method: Option<String>,
     /// An exact path, or a prefix that ends in `/*`.
     pub path: String,
-    /// Class of the route for rate limits: `health`, `read`, `write`, `generation` or `heavy`.
+    /// Class of the route, which decides its share of the rate limits: `health`, `read`, `write`,
+    /// `generation` or `heavy`.
     #[serde(with = "route_class")]
     pub class: RouteClass,
     /// Price of a call, in USD.
     pub base: String,
     /// Price of a token in addition to `base`, in USD. If it is unset, the price is fixed.
     pub per_token: Option<String>,
-    /// Token limit of a request that names none.
+    /// Token limit for a request that names none; 4,096 if it is unset.
     #[serde(default = "default_max_tokens")]
     pub default_max_tokens: u64,
-    /// The same for single models: a table of token limits by model.
+    /// Token limits for single models, by the model's name, instead of `default_max_tokens`.
     #[serde(default)]
     pub default_max_tokens_of: BTreeMap<String, u64>,
 }

@@ -11,19 +11,20 @@ use super::non_zero;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RateLimitSettings {
-    /// False switches every rate limit off.
+    /// If false, no rate limit applies.
     pub enabled: bool,
     /// Tier of accounts that have no tier of their own.
     pub default_tier: String,
-    /// Requests from one address per second, before authentication. IPv6 addresses count by /64.
+    /// Largest number of requests from one address per second. It counts before the key is checked.
+    /// IPv6 addresses count by /64.
     pub address_per_second: NonZeroU32,
-    /// Share of the tier's limits that applies to reads, in percent.
+    /// Limit of reads, in percent of the tier's limits.
     pub read_percent: NonZeroU32,
-    /// Share of the tier's limits that applies to writes, in percent.
+    /// Limit of writes, in percent of the tier's limits.
     pub write_percent: NonZeroU32,
-    /// Share of the tier's limits that applies to text generation, in percent.
+    /// Limit of text generation, in percent of the tier's limits.
     pub generation_percent: NonZeroU32,
-    /// Share of the tier's limits that applies to heavy processing, in percent.
+    /// Limit of heavy processing, in percent of the tier's limits.
     pub heavy_percent: NonZeroU32,
     /// Tiers by name. Each has the limits `second`, `minute`, `hour` and `day`; a limit that is
     /// left out does not apply.

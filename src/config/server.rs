@@ -18,7 +18,7 @@ pub struct ServerSettings {
     pub workers: usize,
     /// Largest request body, in bytes. A larger one is refused with 413.
     pub body_max_bytes: usize,
-    /// How long an idle connection is kept open, in seconds.
+    /// How long a connection without a request is kept open, in seconds.
     pub keep_alive_seconds: u64,
     /// How long a client may take to send a request's head, in seconds.
     pub head_timeout_seconds: u64,
@@ -28,7 +28,7 @@ pub struct ServerSettings {
     /// settled.
     pub drain_seconds: u64,
     /// On shutdown, how long the server reports that it is not ready but still takes calls, in
-    /// seconds. Set it to the time that a load balancer takes to notice.
+    /// seconds. Set it to the time that a load balancer needs to notice.
     pub drain_delay_seconds: u64,
     /// Open connections at the same time. Further ones wait to be accepted.
     pub connections_max: NonZeroUsize,
@@ -50,8 +50,8 @@ pub struct ServerSettings {
     pub tls_certificate: Option<PathBuf>,
     /// File with the private key (PEM) of `tls_certificate`.
     pub tls_key: Option<PathBuf>,
-    /// Origins whose pages may read answers, such as `https://app.example.com`. `*` allows any
-    /// origin; an empty list allows none.
+    /// Origins of web pages that may call the API from a browser, such as
+    /// `https://app.example.com`. `*` allows every origin; an empty list allows none.
     pub cors_origins: Vec<String>,
 }
 
@@ -87,7 +87,7 @@ pub struct DatabaseSettings {
     /// `sqlite://...` or `postgres://...`. If it is unset, a SQLite file in the data directory is
     /// used.
     pub url: Option<Secret>,
-    /// Connections in the pool.
+    /// Largest number of connections in the pool. The ledger writer has its own besides.
     pub connections_max: NonZeroU32,
 }
 
@@ -120,7 +120,7 @@ pub struct TraceSettings {
     /// If true, a trace that a caller began is continued, and the caller decides whether it is
     /// recorded. Enable it for trusted callers only.
     pub continue_callers: bool,
-    /// The `service.name` of the traces.
+    /// Name of the service in the traces (`service.name`).
     pub service: String,
 }
 

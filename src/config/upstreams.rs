@@ -34,12 +34,12 @@ impl Default for UpstreamsSettings {
     }
 }
 
-/// `[upstreams.<group>]`: the upstream of one route group.
+/// `[upstreams.<group>]`: the upstream of one route group: `hub`, `omm`, `yggdrasil` or `v1`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UpstreamSettings {
-    /// Base URL of the upstream; the path and query of a call are appended. If it is unset, the
-    /// built-in sandbox answers.
+    /// Base URL of the upstream. The whole path of a call, such as `/v1/models`, and its query are
+    /// appended. If it is unset, the built-in sandbox answers.
     pub url: Option<String>,
     /// API key that is sent to the upstream as `Authorization: Bearer`.
     pub api_key: Option<Secret>,
@@ -47,20 +47,24 @@ pub struct UpstreamSettings {
     pub fallback_url: Option<String>,
     /// API key that is sent to the fallback as `Authorization: Bearer`.
     pub fallback_api_key: Option<Secret>,
-    /// How often a call that failed before its first byte is tried again, before the fallback.
+    /// How often a call that failed before its first byte is sent again to `url`, before the
+    /// fallback is tried.
     pub retries: u32,
-    /// How long a complete answer may take, or the first byte of a stream, in seconds.
+    /// How long one attempt may take until its answer is complete, or until the first byte of a
+    /// stream, in seconds.
     pub timeout_seconds: NonZeroU64,
-    /// How long a stream may send nothing, in seconds.
+    /// How long the upstream may send nothing in a stream, in seconds. After that the stream ends
+    /// with an error.
     pub stream_idle_seconds: NonZeroU64,
     /// What happens to a stream whose client leaves: `cancel` ends it and bills what was delivered,
     /// `drain` reads it to its end and bills all of it.
     pub on_disconnect: OnDisconnect,
-    /// Name of the token limit in a chat request, if the upstream accepts only one: `max_tokens` or
-    /// `max_completion_tokens`. If it is unset, the request's own name is kept, and `max_tokens` is
-    /// used if the request names none.
+    /// Name of the token limit in chat requests to this upstream: `max_tokens` or
+    /// `max_completion_tokens`. Set it if the upstream accepts only one of them. If it is unset,
+    /// the request's own name is kept; `max_tokens` is used if the request has no limit.
     pub token_limit_field: Option<TokenLimitField>,
-    /// Largest answer that is not a stream, in bytes.
+    /// Largest answer that is not a stream, in bytes. A larger one counts as a failure of the
+    /// upstream.
     pub response_max_bytes: usize,
 }
 
@@ -119,13 +123,13 @@ pub struct HoldSettings {
     /// If true, a call that the balance or a limit covers only in part starts with a lower token
     /// limit. If false, it is refused.
     pub lower_token_limit: bool,
-    /// Completion tokens of each choice that must be covered before such a call, or a stream,
-    /// starts.
+    /// Completion tokens that the balance must cover before such a call, or a stream, starts. If a
+    /// request asks for several choices, for each of them.
     pub start_tokens: NonZeroU64,
-    /// Completion tokens of each choice that a stream holds at first. Each extension doubles it, up
-    /// to `step_tokens_max`.
+    /// Completion tokens of each choice that a stream holds when it starts. Each extension of the
+    /// hold is twice as large as the last one, up to `step_tokens_max`.
     pub step_tokens: NonZeroU64,
-    /// Most completion tokens of each choice by which a stream extends its hold.
+    /// Largest extension of a stream's hold, in completion tokens of each choice.
     pub step_tokens_max: NonZeroU64,
     /// Longest duration of a stream, in seconds.
     pub stream_seconds_max: NonZeroU64,
@@ -150,7 +154,7 @@ impl Default for HoldSettings {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct IdempotencySettings {
-    /// How long an answer is kept for repeats, in days.
+    /// How long an answer is kept for repeats of its request, in days.
     pub keep_days: NonZeroU32,
     /// Largest answer that is kept, in bytes. A repeat of a request with a larger answer gets 409.
     pub answer_max_bytes: usize,

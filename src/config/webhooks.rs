@@ -15,11 +15,11 @@ pub struct WebhookSettings {
     pub allow_private_addresses: bool,
     /// How long one delivery attempt may take, in seconds.
     pub timeout_seconds: NonZeroU64,
-    /// Endpoints that are delivered to at the same time.
+    /// Largest number of endpoints that events are sent to at the same time.
     pub at_once_max: NonZeroUsize,
-    /// Endpoints of one account.
+    /// Largest number of endpoints of one account. A further one is refused with 409.
     pub endpoints_per_account_max: u64,
-    /// How long a replaced signing secret signs beside the new one, in hours.
+    /// How long events are signed with a replaced secret as well as with the new one, in hours.
     pub former_secret_hours: u32,
     /// How long events and their deliveries are kept, in days; at least 4, because deliveries are
     /// tried for three days.
