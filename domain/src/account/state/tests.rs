@@ -64,7 +64,7 @@ fn declines_come_in_the_order_of_their_precedence() {
     account.set_status(AccountStatus::Suspended);
     account.change_key(KEY, KeyChange::Revoke).unwrap();
 
-    // Everything is wrong with this charge. Take one reason away after the other.
+    // Every check fails for this charge. Remove one reason after the other.
     let dear = fixed(1, cents(3));
     assert_eq!(account.charge(&dear, NOON), Err(Decline::AlreadyOpen));
     let dear = fixed(2, cents(3));
@@ -159,14 +159,14 @@ fn a_call_counts_in_the_window_it_began_in() {
     let mut account = account(cents(100), limits);
     account.charge(&hold(1, cents(1), cents(6)), NOON).unwrap();
     let tomorrow = NOON.plus_micros(DAY_MICROS);
-    // The new day has the whole limit, although the old day's hold is still open.
+    // The new day has its full limit, although the old day's hold is still open.
     account.charge(&fixed(2, cents(6)), tomorrow).unwrap();
     let outcome = Outcome::Delivered { cost: cents(5) };
     let settled = account.settle(ChargeId(Uuid::from_u128(1)), outcome, tomorrow).unwrap();
     assert_eq!(settled.entry.unwrap().day, NOON.day());
     assert_eq!(account.keys()[0].day.captured, cents(6));
     assert_eq!(account.keys()[0].month.captured, cents(11));
-    // A clock that goes back does not open yesterday again.
+    // A clock that goes back does not reopen yesterday.
     assert_eq!(account.charge(&fixed(3, cents(1)), NOON), Err(Decline::DailyLimit));
 }
 
@@ -257,11 +257,11 @@ fn a_hold_is_extended_as_far_as_there_is_room() {
     assert_eq!((extended.held, account.available()), (cents(12), cents(8)));
     let hold = extended.hold.unwrap();
     assert_eq!((hold.amount, hold.earned), (cents(12), cents(7)));
-    // More is wanted than there is, but what is needed is there.
+    // Less is available than wanted, but as much as needed.
     assert_eq!(account.extend(id, cents(13), cents(40), cents(12)).unwrap().held, cents(20));
     let short = Decline::InsufficientCredits { price: cents(21), available: cents(0) };
     assert_eq!(account.extend(id, cents(21), cents(40), cents(20)), Err(short));
-    // Never smaller.
+    // A hold never shrinks.
     assert_eq!(account.extend(id, cents(2), cents(3), cents(1)).unwrap().held, cents(20));
     account.change_key(KEY, KeyChange::Revoke).unwrap();
     assert_eq!(account.extend(id, cents(1), cents(1), cents(1)), Err(Decline::KeyInactive));
@@ -300,7 +300,7 @@ fn a_hold_is_extended_in_the_window_it_began_in() {
     account.charge(&fixed(2, cents(10)), tomorrow).unwrap();
     assert_eq!(account.extend(id, cents(9), cents(50), cents(8)).unwrap().held, cents(10));
     assert_eq!(account.extend(id, cents(11), cents(50), cents(8)), Err(Decline::DailyLimit));
-    // Two windows on, what began in the first is not counted any more, and gets nothing more.
+    // A window that ended two windows ago is not counted any more, so its hold cannot be extended.
     account.charge(&fixed(3, cents(1)), tomorrow.plus_micros(DAY_MICROS)).unwrap();
     assert_eq!(account.extend(id, cents(11), cents(50), cents(8)), Err(Decline::DailyLimit));
 }
