@@ -1,6 +1,7 @@
 //! Rollups: the sums of calls by hour and by day, for each account, key, route, model and status.
 //!
-//! The batch that writes the usage records also adds them to the rollups, so both always agree.
+//! Usage records are added to the rollups many at a time. A reader also counts the records that are
+//! not in the rollups yet, so the sums include every call on record.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
