@@ -126,10 +126,10 @@ pub enum IdempotencyError {
     #[error("the idempotency key was used for another request")]
     OtherRequest,
     /// The first answer was too large to store.
-    #[error("the first answer was too large to be kept")]
+    #[error("the first answer was too large to store")]
     NotKept,
     /// The recorded answer cannot be decrypted, because the key pepper has changed.
-    #[error("a recorded answer cannot be opened")]
+    #[error("a recorded answer cannot be decrypted; the key pepper has changed")]
     Sealed,
     /// The database failed.
     #[error(transparent)]

@@ -190,7 +190,7 @@ pub fn continue_from(span: &Span, headers: &actix_web::http::header::HeaderMap) 
     }
     let parent = TraceContextPropagator::new().extract(&Arriving(headers));
     if let Err(error) = span.set_parent(parent) {
-        tracing::debug!(%error, "a span kept its parent");
+        tracing::debug!(%error, "a span was not attached to the caller's trace");
     }
 }
 

@@ -82,7 +82,7 @@ impl Certificate {
                     *current = Arc::new(certificate);
                     drop(current);
                     seen = now;
-                    tracing::info!("another certificate is in use");
+                    tracing::info!("a new certificate is in use");
                 }
                 // One file may be replaced before the other, so the next check tries again.
                 Err(error) => {

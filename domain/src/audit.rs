@@ -168,7 +168,7 @@ impl Fold {
         let taken = Credits::ZERO.checked_sub(entry.amount).unwrap_or(Credits::MAX);
         if entry.kind != EntryKind::Capture || taken != captured {
             self.find(format!(
-                "entry {} takes ${taken} of a hold whose end says ${captured}",
+                "entry {} takes ${taken} from a hold whose end says ${captured}",
                 entry.seq
             ));
         }
@@ -242,7 +242,7 @@ impl Fold {
         }
         if self.findings_count > FINDINGS_MAX {
             let more = self.findings_count.saturating_sub(FINDINGS_MAX);
-            self.findings.push(format!("and {more} findings more"));
+            self.findings.push(format!("and {more} more findings"));
         }
         self.findings
     }

@@ -24,10 +24,10 @@ pub enum Refusal {
     #[error("expired key")]
     ExpiredKey,
     /// The account is suspended.
-    #[error("account closed")]
+    #[error("the account is suspended")]
     AccountClosed,
     /// The key's policy does not allow the route, the model or the client's address.
-    #[error("not permitted to this key")]
+    #[error("the key's policy does not allow it")]
     NotPermitted,
     /// The price list has no rule for the route.
     #[error("no price")]
@@ -82,6 +82,6 @@ pub enum Refusal {
     #[error("the idempotency key was used for another request")]
     RepeatDiffers,
     /// The first answer was too large to store, so it cannot be repeated.
-    #[error("the first answer was too large to be kept")]
+    #[error("the first answer was too large to store")]
     RepeatNotKept,
 }

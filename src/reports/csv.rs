@@ -1,6 +1,6 @@
-//! Comma-separated values, after RFC 4180.
+//! Comma-separated values (RFC 4180).
 
-/// A text chosen by somebody else, quoted so that no spreadsheet runs it as a formula.
+/// Quotes a text that a user chose, so that no spreadsheet runs it as a formula.
 pub(super) fn text(text: &str) -> String {
     let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
     let text = if is_formula { format!("'{text}") } else { text.to_owned() };

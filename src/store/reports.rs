@@ -232,6 +232,6 @@ fn call(row: &QueryResult) -> Result<CallRow, StoreError> {
         completion_tokens: row.try_get_by_index(9)?,
         started_at: Timestamp::from_micros(row.try_get_by_index(10)?),
         latency_micros: row.try_get_by_index(11)?,
-        ending: ending.ok_or_else(|| StoreError::Corrupt("a call of no known ending".into()))?,
+        ending: ending.ok_or_else(|| StoreError::Corrupt("a call has an unknown ending".into()))?,
     })
 }

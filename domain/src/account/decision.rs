@@ -88,7 +88,7 @@ pub struct Snapshot {
 
 /// The account has the largest number of keys that the settings allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the account has as many keys as it may have")]
+#[error("the account has reached its limit of keys")]
 pub struct TooManyKeys;
 
 /// Makes the answer that is recorded with the end of a charge.

@@ -203,7 +203,7 @@ impl Directory {
     fn quarantine(&self, account: AccountId, what: &str) {
         tracing::error!(
             alert = "account_quarantined", %account, what,
-            "an account is quarantined; `polysystems verify` tells more"
+            "an account is quarantined; run `polysystems verify` to see why"
         );
         self.quarantines.fetch_add(1, Ordering::Relaxed);
         self.quarantined.insert(account, self.tick.load(Ordering::Relaxed));

@@ -150,7 +150,7 @@ impl AccountSlot {
                 *awake = Some(actor.clone());
                 return Some(actor);
             }
-            tracing::error!("a thread of account actors is gone");
+            tracing::error!("a thread of account actors is gone; using another one");
             threads.forget_that_of(self.account);
         }
     }

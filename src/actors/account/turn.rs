@@ -99,7 +99,7 @@ impl Turn<'_> {
         for decision in self.owner.expire(self.now) {
             let account = self.owner.id();
             let charge = decision.decided;
-            tracing::warn!(%account, %charge, "a charge expired without an end");
+            tracing::warn!(%account, %charge, "a charge expired before it was settled");
             failpoint!("sweep-expired");
             if let Some(write) = decision.write {
                 let _ = self.hand_over(write, false);
