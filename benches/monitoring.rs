@@ -1,5 +1,5 @@
-//! What account holders look at, with millions of calls behind it: monitoring, transactions, and an
-//! export in bounded memory, over HTTP against the real server.
+//! Reports for account holders with millions of calls on record: monitoring, transactions, and an
+//! export in bounded memory, over HTTP from the real server.
 //!
 //! `cargo bench --bench monitoring -- --help`
 #![expect(
@@ -14,7 +14,7 @@
     clippy::cast_sign_loss,
     clippy::cast_precision_loss,
     clippy::float_arithmetic,
-    reason = "a measurement that fails by a panic has said so"
+    reason = "a failed measurement may panic"
 )]
 
 use std::sync::Arc;
@@ -178,14 +178,15 @@ async fn export(server: &Server, token: &str) -> (usize, u64) {
     (bytes, most.max(resident(server.id())))
 }
 
-/// Of a process, in MiB.
+/// Resident memory of a process, in MiB.
 fn resident(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1_024
 }
 
-/// What the server would have written, had the account made all these calls; one of its keys.
+/// Writes what the server would have written if the account had made all these calls. Returns the
+/// id of one of its keys.
 async fn fill(database: &Database, rows: usize) -> KeyId {
     let runtime = tokio::runtime::Handle::current();
     let store = Store::open(&DatabaseSettings::default(), database.url(), runtime).await.unwrap();
@@ -214,7 +215,7 @@ async fn fill(database: &Database, rows: usize) -> KeyId {
         for number in made..rows.min(made + BATCH) {
             let at = now - MONTH_MICROS + (MONTH_MICROS / rows as i64) * number as i64;
             let at = Timestamp::from_micros(at);
-            // Scattered, but the same each time.
+            // Pseudo-random, but the same in each run.
             let dice = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20;
             let key = keys[dice % keys.len()];
             let id = Builder::from_unix_timestamp_millis(
@@ -265,7 +266,7 @@ async fn fill(database: &Database, rows: usize) -> KeyId {
         for key in &keys {
             let mut of_key = batch.entries.iter().filter(|entry| entry.key == Some(*key));
             let Some(last) = of_key.next_back() else { continue };
-            // Good enough for lists: nothing is charged here.
+            // Exact counters are not needed for lists; nothing is charged here.
             let spend = KeySpend {
                 key: *key,
                 day: last.day,

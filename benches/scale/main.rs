@@ -1,5 +1,4 @@
-//! How it grows: a million accounts and ten million ledger rows in the database, and all of them in
-//! use.
+//! The server with a million accounts and ten million ledger rows, all of them in use.
 //!
 //! `cargo bench --bench scale -- --help`
 #![expect(
@@ -12,7 +11,7 @@
     clippy::as_conversions,
     clippy::cast_precision_loss,
     clippy::cast_possible_wrap,
-    reason = "a measurement that fails by a panic has said so"
+    reason = "a failed measurement may panic"
 )]
 
 use std::time::{Duration, Instant};
@@ -28,10 +27,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const HELLO: &str = r#"{"messages": [{"role": "user", "content": "Hello!"}]}"#;
 const SANDBOX: &str = "/api/hub/agents/chat";
-/// Whose accounts are called at most.
+/// Most accounts that are called.
 const CALLERS_MAX: usize = 1_000_000;
 
-/// In this time every account is put to sleep that is not called.
+/// After this time, the actors of all idle accounts have stopped.
 const ASLEEP: Duration = Duration::from_secs(50);
 
 const HELP: &str = "\
@@ -117,7 +116,7 @@ fn measure(plan: Plan, make: fn() -> Database) {
     if plan.is_only_bounded {
         return bounded(plan, &database, &keys);
     }
-    // Nothing is passivated for being idle while this runs.
+    // Accounts do not leave memory for being idle during this run.
     let all = (plan.accounts + 1_000).to_string();
     let settings = [
         ("POLYSYSTEMS_ACCOUNTS__RESIDENT_MAX", all.as_str()),
@@ -154,7 +153,7 @@ fn measure(plan: Plan, make: fn() -> Database) {
     say("memory for each account, its key and what is cached", each, "bytes");
     say("memory of the process then", after / 1_048_576.0, "MiB");
 
-    // Until all of them have been visited by a sweep, and sleep.
+    // Wait until a sweep has visited every account and stopped its actor.
     std::thread::sleep(ASLEEP);
     let each = (resident_bytes(&server) - before) / (plan.accounts - called) as f64;
     say("the same when all of them sleep", each, "bytes");
@@ -183,7 +182,7 @@ fn measure(plan: Plan, make: fn() -> Database) {
     bounded(plan, &database, &keys);
 }
 
-/// All accounts in turn, of which few may be in memory: each has been evicted before its call.
+/// Calls all accounts in turn, with only few in memory, so that each was evicted before its call.
 fn bounded(plan: Plan, database: &Database, keys: &[String]) {
     let settings = [("POLYSYSTEMS_ACCOUNTS__RESIDENT_MAX", plan.bound.to_string())];
     let settings = settings.each_ref().map(|(name, value)| (*name, value.as_str()));
@@ -211,7 +210,7 @@ fn median(numbers: &mut [f64]) -> f64 {
     numbers[numbers.len() / 2]
 }
 
-/// Calls of these in turn.
+/// Calls with these keys in turn.
 fn call(
     server: &Server,
     callers: &[String],
