@@ -34,14 +34,14 @@ use test_support::bench::Server;
 use uuid::{Builder, Uuid};
 
 const HELP: &str = "\
-Fills a database with the calls of one account over 30 days, and measures what its holder looks at.
+Fills a database with the calls of one account over 30 days, and measures the requests of its holder's reports.
 
     cargo bench --bench monitoring -- [OPTIONS]
 
 Options:
     --rows N          calls, and ledger entries (1000000)
-    --requests N      how often each is asked (200)
-    --database KIND   sqlite or postgres; both where it is not given";
+    --requests N      requests of each kind (200)
+    --database KIND   sqlite or postgres (both)";
 
 const KEYS: usize = 10;
 const ROUTES: [&str; 5] = [
@@ -60,7 +60,7 @@ fn main() {
     let (mut rows, mut requests, mut kind) = (1_000_000_usize, 200_usize, None);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().expect("an option without its value");
+        let mut value = || arguments.next().expect("an option needs a value");
         match argument.as_str() {
             "--rows" => rows = value().parse().expect("a number"),
             "--requests" => requests = value().parse().expect("a number"),

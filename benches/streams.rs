@@ -1,4 +1,4 @@
-//! Streams through the server, compared with the upstream itself and nginx as a plain proxy, in one
+//! Streams through the server, compared with the upstream and with nginx as a plain proxy, in one
 //! run.
 //!
 //! `cargo bench --bench streams` starts an upstream that streams chat chunks, nginx in front of it

@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_visible_text() {
+    fn an_idempotency_key_is_visible_ascii() {
         for key in ["a", "8e03978e-40d5-43e8-bc93-6894a57f9324", &"x".repeat(255)] {
             let quoted = format!("\"{key}\"");
             assert_eq!(IdempotencyKey::parse(key), IdempotencyKey::parse(&quoted));
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_told_apart_by_all_that_matters() {
+    fn a_fingerprint_depends_on_method_target_and_body() {
         let one = Fingerprint::of("POST", "/x", b"{}");
         for (method, target, body) in [
             ("PUT", "/x", "{}"),
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_answer_opens_only_where_it_was_sealed() {
+    fn a_recorded_answer_opens_only_for_its_own_request() {
         let answer = KeptAnswer {
             status: 201,
             headers: vec![("a".into(), "b".into())],

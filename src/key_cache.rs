@@ -56,7 +56,7 @@ impl KeyCache {
         let Some(record) = self.store.keys.find(digest).await? else { return Ok(None) };
         let record = Arc::new(record);
         self.remembered.insert(digest, Arc::clone(&record));
-        // A change during the read may have come after it, so the record may be stale.
+        // The key may have changed after it was read, so the record may be stale.
         if self.forgotten.load(Ordering::Acquire) != before {
             self.remembered.invalidate(&digest);
         }

@@ -214,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_histogram_counts_what_is_at_most_an_end() {
+    fn the_ends_of_buckets_are_inclusive() {
         let histogram = Histogram::of_durations();
         for micros in [100, 101, 120_000_001] {
             histogram.count(micros);

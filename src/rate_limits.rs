@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pro_account_has_its_figures_by_class() {
+    fn a_pro_account_has_limits_by_class() {
         for (class, per_second) in [
             (RouteClass::Read, 20),
             (RouteClass::Write, 10),
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_to_less_than_one_a_second_waits_longer() {
+    fn a_limit_below_one_a_second_waits_longer() {
         let settings = RateLimitSettings { default_tier: "free".into(), ..Default::default() };
         let limits = RateLimits::new(&settings);
         assert!(check(&limits, RouteClass::Heavy, 1, 1).is_ok());
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn no_limit_binds_where_there_is_none() {
+    fn without_limits_every_request_is_admitted() {
         let unlimited =
             RateLimitSettings { default_tier: "unlimited".into(), ..Default::default() };
         let off = RateLimitSettings { enabled: false, ..Default::default() };

@@ -46,19 +46,19 @@ const UPSTREAM: &str = "/v1/chat/completions";
 const BALANCE: Credits = Credits::from_nanos(1_000_000_000_000_000);
 
 const HELP: &str = "\
-Measures the server under load, and its yardsticks in the same run.
+Measures the server and its yardsticks under load, in the same run.
 
     cargo bench --bench load -- [OPTIONS] [CASE...]
 
 Options:
-    --rounds N        how often each case is measured (5)
-    --seconds N       how long each measurement lasts (5)
-    --database KIND   sqlite or postgres; both where it is not given
-    --accounts N      how many accounts there are (10000)
-    --quick           one short round, which is over in two minutes
-    --list            the cases
+    --rounds N        rounds for each case (5)
+    --seconds N       length of each measurement, in seconds (5)
+    --database KIND   sqlite or postgres (both)
+    --accounts N      number of accounts (10000)
+    --quick           one short round of about two minutes
+    --list            list the cases
 
-A case is chosen by how its name begins. JSON and a page with curves are written to target/load/.";
+CASE is the beginning of a case's name. Results go to target/load/, as JSON and as an HTML page.";
 
 /// How often and how long to measure.
 #[derive(Clone, Copy)]
@@ -188,7 +188,7 @@ const OVER_LIMIT: &str = "refusal, 429 over the limit";
 const COLD: &str = "cold accounts";
 const KEY_CREATION: &str = "key creation";
 const LOGIN: &str = "login";
-/// Number of users whose sessions manage keys.
+/// Number of users who create keys.
 const SESSIONS: usize = 8;
 /// The user who logs in. A separate user, because each login ends the oldest of many sessions.
 const WHO_LOGS_IN: usize = SESSIONS;
@@ -221,7 +221,7 @@ fn main() {
     let (mut kind, mut chosen) = (None, Vec::new());
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().expect("an option without its value");
+        let mut value = || arguments.next().expect("an option needs a value");
         match argument.as_str() {
             "--serve" => {
                 let (what, port, database) = (value(), value(), value());

@@ -24,16 +24,17 @@ use test_support::{Database, seed};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const HELP: &str = "\
-What logins cost others, and what their time tells.
+Measures how logins slow down paid calls, and whether the time of a login reveals that a user exists.
 
     cargo bench --bench people -- logins [--rounds N] [--seconds N] [--calls N] [--logins N]
                                            [--hashes N] [--wrong]
     cargo bench --bench people -- timing [--samples N]
 
-logins    the p99 of paid calls (--calls a second, 1000) alone and beside logins (--logins a second, 200), in turns;
-          --hashes threads hash (0: half of the cores), --wrong has nobody log in, so that nothing is written
-timing    whether the time of logins and of forgotten passwords tells if an address is known: the area under the ROC
-          curve of the best threshold, over --samples (5000) of each; exit code 1 above 0.55";
+logins    the p99 of paid calls (--calls a second, 1000), alternately without and with logins (--logins a second, 200);
+          --hashes is the number of hashing threads (0: half of the cores); with --wrong every login fails, so that
+          nothing is written
+timing    whether the time of a login or of a password reset request shows that an address is known: the area under
+          the ROC curve over --samples (5000) of each; exit code 1 if it is above 0.55";
 
 const KNOWN: &str = "user0@example.com";
 const UNKNOWN: &str = "nobody@example.com";
@@ -44,7 +45,7 @@ fn main() {
     let (mut samples, mut hashes, mut is_wrong) = (5_000, String::from("0"), false);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().expect("an option without its value");
+        let mut value = || arguments.next().expect("an option needs a value");
         match argument.as_str() {
             "--rounds" => rounds = value().parse().unwrap(),
             "--seconds" => seconds = value().parse().unwrap(),

@@ -35,19 +35,19 @@ const ASLEEP: Duration = Duration::from_secs(50);
 
 const HELP: &str = "\
 Fills a database with accounts and their histories, and measures the server on it: start, first calls of cold accounts,
-memory for each account, throughput by the number of accounts, lists, and memory under a bound.
+memory for each account, throughput by the number of accounts, lists, and memory with a bound on accounts in memory.
 
     cargo bench --bench scale -- [OPTIONS]
 
 Options:
     --accounts N      accounts with a key and a history (1000000)
-    --rows N          ledger rows, evenly (10000000); as many usage records
-    --database KIND   sqlite or postgres; both where it is not given
-    --rounds N        how often the throughput is measured (5)
-    --seconds N       how long each time (3)
-    --bound N         accounts in memory at most, in the last part (100000)
-    --bounded N       how long that part lasts, in seconds (60)
-    --only-bounded    nothing but that part: for more accounts than the memory takes";
+    --rows N          ledger rows, and as many usage records, spread evenly (10000000)
+    --database KIND   sqlite or postgres (both)
+    --rounds N        rounds of the throughput (5)
+    --seconds N       length of each round, in seconds (3)
+    --bound N         most accounts in memory in the last part (100000)
+    --bounded N       length of the last part, in seconds (60)
+    --only-bounded    run only the last part, for more accounts than fit into memory";
 
 #[derive(Clone, Copy)]
 struct Plan {
@@ -73,7 +73,7 @@ fn main() {
     let mut kind = None;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().expect("an option without its value");
+        let mut value = || arguments.next().expect("an option needs a value");
         let number = |text: String| text.parse::<usize>().expect("a number");
         match argument.as_str() {
             "--accounts" => plan.accounts = number(value()),

@@ -114,7 +114,7 @@ coded_enum! {
         RefreshTokenReused => "session.refresh_token_reused",
         /// Changed the password.
         PasswordChanged => "password.changed",
-        /// Asked by email to reset the password.
+        /// Asked for an email that resets the password.
         PasswordResetAsked => "password.reset_asked",
         /// Reset the password with a token that came by email.
         PasswordReset => "password.reset",

@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_checksum_is_fixed_for_ever() {
+    fn the_checksum_never_changes() {
         let key = ApiKey::from_symbols(Environment::Test, [0; RANDOM_LEN]);
         assert_eq!(key.expose(), "ps_test_00000000000000000000000000000025GU7U");
     }
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn the_chapters_sample_keys_are_simply_invalid() {
+    fn sample_keys_of_the_contract_are_malformed() {
         for text in
             ["ps_live_abcdef123456789", "ps_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6", "sk-abc", ""]
         {

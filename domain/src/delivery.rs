@@ -43,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_tried_ten_times_over_three_days() {
+    fn a_delivery_is_attempted_ten_times_in_three_days() {
         let mut waited = 0;
         for tries in 1..=9 {
             let (least, most) = (pause(tries, 0, None).unwrap(), pause(tries, 999, None).unwrap());
@@ -55,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn a_receiver_may_ask_for_a_while() {
+    fn a_receiver_may_ask_for_a_longer_pause() {
         assert_eq!(pause(1, 0, Some(60)), Some(60 * MICROS));
         assert_eq!(pause(1, 0, Some(1)), Some(5 * MICROS));
         assert_eq!(pause(1, 0, Some(i64::MAX)), Some(ASKED_MAX * MICROS));

@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_goes_on_as_it_was() {
+    fn the_forecast_continues_the_past_spending() {
         let dollars = |dollars: i64| Credits::from_nanos(dollars * 1_000_000_000);
         let now = Timestamp::from_micros(0);
         let week = 7 * MICROS_PER_DAY;

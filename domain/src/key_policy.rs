@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_in_its_networks_whatever_its_spelling() {
+    fn an_address_matches_networks_in_every_notation() {
         let policy = networks(&["192.0.2.77/24", "2001:db8::/32", "198.51.100.7"]);
         for (address, is_permitted) in [
             ("192.0.2.0", true),

@@ -3,7 +3,7 @@
 //!
 //! An entry's link is SHA-256 over the link before it and all fields of the entry. If an entry is
 //! edited, removed, inserted or moved, the chain breaks at that entry, and `verify` names it. The
-//! chain has no key: somebody who can rewrite the whole database can also compute new links from
+//! chain has no key: somebody who can rewrite the database can also compute new links from
 //! the edited entry on. But then the account's last link differs from the one in a backup or in an
 //! earlier report of `verify`.
 

@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn money_that_came_is_credited_whatever_was_thought_before_and_only_once() {
+    fn late_money_is_credited_once_whatever_the_status() {
         for status in PaymentStatus::ALL {
             assert_eq!(PaymentStatus::from_code(status.code()), Some(status));
             assert!(!status.may_become(PaymentStatus::Created), "{status:?}");
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reversal_takes_what_is_there_and_ends_at_the_last_word() {
+    fn a_reversal_takes_what_is_available_and_follows_the_last_report() {
         let cents = |cents: i64| Credits::from_nanos(cents * 10_000_000);
         let of = |wanted, taken| Reversal {
             provider: "p".into(),

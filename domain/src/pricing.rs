@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_exact_rule_prices_the_call() {
+    fn the_most_specific_rule_prices_the_call() {
         let list = PriceList::new(vec![
             rule(None, "/api/hub/*", 1),
             rule(None, "/api/hub/memory/*", 2),
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ceiling_pays_for_so_many_tokens() {
+    fn a_ceiling_limits_the_completion_tokens() {
         let within =
             |ceiling: &str| by_token().completion_tokens_within(ceiling.parse().unwrap(), ASKED);
         assert_eq!((within("0.0019"), within("0.0021"), within("0.00215")), (0, 0, 2));

@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_idle_go_first() {
+    fn the_longest_idle_accounts_leave_first() {
         let idle = vec![(5, AccountId(1)), (3, AccountId(2)), (9, AccountId(3))];
         let go = |resident, max| to_passivate(idle.clone(), resident, max, 5, 10);
         assert_eq!(go(3, 3), [AccountId(1), AccountId(2)]);

@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_days_and_the_hours_around_them_are_all_hours() {
+    fn days_and_the_hours_around_them_cover_the_span() {
         for (begin, length) in
             (0..100).flat_map(|begin| (0..200).map(move |length| (begin, length)))
         {

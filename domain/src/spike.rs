@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_hour_stands_out_against_a_week() {
+    fn a_spike_is_compared_with_the_week_before() {
         let dollars = |dollars: i64| Credits::from_nanos(dollars * 1_000_000_000);
         let week = |usual: i64, now: i64| -> Vec<(i32, Credits)> {
             let before = (1_000 - 100..1_000).map(|hour| (hour, dollars(usual)));

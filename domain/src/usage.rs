@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn so_many_models_are_told_apart() {
+    fn models_above_the_maximum_share_one_name() {
         let mut models = Models::default();
         for number in 0..MODELS_MAX {
             let name: Arc<str> = format!("model-{number}").into();
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_makes_no_sense_spoils_no_sum() {
+    fn absurd_token_counts_are_capped() {
         assert_eq!((kept_tokens(0), kept_tokens(1_000)), (0, 1_000));
         let most = kept_tokens(u64::MAX);
         assert!(most.checked_mul(1_000_000).is_some(), "{most}");

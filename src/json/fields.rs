@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_that_is_not_changed_keeps_its_text() {
+    fn unchanged_fields_keep_their_text() {
         let text = r#"{"b":1.50,"a\u0041":[1, 2],"usage":null,"b":2,"z":"ü"}"#;
         let mut fields = Fields::read(text).unwrap();
         assert_eq!((fields.get("b"), fields.get("usage")), (Some("2"), None));
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object_is_none() {
+    fn only_an_object_is_read() {
         for text in ["", "[]", "1", "\"a\"", "{\"a\":}", "{\"a\":1}x", "[DONE]"] {
             assert!(Fields::read(text).is_none(), "{text}");
         }

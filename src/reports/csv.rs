@@ -15,7 +15,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_spreadsheet_takes_a_name_for_a_formula() {
+    fn a_name_is_never_a_formula_in_csv() {
         for (name, written) in [
             ("/v1/chat", "/v1/chat"),
             ("=HYPERLINK(\"x\")", "\"'=HYPERLINK(\"\"x\"\")\""),

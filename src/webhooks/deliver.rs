@@ -433,7 +433,7 @@ mod tests {
     /// Every notation of an address in a private network, and names that stand for one.
     #[test]
     #[expect(clippy::too_many_lines, reason = "one list")]
-    fn no_form_of_a_private_address_is_taken() {
+    fn no_notation_of_a_private_address_is_accepted() {
         let hosts = [
             "127.0.0.1",
             "127.1",

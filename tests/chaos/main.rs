@@ -57,13 +57,13 @@ Breaks the server, and checks that no money is lost, doubled or overspent.
     cargo test [--release] --features failpoints --test chaos -- [OPTIONS] [CASE...]
 
 Options:
-    --rounds N        how often each case is repeated
-    --seconds N       how long faults and load last, in seconds
-    --full            the full length of each case, instead of the short round that CI runs
-    --database KIND   sqlite or postgres; both where it is not given
-    --list            the cases
+    --rounds N        rounds of each case
+    --seconds N       length of faults and load, in seconds
+    --full            run each case in full length; the default is short, as in CI
+    --database KIND   sqlite or postgres (both)
+    --list            list the cases
 
-A case is chosen by how its name begins.";
+CASE is the beginning of a case's name.";
 
 fn main() {
     let mut plan = Plan { rounds: None, seconds: None, is_full: false };

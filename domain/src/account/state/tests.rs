@@ -42,7 +42,7 @@ fn hold(id: u128, least: Credits, most: Credits) -> Charge {
 }
 
 #[test]
-fn an_account_at_rest_has_room_for_nothing_more() {
+fn an_account_in_memory_takes_no_spare_room() {
     let mut keys = Vec::with_capacity(4);
     keys.push(KeyState::new(KEY, SpendingLimits::default()));
     let mut account = State::load(loaded(cents(100), keys, &[]));
@@ -171,7 +171,7 @@ fn a_call_counts_in_the_window_it_began_in() {
 }
 
 #[test]
-fn a_refusal_names_the_least_where_not_even_that_is_there() {
+fn a_decline_states_the_least_cost_if_that_is_not_covered() {
     let mut account = account(cents(3), SpendingLimits::default());
     let price = |least, most| Price::UpTo(PriceBounds::whole(cents(least), cents(most)));
     for (least, most, named) in [(4, 9, 4), (3, 9, 9), (1, 9, 9)] {
@@ -221,7 +221,7 @@ fn stream(id: u128, start: i64, first: i64, most: i64) -> Charge {
 }
 
 #[test]
-fn a_call_gets_as_much_as_there_is_room_for() {
+fn a_call_holds_at_most_what_balance_and_limits_leave() {
     for (balance, per_request, daily, terms) in [
         (100, None, None, Some((8, 50))),
         (20, None, None, Some((8, 20))),

@@ -194,7 +194,7 @@ fn who_finds_the_owner_at_work_waits_in_the_mailbox() {
 }
 
 #[test]
-fn an_account_that_sleeps_is_as_it_was_and_is_not_loaded_again() {
+fn an_account_without_an_actor_stays_in_memory() {
     on_bench(10, async |bench| {
         let one = bench.account("one").await;
         bench.charge(one).await.unwrap();
@@ -337,7 +337,7 @@ fn a_panic_within_a_panic_ends_the_owner_as_well() {
 }
 
 #[test]
-fn without_a_thread_for_actors_the_turn_is_waited_for() {
+fn without_a_thread_for_actors_a_request_waits_for_the_turn() {
     on_bench(10, async |mut bench| {
         let one = bench.account("one").await;
         bench.directory.resources = Arc::new(Resources {
@@ -409,7 +409,7 @@ fn who_was_overtaken_leaves_the_journal_alone() {
 }
 
 #[test]
-fn all_that_a_process_left_in_the_journal_is_checkpointed() {
+fn a_takeover_checkpoints_the_complete_journal() {
     const BATCHES: i64 = 200;
     on_bench(10, async |bench| {
         let (account, key) = bench.account("one").await;
@@ -433,7 +433,7 @@ fn all_that_a_process_left_in_the_journal_is_checkpointed() {
 
 /// The journal is checkpointed even if writes keep arriving.
 #[test]
-fn a_trickle_is_checkpointed_all_the_same() {
+fn the_journal_is_checkpointed_while_writes_keep_arriving() {
     on_bench(10, async |bench| {
         let (account, key) = bench.account("one").await;
         let ledger = &bench.directory.resources.ledger;
@@ -540,7 +540,7 @@ fn what_the_tables_refuse_of_the_journal_stays_on_record() {
 }
 
 #[test]
-fn what_is_left_in_the_journal_is_checkpointed_by_the_next() {
+fn a_takeover_checkpoints_a_batch_exactly_once() {
     on_bench(10, async |bench| {
         let one = bench.account("one").await;
         bench.directory.resources.ledger.barrier().await.unwrap();
