@@ -540,7 +540,7 @@ fn what_the_tables_refuse_of_the_journal_stays_on_record() {
 }
 
 #[test]
-fn a_takeover_checkpoints_a_batch_exactly_once() {
+fn what_is_left_in_the_journal_is_checkpointed_by_the_next() {
     on_bench(10, async |bench| {
         let one = bench.account("one").await;
         bench.directory.resources.ledger.barrier().await.unwrap();
