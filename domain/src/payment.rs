@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reversal_takes_what_is_available_and_follows_the_last_report() {
+    fn a_reversal_takes_what_is_there_and_ends_at_the_last_word() {
         let cents = |cents: i64| Credits::from_nanos(cents * 10_000_000);
         let of = |wanted, taken| Reversal {
             provider: "p".into(),

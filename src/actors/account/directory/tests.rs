@@ -194,7 +194,7 @@ fn who_finds_the_owner_at_work_waits_in_the_mailbox() {
 }
 
 #[test]
-fn an_account_without_an_actor_stays_in_memory() {
+fn an_account_that_sleeps_is_as_it_was_and_is_not_loaded_again() {
     on_bench(10, async |bench| {
         let one = bench.account("one").await;
         bench.charge(one).await.unwrap();
@@ -409,7 +409,7 @@ fn who_was_overtaken_leaves_the_journal_alone() {
 }
 
 #[test]
-fn a_takeover_checkpoints_the_complete_journal() {
+fn all_that_a_process_left_in_the_journal_is_checkpointed() {
     const BATCHES: i64 = 200;
     on_bench(10, async |bench| {
         let (account, key) = bench.account("one").await;
@@ -433,7 +433,7 @@ fn a_takeover_checkpoints_the_complete_journal() {
 
 /// The journal is checkpointed even if writes keep arriving.
 #[test]
-fn the_journal_is_checkpointed_while_writes_keep_arriving() {
+fn a_trickle_is_checkpointed_all_the_same() {
     on_bench(10, async |bench| {
         let (account, key) = bench.account("one").await;
         let ledger = &bench.directory.resources.ledger;
