@@ -1,16 +1,16 @@
-//! How many instructions the parts of a paid call take, which neither a busy machine nor its clock
-//! changes: a slower way is seen where a timed test would only guess.
+//! Counts the instructions of the parts of a paid call. The count does not depend on the load or
+//! the clock of the machine, so it shows a slower implementation more reliably than a time does.
 //!
 //! `cargo bench --bench instructions` runs each case under valgrind and compares it with
-//! `benches/instructions.txt`; it fails where one takes more than a tenth more. `-- --record`
-//! writes that file anew. Another compiler makes other code: then the counts are shown, and nothing
-//! is compared.
+//! `benches/instructions.txt`. It fails if a case takes more instructions than its limit allows: 10
+//! or 15 percent more. `-- --record` writes the file anew. If the compiler is another one, the
+//! counts are only printed, because another compiler generates other code.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
-    reason = "a measurement that fails by a panic has said so"
+    reason = "a failed measurement may panic"
 )]
 
 use std::collections::BTreeMap;
@@ -50,8 +50,8 @@ const HELP: &str = "cargo bench --bench instructions [-- --record]
 
   --record   write benches/instructions.txt anew";
 
-/// A case: its name, how often it is done, by how much it may grow (in percent), and what does it
-/// so many times.
+/// A case: its name, its number of repetitions, its allowed growth in percent, and a function that
+/// runs it a given number of times.
 type Case = (&'static str, u64, u64, fn(u64));
 
 const CASES: [Case; 8] = [
@@ -63,9 +63,9 @@ const CASES: [Case; 8] = [
     ("price of a route", 10_000, 10, route),
     ("tokens of a short prompt", 10_000, 10, tokens_of_prompt),
     ("batch of 64 paid calls", 500, 10, batch),
-    // These run on several threads, which take turns as they come.
+    // These run on several threads, whose schedule varies.
     ("pipeline: paid call, on record in SQLite", 4_000, 15, |times| whole(times, true)),
-    // As often as it takes for what the process does by the clock not to count.
+    // Many repetitions, so that work that the process does periodically does not matter.
     ("pipeline: bad checksum", 64_000, 15, |times| whole(times, false)),
 ];
 
@@ -179,7 +179,7 @@ fn whole(times: u64, is_valid: bool) {
         for _ in 0..times / 32 {
             let calls = keys.by_ref().take(32).map(|key| {
                 let key = if is_valid { key.clone() } else { key.replace('_', "-") };
-                // In a box, as the server has them: else much is copied that is large.
+                // In a box, as in the server. Otherwise large futures are copied.
                 Box::pin(pipeline::serve(Arc::clone(&gateway), client.clone(), arrival(&key)))
             });
             let served = join_all(calls).await;
@@ -189,12 +189,12 @@ fn whole(times: u64, is_valid: bool) {
     });
 }
 
-/// Of some processors the C library copies what is large by an instruction that counts as one,
-/// however much it copies.
+/// On some processors the C library copies large blocks with one instruction that counts as one.
+/// These settings prevent this.
 const ON_ANY_PROCESSOR: &str =
     "glibc.cpu.x86_rep_movsb_threshold=1073741824:glibc.cpu.x86_rep_stosb_threshold=1073741824";
 
-/// The instructions of a process of this program that does a case so many times.
+/// The number of instructions of a process that runs a case `times` times.
 fn instructions(case: &str, times: u64) -> u64 {
     let program = std::env::current_exe().unwrap();
     let output = Command::new("valgrind")
@@ -220,7 +220,7 @@ fn compiler() -> String {
     format!("{} {machine}", String::from_utf8_lossy(&output.stdout).trim())
 }
 
-/// The compiler that the counts were recorded with, and the counts.
+/// The compiler of the recorded counts, and the counts.
 fn recorded() -> Option<(String, BTreeMap<String, u64>)> {
     let text = std::fs::read_to_string(RECORD).ok()?;
     let mut lines = text.lines();
@@ -257,7 +257,7 @@ fn main() -> ExitCode {
     println!("{:<44}{:>14}{:>12}", "case", "instructions", "of record");
     let (mut record, mut has_grown) = (vec![compiler], false);
     for (name, times, growth_max, _) in CASES {
-        // What is made once is in both.
+        // Both runs include the setup, so the difference does not.
         let half = times / 2;
         let each = instructions(name, times).saturating_sub(instructions(name, half)) / half;
         record.push(format!("{name} {each}"));

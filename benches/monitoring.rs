@@ -1,5 +1,5 @@
-//! What account holders look at, with millions of calls behind it: monitoring, transactions, and an
-//! export in bounded memory, over HTTP against the real server.
+//! Reports for account holders with millions of calls on record: monitoring, transactions, and an
+//! export in bounded memory, over HTTP from the real server.
 //!
 //! `cargo bench --bench monitoring -- --help`
 #![expect(
@@ -14,7 +14,7 @@
     clippy::cast_sign_loss,
     clippy::cast_precision_loss,
     clippy::float_arithmetic,
-    reason = "a measurement that fails by a panic has said so"
+    reason = "a failed measurement may panic"
 )]
 
 use std::sync::Arc;
@@ -34,14 +34,14 @@ use test_support::bench::Server;
 use uuid::{Builder, Uuid};
 
 const HELP: &str = "\
-Fills a database with the calls of one account over 30 days, and measures what its holder looks at.
+Fills a database with the calls of one account over 30 days, and measures the requests of its holder's reports.
 
     cargo bench --bench monitoring -- [OPTIONS]
 
 Options:
     --rows N          calls, and ledger entries (1000000)
-    --requests N      how often each is asked (200)
-    --database KIND   sqlite or postgres; both where it is not given";
+    --requests N      requests of each kind (200)
+    --database KIND   sqlite or postgres (both)";
 
 const KEYS: usize = 10;
 const ROUTES: [&str; 5] = [
@@ -60,7 +60,7 @@ fn main() {
     let (mut rows, mut requests, mut kind) = (1_000_000_usize, 200_usize, None);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().expect("an option without its value");
+        let mut value = || arguments.next().expect("an option needs a value");
         match argument.as_str() {
             "--rows" => rows = value().parse().expect("a number"),
             "--requests" => requests = value().parse().expect("a number"),
@@ -178,14 +178,15 @@ async fn export(server: &Server, token: &str) -> (usize, u64) {
     (bytes, most.max(resident(server.id())))
 }
 
-/// Of a process, in MiB.
+/// Resident memory of a process, in MiB.
 fn resident(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1_024
 }
 
-/// What the server would have written, had the account made all these calls; one of its keys.
+/// Writes what the server would have written if the account had made all these calls. Returns the
+/// id of one of its keys.
 async fn fill(database: &Database, rows: usize) -> KeyId {
     let runtime = tokio::runtime::Handle::current();
     let store = Store::open(&DatabaseSettings::default(), database.url(), runtime).await.unwrap();
@@ -214,7 +215,7 @@ async fn fill(database: &Database, rows: usize) -> KeyId {
         for number in made..rows.min(made + BATCH) {
             let at = now - MONTH_MICROS + (MONTH_MICROS / rows as i64) * number as i64;
             let at = Timestamp::from_micros(at);
-            // Scattered, but the same each time.
+            // Pseudo-random, but the same in each run.
             let dice = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 20;
             let key = keys[dice % keys.len()];
             let id = Builder::from_unix_timestamp_millis(
@@ -265,7 +266,7 @@ async fn fill(database: &Database, rows: usize) -> KeyId {
         for key in &keys {
             let mut of_key = batch.entries.iter().filter(|entry| entry.key == Some(*key));
             let Some(last) = of_key.next_back() else { continue };
-            // Good enough for lists: nothing is charged here.
+            // Exact counters are not needed for lists; nothing is charged here.
             let spend = KeySpend {
                 key: *key,
                 day: last.day,

@@ -1,12 +1,12 @@
-//! The parts of a paid call by themselves: the account actors, the ledger writer on both databases,
-//! and the whole pipeline without sockets.
+//! The parts of a paid call alone: the account actors, the ledger writer on both databases, and the
+//! complete pipeline without sockets.
 //!
-//! `cargo bench --bench parts` (PostgreSQL's server programs are needed for its half of the writer)
+//! `cargo bench --bench parts` (half of the writer's cases need PostgreSQL's server programs)
 #![expect(
     clippy::unwrap_used,
     clippy::as_conversions,
     clippy::indexing_slicing,
-    reason = "a measurement that fails by a panic has said so"
+    reason = "a failed measurement may panic"
 )]
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -33,15 +33,15 @@ use test_support::call::{COST, usage};
 use test_support::{Database, seed};
 use uuid::Uuid;
 
-/// As in the server.
+/// The allocator of the server.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const BALANCE: Credits = Credits::from_nanos(1_000_000_000_000_000);
-/// Calls that run at once where calls run at once.
+/// Number of concurrent calls.
 const AT_ONCE: usize = 64;
 
-/// A database with accounts, and the actors that work on it.
+/// A database with accounts, and the actors that use it.
 struct Ground {
     database: Database,
     keys: Vec<String>,
@@ -89,7 +89,7 @@ fn charge(key: KeyId) -> Charge {
     Charge { id, key, price: Price::Fixed(COST), expires_at, is_durable: false }
 }
 
-/// A question to an account's actor and its answer; and a whole charge, which also waits for the
+/// A request to an account's actor with its answer, and a complete charge that waits for the
 /// commit.
 fn actors(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("actor");
@@ -165,7 +165,7 @@ impl Charging {
         Charging { ids, owners, next: 0 }
     }
 
-    /// What so many calls leave.
+    /// The batch of `calls` paid calls.
     fn batch(&mut self, calls: usize) -> Batch {
         let mut writes = Vec::new();
         for _ in 0..calls {
@@ -182,13 +182,13 @@ impl Charging {
     }
 }
 
-/// A database's name, and how one is made.
+/// The name of a database, and how to create one.
 type Make = (&'static str, fn() -> Database);
 
 const DATABASES: [Make; 2] =
     [("SQLite", Database::sqlite), ("PostgreSQL", Database::durable_postgres)];
 
-/// One transaction of the ledger writer, by how many calls it has.
+/// One transaction of the ledger writer, with various numbers of calls.
 fn writer(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("writer");
     group.sample_size(20).measurement_time(Duration::from_secs(4));
@@ -214,8 +214,8 @@ fn writer(criterion: &mut Criterion) {
     }
 }
 
-/// What the journal's batches cost in the tables: so many calls as the load makes of a checkpoint,
-/// of few accounts and of many.
+/// A checkpoint of the journal: as many calls as a checkpoint has under load, of few and of many
+/// accounts.
 fn checkpoint(criterion: &mut Criterion) {
     /// Calls in a batch of the journal.
     const BATCH: usize = 32;
@@ -267,8 +267,8 @@ fn arrival(key: &str) -> Box<Arrival> {
     })
 }
 
-/// The whole way of a paid call to the sandbox, from its arrival to its departure, on record; and
-/// the way of a call whose key has a wrong checksum.
+/// A complete paid call to the sandbox, from arrival until it is on record, and a call whose key
+/// has a wrong checksum.
 fn whole(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("pipeline");
     group.throughput(Throughput::Elements(AT_ONCE as u64));

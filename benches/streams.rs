@@ -1,12 +1,12 @@
-//! Streams through the server, beside the upstream itself and nginx as a plain proxy, all in one
+//! Streams through the server, compared with the upstream and with nginx as a plain proxy, in one
 //! run.
 //!
-//! `cargo bench --bench streams` starts an upstream that streams chat chunks, nginx before it where
-//! that is installed, and the real server on SQLite and on PostgreSQL, and measures
-//! 1. the time to the first chunk at 200 streams at once, each of 20 chunks 20 ms apart;
-//! 2. streams of 100 chunks as fast as they go, 64 at once;
-//! 3. the server's memory with 5,000 open streams: of readers that keep up with a slow upstream,
-//!    and of readers that do not read what a fast upstream sends.
+//! `cargo bench --bench streams` starts an upstream that streams chat chunks, nginx in front of it
+//! if it is installed, and the real server on SQLite and on PostgreSQL. It measures:
+//! 1. the time to the first chunk with 200 concurrent streams, each of 20 chunks 20 ms apart;
+//! 2. streams of 100 chunks without pauses, 64 at once;
+//! 3. the server's memory with 5,000 open streams, whose readers either keep up with a slow
+//!   upstream or do not read what a fast upstream sends.
 //!
 //! `ROUND_SECONDS`, `ROUNDS` and `OPEN_STREAMS` change the lengths.
 #![expect(
@@ -20,7 +20,7 @@
     clippy::as_conversions,
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
-    reason = "a measurement that fails by a panic has said so"
+    reason = "a failed measurement may panic"
 )]
 
 use std::net::TcpListener;
@@ -42,7 +42,7 @@ fn number(name: &str, default: usize) -> usize {
     std::env::var(name).map_or(default, |value| value.parse().unwrap())
 }
 
-/// What the upstream does, told by the request's model.
+/// How the upstream streams. The request's model selects it.
 #[derive(Clone, Copy)]
 struct Shape {
     model: &'static str,
@@ -55,7 +55,7 @@ const PACED: Shape =
     Shape { model: "paced", chunks: 20, pause: Duration::from_millis(20), words: 1 };
 const FAST: Shape = Shape { model: "fast", chunks: 100, pause: Duration::ZERO, words: 1 };
 const SLOW: Shape = Shape { model: "slow", chunks: 600, pause: Duration::from_secs(1), words: 1 };
-/// 6 MB a stream.
+/// A stream of 6 MB.
 const FLOOD: Shape = Shape { model: "flood", chunks: 20_000, pause: Duration::ZERO, words: 20 };
 
 fn chunk(words: usize) -> String {
@@ -74,7 +74,7 @@ fn last_chunk(chunks: usize) -> String {
     format!("{:x}\r\n{frame}\r\n0\r\n\r\n", frame.len())
 }
 
-/// Reads a request whole; `None` at the end of the connection.
+/// Reads a complete request; `None` at the end of the connection.
 async fn request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<Vec<u8>> {
     loop {
         if let Some(end) = buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
@@ -121,7 +121,7 @@ async fn serve(mut stream: TcpStream) {
     }
 }
 
-/// An upstream on a thread of its own.
+/// Starts an upstream on a separate thread.
 fn upstream() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -137,7 +137,7 @@ fn upstream() -> String {
     url
 }
 
-/// A client's connection, kept from stream to stream.
+/// A client's connection, reused from stream to stream.
 struct Client {
     address: String,
     request: Vec<u8>,
@@ -158,7 +158,7 @@ impl Client {
         Client { address, request: request.into_bytes(), stream: None }
     }
 
-    /// Sends a request; the connection, whose next bytes are the answer.
+    /// Sends a request. Returns the connection, whose next bytes are the answer.
     async fn send(&mut self) -> &mut TcpStream {
         if self.stream.is_none() {
             let stream = TcpStream::connect(&self.address).await.unwrap();
@@ -170,7 +170,7 @@ impl Client {
         stream
     }
 
-    /// Streams once; the time to its first chunk.
+    /// Reads one stream. Returns the time to its first chunk.
     async fn stream(&mut self) -> Duration {
         let begun = Instant::now();
         let stream = self.send().await;
@@ -186,8 +186,8 @@ impl Client {
     }
 }
 
-/// Streams again and again, `count` at once; every time to a first chunk, and how many streams a
-/// second.
+/// Streams repeatedly, `count` at once. Returns all times to a first chunk, and the number of
+/// streams per second.
 async fn drive(url: &str, keys: &[String], shape: Shape, count: usize) -> (Vec<Duration>, f64) {
     let stopped = Arc::new(AtomicBool::new(false));
     let begun = Instant::now();
@@ -196,7 +196,7 @@ async fn drive(url: &str, keys: &[String], shape: Shape, count: usize) -> (Vec<D
             let mut client = Client::new(url, &keys[number % keys.len()], shape);
             let stopped = Arc::clone(&stopped);
             tokio::spawn(async move {
-                // Not all at the same moment.
+                // Spread the starts.
                 tokio::time::sleep(shape.pause * (number % 20) as u32).await;
                 let mut times = Vec::new();
                 while !stopped.load(Ordering::Relaxed) {
@@ -228,8 +228,8 @@ fn resident_kib(server: &Server) -> u64 {
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-/// Opens streams and leaves them open; `reads` says whether their clients read. The server's memory
-/// then.
+/// Opens streams and leaves them open; `reads` says whether their clients read. Returns the
+/// server's memory then.
 async fn open(server: &Server, keys: &[String], shape: Shape, count: usize, reads: bool) -> u64 {
     let (opened, done) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let tasks: Vec<_> = (0..count)
@@ -321,7 +321,7 @@ fn main() {
     let count = number("OPEN_STREAMS", 5_000);
     println!("\n{count} open streams: the server's resident memory, MiB");
     for (name, database, server, keys) in servers {
-        // Afresh: what the rounds before have left in the allocator is not these streams'.
+        // A new server, because the earlier rounds have left memory in the allocator.
         drop(server);
         for (what, shape, reads) in
             [("slow upstream", SLOW, true), ("fast upstream, nobody reads", FLOOD, false)]

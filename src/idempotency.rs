@@ -1,13 +1,14 @@
-//! Requests that may be repeated: the first answer is recorded with the money it moved, in one
-//! transaction, and a repeat gets it byte for byte.
+//! Idempotent requests. The first answer to a request is recorded in the transaction that moves its
+//! money. A repeat of the request gets the same bytes.
 //!
-//! After draft-ietf-httpapi-idempotency-key-header-07. A key belongs to an account. While the first
-//! request runs, its claim on the key is held in memory, from before the database is asked until
-//! what it recorded is durable, so no repeat can slip between. Only what moved money, or succeeded,
-//! is recorded; anything else may be tried again.
+//! This follows draft-ietf-httpapi-idempotency-key-header-07. An idempotency key belongs to an
+//! account. While the first request runs, its claim on the key is held in memory: from before the
+//! database is asked until the recorded answer is durable. So no repeat can run in between. An
+//! answer is recorded only if the request moved money or succeeded. All other requests may be tried
+//! again.
 //!
-//! Recorded answers are sealed (AES-256-GCM, under a key derived from the key pepper), since the
-//! answer to a key's creation has the key in it.
+//! Recorded answers are encrypted, because the answer to the creation of an API key contains the
+//! key. The encryption key is derived from the key pepper.
 
 use std::sync::Arc;
 
@@ -24,32 +25,29 @@ use crate::seal::Seal;
 use crate::store::{Store, StoreError};
 use domain::{AccountId, MICROS_PER_DAY, RecordedAnswer, Timestamp};
 
-/// Whose seal it is. What was sealed before stays readable only under this very text.
+/// The purpose of the seal. With another text the stored answers could not be decrypted.
 const PURPOSE: &str = "polysystems: sealing key of recorded answers, 1";
-/// The longest key, in characters.
+/// Longest idempotency key, in characters.
 pub const KEY_CHARS_MAX: usize = 255;
 
-/// The text is no idempotency key.
+/// The text is not an idempotency key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be 1 to 255 visible ASCII characters, in double quotes or without")]
 pub struct MalformedKey;
 
-/// An `Idempotency-Key`, as its digest.
+/// The digest of an `Idempotency-Key`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdempotencyKey([u8; 32]);
 
 impl IdempotencyKey {
-    /// SHA-256 of its text.
+    /// SHA-256 of the text of the key.
     #[must_use]
     pub fn digest(self) -> [u8; 32] {
         self.0
     }
 
-    /// Reads the header: a string of RFC 8941 (`"8e03978e-40d5"`), or the same without quotes, as
+    /// Parses the header: a string of RFC 8941 (`"8e03978e-40d5"`), or the same without quotes, as
     /// most clients send it.
-    ///
-    /// # Errors
-    /// [`MalformedKey`]
     pub fn parse(header: &str) -> Result<Self, MalformedKey> {
         let text = match header.strip_prefix('"') {
             Some(quoted) => quoted.strip_suffix('"').ok_or(MalformedKey)?,
@@ -63,12 +61,12 @@ impl IdempotencyKey {
     }
 }
 
-/// What tells one request from another: SHA-256 of method, target and raw body.
+/// Identifies a request: SHA-256 of method, target and raw body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
-    /// Of a request.
+    /// The fingerprint of a request.
     #[must_use]
     pub fn of(method: &str, target: &str, body: &[u8]) -> Self {
         let hash = Sha256::new()
@@ -81,7 +79,7 @@ impl Fingerprint {
     }
 }
 
-/// An answer that is kept and given again.
+/// A recorded answer. Repeats of the request get it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeptAnswer {
     /// Its status.
@@ -99,7 +97,7 @@ struct Head {
 }
 
 impl KeptAnswer {
-    /// The head's length, the head, the body.
+    /// Encodes the length of the head, the head, and the body.
     fn encode(&self) -> Option<Vec<u8>> {
         let head = Head { status: self.status, headers: self.headers.clone() };
         let head = serde_json::to_vec(&head).ok()?;
@@ -118,49 +116,50 @@ impl KeptAnswer {
     }
 }
 
-/// Why a repeat is not answered as the first request was.
+/// Why a repeat does not get the first answer.
 #[derive(Debug, thiserror::Error)]
 pub enum IdempotencyError {
     /// The first request still runs.
     #[error("the first request with this idempotency key still runs")]
     Running,
-    /// The key was used for another request.
+    /// The key was used for a different request.
     #[error("the idempotency key was used for another request")]
     OtherRequest,
-    /// The first answer was too large to be kept.
-    #[error("the first answer was too large to be kept")]
+    /// The first answer was too large to store.
+    #[error("the first answer was too large to store")]
     NotKept,
-    /// What is recorded cannot be opened: the key pepper is another one.
-    #[error("a recorded answer cannot be opened")]
+    /// The recorded answer cannot be decrypted, because the key pepper has changed.
+    #[error("a recorded answer cannot be decrypted; the key pepper has changed")]
     Sealed,
-    /// See [`StoreError`].
+    /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// What a request with a key is.
+/// How a request with an idempotency key begins.
 pub enum Begun {
-    /// The first.
+    /// It is the first request with this key.
     First(Claim),
-    /// A repeat of one that was answered so.
+    /// It is a repeat. This is the first answer.
     Repeat(KeptAnswer),
 }
 
-/// What makes a request on a management route happen once.
+/// A request on a management route that must run only once.
 pub struct Once<T> {
-    /// The request's key.
+    /// The idempotency key.
     pub key: IdempotencyKey,
-    /// What tells the request from others.
+    /// Identifies the request.
     pub fingerprint: Fingerprint,
-    /// How it is answered, once it is done.
+    /// Makes the answer from the result of the request.
     pub answer: Box<dyn Fn(&T) -> KeptAnswer>,
 }
 
-/// The first of the requests with one key. While it is held, repeats are told to wait.
+/// The claim of the first request with a key; empty if the request has no key. While it is held, a
+/// repeat gets [`IdempotencyError::Running`].
 pub struct First<T>(Option<(Claim, Once<T>)>);
 
 impl<T> First<T> {
-    /// The answer to record with what is done, if the request has a key.
+    /// The answer to record together with the result, if the request has a key.
     #[must_use]
     pub fn record(&self, reference: Uuid, made: &T, now: Timestamp) -> Option<RecordedAnswer> {
         let (claim, once) = self.0.as_ref()?;
@@ -168,17 +167,17 @@ impl<T> First<T> {
     }
 }
 
-/// What came of a request that happens once.
+/// The result of a request that must run only once.
 pub enum Made<T> {
-    /// It was done.
+    /// The request ran now.
     New(T),
-    /// It was done before, and answered so.
+    /// The request ran before. This is its first answer.
     Repeat(KeptAnswer),
 }
 
 type Claims = DashMap<(AccountId, [u8; 32]), [u8; 32]>;
 
-/// The keys that are in use, and what was recorded under keys before.
+/// The keys of running requests, and the recorded answers.
 pub struct Idempotency {
     store: Store,
     clock: Clock,
@@ -186,7 +185,8 @@ pub struct Idempotency {
     recorder: Recorder,
 }
 
-/// The right to answer a request first. While it is held, repeats are told to wait.
+/// The right to run the first request with a key. While it is held, a repeat gets
+/// [`IdempotencyError::Running`].
 pub struct Claim {
     claims: Arc<Claims>,
     sealing: Sealing,
@@ -198,7 +198,7 @@ impl Drop for Claim {
     }
 }
 
-/// What the answer to one request is sealed with.
+/// What is needed to encrypt the answer to one request.
 #[derive(Clone)]
 struct Sealing {
     account: AccountId,
@@ -215,7 +215,7 @@ struct Recorder {
 }
 
 impl Idempotency {
-    /// Over what the store has; `secret` is what the sealing key is derived from.
+    /// The recorded answers of `store`. The encryption key is derived from `secret`.
     #[must_use]
     pub fn new(
         store: Store,
@@ -231,22 +231,19 @@ impl Idempotency {
         Some(Idempotency { store, clock, claims: Arc::default(), recorder })
     }
 
-    /// The largest answer that is kept, in bytes.
+    /// Largest answer that is recorded, in bytes.
     #[must_use]
     pub fn answer_max_bytes(&self) -> usize {
         self.recorder.answer_max_bytes
     }
 
-    /// Of what was answered before this time nothing is kept.
+    /// Answers from before this time are deleted.
     #[must_use]
     pub fn kept_from(&self, now: Timestamp) -> Timestamp {
         now.plus_micros(self.recorder.keep_micros.saturating_neg())
     }
 
-    /// Begins a request with a key, or finds what it was answered before.
-    ///
-    /// # Errors
-    /// [`IdempotencyError`]
+    /// Begins a request with a key, or finds the recorded answer to an earlier one.
     pub async fn begin(
         &self,
         account: AccountId,
@@ -258,7 +255,7 @@ impl Idempotency {
             Entry::Occupied(claimed) if *claimed.get() != fingerprint.0 => {
                 return Err(IdempotencyError::OtherRequest);
             }
-            // The first, or another repeat.
+            // The first request still runs, or another repeat does.
             Entry::Occupied(_) => None,
             Entry::Vacant(free) => {
                 free.insert(fingerprint.0);
@@ -279,8 +276,8 @@ impl Idempotency {
         }
     }
 
-    /// Does what happens once, or answers what it was answered before. Without `once` it is simply
-    /// done. What `act` gets is held until its answer is recorded.
+    /// Runs `act`, or returns the recorded answer if the request ran before. Without `once` it
+    /// always runs `act`. The claim that `act` gets must be held until its answer is recorded.
     pub async fn run<T, E>(
         &self,
         account: AccountId,
@@ -299,10 +296,7 @@ impl Idempotency {
         act(First(claimed)).await.map(Made::New)
     }
 
-    /// Forgets what is older than it is kept for.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// Deletes expired answers.
     pub async fn forget(&self) -> Result<(), StoreError> {
         while self.store.forget_answers(self.clock.now()).await? {}
         Ok(())
@@ -310,7 +304,7 @@ impl Idempotency {
 }
 
 impl Claim {
-    /// What to record: `answer`, unless it is too large to be kept.
+    /// The record of this answer, or of none if it is too large to store.
     #[must_use]
     pub fn record(
         &self,
@@ -334,7 +328,8 @@ impl Claim {
 }
 
 impl Sealing {
-    /// What the seal is bound to: an answer moved to another account or key does not open.
+    /// The record that the answer belongs to. An answer that is moved to another account or key
+    /// cannot be decrypted.
     fn bound_to(&self) -> Vec<u8> {
         let account = self.account.0.to_le_bytes();
         [account.as_slice(), &self.key.0, &self.fingerprint.0].concat()
@@ -369,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_visible_text() {
+    fn an_idempotency_key_is_visible_ascii() {
         for key in ["a", "8e03978e-40d5-43e8-bc93-6894a57f9324", &"x".repeat(255)] {
             let quoted = format!("\"{key}\"");
             assert_eq!(IdempotencyKey::parse(key), IdempotencyKey::parse(&quoted));
@@ -381,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_are_told_apart_by_all_that_matters() {
+    fn a_fingerprint_depends_on_method_target_and_body() {
         let one = Fingerprint::of("POST", "/x", b"{}");
         for (method, target, body) in [
             ("PUT", "/x", "{}"),
@@ -394,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kept_answer_opens_only_where_it_was_sealed() {
+    fn a_recorded_answer_opens_only_for_its_own_request() {
         let answer = KeptAnswer {
             status: 201,
             headers: vec![("a".into(), "b".into())],

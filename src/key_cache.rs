@@ -1,8 +1,9 @@
-//! API keys by digest, remembered between calls.
+//! A cache of API keys, by their digest.
 //!
-//! What is remembered is who a key belongs to and what it may be used for. Whoever changes the
-//! latter has it forgotten here. Whether it is still in use is decided by its account's owner at
-//! the next charge; forgetting a revoked key only makes the refusal come a stage earlier.
+//! An entry says to whom a key belongs and what it may be used for. A change of the key removes its
+//! entry. The account's owner checks at each charge whether the key is still active, so a stale
+//! entry costs no money. Removing the entry of a revoked key lets the refusal come one stage
+//! earlier.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,62 +17,60 @@ use crate::store::{Store, StoreError};
 use domain::Environment;
 use domain::api_key::{ApiKey, KeyDigest, Pepper, RANDOM_LEN};
 
-/// What another process has changed is seen after this time.
+/// Lifetime of an entry. A change by another process is seen after this time at the latest.
 const REMEMBERED: Duration = Duration::from_mins(5);
 
-/// See the module.
+/// A cache of API keys, by their digest.
 pub struct KeyCache {
     store: Store,
     pepper: Pepper,
     remembered: Cache<KeyDigest, Arc<KeyRecord>>,
-    /// Counts what was forgotten.
+    /// Number of removed entries.
     forgotten: AtomicU64,
 }
 
 impl KeyCache {
-    /// A ring that remembers at most `keys_max` keys.
+    /// An empty cache of at most `keys_max` keys.
     #[must_use]
     pub fn new(store: Store, pepper: Pepper, keys_max: u64) -> Self {
         let remembered = Cache::builder().max_capacity(keys_max).time_to_live(REMEMBERED).build();
         KeyCache { store, pepper, remembered, forgotten: AtomicU64::new(0) }
     }
 
-    /// What a key is stored and remembered under.
+    /// The digest under which a key is stored and cached.
     #[must_use]
     pub fn digest(&self, key: &ApiKey) -> KeyDigest {
         key.digest(&self.pepper)
     }
 
-    /// The record of a key that was looked up before.
+    /// The cached record of a key.
     #[must_use]
     pub fn remembered(&self, digest: KeyDigest) -> Option<Arc<KeyRecord>> {
         self.remembered.get(&digest)
     }
 
-    /// Looks a key up; `None` where there is none in use. Unknown keys are not remembered, so that
-    /// strangers cannot fill the memory.
-    ///
-    /// # Errors
-    /// [`StoreError`]
+    /// Looks a key up in the database, and caches it; `None` if no active key has this digest.
+    /// Unknown keys are not cached, because strangers could fill the memory with them.
     pub async fn look_up(&self, digest: KeyDigest) -> Result<Option<Arc<KeyRecord>>, StoreError> {
         let before = self.forgotten.load(Ordering::Acquire);
         let Some(record) = self.store.keys.find(digest).await? else { return Ok(None) };
         let record = Arc::new(record);
         self.remembered.insert(digest, Arc::clone(&record));
-        // What was changed while it was read may have been read as it was before.
+        // The key may have changed after it was read, so the record may be stale.
         if self.forgotten.load(Ordering::Acquire) != before {
             self.remembered.invalidate(&digest);
         }
         Ok(Some(record))
     }
 
-    /// Forgets a key that was changed, after the change is on record: the next call reads it anew.
+    /// Removes a changed key from the cache. Must run after the change is on record, so that the
+    /// next call reads it.
     pub fn forget(&self, digest: KeyDigest) {
         self.forgotten.fetch_add(1, Ordering::AcqRel);
         self.remembered.invalidate(&digest);
     }
 
-    /// A new key, and what to store of it.
+    /// A new random key, and its digest.
     #[must_use]
     pub fn make(&self, environment: Environment) -> (ApiKey, KeyDigest) {
         let mut random = rand::rng();

@@ -1,9 +1,9 @@
-//! Metrics of what the process does: counters and histograms that cost an atomic addition each,
-//! read by [`crate::http::metrics`].
+//! Metrics of the process: counters and histograms. Each update is one atomic addition.
+//! [`crate::http::metrics`] prints them.
 //!
-//! Why not the crate `prometheus-client`: it writes OpenMetrics, where the HELP, TYPE and `# EOF`
-//! lines differ from the text format 0.0.4 that dashboards read here; its histogram takes a lock
-//! for each observation, and sums in floats.
+//! The crate `prometheus-client` is not used for two reasons. It writes OpenMetrics, whose HELP,
+//! TYPE and `# EOF` lines differ from the text format 0.0.4 that the dashboards here read. And its
+//! histogram takes a lock for each observation, and sums in floats.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use std::time::Duration;
 use domain::Refusal;
 use domain::route_group::RouteGroup;
 
-/// Upper bounds of the buckets of durations, in microseconds.
+/// Upper ends of the buckets of durations, in microseconds, inclusive.
 pub const DURATIONS: [u64; 16] = [
     100,
     250,
@@ -31,7 +31,7 @@ pub const DURATIONS: [u64; 16] = [
     30_000_000,
     120_000_000,
 ];
-/// Upper bounds of the buckets of sizes.
+/// Upper ends of the buckets of sizes, inclusive.
 pub const SIZES: [u64; 16] =
     [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1_024, 2_048, 4_096, 8_192, 16_384, 32_768];
 
@@ -54,13 +54,13 @@ impl Histogram {
         }
     }
 
-    /// Of durations.
+    /// An empty histogram of durations.
     #[must_use]
     pub const fn of_durations() -> Self {
         Self::new(&DURATIONS, true)
     }
 
-    /// Of sizes.
+    /// An empty histogram of sizes.
     #[must_use]
     pub const fn of_sizes() -> Self {
         Self::new(&SIZES, false)
@@ -80,7 +80,7 @@ impl Histogram {
         self.count(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));
     }
 
-    /// Writes its lines, durations in seconds.
+    /// Writes its lines in the Prometheus text format. Durations are in seconds.
     pub fn write(&self, text: &mut String, name: &str, labels: &str) {
         let number =
             |value: u64| if self.is_of_durations { seconds(value) } else { value.to_string() };
@@ -97,7 +97,7 @@ impl Histogram {
     }
 }
 
-/// Microseconds as seconds.
+/// Prints microseconds as seconds.
 #[must_use]
 pub fn seconds(micros: u64) -> String {
     let text = format!("{}.{:06}", micros / 1_000_000, micros % 1_000_000);
@@ -106,7 +106,7 @@ pub fn seconds(micros: u64) -> String {
 
 macro_rules! refusals {
     ($($text:literal = $pattern:pat,)*) => {
-        /// The label values for the reasons of refusals.
+        /// The values of the label for the reason of a refusal.
         pub const REFUSALS: &[&str] = &[$($text,)*];
 
         fn refusal_name(refusal: &Refusal) -> &'static str {
@@ -143,24 +143,24 @@ refusals! {
     "repeat_not_kept" = Refusal::RepeatNotKept,
 }
 
-/// The counters. One for the process.
+/// The metrics of the process.
 #[derive(Debug)]
 pub struct Metrics {
-    /// Paid calls that were answered.
+    /// Number of paid calls that were answered.
     pub calls: AtomicU64,
     refusals: [AtomicU64; REFUSALS.len()],
     upstreams: [Histogram; RouteGroup::ALL.len()],
     /// Latency of the last synced write to the data directory, in microseconds; -1 before the first
-    /// measurement.
+    /// one.
     pub fsync_micros: AtomicI64,
-    /// Findings of the last verification; -1 before the first.
+    /// Number of findings of the last verification; -1 before the first one.
     pub verify_findings: AtomicI64,
-    /// When it ended, in Unix seconds. Before the first: when the server started, if it verifies at
-    /// all.
+    /// When the last verification ended, in Unix seconds. Before the first one: when the server
+    /// started, if periodic verification is on.
     pub verified_at: AtomicI64,
-    /// Verifications that failed to run.
+    /// Number of verifications that could not run.
     pub verify_failures: AtomicU64,
-    /// Attempts to deliver webhooks: delivered, failed.
+    /// Number of attempts to deliver webhooks: successful ones, failed ones.
     pub webhooks: [AtomicU64; 2],
 }
 
@@ -189,7 +189,7 @@ impl Metrics {
         }
     }
 
-    /// Counts how long an upstream took.
+    /// Records how long an upstream took.
     pub fn upstream(&self, group: RouteGroup, duration: Duration) {
         let index = RouteGroup::ALL.iter().position(|other| *other == group);
         if let Some(histogram) = index.and_then(|index| self.upstreams.get(index)) {
@@ -197,13 +197,13 @@ impl Metrics {
         }
     }
 
-    /// Refusals by kind.
+    /// Number of refusals by reason.
     pub fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> {
         let counts = self.refusals.iter().map(|count| count.load(Ordering::Relaxed));
         REFUSALS.iter().copied().zip(counts)
     }
 
-    /// Upstreams by group.
+    /// Durations of upstream calls by route group.
     pub fn upstreams(&self) -> impl Iterator<Item = (RouteGroup, &Histogram)> {
         RouteGroup::ALL.into_iter().zip(&self.upstreams)
     }
@@ -214,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_histogram_counts_what_is_at_most_an_end() {
+    fn the_ends_of_buckets_are_inclusive() {
         let histogram = Histogram::of_durations();
         for micros in [100, 101, 120_000_001] {
             histogram.count(micros);

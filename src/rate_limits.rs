@@ -22,7 +22,7 @@ use domain::{AccountId, KeyId, Timestamp};
 
 type Limiter<K> = RateLimiter<K, DashMapStateStore<K>, DefaultClock, StateInformationMiddleware>;
 
-/// The status of the limit that is closest to refusing the caller.
+/// The rate limit with the least requests left for a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RateLimitStatus {
     /// The name of the limit: its window, or what it counts by.
@@ -31,8 +31,8 @@ pub struct RateLimitStatus {
     pub limit: u32,
     /// Requests that are left.
     pub remaining: u32,
-    /// Unix time in seconds: when the limit is full again, or, if no request is left, when the next
-    /// one is admitted.
+    /// Unix time in seconds. If requests are left, the limit is full again at this time. Otherwise
+    /// the next request is admitted at this time.
     pub reset: i64,
     /// The window, in seconds.
     pub window: u64,
@@ -40,7 +40,7 @@ pub struct RateLimitStatus {
     pub reset_in: u64,
 }
 
-/// All of a limit, in percent.
+/// 100 percent of a limit.
 const WHOLE: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -52,14 +52,14 @@ enum Subject {
     Account(AccountId),
 }
 
-/// Requests in one window.
+/// One limit: a number of requests in a window.
 struct Bound<K: Clone + Eq + std::hash::Hash> {
     policy: &'static str,
     limiter: Limiter<K>,
 }
 
-/// The limits of one tier for one class of routes. The shortest window comes first: a request that
-/// it refuses must not count for the day.
+/// The limits of one tier for one class of routes. The shortest window comes first, so that a
+/// request that it refuses does not count for the day.
 type Bounds = Vec<Bound<Subject>>;
 
 /// Every rate limit, with its counters.
@@ -67,12 +67,12 @@ pub struct RateLimits {
     address: Option<Bound<IpAddr>>,
     tiers: BTreeMap<String, BTreeMap<RouteClass, Bounds>>,
     default_tier: String,
-    /// The limits that owners have set for their keys.
+    /// The limits that owners set for their keys.
     own: DashMap<KeyId, (NonZeroU32, Arc<Bound<KeyId>>)>,
 }
 
-/// `percent` of `count` requests per window. Less than one request per window becomes one per
-/// longer window.
+/// `percent` of `count` requests per window. If that is less than one request per window, the
+/// window is longer and allows one request.
 fn quota(count: NonZeroU32, percent: NonZeroU32, window: Duration) -> Option<Quota> {
     let hundredths = u64::from(count.get()).checked_mul(u64::from(percent.get()))?;
     let nanos = window.as_nanos().checked_mul(100)?.checked_div(u128::from(hundredths))?;
@@ -106,7 +106,7 @@ impl<K: Clone + Eq + std::hash::Hash> Bound<K> {
         let whole_again = wait.unwrap_or(quota.replenish_interval().saturating_mul(used));
         let reset_in = seconds_up(whole_again);
         let reset = now.seconds().saturating_add(i64::try_from(reset_in).unwrap_or(0));
-        // Less than one request per window has a longer window.
+        // A limit below one request per window has a longer window.
         let window = seconds_up(quota.replenish_interval().saturating_mul(limit));
         (RateLimitStatus { policy: self.policy, limit, remaining, reset, window, reset_in }, wait)
     }
@@ -136,7 +136,7 @@ fn bounds(tier: TierSettings, percent: NonZeroU32) -> Bounds {
 }
 
 impl RateLimits {
-    /// The limits of the settings; none if they are switched off.
+    /// The limits in the settings; none if rate limits are switched off.
     #[must_use]
     pub fn new(settings: &RateLimitSettings) -> Self {
         let default_tier = settings.default_tier.clone();
@@ -210,7 +210,8 @@ impl RateLimits {
         Ok(closest)
     }
 
-    /// Counts a call by the limit that the key's owner has set. A changed limit starts full.
+    /// Counts a call by the limit that the key's owner set. After the limit changes, its counter
+    /// starts anew.
     pub fn check_own(
         &self,
         key: KeyId,
@@ -268,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pro_account_has_its_figures_by_class() {
+    fn a_pro_account_has_limits_by_class() {
         for (class, per_second) in [
             (RouteClass::Read, 20),
             (RouteClass::Write, 10),
@@ -282,24 +283,24 @@ mod tests {
                 assert_eq!(standing.window, 1);
             }
             assert_eq!(check(&limits, class, 1, 1), Err(1), "{class:?}");
-            // Another key of the same account finds the account's limit used up; another account
-            // does not.
+            // A second key of the account finds the account's limit used up. Another account has
+            // its own limit.
             assert_eq!(check(&limits, class, 2, 1), Err(1));
             assert!(check(&limits, class, 3, 2).is_ok());
         }
     }
 
     #[test]
-    fn what_comes_to_less_than_one_a_second_waits_longer() {
+    fn a_limit_below_one_a_second_waits_longer() {
         let settings = RateLimitSettings { default_tier: "free".into(), ..Default::default() };
         let limits = RateLimits::new(&settings);
         assert!(check(&limits, RouteClass::Heavy, 1, 1).is_ok());
-        // A tenth of one a second: one in ten seconds.
+        // A tenth of one request a second is one in ten seconds.
         assert!(matches!(check(&limits, RouteClass::Heavy, 1, 1), Err(9..=10)));
     }
 
     #[test]
-    fn no_limit_binds_where_there_is_none() {
+    fn without_limits_every_request_is_admitted() {
         let unlimited =
             RateLimitSettings { default_tier: "unlimited".into(), ..Default::default() };
         let off = RateLimitSettings { enabled: false, ..Default::default() };

@@ -1,5 +1,5 @@
-//! Encryption of texts in the database (AES-256-GCM). The key is derived from a secret that the
-//! database does not hold, so the database alone does not reveal them.
+//! Encryption of values in the database (AES-256-GCM). The key is derived from a secret that is not
+//! in the database, so the database alone does not reveal the values.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use rand::RngExt as _;
 use sha2::{Digest as _, Sha256};
 
-/// Encrypts the texts of one purpose.
+/// Encrypts and decrypts the values of one purpose.
 #[derive(Clone)]
 pub struct Seal(Arc<SealKeys>);
 
@@ -18,7 +18,7 @@ struct SealKeys {
 }
 
 impl Seal {
-    /// Each purpose has a key of its own.
+    /// A seal for one purpose. Each purpose has its own key, derived from `secret`.
     #[must_use]
     pub fn new(secret: &[u8], purpose: &str) -> Option<Self> {
         let derive = |purpose: &[u8]| -> [u8; 32] {
@@ -33,8 +33,8 @@ impl Seal {
         })))
     }
 
-    /// Encrypts a text, bound to what it belongs to: it cannot be decrypted as part of anything
-    /// else.
+    /// Encrypts a value and binds it to `bound_to`, the identity of the record that it belongs to.
+    /// It cannot be decrypted as part of another record. `None` if the encryption fails.
     #[must_use]
     pub fn seal(&self, mut text: Vec<u8>, bound_to: &[u8]) -> Option<Vec<u8>> {
         let nonce: [u8; NONCE_LEN] = rand::rng().random();
@@ -43,7 +43,7 @@ impl Seal {
         Some([nonce.as_slice(), &text].concat())
     }
 
-    /// Decrypts it. `None` if it was encrypted under another key, bound to something else, or
+    /// Decrypts a value. `None` if it was encrypted with another key, bound to something else, or
     /// changed.
     #[must_use]
     pub fn open(&self, sealed: &[u8], bound_to: &[u8]) -> Option<Vec<u8>> {
@@ -53,7 +53,7 @@ impl Seal {
         Some(opened.to_vec())
     }
 
-    /// A keyed digest, for a text that is too short for a plain one.
+    /// A keyed digest. A short text needs one, because a plain digest could be guessed.
     #[must_use]
     pub fn digest(&self, text: &str, bound_to: &[u8]) -> [u8; 32] {
         let mut mac = self.0.digesting.clone();

@@ -1,6 +1,6 @@
-//! Logs and traces. Logs go to standard error, for people or as one JSON object per line. If a
-//! collector is set, traces are exported by OTLP over HTTP (OpenTelemetry). They are continued to
-//! the upstream and, if that is set, from callers (W3C Trace Context).
+//! Logs and traces. Logs go to standard error, as text or as one JSON object per line. If a
+//! collector is set, traces are exported by OTLP over HTTP (OpenTelemetry). The trace context is
+//! passed to the upstream, and accepted from callers if the settings allow it (W3C Trace Context).
 //!
 //! Field names are the same everywhere: `request_id`, `account`, `key`, `route`, `status`. No line
 //! and no span contains an API key, a session token, a password, an email address or a body.
@@ -36,7 +36,7 @@ pub const REQUEST: &str = "polysystems::request";
 /// Timeout of an export, retries included.
 const EXPORT_MAX: Duration = Duration::from_secs(3);
 
-/// Ends the traces; empty without a collector.
+/// The exporter of traces; empty without a collector.
 #[must_use = "spans that wait are lost unless it is ended"]
 pub struct Traces(Option<SdkTracerProvider>);
 
@@ -60,7 +60,7 @@ pub fn start(log: &LogSettings, traces: &TraceSettings) -> anyhow::Result<Traces
         .with_context(|| format!("log.level {:?} is not a log level", log.level))?
         .add_directive(no_spans);
     let Some(url) = &traces.otlp_url else {
-        // Without a collector: one global filter, no second layer.
+        // Without a collector one global filter is enough.
         let logs = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_ansi(std::io::stderr().is_terminal())
@@ -182,7 +182,7 @@ impl Injector for Leaving<'_> {
     }
 }
 
-/// Makes the caller's span the parent of `span`. Before `span` has a child or has been continued.
+/// Makes the caller's span the parent of `span`. Must run before `span` has a child.
 pub fn continue_from(span: &Span, headers: &actix_web::http::header::HeaderMap) {
     // Without a collector there is nothing to do. Without the header, a trace begins here.
     if span.is_disabled() || !headers.contains_key("traceparent") {
@@ -190,11 +190,12 @@ pub fn continue_from(span: &Span, headers: &actix_web::http::header::HeaderMap) 
     }
     let parent = TraceContextPropagator::new().extract(&Arriving(headers));
     if let Err(error) = span.set_parent(parent) {
-        tracing::debug!(%error, "a span kept its parent");
+        tracing::debug!(%error, "a span was not attached to the caller's trace");
     }
 }
 
-/// Writes `span` into the headers of an outgoing request, in place of a trace that they name.
+/// Writes the context of `span` into the headers of an outgoing request, in place of any trace that
+/// they have.
 pub fn continue_in(span: &Span, headers: &mut reqwest::header::HeaderMap) {
     if span.is_disabled() {
         return;
@@ -204,8 +205,8 @@ pub fn continue_in(span: &Span, headers: &mut reqwest::header::HeaderMap) {
     TraceContextPropagator::new().inject_context(&span.context(), &mut Leaving(headers));
 }
 
-/// Names `span` when its name is known. Recording `otel.name` would not do: it is lost as soon as
-/// the span has a child or was continued.
+/// Sets the name of `span` once it is known. Recording the field `otel.name` does not work: it is
+/// lost if the span already has a child or a parent from a caller.
 pub fn name(span: &Span, name: impl Into<Cow<'static, str>>) {
     if !span.is_disabled() {
         span.context().span().update_name(name);

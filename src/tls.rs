@@ -65,8 +65,8 @@ impl Certificate {
         Ok(builder.with_cert_resolver(resolver))
     }
 
-    /// Reads the files again when they change, as long as the server runs. If they cannot be used,
-    /// the error is logged and the current certificate stays.
+    /// Reads the files again whenever they change, as long as the server runs. If they cannot be
+    /// used, it logs an error and keeps the current certificate.
     pub async fn follow(self: Arc<Self>) {
         let mut seen = changed_at(&self);
         let mut period = tokio::time::interval(LOOK_PERIOD);
@@ -82,9 +82,9 @@ impl Certificate {
                     *current = Arc::new(certificate);
                     drop(current);
                     seen = now;
-                    tracing::info!("another certificate is in use");
+                    tracing::info!("a new certificate is in use");
                 }
-                // One file may be replaced before the other, so it is tried again.
+                // One file may be replaced before the other, so the next check tries again.
                 Err(error) => {
                     let error = format!("{error:#}");
                     tracing::error!(error, "the certificate was changed, and cannot be used");

@@ -1,5 +1,4 @@
-//! What a paid call leaves in the database: bytes of each table and index, and of the write-ahead
-//! log.
+//! The database bytes of a paid call: in each table and index, and in the write-ahead log.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +7,7 @@ use serde::Serialize;
 
 use test_support::Database;
 
-/// Bytes of something for each call.
+/// Bytes for each call.
 #[derive(Clone, Debug, Serialize)]
 pub struct Cost {
     pub database: String,
@@ -21,11 +20,11 @@ const SQLITE: &str = "SELECT name, CAST(SUM(pgsize) AS BIGINT) FROM dbstat GROUP
 const POSTGRES: &str = "SELECT relname::TEXT, pg_relation_size(oid) FROM pg_class
     WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'i')";
 
-/// How large everything is now.
+/// The current sizes.
 pub struct Sizes(BTreeMap<String, i64>);
 
 impl Sizes {
-    /// `process` is the server's, whose writes are SQLite's.
+    /// Reads the sizes. The writes of SQLite are those of the server's process, `process`.
     pub fn now(database: &Database, process: u32) -> Self {
         let mut sizes = BTreeMap::new();
         test_support::run(async {
@@ -49,14 +48,14 @@ impl Sizes {
         if !database.is_postgres() {
             let io = std::fs::read_to_string(format!("/proc/{process}/io")).unwrap();
             let written = io.lines().find_map(|line| line.strip_prefix("write_bytes: ")).unwrap();
-            // The log and, at checkpoints, the file.
+            // The log, and the database file at checkpoints.
             let written = written.parse().unwrap();
             sizes.insert("all that is written to the disk".to_owned(), written);
         }
         Sizes(sizes)
     }
 
-    /// What has come since then, for each of so many calls.
+    /// The growth since `before`, divided by the number of calls.
     pub fn since(&self, before: &Sizes, database: &str, calls: u64) -> Vec<Cost> {
         let grown = self.0.iter().map(|(what, bytes)| {
             let grown = bytes - before.0.get(what).copied().unwrap_or(0);

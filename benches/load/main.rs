@@ -1,5 +1,5 @@
-//! The real server under load, beside its yardsticks in the same run: a bare actix-web handler with
-//! the same answer, nginx as a plain proxy, and a row lock for each charge on the same kind of
+//! The real server under load, compared with yardsticks in the same run: a bare actix-web handler
+//! with the same answer, nginx as a plain proxy, and a row lock for each charge on the same kind of
 //! database.
 //!
 //! `cargo bench --bench load -- --help`
@@ -15,7 +15,7 @@
     clippy::cast_precision_loss,
     clippy::too_many_lines,
     clippy::format_push_string,
-    reason = "a measurement that fails by a panic has said so"
+    reason = "a failed measurement may panic"
 )]
 
 use std::collections::BTreeMap;
@@ -46,21 +46,21 @@ const UPSTREAM: &str = "/v1/chat/completions";
 const BALANCE: Credits = Credits::from_nanos(1_000_000_000_000_000);
 
 const HELP: &str = "\
-Measures the server under load, and its yardsticks in the same run.
+Measures the server and its yardsticks under load, in the same run.
 
     cargo bench --bench load -- [OPTIONS] [CASE...]
 
 Options:
-    --rounds N        how often each case is measured (5)
-    --seconds N       how long each measurement lasts (5)
-    --database KIND   sqlite or postgres; both where it is not given
-    --accounts N      how many accounts there are (10000)
-    --quick           one short round, which is over in two minutes
-    --list            the cases
+    --rounds N        rounds for each case (5)
+    --seconds N       length of each measurement, in seconds (5)
+    --database KIND   sqlite or postgres (both)
+    --accounts N      number of accounts (10000)
+    --quick           one short round of about two minutes
+    --list            list the cases
 
-A case is chosen by how its name begins. JSON and a page with curves are written to target/load/.";
+CASE is the beginning of a case's name. Results go to target/load/, as JSON and as an HTML page.";
 
-/// How long and how often.
+/// How often and how long to measure.
 #[derive(Clone, Copy)]
 struct Plan {
     rounds: usize,
@@ -69,17 +69,17 @@ struct Plan {
     accounts: usize,
 }
 
-/// Somebody who answers.
+/// A server to measure.
 struct Target {
     name: String,
     address: String,
-    /// The server's process.
+    /// The process id; `None` for a yardstick.
     process: Option<u32>,
-    /// Who calls it.
+    /// The keys of the callers.
     callers: Vec<String>,
-    /// Callers without credits.
+    /// The keys of callers without credits.
     poor: Vec<String>,
-    /// Sessions of users.
+    /// Session tokens.
     sessions: Vec<String>,
 }
 
@@ -126,7 +126,8 @@ impl Bench {
         let measured = generator::run(load);
         let seconds = begun.elapsed().as_secs_f64();
         let mut figure = Figure::of(&measured, expected).at(shape);
-        // The warm-up is in the server's time, so it is held against the answers of that as well.
+        // The server's processor time includes the warm-up, so the answers of the warm-up count
+        // too.
         figure.cpu_micros = target.process.zip(cpu).map(|(process, before)| {
             (cpu_micros(process) - before) / (figure.per_second * seconds)
         });
@@ -152,7 +153,7 @@ impl Bench {
     }
 }
 
-/// What the process has taken of the cores so far.
+/// Processor time of the process so far, in microseconds.
 fn cpu_micros(process: u32) -> f64 {
     let stat =
         std::fs::read_to_string(format!("/proc/{process}/stat")).expect("needs Linux's /proc");
@@ -187,9 +188,9 @@ const OVER_LIMIT: &str = "refusal, 429 over the limit";
 const COLD: &str = "cold accounts";
 const KEY_CREATION: &str = "key creation";
 const LOGIN: &str = "login";
-/// Whose keys are made.
+/// Number of users who create keys.
 const SESSIONS: usize = 8;
-/// None of them: every login ends the oldest session of many.
+/// The user who logs in. A separate user, because each login ends the oldest of many sessions.
 const WHO_LOGS_IN: usize = SESSIONS;
 const LISTENED: &str = "webhooks, 100 accounts";
 const LATENCY: &str = "latency";
@@ -207,7 +208,7 @@ const OTHERS: [&str; 11] = [
     LATENCY,
     LEDGER_COST,
 ];
-/// Calls after which the database is looked at.
+/// Number of calls between the two readings of the database's size.
 const COST_CALLS: usize = 20_000;
 
 fn main() {
@@ -220,7 +221,7 @@ fn main() {
     let (mut kind, mut chosen) = (None, Vec::new());
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().expect("an option without its value");
+        let mut value = || arguments.next().expect("an option needs a value");
         match argument.as_str() {
             "--serve" => {
                 let (what, port, database) = (value(), value(), value());
@@ -275,7 +276,7 @@ fn main() {
     println!("\n{}\n{}", json.display(), html.display());
 }
 
-/// A database, its server, and the row lock on a database of its own kind.
+/// A database with its server, and the row lock on the same kind of database.
 struct Side {
     name: &'static str,
     database: Database,
@@ -287,7 +288,7 @@ struct Side {
 
 impl Side {
     fn start(&mut self, more: &[(&str, &str)]) {
-        // One after the other: two of them would take the accounts from one another.
+        // The first server must stop, because the second one would take over the accounts.
         self.server = None;
         let own = self.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let settings: Vec<_> = own.chain(more.iter().copied()).collect();
@@ -453,8 +454,8 @@ fn measure_all(bench: &mut Bench, kind: Option<&str>) {
     }
 }
 
-/// Makes the holders of the first `count` accounts of `name` listen to every event, and nobody
-/// else.
+/// Gives the first `count` accounts of `name` a webhook endpoint for every event, and removes all
+/// others.
 fn listen(database: &Database, name: &str, count: usize) {
     use sea_orm::ConnectionTrait as _;
     let (id, yes) = if database.is_postgres() {
@@ -480,8 +481,8 @@ fn listen(database: &Database, name: &str, count: usize) {
     });
 }
 
-/// Paid calls of accounts whose holders listen to everything, at an address to which nothing is
-/// sent, against the same calls where nobody listens.
+/// Compares paid calls of accounts with webhooks, whose deliveries go nowhere, with the same calls
+/// without webhooks.
 fn listened(bench: &mut Bench, sides: &mut [Side], peaks: &BTreeMap<(&str, &str), f64>) {
     let how = (64, 100, Shape::Closed, 200);
     let ask = |target: &Target| {
@@ -521,7 +522,7 @@ fn ledger_cost(bench: &mut Bench, side: &Side) {
     bench.costs.extend(after.since(&before, side.name, measured.answers()));
 }
 
-/// One call of each account, so that all are in memory.
+/// Calls once for each account, so that all are in memory.
 fn warm_up(target: &Target) {
     let measured = generator::run(Load {
         address: target.address.clone(),
@@ -552,7 +553,7 @@ fn refusals(bench: &mut Bench, bare: &Target, sides: &mut [Side]) {
             }
             let target = &side.target;
             let callers: Vec<String> = match status {
-                // The last symbol is of the checksum.
+                // The last character belongs to the checksum.
                 401 => target.callers[..100].iter().map(|key| changed(key)).collect(),
                 402 => target.poor.clone(),
                 _ => target.callers[..100].to_vec(),
@@ -571,8 +572,8 @@ fn changed(key: &str) -> String {
     format!("{rest}{}", if last == "0" { "1" } else { "0" })
 }
 
-/// At parts of the peak that was just measured, requests due at fixed moments; and the bare handler
-/// at the same rates.
+/// Latencies at fractions of the peak that was just measured, with requests due at fixed times;
+/// also for the bare handler at the same rates.
 fn latencies(
     bench: &mut Bench,
     bare: &Target,

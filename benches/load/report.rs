@@ -1,5 +1,5 @@
-//! What was measured: a table on the terminal, JSON and an HTML page with curves under
-//! `target/load/`.
+//! The results: a table on the terminal, and under `target/load/` JSON and an HTML page with
+//! curves.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -13,33 +13,33 @@ use test_support::generator::{Measured, Shape};
 /// One measurement.
 #[derive(Clone, Debug, Serialize)]
 pub struct Figure {
-    /// What was asked for.
+    /// The name of the case.
     pub case: String,
-    /// Who answered.
+    /// The measured server.
     pub target: String,
-    /// Whom its throughput is held against.
+    /// The server that its throughput is compared with.
     pub yardstick: Option<String>,
     pub round: usize,
     pub connections: usize,
     pub accounts: usize,
-    /// Requests that were due each second; none where the next one follows an answer.
+    /// Requests due per second; `None` if each request follows an answer.
     pub rate: Option<f64>,
     pub per_second: f64,
-    /// Of the yardstick in the same round.
+    /// Throughput divided by that of the yardstick in the same round.
     pub ratio: Option<f64>,
     pub p50_ms: f64,
     pub p90_ms: f64,
     pub p99_ms: f64,
     pub p999_ms: f64,
     pub max_ms: f64,
-    /// What the server's own process took of a core for each answer, in microseconds.
+    /// Processor time of the server for each answer, in microseconds.
     pub cpu_micros: Option<f64>,
     pub answers: u64,
     pub statuses: BTreeMap<u16, u64>,
-    /// Answers with another status than the one expected, broken connections, and requests never
-    /// sent.
+    /// Number of answers with an unexpected status, broken connections, and requests that were
+    /// never sent.
     pub astray: u64,
-    /// The median of 200 syncs of 4 KiB, just before.
+    /// The median of 200 syncs of 4 KiB just before, in microseconds.
     pub fsync_micros: u64,
 }
 
@@ -118,7 +118,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Of each case and target, over its rounds.
+/// The medians over all rounds, for each case and target.
 pub fn medians(metrics: &[Figure]) -> Vec<Figure> {
     let mut names: Vec<(&str, &str)> = Vec::new();
     for figure in metrics {
@@ -164,7 +164,7 @@ struct Everything<'a> {
     costs: &'a [Cost],
 }
 
-/// Writes the JSON and the page; where they are.
+/// Writes the JSON and the page. Returns where they are.
 pub fn write(
     folder: &Path,
     machine: &BTreeMap<&'static str, String>,
@@ -236,7 +236,7 @@ fn page(machine: &BTreeMap<&'static str, String>, medians: &[Figure], costs: &[C
     page
 }
 
-/// A curve for each name, as SVG; nothing where there are no points.
+/// SVG with one curve for each name; empty if there are no points.
 fn curves(title: &str, below: &str, points: impl Iterator<Item = (String, f64, f64)>) -> String {
     let mut series: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
     for (name, x, y) in points {

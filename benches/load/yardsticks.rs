@@ -1,5 +1,5 @@
-//! What the server is held against, each a process of its own: this benchmark, started with
-//! `--serve`.
+//! The yardsticks that the server is compared with. Each is a separate process: this benchmark,
+//! started with `--serve`.
 
 use std::net::TcpListener;
 use std::process::Command;
@@ -20,7 +20,7 @@ use test_support::free_port;
 
 const WORKERS: usize = 2;
 const ROW_LOCK_ACCOUNTS: usize = 10_000;
-/// As many as PostgreSQL has processes for by default, but for a few.
+/// A little fewer than PostgreSQL's default limit of connections.
 const ROW_LOCK_CONNECTIONS: u32 = 64;
 
 /// The sandbox's answer to [`super::HELLO`].
@@ -31,7 +31,7 @@ const ANSWER: &str = concat!(
     r#""usage":{"completion_tokens":17,"prompt_tokens":9,"total_tokens":26}}"#
 );
 
-/// Starts one; `what` is what [`serve`] knows.
+/// Starts a yardstick; [`serve`] defines the values of `what`.
 pub fn start(what: &str, database: &str) -> Running {
     let port = free_port();
     let mut command = Command::new(std::env::current_exe().unwrap());
@@ -39,7 +39,7 @@ pub fn start(what: &str, database: &str) -> Running {
     Running::start(command, port).expect("a yardstick did not start")
 }
 
-/// Is one of the yardsticks until the process is ended.
+/// Runs a yardstick until the process is killed.
 pub fn serve(what: &str, port: u16, database: &str) {
     let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
     match what {
@@ -60,7 +60,7 @@ fn respond() -> HttpResponse {
         .body(ANSWER)
 }
 
-/// actix-web with the same answer, and nothing in between.
+/// A bare actix-web handler with the same answer.
 fn bare(listener: TcpListener) {
     actix_web::rt::System::new().block_on(async move {
         let app = || App::new().default_service(web::to(|_: web::Bytes| async { respond() }));
@@ -69,7 +69,7 @@ fn bare(listener: TcpListener) {
     });
 }
 
-/// The lock of the account's row for each charge, as nearly everyone does it.
+/// The usual way to charge: lock the account's row for each charge.
 fn row_lock(listener: TcpListener, url: &str) {
     let url = url.to_owned();
     actix_web::rt::System::new().block_on(async move {
@@ -144,14 +144,14 @@ async fn charge_one(database: &DatabaseConnection, account: i64) -> Result<(), D
     transaction.commit().await
 }
 
-/// The callers of the row lock: its accounts.
+/// The callers of the row lock: account numbers.
 pub fn row_lock_callers(count: usize) -> Vec<String> {
     assert!(count <= ROW_LOCK_ACCOUNTS);
     (0..count).map(|number| number.to_string()).collect()
 }
 
-/// A model that answers at once: a chat completion, or where it is asked for a stream, one of five
-/// pieces.
+/// A model that answers at once: with a chat completion or, if the request asks for a stream, with
+/// a stream of five pieces.
 fn upstream(listener: TcpListener) {
     listener.set_nonblocking(true).unwrap();
     let whole = json!({
@@ -218,7 +218,7 @@ async fn answer(mut stream: TcpStream, (whole, pieces): &(String, Vec<String>)) 
     }
 }
 
-/// How long the first request in the buffer is, if it is there whole.
+/// The length of the first request in the buffer, if it is complete.
 fn length(buffer: &[u8]) -> Option<usize> {
     let mut headers = [httparse::EMPTY_HEADER; 48];
     let mut request = httparse::Request::new(&mut headers);

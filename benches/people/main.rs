@@ -1,4 +1,4 @@
-//! What logins cost others, and what their time tells.
+//! How logins slow down paid calls, and whether the time of a login reveals that a user exists.
 //!
 //! `cargo bench --bench people -- --help`
 #![expect(
@@ -9,7 +9,7 @@
     clippy::float_arithmetic,
     clippy::as_conversions,
     clippy::cast_precision_loss,
-    reason = "a measurement that fails by a panic has said so"
+    reason = "a failed measurement may panic"
 )]
 
 use std::time::{Duration, Instant};
@@ -24,16 +24,17 @@ use test_support::{Database, seed};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const HELP: &str = "\
-What logins cost others, and what their time tells.
+Measures how logins slow down paid calls, and whether the time of a login reveals that a user exists.
 
     cargo bench --bench people -- logins [--rounds N] [--seconds N] [--calls N] [--logins N]
                                            [--hashes N] [--wrong]
     cargo bench --bench people -- timing [--samples N]
 
-logins    the p99 of paid calls (--calls a second, 1000) alone and beside logins (--logins a second, 200), in turns;
-          --hashes threads hash (0: half of the cores), --wrong has nobody log in, so that nothing is written
-timing    whether the time of logins and of forgotten passwords tells if an address is known: the area under the ROC
-          curve of the best threshold, over --samples (5000) of each; exit code 1 above 0.55";
+logins    the p99 of paid calls (--calls a second, 1000), alternately without and with logins (--logins a second, 200);
+          --hashes is the number of hashing threads (0: half of the cores); with --wrong every login fails, so that
+          nothing is written
+timing    whether the time of a login or of a password reset request shows that an address is known: the area under
+          the ROC curve over --samples (5000) of each; exit code 1 if it is above 0.55";
 
 const KNOWN: &str = "user0@example.com";
 const UNKNOWN: &str = "nobody@example.com";
@@ -44,7 +45,7 @@ fn main() {
     let (mut samples, mut hashes, mut is_wrong) = (5_000, String::from("0"), false);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().expect("an option without its value");
+        let mut value = || arguments.next().expect("an option needs a value");
         match argument.as_str() {
             "--rounds" => rounds = value().parse().unwrap(),
             "--seconds" => seconds = value().parse().unwrap(),
@@ -134,8 +135,8 @@ fn cost_of_logins(
     println!("p99 of paid calls beside logins, of alone: {:.2} (median)", ratios[ratios.len() / 2]);
 }
 
-/// How likely one of `these` is longer than one of `those`, ties counting half: the area under the
-/// ROC curve.
+/// The probability that one of `these` is longer than one of `those`; ties count half. This is the
+/// area under the ROC curve.
 fn area(these: &[f64], those: &[f64]) -> f64 {
     let mut all: Vec<(f64, bool)> = these.iter().map(|time| (*time, true)).collect();
     all.extend(those.iter().map(|time| (*time, false)));
@@ -152,7 +153,7 @@ fn area(these: &[f64], those: &[f64]) -> f64 {
     (rank_sum - one * (one + 1.0) / 2.0) / (one * other)
 }
 
-/// What the median of so many tries tells.
+/// The medians of groups of `of` attempts.
 fn medians(times: &[f64], of: usize) -> Vec<f64> {
     times
         .chunks_exact(of)
@@ -165,7 +166,7 @@ fn medians(times: &[f64], of: usize) -> Vec<f64> {
 }
 
 fn timing(samples: usize) {
-    // By hand: the same, apart, and one between the others.
+    // Computed by hand: equal, apart, and one between the others.
     for (these, those, expected) in [
         ([1.0, 2.0], [1.0, 2.0], 0.5),
         ([3.0, 4.0], [1.0, 2.0], 1.0),
@@ -190,7 +191,7 @@ fn timing(samples: usize) {
             let bodies = [KNOWN, UNKNOWN].map(|email| body(email).to_string());
             let mut times = [Vec::new(), Vec::new()];
             for sample in 0..samples + 50 {
-                // Each first as often as the other.
+                // Alternates which is measured first.
                 for place in [sample % 2, 1 - sample % 2] {
                     let request = client.post(&url).body(bodies[place].clone());
                     let begun = Instant::now();

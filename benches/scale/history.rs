@@ -1,4 +1,4 @@
-//! Accounts with a past: what the server would have written had all these calls been made.
+//! Accounts with histories, written as the server would have written them.
 
 use std::fmt::Write as _;
 
@@ -18,14 +18,15 @@ use uuid::Uuid;
 use test_support::Database;
 
 const PEPPER: &str = "0123456789abcdef0123456789abcdef";
-/// Users, or keys, in one statement.
+/// Users or keys in one statement.
 const PIECE: usize = 2_000;
 /// Ledger rows in one transaction.
 const ROWS: usize = 20_000;
 const BALANCE: Credits = Credits::from_nanos(1_000_000_000_000_000);
 const COST: i64 = 2_000_000;
 
-/// `count` accounts, each with a key, a balance and its share of `rows` ledger rows; the keys.
+/// Creates `count` accounts, each with a key, a balance, and its share of `rows` ledger rows.
+/// Returns the keys.
 pub fn write(database: &Database, count: usize, rows: usize) -> Vec<String> {
     std::fs::write(database.folder().join("key_pepper"), PEPPER).unwrap();
     let pepper = Pepper::new(PEPPER.as_bytes()).unwrap();
@@ -130,7 +131,7 @@ async fn write_keys(
     connection.execute_unprepared(&sql).await.unwrap();
 }
 
-/// A grant, and calls until there are so many entries.
+/// Adds a grant and then calls, up to this number of entries.
 fn add_history(batch: &mut Batch, account: AccountId, key: KeyId, entries: usize, epoch: i64) {
     let at = Clock::System.now();
     let (day, month) = (at.day(), at.day().month());

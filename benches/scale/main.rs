@@ -1,5 +1,4 @@
-//! How it grows: a million accounts and ten million ledger rows in the database, and all of them in
-//! use.
+//! The server with a million accounts and ten million ledger rows, all of them in use.
 //!
 //! `cargo bench --bench scale -- --help`
 #![expect(
@@ -12,7 +11,7 @@
     clippy::as_conversions,
     clippy::cast_precision_loss,
     clippy::cast_possible_wrap,
-    reason = "a measurement that fails by a panic has said so"
+    reason = "a failed measurement may panic"
 )]
 
 use std::time::{Duration, Instant};
@@ -28,27 +27,27 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const HELLO: &str = r#"{"messages": [{"role": "user", "content": "Hello!"}]}"#;
 const SANDBOX: &str = "/api/hub/agents/chat";
-/// Whose accounts are called at most.
+/// Most accounts that are called.
 const CALLERS_MAX: usize = 1_000_000;
 
-/// In this time every account is put to sleep that is not called.
+/// After this time, the actors of all idle accounts have stopped.
 const ASLEEP: Duration = Duration::from_secs(50);
 
 const HELP: &str = "\
 Fills a database with accounts and their histories, and measures the server on it: start, first calls of cold accounts,
-memory for each account, throughput by the number of accounts, lists, and memory under a bound.
+memory for each account, throughput by the number of accounts, lists, and memory with a bound on accounts in memory.
 
     cargo bench --bench scale -- [OPTIONS]
 
 Options:
     --accounts N      accounts with a key and a history (1000000)
-    --rows N          ledger rows, evenly (10000000); as many usage records
-    --database KIND   sqlite or postgres; both where it is not given
-    --rounds N        how often the throughput is measured (5)
-    --seconds N       how long each time (3)
-    --bound N         accounts in memory at most, in the last part (100000)
-    --bounded N       how long that part lasts, in seconds (60)
-    --only-bounded    nothing but that part: for more accounts than the memory takes";
+    --rows N          ledger rows, and as many usage records, spread evenly (10000000)
+    --database KIND   sqlite or postgres (both)
+    --rounds N        rounds of the throughput (5)
+    --seconds N       length of each round, in seconds (3)
+    --bound N         most accounts in memory in the last part (100000)
+    --bounded N       length of the last part, in seconds (60)
+    --only-bounded    run only the last part, for more accounts than fit into memory";
 
 #[derive(Clone, Copy)]
 struct Plan {
@@ -74,7 +73,7 @@ fn main() {
     let mut kind = None;
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().expect("an option without its value");
+        let mut value = || arguments.next().expect("an option needs a value");
         let number = |text: String| text.parse::<usize>().expect("a number");
         match argument.as_str() {
             "--accounts" => plan.accounts = number(value()),
@@ -117,7 +116,7 @@ fn measure(plan: Plan, make: fn() -> Database) {
     if plan.is_only_bounded {
         return bounded(plan, &database, &keys);
     }
-    // Nothing is passivated for being idle while this runs.
+    // Accounts do not leave memory for being idle during this run.
     let all = (plan.accounts + 1_000).to_string();
     let settings = [
         ("POLYSYSTEMS_ACCOUNTS__RESIDENT_MAX", all.as_str()),
@@ -154,7 +153,7 @@ fn measure(plan: Plan, make: fn() -> Database) {
     say("memory for each account, its key and what is cached", each, "bytes");
     say("memory of the process then", after / 1_048_576.0, "MiB");
 
-    // Until all of them have been visited by a sweep, and sleep.
+    // Wait until a sweep has visited every account and stopped its actor.
     std::thread::sleep(ASLEEP);
     let each = (resident_bytes(&server) - before) / (plan.accounts - called) as f64;
     say("the same when all of them sleep", each, "bytes");
@@ -183,7 +182,7 @@ fn measure(plan: Plan, make: fn() -> Database) {
     bounded(plan, &database, &keys);
 }
 
-/// All accounts in turn, of which few may be in memory: each has been evicted before its call.
+/// Calls all accounts in turn, with only few in memory, so that each was evicted before its call.
 fn bounded(plan: Plan, database: &Database, keys: &[String]) {
     let settings = [("POLYSYSTEMS_ACCOUNTS__RESIDENT_MAX", plan.bound.to_string())];
     let settings = settings.each_ref().map(|(name, value)| (*name, value.as_str()));
@@ -211,7 +210,7 @@ fn median(numbers: &mut [f64]) -> f64 {
     numbers[numbers.len() / 2]
 }
 
-/// Calls of these in turn.
+/// Calls with these keys in turn.
 fn call(
     server: &Server,
     callers: &[String],

@@ -1,7 +1,8 @@
-//! Acts: what a person did that matters to security or to money, as the audit log has it.
+//! Acts: what a person did that matters to security or to money. Each act is an entry of the audit
+//! log.
 //!
-//! An act is written in the same transaction as its effect, if the effect is a write: neither is on
-//! record without the other.
+//! If an act changes the database, it is written in the same transaction as the change. So neither
+//! is on record without the other.
 
 use uuid::Uuid;
 
@@ -9,24 +10,24 @@ use super::coded::coded_enum;
 use super::ids::UserId;
 use super::window::Timestamp;
 
-/// The longest detail that is kept, in characters.
+/// Longest detail that is stored, in characters.
 pub const DETAIL_MAX: usize = 2_000;
 
-/// Who did it.
+/// Who did something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Actor {
-    /// The user, or a holder of the user's secret.
+    /// A user, proved by the user's password, token or key.
     User(UserId),
     /// An operator.
     Operator(UserId),
-    /// A person at the server's command line.
+    /// A person at the command line of the server.
     CommandLine,
-    /// The server, by itself.
+    /// The server itself.
     Server,
 }
 
 impl Actor {
-    /// The number that stands for the kind of actor in the database.
+    /// The number of the kind of actor in the database.
     #[must_use]
     pub const fn code(self) -> i16 {
         match self {
@@ -37,7 +38,7 @@ impl Actor {
         }
     }
 
-    /// The word for the kind of actor in the API.
+    /// The name of the kind of actor in the API.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -48,7 +49,7 @@ impl Actor {
         }
     }
 
-    /// The person, if it is one.
+    /// The user or operator; `None` for the others.
     #[must_use]
     pub const fn person(self) -> Option<UserId> {
         match self {
@@ -57,7 +58,7 @@ impl Actor {
         }
     }
 
-    /// What a number of the database stands for.
+    /// The actor with this number and person; `None` if they do not fit.
     #[must_use]
     pub const fn from_code(code: i16, person: Option<UserId>) -> Option<Self> {
         match (code, person) {
@@ -73,22 +74,22 @@ impl Actor {
 /// Who does something, and from where.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
-    /// Who.
+    /// Who does it.
     pub actor: Actor,
-    /// From which address; empty if there is none.
+    /// The client's address; empty if there is none.
     pub address: String,
-    /// What the client calls itself.
+    /// The client's `User-Agent`.
     pub agent: String,
 }
 
 impl Origin {
-    /// From no address.
+    /// An origin without an address.
     #[must_use]
     pub fn local(actor: Actor) -> Self {
         Origin { actor, address: String::new(), agent: String::new() }
     }
 
-    /// An act of this origin at `at`. `id` is made once for each act.
+    /// An act of this origin at `at`. `id` must be new for each act.
     #[must_use]
     pub fn act(self, id: Uuid, user: UserId, kind: ActKind, at: Timestamp) -> Act {
         Act { id, at, user, origin: self, kind, subject: String::new(), detail: String::new() }
@@ -96,72 +97,72 @@ impl Origin {
 }
 
 coded_enum! {
-    /// What was done.
+    /// The kind of an act.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum ActKind {
         /// Registered.
         UserRegistered => "user.registered",
         /// Logged in.
         LoggedIn => "session.begun",
-        /// Gave a wrong password or a wrong code.
+        /// Entered a wrong password or a wrong code.
         LoginFailed => "login.failed",
         /// Ended one session.
         SessionEnded => "session.ended",
         /// Ended every session.
         SessionsEnded => "sessions.ended",
-        /// A refresh token came twice, which ended its session.
+        /// A refresh token was used a second time. This ended its session.
         RefreshTokenReused => "session.refresh_token_reused",
         /// Changed the password.
         PasswordChanged => "password.changed",
-        /// Asked for another password by email.
+        /// Asked for an email that resets the password.
         PasswordResetAsked => "password.reset_asked",
-        /// Set another password by a token that came by email.
+        /// Reset the password with a token that came by email.
         PasswordReset => "password.reset",
-        /// Proved an email address.
+        /// Confirmed an email address.
         EmailVerified => "email.verified",
         /// Switched two-factor authentication on.
         TwoFactorEnabled => "two_factor.enabled",
         /// Switched two-factor authentication off.
         TwoFactorDisabled => "two_factor.disabled",
-        /// Logged in by a recovery code, which is used up.
+        /// Logged in with a recovery code, which cannot be used again.
         RecoveryCodeUsed => "two_factor.recovery_code_used",
-        /// Made new recovery codes in place of all before.
+        /// Created new recovery codes; the earlier ones are deleted.
         RecoveryCodesMade => "two_factor.recovery_codes_made",
-        /// Made an API key.
+        /// Created an API key.
         KeyCreated => "key.created",
-        /// Changed what an API key is called or may do.
+        /// Changed an API key's name or policy.
         KeyChanged => "key.changed",
         /// Set the spending limits of an API key.
         KeyLimitsSet => "key.limits_set",
-        /// Gave an API key another value.
+        /// Rotated an API key: gave it a new value.
         KeyRotated => "key.rotated",
-        /// Put an API key out of use.
+        /// Revoked an API key.
         KeyRevoked => "key.revoked",
-        /// Put an API key out of use and out of the list.
+        /// Deleted an API key: revoked it, and removed it from the list.
         KeyDeleted => "key.deleted",
-        /// Told the owner that an API key ends soon.
+        /// Notified the owner that an API key expires soon.
         KeyExpiryTold => "key.expiry_told",
-        /// Paid.
+        /// A payment was confirmed.
         PaymentConfirmed => "payment.confirmed",
         /// Began a payment.
         PaymentBegun => "payment.begun",
-        /// A provider took a payment back, or a part of it, or gave it again.
+        /// A provider took back a payment, or a part of it, or returned it.
         PaymentReversed => "payment.reversed",
-        /// Let go of a saved payment method.
+        /// Removed a saved payment method.
         PaymentMethodRemoved => "payment_method.removed",
-        /// Set after which rule the account tops itself up.
+        /// Set the rule for automatic top-ups.
         AutoTopUpSet => "auto_top_up.set",
-        /// Made a webhook endpoint.
+        /// Created a webhook endpoint.
         WebhookAdded => "webhook.added",
         /// Changed a webhook endpoint.
         WebhookChanged => "webhook.changed",
-        /// Gave a webhook endpoint another secret.
+        /// Gave a webhook endpoint a new secret.
         WebhookSecretRotated => "webhook.secret_rotated",
         /// Deleted a webhook endpoint.
         WebhookDeleted => "webhook.deleted",
-        /// Set below which balance the account counts as low.
+        /// Set the balance below which the account counts as low.
         BalanceLowSet => "balance_low.set",
-        /// Brought the test account back to what it began with.
+        /// Reset the test account to its initial balance.
         TestCreditsReset => "test_credits.reset",
         /// Gave credits without a payment.
         CreditsGranted => "credits.granted",
@@ -169,42 +170,43 @@ coded_enum! {
         CreditsTaken => "credits.taken",
         /// Suspended the accounts.
         AccountsSuspended => "accounts.suspended",
-        /// Opened the accounts again.
+        /// Resumed the accounts.
         AccountsResumed => "accounts.resumed",
         /// Set the rate limit tier.
         TierSet => "tier.set",
-        /// Made somebody an operator, or made them one no longer.
+        /// Gave a user the operator role, or took it away.
         RoleSet => "role.set",
     }
 }
 
-/// One entry of the audit log. Never changed, never deleted. Holds no secret.
+/// One entry of the audit log. It never changes and is never deleted. It contains no secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Act {
-    /// Made once; later ones are greater, as far as clocks agree.
+    /// Made once. A later act has a greater id, as far as clocks agree.
     pub id: Uuid,
-    /// When.
+    /// When it was done.
     pub at: Timestamp,
-    /// Whose accounts it concerns, who may read it.
+    /// The user whose accounts it concerns. The user may read it.
     pub user: UserId,
-    /// Who did it, from where.
+    /// Who did it, and from where.
     pub origin: Origin,
     /// What was done.
     pub kind: ActKind,
-    /// To what: the id of a key, of a session, of a payment; empty if it is the user.
+    /// What it was done to: the id of a key, session, payment and so on. Empty if it concerns the
+    /// user.
     pub subject: String,
-    /// Its result or its reason; empty if the kind says it all.
+    /// Its result or reason; empty if the kind says everything.
     pub detail: String,
 }
 
 impl Act {
-    /// With this subject.
+    /// The act with this subject.
     #[must_use]
     pub fn to(self, subject: impl Into<String>) -> Self {
         Act { subject: subject.into(), ..self }
     }
 
-    /// With this result or reason, cut at [`DETAIL_MAX`] characters.
+    /// The act with this result or reason, cut at [`DETAIL_MAX`] characters.
     #[must_use]
     pub fn with(self, detail: impl Into<String>) -> Self {
         let mut detail: String = detail.into();

@@ -1,9 +1,9 @@
-//! Which addresses the server may connect to for a client: those of the public internet, and no
-//! others.
+//! Which addresses the server may connect to for a client: only those of the public internet.
 //!
-//! What an account holder names as their webhook's address must not reach the server's own network:
-//! no loopback, no private or link-local network, no metadata service, in whatever form it is
-//! written (RFC 6890 and its successors, the registries of special-purpose addresses of IANA).
+//! An account holder chooses the address of a webhook. It must not lead into the server's own
+//! network: loopback, private and link-local networks and metadata services are refused, in every
+//! notation. The list follows RFC 6890, its successors, and IANA's registries of special-purpose
+//! addresses.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -23,7 +23,7 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         0 | 10 | 127 => true,
         // Shared address space (RFC 6598).
         100 => matches!(b, 64..=127),
-        // Link-local, the other private ones.
+        // Link-local; another private one.
         169 => b == 254,
         172 => matches!(b, 16..=31),
         // A private one, protocol assignments, documentation, anycast of old protocols.
@@ -36,7 +36,7 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         // Multicast, reserved, broadcast.
         _ => a >= 224,
     };
-    // Metadata services that live at a public address.
+    // The metadata service of Azure, which has a public address.
     !is_special && address != Ipv4Addr::new(168, 63, 129, 16)
 }
 
@@ -47,12 +47,12 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
         is_public_v4(Ipv4Addr::new(w, x, y, z))
     };
     match segments {
-        // Forms of IPv4: mapped, translated (RFC 6052), 6to4.
+        // IPv4 inside IPv6: mapped, translated (RFC 6052), 6to4.
         [0, 0, 0, 0, 0, 0xffff, high, low] | [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
             embedded(high, low)
         }
         [0x2002, high, low, ..] => embedded(high, low),
-        // Teredo, benchmarking, ORCHID and documentation: no server is there.
+        // Teredo, benchmarking, ORCHID and documentation: no servers have these addresses.
         [0x2001, 0..=0x1ff | 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => false,
         // Only what IANA has assigned as global unicast. The rest is loopback, local, multicast or
         // unassigned.
@@ -60,7 +60,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     }
 }
 
-/// What counts as one address: an IPv6 network of /64 is one caller.
+/// The network that counts as one caller: an IPv4 address, or an IPv6 network of /64.
 #[must_use]
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {

@@ -1,8 +1,9 @@
-//! The text of an API key: `ps_live_` or `ps_test_`, 30 random base62 characters, 6 of checksum.
+//! The text of an API key: `ps_live_` or `ps_test_`, 30 random base62 characters, and a checksum of
+//! 6 characters.
 //!
-//! The checksum is the CRC-32 of everything before it, in base62. It lets a scanner or a mistyped
-//! key be told from a real one with no look-up; it proves nothing. What proves a key is that its
-//! digest, an HMAC-SHA-256 under a pepper that the database never sees, is on record.
+//! The checksum is the CRC-32 of everything before it, in base62. It shows without a look-up that a
+//! text is mistyped, and lets scanners recognize leaked keys. It does not authenticate. A key is
+//! authentic if its digest is on record: an HMAC-SHA-256 with a pepper that is not in the database.
 
 use std::fmt;
 
@@ -11,29 +12,30 @@ use sha2::Sha256;
 
 use super::environment::Environment;
 
-/// Random characters of a key: 30 of base62, about 178 bits.
+/// Number of random characters in a key. 30 characters of base62 are about 178 bits.
 pub const RANDOM_LEN: usize = 30;
-/// Checksum characters of a key: enough base62 for a CRC-32.
+/// Number of checksum characters in a key: enough base62 for a CRC-32.
 pub const CHECKSUM_LEN: usize = 6;
 const PREFIX_LEN: usize = 8;
-/// All characters of a key.
+/// Length of a key, in characters.
 pub const KEY_LEN: usize = PREFIX_LEN + RANDOM_LEN + CHECKSUM_LEN;
 
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// A well-formed API key in clear text. Exists only on its way in and, once, on its way out.
+/// A well-formed API key in clear text. It exists only while a request is authenticated, and once
+/// when the key is created.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ApiKey {
     text: String,
     environment: Environment,
 }
 
-/// The text is not an API key: wrong prefix, length, alphabet or checksum.
+/// The text is not an API key: its prefix, length, alphabet or checksum is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not an API key")]
 pub struct MalformedApiKey;
 
-/// What is stored of a key and looked up.
+/// The digest of a key, which is stored and looked up instead of the key.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyDigest(pub [u8; 32]);
 
@@ -43,7 +45,7 @@ impl fmt::Debug for KeyDigest {
     }
 }
 
-/// The secret under which key digests are made, kept outside the database.
+/// The secret of the key digests. It is kept outside the database.
 #[derive(Clone)]
 pub struct Pepper(Hmac<Sha256>);
 
@@ -54,7 +56,7 @@ impl fmt::Debug for Pepper {
 }
 
 impl Pepper {
-    /// Prepares the secret; HMAC takes one of any length.
+    /// Prepares the secret. HMAC takes a secret of any length.
     #[must_use]
     pub fn new(secret: &[u8]) -> Option<Self> {
         Hmac::<Sha256>::new_from_slice(secret).ok().map(Pepper)
@@ -73,7 +75,7 @@ impl ApiKey {
         ApiKey { text, environment }
     }
 
-    /// Reads a key. Needs no look-up: prefix, length, alphabet and checksum decide.
+    /// Parses a key without a look-up, by its prefix, length, alphabet and checksum.
     ///
     /// # Errors
     /// [`MalformedApiKey`] for any other text.
@@ -95,19 +97,19 @@ impl ApiKey {
         }
     }
 
-    /// The clear text. Shown to its owner once, never stored or logged.
+    /// The clear text. It is shown to the owner once, and never stored or logged.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.text
     }
 
-    /// Which of its owner's two accounts the key spends.
+    /// The environment of the account that the key spends from.
     #[must_use]
     pub fn environment(&self) -> Environment {
         self.environment
     }
 
-    /// What is stored and looked up: HMAC-SHA-256 of the text under the pepper.
+    /// The digest to store and look up: HMAC-SHA-256 of the text with the pepper.
     #[must_use]
     pub fn digest(&self, pepper: &Pepper) -> KeyDigest {
         let mut mac = pepper.0.clone();
@@ -115,7 +117,7 @@ impl ApiKey {
         KeyDigest(mac.finalize().into_bytes().into())
     }
 
-    /// What is shown of it later: `ps_live_abcd...xyz9`.
+    /// The part of the key that is shown later: `ps_live_abcd...xyz9`.
     #[must_use]
     pub fn preview(&self) -> String {
         let start: String = self.text.chars().take(PREFIX_LEN + 4).collect();
@@ -135,7 +137,7 @@ fn base62(symbol: u32) -> char {
     BASE62.get(index).map_or('0', |byte| char::from(*byte))
 }
 
-/// CRC-32 of `body`, most significant digit first, padded with zeros.
+/// CRC-32 of `body` in base62: most significant digit first, padded with zeros.
 fn checksum(body: &str) -> impl Iterator<Item = char> + use<> {
     let crc = crc32fast::hash(body.as_bytes());
     // 62^5 down to 62^0.
@@ -169,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn the_checksum_is_fixed_for_ever() {
+    fn the_checksum_never_changes() {
         let key = ApiKey::from_symbols(Environment::Test, [0; RANDOM_LEN]);
         assert_eq!(key.expose(), "ps_test_00000000000000000000000000000025GU7U");
     }
@@ -191,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn the_chapters_sample_keys_are_simply_invalid() {
+    fn sample_keys_of_the_contract_are_malformed() {
         for text in
             ["ps_live_abcdef123456789", "ps_live_a1b2c3d4e5f6g7h8i9j0k1l2m3n4o5p6", "sk-abc", ""]
         {

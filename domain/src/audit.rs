@@ -1,5 +1,5 @@
-//! What must hold of an account as it is written down. The same checks serve `verify`, the loading
-//! of an account, and the simulation.
+//! The checks of an account's records. `verify`, the loading of an account and the simulation use
+//! the same ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,58 +11,58 @@ use super::ledger::{EntryKind, LedgerEntry};
 use super::limits::KeySpend;
 use super::money::Credits;
 
-/// Findings of one account that are listed; of more, only their number.
+/// Most findings of one account that are listed. Further ones are only counted.
 const FINDINGS_MAX: usize = 100;
 
-/// What is written down of an account beside its ledger.
+/// The records of an account other than its ledger.
 #[derive(Clone, Debug)]
 pub struct AuditedAccount {
     /// Its row.
     pub account: StoredAccount,
-    /// Every key it has or had.
+    /// Every key that it has or had.
     pub keys: BTreeSet<KeyId>,
     /// The counters of the keys that are not deleted.
     pub spends: Vec<KeySpend>,
-    /// What they have spent in all, by their counters.
+    /// Total spending of each of these keys, by its counter.
     pub totals: BTreeMap<KeyId, Credits>,
-    /// Open holds, all together.
+    /// The sum of the open holds.
     pub held: Credits,
-    /// Open holds that have an end as well.
+    /// Number of holds that are open and also have an end.
     pub ended_and_open: u64,
-    /// Holds of which something was captured, and how much of all.
+    /// Number of ended holds with a capture, and the sum of the captures.
     pub captured: (u64, Credits),
-    /// Payments without their entry, or of another amount.
+    /// Number of payments that have no ledger entry, or one with another amount.
     pub payments_astray: u64,
-    /// Calls with more than one charge or with a refund that is not theirs, and credits without
-    /// their payment.
+    /// Number of calls that were charged twice or refunded wrongly, credits without a payment, and
+    /// payments that were not taken back as their reversals say.
     pub entries_astray: u64,
-    /// Those of its keys that are not deleted.
+    /// The keys that are not deleted.
     pub live_keys: BTreeSet<KeyId>,
-    /// The highest epoch of a lease so far.
+    /// The highest epoch of any lease so far.
     pub epoch_max: i64,
 }
 
-/// What the entries of an account come to, one after the other.
+/// Checks the entries of an account one after the other, and sums them up.
 pub struct Fold {
     seq: i64,
     epoch: i64,
     link: Link,
     balance: Credits,
     environment: Option<Environment>,
-    /// The keys that the entries name.
+    /// The keys in the entries.
     keys: BTreeSet<KeyId>,
-    /// Entries that captured of a durable hold, and how much.
+    /// Number of entries that captured from a durable hold, and their sum.
     captured: (u64, Credits),
-    /// What each key has spent in its current windows, by the entries.
+    /// What each key has spent on its current day and in its current month, by the entries.
     spent: BTreeMap<KeyId, (KeySpend, Credits, Credits)>,
-    /// What each key has spent in all, by the entries.
+    /// Total spending of each key, by the entries.
     totals: BTreeMap<KeyId, Credits>,
     findings: Vec<String>,
     findings_count: usize,
 }
 
 impl Fold {
-    /// Before the first entry of an account.
+    /// The state before the first entry of an account.
     #[must_use]
     pub fn new(audited: &AuditedAccount) -> Self {
         let nothing = |spend: &KeySpend| (spend.key, (*spend, Credits::ZERO, Credits::ZERO));
@@ -94,8 +94,8 @@ impl Fold {
         }
     }
 
-    /// The next entry. `captured` is what the end of the durable hold it names says, if there is
-    /// one.
+    /// Checks and adds the next entry. `captured` is the captured amount in the end of its durable
+    /// hold; `None` if it has none.
     pub fn add(&mut self, entry: &LedgerEntry, captured: Option<Credits>) {
         for what in self.check(entry) {
             self.find(what);
@@ -110,7 +110,7 @@ impl Fold {
             *total = total.checked_sub(entry.amount).unwrap_or(Credits::MAX);
         }
         if let Some((spend, day, month)) = entry.key.and_then(|key| self.spent.get_mut(&key)) {
-            // What takes from the balance adds to what is spent.
+            // A debit has a negative amount and adds to what is spent.
             let take = |spent: &mut Credits| {
                 *spent = spent.checked_sub(entry.amount).unwrap_or(Credits::MAX);
             };
@@ -162,13 +162,13 @@ impl Fold {
         found
     }
 
-    /// A durable hold ends with one entry at most, of what its end says.
+    /// A durable hold with a capture has one entry, of the amount in its end.
     fn add_capture(&mut self, entry: &LedgerEntry, captured: Option<Credits>) {
         let Some(captured) = captured else { return };
         let taken = Credits::ZERO.checked_sub(entry.amount).unwrap_or(Credits::MAX);
         if entry.kind != EntryKind::Capture || taken != captured {
             self.find(format!(
-                "entry {} takes ${taken} of a hold whose end says ${captured}",
+                "entry {} takes ${taken} from a hold whose end says ${captured}",
                 entry.seq
             ));
         }
@@ -177,7 +177,7 @@ impl Fold {
         self.captured = (count.saturating_add(1), sum);
     }
 
-    /// After the last entry: everything that was found, with the account held against its ledger.
+    /// Compares the account's records with its ledger, after the last entry. Returns all findings.
     #[must_use]
     pub fn close(mut self, audited: &AuditedAccount) -> Vec<String> {
         let stored = &audited.account;
@@ -242,17 +242,17 @@ impl Fold {
         }
         if self.findings_count > FINDINGS_MAX {
             let more = self.findings_count.saturating_sub(FINDINGS_MAX);
-            self.findings.push(format!("and {more} findings more"));
+            self.findings.push(format!("and {more} more findings"));
         }
         self.findings
     }
 }
 
-/// Does an account that is being loaded agree with the end of its own ledger? `last` are its last
-/// two entries, the last one first, or fewer if it has fewer. [`Fold`] checks the whole ledger.
+/// Does an account agree with the end of its ledger, when it is loaded? `last` are its last two
+/// entries, the last one first; fewer if it has fewer. [`Fold`] checks the complete ledger.
 ///
 /// # Errors
-/// What does not agree.
+/// A text that says what disagrees.
 pub fn check_loaded(
     stored: &StoredAccount,
     last: &[LedgerEntry],

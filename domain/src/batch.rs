@@ -1,5 +1,5 @@
-//! Writes and batches: a write is what one decision of an account leaves to be stored, a batch is
-//! what one transaction stores.
+//! Writes and batches. A write is what one decision of an account stores. A batch is what one
+//! transaction stores.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ use super::payment::{Reversal, ReversalStep};
 use super::usage::UsageRecord;
 use super::window::Timestamp;
 
-/// Memory of one row without its texts, in bytes, estimated.
+/// Estimated memory of one row without its texts, in bytes.
 const ROW_BYTES: usize = 512;
 
 /// A key to be stored.
@@ -28,15 +28,15 @@ pub struct NewKey {
     pub id: KeyId,
     /// The account it spends.
     pub account: AccountId,
-    /// What its owner calls it.
+    /// The name that its owner gave it.
     pub name: String,
     /// See [`super::api_key::KeyDigest`].
     pub digest: [u8; 32],
     /// See [`super::api_key::ApiKey::preview`].
     pub preview: String,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
-    /// When it ends by itself.
+    /// When it expires; `None` is never.
     pub expires_at: Option<Timestamp>,
 }
 
@@ -47,48 +47,49 @@ pub struct NewPayment {
     pub id: PaymentId,
     /// The account it tops up.
     pub account: AccountId,
-    /// Who took the money.
+    /// The name of the payment provider.
     pub provider: &'static str,
-    /// How much.
+    /// The amount of the payment.
     pub amount: Credits,
-    /// When it was made and confirmed.
+    /// When it was created and confirmed.
     pub at: Timestamp,
 }
 
-/// A change that is not a movement of money, written in the order in which the account decided it.
+/// A change that moves no money. Changes are written in the order in which the account decided
+/// them.
 #[derive(Clone, Debug)]
 pub enum Change {
     /// A new key.
     KeyCreated(NewKey),
-    /// A key's ceilings.
+    /// New spending limits of a key.
     KeyLimits(KeyId, SpendingLimits),
-    /// A key of an account out of use, since then.
+    /// A key of an account is revoked, since this time.
     KeyRevoked(AccountId, KeyId, Timestamp),
-    /// A key of an account out of use and out of the list. Its row stays, for the history that
-    /// names it.
+    /// A key of an account is revoked since this time, and no longer listed. Its row stays, because
+    /// ledger entries and usage records refer to it.
     KeyDeleted(AccountId, KeyId, Timestamp),
-    /// An account suspended or resumed.
+    /// The account is suspended or resumed.
     AccountStatus(AccountId, AccountStatus),
-    /// A payment made and confirmed at once.
+    /// A payment that is created and confirmed at once.
     PaymentConfirmed(NewPayment),
-    /// A payment that was on record, confirmed.
+    /// A recorded payment that is now confirmed.
     PaymentPaid(PaymentId, Timestamp),
-    /// A part of a payment taken back, or given again.
+    /// A provider took back a part of a payment, or returned it.
     PaymentReversed(Reversal, ReversalStep),
 }
 
-/// What a request with an idempotency key was answered, for its repeats.
+/// The answer to a request with an idempotency key. A repeat of the request gets the same answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordedAnswer {
-    /// Whose request it was.
+    /// The account that made the request.
     pub account: AccountId,
     /// SHA-256 of the idempotency key.
     pub key_digest: [u8; 32],
     /// SHA-256 of the request.
     pub fingerprint: [u8; 32],
-    /// The charge, payment or key it made.
+    /// The charge, payment or key that the request made.
     pub reference: Uuid,
-    /// The answer, encrypted; `None` if it was too large to be kept.
+    /// The encrypted answer; `None` if it was too large to store.
     pub answer: Option<Vec<u8>>,
     /// When it was answered.
     pub created_at: Timestamp,
@@ -96,31 +97,32 @@ pub struct RecordedAnswer {
     pub expires_at: Timestamp,
 }
 
-/// What one decision of an account leaves to be stored, all of it or nothing.
+/// What one decision of an account stores. It is stored completely or not at all.
 #[derive(Clone, Debug)]
 pub struct Write {
     /// The account that decided it.
     pub account: AccountId,
     /// A movement of money.
     pub entry: Option<LedgerEntry>,
-    /// The key's counters with it.
+    /// The key's counters after it.
     pub key_spend: Option<KeySpend>,
     /// What happened to a durable hold.
     pub hold: Option<HoldChange>,
-    /// What a call did.
+    /// The usage record of a call.
     pub usage: Option<UsageRecord>,
-    /// What the request was answered, for its repeats.
+    /// The answer to record for repeats of the request.
     pub answer: Option<RecordedAnswer>,
-    /// Anything else.
+    /// A change that moves no money.
     pub change: Option<Change>,
-    /// Who did it, for the audit log. A paid call has none: its usage record says as much.
+    /// The entry of the audit log. A paid call has none, because its usage record says the same.
     pub act: Option<Box<Act>>,
-    /// An event for the account's holder that follows from nothing else in it.
+    /// An event for the account's holder that [`event_rules`](super::event_rules) cannot derive
+    /// from the rest of the write.
     pub event: Option<Box<Event>>,
 }
 
 impl Write {
-    /// An empty write of this account. It is durable once everything before it is.
+    /// An empty write of this account. It is durable once every earlier write of the account is.
     #[must_use]
     pub fn nothing(account: AccountId) -> Self {
         Write {
@@ -136,10 +138,12 @@ impl Write {
         }
     }
 
-    /// Is it what a paid call leaves, and nothing else? Then it may go to the journal first. A
-    /// write is not plain if a constraint of the tables guards it (a payment is credited once, a
-    /// charge refunded once, an answer recorded once), nor if it is read from the tables as soon as
-    /// it is acknowledged.
+    /// Is this a plain write: only what a paid call stores? Then the journal may take it before the
+    /// tables do. These writes are not plain:
+    ///
+    /// - those that a constraint of the tables guards: a payment is credited once, a charge is
+    ///   refunded once, an answer is recorded once;
+    /// - those that are read from the tables as soon as they are acknowledged.
     #[must_use]
     pub fn is_plain(&self) -> bool {
         let is_call =
@@ -151,7 +155,7 @@ impl Write {
             && self.event.is_none()
     }
 
-    /// Its memory in bytes, estimated.
+    /// Its estimated memory, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let answer = self.answer.as_ref().and_then(|answer| answer.answer.as_ref());
@@ -162,26 +166,26 @@ impl Write {
 /// What one transaction writes.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    /// In the order of each account's sequence.
+    /// Ledger entries; those of one account are in the order of their numbers.
     pub entries: Vec<LedgerEntry>,
     /// The latest counters of each key.
     pub spends: BTreeMap<KeyId, KeySpend>,
-    /// What happened to durable holds, in order.
+    /// Changes of durable holds, in order.
     pub holds: Vec<HoldChange>,
     /// Usage records.
     pub usage: Vec<UsageRecord>,
-    /// Answers to requests that may be repeated.
+    /// Recorded answers.
     pub answers: Vec<RecordedAnswer>,
-    /// The rest, in order.
+    /// Other changes, in order.
     pub changes: Vec<Change>,
-    /// Who did it, for the audit log.
+    /// Entries of the audit log.
     pub acts: Vec<Act>,
-    /// Events for account holders that follow from nothing else in it.
+    /// Events that do not follow from the rest of the batch.
     pub events: Vec<Event>,
 }
 
 impl Batch {
-    /// Everything that these writes leave.
+    /// The batch of these writes.
     #[must_use]
     pub fn of<'w>(writes: impl IntoIterator<Item = &'w Write>) -> Self {
         let mut batch = Batch::default();
@@ -198,28 +202,29 @@ impl Batch {
         batch
     }
 
-    /// What its entries add to what each key has spent in all.
+    /// For each key, how much the entries add to its total spending.
     #[must_use]
     pub fn spent(&self) -> BTreeMap<KeyId, Credits> {
         let mut spent = BTreeMap::new();
         for entry in &self.entries {
             let Some(key) = entry.key else { continue };
             let sum = spent.entry(key).or_insert(Credits::ZERO);
-            // What takes from the balance adds to what is spent.
+            // A debit has a negative amount and adds to what is spent.
             *sum = sum.checked_sub(entry.amount).unwrap_or(Credits::MAX);
         }
         spent
     }
 
-    /// Can a look find out whether it was written? Entries, ends of holds and usage are this
-    /// batch's alone; the new state of a key or an account is the same when it is written twice.
+    /// Can a reader of the database find out whether this batch was written? Entries, ends of holds
+    /// and usage records belong to one batch only. The new state of a key or an account does not
+    /// show it: it is the same if it is written twice.
     #[must_use]
     pub fn leaves_trace(&self) -> bool {
         !(self.entries.is_empty() && self.holds.is_empty() && self.usage.is_empty())
     }
 
-    /// All that these batches write, in the order of the accounts, so that neighbours in the tables
-    /// are written together.
+    /// These batches as one, sorted by account, so that rows that are neighbours in the tables are
+    /// written together.
     #[must_use]
     pub fn checkpointed<'b>(batches: impl IntoIterator<Item = &'b Batch>) -> Self {
         let mut checkpointed = Batch::default();
@@ -254,7 +259,7 @@ impl Batch {
         Batch { entries, spends, holds, usage, ..Batch::default() }
     }
 
-    /// The accounts that it has entries, holds or usage records of.
+    /// The accounts of its entries, holds and usage records.
     #[must_use]
     pub fn account_ids(&self) -> BTreeSet<AccountId> {
         let entries = self.entries.iter().map(|entry| entry.account);
@@ -262,13 +267,13 @@ impl Batch {
         entries.chain(holds).chain(self.usage.iter().map(|usage| usage.account)).collect()
     }
 
-    /// How many entries, usage records and changes of holds there are in it.
+    /// The number of its entries, usage records and changes of holds.
     #[must_use]
     pub fn rows(&self) -> usize {
         self.entries.len().saturating_add(self.usage.len()).saturating_add(self.holds.len())
     }
 
-    /// Is there nothing to write?
+    /// Does it write nothing?
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
@@ -281,13 +286,14 @@ impl Batch {
             && self.events.is_empty()
     }
 
-    /// The shards whose lease must hold for it.
+    /// The shards whose lease is checked in the transaction of this batch.
     #[must_use]
     pub fn shards(&self) -> Vec<i64> {
         let mut shards: Vec<i64> = self.entries.iter().map(|entry| shard(entry.account)).collect();
         shards.extend(self.usage.iter().map(|usage| shard(usage.account)));
         shards.extend(self.holds.iter().map(|change| shard(change.account())));
-        // A change alone names no account; any shard shows whether the lease still holds.
+        // A change alone names no account. The process holds the leases of all shards, so any shard
+        // shows whether they are still valid.
         shards.push(0);
         shards.sort_unstable();
         shards.dedup();

@@ -1,9 +1,9 @@
-//! One macro for closed enums that stand in the database as a number and in the API as a word.
+//! A macro for enums that the database stores as a number and the API shows as a word.
 
 /// Declares an enum with the numbers (`= 1`) and the words (`=> "open"`) of its variants, and the
-/// ways back.
+/// conversions in both directions.
 ///
-/// A number or a word that was ever written stays what it is: old rows have it.
+/// Never change the number or the word of a variant: stored rows contain it.
 macro_rules! coded_enum {
     (
         $(#[$meta:meta])*

@@ -1,34 +1,35 @@
-//! Deliveries of events: when one is retried, and when it is given up (Standard Webhooks 1.0,
-//! Deliverability and reliability).
+//! Deliveries of events: when one is retried, and when the server stops trying (Standard Webhooks
+//! 1.0, "Deliverability and reliability").
 
 use super::coded::coded_enum;
 
-/// Seconds between two tries: the whole takes a little more than three days.
+/// Pauses between two attempts, in seconds. Together they are a little more than three days.
 const PAUSES: [i64; 9] =
     [5, 5 * 60, 30 * 60, 2 * 3_600, 5 * 3_600, 10 * 3_600, 14 * 3_600, 20 * 3_600, 24 * 3_600];
 const MICROS: i64 = 1_000_000;
-/// The longest that a receiver may ask to wait, in seconds.
+/// Longest pause that a receiver may ask for, in seconds.
 const ASKED_MAX: i64 = 24 * 3_600;
 
-/// For how long a receiver must have failed to be switched off, in microseconds.
+/// A receiver that has failed for this long is switched off. In microseconds.
 pub const DEAD_MICROS: i64 = 3 * 24 * 3_600 * MICROS;
 
 coded_enum! {
-    /// How far a delivery has come.
+    /// The status of a delivery.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum DeliveryStatus {
-        /// It is tried, or tried again.
+        /// It waits for its next attempt.
         Pending = 1 => "pending",
-        /// The receiver has taken it.
+        /// The receiver accepted it.
         Delivered = 2 => "delivered",
-        /// It was given up.
+        /// All attempts failed.
         Failed = 3 => "failed",
     }
 }
 
-/// How long to wait after this many failed tries, in microseconds; `None` gives it up. `jitter` is
-/// from 0 to 999: it makes the pause up to a fifth longer, so that retries spread out. `asked` is
-/// what the receiver has asked for, in seconds.
+/// How long to wait after this many failed attempts, in microseconds; `None` if no attempt follows.
+///
+/// `jitter` is from 0 to 999. It makes the pause up to a fifth longer, so that retries spread out.
+/// `asked` is the pause that the receiver asked for, in seconds.
 #[must_use]
 pub fn pause(tries: usize, jitter: i64, asked: Option<i64>) -> Option<i64> {
     let pause = PAUSES.get(tries.checked_sub(1)?)?.saturating_mul(MICROS);
@@ -42,7 +43,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_tried_ten_times_over_three_days() {
+    fn a_delivery_is_attempted_ten_times_in_three_days() {
         let mut waited = 0;
         for tries in 1..=9 {
             let (least, most) = (pause(tries, 0, None).unwrap(), pause(tries, 999, None).unwrap());
@@ -54,7 +55,7 @@ mod tests {
     }
 
     #[test]
-    fn a_receiver_may_ask_for_a_while() {
+    fn a_receiver_may_ask_for_a_longer_pause() {
         assert_eq!(pause(1, 0, Some(60)), Some(60 * MICROS));
         assert_eq!(pause(1, 0, Some(1)), Some(5 * MICROS));
         assert_eq!(pause(1, 0, Some(i64::MAX)), Some(ASKED_MAX * MICROS));

@@ -3,7 +3,8 @@
 use super::coded::coded_enum;
 
 coded_enum! {
-    /// Which of a user's two accounts: real credits or play money. The two never mix.
+    /// The environment of one of a user's two accounts: real credits or test credits. Credits never
+    /// move from one to the other.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
     pub enum Environment {
         /// Real credits, `ps_live_` keys, the configured upstreams.
@@ -14,7 +15,7 @@ coded_enum! {
 }
 
 impl Environment {
-    /// The environment of a key that begins like `text`.
+    /// The environment of a key with this text; live if the prefix is unknown.
     #[must_use]
     pub fn of_key(text: &str) -> Self {
         if text.starts_with(Environment::Test.key_prefix()) {
@@ -24,7 +25,7 @@ impl Environment {
         }
     }
 
-    /// How its keys begin.
+    /// The prefix of its keys.
     #[must_use]
     pub const fn key_prefix(self) -> &'static str {
         match self {
@@ -35,12 +36,12 @@ impl Environment {
 }
 
 coded_enum! {
-    /// May the account be charged?
+    /// Whether the account accepts charges.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum AccountStatus {
-        /// It may.
+        /// It accepts charges.
         Open = 1 => "open",
-        /// An operator has stopped it.
+        /// An operator stopped it. It accepts no charges.
         Suspended = 2 => "suspended",
     }
 }

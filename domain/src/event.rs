@@ -1,8 +1,8 @@
-//! Events: what account holders are notified of by webhook.
+//! Events: notifications of account holders by webhook.
 //!
-//! Most follow from the batch that is being written ([`event_rules`](crate::event_rules)). An event
-//! is in the same transaction as its cause: neither is on record without the other, also after a
-//! crash, a retry or a takeover.
+//! Most events follow from the batch that is being written ([`event_rules`](crate::event_rules)).
+//! An event is written in the transaction of its cause. So neither is on record without the other,
+//! even after a crash, a retry or a takeover.
 
 use std::fmt::{Display, Write as _};
 
@@ -12,56 +12,56 @@ use super::money::Credits;
 use super::payment::PaymentStatus;
 use super::window::Timestamp;
 
-/// A balance below this reads as 0.00: it is depleted.
+/// A balance below this is shown as 0.00 and counts as depleted.
 pub const DEPLETED_BELOW: Credits = Credits::from_nanos(10_000_000);
 
 coded_enum! {
-    /// What happened.
+    /// The kind of an event.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
     pub enum EventKind {
-        /// A payment was begun.
+        /// A payment was created.
         PaymentCreated => "payment.created",
-        /// Its provider has the payer's promise, and not yet the money.
+        /// The provider of a payment has the payer's promise, but not the money yet.
         PaymentConfirming => "payment.confirming",
-        /// Its credits are on the account.
+        /// The credits of a payment are on the account.
         PaymentConfirmed => "payment.confirmed",
-        /// Its provider did not get the money.
+        /// The provider of a payment did not get the money.
         PaymentFailed => "payment.failed",
-        /// Its payer did not pay in time.
+        /// The payer did not pay in time.
         PaymentExpired => "payment.expired",
-        /// Some of it was given back, and its credits taken.
+        /// A payment was refunded, completely or in part, and its credits taken.
         PaymentRefunded => "payment.refunded",
-        /// It is disputed, and its credits taken.
+        /// A payment is disputed, and its credits taken.
         PaymentDisputed => "payment.disputed",
-        /// Credits that a refund or a dispute had taken were given again.
+        /// Credits that a refund or a dispute had taken were given back.
         PaymentReinstated => "payment.reinstated",
-        /// The balance has changed; many changes are one event.
+        /// The balance has changed. Many changes are one event.
         BalanceUpdated => "balance.updated",
         /// The balance has fallen below the account's threshold.
         BalanceLow => "balance.low",
-        /// The balance reads as 0.00.
+        /// The balance has fallen below one cent.
         BalanceDepleted => "balance.depleted",
-        /// A key has spent 80 % of a limit.
+        /// A key has spent 80 % of a daily or monthly limit.
         UsageThreshold => "usage.threshold",
-        /// A key has reached a limit.
+        /// A key has reached a daily or monthly limit.
         UsageLimitExceeded => "usage.limit_exceeded",
-        /// The account spends much more than it did.
+        /// The account spends much more than usual.
         UsageSpike => "usage.spike",
-        /// A key was made.
+        /// A key was created.
         KeyCreated => "key.created",
-        /// A key was put out of use.
+        /// A key was revoked or deleted.
         KeyRevoked => "key.revoked",
-        /// A key ends soon.
+        /// A key expires soon.
         KeyExpiring => "key.expiring",
-        /// A key has ended by itself.
+        /// A key has expired.
         KeyExpired => "key.expired",
-        /// A test, sent by hand.
+        /// A test event that the account holder requested.
         Test => "webhook.test",
     }
 }
 
 impl EventKind {
-    /// The kind of a payment that has come so far.
+    /// The kind of the event for a payment that reaches this status.
     #[must_use]
     pub const fn of_payment(status: PaymentStatus) -> Self {
         match status {
@@ -74,7 +74,7 @@ impl EventKind {
     }
 }
 
-/// Does a selection (`payment.confirmed`, or `payment.*`) include this kind?
+/// Does a selection (such as `payment.confirmed` or `payment.*`) include this kind?
 #[must_use]
 pub fn selects(selection: &str, kind: EventKind) -> bool {
     match selection.strip_suffix('*') {
@@ -83,29 +83,30 @@ pub fn selects(selection: &str, kind: EventKind) -> bool {
     }
 }
 
-/// Is it a selection that includes any kind?
+/// Does this selection include at least one kind? [`EventKind::Test`] cannot be selected.
 #[must_use]
 pub fn is_selection(selection: &str) -> bool {
     EventKind::ALL.iter().any(|kind| *kind != EventKind::Test && selects(selection, *kind))
 }
 
-/// Something that happened.
+/// A notification for the holder of an account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// To whose account.
+    /// The account.
     pub account: AccountId,
-    /// What.
+    /// What happened.
     pub kind: EventKind,
-    /// Its identity: two events with the same one are one event. All [`EventKind::BalanceUpdated`]
-    /// of an account share one until it is sent: the later event replaces the earlier.
+    /// The identity of the event. Two events with the same one count as one event. All
+    /// [`EventKind::BalanceUpdated`] of an account share one until it is sent: the later event
+    /// replaces the earlier one.
     pub once: String,
-    /// When.
+    /// When it happened.
     pub at: Timestamp,
-    /// The rest, as a JSON object.
+    /// Further fields, as a JSON object.
     pub data: String,
 }
 
-/// A builder of a JSON object, field by field.
+/// Builds a JSON object, field by field.
 #[derive(Clone, Debug)]
 pub struct JsonObject(String);
 
@@ -121,7 +122,7 @@ impl JsonObject {
         let _ = write!(self.0, "{comma}\"{name}\":");
     }
 
-    /// A text.
+    /// Adds a text field.
     #[must_use]
     pub fn text(mut self, name: &str, text: impl Display) -> Self {
         self.name(name);
@@ -129,7 +130,7 @@ impl JsonObject {
         self
     }
 
-    /// A number, or an amount.
+    /// Adds a number or an amount.
     #[must_use]
     pub fn number(mut self, name: &str, number: impl Display) -> Self {
         self.name(name);
@@ -137,7 +138,7 @@ impl JsonObject {
         self
     }
 
-    /// The object.
+    /// The finished object.
     #[must_use]
     pub fn finish(mut self) -> String {
         self.0.push('}');
@@ -145,7 +146,7 @@ impl JsonObject {
     }
 }
 
-/// The event of a payment that reached this status.
+/// The event of a payment that reaches this status.
 #[must_use]
 pub fn of_payment(
     account: AccountId,
@@ -157,7 +158,7 @@ pub fn of_payment(
     let kind = EventKind::of_payment(status);
     let facts = JsonObject::default().text("payment_id", payment).number("amount", amount);
     let data = facts.text("currency", "USD").text("status", status.name()).finish();
-    // It can reach the same status again through another one, so the time is part of the identity.
+    // A payment can reach these statuses more than once, so the time is part of the identity.
     let once = match status {
         PaymentStatus::Created | PaymentStatus::Confirmed => format!("{}:{payment}", kind.name()),
         _ => format!("{}:{payment}:{}", kind.name(), at.micros()),
@@ -165,7 +166,7 @@ pub fn of_payment(
     Event { account, kind, once, at, data }
 }
 
-/// The event of a key that its account's ledger does not show.
+/// The event of a key that expires or has expired; the ledger does not show this.
 #[must_use]
 pub fn of_key(
     account: AccountId,
@@ -183,16 +184,16 @@ pub fn of_key(
     Event { account, kind, once, at, data: facts.finish() }
 }
 
-/// A window of a limit.
+/// The window of a spending limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LimitWindow {
-    /// A UTC day, by its number.
+    /// A UTC day: days since 1970-01-01.
     Day(i32),
-    /// A UTC month, by its number.
+    /// A UTC month; see [`Month`](crate::window::Month).
     Month(i32),
 }
 
-/// The event of a key that has come near a limit, or has reached it.
+/// The event of a key that comes near a limit or reaches it.
 #[must_use]
 pub fn of_limit(
     account: AccountId,
@@ -210,7 +211,7 @@ pub fn of_limit(
     let facts = JsonObject::default().text("key_id", key).text("limit", name);
     let facts = facts.number("limit_amount", limit).number("spent", spent);
     let data = facts.text("currency", "USD").finish();
-    // Another ceiling in the same window can be reached anew.
+    // A new limit can be reached again in the same window, so the amount is part of the identity.
     let once = format!("{}:{key}:{name}:{number}:{}", kind.name(), limit.nanos());
     Event { account, kind, once, at, data }
 }

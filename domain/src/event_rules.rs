@@ -1,4 +1,4 @@
-//! Which events a batch causes: read off what is written, in the transaction that writes it.
+//! Which events a batch causes. They are written in the transaction of the batch.
 
 use std::collections::BTreeMap;
 
@@ -12,12 +12,13 @@ use super::limits::SpendingLimits;
 use super::money::Credits;
 use super::payment::{PaymentStatus, ReversalKind, ReversalStep};
 
-/// Percent of a limit from which its holder is warned.
+/// Percent of a limit at which its holder is warned.
 const WARN_PERCENT: i128 = 80;
 
-/// The events of a batch for the account holders who subscribe to them. `low` answers below which
-/// balance an account counts as low, if its holder subscribes; `limits` are the spending limits of
-/// their keys.
+/// The events of a batch, for account holders who subscribe to them.
+///
+/// `low` returns the balance below which an account counts as low, and `None` if its holder has no
+/// subscription. `limits` are the spending limits of the holders' keys.
 #[must_use]
 pub fn of_batch(
     batch: &Batch,

@@ -1,21 +1,21 @@
-//! When the balance runs out, if spending goes on as it was.
+//! Forecast of when the balance runs out, if spending continues at the same rate.
 
 use super::money::Credits;
 use super::window::{MICROS_PER_DAY, Timestamp};
 
-/// Beyond this nothing is foretold: ten years.
+/// Longest forecast: ten years, in microseconds.
 const FAR_MICROS: i64 = 3_650 * MICROS_PER_DAY;
 
-/// What is to be expected.
+/// A forecast of spending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forecast {
-    /// Spent in a day, on average.
+    /// Average spending a day.
     pub spent_per_day: Credits,
-    /// When the balance is used up; `None` if nothing is spent, or that is far away.
+    /// When the balance is used up; `None` if nothing is spent, or it is more than ten years away.
     pub depleted_at: Option<Timestamp>,
 }
 
-/// With `balance` now, and `spent` in the `micros` before now.
+/// The forecast for `balance`, if `spent` was spent in the last `micros` microseconds.
 #[must_use]
 pub fn forecast(balance: Credits, spent: Credits, micros: i64, now: Timestamp) -> Forecast {
     let (spent, micros) = (i128::from(spent.nanos().max(0)), i128::from(micros.max(1)));
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_goes_on_as_it_was() {
+    fn the_forecast_continues_the_past_spending() {
         let dollars = |dollars: i64| Credits::from_nanos(dollars * 1_000_000_000);
         let now = Timestamp::from_micros(0);
         let week = 7 * MICROS_PER_DAY;
@@ -44,7 +44,7 @@ mod tests {
         assert_eq!(found.depleted_at, Some(Timestamp::from_micros(5 * MICROS_PER_DAY)));
         assert_eq!(forecast(dollars(10), Credits::ZERO, week, now).depleted_at, None);
         assert_eq!(forecast(Credits::ZERO, dollars(1), week, now).depleted_at, Some(now));
-        // Far away is never.
+        // More than ten years away counts as never.
         assert_eq!(forecast(Credits::MAX, Credits::from_nanos(1), week, now).depleted_at, None);
         assert_eq!(forecast(Credits::MAX, Credits::MAX, 0, now).depleted_at.unwrap().micros(), 1);
     }

@@ -1,9 +1,9 @@
-//! Durable holds: money reserved for a call whose answer is delivered before the call is settled,
-//! as a stream is.
+//! Durable holds: credits reserved for a call whose answer starts before its cost is known, such as
+//! a stream.
 //!
-//! A hold has an owner (the process that opened it, by the epoch of its lease), an expiry, and
-//! exactly one end. It can be extended while it is open. A hold that a crash left open is ended by
-//! the next owner, at what was earned when it was last extended.
+//! A hold has an owner (the process that opened it, known by the epoch of its lease), an expiry,
+//! and exactly one end. It can be extended while it is open. If a process crashes with open holds,
+//! the next owner ends them. It captures what was earned when the hold was last extended.
 
 use super::coded::coded_enum;
 use super::ids::{AccountId, ChargeId, KeyId};
@@ -13,24 +13,24 @@ use super::window::{Day, Month, Timestamp};
 /// An open hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hold {
-    /// The charge it belongs to.
+    /// The id of its charge.
     pub id: ChargeId,
-    /// Whose money it is.
+    /// The account whose credits are held.
     pub account: AccountId,
     /// The key that spends it.
     pub key: KeyId,
-    /// The UTC day it counts in, from beginning to end.
+    /// The UTC day whose limit it counts against, until it ends.
     pub day: Day,
-    /// The UTC month it counts in.
+    /// The UTC month whose limit it counts against, until it ends.
     pub month: Month,
-    /// Reserved.
+    /// How much is held.
     pub amount: Credits,
-    /// The cost of what was delivered when this was last written. Captured if the call is never
-    /// settled.
+    /// The cost of what was delivered when this row was last written. It is captured if the call is
+    /// never settled.
     pub earned: Credits,
-    /// When it was placed.
+    /// When it was opened.
     pub opened_at: Timestamp,
-    /// When it ends by itself.
+    /// When it expires.
     pub expires_at: Timestamp,
 }
 
@@ -38,46 +38,45 @@ coded_enum! {
     /// How a hold ended.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub enum HoldEndKind {
-        /// Some of it was taken, the rest given back.
+        /// Some of it was captured, the rest released.
         Captured = 1,
-        /// All of it was given back.
+        /// All of it was released.
         Released = 2,
-        /// Its time was over, or its process had ended: what was earned was taken, the rest given
-        /// back.
+        /// It expired, or its process ended. What was earned was captured, the rest released.
         Expired = 3,
     }
 }
 
-/// The one end of a hold.
+/// The end of a hold. Each hold has exactly one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HoldEnd {
-    /// The charge.
+    /// The id of its charge.
     pub id: ChargeId,
-    /// Whose money it was.
+    /// The account whose credits were held.
     pub account: AccountId,
     /// How it ended.
     pub kind: HoldEndKind,
-    /// What was held at the end.
+    /// How much was held at the end.
     pub held: Credits,
-    /// What was taken of it.
+    /// How much of it was captured.
     pub captured: Credits,
-    /// When.
+    /// When it ended.
     pub at: Timestamp,
 }
 
 /// A change of a hold, to be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HoldChange {
-    /// Placed.
+    /// It was opened.
     Opened(Hold),
-    /// Made larger; the whole hold as it is now.
+    /// It was extended. Has the complete hold after the change.
     Extended(Hold),
-    /// Ended.
+    /// It ended.
     Ended(HoldEnd),
 }
 
 impl HoldChange {
-    /// Whose money it is.
+    /// The account whose credits are held.
     #[must_use]
     pub fn account(&self) -> AccountId {
         match self {

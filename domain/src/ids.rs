@@ -1,16 +1,16 @@
-//! Identifiers as types, so that a key id cannot be handed over where a user id belongs.
+//! Identifiers as types, so that the compiler refuses a key id as a user id.
 
 use std::fmt;
 use std::str::FromStr;
 
 use uuid::Uuid;
 
-/// The number of a prepaid account, given by the database. Internal: never shown to a client.
+/// The number of a prepaid account, assigned by the database. It is internal: clients never see it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct AccountId(pub i64);
 
 impl AccountId {
-    /// No account: the greatest number, so that what is done in the order of accounts does it last.
+    /// The greatest number, which no account has. Work in the order of accounts does it last.
     pub const LAST: AccountId = AccountId(i64::MAX);
 }
 
@@ -32,7 +32,7 @@ macro_rules! prefixed_id {
         pub struct $name(pub Uuid);
 
         impl $name {
-            /// What stands before the UUID in text.
+            /// The prefix of the text form.
             pub const PREFIX: &'static str = $prefix;
         }
 
@@ -48,7 +48,7 @@ macro_rules! prefixed_id {
 
             fn from_str(text: &str) -> Result<Self, IdError> {
                 let uuid = text.strip_prefix($prefix).ok_or(IdError($prefix))?;
-                // Only the hyphenated form in small letters: one id, one text.
+                // Only lowercase hyphenated UUIDs, so that each id has exactly one text form.
                 if uuid.len() != 36 || uuid.bytes().any(|byte| byte.is_ascii_uppercase()) {
                     return Err(IdError($prefix));
                 }
@@ -69,18 +69,18 @@ prefixed_id!(
     "key-"
 );
 prefixed_id!(
-    /// One paid call: request, charge and usage record share it. Text form `req-<uuid>`.
+    /// A paid call. Its request, charge and usage record have the same id. Text form `req-<uuid>`.
     ChargeId,
     "req-"
 );
 prefixed_id!(
-    /// One payment that tops an account up. Text form `pay-<uuid>`.
+    /// A payment that tops up an account. Text form `pay-<uuid>`.
     PaymentId,
     "pay-"
 );
 
 prefixed_id!(
-    /// One login, on one device. Text form `session-<uuid>`.
+    /// A login on one device. Text form `session-<uuid>`.
     SessionId,
     "session-"
 );
@@ -104,7 +104,7 @@ prefixed_id!(
 );
 
 prefixed_id!(
-    /// An event on its way to an endpoint. Text form `delivery-<uuid>`.
+    /// The delivery of an event to an endpoint. Text form `delivery-<uuid>`.
     DeliveryId,
     "delivery-"
 );

@@ -1,27 +1,27 @@
-//! What an API key may be used for, beside how much it may spend: which routes, which models, from
-//! where, how often.
+//! What an API key may be used for: routes, models, source networks, and calls a minute. Spending
+//! limits are in [`limits`](crate::limits).
 //!
-//! Each of them is a list of what is allowed, or nothing at all, which allows everything. An empty
-//! list allows nothing.
+//! Each part is a list of what is allowed. A part without a list allows everything. An empty list
+//! allows nothing.
 
-// A value, not a socket: `core` has no I/O.
+// `core::net` has address types only. The domain does no I/O, so `std::net` is not used here.
 use core::net::IpAddr;
 use std::num::NonZeroU32;
 use std::str::FromStr;
 
 use ipnet::IpNet;
 
-/// The most entries of each list.
+/// Most entries of one list.
 pub const LIST_MAX: usize = 100;
-/// The longest name of a model, in bytes.
+/// Longest name of a model, in bytes.
 pub const MODEL_MAX: usize = 200;
 
-/// A network, as an owner writes it: an address, or one with the length of its prefix (CIDR, RFC
+/// A network as a key's owner writes it: an address, or an address with a prefix length (CIDR, RFC
 /// 4632).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Network(IpNet);
 
-/// The text is no network.
+/// The text is not a network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be an address or a network such as 192.0.2.0/24 or 2001:db8::/32")]
 pub struct NoNetwork;
@@ -34,8 +34,8 @@ impl FromStr for Network {
             Ok(address) => IpNet::from(address.to_canonical()),
             Err(_) => text.parse().map_err(|_| NoNetwork)?,
         };
-        // An IPv4 address in IPv6 form is compared as IPv4; so no network of that form would ever
-        // match.
+        // An IPv4-mapped IPv6 address is compared as IPv4. So a network of such addresses would
+        // match nothing.
         match network {
             IpNet::V6(network) if network.addr().to_ipv4_mapped().is_some() => Err(NoNetwork),
             network => Ok(Network(network.trunc())),
@@ -49,20 +49,20 @@ impl std::fmt::Display for Network {
     }
 }
 
-/// See the module.
+/// What a key may be used for. `None` allows everything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyPolicy {
     /// Names of route groups.
     pub scopes: Option<Vec<String>>,
-    /// Names of models; one that ends in `*` stands for all that begin so.
+    /// Names of models. A name that ends in `*` stands for all names with this beginning.
     pub models: Option<Vec<String>>,
-    /// Where calls may come from.
+    /// Networks from which calls may come.
     pub networks: Option<Vec<Network>>,
-    /// Calls a minute, beside what the tier allows.
+    /// Most calls a minute, in addition to the tier's limits.
     pub calls_per_minute: Option<NonZeroU32>,
 }
 
-/// A change of a policy: `None` leaves a part as it is, `Some(None)` allows everything again.
+/// A change of a policy. `None` leaves a part as it is; `Some(None)` removes the restriction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PolicyChange {
     /// See [`KeyPolicy::scopes`].
@@ -87,7 +87,7 @@ impl KeyPolicy {
         }
     }
 
-    /// May it be used for routes of this group, from this address?
+    /// Does the key allow routes of this group, called from this address?
     #[must_use]
     pub fn permits(&self, group: &str, address: IpAddr) -> bool {
         let address = address.to_canonical();
@@ -99,7 +99,7 @@ impl KeyPolicy {
         is_in_scope && is_from_there
     }
 
-    /// May it be used for this model? `None` is whatever the upstream chooses, which no list
+    /// Does the key allow this model? `None` stands for the upstream's default model, which no list
     /// allows.
     #[must_use]
     pub fn permits_model(&self, model: Option<&str>) -> bool {
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_in_its_networks_whatever_its_spelling() {
+    fn an_address_matches_networks_in_every_notation() {
         let policy = networks(&["192.0.2.77/24", "2001:db8::/32", "198.51.100.7"]);
         for (address, is_permitted) in [
             ("192.0.2.0", true),

@@ -1,18 +1,18 @@
-//! Leases: the right to write accounts, until another process takes it (fencing).
+//! Leases: the right to write accounts, until another process takes it over (fencing).
 
 use uuid::Uuid;
 
 use super::ids::AccountId;
 
-/// How many shards the accounts are hashed to.
+/// Number of shards. Each account belongs to one of them.
 pub const SHARDS: i64 = 128;
 
-/// The right to write every account, until another process takes it.
+/// The right of a process to write accounts. It lasts until another process takes it over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
-    /// This process.
+    /// The id of the process.
     pub owner: Uuid,
-    /// Raised by every takeover; stored on every ledger entry.
+    /// Every takeover increments it. Every ledger entry stores it.
     pub epoch: i64,
 }
 

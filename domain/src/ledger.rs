@@ -1,11 +1,11 @@
 //! Ledger entries: the append-only record of every movement of money, and the hash chain that ties
 //! them together.
 //!
-//! An entry's link is SHA-256 over the link before it and everything the entry says. An entry that
-//! is edited, removed, inserted or moved breaks the chain where it stands, and `verify` names it.
-//! The chain has no key: somebody who can rewrite the whole database can also rewrite the chain
-//! from the edited entry on. That changes the account's last link, which a backup or an earlier
-//! report of `verify` still has.
+//! An entry's link is SHA-256 over the link before it and all fields of the entry. If an entry is
+//! edited, removed, inserted or moved, the chain breaks at that entry, and `verify` names it. The
+//! chain has no key: somebody who can rewrite the database can also compute new links from
+//! the edited entry on. But then the account's last link differs from the one in a backup or in an
+//! earlier report of `verify`.
 
 use std::fmt;
 
@@ -18,7 +18,7 @@ use super::money::Credits;
 use super::window::{Day, Month, Timestamp};
 
 coded_enum! {
-    /// What moved the money.
+    /// The kind of a movement of money.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
     pub enum EntryKind {
         /// Credits added by a payment. Reference: the payment.
@@ -27,24 +27,24 @@ coded_enum! {
         Charge = 2 => "charge",
         /// The actual cost of a token-priced call, taken from its hold. Reference: the charge.
         Capture = 3 => "capture",
-        /// A fixed price given back, since the call failed. Reference: the charge.
+        /// A fixed price, given back because the call failed. Reference: the charge.
         Refund = 4 => "refund",
         /// Credits given without a payment. Reference: the user.
         Grant = 5 => "grant",
         /// Credits taken by an operator. Reference: the user.
         Deduction = 6 => "deduction",
-        /// Credits taken back, since the provider gave the money back. Reference: the payment.
+        /// Credits taken back because the provider refunded the payment. Reference: the payment.
         PaymentRefund = 7 => "payment_refund",
-        /// Credits taken back, since the payer disputes the payment. Reference: the payment.
+        /// Credits taken back because the payer disputes the payment. Reference: the payment.
         Dispute = 8 => "dispute",
-        /// Credits that a refund or a dispute had taken, given again: it failed or was won.
-        /// Reference: the payment.
+        /// Credits that a refund or a dispute had taken, given back because the refund failed or
+        /// the dispute was won. Reference: the payment.
         Reinstatement = 9 => "reinstatement",
     }
 }
 
 impl EntryKind {
-    /// Does it add to the balance?
+    /// Is the amount of such an entry positive?
     #[must_use]
     pub const fn gives(self) -> bool {
         matches!(
@@ -54,53 +54,54 @@ impl EntryKind {
     }
 }
 
-/// One movement of money on one account. Never changed, never deleted; the balance is their sum.
+/// One movement of money on one account. Entries never change and are never deleted. The balance is
+/// the sum of their amounts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LedgerEntry {
     /// The account.
     pub account: AccountId,
-    /// 1 for an account's first entry, then one more each, without a gap.
+    /// The number of the entry: 1 for an account's first one, then without a gap.
     pub seq: i64,
-    /// The epoch of the lease under which it was decided; never falls.
+    /// The epoch of the lease under which it was decided. It never decreases from entry to entry.
     pub epoch: i64,
-    /// What moved it.
+    /// Why the money moved.
     pub kind: EntryKind,
-    /// Signed: positive adds to the balance.
+    /// The amount. A positive one adds to the balance.
     pub amount: Credits,
-    /// The balance with this entry. Never negative.
+    /// The balance after this entry. Never negative.
     pub balance_after: Credits,
-    /// The charge, payment or user it belongs to, by the kind.
+    /// The id of the charge, payment or user; see [`EntryKind`].
     pub reference: Uuid,
-    /// The key that spent it; none for a top-up or a grant.
+    /// The key that spent it; `None` if no key did, such as for a top-up or a grant.
     pub key: Option<KeyId>,
-    /// The UTC day it counts in, fixed when it is decided, not when it is replayed.
+    /// The UTC day it counts in. Fixed when the entry is decided.
     pub day: Day,
-    /// The UTC month it counts in.
+    /// The UTC month it counts in. Fixed when the entry is decided.
     pub month: Month,
     /// When it was decided.
     pub at: Timestamp,
-    /// Ties it to the entry before it.
+    /// The hash that ties it to the entry before it.
     pub link: Link,
 }
 
 impl LedgerEntry {
-    /// The entry, tied to the one before it.
+    /// This entry with its link computed from the link of the entry before it.
     #[must_use]
     pub fn after(self, before: Link) -> Self {
         LedgerEntry { link: before.next(&self), ..self }
     }
 }
 
-/// Ties an entry to all entries of its account before it.
+/// A hash over an entry and all entries of its account before it.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct Link(pub [u8; 32]);
 
 impl Link {
-    /// What stands before an account's first entry.
+    /// The link before an account's first entry.
     pub const START: Link = Link([0; 32]);
 
-    /// The link of `entry`, if this is the link before it. Never changes: the migration that gave
-    /// older entries their links has a copy of it.
+    /// The link of `entry`, if `self` is the link of the entry before it. The input of the hash
+    /// must never change: stored links would no longer match.
     #[must_use]
     pub fn next(self, entry: &LedgerEntry) -> Link {
         let key = entry.key.map(|key| key.0);
@@ -121,7 +122,7 @@ impl Link {
         Link(hash.finalize().into())
     }
 
-    /// A link as it is stored; `None` if the length is wrong.
+    /// A link as stored; `None` if the length is wrong.
     #[must_use]
     pub fn from_slice(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Link)
@@ -161,7 +162,7 @@ mod tests {
         }
     }
 
-    /// The text of a link is in every database for ever.
+    /// The links are stored for ever, so the hash must stay the same.
     #[test]
     fn a_link_never_changes() {
         let link = "e48622844a18305e69d1f69e9471042847a5d172564f45887f398af27def992b";

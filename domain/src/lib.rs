@@ -1,9 +1,9 @@
 //! The rules: money, limits, windows, keys, prices, the account.
 //!
-//! Pure by construction. Nothing here does I/O, reads a clock, draws a random number, logs or
-//! awaits; time, ids and random bytes are arguments. So every rule can be tested with plain values,
-//! and the same code runs in production, in the model test, in the simulation and in a benchmark.
-//! `tests/tidy.rs` fails when this folder mentions a runtime, an actor, the ORM or a clock.
+//! Pure by construction: nothing here does I/O, reads a clock, draws a random number, logs or
+//! awaits. Time, ids and random bytes are arguments. So plain values test every rule, and the same
+//! code runs in production, in the model test, in the simulation and in the benchmarks.
+//! `tests/tidy.rs` fails if this folder names a runtime, an actor, the ORM or a clock.
 //!
 //! | files | what they hold |
 //! |---|---|

@@ -1,23 +1,23 @@
-//! Spending limits of one key: a ceiling a request, a UTC day, a UTC month, and for all time.
+//! Spending limits of a key: for each request, each UTC day, each UTC month, and for all time.
 
 use super::ids::KeyId;
 use super::money::Credits;
 use super::window::{Day, Month, Timestamp};
 
-/// The ceilings of a key. `None` is no ceiling; zero lets nothing through that costs anything.
+/// The limits of a key. `None` is no limit. Zero allows only calls that cost nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct SpendingLimits {
-    /// The most one call may cost.
+    /// The most that one call may cost.
     pub per_request: Option<Credits>,
-    /// The most all calls of one UTC day may cost.
+    /// The most that all calls of one UTC day may cost.
     pub daily: Option<Credits>,
-    /// The most all calls of one UTC month may cost.
+    /// The most that all calls of one UTC month may cost.
     pub monthly: Option<Credits>,
-    /// The most all calls ever may cost.
+    /// The most that all calls may ever cost.
     pub total: Option<Credits>,
 }
 
-/// A change of limits: `None` leaves one as it is, `Some(None)` takes it away.
+/// A change of limits. `None` leaves a limit as it is; `Some(None)` removes it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct LimitsChange {
     /// See [`SpendingLimits::per_request`].
@@ -63,26 +63,26 @@ impl SpendingLimits {
     }
 }
 
-/// What a key has spent in one window, with what its open holds may still take.
+/// What a key has spent in one window, and what its open holds may still add.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct WindowCounter<W> {
-    /// The window counted. Never goes back, even if the clock does.
+    /// The window counted. It never goes back, even if the clock does.
     pub window: W,
-    /// Charged and captured, less refunds. What the ledger's entries of this window sum up to.
+    /// Charged and captured, less refunds: the sum of the ledger's entries of this window.
     pub captured: Credits,
     /// Held by open calls.
     pub held: Credits,
-    /// The window before: a stream that began in it still counts there when its hold is extended.
+    /// The window before. A stream that began in it still counts there when its hold is extended.
     before: Option<W>,
-    /// What was captured in it. Not in one option with it, which would take more memory, and a
-    /// million accounts may be there.
+    /// Captured in the window before. It is not inside the `Option` of `before`, because that would
+    /// take more memory, and a million accounts may be in memory.
     before_captured: Credits,
-    /// What is held in it.
+    /// Held in the window before.
     before_held: Credits,
 }
 
 impl<W: Ord + Copy> WindowCounter<W> {
-    /// A counter as it was stored: nothing held.
+    /// A counter as stored, with nothing held.
     #[must_use]
     pub fn stored(window: W, captured: Credits) -> Self {
         WindowCounter {
@@ -100,7 +100,7 @@ impl<W: Ord + Copy> WindowCounter<W> {
         self.window.max(now)
     }
 
-    /// Captured and held in window `at`, to be changed; `None` if it is not counted.
+    /// Captured and held in window `at`; `None` if that window is not counted.
     fn counted(&mut self, at: W) -> Option<(&mut Credits, &mut Credits)> {
         if at == self.window {
             return Some((&mut self.captured, &mut self.held));
@@ -108,8 +108,8 @@ impl<W: Ord + Copy> WindowCounter<W> {
         (self.before == Some(at)).then_some((&mut self.before_captured, &mut self.before_held))
     }
 
-    /// Captured plus held in window `at`: zero if that window has not begun; `None` if
-    /// it is not counted any more.
+    /// Captured plus held in window `at`: zero if the window has not begun, `None` if it is not
+    /// counted any more.
     pub(super) fn committed(&self, at: W) -> Option<Credits> {
         match self.before {
             _ if at > self.window => Some(Credits::ZERO),
@@ -119,7 +119,7 @@ impl<W: Ord + Copy> WindowCounter<W> {
         }
     }
 
-    /// What window `at` has left below the ceiling.
+    /// How much may still be spent in window `at` under this ceiling.
     pub(super) fn room(&self, at: W, ceiling: Option<Credits>) -> Credits {
         match (ceiling, self.committed(at)) {
             (None, _) => Credits::MAX,
@@ -128,7 +128,7 @@ impl<W: Ord + Copy> WindowCounter<W> {
         }
     }
 
-    /// Would `amount` more break the ceiling?
+    /// Would another `amount` exceed the ceiling?
     pub(super) fn breaks(&self, at: W, amount: Credits, ceiling: Option<Credits>) -> bool {
         let Some(ceiling) = ceiling else { return false };
         match self.committed(at).and_then(|committed| committed.checked_add(amount)) {
@@ -137,7 +137,7 @@ impl<W: Ord + Copy> WindowCounter<W> {
         }
     }
 
-    /// Begins window `at`, if it has not begun.
+    /// Begins window `at`, if it has not begun yet.
     pub(super) fn roll(&mut self, at: W) {
         if at > self.window {
             self.before = Some(self.window);
@@ -147,7 +147,7 @@ impl<W: Ord + Copy> WindowCounter<W> {
         }
     }
 
-    /// Adds to what is captured and held in window `at`, if that window is still counted.
+    /// Adds to the captured and held amounts of window `at`, if it is still counted.
     pub(super) fn add(&mut self, at: W, captured: Credits, held: Credits) {
         if let Some((counted, counted_held)) = self.counted(at) {
             *counted = counted.checked_add(captured).unwrap_or(Credits::MAX);
@@ -155,7 +155,7 @@ impl<W: Ord + Copy> WindowCounter<W> {
         }
     }
 
-    /// Takes from what is captured and held in window `at`, if that window is still counted.
+    /// Subtracts from the captured and held amounts of window `at`, if it is still counted.
     pub(super) fn take(&mut self, at: W, captured: Credits, held: Credits) {
         if let Some((counted, counted_held)) = self.counted(at) {
             *counted = counted.less(captured);
@@ -167,33 +167,33 @@ impl<W: Ord + Copy> WindowCounter<W> {
 /// What a key may still spend; `None` is no limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct LimitsLeft {
-    /// The most one call may cost.
+    /// The most that one call may cost.
     pub per_request: Option<Credits>,
-    /// Left of the UTC day.
+    /// What is left for the UTC day.
     pub daily: Option<Credits>,
-    /// Left of the UTC month.
+    /// What is left for the UTC month.
     pub monthly: Option<Credits>,
-    /// Left of all it may ever spend.
+    /// What is left for all time.
     pub total: Option<Credits>,
 }
 
-/// The one window of what is counted for all time.
+/// The only window of the counter for all time.
 pub type Always = ();
 
-/// The part of a key's counters that is stored. What it has spent in total is stored as what each
-/// entry adds to it.
+/// The stored counters of a key for the current day and month. The total is stored separately, by
+/// adding each entry's amount to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeySpend {
     /// The key.
     pub key: KeyId,
     /// The UTC day counted.
     pub day: Day,
-    /// Spent in that day.
+    /// Spent on that day.
     pub day_spent: Credits,
     /// The UTC month counted.
     pub month: Month,
     /// Spent in that month.
     pub month_spent: Credits,
-    /// The last call that passed every check.
+    /// When a call last passed every check.
     pub last_used_at: Option<Timestamp>,
 }

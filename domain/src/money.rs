@@ -1,4 +1,4 @@
-//! Credits: exact amounts of money, and the only code that rounds them.
+//! Credits: exact amounts of money. No other code rounds amounts.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,32 +7,32 @@ use rust_decimal::Decimal;
 
 /// An amount in nano-dollars (1e-9 USD).
 ///
-/// A whole number in memory, in the ledger and in both databases, so that sums are exact.
-/// Arithmetic is checked: an overflow is an answer (`None`), never a wrapped number. Decimal text
-/// is parsed and printed at the edges only, and no float is involved anywhere.
+/// It is an integer in memory, in the ledger and in both databases, so sums are exact. Arithmetic
+/// is checked: an overflow gives `None`. Decimal text is parsed and printed only at the edges of
+/// the server. Floats are never used.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Credits(i64);
 
 /// Why a text is not an amount.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AmountError {
-    /// Not a plain decimal number.
+    /// It is not a plain decimal number.
     #[error("must be a plain decimal number such as 25.00")]
     NotDecimal,
-    /// More digits after the point than the unit has.
+    /// It has more decimals than the unit.
     #[error("must have at most {0} decimals")]
     TooPrecise(u32),
-    /// Larger than the unit can hold.
+    /// It does not fit into the unit.
     #[error("is too large")]
     TooLarge,
 }
 
 impl Credits {
-    /// Nothing.
+    /// No credits.
     pub const ZERO: Credits = Credits(0);
     /// The largest amount: about 9.2 billion USD.
     pub const MAX: Credits = Credits(i64::MAX);
-    /// Digits after the point that the unit can hold.
+    /// Decimals of the unit.
     pub const DECIMALS: u32 = 9;
 
     /// From nano-dollars.
@@ -47,7 +47,7 @@ impl Credits {
         self.0
     }
 
-    /// The sum, unless it does not fit.
+    /// The sum; `None` if it does not fit.
     #[must_use]
     pub const fn checked_add(self, other: Credits) -> Option<Credits> {
         match self.0.checked_add(other.0) {
@@ -56,8 +56,8 @@ impl Credits {
         }
     }
 
-    /// The difference, unless it does not fit. May be negative; see [`Credits::less`] for amounts
-    /// that may not.
+    /// The difference, which may be negative; `None` if it does not fit. [`Credits::less`] is for
+    /// amounts that may not be negative.
     #[must_use]
     pub const fn checked_sub(self, other: Credits) -> Option<Credits> {
         match self.0.checked_sub(other.0) {
@@ -66,23 +66,23 @@ impl Credits {
         }
     }
 
-    /// What is left after taking `other` away, never below zero. For display and room left, not for
-    /// ledgers.
+    /// This amount minus `other`, at least zero. For display and remaining limits. A ledger needs
+    /// [`Credits::checked_sub`].
     #[must_use]
     pub fn less(self, other: Credits) -> Credits {
         Credits(self.0.saturating_sub(other.0).max(0))
     }
 
-    /// Below zero?
+    /// Is it below zero?
     #[must_use]
     pub const fn is_negative(self) -> bool {
         self.0 < 0
     }
 }
 
-/// A plain decimal (digits, at most one point, an optional minus) as a whole number of units of
-/// 10^-`decimals`. `rust_decimal` would also take underscores, and JSON would also take exponents;
-/// both are refused here.
+/// Parses a plain decimal (digits, at most one point, an optional minus) as an integer number of
+/// units of 10^-`decimals`. Refuses the underscores that `rust_decimal` accepts, and the exponents
+/// that JSON has.
 fn parse_units(text: &str, decimals: u32) -> Result<i64, AmountError> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let plain = !digits.is_empty()
@@ -93,8 +93,8 @@ fn parse_units(text: &str, decimals: u32) -> Result<i64, AmountError> {
     if !plain {
         return Err(AmountError::NotDecimal);
     }
-    // Zeros that say nothing are cut off first, so that what is left fits into a Decimal or into no
-    // amount.
+    // Leading and trailing zeros are cut off first. Then the rest fits into a Decimal, or it is too
+    // large or too precise for any amount.
     let (whole, fraction) = digits.split_once('.').unwrap_or((digits, ""));
     let whole = whole.trim_start_matches('0');
     let fraction = fraction.trim_end_matches('0');
@@ -114,15 +114,16 @@ fn parse_units(text: &str, decimals: u32) -> Result<i64, AmountError> {
 impl FromStr for Credits {
     type Err = AmountError;
 
-    /// Parses a decimal number of dollars, such as `25.00`, exactly. Refuses exponents, NaN, a plus
-    /// sign, a bare point and more than nine decimals; trailing zeros do not count.
+    /// Parses a decimal number of dollars exactly, such as `25.00`. Refuses exponents, NaN, a plus
+    /// sign, a bare point, and more than nine decimals after trailing zeros are cut off.
     fn from_str(text: &str) -> Result<Self, AmountError> {
         parse_units(text, Self::DECIMALS).map(Credits)
     }
 }
 
 impl fmt::Display for Credits {
-    /// Dollars with at least four decimals (`0.0020`), more if the amount has them (`0.00205`).
+    /// Prints dollars with at least four decimals (`0.0020`), and more if the amount has them
+    /// (`0.00205`).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let absolute = self.0.unsigned_abs();
         let sign = if self.0 < 0 { "-" } else { "" };
@@ -144,20 +145,20 @@ impl fmt::Debug for Credits {
 
 /// The price of one token, in 1e-15 USD.
 ///
-/// Finer than [`Credits`], because published prices are per million tokens and may come to a
-/// fraction of a nano-dollar each. Only a whole call's cost is rounded.
+/// The unit is smaller than that of [`Credits`]: published prices are per million tokens, so one
+/// token may cost a fraction of a nano-dollar. Only the cost of a complete call is rounded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct TokenPrice(i64);
 
 impl TokenPrice {
-    /// Free.
+    /// A price of zero.
     pub const ZERO: TokenPrice = TokenPrice(0);
-    /// Digits after the point that the unit can hold.
+    /// Decimals of the unit.
     pub const DECIMALS: u32 = 15;
     const PER_NANO: i128 = 1_000_000;
 
-    /// `base + tokens x price`, summed exactly and rounded once, half up, to the nano-dollar.
-    /// `None` if the sum does not fit.
+    /// `base + tokens x price`, summed exactly and then rounded half up to the nano-dollar. `None`
+    /// if the sum does not fit.
     #[must_use]
     pub fn cost(self, base: Credits, tokens: u64) -> Option<Credits> {
         let exact = i128::from(self.0).checked_mul(i128::from(tokens))?;
@@ -165,13 +166,13 @@ impl TokenPrice {
         base.checked_add(Credits(i64::try_from(rounded).ok()?))
     }
 
-    /// The most tokens whose cost with `base` stays within `ceiling`; `None` if not even the base
-    /// does.
+    /// The largest number of tokens that cost at most `ceiling` together with `base`. `None` if
+    /// `base` alone costs more.
     #[must_use]
     pub fn tokens_within(self, base: Credits, ceiling: Credits) -> Option<u64> {
         let room =
             i128::from(ceiling.0).checked_sub(i128::from(base.0)).filter(|room| *room >= 0)?;
-        // Half up: all that rounds to `room` or less is below `room` and a half.
+        // Half up: an exact sum below `room` and a half rounds to `room` or less.
         let exact = room.checked_mul(Self::PER_NANO)?.checked_add(Self::PER_NANO / 2 - 1)?;
         match exact.checked_div(i128::from(self.0)) {
             Some(tokens) => Some(u64::try_from(tokens).unwrap_or(u64::MAX)),
@@ -189,7 +190,8 @@ impl TokenPrice {
 impl FromStr for TokenPrice {
     type Err = AmountError;
 
-    /// Parses a decimal number of dollars a token, such as `0.00001`, exactly. Not negative.
+    /// Parses a decimal number of dollars a token exactly, such as `0.00001`. Refuses negative
+    /// numbers.
     fn from_str(text: &str) -> Result<Self, AmountError> {
         let units = parse_units(text, Self::DECIMALS)?;
         if units < 0 { Err(AmountError::NotDecimal) } else { Ok(TokenPrice(units)) }
@@ -263,7 +265,7 @@ mod tests {
         assert_eq!(half_a_nano.cost(Credits::ZERO, 3), Some(Credits(2)));
         let below_half: TokenPrice = "0.000000000499999".parse().unwrap();
         assert_eq!(below_half.cost(Credits::ZERO, 1), Some(Credits(0)));
-        // Rounded each, a thousand of them would be nothing.
+        // If each token were rounded, a thousand of them would cost nothing.
         assert_eq!(below_half.cost(Credits::ZERO, 1_000), Some(Credits(500)));
     }
 

@@ -1,9 +1,9 @@
-//! Payments: how far one has come, and what its provider takes back of it.
+//! Payments: their statuses, and what a provider takes back.
 //!
-//! A payment is credited once. What its provider takes back later (a refund, a dispute) is taken
-//! from the balance as far as credits are available, and the rest as they come; what the provider
-//! gives again is credited again. The provider may report twice, late or out of order: the ledger
-//! ends at its last report.
+//! A payment is credited once. A provider may later take it back (a refund or a dispute). Then the
+//! ledger takes what is available at once, and the rest when more credits arrive. What the provider
+//! returns is credited again. A provider may report twice, late or out of order. The ledger follows
+//! its last report.
 
 use super::coded::coded_enum;
 use super::ids::{AccountId, PaymentId};
@@ -12,14 +12,14 @@ use super::money::Credits;
 use super::window::Timestamp;
 
 coded_enum! {
-    /// How far a payment has come.
+    /// The status of a payment.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
     pub enum PaymentStatus {
         /// It waits for its payer.
         Created = 1 => "created",
-        /// The provider has the payer's promise, and not yet the money.
+        /// The provider has the payer's promise, but not the money yet.
         Confirming = 2 => "confirming",
-        /// The credits are on the account. This is final: what is taken back later is a
+        /// The account is credited. This status is final: what is taken back later is a
         /// [`Reversal`].
         Confirmed = 3 => "confirmed",
         /// The provider did not get the money.
@@ -30,14 +30,14 @@ coded_enum! {
 }
 
 impl PaymentStatus {
-    /// Does it wait for the provider?
+    /// Is its result still unknown?
     #[must_use]
     pub const fn is_open(self) -> bool {
         matches!(self, PaymentStatus::Created | PaymentStatus::Confirming)
     }
 
-    /// May it become `next`? Money that arrives late is credited, also after a failure; nothing
-    /// takes a credit away.
+    /// May the status become `next`? Money that arrives late is credited, even after a failure. A
+    /// confirmed payment stays confirmed.
     #[must_use]
     pub const fn may_become(self, next: PaymentStatus) -> bool {
         match self {
@@ -57,7 +57,7 @@ coded_enum! {
     /// Why a provider takes something back.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
     pub enum ReversalKind {
-        /// It gave the money back.
+        /// It refunded the money.
         Refund = 1 => "refund",
         /// The payer disputes the payment.
         Dispute = 2 => "dispute",
@@ -65,7 +65,7 @@ coded_enum! {
 }
 
 impl ReversalKind {
-    /// The kind of the entry that takes it.
+    /// The kind of the ledger entry that takes the credits.
     #[must_use]
     pub const fn entry_kind(self) -> EntryKind {
         match self {
@@ -75,39 +75,39 @@ impl ReversalKind {
     }
 }
 
-/// What a provider takes back of a payment, and how much of it the ledger has taken.
+/// What a provider takes back of a payment, and how much of it the ledger has taken so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reversal {
-    /// Who takes it back.
+    /// The provider that takes it back.
     pub provider: String,
-    /// What the provider calls it.
+    /// The provider's id of the refund or dispute.
     pub provider_ref: String,
-    /// Of which payment.
+    /// The payment.
     pub payment: PaymentId,
-    /// Whose.
+    /// The account that was credited.
     pub account: AccountId,
-    /// Why.
+    /// Why it is taken back.
     pub kind: ReversalKind,
-    /// How much, by the provider's last report; zero if a refund failed or a dispute was won.
+    /// The amount in the provider's last report; zero if a refund failed or a dispute was won.
     pub wanted: Credits,
-    /// How much the ledger has taken.
+    /// The amount that the ledger has taken so far.
     pub taken: Credits,
-    /// When it was first heard of.
+    /// When the provider first reported it.
     pub created_at: Timestamp,
 }
 
-/// What the ledger is to do about a reversal next.
+/// The next step of the ledger for a reversal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReversalStep {
-    /// Take so much.
+    /// Take this amount from the account.
     Take(Credits),
-    /// Give so much again.
+    /// Give this amount back to the account.
     Give(Credits),
 }
 
 impl Reversal {
-    /// What is to be done now, with this much available; `None` if nothing is to be done, or
-    /// nothing can be.
+    /// The next step, with this amount available; `None` if nothing is left to do, or no credits
+    /// are available.
     #[must_use]
     pub fn step(&self, available: Credits) -> Option<ReversalStep> {
         if self.taken > self.wanted {
@@ -117,7 +117,7 @@ impl Reversal {
         (take > Credits::ZERO).then_some(ReversalStep::Take(take))
     }
 
-    /// What the ledger has taken after a step.
+    /// The amount that the ledger has taken after this step.
     #[must_use]
     pub fn taken_after(&self, step: ReversalStep) -> Credits {
         match step {
@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn money_that_came_is_credited_whatever_was_thought_before_and_only_once() {
+    fn late_money_is_credited_once_whatever_the_status() {
         for status in PaymentStatus::ALL {
             assert_eq!(PaymentStatus::from_code(status.code()), Some(status));
             assert!(!status.may_become(PaymentStatus::Created), "{status:?}");

@@ -1,4 +1,4 @@
-//! The price list: which call costs what, known before the call is made.
+//! The price list: what each call costs. The price, or its upper bound, is known before the call.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -6,10 +6,11 @@ use std::sync::Arc;
 use super::account::{Price, PriceBounds};
 use super::money::{Credits, TokenPrice};
 
-/// How heavy a route is; rate limits are multiplied by it (`[rate_limit]` in the settings).
+/// How expensive a route is to serve. A rate limit is multiplied by the factor of the class
+/// (`[rate_limit]` in the settings).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RouteClass {
-    /// Health checks: no rate limit.
+    /// Health checks, which have no rate limit.
     Health,
     /// Reads.
     Read,
@@ -22,7 +23,7 @@ pub enum RouteClass {
 }
 
 impl RouteClass {
-    /// All of them.
+    /// All classes.
     pub const ALL: [RouteClass; 5] = [
         RouteClass::Health,
         RouteClass::Read,
@@ -33,7 +34,7 @@ impl RouteClass {
     /// Their names, in the same order.
     pub const NAMES: [&str; 5] = ["health", "read", "write", "generation", "heavy"];
 
-    /// Its name in the settings and in the API.
+    /// The name in the settings and in the API.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -49,34 +50,34 @@ impl RouteClass {
 /// The price of one route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PriceRule {
-    /// The method it is for; `None` is any.
+    /// The method; `None` is any method.
     pub method: Option<Arc<str>>,
     /// An exact path, or a prefix that ends in `/*`.
     pub path: Arc<str>,
-    /// For rate limits.
+    /// The class for rate limits.
     pub class: RouteClass,
-    /// What the call costs whatever it does.
+    /// The part of the price that does not depend on tokens.
     pub base: Credits,
-    /// What each token costs on top; `None` for a fixed price.
+    /// The price of each token in addition to `base`; `None` for a fixed price.
     pub per_token: Option<TokenPrice>,
-    /// The most completion tokens assumed if the request does not say.
+    /// Largest number of completion tokens, if the request sets none.
     pub default_max_tokens: u64,
-    /// The same for single models.
+    /// The same for single models, by name.
     pub default_max_tokens_of: BTreeMap<String, u64>,
 }
 
-/// What a token-priced request may consume.
+/// The tokens that a token-priced request may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Demand {
     /// An upper bound of the prompt's tokens.
     pub prompt_tokens_max: u64,
-    /// The most completion tokens, for each of its choices.
+    /// Largest number of completion tokens of each choice.
     pub completion_tokens_max: u64,
-    /// How many completions are asked for.
+    /// The number of completions (choices) that the request asks for.
     pub choices: u64,
-    /// Completion tokens of each choice without which the call is not begun.
+    /// Completion tokens of each choice that must be affordable for the call to begin.
     pub start_tokens: u64,
-    /// Completion tokens of each choice that are held when it begins.
+    /// Completion tokens of each choice that are held when the call begins.
     pub first_tokens: u64,
 }
 
@@ -92,17 +93,17 @@ impl PriceRule {
         self.per_token.is_some()
     }
 
-    /// The most completion tokens of a request to this model that names no limit itself.
+    /// Largest number of completion tokens of a request to this model that sets none.
     #[must_use]
     pub fn default_max_tokens(&self, model: Option<&str>) -> u64 {
         let of_model = model.and_then(|model| self.default_max_tokens_of.get(model));
         of_model.copied().unwrap_or(self.default_max_tokens)
     }
 
-    /// The bounds of what a request with this demand costs; `None` for a fixed price.
+    /// The bounds of the cost of a request with this demand; `None` for a fixed price.
     ///
     /// # Errors
-    /// [`Unpayable`] if a sum does not fit into [`Credits`].
+    /// If an amount is too large for [`Credits`].
     pub fn bounds(&self, demand: Demand) -> Result<Option<PriceBounds>, Unpayable> {
         let Some(per_token) = self.per_token else { return Ok(None) };
         let with = |completion: u64| {
@@ -121,13 +122,13 @@ impl PriceRule {
         bounds().map(Some).ok_or(Unpayable)
     }
 
-    /// The price with these bounds; fixed if they are one amount.
+    /// The price with these bounds, or the fixed price if there are none.
     #[must_use]
     pub fn price(&self, bounds: Option<PriceBounds>) -> Price {
         bounds.map_or(Price::Fixed(self.base), Price::UpTo)
     }
 
-    /// The completion tokens of each choice that `ceiling` pays for beside the prompt.
+    /// How many completion tokens of each choice `ceiling` pays for, after the prompt.
     #[must_use]
     pub fn completion_tokens_within(&self, ceiling: Credits, demand: Demand) -> u64 {
         let Some(per_token) = self.per_token else { return demand.completion_tokens_max };
@@ -136,14 +137,14 @@ impl PriceRule {
         completion.checked_div(demand.choices).unwrap_or(0).min(demand.completion_tokens_max)
     }
 
-    /// The most tokens, of prompt and completion together, that `held` pays for.
+    /// How many tokens, of prompt and completion together, `held` pays for.
     #[must_use]
     pub fn tokens_within(&self, held: Credits) -> u64 {
         self.per_token
             .map_or(u64::MAX, |per_token| per_token.tokens_within(self.base, held).unwrap_or(0))
     }
 
-    /// The cost of a call that consumed this many tokens. `None` if it does not fit.
+    /// The cost of a call with this many tokens; `None` if it does not fit into [`Credits`].
     #[must_use]
     pub fn cost(&self, tokens: u64) -> Option<Credits> {
         match self.per_token {
@@ -165,21 +166,22 @@ impl PriceRule {
         }
     }
 
-    /// Exact before prefix, longer before shorter, a named method before any.
+    /// The order in which rules apply: exact paths before prefixes, longer paths before shorter
+    /// ones, a rule for one method before a rule for all.
     fn precedence(&self) -> (bool, usize, bool) {
         (!self.path.ends_with("/*"), self.path.len(), self.method.is_some())
     }
 }
 
-/// All prices. The most exact rule that fits a call prices it.
+/// All prices. The most specific rule that matches a call gives its price.
 #[derive(Clone, Debug)]
 pub struct PriceList {
-    /// Most exact first, so that the first that fits is the one.
+    /// The most specific rule first, so the first one that matches applies.
     rules: Vec<Arc<PriceRule>>,
 }
 
 impl PriceList {
-    /// A list of these rules; if two are for the same method and path, the later one counts.
+    /// A list of these rules. If two have the same method and path, the later one counts.
     #[must_use]
     pub fn new(rules: Vec<PriceRule>) -> Self {
         let mut kept: Vec<Arc<PriceRule>> = Vec::with_capacity(rules.len());
@@ -191,13 +193,13 @@ impl PriceList {
         PriceList { rules: kept }
     }
 
-    /// The rule for a call, if it has a price.
+    /// The rule for a call; `None` if no rule matches.
     #[must_use]
     pub fn find(&self, method: &str, path: &str) -> Option<&Arc<PriceRule>> {
         self.rules.iter().find(|rule| rule.matches(method, path))
     }
 
-    /// The methods that a path has prices for, if its rules name them.
+    /// The methods that the rules for this path name, sorted.
     #[must_use]
     pub fn methods(&self, path: &str) -> Vec<&str> {
         let of_path = self.rules.iter().filter(|rule| rule.is_of(path));
@@ -207,7 +209,7 @@ impl PriceList {
         methods
     }
 
-    /// Every rule, most exact first.
+    /// All rules, the most specific first.
     pub fn rules(&self) -> impl Iterator<Item = &PriceRule> {
         self.rules.iter().map(|rule| &**rule)
     }
@@ -230,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_exact_rule_prices_the_call() {
+    fn the_most_specific_rule_prices_the_call() {
         let list = PriceList::new(vec![
             rule(None, "/api/hub/*", 1),
             rule(None, "/api/hub/memory/*", 2),
@@ -287,7 +289,7 @@ mod tests {
                 most: amount("0.0025")
             }
         );
-        // Steps never exceed what is asked for.
+        // A step never exceeds what the request asks for.
         let short = Demand { completion_tokens_max: 0, ..ASKED };
         let bounds = by_token().bounds(short).unwrap().unwrap();
         assert_eq!((bounds.start, bounds.most), (amount("0.0021"), amount("0.0021")));
@@ -298,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ceiling_pays_for_so_many_tokens() {
+    fn a_ceiling_limits_the_completion_tokens() {
         let within =
             |ceiling: &str| by_token().completion_tokens_within(ceiling.parse().unwrap(), ASKED);
         assert_eq!((within("0.0019"), within("0.0021"), within("0.00215")), (0, 0, 2));

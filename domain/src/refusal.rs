@@ -1,88 +1,87 @@
-//! Why the gateway refuses a call, before it is mapped to an answer.
+//! Why the gateway refuses a call. `http/error` maps a refusal to an HTTP answer.
 
 use crate::money::Credits;
 
-/// Why a request was not served, with what the client needs to know.
+/// Why a call was refused, with what the client needs to know.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Over a rate limit.
+    /// A rate limit is exceeded.
     #[error("rate limited")]
     RateLimited {
-        /// Seconds until a request will be admitted.
+        /// Seconds until another request is admitted.
         retry_after: u64,
     },
-    /// The account has as many calls in flight as it may have.
+    /// The account has its largest number of calls in flight.
     #[error("too many calls in flight")]
     TooManyInFlight,
-    /// No key in either header.
+    /// The request has no API key.
     #[error("no key")]
     MissingKey,
-    /// Not a key, or not a key in use.
+    /// The text is not an API key, or the key is unknown or revoked.
     #[error("invalid key")]
     InvalidKey,
-    /// An expired key.
+    /// The key has expired.
     #[error("expired key")]
     ExpiredKey,
     /// The account is suspended.
-    #[error("account closed")]
+    #[error("the account is suspended")]
     AccountClosed,
-    /// The key may not be used for this, or not from there.
-    #[error("not permitted to this key")]
+    /// The key's policy does not allow the route, the model or the client's address.
+    #[error("the key's policy does not allow it")]
     NotPermitted,
-    /// The price list does not have the route.
+    /// The price list has no rule for the route.
     #[error("no price")]
     NoPrice,
-    /// The body cannot be priced; says why.
-    // The text may repeat the body: it goes to the client, not to the log.
+    /// The body cannot be priced. The text says why.
+    // The text may quote the body, so it goes only to the client and never to the log.
     #[error("bad body")]
     BadBody(String),
     /// The balance does not cover the price.
     #[error("insufficient credits")]
     InsufficientCredits {
-        /// What the refusal names as the cost.
+        /// The cost that the answer states.
         price: Credits,
     },
     /// One of the key's spending limits is reached.
     #[error("spending limit")]
     SpendingLimit,
-    /// Not attempted: nothing was charged. The reason is for the log.
+    /// Temporarily unavailable. Nothing was attempted or charged. The reason is for the log.
     #[error("unavailable: {0}")]
     Unavailable(&'static str),
-    /// Not attempted: the account's records do not agree with one another, and a person must look
-    /// at them.
+    /// The account's records disagree. Nothing was attempted. An operator must look at the account.
     #[error("the account is quarantined")]
     Quarantined,
-    /// The charge was decided, but it is not known whether it is on record. The reason is for the
+    /// The charge was decided, but it is unknown whether it is on record. The reason is for the
     /// log.
     #[error("outcome unknown: {0}")]
     OutcomeUnknown(&'static str),
-    /// The hold of a stream was not on record when the upstream had begun to answer; nothing was
+    /// The upstream began to answer, but the hold of the stream was not on record. Nothing was
     /// charged. The reason is for the log.
     #[error("not held: {0}")]
     NotHeld(&'static str),
-    /// The server stopped before the upstream had answered; nothing was charged.
+    /// The server stopped before the upstream answered. Nothing was charged.
     #[error("stopped")]
     Stopped,
-    /// The server has as many requests as it may have; nothing was attempted.
+    /// The server is at capacity. Nothing was attempted.
     #[error("overloaded")]
     Overloaded,
-    /// The upstream failed; nothing was charged.
+    /// The upstream failed. Nothing was charged.
     #[error("upstream failed: {0}")]
     UpstreamFailed(&'static str),
-    /// The upstream took too long; nothing was charged.
+    /// The upstream timed out. Nothing was charged.
     #[error("upstream timed out")]
     UpstreamTimedOut,
-    /// The client left before the first byte of its stream; nothing was charged, and nothing is
-    /// answered.
+    /// The client closed the connection before the first byte of its stream. Nothing was charged,
+    /// and nothing is answered.
     #[error("the client left")]
     ClientLeft,
-    /// The first request with the same idempotency key still runs.
+    /// The first request with this idempotency key still runs.
     #[error("the first request with this idempotency key still runs")]
     RepeatTooEarly,
-    /// The idempotency key was used for another request.
+    /// The idempotency key was used for a different request.
     #[error("the idempotency key was used for another request")]
     RepeatDiffers,
-    /// The first answer was too large to be kept.
-    #[error("the first answer was too large to be kept")]
+    /// The first answer was too large to store, so it cannot be repeated.
+    #[error("the first answer was too large to store")]
     RepeatNotKept,
 }

@@ -2,9 +2,9 @@
 
 use super::ids::AccountId;
 
-/// Which of the accounts that may leave memory do so at `tick`: those idle for `idle_max` ticks,
-/// and the longest idle ones if `resident` is above `resident_max`. `idle` has the tick of each
-/// one's last use.
+/// Which accounts leave memory at `tick`: those that were idle for `idle_max` ticks, and the ones
+/// idle for longest if `resident` is above `resident_max`. `idle` lists the accounts that may leave
+/// memory, with the tick of their last use.
 #[must_use]
 pub fn to_passivate(
     mut idle: Vec<(i64, AccountId)>,
@@ -24,9 +24,9 @@ pub fn to_passivate(
         .collect()
 }
 
-/// How many calls one account may have in flight if the process has `running` of `running_max`: all
-/// it is allowed while half of the process is free, then a quarter of the process. So an account
-/// that takes all it can get leaves room for the others.
+/// How many calls one account may have in flight, if the process has `running` of at most
+/// `running_max`. While at most half of the process is busy, it is `in_flight_max`. Above that it
+/// is at most a quarter of `running_max`. So one busy account leaves room for the others.
 #[must_use]
 pub fn fair_share(in_flight_max: u32, running: usize, running_max: usize) -> u32 {
     if running <= running_max / 2 {
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_idle_go_first() {
+    fn the_longest_idle_accounts_leave_first() {
         let idle = vec![(5, AccountId(1)), (3, AccountId(2)), (9, AccountId(3))];
         let go = |resident, max| to_passivate(idle.clone(), resident, max, 5, 10);
         assert_eq!(go(3, 3), [AccountId(1), AccountId(2)]);

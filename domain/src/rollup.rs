@@ -1,7 +1,7 @@
-//! Rollups: what the calls of an hour or a day come to, by everything that they are looked at by.
+//! Rollups: the sums of calls by hour and by day, for each account, key, route, model and status.
 //!
-//! Added up in the batch that writes the usage records themselves, so that the sums are the same at
-//! every moment.
+//! Usage records are added to the rollups many at a time. A reader also counts the records that are
+//! not in the rollups yet, so the sums include every call on record.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use super::money::Credits;
 use super::usage::{UsageRecord, kept_tokens};
 use super::window::{MICROS_PER_DAY, Timestamp};
 
-/// Buckets of a latency histogram.
+/// Number of buckets of a latency histogram.
 pub const BUCKETS: usize = 24;
-/// Where they end, in microseconds, exclusive: each 1.7 times as far as the one before, from a
-/// millisecond to two minutes. The last one has no end.
+/// Upper ends of the buckets in microseconds, exclusive. Each is 1.7 times the one before, from a
+/// millisecond to two minutes. The last bucket has no end.
 pub const BUCKET_ENDS: [i64; BUCKETS - 1] = [
     1_000,
     1_700,
@@ -42,64 +42,64 @@ pub const BUCKET_ENDS: [i64; BUCKETS - 1] = [
 ];
 const MICROS_PER_HOUR: i64 = MICROS_PER_DAY / 24;
 
-/// What calls are rolled up by.
+/// What a rollup groups calls by.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RollupKey {
-    /// Who paid.
+    /// The account that paid.
     pub account: AccountId,
-    /// Hours, or days, since 1970-01-01 UTC, in which the calls arrived.
+    /// The hour or day in which the calls arrived: hours or days since 1970-01-01 UTC.
     pub period: i32,
-    /// With which key.
+    /// The key that was used.
     pub key: KeyId,
     /// The HTTP method.
     pub method: Arc<str>,
     /// The priced route.
     pub route: Arc<str>,
-    /// The model asked for.
+    /// The requested model.
     pub model: Arc<str>,
-    /// Who served it.
+    /// The upstream that served it.
     pub upstream: Arc<str>,
-    /// The HTTP status answered.
+    /// The HTTP status of the answer.
     pub status: u16,
 }
 
-/// What they come to.
+/// The sums of a group of calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Rollup {
-    /// How many calls.
+    /// Number of calls.
     pub calls: i64,
-    /// What they cost.
+    /// Their cost.
     pub cost: Credits,
-    /// Tokens of their prompts.
+    /// Prompt tokens.
     pub prompt_tokens: i64,
-    /// Tokens of their completions.
+    /// Completion tokens.
     pub completion_tokens: i64,
-    /// Their latencies, all together, in microseconds.
+    /// The sum of their latencies, in microseconds.
     pub latency_micros: i64,
-    /// How many had a latency of each bucket.
+    /// Number of calls in each bucket of latency.
     pub buckets: [i64; BUCKETS],
 }
 
-/// The bucket of a latency.
+/// The index of the bucket that a latency belongs to.
 #[must_use]
 pub fn bucket(latency_micros: i64) -> usize {
     BUCKET_ENDS.partition_point(|end| *end <= latency_micros)
 }
 
-/// The hour in which something happened: hours since 1970-01-01 UTC.
+/// The hour of an instant: hours since 1970-01-01 UTC.
 #[must_use]
 pub fn hour(at: Timestamp) -> i32 {
     i32::try_from(at.micros().div_euclid(MICROS_PER_HOUR)).unwrap_or(i32::MAX)
 }
 
-/// When an hour begins.
+/// The first instant of an hour.
 #[must_use]
 pub fn hour_starts_at(hour: i32) -> Timestamp {
     Timestamp::from_micros(i64::from(hour).saturating_mul(MICROS_PER_HOUR))
 }
 
 impl Rollup {
-    /// Adds another one.
+    /// Adds another rollup.
     pub fn add(&mut self, other: &Rollup) {
         let sum = |one: i64, other: i64| one.saturating_add(other);
         self.calls = sum(self.calls, other.calls);
@@ -112,8 +112,8 @@ impl Rollup {
         }
     }
 
-    /// The latency below which so many of 100 calls were, in microseconds, evenly spread within a
-    /// bucket; `None` without calls.
+    /// The latency below which `percent` of the calls were, in microseconds; `None` if there are no
+    /// calls. Latencies count as evenly spread within a bucket.
     #[must_use]
     pub fn percentile(&self, percent: u8) -> Option<i64> {
         let counted = self.buckets.iter().fold(0_i64, |sum, count| sum.saturating_add(*count));
@@ -126,7 +126,7 @@ impl Rollup {
                 let start = place.checked_sub(1).and_then(|place| BUCKET_ENDS.get(place));
                 let start = i128::from(start.copied().unwrap_or(0));
                 let end = BUCKET_ENDS.get(place).copied().map(i128::from);
-                // Of what is beyond the last end no more is known.
+                // The last bucket has no end, so its start is the answer.
                 let width = end.unwrap_or(start).saturating_sub(start);
                 let within = width.saturating_mul(rank.saturating_sub(below)).checked_div(count)?;
                 return i64::try_from(start.saturating_add(within)).ok();
@@ -137,7 +137,7 @@ impl Rollup {
     }
 }
 
-/// One call.
+/// The rollup of one call.
 fn of_call(usage: &UsageRecord) -> Rollup {
     let mut buckets = [0; BUCKETS];
     if let Some(count) = buckets.get_mut(bucket(usage.latency_micros)) {
@@ -153,7 +153,7 @@ fn of_call(usage: &UsageRecord) -> Rollup {
     }
 }
 
-/// Adds what these calls come to, by the hour.
+/// Adds these calls to the rollups by hour.
 pub fn add_usage(hours: &mut BTreeMap<RollupKey, Rollup>, usage: &[UsageRecord]) {
     for usage in usage {
         let key = RollupKey {
@@ -170,7 +170,7 @@ pub fn add_usage(hours: &mut BTreeMap<RollupKey, Rollup>, usage: &[UsageRecord])
     }
 }
 
-/// What hours come to, by the day.
+/// The rollups by day of these hours.
 #[must_use]
 pub fn days_of(hours: &BTreeMap<RollupKey, Rollup>) -> BTreeMap<RollupKey, Rollup> {
     let mut days = BTreeMap::<_, Rollup>::new();
@@ -181,8 +181,9 @@ pub fn days_of(hours: &BTreeMap<RollupKey, Rollup>) -> BTreeMap<RollupKey, Rollu
     days
 }
 
-/// The hours from `begin` to before `end`, both since 1970, in three spans: hours, the whole days
-/// among them, and hours. Each is from one to before another.
+/// Splits the hours from `begin` to before `end` into three ranges: hours before the first complete
+/// day, complete days, and hours after them. Hours and days count since 1970. Each range includes
+/// its start and excludes its end.
 #[must_use]
 pub fn days_within(begin: i32, end: i32) -> [(i32, i32); 3] {
     let first = begin.saturating_add(23).div_euclid(24);
@@ -228,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn whole_days_and_the_hours_around_them_are_all_hours() {
+    fn days_and_the_hours_around_them_cover_the_span() {
         for (begin, length) in
             (0..100).flat_map(|begin| (0..200).map(move |length| (begin, length)))
         {

@@ -1,4 +1,4 @@
-//! The groups of paid routes: what a price list, a key policy and an upstream are set for.
+//! The groups of paid routes. A price list, a key policy and an upstream refer to them.
 
 use super::coded::coded_enum;
 

@@ -1,28 +1,28 @@
-//! Spikes: an hour in which an account spends much more than it does.
+//! Spikes: hours in which an account spends much more than usual.
 
 use super::money::Credits;
 
-/// Hours before this one that it is held against: a week.
+/// Hours of history that an hour is compared with: a week.
 pub const HOURS: i32 = 7 * 24;
-/// An account that began later than so many hours ago has no habits yet.
+/// Least hours of history. A newer account has no usual spending yet.
 const HISTORY_MIN: i32 = 24;
-/// How many times the usual is a spike.
+/// A spike is at least this multiple of the usual spending.
 const TIMES: i64 = 3;
-/// Less than this in an hour is none: one dollar.
+/// Least spending of a spike in an hour: one dollar.
 const SPENT_MIN: Credits = Credits::from_nanos(1_000_000_000);
 
-/// An hour that stands out.
+/// An hour with unusually high spending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spike {
-    /// Spent in it so far.
+    /// Spent in this hour so far.
     pub spent: Credits,
-    /// Spent in an hour on average, in the week before.
+    /// Average spending an hour in the week before.
     pub usual: Credits,
 }
 
-/// Is hour `this` a spike of an account that began in hour `began`? `spent` is what was spent in
-/// each hour of the week before and in this one; an hour that is not there is one in which nothing
-/// was.
+/// The spike in hour `this`, if it is one. Hours are numbered since 1970. `began` is the hour in
+/// which the account began. `spent` has the amount of each hour of the week before and of this one;
+/// a missing hour is zero.
 #[must_use]
 pub fn spike(spent: &[(i32, Credits)], began: i32, this: i32) -> Option<Spike> {
     let hours = this.saturating_sub(began).min(HOURS);
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_hour_stands_out_against_a_week() {
+    fn a_spike_is_compared_with_the_week_before() {
         let dollars = |dollars: i64| Credits::from_nanos(dollars * 1_000_000_000);
         let week = |usual: i64, now: i64| -> Vec<(i32, Credits)> {
             let before = (1_000 - 100..1_000).map(|hour| (hour, dollars(usual)));
@@ -57,11 +57,11 @@ mod tests {
         assert_eq!(spike_of(&week(2, 5)), None);
         let found = spike_of(&week(2, 6)).unwrap();
         assert_eq!((found.spent, found.usual), (dollars(6), dollars(2)));
-        // Hardly anything is no spike, and a new account has no habits.
+        // A small amount is not a spike, and a new account has no usual spending.
         assert_eq!(spike_of(&week(0, 0)), None);
         assert_eq!(spike(&[(990, dollars(1)), (1_000, dollars(100))], 990, 1_000), None);
         assert_eq!(spike_of(&[]), None);
-        // Hours without anything count as well, and so does a week of them.
+        // Hours without spending count in the average, and so does a week without any.
         assert!(spike_of(&[(900, dollars(50)), (1_000, dollars(2))]).is_some());
         let found = spike(&[(1_000, dollars(2))], 0, 1_000).unwrap();
         assert_eq!((found.spent, found.usual), (dollars(2), Credits::ZERO));

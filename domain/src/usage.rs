@@ -1,4 +1,4 @@
-//! Usage records: what one admitted call did. They move no money.
+//! Usage records: what each charged call did. They move no money.
 
 use std::sync::Arc;
 
@@ -7,29 +7,30 @@ use super::ids::{AccountId, ChargeId, KeyId};
 use super::money::Credits;
 use super::window::Timestamp;
 
-/// The longest name of a model that is kept, in bytes.
+/// Longest stored name of a model, in bytes.
 pub const MODEL_MAX: usize = 64;
-/// The name that stands for further models of an account that has asked for [`MODELS_MAX`].
+/// The stored name of every further model, after an account has used [`MODELS_MAX`].
 pub const OTHER_MODELS: &str = "(other)";
-/// Models of an account that are counted separately while it is in memory: a caller may name any.
+/// Most models of an account that are counted separately while it is in memory. The limit is needed
+/// because a caller may send any name.
 pub const MODELS_MAX: usize = 500;
-/// No call has more tokens than this: a larger number is an error of the upstream, and must not
-/// spoil a sum.
+/// Largest number of tokens of a call. A larger one is an error of the upstream and would spoil the
+/// sums.
 pub const TOKENS_MAX: u64 = 1 << 40;
 
-/// Tokens as they are kept and summed up.
+/// A number of tokens as stored: at most [`TOKENS_MAX`].
 #[must_use]
 pub fn kept_tokens(tokens: u64) -> i64 {
     i64::try_from(tokens.min(TOKENS_MAX)).unwrap_or(i64::MAX)
 }
 
-/// The models that an account has asked for: sorted, in a vector, because most ask for one or two,
-/// and a million accounts may be in memory.
+/// The models that an account has used. A sorted vector, because most accounts use one or two, and
+/// a million accounts may be in memory.
 #[derive(Debug, Default)]
 pub struct Models(Vec<Arc<str>>);
 
 impl Models {
-    /// The name under which a model is kept.
+    /// The name to store for this model: its own, or [`OTHER_MODELS`].
     pub fn kept(&mut self, model: Arc<str>) -> Arc<str> {
         match self.0.binary_search(&model) {
             Ok(place) => self.0.get(place).map_or(model, Arc::clone),
@@ -43,7 +44,7 @@ impl Models {
     }
 }
 
-/// A model's name as it is kept: no control characters, and no longer than [`MODEL_MAX`].
+/// A model's name as stored: without control characters, cut at [`MODEL_MAX`] bytes.
 #[must_use]
 pub fn model_name(name: &str) -> Arc<str> {
     let plain = name.chars().filter(|c| !c.is_control());
@@ -57,83 +58,83 @@ pub fn model_name(name: &str) -> Arc<str> {
     kept.into()
 }
 
-/// The route of a call of which only what it cost is known.
+/// The route in the record of a call that was charged and never reported.
 pub const UNREPORTED: &str = "(unreported)";
 
 coded_enum! {
-    /// How a call that was charged came to its end.
+    /// How a charged call ended.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
     pub enum Ending {
-        /// The upstream came to its end.
+        /// The upstream finished its answer.
         #[default]
         Completed = 1,
-        /// The upstream refused it, or failed before the first byte: nothing was delivered.
+        /// The upstream refused the call or failed before the first byte. Nothing was delivered.
         Failed = 2,
-        /// The upstream broke off in the middle of a stream.
+        /// The upstream broke off during a stream.
         UpstreamCut = 3,
-        /// The client left a stream, or before its first byte; the upstream was cancelled.
+        /// The client closed the connection, and the upstream was cancelled.
         ClientLeft = 4,
-        /// The client left in the middle of a stream; the upstream was read to its end.
+        /// The client closed the connection during a stream, and the upstream was read to the end.
         ClientLeftDrained = 5,
-        /// Credits or a limit were used up in the middle of a stream.
+        /// Credits or a limit were used up during a stream.
         CreditsEnded = 6,
-        /// The ledger could not be written in the middle of a stream.
+        /// The ledger could not be written during a stream.
         Unwritable = 7,
-        /// The server stopped before the upstream came to its end.
+        /// The server stopped before the upstream finished.
         ServerStopped = 8,
     }
 }
 
 coded_enum! {
-    /// Where the tokens that a call was billed for come from.
+    /// Where the number of billed tokens comes from.
     #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
     pub enum Tally {
-        /// From the upstream's `usage`, or nothing was to be counted.
+        /// From the upstream's `usage`, or there was nothing to count.
         #[default]
         Reported = 1,
-        /// The upstream named none: counted from the delivered text.
+        /// The upstream reported none. The delivered text was counted.
         Counted = 2,
-        /// The upstream named absurd ones (negative): counted from the delivered text.
+        /// The upstream reported negative numbers. The delivered text was counted.
         Absurd = 3,
-        /// The upstream named more than was held: clamped to the hold.
+        /// The upstream reported more than the hold pays for. The number was cut to the hold.
         Clamped = 4,
     }
 }
 
-/// What one call did, one record for each call that was charged or answered free of charge.
+/// What one call did. Every call that was charged or answered for free has one record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UsageRecord {
-    /// The call: its request, its charge and this record share one id.
+    /// The id that the call's request, charge and usage record share.
     pub id: ChargeId,
-    /// Who paid.
+    /// The account that paid.
     pub account: AccountId,
-    /// The ledger entry the call ended with; none if it cost nothing and nothing was debited.
+    /// The number of the call's last ledger entry; `None` if it has none.
     pub seq: Option<i64>,
-    /// With which key.
+    /// The key that was used.
     pub key: KeyId,
     /// The HTTP method.
     pub method: Arc<str>,
-    /// The priced route, as the price list has it.
+    /// The priced route, as in the price list.
     pub route: Arc<str>,
-    /// Which model it asked for; empty if it named none. Cut at [`MODEL_MAX`] bytes.
+    /// The requested model; empty if the request has none. Cut at [`MODEL_MAX`] bytes.
     pub model: Arc<str>,
-    /// Which upstream served it.
+    /// The upstream that served it.
     pub upstream: Arc<str>,
-    /// The HTTP status answered.
+    /// The HTTP status of the answer.
     pub status: u16,
     /// What it cost.
     pub cost: Credits,
-    /// Tokens of the prompt, by the tally.
+    /// Prompt tokens; see `tally`.
     pub prompt_tokens: u64,
-    /// Tokens of the completion, by the tally.
+    /// Completion tokens; see `tally`.
     pub completion_tokens: u64,
     /// How it ended.
     pub ending: Ending,
-    /// Where its tokens come from.
+    /// Where the token numbers come from.
     pub tally: Tally,
-    /// When it arrived.
+    /// When the request arrived.
     pub started_at: Timestamp,
-    /// Microseconds from arrival to the end of the upstream's answer, also if that is a stream.
+    /// Microseconds from the arrival to the end of the upstream's answer, including a stream.
     pub latency_micros: i64,
 }
 
@@ -142,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn so_many_models_are_told_apart() {
+    fn models_above_the_maximum_share_one_name() {
         let mut models = Models::default();
         for number in 0..MODELS_MAX {
             let name: Arc<str> = format!("model-{number}").into();
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_makes_no_sense_spoils_no_sum() {
+    fn absurd_token_counts_are_capped() {
         assert_eq!((kept_tokens(0), kept_tokens(1_000)), (0, 1_000));
         let most = kept_tokens(u64::MAX);
         assert!(most.checked_mul(1_000_000).is_some(), "{most}");

@@ -1,10 +1,10 @@
-//! Instants, and the UTC calendar windows that spending limits count in.
+//! Instants, and the UTC days and months that spending limits count in.
 
 use chrono::{DateTime, Datelike, Months, NaiveDate, SecondsFormat, Utc};
 
-/// Microseconds in a day of UTC, which knows no leap seconds here.
+/// Microseconds in a UTC day. Leap seconds are not counted.
 pub const MICROS_PER_DAY: i64 = 86_400_000_000;
-/// Days from the year 0 of chrono's calendar to 1970-01-01.
+/// The number of 1970-01-01 in chrono's count of days.
 const EPOCH_DAY: i32 = 719_163;
 
 /// An instant: microseconds since 1970-01-01T00:00:00Z.
@@ -30,20 +30,20 @@ impl Timestamp {
         self.0.div_euclid(1_000_000)
     }
 
-    /// This instant and `micros` more, at most the end of time.
+    /// This instant plus `micros`. Stops at the largest instant.
     #[must_use]
     pub const fn plus_micros(self, micros: i64) -> Self {
         Timestamp(self.0.saturating_add(micros))
     }
 
-    /// Microseconds from `earlier` to this instant; zero if it is not earlier.
+    /// Microseconds from `earlier` to this instant; zero if `earlier` is later.
     #[must_use]
     pub fn micros_since(self, earlier: Timestamp) -> i64 {
         self.0.saturating_sub(earlier.0).max(0)
     }
 
-    /// Reads RFC 3339, in any offset. `None` for anything else, and for what is in UTC before the
-    /// year 0 or after 9999: it could not be printed so that it reads back.
+    /// Parses RFC 3339 with any offset. `None` for any other text, and for an instant before the
+    /// year 0 or after 9999 in UTC, because RFC 3339 cannot print it.
     #[must_use]
     pub fn parse_rfc3339(text: &str) -> Option<Self> {
         let instant = DateTime::parse_from_rfc3339(text).ok()?;
@@ -51,7 +51,7 @@ impl Timestamp {
         (0..=9_999).contains(&timestamp.day().date().year()).then_some(timestamp)
     }
 
-    /// RFC 3339 in UTC with whole seconds, `2024-01-15T12:00:00Z`, as the API prints it.
+    /// Prints RFC 3339 in UTC with whole seconds, as in the API: `2024-01-15T12:00:00Z`.
     #[must_use]
     pub fn to_rfc3339(self) -> String {
         DateTime::<Utc>::from_timestamp_micros(self.0)
@@ -59,7 +59,7 @@ impl Timestamp {
             .to_rfc3339_opts(SecondsFormat::Secs, true)
     }
 
-    /// RFC 3339 in UTC with microseconds, for records whose order matters.
+    /// Prints RFC 3339 in UTC with microseconds, for records whose order matters.
     #[must_use]
     pub fn to_rfc3339_micros(self) -> String {
         DateTime::<Utc>::from_timestamp_micros(self.0)
@@ -67,7 +67,7 @@ impl Timestamp {
             .to_rfc3339_opts(SecondsFormat::Micros, true)
     }
 
-    /// The UTC day this instant is in.
+    /// The UTC day of this instant.
     #[must_use]
     pub fn day(self) -> Day {
         Day(i32::try_from(self.0.div_euclid(MICROS_PER_DAY)).unwrap_or(i32::MAX))
@@ -84,7 +84,7 @@ impl Day {
             .unwrap_or(NaiveDate::MAX)
     }
 
-    /// The UTC month this day is in.
+    /// The UTC month of this day.
     #[must_use]
     pub fn month(self) -> Month {
         let date = self.date();
@@ -92,31 +92,31 @@ impl Day {
         Month(date.year().saturating_mul(12).saturating_add(month))
     }
 
-    /// When this day begins.
+    /// The first instant of this day.
     #[must_use]
     pub fn starts_at(self) -> Timestamp {
         Timestamp(i64::from(self.0).saturating_mul(MICROS_PER_DAY))
     }
 
-    /// When the next day begins: the reset of a daily limit.
+    /// The first instant of the next day, when a daily limit resets.
     #[must_use]
     pub fn ends_at(self) -> Timestamp {
         Day(self.0.saturating_add(1)).starts_at()
     }
 }
 
-/// A UTC calendar month: year x 12 + month, January being 0.
+/// A UTC calendar month: year x 12 + month, with January as 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Month(pub i32);
 
 impl Month {
-    /// When this month begins.
+    /// The first instant of this month.
     #[must_use]
     pub fn starts_at(self) -> Timestamp {
         Month(self.0.saturating_sub(1)).ends_at()
     }
 
-    /// The month of this text: `2026-11`.
+    /// Parses a month such as `2026-11`.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let (year, month) = text.split_once('-')?;
@@ -129,7 +129,7 @@ impl Month {
         is_month.then(|| Month(year.saturating_mul(12).saturating_add(month).saturating_sub(1)))
     }
 
-    /// When the next month begins: the reset of a monthly limit.
+    /// The first instant of the next month, when a monthly limit resets.
     #[must_use]
     pub fn ends_at(self) -> Timestamp {
         let month0 = u32::try_from(self.0.rem_euclid(12)).unwrap_or(0);
@@ -182,10 +182,10 @@ mod tests {
         assert_eq!(at("2024-01-15T12:00:00.5Z").to_rfc3339(), "2024-01-15T12:00:00Z");
         assert_eq!(at("2024-01-15T12:00:00.5Z").to_rfc3339_micros(), "2024-01-15T12:00:00.500000Z");
         assert_eq!(Timestamp::parse_rfc3339("2024-01-15"), None);
-        // Of the years -1 and 10000 in UTC, which RFC 3339 has no text for.
+        // In the years -1 and 10000 in UTC, which RFC 3339 cannot print.
         assert_eq!(Timestamp::parse_rfc3339("0000-01-01T00:00:00+00:01"), None);
         assert_eq!(Timestamp::parse_rfc3339("9999-12-31T23:59:59-00:01"), None);
-        // A leap second counts as the first of the next minute, at both ends of those years.
+        // A leap second counts as the first second of the next minute, at both ends of that range.
         let first = Some(at("0000-01-01T00:00:00Z"));
         assert_eq!(Timestamp::parse_rfc3339("0000-01-01T00:00:60+00:01"), first);
         assert_eq!(Timestamp::parse_rfc3339("0000-01-01T00:00:60+00:02"), None);

@@ -1,8 +1,8 @@
-//! A prepaid account: a user has one live and one for tests.
+//! A prepaid account. Each user has a live one and a test one.
 
 use sea_orm::entity::prelude::*;
 
-/// A prepaid account: a user has one live and one for tests.
+/// A prepaid account. Each user has a live one and a test one.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "account")]
 pub struct Model {

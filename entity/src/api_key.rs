@@ -1,8 +1,8 @@
-//! An API key: its digest, never its text.
+//! An API key. Only the digest of its text is stored.
 
 use sea_orm::entity::prelude::*;
 
-/// An API key: its digest, never its text.
+/// An API key. Only the digest of its text is stored.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "api_key")]
 pub struct Model {

@@ -1,8 +1,8 @@
-//! An act in the audit log.
+//! An entry of the audit log.
 
 use sea_orm::entity::prelude::*;
 
-/// An act in the audit log.
+/// An entry of the audit log.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "audit_log")]
 pub struct Model {

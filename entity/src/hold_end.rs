@@ -1,8 +1,8 @@
-//! The one end of a hold.
+//! The end of a hold. Each hold has at most one.
 
 use sea_orm::entity::prelude::*;
 
-/// The one end of a hold.
+/// The end of a hold. Each hold has at most one.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "hold_end")]
 pub struct Model {

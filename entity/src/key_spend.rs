@@ -1,8 +1,8 @@
-//! What a key has spent in its current windows.
+//! The spending of a key: on its last day, in its last month, and in total.
 
 use sea_orm::entity::prelude::*;
 
-/// What a key has spent in its current windows.
+/// The spending of a key: on its last day, in its last month, and in total.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "key_spend")]
 pub struct Model {

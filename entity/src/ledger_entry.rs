@@ -1,8 +1,8 @@
-//! One movement of money. Append-only.
+//! A ledger entry: one movement of money. The table is append-only.
 
 use sea_orm::entity::prelude::*;
 
-/// One movement of money. Append-only.
+/// A ledger entry: one movement of money. The table is append-only.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "ledger_entry")]
 pub struct Model {

@@ -1,9 +1,8 @@
-//! The SeaORM entities of Polysystems: one file a table that is read or written through
-//! SeaORM. `migration` makes the tables; those that only SQL touches have no entity.
+//! The SeaORM entities of Polysystems. Each file is one table that is read or written through
+//! SeaORM. `migration` creates the tables. Tables that only SQL uses have no entity.
 //!
-//! Amounts are nano-dollars in BIGINT, instants microseconds since the epoch in BIGINT: both
-//! databases keep them exactly. Nothing outside `polysystems::store` uses this crate; no rule lives
-//! here.
+//! Amounts are nano-dollars and instants are microseconds since the epoch. Both are BIGINT, so both
+//! databases store them exactly. Only `polysystems::store` uses this crate. It contains no rules.
 
 #![expect(missing_docs, reason = "the columns are explained where the domain has them")]
 

@@ -1,8 +1,8 @@
-//! A payment that tops an account up.
+//! A payment that tops up an account.
 
 use sea_orm::entity::prelude::*;
 
-/// A payment that tops an account up.
+/// A payment that tops up an account.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "payment")]
 pub struct Model {

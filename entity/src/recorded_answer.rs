@@ -1,8 +1,8 @@
-//! What a request with an Idempotency-Key was answered.
+//! The answer to a request with an Idempotency-Key.
 
 use sea_orm::entity::prelude::*;
 
-/// What a request with an Idempotency-Key was answered.
+/// The answer to a request with an Idempotency-Key.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "recorded_answer")]
 pub struct Model {

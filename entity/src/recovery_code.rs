@@ -1,8 +1,8 @@
-//! A code for a user who has lost the second factor.
+//! A recovery code, which replaces a lost second factor once.
 
 use sea_orm::entity::prelude::*;
 
-/// A code for a user who has lost the second factor.
+/// A recovery code, which replaces a lost second factor once.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "recovery_code")]
 pub struct Model {

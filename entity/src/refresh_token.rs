@@ -1,8 +1,8 @@
-//! A token that renews a session, once.
+//! A refresh token, which renews a session once.
 
 use sea_orm::entity::prelude::*;
 
-/// A token that renews a session, once.
+/// A refresh token, which renews a session once.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "refresh_token")]
 pub struct Model {

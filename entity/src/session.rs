@@ -1,8 +1,8 @@
-//! A login, from its beginning until it is ended or expires.
+//! A session: a login until it ends or expires.
 
 use sea_orm::entity::prelude::*;
 
-/// A login, from its beginning until it is ended or expires.
+/// A session: a login until it ends or expires.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "session")]
 pub struct Model {

@@ -1,8 +1,8 @@
-//! Who may write the accounts of a shard. The epoch only rises.
+//! The lease of a shard: which process may write its accounts. The epoch never decreases.
 
 use sea_orm::entity::prelude::*;
 
-/// Who may write the accounts of a shard. The epoch only rises.
+/// The lease of a shard: which process may write its accounts. The epoch never decreases.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "shard_lease")]
 pub struct Model {

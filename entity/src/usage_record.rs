@@ -1,8 +1,8 @@
-//! What one call did.
+//! A usage record: what one call did.
 
 use sea_orm::entity::prelude::*;
 
-/// What one call did.
+/// A usage record: what one call did.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
 #[sea_orm(table_name = "usage_record")]
 pub struct Model {

@@ -1,9 +1,9 @@
-//! The schema of Polysystems: one area a file. A file is never edited once it is released; later
-//! changes come in files of their own.
+//! The schema of Polysystems. Each file creates the tables of one area. A released file is never
+//! edited; later changes come in new files.
 //!
-//! The statements are written out, since a ledger needs what a portable builder does not offer:
-//! clustered keys, partial unique indexes, triggers that refuse changes. Where the two databases
-//! use different words, the statement has a placeholder; see `Dialect`.
+//! The statements are plain SQL, because the ledger needs what a portable builder does not offer:
+//! clustered keys, partial unique indexes, and triggers that refuse changes. If the databases use
+//! different words, a statement has a placeholder; see `Dialect`.
 
 pub use sea_orm_migration::prelude::*;
 use sea_orm_migration::sea_orm::DbBackend;
@@ -37,11 +37,11 @@ impl MigratorTrait for Migrator {
 struct Step {
     /// The name of its file.
     name: &'static str,
-    /// The statements that make its tables.
+    /// The statements that create its tables.
     up: fn(&Dialect) -> Vec<String>,
-    /// Its tables, in the order in which they are made. They are dropped in reverse.
+    /// Its tables in the order of creation. They are dropped in reverse.
     tables: &'static [&'static str],
-    /// The functions that it makes on PostgreSQL.
+    /// The functions that it creates on PostgreSQL.
     functions: &'static [&'static str],
 }
 
@@ -79,15 +79,15 @@ impl MigrationTrait for Step {
     }
 }
 
-/// The words in which PostgreSQL and SQLite differ.
+/// The words that differ between PostgreSQL and SQLite.
 struct Dialect {
-    /// A number that the database gives.
+    /// A primary key that the database numbers.
     serial: &'static str,
     uuid: &'static str,
     bytes: &'static str,
-    /// Keeps a table in the order of its key; PostgreSQL has no such tables.
+    /// Stores a table in the order of its key. PostgreSQL has no such tables.
     clustered: &'static str,
-    /// Leaves room on each page of a table whose rows change often: the new version of a row then
+    /// Leaves room on each page of a table whose rows change often. The new version of a row then
     /// fits on the page of the old one, and no index changes.
     roomy: &'static str,
     is_postgres: bool,
@@ -126,7 +126,7 @@ impl Dialect {
     }
 }
 
-/// Statements that are the same for both databases but for their placeholders.
+/// The statements as strings.
 fn texts(statements: &[&str]) -> Vec<String> {
     statements.iter().map(|&statement| statement.to_owned()).collect()
 }

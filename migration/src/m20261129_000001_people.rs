@@ -1,4 +1,4 @@
-//! Users, their sessions, the tokens that they get by email, and second factors.
+//! Users, their sessions, the tokens sent by email, and second factors.
 
 use crate::{Dialect, Step, texts};
 
@@ -11,8 +11,9 @@ pub(crate) const STEP: Step = Step {
 
 fn up(_: &Dialect) -> Vec<String> {
     texts(&[
-        // The folded spelling makes an email and a username unique whatever their case. The secret
-        // of the second factor is sealed; its step is the last one of which a code was used.
+        // The folded (trimmed, lowercase) text makes emails and usernames unique regardless of
+        // case. The secret of the second factor is encrypted. `totp_step` is the time step of the
+        // last used code.
         "CREATE TABLE users (
             id {uuid} NOT NULL PRIMARY KEY,
             email TEXT NOT NULL,
@@ -45,8 +46,8 @@ fn up(_: &Dialect) -> Vec<String> {
         )",
         "CREATE INDEX session_user_id ON session (user_id)",
         "CREATE INDEX session_expires_at ON session (expires_at)",
-        // Every token that a session ever had, by its digest. A token that is used a second time
-        // ends the session.
+        // Digests of all refresh tokens of a session, including used ones. A token that is used a
+        // second time ends the session.
         "CREATE TABLE refresh_token (
             digest {bytes} NOT NULL PRIMARY KEY,
             session_id {uuid} NOT NULL REFERENCES session (id) ON DELETE CASCADE,

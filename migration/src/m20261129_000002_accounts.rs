@@ -13,8 +13,8 @@ fn up(dialect: &Dialect) -> Vec<String> {
     let none = "0".repeat(64);
     let no_link =
         if dialect.is_postgres { format!("decode('{none}', 'hex')") } else { format!("X'{none}'") };
-    // Balance, number and link of the account's last ledger entry. The check is the last line of
-    // defence behind the account actor.
+    // Balance, number and link are those of the account's last ledger entry. The check is the last
+    // defence against an error of the account actor.
     let account = format!(
         "CREATE TABLE account (
             id {{serial}},
@@ -49,7 +49,7 @@ fn up(dialect: &Dialect) -> Vec<String> {
         "CREATE UNIQUE INDEX api_key_digest ON api_key (digest)",
         "CREATE INDEX api_key_account_id ON api_key (account_id)",
         "CREATE INDEX api_key_expires_at ON api_key (expires_at) WHERE expires_at IS NOT NULL",
-        // A table of its own, because it changes with every paid call and api_key does not.
+        // A separate table, because it changes with every paid call and api_key does not.
         "CREATE TABLE key_spend (
             key_id {uuid} NOT NULL PRIMARY KEY,
             day INTEGER NOT NULL,
@@ -59,7 +59,7 @@ fn up(dialect: &Dialect) -> Vec<String> {
             last_used_at BIGINT,
             total_spent BIGINT NOT NULL DEFAULT 0
         ) {clustered} {roomy}",
-        // Lists are JSON; an absent one allows everything. A policy is written before its key.
+        // Lists are JSON; NULL allows everything. A policy is written before its key.
         "CREATE TABLE key_policy (
             key_id {uuid} NOT NULL PRIMARY KEY,
             scopes TEXT,

@@ -1,5 +1,5 @@
-//! The ledger, holds, recorded answers, usage with its rollups, the journal, and the leases that
-//! fence the writer of all these.
+//! The ledger, holds, recorded answers, usage records with their rollups, the journal, and the
+//! leases that fence their writer.
 
 use crate::{Dialect, Step, texts};
 
@@ -23,7 +23,7 @@ pub(crate) const STEP: Step = Step {
     functions: &["refuse_change"],
 };
 
-/// Columns of the latency histogram; `domain::rollup` says where they end.
+/// Columns of the latency histogram. `domain::rollup` defines their bounds.
 const BUCKETS: usize = 24;
 
 fn up(dialect: &Dialect) -> Vec<String> {
@@ -47,7 +47,7 @@ fn leases() -> Vec<String> {
 }
 
 fn ledger(dialect: &Dialect) -> Vec<String> {
-    // SQLite has a default for the sake of rows that are made by hand, PostgreSQL none.
+    // SQLite has a default for rows that are inserted by hand. PostgreSQL has none.
     let none = "0".repeat(64);
     let no_link = if dialect.is_postgres { String::new() } else { format!(" DEFAULT X'{none}'") };
     let entries = format!(
@@ -67,7 +67,7 @@ fn ledger(dialect: &Dialect) -> Vec<String> {
             PRIMARY KEY (account_id, seq)
         ) {{clustered}}"
     );
-    // The ledger is append-only for everyone, whatever they connect with.
+    // The ledger is append-only for every database user.
     let append_only: &[&str] = if dialect.is_postgres {
         &[
             "CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -86,11 +86,11 @@ fn ledger(dialect: &Dialect) -> Vec<String> {
     };
     let tables = texts(&[
         &entries,
-        // A payment is credited once and a charge refunded once, whatever happens above. Partial,
-        // so that the many charges and captures do not pay for a second index.
+        // A payment is credited once and a charge refunded once, even if the server has an error.
+        // The index is partial, so that the many charges and captures do not need it.
         "CREATE UNIQUE INDEX ledger_entry_credit_once
             ON ledger_entry (account_id, kind, reference) WHERE kind IN (1, 4)",
-        // Top-ups and whatever else is rare among the charges and captures.
+        // Finds top-ups and other kinds that are rare among the charges and captures.
         "CREATE INDEX ledger_entry_of_money ON ledger_entry (account_id, kind, seq)
             WHERE kind NOT IN (2, 3)",
     ]);
@@ -99,7 +99,7 @@ fn ledger(dialect: &Dialect) -> Vec<String> {
 
 fn holds() -> Vec<String> {
     texts(&[
-        // Open holds only, so that the table stays small. A row leaves when its end is written.
+        // Has only open holds, so the table stays small. A row is deleted when its end is written.
         "CREATE TABLE hold (
             id {uuid} NOT NULL PRIMARY KEY,
             account_id BIGINT NOT NULL,
@@ -113,8 +113,9 @@ fn holds() -> Vec<String> {
             expires_at BIGINT NOT NULL
         ) {clustered}",
         "CREATE INDEX hold_account_id ON hold (account_id)",
-        // The key proves that a hold has one end, the check that never more was taken than held.
-        // The epoch says which owner ended it: an owner must not take another's end for its own.
+        // The key ensures that a hold has one end, and the check that no more was captured than
+        // held. The epoch says which process ended it, so that a process does not take another
+        // one's end for its own.
         "CREATE TABLE hold_end (
             account_id BIGINT NOT NULL,
             hold_id {uuid} NOT NULL,
@@ -125,8 +126,8 @@ fn holds() -> Vec<String> {
             epoch BIGINT NOT NULL DEFAULT 0,
             PRIMARY KEY (account_id, hold_id)
         ) {clustered}",
-        // What a request with an Idempotency-Key was answered. An answer that is too large is not
-        // kept.
+        // Answers to requests with an Idempotency-Key. NULL is an answer that was too large to
+        // store.
         "CREATE TABLE recorded_answer (
             account_id BIGINT NOT NULL,
             key_digest {bytes} NOT NULL,
@@ -144,7 +145,7 @@ fn holds() -> Vec<String> {
 fn usage() -> Vec<String> {
     let (hours, days) = (rollup("usage_hour"), rollup("usage_day"));
     texts(&[
-        // Written in the order of time. `seq` leads to the ledger entry with which the call ended.
+        // Numbered in the order of writing. `seq` is the number of the call's last ledger entry.
         "CREATE TABLE usage_record (
             number {serial},
             id {uuid} NOT NULL,
@@ -164,12 +165,12 @@ fn usage() -> Vec<String> {
             tally SMALLINT NOT NULL DEFAULT 1,
             model TEXT NOT NULL DEFAULT ''
         )",
-        // Recent calls of an account, and the call of a ledger entry; ids rise with time. Any
-        // further index would cost each paid call another page.
+        // Finds the recent calls of an account, and the call of a ledger entry. Ids rise with time.
+        // Another index would make each paid call write another page.
         "CREATE INDEX usage_record_account_id ON usage_record (account_id, id)",
         &hours,
         &days,
-        // The last record that is in the rollups.
+        // The number of the last record that is in the rollups.
         "CREATE TABLE usage_mark (number BIGINT NOT NULL)",
         "INSERT INTO usage_mark VALUES (0)",
     ])
@@ -201,34 +202,35 @@ fn rollup(name: &str) -> String {
 }
 
 fn journal(dialect: &Dialect) -> Vec<String> {
-    // On SQLite the journal is a file of its own, which the server makes.
+    // On SQLite the journal is a separate file, which the server creates.
     let table: &[&str] = if dialect.is_postgres {
         &[
-            // One row a batch, and one index to keep: what a paid call pays before it is
-            // acknowledged. A row is whole in its page if it fits.
+            // One row for each batch and only one index, because every paid call waits for this
+            // write. A row is written to one page if it fits.
             "CREATE TABLE journal (
                 epoch BIGINT NOT NULL,
                 number BIGINT NOT NULL,
                 writes BYTEA NOT NULL,
                 PRIMARY KEY (epoch, number)
             ) WITH (toast_tuple_target = 8160)",
-            // Rows live for a moment, and are ids and links mostly: compressing them costs each
-            // call more than it saves.
+            // Rows live for a short time and consist mostly of ids and links. Compressing them
+            // costs each call more than it saves.
             "ALTER TABLE journal ALTER COLUMN writes SET STORAGE EXTERNAL",
         ]
     } else {
         &[]
     };
     let others = texts(&[
-        // The one row says up to where the journal is checkpointed. Batches above it count; those
-        // below it are in the tables and may be deleted.
+        // The only row says up to which batch the journal is checkpointed. Batches above it are
+        // valid. Those up to it are in the tables and may be deleted.
         "CREATE TABLE journal_mark (
             id INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
             epoch BIGINT NOT NULL,
             number BIGINT NOT NULL
         )",
         "INSERT INTO journal_mark (id, epoch, number) VALUES (1, 0, 0)",
-        // What the tables refuse of the journal stays until a person has mended it.
+        // Entries of the journal that the tables refused. They stay until an operator repairs the
+        // account.
         "CREATE TABLE journal_refused (
             epoch BIGINT NOT NULL,
             number BIGINT NOT NULL,

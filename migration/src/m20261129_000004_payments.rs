@@ -1,4 +1,4 @@
-//! Payments, what providers take back of them, and accounts that top themselves up.
+//! Payments, their reversals, and automatic top-ups.
 
 use crate::{Dialect, Step, texts};
 
@@ -11,11 +11,11 @@ pub(crate) const STEP: Step = Step {
 
 fn up(_: &Dialect) -> Vec<String> {
     texts(&[
-        // provider_ref: what the provider calls it. checkout_url: where its owner pays; for x402
-        // the transaction on the chain. method: what is charged in the owner's absence. is_auto:
-        // whether the server began it. request_digest: the idempotency key of the request that made
-        // it, so that there is one payment even if the server died before it answered. look_at and
-        // looks: when the provider is asked next, and how often it was.
+        // provider_ref: the id at the provider. checkout_url: the page where the payer pays; for
+        // x402 the transaction on the chain. method: the saved payment method that is charged.
+        // is_auto: the server began it. request_digest: the digest of the request's idempotency
+        // key, so that there is only one payment even if the server stops before it answers.
+        // look_at, looks: when the provider is checked next, and how often it was.
         "CREATE TABLE payment (
             id {uuid} NOT NULL PRIMARY KEY,
             account_id BIGINT NOT NULL REFERENCES account (id),
@@ -41,13 +41,14 @@ fn up(_: &Dialect) -> Vec<String> {
             WHERE provider_ref IS NOT NULL",
         "CREATE UNIQUE INDEX payment_request ON payment (account_id, request_digest)
             WHERE request_digest IS NOT NULL",
-        // A transaction on the chain pays for one payment.
+        // A transaction on the chain pays for only one payment.
         "CREATE UNIQUE INDEX payment_settlement ON payment (checkout_url)
             WHERE provider = 'x402' AND checkout_url IS NOT NULL",
         "CREATE INDEX payment_look_at ON payment (look_at) WHERE look_at IS NOT NULL",
         "CREATE UNIQUE INDEX payment_auto ON payment (account_id)
             WHERE is_auto AND status IN (1, 2)",
-        // What a provider takes back of a payment (wanted), and what the ledger has taken of it.
+        // wanted: what a provider takes back of a payment. taken: how much of it the ledger has
+        // taken.
         "CREATE TABLE reversal (
             provider TEXT NOT NULL,
             provider_ref TEXT NOT NULL,

@@ -1,4 +1,4 @@
-//! Webhooks: events for account holders, the endpoints that they go to, and their deliveries.
+//! Webhooks: endpoints, events for account holders, and their deliveries.
 
 use crate::{Dialect, Step, texts};
 
@@ -11,7 +11,7 @@ pub(crate) const STEP: Step = Step {
 
 fn up(_: &Dialect) -> Vec<String> {
     texts(&[
-        // Secrets are sealed. Events are a JSON list; none is every event.
+        // Secrets are encrypted. `events` is a JSON list; NULL selects every event.
         "CREATE TABLE webhook_endpoint (
             id {uuid} NOT NULL PRIMARY KEY,
             account_id BIGINT NOT NULL REFERENCES account (id),
@@ -28,8 +28,8 @@ fn up(_: &Dialect) -> Vec<String> {
             deleted_at BIGINT
         )",
         "CREATE INDEX webhook_endpoint_account_id ON webhook_endpoint (account_id)",
-        // The outbox. An event is written in the transaction of what it reports; `once` keeps it
-        // from being reported twice.
+        // The outbox. An event is written in the transaction of its cause. `once` is unique, so
+        // that an event is not written twice.
         "CREATE TABLE webhook_event (
             id {uuid} NOT NULL PRIMARY KEY,
             account_id BIGINT NOT NULL,
@@ -67,7 +67,7 @@ fn up(_: &Dialect) -> Vec<String> {
             latency_micros BIGINT NOT NULL,
             PRIMARY KEY (delivery_id, number)
         ) {clustered}",
-        // Below which balance an account holder wants an event.
+        // The balance below which an account counts as low.
         "CREATE TABLE notice (
             account_id BIGINT NOT NULL PRIMARY KEY REFERENCES account (id),
             balance_low BIGINT NOT NULL

@@ -26,7 +26,7 @@ fn up(dialect: &Dialect) -> Vec<String> {
         ]
     };
     let table = texts(&[
-        // Its id begins with the time, so the key is the order in which it is read.
+        // The id begins with the time, so the primary key is the order of reading.
         "CREATE TABLE audit_log (
             id {uuid} NOT NULL PRIMARY KEY,
             at BIGINT NOT NULL,

@@ -1,5 +1,5 @@
-//! A JSON object whose fields are read and changed one by one. The text of all other fields stays
-//! unchanged.
+//! A JSON object whose fields are read and changed one by one. The text of the other fields stays
+//! the same.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -19,15 +19,15 @@ impl<'a> Fields<'a> {
         serde_json::from_str(text).ok()
     }
 
-    /// A field's text; `None` if it is absent or null.
+    /// The JSON text of a field; `None` if it is absent or null. Of duplicates the last one counts.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
         let field = self.0.iter().rev().find(|(own, _)| own == name);
         field.map(|(_, value)| &**value).filter(|value| *value != "null")
     }
 
-    /// The texts of all fields of this name, because an upstream may take another duplicate than we
-    /// do.
+    /// The JSON texts of all fields with this name. An upstream may use another duplicate than this
+    /// server does.
     pub fn all<'f>(&'f self, name: &'f str) -> impl Iterator<Item = &'f str> {
         self.0.iter().filter(move |(own, _)| own == name).map(|(_, value)| &**value)
     }
@@ -44,7 +44,7 @@ impl<'a> Fields<'a> {
         self.0.iter().all(|(own, _)| names.contains(&&**own))
     }
 
-    /// Sets a field to a JSON text: in place, or at the end if it is new.
+    /// Sets a field to a JSON text, in place or at the end.
     pub fn set(&mut self, name: &'static str, value: impl Into<Cow<'a, str>>) {
         let value = value.into();
         match self.0.iter().position(|(own, _)| own == name) {
@@ -59,7 +59,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Sets all fields of another object.
+    /// Sets all fields of `other`.
     pub fn overlay(&mut self, other: Fields<'a>) {
         for (name, value) in other.0 {
             match self.0.iter_mut().find(|(own, _)| *own == name) {
@@ -69,12 +69,12 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Removes a field.
+    /// Removes every field with this name.
     pub fn remove(&mut self, name: &str) {
         self.0.retain(|(own, _)| own != name);
     }
 
-    /// Keeps only the fields of these names.
+    /// A copy with only the fields of these names.
     #[must_use]
     pub fn only(&self, names: &[&str]) -> Fields<'static> {
         let kept = self.0.iter().filter(|(own, _)| names.contains(&&**own));
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_that_is_not_changed_keeps_its_text() {
+    fn unchanged_fields_keep_their_text() {
         let text = r#"{"b":1.50,"a\u0041":[1, 2],"usage":null,"b":2,"z":"ü"}"#;
         let mut fields = Fields::read(text).unwrap();
         assert_eq!((fields.get("b"), fields.get("usage")), (Some("2"), None));
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_object_is_none() {
+    fn only_an_object_is_read() {
         for text in ["", "[]", "1", "\"a\"", "{\"a\":}", "{\"a\":1}x", "[DONE]"] {
             assert!(Fields::read(text).is_none(), "{text}");
         }

@@ -9,8 +9,8 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// A struct that is read only from an object. A derived `Deserialize` would also accept a list with
-/// its fields in order.
+/// A struct that is deserialized only from a JSON object. A derived `Deserialize` would also accept
+/// an array of its fields in order.
 pub struct Object<T>(pub T);
 
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {

@@ -1,6 +1,6 @@
-//! Comma-separated values, after RFC 4180.
+//! Comma-separated values (RFC 4180).
 
-/// A text chosen by somebody else, quoted so that no spreadsheet runs it as a formula.
+/// Quotes a text that a user chose, so that no spreadsheet runs it as a formula.
 pub(super) fn text(text: &str) -> String {
     let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
     let text = if is_formula { format!("'{text}") } else { text.to_owned() };
@@ -15,7 +15,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_spreadsheet_takes_a_name_for_a_formula() {
+    fn a_name_is_never_a_formula_in_csv() {
         for (name, written) in [
             ("/v1/chat", "/v1/chat"),
             ("=HYPERLINK(\"x\")", "\"'=HYPERLINK(\"\"x\"\")\""),

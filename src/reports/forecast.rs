@@ -1,4 +1,4 @@
-//! When the balance runs out.
+//! The forecast of when the balance runs out.
 
 use super::usage::sum;
 use super::{Reports, ReportsError};
@@ -8,19 +8,19 @@ use domain::forecast::forecast;
 use domain::rollup::{days_within, hour, hour_starts_at};
 use domain::{Credits, Environment, MICROS_PER_DAY, Timestamp, UserId};
 
-/// The forecast continues the spending of this many days.
+/// Number of days whose spending is continued.
 const FORECAST_DAYS: i32 = 7;
 
-/// When the balance runs out if spending goes on as in the last seven days.
+/// The forecast of a balance, if spending continues as in the last seven days.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BalanceForecast {
     /// The balance now.
     pub balance: Credits,
-    /// On average.
+    /// Average spending a day.
     pub spent_per_day: Credits,
-    /// `None` if nothing is spent, or if it is more than ten years away.
+    /// When the balance is used up; `None` if nothing is spent, or it is more than ten years away.
     pub depleted_at: Option<Timestamp>,
-    /// Whole days until then.
+    /// Complete days until then.
     pub days_left: Option<i64>,
 }
 
@@ -38,7 +38,7 @@ impl Reports {
         let end = hour(now).saturating_add(1);
         let begin = end.saturating_sub(FORECAST_DAYS.saturating_mul(24));
         let mut spent = Credits::ZERO;
-        // Whole days are read as days, because there are far fewer of those rows.
+        // Complete days are read by day, because they have far fewer rows than hours.
         let [before, days, behind] = days_within(begin, end);
         for (grain, periods) in [(Grain::Hour, before), (Grain::Day, days), (Grain::Hour, behind)] {
             let question =
@@ -46,7 +46,7 @@ impl Reports {
             let cost = sum(&self.store.reports.usage(account, question).await?).rollup.cost;
             spent = spent.checked_add(cost).unwrap_or(Credits::MAX);
         }
-        // A younger account has spent it in less time; count an hour at least.
+        // A younger account has spent it in less time. At least one hour counts.
         let began = self.store.reports.account_created_at(account).await?;
         let from = hour_starts_at(begin).max(began);
         let micros = now.micros_since(from).max(3_600_000_000);

@@ -1,4 +1,5 @@
-//! Pages to print. They have no scripts and no styles: the server's content policy allows neither.
+//! HTML pages for printing. They have no scripts or styles, because the server's content security
+//! policy allows none.
 
 use std::fmt::Write as _;
 
@@ -8,7 +9,7 @@ fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// A page with a list of facts, followed by `tables`, which is HTML already.
+/// A page with a list of facts, followed by `tables`, which is HTML.
 pub(super) fn page(title: &str, user: &User, rows: &[[String; 2]], tables: &str) -> String {
     let mut facts = String::new();
     for [name, value] in rows {

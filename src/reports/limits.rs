@@ -1,4 +1,4 @@
-//! The keys' spending against their limits.
+//! The spending of keys and their limits.
 
 use super::{Reports, ReportsError};
 use crate::store::reports::KeyAgainstLimits;
@@ -11,28 +11,28 @@ pub struct Window {
     pub spent: Credits,
     /// `None` is no limit.
     pub limit: Option<Credits>,
-    /// How much of the limit is spent.
+    /// Spent percent of the limit.
     pub percent: Option<i64>,
     /// When the window ends; `None` is never.
     pub resets_at: Option<Timestamp>,
 }
 
-/// A key's spending against its limits.
+/// A key's spending and its limits.
 #[derive(Clone, Debug)]
 pub struct KeyUsage {
     /// The key.
     pub key: KeyId,
     /// Its name.
     pub name: String,
-    /// Can it be used?
+    /// Is it usable: neither revoked nor expired?
     pub is_active: bool,
     /// The limit of one request.
     pub per_request: Option<Credits>,
-    /// Of the UTC day.
+    /// Spending in the current UTC day.
     pub daily: Window,
-    /// Of the UTC month.
+    /// Spending in the current UTC month.
     pub monthly: Window,
-    /// Since the key was made.
+    /// Spending since the key was created.
     pub total: Window,
 }
 

@@ -1,8 +1,8 @@
-//! What account holders read: their ledger, statements, receipts, usage, limits and forecast.
+//! Reports for account holders: ledger, statements, receipts, usage, limits and forecast.
 //!
-//! Every report reads the tables after a checkpoint, so it contains everything that was
-//! acknowledged before it was asked for. Reports are values; `http` turns them into JSON, and
-//! CSV and HTML are written here.
+//! Every report reads the tables after a checkpoint. So it contains everything that was
+//! acknowledged before the request. Reports are values, which `http` encodes as JSON. This module
+//! also encodes some of them as CSV and HTML.
 
 use std::sync::Arc;
 
@@ -27,16 +27,16 @@ pub use statement::{KindTotal, Statement, date};
 pub use transactions::{ENTRIES_CSV_HEAD, entry_csv, reference};
 pub use usage::{Interval, PeriodUsage, Span, SpanError, Usage, UsageReport};
 
-/// Why there is no report.
+/// Why a report cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportsError {
     /// The user has no such payment.
     #[error("no such payment")]
     NoPayment,
-    /// Only confirmed payments have a receipt.
+    /// The payment is not confirmed, so it has no receipt.
     #[error("the payment is not confirmed")]
     NotConfirmed,
-    /// The account cannot be read.
+    /// The account cannot be read now.
     #[error(transparent)]
     Account(KeysError),
 }
@@ -56,7 +56,7 @@ pub struct Reports {
 }
 
 impl Reports {
-    /// The balance of one of the user's accounts, and when it changed last.
+    /// The balance of one of the user's accounts, and when its last entry was written.
     pub async fn balance(
         &self,
         user: UserId,
@@ -68,13 +68,13 @@ impl Reports {
         Ok((snapshot, self.store.reports.account_updated_at(account).await?))
     }
 
-    /// The account as its owner has it now, after everything in it is on record.
+    /// The state of the account in memory, once everything in it is on record.
     async fn snapshot(&self, account: AccountId) -> Result<Snapshot, ReportsError> {
         let lease = serving_lease(&self.gateway, account).await?;
         Ok(on_record(&self.gateway, lease.look(None).await?, ()).await?)
     }
 
-    /// One of the user's accounts, after a checkpoint.
+    /// The id of one of the user's accounts, after a checkpoint.
     async fn account(
         &self,
         user: UserId,

@@ -6,12 +6,12 @@ use crate::store::payments::Payment;
 use crate::store::users::User;
 use domain::{Credits, PaymentId, PaymentStatus, Reversal, Timestamp, UserId};
 
-/// A confirmed payment, and what its provider took back of it.
+/// A confirmed payment, and what its provider took back.
 #[derive(Clone, Debug)]
 pub struct PaymentReceipt {
     /// The payment.
     pub payment: Payment,
-    /// Taken back of it so far.
+    /// The sum taken back so far.
     pub reversed: Credits,
     /// Each refund and dispute.
     pub reversals: Vec<Reversal>,
@@ -44,7 +44,7 @@ impl PaymentReceipt {
         self.payment.confirmed_at.map(Timestamp::to_rfc3339).unwrap_or_default()
     }
 
-    /// One row of CSV, with its header.
+    /// The receipt as CSV: a header and one row.
     #[must_use]
     pub fn to_csv(&self) -> String {
         let (Payment { id, amount, provider, .. }, reversed) = (&self.payment, self.reversed);
@@ -52,7 +52,7 @@ impl PaymentReceipt {
         format!("{head}\r\n{id},{},{provider},{amount},{reversed},USD\r\n", self.paid_at())
     }
 
-    /// A page to print.
+    /// The receipt as an HTML page for printing.
     #[must_use]
     pub fn to_html(&self, user: &User) -> String {
         let mut facts = vec![

@@ -9,14 +9,14 @@ use crate::store::ledger::DaySum;
 use crate::store::users::User;
 use domain::{Credits, EntryKind, Environment, Month, Timestamp, UserId};
 
-/// All entries of one kind in a month.
+/// The sum of all entries of one kind in a month.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KindTotal {
     /// The kind.
     pub kind: EntryKind,
-    /// How many.
+    /// Number of entries.
     pub count: i64,
-    /// Their sum, with its sign.
+    /// Their sum, with sign.
     pub amount: Credits,
 }
 
@@ -25,15 +25,15 @@ pub struct KindTotal {
 pub struct Statement {
     /// The month.
     pub month: Month,
-    /// The balance before it.
+    /// The balance before the month.
     pub opening: Credits,
-    /// The balance at its end, or now.
+    /// The balance at the end of the month, or now if it has not ended.
     pub closing: Credits,
     /// Is the month over?
     pub is_complete: bool,
-    /// By kind.
+    /// Sums by kind.
     pub totals: Vec<KindTotal>,
-    /// By day and kind.
+    /// Sums by day and kind.
     pub days: Vec<DaySum>,
 }
 
@@ -76,7 +76,7 @@ pub fn date(at: Timestamp) -> String {
 }
 
 impl Statement {
-    /// The days as CSV.
+    /// The sums by day and kind as CSV.
     #[must_use]
     pub fn to_csv(&self) -> String {
         let mut text = String::from("day,kind,count,amount,currency\r\n");
@@ -87,7 +87,7 @@ impl Statement {
         text
     }
 
-    /// A page to print.
+    /// The statement as an HTML page for printing.
     #[must_use]
     pub fn to_html(&self, user: &User) -> String {
         let facts = [

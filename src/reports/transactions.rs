@@ -1,4 +1,4 @@
-//! The ledger of an account, a page at a time or as a whole.
+//! The ledger of an account: by page, or as a complete export.
 
 use futures_util::Stream;
 use std::fmt::Write as _;
@@ -8,10 +8,10 @@ use crate::store::StoreError;
 use crate::store::ledger::{EntriesPage, EntryFilter, EntryOfCall};
 use domain::{ChargeId, EntryKind, Environment, LedgerEntry, PaymentId, UserId};
 
-/// Entries of an export that are in memory at once.
+/// Entries of an export in memory at once.
 const EXPORT_PAGE: u64 = 1_000;
 
-/// The header of an export as CSV.
+/// The CSV header of an export.
 pub const ENTRIES_CSV_HEAD: &str = "sequence,created_at,kind,amount,balance_after,currency,reference,key_id,endpoint,model,status,\
 prompt_tokens,completion_tokens\r\n";
 
@@ -29,8 +29,8 @@ impl Reports {
         Ok(self.store.list_entries(account, true, before, limit, filter).await?)
     }
 
-    /// The ledger up to now, oldest first, page by page as fast as it is read. After an error the
-    /// stream ends.
+    /// The ledger up to now, oldest first. The stream reads the next page when the client has taken
+    /// the one before. It ends after an error.
     pub async fn export(
         &self,
         user: UserId,
@@ -57,7 +57,7 @@ impl Reports {
     }
 }
 
-/// The payment, the user or the call that an entry belongs to.
+/// The id of the payment, user or call that an entry belongs to.
 #[must_use]
 pub fn reference(entry: &LedgerEntry) -> String {
     match entry.kind {
@@ -72,7 +72,7 @@ pub fn reference(entry: &LedgerEntry) -> String {
     }
 }
 
-/// Appends the row of an entry, with the columns of [`ENTRIES_CSV_HEAD`].
+/// Appends the CSV row of an entry, with the columns of [`ENTRIES_CSV_HEAD`].
 pub fn entry_csv(text: &mut String, of_call: &EntryOfCall) {
     let EntryOfCall { entry, endpoint, model, status, tokens } = of_call;
     let (prompt, completion) = match tokens {

@@ -8,16 +8,16 @@ use crate::store::rollups::{Grain, Group, RollupRow, UsageFilter, UsageQuestion}
 use domain::rollup::{Rollup, hour, hour_starts_at};
 use domain::{ChargeId, Day, Environment, Month, Timestamp, UserId};
 
-/// How many groups have a series: those that cost the most.
+/// Most groups in a series: those with the highest cost.
 const SERIES_GROUPS_MAX: usize = 20;
-/// How many groups are listed: those that cost the most.
+/// Most groups in a report: those with the highest cost.
 const GROUPS_MAX: u32 = 1_000;
-/// The longest span by the hour.
+/// Longest span by hour, in hours.
 const HOURS_MAX: i32 = 31 * 24;
-/// The longest span by the day or the month.
+/// Longest span by day or month, in days.
 const DAYS_MAX: i32 = 731;
 
-/// How long the periods of a series are.
+/// The length of the periods in a series.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interval {
     /// UTC hours.
@@ -28,7 +28,7 @@ pub enum Interval {
     Month,
 }
 
-/// A span of whole hours or days, the second bound exclusive.
+/// A span of complete hours or days. The end is exclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span {
     interval: Interval,
@@ -37,27 +37,27 @@ pub struct Span {
     until: i32,
 }
 
-/// Why there is no such span.
+/// Why a span is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SpanError {
     /// It ends before it begins, or begins in the future.
     #[error("must be before until, and before now")]
     Empty,
-    /// It has more periods than one report may have.
+    /// It has more periods than a report may have.
     #[error("is too long ago for this interval")]
     TooLong,
 }
 
 impl Span {
-    /// The span from one time to another. Without `until` it ends now; without `from` it begins a
-    /// day of hours, 30 days or a year of months before its end.
+    /// The span of a report. Without `until` it ends now. Without `from` it begins 24 hours, 30
+    /// days or 12 months before its end, by the interval.
     pub fn of(
         interval: Interval,
         from: Option<Timestamp>,
         until: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<Self, SpanError> {
-        // The present microsecond is part of it.
+        // The end is exclusive, so add one microsecond to include the present one.
         let end = now.plus_micros(1);
         let last = until.map_or(end, |until| until.min(end)).plus_micros(-1);
         let (grain, max, (from, until)) = match interval {
@@ -87,13 +87,13 @@ impl Span {
         Ok(Span { interval, grain, from, until })
     }
 
-    /// Its beginning.
+    /// When it begins.
     #[must_use]
     pub fn from(&self) -> Timestamp {
         self.starts_at(self.from)
     }
 
-    /// Its end.
+    /// When it ends, exclusive.
     #[must_use]
     pub fn until(&self) -> Timestamp {
         self.starts_at(self.until)
@@ -112,7 +112,7 @@ impl Span {
 pub struct Usage {
     /// Calls, cost, tokens and latencies.
     pub rollup: Rollup,
-    /// Calls that were not answered with success.
+    /// Number of calls that failed.
     pub errors: i64,
 }
 
@@ -128,20 +128,21 @@ impl Usage {
 pub struct PeriodUsage {
     /// When the period begins.
     pub starts_at: Timestamp,
-    /// The group, if groups were asked for.
+    /// The group; `None` if the report is not grouped.
     pub group: Option<String>,
     /// The sums.
     pub usage: Usage,
 }
 
-/// The usage of an account. Periods without calls are left out.
+/// The usage of an account. Periods without calls are omitted.
 #[derive(Clone, Debug)]
 pub struct UsageReport {
-    /// Over all groups and periods.
+    /// The sums over all groups and periods.
     pub totals: Usage,
-    /// By group, the most expensive first; empty if no groups were asked for.
+    /// The sums by group, highest cost first; empty if the report is not grouped.
     pub groups: Vec<(String, Usage)>,
-    /// By period, in the order of time; of groups, the 20 most expensive.
+    /// The sums by period, in the order of time. A grouped series has the 20 groups with the
+    /// highest cost.
     pub series: Vec<PeriodUsage>,
 }
 
@@ -180,7 +181,7 @@ impl Reports {
         } else {
             self.store.reports.usage(account, by_period).await?
         };
-        // With more groups than are listed, the listed ones are not the whole.
+        // If not all groups were listed, their sum is not the total.
         let totals = if groups.len() < usize::try_from(GROUPS_MAX).unwrap_or(usize::MAX) {
             if group.is_some() { sum(&groups) } else { sum(&rows) }
         } else {
@@ -197,7 +198,7 @@ impl Reports {
         })
     }
 
-    /// The calls of an account, latest first, and where the next page begins.
+    /// A page of an account's calls, latest first, and the call from which the next page continues.
     pub async fn calls(
         &self,
         user: UserId,

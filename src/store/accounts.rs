@@ -1,4 +1,4 @@
-//! Accounts as their actors load them.
+//! Loading of accounts from the tables.
 
 use std::collections::BTreeMap;
 
@@ -39,12 +39,12 @@ impl UserAccounts {
 }
 
 impl Store {
-    /// The account with its keys, counters and open holds, as the last committed batch left it. The
-    /// time of holds of another epoch than `epoch` is over.
+    /// The account with its keys, counters and open holds, as the last committed batch left it.
+    /// Holds of an epoch other than `epoch` count as expired.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] if there is no such account or a row makes no sense,
-    /// [`StoreError::Quarantined`] if its rows do not agree with one another.
+    /// [`StoreError::Corrupt`] if there is no such account or a row has an unknown value;
+    /// [`StoreError::Quarantined`] if its rows disagree.
     pub async fn load_account(
         &self,
         id: AccountId,
@@ -83,8 +83,8 @@ impl Store {
     }
 }
 
-/// All that there is of an account, in one statement: one trip to the database, and one state of
-/// it. Its last two entries come last one first.
+/// Everything of an account in one statement. That is one round trip, and one consistent state. Its
+/// last two entries come last one first.
 const LOAD: &str = "SELECT 1 AS what, CAST(environment AS BIGINT) AS n1, CAST(status AS BIGINT) AS n2,
         balance AS n3, seq AS n4, CAST(NULL AS BIGINT) AS n5, CAST(NULL AS BIGINT) AS n6,
         CAST(NULL AS BIGINT) AS n7, CAST(NULL AS BIGINT) AS n8, CAST(NULL AS BIGINT) AS n9,
@@ -114,7 +114,7 @@ enum Loaded {
     Key(KeyState),
     Hold(Hold),
     Entry(LedgerEntry),
-    /// The tables refused entries of it, which are durable in the journal.
+    /// The tables refused entries of it that are durable in the journal.
     Refused,
 }
 
@@ -167,7 +167,7 @@ impl Loaded {
                 amount: credits(4)?,
                 earned: credits(5)?,
                 opened_at: time(6)?,
-                // Those of another epoch have no owner any more: their time is over.
+                // The owner of a hold of another epoch is gone, so the hold has expired.
                 expires_at: if number(1)? == epoch { time(7)? } else { Timestamp::default() },
             }),
             5 => Loaded::Refused,
@@ -187,7 +187,7 @@ impl Loaded {
                     day: Day(small(6, "day")?),
                     month: Month(small(7, "month")?),
                     at: time(8)?,
-                    // A link of another length is no link, and breaks the chain.
+                    // A link of the wrong length becomes zeros, which break the chain.
                     link: link()?.unwrap_or_default(),
                 })
             }
@@ -214,12 +214,12 @@ fn stored_account(
         status: AccountStatus::from_code(status).ok_or_else(|| corrupt("status"))?,
         balance: Credits::from_nanos(balance),
         seq,
-        // A link of another length is no link, and agrees with no ledger.
+        // A link of the wrong length becomes a value that matches no ledger.
         link: link.unwrap_or(Link([0xff; 32])),
     })
 }
 
-/// What these keys have spent in their windows and in all, for those that were ever used.
+/// The counters and the total spending of these keys. Keys that were never used are missing.
 pub(super) async fn spends_of(
     connection: &impl ConnectionTrait,
     keys: &[api_key::Model],

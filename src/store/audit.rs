@@ -1,4 +1,4 @@
-//! What `verify` reads: each account in one snapshot.
+//! What `verify` reads. Each account is read in one snapshot.
 
 use std::collections::BTreeMap;
 
@@ -17,31 +17,31 @@ use entity::{account, api_key, hold_end, ledger_entry};
 
 const PAGE: u64 = 1_000;
 
-/// A ledger entry beside what is written of it elsewhere.
+/// A ledger entry, and the end of its durable hold.
 pub struct AuditedEntry {
     /// The entry.
     pub entry: LedgerEntry,
-    /// What was captured of the hold it ended, if that was durable.
+    /// What was captured of the hold, according to its end; `None` if it has no durable hold.
     pub captured: Option<Credits>,
 }
 
-/// One account, in one snapshot.
+/// A snapshot of one account.
 pub struct Audit {
     transaction: DatabaseTransaction,
     id: AccountId,
 }
 
 impl Store {
-    /// The next accounts after `after`, in the order of their numbers; and of each, whether nothing
-    /// was ever written for it, so that there is nothing to fold. Most accounts of a large database
-    /// are so.
+    /// The next accounts after `after`, sorted by id. The flag is true if nothing was ever written
+    /// for the account, so that nothing has to be checked. This is true for most accounts of a
+    /// large database.
     pub async fn audited_accounts(
         &self,
         after: Option<AccountId>,
     ) -> Result<Vec<(AccountId, bool)>, StoreError> {
-        // Each asks for the first row in an order that an index has: for NOT EXISTS, or for any
-        // row, PostgreSQL reads the whole of a table in which few accounts have many rows, once a
-        // page or even once an account.
+        // Each subquery asks for the first row in the order of an index. With NOT EXISTS, or
+        // without an order, PostgreSQL scans the complete table, once a page or even once an
+        // account, if few accounts have many rows.
         const SQL: &str = "SELECT id, CASE WHEN seq = 0 AND balance = 0 AND link = $2
                 AND environment IN (1, 2) AND status IN (1, 2)
                 AND (SELECT row.seq FROM ledger_entry AS row WHERE row.account_id = account.id
@@ -65,12 +65,12 @@ impl Store {
         rows.iter().map(account).collect()
     }
 
-    /// How many accounts there are.
+    /// Number of accounts.
     pub async fn count_accounts(&self) -> Result<u64, StoreError> {
         Ok(account::Entity::find().count(&self.read).await?)
     }
 
-    /// Accounts that rows speak of and that are not there; the first thousand.
+    /// Accounts that other rows refer to and that do not exist; at most the first thousand.
     pub async fn accounts_gone(&self) -> Result<Vec<AccountId>, StoreError> {
         const SQL: &str = "SELECT account_id FROM (
                 SELECT account_id FROM ledger_entry UNION SELECT account_id FROM usage_record
@@ -88,28 +88,28 @@ impl Store {
     }
 }
 
-/// A usage record beside the ledger entry that it names.
+/// A usage record, and the ledger entry that it refers to.
 pub struct AuditedUsage {
-    /// Its place in the order of time.
+    /// Its number in the order of writing.
     pub number: i64,
-    /// The call.
+    /// The id of the call.
     pub id: ChargeId,
-    /// Who paid.
+    /// The account that paid.
     pub account: AccountId,
-    /// What it says the call cost.
+    /// The cost of the call, according to the record.
     pub cost: Credits,
-    /// The entry it names, if it names one: its kind, amount and reference; `None` inside if there
-    /// is no such entry.
+    /// The kind, amount and reference of the entry that it refers to. `None` if it refers to none,
+    /// and `Some(None)` if that entry does not exist.
     pub entry: Option<Option<(EntryKind, Credits, Uuid)>>,
-    /// Is the key one of the account's?
+    /// Does the key belong to the account?
     pub is_key_own: bool,
 }
 
 impl Store {
-    /// The next usage records after number `after`, in the order of time.
+    /// The next usage records after number `after`, in the order of writing.
     pub async fn audited_usage(&self, after: i64) -> Result<Vec<AuditedUsage>, StoreError> {
-        // A record and its entry are written in one transaction or the entry earlier, so one
-        // statement sees both or neither.
+        // The entry of a record is written in the same transaction or earlier. So one statement
+        // sees the entry of every record.
         let sql =
             "SELECT usage.number, usage.id, usage.account_id, usage.cost, usage.seq, entry.kind,
                 entry.amount, entry.reference, api_key.account_id
@@ -157,7 +157,8 @@ impl Audit {
             .all(&self.transaction)
             .await?;
         let ids = keys.iter().map(|key| KeyId(key.id)).collect();
-        // The counters of a deleted key stand still, even if a call of it ended later.
+        // The counters of a deleted key do not change any more, even if one of its calls ends
+        // later.
         keys.retain(|key| !key.is_deleted);
         let spends = spends_of(&self.transaction, &keys).await?;
         let totals = spends.iter().map(|(key, (_, total))| (*key, *total)).collect();
@@ -180,8 +181,8 @@ impl Audit {
         })
     }
 
-    /// Hours of this account whose rollups are not what its usage records say, if none of those is
-    /// deleted yet, and days that are not what their hours say.
+    /// Number of hours whose rollups differ from the usage records, and number of days whose
+    /// rollups differ from their hours. Hours with deleted usage records are not compared.
     pub async fn rollups_astray(&self) -> Result<(u64, u64), StoreError> {
         const DAYS: &str = "SELECT COUNT(*) FROM (
                 SELECT day FROM (
@@ -192,8 +193,8 @@ impl Audit {
                     FROM usage_day WHERE account_id = $1 GROUP BY 1
                 ) AS both_of_them GROUP BY day HAVING SUM(calls) <> 0 OR SUM(cost) <> 0
             ) AS astray";
-        // Records are deleted in the order in which they were written, and a call may have begun
-        // before others.
+        // Records are deleted in the order in which they were written. A call may have begun
+        // earlier than one that was written before it.
         const FIRST: &str = "SELECT CASE WHEN (SELECT MIN(number) FROM usage_record) = 1 THEN 0
             ELSE (SELECT MIN(started_at) / 3600000000 + 48 FROM usage_record WHERE account_id = $1)
             END";
@@ -214,7 +215,7 @@ impl Audit {
         let first = Statement::from_sql_and_values(backend, FIRST, [self.id.0.into()]);
         let first = self.transaction.query_one_raw(first).await?;
         let first = first.map(|row| row.try_get_by_index::<Option<i64>>(0)).transpose()?.flatten();
-        // Nothing is left to hold them against.
+        // There are no records to compare with.
         let Some(first) = first else { return Ok((0, u64::try_from(days).unwrap_or(0))) };
         let values = [self.id.0.into(), first.into()];
         let hours = Statement::from_sql_and_values(backend, HOURS, values);
@@ -232,8 +233,8 @@ impl Audit {
     }
 
     async fn entries_astray(&self) -> Result<u64, StoreError> {
-        // A call has one charge or capture, and gets back no more than that; a top-up has its
-        // payment.
+        // A call has exactly one charge or capture, and is refunded at most that amount. A top-up
+        // has a confirmed payment.
         const CALLS: &str = "SELECT COUNT(*) FROM (
                 SELECT reference FROM ledger_entry WHERE account_id = $1 AND kind IN (2, 3, 4)
                 GROUP BY reference
@@ -241,7 +242,7 @@ impl Audit {
         const TOP_UPS: &str = "SELECT COUNT(*) FROM ledger_entry AS entry
             LEFT JOIN payment ON payment.id = entry.reference AND payment.account_id = entry.account_id
             WHERE entry.account_id = $1 AND entry.kind = 1 AND payment.confirmed_at IS NULL";
-        // What was taken of a payment, and given again, is what its reversals say.
+        // The credits taken back of a payment are those that its reversals have taken.
         const REVERSALS: &str = "SELECT COUNT(*) FROM (
                 SELECT reference, SUM(amount) AS amount FROM (
                     SELECT reference, amount FROM ledger_entry
@@ -286,7 +287,7 @@ impl Audit {
         Ok((held, ended_and_open, (count, captured)))
     }
 
-    /// The next entries after number `after`, with their epochs.
+    /// The next entries after number `after`, with their captures.
     pub async fn entries(&mut self, after: i64) -> Result<Vec<AuditedEntry>, StoreError> {
         let rows = ledger_entry::Entity::find()
             .filter(ledger_entry::Column::AccountId.eq(self.id.0))

@@ -13,7 +13,7 @@ use super::connections::Connections;
 use domain::{Act, ActKind, Actor, Origin, Timestamp, UserId};
 use entity::audit_log;
 
-/// Writes an act. Writing the same one again changes nothing.
+/// Writes an act. Writing the same act again changes nothing.
 pub(in crate::store) async fn insert(
     connection: &impl ConnectionTrait,
     act: &Act,
@@ -72,7 +72,8 @@ impl AuditLogStore {
             .await
     }
 
-    /// The same in the background, so that timing does not reveal whether anything was written.
+    /// Writes such an act in the background, so that the time of the answer does not reveal whether
+    /// anything was written.
     pub fn record_later(&self, act: Act) {
         let log = self.clone();
         self.database.runtime.spawn(async move {
@@ -87,7 +88,8 @@ impl AuditLogStore {
         });
     }
 
-    /// Acts, latest first: those that concern this user, or all; those before the one named.
+    /// Acts, latest first: all, or those that concern `user`; only those before the act `before`,
+    /// if it is given.
     pub async fn list(
         &self,
         user: Option<UserId>,

@@ -1,5 +1,5 @@
-//! The outbox: an event is written in the transaction of what it reports, with a delivery for each
-//! endpoint that listens.
+//! The outbox. An event is written in the transaction of its cause, with a delivery for each
+//! endpoint that subscribes to it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -15,31 +15,33 @@ use domain::event::{Event, EventKind, selects};
 use domain::event_rules;
 use domain::{AccountId, Batch, Credits, KeyId, SpendingLimits};
 
-/// Below which balance an account counts as low, unless its holder has said otherwise: 10 USD.
+/// Default of the balance below which an account counts as low: 10 USD.
 pub const BALANCE_LOW: Credits = Credits::from_nanos(10_000_000_000);
 
 /// How long a changed balance waits for further changes before it is delivered, in microseconds.
 const COALESCE_MICROS: i64 = 5_000_000;
 
-/// Who listens, so that those who do not cost nothing, and what wakes the deliveries.
+/// The accounts with subscriptions, and the signal that wakes the webhook dispatcher. Accounts
+/// without a subscription cost nothing.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    /// Accounts with an endpoint, and below which balance they count as low.
+    /// Accounts with an endpoint, and the balance below which they count as low.
     pub(in crate::store) listeners: DashMap<AccountId, Credits>,
-    /// Who listens is read and noted by one at a time: what was read first must not be noted last.
+    /// Held while subscriptions are read and stored in `listeners`, so that an older read does not
+    /// replace a newer one.
     pub(in crate::store) noting: Mutex<()>,
     pub(in crate::store) bell: Notify,
 }
 
 impl Outbox {
-    /// Wakes the deliveries, if anything was written for them.
+    /// Wakes the webhook dispatcher if something was written for it.
     pub(in crate::store) fn ring(&self, is_anything: bool) {
         if is_anything {
             self.bell.notify_one();
         }
     }
 
-    /// Does this account's holder listen?
+    /// Does the account's holder have a subscription?
     #[must_use]
     pub fn has_subscribers(&self, account: AccountId) -> bool {
         self.listeners.contains_key(&account)
@@ -51,14 +53,14 @@ impl Outbox {
 }
 
 impl Store {
-    /// Who listens.
+    /// The outbox of this store.
     #[must_use]
     pub fn outbox(&self) -> Arc<Outbox> {
         Arc::clone(&self.outbox)
     }
 }
 
-/// Writes the events of a batch; were there any?
+/// Writes the events of a batch. Returns whether there were any.
 pub(in crate::store) async fn write_batch(
     outbox: &Outbox,
     transaction: &impl ConnectionTrait,
@@ -113,7 +115,7 @@ const DELIVERIES: Sql = (
         WHERE webhook_delivery.status <> 1",
 );
 
-/// The endpoints that listen for events of this kind, by the account, for the accounts of these
+/// The endpoints that subscribe to this kind of event, by account, for the accounts of these
 /// events.
 async fn endpoints_of(
     transaction: &impl ConnectionTrait,
@@ -133,8 +135,8 @@ async fn endpoints_of(
     Ok(endpoints)
 }
 
-/// Changed balances, one an account, each in the place of the one that was not sent yet. All at
-/// once, since a batch has as many as it has accounts whose holders listen.
+/// Writes the changed balances, one for each account. Each replaces the one that was not sent yet.
+/// All are written at once, because a batch may have many accounts with subscriptions.
 async fn write_balances(
     transaction: &impl ConnectionTrait,
     events: &[&Event],
@@ -167,8 +169,8 @@ async fn write_balances(
         }))?]
     };
     let mut deliveries = Vec::new();
-    // To those who listen now: they need not be those of when the balance that is replaced was
-    // written.
+    // Deliveries go to the endpoints that subscribe now, which may differ from those at the time of
+    // the replaced balance.
     for row in transaction.query_all_raw(statement(transaction, EVENTS, values)).await? {
         let (account, event): (i64, Uuid) = (row.try_get_by_index(0)?, row.try_get_by_index(1)?);
         let at: i64 = row.try_get_by_index(2)?;
@@ -180,7 +182,7 @@ async fn write_balances(
     write_deliveries(transaction, &deliveries).await
 }
 
-/// A delivery: its id, its event, its endpoint, when it is tried and when it was made.
+/// A delivery: its id, event, endpoint, time of the next attempt, and time of creation.
 type Delivery = (Uuid, Uuid, Uuid, i64, i64);
 
 async fn write_deliveries(
@@ -204,7 +206,7 @@ async fn write_deliveries(
     Ok(())
 }
 
-/// The ceilings of the keys of a batch whose account holders listen.
+/// The daily and monthly limits of the keys in a batch whose account holders have a subscription.
 async fn limits_of(
     outbox: &Outbox,
     transaction: &impl ConnectionTrait,
@@ -239,7 +241,7 @@ async fn limits_of(
     Ok(limits)
 }
 
-/// The endpoints that listen for an event.
+/// The endpoints that subscribe to an event.
 pub(in crate::store) async fn listening(
     connection: &impl ConnectionTrait,
     event: &Event,
@@ -248,7 +250,8 @@ pub(in crate::store) async fn listening(
     Ok(endpoints.remove(&event.account.0).unwrap_or_default())
 }
 
-/// Writes an event, and a delivery to each endpoint that listens for it. An event is reported once.
+/// Writes an event, and a delivery for each endpoint that subscribes to it. An event that was
+/// written before is not written again.
 pub(in crate::store) async fn write(
     transaction: &impl ConnectionTrait,
     event: &Event,
@@ -278,7 +281,7 @@ pub(in crate::store) async fn write(
     Ok(())
 }
 
-/// A delivery that is to be tried at once, if none waits already.
+/// Writes a delivery that is attempted at once, unless one is pending already.
 pub(in crate::store) async fn insert_delivery(
     transaction: &impl ConnectionTrait,
     event: Uuid,
@@ -290,7 +293,8 @@ pub(in crate::store) async fn insert_delivery(
     Ok(id)
 }
 
-/// Does an endpoint with these selections listen for this kind?
+/// Does an endpoint with these selections subscribe to this kind? Without selections it subscribes
+/// to all.
 fn is_selected(selections: Option<&str>, kind: EventKind) -> bool {
     let Some(selections) = selections else { return true };
     let selections: Vec<String> = serde_json::from_str(selections).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! What account holders read beside the ledger: calls, and keys against their limits.
+//! What account holders read besides the ledger: calls, and the spending of keys.
 
 use std::sync::Arc;
 
@@ -11,58 +11,58 @@ use super::rollups::UsageFilter;
 use domain::{AccountId, ChargeId, Credits, Day, Ending, KeyId, Month, SpendingLimits, Timestamp};
 use entity::account;
 
-/// How many calls are scanned for one page; see [`super::ledger`].
+/// Most calls that are scanned for one page; see [`super::ledger`].
 const LOOKED_THROUGH_MAX: i64 = 5_000;
-/// Usage records scanned in one statement, so that the ledger writer never waits long for it.
+/// Usage records deleted in one statement, so that the ledger writer does not wait long.
 const USAGE_CHUNK: u64 = 1_000;
 
-/// A call as its payer sees it.
+/// A call, as shown to the account holder that paid for it.
 #[derive(Clone, Debug)]
 pub struct CallRow {
-    /// The call, and its request.
+    /// The id of the call.
     pub id: ChargeId,
-    /// With which key.
+    /// The key that was used.
     pub key: KeyId,
     /// The HTTP method.
     pub method: String,
     /// The priced route.
     pub route: String,
-    /// The model of the request; empty if it named none.
+    /// The requested model; empty if the request has none.
     pub model: String,
-    /// Who served it.
+    /// The upstream that served it.
     pub upstream: String,
-    /// The HTTP status answered.
+    /// The HTTP status of the answer.
     pub status: i16,
     /// What it cost.
     pub cost: Credits,
-    /// Tokens of its prompt.
+    /// Prompt tokens.
     pub prompt_tokens: i64,
-    /// Tokens of its completion.
+    /// Completion tokens.
     pub completion_tokens: i64,
-    /// When it arrived.
+    /// When the request arrived.
     pub started_at: Timestamp,
     /// How long it took, in microseconds.
     pub latency_micros: i64,
-    /// How it came to its end.
+    /// How it ended.
     pub ending: Ending,
 }
 
-/// A key's spending against its limits.
+/// The limits of a key, and what it has spent.
 #[derive(Clone, Debug)]
 pub struct KeyAgainstLimits {
     /// The key.
     pub key: KeyId,
     /// Its name.
     pub name: String,
-    /// May it be used?
+    /// Is it usable: neither revoked nor expired?
     pub is_active: bool,
-    /// Its ceilings.
+    /// Its spending limits.
     pub limits: SpendingLimits,
-    /// The last day counted, and what was spent in it.
+    /// The last day on which it was used, and what it spent on that day.
     pub day: (Day, Credits),
-    /// The last month counted, and what was spent in it.
+    /// The last month in which it was used, and what it spent in that month.
     pub month: (Month, Credits),
-    /// Spent since it was made.
+    /// Spent since it was created.
     pub total: Credits,
 }
 
@@ -77,8 +77,8 @@ impl ReportStore {
         ReportStore { database }
     }
 
-    /// A page of an account's calls, latest first, and where the next page begins. With a narrow
-    /// filter a page may be short, or empty.
+    /// A page of an account's calls, latest first, and the call from which the next page continues.
+    /// If the filter matches few calls, a page may be short or empty although more follow.
     pub async fn list_calls(
         &self,
         account: AccountId,
@@ -124,8 +124,7 @@ impl ReportStore {
             .await
     }
 
-    /// The keys of an account that are not deleted, oldest first, with their limits and what they
-    /// have spent.
+    /// The keys of an account that are not deleted, oldest first, with their limits and spending.
     pub async fn list_keys_with_limits(
         &self,
         account: AccountId,
@@ -171,7 +170,7 @@ impl ReportStore {
             .await
     }
 
-    /// When an account was made.
+    /// When the account was created.
     pub async fn account_created_at(&self, id: AccountId) -> Result<Timestamp, StoreError> {
         self.database
             .run(move |database| async move {
@@ -183,7 +182,7 @@ impl ReportStore {
             .await
     }
 
-    /// When the last entry of an account was written, or the account was made.
+    /// When the last entry of the account was written, or else when it was created.
     pub async fn account_updated_at(&self, id: AccountId) -> Result<Timestamp, StoreError> {
         self.database
             .run(move |database| async move {
@@ -195,13 +194,13 @@ impl ReportStore {
             .await
     }
 
-    /// Deletes a chunk of the oldest records of calls that arrived before `before`; answers how
+    /// Deletes some of the oldest usage records of calls that arrived before `before`. Returns how
     /// many.
     ///
-    /// Records are stored in the order in which they were written, so the oldest are at the
-    /// beginning: no index by time is needed, and whole pages are freed.
+    /// Records are stored in the order in which they were written, so the oldest come first. No
+    /// index by time is needed, and complete pages are freed.
     ///
-    /// Records that are in no rollup yet stay: call [`super::Store::fold_usage`] first.
+    /// Records that are in no rollup yet stay. Call [`super::Store::fold_usage`] first.
     pub async fn delete_usage(&self, before: Timestamp) -> Result<u64, StoreError> {
         self.database
             .run(move |database| async move {
@@ -233,6 +232,6 @@ fn call(row: &QueryResult) -> Result<CallRow, StoreError> {
         completion_tokens: row.try_get_by_index(9)?,
         started_at: Timestamp::from_micros(row.try_get_by_index(10)?),
         latency_micros: row.try_get_by_index(11)?,
-        ending: ending.ok_or_else(|| StoreError::Corrupt("a call of no known ending".into()))?,
+        ending: ending.ok_or_else(|| StoreError::Corrupt("a call has an unknown ending".into()))?,
     })
 }

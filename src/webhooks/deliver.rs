@@ -1,8 +1,9 @@
-//! Delivers events to their endpoints: a signed POST each, retried over three days.
+//! Delivers events to webhook endpoints: a signed POST for each, retried for three days.
 //!
-//! Users choose the addresses this server connects to (SSRF). So a name is resolved for each
-//! attempt, and only public addresses are connected to; no redirect is followed, no connection
-//! reused, no proxy used, and only the beginning of an answer is read.
+//! Users choose the addresses that this server connects to, so they could try to reach its private
+//! network (SSRF). Therefore a name is resolved again for each attempt, and the server connects
+//! only to public addresses. It follows no redirect, reuses no connection, uses no proxy, and reads
+//! only the beginning of an answer.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -26,15 +27,15 @@ use domain::address::is_public;
 use domain::delivery::{DEAD_MICROS, pause};
 use domain::{AccountId, EndpointId, Timestamp, UserId};
 
-/// How much of an answer is stored for the endpoint's owner, in bytes.
+/// Bytes of an answer that are stored for the endpoint's owner.
 const ANSWER_MAX: usize = 1_024;
-/// How often due deliveries are looked for.
+/// Longest wait before the next check for due deliveries.
 const PERIOD: Duration = Duration::from_millis(500);
-/// Deliveries to one endpoint in one run.
+/// Most deliveries to one endpoint in one run.
 const DELIVERIES_PER_RUN_MAX: u32 = 20;
-/// Endpoints of one account that are served at once.
+/// Most endpoints of one account that are served at once.
 const SERVED_PER_ACCOUNT_MAX: usize = 4;
-/// How long an endpoint rests after a failure, as a multiple of the time the failure took.
+/// After a failure an endpoint rests for this multiple of the time that the attempt took.
 const REST_TIMES: u32 = 4;
 const REST_MIN: Duration = Duration::from_millis(100);
 const REST_MAX: Duration = Duration::from_mins(1);
@@ -57,7 +58,7 @@ pub fn system_lookup() -> Lookup {
     })
 }
 
-/// A resolver that answers only public addresses.
+/// A resolver that returns only public addresses.
 struct PublicOnly {
     lookup: Lookup,
     is_private_allowed: bool,
@@ -75,7 +76,7 @@ impl Resolve for PublicOnly {
                 .map(|address| SocketAddr::new(address, 0))
                 .collect();
             if allowed.is_empty() {
-                return Err("the name has no address of the public internet".into());
+                return Err("the name has no address on the public internet".into());
             }
             let addresses: Addrs = Box::new(allowed.into_iter());
             Ok(addresses)
@@ -83,23 +84,23 @@ impl Resolve for PublicOnly {
     }
 }
 
-/// An endpoint that was switched off, and its owner to notify.
+/// An endpoint that the server switched off. Its owner must be notified.
 #[derive(Clone, Debug)]
 pub struct EndpointDisabled {
-    /// Whose it is.
+    /// The owner.
     pub user: UserId,
-    /// Which.
+    /// The endpoint.
     pub endpoint: EndpointId,
-    /// Where it is.
+    /// Its URL.
     pub url: String,
 }
 
-/// The endpoints that are being served or that rest.
+/// The endpoints that are being served, and those that rest.
 #[derive(Default)]
 struct Active {
     /// Endpoints being served, with their accounts.
     serving: BTreeMap<EndpointId, AccountId>,
-    /// Endpoints that failed, and until when they rest.
+    /// Endpoints that failed, and when their rest ends.
     resting: BTreeMap<EndpointId, Instant>,
 }
 
@@ -128,8 +129,9 @@ pub struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// Serves at most `at_once` endpoints at the same time, with a `timeout` for each attempt,
-    /// while `may_go` is true. `notify` is called for each endpoint that is switched off.
+    /// A dispatcher that serves at most `at_once` endpoints at a time, with a `timeout` for each
+    /// attempt. It works only while `may_go` returns true. It calls `notify` for each endpoint that
+    /// it switches off.
     ///
     /// # Errors
     /// If TLS cannot be set up.
@@ -162,7 +164,7 @@ impl Dispatcher {
         })
     }
 
-    /// Runs until it is stopped.
+    /// Runs the dispatcher until the task is aborted.
     pub fn start(self) -> JoinHandle<()> {
         let runtime = self.webhooks.runtime.clone();
         runtime.spawn(async move {
@@ -179,8 +181,9 @@ impl Dispatcher {
         })
     }
 
-    /// Serves endpoints with due deliveries, as many as the limits allow: the longest waiting
-    /// first, and only a few of one account, so that others do not wait for it.
+    /// Serves endpoints with due deliveries, as many as the limits allow. Those that have waited
+    /// longest come first. Of one account only a few are served at once, so that others do not wait
+    /// for it.
     async fn dispatch(&self) -> Result<(), StoreError> {
         let now = self.webhooks.clock.now();
         let unavailable = self.unavailable();
@@ -190,7 +193,7 @@ impl Dispatcher {
             let dispatcher = self.clone();
             tokio::spawn(async move {
                 if let Err(error) = dispatcher.serve(endpoint, now).await {
-                    tracing::warn!(%error, "a try of a webhook is not on record");
+                    tracing::warn!(%error, "an attempt to deliver a webhook was not recorded");
                 }
                 drop(permit);
                 drop(serving);
@@ -200,7 +203,7 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// Endpoints that are being served or that rest.
+    /// The endpoints that are being served or that rest.
     fn unavailable(&self) -> Vec<EndpointId> {
         let (mut active, now) = (self.active(), Instant::now());
         active.resting.retain(|_, until| *until > now);
@@ -211,7 +214,7 @@ impl Dispatcher {
         self.active.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// `None` if too many endpoints of the account are being served.
+    /// Marks an endpoint as being served; `None` if too many endpoints of its account are.
     fn start_serving(&self, endpoint: DueEndpoint) -> Option<ServingGuard> {
         let mut active = self.active();
         let of_account = active.serving.values().filter(|account| **account == endpoint.account);
@@ -241,7 +244,7 @@ impl Dispatcher {
         Ok(())
     }
 
-    /// One attempt; was it accepted?
+    /// Attempts a delivery. Returns whether the endpoint accepted it.
     async fn deliver(&self, delivery: DueDelivery) -> Result<bool, StoreError> {
         let store = &self.webhooks.store;
         let now = self.webhooks.clock.now();
@@ -319,7 +322,7 @@ impl Dispatcher {
         for sealed in std::iter::once(&to.secret).chain(&to.former) {
             let secret = self.webhooks.seal.open(sealed, delivery.endpoint.0.as_bytes());
             let secret =
-                secret.ok_or("its secret cannot be opened: the key pepper is another one")?;
+                secret.ok_or("the secret of the webhook cannot be decrypted; rotate it")?;
             signatures.extend(sign(&secret, &id, seconds, &body));
         }
         let request = self
@@ -334,7 +337,7 @@ impl Dispatcher {
         let peer = answer.remote_addr().map(|address| address.ip());
         if peer.is_some_and(|peer| !is_private_allowed && !is_public(peer)) {
             tracing::error!(endpoint = %delivery.endpoint, "a webhook reached a private address");
-            return Err("it is not of the public internet".into());
+            return Err("the address is in a private network".into());
         }
         let status = answer.status().as_u16();
         let asked = answer.headers().get("retry-after").and_then(|value| value.to_str().ok());
@@ -356,7 +359,7 @@ impl Dispatcher {
     }
 }
 
-/// Why there was no answer, without the address: it is the owner's own.
+/// Why there was no answer. The text does not contain the address, which the owner knows.
 fn reason(error: &reqwest::Error) -> String {
     let mut text = if error.is_timeout() { "timed out".to_owned() } else { "no answer".to_owned() };
     let mut cause = std::error::Error::source(error);
@@ -373,8 +376,8 @@ mod tests {
 
     use super::*;
 
-    /// DNS rebinding: a name server that first answers a public address, then a private one. No
-    /// private address is connected to.
+    /// DNS rebinding: a name resolves to a public address first, and to private addresses later.
+    /// The server must not connect to the private ones.
     #[tokio::test]
     async fn a_name_that_turns_private_reaches_nothing() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -391,7 +394,8 @@ mod tests {
         let lookup: Lookup = Arc::new(move |_| {
             let is_first = asked.fetch_add(1, Ordering::SeqCst) == 0;
             Box::pin(async move {
-                // The first address is unroutable; then come all forms of this machine's address.
+                // The first address leads nowhere. After it come all forms of this machine's own
+                // address.
                 let text: &[&str] = if is_first {
                     &["192.88.99.1"]
                 } else {
@@ -413,7 +417,7 @@ mod tests {
             assert!(client.post(url).send().await.is_err());
         }
         assert_eq!((reached.load(Ordering::SeqCst), lookups.load(Ordering::SeqCst)), (0, 5));
-        // If private addresses are allowed it is reached, so the test can fail.
+        // With private addresses allowed the server is reached. This shows that the test can fail.
         let lookup: Lookup =
             Arc::new(|_| Box::pin(async { Ok(vec![IpAddr::from([127, 0, 0, 1])]) }));
         let client = reqwest::Client::builder()
@@ -426,10 +430,10 @@ mod tests {
         assert_eq!(reached.load(Ordering::SeqCst), 1);
     }
 
-    /// Every way to write an address of a private network, and names that stand for one.
+    /// Every notation of an address in a private network, and names that stand for one.
     #[test]
     #[expect(clippy::too_many_lines, reason = "one list")]
-    fn no_form_of_a_private_address_is_taken() {
+    fn no_notation_of_a_private_address_is_accepted() {
         let hosts = [
             "127.0.0.1",
             "127.1",

@@ -1,9 +1,9 @@
 //! Webhooks: account holders register endpoints that receive their events (Standard Webhooks 1.0).
 //!
-//! Events are written in the transaction that causes them (a transactional outbox); [`deliver`]
-//! sends them. Delivery is at least once, with one id for each event, so that a receiver can detect
-//! repeats. An endpoint gets one delivery at a time, first attempts in the order of the events;
-//! retries come later.
+//! An event is written in the transaction that causes it (a transactional outbox). [`deliver`]
+//! sends it at least once. Each event has one id, so a receiver can detect repeats. An endpoint
+//! gets one delivery at a time. First attempts are made in the order of the events; retries come
+//! later.
 
 use std::sync::Arc;
 
@@ -31,15 +31,15 @@ use domain::{AccountId, ActKind, Credits, DeliveryId, EndpointId, Environment, O
 pub mod deliver;
 pub mod watch;
 
-/// The purpose of the key that encrypts secrets.
+/// The purpose of the seal that encrypts the endpoints' secrets.
 pub const PURPOSE: &str = "polysystems webhook secrets 1";
 /// The prefix of a secret (Standard Webhooks 1.0).
 const SECRET_PREFIX: &str = "whsec_";
 const SECRET_BYTES: usize = 32;
-/// The longest address, in bytes.
+/// Longest URL, in bytes.
 const URL_MAX: usize = 2_048;
 
-/// Why an endpoint was not made, found or changed.
+/// Why an operation on an endpoint failed.
 #[derive(Debug, thiserror::Error)]
 pub enum WebhooksError {
     /// The user has no such endpoint.
@@ -48,27 +48,27 @@ pub enum WebhooksError {
     /// The endpoint has no such delivery.
     #[error("no such delivery")]
     NoDelivery,
-    /// The account has as many as it may have.
-    #[error("the account has as many webhooks as it may have")]
+    /// The account has the largest number of endpoints that the settings allow.
+    #[error("the account has reached its limit of webhooks")]
     TooMany,
-    /// The URL cannot be used; says why.
+    /// The URL cannot be used. The text says why.
     #[error("the address cannot be used: {0}")]
     Url(&'static str),
-    /// No event is selected by this.
-    #[error("no event is called {0}")]
+    /// This selection matches no event.
+    #[error("{0} matches no event")]
     NoEvent(String),
-    /// A secret could not be sealed.
-    #[error("a secret could not be sealed")]
+    /// A secret could not be encrypted.
+    #[error("a webhook secret could not be encrypted")]
     Unsealed,
-    /// See [`StoreError`].
+    /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Another process owns the accounts.
+    /// This process does not own the accounts.
     #[error(transparent)]
     Account(#[from] KeysError),
 }
 
-/// See the module.
+/// The webhooks of all users.
 pub struct Webhooks {
     /// Endpoints and deliveries.
     pub store: WebhookStore,
@@ -76,40 +76,41 @@ pub struct Webhooks {
     pub users: UserStore,
     /// The usage of accounts.
     pub reports: ReportStore,
-    /// Runs deliveries and the watch.
+    /// Runs the dispatcher and the watch.
     pub runtime: Handle,
     /// The time.
     pub clock: Clock,
-    /// Seals the secrets.
+    /// Encrypts the endpoints' secrets.
     pub seal: Seal,
-    /// May private addresses, and addresses without TLS, be used? For development.
+    /// May endpoints have private addresses, or no TLS? For development.
     pub is_private_allowed: bool,
-    /// Endpoints of one account.
+    /// Most endpoints of one account.
     pub endpoints_max: u64,
-    /// How long a former secret signs as well, in microseconds.
+    /// How long deliveries are also signed with the former secret after a rotation, in
+    /// microseconds.
     pub former_micros: i64,
     /// Counters of deliveries.
     pub metrics: Arc<Metrics>,
-    /// Says whether the accounts belong to this process.
+    /// Shows whether this process owns the accounts.
     pub ledger: LedgerHandle,
 }
 
 /// The endpoint that a user requests.
 #[derive(Clone, Debug)]
 pub struct EndpointRequest {
-    /// Where it is.
+    /// Its URL.
     pub url: String,
     /// Its description.
     pub description: String,
     /// The events it receives; `None` is all.
     pub events: Option<Vec<String>>,
-    /// Of which account.
+    /// The environment of the account whose events it receives.
     pub environment: Environment,
 }
 
 impl Webhooks {
-    /// The process that owns the accounts caches which of them have endpoints, so only that process
-    /// may change endpoints.
+    /// Fails if this process does not own the accounts. The owning process caches which accounts
+    /// have endpoints, so only that process may change endpoints.
     fn assert_in_charge(&self) -> Result<(), WebhooksError> {
         let is_in_charge = self.ledger.state().is_in_charge();
         if is_in_charge { Ok(()) } else { Err(KeysError::NotWritten.into()) }
@@ -120,7 +121,7 @@ impl Webhooks {
         Ok([accounts.live, accounts.test])
     }
 
-    /// Makes an endpoint; answers it with its secret, for the only time.
+    /// Creates an endpoint. Returns it with its secret, which is never shown again.
     pub async fn add(
         &self,
         user: UserId,
@@ -216,8 +217,8 @@ impl Webhooks {
         if was_there { Ok(()) } else { Err(WebhooksError::NotFound) }
     }
 
-    /// Gives an endpoint another secret; answers it, for the only time. The one before signs as
-    /// well for a while.
+    /// Rotates an endpoint's secret. Returns the new one, which is never shown again. Deliveries
+    /// are also signed with the former secret for a while.
     pub async fn rotate(
         &self,
         user: UserId,
@@ -231,7 +232,7 @@ impl Webhooks {
         let act = origin.act(Uuid::now_v7(), user, ActKind::WebhookSecretRotated, at);
         let act = act
             .to(id.to_string())
-            .with(format!("the secret before signs as well until {}", until.to_rfc3339()));
+            .with(format!("the former secret also signs until {}", until.to_rfc3339()));
         if !self.store.rotate_secret(endpoint.account, id, sealed, until, act).await? {
             return Err(WebhooksError::NotFound);
         }
@@ -256,7 +257,7 @@ impl Webhooks {
         Ok(self.store.list_deliveries(id, before, limit).await?)
     }
 
-    /// Retries a delivery; `None` is an id that cannot be one.
+    /// Makes a delivery due again. `None` is an id that cannot exist.
     pub async fn redeliver(
         &self,
         user: UserId,
@@ -269,7 +270,7 @@ impl Webhooks {
         if is_there { Ok(delivery) } else { Err(WebhooksError::NoDelivery) }
     }
 
-    /// Below which balance an account of the user counts as low.
+    /// The balance below which one of the user's accounts counts as low.
     pub async fn balance_low(
         &self,
         user: UserId,
@@ -279,7 +280,7 @@ impl Webhooks {
         Ok(self.store.find_low_balance(account).await?)
     }
 
-    /// Sets that.
+    /// Sets the balance below which one of the user's accounts counts as low.
     pub async fn set_balance_low(
         &self,
         user: UserId,
@@ -295,19 +296,19 @@ impl Webhooks {
     }
 }
 
-/// May this URL be used, as far as it can be checked without resolving its name?
+/// Checks a URL as far as possible without resolving its name.
 ///
 /// # Errors
-/// What is wrong with the URL.
+/// A text that says what is wrong with the URL.
 pub fn check_url(text: &str, is_private_allowed: bool) -> Result<reqwest::Url, &'static str> {
     if text.len() > URL_MAX {
-        return Err("it has more than 2,048 bytes");
+        return Err("it is longer than 2,048 bytes");
     }
-    let url = reqwest::Url::parse(text).map_err(|_| "it is no URL")?;
+    let url = reqwest::Url::parse(text).map_err(|_| "it is not a URL")?;
     let is_secure = url.scheme() == "https";
     let is_plain_allowed = is_private_allowed && url.scheme() == "http";
     if !(is_secure || is_plain_allowed) {
-        return Err("it must begin with https:");
+        return Err("it must begin with https://");
     }
     if !url.username().is_empty() || url.password().is_some() {
         return Err("it must not have a user or a password");
@@ -318,22 +319,22 @@ pub fn check_url(text: &str, is_private_allowed: bool) -> Result<reqwest::Url, &
     }
     let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
     if literal.as_ref().is_ok_and(|address| !is_public(*address)) && !is_private_allowed {
-        return Err("it is not of the public internet");
+        return Err("its host is in a private network");
     }
     let name = host.trim_end_matches('.').to_ascii_lowercase();
-    // A name of one label is one of the server's own network, if of anything.
+    // A name without a dot can only belong to the server's own network.
     let is_bare = literal.is_err() && !name.contains('.');
     let is_local = is_bare
         || ["localhost", "local", "internal", "localdomain", "home.arpa"].iter().any(|end| {
             name == *end || name.strip_suffix(end).is_some_and(|rest| rest.ends_with('.'))
         });
     if is_local && !is_private_allowed {
-        return Err("it is not of the public internet");
+        return Err("its host is in a private network");
     }
     Ok(url)
 }
 
-/// Signs a delivery (Standard Webhooks 1.0, Signature scheme): `v1,<base64>`.
+/// Signs a delivery (Standard Webhooks 1.0, "Signature scheme"). Returns `v1,<base64>`.
 #[must_use]
 pub fn sign(secret: &[u8], id: &str, seconds: i64, body: &str) -> Option<String> {
     let mut mac = Hmac::<Sha256>::new_from_slice(secret).ok()?;
@@ -348,7 +349,7 @@ mod tests {
 
     #[test]
     fn a_delivery_is_signed_as_the_standard_says() {
-        // As the library of the standard signs it.
+        // The standard's own library gives this signature.
         let secret = STANDARD.decode("MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3").unwrap();
         let signed = sign(&secret, "msg_1", 1_674_087_231, r#"{"type":"a.b"}"#).unwrap();
         assert_eq!(signed, "v1,2i32qvtRFLzVQFuH4RWHWVU4M8i5Cqv/re0jBhSnoeM=");

@@ -1,4 +1,4 @@
-//! Events that only time causes: expired keys, and spikes of spending.
+//! Events that no write causes: expired keys, and spikes of spending. Also deletes old events.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +14,13 @@ use domain::spike::{HOURS, Spike, spike};
 use domain::{AccountId, MICROS_PER_DAY, Timestamp};
 
 const PERIOD: Duration = Duration::from_secs(20);
-/// The pause between two chunks of a deletion, in which charges are written.
+/// Pause between two chunks of a deletion, so that charges can be written in between.
 const BREATH: Duration = Duration::from_millis(20);
-/// How long the rows of a deleted endpoint stay.
+/// How long the rows of a deleted endpoint stay, in microseconds.
 const DELETED_MICROS: i64 = 3_600 * 1_000_000;
 
-/// Watches until it is stopped, while `may_go` is true. Deletes events older than `keep_days`.
+/// Runs the watch until the task is aborted. It works only while `may_go` returns true. It deletes
+/// events older than `keep_days`.
 pub fn start(
     webhooks: Arc<Webhooks>,
     keep_days: i64,
@@ -35,7 +36,7 @@ pub fn start(
                 continue;
             }
             if let Err(error) = check(&webhooks, keep_days).await {
-                tracing::warn!(%error, "the events that only time causes were not published");
+                tracing::warn!(%error, "events for expired keys and spending spikes were not published");
             }
         }
     })
@@ -43,7 +44,7 @@ pub fn start(
 
 async fn check(webhooks: &Webhooks, keep_days: i64) -> Result<(), StoreError> {
     let (store, now) = (&webhooks.store, webhooks.clock.now());
-    // The longest downtime that is made up for.
+    // A key that expired more than a day ago gets no event, even if the server was down since.
     let from = now.plus_micros(MICROS_PER_DAY.saturating_neg());
     for (account, key, ended_at) in store.list_expired_keys(from, now).await? {
         store

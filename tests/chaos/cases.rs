@@ -1,4 +1,4 @@
-//! Kills, failpoints, databases that stop, power cuts.
+//! The cases: kills, failpoints, databases that fail, power cuts, and SIGTERM.
 
 use std::path::Path;
 use std::process::Command;
@@ -25,7 +25,7 @@ use crate::support::{Database, run};
 
 pub type Case = Box<dyn Fn(Plan) + std::panic::RefUnwindSafe + std::panic::UnwindSafe>;
 
-/// Every case, on each database that it is for.
+/// All cases, each on the databases that it supports.
 pub fn all() -> Vec<(&'static str, Case)> {
     fn case<F: Future<Output = ()>>(test: impl Fn(Plan) -> F + 'static) -> Case {
         let test = std::panic::AssertUnwindSafe(test);
@@ -67,7 +67,7 @@ pub fn all() -> Vec<(&'static str, Case)> {
     ]
 }
 
-/// Customers with credits, and their names.
+/// Creates customers with credits. Returns them and their names.
 pub async fn customers(
     process: &Process,
     prefix: &str,
@@ -94,7 +94,7 @@ fn settings(command: &mut Command) {
 
 const SEEDED_ACCOUNTS: usize = 1_000_000;
 
-/// As many accounts as a large operator has, none of which does anything.
+/// Seeds as many idle accounts as a large operator has.
 async fn seed_accounts(database: &Database) {
     let users = SEEDED_ACCOUNTS / 2;
     let (series, id) = if database.is_postgres() {
@@ -141,7 +141,7 @@ async fn kill(plan: Plan, database: Database) {
         rates.push(log.count() as f64 / seconds);
         let dead = Instant::now();
         process = Process::start_with(&database, settings).await;
-        // Serving again is a paid call that is answered.
+        // The server serves again when it answers a paid call.
         let mut connection = Connection::open(process.address()).await.unwrap();
         let key = format!("x-api-key: {}\r\n", customers[0].key);
         let answer = connection.call(&request("GET", "/api/hub/memory/x", &key, "")).await.unwrap();
@@ -185,7 +185,7 @@ async fn failpoints(plan: Plan, make: fn() -> Database) {
     let points: Vec<_> = failpoint::ALL.iter().chain(of_sqlite).collect();
     for (point, what) in &points {
         let mut reached = 0;
-        // Where it was not reached by chance, some more.
+        // If the failpoint was not reached by chance, run a few more rounds.
         for round in 0..rounds + 5 {
             if round >= rounds && reached > 0 {
                 break;
@@ -215,7 +215,7 @@ async fn failpoints(plan: Plan, make: fn() -> Database) {
     );
 }
 
-/// A database whose schema was cut off in the middle is brought up to date by the next start.
+/// A start that crashed in the middle of a migration. The next start completes the schema.
 async fn crash_in_migration(point: &str, round: usize, make: fn() -> Database) -> bool {
     let database = make();
     let steps = if point == "migrate-step" { round % 4 } else { 0 };
@@ -243,7 +243,7 @@ async fn crash_at(
 ) -> (Zeros, bool) {
     let log = Arc::new(Log::default());
     if point == "sweep-expired" {
-        // Somebody must have left a hold behind.
+        // An earlier process must have left a hold open.
         let mut process = Process::start_with(database, settings).await;
         let tasks = load(process.address(), customers, 24, Mix::Everything, false, &log);
         let open = "SELECT CAST(COUNT(*) AS TEXT) FROM hold";
@@ -251,7 +251,7 @@ async fn crash_at(
         process.kill();
         join(tasks).await;
     }
-    // What happens once a process, at its first time; else some time later.
+    // Failpoints that a process reaches once crash the first time. Others crash some time later.
     let is_once = [
         "takeover",
         "release",
@@ -289,7 +289,7 @@ async fn crash_at(
         while !process.has_ended() && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(10)).await;
             if point == "passivate" && is_busy && log.count() > 200 {
-                // Only who is idle is let go.
+                // Only idle accounts leave memory.
                 log.stop();
                 is_busy = false;
             }
@@ -306,7 +306,7 @@ async fn crash_at(
     let mut process = Process::start_with(database, settings).await;
     database.no_hold_is_open().await;
     let compared = ledger.compare(database, &log).await;
-    // In the middle of something else: the next one finds what this one leaves.
+    // Kill it in the middle of its work. The next round finds what it leaves.
     process.kill();
     (compared, is_reached)
 }
@@ -335,7 +335,7 @@ async fn panics(database: Database) {
         let failed: Vec<_> = samples.iter().filter(|(_, _, status)| *status >= 500).collect();
         let first = failed.first().expect("nothing panicked").0;
         let next = samples.iter().find(|(at, _, status)| *at > first && *status == 200).unwrap().0;
-        // Those who were waiting for the same account's actor fail with it; nobody else does.
+        // Calls that wait for the same account's actor fail too. No other call may fail.
         assert!(failed.len() <= 8, "{} calls failed by one panic", failed.len());
         let compared = ledger.compare(&database, &log).await;
         compared.check();
@@ -359,12 +359,12 @@ enum Fault {
     Drop,
     Reset,
     DiskFull,
-    /// The same, where everything goes to the tables at once: a transaction of several statements
-    /// is cut off.
+    /// The disk is full while everything goes directly to the tables, so that a transaction of
+    /// several statements is interrupted.
     DiskFullOfTables,
 }
 
-/// What is broken, and how it is mended.
+/// The parts that a case breaks and repairs.
 struct Breakable {
     cluster: Option<Cluster>,
     proxy: Option<Proxy>,
@@ -435,7 +435,7 @@ async fn outage(plan: Plan, fault: Fault) {
         let mending = Instant::now();
         broken.mend(fault);
         let ended = Instant::now();
-        // Until it is as fast as it was, for half a second.
+        // Wait until it is as fast as before for half a second.
         let (mut recovered, mut is_back) = (None, false);
         while ended.elapsed() < Duration::from_secs(20) && recovered.is_none() {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -476,14 +476,15 @@ async fn outage(plan: Plan, fault: Fault) {
         );
         compared.check();
         assert!(detected.is_some_and(|detected| detected < Duration::from_secs(4)), "not noticed");
-        // The machine is shared: how fast it was again is a figure, that it came back is the test.
+        // Other work may share the machine. So the test asserts only that the server recovers; the
+        // time of the recovery is printed.
         assert!(!rejects.is_empty() && is_back, "it does not come back by itself");
     }
     drop(process);
     verify(&database);
 }
 
-/// Commits whose answer never comes: each is resolved rightly.
+/// Answers to commits are swallowed. The server must find out for each whether it happened.
 async fn swallowed(plan: Plan, mode: Mode) {
     let commits = plan.rounds(100, 2_000) as u64;
     let cluster = Cluster::own();
@@ -505,7 +506,7 @@ async fn swallowed(plan: Plan, mode: Mode) {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         proxy.set(Mode::Pass);
-        // Some go well in between.
+        // Let some commits succeed in between.
         let next = log.count() + random.random_range(1..20);
         while log.count() < next {
             assert!(Instant::now() < deadline, "nothing is acknowledged any more");
@@ -546,7 +547,7 @@ async fn power_cuts(plan: Plan) {
     zeros.check();
 }
 
-/// The proof of the test above: where commits are not synced, it finds what was lost.
+/// Shows that the test above can fail: if commits are not synced, it must find losses.
 async fn unsynced_power_cuts(plan: Plan) {
     let cuts = plan.rounds(5, 20).min(20);
     let (zeros, synced, lost, is_damaged) = cut(cuts, true).await;
@@ -560,8 +561,7 @@ async fn unsynced_power_cuts(plan: Plan) {
     assert!(is_found, "nothing was lost though nothing was synced: the test proves nothing");
 }
 
-/// With a small log, checkpoints are under way as well when the power goes, and the journal's room
-/// is used again.
+/// A small log. Then power cuts also hit checkpoints, and the journal reuses its space.
 const SMALL: &str = "sqlite-small-log=return";
 
 async fn cut(cuts: usize, is_unsynced: bool) -> (Zeros, usize, usize, bool) {
@@ -583,7 +583,7 @@ async fn cut(cuts: usize, is_unsynced: bool) -> (Zeros, usize, usize, bool) {
         let mut process = Process::start_with(&database, |command| {
             settings(command);
             disk.under(command, database.folder());
-            // Long enough between a write and its sync for the power to go there.
+            // Delays between a write and its sync, so that power cuts happen there.
             let mut orders =
                 format!("{SMALL};journal-sent=20%sleep(2);journal-head-written=sleep(5)");
             if is_unsynced {
@@ -600,7 +600,7 @@ async fn cut(cuts: usize, is_unsynced: bool) -> (Zeros, usize, usize, bool) {
         let cut = cut_power(&disk, before.path(), &mut random);
         (synced, lost) = (synced + cut.synced, lost + cut.lost);
         copy_database(before.path(), database.folder());
-        // The process that starts next checkpoints the journal.
+        // The next process checkpoints the journal.
         let Some(_next) = Process::try_start_with(&database, settings).await else {
             assert!(is_unsynced, "the server does not start after a power cut");
             return (zeros, synced, lost, true);
@@ -624,7 +624,7 @@ async fn cut(cuts: usize, is_unsynced: bool) -> (Zeros, usize, usize, bool) {
 }
 
 fn copy_database(from: &Path, to: &Path) {
-    // What is mapped into memory does not outlive the power.
+    // Memory-mapped files do not survive a power cut.
     for name in ["test.db", "test.db-wal", "test.db-shm", "test.journal.log"] {
         let _ = std::fs::remove_file(to.join(name));
         if !name.ends_with("-shm") && from.join(name).exists() {
@@ -637,7 +637,7 @@ fn copy_database(from: &Path, to: &Path) {
 
 async fn terminate(plan: Plan, database: Database) {
     let rounds = plan.rounds(5, 100);
-    // Streams that would go on for longer than they may.
+    // Streams that would take longer than the drain allows.
     let mut steps: Vec<Step> =
         (0..300).flat_map(|_| [word(" word"), Step::Pause(Duration::from_millis(100))]).collect();
     steps.push(usage_and_done(&json!({ "prompt_tokens": 9, "completion_tokens": 200 })));
@@ -665,8 +665,8 @@ async fn terminate(plan: Plan, database: Database) {
         tokio::time::sleep(Duration::from_millis(500)).await;
         let begun = Instant::now();
         if round % 10 == 9 {
-            // A second signal ends it at once: nothing acknowledged is lost, but streams are cut
-            // off.
+            // A second signal ends the server at once. Nothing acknowledged is lost, but streams
+            // are interrupted.
             process.signal("-TERM");
             tokio::time::sleep(Duration::from_millis(100)).await;
             assert_eq!(process.terminate(), Some(130));
@@ -682,7 +682,7 @@ async fn terminate(plan: Plan, database: Database) {
         if round % 10 != 9 {
             assert_eq!(log.cut_off.load(Ordering::SeqCst), 0, "an answer was cut off");
             let compared = ledger.compare(&database, &log).await;
-            // Whatever was charged was also answered.
+            // Every charged call was answered.
             assert_eq!(compared.unanswered, 0, "{compared:?}");
             compared.check();
             zeros.add(compared);

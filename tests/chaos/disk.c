@@ -1,10 +1,12 @@
-/* Stands between a process and its disk (LD_PRELOAD), for the files in the folder DISK_FOLDER.
+/* A library that a process loads (LD_PRELOAD) to record what it writes to the database files in the
+ * folder DISK_FOLDER.
  *
- * Writes down in DISK_LOG what the process writes and what it syncs, in order, so that a power cut can be
- * played afterwards: what was not synced is gone, or there in part. Nothing is really synced.
- * While the file DISK_LOG with ".full" behind it exists, the disk is full: writes fail with ENOSPC.
+ * It records writes and syncs in DISK_LOG, in order. A test can then simulate a power cut: data that
+ * was not synced is lost, completely or in part. Nothing is really synced. While a file named
+ * DISK_LOG plus ".full" exists, the disk is full: writes fail with ENOSPC.
  *
- * A record: kind (1 byte: o, w, t, s, u), length of the file's name (2), name, offset (8), length (4), bytes.
+ * A record: kind (1 byte: o open, w write, t truncate, s sync, u unlink), length of the file's name
+ * (2 bytes), name, offset (8 bytes), length of the data (4 bytes), data.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -54,7 +56,8 @@ __attribute__((constructor)) static void begin(void) {
     log_fd = real_open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
 }
 
-/* The name of a file of ours; none for others, and for SQLite's shared memory, which no power cut spares. */
+/* The name of a recorded file; NULL for other files, and for SQLite's shared memory, which never
+ * survives a power cut. */
 static const char *name_of(const char *path) {
     if (log_fd < 0 || !path || strncmp(path, folder, folder_length) != 0) return NULL;
     const char *name = strrchr(path, '/');

@@ -1,5 +1,5 @@
-//! The disk below a process: what it wrote and synced is written down by `disk.c`, and a power cut
-//! is played from that.
+//! A simulated disk for a process. `disk.c` records what the process writes and syncs, and this
+//! module simulates a power cut from the record.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::process::Command;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 
-/// Disks write whole sectors, and nothing larger in one piece.
+/// A disk writes complete sectors. Anything larger may be written in part.
 const SECTOR: usize = 512;
 
 pub struct Disk {
@@ -17,7 +17,7 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// Compiles what stands below the process.
+    /// Compiles the library that records the writes.
     pub fn new(folder: &Path) -> Self {
         let library = folder.join("disk.so");
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/chaos/disk.c");
@@ -32,7 +32,7 @@ impl Disk {
         Disk { library, log: folder.join("disk.log") }
     }
 
-    /// Puts a process that keeps its database in `folder` on this disk.
+    /// Puts a process on this disk, which records its files in `folder`.
     pub fn under(&self, command: &mut Command, folder: &Path) {
         command
             .env("LD_PRELOAD", &self.library)
@@ -58,7 +58,7 @@ enum Write {
 #[derive(Default)]
 struct File {
     durable: Vec<u8>,
-    /// Has it been synced, or was it there before?
+    /// Was it synced, or did it exist before?
     exists: bool,
     pending: Vec<Write>,
 }
@@ -85,14 +85,15 @@ fn apply(file: &mut Vec<u8>, write: &Write) {
     }
 }
 
-/// What a disk is like after the power has come back.
+/// The result of a power cut.
 pub struct Cut {
     pub synced: usize,
     pub lost: usize,
 }
 
-/// Cuts the power: of what was not synced nothing is left, or some of it, sector by sector.
-/// `folder` has the files as they were when the process began, and then as they are after the cut.
+/// Cuts the power. Of data that was not synced, nothing survives, or some of it, sector by sector.
+/// Before the call `folder` has the files as they were when the process began, and afterwards as
+/// they are after the cut.
 pub fn cut_power(disk: &Disk, folder: &Path, random: &mut StdRng) -> Cut {
     let mut files: BTreeMap<String, File> = BTreeMap::new();
     for entry in std::fs::read_dir(folder).unwrap() {
@@ -105,7 +106,7 @@ pub fn cut_power(disk: &Disk, folder: &Path, random: &mut StdRng) -> Cut {
     }
     let log = std::fs::read(&disk.log).unwrap_or_default();
     let (mut rest, mut synced) = (log.as_slice(), 0);
-    // The last record may have been cut off with the process.
+    // The process may have ended in the middle of the last record.
     while let Some((kind, name, offset, bytes)) = record(&mut rest) {
         let file = files.entry(name).or_default();
         match kind {
@@ -143,7 +144,7 @@ pub fn cut_power(disk: &Disk, folder: &Path, random: &mut StdRng) -> Cut {
     Cut { synced, lost }
 }
 
-/// Some sectors of a write that was not synced may have reached the disk.
+/// Some sectors of an unsynced write may have reached the disk.
 fn survive(file: &mut File, write: &Write, keep: f64, random: &mut StdRng) {
     match write {
         Write::At(offset, bytes) => {

@@ -1,4 +1,4 @@
-//! Holds the clients' own log against the database.
+//! Compares the clients' log with the database.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -9,17 +9,17 @@ use crate::load::Log;
 use crate::support::Database;
 use crate::support::database::wait_for_journal;
 
-/// What the log and the ledger came to.
+/// The result of the comparison. `lost`, `doubled` and `unasked` must be zero.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Zeros {
     pub acknowledged: usize,
-    /// Acknowledged, and not in the ledger at its amount.
+    /// Acknowledged, but not in the ledger with this amount.
     pub lost: usize,
-    /// In the ledger twice.
+    /// Twice in the ledger.
     pub doubled: usize,
-    /// In the ledger, and nobody asked for it.
+    /// In the ledger, but never requested.
     pub unasked: usize,
-    /// Entries of calls that were never answered.
+    /// In the ledger, but the call was never answered.
     pub unanswered: usize,
 }
 
@@ -38,14 +38,14 @@ impl Zeros {
     }
 }
 
-/// How far each account's ledger has been compared.
+/// The number of the last compared entry of each account.
 #[derive(Default)]
 pub struct Ledger {
     accounts: BTreeMap<i64, i64>,
 }
 
 impl Ledger {
-    /// Of the customers that the load has.
+    /// Starts with the accounts of these customers.
     pub async fn of(database: &Database, names: &[String]) -> Self {
         let connection = database.connect().await;
         let backend = connection.get_database_backend();
@@ -63,12 +63,12 @@ impl Ledger {
         Ledger { accounts }
     }
 
-    /// Compares what has come since the last time. The log is emptied.
+    /// Compares what is new since the last call, and empties the log.
     pub async fn compare(&mut self, database: &Database, log: &Log) -> Zeros {
         wait_for_journal(database.url()).await;
         let connection = database.connect().await;
         let backend = connection.get_database_backend();
-        // Of each reference: the sum, and how many entries of each kind.
+        // For each reference: the sum, and the number of entries of each kind.
         let mut found: BTreeMap<uuid::Uuid, (i64, BTreeMap<i16, usize>)> = BTreeMap::new();
         for (account, seq) in &mut self.accounts {
             let sql = "SELECT seq, kind, amount, reference FROM ledger_entry

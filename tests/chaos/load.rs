@@ -1,5 +1,4 @@
-//! Load over raw sockets, cheap enough to share two cores with the server, and the log of what was
-//! answered.
+//! Load over raw sockets, which leaves most of two cores to the server, and the log of the answers.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -15,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use crate::support::process::Customer;
 
-/// An answer, as far as it came.
+/// An answer, as far as it was received.
 pub struct Answer {
     pub status: u16,
     pub head: String,
@@ -31,12 +30,12 @@ impl Answer {
     }
 }
 
-/// Why there is no answer.
+/// Why there is no complete answer.
 #[derive(Debug)]
 pub enum Silence {
-    /// The connection was refused, or ended before a byte of the answer had come.
+    /// The connection was refused, or closed before the first byte of the answer.
     Unanswered,
-    /// It ended in the middle of an answer.
+    /// The connection was closed in the middle of the answer.
     CutOff,
 }
 
@@ -46,7 +45,7 @@ impl From<io::Error> for Silence {
     }
 }
 
-/// A connection that is kept.
+/// A persistent connection.
 pub struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -108,29 +107,29 @@ pub fn request(method: &str, path: &str, headers: &str, body: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// What a client was told of money that moved.
+/// What an answer said about money that moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Told {
-    /// What the account's balance changed by, in nano-dollars.
+    /// The change of the account's balance, in nano-dollars.
     pub amount: i64,
 }
 
-/// The clients' own log.
+/// The clients' own log of the answers.
 #[derive(Default)]
 pub struct Log {
-    /// By the charge or payment.
+    /// Acknowledged changes, by the id of the charge or payment.
     pub acknowledged: Mutex<BTreeMap<uuid::Uuid, Told>>,
-    /// Calls without a known end: not answered, or told that the outcome is not known.
+    /// Calls with an unknown outcome: not answered, or answered that the outcome is unknown.
     pub unknown: AtomicU64,
-    /// Payments likewise.
+    /// Payments with an unknown outcome.
     pub unknown_payments: AtomicU64,
     /// Answers that were cut off in the middle.
     pub cut_off: AtomicU64,
     pub refused: AtomicU64,
-    /// Due, but more than the generator could send.
+    /// Requests that were due, but more than the generator could send.
     pub unsent: AtomicU64,
     pub panicked: AtomicU64,
-    /// When each answer came, how long it took in microseconds, and its status.
+    /// For each answer: when it came, its latency in microseconds, and its status.
     pub samples: Mutex<Vec<(Instant, u64, u16)>>,
     pub stopped: AtomicBool,
 }
@@ -148,7 +147,7 @@ impl Log {
         counter.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Answers of this status that came in this time.
+    /// Latencies of the answers with this status that came in this time.
     pub fn between(&self, from: Instant, to: Instant, status: u16) -> Vec<u64> {
         let samples = self.samples.lock().unwrap();
         let within = samples.iter().filter(|(at, _, of)| *of == status && (from..to).contains(at));
@@ -156,15 +155,14 @@ impl Log {
     }
 }
 
-/// What is called.
+/// The kinds of calls in a load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mix {
-    /// The two plain kinds of paid calls.
+    /// The two simple kinds of paid calls.
     Plain,
-    /// Everything that writes: streams, calls with an idempotency key, payments, keys,
-    /// registrations.
+    /// All kinds that write: streams, calls with an idempotency key, payments, keys, registrations.
     Everything,
-    /// Calls to an upstream that takes its time.
+    /// Calls to a slow upstream.
     Upstream,
 }
 
@@ -223,7 +221,7 @@ fn next(random: &mut StdRng, mix: Mix, customer: &Customer) -> (Kind, Vec<u8>) {
     }
 }
 
-/// Reads what an answer tells of the money.
+/// Records what an answer says about money.
 fn read(log: &Log, kind: &Kind, answer: &Answer) {
     let unknown = |payment: bool| {
         Log::add(if payment { &log.unknown_payments } else { &log.unknown });
@@ -248,7 +246,7 @@ fn read(log: &Log, kind: &Kind, answer: &Answer) {
                 Some(cost) => {
                     log.acknowledged.lock().unwrap().insert(id, Told { amount: -cost });
                 }
-                // It says that it does not know.
+                // The answer says that the outcome is unknown.
                 None => unknown(false),
             }
         }
@@ -277,8 +275,8 @@ fn read(log: &Log, kind: &Kind, answer: &Answer) {
     }
 }
 
-/// So many connections, each with one call after the other, until told to stop; or, unless
-/// `persists`, until a call is not answered.
+/// Runs a number of connections, each with one call after the other, until stopped. Unless
+/// `persists` is set, a connection also stops when a call is not answered.
 pub fn load(
     address: &str,
     customers: &[Customer],
@@ -340,8 +338,8 @@ pub fn load(
     (0..connections).map(one).collect()
 }
 
-/// A new caller each `pause`, whatever became of those before: who waits for a commit does not call
-/// again.
+/// Starts a new caller after each `pause`, even if earlier ones still wait. A caller that waits for
+/// a commit makes no further call.
 pub fn probe(
     address: &str,
     customers: &[Customer],
@@ -390,9 +388,9 @@ pub fn percentile(mut micros: Vec<u64>, percent: usize) -> u64 {
     micros.get(place).copied().unwrap_or(0)
 }
 
-/// One request each `1 / rate` seconds, whatever becomes of those before; the latency counts from
-/// when it was meant to go out. Says how many answers of 200 there were a second, and notes the
-/// samples in the log.
+/// Sends a request every `1 / rate` seconds, even if earlier ones are not answered. A latency
+/// counts from the time when the request was due. Returns the number of 200 answers per second, and
+/// adds samples to the log.
 pub async fn open_loop(
     address: &str,
     customers: &[Customer],
@@ -436,7 +434,7 @@ pub async fn open_loop(
     while sent < rate * seconds {
         let due = begun + Duration::from_secs_f64(sent / rate);
         tokio::time::sleep_until(due.into()).await;
-        // All that are due by now.
+        // Send all that are due by now.
         while sent < rate * seconds
             && begun + Duration::from_secs_f64(sent / rate) <= Instant::now()
         {

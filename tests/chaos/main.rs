@@ -1,5 +1,5 @@
-//! The harness that breaks things: it starts the real server, drives real load over HTTP, kills,
-//! cuts, freezes and overloads, and holds the clients' own log of answers against the database.
+//! Fault-injection tests. They start the real server and drive load over HTTP. They kill, cut,
+//! freeze and overload it, and compare the clients' own log of answers with the database.
 //!
 //! `cargo test --features failpoints --test chaos -- --help`
 #![expect(
@@ -30,14 +30,14 @@ mod load;
 mod overload;
 mod proxy;
 
-/// How long and how often.
+/// How often and how long cases run.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// Rounds of what is done in rounds; each case has its own default.
+    /// Number of rounds; each case has its own default.
     rounds: Option<usize>,
-    /// How long what lasts lasts, in seconds; likewise.
+    /// Seconds of a measurement; each case has its own default.
     seconds: Option<u64>,
-    /// Is every round of full length?
+    /// Does every round have its full length?
     is_full: bool,
 }
 
@@ -57,20 +57,20 @@ Breaks the server, and checks that no money is lost, doubled or overspent.
     cargo test [--release] --features failpoints --test chaos -- [OPTIONS] [CASE...]
 
 Options:
-    --rounds N        how often each case is repeated
-    --seconds N       how long faults and load last, in seconds
-    --full            the full length of each case, instead of the short round that CI runs
-    --database KIND   sqlite or postgres; both where it is not given
-    --list            the cases
+    --rounds N        rounds of each case
+    --seconds N       length of faults and load, in seconds
+    --full            run each case in full length; the default is short, as in CI
+    --database KIND   sqlite or postgres (both)
+    --list            list the cases
 
-A case is chosen by how its name begins.";
+CASE is the beginning of a case's name.";
 
 fn main() {
     let mut plan = Plan { rounds: None, seconds: None, is_full: false };
     let (mut database, mut chosen, mut is_list) = (None, Vec::new(), false);
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().expect("an option without its value");
+        let mut value = || arguments.next().expect("an option needs a value");
         match argument.as_str() {
             "--rounds" => plan.rounds = Some(value().parse().expect("--rounds takes a number")),
             "--seconds" => plan.seconds = Some(value().parse().expect("--seconds takes a number")),
@@ -81,11 +81,11 @@ fn main() {
                 println!("{HELP}");
                 return;
             }
-            // What the other tests' runner takes.
+            // Options of Rust's own test runner are ignored.
             "--nocapture" | "--exact" | "-q" | "--quiet" => {}
             "--test-threads" => drop(value()),
             name if !name.starts_with('-') => chosen.push(argument),
-            other => panic!("{other} is not known; --help tells"),
+            other => panic!("{other} is not a known option; see --help"),
         }
     }
     let cases = cases::all();
@@ -104,7 +104,7 @@ fn main() {
         cfg!(feature = "failpoints"),
         "the harness needs a server with failpoints: cargo test --features failpoints, or tests/run"
     );
-    assert!(cases.iter().any(|(name, _)| is_chosen(name)), "there is no such case; --list tells");
+    assert!(cases.iter().any(|(name, _)| is_chosen(name)), "there is no such case; see --list");
     let (mut passed, mut failed) = (0, Vec::new());
     for (name, case) in cases.into_iter().filter(|(name, _)| is_chosen(name)) {
         println!("chaos: {name} ...");

@@ -1,4 +1,4 @@
-//! More than the server can do, and a neighbour who takes all there is.
+//! Overload, and a neighbour who uses all capacity.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -12,15 +12,15 @@ use crate::support::Database;
 use crate::support::process::{Process, verify};
 use crate::support::upstream::{Script, Upstream};
 
-/// What the process has in memory, in KiB.
+/// Resident memory of a process, in KiB.
 pub fn resident_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("VmRSS:"));
     line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0)
 }
 
-/// The upstream takes 20 ms, and so many calls may run: that is what the server can do, whatever
-/// the machine.
+/// The upstream takes 20 ms, and a limited number of calls may run. This sets the server's
+/// capacity, independent of the machine.
 const UPSTREAM: Duration = Duration::from_millis(20);
 
 async fn process(database: &Database, upstream: &Upstream, calls_max: usize) -> Process {
@@ -40,7 +40,7 @@ fn answer() -> Script {
     Script::Slow(UPSTREAM, body.into())
 }
 
-/// Ten times as much as it can do: what it can do it still does, and the rest is refused at once.
+/// Ten times the capacity: the server still serves as much as it can, and refuses the rest at once.
 pub async fn overload(plan: Plan, database: Database) {
     let seconds = plan.seconds(5, 60);
     let calls_max = if plan.is_full { 24 } else { 8 };
@@ -50,7 +50,7 @@ pub async fn overload(plan: Plan, database: Database) {
     let mut ledger = Ledger::of(&database, &names).await;
     let log = Arc::new(Log::default());
 
-    // As much as it can do: as many callers as may call at once.
+    // First measure the capacity, with as many callers as calls may run.
     let begun = Instant::now();
     let tasks = load(process.address(), &customers, calls_max, Mix::Upstream, true, &log);
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -77,7 +77,7 @@ pub async fn overload(plan: Plan, database: Database) {
     let compared = ledger.compare(&database, &log).await;
     compared.check();
 
-    // And afterwards?
+    // Measure again after the overload.
     let log = Arc::new(Log::default());
     let begun = Instant::now();
     let tasks = load(process.address(), &customers, calls_max, Mix::Upstream, true, &log);
@@ -99,14 +99,15 @@ pub async fn overload(plan: Plan, database: Database) {
         percentile(rejects.clone(), 99) as f64 / 1_000.0,
         (memory_after as f64 - memory as f64) / 1_024.0,
     );
-    // The machine is shared: what is asserted is that nothing collapses; the figures are above.
+    // Other work may share the machine. So the test asserts only that throughput does not collapse;
+    // the numbers are printed above.
     assert!(goodput >= peak * 0.5, "goodput collapses");
     assert!(!rejects.is_empty() && after >= peak * 0.5);
     drop(process);
     verify(&database);
 }
 
-/// The same load twice: spread over all accounts, and with four fifths of it by one of them.
+/// The same load twice: spread over all accounts, and with four fifths of it from one account.
 pub async fn neighbour(plan: Plan, database: Database) {
     let (rounds, seconds) = (plan.rounds(2, 5), plan.seconds(3, 10));
     let process = Process::start_with(&database, |command| {

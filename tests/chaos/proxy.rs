@@ -1,5 +1,5 @@
-//! A proxy between the server and PostgreSQL, which drops packets, resets connections, and swallows
-//! the answers to commits, those of the journal included.
+//! A proxy between the server and PostgreSQL. It drops packets, resets connections, and swallows
+//! the answers to commits, also those of the journal.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,15 +13,15 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Mode {
-    /// Passes everything on.
+    /// Forwards everything.
     Pass = 0,
-    /// Passes nothing on, without a word; new connections are taken and hear nothing.
+    /// Forwards nothing. It accepts new connections but never answers.
     Drop = 1,
-    /// Resets every connection, and each new one.
+    /// Resets every connection.
     Reset = 2,
-    /// Passes everything on but the answer to a COMMIT: then it resets the connection.
+    /// Forwards everything except the answer to a COMMIT. It resets the connection instead.
     Swallow = 3,
-    /// Resets the connection where a COMMIT would be passed on.
+    /// Resets the connection instead of forwarding a COMMIT.
     CutBefore = 4,
 }
 
@@ -44,7 +44,7 @@ impl Drop for Proxy {
 }
 
 impl Proxy {
-    /// Before the PostgreSQL that listens on this socket.
+    /// Starts a proxy for the PostgreSQL that listens on this socket.
     pub async fn start(socket: PathBuf) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -63,7 +63,7 @@ impl Proxy {
         self.shared.mode.store(mode as u8, Ordering::SeqCst);
     }
 
-    /// Commits that were swallowed or cut off so far.
+    /// Number of commits that were swallowed or cut off so far.
     pub fn commits(&self) -> u64 {
         self.shared.commits.load(Ordering::SeqCst)
     }
@@ -88,14 +88,14 @@ async fn serve(mut client: TcpStream, socket: PathBuf, shared: Arc<Shared>) {
         reset(&client);
         return;
     }
-    // A database that is down takes no connection.
+    // A stopped database accepts no connection.
     let Ok(mut database) = UnixStream::connect(socket).await else {
         reset(&client);
         return;
     };
     let (mut from_client, mut from_database) = ([0; 32_768], [0; 32_768]);
     let mut is_swallowing = false;
-    // The ledger writer's connection for the journal, on which each statement is a transaction.
+    // The ledger writer's connection for the journal. Each of its statements is a transaction.
     let mut is_of_journal = false;
     let mut tick = tokio::time::interval(Duration::from_millis(5));
     loop {
@@ -114,7 +114,7 @@ async fn serve(mut client: TcpStream, socket: PathBuf, shared: Arc<Shared>) {
                 let Ok(length @ 1..) = read else { return };
                 let bytes = &from_client[..length];
                 if mode(&shared) == Mode::Drop {
-                    // It came, and is gone.
+                    // These bytes are dropped.
                     continue;
                 }
                 let has = |what: &[u8]| bytes.windows(what.len()).any(|window| window == what);

@@ -1,5 +1,4 @@
-//! What a caller asks of an account for one call, and what it gets: price, terms, refusal,
-//! settlement.
+//! The charge of one call: its price, its terms, why it is declined, and its settlement.
 
 use crate::hold::HoldEnd;
 use crate::ids::{ChargeId, KeyId};
@@ -11,27 +10,27 @@ use crate::window::Timestamp;
 /// The price of a call before it is made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Price {
-    /// Known: debited before the call, refunded if the call fails.
+    /// Known before the call. Debited before it, refunded if it fails.
     Fixed(Credits),
-    /// Known only after the call: some is held, the actual cost captured.
+    /// Known only after the call. An amount is held, then the actual cost captured.
     UpTo(PriceBounds),
 }
 
-/// What a call may cost if its price is known only after it. In rising order.
+/// The bounds of the cost of a call, if its price is known only after it. In rising order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PriceBounds {
-    /// What it costs at least.
+    /// The least that it can cost.
     pub least: Credits,
-    /// With less than this the call is not begun.
+    /// The call is declined if less than this can be held.
     pub start: Credits,
-    /// What is held when it begins, or as much of it as can be.
+    /// The amount to hold when it begins. Less is held if less is available.
     pub first: Credits,
-    /// What it can cost at most.
+    /// The most that it can cost.
     pub most: Credits,
 }
 
 impl PriceBounds {
-    /// The bounds of a call that is begun only if all it can cost can be held.
+    /// The bounds of a call that begins only if its largest cost can be held.
     #[must_use]
     pub const fn whole(least: Credits, most: Credits) -> Self {
         PriceBounds { least, start: most, first: most, most }
@@ -39,7 +38,7 @@ impl PriceBounds {
 }
 
 impl Price {
-    /// What must be there for the call to be admitted.
+    /// The amount that must be available for the call to be admitted.
     #[must_use]
     pub const fn start(self) -> Credits {
         match self {
@@ -48,7 +47,7 @@ impl Price {
         }
     }
 
-    /// What it can cost at most.
+    /// The most that it can cost.
     #[must_use]
     pub const fn most(self) -> Credits {
         match self {
@@ -57,8 +56,8 @@ impl Price {
         }
     }
 
-    /// The decline if `available` does not cover the price. It names the least cost if not even
-    /// that is covered, else what the call begins with.
+    /// The decline if `available` does not cover the price. It states the least cost, if even that
+    /// is not covered, and otherwise the amount that the call needs to begin.
     pub(super) fn uncovered(self, available: Credits) -> Decline {
         let price = match self {
             Price::UpTo(PriceBounds { least, .. }) if least > available => least,
@@ -71,87 +70,89 @@ impl Price {
 /// A request to pay for one call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Charge {
-    /// Made once for each call.
+    /// New for each call.
     pub id: ChargeId,
     /// The key that pays.
     pub key: KeyId,
-    /// What it may cost.
+    /// The price, or its bounds.
     pub price: Price,
-    /// When the hold ends by itself, if nothing else ends it.
+    /// When the charge expires if it is not settled before.
     pub expires_at: Timestamp,
-    /// Is the hold written? It is if the answer is delivered before the call is settled.
+    /// Is the hold stored? It must be if the answer starts before the call is settled.
     pub is_durable: bool,
 }
 
-/// Why the account declines, in order of precedence: if several apply, the first is the answer.
+/// Why the account declines a charge. In order of precedence: if several apply, the first is the
+/// answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum Decline {
-    /// A charge with this id is open already.
+    /// A charge with this id is already open.
     #[error("the charge is open already")]
     AlreadyOpen,
-    /// No hold of this id is open, so it cannot be extended.
+    /// No hold with this id is open, so it cannot be extended.
     #[error("the hold is not open")]
     NotOpen,
     /// The account is suspended.
     #[error("the account is suspended")]
     AccountSuspended,
-    /// The key is revoked, deleted, or never was one of this account.
+    /// The key is revoked or deleted, or belongs to another account.
     #[error("the key is not active")]
     KeyInactive,
-    /// One call may not cost that much.
+    /// The call costs more than the key's limit for one request.
     #[error("above the key's limit for one request")]
     PerRequestLimit,
-    /// The balance does not cover it.
+    /// The available credits do not cover the cost.
     #[error("costs ${price} with ${available} available")]
     InsufficientCredits {
-        /// What the refusal names as the cost.
+        /// The cost that the answer to the client states.
         price: Credits,
-        /// What could be spent.
+        /// The available credits.
         available: Credits,
     },
-    /// The key's day is spent.
+    /// The key's daily limit does not cover the cost.
     #[error("the key's daily limit is reached")]
     DailyLimit,
-    /// The key's month is spent.
+    /// The key's monthly limit does not cover the cost.
     #[error("the key's monthly limit is reached")]
     MonthlyLimit,
-    /// The key has spent all it ever may.
+    /// The key's limit for all time does not cover the cost.
     #[error("the key's total limit is reached")]
     TotalLimit,
     /// The amount to add or to take is zero or less.
     #[error("the amount is not positive")]
     AmountNotPositive,
-    /// A sum would not fit.
+    /// A sum does not fit into [`Credits`].
     #[error("the amount is too large")]
     AmountTooLarge,
 }
 
-/// What a call gets.
+/// The terms of a call that may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChargeTerms {
-    /// Debited or held for it.
+    /// The amount that is debited or held.
     pub held: Credits,
-    /// What it could cost at most, with what the balance and the limits have left for it now.
+    /// The most that the call may take now: at most its largest cost, the available credits and
+    /// what the key's limits leave.
     pub ceiling: Credits,
 }
 
-/// How a charged call went.
+/// The outcome of a charged call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The answer was delivered. The cost counts for a hold, and is clamped to it; a fixed price
-    /// stands.
+    /// The answer was delivered. A fixed price stays debited. From a hold the cost is captured, at
+    /// most the complete hold.
     Delivered {
-        /// What it did cost.
+        /// The actual cost.
         cost: Credits,
     },
-    /// Nothing was delivered: a fixed price is refunded, a hold released.
+    /// Nothing was delivered. A fixed price is refunded, a hold released.
     Failed,
-    /// Its time is over, or its process has ended: what was earned of a durable hold is captured;
-    /// else as failed.
+    /// It expired, or its process ended. What was earned of a durable hold is captured. Other
+    /// charges are treated like failed ones.
     Expired,
 }
 
-/// A charge that was ended.
+/// The result of ending a charge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settled {
     /// The key that paid.
@@ -162,19 +163,20 @@ pub struct Settled {
     pub entry: Option<LedgerEntry>,
     /// The end of the hold to write, if it is durable.
     pub hold_end: Option<HoldEnd>,
-    /// The last entry of the charge: that one, else the debit of a fixed price, if there was one.
+    /// The number of the charge's last ledger entry: the capture or refund, or else the debit of a
+    /// fixed price. `None` if the charge has no entry.
     pub seq: Option<i64>,
-    /// What the call cost in the end.
+    /// What the call finally cost.
     pub cost: Credits,
-    /// The balance after it.
+    /// The balance afterwards.
     pub balance: Credits,
-    /// The key's counters after it; none if the key is deleted.
+    /// The key's counters afterwards; `None` if the key was deleted.
     pub key_spend: Option<KeySpend>,
-    /// What the key may still spend after it.
+    /// What the key may still spend afterwards.
     pub left: LimitsLeft,
 }
 
-/// There is no open charge of this id: it never was, it was ended, or it expired.
+/// No charge with this id is open. It never existed, was settled, or expired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("no such open charge")]
 pub struct NotOpen;

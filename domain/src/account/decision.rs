@@ -1,4 +1,4 @@
-//! What the operations of an account take and answer.
+//! The arguments and results of the operations of an account.
 
 use super::charge::{ChargeTerms, Decline, Settled};
 use super::key::KeyState;
@@ -10,20 +10,19 @@ use crate::limits::LimitsLeft;
 use crate::money::Credits;
 use crate::window::Timestamp;
 
-/// A decision, and what makes it durable.
+/// The result of an operation, and the write that makes it durable.
 #[derive(Debug)]
 pub struct Decision<T> {
-    /// What was decided.
+    /// The result.
     pub decided: T,
     /// The write that makes it durable.
     pub write: Option<Box<Write>>,
-    /// Must it be durable before the caller is answered?
+    /// Must the write be durable before the caller is answered?
     pub is_awaited: bool,
 }
 
 impl<T> Decision<T> {
-    /// Adds the act to the write. If the decision leaves nothing to write, the act is written
-    /// alone.
+    /// Adds the act to the write. Makes a write of the act alone if there is none.
     #[must_use]
     pub fn done_by(self, account: AccountId, act: Option<Act>) -> Self {
         let Some(act) = act else { return self };
@@ -32,40 +31,40 @@ impl<T> Decision<T> {
         Decision { write: Some(write), ..self }
     }
 
-    /// A decision that may be answered once `write` is durable.
+    /// A result that may be answered once `write` is durable.
     pub(super) fn awaited(decided: T, write: Option<Write>) -> Self {
         Decision { decided, write: write.map(Box::new), is_awaited: true }
     }
 }
 
-/// What a charge would get, and the state of its account.
+/// What a charge would get now, and the state of its account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ChargeQuote {
-    /// What it would get, or why it is declined.
+    /// Its terms, or why it is declined.
     pub terms: Result<ChargeTerms, Decline>,
-    /// The sum of the ledger.
+    /// The balance: the sum of the ledger.
     pub balance: Credits,
-    /// What can be spent.
+    /// The credits that can be spent.
     pub available: Credits,
     /// What the key may still spend.
     pub left: LimitsLeft,
 }
 
-/// How far a hold is to be extended, in total.
+/// How much a hold is to be extended. The amounts are for the complete hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extension {
-    /// For what is to be delivered.
+    /// For what will be delivered next.
     Ahead {
-        /// The least that is of use.
+        /// The least amount that is useful. With less the extension is declined.
         need: Credits,
-        /// This much is wanted.
+        /// The wanted amount.
         want: Credits,
-        /// The cost of what has been delivered.
+        /// The cost of what was delivered so far.
         earned: Credits,
     },
-    /// For what was delivered already. It is owed, also if the key is out of use meanwhile.
+    /// For what was delivered already. It is owed even if the key has been revoked.
     Owed {
-        /// This much is wanted.
+        /// The wanted amount.
         want: Credits,
     },
 }
@@ -73,33 +72,33 @@ pub enum Extension {
 /// The state of an account at one moment.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// The sum of the ledger.
+    /// The balance: the sum of the ledger.
     pub balance: Credits,
     /// The sum of the open holds.
     pub held: Credits,
-    /// What can be spent.
+    /// The credits that can be spent.
     pub available: Credits,
     /// Open or suspended.
     pub status: AccountStatus,
-    /// The key asked for, if the account has it.
+    /// The requested key, if the account has it.
     pub key: Option<KeyState>,
-    /// When it was taken.
+    /// When the snapshot was taken.
     pub at: Timestamp,
 }
 
-/// The account has as many keys as it may have.
+/// The account has the largest number of keys that the settings allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the account has as many keys as it may have")]
+#[error("the account has reached its limit of keys")]
 pub struct TooManyKeys;
 
-/// Makes the answer that is recorded with the end of a charge, from its settlement.
+/// Makes the answer that is recorded with the end of a charge.
 pub type RecordAnswer = Box<dyn FnOnce(&Settled) -> RecordedAnswer + Send>;
 
-/// What an operator does to a balance. The amount is positive.
+/// What an operator does to a balance. Amounts are positive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Adjustment {
-    /// Credits without a payment.
+    /// Give credits without a payment.
     Grant(Credits),
-    /// At most what is available.
+    /// Take credits, at most the available ones.
     Take(Credits),
 }

@@ -1,4 +1,4 @@
-//! The state of an account in memory that other threads read without its lock.
+//! Flags and counters of an account in memory. Other threads read them without the account's lock.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering};
@@ -6,30 +6,30 @@ use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicUsize, Ordering}
 use super::charge::{Decline, Price};
 use crate::money::Credits;
 
-/// The state of one account that any thread may read without its lock.
+/// Flags and counters of one account. Any thread may read them without the account's lock.
 #[derive(Debug)]
 pub struct AccountFlags {
-    /// The last entry known to be durable.
+    /// The number of the last entry that is known to be durable.
     pub durable_seq: AtomicI64,
-    /// Writes that were handed over and have not ended.
+    /// Number of writes that were handed over and are neither written nor given up.
     pub pending_writes: AtomicUsize,
-    /// Writes that are durable in the journal and not in the tables, from which the account would
-    /// be loaded.
+    /// Number of writes that are durable in the journal and not yet in the tables. A load reads the
+    /// tables.
     pub backlog_writes: AtomicUsize,
-    /// Charges that are open.
+    /// Number of open charges.
     pub open_charges: AtomicUsize,
-    /// Calls that hold a lease on the account.
+    /// Number of permits for calls on the account; see [`InFlight`].
     pub in_flight: AtomicU32,
-    /// The directory's tick of the last lease.
+    /// The directory's tick of the last use.
     pub used_tick: AtomicI64,
-    /// In nano-credits, see [`AccountFlags::declines`]. [`ASK_ACCOUNT`] if only the account itself
+    /// In nano-dollars; see [`AccountFlags::declines`]. [`ASK_ACCOUNT`] if only the account itself
     /// can decide.
     available_at_rest: AtomicI64,
-    /// What the account holds in memory will never be written: it must be loaded again.
+    /// True if the state in memory will never be written, so that the account must be loaded again.
     is_poisoned: AtomicBool,
 }
 
-/// More than any price: nothing is declined by it.
+/// At least as much as any price, so it declines nothing.
 const ASK_ACCOUNT: i64 = i64::MAX;
 
 impl Default for AccountFlags {
@@ -48,7 +48,7 @@ impl Default for AccountFlags {
 }
 
 impl AccountFlags {
-    /// Marks the account as lost: what it holds in memory will never be written.
+    /// Marks the state in memory as lost: it will never be written.
     pub fn poison(&self) {
         self.is_poisoned.store(true, Ordering::Release);
     }
@@ -59,56 +59,56 @@ impl AccountFlags {
         self.is_poisoned.load(Ordering::Acquire)
     }
 
-    /// Publishes the available credits if they alone decide a charge; see
-    /// [`AccountFlags::declines`].
+    /// Publishes the available credits if they alone decide a charge, and otherwise
+    /// [`ASK_ACCOUNT`].
     pub(super) fn publish_available(&self, available: Option<Credits>) {
         let nanos = available.map_or(ASK_ACCOUNT, Credits::nanos);
         self.available_at_rest.store(nanos, Ordering::Release);
     }
 
-    /// The decline that the account would answer to a call of this price, if that is certain
-    /// without its lock: nothing is open and nothing is unconfirmed, so only a call that it has not
-    /// seen yet could change the answer.
+    /// The decline that the account would give a call of this price, if that is certain without its
+    /// lock. It is certain while nothing is open or unconfirmed. Only a request that has not
+    /// reached the account yet could change it.
     #[must_use]
     pub fn declines(&self, price: Price) -> Option<Decline> {
         let available = Credits::from_nanos(self.available_at_rest.load(Ordering::Acquire));
         (price.start() > available && !self.is_poisoned()).then(|| price.uncovered(available))
     }
 
-    /// Has everything that was decided ended: written, or given up?
+    /// Have all charges ended, and are all writes written or given up?
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.open_charges.load(Ordering::Acquire) == 0
             && self.pending_writes.load(Ordering::Acquire) == 0
     }
 
-    /// May the account leave memory? Only if no call holds it, nothing is open, and everything it
-    /// decided is in the tables: the next load must find it as it was.
+    /// May the account leave memory? It may if no call uses it, nothing is open, and all its writes
+    /// are in the tables. Then the next load finds the same state.
     #[must_use]
     pub fn may_passivate(&self) -> bool {
         self.in_flight.load(Ordering::Acquire) == 0 && self.is_quiet() && self.is_checkpointed()
     }
 
-    /// May its actor stop? Only if no call holds it and nothing is open or on its way. The account
-    /// stays in memory.
+    /// May the account's actor stop? It may if no call uses the account and nothing is open or
+    /// pending. The account stays in memory.
     #[must_use]
     pub fn may_sleep(&self) -> bool {
         self.in_flight.load(Ordering::Acquire) == 0 && self.is_quiet() && !self.is_poisoned()
     }
 
-    /// Is everything that is durable in the tables? Asked after [`AccountFlags::is_quiet`].
+    /// Are all durable writes in the tables? Ask [`AccountFlags::is_quiet`] first.
     #[must_use]
     pub fn is_checkpointed(&self) -> bool {
         self.backlog_writes.load(Ordering::Acquire) == 0
     }
 }
 
-/// A permit for one call on an account, until it is dropped.
+/// A permit for one call on an account. It is returned when it is dropped.
 #[derive(Debug)]
 pub struct InFlight(Arc<AccountFlags>);
 
 impl InFlight {
-    /// Takes a permit, unless `max` are taken already.
+    /// Takes a permit; `None` if `max` are taken.
     #[must_use]
     pub fn enter(flags: &Arc<AccountFlags>, max: u32) -> Option<Self> {
         let entered = InFlight(Arc::clone(flags));

@@ -1,4 +1,4 @@
-//! What an account knows of one of its API keys: its limits and its counters.
+//! The state of an API key in its account: its limits and counters.
 
 use crate::ids::KeyId;
 use crate::limits::{Always, KeySpend, LimitsChange, LimitsLeft, SpendingLimits, WindowCounter};
@@ -10,25 +10,25 @@ use crate::window::{Day, Month, Timestamp};
 #[error("no such key")]
 pub struct NoSuchKey;
 
-/// What the account knows of one of its keys.
+/// The state of a key in its account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyState {
-    /// The key.
+    /// The id.
     pub id: KeyId,
-    /// Revoked for good.
+    /// Is it revoked? This is final.
     pub is_revoked: bool,
     /// Its spending limits.
     pub limits: SpendingLimits,
-    /// Spent today.
+    /// Spent and held on the current day.
     pub day: WindowCounter<Day>,
-    /// Spent this month.
+    /// Spent and held in the current month.
     pub month: WindowCounter<Month>,
-    /// Spent since it was made.
+    /// Spent and held since the key was created.
     pub total: WindowCounter<Always>,
-    /// The last call that passed every check.
+    /// When a call last passed every check.
     pub last_used_at: Option<Timestamp>,
-    /// The days on which its holder was last notified that it has reached its daily and its monthly
-    /// limit.
+    /// The days on which its holder was last notified of a reached limit: of the daily limit, and
+    /// of the monthly limit.
     pub limit_notified: [Day; 2],
 }
 
@@ -48,7 +48,7 @@ impl KeyState {
         }
     }
 
-    /// The part of the counters that is written.
+    /// The counters to store.
     #[must_use]
     pub fn spend(&self) -> KeySpend {
         KeySpend {
@@ -61,7 +61,7 @@ impl KeyState {
         }
     }
 
-    /// Spent and held in the day and the month that `now` counts in.
+    /// Spent and held, on the day and in the month that `now` counts in.
     #[must_use]
     pub fn committed(&self, now: Timestamp) -> (Credits, Credits) {
         let (day, month) = self.windows(now);
@@ -71,20 +71,20 @@ impl KeyState {
         )
     }
 
-    /// Spent and held since the key was made.
+    /// Spent and held since the key was created.
     #[must_use]
     pub fn committed_in_all(&self) -> Credits {
         self.total.committed(()).unwrap_or(Credits::MAX)
     }
 
-    /// The windows that `now` counts in. They never go back, even if the clock does.
+    /// The day and month that `now` counts in. They never go back, even if the clock does.
     #[must_use]
     pub fn windows(&self, now: Timestamp) -> (Day, Month) {
         let day = self.day.current(now.day());
         (day, self.month.current(day.month()))
     }
 
-    /// What the key may still spend in the windows that `now` counts in.
+    /// What the key may still spend, on the day and in the month that `now` counts in.
     #[must_use]
     pub fn left(&self, now: Timestamp) -> LimitsLeft {
         let (day, month) = self.windows(now);
@@ -97,8 +97,8 @@ impl KeyState {
         }
     }
 
-    /// What all limits together leave for a call that counts in these windows and already holds
-    /// `held`.
+    /// The most that a call may still take under all limits. It counts in `day` and `month` and
+    /// already holds `held`.
     pub(super) fn room(&self, day: Day, month: Month, held: Credits) -> Credits {
         let SpendingLimits { per_request, daily, monthly, total } = self.limits;
         let of_request = per_request.map_or(Credits::MAX, |ceiling| ceiling.less(held));
@@ -124,8 +124,8 @@ impl KeyState {
 pub enum KeyChange {
     /// Other spending limits.
     Limits(LimitsChange),
-    /// Out of use, for good; still listed.
+    /// Revoke it for good. It stays in the list.
     Revoke,
-    /// Out of use and out of the list.
+    /// Revoke it for good and remove it from the list.
     Delete,
 }

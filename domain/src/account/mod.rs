@@ -2,8 +2,8 @@
 //!
 //! An operation checks the rules, changes the state in memory and returns a [`Decision`]: the
 //! answer, and the [`Write`] that makes it durable. The caller hands the write to the ledger
-//! writer, then publishes the flags ([`Account::publish`]), and answers a client only once the
-//! write is durable.
+//! writer, then publishes the flags ([`Account::publish`]). It answers a client only once the write
+//! is durable.
 //!
 //! ```text
 //!   Account          operations: charge, extend, settle, top up, keys, status
@@ -57,7 +57,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// Takes what was just loaded. `flags` are shared with the other threads.
+    /// The account as loaded. Other threads share `flags`.
     #[must_use]
     pub fn load(loaded: LoadedAccount, flags: Arc<AccountFlags>) -> Self {
         let state = State::load(loaded);
@@ -79,13 +79,13 @@ impl Account {
         self.state.seq()
     }
 
-    /// Its own row, as it is to be written.
+    /// The account's row, as it is to be written.
     #[must_use]
     pub fn stored(&self) -> StoredAccount {
         self.state.stored()
     }
 
-    /// Every key that is not deleted, in the order of ids.
+    /// Every key that is not deleted, sorted by id.
     #[must_use]
     pub fn keys(&self) -> &[KeyState] {
         self.state.keys()
@@ -97,8 +97,7 @@ impl Account {
         &self.flags
     }
 
-    /// Makes credits that came back spendable, as far as the writer says that their entries are
-    /// durable.
+    /// Makes returned credits spendable whose entries are now durable.
     fn confirm(&mut self) {
         self.state.confirm(self.flags.durable_seq.load(Ordering::Acquire));
     }
@@ -116,15 +115,16 @@ impl Account {
     }
 
     /// An empty write that is durable once everything decided so far is. An answer that waits for
-    /// it names nothing that a crash could undo.
+    /// it shows nothing that a crash could undo. `None` if everything is durable already.
     fn output_gate(&self) -> Option<Write> {
-        // A decision without an entry (a key's new limits, a hold) is pending as well.
+        // A decision without an entry (such as a key's new limits, or a hold) counts as pending
+        // too.
         let is_pending = self.flags.pending_writes.load(Ordering::Acquire) > 0;
         let durable = self.flags.durable_seq.load(Ordering::Acquire);
         (is_pending || self.state.seq() > durable).then(|| self.write())
     }
 
-    /// Decides a charge.
+    /// Decides whether a call may run, and debits or holds its price.
     pub fn charge(
         &mut self,
         charge: &Charge,
@@ -141,8 +141,8 @@ impl Account {
         Ok(Decision::awaited(charged.terms, write))
     }
 
-    /// The write that notifies the account's holder of a charge that a limit has refused, if that
-    /// is news.
+    /// The write that notifies the account's holder that a limit refused a charge. `None` if the
+    /// decline was for another reason, or the holder was notified of this limit today.
     pub fn notify_of_limit(
         &mut self,
         charge: &Charge,
@@ -164,7 +164,7 @@ impl Account {
         Some(Write { event: Some(Box::new(event)), ..self.write() })
     }
 
-    /// What a charge would get. Takes nothing.
+    /// What a charge would get now. Changes no balance.
     pub fn quote(&mut self, charge: &Charge, now: Timestamp) -> Decision<ChargeQuote> {
         self.confirm();
         let key = self.state.key(charge.key);
@@ -177,7 +177,7 @@ impl Account {
         Decision::awaited(decided, self.output_gate())
     }
 
-    /// Makes a hold larger; decides what is held then.
+    /// Extends a hold. Decides how much is held then.
     pub fn extend(
         &mut self,
         charge: ChargeId,
@@ -195,7 +195,7 @@ impl Account {
         Ok(Decision::awaited(extended.held, write))
     }
 
-    /// Ends a charge. The usage record and the recorded answer are part of its write.
+    /// Ends a charge. Its write includes the usage record and the answer to record.
     pub fn settle(
         &mut self,
         charge: ChargeId,
@@ -210,14 +210,14 @@ impl Account {
             let model = self.models.kept(usage.model);
             UsageRecord { cost: settled.cost, seq: settled.seq, model, ..usage }
         });
-        // A charged call has a record, also if its process never reported it.
+        // Every charged call has a usage record, even if its process never reported one.
         let is_charged = settled.cost > Credits::ZERO;
         let unreported = || unreported(self.state.id(), charge, &settled);
         let usage = usage.or_else(|| is_charged.then(unreported));
         let answer = record.map(|record| record(&settled));
-        // A delivered fixed price leaves only its usage to write, and nobody waits for that. The
-        // end of a durable hold is awaited, also if it cost nothing: until it is on record, the
-        // next process to own the account would capture what was earned.
+        // A delivered call of a fixed price stores only its usage record, and no answer waits for
+        // that. But the end of a durable hold is awaited even if the call cost nothing: until it is
+        // on record, a process that takes over the account would capture what was earned.
         let hold = settled.hold_end.map(HoldChange::Ended);
         let is_awaited = settled.entry.is_some() || answer.is_some() || hold.is_some();
         let (entry, key_spend) = (settled.entry, settled.key_spend);
@@ -225,8 +225,8 @@ impl Account {
         Ok(Decision { decided: settled, write: Some(Box::new(write)), is_awaited })
     }
 
-    /// Ends the charges whose time is over: those of calls that were never settled, and the holds
-    /// that a former process left open.
+    /// Ends the charges that have expired: those of calls that were never settled, and the holds
+    /// that an earlier process left open.
     pub fn expire(&mut self, now: Timestamp) -> Vec<Decision<ChargeId>> {
         let expired = self.state.expired(now);
         let ended = expired.into_iter().filter_map(|charge| {
@@ -236,7 +236,7 @@ impl Account {
         ended.collect()
     }
 
-    /// Credits a payment; `answer` is recorded with it.
+    /// Credits a payment, and records `answer` with it.
     pub fn top_up(
         &mut self,
         payment: NewPayment,
@@ -245,12 +245,13 @@ impl Account {
     ) -> Result<Decision<()>, Decline> {
         let (id, amount) = (payment.id.0, payment.amount);
         let entry = Some(self.state.top_up(EntryKind::TopUp, id, amount, now)?);
-        // The payment and its credit are one transaction: never one without the other.
+        // The payment and its credit are one transaction, so neither is on record without the
+        // other.
         let change = Some(Change::PaymentConfirmed(payment));
         Ok(Decision::awaited((), Some(Write { entry, answer, change, ..self.write() })))
     }
 
-    /// Credits a payment whose provider has the money, also if the account is suspended.
+    /// Credits a payment for which the provider has the money. A suspended account is credited too.
     pub fn confirm_payment(
         &mut self,
         payment: PaymentId,
@@ -262,8 +263,8 @@ impl Account {
         Ok(Decision::awaited((), Some(Write { entry, change, ..self.write() })))
     }
 
-    /// Takes what a provider takes back, as far as it is available, or gives what it gives again.
-    /// Decides what was done.
+    /// Takes what a provider takes back, as far as credits are available, or gives back what it
+    /// returns. Decides the step that was taken.
     pub fn reverse(
         &mut self,
         reversal: Reversal,
@@ -285,7 +286,7 @@ impl Account {
         Ok(Decision::awaited(step, Some(Write { entry: Some(entry), change, ..self.write() })))
     }
 
-    /// Brings the balance up to `to` if it is below; decides the balance.
+    /// Raises the balance to `to` if it is below. Decides the balance.
     pub fn refill(
         &mut self,
         reference: Uuid,
@@ -300,7 +301,7 @@ impl Account {
         Ok(Decision::awaited(self.state.balance(), write))
     }
 
-    /// Gives credits without a payment, or takes them; decides the balance. `answer` is recorded
+    /// Gives credits without a payment, or takes credits. Decides the balance, and records `answer`
     /// with it.
     pub fn adjust(
         &mut self,
@@ -322,7 +323,7 @@ impl Account {
         Ok(Decision::awaited(balance, Some(Write { entry: Some(entry), answer, ..self.write() })))
     }
 
-    /// Adds a key if the account has fewer than `keys_max`; `answer` is recorded with it.
+    /// Adds a key if the account has fewer than `keys_max`, and records `answer` with it.
     pub fn add_key(
         &mut self,
         key: NewKey,
@@ -337,7 +338,7 @@ impl Account {
         Ok(Decision::awaited((), Some(Write { answer, change, ..self.write() })))
     }
 
-    /// Changes a key; decides what it is then.
+    /// Changes a key. Decides its new state.
     pub fn change_key(
         &mut self,
         key: KeyId,
@@ -353,14 +354,15 @@ impl Account {
         Ok(Decision::awaited(key, Some(Write { change, ..self.write() })))
     }
 
-    /// Suspends or resumes the account. The next charge obeys it; running calls are settled.
+    /// Suspends or resumes the account. It takes effect with the next charge; calls that run are
+    /// settled.
     pub fn set_status(&mut self, status: AccountStatus) -> Decision<()> {
         self.state.set_status(status);
         let change = Some(Change::AccountStatus(self.state.id(), status));
         Decision::awaited((), Some(Write { change, ..self.write() }))
     }
 
-    /// The account and one of its keys as they are now.
+    /// The state of the account and of one of its keys at `now`.
     pub fn look(&mut self, key: Option<KeyId>, now: Timestamp) -> Decision<Snapshot> {
         self.confirm();
         let snapshot = Snapshot {
@@ -375,7 +377,8 @@ impl Account {
     }
 }
 
-/// The record of a call that nobody reported: its process or its task has ended.
+/// The usage record of a call that was charged and never reported, because its process or its task
+/// ended.
 fn unreported(account: AccountId, id: ChargeId, settled: &Settled) -> UsageRecord {
     let nothing = || Arc::<str>::from("");
     UsageRecord {

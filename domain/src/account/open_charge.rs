@@ -1,14 +1,14 @@
-//! A charge between its acceptance and its end.
+//! A charge that has begun and not ended.
 
 use crate::ids::KeyId;
 use crate::money::Credits;
 use crate::window::{Day, Month, Timestamp};
 
-/// A charge between its acceptance and its end.
+/// A charge that has begun and not ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct OpenCharge {
     pub(super) key: KeyId,
-    /// The windows it counts in until its end, also if midnight passes in between.
+    /// The day and month it counts in until it ends, even if midnight passes in between.
     pub(super) day: Day,
     pub(super) month: Month,
     pub(super) stake: Stake,
@@ -16,10 +16,10 @@ pub(super) struct OpenCharge {
     pub(super) expires_at: Timestamp,
 }
 
-/// What a charge has taken before it ends.
+/// What a charge has taken so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stake {
-    /// A fixed price, debited by this entry; no entry if the call is free.
+    /// A fixed price, and the number of the entry that debited it; no entry if the call is free.
     Debited(Credits, Option<i64>),
     Held {
         amount: Credits,

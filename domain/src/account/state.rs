@@ -1,13 +1,12 @@
 //! The balance of one account, the holds on it, and the limits and counters of its keys.
 //!
-//! A sequential state machine: one caller at a time, so no rule here thinks about concurrency. A
-//! command checks everything first and changes the state last: nothing fails after the line
+//! A sequential state machine with one caller at a time, so no rule here deals with concurrency. An
+//! operation checks everything first and changes the state last. Nothing fails after the comment
 //! `Decided`.
 //!
-//! `available = balance - held - unconfirmed`. A debit binds at once. Credits that come back (a
-//! top-up, a refund, the rest of a captured hold) are *unconfirmed* until the ledger entry that
-//! returns them is durable. A crash could still take them away, so they cannot be spent before
-//! that.
+//! `available = balance - held - unconfirmed`. A debit counts at once. Returned credits (a top-up,
+//! a refund, the rest of a captured hold) are *unconfirmed* until the ledger entry that returns
+//! them is durable. A crash could still undo that entry, so they cannot be spent earlier.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -31,31 +30,32 @@ pub(super) struct State {
     pub(super) environment: Environment,
     pub(super) status: AccountStatus,
     pub(super) balance: Credits,
-    /// The sum of `open`'s holds.
+    /// The sum of the holds in `open`.
     pub(super) held: Credits,
-    /// The last entry's number; 0 before the first.
+    /// The number of the last entry; 0 before the first.
     pub(super) seq: i64,
-    /// The last entry's link.
+    /// The link of the last entry.
     pub(super) link: Link,
-    /// The epoch of the lease under which it was loaded. Every entry carries it.
+    /// The epoch of the lease under which the account was loaded. Every entry stores it.
     pub(super) epoch: i64,
-    /// What entries that are not durable yet gave back, by entry number, oldest first.
+    /// Credits that were returned by entries that are not durable yet, with the entry's number,
+    /// oldest first.
     pub(super) unconfirmed: VecDeque<(i64, Credits)>,
     /// The sum of `unconfirmed`.
     pub(super) unconfirmed_sum: Credits,
-    /// Sorted by id. A vector, because most accounts have one or two keys and a million accounts
+    /// Sorted by id. A vector, because most accounts have one or two keys, and a million accounts
     /// may be in memory.
     pub(super) keys: Vec<KeyState>,
     pub(super) open: BTreeMap<ChargeId, OpenCharge>,
 }
 
 impl State {
-    /// The account as it was written down, with its open holds and nothing unconfirmed.
+    /// The account as stored, with its open holds and nothing unconfirmed.
     pub(super) fn load(loaded: LoadedAccount) -> Self {
         let LoadedAccount { stored, epoch, mut keys, holds } = loaded;
         keys.sort_unstable_by_key(|key| key.id);
-        // A vector that grew has room for four, which is a kilobyte, and a million accounts may be
-        // in memory.
+        // A vector that grew has room for four keys, which is a kilobyte, and a million accounts
+        // may be in memory.
         keys.shrink_to_fit();
         let StoredAccount { id, environment, status, balance, seq, link } = stored;
         let mut account = State {
@@ -89,7 +89,7 @@ impl State {
         account
     }
 
-    /// Brings the balance up to `to` if it is below. For test accounts.
+    /// Raises the balance to `to` if it is below. For test accounts.
     pub(super) fn refill(
         &mut self,
         reference: Uuid,
@@ -102,7 +102,7 @@ impl State {
         }
     }
 
-    /// Adds credits. They can be spent once the entry is confirmed.
+    /// Adds credits to an open account. They can be spent once their entry is durable.
     pub(super) fn top_up(
         &mut self,
         kind: EntryKind,
@@ -116,7 +116,7 @@ impl State {
         self.credit(kind, reference, amount, now)
     }
 
-    /// The same, also if the account is suspended: the provider has the money already.
+    /// Adds credits, even to a suspended account, because the provider already has the money.
     pub(super) fn credit(
         &mut self,
         kind: EntryKind,
@@ -137,8 +137,8 @@ impl State {
         Ok(entry)
     }
 
-    /// Takes credits, also if the account is suspended. Takes at most what is available, and so
-    /// nothing that a running call holds.
+    /// Takes credits, even from a suspended account: at most the available ones, and so none that a
+    /// running call holds.
     pub(super) fn take(
         &mut self,
         kind: EntryKind,
@@ -162,7 +162,7 @@ impl State {
         Ok(self.entry(kind, taken, reference, None, day, day.month(), now))
     }
 
-    /// Makes spendable what entries up to number `durable_seq` gave back.
+    /// Makes the credits spendable that entries up to number `durable_seq` returned.
     pub(super) fn confirm(&mut self, durable_seq: i64) {
         while let Some((_, amount)) =
             self.unconfirmed.front().filter(|(seq, _)| *seq <= durable_seq)
@@ -183,7 +183,7 @@ impl State {
         }
     }
 
-    /// Changes a key. The next charge obeys it.
+    /// Changes a key, from the next charge on.
     pub(super) fn change_key(
         &mut self,
         id: KeyId,
@@ -202,13 +202,13 @@ impl State {
         Ok(*key)
     }
 
-    /// Suspends or resumes the account. The next charge obeys it; running calls are settled.
+    /// Suspends or resumes the account, from the next charge on. Calls that run are settled.
     pub(super) fn set_status(&mut self, status: AccountStatus) {
         self.status = status;
     }
 
-    /// Notes that a daily or monthly limit refused a charge. Answers the key if its holder is to be
-    /// notified: once a day for each of the two.
+    /// Notes that the daily or the monthly limit refused a charge. Returns the key if its holder
+    /// must be notified. That is once a day for each limit.
     pub(super) fn limit_refused(
         &mut self,
         key: KeyId,
@@ -232,7 +232,7 @@ impl State {
         self.status
     }
 
-    /// The sum of the ledger. Holds are still in it.
+    /// The sum of the ledger, from which open holds are not subtracted.
     pub(super) fn balance(&self) -> Credits {
         self.balance
     }
@@ -247,9 +247,9 @@ impl State {
         self.balance.less(self.held).less(self.unconfirmed_sum)
     }
 
-    /// The same, if it alone decides whether a call is declined for lack of credits: the account is
-    /// open, nothing is held or unconfirmed, and no key has a limit for one request, which would
-    /// take precedence.
+    /// The available credits, if they alone decide whether a call is declined for lack of credits.
+    /// They do if the account is open, nothing is held or unconfirmed, and no key has a limit for
+    /// one request, which would take precedence.
     pub(super) fn available_at_rest(&self) -> Option<Credits> {
         let is_at_rest = self.status == AccountStatus::Open
             && self.open.is_empty()
@@ -263,7 +263,7 @@ impl State {
         self.seq
     }
 
-    /// The account's own row, as it is to be written.
+    /// The account's row, as it is to be written.
     pub(super) fn stored(&self) -> StoredAccount {
         let State { id, environment, status, balance, seq, link, .. } = *self;
         StoredAccount { id, environment, status, balance, seq, link }
@@ -275,7 +275,7 @@ impl State {
         self.keys.get(place)
     }
 
-    /// Every key that is not deleted, in the order of ids.
+    /// Every key that is not deleted, sorted by id.
     pub(super) fn keys(&self) -> &[KeyState] {
         &self.keys
     }

@@ -1,4 +1,4 @@
-//! An account as the database has it.
+//! An account as stored in the database.
 
 use super::key::KeyState;
 use crate::environment::{AccountStatus, Environment};
@@ -7,7 +7,7 @@ use crate::ids::AccountId;
 use crate::ledger::Link;
 use crate::money::Credits;
 
-/// The account's own row, without its keys and its open holds.
+/// The account's row, without its keys and open holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StoredAccount {
     /// Its id.
@@ -16,29 +16,29 @@ pub struct StoredAccount {
     pub environment: Environment,
     /// Open or suspended.
     pub status: AccountStatus,
-    /// The sum of its ledger.
+    /// The balance: the sum of its ledger.
     pub balance: Credits,
-    /// The last entry's number; 0 before the first.
+    /// The number of its last entry; 0 before the first.
     pub seq: i64,
-    /// The last entry's link.
+    /// The link of its last entry.
     pub link: Link,
 }
 
-/// Everything that the database has of an account, from which it is loaded.
+/// Everything that is read from the database to load an account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadedAccount {
     /// Its own row.
     pub stored: StoredAccount,
-    /// The epoch of the lease under which it is loaded. Every entry carries it.
+    /// The epoch of the lease under which it is loaded. Every new entry stores it.
     pub epoch: i64,
     /// Its keys, with their counters.
     pub keys: Vec<KeyState>,
-    /// The durable holds that are open.
+    /// Its open durable holds.
     pub holds: Vec<Hold>,
 }
 
 impl LoadedAccount {
-    /// The sum of its ledger.
+    /// The balance: the sum of its ledger.
     #[must_use]
     pub fn balance(&self) -> Credits {
         self.stored.balance

@@ -1,18 +1,18 @@
-//! The account actor: the mailbox in which requests wait for their turn.
+//! The account actor: a mailbox in which requests wait for their turn.
 //!
-//! It has no state. A message carries the slot it is for, and decides on the actor's thread, which
-//! alone waits for the turn.
+//! It has no state. A message contains the request and its slot. It waits for the turn and decides
+//! on the actor's thread.
 
 use actix::{Actor, ActorContext as _, Context, Handler, Message};
 
-/// An account's mailbox. Made only if a request has to wait.
+/// The mailbox of an account. It is created when the first request has to wait.
 pub(super) struct AccountActor;
 
 impl Actor for AccountActor {
     type Context = Context<Self>;
 }
 
-/// A request that waits for its turn: it decides, and answers the caller.
+/// A request that waits for its turn. Running it decides the request and answers the caller.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct Queued(pub(super) Box<dyn FnOnce() + Send>);
@@ -25,7 +25,7 @@ impl Handler<Queued> for AccountActor {
     }
 }
 
-/// Ends the actor. Sent after the slot has let go of it.
+/// Stops the actor. It is sent after the slot has dropped its address.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct Stop;

@@ -1,10 +1,11 @@
 //! The directory: which accounts are in memory.
 //!
-//! It loads an account before its first use, once however many ask at the same time; lets go of
-//! accounts that are idle, so that memory stays bounded however many exist; and notices a dead
-//! owner or one whose writes were refused, and loads its account again from what is committed.
+//! - It loads an account before its first use, only once even if many callers ask at the same time.
+//! - It removes idle accounts, so that memory stays bounded however many accounts exist.
+//! - It notices an owner that is dead (a decision panicked) or poisoned (a write was refused), and
+//!   loads the account again from what is committed.
 //!
-//! No guard of the map is ever held across an await.
+//! No guard of the map is held across an await.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -26,22 +27,22 @@ use domain::account::InFlight;
 use domain::residency::{fair_share, to_passivate};
 use domain::{Account, AccountId};
 
-/// How often the directory looks for idle accounts and expired charges.
+/// Period of the sweeps, which remove idle accounts and end expired charges.
 pub const SWEEP_PERIOD: Duration = Duration::from_secs(1);
 
-/// Why there is no lease on an account.
+/// Why there is no handle for an account.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
-    /// As many calls run on the account as may.
+    /// The account has its largest number of calls in flight.
     #[error("too many calls of this account are in flight")]
     Busy,
-    /// The account cannot be loaded now.
+    /// The account could not be loaded.
     #[error("the account could not be loaded: {0}")]
     Load(StoreError),
-    /// The account's records do not agree with one another.
+    /// The account's records disagree.
     #[error("the account is quarantined")]
     Quarantined,
-    /// The ledger writer is gone or fenced.
+    /// The ledger writer is gone, or was fenced by another process.
     #[error("the ledger cannot be written")]
     Unwritable,
 }
@@ -55,37 +56,37 @@ impl From<StoreError> for DirectoryError {
     }
 }
 
-/// After so many sweeps without a call an account sleeps.
+/// Sweeps without a call after which an account's actor stops.
 const SLEEPY_SWEEPS: i64 = 5;
-/// Each account is visited once in so many sweeps.
+/// Each account is visited once in this many sweeps.
 const SWEEPS_A_ROUND: usize = 16;
-/// Accounts that a sweep visits, if there are so many.
+/// Least number of accounts that a sweep visits, if there are so many.
 const VISITS_MIN: usize = 10_000;
-/// How long a quarantined account is not looked at again, in sweeps.
+/// Sweeps after which a quarantined account may be loaded again.
 const QUARANTINE_SWEEPS: i64 = 10;
 
-/// How long somebody waits for the writes of a dead or poisoned owner to meet their end.
+/// Longest wait for the writes of a dead or poisoned owner to end.
 const REPLACE_MAX: Duration = Duration::from_secs(5);
 
-/// See the module.
+/// The accounts in memory.
 pub struct Directory {
     slots: DashMap<AccountId, Arc<AccountSlot>>,
-    /// The same, in the order in which the sweeps visit them: whoever was visited goes to the end.
-    /// Never locked by who looks something up in the map meanwhile.
+    /// The same slots, in the order in which the sweeps visit them; a visited slot moves to the
+    /// end. A thread that holds this lock never waits for the map.
     round: Mutex<VecDeque<Arc<AccountSlot>>>,
-    /// Accounts whose records were found not to agree, and the tick at which that was.
+    /// Accounts whose records disagree, and the tick at which that was found.
     quarantined: DashMap<AccountId, i64>,
-    /// How often one was found.
+    /// Number of times that an account was quarantined.
     quarantines: AtomicU64,
     store: Store,
     resources: Arc<Resources>,
     settings: AccountSettings,
-    /// Counts sweeps: the directory's own idea of time, for idleness.
+    /// Number of sweeps so far. Idleness is measured in it.
     tick: AtomicI64,
 }
 
 impl Directory {
-    /// An empty directory; where requests have to wait, actors live on `threads`.
+    /// An empty directory. The actors of accounts run on `threads`.
     #[must_use]
     pub fn new(
         store: Store,
@@ -107,11 +108,8 @@ impl Directory {
         }
     }
 
-    /// A lease on the account, loaded if it was not in memory. It has a fair share of the
-    /// `running_max` calls that the process may have.
-    ///
-    /// # Errors
-    /// [`DirectoryError`]
+    /// A handle on the account, which is loaded if necessary. It counts as one of the account's
+    /// fair share of the `running_max` calls that the process may run.
     pub async fn lease(
         &self,
         account: AccountId,
@@ -122,11 +120,9 @@ impl Directory {
         self.handle_among(account, max).await
     }
 
-    /// A lease for the account's owner or an operator, who must get through however many calls run:
-    /// whoever has stolen a key must not be able to keep it from being revoked.
-    ///
-    /// # Errors
-    /// [`DirectoryError`], but never [`DirectoryError::Busy`].
+    /// A handle for the account's holder or an operator. The number of calls in flight does not
+    /// limit it, so that somebody who uses a stolen key cannot prevent its revocation. It never
+    /// fails with [`DirectoryError::Busy`].
     pub async fn owners_lease(&self, account: AccountId) -> Result<AccountHandle, DirectoryError> {
         self.handle_among(account, u32::MAX).await
     }
@@ -153,7 +149,7 @@ impl Directory {
         }
     }
 
-    /// Counts a call in, while the map's guard keeps the sweep from letting the account go.
+    /// Counts a call in. The map's guard is held, so that the sweep cannot remove the account.
     fn enter(
         &self,
         account: AccountId,
@@ -189,12 +185,12 @@ impl Directory {
         let mut owner = Account::load(loaded?, Arc::clone(&slot.marks));
         failpoint!("load-started");
         let is_open = slot.marks.open_charges.load(Ordering::Acquire) > 0;
-        // Before anyone else asks it: what an owner before us left open is ended.
+        // Charges that an earlier process left open are ended before the first request is decided.
         if is_open && self.resources.decide(&mut owner, expire).is_none() {
-            // It would again, for whoever asks.
+            // It would panic again for every caller.
             self.quarantine(account, "its open charges cannot be ended");
-            // Nobody waits for their end, and who looks at the account later finds in the tables
-            // what was ended.
+            // Nothing will end these charges in memory. What was ended so far becomes durable here,
+            // so that a later load finds it in the tables.
             slot.marks.open_charges.store(0, Ordering::Release);
             let _ = tokio::time::timeout(REPLACE_MAX, self.resources.ledger.barrier()).await;
             return Err(DirectoryError::Quarantined);
@@ -202,25 +198,27 @@ impl Directory {
         Ok(Mutex::new(owner))
     }
 
-    /// Nothing is mended here: what is right only a person can say.
+    /// Quarantines an account. Nothing is repaired automatically, because only a person can say
+    /// which of its records is right.
     fn quarantine(&self, account: AccountId, what: &str) {
         tracing::error!(
             alert = "account_quarantined", %account, what,
-            "an account is quarantined; `polysystems verify` tells more"
+            "an account is quarantined; run `polysystems verify` to see why"
         );
         self.quarantines.fetch_add(1, Ordering::Relaxed);
         self.quarantined.insert(account, self.tick.load(Ordering::Relaxed));
     }
 
-    /// Takes a dead or poisoned owner out. Only after everything it handed to the writer has met
-    /// its end, so that what is loaded next is complete; and whoever else meets it in the meantime
-    /// waits likewise.
+    /// Removes the slot of a dead or poisoned owner. It first waits until everything that the owner
+    /// handed to the writer is written or given up, so that the next load is complete. Other
+    /// callers that meet the same owner wait too.
     async fn replace(
         &self,
         account: AccountId,
         dead: &Arc<AccountSlot>,
     ) -> Result<(), DirectoryError> {
-        // While the database does not answer the barrier stands; whoever waits is told so.
+        // The barrier waits while the database does not answer. After the timeout the caller gets
+        // an error.
         tokio::time::timeout(REPLACE_MAX, self.resources.ledger.barrier())
             .await
             .map_err(|_| DirectoryError::Unwritable)?
@@ -236,31 +234,32 @@ impl Directory {
         self.round.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Is it the one that is asked now?
+    /// Is this slot still the one in the map?
     fn is_in_memory(&self, slot: &Arc<AccountSlot>) -> bool {
         let found = self.slots.get(&slot.account);
         found.is_some_and(|found| Arc::ptr_eq(&found, slot))
     }
 
-    /// Is no charge open and every write on record?
+    /// Are no charges open, and are all writes written or given up?
     #[must_use]
     pub fn is_quiet(&self) -> bool {
         self.slots.iter().all(|slot| slot.marks.is_quiet())
     }
 
-    /// How many accounts are in memory.
+    /// Number of accounts in memory.
     #[must_use]
     pub fn len(&self) -> usize {
         self.slots.len()
     }
 
-    /// Accounts that are quarantined now, and how often one was found since the start.
+    /// Number of accounts that are quarantined now, and how often one was quarantined since the
+    /// start.
     #[must_use]
     pub fn quarantined(&self) -> (usize, u64) {
         (self.quarantined.len(), self.quarantines.load(Ordering::Relaxed))
     }
 
-    /// Charges that are open, of all accounts in memory.
+    /// Number of open charges, of all accounts in memory.
     #[must_use]
     pub fn open_charges(&self) -> usize {
         let open = |slot: &Arc<AccountSlot>| slot.marks.open_charges.load(Ordering::Relaxed);
@@ -273,13 +272,10 @@ impl Directory {
         self.slots.is_empty()
     }
 
-    /// Ends the holds that nobody in memory owns: those that a process before us left, and those
-    /// past their time. Loading their accounts is enough.
-    ///
-    /// # Errors
-    /// [`DirectoryError`]
+    /// Ends the holds that no account in memory owns: those that an earlier process left, and
+    /// expired ones. Loading their accounts ends them.
     pub async fn end_orphaned_holds(&self) -> Result<(), DirectoryError> {
-        // Holds of another epoch are orphans only while this one is the latest.
+        // Holds of another epoch are orphaned only while this process has the latest epoch.
         if !self.resources.ledger.state().is_in_charge() {
             return Ok(());
         }
@@ -292,9 +288,9 @@ impl Directory {
         Ok(())
     }
 
-    /// Ends expired charges, and lets go of accounts that are idle, or the longest idle ones where
-    /// there are too many. Visits a part of the accounts each time, so that a million of them are
-    /// not in anyone's way.
+    /// Ends expired charges and removes idle accounts. If there are too many accounts, it removes
+    /// those that are idle for longest. Each sweep visits only a part of the accounts, so that a
+    /// million of them do not delay requests.
     pub fn sweep(&self) {
         let now = self.tick.fetch_add(1, Ordering::Relaxed);
         let idle_max = i64::try_from(self.settings.idle_seconds.get()).unwrap_or(i64::MAX);
@@ -309,10 +305,10 @@ impl Directory {
         let mut idle = Vec::new();
         for slot in &visited {
             let marks = &slot.marks;
-            // Whoever asks for an account whose owner has died loads it again; of the others nobody
-            // else lets go.
+            // The next caller of an account with a dead owner loads it again. If nobody calls, the
+            // slot is removed here.
             let account = slot.account;
-            // Hardly any has died: the map is locked for those alone.
+            // The map is locked only for the few dead ones.
             if slot.is_dead_and_done() {
                 self.slots.remove_if(&account, |_, found| {
                     Arc::ptr_eq(found, slot) && found.is_dead_and_done()
@@ -335,13 +331,13 @@ impl Directory {
         let staying = visited.into_iter().filter(|slot| self.is_in_memory(slot));
         let staying: Vec<Arc<AccountSlot>> = staying.collect();
         self.round().extend(staying);
-        // An operator may have mended them meanwhile; if not, that is found and told again.
+        // An operator may have repaired the records. If not, the next load finds that again.
         self.quarantined.retain(|_, since| now.saturating_sub(*since) < QUARANTINE_SWEEPS);
     }
 
-    /// Ends an account's actor, if nothing is open on it and everything it decided is on record.
-    /// What it owns stays. The map's guard is held while that is looked at, so nobody can take a
-    /// lease in between, and no message but `Stop` is on its way.
+    /// Stops an account's actor if nothing is open and all writes have ended. The account stays in
+    /// memory. The map's guard is held during the check. So nobody can take a handle in between,
+    /// and no message other than `Stop` is in the mailbox.
     fn put_to_sleep(&self, account: AccountId) {
         let Some(slot) = self.slots.get_mut(&account) else { return };
         if slot.marks.may_sleep() {
@@ -349,14 +345,15 @@ impl Directory {
         }
     }
 
-    /// How many accounts have an actor.
+    /// Number of accounts that have an actor.
     #[must_use]
     pub fn awake(&self) -> usize {
         self.slots.iter().filter(|slot| slot.is_awake()).count()
     }
 
-    /// Lets an account go, if nothing is open on it and everything it decided is durable. The map's
-    /// guard is held while that is looked at, so nobody can take a lease in between.
+    /// Removes an account from memory if nothing is open and all its writes are in the tables. The
+    /// map's guard is held during the check, so nobody can take a handle in between. Returns
+    /// whether it was removed.
     pub fn passivate(&self, account: AccountId) -> bool {
         let removed = self.slots.remove_if(&account, |_, slot| slot.marks.may_passivate());
         match removed {

@@ -1,4 +1,4 @@
-//! A handle: the permit to ask an account, and what it can be asked.
+//! A handle: the permit to send requests to an account, and the requests.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,8 +17,8 @@ use domain::{
 
 type Asked<T, E> = Result<Receipt<T>, AccountError<E>>;
 
-/// The permit to ask an account, for the time of one call. While it is held the account stays in
-/// memory. How many there may be at once is bounded.
+/// The permit to send requests to an account during one call. While it is held, the account stays
+/// in memory. An account has a bounded number of handles at once.
 pub struct AccountHandle {
     pub(super) slot: Arc<AccountSlot>,
     pub(super) in_flight: InFlight,
@@ -31,7 +31,7 @@ impl std::fmt::Debug for AccountHandle {
 }
 
 impl AccountHandle {
-    /// Decides here and now if the turn is free, else in the account's mailbox.
+    /// Decides a request at once if the turn is free, and otherwise in the account's mailbox.
     pub(super) async fn ask<T, E, F>(&self, decide: F) -> Asked<T, E>
     where
         T: Send + 'static,
@@ -45,7 +45,7 @@ impl AccountHandle {
         answer.ok_or(AccountError::Gone)?.map_err(AccountError::Refused)
     }
 
-    /// Decides a charge.
+    /// Decides whether a call may run, and debits or holds its price.
     pub async fn charge(&self, charge: Charge) -> Asked<ChargeTerms, Decline> {
         if let Some(decline) = self.in_flight.flags().declines(charge.price) {
             return Err(AccountError::Refused(decline));
@@ -53,7 +53,7 @@ impl AccountHandle {
         self.ask(move |turn| turn.charge(&charge)).await
     }
 
-    /// What a charge would get. Takes nothing.
+    /// What a charge would get now. Changes no balance.
     pub async fn quote(&self, charge: Charge) -> Asked<ChargeQuote, Infallible> {
         self.ask(move |turn| {
             let decision = turn.owner.quote(&charge, turn.now);
@@ -62,7 +62,7 @@ impl AccountHandle {
         .await
     }
 
-    /// Makes a hold larger; answers what is held then.
+    /// Extends a hold. Answers how much is held then.
     pub async fn extend(&self, charge: ChargeId, extension: Extension) -> Asked<Credits, Decline> {
         self.ask(move |turn| {
             let decided = turn.owner.extend(charge, extension);
@@ -71,8 +71,8 @@ impl AccountHandle {
         .await
     }
 
-    /// Ends a charge, and records what the call did. If `record` is given, the answer is recorded
-    /// as well. A charge that is not open any more is answered with [`AccountError::Gone`].
+    /// Ends a charge and records what the call did, and the answer if `record` is given. If the
+    /// charge is not open any more, the error is [`AccountError::Gone`].
     pub async fn settle(
         &self,
         charge: ChargeId,
@@ -88,7 +88,7 @@ impl AccountHandle {
         .map_err(|_| AccountError::Gone)
     }
 
-    /// Ends the charge of a call that broke off, at what it had earned. Does not wait.
+    /// Ends the charge of a call that broke off. It costs what was earned so far. Does not wait.
     pub fn abandon(&self, charge: ChargeId, earned: Credits) {
         let outcome = if earned > Credits::ZERO {
             Outcome::Delivered { cost: earned }
@@ -101,7 +101,7 @@ impl AccountHandle {
         });
     }
 
-    /// Credits a payment; `answer` is recorded with it.
+    /// Credits a payment, and records `answer` with it.
     pub async fn top_up(
         &self,
         payment: NewPayment,
@@ -115,7 +115,7 @@ impl AccountHandle {
         .await
     }
 
-    /// Credits a payment whose provider has the money.
+    /// Credits a payment for which the provider has the money.
     pub async fn confirm_payment(
         &self,
         payment: PaymentId,
@@ -129,8 +129,8 @@ impl AccountHandle {
         .await
     }
 
-    /// Takes what can be taken of a reversal, or gives again what is to be given again; answers
-    /// what was done. If that is nothing, no act is written.
+    /// Takes or gives back what is possible of a reversal. Answers the step that was taken. If
+    /// there was none, the act is not written.
     pub async fn reverse(
         &self,
         reversal: Reversal,
@@ -144,7 +144,7 @@ impl AccountHandle {
         .await
     }
 
-    /// Brings the balance up to `to`, if it is below; answers the balance.
+    /// Raises the balance to `to` if it is below. Answers the balance.
     pub async fn refill(
         &self,
         reference: uuid::Uuid,
@@ -158,7 +158,7 @@ impl AccountHandle {
         .await
     }
 
-    /// Gives or takes credits without a payment; answers the balance.
+    /// Gives or takes credits without a payment. Answers the balance.
     pub async fn adjust(
         &self,
         reference: uuid::Uuid,
@@ -173,7 +173,7 @@ impl AccountHandle {
         .await
     }
 
-    /// Adds a key; `answer` is recorded with it.
+    /// Adds a key, and records `answer` with it.
     pub async fn add_key(
         &self,
         key: NewKey,
@@ -214,7 +214,7 @@ impl AccountHandle {
         .await
     }
 
-    /// Reads the account, and one of its keys.
+    /// Reads the account and one of its keys.
     pub async fn look(&self, key: Option<KeyId>) -> Asked<Snapshot, Infallible> {
         self.ask(move |turn| Ok(turn.look(key))).await
     }

@@ -1,5 +1,5 @@
-//! Accounts in memory: a slot for each in the directory, a turn for each decision, and a handle for
-//! each caller.
+//! Accounts in memory. The directory has a slot for each. A decision has a turn, and a caller has a
+//! handle.
 
 mod actor;
 pub mod directory;

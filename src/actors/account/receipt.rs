@@ -1,27 +1,27 @@
-//! What an account answers, and how a caller waits until it is durable.
+//! What an account answers, and how a caller waits until that is durable.
 
 use std::time::Duration;
 
 use crate::actors::ledger::{Acknowledgement, WriteError};
 
-/// Why an account did not do what it was asked.
+/// Why an account did not do what was requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AccountError<E> {
-    /// It said no.
+    /// The account declined the request.
     #[error("{0}")]
     Refused(E),
-    /// The account in memory is gone: a decision panicked, or the ledger refused a write. If
-    /// something was decided, it was not acknowledged.
+    /// The account in memory is gone: a decision panicked, or the ledger refused a write. A
+    /// decision that was made is not acknowledged.
     #[error("the account's owner is gone")]
     Gone,
 }
 
-/// A decision, and what to wait for before a caller is told of it.
+/// A decision, and what to wait for before the caller is answered.
 #[derive(Debug)]
 pub struct Receipt<T> {
     /// What was decided.
     pub decided: T,
-    /// Resolves when it is durable; `None` if there is nothing to wait for.
+    /// Resolves when the decision is durable; `None` if there is nothing to wait for.
     pub durable: Option<Acknowledgement>,
 }
 
@@ -41,8 +41,8 @@ pub async fn wait(durable: Option<Acknowledgement>) -> Result<(), WriteError> {
     }
 }
 
-/// Waits for an outcome, at most for `patience`; `None` if it is not known by then. `kept` is held
-/// until it is known, however long that takes.
+/// Waits for an outcome, at most for `patience`; `None` if it is not known by then. `kept` is
+/// dropped only when the outcome is known.
 pub async fn wait_within<K: 'static>(
     patience: Duration,
     outcome: impl Future<Output = Result<(), WriteError>> + 'static,

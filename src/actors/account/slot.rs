@@ -1,4 +1,4 @@
-//! A slot of the directory: an account that is in memory, and how a request gets its turn.
+//! A slot of the directory: an account in memory, and how a request gets its turn.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
@@ -11,16 +11,17 @@ use super::receipt::Receipt;
 use super::turn::{Resources, Turn};
 use domain::{Account, AccountFlags, AccountId};
 
-/// An account that is, or is about to be, in memory.
+/// An account that is in memory or is being loaded.
 pub(super) struct AccountSlot {
     pub(super) account: AccountId,
-    /// The account, once it is loaded. The lock is the turn.
+    /// The account, once it is loaded. Who holds the lock has the turn.
     pub(super) owner: OnceCell<Mutex<Account>>,
-    /// The lock does not tell: it is not poisoned by a panic while another one unwinds the same
-    /// thread.
+    /// Set when a decision panics. The lock's own poison flag is not enough: it is not set by a
+    /// panic while the same thread already unwinds from another one.
     has_panicked: AtomicBool,
     pub(super) marks: Arc<AccountFlags>,
-    /// `None` until a request has to wait for a turn: an actor costs more memory than the account.
+    /// The actor; `None` until a request has to wait for a turn, because an actor takes more memory
+    /// than the account.
     actor: Mutex<Option<Addr<AccountActor>>>,
     resources: Arc<Resources>,
 }
@@ -37,8 +38,8 @@ impl AccountSlot {
         }
     }
 
-    /// Decides a request here and now, if the turn is free; else the request is given back.
-    /// `None` is answered if the account in memory is gone.
+    /// Decides a request at once if the turn is free. Returns `Ok(None)` if the account in memory
+    /// is gone, and gives the request back if the turn is taken.
     pub(super) fn try_decide<R, F>(&self, decide: F) -> Result<Option<R>, F>
     where
         F: FnOnce(&mut Turn<'_>) -> R,
@@ -51,7 +52,7 @@ impl AccountSlot {
         }
     }
 
-    /// The same, but it waits for the turn.
+    /// Waits for the turn, then decides a request.
     fn decide<R>(&self, decide: impl FnOnce(&mut Turn<'_>) -> R) -> Option<R> {
         let mut owner = self.owner.get()?.lock().ok()?;
         self.decide_in_turn(&mut owner, decide)
@@ -62,8 +63,8 @@ impl AccountSlot {
         owner: &mut Account,
         decide: impl FnOnce(&mut Turn<'_>) -> R,
     ) -> Option<R> {
-        // After a panic or a refused write nothing more is decided here, not even for handles
-        // taken before: the account may be loaded anew.
+        // After a panic or a refused write this slot decides nothing more, not even for handles
+        // taken earlier: the account may have been loaded again elsewhere.
         if self.has_panicked() || owner.flags().is_poisoned() {
             return None;
         }
@@ -75,7 +76,7 @@ impl AccountSlot {
     }
 
     /// Puts a request into the mailbox of the account's actor. If the account in memory is gone,
-    /// the answer never comes.
+    /// the reply channel closes without an answer.
     #[expect(clippy::disallowed_methods, reason = "a drop closes the reply channel")]
     pub(super) fn send<T, E, F>(
         self: &Arc<Self>,
@@ -90,19 +91,20 @@ impl AccountSlot {
         let slot = Arc::clone(self);
         let queued = move || {
             if let Some(decided) = slot.decide(decide) {
-                // Nobody waits any more: what was decided stands.
+                // The caller may have stopped waiting. The decision stands.
                 let _ = reply.send(decided);
             }
         };
         match self.wake() {
             Some(actor) => actor.do_send(Queued(Box::new(queued))),
-            // No thread is left for an actor: turns are short.
+            // No thread is left for an actor. Decide here; turns are short.
             None => queued(),
         }
         answer
     }
 
-    /// The same for what nobody waits for. An account that is gone has no charge left to end.
+    /// Decides a request whose answer nobody awaits. If the account in memory is gone, there is no
+    /// charge left to end.
     pub(super) fn tell<T, E, F>(self: &Arc<Self>, decide: F)
     where
         T: Send + 'static,
@@ -114,12 +116,12 @@ impl AccountSlot {
         }
     }
 
-    /// Has a decision panicked? Then nothing more is decided here.
+    /// Has a decision panicked? Then this slot decides nothing more.
     pub(super) fn has_panicked(&self) -> bool {
         self.has_panicked.load(Ordering::Acquire)
     }
 
-    /// Has one, and have all its writes ended?
+    /// Has a decision panicked, and are all earlier writes in the tables?
     pub(super) fn is_dead_and_done(&self) -> bool {
         self.has_panicked()
             && self.marks.pending_writes.load(Ordering::Acquire) == 0
@@ -134,7 +136,7 @@ impl AccountSlot {
         self.actor.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Its actor, started if it has none, or if the thread of the last one is gone.
+    /// The account's actor. Starts one if there is none, or if its thread is gone.
     fn wake(&self) -> Option<Addr<AccountActor>> {
         let mut awake = self.actor();
         if let Some(actor) = awake.as_ref().filter(|actor| actor.connected()) {
@@ -148,12 +150,12 @@ impl AccountSlot {
                 *awake = Some(actor.clone());
                 return Some(actor);
             }
-            tracing::error!("a thread of account actors is gone");
+            tracing::error!("a thread of account actors is gone; using another one");
             threads.forget_that_of(self.account);
         }
     }
 
-    /// Ends its actor, after what is in the mailbox. The account stays in memory.
+    /// Stops the actor after the messages in its mailbox. The account stays in memory.
     #[expect(clippy::disallowed_methods, reason = "a dead actor need not be stopped")]
     pub(super) fn sleep(&self) {
         if let Some(actor) = self.actor().take() {

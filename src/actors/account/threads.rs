@@ -1,4 +1,4 @@
-//! The threads on which account actors live.
+//! The threads that account actors run on.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -6,28 +6,28 @@ use actix::{Arbiter, ArbiterHandle};
 
 use domain::AccountId;
 
-/// The threads on which account actors live: those that serve HTTP. Cheap to clone.
+/// The threads that account actors run on: those that serve HTTP. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct ActorThreads(Arc<RwLock<Vec<ArbiterHandle>>>);
 
 impl ActorThreads {
-    /// Lets account actors live on the thread that calls.
+    /// Adds the calling thread.
     pub fn add_this(&self) {
         self.add(Arbiter::current());
     }
 
-    /// Lets account actors live on this thread.
+    /// Adds a thread.
     pub fn add(&self, thread: ArbiterHandle) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).push(thread);
     }
 
-    /// Where an account's actor is started.
+    /// The thread for an account's actor; `None` if there are no threads.
     pub(super) fn of(&self, account: AccountId) -> Option<ArbiterHandle> {
         let threads = self.0.read().unwrap_or_else(PoisonError::into_inner);
         threads.get(place(account, threads.len())?).cloned()
     }
 
-    /// The thread on which this account's actor was to be started is gone.
+    /// Removes the thread for this account's actor, because it is gone.
     pub(super) fn forget_that_of(&self, account: AccountId) {
         let mut threads = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(place) = place(account, threads.len()) {

@@ -1,7 +1,7 @@
 //! A turn: exclusive access to an account while one request is decided.
 //!
-//! No rule lives here. A turn reads the clock, calls [`Account`], and hands what is to be written
-//! to the ledger writer before it ends.
+//! It contains no rules. A turn reads the clock, calls [`Account`], and hands the write to the
+//! ledger writer before it ends.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -15,7 +15,7 @@ use domain::account::ChargeTerms;
 use domain::account::{Decision, Snapshot};
 use domain::{Account, Act, Charge, Decline, KeyId, Timestamp, Write};
 
-/// What all accounts decide with.
+/// What every account needs to decide requests.
 pub(super) struct Resources {
     pub(super) ledger: LedgerHandle,
     pub(super) clock: Clock,
@@ -24,7 +24,7 @@ pub(super) struct Resources {
 }
 
 impl Resources {
-    /// Decides a request; `None` if it panicked.
+    /// Decides a request; `None` if the decision panicked.
     pub(super) fn decide<R>(
         &self,
         owner: &mut Account,
@@ -38,7 +38,7 @@ impl Resources {
     }
 }
 
-/// An account while one request is decided. Never waits.
+/// Exclusive access to an account while one request is decided. It never waits.
 pub(super) struct Turn<'a> {
     pub(super) owner: &'a mut Account,
     pub(super) resources: &'a Resources,
@@ -46,8 +46,8 @@ pub(super) struct Turn<'a> {
 }
 
 impl Turn<'_> {
-    /// Hands a decision's write over. The receipt waits for it if the decision must be durable
-    /// before a caller is told.
+    /// Hands over a decision's write. The receipt waits for it if the decision must be durable
+    /// before the caller is answered.
     pub(super) fn receipt<T>(&self, decision: Decision<T>) -> Receipt<T> {
         let Decision { decided, write, is_awaited } = decision;
         failpoint!("account-decided");
@@ -57,7 +57,7 @@ impl Turn<'_> {
         Receipt { decided, durable }
     }
 
-    /// The same for what somebody did: the act is written with it.
+    /// The receipt of a decision with an act, which is written with it.
     pub(super) fn receipt_of<T, E>(
         &self,
         decided: Result<Decision<T>, E>,
@@ -77,7 +77,7 @@ impl Turn<'_> {
         acknowledgement
     }
 
-    /// Decides a charge. If it is declined at a limit, whoever listens for that is told.
+    /// Decides a charge. If a limit declines it, subscribers of the account are notified.
     pub(super) fn charge(&mut self, charge: &Charge) -> Result<Receipt<ChargeTerms>, Decline> {
         let decided = self.owner.charge(charge, self.now);
         if let Err(decline) = &decided {
@@ -86,19 +86,20 @@ impl Turn<'_> {
             {
                 let _ = self.hand_over(Box::new(write), false);
             }
-            // What had come back may have been confirmed: the next such call need not ask.
+            // Returned credits may have become durable. Then the published amount decides the next
+            // such call without the account.
             self.owner.publish();
         }
         decided.map(|decision| self.receipt(decision))
     }
 
-    /// Ends the charges whose time is over: those of calls that never came back, and the holds
-    /// that a process before this one left open.
+    /// Ends the charges that have expired: those of calls that were never settled, and the holds
+    /// that an earlier process left open.
     fn expire(&mut self) -> Receipt<()> {
         for decision in self.owner.expire(self.now) {
             let account = self.owner.id();
             let charge = decision.decided;
-            tracing::warn!(%account, %charge, "a charge expired without an end");
+            tracing::warn!(%account, %charge, "a charge expired before it was settled");
             failpoint!("sweep-expired");
             if let Some(write) = decision.write {
                 let _ = self.hand_over(write, false);
@@ -108,14 +109,14 @@ impl Turn<'_> {
         Receipt { decided: (), durable: None }
     }
 
-    /// Reads the account, and one of its keys.
+    /// Reads the account and one of its keys.
     pub(super) fn look(&mut self, key: Option<KeyId>) -> Receipt<Snapshot> {
         let decision = self.owner.look(key, self.now);
         self.receipt(decision)
     }
 }
 
-/// [`Turn::expire`], for a turn of any lifetime.
+/// [`Turn::expire`] as a function, which fits a turn of any lifetime.
 pub(super) fn expire(turn: &mut Turn<'_>) -> Receipt<()> {
     turn.expire()
 }

@@ -1,4 +1,4 @@
-//! Accounts that top themselves up.
+//! Automatic top-ups.
 
 use sea_orm::{ConnectionTrait, QueryResult, Value};
 
@@ -8,9 +8,9 @@ use crate::store::sql::begin_write;
 use crate::store::{StoreError, audit_log};
 use domain::{AccountId, Act, Credits, Timestamp, UserId};
 
-/// Failures in a row after which an account tops itself up no longer.
+/// Consecutive failures after which an automatic top-up is switched off.
 pub(super) const AUTO_FAILURES_MAX: i32 = 3;
-/// How long an account waits after its first failure; after its second, twice as long.
+/// Pause after the first failure, in microseconds. It is twice as long after the second one.
 pub(super) const AUTO_PAUSE_MICROS: i64 = 3_600 * 1_000_000;
 pub(super) const AUTO_FAILED: &str = "UPDATE auto_top_up SET failures = failures + 1,
         not_before = $1 + $2 * (failures + 1), is_enabled = failures + 1 < $3,
@@ -23,23 +23,23 @@ pub(super) const AUTO_WELL: &str = "UPDATE auto_top_up SET failures = 0
 /// The rule of an account's automatic top-up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AutoTopUp {
-    /// Whose account.
+    /// The account.
     pub account: AccountId,
-    /// Whose it is.
+    /// The user who owns the account.
     pub user: UserId,
-    /// Is it in force?
+    /// Is it enabled?
     pub is_enabled: bool,
-    /// Below which balance.
+    /// The account is topped up if its balance is below this.
     pub threshold: Credits,
-    /// By how much.
+    /// The amount of a top-up.
     pub amount: Credits,
-    /// How much at most in a UTC month.
+    /// Most credits that it adds in a UTC month.
     pub monthly_cap: Credits,
-    /// What is charged.
+    /// The payment method that is charged.
     pub method: String,
-    /// Failures in a row.
+    /// Number of consecutive failures.
     pub failures: i32,
-    /// No new try before.
+    /// No top-up begins before this time.
     pub not_before: Timestamp,
 }
 
@@ -93,8 +93,9 @@ impl PaymentStore {
             .await
     }
 
-    /// The rules whose accounts are below their threshold, with nothing of theirs under way, and
-    /// with room left below their cap in the UTC month that began at `month_start`.
+    /// The rules that are due: the balance is below the threshold, no automatic top-up is open, and
+    /// another one stays within the monthly limit. `month_start` is when the current UTC month
+    /// began.
     pub async fn list_due_auto_top_ups(
         &self,
         now: Timestamp,
@@ -109,7 +110,7 @@ impl PaymentStore {
     }
 
     /// The rules that were switched off after failures and whose owners are not notified yet, with
-    /// the last failure.
+    /// the reason of the last failure.
     pub async fn list_stopped_auto_top_ups(
         &self,
     ) -> Result<Vec<(AccountId, UserId, String)>, StoreError> {
@@ -130,7 +131,7 @@ impl PaymentStore {
             .await
     }
 
-    /// Records that the owner of a rule was notified that it is switched off.
+    /// Records that a rule's owner was notified that it is switched off.
     pub async fn mark_auto_top_up_notified(&self, account: AccountId) -> Result<(), StoreError> {
         const SQL: &str = "UPDATE auto_top_up SET is_told = TRUE WHERE account_id = $1";
         self.database
@@ -142,7 +143,7 @@ impl PaymentStore {
     }
 }
 
-/// When an account is due to be topped up by itself, as a condition whose $1 is now.
+/// An SQL condition for rules that are due. Its `$1` is the current time.
 pub(super) fn auto_due(month_start: Timestamp) -> String {
     let month_start = month_start.micros();
     format!(

@@ -1,4 +1,4 @@
-//! The names under which payment providers know users.
+//! Users' customer ids at payment providers.
 
 use sea_orm::{ConnectionTrait, Statement, Value};
 
@@ -26,7 +26,8 @@ impl PaymentStore {
             .await
     }
 
-    /// Inserts the user's customer id at a provider; answers the one on record if two come at once.
+    /// Inserts the user's customer id at a provider. Returns the stored one, which differs if two
+    /// are inserted at the same time.
     pub async fn insert_customer(
         &self,
         user: UserId,

@@ -1,4 +1,4 @@
-//! The part of a payment that is written in the transaction of its ledger entry.
+//! Writes the part of a payment that belongs to the transaction of its ledger entry.
 
 use sea_orm::{ActiveValue::Set, ConnectionTrait, DbErr, EntityTrait};
 
@@ -8,7 +8,7 @@ use crate::store::error::CommitError;
 use domain::{NewPayment, PaymentId, PaymentStatus, Reversal, ReversalStep, Timestamp};
 use entity::payment;
 
-/// Writes a payment that was made and confirmed at once.
+/// Writes a payment that is created and confirmed at once.
 pub(in crate::store) async fn insert_confirmed(
     transaction: &impl ConnectionTrait,
     payment: &NewPayment,
@@ -36,8 +36,8 @@ pub(in crate::store) async fn insert_confirmed(
     payment::Entity::insert(row).exec_without_returning(transaction).await.map(drop)
 }
 
-/// Writes that a payment is confirmed. Once: a second time is refused, and with it the credit
-/// beside it.
+/// Confirms a recorded payment. A second confirmation is refused, and with it the credit in the
+/// same transaction.
 pub(in crate::store) async fn confirm(
     transaction: &impl ConnectionTrait,
     payment: PaymentId,
@@ -47,13 +47,14 @@ pub(in crate::store) async fn confirm(
             failure = NULL, look_at = NULL
         WHERE id = $2 AND status <> 3";
     if execute(transaction, SQL, vec![at.micros().into(), payment.0.into()]).await? != 1 {
-        return Err(CommitError::Refused(format!("{payment} is confirmed already")));
+        return Err(CommitError::Refused(format!("{payment} is already confirmed")));
     }
     execute(transaction, AUTO_WELL, vec![payment.0.into()]).await?;
     Ok(())
 }
 
-/// Records what the ledger took of a reversal, which must not have changed since that was decided.
+/// Records what the ledger took of a reversal. It is refused if the reversal has changed since the
+/// account decided that.
 pub(in crate::store) async fn reverse(
     transaction: &impl ConnectionTrait,
     reversal: &Reversal,
@@ -69,6 +70,6 @@ pub(in crate::store) async fn reverse(
     ];
     match execute(transaction, SQL, values).await? {
         1 => Ok(()),
-        _ => Err(CommitError::Refused("a reversal has moved on elsewhere".into())),
+        _ => Err(CommitError::Refused("the reversal has changed in the meantime".into())),
     }
 }

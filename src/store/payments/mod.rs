@@ -1,4 +1,4 @@
-//! Payments on record, what providers take back of them, and accounts that top themselves up.
+//! Payments on record, their reversals, and automatic top-ups.
 
 use std::sync::Arc;
 
@@ -28,9 +28,9 @@ pub use record::{OpenPayment, Payment, ProviderFacts};
 use auto_top_up::{AUTO_FAILED, AUTO_FAILURES_MAX, AUTO_PAUSE_MICROS, auto_due, auto_top_ups};
 pub(in crate::store) use ledger::{confirm, insert_confirmed, reverse};
 
-/// When a provider that has said nothing is asked for the first time.
+/// Time from the creation of a payment to the first check at its provider, in microseconds.
 const FIRST_LOOK_MICROS: i64 = 30_000_000;
-/// How many payments are checked at once.
+/// Most payments that are checked at once.
 const LOOKS_MAX: u64 = 100;
 const FORGET_REQUEST: &str = "UPDATE payment SET request_digest = NULL
     WHERE account_id = $1 AND request_digest = $2 AND created_at < $3";
@@ -46,8 +46,8 @@ impl PaymentStore {
         PaymentStore { database }
     }
 
-    /// A page of an account's payments, newest first, from below payment `before`; their ids rise
-    /// with time.
+    /// A page of an account's payments, newest first; only those older than `before`, if it is
+    /// given.
     pub async fn list(
         &self,
         account: AccountId,
@@ -96,12 +96,12 @@ impl PaymentStore {
             .await
     }
 
-    /// Inserts a payment before its provider is called, or answers the one that the same request
-    /// began before. `None` if the account is suspended, or an automatic top-up is not due any
-    /// more.
+    /// Inserts a payment before its provider is called. Returns the earlier payment if the same
+    /// request already began one. `None` if the account is suspended, or an automatic top-up is not
+    /// due any more.
     ///
     /// # Errors
-    /// [`StoreError::Taken`] if an automatic top-up of the account is open already, or another
+    /// [`StoreError::Taken`] if an automatic top-up of the account is already open, or another
     /// payment has this provider id.
     pub async fn insert(
         &self,
@@ -120,7 +120,7 @@ impl PaymentStore {
                     return Ok(None);
                 }
                 if let Some(digest) = payment.request_digest {
-                    // An idempotency key may be used again after its record was deleted.
+                    // After its record is deleted, an idempotency key may be used again.
                     let (account, from) = (payment.account.0, payment.once_from.micros());
                     let values = vec![account.into(), digest.to_vec().into(), from.into()];
                     execute(&transaction, FORGET_REQUEST, values).await?;
@@ -149,7 +149,7 @@ impl PaymentStore {
                     payment::Entity::insert(row).exec_without_returning(&transaction).await;
                 if let Err(error) = inserted.map_err(StoreError::of_write) {
                     transaction.rollback().await?;
-                    // A concurrent repeat of the request may have inserted it.
+                    // The same request may have inserted it concurrently.
                     let before = begun_by(&database.write, &payment).await?;
                     return before.map(Some).ok_or(error);
                 }
@@ -191,7 +191,7 @@ impl PaymentStore {
             .await
     }
 
-    /// Sets the status of an open payment, except confirmed; did it change?
+    /// Sets a status other than confirmed on an open payment. Returns whether it changed.
     pub async fn set_status(
         &self,
         payment: &Payment,
@@ -199,7 +199,7 @@ impl PaymentStore {
         failure: Option<String>,
         at: Timestamp,
     ) -> Result<bool, StoreError> {
-        // A payment confirmed in between stays confirmed.
+        // A payment that was confirmed in the meantime stays confirmed.
         const SQL: &str = "UPDATE payment SET status = $1,
                 confirming_at = CASE WHEN $1 = 2 THEN COALESCE(confirming_at, $2) ELSE confirming_at END,
                 ended_at = CASE WHEN $1 IN (4, 5) THEN $2 ELSE NULL END,
@@ -269,7 +269,7 @@ impl PaymentStore {
     }
 }
 
-/// May this payment begin? The account must be open, and an automatic top-up must be due by its
+/// May this payment begin? The account must be open. An automatic top-up must also be due by its
 /// rule.
 async fn may_open(
     transaction: &impl ConnectionTrait,
@@ -284,7 +284,7 @@ async fn may_open(
         return Ok(true);
     }
     if is_postgres(transaction) {
-        // A change of the rule and this payment wait for each other.
+        // Serializes this payment with changes of the rule.
         const LOCK: &str = "SELECT 1 FROM auto_top_up WHERE account_id = $1 FOR UPDATE";
         query(transaction, LOCK, vec![account.0.into()]).await?;
     }
@@ -294,7 +294,7 @@ async fn may_open(
     Ok(rules.iter().any(|rule| rule.amount == *amount && Some(&rule.method) == method.as_ref()))
 }
 
-/// The payment that the same request began before.
+/// The payment that the same request began earlier.
 async fn begun_by(
     connection: &impl ConnectionTrait,
     payment: &OpenPayment,

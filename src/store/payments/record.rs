@@ -10,40 +10,40 @@ use crate::store::StoreError;
 pub struct Payment {
     /// Its id.
     pub id: PaymentId,
-    /// Whose account it tops up.
+    /// The account that it tops up.
     pub account: AccountId,
     /// The provider.
     pub provider: String,
     /// Its status.
     pub status: PaymentStatus,
-    /// How much.
+    /// The amount.
     pub amount: Credits,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
     /// When the payer confirmed at the provider.
     pub confirming_at: Option<Timestamp>,
-    /// When the credits were on the account.
+    /// When the account was credited.
     pub confirmed_at: Option<Timestamp>,
     /// When it failed or expired.
     pub ended_at: Option<Timestamp>,
-    /// Until when its payer may pay.
+    /// Until when the payer may pay.
     pub expires_at: Option<Timestamp>,
     /// Its id at the provider.
     pub provider_ref: Option<String>,
-    /// Where its payer pays.
+    /// The page on which the payer pays.
     pub checkout_url: Option<String>,
     /// The saved payment method that is charged.
     pub method: Option<String>,
-    /// Did the server begin it?
+    /// Did the server begin it, as an automatic top-up?
     pub is_auto: bool,
     /// Why it failed.
     pub failure: Option<String>,
-    /// How often the provider was asked.
+    /// How often the server has checked it at the provider.
     pub looks: i32,
 }
 
 impl Payment {
-    /// One that was made and confirmed at once.
+    /// A payment that is created and confirmed at once.
     #[must_use]
     pub fn confirmed(payment: &NewPayment) -> Self {
         Payment {
@@ -67,39 +67,39 @@ impl Payment {
     }
 }
 
-/// A payment to be begun.
+/// A payment to insert.
 #[derive(Clone, Debug)]
 pub struct OpenPayment {
     /// Its id.
     pub id: PaymentId,
-    /// Whose account it tops up.
+    /// The account that it tops up.
     pub account: AccountId,
     /// The provider.
     pub provider: &'static str,
-    /// Its id at the provider, if that is known.
+    /// Its id at the provider, if it is known.
     pub provider_ref: Option<String>,
-    /// How much.
+    /// The amount.
     pub amount: Credits,
-    /// The saved payment method to be charged.
+    /// The saved payment method to charge.
     pub method: Option<String>,
-    /// Does the server begin it?
+    /// Does the server begin it, as an automatic top-up?
     pub is_auto: bool,
     /// The digest of the idempotency key, if there is one.
     pub request_digest: Option<[u8; 32]>,
-    /// Repeats of the request since this time begin no second payment.
+    /// If the request came since this time, a repeat begins no second payment.
     pub once_from: Timestamp,
-    /// When.
+    /// When it begins.
     pub at: Timestamp,
-    /// Until when its payer may pay.
+    /// Until when the payer may pay.
     pub expires_at: Timestamp,
 }
 
-/// A payment's id at its provider, and the page where it is paid.
+/// A payment's id at its provider, and the page on which it is paid.
 #[derive(Clone, Debug, Default)]
 pub struct ProviderFacts {
     /// Its id at the provider.
     pub provider_ref: Option<String>,
-    /// Where its payer pays.
+    /// The page on which the payer pays.
     pub checkout_url: Option<String>,
 }
 

@@ -1,4 +1,4 @@
-//! What providers take back of payments: refunds and disputes.
+//! Reversals: what providers take back of payments, by refund or dispute.
 
 use sea_orm::{ConnectionTrait, QueryResult, Value};
 
@@ -9,7 +9,7 @@ use crate::store::sql::begin_write;
 use domain::{AccountId, Credits, PaymentId, Reversal, ReversalKind, Timestamp};
 
 impl PaymentStore {
-    /// Inserts or updates the reversals of a payment that its provider reports; answers all
+    /// Inserts or updates the reversals of a payment that its provider reports. Returns all
     /// reversals of the payment.
     pub async fn record_reversals(
         &self,
@@ -51,8 +51,8 @@ impl PaymentStore {
             .await
     }
 
-    /// Payments with a reversal that can be debited or credited back now, in the order of their
-    /// ids, from above `after`.
+    /// Payments with a reversal of which something can be taken or given back now, sorted by id;
+    /// only those above `after`.
     pub async fn list_to_reverse(&self, after: PaymentId) -> Result<Vec<PaymentId>, StoreError> {
         const SQL: &str = "SELECT DISTINCT payment_id FROM reversal
             INNER JOIN account ON account.id = reversal.account_id
@@ -84,7 +84,8 @@ async fn reversals(
             provider_ref: row.try_get_by_index(1)?,
             payment: PaymentId(row.try_get_by_index(2)?),
             account: AccountId(row.try_get_by_index(3)?),
-            kind: kind.ok_or_else(|| StoreError::Corrupt("a reversal of no known kind".into()))?,
+            kind: kind
+                .ok_or_else(|| StoreError::Corrupt("a reversal has an unknown kind".into()))?,
             wanted: Credits::from_nanos(row.try_get_by_index(5)?),
             taken: Credits::from_nanos(row.try_get_by_index(6)?),
             created_at: Timestamp::from_micros(row.try_get_by_index(7)?),

@@ -1,4 +1,4 @@
-//! Tokens sent by email: each can be used once, until it expires.
+//! Tokens sent by email. Each can be used once, until it expires.
 
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, ConnectionTrait as _, DatabaseTransaction, EntityTrait,
@@ -17,7 +17,7 @@ use domain::{ActKind, Actor, Origin, Timestamp, UserId};
 use entity::{email_token, session, user};
 
 impl UserStore {
-    /// Inserts a token for a user, and deletes every other one for the same purpose.
+    /// Inserts a token for a user, and deletes the user's other tokens for the same purpose.
     pub async fn insert_email_token(
         &self,
         user: &User,
@@ -44,7 +44,7 @@ impl UserStore {
             .await
     }
 
-    /// Is it a token that was not used and has not expired?
+    /// Is the token unused and not expired?
     pub async fn is_email_token_valid(
         &self,
         purpose: TokenPurpose,
@@ -64,7 +64,7 @@ impl UserStore {
             .await
     }
 
-    /// Uses a token that verifies an address; answers its user, or `None` if it is not valid.
+    /// Uses a token that verifies an address. Returns its user; `None` if the token is not valid.
     pub async fn verify_email(
         &self,
         digest: TokenDigest,
@@ -86,8 +86,8 @@ impl UserStore {
             .await
     }
 
-    /// Uses a token that resets a password, sets the password, and ends every session of the user.
-    /// The token also verifies the address. `None` if the token is not valid.
+    /// Uses a token that resets a password: sets the password, and ends every session of the user.
+    /// This also verifies the address. `None` if the token is not valid.
     pub async fn reset_password(
         &self,
         digest: TokenDigest,
@@ -119,7 +119,7 @@ impl UserStore {
             .await
     }
 
-    /// Deletes a chunk of the expired tokens; are there perhaps more?
+    /// Deletes a chunk of the expired tokens. Returns whether there may be more.
     pub async fn delete_expired_email_tokens(&self, now: Timestamp) -> Result<bool, StoreError> {
         self.database
             .run(move |database| async move {
@@ -133,8 +133,8 @@ impl UserStore {
     }
 }
 
-/// Uses a token, if its user still has the address that it was sent to. Of concurrent attempts the
-/// database lets one change the row.
+/// Uses a token, if its user still has the address that it was sent to. If it is used concurrently,
+/// the database lets only one attempt change the row.
 async fn use_up(
     transaction: &DatabaseTransaction,
     purpose: TokenPurpose,

@@ -39,14 +39,14 @@ pub struct UserStore {
     database: Arc<Connections>,
 }
 
-/// Which users an operator wants to see.
+/// A search for users by an operator.
 #[derive(Clone, Debug, Default)]
 pub struct UserSearch {
-    /// Those whose email or username has this in it, whatever its case.
+    /// Users whose email or username contains this, ignoring case.
     pub text: Option<String>,
-    /// Those who registered before this one.
+    /// Users who registered before this one.
     pub before: Option<UserId>,
-    /// At most so many.
+    /// Most users in the result.
     pub limit: u64,
 }
 
@@ -58,7 +58,7 @@ impl UserStore {
     /// Stores a user with a live account and a test account.
     ///
     /// # Errors
-    /// [`StoreError::Taken`], naming `email` or `username`.
+    /// [`StoreError::Taken`] with `email` or `username`, if another user has it.
     pub async fn insert(&self, new: NewUser) -> Result<User, StoreError> {
         self.database
             .run_write(move |database| async move {
@@ -100,7 +100,7 @@ impl UserStore {
             .await
     }
 
-    /// The user with this email, whatever its case.
+    /// The user with this email, ignoring case.
     pub async fn find_by_email(&self, email: &str) -> Result<Option<User>, StoreError> {
         let email = folded(email);
         self.database
@@ -123,7 +123,7 @@ impl UserStore {
             .await
     }
 
-    /// The two accounts of a user.
+    /// The live and the test account of a user.
     pub async fn accounts_of(&self, user: UserId) -> Result<UserAccounts, StoreError> {
         self.database
             .run(move |database| async move {
@@ -147,7 +147,7 @@ impl UserStore {
             .await
     }
 
-    /// The user whose account it is.
+    /// The user who owns this account.
     pub async fn owner_of(&self, account: AccountId) -> Result<UserId, StoreError> {
         self.database
             .run(move |database| async move {
@@ -159,7 +159,7 @@ impl UserStore {
             .await
     }
 
-    /// Users, the last registered one first.
+    /// Users that match a search, the last registered one first.
     pub async fn list(&self, search: UserSearch) -> Result<Vec<User>, StoreError> {
         use user::Column::{CreatedAt, EmailFolded, Id, UsernameFolded};
         self.database
@@ -195,7 +195,7 @@ impl UserStore {
             .await
     }
 
-    /// Stores another hash of the same password, if the password was not changed.
+    /// Stores a new hash of the same password, unless the password was changed in the meantime.
     pub async fn replace_hash(&self, user: &User, hash: String) -> Result<(), StoreError> {
         let (id, before) = (user.id, user.password_hash.clone());
         self.database
@@ -210,8 +210,8 @@ impl UserStore {
             .await
     }
 
-    /// Stores another password, if it was not changed since `user` was read, ends all of the user's
-    /// sessions, and begins another one; false if it was changed.
+    /// Sets a new password, ends all of the user's sessions, and begins a new one. Returns false if
+    /// the password was changed since `user` was read.
     pub async fn set_password(
         &self,
         user: &User,
@@ -248,7 +248,7 @@ impl UserStore {
             .await
     }
 
-    /// Sets one column of a user, and records the act; was there such a user?
+    /// Sets one column of a user, and records the act; false if there is no such user.
     async fn set_column(
         &self,
         id: UserId,
@@ -274,7 +274,7 @@ impl UserStore {
             .await
     }
 
-    /// Sets a user's rate limit tier; was there such a user?
+    /// Sets a user's rate limit tier; false if there is no such user.
     pub async fn set_tier(
         &self,
         id: UserId,
@@ -284,7 +284,7 @@ impl UserStore {
         self.set_column(id, user::Column::Tier, tier.into(), act).await
     }
 
-    /// Sets a user's role; was there such a user?
+    /// Sets a user's role; false if there is no such user.
     pub async fn set_role(&self, id: UserId, role: Role, act: Act) -> Result<bool, StoreError> {
         self.set_column(id, user::Column::Role, role.code().into(), act).await
     }
@@ -309,8 +309,8 @@ fn new_account(
     }
 }
 
-/// Inserts the first entry of an account that does not begin empty. This happens in the transaction
-/// of the account itself, before it can have an owner, so it needs no lease; its epoch is 0.
+/// Inserts the first entry of an account with an initial balance. This happens in the transaction
+/// that creates the account. No process can own it yet, so no lease is needed, and the epoch is 0.
 async fn open_with_grant(
     transaction: &DatabaseTransaction,
     account: account::Model,

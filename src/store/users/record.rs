@@ -13,9 +13,9 @@ use entity::{email_token, refresh_token, session, user};
 /// The role of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Everything with their own accounts.
+    /// May use their own accounts.
     User,
-    /// The operations of operators as well.
+    /// May also use the operations of operators.
     Admin,
 }
 
@@ -42,11 +42,11 @@ impl Role {
 pub struct NewUser {
     /// Their id.
     pub id: UserId,
-    /// As they wrote it.
+    /// The email as the user wrote it.
     pub email: String,
-    /// As they wrote it.
+    /// The username as the user wrote it.
     pub username: String,
-    /// PHC text of argon2id.
+    /// The argon2id hash in PHC format.
     pub password_hash: String,
     /// Their role.
     pub role: Role,
@@ -54,7 +54,7 @@ pub struct NewUser {
     pub created_at: Timestamp,
     /// The initial balance of their test account.
     pub test_credits: Credits,
-    /// Who registers them, and from where, for the audit log.
+    /// Who registers the user, and from where, for the audit log.
     pub origin: Origin,
 }
 
@@ -63,19 +63,19 @@ pub struct NewUser {
 pub struct User {
     /// Their id.
     pub id: UserId,
-    /// As they wrote it.
+    /// The email as the user wrote it.
     pub email: String,
-    /// As they wrote it.
+    /// The username as the user wrote it.
     pub username: String,
-    /// PHC text of argon2id.
+    /// The argon2id hash in PHC format.
     pub password_hash: String,
     /// Their role.
     pub role: Role,
-    /// Has the address been proved?
+    /// Has the user confirmed the email address?
     pub is_email_verified: bool,
-    /// Their rate limit tier; `None` is the default one.
+    /// Their rate limit tier; `None` is the default tier.
     pub tier: Option<String>,
-    /// Raised by every change of the password: of two at the same time one is refused.
+    /// Incremented by every change of the password. Of two concurrent changes one is refused.
     pub token_version: i64,
     /// When they registered.
     pub created_at: Timestamp,
@@ -84,7 +84,7 @@ pub struct User {
 }
 
 impl User {
-    /// Does a login take a second factor?
+    /// Does a login need a second factor?
     #[must_use]
     pub fn has_two_factor(&self) -> bool {
         self.second_factor.as_ref().is_some_and(|factor| factor.is_enabled)
@@ -113,9 +113,9 @@ impl From<user::Model> for User {
 /// A second factor as stored.
 #[derive(Clone)]
 pub struct SecondFactor {
-    /// The secret, sealed.
+    /// The encrypted secret.
     pub sealed: Vec<u8>,
-    /// Has its owner proved that they have it? A login takes it from then on.
+    /// Has the user confirmed it with a code? From then on a login needs it.
     pub is_enabled: bool,
 }
 
@@ -125,7 +125,7 @@ impl std::fmt::Debug for SecondFactor {
     }
 }
 
-/// The spelling under which an email or a username is unique.
+/// The form in which an email or username must be unique: trimmed and lowercase.
 #[must_use]
 pub fn folded(text: &str) -> String {
     text.trim().to_lowercase()
@@ -134,9 +134,9 @@ pub fn folded(text: &str) -> String {
 /// The purpose of a token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TokenPurpose {
-    /// To prove an address.
+    /// To verify an email address.
     Verify,
-    /// To set another password.
+    /// To reset a password.
     Reset,
 }
 
@@ -157,19 +157,19 @@ pub type TokenDigest = [u8; 32];
 pub struct NewSession {
     /// Its id.
     pub id: SessionId,
-    /// Whose it is.
+    /// The user.
     pub user: UserId,
     /// When it begins.
     pub at: Timestamp,
-    /// When it ends by itself, unless it is renewed.
+    /// When it expires, unless it is renewed.
     pub expires_at: Timestamp,
-    /// The address it was begun from.
+    /// The client's address.
     pub address: String,
     /// The user agent of its client.
     pub agent: String,
-    /// Of its first refresh token.
+    /// The digest of its first refresh token.
     pub refresh: TokenDigest,
-    /// Sessions that a user may have; the oldest ones above it end.
+    /// Most sessions of a user. The oldest ones above it end.
     pub sessions_max: u64,
 }
 
@@ -214,7 +214,7 @@ pub(super) async fn insert_refresh_token(
     Ok(())
 }
 
-/// Ends sessions that have not ended; how many?
+/// Ends the sessions that match `which` and have not ended. Returns how many.
 pub(super) async fn end_sessions(
     connection: &impl ConnectionTrait,
     which: Expr,
@@ -228,7 +228,7 @@ pub(super) async fn end_sessions(
     Ok(ended.rows_affected)
 }
 
-/// Deletes the tokens of a user that nobody has used.
+/// Deletes the unused tokens of a user for this purpose.
 pub(super) async fn delete_unused_email_tokens(
     transaction: &DatabaseTransaction,
     id: UserId,

@@ -17,7 +17,7 @@ use crate::store::{StoreError, audit_log};
 use domain::{Act, ActKind, Actor, Origin, SessionId, Timestamp, UserId};
 use entity::{refresh_token, session, user};
 
-/// A session that has not ended, as its user sees it.
+/// A session that has not ended, as shown to its user.
 #[derive(Clone, Debug)]
 pub struct SessionListing {
     /// Its id.
@@ -26,9 +26,9 @@ pub struct SessionListing {
     pub created_at: Timestamp,
     /// When it was begun or last renewed.
     pub last_used_at: Timestamp,
-    /// When it ends by itself, unless it is renewed.
+    /// When it expires, unless it is renewed.
     pub expires_at: Timestamp,
-    /// The address it was last renewed from.
+    /// The client's address at the last renewal.
     pub address: String,
     /// The user agent of its client.
     pub agent: String,
@@ -37,17 +37,17 @@ pub struct SessionListing {
 /// The result of using a refresh token.
 #[derive(Debug)]
 pub enum Refreshed {
-    /// It was good, this once.
+    /// The session was renewed. The token cannot be used again.
     Renewed(Box<User>, SessionId),
-    /// It was used before, so it may be stolen: the session has ended.
+    /// The token was used before, so it may be stolen. The session has ended.
     Reused(UserId, SessionId),
-    /// There is no such token, or its session has ended.
+    /// No such token exists, or its session has ended.
     Unknown,
 }
 
 impl UserStore {
-    /// Inserts a session, if the password has not changed since `version` and the user has no
-    /// second factor, or gave its code; did it?
+    /// Inserts a session. Returns false if the password has changed since `version`, or if the
+    /// user has a second factor and gave no code.
     pub async fn insert_session(
         &self,
         new: NewSession,
@@ -55,7 +55,8 @@ impl UserStore {
         has_given_code: bool,
         act: Act,
     ) -> Result<bool, StoreError> {
-        // Locks the user's row, so that a concurrent change of the password comes before or after.
+        // Locks the user's row. A concurrent change of the password comes completely before or
+        // after.
         const SQL: &str = "UPDATE users SET token_version = token_version
             WHERE id = $1 AND token_version = $2 AND (totp_enabled_at IS NULL OR $3)";
         self.database
@@ -75,7 +76,7 @@ impl UserStore {
             .await
     }
 
-    /// Records an address from which a user authenticated, as a session that has ended already.
+    /// Records an address from which a user authenticated, as a session that has already ended.
     pub async fn record_address(&self, new: NewSession) -> Result<(), StoreError> {
         self.database
             .run_write(move |database| async move {
@@ -118,7 +119,8 @@ impl UserStore {
         self.database
             .run_write(move |database| async move {
                 let transaction = begin_write(&database.write).await?;
-                // Of concurrent attempts the database lets one change the row.
+                // If the token is used concurrently, the database lets only one attempt change the
+                // row.
                 let using = refresh_token::Entity::update_many()
                     .filter(refresh_token::Column::Digest.eq(used.to_vec()))
                     .filter(refresh_token::Column::UsedAt.is_null())
@@ -159,7 +161,7 @@ impl UserStore {
             .await
     }
 
-    /// Ends one of a user's sessions; was there such a one?
+    /// Ends one of a user's sessions; false if there is no such session.
     pub async fn end_session(
         &self,
         user: UserId,
@@ -170,7 +172,7 @@ impl UserStore {
         Ok(self.end_by(which, act).await? > 0)
     }
 
-    /// Ends sessions, and records the act if there were any.
+    /// Ends the sessions that match `which`, and records the act if there were any.
     async fn end_by(&self, which: Expr, act: Act) -> Result<u64, StoreError> {
         self.database
             .run_write(move |database| async move {
@@ -185,12 +187,12 @@ impl UserStore {
             .await
     }
 
-    /// Ends all of a user's sessions; how many?
+    /// Ends all sessions of a user. Returns how many.
     pub async fn end_sessions(&self, user: UserId, act: Act) -> Result<u64, StoreError> {
         self.end_by(session::Column::UserId.eq(user.0), act).await
     }
 
-    /// A user's sessions, the last used one first.
+    /// The sessions of a user, the last used one first.
     pub async fn list_sessions(
         &self,
         user: UserId,
@@ -210,7 +212,7 @@ impl UserStore {
             .await
     }
 
-    /// Deletes a chunk of the expired sessions; are there perhaps more?
+    /// Deletes a chunk of the expired sessions. Returns whether there may be more.
     pub async fn delete_expired_sessions(&self, now: Timestamp) -> Result<bool, StoreError> {
         self.database
             .run(move |database| async move {

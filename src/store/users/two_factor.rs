@@ -1,5 +1,4 @@
-//! Second factors: a sealed secret, the last step that a code of it was good for, and recovery
-//! codes.
+//! Second factors: an encrypted secret, the time step of the last used code, and recovery codes.
 
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, DatabaseTransaction, EntityTrait, ExprTrait as _,
@@ -12,11 +11,11 @@ use crate::store::{StoreError, audit_log};
 use domain::{Act, Timestamp, UserId};
 use entity::{recovery_code, user};
 
-/// The digest under which a recovery code is stored.
+/// The digest of a recovery code.
 pub type CodeDigest = [u8; 32];
 
 impl UserStore {
-    /// Stores the secret of a pending second factor; false if one is enabled.
+    /// Stores the secret of a pending second factor; false if one is already enabled.
     pub async fn insert_second_factor(
         &self,
         id: UserId,
@@ -35,9 +34,9 @@ impl UserStore {
             .await
     }
 
-    /// Enables a pending second factor if its secret is still `sealed`, uses the step of the code
-    /// that proved it, and inserts its recovery codes; false if it was enabled or replaced in
-    /// between.
+    /// Enables a pending second factor, if its secret is still `sealed`. Marks the time step of the
+    /// code as used, and inserts the recovery codes. Returns false if the factor was enabled or
+    /// replaced in the meantime.
     pub async fn enable_second_factor(
         &self,
         id: UserId,
@@ -68,7 +67,7 @@ impl UserStore {
             .await
     }
 
-    /// Uses the code of a step; false if this or a later step was used.
+    /// Marks the time step of a code as used; false if this or a later step was used before.
     pub async fn use_totp_step(&self, id: UserId, step: i64) -> Result<bool, StoreError> {
         use user::Column::{Id, TotpEnabledAt, TotpStep};
         self.database
@@ -83,7 +82,7 @@ impl UserStore {
             .await
     }
 
-    /// Uses a recovery code; false if there is none, or it was used.
+    /// Uses a recovery code; false if there is no such code, or it was used before.
     pub async fn use_recovery_code(
         &self,
         id: UserId,
@@ -110,7 +109,7 @@ impl UserStore {
             .await
     }
 
-    /// Replaces all recovery codes.
+    /// Replaces all recovery codes of a user.
     pub async fn replace_recovery_codes(
         &self,
         id: UserId,
@@ -127,7 +126,7 @@ impl UserStore {
             .await
     }
 
-    /// Deletes a second factor with its secret and its recovery codes.
+    /// Deletes a user's second factor with its secret and recovery codes.
     pub async fn delete_second_factor(&self, id: UserId, act: Act) -> Result<(), StoreError> {
         self.database
             .run_write(move |database| async move {
@@ -145,7 +144,7 @@ impl UserStore {
             .await
     }
 
-    /// How many recovery codes are unused.
+    /// Number of unused recovery codes.
     pub async fn count_recovery_codes(&self, id: UserId) -> Result<u64, StoreError> {
         self.database
             .run(move |database| async move {
@@ -159,7 +158,7 @@ impl UserStore {
             .await
     }
 
-    /// The addresses of a user's sessions, including ended ones that are not deleted yet.
+    /// The client addresses of a user's sessions, including ended ones that are not deleted yet.
     pub async fn list_addresses(
         &self,
         id: UserId,

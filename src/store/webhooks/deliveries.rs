@@ -32,7 +32,7 @@ pub(super) const GIVE_UP: &str =
     WHERE endpoint_id = $2 AND status = 1";
 
 impl WebhookStore {
-    /// Writes a test event for one endpoint; answers its delivery.
+    /// Writes a test event for one endpoint. Returns the id of its delivery.
     pub async fn insert_test_event(
         &self,
         account: AccountId,
@@ -62,7 +62,8 @@ impl WebhookStore {
             .await
     }
 
-    /// Deliveries of an endpoint with their attempts, latest first.
+    /// Deliveries of an endpoint with their attempts, latest first; only those before `before`, if
+    /// it is given.
     pub async fn list_deliveries(
         &self,
         endpoint: EndpointId,
@@ -91,8 +92,9 @@ impl WebhookStore {
                         id: DeliveryId(id),
                         event: EventId(row.try_get_by_index(1)?),
                         kind: row.try_get_by_index(2)?,
-                        status: status
-                            .ok_or_else(|| StoreError::Corrupt("a delivery of no status".into()))?,
+                        status: status.ok_or_else(|| {
+                            StoreError::Corrupt("a delivery has an unknown status".into())
+                        })?,
                         next_at: next_at.map(Timestamp::from_micros),
                         created_at: Timestamp::from_micros(row.try_get_by_index(5)?),
                         attempts,
@@ -103,7 +105,7 @@ impl WebhookStore {
             .await
     }
 
-    /// Makes a delivery of an endpoint due again, whatever its state; is there one?
+    /// Makes a delivery of an endpoint due again, in any state. Returns whether it exists.
     pub async fn redeliver(
         &self,
         endpoint: EndpointId,
@@ -122,13 +124,14 @@ impl WebhookStore {
             .await
     }
 
-    /// Endpoints with a due delivery, the longest waiting first, except these.
+    /// Endpoints with a due delivery, except those in `but`. Those that have waited longest come
+    /// first.
     pub async fn list_due_endpoints(
         &self,
         now: Timestamp,
         but: Vec<EndpointId>,
     ) -> Result<Vec<DueEndpoint>, StoreError> {
-        // One index lookup for each endpoint, however many deliveries wait for it.
+        // One index lookup for each endpoint, no matter how many deliveries are due.
         const SQL: &str = "SELECT id, account_id, first FROM (
                 SELECT id, account_id, (SELECT MIN(next_at) FROM webhook_delivery
                     WHERE endpoint_id = webhook_endpoint.id AND next_at IS NOT NULL) AS first
@@ -152,7 +155,7 @@ impl WebhookStore {
             .await
     }
 
-    /// Deliveries of an endpoint that are due, the longest waiting first.
+    /// Due deliveries of an endpoint. Those that have waited longest come first.
     pub async fn list_due_deliveries(
         &self,
         endpoint: DueEndpoint,
@@ -182,8 +185,8 @@ impl WebhookStore {
             .await
     }
 
-    /// The content of an event, which is not replaced from now on, and its destination; `None` if
-    /// one of them is gone.
+    /// The content and the destination of a delivery; `None` if the event or the endpoint is gone.
+    /// From now on a newer event does not replace the content.
     pub async fn claim_event(
         &self,
         event: EventId,
@@ -220,9 +223,9 @@ impl WebhookStore {
             .await
     }
 
-    /// Records an attempt and the delivery's new state. An endpoint that has failed since before
-    /// `dead_since`, or is gone for good, is switched off, and all its deliveries are given up; was
-    /// it?
+    /// Records an attempt and the delivery's new state. An endpoint is switched off if a delivery
+    /// was given up and the endpoint has failed since before `dead_since`, or answered 410. Then
+    /// all its deliveries are given up. Returns whether it was switched off.
     pub async fn record_attempt(
         &self,
         delivery: DueDelivery,
@@ -288,8 +291,8 @@ impl WebhookStore {
         Ok(is_switched_off)
     }
 
-    /// Deletes a chunk of the events from before `before` that have no pending delivery; are there
-    /// perhaps more?
+    /// Deletes a chunk of the events from before `before` that have no pending delivery. Returns
+    /// whether there may be more.
     pub async fn delete_old_events(&self, before: Timestamp) -> Result<bool, StoreError> {
         self.database
             .run(move |database| async move {

@@ -18,7 +18,7 @@ const ENDPOINT: &str =
     FROM webhook_endpoint AS w INNER JOIN account ON account.id = w.account_id";
 
 impl WebhookStore {
-    /// Writes an endpoint, unless its account has as many as it may have.
+    /// Inserts an endpoint; false if its account already has `endpoints_max`.
     pub async fn insert_endpoint(
         &self,
         new: NewEndpoint,
@@ -61,7 +61,7 @@ impl WebhookStore {
         Ok(is_added)
     }
 
-    /// The endpoints of these accounts, oldest first, or one of them.
+    /// The endpoints of these accounts, oldest first; only the endpoint `only`, if it is given.
     pub async fn list_endpoints(
         &self,
         accounts: [AccountId; 2],
@@ -81,8 +81,8 @@ impl WebhookStore {
             .await
     }
 
-    /// Changes an endpoint of an account; is there one? Switching it on resets its failures;
-    /// switching it off gives its deliveries up.
+    /// Changes an endpoint of an account; false if it does not exist. Switching it on resets its
+    /// failures. Switching it off gives up its deliveries.
     pub async fn update_endpoint(
         &self,
         account: AccountId,
@@ -128,8 +128,8 @@ impl WebhookStore {
         Ok(is_there)
     }
 
-    /// Marks an endpoint of an account as deleted; was there one? Its rows are deleted later in
-    /// chunks, because there may be very many.
+    /// Marks an endpoint of an account as deleted; false if it does not exist. Its rows are deleted
+    /// later in chunks, because there may be very many.
     pub async fn delete_endpoint(
         &self,
         account: AccountId,
@@ -155,8 +155,9 @@ impl WebhookStore {
         Ok(was_there)
     }
 
-    /// Deletes a chunk of the rows of endpoints that were deleted before `before`; are there
-    /// perhaps more? By then no transaction that saw the endpoint still writes a delivery for it.
+    /// Deletes a chunk of the rows of endpoints that were deleted before `before`. Returns whether
+    /// there may be more. The delay is needed because a transaction that still sees the endpoint
+    /// may write a delivery for it.
     pub async fn purge_deleted_endpoints(&self, before: Timestamp) -> Result<bool, StoreError> {
         const GONE: &str = "SELECT id FROM webhook_endpoint WHERE deleted_at < $1 LIMIT 1";
         const ENDPOINT: &str = "DELETE FROM webhook_endpoint WHERE id = $1";
@@ -177,7 +178,8 @@ impl WebhookStore {
             .await
     }
 
-    /// Gives an endpoint another secret; the one before signs as well until `former_until`.
+    /// Replaces the secret of an endpoint. Deliveries are also signed with the former one until
+    /// `former_until`.
     pub async fn rotate_secret(
         &self,
         account: AccountId,
@@ -208,7 +210,7 @@ impl WebhookStore {
             .await
     }
 
-    /// Below which balance an account counts as low.
+    /// The balance below which an account counts as low.
     pub async fn find_low_balance(&self, account: AccountId) -> Result<Credits, StoreError> {
         const SQL: &str = "SELECT balance_low FROM notice WHERE account_id = $1";
         self.database
@@ -221,7 +223,7 @@ impl WebhookStore {
             .await
     }
 
-    /// Sets below which balance an account counts as low.
+    /// Sets the balance below which an account counts as low.
     pub async fn set_low_balance(
         &self,
         account: AccountId,
@@ -257,7 +259,7 @@ fn endpoint(row: &QueryResult) -> Result<Endpoint, StoreError> {
         id: EndpointId(row.try_get_by_index(0)?),
         account: AccountId(row.try_get_by_index(1)?),
         environment: environment
-            .ok_or_else(|| StoreError::Corrupt("an account of no environment".into()))?,
+            .ok_or_else(|| StoreError::Corrupt("an account has an unknown environment".into()))?,
         url: row.try_get_by_index(3)?,
         description: row.try_get_by_index(4)?,
         events: events.and_then(|events| serde_json::from_str(&events).ok()),

@@ -1,4 +1,4 @@
-//! Webhook endpoints, the accounts that have some, and the deliveries of their events.
+//! Webhook endpoints, the accounts that have one, and the deliveries of events.
 
 use std::sync::Arc;
 

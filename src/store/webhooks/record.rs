@@ -12,7 +12,7 @@ pub struct Endpoint {
     pub account: AccountId,
     /// Live or test.
     pub environment: Environment,
-    /// Where it is.
+    /// Its URL.
     pub url: String,
     /// Its description.
     pub description: String,
@@ -20,39 +20,39 @@ pub struct Endpoint {
     pub events: Option<Vec<String>>,
     /// Does it receive events?
     pub is_enabled: bool,
-    /// When the server switched it off, since it did not answer.
+    /// When the server switched it off because deliveries failed.
     pub switched_off_at: Option<Timestamp>,
-    /// Since when it has failed.
+    /// When its first delivery failed since the last successful one.
     pub failing_since: Option<Timestamp>,
-    /// Until when its former secret signs as well.
+    /// Until when deliveries are also signed with its former secret.
     pub former_until: Option<Timestamp>,
-    /// When it was made.
+    /// When it was created.
     pub created_at: Timestamp,
 }
 
 /// An endpoint's URL and its encrypted secrets.
 #[derive(Clone)]
 pub struct Destination {
-    /// Where.
+    /// The URL.
     pub url: String,
-    /// The secret.
+    /// The encrypted secret.
     pub secret: Vec<u8>,
-    /// The one before, while it is good.
+    /// The encrypted former secret, while it is still used.
     pub former: Option<Vec<u8>>,
 }
 
 /// An endpoint to be stored.
 pub struct NewEndpoint {
-    /// As it will be seen.
+    /// Its public fields.
     pub endpoint: Endpoint,
-    /// Its secret, sealed.
+    /// The encrypted secret.
     pub secret: Vec<u8>,
 }
 
-/// A change of an endpoint; `None` leaves a part as it is.
+/// A change of an endpoint. `None` leaves a part as it is.
 #[derive(Clone, Debug, Default)]
 pub struct EndpointChange {
-    /// Where it is.
+    /// The URL.
     pub url: Option<String>,
     /// Its description.
     pub description: Option<String>,
@@ -65,9 +65,9 @@ pub struct EndpointChange {
 /// An endpoint with a due delivery.
 #[derive(Clone, Copy, Debug)]
 pub struct DueEndpoint {
-    /// Which.
+    /// Its id.
     pub id: EndpointId,
-    /// Whose.
+    /// Its account.
     pub account: AccountId,
 }
 
@@ -76,15 +76,15 @@ pub struct DueEndpoint {
 pub struct DueDelivery {
     /// Its id.
     pub id: DeliveryId,
-    /// To whom.
+    /// The endpoint.
     pub endpoint: EndpointId,
-    /// Whose.
+    /// The account.
     pub account: AccountId,
-    /// Attempts so far.
+    /// Number of attempts so far.
     pub attempts: i32,
-    /// Of which event.
+    /// The event.
     pub event: EventId,
-    /// Its kind.
+    /// The name of the event's kind.
     pub kind: String,
 }
 
@@ -93,33 +93,33 @@ pub struct DueDelivery {
 pub struct EventToSend {
     /// When it happened.
     pub at: Timestamp,
-    /// The rest, as JSON.
+    /// Further fields, as a JSON object.
     pub data: String,
 }
 
 /// One attempt of a delivery.
 #[derive(Clone, Debug)]
 pub struct Attempt {
-    /// When.
+    /// When it was made.
     pub at: Timestamp,
-    /// The status answered, if there was an answer.
+    /// The HTTP status of the answer; `None` if there was none.
     pub status: Option<u16>,
-    /// What went wrong.
+    /// Why it failed.
     pub error: Option<String>,
-    /// How the answer began.
+    /// The beginning of the answer's body.
     pub answer: String,
     /// How long it took, in microseconds.
     pub latency_micros: i64,
 }
 
-/// The next state of a delivery after an attempt.
+/// The state of a delivery after an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// It was accepted.
     Delivered,
-    /// It is retried at this time.
+    /// The next attempt is at this time.
     Again(Timestamp),
-    /// It is given up.
+    /// No attempt follows.
     GivenUp,
 }
 
@@ -128,15 +128,15 @@ pub enum Verdict {
 pub struct DeliveryLog {
     /// Its id.
     pub id: DeliveryId,
-    /// Of which event.
+    /// The event.
     pub event: EventId,
-    /// The event's kind.
+    /// The name of the event's kind.
     pub kind: String,
     /// Its status.
     pub status: DeliveryStatus,
-    /// When it is attempted next.
+    /// When the next attempt is; `None` if there is none.
     pub next_at: Option<Timestamp>,
-    /// When it was written.
+    /// When it was created.
     pub created_at: Timestamp,
     /// Its attempts, in order.
     pub attempts: Vec<Attempt>,

@@ -1,5 +1,4 @@
-//! The accounts that have an enabled endpoint, cached in memory, and events that no other write
-//! causes.
+//! The accounts with an enabled endpoint, cached in memory, and events that no other write causes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use crate::store::sql::begin_write;
 use domain::event::Event;
 use domain::{AccountId, Credits, KeyId, Timestamp};
 
-/// Between two attempts to read an account's endpoints.
+/// Pause between two attempts to read an account's endpoints.
 const AGAIN: Duration = Duration::from_millis(500);
 const LISTENERS: &str = "SELECT webhook_endpoint.account_id, notice.balance_low
     FROM webhook_endpoint LEFT JOIN notice ON notice.account_id = webhook_endpoint.account_id
@@ -26,7 +25,7 @@ fn listener(row: &QueryResult) -> Result<(AccountId, Credits), DbErr> {
 }
 
 impl WebhookStore {
-    /// Waits until something was written for delivery.
+    /// Waits until something is written for delivery.
     pub async fn wait_for_events(&self) {
         self.database.outbox.bell.notified().await;
     }
@@ -55,11 +54,11 @@ impl WebhookStore {
             .await
     }
 
-    /// Reloads whether this account has an enabled endpoint, after a change. If that fails it is
-    /// retried until it succeeds: the change is on record, and the cache must follow it.
+    /// Reloads whether this account has an enabled endpoint, after a change. The change is on
+    /// record, so the cache must follow: a failure is retried until it succeeds.
     pub(super) async fn refresh_subscriber(&self, account: AccountId) {
         if let Err(error) = self.load_subscriber(account).await {
-            tracing::warn!(%account, %error, "who listens is not known yet");
+            tracing::warn!(%account, %error, "cannot read whether the account has webhooks; trying again");
             let store = self.clone();
             self.database.runtime.spawn(async move {
                 while store.load_subscriber(account).await.is_err() {
@@ -88,7 +87,7 @@ impl WebhookStore {
             .await
     }
 
-    /// Publishes an event that belongs to no other write.
+    /// Writes an event that belongs to no other write.
     pub async fn publish(&self, event: Event) -> Result<(), StoreError> {
         const KNOWN: &str = "SELECT CAST(COUNT(*) AS BIGINT) FROM webhook_event WHERE once = $1";
         if self.database.outbox.low(event.account).is_none() {
@@ -96,7 +95,7 @@ impl WebhookStore {
         }
         self.database
             .run_write(move |database| async move {
-                // Most of these events were published before.
+                // Most of these events were written before.
                 let backend = database.read.get_database_backend();
                 let known =
                     Statement::from_sql_and_values(backend, KNOWN, [event.once.clone().into()]);
@@ -123,7 +122,7 @@ impl WebhookStore {
     }
 
     /// Keys that expired between these times, with their accounts and expiries, if the account had
-    /// an endpoint by then.
+    /// an enabled endpoint by then.
     pub async fn list_expired_keys(
         &self,
         from: Timestamp,

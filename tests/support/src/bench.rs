@@ -1,5 +1,5 @@
-//! What the end-to-end benchmarks share: the real server on a throw-away database, and accounts
-//! made over HTTP.
+//! Shared by the end-to-end benchmarks: the real server on a temporary database, and accounts
+//! created over HTTP.
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::database::Database;
 use crate::free_port;
 
-/// A process that serves on loopback until this is dropped.
+/// A process that listens on loopback. It is killed when this is dropped.
 pub struct Running {
     process: Child,
     pub address: String,
@@ -24,7 +24,8 @@ impl Drop for Running {
 }
 
 impl Running {
-    /// Waits until it listens; none where there is no such program, or it never does.
+    /// Starts a process and waits until it listens; `None` if the program is missing or never
+    /// listens.
     pub fn start(mut command: Command, port: u16) -> Option<Self> {
         let process = command.spawn().ok()?;
         let running = Running { process, address: format!("127.0.0.1:{port}") };
@@ -38,7 +39,7 @@ impl Running {
         Some(running)
     }
 
-    /// nginx as a plain proxy that buffers nothing; none where it is not installed.
+    /// nginx as a plain proxy without buffering; `None` if it is not installed.
     pub fn nginx(folder: &Path, upstream: &str) -> Option<Self> {
         let port = free_port();
         let folder = folder.display();
@@ -59,7 +60,7 @@ impl Running {
         Self::start(command, port)
     }
 
-    /// The number of its process.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.process.id()
     }
@@ -93,12 +94,12 @@ impl Server {
         server
     }
 
-    /// The number of its process.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.running.id()
     }
 
-    /// By curl: the benchmark has no client of its own to warm up.
+    /// Calls the server with curl, so that the benchmark needs no client of its own.
     fn call(&self, method: &str, path: &str, token: &str, body: &Value) -> Option<Value> {
         let output = Command::new("curl")
             .args(["-s", "-X", method, "-d", &body.to_string()])
@@ -108,7 +109,7 @@ impl Server {
         serde_json::from_slice(&output.stdout).ok()
     }
 
-    /// A user's session.
+    /// Registers a user and returns a session token.
     pub fn session(&self, number: usize) -> String {
         let mut user = login(number);
         user["username"] = json!(format!("user{number}"));
@@ -117,7 +118,7 @@ impl Server {
         session["token"].as_str().unwrap().to_owned()
     }
 
-    /// An account with credits, and its key.
+    /// Creates a user whose account has credits, and returns an API key.
     pub fn account(&self, number: usize) -> String {
         let token = self.session(number);
         self.call("POST", "/api/payments/payments", &token, &json!({ "amount": 100_000 })).unwrap();
@@ -126,7 +127,7 @@ impl Server {
     }
 }
 
-/// What a user logs in with.
+/// The login of a user.
 pub fn login(number: usize) -> Value {
     json!({ "email": format!("user{number}@example.com"), "password": "SecurePassword123!" })
 }

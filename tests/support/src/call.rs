@@ -1,11 +1,11 @@
-//! The call that benchmarks and tests of the parts charge for.
+//! The paid call that benchmarks and component tests use.
 
 use domain::{AccountId, ChargeId, Credits, Ending, KeyId, Tally, Timestamp, UsageRecord};
 
-/// What it cost.
+/// What it costs.
 pub const COST: Credits = Credits::from_nanos(2_260_000);
 
-/// What it leaves beside the ledger.
+/// Its usage record.
 pub fn usage(account: AccountId, key: KeyId, id: ChargeId, started_at: Timestamp) -> UsageRecord {
     UsageRecord {
         id,

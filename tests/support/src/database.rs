@@ -28,15 +28,15 @@ impl Database {
         Self::in_cluster(Cluster::get())
     }
 
-    /// In a cluster that syncs every commit, as in production.
+    /// A database in a cluster that syncs every commit, as in production.
     pub fn durable_postgres() -> Self {
         static DURABLE: OnceLock<Cluster> = OnceLock::new();
         Self::in_cluster(DURABLE.get_or_init(|| Cluster::start("")))
     }
 
-    /// In one whose files of the write-ahead log are there already, as those of any cluster are
-    /// that has been written to for a while: a new one makes a file of 16 MB, and who commits then
-    /// waits for it.
+    /// A database in a cluster that has created its write-ahead log files already, like any cluster
+    /// that has been in use for a while. A new cluster creates a file of 16 MB now and then, and
+    /// commits wait for it.
     pub fn settled_postgres() -> Self {
         static SETTLED: OnceLock<Cluster> = OnceLock::new();
         Self::in_cluster(SETTLED.get_or_init(|| {
@@ -46,7 +46,8 @@ impl Database {
         }))
     }
 
-    /// In this cluster, reached by this port instead of its socket where one is given.
+    /// A database in this cluster. It is reached by `port` if that is given, and otherwise by the
+    /// socket.
     pub fn of(cluster: &Cluster, port: Option<u16>) -> Self {
         let database = Self::in_cluster(cluster);
         let Some(port) = port else { return database };
@@ -55,7 +56,7 @@ impl Database {
         Database { url, ..database }
     }
 
-    /// A connection behind the server's back.
+    /// A connection that bypasses the server.
     pub async fn connect(&self) -> sea_orm::DatabaseConnection {
         sea_orm::Database::connect(&self.url).await.unwrap()
     }
@@ -71,12 +72,12 @@ impl Database {
         &self.url
     }
 
-    /// The file that has SQLite's journal.
+    /// The journal file of a SQLite database.
     pub fn journal(&self) -> PathBuf {
         self.folder.path().join("test.journal.log")
     }
 
-    /// How many batches are in the journal.
+    /// Number of batches in the journal.
     pub async fn journaled(&self) -> usize {
         let store = open(&self.url).await;
         let batches = store.journaled().await.unwrap();
@@ -84,7 +85,7 @@ impl Database {
         batches.len()
     }
 
-    /// Where the server keeps its secrets.
+    /// The folder in which the server keeps its secrets.
     pub fn folder(&self) -> &Path {
         self.folder.path()
     }
@@ -93,7 +94,7 @@ impl Database {
         self.url.starts_with("postgres")
     }
 
-    /// Runs SQL behind the server's back, once what the server has journaled is in the tables; the
+    /// Waits until the journal is in the tables, then runs SQL without the server. Returns the
     /// first column of the first row, as text.
     pub async fn query(&self, sql: &str) -> String {
         use sea_orm::ConnectionTrait as _;
@@ -107,8 +108,8 @@ impl Database {
         text
     }
 
-    /// Do rollups, usage records and the ledger come to the same, by key, hour and endpoint?
-    /// Answers how many charges have no record: those of calls that a kill has cut off.
+    /// Asserts that rollups, usage records and the ledger agree by key, hour and endpoint. Returns
+    /// the number of charges without a usage record, which belong to calls that a kill interrupted.
     pub async fn sums_agree(&self) -> usize {
         const BY: &str = "account_id, key_id, period, route";
         self.fold().await;
@@ -140,7 +141,7 @@ impl Database {
         self.query(unreported).await.parse().unwrap()
     }
 
-    /// Takes every call out of the rollups.
+    /// Empties the rollups.
     pub async fn unfold(&self) {
         for sql in
             ["DELETE FROM usage_hour", "DELETE FROM usage_day", "UPDATE usage_mark SET number = 0"]
@@ -149,14 +150,14 @@ impl Database {
         }
     }
 
-    /// Brings every call on record into the rollups, as a server that stops does.
+    /// Adds every call on record to the rollups, as a stopping server does.
     pub async fn fold(&self) {
         let store = open(&self.url).await;
         store.fold_usage().await.unwrap();
         store.close().await;
     }
 
-    /// Waits until no hold is open any more.
+    /// Waits until no hold is open.
     pub async fn no_hold_is_open(&self) {
         for _ in 0..600 {
             if self.query("SELECT CAST(COUNT(*) AS TEXT) FROM hold").await == "0" {
@@ -167,7 +168,7 @@ impl Database {
         panic!("a hold stays open");
     }
 
-    /// Runs SQL behind the server's back.
+    /// Runs SQL without the server.
     pub async fn execute(&self, sql: &str) -> Result<(), sea_orm::DbErr> {
         use sea_orm::ConnectionTrait as _;
         let connection = sea_orm::Database::connect(&self.url).await.unwrap();
@@ -182,19 +183,19 @@ async fn open(url: &str) -> Store {
     Store::open(&settings, url, runtime).await.unwrap()
 }
 
-/// Waits until the journal is checkpointed: a server that runs does it.
+/// Waits until a running server has checkpointed the journal.
 pub async fn wait_for_journal(url: &str) {
     use sea_orm::{ConnectionTrait as _, Database, Statement};
     let tables = Database::connect(url).await.unwrap();
     let sql = "SELECT epoch, number FROM journal_mark";
     let mark = Statement::from_string(tables.get_database_backend(), sql);
-    // Before the first start there is none.
+    // Before the first start of the server the table does not exist.
     if tables.query_one_raw(mark.clone()).await.is_err() {
         return;
     }
     let store = open(url).await;
     for _ in 0..1_000 {
-        // What is checkpointed afterwards is no longer there, or below the mark.
+        // A batch that is checkpointed after this read is gone, or at most at the mark.
         let batches = store.journaled().await.unwrap();
         let row = tables.query_one_raw(mark.clone()).await.unwrap().unwrap();
         let at = |place| row.try_get_by_index::<i64>(place).unwrap();
@@ -209,7 +210,7 @@ pub async fn wait_for_journal(url: &str) {
     panic!("the journal is not checkpointed");
 }
 
-/// A PostgreSQL cluster in a temporary folder, reached by its Unix socket alone.
+/// A PostgreSQL cluster in a temporary folder. It listens only on its Unix socket.
 pub struct Cluster {
     folder: PathBuf,
     binaries: PathBuf,
@@ -221,12 +222,12 @@ impl Cluster {
         CLUSTER.get_or_init(|| Cluster::start("-c fsync=off -c full_page_writes=off"))
     }
 
-    /// A cluster that syncs every commit, for who wants to break it.
+    /// A separate cluster that syncs every commit, for tests that break it.
     pub fn own() -> Cluster {
         Cluster::start("")
     }
 
-    /// Where it listens.
+    /// The Unix socket that it listens on.
     pub fn socket(&self) -> PathBuf {
         self.folder.join(".s.PGSQL.5432")
     }
@@ -238,7 +239,7 @@ impl Cluster {
         self.shell(is_root(), &stop);
     }
 
-    /// Starts it again, with the options it had.
+    /// Starts it again with the same options.
     pub fn start_again(&self) {
         let data = self.folder.join("data");
         let options = std::fs::read_to_string(data.join("postmaster.opts")).unwrap();
@@ -253,13 +254,13 @@ impl Cluster {
         self.shell(is_root(), &start);
     }
 
-    /// Sends a signal to every process of it.
+    /// Sends a signal to all its processes.
     pub fn signal(&self, signal: &str) {
         let file = self.folder.join("data/postmaster.pid");
         let pid = std::fs::read_to_string(file).unwrap().lines().next().unwrap().to_owned();
         let children = Command::new("pgrep").args(["-P", &pid]).output().unwrap().stdout;
         let children = String::from_utf8(children).unwrap();
-        // The first one last: it would begin new ones.
+        // The first process last, because it would start new ones.
         let mut pids: Vec<&str> = children.lines().collect();
         pids.push(&pid);
         if signal != "-CONT" {
@@ -301,8 +302,8 @@ impl Cluster {
         cluster
     }
 
-    /// A shell that waits for the end of its input, which comes when this process ends, however it
-    /// ends.
+    /// Starts a shell that waits for the end of its input, which comes when this process ends in
+    /// any way. Then the shell stops the cluster.
     fn stop_with_this_process(&self, is_root: bool) {
         let folder = self.folder.display();
         let script = format!(
@@ -310,7 +311,7 @@ impl Cluster {
             self.binary("pg_ctl")
         );
         let child = as_postgres(is_root, &script)
-            // Out of reach of a signal to this process and its group.
+            // A signal to this process group must not reach the shell.
             .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
@@ -325,7 +326,7 @@ impl Cluster {
     }
 
     fn shell(&self, is_root: bool, script: &str) {
-        // To a file: a server that inherits a pipe would keep it open.
+        // Output goes to a file, because a server that inherits a pipe would keep it open.
         let log = self.folder.join("shell");
         let output = std::fs::File::create(&log).unwrap();
         let status = as_postgres(is_root, script)
@@ -337,8 +338,8 @@ impl Cluster {
         assert!(status.success(), "{script}: {}", std::fs::read_to_string(log).unwrap());
     }
 
-    /// Fills as much of the write-ahead log as is kept by default, so that the next checkpoint
-    /// leaves files to be used again.
+    /// Fills the write-ahead log up to its default size, so that the next checkpoint leaves files
+    /// to reuse.
     fn settle(&self) {
         const FILL: &str = "DO $$ BEGIN FOR file IN 1..60 LOOP
                 PERFORM pg_logical_emit_message(false, 'settle', 'x');
@@ -357,7 +358,7 @@ impl Cluster {
         self.execute("postgres", &[&format!("CREATE DATABASE {name}")]);
     }
 
-    /// On a thread of its own, since tests are already on a runtime.
+    /// Runs statements on a separate thread, because tests already run on a runtime.
     fn execute(&self, database: &str, statements: &[&str]) {
         let url = self.url(database);
         std::thread::scope(|scope| {
@@ -388,7 +389,7 @@ fn as_postgres(is_root: bool, script: &str) -> Command {
         command = Command::new("sh");
         command.args(["-c", script]);
     }
-    // The folder of the tests may be closed to that user.
+    // That user may have no access to the folder of the tests.
     command.current_dir("/");
     command
 }

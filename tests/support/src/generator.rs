@@ -1,9 +1,9 @@
-//! The load: connections that are kept, on one thread, in one of two shapes.
+//! A load generator: persistent connections on one thread, with one of two shapes.
 //!
-//! *Closed*: each connection sends its next request when it has its answer; what comes out is the
-//! peak. *Open*: requests are due at fixed moments, whatever the server does, and a latency counts
-//! from the moment a request was due, not from when a connection was free to send it. So a server
-//! that halts for a moment pays for everything that was due meanwhile (no coordinated omission).
+//! *Closed*: each connection sends its next request when it gets an answer. This measures the peak.
+//! *Open*: requests are due at fixed times, regardless of the server. The latency of a request
+//! counts from the time when it was due, even if no connection was free then. So a pause of the
+//! server counts for every request that was due in it (no coordinated omission).
 #![expect(
     clippy::cast_precision_loss,
     clippy::cast_possible_truncation,
@@ -22,11 +22,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-/// The clock of the open shape ticks so often; what is due within a tick is sent at its end. A
-/// thread of its own sleeps that finely; the timers of the runtime tick ten times more slowly.
+/// Tick of the clock of the open shape. Requests that are due within a tick are sent at its end. A
+/// separate thread sleeps for a tick; the timers of the runtime are ten times coarser.
 const TICK: Duration = Duration::from_micros(100);
 
-/// A request that differs by its caller alone.
+/// A request that differs only by its caller.
 #[derive(Clone)]
 pub struct Template {
     before: Vec<u8>,
@@ -35,7 +35,7 @@ pub struct Template {
 }
 
 impl Template {
-    /// `header` has the caller's key, or whatever else tells callers apart.
+    /// `header` is the name of the header that identifies the caller. `callers` are its values.
     pub fn new(method: &str, path: &str, header: &str, callers: &[String], body: &str) -> Self {
         let before = format!("{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n{header}: ");
         let after = format!(
@@ -54,44 +54,44 @@ impl Template {
     }
 }
 
-/// How requests follow one another.
+/// When requests are sent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Shape {
-    /// As fast as answers come.
+    /// Each connection sends the next request when it gets an answer.
     Closed,
-    /// So many a second.
+    /// This many requests are due each second.
     Open(f64),
 }
 
-/// One measurement to be made.
+/// The settings of one measurement.
 #[derive(Clone)]
 pub struct Load {
     pub address: String,
     pub template: Template,
     pub connections: usize,
     pub shape: Shape,
-    /// Not measured.
+    /// Time before the measurement, which is not measured.
     pub warm_up: Duration,
     pub time: Duration,
-    /// Ends when so many requests were sent; none of them is warm-up then.
+    /// Ends the run after this many requests. Then there is no warm-up.
     pub requests_max: Option<usize>,
 }
 
-/// What was measured.
+/// The result of a measurement.
 #[derive(Debug)]
 pub struct Measured {
     pub per_second: f64,
-    /// In microseconds.
+    /// Latencies in microseconds.
     pub latency: Histogram<u64>,
     pub statuses: BTreeMap<u16, u64>,
-    /// Connections that broke.
+    /// Number of connections that broke.
     pub broken: u64,
-    /// Due and not sent when the time was over.
+    /// Number of requests that were due and not sent at the end.
     pub unsent: usize,
 }
 
 impl Measured {
-    /// Milliseconds.
+    /// A percentile of the latency, in milliseconds.
     pub fn percentile(&self, percent: f64) -> f64 {
         self.latency.value_at_quantile(percent / 100.0) as f64 / 1_000.0
     }
@@ -100,20 +100,20 @@ impl Measured {
         self.statuses.values().sum()
     }
 
-    /// Answers with another status than this.
+    /// Number of answers with a status other than `status`.
     pub fn others(&self, status: u16) -> u64 {
         self.answers() - self.statuses.get(&status).copied().unwrap_or(0)
     }
 }
 
-/// What all connections share.
+/// Shared by all connections.
 struct Run {
     load: Load,
     next: Cell<usize>,
     /// When the measurement begins and ends.
     window: (Instant, Instant),
     begun: Instant,
-    /// One for each request that is due and not taken.
+    /// Has a permit for each request that is due and not yet sent.
     due: Arc<Semaphore>,
     taken: Cell<u64>,
     latency: RefCell<Histogram<u64>>,
@@ -123,7 +123,8 @@ struct Run {
 }
 
 impl Run {
-    /// Waits until a request is due; from when its latency counts. `None` when it is over.
+    /// Waits until a request is due. Returns the time from which its latency counts; `None` at the
+    /// end.
     async fn turn(&self) -> Option<Instant> {
         let due = match self.load.shape {
             Shape::Closed => Instant::now(),
@@ -153,7 +154,7 @@ impl Run {
     }
 }
 
-/// Makes the measurement.
+/// Runs the measurement.
 pub fn run(load: Load) -> Measured {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let begun = Instant::now();
@@ -198,7 +199,7 @@ pub fn run(load: Load) -> Measured {
     }
 }
 
-/// Says what is due, until the time is over.
+/// Adds permits to `due` at this rate, until the end.
 fn pace(due: &Semaphore, (begun, end): (Instant, Instant), rate: f64) {
     let mut released: u64 = 0;
     while Instant::now() < end {
@@ -229,7 +230,7 @@ async fn connection(run: Rc<Run>) {
     }
 }
 
-/// Sends a request and reads its answer whole; its status.
+/// Sends a request and reads its complete answer. Returns the status.
 async fn call(stream: &mut TcpStream, request: &[u8], answer: &mut Vec<u8>) -> Option<u16> {
     stream.write_all(request).await.ok()?;
     answer.clear();
@@ -256,7 +257,7 @@ async fn call(stream: &mut TcpStream, request: &[u8], answer: &mut Vec<u8>) -> O
 struct Head {
     status: u16,
     end: usize,
-    /// None where the body is chunked.
+    /// `None` if the body is chunked.
     length: Option<usize>,
 }
 

@@ -1,8 +1,8 @@
-//! What tests and benchmarks share: databases, the server in this process or as a process of its
-//! own, a client that says what it expects, stubs of what the server calls, seeded accounts and a
-//! load generator.
+//! Shared by tests and benchmarks: databases, the server in this process or in its own, a client
+//! with assertions, stubs of the services that the server calls, seeded accounts, and a load
+//! generator.
 //!
-//! A panic here fails the test that called.
+//! If a helper panics, the calling test fails.
 
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
@@ -34,7 +34,7 @@ pub const PASSWORD: &str = "SecurePassword123!";
 /// 2024-01-15T12:00:00Z.
 pub const NOON: i64 = 1_705_320_000_000_000;
 
-/// Makes a test of `async fn name(database: Database)` on each database.
+/// Runs `async fn name(database: Database)` as a test on each database.
 #[macro_export]
 macro_rules! on_both {
     ($($name:ident),* $(,)?) => {
@@ -47,14 +47,14 @@ macro_rules! on_both {
     };
 }
 
-/// Runs a test on a runtime of its own.
+/// Runs a test on its own runtime.
 pub fn run(test: impl Future<Output = ()>) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.unwrap().block_on(test);
 }
 
-/// The binary that cargo has built beside the test or benchmark that runs.
+/// The binary that cargo built with the running test or benchmark.
 #[must_use]
 pub fn binary() -> PathBuf {
     let deps = std::env::current_exe().unwrap();
@@ -63,7 +63,7 @@ pub fn binary() -> PathBuf {
     binary
 }
 
-/// A port of loopback that nobody listens on.
+/// A free port on loopback.
 #[must_use]
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
@@ -78,7 +78,7 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-/// A server in this process, on a port of its own.
+/// A server in this process, on its own port.
 pub struct Server {
     pub address: SocketAddr,
     pub client: reqwest::Client,
@@ -88,7 +88,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// With the settings of a test: rate limits off, the clock at noon.
+    /// Starts a server with the settings for tests: rate limits off, the clock at noon.
     pub async fn start(database: &Database) -> Self {
         Self::start_with(database, |_| ()).await
     }
@@ -119,7 +119,7 @@ impl Server {
         Server { address, client, clock, stop: Some(stop), thread: Some(thread) }
     }
 
-    /// Stops it as SIGTERM would, and waits.
+    /// Stops it as SIGTERM would, and waits for the end.
     pub fn stop(mut self) {
         self.shut_down();
     }
@@ -137,12 +137,12 @@ impl Server {
         self.clock.fetch_add(seconds * 1_000_000, Ordering::SeqCst);
     }
 
-    /// The server's time, in seconds of Unix.
+    /// The server's time, in Unix seconds.
     pub fn seconds(&self) -> i64 {
         self.clock.load(Ordering::SeqCst) / 1_000_000
     }
 
-    /// A user's session anew.
+    /// Logs a user in again, which begins a new session.
     pub async fn log_in_again(&self, name: &str) -> User<'_> {
         let login = json!({ "email": format!("{name}@example.com"), "password": PASSWORD });
         let session = self.post("/api/auth/login", &login).expect(200).await;
@@ -173,7 +173,7 @@ impl Server {
         self.request(Method::PUT, path).body(body.to_string())
     }
 
-    /// A user who has registered and logged in.
+    /// Registers a user and logs in.
     pub async fn user(&self, name: &str) -> User<'_> {
         let email = format!("{name}@example.com");
         let body = json!({ "email": email, "password": PASSWORD, "username": name });
@@ -194,7 +194,7 @@ impl Drop for Server {
     }
 }
 
-/// Someone with a session.
+/// A user with a session.
 pub struct User<'s> {
     pub server: &'s Server,
     pub id: String,
@@ -244,13 +244,13 @@ impl User<'_> {
         self.put(&format!("/api/keys/{}/limits", key.id), limits).expect(200).await.body
     }
 
-    /// As the answer's own text has it.
+    /// The balance, as text from the answer.
     pub async fn balance(&self) -> String {
         let answer = self.get("/api/payments/credits/balance").expect(200).await;
         answer.number("balance")
     }
 
-    /// The whole ledger, oldest first.
+    /// The complete ledger, oldest first.
     pub async fn ledger(&self) -> Vec<Value> {
         let mut entries = Vec::new();
         let mut cursor = String::new();
@@ -267,7 +267,8 @@ impl User<'_> {
         entries
     }
 
-    /// The fold of the ledger: no gap, every balance right, none negative. In nano-dollars.
+    /// Checks the ledger and returns its balance in nano-dollars: entries have no gap, and every
+    /// balance is right and not negative.
     pub async fn folded(&self) -> i64 {
         let mut balance = 0;
         for (place, entry) in self.ledger().await.iter().enumerate() {
@@ -280,7 +281,7 @@ impl User<'_> {
     }
 }
 
-/// An amount of an answer in nano-dollars. Exact for the small amounts of tests.
+/// An amount from an answer, in nano-dollars. Exact for the small amounts of tests.
 pub fn nanos(amount: &Value) -> i64 {
     let amount: domain::Credits = format!("{:.9}", amount.as_f64().unwrap()).parse().unwrap();
     amount.nanos()
@@ -319,7 +320,7 @@ impl Request {
         Answer { status, headers, text, body }
     }
 
-    /// Sends it, and fails where the status is another one.
+    /// Sends the request, and fails if the answer has another status.
     #[track_caller]
     pub fn expect(self, status: u16) -> impl Future<Output = Answer> {
         let caller = std::panic::Location::caller();
@@ -332,7 +333,7 @@ impl Request {
 }
 
 impl Request {
-    /// Sends it, and reads the answer's head alone.
+    /// Sends the request, and reads only the head of the answer.
     #[track_caller]
     pub fn stream(self) -> impl Future<Output = Events> {
         let caller = std::panic::Location::caller();
@@ -345,11 +346,11 @@ impl Request {
     }
 }
 
-/// A stream of events, as a client sees it.
+/// A stream of events, as received by a client.
 pub struct Events {
     pub headers: reqwest::header::HeaderMap,
     response: reqwest::Response,
-    /// All that has come.
+    /// Everything received so far.
     pub text: String,
     read: usize,
 }
@@ -359,7 +360,7 @@ impl Events {
         self.headers.get(name).unwrap_or_else(|| panic!("no {name}")).to_str().unwrap()
     }
 
-    /// The data of the next event; nothing at the end. Comments are passed over.
+    /// The data of the next event; `None` at the end. Comments are skipped.
     pub async fn next(&mut self) -> Option<String> {
         loop {
             while let Some(length) = self.text[self.read..].find("\n\n") {
@@ -377,7 +378,7 @@ impl Events {
         }
     }
 
-    /// Reads it to its end: each event as JSON; `[DONE]` as a string.
+    /// Reads to the end. Each event is JSON; `[DONE]` is a string.
     pub async fn rest(&mut self) -> Vec<Value> {
         let mut events = Vec::new();
         while let Some(data) = self.next().await {
@@ -386,7 +387,7 @@ impl Events {
         events
     }
 
-    /// The comment at its end.
+    /// The bill in the comment at the end of the stream.
     pub fn bill(&self) -> Value {
         let start = self.text.rfind(": polysystems {").expect("no comment at the end");
         let line = self.text[start + ": polysystems ".len()..].lines().next().unwrap();
@@ -407,13 +408,13 @@ impl Answer {
         self.headers.get(name).unwrap_or_else(|| panic!("no {name}")).to_str().unwrap()
     }
 
-    /// A number as the text of the answer has it.
+    /// A number, as text from the answer.
     pub fn number(&self, name: &str) -> String {
         let start = self.text.find(&format!("\"{name}\":")).unwrap() + name.len() + 3;
         self.text[start..].chars().take_while(|c| c.is_ascii_digit() || "-.".contains(*c)).collect()
     }
 
-    /// The contract's error: title, message, id, time, in this order.
+    /// Asserts the error body of the contract: error, message, request id and time, in this order.
     pub fn assert_error(&self, error: &str, message: &str) {
         let expected = format!(
             "{{\"error\":{},\"message\":{},\"request_id\":\"{}\",\"timestamp\":\"",
@@ -426,7 +427,7 @@ impl Answer {
     }
 }
 
-/// A chat of one message.
+/// The body of a chat with one message.
 pub fn hello() -> Value {
     json!({ "messages": [{ "role": "user", "content": "Hello!" }] })
 }

@@ -1,4 +1,4 @@
-//! The real binary, as a process that can be killed.
+//! The real binary as a process that can be killed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Child, Command, Output, Stdio};
@@ -24,7 +24,7 @@ impl Drop for Process {
     }
 }
 
-/// The binary with the settings of a test.
+/// A command of the binary with the settings for tests.
 pub fn command(database: &Database) -> Command {
     let mut command = Command::new(crate::binary());
     command
@@ -37,7 +37,7 @@ pub fn command(database: &Database) -> Command {
     command
 }
 
-/// What a command printed, after it ended.
+/// Runs a command to its end. Returns its exit code, output and errors.
 pub fn finished(command: &mut Command) -> (Option<i32>, String, String) {
     let Output { status, stdout, stderr } = command.output().unwrap();
     (status.code(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
@@ -53,7 +53,7 @@ impl Process {
         process.expect("the server has ended, or does not get ready")
     }
 
-    /// A process that may die before it is ready; then there is none.
+    /// Starts a process; `None` if it ends before it is ready.
     pub async fn try_start_with(
         database: &Database,
         change: impl FnOnce(&mut Command),
@@ -79,12 +79,12 @@ impl Process {
         self.child.try_wait().unwrap().is_some()
     }
 
-    /// The number of the process.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> &str {
         self.url.trim_start_matches("http://")
     }
@@ -116,7 +116,7 @@ impl Process {
         (answer.status().as_u16(), answer.json().await.unwrap_or(Value::Null))
     }
 
-    /// A user with credits: session, key, and the key's id.
+    /// Creates a user with credits and an API key.
     pub async fn customer(&self, name: &str, amount: u32) -> Customer {
         let email = format!("{name}@example.com");
         let user = json!({ "email": email, "password": PASSWORD, "username": name });
@@ -138,10 +138,10 @@ pub struct Customer {
     pub key: String,
 }
 
-/// What a client saw of its calls.
+/// What clients saw of their calls.
 #[derive(Default)]
 pub struct Seen {
-    /// The ids of the calls that were answered 200, and what they cost.
+    /// Calls that were answered 200: their ids and costs.
     pub acknowledged: Mutex<BTreeMap<String, String>>,
     /// Calls that were answered, but not 200.
     pub refused: AtomicU64,
@@ -160,7 +160,7 @@ impl Seen {
     }
 }
 
-/// Calls without end, until told to stop, or until a call is not answered; several at a time.
+/// Calls continuously with several tasks, until stopped or until a call is not answered.
 pub fn load(
     url: &str,
     customers: &[Customer],
@@ -200,8 +200,8 @@ pub fn load(
         .collect()
 }
 
-/// Holds the clients' own log against the ledgers: every acknowledged call is there once at its
-/// cost, and what else is there was sent, but never answered.
+/// Compares the clients' log with the ledgers. Every acknowledged call must be there once, at its
+/// cost. Any other entry must belong to a call that was sent and not answered.
 pub async fn reconcile(process: &Process, customers: &[Customer], seen: &Seen) {
     let acknowledged = seen.acknowledged.lock().unwrap().clone();
     let mut charged: BTreeSet<String> = BTreeSet::new();
@@ -242,7 +242,7 @@ pub async fn reconcile(process: &Process, customers: &[Customer], seen: &Seen) {
     );
 }
 
-/// `polysystems verify` finds nothing.
+/// Asserts that `polysystems verify` finds nothing.
 pub fn verify(database: &Database) {
     let (code, out, error) = finished(command(database).arg("verify"));
     assert_eq!((code, error.as_str()), (Some(0), ""), "{out}");

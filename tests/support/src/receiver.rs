@@ -1,4 +1,4 @@
-//! An endpoint of webhooks: takes, refuses or ignores deliveries, and remembers them.
+//! A webhook endpoint that accepts, refuses or ignores deliveries, and records them.
 
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
@@ -8,7 +8,7 @@ use actix_web::web::{Bytes, Data};
 use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
 use serde_json::{Value, json};
 
-/// A delivery as it came.
+/// A delivery as received.
 #[derive(Clone, Debug)]
 pub struct Delivery {
     pub path: String,
@@ -24,7 +24,7 @@ impl Delivery {
         self.body["type"].as_str().unwrap()
     }
 
-    /// As the libraries of the standard want it.
+    /// The delivery in the format of the test for the standard's libraries.
     pub fn for_library(&self, secret: &str) -> String {
         json!({ "secret": secret, "body": self.text, "headers": {
             "webhook-id": self.id, "webhook-timestamp": self.timestamp.to_string(),
@@ -36,11 +36,11 @@ impl Delivery {
 #[derive(Default)]
 struct Shared {
     deliveries: Mutex<Vec<Delivery>>,
-    /// The status to answer; 0 is none at all.
+    /// The status to answer; 0 is no answer.
     status: AtomicU16,
 }
 
-/// See the module. Ends with the test's process.
+/// A webhook endpoint. It runs until the test's process ends.
 pub struct Receiver {
     pub url: String,
     shared: Arc<Shared>,
@@ -68,18 +68,18 @@ impl Receiver {
         self.shared.deliveries.lock().unwrap().clone()
     }
 
-    /// Every delivery so far of one kind.
+    /// All deliveries of one kind so far.
     pub fn of(&self, kind: &str) -> Vec<Delivery> {
         self.all().into_iter().filter(|delivery| delivery.kind() == kind).collect()
     }
 
-    /// Waits until there are so many of a kind.
+    /// Waits until there are `count` deliveries of a kind.
     #[track_caller]
     pub fn wait(&self, kind: &'static str, count: usize) -> impl Future<Output = Vec<Delivery>> {
         self.wait_for(kind, count, 600)
     }
 
-    /// The same for what is looked for now and then.
+    /// Waits longer, for events that the server checks for periodically.
     #[track_caller]
     pub fn wait_long(
         &self,

@@ -1,4 +1,4 @@
-//! Accounts in the database before the server starts: through the library's own actors, so that
+//! Writes accounts to the database before the server starts. It uses the library's own actors, so
 //! every ledger is one that the server could have written.
 
 use std::sync::Arc;
@@ -18,12 +18,13 @@ use uuid::Uuid;
 use crate::Database;
 
 const PEPPER: &str = "0123456789abcdef0123456789abcdef";
-/// Accounts that are written at once.
+/// Accounts that are written at the same time.
 const AT_ONCE: usize = 512;
 
-/// `count` users, named after `name`, whose live accounts have `balance` and a key; the keys.
+/// Creates `count` users named after `name`. Their live accounts have `balance` and a key. Returns
+/// the keys.
 pub fn accounts(database: &Database, name: &str, count: usize, balance: Credits) -> Vec<String> {
-    // What the server then finds in its folder.
+    // The server finds this pepper in its folder.
     std::fs::write(database.folder().join("key_pepper"), PEPPER).unwrap();
     let pepper = Arc::new(Pepper::new(PEPPER.as_bytes()).unwrap());
     let runtime = polysystems::app::database_runtime().unwrap();
@@ -56,7 +57,7 @@ pub fn accounts(database: &Database, name: &str, count: usize, balance: Credits)
     })
 }
 
-/// Users with their two accounts; the numbers of the live ones.
+/// Inserts users with their two accounts. Returns the ids of the live ones.
 async fn users(database: &Database, name: &str, count: usize) -> Vec<AccountId> {
     use sea_orm::ConnectionTrait as _;
     let connection = database.connect().await;

@@ -1,4 +1,4 @@
-//! The repository's own text, for tests that check its rules.
+//! The repository's source text, for tests of its rules.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ pub struct Source {
     pub text: String,
 }
 
-/// What a piece of Rust is to a reader.
+/// The kind of a piece of Rust text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Code,
@@ -26,14 +26,14 @@ impl Source {
         Path::new(&self.path).extension().is_some_and(|extension| extension == "rs")
     }
 
-    /// The folders and the file, without `src` and `mod`: `src/http/error/mod.rs` is `http`,
+    /// The module path, from the folders and the file name: `src/http/error/mod.rs` is `http`,
     /// `error`.
     pub fn module(&self) -> Vec<&str> {
         let path = self.path.strip_suffix(".rs").unwrap_or(&self.path);
         path.split('/').skip_while(|part| *part != "src").skip(1).filter(|p| *p != "mod").collect()
     }
 
-    /// The text with spaces instead of all that is not of this kind. Lines stay lines.
+    /// The text with spaces in place of all pieces of other kinds. Line breaks stay.
     pub fn only(&self, kind: Kind) -> String {
         let mut only = String::with_capacity(self.text.len());
         for (of, piece) in pieces(&self.text) {
@@ -44,8 +44,8 @@ impl Source {
         only
     }
 
-    /// The lines of `text`, one of [`Source::only`], that do not belong to an item for tests, with
-    /// their numbers.
+    /// The lines of `text` outside test items, with their numbers. `text` is a result of
+    /// [`Source::only`].
     pub fn outside_tests<'t>(&self, text: &'t str) -> Vec<(usize, &'t str)> {
         if self.path.ends_with("/tests.rs") {
             return Vec::new();
@@ -76,7 +76,7 @@ impl Source {
         kept
     }
 
-    /// The code outside of tests.
+    /// The code without tests.
     pub fn production(&self) -> String {
         let code = self.only(Kind::Code);
         let lines = self.outside_tests(&code);
@@ -84,7 +84,7 @@ impl Source {
     }
 }
 
-/// Every file below `folders` (or the files themselves) whose name ends in `extension`.
+/// Every file in `folders` whose name ends in `extension`. A folder may also be a file.
 pub fn read(root: &Path, folders: &[&str], extension: &str) -> Vec<Source> {
     let mut waiting: Vec<_> = folders.iter().map(|folder| root.join(folder)).collect();
     let mut found = Vec::new();
@@ -101,7 +101,7 @@ pub fn read(root: &Path, folders: &[&str], extension: &str) -> Vec<Source> {
     found
 }
 
-/// Takes Rust apart; the pieces together are the text again.
+/// Splits Rust text into pieces. Joined, they are the text again.
 fn pieces(text: &str) -> Vec<(Kind, &str)> {
     let mut pieces = Vec::new();
     let (mut start, mut at) = (0, 0);
@@ -122,7 +122,7 @@ fn pieces(text: &str) -> Vec<(Kind, &str)> {
     pieces
 }
 
-/// The comment or literal that `rest` begins with, and its length.
+/// The comment or literal at the start of `rest`, and its length.
 fn special(rest: &str, before: Option<char>) -> Option<(Kind, usize)> {
     let until = |end: &str, from: usize| {
         rest[from..].find(end).map_or(rest.len(), |at| from + at + end.len())
@@ -144,7 +144,7 @@ fn special(rest: &str, before: Option<char>) -> Option<(Kind, usize)> {
             return Some((Kind::Literal, until(&end, 2 + hashes)));
         }
     }
-    // A letter between quotes; a lifetime has no second quote behind its first letter.
+    // A character literal. A lifetime has no closing quote after its first letter.
     if let Some(inner) = rest.strip_prefix('\'') {
         let letter = inner.chars().next()?;
         if letter == '\\' {
@@ -157,7 +157,7 @@ fn special(rest: &str, before: Option<char>) -> Option<(Kind, usize)> {
     None
 }
 
-/// How long a literal is that begins and ends with `quote`.
+/// The length of a literal that begins and ends with `quote`.
 fn closed(rest: &str, quote: char) -> usize {
     let mut is_escaped = false;
     for (at, letter) in rest.char_indices().skip(1) {

@@ -1,5 +1,5 @@
-//! A Stripe that a test plays: checkout sessions, payment intents, refunds and disputes, in the
-//! shapes of its API, and the webhooks that it signs.
+//! A stub of Stripe: checkout sessions, payment intents, refunds and disputes in the format of its
+//! API, and signed webhooks.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -23,7 +23,7 @@ struct State {
     disputes: Vec<Value>,
     methods: Vec<Value>,
     published: Vec<Value>,
-    /// Answers by idempotency key, as Stripe keeps them.
+    /// Answers by idempotency key, which Stripe also stores.
     answers: BTreeMap<String, (u16, Value)>,
     count: u64,
 }
@@ -31,12 +31,12 @@ struct State {
 #[derive(Default)]
 pub struct Shared {
     state: Mutex<State>,
-    /// Answers nothing that makes sense.
+    /// If set, it answers with garbage.
     pub is_down: AtomicBool,
     pub requests: AtomicUsize,
 }
 
-/// See the module. Ends with the test's process.
+/// A stub of Stripe. It runs until the test's process ends.
 pub struct Stripe {
     pub url: String,
     pub shared: Arc<Shared>,
@@ -61,7 +61,7 @@ impl Stripe {
         work(&mut self.shared.state.lock().unwrap())
     }
 
-    /// The session of a payment.
+    /// The checkout session of a payment.
     fn session_of(&self, payment: &str) -> String {
         self.state(|state| {
             let is_its = |session: &&Value| session["metadata"]["payment_id"] == payment;
@@ -70,7 +70,7 @@ impl Stripe {
         })
     }
 
-    /// The intent of a payment, once there is one.
+    /// The intent of a payment, once it exists.
     pub fn intent_of(&self, payment: &str) -> String {
         self.state(|state| {
             let is_its = |intent: &&Value| intent["metadata"]["payment_id"] == payment;
@@ -79,7 +79,7 @@ impl Stripe {
         })
     }
 
-    /// The payer submits the page: the intent comes to be, in this status.
+    /// The payer submits the page. This creates the intent, in this status.
     pub fn submit(&self, payment: &str, status: &str) {
         let session = self.session_of(payment);
         self.state(|state| {
@@ -104,13 +104,13 @@ impl Stripe {
         self.state(|state| state.intents.get_mut(&id).unwrap()[field] = value);
     }
 
-    /// Puts an event on the list of those that were, whether it is delivered or not.
+    /// Adds an event to the list of past events, whether or not it was delivered.
     pub fn publish(&self, event: &str) {
         let event = serde_json::from_str(event).unwrap();
         self.state(|state| state.published.push(event));
     }
 
-    /// The payer did not come.
+    /// The session expires without a payment.
     pub fn expire(&self, payment: &str) {
         let session = self.session_of(payment);
         self.state(|state| {
@@ -151,7 +151,7 @@ impl Stripe {
         self.state(|state| state.intents.len())
     }
 
-    /// A webhook about the payment: its body.
+    /// The body of a webhook about a payment.
     pub fn event(&self, kind: &str, payment: &str) -> String {
         let object = match kind.split_once('.').unwrap() {
             ("checkout", _) => {
@@ -192,7 +192,7 @@ fn next(state: &mut State) -> u64 {
     state.count
 }
 
-/// How Stripe signs a webhook.
+/// Signs a webhook as Stripe does.
 pub fn sign(body: &str, seconds: i64) -> String {
     let mut mac = Hmac::<Sha256>::new_from_slice(WEBHOOK_SECRET.as_bytes()).unwrap();
     mac.update(format!("{seconds}.{body}").as_bytes());

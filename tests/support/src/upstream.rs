@@ -1,4 +1,4 @@
-//! An upstream whose answers a test scripts, and which remembers what it was asked.
+//! An upstream with scripted answers. It records the requests that it gets.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,22 +10,22 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-/// What the upstream does with a call.
+/// How the upstream answers a call.
 #[derive(Clone)]
 pub enum Script {
-    /// Answers with a status and a body of JSON.
+    /// With a status and a JSON body.
     Answer(u16, String),
-    /// Answers after a while.
+    /// With this body, after a pause.
     Slow(Duration, String),
-    /// Says nothing.
+    /// Never.
     Silent,
-    /// Hangs up half-way through the body.
+    /// It closes the connection in the middle of the body.
     Cut,
-    /// Streams events.
+    /// With a stream of events.
     Events(Vec<Step>),
-    /// Streams what the test sends, as it sends it.
+    /// With a stream of what the test sends.
     Live(Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<String>>>),
-    /// As the request's body says.
+    /// With the script that this function chooses by the request's body.
     Asked(fn(&Value) -> Script),
 }
 
@@ -35,13 +35,13 @@ pub enum Step {
     /// Sends these bytes.
     Send(String),
     Pause(Duration),
-    /// Hangs up.
+    /// Closes the connection.
     Cut,
-    /// Says nothing more.
+    /// Sends nothing more.
     Stall,
 }
 
-/// The event of a piece of text, as a chat's chunk.
+/// The event of a piece of text, as a chat chunk.
 pub fn word(text: &str) -> Step {
     let chunk = serde_json::json!({
         "id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m",
@@ -51,7 +51,7 @@ pub fn word(text: &str) -> Step {
     Step::Send(format!("data: {chunk}\n\n"))
 }
 
-/// The event that tells the usage, and the end.
+/// The event with the usage, and the end of the stream.
 pub fn usage_and_done(usage: &Value) -> Step {
     let chunk = serde_json::json!({ "id": "c", "choices": [], "usage": usage });
     Step::Send(format!("data: {chunk}\n\ndata: [DONE]\n\n"))
@@ -59,13 +59,13 @@ pub fn usage_and_done(usage: &Value) -> Step {
 
 pub struct Upstream {
     pub address: SocketAddr,
-    /// Each request's head, in small letters.
+    /// The head of each request, in lowercase.
     pub heads: Arc<Mutex<Vec<String>>>,
-    /// Each request's body.
+    /// The body of each request.
     pub bodies: Arc<Mutex<Vec<Value>>>,
-    /// Streams that were cut off by the other side.
+    /// Number of streams that the client closed.
     pub hung_up: Arc<AtomicUsize>,
-    /// Bytes of streams that the other side's connection took.
+    /// Number of stream bytes that the client's connection accepted.
     pub taken: Arc<AtomicUsize>,
     script: Arc<Mutex<Script>>,
 }
@@ -106,7 +106,7 @@ impl Upstream {
         upstream
     }
 
-    /// One that streams what is sent to it.
+    /// An upstream that streams what is sent to it.
     pub async fn live() -> (Self, mpsc::UnboundedSender<String>) {
         let (sender, receiver) = mpsc::unbounded_channel();
         let script = Script::Live(Arc::new(tokio::sync::Mutex::new(receiver)));
@@ -130,7 +130,7 @@ impl Upstream {
     }
 }
 
-/// Calls on one connection, until one ends it.
+/// Serves calls on one connection, until it is closed.
 async fn serve(mut stream: TcpStream, seen: Seen) {
     let mut buffer = Vec::new();
     while let Some((head, body)) = request(&mut stream, &mut buffer).await {
@@ -172,7 +172,7 @@ async fn request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<(String
     Some((head, body))
 }
 
-/// Answers; says whether the connection can be used again.
+/// Answers a call. Returns whether the connection can be used again.
 async fn answer(stream: &mut TcpStream, script: Script, seen: &Seen) -> bool {
     let (status, body, missing) = match script {
         Script::Answer(status, body) => (status, body, 0),
@@ -231,7 +231,7 @@ async fn send(stream: &mut TcpStream, bytes: &str, seen: &Seen) -> bool {
     is_taken
 }
 
-/// Waits until the other side is gone.
+/// Waits until the client closes the connection.
 async fn hang_up(stream: &TcpStream) {
     while stream.readable().await.is_ok() {
         match stream.try_read(&mut [0; 64]) {

@@ -42,7 +42,7 @@ fn hold(id: u128, least: Credits, most: Credits) -> Charge {
 }
 
 #[test]
-fn an_account_at_rest_has_room_for_nothing_more() {
+fn an_account_in_memory_takes_no_spare_room() {
     let mut keys = Vec::with_capacity(4);
     keys.push(KeyState::new(KEY, SpendingLimits::default()));
     let mut account = State::load(loaded(cents(100), keys, &[]));
@@ -64,7 +64,7 @@ fn declines_come_in_the_order_of_their_precedence() {
     account.set_status(AccountStatus::Suspended);
     account.change_key(KEY, KeyChange::Revoke).unwrap();
 
-    // Everything is wrong with this charge. Take one reason away after the other.
+    // Every check fails for this charge. Remove one reason after the other.
     let dear = fixed(1, cents(3));
     assert_eq!(account.charge(&dear, NOON), Err(Decline::AlreadyOpen));
     let dear = fixed(2, cents(3));
@@ -159,19 +159,19 @@ fn a_call_counts_in_the_window_it_began_in() {
     let mut account = account(cents(100), limits);
     account.charge(&hold(1, cents(1), cents(6)), NOON).unwrap();
     let tomorrow = NOON.plus_micros(DAY_MICROS);
-    // The new day has the whole limit, although the old day's hold is still open.
+    // The new day has its full limit, although the old day's hold is still open.
     account.charge(&fixed(2, cents(6)), tomorrow).unwrap();
     let outcome = Outcome::Delivered { cost: cents(5) };
     let settled = account.settle(ChargeId(Uuid::from_u128(1)), outcome, tomorrow).unwrap();
     assert_eq!(settled.entry.unwrap().day, NOON.day());
     assert_eq!(account.keys()[0].day.captured, cents(6));
     assert_eq!(account.keys()[0].month.captured, cents(11));
-    // A clock that goes back does not open yesterday again.
+    // A clock that goes back does not reopen yesterday.
     assert_eq!(account.charge(&fixed(3, cents(1)), NOON), Err(Decline::DailyLimit));
 }
 
 #[test]
-fn a_refusal_names_the_least_where_not_even_that_is_there() {
+fn a_decline_states_the_least_cost_if_that_is_not_covered() {
     let mut account = account(cents(3), SpendingLimits::default());
     let price = |least, most| Price::UpTo(PriceBounds::whole(cents(least), cents(most)));
     for (least, most, named) in [(4, 9, 4), (3, 9, 9), (1, 9, 9)] {
@@ -221,7 +221,7 @@ fn stream(id: u128, start: i64, first: i64, most: i64) -> Charge {
 }
 
 #[test]
-fn a_call_gets_as_much_as_there_is_room_for() {
+fn a_call_holds_at_most_what_balance_and_limits_leave() {
     for (balance, per_request, daily, terms) in [
         (100, None, None, Some((8, 50))),
         (20, None, None, Some((8, 20))),
@@ -257,11 +257,11 @@ fn a_hold_is_extended_as_far_as_there_is_room() {
     assert_eq!((extended.held, account.available()), (cents(12), cents(8)));
     let hold = extended.hold.unwrap();
     assert_eq!((hold.amount, hold.earned), (cents(12), cents(7)));
-    // More is wanted than there is, but what is needed is there.
+    // Less is available than wanted, but as much as needed.
     assert_eq!(account.extend(id, cents(13), cents(40), cents(12)).unwrap().held, cents(20));
     let short = Decline::InsufficientCredits { price: cents(21), available: cents(0) };
     assert_eq!(account.extend(id, cents(21), cents(40), cents(20)), Err(short));
-    // Never smaller.
+    // A hold never shrinks.
     assert_eq!(account.extend(id, cents(2), cents(3), cents(1)).unwrap().held, cents(20));
     account.change_key(KEY, KeyChange::Revoke).unwrap();
     assert_eq!(account.extend(id, cents(1), cents(1), cents(1)), Err(Decline::KeyInactive));
@@ -300,7 +300,7 @@ fn a_hold_is_extended_in_the_window_it_began_in() {
     account.charge(&fixed(2, cents(10)), tomorrow).unwrap();
     assert_eq!(account.extend(id, cents(9), cents(50), cents(8)).unwrap().held, cents(10));
     assert_eq!(account.extend(id, cents(11), cents(50), cents(8)), Err(Decline::DailyLimit));
-    // Two windows on, what began in the first is not counted any more, and gets nothing more.
+    // A window that ended two windows ago is not counted any more, so its hold cannot be extended.
     account.charge(&fixed(3, cents(1)), tomorrow.plus_micros(DAY_MICROS)).unwrap();
     assert_eq!(account.extend(id, cents(11), cents(50), cents(8)), Err(Decline::DailyLimit));
 }

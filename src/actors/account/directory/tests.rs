@@ -1,4 +1,4 @@
-//! The directory, against a store and a ledger writer.
+//! Tests of the directory with a store and a ledger writer.
 
 use actix::{Arbiter, System};
 use futures_util::FutureExt as _;
@@ -19,7 +19,7 @@ use domain::{
     Timestamp, UsageRecord, UserId, Write,
 };
 
-/// A panic on purpose, for the test that it touches its account alone.
+/// Panics on purpose, to test that this affects only its own account.
 fn panics(_: &mut Turn<'_>) -> Result<Receipt<()>, std::convert::Infallible> {
     panic!("on purpose");
 }
@@ -103,7 +103,7 @@ impl Bench {
         let usage = usage(account, key, id);
         let delivered = domain::Outcome::Delivered { cost: PRICE };
         let settled = lease.settle(id, delivered, usage, None).await;
-        // A write that failed meanwhile has ended the owner, which then settles nothing.
+        // If a write failed in the meantime, the owner is gone and settles nothing.
         receipt.wait().await?;
         settled.unwrap();
         Ok(())
@@ -149,7 +149,7 @@ fn an_idle_account_is_let_go_and_comes_back_as_it_was() {
         let two = bench.account("two").await;
         bench.charge(one).await.unwrap();
         bench.charge(two).await.unwrap();
-        // Nothing is let go that somebody holds.
+        // An account with a handle is not removed.
         let lease = bench.directory.owners_lease(one.0).await.unwrap();
         assert!(!bench.directory.passivate(one.0));
         drop(lease);
@@ -164,8 +164,7 @@ fn an_idle_account_is_let_go_and_comes_back_as_it_was() {
     });
 }
 
-/// Whoever asks while another decides does not wait for a lock: the request lies in the mailbox
-/// until its turn.
+/// A caller that finds the turn taken does not block on a lock. Its request waits in the mailbox.
 #[test]
 fn who_finds_the_owner_at_work_waits_in_the_mailbox() {
     on_bench(10, async |bench| {
@@ -182,7 +181,7 @@ fn who_finds_the_owner_at_work_waits_in_the_mailbox() {
         }
         let receipt = looking.await.unwrap();
         assert_eq!(receipt.wait().await.unwrap().balance.nanos(), 90);
-        // Nobody need wait for what was told without an answer either.
+        // A request without an answer waits in the mailbox too.
         let id = ChargeId(Uuid::new_v4());
         {
             let owner = lease.slot.owner.get().unwrap();
@@ -200,7 +199,7 @@ fn an_account_that_sleeps_is_as_it_was_and_is_not_loaded_again() {
         let one = bench.account("one").await;
         bench.charge(one).await.unwrap();
         bench.directory.resources.ledger.barrier().await.unwrap();
-        // Whoever holds it keeps it awake.
+        // A handle keeps the actor running.
         let lease = bench.directory.owners_lease(one.0).await.unwrap();
         let _ = lease.slot.send(|turn| Ok::<_, Infallible>(turn.look(None))).await.unwrap();
         assert_eq!((bench.directory.len(), bench.directory.awake()), (1, 1));
@@ -210,7 +209,7 @@ fn an_account_that_sleeps_is_as_it_was_and_is_not_loaded_again() {
         drop(lease);
         sweep();
         assert_eq!((bench.directory.len(), bench.directory.awake()), (1, 0));
-        // What is in the database is not looked at.
+        // The account stays in memory, so this change of the database is not seen.
         let other = sea_orm::Database::connect(&bench.url).await.unwrap();
         let sql = format!("UPDATE account SET balance = 1 WHERE id = {}", one.0.0);
         other.execute_unprepared(&sql).await.unwrap();
@@ -222,7 +221,7 @@ fn an_account_that_sleeps_is_as_it_was_and_is_not_loaded_again() {
     });
 }
 
-/// Whether it has panicked in the mailbox or where it was asked.
+/// The decision panics in the mailbox in one round, and on the caller's thread in the other.
 #[test]
 fn what_a_dead_owner_has_left_is_not_used() {
     on_bench(10, async |bench| {
@@ -240,7 +239,7 @@ fn what_a_dead_owner_has_left_is_not_used() {
             lease.abandon(ChargeId(Uuid::new_v4()), Credits::ZERO);
             drop(lease);
             (0..=SLEEPY_SWEEPS).for_each(|_| bench.directory.sweep());
-            // Gone, or loaded again by whoever asks.
+            // The owner is gone, and the next caller loads the account again.
             assert_eq!(bench.balance(one.0).await, left + 10);
             bench.charge(one).await.unwrap();
             assert_eq!(bench.balance(one.0).await, left);
@@ -249,7 +248,7 @@ fn what_a_dead_owner_has_left_is_not_used() {
     });
 }
 
-/// Calls and sweeps against one another: nothing is lost between an actor that ends and the next.
+/// Calls and sweeps run concurrently. No call is lost while one actor stops and the next starts.
 #[test]
 fn no_call_is_lost_between_sleeping_and_waking() {
     on_bench(10, async |bench| {
@@ -260,7 +259,7 @@ fn no_call_is_lost_between_sleeping_and_waking() {
                 bench.charge(one).await.unwrap();
                 is_charged.set(true);
             };
-            // As long as the call runs, and once more after it.
+            // While the call runs, and once more after it.
             let sweeps = async {
                 let mut was_charged = false;
                 while !was_charged {
@@ -295,8 +294,7 @@ fn an_account_is_loaded_once_however_many_ask() {
     });
 }
 
-/// Whoever asked before a write was refused hears that the owner is gone, also when it was loaded
-/// anew meanwhile.
+/// A handle from before a refused write gets `Gone`, even after the account was loaded again.
 #[test]
 fn a_poisoned_owner_decides_nothing_for_old_leases() {
     on_bench(10, async |bench| {
@@ -312,7 +310,8 @@ fn a_poisoned_owner_decides_nothing_for_old_leases() {
     });
 }
 
-/// A panic while another one unwinds the thread: the lock alone would not tell.
+/// A decision panics while the thread already unwinds from a panic. The lock's poison flag alone
+/// does not show this.
 #[test]
 fn a_panic_within_a_panic_ends_the_owner_as_well() {
     struct Abandons(AccountHandle);
@@ -338,7 +337,7 @@ fn a_panic_within_a_panic_ends_the_owner_as_well() {
 }
 
 #[test]
-fn without_a_thread_for_actors_the_turn_is_waited_for() {
+fn without_a_thread_for_actors_a_request_waits_for_the_turn() {
     on_bench(10, async |mut bench| {
         let one = bench.account("one").await;
         bench.directory.resources = Arc::new(Resources {
@@ -366,7 +365,7 @@ fn a_dead_owner_is_replaced_from_what_is_committed() {
         let lease = bench.directory.owners_lease(one.0).await.unwrap();
         assert!(lease.slot.send(panics).await.is_err());
         drop(lease);
-        // Its neighbour on the same thread goes on; it is there again itself.
+        // The other account on the same thread goes on. This one is loaded again.
         bench.charge(two).await.unwrap();
         bench.charge(one).await.unwrap();
         assert_eq!((bench.balance(one.0).await, bench.balance(two.0).await), (80, 90));
@@ -384,10 +383,10 @@ fn who_was_taken_over_writes_nothing() {
 async fn who_was_taken_over(bench: Bench) {
     let one = bench.account("one").await;
     bench.charge(one).await.unwrap();
-    // The usage record is a write of its own, and may still be on its way.
+    // The usage record is a separate write, which may still be pending.
     bench.directory.resources.ledger.barrier().await.unwrap();
     bench.store.take_lease(Uuid::new_v4()).await.unwrap();
-    // Nobody has told it: the transaction itself finds out.
+    // The process does not know about the takeover. The transaction of the next write finds out.
     assert_eq!(bench.directory.resources.ledger.state(), WriterState::Serving);
     assert_eq!(bench.charge(one).await, Err(WriteError::Fenced));
     assert_eq!(bench.directory.resources.ledger.state(), WriterState::Fenced);
@@ -395,8 +394,7 @@ async fn who_was_taken_over(bench: Bench) {
     assert_eq!(account.balance().nanos(), 90);
 }
 
-/// Between the lease of the tables and that of the journal it may be paused for as long as it
-/// takes.
+/// A process may be paused between taking the lease of the tables and taking the journal.
 #[test]
 fn who_was_overtaken_leaves_the_journal_alone() {
     on_bench(10, async |bench| {
@@ -416,7 +414,7 @@ fn all_that_a_process_left_in_the_journal_is_checkpointed() {
     on_bench(10, async |bench| {
         let (account, key) = bench.account("one").await;
         bench.directory.resources.ledger.barrier().await.unwrap();
-        // More than is read at once, by one process after another.
+        // The first process leaves more batches than one read returns.
         let mut written = 0;
         for batches in [BATCHES, 1, 0] {
             let lease = bench.store.take_lease(Uuid::new_v4()).await.unwrap();
@@ -433,7 +431,7 @@ fn all_that_a_process_left_in_the_journal_is_checkpointed() {
     });
 }
 
-/// However often something comes, what is in the journal does not stay there alone.
+/// The journal is checkpointed even if writes keep arriving.
 #[test]
 fn a_trickle_is_checkpointed_all_the_same() {
     on_bench(10, async |bench| {
@@ -457,7 +455,7 @@ fn a_trickle_is_checkpointed_all_the_same() {
     });
 }
 
-/// As with a database that was restored from an older backup, beside the newer journal.
+/// The database was restored from a backup that is older than the journal.
 #[test]
 fn an_epoch_is_above_that_of_the_journal() {
     on_bench(10, async |bench| {
@@ -478,7 +476,7 @@ fn a_refused_write_touches_its_account_alone() {
     on_bench_with(10, &settings, async |bench| {
         let one = bench.account("one").await;
         let two = bench.account("two").await;
-        // Somebody has moved the account's row behind its owner's back.
+        // The account's row is changed behind its owner's back.
         let other = sea_orm::Database::connect(&bench.url).await.unwrap();
         let sql = format!("UPDATE account SET seq = 7 WHERE id = {}", one.0.0);
         other.execute_unprepared(&sql).await.unwrap();
@@ -487,7 +485,8 @@ fn a_refused_write_touches_its_account_alone() {
             futures_util::future::join(bench.charge(one), bench.charge(two)).await;
         assert_eq!((first, second), (Err(WriteError::Refused), Ok(())));
         assert_eq!(bench.balance(two.0).await, 90);
-        // Its row does not agree with its ledger: nobody gets at it before a person has mended it.
+        // The account's row and its ledger disagree. Nobody can use it until an operator repairs
+        // it.
         for _ in 0..2 {
             let refused = bench.directory.owners_lease(one.0).await;
             assert!(matches!(refused, Err(DirectoryError::Quarantined)));
@@ -524,14 +523,15 @@ fn what_the_tables_refuse_of_the_journal_stays_on_record() {
         assert!(is_quarantined().await);
         let (_, found) = bench.store.audited_journal().await.unwrap();
         assert_eq!(found.iter().map(|(account, _)| *account).collect::<Vec<_>>(), [one.0]);
-        // Mended, but for what the tables have refused: that is not forgotten.
+        // The row is repaired, but the account stays quarantined for the entries that the tables
+        // refused.
         let sql = format!("UPDATE account SET seq = 1 WHERE id = {}", one.0.0);
         other.execute_unprepared(&sql).await.unwrap();
         for _ in 0..=QUARANTINE_SWEEPS {
             bench.directory.sweep();
         }
         assert!(is_quarantined().await);
-        // Whoever starts next tries it again.
+        // The next process tries the refused entries again.
         let lease = bench.store.take_lease(Uuid::new_v4()).await.unwrap();
         let account = bench.store.load_account(one.0, lease.epoch).await.unwrap();
         assert_eq!(account.balance().nanos(), 90);
@@ -545,8 +545,8 @@ fn what_is_left_in_the_journal_is_checkpointed_by_the_next() {
         let one = bench.account("one").await;
         bench.directory.resources.ledger.barrier().await.unwrap();
         bench.charge(one).await.unwrap();
-        // It may be in the journal alone. Whoever comes next finds it in the tables, once, however
-        // often.
+        // The charge may be only in the journal. Every later process finds it in the tables,
+        // exactly once.
         for _ in 0..2 {
             let lease = bench.store.take_lease(Uuid::new_v4()).await.unwrap();
             let account = bench.store.load_account(one.0, lease.epoch).await.unwrap();
