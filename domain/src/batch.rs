@@ -10,6 +10,7 @@ use super::environment::AccountStatus;
 use super::event::Event;
 use super::hold::HoldChange;
 use super::ids::{AccountId, KeyId, PaymentId};
+use super::key_policy::KeyEdit;
 use super::lease::shard;
 use super::ledger::{EntryKind, LedgerEntry};
 use super::limits::{KeySpend, SpendingLimits};
@@ -60,8 +61,10 @@ pub struct NewPayment {
 pub enum Change {
     /// A new key.
     KeyCreated(NewKey),
-    /// A key's ceilings.
-    KeyLimits(KeyId, SpendingLimits),
+    /// The ceilings of a key of an account.
+    KeyLimits(AccountId, KeyId, SpendingLimits),
+    /// Another name, expiry or policy of a key of an account.
+    KeyEdited(AccountId, KeyId, Box<KeyEdit>),
     /// A key of an account out of use, since then.
     KeyRevoked(AccountId, KeyId, Timestamp),
     /// A key of an account out of use and out of the list. Its row stays, for the history that
@@ -75,6 +78,24 @@ pub enum Change {
     PaymentPaid(PaymentId, Timestamp),
     /// A part of a payment taken back, or given again.
     PaymentReversed(Reversal, ReversalStep),
+}
+
+impl Change {
+    /// The key of an account that it changes, if it changes one that is there already.
+    #[must_use]
+    pub fn changed_key(&self) -> Option<(AccountId, KeyId)> {
+        match self {
+            Change::KeyLimits(account, key, _)
+            | Change::KeyEdited(account, key, _)
+            | Change::KeyRevoked(account, key, _)
+            | Change::KeyDeleted(account, key, _) => Some((*account, *key)),
+            Change::KeyCreated(_)
+            | Change::AccountStatus(..)
+            | Change::PaymentConfirmed(_)
+            | Change::PaymentPaid(..)
+            | Change::PaymentReversed(..) => None,
+        }
+    }
 }
 
 /// What a request with an idempotency key was answered, for its repeats.
@@ -136,26 +157,48 @@ impl Write {
         }
     }
 
-    /// Is it what a paid call leaves, and nothing else? Then it may go to the journal first. A
-    /// write is not plain if a constraint of the tables guards it (a payment is credited once, a
-    /// charge refunded once, an answer recorded once), nor if it is read from the tables as soon as
-    /// it is acknowledged.
+    /// Is it what a paid call leaves, or a change of a key, and nothing else? Then it may go to the
+    /// journal first. A write is not plain if a constraint of the tables guards it (a payment is
+    /// credited once, a charge refunded once, an answer recorded once), nor if it is read from the
+    /// tables as soon as it is acknowledged.
     #[must_use]
     pub fn is_plain(&self) -> bool {
         let is_call =
             |entry: &LedgerEntry| matches!(entry.kind, EntryKind::Charge | EntryKind::Capture);
+        let is_bare = self.change.is_none() && self.act.is_none();
         self.entry.as_ref().is_none_or(is_call)
             && self.answer.is_none()
-            && self.change.is_none()
-            && self.act.is_none()
             && self.event.is_none()
+            && (is_bare || self.is_key_change())
+    }
+
+    /// Does it change a key that is there already?
+    #[must_use]
+    pub fn is_key_change(&self) -> bool {
+        self.change.as_ref().is_some_and(|change| change.changed_key().is_some())
+    }
+
+    /// Does it make a key or change one?
+    pub(crate) fn touches_keys(&self) -> bool {
+        self.is_key_change() || matches!(self.change, Some(Change::KeyCreated(_)))
+    }
+
+    /// Does it set the spending limits of a key?
+    pub(crate) fn sets_limits(&self) -> bool {
+        matches!(self.change, Some(Change::KeyLimits(..)))
     }
 
     /// Its memory in bytes, estimated.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let answer = self.answer.as_ref().and_then(|answer| answer.answer.as_ref());
-        ROW_BYTES.saturating_add(answer.map_or(0, Vec::len))
+        let edit = match &self.change {
+            Some(Change::KeyEdited(_, _, edit)) => edit.bytes(),
+            _ => 0,
+        };
+        let act = self.act.as_ref().map_or(0, |act| act.detail.len());
+        let texts = answer.map_or(0, Vec::len).saturating_add(edit).saturating_add(act);
+        ROW_BYTES.saturating_add(texts)
     }
 }
 
@@ -174,8 +217,8 @@ pub struct Batch {
     pub answers: Vec<RecordedAnswer>,
     /// The rest, in order.
     pub changes: Vec<Change>,
-    /// Who did it, for the audit log.
-    pub acts: Vec<Act>,
+    /// Who did it, for the audit log, with the account that it was done to.
+    pub acts: Vec<(AccountId, Act)>,
     /// Events for account holders that follow from nothing else in it.
     pub events: Vec<Event>,
 }
@@ -192,7 +235,7 @@ impl Batch {
             batch.usage.extend(write.usage.clone());
             batch.answers.extend(write.answer.clone());
             batch.changes.extend(write.change.clone());
-            batch.acts.extend(write.act.as_deref().cloned());
+            batch.acts.extend(write.act.as_deref().map(|act| (write.account, act.clone())));
             batch.events.extend(write.event.as_deref().cloned());
         }
         batch
@@ -238,7 +281,7 @@ impl Batch {
         checkpointed
     }
 
-    /// The part of it that belongs to these accounts.
+    /// The part of it that belongs to these accounts, of what may be in the journal.
     #[must_use]
     pub fn part_of(&self, accounts: &BTreeSet<AccountId>) -> Self {
         let is_theirs = |account: AccountId| accounts.contains(&account);
@@ -251,21 +294,37 @@ impl Batch {
         let keys = entries.iter().filter_map(|entry| entry.key);
         let keys = keys.chain(usage.iter().map(|usage| usage.key));
         let spends = keys.filter_map(|key| Some((key, *self.spends.get(&key)?))).collect();
-        Batch { entries, spends, holds, usage, ..Batch::default() }
+        let is_of_them = |change: &&Change| {
+            change.changed_key().is_some_and(|(account, _)| accounts.contains(&account))
+        };
+        let changes = self.changes.iter().filter(is_of_them).cloned().collect();
+        let acts = self.acts.iter().filter(|(account, _)| is_theirs(*account)).cloned().collect();
+        Batch { entries, spends, holds, usage, changes, acts, ..Batch::default() }
     }
 
-    /// The accounts that it has entries, holds or usage records of.
+    /// The accounts that it has entries, holds, usage records or changes of keys of.
     #[must_use]
     pub fn account_ids(&self) -> BTreeSet<AccountId> {
         let entries = self.entries.iter().map(|entry| entry.account);
         let holds = self.holds.iter().map(HoldChange::account);
-        entries.chain(holds).chain(self.usage.iter().map(|usage| usage.account)).collect()
+        let changes = self.changes.iter().filter_map(Change::changed_key);
+        let changes = changes.map(|(account, _)| account);
+        let rest = self.usage.iter().map(|usage| usage.account).chain(changes);
+        entries.chain(holds).chain(rest).collect()
     }
 
-    /// How many entries, usage records and changes of holds there are in it.
+    /// How many entries, usage records, changes of holds and other changes there are in it.
     #[must_use]
     pub fn rows(&self) -> usize {
-        self.entries.len().saturating_add(self.usage.len()).saturating_add(self.holds.len())
+        let rows = self.entries.len().saturating_add(self.usage.len());
+        rows.saturating_add(self.holds.len()).saturating_add(self.changes.len())
+    }
+
+    /// Is its last change other spending limits of a key? Calls are held against the limits in the
+    /// tables when they are written there, so what comes after such a batch is written later.
+    #[must_use]
+    pub fn ends_with_limits(&self) -> bool {
+        matches!(self.changes.last(), Some(Change::KeyLimits(..)))
     }
 
     /// Is there nothing to write?
@@ -287,7 +346,7 @@ impl Batch {
         let mut shards: Vec<i64> = self.entries.iter().map(|entry| shard(entry.account)).collect();
         shards.extend(self.usage.iter().map(|usage| shard(usage.account)));
         shards.extend(self.holds.iter().map(|change| shard(change.account())));
-        // A change alone names no account; any shard shows whether the lease still holds.
+        // Not every change names its account; any shard shows whether the lease still holds.
         shards.push(0);
         shards.sort_unstable();
         shards.dedup();

@@ -1,6 +1,7 @@
 //! What an account knows of one of its API keys: its limits and its counters.
 
 use crate::ids::KeyId;
+use crate::key_policy::KeyEdit;
 use crate::limits::{Always, KeySpend, LimitsChange, LimitsLeft, SpendingLimits, WindowCounter};
 use crate::money::Credits;
 use crate::window::{Day, Month, Timestamp};
@@ -120,10 +121,12 @@ impl KeyState {
 }
 
 /// A change of one key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyChange {
     /// Other spending limits.
     Limits(LimitsChange),
+    /// Another name, expiry or policy.
+    Edit(Box<KeyEdit>),
     /// Out of use, for good; still listed.
     Revoke,
     /// Out of use and out of the list.
