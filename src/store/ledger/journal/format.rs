@@ -313,8 +313,7 @@ impl Field for HoldChange {
 #[derive(Serialize, Deserialize)]
 enum WrittenChange<'b> {
     Limits(i64, [u8; 16], <SpendingLimits as Field>::Written<'b>),
-    #[serde(borrow)]
-    Edited(i64, [u8; 16], <KeyEdit as Field>::Written<'b>),
+    Edited(i64, [u8; 16], #[serde(borrow)] <KeyEdit as Field>::Written<'b>),
     Revoked(i64, [u8; 16], i64),
     Deleted(i64, [u8; 16], i64),
 }
