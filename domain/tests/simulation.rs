@@ -239,7 +239,9 @@ impl Tables {
     fn write(&mut self, batch: &Batch, epoch: i64) -> bool {
         for change in &batch.changes {
             match change {
-                Change::KeyLimits(_, key, limits) => self.keys.get_mut(key).unwrap().limits = *limits,
+                Change::KeyLimits(_, key, limits) => {
+                    self.keys.get_mut(key).unwrap().limits = *limits
+                }
                 Change::KeyRevoked(_, key, _) => self.keys.get_mut(key).unwrap().is_revoked = true,
                 Change::PaymentConfirmed(payment) => {
                     if self.payments.insert(payment.id, payment.clone()).is_some() {

@@ -16,8 +16,8 @@ use domain::account::TooManyKeys;
 use domain::api_key::{ApiKey, KeyDigest};
 use domain::limits::LimitsChange;
 use domain::{
-    AccountId, Act, ActKind, Environment, KeyChange, KeyEdit, KeyId, KeyPolicy, KeyState, NewKey, Origin,
-    Timestamp, UserId,
+    AccountId, Act, ActKind, Environment, KeyChange, KeyEdit, KeyId, KeyPolicy, KeyState, NewKey,
+    Origin, Timestamp, UserId,
 };
 
 /// Why a key was not made, found or changed.

@@ -138,7 +138,7 @@ async fn a_changed_key_stays_changed_after_a_kill(database: Database) {
     for (key, status) in keys.iter().zip([401, 401, 403, 402]) {
         assert_eq!(call(&process, key).await, status, "{}", key.id);
     }
-    let got = |path: String| async { process.call("GET", &path, token, &json!(null)).await };
+    let got = async |path: String| process.call("GET", &path, token, &json!(null)).await;
     assert_eq!(got(paths[0].clone()).await.1["is_active"], false);
     assert_eq!(got(paths[1].clone()).await.0, 404);
     assert_eq!(got(paths[2].clone()).await.1["name"], "other");

@@ -438,7 +438,10 @@ mod tests {
         let policy = PolicyChange {
             scopes: Some(None),
             models: Some(Some(vec!["o3*".into(), "m".into()])),
-            networks: Some(Some(vec!["192.0.2.0/24".parse().unwrap(), "2001:db8::1".parse().unwrap()])),
+            networks: Some(Some(vec![
+                "192.0.2.0/24".parse().unwrap(),
+                "2001:db8::1".parse().unwrap(),
+            ])),
             calls_per_minute: Some(NonZeroU32::new(5)),
         };
         let edit = KeyEdit { name: Some("n".into()), expires_at: Some(Some(at)), policy };
