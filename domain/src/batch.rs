@@ -178,9 +178,12 @@ impl Write {
         self.change.as_ref().is_some_and(|change| change.changed_key().is_some())
     }
 
-    /// Does it make a key or change one?
-    pub(crate) fn touches_keys(&self) -> bool {
-        self.is_key_change() || matches!(self.change, Some(Change::KeyCreated(_)))
+    /// The key that it makes or changes.
+    pub(crate) fn touched_key(&self) -> Option<KeyId> {
+        match self.change.as_ref()? {
+            Change::KeyCreated(key) => Some(key.id),
+            change => change.changed_key().map(|(_, key)| key),
+        }
     }
 
     /// Does it set the spending limits of a key?

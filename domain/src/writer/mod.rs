@@ -34,8 +34,8 @@
 //!
 //! **Changes of keys.** A change of a key never waits for a checkpoint: whoever revokes a stolen key
 //! is answered as soon as a paid call is. So it overtakes what its account has waiting for the
-//! tables, but for what makes or changes a key: the other writes there touch no row of a key. And a
-//! full backlog takes it all the same, with what its account has waiting before it.
+//! tables, unless that makes or changes the same key: the rest touches no row of it. And a full
+//! backlog takes it all the same, with what its account has waiting before it.
 //!
 //! **Backpressure.** When checkpoints fall behind, each batch of the journal is delayed a little
 //! ([`Writer::brake_micros`]); when the backlog is full, the journal takes no more until a
@@ -67,7 +67,7 @@ pub use protocol::{
 };
 
 use crate::batch::{Batch, Write};
-use crate::ids::AccountId;
+use crate::ids::{AccountId, KeyId};
 
 mod checkpoint;
 mod lane;
@@ -78,21 +78,29 @@ mod protocol;
 #[derive(Debug, Default)]
 struct InTables {
     writes: usize,
-    /// Those of them that make or change a key.
-    touching_keys: usize,
+    /// The keys that they make or change.
+    keys: Vec<KeyId>,
 }
 
 impl InTables {
     fn add(&mut self, write: &Write) {
         self.writes = self.writes.saturating_add(1);
-        self.touching_keys = self.touching_keys.saturating_add(usize::from(write.touches_keys()));
+        self.keys.extend(write.touched_key());
     }
 
     /// Says whether that was the last one.
     fn remove(&mut self, write: &Write) -> bool {
         self.writes = self.writes.saturating_sub(1);
-        self.touching_keys = self.touching_keys.saturating_sub(usize::from(write.touches_keys()));
+        let key = write.touched_key();
+        if let Some(place) = self.keys.iter().position(|touched| Some(*touched) == key) {
+            self.keys.swap_remove(place);
+        }
         self.writes == 0
+    }
+
+    /// May this write be journaled before they are in the tables?
+    fn may_be_overtaken_by(&self, write: &Write) -> bool {
+        write.is_key_change() && write.touched_key().is_some_and(|key| !self.keys.contains(&key))
     }
 }
 
@@ -174,10 +182,8 @@ impl<T> Writer<T> {
         // A barrier waits for everything, in the tables too.
         let is_plain = pending.write.is_plain() && account != AccountId::LAST;
         let is_key_change = pending.write.is_key_change();
-        let is_free = self
-            .in_tables
-            .get(&account)
-            .is_none_or(|waiting| is_key_change && waiting.touching_keys == 0);
+        let waiting = self.in_tables.get(&account);
+        let is_free = waiting.is_none_or(|waiting| waiting.may_be_overtaken_by(&pending.write));
         if self.backlog.has_journal() && is_plain && is_free {
             self.gathered = self.gathered.saturating_add(1);
             self.key_changes = self.key_changes.saturating_add(usize::from(is_key_change));

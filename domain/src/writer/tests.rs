@@ -22,8 +22,12 @@ const KEY: KeyId = KeyId(uuid::Uuid::from_u128(1));
 
 /// A key that is revoked.
 fn revocation(account: i64) -> Write {
+    revocation_of(account, KEY)
+}
+
+fn revocation_of(account: i64, key: KeyId) -> Write {
     let account = AccountId(account);
-    let change = Some(Change::KeyRevoked(account, KEY, Timestamp::from_micros(1)));
+    let change = Some(Change::KeyRevoked(account, key, Timestamp::from_micros(1)));
     Write { change, ..Write::nothing(account) }
 }
 
@@ -335,10 +339,12 @@ fn a_change_of_a_key_waits_for_no_checkpoint() {
     gather(&mut writer, usage(1), &flags, 2);
     gather(&mut writer, revocation(1), &flags, 3);
     assert_eq!(journaled(&mut writer), [3]);
-    // But not a key that is made, nor a change behind that.
+    // But not the making of the same key.
     gather(&mut writer, creation(1), &flags, 4);
     gather(&mut writer, revocation(1), &flags, 5);
     assert!(writer.next_task().is_none());
+    gather(&mut writer, revocation_of(1, KeyId(uuid::Uuid::from_u128(2))), &flags, 6);
+    assert_eq!(journaled(&mut writer), [6]);
     writer.checkpointed(Ok(Vec::new()));
     // Up to the usage, what waits was there before the change was journaled.
     for expected in [vec![1, 2], vec![4, 5]] {
@@ -353,8 +359,8 @@ fn a_change_of_a_key_waits_for_no_checkpoint() {
         assert_eq!(ended, expected);
     }
     // Nothing is in its way any more.
-    gather(&mut writer, revocation(1), &flags, 6);
-    assert_eq!(journaled(&mut writer), [6]);
+    gather(&mut writer, revocation(1), &flags, 7);
+    assert_eq!(journaled(&mut writer), [7]);
 }
 
 #[test]
