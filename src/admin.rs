@@ -222,6 +222,8 @@ impl Admin {
         before: Option<Uuid>,
         limit: u64,
     ) -> Result<Vec<Act>, AdminError> {
+        // A change of a key is on record in the journal first, and what says who did it with it.
+        tables_are_whole(&self.gateway).await?;
         Ok(self.audit_log.list(user, before, limit).await?)
     }
 

@@ -10,6 +10,7 @@ use super::environment::AccountStatus;
 use super::event::Event;
 use super::hold::HoldChange;
 use super::ids::{AccountId, KeyId, PaymentId};
+use super::key_policy::KeyEdit;
 use super::lease::shard;
 use super::ledger::{EntryKind, LedgerEntry};
 use super::limits::{KeySpend, SpendingLimits};
@@ -61,8 +62,10 @@ pub struct NewPayment {
 pub enum Change {
     /// A new key.
     KeyCreated(NewKey),
-    /// New spending limits of a key.
-    KeyLimits(KeyId, SpendingLimits),
+    /// New spending limits of a key of an account.
+    KeyLimits(AccountId, KeyId, SpendingLimits),
+    /// Another name, expiry or policy of a key of an account.
+    KeyEdited(AccountId, KeyId, Box<KeyEdit>),
     /// A key of an account is revoked, since this time.
     KeyRevoked(AccountId, KeyId, Timestamp),
     /// A key of an account is revoked since this time, and no longer listed. Its row stays, because
@@ -76,6 +79,24 @@ pub enum Change {
     PaymentPaid(PaymentId, Timestamp),
     /// A provider took back a part of a payment, or returned it.
     PaymentReversed(Reversal, ReversalStep),
+}
+
+impl Change {
+    /// The account and the key, if it changes a key that exists.
+    #[must_use]
+    pub fn changed_key(&self) -> Option<(AccountId, KeyId)> {
+        match self {
+            Change::KeyLimits(account, key, _)
+            | Change::KeyEdited(account, key, _)
+            | Change::KeyRevoked(account, key, _)
+            | Change::KeyDeleted(account, key, _) => Some((*account, *key)),
+            Change::KeyCreated(_)
+            | Change::AccountStatus(..)
+            | Change::PaymentConfirmed(_)
+            | Change::PaymentPaid(..)
+            | Change::PaymentReversed(..) => None,
+        }
+    }
 }
 
 /// The answer to a request with an idempotency key. A repeat of the request gets the same answer.
@@ -138,8 +159,8 @@ impl Write {
         }
     }
 
-    /// Is this a plain write: only what a paid call stores? Then the journal may take it before the
-    /// tables do. These writes are not plain:
+    /// Is this a plain write: only what a paid call stores, or the change of a key? Then the journal
+    /// may take it before the tables do. These writes are not plain:
     ///
     /// - those that a constraint of the tables guards: a payment is credited once, a charge is
     ///   refunded once, an answer is recorded once;
@@ -148,18 +169,43 @@ impl Write {
     pub fn is_plain(&self) -> bool {
         let is_call =
             |entry: &LedgerEntry| matches!(entry.kind, EntryKind::Charge | EntryKind::Capture);
+        let is_bare = self.change.is_none() && self.act.is_none();
         self.entry.as_ref().is_none_or(is_call)
             && self.answer.is_none()
-            && self.change.is_none()
-            && self.act.is_none()
             && self.event.is_none()
+            && (is_bare || self.is_key_change())
+    }
+
+    /// Does it change a key that is there already?
+    #[must_use]
+    pub fn is_key_change(&self) -> bool {
+        self.change.as_ref().is_some_and(|change| change.changed_key().is_some())
+    }
+
+    /// The key that it makes or changes.
+    pub(crate) fn touched_key(&self) -> Option<KeyId> {
+        match self.change.as_ref()? {
+            Change::KeyCreated(key) => Some(key.id),
+            change => change.changed_key().map(|(_, key)| key),
+        }
+    }
+
+    /// Does it set the spending limits of a key?
+    pub(crate) fn sets_limits(&self) -> bool {
+        matches!(self.change, Some(Change::KeyLimits(..)))
     }
 
     /// Its estimated memory, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let answer = self.answer.as_ref().and_then(|answer| answer.answer.as_ref());
-        ROW_BYTES.saturating_add(answer.map_or(0, Vec::len))
+        let edit = match &self.change {
+            Some(Change::KeyEdited(_, _, edit)) => edit.bytes(),
+            _ => 0,
+        };
+        let act = self.act.as_ref().map_or(0, |act| act.detail.len());
+        let texts = answer.map_or(0, Vec::len).saturating_add(edit).saturating_add(act);
+        ROW_BYTES.saturating_add(texts)
     }
 }
 
@@ -178,8 +224,8 @@ pub struct Batch {
     pub answers: Vec<RecordedAnswer>,
     /// Other changes, in order.
     pub changes: Vec<Change>,
-    /// Entries of the audit log.
-    pub acts: Vec<Act>,
+    /// Entries of the audit log, each with the account that was acted on.
+    pub acts: Vec<(AccountId, Act)>,
     /// Events that do not follow from the rest of the batch.
     pub events: Vec<Event>,
 }
@@ -196,7 +242,7 @@ impl Batch {
             batch.usage.extend(write.usage.clone());
             batch.answers.extend(write.answer.clone());
             batch.changes.extend(write.change.clone());
-            batch.acts.extend(write.act.as_deref().cloned());
+            batch.acts.extend(write.act.as_deref().map(|act| (write.account, act.clone())));
             batch.events.extend(write.event.as_deref().cloned());
         }
         batch
@@ -243,7 +289,7 @@ impl Batch {
         checkpointed
     }
 
-    /// The part of it that belongs to these accounts.
+    /// The part of it that belongs to these accounts, of what may be in the journal.
     #[must_use]
     pub fn part_of(&self, accounts: &BTreeSet<AccountId>) -> Self {
         let is_theirs = |account: AccountId| accounts.contains(&account);
@@ -256,21 +302,37 @@ impl Batch {
         let keys = entries.iter().filter_map(|entry| entry.key);
         let keys = keys.chain(usage.iter().map(|usage| usage.key));
         let spends = keys.filter_map(|key| Some((key, *self.spends.get(&key)?))).collect();
-        Batch { entries, spends, holds, usage, ..Batch::default() }
+        let is_of_them = |change: &&Change| {
+            change.changed_key().is_some_and(|(account, _)| accounts.contains(&account))
+        };
+        let changes = self.changes.iter().filter(is_of_them).cloned().collect();
+        let acts = self.acts.iter().filter(|(account, _)| is_theirs(*account)).cloned().collect();
+        Batch { entries, spends, holds, usage, changes, acts, ..Batch::default() }
     }
 
-    /// The accounts of its entries, holds and usage records.
+    /// The accounts of its entries, holds, usage records and changed keys.
     #[must_use]
     pub fn account_ids(&self) -> BTreeSet<AccountId> {
         let entries = self.entries.iter().map(|entry| entry.account);
         let holds = self.holds.iter().map(HoldChange::account);
-        entries.chain(holds).chain(self.usage.iter().map(|usage| usage.account)).collect()
+        let changes = self.changes.iter().filter_map(Change::changed_key);
+        let changes = changes.map(|(account, _)| account);
+        let rest = self.usage.iter().map(|usage| usage.account).chain(changes);
+        entries.chain(holds).chain(rest).collect()
     }
 
-    /// The number of its entries, usage records and changes of holds.
+    /// The number of its entries, usage records, changes of holds and other changes.
     #[must_use]
     pub fn rows(&self) -> usize {
-        self.entries.len().saturating_add(self.usage.len()).saturating_add(self.holds.len())
+        let rows = self.entries.len().saturating_add(self.usage.len());
+        rows.saturating_add(self.holds.len()).saturating_add(self.changes.len())
+    }
+
+    /// Is its last change other spending limits of a key? Calls are held against the limits in the
+    /// tables when they are written there, so what comes after such a batch is written later.
+    #[must_use]
+    pub fn ends_with_limits(&self) -> bool {
+        matches!(self.changes.last(), Some(Change::KeyLimits(..)))
     }
 
     /// Does it write nothing?
@@ -292,8 +354,8 @@ impl Batch {
         let mut shards: Vec<i64> = self.entries.iter().map(|entry| shard(entry.account)).collect();
         shards.extend(self.usage.iter().map(|usage| shard(usage.account)));
         shards.extend(self.holds.iter().map(|change| shard(change.account())));
-        // A change alone names no account. The process holds the leases of all shards, so any shard
-        // shows whether they are still valid.
+        // Not every change names its account. The process holds the leases of all shards, so any
+        // shard shows whether they are still valid.
         shards.push(0);
         shards.sort_unstable();
         shards.dedup();

@@ -11,6 +11,8 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
+use super::window::Timestamp;
+
 /// Most entries of one list.
 pub const LIST_MAX: usize = 100;
 /// Longest name of a model, in bytes.
@@ -73,6 +75,28 @@ pub struct PolicyChange {
     pub networks: Option<Option<Vec<Network>>>,
     /// See [`KeyPolicy::calls_per_minute`].
     pub calls_per_minute: Option<Option<NonZeroU32>>,
+}
+
+/// A change of a key's name, expiry and policy; `None` leaves a part as it is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyEdit {
+    /// Its name.
+    pub name: Option<String>,
+    /// When it ends by itself; `Some(None)` is never.
+    pub expires_at: Option<Option<Timestamp>>,
+    /// Its policy.
+    pub policy: PolicyChange,
+}
+
+impl KeyEdit {
+    /// Its texts in bytes, estimated.
+    pub(crate) fn bytes(&self) -> usize {
+        let PolicyChange { scopes, models, networks, .. } = &self.policy;
+        let texts = [scopes, models].into_iter().flatten().flatten().flatten();
+        let networks = networks.iter().flatten().flatten().map(|_| size_of::<Network>());
+        let sizes = texts.chain(&self.name).map(String::len).chain(networks);
+        sizes.fold(0, usize::saturating_add)
+    }
 }
 
 impl KeyPolicy {

@@ -57,7 +57,7 @@ pub use ids::{
     AccountId, ActId, ChargeId, DeliveryId, EndpointId, EventId, KeyId, PaymentId, SessionId,
     UserId,
 };
-pub use key_policy::{KeyPolicy, Network, PolicyChange};
+pub use key_policy::{KeyEdit, KeyPolicy, Network, PolicyChange};
 pub use lease::Lease;
 pub use ledger::{EntryKind, LedgerEntry, Link};
 pub use limits::{KeySpend, LimitsChange, LimitsLeft, SpendingLimits};

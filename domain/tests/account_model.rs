@@ -273,13 +273,14 @@ impl Run {
                 total: of(total),
             }),
         };
-        let result = self.account.change_key(key_id(place), change, self.now());
+        let result = self.account.change_key(key_id(place), change.clone(), self.now());
         let known = self.model.keys.get_mut(place).filter(|key| key.exists);
         assert_eq!(result.is_ok(), known.is_some());
         let Some(key) = known else { return };
         match change {
             KeyChange::Revoke => key.revoked = true,
             KeyChange::Delete => key.exists = false,
+            KeyChange::Edit(_) => {}
             KeyChange::Limits(_) => {
                 key.per_request = per_request.unwrap_or(key.per_request);
                 key.daily = daily.unwrap_or(key.daily);

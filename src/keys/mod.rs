@@ -10,14 +10,14 @@ use crate::actors::account::{wait, wait_within};
 use crate::actors::{AccountError, AccountHandle, Receipt, WriteError};
 use crate::idempotency::{First, IdempotencyError, Made, Once};
 use crate::pipeline::Gateway;
-use crate::store::keys::{KeyEdit, KeyListing, Rotation};
+use crate::store::keys::{KeyListing, Rotation};
 use crate::store::{Store, StoreError};
 use domain::account::TooManyKeys;
 use domain::api_key::{ApiKey, KeyDigest};
 use domain::limits::LimitsChange;
 use domain::{
-    AccountId, Act, ActKind, Environment, KeyChange, KeyId, KeyPolicy, KeyState, NewKey, Origin,
-    Timestamp, UserId,
+    AccountId, Act, ActKind, Environment, KeyChange, KeyEdit, KeyId, KeyPolicy, KeyState, NewKey,
+    Origin, Timestamp, UserId,
 };
 
 /// Why a key was not made, found or changed.
@@ -158,6 +158,19 @@ pub async fn on_record<T, K: 'static>(
     Ok(decided)
 }
 
+/// Has the values of a key read anew when it is dropped: after an edit is on record, even if nobody
+/// waits for that any more.
+struct ForgetLater {
+    gateway: Arc<Gateway>,
+    values: Vec<KeyDigest>,
+}
+
+impl Drop for ForgetLater {
+    fn drop(&mut self) {
+        self.values.iter().for_each(|value| self.gateway.keys.forget(*value));
+    }
+}
+
 /// The API keys of all users.
 pub struct Keys {
     store: Store,
@@ -253,9 +266,9 @@ impl Keys {
         self.find(user, key).await
     }
 
-    /// The key to change, without waiting for a checkpoint. A key's creation, change and deletion
-    /// are acknowledged when they are in the tables; only what calls leave (`last_used_at`) may be
-    /// in the journal alone. Whether the key may be changed its account decides.
+    /// The key to change, without waiting for a checkpoint. Of what was acknowledged, only what
+    /// calls leave (`last_used_at`) may not be in it yet. Whether the key may be changed its account
+    /// decides.
     async fn find(&self, user: UserId, key: KeyId) -> Result<KeyListing, KeysError> {
         let accounts = self.store.users.accounts_of(user).await?;
         let mut keys = self.store.keys.list(accounts, Some(key)).await?;
@@ -274,7 +287,7 @@ impl Keys {
     ) -> Result<KeyListing, KeysError> {
         let listing = self.find(user, key).await?;
         let act = self.act(origin, user, ActKind::KeyRevoked, key);
-        self.change(listing.account, key, KeyChange::Revoke, act).await?;
+        self.change(listing.account, key, KeyChange::Revoke, act, ()).await?;
         self.gateway.keys.forget(listing.digest);
         Ok(KeyListing { is_active: false, ..listing })
     }
@@ -286,7 +299,7 @@ impl Keys {
     pub async fn delete(&self, user: UserId, key: KeyId, origin: Origin) -> Result<(), KeysError> {
         let listing = self.find(user, key).await?;
         let act = self.act(origin, user, ActKind::KeyDeleted, key);
-        self.change(listing.account, key, KeyChange::Delete, act).await?;
+        self.change(listing.account, key, KeyChange::Delete, act, ()).await?;
         self.gateway.keys.forget(listing.digest);
         Ok(())
     }
@@ -304,15 +317,16 @@ impl Keys {
         origin: Origin,
     ) -> Result<KeyListing, KeysError> {
         let listing = self.find(user, key).await?;
-        self.assert_in_charge()?;
         let act = self.act(origin, user, ActKind::KeyChanged, key).with(detail);
-        let edited = self.store.keys.edit(key, edit, act).await;
-        // Also where it is not known whether it is on record.
-        self.forget(key, listing.digest).await?;
-        if !edited? {
-            return Err(KeysError::NotFound);
-        }
-        self.find(user, key).await
+        let mut values = self.store.keys.list_former_values(key).await?;
+        values.push(listing.digest);
+        let forget = ForgetLater { gateway: Arc::clone(&self.gateway), values };
+        let edit = KeyChange::Edit(Box::new(edit));
+        self.change(listing.account, key, edit, act, forget).await?;
+        let edited = self.find(user, key).await?;
+        // It may have got another value meanwhile.
+        self.gateway.keys.forget(edited.digest);
+        Ok(edited)
     }
 
     /// Gives a key another value, and lets the one it had be good until `valid_until`. Limits,
@@ -327,7 +341,7 @@ impl Keys {
         grace_micros: i64,
         origin: Origin,
     ) -> Result<NewlyMade, KeysError> {
-        let listing = self.get(user, key).await?;
+        let listing = self.find(user, key).await?;
         self.assert_in_charge()?;
         if !listing.is_active {
             return Err(KeysError::NotActive);
@@ -344,7 +358,7 @@ impl Keys {
         if !rotated? {
             return Err(KeysError::Changed);
         }
-        Ok(NewlyMade { value, listing: self.get(user, key).await? })
+        Ok(NewlyMade { value, listing: self.find(user, key).await? })
     }
 
     /// Has every value of a key read anew.
@@ -375,7 +389,8 @@ impl Keys {
     ) -> Result<(KeyState, Timestamp), KeysError> {
         let listing = self.find(user, key).await?;
         let act = self.act(origin, user, ActKind::KeyLimitsSet, key).with(change.to_string());
-        let state = self.change(listing.account, key, KeyChange::Limits(change), act).await?;
+        let change = KeyChange::Limits(change);
+        let state = self.change(listing.account, key, change, act, ()).await?;
         Ok((state, self.gateway.clock.now()))
     }
 
@@ -396,15 +411,17 @@ impl Keys {
         Ok((state, snapshot.at))
     }
 
-    async fn change(
+    /// `kept` is held until it is known whether it is on record.
+    async fn change<K: 'static>(
         &self,
         account: AccountId,
         key: KeyId,
         change: KeyChange,
         act: Act,
+        kept: K,
     ) -> Result<KeyState, KeysError> {
         let lease = serving_lease(&self.gateway, account).await?;
-        on_record(&self.gateway, lease.change_key(key, change, Some(act)).await?, ()).await
+        on_record(&self.gateway, lease.change_key(key, change, Some(act)).await?, kept).await
     }
 
     fn act(&self, origin: Origin, user: UserId, kind: ActKind, key: KeyId) -> Act {

@@ -11,6 +11,7 @@ use sea_orm::{
 use tokio::runtime::Handle;
 
 use super::error::StoreError;
+use super::journaled_keys::JournaledKeys;
 use super::outbox::Outbox;
 use super::sql::is_postgres;
 
@@ -26,6 +27,7 @@ pub(in crate::store) struct Connections {
     pub read: DatabaseConnection,
     pub write: DatabaseConnection,
     pub outbox: Arc<Outbox>,
+    pub journaled_keys: Arc<JournaledKeys>,
 }
 
 impl Connections {

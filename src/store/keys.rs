@@ -1,5 +1,5 @@
-//! API keys. The ledger writer creates, revokes and deletes them, in the order in which their
-//! account decided ([`domain::Change`]).
+//! API keys. The ledger writer creates, changes, revokes and deletes them, in the order in which
+//! their account decided ([`domain::Change`]).
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -7,20 +7,21 @@ use std::sync::{Arc, LazyLock};
 
 use sea_orm::sea_query::OnConflict;
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait as _, QueryFilter,
-    QueryOrder, QueryResult, Statement, Value,
+    ActiveValue::Set, ColumnTrait, ConnectionTrait, DbErr, EntityTrait, ExprTrait as _,
+    QueryFilter, QueryOrder, QueryResult, Statement, Value,
 };
 use uuid::Uuid;
 
 use super::accounts::{UserAccounts, spends_of};
 use super::connections::{CHUNK, Connections, execute};
-use super::error::StoreError;
+use super::error::{CommitError, StoreError};
+use super::journaled_keys::KeyChanges;
 use super::sql::begin_write;
 use super::{audit_log, outbox};
 use domain::api_key::KeyDigest;
 use domain::event::{self, EventKind};
 use domain::{
-    AccountId, Act, Environment, KeyId, KeyPolicy, Network, PolicyChange, Timestamp, UserId,
+    AccountId, Act, Change, Environment, KeyEdit, KeyId, KeyPolicy, Network, Timestamp, UserId,
 };
 use entity::{api_key, former_key_value, key_policy};
 
@@ -70,17 +71,6 @@ pub struct KeyListing {
     pub former_valid_until: Option<Timestamp>,
 }
 
-/// A change of a key's name, expiry and policy; `None` leaves a part as it is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct KeyEdit {
-    /// Its name.
-    pub name: Option<String>,
-    /// When it ends by itself; `Some(None)` is never.
-    pub expires_at: Option<Option<Timestamp>>,
-    /// Its policy.
-    pub policy: PolicyChange,
-}
-
 /// A key that expires soon, and its owner.
 #[derive(Clone, Debug)]
 pub struct ExpiringKey {
@@ -128,56 +118,15 @@ impl KeyStore {
 
     /// The usable key with this digest: neither revoked nor deleted.
     pub async fn find(&self, digest: KeyDigest) -> Result<Option<KeyRecord>, StoreError> {
-        // By the value that it has, or by one that it had.
-        const SQL: &str =
-            "SELECT api_key.id, api_key.account_id, api_key.expires_at, account.user_id,
-                CAST(account.environment AS BIGINT), users.tier, found.valid_until,
-                policy.scopes, policy.models, policy.networks, policy.calls_per_minute
-            FROM (
-                SELECT id, CAST(NULL AS BIGINT) AS valid_until FROM api_key WHERE digest = $1
-                UNION ALL
-                SELECT key_id, valid_until FROM former_key_value WHERE digest = $1
-            ) AS found
-            INNER JOIN api_key ON api_key.id = found.id
-            LEFT JOIN key_policy AS policy ON policy.key_id = api_key.id
-            LEFT JOIN account ON account.id = api_key.account_id
-            LEFT JOIN users ON users.id = account.user_id
-            WHERE NOT api_key.is_deleted AND NOT api_key.is_revoked";
         self.database
             .run(move |database| async move {
-                let backend = database.read.get_database_backend();
-                let values = [digest.0.to_vec().into()];
-                let statement = Statement::from_sql_and_values(backend, SQL, values);
-                let Some(row) = database.read.query_one_raw(statement).await? else {
-                    return Ok(None);
-                };
-                let key = KeyId(row.try_get_by_index(0)?);
-                let corrupt = || StoreError::Corrupt(format!("the key {key} has no owner"));
-                let user: Option<Uuid> = row.try_get_by_index(3)?;
-                let environment: Option<i64> = row.try_get_by_index(4)?;
-                let environment = environment.and_then(|code| i16::try_from(code).ok());
-                let expires_at: Option<i64> = row.try_get_by_index(2)?;
-                let valid_until: Option<i64> = row.try_get_by_index(6)?;
-                let ends = [expires_at, valid_until].into_iter().flatten().min();
-                let policy = policy(key_policy::Model {
-                    key_id: key.0,
-                    scopes: row.try_get_by_index(7)?,
-                    models: row.try_get_by_index(8)?,
-                    networks: row.try_get_by_index(9)?,
-                    calls_per_minute: row.try_get_by_index(10)?,
-                    warned_at: None,
-                })?;
-                Ok(Some(KeyRecord {
-                    key,
-                    account: AccountId(row.try_get_by_index(1)?),
-                    user: UserId(user.ok_or_else(corrupt)?),
-                    environment: environment
-                        .and_then(Environment::from_code)
-                        .ok_or_else(corrupt)?,
-                    expires_at: ends.map(Timestamp::from_micros),
-                    tier: row.try_get_by_index(5)?,
-                    policy: shared(policy),
-                }))
+                loop {
+                    let changes = database.journaled_keys.now();
+                    let found = find_in_tables(&database, digest).await?;
+                    if database.journaled_keys.still_holds(&changes) {
+                        return Ok(found.and_then(|found| found.after(&changes)));
+                    }
+                }
             })
             .await
     }
@@ -190,29 +139,14 @@ impl KeyStore {
     ) -> Result<Vec<KeyListing>, StoreError> {
         self.database
             .run(move |database| async move {
-                let mut query = api_key::Entity::find()
-                    .filter(api_key::Column::AccountId.is_in([owner.live.0, owner.test.0]))
-                    .filter(api_key::Column::IsDeleted.eq(false))
-                    .order_by_desc(api_key::Column::CreatedAt)
-                    .order_by_desc(api_key::Column::Id);
-                if let Some(key) = only {
-                    query = query.filter(api_key::Column::Id.eq(key.0));
+                loop {
+                    let changes = database.journaled_keys.now();
+                    let found = list_in_tables(&database, owner, only).await?;
+                    if database.journaled_keys.still_holds(&changes) {
+                        let listed = |listing| after(listing, &changes);
+                        return Ok(found.into_iter().filter_map(listed).collect());
+                    }
                 }
-                let keys = query.all(&database.read).await?;
-                let spends = spends_of(&database.read, &keys).await?;
-                let last_used_at = |key| spends.get(&key).and_then(|(spend, _)| spend.last_used_at);
-                let (mut policies, former) = beside(&database.read, &keys).await?;
-                keys.iter()
-                    .map(|key| {
-                        let policy = policies.remove(&key.id).map(policy).transpose()?;
-                        Ok(KeyListing {
-                            last_used_at: last_used_at(KeyId(key.id)),
-                            policy: policy.unwrap_or_default(),
-                            former_valid_until: former.get(&key.id).copied(),
-                            ..listing(key)
-                        })
-                    })
-                    .collect()
             })
             .await
     }
@@ -221,40 +155,7 @@ impl KeyStore {
     pub async fn insert_policy(&self, key: KeyId, policy: KeyPolicy) -> Result<(), StoreError> {
         self.database
             .run_write(move |database| async move {
-                write_policy(&database.write, key, &policy, None).await
-            })
-            .await
-    }
-
-    /// Changes a key's name, expiry and policy; was there such a key?
-    pub async fn edit(&self, key: KeyId, edit: KeyEdit, act: Act) -> Result<bool, StoreError> {
-        self.database
-            .run_write(move |database| async move {
-                let transaction = begin_write(&database.write).await?;
-                let is_new_end = edit.expires_at.is_some();
-                // Updated first, so that of two concurrent edits one waits for the other.
-                let mut update = api_key::Entity::update_many()
-                    .filter(api_key::Column::Id.eq(key.0).and(api_key::Column::IsDeleted.eq(false)))
-                    .col_expr(api_key::Column::Id, Value::from(key.0).into());
-                if let Some(name) = edit.name {
-                    update = update.col_expr(api_key::Column::Name, Value::from(name).into());
-                }
-                if let Some(expires_at) = edit.expires_at {
-                    let micros = Value::from(expires_at.map(Timestamp::micros));
-                    update = update.col_expr(api_key::Column::ExpiresAt, micros.into());
-                }
-                if update.exec(&transaction).await?.rows_affected == 0 {
-                    return Ok(false);
-                }
-                let before = key_policy::Entity::find_by_id(key.0).one(&transaction).await?;
-                // Another end is worth another warning.
-                let warned_at = before.as_ref().and_then(|before| before.warned_at);
-                let warned_at = warned_at.filter(|_| !is_new_end);
-                let before = before.map(policy).transpose()?.unwrap_or_default();
-                write_policy(&transaction, key, &before.changed(edit.policy), warned_at).await?;
-                audit_log::insert(&transaction, &act).await?;
-                transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
-                Ok(true)
+                Ok(write_policy(&database.write, key, &policy, None).await?)
             })
             .await
     }
@@ -325,7 +226,11 @@ impl KeyStore {
                         account: AccountId(row.try_get_by_index(6)?),
                     })
                 };
-                rows.iter().map(key).collect()
+                let keys = rows.iter().map(key).collect::<Result<Vec<_>, StoreError>>()?;
+                // Of a key that was changed just now, the tables will tell in the next round.
+                let changes = database.journaled_keys.now();
+                let is_known = |key: &ExpiringKey| changes.of(key.id).next().is_none();
+                Ok(keys.into_iter().filter(is_known).collect())
             })
             .await
     }
@@ -393,6 +298,139 @@ impl KeyStore {
     }
 }
 
+/// What the tables say of a usable key.
+struct FoundKey {
+    record: KeyRecord,
+    policy: KeyPolicy,
+    /// When the key ends by itself.
+    expires_at: Option<Timestamp>,
+    /// Until when the value that was asked for is good, if the key has another one now.
+    valid_until: Option<Timestamp>,
+}
+
+impl FoundKey {
+    /// After what the journal says of it.
+    fn after(mut self, changes: &KeyChanges) -> Option<KeyRecord> {
+        for change in changes.of(self.record.key) {
+            match change {
+                Change::KeyRevoked(..) | Change::KeyDeleted(..) => return None,
+                Change::KeyEdited(_, _, edit) => {
+                    self.expires_at = edit.expires_at.unwrap_or(self.expires_at);
+                    self.policy = self.policy.changed(edit.policy.clone());
+                }
+                _ => {}
+            }
+        }
+        let expires_at = [self.expires_at, self.valid_until].into_iter().flatten().min();
+        Some(KeyRecord { expires_at, policy: shared(self.policy), ..self.record })
+    }
+}
+
+async fn find_in_tables(
+    database: &Connections,
+    digest: KeyDigest,
+) -> Result<Option<FoundKey>, StoreError> {
+    // By the value that it has, or by one that it had.
+    const SQL: &str = "SELECT api_key.id, api_key.account_id, api_key.expires_at, account.user_id,
+            CAST(account.environment AS BIGINT), users.tier, found.valid_until,
+            policy.scopes, policy.models, policy.networks, policy.calls_per_minute
+        FROM (
+            SELECT id, CAST(NULL AS BIGINT) AS valid_until FROM api_key WHERE digest = $1
+            UNION ALL
+            SELECT key_id, valid_until FROM former_key_value WHERE digest = $1
+        ) AS found
+        INNER JOIN api_key ON api_key.id = found.id
+        LEFT JOIN key_policy AS policy ON policy.key_id = api_key.id
+        LEFT JOIN account ON account.id = api_key.account_id
+        LEFT JOIN users ON users.id = account.user_id
+        WHERE NOT api_key.is_deleted AND NOT api_key.is_revoked";
+    let backend = database.read.get_database_backend();
+    let values = [digest.0.to_vec().into()];
+    let statement = Statement::from_sql_and_values(backend, SQL, values);
+    let Some(row) = database.read.query_one_raw(statement).await? else { return Ok(None) };
+    let key = KeyId(row.try_get_by_index(0)?);
+    let corrupt = || StoreError::Corrupt(format!("the key {key} has no owner"));
+    let user: Option<Uuid> = row.try_get_by_index(3)?;
+    let environment: Option<i64> = row.try_get_by_index(4)?;
+    let environment = environment.and_then(|code| i16::try_from(code).ok());
+    let expires_at: Option<i64> = row.try_get_by_index(2)?;
+    let valid_until: Option<i64> = row.try_get_by_index(6)?;
+    let policy = policy(key_policy::Model {
+        key_id: key.0,
+        scopes: row.try_get_by_index(7)?,
+        models: row.try_get_by_index(8)?,
+        networks: row.try_get_by_index(9)?,
+        calls_per_minute: row.try_get_by_index(10)?,
+        warned_at: None,
+    })?;
+    let record = KeyRecord {
+        key,
+        account: AccountId(row.try_get_by_index(1)?),
+        user: UserId(user.ok_or_else(corrupt)?),
+        environment: environment.and_then(Environment::from_code).ok_or_else(corrupt)?,
+        expires_at: None,
+        tier: row.try_get_by_index(5)?,
+        policy: shared(KeyPolicy::default()),
+    };
+    Ok(Some(FoundKey {
+        record,
+        policy,
+        expires_at: expires_at.map(Timestamp::from_micros),
+        valid_until: valid_until.map(Timestamp::from_micros),
+    }))
+}
+
+async fn list_in_tables(
+    database: &Connections,
+    owner: UserAccounts,
+    only: Option<KeyId>,
+) -> Result<Vec<KeyListing>, StoreError> {
+    let mut query = api_key::Entity::find()
+        .filter(api_key::Column::AccountId.is_in([owner.live.0, owner.test.0]))
+        .filter(api_key::Column::IsDeleted.eq(false))
+        .order_by_desc(api_key::Column::CreatedAt)
+        .order_by_desc(api_key::Column::Id);
+    if let Some(key) = only {
+        query = query.filter(api_key::Column::Id.eq(key.0));
+    }
+    let keys = query.all(&database.read).await?;
+    let spends = spends_of(&database.read, &keys).await?;
+    let last_used_at = |key| spends.get(&key).and_then(|(spend, _)| spend.last_used_at);
+    let (mut policies, former) = beside(&database.read, &keys).await?;
+    keys.iter()
+        .map(|key| {
+            let policy = policies.remove(&key.id).map(policy).transpose()?;
+            Ok(KeyListing {
+                last_used_at: last_used_at(KeyId(key.id)),
+                policy: policy.unwrap_or_default(),
+                former_valid_until: former.get(&key.id).copied(),
+                ..listing(key)
+            })
+        })
+        .collect()
+}
+
+/// A key after what the journal says of it; `None` if it was deleted.
+fn after(mut listing: KeyListing, changes: &KeyChanges) -> Option<KeyListing> {
+    for change in changes.of(listing.id) {
+        match change {
+            Change::KeyDeleted(..) => return None,
+            Change::KeyRevoked(..) => listing.is_active = false,
+            Change::KeyEdited(_, _, edit) => {
+                let KeyEdit { name, expires_at, policy } = (**edit).clone();
+                listing = KeyListing {
+                    name: name.unwrap_or(listing.name),
+                    expires_at: expires_at.unwrap_or(listing.expires_at),
+                    policy: listing.policy.changed(policy),
+                    ..listing
+                };
+            }
+            _ => {}
+        }
+    }
+    Some(listing)
+}
+
 /// Policies of keys, and until when values that they had are good.
 type Beside = (BTreeMap<Uuid, key_policy::Model>, BTreeMap<Uuid, Timestamp>);
 
@@ -455,7 +493,7 @@ async fn write_policy(
     key: KeyId,
     policy: &KeyPolicy,
     warned_at: Option<i64>,
-) -> Result<(), StoreError> {
+) -> Result<(), DbErr> {
     use key_policy::Column::{CallsPerMinute, KeyId as Id, Models, Networks, Scopes, WarnedAt};
     let list = |list: &Vec<String>| serde_json::to_string(list).unwrap_or_default();
     let networks =
@@ -471,8 +509,40 @@ async fn write_policy(
     let replace = OnConflict::column(Id)
         .update_columns([Scopes, Models, Networks, CallsPerMinute, WarnedAt])
         .to_owned();
-    key_policy::Entity::insert(row).on_conflict(replace).exec_without_returning(connection).await?;
-    Ok(())
+    let written = key_policy::Entity::insert(row).on_conflict(replace);
+    written.exec_without_returning(connection).await.map(drop)
+}
+
+/// Changes a key's name, expiry and policy, unless it is deleted.
+pub(in crate::store) async fn write_edit(
+    transaction: &impl ConnectionTrait,
+    key: KeyId,
+    edit: &KeyEdit,
+) -> Result<(), CommitError> {
+    let KeyEdit { name, expires_at, policy: change } = edit.clone();
+    let is_new_end = expires_at.is_some();
+    let mut update = api_key::Entity::update_many()
+        .filter(api_key::Column::Id.eq(key.0).and(api_key::Column::IsDeleted.eq(false)))
+        // There may be nothing else to set.
+        .col_expr(api_key::Column::Id, Value::from(key.0).into());
+    if let Some(name) = name {
+        update = update.col_expr(api_key::Column::Name, Value::from(name).into());
+    }
+    if let Some(expires_at) = expires_at {
+        let micros = Value::from(expires_at.map(Timestamp::micros));
+        update = update.col_expr(api_key::Column::ExpiresAt, micros.into());
+    }
+    if update.exec(transaction).await?.rows_affected == 0 {
+        return Ok(());
+    }
+    let before = key_policy::Entity::find_by_id(key.0).one(transaction).await?;
+    // Another end is worth another warning.
+    let warned_at = before.as_ref().and_then(|before| before.warned_at);
+    let warned_at = warned_at.filter(|_| !is_new_end);
+    let before = before.map(policy).transpose();
+    let before = before.map_err(|error| CommitError::Refused(error.to_string()))?;
+    let after = before.unwrap_or_default().changed(change);
+    Ok(write_policy(transaction, key, &after, warned_at).await?)
 }
 
 fn listing(key: &api_key::Model) -> KeyListing {

@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 use audit_log::AuditLogStore;
 use connections::{Connections, begin_snapshot, run_on};
 use domain::writer::Lane;
+use journaled_keys::JournaledKeys;
 use keys::KeyStore;
 use ledger::connection::LaneConnection;
 use ledger::journal::Journal;
@@ -33,6 +34,7 @@ pub mod audit_log;
 pub mod backup;
 mod connections;
 mod error;
+mod journaled_keys;
 pub mod keys;
 pub mod ledger;
 mod open;
@@ -61,6 +63,7 @@ pub struct Store {
     tables: LaneConnection,
     journal: Journal,
     outbox: Arc<outbox::Outbox>,
+    journaled_keys: Arc<JournaledKeys>,
     unfolded: Arc<rollups::Unfolded>,
     /// Users, their sessions and tokens.
     pub users: UserStore,
@@ -86,11 +89,13 @@ impl Store {
         journal: Journal,
     ) -> Self {
         let outbox = Arc::<outbox::Outbox>::default();
+        let journaled_keys = Arc::<JournaledKeys>::default();
         let shared = Arc::new(Connections {
             runtime: runtime.clone(),
             read: read.clone(),
             write: write.clone(),
             outbox: Arc::clone(&outbox),
+            journaled_keys: Arc::clone(&journaled_keys),
         });
         Store {
             users: UserStore::new(Arc::clone(&shared)),
@@ -105,6 +110,7 @@ impl Store {
             tables,
             journal,
             outbox,
+            journaled_keys,
             unfolded: Arc::default(),
         }
     }

@@ -1,6 +1,7 @@
 //! The state of an API key in its account: its limits and counters.
 
 use crate::ids::KeyId;
+use crate::key_policy::KeyEdit;
 use crate::limits::{Always, KeySpend, LimitsChange, LimitsLeft, SpendingLimits, WindowCounter};
 use crate::money::Credits;
 use crate::window::{Day, Month, Timestamp};
@@ -120,10 +121,12 @@ impl KeyState {
 }
 
 /// A change of one key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyChange {
     /// Other spending limits.
     Limits(LimitsChange),
+    /// Another name, expiry or policy.
+    Edit(Box<KeyEdit>),
     /// Revoke it for good. It stays in the list.
     Revoke,
     /// Revoke it for good and remove it from the list.

@@ -345,9 +345,10 @@ impl Account {
         change: KeyChange,
         now: Timestamp,
     ) -> Result<Decision<KeyState>, NoSuchKey> {
-        let (key, account) = (self.state.change_key(key, change)?, self.state.id());
+        let (key, account) = (self.state.change_key(key, &change)?, self.state.id());
         let change = Some(match change {
-            KeyChange::Limits(_) => Change::KeyLimits(key.id, key.limits),
+            KeyChange::Limits(_) => Change::KeyLimits(account, key.id, key.limits),
+            KeyChange::Edit(edit) => Change::KeyEdited(account, key.id, edit),
             KeyChange::Revoke => Change::KeyRevoked(account, key.id, now),
             KeyChange::Delete => Change::KeyDeleted(account, key.id, now),
         });

@@ -187,17 +187,18 @@ impl State {
     pub(super) fn change_key(
         &mut self,
         id: KeyId,
-        change: KeyChange,
+        change: &KeyChange,
     ) -> Result<KeyState, NoSuchKey> {
         let place = self.keys.binary_search_by_key(&id, |key| key.id).map_err(|_| NoSuchKey)?;
-        if change == KeyChange::Delete {
+        if *change == KeyChange::Delete {
             return Ok(self.keys.remove(place));
         }
         let key = self.keys.get_mut(place).ok_or(NoSuchKey)?;
         match change {
-            KeyChange::Limits(limits) => key.limits = key.limits.changed(limits),
+            KeyChange::Limits(limits) => key.limits = key.limits.changed(*limits),
             KeyChange::Revoke => key.is_revoked = true,
-            KeyChange::Delete => {}
+            // What else is known of a key is not known here.
+            KeyChange::Edit(_) | KeyChange::Delete => {}
         }
         Ok(*key)
     }

@@ -179,13 +179,16 @@ impl Backlog {
         let most = self.checkpoint_max.min(self.most());
         let up_to = awaited.unwrap_or(u64::MAX);
         let mut count: usize = 0;
+        let mut is_over = false;
         let taken: Vec<&Journaled> = self
             .batches
             .iter()
             .take_while(|journaled| {
                 let before = count;
                 count = count.saturating_add(journaled.flags.len());
-                before < most && (before == 0 || journaled.ordinal <= up_to)
+                !std::mem::replace(&mut is_over, journaled.batch.ends_with_limits())
+                    && before < most
+                    && (before == 0 || journaled.ordinal <= up_to)
             })
             .collect();
         let (first, last) = (taken.first()?.number, taken.last()?.number);

@@ -9,17 +9,17 @@
 //! ```text
 //!                    +-- journal lane ---------+      +-- tables lane -----------------+
 //!   plain writes --> | batch -> journal commit | ---> | backlog -> checkpoint          |
-//!   (paid calls)     +------------+------------+      |                                |
-//!                                 |                   |                                |
+//!   (paid calls,     +------------+------------+      |                                |
+//!   changed keys)                 |                   |                                |
 //!   other writes -----------------|-----------------> | batch -> commit                |
-//!   (payments, keys, ...)         v                   +---------------+----------------+
+//!   (payments, ...)               v                   +---------------+----------------+
 //!                           acknowledged                         acknowledged
 //! ```
 //!
 //! **Group commit.** While one batch commits, the next one gathers. There is no timer: an idle
 //! writer commits a single write at once.
 //!
-//! **Write-ahead log.** What a paid call leaves is *plain*
+//! **Write-ahead log.** What a paid call leaves, and the change of a key, is *plain*
 //! ([`Write::is_plain`](crate::Write::is_plain)): it is appended to the journal, one record a
 //! batch, and acknowledged from there. Everything else is committed to the tables. There are two
 //! lanes, and each does one task at a time.
@@ -31,6 +31,11 @@
 //! **Order.** A write for the tables waits until the journal's writes gathered before it are
 //! checkpointed, and later writes of the same account wait behind it. So each account's writes
 //! become durable in the order in which it decided them.
+//!
+//! **Changes of keys.** A change of a key never waits for a checkpoint: whoever revokes a stolen key
+//! is answered as soon as a paid call is. So it overtakes what its account has waiting for the
+//! tables, unless that makes or changes the same key: the rest touches no row of it. And a full
+//! backlog takes it all the same, with what its account has waiting before it.
 //!
 //! **Backpressure.** When checkpoints fall behind, each batch of the journal is delayed a little
 //! ([`Writer::brake_micros`]); when the backlog is full, the journal takes no more until a
@@ -61,13 +66,43 @@ pub use protocol::{
     WriterState,
 };
 
-use crate::batch::Batch;
-use crate::ids::AccountId;
+use crate::batch::{Batch, Write};
+use crate::ids::{AccountId, KeyId};
 
 mod checkpoint;
 mod lane;
 mod outcomes;
 mod protocol;
+
+/// Writes of an account for the tables that have not ended.
+#[derive(Debug, Default)]
+struct InTables {
+    writes: usize,
+    /// The keys that they make or change.
+    keys: Vec<KeyId>,
+}
+
+impl InTables {
+    fn add(&mut self, write: &Write) {
+        self.writes = self.writes.saturating_add(1);
+        self.keys.extend(write.touched_key());
+    }
+
+    /// Says whether that was the last one.
+    fn remove(&mut self, write: &Write) -> bool {
+        self.writes = self.writes.saturating_sub(1);
+        let key = write.touched_key();
+        if let Some(place) = self.keys.iter().position(|touched| Some(*touched) == key) {
+            self.keys.swap_remove(place);
+        }
+        self.writes == 0
+    }
+
+    /// May this write be journaled before they are in the tables?
+    fn may_be_overtaken_by(&self, write: &Write) -> bool {
+        write.is_key_change() && write.touched_key().is_some_and(|key| !self.keys.contains(&key))
+    }
+}
 
 /// The state machine. `T` is what the driver needs to answer a caller.
 #[derive(Debug)]
@@ -77,8 +112,10 @@ pub struct Writer<T> {
     plain: VecDeque<(u64, Pending<T>)>,
     /// Waiting for the tables, each behind the plain writes up to this ordinal.
     others: VecDeque<(u64, Pending<T>)>,
+    /// Changes of keys among `plain`.
+    key_changes: usize,
     /// Writes for the tables that have not ended, by account.
-    in_tables: BTreeMap<AccountId, usize>,
+    in_tables: BTreeMap<AccountId, InTables>,
     journal: LaneWork<T>,
     tables: LaneWork<T>,
     /// The ordinal of the first write that the journal's lane works on.
@@ -106,6 +143,7 @@ impl<T> Writer<T> {
         Writer {
             plain: VecDeque::new(),
             others: VecDeque::new(),
+            key_changes: 0,
             in_tables: BTreeMap::new(),
             journal: LaneWork::idle(),
             tables: LaneWork::idle(),
@@ -143,12 +181,15 @@ impl<T> Writer<T> {
         let account = pending.write.account;
         // A barrier waits for everything, in the tables too.
         let is_plain = pending.write.is_plain() && account != AccountId::LAST;
-        if self.backlog.has_journal() && is_plain && !self.in_tables.contains_key(&account) {
+        let is_key_change = pending.write.is_key_change();
+        let waiting = self.in_tables.get(&account);
+        let is_free = waiting.is_none_or(|waiting| waiting.may_be_overtaken_by(&pending.write));
+        if self.backlog.has_journal() && is_plain && is_free {
             self.gathered = self.gathered.saturating_add(1);
+            self.key_changes = self.key_changes.saturating_add(usize::from(is_key_change));
             self.plain.push_back((self.gathered, pending));
         } else {
-            let count = self.in_tables.entry(account).or_default();
-            *count = count.saturating_add(1);
+            self.in_tables.entry(account).or_default().add(&pending.write);
             self.others.push_back((self.gathered, pending));
         }
     }
@@ -252,14 +293,46 @@ impl<T> Writer<T> {
             return true;
         }
         let Some((ordinal, _)) = self.plain.front() else { return false };
-        if self.backlog.is_full() && !self.is_fenced {
+        let ordinal = *ordinal;
+        let writes = if self.backlog.is_full() && !self.is_fenced {
+            self.take_key_change()
+        } else {
+            let mut is_over = false;
+            take(&mut self.plain, self.batch_max, self.batch_bytes_max, |(_, pending)| {
+                !std::mem::replace(&mut is_over, pending.write.sets_limits())
+            })
+        };
+        let changes = writes.iter().filter(|pending| pending.write.is_key_change()).count();
+        self.key_changes = self.key_changes.saturating_sub(changes);
+        if writes.is_empty() {
             return false;
         }
-        self.journal_ordinal = *ordinal;
-        let (batch_max, bytes_max) = (self.batch_max, self.batch_bytes_max);
-        let writes = take(&mut self.plain, batch_max, bytes_max, |_| true);
+        // Also of a change that overtook others: what waits for those waits for it too.
+        self.journal_ordinal = ordinal;
         self.begin_write(Lane::Journal, writes);
         true
+    }
+
+    /// The first change of a key that waits for the journal, behind what its account has waiting
+    /// before it.
+    fn take_key_change(&mut self) -> Vec<Pending<T>> {
+        if self.key_changes == 0 {
+            return Vec::new();
+        }
+        let is_change = |(_, pending): &(u64, Pending<T>)| pending.write.is_key_change();
+        let Some(place) = self.plain.iter().position(is_change) else { return Vec::new() };
+        let account = self.plain.get(place).map(|(_, pending)| pending.write.account);
+        let mut taken = Vec::new();
+        let after = self.plain.split_off(place.saturating_add(1));
+        for (ordinal, pending) in std::mem::take(&mut self.plain) {
+            if Some(pending.write.account) == account && taken.len() < self.batch_max {
+                taken.push(pending);
+            } else {
+                self.plain.push_back((ordinal, pending));
+            }
+        }
+        self.plain.extend(after);
+        taken
     }
 
     /// Begins a batch for the tables, or a checkpoint. Answers `false` if there is nothing to
@@ -345,7 +418,7 @@ fn take<T>(
     waiting: &mut VecDeque<(u64, Pending<T>)>,
     batch_max: usize,
     bytes_max: usize,
-    may: impl Fn(&(u64, Pending<T>)) -> bool,
+    mut may: impl FnMut(&(u64, Pending<T>)) -> bool,
 ) -> Vec<Pending<T>> {
     let (mut bytes, mut count): (usize, usize) = (0, 0);
     for one in waiting.iter().take(batch_max).take_while(|one| may(one)) {

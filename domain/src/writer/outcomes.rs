@@ -214,12 +214,10 @@ impl<T> Writer<T> {
     fn end(&mut self, lane: Lane, writes: Vec<Pending<T>>, result: Result<(), WriteError>) {
         for Pending { write, flags, ticket, .. } in writes {
             if lane == Lane::Tables
-                && let Entry::Occupied(mut count) = self.in_tables.entry(write.account)
+                && let Entry::Occupied(mut waiting) = self.in_tables.entry(write.account)
+                && waiting.get_mut().remove(&write)
             {
-                *count.get_mut() = count.get().saturating_sub(1);
-                if *count.get() == 0 {
-                    count.remove();
-                }
+                waiting.remove();
             }
             flags.pending_writes.fetch_sub(1, Ordering::AcqRel);
             self.bytes = self.bytes.saturating_sub(write.bytes());

@@ -3,20 +3,54 @@ use std::sync::atomic::Ordering;
 use super::checkpoint::PUT_OFF;
 use super::*;
 use crate::account::AccountFlags;
-use crate::batch::{Change, Write};
+use crate::batch::{Change, NewKey, Write};
+use crate::environment::AccountStatus;
 use crate::ids::{ChargeId, KeyId};
+use crate::limits::SpendingLimits;
 use crate::money::Credits;
 use crate::usage::{Ending, Tally, UsageRecord};
 use crate::window::Timestamp;
 
-/// A key that is revoked: a change without a trace of its own.
+/// An account that is suspended: a change without a trace of its own, for the tables.
 fn change(account: i64) -> Write {
-    let change = Some(Change::KeyRevoked(
-        AccountId(1),
-        KeyId(uuid::Uuid::from_u128(1)),
-        Timestamp::from_micros(1),
-    ));
-    Write { change, ..Write::nothing(AccountId(account)) }
+    let account = AccountId(account);
+    let change = Some(Change::AccountStatus(account, AccountStatus::Suspended));
+    Write { change, ..Write::nothing(account) }
+}
+
+const KEY: KeyId = KeyId(uuid::Uuid::from_u128(1));
+
+/// A key that is revoked.
+fn revocation(account: i64) -> Write {
+    revocation_of(account, KEY)
+}
+
+fn revocation_of(account: i64, key: KeyId) -> Write {
+    let account = AccountId(account);
+    let change = Some(Change::KeyRevoked(account, key, Timestamp::from_micros(1)));
+    Write { change, ..Write::nothing(account) }
+}
+
+/// Other spending limits of a key.
+fn limits(account: i64) -> Write {
+    let account = AccountId(account);
+    let change = Some(Change::KeyLimits(account, KEY, SpendingLimits::default()));
+    Write { change, ..Write::nothing(account) }
+}
+
+/// A new key.
+fn creation(account: i64) -> Write {
+    let account = AccountId(account);
+    let key = NewKey {
+        id: KEY,
+        account,
+        name: String::new(),
+        digest: [0; 32],
+        preview: String::new(),
+        created_at: Timestamp::from_micros(1),
+        expires_at: None,
+    };
+    Write { change: Some(Change::KeyCreated(key)), ..Write::nothing(account) }
 }
 
 fn gather(writer: &mut Writer<u8>, write: Write, flags: &Arc<AccountFlags>, ticket: u8) {
@@ -282,4 +316,110 @@ fn a_checkpoint_waits_until_it_has_several_writes_of_each_account() {
     assert!(writer.next_task().is_none());
     assert_eq!(writer.backlog(), 1);
     assert!(!accounts[0].1.is_checkpointed() && accounts[1].1.is_checkpointed());
+}
+
+/// The writes of the next batch for the journal, which is made durable.
+fn journaled(writer: &mut Writer<u8>) -> Vec<u8> {
+    let task = writer.next_task();
+    assert!(matches!(task, Some(Task::Commit(_, Target::Journal(_)))), "{task:?}");
+    writer.committed(Lane::Journal, CommitOutcome::Durable);
+    writer.take_ended().into_iter().map(|(ticket, _)| ticket).collect()
+}
+
+#[test]
+fn a_change_of_a_key_waits_for_no_checkpoint() {
+    let mut writer = Writer::new(10, 1_000_000).with_journal(1, 0);
+    let flags = Arc::new(AccountFlags::default());
+    journal(&mut writer, 1, &flags);
+    writer.take_ended();
+    assert_eq!(checkpoint_of(writer.next_task()), 1);
+    // The checkpoint never ends. What is for the tables waits for it, and what the account calls
+    // then; a change of a key overtakes both.
+    gather(&mut writer, change(1), &flags, 1);
+    gather(&mut writer, usage(1), &flags, 2);
+    gather(&mut writer, revocation(1), &flags, 3);
+    assert_eq!(journaled(&mut writer), [3]);
+    // But not the making of the same key.
+    gather(&mut writer, creation(1), &flags, 4);
+    gather(&mut writer, revocation(1), &flags, 5);
+    assert!(writer.next_task().is_none());
+    gather(&mut writer, revocation_of(1, KeyId(uuid::Uuid::from_u128(2))), &flags, 6);
+    assert_eq!(journaled(&mut writer), [6]);
+    writer.checkpointed(Ok(Vec::new()));
+    // Up to the usage, what waits was there before the change was journaled.
+    for expected in [vec![1, 2], vec![4, 5]] {
+        let mut task = writer.next_task();
+        if matches!(task, Some(Task::Checkpoint(_))) {
+            writer.checkpointed(Ok(Vec::new()));
+            task = writer.next_task();
+        }
+        assert!(matches!(task, Some(Task::Commit(_, Target::Tables))), "{task:?}");
+        writer.committed(Lane::Tables, CommitOutcome::Durable);
+        let ended: Vec<u8> = writer.take_ended().into_iter().map(|(ticket, _)| ticket).collect();
+        assert_eq!(ended, expected);
+    }
+    // Nothing is in its way any more.
+    gather(&mut writer, revocation(1), &flags, 7);
+    assert_eq!(journaled(&mut writer), [7]);
+}
+
+#[test]
+fn a_full_backlog_takes_a_change_of_a_key_behind_what_its_account_decided() {
+    let mut writer = Writer::new(10, 1_000_000).with_journal(1, 0);
+    let flags: [Arc<AccountFlags>; 2] = Default::default();
+    journal(&mut writer, 1, &flags[0]);
+    assert_eq!(checkpoint_of(writer.next_task()), 1);
+    (1..64).for_each(|_| journal(&mut writer, 1, &flags[0]));
+    writer.take_ended();
+    gather(&mut writer, usage(1), &flags[0], 1);
+    // For the tables, behind what came before it.
+    gather(&mut writer, change(3), &Arc::default(), 7);
+    gather(&mut writer, usage(2), &flags[1], 2);
+    gather(&mut writer, usage(1), &flags[0], 3);
+    assert!(writer.next_task().is_none(), "the backlog is full");
+    gather(&mut writer, revocation(2), &flags[1], 5);
+    gather(&mut writer, usage(2), &flags[1], 6);
+    assert_eq!(journaled(&mut writer), [2, 5]);
+    assert!(writer.next_task().is_none(), "the backlog is full");
+    // The journal takes the rest, and does not come to its end with it.
+    writer.checkpointed(Ok(Vec::new()));
+    let mut is_journaling = false;
+    while let Some(task) = writer.next_task() {
+        match task {
+            Task::Checkpoint(_) => writer.checkpointed(Ok(Vec::new())),
+            Task::Commit(_, Target::Journal(_)) => is_journaling = true,
+            other => panic!("overtaken with what it waits for: {other:?}"),
+        }
+    }
+    assert!(is_journaling && writer.backlog() == 0);
+    writer.committed(Lane::Journal, CommitOutcome::Durable);
+    assert_eq!(checkpoint_of(writer.next_task()), 1);
+    writer.checkpointed(Ok(Vec::new()));
+    assert!(matches!(writer.next_task(), Some(Task::Commit(_, Target::Tables))));
+    writer.committed(Lane::Tables, CommitOutcome::Durable);
+    let ended: Vec<u8> = writer.take_ended().into_iter().map(|(ticket, _)| ticket).collect();
+    assert_eq!(ended, [1, 3, 6, 7]);
+}
+
+#[test]
+fn other_limits_end_a_batch_and_a_checkpoint() {
+    let mut writer = Writer::new(10, 1_000_000).with_journal(16, 0);
+    let flags = Arc::new(AccountFlags::default());
+    // While the first is on its way, the others gather.
+    gather(&mut writer, usage(1), &flags, 0);
+    assert!(writer.next_task().is_some());
+    for (ticket, write) in [(1, usage(1)), (2, limits(1)), (3, usage(1))] {
+        gather(&mut writer, write, &flags, ticket);
+    }
+    writer.committed(Lane::Journal, CommitOutcome::Durable);
+    assert_eq!(writer.take_ended().len(), 1);
+    assert_eq!(journaled(&mut writer), [1, 2]);
+    assert_eq!(journaled(&mut writer), [3]);
+    writer.rested();
+    for batches in [2, 1] {
+        assert_eq!(checkpoint_of(writer.next_task()), batches);
+        writer.checkpointed(Ok(Vec::new()));
+        writer.rested();
+    }
+    assert!(writer.is_empty());
 }

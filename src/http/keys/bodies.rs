@@ -11,10 +11,10 @@ use crate::http::environment::EnvironmentName;
 use crate::http::error::ApiError;
 use crate::http::validation::{is_printable, not_null, present};
 use crate::keys::{KeyRequest, NewlyMade};
-use crate::store::keys::{KeyEdit, KeyListing};
+use crate::store::keys::KeyListing;
 use domain::key_policy::{LIST_MAX, MODEL_MAX, NoNetwork};
 use domain::route_group::RouteGroup;
-use domain::{Environment, KeyPolicy, Network, PolicyChange, Timestamp};
+use domain::{Environment, KeyEdit, KeyPolicy, Network, PolicyChange, Timestamp};
 
 /// A new key.
 #[derive(Deserialize, Validate, ToSchema)]

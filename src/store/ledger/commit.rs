@@ -15,7 +15,7 @@ use super::rows::write_rows;
 use super::{holds, rollups};
 use crate::store::error::{CommitError, StoreError};
 use crate::store::sql::{begin_write, is_postgres};
-use crate::store::{Store, answers, audit_log, outbox, payments};
+use crate::store::{Store, answers, audit_log, keys, outbox, payments};
 use domain::writer::{Lane, Target};
 use domain::{Batch, Change, Credits, KeyId, Lease, Timestamp, UsageRecord};
 
@@ -55,7 +55,7 @@ impl Store {
             answers::record(&transaction, answer).await?;
         }
         failpoint!("writer-answers-written");
-        for act in &batch.acts {
+        for (_, act) in &batch.acts {
             audit_log::insert(&transaction, act).await?;
         }
         let told = outbox::write_batch(&self.outbox, &transaction, batch).await?;
@@ -96,6 +96,7 @@ impl Store {
             self.wait_for_other_sessions(Lane::Journal).await?;
             // If it is not, the next owner of the accounts may have checkpointed it already.
             if self.is_journaled(number, lease).await? {
+                self.journaled_keys.note(number, batch);
                 return Ok(true);
             }
         } else {
@@ -168,7 +169,7 @@ pub(super) async fn commit(transaction: DatabaseTransaction) -> Result<(), Commi
     committing.await.map_err(CommitError::Unknown)
 }
 
-async fn write_change(
+pub(super) async fn write_change(
     transaction: &DatabaseTransaction,
     change: &Change,
 ) -> Result<(), CommitError> {
@@ -198,7 +199,7 @@ async fn write_change(
                 .exec_without_returning(transaction)
                 .await?;
         }
-        Change::KeyLimits(id, limits) => {
+        Change::KeyLimits(_, id, limits) => {
             let nanos = |limit: Option<Credits>| Value::from(limit.map(Credits::nanos));
             key_update(id)
                 .col_expr(api_key::Column::PerRequestLimit, nanos(limits.per_request).into())
@@ -208,6 +209,7 @@ async fn write_change(
                 .exec(transaction)
                 .await?;
         }
+        Change::KeyEdited(_, id, edit) => keys::write_edit(transaction, *id, edit).await?,
         Change::KeyRevoked(_, id, _) => {
             key_update(id)
                 .col_expr(api_key::Column::IsRevoked, Value::from(true).into())

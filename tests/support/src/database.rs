@@ -168,6 +168,17 @@ impl Database {
         panic!("a hold stays open");
     }
 
+    /// Keeps every checkpoint from its end until the stall is released: on SQLite by the lock on
+    /// writing, on PostgreSQL by a lock on the row that each checkpoint changes last.
+    pub async fn stall_checkpoints(&self) -> Stall {
+        use sea_orm::{ConnectionTrait as _, TransactionTrait as _};
+        let connection = self.connect().await;
+        let transaction = connection.begin().await.unwrap();
+        let lock = "UPDATE journal_mark SET number = number";
+        transaction.execute_unprepared(lock).await.unwrap();
+        Stall { connection, transaction }
+    }
+
     /// Runs SQL without the server.
     pub async fn execute(&self, sql: &str) -> Result<(), sea_orm::DbErr> {
         use sea_orm::ConnectionTrait as _;
@@ -175,6 +186,19 @@ impl Database {
         let result = connection.execute_unprepared(sql).await.map(drop);
         connection.close().await.unwrap();
         result
+    }
+}
+
+/// See [`Database::stall_checkpoints`].
+pub struct Stall {
+    connection: sea_orm::DatabaseConnection,
+    transaction: sea_orm::DatabaseTransaction,
+}
+
+impl Stall {
+    pub async fn release(self) {
+        self.transaction.rollback().await.unwrap();
+        self.connection.close().await.unwrap();
     }
 }
 

@@ -214,6 +214,11 @@ impl User<'_> {
         self.server.put(path, body).bearer(&self.token)
     }
 
+    pub fn patch(&self, path: &str, body: &Value) -> Request {
+        let request = self.server.request(Method::PATCH, path).body(body.to_string());
+        request.bearer(&self.token)
+    }
+
     pub fn delete(&self, path: &str) -> Request {
         self.server.request(Method::DELETE, path).bearer(&self.token)
     }

@@ -62,7 +62,7 @@ fn declines_come_in_the_order_of_their_precedence() {
     let mut account = account(cents(2), limits);
     account.charge(&fixed(1, cents(1)), NOON).unwrap();
     account.set_status(AccountStatus::Suspended);
-    account.change_key(KEY, KeyChange::Revoke).unwrap();
+    account.change_key(KEY, &KeyChange::Revoke).unwrap();
 
     // Every check fails for this charge. Remove one reason after the other.
     let dear = fixed(1, cents(3));
@@ -187,7 +187,7 @@ fn a_decline_states_the_least_cost_if_that_is_not_covered() {
 fn a_free_call_is_checked_but_moves_nothing() {
     let mut account = account(Credits::ZERO, SpendingLimits::default());
     assert_eq!(account.charge(&fixed(1, Credits::ZERO), NOON).unwrap().entry, None);
-    account.change_key(KEY, KeyChange::Delete).unwrap();
+    account.change_key(KEY, &KeyChange::Delete).unwrap();
     assert_eq!(account.charge(&fixed(2, Credits::ZERO), NOON), Err(Decline::KeyInactive));
 }
 
@@ -263,7 +263,7 @@ fn a_hold_is_extended_as_far_as_there_is_room() {
     assert_eq!(account.extend(id, cents(21), cents(40), cents(20)), Err(short));
     // A hold never shrinks.
     assert_eq!(account.extend(id, cents(2), cents(3), cents(1)).unwrap().held, cents(20));
-    account.change_key(KEY, KeyChange::Revoke).unwrap();
+    account.change_key(KEY, &KeyChange::Revoke).unwrap();
     assert_eq!(account.extend(id, cents(1), cents(1), cents(1)), Err(Decline::KeyInactive));
     let owed = account.extend_owed(id, cents(99)).unwrap();
     assert_eq!((owed.held, owed.hold.unwrap().earned), (cents(20), cents(1)));
@@ -282,7 +282,7 @@ fn what_is_owed_is_held_within_balance_and_limits_alone() {
         let limits = SpendingLimits { per_request, ..Default::default() };
         let mut account = account(cents(20), limits);
         account.charge(&stream(1, 5, 8, 50), NOON).unwrap();
-        account.change_key(KEY, KeyChange::Revoke).unwrap();
+        account.change_key(KEY, &KeyChange::Revoke).unwrap();
         account.set_status(AccountStatus::Suspended);
         assert_eq!(account.extend_owed(id, cents(99)).unwrap().held, cents(held));
     }

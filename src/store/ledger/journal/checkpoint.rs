@@ -12,12 +12,12 @@ use super::format::{decoded, encode};
 use super::position::{Position, mark, move_mark};
 use super::{Batches, PAGE};
 use crate::store::error::{CommitError, StoreError};
-use crate::store::ledger::commit::commit;
+use crate::store::ledger::commit::{commit, write_change};
 use crate::store::ledger::lease::is_held;
 use crate::store::ledger::rows::write_rows;
 use crate::store::ledger::{holds, rollups};
 use crate::store::sql::{begin_write, execute, is_postgres, query};
-use crate::store::{Store, outbox};
+use crate::store::{Store, audit_log, outbox};
 use domain::writer::{Checkpoint, Lane};
 use domain::{AccountId, Batch, Lease};
 
@@ -37,7 +37,10 @@ impl Store {
     ) -> Result<Vec<AccountId>, CommitError> {
         let last = (lease.epoch, checkpoint.last);
         let pause = if checkpoint.is_urgent { Duration::ZERO } else { PIECE_PAUSE };
-        self.checkpoint_on(&self.tables.pool(), last, &checkpoint.batch(), pause, lease).await
+        let batch = checkpoint.batch();
+        let refused = self.checkpoint_on(&self.tables.pool(), last, &batch, pause, lease).await?;
+        self.journaled_keys.forget(checkpoint.last, &refused);
+        Ok(refused)
     }
 
     /// Deletes from the journal what is checkpointed: batches of this process with numbers in this
@@ -70,7 +73,9 @@ impl Store {
         let sql = "SELECT account_id FROM journal_refused WHERE epoch = $1 AND number = $2";
         let rows = query(tables, sql, [lease.epoch.into(), last.into()]).await?;
         let account = |row: &QueryResult| Ok(AccountId(row.try_get_by_index(0)?));
-        rows.iter().map(account).collect::<Result<_, StoreError>>().map(Some)
+        let refused = rows.iter().map(account).collect::<Result<Vec<_>, StoreError>>()?;
+        self.journaled_keys.forget(last, &refused);
+        Ok(Some(refused))
     }
 
     /// Checkpoints what earlier processes left. The owner of the lease calls it before anything
@@ -98,8 +103,14 @@ impl Store {
             }
             let Some((first, _)) = rows.first() else { break };
             // A batch's holds are of the epoch in which it was written.
-            let of_epoch: Vec<&(Position, Batch)> =
-                rows.iter().take_while(|(at, _)| at.0 == first.0).collect();
+            let mut is_over = false;
+            let of_epoch: Vec<&(Position, Batch)> = rows
+                .iter()
+                .take_while(|(at, batch)| {
+                    let is_next = !std::mem::replace(&mut is_over, batch.ends_with_limits());
+                    is_next && at.0 == first.0
+                })
+                .collect();
             let last = of_epoch.last().map_or(*first, |(at, _)| *at);
             let batch = Batch::checkpointed(of_epoch.iter().map(|(_, batch)| batch));
             let pause = Duration::ZERO;
@@ -197,6 +208,7 @@ impl Store {
         };
         write(&transaction, epoch, &taken, pause).await?;
         let is_told = outbox::write_batch(&self.outbox, &transaction, &taken).await?;
+        write_changes(&transaction, &taken).await?;
         for account in refused {
             let sql = "INSERT INTO journal_refused (epoch, number, account_id, writes)
                 VALUES ($1, $2, $3, $4)";
@@ -237,6 +249,7 @@ impl Store {
                 let transaction = begin(&self.write, &batch, lease).await?;
                 write(&transaction, epoch, &batch, Duration::ZERO).await?;
                 outbox::write_batch(&self.outbox, &transaction, &batch).await?;
+                write_changes(&transaction, &batch).await?;
                 let sql = "DELETE FROM journal_refused
                     WHERE epoch = $1 AND number = $2 AND account_id = $3";
                 let values = [epoch.into(), number.into(), account.into()];
@@ -277,6 +290,21 @@ async fn write(
     Ok(())
 }
 
+/// Writes what became of keys, and who did it. After the events of the calls: those are held
+/// against the limits from before.
+async fn write_changes(
+    transaction: &DatabaseTransaction,
+    batch: &Batch,
+) -> Result<(), CommitError> {
+    for change in &batch.changes {
+        write_change(transaction, change).await?;
+    }
+    for (_, act) in &batch.acts {
+        audit_log::insert(transaction, act).await?;
+    }
+    Ok(())
+}
+
 async fn begin(
     connection: &DatabaseConnection,
     batch: &Batch,
@@ -298,7 +326,11 @@ async fn is_refused(
     lease: Lease,
 ) -> Result<bool, CommitError> {
     let transaction = begin(connection, batch, lease).await?;
-    let written = write(&transaction, epoch, batch, Duration::ZERO).await;
+    let written = async {
+        write(&transaction, epoch, batch, Duration::ZERO).await?;
+        write_changes(&transaction, batch).await
+    };
+    let written = written.await;
     transaction.rollback().await?;
     match written {
         Ok(()) => Ok(false),

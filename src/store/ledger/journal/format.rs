@@ -2,13 +2,15 @@
 //!
 //! A byte for the format, then the batch in
 //! [postcard](https://postcard.jamesmunns.com/wire-format): entries, counters of keys, usage
-//! records and changes of holds, each as a list of tuples. The order and the types of the fields
-//! below are the format; a change of either needs another [`FORMAT`]. Amounts are nano-dollars,
-//! instants microseconds since the epoch, ids 16 bytes, enums their codes.
+//! records, changes of holds, changes of keys and acts of the audit log, each as a list of tuples.
+//! The order and the types of the fields below are the format; a change of either needs another
+//! [`FORMAT`]. Amounts are nano-dollars, instants microseconds since the epoch, ids 16 bytes, enums
+//! their codes, kinds of acts their names, networks their texts.
 //!
-//! Recorded answers, changes of keys and acts of the audit log are not in the journal: batches that
-//! have them are committed to the tables.
+//! Recorded answers, new keys, payments and whatever else a batch may have are not in the journal:
+//! batches that have them are committed to the tables.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -18,12 +20,13 @@ use super::position::Position;
 use crate::store::error::{CommitError, StoreError};
 use domain::hold::HoldEndKind;
 use domain::{
-    AccountId, Batch, ChargeId, Credits, Day, Ending, EntryKind, Hold, HoldChange, HoldEnd, KeyId,
-    KeySpend, LedgerEntry, Link, Month, Tally, Timestamp, UsageRecord,
+    AccountId, Act, ActKind, Actor, Batch, Change, ChargeId, Credits, Day, Ending, EntryKind, Hold,
+    HoldChange, HoldEnd, KeyEdit, KeyId, KeySpend, LedgerEntry, Link, Month, Network, Origin,
+    PolicyChange, SpendingLimits, Tally, Timestamp, UsageRecord, UserId,
 };
 
-/// How the bytes of a batch begin. Formats 1 and 2 were never released.
-const FORMAT: u8 = 3;
+/// How the bytes of a batch begin. Formats 1 to 3 were never released.
+const FORMAT: u8 = 4;
 
 /// A value of the domain that a batch has, and how it is written.
 trait Field: Sized {
@@ -100,6 +103,8 @@ wrapped! {
     HoldEndKind: i16, HoldEndKind::code, HoldEndKind::from_code;
     Ending: i16, Ending::code, Ending::from_code;
     Tally: i16, Tally::code, Tally::from_code;
+    UserId: [u8; 16], |id: UserId| id.0.into_bytes(), |id| Some(UserId(Uuid::from_bytes(id)));
+    NonZeroU32: u32, NonZeroU32::get, NonZeroU32::new;
 }
 
 impl<F: Field> Field for Option<F> {
@@ -117,15 +122,69 @@ impl<F: Field> Field for Option<F> {
     }
 }
 
-impl Field for Arc<str> {
+macro_rules! texts {
+    ($($kind:ty)*) => {$(
+        impl Field for $kind {
+            type Written<'b> = &'b str;
+
+            fn written(&self) -> &str {
+                self
+            }
+
+            fn read(written: &str) -> Option<Self> {
+                Some(written.into())
+            }
+        }
+    )*};
+}
+
+texts! { Arc<str> String }
+
+impl<F: Field> Field for Vec<F> {
+    type Written<'b> = Vec<F::Written<'b>>;
+
+    fn written(&self) -> Self::Written<'_> {
+        self.iter().map(F::written).collect()
+    }
+
+    fn read(written: Self::Written<'_>) -> Option<Self> {
+        written.into_iter().map(F::read).collect()
+    }
+}
+
+impl Field for Network {
+    type Written<'b> = String;
+
+    fn written(&self) -> String {
+        self.to_string()
+    }
+
+    fn read(written: String) -> Option<Self> {
+        written.parse().ok()
+    }
+}
+
+impl Field for ActKind {
     type Written<'b> = &'b str;
 
     fn written(&self) -> &str {
-        self
+        self.name()
     }
 
     fn read(written: &str) -> Option<Self> {
-        Some(written.into())
+        ActKind::from_name(written)
+    }
+}
+
+impl Field for Actor {
+    type Written<'b> = (i16, Option<[u8; 16]>);
+
+    fn written(&self) -> Self::Written<'_> {
+        (self.code(), self.person().written())
+    }
+
+    fn read((code, person): Self::Written<'_>) -> Option<Self> {
+        Actor::from_code(code, Field::read(person)?)
     }
 }
 
@@ -189,6 +248,37 @@ layout! {
         captured: Credits,
         at: Timestamp,
     }
+    SpendingLimits {
+        per_request: Option<Credits>,
+        daily: Option<Credits>,
+        monthly: Option<Credits>,
+        total: Option<Credits>,
+    }
+    PolicyChange {
+        scopes: Option<Option<Vec<String>>>,
+        models: Option<Option<Vec<String>>>,
+        networks: Option<Option<Vec<Network>>>,
+        calls_per_minute: Option<Option<NonZeroU32>>,
+    }
+    KeyEdit {
+        name: Option<String>,
+        expires_at: Option<Option<Timestamp>>,
+        policy: PolicyChange,
+    }
+    Origin {
+        actor: Actor,
+        address: String,
+        agent: String,
+    }
+    Act {
+        id: Uuid,
+        at: Timestamp,
+        user: UserId,
+        origin: Origin,
+        kind: ActKind,
+        subject: String,
+        detail: String,
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -219,16 +309,74 @@ impl Field for HoldChange {
     }
 }
 
+/// A change of a key: the account, the key, and what is changed.
+#[derive(Serialize, Deserialize)]
+enum WrittenChange<'b> {
+    Limits(i64, [u8; 16], <SpendingLimits as Field>::Written<'b>),
+    Edited(i64, [u8; 16], #[serde(borrow)] <KeyEdit as Field>::Written<'b>),
+    Revoked(i64, [u8; 16], i64),
+    Deleted(i64, [u8; 16], i64),
+}
+
+impl WrittenChange<'_> {
+    /// `None` for a change that does not belong into the journal.
+    fn of(change: &Change) -> Option<WrittenChange<'_>> {
+        let (account, key) = change.changed_key()?;
+        let (account, key) = (account.written(), key.written());
+        Some(match change {
+            Change::KeyLimits(_, _, limits) => {
+                WrittenChange::Limits(account, key, limits.written())
+            }
+            Change::KeyEdited(_, _, edit) => WrittenChange::Edited(account, key, edit.written()),
+            Change::KeyRevoked(_, _, at) => WrittenChange::Revoked(account, key, at.written()),
+            Change::KeyDeleted(_, _, at) => WrittenChange::Deleted(account, key, at.written()),
+            _ => return None,
+        })
+    }
+
+    fn read(self) -> Option<Change> {
+        let ids = |account, key| Some((Field::read(account)?, Field::read(key)?));
+        Some(match self {
+            WrittenChange::Limits(account, key, limits) => {
+                let (account, key) = ids(account, key)?;
+                Change::KeyLimits(account, key, Field::read(limits)?)
+            }
+            WrittenChange::Edited(account, key, edit) => {
+                let (account, key) = ids(account, key)?;
+                Change::KeyEdited(account, key, Box::new(Field::read(edit)?))
+            }
+            WrittenChange::Revoked(account, key, at) => {
+                let (account, key) = ids(account, key)?;
+                Change::KeyRevoked(account, key, Field::read(at)?)
+            }
+            WrittenChange::Deleted(account, key, at) => {
+                let (account, key) = ids(account, key)?;
+                Change::KeyDeleted(account, key, Field::read(at)?)
+            }
+        })
+    }
+}
+
 type List<'b, F> = Vec<<F as Field>::Written<'b>>;
-type Written<'b> =
-    (List<'b, LedgerEntry>, List<'b, KeySpend>, List<'b, UsageRecord>, List<'b, HoldChange>);
+type Written<'b> = (
+    List<'b, LedgerEntry>,
+    List<'b, KeySpend>,
+    List<'b, UsageRecord>,
+    List<'b, HoldChange>,
+    Vec<WrittenChange<'b>>,
+    Vec<(i64, <Act as Field>::Written<'b>)>,
+);
 
 pub(super) fn encode(batch: &Batch) -> Result<Vec<u8>, CommitError> {
+    let changes: Option<_> = batch.changes.iter().map(WrittenChange::of).collect();
+    let no_place = || CommitError::Refused("a change that does not belong into the journal".into());
     let written: Written<'_> = (
         batch.entries.iter().map(Field::written).collect(),
         batch.spends.values().map(Field::written).collect(),
         batch.usage.iter().map(Field::written).collect(),
         batch.holds.iter().map(Field::written).collect(),
+        changes.ok_or_else(no_place)?,
+        batch.acts.iter().map(|(account, act)| (account.written(), act.written())).collect(),
     );
     postcard::to_extend(&written, vec![FORMAT])
         .map_err(|error| CommitError::Refused(error.to_string()))
@@ -236,13 +384,17 @@ pub(super) fn encode(batch: &Batch) -> Result<Vec<u8>, CommitError> {
 
 fn decode(bytes: &[u8]) -> Option<Batch> {
     let bytes = bytes.strip_prefix(&[FORMAT])?;
-    let (entries, spends, usage, holds): Written<'_> = postcard::from_bytes(bytes).ok()?;
+    let (entries, spends, usage, holds, changes, acts): Written<'_> =
+        postcard::from_bytes(bytes).ok()?;
     let spends = spends.into_iter().map(KeySpend::read).map(|spend| Some((spend?.key, spend?)));
+    let act = |(account, act)| Some((Field::read(account)?, Field::read(act)?));
     Some(Batch {
         entries: entries.into_iter().map(Field::read).collect::<Option<_>>()?,
         spends: spends.collect::<Option<_>>()?,
         usage: usage.into_iter().map(Field::read).collect::<Option<_>>()?,
         holds: holds.into_iter().map(Field::read).collect::<Option<_>>()?,
+        changes: changes.into_iter().map(WrittenChange::read).collect::<Option<_>>()?,
+        acts: acts.into_iter().map(act).collect::<Option<_>>()?,
         ..Batch::default()
     })
 }
@@ -281,6 +433,27 @@ mod tests {
         }
     }
 
+    fn sample_changes(account: AccountId, key: KeyId, at: Timestamp) -> Vec<Change> {
+        let limits = SpendingLimits { daily: Some(Credits::from_nanos(7)), ..Default::default() };
+        let policy = PolicyChange {
+            scopes: Some(None),
+            models: Some(Some(vec!["o3*".into(), "m".into()])),
+            networks: Some(Some(vec![
+                "192.0.2.0/24".parse().unwrap(),
+                "2001:db8::1".parse().unwrap(),
+            ])),
+            calls_per_minute: Some(NonZeroU32::new(5)),
+        };
+        let edit = KeyEdit { name: Some("n".into()), expires_at: Some(Some(at)), policy };
+        vec![
+            Change::KeyLimits(account, key, limits),
+            Change::KeyEdited(account, key, Box::new(edit)),
+            Change::KeyEdited(account, key, Box::default()),
+            Change::KeyRevoked(account, key, at),
+            Change::KeyDeleted(account, key, at),
+        ]
+    }
+
     fn sample() -> Batch {
         let (account, key) = (AccountId(7), KeyId(Uuid::from_u128(8)));
         let id = ChargeId(Uuid::from_u128(9));
@@ -309,6 +482,9 @@ mod tests {
             last_used_at: Some(at),
         };
         let record = sample_usage(id, account, key, at);
+        let user = UserId(Uuid::from_u128(11));
+        let origin = |actor| Origin { actor, address: "192.0.2.1".into(), agent: "a".into() };
+        let act = |actor| origin(actor).act(Uuid::from_u128(10), user, ActKind::KeyRevoked, at);
         let hold = Hold {
             id,
             account,
@@ -336,6 +512,11 @@ mod tests {
                 HoldChange::Opened(hold),
                 HoldChange::Extended(hold),
                 HoldChange::Ended(end),
+            ],
+            changes: sample_changes(account, key, at),
+            acts: vec![
+                (account, act(Actor::User(user)).to("key").with("why")),
+                (account, act(Actor::Server)),
             ],
             ..Batch::default()
         }

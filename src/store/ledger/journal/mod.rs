@@ -1,5 +1,5 @@
-//! The journal: a write-ahead log. Batches of paid calls are durable here before they are
-//! acknowledged, and reach the tables later, many at once.
+//! The journal: a write-ahead log. Batches of paid calls and of changes of keys are durable here
+//! before they are acknowledged, and reach the tables later, many at once.
 //!
 //! Rows of their own for each call would cost each caller a page of several tables. So a batch is
 //! one record in the journal, and that one sync of the disk is all that a caller waits for (group
@@ -55,10 +55,12 @@
 //!
 //! # Constraints
 //!
-//! - Only batches of paid calls are journaled. Whatever else a batch has (keys, payments, recorded
-//!   answers) is committed to the tables, after a checkpoint of what was journaled before it.
+//! - Only paid calls and changes of keys are journaled. Whatever else there is (new keys, payments,
+//!   recorded answers) is committed to the tables, after a checkpoint of what was journaled before
+//!   it.
 //! - A reader of the tables sees a call only after its checkpoint. Who must see it sooner asks the
-//!   ledger writer for a checkpoint first.
+//!   ledger writer for a checkpoint first. A change of a key is seen at once: the store applies it
+//!   to the rows that it reads (`journaled_keys`).
 //! - The format of a record has a number; a server refuses a number that it does not know
 //!   (`format`).
 
@@ -172,7 +174,8 @@ impl Journal {
 }
 
 impl Store {
-    /// Writes a batch of paid calls as one record, if the lease still holds. `Ok` means durable.
+    /// Writes a batch of paid calls and changes of keys as one record, if the lease still holds.
+    /// `Ok` means durable.
     pub async fn journal(
         &self,
         number: i64,
@@ -180,7 +183,9 @@ impl Store {
         lease: Lease,
     ) -> Result<(), CommitError> {
         failpoint!("journal-before");
-        self.journal.append(number, encode(batch)?, lease).await
+        self.journal.append(number, encode(batch)?, lease).await?;
+        self.journaled_keys.note(number, batch);
+        Ok(())
     }
 
     /// Is a batch in the journal?
