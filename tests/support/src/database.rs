@@ -167,8 +167,8 @@ impl Database {
         panic!("a hold stays open");
     }
 
-    /// Keeps every checkpoint from its end, until what is answered is released: SQLite's by its lock
-    /// on writing, PostgreSQL's by a lock on the row that each of them changes last.
+    /// Keeps every checkpoint from its end, until what is answered is released: SQLite's by its
+    /// lock on writing, PostgreSQL's by a lock on the row that each of them changes last.
     pub async fn stall_checkpoints(&self) -> Stall {
         use sea_orm::{ConnectionTrait as _, TransactionTrait as _};
         let connection = self.connect().await;
