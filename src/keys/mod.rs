@@ -267,8 +267,8 @@ impl Keys {
     }
 
     /// The key to change, without waiting for a checkpoint. Of what was acknowledged, only what
-    /// calls leave (`last_used_at`) may not be in it yet. Whether the key may be changed its account
-    /// decides.
+    /// calls leave (`last_used_at`) may not be in it yet. Whether the key may be changed its
+    /// account decides.
     async fn find(&self, user: UserId, key: KeyId) -> Result<KeyListing, KeysError> {
         let accounts = self.store.users.accounts_of(user).await?;
         let mut keys = self.store.keys.list(accounts, Some(key)).await?;

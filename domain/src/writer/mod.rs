@@ -32,10 +32,10 @@
 //! checkpointed, and later writes of the same account wait behind it. So each account's writes
 //! become durable in the order in which it decided them.
 //!
-//! **Changes of keys.** A change of a key never waits for a checkpoint: whoever revokes a stolen key
-//! is answered as soon as a paid call is. So it overtakes what its account has waiting for the
-//! tables, unless that makes or changes the same key: the rest touches no row of it. And a full
-//! backlog takes it all the same, with what its account has waiting before it.
+//! **Changes of keys.** A change of a key never waits for a checkpoint: the owner who revokes a
+//! stolen key is answered as soon as a paid call is. So it overtakes what its account has waiting
+//! for the tables, unless that makes or changes the same key: the rest touches no row of it. And a
+//! full backlog takes it all the same, with what its account has waiting before it.
 //!
 //! **Backpressure.** When checkpoints fall behind, each batch of the journal is delayed a little
 //! ([`Writer::brake_micros`]); when the backlog is full, the journal takes no more until a
