@@ -29,7 +29,7 @@ pub(super) struct RegisterBody {
     #[garde(skip)]
     #[schema(example = "SecurePassword123!", format = Password)]
     password: String,
-    /// MessageSettings, digits, `.`, `_` and `-`. Unique, whatever its case.
+    /// Letters, digits, `.`, `_` and `-`. Unique, whatever its case.
     #[garde(length(chars, min = 1, max = 64), custom(is_username))]
     #[schema(
         example = "myusername",

@@ -221,10 +221,11 @@ fn add_shared(path: &str, operation: &mut Operation) {
             add("Idempotent-Replayed", header("The answer was given before", replayed));
         }
         if is_paid {
-            add("X-RateLimit-Limit", header("Requests a window, where limits are on", count()));
-            add("X-RateLimit-Remaining", header("What is left of them", count()));
-            add("X-RateLimit-Reset", header("When the window ends, in seconds of Unix", count()));
-            add("X-RateLimit-Window", header("Which window", text()));
+            add("X-RateLimit-Limit", header("Requests that the window allows", count()));
+            add("X-RateLimit-Remaining", header("Requests that are left", count()));
+            let reset = "When the limit is full again, or admits the next request (Unix seconds)";
+            add("X-RateLimit-Reset", header(reset, count()));
+            add("X-RateLimit-Window", header("The window, in seconds", count()));
             let draft = "The same after draft-ietf-httpapi-ratelimit-headers";
             add("RateLimit", header(draft, text()));
             add("RateLimit-Policy", header(draft, text()));
@@ -242,6 +243,7 @@ fn add_shared(path: &str, operation: &mut Operation) {
             add("X-Polysystems-Per-Request-Limit", header("What a call may cost", amount()));
             add("X-Polysystems-Daily-Remaining", header("Left of the daily limit", amount()));
             add("X-Polysystems-Monthly-Remaining", header("Left of the monthly limit", amount()));
+            add("X-Polysystems-Total-Remaining", header("Left of the total limit", amount()));
         }
     }
     if is_once {
