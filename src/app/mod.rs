@@ -305,7 +305,7 @@ fn app(
             users: store.users.clone(),
             audit_log: store.audit_log.clone(),
             gateway: Arc::clone(&gateway),
-            is_sandbox_on: settings.sandbox_payments(),
+            sandbox: settings.sandbox_payments(),
             amount_max: settings.payment_amount_max()?,
             test_credits: settings.test_credits()?,
             stripe: Stripe::new(&settings.payments.stripe, store.runtime().clone())?,

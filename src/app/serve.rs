@@ -10,7 +10,7 @@ use actix_web::web::Data;
 use anyhow::Context as _;
 
 use crate::actors::ActorThreads;
-use crate::config::{ServerSettings, Settings};
+use crate::config::{SandboxPayments, ServerSettings, Settings};
 use crate::http::{self, App};
 use crate::tls::Certificate;
 use crate::upstream;
@@ -45,8 +45,15 @@ pub(super) fn announce(app: &App, address: SocketAddr) {
     if !app.users.mailer.is_real() {
         tracing::warn!("no mail server is set: messages to users go into a folder or into the log");
     }
-    if app.payments.is_sandbox_on {
-        tracing::warn!("the sandbox payment provider gives credits away; it is on");
+    match app.payments.sandbox {
+        SandboxPayments::Off => {}
+        SandboxPayments::Direct => tracing::warn!(
+            "the sandbox payment provider gives credits away to programs of this machine; an upstream URL, \
+             Stripe, x402, a trusted proxy or payments.sandbox = false switches it off"
+        ),
+        SandboxPayments::On => tracing::warn!(
+            "the sandbox payment provider gives credits away to everybody (payments.sandbox = true)"
+        ),
     }
 }
 

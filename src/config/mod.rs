@@ -30,7 +30,7 @@ mod webhooks;
 
 pub use auth::{AuthSettings, EmailSettings, EmailTransport};
 pub use ledger::{AccountSettings, LedgerSettings, UsageSettings};
-pub use payments::{PaymentSettings, StripeSettings, X402Settings};
+pub use payments::{PaymentSettings, SandboxPayments, StripeSettings, X402Settings};
 pub use prices::PriceSetting;
 pub use rate_limits::{RateLimitSettings, TierSettings};
 pub use secret::Secret;
@@ -153,12 +153,6 @@ impl Settings {
             None => format!("sqlite://{}?mode=rwc", self.data_dir.join("polysystems.db").display()),
         }
     }
-
-    /// Does the sandbox provider confirm payments?
-    #[must_use]
-    pub fn sandbox_payments(&self) -> bool {
-        self.payments.sandbox.unwrap_or(self.server.bind.ip().is_loopback())
-    }
 }
 
 /// A setting whose value is in a file.
@@ -171,27 +165,4 @@ fn of_file(name: &str, setting: &str, file: &Path) -> anyhow::Result<Figment> {
     }
     let text = text.trim_end_matches(['\r', '\n']);
     Ok(Figment::from(Serialized::default(&setting, text)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_loopback_server_gives_credits_away_unasked() {
-        let mut settings = Settings::default();
-        assert!(settings.sandbox_payments());
-        for (bind, asked, on) in [
-            ("0.0.0.0:8080", None, false),
-            ("192.0.2.1:8080", None, false),
-            ("[::]:8080", None, false),
-            ("[::1]:8080", None, true),
-            ("0.0.0.0:8080", Some(true), true),
-            ("127.0.0.1:8080", Some(false), false),
-        ] {
-            settings.server.bind = bind.parse().unwrap();
-            settings.payments.sandbox = asked;
-            assert_eq!(settings.sandbox_payments(), on, "{bind} {asked:?}");
-        }
-    }
 }

@@ -44,13 +44,7 @@ impl Settings {
                 bail!("auth.{name} must have at least 32 characters");
             }
         }
-        let upstreams = [
-            ("hub", &self.upstreams.hub),
-            ("omm", &self.upstreams.omm),
-            ("yggdrasil", &self.upstreams.yggdrasil),
-            ("v1", &self.upstreams.v1),
-        ];
-        for (group, upstream) in upstreams {
+        for (group, upstream) in self.upstreams.groups() {
             if upstream.fallback_url.is_some() && upstream.url.is_none() {
                 bail!("upstreams.{group}.fallback_url is set, but upstreams.{group}.url is not");
             }
@@ -102,6 +96,12 @@ impl PaymentSettings {
         if secret_key.is_some() != webhook_secret.is_some() {
             bail!(
                 "payments.stripe.secret_key and payments.stripe.webhook_secret are set together or not at all"
+            );
+        }
+        if self.sandbox == Some(true) && self.stripe.is_live() {
+            bail!(
+                "payments.sandbox = true gives credits away, and payments.stripe.secret_key is a live key: \
+                 remove payments.sandbox, or use a test key (sk_test_... or rk_test_...)"
             );
         }
         if secret_key.is_some() {

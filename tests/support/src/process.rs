@@ -32,6 +32,7 @@ pub fn command(database: &Database) -> Command {
         .env("POLYSYSTEMS_DATABASE__URL", database.url())
         .env("POLYSYSTEMS_DATA_DIR", database.folder())
         .env("POLYSYSTEMS_RATE_LIMIT__ENABLED", "false")
+        .env("POLYSYSTEMS_PAYMENTS__SANDBOX", "true")
         .env("POLYSYSTEMS_LOG__LEVEL", "error")
         .stdin(Stdio::null());
     command
