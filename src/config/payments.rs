@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 
+use super::lenient::money;
 use super::validate::amount;
 use super::{Secret, Settings, non_zero};
 use domain::Credits;
@@ -18,8 +19,10 @@ pub struct PaymentSettings {
     /// only for requests that did not come through a proxy.
     pub sandbox: Option<bool>,
     /// Largest payment, in USD.
+    #[serde(deserialize_with = "money")]
     pub amount_max: String,
     /// Credits of a new user's test account, in USD.
+    #[serde(deserialize_with = "money")]
     pub test_credits: String,
     /// Payments by Stripe.
     pub stripe: StripeSettings,
@@ -79,6 +82,7 @@ pub struct StripeSettings {
     /// How long a payer may take to pay, in minutes: from 31 to 1,440.
     pub checkout_minutes: u32,
     /// Smallest payment, in USD.
+    #[serde(deserialize_with = "money")]
     pub amount_min: String,
 }
 
@@ -118,6 +122,7 @@ pub struct X402Settings {
     pub asset_version: String,
     /// Payment that is asked for if the balance does not cover a call, in USD. A more expensive
     /// call asks for its price.
+    #[serde(deserialize_with = "money")]
     pub amount: String,
     /// How long the settlement of a payment may take, in seconds.
     pub timeout_seconds: NonZeroU32,

@@ -2,7 +2,10 @@
 
 use anyhow::{Context as _, bail};
 
-use super::{PaymentSettings, Settings, StripeSettings, url};
+use lettre::message::Mailbox;
+use lettre::{AsyncSmtpTransport as SmtpTransport, Tokio1Executor};
+
+use super::{EmailSettings, EmailTransport, PaymentSettings, Settings, StripeSettings, url};
 use domain::Credits;
 
 impl Settings {
@@ -32,6 +35,7 @@ impl Settings {
             }
         }
         self.check_observation()?;
+        self.email.check()?;
         if self.auth.sessions_per_user_max == 0 {
             bail!("auth.sessions_per_user_max must be at least 1");
         }
@@ -66,6 +70,7 @@ impl Settings {
     }
 
     fn check_observation(&self) -> anyhow::Result<()> {
+        self.log.filter()?;
         if self.server.metrics_token.as_ref().is_some_and(|token| token.expose().len() < 16) {
             bail!("server.metrics_token must have at least 16 characters");
         }
@@ -82,6 +87,24 @@ impl Settings {
             bail!("webhooks.keep_days must be at least 4: deliveries are tried for three days");
         }
         Ok(())
+    }
+}
+
+impl EmailSettings {
+    fn check(&self) -> anyhow::Result<()> {
+        if self.from.parse::<Mailbox>().is_err() {
+            bail!("email.from must be an address, such as Name <no-reply@example.com>");
+        }
+        match &self.smtp_url {
+            // The cause could repeat the password.
+            Some(url) if SmtpTransport::<Tokio1Executor>::from_url(url.expose()).is_err() => bail!(
+                "email.smtp_url is not an SMTP URL, such as smtps://user:password@mail.example.com"
+            ),
+            None if self.transport() == EmailTransport::Smtp => {
+                bail!("email.transport is smtp, and email.smtp_url is not set")
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -110,6 +110,16 @@ impl Process {
         self.child.wait().unwrap().code()
     }
 
+    /// Waits for its end, for half a minute at most; its exit code.
+    pub async fn wait(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !self.has_ended() {
+            assert!(Instant::now() < deadline, "the process does not end");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.child.wait().unwrap().code()
+    }
+
     pub async fn call(&self, method: &str, path: &str, token: &str, body: &Value) -> (u16, Value) {
         let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
         let request = self.client.request(method, format!("{}{path}", self.url)).bearer_auth(token);
