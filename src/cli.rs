@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::auth::Users;
 use crate::auth::users::{Device, LoggedIn};
 use crate::config::Settings;
+use crate::exit::{Exit, ExitError};
 use crate::store::users::{Role, User};
 use domain::UserId;
 
@@ -83,8 +84,14 @@ impl<'p> Console<'p> {
             Some(body) => request.body(body),
             None => request,
         };
-        let answer = request.send().await.with_context(|| {
-            format!("the server at {} does not answer; it must be running", self.url)
+        let answer = request.send().await.map_err(|error| {
+            let why = error.without_url();
+            let message = format!(
+                "the server at {} does not answer: {why}; it must be running, or name another with --url \
+                 (POLYSYSTEMS_URL)",
+                self.url
+            );
+            ExitError::error(Exit::NoAnswer, message)
         })?;
         let status = answer.status();
         let text = answer.text().await?;

@@ -48,6 +48,7 @@
 //! | who owns what in memory | [`actors`] |
 //! | what can be set, and every limit | [`config`] |
 //! | how it starts and stops | [`app`] |
+//! | exit codes | [`exit`] |
 //! | when a write may be acknowledged | [`domain::writer`], carried out by [`actors::ledger`] |
 //! | what must hold in the database | [`domain::audit`], folded by [`verify`] |
 //! | every bound on what runs at once | [`config`], counted in [`pipeline`]'s admission, shown by `http/metrics.rs` |
@@ -97,6 +98,7 @@ pub mod auth;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod exit;
 pub mod health;
 pub mod http;
 pub mod idempotency;

@@ -9,7 +9,8 @@ use std::path::Path;
 use anyhow::Context as _;
 use rand::RngExt as _;
 
-use crate::config::Secret;
+use crate::config::{Secret, Settings};
+use crate::exit::{Exit, ExitError};
 
 /// The secret that is set, or that in the file `name` of the data directory. A missing file is
 /// created.
@@ -29,6 +30,35 @@ pub fn secret(set: Option<&Secret>, data_dir: &Path, name: &str) -> anyhow::Resu
         }
     }
     read(&path)
+}
+
+/// Generates those secrets that are neither set nor in the data directory.
+pub fn generate(settings: &Settings) -> anyhow::Result<()> {
+    for (name, set) in generated(settings) {
+        secret(set, &settings.data_dir, name)?;
+    }
+    Ok(())
+}
+
+/// Refuses if a secret is missing, which only the server and `migrate` generate.
+pub fn assert_there(settings: &Settings) -> anyhow::Result<()> {
+    for (name, set) in generated(settings) {
+        let path = settings.data_dir.join(name);
+        if set.is_none() && !path.is_file() {
+            let message = format!(
+                "there is no secret {}; check data_dir (POLYSYSTEMS_DATA_DIR), or put it back from a backup. For a \
+                 new server `polysystems migrate` generates it",
+                path.display()
+            );
+            return Err(ExitError::error(Exit::Settings, message));
+        }
+    }
+    Ok(())
+}
+
+fn generated(settings: &Settings) -> [(&'static str, Option<&Secret>); 2] {
+    let auth = &settings.auth;
+    [("jwt_secret", auth.jwt_secret.as_ref()), ("key_pepper", auth.key_pepper.as_ref())]
 }
 
 /// The previous secret, if there is one: as it is set, or from the file that [`rotate`] has left.

@@ -56,7 +56,7 @@ impl Traces {
 pub fn start(log: &LogSettings, traces: &TraceSettings) -> anyhow::Result<Traces> {
     // Spans are never in the log, and without a collector none is created.
     let no_spans: Directive = format!("{SPANS}=off").parse()?;
-    let filter = EnvFilter::try_new(&log.level)
+    let filter = EnvFilter::try_new(log.filter()?)
         .with_context(|| format!("log.level {:?} is not a log level", log.level))?
         .add_directive(no_spans);
     let Some(url) = &traces.otlp_url else {
@@ -64,6 +64,8 @@ pub fn start(log: &LogSettings, traces: &TraceSettings) -> anyhow::Result<Traces
         let logs = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_ansi(std::io::stderr().is_terminal())
+            // A reader that has left is no reason for a panic.
+            .log_internal_errors(false)
             .with_writer(std::io::stderr);
         match log.format {
             LogFormat::Human => logs.with_target(false).init(),
@@ -88,6 +90,7 @@ pub fn start(log: &LogSettings, traces: &TraceSettings) -> anyhow::Result<Traces
         );
     let logs = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     let logs = match log.format {
         LogFormat::Human => logs.with_target(false).boxed(),

@@ -24,8 +24,10 @@ Generated from `src/config/`; edit the doc comments there.
 Settings are read once, when the server starts: first the file that `--config` names (TOML), then
 the environment. The variable `POLYSYSTEMS_<SECTION>__<NAME>` overrides the setting `name` in
 `[section]`, and `POLYSYSTEMS_<SECTION>__<NAME>_FILE` names a file that contains its value.
-`polysystems config show` prints the settings in force, without secrets. An unknown or invalid
-setting stops the start with one line that names it.
+In a variable a list is written with commas (`10.0.0.1,10.0.0.2`), and an amount of USD without
+quotes. `polysystems config show` prints all settings, without secrets, and where each comes from.
+`polysystems config check` only checks them. An unknown or invalid setting stops the start with one
+line that names the variable or the file, and exit code 78.
 
 *unset* means that the setting has no default value; its meaning says what happens then.
 ";

@@ -42,6 +42,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("config", 2),
     ("metrics", 2),
     ("clock", 0),
+    ("exit", 0),
     ("failpoint", 0),
     ("json", 0),
     ("seal", 0),

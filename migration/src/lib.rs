@@ -14,6 +14,7 @@ mod m20261129_000003_ledger;
 mod m20261129_000004_payments;
 mod m20261129_000005_webhooks;
 mod m20261129_000006_audit_log;
+mod m20261129_000007_program;
 
 /// Applies the migrations in order.
 pub struct Migrator;
@@ -28,6 +29,7 @@ impl MigratorTrait for Migrator {
             m20261129_000004_payments::STEP,
             m20261129_000005_webhooks::STEP,
             m20261129_000006_audit_log::STEP,
+            m20261129_000007_program::STEP,
         ];
         steps.into_iter().map(|step| -> Box<dyn MigrationTrait> { Box::new(step) }).collect()
     }

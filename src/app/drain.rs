@@ -14,6 +14,9 @@ const DRAIN_POLL: Duration = Duration::from_millis(10);
 /// Grace period after tasks are told to stop.
 pub(super) const STOP_MAX: Duration = Duration::from_secs(10);
 
+/// How long the calls of a process that was taken over may take to end.
+const FENCED_MAX: Duration = Duration::from_secs(2);
+
 /// Announces the drain, refuses new calls, waits for the running ones up to the limit, then ends
 /// them in good order.
 pub(super) async fn drain(app: &App, ledger: &LedgerHandle, settings: &ServerSettings) {
@@ -34,6 +37,17 @@ pub(super) async fn drain(app: &App, ledger: &LedgerHandle, settings: &ServerSet
     if tokio::time::timeout(STOP_MAX, ledger.barrier()).await.is_err() {
         tracing::warn!("the ledger is still being written");
     }
+}
+
+/// Ends a process that was taken over: no new calls, and those that run are ended at once. They
+/// cannot be charged any more.
+pub(super) async fn give_up(app: &App) {
+    tracing::error!("another process has taken the accounts over; this one ends with exit code 75");
+    let readiness = &app.readiness;
+    readiness.drain();
+    readiness.stop();
+    let is_done = || readiness.running() == 0 && readiness.requests() == 0;
+    within(FENCED_MAX, is_done).await;
 }
 
 /// Waits up to `limit` for the condition; says whether it holds.

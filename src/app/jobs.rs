@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
+use crate::actors::LedgerHandle;
 use crate::actors::account::directory::SWEEP_PERIOD;
 use crate::actors::ledger::WriterState;
 use crate::http::App;
@@ -31,6 +32,8 @@ const REVERSALS_DAYS_AT_START: i64 = 29;
 const FSYNC_PERIOD: Duration = Duration::from_secs(15);
 /// How often usage records past their retention are deleted.
 const FORGET_USAGE_PERIOD: Duration = Duration::from_mins(1);
+/// How often the process looks whether it was taken over.
+const FENCED_PERIOD: Duration = Duration::from_millis(100);
 /// Pause between two chunks, so that paid calls are hardly slowed down.
 const FORGET_USAGE_PAUSE: Duration = Duration::from_millis(20);
 /// Orphaned holds are looked for every so many sweeps.
@@ -69,7 +72,6 @@ pub(super) async fn sweep(app: Arc<App>, lease: Lease) {
             tokio::time::timeout(SWEEP_PERIOD, app.store.holds_lease(lease)).await
             && app.gateway.ledger.state() != WriterState::Fenced
         {
-            tracing::error!("another process has taken the database over; this one stops charging");
             app.gateway.ledger.fence();
         }
         sweeps = sweeps.wrapping_add(1);
@@ -88,6 +90,17 @@ pub(super) async fn sweep(app: Arc<App>, lease: Lease) {
             if let Err(error) = forget_sessions(&app).await {
                 tracing::warn!(%error, "sessions that are over were not deleted");
             }
+        }
+    }
+}
+
+/// Waits until another process has taken the accounts over.
+pub(super) async fn fenced(ledger: &LedgerHandle) {
+    let mut period = tokio::time::interval(FENCED_PERIOD);
+    loop {
+        period.tick().await;
+        if ledger.state() == WriterState::Fenced {
+            return;
         }
     }
 }

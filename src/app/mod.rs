@@ -26,6 +26,7 @@ use crate::auth::users::{MessageSettings, SessionBounds};
 use crate::auth::{Passwords, Sessions, Users};
 use crate::clock::Clock;
 use crate::config::{Settings, UpstreamSettings};
+use crate::exit::{Exit, ExitError};
 use crate::health::Health;
 use crate::http::App;
 use crate::idempotency::Idempotency;
@@ -40,7 +41,7 @@ use crate::rate_limits::RateLimits;
 use crate::reports::Reports;
 use crate::seal::Seal;
 use crate::secrets::{previous, secret};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::tls::Certificate;
 use crate::tokens;
 use crate::upstream::Upstreams;
@@ -53,7 +54,7 @@ mod drain;
 mod jobs;
 mod serve;
 
-use drain::{STOP_MAX, drain, finish, within};
+use drain::{STOP_MAX, drain, finish, give_up, within};
 use serve::{announce, http_server, listen, serve_metrics};
 
 const MICROS_PER_HOUR: i64 = 3_600_000_000;
@@ -92,6 +93,8 @@ async fn run(
     // First of all, so that a second start by mistake ends here and takes nothing over.
     let listener = listen(settings.server.bind)?;
     let address = listener.local_addr()?;
+    // Before the database is made or migrated: what else can be wrong with the settings.
+    let certificate = certificate(&settings)?;
     let store = open_store(&settings, database.clone()).await?;
     let lease = store.take_lease(Uuid::new_v4()).await.context("cannot take the accounts over")?;
     // On a thread of its own: it takes a while, and is not needed before the first call.
@@ -103,12 +106,8 @@ async fn run(
     let threads = ActorThreads::default();
     let gateway = gateway(&settings, &clock, &store, &ledger, &threads)?;
     let app = Data::new(app(&settings, clock, database, store.clone(), gateway)?);
-    announce(&app, address);
+    announce(&app, &settings, address);
 
-    let certificate = match (&settings.server.tls_certificate, &settings.server.tls_key) {
-        (Some(chain), Some(key)) => Some(Certificate::open(chain.clone(), key.clone())?),
-        _ => None,
-    };
     let server = http_server(listener, &settings, &app, cores, threads, certificate.as_ref())?;
     let following = certificate.map(|certificate| actix::spawn(certificate.follow()));
     let server_handle = server.handle();
@@ -136,7 +135,15 @@ async fn run(
         serve_metrics(bind, &app)?;
     }
     listening(address);
-    stop.await;
+    let is_fenced = tokio::select! {
+        () = stop => false,
+        () = jobs::fenced(&ledger) => true,
+    };
+    if is_fenced {
+        give_up(&app).await;
+        System::current().stop();
+        return Err(taken_over());
+    }
 
     drain(&app, &ledger, &settings.server).await;
     // The account actors end with the HTTP threads.
@@ -157,24 +164,48 @@ async fn run(
     Ok(())
 }
 
-/// Opens the database of the settings. An error is one line that names the database, without its
-/// password.
+fn taken_over() -> anyhow::Error {
+    ExitError::error(
+        Exit::Fenced,
+        "another process has taken the accounts of this database over; run one server on a database",
+    )
+}
+
+/// Opens the database of the settings, and makes and migrates what is missing. An error is one line
+/// that names the database, without its password.
 pub async fn open_store(settings: &Settings, database: Handle) -> anyhow::Result<Store> {
+    let opened = Store::open(&settings.database, &settings.database_url(), database).await;
+    opened.map_err(|error| fault_of(settings, &error))
+}
+
+/// The same for a database that must be there already, with the schema of this program.
+pub async fn open_existing_store(settings: &Settings, database: Handle) -> anyhow::Result<Store> {
     let url = settings.database_url();
-    let name = match reqwest::Url::parse(&url) {
-        Ok(parsed) if parsed.has_host() => {
-            format!(
-                "{}://{}{}",
-                parsed.scheme(),
-                parsed.host_str().unwrap_or_default(),
-                parsed.path()
-            )
-        }
-        _ => url.split('?').next().unwrap_or_default().to_owned(),
+    let opened = Store::open_existing(&settings.database, &url, database).await;
+    opened.map_err(|error| fault_of(settings, &error))
+}
+
+fn fault_of(settings: &Settings, error: &StoreError) -> anyhow::Error {
+    let message = format!("cannot use the database {}: {error}", settings.database_name());
+    match error {
+        StoreError::Unsafe(_) => ExitError::error(Exit::Settings, message),
+        StoreError::Unreachable(_) => ExitError::error(Exit::NoAnswer, message),
+        _ => anyhow::Error::msg(message),
+    }
+}
+
+/// The server's certificate, if it has one.
+///
+/// # Errors
+/// One line that names the file that cannot be used.
+pub fn certificate(settings: &Settings) -> anyhow::Result<Option<Arc<Certificate>>> {
+    let (Some(chain), Some(key)) = (&settings.server.tls_certificate, &settings.server.tls_key)
+    else {
+        return Ok(None);
     };
-    Store::open(&settings.database, &url, database)
-        .await
-        .map_err(|error| anyhow::anyhow!("cannot use the database {name}: {error}"))
+    let opened = Certificate::open(chain.clone(), key.clone())
+        .context("server.tls_certificate, server.tls_key");
+    opened.map(Some).map_err(|error| ExitError::of(Exit::Settings, error))
 }
 
 /// What the paid calls need, on this ledger and these threads of the account actors.
@@ -305,7 +336,7 @@ fn app(
             users: store.users.clone(),
             audit_log: store.audit_log.clone(),
             gateway: Arc::clone(&gateway),
-            is_sandbox_on: settings.sandbox_payments(),
+            sandbox: settings.sandbox_payments(),
             amount_max: settings.payment_amount_max()?,
             test_credits: settings.test_credits()?,
             stripe: Stripe::new(&settings.payments.stripe, store.runtime().clone())?,

@@ -10,7 +10,7 @@ use actix_web::web::Data;
 use anyhow::Context as _;
 
 use crate::actors::ActorThreads;
-use crate::config::{ServerSettings, Settings};
+use crate::config::{EmailTransport, SandboxPayments, ServerSettings, Settings};
 use crate::http::{self, App};
 use crate::tls::Certificate;
 use crate::upstream;
@@ -32,22 +32,66 @@ pub(super) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     bind().with_context(|| format!("cannot listen on {address}"))
 }
 
-pub(super) fn announce(app: &App, address: SocketAddr) {
+/// Five lines at the start: who serves, from which database, at which address, by whom calls are
+/// answered, and how money and mail go. What is not fit for real customers is a warning.
+pub(super) fn announce(app: &App, settings: &Settings, address: SocketAddr) {
+    let (version, process) = (env!("CARGO_PKG_VERSION"), std::process::id());
+    tracing::info!("polysystems {version}, process {process}");
+    tracing::info!("database: {}", settings.database_name());
+    let upstreams = upstreams(settings);
+    if app.gateway.upstreams.on_sandbox().is_empty() {
+        tracing::info!("calls go to {upstreams}");
+    } else {
+        tracing::warn!("calls go to {upstreams}; the built-in sandbox makes its answers up");
+    }
+    let mail = match settings.email.transport() {
+        EmailTransport::Smtp => "mail by SMTP",
+        EmailTransport::Folder => "no mail server is set: mail goes into a folder",
+        EmailTransport::Log => "no mail server is set: mail goes into the log",
+    };
+    let payments = payments(app);
+    if app.users.mailer.is_real() && app.payments.sandbox == SandboxPayments::Off {
+        tracing::info!("payments by {payments}; {mail}");
+    } else {
+        tracing::warn!("payments by {payments}; {mail}");
+    }
     let scheme = if app.is_tls { "https" } else { "http" };
     tracing::info!(
         "listening on {scheme}://{address}, documentation on {scheme}://{address}/docs/"
     );
-    let on_sandbox = app.gateway.upstreams.on_sandbox();
-    if !on_sandbox.is_empty() {
-        let groups = on_sandbox.join(", ");
-        tracing::warn!("the built-in sandbox answers the live calls of: {groups}");
+}
+
+/// Where the calls of each group go, without credentials.
+fn upstreams(settings: &Settings) -> String {
+    let place = |url: &str| {
+        let origin = reqwest::Url::parse(url).map(|url| url.origin().ascii_serialization());
+        origin.unwrap_or_default()
+    };
+    let mut texts = Vec::new();
+    let mut sandbox = Vec::new();
+    for (group, upstream) in settings.upstreams.groups() {
+        match &upstream.url {
+            Some(url) => texts.push(format!("{} ({group})", place(url))),
+            None => sandbox.push(group),
+        }
     }
-    if !app.users.mailer.is_real() {
-        tracing::warn!("no mail server is set: messages to users go into a folder or into the log");
+    if !sandbox.is_empty() {
+        texts.push(format!("the built-in sandbox ({})", sandbox.join(", ")));
     }
-    if app.payments.is_sandbox_on {
-        tracing::warn!("the sandbox payment provider gives credits away; it is on");
-    }
+    texts.join(", ")
+}
+
+/// By which providers users can pay.
+fn payments(app: &App) -> String {
+    let sandbox = match app.payments.sandbox {
+        SandboxPayments::Off => None,
+        SandboxPayments::Direct => Some("the sandbox (gives credits away to this machine)"),
+        SandboxPayments::On => Some("the sandbox (gives credits away to everybody)"),
+    };
+    let stripe = app.payments.stripe.as_ref().map(|_| "Stripe");
+    let x402 = app.payments.x402.as_ref().map(|_| "x402");
+    let all: Vec<&str> = [sandbox, stripe, x402].into_iter().flatten().collect();
+    if all.is_empty() { "no provider".to_owned() } else { all.join(", ") }
 }
 
 pub(super) fn http_server(

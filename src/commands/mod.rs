@@ -1,16 +1,17 @@
 //! The commands and their arguments.
 
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use polysystems::auth::Users;
 use polysystems::cli::{self, Console, find_user};
 use polysystems::clock::Clock;
-use polysystems::config::Settings;
+use polysystems::config::{Settings, TraceSettings};
+use polysystems::exit::{Exit, ExitError};
 use polysystems::{app, secrets, telemetry};
 use reqwest::Method;
 use tokio::signal::unix::{SignalKind, signal};
@@ -38,10 +39,10 @@ pub struct Arguments {
 enum Command {
     /// Brings the database up to date, then serves (the default)
     Serve,
-    /// Brings the database up to date
+    /// Makes what is missing (database, secrets), and brings the database up to date
     Migrate,
     /// Recomputes every account from its ledger and checks every invariant; exit code 1 if one does
-    /// not hold
+    /// not hold, 2 if it could not look
     Verify {
         /// Write JSON: one object per finding, then one with the totals
         #[arg(long)]
@@ -97,15 +98,18 @@ struct Operator {
 
 #[derive(Subcommand)]
 enum ConfigCommand {
-    /// Prints the settings in force, without secrets
+    /// Prints all settings, without secrets, and where each comes from
     Show,
+    /// Checks the settings, and the files that they name; touches no database
+    Check,
 }
 
 /// Runs the command.
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     #[cfg(feature = "failpoints")]
     polysystems::failpoint::listen();
-    let settings = Settings::read(arguments.config.as_deref())?;
+    let (settings, sources) = Settings::read_with_sources(arguments.config.as_deref())
+        .map_err(|error| ExitError::of(Exit::Settings, error))?;
     match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => {
             let traces = telemetry::start(&settings.log, &settings.traces)?;
@@ -114,16 +118,19 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             served?;
         }
         Command::Migrate => {
+            // Its log is what it waits for.
+            let _traces = telemetry::start(&settings.log, &TraceSettings::default())?;
             let database = app::database_runtime()?;
             let store = database.block_on(app::open_store(&settings, database.handle().clone()))?;
             database.block_on(store.close());
+            secrets::generate(&settings).map_err(|error| ExitError::of(Exit::Settings, error))?;
             print("The database is up to date.")?;
         }
         Command::Verify { json } => return verify::run(&settings, json),
         Command::Backup { folder } => {
-            polysystems::store::backup::assert_there(&settings.database_url())?;
             let database = app::database_runtime()?;
-            let store = database.block_on(app::open_store(&settings, database.handle().clone()))?;
+            let opening = app::open_existing_store(&settings, database.handle().clone());
+            let store = database.block_on(opening)?;
             let copies = database.block_on(store.back_up(&folder));
             database.block_on(store.close());
             for copy in copies? {
@@ -150,14 +157,20 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         }
         Command::Secret(SecretCommand::RotateJwt) => {
             if settings.auth.jwt_secret.is_some() {
-                bail!(
-                    "auth.jwt_secret is set in the settings: move it to auth.jwt_previous_secret and set a new one"
-                );
+                return Err(ExitError::error(
+                    Exit::Settings,
+                    "auth.jwt_secret is set in the settings: move it to auth.jwt_previous_secret and set a new one",
+                ));
             }
+            secrets::assert_there(&settings)?;
             secrets::rotate(&settings.data_dir, "jwt_secret")?;
             print("Session tokens will be signed with a new secret from the next start on.")?;
         }
-        Command::Config(ConfigCommand::Show) => print(&toml::to_string_pretty(&settings)?)?,
+        Command::Config(ConfigCommand::Show) => print(&settings.shown(&sources)?)?,
+        Command::Config(ConfigCommand::Check) => {
+            app::certificate(&settings)?;
+            print("The settings are valid.")?;
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -195,7 +208,8 @@ fn with_users(
 ) -> anyhow::Result<()> {
     let database = app::database_runtime()?;
     database.block_on(async {
-        let store = app::open_store(settings, database.handle().clone()).await?;
+        secrets::assert_there(settings)?;
+        let store = app::open_existing_store(settings, database.handle().clone()).await?;
         let handle = database.handle().clone();
         let users = app::users(settings, Clock::System, handle, store.clone())?;
         let result = work(&users).await;
@@ -224,5 +238,9 @@ async fn ask(
 }
 
 fn print(text: &str) -> anyhow::Result<()> {
-    writeln!(std::io::stdout(), "{}", text.trim_end()).context("cannot write to standard output")
+    match writeln!(std::io::stdout(), "{}", text.trim_end()) {
+        // Who reads has seen enough. The work goes on, and the exit code is that of the work.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write to standard output"),
+    }
 }

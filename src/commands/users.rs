@@ -5,7 +5,6 @@ use std::io::Read as _;
 use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use domain::Credits;
-use polysystems::app;
 use polysystems::auth::Users;
 use polysystems::auth::users::{Registration, UsersError};
 use polysystems::cli::find_user;
@@ -13,6 +12,7 @@ use polysystems::clock::Clock;
 use polysystems::config::Settings;
 use polysystems::http::amount::Amount;
 use polysystems::store::users::Role;
+use polysystems::{app, secrets};
 use reqwest::Method;
 use serde::Serialize;
 use serde_json::json;
@@ -211,7 +211,8 @@ pub fn create(
     let database = app::database_runtime()?;
     let role = if is_admin { Role::Admin } else { Role::User };
     let user = database.block_on(async {
-        let store = app::open_store(settings, database.handle().clone()).await?;
+        secrets::assert_there(settings)?;
+        let store = app::open_existing_store(settings, database.handle().clone()).await?;
         let users = app::users(settings, Clock::System, database.handle().clone(), store.clone())?;
         let user = users.register(Registration { email, username, password }, role, None).await;
         store.close().await;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use polysystems::app;
 use polysystems::config::Settings;
+use polysystems::exit::{Exit, ExitError, exit_of};
 use polysystems::verify::{self, Finding, Report};
 
 use super::print;
@@ -50,10 +51,19 @@ impl verify::Audience for Printed {
     }
 }
 
-/// Checks every ledger; fails if there are findings.
+/// Checks every ledger. The exit code says whether there are findings; an error, that it could not
+/// look.
 pub fn run(settings: &Settings, is_json: bool) -> anyhow::Result<ExitCode> {
+    look(settings, is_json).map_err(|error| match exit_of(&error) {
+        Exit::Settings => error,
+        _ => ExitError::error(Exit::CannotLook, format!("{error:#}")),
+    })
+}
+
+fn look(settings: &Settings, is_json: bool) -> anyhow::Result<ExitCode> {
     let database = app::database_runtime()?;
-    let store = database.block_on(app::open_store(settings, database.handle().clone()))?;
+    let opening = app::open_existing_store(settings, database.handle().clone());
+    let store = database.block_on(opening)?;
     let shown_at = std::io::stderr().is_terminal().then(Instant::now);
     let mut printed = Printed { is_json, shown_at };
     let report = database.block_on(verify::verify(&store, &mut printed))?;

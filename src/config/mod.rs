@@ -1,28 +1,29 @@
 //! Settings: one TOML file, each value overridable by the environment, read once at start.
 //!
 //! `POLYSYSTEMS_<SECTION>__<NAME>` overrides `[section] name`. `POLYSYSTEMS_<SECTION>__<NAME>_FILE`
-//! names a file that contains the value, as container platforms provide secrets. Every limit and
-//! every duration of the server is a setting. An unknown or invalid setting stops the start with
-//! one line that names it.
+//! names a file that contains the value, as container platforms provide secrets. A list is written
+//! with commas. Every limit and every duration of the server is a setting. An unknown or invalid
+//! setting stops the start with one line that names it, and the nearest right name.
 //!
 //! The doc comment of a field is its text in `docs/src/reference/settings.md`, which
 //! `tests/settings_reference.rs` generates.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context as _, bail};
-use figment::Figment;
-use figment::providers::{Env, Format as _, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 
 mod auth;
 mod ledger;
+mod lenient;
+mod names;
 mod non_zero;
 mod payments;
 mod prices;
 mod rate_limits;
+mod read;
 mod secret;
 mod server;
+mod show;
 mod upstreams;
 pub mod url;
 mod validate;
@@ -30,9 +31,10 @@ mod webhooks;
 
 pub use auth::{AuthSettings, EmailSettings, EmailTransport};
 pub use ledger::{AccountSettings, LedgerSettings, UsageSettings};
-pub use payments::{PaymentSettings, StripeSettings, X402Settings};
+pub use payments::{PaymentSettings, SandboxPayments, StripeSettings, X402Settings};
 pub use prices::PriceSetting;
 pub use rate_limits::{RateLimitSettings, TierSettings};
+pub use read::{Source, Sources};
 pub use secret::Secret;
 pub use server::{DatabaseSettings, LogFormat, LogSettings, ServerSettings, TraceSettings};
 pub use upstreams::{
@@ -40,11 +42,6 @@ pub use upstreams::{
     UpstreamsSettings,
 };
 pub use webhooks::WebhookSettings;
-
-/// Prefix of the environment variables.
-const PREFIX: &str = "POLYSYSTEMS_";
-/// Suffix of variables that name a file.
-const FILE_SUFFIX: &str = "_FILE";
 
 /// All settings.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -116,36 +113,6 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Reads the file, if one is named, and the environment. An error is one line that names the
-    /// invalid setting and where it is set.
-    pub fn read(file: Option<&Path>) -> anyhow::Result<Self> {
-        let mut figment = Figment::from(Serialized::defaults(Settings::default()));
-        if let Some(file) = file {
-            if !file.is_file() {
-                bail!("there is no settings file {}", file.display());
-            }
-            figment = figment.merge(Toml::file_exact(file));
-        }
-        let files = std::env::vars_os().filter_map(|(name, file)| {
-            let name = name.into_string().ok()?;
-            let setting = name.strip_prefix(PREFIX)?.strip_suffix(FILE_SUFFIX)?.to_owned();
-            Some((name, setting, PathBuf::from(file)))
-        });
-        let files: Vec<_> = files.collect();
-        // Variables of the command line.
-        let mut ignored: Vec<String> = ["CONFIG", "OPERATOR", "URL"].map(str::to_owned).to_vec();
-        ignored.extend(files.iter().map(|(_, setting, _)| format!("{setting}{FILE_SUFFIX}")));
-        let ignored: Vec<&str> = ignored.iter().map(String::as_str).collect();
-        let environment = Env::prefixed(PREFIX).ignore(&ignored).split("__");
-        figment = figment.merge(environment);
-        for (name, setting, file) in files {
-            figment = figment.merge(of_file(&name, &setting, &file)?);
-        }
-        let settings: Settings = figment.extract().map_err(|error| anyhow::anyhow!("{error}"))?;
-        settings.check()?;
-        Ok(settings)
-    }
-
     /// The URL of the database.
     #[must_use]
     pub fn database_url(&self) -> String {
@@ -155,44 +122,17 @@ impl Settings {
         }
     }
 
-    /// Does the sandbox provider confirm payments?
+    /// The URL of the database without its password and options, for people.
     #[must_use]
-    pub fn sandbox_payments(&self) -> bool {
-        self.payments.sandbox.unwrap_or(self.server.bind.ip().is_loopback())
-    }
-}
-
-/// A setting whose value is in a file.
-fn of_file(name: &str, setting: &str, file: &Path) -> anyhow::Result<Figment> {
-    let text = std::fs::read_to_string(file)
-        .with_context(|| format!("{name}: cannot read {}", file.display()))?;
-    let setting = setting.to_ascii_lowercase().replace("__", ".");
-    if std::env::var_os(name.strip_suffix(FILE_SUFFIX).unwrap_or(name)).is_some() {
-        bail!("{name} is set, and so is the setting itself");
-    }
-    let text = text.trim_end_matches(['\r', '\n']);
-    Ok(Figment::from(Serialized::default(&setting, text)))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_a_loopback_server_gives_credits_away_unasked() {
-        let mut settings = Settings::default();
-        assert!(settings.sandbox_payments());
-        for (bind, asked, on) in [
-            ("0.0.0.0:8080", None, false),
-            ("192.0.2.1:8080", None, false),
-            ("[::]:8080", None, false),
-            ("[::1]:8080", None, true),
-            ("0.0.0.0:8080", Some(true), true),
-            ("127.0.0.1:8080", Some(false), false),
-        ] {
-            settings.server.bind = bind.parse().unwrap();
-            settings.payments.sandbox = asked;
-            assert_eq!(settings.sandbox_payments(), on, "{bind} {asked:?}");
-        }
+    pub fn database_name(&self) -> String {
+        let url = self.database_url();
+        let Ok(parsed) = reqwest::Url::parse(&url) else {
+            return url.split(['?', '@']).next().unwrap_or_default().to_owned();
+        };
+        let Some(host) = parsed.host_str().filter(|_| !url.starts_with("sqlite:")) else {
+            return url.split('?').next().unwrap_or_default().to_owned();
+        };
+        let port = parsed.port().map(|port| format!(":{port}")).unwrap_or_default();
+        format!("{}://{host}{port}{}", parsed.scheme(), parsed.path())
     }
 }

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 
+use super::lenient::money;
 use super::validate::amount;
 use super::{Secret, Settings, non_zero};
 use domain::Credits;
@@ -12,12 +13,16 @@ use domain::Credits;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PaymentSettings {
-    /// If true, the sandbox provider is offered, which confirms every payment and takes no money.
-    /// If it is unset, it is offered only if the server listens on a loopback address.
+    /// The sandbox provider confirms every payment and takes no money. If true, everybody may use
+    /// it; with a live Stripe key that is refused. If it is unset, it is on only while the server
+    /// listens on a loopback address and no upstream URL, Stripe, x402 or trusted proxy is set, and
+    /// only for requests that did not come through a proxy.
     pub sandbox: Option<bool>,
     /// Largest payment, in USD.
+    #[serde(deserialize_with = "money")]
     pub amount_max: String,
     /// Credits of a new user's test account, in USD.
+    #[serde(deserialize_with = "money")]
     pub test_credits: String,
     /// Payments by Stripe.
     pub stripe: StripeSettings,
@@ -33,6 +38,29 @@ impl Default for PaymentSettings {
             test_credits: "100.00".into(),
             stripe: StripeSettings::default(),
             x402: X402Settings::default(),
+        }
+    }
+}
+
+/// Who may pay by the sandbox provider, which gives credits away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SandboxPayments {
+    /// Nobody.
+    Off,
+    /// Who asks the server directly, from the same machine. Nobody has asked for it by name.
+    Direct,
+    /// Everybody: it is switched on by name.
+    On,
+}
+
+impl SandboxPayments {
+    /// May a request pay by it? `is_direct` says whether the request came without a proxy.
+    #[must_use]
+    pub fn allows(self, is_direct: bool) -> bool {
+        match self {
+            SandboxPayments::Off => false,
+            SandboxPayments::Direct => is_direct,
+            SandboxPayments::On => true,
         }
     }
 }
@@ -54,6 +82,7 @@ pub struct StripeSettings {
     /// How long a payer may take to pay, in minutes: from 31 to 1,440.
     pub checkout_minutes: u32,
     /// Smallest payment, in USD.
+    #[serde(deserialize_with = "money")]
     pub amount_min: String,
 }
 
@@ -93,6 +122,7 @@ pub struct X402Settings {
     pub asset_version: String,
     /// Payment that is asked for if the balance does not cover a call, in USD. A more expensive
     /// call asks for its price.
+    #[serde(deserialize_with = "money")]
     pub amount: String,
     /// How long the settlement of a payment may take, in seconds.
     pub timeout_seconds: NonZeroU32,
@@ -114,7 +144,36 @@ impl Default for X402Settings {
     }
 }
 
+impl StripeSettings {
+    /// Does the secret key move real money? Any key counts that does not say it is a test key.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        let is_test = |key: &str| key.starts_with("sk_test_") || key.starts_with("rk_test_");
+        self.secret_key.as_ref().is_some_and(|key| !is_test(key.expose()))
+    }
+}
+
 impl Settings {
+    /// Who may pay by the sandbox provider.
+    #[must_use]
+    pub fn sandbox_payments(&self) -> SandboxPayments {
+        match self.payments.sandbox {
+            Some(true) => SandboxPayments::On,
+            None if self.server.bind.ip().is_loopback() && !self.is_public() => {
+                SandboxPayments::Direct
+            }
+            Some(false) | None => SandboxPayments::Off,
+        }
+    }
+
+    /// Do the settings tell of real calls, real money or clients elsewhere?
+    fn is_public(&self) -> bool {
+        self.upstreams.groups().iter().any(|(_, upstream)| upstream.url.is_some())
+            || self.payments.stripe.secret_key.is_some()
+            || self.payments.x402.facilitator_url.is_some()
+            || !self.server.trusted_proxies.is_empty()
+    }
+
     /// The largest payment.
     pub fn payment_amount_max(&self) -> anyhow::Result<Credits> {
         amount("payments.amount_max", &self.payments.amount_max)
@@ -135,5 +194,76 @@ impl PaymentSettings {
     /// The x402 payment that is asked for if the balance does not cover a call.
     pub fn x402_amount(&self) -> anyhow::Result<Credits> {
         amount("payments.x402.amount", &self.x402.amount)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn secret(text: &str) -> Option<Secret> {
+        serde_json::from_value(text.into()).unwrap()
+    }
+
+    #[test]
+    fn credits_are_given_away_unasked_only_where_nothing_is_sold() {
+        let all: [(&str, &dyn Fn(&mut Settings), SandboxPayments); 13] = [
+            ("quick start", &|_| (), SandboxPayments::Direct),
+            ("v6", &|it| it.server.bind = "[::1]:8080".parse().unwrap(), SandboxPayments::Direct),
+            ("all", &|it| it.server.bind = "0.0.0.0:1".parse().unwrap(), SandboxPayments::Off),
+            ("all v6", &|it| it.server.bind = "[::]:1".parse().unwrap(), SandboxPayments::Off),
+            ("host", &|it| it.server.bind = "192.0.2.1:1".parse().unwrap(), SandboxPayments::Off),
+            ("v1", &|it| it.upstreams.v1.url = Some("http://x".into()), SandboxPayments::Off),
+            ("hub", &|it| it.upstreams.hub.url = Some("http://x".into()), SandboxPayments::Off),
+            ("omm", &|it| it.upstreams.omm.url = Some("http://x".into()), SandboxPayments::Off),
+            (
+                "yggdrasil",
+                &|it| it.upstreams.yggdrasil.url = Some("http://x".into()),
+                SandboxPayments::Off,
+            ),
+            (
+                "stripe",
+                &|it| it.payments.stripe.secret_key = secret("sk_test_1"),
+                SandboxPayments::Off,
+            ),
+            (
+                "x402",
+                &|it| it.payments.x402.facilitator_url = Some("http://x".into()),
+                SandboxPayments::Off,
+            ),
+            (
+                "proxy",
+                &|it| it.server.trusted_proxies = vec!["10.0.0.1".parse().unwrap()],
+                SandboxPayments::Off,
+            ),
+            ("by name", &|it| it.payments.sandbox = Some(false), SandboxPayments::Off),
+        ];
+        for (name, change, expected) in all {
+            let mut settings = Settings::default();
+            change(&mut settings);
+            assert_eq!(settings.sandbox_payments(), expected, "{name}");
+            // By name it is on everywhere.
+            settings.payments.sandbox = Some(true);
+            assert_eq!(settings.sandbox_payments(), SandboxPayments::On, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_sandbox_is_refused_beside_a_live_key_of_stripe() {
+        for (key, is_refused) in [
+            ("sk_test_1", false),
+            ("rk_test_1", false),
+            ("sk_live_1", true),
+            ("rk_live_1", true),
+            ("sk_1", true),
+        ] {
+            let mut settings = Settings::default();
+            settings.payments.stripe.secret_key = secret(key);
+            settings.payments.stripe.webhook_secret = secret("whsec_1");
+            assert!(settings.check().is_ok(), "{key}");
+            settings.payments.sandbox = Some(true);
+            let error = settings.check().err().map(|error| error.to_string()).unwrap_or_default();
+            assert_eq!(error.contains("payments.sandbox"), is_refused, "{key}: {error}");
+        }
     }
 }

@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
 use super::Settings;
+use super::lenient::{money, optional_money};
 use super::validate::amount;
 use domain::TokenPrice;
 use domain::pricing::{PriceList, PriceRule, RouteClass};
@@ -23,8 +24,10 @@ pub struct PriceSetting {
     #[serde(with = "route_class")]
     pub class: RouteClass,
     /// Price of a call, in USD.
+    #[serde(deserialize_with = "money")]
     pub base: String,
     /// Price of a token in addition to `base`, in USD. If it is unset, the price is fixed.
+    #[serde(default, deserialize_with = "optional_money")]
     pub per_token: Option<String>,
     /// Token limit for a request that names none; 4,096 if it is unset.
     #[serde(default = "default_max_tokens")]
@@ -82,19 +85,26 @@ mod route_class {
 }
 
 impl Settings {
+    /// The default prices, as they could be set.
+    pub(super) fn default_price_settings() -> Vec<PriceSetting> {
+        let setting =
+            |(method, path, class, base, per_token): &(&str, &str, _, &str, Option<&str>)| {
+                PriceSetting {
+                    method: Some((*method).to_owned()),
+                    path: (*path).to_owned(),
+                    class: *class,
+                    base: (*base).to_owned(),
+                    per_token: per_token.map(str::to_owned),
+                    default_max_tokens: default_max_tokens(),
+                    default_max_tokens_of: BTreeMap::new(),
+                }
+            };
+        DEFAULT_PRICES.iter().map(setting).collect()
+    }
+
     /// The prices in force.
     pub fn price_list(&self) -> anyhow::Result<PriceList> {
-        let defaults = DEFAULT_PRICES.iter().filter(|_| self.default_prices).map(
-            |(method, path, class, base, per_token)| PriceSetting {
-                method: Some((*method).to_owned()),
-                path: (*path).to_owned(),
-                class: *class,
-                base: (*base).to_owned(),
-                per_token: per_token.map(str::to_owned),
-                default_max_tokens: default_max_tokens(),
-                default_max_tokens_of: BTreeMap::new(),
-            },
-        );
+        let defaults = Self::default_price_settings().into_iter().filter(|_| self.default_prices);
         let rules = defaults.chain(self.prices.iter().cloned()).map(|price| {
             let name = format!("prices: {}", price.path);
             if !price.path.starts_with('/') {

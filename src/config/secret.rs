@@ -2,8 +2,8 @@
 //!
 //! `secrecy` (Apache-2.0 or MIT, last release 2024-10) does not replace this type: its
 //! `SecretString` neither compares nor serializes, and reads no number, so a wrapper with all of
-//! the code below would remain. What it adds, overwriting the memory on drop, would miss figment's
-//! own copies.
+//! the code below would remain. What it adds, overwriting the memory on drop, would miss the
+//! copies that serde makes.
 
 use std::fmt;
 

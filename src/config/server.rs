@@ -4,15 +4,19 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 
+use anyhow::bail;
 use serde::{Deserialize, Serialize};
 
+use super::lenient::{address, optional_address};
 use super::{Secret, non_zero};
 
 /// `[server]`: the HTTP server.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ServerSettings {
-    /// Address and port to listen on.
+    /// Address and port to listen on. `localhost` is 127.0.0.1. If it is unset, the variable `PORT`
+    /// counts: that port, on every address.
+    #[serde(deserialize_with = "address")]
     pub bind: SocketAddr,
     /// HTTP worker threads. 0 means one for each core.
     pub workers: usize,
@@ -40,6 +44,7 @@ pub struct ServerSettings {
     pub bodies_max_bytes: NonZeroUsize,
     /// Address and port of a separate listener for `/metrics`. If it is unset, `/metrics` is served
     /// with the API if `metrics_token` is set, and otherwise nowhere.
+    #[serde(deserialize_with = "optional_address")]
     pub metrics_bind: Option<SocketAddr>,
     /// Token that `/metrics` requires as `Authorization: Bearer`; at least 16 characters.
     pub metrics_token: Option<Secret>,
@@ -84,16 +89,18 @@ impl Default for ServerSettings {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct DatabaseSettings {
-    /// `sqlite://...` or `postgres://...`. If it is unset, a SQLite file in the data directory is
-    /// used.
+    /// `sqlite://...` or `postgres://...`. If it is unset, the variable `DATABASE_URL` counts, and
+    /// without that one a SQLite file in the data directory is used.
     pub url: Option<Secret>,
     /// Largest number of connections in the pool. The ledger writer has its own besides.
     pub connections_max: NonZeroU32,
+    /// How long `serve` and `migrate` wait for PostgreSQL if it does not answer yet, in seconds.
+    pub wait_seconds: u64,
 }
 
 impl Default for DatabaseSettings {
     fn default() -> Self {
-        DatabaseSettings { url: None, connections_max: non_zero::u32(8) }
+        DatabaseSettings { url: None, connections_max: non_zero::u32(8), wait_seconds: 60 }
     }
 }
 
@@ -101,8 +108,9 @@ impl Default for DatabaseSettings {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogSettings {
-    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter as `tracing-subscriber`'s `EnvFilter`
-    /// takes it.
+    /// `off`, `error`, `warn`, `info`, `debug` or `trace`: the lines of the server itself; its
+    /// libraries log warnings and errors. Or a filter such as `info,hyper=debug`, which is used as
+    /// it is. If it is unset, the variable `RUST_LOG` counts.
     pub level: String,
     /// Format of a log line: `human` or `json`.
     pub format: LogFormat,
@@ -143,6 +151,38 @@ pub enum LogFormat {
     Human,
     /// For programs: one JSON object a line.
     Json,
+}
+
+impl LogSettings {
+    /// The level as a filter of `tracing-subscriber`. A level alone is that of our own lines.
+    ///
+    /// # Errors
+    /// One line, if it is neither a level nor a filter.
+    pub fn filter(&self) -> anyhow::Result<String> {
+        let level = self.level.trim();
+        let is_level = |text: &str| {
+            let names = ["off", "error", "warn", "info", "debug", "trace"];
+            names.iter().any(|name| name.eq_ignore_ascii_case(text))
+        };
+        if is_level(level) {
+            let level = level.to_ascii_lowercase();
+            return Ok(match level.as_str() {
+                "off" | "error" | "warn" => level,
+                _ => format!("warn,polysystems={level}"),
+            });
+        }
+        // A single word that is no level would be taken for the name of a module, and everything
+        // else would be silent.
+        let is_wrong = |part: &str| !part.contains(['=', '[']) && !is_level(part.trim());
+        if level.split(',').any(is_wrong) || tracing_subscriber::EnvFilter::try_new(level).is_err()
+        {
+            bail!(
+                "log.level {level:?} is not a level; use off, error, warn, info, debug or trace, or a filter \
+                 such as info,hyper=debug"
+            );
+        }
+        Ok(level.to_owned())
+    }
 }
 
 impl Default for LogSettings {

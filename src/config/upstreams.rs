@@ -22,6 +22,14 @@ pub struct UpstreamsSettings {
     pub v1: UpstreamSettings,
 }
 
+impl UpstreamsSettings {
+    /// The route groups by name, each with its upstream.
+    #[must_use]
+    pub fn groups(&self) -> [(&'static str, &UpstreamSettings); 4] {
+        [("hub", &self.hub), ("omm", &self.omm), ("yggdrasil", &self.yggdrasil), ("v1", &self.v1)]
+    }
+}
+
 impl Default for UpstreamsSettings {
     fn default() -> Self {
         UpstreamsSettings {

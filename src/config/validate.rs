@@ -2,7 +2,10 @@
 
 use anyhow::{Context as _, bail};
 
-use super::{PaymentSettings, Settings, StripeSettings, url};
+use lettre::message::Mailbox;
+use lettre::{AsyncSmtpTransport as SmtpTransport, Tokio1Executor};
+
+use super::{EmailSettings, EmailTransport, PaymentSettings, Settings, StripeSettings, url};
 use domain::Credits;
 
 impl Settings {
@@ -32,6 +35,7 @@ impl Settings {
             }
         }
         self.check_observation()?;
+        self.email.check()?;
         if self.auth.sessions_per_user_max == 0 {
             bail!("auth.sessions_per_user_max must be at least 1");
         }
@@ -44,13 +48,7 @@ impl Settings {
                 bail!("auth.{name} must have at least 32 characters");
             }
         }
-        let upstreams = [
-            ("hub", &self.upstreams.hub),
-            ("omm", &self.upstreams.omm),
-            ("yggdrasil", &self.upstreams.yggdrasil),
-            ("v1", &self.upstreams.v1),
-        ];
-        for (group, upstream) in upstreams {
+        for (group, upstream) in self.upstreams.groups() {
             if upstream.fallback_url.is_some() && upstream.url.is_none() {
                 bail!("upstreams.{group}.fallback_url is set, but upstreams.{group}.url is not");
             }
@@ -72,6 +70,7 @@ impl Settings {
     }
 
     fn check_observation(&self) -> anyhow::Result<()> {
+        self.log.filter()?;
         if self.server.metrics_token.as_ref().is_some_and(|token| token.expose().len() < 16) {
             bail!("server.metrics_token must have at least 16 characters");
         }
@@ -91,6 +90,24 @@ impl Settings {
     }
 }
 
+impl EmailSettings {
+    fn check(&self) -> anyhow::Result<()> {
+        if self.from.parse::<Mailbox>().is_err() {
+            bail!("email.from must be an address, such as Name <no-reply@example.com>");
+        }
+        match &self.smtp_url {
+            // The cause could repeat the password.
+            Some(url) if SmtpTransport::<Tokio1Executor>::from_url(url.expose()).is_err() => bail!(
+                "email.smtp_url is not an SMTP URL, such as smtps://user:password@mail.example.com"
+            ),
+            None if self.transport() == EmailTransport::Smtp => {
+                bail!("email.transport is smtp, and email.smtp_url is not set")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 impl PaymentSettings {
     fn check(&self) -> anyhow::Result<()> {
         let url = |name: &str, text: &str| {
@@ -102,6 +119,12 @@ impl PaymentSettings {
         if secret_key.is_some() != webhook_secret.is_some() {
             bail!(
                 "payments.stripe.secret_key and payments.stripe.webhook_secret are set together or not at all"
+            );
+        }
+        if self.sandbox == Some(true) && self.stripe.is_live() {
+            bail!(
+                "payments.sandbox = true gives credits away, and payments.stripe.secret_key is a live key: \
+                 remove payments.sandbox, or use a test key (sk_test_... or rk_test_...)"
             );
         }
         if secret_key.is_some() {

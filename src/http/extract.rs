@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use std::pin::Pin;
 
 use actix_web::dev::Payload;
-use actix_web::http::header::{AUTHORIZATION, CONTENT_LENGTH, USER_AGENT};
+use actix_web::http::Version;
+use actix_web::http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, USER_AGENT};
 use actix_web::web::Data;
 use actix_web::{FromRequest, HttpRequest};
 use bytes::{Bytes, BytesMut};
@@ -17,7 +18,7 @@ use serde::de::DeserializeOwned;
 
 use super::App;
 use super::error::{ApiError, FieldError};
-use super::origin::forwarded_address;
+use super::origin::{forwarded_address, is_loopback_host, is_of_proxy};
 use crate::auth::users::{CurrentSession, Device};
 use crate::json::Object;
 use crate::store::users::{Role, User};
@@ -282,6 +283,21 @@ pub fn device(request: &HttpRequest, trusted: &[IpAddr]) -> Device {
 /// The origin of a user's request, for the audit log.
 pub fn user_origin(request: &HttpRequest, app: &App, user: UserId) -> Origin {
     device(request, &app.trusted_proxies).origin(Actor::User(user))
+}
+
+/// Did the request come from a program of this machine, without a proxy? A proxy tells by its
+/// headers, or by the public name that it passes on; one that adds nothing speaks HTTP/1.0, as
+/// nginx does unasked.
+pub fn is_direct(request: &HttpRequest) -> bool {
+    let is_ours = request.peer_addr().is_some_and(|peer| peer.ip().to_canonical().is_loopback());
+    let mut hosts = request.headers().get_all(HOST).map(|host| host.to_str().unwrap_or_default());
+    let has_own_name = hosts.next().is_some_and(is_loopback_host)
+        && hosts.all(is_loopback_host)
+        && request.uri().host().is_none_or(is_loopback_host);
+    is_ours
+        && has_own_name
+        && request.version() > Version::HTTP_10
+        && !request.headers().keys().any(|name| is_of_proxy(name.as_str()))
 }
 
 /// The address of the client: the peer, or what a trusted proxy forwards.

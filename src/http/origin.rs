@@ -1,4 +1,5 @@
-//! Checks of a request's path and of the client's address, before either is trusted.
+//! Checks of a request's path, of the client's address and of the way between, before any of them
+//! is trusted.
 
 use std::net::IpAddr;
 
@@ -43,9 +44,80 @@ pub fn forwarded_address<'v>(
         .unwrap_or(peer)
 }
 
+/// Headers that reverse proxies, load balancers and tunnels add, by how their names begin.
+const OF_PROXIES: [&str; 13] = [
+    "cdn-",
+    "cf-",
+    "fastly-",
+    "forwarded",
+    "true-client-",
+    "via",
+    "x-amzn-",
+    "x-client-ip",
+    "x-cluster-",
+    "x-envoy-",
+    "x-forwarded",
+    "x-original-",
+    "x-real-",
+];
+
+/// Does a header of this name, in lower case, tell that the request came through a proxy?
+#[must_use]
+pub fn is_of_proxy(name: &str) -> bool {
+    // Some write `_` for `-`.
+    let name = name.replace('_', "-");
+    OF_PROXIES.iter().any(|begin| name.starts_with(begin))
+}
+
+/// Does the value of `Host`, with or without a port, name this machine to itself?
+#[must_use]
+pub fn is_loopback_host(host: &str) -> bool {
+    let name = match host.strip_prefix('[') {
+        Some(v6) => v6.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_proxy_is_told_by_its_headers_and_by_the_name_it_passes_on() {
+        for name in [
+            "forwarded",
+            "x-forwarded-for",
+            "x-forwarded-proto",
+            "x_forwarded_for",
+            "x-real-ip",
+            "via",
+            "cf-connecting-ip",
+            "x-envoy-external-address",
+        ] {
+            assert!(is_of_proxy(name), "{name}");
+        }
+        for name in ["host", "accept", "content-type", "x-request-id", "traceparent"] {
+            assert!(!is_of_proxy(name), "{name}");
+        }
+        for (host, is_own) in [
+            ("127.0.0.1:8080", true),
+            ("127.1.2.3", true),
+            ("localhost:8080", true),
+            ("LocalHost", true),
+            ("[::1]:8080", true),
+            ("[::ffff:127.0.0.1]", true),
+            ("api.example.com", false),
+            ("localhost.example.com", false),
+            ("127.0.0.1.example.com", false),
+            ("192.0.2.1:8080", false),
+            ("[2001:db8::1]", false),
+            ("", false),
+        ] {
+            assert_eq!(is_loopback_host(host), is_own, "{host}");
+        }
+    }
 
     #[test]
     fn a_path_that_could_mean_something_else_upstream_is_no_route() {

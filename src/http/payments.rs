@@ -10,7 +10,7 @@ use super::amount::Amount;
 use super::docs::id;
 use super::environment::EnvironmentName;
 use super::error::{ApiError, ErrorBody};
-use super::extract::{AuditedUser, Body, SessionUser, user_origin};
+use super::extract::{AuditedUser, Body, SessionUser, is_direct, user_origin};
 use super::page::{cut, page_limit, query, read_cursor};
 use super::repeat::{once, replay};
 use super::x402::PaymentOutcome;
@@ -179,7 +179,10 @@ pub(super) async fn pay(
     }
     let made = match provider {
         SANDBOX => {
-            let paid = async move { app.payments.pay(user.id, amount, once, origin).await };
+            let is_direct = is_direct(&request);
+            let paid = async move {
+                app.payments.pay_by_sandbox(user.id, amount, is_direct, once, origin).await
+            };
             uncancelled(paid).await?
         }
         stripe::NAME => {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::config::SandboxPayments;
 use crate::idempotency::{First, Made, Once};
 use crate::keys::{KeysError, on_record, serving_lease};
 use crate::pipeline::Gateway;
@@ -43,8 +44,8 @@ pub struct Payments {
     pub audit_log: AuditLogStore,
     /// The account actors.
     pub gateway: Arc<Gateway>,
-    /// May the sandbox provider confirm payments?
-    pub is_sandbox_on: bool,
+    /// Who may pay by the sandbox provider.
+    pub sandbox: SandboxPayments,
     /// The largest payment.
     pub amount_max: Credits,
     /// The initial balance of a test account.
@@ -60,15 +61,17 @@ pub struct Payments {
 }
 
 impl Payments {
-    /// Pays and credits the user's live account. The payment and its credit are one transaction.
-    pub async fn pay(
+    /// Pays by the sandbox, and credits the user's live account. The payment and its credit are one
+    /// transaction. `is_direct` says whether the request came without a proxy.
+    pub async fn pay_by_sandbox(
         &self,
         user: UserId,
         amount: Credits,
+        is_direct: bool,
         once: Option<Once<Payment>>,
         origin: Origin,
     ) -> Result<Made<Payment>, PaymentsError> {
-        if !self.is_sandbox_on {
+        if !self.sandbox.allows(is_direct) {
             return Err(PaymentsError::ProviderOff { provider: SANDBOX });
         }
         self.assert_amount(amount)?;
@@ -102,7 +105,11 @@ impl Payments {
     /// The provider of payments that name none.
     #[must_use]
     pub fn default_provider(&self) -> &'static str {
-        if self.is_sandbox_on || self.stripe.is_none() { SANDBOX } else { stripe::NAME }
+        if self.sandbox != SandboxPayments::Off || self.stripe.is_none() {
+            SANDBOX
+        } else {
+            stripe::NAME
+        }
     }
 
     fn assert_amount(&self, amount: Credits) -> Result<(), PaymentsError> {

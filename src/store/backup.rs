@@ -7,21 +7,8 @@ use std::path::{Path, PathBuf};
 use sea_orm::{ConnectionTrait as _, Statement};
 
 use super::ledger::journal::Journal;
-use super::options::sqlite_file;
 use super::sql::text_cell;
 use super::{Store, StoreError};
-
-/// Refuses if there is no SQLite database: opening it would make one.
-///
-/// # Errors
-/// [`StoreError::Unsafe`]
-pub fn assert_there(url: &str) -> Result<(), StoreError> {
-    let file = sqlite_file(url);
-    if !url.starts_with("sqlite:") || file.is_file() {
-        return Ok(());
-    }
-    Err(StoreError::Unsafe(format!("there is no database {}", file.display())))
-}
 
 impl Store {
     /// Copies the database into a folder, also while a server runs on it: whatever was acknowledged

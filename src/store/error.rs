@@ -19,6 +19,9 @@ pub enum StoreError {
     /// The database or its configuration cannot be used safely.
     #[error("{0}")]
     Unsafe(String),
+    /// The database does not answer at all.
+    #[error("{0}")]
+    Unreachable(String),
     /// The task that ran it is gone: the process is shutting down.
     #[error("the database runtime has stopped")]
     Stopped,

@@ -43,6 +43,7 @@ pub mod outbox;
 pub mod payments;
 pub mod reports;
 mod row;
+mod schema;
 mod sql;
 pub mod users;
 pub mod webhooks;

@@ -5,6 +5,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 
+use crate::support::database::Cluster;
 use crate::support::process::{Customer, Process, command, finished, free_port, verify};
 use crate::support::{Database, on_both};
 
@@ -16,6 +17,11 @@ on_both!(
     migrating_twice_is_migrating_once,
     operators_have_a_command_for_what_they_do,
     a_log_has_one_line_for_each_request_and_no_secret,
+    only_serve_and_migrate_make_anything,
+    verify_says_if_it_could_not_look,
+    a_process_that_was_taken_over_ends,
+    a_newer_schema_is_left_to_its_program,
+    a_start_is_told_in_five_lines,
 );
 
 async fn an_operator_is_made_by_command(database: Database) {
@@ -32,6 +38,7 @@ async fn an_operator_is_made_by_command(database: Database) {
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (output.status.code(), text(output.stdout), text(output.stderr))
     };
+    assert_eq!(finished(command(&database).arg("migrate")).0, Some(0));
     let (code, out, error) = create("root@example.com", "A password of an operator\n");
     assert_eq!((code, error.as_str()), (Some(0), ""));
     assert!(out.starts_with("user-") && out.ends_with(" admin\n"), "{out}");
@@ -52,7 +59,7 @@ async fn an_operator_is_made_by_command(database: Database) {
 async fn session_tokens_get_another_secret_and_sessions_go_on(database: Database) {
     let kid = |token: &str| token.split('.').next().unwrap().to_owned();
     let rotate = || finished(command(&database).args(["secret", "rotate-jwt"]));
-    assert_eq!(rotate().0, Some(1));
+    assert_eq!(rotate().0, Some(78));
     let mut process = Process::start(&database).await;
     let customer = process.customer("someone", 1).await;
     assert_eq!(process.terminate(), Some(0));
@@ -322,49 +329,453 @@ async fn migrating_twice_is_migrating_once(database: Database) {
     }
 }
 
-/// Environment, arguments, words of the line.
-type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], &'a [&'a str]);
+/// Environment, arguments, exit code, words of the line.
+type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str], i32, &'a [&'a str]);
 
 #[test]
-fn what_keeps_the_server_from_starting_is_one_line() {
+#[expect(clippy::too_many_lines, reason = "one table")]
+fn what_is_wrong_is_told_in_one_line_that_names_it() {
     let database = Database::sqlite();
     let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let busy = busy.local_addr().unwrap().to_string();
-    let settings = database.folder().join("settings.toml");
-    std::fs::write(&settings, "[server]\nbnid = \"127.0.0.1:1\"\n").unwrap();
-    let settings = settings.to_str().unwrap();
+    let file = |name: &str, text: &str| {
+        let file = database.folder().join(name);
+        std::fs::write(&file, text).unwrap();
+        file.to_str().unwrap().to_owned()
+    };
+    let misspelt = file("misspelt.toml", "[server]\nbnid = \"127.0.0.1:1\"\n");
+    let broken = file("broken.toml", "[server]\n\nbind = \n");
+    let mistyped = file("mistyped.toml", "[payments]\ntest_credits = true\n");
+    let no_folder = file("a file", "");
     let nowhere = format!("postgres://someone:hush@127.0.0.1:{}/db", free_port());
-    let cases: [Case; 10] = [
-        (&[("POLYSYSTEMS_SERVER__BIND", &busy)], &[], &["cannot listen on", &busy, "in use"]),
-        (&[("POLYSYSTEMS_SERVER__BNID", "x")], &[], &["bnid"]),
-        (&[("POLYSYSTEMS_SERVER__BIND", "nowhere")], &[], &["SERVER.BIND", "socket address"]),
+    let port =
+        format!("127.0.0.1:{}/db", nowhere.rsplit(':').next().unwrap().split('/').next().unwrap());
+    let in_a_file = format!("sqlite://{no_folder}/x.db");
+    let cases: [Case; 48] = [
+        // Names.
         (
-            &[("POLYSYSTEMS_DATABASE__URL", &nowhere)],
+            &[("POLYSYSTEMS_SERVER__BNID", "x")],
             &[],
-            &["cannot use the database", "127.0.0.1"],
+            78,
+            &["POLYSYSTEMS_SERVER__BNID", "POLYSYSTEMS_SERVER__BIND?"],
         ),
-        (&[("POLYSYSTEMS_DATABASE__URL", "mysql://x")], &[], &["database.url", "sqlite"]),
-        (&[("POLYSYSTEMS_AUTH__JWT_SECRET", "short")], &[], &["auth.jwt_secret", "32"]),
+        (
+            &[("POLYSYSTEMS_SERVER_BIND", "x")],
+            &[],
+            78,
+            &["POLYSYSTEMS_SERVER_BIND", "POLYSYSTEMS_SERVER__BIND?"],
+        ),
+        (&[("POLYSYSTEMS_PAYMENT__SANDBOX", "true")], &[], 78, &["POLYSYSTEMS_PAYMENTS__SANDBOX?"]),
+        (&[("POLYSYSTEMS_DATABASE__URI", "x")], &[], 78, &["POLYSYSTEMS_DATABASE__URL?"]),
+        (&[("POLYSYSTEMS_SERVER", "x")], &[], 78, &["POLYSYSTEMS_SERVER__<NAME>"]),
+        (
+            &[("POLYSYSTEMS_RATE_LIMIT__TIERS__GOLD__SECOMD", "1")],
+            &[],
+            78,
+            &["POLYSYSTEMS_RATE_LIMIT__TIERS__GOLD__SECOND?"],
+        ),
+        (
+            &[("POLYSYSTEMS_AUTH__JWT_SECRET_FILE", "/nowhere")],
+            &[],
+            78,
+            &["POLYSYSTEMS_AUTH__JWT_SECRET_FILE", "/nowhere"],
+        ),
+        (
+            &[("POLYSYSTEMS_DATABASE__URL_FILE", "/nowhere")],
+            &[],
+            78,
+            &["POLYSYSTEMS_DATABASE__URL_FILE and POLYSYSTEMS_DATABASE__URL"],
+        ),
+        // The file.
+        (&[], &["--config", &misspelt], 78, &["misspelt.toml", "server.bnid", "server.bind?"]),
+        (&[], &["--config", &broken], 78, &["broken.toml, line 3"]),
+        (
+            &[],
+            &["--config", &mistyped],
+            78,
+            &["mistyped.toml", "payments.test_credits", "amount of USD"],
+        ),
+        (&[], &["--config", "/nowhere.toml"], 78, &["/nowhere.toml", "--config"]),
+        (
+            &[("POLYSYSTEMS_CONFIG", "/nowhere.toml")],
+            &["verify"],
+            78,
+            &["/nowhere.toml", "POLYSYSTEMS_CONFIG"],
+        ),
+        // Types.
+        (
+            &[("POLYSYSTEMS_SERVER__BIND", "nowhere")],
+            &[],
+            78,
+            &["POLYSYSTEMS_SERVER__BIND", "127.0.0.1:8080"],
+        ),
+        (
+            &[("POLYSYSTEMS_SERVER__BIND", "8080")],
+            &[],
+            78,
+            &["POLYSYSTEMS_SERVER__BIND", "127.0.0.1:8080"],
+        ),
+        (
+            &[("POLYSYSTEMS_SERVER__WORKERS", "many")],
+            &[],
+            78,
+            &["POLYSYSTEMS_SERVER__WORKERS", "whole number"],
+        ),
+        (
+            &[("POLYSYSTEMS_SERVER__CALLS_MAX", "0")],
+            &[],
+            78,
+            &["POLYSYSTEMS_SERVER__CALLS_MAX", "from 1"],
+        ),
+        (
+            &[("POLYSYSTEMS_SERVER__WORKERS", "-1")],
+            &[],
+            78,
+            &["POLYSYSTEMS_SERVER__WORKERS", "whole number"],
+        ),
+        (
+            &[("POLYSYSTEMS_PAYMENTS__SANDBOX", "perhaps")],
+            &[],
+            78,
+            &["POLYSYSTEMS_PAYMENTS__SANDBOX", "true or false"],
+        ),
+        (
+            &[("POLYSYSTEMS_LOG__FORMAT", "xml")],
+            &[],
+            78,
+            &["POLYSYSTEMS_LOG__FORMAT", "human", "json"],
+        ),
+        (
+            &[("POLYSYSTEMS_SERVER__TRUSTED_PROXIES", "10.0.0.1,proxy")],
+            &[],
+            78,
+            &["POLYSYSTEMS_SERVER__TRUSTED_PROXIES", "IP address"],
+        ),
+        (
+            &[("POLYSYSTEMS_PAYMENTS__AMOUNT_MAX", "a lot")],
+            &[],
+            78,
+            &["payments.amount_max", "POLYSYSTEMS_PAYMENTS__AMOUNT_MAX"],
+        ),
+        (
+            &[("POLYSYSTEMS_PAYMENTS__TEST_CREDITS", "-1")],
+            &[],
+            78,
+            &["POLYSYSTEMS_PAYMENTS__TEST_CREDITS", "negative"],
+        ),
+        // Values.
+        (
+            &[("POLYSYSTEMS_LOG__LEVEL", "verbose")],
+            &[],
+            78,
+            &["POLYSYSTEMS_LOG__LEVEL", "verbose", "info"],
+        ),
+        (&[("POLYSYSTEMS_LOG__LEVEL", "hyper=loud")], &[], 78, &["POLYSYSTEMS_LOG__LEVEL", "info"]),
+        (
+            &[("POLYSYSTEMS_DATABASE__URL", "mysql://x")],
+            &[],
+            78,
+            &["database.url", "sqlite", "POLYSYSTEMS_DATABASE__URL"],
+        ),
+        (
+            &[("POLYSYSTEMS_AUTH__JWT_SECRET", "hush")],
+            &[],
+            78,
+            &["POLYSYSTEMS_AUTH__JWT_SECRET", "32"],
+        ),
         (
             &[("POLYSYSTEMS_RATE_LIMIT__DEFAULT_TIER", "gold")],
             &[],
-            &["default_tier", "gold", "pro"],
+            78,
+            &["default_tier", "gold", "pro", "POLYSYSTEMS_RATE_LIMIT__DEFAULT_TIER"],
         ),
-        (&[("POLYSYSTEMS_UPSTREAMS__V1__URL", "ftp://x")], &[], &["upstreams.v1.url"]),
-        (&[], &["--config", settings], &["bnid", "settings.toml"]),
-        (&[], &["--config", "/nowhere.toml"], &["/nowhere.toml"]),
+        (
+            &[("POLYSYSTEMS_UPSTREAMS__V1__URL", "ftp://x")],
+            &[],
+            78,
+            &["POLYSYSTEMS_UPSTREAMS__V1__URL", "http"],
+        ),
+        (
+            &[("POLYSYSTEMS_UPSTREAMS__V1__FALLBACK_URL", "http://x")],
+            &[],
+            78,
+            &["upstreams.v1.url", "POLYSYSTEMS_UPSTREAMS__V1__FALLBACK_URL"],
+        ),
+        (
+            &[("POLYSYSTEMS_SERVER__TLS_KEY", "/nowhere")],
+            &[],
+            78,
+            &["server.tls_certificate", "POLYSYSTEMS_SERVER__TLS_KEY"],
+        ),
+        (
+            &[
+                ("POLYSYSTEMS_SERVER__TLS_KEY", "/nowhere"),
+                ("POLYSYSTEMS_SERVER__TLS_CERTIFICATE", "/nowhere"),
+            ],
+            &["config", "check"],
+            78,
+            &["server.tls_certificate", "/nowhere"],
+        ),
+        (
+            &[("POLYSYSTEMS_SERVER__CORS_ORIGINS", "app.example.com")],
+            &[],
+            78,
+            &["POLYSYSTEMS_SERVER__CORS_ORIGINS", "https://app.example.com"],
+        ),
+        (
+            &[("POLYSYSTEMS_EMAIL__SMTP_URL", "hush")],
+            &[],
+            78,
+            &["POLYSYSTEMS_EMAIL__SMTP_URL", "smtps://"],
+        ),
+        (
+            &[("POLYSYSTEMS_EMAIL__TRANSPORT", "smtp")],
+            &["config", "check"],
+            78,
+            &["email.smtp_url", "POLYSYSTEMS_EMAIL__TRANSPORT"],
+        ),
+        (
+            &[("POLYSYSTEMS_PAYMENTS__STRIPE__SECRET_KEY", "sk_live_hush")],
+            &[],
+            78,
+            &["payments.stripe.webhook_secret", "POLYSYSTEMS_PAYMENTS__STRIPE__SECRET_KEY"],
+        ),
+        (
+            &[
+                ("POLYSYSTEMS_PAYMENTS__STRIPE__SECRET_KEY", "sk_live_hush"),
+                ("POLYSYSTEMS_PAYMENTS__STRIPE__WEBHOOK_SECRET", "hush"),
+            ],
+            &[],
+            78,
+            &["payments.sandbox", "live key", "POLYSYSTEMS_PAYMENTS__SANDBOX"],
+        ),
+        (
+            &[("POLYSYSTEMS_TRACES__PER_MILLE", "1001")],
+            &[],
+            78,
+            &["POLYSYSTEMS_TRACES__PER_MILLE", "1000"],
+        ),
+        // What is not there.
+        (
+            &[("POLYSYSTEMS_SERVER__BIND", &busy)],
+            &["serve"],
+            1,
+            &["cannot listen on", &busy, "in use"],
+        ),
+        (
+            &[("POLYSYSTEMS_DATABASE__URL", &nowhere)],
+            &["serve"],
+            69,
+            &[&port, "refused", "POLYSYSTEMS_DATABASE__URL"],
+        ),
+        (
+            &[("POLYSYSTEMS_DATABASE__URL", &in_a_file)],
+            &["migrate"],
+            78,
+            &["a file/x.db", "as user", "POLYSYSTEMS_DATA_DIR"],
+        ),
+        (&[], &["verify"], 78, &["test.db", "POLYSYSTEMS_DATA_DIR", "polysystems migrate"]),
+        (&[], &["secret", "rotate-jwt"], 78, &["jwt_secret", "POLYSYSTEMS_DATA_DIR"]),
+        // Arguments.
+        (&[], &["sevre"], 2, &["'sevre'", "'serve'", "--help"]),
+        (&[], &["verify", "--jsno"], 2, &["--jsno", "--json", "polysystems verify --help"]),
+        (
+            &[],
+            &["user", "credit", "x", "lots", "--reason", "x", "--as", "x"],
+            2,
+            &["lots", "<AMOUNT>", "polysystems user credit --help"],
+        ),
+        (&[], &["user", "list"], 2, &["--as", "polysystems user list --help"]),
+        (&[], &["audit-log", "--as", "x", "--limit", "all"], 2, &["--limit", "all"]),
     ];
-    for (environment, arguments, expected) in cases {
+    for (environment, arguments, expected, words) in cases {
         let mut command = command(&database);
         command.env("POLYSYSTEMS_SERVER__BIND", "127.0.0.1:0");
+        command.env("POLYSYSTEMS_DATABASE__WAIT_SECONDS", "0");
         command.envs(environment.iter().copied()).args(arguments);
-        let (code, _, error) = finished(&mut command);
-        assert_eq!(code, Some(1), "{environment:?} {arguments:?} {error}");
-        let line = error.lines().last().unwrap();
-        assert!(expected.iter().all(|word| line.contains(word)), "{expected:?} not in {error}");
-        assert_eq!(error.lines().count(), 1, "{error}");
-        assert!(!error.contains("hush"));
+        let (code, out, error) = finished(&mut command);
+        assert_eq!(code, Some(expected), "{environment:?} {arguments:?} {error}");
+        assert!(words.iter().all(|word| error.contains(word)), "{words:?} not in {error}");
+        assert_eq!((error.lines().count(), out.as_str()), (1, ""), "{error}");
+        assert!(!error.contains("hush"), "{error}");
     }
+    assert!(!database.folder().join("test.db").exists());
+}
+
+#[test]
+fn other_programs_variables_are_fallbacks() {
+    let database = Database::sqlite();
+    let mut command = command(&database);
+    command.env_remove("POLYSYSTEMS_DATABASE__URL").env_remove("POLYSYSTEMS_LOG__LEVEL");
+    command.args(["config", "show"]);
+    let variables =
+        [("PORT", "8081"), ("DATABASE_URL", "postgres://u:hush@h/d"), ("RUST_LOG", "debug")];
+    let (code, out, error) = finished(command.envs(variables));
+    assert_eq!((code, error.as_str()), (Some(0), ""));
+    for line in [
+        "bind = \"0.0.0.0:8081\" # PORT\n",
+        "url = \"[redacted]\" # DATABASE_URL\n",
+        "level = \"debug\" # RUST_LOG\n",
+    ] {
+        assert!(out.contains(line), "{line}: {out}");
+    }
+    assert!(!out.contains("hush"));
+}
+
+#[test]
+fn settings_can_be_checked_before_anything_is_made() {
+    let database = Database::sqlite();
+    let (code, out, error) = finished(command(&database).args(["config", "check"]));
+    assert_eq!((code, out.as_str(), error.as_str()), (Some(0), "The settings are valid.\n", ""));
+    assert_eq!(std::fs::read_dir(database.folder()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_reader_that_leaves_ends_a_command_quietly() {
+    let database = Database::sqlite();
+    let mut command = command(&database);
+    command.args(["config", "show"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), output.stderr), (Some(0), Vec::new()));
+}
+
+async fn only_serve_and_migrate_make_anything(database: Database) {
+    let boss = ["--as", "boss@example.com"];
+    let create = ["user", "create", "--email", "boss@example.com", "--username", "boss"];
+    let copy = tempfile::tempdir().unwrap();
+    let copy = copy.path().join("copy");
+    let commands: [&[&str]; 8] = [
+        &["verify"],
+        &["verify", "--json"],
+        &["user", "list", boss[0], boss[1]],
+        &["user", "set-role", "boss@example.com", "admin"],
+        &["audit-log", boss[0], boss[1]],
+        &["secret", "rotate-jwt"],
+        &["backup", copy.to_str().unwrap()],
+        &create,
+    ];
+    let run = |arguments: &[&str]| {
+        let mut command = command(&database);
+        command.args(arguments);
+        if arguments == create {
+            let file = tempfile::tempfile().unwrap();
+            let mut password = &file;
+            password.write_all(b"A password of an operator").unwrap();
+            std::io::Seek::rewind(&mut password).unwrap();
+            command.stdin(file);
+        }
+        finished(&mut command)
+    };
+    let seen = || std::fs::read_dir(database.folder()).unwrap().count();
+    for arguments in commands {
+        let (code, out, error) = run(arguments);
+        assert_eq!((code, out.as_str()), (Some(78), ""), "{arguments:?}: {error}");
+        assert_eq!((error.lines().count(), seen()), (1, 0), "{arguments:?}: {error}");
+        assert!(!copy.exists());
+    }
+    if database.is_postgres() {
+        let tables = "SELECT COUNT(*) || '' FROM pg_tables WHERE schemaname = 'public'";
+        assert_eq!(database.query(tables).await, "0");
+    }
+    // A database of somebody else stays as it is.
+    database.execute("CREATE TABLE theirs (id INTEGER)").await.unwrap();
+    let file = database.folder().join("test.db");
+    let before = std::fs::read(&file).ok();
+    let (code, _, error) = run(&["verify"]);
+    assert!(code == Some(78) && error.contains("no tables of polysystems"), "{error}");
+    assert_eq!(std::fs::read(&file).ok(), before);
+    // Made by one command, and then each has what it needs.
+    assert_eq!(run(&["migrate"]).0, Some(0));
+    assert_eq!(run(&["verify"]).0, Some(0));
+    assert_eq!(run(&create).0, Some(0));
+    assert_eq!(run(&["secret", "rotate-jwt"]).0, Some(0));
+    // An older schema is not touched either.
+    let last = "DELETE FROM seaql_migrations WHERE version LIKE '%_program'";
+    database.execute(last).await.unwrap();
+    let (code, _, error) = run(&["verify"]);
+    assert!(code == Some(78) && error.contains("older than"), "{error}");
+    database.execute("DROP TABLE schema_program").await.unwrap();
+    assert_eq!(run(&["migrate"]).0, Some(0));
+    verify(&database);
+}
+
+async fn verify_says_if_it_could_not_look(database: Database) {
+    assert_eq!(finished(command(&database).arg("migrate")).0, Some(0));
+    database.execute("ALTER TABLE usage_record RENAME TO gone").await.unwrap();
+    let (code, _, error) = finished(command(&database).arg("verify"));
+    assert_eq!((code, error.lines().count()), (Some(2), 1), "{error}");
+}
+
+async fn a_process_that_was_taken_over_ends(database: Database) {
+    let mut first = Process::start(&database).await;
+    let customer = first.customer("someone", 1).await;
+    let mut second = Process::start(&database).await;
+    assert_eq!(first.wait().await, Some(75));
+    let (status, _) = second.call("POST", "/api/hub/rag/index", &customer.key, &json!({})).await;
+    assert_eq!(status, 200);
+    assert_eq!(second.terminate(), Some(0));
+    verify(&database);
+}
+
+#[test]
+fn the_server_waits_for_a_database_that_comes_late() {
+    let cluster = Cluster::own();
+    let database = Database::of(&cluster, None);
+    cluster.stop();
+    let starting = std::thread::scope(|scope| {
+        let starting = scope.spawn(|| {
+            let mut started = None;
+            crate::support::run(async {
+                started = Some(Process::start(&database).await);
+            });
+            started
+        });
+        // Time for some tries in vain; if there was none, the start succeeds all the same.
+        std::thread::sleep(std::time::Duration::from_secs(2));
+        cluster.start_again();
+        starting.join().unwrap()
+    });
+    assert_eq!(starting.unwrap().terminate(), Some(0));
+}
+
+async fn a_newer_schema_is_left_to_its_program(database: Database) {
+    assert_eq!(finished(command(&database).arg("migrate")).0, Some(0));
+    for statement in [
+        "INSERT INTO seaql_migrations (version, applied_at) VALUES ('m29991231_000001_future', 0)",
+        "UPDATE schema_program SET version = '9.8.7'",
+    ] {
+        database.execute(statement).await.unwrap();
+    }
+    for arguments in ["serve", "migrate", "verify"] {
+        let mut command = command(&database);
+        command.env("POLYSYSTEMS_SERVER__BIND", "127.0.0.1:0").arg(arguments);
+        let (code, _, error) = finished(&mut command);
+        assert_eq!((code, error.lines().count()), (Some(78), 1), "{error}");
+        for words in ["version 9.8.7", concat!("version ", env!("CARGO_PKG_VERSION")), "start"] {
+            assert!(error.contains(words), "{error}");
+        }
+    }
+}
+
+async fn a_start_is_told_in_five_lines(database: Database) {
+    let log = database.folder().join("log");
+    let file = std::fs::File::create(&log).unwrap();
+    let mut process = Process::start_with(&database, |command| {
+        command.env("POLYSYSTEMS_LOG__LEVEL", "info").env("POLYSYSTEMS_LOG__FORMAT", "json");
+        command.stderr(file);
+    })
+    .await;
+    let told = std::fs::read_to_string(&log).unwrap();
+    let told = told.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let told: Vec<Value> = told.filter(|line| line["message"] != "request").collect();
+    let begins = ["polysystems ", "database: ", "calls go to ", "payments by ", "listening on "];
+    assert_eq!(told.len(), begins.len(), "{told:?}");
+    for (line, begin) in told.iter().zip(begins) {
+        assert!(line["message"].as_str().unwrap().starts_with(begin), "{line}");
+    }
+    assert_eq!(process.terminate(), Some(0));
 }
 
 #[test]
@@ -388,6 +799,15 @@ fn the_settings_in_force_are_shown_without_secrets() {
     assert_eq!(shown["rate_limit"]["tiers"]["gold"]["second"], 7);
     assert_eq!(shown["rate_limit"]["tiers"]["pro"]["second"], 20);
     assert_eq!(shown["auth"]["jwt_secret"], "[redacted]");
+    for line in [
+        "jwt_secret = \"[redacted]\" # ",
+        "default_tier = \"gold\" # POLYSYSTEMS_RATE_LIMIT__DEFAULT_TIER\n",
+        "bind = \"127.0.0.1:8080\" # default\n",
+        "# smtp_url is not set\n",
+        "path = \"/v1/chat/completions\"\n",
+    ] {
+        assert!(out.contains(line), "{line}: {out}");
+    }
 }
 
 async fn a_log_has_one_line_for_each_request_and_no_secret(database: Database) {
@@ -504,6 +924,6 @@ async fn operators_have_a_command_for_what_they_do(database: Database) {
     assert_eq!(database.query(sessions).await.trim(), "0");
     process.terminate();
     let (code, _, error) = run(&["user", "list", boss[0], boss[1]]);
-    assert!(code == Some(1) && error.contains("it must be running"), "{error}");
+    assert!(code == Some(69) && error.contains("it must be running"), "{error}");
     verify(&database);
 }

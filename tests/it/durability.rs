@@ -93,7 +93,7 @@ async fn the_journal_is_gone(database: Database) {
     process.kill();
     gone();
     let (code, _, error) = finished(command(&database).arg("serve"));
-    assert_eq!(code, Some(1), "{error}");
+    assert_eq!(code, Some(78), "{error}");
     assert!(error.contains("test.journal.log is missing"), "{error}");
     assert!(error.contains("put an empty file in its place"), "{error}");
     std::fs::write(&journal, "").unwrap();

@@ -173,10 +173,10 @@ async fn secrets_are_read_from_files(database: Database) {
     let (code, out, _) = show("POLYSYSTEMS_AUTH__JWT_SECRET_FILE", file.to_str().unwrap());
     assert!(code == Some(0) && !out.contains(secret), "{out}");
     let (code, _, error) = show("POLYSYSTEMS_AUTH__JWT_SECRET_FILE", "/nowhere/secret");
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(78));
     assert!(error.contains("POLYSYSTEMS_AUTH__JWT_SECRET_FILE"), "{error}");
     let (code, _, error) = show("POLYSYSTEMS_AUTH__NO_SUCH_FILE", file.to_str().unwrap());
-    assert!(code == Some(1) && error.contains("no_such"), "{error}");
+    assert!(code == Some(78) && error.contains("POLYSYSTEMS_AUTH__NO_SUCH_FILE"), "{error}");
 }
 
 async fn tls_takes_another_certificate_without_a_restart(database: Database) {

@@ -1,6 +1,9 @@
 //! Credits in, and the ledger as its owner sees it.
 
+use polysystems::config::{Secret, Settings};
 use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use crate::support::{Database, Server, on_both};
 
@@ -10,6 +13,8 @@ on_both!(
     lists_are_read_page_by_page,
     a_payment_is_its_owners_alone,
     the_sandbox_provider_can_be_off,
+    nobody_gives_themselves_credits_where_something_is_sold,
+    nobody_gives_themselves_credits_through_a_proxy,
     the_ledger_cannot_be_changed,
 );
 
@@ -122,6 +127,78 @@ async fn the_sandbox_provider_can_be_off(database: Database) {
         refused.body["message"].as_str().unwrap().contains("POLYSYSTEMS_PAYMENTS__SANDBOX=true")
     );
     assert!(user.ledger().await.is_empty());
+}
+
+/// What a stranger tried behind a proxy that nobody had told the server of: their own credits,
+/// spent at the real upstream.
+async fn nobody_gives_themselves_credits_where_something_is_sold(database: Database) {
+    let changes: [(&str, fn(&mut Settings)); 4] = [
+        ("upstream", |it| it.upstreams.v1.url = Some("http://127.0.0.1:9".into())),
+        ("stripe", |it| it.payments.stripe.secret_key = secret("sk_test_1")),
+        ("x402", |it| it.payments.x402.facilitator_url = Some("http://127.0.0.1:9".into())),
+        ("proxy", |it| it.server.trusted_proxies = vec!["127.0.0.1".parse().unwrap()]),
+    ];
+    for (name, change) in changes {
+        let server = Server::start_with(&database, |settings| {
+            settings.payments.sandbox = None;
+            change(settings);
+            if settings.payments.stripe.secret_key.is_some() {
+                settings.payments.stripe.webhook_secret = secret("whsec_1");
+            }
+            if settings.payments.x402.facilitator_url.is_some() {
+                settings.payments.x402.pay_to = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C".into();
+            }
+        })
+        .await;
+        let user = server.user(name).await;
+        let body = json!({ "amount": 100_000, "provider": "sandbox" });
+        let refused = user.post("/api/payments/payments", &body).expect(403).await;
+        assert_eq!(refused.body["error"], "Payment provider disabled", "{name}");
+        assert!(user.ledger().await.is_empty(), "{name}");
+    }
+}
+
+/// Nothing is set: the sandbox pays who comes directly, and nobody else.
+async fn nobody_gives_themselves_credits_through_a_proxy(database: Database) {
+    let server = Server::start_with(&database, |settings| settings.payments.sandbox = None).await;
+    let user = server.user("someone").await;
+    let payment = || user.post("/api/payments/payments", &json!({ "amount": 1 }));
+    for (name, value) in [
+        ("Forwarded", "for=203.0.113.9"),
+        ("X-Forwarded-For", "203.0.113.9"),
+        ("x_forwarded_for", "203.0.113.9"),
+        ("X-Forwarded-Proto", "https"),
+        ("X-Forwarded-Host", "api.example.com"),
+        ("X-Real-IP", "203.0.113.9"),
+        ("Via", "1.1 proxy"),
+        ("CF-Connecting-IP", "203.0.113.9"),
+        ("Host", "api.example.com"),
+        ("Host", "192.0.2.1:8080"),
+    ] {
+        let refused = payment().header(name, value).expect(403).await;
+        assert_eq!(refused.body["error"], "Payment provider disabled", "{name}: {value}");
+    }
+    // As nginx asks if nobody has told it more: HTTP/1.0, and the name of its upstream.
+    let body = "{\"amount\": 1}";
+    let mut plain = TcpStream::connect(server.address).await.unwrap();
+    let head = format!(
+        "POST /api/payments/payments HTTP/1.0\r\nHost: {}\r\nAuthorization: Bearer {}\r\nContent-Length: {}\r\n\r\n",
+        server.address,
+        user.token,
+        body.len()
+    );
+    plain.write_all(format!("{head}{body}").as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    plain.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.contains(" 403 "), "{answer}");
+    assert!(user.ledger().await.is_empty());
+    payment().expect(201).await;
+    let port = server.address.port();
+    payment().header("Host", &format!("localhost:{port}")).expect(201).await;
+}
+
+fn secret(text: &str) -> Option<Secret> {
+    serde_json::from_value(text.into()).ok()
 }
 
 async fn the_ledger_cannot_be_changed(database: Database) {

@@ -116,9 +116,10 @@ impl ApiError {
                 "Payment provider disabled",
                 match *provider {
                     crate::payments::SANDBOX => Cow::from(
-                        "The sandbox payment provider is off. It is on by default only if the server listens on a \
-                         loopback address. An operator can switch it on with payments.sandbox = true \
-                         (POLYSYSTEMS_PAYMENTS__SANDBOX=true).",
+                        "The sandbox payment provider is off for this request. If nobody has switched it on, it \
+                         serves requests that come without a proxy, while the server listens on a loopback \
+                         address and no upstream URL, Stripe, x402 or trusted proxy is set. An operator can switch \
+                         it on for everybody with payments.sandbox = true (POLYSYSTEMS_PAYMENTS__SANDBOX=true).",
                     ),
                     other => format!(
                         "The payment provider {other} is not set up on this server. An operator can set it up in \

@@ -81,6 +81,7 @@ impl Server {
             .env("POLYSYSTEMS_DATABASE__URL", database.url())
             .env("POLYSYSTEMS_DATA_DIR", database.folder())
             .env("POLYSYSTEMS_RATE_LIMIT__ENABLED", "false")
+            .env("POLYSYSTEMS_PAYMENTS__SANDBOX", "true")
             .env("POLYSYSTEMS_LOG__LEVEL", std::env::var("LOG_LEVEL").unwrap_or("error".into()))
             .envs(settings.iter().copied())
             .stderr(Stdio::null());

@@ -88,7 +88,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server with the settings for tests: rate limits off, the clock at noon.
+    /// Starts a server with the settings for tests: rate limits off, the sandbox payment provider on,
+    /// the clock at noon.
     pub async fn start(database: &Database) -> Self {
         Self::start_with(database, |_| ()).await
     }
@@ -99,6 +100,7 @@ impl Server {
         settings.server.workers = 2;
         settings.server.drain_seconds = 10;
         settings.rate_limit.enabled = false;
+        settings.payments.sandbox = Some(true);
         settings.data_dir = database.folder().to_owned();
         settings.database.url = Some(serde_json::from_value(json!(database.url())).unwrap());
         change(&mut settings);

@@ -32,6 +32,7 @@ pub fn command(database: &Database) -> Command {
         .env("POLYSYSTEMS_DATABASE__URL", database.url())
         .env("POLYSYSTEMS_DATA_DIR", database.folder())
         .env("POLYSYSTEMS_RATE_LIMIT__ENABLED", "false")
+        .env("POLYSYSTEMS_PAYMENTS__SANDBOX", "true")
         .env("POLYSYSTEMS_LOG__LEVEL", "error")
         .stdin(Stdio::null());
     command
@@ -106,6 +107,16 @@ impl Process {
 
     pub fn terminate(&mut self) -> Option<i32> {
         self.signal("-TERM");
+        self.child.wait().unwrap().code()
+    }
+
+    /// Waits for its end, for half a minute at most; its exit code.
+    pub async fn wait(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !self.has_ended() {
+            assert!(Instant::now() < deadline, "the process does not end");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         self.child.wait().unwrap().code()
     }
 
