@@ -17,9 +17,9 @@
 //!
 //! # The life of a paid request
 //!
-//! [`pipeline::serve`] is the contract: `Arrival -> Admitted -> Caller -> Quoted -> ChargedCall ->
-//! Answered -> Departure`. Rate limit by address; authenticate the key; rate limit by key and
-//! account; price; balance, spending limits and debit in ONE request to the account's owner; the
+//! [`pipeline::identify`] and [`pipeline::serve`] are the contract: `Arrival -> Admitted -> Caller ->
+//! Received -> Quoted -> ChargedCall -> Answered -> Departure`. Rate limit by address; authenticate
+//! the key; rate limit by key and account; only then the body and a place; price; balance, spending limits and debit in ONE request to the account's owner; the
 //! upstream; settlement. The answer leaves when its money is on record: a fixed price commits while
 //! the upstream works, a token price is held first and captured at its actual cost. What it leaves
 //! is on record when it is in the journal: a batch of many calls as one record, checkpointed into

@@ -21,6 +21,7 @@ use uuid::Uuid;
 use super::addresses::{AddressShare, PerAddress};
 use super::error::ApiError;
 use crate::clock::Clock;
+use domain::ChargeId;
 
 /// The least that a client must send or take.
 #[derive(Clone, Copy, Debug)]
@@ -292,7 +293,7 @@ fn refusal_of_library(bytes: &[u8]) -> Option<ApiError> {
 
 /// The same refusal with the body of an error.
 fn with_body(refusal: &[u8], error: &ApiError, clock: &Clock) -> Vec<u8> {
-    let id = Uuid::now_v7().to_string();
+    let id = ChargeId(Uuid::now_v7()).to_string();
     let body = error.body(id.clone(), clock.now().to_rfc3339());
     let body = serde_json::to_string(&body).unwrap_or_default();
     let text = String::from_utf8_lossy(refusal);

@@ -34,6 +34,7 @@ mod rate_limits;
 mod refusals;
 mod repeats;
 mod runtime_facts;
+mod strangers;
 mod streams;
 mod stripe;
 mod two_factor;
