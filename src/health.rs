@@ -21,7 +21,11 @@ impl Health {
     /// has a place for one more. Fails if the database does not answer.
     pub async fn is_ready(&self) -> Result<bool, StoreError> {
         let is_writable = self.ledger.state().is_in_charge();
-        if self.readiness.is_unready() || !self.readiness.has_place() || !is_writable || !self.ledger.is_alive() {
+        if self.readiness.is_unready()
+            || !self.readiness.has_place()
+            || !is_writable
+            || !self.ledger.is_alive()
+        {
             return Ok(false);
         }
         self.store.ping().await?;

@@ -17,17 +17,17 @@
 //!
 //! # The life of a paid request
 //!
-//! [`pipeline::identify`] and [`pipeline::serve`] are the contract: `Arrival -> Admitted -> Caller ->
-//! Received -> Quoted -> ChargedCall -> Answered -> Departure`. Rate limit by address; authenticate
-//! the key; rate limit by key and account; only then the body and a place; price; balance, spending limits and debit in ONE request to the account's owner; the
-//! upstream; settlement. The answer leaves when its money is on record: a fixed price commits while
-//! the upstream works, a token price is held first and captured at its actual cost. What it leaves
-//! is on record when it is in the journal: a batch of many calls as one record, checkpointed into
-//! the tables in the background ([`store::journal`]); a reader of the tables waits for the
-//! checkpoint. A stream's hold is on record before its first byte, is extended while it runs
-//! ([`pipeline`], `relay`), and captured before the frames that tell its cost. A request with an
-//! `Idempotency-Key` ([`idempotency`]) is answered from what is recorded, where it was answered
-//! before.
+//! [`pipeline::identify`] and [`pipeline::serve`] are the contract: `Arrival -> Admitted -> Caller
+//! -> Received -> Quoted -> ChargedCall -> Answered -> Departure`. Rate limit by address;
+//! authenticate the key; rate limit by key and account; only then the body and a place; price;
+//! balance, spending limits and debit in ONE request to the account's owner; the upstream;
+//! settlement. The answer leaves when its money is on record: a fixed price commits while the
+//! upstream works, a token price is held first and captured at its actual cost. What it leaves is
+//! on record when it is in the journal: a batch of many calls as one record, checkpointed into the
+//! tables in the background ([`store::journal`]); a reader of the tables waits for the checkpoint.
+//! A stream's hold is on record before its first byte, is extended while it runs ([`pipeline`],
+//! `relay`), and captured before the frames that tell its cost. A request with an `Idempotency-Key`
+//! ([`idempotency`]) is answered from what is recorded, where it was answered before.
 //!
 //! # Where to find things
 //!

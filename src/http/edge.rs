@@ -77,11 +77,16 @@ fn take_first_place(request: &ServiceRequest, readiness: &Arc<Admission>) -> Res
     Ok(())
 }
 
-/// Does the request ask for another protocol? Its body would have no end.
+/// Does the request ask for another protocol? The library takes all that follows for its body,
+/// which has no end then. Other values of `Upgrade`, such as `h2c`, may be ignored and are.
 fn is_upgrade(request: &ServiceRequest) -> bool {
     let (_, payload) = request.parts();
-    let has_body = !matches!(payload, Payload::None);
-    has_body && (request.headers().contains_key(UPGRADE) || *request.method() == Method::CONNECT)
+    if matches!(payload, Payload::None) {
+        return false;
+    }
+    let is_web_socket =
+        |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket");
+    *request.method() == Method::CONNECT || request.headers().get_all(UPGRADE).any(is_web_socket)
 }
 
 /// The outermost layer.

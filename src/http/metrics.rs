@@ -72,7 +72,11 @@ fn text(app: &App) -> String {
     let live = count(readiness.running(Environment::Live));
     let test = count(readiness.running(Environment::Test));
     let gauges: [(&str, &str, u64); 17] = [
-        ("requests", "Requests in progress, of callers with a credential", count(readiness.requests())),
+        (
+            "requests",
+            "Requests in progress, of callers with a credential",
+            count(readiness.requests()),
+        ),
         (
             "strangers",
             "Requests in progress without a credential, or whose body is on its way",
@@ -85,11 +89,7 @@ fn text(app: &App) -> String {
             "Connections that no paid call has come on yet",
             count(app.connections.total()),
         ),
-        (
-            "open_bodies",
-            "Request bodies on their way",
-            count(app.bodies.open_per_address.total()),
-        ),
+        ("open_bodies", "Request bodies on their way", count(app.bodies.open_per_address.total())),
         ("body_bytes", "Bytes of request bodies in memory", count(readiness.body_bytes())),
         ("ready", "1 while new calls are accepted", u64::from(readiness.is_ready())),
         ("accounts_resident", "Accounts in memory", count(directory.len())),

@@ -89,13 +89,13 @@ async fn sockets_without_a_key_keep_no_customer_out(database: Database) {
     .await;
     let key = customer(&server).await;
     let address = server.address.to_string();
-    let upgrade = "GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let upgrade =
+        "GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     let (status, body) = ask(&address, stranger(1), upgrade).await;
     assert_eq!((status, &body["error"]), (400, &json!("Upgrade not supported")));
     // A stranger's call is answered before its body is there.
-    let half = |path: &str| {
-        format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n{{")
-    };
+    let half =
+        |path: &str| format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n{{");
     let (status, body) = ask(&address, stranger(1), &half(CHAT)).await;
     assert_eq!((status, &body["error"]), (401, &json!("Missing API key")));
     let mut open = Vec::new();
@@ -220,8 +220,7 @@ async fn bodies_on_their_way_stay_within_their_limit(database: Database) {
     assert!(grown <= limit + 64 * MIB, "{grown}");
     // Small bodies need no room.
     let body = json!({ "messages": [{ "role": "user", "content": "Hello!" }] });
-    let (status, answer) =
-        process.call("POST", "/api/hub/agents/chat", &customer.key, &body).await;
+    let (status, answer) = process.call("POST", "/api/hub/agents/chat", &customer.key, &body).await;
     assert_eq!(status, 200, "{answer}");
     assert!(process.is_ready().await);
 }
