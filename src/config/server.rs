@@ -44,8 +44,8 @@ pub struct ServerSettings {
     /// Requests of callers with a credential that are handled at the same time. Further ones are
     /// refused with 503.
     pub requests_max: NonZeroUsize,
-    /// Requests without a credential, and requests to account routes whose body is on its way, at
-    /// the same time. Further ones are refused with 503.
+    /// Requests without a credential at the same time. Further ones are refused with 503. As many
+    /// requests of users with a session may wait for their body.
     pub strangers_max: NonZeroUsize,
     /// Calls with live keys at the same time, streams included. Further ones are refused with 503.
     pub calls_max: NonZeroUsize,

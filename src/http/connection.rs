@@ -99,7 +99,7 @@ impl ConnectionState {
     }
 
     /// A call that was paid for has come on it: it counts no more as a stranger's.
-    pub fn is_of_customer(&self) {
+    pub fn release_share(&self) {
         if let Ok(mut share) = self.share.try_borrow_mut() {
             drop(share.take());
         }

@@ -8,9 +8,7 @@ use std::time::Instant;
 
 use actix_web::body::{EitherBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
-use actix_web::http::header::{
-    ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, UPGRADE,
-};
+use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, UPGRADE};
 use actix_web::http::{ConnectionType, Method};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
@@ -22,6 +20,7 @@ use uuid::Uuid;
 
 use super::connection::ConnectionState;
 use super::error::{ApiError, Panicked};
+use super::extract::bearer;
 use super::{App, security};
 use crate::pipeline::{Admission, Permit, RequestContext};
 use crate::telemetry;
@@ -40,26 +39,28 @@ const PATH_CHARACTERS_MAX: usize = 256;
 
 /// A request's place among those that run at the same time.
 struct Place {
+    has_session: bool,
     /// Held until it is dropped.
     _permit: Permit,
 }
 
 /// Gives a request whose body is there a place among those of callers with a credential, if it has
-/// one. Until then, and without one, it has a stranger's place.
+/// a session. A stranger's keeps its place.
 ///
 /// # Errors
 /// [`ApiError::Overloaded`] if there is none left.
 pub(super) fn take_place(request: &HttpRequest, app: &App) -> Result<(), ApiError> {
-    if request.headers().contains_key(AUTHORIZATION) {
+    let mut extensions = request.extensions_mut();
+    if extensions.get::<Place>().is_some_and(|place| place.has_session) {
         let permit = app.readiness.admit().ok_or(ApiError::Overloaded)?;
-        request.extensions_mut().insert(Place { _permit: permit });
+        extensions.insert(Place { has_session: true, _permit: permit });
     }
     Ok(())
 }
 
 /// Gives a request the place that it has from its beginning. A paid call has none yet: it gets one
 /// when its key is known and its body is there. Health and metrics must answer also at full load.
-fn take_first_place(request: &ServiceRequest, readiness: &Arc<Admission>) -> Result<(), ApiError> {
+fn take_first_place(request: &ServiceRequest, app: &App) -> Result<(), ApiError> {
     let path = request.path();
     let is_paid = RouteGroup::ALL.into_iter().any(|group| path.starts_with(group.path()));
     if is_paid || path.starts_with("/health/") || path == "/metrics" {
@@ -67,14 +68,22 @@ fn take_first_place(request: &ServiceRequest, readiness: &Arc<Admission>) -> Res
     }
     let (_, payload) = request.parts();
     let is_whole = matches!(payload, Payload::None);
-    let permit = if is_whole && request.headers().contains_key(AUTHORIZATION) {
-        readiness.admit()
-    } else {
-        readiness.admit_stranger()
+    let (has_session, admission) = (has_session(request, app), &app.readiness);
+    let permit = match (has_session, is_whole) {
+        (true, true) => admission.admit(),
+        (true, false) => admission.admit_receiving(),
+        (false, _) => admission.admit_stranger(),
     };
-    let permit = permit.ok_or(ApiError::Overloaded)?;
-    request.extensions_mut().insert(Place { _permit: permit });
+    let place = Place { has_session, _permit: permit.ok_or(ApiError::Overloaded)? };
+    request.extensions_mut().insert(place);
     Ok(())
+}
+
+/// Does the request have a session token that we have signed? Whether the session goes on is seen
+/// later.
+fn has_session(request: &ServiceRequest, app: &App) -> bool {
+    bearer(request.request())
+        .is_some_and(|token| app.users.sessions.read(token, app.clock.now()).is_ok())
 }
 
 /// Does the request ask for another protocol? The library takes all that follows for its body,
@@ -99,12 +108,13 @@ pub async fn edge<B: MessageBody + 'static>(
     request.extensions_mut().insert(id);
     let id_text = id.to_string();
     let _busy = ConnectionState::of(request.request()).map(ConnectionState::busy);
-    let readiness = request.app_data::<Data<App>>().map(|app| Arc::clone(&app.readiness));
+    let app = request.app_data::<Data<App>>();
     let first = if is_upgrade(&request) {
         Err(ApiError::NoUpgrade)
     } else {
-        readiness.as_ref().map_or(Ok(()), |readiness| take_first_place(&request, readiness))
+        app.map_or(Ok(()), |app| take_first_place(&request, app))
     };
+    let readiness = app.map(|app| Arc::clone(&app.readiness));
     if let Err(error) = first {
         // Before any work, and without a line in the log: refusals must stay cheap.
         let is_tls = is_tls(request.request());

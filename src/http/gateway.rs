@@ -92,7 +92,7 @@ pub(super) async fn call(
         && served.result.is_ok()
         && let Some(connection) = ConnectionState::of(&request)
     {
-        connection.is_of_customer();
+        connection.release_share();
     }
     match copy {
         Some(copy) if served.needs_credits().is_some() => {

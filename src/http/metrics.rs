@@ -71,16 +71,17 @@ fn text(app: &App) -> String {
     let age = u64::try_from(writer.age.as_micros()).unwrap_or(u64::MAX);
     let live = count(readiness.running(Environment::Live));
     let test = count(readiness.running(Environment::Test));
-    let gauges: [(&str, &str, u64); 17] = [
+    let gauges: [(&str, &str, u64); 18] = [
         (
             "requests",
             "Requests in progress, of callers with a credential",
             count(readiness.requests()),
         ),
+        ("strangers", "Requests in progress without a credential", count(readiness.strangers())),
         (
-            "strangers",
-            "Requests in progress without a credential, or whose body is on its way",
-            count(readiness.strangers()),
+            "receiving",
+            "Requests of users with a session whose body is on its way",
+            count(readiness.receiving()),
         ),
         ("calls", "Paid calls in progress, streams included", live),
         ("test_calls", "Calls with test keys in progress, streams included", test),

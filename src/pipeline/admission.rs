@@ -23,7 +23,7 @@ pub const SMALL_BODY: usize = 4 * 1024;
 pub struct AdmissionLimits {
     /// Requests being handled, of callers with a credential.
     pub requests: usize,
-    /// Requests without a credential, and those whose body is on its way.
+    /// Requests without a credential. As many of users with a session may wait for their body.
     pub strangers: usize,
     /// Paid calls with live keys, streams included.
     pub calls: usize,
@@ -42,6 +42,7 @@ pub struct Admission {
     bounds: AdmissionLimits,
     requests: AtomicUsize,
     strangers: AtomicUsize,
+    receiving: AtomicUsize,
     calls: AtomicUsize,
     test_calls: AtomicUsize,
     body_bytes: AtomicUsize,
@@ -68,6 +69,7 @@ pub type Running = Permit;
 enum Kind {
     Request,
     Stranger,
+    Receiving,
     Call,
     TestCall,
     BodyBytes,
@@ -161,6 +163,7 @@ impl Admission {
             bounds,
             requests: AtomicUsize::new(0),
             strangers: AtomicUsize::new(0),
+            receiving: AtomicUsize::new(0),
             calls: AtomicUsize::new(0),
             test_calls: AtomicUsize::new(0),
             body_bytes: AtomicUsize::new(0),
@@ -174,6 +177,7 @@ impl Admission {
         match kind {
             Kind::Request => (&self.requests, self.bounds.requests),
             Kind::Stranger => (&self.strangers, self.bounds.strangers),
+            Kind::Receiving => (&self.receiving, self.bounds.strangers),
             Kind::Call => (&self.calls, self.bounds.calls),
             Kind::TestCall => (&self.test_calls, self.bounds.test_calls),
             Kind::BodyBytes => (&self.body_bytes, self.bounds.body_bytes),
@@ -205,10 +209,15 @@ impl Admission {
         self.place(Kind::Request)
     }
 
-    /// Admits a request that has shown no credential yet, or whose body is on its way; `None` if
-    /// the limit is reached.
+    /// Admits a request that has shown no credential; `None` if the limit is reached.
     pub fn admit_stranger(self: &Arc<Self>) -> Option<Permit> {
         self.place(Kind::Stranger)
+    }
+
+    /// Admits a request of a user with a session whose body is on its way; `None` if the limit is
+    /// reached.
+    pub fn admit_receiving(self: &Arc<Self>) -> Option<Permit> {
+        self.place(Kind::Receiving)
     }
 
     /// Admits a call, which has places by the environment of its key; `None` if the limit is
@@ -304,7 +313,7 @@ impl Admission {
     /// Does nothing run, neither a request nor a call?
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        [&self.requests, &self.strangers, &self.calls, &self.test_calls]
+        [&self.requests, &self.strangers, &self.receiving, &self.calls, &self.test_calls]
             .iter()
             .all(|counter| counter.load(Ordering::Acquire) == 0)
     }
@@ -315,10 +324,16 @@ impl Admission {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// Requests without a credential, and those whose body is on its way.
+    /// Requests without a credential.
     #[must_use]
     pub fn strangers(&self) -> usize {
         self.strangers.load(Ordering::Relaxed)
+    }
+
+    /// Requests of users with a session whose body is on its way.
+    #[must_use]
+    pub fn receiving(&self) -> usize {
+        self.receiving.load(Ordering::Relaxed)
     }
 
     /// Bytes of request bodies in memory, small ones not counted.
@@ -383,6 +398,7 @@ mod tests {
         let admission = admission();
         let stranger = admission.admit_stranger().unwrap();
         assert!(admission.admit_stranger().is_none());
+        assert!(admission.admit_receiving().is_some());
         let test = admission.enter(Environment::Test).unwrap();
         assert!(admission.enter(Environment::Test).is_none());
         assert!(admission.has_place() && !admission.is_idle());

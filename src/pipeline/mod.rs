@@ -1,4 +1,5 @@
-//! The path of a paid request through the gateway: seven stages, in the order of the API's contract.
+//! The path of a paid request through the gateway: seven stages, in the order of the API's
+//! contract.
 //!
 //! [`serve`] is one plain function with awaits in order. Each stage takes the output of the stage
 //! before it, and returns its own output or a refusal; the first refusal is the answer. The output
@@ -27,9 +28,9 @@
 //! ```
 //!
 //! [`identify`] comes before the body: nobody reads the body of a stranger's call, and it takes no
-//! place. From there on all stages run in a task that the client's connection cannot cancel: a request that was charged
-//! is also settled, whether or not the client is still there. The end of a stream runs in a task of
-//! its own (`relay/`).
+//! place. From there on all stages run in a task that the client's connection cannot cancel: a
+//! request that was charged is also settled, whether or not the client is still there. The end of a
+//! stream runs in a task of its own (`relay/`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
