@@ -45,7 +45,7 @@ pub struct ServerSettings {
     /// refused with 503.
     pub requests_max: NonZeroUsize,
     /// Requests without a credential at the same time. Further ones are refused with 503. As many
-    /// requests of users with a session may wait for their body.
+    /// requests of users with a session may wait for their body, and as many keys may be looked up.
     pub strangers_max: NonZeroUsize,
     /// Calls with live keys at the same time, streams included. Further ones are refused with 503.
     pub calls_max: NonZeroUsize,

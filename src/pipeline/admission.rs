@@ -23,7 +23,8 @@ pub const SMALL_BODY: usize = 4 * 1024;
 pub struct AdmissionLimits {
     /// Requests being handled, of callers with a credential.
     pub requests: usize,
-    /// Requests without a credential. As many of users with a session may wait for their body.
+    /// Requests without a credential. As many of users with a session may wait for their body, and
+    /// as many keys may be looked up.
     pub strangers: usize,
     /// Paid calls with live keys, streams included.
     pub calls: usize,
@@ -43,6 +44,7 @@ pub struct Admission {
     requests: AtomicUsize,
     strangers: AtomicUsize,
     receiving: AtomicUsize,
+    lookups: AtomicUsize,
     calls: AtomicUsize,
     test_calls: AtomicUsize,
     body_bytes: AtomicUsize,
@@ -70,6 +72,7 @@ enum Kind {
     Request,
     Stranger,
     Receiving,
+    Lookup,
     Call,
     TestCall,
     BodyBytes,
@@ -164,6 +167,7 @@ impl Admission {
             requests: AtomicUsize::new(0),
             strangers: AtomicUsize::new(0),
             receiving: AtomicUsize::new(0),
+            lookups: AtomicUsize::new(0),
             calls: AtomicUsize::new(0),
             test_calls: AtomicUsize::new(0),
             body_bytes: AtomicUsize::new(0),
@@ -178,6 +182,7 @@ impl Admission {
             Kind::Request => (&self.requests, self.bounds.requests),
             Kind::Stranger => (&self.strangers, self.bounds.strangers),
             Kind::Receiving => (&self.receiving, self.bounds.strangers),
+            Kind::Lookup => (&self.lookups, self.bounds.strangers),
             Kind::Call => (&self.calls, self.bounds.calls),
             Kind::TestCall => (&self.test_calls, self.bounds.test_calls),
             Kind::BodyBytes => (&self.body_bytes, self.bounds.body_bytes),
@@ -218,6 +223,11 @@ impl Admission {
     /// reached.
     pub fn admit_receiving(self: &Arc<Self>) -> Option<Permit> {
         self.place(Kind::Receiving)
+    }
+
+    /// Admits a look-up of a key that is not in memory; `None` if the limit is reached.
+    pub fn admit_lookup(self: &Arc<Self>) -> Option<Permit> {
+        self.place(Kind::Lookup)
     }
 
     /// Admits a call, which has places by the environment of its key; `None` if the limit is

@@ -112,8 +112,8 @@ pub(super) async fn identify(
     if state == WriterState::Unavailable {
         return Err(unwritable(state));
     }
-    // Strangers, who can make keys up, wait for the database in no place of anybody else.
-    let _place = gateway.readiness.admit_stranger().ok_or(Refusal::Overloaded)?;
+    // Strangers can make keys up: they must not fill the queue of the database.
+    let _place = gateway.readiness.admit_lookup().ok_or(Refusal::Overloaded)?;
     let record = Box::pin(gateway.keys.look_up(digest)).await.map_err(|error| {
         tracing::error!(%error, "a key could not be looked up");
         Refusal::Unavailable("the database does not answer")
