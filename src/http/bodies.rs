@@ -134,6 +134,17 @@ impl Bodies {
     }
 }
 
+/// Takes what has come of a body that nobody reads, and waits for nothing more. If that was all of
+/// it, the connection can stay open.
+pub async fn discard(payload: &mut Payload) {
+    if matches!(payload, Payload::None) {
+        return;
+    }
+    // The library has read the body with the head, and hands it over when it has been waited for.
+    tokio::task::yield_now().await;
+    while let Some(Some(Ok(_))) = payload.next().now_or_never() {}
+}
+
 /// The pieces of a body.
 enum Pieces {
     None,

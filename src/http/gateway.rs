@@ -13,6 +13,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::amount::Amount;
+use super::bodies::discard;
 use super::connection::{Busy, ConnectionState};
 use super::error::{ApiError, ErrorBody, FieldError};
 use super::extract::{bearer, client_address};
@@ -49,22 +50,29 @@ pub(super) async fn call(
 ) -> HttpResponse {
     failpoint!("handler-entered");
     let read = arrival(&request, &app).and_then(|read| Ok((read, is_dry_run(&request)?)));
+    let mut payload = payload.into_inner();
     let (arrival, is_dry_run) = match read {
         Ok(read) => read,
-        Err(error) => return refuse(&request, &app, error),
+        Err(error) => {
+            discard(&mut payload).await;
+            return refuse(&request, &app, error);
+        }
     };
     let gateway = app.gateway.clone();
     let Served { result, context } = pipeline::identify(&gateway, Box::new(arrival)).await;
     let caller = match result {
         Ok(caller) => caller,
-        Err(refusal) => return answer(HttpResponse::from_error(ApiError::from(refusal)), context),
+        Err(refusal) => {
+            discard(&mut payload).await;
+            return answer(HttpResponse::from_error(ApiError::from(refusal)), context);
+        }
     };
     let environment = caller.environment();
     let of = match environment {
         Environment::Live => BodyOf::PayingCaller,
         Environment::Test => BodyOf::Other,
     };
-    let received = match app.bodies.receive(&request, &mut payload.into_inner(), of).await {
+    let received = match app.bodies.receive(&request, &mut payload, of).await {
         Ok(body) => caller.receive(body),
         Err(error) => return answer(HttpResponse::from_error(error), context),
     };

@@ -319,8 +319,19 @@ async fn refusals_below_the_handlers_have_the_body_of_an_error(database: Databas
         let (status, body) = ask(&address, from, &format!("{head}{chunks}")).await;
         assert_eq!((status, &body["error"]), (400, &json!("Bad request")), "{head}");
     }
-    // The second head of a connection must end as well.
+    // A refused call whose body is there leaves its connection open.
     let mut stream = connect(&address, from).await;
+    let call = format!("POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}");
+    stream.write_all(call.as_bytes()).await.unwrap();
+    let mut said = String::new();
+    while !said.ends_with('}') {
+        let mut bytes = [0; 1_024];
+        let read = timeout(LONG, stream.read(&mut bytes)).await.expect("no answer").unwrap();
+        assert_ne!(read, 0, "{said}");
+        said.push_str(std::str::from_utf8(&bytes[..read]).unwrap());
+    }
+    assert!(said.starts_with("HTTP/1.1 401") && !said.contains("connection: close"), "{said}");
+    // The second head of a connection must end as well.
     let live = "GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n";
     stream.write_all(live.as_bytes()).await.unwrap();
     let mut first = [0; 15];
