@@ -21,11 +21,11 @@ use uuid::Uuid;
 use super::connection::ConnectionState;
 use super::error::{ApiError, Panicked};
 use super::extract::bearer;
+use super::places::{leave_place, take_first_place};
 use super::{App, security};
-use crate::pipeline::{Admission, Permit, RequestContext};
+use crate::pipeline::{Admission, RequestContext};
 use crate::telemetry;
 use domain::ChargeId;
-use domain::route_group::RouteGroup;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -36,48 +36,6 @@ pub fn request_id(request: &HttpRequest) -> ChargeId {
 
 /// Longest path in a span or a log line, in characters.
 const PATH_CHARACTERS_MAX: usize = 256;
-
-/// A request's place among those that run at the same time.
-struct Place {
-    has_session: bool,
-    /// Held until it is dropped.
-    _permit: Permit,
-}
-
-/// Gives a request whose body is there a place among those of callers with a credential, if it has
-/// a session. A stranger's keeps its place.
-///
-/// # Errors
-/// [`ApiError::Overloaded`] if there is none left.
-pub(super) fn take_place(request: &HttpRequest, app: &App) -> Result<(), ApiError> {
-    let mut extensions = request.extensions_mut();
-    if extensions.get::<Place>().is_some_and(|place| place.has_session) {
-        let permit = app.readiness.admit().ok_or(ApiError::Overloaded)?;
-        extensions.insert(Place { has_session: true, _permit: permit });
-    }
-    Ok(())
-}
-
-/// Gives a request the place that it has from its beginning. A paid call has none yet: it gets one
-/// when its key is known and its body is there. Health and metrics must answer also at full load.
-fn take_first_place(request: &ServiceRequest, app: &App) -> Result<(), ApiError> {
-    let path = request.path();
-    let is_paid = RouteGroup::ALL.into_iter().any(|group| path.starts_with(group.path()));
-    if is_paid || path.starts_with("/health/") || path == "/metrics" {
-        return Ok(());
-    }
-    let (_, payload) = request.parts();
-    let is_whole = matches!(payload, Payload::None);
-    let (has_session, admission) = (has_session(request, app), &app.readiness);
-    let permit = match (has_session, is_whole) {
-        (true, true) => admission.admit(),
-        (true, false) => admission.admit_receiving(),
-        (false, _) => admission.admit_stranger(),
-    };
-    let place = Place { has_session, _permit: permit.ok_or(ApiError::Overloaded)? };
-    request.extensions_mut().insert(place);
-    Ok(())
-}
 
 /// Does the request have a session token that we have signed? Whether the session goes on is seen
 /// later.
@@ -112,7 +70,7 @@ pub async fn edge<B: MessageBody + 'static>(
     let first = if is_upgrade(&request) {
         Err(ApiError::NoUpgrade)
     } else {
-        app.map_or(Ok(()), |app| take_first_place(&request, app))
+        app.map_or(Ok(()), |app| take_first_place(&request, app, || has_session(&request, app)))
     };
     let readiness = app.map(|app| Arc::clone(&app.readiness));
     if let Err(error) = first {
@@ -126,7 +84,7 @@ pub async fn edge<B: MessageBody + 'static>(
     let span = span(&request, &id_text);
     let answering = answer(request, next, &id_text, readiness.as_deref());
     let response = answering.instrument(span.clone()).await?;
-    drop(response.request().extensions_mut().remove::<Place>());
+    leave_place(response.request());
     note_status(&span, &response);
     let reason = response.response().error().map(ToString::to_string);
     let mut response = complete_error(response, &id_text);

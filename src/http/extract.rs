@@ -17,6 +17,7 @@ use serde::de::DeserializeOwned;
 use super::App;
 use super::error::{ApiError, FieldError};
 use super::origin::forwarded_address;
+use super::places::take_place;
 use crate::auth::users::{CurrentSession, Device};
 use crate::json::Object;
 use crate::pipeline::BodyOf;
@@ -137,7 +138,7 @@ impl FromRequest for Body {
         Box::pin(async move {
             let app = app(&request)?;
             let body = app.bodies.receive(&request, &mut payload, BodyOf::Other).await;
-            super::edge::take_place(&request, &app)?;
+            take_place(&request, &app)?;
             Ok(Body(body))
         })
     }

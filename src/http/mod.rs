@@ -46,6 +46,7 @@ mod notices;
 pub mod origin;
 pub mod page;
 mod payments;
+mod places;
 mod repeat;
 mod routes;
 pub mod security;
