@@ -291,6 +291,11 @@ pub fn users(
     })
 }
 
+/// How many bytes of slow bodies one address may have: a quarter of all, and one body at least.
+fn bodies_of_address_max(server: &ServerSettings) -> usize {
+    (server.bodies_max_bytes.get() / 4).max(server.body_max_bytes)
+}
+
 /// How fast clients must send bodies and read answers.
 fn least_rate(server: &ServerSettings) -> LeastRate {
     let seconds = server.transfer_window_seconds.get();
@@ -350,7 +355,7 @@ fn app(
             timeout: Duration::from_secs(server.body_timeout_seconds),
             least_rate: least_rate(server),
             open_per_address: PerAddress::new(server.bodies_per_address_max.get()),
-            bytes_per_address: PerAddress::new(server.bodies_max_bytes.get() / 4),
+            bytes_per_address: PerAddress::new(bodies_of_address_max(server)),
             admission: Arc::clone(&gateway.readiness),
         },
         connections: PerAddress::new(server.connections_per_address_max.get()),
