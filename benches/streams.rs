@@ -274,6 +274,9 @@ fn main() {
     let settings = [
         ("POLYSYSTEMS_UPSTREAMS__V1__URL", upstream.as_str()),
         ("POLYSYSTEMS_HOLDS__READER_SECONDS", "3600"),
+        // All clients have one address, and some do not read.
+        ("POLYSYSTEMS_SERVER__CONNECTIONS_PER_ADDRESS_MAX", "100000"),
+        ("POLYSYSTEMS_SERVER__TRANSFER_RATE_MIN", "0"),
     ];
     let mut cases = vec![("direct".to_owned(), upstream.clone(), vec!["x".to_owned()])];
     match &nginx {

@@ -12,16 +12,20 @@ pub struct Health {
     pub store: Store,
     /// Says whether the accounts belong to this process.
     pub ledger: LedgerHandle,
-    /// Says whether the process is shutting down.
+    /// Says whether the process is shutting down, or full.
     pub readiness: Arc<Admission>,
 }
 
 impl Health {
-    /// Is the process in charge of the accounts, and not shutting down? Fails if the database does
-    /// not answer.
+    /// Can a paid call be served? The process is in charge of the accounts, does not shut down and
+    /// has a place for one more. Fails if the database does not answer.
     pub async fn is_ready(&self) -> Result<bool, StoreError> {
         let is_writable = self.ledger.state().is_in_charge();
-        if self.readiness.is_unready() || !is_writable || !self.ledger.is_alive() {
+        if self.readiness.is_unready()
+            || !self.readiness.has_place()
+            || !is_writable
+            || !self.ledger.is_alive()
+        {
             return Ok(false);
         }
         self.store.ping().await?;

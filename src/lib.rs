@@ -17,11 +17,12 @@
 //!
 //! # The life of a paid request
 //!
-//! [`pipeline::serve`] is the contract: `Arrival -> Admitted -> Caller -> Quoted -> ChargedCall ->
-//! Answered -> Departure`. Its stages are:
+//! [`pipeline::identify`] and [`pipeline::serve`] are the contract: `Arrival -> Admitted -> Caller
+//! -> Received -> Quoted -> ChargedCall -> Answered -> Departure`. The stages are:
 //!
 //! 1. rate limit by address;
-//! 2. authenticate the key, then rate limit by key and account;
+//! 2. authenticate the key, then rate limit by key and account; only then the body is read and the
+//!    call gets a place;
 //! 3. price;
 //! 4. balance, spending limits and debit, in ONE request to the account's owner;
 //! 5. the upstream;

@@ -93,6 +93,12 @@ impl PriceRule {
         self.per_token.is_some()
     }
 
+    /// Does a call cost nothing, whatever it asks for?
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.base == Credits::ZERO && self.per_token.is_none()
+    }
+
     /// Largest number of completion tokens of a request to this model that sets none.
     #[must_use]
     pub fn default_max_tokens(&self, model: Option<&str>) -> u64 {

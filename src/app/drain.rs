@@ -7,7 +7,7 @@ use crate::actors::LedgerHandle;
 use crate::config::ServerSettings;
 use crate::http::App;
 use crate::store::Store;
-use domain::Lease;
+use domain::{Environment, Lease};
 
 /// Polling interval while draining.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
@@ -25,12 +25,16 @@ pub(super) async fn drain(app: &App, ledger: &LedgerHandle, settings: &ServerSet
     tokio::time::sleep(Duration::from_secs(settings.drain_delay_seconds)).await;
     tracing::info!("draining: no new calls are taken");
     readiness.drain();
-    let is_done = || readiness.running() == 0 && readiness.requests() == 0;
+    let is_done = || readiness.is_idle();
+    let running = || {
+        let [live, test] = [Environment::Live, Environment::Test].map(|of| readiness.running(of));
+        live.saturating_add(test)
+    };
     if !within(Duration::from_secs(settings.drain_seconds), is_done).await {
-        tracing::warn!(running = readiness.running(), "the drain limit is over; ending what runs");
+        tracing::warn!(running = running(), "the drain limit is over; ending what runs");
         readiness.stop();
         if !within(STOP_MAX, is_done).await {
-            tracing::error!(running = readiness.running(), "some calls did not end");
+            tracing::error!(running = running(), "some calls did not end");
         }
     }
     // Clients that left early may still have writes in the queue.

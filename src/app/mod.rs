@@ -25,10 +25,10 @@ use crate::auth::two_factor;
 use crate::auth::users::{MessageSettings, SessionBounds};
 use crate::auth::{Passwords, Sessions, Users};
 use crate::clock::Clock;
-use crate::config::{Settings, UpstreamSettings};
+use crate::config::{ServerSettings, Settings, UpstreamSettings};
 use crate::exit::{Exit, ExitError};
 use crate::health::Health;
-use crate::http::App;
+use crate::http::{App, Bodies, LeastRate, PerAddress};
 use crate::idempotency::Idempotency;
 use crate::key_cache::KeyCache;
 use crate::keys::Keys;
@@ -50,6 +50,7 @@ use crate::webhooks::{self, Webhooks, watch};
 use domain::MICROS_PER_DAY;
 use domain::api_key::Pepper;
 
+mod accept;
 mod drain;
 mod jobs;
 mod serve;
@@ -246,7 +247,9 @@ pub fn gateway(
         metrics: Arc::default(),
         readiness: Arc::new(Admission::new(AdmissionLimits {
             requests: settings.server.requests_max.get(),
+            strangers: settings.server.strangers_max.get(),
             calls: settings.server.calls_max.get(),
+            test_calls: settings.server.test_calls_max.get(),
             body_bytes: settings.server.bodies_max_bytes.get(),
         })),
     }))
@@ -319,6 +322,21 @@ pub fn users(
     })
 }
 
+/// How many bytes of slow bodies one address may have: a quarter of all, and one body at least.
+fn bodies_of_address_max(server: &ServerSettings) -> usize {
+    (server.bodies_max_bytes.get() / 4).max(server.body_max_bytes)
+}
+
+/// How fast clients must send bodies and read answers.
+fn least_rate(server: &ServerSettings) -> LeastRate {
+    let seconds = server.transfer_window_seconds.get();
+    let factor = usize::try_from(seconds).unwrap_or(usize::MAX);
+    LeastRate {
+        bytes: server.transfer_rate_min.saturating_mul(factor),
+        window: Duration::from_secs(seconds),
+    }
+}
+
 fn app(
     settings: &Settings,
     clock: Clock,
@@ -363,11 +381,18 @@ fn app(
             tiers: settings.rate_limit.tiers.keys().cloned().collect(),
         },
         readiness: Arc::clone(&gateway.readiness),
+        bodies: Bodies {
+            max: server.body_max_bytes,
+            timeout: Duration::from_secs(server.body_timeout_seconds),
+            least_rate: least_rate(server),
+            open_per_address: PerAddress::new(server.bodies_per_address_max.get()),
+            bytes_per_address: PerAddress::new(bodies_of_address_max(server)),
+            admission: Arc::clone(&gateway.readiness),
+        },
+        connections: PerAddress::new(server.connections_per_address_max.get()),
         gateway,
         store,
         clock,
-        body_max_bytes: server.body_max_bytes,
-        body_timeout: Duration::from_secs(server.body_timeout_seconds),
         trusted_proxies: server.trusted_proxies.clone(),
         metrics_token: server.metrics_token.clone(),
         continues_traces: settings.traces.continue_callers,

@@ -4,19 +4,29 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_http::HttpService;
+use actix_http::error::DispatchError;
+use actix_service::{IntoServiceFactory as _, ServiceFactoryExt as _, fn_service, map_config};
 use actix_web::HttpServer;
+use actix_web::dev::{AppConfig, Extensions, Server};
 use actix_web::middleware::{Condition, from_fn};
+use actix_web::rt::net::TcpStream;
 use actix_web::web::Data;
 use anyhow::Context as _;
+use tokio_rustls::TlsAcceptor;
 
+use super::accept::{Transport, accept};
+use super::least_rate;
 use crate::actors::ActorThreads;
 use crate::config::{EmailTransport, SandboxPayments, ServerSettings, Settings};
-use crate::http::{self, App};
+use crate::http::{self, App, Connection, ConnectionLimits};
 use crate::tls::Certificate;
 use crate::upstream;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4_096;
+/// How long a client may take to close a connection.
+const DISCONNECT_MAX: Duration = Duration::from_secs(1);
 
 pub(super) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let bind = || {
@@ -112,8 +122,15 @@ pub(super) fn http_server(
     let has_metrics =
         settings.server.metrics_bind.is_none() && settings.server.metrics_token.is_some();
     let routes = Arc::new(http::Routes::new(app, has_metrics));
+    let limits = Arc::new(ConnectionLimits {
+        head: Duration::from_secs(head_timeout_seconds),
+        least_rate: least_rate(&settings.server),
+        per_address: Arc::clone(&app.connections),
+        trusted_proxies: settings.server.trusted_proxies.clone(),
+        clock: app.clock.clone(),
+    });
     let app = app.clone();
-    let server = HttpServer::new(move || {
+    let new_app = move || {
         threads.add_this();
         let client = upstream::Client::new(connector.clone());
         actix_web::App::new()
@@ -122,22 +139,52 @@ pub(super) fn http_server(
             .configure(|config| routes.configure(config))
             .wrap(Condition::new(!origins.is_empty(), http::security::cors(&origins)))
             .wrap(from_fn(http::edge::edge))
-    })
-    .workers(workers)
-    .max_connections(connections_max.get().div_ceil(workers))
-    .keep_alive(Duration::from_secs(keep_alive_seconds))
-    .client_request_timeout(Duration::from_secs(head_timeout_seconds))
-    .tcp_nodelay(true)
-    // A client that has closed its side is gone, also while a stream says nothing.
-    .h1_allow_half_closed(false)
-    // For the sandbox's larger answers; more of them wait.
-    .worker_max_blocking_threads(2)
-    .shutdown_timeout(5)
-    .disable_signals();
-    let server = match certificate {
-        Some(certificate) => server.listen_rustls_0_23(listener, certificate.server_config()?),
-        None => server.listen(listener),
     };
+    let server = Server::build()
+        .workers(workers)
+        .max_concurrent_connections(connections_max.get().div_ceil(workers))
+        // For the sandbox's larger answers; more of them wait.
+        .worker_max_blocking_threads(2)
+        .shutdown_timeout(5)
+        .disable_signals();
+    let address = listener.local_addr().context("cannot listen")?;
+    let stopping = server.graceful_shutdown_signal();
+    let is_tls = certificate.is_some();
+    let acceptor = match certificate {
+        Some(certificate) => {
+            let mut config = certificate.server_config()?;
+            config.alpn_protocols = vec![b"http/1.1".to_vec()];
+            Some(TlsAcceptor::from(Arc::new(config)))
+        }
+        None => None,
+    };
+    // As `actix_web::HttpServer` does it, with a layer of our own below HTTP.
+    let server = server.listen("api", listener, move || {
+        let stopping = stopping.clone();
+        let http = HttpService::build()
+            .graceful_shutdown_signal(move || {
+                let stopping = stopping.clone();
+                async move { stopping.notified().await }
+            })
+            .keep_alive(Duration::from_secs(keep_alive_seconds))
+            .client_request_timeout(Duration::from_secs(head_timeout_seconds))
+            .client_disconnect_timeout(DISCONNECT_MAX)
+            // A client that has closed its side is gone, also while a stream says nothing.
+            .h1_allow_half_closed(false)
+            .local_addr(address)
+            .on_connect_ext(|connection: &Connection<Transport>, extensions: &mut Extensions| {
+                extensions.insert(connection.state());
+            });
+        let app = new_app().into_factory().map_err(|error| error.error_response());
+        let app = map_config(app, move |()| {
+            AppConfig::__priv_test_new(is_tls, address.to_string(), address)
+        });
+        let (limits, acceptor) = (Arc::clone(&limits), acceptor.clone());
+        let accept = fn_service(move |stream: TcpStream| {
+            accept(stream, Arc::clone(&limits), acceptor.clone())
+        });
+        accept.map_err(DispatchError::Io).and_then(http.finish(app))
+    });
     Ok(server.context("cannot listen")?.run())
 }
 

@@ -1,7 +1,7 @@
 //! `[server]`, `[database]`, `[log]` and `[traces]`.
 
 use std::net::{IpAddr, SocketAddr};
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 use anyhow::bail;
@@ -28,6 +28,12 @@ pub struct ServerSettings {
     pub head_timeout_seconds: u64,
     /// How long a client may take to send a request's body, in seconds.
     pub body_timeout_seconds: u64,
+    /// Least rate at which a client must send a body and read an answer, in bytes per second. A
+    /// slower body is refused with 408, and the connection of a slower reader is closed. 0 switches
+    /// it off.
+    pub transfer_rate_min: usize,
+    /// The rate is measured over this many seconds.
+    pub transfer_window_seconds: NonZeroU64,
     /// On shutdown, how long running calls may go on, in seconds. After that they are ended and
     /// settled.
     pub drain_seconds: u64,
@@ -36,12 +42,26 @@ pub struct ServerSettings {
     pub drain_delay_seconds: u64,
     /// Open connections at the same time. Further ones wait to be accepted.
     pub connections_max: NonZeroUsize,
-    /// Requests handled at the same time. Further ones are refused with 503.
+    /// Connections of one address at the same time that no paid call has come on. Further ones are
+    /// closed at once. IPv6 addresses count by /64. Trusted proxies are not counted.
+    pub connections_per_address_max: NonZeroUsize,
+    /// Requests of callers with a credential that are handled at the same time. Further ones are
+    /// refused with 503.
     pub requests_max: NonZeroUsize,
-    /// Paid calls at the same time, streams included. Further ones are refused with 503.
+    /// Requests without a credential at the same time. Further ones are refused with 503. As many
+    /// requests of users with a session may wait for their body, and as many keys may be looked up.
+    pub strangers_max: NonZeroUsize,
+    /// Calls with live keys at the same time, streams included. Further ones are refused with 503.
     pub calls_max: NonZeroUsize,
-    /// Bytes of request bodies in memory at the same time. Above it requests are refused with 503.
+    /// Calls with test keys at the same time, streams included. Further ones are refused with 503.
+    pub test_calls_max: NonZeroUsize,
+    /// Bytes of request bodies in memory at the same time, from the first byte that arrives. Above
+    /// it requests are refused with 503. Bodies of requests without a live key may fill half of it,
+    /// and slow bodies of one address a quarter.
     pub bodies_max_bytes: NonZeroUsize,
+    /// Bodies of one address that may be on their way at the same time. Further ones are refused
+    /// with 429. IPv6 addresses count by /64.
+    pub bodies_per_address_max: NonZeroUsize,
     /// Address and port of a separate listener for `/metrics`. If it is unset, `/metrics` is served
     /// with the API if `metrics_token` is set, and otherwise nowhere.
     #[serde(deserialize_with = "optional_address")]
@@ -69,12 +89,18 @@ impl Default for ServerSettings {
             keep_alive_seconds: 75,
             head_timeout_seconds: 5,
             body_timeout_seconds: 60,
+            transfer_rate_min: 1_024,
+            transfer_window_seconds: non_zero::u64(30),
             drain_seconds: 30,
             drain_delay_seconds: 0,
             connections_max: non_zero::usize(50_000),
+            connections_per_address_max: non_zero::usize(1_024),
             requests_max: non_zero::usize(8_192),
+            strangers_max: non_zero::usize(1_024),
             calls_max: non_zero::usize(16_384),
+            test_calls_max: non_zero::usize(1_024),
             bodies_max_bytes: non_zero::usize(512 * 1024 * 1024),
+            bodies_per_address_max: non_zero::usize(256),
             metrics_bind: None,
             metrics_token: None,
             trusted_proxies: Vec::new(),

@@ -179,11 +179,14 @@ fn shared_errors(path: &str, operation: &Operation) -> Vec<(&'static str, &'stat
         shared.push(("401", "No valid JWT"));
     }
     if has_tag(operation, PAID) || has_body {
-        shared.push(("408", "The body did not come, or not in time"));
+        shared.push(("408", "The body did not come in time"));
         shared.push(("413", "The body is too large"));
     }
     if operation.security.is_some() && !has_tag(operation, "auth") {
         shared.push(("429", "Too many requests of this account are running"));
+    }
+    if has_body {
+        shared.push(("429", "Too many bodies from this address are on their way"));
     }
     if !STATIC.contains(&path) {
         shared.push(("500", "Something is broken on the server's side"));

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use actix_web::body::{EitherBody, MessageBody};
-use actix_web::dev::{ServiceRequest, ServiceResponse};
-use actix_web::http::ConnectionType;
-use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER};
+use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
+use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, UPGRADE};
+use actix_web::http::{ConnectionType, Method};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, HttpResponseBuilder};
@@ -18,7 +18,10 @@ use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
+use super::connection::ConnectionState;
 use super::error::{ApiError, Panicked};
+use super::extract::bearer;
+use super::places::{leave_place, take_first_place};
 use super::{App, security};
 use crate::pipeline::{Admission, RequestContext};
 use crate::telemetry;
@@ -31,8 +34,27 @@ pub fn request_id(request: &HttpRequest) -> ChargeId {
     request.extensions().get::<ChargeId>().copied().unwrap_or(ChargeId(Uuid::nil()))
 }
 
-/// Longest path in a span, in characters.
+/// Longest path in a span or a log line, in characters.
 const PATH_CHARACTERS_MAX: usize = 256;
+
+/// Does the request have a session token that we have signed? Whether the session goes on is seen
+/// later.
+fn has_session(request: &ServiceRequest, app: &App) -> bool {
+    bearer(request.request())
+        .is_some_and(|token| app.users.sessions.read(token, app.clock.now()).is_ok())
+}
+
+/// Does the request ask for another protocol? The library takes all that follows for its body,
+/// which has no end then. Other values of `Upgrade`, such as `h2c`, may be ignored and are.
+fn is_upgrade(request: &ServiceRequest) -> bool {
+    let (_, payload) = request.parts();
+    if matches!(payload, Payload::None) {
+        return false;
+    }
+    let is_web_socket =
+        |value: &HeaderValue| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"websocket");
+    *request.method() == Method::CONNECT || request.headers().get_all(UPGRADE).any(is_web_socket)
+}
 
 /// The outermost layer.
 pub async fn edge<B: MessageBody + 'static>(
@@ -43,30 +65,30 @@ pub async fn edge<B: MessageBody + 'static>(
     let id = ChargeId(Uuid::now_v7());
     request.extensions_mut().insert(id);
     let id_text = id.to_string();
-    let readiness = request.app_data::<Data<App>>().map(|app| Arc::clone(&app.readiness));
-    // Health and metrics must answer also at full load.
-    let is_counted = !(request.path().starts_with("/health/") || request.path() == "/metrics");
-    let permit = match readiness.as_ref().filter(|_| is_counted).map(Admission::admit) {
-        // Before any work, and without a line in the log: refusals must stay cheap.
-        Some(None) => {
-            let is_tls = is_tls(request.request());
-            let refused = request.error_response(ApiError::Overloaded);
-            let mut response = complete_error(refused, &id_text);
-            security::add_headers(response.headers_mut(), false, is_tls);
-            return Ok(response.map_into_boxed_body().map_into_right_body());
-        }
-        permit => permit.flatten(),
+    let _busy = ConnectionState::of(request.request()).map(ConnectionState::busy);
+    let app = request.app_data::<Data<App>>();
+    let first = if is_upgrade(&request) {
+        Err(ApiError::NoUpgrade)
+    } else {
+        app.map_or(Ok(()), |app| take_first_place(&request, app, || has_session(&request, app)))
     };
+    let readiness = app.map(|app| Arc::clone(&app.readiness));
+    if let Err(error) = first {
+        // Before any work, and without a line in the log: refusals must stay cheap.
+        let is_tls = is_tls(request.request());
+        let mut response = complete_error(request.error_response(error), &id_text);
+        add_request_id(&mut response, &id_text);
+        security::add_headers(response.headers_mut(), false, is_tls);
+        return Ok(response.map_into_boxed_body().map_into_right_body());
+    }
     let span = span(&request, &id_text);
     let answering = answer(request, next, &id_text, readiness.as_deref());
     let response = answering.instrument(span.clone()).await?;
-    drop(permit);
+    leave_place(response.request());
     note_status(&span, &response);
     let reason = response.response().error().map(ToString::to_string);
     let mut response = complete_error(response, &id_text);
-    if let Ok(value) = HeaderValue::from_str(&id_text) {
-        response.headers_mut().insert(REQUEST_ID, value);
-    }
+    add_request_id(&mut response, &id_text);
     let is_tls = is_tls(response.request());
     let is_documentation = response.request().path().starts_with("/docs/");
     security::add_headers(response.headers_mut(), is_documentation, is_tls);
@@ -76,6 +98,12 @@ pub async fn edge<B: MessageBody + 'static>(
     }
     log(&response, &id_text, reason.as_deref(), started);
     Ok(response)
+}
+
+fn add_request_id<B>(response: &mut ServiceResponse<B>, id: &str) {
+    if let Ok(value) = HeaderValue::from_str(id) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
 }
 
 /// The span of a request, continued from the caller's trace if that is set.
@@ -91,8 +119,7 @@ fn span(request: &ServiceRequest, request_id: &str) -> Span {
         "http.response.status_code" = Empty,
     );
     if !span.is_disabled() {
-        let path = without_secrets(request.path());
-        span.record("url.path", path.chars().take(PATH_CHARACTERS_MAX).collect::<String>());
+        span.record("url.path", &*shown_path(request.path()));
         let is_continued = request.app_data::<Data<App>>().is_some_and(|app| app.continues_traces);
         if is_continued {
             telemetry::continue_from(&span, request.headers());
@@ -201,6 +228,15 @@ fn without_secrets(path: &str) -> Cow<'_, str> {
     Cow::Owned(path.split('/').map(segment).collect::<Vec<_>>().join("/"))
 }
 
+/// A path as it is shown: short, and without secrets.
+fn shown_path(path: &str) -> Cow<'_, str> {
+    let end = path.char_indices().nth(PATH_CHARACTERS_MAX).map(|(end, _)| end);
+    match end.and_then(|end| path.get(..end)) {
+        Some(start) => Cow::Owned(format!("{}...", without_secrets(start))),
+        None => without_secrets(path),
+    }
+}
+
 /// One line for every request. Never a query, a header or a body.
 fn log<B>(response: &ServiceResponse<B>, request_id: &str, reason: Option<&str>, started: Instant) {
     if !tracing::enabled!(target: telemetry::REQUEST, tracing::Level::INFO) {
@@ -210,7 +246,7 @@ fn log<B>(response: &ServiceResponse<B>, request_id: &str, reason: Option<&str>,
     let status = response.status().as_u16();
     let latency_us = u64::try_from(started.elapsed().as_micros()).unwrap_or(u64::MAX);
     let method = request.method().as_str();
-    let path = without_secrets(request.uri().path());
+    let path = shown_path(request.uri().path());
     let extensions = response.response().extensions();
     let context = extensions.get::<RequestContext>();
     let account = context.and_then(|context| context.account).map(tracing::field::display);
@@ -220,4 +256,19 @@ fn log<B>(response: &ServiceResponse<B>, request_id: &str, reason: Option<&str>,
         target: telemetry::REQUEST,
         request_id, method, path = &*path, status, latency_us, account, key, cost, reason, "request"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shown_path_is_short_and_has_no_secrets() {
+        assert_eq!(shown_path("/v1/models"), "/v1/models");
+        assert_eq!(shown_path("/api/keys/ps_live_x/limits"), "/api/keys/[secret]/limits");
+        let long = format!("/{}", "\u{e4}".repeat(60_000));
+        assert_eq!(shown_path(&long).chars().count(), PATH_CHARACTERS_MAX + 3);
+        let late = format!("/{}ps_live_secret", "a".repeat(PATH_CHARACTERS_MAX - 10));
+        assert!(!shown_path(&late).contains("secr") || shown_path(&late).contains("[secret]"));
+    }
 }

@@ -8,19 +8,20 @@ use std::pin::Pin;
 
 use actix_web::dev::Payload;
 use actix_web::http::Version;
-use actix_web::http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, USER_AGENT};
+use actix_web::http::header::{AUTHORIZATION, HOST, USER_AGENT};
 use actix_web::web::Data;
 use actix_web::{FromRequest, HttpRequest};
-use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt as _;
+use bytes::Bytes;
 use garde::Validate;
 use serde::de::DeserializeOwned;
 
 use super::App;
 use super::error::{ApiError, FieldError};
 use super::origin::{forwarded_address, is_loopback_host, is_of_proxy};
+use super::places::take_place;
 use crate::auth::users::{CurrentSession, Device};
 use crate::json::Object;
+use crate::pipeline::BodyOf;
 use crate::store::users::{Role, User};
 use domain::{Actor, Origin, UserId};
 
@@ -37,7 +38,7 @@ impl Body {
     /// The bytes.
     ///
     /// # Errors
-    /// [`ApiError::BodyTooLarge`] or [`ApiError::BodyIncomplete`]
+    /// Why it could not be read.
     pub fn bytes(self) -> Result<Bytes, ApiError> {
         self.0
     }
@@ -131,50 +132,17 @@ impl FromRequest for Body {
     type Error = ApiError;
     type Future = Boxed<Self>;
 
+    /// The request has a place of its caller from the moment that its body is there.
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let mut payload = payload.take();
-        let announced = request
-            .headers()
-            .get(CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.parse::<usize>().ok());
-        let app = app(request);
+        let request = request.clone();
         Box::pin(async move {
-            let app = app?;
-            let max = app.body_max_bytes;
-            if announced.is_some_and(|length| length > max) {
-                return Ok(Body(Err(ApiError::BodyTooLarge { max })));
-            }
-            if !app.readiness.has_room_for(announced.unwrap_or(0)) {
-                return Ok(Body(Err(ApiError::Overloaded)));
-            }
-            let read = read(&mut payload, max);
-            let result = tokio::time::timeout(app.body_timeout, read).await;
-            let body = result.unwrap_or(Err(ApiError::BodyIncomplete));
-            let counted = |body| app.readiness.count_body(body).ok_or(ApiError::Overloaded);
-            Ok(Body(body.and_then(counted)))
+            let app = app(&request)?;
+            let body = app.bodies.receive(&request, &mut payload, BodyOf::Other).await;
+            take_place(&request, &app)?;
+            Ok(Body(body))
         })
     }
-}
-
-async fn read(payload: &mut Payload, max: usize) -> Result<Bytes, ApiError> {
-    let Some(first) = payload.next().await else { return Ok(Bytes::new()) };
-    let first = first.map_err(|_| ApiError::BodyIncomplete)?;
-    if first.len() > max {
-        return Err(ApiError::BodyTooLarge { max });
-    }
-    let Some(second) = payload.next().await else { return Ok(first) };
-    let mut body = BytesMut::from(first);
-    let mut chunk = Some(second);
-    while let Some(next) = chunk {
-        let next = next.map_err(|_| ApiError::BodyIncomplete)?;
-        if body.len().saturating_add(next.len()) > max {
-            return Err(ApiError::BodyTooLarge { max });
-        }
-        body.extend_from_slice(&next);
-        chunk = payload.next().await;
-    }
-    Ok(body.freeze())
 }
 
 /// The bearer of the `Authorization` header.

@@ -1,23 +1,33 @@
 //! The paid routes: HTTP request to [`Arrival`], [`pipeline::serve`],
 //! [`crate::pipeline::Departure`] to HTTP response.
 
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
 use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use actix_web::web::Data;
+use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
+use bytes::Bytes;
+use futures_util::Stream;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::amount::Amount;
+use super::bodies::discard;
+use super::connection::{Busy, ConnectionState};
 use super::error::{ApiError, ErrorBody, FieldError};
-use super::extract::{Body, bearer, client_address};
+use super::extract::{bearer, client_address};
 use super::origin::is_plain;
 use super::repeat::{REPLAYED, idempotency_key};
 use super::{App, uncancelled};
-use crate::pipeline::{self, Arrival, Departure, Quote, Served};
+use crate::pipeline::{
+    self, Arrival, BodyOf, Departure, Permit, Quote, Received, RequestContext, Running, Served,
+    StreamBody,
+};
 use crate::rate_limits::RateLimitStatus;
 use crate::upstream::Client;
-use domain::Refusal;
 use domain::route_group::RouteGroup;
+use domain::{Environment, Refusal};
 
 const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const DRY_RUN: HeaderName = HeaderName::from_static("x-dry-run");
@@ -30,47 +40,88 @@ const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const WINDOW: HeaderName = HeaderName::from_static("x-ratelimit-window");
 
-/// Any method on any path of a route group.
+/// Any method on any path of a route group. The caller is known before the body is read, and the
+/// call takes its places when the body is there.
 pub(super) async fn call(
     request: HttpRequest,
     app: Data<App>,
     client: Data<Client>,
-    body: Body,
+    payload: Payload,
 ) -> HttpResponse {
     failpoint!("handler-entered");
-    let read = arrival(&request, &app, body).and_then(|read| Ok((read, is_dry_run(&request)?)));
+    let read = arrival(&request, &app).and_then(|read| Ok((read, is_dry_run(&request)?)));
+    let mut payload = payload.into_inner();
     let (arrival, is_dry_run) = match read {
         Ok(read) => read,
-        Err(error) => return refuse(&request, &app, error),
-    };
-    let Some(running) = app.readiness.enter() else {
-        let refusal = if app.readiness.is_ready() {
-            Refusal::Overloaded
-        } else {
-            Refusal::Unavailable("shutting down")
-        };
-        app.gateway.metrics.refuse(&refusal);
-        return refuse(&request, &app, refusal.into());
+        Err(error) => {
+            discard(&mut payload).await;
+            return refuse(&request, &app, error);
+        }
     };
     let gateway = app.gateway.clone();
-    let copy = app.payments.x402.is_some() && super::x402::is_live(arrival.credential.as_deref());
-    let copy = copy.then(|| arrival.copy());
+    let Served { result, context } = pipeline::identify(&gateway, Box::new(arrival)).await;
+    let caller = match result {
+        Ok(caller) => caller,
+        Err(refusal) => {
+            discard(&mut payload).await;
+            return answer(HttpResponse::from_error(ApiError::from(refusal)), context);
+        }
+    };
+    let environment = caller.environment();
+    let of = match environment {
+        Environment::Live => BodyOf::PayingCaller,
+        Environment::Test => BodyOf::Other,
+    };
+    let received = match app.bodies.receive(&request, &mut payload, of).await {
+        Ok(body) => caller.receive(body),
+        Err(error) => return answer(HttpResponse::from_error(error), context),
+    };
+    let (_place, running) = match places(&app, environment) {
+        Ok(places) => places,
+        Err(refusal) => {
+            gateway.metrics.refuse(&refusal);
+            return answer(HttpResponse::from_error(ApiError::from(refusal)), context);
+        }
+    };
     if is_dry_run {
-        let quoted = Box::pin(pipeline::quote(gateway, Box::new(arrival))).await;
+        let quoted = Box::pin(pipeline::quote(&gateway, received, context)).await;
         drop(running);
         return respond(quoted, |quote| quoted_response(&request, &app, &quote));
     }
+    let is_paid = environment == Environment::Live && !received.is_free();
+    let copy = app.payments.x402.is_some() && environment == Environment::Live;
+    let copy = copy.then(|| Box::new(received.copy()));
     // Dropped with this handler, when the client leaves or has its answer.
     let (_here, client_left) = tokio::sync::oneshot::channel();
-    let (running, client_left) = (Some(running), Some(client_left));
-    let arrival = Box::new(Arrival { running, client_left, ..arrival });
+    let received = received.run(running, client_left);
     let client = Client::clone(&client);
-    let served = uncancelled(pipeline::serve(gateway, client.clone(), arrival)).await;
+    let served = uncancelled(pipeline::serve(gateway, client.clone(), received, context)).await;
+    if is_paid
+        && served.result.is_ok()
+        && let Some(connection) = ConnectionState::of(&request)
+    {
+        connection.release_share();
+    }
     match copy {
         Some(copy) if served.needs_credits().is_some() => {
             Box::pin(pay_and_serve(&request, &app, client, served, copy)).await
         }
-        _ => respond(served, depart),
+        _ => respond(served, |departure| depart(&request, departure)),
+    }
+}
+
+/// The places of a call: one among the requests that are handled, until it has its answer, and one
+/// among the running calls. Test calls have places of their own, and none among the requests.
+fn places(app: &App, environment: Environment) -> Result<(Option<Permit>, Running), Refusal> {
+    let admission = &app.readiness;
+    let place = match environment {
+        Environment::Live => Some(admission.admit().ok_or(Refusal::Overloaded)?),
+        Environment::Test => None,
+    };
+    match admission.enter(environment) {
+        Some(running) => Ok((place, running)),
+        None if admission.is_ready() => Err(Refusal::Overloaded),
+        None => Err(Refusal::Unavailable("shutting down")),
     }
 }
 
@@ -81,8 +132,9 @@ async fn pay_and_serve(
     app: &Data<App>,
     client: Client,
     served: Served<Departure>,
-    copy: Box<Arrival>,
+    copy: Box<Received>,
 ) -> HttpResponse {
+    let depart = |departure| depart(request, departure);
     let Some((account, price)) = served.needs_credits() else { return respond(served, depart) };
     let payment = match super::x402::pay_for_call(request, app, account, price).await {
         Some(Ok(payment)) => payment,
@@ -95,15 +147,14 @@ async fn pay_and_serve(
             return response;
         }
     };
-    let Some(running) = app.readiness.enter() else {
+    let Some(running) = app.readiness.enter(Environment::Live) else {
         app.gateway.metrics.refuse(&Refusal::Overloaded);
         return HttpResponse::from_error(ApiError::from(Refusal::Overloaded));
     };
     let (_here, client_left) = tokio::sync::oneshot::channel();
-    let (running, client_left) = (Some(running), Some(client_left));
-    let arrival = Box::new(Arrival { running, client_left, ..*copy });
-    let served = uncancelled(pipeline::serve(app.gateway.clone(), client, arrival)).await;
-    let mut response = respond(served, depart);
+    let received = copy.run(running, client_left);
+    let serving = pipeline::serve(app.gateway.clone(), client, received, served.context);
+    let mut response = respond(uncancelled(serving).await, depart);
     super::x402::add_response(&mut response, app, &payment);
     response
 }
@@ -139,7 +190,8 @@ fn refuse(request: &HttpRequest, app: &App, error: ApiError) -> HttpResponse {
     response
 }
 
-fn arrival(request: &HttpRequest, app: &App, body: Body) -> Result<Arrival, ApiError> {
+/// The request as far as its head tells of it.
+fn arrival(request: &HttpRequest, app: &App) -> Result<Arrival, ApiError> {
     let uri = request.uri();
     let path = uri.path();
     let group = group(path).filter(|_| is_plain(path)).ok_or(ApiError::NoRoute)?;
@@ -169,7 +221,7 @@ fn arrival(request: &HttpRequest, app: &App, body: Body) -> Result<Arrival, ApiE
         credential: credential.map(str::to_owned),
         address: client_address(request, &app.trusted_proxies),
         headers: if wants_headers { headers.clone() } else { HeaderMap::new() },
-        body: body.bytes()?,
+        body: Bytes::new(),
         idempotency_key: idempotency_key(request)?,
         running: None,
         client_left: None,
@@ -183,12 +235,17 @@ fn group(path: &str) -> Option<RouteGroup> {
     })
 }
 
-fn respond<T>(served: Served<T>, answer: impl FnOnce(T) -> HttpResponse) -> HttpResponse {
+fn respond<T>(served: Served<T>, encode: impl FnOnce(T) -> HttpResponse) -> HttpResponse {
     let Served { result, context } = served;
-    let mut response = match result {
-        Ok(result) => answer(result),
+    let response = match result {
+        Ok(result) => encode(result),
         Err(refusal) => HttpResponse::from_error(ApiError::from(refusal)),
     };
+    answer(response, context)
+}
+
+/// The response with what is known of its request.
+fn answer(mut response: HttpResponse, context: RequestContext) -> HttpResponse {
     if let Some(status) = context.rate_limit {
         rate_limit_headers(response.headers_mut(), status);
     }
@@ -201,13 +258,16 @@ fn respond<T>(served: Served<T>, answer: impl FnOnce(T) -> HttpResponse) -> Http
     response
 }
 
-fn depart(departure: Departure) -> HttpResponse {
+fn depart(request: &HttpRequest, departure: Departure) -> HttpResponse {
     let Departure { status, headers: theirs, body, money, is_replayed } = departure;
     let mut builder = HttpResponseBuilder::new(status);
     let is_stream = matches!(body, pipeline::ServedBody::Stream(_));
     let mut response = match body {
         pipeline::ServedBody::Whole(body) => builder.body(body),
-        pipeline::ServedBody::Stream(stream) => builder.streaming(stream),
+        pipeline::ServedBody::Stream(stream) => {
+            let busy = ConnectionState::of(request).map(ConnectionState::busy);
+            builder.streaming(OnConnection { stream, _busy: busy })
+        }
     };
     let headers = response.headers_mut();
     headers.remove(CONTENT_TYPE);
@@ -228,6 +288,20 @@ fn depart(departure: Departure) -> HttpResponse {
         headers.insert(REPLAYED, HeaderValue::from_static("true"));
     }
     response
+}
+
+/// A stream that is on its way on a connection.
+struct OnConnection {
+    stream: StreamBody,
+    _busy: Option<Busy>,
+}
+
+impl Stream for OnConnection {
+    type Item = <StreamBody as Stream>::Item;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Pin::new(&mut self.stream).poll_next(context)
+    }
 }
 
 /// The answer to a dry run.

@@ -23,7 +23,8 @@ pub(super) async fn live() -> HttpResponse {
     HttpResponse::Ok().json(HealthAnswer { status: "ok" })
 }
 
-/// Paid calls can be served: not shutting down, the accounts are ours, the database answers.
+/// Paid calls can be served: not shutting down, not at capacity, the accounts are ours, the
+/// database answers.
 #[utoipa::path(get, path = "/health/ready", tag = "health", responses(
     (status = 200, description = "Ready", body = HealthAnswer),
     (status = 503, description = "Not ready", body = ErrorBody),

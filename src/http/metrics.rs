@@ -16,6 +16,7 @@ use super::error::ApiError;
 use super::extract::bearer;
 use crate::actors::ledger::WriterState;
 use crate::metrics::seconds;
+use domain::Environment;
 
 /// `GET /metrics`, on `server.metrics_bind`, or beside the API with `server.metrics_token`. If a
 /// token is set, requests without it are refused.
@@ -68,9 +69,28 @@ fn text(app: &App) -> String {
     let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
     let mut text = Text(String::new());
     let age = u64::try_from(writer.age.as_micros()).unwrap_or(u64::MAX);
-    let gauges: [(&str, &str, u64); 13] = [
-        ("requests", "Requests in progress", count(readiness.requests())),
-        ("calls", "Paid calls in progress, streams included", count(readiness.running())),
+    let live = count(readiness.running(Environment::Live));
+    let test = count(readiness.running(Environment::Test));
+    let gauges: [(&str, &str, u64); 18] = [
+        (
+            "requests",
+            "Requests in progress, of callers with a credential",
+            count(readiness.requests()),
+        ),
+        ("strangers", "Requests in progress without a credential", count(readiness.strangers())),
+        (
+            "receiving",
+            "Requests of users with a session whose body is on its way",
+            count(readiness.receiving()),
+        ),
+        ("calls", "Paid calls in progress, streams included", live),
+        ("test_calls", "Calls with test keys in progress, streams included", test),
+        (
+            "stranger_connections",
+            "Connections that no paid call has come on yet",
+            count(app.connections.total()),
+        ),
+        ("open_bodies", "Request bodies on their way", count(app.bodies.open_per_address.total())),
         ("body_bytes", "Bytes of request bodies in memory", count(readiness.body_bytes())),
         ("ready", "1 while new calls are accepted", u64::from(readiness.is_ready())),
         ("accounts_resident", "Accounts in memory", count(directory.len())),
@@ -112,12 +132,25 @@ fn text(app: &App) -> String {
         "Age of the oldest write waiting for its commit",
         seconds(age),
     );
-    let counters: [(&str, &str, u64); 4] = [
+    let counters: [(&str, &str, u64); 6] = [
         ("ledger_batches_total", "Batches committed", writer.batches),
         (
             "requests_refused_total",
             "Requests refused because the server was at capacity",
             readiness.refused(),
+        ),
+        (
+            "connections_refused_total",
+            "Connections closed because their address had too many",
+            app.connections.refused(),
+        ),
+        (
+            "bodies_refused_total",
+            "Bodies refused because their address had too many on their way",
+            app.bodies
+                .open_per_address
+                .refused()
+                .saturating_add(app.bodies.bytes_per_address.refused()),
         ),
         ("requests_panicked_total", "Requests whose handler panicked", readiness.panicked()),
         (

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::LocalBoxFuture;
@@ -23,11 +22,14 @@ use crate::reports::Reports;
 use crate::store::Store;
 use crate::webhooks::Webhooks;
 
+mod addresses;
 mod admin;
 pub mod amount;
 mod audit_log;
 mod auth;
+mod bodies;
 mod calls;
+mod connection;
 mod docs;
 pub mod edge;
 mod email;
@@ -44,6 +46,7 @@ mod notices;
 pub mod origin;
 pub mod page;
 mod payments;
+mod places;
 mod repeat;
 mod routes;
 pub mod security;
@@ -54,6 +57,9 @@ mod validation;
 mod webhooks;
 mod x402;
 
+pub use addresses::PerAddress;
+pub use bodies::Bodies;
+pub use connection::{Connection, ConnectionLimits, ConnectionState, LeastRate};
 pub use routes::Routes;
 
 /// What the handlers call. One for the process, shared by all threads.
@@ -80,10 +86,10 @@ pub struct App {
     pub clock: Clock,
     /// Whether new work is accepted.
     pub readiness: Arc<Admission>,
-    /// The largest request body.
-    pub body_max_bytes: usize,
-    /// How long a request's body may take.
-    pub body_timeout: Duration,
+    /// How the bodies of requests are received.
+    pub bodies: Bodies,
+    /// The connections of each address that no paid call has come on.
+    pub connections: Arc<PerAddress>,
     /// The token that `GET /metrics` requires, if it is set.
     pub metrics_token: Option<Secret>,
     /// Are the traces of callers continued?

@@ -9,7 +9,7 @@ use super::extract::device;
 use super::{App, uncancelled};
 use crate::payments::{PaymentsError, x402};
 use crate::store::payments::Payment;
-use domain::{AccountId, Actor, Credits, Environment, Origin, UserId};
+use domain::{AccountId, Actor, Credits, Origin, UserId};
 
 const REQUIRED: HeaderName = HeaderName::from_static("payment-required");
 const SIGNATURE: HeaderName = HeaderName::from_static("payment-signature");
@@ -72,11 +72,6 @@ pub(super) fn ask(response: &mut HttpResponse, request: &HttpRequest, app: &App,
     if let Some(x402) = &app.payments.x402 {
         add_required(response, request, app, price.max(x402.amount), "insufficient credits");
     }
-}
-
-/// Does this call spend real credits, so that it can be paid for?
-pub(super) fn is_live(credential: Option<&str>) -> bool {
-    credential.is_some_and(|text| Environment::of_key(text) == Environment::Live)
 }
 
 fn add_required(

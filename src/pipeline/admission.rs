@@ -3,6 +3,9 @@
 //! The process counts here what it does at the same time: requests being handled, paid calls (a
 //! stream is one until its end) and bytes of request bodies. A request above a limit is refused
 //! before any work is done for it, so refusals stay cheap however many there are.
+//!
+//! Each kind of caller has places of its own. Strangers, who have shown no credential, cannot take
+//! the places of callers with one; calls with test keys cannot take those of paying customers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -10,16 +13,23 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use bytes::Bytes;
 use tokio::sync::watch;
 
-/// Smaller bodies are not counted: the limit on requests bounds them.
-const SMALL_BODY: usize = 4 * 1024;
+use domain::Environment;
+
+/// Smaller bodies are not counted: the limits on requests bound them.
+pub const SMALL_BODY: usize = 4 * 1024;
 
 /// What may run at the same time.
 #[derive(Clone, Copy, Debug)]
 pub struct AdmissionLimits {
-    /// Requests being handled.
+    /// Requests being handled, of callers with a credential.
     pub requests: usize,
-    /// Paid calls, streams included.
+    /// Requests without a credential. As many of users with a session may wait for their body, and
+    /// as many keys may be looked up.
+    pub strangers: usize,
+    /// Paid calls with live keys, streams included.
     pub calls: usize,
+    /// Calls with test keys, streams included.
+    pub test_calls: usize,
     /// Bytes of request bodies in memory.
     pub body_bytes: usize,
 }
@@ -32,7 +42,11 @@ pub struct Admission {
     is_draining: AtomicBool,
     bounds: AdmissionLimits,
     requests: AtomicUsize,
+    strangers: AtomicUsize,
+    receiving: AtomicUsize,
+    lookups: AtomicUsize,
     calls: AtomicUsize,
+    test_calls: AtomicUsize,
     body_bytes: AtomicUsize,
     /// Requests refused because too many ran.
     refused: AtomicU64,
@@ -56,13 +70,77 @@ pub type Running = Permit;
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Request,
+    Stranger,
+    Receiving,
+    Lookup,
     Call,
+    TestCall,
     BodyBytes,
+}
+
+impl From<Environment> for Kind {
+    fn from(environment: Environment) -> Self {
+        match environment {
+            Environment::Live => Kind::Call,
+            Environment::Test => Kind::TestCall,
+        }
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         self.admission.counter(self.kind).0.fetch_sub(self.amount, Ordering::AcqRel);
+    }
+}
+
+/// Whose body it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BodyOf {
+    /// A call with a live key. It may fill the whole limit on bytes.
+    PayingCaller,
+    /// Anybody else. Together with all others they may fill half of the limit.
+    Other,
+}
+
+/// The share that a body has in the limit on bytes, while it is read and as long as it is in
+/// memory.
+#[derive(Debug)]
+pub struct BodyPermit {
+    admission: Arc<Admission>,
+    of: BodyOf,
+    permit: Option<Permit>,
+}
+
+impl BodyPermit {
+    /// Takes what a body of `bytes` needs, as far as it is not taken yet. False if there is no
+    /// room. Small bodies need none.
+    pub fn cover(&mut self, bytes: usize) -> bool {
+        if bytes < SMALL_BODY {
+            return true;
+        }
+        let taken = self.permit.as_ref().map_or(0, |permit| permit.amount);
+        let Some(missing) = bytes.checked_sub(taken).filter(|missing| *missing > 0) else {
+            return true;
+        };
+        let max = self.admission.body_bytes_max(self.of);
+        let Some(mut more) = self.admission.take_within(Kind::BodyBytes, missing, max) else {
+            return false;
+        };
+        if let Some(permit) = &mut self.permit {
+            permit.amount = permit.amount.saturating_add(std::mem::take(&mut more.amount));
+        } else {
+            self.permit = Some(more);
+        }
+        true
+    }
+
+    /// The body, which has its share as long as it is in memory.
+    #[must_use]
+    pub fn hold(self, bytes: Bytes) -> Bytes {
+        match self.permit {
+            Some(permit) => Bytes::from_owner(Counted { bytes, _permit: permit }),
+            None => bytes,
+        }
     }
 }
 
@@ -87,7 +165,11 @@ impl Admission {
             is_draining: AtomicBool::new(false),
             bounds,
             requests: AtomicUsize::new(0),
+            strangers: AtomicUsize::new(0),
+            receiving: AtomicUsize::new(0),
+            lookups: AtomicUsize::new(0),
             calls: AtomicUsize::new(0),
+            test_calls: AtomicUsize::new(0),
             body_bytes: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
             panicked: AtomicU64::new(0),
@@ -98,48 +180,98 @@ impl Admission {
     fn counter(&self, kind: Kind) -> (&AtomicUsize, usize) {
         match kind {
             Kind::Request => (&self.requests, self.bounds.requests),
+            Kind::Stranger => (&self.strangers, self.bounds.strangers),
+            Kind::Receiving => (&self.receiving, self.bounds.strangers),
+            Kind::Lookup => (&self.lookups, self.bounds.strangers),
             Kind::Call => (&self.calls, self.bounds.calls),
+            Kind::TestCall => (&self.test_calls, self.bounds.test_calls),
             Kind::BodyBytes => (&self.body_bytes, self.bounds.body_bytes),
         }
     }
 
     fn take(self: &Arc<Self>, kind: Kind, amount: usize) -> Option<Permit> {
-        let (counter, max) = self.counter(kind);
-        let before = counter.fetch_add(amount, Ordering::AcqRel);
+        let max = self.counter(kind).1;
+        self.take_within(kind, amount, max)
+    }
+
+    fn take_within(self: &Arc<Self>, kind: Kind, amount: usize, max: usize) -> Option<Permit> {
+        let before = self.counter(kind).0.fetch_add(amount, Ordering::AcqRel);
         let permit = Permit { admission: Arc::clone(self), kind, amount };
         (before.saturating_add(amount) <= max).then_some(permit)
     }
 
-    /// Admits a request; `None` if the limit is reached.
-    pub fn admit(self: &Arc<Self>) -> Option<Permit> {
-        let permit = self.take(Kind::Request, 1);
+    /// A place for a request; `None` if the limit is reached.
+    fn place(self: &Arc<Self>, kind: Kind) -> Option<Permit> {
+        let permit = self.take(kind, 1);
         if permit.is_none() {
-            self.refused.fetch_add(1, Ordering::Relaxed);
+            self.count_refused();
         }
         permit
     }
 
-    /// Admits a paid call; `None` if the limit is reached or the server drains.
-    pub fn enter(self: &Arc<Self>) -> Option<Running> {
-        let running = self.take(Kind::Call, 1)?;
+    /// Admits a request of a caller with a credential; `None` if the limit is reached.
+    pub fn admit(self: &Arc<Self>) -> Option<Permit> {
+        self.place(Kind::Request)
+    }
+
+    /// Admits a request that has shown no credential; `None` if the limit is reached.
+    pub fn admit_stranger(self: &Arc<Self>) -> Option<Permit> {
+        self.place(Kind::Stranger)
+    }
+
+    /// Admits a request of a user with a session whose body is on its way; `None` if the limit is
+    /// reached.
+    pub fn admit_receiving(self: &Arc<Self>) -> Option<Permit> {
+        self.place(Kind::Receiving)
+    }
+
+    /// Admits a look-up of a key that is not in memory; `None` if the limit is reached.
+    pub fn admit_lookup(self: &Arc<Self>) -> Option<Permit> {
+        self.place(Kind::Lookup)
+    }
+
+    /// Admits a call, which has places by the environment of its key; `None` if the limit is
+    /// reached or the server drains.
+    pub fn enter(self: &Arc<Self>, environment: Environment) -> Option<Running> {
+        let running = self.take(environment.into(), 1)?;
         // Checked after counting: a drain that does not see the call is seen by it.
         self.is_ready().then_some(running)
     }
 
-    /// May a body of so many bytes be read?
-    #[must_use]
-    pub fn has_room_for(&self, bytes: usize) -> bool {
-        let taken = self.body_bytes.load(Ordering::Relaxed);
-        bytes < SMALL_BODY || taken.saturating_add(bytes) <= self.bounds.body_bytes
+    /// How many bytes of bodies there may be when one of these is read.
+    fn body_bytes_max(&self, of: BodyOf) -> usize {
+        match of {
+            BodyOf::PayingCaller => self.bounds.body_bytes,
+            BodyOf::Other => self.bounds.body_bytes / 2,
+        }
     }
 
-    /// The body, counted while it is in memory; `None` if there is no room for it.
-    pub fn count_body(self: &Arc<Self>, bytes: Bytes) -> Option<Bytes> {
-        if bytes.len() < SMALL_BODY {
-            return Some(bytes);
-        }
-        let permit = self.take(Kind::BodyBytes, bytes.len())?;
-        Some(Bytes::from_owner(Counted { bytes, _permit: permit }))
+    /// May a body of so many bytes be read?
+    #[must_use]
+    pub fn has_room_for(&self, bytes: usize, of: BodyOf) -> bool {
+        let taken = self.body_bytes.load(Ordering::Relaxed);
+        bytes < SMALL_BODY || taken.saturating_add(bytes) <= self.body_bytes_max(of)
+    }
+
+    /// The share of a body that is going to be read: nothing yet.
+    #[must_use]
+    pub fn body_permit(self: &Arc<Self>, of: BodyOf) -> BodyPermit {
+        BodyPermit { admission: Arc::clone(self), of, permit: None }
+    }
+
+    /// Counts a request that was refused because of a limit.
+    pub fn count_refused(&self) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Is there a place for one more call of a paying customer?
+    #[must_use]
+    pub fn has_place(&self) -> bool {
+        let is_below = |kind| {
+            let (counter, max) = self.counter(kind);
+            counter.load(Ordering::Relaxed) < max
+        };
+        is_below(Kind::Request) && is_below(Kind::Call)
     }
 
     /// From now on the server reports that it is not ready, but still takes calls.
@@ -176,22 +308,42 @@ impl Admission {
         let _ = stop.wait_for(|is_stopped| *is_stopped).await;
     }
 
-    /// How many paid calls run, streams included.
+    /// How many calls with keys of this environment run, streams included.
     #[must_use]
-    pub fn running(&self) -> usize {
-        self.calls.load(Ordering::Acquire)
+    pub fn running(&self, environment: Environment) -> usize {
+        self.counter(environment.into()).0.load(Ordering::Acquire)
     }
 
-    /// How many paid calls may run.
+    /// How many calls with keys of this environment may run.
     #[must_use]
-    pub fn running_max(&self) -> usize {
-        self.bounds.calls
+    pub fn running_max(&self, environment: Environment) -> usize {
+        self.counter(environment.into()).1
     }
 
-    /// Requests being handled.
+    /// Does nothing run, neither a request nor a call?
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        [&self.requests, &self.strangers, &self.receiving, &self.calls, &self.test_calls]
+            .iter()
+            .all(|counter| counter.load(Ordering::Acquire) == 0)
+    }
+
+    /// Requests being handled, of callers with a credential.
     #[must_use]
     pub fn requests(&self) -> usize {
         self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Requests without a credential.
+    #[must_use]
+    pub fn strangers(&self) -> usize {
+        self.strangers.load(Ordering::Relaxed)
+    }
+
+    /// Requests of users with a session whose body is on its way.
+    #[must_use]
+    pub fn receiving(&self) -> usize {
+        self.receiving.load(Ordering::Relaxed)
     }
 
     /// Bytes of request bodies in memory, small ones not counted.
@@ -223,7 +375,13 @@ mod tests {
     use super::*;
 
     fn admission() -> Arc<Admission> {
-        Arc::new(Admission::new(AdmissionLimits { requests: 2, calls: 1, body_bytes: 10_000 }))
+        Arc::new(Admission::new(AdmissionLimits {
+            requests: 2,
+            strangers: 1,
+            calls: 1,
+            test_calls: 1,
+            body_bytes: 20_000,
+        }))
     }
 
     #[test]
@@ -237,26 +395,56 @@ mod tests {
         drop(two);
         assert_eq!(admission.requests(), 0);
 
-        let call = admission.enter().unwrap();
-        assert!(admission.enter().is_none());
+        let call = admission.enter(Environment::Live).unwrap();
+        assert!(admission.enter(Environment::Live).is_none());
         drop(call);
         admission.drain();
-        assert!(admission.enter().is_none());
-        assert_eq!(admission.running(), 0);
+        assert!(admission.enter(Environment::Live).is_none());
+        assert_eq!(admission.running(Environment::Live), 0);
     }
 
     #[test]
-    fn a_body_counts_as_long_as_anyone_has_it() {
+    fn each_kind_of_caller_has_places_of_its_own() {
         let admission = admission();
-        let body = admission.count_body(Bytes::from(vec![1; 6_000])).unwrap();
-        assert!(!admission.has_room_for(6_000));
-        assert!(admission.count_body(Bytes::from(vec![1; 6_000])).is_none());
+        let stranger = admission.admit_stranger().unwrap();
+        assert!(admission.admit_stranger().is_none());
+        assert!(admission.admit_receiving().is_some());
+        let test = admission.enter(Environment::Test).unwrap();
+        assert!(admission.enter(Environment::Test).is_none());
+        assert!(admission.has_place() && !admission.is_idle());
+        let call = (admission.admit().unwrap(), admission.enter(Environment::Live).unwrap());
+        assert!(!admission.has_place());
+        drop((stranger, test, call));
+        assert!(admission.is_idle());
+    }
+
+    #[test]
+    fn a_body_counts_from_its_first_bytes_as_long_as_anyone_has_it() {
+        let admission = admission();
+        let mut permit = admission.body_permit(BodyOf::PayingCaller);
+        assert!(permit.cover(1_000) && admission.body_bytes() == 0);
+        assert!(permit.cover(6_000) && permit.cover(12_000) && permit.cover(12_000));
+        assert_eq!(admission.body_bytes(), 12_000);
+        // What does not fit leaves the count as it was.
+        assert!(!permit.cover(21_000));
+        assert_eq!(admission.body_bytes(), 12_000);
+        assert!(!admission.has_room_for(9_000, BodyOf::PayingCaller));
         // Small ones are bounded by the number of requests.
-        assert!(admission.has_room_for(100) && admission.count_body(Bytes::from("x")).is_some());
+        assert!(admission.has_room_for(100, BodyOf::Other));
+        let body = permit.hold(Bytes::from(vec![1; 12_000]));
         let part = body.slice(10..20);
         drop(body);
-        assert_eq!((admission.body_bytes(), part.len()), (6_000, 10));
+        assert_eq!((admission.body_bytes(), part.len()), (12_000, 10));
         drop(part);
         assert_eq!(admission.body_bytes(), 0);
+    }
+
+    #[test]
+    fn bodies_of_others_leave_half_to_paying_callers() {
+        let admission = admission();
+        let mut others = admission.body_permit(BodyOf::Other);
+        assert!(others.cover(10_000) && !others.cover(10_001));
+        assert!(!admission.has_room_for(5_000, BodyOf::Other));
+        assert!(admission.body_permit(BodyOf::PayingCaller).cover(10_000));
     }
 }

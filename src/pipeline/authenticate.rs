@@ -1,19 +1,23 @@
 //! Stage 2, authentication. Admitted -> Caller: the key is parsed, looked up by its digest, and
-//! checked for its expiry.
+//! checked for its expiry. Stage 3, the body. Caller -> Received: only a known caller's is read.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::admission::Running;
 use super::gateway::Gateway;
 use super::gateway::unwritable;
 use super::rate_limit::Admitted;
 use super::request::{Arrival, RequestContext};
 use crate::actors::ledger::WriterState;
 use crate::store::keys::KeyRecord;
-use domain::Refusal;
 use domain::api_key::ApiKey;
 use domain::pricing::PriceRule;
+use domain::{Environment, Refusal};
 
-/// A request of a known caller.
+/// A request of a known caller. Its body is not read yet.
 pub struct Caller {
     arrival: Box<Arrival>,
     rule: Option<Arc<PriceRule>>,
@@ -34,9 +38,58 @@ impl Caller {
         &self.key
     }
 
+    /// The environment of the key.
+    #[must_use]
+    pub fn environment(&self) -> Environment {
+        self.key.environment
+    }
+
+    /// The request with its body.
+    #[must_use]
+    pub fn receive(self, body: Bytes) -> Received {
+        let Caller { mut arrival, rule, key } = self;
+        arrival.body = body;
+        Received(Caller { arrival, rule, key })
+    }
+}
+
+/// A request of a known caller, with its body.
+pub struct Received(Caller);
+
+impl Received {
+    pub(super) fn arrival(&self) -> &Arrival {
+        &self.0.arrival
+    }
+
+    pub(super) fn key(&self) -> &KeyRecord {
+        &self.0.key
+    }
+
     /// The request, the price rule of its route, and the key.
     pub(super) fn into_parts(self) -> (Box<Arrival>, Option<Arc<PriceRule>>, Arc<KeyRecord>) {
-        (self.arrival, self.rule, self.key)
+        (self.0.arrival, self.0.rule, self.0.key)
+    }
+
+    /// Does the call cost nothing, whatever it asks for?
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.0.rule().is_some_and(PriceRule::is_free)
+    }
+
+    /// The request as a running call. `client_left` is closed when the client leaves before it has
+    /// an answer.
+    #[must_use]
+    pub fn run(mut self, running: Running, client_left: oneshot::Receiver<()>) -> Self {
+        self.0.arrival.running = Some(running);
+        self.0.arrival.client_left = Some(client_left);
+        self
+    }
+
+    /// A copy; the permit of a running call stays with the original.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let Caller { arrival, rule, key } = &self.0;
+        Received(Caller { arrival: arrival.copy(), rule: rule.clone(), key: Arc::clone(key) })
     }
 }
 
@@ -59,6 +112,8 @@ pub(super) async fn identify(
     if state == WriterState::Unavailable {
         return Err(unwritable(state));
     }
+    // Strangers can make keys up: they must not fill the queue of the database.
+    let _place = gateway.readiness.admit_lookup().ok_or(Refusal::Overloaded)?;
     let record = Box::pin(gateway.keys.look_up(digest)).await.map_err(|error| {
         tracing::error!(%error, "a key could not be looked up");
         Refusal::Unavailable("the database does not answer")

@@ -1,4 +1,4 @@
-//! Stage 4, balance, spending limits and debit. Quoted -> ChargedCall: ONE request to the account's
+//! Stage 5, balance, spending limits and debit. Quoted -> ChargedCall: ONE request to the account's
 //! owner decides all three.
 
 use std::sync::Arc;

@@ -63,7 +63,8 @@ pub(super) async fn lease(gateway: &Gateway, key: &KeyRecord) -> Result<AccountH
         state => return Err(unwritable(state)),
     }
     let readiness = &gateway.readiness;
-    let (running, max) = (readiness.running(), readiness.running_max());
+    let environment = key.environment;
+    let (running, max) = (readiness.running(environment), readiness.running_max(environment));
     gateway.directory.lease(key.account, running, max).await.map_err(|error| match error {
         DirectoryError::Busy => Refusal::TooManyInFlight,
         DirectoryError::Load(error) => {

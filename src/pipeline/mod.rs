@@ -1,4 +1,5 @@
-//! The path of a paid request through the gateway: six stages, in the order of the API's contract.
+//! The path of a paid request through the gateway: seven stages, in the order of the API's
+//! contract.
 //!
 //! [`serve`] is one plain function with awaits in order. Each stage takes the output of the stage
 //! before it, and returns its own output or a refusal; the first refusal is the answer. The output
@@ -6,7 +7,7 @@
 //! the order cannot change, without a compile error.
 //!
 //! ```text
-//! Arrival -> Admitted -> Caller -> Quoted -> ChargedCall -> Answered -> Departure
+//! Arrival -> Admitted -> Caller -> Received -> Quoted -> ChargedCall -> Answered -> Departure
 //! ```
 //!
 //! A charge cannot be forged. This does not compile (E0451, the fields are private), not even from
@@ -26,9 +27,10 @@
 //! }
 //! ```
 //!
-//! All stages run in a task that the client's connection cannot cancel: a request that was charged
-//! is also settled, whether or not the client is still there. The end of a stream runs in a task of
-//! its own (`relay/`).
+//! [`identify`] comes before the body: nobody reads the body of a stranger's call, and it takes no
+//! place. From there on all stages run in a task that the client's connection cannot cancel: a
+//! request that was charged is also settled, whether or not the client is still there. The end of a
+//! stream runs in a task of its own (`relay/`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -54,8 +56,8 @@ mod request;
 mod settle;
 mod upstream;
 
-pub use admission::{Admission, AdmissionLimits, Permit, Running};
-pub use authenticate::Caller;
+pub use admission::{Admission, AdmissionLimits, BodyOf, BodyPermit, Permit, Running};
+pub use authenticate::{Caller, Received};
 pub use charge::ChargedCall;
 pub use departure::{Departure, Money, ServedBody, StreamBody};
 pub use gateway::Gateway;
@@ -78,14 +80,25 @@ macro_rules! stage {
     };
 }
 
-/// Serves a paid request, from its arrival to its answer.
+/// Finds out whose request it is, and whether it is within the rate limits: first by its address,
+/// then by its key and account.
+pub async fn identify(gateway: &Gateway, arrival: Box<Arrival>) -> Served<Caller> {
+    let mut context = RequestContext::default();
+    let result = stage!("authenticate", "internal", identified(gateway, arrival, &mut context));
+    if let Err(refusal) = &result {
+        gateway.metrics.refuse(refusal);
+    }
+    Served { result, context }
+}
+
+/// Serves a paid request whose caller is known and whose body is there, to its answer.
 pub async fn serve(
     gateway: Arc<Gateway>,
     client: Client,
-    arrival: Box<Arrival>,
+    received: Received,
+    mut context: RequestContext,
 ) -> Served<Departure> {
-    let mut context = RequestContext::default();
-    let result = stages(&gateway, &client, arrival, &mut context).await;
+    let result = stages(&gateway, &client, received, &mut context).await;
     match &result {
         Ok(_) => {
             gateway.metrics.calls.fetch_add(1, Ordering::Relaxed);
@@ -98,35 +111,30 @@ pub async fn serve(
 async fn stages(
     gateway: &Arc<Gateway>,
     client: &Client,
-    arrival: Box<Arrival>,
+    received: Received,
     context: &mut RequestContext,
 ) -> Result<Departure, Refusal> {
-    let caller = stage!("authenticate", "internal", identified(gateway, arrival, context))?;
-    let claim = match stage!("repeat", "internal", repeat::begin(gateway, &caller))? {
+    let claim = match stage!("repeat", "internal", repeat::begin(gateway, &received))? {
         repeat::FirstOrRepeat::Repeat(departure) => return Ok(*departure),
         repeat::FirstOrRepeat::First(claim) => claim,
     };
-    let quoted = stage!("price", "internal", price::quote(gateway, caller))?;
+    let quoted = stage!("price", "internal", price::quote(gateway, received))?;
     let charged = stage!("charge", "internal", charge::charge(gateway, quoted, claim))?;
     let answered = stage!("upstream", "client", upstream::forward(gateway, client, charged));
     stage!("settle", "internal", settle::close(gateway, answered, context))
 }
 
 /// A dry run: the cost of a request, and whether it would be accepted. Charges nothing.
-pub async fn quote(gateway: Arc<Gateway>, arrival: Box<Arrival>) -> Served<Quote> {
-    let mut context = RequestContext::default();
-    let result = quote_stages(&gateway, arrival, &mut context).await;
-    Served { result, context }
-}
-
-async fn quote_stages(
+pub async fn quote(
     gateway: &Gateway,
-    arrival: Box<Arrival>,
-    context: &mut RequestContext,
-) -> Result<Quote, Refusal> {
-    let caller = identified(gateway, arrival, context).await?;
-    let quoted = price::quote(gateway, caller).await?;
-    quote::estimate(gateway, quoted).await
+    received: Received,
+    context: RequestContext,
+) -> Served<Quote> {
+    let result = async {
+        let quoted = price::quote(gateway, received).await?;
+        quote::estimate(gateway, quoted).await
+    };
+    Served { result: result.await, context }
 }
 
 async fn identified(

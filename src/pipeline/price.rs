@@ -1,10 +1,10 @@
-//! Stage 3, pricing. Caller -> Quoted: from here on the price is fixed, or its bounds are.
+//! Stage 4, pricing. Received -> Quoted: from here on the price is fixed, or its bounds are.
 
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use super::authenticate::Caller;
+use super::authenticate::Received;
 use super::gateway::Gateway;
 use super::request::Arrival;
 use crate::json::fields::Fields;
@@ -71,8 +71,8 @@ pub struct Generation {
 }
 
 /// Prices the request.
-pub(super) async fn quote(gateway: &Gateway, caller: Caller) -> Result<Quoted, Refusal> {
-    let (arrival, rule, key) = caller.into_parts();
+pub(super) async fn quote(gateway: &Gateway, received: Received) -> Result<Quoted, Refusal> {
+    let (arrival, rule, key) = received.into_parts();
     let rule = rule.ok_or(Refusal::NoPrice)?;
     let dialect = Dialect::of(&arrival.path);
     let generation = if rule.is_token_priced() {

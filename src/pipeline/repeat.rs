@@ -4,7 +4,7 @@
 use actix_web::http::StatusCode;
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 
-use super::authenticate::Caller;
+use super::authenticate::Received;
 use super::departure::{Departure, ServedBody};
 use super::gateway::Gateway;
 use crate::idempotency::{self, Claim, Fingerprint, IdempotencyError, KeptAnswer};
@@ -19,14 +19,23 @@ pub(super) enum FirstOrRepeat {
 }
 
 /// Claims the idempotency key, or finds the recorded answer.
-pub(super) async fn begin(gateway: &Gateway, caller: &Caller) -> Result<FirstOrRepeat, Refusal> {
-    let arrival = caller.arrival();
+///
+/// A call that only reads and costs nothing can be sent again as it is, so its answer is not kept:
+/// nobody stores answers here for nothing.
+pub(super) async fn begin(
+    gateway: &Gateway,
+    received: &Received,
+) -> Result<FirstOrRepeat, Refusal> {
+    let arrival = received.arrival();
     let Some(key) = arrival.idempotency_key else { return Ok(FirstOrRepeat::First(None)) };
+    if arrival.method.is_safe() && received.is_free() {
+        return Ok(FirstOrRepeat::First(None));
+    }
     let query = arrival.query.as_deref().map(|query| format!("?{query}")).unwrap_or_default();
     let target = format!("{}{query}", arrival.path);
     let fingerprint = Fingerprint::of(arrival.method.as_str(), &target, &arrival.body);
     // Boxed because few calls come here: the future of every call is as large as its largest part.
-    match Box::pin(gateway.idempotency.begin(caller.key().account, key, fingerprint)).await {
+    match Box::pin(gateway.idempotency.begin(received.key().account, key, fingerprint)).await {
         Ok(idempotency::Begun::First(claim)) => Ok(FirstOrRepeat::First(Some(claim))),
         Ok(idempotency::Begun::Repeat(kept)) => Ok(FirstOrRepeat::Repeat(Box::new(replay(kept)))),
         Err(error) => Err(error.into()),

@@ -31,7 +31,7 @@ pub struct Arrival {
     pub address: IpAddr,
     /// Headers for an upstream with a URL; empty if the sandbox answers.
     pub headers: HeaderMap,
-    /// The complete body.
+    /// The complete body. Empty until the caller is known.
     pub body: Bytes,
     /// `Idempotency-Key`: the request may be repeated, and is charged once.
     pub idempotency_key: Option<IdempotencyKey>,

@@ -1,4 +1,4 @@
-//! Stage 6, settlement. Answered -> Departure: captures or refunds, records the usage, and releases
+//! Stage 7, settlement. Answered -> Departure: captures or refunds, records the usage, and releases
 //! the answer only when its money is committed. A stream goes on to [`relay`], which settles it at
 //! its end.
 

@@ -1,4 +1,4 @@
-//! Stage 5, the call to the upstream. ChargedCall -> Answered. It refuses nothing: a failure is an
+//! Stage 6, the call to the upstream. ChargedCall -> Answered. It refuses nothing: a failure is an
 //! outcome, and is settled like one.
 
 use std::sync::Arc;

@@ -35,6 +35,7 @@ mod refusals;
 mod repeats;
 mod runtime_facts;
 mod stalled;
+mod strangers;
 mod streams;
 mod stripe;
 mod two_factor;

@@ -36,9 +36,27 @@ pub enum ApiError {
         /// The largest that is taken, in bytes.
         max: usize,
     },
-    /// The body did not come, or not in time.
-    #[error("the body did not come")]
+    /// The body came too slowly.
+    #[error("the body did not come in time")]
     BodyIncomplete,
+    /// The body has broken chunks, or ended early.
+    #[error("the body is malformed")]
+    BodyMalformed,
+    /// The address has too many bodies on their way.
+    #[error("too many bodies on their way")]
+    TooManyBodies,
+    /// The request is no HTTP.
+    #[error("the request is malformed")]
+    BadRequest,
+    /// The head of the request came too slowly.
+    #[error("the head did not come in time")]
+    HeadIncomplete,
+    /// The head of the request is too large.
+    #[error("head too large")]
+    HeadTooLarge,
+    /// The request asks for another protocol.
+    #[error("upgrades are refused")]
+    NoUpgrade,
     /// No session token.
     #[error("no session token")]
     MissingSession,

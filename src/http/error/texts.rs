@@ -48,7 +48,39 @@ impl ApiError {
             ApiError::BodyIncomplete => texts(
                 StatusCode::REQUEST_TIMEOUT,
                 "Request timeout",
-                "The body of the request did not arrive in time",
+                "The body of the request did not arrive in time. Please send the request again.",
+            ),
+            ApiError::BodyMalformed => texts(
+                StatusCode::BAD_REQUEST,
+                "Bad request",
+                "The body of the request is malformed or ended early. Please check its length and its chunks.",
+            ),
+            ApiError::TooManyBodies => texts(
+                StatusCode::TOO_MANY_REQUESTS,
+                "Too many requests",
+                "Too many requests from your address are being received at the same time. Please try again when \
+                 some of them are complete.",
+            ),
+            ApiError::BadRequest => texts(
+                StatusCode::BAD_REQUEST,
+                "Bad request",
+                "The request is not valid HTTP/1.1. Please check its request line and its headers.",
+            ),
+            ApiError::HeadIncomplete => texts(
+                StatusCode::REQUEST_TIMEOUT,
+                "Request timeout",
+                "The headers of the request did not arrive in time. Please send the request again.",
+            ),
+            ApiError::HeadTooLarge => texts(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "Headers too large",
+                "The headers of the request are too large or too many. Please send at most 96 headers and 128 KiB.",
+            ),
+            ApiError::NoUpgrade => texts(
+                StatusCode::BAD_REQUEST,
+                "Upgrade not supported",
+                "This server speaks HTTP/1.1 only, without WebSocket or tunnels. Please send the request without \
+                 the Upgrade header.",
             ),
             ApiError::MissingSession => texts(
                 StatusCode::UNAUTHORIZED,

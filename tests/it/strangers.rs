@@ -1,0 +1,397 @@
+//! What callers without a credential, and callers who pay nothing, cannot take from those who pay.
+
+use std::net::Ipv4Addr;
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::timeout;
+
+use crate::support::process::Process;
+use crate::support::upstream::{Script, Step, Upstream, word};
+use crate::support::{Database, Key, Server, on_both};
+
+on_both!(
+    sockets_without_a_key_keep_no_customer_out,
+    an_address_has_no_more_connections_than_it_may,
+    bodies_on_their_way_stay_within_their_limit,
+    test_keys_take_no_place_of_a_paying_customer,
+    readiness_says_when_the_server_is_full,
+    refusals_below_the_handlers_have_the_body_of_an_error,
+    slow_senders_and_slow_readers_are_cut,
+    a_free_read_keeps_no_answer,
+);
+
+/// Nothing that a test waits for takes so long.
+const LONG: Duration = Duration::from_secs(60);
+/// An answer that no buffer of the system holds.
+const LARGE: usize = 16_000_000;
+const CHAT: &str = "/v1/chat/completions";
+
+fn some(number: usize) -> NonZeroUsize {
+    NonZeroUsize::new(number).unwrap()
+}
+
+/// A connection from this address of loopback.
+async fn connect(server: &str, from: Ipv4Addr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    // As small as it gets: what the server writes must not vanish in buffers.
+    socket.set_recv_buffer_size(4_096).unwrap();
+    socket.bind((from, 0).into()).unwrap();
+    socket.connect(server.parse().unwrap()).await.unwrap()
+}
+
+fn stranger(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(127, 0, 1, number)
+}
+
+/// All that the server says until it closes the connection.
+async fn all(stream: &mut TcpStream) -> String {
+    let mut answer = Vec::new();
+    // A reset after an answer is an end as well.
+    let _ = timeout(LONG, stream.read_to_end(&mut answer)).await.expect("no end");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// The status and the body of an answer, whose head must fit.
+fn answer(text: &str) -> (u16, Value) {
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("{text:?}"));
+    let body: Value = serde_json::from_str(body).unwrap_or_else(|_| panic!("{text:?}"));
+    assert!(head.contains("content-type: application/json"), "{text}");
+    let id = body["request_id"].as_str().unwrap();
+    assert!(head.contains(&format!("x-request-id: {id}")), "{text}");
+    (text.split(' ').nth(1).unwrap().parse().unwrap(), body)
+}
+
+async fn ask(server: &str, from: Ipv4Addr, request: &str) -> (u16, Value) {
+    let mut stream = connect(server, from).await;
+    stream.write_all(request.as_bytes()).await.unwrap();
+    answer(&all(&mut stream).await)
+}
+
+async fn customer(server: &Server) -> Key {
+    let user = server.user("customer").await;
+    user.pay("10").await;
+    user.key().await
+}
+
+async fn chat(server: &Server, key: &Key, status: u16) -> crate::support::Answer {
+    let body = json!({ "messages": [{ "role": "user", "content": "Hello!" }] });
+    server.post("/api/hub/agents/chat", &body).key(key).expect(status).await
+}
+
+async fn sockets_without_a_key_keep_no_customer_out(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.server.requests_max = some(4);
+        settings.server.strangers_max = some(8);
+        settings.server.calls_max = some(4);
+    })
+    .await;
+    let key = customer(&server).await;
+    let address = server.address.to_string();
+    let upgrade =
+        "GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let (status, body) = ask(&address, stranger(1), upgrade).await;
+    assert_eq!((status, &body["error"]), (400, &json!("Upgrade not supported")));
+    // A stranger's call is answered before its body is there.
+    let half =
+        |path: &str| format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n{{");
+    let (status, body) = ask(&address, stranger(1), &half(CHAT)).await;
+    assert_eq!((status, &body["error"]), (401, &json!("Missing API key")));
+    let mut open = Vec::new();
+    for number in 0..200_u8 {
+        let from = stranger(number % 8);
+        let mut stream = connect(&address, from).await;
+        let request = match number % 4 {
+            0 => upgrade.to_owned(),
+            1 => half(CHAT),
+            2 => half("/api/auth/login"),
+            _ => "GET /v1/models HTTP/1.1\r\nHost: x\r\nX-Half: ".to_owned(),
+        };
+        stream.write_all(request.as_bytes()).await.unwrap();
+        open.push(stream);
+    }
+    // As many logins as may wait are on their way: one more is refused, and a customer is not.
+    loop {
+        let (status, _) = ask(&address, stranger(9), &(half("/api/auth/login") + "\r\n")).await;
+        assert!([503, 408].contains(&status), "{status}");
+        if status == 503 {
+            break;
+        }
+    }
+    for _ in 0..10 {
+        chat(&server, &key, 200).await;
+    }
+    server.get("/health/ready").expect(200).await;
+    drop(open);
+}
+
+async fn an_address_has_no_more_connections_than_it_may(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.server.connections_per_address_max = some(10);
+        settings.server.metrics_token =
+            Some(serde_json::from_value(json!("a token of the metrics")).unwrap());
+    })
+    .await;
+    let key = customer(&server).await;
+    let address = server.address.to_string();
+    let request = "GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n";
+    let mut open = Vec::new();
+    for _ in 0..40 {
+        let mut stream = connect(&address, stranger(1)).await;
+        let _ = stream.write_all(request.as_bytes()).await;
+        let mut first = [0; 12];
+        let read = timeout(LONG, stream.read(&mut first)).await.expect("no answer");
+        let is_answered = read.is_ok_and(|read| read > 0);
+        open.push((is_answered, stream));
+    }
+    assert_eq!(open.iter().filter(|(is_answered, _)| *is_answered).count(), 10);
+    let refused = "polysystems_connections_refused_total 30";
+    let metrics = server.get("/metrics").bearer("a token of the metrics").expect(200).await;
+    assert!(metrics.text.contains(refused), "{}", metrics.text);
+    chat(&server, &key, 200).await;
+    // A connection that a paid call has come on counts no more.
+    let body = json!({ "messages": [{ "role": "user", "content": "Hello!" }] }).to_string();
+    let paid = format!(
+        "POST /api/hub/agents/chat HTTP/1.1\r\nHost: x\r\nX-API-Key: {}\r\nContent-Length: {}\r\n\r\n{body}",
+        key.value,
+        body.len()
+    );
+    let mut customers = Vec::new();
+    for _ in 0..20 {
+        let mut stream = connect(&address, stranger(2)).await;
+        stream.write_all(paid.as_bytes()).await.unwrap();
+        let mut first = [0; 12];
+        timeout(LONG, stream.read_exact(&mut first)).await.expect("no answer").unwrap();
+        assert_eq!(&first, b"HTTP/1.1 200");
+        customers.push(stream);
+    }
+    drop((open, customers));
+}
+
+/// Memory of a process, in bytes.
+fn resident(process: &Process) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1_024
+}
+
+async fn bodies_on_their_way_stay_within_their_limit(database: Database) {
+    const MIB: usize = 1 << 20;
+    let limit = 64 * MIB;
+    let process = Process::start_with(&database, |command| {
+        command
+            .env("POLYSYSTEMS_SERVER__BODIES_MAX_BYTES", limit.to_string())
+            .env("POLYSYSTEMS_SERVER__BODY_TIMEOUT_SECONDS", "120")
+            .env("POLYSYSTEMS_SERVER__TRANSFER_WINDOW_SECONDS", "120");
+    })
+    .await;
+    let customer = process.customer("customer", 10).await;
+    let before = resident(&process);
+    let address = process.address().to_owned();
+    let mut senders = Vec::new();
+    for number in 0..40_u8 {
+        let (address, key) = (address.clone(), customer.key.clone());
+        senders.push(tokio::spawn(async move {
+            let mut stream = connect(&address, stranger(number % 20)).await;
+            let framing = if number % 2 == 0 {
+                "Content-Length: 10000000\r\n\r\n"
+            } else {
+                "Transfer-Encoding: chunked\r\n\r\n989680\r\n"
+            };
+            let head = format!("POST {CHAT} HTTP/1.1\r\nHost: x\r\nX-API-Key: {key}\r\n{framing}");
+            let mut body = head.into_bytes();
+            body.resize(body.len() + 9_500_000, b' ');
+            // The server refuses it half-way, or takes all of it and waits for more.
+            let sent = timeout(LONG, stream.write_all(&body)).await.expect("it is not taken");
+            let mut status = [0; 12];
+            let said = timeout(Duration::from_secs(2), stream.read_exact(&mut status)).await;
+            let is_refused = sent.is_err() || said.is_ok();
+            (is_refused, stream)
+        }));
+    }
+    let mut open = Vec::new();
+    for sender in senders {
+        open.push(sender.await.unwrap());
+    }
+    let waiting = open.iter().filter(|(is_refused, _)| !is_refused).count();
+    assert!(waiting * 9_500_000 <= limit, "{waiting}");
+    let grown = resident(&process).saturating_sub(before);
+    assert!(grown <= limit + 64 * MIB, "{grown}");
+    // Small bodies need no room.
+    let body = json!({ "messages": [{ "role": "user", "content": "Hello!" }] });
+    let (status, answer) = process.call("POST", "/api/hub/agents/chat", &customer.key, &body).await;
+    assert_eq!(status, 200, "{answer}");
+    assert!(process.is_ready().await);
+}
+
+async fn test_keys_take_no_place_of_a_paying_customer(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.server.requests_max = some(3);
+        settings.server.calls_max = some(3);
+        settings.server.test_calls_max = some(3);
+    })
+    .await;
+    let key = customer(&server).await;
+    let free = server.user("free").await;
+    let free = free.key_of(&json!({ "name": "test", "environment": "test" })).await;
+    let stream = json!({
+        "model": "sandbox-slow", "stream": true, "max_tokens": 1_000,
+        "messages": [{ "role": "user", "content": "Hello!" }],
+    });
+    let mut running = Vec::new();
+    loop {
+        let sent = server.post(CHAT, &stream).key(&free).0.send().await.unwrap();
+        match sent.status().as_u16() {
+            200 => running.push(sent),
+            // All places of tests are taken, or the account's fair share of them.
+            status => {
+                assert!([429, 503].contains(&status), "{status}");
+                break;
+            }
+        }
+    }
+    assert!(!running.is_empty() && running.len() <= 3);
+    for _ in 0..5 {
+        chat(&server, &key, 200).await;
+    }
+    server.get("/health/ready").expect(200).await;
+    drop(running);
+}
+
+async fn readiness_says_when_the_server_is_full(database: Database) {
+    let upstream = Upstream::start(Script::Events(vec![word("Hello"), Step::Stall])).await;
+    let url = upstream.url();
+    let server = Server::start_with(&database, |settings| {
+        settings.server.calls_max = some(1);
+        settings.upstreams.v1.url = Some(serde_json::from_value(json!(url)).unwrap());
+    })
+    .await;
+    let key = customer(&server).await;
+    server.get("/health/ready").expect(200).await;
+    let stream = json!({
+        "model": "m", "stream": true, "max_tokens": 10,
+        "messages": [{ "role": "user", "content": "Hello!" }],
+    });
+    let running = server.post(CHAT, &stream).key(&key).stream().await;
+    server.get("/health/ready").expect(503).await;
+    server.get("/health/live").expect(200).await;
+    let refused = server.post(CHAT, &stream).key(&key).expect(503).await;
+    assert_eq!(refused.body["error"], "Server overloaded");
+    drop(running);
+    let again = async {
+        while server.get("/health/ready").send().await.status != 200 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(LONG, again).await.expect("it stays full");
+}
+
+async fn refusals_below_the_handlers_have_the_body_of_an_error(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.server.head_timeout_seconds = 1;
+    })
+    .await;
+    let key = customer(&server).await;
+    let address = server.address.to_string();
+    let from = stranger(1);
+    let many = format!("GET / HTTP/1.1\r\nHost: x\r\n{}\r\n", "X-Many: a\r\n".repeat(200));
+    let half = "GET / HTTP/1.1\r\nHost: x\r\n";
+    for (request, status, error) in [
+        ("GET / HTTP/1.1\r\nHost: x\r\nno colon\r\n\r\n", 400, "Bad request"),
+        ("GET / HTTP/1.1\r\n\r\n", 400, "Bad request"),
+        (many.as_str(), 431, "Headers too large"),
+        (half, 408, "Request timeout"),
+    ] {
+        let (got, body) = ask(&address, from, request).await;
+        assert_eq!((got, &body["error"]), (status, &json!(error)), "{request:?}");
+    }
+    // Chunks that are none. The library hangs up as soon as it finds them, so that only answers
+    // that need no look-up come through.
+    chat(&server, &key, 200).await;
+    let chunks = "Transfer-Encoding: chunked\r\n\r\nxyz\r\n";
+    for head in [
+        format!("POST {CHAT} HTTP/1.1\r\nHost: x\r\nX-API-Key: {}\r\n", key.value),
+        "POST /api/auth/login HTTP/1.1\r\nHost: x\r\n".to_owned(),
+    ] {
+        let (status, body) = ask(&address, from, &format!("{head}{chunks}")).await;
+        assert_eq!((status, &body["error"]), (400, &json!("Bad request")), "{head}");
+    }
+    // A refused call whose body is there leaves its connection open.
+    let mut stream = connect(&address, from).await;
+    let call = format!("POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{{}}");
+    stream.write_all(call.as_bytes()).await.unwrap();
+    let mut said = String::new();
+    while !said.ends_with('}') {
+        let mut bytes = [0; 1_024];
+        let read = timeout(LONG, stream.read(&mut bytes)).await.expect("no answer").unwrap();
+        assert_ne!(read, 0, "{said}");
+        said.push_str(std::str::from_utf8(&bytes[..read]).unwrap());
+    }
+    assert!(said.starts_with("HTTP/1.1 401") && !said.contains("connection: close"), "{said}");
+    // The second head of a connection must end as well.
+    let live = "GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n";
+    stream.write_all(live.as_bytes()).await.unwrap();
+    let mut first = [0; 15];
+    timeout(LONG, stream.read_exact(&mut first)).await.expect("no answer").unwrap();
+    stream.write_all(half.as_bytes()).await.unwrap();
+    all(&mut stream).await;
+}
+
+async fn slow_senders_and_slow_readers_are_cut(database: Database) {
+    let large = json!({ "text": "a".repeat(LARGE) }).to_string();
+    let upstream = Upstream::start(Script::Answer(200, large)).await;
+    let url = upstream.url();
+    let server = Server::start_with(&database, |settings| {
+        settings.upstreams.hub.url = Some(serde_json::from_value(json!(url)).unwrap());
+        settings.server.transfer_rate_min = 10_000;
+        settings.server.transfer_window_seconds = NonZeroU64::MIN;
+    })
+    .await;
+    let address = server.address.to_string();
+    let mut slow = connect(&address, stranger(1)).await;
+    let head = "POST /api/auth/login HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n{";
+    slow.write_all(head.as_bytes()).await.unwrap();
+    // A byte now and then does not help.
+    let (mut reader, mut writer) = slow.into_split();
+    let trickle = tokio::spawn(async move {
+        while writer.write_all(b" ").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    let mut said = Vec::new();
+    let _ = timeout(LONG, reader.read_to_end(&mut said)).await.expect("it is not cut");
+    let (status, _) = answer(&String::from_utf8_lossy(&said));
+    assert_eq!(status, 408);
+    trickle.await.unwrap();
+
+    let key = customer(&server).await;
+    let mut reader = connect(&address, stranger(2)).await;
+    let call = format!(
+        "POST /api/hub/rag/query HTTP/1.1\r\nHost: x\r\nX-API-Key: {}\r\nContent-Length: 2\r\n\r\n{{}}",
+        key.value
+    );
+    reader.write_all(call.as_bytes()).await.unwrap();
+    let mut first = [0; 12];
+    timeout(LONG, reader.read_exact(&mut first)).await.expect("no answer").unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+    // It reads nothing more for longer than the server waits.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let mut rest = Vec::new();
+    let _ = timeout(LONG, reader.read_to_end(&mut rest)).await.expect("it is not cut");
+    assert!(rest.len() < LARGE, "{}", rest.len());
+}
+
+async fn a_free_read_keeps_no_answer(database: Database) {
+    let server = Server::start(&database).await;
+    let key = server.user("free").await.key().await;
+    let list = || server.get("/v1/models").key(&key).header("Idempotency-Key", "once");
+    for _ in 0..2 {
+        let answer = list().expect(200).await;
+        assert!(!answer.headers.contains_key("idempotent-replayed"));
+    }
+    let kept = database.query("SELECT CAST(COUNT(*) AS TEXT) FROM recorded_answer").await;
+    assert_eq!(kept, "0");
+}
