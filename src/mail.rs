@@ -40,6 +40,13 @@ pub struct Letter {
     pub text: String,
 }
 
+/// A text of a user as it stands in a letter: on one line, and no mail program makes a link of it.
+#[must_use]
+pub fn unlinked(text: &str) -> String {
+    let printable: String = text.chars().filter(|c| !c.is_control()).collect();
+    printable.replace("://", ":").replace('.', "(dot)").replace('@', "(at)")
+}
+
 enum Transport {
     Smtp(Box<AsyncSmtpTransport<Tokio1Executor>>),
     Folder(PathBuf),

@@ -11,13 +11,14 @@ use crate::actors::{AccountError, AccountHandle, Receipt, WriteError};
 use crate::idempotency::{First, IdempotencyError, Made, Once};
 use crate::pipeline::Gateway;
 use crate::store::keys::{KeyEdit, KeyListing, Rotation};
+use crate::store::users::EndedKey;
 use crate::store::{Store, StoreError};
 use domain::account::TooManyKeys;
 use domain::api_key::{ApiKey, KeyDigest};
 use domain::limits::LimitsChange;
 use domain::{
     AccountId, Act, ActKind, Environment, KeyChange, KeyId, KeyPolicy, KeyState, NewKey, Origin,
-    Timestamp, UserId,
+    SessionId, Timestamp, UserId,
 };
 
 /// Why a key was not made, found or changed.
@@ -29,6 +30,9 @@ pub enum KeysError {
     /// The key is out of use.
     #[error("the key is out of use")]
     NotActive,
+    /// The session that asked has ended meanwhile.
+    #[error("the session has ended")]
+    SessionEnded,
     /// Somebody else has changed it at the same time.
     #[error("the key was changed at the same time")]
     Changed,
@@ -186,6 +190,7 @@ impl Keys {
     pub async fn create(
         &self,
         user: UserId,
+        session: SessionId,
         request: KeyRequest,
         once: Option<Once<NewlyMade>>,
         origin: Origin,
@@ -195,6 +200,7 @@ impl Keys {
         // One and the same for both environments, or a key for the other one would be another
         // request.
         let repeats = &self.gateway.idempotency;
+        let origin_of_end = origin.clone();
         let make = async move |first: First<NewlyMade>| {
             let (value, digest) = self.gateway.keys.make(request.environment);
             let new = NewKey {
@@ -229,6 +235,12 @@ impl Keys {
             let act = Some(act.with(new.name.clone()));
             let receipt = lease.add_key(new, answer, act).await?;
             on_record(&self.gateway, receipt, first).await?;
+            // A proof of the address ends the sessions, and then the keys that it finds. One that
+            // was made meanwhile, for a session that has ended, must not outlive it.
+            if self.store.users.find_by_session(session, at).await?.is_none() {
+                self.end(user, &EndedKey { id, account, digest }, origin_of_end).await;
+                return Err(KeysError::SessionEnded);
+            }
             Ok(made)
         };
         repeats.run(accounts.live, once, KeysError::Repeat, make).await
@@ -277,6 +289,22 @@ impl Keys {
         self.change(listing.account, key, KeyChange::Revoke, act).await?;
         self.gateway.keys.forget(listing.digest);
         Ok(KeyListing { is_active: false, ..listing })
+    }
+
+    /// Puts a key out of use, after its row says so or because nobody may have it. A failure is
+    /// logged: a look-up of the key finds the row.
+    pub async fn end(&self, user: UserId, key: &EndedKey, origin: Origin) {
+        let EndedKey { id, account, digest } = *key;
+        if let Err(error) = self.forget(id, digest).await {
+            tracing::error!(%error, key = %id, "the former values of an ended key are not forgotten");
+        }
+        let act = self.act(origin, user, ActKind::KeyRevoked, id);
+        match self.change(account, id, KeyChange::Revoke, act).await {
+            // Deleted meanwhile.
+            Ok(_) | Err(KeysError::NotFound) => {}
+            Err(error) => tracing::error!(%error, key = %id, "an ended key was not revoked"),
+        }
+        self.gateway.keys.forget(digest);
     }
 
     /// Puts a key out of use and out of the list.
@@ -357,7 +385,10 @@ impl Keys {
     }
 
     /// What is written past the account's owner is written by whoever owns the accounts alone.
-    fn assert_in_charge(&self) -> Result<(), KeysError> {
+    ///
+    /// # Errors
+    /// [`KeysError::NotWritten`]
+    pub fn assert_in_charge(&self) -> Result<(), KeysError> {
         let is_in_charge = self.gateway.ledger.state().is_in_charge();
         if is_in_charge { Ok(()) } else { Err(KeysError::NotWritten) }
     }

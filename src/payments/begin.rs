@@ -130,7 +130,11 @@ impl Payments {
         if let Some(customer) = self.store.find_customer(payer.user, stripe::NAME).await? {
             return Ok(customer);
         }
-        let customer = self.stripe()?.make_customer(payer.user, &payer.email).await?;
+        // Whoever registered before the address was proved has another customer.
+        let user = self.users.find(payer.user).await?;
+        let is_proved = user.is_some_and(|user| user.is_email_verified);
+        let made = self.stripe()?.make_customer(payer.user, &payer.email, is_proved).await;
+        let customer = made?;
         Ok(self.store.insert_customer(payer.user, stripe::NAME, customer).await?)
     }
 

@@ -21,10 +21,12 @@ use domain::{
 use entity::{account, user};
 
 mod email_tokens;
+mod proof;
 mod record;
 mod sessions;
 mod two_factor;
 
+pub use proof::{Ended, EndedKey, Proved};
 pub use record::{
     NewSession, NewUser, Role, SecondFactor, TokenDigest, TokenPurpose, User, folded,
 };
