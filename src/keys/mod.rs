@@ -30,6 +30,9 @@ pub enum KeysError {
     /// The key is out of use.
     #[error("the key is out of use")]
     NotActive,
+    /// The account is suspended.
+    #[error("the account is suspended")]
+    Suspended,
     /// The session that asked has ended meanwhile.
     #[error("the session has ended")]
     SessionEnded,
@@ -228,6 +231,7 @@ impl Keys {
             let (id, at, made) = (new.id, new.created_at, NewlyMade { value, listing });
             let answer = first.record(id.0, &made, at);
             let lease = serving_lease(&self.gateway, account).await?;
+            self.assert_open(account).await?;
             if request.policy != KeyPolicy::default() {
                 self.store.keys.insert_policy(id, request.policy).await?;
             }
@@ -343,8 +347,8 @@ impl Keys {
         self.find(user, key).await
     }
 
-    /// Gives a key another value, and lets the one it had be good until `valid_until`. Limits,
-    /// counters and history stay the key's.
+    /// Gives a key another value. The one it has works on for `grace_micros`; every value from
+    /// before it ends now. Limits, counters and history stay the key's.
     ///
     /// # Errors
     /// [`KeysError::NotActive`], or where somebody else was faster [`KeysError::Changed`].
@@ -357,6 +361,7 @@ impl Keys {
     ) -> Result<NewlyMade, KeysError> {
         let listing = self.get(user, key).await?;
         self.assert_in_charge()?;
+        self.assert_open(listing.account).await?;
         if !listing.is_active {
             return Err(KeysError::NotActive);
         }
@@ -373,6 +378,12 @@ impl Keys {
             return Err(KeysError::Changed);
         }
         Ok(NewlyMade { value, listing: self.get(user, key).await? })
+    }
+
+    /// A suspended account gets no new values of keys.
+    async fn assert_open(&self, account: AccountId) -> Result<(), KeysError> {
+        let is_suspended = self.store.users.is_suspended(account).await?;
+        if is_suspended { Err(KeysError::Suspended) } else { Ok(()) }
     }
 
     /// Has every value of a key read anew.

@@ -133,6 +133,9 @@ impl Webhooks {
         self.check(Some(&request.url), request.events.as_deref())?;
         self.assert_in_charge()?;
         let account = self.users.accounts_of(user).await?.of(request.environment);
+        if self.users.is_suspended(account).await? {
+            return Err(KeysError::Suspended.into());
+        }
         let (id, at) = (EndpointId(Uuid::now_v7()), self.clock.now());
         let (secret, sealed) = self.make_secret(id)?;
         let endpoint = Endpoint {

@@ -86,6 +86,7 @@ impl From<KeysError> for ApiError {
             KeysError::NotActive => {
                 ApiError::Conflict("This API key has been revoked. Create a new one.".into())
             }
+            KeysError::Suspended => ApiError::AccessDenied,
             KeysError::SessionEnded => ApiError::InvalidSession,
             KeysError::Changed => ApiError::Conflict(
                 "This API key was changed at the same time. Reload the key and try again.".into(),

@@ -114,8 +114,8 @@ pub(super) async fn change(
     Ok(HttpResponse::Ok().json(KeyBody::new(key, soon)))
 }
 
-/// Replaces the value of an API key. Its limits, counters and history stay. The body may be left
-/// out.
+/// Replaces the value of an API key. Its limits, counters and history stay. Values from earlier
+/// rotations end at once. The body may be left out.
 #[utoipa::path(post, path = "/api/keys/{id}/rotate", tag = "keys", security(("jwt" = [])),
     params(("id" = id::KeyId, Path)), request_body = Option<RotateKeyBody>, responses(
     (status = 200, description = "The key with its new value, which is shown this once", body = RotatedKey),

@@ -149,6 +149,16 @@ impl UserStore {
             .await
     }
 
+    /// Is the account suspended?
+    pub async fn is_suspended(&self, account: AccountId) -> Result<bool, StoreError> {
+        self.database
+            .run(move |database| async move {
+                let row = account::Entity::find_by_id(account.0).one(&database.read).await?;
+                Ok(row.is_some_and(|row| row.status == AccountStatus::Suspended.code()))
+            })
+            .await
+    }
+
     /// The user whose account it is.
     pub async fn owner_of(&self, account: AccountId) -> Result<UserId, StoreError> {
         self.database
