@@ -300,6 +300,10 @@ impl Payments {
         };
         match done.status {
             PaymentStatus::Confirmed => Ok(done),
+            PaymentStatus::Confirming => Err(PaymentsError::Unreachable(format!(
+                "{} was sent, and the facilitator has not named its transaction",
+                done.id
+            ))),
             _ => Err(PaymentsError::Refused(done.failure.unwrap_or_else(|| "not settled".into()))),
         }
     }
