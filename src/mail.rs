@@ -157,7 +157,7 @@ async fn write(folder: PathBuf, message: Vec<u8>) -> anyhow::Result<()> {
     let work = move || {
         use std::io::Write as _;
         use std::os::unix::fs::OpenOptionsExt as _;
-        std::fs::create_dir_all(&folder)?;
+        crate::secrets::create_private_folder(&folder)?;
         // Renamed when it is complete, because others may watch the folder.
         let draft = path.with_extension("draft");
         let mut file =

@@ -10,6 +10,7 @@ use super::ledger::journal::Journal;
 use super::options::sqlite_file;
 use super::sql::text_cell;
 use super::{Store, StoreError};
+use crate::secrets::create_private_folder;
 
 /// Refuses if there is no SQLite database: opening it would make one.
 ///
@@ -56,7 +57,7 @@ impl Store {
         let refused = |error: std::io::Error| {
             StoreError::Unsafe(format!("cannot copy into {}: {error}", folder.display()))
         };
-        std::fs::create_dir_all(folder).map_err(refused)?;
+        create_private_folder(folder).map_err(refused)?;
         if let Some(there) = copies.iter().find(|copy| copy.exists()) {
             let there = there.display();
             return Err(StoreError::Unsafe(format!(

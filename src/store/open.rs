@@ -1,6 +1,7 @@
 //! Opening: connections, checks that the database can be trusted with money, and migrations.
 
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use super::options::{folder_of, is_synced, options, sqlite_file};
 use super::sql::{connect, text_cell};
 use crate::config::DatabaseSettings;
 use crate::failpoint;
+use crate::secrets::create_private_folder;
 
 /// Serialises migrations of several processes that start at once on one PostgreSQL database.
 const MIGRATION_LOCK: i64 = 0x706f_6c79_0001;
@@ -156,11 +158,18 @@ fn log_pages() -> &'static str {
     if failpoint::is_ordered("sqlite-small-log") { "200" } else { "8192" }
 }
 
-/// The folder of a SQLite file, made if it is missing.
+/// The folder of a SQLite file. Both are made if they are missing, and only the server's user can
+/// read what is made.
 fn create_folder(url: &str) -> Result<File, StoreError> {
     let file = sqlite_file(url);
     let folder = folder_of(&file);
-    std::fs::create_dir_all(folder).and_then(|()| File::open(folder)).map_err(|error| {
+    let private = || {
+        create_private_folder(folder)?;
+        // Its write-ahead log gets the mode of the file.
+        std::fs::OpenOptions::new().append(true).create(true).mode(0o600).open(&file)?;
+        File::open(folder)
+    };
+    private().map_err(|error| {
         StoreError::Unsafe(format!("cannot use the folder {}: {error}", folder.display()))
     })
 }
