@@ -17,6 +17,12 @@ pub struct RateLimitSettings {
     pub default_tier: String,
     /// Requests from one address per second, before authentication. IPv6 addresses count by /64.
     pub address_per_second: NonZeroU32,
+    /// Requests of one user per minute that change something behind a login, such as edits of API
+    /// keys and tests of webhooks.
+    pub changes_per_minute: NonZeroU32,
+    /// Payments that one user begins per hour behind a login. Payments by x402 do not count: they
+    /// are signed before they come.
+    pub payments_per_hour: NonZeroU32,
     /// Share of the tier's limits that applies to reads, in percent.
     pub read_percent: NonZeroU32,
     /// Share of the tier's limits that applies to writes, in percent.
@@ -57,6 +63,8 @@ impl Default for RateLimitSettings {
             enabled: true,
             default_tier: "pro".into(),
             address_per_second: non_zero::u32(1_000),
+            changes_per_minute: non_zero::u32(120),
+            payments_per_hour: non_zero::u32(30),
             read_percent: non_zero::u32(100),
             write_percent: non_zero::u32(50),
             generation_percent: non_zero::u32(20),

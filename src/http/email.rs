@@ -43,7 +43,8 @@ pub(super) async fn verify(
     let device = device(&request, &app.trusted_proxies);
     let verifying = async move { app.users.verify_email(&token, &device, &app.keys).await };
     uncancelled(verifying).await?;
-    Ok(HttpResponse::Ok().json(MessageAnswer { message: "The address is verified. Please log in." }))
+    Ok(HttpResponse::Ok()
+        .json(MessageAnswer { message: "The address is verified. Please log in." }))
 }
 
 /// Whose address.
@@ -121,9 +122,8 @@ pub(super) async fn reset(
     check_attempt(&request, &app)?;
     let ResetPasswordBody { token, new_password } = body.json()?;
     let device = device(&request, &app.trusted_proxies);
-    let setting = async move {
-        app.users.reset_password(&token, new_password, &device, &app.keys).await
-    };
+    let setting =
+        async move { app.users.reset_password(&token, new_password, &device, &app.keys).await };
     uncancelled(setting).await?;
     let message = "The password was changed; every session has ended. Please log in.";
     Ok(HttpResponse::Ok().json(MessageAnswer { message }))

@@ -13,6 +13,7 @@ use test_support as support;
 mod auth;
 mod authorization;
 mod canaries;
+mod characters;
 mod charging;
 mod checkpoints;
 mod clients;
