@@ -40,6 +40,13 @@ pub struct Letter {
     pub text: String,
 }
 
+/// A text of a user as it stands in a letter: on one line, and no mail program makes a link of it.
+#[must_use]
+pub fn unlinked(text: &str) -> String {
+    let printable: String = text.chars().filter(|c| !c.is_control()).collect();
+    printable.replace("://", ":").replace('.', "(dot)").replace('@', "(at)")
+}
+
 enum Transport {
     Smtp(Box<AsyncSmtpTransport<Tokio1Executor>>),
     Folder(PathBuf),
@@ -150,7 +157,7 @@ async fn write(folder: PathBuf, message: Vec<u8>) -> anyhow::Result<()> {
     let work = move || {
         use std::io::Write as _;
         use std::os::unix::fs::OpenOptionsExt as _;
-        std::fs::create_dir_all(&folder)?;
+        crate::secrets::create_private_folder(&folder)?;
         // Renamed when it is complete, because others may watch the folder.
         let draft = path.with_extension("draft");
         let mut file =

@@ -18,7 +18,7 @@ use governor::{Quota, RateLimiter};
 use crate::config::{RateLimitSettings, TierSettings};
 use domain::address::network;
 use domain::pricing::RouteClass;
-use domain::{AccountId, KeyId, Timestamp};
+use domain::{AccountId, KeyId, Timestamp, UserId};
 
 type Limiter<K> = RateLimiter<K, DashMapStateStore<K>, DefaultClock, StateInformationMiddleware>;
 
@@ -44,6 +44,7 @@ pub struct RateLimitStatus {
 const WHOLE: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
 
 const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
 
 /// What a limit counts by.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -69,6 +70,9 @@ pub struct RateLimits {
     default_tier: String,
     /// The limits that owners set for their keys.
     own: DashMap<KeyId, (NonZeroU32, Arc<Bound<KeyId>>)>,
+    /// Behind a login: changes, and payments.
+    changes: Option<Bound<UserId>>,
+    payments: Option<Bound<UserId>>,
 }
 
 /// `percent` of `count` requests per window. If that is less than one request per window, the
@@ -117,6 +121,13 @@ impl<K: Clone + Eq + std::hash::Hash> Bound<K> {
     }
 }
 
+fn check_user(bound: Option<&Bound<UserId>>, user: UserId, now: Timestamp) -> Result<(), u64> {
+    match bound.and_then(|bound| bound.check(&user, now).1) {
+        Some(wait) => Err(seconds_up(wait).max(1)),
+        None => Ok(()),
+    }
+}
+
 fn seconds_up(duration: Duration) -> u64 {
     duration.as_secs().saturating_add(u64::from(duration.subsec_nanos() > 0))
 }
@@ -142,7 +153,8 @@ impl RateLimits {
         let default_tier = settings.default_tier.clone();
         if !settings.enabled {
             let (tiers, own) = (BTreeMap::new(), DashMap::new());
-            return RateLimits { address: None, tiers, default_tier, own };
+            let (changes, payments) = (None, None);
+            return RateLimits { address: None, tiers, default_tier, own, changes, payments };
         }
         let classes = [
             (RouteClass::Read, settings.read_percent),
@@ -164,7 +176,21 @@ impl RateLimits {
             tiers: tiers.collect(),
             default_tier,
             own: DashMap::new(),
+            changes: Bound::new("changes", settings.changes_per_minute, WHOLE, MINUTE),
+            payments: Bound::new("payments", settings.payments_per_hour, WHOLE, HOUR),
         }
+    }
+
+    /// Counts a request of a user that changes something behind a login. If the limit is exceeded,
+    /// the error has the seconds to wait.
+    pub fn check_change(&self, user: UserId, now: Timestamp) -> Result<(), u64> {
+        check_user(self.changes.as_ref(), user, now)
+    }
+
+    /// Counts a payment that a user begins behind a login. If the limit is exceeded, the error has
+    /// the seconds to wait.
+    pub fn check_payment(&self, user: UserId, now: Timestamp) -> Result<(), u64> {
+        check_user(self.payments.as_ref(), user, now)
     }
 
     /// Counts a request from an address. If the limit is exceeded, the error has the seconds to
@@ -237,6 +263,9 @@ impl RateLimits {
     /// Deletes the counters that are full again, so that memory stays bounded.
     pub fn forget_idle(&self) {
         if let Some(bound) = &self.address {
+            bound.forget_idle();
+        }
+        for bound in [&self.changes, &self.payments].into_iter().flatten() {
             bound.forget_idle();
         }
         self.own.retain(|_, (_, bound)| {

@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -12,13 +12,22 @@ use rand::RngExt as _;
 use crate::config::{Secret, Settings};
 use crate::exit::{Exit, ExitError};
 
+/// Makes a folder that only the server's user can read, with the folders above it, if it is
+/// missing. One that is there stays as it is.
+///
+/// # Errors
+/// As of the file system.
+pub fn create_private_folder(folder: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+}
+
 /// The secret that is set, or that in the file `name` of the data directory. A missing file is
 /// created.
 pub fn secret(set: Option<&Secret>, data_dir: &Path, name: &str) -> anyhow::Result<Vec<u8>> {
     if let Some(secret) = set {
         return Ok(secret.expose().as_bytes().to_vec());
     }
-    std::fs::create_dir_all(data_dir)
+    create_private_folder(data_dir)
         .with_context(|| format!("cannot create the data directory {}", data_dir.display()))?;
     let path = data_dir.join(name);
     let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);

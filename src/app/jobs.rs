@@ -175,7 +175,9 @@ pub(super) async fn watch_disk(app: Arc<App>, folder: PathBuf) {
         period.tick().await;
         let path = path.clone();
         let measured = tokio::task::spawn_blocking(move || -> std::io::Result<Duration> {
-            let mut file = std::fs::File::create(path)?;
+            let mut options = std::fs::OpenOptions::new();
+            std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+            let mut file = options.write(true).create(true).truncate(true).open(path)?;
             std::io::Write::write_all(&mut file, &[0; 4_096])?;
             let begun = std::time::Instant::now();
             file.sync_data()?;

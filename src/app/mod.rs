@@ -32,7 +32,7 @@ use crate::http::{App, Bodies, LeastRate, PerAddress};
 use crate::idempotency::Idempotency;
 use crate::key_cache::KeyCache;
 use crate::keys::Keys;
-use crate::mail::Mailer;
+use crate::mail::{Mailer, unlinked};
 use crate::payments::stripe::Stripe;
 use crate::payments::x402::X402;
 use crate::payments::{Locks, Payments};
@@ -297,6 +297,7 @@ pub fn users(
     Ok(Users {
         store: store.users,
         keys: store.keys,
+        webhooks: store.webhooks,
         audit_log: store.audit_log,
         runtime,
         passwords: Passwords::new(hashes_max, auth.password_queue_max)?,
@@ -430,6 +431,7 @@ fn webhook_dispatcher(settings: &Settings, app: &Data<App>) -> anyhow::Result<Di
         let users = Arc::clone(&users);
         runtime.spawn(async move {
             let EndpointDisabled { user, endpoint, url } = off;
+            let url = unlinked(&url);
             let what = format!(
                 "your webhook {url} ({endpoint}) was switched off, because it has accepted nothing for three days or \
                  answered that it is gone. GET /api/webhooks/{endpoint}/deliveries lists what was not delivered. To \

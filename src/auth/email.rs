@@ -10,14 +10,17 @@ use uuid::Uuid;
 use super::session::{digest, random_token};
 use super::throttle::subject;
 use super::users::{CurrentSession, Device, Users, UsersError};
-use crate::mail::Letter;
-use crate::store::keys::ExpiringKey;
-use crate::store::users::TokenPurpose;
-use crate::store::users::User;
+use crate::keys::Keys;
+use crate::mail::{Letter, unlinked};
+use crate::store::keys::{ExpiringKey, KeyListing};
+use crate::store::users::{Proved, TokenPurpose, User};
+use crate::store::webhooks::Endpoint;
 use domain::{ActKind, Actor, Origin, Timestamp, UserId};
 
 /// The prefix of a token sent by email, so that secret scanners recognize one.
 const PREFIX: &str = "pse_";
+/// API keys and webhooks that a letter names.
+const LISTED_MAX: usize = 100;
 
 impl Users {
     /// Sends a verification token, if there is a user with this address who has not verified it.
@@ -54,19 +57,39 @@ impl Users {
             subject: "Please verify your address".into(),
             text: format!(
                 "Hello {},\n\nsomebody has registered with this address. If it was you, verify it. {how}\nIt is good \
-                 once, until {}. If it was not you, nothing needs to be done.\n",
-                user.username,
+                 once, until {}. It ends every session, API key, webhook and second factor from before; please log in \
+                 again afterwards. If it was not you, do not verify it: who registered knows the password. To take \
+                 the account over, ask for another password: POST /api/auth/forgot-password.\n",
+                unlinked(&user.username),
                 expires_at.to_rfc3339()
             ),
         });
         Ok(())
     }
 
-    /// Proves an address by the token that was sent to it.
-    pub async fn verify_email(&self, token: &str, device: &Device) -> Result<(), UsersError> {
+    /// Proves an address by the token that was sent to it. The first proof ends everything that
+    /// was made before it.
+    pub async fn verify_email(
+        &self,
+        token: &str,
+        device: &Device,
+        keys: &Keys,
+    ) -> Result<(), UsersError> {
+        // What the proof ends binds where the accounts are.
+        keys.assert_in_charge()?;
         let from = device.origin(Actor::Server);
-        let verified = self.store.verify_email(digest(token), self.clock.now(), from).await?;
-        verified.map(drop).ok_or(UsersError::InvalidEmailToken)
+        let proved = self.store.verify_email(digest(token), self.clock.now(), from).await?;
+        let proved = proved.ok_or(UsersError::InvalidEmailToken)?;
+        self.end_keys(&proved, device, keys).await;
+        Ok(())
+    }
+
+    /// Tells the owners of the accounts which keys a first proof has put out of use.
+    async fn end_keys(&self, proved: &Proved, device: &Device, keys: &Keys) {
+        let Proved { user, ended } = proved;
+        for key in ended.iter().flat_map(|ended| &ended.keys) {
+            keys.end(user.id, key, device.origin(Actor::User(user.id))).await;
+        }
     }
 
     /// Sends a token that sets another password, if there is such a user.
@@ -106,7 +129,7 @@ impl Users {
             text: format!(
                 "Hello {},\n\nsomebody at {} has asked for another password for you. {how}\nIt is good once, until \
                  {}. It ends every session. If it was not you who asked, nothing needs to be done.\n",
-                user.username,
+                unlinked(&user.username),
                 device.address,
                 expires_at.to_rfc3339()
             ),
@@ -115,6 +138,8 @@ impl Users {
     }
 
     /// Sets another password by the token that was sent for it, and ends every session of its user.
+    /// If it is the first proof of the address, it ends everything that was made before it. A
+    /// letter names the API keys and webhooks that remain.
     ///
     /// # Errors
     /// [`UsersError::InvalidEmailToken`], or why the password is not taken.
@@ -123,8 +148,10 @@ impl Users {
         token: &str,
         password: String,
         device: &Device,
+        keys: &Keys,
     ) -> Result<(), UsersError> {
         self.assert_acceptable(&password, "new_password")?;
+        keys.assert_in_charge()?;
         let (digest, now) = (digest(token), self.clock.now());
         // Checked first, because a hash is expensive.
         if !self.store.is_email_token_valid(TokenPurpose::Reset, digest, now).await? {
@@ -133,28 +160,109 @@ impl Users {
         let hash = self.passwords.hash(password).await?;
         let from = device.origin(Actor::Server);
         let reset = self.store.reset_password(digest, hash, now, from).await?;
-        let Some(id) = reset else { return Err(UsersError::InvalidEmailToken) };
+        let proved = reset.ok_or(UsersError::InvalidEmailToken)?;
+        self.end_keys(&proved, device, keys).await;
+        let user = &proved.user;
         // The next login from this address counts as from a known address.
-        let (here, _) = self.new_session(id, device.clone());
+        let (here, _) = self.new_session(user.id, device.clone());
         self.store.record_address(here).await?;
-        if let Some(user) = self.store.find(id).await? {
-            self.tell_of_new_password(&user);
-        }
+        let remains = match &proved.ended {
+            Some(ended) => format!("It was the first proof of this address, so it {ended}."),
+            None => self.what_remains(user.id).await,
+        };
+        self.tell_of_new_password(user, &remains);
         Ok(())
     }
 
+    /// The API keys and webhooks of a user, for a letter. The letter goes out whatever happens.
+    pub(super) async fn what_remains(&self, user: UserId) -> String {
+        let listed = self.list_what_remains(user).await;
+        listed.unwrap_or_else(|error| {
+            tracing::error!(%error, "a letter does not name the API keys and webhooks that remain");
+            "GET /api/keys and GET /api/webhooks list what works on.".into()
+        })
+    }
+
+    async fn list_what_remains(&self, user: UserId) -> Result<String, UsersError> {
+        let accounts = self.store.accounts_of(user).await?;
+        let now = self.clock.now();
+        let mut keys = self.keys.list(accounts, None).await?;
+        keys.retain(|key| key.is_active && key.expires_at.is_none_or(|end| end > now));
+        let of = [accounts.live, accounts.test];
+        let webhooks = self.webhooks.list_endpoints(of, None).await?;
+        if keys.is_empty() && webhooks.is_empty() {
+            return Ok("There are no API keys and no webhooks.".into());
+        }
+        let key = |key: &KeyListing| {
+            let KeyListing { id, name, preview, .. } = key;
+            format!("\n    API key {:?}, {preview}: DELETE /api/keys/{id}", unlinked(name))
+        };
+        let webhook = |endpoint: &Endpoint| {
+            let Endpoint { id, url, .. } = endpoint;
+            format!("\n    webhook {}: DELETE /api/webhooks/{id}", unlinked(url))
+        };
+        let lines = keys.iter().map(key).chain(webhooks.iter().map(webhook));
+        let lines: String = lines.take(LISTED_MAX).collect();
+        Ok(format!(
+            "These API keys and webhooks work on. Delete each that you do not know:\n{lines}\n\n\
+             GET /api/keys and GET /api/webhooks list them all."
+        ))
+    }
+
     /// Tells a user that their password was changed, so that they notice a stolen mailbox or
-    /// session.
-    pub(super) fn tell_of_new_password(&self, user: &User) {
+    /// session. `remains` says what of the account works on.
+    pub(super) fn tell_of_new_password(&self, user: &User, remains: &str) {
         self.mailer.send(Letter {
             to: user.email.clone(),
             subject: "Your password was changed".into(),
             text: format!(
                 "Hello {},\n\nyour password was changed, and every session from before has ended. If it was not you, \
-                 please ask for another password at once: POST /api/auth/forgot-password.\n",
-                user.username
+                 please ask for another password at once: POST /api/auth/forgot-password.\n\n{remains}\n",
+                unlinked(&user.username)
             ),
         });
+    }
+
+    /// Tells a user of a new API key.
+    pub fn tell_of_key(&self, user: &User, key: &KeyListing) {
+        let KeyListing { id, name, preview, .. } = key;
+        let what = format!(
+            "an API key {:?} ({preview}) was made for your account. If it was not you, delete it and change your \
+             password: DELETE /api/keys/{id}, POST /api/auth/change-password.",
+            unlinked(name)
+        );
+        self.warn(user, "A new API key", &what);
+    }
+
+    /// Tells a user of a new webhook.
+    pub fn tell_of_webhook(&self, user: &User, endpoint: &Endpoint) {
+        let Endpoint { id, url, .. } = endpoint;
+        let what = format!(
+            "a webhook to {} was added to your account. If it was not you, delete it and change your password: \
+             DELETE /api/webhooks/{id}, POST /api/auth/change-password.",
+            unlinked(url)
+        );
+        self.warn(user, "A new webhook", &what);
+    }
+
+    /// Tells a user that their second factor is off.
+    pub(super) fn tell_of_lost_factor(&self, user: &User) {
+        let what = "two-factor authentication was switched off for your account. If it was not you, please ask for \
+                    another password at once: POST /api/auth/forgot-password.";
+        self.warn(user, "Two-factor authentication is off", what);
+    }
+
+    /// Warns a user of something that a thief of their session would do. Not at an address that is
+    /// not proved: anybody could have letters sent to it. A limited number for each subject.
+    fn warn(&self, user: &User, subject_line: &str, what: &str) {
+        let of = subject(&format!("{subject_line} of {}", user.id));
+        if user.is_email_verified && self.throttle.try_message(of).is_ok() {
+            self.mailer.send(Letter {
+                to: user.email.clone(),
+                subject: subject_line.into(),
+                text: format!("Hello {},\n\n{what}\n", unlinked(&user.username)),
+            });
+        }
     }
 
     /// Warns the owners of keys that expire before `soon`, once for each key.
@@ -175,8 +283,10 @@ impl Users {
                     to: email,
                     subject: "An API key ends soon".into(),
                     text: format!(
-                        "Hello {username},\n\nyour API key {name:?} ({id}) ends at {ends_at}. To go on with it, give it \
-                         another end: PATCH /api/keys/{id}.\n"
+                        "Hello {},\n\nyour API key {:?} ({id}) ends at {ends_at}. To go on with it, give it \
+                         another end: PATCH /api/keys/{id}.\n",
+                        unlinked(&username),
+                        unlinked(&name)
                     ),
                 });
         }
@@ -202,14 +312,14 @@ impl Users {
             Ok(Some(user)) => self.mailer.send(Letter {
                 to: user.email,
                 subject: subject.into(),
-                text: format!("Hello {},\n\n{what}\n", user.username),
+                text: format!("Hello {},\n\n{what}\n", unlinked(&user.username)),
             }),
             Ok(None) => {}
             Err(error) => tracing::error!(%error, "a message was not sent"),
         }
     }
 
-    /// May this user pay and make keys?
+    /// May this user pay, make keys, add webhooks and set a second factor up?
     pub fn assert_verified(&self, current: &CurrentSession) -> Result<(), UsersError> {
         if self.messages.is_verification_required && !current.user.is_email_verified {
             return Err(UsersError::Unverified);

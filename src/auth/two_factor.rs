@@ -240,7 +240,9 @@ impl Users {
         self.assert_password(user, password, device).await?;
         self.use_code(user, code, device).await?;
         let act = self.act(user.id, device, ActKind::TwoFactorDisabled);
-        Ok(self.store.delete_second_factor(user.id, act).await?)
+        self.store.delete_second_factor(user.id, act).await?;
+        self.tell_of_lost_factor(user);
+        Ok(())
     }
 
     /// Switches a user's second factor off from the command line, if they lost it and all recovery

@@ -9,6 +9,7 @@ use super::password::{LENGTH_MAX, PasswordError, Passwords, is_common};
 use super::session::{Challenge, RefreshToken, Session, SessionError, Sessions, digest};
 use super::throttle::{Subject, Throttle, TooManyAttempts, subject};
 use crate::clock::Clock;
+use crate::keys::KeysError;
 use crate::mail::Mailer;
 use crate::seal::Seal;
 use crate::store::StoreError;
@@ -17,6 +18,7 @@ use crate::store::keys::KeyStore;
 use crate::store::users::{
     NewSession, NewUser, Refreshed, Role, SessionListing, User, UserStore, folded,
 };
+use crate::store::webhooks::WebhookStore;
 use domain::address::network;
 use domain::{Act, ActKind, Actor, Credits, Origin, SessionId, Timestamp, UserId};
 
@@ -88,6 +90,9 @@ pub enum UsersError {
     /// See [`StoreError`].
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What a proof ends could not be ended.
+    #[error(transparent)]
+    Account(#[from] KeysError),
     /// A token could not be signed.
     #[error("a session token could not be signed")]
     Unsigned,
@@ -178,7 +183,8 @@ pub struct MessageSettings {
     pub verify_url: Option<String>,
     /// The page that sets another password.
     pub reset_url: Option<String>,
-    /// Must an address be proved before its user pays or makes a key?
+    /// Must an address be proved before its user pays, makes a key, adds a webhook or sets a second
+    /// factor up?
     pub is_verification_required: bool,
 }
 
@@ -186,8 +192,10 @@ pub struct MessageSettings {
 pub struct Users {
     /// Users, their sessions and tokens.
     pub store: UserStore,
-    /// API keys, for warnings before they end.
+    /// API keys, for letters about them.
     pub keys: KeyStore,
+    /// Webhooks, for letters about them.
+    pub webhooks: WebhookStore,
     /// Who did what.
     pub audit_log: AuditLogStore,
     /// Runs work that nobody waits for.
@@ -501,7 +509,8 @@ impl Users {
         if !self.store.set_password(&user, hash, at, session, act).await? {
             return Err(UsersError::WrongCredentials);
         }
-        self.tell_of_new_password(&user);
+        let remains = self.what_remains(user.id).await;
+        self.tell_of_new_password(&user, &remains);
         Ok(logged_in)
     }
 

@@ -41,7 +41,8 @@ pub struct AuthSettings {
     pub key_cache_max: u64,
     /// How many days before an API key expires its owner is warned.
     pub key_expiry_warning_days: u32,
-    /// If true, users must verify their email address before they pay or create an API key.
+    /// If true, users must verify their email address before they pay, create an API key, add a
+    /// webhook or set up two-factor authentication.
     pub require_verified_email: bool,
     /// Lifetime of a token that verifies an email address, in hours.
     pub verification_hours: NonZeroU32,

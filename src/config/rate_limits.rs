@@ -18,6 +18,12 @@ pub struct RateLimitSettings {
     /// Largest number of requests from one address per second. It counts before the key is checked.
     /// IPv6 addresses count by /64.
     pub address_per_second: NonZeroU32,
+    /// Largest number of requests of one user per minute that change something behind a login, such
+    /// as edits of API keys and tests of webhooks.
+    pub changes_per_minute: NonZeroU32,
+    /// Largest number of payments that one user begins per hour behind a login. Payments by x402 do
+    /// not count: they are signed before they come.
+    pub payments_per_hour: NonZeroU32,
     /// Limit of reads, in percent of the tier's limits.
     pub read_percent: NonZeroU32,
     /// Limit of writes, in percent of the tier's limits.
@@ -58,6 +64,8 @@ impl Default for RateLimitSettings {
             enabled: true,
             default_tier: "pro".into(),
             address_per_second: non_zero::u32(1_000),
+            changes_per_minute: non_zero::u32(120),
+            payments_per_hour: non_zero::u32(30),
             read_percent: non_zero::u32(100),
             write_percent: non_zero::u32(50),
             generation_percent: non_zero::u32(20),

@@ -10,11 +10,10 @@ use utoipa::ToSchema;
 
 use super::docs::id;
 use super::error::{ApiError, ErrorBody};
-use super::extract::{Body, SessionUser, client_address, device};
+use super::extract::{Body, SessionUser, check_address, client_address, device};
 use super::{App, uncancelled};
 use crate::auth::users::{CurrentSession, Device, LoggedIn, Login, Registration, UsersError};
 use crate::store::users::{Role, User};
-use domain::Refusal;
 use domain::SessionId;
 
 /// A registration.
@@ -22,7 +21,7 @@ use domain::SessionId;
 #[serde(deny_unknown_fields)]
 pub(super) struct RegisterBody {
     /// Unique, whatever its case.
-    #[garde(email, length(max = 254))]
+    #[garde(email, length(max = 254), custom(is_public_address))]
     #[schema(example = "user@example.com", format = "email", max_length = 254)]
     email: String,
     /// At least 12 characters, unless the operator has set otherwise.
@@ -38,6 +37,20 @@ pub(super) struct RegisterBody {
         pattern = r"^[\p{L}\p{M}\p{N}._-]+$"
     )]
     username: String,
+}
+
+/// An address of the public internet: of a domain with a dot, and not of a machine.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that garde calls")]
+fn is_public_address(email: &str, (): &()) -> garde::Result {
+    // Another rule names what is no address at all.
+    let Some((_, domain)) = email.trim().rsplit_once('@') else { return Ok(()) };
+    let labels: Vec<&str> = domain.split('.').collect();
+    let is_domain = labels.len() > 1 && labels.iter().all(|label| !label.is_empty());
+    let is_number = labels.last().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
+    if is_domain && !is_number && !domain.starts_with('[') {
+        return Ok(());
+    }
+    Err(garde::Error::new("must be an address of a public domain, such as you@example.com"))
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that garde calls")]
@@ -399,14 +412,4 @@ pub(super) fn check_attempt(request: &HttpRequest, app: &App) -> Result<(), ApiE
     check_address(request, app)?;
     let address = client_address(request, &app.trusted_proxies);
     app.users.throttle.try_from(address).map_err(|error| UsersError::from(error).into())
-}
-
-/// The rate limit of an address applies to requests without a login as well.
-fn check_address(request: &HttpRequest, app: &App) -> Result<(), ApiError> {
-    let address = client_address(request, &app.trusted_proxies);
-    let checked = app.gateway.rate_limits.check_address(address, app.clock.now());
-    match checked {
-        Ok(_) => Ok(()),
-        Err((_, retry_after)) => Err(Refusal::RateLimited { retry_after }.into()),
-    }
 }

@@ -182,8 +182,8 @@ fn shared_errors(path: &str, operation: &Operation) -> Vec<(&'static str, &'stat
         shared.push(("408", "The body did not come in time"));
         shared.push(("413", "The body is too large"));
     }
-    if operation.security.is_some() && !has_tag(operation, "auth") {
-        shared.push(("429", "Too many requests of this account are running"));
+    if operation.security.is_some() {
+        shared.push(("429", "Too many requests of this user, or of this account, or too many run"));
     }
     if has_body {
         shared.push(("429", "Too many bodies from this address are on their way"));

@@ -26,7 +26,8 @@ pub(super) struct EmailTokenBody {
     token: String,
 }
 
-/// Verifies an address by the token that was sent to it.
+/// Verifies an address by the token that was sent to it. The first verification ends every session,
+/// API key, webhook and second factor that was made before it.
 #[utoipa::path(post, path = "/api/auth/verify-email", tag = "auth", request_body = EmailTokenBody, responses(
     (status = 200, description = "Verified", body = MessageAnswer),
     (status = 400, description = "A field is not valid, or the token is not", body = ErrorBody),
@@ -40,9 +41,10 @@ pub(super) async fn verify(
     check_attempt(&request, &app)?;
     let EmailTokenBody { token } = body.json()?;
     let device = device(&request, &app.trusted_proxies);
-    let verifying = async move { app.users.verify_email(&token, &device).await };
+    let verifying = async move { app.users.verify_email(&token, &device, &app.keys).await };
     uncancelled(verifying).await?;
-    Ok(HttpResponse::Ok().json(MessageAnswer { message: "The address is verified" }))
+    Ok(HttpResponse::Ok()
+        .json(MessageAnswer { message: "The address is verified. Please log in." }))
 }
 
 /// Whose address.
@@ -105,7 +107,8 @@ pub(super) struct ResetPasswordBody {
     new_password: String,
 }
 
-/// Resets the password with the token that was sent for it, and ends every session of the user.
+/// Resets the password with the token that was sent for it, and ends every session of the user. If
+/// the address was not verified, it also ends every API key, webhook and second factor.
 #[utoipa::path(post, path = "/api/auth/reset-password", tag = "auth", request_body = ResetPasswordBody, responses(
     (status = 200, description = "Set", body = MessageAnswer),
     (status = 400, description = "A field is not valid, or the token is not", body = ErrorBody),
@@ -119,7 +122,8 @@ pub(super) async fn reset(
     check_attempt(&request, &app)?;
     let ResetPasswordBody { token, new_password } = body.json()?;
     let device = device(&request, &app.trusted_proxies);
-    let setting = async move { app.users.reset_password(&token, new_password, &device).await };
+    let setting =
+        async move { app.users.reset_password(&token, new_password, &device, &app.keys).await };
     uncancelled(setting).await?;
     let message = "The password was changed; every session has ended. Please log in.";
     Ok(HttpResponse::Ok().json(MessageAnswer { message }))

@@ -19,11 +19,12 @@ use super::App;
 use super::error::{ApiError, FieldError};
 use super::origin::{forwarded_address, is_loopback_host, is_of_proxy};
 use super::places::take_place;
-use crate::auth::users::{CurrentSession, Device};
+use crate::auth::users::{CurrentSession, Device, UsersError};
 use crate::json::Object;
+use crate::json::printable::{Printable, may_have_control_characters};
 use crate::pipeline::BodyOf;
 use crate::store::users::{Role, User};
-use domain::{Actor, Origin, UserId};
+use domain::{Actor, Origin, Refusal, UserId};
 
 type Boxed<T> = Pin<Box<dyn Future<Output = Result<T, ApiError>>>>;
 
@@ -58,12 +59,12 @@ impl Body {
     {
         let bytes = self.0?;
         let mut reader = serde_json::Deserializer::from_slice(&bytes);
-        let read = serde_path_to_error::deserialize::<_, Object<T>>(&mut reader);
-        let Object(value) = read.map_err(|error| {
-            let path = error.path().to_string();
-            unreadable(&path, error.inner())
-        })?;
+        let Object(value) = read_json::<_, Object<T>>(&mut reader)?;
         reader.end().map_err(|error| ApiError::BadJson(error.to_string()))?;
+        // Texts are stored and sent on, and not every database and header takes these.
+        if may_have_control_characters(&bytes) {
+            read_json::<_, Printable>(&mut serde_json::Deserializer::from_slice(&bytes))?;
+        }
         value.validate().map_err(|report| {
             let details = report.iter().map(|(path, error)| FieldError {
                 field: path.to_string(),
@@ -89,6 +90,17 @@ impl Body {
         }
         self.json().map(Some)
     }
+}
+
+fn read_json<'de, R, T>(reader: &mut serde_json::Deserializer<R>) -> Result<T, ApiError>
+where
+    R: serde_json::de::Read<'de>,
+    T: serde::Deserialize<'de>,
+{
+    serde_path_to_error::deserialize(reader).map_err(|error| {
+        let path = error.path().to_string();
+        unreadable(&path, error.inner())
+    })
 }
 
 /// The error for JSON that is malformed or has a wrong field.
@@ -159,9 +171,21 @@ impl FromRequest for CurrentSession {
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
         let token = bearer(request).map(str::to_owned);
         let app = app(request);
+        let request = request.clone();
         Box::pin(async move {
-            let token = token.ok_or(ApiError::MissingSession)?;
-            Ok(app?.users.authenticate(&token).await?)
+            let (token, app) = (token.ok_or(ApiError::MissingSession)?, app?);
+            let current = app.users.authenticate(&token).await;
+            if let Err(UsersError::InvalidSession) = current {
+                // Guesses count as requests without a login do.
+                check_address(&request, &app)?;
+            }
+            let current = current?;
+            if !request.method().is_safe() {
+                let checked =
+                    app.gateway.rate_limits.check_change(current.user.id, app.clock.now());
+                checked.map_err(|retry_after| Refusal::RateLimited { retry_after })?;
+            }
+            Ok(current)
         })
     }
 }
@@ -266,6 +290,19 @@ pub fn is_direct(request: &HttpRequest) -> bool {
         && has_own_name
         && request.version() > Version::HTTP_10
         && !request.headers().keys().any(|name| is_of_proxy(name.as_str()))
+}
+
+/// The rate limit of an address applies to requests without a login as well.
+///
+/// # Errors
+/// [`Refusal::RateLimited`]
+pub fn check_address(request: &HttpRequest, app: &App) -> Result<(), ApiError> {
+    let address = client_address(request, &app.trusted_proxies);
+    let checked = app.gateway.rate_limits.check_address(address, app.clock.now());
+    match checked {
+        Ok(_) => Ok(()),
+        Err((_, retry_after)) => Err(Refusal::RateLimited { retry_after }.into()),
+    }
 }
 
 /// The address of the client: the peer, or what a trusted proxy forwards.

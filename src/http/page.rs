@@ -9,6 +9,7 @@ use actix_web::web::Query;
 use serde::de::DeserializeOwned;
 
 use super::error::{ApiError, FieldError};
+use crate::json::printable;
 
 const PAGE_DEFAULT: u64 = 50;
 const PAGE_MAX: u64 = 100;
@@ -30,7 +31,16 @@ pub(super) fn read_cursor<T: FromStr>(cursor: Option<&str>) -> Result<Option<T>,
 
 /// Reads the query of a request.
 pub(super) fn query<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, ApiError> {
-    let read = Query::<T>::from_query(request.query_string());
+    let text = request.query_string();
+    // Texts of a query go to the database as well.
+    if let Ok(Query(pairs)) = Query::<Vec<(String, String)>>::from_query(text) {
+        let is_bad = |text: &String| text.chars().any(char::is_control);
+        if let Some((name, _)) = pairs.iter().find(|(name, value)| is_bad(name) || is_bad(value)) {
+            let name: String = name.chars().filter(|c| !c.is_control()).collect();
+            return Err(ApiError::field(&name, printable::MESSAGE));
+        }
+    }
+    let read = Query::<T>::from_query(text);
     read.map(Query::into_inner).map_err(|error| {
         let message = error.to_string();
         let message = message.trim_start_matches("Query deserialize error: ").to_owned();

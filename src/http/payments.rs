@@ -20,7 +20,7 @@ use crate::idempotency::Made;
 use crate::payments::begin::Payer;
 use crate::payments::{PaymentsError, SANDBOX, stripe, x402};
 use crate::store::payments::Payment;
-use domain::{Environment, PaymentId, PaymentStatus, Timestamp};
+use domain::{Environment, PaymentId, PaymentStatus, Refusal, Timestamp};
 
 /// The balance of an account.
 #[derive(Serialize, ToSchema)]
@@ -176,6 +176,10 @@ pub(super) async fn pay(
             "payment_method",
             "can only be used with the provider \"stripe\"",
         ));
+    }
+    if provider != x402::NAME {
+        let checked = app.gateway.rate_limits.check_payment(user.id, app.clock.now());
+        checked.map_err(|retry_after| Refusal::RateLimited { retry_after })?;
     }
     let made = match provider {
         SANDBOX => {

@@ -11,7 +11,7 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, SessionUser, device};
 use super::{App, uncancelled};
 use crate::auth::two_factor::Enrolment;
-use crate::auth::users::Device;
+use crate::auth::users::{CurrentSession, Device};
 
 /// Whether logins take a second factor.
 #[derive(Serialize, ToSchema)]
@@ -61,15 +61,18 @@ pub(super) struct EnrolmentBody {
     request_body = PasswordBody, responses(
     (status = 200, description = "What an authenticator needs", body = EnrolmentBody),
     (status = 401, description = "No valid JWT, or the password is wrong", body = ErrorBody),
+    (status = 403, description = "The user's email address must be verified first", body = ErrorBody),
     (status = 409, description = "Two-factor authentication is on already", body = ErrorBody),
     (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
 pub(super) async fn enroll(
-    SessionUser(user): SessionUser,
+    current: CurrentSession,
     device: Device,
     app: Data<App>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
+    app.users.assert_verified(&current)?;
+    let user = current.user;
     let PasswordBody { password } = body.json()?;
     let beginning = async move { app.users.begin_second_factor(&user, password, &device).await };
     let Enrolment { secret, url, qr_code } = uncancelled(beginning).await?;

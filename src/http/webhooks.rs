@@ -9,10 +9,11 @@ use utoipa::{IntoParams, ToSchema};
 use super::docs::id;
 use super::environment::EnvironmentName;
 use super::error::{ApiError, ErrorBody};
-use super::extract::{AuditedUser, Body, SessionUser};
+use super::extract::{AuditedUser, Body, SessionUser, user_origin};
 use super::page::{cut, page_limit, query, read_cursor};
 use super::validation::present;
 use super::{App, uncancelled};
+use crate::auth::users::CurrentSession;
 use crate::store::webhooks::{Attempt, DeliveryLog, Endpoint, EndpointChange};
 use crate::webhooks::{EndpointRequest, WebhooksError};
 use domain::{DeliveryId, EndpointId, Timestamp};
@@ -113,18 +114,27 @@ fn endpoint_id(text: &str) -> Result<EndpointId, ApiError> {
 #[utoipa::path(post, path = "/api/webhooks", tag = "webhooks", security(("jwt" = [])),
     request_body = EndpointBody, responses(
     (status = 201, description = "The endpoint, with its secret", body = EndpointWithSecret),
+    (status = 403, description = "The user's email address must be verified first", body = ErrorBody),
     (status = 409, description = "The account has reached its limit of webhooks", body = ErrorBody),
 ))]
 pub(super) async fn add(
-    AuditedUser { user, origin }: AuditedUser,
+    current: CurrentSession,
     app: Data<App>,
+    request: HttpRequest,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
+    app.users.assert_verified(&current)?;
+    let CurrentSession { user, session } = current;
+    let origin = user_origin(&request, &app, user.id);
     let EndpointBody { url, description, events, environment } = body.json()?;
     bounded(events.as_deref())?;
     let environment = environment.into();
     let asked = EndpointRequest { url, description, events, environment };
-    let added = async move { app.webhooks.add(user.id, asked, origin).await };
+    let added = async move {
+        let added = app.webhooks.add(user.id, session, asked, origin).await?;
+        app.users.tell_of_webhook(&user, &added.0);
+        Ok::<_, WebhooksError>(added)
+    };
     let (endpoint, secret) = uncancelled(added).await?;
     let endpoint = endpoint.into();
     Ok(HttpResponse::Created().json(EndpointWithSecret { endpoint, secret }))

@@ -82,11 +82,27 @@ fn add_required(
     why: &str,
 ) {
     let Some(x402) = &app.payments.x402 else { return };
-    let connection = request.connection_info();
-    let url = format!("{}://{}{}", connection.scheme(), connection.host(), request.path());
+    let url = resource_url(request, app);
     if let Ok(value) = HeaderValue::from_str(&x402.required(amount, &url, why)) {
         response.headers_mut().insert(REQUIRED, value);
     }
+}
+
+/// What is paid for: the URL of the request as its client wrote it. Headers of proxies count from
+/// trusted ones alone. If the host is missing or no host, the path alone.
+fn resource_url(request: &HttpRequest, app: &App) -> String {
+    let text = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let path = request.path();
+    let is_host = |host: &&str| {
+        let is_part = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]_".contains(&byte);
+        !host.is_empty() && host.len() <= 255 && host.bytes().all(is_part)
+    };
+    let Some(host) = text("host").filter(is_host) else { return path.to_owned() };
+    let peer = request.peer_addr().map(|address| address.ip().to_canonical());
+    let is_trusted = peer.is_some_and(|peer| app.trusted_proxies.contains(&peer));
+    let is_forwarded_tls = is_trusted && text("x-forwarded-proto") == Some("https");
+    let scheme = if app.is_tls || is_forwarded_tls { "https" } else { "http" };
+    format!("{scheme}://{host}{path}")
 }
 
 /// Adds the receipt of a settled payment.

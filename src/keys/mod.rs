@@ -11,13 +11,14 @@ use crate::actors::{AccountError, AccountHandle, Receipt, WriteError};
 use crate::idempotency::{First, IdempotencyError, Made, Once};
 use crate::pipeline::Gateway;
 use crate::store::keys::{KeyListing, Rotation};
+use crate::store::users::EndedKey;
 use crate::store::{Store, StoreError};
 use domain::account::TooManyKeys;
 use domain::api_key::{ApiKey, KeyDigest};
 use domain::limits::LimitsChange;
 use domain::{
     AccountId, Act, ActKind, Environment, KeyChange, KeyEdit, KeyId, KeyPolicy, KeyState, NewKey,
-    Origin, Timestamp, UserId,
+    Origin, SessionId, Timestamp, UserId,
 };
 
 /// Why a key was not made, found or changed.
@@ -29,6 +30,12 @@ pub enum KeysError {
     /// The key is out of use.
     #[error("the key is out of use")]
     NotActive,
+    /// The account is suspended.
+    #[error("the account is suspended")]
+    Suspended,
+    /// The session that asked has ended meanwhile.
+    #[error("the session has ended")]
+    SessionEnded,
     /// Somebody else has changed it at the same time.
     #[error("the key was changed at the same time")]
     Changed,
@@ -199,6 +206,7 @@ impl Keys {
     pub async fn create(
         &self,
         user: UserId,
+        session: SessionId,
         request: KeyRequest,
         once: Option<Once<NewlyMade>>,
         origin: Origin,
@@ -208,6 +216,7 @@ impl Keys {
         // One and the same for both environments, or a key for the other one would be another
         // request.
         let repeats = &self.gateway.idempotency;
+        let origin_of_end = origin.clone();
         let make = async move |first: First<NewlyMade>| {
             let (value, digest) = self.gateway.keys.make(request.environment);
             let new = NewKey {
@@ -235,6 +244,7 @@ impl Keys {
             let (id, at, made) = (new.id, new.created_at, NewlyMade { value, listing });
             let answer = first.record(id.0, &made, at);
             let lease = serving_lease(&self.gateway, account).await?;
+            self.assert_open(account).await?;
             if request.policy != KeyPolicy::default() {
                 self.store.keys.insert_policy(id, request.policy).await?;
             }
@@ -242,6 +252,12 @@ impl Keys {
             let act = Some(act.with(new.name.clone()));
             let receipt = lease.add_key(new, answer, act).await?;
             on_record(&self.gateway, receipt, first).await?;
+            // A proof of the address ends the sessions, and then the keys that it finds. One that
+            // was made meanwhile, for a session that has ended, must not outlive it.
+            if self.store.users.find_by_session(session, at).await?.is_none() {
+                self.end(user, &EndedKey { id, account, digest }, origin_of_end).await;
+                return Err(KeysError::SessionEnded);
+            }
             Ok(made)
         };
         repeats.run(accounts.live, once, KeysError::Repeat, make).await
@@ -292,6 +308,22 @@ impl Keys {
         Ok(KeyListing { is_active: false, ..listing })
     }
 
+    /// Puts a key out of use, after its row says so or because nobody may have it. A failure is
+    /// logged: a look-up of the key finds the row.
+    pub async fn end(&self, user: UserId, key: &EndedKey, origin: Origin) {
+        let EndedKey { id, account, digest } = *key;
+        if let Err(error) = self.forget(id, digest).await {
+            tracing::error!(%error, key = %id, "the former values of an ended key are not forgotten");
+        }
+        let act = self.act(origin, user, ActKind::KeyRevoked, id);
+        match self.change(account, id, KeyChange::Revoke, act).await {
+            // Deleted meanwhile.
+            Ok(_) | Err(KeysError::NotFound) => {}
+            Err(error) => tracing::error!(%error, key = %id, "an ended key was not revoked"),
+        }
+        self.gateway.keys.forget(digest);
+    }
+
     /// Puts a key out of use and out of the list.
     ///
     /// # Errors
@@ -329,8 +361,8 @@ impl Keys {
         Ok(edited)
     }
 
-    /// Gives a key another value, and lets the one it had be good until `valid_until`. Limits,
-    /// counters and history stay the key's.
+    /// Gives a key another value. The one it has works on for `grace_micros`; every value from
+    /// before it ends now. Limits, counters and history stay the key's.
     ///
     /// # Errors
     /// [`KeysError::NotActive`], or where somebody else was faster [`KeysError::Changed`].
@@ -343,6 +375,7 @@ impl Keys {
     ) -> Result<NewlyMade, KeysError> {
         let listing = self.find(user, key).await?;
         self.assert_in_charge()?;
+        self.assert_open(listing.account).await?;
         if !listing.is_active {
             return Err(KeysError::NotActive);
         }
@@ -361,6 +394,12 @@ impl Keys {
         Ok(NewlyMade { value, listing: self.find(user, key).await? })
     }
 
+    /// A suspended account gets no new values of keys.
+    async fn assert_open(&self, account: AccountId) -> Result<(), KeysError> {
+        let is_suspended = self.store.users.is_suspended(account).await?;
+        if is_suspended { Err(KeysError::Suspended) } else { Ok(()) }
+    }
+
     /// Has every value of a key read anew.
     async fn forget(&self, key: KeyId, digest: KeyDigest) -> Result<(), KeysError> {
         self.gateway.keys.forget(digest);
@@ -371,7 +410,10 @@ impl Keys {
     }
 
     /// What is written past the account's owner is written by whoever owns the accounts alone.
-    fn assert_in_charge(&self) -> Result<(), KeysError> {
+    ///
+    /// # Errors
+    /// [`KeysError::NotWritten`]
+    pub fn assert_in_charge(&self) -> Result<(), KeysError> {
         let is_in_charge = self.gateway.ledger.state().is_in_charge();
         if is_in_charge { Ok(()) } else { Err(KeysError::NotWritten) }
     }

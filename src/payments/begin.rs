@@ -130,7 +130,11 @@ impl Payments {
         if let Some(customer) = self.store.find_customer(payer.user, stripe::NAME).await? {
             return Ok(customer);
         }
-        let customer = self.stripe()?.make_customer(payer.user, &payer.email).await?;
+        // Whoever registered before the address was proved has another customer.
+        let user = self.users.find(payer.user).await?;
+        let is_proved = user.is_some_and(|user| user.is_email_verified);
+        let made = self.stripe()?.make_customer(payer.user, &payer.email, is_proved).await;
+        let customer = made?;
         Ok(self.store.insert_customer(payer.user, stripe::NAME, customer).await?)
     }
 
@@ -296,6 +300,10 @@ impl Payments {
         };
         match done.status {
             PaymentStatus::Confirmed => Ok(done),
+            PaymentStatus::Confirming => Err(PaymentsError::Unreachable(format!(
+                "{} was sent, and the facilitator has not named its transaction",
+                done.id
+            ))),
             _ => Err(PaymentsError::Refused(done.failure.unwrap_or_else(|| "not settled".into()))),
         }
     }

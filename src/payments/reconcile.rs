@@ -141,6 +141,9 @@ impl Payments {
         held: &Arc<PaymentLock>,
     ) -> Result<Payment, PaymentsError> {
         let Progress { provider_ref, checkout_url, stage, reversals } = progress;
+        // An empty text names nothing.
+        let provider_ref = provider_ref.filter(|name| !name.is_empty());
+        let checkout_url = checkout_url.filter(|url| !url.is_empty());
         let is_named = provider_ref.is_some() && payment.provider_ref != provider_ref;
         if is_named || (checkout_url.is_some() && payment.checkout_url != checkout_url) {
             let facts = ProviderFacts { provider_ref, checkout_url };

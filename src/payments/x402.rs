@@ -235,14 +235,23 @@ impl X402 {
         Ok(())
     }
 
-    /// Has the money moved. `is_first`: it was certainly not sent before.
+    /// Has the money moved. `is_first`: it was certainly not sent before. A payment whose
+    /// transaction the facilitator does not name waits: nothing tells it from another.
     async fn send(&self, payment: &Payment, is_first: bool) -> Result<Progress, ProviderError> {
         let request = self.request(&stored_text(payment)?, payment.amount);
         let settled = self.ask("settle", &request).await?;
         if *at(&settled, "success") == true {
-            let transaction = at(&settled, "transaction").as_str().map(str::to_owned);
-            let stage = Stage::Paid(payment.amount);
-            return Ok(Progress { checkout_url: transaction, ..Progress::at(stage) });
+            let transaction = at(&settled, "transaction").as_str().filter(|name| !name.is_empty());
+            let Some(transaction) = transaction else {
+                tracing::error!(
+                    payment = %payment.id,
+                    "the facilitator settled a payment and named no transaction, so it is not credited yet; look for \
+                     it on the chain. The facilitator is asked again."
+                );
+                return Ok(Progress::at(Stage::Waiting));
+            };
+            let checkout_url = Some(transaction.to_owned());
+            return Ok(Progress { checkout_url, ..Progress::at(Stage::Paid(payment.amount)) });
         }
         let why = reason(&settled, "errorReason");
         if is_first {

@@ -9,6 +9,7 @@ use sea_orm::{ConnectionTrait as _, Statement};
 use super::ledger::journal::Journal;
 use super::sql::text_cell;
 use super::{Store, StoreError};
+use crate::secrets::create_private_folder;
 
 impl Store {
     /// Copies the database into a folder, also while a server runs on it: whatever was acknowledged
@@ -43,7 +44,7 @@ impl Store {
         let refused = |error: std::io::Error| {
             StoreError::Unsafe(format!("cannot copy into {}: {error}", folder.display()))
         };
-        std::fs::create_dir_all(folder).map_err(refused)?;
+        create_private_folder(folder).map_err(refused)?;
         if let Some(there) = copies.iter().find(|copy| copy.exists()) {
             let there = there.display();
             return Err(StoreError::Unsafe(format!(

@@ -160,8 +160,9 @@ impl KeyStore {
             .await
     }
 
-    /// Gives a key another value; false if its value is not the expected one any more, or the key
-    /// is out of use.
+    /// Gives a key another value, and ends every value that it had before; false if its value is
+    /// not the expected one any more, or the key is out of use. Of the former values only the one
+    /// that is replaced now may work on, until `valid_until`.
     pub async fn rotate(&self, rotation: Rotation, act: Act) -> Result<bool, StoreError> {
         use api_key::Column::{Digest, Id, IsDeleted, IsRevoked, Preview};
         self.database
@@ -178,6 +179,16 @@ impl KeyStore {
                 if changed.rows_affected == 0 {
                     return Ok(false);
                 }
+                // Their rows stay: they are still answered as expired.
+                former_key_value::Entity::update_many()
+                    .filter(former_key_value::Column::KeyId.eq(key.0))
+                    .filter(former_key_value::Column::ValidUntil.gt(act.at.micros()))
+                    .col_expr(
+                        former_key_value::Column::ValidUntil,
+                        Value::from(act.at.micros()).into(),
+                    )
+                    .exec(&transaction)
+                    .await?;
                 let former = former_key_value::ActiveModel {
                     digest: Set(from.0.to_vec()),
                     key_id: Set(key.0),

@@ -1,7 +1,7 @@
 //! Opening: connections, checks that the database can be trusted with money, and migrations.
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -23,6 +23,7 @@ use super::schema;
 use super::sql::{connect, text_cell};
 use crate::config::DatabaseSettings;
 use crate::failpoint;
+use crate::secrets::create_private_folder;
 
 /// Serialises migrations of several processes that start at once on one PostgreSQL database.
 const MIGRATION_LOCK: i64 = 0x706f_6c79_0001;
@@ -215,13 +216,17 @@ fn log_pages() -> &'static str {
     if failpoint::is_ordered("sqlite-small-log") { "200" } else { "8192" }
 }
 
-/// The folder of a SQLite file, made if it is missing, and seen to be writable.
+/// The folder of a SQLite file. Both are made if they are missing, and only the server's user can
+/// read what is made. The file is seen to be writable.
 fn create_folder(file: &Path) -> Result<File, StoreError> {
     let folder = folder_of(file);
-    let made = std::fs::create_dir_all(folder)
-        .and_then(|()| OpenOptions::new().append(true).create(true).open(file))
-        .and_then(|_| File::open(folder));
-    made.map_err(|error| {
+    let private = || {
+        create_private_folder(folder)?;
+        // Its write-ahead log gets the mode of the file.
+        OpenOptions::new().append(true).create(true).mode(0o600).open(file)?;
+        File::open(folder)
+    };
+    private().map_err(|error| {
         // SQLite would say only that it cannot open the file.
         let user = std::fs::metadata("/proc/self").map(|process| process.uid());
         let user = user.map(|user| format!(" as user {user}")).unwrap_or_default();

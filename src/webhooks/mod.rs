@@ -26,7 +26,9 @@ use crate::store::users::UserStore;
 use crate::store::webhooks::{DeliveryLog, Endpoint, EndpointChange, NewEndpoint, WebhookStore};
 use domain::address::is_public;
 use domain::event::is_selection;
-use domain::{AccountId, ActKind, Credits, DeliveryId, EndpointId, Environment, Origin, UserId};
+use domain::{
+    AccountId, ActKind, Credits, DeliveryId, EndpointId, Environment, Origin, SessionId, UserId,
+};
 
 pub mod deliver;
 pub mod watch;
@@ -125,12 +127,16 @@ impl Webhooks {
     pub async fn add(
         &self,
         user: UserId,
+        session: SessionId,
         request: EndpointRequest,
         origin: Origin,
     ) -> Result<(Endpoint, String), WebhooksError> {
         self.check(Some(&request.url), request.events.as_deref())?;
         self.assert_in_charge()?;
         let account = self.users.accounts_of(user).await?.of(request.environment);
+        if self.users.is_suspended(account).await? {
+            return Err(KeysError::Suspended.into());
+        }
         let (id, at) = (EndpointId(Uuid::now_v7()), self.clock.now());
         let (secret, sealed) = self.make_secret(id)?;
         let endpoint = Endpoint {
@@ -148,8 +154,16 @@ impl Webhooks {
         };
         let act = origin.act(Uuid::now_v7(), user, ActKind::WebhookAdded, at).to(id.to_string());
         let new = NewEndpoint { endpoint: endpoint.clone(), secret: sealed };
+        let ending = act.origin.clone();
         if !self.store.insert_endpoint(new, self.endpoints_max, act).await? {
             return Err(WebhooksError::TooMany);
+        }
+        // A proof of the address ends the sessions and webhooks of before. One that was added
+        // meanwhile, for a session that has ended, must not outlive it.
+        if self.users.find_by_session(session, at).await?.is_none() {
+            let act = ending.act(Uuid::now_v7(), user, ActKind::WebhookDeleted, at);
+            self.store.delete_endpoint(account, id, act.to(id.to_string())).await?;
+            return Err(KeysError::SessionEnded.into());
         }
         Ok((endpoint, secret))
     }

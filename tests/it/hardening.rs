@@ -15,8 +15,77 @@ on_both!(
     other_origins_read_nothing_unless_it_is_set,
     giant_and_slow_requests_are_cut_and_touch_nobody_else,
     secrets_are_read_from_files,
+    what_is_stored_is_for_the_servers_user_alone,
+    guesses_of_sessions_count_by_address,
+    a_login_changes_and_pays_so_often,
     tls_takes_another_certificate_without_a_restart,
 );
+
+/// The database, its journal, secrets and letters.
+async fn what_is_stored_is_for_the_servers_user_alone(database: Database) {
+    use std::os::unix::fs::PermissionsExt as _;
+    let server = Server::start(&database).await;
+    server.user("someone").await;
+    crate::email::letters_of(&database, 1).await;
+    let mode =
+        |path: &std::path::Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let mut folders = vec![database.folder().to_owned()];
+    let mut files = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                assert_eq!(mode(&path), 0o700, "{}", path.display());
+                folders.push(path);
+            } else {
+                assert_eq!(mode(&path), 0o600, "{}", path.display());
+                files += 1;
+            }
+        }
+    }
+    assert!(files >= 1, "{files}");
+}
+
+/// Cards are not tried out by the thousand, and no row of the audit log is written without end.
+async fn a_login_changes_and_pays_so_often(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.rate_limit.enabled = true;
+        settings.rate_limit.changes_per_minute = 20.try_into().unwrap();
+        settings.rate_limit.payments_per_hour = 3.try_into().unwrap();
+    })
+    .await;
+    let user = server.user("someone").await;
+    let key = user.key().await;
+    for _ in 0..3 {
+        user.pay("1").await;
+    }
+    let pay = || user.post("/api/payments/payments", &json!({ "amount": 1 }));
+    let refused = pay().expect(429).await;
+    assert!(refused.headers.contains_key("retry-after"), "{}", refused.text);
+    let path = format!("/api/keys/{}", key.id);
+    let edit = || server.request(Method::PATCH, &path).body("{\"name\":\"b\"}").bearer(&user.token);
+    let answers = futures_util::future::join_all((0..60).map(|_| edit().send())).await;
+    let of = |status| answers.iter().filter(|answer| answer.status == status).count();
+    assert_eq!(of(200) + of(429), 60);
+    assert!(of(429) > 20, "{}", of(429));
+    // Reading is not counted, nor is another user.
+    user.get(&path).expect(200).await;
+    server.user("other").await.pay("1").await;
+    assert_eq!(user.balance().await, "3.0000");
+}
+
+async fn guesses_of_sessions_count_by_address(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.rate_limit.enabled = true;
+        settings.rate_limit.address_per_second = std::num::NonZeroU32::new(5).unwrap();
+    })
+    .await;
+    let guesses = (0..200).map(|_| server.get("/api/auth/me").bearer("guess").send());
+    let answers = futures_util::future::join_all(guesses).await;
+    let of = |status| answers.iter().filter(|answer| answer.status == status).count();
+    assert_eq!(of(401) + of(429), 200);
+    assert!(of(429) > 0, "{}", of(429));
+}
 
 async fn every_answer_has_the_headers_that_bind_browsers(database: Database) {
     let server = Server::start(&database).await;

@@ -12,6 +12,8 @@ on_both!(
     an_expired_key_says_so,
     test_keys_spend_test_credits_on_the_sandbox,
     an_account_has_so_many_keys,
+    of_the_values_a_key_had_one_lives_at_most,
+    a_suspended_user_makes_nothing_new,
     keys_and_counters_survive_a_restart,
     a_rotated_key_keeps_its_limits_and_its_old_value_for_a_while,
     of_many_rotations_at_once_each_value_is_a_key_or_none,
@@ -293,6 +295,64 @@ async fn a_rotated_key_keeps_its_limits_and_its_old_value_for_a_while(database: 
     user.post(&path, &json!({})).expect(409).await;
     server.user("other").await.post(&path, &json!({})).expect(404).await;
     assert_eq!(user.ledger().await.len(), 6);
+}
+
+async fn of_the_values_a_key_had_one_lives_at_most(database: Database) {
+    let server = Server::start(&database).await;
+    let user = server.user("someone").await;
+    user.pay("1.00").await;
+    let key = user.key().await;
+    let call =
+        |value: &str| server.post("/api/hub/rag/index", &json!({})).header("X-API-Key", value);
+    let path = format!("/api/keys/{}/rotate", key.id);
+    let rotate = async |grace: i64| {
+        let body = json!({ "grace_seconds": grace });
+        let rotated = user.post(&path, &body).expect(200).await.body;
+        rotated["key_value"].as_str().unwrap().to_owned()
+    };
+    // A thief who has the first value keeps it alive by no number of rotations.
+    let second = rotate(86_400).await;
+    call(&key.value).expect(200).await;
+    let third = rotate(86_400).await;
+    call(&key.value).expect(401).await;
+    call(&second).expect(200).await;
+    call(&third).expect(200).await;
+    let fourth = rotate(0).await;
+    for former in [&key.value, &second, &third] {
+        let refused = call(former).expect(401).await;
+        refused.assert_error("API key expired", "This access key has expired");
+    }
+    call(&fourth).expect(200).await;
+}
+
+async fn a_suspended_user_makes_nothing_new(database: Database) {
+    let server = Server::start(&database).await;
+    let operator = crate::operators::operator(&server, &database).await;
+    let user = server.user("someone").await;
+    let key = user.key().await;
+    let of = |what: &str| format!("/api/admin/users/{}/{what}", user.id);
+    let reason = json!({ "reason": "chargeback" });
+    operator.post(&of("suspend"), &reason).expect(200).await;
+    let attempts = [
+        ("/api/keys".to_owned(), json!({ "name": "another" })),
+        ("/api/keys".to_owned(), json!({ "name": "another", "environment": "test" })),
+        (format!("/api/keys/{}/rotate", key.id), json!({})),
+        (
+            "/api/webhooks".to_owned(),
+            json!({ "url": "https://hooks.example.com/", "events": ["payment.confirmed"] }),
+        ),
+    ];
+    for (path, body) in &attempts {
+        user.post(path, body).expect(403).await;
+    }
+    // What ends something is theirs to do.
+    user.get("/api/keys").expect(200).await;
+    operator.post(&of("resume"), &reason).expect(200).await;
+    for (path, body) in &attempts {
+        let answer = user.post(path, body).send().await;
+        assert!(answer.status.is_success(), "{path}: {}", answer.text);
+    }
+    user.post(&format!("/api/keys/{}/revoke", key.id), &json!({})).expect(200).await;
 }
 
 async fn of_many_rotations_at_once_each_value_is_a_key_or_none(database: Database) {

@@ -20,6 +20,8 @@ on_both!(
     an_authorization_is_good_for_one_account,
     an_authorization_is_one_however_it_is_written,
     a_transaction_pays_for_one_payment,
+    what_is_settled_without_a_transaction_waits_for_it,
+    the_resource_is_named_by_what_the_client_wrote,
     a_crash_between_settlement_and_credit_is_made_good,
 );
 
@@ -36,6 +38,8 @@ struct Shared {
     repeats: AtomicBool,
     /// Does it name every transaction alike?
     same: AtomicBool,
+    /// Does it name no transaction?
+    nameless: AtomicBool,
 }
 
 /// A facilitator that a test plays.
@@ -82,7 +86,10 @@ async fn answer(request: HttpRequest, body: Json<Value>, shared: Data<Shared>) -
     let is_settled = is_first || shared.repeats.load(Ordering::SeqCst);
     HttpResponse::Ok().json(if is_settled {
         let transaction = shared.same.load(Ordering::SeqCst).then(|| "0xsame".to_owned());
-        let transaction = transaction.unwrap_or_else(|| nonce.replace("0x", "0xabc"));
+        let mut transaction = transaction.unwrap_or_else(|| nonce.replace("0x", "0xabc"));
+        if shared.nameless.load(Ordering::SeqCst) {
+            transaction.clear();
+        }
         json!({ "success": true, "payer": "0x1", "transaction": transaction,
             "network": "eip155:8453" })
     } else {
@@ -307,6 +314,63 @@ async fn a_transaction_pays_for_one_payment(database: Database) {
     assert_eq!(user.balance().await, "2.0000");
     server.stop();
     verify(&database);
+}
+
+/// The money has moved, so no such payment fails; nor is it credited under no name.
+async fn what_is_settled_without_a_transaction_waits_for_it(database: Database) {
+    let facilitator = Facilitator::start();
+    facilitator.shared.nameless.store(true, Ordering::SeqCst);
+    facilitator.shared.repeats.store(true, Ordering::SeqCst);
+    let server = start(&database, &facilitator).await;
+    let user = server.user("someone").await;
+    let body = json!({ "amount": 2, "provider": "x402" });
+    let asked = user.post("/api/payments/payments", &body).expect(402).await;
+    let required = decoded(&asked, "payment-required");
+    let pay = |nonce| {
+        let header = signed(&required, nonce);
+        user.post("/api/payments/payments", &body).header("PAYMENT-SIGNATURE", &header)
+    };
+    for nonce in [1, 2] {
+        let answer = pay(nonce).expect(503).await;
+        assert_eq!(answer.body["error"], "Payment provider unavailable");
+    }
+    let statuses = async || {
+        let payments = user.get("/api/payments/payments").expect(200).await.body;
+        let payments = payments["payments"].as_array().unwrap().iter();
+        payments.map(|one| one["status"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(statuses().await, ["confirming", "confirming"]);
+    assert_eq!(user.balance().await, "0.0000");
+    // Once it has a name, it is credited.
+    facilitator.shared.nameless.store(false, Ordering::SeqCst);
+    for nonce in [1, 2] {
+        pay(nonce).expect(201).await;
+    }
+    assert_eq!(statuses().await, ["confirmed", "confirmed"]);
+    assert_eq!(user.balance().await, "4.0000");
+    server.stop();
+    verify(&database);
+}
+
+async fn the_resource_is_named_by_what_the_client_wrote(database: Database) {
+    let facilitator = Facilitator::start();
+    let server = start(&database, &facilitator).await;
+    let user = server.user("someone").await;
+    let body = json!({ "amount": 2, "provider": "x402" });
+    let path = "/api/payments/payments";
+    let ask = user.post(path, &body);
+    let ask = ask.header("X-Forwarded-Proto", "javascript");
+    let ask = ask.header("X-Forwarded-Host", "evil2.example");
+    let ask = ask.header("Forwarded", "proto=javascript;host=evil2.example");
+    let asked = ask.expect(402).await;
+    let resource = &decoded(&asked, "payment-required")["resource"]["url"];
+    assert_eq!(resource, &server.url(path));
+    let ask = user.post(path, &body).header("Host", "evil2.example/?a=<b>");
+    let answer = ask.send().await;
+    if answer.status == 402 {
+        let resource = &decoded(&answer, "payment-required")["resource"]["url"];
+        assert_eq!(resource, path);
+    }
 }
 
 async fn an_authorization_is_good_for_one_account(database: Database) {

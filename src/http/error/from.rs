@@ -70,6 +70,7 @@ impl From<UsersError> for ApiError {
             UsersError::NoSession => ApiError::NotFound("session"),
             UsersError::Password(error) => error.into(),
             UsersError::Store(error) => error.into(),
+            UsersError::Account(error) => error.into(),
             UsersError::Unsigned | UsersError::Unsealed => {
                 tracing::error!(%error, "sessions");
                 ApiError::Internal
@@ -85,6 +86,8 @@ impl From<KeysError> for ApiError {
             KeysError::NotActive => {
                 ApiError::Conflict("This API key has been revoked. Create a new one.".into())
             }
+            KeysError::Suspended => ApiError::AccessDenied,
+            KeysError::SessionEnded => ApiError::InvalidSession,
             KeysError::Changed => ApiError::Conflict(
                 "This API key was changed at the same time. Reload the key and try again.".into(),
             ),

@@ -1,5 +1,7 @@
 //! `/api/keys*`
 
+use std::sync::Arc;
+
 use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
 
@@ -36,12 +38,19 @@ pub(super) async fn create(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     app.users.assert_verified(&speaker)?;
-    let user = speaker.user;
+    let CurrentSession { user, session } = speaker;
     let once = once(&request, &body, CreatedKey::of)?;
     let origin = user_origin(&request, &app, user.id);
     let body: CreateKeyBody = body.json()?;
     let request = body.request()?;
-    let created = async move { app.keys.create(user.id, request, once, origin).await };
+    let users = Arc::clone(&app.users);
+    let created = async move {
+        let made = app.keys.create(user.id, session, request, once, origin).await;
+        if let Ok(Made::New(made)) = &made {
+            users.tell_of_key(&user, &made.listing);
+        }
+        made
+    };
     Ok(match uncancelled(created).await? {
         Made::New(made) => HttpResponse::Created().json(CreatedKey::of(&made)),
         Made::Repeat(kept) => replay(kept),
@@ -105,8 +114,8 @@ pub(super) async fn change(
     Ok(HttpResponse::Ok().json(KeyBody::new(key, soon)))
 }
 
-/// Replaces the value of an API key. Its limits, counters and history stay. The body may be left
-/// out.
+/// Replaces the value of an API key. Its limits, counters and history stay. Values from earlier
+/// rotations end at once. The body may be left out.
 #[utoipa::path(post, path = "/api/keys/{id}/rotate", tag = "keys", security(("jwt" = [])),
     params(("id" = id::KeyId, Path)), request_body = Option<RotateKeyBody>, responses(
     (status = 200, description = "The key with its new value, which is shown this once", body = RotatedKey),

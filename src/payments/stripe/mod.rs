@@ -165,10 +165,17 @@ impl Stripe {
         Ok(payment_of(&intent))
     }
 
-    /// Makes a customer of a user; the same one, asked again within a day.
-    pub async fn make_customer(&self, user: UserId, email: &str) -> Result<String, ProviderError> {
+    /// Makes a customer of a user; the same one, asked again within a day. A user whose address is
+    /// proved gets another one than before the proof.
+    pub async fn make_customer(
+        &self,
+        user: UserId,
+        email: &str,
+        is_proved: bool,
+    ) -> Result<String, ProviderError> {
+        let once = format!("customer-{user}{}", if is_proved { "-proved" } else { "" });
         let form = [("email".to_owned(), email.to_owned()), metadata("", "user_id", &user)];
-        let customer = self.post("/v1/customers", &form, &format!("customer-{user}")).await?;
+        let customer = self.post("/v1/customers", &form, &once).await?;
         text(&customer, "id")
     }
 

@@ -7,6 +7,7 @@ use sea_orm::{
 use uuid::Uuid;
 
 use super::UserStore;
+use super::proof::{Ended, Proved, forget_webhooks, prove};
 use super::record::{
     TokenDigest, TokenPurpose, User, delete_unused_email_tokens, end_sessions, folded,
 };
@@ -64,26 +65,42 @@ impl UserStore {
             .await
     }
 
-    /// Uses a token that verifies an address. Returns its user; `None` if the token is not valid.
+    /// Uses a token that verifies an address. `None` if the token is not valid.
     pub async fn verify_email(
         &self,
         digest: TokenDigest,
         now: Timestamp,
         from: Origin,
-    ) -> Result<Option<UserId>, StoreError> {
-        self.database
+    ) -> Result<Option<Proved>, StoreError> {
+        let proved = self
+            .database
             .run_write(move |database| async move {
                 let transaction = begin_write(&database.write).await?;
                 let used = use_up(&transaction, TokenPurpose::Verify, digest, now).await?;
                 let Some(user) = used else { return Ok(None) };
-                set_verified(&transaction, user).await?;
+                let ended = prove(&transaction, user, now).await?;
                 let origin = Origin { actor: Actor::User(user), ..from };
                 let act = origin.act(Uuid::now_v7(), user, ActKind::EmailVerified, now);
+                let act = act.with(ended.as_ref().map(Ended::to_string).unwrap_or_default());
                 audit_log::insert(&transaction, &act).await?;
                 transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
-                Ok(Some(user))
+                Ok(Some((user, ended)))
             })
-            .await
+            .await?;
+        self.after_proof(proved).await
+    }
+
+    /// Reads the user of a proof, and has what it ended forgotten in memory.
+    async fn after_proof(
+        &self,
+        proved: Option<(UserId, Option<Ended>)>,
+    ) -> Result<Option<Proved>, StoreError> {
+        let Some((id, ended)) = proved else { return Ok(None) };
+        if ended.is_some() {
+            let accounts = self.accounts_of(id).await?;
+            forget_webhooks(&self.database, [accounts.live, accounts.test]).await;
+        }
+        Ok(self.find(id).await?.map(|user| Proved { user, ended }))
     }
 
     /// Uses a token that resets a password: sets the password, and ends every session of the user.
@@ -94,8 +111,9 @@ impl UserStore {
         hash: String,
         now: Timestamp,
         from: Origin,
-    ) -> Result<Option<UserId>, StoreError> {
-        self.database
+    ) -> Result<Option<Proved>, StoreError> {
+        let proved = self
+            .database
             .run_write(move |database| async move {
                 let transaction = begin_write(&database.write).await?;
                 let used = use_up(&transaction, TokenPurpose::Reset, digest, now).await?;
@@ -107,16 +125,18 @@ impl UserStore {
                 transaction
                     .execute_raw(Statement::from_sql_and_values(backend, sql, values))
                     .await?;
-                set_verified(&transaction, user).await?;
+                let ended = prove(&transaction, user, now).await?;
                 delete_unused_email_tokens(&transaction, user, TokenPurpose::Reset).await?;
                 end_sessions(&transaction, session::Column::UserId.eq(user.0), now).await?;
                 let origin = Origin { actor: Actor::User(user), ..from };
                 let act = origin.act(Uuid::now_v7(), user, ActKind::PasswordReset, now);
+                let act = act.with(ended.as_ref().map(Ended::to_string).unwrap_or_default());
                 audit_log::insert(&transaction, &act).await?;
                 transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
-                Ok(Some(user))
+                Ok(Some((user, ended)))
             })
-            .await
+            .await?;
+        self.after_proof(proved).await
     }
 
     /// Deletes a chunk of the expired tokens. Returns whether there may be more.
@@ -157,13 +177,4 @@ async fn use_up(
     let user = user::Entity::find_by_id(token.user_id).one(transaction).await?;
     let user = user.filter(|user| user.email_folded == token.email_folded);
     Ok(user.map(|user| UserId(user.id)))
-}
-
-async fn set_verified(transaction: &DatabaseTransaction, id: UserId) -> Result<(), StoreError> {
-    user::Entity::update_many()
-        .filter(user::Column::Id.eq(id.0))
-        .col_expr(user::Column::IsEmailVerified, Value::from(true).into())
-        .exec(transaction)
-        .await?;
-    Ok(())
 }

@@ -21,10 +21,12 @@ use domain::{
 use entity::{account, user};
 
 mod email_tokens;
+mod proof;
 mod record;
 mod sessions;
 mod two_factor;
 
+pub use proof::{Ended, EndedKey, Proved};
 pub use record::{
     NewSession, NewUser, Role, SecondFactor, TokenDigest, TokenPurpose, User, folded,
 };
@@ -143,6 +145,16 @@ impl UserStore {
                         })
                 };
                 Ok(UserAccounts { live: of(Environment::Live)?, test: of(Environment::Test)? })
+            })
+            .await
+    }
+
+    /// Is the account suspended?
+    pub async fn is_suspended(&self, account: AccountId) -> Result<bool, StoreError> {
+        self.database
+            .run(move |database| async move {
+                let row = account::Entity::find_by_id(account.0).one(&database.read).await?;
+                Ok(row.is_some_and(|row| row.status == AccountStatus::Suspended.code()))
             })
             .await
     }

@@ -119,6 +119,7 @@ use std::collections::VecDeque;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Error, ErrorKind, Result as IoResult, Write as _};
 use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -332,7 +333,7 @@ impl FileJournal {
             let _lock = state.locked()?;
             read_all(&state.file)
         })?;
-        let mut copy = File::create(to)?;
+        let mut copy = create_private(to)?;
         copy.write_all(&bytes)?;
         copy.sync_all()
     }
@@ -463,12 +464,17 @@ fn create(path: &Path) -> IoResult<()> {
         forgotten: 0,
     };
     let new = path.with_added_extension("new");
-    let mut file = File::create(&new)?;
+    let mut file = create_private(&new)?;
     file.write_all(&head_block(&head)?)?;
     fill(&file, wide(BLOCK), HEADS.saturating_add(segment.into()))?;
     drop(file);
     std::fs::rename(&new, path)?;
     File::open(folder_of(path))?.sync_all()
+}
+
+/// An empty file that only the server's user can read.
+fn create_private(path: &Path) -> IoResult<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
 }
 
 fn open(path: &Path) -> IoResult<File> {

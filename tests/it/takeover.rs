@@ -1,0 +1,210 @@
+//! A stranger registers with somebody's address before its owner does. What they made ends with the
+//! first proof of the address.
+
+use serde_json::{Value, json};
+use totp_rs::{Builder, Secret};
+
+use crate::email::{letters_of, token};
+use crate::support::{Database, Key, NOON, PASSWORD, Server, User, hello, on_both};
+
+on_both!(
+    a_reset_by_mail_ends_what_a_stranger_made,
+    a_verified_address_ends_what_a_stranger_made,
+    a_reset_of_a_proved_address_names_what_remains,
+    letters_tell_of_what_a_thief_would_do,
+    a_setting_demands_a_proof_before_webhooks_and_second_factors,
+    what_a_proof_has_ended_stays_so_after_a_restart,
+);
+
+const HOOK: &str = "https://hooks.example.com/in";
+
+/// A webhook that is never sent anything here.
+fn hook() -> Value {
+    json!({ "url": HOOK, "events": ["payment.confirmed"] })
+}
+
+/// What a stranger makes with somebody's address.
+struct Stranger<'s> {
+    user: User<'s>,
+    keys: [Key; 2],
+    refresh: String,
+}
+
+async fn stranger(server: &Server) -> Stranger<'_> {
+    let user = server.user("victim").await;
+    let login = json!({ "email": "victim@example.com", "password": PASSWORD });
+    let session = server.post("/api/auth/login", &login).expect(200).await.body;
+    let keys =
+        [user.key().await, user.key_of(&json!({ "name": "t", "environment": "test" })).await];
+    for environment in ["live", "test"] {
+        let events = ["payment.confirmed"];
+        let hook = json!({ "url": HOOK, "environment": environment, "events": events });
+        user.post("/api/webhooks", &hook).expect(201).await;
+    }
+    let password = json!({ "password": PASSWORD });
+    let enrolment = user.post("/api/auth/2fa/enroll", &password).expect(200).await.body;
+    let secret = Secret::try_from_base32(enrolment["secret"].as_str().unwrap()).unwrap();
+    let code = Builder::new().with_secret(secret).with_account_name("a").build().unwrap();
+    let code = code.generate(u64::try_from(NOON / 1_000_000).unwrap()).to_string();
+    user.post("/api/auth/2fa/confirm", &json!({ "code": code })).expect(200).await;
+    // The keys are known to the server, as those of calls are.
+    for key in &keys {
+        server.get("/v1/models").key(key).expect(200).await;
+    }
+    Stranger { user, keys, refresh: session["refresh_token"].as_str().unwrap().to_owned() }
+}
+
+/// The session of the owner, who pays.
+async fn owner<'s>(server: &'s Server, password: &str) -> User<'s> {
+    let login = json!({ "email": "victim@example.com", "password": password });
+    let session = server.post("/api/auth/login", &login).expect(200).await.body;
+    let token = session["token"].as_str().expect("no second factor is asked for").to_owned();
+    let id = session["user"]["id"].as_str().unwrap().to_owned();
+    let owner = User { server, id, token };
+    owner.pay("50").await;
+    owner
+}
+
+/// Nothing of what the stranger made works, and the owner's money stays.
+async fn is_ended(server: &Server, stranger: &Stranger<'_>, owner: &User<'_>) {
+    for key in &stranger.keys {
+        server.post("/api/hub/agents/chat", &hello()).key(key).expect(401).await;
+        server.get("/v1/models").key(key).expect(401).await;
+    }
+    stranger.user.get("/api/auth/me").expect(401).await;
+    let refresh = json!({ "refresh_token": stranger.refresh });
+    server.post("/api/auth/refresh", &refresh).expect(401).await;
+    let hooks = owner.get("/api/webhooks").expect(200).await.body;
+    assert_eq!(hooks["webhooks"], json!([]));
+    let off = json!({ "is_enabled": false, "recovery_codes_left": 0 });
+    assert_eq!(owner.get("/api/auth/2fa").expect(200).await.body, off);
+    let keys = owner.get("/api/keys").expect(200).await.body;
+    assert!(keys.as_array().unwrap().iter().all(|key| key["is_active"] == false), "{keys}");
+    assert_eq!(owner.balance().await, "50.0000");
+    // The owner's own keys are good.
+    let own = owner.key().await;
+    server.post("/api/hub/agents/chat", &hello()).key(&own).expect(200).await;
+}
+
+async fn forgotten(server: &Server, database: &Database, name: &str, count: usize) -> String {
+    let forgot = json!({ "email": format!("{name}@example.com") });
+    server.post("/api/auth/forgot-password", &forgot).expect(202).await;
+    token(letters_of(database, count).await.last().unwrap())
+}
+
+async fn a_reset_by_mail_ends_what_a_stranger_made(database: Database) {
+    let server = Server::start(&database).await;
+    let stranger = stranger(&server).await;
+    letters_of(&database, 1).await;
+    let token = forgotten(&server, &database, "victim", 2).await;
+    let reset = json!({ "token": token, "new_password": "Another password 1" });
+    server.post("/api/auth/reset-password", &reset).expect(200).await;
+    let owner = owner(&server, "Another password 1").await;
+    is_ended(&server, &stranger, &owner).await;
+    let letter = letters_of(&database, 4).await.remove(2);
+    assert!(letter.contains("ended 2 API keys, 2 webhooks and"), "{letter}");
+    let acts = owner.get("/api/auth/audit-log").expect(200).await.text;
+    assert_eq!(acts.matches("key.revoked").count(), 2, "{acts}");
+}
+
+async fn a_verified_address_ends_what_a_stranger_made(database: Database) {
+    let server = Server::start(&database).await;
+    let stranger = stranger(&server).await;
+    let token = token(&letters_of(&database, 1).await[0]);
+    server.post("/api/auth/verify-email", &json!({ "token": token })).expect(200).await;
+    let owner = owner(&server, PASSWORD).await;
+    is_ended(&server, &stranger, &owner).await;
+}
+
+async fn what_a_proof_has_ended_stays_so_after_a_restart(database: Database) {
+    let server = Server::start(&database).await;
+    let stranger = stranger(&server).await;
+    let token = token(&letters_of(&database, 1).await[0]);
+    server.post("/api/auth/verify-email", &json!({ "token": token })).expect(200).await;
+    let Stranger { keys, .. } = stranger;
+    server.stop();
+    let server = Server::start(&database).await;
+    owner(&server, PASSWORD).await;
+    for key in &keys {
+        server.post("/api/hub/agents/chat", &hello()).key(key).expect(401).await;
+    }
+}
+
+/// A user whose address is proved.
+async fn proved<'s>(server: &'s Server, database: &Database, name: &str, count: usize) -> User<'s> {
+    server.user(name).await;
+    let token = token(letters_of(database, count).await.last().unwrap());
+    server.post("/api/auth/verify-email", &json!({ "token": token })).expect(200).await;
+    let login = json!({ "email": format!("{name}@example.com"), "password": PASSWORD });
+    let session = server.post("/api/auth/login", &login).expect(200).await.body;
+    let token = session["token"].as_str().unwrap().to_owned();
+    let id = session["user"]["id"].as_str().unwrap().to_owned();
+    User { server, id, token }
+}
+
+async fn a_reset_of_a_proved_address_names_what_remains(database: Database) {
+    let server = Server::start(&database).await;
+    let user = proved(&server, &database, "someone", 1).await;
+    user.pay("1").await;
+    let key = user.key_of(&json!({ "name": "see https://evil.example/" })).await;
+    let gone = user.key_of(&json!({ "name": "gone" })).await;
+    user.post(&format!("/api/keys/{}/revoke", gone.id), &json!({})).expect(200).await;
+    let hook = user.post("/api/webhooks", &hook()).expect(201).await.body;
+    letters_of(&database, 4).await;
+    let token = forgotten(&server, &database, "someone", 5).await;
+    let reset = json!({ "token": token, "new_password": "Another password 1" });
+    server.post("/api/auth/reset-password", &reset).expect(200).await;
+    user.get("/api/auth/me").expect(401).await;
+    let letter = letters_of(&database, 6).await.remove(5);
+    let hook = hook["id"].as_str().unwrap();
+    for named in [key.id.as_str(), hook, "evil(dot)example", "hooks(dot)example(dot)com"] {
+        assert!(letter.contains(named), "{named}: {letter}");
+    }
+    for absent in [gone.id.as_str(), "evil.example", "hooks.example"] {
+        assert!(!letter.contains(absent), "{absent}: {letter}");
+    }
+    server.post("/api/hub/agents/chat", &hello()).key(&key).expect(200).await;
+}
+
+async fn letters_tell_of_what_a_thief_would_do(database: Database) {
+    let server = Server::start(&database).await;
+    // Whose address is not proved gets none: anybody could have letters sent to it.
+    let unproved = server.user("visit.evil-casino.example").await;
+    unproved.key().await;
+    let letter = letters_of(&database, 1).await.remove(0);
+    assert!(letter.contains("Hello visit(dot)evil-casino(dot)example,"), "{letter}");
+    let user = proved(&server, &database, "someone", 2).await;
+    user.key_of(&json!({ "name": "mine" })).await;
+    let letter = letters_of(&database, 3).await.remove(2);
+    assert!(letter.contains("Subject: A new API key\n") && letter.contains("\"mine\""), "{letter}");
+    user.post("/api/webhooks", &hook()).expect(201).await;
+    let letter = letters_of(&database, 4).await.remove(3);
+    assert!(letter.contains("Subject: A new webhook\n"), "{letter}");
+    let password = json!({ "password": PASSWORD });
+    let enrolment = user.post("/api/auth/2fa/enroll", &password).expect(200).await.body;
+    let secret = Secret::try_from_base32(enrolment["secret"].as_str().unwrap()).unwrap();
+    let totp = Builder::new().with_secret(secret).with_account_name("a").build().unwrap();
+    let code = |late: u64| totp.generate(u64::try_from(NOON / 1_000_000).unwrap() + late);
+    let confirm = json!({ "code": code(0).to_string() });
+    user.post("/api/auth/2fa/confirm", &confirm).expect(200).await;
+    server.advance(30);
+    let off = json!({ "password": PASSWORD, "code": code(30).to_string() });
+    user.post("/api/auth/2fa/disable", &off).expect(200).await;
+    let letter = letters_of(&database, 5).await.remove(4);
+    assert!(letter.contains("Subject: Two-factor authentication is off\n"), "{letter}");
+}
+
+async fn a_setting_demands_a_proof_before_webhooks_and_second_factors(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.auth.require_verified_email = true;
+    })
+    .await;
+    let user = server.user("someone").await;
+    let hook = hook();
+    user.post("/api/webhooks", &hook).expect(403).await;
+    let password = json!({ "password": PASSWORD });
+    user.post("/api/auth/2fa/enroll", &password).expect(403).await;
+    let user = proved(&server, &database, "other", 2).await;
+    user.post("/api/webhooks", &hook).expect(201).await;
+    user.post("/api/auth/2fa/enroll", &password).expect(200).await;
+}
