@@ -71,7 +71,8 @@ coded_enum! {
         Failed = 2,
         /// The upstream broke off in the middle of a stream.
         UpstreamCut = 3,
-        /// The client left a stream, or before its first byte; the upstream was cancelled.
+        /// The client left a stream, or before its first byte; the upstream was cancelled. The
+        /// prompt and what was delivered are billed.
         ClientLeft = 4,
         /// The client left in the middle of a stream; the upstream was read to its end.
         ClientLeftDrained = 5,
@@ -97,6 +98,9 @@ coded_enum! {
         Absurd = 3,
         /// The upstream named more than was held: clamped to the hold.
         Clamped = 4,
+        /// Nobody can say: the upstream was cancelled while it could think unseen. All that was
+        /// held.
+        Held = 5,
     }
 }
 
