@@ -72,7 +72,7 @@ pub enum Refusal {
     /// The upstream took too long; nothing was charged.
     #[error("upstream timed out")]
     UpstreamTimedOut,
-    /// The client left before the first byte of its stream; nothing was charged, and nothing is
+    /// The client left before the first byte of its stream. The prompt was charged, and nothing is
     /// answered.
     #[error("the client left")]
     ClientLeft,

@@ -1,6 +1,7 @@
 //! JSON objects, read as structs.
 
 pub mod fields;
+pub mod strict;
 
 use std::fmt;
 use std::marker::PhantomData;

@@ -36,6 +36,7 @@ mod repeats;
 mod runtime_facts;
 mod streams;
 mod stripe;
+mod thief;
 mod two_factor;
 mod usage;
 mod webhooks;
