@@ -10,12 +10,13 @@ use tiktoken_rs::CoreBPE;
 const COUNTED_BYTES_MAX: usize = 256 * 1024;
 /// Bound for an image, a sound or a file in a prompt. Only the upstream knows their tokens.
 const PART_TOKENS_MAX: u64 = 2_000;
-/// Bound for the context that an upstream remembers from earlier requests.
-const REMEMBERED_TOKENS_MAX: u64 = 16_000;
+/// A second of sound has ten tokens, and a thousand characters at least.
+const SOUND_CHARS_PER_TOKEN: u64 = 100;
 /// Unknown fields may be shown to the model too: bounded at one token per so many bytes.
 const BYTES_PER_UNKNOWN_TOKEN: usize = 3;
 /// Fields with the data of parts that are not text.
-const DATA_KEYS: [&str; 10] = [
+const DATA_KEYS: [&str; 11] = [
+    "file",
     "image_url",
     "url",
     "data",
@@ -28,7 +29,7 @@ const DATA_KEYS: [&str; 10] = [
     "image",
 ];
 /// Parameters, which are not shown to the model.
-const PARAMETERS: [&str; 16] = [
+const PARAMETERS: [&str; 20] = [
     "model",
     "stop",
     "user",
@@ -45,6 +46,10 @@ const PARAMETERS: [&str; 16] = [
     "safety_identifier",
     "prompt_cache_key",
     "encoding_format",
+    "background",
+    "conversation",
+    "previous_response_id",
+    "verbosity",
 ];
 /// Roles that are one token in every vocabulary ("assistant" is two in the older ones).
 const ROLES: [&str; 2] = ["user", "system"];
@@ -101,11 +106,19 @@ pub fn count(bpe: &CoreBPE, text: &str) -> u64 {
 pub struct PromptTokens {
     /// The tokens that can be counted here.
     pub counted: u64,
+    /// What is held for parts that cannot be counted here, such as images.
+    pub unseen: u64,
     /// An upper bound of what the upstream will count, as far as it can be known here.
     pub bound: u64,
 }
 
 impl PromptTokens {
+    /// The tokens that are billed if the upstream does not report them.
+    #[must_use]
+    pub fn unreported(self) -> u64 {
+        self.counted.saturating_add(self.unseen)
+    }
+
     /// Of a request's body.
     #[must_use]
     pub fn of(body: &Map<String, Value>, bpe: &CoreBPE) -> Self {
@@ -114,13 +127,11 @@ impl PromptTokens {
             match name.as_str() {
                 "messages" => prompt.add_messages(value),
                 // `text` is the text itself; in a response request it is the output format.
-                "input" | "prompt" | "instructions" | "system" | "suffix" | "text" => {
-                    prompt.add(value);
-                }
+                "input" | "prompt" | "instructions" | "system" | "suffix" => prompt.add(value),
+                "text" if !value.is_object() => prompt.add(value),
                 // Schemas are shown to the model as text.
-                "tools" | "functions" | "response_format" => prompt.push(&value.to_string()),
-                "previous_response_id" | "conversation" if !value.is_null() => {
-                    prompt.unseen = prompt.unseen.saturating_add(REMEMBERED_TOKENS_MAX);
+                "tools" | "functions" | "response_format" | "text" => {
+                    prompt.push(&value.to_string());
                 }
                 parameter if PARAMETERS.contains(&parameter) => {}
                 _ if value.is_string() || value.is_array() || value.is_object() => {
@@ -172,15 +183,24 @@ impl Prompt {
                 let kind = part.get("type").and_then(Value::as_str).unwrap_or_default();
                 let is_data =
                     ["image", "audio", "file", "video"].iter().any(|word| kind.contains(word));
-                if is_data {
-                    self.unseen = self.unseen.saturating_add(PART_TOKENS_MAX);
-                }
+                let mut data_chars = 0_u64;
                 for (name, value) in part {
-                    let is_hidden = matches!(name.as_str(), "type" | "id")
-                        || (is_data && DATA_KEYS.contains(&name.as_str()));
-                    if !is_hidden {
+                    if is_data && DATA_KEYS.contains(&name.as_str()) {
+                        data_chars = data_chars.saturating_add(chars(value));
+                    } else if !matches!(name.as_str(), "type" | "id") {
                         self.add(value);
                     }
+                }
+                if is_data {
+                    // An image is shown at a bounded size. A file may be text, and longer than it
+                    // looks if it is compressed; the upstream's report counts in the end.
+                    let of_data = match kind {
+                        _ if kind.contains("image") => 0,
+                        _ if kind.contains("audio") => data_chars / SOUND_CHARS_PER_TOKEN,
+                        _ => data_chars,
+                    };
+                    let tokens = PART_TOKENS_MAX.max(of_data);
+                    self.unseen = self.unseen.saturating_add(tokens);
                 }
             }
             Value::Null | Value::Bool(_) => {}
@@ -199,7 +219,17 @@ impl Prompt {
             start = *end;
         }
         bound = bound.saturating_add(self.unseen);
-        PromptTokens { counted, bound }
+        PromptTokens { counted, unseen: self.unseen, bound }
+    }
+}
+
+/// The characters of the texts in a value, in bytes.
+fn chars(value: &Value) -> u64 {
+    match value {
+        Value::String(text) => u64::try_from(text.len()).unwrap_or(u64::MAX),
+        Value::Array(values) => values.iter().map(chars).fold(0, u64::saturating_add),
+        Value::Object(fields) => fields.values().map(chars).fold(0, u64::saturating_add),
+        _ => 0,
     }
 }
 
@@ -240,6 +270,11 @@ impl TextCounter {
             }
             text = rest;
         }
+    }
+
+    /// Adds tokens that are no text.
+    pub fn add(&mut self, tokens: u64) {
+        self.counted = self.counted.saturating_add(tokens);
     }
 
     /// An upper bound of the tokens so far: a token has at least one byte.
@@ -308,7 +343,7 @@ mod tests {
     fn a_prompt_is_what_the_model_is_shown() {
         // "user" is one token, "Hello!" two, the frame six.
         let chat = json!({ "model": "x", "messages": [{ "role": "user", "content": "Hello!" }] });
-        assert_eq!(of(&chat), PromptTokens { counted: 9, bound: 9 });
+        assert_eq!(of(&chat), PromptTokens { counted: 9, unseen: 0, bound: 9 });
         assert_eq!(of(&json!({ "prompt": ["Hello!", "Hello!"] })).counted, 4);
         assert_eq!(of(&json!({ "prompt": [[1, 2, 3], [4]] })).counted, 4);
         assert_eq!(of(&json!({ "input": "Hello!", "instructions": "Hello!" })).counted, 4);
@@ -317,14 +352,25 @@ mod tests {
             { "type": "text", "text": "Hello!" },
             { "type": "image_url", "image_url": { "url": "data:image/png;base64,AAAAAAAAAAAAAAAA" } },
         ] }] });
-        assert_eq!(of(&image), PromptTokens { counted: 9, bound: 2_009 });
+        assert_eq!(of(&image), PromptTokens { counted: 9, unseen: 2_000, bound: 2_009 });
         // The text of a message is counted whatever its type is.
         let chat = json!({ "messages": [{ "role": "user", "type": "file", "content": "Hello!" }] });
-        assert_eq!(of(&chat), PromptTokens { counted: 9, bound: 2_009 });
-        let remembered = json!({ "input": "Hello!", "previous_response_id": "resp-1" });
-        assert_eq!(of(&remembered), PromptTokens { counted: 2, bound: 16_002 });
+        assert_eq!(of(&chat), PromptTokens { counted: 9, unseen: 2_000, bound: 2_009 });
+        // A file is held for by its size.
+        let file = |data: &str| {
+            json!({ "messages": [{ "role": "user", "content": [
+            { "type": "text", "text": "Hello!" },
+            { "type": "file", "file": { "file_data": data } },
+        ] }] })
+        };
+        assert_eq!(of(&file("AA")).unseen, 2_000);
+        assert_eq!(of(&file(&"A".repeat(50_000))).unseen, 50_000);
+        let sound = json!({ "messages": [{ "role": "user", "content": [
+            { "type": "input_audio", "input_audio": { "data": "A".repeat(500_000) } },
+        ] }] });
+        assert_eq!(of(&sound).unseen, 5_000);
         let unknown = json!({ "input": "Hello!", "documents": ["x".repeat(296)] });
-        assert_eq!(of(&unknown), PromptTokens { counted: 2, bound: 102 });
+        assert_eq!(of(&unknown), PromptTokens { counted: 2, unseen: 100, bound: 102 });
     }
 
     #[test]

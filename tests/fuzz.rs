@@ -26,7 +26,7 @@ use domain::api_key::{ApiKey, KEY_LEN, RANDOM_LEN};
 use domain::money::{Credits, TokenPrice};
 use domain::pricing::{PriceList, PriceRule, RouteClass};
 use domain::usage::TOKENS_MAX;
-use domain::{Environment, KeyId, LimitsLeft, PaymentId, Timestamp};
+use domain::{Environment, KeyId, LimitsLeft, PaymentId, Reported, Timestamp};
 use polysystems::config::Settings;
 use polysystems::http::amount::Amount;
 use polysystems::http::origin::{forwarded_address, is_plain};
@@ -37,7 +37,7 @@ use polysystems::payments::stripe::{Hint, Stripe};
 use polysystems::payments::x402::SignedPayment;
 use polysystems::upstream::dialect::{Bill, Close, Transcript};
 use polysystems::upstream::sse::{self, FRAME_BYTES_MAX, Frames};
-use polysystems::upstream::{Dialect, Reported};
+use polysystems::upstream::{Dialect, read_usage, usage_of_answer};
 use polysystems::webhooks::check_url;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -441,7 +441,7 @@ fn transcripts() {
         let mut has_text = false;
         while let Some(frame) = frames.cut() {
             let piece = transcript.read(frame.clone());
-            has_text |= !piece.text.is_empty();
+            has_text |= !piece.content.is_empty();
             let passed = piece.passed.clone().unwrap_or_default();
             if let Some((_, data)) = sse::read(&passed) {
                 let hides_usage = Fields::read(&data).is_none_or(|fields| !fields.has("usage"));
@@ -451,7 +451,7 @@ fn transcripts() {
             let (mut long, mut short) = (begun(dialect, ask), begun(dialect, ask));
             short.read(Bytes::from_static(b"data: {}\n\n"));
             let (by_long, by_short) = (long.read(frame.clone()), short.read(frame));
-            prop_assert_eq!(&by_long.text, &by_short.text);
+            prop_assert_eq!(&by_long.content, &by_short.content);
             prop_assert_eq!(by_long.is_end, by_short.is_end);
             prop_assert_eq!(long.is_whole(), short.is_whole());
             prop_assert_eq!(long.reported(), short.reported());
@@ -543,7 +543,7 @@ fn reported_usage() {
         format!("{{{}}}", fields.collect::<Vec<_>>().join(","))
     });
     fuzz("reported_usage", &texts(fields), |text| {
-        let reported = Reported::of(&text);
+        let reported = read_usage(&text);
         let outcome = match reported {
             Reported::Given(usage) => Ok(Some(usage.total())),
             Reported::Missing => Ok(None),
@@ -559,7 +559,7 @@ fn reported_usage() {
         }
         if serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok() {
             let answer = format!("{{\"id\":1,\"usage\":{text}}}");
-            prop_assert_eq!(Reported::of_answer(answer.as_bytes()), reported);
+            prop_assert_eq!(usage_of_answer(answer.as_bytes()), reported);
         } else {
             prop_assert!(!matches!(reported, Reported::Given(_)));
         }

@@ -54,6 +54,9 @@ fn prices() -> PriceList {
         per_token: None,
         default_max_tokens: 1024,
         default_max_tokens_of: BTreeMap::new(),
+        context_tokens: 400_000,
+        context_tokens_of: BTreeMap::new(),
+        sells: Vec::new(),
     };
     PriceList::new((0..40).map(rule).collect())
 }

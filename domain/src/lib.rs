@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`money`], [`window`], [`ids`], [`environment`] | amounts, days and months, identifiers |
 //! | [`pricing`], [`limits`], [`key_policy`], [`api_key`] | what a call costs and a key may do |
+//! | [`tally`], [`thinking`] | which tokens a call is billed for |
 //! | [`account`], [`residency`] | an account in memory: its operations, and when it leaves memory |
 //! | [`ledger`], [`hold`], [`usage`], [`payment`], [`act`], [`event`] | what is on record |
 //! | [`batch`], [`writer`], [`event_rules`], [`rollup`] | how it becomes durable |
@@ -40,6 +41,8 @@ pub mod residency;
 pub mod rollup;
 pub mod route_group;
 pub mod spike;
+pub mod tally;
+pub mod thinking;
 pub mod usage;
 pub mod window;
 pub mod writer;
@@ -64,5 +67,6 @@ pub use limits::{KeySpend, LimitsChange, LimitsLeft, SpendingLimits};
 pub use money::{Credits, TokenPrice};
 pub use payment::{PaymentStatus, Reversal, ReversalKind, ReversalStep};
 pub use refusal::Refusal;
+pub use tally::{Evidence, Heard, Reported, TokenUsage};
 pub use usage::{Ending, Tally, UsageRecord};
 pub use window::{Day, MICROS_PER_DAY, Month, Timestamp};

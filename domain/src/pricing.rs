@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::account::{Price, PriceBounds};
 use super::money::{Credits, TokenPrice};
+use super::tally::{TokenUsage, tolerated};
 
 /// How expensive a route is to serve. A rate limit is multiplied by the factor of the class
 /// (`[rate_limit]` in the settings).
@@ -47,6 +48,85 @@ impl RouteClass {
     }
 }
 
+/// Something that a request can ask for whose cost cannot be known before the call. It is refused
+/// unless the route sells it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extra {
+    /// The answer is made later, and fetched by another call.
+    Background,
+    /// Another tier than the default, at another price of the upstream.
+    ServiceTier,
+    /// Tools that the upstream runs: searches, interpreters, remote servers.
+    HostedTools,
+    /// A prompt that the upstream keeps.
+    PromptTemplate,
+    /// A file that the upstream fetches.
+    FileUrl,
+    /// An earlier answer that the upstream remembers.
+    PreviousResponse,
+    /// A conversation that the upstream remembers.
+    Conversation,
+    /// An item that the upstream remembers.
+    ItemReference,
+    /// A file that the upstream keeps.
+    FileId,
+    /// A container that the upstream keeps.
+    Container,
+}
+
+impl Extra {
+    /// All of them.
+    pub const ALL: [Extra; 10] = [
+        Extra::Background,
+        Extra::ServiceTier,
+        Extra::HostedTools,
+        Extra::PromptTemplate,
+        Extra::FileUrl,
+        Extra::PreviousResponse,
+        Extra::Conversation,
+        Extra::ItemReference,
+        Extra::FileId,
+        Extra::Container,
+    ];
+
+    /// Its name in the settings.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Extra::Background => "background",
+            Extra::ServiceTier => "service_tier",
+            Extra::HostedTools => "hosted_tools",
+            Extra::PromptTemplate => "prompt",
+            Extra::FileUrl => "file_url",
+            Extra::PreviousResponse => "previous_response_id",
+            Extra::Conversation => "conversation",
+            Extra::ItemReference => "item_reference",
+            Extra::FileId => "file_id",
+            Extra::Container => "container",
+        }
+    }
+
+    /// Does it name what a customer has stored at the upstream? All customers share its credential,
+    /// so the name could be that of another customer's data. It is never sold.
+    #[must_use]
+    pub const fn is_of_a_customer(self) -> bool {
+        matches!(
+            self,
+            Extra::PreviousResponse
+                | Extra::Conversation
+                | Extra::ItemReference
+                | Extra::FileId
+                | Extra::Container
+        )
+    }
+
+    /// Can it fill the model's context window with text that is not seen here?
+    #[must_use]
+    pub const fn fills_the_context(self) -> bool {
+        !matches!(self, Extra::Background | Extra::ServiceTier)
+    }
+}
+
 /// The price of one route.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PriceRule {
@@ -64,6 +144,12 @@ pub struct PriceRule {
     pub default_max_tokens: u64,
     /// The same for single models, by name.
     pub default_max_tokens_of: BTreeMap<String, u64>,
+    /// The context window of the models: no prompt has more tokens.
+    pub context_tokens: u64,
+    /// The same for single models.
+    pub context_tokens_of: BTreeMap<String, u64>,
+    /// What requests may ask for though its cost cannot be known before the call.
+    pub sells: Vec<Extra>,
 }
 
 /// The tokens that a token-priced request may use.
@@ -79,6 +165,25 @@ pub struct Demand {
     pub start_tokens: u64,
     /// Completion tokens of each choice that are held when the call begins.
     pub first_tokens: u64,
+    /// The context window of the model.
+    pub context_tokens: u64,
+}
+
+impl Demand {
+    /// The tokens that are billed if the upstream reports `usage` after it was told this token
+    /// limit for each choice. A prompt may be larger than its bound: only the upstream knows the
+    /// tokens of what it fetches or adds, and no prompt is larger than the context window. Above
+    /// that the report is not believed, and what the request allowed is billed.
+    #[must_use]
+    pub fn believed(&self, usage: TokenUsage, limit: u64) -> u64 {
+        let completion = limit.saturating_mul(self.choices);
+        let prompt = tolerated(self.prompt_tokens_max).max(self.context_tokens);
+        let total = usage.total();
+        if total <= prompt.saturating_add(completion) {
+            return total;
+        }
+        self.prompt_tokens_max.saturating_add(completion).min(total)
+    }
 }
 
 /// The request could cost more than any account can hold.
@@ -104,6 +209,13 @@ impl PriceRule {
     pub fn default_max_tokens(&self, model: Option<&str>) -> u64 {
         let of_model = model.and_then(|model| self.default_max_tokens_of.get(model));
         of_model.copied().unwrap_or(self.default_max_tokens)
+    }
+
+    /// The context window of this model.
+    #[must_use]
+    pub fn context_tokens(&self, model: Option<&str>) -> u64 {
+        let of_model = model.and_then(|model| self.context_tokens_of.get(model));
+        of_model.copied().unwrap_or(self.context_tokens)
     }
 
     /// The bounds of the cost of a request with this demand; `None` for a fixed price.
@@ -234,6 +346,9 @@ mod tests {
             per_token: None,
             default_max_tokens: 100,
             default_max_tokens_of: BTreeMap::new(),
+            context_tokens: 1_000,
+            context_tokens_of: BTreeMap::new(),
+            sells: Vec::new(),
         }
     }
 
@@ -272,7 +387,25 @@ mod tests {
         choices: 2,
         start_tokens: 1,
         first_tokens: 5,
+        context_tokens: 1_000,
     };
+
+    #[test]
+    fn a_report_is_believed_up_to_the_context_window() {
+        for (usage, billed) in [
+            (TokenUsage::new(10, 20), 30),
+            // More than was counted and asked for, but it may be true.
+            (TokenUsage::new(900, 20), 920),
+            (TokenUsage { reported_total: 1_040, ..TokenUsage::default() }, 1_040),
+            // No window is that large: 10 of the prompt, 2 choices of 20.
+            (TokenUsage::new(1_010, 31), 50),
+            (TokenUsage::new(u64::MAX, u64::MAX), 50),
+        ] {
+            assert_eq!(ASKED.believed(usage, 20), billed, "{usage:?}");
+        }
+        let huge = Demand { prompt_tokens_max: 5_000, ..ASKED };
+        assert_eq!(huge.believed(TokenUsage::new(10_064, 40), 20), 10_104);
+    }
 
     fn by_token() -> PriceRule {
         PriceRule {
@@ -317,7 +450,10 @@ mod tests {
     #[test]
     fn a_model_may_have_a_default_of_its_own() {
         let default_max_tokens_of = BTreeMap::from([("large".to_owned(), 9)]);
-        let rule = PriceRule { default_max_tokens_of, ..by_token() };
+        let context_tokens_of = BTreeMap::from([("large".to_owned(), 7)]);
+        let rule = PriceRule { default_max_tokens_of, context_tokens_of, ..by_token() };
+        assert_eq!(rule.context_tokens(Some("large")), 7);
+        assert_eq!(rule.context_tokens(None), 1_000);
         assert_eq!(rule.default_max_tokens(Some("large")), 9);
         assert_eq!(rule.default_max_tokens(Some("small")), 100);
         assert_eq!(rule.default_max_tokens(None), 100);

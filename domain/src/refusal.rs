@@ -71,7 +71,7 @@ pub enum Refusal {
     /// The upstream timed out. Nothing was charged.
     #[error("upstream timed out")]
     UpstreamTimedOut,
-    /// The client closed the connection before the first byte of its stream. Nothing was charged,
+    /// The client closed the connection before the first byte of its stream. The prompt was charged,
     /// and nothing is answered.
     #[error("the client left")]
     ClientLeft,

@@ -72,7 +72,8 @@ coded_enum! {
         Failed = 2,
         /// The upstream broke off during a stream.
         UpstreamCut = 3,
-        /// The client closed the connection, and the upstream was cancelled.
+        /// The client closed the connection, and the upstream was cancelled. The prompt and what was
+        /// delivered are billed.
         ClientLeft = 4,
         /// The client closed the connection during a stream, and the upstream was read to the end.
         ClientLeftDrained = 5,
@@ -98,6 +99,9 @@ coded_enum! {
         Absurd = 3,
         /// The upstream reported more than the hold pays for. The number was cut to the hold.
         Clamped = 4,
+        /// Nobody can say: the upstream was cancelled while it could think unseen. All that was
+        /// held.
+        Held = 5,
     }
 }
 

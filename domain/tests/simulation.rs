@@ -240,7 +240,7 @@ impl Tables {
         for change in &batch.changes {
             match change {
                 Change::KeyLimits(_, key, limits) => {
-                    self.keys.get_mut(key).unwrap().limits = *limits
+                    self.keys.get_mut(key).unwrap().limits = *limits;
                 }
                 Change::KeyRevoked(_, key, _) => self.keys.get_mut(key).unwrap().is_revoked = true,
                 Change::PaymentConfirmed(payment) => {

@@ -50,8 +50,7 @@ pub(super) async fn give_up(app: &App) {
     let readiness = &app.readiness;
     readiness.drain();
     readiness.stop();
-    let is_done = || readiness.running() == 0 && readiness.requests() == 0;
-    within(FENCED_MAX, is_done).await;
+    within(FENCED_MAX, || readiness.is_idle()).await;
 }
 
 /// Waits up to `limit` for the condition; says whether it holds.

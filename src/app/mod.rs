@@ -49,6 +49,7 @@ use crate::webhooks::deliver::{Dispatcher, EndpointDisabled, system_lookup};
 use crate::webhooks::{self, Webhooks, watch};
 use domain::MICROS_PER_DAY;
 use domain::api_key::Pepper;
+use domain::thinking::ThinkingModels;
 
 mod accept;
 mod drain;
@@ -241,6 +242,7 @@ pub fn gateway(
         clock: clock.clone(),
         commit_timeout: Duration::from_secs(settings.ledger.commit_timeout_seconds.get()),
         hold_lifetime_micros: hold_lifetime_micros(settings),
+        thinking: ThinkingModels::new(&settings.holds.thinking_models),
         holds: settings.holds.clone(),
         idempotency,
         expiry_warning_micros: expiry_warning_micros(settings),

@@ -9,7 +9,7 @@ use super::Settings;
 use super::lenient::{money, optional_money};
 use super::validate::amount;
 use domain::TokenPrice;
-use domain::pricing::{PriceList, PriceRule, RouteClass};
+use domain::pricing::{Extra, PriceList, PriceRule, RouteClass};
 
 /// `[[prices]]`: the price of a route.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -35,6 +35,22 @@ pub struct PriceSetting {
     /// Token limits for single models, by the model's name, instead of `default_max_tokens`.
     #[serde(default)]
     pub default_max_tokens_of: BTreeMap<String, u64>,
+    /// Context window of the models, in tokens. An upstream's report of a larger prompt is not
+    /// believed.
+    #[serde(default = "default_context_tokens")]
+    pub context_tokens: u64,
+    /// The same for single models: a table of context windows by model.
+    #[serde(default)]
+    pub context_tokens_of: BTreeMap<String, u64>,
+    /// What requests may ask for though its cost cannot be known before the call: `background`,
+    /// `service_tier`, `hosted_tools`, `prompt` (a prompt that the upstream keeps) and `file_url`.
+    /// All else of the kind is refused. For the last three a whole context window is held.
+    #[serde(default)]
+    pub sells: Vec<String>,
+}
+
+const fn default_context_tokens() -> u64 {
+    400_000
 }
 
 const fn default_max_tokens() -> u64 {
@@ -97,6 +113,9 @@ impl Settings {
                     per_token: per_token.map(str::to_owned),
                     default_max_tokens: default_max_tokens(),
                     default_max_tokens_of: BTreeMap::new(),
+                    context_tokens: default_context_tokens(),
+                    context_tokens_of: BTreeMap::new(),
+                    sells: Vec::new(),
                 }
             };
         DEFAULT_PRICES.iter().map(setting).collect()
@@ -123,9 +142,33 @@ impl Settings {
                 per_token: per_token.with_context(|| format!("{name}: per_token"))?,
                 default_max_tokens: price.default_max_tokens,
                 default_max_tokens_of: price.default_max_tokens_of,
+                context_tokens: price.context_tokens,
+                context_tokens_of: price.context_tokens_of,
+                sells: price
+                    .sells
+                    .iter()
+                    .map(|name| sold(&price.path, name))
+                    .collect::<anyhow::Result<_>>()?,
             })
         });
         Ok(PriceList::new(rules.collect::<anyhow::Result<_>>()?))
+    }
+}
+
+/// What a route sells by this name.
+fn sold(path: &str, name: &str) -> anyhow::Result<Extra> {
+    let known = Extra::ALL.into_iter().find(|extra| extra.name() == name);
+    let names = Extra::ALL.into_iter().filter(|extra| !extra.is_of_a_customer()).map(Extra::name);
+    match known {
+        Some(extra) if extra.is_of_a_customer() => bail!(
+            "prices: {path}: sells: {name} cannot be sold, because customers could name each \
+             other's data with it"
+        ),
+        Some(extra) => Ok(extra),
+        None => bail!(
+            "prices: {path}: sells: {name:?} is not one of {}",
+            names.collect::<Vec<_>>().join(", ")
+        ),
     }
 }
 
@@ -149,5 +192,24 @@ mod tests {
             assert_eq!(rule.per_token, per_token.map(|price| price.parse().unwrap()), "{path}");
         }
         assert!(list.find("POST", "/api/hub/unknown").is_none());
+    }
+
+    #[test]
+    fn what_names_another_customers_data_cannot_be_sold() {
+        let selling = |name: &str| {
+            let mut settings = Settings::default();
+            let price = serde_json::json!({
+                "path": "/v1/responses", "class": "generation", "base": "0.0020", "sells": [name],
+            });
+            settings.prices.push(serde_json::from_value(price).unwrap());
+            settings
+                .price_list()
+                .map(|list| list.find("GET", "/v1/responses").unwrap().sells.clone())
+        };
+        assert_eq!(selling("hosted_tools").unwrap(), [Extra::HostedTools]);
+        let refused = selling("previous_response_id").unwrap_err().to_string();
+        assert!(refused.contains("each other's data"), "{refused}");
+        let unknown = selling("everything").unwrap_err().to_string();
+        assert!(unknown.contains("\"everything\" is not one of background, "), "{unknown}");
     }
 }

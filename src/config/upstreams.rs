@@ -64,8 +64,10 @@ pub struct UpstreamSettings {
     /// How long the upstream may send nothing in a stream, in seconds. After that the stream ends
     /// with an error.
     pub stream_idle_seconds: NonZeroU64,
-    /// What happens to a stream whose client leaves: `cancel` ends it and bills what was delivered,
-    /// `drain` reads it to its end and bills all of it.
+    /// What happens to a stream whose client leaves. The prompt is billed in any case. `cancel`
+    /// ends it and bills what was delivered, and all that is held if the model can think unseen.
+    /// `drain` reads it to its end and bills what the upstream reports. `auto` drains if the model
+    /// can think unseen, and cancels if all it generates is shown.
     pub on_disconnect: OnDisconnect,
     /// Name of the token limit in chat requests to this upstream: `max_tokens` or
     /// `max_completion_tokens`. Set it if the upstream accepts only one of them. If it is unset,
@@ -86,7 +88,7 @@ impl Default for UpstreamSettings {
             retries: 0,
             timeout_seconds: non_zero::u64(300),
             stream_idle_seconds: non_zero::u64(120),
-            on_disconnect: OnDisconnect::Cancel,
+            on_disconnect: OnDisconnect::Auto,
             token_limit_field: None,
             response_max_bytes: 64 * 1024 * 1024,
         }
@@ -97,9 +99,12 @@ impl Default for UpstreamSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnDisconnect {
-    /// The upstream is cancelled, and what was delivered is billed.
+    /// `Drain` if the model can think unseen, else `Cancel`.
+    Auto,
+    /// The upstream is cancelled. The prompt and what was delivered are billed, and all that is
+    /// held if the model can think unseen.
     Cancel,
-    /// The upstream is read to its end, and all of it is billed.
+    /// The upstream is read to its end, and what it reports is billed.
     Drain,
 }
 
@@ -143,7 +148,35 @@ pub struct HoldSettings {
     pub stream_seconds_max: NonZeroU64,
     /// How long a client may read nothing from a stream, in seconds. After that it counts as gone.
     pub reader_seconds: NonZeroU64,
+    /// How long an upstream is heard after its client has left, in seconds. After that it is
+    /// cancelled.
+    pub drain_seconds: NonZeroU64,
+    /// Names of models that can think unseen: they generate tokens that their answers do not show.
+    /// `*` stands for any text; case does not matter, nor what stands before a `/` or `:`. A
+    /// request that asks for reasoning or sound counts as one to such a model. What such a call can
+    /// cost is held at once.
+    pub thinking_models: Vec<String>,
 }
+
+/// Models that are known to think unseen.
+const THINKING_MODELS: [&str; 16] = [
+    "o1*",
+    "o3*",
+    "o4*",
+    "gpt-5*",
+    "gpt-oss*",
+    "codex-*",
+    "gemini-2.5*",
+    "gemini-3*",
+    "grok-3-mini*",
+    "grok-4*",
+    "deepseek-r1*",
+    "*-r1",
+    "qwq*",
+    "*thinking*",
+    "*reasoner*",
+    "*reasoning*",
+];
 
 impl Default for HoldSettings {
     fn default() -> Self {
@@ -154,6 +187,8 @@ impl Default for HoldSettings {
             step_tokens_max: non_zero::u64(8_192),
             stream_seconds_max: non_zero::u64(3_600),
             reader_seconds: non_zero::u64(120),
+            drain_seconds: non_zero::u64(600),
+            thinking_models: THINKING_MODELS.map(str::to_owned).to_vec(),
         }
     }
 }

@@ -26,10 +26,10 @@ impl<'a> Fields<'a> {
         field.map(|(_, value)| &**value).filter(|value| *value != "null")
     }
 
-    /// The JSON texts of all fields with this name. An upstream may use another duplicate than this
-    /// server does.
-    pub fn all<'f>(&'f self, name: &'f str) -> impl Iterator<Item = &'f str> {
-        self.0.iter().filter(move |(own, _)| own == name).map(|(_, value)| &**value)
+    /// The JSON texts of all fields whose name is one of these. An upstream may use another duplicate
+    /// than this server does.
+    pub fn all(&self, is_of: impl Fn(&str) -> bool) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(move |(own, _)| is_of(own)).map(|(_, value)| &**value)
     }
 
     /// Is the field present, even as null?

@@ -2,6 +2,7 @@
 
 pub mod fields;
 pub mod printable;
+pub mod strict;
 
 use std::fmt;
 use std::marker::PhantomData;

@@ -316,7 +316,7 @@ impl Keys {
             tracing::error!(%error, key = %id, "the former values of an ended key are not forgotten");
         }
         let act = self.act(origin, user, ActKind::KeyRevoked, id);
-        match self.change(account, id, KeyChange::Revoke, act).await {
+        match self.change(account, id, KeyChange::Revoke, act, ()).await {
             // Deleted meanwhile.
             Ok(_) | Err(KeysError::NotFound) => {}
             Err(error) => tracing::error!(%error, key = %id, "an ended key was not revoked"),

@@ -8,42 +8,56 @@ use bytes::Bytes;
 
 use super::charge::ChargedCall;
 use super::gateway::Gateway;
-use super::price::Generation;
 use crate::actors::account::{wait, wait_within};
 use crate::actors::ledger::{Acknowledgement, WriteError};
 use crate::idempotency::Claim;
 use crate::tokens::{self, TextCounter, vocabulary};
-use crate::upstream::{Reported, TokenUsage};
+use crate::upstream::Dialect;
+use crate::upstream::dialect::{Asked, Content};
 use domain::Refusal;
+use domain::pricing::Extra;
 use domain::usage::model_name;
-use domain::{Credits, Ending, Extension, Tally, UsageRecord};
+use domain::{
+    Credits, Ending, Evidence, Extension, Heard, Reported, Tally, TokenUsage, UsageRecord,
+};
 
-/// Upstreams have tokenizers of their own, so their counts may differ from ours by this factor and
-/// by this many tokens.
-const TOLERANCE: u64 = 2;
-const TOLERANCE_TOKENS: u64 = 64;
 /// Estimate for a text that could not be counted.
 const BYTES_PER_TOKEN: usize = 4;
 
-/// The most tokens that an upstream is believed to count if we count so many.
-pub(super) fn tolerated(tokens: u64) -> u64 {
-    tokens.saturating_mul(TOLERANCE).saturating_add(TOLERANCE_TOKENS)
+/// What a call costs, and how its tokens were counted.
+#[derive(Clone, Copy)]
+pub(super) struct Cost {
+    pub(super) cost: Credits,
+    pub(super) usage: TokenUsage,
+    pub(super) tally: Tally,
 }
 
-/// Extends the hold if the upstream reports more usage than is held for. If the report is
-/// believable, all of it is held, as far as the account covers it; otherwise no more than the
-/// request allowed. The prompt of a believable report is within [`tolerated`].
-pub(super) async fn hold_owed(gateway: &Gateway, charged: &mut ChargedCall, cost: Credits) {
-    let Some(Generation { demand, .. }) = charged.generation() else { return };
-    let limit = charged.token_limit().unwrap_or(demand.completion_tokens_max);
-    let completion = limit.saturating_mul(demand.choices);
-    let with = |prompt: u64| charged.rule().cost(completion.saturating_add(prompt));
-    let prompt = demand.prompt_tokens_max;
-    let (most, believable) = (with(prompt), with(tolerated(prompt)));
-    let want = if believable.is_some_and(|most| cost <= most) { Some(cost) } else { most };
-    let want = want.unwrap_or(Credits::ZERO);
-    let is_short = want > charged.held();
-    let Some(account) = charged.account().filter(|_| is_short) else { return };
+/// The cost of a token-priced call, after its hold was extended to what the upstream has done, as
+/// far as the balance goes.
+pub(super) async fn cost(gateway: &Gateway, charged: &mut ChargedCall, evidence: Evidence) -> Cost {
+    let (usage, tally) = evidence.tally();
+    let tokens = charged.generation().map_or(usage.total(), |generation| {
+        let limit = charged.token_limit().unwrap_or(generation.demand.completion_tokens_max);
+        generation.demand.believed(usage, limit)
+    });
+    let mut cost = charged.rule().cost(tokens).unwrap_or(Credits::MAX);
+    if tally == Tally::Held {
+        cost = cost.max(charged.held());
+    }
+    let is_held_for = charged.generation().is_some();
+    if is_held_for && cost > charged.held() {
+        hold_owed(gateway, charged, cost).await;
+    }
+    let is_clamped = is_held_for && (cost > charged.held() || tokens < usage.total());
+    if is_clamped {
+        tracing::warn!(charge = %charged.id(), %cost, held = %charged.held(), "clamped");
+    }
+    Cost { cost, usage, tally: if is_clamped { Tally::Clamped } else { tally } }
+}
+
+/// Extends the hold to what is owed, as far as the balance goes.
+async fn hold_owed(gateway: &Gateway, charged: &mut ChargedCall, want: Credits) {
+    let Some(account) = charged.account() else { return };
     let extension = Extension::Owed { want };
     // Declined or not: what is held then can be captured.
     let Ok(receipt) = account.extend(charged.id(), extension).await else { return };
@@ -52,34 +66,55 @@ pub(super) async fn hold_owed(gateway: &Gateway, charged: &mut ChargedCall, cost
     }
 }
 
-/// The tokens that a complete answer is billed for: what the upstream reports if it is plausible;
-/// otherwise the prompt and the delivered text are counted.
-pub(super) async fn tally(
-    charged: &ChargedCall,
-    reported: Reported,
-    body: &Bytes,
-) -> (TokenUsage, Tally) {
-    let Some(Generation { request, .. }) = charged.generation() else {
-        return match reported {
-            Reported::Given(usage) => (usage, Tally::Reported),
-            _ => (TokenUsage::default(), Tally::Reported),
-        };
+/// What is known of the tokens of a complete answer. Its text is counted if the upstream's report
+/// is missing, or says less than was delivered.
+pub(super) async fn evidence(charged: &ChargedCall, reported: Reported, body: &Bytes) -> Evidence {
+    let none = TokenUsage::default();
+    let evidence = Evidence { reported, counted: none, heard: Heard::ToItsEnd, may_hide: false };
+    let Some(generation) = charged.generation() else {
+        // A fixed price: its tokens are only for the record.
+        let is_given = matches!(reported, Reported::Given(_));
+        let reported = if is_given { reported } else { Reported::Given(none) };
+        return Evidence { reported, ..evidence };
     };
-    let tally = match reported {
-        Reported::Given(usage) => return (usage, Tally::Reported),
-        Reported::Missing => Tally::Counted,
-        Reported::Absurd => Tally::Absurd,
-    };
-    let (dialect, model, body) = (charged.dialect(), request.model.clone(), body.clone());
-    let bytes = body.len();
+    if evidence.is_enough() {
+        return evidence;
+    }
+    let is_background = |asked: &Asked| asked.extra == Extra::Background;
+    if reported == Reported::Missing && generation.request.asks_for.iter().any(is_background) {
+        // The answer is yet to be made.
+        let counted = TokenUsage::new(generation.prompt_unreported(), 0);
+        return Evidence { counted, heard: Heard::UntilCancelled, may_hide: true, ..evidence };
+    }
+    let (dialect, body) = (charged.dialect(), body.clone());
+    let model = generation.request.model.clone();
+    // Embeddings have no text.
+    let bytes = if dialect == Dialect::Embeddings { 0 } else { body.len() };
     let work = move || {
         let mut counter = TextCounter::new(vocabulary(model.as_deref()));
-        counter.push(&dialect.answer_text(&body));
+        deliver(&mut counter, &dialect.answer_content(&body));
         counter.total()
     };
     let estimate = || u64::try_from(bytes / BYTES_PER_TOKEN).unwrap_or(u64::MAX);
     let completion = tokens::count_off_thread(bytes, work).await.unwrap_or_else(estimate);
-    (TokenUsage::new(request.prompt.counted, completion), tally)
+    Evidence { counted: TokenUsage::new(generation.prompt_unreported(), completion), ..evidence }
+}
+
+/// What is known of the tokens of a call that was cancelled before its first byte.
+pub(super) fn evidence_of_prompt(charged: &ChargedCall) -> Option<Evidence> {
+    let generation = charged.generation()?;
+    Some(Evidence {
+        reported: Reported::Missing,
+        counted: TokenUsage::new(generation.prompt_unreported(), 0),
+        heard: Heard::UntilCancelled,
+        may_hide: generation.may_hide,
+    })
+}
+
+/// Counts what was delivered.
+pub(super) fn deliver(counter: &mut TextCounter, content: &Content) {
+    counter.push(&content.text);
+    counter.add(content.data_tokens);
 }
 
 /// The usage record of a call, before it is settled.

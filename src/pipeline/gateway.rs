@@ -18,6 +18,7 @@ use crate::store::keys::KeyRecord;
 use crate::upstream::Upstreams;
 use domain::Refusal;
 use domain::pricing::{PriceList, PriceRule};
+use domain::thinking::ThinkingModels;
 
 /// What the stages need. One for the process, shared by all threads.
 pub struct Gateway {
@@ -41,6 +42,8 @@ pub struct Gateway {
     pub hold_lifetime_micros: i64,
     /// The settings of holds.
     pub holds: HoldSettings,
+    /// Models that think unseen.
+    pub thinking: ThinkingModels,
     /// Repeated requests.
     pub idempotency: Idempotency,
     /// How long before a key expires its owner is warned, in microseconds.

@@ -7,11 +7,12 @@ use tokio::sync::oneshot;
 use super::authenticate::Received;
 use super::gateway::Gateway;
 use super::request::Arrival;
+use crate::config::OnDisconnect;
 use crate::json::fields::Fields;
 use crate::store::keys::KeyRecord;
-use crate::tokens;
+use crate::tokens::{self, PromptTokens};
 use crate::upstream::Dialect;
-use crate::upstream::dialect::ModelRequest;
+use crate::upstream::dialect::{Asked, ModelRequest, is_model_field};
 use domain::Refusal;
 use domain::pricing::{Demand, PriceRule};
 use domain::{KeyPolicy, Price};
@@ -68,6 +69,28 @@ impl Quoted {
 pub struct Generation {
     pub(super) request: ModelRequest,
     pub(super) demand: Demand,
+    /// Can the upstream generate tokens that it does not show?
+    pub(super) may_hide: bool,
+}
+
+impl Generation {
+    /// The prompt's tokens, if the upstream does not report them.
+    pub(super) fn prompt_unreported(&self) -> u64 {
+        if self.request.asks_for.iter().any(|asked| asked.extra.fills_the_context()) {
+            return self.demand.prompt_tokens_max;
+        }
+        self.request.prompt.unreported().min(self.demand.prompt_tokens_max)
+    }
+
+    /// Is the upstream heard to its usage if the client leaves? It is if only the upstream knows
+    /// what the call costs.
+    pub(super) fn is_heard_out(&self, policy: OnDisconnect) -> bool {
+        match policy {
+            OnDisconnect::Auto => self.may_hide,
+            OnDisconnect::Drain => true,
+            OnDisconnect::Cancel => false,
+        }
+    }
 }
 
 /// Prices the request.
@@ -77,8 +100,12 @@ pub(super) async fn quote(gateway: &Gateway, received: Received) -> Result<Quote
     let dialect = Dialect::of(&arrival.path);
     let generation = if rule.is_token_priced() {
         let request = read_request(dialect, &arrival).await?;
-        let demand = demand(gateway, &rule, &request);
-        Some(Generation { request, demand })
+        sold(&rule, &request)?;
+        let may_hide = request.may_hide
+            || !request.asks_for.is_empty()
+            || gateway.thinking.has(request.model.as_deref());
+        let demand = demand(gateway, &rule, &request, may_hide);
+        Some(Generation { request, demand, may_hide })
     } else {
         None
     };
@@ -92,6 +119,21 @@ pub(super) async fn quote(gateway: &Gateway, received: Received) -> Result<Quote
     };
     let price = rule.price(bounds);
     Ok(Quoted { arrival, rule, key, price, dialect, generation })
+}
+
+/// Refuses what cannot be priced, unless the route sells it all the same.
+fn sold(rule: &PriceRule, request: &ModelRequest) -> Result<(), Refusal> {
+    match request.asks_for.iter().find(|asked| !rule.sells.contains(&asked.extra)) {
+        None => Ok(()),
+        Some(Asked { extra, field }) => {
+            let name = extra.name();
+            let place = if field == name { String::new() } else { format!("{field}: ") };
+            Err(Refusal::BadBody(format!(
+                "{place}{name} is not available here, because its cost cannot be known before the \
+                 call. Please send the request without it."
+            )))
+        }
+    }
 }
 
 /// Refuses a model that the key may not use. A token-priced call that names none gets the
@@ -109,11 +151,12 @@ fn permit_model(
     if is_permitted { Ok(()) } else { Err(Refusal::NotPermitted) }
 }
 
-/// Every `model` of a JSON object, duplicates included. `None` is one that is not a text.
+/// Every `model` of a JSON object, duplicates and other spellings included. `None` is one that is
+/// not a text.
 fn models_named(body: &[u8]) -> Vec<Option<String>> {
     let text = std::str::from_utf8(body).unwrap_or_default();
     let fields = Fields::read(text).unwrap_or_default();
-    fields.all("model").map(|model| serde_json::from_str(model).ok()).collect()
+    fields.all(is_model_field).map(|model| serde_json::from_str(model).ok()).collect()
 }
 
 async fn read_request(dialect: Dialect, arrival: &Arrival) -> Result<ModelRequest, Refusal> {
@@ -122,16 +165,26 @@ async fn read_request(dialect: Dialect, arrival: &Arrival) -> Result<ModelReques
     read.ok_or(Refusal::Unavailable("the body could not be read"))?.map_err(Refusal::BadBody)
 }
 
-/// The tokens to hold for: all that the request asks for, or the first step of a stream.
-fn demand(gateway: &Gateway, rule: &PriceRule, request: &ModelRequest) -> Demand {
+/// The tokens to hold for: all that the request asks for, or the first step of a stream whose
+/// tokens are all seen.
+fn demand(gateway: &Gateway, rule: &PriceRule, request: &ModelRequest, may_hide: bool) -> Demand {
     let holds = &gateway.holds;
     let default = || rule.default_max_tokens(request.model.as_deref());
-    let is_partial = request.is_stream || holds.lower_token_limit;
+    let is_in_steps = request.is_stream && !may_hide;
+    let context_tokens = rule.context_tokens(request.model.as_deref());
+    let PromptTokens { counted, bound, .. } = request.prompt;
+    let fills = request.asks_for.iter().any(|asked| asked.extra.fills_the_context());
+    let thinking = request.thinking_tokens.saturating_mul(request.choices);
+    // No prompt is larger than the context window, unless that is set too small.
+    let prompt_tokens_max =
+        if fills { bound.max(context_tokens) } else { bound.min(context_tokens.max(counted)) };
+    let is_partial = is_in_steps || holds.lower_token_limit;
     Demand {
-        prompt_tokens_max: request.prompt.bound,
+        prompt_tokens_max: prompt_tokens_max.saturating_add(thinking),
         completion_tokens_max: request.token_limit.unwrap_or_else(default),
         choices: request.choices,
         start_tokens: if is_partial { holds.start_tokens.get() } else { u64::MAX },
-        first_tokens: if request.is_stream { holds.step_tokens.get() } else { u64::MAX },
+        first_tokens: if is_in_steps { holds.step_tokens.get() } else { u64::MAX },
+        context_tokens,
     }
 }

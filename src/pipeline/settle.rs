@@ -8,7 +8,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::HeaderMap;
 use bytes::Bytes;
 
-use super::bill::{hold_owed, tally, usage_record, wait_committed};
+use super::bill::{Cost, cost, evidence, evidence_of_prompt, usage_record, wait_committed};
 use super::charge::ChargedCall;
 use super::departure::Departure;
 use super::departure::{Money, ServedBody, kept};
@@ -17,10 +17,10 @@ use super::relay;
 use super::request::RequestContext;
 use super::upstream::Answered;
 use crate::idempotency::Claim;
-use crate::upstream::{AnswerBody, Failure, Reported};
+use crate::upstream::{AnswerBody, Failure};
 use domain::Refusal;
 use domain::account::RecordAnswer;
-use domain::{Credits, Ending, Outcome, Settled, Tally, UsageRecord};
+use domain::{Ending, Outcome, Reported, Settled, UsageRecord};
 
 /// Ends the charge, or hands a stream to [`relay`].
 pub(super) async fn close(
@@ -42,14 +42,27 @@ pub(super) async fn close(
             }
         },
         Err(failure) => {
+            let mut charged = charged;
             let usage = usage_record(gateway, &charged, &upstream, failure.status());
             let ending = match failure {
                 Failure::Abandoned => Ending::ClientLeft,
                 Failure::Stopped => Ending::ServerStopped,
                 _ => Ending::Failed,
             };
+            // The upstream has the prompt of a client that left, and may be thinking about it.
+            let owed = evidence_of_prompt(&charged).filter(|_| failure == Failure::Abandoned);
+            let (outcome, usage) = match owed {
+                Some(owed) => {
+                    let Cost { cost, usage: tokens, tally } =
+                        cost(gateway, &mut charged, owed).await;
+                    let (prompt_tokens, completion_tokens) = (tokens.prompt, tokens.completion);
+                    let counted = UsageRecord { prompt_tokens, completion_tokens, tally, ..usage };
+                    (Outcome::Delivered { cost }, counted)
+                }
+                None => (Outcome::Failed, usage),
+            };
             let usage = UsageRecord { ending, ..usage };
-            settle(gateway, charged, Outcome::Failed, usage, None, context).await?;
+            settle(gateway, charged, outcome, usage, None, context).await?;
             Err(match failure {
                 Failure::TimedOut => Refusal::UpstreamTimedOut,
                 Failure::Broken(reason) => Refusal::UpstreamFailed(reason),
@@ -76,23 +89,19 @@ async fn close_whole(
     reported: Reported,
     context: &mut RequestContext,
 ) -> Result<Departure, Refusal> {
-    let (usage, tally) = tally(&charged, reported, &whole.body).await;
+    let evidence = evidence(&charged, reported, &whole.body).await;
     let record = usage_record(gateway, &charged, &whole.upstream, whole.status.as_u16());
-    let (prompt_tokens, completion_tokens) = (usage.prompt, usage.completion);
-    let mut record = UsageRecord { prompt_tokens, completion_tokens, tally, ..record };
-    // A request that the upstream refused delivers nothing, and costs nothing.
-    let is_delivered = whole.status.is_success();
-    let outcome = if is_delivered {
-        let cost = charged.rule().cost(usage.total()).unwrap_or(Credits::MAX);
-        hold_owed(gateway, &mut charged, cost).await;
-        if charged.generation().is_some() && cost > charged.held() {
-            record.tally = Tally::Clamped;
-            tracing::warn!(charge = %charged.id(), %cost, held = %charged.held(), "clamped");
-        }
-        Outcome::Delivered { cost }
+    // A request that the upstream refused delivers nothing, and costs nothing; unless the upstream
+    // reports that it took tokens.
+    let is_delivered = whole.status.is_success()
+        || matches!(reported, Reported::Given(usage) if usage.total() > 0);
+    let (outcome, record) = if is_delivered {
+        let Cost { cost, usage, tally } = cost(gateway, &mut charged, evidence).await;
+        let (prompt_tokens, completion_tokens) = (usage.prompt, usage.completion);
+        let record = UsageRecord { prompt_tokens, completion_tokens, tally, ..record };
+        (Outcome::Delivered { cost }, record)
     } else {
-        record.ending = Ending::Failed;
-        Outcome::Failed
+        (Outcome::Failed, UsageRecord { ending: Ending::Failed, ..record })
     };
     let money = Money {
         charge: Some(charged.id()),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::charge::ChargedCall;
 use super::gateway::Gateway;
-use crate::config::{OnDisconnect, TokenLimitField};
+use crate::config::TokenLimitField;
 use crate::upstream::{Answer, Client, Failure, UpstreamCall};
 
 /// A request that went to the upstream, with the answer or the failure.
@@ -55,10 +55,11 @@ pub(super) async fn forward(
     };
     let begun = std::time::Instant::now();
     let answered = upstream.call(client, call, gateway.clock.now());
-    // Before the first byte of a stream nothing is delivered, and a client that leaves owes
-    // nothing. The call goes on if the answer is recorded for a repeat, or is to be drained.
-    let may_be_abandoned =
-        is_stream && !charged.has_claim() && policy.on_disconnect == OnDisconnect::Cancel;
+    // Before the first byte of a stream a client that leaves owes the prompt. The call goes on if
+    // the answer is recorded for a repeat, or if the upstream is heard to its usage.
+    let is_heard_out =
+        generation.is_some_and(|generation| generation.is_heard_out(policy.on_disconnect));
+    let may_be_abandoned = is_stream && !charged.has_claim() && !is_heard_out;
     let left = async {
         match client_left.filter(|_| may_be_abandoned) {
             Some(left) => drop(left.await),

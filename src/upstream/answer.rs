@@ -11,88 +11,49 @@ use serde::Deserialize;
 use super::dialect::Dialect;
 use crate::json::Object;
 use crate::json::fields::Fields;
-use domain::ChargeId;
 use domain::usage::TOKENS_MAX;
+use domain::{ChargeId, Reported, TokenUsage};
 
-/// The tokens that a call is billed for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct TokenUsage {
-    /// Tokens of the prompt.
-    pub prompt: u64,
-    /// Tokens of the completion.
-    pub completion: u64,
-    /// The total that the upstream reports; it may count more than the sum of the two.
-    pub(super) reported_total: u64,
+/// Reads the `usage` object of an answer or an event.
+#[must_use]
+pub fn read_usage(usage: &str) -> Reported {
+    #[expect(clippy::struct_field_names, reason = "OpenAI's names")]
+    #[derive(Deserialize)]
+    struct Usage {
+        prompt_tokens: Option<i64>,
+        input_tokens: Option<i64>,
+        completion_tokens: Option<i64>,
+        output_tokens: Option<i64>,
+        total_tokens: Option<i64>,
+    }
+    if usage.trim() == "null" {
+        return Reported::Missing;
+    }
+    let Ok(Object(usage)) = serde_json::from_str::<Object<Usage>>(usage) else {
+        return Reported::Absurd;
+    };
+    let prompt = usage.prompt_tokens.or(usage.input_tokens);
+    let completion = usage.completion_tokens.or(usage.output_tokens);
+    let all = [prompt, completion, usage.total_tokens];
+    let is_absurd = |count: &i64| u64::try_from(*count).map_or(true, |count| count > TOKENS_MAX);
+    if all.iter().flatten().any(is_absurd) {
+        return Reported::Absurd;
+    }
+    // One number of two is not enough to bill by.
+    if usage.total_tokens.is_none() && (prompt.is_none() || completion.is_none()) {
+        return Reported::Missing;
+    }
+    let [prompt, completion, reported_total] =
+        all.map(|count| u64::try_from(count.unwrap_or(0)).unwrap_or(0));
+    Reported::Given(TokenUsage { prompt, completion, reported_total })
 }
 
-impl TokenUsage {
-    /// Without a reported total.
-    #[must_use]
-    pub fn new(prompt: u64, completion: u64) -> Self {
-        TokenUsage { prompt, completion, reported_total: 0 }
-    }
-
-    /// All tokens that are billed.
-    #[must_use]
-    pub fn total(self) -> u64 {
-        self.prompt.saturating_add(self.completion).max(self.reported_total)
-    }
-}
-
-/// The usage that an upstream reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reported {
-    /// It reports none.
-    Missing,
-    /// It reports impossible numbers.
-    Absurd,
-    /// It reports this usage.
-    Given(TokenUsage),
-}
-
-impl Reported {
-    /// Reads the `usage` object of an answer or an event.
-    #[must_use]
-    pub fn of(usage: &str) -> Self {
-        #[expect(clippy::struct_field_names, reason = "OpenAI's names")]
-        #[derive(Deserialize)]
-        struct Usage {
-            prompt_tokens: Option<i64>,
-            input_tokens: Option<i64>,
-            completion_tokens: Option<i64>,
-            output_tokens: Option<i64>,
-            total_tokens: Option<i64>,
-        }
-        if usage.trim() == "null" {
-            return Reported::Missing;
-        }
-        let Ok(Object(usage)) = serde_json::from_str::<Object<Usage>>(usage) else {
-            return Reported::Absurd;
-        };
-        let prompt = usage.prompt_tokens.or(usage.input_tokens);
-        let completion = usage.completion_tokens.or(usage.output_tokens);
-        let all = [prompt, completion, usage.total_tokens];
-        let is_absurd =
-            |count: &i64| u64::try_from(*count).map_or(true, |count| count > TOKENS_MAX);
-        if all.iter().flatten().any(is_absurd) {
-            return Reported::Absurd;
-        }
-        // One number of two is not enough to bill by.
-        if usage.total_tokens.is_none() && (prompt.is_none() || completion.is_none()) {
-            return Reported::Missing;
-        }
-        let [prompt, completion, reported_total] =
-            all.map(|count| u64::try_from(count.unwrap_or(0)).unwrap_or(0));
-        Reported::Given(TokenUsage { prompt, completion, reported_total })
-    }
-
-    /// Reads the usage of a complete answer.
-    #[must_use]
-    pub fn of_answer(body: &[u8]) -> Self {
-        let text = std::str::from_utf8(body).unwrap_or_default();
-        let fields = Fields::read(text);
-        fields.as_ref().and_then(|fields| fields.get("usage")).map_or(Reported::Missing, Self::of)
-    }
+/// Reads the usage of a complete answer.
+#[must_use]
+pub fn usage_of_answer(body: &[u8]) -> Reported {
+    let text = String::from_utf8_lossy(body);
+    let fields = Fields::read(&text);
+    fields.as_ref().and_then(|fields| fields.get("usage")).map_or(Reported::Missing, read_usage)
 }
 
 /// The bytes of a streamed answer, as they arrive.
@@ -201,7 +162,7 @@ mod tests {
             (r#"{"usage":null}"#, Ok(None)),
             ("not json", Ok(None)),
         ] {
-            let reported = match Reported::of_answer(body.as_bytes()) {
+            let reported = match usage_of_answer(body.as_bytes()) {
                 Reported::Missing => Ok(None),
                 Reported::Absurd => Err(()),
                 Reported::Given(usage) => Ok(Some(usage.total())),

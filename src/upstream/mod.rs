@@ -12,7 +12,9 @@ mod registry;
 pub mod sandbox;
 pub mod sse;
 
-pub use answer::{Answer, AnswerBody, ByteStream, Failure, Reported, TokenUsage, UpstreamCall};
+pub use answer::{
+    Answer, AnswerBody, ByteStream, Failure, UpstreamCall, read_usage, usage_of_answer,
+};
 pub use dialect::Dialect;
 pub use http_client::{Client, Connector};
 pub use registry::{StreamPolicy, Upstream, Upstreams};

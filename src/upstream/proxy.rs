@@ -12,11 +12,12 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use http_body_util::Full;
 use hyper::{Request, header as sent};
 
-use super::answer::{Answer, AnswerBody, Failure, Reported, UpstreamCall};
+use super::answer::{Answer, AnswerBody, Failure, UpstreamCall, usage_of_answer};
 use super::http_client::{Client, Reply};
 use crate::config::url::Address;
 use crate::config::{Secret, UpstreamSettings};
 use crate::telemetry;
+use domain::Reported;
 
 /// Headers that concern one connection only (RFC 9110, section 7.6.1).
 const HOP_BY_HOP: [&str; 9] = [
@@ -31,7 +32,7 @@ const HOP_BY_HOP: [&str; 9] = [
     "upgrade",
 ];
 /// Request headers that are not forwarded: we write them, or they are secrets of the caller.
-const NOT_FORWARDED: [&str; 18] = [
+const NOT_FORWARDED: [&str; 24] = [
     "accept-encoding",
     "authorization",
     "content-length",
@@ -41,8 +42,15 @@ const NOT_FORWARDED: [&str; 18] = [
     "host",
     // Handled here. Another customer may use the same key.
     "idempotency-key",
+    // The answer would be a part of what is paid for, or nothing.
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "if-unmodified-since",
     // An x402 payment to us.
     "payment-signature",
+    "range",
     "x-api-key",
     "x-dry-run",
     // They would turn the call into another one than was priced.
@@ -126,7 +134,7 @@ impl Proxy {
             return Ok(Answer { status, headers, body, reported });
         }
         let body = self.whole(&mut reply).await?;
-        let reported = Reported::of_answer(&body);
+        let reported = usage_of_answer(&body);
         Ok(Answer { status, headers, body: AnswerBody::Whole(body), reported })
     }
 
@@ -189,6 +197,9 @@ fn request(address: &Address, call: &UpstreamCall<'_>) -> Result<Request<Full<By
 /// The status that the caller gets, or the failure that an upstream's status means.
 fn judged(status: u16) -> Result<StatusCode, Failure> {
     match status {
+        // It would lead to the content, past the bill.
+        300..=399 => Err(Failure::Broken("the upstream redirected")),
+        ..=199 => Err(Failure::Broken("the upstream changed the protocol")),
         // Our credential, not the caller's.
         401 | 403 | 407 => Err(Failure::Broken("the upstream refused our credential")),
         504 => Err(Failure::TimedOut),
@@ -252,6 +263,8 @@ mod tests {
             ("content-type", true),
             ("openai-organization", true),
             ("idempotency-key", false),
+            ("if-none-match", false),
+            ("range", false),
         ] {
             assert_eq!(is_forwarded(name, &headers), forwarded, "{name}");
         }
@@ -285,7 +298,7 @@ mod tests {
     fn the_upstreams_troubles_are_not_the_callers() {
         assert_eq!(judged(200), Ok(StatusCode::OK));
         assert_eq!(judged(404), Ok(StatusCode::NOT_FOUND));
-        for status in [401, 403, 500, 503] {
+        for status in [101, 300, 304, 307, 399, 401, 403, 500, 503] {
             assert!(matches!(judged(status), Err(Failure::Broken(_))), "{status}");
         }
         assert_eq!(judged(504), Err(Failure::TimedOut));

@@ -67,6 +67,8 @@ fn frame_end(buffer: &[u8], from: usize) -> Option<usize> {
 #[must_use]
 pub fn read(frame: &[u8]) -> Option<(Option<&str>, std::borrow::Cow<'_, str>)> {
     let text = std::str::from_utf8(frame).ok()?;
+    // A stream may begin with the mark of its byte order, which is no part of the name.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut event = None;
     let mut data: Option<std::borrow::Cow<'_, str>> = None;
     for line in text.split(['\n', '\r']) {

@@ -224,14 +224,13 @@ async fn call(client: &reqwest::Client, url: &str, key: &str, body: &Value, log:
             count(&log.whole);
             // Delivered units are billed units, where the upstream did not lie.
             if plan["usage"] != "absurd" && words <= told {
-                let nothing = words == 0 && plan["usage"] != "right";
-                assert_eq!(paid, if nothing { 0 } else { cost(words) }, "{plan} {text}");
+                assert_eq!(paid, cost(words), "{plan} {text}");
             }
         }
         Some("insufficient_credits" | "spending_limit" | "token_limit") => {
             count(&log.declined);
-            // Perhaps not even the first piece was covered.
-            let expected = if words == 0 { 0 } else { cost(words) };
+            // Perhaps not even the first piece was covered; the prompt is.
+            let expected = cost(words);
             assert!(paid == expected || (words > told && paid < expected), "{plan} {text}");
         }
         Some("upstream_error" | "upstream_timeout") => {

@@ -40,6 +40,7 @@ mod strangers;
 mod streams;
 mod stripe;
 mod takeover;
+mod thief;
 mod two_factor;
 mod usage;
 mod webhooks;

@@ -29,7 +29,7 @@ on_both!(
     a_stream_that_is_answered_whole_is_billed_whole,
     a_stream_without_its_end_is_a_cut,
     the_upstream_knows_the_limit_that_is_paid_for,
-    who_leaves_before_the_first_byte_owes_nothing,
+    who_leaves_before_the_first_byte_owes_the_prompt,
     two_hundred_streams_on_credits_for_fifty,
 );
 
@@ -650,7 +650,7 @@ async fn the_upstream_knows_the_limit_that_is_paid_for(database: Database) {
     }
 }
 
-async fn who_leaves_before_the_first_byte_owes_nothing(database: Database) {
+async fn who_leaves_before_the_first_byte_owes_the_prompt(database: Database) {
     let upstream = Upstream::start(Script::Events(vec![Step::Stall])).await;
     let server =
         Server::start_with(&database, |settings| settings.upstreams.v1.url = Some(upstream.url()))
@@ -659,8 +659,8 @@ async fn who_leaves_before_the_first_byte_owes_nothing(database: Database) {
     let waiting = chat(&server, &key, &json!({})).0.send();
     assert!(tokio::time::timeout(Duration::from_millis(300), waiting).await.is_err());
     settled(&database).await;
-    assert_eq!(nth_ending(&database, 1).await, "4/1");
-    assert_eq!(user.folded().await, 10_000_000_000);
+    assert_eq!(nth_ending(&database, 1).await, "4/2");
+    assert_eq!(user.folded().await, 10_000_000_000 - 2_090_000);
     for _ in 0..100 {
         if upstream.hung_up.load(Ordering::SeqCst) == 1 {
             return;

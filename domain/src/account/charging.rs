@@ -172,9 +172,9 @@ impl State {
         self.enlarge(charge, &open, more.max(want.less(amount).min(room)), earned)
     }
 
-    /// Makes a hold larger for what was delivered already: to `want` in all, or as far as the
-    /// balance and the key's limits go. A key or an account that is out of use meanwhile still owes
-    /// it.
+    /// Makes a hold larger for what the upstream has done already: to `want` in all, or as far as
+    /// the balance goes. It is owed whatever the key's limits say, and if the key was revoked or
+    /// the account suspended meanwhile. The limits stop the next call.
     pub(super) fn extend_owed(
         &mut self,
         charge: ChargeId,
@@ -184,10 +184,7 @@ impl State {
         let Stake::Held { amount, earned, .. } = open.stake else {
             return Err(Decline::NotOpen);
         };
-        let of_limits =
-            self.key(open.key).map_or(Credits::MAX, |key| key.room(open.day, open.month, amount));
-        let room = self.available().min(of_limits);
-        self.enlarge(charge, &open, want.less(amount).min(room), earned)
+        self.enlarge(charge, &open, want.less(amount).min(self.available()), earned)
     }
 
     fn enlarge(

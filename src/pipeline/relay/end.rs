@@ -2,15 +2,17 @@
 
 use bytes::Bytes;
 
+use crate::upstream::Failure;
 use crate::upstream::dialect::{Bill, Close, Transcript};
-use crate::upstream::{Failure, TokenUsage};
-use domain::{Decline, Settled};
+use domain::{Decline, Heard, Settled, TokenUsage};
 
 /// How a stream ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Completed,
     Broken(Failure),
+    /// It takes longer than a stream may.
+    TooLong,
     ClientLeft,
     Declined(Decline),
     /// The upstream goes on far beyond its token limit.
@@ -19,6 +21,19 @@ pub(super) enum End {
     Unwritable,
     /// The server is shutting down.
     Stopped,
+}
+
+impl End {
+    /// How far the upstream was heard.
+    pub(super) fn heard(self) -> Heard {
+        match self {
+            End::Completed => Heard::ToItsEnd,
+            End::Broken(_) | End::Unwritable | End::Stopped => Heard::UntilItBroke,
+            End::TooLong | End::ClientLeft | End::Declined(_) | End::OverLimit => {
+                Heard::UntilCancelled
+            }
+        }
+    }
 }
 
 /// The frames that end a stream, with its bill if it is settled.
@@ -39,7 +54,7 @@ pub(super) fn last_frames(
     let broken = |code, message| Close::Broken { code, message };
     let close = match end {
         End::Completed | End::ClientLeft => Close::Completed,
-        End::Broken(Failure::TimedOut) => broken(
+        End::TooLong | End::Broken(Failure::TimedOut) => broken(
             "upstream_timeout",
             "The upstream service stopped answering. You were charged for what was delivered.",
         ),

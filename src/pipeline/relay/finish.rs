@@ -9,13 +9,12 @@ use super::Relay;
 use super::end::{End, last_frames};
 use super::recording::Recording;
 use crate::actors::{AccountError, Receipt};
-use crate::pipeline::bill::{hold_owed, usage_record, wait_committed};
+use crate::pipeline::bill::{Cost, cost, deliver, usage_record, wait_committed};
 use crate::pipeline::departure::{StreamSender, kept};
 use crate::upstream::dialect::Transcript;
-use crate::upstream::{Reported, TokenUsage};
 use domain::Refusal;
 use domain::account::RecordAnswer;
-use domain::{Credits, Ending, Outcome, Settled, Tally, UsageRecord};
+use domain::{Credits, Ending, Evidence, Heard, Outcome, Settled, TokenUsage, UsageRecord};
 
 impl Relay {
     /// Bills the stream and sends the last frames.
@@ -23,31 +22,29 @@ impl Relay {
         let has_left = self.sender.is_none();
         if !has_left {
             let in_flight = std::mem::take(&mut self.in_flight);
-            self.delivered.push(&in_flight);
+            deliver(&mut self.delivered, &in_flight);
         }
-        if let Some(delivered) = self.delivered_at_leave.take().filter(|_| end == End::ClientLeft) {
+        let is_given_up = end == End::ClientLeft && !self.drains();
+        if let Some(delivered) = self.delivered_at_leave.take().filter(|_| is_given_up) {
             // It became too large to be recorded, so nobody will get the rest.
             self.delivered = delivered;
         }
-        let (usage, mut tally) = self.tally(end);
-        let is_delivered = !self.delivered.is_empty()
-            || (end == End::Completed && matches!(self.transcript.reported(), Reported::Given(_)));
-        let cost = self.charged.rule().cost(usage.total()).unwrap_or(Credits::MAX);
-        if is_delivered && cost > self.charged.held() {
-            // For example hidden reasoning.
-            hold_owed(&self.gateway, &mut self.charged, cost).await;
-        }
-        if is_delivered && cost > self.charged.held() {
-            tally = Tally::Clamped;
-            tracing::warn!(charge = %self.charged.id(), %cost, held = %self.charged.held(), "clamped");
-        }
-        let outcome = if is_delivered { Outcome::Delivered { cost } } else { Outcome::Failed };
+        let evidence = self.evidence(end);
+        // An upstream that breaks off before it has delivered anything is not paid.
+        let is_delivered = !self.delivered.is_empty() || evidence.heard != Heard::UntilItBroke;
+        let (outcome, Cost { usage, tally, .. }) = if is_delivered {
+            let cost = cost(&self.gateway, &mut self.charged, evidence).await;
+            (Outcome::Delivered { cost: cost.cost }, cost)
+        } else {
+            let (usage, tally) = evidence.tally();
+            (Outcome::Failed, Cost { cost: Credits::ZERO, usage, tally })
+        };
         let ending = match end {
             End::Completed if has_left => Ending::ClientLeftDrained,
             End::Completed => Ending::Completed,
             End::ClientLeft => Ending::ClientLeft,
             End::Declined(_) | End::OverLimit => Ending::CreditsEnded,
-            End::Broken(_) => Ending::UpstreamCut,
+            End::Broken(_) | End::TooLong => Ending::UpstreamCut,
             End::Unwritable => Ending::Unwritable,
             End::Stopped => Ending::ServerStopped,
         };
@@ -62,15 +59,14 @@ impl Relay {
         }
     }
 
-    /// The tokens that the stream is billed for.
-    fn tally(&self, end: End) -> (TokenUsage, Tally) {
-        let counted =
-            TokenUsage::new(self.generation.request.prompt.counted, self.delivered.total());
-        match (end, self.transcript.reported()) {
-            // Only a complete stream has reported its usage.
-            (End::Completed, Reported::Given(usage)) => (usage, Tally::Reported),
-            (_, Reported::Absurd) => (counted, Tally::Absurd),
-            _ => (counted, Tally::Counted),
+    /// What is known of the stream's tokens.
+    fn evidence(&self, end: End) -> Evidence {
+        let prompt = self.generation.prompt_unreported();
+        Evidence {
+            reported: self.transcript.reported(),
+            counted: TokenUsage::new(prompt, self.delivered.total()),
+            heard: end.heard(),
+            may_hide: self.generation.may_hide,
         }
     }
 

@@ -3,35 +3,38 @@
 use super::Relay;
 use super::end::End;
 use crate::actors::AccountError;
-use crate::pipeline::bill::tolerated;
+use crate::pipeline::bill::deliver;
+use crate::upstream::dialect::Content;
+use domain::tally::tolerated;
 use domain::{Credits, Decline, Extension};
 
 impl Relay {
     /// The completion's tokens with `more` text after `before`, if they exceed the hold.
-    pub(super) fn beyond_hold(&mut self, before: &str, more: &str) -> Option<u64> {
+    pub(super) fn beyond_hold(&mut self, before: &Content, more: &Content) -> Option<u64> {
         if more.is_empty() {
             return None;
         }
-        let prompt = self.generation.request.prompt.bound;
+        let prompt = self.generation.demand.prompt_tokens_max;
         let paid = self.charged.rule().tokens_within(self.charged.held());
-        let bytes = [self.in_flight.len(), before.len(), more.len()];
-        let bound = bytes.iter().fold(self.delivered.bound(), |sum, bytes| {
-            sum.saturating_add(u64::try_from(*bytes).unwrap_or(u64::MAX))
-        });
+        let bound =
+            [&self.in_flight, before, more].iter().fold(self.delivered.bound(), |sum, content| {
+                let bytes = u64::try_from(content.text.len()).unwrap_or(u64::MAX);
+                sum.saturating_add(bytes).saturating_add(content.data_tokens)
+            });
         if prompt.saturating_add(bound) <= paid {
             return None;
         }
         self.delivered.tighten();
         let mut exact = self.delivered.clone();
-        for text in [&self.in_flight, before, more] {
-            exact.push(text);
+        for content in [&self.in_flight, before, more] {
+            deliver(&mut exact, content);
         }
         Some(exact.total()).filter(|completion| prompt.saturating_add(*completion) > paid)
     }
 
     /// Extends the hold for so many tokens of the completion, and a step more.
     pub(super) async fn hold_for(&mut self, completion: u64) -> Result<(), End> {
-        let prompt = self.generation.request.prompt.bound;
+        let prompt = self.generation.demand.prompt_tokens_max;
         if completion > tolerated(self.limit) {
             return Err(End::OverLimit);
         }
@@ -76,7 +79,8 @@ impl Relay {
         if self.delivered.is_empty() {
             return Credits::ZERO;
         }
-        let tokens = self.generation.request.prompt.counted.saturating_add(self.delivered.total());
+        let prompt = self.generation.prompt_unreported();
+        let tokens = prompt.saturating_add(self.delivered.total());
         self.charged.rule().cost(tokens).unwrap_or(Credits::MAX).min(self.charged.held())
     }
 }

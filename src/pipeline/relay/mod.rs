@@ -7,8 +7,9 @@
 //! stream is ended as its protocol ends streams. The bill is committed before the last frames,
 //! which show it, go out (`finish.rs`).
 //!
-//! The relay is a task of its own. A client that leaves ends the upstream's work, not the
-//! settlement.
+//! The relay is a task of its own. A client that leaves does not end the settlement. If all that
+//! the upstream generates is shown, its work is ended, and the prompt and what was delivered are
+//! billed. If it can think unseen, it is heard to its usage, within limits of time and tokens.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,17 +19,18 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::HeaderMap;
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt as _, StreamExt as _};
+use tokio::time::Instant;
 use tracing::Instrument as _;
 
+use super::bill::deliver;
 use super::charge::ChargedCall;
 use super::departure::Departure;
 use super::departure::{Money, ServedBody, StreamSender, stream};
 use super::gateway::Gateway;
 use super::price::Generation;
 use crate::actors::account::wait;
-use crate::config::OnDisconnect;
 use crate::tokens::{TextCounter, vocabulary};
-use crate::upstream::dialect::Transcript;
+use crate::upstream::dialect::{Content, Transcript};
 use crate::upstream::sse::Frames;
 use crate::upstream::{ByteStream, Failure, StreamPolicy};
 use domain::Refusal;
@@ -86,13 +88,14 @@ pub(super) async fn open(
         step: gateway.holds.step_tokens.get(),
         transcript: Transcript::new(charged.dialect(), &generation.request, request),
         delivered: TextCounter::new(vocabulary(generation.request.model.as_deref())),
-        in_flight: String::new(),
+        in_flight: Content::default(),
         limit: limit.saturating_mul(generation.demand.choices),
         generation,
         sender: Some(sender),
         sent: 0,
         recording,
         delivered_at_leave: None,
+        heard_until: None,
         upstream,
         charged,
         gateway: Arc::clone(gateway),
@@ -116,10 +119,10 @@ struct Relay {
     generation: Generation,
     policy: StreamPolicy,
     transcript: Transcript,
-    /// The text that counts as delivered.
+    /// What counts as delivered.
     delivered: TextCounter,
-    /// The text of the piece that the connection may not have taken yet.
-    in_flight: String,
+    /// The content of the piece that the connection may not have taken yet.
+    in_flight: Content,
     /// Completion tokens that the upstream may generate, for all choices together.
     limit: u64,
     /// Tokens of the next extension.
@@ -130,6 +133,8 @@ struct Relay {
     recording: Option<Recording>,
     /// What was delivered when the client left a stream that is read to its end.
     delivered_at_leave: Option<TextCounter>,
+    /// How long the upstream is heard after the client has left.
+    heard_until: Option<Instant>,
 }
 
 impl Drop for Relay {
@@ -150,7 +155,7 @@ impl Relay {
         let end = tokio::select! {
             biased;
             end = tokio::time::timeout(limit, self.pump(&mut source)) => {
-                end.unwrap_or(End::Broken(Failure::TimedOut))
+                end.unwrap_or(End::TooLong)
             }
             () = gateway.readiness.stopped() => End::Stopped,
         };
@@ -161,11 +166,12 @@ impl Relay {
 
     /// Is the stream read to its end if the client leaves?
     fn drains(&self) -> bool {
-        match &self.recording {
-            // The repeat gets all of it.
-            Some(recording) => !recording.is_too_large,
-            None => self.policy.on_disconnect == OnDisconnect::Drain,
-        }
+        self.is_recorded() || self.generation.is_heard_out(self.policy.on_disconnect)
+    }
+
+    /// Will a repeat of the request get all of the stream?
+    fn is_recorded(&self) -> bool {
+        self.recording.as_ref().is_some_and(|recording| !recording.is_too_large)
     }
 
     async fn pump(&mut self, source: &mut ByteStream) -> End {
@@ -213,7 +219,11 @@ impl Relay {
         if !self.drains() {
             return Some(Err(End::ClientLeft));
         }
-        chunk(next.await)
+        let until = self.heard_until.unwrap_or_else(Instant::now);
+        match tokio::time::timeout_at(until, next).await {
+            Ok(result) if Instant::now() < until => chunk(result),
+            _ => Some(Err(End::ClientLeft)),
+        }
     }
 
     /// Passes on the frames that the chunk completes, as far as they are covered by the hold.
@@ -221,26 +231,26 @@ impl Relay {
         if frames.push(chunk).is_err() {
             return Some(End::Broken(Failure::Broken("an event of the stream is too large")));
         }
-        let (mut out, mut text) = (BytesMut::new(), String::new());
+        let (mut out, mut content) = (BytesMut::new(), Content::default());
         let mut end = None;
         while let Some(frame) = frames.cut() {
             let piece = self.transcript.read(frame);
-            if let Some(completion) = self.beyond_hold(&text, &piece.text) {
+            if let Some(completion) = self.beyond_hold(&content, &piece.content) {
                 // What is covered does not wait for the extension.
                 if !out.is_empty() {
-                    self.send(out.split().freeze(), std::mem::take(&mut text)).await;
+                    self.send(out.split().freeze(), std::mem::take(&mut content)).await;
                 }
                 if let Err(declined) = self.hold_for(completion).await {
                     end = Some(declined);
                     break;
                 }
             }
-            text.push_str(&piece.text);
+            content.push(&piece.content);
             if let Some(passed) = piece.passed {
                 out.extend_from_slice(&passed);
             }
             if out.len() >= PIECE_BYTES {
-                self.send(out.split().freeze(), std::mem::take(&mut text)).await;
+                self.send(out.split().freeze(), std::mem::take(&mut content)).await;
             }
             if piece.is_end {
                 end = Some(End::Completed);
@@ -248,21 +258,21 @@ impl Relay {
             }
         }
         if !out.is_empty() {
-            self.send(out.freeze(), text).await;
+            self.send(out.freeze(), content).await;
         }
         end
     }
 
     /// Hands a piece to the connection when it has taken the last one.
-    async fn send(&mut self, bytes: Bytes, text: String) {
+    async fn send(&mut self, bytes: Bytes, content: Content) {
         if let Some(recording) = &mut self.recording {
             recording.add(&bytes);
         }
         let patience = Duration::from_secs(self.gateway.holds.reader_seconds.get());
         if let Some(sender) = &self.sender {
             if let Ok(Ok(permit)) = tokio::time::timeout(patience, sender.sender.reserve()).await {
-                let taken = std::mem::replace(&mut self.in_flight, text);
-                self.delivered.push(&taken);
+                let taken = std::mem::replace(&mut self.in_flight, content);
+                deliver(&mut self.delivered, &taken);
                 self.sent = self.sent.saturating_add(1);
                 permit.send(bytes);
                 return;
@@ -271,7 +281,7 @@ impl Relay {
         }
         // Nobody reads it; it is billed only if the stream is read to its end.
         if self.drains() {
-            self.delivered.push(&text);
+            deliver(&mut self.delivered, &content);
         }
     }
 
@@ -281,12 +291,17 @@ impl Relay {
         let in_flight = std::mem::take(&mut self.in_flight);
         let is_taken = sender.taken.load(Ordering::Acquire) >= self.sent;
         if is_taken {
-            self.delivered.push(&in_flight);
+            deliver(&mut self.delivered, &in_flight);
         }
         if self.drains() {
+            let holds = &self.gateway.holds;
+            let seconds =
+                if self.is_recorded() { holds.stream_seconds_max } else { holds.drain_seconds };
+            let patience = Duration::from_secs(seconds.get());
+            self.heard_until = Instant::now().checked_add(patience);
             self.delivered_at_leave = Some(self.delivered.clone());
             if !is_taken {
-                self.delivered.push(&in_flight);
+                deliver(&mut self.delivered, &in_flight);
             }
         }
     }

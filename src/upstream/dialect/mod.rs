@@ -1,17 +1,23 @@
 //! The protocols of the upstreams, as far as calls are priced, limited and billed by them: which
-//! fields of a request say how much it wants (`request`), which text an answer delivers
-//! (`text`), and how a stream is read and ended (`transcript`, `bill`).
+//! fields of a request say how much it wants (`request`, `names`) and what it asks for beside
+//! (`extras`), what an answer delivers (`text`), and how a stream is read and ended (`transcript`,
+//! `bill`).
 //!
 //! Chat, completions and responses are OpenAI's. `Native` is any other protocol: events are JSON
 //! objects, `usage` is read if present, and `[DONE]` ends a stream.
 
 mod bill;
+mod extras;
+mod names;
 mod request;
 mod text;
 mod transcript;
 
 pub use bill::{Bill, Close};
+pub use extras::Asked;
+pub use names::is_model_field;
 pub use request::ModelRequest;
+pub use text::Content;
 pub use transcript::{Piece, Transcript};
 
 /// The protocol of a route.

@@ -3,31 +3,43 @@
 use std::fmt;
 
 use bytes::Bytes;
-use serde::de::{Error as _, MapAccess, Visitor};
+use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Map, Value};
 
 use super::Dialect;
-use crate::json::Object;
+use super::extras::Asked;
+use super::names::{self, READ_FIELDS, REASONING_FIELDS};
 use crate::json::fields::Fields;
+use crate::json::strict::{Strict, duplicate};
 use crate::tokens::{PromptTokens, vocabulary};
 
-/// The fields that are read here. They must be lowercase, because some upstreams ignore case.
-const READ_FIELDS: [&str; 9] = [
-    "stream",
-    "stream_options",
-    "model",
-    "max_tokens",
-    "max_completion_tokens",
-    "max_output_tokens",
-    "n",
-    "best_of",
-    "prompt",
-];
+/// The budget of thinking that a request names. Upstreams differ in whether it is part of the token
+/// limit.
+fn thinking_tokens(body: &Map<String, Value>) -> u64 {
+    let places = [
+        (None, "thinking_budget"),
+        (Some("thinking"), "budget_tokens"),
+        (Some("thinking_config"), "thinking_budget"),
+        (Some("reasoning"), "max_tokens"),
+        (Some("chat_template_kwargs"), "thinking_budget"),
+    ];
+    let budgets = places.into_iter().filter_map(|(outer, inner)| match outer {
+        None => body.get(inner)?.as_u64(),
+        Some(outer) => body.get(outer)?.get(inner)?.as_u64(),
+    });
+    budgets.max().unwrap_or(0)
+}
 
-/// The part of a field's name that an error repeats.
-const NAME_CHARS_MAX: usize = 64;
+/// Does the request ask for tokens that the answer need not show as text?
+fn asks_for_hidden_tokens(body: &Map<String, Value>) -> bool {
+    let is_named = |name: &&str| body.get(*name).is_some_and(|value| !value.is_null());
+    let is_other = |kind: &Value| kind.as_str() != Some("text");
+    let kinds = body.get("modalities").and_then(Value::as_array);
+    REASONING_FIELDS.iter().chain(&["audio"]).any(is_named)
+        || kinds.is_some_and(|kinds| kinds.iter().any(is_other))
+}
 
 /// A token-priced request, as far as it is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +56,13 @@ pub struct ModelRequest {
     pub choices: u64,
     /// The tokens of the prompt.
     pub prompt: PromptTokens,
+    /// Does it ask for tokens that the answer need not show: reasoning or sound? One whose model is
+    /// not a text may.
+    pub may_hide: bool,
+    /// Tokens of thinking that it allows beside the token limit of each completion.
+    pub thinking_tokens: u64,
+    /// What it asks for whose cost cannot be known before the call.
+    pub asks_for: Vec<Asked>,
 }
 
 /// The body of a token-priced request. Fields that the price depends on are read with their types;
@@ -52,8 +71,9 @@ pub struct ModelRequest {
 #[derive(Default)]
 struct RequestBody {
     stream: Option<bool>,
-    stream_options: Option<StreamOptions>,
+    stream_options: Value,
     model: Option<String>,
+    is_model_unknown: bool,
     max_tokens: Option<u64>,
     max_completion_tokens: Option<u64>,
     max_output_tokens: Option<u64>,
@@ -83,19 +103,19 @@ impl<'de> Deserialize<'de> for RequestBody {
                         None => body.shown.contains_key(&name),
                     };
                     if before {
-                        let name: String = name.chars().take(NAME_CHARS_MAX).collect();
-                        return Err(A::Error::custom(format_args!("duplicate field `{name}`")));
+                        return Err(duplicate(&name));
                     }
                     match name.as_str() {
                         "stream" => body.stream = map.next_value()?,
                         "stream_options" => {
-                            let options: Option<Object<StreamOptions>> = map.next_value()?;
-                            body.stream_options = options.map(|Object(options)| options);
+                            let Strict(options) = map.next_value()?;
+                            body.stream_options = options;
                         }
                         // A model that is no text is treated as unknown.
                         "model" => {
                             let model: &RawValue = map.next_value()?;
                             body.model = serde_json::from_str(model.get()).ok();
+                            body.is_model_unknown = body.model.is_none() && model.get() != "null";
                         }
                         "max_tokens" => body.max_tokens = map.next_value()?,
                         "max_completion_tokens" => body.max_completion_tokens = map.next_value()?,
@@ -103,7 +123,8 @@ impl<'de> Deserialize<'de> for RequestBody {
                         "n" => body.n = map.next_value()?,
                         "best_of" => body.best_of = map.next_value()?,
                         _ => {
-                            body.shown.insert(name, map.next_value()?);
+                            let Strict(value) = map.next_value()?;
+                            body.shown.insert(name, value);
                         }
                     }
                 }
@@ -115,10 +136,25 @@ impl<'de> Deserialize<'de> for RequestBody {
     }
 }
 
-#[derive(Deserialize)]
-struct StreamOptions {
-    #[serde(default)]
-    include_usage: Option<bool>,
+/// Does the client want to see the usage of a stream? The error is for the client.
+fn wants_usage(options: &Value) -> Result<bool, String> {
+    let must_be = |what: &str| format!("stream_options: {what}");
+    let options = match options {
+        Value::Null => return Ok(false),
+        Value::Object(options) => options,
+        _ => return Err(must_be("must be an object")),
+    };
+    // It is asked for in any case, and nobody may take it back.
+    let is_other =
+        |name: &&String| name.as_str() != "include_usage" && names::folded(name) == "include_usage";
+    if let Some(name) = options.keys().find(is_other) {
+        return Err(must_be(&format!("{name} must be written include_usage")));
+    }
+    match options.get("include_usage") {
+        None | Some(Value::Null) => Ok(false),
+        Some(Value::Bool(wants)) => Ok(*wants),
+        Some(_) => Err(must_be("include_usage must be true or false")),
+    }
 }
 
 impl Dialect {
@@ -127,12 +163,11 @@ impl Dialect {
         let must_be = |error: serde_json::Error| format!("The body must be a JSON object: {error}");
         let read: RequestBody = serde_json::from_slice(body).map_err(must_be)?;
         let shown = read.shown;
-        if let Some(name) = shown.keys().find(|name| {
-            let lower = name.to_ascii_lowercase();
-            READ_FIELDS.contains(&lower.as_str()) && lower != **name
-        }) {
-            return Err(format!("{name}: must be lowercase"));
+        names::check(&shown)?;
+        if shown.contains_key("extra_body") {
+            return Err("extra_body: its fields must stand beside the others".to_owned());
         }
+        let asks_for = self.extras(&shown);
         let named = [
             ("max_tokens", read.max_tokens),
             ("max_completion_tokens", read.max_completion_tokens),
@@ -153,8 +188,7 @@ impl Dialect {
             _ => 1,
         };
         let asked = read.n.max(read.best_of).unwrap_or(1).max(1);
-        let wants_usage =
-            read.stream_options.and_then(|options| options.include_usage).unwrap_or(false);
+        let wants_usage = wants_usage(&read.stream_options)?;
         Ok(ModelRequest {
             is_stream: read.stream.unwrap_or(false) && self != Dialect::Embeddings,
             wants_usage: wants_usage || self == Dialect::Responses,
@@ -162,6 +196,9 @@ impl Dialect {
             token_limit: if self == Dialect::Embeddings { Some(0) } else { token_limit },
             choices: prompts.saturating_mul(asked),
             prompt,
+            may_hide: read.is_model_unknown || asks_for_hidden_tokens(&shown),
+            thinking_tokens: thinking_tokens(&shown),
+            asks_for,
         })
     }
 
@@ -229,6 +266,13 @@ mod tests {
         assert_eq!(read(Dialect::Completion, r#"{"prompt":[1,2,3]}"#).choices, 1);
         assert_eq!(read(Dialect::Responses, r#"{"max_output_tokens":9}"#).token_limit, Some(9));
         assert_eq!(read(Dialect::Embeddings, r#"{"input":"a"}"#).token_limit, Some(0));
+        let budget = read(Dialect::Chat, r#"{"thinking":{"budget_tokens":7},"thinking_budget":3}"#);
+        assert_eq!((budget.thinking_tokens, budget.may_hide), (7, true));
+        assert!(
+            !read(Dialect::Chat, r#"{"reasoning_effort":null,"modalities":["text"]}"#).may_hide
+        );
+        assert!(read(Dialect::Chat, r#"{"modalities":["text","audio"]}"#).may_hide);
+        assert!(read(Dialect::Chat, r#"{"model":["o3"]}"#).may_hide);
         // Only the protocol's own names are limits.
         assert_eq!(read(Dialect::Chat, r#"{"max_output_tokens":1}"#).token_limit, None);
         assert_eq!(read(Dialect::Responses, r#"{"max_tokens":1}"#).token_limit, None);
@@ -245,6 +289,18 @@ mod tests {
             r#"{"n":{"$serde_json::private::RawValue":"5"}}"#,
             r#"{"Max_Tokens":1}"#,
             r#"{"N":2}"#,
+            r#"{"max_token\u017f":1}"#,
+            "{\"max_to\u{212a}ens\":1}",
+            r#"{"maxTokens":1}"#,
+            r#"{"reasoning_Effort":"high"}"#,
+            r#"{"Background":true}"#,
+            r#"{"stream_options":{"include_u\u017fage":false}}"#,
+            r#"{"stream_options":{"include_usage":"no"}}"#,
+            r#"{"messages":[{"content":"a","content":"b"}]}"#,
+            r#"{"messages":[{"content":"a","Content":"b"}]}"#,
+            r#"{"messages":[{"role":"user","content":[{"Type":"text"}]}]}"#,
+            r#"{"tools":[{"type":"function","type":"web_search"}]}"#,
+            r#"{"extra_body":{"max_tokens":1}}"#,
             r#"{"max_tokens":0}"#,
             r#"{"stream_options":[true]}"#,
         ] {

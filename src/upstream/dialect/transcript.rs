@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use bytes::Bytes;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -11,11 +12,12 @@ use serde_json::{Value, json};
 use super::Dialect;
 use super::bill::{Bill, Close, ended_by, left};
 use super::request::ModelRequest;
-use super::text::collect;
+use super::text::{Content, Names, collect};
 use crate::json::Object;
 use crate::json::fields::Fields;
-use crate::upstream::answer::Reported;
+use crate::upstream::answer::read_usage;
 use crate::upstream::sse;
+use domain::Reported;
 
 /// The data that ends a stream, in all protocols but that of responses.
 const DONE: &str = "[DONE]";
@@ -25,16 +27,31 @@ const DONE: &str = "[DONE]";
 pub struct Piece {
     /// The part that goes to the client now; none if it is kept for the end.
     pub passed: Option<Bytes>,
-    /// The text that it delivers.
-    pub text: String,
+    /// What it delivers.
+    pub content: Content,
     /// Does the stream end with it?
     pub is_end: bool,
 }
 
-/// A chunk of a chat or a completion for the fast path. A choice with any other field may have text
+/// A chunk of a chat or a completion for the fast path. One with any other field may have text
 /// there, and takes the slow path.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Chunk<'c> {
+    #[serde(default, rename = "id")]
+    _id: IgnoredAny,
+    #[serde(default, rename = "object")]
+    _object: IgnoredAny,
+    #[serde(default, rename = "created")]
+    _created: IgnoredAny,
+    #[serde(default, rename = "model")]
+    _model: IgnoredAny,
+    #[serde(default, rename = "system_fingerprint")]
+    _system_fingerprint: IgnoredAny,
+    #[serde(default, rename = "service_tier")]
+    _service_tier: IgnoredAny,
+    #[serde(default, rename = "obfuscation")]
+    _obfuscation: IgnoredAny,
     #[serde(borrow)]
     choices: Vec<Object<ChunkChoice<'c>>>,
     #[serde(borrow, default, deserialize_with = "present")]
@@ -110,6 +127,8 @@ pub struct Transcript {
     /// The last event of `/v1/responses`, kept until the call is settled.
     terminal: Option<(String, Fields<'static>)>,
     sequence: u64,
+    /// The kinds of text of `/v1/responses` that came in deltas: their last events repeat it.
+    in_deltas: Vec<String>,
 }
 
 impl Transcript {
@@ -128,6 +147,7 @@ impl Transcript {
             has_finished: false,
             terminal: None,
             sequence: 0,
+            in_deltas: Vec::new(),
         }
     }
 
@@ -145,6 +165,11 @@ impl Transcript {
 
     /// Reads a frame.
     pub fn read(&mut self, frame: Bytes) -> Piece {
+        // Readers replace what is no UTF-8, so it is text all the same.
+        let frame = match String::from_utf8_lossy(&frame) {
+            Cow::Borrowed(_) => frame,
+            Cow::Owned(text) => text.into(),
+        };
         let Some((event, data)) = sse::read(&frame) else {
             // A comment, or a field that is not read here.
             return Piece { passed: Some(frame), ..Piece::default() };
@@ -157,42 +182,41 @@ impl Transcript {
             return piece;
         }
         let Some(fields) = Fields::read(&data) else {
-            let text = data.into_owned();
-            return Piece { passed: Some(frame), text, is_end: false };
+            let content = Content::of_text(data.into_owned());
+            return Piece { passed: Some(frame), content, is_end: false };
         };
         if self.dialect == Dialect::Responses {
             let read = self.read_response(event, &fields);
             return match read {
                 Some(piece) => piece,
-                None => Piece { text: response_text(&fields), passed: Some(frame), is_end: false },
+                None => {
+                    let content = self.response_content(&data);
+                    Piece { passed: Some(frame), content, is_end: false }
+                }
             };
         }
         if self.head.is_none() {
             let names = ["id", "object", "created", "model", "system_fingerprint"];
             self.head = Some(fields.only(&names));
         }
-        let mut text = String::new();
-        if let Ok(value) = serde_json::from_str::<Value>(&data) {
-            let choices = value.get("choices").and_then(Value::as_array);
+        let mut content = Content::default();
+        if let Ok(Value::Object(event)) = serde_json::from_str::<Value>(&data) {
+            let choices = event.get("choices").and_then(Value::as_array);
             self.has_finished |= choices.is_some_and(|choices| {
                 choices
                     .iter()
                     .any(|choice| choice.get("finish_reason").is_some_and(Value::is_string))
             });
-            match (self.dialect, value.get("choices")) {
-                (_, Some(choices)) => collect(choices, &mut text),
-                (Dialect::Native, None) => collect(&value, &mut text),
-                _ => {}
-            }
+            content = self.dialect.event_content(&event);
         }
         if let Some(usage) = fields.get("usage") {
-            self.reported = Reported::of(usage);
+            self.reported = read_usage(usage);
             self.usage = Some(usage.to_owned());
             let is_empty = fields.get("choices").is_none_or(|choices| choices.trim() == "[]");
             let says_more = ["choices", "finish_reason", "error"]
                 .iter()
                 .any(|name| fields.get(name).is_some_and(|value| value.trim() != "[]"));
-            if is_empty && text.is_empty() && !says_more {
+            if is_empty && content.is_empty() && !says_more {
                 self.has_finished = true;
                 self.usage_event = Some(fields.clone().into_owned());
                 let usual =
@@ -210,7 +234,7 @@ impl Transcript {
             fields.remove("usage");
             framed(&frame, &fields)
         };
-        Piece { passed: Some(passed), text, is_end: false }
+        Piece { passed: Some(passed), content, is_end: false }
     }
 
     /// The fast path for the usual chunk of a chat: text and no usage. `None` for any other.
@@ -246,7 +270,7 @@ impl Transcript {
             let own = of_delta.into_iter().flatten().chain([&choice.text]);
             own.flatten().for_each(|piece| text.push_str(piece));
         }
-        Some(Piece { passed: Some(passed), text, is_end: false })
+        Some(Piece { passed: Some(passed), content: Content::of_text(text), is_end: false })
     }
 
     /// Reads an event of `/v1/responses`; `None` if it is passed on unchanged.
@@ -263,13 +287,50 @@ impl Transcript {
             return None;
         }
         if let Some(usage) = response.as_ref().and_then(|response| response.get("usage")) {
-            self.reported = Reported::of(usage);
+            self.reported = read_usage(usage);
             self.usage = Some(usage.to_owned());
         }
         let event = event.unwrap_or(kind).to_owned();
         self.has_finished = true;
         self.terminal = Some((event, fields.clone().into_owned()));
         Some(Piece { is_end: true, ..Piece::default() })
+    }
+
+    /// What an event of `/v1/responses` delivers: a delta, the name of a function, or a text that
+    /// did not come in deltas. All other events repeat it.
+    fn response_content(&mut self, data: &str) -> Content {
+        let mut content = Content::default();
+        let Ok(Value::Object(event)) = serde_json::from_str::<Value>(data) else { return content };
+        let text = |name: &str| event.get(name).and_then(Value::as_str).unwrap_or_default();
+        let (family, step) = text("type").rsplit_once('.').unwrap_or_default();
+        match step {
+            "delta" => {
+                if !self.in_deltas.iter().any(|known| known == family) {
+                    self.in_deltas.push(family.to_owned());
+                }
+                match event.get("delta") {
+                    // Sound, in base64; its words are in events of their own.
+                    Some(Value::String(sound)) if family.ends_with("audio") => {
+                        content.push_data(sound);
+                    }
+                    Some(delta) => collect(delta, Names::All, &mut content),
+                    None => {}
+                }
+            }
+            "added" => {
+                let name = event.get("item").and_then(|item| item.get("name"));
+                let name = name.and_then(Value::as_str).unwrap_or_default();
+                content.text.push_str(name);
+            }
+            "done" if !self.in_deltas.iter().any(|known| known == family) => {
+                for name in ["text", "refusal", "arguments", "input", "code", "transcript"] {
+                    content.text.push_str(text(name));
+                }
+            }
+            "partial_image" => content.push_data(text("partial_image_b64")),
+            _ => {}
+        }
+        content
     }
 
     /// The frames that end the stream. Without a bill the cost is not known.
@@ -397,21 +458,6 @@ impl Transcript {
     }
 }
 
-/// The text of an event of `/v1/responses`. Only deltas and the name of a function deliver text;
-/// all other events repeat it.
-fn response_text(fields: &Fields<'_>) -> String {
-    let kind = fields.get("type").unwrap_or_default().trim_matches('"');
-    let text = match kind {
-        "response.output_item.added" => fields
-            .get("item")
-            .and_then(Fields::read)
-            .and_then(|item| item.get("name").map(str::to_owned)),
-        _ if kind.rsplit('.').next() == Some("delta") => fields.get("delta").map(str::to_owned),
-        _ => None,
-    };
-    text.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
-}
-
 /// The frame with other data; its other lines stay.
 fn framed(frame: &[u8], fields: &Fields<'_>) -> Bytes {
     let mut out = String::new();
@@ -431,8 +477,8 @@ fn framed(frame: &[u8], fields: &Fields<'_>) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upstream::TokenUsage;
     use domain::LimitsLeft;
+    use domain::TokenUsage;
 
     fn bill() -> Bill {
         let (cost, balance) = ("0.00205".parse().unwrap(), "1".parse().unwrap());
@@ -457,7 +503,7 @@ mod tests {
         {
             let mut transcript = transcript(Dialect::Chat, body);
             let piece = transcript.read(frame(content));
-            assert_eq!((piece.text.as_str(), piece.is_end), ("Hi", false));
+            assert_eq!((piece.content.text.as_str(), piece.is_end), ("Hi", false));
             let passed = String::from_utf8(piece.passed.unwrap().to_vec()).unwrap();
             assert_eq!(passed.contains("usage"), shown, "{passed}");
             assert_eq!(transcript.read(frame(usage)), Piece::default());
@@ -526,7 +572,7 @@ mod tests {
         let declined = Close::Declined { reason: "insufficient_credits", message: "Top up." };
         let chunk = r#"{"id":"c","choices":[{"index":0,"text":"Hi"}]}"#;
         let mut completion = transcript(Dialect::Completion, r#"{"n":2}"#);
-        assert_eq!(completion.read(frame(chunk)).text, "Hi");
+        assert_eq!(completion.read(frame(chunk)).content.text, "Hi");
         let end = completion.close(declined, Some(&bill()));
         let end = std::str::from_utf8(&end).unwrap();
         let first = end.strip_prefix("data: ").unwrap().lines().next().unwrap();
@@ -540,9 +586,9 @@ mod tests {
         assert_eq!(responses.read(frame(created)).passed, Some(frame(created)));
         let delta =
             r#"{"type":"response.output_text.delta","sequence_number":4,"delta":"Hi \u00fc"}"#;
-        assert_eq!(responses.read(frame(delta)).text, "Hi ü");
+        assert_eq!(responses.read(frame(delta)).content.text, "Hi ü");
         let done = r#"{"type":"response.output_text.done","sequence_number":5,"text":"Hi ü"}"#;
-        assert_eq!(responses.read(frame(done)).text, "");
+        assert_eq!(responses.read(frame(done)).content.text, "");
         let end = responses.close(declined, Some(&bill()));
         let end = std::str::from_utf8(&end).unwrap();
         assert!(end.starts_with("event: response.incomplete\ndata: {\"type\":\"response.incomplete\",\"sequence_number\":6,"), "{end}");
@@ -566,6 +612,54 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_utf_8_is_delivered_all_the_same() {
+        let chunk = b"data: {\"choices\":[{\"delta\":{\"content\":\"a\xffb\"}}]}\n\n";
+        let piece = transcript(Dialect::Chat, "{}").read(Bytes::from_static(chunk));
+        assert_eq!(piece.content, Content::of_text("a\u{fffd}b".to_owned()));
+        let marked = "\u{feff}data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\n";
+        assert_eq!(transcript(Dialect::Chat, "{}").read(marked.into()).content.text, "a");
+    }
+
+    #[test]
+    fn sounds_and_images_are_counted_by_their_length() {
+        let data = "A".repeat(4_097);
+        for (dialect, event) in [
+            (
+                Dialect::Chat,
+                json!({ "choices": [{ "delta": { "audio": { "id": "x", "data": data } } }] }),
+            ),
+            (Dialect::Responses, json!({ "type": "response.audio.delta", "delta": data })),
+            (
+                Dialect::Responses,
+                json!({
+                    "type": "response.image_generation_call.partial_image", "partial_image_b64": data,
+                }),
+            ),
+        ] {
+            let content = transcript(dialect, "{}").read(frame(&event.to_string())).content;
+            assert_eq!(content, Content { text: String::new(), data_tokens: 3 }, "{event}");
+        }
+        // What only looks like it is text.
+        let event = json!({ "choices": [{ "delta": { "data": "some words ".repeat(9) } }] });
+        let content = transcript(Dialect::Chat, "{}").read(frame(&event.to_string())).content;
+        assert_eq!(content.data_tokens, 0);
+    }
+
+    #[test]
+    fn a_response_without_deltas_delivers_its_text_at_the_end_of_each_part() {
+        let mut responses = transcript(Dialect::Responses, "{}");
+        for (event, text) in [
+            (json!({ "type": "response.custom_tool_call_input.delta", "delta": "a" }), "a"),
+            (json!({ "type": "response.custom_tool_call_input.done", "input": "a" }), ""),
+            (json!({ "type": "response.output_text.done", "text": "b" }), "b"),
+            (json!({ "type": "response.output_item.done", "item": { "name": "no" } }), ""),
+        ] {
+            let content = responses.read(frame(&event.to_string())).content;
+            assert_eq!(content.text, text, "{event}");
+        }
+    }
+
+    #[test]
     fn text_is_found_where_upstreams_put_it() {
         for (event, text) in [
             (r#"{"choices":[{"delta":{"role":"assistant","content":"a"}}]}"#, "a"),
@@ -584,12 +678,31 @@ mod tests {
             (r#"{"delta":"a"}"#, "a"),
             (r#"{"error":{"message":"no"}}"#, ""),
             ("plain words", "plain words"),
+            // Where nobody expects it.
+            (
+                r#"{"choices":[{"delta":{"tool_calls":[{"type":"custom","custom":{"input":"a","name":"b"}}]}}]}"#,
+                "ab",
+            ),
+            (r#"{"choices":[{"delta":{"answer":"a"}}]}"#, "a"),
+            (r#"{"choices":[],"content":"a"}"#, "a"),
+            (r#"{"choices":[],"message":{"role":"no","content":"a"}}"#, "a"),
+            (
+                r#"{"choices":[{"delta":{},"logprobs":{"content":[{"token":"a","logprob":-1,"top_logprobs":[{"token":"no"}]}]}}]}"#,
+                "a",
+            ),
+            (
+                r#"{"choices":[{"delta":{"content":"a"},"logprobs":{"content":[{"token":"a"}]}}]}"#,
+                "a",
+            ),
+            (r#"{"choices":[{"text":"","logprobs":{"tokens":["a","b"]}}]}"#, "ab"),
+            (r#"{"words":"a","id":"no","type":"no"}"#, "a"),
         ] {
-            assert_eq!(transcript(Dialect::Native, "{}").read(frame(event)).text, text, "{event}");
+            let content = transcript(Dialect::Native, "{}").read(frame(event)).content;
+            assert_eq!(content, Content::of_text(text.to_owned()), "{event}");
         }
         let answer =
             r#"{"choices":[{"message":{"role":"assistant","content":"a"}}],"usage":{"text":"no"}}"#;
-        assert_eq!(Dialect::Chat.answer_text(answer.as_bytes()), "a");
-        assert_eq!(Dialect::Embeddings.answer_text(answer.as_bytes()), "");
+        assert_eq!(Dialect::Chat.answer_content(answer.as_bytes()).text, "a");
+        assert!(Dialect::Embeddings.answer_content(answer.as_bytes()).is_empty());
     }
 }

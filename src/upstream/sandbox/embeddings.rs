@@ -8,7 +8,8 @@ use sha2::{Digest as _, Sha256};
 use super::body::{BadBody, model, texts};
 use super::writing::whole;
 use crate::tokens::{self, PromptTokens};
-use crate::upstream::answer::{Answer, Reported, TokenUsage};
+use crate::upstream::answer::Answer;
+use domain::{Reported, TokenUsage};
 
 /// Most texts of one request.
 const INPUTS_MAX: usize = 256;

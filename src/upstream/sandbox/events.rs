@@ -8,7 +8,8 @@ use serde_json::{Map, Value, json};
 
 use super::fault::{Fault, SLOW_EVENT};
 use super::writing::{Shape, Writing, output_part};
-use crate::upstream::answer::{Answer, AnswerBody, Failure, Reported};
+use crate::upstream::answer::{Answer, AnswerBody, Failure};
+use domain::Reported;
 
 impl Writing {
     /// The answer as events, one per token, each made when the client is ready for it.

@@ -12,10 +12,10 @@ use actix_web::http::StatusCode;
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use super::answer::{Answer, Failure, Reported, UpstreamCall};
+use super::answer::{Answer, Failure, UpstreamCall};
 use super::dialect::Dialect;
 use crate::tokens::{self, PromptTokens};
-use domain::Timestamp;
+use domain::{Reported, Timestamp};
 
 mod body;
 mod embeddings;
@@ -180,7 +180,9 @@ mod tests {
     use base64::Engine as _;
     use futures_util::StreamExt as _;
 
-    use super::super::answer::{AnswerBody, TokenUsage};
+    use domain::TokenUsage;
+
+    use super::super::answer::{AnswerBody, usage_of_answer};
     use super::super::dialect::Transcript;
     use super::*;
 
@@ -230,9 +232,15 @@ mod tests {
             let frames: Vec<_> = futures_executor(stream);
             let asked = Dialect::of(path).read_request(body.to_string().as_bytes()).unwrap();
             let mut transcript = Transcript::new(Dialect::of(path), &asked, String::new());
-            let text: String =
-                frames.into_iter().map(|frame| transcript.read(frame.unwrap()).text).collect();
-            assert_eq!(text, Dialect::of(path).answer_text(whole.to_string().as_bytes()), "{path}");
+            let text: String = frames
+                .into_iter()
+                .map(|frame| transcript.read(frame.unwrap()).content.text)
+                .collect();
+            assert_eq!(
+                text,
+                Dialect::of(path).answer_content(whole.to_string().as_bytes()).text,
+                "{path}"
+            );
             assert_eq!(transcript.reported(), Reported::Given(usage), "{path}");
         }
     }
@@ -254,7 +262,7 @@ mod tests {
         // "user" is one token, "Hello!" two, the frame six.
         assert_eq!(usage.prompt, 9);
         assert_eq!(
-            Reported::of_answer(answer.to_string().as_bytes()),
+            usage_of_answer(answer.to_string().as_bytes()),
             Reported::Given({
                 let mut given = usage;
                 given.reported_total = usage.total();

@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 
 use super::fault::{ABSURD_TOKENS, Fault};
 use super::text::GeneratedText;
-use crate::upstream::answer::{Answer, AnswerBody, Reported, TokenUsage};
+use crate::upstream::answer::{Answer, AnswerBody, read_usage};
+use domain::{Reported, TokenUsage};
 
 /// The shape of an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +90,7 @@ impl Writing {
             Some(Fault::NoUsage) => Reported::Missing,
             Some(Fault::AbsurdUsage | Fault::NegativeUsage) => {
                 let usage = self.usage_object().unwrap_or_default();
-                Reported::of(&usage.to_string())
+                read_usage(&usage.to_string())
             }
             _ => {
                 let usage = self.usage();

@@ -381,7 +381,7 @@ impl Events {
                 }
             }
             let chunk = self.response.chunk().await.ok().flatten()?;
-            self.text.push_str(std::str::from_utf8(&chunk).unwrap());
+            self.text.push_str(&String::from_utf8_lossy(&chunk));
         }
     }
 

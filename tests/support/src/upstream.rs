@@ -32,8 +32,10 @@ pub enum Script {
 /// A step of a streamed answer.
 #[derive(Clone)]
 pub enum Step {
-    /// Sends these bytes.
+    /// Sends this text.
     Send(String),
+    /// Sends these bytes.
+    Bytes(Vec<u8>),
     Pause(Duration),
     /// Closes the connection.
     Cut,
@@ -194,7 +196,7 @@ async fn answer(stream: &mut TcpStream, script: Script, seen: &Seen) -> bool {
             loop {
                 tokio::select! {
                     sent = receiver.recv() => match sent {
-                        Some(bytes) if !send(stream, &bytes, seen).await => return false,
+                        Some(text) if !send(stream, text.as_bytes(), seen).await => return false,
                         Some(_) => {}
                         None => break,
                     },
@@ -222,9 +224,9 @@ async fn begin(stream: &mut TcpStream) -> bool {
     stream.write_all(head.as_bytes()).await.is_ok()
 }
 
-async fn send(stream: &mut TcpStream, bytes: &str, seen: &Seen) -> bool {
-    let chunk = format!("{:x}\r\n{bytes}\r\n", bytes.len());
-    let is_taken = stream.write_all(chunk.as_bytes()).await.is_ok();
+async fn send(stream: &mut TcpStream, bytes: &[u8], seen: &Seen) -> bool {
+    let chunk = [format!("{:x}\r\n", bytes.len()).as_bytes(), bytes, b"\r\n"].concat();
+    let is_taken = stream.write_all(&chunk).await.is_ok();
     if is_taken {
         seen.taken.fetch_add(bytes.len(), Ordering::SeqCst);
     }
@@ -248,7 +250,12 @@ async fn events(stream: &mut TcpStream, steps: Vec<Step>, seen: &Seen) -> bool {
     }
     for step in steps {
         match step {
-            Step::Send(bytes) => {
+            Step::Send(_) | Step::Bytes(_) => {
+                let bytes = match step {
+                    Step::Send(text) => text.into_bytes(),
+                    Step::Bytes(bytes) => bytes,
+                    _ => continue,
+                };
                 if !send(stream, &bytes, seen).await {
                     seen.hung_up.fetch_add(1, Ordering::SeqCst);
                     return false;

@@ -275,16 +275,33 @@ fn a_hold_is_extended_as_far_as_there_is_room() {
 }
 
 #[test]
-fn what_is_owed_is_held_within_balance_and_limits_alone() {
+fn what_is_owed_is_held_whatever_the_limits_say() {
     let id = ChargeId(Uuid::from_u128(1));
-    for (per_request, held) in [(None, 20), (Some(15), 15), (Some(9), 9)] {
-        let per_request = per_request.map(cents);
-        let limits = SpendingLimits { per_request, ..Default::default() };
+    let limit = Some(cents(9));
+    for limits in [
+        SpendingLimits::default(),
+        SpendingLimits { per_request: limit, ..Default::default() },
+        SpendingLimits { daily: limit, ..Default::default() },
+        SpendingLimits { monthly: limit, ..Default::default() },
+        SpendingLimits { total: limit, ..Default::default() },
+    ] {
         let mut account = account(cents(20), limits);
         account.charge(&stream(1, 5, 8, 50), NOON).unwrap();
         account.change_key(KEY, &KeyChange::Revoke).unwrap();
         account.set_status(AccountStatus::Suspended);
-        assert_eq!(account.extend_owed(id, cents(99)).unwrap().held, cents(held));
+        assert_eq!(account.extend_owed(id, cents(15)).unwrap().held, cents(15));
+        // As far as the balance goes.
+        assert_eq!(account.extend_owed(id, cents(99)).unwrap().held, cents(20));
+        account.set_status(AccountStatus::Open);
+        account.keys[0].is_revoked = false;
+        let delivered = Outcome::Delivered { cost: cents(15) };
+        let settled = account.settle(id, delivered, NOON).unwrap();
+        assert_eq!((settled.cost, account.keys()[0].day.captured), (cents(15), cents(15)));
+        account.confirm(settled.seq.unwrap());
+        // The limits stop the next call.
+        let next = account.charge(&fixed(2, cents(1)), NOON);
+        let is_not_limited = limits.per_request.is_some() || limits == SpendingLimits::default();
+        assert_eq!(next.is_ok(), is_not_limited, "{limits:?}");
     }
     let mut account = account(cents(20), SpendingLimits::default());
     assert_eq!(account.extend_owed(id, cents(9)), Err(Decline::NotOpen));

@@ -1,0 +1,71 @@
+//! Models that think: they generate tokens that their answers do not show.
+
+/// Patterns of the names of models that think. `*` stands for any text; case does not matter. A
+/// pattern is compared with the whole name, and with what follows each `/` and `:` in it, because
+/// names may begin with that of a provider.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ThinkingModels(Vec<String>);
+
+impl ThinkingModels {
+    /// Of these patterns.
+    #[must_use]
+    pub fn new(patterns: &[String]) -> Self {
+        ThinkingModels(patterns.iter().map(|pattern| pattern.to_lowercase()).collect())
+    }
+
+    /// Is this a model that thinks? A request that names none asks for the empty name.
+    #[must_use]
+    pub fn has(&self, model: Option<&str>) -> bool {
+        let model = model.unwrap_or_default().to_lowercase();
+        let tails = model
+            .match_indices(['/', ':'])
+            .filter_map(|(place, _)| model.get(place.saturating_add(1)..));
+        let mut names = std::iter::once(model.as_str()).chain(tails);
+        names.any(|name| self.0.iter().any(|pattern| fits(pattern, name)))
+    }
+}
+
+fn fits(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = name.strip_prefix(first) else { return false };
+    let Some(last) = parts.next_back() else { return rest.is_empty() };
+    for part in parts {
+        let Some(place) = rest.find(part) else { return false };
+        rest = rest.get(place.saturating_add(part.len())..).unwrap_or_default();
+    }
+    rest.ends_with(last)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pattern_fits_a_name_and_its_ends() {
+        let patterns = ["o3*", "*thinking*", "*-r1", "exact", "A*b*c"].map(str::to_owned);
+        let models = ThinkingModels::new(&patterns);
+        for (name, expected) in [
+            ("o3", true),
+            ("O3-mini", true),
+            ("openai/o3-mini:free", true),
+            ("ft:o3-mini:someone", true),
+            ("gpt-4o3", false),
+            ("claude-thinking-1", true),
+            ("qwen/qwen3-Thinking", true),
+            ("deepseek-r1", true),
+            ("deepseek-r1-large", false),
+            ("exact", true),
+            ("exactly", false),
+            ("a-b-c", true),
+            ("abc", true),
+            ("acb", false),
+            ("", false),
+        ] {
+            assert_eq!(models.has(Some(name)), expected, "{name:?}");
+        }
+        assert!(!models.has(None));
+        assert!(ThinkingModels::new(&["*".to_owned()]).has(None));
+        assert!(!ThinkingModels::default().has(Some("o3")));
+    }
+}

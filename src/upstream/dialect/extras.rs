@@ -1,0 +1,226 @@
+//! What a request asks for whose cost cannot be known before the call. The names are OpenAI's, and
+//! those of upstreams that understand its requests.
+
+use serde_json::{Map, Value};
+
+use super::Dialect;
+use super::names::{EXTRA_FIELDS, get};
+use domain::pricing::Extra;
+
+/// Something that a request asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// What it is.
+    pub extra: Extra,
+    /// The field that asks for it.
+    pub field: String,
+}
+
+/// Fields of the body in which nothing is looked for: schemas, and names of the customer's own.
+/// `text` is a schema in `/v1/responses`, and a prompt elsewhere.
+const OPAQUE_FIELDS: [&str; 6] =
+    ["functions", "logit_bias", "metadata", "response_format", "text", "tools"];
+
+/// Tools that the customer runs.
+const OWN_TOOLS: [&str; 2] = ["function", "custom"];
+
+/// Items of `/v1/responses` that have all their content in them.
+const OWN_ITEMS: [&str; 5] = [
+    "message",
+    "function_call",
+    "function_call_output",
+    "custom_tool_call",
+    "custom_tool_call_output",
+];
+
+impl Dialect {
+    /// What the request asks for.
+    pub(super) fn extras(self, body: &Map<String, Value>) -> Vec<Asked> {
+        let mut asked = Vec::new();
+        let mut ask = |extra, field: &str| asked.push(Asked { extra, field: field.to_owned() });
+        for (name, value) in body {
+            let known = EXTRA_FIELDS.iter().find(|(field, _)| field == name);
+            if let Some((_, extra)) = known
+                && is_asked(*extra, name, value)
+            {
+                ask(*extra, name);
+            }
+            if name == "input" && self == Dialect::Responses {
+                check_items(value, &mut ask);
+            }
+            let is_text = name == "text" && self != Dialect::Responses;
+            if is_text || !OPAQUE_FIELDS.contains(&name.as_str()) {
+                check_part(name, value, &mut ask);
+            }
+        }
+        asked
+    }
+}
+
+/// Does the field of this name ask for it?
+fn is_asked(extra: Extra, name: &str, value: &Value) -> bool {
+    match (name, value) {
+        (_, Value::Null | Value::Bool(false)) => false,
+        (_, Value::Array(values)) if name != "tools" => {
+            extra != Extra::PromptTemplate && !values.is_empty()
+        }
+        ("tools", Value::Array(tools)) => tools.iter().any(is_hosted),
+        ("service_tier", Value::String(tier)) => tier != "auto" && tier != "default",
+        ("prompt", Value::Object(prompt)) => get(prompt, "id").is_some(),
+        ("prompt", _) => false,
+        _ => true,
+    }
+}
+
+/// Does the upstream run the tool?
+fn is_hosted(tool: &Value) -> bool {
+    let Value::Object(tool) = tool else { return true };
+    match get(tool, "type") {
+        None => false,
+        Some(kind) => kind.as_str().is_none_or(|kind| !OWN_TOOLS.contains(&kind)),
+    }
+}
+
+/// Items that are kept by the upstream, or made by its tools.
+fn check_items(items: &Value, ask: &mut impl FnMut(Extra, &str)) {
+    let Value::Array(items) = items else { return };
+    for item in items {
+        let Value::Object(item) = item else { continue };
+        let kind = get(item, "type").filter(|kind| !kind.is_null());
+        let has = |name: &str| get(item, name).is_some_and(|value| !value.is_null());
+        let is_whole = match kind.map(|kind| kind.as_str().unwrap_or_default()) {
+            None | Some("message") => has("content"),
+            Some("reasoning") => has("encrypted_content"),
+            Some(kind) => OWN_ITEMS.contains(&kind),
+        };
+        if !is_whole {
+            ask(Extra::ItemReference, "input");
+        }
+    }
+}
+
+/// Files and other things that a part of a prompt names.
+fn check_part(field: &str, value: &Value, ask: &mut impl FnMut(Extra, &str)) {
+    match value {
+        Value::Object(part) => {
+            let text = |name: &str| get(part, name).and_then(Value::as_str).unwrap_or_default();
+            let kind = text("type");
+            if kind == "item_reference" {
+                ask(Extra::ItemReference, field);
+            }
+            for (name, value) in part {
+                let is_remote = |url: &str| !url.is_empty() && !url.starts_with("data:");
+                let url = match value {
+                    Value::String(url) => url.as_str(),
+                    Value::Object(inner) => get(inner, "url").and_then(Value::as_str).unwrap_or(""),
+                    _ => "",
+                };
+                match (name.as_str(), value) {
+                    (_, Value::Null) => {}
+                    ("file_id" | "file_ids", _) => ask(Extra::FileId, field),
+                    ("container" | "container_id", _) => ask(Extra::Container, field),
+                    ("file_url" | "audio_url" | "video_url", _) if is_remote(url) => {
+                        ask(Extra::FileUrl, field);
+                    }
+                    // Sound that the upstream keeps.
+                    ("audio", Value::Object(audio)) if get(audio, "data").is_none() => {
+                        if get(audio, "id").is_some() {
+                            ask(Extra::ItemReference, field);
+                        }
+                    }
+                    _ => {}
+                }
+                check_part(field, value, ask);
+            }
+        }
+        Value::Array(parts) => parts.iter().for_each(|part| check_part(field, part, ask)),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn asked(dialect: Dialect, body: &Value) -> Vec<Extra> {
+        let asked = dialect.extras(body.as_object().unwrap());
+        asked.into_iter().map(|asked| asked.extra).collect()
+    }
+
+    #[test]
+    fn what_cannot_be_known_before_the_call_is_found() {
+        let part = |part: Value| json!({ "messages": [{ "role": "user", "content": [part] }] });
+        for (body, extra) in [
+            (json!({ "background": true }), Extra::Background),
+            (json!({ "service_tier": "priority" }), Extra::ServiceTier),
+            (json!({ "service_tier": 1 }), Extra::ServiceTier),
+            (json!({ "tools": [{ "type": "web_search" }] }), Extra::HostedTools),
+            (json!({ "tools": [{ "type": "function" }, { "type": "mcp" }] }), Extra::HostedTools),
+            (json!({ "tools": [{ "Type": "file_search" }] }), Extra::HostedTools),
+            (json!({ "tools": "web_search" }), Extra::HostedTools),
+            (json!({ "web_search_options": {} }), Extra::HostedTools),
+            (json!({ "prompt": { "id": "p" } }), Extra::PromptTemplate),
+            (json!({ "previous_response_id": "r" }), Extra::PreviousResponse),
+            (json!({ "conversation": { "id": "c" } }), Extra::Conversation),
+            (json!({ "input": [{ "type": "item_reference", "id": "i" }] }), Extra::ItemReference),
+            (json!({ "input": [{ "id": "i" }] }), Extra::ItemReference),
+            (json!({ "input": [{ "type": null, "id": "i" }] }), Extra::ItemReference),
+            (
+                json!({ "input": [{ "type": "reasoning", "id": "i", "summary": [] }] }),
+                Extra::ItemReference,
+            ),
+            (
+                json!({ "input": [{ "type": "image_generation_call", "id": "i" }] }),
+                Extra::ItemReference,
+            ),
+            (part(json!({ "type": "file", "file": { "file_id": "f" } })), Extra::FileId),
+            (part(json!({ "type": "input_image", "file_id": "f" })), Extra::FileId),
+            (
+                part(json!({ "type": "input_file", "file_url": "https://a.example" })),
+                Extra::FileUrl,
+            ),
+            (
+                part(json!({ "type": "video_url", "video_url": { "url": "https://a.example" } })),
+                Extra::FileUrl,
+            ),
+            (
+                json!({ "messages": [{ "role": "assistant", "audio": { "id": "a" } }] }),
+                Extra::ItemReference,
+            ),
+            (json!({ "container": "c" }), Extra::Container),
+        ] {
+            assert!(asked(Dialect::Responses, &body).contains(&extra), "{body}");
+        }
+    }
+
+    #[test]
+    fn usual_requests_ask_for_nothing_of_the_kind() {
+        for body in [
+            json!({ "messages": [{ "role": "user", "content": "Hello!" }], "background": false }),
+            json!({ "service_tier": "auto", "previous_response_id": null, "tools": [] }),
+            json!({ "prompt": "Hello!" }),
+            json!({ "prompt": ["Hello!", "Hello!"] }),
+            json!({ "tools": [{ "type": "function", "function": { "name": "f", "parameters": {
+                "properties": { "file_id": { "type": "string" } } } } }] }),
+            json!({ "tools": [{ "type": "custom", "name": "c" }] }),
+            json!({ "tools": [{ "name": "t", "input_schema": {} }] }),
+            json!({ "input": [
+                { "role": "user", "content": [{ "type": "input_text", "text": "Hello!" }] },
+                { "type": "message", "id": "m", "role": "assistant", "content": [] },
+                { "type": "reasoning", "id": "r", "summary": [], "encrypted_content": "x" },
+                { "type": "function_call", "id": "f", "call_id": "c", "name": "n", "arguments": "{}" },
+                { "type": "function_call_output", "call_id": "c", "output": "1" },
+            ] }),
+            json!({ "messages": [{ "role": "user", "content": [
+                { "type": "image_url", "image_url": { "url": "https://a.example/b.png" } },
+                { "type": "input_audio", "input_audio": { "data": "AAAA", "format": "wav" } },
+                { "type": "file", "file": { "filename": "a.pdf", "file_data": "data:x;base64,AA" } },
+            ] }] }),
+            json!({ "metadata": { "file_id": "mine" } }),
+        ] {
+            assert_eq!(asked(Dialect::Responses, &body), [], "{body}");
+        }
+    }
+}
