@@ -27,7 +27,7 @@ const BYTES_PER_TOKEN: usize = 4;
 /// What a call costs, and how its tokens were counted.
 #[derive(Clone, Copy)]
 pub(super) struct Cost {
-    pub(super) cost: Credits,
+    pub(super) amount: Credits,
     pub(super) usage: TokenUsage,
     pub(super) tally: Tally,
 }
@@ -52,7 +52,7 @@ pub(super) async fn cost(gateway: &Gateway, charged: &mut ChargedCall, evidence:
     if is_clamped {
         tracing::warn!(charge = %charged.id(), %cost, held = %charged.held(), "clamped");
     }
-    Cost { cost, usage, tally: if is_clamped { Tally::Clamped } else { tally } }
+    Cost { amount: cost, usage, tally: if is_clamped { Tally::Clamped } else { tally } }
 }
 
 /// Extends the hold to what is owed, as far as the balance goes.

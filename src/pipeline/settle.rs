@@ -53,7 +53,7 @@ pub(super) async fn close(
             let owed = evidence_of_prompt(&charged).filter(|_| failure == Failure::Abandoned);
             let (outcome, usage) = match owed {
                 Some(owed) => {
-                    let Cost { cost, usage: tokens, tally } =
+                    let Cost { amount: cost, usage: tokens, tally } =
                         cost(gateway, &mut charged, owed).await;
                     let (prompt_tokens, completion_tokens) = (tokens.prompt, tokens.completion);
                     let counted = UsageRecord { prompt_tokens, completion_tokens, tally, ..usage };
@@ -96,7 +96,7 @@ async fn close_whole(
     let is_delivered = whole.status.is_success()
         || matches!(reported, Reported::Given(usage) if usage.total() > 0);
     let (outcome, record) = if is_delivered {
-        let Cost { cost, usage, tally } = cost(gateway, &mut charged, evidence).await;
+        let Cost { amount: cost, usage, tally } = cost(gateway, &mut charged, evidence).await;
         let (prompt_tokens, completion_tokens) = (usage.prompt, usage.completion);
         let record = UsageRecord { prompt_tokens, completion_tokens, tally, ..record };
         (Outcome::Delivered { cost }, record)

@@ -34,10 +34,10 @@ impl Relay {
         let is_delivered = !self.delivered.is_empty() || evidence.heard != Heard::UntilItBroke;
         let (outcome, Cost { usage, tally, .. }) = if is_delivered {
             let cost = cost(&self.gateway, &mut self.charged, evidence).await;
-            (Outcome::Delivered { cost: cost.cost }, cost)
+            (Outcome::Delivered { cost: cost.amount }, cost)
         } else {
             let (usage, tally) = evidence.tally();
-            (Outcome::Failed, Cost { cost: Credits::ZERO, usage, tally })
+            (Outcome::Failed, Cost { amount: Credits::ZERO, usage, tally })
         };
         let ending = match end {
             End::Completed if has_left => Ending::ClientLeftDrained,

@@ -60,14 +60,13 @@ impl Dialect {
 /// Does the field of this name ask for it?
 fn is_asked(extra: Extra, name: &str, value: &Value) -> bool {
     match (name, value) {
-        (_, Value::Null | Value::Bool(false)) => false,
         (_, Value::Array(values)) if name != "tools" => {
             extra != Extra::PromptTemplate && !values.is_empty()
         }
         ("tools", Value::Array(tools)) => tools.iter().any(is_hosted),
         ("service_tier", Value::String(tier)) => tier != "auto" && tier != "default",
         ("prompt", Value::Object(prompt)) => get(prompt, "id").is_some(),
-        ("prompt", _) => false,
+        ("prompt", _) | (_, Value::Null | Value::Bool(false)) => false,
         _ => true,
     }
 }
@@ -123,10 +122,10 @@ fn check_part(field: &str, value: &Value, ask: &mut impl FnMut(Extra, &str)) {
                         ask(Extra::FileUrl, field);
                     }
                     // Sound that the upstream keeps.
-                    ("audio", Value::Object(audio)) if get(audio, "data").is_none() => {
-                        if get(audio, "id").is_some() {
-                            ask(Extra::ItemReference, field);
-                        }
+                    ("audio", Value::Object(audio))
+                        if get(audio, "data").is_none() && get(audio, "id").is_some() =>
+                    {
+                        ask(Extra::ItemReference, field);
                     }
                     _ => {}
                 }

@@ -186,14 +186,11 @@ impl Transcript {
             return Piece { passed: Some(frame), content, is_end: false };
         };
         if self.dialect == Dialect::Responses {
-            let read = self.read_response(event, &fields);
-            return match read {
-                Some(piece) => piece,
-                None => {
-                    let content = self.response_content(&data);
-                    Piece { passed: Some(frame), content, is_end: false }
-                }
-            };
+            if let Some(piece) = self.read_response(event, &fields) {
+                return piece;
+            }
+            let content = self.response_content(&data);
+            return Piece { passed: Some(frame), content, is_end: false };
         }
         if self.head.is_none() {
             let names = ["id", "object", "created", "model", "system_fingerprint"];
