@@ -104,7 +104,7 @@ fn payments(app: &App) -> String {
     if all.is_empty() { "no provider".to_owned() } else { all.join(", ") }
 }
 
-fn tls_acceptor(certificate: &Certificate) -> anyhow::Result<TlsAcceptor> {
+fn tls_acceptor(certificate: &Arc<Certificate>) -> anyhow::Result<TlsAcceptor> {
     let mut config = certificate.server_config()?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
@@ -156,7 +156,7 @@ pub(super) fn http_server(
     let address = listener.local_addr().context("cannot listen")?;
     let stopping = server.graceful_shutdown_signal();
     let is_tls = certificate.is_some();
-    let acceptor = certificate.map(|certificate| tls_acceptor(certificate)).transpose()?;
+    let acceptor = certificate.map(tls_acceptor).transpose()?;
     // As `actix_web::HttpServer` does it, with a layer of our own below HTTP.
     let server = server.listen("api", listener, move || {
         let stopping = stopping.clone();
