@@ -6,7 +6,7 @@
 //! 1. the time to the first chunk with 200 concurrent streams, each of 20 chunks 20 ms apart;
 //! 2. streams of 100 chunks without pauses, 64 at once;
 //! 3. the server's memory with 5,000 open streams, whose readers either keep up with a slow
-//!   upstream or do not read what a fast upstream sends.
+//!    upstream or do not read what a fast upstream sends.
 //!
 //! `ROUND_SECONDS`, `ROUNDS` and `OPEN_STREAMS` change the lengths.
 #![expect(
@@ -267,17 +267,21 @@ async fn open(server: &Server, keys: &[String], shape: Shape, count: usize, read
     resident
 }
 
+/// The settings of the server. All clients have one address, and some do not read.
+fn settings(upstream: &str) -> [(&str, &str); 4] {
+    [
+        ("POLYSYSTEMS_UPSTREAMS__V1__URL", upstream),
+        ("POLYSYSTEMS_HOLDS__READER_SECONDS", "3600"),
+        ("POLYSYSTEMS_SERVER__CONNECTIONS_PER_ADDRESS_MAX", "100000"),
+        ("POLYSYSTEMS_SERVER__TRANSFER_RATE_MIN", "0"),
+    ]
+}
+
 fn main() {
     let folder = tempfile::tempdir().unwrap().keep();
     let upstream = upstream();
     let nginx = Running::nginx(&folder, upstream.trim_start_matches("http://"));
-    let settings = [
-        ("POLYSYSTEMS_UPSTREAMS__V1__URL", upstream.as_str()),
-        ("POLYSYSTEMS_HOLDS__READER_SECONDS", "3600"),
-        // All clients have one address, and some do not read.
-        ("POLYSYSTEMS_SERVER__CONNECTIONS_PER_ADDRESS_MAX", "100000"),
-        ("POLYSYSTEMS_SERVER__TRANSFER_RATE_MIN", "0"),
-    ];
+    let settings = settings(&upstream);
     let mut cases = vec![("direct".to_owned(), upstream.clone(), vec!["x".to_owned()])];
     match &nginx {
         Some(nginx) => {
