@@ -207,7 +207,8 @@ mod tests {
 
     #[test]
     fn credits_are_given_away_unasked_only_where_nothing_is_sold() {
-        let all: [(&str, &dyn Fn(&mut Settings), SandboxPayments); 13] = [
+        type Change<'c> = &'c dyn Fn(&mut Settings);
+        let all: [(&str, Change<'_>, SandboxPayments); 13] = [
             ("quick start", &|_| (), SandboxPayments::Direct),
             ("v6", &|it| it.server.bind = "[::1]:8080".parse().unwrap(), SandboxPayments::Direct),
             ("all", &|it| it.server.bind = "0.0.0.0:1".parse().unwrap(), SandboxPayments::Off),

@@ -327,7 +327,7 @@ mod tests {
         for text in [
             format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n{date}\r\n\r\n"),
             format!("HTTP/1.1 400 Bad Request\r\ncontent-length: 10\r\n{date}\r\n\r\n"),
-            format!("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nx-request-id: 1\r\n\r\n"),
+            "HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\nx-request-id: 1\r\n\r\n".to_owned(),
             format!("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n{date}\r\n\r\n{{}}"),
             "{}".to_owned(),
         ] {

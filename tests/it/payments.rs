@@ -132,7 +132,8 @@ async fn the_sandbox_provider_can_be_off(database: Database) {
 /// What a stranger tried behind a proxy that nobody had told the server of: their own credits,
 /// spent at the real upstream.
 async fn nobody_gives_themselves_credits_where_something_is_sold(database: Database) {
-    let changes: [(&str, fn(&mut Settings)); 4] = [
+    type Change = fn(&mut Settings);
+    let changes: [(&str, Change); 4] = [
         ("upstream", |it| it.upstreams.v1.url = Some("http://127.0.0.1:9".into())),
         ("stripe", |it| it.payments.stripe.secret_key = secret("sk_test_1")),
         ("x402", |it| it.payments.x402.facilitator_url = Some("http://127.0.0.1:9".into())),

@@ -92,7 +92,7 @@ async fn leave_at_once(upstream: &Upstream, request: Request) {
 
 /// A hundred words after 20,000 tokens of thinking.
 fn thought(pause_first: bool) -> Script {
-    let pause = Step::Pause(Duration::from_millis(1_000));
+    let pause = Step::Pause(Duration::from_secs(1));
     let usage = usage_and_done(&json!({ "prompt_tokens": 9, "completion_tokens": 20_100 }));
     let words = vec![word(" word"); 100];
     let mut steps = if pause_first { vec![pause.clone()] } else { Vec::new() };
