@@ -389,7 +389,8 @@ fn paid_operation(rule: &PriceRule, method: &str, path: &str) -> Operation {
         .tag(PAID)
         .summary(Some(format!("Costs {price}")))
         .description(Some(format!(
-            "Rate limits: class `{}`. What an upstream answers is passed on with its own status.",
+            "Rate limits: class `{}`. What an upstream answers is passed on with its own status; its \
+             redirects and failures are answered 502 or 504.",
             rule.class.name()
         )))
         .security(SecurityRequirement::new("api_key", Vec::<String>::new()))
@@ -398,7 +399,7 @@ fn paid_operation(rule: &PriceRule, method: &str, path: &str) -> Operation {
         .response("400", refused)
         .response("401", error("No API key, or none that is valid"))
         .response("402", error("Not enough credits, or a spending limit is reached"))
-        .response("403", error("The account is suspended"))
+        .response("403", error("The account is suspended, or the key may not make this call"))
         .response(
             "409",
             error("The first request with this Idempotency-Key still runs, or its answer was not kept"),

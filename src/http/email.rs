@@ -27,7 +27,7 @@ pub(super) struct EmailTokenBody {
 }
 
 /// Verifies an address by the token that was sent to it. The first verification ends every session,
-/// API key, webhook and second factor that was made before it.
+/// API key, webhook, second factor, automatic top-up and saved payment method from before it.
 #[utoipa::path(post, path = "/api/auth/verify-email", tag = "auth", request_body = EmailTokenBody, responses(
     (status = 200, description = "Verified", body = MessageAnswer),
     (status = 400, description = "A field is not valid, or the token is not", body = ErrorBody),
@@ -108,7 +108,8 @@ pub(super) struct ResetPasswordBody {
 }
 
 /// Resets the password with the token that was sent for it, and ends every session of the user. If
-/// the address was not verified, it also ends every API key, webhook and second factor.
+/// the address was not verified, it also ends every API key, webhook, second factor, automatic
+/// top-up and saved payment method.
 #[utoipa::path(post, path = "/api/auth/reset-password", tag = "auth", request_body = ResetPasswordBody, responses(
     (status = 200, description = "Set", body = MessageAnswer),
     (status = 400, description = "A field is not valid, or the token is not", body = ErrorBody),

@@ -114,7 +114,7 @@ fn endpoint_id(text: &str) -> Result<EndpointId, ApiError> {
 #[utoipa::path(post, path = "/api/webhooks", tag = "webhooks", security(("jwt" = [])),
     request_body = EndpointBody, responses(
     (status = 201, description = "The endpoint, with its secret", body = EndpointWithSecret),
-    (status = 403, description = "The user's email address must be verified first", body = ErrorBody),
+    (status = 403, description = "The user is suspended, or their email address must be verified first", body = ErrorBody),
     (status = 409, description = "The account has reached its limit of webhooks", body = ErrorBody),
 ))]
 pub(super) async fn add(

@@ -26,7 +26,7 @@ use bodies::{CreateKeyBody, CreatedKey, EditKeyBody, RotateKeyBody, RotatedKey};
 #[utoipa::path(post, path = "/api/keys", tag = "keys", security(("jwt" = [])),
     request_body = CreateKeyBody, responses(
     (status = 201, description = "The key with its value, which is shown this once", body = CreatedKey),
-    (status = 403, description = "The user's email address must be verified first", body = ErrorBody),
+    (status = 403, description = "The user is suspended, or their email address must be verified first", body = ErrorBody),
     (status = 409, description = "The account has reached its limit of keys, or the first request with \
         this Idempotency-Key still runs", body = ErrorBody),
     (status = 422, description = "The Idempotency-Key was used for another request", body = ErrorBody),
