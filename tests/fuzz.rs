@@ -15,7 +15,7 @@
 
 use std::cell::Cell;
 use std::fmt::{Debug, Write as _};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -955,7 +955,9 @@ fn paths_and_addresses() {
             |address: &IpAddr| ["10.0.0.1", "10.0.0.2"].contains(&address.to_string().as_str());
         let mut chain = vec![peer];
         for text in values().collect::<Vec<_>>().join(",").rsplit(',') {
-            match text.trim().parse::<IpAddr>() {
+            let text = text.trim();
+            let with_port = || text.parse::<SocketAddr>().map(|address| address.ip());
+            match text.parse::<IpAddr>().or_else(|_| with_port()) {
                 Ok(address) if chain.iter().all(is_ours) => chain.push(address.to_canonical()),
                 _ => break,
             }

@@ -62,6 +62,8 @@ pub enum Extra {
     PromptTemplate,
     /// A file that the upstream fetches.
     FileUrl,
+    /// Other models beside the one that the request names.
+    OtherModels,
     /// An earlier answer that the upstream remembers.
     PreviousResponse,
     /// A conversation that the upstream remembers.
@@ -76,12 +78,13 @@ pub enum Extra {
 
 impl Extra {
     /// All of them.
-    pub const ALL: [Extra; 10] = [
+    pub const ALL: [Extra; 11] = [
         Extra::Background,
         Extra::ServiceTier,
         Extra::HostedTools,
         Extra::PromptTemplate,
         Extra::FileUrl,
+        Extra::OtherModels,
         Extra::PreviousResponse,
         Extra::Conversation,
         Extra::ItemReference,
@@ -98,6 +101,7 @@ impl Extra {
             Extra::HostedTools => "hosted_tools",
             Extra::PromptTemplate => "prompt",
             Extra::FileUrl => "file_url",
+            Extra::OtherModels => "other_models",
             Extra::PreviousResponse => "previous_response_id",
             Extra::Conversation => "conversation",
             Extra::ItemReference => "item_reference",
@@ -123,7 +127,7 @@ impl Extra {
     /// Can it fill the model's context window with text that is not seen here?
     #[must_use]
     pub const fn fills_the_context(self) -> bool {
-        !matches!(self, Extra::Background | Extra::ServiceTier)
+        !matches!(self, Extra::Background | Extra::ServiceTier | Extra::OtherModels)
     }
 }
 

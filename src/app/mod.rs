@@ -57,7 +57,7 @@ mod jobs;
 mod serve;
 
 use drain::{STOP_MAX, drain, finish, give_up, within};
-use serve::{announce, http_server, listen, serve_metrics};
+use serve::{announce, http_server, listen, serve_metrics, warn_of_given_credits};
 
 const MICROS_PER_HOUR: i64 = 3_600_000_000;
 /// The runtime of the database and of password hashes.
@@ -95,6 +95,7 @@ async fn run(
     // First of all, so that a second start by mistake ends here and takes nothing over.
     let listener = listen(settings.server.bind)?;
     let address = listener.local_addr()?;
+    let metrics_listener = settings.server.metrics_bind.map(listen).transpose()?;
     // Before the database is made or migrated: what else can be wrong with the settings.
     let certificate = certificate(&settings)?;
     let store = open_store(&settings, database.clone()).await?;
@@ -133,9 +134,10 @@ async fn run(
         .usage
         .keep_days
         .map(|days| actix::spawn(jobs::forget_usage(app.clone().into_inner(), days)));
-    if let Some(bind) = settings.server.metrics_bind {
-        serve_metrics(bind, &app)?;
+    if let Some(listener) = metrics_listener {
+        serve_metrics(listener, &app)?;
     }
+    actix::spawn(warn_of_given_credits(app.clone()));
     listening(address);
     let is_fenced = tokio::select! {
         () = stop => false,

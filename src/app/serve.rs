@@ -20,6 +20,7 @@ use super::least_rate;
 use crate::actors::ActorThreads;
 use crate::config::{EmailTransport, SandboxPayments, ServerSettings, Settings};
 use crate::http::{self, App, Connection, ConnectionLimits};
+use crate::payments::SANDBOX;
 use crate::tls::Certificate;
 use crate::upstream;
 
@@ -69,6 +70,21 @@ pub(super) fn announce(app: &App, settings: &Settings, address: SocketAddr) {
     tracing::info!(
         "listening on {scheme}://{address}, documentation on {scheme}://{address}/docs/"
     );
+}
+
+/// Warns if the sandbox gave credits that can be spent where something is sold now.
+pub(super) async fn warn_of_given_credits(app: Data<App>) {
+    if app.payments.sandbox != SandboxPayments::Off {
+        return;
+    }
+    match app.payments.store.has_credited(SANDBOX).await {
+        Ok(false) => {}
+        Ok(true) => tracing::warn!(
+            "accounts of this database have credits that the sandbox payment provider gave away; if customers \
+             are to pay, begin with a new database, or take them back with `polysystems user credit` and a negative amount"
+        ),
+        Err(error) => tracing::warn!(%error, "cannot look for payments by the sandbox"),
+    }
 }
 
 /// Where the calls of each group go, without credentials.
@@ -188,7 +204,8 @@ pub(super) fn http_server(
 }
 
 /// Serves the metrics on an address of their own.
-pub(super) fn serve_metrics(bind: SocketAddr, app: &Data<App>) -> anyhow::Result<()> {
+pub(super) fn serve_metrics(listener: TcpListener, app: &Data<App>) -> anyhow::Result<()> {
+    let bind = listener.local_addr()?;
     if !bind.ip().is_loopback() && app.metrics_token.is_none() {
         tracing::warn!(%bind, "anyone who reaches this address can read the metrics; set server.metrics_token to require a token");
     }
@@ -199,7 +216,7 @@ pub(super) fn serve_metrics(bind: SocketAddr, app: &Data<App>) -> anyhow::Result
     })
     .workers(1)
     .disable_signals()
-    .bind(bind)
+    .listen(listener)
     .with_context(|| format!("cannot listen on {bind}, server.metrics_bind"))?;
     // Until the process ends: a drain is worth watching.
     actix::spawn(server.run());

@@ -43,7 +43,8 @@ pub struct PriceSetting {
     #[serde(default)]
     pub context_tokens_of: BTreeMap<String, u64>,
     /// What requests may ask for though its cost cannot be known before the call: `background`,
-    /// `service_tier`, `hosted_tools`, `prompt` (a prompt that the upstream keeps) and `file_url`.
+    /// `service_tier`, `other_models`, `hosted_tools`, `prompt` (a prompt that the upstream keeps)
+    /// and `file_url`.
     /// All else of the kind is refused. For the last three a whole context window is held.
     #[serde(default)]
     pub sells: Vec<String>,

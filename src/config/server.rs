@@ -194,7 +194,8 @@ impl LogSettings {
             let level = level.to_ascii_lowercase();
             return Ok(match level.as_str() {
                 "off" | "error" | "warn" => level,
-                _ => format!("warn,polysystems={level}"),
+                // Of each malformed head of a stranger the HTTP library makes an error.
+                _ => format!("warn,actix_http::h1::dispatcher=off,polysystems={level}"),
             });
         }
         // A single word that is no level would be taken for the name of a module, and everything

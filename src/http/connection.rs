@@ -67,7 +67,7 @@ impl ConnectionLimits {
 pub struct ConnectionState {
     /// Requests that are handled, or whose stream is on its way.
     busy: Cell<usize>,
-    /// Requests that have come.
+    /// Beginnings and ends of requests.
     requests: Cell<usize>,
     /// The connection's place in the limit of its address, until a paid call has come on it.
     share: RefCell<Option<AddressShare>>,
@@ -80,6 +80,8 @@ pub struct Busy(Rc<ConnectionState>);
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.busy.set(self.0.busy.get().saturating_sub(1));
+        // What had come before its end was of this request, and begins no head.
+        self.0.requests.set(self.0.requests.get().wrapping_add(1));
     }
 }
 
@@ -118,7 +120,7 @@ pub struct Connection<T> {
     io: T,
     state: Rc<ConnectionState>,
     limits: Arc<ConnectionLimits>,
-    /// Requests that had come when the last bytes were looked at.
+    /// Beginnings and ends of requests when the last bytes were looked at.
     seen: usize,
     /// Bytes have come that may be the beginning of a head.
     has_begun_head: bool,

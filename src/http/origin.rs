@@ -1,7 +1,7 @@
 //! Checks of a request's path, of the client's address and of the way between, before any of them
 //! is trusted.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Does the path mean the same to this server, which prices it, and to the upstream, which serves
 /// it? It has no dot segments, no empty ones, and no encoded separator or dot.
@@ -38,7 +38,12 @@ pub fn forwarded_address<'v>(
     forwarded
         .iter()
         .rev()
-        .map_while(|address| address.trim().parse::<IpAddr>().ok())
+        .map_while(|address| {
+            let text = address.trim();
+            // Some proxies write the port too.
+            let with_port = || text.parse::<SocketAddr>().map(|address| address.ip());
+            text.parse::<IpAddr>().or_else(|_| with_port()).ok()
+        })
         .map(|address| address.to_canonical())
         .find(|address| !is_trusted(address))
         .unwrap_or(peer)

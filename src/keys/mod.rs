@@ -254,7 +254,7 @@ impl Keys {
             on_record(&self.gateway, receipt, first).await?;
             // A proof of the address ends the sessions, and then the keys that it finds. One that
             // was made meanwhile, for a session that has ended, must not outlive it.
-            if self.store.users.find_by_session(session, at).await?.is_none() {
+            if !self.store.users.is_session_alive(user, session, at).await? {
                 self.end(user, &EndedKey { id, account, digest }, origin_of_end).await;
                 return Err(KeysError::SessionEnded);
             }
@@ -304,7 +304,7 @@ impl Keys {
         let listing = self.find(user, key).await?;
         let act = self.act(origin, user, ActKind::KeyRevoked, key);
         self.change(listing.account, key, KeyChange::Revoke, act, ()).await?;
-        self.gateway.keys.forget(listing.digest);
+        self.forget(key, listing.digest).await?;
         Ok(KeyListing { is_active: false, ..listing })
     }
 
@@ -332,7 +332,7 @@ impl Keys {
         let listing = self.find(user, key).await?;
         let act = self.act(origin, user, ActKind::KeyDeleted, key);
         self.change(listing.account, key, KeyChange::Delete, act, ()).await?;
-        self.gateway.keys.forget(listing.digest);
+        self.forget(key, listing.digest).await?;
         Ok(())
     }
 

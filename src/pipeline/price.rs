@@ -86,7 +86,12 @@ impl Generation {
     /// what the call costs.
     pub(super) fn is_heard_out(&self, policy: OnDisconnect) -> bool {
         match policy {
-            OnDisconnect::Auto => self.may_hide,
+            // To its usage also if a bound of a file is more than the rest can cost.
+            OnDisconnect::Auto => {
+                let Demand { completion_tokens_max, choices, .. } = self.demand;
+                let rest = completion_tokens_max.saturating_mul(choices);
+                self.may_hide || self.request.prompt.unseen > rest
+            }
             OnDisconnect::Drain => true,
             OnDisconnect::Cancel => false,
         }

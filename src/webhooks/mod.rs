@@ -160,7 +160,7 @@ impl Webhooks {
         }
         // A proof of the address ends the sessions and webhooks of before. One that was added
         // meanwhile, for a session that has ended, must not outlive it.
-        if self.users.find_by_session(session, at).await?.is_none() {
+        if !self.users.is_session_alive(user, session, at).await? {
             let act = ending.act(Uuid::now_v7(), user, ActKind::WebhookDeleted, at);
             self.store.delete_endpoint(account, id, act.to(id.to_string())).await?;
             return Err(KeysError::SessionEnded.into());

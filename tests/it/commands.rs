@@ -562,6 +562,13 @@ fn what_is_wrong_is_told_in_one_line_that_names_it() {
             1,
             &["cannot listen on", &busy, "in use"],
         ),
+        // Before it asks the database, and so before it takes anything over.
+        (
+            &[("POLYSYSTEMS_SERVER__METRICS_BIND", &busy), ("POLYSYSTEMS_DATABASE__URL", &nowhere)],
+            &["serve"],
+            1,
+            &["cannot listen on", &busy, "in use"],
+        ),
         (
             &[("POLYSYSTEMS_DATABASE__URL", &nowhere)],
             &["serve"],

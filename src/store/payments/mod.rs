@@ -68,6 +68,20 @@ impl PaymentStore {
             .await
     }
 
+    /// Was any payment of this provider credited? Reads the whole table if none was.
+    pub async fn has_credited(&self, provider: &'static str) -> Result<bool, StoreError> {
+        self.database
+            .run(move |database| async move {
+                let row = payment::Entity::find()
+                    .filter(payment::Column::Provider.eq(provider))
+                    .filter(payment::Column::Status.eq(PaymentStatus::Confirmed.code()))
+                    .one(&database.read)
+                    .await?;
+                Ok(row.is_some())
+            })
+            .await
+    }
+
     /// One payment.
     pub async fn find(&self, id: PaymentId) -> Result<Option<Payment>, StoreError> {
         self.database

@@ -68,7 +68,9 @@ pub(super) async fn prove(
         WHERE account_id IN (SELECT id FROM account WHERE user_id = $1) AND NOT is_revoked";
     const WEBHOOKS: &str = "UPDATE webhook_endpoint SET is_enabled = FALSE, deleted_at = $2
         WHERE account_id IN (SELECT id FROM account WHERE user_id = $1) AND deleted_at IS NULL";
-    const REST: [&str; 3] = [
+    // The addresses of whoever was here before are not known addresses of the user any more.
+    const REST: [&str; 4] = [
+        "UPDATE session SET address = '' WHERE user_id = $1",
         "DELETE FROM recovery_code WHERE user_id = $1",
         "UPDATE auto_top_up SET is_enabled = FALSE, is_told = TRUE WHERE user_id = $1",
         "DELETE FROM customer WHERE user_id = $1",

@@ -107,6 +107,31 @@ impl UserStore {
             .await
     }
 
+    /// Does the session live, at a moment that comes completely before or after each first proof of
+    /// the user's address? A proof locks the user's row first, and then ends what it finds.
+    pub async fn is_session_alive(
+        &self,
+        user: UserId,
+        id: SessionId,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        const LOCK: &str = "UPDATE users SET token_version = token_version WHERE id = $1";
+        self.database
+            .run_write(move |database| async move {
+                let transaction = begin_write(&database.write).await?;
+                execute(&transaction, LOCK, vec![user.0.into()]).await?;
+                let found = session::Entity::find_by_id(id.0)
+                    .filter(session::Column::UserId.eq(user.0))
+                    .filter(session::Column::EndedAt.is_null())
+                    .filter(session::Column::ExpiresAt.gt(now.micros()))
+                    .one(&transaction)
+                    .await?;
+                transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
+                Ok(found.is_some())
+            })
+            .await
+    }
+
     /// Uses a refresh token, and inserts its successor.
     pub async fn refresh_session(
         &self,

@@ -18,8 +18,16 @@ pub struct Asked {
 
 /// Fields of the body in which nothing is looked for: schemas, and names of the customer's own.
 /// `text` is a schema in `/v1/responses`, and a prompt elsewhere.
-const OPAQUE_FIELDS: [&str; 6] =
-    ["functions", "logit_bias", "metadata", "response_format", "text", "tools"];
+const OPAQUE_FIELDS: [&str; 8] = [
+    "functions",
+    "guided_json",
+    "logit_bias",
+    "metadata",
+    "response_format",
+    "structured_outputs",
+    "text",
+    "tools",
+];
 
 /// Tools that the customer runs.
 const OWN_TOOLS: [&str; 2] = ["function", "custom"];
@@ -117,6 +125,8 @@ fn check_part(field: &str, value: &Value, ask: &mut impl FnMut(Extra, &str)) {
                 match (name.as_str(), value) {
                     (_, Value::Null) => {}
                     ("file_id" | "file_ids", _) => ask(Extra::FileId, field),
+                    // vLLM takes it for the content of an image or sound, whoever sent that.
+                    ("uuid", _) => ask(Extra::ItemReference, field),
                     ("container" | "container_id", _) => ask(Extra::Container, field),
                     ("file_url" | "audio_url" | "video_url", _) if is_remote(url) => {
                         ask(Extra::FileUrl, field);
@@ -189,6 +199,13 @@ mod tests {
                 Extra::ItemReference,
             ),
             (json!({ "container": "c" }), Extra::Container),
+            (
+                part(json!({ "type": "image_url", "image_url": null, "uuid": "u" })),
+                Extra::ItemReference,
+            ),
+            (json!({ "kv_transfer_params": { "a": 1 } }), Extra::ItemReference),
+            (json!({ "models": ["a", "b"] }), Extra::OtherModels),
+            (json!({ "fallbacks": ["b"] }), Extra::OtherModels),
         ] {
             assert!(asked(Dialect::Responses, &body).contains(&extra), "{body}");
         }
@@ -217,7 +234,9 @@ mod tests {
                 { "type": "input_audio", "input_audio": { "data": "AAAA", "format": "wav" } },
                 { "type": "file", "file": { "filename": "a.pdf", "file_data": "data:x;base64,AA" } },
             ] }] }),
-            json!({ "metadata": { "file_id": "mine" } }),
+            json!({ "metadata": { "file_id": "mine" }, "models": [] }),
+            json!({ "structured_outputs": { "json": { "properties": {
+                "file_id": { "type": "string" }, "uuid": { "type": "string" } } } } }),
         ] {
             assert_eq!(asked(Dialect::Responses, &body), [], "{body}");
         }

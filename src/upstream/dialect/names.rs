@@ -36,16 +36,23 @@ pub(super) const REASONING_FIELDS: [&str; 8] = [
 ];
 
 /// Fields that ask for something whose cost cannot be known before the call.
-pub(super) const EXTRA_FIELDS: [(&str, Extra); 16] = [
+pub(super) const EXTRA_FIELDS: [(&str, Extra); 22] = [
     ("background", Extra::Background),
     ("container", Extra::Container),
     ("conversation", Extra::Conversation),
     ("file_id", Extra::FileId),
     ("file_ids", Extra::FileId),
+    // What vLLM keeps of earlier requests, whoever sent them.
+    ("ec_transfer_params", Extra::ItemReference),
     ("enable_search", Extra::HostedTools),
+    ("fallbacks", Extra::OtherModels),
+    ("kv_transfer_params", Extra::ItemReference),
     ("mcp_servers", Extra::HostedTools),
+    ("models", Extra::OtherModels),
     ("plugins", Extra::HostedTools),
+    ("preset", Extra::OtherModels),
     ("previous_response_id", Extra::PreviousResponse),
+    ("route", Extra::OtherModels),
     ("search_parameters", Extra::HostedTools),
     ("service_tier", Extra::ServiceTier),
     ("tool_resources", Extra::HostedTools),
@@ -74,7 +81,7 @@ const OTHER_FIELDS: [&str; 14] = [
 ];
 
 /// Fields of the parts of a prompt that are read.
-const PART_FIELDS: [&str; 18] = [
+const PART_FIELDS: [&str; 19] = [
     "audio",
     "container",
     "container_id",
@@ -93,11 +100,20 @@ const PART_FIELDS: [&str; 18] = [
     "text",
     "type",
     "url",
+    "uuid",
 ];
 
 /// Fields of the body whose parts have names of the customer's own.
-const OWN_NAMES: [&str; 6] =
-    ["functions", "logit_bias", "metadata", "response_format", "text", "tools"];
+const OWN_NAMES: [&str; 8] = [
+    "functions",
+    "guided_json",
+    "logit_bias",
+    "metadata",
+    "response_format",
+    "structured_outputs",
+    "text",
+    "tools",
+];
 
 /// The name without case, as Unicode folds it.
 pub(super) fn folded(name: &str) -> Cow<'_, str> {

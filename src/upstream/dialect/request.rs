@@ -34,11 +34,39 @@ fn thinking_tokens(body: &Map<String, Value>) -> u64 {
 
 /// Does the request ask for tokens that the answer need not show as text?
 fn asks_for_hidden_tokens(body: &Map<String, Value>) -> bool {
-    let is_named = |name: &&str| body.get(*name).is_some_and(|value| !value.is_null());
+    let is_asked = |name: &&str| body.get(*name).is_some_and(|value| asks_to_think(name, value));
     let is_other = |kind: &Value| kind.as_str() != Some("text");
     let kinds = body.get("modalities").and_then(Value::as_array);
-    REASONING_FIELDS.iter().chain(&["audio"]).any(is_named)
+    REASONING_FIELDS.iter().chain(&["audio", "models", "fallbacks"]).any(is_asked)
         || kinds.is_some_and(|kinds| kinds.iter().any(is_other))
+}
+
+/// Does the field ask for reasoning? It may also switch it off. What is only not shown is asked
+/// for.
+fn asks_to_think(name: &str, value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(is_on) => *is_on || name == "include_reasoning",
+        Value::String(effort) => effort != "none",
+        Value::Number(budget) => budget.as_u64() != Some(0),
+        Value::Object(fields) => match fields.iter().next() {
+            Some((inner, value)) if fields.len() == 1 => match inner.as_str() {
+                "type" => value != "disabled",
+                "effort" => value != "none",
+                "enabled" | "enable_thinking" | "thinking" => value != &Value::Bool(false),
+                _ => true,
+            },
+            _ => true,
+        },
+        Value::Array(_) => true,
+    }
+}
+
+/// Models that refuse `max_tokens`: OpenAI's reasoning models. The name may begin with that of a
+/// provider.
+fn wants_completion_limit(model: &str) -> bool {
+    let name = model.rsplit('/').next().unwrap_or(model);
+    ["o1", "o3", "o4", "gpt-5"].iter().any(|family| name.starts_with(family))
 }
 
 /// A token-priced request, as far as it is read.
@@ -225,7 +253,14 @@ impl Dialect {
         let largest = named().filter_map(|name| fields.get(name)?.parse::<u64>().ok()).max();
         let own: Vec<&'static str> = named().collect();
         if let Some(limit) = limit.or(largest) {
-            let first = known.first().copied().unwrap_or("max_tokens");
+            let model =
+                fields.get("model").and_then(|text| serde_json::from_str::<String>(text).ok());
+            let first = match model {
+                Some(model) if self == Dialect::Chat && wants_completion_limit(&model) => {
+                    "max_completion_tokens"
+                }
+                _ => known.first().copied().unwrap_or("max_tokens"),
+            };
             let names = match limit_field {
                 Some(field) => vec![field],
                 None if own.is_empty() => vec![first],
@@ -272,6 +307,22 @@ mod tests {
             !read(Dialect::Chat, r#"{"reasoning_effort":null,"modalities":["text"]}"#).may_hide
         );
         assert!(read(Dialect::Chat, r#"{"modalities":["text","audio"]}"#).may_hide);
+        for (field, may_hide) in [
+            (r#""reasoning_effort":"none""#, false),
+            (r#""reasoning_effort":"low""#, true),
+            (r#""enable_thinking":false"#, false),
+            (r#""include_reasoning":false"#, true),
+            (r#""thinking_budget":0"#, false),
+            (r#""thinking":{"type":"disabled"}"#, false),
+            (r#""thinking":{"type":"disabled","budget_tokens":9}"#, true),
+            (r#""reasoning":{"effort":"none"}"#, false),
+            (r#""chat_template_kwargs":{"enable_thinking":false}"#, false),
+            (r#""chat_template_kwargs":{"enable_thinking":true}"#, true),
+            (r#""models":["openai/o3"]"#, true),
+        ] {
+            let asked = read(Dialect::Chat, &format!("{{{field}}}"));
+            assert_eq!(asked.may_hide, may_hide, "{field}");
+        }
         assert!(read(Dialect::Chat, r#"{"model":["o3"]}"#).may_hide);
         // Only the protocol's own names are limits.
         assert_eq!(read(Dialect::Chat, r#"{"max_output_tokens":1}"#).token_limit, None);
@@ -324,6 +375,17 @@ mod tests {
             rewritten(Dialect::Chat, r#"{"max_completion_tokens":9,"a":1}"#, Some(5), false),
             r#"{"max_completion_tokens":5,"a":1}"#
         );
+        // OpenAI's reasoning models refuse the older name.
+        for (model, name) in [
+            ("gpt-5-mini", "max_completion_tokens"),
+            ("openai/o3", "max_completion_tokens"),
+            ("gpt-4o", "max_tokens"),
+            ("deepseek-r1", "max_tokens"),
+        ] {
+            let sent =
+                rewritten(Dialect::Chat, &format!(r#"{{"model":"{model}"}}"#), Some(5), false);
+            assert_eq!(sent, format!(r#"{{"model":"{model}","{name}":5}}"#));
+        }
         assert_eq!(
             rewritten(Dialect::Responses, "{}", Some(5), true),
             r#"{"max_output_tokens":5}"#
