@@ -82,6 +82,15 @@ struct Whole {
     upstream: Arc<str>,
 }
 
+/// Is the body of an answer an error in place of what was asked for?
+fn is_error(body: &Bytes) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Answer {
+        error: Option<serde::de::IgnoredAny>,
+    }
+    serde_json::from_slice(body).is_ok_and(|answer: Answer| answer.error.is_some())
+}
+
 async fn close_whole(
     gateway: &Gateway,
     mut charged: Box<ChargedCall>,
@@ -93,8 +102,13 @@ async fn close_whole(
     let record = usage_record(gateway, &charged, &whole.upstream, whole.status.as_u16());
     // A request that the upstream refused delivers nothing, and costs nothing; unless the upstream
     // reports that it took tokens.
-    let is_delivered = whole.status.is_success()
-        || matches!(reported, Reported::Given(usage) if usage.total() > 0);
+    let is_refusal = !whole.status.is_success()
+        // Some upstreams answer 200 and an error.
+        || (charged.generation().is_some()
+            && evidence.counted.completion == 0
+            && is_error(&whole.body));
+    let is_delivered =
+        !is_refusal || matches!(reported, Reported::Given(usage) if usage.total() > 0);
     let (outcome, record) = if is_delivered {
         let Cost { amount: cost, usage, tally } = cost(gateway, &mut charged, evidence).await;
         let (prompt_tokens, completion_tokens) = (usage.prompt, usage.completion);

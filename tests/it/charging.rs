@@ -127,6 +127,10 @@ async fn what_the_upstream_refuses_is_passed_on_and_costs_nothing(database: Data
     let refused = server.post("/v1/chat/completions", &hello()).key(&key).expect(404).await;
     assert_eq!(refused.text, answer);
     assert_eq!(refused.header("x-polysystems-cost"), "0.0000");
+    // Some upstreams say it in a 200.
+    upstream.script(Script::Answer(200, answer.into()));
+    let failed = server.post("/v1/chat/completions", &hello()).key(&key).expect(200).await;
+    assert_eq!((failed.text.as_str(), failed.header("x-polysystems-cost")), (answer, "0.0000"));
     // The sandbox says itself what it cannot answer.
     let refused =
         server.post("/api/hub/agents/chat", &json!({ "messages": [] })).key(&key).expect(400).await;
