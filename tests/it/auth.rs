@@ -319,6 +319,8 @@ async fn who_guesses_is_stopped_and_the_owner_is_not(database: Database) {
         settings.rate_limit.enabled = true;
         settings.server.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
         settings.auth.attempts_per_account_from_strangers = std::num::NonZeroU32::new(60).unwrap();
+        // Few, so that a busy machine is stopped too: a third of one a second comes back.
+        settings.auth.attempts_per_address = std::num::NonZeroU32::new(20).unwrap();
     })
     .await;
     server.user("owner").await;
