@@ -45,8 +45,8 @@ pub struct ServerSettings {
     /// Connections of one address at the same time that no paid call has come on. Further ones are
     /// closed at once. IPv6 addresses count by /64. Trusted proxies are not counted.
     pub connections_per_address_max: NonZeroUsize,
-    /// Requests of callers with a credential that are handled at the same time. Further ones are
-    /// refused with 503.
+    /// Requests with live keys that are handled at the same time, and as many of users with a
+    /// session. Further ones are refused with 503.
     pub requests_max: NonZeroUsize,
     /// Requests without a credential at the same time. Further ones are refused with 503. As many
     /// requests of users with a session may wait for their body, and as many keys may be looked up.

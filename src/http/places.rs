@@ -39,7 +39,7 @@ pub(super) fn take_first_place(
     let is_whole = matches!(payload, Payload::None);
     let (has_session, admission) = (has_session(), &app.readiness);
     let permit = match (has_session, is_whole) {
-        (true, true) => admission.admit(),
+        (true, true) => admission.admit_session(),
         (true, false) => admission.admit_receiving(),
         (false, _) => admission.admit_stranger(),
     };
@@ -48,15 +48,15 @@ pub(super) fn take_first_place(
     Ok(())
 }
 
-/// Gives a request whose body is there a place among those of callers with a credential, if it has
-/// a session. A stranger's keeps its place.
+/// Gives a request whose body is there a place among those of users with a session, if it has one.
+/// A stranger's keeps its place.
 ///
 /// # Errors
 /// [`ApiError::Overloaded`] if there is none left.
 pub(super) fn take_place(request: &HttpRequest, app: &App) -> Result<(), ApiError> {
     let mut extensions = request.extensions_mut();
     if extensions.get::<Place>().is_some_and(|place| place.has_session) {
-        let permit = app.readiness.admit().ok_or(ApiError::Overloaded)?;
+        let permit = app.readiness.admit_session().ok_or(ApiError::Overloaded)?;
         extensions.insert(Place { has_session: true, _permit: permit });
     }
     Ok(())

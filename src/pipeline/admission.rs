@@ -21,7 +21,7 @@ pub const SMALL_BODY: usize = 4 * 1024;
 /// What may run at the same time.
 #[derive(Clone, Copy, Debug)]
 pub struct AdmissionLimits {
-    /// Requests being handled, of callers with a credential.
+    /// Requests being handled with live keys; and as many of users with a session.
     pub requests: usize,
     /// Requests without a credential. As many of users with a session may wait for their body, and
     /// as many keys may be looked up.
@@ -42,6 +42,7 @@ pub struct Admission {
     is_draining: AtomicBool,
     bounds: AdmissionLimits,
     requests: AtomicUsize,
+    sessions: AtomicUsize,
     strangers: AtomicUsize,
     receiving: AtomicUsize,
     lookups: AtomicUsize,
@@ -70,6 +71,7 @@ pub type Running = Permit;
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Request,
+    Session,
     Stranger,
     Receiving,
     Lookup,
@@ -165,6 +167,7 @@ impl Admission {
             is_draining: AtomicBool::new(false),
             bounds,
             requests: AtomicUsize::new(0),
+            sessions: AtomicUsize::new(0),
             strangers: AtomicUsize::new(0),
             receiving: AtomicUsize::new(0),
             lookups: AtomicUsize::new(0),
@@ -180,6 +183,7 @@ impl Admission {
     fn counter(&self, kind: Kind) -> (&AtomicUsize, usize) {
         match kind {
             Kind::Request => (&self.requests, self.bounds.requests),
+            Kind::Session => (&self.sessions, self.bounds.requests),
             Kind::Stranger => (&self.strangers, self.bounds.strangers),
             Kind::Receiving => (&self.receiving, self.bounds.strangers),
             Kind::Lookup => (&self.lookups, self.bounds.strangers),
@@ -209,9 +213,15 @@ impl Admission {
         permit
     }
 
-    /// Admits a request of a caller with a credential; `None` if the limit is reached.
+    /// Admits a request with a live key; `None` if the limit is reached.
     pub fn admit(self: &Arc<Self>) -> Option<Permit> {
         self.place(Kind::Request)
+    }
+
+    /// Admits a request of a user with a session, who need not have paid anything; `None` if the
+    /// limit is reached.
+    pub fn admit_session(self: &Arc<Self>) -> Option<Permit> {
+        self.place(Kind::Session)
     }
 
     /// Admits a request that has shown no credential; `None` if the limit is reached.
@@ -323,15 +333,16 @@ impl Admission {
     /// Does nothing run, neither a request nor a call?
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        [&self.requests, &self.strangers, &self.receiving, &self.calls, &self.test_calls]
-            .iter()
-            .all(|counter| counter.load(Ordering::Acquire) == 0)
+        let requests = [&self.requests, &self.sessions, &self.strangers, &self.receiving];
+        let calls = [&self.calls, &self.test_calls];
+        requests.iter().chain(&calls).all(|counter| counter.load(Ordering::Acquire) == 0)
     }
 
     /// Requests being handled, of callers with a credential.
     #[must_use]
     pub fn requests(&self) -> usize {
-        self.requests.load(Ordering::Relaxed)
+        let sessions = self.sessions.load(Ordering::Relaxed);
+        self.requests.load(Ordering::Relaxed).saturating_add(sessions)
     }
 
     /// Requests without a credential.
@@ -411,10 +422,12 @@ mod tests {
         assert!(admission.admit_receiving().is_some());
         let test = admission.enter(Environment::Test).unwrap();
         assert!(admission.enter(Environment::Test).is_none());
-        assert!(admission.has_place() && !admission.is_idle());
+        // A flood of users who have paid nothing takes no place of a call.
+        let users = std::iter::from_fn(|| admission.admit_session()).collect::<Vec<_>>();
+        assert!(!users.is_empty() && admission.has_place() && !admission.is_idle());
         let call = (admission.admit().unwrap(), admission.enter(Environment::Live).unwrap());
         assert!(!admission.has_place());
-        drop((stranger, test, call));
+        drop((stranger, test, call, users));
         assert!(admission.is_idle());
     }
 
