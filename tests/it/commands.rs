@@ -351,7 +351,7 @@ fn what_is_wrong_is_told_in_one_line_that_names_it() {
     let port =
         format!("127.0.0.1:{}/db", nowhere.rsplit(':').next().unwrap().split('/').next().unwrap());
     let in_a_file = format!("sqlite://{no_folder}/x.db");
-    let cases: [Case; 48] = [
+    let cases: [Case; 49] = [
         // Names.
         (
             &[("POLYSYSTEMS_SERVER__BNID", "x")],
