@@ -159,8 +159,8 @@ impl Write {
         }
     }
 
-    /// Is this a plain write: only what a paid call stores, or the change of a key? Then the journal
-    /// may take it before the tables do. These writes are not plain:
+    /// Is this a plain write: only what a paid call stores, or the change of a key? Then the
+    /// journal may take it before the tables do. These writes are not plain:
     ///
     /// - those that a constraint of the tables guards: a payment is credited once, a charge is
     ///   refunded once, an answer is recorded once;

@@ -71,8 +71,8 @@ pub enum Refusal {
     /// The upstream timed out. Nothing was charged.
     #[error("upstream timed out")]
     UpstreamTimedOut,
-    /// The client closed the connection before the first byte of its stream. The prompt was charged,
-    /// and nothing is answered.
+    /// The client closed the connection before the first byte of its stream. The prompt was
+    /// charged, and nothing is answered.
     #[error("the client left")]
     ClientLeft,
     /// The first request with this idempotency key still runs.

@@ -72,8 +72,8 @@ coded_enum! {
         Failed = 2,
         /// The upstream broke off during a stream.
         UpstreamCut = 3,
-        /// The client closed the connection, and the upstream was cancelled. The prompt and what was
-        /// delivered are billed.
+        /// The client closed the connection, and the upstream was cancelled. The prompt and what
+        /// was delivered are billed.
         ClientLeft = 4,
         /// The client closed the connection during a stream, and the upstream was read to the end.
         ClientLeftDrained = 5,

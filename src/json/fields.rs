@@ -26,8 +26,8 @@ impl<'a> Fields<'a> {
         field.map(|(_, value)| &**value).filter(|value| *value != "null")
     }
 
-    /// The JSON texts of all fields whose name is one of these. An upstream may use another duplicate
-    /// than this server does.
+    /// The JSON texts of all fields whose name is one of these. An upstream may use another
+    /// duplicate than this server does.
     pub fn all(&self, is_of: impl Fn(&str) -> bool) -> impl Iterator<Item = &str> {
         self.0.iter().filter(move |(own, _)| is_of(own)).map(|(_, value)| &**value)
     }

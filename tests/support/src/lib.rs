@@ -88,8 +88,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server with the settings for tests: rate limits off, the sandbox payment provider on,
-    /// the clock at noon.
+    /// Starts a server with the settings for tests: rate limits off, the sandbox payment provider
+    /// on, the clock at noon.
     pub async fn start(database: &Database) -> Self {
         Self::start_with(database, |_| ()).await
     }
