@@ -74,7 +74,13 @@ async fn a_repeat_gets_the_first_answer_and_one_charge(database: Database) {
         let first = call(&server, &key).await;
         let balance = user.folded().await;
         for _ in 0..3 {
-            assert_replayed(&first, &call(&server, &key).await);
+            let repeat = call(&server, &key).await;
+            // A read that costs nothing keeps no answer.
+            if method == reqwest::Method::GET {
+                assert!(repeat.headers.get("idempotent-replayed").is_none());
+            } else {
+                assert_replayed(&first, &repeat);
+            }
         }
         assert_eq!(user.folded().await, balance);
         // The same key of another account is another key.
@@ -98,7 +104,7 @@ async fn a_repeat_gets_the_first_answer_and_one_charge(database: Database) {
     let transactions = server.get("/api/payments/transactions").bearer(&token).expect(200).await;
     assert_eq!(transactions.body["transactions"].as_array().unwrap().len(), 5);
     let verified = "SELECT CAST(COUNT(*) AS TEXT) FROM recorded_answer";
-    assert_eq!(database.query(verified).await, "10");
+    assert_eq!(database.query(verified).await, "8");
 }
 
 async fn a_repeat_that_is_too_early_or_another_request_is_told_so(database: Database) {
