@@ -270,6 +270,11 @@ async fn a_crash_in_a_stream_charges_what_was_written_down(database: Database) {
         stream_of(&process, &plain, None, 60).await,
         stream_of(&process, &keyed, Some("k"), 60).await,
     );
+    // Words go out before the step that covers them is on disk: the last step is waited for.
+    let earned = "SELECT CAST(COALESCE(MAX(earned), 0) AS TEXT) FROM hold";
+    while database.query(earned).await.parse::<i64>().unwrap() < 2_090_000 + 30 * 10_000 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     process.kill();
     drop(streams);
     process = streaming_process(&database, &upstream).await;
