@@ -272,7 +272,10 @@ async fn a_crash_in_a_stream_charges_what_was_written_down(database: Database) {
     );
     // Words go out before the step that covers them is on disk: the last step is waited for.
     let earned = "SELECT CAST(COALESCE(MAX(earned), 0) AS TEXT) FROM hold";
-    while database.query(earned).await.parse::<i64>().unwrap() < 2_090_000 + 30 * 10_000 {
+    for _ in 0..1_000 {
+        if database.query(earned).await.parse::<i64>().unwrap() >= 2_090_000 + 30 * 10_000 {
+            break;
+        }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     process.kill();
