@@ -4,7 +4,7 @@
 use serde_json::{Map, Value};
 
 use super::Dialect;
-use super::names::{EXTRA_FIELDS, get};
+use super::names::{EXTRA_FIELDS, OWN_NAMES, get};
 use domain::pricing::Extra;
 
 /// Something that a request asks for.
@@ -15,19 +15,6 @@ pub struct Asked {
     /// The field that asks for it.
     pub field: String,
 }
-
-/// Fields of the body in which nothing is looked for: schemas, and names of the customer's own.
-/// `text` is a schema in `/v1/responses`, and a prompt elsewhere.
-const OPAQUE_FIELDS: [&str; 8] = [
-    "functions",
-    "guided_json",
-    "logit_bias",
-    "metadata",
-    "response_format",
-    "structured_outputs",
-    "text",
-    "tools",
-];
 
 /// Tools that the customer runs.
 const OWN_TOOLS: [&str; 2] = ["function", "custom"];
@@ -57,7 +44,7 @@ impl Dialect {
                 check_items(value, &mut ask);
             }
             let is_text = name == "text" && self != Dialect::Responses;
-            if is_text || !OPAQUE_FIELDS.contains(&name.as_str()) {
+            if is_text || !OWN_NAMES.contains(&name.as_str()) {
                 check_part(name, value, &mut ask);
             }
         }

@@ -103,8 +103,9 @@ const PART_FIELDS: [&str; 19] = [
     "uuid",
 ];
 
-/// Fields of the body whose parts have names of the customer's own.
-const OWN_NAMES: [&str; 8] = [
+/// Fields of the body with schemas, or with names of the customer's own, in which nothing is looked
+/// for. `text` is a schema in `/v1/responses`, and a prompt elsewhere.
+pub(super) const OWN_NAMES: [&str; 8] = [
     "functions",
     "guided_json",
     "logit_bias",

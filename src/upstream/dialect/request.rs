@@ -230,6 +230,15 @@ impl Dialect {
         })
     }
 
+    /// The name of the token limit in a request that has none.
+    fn new_limit_field(self, fields: &Fields<'_>) -> &'static str {
+        let model = || serde_json::from_str::<String>(fields.get("model")?).ok();
+        if self == Dialect::Chat && model().is_some_and(|model| wants_completion_limit(&model)) {
+            return "max_completion_tokens";
+        }
+        self.limit_fields().first().copied().unwrap_or("max_tokens")
+    }
+
     /// The request as it is sent to the upstream: with the token limit that is covered, if it is
     /// not the request's own, and with the usage of a stream requested. `limit_field` is the name
     /// of the limit if the upstream accepts only one.
@@ -253,17 +262,9 @@ impl Dialect {
         let largest = named().filter_map(|name| fields.get(name)?.parse::<u64>().ok()).max();
         let own: Vec<&'static str> = named().collect();
         if let Some(limit) = limit.or(largest) {
-            let model =
-                fields.get("model").and_then(|text| serde_json::from_str::<String>(text).ok());
-            let first = match model {
-                Some(model) if self == Dialect::Chat && wants_completion_limit(&model) => {
-                    "max_completion_tokens"
-                }
-                _ => known.first().copied().unwrap_or("max_tokens"),
-            };
             let names = match limit_field {
                 Some(field) => vec![field],
-                None if own.is_empty() => vec![first],
+                None if own.is_empty() => vec![self.new_limit_field(&fields)],
                 None => own.clone(),
             };
             own.iter().filter(|name| !names.contains(name)).for_each(|name| fields.remove(name));
