@@ -102,13 +102,11 @@ async fn close_whole(
     let record = usage_record(gateway, &charged, &whole.upstream, whole.status.as_u16());
     // A request that the upstream refused delivers nothing, and costs nothing; unless the upstream
     // reports that it took tokens.
-    let is_refusal = !whole.status.is_success()
-        // Some upstreams answer 200 and an error.
-        || (charged.generation().is_some()
-            && evidence.counted.completion == 0
-            && is_error(&whole.body));
+    let reports_tokens = matches!(reported, Reported::Given(usage) if usage.total() > 0);
+    // Some upstreams answer 200 and an error.
+    let is_empty = charged.generation().is_some() && evidence.counted.completion == 0;
     let is_delivered =
-        !is_refusal || matches!(reported, Reported::Given(usage) if usage.total() > 0);
+        reports_tokens || (whole.status.is_success() && !(is_empty && is_error(&whole.body)));
     let (outcome, record) = if is_delivered {
         let Cost { amount: cost, usage, tally } = cost(gateway, &mut charged, evidence).await;
         let (prompt_tokens, completion_tokens) = (usage.prompt, usage.completion);
