@@ -165,7 +165,7 @@ pub async fn on_record<T, K: 'static>(
     Ok(decided)
 }
 
-/// Has the values of a key read anew when it is dropped: after an edit is on record, even if nobody
+/// Has the values of a key read anew when it is dropped: after a change is on record, even if nobody
 /// waits for that any more.
 struct ForgetLater {
     gateway: Arc<Gateway>,
@@ -303,8 +303,7 @@ impl Keys {
     ) -> Result<KeyListing, KeysError> {
         let listing = self.find(user, key).await?;
         let act = self.act(origin, user, ActKind::KeyRevoked, key);
-        self.change(listing.account, key, KeyChange::Revoke, act, ()).await?;
-        self.forget(key, listing.digest).await?;
+        self.change_and_forget(&listing, KeyChange::Revoke, act).await?;
         Ok(KeyListing { is_active: false, ..listing })
     }
 
@@ -331,8 +330,7 @@ impl Keys {
     pub async fn delete(&self, user: UserId, key: KeyId, origin: Origin) -> Result<(), KeysError> {
         let listing = self.find(user, key).await?;
         let act = self.act(origin, user, ActKind::KeyDeleted, key);
-        self.change(listing.account, key, KeyChange::Delete, act, ()).await?;
-        self.forget(key, listing.digest).await?;
+        self.change_and_forget(&listing, KeyChange::Delete, act).await?;
         Ok(())
     }
 
@@ -350,11 +348,7 @@ impl Keys {
     ) -> Result<KeyListing, KeysError> {
         let listing = self.find(user, key).await?;
         let act = self.act(origin, user, ActKind::KeyChanged, key).with(detail);
-        let mut values = self.store.keys.list_former_values(key).await?;
-        values.push(listing.digest);
-        let forget = ForgetLater { gateway: Arc::clone(&self.gateway), values };
-        let edit = KeyChange::Edit(Box::new(edit));
-        self.change(listing.account, key, edit, act, forget).await?;
+        self.change_and_forget(&listing, KeyChange::Edit(Box::new(edit)), act).await?;
         let edited = self.find(user, key).await?;
         // It may have got another value meanwhile.
         self.gateway.keys.forget(edited.digest);
@@ -451,6 +445,19 @@ impl Keys {
         let snapshot = on_record(&self.gateway, looked, ()).await?;
         let state = snapshot.key.ok_or(KeysError::NotFound)?;
         Ok((state, snapshot.at))
+    }
+
+    /// Changes a key, and has every value that it has now read anew afterwards.
+    async fn change_and_forget(
+        &self,
+        listing: &KeyListing,
+        change: KeyChange,
+        act: Act,
+    ) -> Result<KeyState, KeysError> {
+        let mut values = self.store.keys.list_former_values(listing.id).await?;
+        values.push(listing.digest);
+        let forget = ForgetLater { gateway: Arc::clone(&self.gateway), values };
+        self.change(listing.account, listing.id, change, act, forget).await
     }
 
     /// `kept` is held until it is known whether it is on record.
