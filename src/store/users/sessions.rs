@@ -3,7 +3,7 @@
 use sea_orm::sea_query::Expr;
 use sea_orm::{
     ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait as _, QueryFilter, QueryOrder as _,
-    Statement, Value,
+    Select, Statement, Value,
 };
 use uuid::Uuid;
 
@@ -96,12 +96,8 @@ impl UserStore {
     ) -> Result<Option<User>, StoreError> {
         self.database
             .run(move |database| async move {
-                let found = session::Entity::find_by_id(id.0)
-                    .filter(session::Column::EndedAt.is_null())
-                    .filter(session::Column::ExpiresAt.gt(now.micros()))
-                    .find_also_related(user::Entity)
-                    .one(&database.read)
-                    .await?;
+                let found =
+                    alive(id, now).find_also_related(user::Entity).one(&database.read).await?;
                 Ok(found.and_then(|(_, user)| user).map(User::from))
             })
             .await
@@ -120,12 +116,8 @@ impl UserStore {
             .run_write(move |database| async move {
                 let transaction = begin_write(&database.write).await?;
                 execute(&transaction, LOCK, vec![user.0.into()]).await?;
-                let found = session::Entity::find_by_id(id.0)
-                    .filter(session::Column::UserId.eq(user.0))
-                    .filter(session::Column::EndedAt.is_null())
-                    .filter(session::Column::ExpiresAt.gt(now.micros()))
-                    .one(&transaction)
-                    .await?;
+                let of_user = alive(id, now).filter(session::Column::UserId.eq(user.0));
+                let found = of_user.one(&transaction).await?;
                 transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
                 Ok(found.is_some())
             })
@@ -155,9 +147,7 @@ impl UserStore {
                 let token =
                     refresh_token::Entity::find_by_id(used.to_vec()).one(&transaction).await?;
                 let Some(token) = token else { return Ok(Refreshed::Unknown) };
-                let found = session::Entity::find_by_id(token.session_id)
-                    .filter(session::Column::EndedAt.is_null())
-                    .filter(session::Column::ExpiresAt.gt(now.micros()))
+                let found = alive(SessionId(token.session_id), now)
                     .find_also_related(user::Entity)
                     .one(&transaction)
                     .await?;
@@ -250,6 +240,13 @@ impl UserStore {
             })
             .await
     }
+}
+
+/// The session, if it has neither ended nor expired.
+fn alive(id: SessionId, now: Timestamp) -> Select<session::Entity> {
+    session::Entity::find_by_id(id.0)
+        .filter(session::Column::EndedAt.is_null())
+        .filter(session::Column::ExpiresAt.gt(now.micros()))
 }
 
 impl From<session::Model> for SessionListing {
