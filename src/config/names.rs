@@ -82,7 +82,8 @@ impl Known {
         let flat = |name: &str| name.replace('.', "_");
         let closed = Self::closed(path);
         let wrong = flat(&closed);
-        let distances = self.settings.iter().map(|known| (distance(&wrong, &flat(known)), known));
+        let distances =
+            self.settings.iter().map(|known| (strsim::levenshtein(&wrong, &flat(known)), known));
         let (distance, known) = distances.min_by_key(|(distance, _)| *distance)?;
         if distance.saturating_mul(3) > wrong.chars().count() {
             return None;
@@ -98,24 +99,6 @@ impl Known {
     }
 }
 
-/// How many letters are to be put in, left out or replaced to make one name of the other.
-fn distance(one: &str, other: &str) -> usize {
-    let other: Vec<char> = other.chars().collect();
-    let mut above: Vec<usize> = (0..=other.len()).collect();
-    for (row, letter) in one.chars().enumerate() {
-        let mut left = row.saturating_add(1);
-        let mut line = vec![left];
-        for (their, pair) in other.iter().zip(above.windows(2)) {
-            let [diagonal, up] = pair else { continue };
-            let replaced = diagonal.saturating_add(usize::from(*their != letter));
-            left = replaced.min(up.saturating_add(1)).min(left.saturating_add(1));
-            line.push(left);
-        }
-        above = line;
-    }
-    above.last().copied().unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,10 +106,6 @@ mod tests {
 
     #[test]
     fn a_wrong_name_has_a_nearest_right_one() {
-        assert_eq!(
-            (distance("kitten", "sitting"), distance("", "ab"), distance("ab", "ab")),
-            (3, 2, 0)
-        );
         let known = Known::of(&serde_json::to_value(Settings::default()).unwrap());
         for (wrong, right) in [
             ("server.bnid", Some("server.bind")),
