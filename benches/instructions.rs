@@ -15,17 +15,12 @@
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
-use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
 use actix::{Arbiter, System};
-use actix_web::http::Method;
-use actix_web::http::header::HeaderMap;
-use bytes::Bytes;
 use domain::api_key::{ApiKey, Pepper};
-use domain::route_group::RouteGroup;
 use domain::{
     Account, AccountId, AccountStatus, Batch, Charge, ChargeId, Credits, Environment, KeyId,
     KeyState, Link, LoadedAccount, Outcome, Price, PriceBounds, SpendingLimits, StoredAccount,
@@ -37,11 +32,10 @@ use polysystems::actors::LedgerWriter;
 use polysystems::app;
 use polysystems::clock::Clock;
 use polysystems::config::{DatabaseSettings, Settings};
-use polysystems::pipeline::{self, Arrival, Gateway, Served};
 use polysystems::store::Store;
 use polysystems::tokens;
 use polysystems::upstream::{Client, Connector};
-use test_support::call::{COST, usage};
+use test_support::call::{COST, is_answered, usage};
 use test_support::{Database, seed};
 use uuid::Uuid;
 
@@ -140,33 +134,6 @@ fn batch(times: u64) {
     }
 }
 
-fn arrival(key: &str) -> Box<Arrival> {
-    Box::new(Arrival {
-        id: ChargeId(Uuid::now_v7()),
-        group: RouteGroup::Hub,
-        method: Method::POST,
-        path: "/api/hub/agents/chat".into(),
-        query: None,
-        credential: Some(key.into()),
-        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        headers: HeaderMap::new(),
-        body: Bytes::new(),
-        idempotency_key: None,
-        running: None,
-        client_left: None,
-        at: Clock::System.now(),
-    })
-}
-
-/// A call through the pipeline, from its arrival to its departure: is it answered?
-async fn call(gateway: Arc<Gateway>, client: Client, key: String) -> bool {
-    let Served { result, context } = pipeline::identify(&gateway, arrival(&key)).await;
-    let Ok(caller) = result else { return false };
-    let body = r#"{"messages": [{"role": "user", "content": "Hello!"}]}"#;
-    let received = caller.receive(Bytes::from_static(body.as_bytes()));
-    pipeline::serve(gateway, client, received, context).await.result.is_ok()
-}
-
 /// Calls through the pipeline, 32 at once.
 fn whole(times: u64, is_valid: bool) {
     let database = Database::sqlite();
@@ -190,7 +157,7 @@ fn whole(times: u64, is_valid: bool) {
             let calls = keys.by_ref().take(32).map(|key| {
                 let key = if is_valid { key.clone() } else { key.replace('_', "-") };
                 // In a box, as in the server. Otherwise large futures are copied.
-                Box::pin(call(Arc::clone(&gateway), client.clone(), key))
+                Box::pin(is_answered(Arc::clone(&gateway), client.clone(), key))
             });
             let served = join_all(calls).await;
             assert!(served.iter().all(|is_answered| *is_answered == is_valid));

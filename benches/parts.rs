@@ -9,16 +9,11 @@
     reason = "a failed measurement may panic"
 )]
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::{Arbiter, System};
-use actix_web::http::Method;
-use actix_web::http::header::HeaderMap;
-use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use domain::route_group::RouteGroup;
 use domain::writer::Checkpoint;
 use domain::{Account, AccountId, Batch, Charge, ChargeId, Credits, KeyId, Lease, Outcome, Price};
 use futures_util::future::join_all;
@@ -27,10 +22,10 @@ use polysystems::actors::{ActorThreads, Directory};
 use polysystems::app;
 use polysystems::clock::Clock;
 use polysystems::config::{DatabaseSettings, LedgerSettings, Settings};
-use polysystems::pipeline::{self, Arrival, Gateway, Served};
+use polysystems::pipeline::Gateway;
 use polysystems::store::Store;
 use polysystems::upstream::{Client, Connector};
-use test_support::call::{COST, usage};
+use test_support::call::{COST, is_answered, usage};
 use test_support::{Database, seed};
 use uuid::Uuid;
 
@@ -250,33 +245,6 @@ fn checkpoint(criterion: &mut Criterion) {
     }
 }
 
-fn arrival(key: &str) -> Box<Arrival> {
-    Box::new(Arrival {
-        id: ChargeId(Uuid::now_v7()),
-        group: RouteGroup::Hub,
-        method: Method::POST,
-        path: "/api/hub/agents/chat".into(),
-        query: None,
-        credential: Some(key.into()),
-        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        headers: HeaderMap::new(),
-        body: Bytes::new(),
-        idempotency_key: None,
-        running: None,
-        client_left: None,
-        at: Clock::System.now(),
-    })
-}
-
-/// A call through the pipeline, from its arrival to its departure. Is it answered?
-async fn call(gateway: Arc<Gateway>, client: Client, key: String) -> bool {
-    let Served { result, context } = pipeline::identify(&gateway, arrival(&key)).await;
-    let Ok(caller) = result else { return false };
-    let body = r#"{"messages": [{"role": "user", "content": "Hello!"}]}"#;
-    let received = caller.receive(Bytes::from_static(body.as_bytes()));
-    pipeline::serve(gateway, client, received, context).await.result.is_ok()
-}
-
 /// A complete paid call to the sandbox, from arrival until it is on record, and a call whose key
 /// has a wrong checksum.
 fn whole(criterion: &mut Criterion) {
@@ -306,7 +274,7 @@ fn whole(criterion: &mut Criterion) {
                         key.pop();
                         key.push('-');
                     }
-                    call(Arc::clone(&gateway), client.clone(), key)
+                    is_answered(Arc::clone(&gateway), client.clone(), key)
                 });
                 let served = ground.system.block_on(join_all(calls));
                 assert!(served.iter().all(|is_answered| *is_answered == is_valid));
