@@ -34,13 +34,19 @@ on_both!(
 );
 
 async fn rich(server: &Server) -> (User<'_>, Key) {
-    let user = server.user("someone").await;
+    rich_user(server, "someone").await
+}
+
+/// A user of this name with ten dollars, and a key.
+pub async fn rich_user<'s>(server: &'s Server, name: &str) -> (User<'s>, Key) {
+    let user = server.user(name).await;
     user.pay("10.00").await;
     let key = user.key().await;
     (user, key)
 }
 
-fn chat(server: &Server, key: &Key, change: &Value) -> Request {
+/// A stream of a chat, with these fields changed.
+pub fn chat(server: &Server, key: &Key, change: &Value) -> Request {
     let mut body = json!({ "stream": true, "messages": [{ "role": "user", "content": "Hello!" }] });
     for (name, value) in change.as_object().unwrap() {
         body[name] = value.clone();

@@ -6,8 +6,9 @@ use std::time::Duration;
 use polysystems::config::OnDisconnect;
 use serde_json::{Value, json};
 
+use crate::streams::{chat, rich_user};
 use crate::support::upstream::{Script, Step, Upstream, usage_and_done, word};
-use crate::support::{Database, Events, Key, Request, Server, User, nanos, on_both};
+use crate::support::{Database, Events, Request, Server, nanos, on_both};
 
 on_both!(
     who_leaves_a_thinking_stream_pays_what_reading_on_costs,
@@ -27,21 +28,6 @@ on_both!(
 const RICH: i64 = 10_000_000_000;
 /// The base price, and the nine tokens of [`chat`]'s prompt.
 const PROMPT: i64 = 2_000_000 + 9 * 10_000;
-
-async fn rich<'s>(server: &'s Server, name: &str) -> (User<'s>, Key) {
-    let user = server.user(name).await;
-    user.pay("10.00").await;
-    let key = user.key().await;
-    (user, key)
-}
-
-fn chat(server: &Server, key: &Key, change: &Value) -> Request {
-    let mut body = json!({ "stream": true, "messages": [{ "role": "user", "content": "Hello!" }] });
-    for (name, value) in change.as_object().unwrap() {
-        body[name] = value.clone();
-    }
-    server.post("/v1/chat/completions", &body).key(key)
-}
 
 async fn served(database: &Database, upstream: &Upstream, on_disconnect: OnDisconnect) -> Server {
     let url = upstream.url();
@@ -106,7 +92,7 @@ async fn who_leaves_a_thinking_stream_pays_what_reading_on_costs(database: Datab
     let mut calls = 0;
     for (name, policy) in [("auto", OnDisconnect::Auto), ("drain", OnDisconnect::Drain)] {
         let server = served(&database, &upstream, policy).await;
-        let (user, key) = rich(&server, name).await;
+        let (user, key) = rich_user(&server, name).await;
         let mut left = RICH;
         for ask in [
             json!({ "model": "o3-mini", "max_completion_tokens": 30_000 }),
@@ -144,7 +130,7 @@ async fn who_leaves_a_thinking_stream_pays_what_reading_on_costs(database: Datab
 async fn who_leaves_a_thinking_stream_that_is_cancelled_pays_what_is_held(database: Database) {
     let upstream = Upstream::start(thought(false)).await;
     let server = served(&database, &upstream, OnDisconnect::Cancel).await;
-    let (user, key) = rich(&server, "someone").await;
+    let (user, key) = rich_user(&server, "someone").await;
     let ask = json!({ "model": "o3-mini", "max_tokens": 30_000 });
     for (calls, is_before_the_first_byte) in [(1, false), (2, true)] {
         upstream.script(thought(is_before_the_first_byte));
@@ -169,7 +155,7 @@ async fn who_leaves_a_stream_that_shows_all_pays_for_prompt_and_words(database: 
         steps.push(Step::Stall);
         let upstream = Upstream::start(Script::Events(steps)).await;
         let server = served(&database, &upstream, policy).await;
-        let (user, key) = rich(&server, name).await;
+        let (user, key) = rich_user(&server, name).await;
         leave_after(chat(&server, &key, &json!({ "model": "gpt-4o" })).stream().await, 5).await;
         calls += 1;
         assert_eq!(settled(&database, calls).await, "4/2");
@@ -203,7 +189,7 @@ async fn an_upstream_is_heard_for_so_long(database: Database) {
         steps.push(Step::Stall);
         let upstream = Upstream::start(Script::Events(steps)).await;
         let server = served(&database, &upstream, policy).await;
-        let (user, key) = rich(&server, name).await;
+        let (user, key) = rich_user(&server, name).await;
         let ask = json!({ "model": model, "max_tokens": 1_000 });
         leave_after(chat(&server, &key, &ask).stream().await, 5).await;
         calls += 1;
@@ -238,7 +224,7 @@ async fn text_in_unusual_places_is_paid(database: Database) {
         steps.push(Step::Stall);
         let upstream = Upstream::start(Script::Events(steps)).await;
         let server = served(&database, &upstream, OnDisconnect::Auto).await;
-        let (user, key) = rich(&server, &format!("user{calls}")).await;
+        let (user, key) = rich_user(&server, &format!("user{calls}")).await;
         leave_after(chat(&server, &key, &json!({})).stream().await, 51).await;
         calls += 1;
         assert_eq!(settled(&database, calls).await, "4/2");
@@ -254,7 +240,7 @@ async fn nothing_but_success_has_content(database: Database) {
     let secret = "{\"choices\":[{\"message\":{\"content\":\"the answer\"}}]}";
     let upstream = Upstream::start(Script::Silent).await;
     let server = served(&database, &upstream, OnDisconnect::Auto).await;
-    let (user, key) = rich(&server, "someone").await;
+    let (user, key) = rich_user(&server, "someone").await;
     for status in [300, 302, 304, 307, 308] {
         upstream.script(Script::Answer(status, secret.into()));
         let request = chat(&server, &key, &json!({})).header("If-None-Match", "\"1\"");
@@ -327,7 +313,7 @@ async fn a_limit_of_a_key_is_no_discount(database: Database) {
     let answer = json!({ "choices": [], "usage": usage });
     let upstream = Upstream::start(Script::Answer(200, answer.to_string())).await;
     let server = served(&database, &upstream, OnDisconnect::Auto).await;
-    let (user, key) = rich(&server, "someone").await;
+    let (user, key) = rich_user(&server, "someone").await;
     user.limit(&key, &json!({ "per_request_limit": 0.00309, "daily_limit": 0.01 })).await;
     let ask = json!({ "max_tokens": 100, "stream": false });
     let answer = chat(&server, &key, &ask).expect(200).await;
@@ -343,7 +329,7 @@ async fn zero_usage_is_not_believed(database: Database) {
     steps.push(usage_and_done(&zero));
     let upstream = Upstream::start(Script::Events(steps)).await;
     let server = served(&database, &upstream, OnDisconnect::Auto).await;
-    let (user, key) = rich(&server, "someone").await;
+    let (user, key) = rich_user(&server, "someone").await;
     let mut stream = chat(&server, &key, &json!({})).stream().await;
     stream.rest().await;
     assert_eq!(settled(&database, 1).await, "1/2");
@@ -359,7 +345,7 @@ async fn each_trick_with_a_field_is_refused_by_its_name(database: Database) {
     let usage = json!({ "usage": { "input_tokens": 400_000, "output_tokens": 9 } });
     let upstream = Upstream::start(Script::Answer(200, usage.to_string())).await;
     let server = served(&database, &upstream, OnDisconnect::Auto).await;
-    let (user, key) = rich(&server, "someone").await;
+    let (user, key) = rich_user(&server, "someone").await;
     let item = |item: Value| json!([{ "role": "user", "content": "Hello!" }, item]);
     let part = |part: Value| json!([{ "role": "user", "content": [part] }]);
     for (name, value, field) in [
@@ -440,7 +426,7 @@ async fn what_an_operator_sells_is_charged_at_the_price_list(database: Database)
         settings.prices.push(serde_json::from_value(price).unwrap());
     })
     .await;
-    let (_, key) = rich(&server, "someone").await;
+    let (_, key) = rich_user(&server, "someone").await;
     let usage = |usage: Value| Script::Answer(200, json!({ "usage": usage }).to_string());
     let read = json!({ "input_tokens": 60_000, "output_tokens": 20 });
     for (name, value, reported, hold, cost) in [
