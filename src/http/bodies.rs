@@ -42,7 +42,7 @@ impl Bodies {
     /// [`ApiError::BodyTooLarge`], [`ApiError::BodyIncomplete`] if it comes too slowly,
     /// [`ApiError::BodyMalformed`], [`ApiError::TooManyBodies`] if the address has too many on
     /// their way, or [`ApiError::Overloaded`].
-    pub async fn receive(
+    pub(crate) async fn receive(
         &self,
         request: &HttpRequest,
         payload: &mut Payload,
