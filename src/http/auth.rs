@@ -228,7 +228,7 @@ impl From<Login> for LoginOutcome {
 #[garde(allow_unvalidated)]
 pub(super) struct RefreshBody {
     /// From the login, or from the last renewal.
-    #[schema(example = "psr_...")]
+    #[schema(example = "psr_...", pattern = "^[!-~]+$")]
     refresh_token: String,
 }
 

@@ -278,8 +278,8 @@ pub fn user_origin(request: &HttpRequest, app: &App, user: UserId) -> Origin {
 }
 
 /// Did the request come from a program of this machine, without a proxy? A proxy tells by its
-/// headers, or by the public name that it passes on; one that adds nothing may
-/// speak HTTP/1.0, as nginx before 1.29.7 does unasked. A proxy with none of these signs is not seen.
+/// headers, or by the public name that it passes on; one that adds nothing may speak HTTP/1.0, as
+/// nginx before 1.29.7 does unasked. A proxy with none of these signs is not seen.
 pub fn is_direct(request: &HttpRequest) -> bool {
     let is_ours = request.peer_addr().is_some_and(|peer| peer.ip().to_canonical().is_loopback());
     let mut hosts = request.headers().get_all(HOST).map(|host| host.to_str().unwrap_or_default());

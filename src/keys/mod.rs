@@ -165,8 +165,8 @@ pub async fn on_record<T, K: 'static>(
     Ok(decided)
 }
 
-/// Has the values of a key read anew when it is dropped: after a change is on record, even if nobody
-/// waits for that any more.
+/// Has the values of a key read anew when it is dropped: after a change is on record, even if
+/// nobody waits for that any more.
 struct ForgetLater {
     gateway: Arc<Gateway>,
     values: Vec<KeyDigest>,
