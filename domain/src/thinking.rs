@@ -4,13 +4,42 @@
 /// pattern is compared with the whole name, and with what follows each `/` and `:` in it, because
 /// names may begin with that of a provider.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ThinkingModels(Vec<String>);
+pub struct ThinkingModels(Vec<Pattern>);
+
+/// A pattern, taken apart at its `*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Pattern {
+    first: String,
+    middle: Vec<String>,
+    /// None if there is no `*`.
+    last: Option<String>,
+}
+
+impl Pattern {
+    fn new(pattern: &str) -> Self {
+        let pattern = pattern.to_lowercase();
+        let mut parts = pattern.split('*').map(str::to_owned);
+        let first = parts.next().unwrap_or_default();
+        let last = parts.next_back();
+        Pattern { first, middle: parts.collect(), last }
+    }
+
+    fn fits(&self, name: &str) -> bool {
+        let Some(mut rest) = name.strip_prefix(self.first.as_str()) else { return false };
+        let Some(last) = &self.last else { return rest.is_empty() };
+        for part in &self.middle {
+            let Some(place) = rest.find(part.as_str()) else { return false };
+            rest = rest.get(place.saturating_add(part.len())..).unwrap_or_default();
+        }
+        rest.ends_with(last.as_str())
+    }
+}
 
 impl ThinkingModels {
     /// Of these patterns.
     #[must_use]
     pub fn new(patterns: &[String]) -> Self {
-        ThinkingModels(patterns.iter().map(|pattern| pattern.to_lowercase()).collect())
+        ThinkingModels(patterns.iter().map(|pattern| Pattern::new(pattern)).collect())
     }
 
     /// Is this a model that thinks? A request that names none asks for the empty name.
@@ -21,20 +50,8 @@ impl ThinkingModels {
             .match_indices(['/', ':'])
             .filter_map(|(place, _)| model.get(place.saturating_add(1)..));
         let mut names = std::iter::once(model.as_str()).chain(tails);
-        names.any(|name| self.0.iter().any(|pattern| fits(pattern, name)))
+        names.any(|name| self.0.iter().any(|pattern| pattern.fits(name)))
     }
-}
-
-fn fits(pattern: &str, name: &str) -> bool {
-    let mut parts = pattern.split('*');
-    let first = parts.next().unwrap_or_default();
-    let Some(mut rest) = name.strip_prefix(first) else { return false };
-    let Some(last) = parts.next_back() else { return rest.is_empty() };
-    for part in parts {
-        let Some(place) = rest.find(part) else { return false };
-        rest = rest.get(place.saturating_add(part.len())..).unwrap_or_default();
-    }
-    rest.ends_with(last)
 }
 
 #[cfg(test)]

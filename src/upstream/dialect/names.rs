@@ -5,6 +5,8 @@
 //! read here is refused, because the upstream would do what is not priced.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value};
 
@@ -134,9 +136,19 @@ pub fn is_model_field(name: &str) -> bool {
 }
 
 /// The folded name without the marks between its words.
-fn squashed(name: &str) -> String {
-    folded(name).chars().filter(|c| !matches!(c, '_' | '-')).collect()
+fn squashed(name: &str) -> Cow<'_, str> {
+    let folded = folded(name);
+    if folded.contains(MARKS) { folded.replace(MARKS, "").into() } else { folded }
 }
+
+const MARKS: [char; 2] = ['_', '-'];
+
+/// The names of the body that are read, by their squashed form.
+static KNOWN: LazyLock<HashMap<Cow<'static, str>, &'static str>> = LazyLock::new(|| {
+    let known = READ_FIELDS.into_iter().chain(REASONING_FIELDS).chain(OTHER_FIELDS);
+    let known = known.chain(EXTRA_FIELDS.map(|(field, _)| field));
+    known.map(|field| (squashed(field), field)).collect()
+});
 
 /// A field by its folded name.
 pub(super) fn get<'v>(fields: &'v Map<String, Value>, name: &str) -> Option<&'v Value> {
@@ -150,10 +162,8 @@ pub(super) fn get<'v>(fields: &'v Map<String, Value>, name: &str) -> Option<&'v 
 /// client.
 pub(super) fn check(body: &Map<String, Value>) -> Result<(), String> {
     for name in body.keys() {
-        let own = squashed(name);
-        let known = READ_FIELDS.iter().chain(&REASONING_FIELDS).chain(&OTHER_FIELDS);
-        let mut known = known.chain(EXTRA_FIELDS.iter().map(|(field, _)| field));
-        if let Some(field) = known.find(|field| **field != name && squashed(field) == own) {
+        let known = KNOWN.get(&squashed(name));
+        if let Some(field) = known.filter(|field| **field != name.as_str()) {
             return Err(format!("{name}: must be written {field}"));
         }
     }
@@ -190,6 +200,8 @@ pub(super) fn check_part(field: &str, value: &Value) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
 
     #[test]
@@ -199,6 +211,13 @@ mod tests {
         }
         assert_eq!(folded("F\u{130}LE_\u{131}d"), "file_id");
         assert_eq!(squashed("maxTokens"), "maxtokens");
+        assert_eq!(squashed("Max-To\u{212a}ens"), "maxtokens");
+        // No two fields that are read are written alike, or one of them could not be sent.
+        let fields: HashSet<&str> = KNOWN.values().copied().collect();
+        let all = READ_FIELDS.into_iter().chain(REASONING_FIELDS).chain(OTHER_FIELDS);
+        for field in all.chain(EXTRA_FIELDS.map(|(field, _)| field)) {
+            assert!(fields.contains(field), "{field}");
+        }
         assert_ne!(folded("max_token"), "max_tokens");
     }
 }
