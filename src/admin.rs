@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::access::AccessError;
 use crate::actors::AccountError;
 use crate::idempotency::{First, IdempotencyError, Made, Once};
-use crate::keys::{KeysError, on_record, serving_lease, tables_are_whole};
 use crate::pipeline::Gateway;
 use crate::store::StoreError;
 use crate::store::audit_log::AuditLogStore;
@@ -47,7 +47,7 @@ pub enum AdminError {
     Store(#[from] StoreError),
     /// As of keys.
     #[error(transparent)]
-    Account(#[from] KeysError),
+    Account(#[from] AccessError),
 }
 
 /// A user as operators see them.
@@ -98,12 +98,12 @@ impl Admin {
         let user = self.find(id).await?;
         let accounts = self.users.accounts_of(id).await?;
         let look = async |environment: Environment| -> Result<_, AdminError> {
-            let lease = serving_lease(&self.gateway, accounts.of(environment)).await?;
-            let looked = lease.look(None).await.map_err(KeysError::from)?;
-            Ok((environment, on_record(&self.gateway, looked, ()).await?))
+            let lease = self.gateway.account(accounts.of(environment)).await?;
+            let looked = lease.look(None).await.map_err(AccessError::from)?;
+            Ok((environment, self.gateway.recorded(looked, ()).await?))
         };
         let accounts_seen = [look(Environment::Live).await?, look(Environment::Test).await?];
-        tables_are_whole(&self.gateway).await?;
+        self.gateway.tables_up_to_date().await?;
         let keys = self.keys.list(accounts, None).await?;
         Ok(UserView { user, accounts: accounts_seen, keys })
     }
@@ -128,9 +128,9 @@ impl Admin {
         let accounts = self.users.accounts_of(user).await?;
         for environment in [Environment::Live, Environment::Test] {
             let act = self.act(origin.clone(), user, kind).to(environment.name());
-            let lease = serving_lease(&self.gateway, accounts.of(environment)).await?;
+            let lease = self.gateway.account(accounts.of(environment)).await?;
             let set = lease.set_status(status, Some(act.with(reason.clone()))).await;
-            on_record(&self.gateway, set.map_err(KeysError::from)?, ()).await?;
+            self.gateway.recorded(set.map_err(AccessError::from)?, ()).await?;
         }
         Ok(())
     }
@@ -157,7 +157,7 @@ impl Admin {
             let act = act.with(format!("${amount}: {}", change.reason));
             let answer = first.record(act.id, &change, act.at);
             let account = self.users.accounts_of(user).await?.of(environment);
-            let lease = serving_lease(&self.gateway, account).await?;
+            let lease = self.gateway.account(account).await?;
             let adjusted = lease.adjust(user.0, adjustment, answer, Some(act)).await;
             let receipt = adjusted.map_err(|error| match error {
                 AccountError::Refused(Decline::AccountSuspended) => AdminError::AccountClosed,
@@ -165,9 +165,9 @@ impl Admin {
                     AdminError::Amount { available: Some(available) }
                 }
                 AccountError::Refused(_) => AdminError::Amount { available: None },
-                AccountError::Gone => AdminError::Account(KeysError::Unknown),
+                AccountError::Gone => AdminError::Account(AccessError::Unknown),
             })?;
-            on_record(&self.gateway, receipt, first).await?;
+            self.gateway.recorded(receipt, first).await?;
             Ok(change)
         };
         self.gateway.idempotency.run(operators, once, AdminError::Repeat, act).await
@@ -193,7 +193,7 @@ impl Admin {
             return Err(AdminError::NoUser);
         }
         let accounts = self.users.accounts_of(user).await?;
-        tables_are_whole(&self.gateway).await?;
+        self.gateway.tables_up_to_date().await?;
         for key in self.keys.list(accounts, None).await? {
             self.gateway.keys.forget(key.digest);
             for former in self.keys.list_former_values(key.id).await? {
@@ -223,7 +223,7 @@ impl Admin {
         limit: u64,
     ) -> Result<Vec<Act>, AdminError> {
         // A change of a key is on record in the journal first, and what says who did it with it.
-        tables_are_whole(&self.gateway).await?;
+        self.gateway.tables_up_to_date().await?;
         Ok(self.audit_log.list(user, before, limit).await?)
     }
 

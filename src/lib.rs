@@ -92,6 +92,7 @@
 pub mod failpoint;
 pub mod metrics;
 
+pub mod access;
 pub mod actors;
 pub mod admin;
 pub mod app;

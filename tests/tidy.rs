@@ -21,6 +21,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("commands", 8),
     ("verify", 8),
     ("http", 7),
+    ("access", 6),
     ("admin", 6),
     ("auth", 6),
     ("health", 6),

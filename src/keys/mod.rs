@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::actors::account::directory::DirectoryError;
-use crate::actors::account::{wait, wait_within};
-use crate::actors::{AccountError, AccountHandle, Receipt, WriteError};
+use crate::access::AccessError;
+use crate::actors::AccountError;
 use crate::idempotency::{First, IdempotencyError, Made, Once};
 use crate::pipeline::Gateway;
 use crate::store::keys::{KeyListing, Rotation};
@@ -30,55 +29,23 @@ pub enum KeysError {
     /// The key is out of use.
     #[error("the key is out of use")]
     NotActive,
-    /// The account is suspended.
-    #[error("the account is suspended")]
-    Suspended,
-    /// The session that asked has ended meanwhile.
-    #[error("the session has ended")]
-    SessionEnded,
     /// Somebody else has changed it at the same time.
     #[error("the key was changed at the same time")]
     Changed,
     /// See [`TooManyKeys`].
     #[error(transparent)]
     TooMany(#[from] TooManyKeys),
-    /// Too many calls of the account run.
-    #[error("too many calls of this account are in flight")]
-    Busy,
-    /// See [`StoreError`].
-    #[error(transparent)]
-    Store(#[from] StoreError),
     /// See [`IdempotencyError`].
     #[error(transparent)]
     Repeat(IdempotencyError),
-    /// The account's records do not agree with one another.
-    #[error("the account is quarantined")]
-    Quarantined,
-    /// It did not happen; it may later.
-    #[error("the change could not be written")]
-    NotWritten,
-    /// It is not known whether it happened.
-    #[error("it is not known whether the change was written")]
-    Unknown,
+    /// See [`AccessError`].
+    #[error(transparent)]
+    Account(#[from] AccessError),
 }
 
-impl From<DirectoryError> for KeysError {
-    fn from(error: DirectoryError) -> Self {
-        match error {
-            DirectoryError::Busy => KeysError::Busy,
-            DirectoryError::Load(error) => KeysError::Store(error),
-            DirectoryError::Quarantined => KeysError::Quarantined,
-            DirectoryError::Unwritable => KeysError::NotWritten,
-        }
-    }
-}
-
-impl From<WriteError> for KeysError {
-    fn from(error: WriteError) -> Self {
-        match error {
-            WriteError::Fenced | WriteError::Refused => KeysError::NotWritten,
-            WriteError::Lost => KeysError::Unknown,
-        }
+impl From<StoreError> for KeysError {
+    fn from(error: StoreError) -> Self {
+        KeysError::Account(error.into())
     }
 }
 
@@ -86,7 +53,7 @@ impl<E: Into<KeysError>> From<AccountError<E>> for KeysError {
     fn from(error: AccountError<E>) -> Self {
         match error {
             AccountError::Refused(refused) => refused.into(),
-            AccountError::Gone => KeysError::Unknown,
+            AccountError::Gone => AccessError::Unknown.into(),
         }
     }
 }
@@ -94,12 +61,6 @@ impl<E: Into<KeysError>> From<AccountError<E>> for KeysError {
 impl From<domain::account::NoSuchKey> for KeysError {
     fn from(_: domain::account::NoSuchKey) -> Self {
         KeysError::NotFound
-    }
-}
-
-impl From<std::convert::Infallible> for KeysError {
-    fn from(never: std::convert::Infallible) -> Self {
-        match never {}
     }
 }
 
@@ -123,50 +84,8 @@ pub struct NewlyMade {
     pub listing: KeyListing,
 }
 
-/// Waits until the tables say everything that was acknowledged, for whoever reads them past the
-/// account's owner.
-///
-/// # Errors
-/// [`KeysError::NotWritten`]
-pub async fn tables_are_whole(gateway: &Gateway) -> Result<(), KeysError> {
-    gateway.ledger.checkpointed().await.map_err(|_| KeysError::NotWritten)
-}
-
-/// A lease for what an owner or an operator wants to change or to see, if there is any use in it
-/// now.
-///
-/// # Errors
-/// [`KeysError`]
-pub async fn serving_lease(
-    gateway: &Gateway,
-    account: AccountId,
-) -> Result<AccountHandle, KeysError> {
-    // What has too much to do still writes; what cannot write would keep the caller waiting, and
-    // what another process owns may have changed there.
-    if !gateway.ledger.state().is_in_charge() {
-        return Err(KeysError::NotWritten);
-    }
-    Ok(gateway.directory.owners_lease(account).await?)
-}
-
-/// Waits until a decision is on record, for as long as a caller waits. `claim` is held until that
-/// is known, however long it takes.
-///
-/// # Errors
-/// [`KeysError`]
-pub async fn on_record<T, K: 'static>(
-    gateway: &Gateway,
-    receipt: Receipt<T>,
-    kept: K,
-) -> Result<T, KeysError> {
-    let Receipt { decided, durable } = receipt;
-    let outcome = wait_within(gateway.commit_timeout, wait(durable), kept).await;
-    outcome.ok_or(KeysError::Unknown)??;
-    Ok(decided)
-}
-
-/// Has the values of a key read anew when it is dropped: after a change is on record, even if
-/// nobody waits for that any more.
+/// Has the values of a key read anew when it is dropped: after a change is on record, even if nobody
+/// waits for that any more.
 struct ForgetLater {
     gateway: Arc<Gateway>,
     values: Vec<KeyDigest>,
@@ -243,7 +162,7 @@ impl Keys {
             };
             let (id, at, made) = (new.id, new.created_at, NewlyMade { value, listing });
             let answer = first.record(id.0, &made, at);
-            let lease = serving_lease(&self.gateway, account).await?;
+            let lease = self.gateway.account(account).await?;
             self.assert_open(account).await?;
             if request.policy != KeyPolicy::default() {
                 self.store.keys.insert_policy(id, request.policy).await?;
@@ -251,12 +170,12 @@ impl Keys {
             let act = origin.act(Uuid::now_v7(), user, ActKind::KeyCreated, at).to(id.to_string());
             let act = Some(act.with(new.name.clone()));
             let receipt = lease.add_key(new, answer, act).await?;
-            on_record(&self.gateway, receipt, first).await?;
+            self.gateway.recorded(receipt, first).await?;
             // A proof of the address ends the sessions, and then the keys that it finds. One that
             // was made meanwhile, for a session that has ended, must not outlive it.
             if !self.store.users.is_session_alive(user, session, at).await? {
                 self.end(user, &EndedKey { id, account, digest }, origin_of_end).await;
-                return Err(KeysError::SessionEnded);
+                return Err(AccessError::SessionEnded.into());
             }
             Ok(made)
         };
@@ -269,7 +188,7 @@ impl Keys {
     /// [`KeysError`]
     pub async fn list(&self, user: UserId) -> Result<Vec<KeyListing>, KeysError> {
         let accounts = self.store.users.accounts_of(user).await?;
-        tables_are_whole(&self.gateway).await?;
+        self.gateway.tables_up_to_date().await?;
         Ok(self.store.keys.list(accounts, None).await?)
     }
 
@@ -278,7 +197,7 @@ impl Keys {
     /// # Errors
     /// [`KeysError`]
     pub async fn get(&self, user: UserId, key: KeyId) -> Result<KeyListing, KeysError> {
-        tables_are_whole(&self.gateway).await?;
+        self.gateway.tables_up_to_date().await?;
         self.find(user, key).await
     }
 
@@ -391,7 +310,7 @@ impl Keys {
     /// A suspended account gets no new values of keys.
     async fn assert_open(&self, account: AccountId) -> Result<(), KeysError> {
         let is_suspended = self.store.users.is_suspended(account).await?;
-        if is_suspended { Err(KeysError::Suspended) } else { Ok(()) }
+        if is_suspended { Err(AccessError::Suspended.into()) } else { Ok(()) }
     }
 
     /// Has every value of a key read anew.
@@ -403,13 +322,9 @@ impl Keys {
         Ok(())
     }
 
-    /// What is written past the account's owner is written by whoever owns the accounts alone.
-    ///
-    /// # Errors
-    /// [`KeysError::NotWritten`]
-    pub fn assert_in_charge(&self) -> Result<(), KeysError> {
-        let is_in_charge = self.gateway.ledger.state().is_in_charge();
-        if is_in_charge { Ok(()) } else { Err(KeysError::NotWritten) }
+    /// See [`Gateway::assert_in_charge`].
+    pub fn assert_in_charge(&self) -> Result<(), AccessError> {
+        self.gateway.assert_in_charge()
     }
 
     /// Changes a key's ceilings; those left out stay as they are.
@@ -440,9 +355,9 @@ impl Keys {
         key: KeyId,
     ) -> Result<(KeyState, Timestamp), KeysError> {
         let listing = self.find(user, key).await?;
-        let lease = serving_lease(&self.gateway, listing.account).await?;
+        let lease = self.gateway.account(listing.account).await?;
         let looked = lease.look(Some(key)).await?;
-        let snapshot = on_record(&self.gateway, looked, ()).await?;
+        let snapshot = self.gateway.recorded(looked, ()).await?;
         let state = snapshot.key.ok_or(KeysError::NotFound)?;
         Ok((state, snapshot.at))
     }
@@ -469,8 +384,8 @@ impl Keys {
         act: Act,
         kept: K,
     ) -> Result<KeyState, KeysError> {
-        let lease = serving_lease(&self.gateway, account).await?;
-        on_record(&self.gateway, lease.change_key(key, change, Some(act)).await?, kept).await
+        let lease = self.gateway.account(account).await?;
+        self.gateway.recorded(lease.change_key(key, change, Some(act)).await?, kept).await
     }
 
     fn act(&self, origin: Origin, user: UserId, kind: ActKind, key: KeyId) -> Act {

@@ -6,8 +6,8 @@ use super::provider::Provider as _;
 use super::stripe::{self, SavedMethod, Stripe, is_whole_cents};
 use super::x402::{self, SignedPayment};
 use super::{OpenPayment, Payment, Payments, PaymentsError, ProviderFacts};
+use crate::access::AccessError;
 use crate::idempotency::{First, Made, Once};
-use crate::keys::KeysError;
 use crate::store::StoreError;
 use domain::{AccountId, ActKind, Credits, Origin, PaymentId, PaymentStatus, Timestamp, UserId};
 
@@ -279,7 +279,7 @@ impl Payments {
             let opened = self.open(terms, Some(reference.clone()), &payer).await;
             known = match opened {
                 Ok(opened) => Some(opened),
-                Err(PaymentsError::Account(KeysError::Store(StoreError::Taken(_)))) => {
+                Err(PaymentsError::Account(AccessError::Store(StoreError::Taken(_)))) => {
                     self.store.find_by_provider_ref(provider, reference).await?
                 }
                 Err(error) => return Err(error),

@@ -1,8 +1,8 @@
 //! Why payments fail.
 
 use super::provider::ProviderError;
+use crate::access::AccessError;
 use crate::idempotency::IdempotencyError;
-use crate::keys::KeysError;
 use domain::Credits;
 
 /// Why a payment was not made, or not found.
@@ -49,12 +49,12 @@ pub enum PaymentsError {
     /// See [`IdempotencyError`].
     #[error(transparent)]
     Repeat(IdempotencyError),
-    /// The account cannot be reached; see [`KeysError`].
+    /// The account cannot be reached; see [`AccessError`].
     #[error(transparent)]
-    Account(KeysError),
+    Account(AccessError),
 }
 
-impl<E: Into<KeysError>> From<E> for PaymentsError {
+impl<E: Into<AccessError>> From<E> for PaymentsError {
     fn from(error: E) -> Self {
         PaymentsError::Account(error.into())
     }

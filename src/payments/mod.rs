@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use crate::access::AccessError;
 use crate::config::SandboxPayments;
 use crate::idempotency::{First, Made, Once};
-use crate::keys::{KeysError, on_record, serving_lease};
 use crate::pipeline::Gateway;
 use crate::store::audit_log::AuditLogStore;
 use crate::store::payments::{OpenPayment, Payment, PaymentStore, ProviderFacts};
@@ -82,7 +82,7 @@ impl Payments {
             let payment = NewPayment { id, account, provider: SANDBOX, amount, at };
             let made = Payment::confirmed(&payment);
             let answer = first.record(id.0, &made, at);
-            let lease = serving_lease(&self.gateway, account).await?;
+            let lease = self.gateway.account(account).await?;
             let act =
                 origin.act(Uuid::now_v7(), user, ActKind::PaymentConfirmed, at).to(id.to_string());
             let act = Some(act.with(format!("${amount} by {SANDBOX}")));
@@ -94,9 +94,11 @@ impl Payments {
                     crate::actors::AccountError::Refused(_) => {
                         PaymentsError::Amount { max: self.amount_max }
                     }
-                    crate::actors::AccountError::Gone => PaymentsError::Account(KeysError::Unknown),
+                    crate::actors::AccountError::Gone => {
+                        PaymentsError::Account(AccessError::Unknown)
+                    }
                 })?;
-            on_record(&self.gateway, receipt, first).await?;
+            self.gateway.recorded(receipt, first).await?;
             Ok(made)
         };
         self.gateway.idempotency.run(account, once, PaymentsError::Repeat, act).await
@@ -131,13 +133,13 @@ impl Payments {
         let at = self.gateway.clock.now();
         let act = Some(origin.act(Uuid::now_v7(), user, ActKind::TestCreditsReset, at));
         let account = self.users.accounts_of(user).await?.test;
-        let lease = serving_lease(&self.gateway, account).await?;
+        let lease = self.gateway.account(account).await?;
         let receipt =
             lease.refill(user.0, self.test_credits, act).await.map_err(|error| match error {
                 crate::actors::AccountError::Refused(_) => PaymentsError::AccountClosed,
-                crate::actors::AccountError::Gone => PaymentsError::Account(KeysError::Unknown),
+                crate::actors::AccountError::Gone => PaymentsError::Account(AccessError::Unknown),
             })?;
-        Ok(on_record(&self.gateway, receipt, ()).await?)
+        Ok(self.gateway.recorded(receipt, ()).await?)
     }
 
     /// One of the user's payments.

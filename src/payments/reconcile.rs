@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::provider::{Order, Progress, ProviderError, SeenReversal, Stage};
 use super::{Payments, PaymentsError, ProviderFacts};
-use crate::keys::{KeysError, on_record, serving_lease};
+use crate::access::AccessError;
 use crate::store::StoreError;
 use crate::store::payments::Payment;
 use domain::{
@@ -207,7 +207,7 @@ impl Payments {
         if payment.status == PaymentStatus::Confirmed {
             return Ok(());
         }
-        let lease = serving_lease(&self.gateway, payment.account).await?;
+        let lease = self.gateway.account(payment.account).await?;
         let act = self.act(payment, ActKind::PaymentConfirmed, now).await?;
         let act = act.with(format!("${} by {}", payment.amount, payment.provider));
         let credited = lease.confirm_payment(payment.id, payment.amount, Some(act)).await;
@@ -215,11 +215,11 @@ impl Payments {
             crate::actors::AccountError::Refused(_) => {
                 PaymentsError::Amount { max: self.amount_max }
             }
-            crate::actors::AccountError::Gone => PaymentsError::Account(KeysError::Unknown),
+            crate::actors::AccountError::Gone => PaymentsError::Account(AccessError::Unknown),
         })?;
         failpoint!("payment-decided");
         // The lock is held until the outcome is known, so that the credit is not decided twice.
-        on_record(&self.gateway, receipt, Arc::clone(held)).await?;
+        self.gateway.recorded(receipt, Arc::clone(held)).await?;
         failpoint!("payment-credited");
         Ok(())
     }
@@ -263,16 +263,16 @@ impl Payments {
             reversal.wanted,
             reversal.taken
         );
-        let lease = serving_lease(&self.gateway, reversal.account).await?;
+        let lease = self.gateway.account(reversal.account).await?;
         let (wanted, account) = (reversal.wanted, reversal.account);
         let reversed = lease.reverse(reversal.clone(), Some(act.with(detail))).await;
         let receipt = reversed.map_err(|error| match error {
             crate::actors::AccountError::Refused(_) => {
                 PaymentsError::Amount { max: self.amount_max }
             }
-            crate::actors::AccountError::Gone => PaymentsError::Account(KeysError::Unknown),
+            crate::actors::AccountError::Gone => PaymentsError::Account(AccessError::Unknown),
         })?;
-        let step = on_record(&self.gateway, receipt, Arc::clone(held)).await?;
+        let step = self.gateway.recorded(receipt, Arc::clone(held)).await?;
         let taken = step.map_or(reversal.taken, |step| reversal.taken_after(step));
         if taken < wanted && matches!(step, Some(ReversalStep::Take(_))) {
             let outstanding = wanted.less(taken);

@@ -2,7 +2,6 @@
 
 use super::usage::sum;
 use super::{Reports, ReportsError};
-use crate::keys::tables_are_whole;
 use crate::store::rollups::{Grain, UsageQuestion};
 use domain::forecast::forecast;
 use domain::rollup::{days_within, hour, hour_starts_at};
@@ -33,7 +32,7 @@ impl Reports {
     ) -> Result<BalanceForecast, ReportsError> {
         let account = self.store.users.accounts_of(user).await?.of(environment);
         let balance = self.snapshot(account).await?.balance;
-        tables_are_whole(&self.gateway).await?;
+        self.gateway.tables_up_to_date().await?;
         let now = self.gateway.clock.now();
         let end = hour(now).saturating_add(1);
         let begin = end.saturating_sub(FORECAST_DAYS.saturating_mul(24));

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::keys::{KeysError, on_record, serving_lease, tables_are_whole};
+use crate::access::AccessError;
 use crate::pipeline::Gateway;
 use crate::store::Store;
 use domain::{AccountId, Environment, Snapshot, Timestamp, UserId};
@@ -38,10 +38,10 @@ pub enum ReportsError {
     NotConfirmed,
     /// The account cannot be read now.
     #[error(transparent)]
-    Account(KeysError),
+    Account(AccessError),
 }
 
-impl<E: Into<KeysError>> From<E> for ReportsError {
+impl<E: Into<AccessError>> From<E> for ReportsError {
     fn from(error: E) -> Self {
         ReportsError::Account(error.into())
     }
@@ -64,14 +64,14 @@ impl Reports {
     ) -> Result<(Snapshot, Timestamp), ReportsError> {
         let account = self.store.users.accounts_of(user).await?.of(environment);
         let snapshot = self.snapshot(account).await?;
-        tables_are_whole(&self.gateway).await?;
+        self.gateway.tables_up_to_date().await?;
         Ok((snapshot, self.store.reports.account_updated_at(account).await?))
     }
 
     /// The state of the account in memory, once everything in it is on record.
     async fn snapshot(&self, account: AccountId) -> Result<Snapshot, ReportsError> {
-        let lease = serving_lease(&self.gateway, account).await?;
-        Ok(on_record(&self.gateway, lease.look(None).await?, ()).await?)
+        let lease = self.gateway.account(account).await?;
+        Ok(self.gateway.recorded(lease.look(None).await?, ()).await?)
     }
 
     /// The id of one of the user's accounts, after a checkpoint.
@@ -81,7 +81,7 @@ impl Reports {
         environment: Environment,
     ) -> Result<AccountId, ReportsError> {
         let account = self.store.users.accounts_of(user).await?.of(environment);
-        tables_are_whole(&self.gateway).await?;
+        self.gateway.tables_up_to_date().await?;
         Ok(account)
     }
 }

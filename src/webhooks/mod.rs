@@ -15,9 +15,9 @@ use sha2::Sha256;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
+use crate::access::AccessError;
 use crate::actors::LedgerHandle;
 use crate::clock::Clock;
-use crate::keys::KeysError;
 use crate::metrics::Metrics;
 use crate::seal::Seal;
 use crate::store::StoreError;
@@ -67,7 +67,7 @@ pub enum WebhooksError {
     Store(#[from] StoreError),
     /// This process does not own the accounts.
     #[error(transparent)]
-    Account(#[from] KeysError),
+    Account(#[from] AccessError),
 }
 
 /// The webhooks of all users.
@@ -115,7 +115,7 @@ impl Webhooks {
     /// have endpoints, so only that process may change endpoints.
     fn assert_in_charge(&self) -> Result<(), WebhooksError> {
         let is_in_charge = self.ledger.state().is_in_charge();
-        if is_in_charge { Ok(()) } else { Err(KeysError::NotWritten.into()) }
+        if is_in_charge { Ok(()) } else { Err(AccessError::NotWritten.into()) }
     }
 
     async fn accounts(&self, user: UserId) -> Result<[AccountId; 2], WebhooksError> {
@@ -135,7 +135,7 @@ impl Webhooks {
         self.assert_in_charge()?;
         let account = self.users.accounts_of(user).await?.of(request.environment);
         if self.users.is_suspended(account).await? {
-            return Err(KeysError::Suspended.into());
+            return Err(AccessError::Suspended.into());
         }
         let (id, at) = (EndpointId(Uuid::now_v7()), self.clock.now());
         let (secret, sealed) = self.make_secret(id)?;
@@ -163,7 +163,7 @@ impl Webhooks {
         if !self.users.is_session_alive(user, session, at).await? {
             let act = ending.act(Uuid::now_v7(), user, ActKind::WebhookDeleted, at);
             self.store.delete_endpoint(account, id, act.to(id.to_string())).await?;
-            return Err(KeysError::SessionEnded.into());
+            return Err(AccessError::SessionEnded.into());
         }
         Ok((endpoint, secret))
     }

@@ -2,6 +2,7 @@
 //! here, once.
 
 use super::ApiError;
+use crate::access::AccessError;
 use crate::admin::AdminError;
 use crate::auth::password::{LENGTH_MAX, PasswordError};
 use crate::auth::throttle::TooManyAttempts;
@@ -86,20 +87,28 @@ impl From<KeysError> for ApiError {
             KeysError::NotActive => {
                 ApiError::Conflict("This API key has been revoked. Create a new one.".into())
             }
-            KeysError::Suspended => ApiError::AccessDenied,
-            KeysError::SessionEnded => ApiError::InvalidSession,
             KeysError::Changed => ApiError::Conflict(
                 "This API key was changed at the same time. Reload the key and try again.".into(),
             ),
             KeysError::TooMany(_) => ApiError::Conflict(
                 "This account has reached its limit of API keys. Delete one first.".into(),
             ),
-            KeysError::Busy => Refusal::TooManyInFlight.into(),
-            KeysError::Store(error) => error.into(),
             KeysError::Repeat(error) => Refusal::from(error).into(),
-            KeysError::Quarantined => Refusal::Quarantined.into(),
-            KeysError::NotWritten => ApiError::Unavailable,
-            KeysError::Unknown => Refusal::OutcomeUnknown("the account's owner died").into(),
+            KeysError::Account(error) => error.into(),
+        }
+    }
+}
+
+impl From<AccessError> for ApiError {
+    fn from(error: AccessError) -> Self {
+        match error {
+            AccessError::Suspended => ApiError::AccessDenied,
+            AccessError::SessionEnded => ApiError::InvalidSession,
+            AccessError::Busy => Refusal::TooManyInFlight.into(),
+            AccessError::Quarantined => Refusal::Quarantined.into(),
+            AccessError::NotWritten => ApiError::Unavailable,
+            AccessError::Unknown => Refusal::OutcomeUnknown("the account's owner died").into(),
+            AccessError::Store(error) => error.into(),
         }
     }
 }
