@@ -8,7 +8,7 @@
 //! again.
 //!
 //! Recorded answers are encrypted, because the answer to the creation of an API key contains the
-//! key. The encryption key is derived from the key pepper.
+//! key. The encryption keys are derived from the key pepper.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use uuid::Uuid;
 
 use crate::clock::Clock;
 use crate::config::IdempotencySettings;
-use crate::seal::Seal;
+use crate::seal::{Seal, Secrets};
 use crate::store::{Store, StoreError};
 use domain::{AccountId, MICROS_PER_DAY, RecordedAnswer, Timestamp};
 
@@ -215,16 +215,16 @@ struct Recorder {
 }
 
 impl Idempotency {
-    /// The recorded answers of `store`. The encryption key is derived from `secret`.
+    /// The recorded answers of `store`. The encryption keys are derived from `secrets`.
     #[must_use]
     pub fn new(
         store: Store,
         clock: Clock,
         settings: &IdempotencySettings,
-        secret: &[u8],
+        secrets: &Secrets,
     ) -> Option<Self> {
         let recorder = Recorder {
-            seal: Seal::new(secret, PURPOSE)?,
+            seal: Seal::new(secrets, PURPOSE)?,
             keep_micros: i64::from(settings.keep_days.get()).saturating_mul(MICROS_PER_DAY),
             answer_max_bytes: settings.answer_max_bytes,
         };
@@ -349,8 +349,9 @@ mod tests {
     use super::*;
 
     fn claim(secret: &[u8], account: i64, key: &str) -> Claim {
+        let secrets = Secrets { current: secret.to_vec(), previous: None };
         let recorder = Recorder {
-            seal: Seal::new(secret, PURPOSE).unwrap(),
+            seal: Seal::new(&secrets, PURPOSE).unwrap(),
             keep_micros: 7,
             answer_max_bytes: 10,
         };

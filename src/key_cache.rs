@@ -12,6 +12,7 @@ use std::time::Duration;
 use moka::sync::Cache;
 use rand::RngExt as _;
 
+use crate::seal::Secrets;
 use crate::store::keys::KeyRecord;
 use crate::store::{Store, StoreError};
 use domain::Environment;
@@ -24,34 +25,50 @@ const REMEMBERED: Duration = Duration::from_mins(5);
 pub struct KeyCache {
     store: Store,
     pepper: Pepper,
+    /// The pepper used before. It makes no digest of a new key.
+    previous: Option<Pepper>,
     remembered: Cache<KeyDigest, Arc<KeyRecord>>,
     /// Number of removed entries.
     forgotten: AtomicU64,
 }
 
 impl KeyCache {
-    /// An empty cache of at most `keys_max` keys.
+    /// An empty cache of at most `keys_max` keys. The peppers are `secrets`.
     #[must_use]
-    pub fn new(store: Store, pepper: Pepper, keys_max: u64) -> Self {
+    pub fn new(store: Store, secrets: &Secrets, keys_max: u64) -> Option<Self> {
         let remembered = Cache::builder().max_capacity(keys_max).time_to_live(REMEMBERED).build();
-        KeyCache { store, pepper, remembered, forgotten: AtomicU64::new(0) }
+        let pepper = Pepper::new(&secrets.current)?;
+        let previous = match &secrets.previous {
+            Some(secret) => Some(Pepper::new(secret)?),
+            None => None,
+        };
+        Some(KeyCache { store, pepper, previous, remembered, forgotten: AtomicU64::new(0) })
     }
 
-    /// The digest under which a key is stored and cached.
-    #[must_use]
-    pub fn digest(&self, key: &ApiKey) -> KeyDigest {
-        key.digest(&self.pepper)
+    /// The digests under which a key may be stored and cached: by the current pepper, and by the
+    /// previous one.
+    fn digests(&self, key: &ApiKey) -> impl Iterator<Item = KeyDigest> {
+        [&self.pepper].into_iter().chain(&self.previous).map(|pepper| key.digest(pepper))
     }
 
     /// The cached record of a key.
     #[must_use]
-    pub fn remembered(&self, digest: KeyDigest) -> Option<Arc<KeyRecord>> {
-        self.remembered.get(&digest)
+    pub fn remembered(&self, key: &ApiKey) -> Option<Arc<KeyRecord>> {
+        self.digests(key).find_map(|digest| self.remembered.get(&digest))
     }
 
-    /// Looks a key up in the database, and caches it; `None` if no active key has this digest.
-    /// Unknown keys are not cached, because strangers could fill the memory with them.
-    pub async fn look_up(&self, digest: KeyDigest) -> Result<Option<Arc<KeyRecord>>, StoreError> {
+    /// Looks a key up in the database, and caches it; `None` if it is no active key. Unknown keys
+    /// are not cached, because strangers could fill the memory with them.
+    pub async fn look_up(&self, key: &ApiKey) -> Result<Option<Arc<KeyRecord>>, StoreError> {
+        for digest in self.digests(key) {
+            if let Some(record) = self.find(digest).await? {
+                return Ok(Some(record));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn find(&self, digest: KeyDigest) -> Result<Option<Arc<KeyRecord>>, StoreError> {
         let before = self.forgotten.load(Ordering::Acquire);
         let Some(record) = self.store.keys.find(digest).await? else { return Ok(None) };
         let record = Arc::new(record);

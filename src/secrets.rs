@@ -11,6 +11,12 @@ use rand::RngExt as _;
 
 use crate::config::{Secret, Settings};
 use crate::exit::{Exit, ExitError};
+use crate::seal::Secrets;
+
+/// The file of the secret of session tokens.
+pub const JWT_SECRET: &str = "jwt_secret";
+/// The file of the key pepper.
+pub const KEY_PEPPER: &str = "key_pepper";
 
 /// Makes a folder that only the server's user can read, with the folders above it, if it is
 /// missing. One that is there stays as it is.
@@ -41,6 +47,15 @@ pub fn secret(set: Option<&Secret>, data_dir: &Path, name: &str) -> anyhow::Resu
     read(&path)
 }
 
+/// The key pepper, and the one used before it if that is still known. A missing one is generated.
+pub fn peppers(settings: &Settings) -> anyhow::Result<Secrets> {
+    let (auth, data_dir) = (&settings.auth, &settings.data_dir);
+    Ok(Secrets {
+        current: secret(auth.key_pepper.as_ref(), data_dir, KEY_PEPPER)?,
+        previous: previous(auth.key_previous_pepper.as_ref(), data_dir, KEY_PEPPER)?,
+    })
+}
+
 /// Generates those secrets that are neither set nor in the data directory.
 pub fn generate(settings: &Settings) -> anyhow::Result<()> {
     for (name, set) in generated(settings) {
@@ -67,7 +82,7 @@ pub fn assert_there(settings: &Settings) -> anyhow::Result<()> {
 
 fn generated(settings: &Settings) -> [(&'static str, Option<&Secret>); 2] {
     let auth = &settings.auth;
-    [("jwt_secret", auth.jwt_secret.as_ref()), ("key_pepper", auth.key_pepper.as_ref())]
+    [(JWT_SECRET, auth.jwt_secret.as_ref()), (KEY_PEPPER, auth.key_pepper.as_ref())]
 }
 
 /// The previous secret, if there is one: as it is set, or from the file that [`rotate`] has left.

@@ -8,7 +8,7 @@
 use std::fmt;
 
 use hmac::{Hmac, KeyInit, Mac};
-use sha2::Sha256;
+use sha2::{Digest as _, Sha256};
 
 use super::environment::Environment;
 
@@ -45,9 +45,16 @@ impl fmt::Debug for KeyDigest {
     }
 }
 
+/// Identifies the pepper of a digest, and says nothing of the secret: the first bytes of its
+/// SHA-256.
+pub type PepperId = [u8; 4];
+
 /// The secret of the key digests. It is kept outside the database.
 #[derive(Clone)]
-pub struct Pepper(Hmac<Sha256>);
+pub struct Pepper {
+    id: PepperId,
+    mac: Hmac<Sha256>,
+}
 
 impl fmt::Debug for Pepper {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -59,7 +66,16 @@ impl Pepper {
     /// Prepares the secret. HMAC takes a secret of any length.
     #[must_use]
     pub fn new(secret: &[u8]) -> Option<Self> {
-        Hmac::<Sha256>::new_from_slice(secret).ok().map(Pepper)
+        let mac = Hmac::<Sha256>::new_from_slice(secret).ok()?;
+        let hash = Sha256::new().chain_update("polysystems: id of a secret").chain_update(secret);
+        let id = *hash.finalize().first_chunk()?;
+        Some(Pepper { id, mac })
+    }
+
+    /// The first bytes of every digest made with it.
+    #[must_use]
+    pub fn id(&self) -> PepperId {
+        self.id
     }
 }
 
@@ -109,12 +125,18 @@ impl ApiKey {
         self.environment
     }
 
-    /// The digest to store and look up: HMAC-SHA-256 of the text with the pepper.
+    /// The digest to store and look up: the id of the pepper, then the first 28 bytes of the
+    /// HMAC-SHA-256 of the text with the pepper.
     #[must_use]
     pub fn digest(&self, pepper: &Pepper) -> KeyDigest {
-        let mut mac = pepper.0.clone();
+        let mut mac = pepper.mac.clone();
         mac.update(self.text.as_bytes());
-        KeyDigest(mac.finalize().into_bytes().into())
+        let mac: [u8; 32] = mac.finalize().into_bytes().into();
+        let mut digest = [0; 32];
+        let (id, rest) = digest.split_at_mut(pepper.id.len());
+        id.copy_from_slice(&pepper.id);
+        rest.iter_mut().zip(mac).for_each(|(to, from)| *to = from);
+        KeyDigest(digest)
     }
 
     /// The part of the key that is shown later: `ps_live_abcd...xyz9`.
@@ -207,6 +229,11 @@ mod tests {
         assert_eq!(key(1).digest(&one), key(1).digest(&one));
         assert_ne!(key(1).digest(&one), key(2).digest(&one));
         assert_ne!(key(1).digest(&one), key(1).digest(&two));
+        // By its first bytes one sees which pepper has made it, whatever the key is.
+        assert_eq!(key(1).digest(&one).0[..4], one.id());
+        assert_eq!(key(2).digest(&one).0[..4], one.id());
+        assert_ne!(one.id(), two.id());
+        assert_ne!(key(1).digest(&one).0[4..], key(1).digest(&two).0[4..]);
     }
 
     proptest! {

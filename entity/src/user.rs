@@ -12,6 +12,7 @@ pub struct Model {
     pub email_folded: String,
     pub username: String,
     pub username_folded: String,
+    pub username_skeleton: String,
     pub password_hash: String,
     pub role: i16,
     pub is_email_verified: bool,

@@ -20,6 +20,7 @@ fn up(_: &Dialect) -> Vec<String> {
             email_folded TEXT NOT NULL,
             username TEXT NOT NULL,
             username_folded TEXT NOT NULL,
+            username_skeleton TEXT NOT NULL,
             password_hash TEXT NOT NULL,
             role SMALLINT NOT NULL,
             is_email_verified BOOLEAN NOT NULL,
@@ -31,7 +32,7 @@ fn up(_: &Dialect) -> Vec<String> {
             totp_step BIGINT NOT NULL DEFAULT 0
         )",
         "CREATE UNIQUE INDEX users_email_folded ON users (email_folded)",
-        "CREATE UNIQUE INDEX users_username_folded ON users (username_folded)",
+        "CREATE UNIQUE INDEX users_username_skeleton ON users (username_skeleton)",
         // Operators list users in this order.
         "CREATE INDEX users_created_at ON users (created_at, id)",
         "CREATE TABLE session (

@@ -40,7 +40,7 @@ use crate::pipeline::{Admission, AdmissionLimits, Gateway};
 use crate::rate_limits::RateLimits;
 use crate::reports::Reports;
 use crate::seal::Seal;
-use crate::secrets::{previous, secret};
+use crate::secrets::{JWT_SECRET, peppers, previous, secret};
 use crate::store::{Store, StoreError};
 use crate::tls::Certificate;
 use crate::tokens;
@@ -48,12 +48,12 @@ use crate::upstream::Upstreams;
 use crate::webhooks::deliver::{Dispatcher, EndpointDisabled, system_lookup};
 use crate::webhooks::{self, Webhooks, watch};
 use domain::MICROS_PER_DAY;
-use domain::api_key::Pepper;
 use domain::thinking::ThinkingModels;
 
 mod accept;
 mod drain;
 mod jobs;
+mod renew;
 mod serve;
 
 use drain::{STOP_MAX, drain, finish, give_up, within};
@@ -138,6 +138,7 @@ async fn run(
         serve_metrics(listener, &app)?;
     }
     actix::spawn(warn_of_given_credits(app.clone()));
+    actix::spawn(renew::renew_sealed(app.clone().into_inner()));
     listening(address);
     let is_fenced = tokio::select! {
         () = stop => false,
@@ -221,11 +222,12 @@ pub fn gateway(
     threads: &ActorThreads,
 ) -> anyhow::Result<Arc<Gateway>> {
     let auth = &settings.auth;
-    let pepper = secret(auth.key_pepper.as_ref(), &settings.data_dir, "key_pepper")?;
+    let peppers = peppers(settings)?;
     let idempotency =
-        Idempotency::new(store.clone(), clock.clone(), &settings.idempotency, &pepper)
+        Idempotency::new(store.clone(), clock.clone(), &settings.idempotency, &peppers)
             .context("the key pepper cannot be used")?;
-    let pepper = Pepper::new(&pepper).context("the key pepper cannot be used")?;
+    let keys = KeyCache::new(store.clone(), &peppers, auth.key_cache_max)
+        .context("the key pepper cannot be used")?;
     let directory = Directory::new(
         store.clone(),
         ledger.clone(),
@@ -236,7 +238,7 @@ pub fn gateway(
     );
     Ok(Arc::new(Gateway {
         rate_limits: RateLimits::new(&settings.rate_limit),
-        keys: KeyCache::new(store.clone(), pepper, auth.key_cache_max),
+        keys,
         prices: settings.price_list()?,
         directory,
         ledger: ledger.clone(),
@@ -290,9 +292,9 @@ pub fn users(
     store: Store,
 ) -> anyhow::Result<Users> {
     let auth = &settings.auth;
-    let jwt_secret = secret(auth.jwt_secret.as_ref(), &settings.data_dir, "jwt_secret")?;
-    let previous = previous(auth.jwt_previous_secret.as_ref(), &settings.data_dir, "jwt_secret")?;
-    let pepper = secret(auth.key_pepper.as_ref(), &settings.data_dir, "key_pepper")?;
+    let jwt_secret = secret(auth.jwt_secret.as_ref(), &settings.data_dir, JWT_SECRET)?;
+    let previous = previous(auth.jwt_previous_secret.as_ref(), &settings.data_dir, JWT_SECRET)?;
+    let peppers = peppers(settings)?;
     let hashes_max = match auth.password_hashes_max {
         0 => available_parallelism().map_or(1, usize::from).div_ceil(2),
         set => set,
@@ -310,7 +312,7 @@ pub fn users(
             lifetime_micros: i64::from(auth.session_days.get()).saturating_mul(MICROS_PER_DAY),
             sessions_max: auth.sessions_per_user_max,
         },
-        seal: Seal::new(&pepper, two_factor::PURPOSE).context("the key pepper cannot be used")?,
+        seal: Seal::new(&peppers, two_factor::PURPOSE).context("the key pepper cannot be used")?,
         throttle: Throttle::new(auth, &settings.rate_limit),
         mailer: Mailer::new(&settings.email, settings.data_dir.join("mail"), database)?,
         messages: MessageSettings {
@@ -411,7 +413,7 @@ fn webhooks(
     store: &Store,
     gateway: &Gateway,
 ) -> anyhow::Result<Arc<Webhooks>> {
-    let pepper = secret(settings.auth.key_pepper.as_ref(), &settings.data_dir, "key_pepper")?;
+    let peppers = peppers(settings)?;
     let hours = i64::from(settings.webhooks.former_secret_hours);
     Ok(Arc::new(Webhooks {
         store: store.webhooks.clone(),
@@ -419,7 +421,7 @@ fn webhooks(
         reports: store.reports.clone(),
         runtime: store.runtime().clone(),
         clock: clock.clone(),
-        seal: Seal::new(&pepper, webhooks::PURPOSE).context("the key pepper cannot be used")?,
+        seal: Seal::new(&peppers, webhooks::PURPOSE).context("the key pepper cannot be used")?,
         is_private_allowed: settings.webhooks.allow_private_addresses,
         endpoints_max: settings.webhooks.endpoints_per_account_max,
         former_micros: hours.saturating_mul(MICROS_PER_HOUR),

@@ -66,6 +66,13 @@ pub fn code_digest(seal: &Seal, user: UserId, code: &str) -> Option<CodeDigest> 
     Some(seal.digest(&plain(code)?, user.0.as_bytes()))
 }
 
+/// The digests under which a recovery code may be stored: by the current pepper, and by the
+/// previous one.
+fn code_digests(seal: &Seal, user: UserId, code: &str) -> Option<Vec<CodeDigest>> {
+    let code = plain(code)?;
+    Some(seal.digests(&code, user.0.as_bytes()).collect())
+}
+
 fn totp(secret: &[u8], account_name: &str) -> Result<Totp, UsersError> {
     // A colon would end the name.
     let name = account_name.replace(':', "_");
@@ -189,9 +196,9 @@ impl Users {
             return Err(UsersError::NoSecondFactor);
         }
         self.count_code(user.id, device).await?;
-        let is_good = if let Some(digest) = code_digest(&self.seal, user.id, code) {
+        let is_good = if let Some(digests) = code_digests(&self.seal, user.id, code) {
             let act = self.act(user.id, device, ActKind::RecoveryCodeUsed);
-            self.store.use_recovery_code(user.id, digest, act).await?
+            self.store.use_recovery_code(user.id, digests, act).await?
         } else {
             let totp = self.opened(user)?.ok_or(UsersError::NoSecondFactor)?;
             match step_of(&totp, code, self.clock.now()) {
@@ -263,7 +270,8 @@ mod tests {
 
     #[test]
     fn a_recovery_code_is_read_however_it_is_written() {
-        let seal = Seal::new(b"secret", PURPOSE).unwrap();
+        let seal =
+            Seal::new(&Secrets { current: b"secret".to_vec(), previous: None }, PURPOSE).unwrap();
         let user = UserId(Uuid::from_u128(1));
         let code = recovery_code();
         assert_eq!(code.len(), CODE_LEN + 5);

@@ -12,13 +12,17 @@ use polysystems::cli::{self, Console, find_user};
 use polysystems::clock::Clock;
 use polysystems::config::{Settings, TraceSettings};
 use polysystems::exit::{Exit, ExitError};
+use polysystems::store::Store;
 use polysystems::{app, secrets, telemetry};
 use reqwest::Method;
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
+mod secret;
 mod users;
 mod verify;
 
+use secret::SecretCommand;
 use users::UserCommand;
 
 /// How long the last traces may take to be sent.
@@ -76,13 +80,6 @@ enum Command {
     /// Manages the secrets that the server has generated
     #[command(subcommand)]
     Secret(SecretCommand),
-}
-
-#[derive(Subcommand)]
-enum SecretCommand {
-    /// Replaces the secret of session tokens from the next start on; tokens signed with the old one
-    /// stay valid until they expire
-    RotateJwt,
 }
 
 /// The operator who asks the running server.
@@ -155,17 +152,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
                     .await
             })?;
         }
-        Command::Secret(SecretCommand::RotateJwt) => {
-            if settings.auth.jwt_secret.is_some() {
-                return Err(ExitError::error(
-                    Exit::Settings,
-                    "auth.jwt_secret is set in the settings: move it to auth.jwt_previous_secret and set a new one",
-                ));
-            }
-            secrets::assert_there(&settings)?;
-            secrets::rotate(&settings.data_dir, "jwt_secret")?;
-            print("Session tokens will be signed with a new secret from the next start on.")?;
-        }
+        Command::Secret(command) => secret::run(&settings, command)?,
         Command::Config(ConfigCommand::Show) => print(&settings.shown(&sources)?)?,
         Command::Config(ConfigCommand::Check) => {
             app::certificate(&settings)?;
@@ -207,12 +194,30 @@ fn with_users(
     work: impl AsyncFnOnce(&Users) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     let database = app::database_runtime()?;
+    let handle = database.handle().clone();
+    block_on_store(settings, &database, async |store| {
+        let users = app::users(settings, Clock::System, handle, store)?;
+        work(&users).await
+    })
+}
+
+fn with_store<T>(
+    settings: &Settings,
+    work: impl AsyncFnOnce(Store) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    block_on_store(settings, &app::database_runtime()?, work)
+}
+
+/// Opens a database that is there, and closes it after the work.
+fn block_on_store<T>(
+    settings: &Settings,
+    database: &Runtime,
+    work: impl AsyncFnOnce(Store) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     database.block_on(async {
         secrets::assert_there(settings)?;
         let store = app::open_existing_store(settings, database.handle().clone()).await?;
-        let handle = database.handle().clone();
-        let users = app::users(settings, Clock::System, handle, store.clone())?;
-        let result = work(&users).await;
+        let result = work(store.clone()).await;
         store.close().await;
         result
     })

@@ -20,6 +20,9 @@ pub struct AuthSettings {
     /// characters. If it changes, every API key is invalid. If it is unset, one is generated in the
     /// data directory.
     pub key_pepper: Option<Secret>,
+    /// The `key_pepper` used before. API keys that were hashed with it stay valid, and what was
+    /// encrypted with it can be read.
+    pub key_previous_pepper: Option<Secret>,
     /// Lifetime of a session token, in seconds. The default is 24 hours.
     pub jwt_lifetime_seconds: NonZeroU32,
     /// How long a login session lasts if it is not renewed, in days.
@@ -64,6 +67,7 @@ impl Default for AuthSettings {
             jwt_secret: None,
             jwt_previous_secret: None,
             key_pepper: None,
+            key_previous_pepper: None,
             jwt_lifetime_seconds: non_zero::u32(86_400),
             session_days: non_zero::u32(30),
             sessions_per_user_max: 100,

@@ -43,6 +43,7 @@ impl Settings {
             ("jwt_secret", &self.auth.jwt_secret),
             ("jwt_previous_secret", &self.auth.jwt_previous_secret),
             ("key_pepper", &self.auth.key_pepper),
+            ("key_previous_pepper", &self.auth.key_previous_pepper),
         ] {
             if secret.as_ref().is_some_and(|secret| secret.expose().len() < 32) {
                 bail!("auth.{name} must have at least 32 characters");

@@ -3,12 +3,15 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use percent_encoding::percent_decode_str;
+
 /// Does the path mean the same to this server, which prices it, and to the upstream, which serves
-/// it? It has no dot segments, no empty ones, and no encoded separator or dot.
+/// it? It has no dot segments, no empty ones, and no encoded separator or dot. It has no `;`, after
+/// which some servers drop the rest of a segment, no control character, and only UTF-8.
 #[must_use]
 pub fn is_plain(path: &str) -> bool {
     let lower = path.to_ascii_lowercase();
-    let hidden = ["%2f", "%5c", "%25", "\\"];
+    let hidden = ["%2f", "%5c", "%25", "\\", ";", "%3b"];
     // Unreserved characters must not be encoded: a second spelling could dodge a price.
     let needlessly_encoded = lower.split('%').skip(1).any(|rest| {
         // `from_str_radix` would accept a sign.
@@ -17,8 +20,17 @@ pub fn is_plain(path: &str) -> bool {
         code.is_none_or(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
     });
     !needlessly_encoded
+        && (!path.contains('%') || is_plain_decoded(path))
         && !hidden.iter().any(|hidden| lower.contains(hidden))
         && path.split('/').skip(1).all(|segment| !matches!(segment, "" | "." | ".."))
+}
+
+/// Is it UTF-8 without control characters, and without dot segments between spaces?
+fn is_plain_decoded(path: &str) -> bool {
+    percent_decode_str(path).decode_utf8().is_ok_and(|text| {
+        !text.contains(char::is_control)
+            && text.split('/').all(|segment| !matches!(segment.trim(), "." | ".."))
+    })
 }
 
 /// The address behind a chain of proxies. `X-Forwarded-For` (its values in their order) counts only
@@ -140,6 +152,18 @@ mod tests {
             ("/api/hub//agents", false),
             ("/api/hub/", false),
             ("/api/hub/./agents", false),
+            ("/api/hub/memory/..;/agents/chat", false),
+            ("/api/hub/memory/..%3b/agents/chat", false),
+            ("/api/hub/memory;a=b/agents", false),
+            ("/api/hub/memory/..%20/agents", false),
+            ("/api/hub/memory/%20../agents", false),
+            ("/api/hub/memory/a%20b", true),
+            ("/api/hub/memory/%00", false),
+            ("/api/hub/memory/%0d%0a", false),
+            ("/api/hub/memory/%7f", false),
+            ("/api/hub/memory/%c0%ae%c0%ae/agents", false),
+            ("/api/hub/memory/%ff", false),
+            ("/api/hub/memory/%C2%85", false),
         ] {
             assert_eq!(is_plain(path), plain, "{path}");
         }

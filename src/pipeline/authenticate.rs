@@ -103,8 +103,7 @@ pub(super) async fn identify(
     let (arrival, rule) = admitted.into_parts();
     let text = arrival.credential.as_deref().ok_or(Refusal::MissingKey)?;
     let key = ApiKey::parse(text).map_err(|_| Refusal::InvalidKey)?;
-    let digest = gateway.keys.digest(&key);
-    if let Some(known) = gateway.keys.remembered(digest) {
+    if let Some(known) = gateway.keys.remembered(&key) {
         return known_caller(gateway, arrival, rule, known, context);
     }
     // A database that is known to be down is not queried: a refusal must not wait for it.
@@ -114,7 +113,7 @@ pub(super) async fn identify(
     }
     // Strangers can make keys up: they must not fill the queue of the database.
     let _place = gateway.readiness.admit_lookup().ok_or(Refusal::Overloaded)?;
-    let record = Box::pin(gateway.keys.look_up(digest)).await.map_err(|error| {
+    let record = Box::pin(gateway.keys.look_up(&key)).await.map_err(|error| {
         tracing::error!(%error, "a key could not be looked up");
         Refusal::Unavailable("the database does not answer")
     })?;

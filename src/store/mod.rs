@@ -41,6 +41,7 @@ mod open;
 mod options;
 pub mod outbox;
 pub mod payments;
+pub mod peppered;
 pub mod reports;
 mod row;
 mod schema;

@@ -108,9 +108,9 @@ async fn seed_accounts(database: &Database) {
     let none = if database.is_postgres() { "FALSE" } else { "0" };
     for sql in [
         format!(
-            "INSERT INTO users (id, email, email_folded, username, username_folded, password_hash, role,
+            "INSERT INTO users (id, email, email_folded, username, username_folded, username_skeleton, password_hash, role,
                 is_email_verified, token_version, created_at)
-            SELECT {id}, 's' || n || '@example.com', 's' || n || '@example.com', 's' || n, 's' || n, '', 1,
+            SELECT {id}, 's' || n || '@example.com', 's' || n || '@example.com', 's' || n, 's' || n, 's' || n, '', 1,
                 {none}, 0, 0 FROM ({series}) AS series"
         ),
         "INSERT INTO account (user_id, environment, status, balance, seq, updated_at, created_at)

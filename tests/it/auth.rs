@@ -61,6 +61,11 @@ async fn emails_and_usernames_are_unique_whatever_their_case(database: Database)
     refused.assert_error("Conflict", "A user with this email already exists");
     let refused = register("other@example.com", "First").expect(409).await;
     refused.assert_error("Conflict", "This username is taken");
+    // What looks like a name that is taken, in Cyrillic, in digits, and in letters of mathematics.
+    for username in ["f\u{456}rst", "f\u{456}r\u{455}t", "FIR\u{405}T", "\u{1d41f}irst"] {
+        let refused = register("other@example.com", username).expect(409).await;
+        refused.assert_error("Conflict", "This username is taken");
+    }
     register("other@example.com", "other").expect(201).await;
     let body = json!({ "email": "OTHER@example.com", "password": PASSWORD });
     server.post("/api/auth/login", &body).expect(200).await;

@@ -30,6 +30,7 @@ mod monitoring;
 mod observed;
 mod operators;
 mod payments;
+mod pepper;
 mod quotes;
 mod rate_limits;
 mod refusals;

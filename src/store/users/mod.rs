@@ -28,7 +28,7 @@ mod two_factor;
 
 pub use proof::{Ended, EndedKey, Proved};
 pub use record::{
-    NewSession, NewUser, Role, SecondFactor, TokenDigest, TokenPurpose, User, folded,
+    NewSession, NewUser, Role, SecondFactor, TokenDigest, TokenPurpose, User, folded, skeleton,
 };
 pub use sessions::{Refreshed, SessionListing};
 pub use two_factor::CodeDigest;
@@ -70,6 +70,7 @@ impl UserStore {
                     email_folded: Set(folded(&new.email)),
                     email: Set(new.email),
                     username_folded: Set(folded(&new.username)),
+                    username_skeleton: Set(skeleton(&new.username)),
                     username: Set(new.username),
                     password_hash: Set(new.password_hash),
                     role: Set(new.role.code()),

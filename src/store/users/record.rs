@@ -125,7 +125,15 @@ impl std::fmt::Debug for SecondFactor {
     }
 }
 
-/// The form in which an email or username must be unique: trimmed and lowercase.
+/// The form in which a username must be unique: characters that look alike are one (the skeleton
+/// of UTS 39). So nobody can pass for another user.
+#[must_use]
+pub fn skeleton(username: &str) -> String {
+    folded(&unicode_security::skeleton(&folded(username)).collect::<String>())
+}
+
+/// The form in which an email must be unique, and in which users are searched: trimmed and
+/// lowercase.
 #[must_use]
 pub fn folded(text: &str) -> String {
     text.trim().to_lowercase()

@@ -82,11 +82,11 @@ impl UserStore {
             .await
     }
 
-    /// Uses a recovery code; false if there is no such code, or it was used before.
+    /// Uses a recovery code, stored under one of these digests; false if there is no such code, or it was used before.
     pub async fn use_recovery_code(
         &self,
         id: UserId,
-        digest: CodeDigest,
+        digests: Vec<CodeDigest>,
         act: Act,
     ) -> Result<bool, StoreError> {
         self.database
@@ -94,7 +94,7 @@ impl UserStore {
                 let transaction = begin_write(&database.write).await?;
                 let changed = recovery_code::Entity::update_many()
                     .filter(recovery_code::Column::UserId.eq(id.0))
-                    .filter(recovery_code::Column::Digest.eq(digest.to_vec()))
+                    .filter(recovery_code::Column::Digest.is_in(digests.into_iter().map(Vec::from)))
                     .filter(recovery_code::Column::UsedAt.is_null())
                     .col_expr(recovery_code::Column::UsedAt, Value::from(act.at.micros()).into())
                     .exec(&transaction)

@@ -71,10 +71,10 @@ async fn users(database: &Database, name: &str, count: usize) -> Vec<AccountId> 
     };
     for sql in [
         format!(
-            "INSERT INTO users (id, email, email_folded, username, username_folded, password_hash, role,
+            "INSERT INTO users (id, email, email_folded, username, username_folded, username_skeleton, password_hash, role,
                 is_email_verified, token_version, created_at)
             SELECT {id}, '{name}' || n || '@example.com', '{name}' || n || '@example.com', '{name}' || n,
-                '{name}' || n, 'seeded {name}', 1, {none}, 0, 0 FROM ({series}) AS series"
+                '{name}' || n, '{name}' || n, 'seeded {name}', 1, {none}, 0, 0 FROM ({series}) AS series"
         ),
         format!(
             "INSERT INTO account (user_id, environment, status, balance, seq, updated_at, created_at)
