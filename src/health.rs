@@ -1,4 +1,4 @@
-//! Whether paid calls can be served, for load balancers.
+//! Readiness: whether paid calls can be served. For load balancers.
 
 use std::sync::Arc;
 
@@ -6,19 +6,20 @@ use crate::actors::LedgerHandle;
 use crate::pipeline::Admission;
 use crate::store::{Store, StoreError};
 
-/// See the module.
+/// What readiness depends on.
 pub struct Health {
     /// The database.
     pub store: Store,
     /// Says whether the accounts belong to this process.
     pub ledger: LedgerHandle,
-    /// Says whether the process is shutting down, or full.
+    /// The limits of admission. They say whether the process is shutting down or full.
     pub readiness: Arc<Admission>,
 }
 
 impl Health {
-    /// Can a paid call be served? The process is in charge of the accounts, does not shut down and
-    /// has a place for one more. Fails if the database does not answer.
+    /// Says whether a paid call can be served: this process owns the accounts, is not shutting
+    /// down, and has a place for one more call. Fails with [`StoreError`] if the database does not
+    /// answer.
     pub async fn is_ready(&self) -> Result<bool, StoreError> {
         let is_writable = self.ledger.state().is_in_charge();
         if self.readiness.is_unready()

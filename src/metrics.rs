@@ -2,8 +2,8 @@
 //! [`crate::http::metrics`] prints them.
 //!
 //! The crate `prometheus-client` is not used for two reasons. It writes OpenMetrics, whose HELP,
-//! TYPE and `# EOF` lines differ from the text format 0.0.4 that the dashboards here read. And its
-//! histogram takes a lock for each observation, and sums in floats.
+//! TYPE and `# EOF` lines differ from the text format 0.0.4 that the dashboards here read. Its
+//! histogram takes a lock for each observation and sums in floats.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -80,7 +80,7 @@ impl Histogram {
         self.count(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));
     }
 
-    /// Writes its lines in the Prometheus text format. Durations are in seconds.
+    /// Writes the histogram in the Prometheus text format. Durations are in seconds.
     pub fn write(&self, text: &mut String, name: &str, labels: &str) {
         let number =
             |value: u64| if self.is_of_durations { seconds(value) } else { value.to_string() };
@@ -150,17 +150,17 @@ pub struct Metrics {
     pub calls: AtomicU64,
     refusals: [AtomicU64; REFUSALS.len()],
     upstreams: [Histogram; RouteGroup::ALL.len()],
-    /// Latency of the last synced write to the data directory, in microseconds; -1 before the first
+    /// Latency of the last synced write to the data directory, in microseconds. -1 before the first
     /// one.
     pub fsync_micros: AtomicI64,
-    /// Number of findings of the last verification; -1 before the first one.
+    /// Number of findings of the last verification. -1 before the first one.
     pub verify_findings: AtomicI64,
-    /// When the last verification ended, in Unix seconds. Before the first one: when the server
-    /// started, if periodic verification is on.
+    /// When the last verification ended, in Unix seconds. Before that: when the server started, if
+    /// periodic verification is on. Otherwise 0.
     pub verified_at: AtomicI64,
     /// Number of verifications that could not run.
     pub verify_failures: AtomicU64,
-    /// Number of attempts to deliver webhooks: successful ones, failed ones.
+    /// Number of attempts to deliver webhooks: the successful ones, then the failed ones.
     pub webhooks: [AtomicU64; 2],
 }
 

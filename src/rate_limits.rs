@@ -40,7 +40,7 @@ pub struct RateLimitStatus {
     pub reset_in: u64,
 }
 
-/// 100 percent of a limit.
+/// 100 percent.
 const WHOLE: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -70,13 +70,13 @@ pub struct RateLimits {
     default_tier: String,
     /// The limits that owners set for their keys.
     own: DashMap<KeyId, (NonZeroU32, Arc<Bound<KeyId>>)>,
-    /// Behind a login: changes, and payments.
+    /// Limits of requests with a session, by user: changes and payments.
     changes: Option<Bound<UserId>>,
     payments: Option<Bound<UserId>>,
 }
 
-/// `percent` of `count` requests per window. If that is less than one request per window, the
-/// window is longer and allows one request.
+/// The quota of `percent` of `count` requests in a window. If that is less than one request in a
+/// window, the window is longer and allows one request.
 fn quota(count: NonZeroU32, percent: NonZeroU32, window: Duration) -> Option<Quota> {
     let hundredths = u64::from(count.get()).checked_mul(u64::from(percent.get()))?;
     let nanos = window.as_nanos().checked_mul(100)?.checked_div(u128::from(hundredths))?;
@@ -97,7 +97,7 @@ impl<K: Clone + Eq + std::hash::Hash> Bound<K> {
         Some(Bound { policy, limiter })
     }
 
-    /// Counts a request. If the limit is exceeded, the error has the seconds to wait.
+    /// Counts a request. If the limit is exceeded, also returns how long to wait.
     fn check(&self, subject: &K, now: Timestamp) -> (RateLimitStatus, Option<Duration>) {
         let (quota, remaining, wait) = match self.limiter.check_key(subject) {
             Ok(state) => (state.quota(), state.remaining_burst_capacity(), None),
@@ -147,7 +147,7 @@ fn bounds(tier: TierSettings, percent: NonZeroU32) -> Bounds {
 }
 
 impl RateLimits {
-    /// The limits in the settings; none if rate limits are switched off.
+    /// Makes the limits of the settings. There are none if rate limits are off.
     #[must_use]
     pub fn new(settings: &RateLimitSettings) -> Self {
         let default_tier = settings.default_tier.clone();
@@ -181,20 +181,20 @@ impl RateLimits {
         }
     }
 
-    /// Counts a request of a user that changes something behind a login. If the limit is exceeded,
-    /// the error has the seconds to wait.
+    /// Counts a user's request with a session that changes something. If the limit is exceeded, the
+    /// error is the number of seconds to wait, at least 1.
     pub fn check_change(&self, user: UserId, now: Timestamp) -> Result<(), u64> {
         check_user(self.changes.as_ref(), user, now)
     }
 
-    /// Counts a payment that a user begins behind a login. If the limit is exceeded, the error has
-    /// the seconds to wait.
+    /// Counts a payment that a user begins with a session. If the limit is exceeded, the error is
+    /// the number of seconds to wait, at least 1.
     pub fn check_payment(&self, user: UserId, now: Timestamp) -> Result<(), u64> {
         check_user(self.payments.as_ref(), user, now)
     }
 
-    /// Counts a request from an address. If the limit is exceeded, the error has the seconds to
-    /// wait.
+    /// Counts a request from an address. IPv6 addresses count by /64. If the limit is exceeded, the
+    /// error has the seconds to wait, at least 1. `None` if there is no limit.
     pub fn check_address(
         &self,
         address: IpAddr,
@@ -207,8 +207,9 @@ impl RateLimits {
         }
     }
 
-    /// Counts a request of a key, and of its account, for one class of routes. If a limit is
-    /// exceeded, the error has the seconds to wait.
+    /// Counts a request of a key and of its account, for one class of routes. Returns the limit
+    /// with the fewest requests left, `None` if there is no limit. If a limit is exceeded, the
+    /// error has that limit and the seconds to wait, at least 1.
     pub fn check_caller(
         &self,
         tier: Option<&str>,
@@ -236,8 +237,9 @@ impl RateLimits {
         Ok(closest)
     }
 
-    /// Counts a call by the limit that the key's owner set. After the limit changes, its counter
-    /// starts anew.
+    /// Counts a call against the limit that the key's owner set. If the owner changes the limit,
+    /// its counter starts anew. If the limit is exceeded, the error has the seconds to wait, at
+    /// least 1.
     pub fn check_own(
         &self,
         key: KeyId,
@@ -260,7 +262,7 @@ impl RateLimits {
         }
     }
 
-    /// Deletes the counters that are full again, so that memory stays bounded.
+    /// Deletes the counters that are full again, so that they do not fill the memory.
     pub fn forget_idle(&self) {
         if let Some(bound) = &self.address {
             bound.forget_idle();
@@ -312,8 +314,8 @@ mod tests {
                 assert_eq!(standing.window, 1);
             }
             assert_eq!(check(&limits, class, 1, 1), Err(1), "{class:?}");
-            // A second key of the account finds the account's limit used up. Another account has
-            // its own limit.
+            // The account has used up its limit, so a second key of it is refused. Another account
+            // has its own limit.
             assert_eq!(check(&limits, class, 2, 1), Err(1));
             assert!(check(&limits, class, 3, 2).is_ok());
         }
@@ -324,7 +326,7 @@ mod tests {
         let settings = RateLimitSettings { default_tier: "free".into(), ..Default::default() };
         let limits = RateLimits::new(&settings);
         assert!(check(&limits, RouteClass::Heavy, 1, 1).is_ok());
-        // A tenth of one request a second is one in ten seconds.
+        // A tenth of one request in a second is one request in ten seconds.
         assert!(matches!(check(&limits, RouteClass::Heavy, 1, 1), Err(9..=10)));
     }
 

@@ -33,16 +33,16 @@ use crate::config::{LogFormat, LogSettings, TraceSettings};
 pub const SPANS: &str = "polysystems::span";
 /// The target of the access log: one line for each request.
 pub const REQUEST: &str = "polysystems::request";
-/// Timeout of an export, retries included.
+/// Timeout of an export, including its retries.
 const EXPORT_MAX: Duration = Duration::from_secs(3);
 
-/// The exporter of traces; empty without a collector.
+/// The exporter of traces. Empty if no collector is set.
 #[must_use = "spans that wait are lost unless it is ended"]
 pub struct Traces(Option<SdkTracerProvider>);
 
 impl Traces {
-    /// Exports what is queued, and ends the exporter's thread. It blocks up to `at_most`, so it is
-    /// called after the server has ended, outside of its runtimes.
+    /// Exports the queued spans, and ends the exporter's thread. Blocks for up to `at_most`, so it
+    /// must be called outside of the server's runtimes, after they have ended.
     pub fn end(self, at_most: Duration) {
         if let Some(provider) = self.0
             && let Err(error) = provider.shutdown_with_timeout(at_most)
@@ -64,7 +64,7 @@ pub fn start(log: &LogSettings, traces: &TraceSettings) -> anyhow::Result<Traces
         let logs = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_ansi(std::io::stderr().is_terminal())
-            // A reader that has left is no reason for a panic.
+            // A write error is ignored: if the log's reader has left, the server must not panic.
             .log_internal_errors(false)
             .with_writer(std::io::stderr);
         match log.format {
@@ -78,7 +78,8 @@ pub fn start(log: &LogSettings, traces: &TraceSettings) -> anyhow::Result<Traces
     let provider = provider(url, traces)?;
     let spans = tracing_opentelemetry::layer()
         .with_tracer(provider.tracer("polysystems"))
-        // OpenTelemetry's own current context is not used, so polls cost nothing.
+        // OpenTelemetry's own current context is not used. Without it, a poll of a future costs
+        // nothing more.
         .with_context_activation(false)
         .with_tracked_inactivity(false)
         .with_location(false)
@@ -101,7 +102,7 @@ pub fn start(log: &LogSettings, traces: &TraceSettings) -> anyhow::Result<Traces
     Ok(Traces(Some(provider)))
 }
 
-/// Logs a panic with its location, and without its message, which may contain data.
+/// Logs a panic with its location. Its message is left out, because it may contain data.
 fn log_panics() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
@@ -129,7 +130,8 @@ fn provider(url: &str, settings: &TraceSettings) -> anyhow::Result<SdkTracerProv
         .with_http()
         .with_http_client(client)
         .with_protocol(Protocol::HttpBinary)
-        // An endpoint that is set in code is used as it is, so the path is appended here.
+        // The exporter takes an endpoint that is set in code without a change, so the path is
+        // appended here.
         .with_endpoint(format!("{}/v1/traces", url.trim_end_matches('/')))
         .with_timeout(EXPORT_MAX)
         .build()
@@ -140,11 +142,11 @@ fn provider(url: &str, settings: &TraceSettings) -> anyhow::Result<SdkTracerProv
         .with_max_export_batch_size(512)
         .with_scheduled_delay(Duration::from_secs(2))
         .build();
-    // The only float: a sampling rate is not an amount.
+    // The only float here. A sampling rate is not an amount.
     let ratio = f64::from(settings.per_mille) / 1_000.0;
     Ok(SdkTracerProvider::builder()
         .with_resource(
-            // Reads OTEL_RESOURCE_ATTRIBUTES as well; `with_service_name` goes before
+            // Also reads OTEL_RESOURCE_ATTRIBUTES. The service name in the settings wins over
             // OTEL_SERVICE_NAME.
             Resource::builder().with_service_name(settings.service.clone()).build(),
         )
@@ -155,7 +157,7 @@ fn provider(url: &str, settings: &TraceSettings) -> anyhow::Result<SdkTracerProv
         .build())
 }
 
-/// The headers of an incoming request (http 0.2, as in actix).
+/// The headers of an incoming request. actix uses the crate `http` 0.2.
 struct Arriving<'a>(&'a actix_web::http::header::HeaderMap);
 
 impl Extractor for Arriving<'_> {
@@ -168,7 +170,7 @@ impl Extractor for Arriving<'_> {
     }
 }
 
-/// The headers of an outgoing request (http 1, as in reqwest).
+/// The headers of an outgoing request. reqwest uses the crate `http` 1.
 struct Leaving<'a>(&'a mut reqwest::header::HeaderMap);
 
 impl Injector for Leaving<'_> {
@@ -185,9 +187,9 @@ impl Injector for Leaving<'_> {
     }
 }
 
-/// Makes the caller's span the parent of `span`. Must run before `span` has a child.
+/// Makes the caller's span the parent of `span`. Must be called before `span` has a child.
 pub fn continue_from(span: &Span, headers: &actix_web::http::header::HeaderMap) {
-    // Without a collector there is nothing to do. Without the header, a trace begins here.
+    // Without a collector there is nothing to do. Without the header, a new trace begins here.
     if span.is_disabled() || !headers.contains_key("traceparent") {
         return;
     }
@@ -197,8 +199,8 @@ pub fn continue_from(span: &Span, headers: &actix_web::http::header::HeaderMap) 
     }
 }
 
-/// Writes the context of `span` into the headers of an outgoing request, in place of any trace that
-/// they have.
+/// Writes the context of `span` into the headers of an outgoing request. Replaces any trace context
+/// that they have.
 pub fn continue_in(span: &Span, headers: &mut reqwest::header::HeaderMap) {
     if span.is_disabled() {
         return;
@@ -208,8 +210,8 @@ pub fn continue_in(span: &Span, headers: &mut reqwest::header::HeaderMap) {
     TraceContextPropagator::new().inject_context(&span.context(), &mut Leaving(headers));
 }
 
-/// Sets the name of `span` once it is known. Recording the field `otel.name` does not work: it is
-/// lost if the span already has a child or a parent from a caller.
+/// Sets the name of `span`, which is known late. Recording the field `otel.name` is no alternative:
+/// it is lost if the span has a child or a caller's span as parent.
 pub fn name(span: &Span, name: impl Into<Cow<'static, str>>) {
     if !span.is_disabled() {
         span.context().span().update_name(name);

@@ -28,7 +28,7 @@ fn provider() -> CryptoProvider {
     rustls::crypto::aws_lc_rs::default_provider()
 }
 
-/// When the files were last changed.
+/// Returns when each file was last changed. `None` for a file that cannot be read.
 fn changed_at(certificate: &Certificate) -> [Option<SystemTime>; 2] {
     let at = |file: &Path| std::fs::metadata(file).and_then(|file| file.modified()).ok();
     [at(&certificate.chain_file), at(&certificate.key_file)]
@@ -51,13 +51,13 @@ fn read(chain_file: &Path, key_file: &Path) -> anyhow::Result<CertifiedKey> {
 }
 
 impl Certificate {
-    /// Reads the files. An error names the file that cannot be used.
+    /// Reads the files. Fails with a message that names the file that cannot be used.
     pub fn open(chain_file: PathBuf, key_file: PathBuf) -> anyhow::Result<Arc<Self>> {
         let current = RwLock::new(Arc::new(read(&chain_file, &key_file)?));
         Ok(Arc::new(Certificate { chain_file, key_file, current }))
     }
 
-    /// The TLS configuration (1.2 and 1.3) with this certificate.
+    /// Returns the TLS configuration (1.2 and 1.3) with this certificate.
     pub fn server_config(self: &Arc<Self>) -> anyhow::Result<ServerConfig> {
         let builder = ServerConfig::builder_with_provider(Arc::new(provider()));
         let builder = builder.with_safe_default_protocol_versions()?.with_no_client_auth();
@@ -65,8 +65,8 @@ impl Certificate {
         Ok(builder.with_cert_resolver(resolver))
     }
 
-    /// Reads the files again whenever they change, as long as the server runs. If they cannot be
-    /// used, it logs an error and keeps the current certificate.
+    /// Reads the files again each time they change. If they cannot be used, logs an error and keeps
+    /// the current certificate. Never returns.
     pub async fn follow(self: Arc<Self>) {
         let mut seen = changed_at(&self);
         let mut period = tokio::time::interval(LOOK_PERIOD);

@@ -1,4 +1,4 @@
-//! How connections are taken in: an address's share first, then TLS.
+//! Accepts connections: checks the address's share, then does the TLS handshake.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,10 +15,11 @@ use tokio_rustls::server::TlsStream;
 
 use crate::http::{Connection, ConnectionLimits};
 
-/// How long a TLS handshake may take.
+/// Timeout of a TLS handshake.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(3);
 
-/// Takes a connection in, unless its address has too many.
+/// Accepts a connection. Fails if its address has too many, or if the TLS handshake fails or takes
+/// too long.
 pub(super) async fn accept(
     stream: TcpStream,
     limits: Arc<ConnectionLimits>,
@@ -37,7 +38,7 @@ pub(super) async fn accept(
     Ok((Connection::new(transport, share, limits), Protocol::Http1, Some(peer)))
 }
 
-/// What carries HTTP.
+/// What HTTP runs on: TCP or TLS.
 pub(super) enum Transport {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),

@@ -1,5 +1,5 @@
-//! The end of the process: no new calls, the running ones end, the rest is written, the accounts
-//! are given back.
+//! Shutdown: refuses new calls, lets running calls end, writes what is left, and gives the accounts
+//! back.
 
 use std::time::Duration;
 
@@ -9,16 +9,16 @@ use crate::http::App;
 use crate::store::Store;
 use domain::{Environment, Lease};
 
-/// Polling interval while draining.
+/// Polling interval while the server drains.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
-/// Grace period after tasks are told to stop.
+/// How long tasks may take to end after they are told to stop.
 pub(super) const STOP_MAX: Duration = Duration::from_secs(10);
 
-/// How long the calls of a process that was taken over may take to end.
+/// How long running calls may take to end after another process took over the accounts.
 const FENCED_MAX: Duration = Duration::from_secs(2);
 
-/// Announces the drain, refuses new calls, waits for the running ones up to the limit, then ends
-/// them in good order.
+/// Announces the drain, then refuses new calls and waits for the running ones. Calls that still run
+/// after the limit are ended and settled.
 pub(super) async fn drain(app: &App, ledger: &LedgerHandle, settings: &ServerSettings) {
     let readiness = &app.readiness;
     readiness.announce_drain();
@@ -37,14 +37,14 @@ pub(super) async fn drain(app: &App, ledger: &LedgerHandle, settings: &ServerSet
             tracing::error!(running = running(), "some calls did not end");
         }
     }
-    // Clients that left early may still have writes in the queue.
+    // A client that left early may still have a write in the queue.
     if tokio::time::timeout(STOP_MAX, ledger.barrier()).await.is_err() {
         tracing::warn!("the ledger is still being written");
     }
 }
 
-/// Ends a process that was taken over: no new calls, and those that run are ended at once. They
-/// cannot be charged any more.
+/// Ends a process that has lost the accounts to another one. It refuses new calls and ends the
+/// running ones at once, because they cannot be charged any more.
 pub(super) async fn give_up(app: &App) {
     tracing::error!("another process has taken the accounts over; this one ends with exit code 75");
     let readiness = &app.readiness;
@@ -53,7 +53,7 @@ pub(super) async fn give_up(app: &App) {
     within(FENCED_MAX, || readiness.is_idle()).await;
 }
 
-/// Waits up to `limit` for the condition; says whether it holds.
+/// Waits up to `limit` for the condition. Returns whether it holds.
 pub(super) async fn within(limit: Duration, condition: impl Fn() -> bool) -> bool {
     let waiting = async {
         while !condition() {
@@ -63,7 +63,7 @@ pub(super) async fn within(limit: Duration, condition: impl Fn() -> bool) -> boo
     tokio::time::timeout(limit, waiting).await.is_ok()
 }
 
-/// Writes what is left and gives the accounts back.
+/// Writes what is left, and gives the accounts back.
 pub(super) async fn finish(store: &Store, ledger: &LedgerHandle, lease: Lease) {
     match tokio::time::timeout(Duration::from_secs(5), ledger.barrier()).await {
         Ok(Ok(())) => {
@@ -74,7 +74,7 @@ pub(super) async fn finish(store: &Store, ledger: &LedgerHandle, lease: Lease) {
                 tracing::warn!(%error, "the accounts were not given back; the next start takes them all the same");
             }
         }
-        // Not given back, so that the next start knows: some calls may be only in the journal.
+        // The lease is kept, so that the next start knows that calls may be in the journal only.
         unfinished => tracing::error!(?unfinished, "the ledger writer did not finish"),
     }
     store.close().await;

@@ -1,4 +1,4 @@
-//! What the process does by itself, again and again, while it serves.
+//! Periodic jobs of a serving process.
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -17,30 +17,30 @@ use crate::store::StoreError;
 use crate::verify::{Audience, Finding, Report, verify};
 use domain::{Lease, MICROS_PER_DAY, Timestamp};
 
-/// Rate limits of idle callers are evicted every so many sweeps.
+/// Counters of idle callers are deleted every this many sweeps.
 const FORGET_SWEEPS: u64 = 60;
-/// How long a rotated key is still recognised, as expired, after it has ended.
+/// How many days after its end a rotated key is still known as expired.
 const FORMER_VALUE_DAYS: i64 = 30;
-/// How often payments are brought up to date.
+/// Interval of the payment jobs.
 const PAYMENTS_PERIOD: Duration = Duration::from_secs(2);
-/// How often refunds and disputes are looked for, and how many days back. Stripe keeps its events
-/// for 30.
+/// How often to look for refunds and disputes, and how many days back. Stripe keeps its events for
+/// 30 days.
 const REVERSALS_PERIOD: Duration = Duration::from_hours(1);
 const REVERSALS_DAYS: i64 = 3;
 const REVERSALS_DAYS_AT_START: i64 = 29;
-/// How often the latency of a synced write is measured.
+/// Interval of the measurement of a synced write.
 const FSYNC_PERIOD: Duration = Duration::from_secs(15);
-/// How often usage records past their retention are deleted.
+/// Interval of the deletion of old usage records.
 const FORGET_USAGE_PERIOD: Duration = Duration::from_mins(1);
-/// How often the process looks whether it was taken over.
+/// Interval of the check for a takeover.
 const FENCED_PERIOD: Duration = Duration::from_millis(100);
-/// Pause between two chunks, so that paid calls are hardly slowed down.
+/// Pause between two chunks of deleted usage records, so that paid calls are hardly slowed down.
 const FORGET_USAGE_PAUSE: Duration = Duration::from_millis(20);
-/// Orphaned holds are looked for every so many sweeps.
+/// Orphaned holds are looked for every this many sweeps.
 const ORPHAN_SWEEPS: u64 = 10;
 
-/// Regular upkeep: idle accounts, orphaned holds, the lease, and what has expired. Ends the process
-/// if the ledger writer has died.
+/// Regular upkeep: unloads idle accounts, ends orphaned holds, checks the lease, and deletes what
+/// has expired. Ends the process with exit code 70 if the ledger writer has died.
 pub(super) async fn sweep(app: Arc<App>, lease: Lease) {
     let mut period = tokio::time::interval(SWEEP_PERIOD);
     let mut sweeps: u64 = 0;
@@ -48,8 +48,8 @@ pub(super) async fn sweep(app: Arc<App>, lease: Lease) {
     loop {
         period.tick().await;
         if !app.gateway.ledger.is_alive() {
-            // It dies only by a defect, and without it nothing can be acknowledged. A new process
-            // begins from what is committed.
+            // Only a defect ends the writer, and without it nothing can be acknowledged. A new
+            // process starts from what is committed.
             tracing::error!("the ledger writer is gone; ending the process");
             std::process::exit(70);
         }
@@ -62,7 +62,7 @@ pub(super) async fn sweep(app: Arc<App>, lease: Lease) {
             );
             refused_before = refused;
         }
-        // Also at the first sweep: a crash may have left some behind.
+        // Includes the first sweep, because a crash may have left holds.
         if sweeps.is_multiple_of(ORPHAN_SWEEPS)
             && let Err(error) = app.gateway.directory.end_orphaned_holds().await
         {
@@ -94,7 +94,7 @@ pub(super) async fn sweep(app: Arc<App>, lease: Lease) {
     }
 }
 
-/// Waits until another process has taken the accounts over.
+/// Waits until another process has taken over the accounts.
 pub(super) async fn fenced(ledger: &LedgerHandle) {
     let mut period = tokio::time::interval(FENCED_PERIOD);
     loop {
@@ -105,7 +105,7 @@ pub(super) async fn fenced(ledger: &LedgerHandle) {
     }
 }
 
-/// Starts the payment jobs, a task each: none waits for another's provider.
+/// Starts the payment jobs. Each is a separate task, so that none waits for another's provider.
 pub(super) fn start_payment_jobs(app: &Arc<App>) -> [JoinHandle<()>; 4] {
     [
         actix::spawn(every(PAYMENTS_PERIOD, Arc::clone(app), async |app| {
@@ -119,7 +119,7 @@ pub(super) fn start_payment_jobs(app: &Arc<App>) -> [JoinHandle<()>; 4] {
     ]
 }
 
-/// Does `work` at every `interval` while this process owns the accounts.
+/// Runs `work` once in each `interval` while this process owns the accounts.
 async fn every(interval: Duration, app: Arc<App>, work: impl AsyncFn(&App)) {
     let mut period = tokio::time::interval(interval);
     period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -131,7 +131,7 @@ async fn every(interval: Duration, app: Arc<App>, work: impl AsyncFn(&App)) {
     }
 }
 
-/// Runs automatic top-ups, and notifies the users whose automatic top-up was switched off.
+/// Starts due automatic top-ups, and tells users whose automatic top-up was switched off.
 async fn top_up_accounts(app: &App) {
     log_error(app.payments.top_up_accounts().await, "accounts were not topped up");
     let given_up = app.payments.take_stopped_auto_top_ups().await;
@@ -143,8 +143,8 @@ async fn top_up_accounts(app: &App) {
     }
 }
 
-/// Looks for refunds and disputes that no webhook has reported: at the start as far back as
-/// possible, then every hour.
+/// Looks for refunds and disputes that no webhook reported: at the start as far back as possible,
+/// then every hour.
 async fn look_for_reversals(app: Arc<App>) {
     let mut days = REVERSALS_DAYS_AT_START;
     loop {
@@ -162,12 +162,12 @@ async fn look_for_reversals(app: Arc<App>) {
     }
 }
 
-/// The result, or a warning in the log.
+/// Returns the value. Logs a warning if there is an error.
 fn log_error<T, E: std::fmt::Display>(result: Result<T, E>, what: &str) -> Option<T> {
     result.map_err(|error| tracing::warn!(%error, "{what}")).ok()
 }
 
-/// Measures regularly how long a small synced write takes, as commits are synced.
+/// Measures at intervals how long a small synced write takes. Commits are synced in the same way.
 pub(super) async fn watch_disk(app: Arc<App>, folder: PathBuf) {
     let mut period = tokio::time::interval(FSYNC_PERIOD);
     let path = folder.join(".fsync");
@@ -190,7 +190,7 @@ pub(super) async fn watch_disk(app: Arc<App>, folder: PathBuf) {
     }
 }
 
-/// Logs what a verification finds.
+/// Logs the findings of a verification.
 struct LogFindings;
 
 impl Audience for LogFindings {
@@ -202,10 +202,10 @@ impl Audience for LogFindings {
     fn progress(&mut self, _: &Report, _: u64) {}
 }
 
-/// Verifies every ledger at this interval.
+/// Verifies every ledger, at the start and then every `hours` hours.
 pub(super) async fn verify_every(app: Arc<App>, hours: NonZeroU32) {
     let mut period = tokio::time::interval(Duration::from_secs(u64::from(hours.get()) * 3_600));
-    // So that an alert fires if no verification ever ends.
+    // Set at the start, so that an alert fires if no verification ever ends.
     app.gateway.metrics.verified_at.store(app.clock.now().seconds(), Ordering::Relaxed);
     loop {
         period.tick().await;
@@ -233,7 +233,7 @@ fn not_verified(app: &App, error: &str) {
 
 async fn forget_sessions(app: &App) -> Result<(), StoreError> {
     while app.store.users.delete_expired_sessions(app.clock.now()).await? {}
-    // Until then such a key is answered as expired, not as unknown.
+    // Until they are deleted, a call with such a key is answered as expired, and not as unknown.
     let before = app.clock.now().plus_micros(MICROS_PER_DAY.saturating_mul(-FORMER_VALUE_DAYS));
     while app.store.keys.delete_former_values(before).await? {}
     while app.store.users.delete_expired_email_tokens(app.clock.now()).await? {}
@@ -247,7 +247,7 @@ pub(super) async fn forget_usage(app: Arc<App>, keep_days: NonZeroU32) {
     loop {
         period.tick().await;
         let before = app.clock.now().micros().saturating_sub(keep_micros);
-        // Once for all of them.
+        // Folded once, before all deletions.
         if let Err(error) = app.store.fold_usage().await {
             tracing::warn!(%error, "old usage records were not brought into the rollups");
         }

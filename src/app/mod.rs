@@ -1,9 +1,9 @@
-//! The composition root: the only place that wires the parts, starts them in order and stops them
-//! in order.
+//! The composition root: the only place that connects the parts, and that starts and stops them in
+//! order.
 //!
-//! Threads: the HTTP threads, each with a runtime of its own, on which the account actors live and
-//! decide; the ledger writer's, which also writes SQLite's journal; and a small runtime for the
-//! database and the password hashes.
+//! There are three kinds of threads. The HTTP threads have a runtime each; the account actors run
+//! there. The ledger writer has one thread, which also writes SQLite's journal. A small runtime
+//! serves the database and the password hashes.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -60,7 +60,7 @@ use drain::{STOP_MAX, drain, finish, give_up, within};
 use serve::{announce, http_server, listen, serve_metrics, warn_of_given_credits};
 
 const MICROS_PER_HOUR: i64 = 3_600_000_000;
-/// The runtime of the database and of password hashes.
+/// Makes the runtime for the database and the password hashes.
 pub fn database_runtime() -> anyhow::Result<Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -71,7 +71,7 @@ pub fn database_runtime() -> anyhow::Result<Runtime> {
 }
 
 /// Runs the server until `stop` resolves, then drains it. Calls `listening` with its address as
-/// soon as it serves. An error is one line that says why the server did not start.
+/// soon as it serves. An error is one line that says why the server did not start or had to end.
 pub fn serve(
     settings: Settings,
     clock: Clock,
@@ -92,15 +92,15 @@ async fn run(
     listening: impl FnOnce(SocketAddr),
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    // First of all, so that a second start by mistake ends here and takes nothing over.
+    // First, so that a second start by mistake ends here and takes nothing over.
     let listener = listen(settings.server.bind)?;
     let address = listener.local_addr()?;
     let metrics_listener = settings.server.metrics_bind.map(listen).transpose()?;
-    // Before the database is made or migrated: what else can be wrong with the settings.
+    // The certificate is checked before the database is made or migrated.
     let certificate = certificate(&settings)?;
     let store = open_store(&settings, database.clone()).await?;
     let lease = store.take_lease(Uuid::new_v4()).await.context("cannot take the accounts over")?;
-    // On a thread of its own: it takes a while, and is not needed before the first call.
+    // On another thread, because it takes a while and is first needed by a call.
     std::thread::spawn(tokens::warm_up);
 
     let cores = available_parallelism().map_or(1, usize::from);
@@ -115,7 +115,7 @@ async fn run(
     let following = certificate.map(|certificate| actix::spawn(certificate.follow()));
     let server_handle = server.handle();
     let running = actix::spawn(server);
-    // After the HTTP threads: the accounts whose holds it ends live there.
+    // After the HTTP threads, because a sweep ends holds of accounts that run there.
     let sweeping = actix::spawn(jobs::sweep(app.clone().into_inner(), lease));
     let delivering = webhook_dispatcher(&settings, &app)?.start();
     let watching = {
@@ -151,7 +151,7 @@ async fn run(
     }
 
     drain(&app, &ledger, &settings.server).await;
-    // The account actors end with the HTTP threads.
+    // The account actors end with the HTTP threads, so their charges must end first.
     let directory = &app.gateway.directory;
     if !within(STOP_MAX, || directory.is_quiet()).await {
         tracing::error!("some charges were not ended");
@@ -176,14 +176,15 @@ fn taken_over() -> anyhow::Error {
     )
 }
 
-/// Opens the database of the settings, and makes and migrates what is missing. An error is one line
+/// Opens the database of the settings. Makes it and migrates it if needed. An error is one line
 /// that names the database, without its password.
 pub async fn open_store(settings: &Settings, database: Handle) -> anyhow::Result<Store> {
     let opened = Store::open(&settings.database, &settings.database_url(), database).await;
     opened.map_err(|error| fault_of(settings, &error))
 }
 
-/// The same for a database that must be there already, with the schema of this program.
+/// Opens a database that must exist and have the schema of this program. An error is one line that
+/// names the database, without its password.
 pub async fn open_existing_store(settings: &Settings, database: Handle) -> anyhow::Result<Store> {
     let url = settings.database_url();
     let opened = Store::open_existing(&settings.database, &url, database).await;
@@ -199,10 +200,8 @@ fn fault_of(settings: &Settings, error: &StoreError) -> anyhow::Error {
     }
 }
 
-/// The server's certificate, if it has one.
-///
-/// # Errors
-/// One line that names the file that cannot be used.
+/// Reads the server's certificate. `None` if none is set. An error is one line that names the file
+/// that cannot be used.
 pub fn certificate(settings: &Settings) -> anyhow::Result<Option<Arc<Certificate>>> {
     let (Some(chain), Some(key)) = (&settings.server.tls_certificate, &settings.server.tls_key)
     else {
@@ -213,7 +212,7 @@ pub fn certificate(settings: &Settings) -> anyhow::Result<Option<Arc<Certificate
     opened.map(Some).map_err(|error| ExitError::of(Exit::Settings, error))
 }
 
-/// What the paid calls need, on this ledger and these threads of the account actors.
+/// Makes what paid calls need, with this ledger writer and these threads of account actors.
 pub fn gateway(
     settings: &Settings,
     clock: &Clock,
@@ -265,8 +264,8 @@ fn expiry_warning_micros(settings: &Settings) -> i64 {
     i64::from(settings.auth.key_expiry_warning_days).saturating_mul(MICROS_PER_DAY)
 }
 
-/// Longer than any call may run: all tries of the slowest upstream, the longest stream, the wait
-/// for its reader, the commits, and a minute on top.
+/// Returns the lifetime of a hold in microseconds. It is longer than any call: all attempts at the
+/// slowest upstream, the longest stream, the wait for its reader, the commits, and one minute more.
 fn hold_lifetime_micros(settings: &Settings) -> i64 {
     let upstreams = &settings.upstreams;
     let groups = [&upstreams.hub, &upstreams.omm, &upstreams.yggdrasil, &upstreams.v1];
@@ -284,7 +283,7 @@ fn hold_lifetime_micros(settings: &Settings) -> i64 {
     i64::try_from(seconds.saturating_mul(1_000_000)).unwrap_or(i64::MAX)
 }
 
-/// Registration and login, for the server and for the command line.
+/// Makes registration and login, for the server and the command line.
 pub fn users(
     settings: &Settings,
     clock: Clock,
@@ -329,7 +328,8 @@ pub fn users(
     })
 }
 
-/// How many bytes of slow bodies one address may have: a quarter of all, and one body at least.
+/// Returns how many bytes of slow bodies one address may have: a quarter of all, but at least one
+/// body.
 fn bodies_of_address_max(server: &ServerSettings) -> usize {
     (server.bodies_max_bytes.get() / 4).max(server.body_max_bytes)
 }

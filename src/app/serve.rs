@@ -1,4 +1,4 @@
-//! The HTTP servers: the API, and the metrics on an address of their own.
+//! The HTTP servers: the API, and the metrics on a separate address.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -24,9 +24,9 @@ use crate::payments::SANDBOX;
 use crate::tls::Certificate;
 use crate::upstream;
 
-/// Connections that may wait to be accepted.
+/// How many connections may wait to be accepted.
 const BACKLOG: u32 = 4_096;
-/// How long a client may take to close a connection.
+/// Timeout of the close of a connection.
 const DISCONNECT_MAX: Duration = Duration::from_secs(1);
 
 pub(super) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
@@ -43,8 +43,8 @@ pub(super) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     bind().with_context(|| format!("cannot listen on {address}"))
 }
 
-/// Five lines at the start: who serves, from which database, at which address, by whom calls are
-/// answered, and how money and mail go. What is not fit for real customers is a warning.
+/// Logs five lines at the start: version and process, the database, where calls go, how payments
+/// and mail work, and the address. What is not fit for real customers is logged as a warning.
 pub(super) fn announce(app: &App, settings: &Settings, address: SocketAddr) {
     let (version, process) = (env!("CARGO_PKG_VERSION"), std::process::id());
     tracing::info!("polysystems {version}, process {process}");
@@ -72,7 +72,7 @@ pub(super) fn announce(app: &App, settings: &Settings, address: SocketAddr) {
     );
 }
 
-/// Warns if the sandbox gave credits that can be spent where something is sold now.
+/// Warns if the sandbox gave away credits that can be spent now that calls are sold.
 pub(super) async fn warn_of_given_credits(app: Data<App>) {
     if app.payments.sandbox != SandboxPayments::Off {
         return;
@@ -87,7 +87,7 @@ pub(super) async fn warn_of_given_credits(app: Data<App>) {
     }
 }
 
-/// Where the calls of each group go, without credentials.
+/// Names where the calls of each group go, without credentials.
 fn upstreams(settings: &Settings) -> String {
     let place = |url: &str| {
         let origin = reqwest::Url::parse(url).map(|url| url.origin().ascii_serialization());
@@ -107,7 +107,7 @@ fn upstreams(settings: &Settings) -> String {
     texts.join(", ")
 }
 
-/// By which providers users can pay.
+/// Names the providers by which users can pay.
 fn payments(app: &App) -> String {
     let sandbox = match app.payments.sandbox {
         SandboxPayments::Off => None,
@@ -165,7 +165,7 @@ pub(super) fn http_server(
     let server = Server::build()
         .workers(workers)
         .max_concurrent_connections(connections_max.get().div_ceil(workers))
-        // For the sandbox's larger answers; more of them wait.
+        // For large answers of the sandbox. If both threads are busy, more answers wait.
         .worker_max_blocking_threads(2)
         .shutdown_timeout(5)
         .disable_signals();
@@ -173,7 +173,7 @@ pub(super) fn http_server(
     let stopping = server.graceful_shutdown_signal();
     let is_tls = certificate.is_some();
     let acceptor = certificate.map(tls_acceptor).transpose()?;
-    // As `actix_web::HttpServer` does it, with a layer of our own below HTTP.
+    // Does what `actix_web::HttpServer` does, with our own layer below HTTP.
     let server = server.listen("api", listener, move || {
         let stopping = stopping.clone();
         let http = HttpService::build()
@@ -184,7 +184,7 @@ pub(super) fn http_server(
             .keep_alive(Duration::from_secs(keep_alive_seconds))
             .client_request_timeout(Duration::from_secs(head_timeout_seconds))
             .client_disconnect_timeout(DISCONNECT_MAX)
-            // A client that has closed its side is gone, also while a stream says nothing.
+            // A client that has closed its side is gone, even if its stream is silent.
             .h1_allow_half_closed(false)
             .local_addr(address)
             .on_connect_ext(|connection: &Connection<Transport>, extensions: &mut Extensions| {
@@ -203,7 +203,7 @@ pub(super) fn http_server(
     Ok(server.context("cannot listen")?.run())
 }
 
-/// Serves the metrics on an address of their own.
+/// Serves the metrics on a separate address.
 pub(super) fn serve_metrics(listener: TcpListener, app: &Data<App>) -> anyhow::Result<()> {
     let bind = listener.local_addr()?;
     if !bind.ip().is_loopback() && app.metrics_token.is_none() {
@@ -218,7 +218,7 @@ pub(super) fn serve_metrics(listener: TcpListener, app: &Data<App>) -> anyhow::R
     .disable_signals()
     .listen(listener)
     .with_context(|| format!("cannot listen on {bind}, server.metrics_bind"))?;
-    // Until the process ends: a drain is worth watching.
+    // Runs until the process ends, so that a drain can be watched.
     actix::spawn(server.run());
     Ok(())
 }

@@ -25,7 +25,7 @@ mod verify;
 use secret::SecretCommand;
 use users::UserCommand;
 
-/// How long the last traces may take to be sent.
+/// How long the server waits for the last traces to be sent.
 const TRACES_END_MAX: Duration = Duration::from_secs(5);
 
 /// Sells API calls from a prepaid balance, and never gets the money wrong.
@@ -45,8 +45,8 @@ enum Command {
     Serve,
     /// Makes what is missing (database, secrets), and brings the database up to date
     Migrate,
-    /// Recomputes every account from its ledger and checks every invariant; exit code 1 if one does
-    /// not hold, 2 if it could not look
+    /// Recomputes every account from its ledger and checks every invariant. Exit code 1 if one does
+    /// not hold, 2 if the check could not run
     Verify {
         /// Write JSON: one object per finding, then one with the totals
         #[arg(long)]
@@ -67,7 +67,7 @@ enum Command {
         /// Only acts that concern this user: their email or id
         #[arg(long)]
         user: Option<String>,
-        /// How many, at most 100
+        /// How many acts, at most 100
         #[arg(long, default_value_t = 50)]
         limit: u32,
         /// `next_cursor` of the previous page
@@ -101,7 +101,7 @@ enum ConfigCommand {
     Check,
 }
 
-/// Runs the command.
+/// Runs the command. Returns the exit code of the process.
 pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     #[cfg(feature = "failpoints")]
     polysystems::failpoint::listen();
@@ -115,7 +115,7 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
             served?;
         }
         Command::Migrate => {
-            // Its log is what it waits for.
+            // The log says what the command waits for. It needs no traces.
             let _traces = telemetry::start(&settings.log, &TraceSettings::default())?;
             let database = app::database_runtime()?;
             let store = database.block_on(app::open_store(&settings, database.handle().clone()))?;
@@ -162,8 +162,8 @@ pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The first SIGTERM or SIGINT. A second one ends the process at once; what was acknowledged is on
-/// record.
+/// Resolves at the first SIGTERM or SIGINT. A second one ends the process at once, which is safe:
+/// acknowledged calls are durable.
 async fn stop_signal() {
     let signals = signal(SignalKind::terminate())
         .and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?)));
@@ -188,7 +188,7 @@ async fn stop_signal() {
     });
 }
 
-/// Does `work` with the users of the database.
+/// Opens the database, runs `work` with its users, and closes the database.
 fn with_users(
     settings: &Settings,
     work: impl AsyncFnOnce(&Users) -> anyhow::Result<()>,
@@ -223,7 +223,7 @@ fn block_on_store<T>(
     })
 }
 
-/// Asks the running server as an operator, and prints its answer.
+/// Sends a request to the running server as an operator, and prints the answer.
 async fn ask(
     settings: &Settings,
     users: &Users,
@@ -244,7 +244,7 @@ async fn ask(
 
 fn print(text: &str) -> anyhow::Result<()> {
     match writeln!(std::io::stdout(), "{}", text.trim_end()) {
-        // Who reads has seen enough. The work goes on, and the exit code is that of the work.
+        // The reader has closed its end. The work goes on, and the exit code is that of the work.
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => written.context("cannot write to standard output"),
     }

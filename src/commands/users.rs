@@ -1,4 +1,4 @@
-//! `polysystems user ...`
+//! The commands of `polysystems user`.
 
 use std::io::Read as _;
 
@@ -37,7 +37,7 @@ pub enum UserCommand {
     SetRole {
         /// Their email or id
         user: String,
-        /// What they may do
+        /// The new role
         role: RoleName,
     },
     /// Switches off two-factor authentication for a user who has lost the device and the recovery
@@ -53,7 +53,7 @@ pub enum UserCommand {
         /// Only users whose email or username contains this
         #[arg(long)]
         search: Option<String>,
-        /// How many, at most 100
+        /// How many users, at most 100
         #[arg(long, default_value_t = 50)]
         limit: u32,
         /// `next_cursor` of the previous page
@@ -73,7 +73,7 @@ pub enum UserCommand {
         operator: Operator,
         /// Their email or id
         user: String,
-        /// USD
+        /// The amount in USD
         #[arg(allow_negative_numbers = true)]
         amount: Credits,
         /// Why, for the audit log
@@ -124,7 +124,7 @@ pub enum UserCommand {
     },
 }
 
-/// Credits to give or take.
+/// The body of a request that gives or takes credits.
 #[derive(Serialize)]
 struct CreditsBody {
     amount: Amount,
@@ -132,20 +132,20 @@ struct CreditsBody {
     environment: &'static str,
 }
 
-/// What a user may do.
+/// The role of a user.
 #[derive(Clone, Copy, clap::ValueEnum)]
 pub enum RoleName {
     User,
     Admin,
 }
 
-/// All but `user create`.
+/// Runs every command of `polysystems user` but `create`.
 pub async fn run(settings: &Settings, users: &Users, command: UserCommand) -> anyhow::Result<()> {
     let path = async |user: &str, act: &str| -> anyhow::Result<String> {
         Ok(format!("/api/admin/users/{}{act}", find_user(users, user).await?.id))
     };
     let (operator, method, path, query, body) = match command {
-        // Has its own way, since it reads a password.
+        // `create` runs on its own, because it reads a password.
         UserCommand::Create { .. } => return Ok(()),
         UserCommand::SetRole { user, role } => {
             let role = match role {

@@ -1,4 +1,4 @@
-//! `polysystems verify`
+//! The command `polysystems verify`.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
@@ -11,10 +11,10 @@ use polysystems::verify::{self, Finding, Report};
 
 use super::print;
 
-/// Prints findings on standard output, and progress if standard error is a terminal.
+/// Prints findings on standard output, and progress on standard error if that is a terminal.
 struct Printed {
     is_json: bool,
-    /// When progress was last shown; `None` without a terminal.
+    /// When progress was last shown. `None` if there is no terminal.
     shown_at: Option<Instant>,
 }
 
@@ -51,8 +51,8 @@ impl verify::Audience for Printed {
     }
 }
 
-/// Checks every ledger. The exit code says whether there are findings; an error, that it could not
-/// look.
+/// Checks every ledger. The exit code says whether there are findings. An error means that the
+/// check could not run.
 pub fn run(settings: &Settings, is_json: bool) -> anyhow::Result<ExitCode> {
     look(settings, is_json).map_err(|error| match exit_of(&error) {
         Exit::Settings => error,

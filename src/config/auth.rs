@@ -136,7 +136,7 @@ impl Default for EmailSettings {
 }
 
 impl EmailSettings {
-    /// The transport that is set, or follows from `smtp_url`.
+    /// The transport of the settings. If it is not set, it follows from `smtp_url`.
     #[must_use]
     pub fn transport(&self) -> EmailTransport {
         let has_server = self.smtp_url.is_some();

@@ -1,4 +1,4 @@
-//! Values that people write in more than one way.
+//! Readers for values that people write in more than one way.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -6,10 +6,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer};
 
-/// Digits of a decimal number that a float keeps for certain.
+/// How many decimal digits a float surely keeps.
 const FLOAT_DIGITS: usize = 15;
 
-/// An address and port; `localhost` is 127.0.0.1.
+/// An address and a port. `localhost` is 127.0.0.1.
 #[derive(Clone, Copy)]
 struct Address(SocketAddr);
 
@@ -73,7 +73,8 @@ impl<'de> Deserialize<'de> for Money {
             }
 
             fn visit_f64<E: Error>(self, number: f64) -> Result<Money, E> {
-                // The shortest text that reads as this number: what was written, if that was short.
+                // The shortest text that reads as this number. It is what was written, if that was
+                // short.
                 let text = number.to_string();
                 let digits = text.trim_start_matches(['-', '0', '.']);
                 if digits.chars().filter(char::is_ascii_digit).count() > FLOAT_DIGITS {

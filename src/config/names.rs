@@ -1,27 +1,27 @@
-//! The names of all settings, and the nearest right name of a wrong one.
+//! The names of all settings. Finds the right name that is nearest to a wrong one.
 
 use serde_json::Value;
 
 use super::read::PREFIX;
 
-/// Tables whose names the operator chooses, and the name of an entry that is always there.
+/// The table whose entries the operator names, and an entry that is always there.
 const OPEN: (&str, &str) = ("rate_limit.tiers", "pro");
 
-/// The variable of a setting.
+/// The environment variable of a setting.
 pub(super) fn variable(path: &str) -> String {
     format!("{PREFIX}{}", path.to_ascii_uppercase().replace('.', "__"))
 }
 
 /// The names of all settings.
 pub(super) struct Known {
-    /// Sections, by their dotted names.
+    /// The dotted names of the sections.
     sections: Vec<String>,
-    /// Settings, by their dotted names.
+    /// The dotted names of the settings.
     settings: Vec<String>,
 }
 
 impl Known {
-    /// Those of this tree, which has every setting.
+    /// Collects the names in `tree`, which must have every setting.
     pub(super) fn of(tree: &Value) -> Self {
         let mut known = Known { sections: Vec::new(), settings: Vec::new() };
         known.add(tree, "");
@@ -42,7 +42,8 @@ impl Known {
         }
     }
 
-    /// The name with that of an entry which is there, for one that the operator has chosen.
+    /// Replaces the name of an entry that the operator chose by that of the entry that is always
+    /// there.
     fn closed(path: &str) -> String {
         let (table, entry) = OPEN;
         let inner = path.strip_prefix(table).and_then(|rest| rest.strip_prefix('.'));
@@ -59,13 +60,13 @@ impl Known {
         self.sections.contains(&Self::closed(path))
     }
 
-    /// The part of the name that is not known, if there is one.
+    /// Returns the part of the name that is unknown. `None` if the whole name is known.
     pub(super) fn unknown(&self, path: &str) -> Option<String> {
         let closed = Self::closed(path);
         if self.settings.contains(&closed) || self.sections.contains(&closed) {
             return None;
         }
-        // The first part that leads nowhere says more than the whole.
+        // Stops at the first unknown part, which says more than the whole name.
         let mut begin = String::new();
         for name in path.split('.') {
             begin = if begin.is_empty() { name.to_owned() } else { format!("{begin}.{name}") };
@@ -76,9 +77,9 @@ impl Known {
         Some(begin)
     }
 
-    /// The known setting whose name differs least, unless it differs a lot.
+    /// Returns the known setting with the most similar name. `None` if none is similar.
     pub(super) fn nearest(&self, path: &str) -> Option<String> {
-        // `SERVER_BIND` is near to `SERVER__BIND`.
+        // Compares without section marks, so that `SERVER_BIND` is near to `SERVER__BIND`.
         let flat = |name: &str| name.replace('.', "_");
         let closed = Self::closed(path);
         let wrong = flat(&closed);
@@ -88,7 +89,7 @@ impl Known {
         if distance.saturating_mul(3) > wrong.chars().count() {
             return None;
         }
-        // With the name that the operator has chosen.
+        // Puts the operator's name of the entry back.
         let (table, entry) = OPEN;
         let own = path.strip_prefix(table).and_then(|rest| rest.split('.').nth(1));
         let inner = known.strip_prefix(&format!("{table}.{entry}."));

@@ -1,4 +1,4 @@
-//! Non-zero numbers for the defaults, checked when the program is compiled.
+//! Non-zero numbers for the defaults, as constants.
 
 use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 

@@ -47,14 +47,16 @@ impl Default for PaymentSettings {
 pub enum SandboxPayments {
     /// Nobody.
     Off,
-    /// Who asks the server directly, from the same machine. Nobody has asked for it by name.
+    /// Only requests that come directly from the same machine. The settings do not switch the
+    /// sandbox on, and they sell nothing.
     Direct,
-    /// Everybody: it is switched on by name.
+    /// Everybody. The operator has switched it on.
     On,
 }
 
 impl SandboxPayments {
-    /// May a request pay by it? `is_direct` says whether the request came without a proxy.
+    /// Says whether a request may pay by it. `is_direct` is true if the request came without a
+    /// proxy.
     #[must_use]
     pub fn allows(self, is_direct: bool) -> bool {
         match self {
@@ -145,7 +147,8 @@ impl Default for X402Settings {
 }
 
 impl StripeSettings {
-    /// Does the secret key move real money? Any key counts that does not say it is a test key.
+    /// Says whether the secret key moves real money. That is any key that is not marked as a test
+    /// key.
     #[must_use]
     pub fn is_live(&self) -> bool {
         let is_test = |key: &str| key.starts_with("sk_test_") || key.starts_with("rk_test_");
@@ -166,7 +169,7 @@ impl Settings {
         }
     }
 
-    /// Do the settings tell of real calls, real money or clients elsewhere?
+    /// Says whether the settings have real upstreams, real payments or a proxy in front.
     fn is_public(&self) -> bool {
         self.upstreams.groups().iter().any(|(_, upstream)| upstream.url.is_some())
             || self.payments.stripe.secret_key.is_some()
@@ -243,7 +246,7 @@ mod tests {
             let mut settings = Settings::default();
             change(&mut settings);
             assert_eq!(settings.sandbox_payments(), expected, "{name}");
-            // By name it is on everywhere.
+            // If it is switched on, it is on everywhere.
             settings.payments.sandbox = Some(true);
             assert_eq!(settings.sandbox_payments(), SandboxPayments::On, "{name}");
         }

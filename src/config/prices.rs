@@ -58,8 +58,8 @@ const fn default_max_tokens() -> u64 {
     4_096
 }
 
-/// The default price list: method, path, class, base, price per token. The published list comes
-/// first. It names categories and no routes for some of them; those routes are our choice.
+/// The default price list: method, path, class, base, price per token. The published prices come
+/// first. The published list has categories without routes; we chose the routes for them.
 const DEFAULT_PRICES: [(&str, &str, RouteClass, &str, Option<&str>); 18] = [
     ("GET", "/api/hub/health", RouteClass::Health, "0", None),
     ("POST", "/api/hub/agents/chat", RouteClass::Generation, "0.0020", Some("0.00001")),
@@ -102,7 +102,7 @@ mod route_class {
 }
 
 impl Settings {
-    /// The default prices, as they could be set.
+    /// The default prices, in the form of settings.
     pub(super) fn default_price_settings() -> Vec<PriceSetting> {
         let setting =
             |(method, path, class, base, per_token): &(&str, &str, _, &str, Option<&str>)| {
@@ -122,7 +122,7 @@ impl Settings {
         DEFAULT_PRICES.iter().map(setting).collect()
     }
 
-    /// The prices in force.
+    /// Returns the prices that apply. Fails with one line that names an invalid price.
     pub fn price_list(&self) -> anyhow::Result<PriceList> {
         let defaults = Self::default_price_settings().into_iter().filter(|_| self.default_prices);
         let rules = defaults.chain(self.prices.iter().cloned()).map(|price| {
@@ -130,7 +130,7 @@ impl Settings {
             if !price.path.starts_with('/') {
                 bail!("{name}: a path must begin with /");
             }
-            // Usage is indexed by it.
+            // The path is in the key of the rollups, and databases limit the length of a key.
             if price.path.len() > 512 {
                 bail!("{name}: a path must have at most 512 bytes");
             }
@@ -156,7 +156,7 @@ impl Settings {
     }
 }
 
-/// What a route sells by this name.
+/// Finds the extra with this name. Fails if there is none, or if it may not be sold.
 fn sold(path: &str, name: &str) -> anyhow::Result<Extra> {
     let known = Extra::ALL.into_iter().find(|extra| extra.name() == name);
     let names = Extra::ALL.into_iter().filter(|extra| !extra.is_of_a_customer()).map(Extra::name);

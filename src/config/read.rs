@@ -1,5 +1,5 @@
-//! Where settings come from: the defaults, the file, the environment. Each value is checked where
-//! it is read, so that an error names the file or the variable.
+//! Reads settings from the defaults, the file and the environment. Each value is checked where it
+//! is read, so that an error names the file or the variable.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -15,7 +15,7 @@ use super::names::{Known, variable};
 pub(super) const PREFIX: &str = "POLYSYSTEMS_";
 /// Suffix of variables that name a file.
 const FILE_SUFFIX: &str = "_FILE";
-/// Variables of the command line.
+/// Variables of the command line. They are not settings.
 const OF_COMMANDS: [&str; 3] = ["CONFIG", "OPERATOR", "URL"];
 /// Variables that Kubernetes sets in every container beside a service named `polysystems`.
 const OF_KUBERNETES: [&str; 3] = ["SERVICE_HOST", "SERVICE_PORT", "PORT"];
@@ -37,7 +37,7 @@ impl std::fmt::Display for Source {
     }
 }
 
-/// Where each value comes from that is not a default, by the dotted name of its setting.
+/// The source of each value that is not a default, by the dotted name of its setting.
 pub type Sources = BTreeMap<String, Source>;
 
 /// The environment: names and values.
@@ -50,7 +50,7 @@ impl Settings {
         Ok(Self::read_with_sources(file)?.0)
     }
 
-    /// The same, with where each value comes from.
+    /// Reads settings as [`Settings::read`] does, and returns the source of each value too.
     pub fn read_with_sources(file: Option<&Path>) -> anyhow::Result<(Self, Sources)> {
         Self::from_sources(file, std::env::vars_os().collect())
     }
@@ -72,7 +72,7 @@ impl Settings {
     }
 }
 
-/// A value that does not fit.
+/// A value that its setting does not accept.
 struct Misfit {
     /// The dotted name of the setting.
     path: String,
@@ -86,7 +86,7 @@ impl std::fmt::Display for Misfit {
 }
 
 struct Reader {
-    /// All values, with the defaults.
+    /// The defaults of all settings.
     defaults: Value,
     tree: Value,
     known: Known,
@@ -167,7 +167,8 @@ impl Reader {
         Ok(())
     }
 
-    /// Sets one setting from a variable: by the first reading of the text that fits its type.
+    /// Sets one setting from a variable. Takes the first reading of the text that fits the
+    /// setting's type.
     fn variable(&mut self, name: &str, path: &str, text: &str) -> anyhow::Result<()> {
         if self.known.unknown(path).is_some() {
             let near = self.known.nearest(path).map(|near| variable(&near));
@@ -191,24 +192,24 @@ impl Reader {
                 Err(misfit) => misfits.push(misfit.message),
             }
         }
-        // A reading of the right type says more than one of another.
+        // An error about the value says more than one about its type.
         let is_of_type = |message: &&String| !message.starts_with("must be ");
         let message = misfits.iter().find(is_of_type).or(misfits.first());
         bail!("{name} {}", message.map_or("is not valid", String::as_str))
     }
 }
 
-/// Variables that other programs set too. They count if the setting is not set otherwise.
+/// Variables that other programs set too. They count only if the setting is not set otherwise.
 const FALLBACKS: [(&str, &str); 3] =
     [("PORT", "server.bind"), ("DATABASE_URL", "database.url"), ("RUST_LOG", "log.level")];
 
-/// What the variable says in the words of the setting.
+/// Converts the value of such a variable to that of its setting.
 fn of_fallback(name: &str, text: &str) -> anyhow::Result<String> {
     if name != "PORT" {
         return Ok(text.to_owned());
     }
     match text.parse::<u16>() {
-        // Platforms that set it reach the server from elsewhere.
+        // Platforms that set `PORT` reach the server from other machines.
         Ok(port) if port > 0 => Ok(format!("0.0.0.0:{port}")),
         _ => bail!(
             "PORT must be a port number from 1 to 65535; to ignore it, set POLYSYSTEMS_SERVER__BIND"
@@ -216,7 +217,7 @@ fn of_fallback(name: &str, text: &str) -> anyhow::Result<String> {
     }
 }
 
-/// Is this a variable with our prefix that is no setting?
+/// Says whether a variable with our prefix is not a setting.
 fn is_foreign(rest: &str) -> bool {
     OF_COMMANDS.contains(&rest)
         || OF_KUBERNETES.iter().any(|name| {
@@ -224,8 +225,8 @@ fn is_foreign(rest: &str) -> bool {
         })
 }
 
-/// What a text can mean, the likeliest first: a text in quotes, itself, a value as TOML has it, a
-/// list.
+/// Returns what a text can mean, the likeliest meaning first: a quoted text, the text itself, a
+/// value in TOML, a list.
 fn readings(text: &str) -> Vec<Value> {
     let table = format!("x = {text}").parse::<toml::Table>();
     let parsed = table.ok().filter(|table| table.len() == 1);
@@ -242,13 +243,13 @@ fn readings(text: &str) -> Vec<Value> {
     [quoted, Some(itself), other, Some(list)].into_iter().flatten().collect()
 }
 
-/// The tree in which only this setting is.
+/// Returns a tree that has only this setting.
 fn nested(path: &str, value: Value) -> Value {
     path.rsplit('.')
         .fold(value, |inner, name| Value::Object(Map::from_iter([(name.to_owned(), inner)])))
 }
 
-/// Puts `over` over `tree`, table by table.
+/// Merges `over` into `tree`, table by table. Values of `over` win.
 fn merge(tree: &mut Value, over: Value) {
     match (tree, over) {
         (Value::Object(tree), Value::Object(over)) => {
@@ -260,7 +261,7 @@ fn merge(tree: &mut Value, over: Value) {
     }
 }
 
-/// The dotted names of all values.
+/// Collects the dotted names of all values.
 fn flatten(tree: &Value, path: &str, leaves: &mut Vec<String>) {
     match tree {
         Value::Object(table) if !table.is_empty() => {
@@ -280,7 +281,8 @@ fn deserialize(tree: &Value) -> Result<Settings, Misfit> {
     })
 }
 
-/// serde's message for people, without the value: it may be a secret in the wrong place.
+/// Rewords serde's message for people. Leaves the value out, because it may be a secret in the
+/// wrong place.
 fn in_words(message: &str) -> String {
     let message = one_line(message);
     if let Some((start, expected)) = message.split_once(", expected ")
@@ -305,7 +307,7 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Adds to a message where the settings are set that it names.
+/// Appends to a message where the settings that it names are set.
 fn with_sources(message: &str, sources: &Sources) -> String {
     let is_named = |name: &str| {
         message.match_indices(name).any(|(at, _)| {
@@ -359,7 +361,7 @@ mod tests {
             ("POLYSYSTEMS_LOG__FORMAT", "json"),
             ("POLYSYSTEMS_RATE_LIMIT__TIERS__GOLD__SECOND", "7"),
             ("POLYSYSTEMS_PRICES", "[{path = \"/api/hub/x\", class = \"read\", base = \"0.5\"}]"),
-            // A service of Kubernetes with this name.
+            // Kubernetes sets these for a service with this name.
             ("POLYSYSTEMS_PORT", "tcp://10.0.0.1:80"),
             ("POLYSYSTEMS_PORT_80_TCP", "tcp://10.0.0.1:80"),
             ("POLYSYSTEMS_SERVICE_HOST", "10.0.0.1"),

@@ -1,9 +1,9 @@
 //! Secrets in the settings.
 //!
-//! `secrecy` (Apache-2.0 or MIT, last release 2024-10) does not replace this type: its
-//! `SecretString` neither compares nor serializes, and reads no number, so a wrapper with all of
-//! the code below would remain. What it adds, overwriting the memory on drop, would miss the
-//! copies that serde makes.
+//! `secrecy` (Apache-2.0 or MIT, last release 2024-10) does not replace this type. Its
+//! `SecretString` neither compares nor serializes, and it reads no number, so a wrapper with all of
+//! the code below would remain. It overwrites the memory on drop, but not the copies that serde
+//! makes.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct Secret(String);
 
 impl Secret {
-    /// The text, to be used and never shown.
+    /// Returns the text. Never print or log it.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
@@ -35,7 +35,7 @@ impl Serialize for Secret {
 
 impl<'de> Deserialize<'de> for Secret {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // The environment's reader takes a secret that consists of digits for a number.
+        // A secret of digits only may be read as a number.
         #[derive(Deserialize)]
         #[serde(untagged)]
         enum Scalar {

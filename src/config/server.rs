@@ -175,15 +175,15 @@ impl Default for TraceSettings {
 pub enum LogFormat {
     /// For people.
     Human,
-    /// For programs: one JSON object a line.
+    /// For programs: one JSON object per line.
     Json,
 }
 
 impl LogSettings {
-    /// The level as a filter of `tracing-subscriber`. A level alone is that of our own lines.
+    /// Returns the level as a filter of `tracing-subscriber`. A level without a filter applies to
+    /// the server's own lines.
     ///
-    /// # Errors
-    /// One line, if it is neither a level nor a filter.
+    /// Fails with one line if the text is neither a level nor a filter.
     pub fn filter(&self) -> anyhow::Result<String> {
         let level = self.level.trim();
         let is_level = |text: &str| {
@@ -194,12 +194,13 @@ impl LogSettings {
             let level = level.to_ascii_lowercase();
             return Ok(match level.as_str() {
                 "off" | "error" | "warn" => level,
-                // Of each malformed head of a stranger the HTTP library makes an error.
+                // The HTTP library logs an error for each malformed head, and strangers can send
+                // many.
                 _ => format!("warn,actix_http::h1::dispatcher=off,polysystems={level}"),
             });
         }
-        // A single word that is no level would be taken for the name of a module, and everything
-        // else would be silent.
+        // A single unknown word would be taken for the name of a module, and all other lines would
+        // be silent.
         let is_wrong = |part: &str| !part.contains(['=', '[']) && !is_level(part.trim());
         if level.split(',').any(is_wrong) || tracing_subscriber::EnvFilter::try_new(level).is_err()
         {

@@ -1,5 +1,5 @@
-//! The settings in force as TOML, with where each comes from. It can be read again as a settings
-//! file, but for the secrets.
+//! Prints the settings in force as TOML, each with its source. The text can be read again as a
+//! settings file, except for the secrets.
 
 use std::fmt::Write as _;
 
@@ -8,10 +8,8 @@ use serde_json::{Map, Value};
 use super::{SandboxPayments, Settings, Sources};
 
 impl Settings {
-    /// All settings with their sources, without secrets; what is not set is a comment.
-    ///
-    /// # Errors
-    /// If a value has no TOML form: a defect.
+    /// Prints all settings with their sources, without secrets. A setting that is not set is a
+    /// comment. Fails only by a defect: if a value has no TOML form.
     pub fn shown(&self, sources: &Sources) -> anyhow::Result<String> {
         let tree = serde_json::to_value(self)?;
         let mut page = Page { text: String::new(), settings: self, sources };
@@ -60,7 +58,7 @@ impl Page<'_> {
         Ok(())
     }
 
-    /// What follows from a setting that is not set, where that is not plain.
+    /// Says what follows if a setting is not set and that is not obvious.
     fn consequence(&self, path: &str) -> String {
         match path {
             "database.url" => format!(": {}", self.settings.database_url()),
@@ -101,7 +99,7 @@ fn toml(value: &Value) -> anyhow::Result<String> {
     Ok(toml::Value::try_from(value)?.to_string())
 }
 
-/// A name as TOML has it: in quotes if it needs them.
+/// Writes a name as TOML does: in quotes if it needs them.
 fn key(name: &str) -> String {
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || letter == '_' || letter == '-';
     if !name.is_empty() && name.chars().all(is_plain) {
@@ -134,7 +132,7 @@ mod tests {
         assert!(shown.contains("\n# smtp_url is not set\n"), "{shown}");
         assert!(shown.contains("# sandbox is not set: on for requests of this machine"), "{shown}");
         let read: Settings = toml::from_str(&shown).unwrap();
-        // The default prices are in it once more, and change nothing.
+        // The default prices are read a second time, which changes nothing.
         assert_eq!(read.prices.len(), 19);
         let prices = |settings: &Settings| {
             format!("{:?}", settings.price_list().unwrap().find("POST", "/api/hub/agents/chat"))

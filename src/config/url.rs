@@ -1,4 +1,4 @@
-//! The URL of an upstream: its address and our credential.
+//! The URL of an upstream: its address and our credential there.
 
 use std::sync::Arc;
 
@@ -65,7 +65,8 @@ pub struct UpstreamOrigin {
 }
 
 impl UpstreamOrigin {
-    /// From a URL without a path, such as `https://api.example.com:8443`; `None` if it is invalid.
+    /// Parses a URL without a path, such as `https://api.example.com:8443`. `None` if it is
+    /// invalid.
     pub(crate) fn new(name: &str) -> Option<Self> {
         Some(UpstreamOrigin { uri: name.parse().ok()?, name: name.into() })
     }

@@ -1,4 +1,4 @@
-//! Checks of the settings that their types do not make.
+//! Checks of the settings that their types cannot make.
 
 use anyhow::{Context as _, bail};
 
@@ -9,7 +9,7 @@ use super::{EmailSettings, EmailTransport, PaymentSettings, Settings, StripeSett
 use domain::Credits;
 
 impl Settings {
-    /// Fails with one line that names the first invalid setting.
+    /// Checks the settings. Fails with one line that names the first invalid one.
     pub(super) fn check(&self) -> anyhow::Result<()> {
         if let Some(url) = &self.database.url
             && !["sqlite:", "postgres:", "postgresql:"]
@@ -97,7 +97,7 @@ impl EmailSettings {
             bail!("email.from must be an address, such as Name <no-reply@example.com>");
         }
         match &self.smtp_url {
-            // The cause could repeat the password.
+            // The cause is left out, because it could repeat the password.
             Some(url) if SmtpTransport::<Tokio1Executor>::from_url(url.expose()).is_err() => bail!(
                 "email.smtp_url is not an SMTP URL, such as smtps://user:password@mail.example.com"
             ),
@@ -132,7 +132,7 @@ impl PaymentSettings {
             url("stripe.url", &self.stripe.url)?;
             url("stripe.success_url", &self.stripe.success_url)?;
             url("stripe.cancel_url", &self.stripe.cancel_url)?;
-            // Stripe takes half an hour at least, counted from when it is asked.
+            // Stripe requires at least 30 minutes from the time of the request.
             if !(31..=1_440).contains(checkout_minutes) {
                 bail!("payments.stripe.checkout_minutes must be from 31 to 1440");
             }
@@ -152,7 +152,8 @@ impl PaymentSettings {
     }
 }
 
-/// An amount of USD in the setting `name`.
+/// Parses the amount of USD in the setting `name`. Fails with one line if it is not an amount or is
+/// negative.
 pub(super) fn amount(name: &str, text: &str) -> anyhow::Result<Credits> {
     let amount: Credits = text.parse().map_err(|error| anyhow::anyhow!("{name} {error}"))?;
     if amount.is_negative() {

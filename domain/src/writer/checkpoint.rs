@@ -1,9 +1,9 @@
-//! The backlog: batches that are durable in the journal and not yet in the tables, and when they
-//! are checkpointed.
+//! The backlog: batches that are durable in the journal and not yet in the tables. Decides when
+//! they are checkpointed.
 //!
-//! A checkpoint costs the pages of the tables that its accounts touch, so it pays to take many
-//! writes of each account at once. It must not grow without bound either, because other writes wait
-//! for it. The constants below set both limits.
+//! A checkpoint costs the pages of the tables that its accounts touch, so many writes of each
+//! account at once are cheaper. But other writes wait for a checkpoint, so its size has a limit.
+//! The constants below set both limits.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -37,7 +37,8 @@ const BRAKE_MICROS: usize = 100;
 /// Longest delay of one batch, because everything that waits for the writer waits for this too.
 const BRAKE_MAX_MICROS: u64 = 25_000;
 
-/// `times` times `checkpoint_from`, and at most `max` unless `checkpoint_from` alone is larger.
+/// Returns `times` times `checkpoint_from`, but at most `max` unless `checkpoint_from` alone is
+/// larger.
 fn multiple(checkpoint_from: usize, times: usize, max: usize) -> usize {
     checkpoint_from.saturating_mul(times).min(max.max(checkpoint_from))
 }
@@ -46,30 +47,30 @@ fn multiple(checkpoint_from: usize, times: usize, max: usize) -> usize {
 #[derive(Debug)]
 pub(super) struct Journaled {
     pub(super) number: i64,
-    /// The ordinal of its first write, among all writes ever gathered for the journal.
+    /// The ordinal of the batch's first write, among all writes ever gathered for the journal.
     pub(super) ordinal: u64,
     pub(super) batch: Arc<Batch>,
-    /// The accounts that decided it, one for each write.
+    /// For each write, the account that decided it, and its flags.
     pub(super) flags: Vec<(AccountId, Arc<AccountFlags>)>,
 }
 
-/// The batches in the journal that are not in the tables, and the rules of when to checkpoint them.
+/// The batches that are in the journal and not in the tables, and when to checkpoint them.
 #[derive(Debug)]
 pub(super) struct Backlog {
-    /// Oldest first.
+    /// The batches, oldest first.
     batches: VecDeque<Journaled>,
-    /// How many writes that is.
+    /// The number of writes in the batches.
     writes: usize,
-    /// Of how many accounts.
+    /// The number of accounts in the batches.
     accounts: usize,
-    /// Writes from which on a checkpoint is made; `None` if there is no journal.
+    /// A checkpoint is made from this many writes on. `None` if there is no journal.
     checkpoint_from: Option<usize>,
-    /// A checkpoint is put off for this many writes of each account, on average, if that does not
+    /// A checkpoint is put off until each account has this many writes on average, if that does not
     /// take too long.
     account_writes: usize,
-    /// Writes in one checkpoint at most, or one batch. A failure lowers it.
+    /// The most writes in one checkpoint, unless a single batch has more. A failure lowers it.
     checkpoint_max: usize,
-    /// Has the backlog waited so long that it is checkpointed in any case?
+    /// Whether the backlog has waited so long that it must be checkpointed.
     is_overdue: bool,
 }
 
@@ -87,7 +88,7 @@ impl Backlog {
         }
     }
 
-    /// See [`Writer::with_journal`](super::Writer::with_journal).
+    /// Starts empty. See [`Writer::with_journal`](super::Writer::with_journal).
     pub(super) fn of_journal(checkpoint_from: usize, account_writes: usize) -> Self {
         Backlog { checkpoint_from: Some(checkpoint_from.max(1)), account_writes, ..Backlog::none() }
     }
@@ -104,12 +105,12 @@ impl Backlog {
         self.writes
     }
 
-    /// The ordinal of the oldest write in it.
+    /// The ordinal of the oldest write in the backlog.
     pub(super) fn first_ordinal(&self) -> Option<u64> {
         self.batches.front().map(|journaled| journaled.ordinal)
     }
 
-    /// May the journal take no more until a checkpoint has ended?
+    /// Says whether the journal takes no more writes until a checkpoint has ended.
     pub(super) fn is_full(&self) -> bool {
         self.writes >= self.writes_max()
     }
@@ -133,8 +134,8 @@ impl Backlog {
         self.is_overdue = true;
     }
 
-    /// Adds a batch. Must run before its writes are acknowledged: an acknowledged account may be
-    /// evicted.
+    /// Adds a batch. Must run before its writes are acknowledged, because an acknowledged account
+    /// may be evicted from memory.
     pub(super) fn add(&mut self, journaled: Journaled) {
         for (_, flags) in &journaled.flags {
             if flags.backlog_writes.fetch_add(1, Ordering::AcqRel) == 0 {
@@ -145,36 +146,36 @@ impl Backlog {
         self.batches.push_back(journaled);
     }
 
-    /// Writes to wait for, given the accounts in the backlog now.
+    /// How many writes a checkpoint waits for, given the accounts in the backlog now.
     fn put_off(&self, checkpoint_from: usize) -> usize {
         let wanted = self.accounts.saturating_mul(self.account_writes);
         wanted.min(multiple(checkpoint_from, PUT_OFF, PUT_OFF_MAX))
     }
 
-    /// Is the backlog large or old enough to checkpoint some of it?
+    /// Says whether the backlog is large or old enough to checkpoint some of it.
     pub(super) fn is_due(&self) -> bool {
         let is_enough = |from| self.writes >= self.put_off(from).max(from);
         self.is_overdue || self.checkpoint_from.is_some_and(is_enough)
     }
 
-    /// Writes in one checkpoint at most, if none has failed.
+    /// The most writes in one checkpoint, if no checkpoint has failed.
     fn most(&self) -> usize {
         self.put_off(self.checkpoint_from.unwrap_or(0)).max(self.most_at_once())
     }
 
-    /// The same if no checkpoint is put off.
+    /// The most writes in one checkpoint that is not put off.
     fn most_at_once(&self) -> usize {
         multiple(self.checkpoint_from.unwrap_or(0), CHECKPOINTS_AT_ONCE, CHECKPOINT_MAX)
     }
 
-    /// Begins a checkpoint; see [`Backlog::next`].
+    /// Begins a checkpoint. See [`Backlog::next`].
     pub(super) fn begin(&mut self, awaited: Option<u64>) -> Option<Checkpoint> {
         self.is_overdue = false;
         self.next(awaited)
     }
 
-    /// The next checkpoint. If a write for the tables waits for the journal's writes up to
-    /// `awaited`, it takes no more than those.
+    /// Returns the next checkpoint. If a write for the tables waits for the journal's writes up to
+    /// `awaited`, the checkpoint takes no later ones.
     pub(super) fn next(&self, awaited: Option<u64>) -> Option<Checkpoint> {
         let most = self.checkpoint_max.min(self.most());
         let up_to = awaited.unwrap_or(u64::MAX);
@@ -198,12 +199,12 @@ impl Backlog {
         Some(Checkpoint { first, last, batches, is_urgent })
     }
 
-    /// A checkpoint up to batch `last` was done at the first attempt: the next one may be larger
-    /// again.
+    /// Lets the next checkpoint be larger. Called if a checkpoint up to batch `last` was done at
+    /// the first attempt.
     pub(super) fn grow(&mut self, last: i64) {
         if self.writes_up_to(last) >= self.checkpoint_max {
-            // Doubles up to the usual size. Above that it grows slowly: the size itself may have
-            // been the failure.
+            // Doubles up to the usual size. Above that it grows slowly, because the size may have
+            // caused the failure.
             let is_little = self.checkpoint_max < self.most_at_once();
             let more =
                 if is_little { self.checkpoint_max } else { self.checkpoint_from.unwrap_or(0) };
@@ -211,8 +212,8 @@ impl Backlog {
         }
     }
 
-    /// The outcome of a checkpoint up to batch `last` was unknown. It may have been too large for
-    /// its deadline: the next one is half as large.
+    /// Halves the next checkpoint. Called if the outcome of a checkpoint up to batch `last` was
+    /// unknown, because it may have been too large for its deadline.
     pub(super) fn shrink(&mut self, last: i64) {
         self.checkpoint_max = (self.writes_up_to(last) / 2).max(1);
     }
@@ -222,8 +223,8 @@ impl Backlog {
         batches.map(|journaled| journaled.flags.len()).sum()
     }
 
-    /// Removes what was checkpointed, up to batch `last`. The tables refused the entries of the
-    /// accounts in `refused`.
+    /// Removes all batches up to `last`, which are checkpointed. Poisons the accounts in `refused`,
+    /// whose entries the tables refused.
     pub(super) fn remove(&mut self, last: i64, refused: &[AccountId]) {
         while let Some(journaled) = self.batches.pop_front_if(|front| front.number <= last) {
             self.writes = self.writes.saturating_sub(journaled.flags.len());
@@ -238,7 +239,7 @@ impl Backlog {
         }
     }
 
-    /// Drops all of it: another process checkpoints it.
+    /// Drops all batches, because another process checkpoints them.
     pub(super) fn drop_all(&mut self) {
         for journaled in self.batches.drain(..) {
             for (_, flags) in journaled.flags {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::protocol::{Checkpoint, CommitOutcome, Lane, Pending, Target, Task};
 use crate::batch::Batch;
 
-/// The first pause before a retry, in microseconds. It doubles up to the longest.
+/// The first pause before a retry, in microseconds. It doubles up to `PAUSE_MAX_MICROS`.
 const PAUSE_MIN_MICROS: u64 = 20_000;
 const PAUSE_MAX_MICROS: u64 = 500_000;
 
@@ -24,7 +24,7 @@ pub(super) enum Work {
 }
 
 impl Work {
-    /// Can a look find out afterwards whether it was written?
+    /// Says whether a look-up can find out later whether this was written.
     pub(super) fn leaves_trace(&self) -> bool {
         match self {
             Work::Write(_, batch) => batch.leaves_trace(),
@@ -39,22 +39,22 @@ pub(super) struct Current<T> {
     pub(super) work: Work,
     pub(super) writes: Vec<Pending<T>>,
     pub(super) step: Step,
-    /// Is there a pause before the step?
+    /// Whether there is a pause before the step.
     pub(super) is_pausing: bool,
-    /// Has the driver been asked for the step?
+    /// Whether the driver has been asked for the step.
     pub(super) is_asked: bool,
-    /// How the last attempt ended, if it failed.
+    /// The outcome of the last attempt, if it failed.
     pub(super) fault: Option<CommitOutcome>,
-    /// Has an attempt had an unknown outcome?
+    /// Whether any attempt had an unknown outcome.
     pub(super) may_be_there: bool,
     pub(super) pause_micros: u64,
 }
 
-/// What a lane does, and what it does next.
+/// The work of a lane: what it does now, and what it does next.
 #[derive(Debug)]
 pub(super) struct LaneWork<T> {
     pub(super) current: Option<Current<T>>,
-    /// The parts of a batch that was refused, one for each account.
+    /// The parts of a refused batch, one for each account.
     pub(super) apart: VecDeque<Vec<Pending<T>>>,
     pub(super) is_unavailable: bool,
 }
@@ -73,13 +73,13 @@ impl<T> LaneWork<T> {
         self.apart.iter().map(Vec::len).fold(current, usize::saturating_add)
     }
 
-    /// The first write of what is being written, and of each part that is to be.
+    /// The first write of the current batch, and of each part that follows it.
     pub(super) fn first(&self) -> impl Iterator<Item = &Pending<T>> {
         let current = self.current.iter().filter_map(|current| current.writes.first());
         current.chain(self.apart.iter().filter_map(|writes| writes.first()))
     }
 
-    /// The task that is due, unless the driver has been asked for it.
+    /// Returns the task that is due. `None` if the driver has been asked for it already.
     pub(super) fn ask(&mut self, lane: Lane) -> Option<Task> {
         let current = self.current.as_mut()?;
         if std::mem::replace(&mut current.is_asked, true) {
@@ -122,7 +122,7 @@ impl<T> Current<T> {
         (self.step, self.is_pausing, self.is_asked) = (step, false, false);
     }
 
-    /// The pause is over: the step is due. The next pause is twice as long, up to the longest.
+    /// Ends the pause: the step is due. The next pause is twice as long, up to the longest.
     pub(super) fn end_pause(&mut self) {
         self.pause_micros = self.pause_micros.saturating_mul(2).min(PAUSE_MAX_MICROS);
         self.go(self.step);

@@ -1,9 +1,9 @@
 //! The ledger writer: group commit, a write-ahead log, checkpoints and backpressure, as a state
 //! machine without I/O.
 //!
-//! The driver (an actor in production, the simulation in tests) hands it writes
-//! ([`Writer::gather`]) and the outcomes of tasks, carries out the tasks it asks for
-//! ([`Writer::next_task`]), and answers the callers whose writes have ended
+//! The driver is an actor in production and the simulation in tests. It hands over writes
+//! ([`Writer::gather`]) and the outcomes of tasks. It carries out the tasks that the writer asks
+//! for ([`Writer::next_task`]), and answers the callers whose writes have ended
 //! ([`Writer::take_ended`]).
 //!
 //! ```text
@@ -19,42 +19,43 @@
 //! **Group commit.** While one batch commits, the next one gathers. There is no timer: an idle
 //! writer commits a single write at once.
 //!
-//! **Write-ahead log.** What a paid call leaves, and the change of a key, is *plain*
-//! ([`Write::is_plain`](crate::Write::is_plain)): it is appended to the journal, one record a
-//! batch, and acknowledged from there. Everything else is committed to the tables. There are two
-//! lanes, and each does one task at a time.
+//! **Write-ahead log.** The writes of paid calls and changes of keys are *plain*
+//! ([`Write::is_plain`](crate::Write::is_plain)). They are appended to the journal, one record for
+//! each batch, and acknowledged when they are durable there. All other writes are committed to the
+//! tables. There are two lanes, and each does one task at a time.
 //!
-//! **Checkpoint.** Beside that, batches of the journal are written to the tables, many in one
-//! transaction, and leave the journal. The backlog is what is durable in the journal and not in the
-//! tables yet (`checkpoint.rs`).
+//! **Checkpoint.** At the same time, batches of the journal are written to the tables, many in one
+//! transaction, and leave the journal. The backlog is the batches that are durable in the journal
+//! and not yet in the tables (`checkpoint.rs`).
 //!
-//! **Order.** A write for the tables waits until the journal's writes gathered before it are
-//! checkpointed, and later writes of the same account wait behind it. So each account's writes
-//! become durable in the order in which it decided them.
+//! **Order.** A write for the tables waits until all earlier writes of the journal are
+//! checkpointed. Later writes of the same account wait for it. So the writes of an account become
+//! durable in the order in which the account decided them.
 //!
-//! **Changes of keys.** A change of a key never waits for a checkpoint: the owner who revokes a
-//! stolen key is answered as soon as a paid call is. So it overtakes what its account has waiting
-//! for the tables, unless that makes or changes the same key: the rest touches no row of it. And a
-//! full backlog takes it all the same, with what its account has waiting before it.
+//! **Changes of keys.** A change of a key never waits for a checkpoint: an owner who revokes a
+//! stolen key is answered as fast as a paid call. So it overtakes its account's writes that wait
+//! for the tables, unless one of them makes or changes the same key. The others touch no row of the
+//! key. A full backlog takes a change of a key too, after the earlier writes of its account.
 //!
-//! **Backpressure.** When checkpoints fall behind, each batch of the journal is delayed a little
-//! ([`Writer::brake_micros`]); when the backlog is full, the journal takes no more until a
-//! checkpoint has ended.
+//! **Backpressure.** If checkpoints fall behind, each batch of the journal is delayed a little
+//! ([`Writer::brake_micros`]). If the backlog is full, the journal takes no more until a checkpoint
+//! has ended.
 //!
 //! **Failures.**
 //!
 //! - No caller is answered `Ok` before its batch is known to be durable.
-//! - A commit of *unknown* outcome is neither acknowledged nor given up. The writer looks for the
-//!   batch's rows by their numbers, and writes the very same rows again if they are not there. If
-//!   they are there, it makes one more write durable (a flush) before it acknowledges them: a
-//!   commit that was cut off may be on the database's own disk only, and not yet on its standby.
+//! - A commit with an *unknown* outcome is neither acknowledged nor given up. The writer looks for
+//!   the batch's rows by their numbers. If they are not there, it writes the same rows again. If
+//!   they are there, it makes one more write durable (a flush) before it acknowledges them. The
+//!   reason: a commit that was cut off may be on the database's own disk and not yet on its
+//!   standby.
 //! - If the database *refuses* rows, the batch is split by account, and only the accounts at fault
-//!   fail. They are poisoned: what they hold in memory will never be written, so they must be
-//!   loaded again.
+//!   fail. Those accounts are poisoned: what they hold in memory will never be written, so they
+//!   must be loaded again.
 //! - If the tables refuse entries of an account at a checkpoint, the account is poisoned, and the
 //!   entries are kept for an operator.
-//! - Once *fenced* (another process owns the accounts), nothing is written or acknowledged any
-//!   more, except what turns out to have been committed before.
+//! - Once the writer is *fenced* (another process owns the accounts), it writes and acknowledges
+//!   nothing more. The exception is a batch that turns out to have been committed before.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -74,11 +75,11 @@ mod lane;
 mod outcomes;
 mod protocol;
 
-/// Writes of an account for the tables that have not ended.
+/// An account's writes for the tables that have not ended.
 #[derive(Debug, Default)]
 struct InTables {
     writes: usize,
-    /// The keys that they make or change.
+    /// The keys that these writes make or change.
     keys: Vec<KeyId>,
 }
 
@@ -88,7 +89,7 @@ impl InTables {
         self.keys.extend(write.touched_key());
     }
 
-    /// Says whether that was the last one.
+    /// Returns true if that was the last one.
     fn remove(&mut self, write: &Write) -> bool {
         self.writes = self.writes.saturating_sub(1);
         let key = write.touched_key();
@@ -98,7 +99,7 @@ impl InTables {
         self.writes == 0
     }
 
-    /// May this write be journaled before they are in the tables?
+    /// Says whether this write may be journaled before the others are in the tables.
     fn may_be_overtaken_by(&self, write: &Write) -> bool {
         write.is_key_change() && write.touched_key().is_some_and(|key| !self.keys.contains(&key))
     }
@@ -107,12 +108,12 @@ impl InTables {
 /// The state machine. `T` is what the driver needs to answer a caller.
 #[derive(Debug)]
 pub struct Writer<T> {
-    /// Waiting for the journal. Each has its ordinal: its number among all plain writes ever
-    /// gathered, from 1 on.
+    /// The writes that wait for the journal, each with its ordinal: its number among all plain
+    /// writes ever gathered, from 1 on.
     plain: VecDeque<(u64, Pending<T>)>,
-    /// Waiting for the tables, each behind the plain writes up to this ordinal.
+    /// The writes that wait for the tables. Each waits for the plain writes up to its ordinal.
     others: VecDeque<(u64, Pending<T>)>,
-    /// Changes of keys among `plain`.
+    /// The number of changes of keys in `plain`.
     key_changes: usize,
     /// Writes for the tables that have not ended, by account.
     in_tables: BTreeMap<AccountId, InTables>,
@@ -120,12 +121,12 @@ pub struct Writer<T> {
     tables: LaneWork<T>,
     /// The ordinal of the first write that the journal's lane works on.
     journal_ordinal: u64,
-    /// Plain writes ever gathered.
+    /// The number of plain writes ever gathered.
     gathered: u64,
-    /// What is durable in the journal and not in the tables yet.
+    /// The batches that are durable in the journal and not yet in the tables.
     backlog: Backlog,
     next_number: i64,
-    /// Has no write come for a while?
+    /// Whether no write has come for a while.
     is_rested: bool,
     /// Writes that have ended, for [`Writer::take_ended`].
     ended: Vec<(T, Result<(), WriteError>)>,
@@ -136,7 +137,7 @@ pub struct Writer<T> {
 }
 
 impl<T> Writer<T> {
-    /// A writer without a journal. A batch has at most `batch_max` writes and at most
+    /// Makes a writer without a journal. A batch has at most `batch_max` writes and at most
     /// `batch_bytes_max` bytes, unless it is a single large write.
     #[must_use]
     pub fn new(batch_max: usize, batch_bytes_max: usize) -> Self {
@@ -160,26 +161,24 @@ impl<T> Writer<T> {
         }
     }
 
-    /// The same with a journal. A checkpoint begins when `checkpoint_from` writes are in the
-    /// backlog, when no write has come for a while ([`Writer::rested`]), or when a write for the
-    /// tables waits for it.
+    /// Adds a journal. A checkpoint begins if `checkpoint_from` writes are in the backlog, if no
+    /// write has come for a while ([`Writer::rested`]), or if a write for the tables waits for it.
     ///
     /// Each account in a checkpoint costs pages of its own. So a checkpoint is put off until the
-    /// backlog has `account_writes` writes of each account on average, or a multiple of
-    /// `checkpoint_from`, or until
-    /// [`Writer::overdue`].
+    /// backlog has `account_writes` writes of each account on average. It is put off no longer than
+    /// until the backlog has a multiple of `checkpoint_from`, or until [`Writer::overdue`].
     #[must_use]
     pub fn with_journal(self, checkpoint_from: usize, account_writes: usize) -> Self {
         Writer { backlog: Backlog::of_journal(checkpoint_from, account_writes), ..self }
     }
 
-    /// Takes a write. The caller has counted it in
+    /// Takes a write. The caller must have counted it in
     /// [`AccountFlags::pending_writes`](crate::AccountFlags::pending_writes).
     pub fn gather(&mut self, pending: Pending<T>) {
         self.bytes = self.bytes.saturating_add(pending.write.bytes());
         self.is_rested = false;
         let account = pending.write.account;
-        // A barrier waits for everything, in the tables too.
+        // A barrier waits for all writes, those in the journal and those for the tables.
         let is_plain = pending.write.is_plain() && account != AccountId::LAST;
         let is_key_change = pending.write.is_key_change();
         let waiting = self.in_tables.get(&account);
@@ -194,23 +193,23 @@ impl<T> Writer<T> {
         }
     }
 
-    /// No write has come for a while: the backlog may be checkpointed, however small it is.
+    /// Called if no write has come for a while. A backlog of any size may then be checkpointed.
     pub fn rested(&mut self) {
         self.is_rested = true;
     }
 
-    /// The backlog has waited long enough: it is checkpointed next.
+    /// Called if the backlog has waited long enough. It is checkpointed next.
     pub fn overdue(&mut self) {
         self.backlog.overdue();
     }
 
-    /// Another process owns the accounts.
+    /// Called if another process owns the accounts.
     pub fn fence(&mut self) {
         self.is_fenced = true;
     }
 
-    /// The next task to carry out. Call it until it answers `None`: then everything there is to do
-    /// is being done.
+    /// Returns the next task to carry out. Call it again until it returns `None`: all work is then
+    /// on its way.
     pub fn next_task(&mut self) -> Option<Task> {
         while self.journal.current.is_none() && self.begin_journal() {}
         if let Some(task) = self.journal.ask(Lane::Journal) {
@@ -220,12 +219,12 @@ impl<T> Writer<T> {
         self.tables.ask(Lane::Tables)
     }
 
-    /// The writes that have ended since the last call, in the order in which they ended.
+    /// Returns the writes that have ended since the last call, in that order.
     pub fn take_ended(&mut self) -> Vec<(T, Result<(), WriteError>)> {
         std::mem::take(&mut self.ended)
     }
 
-    /// Can it take writes, as far as it knows?
+    /// Says whether the writer can take writes, as far as it knows.
     #[must_use]
     pub fn state(&self) -> WriterState {
         if self.is_fenced {
@@ -237,40 +236,41 @@ impl<T> Writer<T> {
         }
     }
 
-    /// Writes that have not ended.
+    /// The number of writes that have not ended.
     #[must_use]
     pub fn len(&self) -> usize {
         let waiting = self.plain.len().saturating_add(self.others.len());
         waiting.saturating_add(self.journal.len()).saturating_add(self.tables.len())
     }
 
-    /// Has every write ended, and is everything in the tables?
+    /// Says whether every write has ended and is in the tables.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0 && self.backlog.is_empty()
     }
 
-    /// Writes that are durable in the journal, and not in the tables.
+    /// The number of writes that are durable in the journal and not in the tables.
     #[must_use]
     pub fn backlog(&self) -> usize {
         self.backlog.writes()
     }
 
-    /// Backpressure: how long the next batch waits after a batch of `writes` writes for the
-    /// journal, in microseconds, if checkpoints fall behind. So each caller waits a little, instead
-    /// of all of them for a whole checkpoint.
+    /// Backpressure: how many microseconds the next batch waits after a journal batch of `writes`
+    /// writes, if checkpoints fall behind. So each caller waits a little. Without it, all callers
+    /// would wait for a whole checkpoint.
     #[must_use]
     pub fn brake_micros(&self, writes: usize) -> u64 {
         self.backlog.brake_micros(writes)
     }
 
-    /// Memory of the writes that have not ended, in bytes, estimated.
+    /// The estimated memory of the writes that have not ended, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// When the oldest write that has not ended was handed over.
+    /// When the oldest write that has not ended was handed over, in microseconds of the driver's
+    /// clock. `None` if there is none.
     #[must_use]
     pub fn oldest_micros(&self) -> Option<u64> {
         let waiting = self.plain.front().into_iter().chain(self.others.front());
@@ -286,7 +286,7 @@ impl<T> Writer<T> {
         }
     }
 
-    /// Begins a batch for the journal. Answers `false` if there is nothing to begin.
+    /// Begins a batch for the journal. Returns false if there is nothing to begin.
     fn begin_journal(&mut self) -> bool {
         if let Some(writes) = self.journal.apart.pop_front() {
             self.begin_write(Lane::Journal, writes);
@@ -307,14 +307,15 @@ impl<T> Writer<T> {
         if writes.is_empty() {
             return false;
         }
-        // Also of a change that overtook others: what waits for those waits for it too.
+        // A change of a key may have overtaken earlier writes. What waits for those then waits for
+        // it too.
         self.journal_ordinal = ordinal;
         self.begin_write(Lane::Journal, writes);
         true
     }
 
-    /// The first change of a key that waits for the journal, behind what its account has waiting
-    /// before it.
+    /// Takes the first change of a key that waits for the journal, and its account's writes before
+    /// it.
     fn take_key_change(&mut self) -> Vec<Pending<T>> {
         if self.key_changes == 0 {
             return Vec::new();
@@ -335,8 +336,7 @@ impl<T> Writer<T> {
         taken
     }
 
-    /// Begins a batch for the tables, or a checkpoint. Answers `false` if there is nothing to
-    /// begin.
+    /// Begins a batch for the tables, or a checkpoint. Returns false if there is nothing to begin.
     fn begin_tables(&mut self) -> bool {
         if self.is_fenced {
             self.backlog.drop_all();
@@ -373,10 +373,9 @@ impl<T> Writer<T> {
         self.plain.front().map_or(self.gathered.saturating_add(1), |(ordinal, _)| *ordinal)
     }
 
-    /// Begins a batch of those of these writes that may still be written.
+    /// Begins a batch of these writes. Those that may not be written any more fail.
     fn begin_write(&mut self, lane: Lane, writes: Vec<Pending<T>>) {
-        // An account whose writes were fenced is poisoned too. Its later writes fail for the same
-        // reason.
+        // A fenced account is poisoned too, but its later writes must fail as fenced.
         if self.is_fenced {
             self.fail(lane, writes, WriteError::Fenced);
             return;
@@ -400,20 +399,20 @@ impl<T> Writer<T> {
         self.lane(lane).current = Some(Current::of(Work::Write(target, Arc::new(batch)), writes));
     }
 
-    /// Begins a checkpoint, if the backlog has anything.
+    /// Begins a checkpoint. Returns false if the backlog is empty.
     fn begin_checkpoint(&mut self) -> bool {
         let Some(checkpoint) = self.backlog.begin(self.first_waiting()) else { return false };
         self.tables.current = Some(Current::of(Work::Checkpoint(checkpoint), Vec::new()));
         true
     }
 
-    /// Up to which of the journal's writes the first write for the tables waits, if there is one.
+    /// The ordinal up to which the first write for the tables waits. `None` if no such write waits.
     fn first_waiting(&self) -> Option<u64> {
         self.others.front().map(|(after, _)| *after)
     }
 }
 
-/// A batch of the first waiting writes, as long as each `may` go.
+/// Takes a batch of the first waiting writes, as long as `may` holds for each.
 fn take<T>(
     waiting: &mut VecDeque<(u64, Pending<T>)>,
     batch_max: usize,

@@ -1,5 +1,5 @@
-//! What the writer does with the outcome of a task: retry, look up, acknowledge, or fail its
-//! writes.
+//! What the writer does with the outcome of a task: it retries, looks up, acknowledges, or fails
+//! the writes.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -15,7 +15,7 @@ use super::protocol::{
 use crate::ids::AccountId;
 
 impl<T> Writer<T> {
-    /// How [`Task::Commit`](super::Task::Commit) ended.
+    /// Takes the outcome of [`Task::Commit`](super::Task::Commit).
     pub fn committed(&mut self, lane: Lane, outcome: CommitOutcome) {
         let work = self.lane(lane);
         let Some(current) = work.asked(Step::Commit) else { return };
@@ -25,7 +25,7 @@ impl<T> Writer<T> {
                 self.finish(lane, Ok(()));
             }
             CommitOutcome::Fenced => {
-                // An earlier attempt of unknown outcome may have been committed before the
+                // An earlier attempt with an unknown outcome may have been committed before the
                 // takeover.
                 if current.may_be_there {
                     current.fault = Some(outcome);
@@ -36,17 +36,17 @@ impl<T> Writer<T> {
                 self.is_fenced = true;
             }
             CommitOutcome::Refused | CommitOutcome::Unknown => {
-                // The rows may be there by an earlier attempt, whatever this one says.
+                // An earlier attempt may have written the rows, even if this one was refused.
                 current.fault = Some(outcome);
                 current.may_be_there |= outcome == CommitOutcome::Unknown;
                 current.go(Step::LookUp);
-                // A database that refuses does answer.
+                // A database that refuses is there and answers.
                 work.is_unavailable = outcome == CommitOutcome::Unknown;
             }
         }
     }
 
-    /// How [`Task::Checkpoint`](super::Task::Checkpoint) ended. If it is durable: the accounts
+    /// Takes the outcome of [`Task::Checkpoint`](super::Task::Checkpoint). `Ok` has the accounts
     /// whose entries the tables refused.
     pub fn checkpointed(&mut self, result: Result<Vec<AccountId>, CommitOutcome>) {
         let Some(current) = self.tables.asked(Step::Commit) else { return };
@@ -58,7 +58,7 @@ impl<T> Writer<T> {
                 self.finish_checkpoint(&refused);
             }
             Err(CommitOutcome::Fenced) => {
-                // The process that owns the accounts now checkpoints the rest.
+                // The new owner of the accounts checkpoints the rest.
                 self.is_fenced = true;
                 self.tables.current = None;
                 self.backlog.drop_all();
@@ -78,12 +78,12 @@ impl<T> Writer<T> {
         self.backlog.remove(checkpoint.last, refused);
     }
 
-    /// What [`Task::LookUpCheckpoint`](super::Task::LookUpCheckpoint) found.
+    /// Takes the outcome of [`Task::LookUpCheckpoint`](super::Task::LookUpCheckpoint).
     pub fn looked_up_checkpoint(&mut self, found: CheckpointOutcome) {
         let Some(current) = self.tables.asked(Step::LookUp) else { return };
         let Work::Checkpoint(Checkpoint { last, .. }) = current.work else { return };
         if found != CheckpointOutcome::Unknown {
-            // It may have been too large for its deadline.
+            // The checkpoint may have been too large for its deadline.
             self.backlog.shrink(last);
         }
         match found {
@@ -103,14 +103,14 @@ impl<T> Writer<T> {
         }
     }
 
-    /// What [`Task::LookUp`](super::Task::LookUp) found: is the batch there? `None` if the database
-    /// did not answer.
+    /// Takes the outcome of [`Task::LookUp`](super::Task::LookUp): whether the batch is there.
+    /// `None` if the database did not answer.
     pub fn looked_up(&mut self, lane: Lane, found: Option<bool>) {
         let work = self.lane(lane);
         let Some(current) = work.asked(Step::LookUp) else { return };
         match (found, current.fault) {
             (Some(true), _) => current.go(Step::Flush),
-            // Not found, but its rows could not be found even if they were written.
+            // The batch leaves no rows to look for, so it may have been written.
             (Some(false), Some(CommitOutcome::Fenced | CommitOutcome::Refused))
                 if current.may_be_there && !current.work.leaves_trace() =>
             {
@@ -128,8 +128,8 @@ impl<T> Writer<T> {
         }
     }
 
-    /// How [`Task::Flush`](super::Task::Flush) ended. The rows that were found are there, even if
-    /// another process owns the accounts now.
+    /// Takes the outcome of [`Task::Flush`](super::Task::Flush). The rows were found before, so
+    /// they are there even if another process owns the accounts now.
     pub fn flushed(&mut self, lane: Lane, outcome: CommitOutcome) {
         let work = self.lane(lane);
         let Some(current) = work.asked(Step::Flush) else { return };
@@ -149,7 +149,7 @@ impl<T> Writer<T> {
         }
     }
 
-    /// [`Task::Pause`](super::Task::Pause) is over.
+    /// Takes the end of [`Task::Pause`](super::Task::Pause).
     pub fn paused(&mut self, lane: Lane) {
         let work = self.lane(lane);
         if let Some(current) = work.current.as_mut().filter(|current| current.is_pausing) {
@@ -175,7 +175,8 @@ impl<T> Writer<T> {
         }
     }
 
-    /// A batch was refused: tries each account by itself, or fails the only one.
+    /// Handles a refused batch: tries each account by itself, or fails the account if there is only
+    /// one.
     fn give_up(&mut self, lane: Lane) {
         let Some(current) = self.lane(lane).current.take() else { return };
         let mut accounts: BTreeMap<AccountId, Vec<Pending<T>>> = BTreeMap::new();
@@ -193,7 +194,7 @@ impl<T> Writer<T> {
 
     /// Ends these writes as durable.
     pub(super) fn acknowledge(&mut self, lane: Lane, writes: Vec<Pending<T>>) {
-        // All flags first: a caller that is answered may act on any of them.
+        // All flags are set before any caller is answered, because a caller may act on any of them.
         for Pending { write, flags, .. } in &writes {
             if let Some(entry) = &write.entry {
                 flags.durable_seq.fetch_max(entry.seq, Ordering::AcqRel);
@@ -202,8 +203,8 @@ impl<T> Writer<T> {
         self.end(lane, writes, Ok(()));
     }
 
-    /// Fails these writes. What their accounts hold in memory is ahead of the database for good, so
-    /// they are poisoned.
+    /// Fails these writes and poisons their accounts, which hold in memory what will never be
+    /// written.
     pub(super) fn fail(&mut self, lane: Lane, writes: Vec<Pending<T>>, error: WriteError) {
         for pending in &writes {
             pending.flags.poison();

@@ -15,8 +15,8 @@ pub enum WriteError {
     /// The database refused the rows. The write did not happen.
     #[error("the database refused the write")]
     Refused,
-    /// It is not known whether the write happened, and never will be: the writer is gone, or the
-    /// write leaves no rows of its own to look for, and another process took the accounts over.
+    /// Nobody will ever know whether the write happened. Either the writer has ended, or the write
+    /// leaves no rows to look for and another process has taken over the accounts.
     #[error("it cannot be known whether the write happened")]
     Lost,
 }
@@ -24,26 +24,26 @@ pub enum WriteError {
 /// A write that has not ended.
 #[derive(Debug)]
 pub struct Pending<T> {
-    /// The write; in a box, because it is moved many times.
+    /// The write. It is boxed because it is moved many times.
     pub write: Box<Write>,
     /// The flags of the account that decided it.
     pub flags: Arc<AccountFlags>,
-    /// When it was handed over, in microseconds of a monotonic clock.
+    /// When the write was handed over, in microseconds of a monotonic clock.
     pub at_micros: u64,
     /// What the driver needs to answer the caller.
     pub ticket: T,
 }
 
-/// How an attempt to commit ended.
+/// The outcome of an attempt to commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommitOutcome {
-    /// It is durable.
+    /// The batch is durable.
     Durable,
     /// Another process owns the accounts. This attempt wrote nothing.
     Fenced,
     /// The database refuses the rows. This attempt wrote nothing.
     Refused,
-    /// It may or may not have been written, or may still be.
+    /// The batch may have been written, or may still be.
     Unknown,
 }
 
@@ -52,7 +52,7 @@ pub enum CommitOutcome {
 pub enum Target {
     /// The tables.
     Tables,
-    /// The journal, under this number. Each process counts its own.
+    /// The journal, under this number. Each process counts from 1.
     Journal(i64),
 }
 
@@ -68,20 +68,20 @@ impl Target {
 /// The two lanes of the writer. Each does one task at a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lane {
-    /// To the journal.
+    /// Batches for the journal.
     Journal,
-    /// To the tables: batches of other writes, and checkpoints.
+    /// Batches for the tables, and checkpoints.
     Tables,
 }
 
-/// What the writer learned of a checkpoint of unknown outcome.
+/// What a look-up found about a checkpoint with an unknown outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CheckpointOutcome {
     /// The database did not answer.
     Unknown,
-    /// It was not committed.
+    /// The checkpoint was not committed.
     NotDone,
-    /// It was committed.
+    /// The checkpoint was committed.
     Done {
         /// The accounts whose entries the tables refused.
         refused: Vec<AccountId>,
@@ -91,47 +91,47 @@ pub enum CheckpointOutcome {
 /// Batches of the journal that are to be checkpointed into the tables.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
-    /// The first.
+    /// The number of the first batch.
     pub first: i64,
-    /// The last.
+    /// The number of the last batch.
     pub last: i64,
-    /// All of them, in their order.
+    /// All batches, in the order of their numbers.
     pub batches: Vec<Arc<Batch>>,
-    /// Does a write wait for it, or is the backlog more than twice as large? If not, paid calls
-    /// take precedence.
+    /// Whether a write waits for the checkpoint, or the backlog is more than twice as large. If
+    /// neither, paid calls go first.
     pub is_urgent: bool,
 }
 
 impl Checkpoint {
-    /// What they write together. Too much work for the thread that gathers new writes.
+    /// Merges the batches into one. That is too much work for the thread that gathers writes.
     #[must_use]
     pub fn batch(&self) -> Batch {
         Batch::checkpointed(self.batches.iter().map(Arc::as_ref))
     }
 }
 
-/// What the writer asks its driver to do.
+/// What the writer asks its driver to do. Each variant names the method that takes its outcome.
 #[derive(Clone, Debug)]
 pub enum Task {
-    /// Write the batch in one transaction that checks the lease; then `Writer::committed`.
+    /// Write the batch in one transaction that checks the lease. Then `Writer::committed`.
     Commit(Arc<Batch>, Target),
-    /// Look for the batch's rows; then `Writer::looked_up`.
+    /// Look for the batch's rows. Then `Writer::looked_up`.
     LookUp(Arc<Batch>, Target),
     /// Write batches of the journal to the tables, in one transaction that checks the lease and
-    /// notes how far the journal is checkpointed; then `Writer::checkpointed`.
+    /// moves the mark. Then `Writer::checkpointed`.
     Checkpoint(Checkpoint),
-    /// Look whether this process's journal is checkpointed up to this number; then
+    /// Look whether this process's journal is checkpointed up to this number. Then
     /// `Writer::looked_up_checkpoint`.
     LookUpCheckpoint(i64),
-    /// Make one more write durable, so that everything committed before it in the lane is durable;
-    /// then `Writer::flushed`.
+    /// Make one more write durable, so that all earlier commits of the lane are durable. Then
+    /// `Writer::flushed`.
     Flush(Lane),
-    /// Wait for this many microseconds; then `Writer::paused`.
+    /// Wait for this many microseconds. Then `Writer::paused`.
     Pause(Lane, u64),
 }
 
 impl Task {
-    /// The lane it is done in.
+    /// The lane that the task belongs to.
     #[must_use]
     pub fn lane(&self) -> Lane {
         match self {
@@ -142,22 +142,22 @@ impl Task {
     }
 }
 
-/// Can the writer take new writes?
+/// Whether the writer can take new writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WriterState {
-    /// Yes.
+    /// It takes writes.
     Serving,
-    /// The database does not answer; the writer tries again by itself.
+    /// The database does not answer. The writer tries again by itself.
     Unavailable,
-    /// Another process owns the accounts; this one will never write again.
+    /// Another process owns the accounts. This one will never write again.
     Fenced,
-    /// Too many writes wait, or they wait for too long.
+    /// Too many writes wait, or the oldest waits for too long.
     Overloaded,
 }
 
 impl WriterState {
-    /// Does the database take this process's writes, as far as is known? If not, another process
-    /// may have changed what is read.
+    /// Says whether the database takes this process's writes, as far as is known. If not, another
+    /// process may have changed the rows that this one reads.
     #[must_use]
     pub fn is_in_charge(self) -> bool {
         matches!(self, WriterState::Serving | WriterState::Overloaded)

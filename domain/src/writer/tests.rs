@@ -11,7 +11,7 @@ use crate::money::Credits;
 use crate::usage::{Ending, Tally, UsageRecord};
 use crate::window::Timestamp;
 
-/// An account that is suspended: a change without a trace of its own, for the tables.
+/// Suspends an account: a change for the tables that leaves no rows to look for.
 fn change(account: i64) -> Write {
     let account = AccountId(account);
     let change = Some(Change::AccountStatus(account, AccountStatus::Suspended));
@@ -20,7 +20,7 @@ fn change(account: i64) -> Write {
 
 const KEY: KeyId = KeyId(uuid::Uuid::from_u128(1));
 
-/// A key that is revoked.
+/// Revokes a key.
 fn revocation(account: i64) -> Write {
     revocation_of(account, KEY)
 }
@@ -31,14 +31,14 @@ fn revocation_of(account: i64, key: KeyId) -> Write {
     Write { change, ..Write::nothing(account) }
 }
 
-/// Other spending limits of a key.
+/// Changes the spending limits of a key.
 fn limits(account: i64) -> Write {
     let account = AccountId(account);
     let change = Some(Change::KeyLimits(account, KEY, SpendingLimits::default()));
     Write { change, ..Write::nothing(account) }
 }
 
-/// A new key.
+/// Makes a key.
 fn creation(account: i64) -> Write {
     let account = AccountId(account);
     let key = NewKey {
@@ -65,7 +65,7 @@ fn what_waits_behind_a_fenced_batch_of_its_account_is_fenced_too() {
     let flags = Arc::new(AccountFlags::default());
     for ticket in 0..2 {
         gather(&mut writer, change(1), &flags, ticket);
-        // The first is on its way by itself; the second gathers behind it.
+        // The first write is committed alone, and the second one gathers meanwhile.
         assert_eq!(writer.next_task().is_some(), ticket == 0);
     }
     writer.committed(Lane::Tables, CommitOutcome::Fenced);
@@ -121,7 +121,7 @@ fn of_a_change_without_a_trace_nobody_is_told_that_it_did_not_happen() {
     }
 }
 
-/// What a call leaves that moves no money.
+/// A call that moves no money.
 fn usage(account: i64) -> Write {
     let usage = UsageRecord {
         id: ChargeId(uuid::Uuid::from_u128(1)),
@@ -165,7 +165,7 @@ fn a_checkpoint_that_takes_too_long_is_tried_with_less() {
         assert!(matches!(writer.next_task(), Some(Task::Pause(Lane::Tables, _))));
         writer.paused(Lane::Tables);
     }
-    // Found checkpointed after all, and what it was refused is known.
+    // The checkpoint is found to be done, and the refused accounts are known.
     let Some(Task::Checkpoint(_)) = writer.next_task() else { panic!("no checkpoint") };
     writer.checkpointed(Err(CommitOutcome::Unknown));
     assert!(matches!(writer.next_task(), Some(Task::LookUpCheckpoint(1))));
@@ -173,7 +173,7 @@ fn a_checkpoint_that_takes_too_long_is_tried_with_less() {
     writer.looked_up_checkpoint(CheckpointOutcome::Done { refused: vec![AccountId(1)] });
     assert!(flags.is_poisoned());
     assert_eq!(writer.backlog(), 7);
-    // The database has answered, and perhaps nothing else is ever asked of it until calls come in.
+    // The database has answered, so the state is good again before the next call comes.
     assert_eq!(writer.state(), WriterState::Serving);
 }
 
@@ -270,7 +270,7 @@ fn a_checkpoint_is_urgent_where_something_waits_for_it_or_more_than_as_much_agai
     assert!(is_urgent(writer.next_task()));
     writer.checkpointed(Ok(Vec::new()));
     assert!(matches!(writer.next_task(), Some(Task::Commit(_, Target::Tables))));
-    // While the tables are busy, more than twice as much comes as is checkpointed at once.
+    // While the tables are busy, more than twice a checkpoint's writes come.
     (0..700).for_each(|_| {
         gather(&mut writer, usage(1), &flags[0], 0);
         assert!(matches!(writer.next_task(), Some(Task::Commit(_, Target::Journal(_)))));
@@ -290,26 +290,26 @@ fn a_checkpoint_waits_until_it_has_several_writes_of_each_account() {
     let accounts: Vec<(i64, Arc<AccountFlags>)> =
         (1..=100).map(|account| (account, Arc::default())).collect();
     let mut writer = Writer::new(1, 1_000_000).with_journal(16, 8);
-    // One account alone has as many as are wanted anyway.
+    // A single account has enough writes as soon as a checkpoint is due.
     for _ in 0..16 {
         assert!(writer.next_task().is_none());
         journal(&mut writer, 1, &accounts[0].1);
     }
     assert_eq!(checkpoint_of(writer.next_task()), 16);
     writer.checkpointed(Ok(Vec::new()));
-    // Five in turn, until each has been here so often.
+    // Five accounts take turns until each has eight writes.
     for (account, flags) in accounts[..5].iter().cycle().take(5 * 8) {
         assert!(writer.next_task().is_none());
         journal(&mut writer, *account, flags);
     }
     assert_eq!(checkpoint_of(writer.next_task()), 5 * 8);
     writer.checkpointed(Ok(Vec::new()));
-    // A hundred never are, so it is put off for as long as may be.
+    // A hundred accounts never have that many, so the checkpoint is put off as long as it may be.
     for (account, flags) in accounts.iter().cycle().take(16 * PUT_OFF) {
         assert!(writer.next_task().is_none());
         journal(&mut writer, *account, flags);
     }
-    // What comes while it is checkpointed waits for the next time.
+    // A write that comes during the checkpoint waits for the next one.
     assert_eq!(checkpoint_of(writer.next_task()), 16 * PUT_OFF);
     journal(&mut writer, 1, &accounts[0].1);
     writer.checkpointed(Ok(Vec::new()));
@@ -318,7 +318,7 @@ fn a_checkpoint_waits_until_it_has_several_writes_of_each_account() {
     assert!(!accounts[0].1.is_checkpointed() && accounts[1].1.is_checkpointed());
 }
 
-/// The writes of the next batch for the journal, which is made durable.
+/// Makes the next batch of the journal durable, and returns its writes.
 fn journaled(writer: &mut Writer<u8>) -> Vec<u8> {
     let task = writer.next_task();
     assert!(matches!(task, Some(Task::Commit(_, Target::Journal(_)))), "{task:?}");
@@ -333,20 +333,20 @@ fn a_change_of_a_key_waits_for_no_checkpoint() {
     journal(&mut writer, 1, &flags);
     writer.take_ended();
     assert_eq!(checkpoint_of(writer.next_task()), 1);
-    // The checkpoint never ends. What is for the tables waits for it, and what the account calls
-    // then; a change of a key overtakes both.
+    // The checkpoint never ends. The write for the tables and the account's next call wait for it.
+    // A change of a key overtakes both.
     gather(&mut writer, change(1), &flags, 1);
     gather(&mut writer, usage(1), &flags, 2);
     gather(&mut writer, revocation(1), &flags, 3);
     assert_eq!(journaled(&mut writer), [3]);
-    // But not the making of the same key.
+    // A revocation does not overtake the making of the same key.
     gather(&mut writer, creation(1), &flags, 4);
     gather(&mut writer, revocation(1), &flags, 5);
     assert!(writer.next_task().is_none());
     gather(&mut writer, revocation_of(1, KeyId(uuid::Uuid::from_u128(2))), &flags, 6);
     assert_eq!(journaled(&mut writer), [6]);
     writer.checkpointed(Ok(Vec::new()));
-    // Up to the usage, what waits was there before the change was journaled.
+    // The writes up to the usage came before the change was journaled.
     for expected in [vec![1, 2], vec![4, 5]] {
         let mut task = writer.next_task();
         if matches!(task, Some(Task::Checkpoint(_))) {
@@ -358,7 +358,7 @@ fn a_change_of_a_key_waits_for_no_checkpoint() {
         let ended: Vec<u8> = writer.take_ended().into_iter().map(|(ticket, _)| ticket).collect();
         assert_eq!(ended, expected);
     }
-    // Nothing is in its way any more.
+    // No write for the tables is waiting any more.
     gather(&mut writer, revocation(1), &flags, 7);
     assert_eq!(journaled(&mut writer), [7]);
 }
@@ -372,7 +372,7 @@ fn a_full_backlog_takes_a_change_of_a_key_behind_what_its_account_decided() {
     (1..64).for_each(|_| journal(&mut writer, 1, &flags[0]));
     writer.take_ended();
     gather(&mut writer, usage(1), &flags[0], 1);
-    // For the tables, behind what came before it.
+    // A write for the tables, after the writes before it.
     gather(&mut writer, change(3), &Arc::default(), 7);
     gather(&mut writer, usage(2), &flags[1], 2);
     gather(&mut writer, usage(1), &flags[0], 3);
@@ -381,7 +381,7 @@ fn a_full_backlog_takes_a_change_of_a_key_behind_what_its_account_decided() {
     gather(&mut writer, usage(2), &flags[1], 6);
     assert_eq!(journaled(&mut writer), [2, 5]);
     assert!(writer.next_task().is_none(), "the backlog is full");
-    // The journal takes the rest, and does not come to its end with it.
+    // The journal takes the rest, and its commit has not ended yet.
     writer.checkpointed(Ok(Vec::new()));
     let mut is_journaling = false;
     while let Some(task) = writer.next_task() {
@@ -405,7 +405,7 @@ fn a_full_backlog_takes_a_change_of_a_key_behind_what_its_account_decided() {
 fn other_limits_end_a_batch_and_a_checkpoint() {
     let mut writer = Writer::new(10, 1_000_000).with_journal(16, 0);
     let flags = Arc::new(AccountFlags::default());
-    // While the first is on its way, the others gather.
+    // While the first write is committed, the others gather.
     gather(&mut writer, usage(1), &flags, 0);
     assert!(writer.next_task().is_some());
     for (ticket, write) in [(1, usage(1)), (2, limits(1)), (3, usage(1))] {

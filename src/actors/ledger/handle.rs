@@ -1,4 +1,4 @@
-//! How others reach the ledger writer.
+//! The handle by which other parts reach the ledger writer.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,13 +14,13 @@ use crate::store::outbox::Outbox;
 use domain::writer::{Pending, WriteError, WriterState};
 use domain::{AccountFlags, AccountId, Write};
 
-/// Hears once whether a write is durable.
+/// Receives once whether a write is durable.
 pub type Acknowledgement = oneshot::Receiver<Result<(), WriteError>>;
 
-/// How long a reader of the tables waits for what is in the journal.
+/// How long a reader of the tables waits for a checkpoint of the journal.
 const CHECKPOINTED_MAX: Duration = Duration::from_secs(5);
 
-/// How others reach the writer.
+/// The handle of the ledger writer. Clones share the writer.
 #[derive(Clone, Debug)]
 pub struct LedgerHandle {
     pub(super) writer: Addr<LedgerWriter>,
@@ -31,31 +31,32 @@ pub struct LedgerHandle {
 }
 
 impl LedgerHandle {
-    /// Is a webhook subscribed to events of this account?
+    /// Says whether a webhook is subscribed to events of this account.
     #[must_use]
     pub fn has_subscribers(&self, account: AccountId) -> bool {
         self.outbox.has_subscribers(account)
     }
 
-    /// The epoch of the lease under which it writes.
+    /// The epoch of the lease under which the writer writes.
     #[must_use]
     pub fn epoch(&self) -> i64 {
         self.epoch
     }
 
-    /// Can it take new work? Asked before a charge is decided; what was decided is always taken.
+    /// Says whether the writer can take new work. Asked before a charge is decided. A write that
+    /// was decided is always taken.
     #[must_use]
     pub fn state(&self) -> WriterState {
         self.status.state()
     }
 
-    /// How large and how long its commits are.
+    /// Histograms of the size and the duration of commits.
     #[must_use]
     pub fn histograms(&self) -> &Histograms {
         &self.status.histograms
     }
 
-    /// How it is doing.
+    /// Reads the writer's status for monitoring.
     #[must_use]
     pub fn metrics(&self) -> WriterStatus {
         WriterStatus {
@@ -68,20 +69,22 @@ impl LedgerHandle {
         }
     }
 
-    /// Takes no new work from now on: the accounts belong to another process.
+    /// Makes the writer refuse new work, because another process owns the accounts.
     #[expect(clippy::disallowed_methods, reason = "this is the handle; a dead writer is fenced")]
     pub fn fence(&self) {
         self.status.set(SharedStatus::FENCED);
         self.writer.do_send(Fence);
     }
 
-    /// Is the actor alive? It dies only by a defect; then nothing can be written until a restart.
+    /// Says whether the actor is alive. Only a defect ends it, and then nothing can be written
+    /// until a restart.
     #[must_use]
     pub fn is_alive(&self) -> bool {
         self.writer.connected()
     }
 
-    /// TaskRunner a write over; `ticket` hears how it ended. Order is kept for each caller.
+    /// Hands over a write. `ticket` receives how the write ended. The writes of one caller keep
+    /// their order.
     #[expect(
         clippy::disallowed_methods,
         reason = "this is the handle; a drop closes the acknowledgement"
@@ -102,11 +105,13 @@ impl LedgerHandle {
         }
     }
 
-    /// Waits until the tables have everything that was acknowledged: a read-your-writes barrier.
-    /// [`WriteError::Lost`] if that takes too long.
+    /// Waits until all acknowledged writes are in the tables, so that the caller reads them there.
+    ///
+    /// Fails with [`WriteError::Fenced`] if another process owns the accounts, and with
+    /// [`WriteError::Lost`] after five seconds.
     pub async fn checkpointed(&self) -> Result<(), WriteError> {
         if self.status.state() == WriterState::Fenced {
-            // The process that took over checkpoints what this one journaled last.
+            // The process that took over checkpoints the last batches of this one.
             return Err(WriteError::Fenced);
         }
         if self.status.backlog.load(Ordering::Acquire) == 0 {
@@ -117,7 +122,7 @@ impl LedgerHandle {
             .unwrap_or(Err(WriteError::Lost))
     }
 
-    /// Waits until every write before this call has ended, and is in the tables if it is durable.
+    /// Waits until every earlier write has ended, and the durable ones are in the tables.
     pub async fn barrier(&self) -> Result<(), WriteError> {
         let (ticket, acknowledgement) = oneshot::channel();
         let nothing = Box::new(Write::nothing(AccountId::LAST));

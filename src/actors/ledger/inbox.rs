@@ -7,22 +7,22 @@ use tokio::sync::oneshot;
 
 use domain::writer::{Pending, WriteError};
 
-/// Answers the caller that waits for a write, if there is one.
+/// Answers the caller of a write. `None` if no caller waits.
 pub(super) type Ticket = Option<oneshot::Sender<Result<(), WriteError>>>;
 
-/// Writes that the writer has not taken yet. A write wakes the writer only if it sleeps: while a
-/// batch commits, writes wait here, and cost no message.
+/// The writes that the writer has not taken yet. A write wakes the writer only if the writer
+/// sleeps. While a batch commits, writes wait here and cost no message.
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     writes: Mutex<Handed>,
-    /// Will the writer look here without being woken?
+    /// Whether the writer will look here without a message.
     is_awake: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Handed {
     writes: Vec<Pending<Ticket>>,
-    /// The writer is gone: a write is dropped, and with it its ticket.
+    /// The writer has ended. A later write is dropped with its ticket, which tells its caller.
     is_closed: bool,
 }
 
@@ -31,7 +31,7 @@ impl Inbox {
         self.writes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a write in. True if the writer must be woken.
+    /// Adds a write. Returns true if the caller must wake the writer.
     pub(super) fn put(&self, pending: Pending<Ticket>) -> bool {
         let mut handed = self.handed();
         if handed.is_closed {
@@ -46,8 +46,8 @@ impl Inbox {
         std::mem::take(&mut self.handed().writes)
     }
 
-    /// The writer has nothing to do: from now on a write wakes it. False if a write has come in
-    /// between, which the writer must take itself.
+    /// Notes that the writer has nothing to do, so that the next write wakes it. Returns false if a
+    /// write has just come in, which the writer must take.
     pub(super) fn sleep(&self) -> bool {
         self.is_awake.store(false, Ordering::Release);
         self.handed().writes.is_empty() || self.is_awake.swap(true, Ordering::AcqRel)

@@ -1,6 +1,6 @@
-//! The ledger writer, the persistence actor of this process.
+//! The ledger writer: the actor that writes what this process decides.
 //!
-//! Accounts decide, and hand each write to [`LedgerHandle::write`]. The writer commits many of them
+//! Accounts decide and hand each write to [`LedgerHandle::write`]. The writer commits many writes
 //! as one batch (group commit), and answers their callers after the commit.
 
 mod handle;

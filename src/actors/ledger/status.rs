@@ -1,4 +1,4 @@
-//! How the writer is doing, read by other threads without a message.
+//! The writer's status. Other threads read it without a message.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -7,19 +7,20 @@ use std::time::{Duration, Instant};
 use crate::metrics::Histogram;
 use domain::writer::WriterState;
 
-/// The writer's state as other threads read it, without a message.
+/// The writer's status, shared with other threads.
 #[derive(Debug)]
 pub(super) struct SharedStatus {
     pub(super) begun: Instant,
     pub(super) state: AtomicU8,
     /// Writes that have not ended.
     pub(super) queued: AtomicUsize,
-    /// What they cost in memory.
+    /// The estimated memory of these writes, in bytes.
     pub(super) bytes: AtomicUsize,
-    /// When the oldest of them was handed over, in microseconds since `begun`.
+    /// When the oldest of these writes was handed over, in microseconds since `begun`. `NONE` if
+    /// there is none.
     pub(super) oldest_micros: AtomicU64,
     pub(super) batches: AtomicU64,
-    /// Writes that are in the journal, and not in the tables.
+    /// Writes that are durable in the journal and not yet in the tables.
     pub(super) backlog: AtomicUsize,
     pub(super) queue_max: usize,
     pub(super) queue_bytes_max: usize,
@@ -27,16 +28,16 @@ pub(super) struct SharedStatus {
     pub(super) histograms: Arc<Histograms>,
 }
 
-/// How large commits are, and how long they take.
+/// Histograms of the size and the duration of commits.
 #[derive(Debug)]
 pub struct Histograms {
-    /// How long commits into the journal took.
+    /// Durations of commits into the journal.
     pub journal: Histogram,
-    /// How long commits into the tables took.
+    /// Durations of commits into the tables.
     pub tables: Histogram,
-    /// How long checkpoints of the journal into the tables took.
+    /// Durations of checkpoints.
     pub checkpoints: Histogram,
-    /// Entries of a batch.
+    /// Numbers of ledger entries in a batch.
     pub entries: Histogram,
 }
 
@@ -61,7 +62,7 @@ impl SharedStatus {
         u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// Fenced is for ever.
+    /// Sets the state. A fenced writer stays fenced for ever.
     pub(super) fn set(&self, state: u8) {
         let next = |now| (now != Self::FENCED).then_some(state);
         let _ = self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, next);
@@ -91,19 +92,19 @@ impl SharedStatus {
     }
 }
 
-/// How the writer is doing, for monitoring.
+/// The writer's status, for monitoring.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriterStatus {
     /// Writes that have not ended.
     pub queued: usize,
-    /// What they cost in memory, roughly, in bytes.
+    /// The estimated memory of these writes, in bytes.
     pub bytes: usize,
-    /// How long the oldest of them waits.
+    /// How long the oldest of these writes has waited.
     pub age: Duration,
     /// Batches committed since the start.
     pub batches: u64,
-    /// Writes that are durable in the journal, and not yet in the tables.
+    /// Writes that are durable in the journal and not yet in the tables.
     pub backlog: usize,
-    /// Can new work be taken?
+    /// Whether the writer can take new work.
     pub state: WriterState,
 }

@@ -1,4 +1,4 @@
-//! The writer's tasks: commits, look-ups, flushes and checkpoints in the database.
+//! The writer's tasks in the database: commits, look-ups, flushes and checkpoints.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use crate::store::journal::report_refused;
 use domain::writer::{Checkpoint, CheckpointOutcome, CommitOutcome, Lane, Target, Task};
 use domain::{AccountId, Lease};
 
-/// Batches that are checkpointed, and still in the journal, from which on they are deleted.
+/// Checkpointed batches are deleted from the journal when there are this many.
 const FORGET_FROM: i64 = 256;
 
-/// How a task ended.
+/// The outcome of a task.
 pub(super) enum TaskOutcome {
     Committed(CommitOutcome),
     Checkpointed(Result<Vec<AccountId>, CommitOutcome>),
@@ -26,19 +26,20 @@ pub(super) enum TaskOutcome {
     Paused,
 }
 
-/// Carries the state machine's tasks out.
+/// Carries out the tasks of the state machine.
 pub(super) struct TaskRunner {
     pub(super) store: Store,
     pub(super) lease: Lease,
     pub(super) attempt_max: Duration,
-    /// The last batch of the journal that was deleted.
+    /// The number of the last batch that was deleted from the journal.
     pub(super) forgotten: AtomicI64,
     pub(super) histograms: Arc<Histograms>,
 }
 
 impl TaskRunner {
-    /// Carries a task out, until what it answers is dropped. What is written into the tables is
-    /// made ready on other threads: thousands of rows must not keep the journal waiting.
+    /// Starts a task. It runs until it ends, or until the returned future is dropped. Work for the
+    /// tables is prepared on other threads, because thousands of rows must not make the journal
+    /// wait.
     pub(super) fn begun(self: Arc<Self>, task: Task) -> Pin<Box<dyn Future<Output = TaskOutcome>>> {
         let (lane, runtime) = (task.lane(), self.store.runtime().clone());
         let work = Box::pin(async move { self.carry_out(task).await });
@@ -53,7 +54,7 @@ impl TaskRunner {
                 Some(Err(error)) if error.is_panic() => {
                     std::panic::resume_unwind(error.into_panic())
                 }
-                // The threads are gone: nobody is told anything any more.
+                // The runtime has ended with the process, so nobody waits for the outcome.
                 _ => std::future::pending().await,
             }
         })
@@ -69,7 +70,8 @@ impl TaskRunner {
                         self.attempt(lane, self.store.commit(&batch, self.lease)).await
                     }
                     Target::Journal(number) => {
-                        // In a box, as below: the future is moved, and kept twice if it is not.
+                        // In a box: otherwise the large future is moved and kept twice. The
+                        // look-ups below do the same.
                         let writing = Box::pin(self.store.journal(number, &batch, self.lease));
                         self.attempt(lane, writing).await
                     }
@@ -128,7 +130,8 @@ impl TaskRunner {
         }
     }
 
-    /// Deletes what is checkpointed from the journal, now and then: it is a commit of its own.
+    /// Deletes checkpointed batches from the journal. It waits until there are many, because each
+    /// deletion is a commit.
     async fn forget(&self, checkpoint: &Checkpoint) {
         let mut forgotten = self.forgotten.load(Ordering::Relaxed);
         let since = checkpoint.last.saturating_sub(forgotten);
@@ -141,7 +144,7 @@ impl TaskRunner {
             let deleting = self.store.forget_checkpointed(first..=forgotten, self.lease);
             match tokio::time::timeout(self.attempt_max, deleting).await {
                 Ok(true) => {}
-                // Tried again after the next checkpoint.
+                // The next checkpoint tries again.
                 Ok(false) => return,
                 Err(_) => {
                     tracing::warn!("what is checkpointed was not deleted from the journal in time");
@@ -204,7 +207,7 @@ impl TaskRunner {
             }
         };
         if attempt == CommitOutcome::Unknown {
-            // What it stands on may be broken, or still busy with what is not waited for any more.
+            // The connection may be broken, or still busy with the attempt that was given up.
             self.store.renew_connection(lane).await;
         }
         Err(attempt)

@@ -1,11 +1,10 @@
-//! The persistence actor: the only writer of the ledger, of usage, and of what accounts and keys
-//! become.
+//! The ledger writer's actor: the only writer of the ledger, of usage, and of the changes of
+//! accounts and keys.
 //!
-//! A mailbox and database connections for [`Writer`], the state machine of the domain, whose tasks
-//! it carries out. An attempt that takes too long is broken off and counts as unknown, so that a
-//! database that hangs is noticed like one that is gone. Only SQLite's journal is written on this
-//! thread: while its disk hangs, nothing else happens here, and new work is refused because the
-//! oldest write is too old.
+//! It drives [`Writer`], the state machine of the domain, and carries out its tasks. An attempt
+//! that takes too long is cut off and its outcome is unknown. So a database that hangs is noticed
+//! like one that is gone. Only SQLite's journal is written on this thread. While its disk hangs,
+//! the writer does nothing else, and new work is refused because the oldest write is too old.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, AtomicUsize, Ordering};
@@ -25,15 +24,15 @@ use crate::store::Store;
 use domain::Lease;
 use domain::writer::{CommitOutcome, Lane, Task, WriteError, Writer, WriterState};
 
-/// After a journal batch of this many writes the writer waits for more before the next batch. A
-/// caller that is alone does not wait.
+/// After a journal batch with at least this many writes, the writer waits for more writes. A single
+/// caller does not wait.
 const GATHER_FROM: usize = 2;
-/// Checkpoint after this long without a write, however small the backlog is.
+/// Checkpoint after this long without a write, for a backlog of any size.
 const REST: Duration = Duration::from_millis(10);
 /// Checkpoint anyway after this many interrupted idle periods.
 const RESTLESS_MAX: u32 = 100;
 
-/// In which lanes a task runs.
+/// Whether a task runs in each lane.
 #[derive(Debug, Default)]
 struct Busy {
     journal: bool,
@@ -46,7 +45,6 @@ pub struct LedgerWriter {
     inbox: Arc<Inbox>,
     runner: Arc<TaskRunner>,
     status: Arc<SharedStatus>,
-    /// The lanes in which a task runs.
     busy: Busy,
     has_journal: bool,
     /// Writes taken from the inbox since the start.
@@ -55,7 +53,7 @@ pub struct LedgerWriter {
     checkpoints: u64,
     /// Interrupted idle periods since the last checkpoint.
     restless: u32,
-    /// Is a timer for the next idle check set?
+    /// Whether a timer for the next idle check is set.
     is_resting: bool,
 }
 
@@ -69,7 +67,7 @@ impl Drop for LedgerWriter {
     }
 }
 
-/// There is something in the inbox.
+/// Tells the writer that the inbox has writes.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(super) struct Wake;
@@ -134,7 +132,7 @@ impl LedgerWriter {
     }
 
     /// Takes writes from the inbox and starts tasks, until there is nothing to do or a task runs.
-    /// The end of a task calls this again.
+    /// Called again at the end of a task.
     fn work(&mut self, context: &mut Context<Self>) {
         loop {
             for pending in self.inbox.take() {
@@ -143,7 +141,7 @@ impl LedgerWriter {
             }
             failpoint!("writer-gathered");
             self.drive(context);
-            // A write that comes now waits for the task; its end looks for writes again.
+            // A write that comes now waits: the end of the task takes it from the inbox.
             let is_busy = if self.has_journal { self.busy.journal } else { self.busy.tables };
             if is_busy || self.inbox.sleep() {
                 self.rest(context);
@@ -174,7 +172,7 @@ impl LedgerWriter {
         });
     }
 
-    /// Starts the tasks of the state machine, and answers the callers whose writes have ended.
+    /// Starts the tasks that are due, and answers the callers whose writes have ended.
     fn drive(&mut self, context: &mut Context<Self>) {
         while let Some(task) = self.machine.next_task() {
             self.begin(task, context);
@@ -182,13 +180,13 @@ impl LedgerWriter {
         self.answer();
     }
 
-    /// Answers the callers whose writes have ended; returns how many writes that were.
+    /// Answers the callers whose writes have ended. Returns the number of these writes.
     fn answer(&mut self) -> usize {
         let ended = self.machine.take_ended();
         let count = ended.len();
         self.status.queued.fetch_sub(count, Ordering::Relaxed);
         self.status.bytes.store(self.machine.bytes(), Ordering::Relaxed);
-        // Before anyone is answered: a caller that reads the tables next must know the backlog.
+        // Before any caller is answered: its next read of the tables must know the backlog.
         self.status.backlog.store(self.machine.backlog(), Ordering::Release);
         let oldest = self.machine.oldest_micros().unwrap_or(SharedStatus::NONE);
         self.status.oldest_micros.store(oldest, Ordering::Release);
@@ -201,17 +199,17 @@ impl LedgerWriter {
         count
     }
 
-    /// After a journal batch: answers its callers at once. Then, if there were several, waits for
-    /// more: a commit costs the same however much is in it, and callers that were answered come
-    /// back with their next calls. It waits longer if checkpoints do not keep up (backpressure).
+    /// Called after a journal batch. Answers its callers at once. If there were several, it then
+    /// waits for more writes: callers that were answered come back with their next calls, and a
+    /// larger batch costs no more. It waits longer if checkpoints fall behind (backpressure).
     fn gather(&mut self) {
         let told = self.answer();
         let brake = Duration::from_micros(self.machine.brake_micros(told));
         let gather = self.runner.store.gather_pause();
         let pause = if told >= GATHER_FROM { brake.max(gather) } else { brake };
         if !pause.is_zero() {
-            // On the writer's own thread, which waits for the disk as long: timers of the runtime
-            // are of milliseconds.
+            // Blocks the writer's own thread. The runtime's timers cannot wait for less than a
+            // millisecond.
             std::thread::sleep(pause);
         }
     }
@@ -261,7 +259,7 @@ fn tell(ended: Vec<(Ticket, Result<(), WriteError>)>) {
             failpoint!("writer-half-acknowledged");
         }
         if let Some(ticket) = ticket {
-            // Nobody waits any more: the write stands all the same.
+            // If the caller has left, the write is durable anyway.
             let _ = ticket.send(result);
         }
     }
@@ -300,8 +298,9 @@ mod tests {
         Pending { write: Box::new(write), flags: Arc::default(), at_micros: 0, ticket: None }
     }
 
-    /// The writer's part of the bargain, as [`LedgerWriter::work`] keeps it, against threads that
-    /// hand over: whoever is told to wake it does, and nothing lies in the inbox while it sleeps.
+    /// Runs the inbox and the loop of [`LedgerWriter::work`] against other threads. If `put` says
+    /// to wake the writer, the thread does, and no write stays in the inbox while the writer
+    /// sleeps.
     #[test]
     fn no_write_is_slept_through() {
         const THREADS: usize = 2;
@@ -312,8 +311,8 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..THREADS {
                 let (inbox, round, wake) = (&inbox, &round, wake.clone());
-                // One write each in each round: whatever is slept through, nothing comes after it
-                // to wake the writer.
+                // Each thread hands over one write in a round. If that write is missed, no later
+                // one wakes the writer.
                 scope.spawn(move || {
                     for number in 1..=ROUNDS {
                         while round.load(Ordering::Acquire) < number {
@@ -336,7 +335,7 @@ mod tests {
                     }
                     loop {
                         taken += inbox.take().len();
-                        // Where the writer drives its machine, and others hand over.
+                        // The writer drives its machine here, while other threads hand over writes.
                         (0..100).for_each(|_| std::hint::spin_loop());
                         if inbox.sleep() {
                             break;
@@ -345,7 +344,8 @@ mod tests {
                 }
             }
         });
-        // A writer that is gone takes nothing, and whoever waits hears so by the end of its ticket.
+        // A writer that has ended takes no writes. The caller's ticket is dropped, which tells the
+        // caller.
         inbox.close();
         let (ticket, mut acknowledgement) = oneshot::channel();
         assert!(!inbox.put(Pending { ticket: Some(ticket), ..pending() }));

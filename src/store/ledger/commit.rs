@@ -1,4 +1,4 @@
-//! One transaction of the ledger writer: everything that a batch of account actors decided.
+//! Commits a batch of the ledger writer to the tables, in one transaction.
 //!
 //! This is a group commit: many decisions share one transaction and one sync of the disk.
 
@@ -19,16 +19,16 @@ use crate::store::{Store, answers, audit_log, keys, outbox, payments};
 use domain::writer::{Lane, Target};
 use domain::{Batch, Change, Credits, KeyId, Lease, Timestamp, UsageRecord};
 
-/// How long it waits for the sessions of earlier attempts to end.
+/// How often [`Store::wait_for_other_sessions`] asks at most, and its pause between two questions.
 const SESSION_POLLS: u32 = 50;
 const SESSION_POLL: Duration = Duration::from_millis(2);
 
 impl Store {
-    /// Writes the batch in one transaction, after checking inside it that the lease still holds.
-    /// `Ok` means durable.
+    /// Writes the batch in one transaction, if the lease still holds inside that transaction. `Ok`
+    /// means durable.
     ///
-    /// Runs in the task of its caller: that one is the ledger writer, which has tasks and a
-    /// connection for it.
+    /// Runs in the caller's task. The caller is the ledger writer, which has tasks and a connection
+    /// for it.
     pub async fn commit(&self, batch: &Batch, lease: Lease) -> Result<(), CommitError> {
         failpoint!("writer-before-begin");
         let mut unfolded = self.unfolded.hold().await;
@@ -67,8 +67,8 @@ impl Store {
         Ok(())
     }
 
-    /// Makes one more write durable. Then everything that was committed before is durable too, even
-    /// a commit that was cut off while it waited for a standby.
+    /// Makes one more write durable in this lane. All earlier commits of the lane are then durable
+    /// too. That includes a commit whose wait for a standby was cut off.
     pub async fn seal(&self, lane: Lane, lease: Lease) -> Result<(), CommitError> {
         let connection = match (lane, &self.journal) {
             (Lane::Tables, _) => &self.tables,
@@ -85,7 +85,7 @@ impl Store {
         commit(transaction).await
     }
 
-    /// Was the batch written? Asked after an unknown outcome.
+    /// Says whether the batch was written. The writer asks this after an unknown outcome.
     pub async fn is_written(
         &self,
         batch: &Batch,
@@ -94,7 +94,8 @@ impl Store {
     ) -> Result<bool, StoreError> {
         if let Target::Journal(number) = target {
             self.wait_for_other_sessions(Lane::Journal).await?;
-            // If it is not, the next owner of the accounts may have checkpointed it already.
+            // If it is not in the journal, the next owner of the accounts may have checkpointed it,
+            // so the tables are asked too.
             if self.is_journaled(number, lease).await? {
                 self.journaled_keys.note(number, batch);
                 return Ok(true);
@@ -104,8 +105,8 @@ impl Store {
         }
         let lent = self.tables.committed().await;
         let ledger: &DatabaseConnection = &lent;
-        // One transaction writes all or nothing, so any row that is this batch's alone speaks for
-        // all of it.
+        // A transaction writes all rows or none. So one row that only this batch can have written
+        // is proof of the whole batch.
         if let Some(first) = batch.entries.first() {
             let row = entity::ledger_entry::Entity::find_by_id((first.account.0, first.seq))
                 .one(ledger)
@@ -118,15 +119,18 @@ impl Store {
         if let Some(usage) = batch.usage.first() {
             return is_usage_written(ledger, usage).await;
         }
-        // The rest can be written twice and is the same.
+        // What is left may be written twice: the result is the same.
         Ok(false)
     }
 
-    /// Waits until nothing that was begun before can still be committed.
+    /// Waits until no earlier write of this lane can be committed any more.
+    ///
+    /// Fails with [`StoreError::TooSlow`] if other sessions of the writer are still open after the
+    /// last poll.
     pub(super) async fn wait_for_other_sessions(&self, lane: Lane) -> Result<(), StoreError> {
-        // What was written into SQLite's journal was done when it returned.
+        // The journal of SQLite has no connection: a write into the file has ended when it returns.
         let Some(connection) = self.lane(lane) else { return Ok(()) };
-        // When a connection of SQLite answers, it has done everything it was given before.
+        // If a connection of SQLite answers, it has done all earlier work.
         connection.lent().await.ping().await?;
         let ledger = connection.committed().await;
         let mut polls = 0..SESSION_POLLS;
@@ -138,8 +142,8 @@ impl Store {
     }
 }
 
-/// Looks among the last records only: they are in the order in which they were written, and have no
-/// index by id.
+/// Looks only at the newest 20,000 records. They are in the order of writing, and there is no index
+/// by id.
 async fn is_usage_written(
     ledger: &DatabaseConnection,
     usage: &UsageRecord,
@@ -154,7 +158,7 @@ async fn is_usage_written(
     Ok(count.is_some_and(|count| count > 0))
 }
 
-/// The writer's sessions that were given up and have not ended.
+/// Counts the writer's sessions that were given up and have not ended.
 async fn other_sessions(ledger: &DatabaseConnection) -> Result<i64, DbErr> {
     const SQL: &str = "SELECT COUNT(*) FROM pg_stat_activity
         WHERE application_name = current_setting('application_name')
@@ -193,7 +197,7 @@ pub(super) async fn write_change(
                 created_at: Set(key.created_at.micros()),
                 expires_at: Set(key.expires_at.map(Timestamp::micros)),
             };
-            // A batch of an unknown outcome is written again; the same key may be there already.
+            // A batch with an unknown outcome is written again, so the key may be there already.
             api_key::Entity::insert(row)
                 .on_conflict_do_nothing_on([api_key::Column::Id])
                 .exec_without_returning(transaction)

@@ -1,8 +1,8 @@
-//! The connection of the ledger writer in one of its lanes.
+//! The ledger writer's connection for one of its lanes.
 //!
-//! A pool pings each connection that it is given back: a round trip after each statement. So the
-//! connection on which batches go to PostgreSQL's journal goes back to its pool only if another
-//! caller needs it.
+//! A pool pings each connection that is given back, which is one more round trip after each
+//! statement. So the connection that writes PostgreSQL's journal stays out of its pool until
+//! another caller needs it.
 
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
@@ -22,24 +22,25 @@ use crate::store::error::{CommitError, StoreError};
 use crate::store::options::options;
 use crate::store::sql::connect;
 
-/// A connection that was not used for so long may be cut off by now: the pool is to ask it.
+/// A connection that was unused for this long may be cut off. It goes through the pool, which tests
+/// it.
 const UNUSED_MAX: Duration = Duration::from_mins(1);
-/// After so long the pool is to have it, which replaces what is old.
+/// A connection is kept out of the pool for at most this long. The pool replaces old connections.
 const KEPT_MAX: Duration = Duration::from_mins(20);
 
-/// See the module.
+/// The connection of one lane. Clones share it.
 #[derive(Clone, Debug)]
 pub(in crate::store) struct LaneConnection {
-    /// Another one after it was broken.
+    /// The current session. It is replaced after the connection broke.
     session: Arc<RwLock<Session>>,
-    /// For SQLite: a connection to read what is committed. The one that writes can see what it has
-    /// not committed.
+    /// For SQLite: a connection that reads only what is committed. The writing connection also sees
+    /// its own uncommitted rows.
     reading: Option<DatabaseConnection>,
-    /// For PostgreSQL: how another one is opened.
+    /// For PostgreSQL: the options to open a new connection.
     renewal: Option<Arc<ConnectOptions>>,
 }
 
-/// A pool of one connection, and that connection while it is kept out of it.
+/// A pool of one connection, and that connection while it is kept out of the pool.
 #[derive(Clone, Debug)]
 struct Session {
     pool: DatabaseConnection,
@@ -51,15 +52,15 @@ impl Session {
         Session { pool, kept: Arc::default() }
     }
 
-    /// Closes the pool at once, so that no caller waits for a connection of it, and waits until it
-    /// is closed.
+    /// Closes the pool at once, so that no caller waits for a connection. Returns when the pool is
+    /// closed.
     async fn close(self) -> Result<(), DbErr> {
         let given_back = async { *self.kept.lock().await = None };
         join(self.pool.close_by_ref(), given_back).await.0
     }
 }
 
-/// A connection out of its pool.
+/// A connection that is kept out of its pool.
 #[derive(Debug)]
 struct Kept {
     connection: Option<AnyConnection>,
@@ -70,15 +71,15 @@ struct Kept {
 #[derive(Debug)]
 enum AnyConnection {
     Postgres(PoolConnection<Postgres>),
-    /// For tests of what is kept, and for how long, without a server.
+    /// For tests of how long a connection is kept: they need no PostgreSQL server.
     #[cfg(test)]
     Sqlite(PoolConnection<sqlx::Sqlite>),
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        // A task gives it back. If no runtime is left, the process is about to end, which ends the
-        // connection.
+        // Giving the connection back needs a task. If there is no runtime, the process is about to
+        // end, and that closes the connection.
         if Handle::try_current().is_err() {
             let _left = ManuallyDrop::new(self.connection.take());
         }
@@ -122,7 +123,7 @@ impl Kept {
     }
 }
 
-/// A pool with its connection in it: none is kept out of it as long as this lives.
+/// A pool that has its connection. The connection is not kept out of the pool while this lives.
 pub(in crate::store) struct Lent {
     pool: DatabaseConnection,
     _kept: Option<OwnedMutexGuard<Option<Kept>>>,
@@ -145,8 +146,8 @@ impl LaneConnection {
         LaneConnection { session, reading: Some(reading), renewal: None }
     }
 
-    /// Opened by the ledger writer's first use, on the thread that then drives it: for the journal
-    /// the writer's own.
+    /// The connection is opened at its first use, on the thread that uses it. For the journal that
+    /// is the writer's own thread.
     pub(in crate::store) async fn of_postgres(url: &str, name: &str) -> Result<Self, StoreError> {
         let mut renewal = options(url, 1);
         let name = format!("polysystems {name} {}", Uuid::new_v4().simple());
@@ -160,9 +161,10 @@ impl LaneConnection {
         self.session.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Executes a statement. The connection is kept for the next one if all went well. Says how
-    /// many rows it wrote. For the journal's lane alone: in the other one, others write who know
-    /// the pool only.
+    /// Executes a statement and returns the number of rows that it wrote. If all went well, the
+    /// connection is kept for the next statement.
+    ///
+    /// Only for the journal's lane: in the lane of the tables, other callers use the pool directly.
     pub(in crate::store) async fn execute<const N: usize>(
         &self,
         sql: &'static str,
@@ -174,7 +176,7 @@ impl LaneConnection {
             Some(kept) => kept,
             None => Kept::of(&session.pool).await.map_err(|error| DbErr::Conn(runtime(error)))?,
         };
-        // If this future is dropped, the connection goes back, and the pool waits until the
+        // If this future is dropped, the connection goes back to the pool, which waits until the
         // statement is done.
         let rows = kept.execute(sql, Values(values.into()));
         let rows = rows.await.map_err(|error| DbErr::Exec(runtime(error)))?;
@@ -182,7 +184,7 @@ impl LaneConnection {
         Ok(rows)
     }
 
-    /// The connection, for anything else.
+    /// Lends the connection for everything but [`LaneConnection::execute`].
     pub(in crate::store) async fn lent(&self) -> Lent {
         let session = self.session();
         let mut kept = session.kept.lock_owned().await;
@@ -190,12 +192,12 @@ impl LaneConnection {
         Lent { pool: session.pool, _kept: Some(kept) }
     }
 
-    /// The pool. For the lane of the tables, which never keeps a connection out of it.
+    /// The pool of the lane of the tables. That lane never keeps a connection out of its pool.
     pub(in crate::store) fn pool(&self) -> DatabaseConnection {
         self.session().pool
     }
 
-    /// A connection that sees what is committed.
+    /// Lends a connection that sees only what is committed.
     pub(in crate::store) async fn committed(&self) -> Lent {
         match self.reading.clone() {
             Some(pool) => Lent { pool, _kept: None },
@@ -203,13 +205,13 @@ impl LaneConnection {
         }
     }
 
-    /// How another one is opened; `None` if that cannot help.
+    /// The options to open a new connection. `None` for SQLite, which needs none.
     pub(in crate::store) fn renewal(&self) -> Option<ConnectOptions> {
         self.renewal.as_deref().cloned()
     }
 
-    /// Puts another pool in its place, and lends it to the caller first. Gives what closes the
-    /// former one.
+    /// Replaces the pool, and lends the new pool to the caller before anybody else. Returns a
+    /// future that closes the old pool.
     pub(in crate::store) async fn replace(
         &self,
         pool: DatabaseConnection,
@@ -221,7 +223,7 @@ impl LaneConnection {
         (old.close(), Lent { pool, _kept: Some(kept) })
     }
 
-    /// Closes it, after what runs on it is done.
+    /// Closes the connections after their running statements are done.
     pub(in crate::store) async fn close(&self) -> Result<(), DbErr> {
         self.session().close().await?;
         match &self.reading {
@@ -269,7 +271,7 @@ mod tests {
         }
         let lent = lane.lent().await;
         lent.ping().await.unwrap();
-        // A write waits for it meanwhile, and not for the pool, which would give up.
+        // A write waits for the lent connection here, and not in the pool, whose wait has a limit.
         let mut writing = std::pin::pin!(lane.execute(INSERT, [3_i64.into()]));
         assert!(poll!(&mut writing).is_pending());
         drop(lent);
@@ -334,7 +336,7 @@ mod tests {
             let mut left = std::pin::pin!(lane.execute(INSERT, [3_i64.into()]));
             assert!(poll!(&mut left).is_pending());
         }
-        // What was begun is done before anything else.
+        // A statement that has begun is done before any other one.
         let pinged = tokio::time::timeout(Duration::from_secs(5), async {
             lane.lent().await.ping().await.unwrap();
         });

@@ -1,5 +1,5 @@
-//! The ledger as its owner reads it: by keyset, newest or oldest first, all or filtered, and summed
-//! up by the day.
+//! Reads a ledger by page: newest or oldest first, with or without a filter. Also sums it up by
+//! day.
 
 use std::fmt::Write as _;
 
@@ -12,40 +12,41 @@ use crate::store::sql::is_postgres;
 use domain::{AccountId, Credits, Day, EntryKind, KeyId, LedgerEntry, Link, Month, Timestamp};
 use entity::ledger_entry;
 
-/// Entries read for one page at most. If a filter leaves few of many, pages are not full, or even
-/// empty, with a cursor that goes on: the work for a page is bounded, whatever the filter.
+/// How many entries are read for one page at most, so that the work has a limit with any filter. If
+/// few entries match, a page may be short or empty and still have a cursor.
 const LOOKED_THROUGH_MAX: i64 = 5_000;
-/// Entries read before and after the edge of a span of time, because a clock may have gone back a
+/// How many more entries are read at each edge of a span of time, in case a clock went back a
 /// little.
 const SLACK: i64 = 1_000;
 
-/// Which entries are read. Each that is given narrows it.
+/// Which entries are read. Each field that is set leaves fewer entries.
 #[derive(Clone, Debug, Default)]
 pub struct EntryFilter {
-    /// Not from before.
+    /// Only entries at or after this time.
     pub from: Option<Timestamp>,
-    /// From before this.
+    /// Only entries before this time.
     pub until: Option<Timestamp>,
-    /// Of this kind.
+    /// Only entries of this kind.
     pub kind: Option<EntryKind>,
-    /// Spent by this key.
+    /// Only charges of this key.
     pub key: Option<KeyId>,
-    /// Spent on this route.
+    /// Only charges of calls on this route.
     pub route: Option<String>,
 }
 
-/// A ledger entry with what is known of its call.
+/// A ledger entry, and the usage record of its call if there is one.
 #[derive(Clone, Debug)]
 pub struct EntryOfCall {
     /// The entry.
     pub entry: LedgerEntry,
-    /// The method and the route, if it is of a call whose record still exists.
+    /// The method and the route of the call. `None` if the entry has no call, or its record is
+    /// gone.
     pub endpoint: Option<(String, String)>,
-    /// The model asked for; empty if none is known.
+    /// The model that was asked for. Empty if none is known.
     pub model: String,
-    /// The HTTP status answered.
+    /// The HTTP status of the answer.
     pub status: Option<i16>,
-    /// Tokens of prompt and completion.
+    /// The tokens of the prompt and of the completion.
     pub tokens: Option<(i64, i64)>,
 }
 
@@ -54,20 +55,20 @@ pub struct EntryOfCall {
 pub struct EntriesPage {
     /// The entries.
     pub entries: Vec<EntryOfCall>,
-    /// The next page begins beyond this entry. `None` on the last page.
+    /// The entry after which the next page begins. `None` on the last page.
     pub next: Option<i64>,
 }
 
-/// What the entries of one kind and one UTC day come to.
+/// The sum of the entries of one kind on one UTC day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DaySum {
-    /// The day in which they were decided.
+    /// The UTC day on which the entries were decided.
     pub day: Day,
-    /// Their kind.
+    /// The kind of the entries.
     pub kind: EntryKind,
-    /// How many.
+    /// The number of entries.
     pub count: i64,
-    /// How much, with its sign.
+    /// The sum of the amounts, with its sign.
     pub amount: Credits,
 }
 
@@ -83,8 +84,8 @@ pub struct StatementSums {
 }
 
 impl Store {
-    /// A page of an account's ledger: newest first from below entry `from_seq`, or oldest first
-    /// from above it.
+    /// Reads a page of an account's ledger. Newest first, the page begins below entry `from_seq`;
+    /// oldest first, it begins above it.
     pub async fn list_entries(
         &self,
         account: AccountId,
@@ -101,7 +102,7 @@ impl Store {
                 Some(seq) => low = low.max(seq.saturating_add(1)),
                 None => {}
             }
-            // Rare kinds have an index of their own, which finds them alone.
+            // Rare kinds have their own index, so a filter for one needs no limit.
             let is_narrow = filter.key.is_some()
                 || filter.route.is_some()
                 || filter.kind.is_some_and(|kind| !is_rare(kind));
@@ -154,11 +155,12 @@ impl Store {
             narrow(" AND usage.route = ?", route.clone().into());
         }
         if let Some(kind) = filter.kind {
-            // In words that the index of rare kinds is found by.
+            // PostgreSQL uses the index of rare kinds only if the condition has the words of that
+            // index.
             let rare = if is_rare(kind) { " AND entry.kind NOT IN (2, 3)" } else { "" };
             let _ = write!(conditions, "{rare} AND entry.kind = {}", kind.code());
         }
-        // SQLite would go through all entries by their numbers.
+        // Without this, SQLite would read all entries in the order of their numbers.
         let is_rare = filter.kind.is_some_and(is_rare);
         let index = if is_rare && !is_postgres(&self.read) {
             " INDEXED BY ledger_entry_of_money"
@@ -180,7 +182,7 @@ impl Store {
         rows.await?.iter().map(entry_of_call).collect()
     }
 
-    /// Between which numbers the entries of a span of time lie; the second one is exclusive.
+    /// Returns the range of entry numbers for a span of time. The end is exclusive.
     async fn span(
         &self,
         account: AccountId,
@@ -208,8 +210,10 @@ impl Store {
         Ok(row.map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or(0))
     }
 
-    /// The number of the first entry from `at` on, or `end`: by halves, since entries have no index
-    /// by time.
+    /// Returns the number of the first entry at or after `at`, or `end` if there is none. A binary
+    /// search, because entries have no index by time.
+    ///
+    /// Fails with [`StoreError::Corrupt`] if an entry is missing.
     async fn seq_at(&self, account: AccountId, at: Timestamp, end: i64) -> Result<i64, StoreError> {
         const SQL: &str = "SELECT at FROM ledger_entry WHERE account_id = $1 AND seq = $2";
         let backend = self.read.get_database_backend();
@@ -232,7 +236,7 @@ impl Store {
         Ok(low)
     }
 
-    /// What an account's ledger comes to in a span of time.
+    /// Sums up an account's ledger from `from` to before `until`.
     pub async fn statement(
         &self,
         account: AccountId,
@@ -299,7 +303,7 @@ fn entry_of_call(row: &QueryResult) -> Result<EntryOfCall, StoreError> {
     })
 }
 
-/// The entry of a row.
+/// Converts a row. Fails with [`StoreError::Corrupt`] if its kind is unknown.
 pub(in crate::store) fn entry(row: &ledger_entry::Model) -> Result<LedgerEntry, StoreError> {
     let kind = EntryKind::from_code(row.kind).ok_or_else(|| {
         StoreError::Corrupt(format!("entry {}/{} has an unknown kind", row.account_id, row.seq))
@@ -316,7 +320,8 @@ pub(in crate::store) fn entry(row: &ledger_entry::Model) -> Result<LedgerEntry, 
         day: Day(row.day),
         month: Month(row.month),
         at: Timestamp::from_micros(row.at),
-        // A link of another length is no link, and breaks the chain.
+        // A link of another length is damaged. The default value breaks the chain, so `verify`
+        // reports it.
         link: Link::from_slice(&row.link).unwrap_or_default(),
     })
 }

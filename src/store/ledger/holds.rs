@@ -1,4 +1,4 @@
-//! Holds: open ones in a table of their own, their ends in another.
+//! Holds in the tables: open holds in `hold`, ended ones in `hold_end`.
 
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, Statement, Value};
 
@@ -9,7 +9,8 @@ use domain::{AccountId, Batch, ChargeId, Hold, HoldChange, HoldEnd, Timestamp};
 use entity::{hold, hold_end};
 
 impl Store {
-    /// Accounts with orphaned holds: their owner is gone, or their time is over.
+    /// Returns up to 1,000 accounts with orphaned holds. A hold is orphaned if it is of another
+    /// epoch or has expired.
     pub async fn accounts_with_orphaned_holds(
         &self,
         epoch: i64,
@@ -30,7 +31,7 @@ impl Store {
     }
 }
 
-/// Were the changes of these holds written? `None` if they do not show it.
+/// Says whether these changes were written. `None` if the changes cannot show it.
 pub(super) async fn are_written(
     connection: &impl ConnectionTrait,
     holds: &[HoldChange],
@@ -41,12 +42,13 @@ pub(super) async fn are_written(
     };
     for change in holds {
         return Ok(Some(match change {
-            // It may have been ended since; only this process can have opened it.
+            // The hold may have ended since. Only this process can have opened it, so the end is
+            // proof as well.
             HoldChange::Opened(hold) => {
                 hold::Entity::find_by_id(hold.id.0).one(connection).await?.is_some()
                     || end(hold.account, hold.id).await?.is_some()
             }
-            // The next owner may have ended it in another way.
+            // The next owner may have ended the hold, so the epoch must be ours.
             HoldChange::Ended(ended) => {
                 end(ended.account, ended.id).await?.is_some_and(|end| end.epoch == epoch)
             }
@@ -56,7 +58,8 @@ pub(super) async fn are_written(
     Ok(None)
 }
 
-/// Writes what happened to holds. An end must find its hold open.
+/// Writes the changes of holds. Fails with [`CommitError::Refused`] if a hold that ends is not
+/// open.
 pub(super) async fn write(
     transaction: &DatabaseTransaction,
     batch: &Batch,

@@ -1,10 +1,13 @@
-//! The leases that fence the ledger writer: who owns the accounts' shards, and since which epoch.
+//! The leases that fence the ledger writer: which process owns the shards of accounts, since which
+//! epoch.
 //!
-//! A process takes all shards when it starts, by raising the epoch. From then on every batch of
-//! another process fails its check inside its own transaction, so it can acknowledge nothing more.
-//! No clock is involved. On PostgreSQL a batch holds a shared advisory lock while it checks and
-//! commits, and a takeover the exclusive one, so a takeover waits for the batch in flight and no
-//! batch can slip between check and commit. On SQLite a write transaction excludes every other.
+//! A process takes all shards when it starts: it raises the epoch. From then on, each batch of an
+//! earlier process fails the check in its own transaction. So that process acknowledges nothing
+//! more. No clock is involved.
+//!
+//! On PostgreSQL, a batch holds a shared advisory lock from its check to its commit, and a takeover
+//! needs the exclusive lock. So a takeover waits for the batch in flight, and no batch comes
+//! between check and commit. On SQLite, a write transaction excludes all others.
 
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, Statement};
 use uuid::Uuid;
@@ -17,14 +20,13 @@ use domain::Lease;
 const LEASE_LOCK: i64 = 0x706f_6c79_0002;
 
 impl Store {
-    /// Takes every shard over from its last owner, and checkpoints what that one left in the
-    /// journal.
+    /// Takes every shard from its last owner, and checkpoints what that owner left in the journal.
     pub async fn take_lease(&self, owner: Uuid) -> Result<Lease, StoreError> {
         let lease = self.raise_epoch(owner).await?;
-        // First: a checkpoint writes events for those who listen.
+        // Before the checkpoint, which writes events for the subscribers.
         self.webhooks.load_subscribers().await?;
         let store = self.clone();
-        // It takes as long as it takes: what is in there was acknowledged.
+        // Without a time limit: all that is in the journal was acknowledged.
         let checkpointing = self.runtime.spawn(async move { store.checkpoint_left(lease).await });
         checkpointing.await.map_err(|_| StoreError::Stopped)??;
         Ok(lease)
@@ -60,8 +62,9 @@ impl Store {
         .await
     }
 
-    /// Are the shards still ours? Asked now and then, so that a process that was taken over also
-    /// stops what needs no write. What a batch may write is decided in its own transaction.
+    /// Says whether this process still owns all shards. It asks this from time to time, so that
+    /// after a takeover it also stops work that writes nothing. A batch checks the lease in its own
+    /// transaction.
     pub async fn holds_lease(&self, lease: Lease) -> Result<bool, StoreError> {
         use entity::shard_lease::{Column, Entity};
         use sea_orm::{ColumnTrait as _, EntityTrait as _, PaginatorTrait as _, QueryFilter as _};
@@ -73,10 +76,8 @@ impl Store {
         .await
     }
 
-    /// Gives the shards back, if they are still ours.
-    ///
-    /// # Errors
-    /// [`StoreError`] if the database cannot do it; the next process takes them over all the same.
+    /// Gives the shards back, if this process still owns them. If the database fails, the next
+    /// process takes them over anyway.
     pub async fn release_lease(&self, lease: Lease) -> Result<(), StoreError> {
         self.run(move |store| async move {
             failpoint!("release-before");
@@ -91,7 +92,8 @@ impl Store {
     }
 }
 
-/// Does the lease still hold for these shards? Locks out takeovers until the transaction ends.
+/// Says whether the lease still holds for these shards. Locks out takeovers until the transaction
+/// ends.
 pub(super) async fn is_held(
     transaction: &DatabaseTransaction,
     lease: Lease,
@@ -99,8 +101,8 @@ pub(super) async fn is_held(
 ) -> Result<bool, DbErr> {
     let backend = transaction.get_database_backend();
     let (list, values) = if is_postgres(transaction) {
-        // A statement of its own: the check below must see what was committed before the lock was
-        // had.
+        // A separate statement: the check below must see all that was committed before this lock
+        // was acquired.
         let lock = format!("SELECT pg_advisory_xact_lock_shared({LEASE_LOCK})");
         transaction.execute_raw(Statement::from_string(backend, lock)).await?;
         ("shard = ANY($3)", [lease.owner.into(), lease.epoch.into(), shards.to_vec().into()])

@@ -1,9 +1,10 @@
-//! The ledger in the database: how the ledger writer writes it, and how its owner reads it.
+//! The ledger in the database: how the ledger writer writes it, and how users read it.
 //!
-//! - A batch of decisions is one record in the journal ([`journal`]), or one transaction in the
+//! - A batch of decisions is one record in the journal ([`journal`]) or one transaction in the
 //!   tables (`commit`).
-//! - Its rows are in `rows`, `holds` and [`rollups`].
-//! - Only the process that holds the lease ([`lease`]) writes; each write checks it (fencing).
+//! - `rows`, `holds` and [`rollups`] write the rows of a batch.
+//! - Only the process that holds the lease ([`lease`]) writes. Each write checks the lease
+//!   (fencing).
 
 mod commit;
 pub(in crate::store) mod connection;

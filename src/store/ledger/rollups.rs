@@ -1,5 +1,5 @@
-//! Rollups of usage: written in the ledger writer's batches, many calls at once, and read for
-//! monitoring.
+//! Rollups of usage. The ledger writer adds many calls at once, in its batches. Monitoring reads
+//! them.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -19,16 +19,16 @@ use crate::store::sql::{PIECE, Table, begin_write, column, is_postgres};
 use domain::rollup::{BUCKET_ENDS, BUCKETS, Rollup, RollupKey, add_usage, days_of};
 use domain::{AccountId, Credits, KeyId, MICROS_PER_DAY, UsageRecord};
 
-/// Rows in one statement of SQLite, below its limit of 32,766 values.
+/// Rows in one statement of SQLite, so that it stays below the limit of 32,766 values.
 const ROWS_MAX: usize = 512;
-/// What a row is found by, and what it comes to.
+/// The columns of a rollup: its key, its sums, and its buckets of latency.
 const COLUMNS: usize = 13 + BUCKETS;
 const NAMES: &str =
     "account_id, period, key_id, method, route, model, upstream, status, calls, cost,
     prompt_tokens, completion_tokens, latency_micros";
 const SUMS: [&str; 5] = ["calls", "cost", "prompt_tokens", "completion_tokens", "latency_micros"];
 
-/// By the hour, or by the day.
+/// The length of a rollup's period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grain {
     /// Hours since 1970-01-01 UTC.
@@ -46,7 +46,7 @@ impl Grain {
     }
 }
 
-/// By what usage is grouped.
+/// What usage is grouped by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Group {
     /// The API key.
@@ -55,33 +55,33 @@ pub enum Group {
     Endpoint,
     /// The model asked for.
     Model,
-    /// The HTTP status answered.
+    /// The HTTP status of the answer.
     Status,
-    /// Who served it.
+    /// The upstream that served the call.
     Upstream,
 }
 
-/// What is asked of rollups.
+/// A query of rollups.
 #[derive(Clone, Debug)]
 pub struct UsageQuestion {
-    /// By the hour, or by the day.
+    /// The length of a period.
     pub grain: Grain,
-    /// From one period to before another.
+    /// The first period, and the period after the last one.
     pub periods: (i32, i32),
-    /// Which calls.
+    /// Which calls count.
     pub filter: UsageFilter,
-    /// Is each period a row of its own?
+    /// Whether each period has a separate row.
     pub by_period: bool,
     /// What else usage is grouped by.
     pub group: Option<Group>,
-    /// Of these groups alone, by their names.
+    /// Only groups with these names.
     pub only: Option<Vec<String>>,
-    /// So many rows at most: those that cost the most.
+    /// At most this many rows: those with the highest cost.
     pub top_by_cost: Option<u32>,
 }
 
 impl UsageQuestion {
-    /// By period, of all calls.
+    /// All calls, one row for each period.
     #[must_use]
     pub fn by_period(grain: Grain, periods: (i32, i32)) -> Self {
         let filter = UsageFilter::default();
@@ -98,7 +98,7 @@ impl UsageQuestion {
 }
 
 impl Group {
-    /// A group's name, as it is asked for.
+    /// Converts a group's name to the value of its column.
     fn value(self, name: &str) -> Value {
         match self {
             Group::Key => name.parse::<KeyId>().map_or(Uuid::nil(), |key| key.0).into(),
@@ -107,23 +107,23 @@ impl Group {
     }
 }
 
-/// Which calls count. Each field that is given narrows them.
+/// Which calls count. Each field that is set leaves fewer calls.
 #[derive(Clone, Debug, Default)]
 pub struct UsageFilter {
-    /// Of this key.
+    /// Only calls of this key.
     pub key: Option<KeyId>,
-    /// Of this route.
+    /// Only calls of this route.
     pub route: Option<String>,
-    /// Of this model.
+    /// Only calls of this model.
     pub model: Option<String>,
-    /// Answered with this status.
+    /// Only calls that were answered with this status.
     pub status: Option<u16>,
-    /// Served by this upstream.
+    /// Only calls that this upstream served.
     pub upstream: Option<String>,
 }
 
 impl UsageFilter {
-    /// As conditions, whose values are added.
+    /// Returns SQL conditions, and pushes their values to `values`.
     pub(in crate::store) fn conditions(self, values: &mut Vec<Value>) -> String {
         let UsageFilter { key, route, model, status, upstream } = self;
         let narrowing: [(&str, Option<Value>); 5] = [
@@ -144,16 +144,16 @@ impl UsageFilter {
     }
 }
 
-/// What the calls of a period and a group come to.
+/// The sum of the calls of one period and one group.
 #[derive(Clone, Debug)]
 pub struct RollupRow {
-    /// Hours or days since 1970-01-01 UTC; 0 if all periods are one row.
+    /// Hours or days since 1970-01-01 UTC. 0 if all periods are one row.
     pub period: i32,
-    /// The group's name; empty if there is no group.
+    /// The group's name. Empty if there is no group.
     pub group: String,
-    /// What it comes to.
+    /// The sums.
     pub rollup: Rollup,
-    /// How many of the calls were not answered with success.
+    /// The number of calls whose status was not 2xx.
     pub errors: i64,
 }
 
@@ -164,7 +164,7 @@ fn bucket_names() -> String {
     })
 }
 
-/// Adds to what is there.
+/// The end of an insert that adds to a row that is there already.
 fn upsert_tail(table: &str) -> String {
     let mut sets = String::new();
     let buckets = (0..BUCKETS).map(|bucket| format!("l{bucket}"));
@@ -207,36 +207,38 @@ static POSTGRES_DAYS: LazyLock<String> = LazyLock::new(|| postgres(Grain::Day));
 
 type Row = (RollupKey, Rollup);
 
-/// Calls from which on they are brought into the rollups. Many at once, since one row of a rollup
-/// costs as much as several calls, and takes in as many of a key as there are.
+/// Calls are folded (added to the rollups) when there are at least this many. One row of a rollup
+/// costs as much as several calls, and it takes all calls of its key, so folding many at once is
+/// cheaper.
 const FOLD_FROM: i64 = 16_384;
-/// So many calls of each row of a rollup, on average, are waited for,
+/// Folding waits until each row of a rollup takes this many calls on average,
 const ROW_CALLS: i64 = 8;
-/// but no longer than for so many calls, because each reader sums up those that are in no rollup,
+/// but for no more calls than this, because each reader sums up the calls that are not folded,
 const FOLD_MAX: i64 = 65_536;
-/// nor for so many rows: whatever is written into the tables waits while they are.
+/// and for no more rows than this, because writes to the tables wait for the fold.
 const FOLD_ROWS_MAX: i64 = 16_384;
 
-/// Calls beyond a mark. Both ends, though none lies above the upper one: of a range PostgreSQL
-/// expects few rows and goes by the index, even if its statistics of the table are old; of one end
-/// alone it expects a third of the table.
+/// The calls that are not folded. The upper end excludes none. PostgreSQL expects few rows in a
+/// range and uses the index, even if its statistics are old. With a lower end alone it expects a
+/// third of the table.
 const BEYOND_MARK: &str = "number > $1 AND number <= 9223372036854775807";
 
-/// Calls that are on record and in no rollup yet: what they come to. Only a shortcut: which those
-/// are says the database, whose mark moves in the transaction that brings them in, and they are
-/// counted there if this is not known or does not agree.
+/// The sums of the calls that are not folded yet, kept in memory as a shortcut. The database
+/// decides which calls those are: its mark moves in the transaction that folds them. If these sums
+/// are unknown or do not agree with the database, the calls are summed up there.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Unfolded(Mutex<Option<Sums>>);
 
 impl Unfolded {
-    /// No other caller writes usage, or brings it in, while this is held. The one who takes it out
-    /// puts it back when the transaction has certainly happened; else it is not known.
+    /// Locks the sums. While the lock is held, no other caller writes or folds usage. A caller
+    /// takes the sums out, and puts the new sums back once its transaction is surely committed.
+    /// Otherwise they stay unknown.
     pub(super) async fn hold(&self) -> MutexGuard<'_, Option<Sums>> {
         self.0.lock().await
     }
 }
 
-/// See [`Unfolded`].
+/// The sums of calls that are not folded yet.
 #[derive(Debug, Default)]
 pub(in crate::store) struct Sums {
     calls: i64,
@@ -246,7 +248,7 @@ pub(in crate::store) struct Sums {
 }
 
 impl Sums {
-    /// Are they enough to be brought in?
+    /// Says whether there are enough calls to fold.
     fn is_due(&self) -> bool {
         let rows = i64::try_from(self.hours.len()).unwrap_or(i64::MAX);
         let wanted = rows.saturating_mul(ROW_CALLS).clamp(FOLD_FROM, FOLD_MAX);
@@ -263,8 +265,8 @@ impl Sums {
     }
 }
 
-/// Takes note of calls that this transaction has written, and brings them into the rollups if there
-/// are enough; answers what is to be brought in once it has happened.
+/// Adds the calls that this transaction has written to the sums, and folds them if there are
+/// enough. Returns the sums that are left if the transaction commits.
 pub(super) async fn take_in(
     transaction: &DatabaseTransaction,
     before: Option<Sums>,
@@ -283,7 +285,7 @@ pub(super) async fn take_in(
     }
 }
 
-/// The last call that is in the rollups.
+/// Returns the number of the last call that is folded.
 async fn marked(connection: &impl ConnectionTrait, lock: &str) -> Result<i64, DbErr> {
     let backend = connection.get_database_backend();
     let sql = format!("SELECT number FROM usage_mark{lock}");
@@ -291,7 +293,7 @@ async fn marked(connection: &impl ConnectionTrait, lock: &str) -> Result<i64, Db
     Ok(row.map(|row| row.try_get_by_index(0)).transpose()?.unwrap_or(0))
 }
 
-/// Brings the calls beyond the mark into the rollups, and moves it.
+/// Folds the calls beyond the mark, and moves the mark.
 async fn fold(transaction: &DatabaseTransaction, sums: Option<Sums>) -> Result<(), CommitError> {
     const MOVE: &str = "UPDATE usage_mark SET number = $1";
     let backend = transaction.get_database_backend();
@@ -325,8 +327,8 @@ async fn fold(transaction: &DatabaseTransaction, sums: Option<Sums>) -> Result<(
     Ok(())
 }
 
-/// Calls summed up as rollups are: with a column for each bucket, named as in the tables. Calls are
-/// those of `usage_record` that `condition` holds for.
+/// SQL that sums up the rows of `usage_record` that meet `condition`. Its columns are named as
+/// those of a rollup.
 fn summed_text(grain: Grain, condition: &str) -> String {
     let micros = match grain {
         Grain::Hour => MICROS_PER_DAY / 24,
@@ -342,7 +344,7 @@ fn summed_text(grain: Grain, condition: &str) -> String {
         text
     });
     let sums = SUMS.map(|name| format!(", CAST(SUM({name}) AS BIGINT) AS {name}")).concat();
-    // First by bucket: the many columns are of few rows then.
+    // First grouped by bucket, so that the many columns are computed for few rows only.
     format!(
         "SELECT account_id, period, key_id, method, route, model, upstream, status{sums}{counts}
         FROM (
@@ -358,7 +360,7 @@ fn summed_text(grain: Grain, condition: &str) -> String {
     )
 }
 
-/// Sums up in the database.
+/// SQL that folds calls without reading them into the server.
 fn fold_text(grain: Grain) -> String {
     let (table, names, tail) = (grain.table(), bucket_names(), upsert_tail(grain.table()));
     let summed = summed_text(grain, "number > $1 AND number <= $2");
@@ -368,7 +370,7 @@ fn fold_text(grain: Grain) -> String {
 static FOLD_HOURS: LazyLock<String> = LazyLock::new(|| fold_text(Grain::Hour));
 static FOLD_DAYS: LazyLock<String> = LazyLock::new(|| fold_text(Grain::Day));
 
-/// Adds to the rollups.
+/// Adds rows to the rollups.
 async fn write(
     transaction: &DatabaseTransaction,
     grain: Grain,
@@ -448,7 +450,7 @@ fn row_values((key, rollup): &Row) -> [Value; COLUMNS] {
 }
 
 impl Store {
-    /// Brings every call that is on record into the rollups.
+    /// Folds every call that is on record.
     pub async fn fold_usage(&self) -> Result<(), StoreError> {
         const ANY: &str = "SELECT 1 FROM usage_mark
             WHERE number < (SELECT MAX(number) FROM usage_record)";
@@ -470,7 +472,7 @@ impl Store {
 }
 
 impl ReportStore {
-    /// The usage of an account, over every call that is on record.
+    /// Sums up the usage of an account, over every call that is on record.
     pub async fn usage(
         &self,
         account: AccountId,
@@ -517,9 +519,9 @@ impl ReportStore {
                 Some(most) => format!("SUM(cost) DESC, 2 LIMIT {most}"),
                 None => "1, 2".to_owned(),
             };
-            // What is in no rollup yet is summed up as it is: a reader writes nothing. By its
-            // numbers, not by the index of accounts, which a plus hides: that one leads over all
-            // that an account ever did.
+            // A reader writes nothing, so it sums up the calls that are not folded. The plus hides
+            // the index by account, which would lead over all calls of the account. The index by
+            // number leads over few.
             let unfolded = summed_text(grain, &format!("{BEYOND_MARK} AND +account_id = $2"));
             let (table, buckets) = (grain.table(), bucket_names());
             let sql = format!(
@@ -587,12 +589,12 @@ mod tests {
 
     #[test]
     fn calls_are_brought_in_when_it_is_worth_it_and_never_too_late() {
-        // Few rows: as soon as they are many calls.
+        // Few rows: due as soon as there are enough calls.
         assert!(!sums(16_383, 1).is_due());
         assert!(sums(16_384, 1).is_due() && sums(16_384, 2_048).is_due());
-        // More: when there are eight calls of each,
+        // More rows: due if each has eight calls on average,
         assert!(!sums(16_384, 2_049).is_due() && sums(8 * 2_049, 2_049).is_due());
-        // or too many calls, or too many rows.
+        // or if there are too many calls or too many rows.
         assert!(!sums(65_535, 10_000).is_due() && sums(65_536, 10_000).is_due());
         assert!(!sums(16_383, 16_383).is_due() && sums(16_384, 16_384).is_due());
     }

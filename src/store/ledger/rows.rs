@@ -1,8 +1,8 @@
-//! The rows that paid calls leave: entries, balances, counters of keys, and usage.
+//! The rows that paid calls leave: entries, balances, counters of keys, and usage records.
 //!
-//! Statements have few texts, whatever the size of the batch, so that each is prepared once and
-//! never hits a bind limit. PostgreSQL takes each column as an array (`UNNEST`). SQLite takes the
-//! rows as `VALUES` with room for a power of two of them.
+//! There are few different statements, for batches of any size. So each is prepared once and never
+//! reaches the limit of bound values. PostgreSQL takes each column as an array (`UNNEST`). SQLite
+//! takes the rows as `VALUES`, with room for a power of two of them.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -50,7 +50,7 @@ row!("usage_record"[16], |record: UsageRecord| {
     model: TEXT = record.model.to_string();
 });
 
-/// The counters of a key as a batch leaves them, and what it adds to what the key ever spent.
+/// The counters of a key after a batch, and how much the batch adds to the key's total.
 struct Spend {
     windows: KeySpend,
     added: Credits,
@@ -66,7 +66,7 @@ row!("key_spend"[7], |spend: Spend| {
     total_spent: BIGINT = spend.added.nanos();
 });
 
-/// What a batch moves an account by: from the entry before the batch's first one to its last one.
+/// How a batch moves an account: from the entry before its first one to its last entry.
 struct Move {
     account: AccountId,
     before: i64,
@@ -86,15 +86,15 @@ fn status(record: &UsageRecord) -> i16 {
     i16::try_from(record.status).unwrap_or(0)
 }
 
-/// If a key has counters already, they are replaced, but for what it ever spent, which grows.
+/// If the key has counters already, they are replaced. Only the total is added up.
 const COUNT_SPEND: &str =
     "ON CONFLICT (key_id) DO UPDATE SET day = excluded.day, day_spent = excluded.day_spent,
         month = excluded.month, month_spent = excluded.month_spent,
         last_used_at = excluded.last_used_at,
         total_spent = key_spend.total_spent + excluded.total_spent";
 
-/// Everything that a piece of a batch leaves, in one statement for PostgreSQL: a round trip costs
-/// more than a row.
+/// All rows of a piece of a batch, in one statement for PostgreSQL, because a round trip costs more
+/// than a row.
 static ROWS_POSTGRES: LazyLock<String> = LazyLock::new(|| {
     let mut arrays = Arrays::default();
     let entries = arrays.of_columns(&LedgerEntry::COLUMNS);
@@ -131,7 +131,7 @@ static ROWS_POSTGRES: LazyLock<String> = LazyLock::new(|| {
     )
 });
 
-/// The columns of usage that differ from call to call.
+/// The columns of a usage record that are not in [`NAMES`].
 fn numbers_of_usage() -> impl Iterator<Item = Column<UsageRecord>> {
     UsageRecord::COLUMNS.into_iter().filter(|column| !NAMES.contains(&column.name))
 }
@@ -147,7 +147,7 @@ static ACCOUNTS: LazyLock<Table> = LazyLock::new(|| {
     Table::new(before.into(), after.into())
 });
 
-/// Writes one entry, beside the ledger writer: for an account that nobody has loaded yet.
+/// Inserts one entry without the ledger writer. Only for an account that is not in memory yet.
 pub(in crate::store) async fn insert_entry(
     transaction: &DatabaseTransaction,
     entry: &LedgerEntry,
@@ -155,8 +155,9 @@ pub(in crate::store) async fn insert_entry(
     transaction.execute_raw(insert(entry, transaction)).await.map(drop)
 }
 
-/// Writes the rows of paid calls, and moves each account on from exactly the entry it stood at. On
-/// PostgreSQL in pieces, with a pause between two.
+/// Writes the rows of paid calls. Moves each account only if its last entry is the one before the
+/// batch, else fails with [`CommitError::Refused`]. On PostgreSQL it writes in pieces, with a pause
+/// between two.
 pub(super) async fn write_rows(
     transaction: &DatabaseTransaction,
     batch: &Batch,
@@ -205,25 +206,25 @@ pub(super) async fn write_rows(
     Ok(())
 }
 
-/// The piece at this place, of so many into which the rows are divided.
+/// Divides the rows into `pieces` pieces and returns the piece at `place`.
 fn piece<R>(rows: &[R], place: usize, pieces: usize) -> &[R] {
     rows.chunks(rows.len().div_ceil(pieces).max(1)).nth(place).unwrap_or_default()
 }
 
-/// Before the piece at this place: leaves the processors to others for a while.
+/// Pauses before each piece but the first, so that other work gets the processors.
 async fn breathe(place: usize, pause: Duration) {
     if place > 0 && !pause.is_zero() {
         tokio::time::sleep(pause).await;
     }
 }
 
-/// The columns that say what was called and who served it.
+/// The columns that say what was called and who served it. Few combinations of them are in a batch.
 const NAMES: [&str; 4] = ["method", "route", "upstream", "model"];
 
-/// What was called and who served it, each combination once, since a batch has few.
+/// The distinct combinations of [`NAMES`] in a batch.
 struct Names<'r> {
     distinct: Vec<[&'r str; 4]>,
-    /// Which of them, from 1 on, each record has.
+    /// For each record, the number of its combination, from 1 on.
     of_records: Vec<i64>,
 }
 
@@ -260,7 +261,7 @@ mod tests {
     use crate::store::Store;
     use domain::{ChargeId, Ending, Tally, Timestamp};
 
-    /// The `number`th of calls that have so many different names.
+    /// Makes call `number` of a series that has `names` different names in each column.
     fn call(number: usize, names: usize) -> UsageRecord {
         let name = |what: &str| format!("{what} {}", number * 7 % names);
         let (small, wide) = (i64::try_from(number).unwrap(), u64::try_from(number).unwrap());
@@ -284,7 +285,7 @@ mod tests {
         }
     }
 
-    /// Each is as it was handed over, and in that order, wherever a statement ends.
+    /// Records come back as they were written and in that order, at each edge of a statement.
     #[tokio::test]
     async fn usage_is_written_to_sqlite_as_it_was() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! What `verify` reads of the journal: does it follow the ledgers in the tables?
+//! Checks for `verify` that the journal continues the ledgers in the tables.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -13,11 +13,11 @@ use domain::{AccountId, Credits, LedgerEntry, Link};
 use entity::account;
 
 impl Store {
-    /// What the journal says that the tables do not yet: how many entries, and which accounts'
-    /// entries do not follow their ledgers.
+    /// Returns how many entries are in the journal and not yet in the tables, and the accounts
+    /// whose entries do not continue their ledgers, each with the reason.
     pub async fn audited_journal(&self) -> Result<(u64, Vec<(AccountId, String)>), StoreError> {
-        // The journal first: what is checkpointed meanwhile is below the mark that is read then,
-        // and nothing is missed.
+        // Reads the journal before the mark. A batch that is checkpointed in between is below the
+        // mark, so no batch is missed.
         let batches = self.journaled_batches()?.all().await?;
         let snapshot = self.snapshot().await?;
         let mark = mark(&snapshot).await?;
@@ -46,7 +46,7 @@ impl Store {
     }
 }
 
-/// How an account's ledger ends.
+/// The end of an account's ledger.
 struct End {
     seq: i64,
     balance: Credits,
@@ -54,7 +54,7 @@ struct End {
 }
 
 impl End {
-    /// Does the entry follow? If so, it is the end.
+    /// Says whether the entry comes next. If so, moves the end to it.
     fn is_followed_by(&mut self, entry: &LedgerEntry) -> bool {
         let follows = entry.seq == self.seq.saturating_add(1)
             && self.balance.checked_add(entry.amount) == Some(entry.balance_after)

@@ -1,5 +1,5 @@
-//! Checkpoints: what many batches in the journal say is written into the tables in one transaction,
-//! which also moves the mark. Only then are the batches deleted from the journal.
+//! Checkpoints: one transaction writes many batches of the journal into the tables and moves the
+//! mark. The batches are deleted from the journal after that.
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -21,15 +21,16 @@ use crate::store::{Store, audit_log, outbox};
 use domain::writer::{Checkpoint, Lane};
 use domain::{AccountId, Batch, Lease};
 
-/// Of what an earlier process left, pages are checkpointed together until they have so many rows.
+/// What an earlier process left is read by page. Pages are checkpointed together until they have
+/// this many rows.
 const LEFT_AT_ONCE: usize = if cfg!(test) { 100 } else { 16_384 };
-/// How long a checkpoint that nothing waits for leaves the processors to others between two
-/// statements. Otherwise calls would wait for a processor longer than for the disk.
+/// The pause between two statements of a checkpoint that nothing waits for. Without it, calls would
+/// wait for a processor longer than for the disk.
 const PIECE_PAUSE: Duration = Duration::from_millis(1);
 
 impl Store {
-    /// Checkpoints batches of the journal into the tables. Accounts whose entries the tables refuse
-    /// are answered; what they refused is kept apart.
+    /// Checkpoints batches of the journal into the tables. Returns the accounts whose entries the
+    /// tables refuse. Their writes go to `journal_refused`.
     pub async fn checkpoint(
         &self,
         checkpoint: &Checkpoint,
@@ -43,22 +44,22 @@ impl Store {
         Ok(refused)
     }
 
-    /// Deletes from the journal what is checkpointed: batches of this process with numbers in this
-    /// range. Says whether it did. What cannot be deleted now is below the mark, and can be deleted
-    /// later.
+    /// Deletes checkpointed batches of this process from the journal, by their numbers. Returns
+    /// false if that failed. The batches are below the mark, so they can be deleted later.
     pub async fn forget_checkpointed(&self, numbers: RangeInclusive<i64>, lease: Lease) -> bool {
         let tables = self.tables.pool();
         is_deleted(&self.journal.delete(&tables, numbers, lease).await)
     }
 
-    /// How many batches are deleted at once.
+    /// The number of batches that one call of [`Store::forget_checkpointed`] may delete.
     #[must_use]
     pub fn forget_max(&self) -> i64 {
         self.journal.delete_max()
     }
 
-    /// Which accounts' entries have the tables refused, if the journal of this process is
-    /// checkpointed up to this number? Asked after a checkpoint of unknown outcome.
+    /// Asked after a checkpoint of unknown outcome. If the journal of this process is checkpointed
+    /// up to `last`, returns the accounts whose entries the tables refused. Otherwise returns
+    /// `None`.
     pub async fn checkpointed_up_to(
         &self,
         last: i64,
@@ -78,8 +79,8 @@ impl Store {
         Ok(Some(refused))
     }
 
-    /// Checkpoints what earlier processes left. The owner of the lease calls it before anything
-    /// else.
+    /// Checkpoints what earlier processes left. The owner of the lease calls it before it does
+    /// anything else.
     pub(in crate::store::ledger) async fn checkpoint_left(
         &self,
         lease: Lease,
@@ -102,7 +103,8 @@ impl Store {
                 }
             }
             let Some((first, _)) = rows.first() else { break };
-            // A batch's holds are of the epoch in which it was written.
+            // Holds carry the epoch in which their batch was written, so a checkpoint is of one
+            // epoch only.
             let mut is_over = false;
             let of_epoch: Vec<&(Position, Batch)> = rows
                 .iter()
@@ -123,17 +125,17 @@ impl Store {
         Ok(())
     }
 
-    /// How many writes of each account, on average, a checkpoint is put off for. Each account in it
-    /// costs SQLite pages of its own; PostgreSQL takes several times as long for a row, and
-    /// whatever waits for the checkpoint would wait for too long.
+    /// How many writes of each account, on average, a checkpoint waits for. On SQLite each account
+    /// in a checkpoint costs pages of its own, so waiting saves work. PostgreSQL takes several
+    /// times as long for a row, and callers would wait too long for the checkpoint.
     #[must_use]
     pub fn account_writes(&self) -> usize {
         if is_postgres(&self.write) { 0 } else { 8 }
     }
 
-    /// How long to wait for more writes before the next commit into the journal, if several come.
-    /// About as long as the commit takes on SQLite; on PostgreSQL commits take long enough by
-    /// themselves.
+    /// How long to wait for more writes before the next commit into the journal, if several are on
+    /// their way. About as long as a commit on SQLite takes. On PostgreSQL it is zero, because
+    /// commits take long enough.
     #[must_use]
     pub fn gather_pause(&self) -> Duration {
         if is_postgres(&self.write) { Duration::ZERO } else { Duration::from_micros(100) }
@@ -158,8 +160,8 @@ impl Store {
                 let mut refused = Vec::new();
                 let mut parts: Vec<&[AccountId]> = vec![&accounts];
                 while let Some(part) = parts.pop() {
-                    // The whole is known to be refused. In halves, because nearly all accounts are
-                    // accepted.
+                    // All accounts together were refused just now. Halves find the refused accounts
+                    // fast, because the tables accept nearly all.
                     let is_whole = part.len() == accounts.len() && part.len() > 1;
                     if !is_whole
                         && !is_refused(
@@ -184,7 +186,8 @@ impl Store {
         }
     }
 
-    /// Writes all but what is refused into the tables, keeps that apart, and moves the mark.
+    /// Writes all accounts but the refused ones into the tables, puts the refused writes into
+    /// `journal_refused`, and moves the mark.
     async fn checkpoint_all(
         &self,
         connection: &DatabaseConnection,
@@ -218,7 +221,8 @@ impl Store {
         }
         failpoint!("checkpoint-rows-written");
         if !move_mark(&transaction, last).await? {
-            // Someone else has checkpointed them; what would be written now would be written twice.
+            // Another process has checkpointed these batches. This transaction would write them a
+            // second time.
             return Err(CommitError::Fenced);
         }
         failpoint!("checkpoint-marked");
@@ -230,7 +234,7 @@ impl Store {
         Ok(())
     }
 
-    /// Tries again what was refused before: a person may have mended what stood in its way.
+    /// Tries the refused writes again: an operator may have repaired the rows since.
     async fn checkpoint_refused(&self, lease: Lease) -> Result<(), StoreError> {
         let mut after = (i64::MIN, 0, 0);
         loop {
@@ -244,7 +248,8 @@ impl Store {
             let (epoch, number, account) = after;
             let batch = decoded((epoch, number), &row.try_get_by_index::<Vec<u8>>(3)?)?;
             let checkpointed = async {
-                // What is not in the rollups yet is counted anew afterwards.
+                // These calls are not in the sums in memory, so the database sums up anew
+                // afterwards.
                 self.unfolded.hold().await.take();
                 let transaction = begin(&self.write, &batch, lease).await?;
                 write(&transaction, epoch, &batch, Duration::ZERO).await?;
@@ -264,7 +269,7 @@ impl Store {
     }
 }
 
-/// Alerts of the accounts whose entries the tables have refused.
+/// Raises an alert for each account whose entries the tables refused.
 pub fn report_refused<'a>(accounts: impl Iterator<Item = &'a AccountId>) {
     for account in accounts {
         tracing::error!(
@@ -274,7 +279,7 @@ pub fn report_refused<'a>(accounts: impl Iterator<Item = &'a AccountId>) {
     }
 }
 
-/// Writes what calls leave. `epoch` is that of the process that journaled it.
+/// Writes the rows that calls leave. `epoch` is that of the process that journaled them.
 async fn write(
     transaction: &DatabaseTransaction,
     epoch: i64,
@@ -290,8 +295,8 @@ async fn write(
     Ok(())
 }
 
-/// Writes what became of keys, and who did it. After the events of the calls: those are held
-/// against the limits from before.
+/// Writes the changes of keys and their acts. Called after the events of the calls are written,
+/// because those compare spending with the limits of before.
 async fn write_changes(
     transaction: &DatabaseTransaction,
     batch: &Batch,
@@ -318,7 +323,7 @@ async fn begin(
     }
 }
 
-/// Do the tables refuse this? Writes nothing.
+/// Says whether the tables refuse this batch. Rolls back, so nothing is written.
 async fn is_refused(
     connection: &DatabaseConnection,
     epoch: i64,
@@ -339,7 +344,7 @@ async fn is_refused(
     }
 }
 
-/// Was it deleted? If not, the log says why.
+/// Says whether the batches were deleted. If not, logs why.
 fn is_deleted(deleted: &Result<(), CommitError>) -> bool {
     if let Err(error) = deleted {
         tracing::warn!(%error, "what is checkpointed was not deleted from the journal");

@@ -1,14 +1,14 @@
-//! How a batch is written in the journal.
+//! The bytes of a batch in the journal.
 //!
-//! A byte for the format, then the batch in
+//! One byte for the format comes first, then the batch in
 //! [postcard](https://postcard.jamesmunns.com/wire-format): entries, counters of keys, usage
-//! records, changes of holds, changes of keys and acts of the audit log, each as a list of tuples.
-//! The order and the types of the fields below are the format; a change of either needs another
-//! [`FORMAT`]. Amounts are nano-dollars, instants microseconds since the epoch, ids 16 bytes, enums
-//! their codes, kinds of acts their names, networks their texts.
+//! records, changes of holds, changes of keys and acts of the audit log. Each is a list of tuples.
+//! The order and the types of the fields below are the format: if you change either, raise
+//! [`FORMAT`]. Amounts are in nano-dollars, instants in microseconds since 1970, ids are 16 bytes,
+//! and enums are their codes. Kinds of acts are their names, and networks are text.
 //!
-//! Recorded answers, new keys, payments and whatever else a batch may have are not in the journal:
-//! batches that have them are committed to the tables.
+//! A batch that has anything else (recorded answers, new keys, payments) is committed to the tables
+//! and never journaled.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -25,15 +25,15 @@ use domain::{
     PolicyChange, SpendingLimits, Tally, Timestamp, UsageRecord, UserId,
 };
 
-/// How the bytes of a batch begin. Formats 1 to 3 were never released.
+/// The first byte of a batch. Formats 1 to 3 were never released.
 const FORMAT: u8 = 4;
 
-/// A value of the domain that a batch has, and how it is written.
+/// A value of the domain that is in a batch, and its form in the journal.
 trait Field: Sized {
     type Written<'b>: Serialize + Deserialize<'b>;
 
     fn written(&self) -> Self::Written<'_>;
-    /// `None` if the value makes no sense.
+    /// Returns `None` if the value is not valid.
     fn read(written: Self::Written<'_>) -> Option<Self>;
 }
 
@@ -53,7 +53,7 @@ macro_rules! plain {
     )*};
 }
 
-/// Types that are a number or an id with a name.
+/// Types that wrap a number or an id.
 macro_rules! wrapped {
     ($($kind:ty: $inner:ty, $written:expr, $read:expr;)*) => {$(
         impl Field for $kind {
@@ -70,7 +70,7 @@ macro_rules! wrapped {
     )*};
 }
 
-/// Records: a tuple of their fields, in this order.
+/// Records are written as the tuple of their fields, in this order.
 macro_rules! layout {
     ($($record:ident { $($field:ident: $kind:ty),* $(,)? })*) => {$(
         impl Field for $record {
@@ -309,7 +309,7 @@ impl Field for HoldChange {
     }
 }
 
-/// A change of a key: the account, the key, and what is changed.
+/// A change of a key: the account, the key, and what changes.
 #[derive(Serialize, Deserialize)]
 enum WrittenChange<'b> {
     Limits(i64, [u8; 16], <SpendingLimits as Field>::Written<'b>),
@@ -319,7 +319,7 @@ enum WrittenChange<'b> {
 }
 
 impl WrittenChange<'_> {
-    /// `None` for a change that does not belong into the journal.
+    /// Returns `None` for a change that may not be journaled.
     fn of(change: &Change) -> Option<WrittenChange<'_>> {
         let (account, key) = change.changed_key()?;
         let (account, key) = (account.written(), key.written());
@@ -399,7 +399,7 @@ fn decode(bytes: &[u8]) -> Option<Batch> {
     })
 }
 
-/// The batch that was written at this position.
+/// Reads the batch at this position. Fails with [`StoreError::Corrupt`] if its bytes are not valid.
 pub(super) fn decoded((epoch, number): Position, writes: &[u8]) -> Result<Batch, StoreError> {
     decode(writes).ok_or_else(|| {
         StoreError::Corrupt(format!(

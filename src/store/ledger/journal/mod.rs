@@ -1,9 +1,9 @@
 //! The journal: a write-ahead log. Batches of paid calls and of changes of keys are durable here
-//! before they are acknowledged, and reach the tables later, many at once.
+//! before they are acknowledged. They reach the tables later, many at once.
 //!
-//! Rows of their own for each call would cost each caller a page of several tables. So a batch is
-//! one record in the journal, and that one sync of the disk is all that a caller waits for (group
-//! commit). A checkpoint writes what many records say into the tables.
+//! Separate rows for each call would write a page in each of several tables. So a batch is one
+//! record in the journal, and a caller waits for one sync of the disk only (group commit). A
+//! checkpoint writes many records into the tables.
 //!
 //! ```text
 //!  decisions ──> batch ──append──> journal ──checkpoint──> tables
@@ -13,31 +13,31 @@
 //!
 //! # Positions and the mark
 //!
-//! A record lies at a `Position`: the epoch of the lease under which it was written, and a number
-//! that the writer counts up. The row of `journal_mark` has the position up to which the journal is
-//! checkpointed. A checkpoint writes the tables and moves the mark in one transaction, and deletes
-//! the records after that transaction is committed. So whatever happens, every call counts once: by
-//! the journal above the mark, by the tables below it.
+//! A record is at a `Position`: the epoch of the lease under which it was written, and a number
+//! that the writer counts up. The row of `journal_mark` holds the mark: the position up to which
+//! the journal is checkpointed. A checkpoint writes the tables and moves the mark in one
+//! transaction, and deletes the records after the commit. So every call counts exactly once: from
+//! the journal if it is above the mark, else from the tables.
 //!
 //! # Recovery
 //!
-//! A process that takes the accounts over (`take_lease`) does this before anything else:
+//! A process that takes over the accounts (`take_lease`) does this before anything else:
 //!
-//! 1. It raises the epoch of the lease in the tables. The new epoch is above that of the journal
-//!    too, which is the higher one if the tables come from an older backup.
-//! 2. It takes the journal over. From then on no earlier owner can append a record (fencing).
+//! 1. It raises the epoch of the lease in the tables. The new epoch is also above that of the
+//!    journal, which is higher than that of the tables if those come from an older backup.
+//! 2. It takes over the journal. From then on no earlier owner can append a record (fencing).
 //! 3. It tries the entries again that the tables refused before (`journal_refused`).
 //! 4. It checkpoints every record above the mark, in the order of positions, one epoch at a time.
 //! 5. It deletes the records.
 //!
-//! A crash at any of these steps repeats them: a record below the mark is not written twice, and
-//! one above it is not lost.
+//! After a crash at any step, the next process repeats the steps. A record below the mark is not
+//! written twice, and a record above it is not lost.
 //!
 //! # What the tables refuse
 //!
 //! If the tables refuse a checkpoint, the batch is tried in halves until it is known which accounts
-//! they refuse. The writes of those accounts go to `journal_refused` in the same transaction, and
-//! the accounts take no calls until a person has mended them; all others go on.
+//! they refuse. The writes of those accounts go to `journal_refused` in the same transaction. Those
+//! accounts take no calls until an operator has repaired them. All other accounts go on.
 //!
 //! # Where it is
 //!
@@ -46,23 +46,23 @@
 //! | PostgreSQL | a table beside the others (`table`)   | one statement, one sync of its own log |
 //! | SQLite     | a file beside the database (`file`)   | one write, one `fdatasync`            |
 //!
-//! The setting `ledger.journal = false` needs no backend: the ledger writer then commits each batch
-//! into the tables. What an earlier process left in the journal is checkpointed all the same.
+//! With the setting `ledger.journal = false` the ledger writer commits each batch into the tables.
+//! What an earlier process left in the journal is checkpointed anyway.
 //!
-//! The two are variants of `Journal` and not implementations of a trait. Which one it is is known
-//! when the database is opened and never changes; a trait object would cost an allocation for the
-//! future of each append, and a type parameter would spread over everything that has a `Store`.
+//! The two backends are variants of `Journal`, not implementations of a trait. The backend is known
+//! when the database is opened and never changes. A trait object would allocate for the future of
+//! each append, and a type parameter would spread to everything that has a `Store`.
 //!
 //! # Constraints
 //!
-//! - Only paid calls and changes of keys are journaled. Whatever else there is (new keys, payments,
+//! - Only paid calls and changes of keys are journaled. Everything else (new keys, payments,
 //!   recorded answers) is committed to the tables, after a checkpoint of what was journaled before
 //!   it.
-//! - A reader of the tables sees a call only after its checkpoint. Who must see it sooner asks the
-//!   ledger writer for a checkpoint first. A change of a key is seen at once: the store applies it
-//!   to the rows that it reads (`journaled_keys`).
-//! - The format of a record has a number; a server refuses a number that it does not know
-//!   (`format`).
+//! - A reader of the tables sees a call only after its checkpoint. A reader that must see it sooner
+//!   first asks the ledger writer for a checkpoint. A change of a key is visible at once: the store
+//!   applies it to the rows that it reads (`journaled_keys`).
+//! - The format of a record has a number (`format`). A server refuses a number that it does not
+//!   know.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -89,13 +89,13 @@ pub(in crate::store) mod table;
 
 pub use checkpoint::report_refused;
 
-/// Batches that are read at once.
+/// How many batches one page has.
 const PAGE: usize = 64;
 
 /// Batches with their positions.
 type Batches = Vec<(Position, Batch)>;
 
-/// Where batches are journaled. See the module.
+/// The journal of this database.
 #[derive(Clone, Debug)]
 pub(in crate::store) enum Journal {
     /// For SQLite.
@@ -105,7 +105,7 @@ pub(in crate::store) enum Journal {
 }
 
 impl Journal {
-    /// The writer's connection, if it has one.
+    /// The writer's connection. `None` for a file, which needs none.
     pub(in crate::store) fn connection(&self) -> Option<&LaneConnection> {
         match self {
             Journal::File(_) => None,
@@ -113,7 +113,8 @@ impl Journal {
         }
     }
 
-    /// Appends a batch if the lease still holds. `Ok` means durable.
+    /// Appends a batch if the lease still holds. `Ok` means durable. Fails with
+    /// [`CommitError::Fenced`] if it does not hold.
     async fn append(&self, number: i64, writes: Vec<u8>, lease: Lease) -> Result<(), CommitError> {
         match self {
             Journal::File(file) => file.append(number, &writes, lease),
@@ -121,7 +122,8 @@ impl Journal {
         }
     }
 
-    /// Is a batch of this process in it? In a file, one whose append failed is not from then on.
+    /// Says whether the journal has this batch of this process. In a file, this also annuls a
+    /// record whose append failed: it never counts from then on.
     async fn contains(&self, number: i64, lease: Lease) -> Result<bool, StoreError> {
         match self {
             Journal::File(file) => Ok(file.contains((lease.epoch, number), lease)?),
@@ -129,7 +131,7 @@ impl Journal {
         }
     }
 
-    /// Deletes batches of this process, which are below the mark.
+    /// Deletes batches of this process that are below the mark.
     async fn delete(
         &self,
         tables: &DatabaseConnection,
@@ -142,7 +144,7 @@ impl Journal {
         }
     }
 
-    /// Deletes what earlier processes left, which is below the mark.
+    /// Deletes batches of earlier processes that are below the mark.
     async fn delete_up_to(
         &self,
         tables: &DatabaseConnection,
@@ -155,8 +157,8 @@ impl Journal {
         }
     }
 
-    /// How many batches are deleted at once. A file notes up to where it may be overwritten,
-    /// however many those are.
+    /// How many batches one call of `delete` may delete. For a file any number costs the same: it
+    /// only notes up to which record it may overwrite.
     fn delete_max(&self) -> i64 {
         match self {
             Journal::File(_) => i64::MAX,
@@ -188,7 +190,7 @@ impl Store {
         Ok(())
     }
 
-    /// Is a batch in the journal?
+    /// Says whether the journal has this batch of this process.
     pub(in crate::store) async fn is_journaled(
         &self,
         number: i64,
@@ -197,35 +199,36 @@ impl Store {
         self.journal.contains(number, lease).await
     }
 
-    /// The last epoch in which the journal of SQLite was taken over: higher than that of the tables
-    /// if those come from an older backup.
+    /// Returns the last epoch in which the journal of SQLite was taken over. It is above that of
+    /// the tables if those come from an older backup.
     pub(in crate::store) fn journal_epoch(&self) -> Result<i64, StoreError> {
         match &self.journal {
-            // Its owner still knows what is in it. If it cannot be read, the owner must go on.
+            // Read before the takeover. If the file cannot be read, its owner must stay the owner,
+            // because it still knows what is in the file.
             Journal::File(file) => Ok(file.read()?.0),
             Journal::Table(_) => Ok(0),
         }
     }
 
-    /// Takes the journal over, after the tables. The table needs no lease of its own: it is written
-    /// under that of the tables.
+    /// Takes over the journal, after the tables. A journal in a table needs no step here, because
+    /// it is written under the lease of the tables.
     pub(crate) fn take_journal(&self, lease: Lease) -> Result<(), StoreError> {
         failpoint!("takeover-journal");
         match &self.journal {
-            // Somebody who took the tables over after this process may have been here before it.
+            // Fails if a process that took over the tables later was faster here.
             Journal::File(file) => Ok(file.take(lease)?),
             Journal::Table(_) => Ok(()),
         }
     }
 
-    /// Which batches are in the journal, by epoch and number: also those that are checkpointed, and
-    /// not deleted yet.
+    /// Returns the epoch and the number of each batch in the journal. That includes batches that
+    /// are checkpointed and not deleted yet.
     pub async fn journaled(&self) -> Result<Vec<(i64, i64)>, StoreError> {
         let batches = self.journaled_batches()?.all().await?;
         Ok(batches.iter().map(|(at, _)| *at).collect())
     }
 
-    /// What is in the journal.
+    /// Reads the journal of this database.
     fn journaled_batches(&self) -> Result<Journaled<'_>, StoreError> {
         let Journal::File(file) = &self.journal else { return Ok(Journaled::InTable(&self.write)) };
         let records = file.read()?.1.into_iter();
@@ -235,15 +238,15 @@ impl Store {
     }
 }
 
-/// What is in the journal, page by page.
+/// The contents of a journal, read by page.
 enum Journaled<'c> {
     InTable(&'c DatabaseConnection),
-    /// What a file has, in the order of positions.
+    /// The records of a file, in the order of positions.
     Read(Vec<(Position, Vec<u8>)>),
 }
 
 impl Journaled<'_> {
-    /// Every batch.
+    /// Returns every batch.
     async fn all(&self) -> Result<Batches, StoreError> {
         let (mut batches, mut after) = (Vec::new(), BEGIN);
         loop {
@@ -254,7 +257,8 @@ impl Journaled<'_> {
         }
     }
 
-    /// The next batches after this position: fewer than [`PAGE`] if there are no more.
+    /// Returns the next batches after this position. There are no more if it returns fewer than
+    /// [`PAGE`].
     async fn after(&self, after: Position) -> Result<Batches, StoreError> {
         match self {
             Journaled::InTable(connection) => table::page_after(connection, after).await,
@@ -267,8 +271,8 @@ impl Journaled<'_> {
     }
 }
 
-/// The file of the journal of a SQLite database: `x.journal.log` beside `x.db`. No two databases
-/// have the same.
+/// The path of a SQLite database's journal: `x.journal.log` beside `x.db`. No two databases share
+/// one.
 pub(in crate::store) fn sqlite_file(url: &str) -> PathBuf {
     let file = options::sqlite_file(url);
     if file.extension().is_some_and(|extension| extension == "db") {
@@ -279,20 +283,20 @@ pub(in crate::store) fn sqlite_file(url: &str) -> PathBuf {
     file.with_file_name(name)
 }
 
-/// Had the SQLite database a journal before it was opened now?
+/// Says whether the SQLite database had a journal before it was opened now.
 pub(in crate::store) async fn is_migrated(tables: &DatabaseConnection) -> Result<bool, StoreError> {
     let sql = "SELECT COUNT(*) FROM sqlite_master WHERE name = $1";
     Ok(count(tables, sql, ["journal_mark".into()]).await? > 0)
 }
 
-/// Refuses to go on if the file of the journal is gone that the last process left with calls in it.
+/// Fails with [`StoreError::Unsafe`] if the file of the journal is missing and the last process may
+/// have left calls in it.
 pub(in crate::store) async fn assert_there(
     tables: &DatabaseConnection,
     url: &str,
 ) -> Result<(), StoreError> {
     let file = sqlite_file(url);
-    // A process that stops in good order checkpoints the journal first, and then gives the lease
-    // back.
+    // A process that stops in good order first checkpoints the journal, then gives back the lease.
     let sql = "SELECT COUNT(*) FROM shard_lease WHERE owner IS NOT NULL AND shard = $1";
     if file.is_file() || count(tables, sql, [0_i64.into()]).await? == 0 {
         return Ok(());

@@ -1,18 +1,18 @@
-//! Positions in the journal, and the mark up to which it is checkpointed.
+//! Positions in the journal, and the mark: the position up to which it is checkpointed.
 
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr};
 
 use crate::store::error::StoreError;
 use crate::store::sql::{execute, query};
 
-/// Where a batch lies in the journal: the epoch of its writer, and its number of that writer.
-/// Positions are in the order in which batches were decided.
+/// The place of a batch in the journal: the epoch of its writer, and the number that this writer
+/// gave it. Batches were decided in the order of their positions.
 pub(in crate::store) type Position = (i64, i64);
 
-/// Before every position of an epoch.
+/// A position before every batch.
 pub(super) const BEGIN: Position = (i64::MIN, 0);
 
-/// Up to which position the journal is checkpointed.
+/// Returns the mark. Fails with [`StoreError::Corrupt`] if there is none.
 pub(super) async fn mark(tables: &impl ConnectionTrait) -> Result<Position, StoreError> {
     let rows = query(tables, "SELECT epoch, number FROM journal_mark", []).await?;
     let row = rows.first();
@@ -20,8 +20,8 @@ pub(super) async fn mark(tables: &impl ConnectionTrait) -> Result<Position, Stor
     Ok((row.try_get_by_index(0)?, row.try_get_by_index(1)?))
 }
 
-/// Moves the mark, in the transaction that has written the batches up to there. Says whether it
-/// did: it never moves back.
+/// Moves the mark, in the transaction that writes the batches up to it. Returns false if the mark
+/// is there or beyond already: it never moves back.
 pub(super) async fn move_mark(
     transaction: &DatabaseTransaction,
     (epoch, number): Position,

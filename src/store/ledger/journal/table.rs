@@ -1,7 +1,7 @@
-//! The journal of PostgreSQL: a table, with one row a batch.
+//! The journal of PostgreSQL: a table, with one row for each batch.
 //!
-//! The ledger writer has a connection of its own for it. A batch is one statement, which is one
-//! round trip and one sync of PostgreSQL's own write-ahead log.
+//! The ledger writer has a separate connection for it. A batch is one statement: one round trip,
+//! and one sync of PostgreSQL's own write-ahead log.
 
 use std::ops::RangeInclusive;
 
@@ -15,10 +15,10 @@ use crate::store::ledger::connection::LaneConnection;
 use crate::store::sql::{count, execute, query};
 use domain::Lease;
 
-/// How many batches are deleted at once: a statement that deletes many keeps checkpoints waiting.
+/// How many batches one statement deletes. A larger one would make checkpoints wait.
 const DELETED_MAX: i64 = 256;
 
-/// See the module.
+/// The journal in the table `journal`.
 #[derive(Clone, Debug)]
 pub(in crate::store) struct TableJournal {
     connection: LaneConnection,
@@ -34,7 +34,7 @@ impl TableJournal {
         &self.connection
     }
 
-    /// Appends a batch if the lease still holds.
+    /// Appends a batch. Fails with [`CommitError::Fenced`] if the lease no longer holds.
     pub(super) async fn append(
         &self,
         number: i64,
@@ -42,7 +42,7 @@ impl TableJournal {
         lease: Lease,
     ) -> Result<(), CommitError> {
         // The lock on the lease's row makes a takeover wait until this is committed. A takeover
-        // that came first is seen.
+        // that came first is seen, and nothing is inserted.
         const SQL: &str = "WITH held AS MATERIALIZED (
                 SELECT 1 FROM shard_lease WHERE shard = 0 AND owner = $1 AND epoch = $2 FOR SHARE
             )
@@ -56,7 +56,7 @@ impl TableJournal {
         }
     }
 
-    /// Is this batch in it?
+    /// Says whether the table has this batch.
     pub(super) async fn contains(&self, number: i64, lease: Lease) -> Result<bool, StoreError> {
         let sql = "SELECT COUNT(*) FROM journal WHERE epoch = $1 AND number = $2";
         let connection = self.connection.committed().await;
@@ -65,8 +65,8 @@ impl TableJournal {
 
     /// Deletes batches of this process.
     ///
-    /// Never what lies before the range: PostgreSQL would go through everything that was deleted
-    /// since it last tidied up.
+    /// The range has a lower end, because PostgreSQL would otherwise read all rows that were
+    /// deleted since its last vacuum.
     pub(super) async fn delete(
         tables: &DatabaseConnection,
         numbers: RangeInclusive<i64>,
@@ -77,7 +77,7 @@ impl TableJournal {
         execute(tables, sql, values).await.map(drop)
     }
 
-    /// Deletes everything up to a position: what earlier processes left.
+    /// Deletes all batches up to a position, of all epochs.
     pub(super) async fn delete_up_to(
         tables: &DatabaseConnection,
         (epoch, number): Position,
@@ -86,13 +86,12 @@ impl TableJournal {
         execute(tables, sql, [epoch.into(), number.into()]).await.map(drop)
     }
 
-    /// How many batches are deleted at once.
     pub(super) fn delete_max() -> i64 {
         DELETED_MAX
     }
 }
 
-/// The next batches after this position, at most [`PAGE`].
+/// Returns the next batches after this position, at most [`PAGE`].
 pub(super) async fn page_after(
     connection: &DatabaseConnection,
     after: Position,

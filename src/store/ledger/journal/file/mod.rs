@@ -1,14 +1,14 @@
-//! The journal of SQLite: a file of its own beside the database, `x.journal.log` beside `x.db`.
-//! `docs/src/internals/journal.md` has the same as a specification, with each kind of damage.
+//! The journal of SQLite: a file beside the database, `x.journal.log` beside `x.db`.
+//! `docs/src/internals/journal.md` is the specification, with each kind of damage.
 //!
-//! In a table of SQLite a batch would write two or three pages into SQLite's own write-ahead log,
-//! and those would be copied later. Here a batch is one write into blocks that the disk has
-//! already, and one `fdatasync`, on the thread that waits for it.
+//! In a table of SQLite, a batch would write two or three pages into SQLite's own write-ahead log,
+//! and SQLite would copy them later. Here a batch is one write into blocks that the file already
+//! has, and one `fdatasync`, on the thread that waits for it.
 //!
 //! # Layout
 //!
-//! The file is a sequence of blocks of 4,096 bytes: two heads of one block each, and then segments
-//! of equal size (1 MiB in a file that is made now; the head says it).
+//! The file is a sequence of blocks of 4,096 bytes: two heads of one block each, then segments of
+//! equal size. The size is in the head. A new file has segments of 1 MiB.
 //!
 //! ```text
 //! 0      4096   8192                              + segment
@@ -19,7 +19,7 @@
 //!               └────────┴────────┴───────────────┘
 //! ```
 //!
-//! Heads and records are frames. A frame begins at a block and fills whole blocks:
+//! Heads and records are frames. A frame begins at the start of a block and fills whole blocks:
 //!
 //! | bytes     | what                                                                          |
 //! |-----------|-------------------------------------------------------------------------------|
@@ -51,20 +51,20 @@
 //! | `number`   | i64      |                                                                          |
 //! | writes     | the rest | the batch, in the format of `format.rs`                             |
 //!
-//! **Heads.** The two are written in turn: an even generation into the first block, an odd one into
-//! the second. The valid head of the higher generation counts. So a head that is torn while it is
-//! written leaves the one before it. A valid head of a format that the server does not know stops
-//! it.
+//! **Heads.** The two heads are written in turn: an even generation into the first block, an odd
+//! one into the second. The valid head with the higher generation counts. So if a write tears one
+//! head, the head before it still counts. A server stops at a valid head whose format it does not
+//! know.
 //!
-//! **Records.** A record begins at a block, so that a torn write never damages the record before
-//! it. A record that is larger than a segment takes several that lie side by side, begins at the
-//! first one, and nothing is written behind it.
+//! **Records.** A record begins at the start of a block, so that a torn write never damages the
+//! record before it. A record that is larger than a segment takes several adjacent segments. It
+//! begins at the start of the first one, and nothing is written after it.
 //!
-//! **Segments.** Records are appended to one segment until the next one does not fit. Then the
-//! first segment (or the first run of segments, for a large record) is taken whose records are all
-//! forgotten, and overwritten from its beginning. If there is none, the file grows by a segment,
-//! which is filled with zeros and synced first: later writes then change no length and no block
-//! map, and `fdatasync` has only their data to write. The file never shrinks.
+//! **Segments.** Records are appended to one segment until the next record does not fit. Then the
+//! first segment whose records are all forgotten is overwritten from its start. (A large record
+//! needs a run of such segments.) If there is none, the file grows by a segment, which is first
+//! filled with zeros and synced. So later writes change neither the length nor the block map, and
+//! `fdatasync` writes their data only. The file never shrinks.
 //!
 //! # What is synced, and when
 //!
@@ -76,44 +76,42 @@
 //! | forgetting records          | head, `fdatasync`; only then are their segments overwritten     |
 //! | taking the file over        | see below; head with owner and epoch, `fdatasync`               |
 //!
-//! **A write or sync that fails** leaves it open whether the record is on the disk. The server
-//! remembers the place. Before it appends anything else, or says whether the batch is in the
-//! journal, it opens the file anew (after a failed sync the pages that a handle sees may not be
-//! those of the disk), overwrites the first block of the record with zeros, and syncs. So a batch
-//! that failed never counts, and may be appended again.
+//! **If a write or sync fails**, it is unknown whether the record is on the disk. The server
+//! remembers the place. Before it appends anything else, or answers whether the batch is in the
+//! journal, it opens the file anew, overwrites the first block of the record with zeros, and syncs.
+//! (After a failed sync, the pages that a handle reads may differ from the disk.) So a batch that
+//! failed never counts, and it may be appended again.
 //!
 //! # Recovery
 //!
-//! The file is read from its beginning. In each segment frames are read one behind the other;
-//! behind the last one the walk goes on block by block, to find records behind a hole. A record
-//! counts if its checksum and its salt are right and its sequence number is above `forgotten`.
-//! Then:
+//! The file is read from its start. In each segment, frames are read one after the other. After the
+//! last frame the reader goes on block by block, to find records after a hole. A record counts if
+//! its checksum and its salt are right and its sequence number is above `forgotten`. Then:
 //!
-//! - **The counting records must be without a gap**, from `forgotten + 1` on. If one is missing
-//!   though a later one is there, the file is damaged, and no server goes on from it.
-//! - **A torn end is no damage.** A record at the end that is missing or not whole was never
-//!   acknowledged: an acknowledgement comes after the sync. It does not count, and the next record
-//!   takes its sequence number.
+//! - **The records that count must have no gap**, from `forgotten + 1` on. If one is missing and a
+//!   later one is there, the file is damaged, and no server starts with it.
+//! - **A torn end is no damage.** A record at the end that is missing or incomplete was never
+//!   acknowledged, because an acknowledgement comes after the sync. It does not count, and the next
+//!   record takes its sequence number.
 //!
-//! A takeover reads this under the lock. Before it writes its head, it writes the last record once
-//! more, and zeros at the block where the records of each segment end: the last owner may have
-//! failed to sync its last record, or the zeros that annul it. So what this reader has seen is what
-//! every later reader sees.
+//! A takeover reads the file under the lock. Before it writes its head, it writes the last record
+//! again, and zeros at the block where the records of each segment end. The reason: the last owner
+//! may have failed to sync its last record, or the zeros that annul it. So every later reader sees
+//! what this reader saw.
 //!
 //! # Fencing
 //!
-//! A process holds a lock on the file (`flock`) while it writes, and compares owner and epoch of
-//! the head with its lease under that lock. A takeover needs a higher epoch than that of the head.
-//! So a takeover waits for the append in flight, and an owner that was overtaken appends nothing
-//! any more.
+//! A process holds a lock on the file (`flock`) while it writes. Under that lock it compares the
+//! owner and the epoch of the head with its lease. A takeover needs a higher epoch than that of the
+//! head. So a takeover waits for the append in flight, and the earlier owner appends nothing more.
 //!
 //! # Constraints
 //!
-//! - One server at a time, on a local file system whose `flock` and `fdatasync` do what they say.
-//! - A record has less than 4 GiB; segment and record sizes are multiples of 4,096 bytes.
-//! - Sequence numbers are never used twice for records that were acknowledged.
-//! - A backup copies the file under the lock. It is copied before the tables: what is checkpointed
-//!   meanwhile is in both, and the mark decides.
+//! - One server at a time, on a local file system with a correct `flock` and `fdatasync`.
+//! - A record has less than 4 GiB. The sizes of segments and records are multiples of 4,096 bytes.
+//! - The sequence number of an acknowledged record is never used again.
+//! - A backup copies the file under the lock, before the tables. A batch that is checkpointed in
+//!   between is in both copies, and the mark decides which one counts.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -145,16 +143,16 @@ mod segment;
 #[cfg(test)]
 mod tests;
 
-/// How long it waits for another process that has the lock: one that takes the file over, reads it,
-/// or copies it.
+/// How long to wait for a process that has the lock because it takes over, reads or copies the
+/// file.
 const BUSY_MAX: Duration = Duration::from_secs(5);
 const BUSY_POLL: Duration = Duration::from_millis(1);
 
-/// See the module.
+/// The journal in a file.
 #[derive(Debug)]
 pub(in crate::store) struct FileJournal {
     path: PathBuf,
-    /// None when it is closed.
+    /// `None` when it is closed.
     state: Mutex<Option<State>>,
 }
 
@@ -162,13 +160,13 @@ pub(in crate::store) struct FileJournal {
 struct State {
     file: Arc<File>,
     head: Head,
-    /// The last record in each segment; 0 if there is none.
+    /// The sequence number of the last record in each segment. 0 if there is none.
     segments: Vec<u64>,
-    /// The free rest of the segment that is appended to: begin and end.
+    /// The free part of the current segment: its start and its end, in bytes of the file.
     room: Option<(u64, u64)>,
-    /// The number of the next record in this file.
+    /// The sequence number of the next record.
     next: u64,
-    /// Records that are not forgotten, with their sequence numbers.
+    /// The records that are not forgotten, with their sequence numbers.
     kept: VecDeque<(Position, u64)>,
     /// The place of a record whose write or sync failed.
     failed: Option<u64>,
@@ -176,10 +174,10 @@ struct State {
 }
 
 impl FileJournal {
-    /// Opens the file. Makes it if there is none, or an empty one.
+    /// Opens the file. Makes it if it does not exist or is empty.
     ///
-    /// # Errors
-    /// [`StoreError::Unsafe`] if it cannot be written, or is no journal of this server.
+    /// Fails with [`StoreError::Unsafe`] if the file cannot be written, or is not a journal of this
+    /// server.
     pub(in crate::store) fn open(path: &Path) -> Result<Self, StoreError> {
         let opened = || {
             let is_new = std::fs::metadata(path).map_or_else(
@@ -210,16 +208,14 @@ impl FileJournal {
         Ok(FileJournal { path: path.to_owned(), state: Mutex::new(Some(state)) })
     }
 
-    /// Its path.
     pub(in crate::store) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The epoch in which it was last taken over, and what is in it.
+    /// Returns the epoch of the last takeover, and the records.
     ///
-    /// # Errors
-    /// [`StoreError::Corrupt`] if a part of it is missing, [`StoreError::Database`] if it cannot be
-    /// read.
+    /// Fails with [`StoreError::Corrupt`] if a record is missing, and with [`StoreError::Database`]
+    /// if the file cannot be read.
     pub(super) fn read(&self) -> Result<(i64, Vec<Record>), StoreError> {
         self.found().map_err(|error| match error.kind() {
             ErrorKind::InvalidData => StoreError::Corrupt(error.to_string()),
@@ -228,7 +224,7 @@ impl FileJournal {
     }
 
     fn found(&self) -> IoResult<(i64, Vec<Record>)> {
-        // Scanned without the lock, so that no append waits for it.
+        // The scan runs without the lock, so that no append waits for it.
         let (head, bytes) = self.with(|state| {
             let _lock = state.locked()?;
             Ok::<_, Error>((read_head(&state.file)?, read_all(&state.file)?))
@@ -237,10 +233,10 @@ impl FileJournal {
         Ok((head.epoch, found.records.into_iter().map(|(_, record)| record).collect()))
     }
 
-    /// Takes it over: no other process can append anything from then on.
+    /// Takes over the file. From then on no other process can append.
     ///
-    /// # Errors
-    /// [`CommitError::Fenced`] if another process has taken it over in this epoch, or a later one.
+    /// Fails with [`CommitError::Fenced`] if another process has taken it over in this epoch or a
+    /// later one.
     pub(super) fn take(&self, lease: Lease) -> Result<(), CommitError> {
         self.with(|state| {
             state.file = Arc::new(open(&self.path)?);
@@ -252,7 +248,7 @@ impl FileJournal {
             let bytes = read_all(&state.file)?;
             let found = scan(&head, &bytes)?;
             // The last owner may have failed to sync its last record, or the zeros that annul it.
-            // From now on what was read here is what is on the disk.
+            // After these writes the disk has what was read here.
             if let Some(last) = found.last {
                 let place = wide(last.start);
                 state.file.write_all_at(bytes.get(last).unwrap_or_default(), place)?;
@@ -271,7 +267,7 @@ impl FileJournal {
         })
     }
 
-    /// Appends a batch, and waits on this thread until it is durable.
+    /// Appends a batch. Blocks this thread until the batch is durable.
     pub(super) fn append(
         &self,
         number: i64,
@@ -287,8 +283,8 @@ impl FileJournal {
         })
     }
 
-    /// Is a batch in it? One whose write failed is not from then on, whatever reached the disk,
-    /// unless another process has read it already.
+    /// Says whether the file has a batch. If this process still holds the lease, it first annuls a
+    /// record whose write failed. Such a record never counts, even if it reached the disk.
     pub(super) fn contains(&self, at: Position, lease: Lease) -> Result<bool, CommitError> {
         self.with(|state| {
             state.reopen_after_failure(&self.path)?;
@@ -303,7 +299,7 @@ impl FileJournal {
         })
     }
 
-    /// Syncs whatever was appended before.
+    /// Syncs all that was appended before.
     pub(in crate::store) fn seal(&self, lease: Lease) -> Result<(), CommitError> {
         self.with(|state| {
             let _lock = state.locked_by(lease)?;
@@ -311,24 +307,25 @@ impl FileJournal {
         })
     }
 
-    /// Gives the room of records up to this one free, which are checkpointed into the tables.
+    /// Forgets all records up to `up_to`, which are checkpointed. Their space may then be
+    /// overwritten.
     pub(super) fn forget(&self, up_to: Position, lease: Lease) -> Result<(), CommitError> {
         self.with(|state| {
             let _lock = state.locked_by(lease)?;
             let checkpointed = state.kept.iter().take_while(|(at, _)| *at <= up_to);
             let count = checkpointed.clone().count();
             let Some((_, last)) = checkpointed.last().copied() else { return Ok(()) };
-            // Durable before anything is overwritten: else recovery would miss the overwritten
-            // records.
+            // The head must be durable before a record is overwritten. Otherwise recovery would
+            // miss that record.
             state.write_head(|head| head.forgotten = last)?;
             state.kept.drain(..count);
             Ok(())
         })
     }
 
-    /// Copies it as it is at one moment.
+    /// Copies the file as it is at one moment.
     pub(in crate::store) fn copy(&self, to: &Path) -> IoResult<()> {
-        // Written without the lock, so that no append waits for the other disk.
+        // The copy is written without the lock, so that no append waits for the other disk.
         let bytes = self.with(|state| {
             let _lock = state.locked()?;
             read_all(&state.file)
@@ -338,7 +335,6 @@ impl FileJournal {
         copy.sync_all()
     }
 
-    /// Closes it.
     pub(super) fn close(&self) {
         *self.state() = None;
     }
@@ -357,12 +353,12 @@ impl FileJournal {
     }
 }
 
-/// A lock on the file, until it is dropped.
+/// A lock on the file. Dropping it releases it.
 struct Locked(Arc<File>);
 
 impl Drop for Locked {
     fn drop(&mut self) {
-        // A process that ends gives it back as well.
+        // If this fails, the lock ends with the process.
         let _ = self.0.unlock();
     }
 }
@@ -384,13 +380,13 @@ impl State {
         }
     }
 
-    /// A lock on a journal that is this process's.
+    /// Locks the file. Fails with [`CommitError::Fenced`] if this process does not own it.
     fn locked_by(&self, lease: Lease) -> Result<Locked, CommitError> {
         let lock = self.locked()?;
         if read_head(&self.file)?.is_held(lease) { Ok(lock) } else { Err(CommitError::Fenced) }
     }
 
-    /// After a failed sync, what a handle reads need not be what is on the disk.
+    /// Opens the file anew after a failed sync: the old handle may not read what is on the disk.
     fn reopen_after_failure(&mut self, path: &Path) -> IoResult<()> {
         if self.failed.is_some() {
             self.file = Arc::new(open(path)?);
@@ -398,7 +394,7 @@ impl State {
         Ok(())
     }
 
-    /// Makes sure that a record whose write failed never counts.
+    /// Overwrites the start of a record whose write failed, so that it never counts.
     fn annul(&mut self) -> IoResult<()> {
         if let Some(place) = self.failed {
             self.file.write_all_at(&[0; BLOCK], place)?;
@@ -430,8 +426,8 @@ impl State {
         for segment in self.segments.iter_mut().take(last.saturating_add(1)).skip(first) {
             *segment = sequence;
         }
-        // Nothing is written behind a record of several segments: its first ones would be free
-        // before its last one.
+        // Nothing is written after a record of several segments. Otherwise its first segments would
+        // be free before its last one.
         let is_large = first < last;
         let room = self.room.filter(|(_, limit)| !is_large && end < *limit);
         self.room = room.map(|(_, limit)| (end, limit));
@@ -451,7 +447,7 @@ impl State {
     }
 }
 
-/// Makes the file under another name first, so that there is none that is half made.
+/// Makes the file under another name and renames it, so that no incomplete file exists.
 fn create(path: &Path) -> IoResult<()> {
     let segment = if failpoint::is_ordered("sqlite-small-log") { SMALL_SEGMENT } else { SEGMENT };
     let head = Head {
@@ -472,7 +468,7 @@ fn create(path: &Path) -> IoResult<()> {
     File::open(folder_of(path))?.sync_all()
 }
 
-/// An empty file that only the server's user can read.
+/// Makes an empty file that only the server's user can read.
 fn create_private(path: &Path) -> IoResult<File> {
     OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
 }
@@ -481,7 +477,7 @@ fn open(path: &Path) -> IoResult<File> {
     OpenOptions::new().read(true).write(true).open(path)
 }
 
-/// Waits until what was written is durable. A test may order it not to.
+/// Waits until all writes are durable. A test can turn this off.
 fn sync(file: &File) -> IoResult<()> {
     if is_synced() { file.sync_data() } else { Ok(()) }
 }

@@ -1,4 +1,4 @@
-//! Frames, heads and records: what the bytes of the file mean.
+//! Frames, heads and records: the meaning of the bytes in the file.
 
 use std::fs::File;
 use std::io::{Error, ErrorKind, Result as IoResult};
@@ -9,39 +9,39 @@ use serde::{Deserialize, Serialize};
 use super::super::position::Position;
 use domain::Lease;
 
-/// The unit of writes: a page of memory on most systems, and a whole number of sectors on every
-/// disk.
+/// The unit of writes. It is a page of memory on most systems, and a whole number of sectors on
+/// every disk.
 pub(super) const BLOCK: usize = 4_096;
-/// Where the first segment begins.
+/// Where the first segment starts, in bytes.
 pub(super) const HEADS: u64 = 2 * 4_096;
 const HEAD_MAGIC: [u8; 8] = *b"polyhead";
 pub(super) const RECORD_MAGIC: [u8; 8] = *b"polybtch";
 pub(super) const FORMAT: u8 = 1;
 
-/// The owner of the file, and up to which record it may be overwritten.
+/// The owner of the file, and up to which record the file may be overwritten.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Head {
     pub(super) format: u8,
-    /// Drawn for this file, and in each of its records: nothing that a customer sends passes for a
-    /// record.
+    /// Random bytes of this file, which are in each of its records. So no customer can send bytes
+    /// that count as a record.
     pub(super) salt: [u8; 16],
     pub(super) segment: u32,
-    /// Of the two heads, the one that has more counts.
+    /// The head with the higher generation counts.
     pub(super) generation: u64,
     pub(super) owner: Option<[u8; 16]>,
     pub(super) epoch: i64,
-    /// Records up to this one are checkpointed into the tables, and may be overwritten.
+    /// Records up to this sequence number are checkpointed and may be overwritten.
     pub(super) forgotten: u64,
 }
 
 impl Head {
-    /// Is it the lease under which the file is written?
+    /// Says whether the file is owned under this lease.
     pub(super) fn is_held(&self, lease: Lease) -> bool {
         self.owner == Some(lease.owner.into_bytes()) && self.epoch == lease.epoch
     }
 }
 
-/// What stands before the writes of a batch.
+/// The part of a record before the writes of the batch.
 #[derive(Serialize, Deserialize)]
 pub(super) struct RecordHead {
     pub(super) salt: [u8; 16],
@@ -50,7 +50,7 @@ pub(super) struct RecordHead {
     pub(super) number: i64,
 }
 
-/// A batch in the journal.
+/// A batch in the journal, not decoded.
 #[derive(Debug, PartialEq, Eq)]
 pub(in super::super) struct Record {
     pub(in super::super) at: Position,
@@ -64,7 +64,7 @@ pub(super) fn read_head(file: &File) -> IoResult<Head> {
         _ => {}
     }
     let bodies = || blocks.chunks(BLOCK).filter_map(|block| framed(HEAD_MAGIC, block));
-    // A head that this server cannot read counts as much as one that it can.
+    // A head of another format counts too: it stops this server.
     let formats = bodies().filter_map(|(body, _)| body.first());
     if let Some(format) = formats.copied().find(|format| *format != FORMAT) {
         let text = format!("it has format {format}, and this server knows {FORMAT}");
@@ -84,15 +84,14 @@ pub(super) fn head_block(head: &Head) -> IoResult<Vec<u8>> {
     Ok(block)
 }
 
-/// The record at the beginning of these bytes, with its writes, and how many bytes it takes.
+/// Reads the record at the start of `bytes`: its head, its writes, and its length in bytes.
 pub(super) fn read_record(bytes: &[u8], salt: [u8; 16]) -> Option<(RecordHead, &[u8], usize)> {
     let (body, length) = framed(RECORD_MAGIC, bytes)?;
     let (record, writes) = postcard::take_from_bytes::<RecordHead>(body).ok()?;
     (record.salt == salt).then_some((record, writes, length))
 }
 
-/// Begins a frame: a word that says what it is, the length of what follows, and the checksum of
-/// both.
+/// Begins a frame: the magic, and space for length and checksum.
 pub(super) fn begun_frame(magic: [u8; 8], mut buffer: Vec<u8>) -> Vec<u8> {
     buffer.clear();
     buffer.extend_from_slice(&magic);
@@ -100,7 +99,7 @@ pub(super) fn begun_frame(magic: [u8; 8], mut buffer: Vec<u8>) -> Vec<u8> {
     buffer
 }
 
-/// Writes the length and the checksum, and fills the last block up.
+/// Writes the length and the checksum, and fills the last block with zeros.
 pub(super) fn end_frame(buffer: &mut Vec<u8>) -> IoResult<()> {
     if let Some((frame, body)) = buffer.split_at_mut_checked(16)
         && let Some((length, sum)) =
@@ -114,7 +113,7 @@ pub(super) fn end_frame(buffer: &mut Vec<u8>) -> IoResult<()> {
     Ok(())
 }
 
-/// What a frame at the beginning of these bytes has in it, and how many bytes it takes.
+/// Returns the body of the frame at the start of `bytes`, and the frame's length in bytes.
 fn framed(magic: [u8; 8], bytes: &[u8]) -> Option<(&[u8], usize)> {
     let rest = bytes.strip_prefix(&magic)?;
     let (count, rest) = rest.split_first_chunk()?;

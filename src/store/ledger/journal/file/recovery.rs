@@ -1,4 +1,4 @@
-//! Recovery: which records a file has.
+//! Recovery: finds the records in a file.
 
 use std::fs::File;
 use std::io::{Error, ErrorKind, Result as IoResult};
@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt as _;
 
 use super::record::{BLOCK, HEADS, Head, Record, read_record};
 
-/// All bytes of the file.
+/// Reads the whole file.
 pub(super) fn read_all(file: &File) -> IoResult<Vec<u8>> {
     let length = usize::try_from(file.metadata()?.len()).map_err(Error::other)?;
     let mut bytes = vec![0; length];
@@ -15,19 +15,19 @@ pub(super) fn read_all(file: &File) -> IoResult<Vec<u8>> {
     Ok(bytes)
 }
 
-/// What is in a file.
+/// The result of a scan.
 pub(super) struct Found {
     /// The records that are not forgotten, with their sequence numbers, in order.
     pub(super) records: Vec<(u64, Record)>,
-    /// The last record in each segment; 0 if there is none.
+    /// The sequence number of the last record in each segment. 0 if there is none.
     pub(super) segments: Vec<u64>,
-    /// The bytes of the last record.
+    /// Where the last record is, in bytes.
     pub(super) last: Option<Range<usize>>,
-    /// The ends of the records in each segment that they do not fill.
+    /// For each segment that is not full: where its records end.
     pub(super) ends: Vec<usize>,
 }
 
-/// Finds the records in the bytes of a file.
+/// Finds the records in the bytes of a file. Fails if a record is missing before another one.
 pub(super) fn scan(head: &Head, bytes: &[u8]) -> IoResult<Found> {
     let size = usize::try_from(head.segment).map_err(Error::other)?;
     let heads = usize::try_from(HEADS).map_err(Error::other)?;
@@ -46,14 +46,14 @@ pub(super) fn scan(head: &Head, bytes: &[u8]) -> IoResult<Found> {
                 if std::mem::take(&mut is_walking) {
                     found.ends.push(at);
                 }
-                // Behind the end there may be old records, which are forgotten. Any other is behind
-                // a hole.
+                // After the end there may be old records, which are forgotten. Any other record
+                // here comes after a hole.
                 at = at.saturating_add(BLOCK);
                 continue;
             };
             let next = at.saturating_add(length);
             if next > end {
-                // Alone in the segments that it has.
+                // A record of several segments has them to itself.
                 let segments = length.div_ceil(size);
                 end = begin.saturating_add(size.saturating_mul(segments));
             }

@@ -1,4 +1,4 @@
-//! Segments: where in the file the next record goes.
+//! Segments: decides where in the file the next record goes.
 
 use std::fs::File;
 use std::io::{Error, Result as IoResult};
@@ -7,13 +7,13 @@ use std::os::unix::fs::FileExt as _;
 use super::State;
 use super::record::{BLOCK, HEADS, wide};
 
-/// How many bytes a segment has, in a file that is made now.
+/// Bytes of a segment in a new file.
 pub(super) const SEGMENT: u32 = if cfg!(test) { 4 * 4_096 } else { 1_048_576 };
 pub(super) const SMALL_SEGMENT: u32 = 8 * 4_096;
 
 impl State {
-    /// A place with room for so many bytes: in the rest of a segment, in one or more that are free,
-    /// or behind the last.
+    /// Finds a place for `length` bytes: in the current segment, in free segments, or after the
+    /// last one.
     pub(super) fn room_of(&mut self, length: u64) -> IoResult<u64> {
         if let Some((begin, end)) = self.room
             && begin.saturating_add(length) <= end
@@ -28,8 +28,8 @@ impl State {
         let begin = self.place_of(first);
         let end = begin.saturating_add(segment.saturating_mul(wide(count)));
         if free.is_none() {
-            // Written once, so that later writes find their blocks, and nothing but what they say
-            // is to be synced.
+            // Written once, so that later writes find their blocks allocated and a sync writes data
+            // only.
             fill(&self.file, begin, end)?;
             self.segments.extend(std::iter::repeat_n(0, count));
         }
@@ -47,7 +47,7 @@ impl State {
     }
 }
 
-/// Writes zeros, and waits until the file has its length.
+/// Writes zeros, and waits until the data and the new length are durable.
 pub(super) fn fill(file: &File, begin: u64, end: u64) -> IoResult<()> {
     let mut place = begin;
     while place < end {

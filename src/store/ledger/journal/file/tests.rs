@@ -36,8 +36,8 @@ fn change(path: &Path, place: u64, bytes: &[u8]) {
     file.write_all_at(bytes, place).unwrap();
 }
 
-/// Appends, forgets, is taken over and opened anew in any order, and always has what a list has;
-/// and its file does not grow beyond what is needed.
+/// Appends, forgets, takes over and reopens in any order. The file always has the same records as a
+/// list, and it grows no more than needed.
 #[test]
 fn it_has_what_was_appended_and_not_forgotten() {
     for seed in 0..20 {
@@ -84,14 +84,15 @@ fn it_has_what_was_appended_and_not_forgotten() {
     }
 }
 
-/// Whatever of the last record is not on the disk, it does not count, and all before it do.
+/// If any part of the last record is missing on the disk, that record does not count, and all
+/// before it do.
 #[test]
 fn a_record_that_is_not_whole_does_not_count() {
     let (_folder, path) = folder();
     let log = appended(&path, 2);
     let writes: Vec<u8> = (0..9_000_u32).map(|number| number.to_le_bytes()[0] | 1).collect();
     log.append(3, &writes, lease(1)).unwrap();
-    // It had no room in the first segment.
+    // The record did not fit into the first segment.
     let begin = HEADS + u64::from(SEGMENT);
     let whole = std::fs::read(&path).unwrap();
     for sector in (begin..begin + 9_000).step_by(512) {
@@ -100,7 +101,7 @@ fn a_record_that_is_not_whole_does_not_count() {
         std::fs::write(&path, &whole).unwrap();
         assert_eq!(numbers(&log).len(), 3);
     }
-    // The next one goes on from what is there.
+    // The next record follows the last complete one.
     change(&path, begin, &[0; 512]);
     let next = taken(&path, 2);
     next.append(1, b"next", lease(2)).unwrap();
@@ -112,7 +113,7 @@ fn a_record_that_is_missing_before_others_stops_everyone() {
     let (_folder, path) = folder();
     let log = appended(&path, 3);
     change(&path, HEADS + wide(BLOCK) + 20, &[0xff; 8]);
-    // In its segment, and then in the next one.
+    // First records in the same segment, then in the next one.
     for number in 4..=6 {
         let error = log.read().unwrap_err();
         assert!(matches!(error, StoreError::Corrupt(_)), "{error:?}");
@@ -124,8 +125,8 @@ fn a_record_that_is_missing_before_others_stops_everyone() {
     assert!(next.take(lease(2)).is_err());
 }
 
-/// The first segments of a large record are free before the last one is, where something comes
-/// behind it.
+/// If a record followed a large one in its last segment, the large one's first segments would be
+/// free too early.
 #[test]
 fn behind_a_large_record_nothing_is_lost() {
     let (_folder, path) = folder();
@@ -140,7 +141,7 @@ fn behind_a_large_record_nothing_is_lost() {
     }
 }
 
-/// It is written again where it failed, and is there once.
+/// A failed record is written again in its place, and counts once.
 #[test]
 fn a_write_that_failed_does_not_count() {
     let (_folder, path) = folder();
@@ -155,7 +156,7 @@ fn a_write_that_failed_does_not_count() {
     assert!(!log.contains((1, 2), lease(1)).unwrap());
     log.append(2, b"two", lease(1)).unwrap();
     assert!(log.contains((1, 2), lease(1)).unwrap());
-    // It reached the disk, and the sync failed.
+    // The write reached the disk, and the sync failed.
     {
         let mut state = log.state();
         let state = state.as_mut().unwrap();
@@ -167,7 +168,7 @@ fn a_write_that_failed_does_not_count() {
     assert_eq!(numbers(&log), [(1, 1), (1, 2)]);
     assert!(!log.contains((1, 2), lease(1)).unwrap());
     assert_eq!(numbers(&log), [(1, 1)]);
-    // Nobody looked.
+    // No call of `contains` comes in between.
     broken();
     assert!(log.append(2, b"lost", lease(1)).is_err());
     log.append(3, b"three", lease(1)).unwrap();
@@ -182,8 +183,8 @@ fn of_two_heads_the_last_whole_one_counts() {
     let (_folder, path) = folder();
     let log = appended(&path, 2);
     log.forget((1, 1), lease(1)).unwrap();
-    // The head that forgets is in the first block, the one before in the second; nothing is written
-    // over yet.
+    // The head that forgets is in the first block, and the head before it is in the second. No
+    // record is overwritten yet.
     let whole = std::fs::read(&path).unwrap();
     change(&path, 20, &[0xff; 4]);
     assert_eq!(numbers(&log), [(1, 1), (1, 2)]);
@@ -210,7 +211,7 @@ fn who_was_overtaken_appends_nothing() {
     assert_eq!(numbers(&two), [(1, 1), (2, 1)]);
 }
 
-/// A customer who knows the format has no part in what counts as a record.
+/// A customer who knows the format cannot make bytes count as a record.
 #[test]
 fn a_record_of_another_file_does_not_count() {
     let (_folder, path) = folder();
