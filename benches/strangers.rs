@@ -59,7 +59,8 @@ async fn answer(stream: &mut TcpStream) -> Option<u16> {
         }
         let head = String::from_utf8_lossy(&text).to_ascii_lowercase();
         let Some((head, body)) = head.split_once("\r\n\r\n") else { continue };
-        let length = head.split("content-length: ").nth(1)?.split("\r\n").next()?.parse().ok()?;
+        let length = head.split("content-length: ").nth(1)?.split("\r\n").next()?;
+        let length: usize = length.parse().ok()?;
         if body.len() >= length {
             return head.split(' ').nth(1)?.parse().ok();
         }

@@ -9,7 +9,7 @@ use test_support::Database;
 
 /// Bytes for each call.
 #[derive(Clone, Debug, Serialize)]
-pub struct Cost {
+pub(crate) struct Cost {
     pub database: String,
     /// A table, an index, or the log.
     pub what: String,
@@ -21,11 +21,11 @@ const POSTGRES: &str = "SELECT relname::TEXT, pg_relation_size(oid) FROM pg_clas
     WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'i')";
 
 /// The current sizes.
-pub struct Sizes(BTreeMap<String, i64>);
+pub(crate) struct Sizes(BTreeMap<String, i64>);
 
 impl Sizes {
     /// Reads the sizes. The writes of SQLite are those of the server's process, `process`.
-    pub fn now(database: &Database, process: u32) -> Self {
+    pub(crate) fn now(database: &Database, process: u32) -> Self {
         let mut sizes = BTreeMap::new();
         test_support::run(async {
             let connection = database.connect().await;
@@ -56,7 +56,7 @@ impl Sizes {
     }
 
     /// The growth since `before`, divided by the number of calls.
-    pub fn since(&self, before: &Sizes, database: &str, calls: u64) -> Vec<Cost> {
+    pub(crate) fn since(&self, before: &Sizes, database: &str, calls: u64) -> Vec<Cost> {
         let grown = self.0.iter().map(|(what, bytes)| {
             let grown = bytes - before.0.get(what).copied().unwrap_or(0);
             let bytes_a_call = grown as f64 / calls as f64;

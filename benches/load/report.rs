@@ -12,7 +12,7 @@ use test_support::generator::{Measured, Shape};
 
 /// One measurement.
 #[derive(Clone, Debug, Serialize)]
-pub struct Figure {
+pub(crate) struct Figure {
     /// The name of the case.
     pub case: String,
     /// The measured server.
@@ -44,7 +44,7 @@ pub struct Figure {
 }
 
 impl Figure {
-    pub fn of(measured: &Measured, expected: u16) -> Self {
+    pub(crate) fn of(measured: &Measured, expected: u16) -> Self {
         let unsent = u64::try_from(measured.unsent).unwrap();
         Figure {
             case: String::new(),
@@ -69,7 +69,7 @@ impl Figure {
         }
     }
 
-    pub fn at(mut self, shape: Shape) -> Self {
+    pub(crate) fn at(mut self, shape: Shape) -> Self {
         self.rate = match shape {
             Shape::Closed => None,
             Shape::Open(rate) => Some(rate),
@@ -78,7 +78,7 @@ impl Figure {
     }
 }
 
-pub fn heading() -> String {
+pub(crate) fn heading() -> String {
     format!(
         "{:<34}{:<22}{:>10}{:>10}{:>9}{:>9}{:>9}{:>9}{:>9}{:>8}",
         "case",
@@ -94,7 +94,7 @@ pub fn heading() -> String {
     )
 }
 
-pub fn line(figure: &Figure) -> String {
+pub(crate) fn line(figure: &Figure) -> String {
     let number = |value: Option<f64>, digits: usize| {
         value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
     };
@@ -119,7 +119,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// The medians over all rounds, for each case and target.
-pub fn medians(metrics: &[Figure]) -> Vec<Figure> {
+pub(crate) fn medians(metrics: &[Figure]) -> Vec<Figure> {
     let mut names: Vec<(&str, &str)> = Vec::new();
     for figure in metrics {
         let name = (figure.case.as_str(), figure.target.as_str());
@@ -165,7 +165,7 @@ struct Everything<'a> {
 }
 
 /// Writes the JSON and the page. Returns where they are.
-pub fn write(
+pub(crate) fn write(
     folder: &Path,
     machine: &BTreeMap<&'static str, String>,
     rounds: &[Figure],

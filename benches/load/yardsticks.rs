@@ -32,7 +32,7 @@ const ANSWER: &str = concat!(
 );
 
 /// Starts a yardstick; [`serve`] defines the values of `what`.
-pub fn start(what: &str, database: &str) -> Running {
+pub(crate) fn start(what: &str, database: &str) -> Running {
     let port = free_port();
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--serve", what, &port.to_string(), database]);
@@ -40,7 +40,7 @@ pub fn start(what: &str, database: &str) -> Running {
 }
 
 /// Runs a yardstick until the process is killed.
-pub fn serve(what: &str, port: u16, database: &str) {
+pub(crate) fn serve(what: &str, port: u16, database: &str) {
     let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
     match what {
         "bare" => bare(listener),
@@ -145,7 +145,7 @@ async fn charge_one(database: &DatabaseConnection, account: i64) -> Result<(), D
 }
 
 /// The callers of the row lock: account numbers.
-pub fn row_lock_callers(count: usize) -> Vec<String> {
+pub(crate) fn row_lock_callers(count: usize) -> Vec<String> {
     assert!(count <= ROW_LOCK_ACCOUNTS);
     (0..count).map(|number| number.to_string()).collect()
 }

@@ -27,7 +27,7 @@ const COST: i64 = 2_000_000;
 
 /// Creates `count` accounts, each with a key, a balance, and its share of `rows` ledger rows.
 /// Returns the keys.
-pub fn write(database: &Database, count: usize, rows: usize) -> Vec<String> {
+pub(crate) fn write(database: &Database, count: usize, rows: usize) -> Vec<String> {
     std::fs::write(database.folder().join("key_pepper"), PEPPER).unwrap();
     let pepper = Pepper::new(PEPPER.as_bytes()).unwrap();
     let runtime = polysystems::app::database_runtime().unwrap();

@@ -267,6 +267,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::seal::Secrets;
 
     #[test]
     fn a_recovery_code_is_read_however_it_is_written() {

@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::password::{LENGTH_MAX, PasswordError, Passwords, is_common};
 use super::session::{Challenge, RefreshToken, Session, SessionError, Sessions, digest};
 use super::throttle::{Subject, Throttle, TooManyAttempts, subject};
+use crate::access::AccessError;
 use crate::clock::Clock;
-use crate::keys::KeysError;
 use crate::mail::Mailer;
 use crate::seal::Seal;
 use crate::store::StoreError;
@@ -92,7 +92,7 @@ pub enum UsersError {
     Store(#[from] StoreError),
     /// What a proof ends could not be ended.
     #[error(transparent)]
-    Account(#[from] KeysError),
+    Account(#[from] AccessError),
     /// A token could not be signed.
     #[error("a session token could not be signed")]
     Unsigned,

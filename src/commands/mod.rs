@@ -31,7 +31,7 @@ const TRACES_END_MAX: Duration = Duration::from_secs(5);
 /// Sells API calls from a prepaid balance, and never gets the money wrong.
 #[derive(Parser)]
 #[command(version, about)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// The settings file (TOML). Each setting can also be set by POLYSYSTEMS_<SECTION>__<NAME>.
     #[arg(long, env = "POLYSYSTEMS_CONFIG", global = true)]
     config: Option<PathBuf>,
@@ -102,7 +102,7 @@ enum ConfigCommand {
 }
 
 /// Runs the command. Returns the exit code of the process.
-pub fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     #[cfg(feature = "failpoints")]
     polysystems::failpoint::listen();
     let (settings, sources) = Settings::read_with_sources(arguments.config.as_deref())

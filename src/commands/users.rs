@@ -20,7 +20,7 @@ use serde_json::json;
 use super::{Operator, ask, print};
 
 #[derive(Subcommand)]
-pub enum UserCommand {
+pub(crate) enum UserCommand {
     /// Creates a user; the password is read from standard input
     Create {
         /// Their email
@@ -134,13 +134,17 @@ struct CreditsBody {
 
 /// The role of a user.
 #[derive(Clone, Copy, clap::ValueEnum)]
-pub enum RoleName {
+pub(crate) enum RoleName {
     User,
     Admin,
 }
 
 /// Runs every command of `polysystems user` but `create`.
-pub async fn run(settings: &Settings, users: &Users, command: UserCommand) -> anyhow::Result<()> {
+pub(crate) async fn run(
+    settings: &Settings,
+    users: &Users,
+    command: UserCommand,
+) -> anyhow::Result<()> {
     let path = async |user: &str, act: &str| -> anyhow::Result<String> {
         Ok(format!("/api/admin/users/{}{act}", find_user(users, user).await?.id))
     };
@@ -196,7 +200,7 @@ pub async fn run(settings: &Settings, users: &Users, command: UserCommand) -> an
 }
 
 /// `user create`: reads the password from standard input.
-pub fn create(
+pub(crate) fn create(
     settings: &Settings,
     email: String,
     username: String,

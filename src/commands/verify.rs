@@ -53,7 +53,7 @@ impl verify::Audience for Printed {
 
 /// Checks every ledger. The exit code says whether there are findings. An error means that the
 /// check could not run.
-pub fn run(settings: &Settings, is_json: bool) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(settings: &Settings, is_json: bool) -> anyhow::Result<ExitCode> {
     look(settings, is_json).map_err(|error| match exit_of(&error) {
         Exit::Settings => error,
         _ => ExitError::error(Exit::CannotLook, format!("{error:#}")),

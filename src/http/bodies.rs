@@ -136,7 +136,7 @@ impl Bodies {
 
 /// Takes what has come of a body that nobody reads, and waits for nothing more. If that was all of
 /// it, the connection can stay open.
-pub async fn discard(payload: &mut Payload) {
+pub(crate) async fn discard(payload: &mut Payload) {
     if matches!(payload, Payload::None) {
         return;
     }

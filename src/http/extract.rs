@@ -28,24 +28,24 @@ use domain::{Actor, Origin, Refusal, UserId};
 
 type Boxed<T> = Pin<Box<dyn Future<Output = Result<T, ApiError>>>>;
 
-pub fn app(request: &HttpRequest) -> Result<Data<App>, ApiError> {
+pub(crate) fn app(request: &HttpRequest) -> Result<Data<App>, ApiError> {
     request.app_data::<Data<App>>().cloned().ok_or(ApiError::Internal)
 }
 
 /// The whole body of a request, whatever its Content-Type, or why it could not be read.
-pub struct Body(Result<Bytes, ApiError>);
+pub(crate) struct Body(Result<Bytes, ApiError>);
 
 impl Body {
     /// The bytes.
     ///
     /// # Errors
     /// Why it could not be read.
-    pub fn bytes(self) -> Result<Bytes, ApiError> {
+    pub(crate) fn bytes(self) -> Result<Bytes, ApiError> {
         self.0
     }
 
     /// The bytes as they came; empty if they could not be read.
-    pub fn raw(&self) -> &[u8] {
+    pub(crate) fn raw(&self) -> &[u8] {
         self.0.as_deref().unwrap_or_default()
     }
 
@@ -53,7 +53,7 @@ impl Body {
     ///
     /// # Errors
     /// [`ApiError::BadJson`] or [`ApiError::Validation`]
-    pub fn json<T>(self) -> Result<T, ApiError>
+    pub(crate) fn json<T>(self) -> Result<T, ApiError>
     where
         T: DeserializeOwned + Validate<Context = ()>,
     {
@@ -81,7 +81,7 @@ impl Body {
     ///
     /// # Errors
     /// As of [`Body::json`].
-    pub fn json_or_nothing<T>(self) -> Result<Option<T>, ApiError>
+    pub(crate) fn json_or_nothing<T>(self) -> Result<Option<T>, ApiError>
     where
         T: DeserializeOwned + Validate<Context = ()>,
     {
@@ -158,7 +158,7 @@ impl FromRequest for Body {
 }
 
 /// The bearer of the `Authorization` header.
-pub fn bearer(request: &HttpRequest) -> Option<&str> {
+pub(crate) fn bearer(request: &HttpRequest) -> Option<&str> {
     let value = request.headers().get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|token| !token.is_empty())
@@ -191,7 +191,7 @@ impl FromRequest for CurrentSession {
 }
 
 /// The user of a request's session token.
-pub struct SessionUser(pub User);
+pub(crate) struct SessionUser(pub User);
 
 impl FromRequest for SessionUser {
     type Error = ApiError;
@@ -204,7 +204,7 @@ impl FromRequest for SessionUser {
 }
 
 /// The user of a request's session token, with the origin that the audit log records.
-pub struct AuditedUser {
+pub(crate) struct AuditedUser {
     /// The user.
     pub user: User,
     /// The origin.
@@ -237,7 +237,7 @@ impl FromRequest for Device {
 }
 
 /// The operator who asks, with the origin that the audit log records.
-pub struct AdminUser {
+pub(crate) struct AdminUser {
     /// The operator.
     pub id: UserId,
     /// The origin.
@@ -266,21 +266,21 @@ impl FromRequest for AdminUser {
 const AGENT_MAX: usize = 200;
 
 /// The device that a request comes from, as its user sees it.
-pub fn device(request: &HttpRequest, trusted: &[IpAddr]) -> Device {
+pub(crate) fn device(request: &HttpRequest, trusted: &[IpAddr]) -> Device {
     let agent = request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok());
     let agent = agent.unwrap_or_default().chars().filter(|c| !c.is_control()).take(AGENT_MAX);
     Device { address: client_address(request, trusted), agent: agent.collect() }
 }
 
 /// The origin of a user's request, for the audit log.
-pub fn user_origin(request: &HttpRequest, app: &App, user: UserId) -> Origin {
+pub(crate) fn user_origin(request: &HttpRequest, app: &App, user: UserId) -> Origin {
     device(request, &app.trusted_proxies).origin(Actor::User(user))
 }
 
 /// Did the request come from a program of this machine, without a proxy? A proxy tells by its
-/// headers, or by the public name that it passes on; one that adds nothing may speak HTTP/1.0, as
-/// nginx before 1.29.7 does unasked. A proxy with none of these signs is not seen.
-pub fn is_direct(request: &HttpRequest) -> bool {
+/// headers, or by the public name that it passes on; one that adds nothing may
+/// speak HTTP/1.0, as nginx before 1.29.7 does unasked. A proxy with none of these signs is not seen.
+pub(crate) fn is_direct(request: &HttpRequest) -> bool {
     let is_ours = request.peer_addr().is_some_and(|peer| peer.ip().to_canonical().is_loopback());
     let mut hosts = request.headers().get_all(HOST).map(|host| host.to_str().unwrap_or_default());
     let has_own_name = hosts.next().is_some_and(is_loopback_host)
@@ -296,7 +296,7 @@ pub fn is_direct(request: &HttpRequest) -> bool {
 ///
 /// # Errors
 /// [`Refusal::RateLimited`]
-pub fn check_address(request: &HttpRequest, app: &App) -> Result<(), ApiError> {
+pub(crate) fn check_address(request: &HttpRequest, app: &App) -> Result<(), ApiError> {
     let address = client_address(request, &app.trusted_proxies);
     let checked = app.gateway.rate_limits.check_address(address, app.clock.now());
     match checked {
@@ -306,7 +306,7 @@ pub fn check_address(request: &HttpRequest, app: &App) -> Result<(), ApiError> {
 }
 
 /// The address of the client: the peer, or what a trusted proxy forwards.
-pub fn client_address(request: &HttpRequest, trusted: &[IpAddr]) -> IpAddr {
+pub(crate) fn client_address(request: &HttpRequest, trusted: &[IpAddr]) -> IpAddr {
     let unknown = IpAddr::from([0, 0, 0, 0]);
     let peer = request.peer_addr().map_or(unknown, |address| address.ip().to_canonical());
     let forwarded = request.headers().get_all("x-forwarded-for");

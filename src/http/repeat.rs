@@ -11,10 +11,10 @@ use crate::idempotency::{Fingerprint, IdempotencyKey, KeptAnswer, Once};
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// Marks an answer that was given before.
-pub const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
+pub(crate) const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
 
 /// The request's `Idempotency-Key`, if it has one.
-pub fn idempotency_key(request: &HttpRequest) -> Result<Option<IdempotencyKey>, ApiError> {
+pub(crate) fn idempotency_key(request: &HttpRequest) -> Result<Option<IdempotencyKey>, ApiError> {
     let mut values = request.headers().get_all(IDEMPOTENCY_KEY);
     let Some(value) = values.next() else { return Ok(None) };
     let invalid = |message: String| {
@@ -29,7 +29,7 @@ pub fn idempotency_key(request: &HttpRequest) -> Result<Option<IdempotencyKey>, 
 }
 
 /// The request's idempotency, if it has a key; `encode` makes the body of its answer.
-pub fn once<T, A: Serialize>(
+pub(crate) fn once<T, A: Serialize>(
     request: &HttpRequest,
     body: &Body,
     encode: impl Fn(&T) -> A + 'static,
@@ -46,7 +46,7 @@ pub fn once<T, A: Serialize>(
 }
 
 /// The answer that was given before.
-pub fn replay(kept: KeptAnswer) -> HttpResponse {
+pub(crate) fn replay(kept: KeptAnswer) -> HttpResponse {
     let status = StatusCode::from_u16(kept.status).unwrap_or(StatusCode::OK);
     HttpResponseBuilder::new(status)
         .insert_header((CONTENT_TYPE, HeaderValue::from_static("application/json")))

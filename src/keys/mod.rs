@@ -356,7 +356,7 @@ impl Keys {
     ) -> Result<(KeyState, Timestamp), KeysError> {
         let listing = self.find(user, key).await?;
         let lease = self.gateway.account(listing.account).await?;
-        let looked = lease.look(Some(key)).await?;
+        let looked = lease.look(Some(key)).await.map_err(AccessError::from)?;
         let snapshot = self.gateway.recorded(looked, ()).await?;
         let state = snapshot.key.ok_or(KeysError::NotFound)?;
         Ok((state, snapshot.at))
@@ -385,7 +385,8 @@ impl Keys {
         kept: K,
     ) -> Result<KeyState, KeysError> {
         let lease = self.gateway.account(account).await?;
-        self.gateway.recorded(lease.change_key(key, change, Some(act)).await?, kept).await
+        let receipt = lease.change_key(key, change, Some(act)).await?;
+        Ok(self.gateway.recorded(receipt, kept).await?)
     }
 
     fn act(&self, origin: Origin, user: UserId, kind: ActKind, key: KeyId) -> Act {

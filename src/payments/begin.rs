@@ -37,7 +37,7 @@ pub(super) struct Terms {
 }
 
 impl Terms {
-    pub fn of(account: AccountId, provider: &'static str, amount: Credits) -> Self {
+    pub(crate) fn of(account: AccountId, provider: &'static str, amount: Credits) -> Self {
         Terms { account, provider, amount, method: None, is_auto: false, request_digest: None }
     }
 }

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use domain::Environment;
 
 /// Smaller bodies are not counted: the limits on requests bound them.
-pub const SMALL_BODY: usize = 4 * 1024;
+pub(crate) const SMALL_BODY: usize = 4 * 1024;
 
 /// What may run at the same time.
 #[derive(Clone, Copy, Debug)]

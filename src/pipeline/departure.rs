@@ -86,7 +86,7 @@ impl Money {
 
 /// The upstream's answer and the headers about money, as they are recorded for repeats.
 #[must_use]
-pub fn kept(
+pub(crate) fn kept(
     status: StatusCode,
     headers: &HeaderMap,
     money: &[(&'static str, String)],
@@ -107,7 +107,7 @@ pub struct StreamBody {
 }
 
 /// The sending end of a stream.
-pub struct StreamSender {
+pub(crate) struct StreamSender {
     /// Closed when the client has left.
     pub sender: mpsc::Sender<Bytes>,
     /// Pieces the connection has taken.
@@ -116,7 +116,7 @@ pub struct StreamSender {
 
 /// A stream that buffers one piece: the next one is accepted when the connection has taken it.
 #[must_use]
-pub fn stream() -> (StreamSender, StreamBody) {
+pub(crate) fn stream() -> (StreamSender, StreamBody) {
     let (sender, receiver) = mpsc::channel(1);
     let taken = Arc::new(AtomicU64::new(0));
     (StreamSender { sender, taken: Arc::clone(&taken) }, StreamBody { receiver, taken })

@@ -66,7 +66,7 @@ impl Quoted {
 
 /// A token-priced request, and the tokens that it may take.
 #[derive(Clone, Debug)]
-pub struct Generation {
+pub(crate) struct Generation {
     pub(super) request: ModelRequest,
     pub(super) demand: Demand,
     /// Can the upstream generate tokens that it does not show?

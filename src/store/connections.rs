@@ -32,7 +32,7 @@ pub(in crate::store) struct Connections {
 
 impl Connections {
     /// Runs `work` as a task of its own on the database runtime.
-    pub async fn run<T, F, W>(self: &Arc<Self>, work: W) -> Result<T, StoreError>
+    pub(crate) async fn run<T, F, W>(self: &Arc<Self>, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, StoreError>> + Send + 'static,
@@ -42,7 +42,7 @@ impl Connections {
     }
 
     /// As [`Connections::run`], for work that writes: its error says whether the outcome is known.
-    pub async fn run_write<T, F, W>(self: &Arc<Self>, work: W) -> Result<T, StoreError>
+    pub(crate) async fn run_write<T, F, W>(self: &Arc<Self>, work: W) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: Future<Output = Result<T, StoreError>> + Send + 'static,

@@ -76,7 +76,7 @@ const REQUEST_ID: sent::HeaderName = sent::HeaderName::from_static("x-request-id
 const EVENT_STREAM: &[u8] = b"text/event-stream";
 
 /// One upstream URL.
-pub struct Proxy {
+pub(crate) struct Proxy {
     name: Arc<str>,
     address: Result<Address, &'static str>,
     timeout: Duration,

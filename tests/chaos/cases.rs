@@ -23,10 +23,10 @@ use crate::support::process::{Customer, Process, command, finished, verify};
 use crate::support::upstream::{Script, Step, Upstream, usage_and_done, word};
 use crate::support::{Database, run};
 
-pub type Case = Box<dyn Fn(Plan) + std::panic::RefUnwindSafe + std::panic::UnwindSafe>;
+pub(crate) type Case = Box<dyn Fn(Plan) + std::panic::RefUnwindSafe + std::panic::UnwindSafe>;
 
 /// All cases, each on the databases that it supports.
-pub fn all() -> Vec<(&'static str, Case)> {
+pub(crate) fn all() -> Vec<(&'static str, Case)> {
     fn case<F: Future<Output = ()>>(test: impl Fn(Plan) -> F + 'static) -> Case {
         let test = std::panic::AssertUnwindSafe(test);
         Box::new(move |plan| {
@@ -68,7 +68,7 @@ pub fn all() -> Vec<(&'static str, Case)> {
 }
 
 /// Creates customers with credits. Returns them and their names.
-pub async fn customers(
+pub(crate) async fn customers(
     process: &Process,
     prefix: &str,
     count: usize,

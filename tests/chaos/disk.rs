@@ -11,14 +11,14 @@ use rand::rngs::StdRng;
 /// A disk writes complete sectors. Anything larger may be written in part.
 const SECTOR: usize = 512;
 
-pub struct Disk {
+pub(crate) struct Disk {
     library: PathBuf,
     pub log: PathBuf,
 }
 
 impl Disk {
     /// Compiles the library that records the writes.
-    pub fn new(folder: &Path) -> Self {
+    pub(crate) fn new(folder: &Path) -> Self {
         let library = folder.join("disk.so");
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/chaos/disk.c");
         let status = Command::new("cc")
@@ -33,14 +33,14 @@ impl Disk {
     }
 
     /// Puts a process on this disk, which records its files in `folder`.
-    pub fn under(&self, command: &mut Command, folder: &Path) {
+    pub(crate) fn under(&self, command: &mut Command, folder: &Path) {
         command
             .env("LD_PRELOAD", &self.library)
             .env("DISK_FOLDER", folder)
             .env("DISK_LOG", &self.log);
     }
 
-    pub fn set_full(&self, is_full: bool) {
+    pub(crate) fn set_full(&self, is_full: bool) {
         let flag = PathBuf::from(format!("{}.full", self.log.display()));
         if is_full {
             std::fs::write(flag, "").unwrap();
@@ -86,7 +86,7 @@ fn apply(file: &mut Vec<u8>, write: &Write) {
 }
 
 /// The result of a power cut.
-pub struct Cut {
+pub(crate) struct Cut {
     pub synced: usize,
     pub lost: usize,
 }
@@ -94,7 +94,7 @@ pub struct Cut {
 /// Cuts the power. Of data that was not synced, nothing survives, or some of it, sector by sector.
 /// Before the call `folder` has the files as they were when the process began, and afterwards as
 /// they are after the cut.
-pub fn cut_power(disk: &Disk, folder: &Path, random: &mut StdRng) -> Cut {
+pub(crate) fn cut_power(disk: &Disk, folder: &Path, random: &mut StdRng) -> Cut {
     let mut files: BTreeMap<String, File> = BTreeMap::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let entry = entry.unwrap();

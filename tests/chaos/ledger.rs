@@ -11,7 +11,7 @@ use crate::support::database::wait_for_journal;
 
 /// The result of the comparison. `lost`, `doubled` and `unasked` must be zero.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Zeros {
+pub(crate) struct Zeros {
     pub acknowledged: usize,
     /// Acknowledged, but not in the ledger with this amount.
     pub lost: usize,
@@ -24,7 +24,7 @@ pub struct Zeros {
 }
 
 impl Zeros {
-    pub fn add(&mut self, other: Zeros) {
+    pub(crate) fn add(&mut self, other: Zeros) {
         self.acknowledged += other.acknowledged;
         self.lost += other.lost;
         self.doubled += other.doubled;
@@ -33,20 +33,20 @@ impl Zeros {
     }
 
     #[track_caller]
-    pub fn check(&self) {
+    pub(crate) fn check(&self) {
         assert_eq!((self.lost, self.doubled, self.unasked), (0, 0, 0), "{self:?}");
     }
 }
 
 /// The number of the last compared entry of each account.
 #[derive(Default)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     accounts: BTreeMap<i64, i64>,
 }
 
 impl Ledger {
     /// Starts with the accounts of these customers.
-    pub async fn of(database: &Database, names: &[String]) -> Self {
+    pub(crate) async fn of(database: &Database, names: &[String]) -> Self {
         let connection = database.connect().await;
         let backend = connection.get_database_backend();
         let mut accounts = BTreeMap::new();
@@ -64,7 +64,7 @@ impl Ledger {
     }
 
     /// Compares what is new since the last call, and empties the log.
-    pub async fn compare(&mut self, database: &Database, log: &Log) -> Zeros {
+    pub(crate) async fn compare(&mut self, database: &Database, log: &Log) -> Zeros {
         wait_for_journal(database.url()).await;
         let connection = database.connect().await;
         let backend = connection.get_database_backend();

@@ -15,14 +15,14 @@ use tokio::task::JoinHandle;
 use crate::support::process::Customer;
 
 /// An answer, as far as it was received.
-pub struct Answer {
+pub(crate) struct Answer {
     pub status: u16,
     pub head: String,
     pub body: String,
 }
 
 impl Answer {
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| {
             let (key, value) = line.split_once(':')?;
             key.eq_ignore_ascii_case(name).then(|| value.trim())
@@ -32,7 +32,7 @@ impl Answer {
 
 /// Why there is no complete answer.
 #[derive(Debug)]
-pub enum Silence {
+pub(crate) enum Silence {
     /// The connection was refused, or closed before the first byte of the answer.
     Unanswered,
     /// The connection was closed in the middle of the answer.
@@ -46,19 +46,19 @@ impl From<io::Error> for Silence {
 }
 
 /// A persistent connection.
-pub struct Connection {
+pub(crate) struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
 }
 
 impl Connection {
-    pub async fn open(address: &str) -> Result<Self, Silence> {
+    pub(crate) async fn open(address: &str) -> Result<Self, Silence> {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
         Ok(Connection { stream, buffer: Vec::with_capacity(4_096) })
     }
 
-    pub async fn call(&mut self, request: &[u8]) -> Result<Answer, Silence> {
+    pub(crate) async fn call(&mut self, request: &[u8]) -> Result<Answer, Silence> {
         self.stream.write_all(request).await?;
         self.buffer.clear();
         let head_end = loop {
@@ -99,7 +99,7 @@ fn find(bytes: &[u8], what: &[u8]) -> Option<usize> {
     bytes.windows(what.len()).position(|window| window == what)
 }
 
-pub fn request(method: &str, path: &str, headers: &str, body: &str) -> Vec<u8> {
+pub(crate) fn request(method: &str, path: &str, headers: &str, body: &str) -> Vec<u8> {
     format!(
         "{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n{headers}\r\n{body}",
         body.len()
@@ -109,14 +109,14 @@ pub fn request(method: &str, path: &str, headers: &str, body: &str) -> Vec<u8> {
 
 /// What an answer said about money that moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Told {
+pub(crate) struct Told {
     /// The change of the account's balance, in nano-dollars.
     pub amount: i64,
 }
 
 /// The clients' own log of the answers.
 #[derive(Default)]
-pub struct Log {
+pub(crate) struct Log {
     /// Acknowledged changes, by the id of the charge or payment.
     pub acknowledged: Mutex<BTreeMap<uuid::Uuid, Told>>,
     /// Calls with an unknown outcome: not answered, or answered that the outcome is unknown.
@@ -135,11 +135,11 @@ pub struct Log {
 }
 
 impl Log {
-    pub fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.acknowledged.lock().unwrap().len()
     }
 
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
     }
 
@@ -148,7 +148,7 @@ impl Log {
     }
 
     /// Latencies of the answers with this status that came in this time.
-    pub fn between(&self, from: Instant, to: Instant, status: u16) -> Vec<u64> {
+    pub(crate) fn between(&self, from: Instant, to: Instant, status: u16) -> Vec<u64> {
         let samples = self.samples.lock().unwrap();
         let within = samples.iter().filter(|(at, _, of)| *of == status && (from..to).contains(at));
         within.map(|(_, micros, _)| *micros).collect()
@@ -157,7 +157,7 @@ impl Log {
 
 /// The kinds of calls in a load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mix {
+pub(crate) enum Mix {
     /// The two simple kinds of paid calls.
     Plain,
     /// All kinds that write: streams, calls with an idempotency key, payments, keys, registrations.
@@ -277,7 +277,7 @@ fn read(log: &Log, kind: &Kind, answer: &Answer) {
 
 /// Runs a number of connections, each with one call after the other, until stopped. Unless
 /// `persists` is set, a connection also stops when a call is not answered.
-pub fn load(
+pub(crate) fn load(
     address: &str,
     customers: &[Customer],
     connections: usize,
@@ -340,7 +340,7 @@ pub fn load(
 
 /// Starts a new caller after each `pause`, even if earlier ones still wait. A caller that waits for
 /// a commit makes no further call.
-pub fn probe(
+pub(crate) fn probe(
     address: &str,
     customers: &[Customer],
     pause: Duration,
@@ -376,13 +376,13 @@ pub fn probe(
     })
 }
 
-pub async fn join(tasks: Vec<JoinHandle<()>>) {
+pub(crate) async fn join(tasks: Vec<JoinHandle<()>>) {
     for task in tasks {
         task.await.unwrap();
     }
 }
 
-pub fn percentile(mut micros: Vec<u64>, percent: usize) -> u64 {
+pub(crate) fn percentile(mut micros: Vec<u64>, percent: usize) -> u64 {
     micros.sort_unstable();
     let place = (micros.len() * percent / 100).min(micros.len().saturating_sub(1));
     micros.get(place).copied().unwrap_or(0)
@@ -391,7 +391,7 @@ pub fn percentile(mut micros: Vec<u64>, percent: usize) -> u64 {
 /// Sends a request every `1 / rate` seconds, even if earlier ones are not answered. A latency
 /// counts from the time when the request was due. Returns the number of 200 answers per second, and
 /// adds samples to the log.
-pub async fn open_loop(
+pub(crate) async fn open_loop(
     address: &str,
     customers: &[Customer],
     rate: f64,

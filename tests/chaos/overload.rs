@@ -13,7 +13,7 @@ use crate::support::process::{Process, verify};
 use crate::support::upstream::{Script, Upstream};
 
 /// Resident memory of a process, in KiB.
-pub fn resident_kib(pid: u32) -> u64 {
+pub(crate) fn resident_kib(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("VmRSS:"));
     line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0)
@@ -41,7 +41,7 @@ fn answer() -> Script {
 }
 
 /// Ten times the capacity: the server still serves as much as it can, and refuses the rest at once.
-pub async fn overload(plan: Plan, database: Database) {
+pub(crate) async fn overload(plan: Plan, database: Database) {
     let seconds = plan.seconds(5, 60);
     let calls_max = if plan.is_full { 24 } else { 8 };
     let upstream = Upstream::start(answer()).await;
@@ -108,7 +108,7 @@ pub async fn overload(plan: Plan, database: Database) {
 }
 
 /// The same load twice: spread over all accounts, and with four fifths of it from one account.
-pub async fn neighbour(plan: Plan, database: Database) {
+pub(crate) async fn neighbour(plan: Plan, database: Database) {
     let (rounds, seconds) = (plan.rounds(2, 5), plan.seconds(3, 10));
     let process = Process::start_with(&database, |command| {
         command.env("POLYSYSTEMS_LOG__LEVEL", "off").stderr(std::process::Stdio::null());

@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 /// What the proxy does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Mode {
+pub(crate) enum Mode {
     /// Forwards everything.
     Pass = 0,
     /// Forwards nothing. It accepts new connections but never answers.
@@ -31,7 +31,7 @@ struct Shared {
     commits: AtomicU64,
 }
 
-pub struct Proxy {
+pub(crate) struct Proxy {
     pub port: u16,
     shared: Arc<Shared>,
     task: tokio::task::JoinHandle<()>,
@@ -45,7 +45,7 @@ impl Drop for Proxy {
 
 impl Proxy {
     /// Starts a proxy for the PostgreSQL that listens on this socket.
-    pub async fn start(socket: PathBuf) -> Self {
+    pub(crate) async fn start(socket: PathBuf) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared::default());
@@ -59,12 +59,12 @@ impl Proxy {
         Proxy { port, shared, task }
     }
 
-    pub fn set(&self, mode: Mode) {
+    pub(crate) fn set(&self, mode: Mode) {
         self.shared.mode.store(mode as u8, Ordering::SeqCst);
     }
 
     /// Number of commits that were swallowed or cut off so far.
-    pub fn commits(&self) -> u64 {
+    pub(crate) fn commits(&self) -> u64 {
         self.shared.commits.load(Ordering::SeqCst)
     }
 }

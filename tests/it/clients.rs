@@ -23,7 +23,7 @@ fn folder() -> PathBuf {
 }
 
 /// Where `tests/run` installs the clients' libraries.
-pub fn installed() -> PathBuf {
+pub(crate) fn installed() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/clients")
 }
 

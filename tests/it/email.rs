@@ -20,7 +20,7 @@ on_both!(
 );
 
 /// The messages in the folder, oldest first, decoded.
-pub fn letters(database: &Database) -> Vec<String> {
+pub(crate) fn letters(database: &Database) -> Vec<String> {
     let Ok(entries) = std::fs::read_dir(database.folder().join("mail")) else { return Vec::new() };
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "eml"));
@@ -34,7 +34,7 @@ fn decoded(text: &str) -> String {
 }
 
 /// Waits until there are so many messages.
-pub async fn letters_of(database: &Database, count: usize) -> Vec<String> {
+pub(crate) async fn letters_of(database: &Database, count: usize) -> Vec<String> {
     for _ in 0..400 {
         let letters = letters(database);
         if letters.len() >= count {
@@ -46,7 +46,7 @@ pub async fn letters_of(database: &Database, count: usize) -> Vec<String> {
     panic!("{} messages: {:?}", letters(database).len(), letters(database));
 }
 
-pub fn token(letter: &str) -> String {
+pub(crate) fn token(letter: &str) -> String {
     let start = letter.find("pse_").unwrap_or_else(|| panic!("no token in {letter}"));
     letter[start..start + 47].to_owned()
 }

@@ -15,7 +15,7 @@ on_both!(
     the_audit_log_cannot_be_changed,
 );
 
-pub async fn operator<'s>(server: &'s Server, database: &Database) -> User<'s> {
+pub(crate) async fn operator<'s>(server: &'s Server, database: &Database) -> User<'s> {
     let operator = server.user("operator").await;
     database.execute("UPDATE users SET role = 2 WHERE username = 'operator'").await.unwrap();
     operator

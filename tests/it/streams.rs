@@ -38,7 +38,7 @@ async fn rich(server: &Server) -> (User<'_>, Key) {
 }
 
 /// A user of this name with ten dollars, and a key.
-pub async fn rich_user<'s>(server: &'s Server, name: &str) -> (User<'s>, Key) {
+pub(crate) async fn rich_user<'s>(server: &'s Server, name: &str) -> (User<'s>, Key) {
     let user = server.user(name).await;
     user.pay("10.00").await;
     let key = user.key().await;
@@ -46,7 +46,7 @@ pub async fn rich_user<'s>(server: &'s Server, name: &str) -> (User<'s>, Key) {
 }
 
 /// A stream of a chat, with these fields changed.
-pub fn chat(server: &Server, key: &Key, change: &Value) -> Request {
+pub(crate) fn chat(server: &Server, key: &Key, change: &Value) -> Request {
     let mut body = json!({ "stream": true, "messages": [{ "role": "user", "content": "Hello!" }] });
     for (name, value) in change.as_object().unwrap() {
         body[name] = value.clone();

@@ -38,7 +38,7 @@ fn secret(text: &str) -> Option<Secret> {
     serde_json::from_value(text.into()).ok()
 }
 
-pub async fn start(database: &Database, stripe: &Stripe) -> Server {
+pub(crate) async fn start(database: &Database, stripe: &Stripe) -> Server {
     let url = stripe.url.clone();
     Server::start_with(database, move |settings| {
         settings.payments.stripe.url = url;

@@ -90,7 +90,7 @@ impl ApiError {
 /// The handler of a request has panicked. The request is gone with it, so the whole body is here.
 #[derive(Debug, thiserror::Error)]
 #[error("a handler panicked")]
-pub struct Panicked(pub ErrorBody);
+pub(crate) struct Panicked(pub ErrorBody);
 
 impl ResponseError for Panicked {
     fn status_code(&self) -> StatusCode {

@@ -15,7 +15,7 @@ mod body;
 mod from;
 mod texts;
 
-pub use body::{ErrorBody, FieldError, Panicked};
+pub(crate) use body::{ErrorBody, FieldError, Panicked};
 
 /// Everything that is answered with an error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
