@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use dashmap::DashMap;
 use moka::sync::Cache;
 use rand::RngExt as _;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::seal::Secrets;
 use crate::store::keys::KeyRecord;
@@ -28,8 +30,26 @@ pub struct KeyCache {
     /// The pepper used before. It makes no digest of a new key.
     previous: Option<Pepper>,
     remembered: Cache<KeyDigest, Arc<KeyRecord>>,
-    /// Number of removed entries.
-    forgotten: AtomicU64,
+    /// Numbers of removed entries, by the last byte of their digests: a change of one key must not
+    /// keep the others out of the cache.
+    forgotten: [AtomicU64; 256],
+    /// The keys that are looked up, each by one caller at a time.
+    turns: DashMap<KeyDigest, Arc<Mutex<()>>>,
+}
+
+/// The right to look a key up, until it is dropped.
+pub struct Turn<'c> {
+    cache: &'c KeyCache,
+    digest: KeyDigest,
+    guard: Option<OwnedMutexGuard<()>>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        drop(self.guard.take());
+        // Whoever waits for the turn has the lock too.
+        self.cache.turns.remove_if(&self.digest, |_, lock| Arc::strong_count(lock) == 1);
+    }
 }
 
 impl KeyCache {
@@ -42,7 +62,9 @@ impl KeyCache {
             Some(secret) => Some(Pepper::new(secret)?),
             None => None,
         };
-        Some(KeyCache { store, pepper, previous, remembered, forgotten: AtomicU64::new(0) })
+        let forgotten = std::array::from_fn(|_| AtomicU64::new(0));
+        let turns = DashMap::new();
+        Some(KeyCache { store, pepper, previous, remembered, forgotten, turns })
     }
 
     /// The digests under which a key may be stored and cached: by the current pepper, and by the
@@ -57,6 +79,26 @@ impl KeyCache {
         self.digests(key).find_map(|digest| self.remembered.get(&digest))
     }
 
+    /// Waits until nobody else looks this key up. Then it may be in the cache: without this, each
+    /// call with a key that is not, or that changes all the time, would ask the database.
+    pub async fn turn(&self, key: &ApiKey) -> Turn<'_> {
+        let digest = key.digest(&self.pepper);
+        let lock = Arc::clone(&self.turns.entry(digest).or_default());
+        let mut turn = Turn { cache: self, digest, guard: None };
+        turn.guard = Some(lock.lock_owned().await);
+        turn
+    }
+
+    fn forgotten(&self, digest: KeyDigest) -> Option<&AtomicU64> {
+        // The first bytes are the id of the pepper.
+        let KeyDigest([.., last]) = digest;
+        self.forgotten.get(usize::from(last))
+    }
+
+    fn forgotten_so_far(&self, digest: KeyDigest) -> u64 {
+        self.forgotten(digest).map_or(0, |forgotten| forgotten.load(Ordering::Acquire))
+    }
+
     /// Looks a key up in the database, and caches it; `None` if it is no active key. Unknown keys
     /// are not cached, because strangers could fill the memory with them.
     pub async fn look_up(&self, key: &ApiKey) -> Result<Option<Arc<KeyRecord>>, StoreError> {
@@ -69,12 +111,12 @@ impl KeyCache {
     }
 
     async fn find(&self, digest: KeyDigest) -> Result<Option<Arc<KeyRecord>>, StoreError> {
-        let before = self.forgotten.load(Ordering::Acquire);
+        let before = self.forgotten_so_far(digest);
         let Some(record) = self.store.keys.find(digest).await? else { return Ok(None) };
         let record = Arc::new(record);
         self.remembered.insert(digest, Arc::clone(&record));
         // The key may have changed after it was read, so the record may be stale.
-        if self.forgotten.load(Ordering::Acquire) != before {
+        if self.forgotten_so_far(digest) != before {
             self.remembered.invalidate(&digest);
         }
         Ok(Some(record))
@@ -83,7 +125,9 @@ impl KeyCache {
     /// Removes a changed key from the cache. Must run after the change is on record, so that the
     /// next call reads it.
     pub fn forget(&self, digest: KeyDigest) {
-        self.forgotten.fetch_add(1, Ordering::AcqRel);
+        if let Some(forgotten) = self.forgotten(digest) {
+            forgotten.fetch_add(1, Ordering::AcqRel);
+        }
         self.remembered.invalidate(&digest);
     }
 
@@ -95,5 +139,54 @@ impl KeyCache {
         let key = ApiKey::from_symbols(environment, symbols);
         let digest = key.digest(&self.pepper);
         (key, digest)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use futures_util::FutureExt as _;
+    use tokio::runtime::Handle;
+
+    use super::*;
+    use crate::config::DatabaseSettings;
+
+    async fn cache(folder: &std::path::Path) -> KeyCache {
+        let url = format!("sqlite://{}/x.db?mode=rwc", folder.display());
+        let store = Store::open(&DatabaseSettings::default(), &url, Handle::current()).await;
+        KeyCache::new(store.unwrap(), Pepper::new(b"pepper").unwrap(), 10)
+    }
+
+    #[tokio::test]
+    async fn a_change_of_one_key_keeps_no_other_out_of_the_cache() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = cache(folder.path()).await;
+        let (one, other) = (KeyDigest([1; 32]), KeyDigest([2; 32]));
+        cache.forget(other);
+        assert_eq!([one, other].map(|digest| cache.forgotten_so_far(digest)), [0, 1]);
+    }
+
+    #[tokio::test]
+    async fn a_key_is_looked_up_by_one_caller_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = cache(folder.path()).await;
+        let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let one = async |digest: KeyDigest| {
+            let _turn = cache.turn(digest).await;
+            let before = now.fetch_add(1, Ordering::AcqRel);
+            most.fetch_max(before + 1, Ordering::AcqRel);
+            tokio::task::yield_now().await;
+            now.fetch_sub(1, Ordering::AcqRel);
+        };
+        let (same, other) = (KeyDigest([1; 32]), KeyDigest([2; 32]));
+        futures_util::future::join_all((0..50).map(|_| one(same))).await;
+        assert_eq!((most.load(Ordering::Acquire), cache.turns.len()), (1, 0));
+        // Whoever leaves the queue leaves nothing behind, and other keys do not wait.
+        let first = cache.turn(same).await;
+        assert!(cache.turn(same).now_or_never().is_none());
+        drop(cache.turn(other).await);
+        drop(first);
+        assert_eq!(cache.turns.len(), 0);
     }
 }

@@ -137,6 +137,8 @@ refusals! {
     "overloaded" = Refusal::Overloaded,
     "upstream_failed" = Refusal::UpstreamFailed(_),
     "upstream_timed_out" = Refusal::UpstreamTimedOut,
+    "upstream_given_up" = Refusal::UpstreamGivenUp { .. },
+    "answer_too_large" = Refusal::AnswerTooLarge { .. },
     "client_left" = Refusal::ClientLeft,
     "repeat_too_early" = Refusal::RepeatTooEarly,
     "repeat_differs" = Refusal::RepeatDiffers,

@@ -18,7 +18,7 @@ use governor::{Quota, RateLimiter};
 use crate::config::{RateLimitSettings, TierSettings};
 use domain::address::network;
 use domain::pricing::RouteClass;
-use domain::{AccountId, KeyId, Timestamp, UserId};
+use domain::{AccountId, KeyId, SessionId, Timestamp, UserId};
 
 type Limiter<K> = RateLimiter<K, DashMapStateStore<K>, DefaultClock, StateInformationMiddleware>;
 
@@ -73,6 +73,9 @@ pub struct RateLimits {
     /// Limits of requests with a session, by user: changes and payments.
     changes: Option<Bound<UserId>>,
     payments: Option<Bound<UserId>>,
+    /// Reads behind a login, by session and by address.
+    reads: Option<Bound<SessionId>>,
+    address_reads: Option<Bound<IpAddr>>,
 }
 
 /// The quota of `percent` of `count` requests in a window. If that is less than one request in a
@@ -121,8 +124,12 @@ impl<K: Clone + Eq + std::hash::Hash> Bound<K> {
     }
 }
 
-fn check_user(bound: Option<&Bound<UserId>>, user: UserId, now: Timestamp) -> Result<(), u64> {
-    match bound.and_then(|bound| bound.check(&user, now).1) {
+fn check<K: Clone + Eq + std::hash::Hash>(
+    bound: Option<&Bound<K>>,
+    subject: &K,
+    now: Timestamp,
+) -> Result<(), u64> {
+    match bound.and_then(|bound| bound.check(subject, now).1) {
         Some(wait) => Err(seconds_up(wait).max(1)),
         None => Ok(()),
     }
@@ -153,8 +160,16 @@ impl RateLimits {
         let default_tier = settings.default_tier.clone();
         if !settings.enabled {
             let (tiers, own) = (BTreeMap::new(), DashMap::new());
-            let (changes, payments) = (None, None);
-            return RateLimits { address: None, tiers, default_tier, own, changes, payments };
+            return RateLimits {
+                address: None,
+                tiers,
+                default_tier,
+                own,
+                changes: None,
+                payments: None,
+                reads: None,
+                address_reads: None,
+            };
         }
         let classes = [
             (RouteClass::Read, settings.read_percent),
@@ -178,19 +193,38 @@ impl RateLimits {
             own: DashMap::new(),
             changes: Bound::new("changes", settings.changes_per_minute, WHOLE, MINUTE),
             payments: Bound::new("payments", settings.payments_per_hour, WHOLE, HOUR),
+            reads: Bound::new("reads", settings.reads_per_minute, WHOLE, MINUTE),
+            address_reads: Bound::new(
+                "address reads",
+                settings.address_reads_per_minute,
+                WHOLE,
+                MINUTE,
+            ),
         }
     }
 
     /// Counts a user's request with a session that changes something. If the limit is exceeded, the
     /// error is the number of seconds to wait, at least 1.
     pub fn check_change(&self, user: UserId, now: Timestamp) -> Result<(), u64> {
-        check_user(self.changes.as_ref(), user, now)
+        check(self.changes.as_ref(), &user, now)
+    }
+
+    /// Counts a request behind a login that reads, by its session. If the limit is exceeded, the
+    /// error has the seconds to wait.
+    pub fn check_read(&self, session: SessionId, now: Timestamp) -> Result<(), u64> {
+        check(self.reads.as_ref(), &session, now)
+    }
+
+    /// Counts a request behind a login that reads, by its address. If the limit is exceeded, the
+    /// error has the seconds to wait.
+    pub fn check_address_read(&self, address: IpAddr, now: Timestamp) -> Result<(), u64> {
+        check(self.address_reads.as_ref(), &network(address), now)
     }
 
     /// Counts a payment that a user begins with a session. If the limit is exceeded, the error is
     /// the number of seconds to wait, at least 1.
     pub fn check_payment(&self, user: UserId, now: Timestamp) -> Result<(), u64> {
-        check_user(self.payments.as_ref(), user, now)
+        check(self.payments.as_ref(), &user, now)
     }
 
     /// Counts a request from an address. IPv6 addresses count by /64. If the limit is exceeded, the
@@ -264,7 +298,10 @@ impl RateLimits {
 
     /// Deletes the counters that are full again, so that they do not fill the memory.
     pub fn forget_idle(&self) {
-        if let Some(bound) = &self.address {
+        for bound in [&self.address, &self.address_reads].into_iter().flatten() {
+            bound.forget_idle();
+        }
+        if let Some(bound) = &self.reads {
             bound.forget_idle();
         }
         for bound in [&self.changes, &self.payments].into_iter().flatten() {
@@ -288,7 +325,7 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_micros(1_705_320_000_000_000);
 
-    fn check(
+    fn checked(
         limits: &RateLimits,
         class: RouteClass,
         key: u128,
@@ -309,15 +346,15 @@ mod tests {
         ] {
             let limits = RateLimits::new(&RateLimitSettings::default());
             for left in (0..per_second).rev() {
-                let standing = check(&limits, class, 1, 1).unwrap().unwrap();
+                let standing = checked(&limits, class, 1, 1).unwrap().unwrap();
                 assert_eq!((standing.limit, standing.remaining), (per_second, left), "{class:?}");
                 assert_eq!(standing.window, 1);
             }
-            assert_eq!(check(&limits, class, 1, 1), Err(1), "{class:?}");
+            assert_eq!(checked(&limits, class, 1, 1), Err(1), "{class:?}");
             // The account has used up its limit, so a second key of it is refused. Another account
             // has its own limit.
-            assert_eq!(check(&limits, class, 2, 1), Err(1));
-            assert!(check(&limits, class, 3, 2).is_ok());
+            assert_eq!(checked(&limits, class, 2, 1), Err(1));
+            assert!(checked(&limits, class, 3, 2).is_ok());
         }
     }
 
@@ -325,9 +362,9 @@ mod tests {
     fn a_limit_below_one_a_second_waits_longer() {
         let settings = RateLimitSettings { default_tier: "free".into(), ..Default::default() };
         let limits = RateLimits::new(&settings);
-        assert!(check(&limits, RouteClass::Heavy, 1, 1).is_ok());
+        assert!(checked(&limits, RouteClass::Heavy, 1, 1).is_ok());
         // A tenth of one request in a second is one request in ten seconds.
-        assert!(matches!(check(&limits, RouteClass::Heavy, 1, 1), Err(9..=10)));
+        assert!(matches!(checked(&limits, RouteClass::Heavy, 1, 1), Err(9..=10)));
     }
 
     #[test]
@@ -338,7 +375,7 @@ mod tests {
         for settings in [unlimited, off] {
             let limits = RateLimits::new(&settings);
             for _ in 0..10_000 {
-                assert_eq!(check(&limits, RouteClass::Heavy, 1, 1), Ok(None));
+                assert_eq!(checked(&limits, RouteClass::Heavy, 1, 1), Ok(None));
             }
         }
     }

@@ -71,6 +71,43 @@ pub fn network(address: IpAddr) -> IpAddr {
     }
 }
 
+/// A network of addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Network {
+    address: IpAddr,
+    bits: u8,
+}
+
+impl Network {
+    /// Is it that of one caller?
+    #[must_use]
+    pub fn is_one_caller(self) -> bool {
+        matches!(self.bits, 32 | 64)
+    }
+}
+
+/// The networks that an address counts for, each with how many callers it may have: an IPv4 address
+/// is one. Of IPv6 a /64 is one, and a /56 has 256 of them, a /48 has 65,536, and either may be of
+/// one owner.
+pub fn networks(address: IpAddr) -> impl Iterator<Item = (Network, usize)> {
+    let own = network(address);
+    let widths: &[(u8, usize)] = match own {
+        IpAddr::V4(_) => &[(32, 1)],
+        IpAddr::V6(_) => &[(64, 1), (56, 4), (48, 8)],
+    };
+    widths.iter().map(move |(bits, callers)| {
+        let address = match own {
+            IpAddr::V4(address) => IpAddr::V4(address),
+            IpAddr::V6(address) => {
+                let rest = 128_u32.saturating_sub(u32::from(*bits));
+                let mask = u128::MAX.checked_shl(rest).unwrap_or(0);
+                IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & mask))
+            }
+        };
+        (Network { address, bits: *bits }, *callers)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,5 +185,26 @@ mod tests {
         assert_eq!(parse("2001:db8::1"), parse("2001:db8::ffff:1"));
         assert_ne!(parse("2001:db8::1"), parse("2001:db8:0:1::1"));
         assert_eq!(parse("::ffff:127.0.0.1"), parse("127.0.0.1"));
+    }
+
+    #[test]
+    fn an_address_counts_for_the_networks_of_its_owner() {
+        let of = |text: &str| networks(text.parse().unwrap()).collect::<Vec<_>>();
+        assert_eq!(of("192.0.2.1"), of("::ffff:192.0.2.1"));
+        assert_eq!(of("192.0.2.1").len(), 1);
+        let shared = |one: &str, other: &str| {
+            let (one, other) = (of(one), of(other));
+            one.iter().filter(|network| other.contains(network)).map(|(_, callers)| *callers).sum()
+        };
+        for (other, callers) in [
+            ("2001:db8:0:1::2", 13_usize),
+            ("2001:db8:0:2::1", 12),
+            ("2001:db8:0:101::1", 8),
+            ("2001:db8:1:1::1", 0),
+        ] {
+            assert_eq!(shared("2001:db8:0:1::1", other), callers, "{other}");
+        }
+        // Networks of different widths are different ones.
+        assert_eq!(of("2001:db8::").len(), 3);
     }
 }

@@ -71,6 +71,18 @@ pub enum Refusal {
     /// The upstream timed out. Nothing was charged.
     #[error("upstream timed out")]
     UpstreamTimedOut,
+    /// The upstream was at work for longer than a call may take.
+    #[error("upstream given up")]
+    UpstreamGivenUp {
+        /// What was charged for its work.
+        cost: Credits,
+    },
+    /// The upstream's answer is larger than an answer may be.
+    #[error("answer too large")]
+    AnswerTooLarge {
+        /// What was charged for it.
+        cost: Credits,
+    },
     /// The client closed the connection before the first byte of its stream. The prompt was
     /// charged, and nothing is answered.
     #[error("the client left")]

@@ -70,7 +70,8 @@ coded_enum! {
         Completed = 1,
         /// The upstream refused the call or failed before the first byte. Nothing was delivered.
         Failed = 2,
-        /// The upstream broke off during a stream.
+        /// The upstream broke off during a stream, or a limit of ours on time or size ended its
+        /// answer.
         UpstreamCut = 3,
         /// The client closed the connection, and the upstream was cancelled. The prompt and what
         /// was delivered are billed.

@@ -28,7 +28,7 @@ use crate::clock::Clock;
 use crate::config::{ServerSettings, Settings, UpstreamSettings};
 use crate::exit::{Exit, ExitError};
 use crate::health::Health;
-use crate::http::{App, Bodies, LeastRate, PerAddress};
+use crate::http::{ACCOUNT_BODY_MAX, App, Bodies, LeastRate, PerAddress};
 use crate::idempotency::Idempotency;
 use crate::key_cache::KeyCache;
 use crate::keys::Keys;
@@ -36,7 +36,7 @@ use crate::mail::{Mailer, unlinked};
 use crate::payments::stripe::Stripe;
 use crate::payments::x402::X402;
 use crate::payments::{Locks, Payments};
-use crate::pipeline::{Admission, AdmissionLimits, Gateway};
+use crate::pipeline::{Admission, AdmissionLimits, Gateway, account_bytes_max};
 use crate::rate_limits::RateLimits;
 use crate::reports::Reports;
 use crate::seal::Seal;
@@ -334,6 +334,12 @@ fn bodies_of_address_max(server: &ServerSettings) -> usize {
     (server.bodies_max_bytes.get() / 4).max(server.body_max_bytes)
 }
 
+/// The same of requests that are no calls: so little that more than a hundred addresses are
+/// needed to take the room of all.
+fn account_bodies_of_address_max(server: &ServerSettings) -> usize {
+    (account_bytes_max(server.bodies_max_bytes.get()) / 128).max(ACCOUNT_BODY_MAX)
+}
+
 /// How fast clients must send bodies and read answers.
 fn least_rate(server: &ServerSettings) -> LeastRate {
     let seconds = server.transfer_window_seconds.get();
@@ -393,7 +399,8 @@ fn app(
             timeout: Duration::from_secs(server.body_timeout_seconds),
             least_rate: least_rate(server),
             open_per_address: PerAddress::new(server.bodies_per_address_max.get()),
-            bytes_per_address: PerAddress::new(bodies_of_address_max(server)),
+            call_bytes_per_address: PerAddress::new(bodies_of_address_max(server)),
+            account_bytes_per_address: PerAddress::new(account_bodies_of_address_max(server)),
             admission: Arc::clone(&gateway.readiness),
         },
         connections: PerAddress::new(server.connections_per_address_max.get()),

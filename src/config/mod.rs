@@ -13,6 +13,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 mod auth;
+mod headers;
 mod ledger;
 mod lenient;
 mod names;

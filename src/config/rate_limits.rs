@@ -24,6 +24,10 @@ pub struct RateLimitSettings {
     /// Largest number of payments that one user begins per hour behind a login. Payments by x402 do
     /// not count: they are signed before they come.
     pub payments_per_hour: NonZeroU32,
+    /// Largest number of requests of one session per minute that read something behind a login.
+    pub reads_per_minute: NonZeroU32,
+    /// The same from one address, whatever the sessions. IPv6 addresses count by /64.
+    pub address_reads_per_minute: NonZeroU32,
     /// Limit of reads, in percent of the tier's limits.
     pub read_percent: NonZeroU32,
     /// Limit of writes, in percent of the tier's limits.
@@ -66,6 +70,8 @@ impl Default for RateLimitSettings {
             address_per_second: non_zero::u32(1_000),
             changes_per_minute: non_zero::u32(120),
             payments_per_hour: non_zero::u32(30),
+            reads_per_minute: non_zero::u32(600),
+            address_reads_per_minute: non_zero::u32(6_000),
             read_percent: non_zero::u32(100),
             write_percent: non_zero::u32(50),
             generation_percent: non_zero::u32(20),

@@ -20,7 +20,8 @@ pub struct ServerSettings {
     pub bind: SocketAddr,
     /// HTTP worker threads. 0 means one for each core.
     pub workers: usize,
-    /// Largest request body, in bytes. A larger one is refused with 413.
+    /// Largest body of a call, in bytes. A larger one is refused with 413. The body of any other
+    /// request may have 256 KiB, and no more than this.
     pub body_max_bytes: usize,
     /// How long a connection without a request is kept open, in seconds.
     pub keep_alive_seconds: u64,
@@ -43,24 +44,28 @@ pub struct ServerSettings {
     /// Open connections at the same time. Further ones wait to be accepted.
     pub connections_max: NonZeroUsize,
     /// Connections of one address at the same time that no paid call has come on. Further ones are
-    /// closed at once. IPv6 addresses count by /64. Trusted proxies are not counted.
+    /// closed at once. IPv6 addresses count by /64; a /56 may have four times as many, and a /48
+    /// eight times. Trusted proxies are not counted.
     pub connections_per_address_max: NonZeroUsize,
     /// Requests with live keys that are handled at the same time, and as many of users with a
     /// session. Further ones are refused with 503.
     pub requests_max: NonZeroUsize,
-    /// Requests without a credential at the same time. Further ones are refused with 503. As many
-    /// requests of users with a session may wait for their body, and as many keys may be looked up.
+    /// Requests without a credential at the same time. Further ones are refused with 503. A request
+    /// whose body is on its way does not count. As many events of Stripe may be taken in, and as
+    /// many keys may be looked up.
     pub strangers_max: NonZeroUsize,
     /// Calls with live keys at the same time, streams included. Further ones are refused with 503.
     pub calls_max: NonZeroUsize,
     /// Calls with test keys at the same time, streams included. Further ones are refused with 503.
     pub test_calls_max: NonZeroUsize,
     /// Bytes of request bodies in memory at the same time, from the first byte that arrives. Above
-    /// it requests are refused with 503. Bodies of requests without a live key may fill half of it,
-    /// and slow bodies of one address a quarter.
+    /// it requests are refused with 503. A sixteenth of it, 1 MiB at least, is kept for requests
+    /// that are no calls, and as much for events of Stripe. Calls with test keys may fill half of
+    /// the rest, and slow bodies of one address a quarter of the whole.
     pub bodies_max_bytes: NonZeroUsize,
     /// Bodies of one address that may be on their way at the same time. Further ones are refused
-    /// with 429. IPv6 addresses count by /64.
+    /// with 429. IPv6 addresses count by /64; a /56 may have four times as many, and a /48 eight
+    /// times.
     pub bodies_per_address_max: NonZeroUsize,
     /// Address and port of a separate listener for `/metrics`. If it is unset, `/metrics` is served
     /// with the API if `metrics_token` is set, and otherwise nowhere.

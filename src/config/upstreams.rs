@@ -59,10 +59,10 @@ pub struct UpstreamSettings {
     /// fallback is tried.
     pub retries: u32,
     /// How long one attempt may take until its answer is complete, or until the first byte of a
-    /// stream, in seconds.
+    /// stream, in seconds. What the upstream may have done by then is billed.
     pub timeout_seconds: NonZeroU64,
     /// How long the upstream may send nothing in a stream, in seconds. After that the stream ends
-    /// with an error.
+    /// with an error, and is billed as if its client had left.
     pub stream_idle_seconds: NonZeroU64,
     /// What happens to a stream whose client leaves. The prompt is billed in any case. `cancel`
     /// ends it and bills what was delivered, and all that is held if the model can think unseen.
@@ -73,8 +73,13 @@ pub struct UpstreamSettings {
     /// `max_completion_tokens`. Set it if the upstream accepts only one of them. If it is unset,
     /// the request's own name is kept; `max_tokens` is used if the request has no limit.
     pub token_limit_field: Option<TokenLimitField>,
-    /// Largest answer that is not a stream, in bytes. A larger one counts as a failure of the
-    /// upstream.
+    /// Names of headers of requests that pass to the upstream, beside those that pass anyway. Headers
+    /// that the server writes itself, and secrets, cannot be named.
+    pub request_headers: Vec<String>,
+    /// Names of headers of answers that pass back to the client, beside those that pass anyway.
+    pub answer_headers: Vec<String>,
+    /// Largest answer that is not a stream, in bytes. A larger one is not passed on, and billed as
+    /// far as it has come.
     pub response_max_bytes: usize,
 }
 
@@ -90,6 +95,8 @@ impl Default for UpstreamSettings {
             stream_idle_seconds: non_zero::u64(120),
             on_disconnect: OnDisconnect::Auto,
             token_limit_field: None,
+            request_headers: Vec::new(),
+            answer_headers: Vec::new(),
             response_max_bytes: 64 * 1024 * 1024,
         }
     }

@@ -5,6 +5,7 @@ use anyhow::{Context as _, bail};
 use lettre::message::Mailbox;
 use lettre::{AsyncSmtpTransport as SmtpTransport, Tokio1Executor};
 
+use super::headers::{check_answer_header, check_request_header};
 use super::{EmailSettings, EmailTransport, PaymentSettings, Settings, StripeSettings, url};
 use domain::Credits;
 
@@ -50,6 +51,16 @@ impl Settings {
             }
         }
         for (group, upstream) in self.upstreams.groups() {
+            for name in &upstream.request_headers {
+                if let Err(reason) = check_request_header(name) {
+                    bail!("upstreams.{group}.request_headers: {name:?} {reason}");
+                }
+            }
+            for name in &upstream.answer_headers {
+                if let Err(reason) = check_answer_header(name) {
+                    bail!("upstreams.{group}.answer_headers: {name:?} {reason}");
+                }
+            }
             if upstream.fallback_url.is_some() && upstream.url.is_none() {
                 bail!("upstreams.{group}.fallback_url is set, but upstreams.{group}.url is not");
             }

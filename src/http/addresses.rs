@@ -1,4 +1,5 @@
-//! What one address may have at the same time. IPv6 addresses count by /64.
+//! What one address may have at the same time. IPv6 addresses count by /64, and by the /56 and the
+//! /48 that it is of, which may have a few times as much.
 //!
 //! Only what waits for its sender is counted: connections that no paid call has come on yet, and
 //! bodies that do not arrive at once. So paid calls pass without a lock.
@@ -10,14 +11,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
-use domain::address::network;
+use domain::address::{Network, networks};
 
 /// A limit for each address.
 #[derive(Debug)]
 pub struct PerAddress {
     max: usize,
-    /// No address is here without an amount.
-    taken: DashMap<IpAddr, usize>,
+    /// No network is here without an amount.
+    taken: DashMap<Network, usize>,
     refused: AtomicU64,
 }
 
@@ -25,7 +26,7 @@ pub struct PerAddress {
 #[derive(Debug)]
 pub struct AddressShare {
     of: Arc<PerAddress>,
-    network: IpAddr,
+    address: IpAddr,
     amount: usize,
 }
 
@@ -39,7 +40,7 @@ impl PerAddress {
     /// The share of an address: nothing yet.
     #[must_use]
     pub fn share(self: &Arc<Self>, address: IpAddr) -> AddressShare {
-        AddressShare { of: Arc::clone(self), network: network(address), amount: 0 }
+        AddressShare { of: Arc::clone(self), address, amount: 0 }
     }
 
     /// One for the address; `None` if it has reached the limit.
@@ -58,7 +59,39 @@ impl PerAddress {
     /// What all addresses together have.
     #[must_use]
     pub fn total(&self) -> usize {
-        self.taken.iter().map(|taken| *taken).fold(0, usize::saturating_add)
+        let own = self.taken.iter().filter(|taken| taken.key().is_one_caller());
+        own.map(|taken| *taken).fold(0, usize::saturating_add)
+    }
+
+    /// Takes so much more for a network. False, and nothing is taken, if that is above its limit.
+    fn take(&self, network: Network, callers: usize, more: usize) -> bool {
+        let max = self.max.saturating_mul(callers);
+        match self.taken.entry(network) {
+            Entry::Vacant(_) if more > max => false,
+            Entry::Vacant(place) => {
+                place.insert(more);
+                true
+            }
+            Entry::Occupied(mut taken) => {
+                let after = taken.get().saturating_add(more);
+                let has_room = after <= max;
+                if has_room {
+                    *taken.get_mut() = after;
+                }
+                has_room
+            }
+        }
+    }
+
+    fn give_back(&self, network: Network, amount: usize) {
+        if let Entry::Occupied(mut taken) = self.taken.entry(network) {
+            let left = taken.get().saturating_sub(amount);
+            if left == 0 {
+                taken.remove();
+            } else {
+                *taken.get_mut() = left;
+            }
+        }
     }
 }
 
@@ -69,18 +102,16 @@ impl AddressShare {
         let Some(missing) = amount.checked_sub(self.amount).filter(|missing| *missing > 0) else {
             return true;
         };
-        let mut taken = self.of.taken.entry(self.network).or_insert(0);
-        let after = taken.saturating_add(missing);
-        if after > self.of.max {
-            let is_new = *taken == 0;
-            drop(taken);
-            self.of.refused.fetch_add(1, Ordering::Relaxed);
-            if is_new {
-                self.of.taken.remove_if(&self.network, |_, taken| *taken == 0);
+        // One after the other, so that nobody holds two locks.
+        let is_taken = |(network, callers)| self.of.take(network, callers, missing);
+        let refused = networks(self.address).position(|network| !is_taken(network));
+        if let Some(refused) = refused {
+            for (network, _) in networks(self.address).take(refused) {
+                self.of.give_back(network, missing);
             }
+            self.of.refused.fetch_add(1, Ordering::Relaxed);
             return false;
         }
-        *taken = after;
         self.amount = amount;
         true
     }
@@ -88,16 +119,8 @@ impl AddressShare {
 
 impl Drop for AddressShare {
     fn drop(&mut self) {
-        if self.amount == 0 {
-            return;
-        }
-        if let Entry::Occupied(mut taken) = self.of.taken.entry(self.network) {
-            let left = taken.get().saturating_sub(self.amount);
-            if left == 0 {
-                taken.remove();
-            } else {
-                *taken.get_mut() = left;
-            }
+        if self.amount > 0 {
+            networks(self.address).for_each(|(network, _)| self.of.give_back(network, self.amount));
         }
     }
 }
@@ -133,6 +156,27 @@ mod tests {
         assert!(two.grow_to(10));
         drop(two);
         assert!(!limit.share(address).grow_to(11));
+        assert_eq!(limit.taken.len(), 0);
+    }
+
+    #[test]
+    fn the_networks_of_an_owner_have_a_few_times_as_much() {
+        let limit = PerAddress::new(2);
+        let mut kept = Vec::new();
+        let mut entered = |third: u16, fourth: u16| {
+            let address = std::net::Ipv6Addr::new(0x2001, 0xdb8, third, fourth, 0, 0, 0, 1);
+            let share = limit.enter(address.into());
+            let is_in = share.is_some();
+            kept.extend(share);
+            is_in
+        };
+        // A /56 has four times as much as a /64.
+        assert_eq!((0..256).filter(|fourth| entered(0, *fourth)).count(), 8);
+        // A /48 has eight times as much, of whatever /56.
+        assert_eq!((1..256).filter(|of_56| entered(0, *of_56 << 8)).count(), 8);
+        assert!(entered(1, 0));
+        assert_eq!(limit.total(), 17);
+        drop(kept);
         assert_eq!(limit.taken.len(), 0);
     }
 }

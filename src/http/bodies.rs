@@ -17,11 +17,15 @@ use super::addresses::{AddressShare, PerAddress};
 use super::connection::LeastRate;
 use super::error::ApiError;
 use super::extract::{app, client_address};
+use super::places::step_out;
 use crate::pipeline::{Admission, BodyOf, BodyPermit};
+
+/// The largest body of a request that is no call, in bytes. None of them has a use for more.
+pub const ACCOUNT_BODY_MAX: usize = 256 * 1024;
 
 /// See the module.
 pub struct Bodies {
-    /// The largest body.
+    /// The largest body of a call. That of another request is [`ACCOUNT_BODY_MAX`] at most.
     pub max: usize,
     /// How long a body may take.
     pub timeout: Duration,
@@ -29,13 +33,23 @@ pub struct Bodies {
     pub least_rate: LeastRate,
     /// How many bodies of an address may be on their way.
     pub open_per_address: Arc<PerAddress>,
-    /// How many bytes of an address's bodies that are on their way may have come.
-    pub bytes_per_address: Arc<PerAddress>,
+    /// How many bytes of an address's bodies that are on their way may have come, of calls.
+    pub call_bytes_per_address: Arc<PerAddress>,
+    /// The same of other requests.
+    pub account_bytes_per_address: Arc<PerAddress>,
     /// Has the limit on the bytes of all bodies.
     pub admission: Arc<Admission>,
 }
 
 impl Bodies {
+    /// How often a body was refused because of its address, since the start.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        let limits =
+            [&self.open_per_address, &self.call_bytes_per_address, &self.account_bytes_per_address];
+        limits.iter().map(|limit| limit.refused()).fold(0, u64::saturating_add)
+    }
+
     /// Reads a body. What has come of it counts from its first bytes, as long as it is in memory.
     ///
     /// # Errors
@@ -51,16 +65,20 @@ impl Bodies {
         if matches!(payload, Payload::None) {
             return Ok(Bytes::new());
         }
+        let max = match of {
+            BodyOf::PayingCaller | BodyOf::TestCaller => self.max,
+            BodyOf::Account | BodyOf::Provider => self.max.min(ACCOUNT_BODY_MAX),
+        };
         let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
         let announced = length.and_then(|length| length.parse::<usize>().ok());
-        if announced.is_some_and(|length| length > self.max) {
-            return Err(ApiError::BodyTooLarge { max: self.max });
+        if announced.is_some_and(|length| length > max) {
+            return Err(ApiError::BodyTooLarge { max });
         }
         if !self.admission.has_room_for(announced.unwrap_or(0), of) {
             return Err(self.overloaded());
         }
         let permit = self.admission.body_permit(of);
-        let mut body = Received { max: self.max, announced, pieces: Pieces::None, permit };
+        let mut body = Received { max, announced, pieces: Pieces::None, permit };
         // What has come with the head needs no clock and no share of the address.
         loop {
             match payload.next().now_or_never() {
@@ -69,8 +87,13 @@ impl Bodies {
                 None => break,
             }
         }
+        step_out(request);
+        let bytes_per_address = match of {
+            BodyOf::PayingCaller | BodyOf::TestCaller => &self.call_bytes_per_address,
+            BodyOf::Account | BodyOf::Provider => &self.account_bytes_per_address,
+        };
         // Boxed because few bodies come here, and the future of every call is as large as this.
-        Box::pin(self.wait(request, payload, body)).await
+        Box::pin(self.wait(request, payload, body, bytes_per_address)).await
     }
 
     /// Reads the rest of a body that its sender takes time for.
@@ -79,11 +102,12 @@ impl Bodies {
         request: &HttpRequest,
         payload: &mut Payload,
         mut body: Received,
+        bytes_per_address: &Arc<PerAddress>,
     ) -> Result<Bytes, ApiError> {
         let app: &App = &*app(request)?;
         let address = client_address(request, &app.trusted_proxies);
         let _open = self.open_per_address.enter(address).ok_or(ApiError::TooManyBodies)?;
-        let mut share: AddressShare = self.bytes_per_address.share(address);
+        let mut share: AddressShare = bytes_per_address.share(address);
         let LeastRate { bytes: least, window } = self.least_rate;
         let ends = Instant::now() + self.timeout;
         let mut window_ends = Instant::now() + window;
@@ -118,8 +142,8 @@ impl Bodies {
         // answer.
         let chunk = chunk.map_err(|_| ApiError::BodyMalformed)?;
         let len = body.len().saturating_add(chunk.len());
-        if len > self.max {
-            return Err(ApiError::BodyTooLarge { max: self.max });
+        if len > body.max {
+            return Err(ApiError::BodyTooLarge { max: body.max });
         }
         if !body.permit.cover(body.memory_for(len)) {
             return Err(self.overloaded());

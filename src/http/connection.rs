@@ -38,7 +38,7 @@ pub struct ConnectionLimits {
     pub head: Duration,
     /// How fast an answer must be read.
     pub least_rate: LeastRate,
-    /// How many connections an address may have before a paid call has come on them.
+    /// How many connections an address may have before a call that is paid for has come on them.
     pub per_address: Arc<PerAddress>,
     /// Proxies, whose connections are not counted: they carry the requests of many.
     pub trusted_proxies: Vec<IpAddr>,
@@ -100,7 +100,13 @@ impl ConnectionState {
         Busy(Rc::clone(self))
     }
 
-    /// A call that was paid for has come on it: it counts no more as a stranger's.
+    /// Does it count as a stranger's?
+    #[must_use]
+    pub fn has_share(&self) -> bool {
+        self.share.try_borrow().is_ok_and(|share| share.is_some())
+    }
+
+    /// A call that is paid for has come on it: it counts no more as a stranger's.
     pub fn release_share(&self) {
         if let Ok(mut share) = self.share.try_borrow_mut() {
             drop(share.take());

@@ -406,8 +406,9 @@ fn paid_operation(rule: &PriceRule, method: &str, path: &str) -> Operation {
         )
         .response("422", error("The Idempotency-Key was used for another request"))
         .response("429", error("A rate limit is reached, or too many requests are running"))
-        .response("502", error("The upstream failed; not charged"))
-        .response("504", error("The upstream took too long; not charged"))
+        .response("415", error("The body is compressed"))
+        .response("502", error("The upstream failed, which is not charged, or its answer is too large"))
+        .response("504", error("The upstream took too long; the message says what is charged"))
         .parameter(in_header(
             "X-Dry-Run",
             "`true` answers what it would cost, and charges nothing",

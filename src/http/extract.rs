@@ -18,11 +18,10 @@ use serde::de::DeserializeOwned;
 use super::App;
 use super::error::{ApiError, FieldError};
 use super::origin::{forwarded_address, is_loopback_host, is_of_proxy};
-use super::places::take_place;
+use super::places::{body_of, step_in};
 use crate::auth::users::{CurrentSession, Device, UsersError};
 use crate::json::Object;
 use crate::json::printable::{Printable, may_have_control_characters};
-use crate::pipeline::BodyOf;
 use crate::store::users::{Role, User};
 use domain::{Actor, Origin, Refusal, UserId};
 
@@ -144,14 +143,15 @@ impl FromRequest for Body {
     type Error = ApiError;
     type Future = Boxed<Self>;
 
-    /// The request has a place of its caller from the moment that its body is there.
+    /// The request has no place while its body is on its way.
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
         let mut payload = payload.take();
         let request = request.clone();
         Box::pin(async move {
             let app = app(&request)?;
-            let body = app.bodies.receive(&request, &mut payload, BodyOf::Other).await;
-            take_place(&request, &app)?;
+            let of = body_of(&request);
+            let body = app.bodies.receive(&request, &mut payload, of).await;
+            step_in(&request, &app)?;
             Ok(Body(body))
         })
     }
@@ -174,17 +174,26 @@ impl FromRequest for CurrentSession {
         let request = request.clone();
         Box::pin(async move {
             let (token, app) = (token.ok_or(ApiError::MissingSession)?, app?);
+            let limits = &app.gateway.rate_limits;
+            let limited = |retry_after| ApiError::from(Refusal::RateLimited { retry_after });
+            let is_read = request.method().is_safe();
+            if is_read {
+                // Before the database is asked for the session.
+                let address = client_address(&request, &app.trusted_proxies);
+                limits.check_address_read(address, app.clock.now()).map_err(limited)?;
+            }
             let current = app.users.authenticate(&token).await;
             if let Err(UsersError::InvalidSession) = current {
                 // Guesses count as requests without a login do.
                 check_address(&request, &app)?;
             }
             let current = current?;
-            if !request.method().is_safe() {
-                let checked =
-                    app.gateway.rate_limits.check_change(current.user.id, app.clock.now());
-                checked.map_err(|retry_after| Refusal::RateLimited { retry_after })?;
-            }
+            let checked = if is_read {
+                limits.check_read(current.session, app.clock.now())
+            } else {
+                limits.check_change(current.user.id, app.clock.now())
+            };
+            checked.map_err(limited)?;
             Ok(current)
         })
     }

@@ -4,7 +4,9 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use actix_web::http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{
+    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
+};
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use bytes::Bytes;
@@ -70,7 +72,7 @@ pub(super) async fn call(
     let environment = caller.environment();
     let of = match environment {
         Environment::Live => BodyOf::PayingCaller,
-        Environment::Test => BodyOf::Other,
+        Environment::Test => BodyOf::TestCaller,
     };
     let received = match app.bodies.receive(&request, &mut payload, of).await {
         Ok(body) => caller.receive(body),
@@ -93,15 +95,33 @@ pub(super) async fn call(
     let copy = copy.then(|| Box::new(received.copy()));
     // Dropped with this handler, when the client leaves or has its answer.
     let (_here, client_left) = tokio::sync::oneshot::channel();
-    let received = received.run(running, client_left);
+    let connection = ConnectionState::of(&request).filter(|connection| connection.has_share());
     let client = Client::clone(&client);
-    let served = uncancelled(pipeline::serve(gateway, client.clone(), received, context)).await;
-    if is_paid
-        && served.result.is_ok()
-        && let Some(connection) = ConnectionState::of(&request)
-    {
-        connection.release_share();
-    }
+    let served = match connection.filter(|_| is_paid) {
+        None => {
+            let received = received.run(running, client_left, None);
+            uncancelled(pipeline::serve(gateway, client.clone(), received, context)).await
+        }
+        Some(connection) => {
+            let (tell, mut charged) = tokio::sync::oneshot::channel();
+            let received = received.run(running, client_left, Some(tell));
+            let serving = pipeline::serve(gateway, client.clone(), received, context);
+            let mut serving = uncancelled(serving);
+            tokio::select! {
+                biased;
+                Ok(()) = &mut charged => {
+                    connection.release_share();
+                    serving.await
+                }
+                served = &mut serving => {
+                    if charged.try_recv().is_ok() {
+                        connection.release_share();
+                    }
+                    served
+                }
+            }
+        }
+    };
     match copy {
         Some(copy) if served.needs_credits().is_some() => {
             Box::pin(pay_and_serve(&request, &app, client, served, copy)).await
@@ -152,7 +172,7 @@ async fn pay_and_serve(
         return HttpResponse::from_error(ApiError::from(Refusal::Overloaded));
     };
     let (_here, client_left) = tokio::sync::oneshot::channel();
-    let received = copy.run(running, client_left);
+    let received = copy.run(running, client_left, None);
     let serving = pipeline::serve(app.gateway.clone(), client, received, served.context);
     let mut response = respond(uncancelled(serving).await, depart);
     super::x402::add_response(&mut response, app, &payment);
@@ -206,6 +226,13 @@ fn arrival(request: &HttpRequest, app: &App) -> Result<Arrival, ApiError> {
         }
     }
     let headers = request.headers();
+    if headers
+        .get_all(CONTENT_ENCODING)
+        .any(|value| !value.as_bytes().eq_ignore_ascii_case(b"identity"))
+    {
+        // What it asks for could not be read, and not be priced.
+        return Err(ApiError::ContentEncoding);
+    }
     let credential = match headers.get(API_KEY) {
         // A header that is not text counts as an invalid key.
         Some(value) => Some(value.to_str().unwrap_or_default().trim()),
@@ -225,6 +252,7 @@ fn arrival(request: &HttpRequest, app: &App) -> Result<Arrival, ApiError> {
         idempotency_key: idempotency_key(request)?,
         running: None,
         client_left: None,
+        charged: None,
         at: app.clock.now(),
     })
 }

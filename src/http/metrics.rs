@@ -71,18 +71,13 @@ fn text(app: &App) -> String {
     let age = u64::try_from(writer.age.as_micros()).unwrap_or(u64::MAX);
     let live = count(readiness.running(Environment::Live));
     let test = count(readiness.running(Environment::Test));
-    let gauges: [(&str, &str, u64); 18] = [
+    let gauges: [(&str, &str, u64); 17] = [
         (
             "requests",
             "Requests in progress, of callers with a credential",
             count(readiness.requests()),
         ),
         ("strangers", "Requests in progress without a credential", count(readiness.strangers())),
-        (
-            "receiving",
-            "Requests of users with a session whose body is on its way",
-            count(readiness.receiving()),
-        ),
         ("calls", "Paid calls in progress, streams included", live),
         ("test_calls", "Calls with test keys in progress, streams included", test),
         (
@@ -147,10 +142,7 @@ fn text(app: &App) -> String {
         (
             "bodies_refused_total",
             "Bodies refused because their address had too many on their way",
-            app.bodies
-                .open_per_address
-                .refused()
-                .saturating_add(app.bodies.bytes_per_address.refused()),
+            app.bodies.refused(),
         ),
         ("requests_panicked_total", "Requests whose handler panicked", readiness.panicked()),
         (

@@ -58,7 +58,7 @@ mod webhooks;
 mod x402;
 
 pub use addresses::PerAddress;
-pub use bodies::Bodies;
+pub use bodies::{ACCOUNT_BODY_MAX, Bodies};
 pub use connection::{Connection, ConnectionLimits, ConnectionState, LeastRate};
 pub use routes::Routes;
 

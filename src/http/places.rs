@@ -1,18 +1,45 @@
 //! The places that requests have among those that run at the same time.
 
-use actix_web::dev::{Payload, ServiceRequest};
+use std::sync::Arc;
+
+use actix_web::dev::ServiceRequest;
 use actix_web::{HttpMessage as _, HttpRequest};
 
 use super::App;
 use super::error::ApiError;
-use crate::pipeline::Permit;
+use crate::pipeline::{Admission, BodyOf, Permit};
 use domain::route_group::RouteGroup;
+
+/// Where payment providers send their events.
+const PROVIDERS_PATH: &str = "/api/payments/stripe/webhook";
+
+/// Whose request it is, as far as its head tells.
+#[derive(Clone, Copy)]
+enum Of {
+    /// A user with a session.
+    Session,
+    /// Anybody without a credential.
+    Stranger,
+    /// A payment provider. Whether it is one is seen by the signature of its body.
+    Provider,
+}
 
 /// A request's place.
 struct Place {
-    has_session: bool,
-    /// Held until it is dropped.
-    _permit: Permit,
+    of: Of,
+    /// `None` while the body is on its way.
+    permit: Option<Permit>,
+}
+
+impl Place {
+    fn take(of: Of, admission: &Arc<Admission>) -> Result<Self, ApiError> {
+        let permit = match of {
+            Of::Session => admission.admit_session(),
+            Of::Stranger => admission.admit_stranger(),
+            Of::Provider => admission.admit_provider(),
+        };
+        Ok(Place { of, permit: Some(permit.ok_or(ApiError::Overloaded)?) })
+    }
 }
 
 /// Does the request get its place from the edge? A paid call gets one when its key is known and its
@@ -22,8 +49,12 @@ fn is_counted(path: &str) -> bool {
     !path.starts_with("/health/") && path != "/metrics" && !is_paid()
 }
 
-/// Gives a request the place that it has from its beginning: by whether it has a session, and
-/// whether its body is on its way.
+/// Whose body a request that is no call has.
+pub(super) fn body_of(request: &HttpRequest) -> BodyOf {
+    if request.path() == PROVIDERS_PATH { BodyOf::Provider } else { BodyOf::Account }
+}
+
+/// Gives a request the place that it has from its beginning.
 ///
 /// # Errors
 /// [`ApiError::Overloaded`] if there is none left.
@@ -35,29 +66,32 @@ pub(super) fn take_first_place(
     if !is_counted(request.path()) {
         return Ok(());
     }
-    let (_, payload) = request.parts();
-    let is_whole = matches!(payload, Payload::None);
-    let (has_session, admission) = (has_session(), &app.readiness);
-    let permit = match (has_session, is_whole) {
-        (true, true) => admission.admit_session(),
-        (true, false) => admission.admit_receiving(),
-        (false, _) => admission.admit_stranger(),
+    let of = match request.path() {
+        PROVIDERS_PATH => Of::Provider,
+        _ if has_session() => Of::Session,
+        _ => Of::Stranger,
     };
-    let place = Place { has_session, _permit: permit.ok_or(ApiError::Overloaded)? };
-    request.extensions_mut().insert(place);
+    request.extensions_mut().insert(Place::take(of, &app.readiness)?);
     Ok(())
 }
 
-/// Gives a request whose body is there a place among those of users with a session, if it has one.
-/// A stranger's keeps its place.
+/// Gives the place of a request back whose body is on its way: its sender could keep it for as long
+/// as a body may take.
+pub(super) fn step_out(request: &HttpRequest) {
+    if let Some(place) = request.extensions_mut().get_mut::<Place>() {
+        place.permit = None;
+    }
+}
+
+/// Gives a request a place again whose body is there.
 ///
 /// # Errors
 /// [`ApiError::Overloaded`] if there is none left.
-pub(super) fn take_place(request: &HttpRequest, app: &App) -> Result<(), ApiError> {
-    let mut extensions = request.extensions_mut();
-    if extensions.get::<Place>().is_some_and(|place| place.has_session) {
-        let permit = app.readiness.admit_session().ok_or(ApiError::Overloaded)?;
-        extensions.insert(Place { has_session: true, _permit: permit });
+pub(super) fn step_in(request: &HttpRequest, app: &App) -> Result<(), ApiError> {
+    if let Some(place) = request.extensions_mut().get_mut::<Place>()
+        && place.permit.is_none()
+    {
+        *place = Place::take(place.of, &app.readiness)?;
     }
     Ok(())
 }

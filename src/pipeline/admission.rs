@@ -5,7 +5,9 @@
 //! before any work is done for it, so refusals stay cheap however many there are.
 //!
 //! Each kind of caller has places of its own. Strangers, who have shown no credential, cannot take
-//! the places of callers with one; calls with test keys cannot take those of paying customers.
+//! the places of callers with one; calls with test keys cannot take those of paying customers, and
+//! nobody those of a payment provider. A place is for work: a request whose body is on its way has
+//! none.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -15,16 +17,29 @@ use tokio::sync::watch;
 
 use domain::Environment;
 
-/// Smaller bodies are not counted: the limits on requests bound them.
+/// Smaller bodies are not counted: the limits on requests and on connections bound them.
 pub(crate) const SMALL_BODY: usize = 4 * 1024;
+/// Bytes of their bodies that requests that are no calls have at least, whatever the limit is.
+const ACCOUNT_BYTES_MIN: usize = 1024 * 1024;
+
+/// Bytes that the bodies of requests that are no calls may take, of all that bodies may take. The
+/// bodies of events of payment providers may take as many.
+#[must_use]
+pub fn account_bytes_max(body_bytes: usize) -> usize {
+    (body_bytes / 16).max(ACCOUNT_BYTES_MIN)
+}
+
+fn call_bytes_max(body_bytes: usize) -> usize {
+    body_bytes.saturating_sub(body_bytes / 8)
+}
 
 /// What may run at the same time.
 #[derive(Clone, Copy, Debug)]
 pub struct AdmissionLimits {
     /// Requests being handled with live keys; and as many of users with a session.
     pub requests: usize,
-    /// Requests without a credential. As many of users with a session may wait for their body, and
-    /// as many keys may be looked up.
+    /// Requests without a credential. As many events of payment providers may be taken in, and as
+    /// many keys may be looked up.
     pub strangers: usize,
     /// Paid calls with live keys, streams included.
     pub calls: usize,
@@ -44,11 +59,13 @@ pub struct Admission {
     requests: AtomicUsize,
     sessions: AtomicUsize,
     strangers: AtomicUsize,
-    receiving: AtomicUsize,
+    providers: AtomicUsize,
     lookups: AtomicUsize,
     calls: AtomicUsize,
     test_calls: AtomicUsize,
-    body_bytes: AtomicUsize,
+    call_bytes: AtomicUsize,
+    account_bytes: AtomicUsize,
+    provider_bytes: AtomicUsize,
     /// Requests refused because too many ran.
     refused: AtomicU64,
     /// Requests whose handler panicked.
@@ -73,11 +90,13 @@ enum Kind {
     Request,
     Session,
     Stranger,
-    Receiving,
+    Provider,
     Lookup,
     Call,
     TestCall,
-    BodyBytes,
+    CallBytes,
+    AccountBytes,
+    ProviderBytes,
 }
 
 impl From<Environment> for Kind {
@@ -98,10 +117,24 @@ impl Drop for Permit {
 /// Whose body it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyOf {
-    /// A call with a live key. It may fill the whole limit on bytes.
+    /// A call with a live key. It may fill the whole limit on bytes of calls.
     PayingCaller,
-    /// Anybody else. Together with all others they may fill half of the limit.
-    Other,
+    /// A call with a test key. All of them may fill half of that limit.
+    TestCaller,
+    /// A request that is no call, of anybody. They have a limit of their own.
+    Account,
+    /// An event of a payment provider. They have a limit of their own.
+    Provider,
+}
+
+impl From<BodyOf> for Kind {
+    fn from(of: BodyOf) -> Self {
+        match of {
+            BodyOf::PayingCaller | BodyOf::TestCaller => Kind::CallBytes,
+            BodyOf::Account => Kind::AccountBytes,
+            BodyOf::Provider => Kind::ProviderBytes,
+        }
+    }
 }
 
 /// The share that a body has in the limit on bytes, while it is read and as long as it is in
@@ -125,7 +158,7 @@ impl BodyPermit {
             return true;
         };
         let max = self.admission.body_bytes_max(self.of);
-        let Some(mut more) = self.admission.take_within(Kind::BodyBytes, missing, max) else {
+        let Some(mut more) = self.admission.take_within(self.of.into(), missing, max) else {
             return false;
         };
         if let Some(permit) = &mut self.permit {
@@ -169,11 +202,13 @@ impl Admission {
             requests: AtomicUsize::new(0),
             sessions: AtomicUsize::new(0),
             strangers: AtomicUsize::new(0),
-            receiving: AtomicUsize::new(0),
+            providers: AtomicUsize::new(0),
             lookups: AtomicUsize::new(0),
             calls: AtomicUsize::new(0),
             test_calls: AtomicUsize::new(0),
-            body_bytes: AtomicUsize::new(0),
+            call_bytes: AtomicUsize::new(0),
+            account_bytes: AtomicUsize::new(0),
+            provider_bytes: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
             panicked: AtomicU64::new(0),
             stop: watch::Sender::new(false),
@@ -185,11 +220,15 @@ impl Admission {
             Kind::Request => (&self.requests, self.bounds.requests),
             Kind::Session => (&self.sessions, self.bounds.requests),
             Kind::Stranger => (&self.strangers, self.bounds.strangers),
-            Kind::Receiving => (&self.receiving, self.bounds.strangers),
+            Kind::Provider => (&self.providers, self.bounds.strangers),
             Kind::Lookup => (&self.lookups, self.bounds.strangers),
             Kind::Call => (&self.calls, self.bounds.calls),
             Kind::TestCall => (&self.test_calls, self.bounds.test_calls),
-            Kind::BodyBytes => (&self.body_bytes, self.bounds.body_bytes),
+            Kind::CallBytes => (&self.call_bytes, call_bytes_max(self.bounds.body_bytes)),
+            Kind::AccountBytes => (&self.account_bytes, account_bytes_max(self.bounds.body_bytes)),
+            Kind::ProviderBytes => {
+                (&self.provider_bytes, account_bytes_max(self.bounds.body_bytes))
+            }
         }
     }
 
@@ -229,10 +268,9 @@ impl Admission {
         self.place(Kind::Stranger)
     }
 
-    /// Admits a request of a user with a session whose body is on its way; `None` if the limit is
-    /// reached.
-    pub fn admit_receiving(self: &Arc<Self>) -> Option<Permit> {
-        self.place(Kind::Receiving)
+    /// Admits an event of a payment provider; `None` if the limit is reached.
+    pub fn admit_provider(self: &Arc<Self>) -> Option<Permit> {
+        self.place(Kind::Provider)
     }
 
     /// Admits a look-up of a key that is not in memory; `None` if the limit is reached.
@@ -250,16 +288,14 @@ impl Admission {
 
     /// How many bytes of bodies there may be when one of these is read.
     fn body_bytes_max(&self, of: BodyOf) -> usize {
-        match of {
-            BodyOf::PayingCaller => self.bounds.body_bytes,
-            BodyOf::Other => self.bounds.body_bytes / 2,
-        }
+        let (_, max) = self.counter(of.into());
+        if of == BodyOf::TestCaller { max / 2 } else { max }
     }
 
     /// May a body of so many bytes be read?
     #[must_use]
     pub fn has_room_for(&self, bytes: usize, of: BodyOf) -> bool {
-        let taken = self.body_bytes.load(Ordering::Relaxed);
+        let taken = self.counter(of.into()).0.load(Ordering::Relaxed);
         bytes < SMALL_BODY || taken.saturating_add(bytes) <= self.body_bytes_max(of)
     }
 
@@ -333,7 +369,7 @@ impl Admission {
     /// Does nothing run, neither a request nor a call?
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        let requests = [&self.requests, &self.sessions, &self.strangers, &self.receiving];
+        let requests = [&self.requests, &self.sessions, &self.strangers, &self.providers];
         let calls = [&self.calls, &self.test_calls];
         requests.iter().chain(&calls).all(|counter| counter.load(Ordering::Acquire) == 0)
     }
@@ -351,16 +387,11 @@ impl Admission {
         self.strangers.load(Ordering::Relaxed)
     }
 
-    /// Requests of users with a session whose body is on its way.
-    #[must_use]
-    pub fn receiving(&self) -> usize {
-        self.receiving.load(Ordering::Relaxed)
-    }
-
     /// Bytes of request bodies in memory, small ones not counted.
     #[must_use]
     pub fn body_bytes(&self) -> usize {
-        self.body_bytes.load(Ordering::Relaxed)
+        let kinds = [&self.call_bytes, &self.account_bytes, &self.provider_bytes];
+        kinds.iter().map(|bytes| bytes.load(Ordering::Relaxed)).fold(0, usize::saturating_add)
     }
 
     /// Requests refused because too many ran, since the start.
@@ -391,7 +422,7 @@ mod tests {
             strangers: 1,
             calls: 1,
             test_calls: 1,
-            body_bytes: 20_000,
+            body_bytes: 24_000,
         }))
     }
 
@@ -419,7 +450,8 @@ mod tests {
         let admission = admission();
         let stranger = admission.admit_stranger().unwrap();
         assert!(admission.admit_stranger().is_none());
-        assert!(admission.admit_receiving().is_some());
+        let provider = admission.admit_provider().unwrap();
+        assert!(admission.admit_provider().is_none());
         let test = admission.enter(Environment::Test).unwrap();
         assert!(admission.enter(Environment::Test).is_none());
         // A flood of users who have paid nothing takes no place of a call.
@@ -427,7 +459,7 @@ mod tests {
         assert!(!users.is_empty() && admission.has_place() && !admission.is_idle());
         let call = (admission.admit().unwrap(), admission.enter(Environment::Live).unwrap());
         assert!(!admission.has_place());
-        drop((stranger, test, call, users));
+        drop((stranger, provider, test, call, users));
         assert!(admission.is_idle());
     }
 
@@ -439,11 +471,11 @@ mod tests {
         assert!(permit.cover(6_000) && permit.cover(12_000) && permit.cover(12_000));
         assert_eq!(admission.body_bytes(), 12_000);
         // What does not fit leaves the count as it was.
-        assert!(!permit.cover(21_000));
+        assert!(!permit.cover(21_001));
         assert_eq!(admission.body_bytes(), 12_000);
-        assert!(!admission.has_room_for(9_000, BodyOf::PayingCaller));
+        assert!(!admission.has_room_for(9_001, BodyOf::PayingCaller));
         // Small ones are bounded by the number of requests.
-        assert!(admission.has_room_for(100, BodyOf::Other));
+        assert!(admission.has_room_for(100, BodyOf::TestCaller));
         let body = permit.hold(Bytes::from(vec![1; 12_000]));
         let part = body.slice(10..20);
         drop(body);
@@ -453,11 +485,19 @@ mod tests {
     }
 
     #[test]
-    fn bodies_of_others_leave_half_to_paying_callers() {
+    fn bodies_of_others_leave_room() {
         let admission = admission();
-        let mut others = admission.body_permit(BodyOf::Other);
-        assert!(others.cover(10_000) && !others.cover(10_001));
-        assert!(!admission.has_room_for(5_000, BodyOf::Other));
-        assert!(admission.body_permit(BodyOf::PayingCaller).cover(10_000));
+        let mut tests = admission.body_permit(BodyOf::TestCaller);
+        assert!(tests.cover(10_500) && !tests.cover(10_501));
+        assert!(!admission.has_room_for(5_000, BodyOf::TestCaller));
+        let mut paying = admission.body_permit(BodyOf::PayingCaller);
+        assert!(paying.cover(10_500) && !paying.cover(10_501));
+        // Those that are no calls have room of their own, and so have payment providers.
+        let mut kept = Vec::new();
+        for of in [BodyOf::Account, BodyOf::Provider] {
+            let mut all = admission.body_permit(of);
+            assert!(all.cover(ACCOUNT_BYTES_MIN) && !all.cover(ACCOUNT_BYTES_MIN + 1), "{of:?}");
+            kept.push(all);
+        }
     }
 }

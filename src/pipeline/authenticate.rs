@@ -77,11 +77,17 @@ impl Received {
     }
 
     /// The request as a running call. `client_left` is closed when the client leaves before it has
-    /// an answer.
+    /// an answer. `charged` is told when the call is charged or held for.
     #[must_use]
-    pub fn run(mut self, running: Running, client_left: oneshot::Receiver<()>) -> Self {
+    pub fn run(
+        mut self,
+        running: Running,
+        client_left: oneshot::Receiver<()>,
+        charged: Option<oneshot::Sender<()>>,
+    ) -> Self {
         self.0.arrival.running = Some(running);
         self.0.arrival.client_left = Some(client_left);
+        self.0.arrival.charged = charged;
         self
     }
 
@@ -110,6 +116,10 @@ pub(super) async fn identify(
     let state = gateway.ledger.state();
     if state == WriterState::Unavailable {
         return Err(unwritable(state));
+    }
+    let _turn = Box::pin(gateway.keys.turn(&key)).await;
+    if let Some(known) = gateway.keys.remembered(&key) {
+        return known_caller(gateway, arrival, rule, known, context);
     }
     // Strangers can make keys up: they must not fill the queue of the database.
     let _place = gateway.readiness.admit_lookup().ok_or(Refusal::Overloaded)?;

@@ -12,8 +12,8 @@ use crate::actors::account::{wait, wait_within};
 use crate::actors::ledger::{Acknowledgement, WriteError};
 use crate::idempotency::Claim;
 use crate::tokens::{self, TextCounter, vocabulary};
-use crate::upstream::Dialect;
 use crate::upstream::dialect::{Asked, Content};
+use crate::upstream::{Dialect, Failure};
 use domain::Refusal;
 use domain::pricing::Extra;
 use domain::usage::model_name;
@@ -36,6 +36,7 @@ pub(super) struct Cost {
 /// far as the balance goes.
 pub(super) async fn cost(gateway: &Gateway, charged: &mut ChargedCall, evidence: Evidence) -> Cost {
     let (usage, tally) = evidence.tally();
+    let is_reported = evidence.reported == Reported::Given(usage);
     let tokens = charged.generation().map_or(usage.total(), |generation| {
         let limit = charged.token_limit().unwrap_or(generation.demand.completion_tokens_max);
         generation.demand.believed(usage, limit)
@@ -45,6 +46,10 @@ pub(super) async fn cost(gateway: &Gateway, charged: &mut ChargedCall, evidence:
         cost = cost.max(charged.held());
     }
     let is_held_for = charged.generation().is_some();
+    if is_held_for && !is_reported {
+        // Our own count may be wrong, and the upstream was told what is held for.
+        cost = cost.min(charged.held());
+    }
     if is_held_for && cost > charged.held() {
         hold_owed(gateway, charged, cost).await;
     }
@@ -95,20 +100,43 @@ pub(super) async fn evidence(charged: &ChargedCall, reported: Reported, body: &B
         deliver(&mut counter, &dialect.answer_content(&body));
         counter.total()
     };
-    let estimate = || u64::try_from(bytes / BYTES_PER_TOKEN).unwrap_or(u64::MAX);
-    let completion = tokens::count_off_thread(bytes, work).await.unwrap_or_else(estimate);
+    let counted = tokens::count_off_thread(bytes, work).await;
+    let completion = counted.unwrap_or_else(|| estimate(bytes));
     Evidence { counted: TokenUsage::new(generation.prompt_unreported(), completion), ..evidence }
 }
 
-/// What is known of the tokens of a call that was cancelled before its first byte.
-pub(super) fn evidence_of_prompt(charged: &ChargedCall) -> Option<Evidence> {
-    let generation = charged.generation()?;
+/// What is known of the tokens of a call without an answer, if the upstream may have done its work:
+/// the client left, or a limit of ours ended it.
+pub(super) fn evidence_of_work(
+    charged: &ChargedCall,
+    failure: Failure,
+    is_sent: bool,
+) -> Option<Evidence> {
+    let bytes = match failure {
+        Failure::Abandoned | Failure::GivenUp if is_sent => None,
+        Failure::TooLarge { bytes } => Some(bytes),
+        _ => return None,
+    };
+    let Some(generation) = charged.generation() else {
+        // A fixed price is for the answer, and there is none, or one that is too large.
+        let reported = Reported::Given(TokenUsage::default());
+        let counted = TokenUsage::default();
+        let heard = Heard::UntilCancelled;
+        return bytes.map(|_| Evidence { reported, counted, heard, may_hide: false });
+    };
+    // Embeddings have no text.
+    let bytes = bytes.filter(|_| charged.dialect() != Dialect::Embeddings).unwrap_or(0);
     Some(Evidence {
         reported: Reported::Missing,
-        counted: TokenUsage::new(generation.prompt_unreported(), 0),
+        counted: TokenUsage::new(generation.prompt_unreported(), estimate(bytes)),
         heard: Heard::UntilCancelled,
         may_hide: generation.may_hide,
     })
+}
+
+/// The tokens of so many bytes of text that is not counted.
+pub(super) fn estimate(bytes: usize) -> u64 {
+    u64::try_from(bytes / BYTES_PER_TOKEN).unwrap_or(u64::MAX)
 }
 
 /// Counts what was delivered.

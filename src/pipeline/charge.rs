@@ -130,7 +130,7 @@ impl ChargedCall {
 /// Debits a fixed price, or holds what the request can cost or begins with.
 pub(super) async fn charge(
     gateway: &Gateway,
-    quoted: Quoted,
+    mut quoted: Quoted,
     claim: Option<Claim>,
 ) -> Result<Box<ChargedCall>, Refusal> {
     let account = lease(gateway, quoted.key()).await?;
@@ -141,6 +141,10 @@ pub(super) async fn charge(
     })?;
     let id = quoted.arrival().id;
     let guard = ChargeGuard { id, earned: Credits::ZERO, account: Some(account) };
+    if let Some(charged) = quoted.take_charged() {
+        // Whoever listens may have left.
+        let _ = charged.send(());
+    }
     failpoint!("charge-accepted");
     let (terms, debit) = (receipt.decided, receipt.durable);
     let token_limit = quoted

@@ -56,7 +56,9 @@ mod request;
 mod settle;
 mod upstream;
 
-pub use admission::{Admission, AdmissionLimits, BodyOf, BodyPermit, Permit, Running};
+pub use admission::{
+    Admission, AdmissionLimits, BodyOf, BodyPermit, Permit, Running, account_bytes_max,
+};
 pub use authenticate::{Caller, Received};
 pub use charge::ChargedCall;
 pub use departure::{Departure, Money, ServedBody, StreamBody};

@@ -58,6 +58,11 @@ impl Quoted {
         self.generation.as_ref().is_some_and(|generation| generation.request.is_stream)
     }
 
+    /// See [`Arrival::charged`].
+    pub(super) fn take_charged(&mut self) -> Option<oneshot::Sender<()>> {
+        self.arrival.charged.take()
+    }
+
     /// See [`Arrival::client_left`].
     pub(super) fn take_client_left(&mut self) -> Option<oneshot::Receiver<()>> {
         self.arrival.client_left.take()

@@ -39,6 +39,8 @@ pub struct Arrival {
     pub running: Option<Running>,
     /// Closed when the client leaves before it has an answer.
     pub client_left: Option<oneshot::Receiver<()>>,
+    /// Told when the call is charged or held for.
+    pub charged: Option<oneshot::Sender<()>>,
     /// When it arrived.
     pub at: Timestamp,
 }
@@ -94,6 +96,7 @@ impl Arrival {
             idempotency_key: self.idempotency_key,
             running: None,
             client_left: None,
+            charged: None,
             at: self.at,
         })
     }

@@ -5,10 +5,10 @@
 use std::sync::Arc;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::HeaderMap;
+use actix_web::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use bytes::Bytes;
 
-use super::bill::{Cost, cost, evidence, evidence_of_prompt, usage_record, wait_committed};
+use super::bill::{Cost, cost, evidence, evidence_of_work, usage_record, wait_committed};
 use super::charge::ChargedCall;
 use super::departure::Departure;
 use super::departure::{Money, ServedBody, kept};
@@ -17,6 +17,7 @@ use super::relay;
 use super::request::RequestContext;
 use super::upstream::Answered;
 use crate::idempotency::Claim;
+use crate::upstream::dialect::refusal_body;
 use crate::upstream::{AnswerBody, Failure};
 use domain::Refusal;
 use domain::account::RecordAnswer;
@@ -28,6 +29,7 @@ pub(super) async fn close(
     answered: Answered,
     context: &mut RequestContext,
 ) -> Result<Departure, Refusal> {
+    let is_sent = answered.is_sent();
     let (charged, upstream, result) = answered.into_parts();
     match result {
         Ok(answer) => match answer.body {
@@ -49,8 +51,7 @@ pub(super) async fn close(
                 Failure::Stopped => Ending::ServerStopped,
                 _ => Ending::Failed,
             };
-            // The upstream has the prompt of a client that left, and may be thinking about it.
-            let owed = evidence_of_prompt(&charged).filter(|_| failure == Failure::Abandoned);
+            let owed = evidence_of_work(&charged, failure, is_sent);
             let (outcome, usage) = match owed {
                 Some(owed) => {
                     let Cost { amount: cost, usage: tokens, tally } =
@@ -61,10 +62,16 @@ pub(super) async fn close(
                 }
                 None => (Outcome::Failed, usage),
             };
+            let is_owed = outcome != Outcome::Failed;
+            let is_cut = is_owed && failure.is_by_our_limit();
+            let ending = if is_cut { Ending::UpstreamCut } else { ending };
             let usage = UsageRecord { ending, ..usage };
-            settle(gateway, charged, outcome, usage, None, context).await?;
+            let Settled { cost, .. } =
+                settle(gateway, charged, outcome, usage, None, context).await?;
             Err(match failure {
-                Failure::TimedOut => Refusal::UpstreamTimedOut,
+                Failure::GivenUp if is_owed => Refusal::UpstreamGivenUp { cost },
+                Failure::TooLarge { .. } => Refusal::AnswerTooLarge { cost },
+                Failure::TimedOut | Failure::GivenUp => Refusal::UpstreamTimedOut,
                 Failure::Broken(reason) => Refusal::UpstreamFailed(reason),
                 Failure::Abandoned => Refusal::ClientLeft,
                 Failure::Stopped => Refusal::Stopped,
@@ -94,7 +101,7 @@ fn is_error(body: &Bytes) -> bool {
 async fn close_whole(
     gateway: &Gateway,
     mut charged: Box<ChargedCall>,
-    whole: Whole,
+    mut whole: Whole,
     reported: Reported,
     context: &mut RequestContext,
 ) -> Result<Departure, Refusal> {
@@ -113,6 +120,11 @@ async fn close_whole(
         let record = UsageRecord { prompt_tokens, completion_tokens, tally, ..record };
         (Outcome::Delivered { cost }, record)
     } else {
+        // What is not paid for has no content.
+        whole.body = refusal_body(&whole.body);
+        if !whole.body.is_empty() {
+            whole.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
         (Outcome::Failed, UsageRecord { ending: Ending::Failed, ..record })
     };
     let money = Money {

@@ -6,16 +6,22 @@ use std::sync::Arc;
 use super::charge::ChargedCall;
 use super::gateway::Gateway;
 use crate::config::TokenLimitField;
-use crate::upstream::{Answer, Client, Failure, UpstreamCall};
+use crate::upstream::{Answer, Client, Failure, Sent, UpstreamCall};
 
 /// A request that went to the upstream, with the answer or the failure.
 pub struct Answered {
     charged: Box<ChargedCall>,
     upstream: Arc<str>,
     result: Result<Answer, Failure>,
+    is_sent: bool,
 }
 
 impl Answered {
+    /// Does the upstream have the request?
+    pub(super) fn is_sent(&self) -> bool {
+        self.is_sent
+    }
+
     /// The charged request, the name of the upstream, and its answer.
     pub(super) fn into_parts(self) -> (Box<ChargedCall>, Arc<str>, Result<Answer, Failure>) {
         (self.charged, self.upstream, self.result)
@@ -34,14 +40,20 @@ pub(super) async fn forward(
     let policy = gateway.upstreams.stream_policy(arrival.group);
     let is_stream = charged.is_stream();
     let body = match generation {
-        Some(_) => {
+        Some(generation) => {
             let field = policy.token_limit_field.map(TokenLimitField::name);
             let (dialect, limit) = (charged.dialect(), charged.token_limit());
-            dialect.rewrite_request(&arrival.body, limit, field, is_stream)
+            if generation.request.has_kept_reasoning {
+                let body = dialect.without_kept_reasoning(&arrival.body);
+                dialect.rewrite_request(&body, limit, field, is_stream)
+            } else {
+                dialect.rewrite_request(&arrival.body, limit, field, is_stream)
+            }
         }
         None => arrival.body.clone(),
     };
     let prompt_tokens = generation.map(|generation| generation.request.prompt.counted);
+    let sent = Sent::default();
     let call = UpstreamCall {
         id: arrival.id,
         method: &arrival.method,
@@ -52,6 +64,7 @@ pub(super) async fn forward(
         dialect: charged.dialect(),
         is_stream,
         prompt_tokens,
+        sent: &sent,
     };
     let begun = std::time::Instant::now();
     let answered = upstream.call(client, call, gateway.clock.now());
@@ -74,5 +87,5 @@ pub(super) async fn forward(
     };
     gateway.metrics.upstream(arrival.group, begun.elapsed());
     failpoint!("upstream-answered");
-    Answered { upstream: name, charged, result }
+    Answered { upstream: name, charged, result, is_sent: sent.get() }
 }

@@ -1,6 +1,7 @@
 //! What goes to an upstream, and what comes back.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use actix_web::http::header::HeaderMap;
 use actix_web::http::{Method, StatusCode};
@@ -99,14 +100,53 @@ pub struct UpstreamCall<'c> {
     pub is_stream: bool,
     /// Tokens of the prompt, if the call is priced by tokens and they are counted already.
     pub prompt_tokens: Option<u64>,
+    /// Becomes true while an upstream has the request.
+    pub sent: &'c Sent,
+}
+
+/// Does an upstream have the request? It does not while a connection is made, and no more when it
+/// has failed.
+#[derive(Debug, Default)]
+pub struct Sent {
+    has_it: AtomicBool,
+    /// One was given up while it had the request.
+    had_it: AtomicBool,
+}
+
+impl Sent {
+    /// An upstream has it, or none does.
+    pub fn set(&self, has_it: bool) {
+        self.has_it.store(has_it, Ordering::Release);
+    }
+
+    /// The upstream is given up, and has worked on it all the same.
+    pub fn keep(&self) {
+        self.had_it.store(true, Ordering::Release);
+    }
+
+    /// Does an upstream have it, or did it until it was given up?
+    #[must_use]
+    pub fn get(&self) -> bool {
+        self.has_it.load(Ordering::Acquire) || self.had_it.load(Ordering::Acquire)
+    }
 }
 
 /// Why an answer is missing or incomplete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// The answer did not arrive in time.
+    /// The upstream could not be reached in time, or says itself that it took too long. It is not
+    /// paid.
     #[error("the upstream took too long")]
     TimedOut,
+    /// A limit of ours on time ended the call while the upstream was at work on it.
+    #[error("the upstream was given up")]
+    GivenUp,
+    /// The answer is larger than we take. So many bytes of it have come.
+    #[error("the answer is larger than upstreams.response_max_bytes")]
+    TooLarge {
+        /// What has come of it.
+        bytes: usize,
+    },
     /// The upstream failed, or its answer cannot be passed on. The reason is for the log.
     #[error("{0}")]
     Broken(&'static str),
@@ -125,9 +165,15 @@ impl Failure {
         match self {
             Failure::Abandoned => 499,
             Failure::Stopped => 503,
-            Failure::TimedOut => 504,
-            Failure::Broken(_) => 502,
+            Failure::TimedOut | Failure::GivenUp => 504,
+            Failure::TooLarge { .. } | Failure::Broken(_) => 502,
         }
+    }
+
+    /// Did a limit of ours end the call, so that the upstream may have done its work?
+    #[must_use]
+    pub fn is_by_our_limit(self) -> bool {
+        matches!(self, Failure::GivenUp | Failure::TooLarge { .. })
     }
 }
 

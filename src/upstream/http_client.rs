@@ -27,7 +27,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tower_service::Service as _;
 
-use super::answer::Failure;
+use super::answer::{Failure, Sent};
 use crate::config::UpstreamsSettings;
 use crate::config::url::UpstreamOrigin;
 
@@ -115,17 +115,20 @@ impl Client {
 
     /// Sends a request, whose URI is a path, and waits for the head of the answer. If a kept
     /// connection turns out to be closed before anything was sent, the request goes over another
-    /// one.
+    /// one. `sent` is true from the moment that a connection has the request.
     pub async fn send(
         &self,
         origin: &UpstreamOrigin,
         mut request: Request<Full<Bytes>>,
+        sent: &Sent,
     ) -> Result<Reply, Failure> {
         loop {
+            sent.set(false);
             let (mut link, is_new) = match self.kept(origin).await {
                 Some(link) => (link, false),
                 None => (self.connector.connect(origin).await?, true),
             };
+            sent.set(true);
             let mut answer = pin!(link.sender.try_send_request(request));
             let answered = poll_fn(|context| {
                 // A closed connection returns the request that it has not sent.
@@ -363,7 +366,7 @@ mod tests {
         origin: &UpstreamOrigin,
         path: &str,
     ) -> Result<Vec<u8>, Failure> {
-        body(client.send(origin, request(path)).await?).await
+        body(client.send(origin, request(path), &Sent::default()).await?).await
     }
 
     fn kept(client: &Client) -> usize {
@@ -383,7 +386,7 @@ mod tests {
             assert_eq!(kept(&client), 1);
         }
         // A connection whose answer is not read to its end is closed.
-        drop(client.send(&origin, request("/4")).await.unwrap());
+        drop(client.send(&origin, request("/4"), &Sent::default()).await.unwrap());
         assert_eq!(kept(&client), 0);
         call(&client, &origin, "/5").await.unwrap();
         let rest: Vec<String> = hears.iter().take(3).collect();
@@ -459,6 +462,8 @@ mod tests {
         let client = client();
         let origin = UpstreamOrigin::new(&format!("http://{closed}")).unwrap();
         assert_eq!(call(&client, &origin, "/").await, Err(UNREACHABLE));
+        let sent = Sent::default();
+        assert!(client.send(&origin, request("/"), &sent).await.is_err() && !sent.get());
         // It accepts the connection, and does not answer the TLS greeting.
         let origin =
             UpstreamOrigin::new(&format!("https://{}", silent.local_addr().unwrap())).unwrap();

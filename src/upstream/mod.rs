@@ -6,6 +6,7 @@
 
 mod answer;
 pub mod dialect;
+mod headers;
 mod http_client;
 mod proxy;
 mod registry;
@@ -13,7 +14,7 @@ pub mod sandbox;
 pub mod sse;
 
 pub use answer::{
-    Answer, AnswerBody, ByteStream, Failure, UpstreamCall, read_usage, usage_of_answer,
+    Answer, AnswerBody, ByteStream, Failure, Sent, UpstreamCall, read_usage, usage_of_answer,
 };
 pub use dialect::Dialect;
 pub use http_client::{Client, Connector};

@@ -6,66 +6,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use bytes::{Bytes, BytesMut};
 use futures_util::{FutureExt as _, StreamExt as _};
 use http_body_util::Full;
 use hyper::{Request, header as sent};
 
 use super::answer::{Answer, AnswerBody, Failure, UpstreamCall, usage_of_answer};
+use super::headers::Passing;
 use super::http_client::{Client, Reply};
 use crate::config::url::Address;
 use crate::config::{Secret, UpstreamSettings};
 use crate::telemetry;
 use domain::Reported;
-
-/// Headers that concern one connection only (RFC 9110, section 7.6.1).
-const HOP_BY_HOP: [&str; 9] = [
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-/// Request headers that are not forwarded: we write them, or they are secrets of the caller.
-const NOT_FORWARDED: [&str; 24] = [
-    "accept-encoding",
-    "authorization",
-    "content-length",
-    "cookie",
-    "expect",
-    "forwarded",
-    "host",
-    // Handled here. Another customer may use the same key.
-    "idempotency-key",
-    // The answer would be a part of what is paid for, or nothing.
-    "if-match",
-    "if-modified-since",
-    "if-none-match",
-    "if-range",
-    "if-unmodified-since",
-    // An x402 payment to us.
-    "payment-signature",
-    "range",
-    "x-api-key",
-    "x-dry-run",
-    // They would turn the call into another one than was priced.
-    "x-http-method",
-    "x-http-method-override",
-    "x-method-override",
-    "x-original-url",
-    "x-real-ip",
-    "x-request-id",
-    "x-rewrite-url",
-];
-/// Prefixes of request headers that only we may write.
-const OURS: [&str; 2] = ["x-forwarded-", "x-polysystems-"];
-/// Answer headers that are not returned: we write them, or they are meant for us.
-const NOT_RETURNED: [&str; 4] = ["content-length", "date", "set-cookie", "x-request-id"];
 
 /// The number of headers that we add: `accept`, `accept-encoding`, `authorization`, `host`,
 /// `x-request-id`.
@@ -81,6 +33,7 @@ pub(crate) struct Proxy {
     address: Result<Address, &'static str>,
     timeout: Duration,
     response_max_bytes: usize,
+    passing: Passing,
 }
 
 impl Proxy {
@@ -96,6 +49,7 @@ impl Proxy {
             address: Address::new(url, api_key),
             timeout: Duration::from_secs(settings.timeout_seconds.get()),
             response_max_bytes: settings.response_max_bytes,
+            passing: Passing::new(&settings.request_headers, &settings.answer_headers),
         }
     }
 
@@ -109,18 +63,31 @@ impl Proxy {
         client: &Client,
         call: &UpstreamCall<'_>,
     ) -> Result<Answer, Failure> {
-        match tokio::time::timeout(self.timeout, self.exchange(client, call)).await {
+        let result = match tokio::time::timeout(self.timeout, self.exchange(client, call)).await {
             Ok(result) => result,
+            Err(_) if call.sent.get() => Err(Failure::GivenUp),
             Err(_) => Err(Failure::TimedOut),
+        };
+        match &result {
+            Err(failure) if failure.is_by_our_limit() => call.sent.keep(),
+            // What has failed by itself is not paid.
+            Err(_) => call.sent.set(false),
+            Ok(_) => {}
         }
+        result
     }
 
     async fn exchange(&self, client: &Client, call: &UpstreamCall<'_>) -> Result<Answer, Failure> {
         let address = self.address.as_ref().map_err(|reason| Failure::Broken(reason))?;
-        let mut reply = client.send(&address.origin, request(address, call)?).await?;
+        let mut reply =
+            client.send(&address.origin, request(address, call, &self.passing)?, call.sent).await?;
         let status =
             judged(reply.status.as_u16()).inspect_err(|_| read_what_has_come(&mut reply))?;
-        let headers = returned(&reply.headers);
+        if is_encoded(&reply.headers) {
+            // Its usage could not be read.
+            return Err(Failure::Broken("the upstream compressed its answer, unasked"));
+        }
+        let headers = self.passing.back(&reply.headers);
         let is_events = reply
             .headers
             .get(sent::CONTENT_TYPE)
@@ -141,10 +108,9 @@ impl Proxy {
     async fn whole(&self, reply: &mut Reply) -> Result<Bytes, Failure> {
         let mut body = BytesMut::new();
         while let Some(piece) = reply.next().await.transpose()? {
-            if body.len().saturating_add(piece.len()) > self.response_max_bytes {
-                return Err(Failure::Broken(
-                    "the answer is larger than upstreams.response_max_bytes",
-                ));
+            let bytes = body.len().saturating_add(piece.len());
+            if bytes > self.response_max_bytes {
+                return Err(Failure::TooLarge { bytes });
             }
             body.extend_from_slice(&piece);
         }
@@ -157,7 +123,11 @@ fn read_what_has_come(reply: &mut Reply) {
     while let Some(Some(Ok(_))) = reply.next().now_or_never() {}
 }
 
-fn request(address: &Address, call: &UpstreamCall<'_>) -> Result<Request<Full<Bytes>>, Failure> {
+fn request(
+    address: &Address,
+    call: &UpstreamCall<'_>,
+    passing: &Passing,
+) -> Result<Request<Full<Bytes>>, Failure> {
     let mut request = Request::new(Full::new(call.body.clone()));
     *request.method_mut() = hyper::Method::from_bytes(call.method.as_str().as_bytes())
         .map_err(|_| Failure::Broken("the method cannot be forwarded"))?;
@@ -172,7 +142,7 @@ fn request(address: &Address, call: &UpstreamCall<'_>) -> Result<Request<Full<By
     telemetry::continue_in(&tracing::Span::current(), &mut trace);
     for (name, value) in call.headers {
         let is_of_trace = matches!(name.as_str(), "traceparent" | "tracestate");
-        if is_forwarded(name.as_str(), call.headers) && (trace.is_empty() || !is_of_trace) {
+        if passing.to_upstream(name.as_str()) && (trace.is_empty() || !is_of_trace) {
             let name = sent::HeaderName::from_bytes(name.as_str().as_bytes());
             let value = sent::HeaderValue::from_bytes(value.as_bytes());
             if let (Ok(name), Ok(value)) = (name, value) {
@@ -194,6 +164,15 @@ fn request(address: &Address, call: &UpstreamCall<'_>) -> Result<Request<Full<By
     Ok(request)
 }
 
+/// Is the body of an answer anything but itself?
+fn is_encoded(headers: &sent::HeaderMap) -> bool {
+    let is_other = |value: &sent::HeaderValue| {
+        let value = value.as_bytes().trim_ascii();
+        !value.is_empty() && !value.eq_ignore_ascii_case(b"identity")
+    };
+    headers.get_all(sent::CONTENT_ENCODING).iter().any(is_other)
+}
+
 /// The status that the caller gets, or the failure that an upstream's status means.
 fn judged(status: u16) -> Result<StatusCode, Failure> {
     match status {
@@ -209,66 +188,9 @@ fn judged(status: u16) -> Result<StatusCode, Failure> {
     }
 }
 
-fn is_forwarded(name: &str, headers: &HeaderMap) -> bool {
-    let named_by_connection = || {
-        headers
-            .get_all("connection")
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .any(|token| token.trim().eq_ignore_ascii_case(name))
-    };
-    !HOP_BY_HOP.contains(&name)
-        && !NOT_FORWARDED.contains(&name)
-        && !OURS.iter().any(|prefix| name.starts_with(prefix))
-        && !named_by_connection()
-}
-
-/// The upstream's headers that the caller may see. The two HTTP crates have types of their own.
-fn returned(headers: &sent::HeaderMap) -> HeaderMap {
-    let mut kept = HeaderMap::new();
-    for (name, value) in headers {
-        let text = name.as_str();
-        let is_ours = text.starts_with("x-ratelimit-") || text.starts_with("x-polysystems-");
-        if HOP_BY_HOP.contains(&text) || NOT_RETURNED.contains(&text) || is_ours {
-            continue;
-        }
-        if let (Ok(name), Ok(value)) =
-            (HeaderName::from_bytes(text.as_bytes()), HeaderValue::from_bytes(value.as_bytes()))
-        {
-            kept.append(name, value);
-        }
-    }
-    kept
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn secrets_and_connection_headers_are_not_forwarded() {
-        let mut headers = HeaderMap::new();
-        headers.insert(
-            HeaderName::from_static("connection"),
-            HeaderValue::from_static("close, X-Private"),
-        );
-        for (name, forwarded) in [
-            ("x-api-key", false),
-            ("authorization", false),
-            ("cookie", false),
-            ("transfer-encoding", false),
-            ("x-private", false),
-            ("x-http-method-override", false),
-            ("x-forwarded-host", false),
-            ("content-type", true),
-            ("openai-organization", true),
-            ("idempotency-key", false),
-            ("if-none-match", false),
-            ("range", false),
-        ] {
-            assert_eq!(is_forwarded(name, &headers), forwarded, "{name}");
-        }
-    }
 
     #[test]
     fn an_address_says_where_and_as_whom() {

@@ -59,7 +59,8 @@ impl Upstream {
 
     /// Makes the call. Returns the name of the upstream that served it, as `X-Polysystems-Upstream`
     /// shows it: `sandbox`, the group's name, or that with `-fallback`. A call that fails before
-    /// its first byte is retried as often as the settings say, and then sent to the fallback.
+    /// its first byte is retried as often as the settings say, and then sent to the fallback. One
+    /// whose answer is too large is not, because it would be so again.
     pub async fn call(
         &self,
         client: &Client,
@@ -67,7 +68,10 @@ impl Upstream {
         now: Timestamp,
     ) -> (Arc<str>, Result<Answer, Failure>) {
         match self {
-            Upstream::Sandbox(name) => (Arc::clone(name), sandbox::answer(&call, now).await),
+            Upstream::Sandbox(name) => {
+                call.sent.set(true);
+                (Arc::clone(name), sandbox::answer(&call, now).await)
+            }
             Upstream::Url(proxies) => Box::pin(proxies.call(client, call)).await,
         }
     }
@@ -81,6 +85,8 @@ impl Proxies {
     ) -> (Arc<str>, Result<Answer, Failure>) {
         let mut pause = RETRY_PAUSE;
         let mut tries = 0;
+        // An attempt that an upstream was at work on is paid, whatever those after it come to.
+        let mut given_up = None;
         loop {
             let failure = match self.primary.forward(client, &call).await {
                 Ok(answer) => return (self.primary.name(), Ok(answer)),
@@ -88,11 +94,19 @@ impl Proxies {
             };
             let reason = failure.to_string();
             tracing::warn!(upstream = %self.primary.name(), tries, reason, "an upstream failed");
+            if let Failure::TooLarge { .. } = failure {
+                return (self.primary.name(), Err(failure));
+            }
+            given_up = given_up.or(Some(failure).filter(|failure| failure.is_by_our_limit()));
             if tries >= self.retries {
                 let Some(fallback) = &self.fallback else {
-                    return (self.primary.name(), Err(failure));
+                    return (self.primary.name(), Err(given_up.unwrap_or(failure)));
                 };
-                return (fallback.name(), fallback.forward(client, &call).await);
+                let answer = fallback.forward(client, &call).await;
+                let answer = answer.map_err(|failure| {
+                    if failure.is_by_our_limit() { failure } else { given_up.unwrap_or(failure) }
+                });
+                return (fallback.name(), answer);
             }
             tries = tries.saturating_add(1);
             tokio::time::sleep(pause).await;

@@ -10,7 +10,10 @@ pub const FRAME_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// A frame is larger than [`FRAME_BYTES_MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FrameTooLarge;
+pub struct FrameTooLarge {
+    /// What has come of it.
+    pub bytes: usize,
+}
 
 /// Cuts a stream of bytes into frames.
 #[derive(Debug, Default)]
@@ -23,8 +26,9 @@ pub struct Frames {
 impl Frames {
     /// Adds bytes.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), FrameTooLarge> {
-        if self.buffer.len().saturating_add(bytes.len()) > FRAME_BYTES_MAX {
-            return Err(FrameTooLarge);
+        let len = self.buffer.len().saturating_add(bytes.len());
+        if len > FRAME_BYTES_MAX {
+            return Err(FrameTooLarge { bytes: len });
         }
         self.buffer.extend_from_slice(bytes);
         Ok(())
@@ -140,7 +144,7 @@ mod tests {
         let mut frames = Frames::default();
         let piece = vec![b'x'; FRAME_BYTES_MAX];
         frames.push(&piece).unwrap();
-        assert_eq!(frames.push(b"x"), Err(FrameTooLarge));
+        assert_eq!(frames.push(b"x"), Err(FrameTooLarge { bytes: FRAME_BYTES_MAX + 1 }));
     }
 
     proptest! {

@@ -14,6 +14,7 @@ on_both!(
     a_failed_call_costs_nothing,
     what_the_upstream_refuses_is_passed_on_and_costs_nothing,
     an_answer_never_costs_more_than_was_held,
+    headers_pass_by_lists,
     the_callers_secrets_stay_here,
     who_leaves_is_settled_all_the_same,
     so_many_calls_of_an_account_run_at_once,
@@ -91,10 +92,13 @@ async fn a_failed_call_costs_nothing(database: Database) {
         (Script::Answer(500, "{}".into()), 502, failed),
         (Script::Answer(401, "{\"error\":\"our own credential\"}".into()), 502, failed),
         (Script::Cut, 502, failed),
+        (Script::Answer(504, "{}".into()), 504, slow),
+        // A fixed price is for an answer.
         (Script::Silent, 504, slow),
     ] {
+        let of_all = if matches!(script, Script::Silent) { &routes[1..] } else { &routes[..] };
         upstream.script(script);
-        for (path, body) in &routes {
+        for (path, body) in of_all {
             let refused = server.post(path, body).key(&key).expect(status).await;
             refused.assert_error(error.0, error.1);
         }
@@ -110,7 +114,7 @@ async fn a_failed_call_costs_nothing(database: Database) {
     // Holds leave nothing in the ledger; fixed prices a debit and its refund.
     let ledger = user.ledger().await;
     let kinds: Vec<_> = ledger.iter().map(|entry| entry["kind"].as_str().unwrap()).collect();
-    assert_eq!(kinds[1..], ["charge", "refund"].repeat(4));
+    assert_eq!(kinds[1..], ["charge", "refund"].repeat(5));
     let limits = user.get(&format!("/api/keys/{}/limits", key.id)).expect(200).await.body;
     assert_eq!(limits["daily"]["spent"], json!(0.0));
 }
@@ -162,11 +166,58 @@ async fn an_answer_never_costs_more_than_was_held(database: Database) {
     }
 }
 
+async fn headers_pass_by_lists(database: Database) {
+    let upstream = Upstream::start(Script::Answer(200, "{\"a\":1}".into())).await;
+    let server = Server::start_with(&database, |settings| {
+        settings.upstreams.hub.url = Some(upstream.url());
+    })
+    .await;
+    let user = server.user("someone").await;
+    user.pay("1.00").await;
+    let key = user.key().await;
+    let mut request = server.post("/api/hub/rag/index", &json!({})).key(&key);
+    let kept = ["openai-beta", "anthropic-version", "x-stainless-lang", "user-agent"];
+    for name in kept {
+        request = request.header(name, "kept");
+    }
+    let dropped = [
+        "Helicone-Target-URL",
+        "api-key",
+        "X-Remote-User",
+        "X-Envoy-Original-Path",
+        "X-Client-IP",
+        "X_Forwarded_For",
+        "X_HTTP_Method_Override",
+        "X_Polysystems_User",
+        "OpenAI-Organization",
+        "X-Custom",
+        "Idempotency-Key",
+    ];
+    for name in dropped {
+        request = request.header(name, "dropped");
+    }
+    let answer = request.expect(200).await;
+    let head = upstream.heads.lock().unwrap().pop().unwrap();
+    for name in kept {
+        assert!(head.contains(&format!("\r\n{name}: kept")), "{name} is not in {head}");
+    }
+    assert!(!head.contains("dropped"), "{head}");
+    assert!(!answer.headers.contains_key("x-upstream-header"), "{:?}", answer.headers);
+    // What is compressed cannot be priced.
+    let request = server.post("/api/hub/agents/chat", &hello()).key(&key);
+    let refused = request.header("Content-Encoding", "gzip").expect(415).await;
+    assert_eq!(refused.body["error"], "Content encoding not supported");
+    let request = server.post("/api/hub/rag/index", &json!({})).key(&key);
+    request.header("Content-Encoding", "identity").expect(200).await;
+}
+
 async fn the_callers_secrets_stay_here(database: Database) {
     let upstream = Upstream::start(Script::Answer(200, "{\"a\":1}".into())).await;
     let server = Server::start_with(&database, |settings| {
         settings.upstreams.hub.url = Some(upstream.url());
         settings.upstreams.hub.api_key = Some(serde_json::from_value(json!("our-own")).unwrap());
+        settings.upstreams.hub.request_headers = vec!["X-Custom".into()];
+        settings.upstreams.hub.answer_headers = vec!["X-Upstream-Header".into()];
     })
     .await;
     let user = server.user("someone").await;

@@ -16,6 +16,7 @@ on_both!(
     giant_and_slow_requests_are_cut_and_touch_nobody_else,
     secrets_are_read_from_files,
     what_is_stored_is_for_the_servers_user_alone,
+    a_login_reads_so_often,
     guesses_of_sessions_count_by_address,
     a_login_changes_and_pays_so_often,
     tls_takes_another_certificate_without_a_restart,
@@ -72,6 +73,32 @@ async fn a_login_changes_and_pays_so_often(database: Database) {
     user.get(&path).expect(200).await;
     server.user("other").await.pay("1").await;
     assert_eq!(user.balance().await, "3.0000");
+}
+
+async fn a_login_reads_so_often(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.rate_limit.enabled = true;
+        settings.rate_limit.reads_per_minute = 20.try_into().unwrap();
+        settings.rate_limit.address_reads_per_minute = 60.try_into().unwrap();
+    })
+    .await;
+    let (one, two) = (server.user("one").await, server.user("two").await);
+    let read = async |user: &crate::support::User<'_>, times: usize| {
+        let reads = (0..times).map(|_| user.get("/api/auth/me").send());
+        let answers = futures_util::future::join_all(reads).await;
+        assert!(answers.iter().all(|answer| [200, 429].contains(&answer.status)));
+        let refused = answers.iter().filter(|answer| answer.status == 429);
+        refused.clone().for_each(|answer| {
+            assert!(answer.headers.contains_key("retry-after"), "{}", answer.text);
+        });
+        times - refused.count()
+    };
+    // A few come back while it runs.
+    assert!((20..25).contains(&read(&one, 30).await));
+    assert!((20..25).contains(&read(&two, 22).await));
+    // The address has read so often, whoever it is.
+    let three = server.user("three").await;
+    assert!(read(&three, 20).await < 18);
 }
 
 async fn guesses_of_sessions_count_by_address(database: Database) {

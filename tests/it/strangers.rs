@@ -4,18 +4,23 @@ use std::net::Ipv4Addr;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
+use polysystems::config::Secret;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use crate::support::process::Process;
+use crate::support::stripe::{SECRET_KEY, Stripe, WEBHOOK_SECRET, sign};
 use crate::support::upstream::{Script, Step, Upstream, word};
 use crate::support::{Database, Key, Server, on_both};
 
 on_both!(
     sockets_without_a_key_keep_no_customer_out,
+    half_bodies_keep_nobody_out,
+    networks_of_one_owner_have_no_more_bodies_than_they_may,
     an_address_has_no_more_connections_than_it_may,
+    a_paying_customer_is_no_stranger_while_a_call_runs,
     bodies_on_their_way_stay_within_their_limit,
     test_keys_take_no_place_of_a_paying_customer,
     readiness_says_when_the_server_is_full,
@@ -113,14 +118,6 @@ async fn sockets_without_a_key_keep_no_customer_out(database: Database) {
         stream.write_all(request.as_bytes()).await.unwrap();
         open.push(stream);
     }
-    // As many logins as may wait are on their way: one more is refused, and a customer is not.
-    loop {
-        let (status, _) = ask(&address, stranger(9), &(half("/api/auth/login") + "\r\n")).await;
-        assert!([503, 408].contains(&status), "{status}");
-        if status == 503 {
-            break;
-        }
-    }
     for _ in 0..10 {
         chat(&server, &key, 200).await;
     }
@@ -128,11 +125,111 @@ async fn sockets_without_a_key_keep_no_customer_out(database: Database) {
     drop(open);
 }
 
+const METRICS_TOKEN: &str = "a token of the metrics";
+
+fn metrics_token() -> Option<Secret> {
+    serde_json::from_value(json!(METRICS_TOKEN)).ok()
+}
+
+/// Waits until the metrics have this line.
+async fn until(server: &Server, line: &str) {
+    let mut text = String::new();
+    let is_there = async {
+        while !text.lines().any(|other| other == line) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            text = server.get("/metrics").bearer(METRICS_TOKEN).expect(200).await.text;
+        }
+    };
+    assert!(timeout(LONG, is_there).await.is_ok(), "no {line:?}: {text}");
+}
+
+async fn half_bodies_keep_nobody_out(database: Database) {
+    let stripe = Stripe::start();
+    let url = stripe.url.clone();
+    let server = Server::start_with(&database, |settings| {
+        settings.server.strangers_max = some(8);
+        settings.server.bodies_per_address_max = some(16);
+        settings.server.metrics_token = metrics_token();
+        let secret = |text: &str| serde_json::from_value(json!(text)).ok();
+        settings.payments.stripe.url = url;
+        settings.payments.stripe.secret_key = secret(SECRET_KEY);
+        settings.payments.stripe.webhook_secret = secret(WEBHOOK_SECRET);
+    })
+    .await;
+    let user = server.user("customer").await;
+    let body = json!({ "amount": 25, "provider": "stripe" });
+    let begun = user.post("/api/payments/payments", &body).expect(201).await;
+    let payment = begun.body["id"].as_str().unwrap().to_owned();
+    stripe.submit(&payment, "succeeded");
+    let address = server.address.to_string();
+    let mut open = Vec::new();
+    for number in 0..64_u8 {
+        let path = match number % 4 {
+            0 => "/api/payments/stripe/webhook",
+            1 => "/api/auth/register",
+            2 => "/api/keys",
+            _ => "/api/auth/login",
+        };
+        let session = if number % 4 == 2 { &user.token } else { "none" };
+        let mut stream = connect(&address, stranger(number % 4)).await;
+        // More than is small, so that it counts in the bytes too.
+        let half = format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {session}\r\n\
+             Content-Length: 9000\r\n\r\n{}",
+            " ".repeat(8_000)
+        );
+        stream.write_all(half.as_bytes()).await.unwrap();
+        open.push(stream);
+    }
+    until(&server, "polysystems_open_bodies 64").await;
+    let login = json!({ "email": "customer@example.com", "password": "wrong" });
+    server.post("/api/auth/login", &login).expect(401).await;
+    user.post("/api/keys", &json!({ "name": "one" })).expect(201).await;
+    let event = stripe.event("checkout.session.completed", &payment);
+    let told = server.post("/api/payments/stripe/webhook", &json!(null)).body(event.clone());
+    told.header("Stripe-Signature", &sign(&event, server.seconds())).expect(204).await;
+    assert_eq!(user.balance().await, "25.0000");
+    // What comes after all is served: its place is taken again.
+    let (status, body) = {
+        let stream = open.last_mut().unwrap();
+        stream.write_all(" ".repeat(1_000).as_bytes()).await.unwrap();
+        let mut said = vec![0; 2_000];
+        let read = timeout(LONG, stream.read(&mut said)).await.expect("no answer").unwrap();
+        answer(&String::from_utf8_lossy(&said[..read]))
+    };
+    assert_eq!((status, &body["error"]), (400, &json!("Bad request")));
+    drop(open);
+}
+
+async fn networks_of_one_owner_have_no_more_bodies_than_they_may(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.server.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
+        settings.server.bodies_per_address_max = some(2);
+        settings.server.metrics_token = metrics_token();
+    })
+    .await;
+    let address = server.address.to_string();
+    let mut open = Vec::new();
+    // Each from a /64 of its own.
+    for number in 0..40_u8 {
+        let client = format!("2001:db8:0:{number:x}::1");
+        let mut stream = connect(&address, Ipv4Addr::LOCALHOST).await;
+        let half = format!(
+            "POST /api/auth/login HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: {client}\r\n\
+             Content-Length: 9000\r\n\r\n{{"
+        );
+        stream.write_all(half.as_bytes()).await.unwrap();
+        open.push(stream);
+    }
+    until(&server, "polysystems_bodies_refused_total 32").await;
+    until(&server, "polysystems_open_bodies 8").await;
+    drop(open);
+}
+
 async fn an_address_has_no_more_connections_than_it_may(database: Database) {
     let server = Server::start_with(&database, |settings| {
         settings.server.connections_per_address_max = some(10);
-        settings.server.metrics_token =
-            Some(serde_json::from_value(json!("a token of the metrics")).unwrap());
+        settings.server.metrics_token = metrics_token();
     })
     .await;
     let key = customer(&server).await;
@@ -149,8 +246,7 @@ async fn an_address_has_no_more_connections_than_it_may(database: Database) {
     }
     assert_eq!(open.iter().filter(|(is_answered, _)| *is_answered).count(), 10);
     let refused = "polysystems_connections_refused_total 30";
-    let metrics = server.get("/metrics").bearer("a token of the metrics").expect(200).await;
-    assert!(metrics.text.contains(refused), "{}", metrics.text);
+    until(&server, refused).await;
     chat(&server, &key, 200).await;
     // A connection that a paid call has come on counts no more.
     let body = json!({ "messages": [{ "role": "user", "content": "Hello!" }] }).to_string();
@@ -169,6 +265,37 @@ async fn an_address_has_no_more_connections_than_it_may(database: Database) {
         customers.push(stream);
     }
     drop((open, customers));
+}
+
+async fn a_paying_customer_is_no_stranger_while_a_call_runs(database: Database) {
+    let upstream = Upstream::start(Script::Silent).await;
+    let url = upstream.url();
+    let server = Server::start_with(&database, |settings| {
+        settings.server.connections_per_address_max = some(2);
+        settings.upstreams.hub.url = Some(url);
+    })
+    .await;
+    let key = customer(&server).await;
+    let address = server.address.to_string();
+    let body = json!({ "messages": [{ "role": "user", "content": "Hello!" }] }).to_string();
+    let call = format!(
+        "POST /api/hub/agents/chat HTTP/1.1\r\nHost: x\r\nX-API-Key: {}\r\nContent-Length: {}\r\n\r\n{body}",
+        key.value,
+        body.len()
+    );
+    let mut open = Vec::new();
+    for number in 1..=8 {
+        let mut stream = connect(&address, stranger(2)).await;
+        stream.write_all(call.as_bytes()).await.unwrap();
+        open.push(stream);
+        let arrives = async {
+            while upstream.calls() < number {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        timeout(Duration::from_secs(20), arrives).await.expect("it is taken for a stranger");
+    }
+    drop(open);
 }
 
 /// Memory of a process, in bytes.

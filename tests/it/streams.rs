@@ -479,11 +479,12 @@ async fn a_failure_before_the_first_byte_is_a_status(database: Database) {
     })
     .await;
     let (user, key) = rich(&server).await;
-    for (number, (script, status)) in [
-        (Script::Answer(500, "{}".into()), 502),
-        (Script::Events(vec![Step::Cut]), 502),
-        (Script::Events(vec![]), 502),
-        (Script::Events(vec![Step::Stall]), 504),
+    for (number, (script, status, ending)) in [
+        (Script::Answer(500, "{}".into()), 502, "2/1"),
+        (Script::Events(vec![Step::Cut]), 502, "2/1"),
+        (Script::Events(vec![]), 502, "2/1"),
+        // It was at work on the prompt.
+        (Script::Events(vec![Step::Stall]), 504, "3/2"),
     ]
     .into_iter()
     .enumerate()
@@ -492,7 +493,7 @@ async fn a_failure_before_the_first_byte_is_a_status(database: Database) {
         upstream.script(script);
         chat(&server, &key, &json!({})).expect(status).await;
         assert_eq!(upstream.calls() - before, 3, "one try and two more");
-        assert_eq!(nth_ending(&database, number + 1).await, "2/1");
+        assert_eq!(nth_ending(&database, number + 1).await, ending);
     }
     // What it refuses is its answer, and is not tried again.
     let before = upstream.calls();
@@ -500,7 +501,7 @@ async fn a_failure_before_the_first_byte_is_a_status(database: Database) {
     let refused = chat(&server, &key, &json!({})).expect(404).await;
     assert_eq!(refused.text, "{\"error\":\"no such model\"}");
     assert_eq!(upstream.calls() - before, 1);
-    assert_eq!(user.folded().await, 10_000_000_000);
+    assert_eq!(user.folded().await, 10_000_000_000 - 2_090_000);
     // The fallback answers; one charge.
     upstream.script(Script::Answer(500, "{}".into()));
     let before = upstream.calls();
@@ -511,7 +512,7 @@ async fn a_failure_before_the_first_byte_is_a_status(database: Database) {
     assert_eq!(stream.header("x-polysystems-upstream"), "hub-fallback");
     stream.rest().await;
     assert_eq!((upstream.calls() - before, fallback.calls()), (3, 1));
-    assert_eq!(user.folded().await, 10_000_000_000 - 2_100_000);
+    assert_eq!(user.folded().await, 10_000_000_000 - 2_090_000 - 2_100_000);
     assert_eq!(holds(&database).await.0, "0");
 }
 

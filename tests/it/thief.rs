@@ -15,6 +15,12 @@ on_both!(
     who_leaves_a_thinking_stream_that_is_cancelled_pays_what_is_held,
     who_leaves_a_stream_that_shows_all_pays_for_prompt_and_words,
     an_upstream_is_heard_for_so_long,
+    an_answer_that_is_too_large_or_too_slow_is_paid,
+    a_stream_that_a_limit_of_ours_ends_is_paid,
+    what_no_upstream_had_is_not_paid,
+    a_failure_in_a_stream_is_billed_by_what_it_reports,
+    our_own_count_never_exceeds_the_hold,
+    a_refusal_has_no_content,
     text_in_unusual_places_is_paid,
     nothing_but_success_has_content,
     a_small_balance_gets_no_more_thinking_than_it_pays,
@@ -22,6 +28,7 @@ on_both!(
     zero_usage_is_not_believed,
     each_trick_with_a_field_is_refused_by_its_name,
     what_an_operator_sells_is_charged_at_the_price_list,
+    the_loop_of_a_client_goes_on_without_reasoning_of_others,
 );
 
 /// $10.
@@ -197,6 +204,248 @@ async fn an_upstream_is_heard_for_so_long(database: Database) {
         assert_eq!(user.folded().await, RICH - cost);
         server.stop();
     }
+}
+
+/// A server with narrow limits on what an upstream may send.
+async fn narrow(database: &Database, upstream: &Upstream) -> Server {
+    let url = upstream.url();
+    Server::start_with(database, |settings| {
+        settings.upstreams.v1.url = Some(url);
+        settings.upstreams.v1.timeout_seconds = 1.try_into().unwrap();
+        settings.upstreams.v1.stream_idle_seconds = 1.try_into().unwrap();
+        settings.upstreams.v1.response_max_bytes = 10_000;
+    })
+    .await
+}
+
+async fn an_answer_that_is_too_large_or_too_slow_is_paid(database: Database) {
+    let large = json!({ "choices": [{ "message": { "content": " word".repeat(8_000) } }] });
+    let upstream = Upstream::start(Script::Silent).await;
+    let server = narrow(&database, &upstream).await;
+    let (user, key) = rich_user(&server, "someone").await;
+    let mut left = RICH;
+    let mut calls = 0;
+    for (script, status, error) in [
+        (Script::Answer(200, large.to_string()), 502, "Answer too large"),
+        (Script::Silent, 504, "Upstream given up"),
+    ] {
+        let is_large = status == 502;
+        for (model, limit, is_stream) in [
+            ("gpt-4o", 20_000, false),
+            ("gpt-4o", 10, false),
+            ("o3-mini", 20_000, false),
+            ("gpt-4o", 20_000, true),
+            ("o3-mini", 20_000, true),
+        ] {
+            upstream.script(script.clone());
+            let ask = json!({ "model": model, "max_tokens": limit, "stream": is_stream });
+            let refused = chat(&server, &key, &ask).expect(status).await;
+            let paid = left - user.folded().await;
+            left -= paid;
+            let is_thinking = model == "o3-mini";
+            let held = PROMPT + limit * 10_000;
+            let made = if is_large { 2_500 * 10_000 } else { 0 };
+            if is_thinking || (is_large && limit == 10) {
+                assert_eq!(paid, held, "{error} for {ask}");
+            } else if !is_stream || !is_large {
+                assert!(paid >= PROMPT + made && paid <= held, "{paid}: {error} for {ask}");
+                assert!(is_large || paid == PROMPT, "{paid}: {error} for {ask}");
+            }
+            assert!(paid >= PROMPT, "{paid}: {error} for {ask}");
+            assert_eq!(refused.body["error"], error, "{ask}");
+            let told = format!("You were charged ${}", domain::Credits::from_nanos(paid));
+            let message = refused.body["message"].as_str().unwrap();
+            assert!(message.contains(&told), "{message} does not say {told}");
+            calls += 1;
+            let ending = if is_thinking { "3/5" } else { "3/2" };
+            assert_eq!(settled(&database, calls).await, ending, "{error} for {ask}");
+        }
+    }
+    // An upstream that nobody reached is not paid.
+    let closed = Server::start_with(&database, |settings| {
+        settings.upstreams.v1.url = Some("http://127.0.0.1:1".into());
+    });
+    let closed = closed.await;
+    let (user, key) = rich_user(&closed, "other").await;
+    chat(&closed, &key, &json!({ "model": "o3" })).expect(502).await;
+    assert_eq!(user.folded().await, RICH);
+}
+
+async fn a_stream_that_a_limit_of_ours_ends_is_paid(database: Database) {
+    let upstream = Upstream::start(Script::Silent).await;
+    let server = narrow(&database, &upstream).await;
+    let (user, key) = rich_user(&server, "someone").await;
+    let mut left = RICH;
+    let mut calls = 0;
+    for (words, last, code) in [
+        (0, Step::Stall, "upstream_timeout"),
+        (5, Step::Stall, "upstream_timeout"),
+        (5, Step::Bytes(vec![b'a'; 5 << 20]), "upstream_error"),
+    ] {
+        for model in ["gpt-4o", "o3-mini"] {
+            let mut steps = vec![word("")];
+            steps.extend(vec![word(" word"); words]);
+            steps.extend([last.clone(), Step::Stall]);
+            upstream.script(Script::Events(steps));
+            let ask = json!({ "model": model, "max_tokens": 1_000 });
+            let mut stream = chat(&server, &key, &ask).stream().await;
+            let events = stream.rest().await;
+            let bill = stream.bill();
+            assert_eq!(bill["ended_by"], code, "{ask}");
+            calls += 1;
+            let is_thinking = model == "o3-mini";
+            let ending = settled(&database, calls).await;
+            assert_eq!(ending, if is_thinking { "3/5" } else { "3/2" }, "{ask}");
+            let paid = left - user.folded().await;
+            left -= paid;
+            assert_eq!(nanos(&bill["cost"]), paid, "{ask}");
+            let delivered = PROMPT + i64::try_from(words).unwrap() * 10_000;
+            let held = PROMPT + 1_000 * 10_000;
+            if is_thinking {
+                assert_eq!(paid, held, "{ask}");
+            } else if code == "upstream_timeout" {
+                assert_eq!(paid, delivered, "{ask}");
+            } else {
+                assert!(paid > delivered && paid <= held, "{paid} for {ask}");
+            }
+            let text = json!(events).to_string();
+            let told = format!("You were charged ${}.", domain::Credits::from_nanos(paid));
+            assert!(text.contains(&told), "{text} does not say {told}");
+        }
+    }
+}
+
+async fn what_no_upstream_had_is_not_paid(database: Database) {
+    // It takes the connection, and does not answer the greeting of TLS.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", silent.local_addr().unwrap());
+    let server = Server::start_with(&database, |settings| {
+        settings.upstreams.v1.url = Some(url);
+        settings.upstreams.v1.on_disconnect = OnDisconnect::Cancel;
+        settings.upstreams.connect_timeout_seconds = 30.try_into().unwrap();
+    })
+    .await;
+    let (user, key) = rich_user(&server, "someone").await;
+    for (calls, model) in [(1, "gpt-4o"), (2, "o3-mini")] {
+        let request = chat(&server, &key, &json!({ "model": model }));
+        let gone = tokio::time::timeout(Duration::from_millis(300), request.0.send()).await;
+        assert!(gone.is_err(), "{gone:?}");
+        assert_eq!(settled(&database, calls).await, "4/1");
+        assert_eq!(user.folded().await, RICH, "{model}");
+    }
+}
+
+async fn a_failure_in_a_stream_is_billed_by_what_it_reports(database: Database) {
+    let upstream = Upstream::start(Script::Silent).await;
+    let server = served(&database, &upstream, OnDisconnect::Auto).await;
+    let (user, key) = rich_user(&server, "someone").await;
+    let error = json!({ "message": "broke", "code": 7, "failed_generation": "the answer" });
+    let event = |event: Value| Step::Send(format!("data: {event}\n\n"));
+    let usage = json!({ "prompt_tokens": 9, "completion_tokens": 40 });
+    let usage_of_responses = json!({ "input_tokens": 9, "output_tokens": 40 });
+    let delta = |text: &str| event(json!({ "type": "response.output_text.delta", "delta": text }));
+    let failed = |usage: Value| {
+        let response = json!({ "id": "r", "status": "failed", "error": error, "usage": usage });
+        event(json!({ "type": "response.failed", "response": response }))
+    };
+    let error_only = event(json!({ "error": error }));
+    let done = Step::Send("data: [DONE]\n\n".to_owned());
+    let (mut left, mut calls) = (RICH, 0);
+    for (path, steps, cost) in [
+        (
+            "chat",
+            vec![word(" word"), event(json!({ "error": error, "usage": usage }))],
+            PROMPT + 40 * 10_000,
+        ),
+        ("chat", vec![word(" word"), error_only.clone(), done.clone()], PROMPT + 10_000),
+        ("chat", vec![word(" word"), error_only.clone(), Step::Cut], PROMPT + 10_000),
+        // It failed before it had delivered anything, and reports nothing.
+        ("chat", vec![error_only.clone(), done], 0),
+        ("responses", vec![delta(" word"), failed(usage_of_responses)], PROMPT + 40 * 10_000),
+        ("responses", vec![delta(" word"), failed(json!(null))], 2_000_000 + 2 * 10_000 + 10_000),
+        (
+            "responses",
+            vec![
+                delta(" word"),
+                event(
+                    json!({ "type": "error", "code": "c", "message": "broke", "x": "the answer" }),
+                ),
+            ],
+            2_000_000 + 2 * 10_000 + 10_000,
+        ),
+    ] {
+        for model in ["gpt-4o", "o3-mini"] {
+            upstream.script(Script::Events(steps.clone()));
+            let mut stream = if path == "chat" {
+                chat(&server, &key, &json!({ "model": model, "max_tokens": 100 })).stream().await
+            } else {
+                let ask = json!({ "model": model, "input": "Hello!", "max_output_tokens": 100,
+                    "stream": true });
+                server.post("/v1/responses", &ask).key(&key).stream().await
+            };
+            let text = json!(stream.rest().await).to_string();
+            assert!(text.contains("broke") && !text.contains("the answer"), "{text}");
+            assert_eq!(stream.bill()["ended_by"], "upstream_error", "{text}");
+            calls += 1;
+            let ending = settled(&database, calls).await;
+            assert!(ending.starts_with("3/"), "{ending} for {path}");
+            let paid = left - user.folded().await;
+            left -= paid;
+            assert_eq!(paid, cost, "{path} of {model}: {text}");
+            assert_eq!(nanos(&stream.bill()["cost"]), paid);
+        }
+    }
+}
+
+async fn our_own_count_never_exceeds_the_hold(database: Database) {
+    // Ten tokens of the upstream; as we count, far more.
+    let message = json!({ "message": { "content": "\u{1f980}\u{7c73}x ".repeat(200) } });
+    let answer = json!({ "choices": [message] }).to_string();
+    let upstream = Upstream::start(Script::Answer(200, answer)).await;
+    let server = served(&database, &upstream, OnDisconnect::Auto).await;
+    let (user, key) = rich_user(&server, "someone").await;
+    let ask = json!({ "max_tokens": 10, "stream": false });
+    let answer = chat(&server, &key, &ask).expect(200).await;
+    assert_eq!(answer.header("x-polysystems-cost"), "0.00219");
+    assert_eq!(user.folded().await, RICH - PROMPT - 10 * 10_000);
+}
+
+async fn a_refusal_has_no_content(database: Database) {
+    let error = json!({ "message": "Failed to call a function.", "type": "invalid_request_error",
+        "code": "tool_use_failed", "failed_generation": "the answer" });
+    let upstream = Upstream::start(Script::Silent).await;
+    let server = served(&database, &upstream, OnDisconnect::Auto).await;
+    let (user, key) = rich_user(&server, "someone").await;
+    for (status, body) in [
+        (400, json!({ "error": error }).to_string()),
+        (200, json!({ "error": error }).to_string()),
+        (422, json!({ "detail": "no", "output": "the answer" }).to_string()),
+        (418, "the answer".to_owned()),
+    ] {
+        for is_stream in [false, true] {
+            upstream.script(Script::Answer(status, body.clone()));
+            let ask = json!({ "stream": is_stream });
+            let refused = chat(&server, &key, &ask).expect(status).await;
+            assert!(!refused.text.contains("the answer"), "{status}: {}", refused.text);
+            assert_eq!(refused.header("x-polysystems-cost"), "0.0000");
+            if status < 418 {
+                let told = &refused.body["error"];
+                assert_eq!(told["message"], "Failed to call a function.", "{}", refused.text);
+                assert_eq!(told["code"], "tool_use_failed");
+            }
+        }
+    }
+    assert_eq!(user.folded().await, RICH);
+    // What it reports is paid, and is all there.
+    let usage = json!({ "prompt_tokens": 9, "completion_tokens": 50 });
+    let body = json!({ "error": error, "usage": usage }).to_string();
+    upstream.script(Script::Answer(400, body.clone()));
+    let refused = chat(&server, &key, &json!({})).expect(400).await;
+    assert_eq!(
+        (refused.text, refused.headers["x-polysystems-cost"].as_bytes()),
+        (body, &b"0.00259"[..])
+    );
+    assert_eq!(user.folded().await, RICH - PROMPT - 50 * 10_000);
 }
 
 async fn text_in_unusual_places_is_paid(database: Database) {
@@ -446,4 +695,30 @@ async fn what_an_operator_sells_is_charged_at_the_price_list(database: Database)
         let answer = request().expect(200).await;
         assert_eq!(answer.header("x-polysystems-cost"), cost, "{name}");
     }
+}
+
+async fn the_loop_of_a_client_goes_on_without_reasoning_of_others(database: Database) {
+    let usage = json!({ "usage": { "input_tokens": 30, "output_tokens": 9 } });
+    let upstream = Upstream::start(Script::Answer(200, usage.to_string())).await;
+    let server = served(&database, &upstream, OnDisconnect::Auto).await;
+    let (user, key) = rich_user(&server, "someone").await;
+    // As OpenAI's client sends the output of an answer back.
+    let body = json!({ "model": "o3-mini", "max_output_tokens": 20, "input": [
+        { "role": "user", "content": "What is the time?" },
+        { "type": "reasoning", "id": "rs_of_another", "summary": [] },
+        { "type": "function_call", "id": "fc_1", "call_id": "c", "name": "time", "arguments": "{}" },
+        { "type": "function_call_output", "call_id": "c", "output": "noon" },
+    ] });
+    let answer = server.post("/v1/responses", &body).key(&key).expect(200).await;
+    let sent = upstream.last_body()["input"].clone();
+    assert_eq!(
+        sent,
+        json!([
+            { "role": "user", "content": "What is the time?" },
+            { "type": "function_call", "call_id": "c", "name": "time", "arguments": "{}" },
+            { "type": "function_call_output", "call_id": "c", "output": "noon" },
+        ])
+    );
+    assert_eq!(answer.header("x-polysystems-cost"), "0.00239");
+    assert_eq!(user.folded().await, RICH - 2_390_000);
 }

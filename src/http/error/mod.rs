@@ -45,6 +45,9 @@ pub enum ApiError {
     /// The address has too many bodies on their way.
     #[error("too many bodies on their way")]
     TooManyBodies,
+    /// The body of a call is compressed.
+    #[error("the body is encoded")]
+    ContentEncoding,
     /// The request is no HTTP.
     #[error("the request is malformed")]
     BadRequest,

@@ -61,6 +61,11 @@ impl ApiError {
                 "Too many requests from your address are being received at the same time. Please try again when \
                  some of them are complete.",
             ),
+            ApiError::ContentEncoding => texts(
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
+                "Content encoding not supported",
+                "Compressed bodies are not accepted. Please send the body as it is, without Content-Encoding.",
+            ),
             ApiError::BadRequest => texts(
                 StatusCode::BAD_REQUEST,
                 "Bad request",
@@ -295,6 +300,22 @@ fn refused(refusal: &Refusal) -> Texts {
             StatusCode::GATEWAY_TIMEOUT,
             "Upstream timeout",
             "The upstream service did not answer in time. You were not charged.",
+        ),
+        Refusal::UpstreamGivenUp { cost } => texts(
+            StatusCode::GATEWAY_TIMEOUT,
+            "Upstream given up",
+            format!(
+                "The upstream service was at work for longer than a call may take. You were charged ${cost} for \
+                 that work. Please ask for fewer tokens, or for a stream."
+            ),
+        ),
+        Refusal::AnswerTooLarge { cost } => texts(
+            StatusCode::BAD_GATEWAY,
+            "Answer too large",
+            format!(
+                "The upstream service's answer is larger than this server passes on. You were charged ${cost} for \
+                 it. Please ask for less, or for a stream."
+            ),
         ),
     }
 }

@@ -10,7 +10,13 @@ use domain::{Decline, Heard, Settled, TokenUsage};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     Completed,
+    /// The upstream has said in the stream that it failed.
+    Failed,
     Broken(Failure),
+    /// The upstream sends nothing for longer than it may.
+    Silent,
+    /// An event is larger than an event may be.
+    EventTooLarge,
     /// It takes longer than a stream may.
     TooLong,
     ClientLeft,
@@ -27,11 +33,14 @@ impl End {
     /// How far the upstream was heard.
     pub(super) fn heard(self) -> Heard {
         match self {
-            End::Completed => Heard::ToItsEnd,
+            End::Completed | End::Failed => Heard::ToItsEnd,
             End::Broken(_) | End::Unwritable | End::Stopped => Heard::UntilItBroke,
-            End::TooLong | End::ClientLeft | End::Declined(_) | End::OverLimit => {
-                Heard::UntilCancelled
-            }
+            End::TooLong
+            | End::Silent
+            | End::EventTooLarge
+            | End::ClientLeft
+            | End::Declined(_)
+            | End::OverLimit => Heard::UntilCancelled,
         }
     }
 }
@@ -52,9 +61,20 @@ pub(super) fn last_frames(
     });
     let declined = |reason, message| Close::Declined { reason, message };
     let broken = |code, message| Close::Broken { code, message };
+    let charged = settled.map(|settled| format!(" You were charged ${}.", settled.cost));
+    let with_cost = |message: &str| format!("{message}{}", charged.clone().unwrap_or_default());
+    let silent = with_cost("The upstream service was given up, because it took too long.");
+    let too_large = with_cost("The upstream service sent an event that is too large.");
     let close = match end {
         End::Completed | End::ClientLeft => Close::Completed,
-        End::TooLong | End::Broken(Failure::TimedOut) => broken(
+        End::Failed => Close::Failed,
+        End::TooLong | End::Silent | End::Broken(Failure::GivenUp) => {
+            broken("upstream_timeout", &silent)
+        }
+        End::EventTooLarge | End::Broken(Failure::TooLarge { .. }) => {
+            broken("upstream_error", &too_large)
+        }
+        End::Broken(Failure::TimedOut) => broken(
             "upstream_timeout",
             "The upstream service stopped answering. You were charged for what was delivered.",
         ),

@@ -14,11 +14,16 @@ use crate::pipeline::departure::{StreamSender, kept};
 use crate::upstream::dialect::Transcript;
 use domain::Refusal;
 use domain::account::RecordAnswer;
-use domain::{Credits, Ending, Evidence, Heard, Outcome, Settled, TokenUsage, UsageRecord};
+use domain::{
+    Credits, Ending, Evidence, Heard, Outcome, Reported, Settled, TokenUsage, UsageRecord,
+};
 
 impl Relay {
     /// Bills the stream and sends the last frames.
     pub(super) async fn finish(mut self, end: End) {
+        // It sends nothing more that counts, however it ends then.
+        let is_over = matches!(end, End::Completed | End::Broken(_) | End::Silent);
+        let end = if is_over && self.transcript.has_failed() { End::Failed } else { end };
         let has_left = self.sender.is_none();
         if !has_left {
             let in_flight = std::mem::take(&mut self.in_flight);
@@ -30,8 +35,14 @@ impl Relay {
             self.delivered = delivered;
         }
         let evidence = self.evidence(end);
-        // An upstream that breaks off before it has delivered anything is not paid.
-        let is_delivered = !self.delivered.is_empty() || evidence.heard != Heard::UntilItBroke;
+        // An upstream that fails before it has delivered anything is not paid, unless it reports
+        // what it took.
+        let fails_by_itself = end == End::Failed || evidence.heard == Heard::UntilItBroke;
+        let reports_tokens =
+            matches!(evidence.reported, Reported::Given(usage) if usage.total() > 0);
+        let is_delivered = !self.delivered.is_empty()
+            || !fails_by_itself
+            || (end == End::Failed && reports_tokens);
         let (outcome, Cost { usage, tally, .. }) = if is_delivered {
             let cost = cost(&self.gateway, &mut self.charged, evidence).await;
             (Outcome::Delivered { cost: cost.amount }, cost)
@@ -44,7 +55,9 @@ impl Relay {
             End::Completed => Ending::Completed,
             End::ClientLeft => Ending::ClientLeft,
             End::Declined(_) | End::OverLimit => Ending::CreditsEnded,
-            End::Broken(_) | End::TooLong => Ending::UpstreamCut,
+            End::Failed | End::Broken(_) | End::TooLong | End::Silent | End::EventTooLarge => {
+                Ending::UpstreamCut
+            }
             End::Unwritable => Ending::Unwritable,
             End::Stopped => Ending::ServerStopped,
         };

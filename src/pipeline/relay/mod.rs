@@ -22,7 +22,7 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::Instant;
 use tracing::Instrument as _;
 
-use super::bill::deliver;
+use super::bill::{deliver, estimate};
 use super::charge::ChargedCall;
 use super::departure::Departure;
 use super::departure::{Money, ServedBody, StreamSender, stream};
@@ -31,7 +31,7 @@ use super::price::Generation;
 use crate::actors::account::wait;
 use crate::tokens::{TextCounter, vocabulary};
 use crate::upstream::dialect::{Content, Transcript};
-use crate::upstream::sse::Frames;
+use crate::upstream::sse::{FrameTooLarge, Frames};
 use crate::upstream::{ByteStream, Failure, StreamPolicy};
 use domain::Refusal;
 
@@ -228,8 +228,10 @@ impl Relay {
 
     /// Passes on the frames that the chunk completes, as far as they are covered by the hold.
     async fn pass(&mut self, frames: &mut Frames, chunk: &[u8]) -> Option<End> {
-        if frames.push(chunk).is_err() {
-            return Some(End::Broken(Failure::Broken("an event of the stream is too large")));
+        if let Err(FrameTooLarge { bytes }) = frames.push(chunk) {
+            // It was made all the same.
+            self.delivered.add(estimate(bytes));
+            return Some(End::EventTooLarge);
         }
         let (mut out, mut content) = (BytesMut::new(), Content::default());
         let mut end = None;
@@ -330,6 +332,6 @@ fn chunk(
 ) -> Option<Result<Bytes, End>> {
     match result {
         Ok(next) => next.map(|chunk| chunk.map_err(End::Broken)),
-        Err(_) => Some(Err(End::Broken(Failure::TimedOut))),
+        Err(_) => Some(Err(End::Silent)),
     }
 }

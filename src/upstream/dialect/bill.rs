@@ -7,6 +7,8 @@ use domain::{Credits, LimitsLeft};
 pub enum Close<'c> {
     /// It is complete.
     Completed,
+    /// The upstream has said in it that it failed.
+    Failed,
     /// We end it, for a reason that the client can act on.
     Declined {
         /// A word for programs.
@@ -51,6 +53,7 @@ pub(super) fn left(left: LimitsLeft) -> String {
 pub(super) fn ended_by(close: Close<'_>) -> String {
     match close {
         Close::Completed => String::new(),
+        Close::Failed => ",\"ended_by\":\"upstream_error\"".to_owned(),
         Close::Declined { reason: word, .. } | Close::Broken { code: word, .. } => {
             format!(",\"ended_by\":\"{word}\"")
         }

@@ -84,7 +84,8 @@ fn check_items(items: &Value, ask: &mut impl FnMut(Extra, &str)) {
         let has = |name: &str| get(item, name).is_some_and(|value| !value.is_null());
         let is_whole = match kind.map(|kind| kind.as_str().unwrap_or_default()) {
             None | Some("message") => has("content"),
-            Some("reasoning") => has("encrypted_content"),
+            // If it is kept by the upstream, it is not sent (`items`).
+            Some("reasoning") => true,
             Some(kind) => OWN_ITEMS.contains(&kind),
         };
         if !is_whole {
@@ -164,10 +165,6 @@ mod tests {
             (json!({ "input": [{ "id": "i" }] }), Extra::ItemReference),
             (json!({ "input": [{ "type": null, "id": "i" }] }), Extra::ItemReference),
             (
-                json!({ "input": [{ "type": "reasoning", "id": "i", "summary": [] }] }),
-                Extra::ItemReference,
-            ),
-            (
                 json!({ "input": [{ "type": "image_generation_call", "id": "i" }] }),
                 Extra::ItemReference,
             ),
@@ -213,6 +210,7 @@ mod tests {
                 { "role": "user", "content": [{ "type": "input_text", "text": "Hello!" }] },
                 { "type": "message", "id": "m", "role": "assistant", "content": [] },
                 { "type": "reasoning", "id": "r", "summary": [], "encrypted_content": "x" },
+                { "type": "reasoning", "id": "r", "summary": [] },
                 { "type": "function_call", "id": "f", "call_id": "c", "name": "n", "arguments": "{}" },
                 { "type": "function_call_output", "call_id": "c", "output": "1" },
             ] }),

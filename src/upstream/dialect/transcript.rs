@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::Dialect;
 use super::bill::{Bill, Close, ended_by, left};
+use super::refused::{known_error, known_fields};
 use super::request::ModelRequest;
 use super::text::{Content, Names, collect};
 use crate::json::Object;
@@ -124,6 +125,8 @@ pub struct Transcript {
     usage_event: Option<Fields<'static>>,
     /// Has the upstream announced the end?
     has_finished: bool,
+    /// Has the upstream said that it failed?
+    has_failed: bool,
     /// The last event of `/v1/responses`, kept until the call is settled.
     terminal: Option<(String, Fields<'static>)>,
     sequence: u64,
@@ -145,6 +148,7 @@ impl Transcript {
             usage: None,
             usage_event: None,
             has_finished: false,
+            has_failed: false,
             terminal: None,
             sequence: 0,
             in_deltas: Vec::new(),
@@ -161,6 +165,12 @@ impl Transcript {
     #[must_use]
     pub fn is_whole(&self) -> bool {
         self.has_finished || self.dialect == Dialect::Native
+    }
+
+    /// Has the upstream said in the stream that it failed?
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.has_failed
     }
 
     /// Reads a frame.
@@ -181,12 +191,12 @@ impl Transcript {
         if let Some(piece) = self.read_plain_chunk(&frame, &data) {
             return piece;
         }
-        let Some(fields) = Fields::read(&data) else {
+        let Some(mut fields) = Fields::read(&data) else {
             let content = Content::of_text(data.into_owned());
             return Piece { passed: Some(frame), content, is_end: false };
         };
         if self.dialect == Dialect::Responses {
-            if let Some(piece) = self.read_response(event, &fields) {
+            if let Some(piece) = self.read_response(&frame, event, &fields) {
                 return piece;
             }
             let content = self.response_content(&data);
@@ -224,13 +234,17 @@ impl Transcript {
                 }
             }
         }
-        let passed = if self.wants_usage || !fields.has("usage") {
-            frame
-        } else {
-            let mut fields = fields;
+        let hides_usage = !self.wants_usage && fields.has("usage");
+        if hides_usage {
             fields.remove("usage");
-            framed(&frame, &fields)
-        };
+        }
+        let error = fields.get("error").filter(|error| is_failure(error)).map(str::to_owned);
+        if let Some(error) = &error {
+            self.has_failed = true;
+            let error = serde_json::from_str(error).unwrap_or_default();
+            fields.set("error", known_error(&error).to_string());
+        }
+        let passed = if hides_usage || error.is_some() { framed(&frame, &fields) } else { frame };
         Piece { passed: Some(passed), content, is_end: false }
     }
 
@@ -271,7 +285,12 @@ impl Transcript {
     }
 
     /// Reads an event of `/v1/responses`; `None` if it is passed on unchanged.
-    fn read_response(&mut self, event: Option<&str>, fields: &Fields<'_>) -> Option<Piece> {
+    fn read_response(
+        &mut self,
+        frame: &[u8],
+        event: Option<&str>,
+        fields: &Fields<'_>,
+    ) -> Option<Piece> {
         if let Some(sequence) = fields.get("sequence_number").and_then(|text| text.parse().ok()) {
             self.sequence = sequence;
         }
@@ -280,9 +299,24 @@ impl Transcript {
         if self.head.is_none() {
             self.head = response.clone().map(Fields::into_owned);
         }
+        if kind == "error" {
+            self.has_failed = true;
+            let Ok(Value::Object(error)) = serde_json::from_str(&fields.to_string()) else {
+                return None;
+            };
+            let mut kept = fields.only(&["sequence_number"]);
+            for (name, value) in known_fields(&error) {
+                kept.set(name, value.to_string());
+            }
+            if let Some(error) = error.get("error") {
+                kept.set("error", known_error(error).to_string());
+            }
+            return Some(Piece { passed: Some(framed(frame, &kept)), ..Piece::default() });
+        }
         if !matches!(kind, "response.completed" | "response.incomplete" | "response.failed") {
             return None;
         }
+        self.has_failed |= kind == "response.failed";
         if let Some(usage) = response.as_ref().and_then(|response| response.get("usage")) {
             self.reported = read_usage(usage);
             self.usage = Some(usage.to_owned());
@@ -360,7 +394,7 @@ impl Transcript {
     fn close_chunks(&self, out: &mut String, close: Close<'_>, bill: Option<&Bill>) {
         let head = self.head.clone().unwrap_or_default();
         match close {
-            Close::Completed => {}
+            Close::Completed | Close::Failed => {}
             Close::Declined { reason, message } => {
                 let mut last = head.clone();
                 let choices: Vec<Value> =
@@ -399,7 +433,7 @@ impl Transcript {
     fn close_response(&self, out: &mut String, close: Close<'_>, bill: Option<&Bill>) {
         let next = self.sequence.saturating_add(1);
         match close {
-            Close::Completed => {
+            Close::Completed | Close::Failed => {
                 let Some((event, fields)) = &self.terminal else { return };
                 let mut fields = fields.clone();
                 let response = fields.get("response").and_then(Fields::read);
@@ -453,6 +487,12 @@ impl Transcript {
         usage.set("cost", bill.cost.to_string());
         usage.to_string()
     }
+}
+
+/// Does the `error` of an event say that the upstream failed?
+fn is_failure(error: &str) -> bool {
+    let error = error.trim();
+    error.starts_with('{') || error.len() > 2 && error.starts_with('"')
 }
 
 /// The frame with other data; its other lines stay.

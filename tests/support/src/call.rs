@@ -53,6 +53,7 @@ fn arrival(key: &str) -> Box<Arrival> {
         idempotency_key: None,
         running: None,
         client_left: None,
+        charged: None,
         at: Clock::System.now(),
     })
 }

@@ -1,0 +1,130 @@
+//! What an upstream says of a failure, cut to what an error has. Nothing is paid for it, so nothing
+//! that was generated may be in it: some upstreams put an answer that they could not use there.
+
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+/// Longest text of an error, in characters.
+const TEXT_MAX: usize = 1_000;
+/// Most entries of a list in an error.
+const ENTRIES_MAX: usize = 20;
+/// The fields of an error, in all protocols.
+const ERROR_FIELDS: [&str; 5] = ["message", "type", "param", "code", "status"];
+/// The fields of an entry that says what is wrong with a field of the request.
+const DETAIL_FIELDS: [&str; 3] = ["loc", "msg", "type"];
+
+/// The body of a refusal, cut to the fields of its error.
+#[must_use]
+pub fn refusal_body(body: &Bytes) -> Bytes {
+    if body.is_empty() {
+        return Bytes::new();
+    }
+    let read = serde_json::from_slice::<Value>(body);
+    let fields = read.as_ref().ok().and_then(Value::as_object);
+    let mut kept = fields.map(known).unwrap_or_default();
+    if let Some(error) = fields.and_then(|fields| fields.get("error")) {
+        kept.insert("error".to_owned(), known_error(error));
+    }
+    if let Some(detail) = fields.and_then(|fields| fields.get("detail")) {
+        kept.insert("detail".to_owned(), known_detail(detail));
+    }
+    if kept.is_empty() {
+        let message = "The upstream service refused the request.";
+        return json!({ "error": { "message": message } }).to_string().into();
+    }
+    Value::Object(kept).to_string().into()
+}
+
+/// An error, cut to its fields.
+#[must_use]
+pub(super) fn known_error(error: &Value) -> Value {
+    match error {
+        Value::Object(fields) => Value::Object(known(fields)),
+        other => short(other).unwrap_or(Value::Null),
+    }
+}
+
+/// The fields of an error, of those that an object has.
+pub(super) fn known_fields(
+    fields: &Map<String, Value>,
+) -> impl Iterator<Item = (&'static str, Value)> {
+    ERROR_FIELDS.into_iter().filter_map(|name| Some((name, short(fields.get(name)?)?)))
+}
+
+fn known(fields: &Map<String, Value>) -> Map<String, Value> {
+    known_fields(fields).map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
+fn known_detail(detail: &Value) -> Value {
+    let entry = |entry: &Value| {
+        let Value::Object(fields) = entry else { return short(entry).unwrap_or(Value::Null) };
+        let kept = DETAIL_FIELDS.iter().filter_map(|name| {
+            let value = match fields.get(*name)? {
+                Value::Array(values) => {
+                    values.iter().take(ENTRIES_MAX).filter_map(short).collect::<Vec<_>>().into()
+                }
+                value => short(value)?,
+            };
+            Some(((*name).to_owned(), value))
+        });
+        Value::Object(kept.collect())
+    };
+    match detail {
+        Value::Array(entries) => {
+            Value::Array(entries.iter().take(ENTRIES_MAX).map(entry).collect())
+        }
+        detail => entry(detail),
+    }
+}
+
+/// A value that is neither a list nor an object; a long text is cut.
+fn short(value: &Value) -> Option<Value> {
+    match value {
+        Value::String(text) => Some(Value::String(text.chars().take(TEXT_MAX).collect())),
+        Value::Array(_) | Value::Object(_) => None,
+        other => Some(other.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_what_is_wrong_and_nothing_else() {
+        for (body, kept) in [
+            (json!({ "error": "no such model" }), json!({ "error": "no such model" })),
+            (
+                json!({ "error": { "message": "m", "type": "t", "param": null, "code": 5,
+                    "failed_generation": "the answer" }, "choices": ["the answer"] }),
+                json!({ "error": { "message": "m", "type": "t", "param": null, "code": 5 } }),
+            ),
+            (
+                json!({ "error": { "message": { "content": "the answer" } } }),
+                json!({ "error": {} }),
+            ),
+            (
+                json!({ "error": "Validation Error", "message": "m", "output": "the answer" }),
+                json!({ "error": "Validation Error", "message": "m" }),
+            ),
+            (
+                json!({ "detail": [{ "loc": ["body", 0], "msg": "m", "input": "the answer" }] }),
+                json!({ "detail": [{ "loc": ["body", 0], "msg": "m" }] }),
+            ),
+            (json!({ "detail": "m" }), json!({ "detail": "m" })),
+            (
+                json!(["the answer"]),
+                json!({ "error": {
+                "message": "The upstream service refused the request." } }),
+            ),
+        ] {
+            let cut = refusal_body(&body.to_string().into());
+            assert_eq!(serde_json::from_slice::<Value>(&cut).unwrap(), kept, "{body}");
+        }
+        let html = refusal_body(&Bytes::from_static(b"<html>the answer"));
+        assert!(!html.is_empty() && !String::from_utf8_lossy(&html).contains("answer"));
+        assert!(refusal_body(&Bytes::new()).is_empty());
+        let long = json!({ "error": { "message": "the answer ".repeat(1_000) } });
+        assert!(refusal_body(&long.to_string().into()).len() < 1_100);
+    }
+}
