@@ -112,7 +112,8 @@ impl Admin {
         self.users.find(id).await?.ok_or(AdminError::NoUser)
     }
 
-    /// Suspends or resumes both accounts of a user. Binds for the very next call.
+    /// Suspends or resumes both accounts of a user. Binds for the very next call. A suspension ends
+    /// every session; the user may log in again, to read and to end things.
     pub async fn set_status(
         &self,
         user: UserId,
@@ -131,6 +132,9 @@ impl Admin {
             let lease = self.gateway.account(accounts.of(environment)).await?;
             let set = lease.set_status(status, Some(act.with(reason.clone()))).await;
             self.gateway.recorded(set.map_err(AccessError::from)?, ()).await?;
+        }
+        if status == AccountStatus::Suspended {
+            self.end_sessions(user, reason, origin).await?;
         }
         Ok(())
     }

@@ -106,6 +106,8 @@ coded_enum! {
         LoggedIn => "session.begun",
         /// Entered a wrong password or a wrong code.
         LoginFailed => "login.failed",
+        /// Proved again who they are, by the password or a code.
+        SessionConfirmed => "session.confirmed",
         /// Ended one session.
         SessionEnded => "session.ended",
         /// Ended every session.
@@ -120,6 +122,10 @@ coded_enum! {
         PasswordReset => "password.reset",
         /// Confirmed an email address.
         EmailVerified => "email.verified",
+        /// Asked to change the email address.
+        EmailChangeAsked => "email.change_asked",
+        /// Changed the email address.
+        EmailChanged => "email.changed",
         /// Switched two-factor authentication on.
         TwoFactorEnabled => "two_factor.enabled",
         /// Switched two-factor authentication off.

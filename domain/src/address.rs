@@ -108,9 +108,36 @@ pub fn networks(address: IpAddr) -> impl Iterator<Item = (Network, usize)> {
     })
 }
 
+/// The network that counts as one place where somebody is: /24 of IPv4, /48 of IPv6. A provider
+/// gives a customer another address of it now and then.
+#[must_use]
+pub fn neighbourhood(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(Ipv4Addr::from_bits(address.to_bits() & (u32::MAX << 8))),
+        IpAddr::V6(address) => {
+            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 80)))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_neighbourhood_has_the_addresses_of_one_provider() {
+        for (one, other, is_same) in [
+            ("192.0.2.1", "192.0.2.254", true),
+            ("192.0.2.1", "192.0.3.1", false),
+            ("192.0.2.1", "::ffff:192.0.2.9", true),
+            ("2001:db8:1:2::1", "2001:db8:1:ffff::9", true),
+            ("2001:db8:1:2::1", "2001:db8:2:2::1", false),
+            ("192.0.2.1", "2001:db8::1", false),
+        ] {
+            let of = |text: &str| neighbourhood(text.parse().unwrap());
+            assert_eq!(of(one) == of(other), is_same, "{one} {other}");
+        }
+    }
 
     #[test]
     fn only_the_public_internet_is_public() {

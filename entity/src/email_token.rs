@@ -11,6 +11,7 @@ pub struct Model {
     pub user_id: Uuid,
     pub purpose: i16,
     pub email_folded: String,
+    pub new_email: Option<String>,
     pub expires_at: i64,
     pub used_at: Option<i64>,
 }

@@ -10,6 +10,7 @@ pub struct Model {
     pub id: Uuid,
     pub user_id: Uuid,
     pub created_at: i64,
+    pub confirmed_at: i64,
     pub last_used_at: i64,
     pub expires_at: i64,
     pub ended_at: Option<i64>,

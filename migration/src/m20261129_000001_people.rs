@@ -35,10 +35,12 @@ fn up(_: &Dialect) -> Vec<String> {
         "CREATE UNIQUE INDEX users_username_skeleton ON users (username_skeleton)",
         // Operators list users in this order.
         "CREATE INDEX users_created_at ON users (created_at, id)",
+        // `confirmed_at` is when its user last proved who they are, by the login or afterwards.
         "CREATE TABLE session (
             id {uuid} NOT NULL PRIMARY KEY,
             user_id {uuid} NOT NULL REFERENCES users (id),
             created_at BIGINT NOT NULL,
+            confirmed_at BIGINT NOT NULL,
             last_used_at BIGINT NOT NULL,
             expires_at BIGINT NOT NULL,
             ended_at BIGINT,
@@ -55,11 +57,14 @@ fn up(_: &Dialect) -> Vec<String> {
             used_at BIGINT
         ) {clustered}",
         "CREATE INDEX refresh_token_session_id ON refresh_token (session_id)",
+        // `email_folded` is the address that the user had then: with another one a token is void.
+        // `new_email` is the address that a change of address leads to.
         "CREATE TABLE email_token (
             digest {bytes} NOT NULL PRIMARY KEY,
             user_id {uuid} NOT NULL REFERENCES users (id),
             purpose SMALLINT NOT NULL,
             email_folded TEXT NOT NULL,
+            new_email TEXT,
             expires_at BIGINT NOT NULL,
             used_at BIGINT
         ) {clustered}",

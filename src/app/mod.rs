@@ -41,6 +41,7 @@ use crate::rate_limits::RateLimits;
 use crate::reports::Reports;
 use crate::seal::Seal;
 use crate::secrets::{JWT_SECRET, peppers, previous, secret};
+use crate::store::users::SessionSpan;
 use crate::store::{Store, StoreError};
 use crate::tls::Certificate;
 use crate::tokens;
@@ -308,7 +309,12 @@ pub fn users(
         passwords: Passwords::new(hashes_max, auth.password_queue_max)?,
         sessions: Sessions::new(&jwt_secret, previous.as_slice(), auth.jwt_lifetime_seconds.get()),
         session_bounds: SessionBounds {
-            lifetime_micros: i64::from(auth.session_days.get()).saturating_mul(MICROS_PER_DAY),
+            span: SessionSpan {
+                idle_micros: i64::from(auth.session_days.get()).saturating_mul(MICROS_PER_DAY),
+                longest_micros: i64::from(auth.session_days_max.get())
+                    .saturating_mul(MICROS_PER_DAY),
+            },
+            confirmed_micros: i64::from(auth.confirmation_minutes.get()).saturating_mul(60_000_000),
             sessions_max: auth.sessions_per_user_max,
         },
         seal: Seal::new(&peppers, two_factor::PURPOSE).context("the key pepper cannot be used")?,
@@ -319,6 +325,7 @@ pub fn users(
                 .saturating_mul(MICROS_PER_HOUR),
             reset_micros: i64::from(auth.password_reset_minutes.get()).saturating_mul(60_000_000),
             verify_url: settings.email.verify_url.clone(),
+            change_url: settings.email.change_url.clone(),
             reset_url: settings.email.reset_url.clone(),
             is_verification_required: auth.require_verified_email,
         },

@@ -18,7 +18,7 @@ use crate::store::webhooks::Endpoint;
 use domain::{ActKind, Actor, Origin, Timestamp, UserId};
 
 /// The prefix of a token sent by email, so that secret scanners recognize one.
-const PREFIX: &str = "pse_";
+pub(super) const PREFIX: &str = "pse_";
 /// API keys and webhooks that a letter names.
 const LISTED_MAX: usize = 100;
 
@@ -45,7 +45,7 @@ impl Users {
         let now = self.clock.now();
         let expires_at = now.plus_micros(self.messages.verification_micros);
         let purpose = TokenPurpose::Verify;
-        self.store.insert_email_token(user, purpose, digest(&token), expires_at).await?;
+        self.store.insert_email_token(user, purpose, digest(&token), expires_at, None).await?;
         let how = match &self.messages.verify_url {
             Some(url) => format!("Please open\n\n    {}\n", url.replace("{token}", &token)),
             None => format!(
@@ -81,7 +81,7 @@ impl Users {
         let proved = self.store.verify_email(digest(token), self.clock.now(), from).await?;
         let proved = proved.ok_or(UsersError::InvalidEmailToken)?;
         self.end_keys(&proved, device, keys).await;
-        Ok(())
+        self.remember_place(&proved.user, device).await
     }
 
     /// Tells the owners of the accounts which keys a first proof has put out of use.
@@ -111,7 +111,7 @@ impl Users {
         let now = self.clock.now();
         let expires_at = now.plus_micros(self.messages.reset_micros);
         let purpose = TokenPurpose::Reset;
-        self.store.insert_email_token(user, purpose, digest(&token), expires_at).await?;
+        self.store.insert_email_token(user, purpose, digest(&token), expires_at, None).await?;
         // The requester is not authenticated.
         let origin = device.origin(Actor::Server);
         let act = origin.act(Uuid::now_v7(), user.id, ActKind::PasswordResetAsked, now);
@@ -150,22 +150,20 @@ impl Users {
         device: &Device,
         keys: &Keys,
     ) -> Result<(), UsersError> {
-        self.assert_acceptable(&password, "new_password")?;
+        self.assert_length(&password, "new_password")?;
         keys.assert_in_charge()?;
         let (digest, now) = (digest(token), self.clock.now());
         // Checked first, because a hash is expensive.
-        if !self.store.is_email_token_valid(TokenPurpose::Reset, digest, now).await? {
-            return Err(UsersError::InvalidEmailToken);
-        }
-        let hash = self.passwords.hash(password).await?;
+        let user = self.store.find_by_email_token(TokenPurpose::Reset, digest, now).await?;
+        let user = user.ok_or(UsersError::InvalidEmailToken)?;
+        let hash = self.hash_new(password, user.names(), "new_password").await?;
         let from = device.origin(Actor::Server);
         let reset = self.store.reset_password(digest, hash, now, from).await?;
         let proved = reset.ok_or(UsersError::InvalidEmailToken)?;
         self.end_keys(&proved, device, keys).await;
         let user = &proved.user;
         // The next login from this address counts as from a known address.
-        let (here, _) = self.new_session(user.id, device.clone());
-        self.store.record_address(here).await?;
+        self.remember_place(user, device).await?;
         let remains = match &proved.ended {
             Some(ended) => format!("It was the first proof of this address, so it {ended}."),
             None => self.what_remains(user.id).await,
@@ -254,7 +252,7 @@ impl Users {
 
     /// Warns a user of something that a thief of their session would do. Not at an address that is
     /// not proved: anybody could have letters sent to it. A limited number for each subject.
-    fn warn(&self, user: &User, subject_line: &str, what: &str) {
+    pub(super) fn warn(&self, user: &User, subject_line: &str, what: &str) {
         let of = subject(&format!("{subject_line} of {}", user.id));
         if user.is_email_verified && self.throttle.try_message(of).is_ok() {
             self.mailer.send(Letter {
@@ -328,7 +326,10 @@ impl Users {
     }
 
     /// Runs work in the background.
-    fn later(&self, work: impl Future<Output = Result<(), UsersError>> + Send + 'static) {
+    pub(super) fn later(
+        &self,
+        work: impl Future<Output = Result<(), UsersError>> + Send + 'static,
+    ) {
         self.runtime.spawn(async move {
             if let Err(error) = work.await {
                 tracing::error!(%error, "a message was not sent");

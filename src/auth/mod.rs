@@ -1,7 +1,10 @@
 //! Authentication of users, by password and session token. API keys are in [`crate::keys`].
 
+mod address;
+pub mod confirm;
 mod email;
 pub mod password;
+mod places;
 pub mod session;
 pub mod throttle;
 pub mod two_factor;

@@ -3,31 +3,64 @@
 //!
 //! A password costs the same work whether its user exists or not, so that timing reveals nothing.
 
+use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use rand::RngExt as _;
 use tokio::sync::oneshot;
+use zxcvbn::{Score, zxcvbn};
+
+use crate::store::users::folded;
 
 /// The longest password, in bytes. argon2 accepts longer ones.
 pub const LENGTH_MAX: usize = 1_024;
 
-/// Common passwords, lowercase, one a line.
+/// Common passwords, lowercase, one a line: the commonest ones of breaches, and all of those that
+/// are as long as a password must be.
 const COMMON: &str = include_str!("common_passwords.txt");
+static LISTED: LazyLock<HashSet<&str>> = LazyLock::new(|| COMMON.lines().collect());
+
+/// Characters of a password whose guesses are estimated: the time that it takes grows with more
+/// than their square.
+const ESTIMATED_MAX: usize = 64;
+
+/// Why a new password is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weakness {
+    /// A common password, or a name of its user.
+    Common,
+    /// Put together of what guessers try first.
+    Guessable,
+}
+
+/// Why a new password is refused, if it is. `own` are names of its user. It takes milliseconds.
+#[must_use]
+pub fn weakness(password: &str, own: &[String]) -> Option<Weakness> {
+    let is_own = |name: &String| folded(name) == folded(password);
+    if own.iter().any(is_own) || is_common(password) {
+        return Some(Weakness::Common);
+    }
+    let begin: String = password.chars().take(ESTIMATED_MAX).collect();
+    let of_address = own.iter().filter_map(|name| Some(name.split_once('@')?.0));
+    let own = own.iter().map(String::as_str).chain(of_address).chain(["polysystems"]);
+    let estimate = zxcvbn(&begin, &own.collect::<Vec<_>>());
+    // Three of four: more than 100 million guesses.
+    (estimate.score() < Score::Three).then_some(Weakness::Guessable)
+}
 
 /// Is it a common password, or derived from one: with capitals, with digits and signs at its end, a
 /// repetition, or a row of the keyboard or of the alphabet?
-#[must_use]
-pub fn is_common(password: &str) -> bool {
+fn is_common(password: &str) -> bool {
     let folded = password.to_lowercase();
     let bare = folded.trim_end_matches(|c: char| !c.is_alphabetic());
     let bare = if bare.chars().count() >= 4 { bare } else { &folded };
-    let is_listed = |text: &str| COMMON.lines().any(|common| common == text);
+    let is_listed = |text: &str| LISTED.contains(text);
     is_listed(&folded) || is_listed(bare) || is_repeated(&folded) || is_row(&folded)
 }
 
@@ -191,6 +224,19 @@ impl Passwords {
         self.work(move |memory| hash(&password, memory)).await?.ok_or(PasswordError::Broken)
     }
 
+    /// The same for a new password of somebody with these names, unless it is easy to guess.
+    pub async fn hash_new(
+        &self,
+        password: String,
+        own: Vec<String>,
+    ) -> Result<Result<String, Weakness>, PasswordError> {
+        let work = move |memory: &mut Memory| match weakness(&password, &own) {
+            Some(weakness) => Some(Err(weakness)),
+            None => hash(&password, memory).map(Ok),
+        };
+        self.work(work).await?.ok_or(PasswordError::Broken)
+    }
+
     /// Was this PHC text made with other parameters than would be used now?
     #[must_use]
     pub fn is_outdated(stored: &str) -> bool {
@@ -292,8 +338,11 @@ mod tests {
             "letmeinletmein",
             "administrator1",
             "Polysystems2024!",
+            // From further down the list.
+            "scoobydoo2001",
+            "Swordfish-2024",
         ] {
-            assert!(is_common(common), "{common}");
+            assert_eq!(weakness(common, &[]), Some(Weakness::Common), "{common}");
         }
         for rare in [
             "SecurePassword123!",
@@ -302,8 +351,55 @@ mod tests {
             "A password of an operator",
             "tr0ub4dor&3x!",
             "x9#kQ2!mW7zp",
+            "żółta łódka płynie",
         ] {
-            assert!(!is_common(rare), "{rare}");
+            assert_eq!(weakness(rare, &[]), None, "{rare}");
+        }
+    }
+
+    /// ASVS 5, 6.2.4, asks for 3,000.
+    #[test]
+    fn the_list_has_thousands_of_passwords() {
+        assert!(LISTED.len() >= 6_000, "{}", LISTED.len());
+        assert!(COMMON.lines().all(|line| line == line.to_lowercase().trim() && line.len() >= 3));
+        assert!(LISTED.iter().all(|common| weakness(common, &[]).is_some()));
+    }
+
+    #[test]
+    fn what_is_put_together_of_common_pieces_is_easy_to_guess() {
+        for guessable in
+            ["P@ssw0rd2024", "johnsmith1985", "Welcome123456", "drowssap654321", "19901990-1990"]
+        {
+            assert!(weakness(guessable, &[]).is_some(), "{guessable}");
+        }
+        // Names of one's own are the first that are tried.
+        let own = ["zbigniewowski@example.com".to_owned(), "Kwasniewskaya".to_owned()];
+        for own_name in ["Zbigniewowski1!", "kwasniewskaya99", "ZBIGNIEWOWSKI@example.com"] {
+            assert!(weakness(own_name, &own).is_some(), "{own_name}");
+        }
+        assert_eq!(weakness("Zbigniewowski1!", &[]), None);
+    }
+
+    /// Passwords wait for one another, so none may take long.
+    #[test]
+    fn the_estimate_of_a_long_password_is_bounded() {
+        let signs = "4@8({[<3691!|7|0$5+7%2zq";
+        for piece in [signs, "password", "P4$$w0rd!", "1qaz2wsx", "abcdefgh1990", "ß→é"] {
+            let long: String = piece.chars().cycle().take(LENGTH_MAX / piece.len()).collect();
+            let scattered: String = piece
+                .chars()
+                .cycle()
+                .zip("the quick brown fox jumps".chars().cycle())
+                .flat_map(|(one, other)| [one, other])
+                .take(LENGTH_MAX / 4)
+                .collect();
+            for text in [long, scattered] {
+                let begun = std::time::Instant::now();
+                let _ = weakness(&text, &[]);
+                let took = begun.elapsed();
+                println!("{piece} {took:?}");
+                assert!(took < std::time::Duration::from_secs(2), "{piece}: {took:?}");
+            }
         }
     }
 

@@ -168,20 +168,28 @@ impl Sessions {
         }
     }
 
-    /// A token for the session of an authenticated user. `None` if it cannot be signed.
+    /// A token for the session of an authenticated user, and when it ends: with the session, if
+    /// that is earlier. `None` if it cannot be signed.
     #[must_use]
-    pub fn issue(&self, session: Session, now: Timestamp) -> Option<String> {
+    pub fn issue(
+        &self,
+        session: Session,
+        now: Timestamp,
+        session_ends: Timestamp,
+    ) -> Option<(String, Timestamp)> {
+        let ends = now.plus_micros(self.lifetime_seconds.saturating_mul(1_000_000));
+        let ends = ends.min(session_ends);
         let claims = Claims {
             iss: ISSUER.into(),
             aud: AUDIENCE.into(),
             sub: session.user.to_string(),
             iat: now.seconds(),
-            exp: now.seconds().saturating_add(self.lifetime_seconds),
+            exp: ends.seconds(),
             jti: Uuid::new_v4().to_string(),
             typ: KIND.into(),
             sid: session.id.to_string(),
         };
-        self.sign(&claims)
+        Some((self.sign(&claims)?, ends))
     }
 
     fn sign(&self, claims: &impl Serialize) -> Option<String> {
@@ -224,12 +232,6 @@ impl Sessions {
         Some(jsonwebtoken::decode(token, &key.decoding, validation).ok()?.claims)
     }
 
-    /// When a token ends that is issued now.
-    #[must_use]
-    pub fn expiry(&self, now: Timestamp) -> Timestamp {
-        now.plus_micros(self.lifetime_seconds.saturating_mul(1_000_000))
-    }
-
     /// Reads a token.
     pub fn read(&self, token: &str, now: Timestamp) -> Result<Session, SessionError> {
         let claims: Claims = self.decode(token, &self.validation).ok_or(SessionError::Invalid)?;
@@ -263,20 +265,35 @@ mod tests {
         Sessions::new(SECRET, &[], 60)
     }
 
+    /// A token of a session that lasts longer.
+    fn issue(sessions: &Sessions) -> String {
+        sessions.issue(session(), NOW, NOW.plus_micros(3_600_000_000)).unwrap().0
+    }
+
+    #[test]
+    fn a_token_ends_with_its_session() {
+        let sessions = sessions();
+        let end = NOW.plus_micros(5_000_000);
+        let (token, ends) = sessions.issue(session(), NOW, end).unwrap();
+        assert_eq!(ends, end);
+        assert_eq!(sessions.read(&token, NOW.plus_micros(4_000_000)), Ok(session()));
+        assert_eq!(sessions.read(&token, end), Err(SessionError::Expired));
+    }
+
     #[test]
     fn a_token_is_good_until_its_time_is_over() {
         let sessions = sessions();
-        let token = sessions.issue(session(), NOW).unwrap();
+        let token = issue(&sessions);
         assert_eq!(sessions.read(&token, NOW.plus_micros(59_000_000)), Ok(session()));
         assert_eq!(sessions.read(&token, NOW.plus_micros(60_000_000)), Err(SessionError::Expired));
     }
 
     #[test]
     fn a_secret_can_be_replaced_without_ending_a_session() {
-        let token = sessions().issue(session(), NOW).unwrap();
+        let token = issue(&sessions());
         let rotated = Sessions::new(OTHER, &[SECRET.to_vec()], 60);
         assert_eq!(rotated.read(&token, NOW), Ok(session()));
-        let new = rotated.issue(session(), NOW).unwrap();
+        let new = issue(&rotated);
         assert_eq!(rotated.read(&new, NOW), Ok(session()));
         // Without the old secret only tokens signed by the new one are valid.
         let later = Sessions::new(OTHER, &[], 60);
@@ -308,7 +325,7 @@ mod tests {
         assert_eq!(sessions.read_challenge(&token, NOW), Some(challenge));
         assert_eq!(sessions.read_challenge(&token, until), None);
         assert_eq!(sessions.read(&token, NOW), Err(SessionError::Invalid));
-        let session = sessions.issue(session(), NOW).unwrap();
+        let session = issue(&sessions);
         assert_eq!(sessions.read_challenge(&session, NOW), None);
     }
 

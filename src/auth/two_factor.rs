@@ -10,7 +10,7 @@ use qrcode::render::svg;
 use rand::RngExt as _;
 use totp_rs::{Builder, Secret, Totp};
 
-use super::users::{Device, LoggedIn, Users, UsersError};
+use super::users::{CurrentSession, Device, LoggedIn, Users, UsersError};
 use crate::seal::Seal;
 use crate::store::users::CodeDigest;
 use crate::store::users::User;
@@ -107,14 +107,15 @@ impl Users {
     /// Begins to set up a second factor. Logins ask for it after [`Users::confirm_second_factor`].
     ///
     /// # Errors
-    /// [`UsersError::WrongCredentials`], or [`UsersError::HasSecondFactor`].
+    /// As of [`Users::assert_proof`], or [`UsersError::HasSecondFactor`].
     pub async fn begin_second_factor(
         &self,
-        user: &User,
-        password: String,
+        current: &CurrentSession,
+        password: Option<String>,
         device: &Device,
     ) -> Result<Enrolment, UsersError> {
-        self.assert_password(user, password, device).await?;
+        let user = &current.user;
+        self.assert_proof(current, password, device).await?;
         if user.has_two_factor() {
             return Err(UsersError::HasSecondFactor);
         }
@@ -184,14 +185,19 @@ impl Users {
         let user = user.filter(|user| user.token_version == challenge.version);
         let user = user.ok_or(UsersError::InvalidChallenge)?;
         self.use_code(&user, code, &device).await?;
-        self.begin_session(user, device, true).await
+        self.enter(user, device, true).await
     }
 
     /// Uses up a code by time or a recovery code.
     ///
     /// # Errors
     /// [`UsersError::WrongCode`], or [`UsersError::TooManyAttempts`].
-    async fn use_code(&self, user: &User, code: &str, device: &Device) -> Result<(), UsersError> {
+    pub(super) async fn use_code(
+        &self,
+        user: &User,
+        code: &str,
+        device: &Device,
+    ) -> Result<(), UsersError> {
         if !user.has_two_factor() {
             return Err(UsersError::NoSecondFactor);
         }
@@ -217,15 +223,16 @@ impl Users {
     /// Replaces all recovery codes.
     ///
     /// # Errors
-    /// [`UsersError::WrongCredentials`], or as of a code.
+    /// As of [`Users::assert_proof`], or as of a code.
     pub async fn new_recovery_codes(
         &self,
-        user: &User,
-        password: String,
+        current: &CurrentSession,
+        password: Option<String>,
         code: &str,
         device: &Device,
     ) -> Result<Vec<String>, UsersError> {
-        self.assert_password(user, password, device).await?;
+        let user = &current.user;
+        self.assert_proof(current, password, device).await?;
         self.use_code(user, code, device).await?;
         let (codes, digests) = self.codes(user.id);
         let act = self.act(user.id, device, ActKind::RecoveryCodesMade);
@@ -236,15 +243,16 @@ impl Users {
     /// Switches the second factor off.
     ///
     /// # Errors
-    /// [`UsersError::WrongCredentials`], or as of a code.
+    /// As of [`Users::assert_proof`], or as of a code.
     pub async fn disable_second_factor(
         &self,
-        user: &User,
-        password: String,
+        current: &CurrentSession,
+        password: Option<String>,
         code: &str,
         device: &Device,
     ) -> Result<(), UsersError> {
-        self.assert_password(user, password, device).await?;
+        let user = &current.user;
+        self.assert_proof(current, password, device).await?;
         self.use_code(user, code, device).await?;
         let act = self.act(user.id, device, ActKind::TwoFactorDisabled);
         self.store.delete_second_factor(user.id, act).await?;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
-use super::password::{LENGTH_MAX, PasswordError, Passwords, is_common};
+use super::password::{LENGTH_MAX, PasswordError, Passwords, Weakness};
 use super::session::{Challenge, RefreshToken, Session, SessionError, Sessions, digest};
 use super::throttle::{Subject, Throttle, TooManyAttempts, subject};
 use crate::access::AccessError;
@@ -16,7 +16,7 @@ use crate::store::StoreError;
 use crate::store::audit_log::AuditLogStore;
 use crate::store::keys::KeyStore;
 use crate::store::users::{
-    NewSession, NewUser, Refreshed, Role, SessionListing, User, UserStore, folded,
+    NewSession, NewUser, Refreshed, Role, SessionListing, SessionSpan, User, UserStore,
 };
 use crate::store::webhooks::WebhookStore;
 use domain::address::network;
@@ -28,6 +28,9 @@ pub enum UsersError {
     /// Another user has this email.
     #[error("the email is taken")]
     EmailTaken,
+    /// The user has this email already.
+    #[error("the user has this email already")]
+    SameEmail,
     /// Another user has this username.
     #[error("the username is taken")]
     UsernameTaken,
@@ -43,8 +46,14 @@ pub enum UsersError {
     #[error("wrong email or password")]
     WrongCredentials,
     /// A common password.
-    #[error("the password is a common one")]
+    #[error("the password is a common one: choose another one")]
     CommonPassword {
+        /// The field that has it.
+        field: &'static str,
+    },
+    /// A password that is put together of common pieces.
+    #[error("the password is too easy to guess: use three or four words that do not go together")]
+    GuessablePassword {
         /// The field that has it.
         field: &'static str,
     },
@@ -54,6 +63,9 @@ pub enum UsersError {
     /// Not a token that was sent by email, or one that was used or has expired.
     #[error("not a valid token of an email")]
     InvalidEmailToken,
+    /// Their last proof of who they are is too old.
+    #[error("who asks must prove again who they are")]
+    Unconfirmed,
     /// The address has not been proved.
     #[error("the email address is not verified")]
     Unverified,
@@ -148,13 +160,17 @@ pub struct CurrentSession {
     pub user: User,
     /// Their session.
     pub session: SessionId,
+    /// When they last proved who they are in it.
+    pub confirmed_at: Timestamp,
 }
 
 /// How long sessions last, and how many there may be.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionBounds {
-    /// How long a session lasts that is not renewed, in microseconds.
-    pub lifetime_micros: i64,
+    /// How long a session lasts.
+    pub span: SessionSpan,
+    /// How long a proof of who somebody is lasts, in microseconds.
+    pub confirmed_micros: i64,
     /// Sessions of one user.
     pub sessions_max: u64,
 }
@@ -181,6 +197,8 @@ pub struct MessageSettings {
     pub reset_micros: i64,
     /// The page that verifies an address.
     pub verify_url: Option<String>,
+    /// The page that confirms a change of address.
+    pub change_url: Option<String>,
     /// The page that sets another password.
     pub reset_url: Option<String>,
     /// Must an address be proved before its user pays, makes a key, adds a webhook or sets a second
@@ -230,12 +248,8 @@ impl Users {
         role: Role,
         device: Option<Device>,
     ) -> Result<User, UsersError> {
-        self.assert_acceptable(&new.password, "password")?;
         let own = [new.email.as_str(), new.username.as_str()];
-        if own.into_iter().any(|own| folded(own) == folded(&new.password)) {
-            return Err(UsersError::CommonPassword { field: "password" });
-        }
-        let password_hash = self.passwords.hash(new.password).await?;
+        let password_hash = self.hash_new(new.password, own, "password").await?;
         let id = UserId(Uuid::new_v4());
         let origin = match device {
             Some(device) => device.origin(Actor::User(id)),
@@ -289,7 +303,7 @@ impl Users {
             let (token, expires_at) = challenge.ok_or(UsersError::Unsigned)?;
             return Ok(Login::Challenge { token, expires_at });
         }
-        self.begin_session(user, device, false).await.map(Box::new).map(Login::In)
+        self.enter(user, device, false).await.map(Box::new).map(Login::In)
     }
 
     /// The user with this email. No email has a control character, and not every database can be
@@ -311,11 +325,11 @@ impl Users {
         self.throttle.try_account(of, device.address)?;
         let nobody = UserId(Uuid::nil());
         let user = user.unwrap_or(nobody);
-        let been_at = self.store.list_addresses(user, self.clock.now()).await?;
+        let been_at = self.store.list_places(user, self.clock.now()).await?;
         let here = network(device.address);
-        let is_known = been_at
-            .iter()
-            .any(|address| address.parse::<IpAddr>().is_ok_and(|address| network(address) == here));
+        let is_known = been_at.iter().any(|(address, _)| {
+            address.parse::<IpAddr>().is_ok_and(|address| network(address) == here)
+        });
         if !is_known {
             self.throttle.try_as_stranger(of)?;
         }
@@ -337,7 +351,7 @@ impl Users {
         password: String,
         device: &Device,
     ) -> Result<(), UsersError> {
-        self.throttle.try_account(subject(&user.email), device.address)?;
+        self.count_attempt(subject(&user.email), Some(user.id), device).await?;
         if self.passwords.verify(password, Some(user.password_hash.clone())).await? {
             return Ok(());
         }
@@ -374,7 +388,7 @@ impl Users {
         let version = user.token_version;
         let act = self.act(user.id, &device, ActKind::LoggedIn);
         let (session, refresh_token) = self.new_session(user.id, device);
-        let logged_in = self.logged_in(user, session.id, refresh_token)?;
+        let logged_in = self.logged_in(user, (session.id, session.expires_at), refresh_token)?;
         let act = act.to(session.id.to_string());
         // While this was checked another password may have been set, or a second factor.
         if !self.store.insert_session(session, version, has_given_code, act).await? {
@@ -392,12 +406,12 @@ impl Users {
     pub(super) fn new_session(&self, user: UserId, device: Device) -> (NewSession, RefreshToken) {
         let refresh_token = RefreshToken::new();
         let (at, Device { address, agent }) = (self.clock.now(), device);
-        let SessionBounds { lifetime_micros, sessions_max } = self.session_bounds;
+        let SessionBounds { span, sessions_max, .. } = self.session_bounds;
         let session = NewSession {
             id: SessionId(Uuid::new_v4()),
             user,
             at,
-            expires_at: at.plus_micros(lifetime_micros),
+            expires_at: span.end(at, at),
             address: address.to_string(),
             agent,
             refresh: refresh_token.digest(),
@@ -409,20 +423,15 @@ impl Users {
     fn logged_in(
         &self,
         user: User,
-        session: SessionId,
+        session: (SessionId, Timestamp),
         refresh_token: RefreshToken,
     ) -> Result<LoggedIn, UsersError> {
         let now = self.clock.now();
+        let (session, session_expires_at) = session;
         let token = Session { id: session, user: user.id };
-        let token = self.sessions.issue(token, now).ok_or(UsersError::Unsigned)?;
-        Ok(LoggedIn {
-            user,
-            session,
-            token,
-            refresh_token,
-            token_expires_at: self.sessions.expiry(now),
-            session_expires_at: now.plus_micros(self.session_bounds.lifetime_micros),
-        })
+        let issued = self.sessions.issue(token, now, session_expires_at);
+        let (token, token_expires_at) = issued.ok_or(UsersError::Unsigned)?;
+        Ok(LoggedIn { user, session, token, refresh_token, token_expires_at, session_expires_at })
     }
 
     /// Renews a session by its refresh token, which works once. A second use ends the session,
@@ -430,13 +439,15 @@ impl Users {
     pub async fn refresh(&self, token: &str, device: Device) -> Result<LoggedIn, UsersError> {
         let next = RefreshToken::new();
         let now = self.clock.now();
-        let expires_at = now.plus_micros(self.session_bounds.lifetime_micros);
+        let span = self.session_bounds.span;
         let (used, digest) = (digest(token), next.digest());
         // The token names the user.
         let from = device.origin(Actor::Server);
-        let renewing = self.store.refresh_session(used, digest, now, expires_at, from);
+        let renewing = self.store.refresh_session(used, digest, now, span, from);
         match renewing.await? {
-            Refreshed::Renewed(user, session) => self.logged_in(*user, session, next),
+            Refreshed::Renewed(user, session, until) => {
+                self.logged_in(*user, (session, until), next)
+            }
             Refreshed::Reused(user, session) => {
                 tracing::warn!(%user, %session, "a refresh token came twice; its session has ended");
                 Err(UsersError::InvalidRefresh)
@@ -482,9 +493,9 @@ impl Users {
             SessionError::Invalid => UsersError::InvalidSession,
             SessionError::Expired => UsersError::ExpiredSession,
         })?;
-        let found = self.store.find_by_session(id, now).await?.filter(|found| found.id == user);
-        let user = found.ok_or(UsersError::InvalidSession)?;
-        Ok(CurrentSession { user, session: id })
+        let found = self.store.find_by_session(id, now).await?.filter(|found| found.0.id == user);
+        let (user, confirmed_at) = found.ok_or(UsersError::InvalidSession)?;
+        Ok(CurrentSession { user, session: id, confirmed_at })
     }
 
     /// Changes a password, and ends every session. Answers a new one.
@@ -499,12 +510,13 @@ impl Users {
         new: String,
         device: Device,
     ) -> Result<LoggedIn, UsersError> {
-        self.assert_acceptable(&new, "new_password")?;
+        self.assert_length(&new, "new_password")?;
         self.assert_password(&user, current, &device).await?;
-        let hash = self.passwords.hash(new).await?;
+        let hash = self.hash_new(new, user.names(), "new_password").await?;
         let act = self.act(user.id, &device, ActKind::PasswordChanged);
         let (session, refresh_token) = self.new_session(user.id, device);
-        let logged_in = self.logged_in(user.clone(), session.id, refresh_token)?;
+        let logged_in =
+            self.logged_in(user.clone(), (session.id, session.expires_at), refresh_token)?;
         let (at, session) = (session.at, Some(session));
         if !self.store.set_password(&user, hash, at, session, act).await? {
             return Err(UsersError::WrongCredentials);
@@ -514,8 +526,27 @@ impl Users {
         Ok(logged_in)
     }
 
-    /// Is the password long enough, and not a common one?
-    pub(super) fn assert_acceptable(
+    /// The hash of a new password of somebody with these names.
+    ///
+    /// # Errors
+    /// [`UsersError::PasswordLength`], [`UsersError::CommonPassword`] or
+    /// [`UsersError::GuessablePassword`], with the name of the field.
+    pub(super) async fn hash_new(
+        &self,
+        password: String,
+        names: [&str; 2],
+        field: &'static str,
+    ) -> Result<String, UsersError> {
+        self.assert_length(&password, field)?;
+        let names = names.map(str::to_owned).to_vec();
+        self.passwords.hash_new(password, names).await?.map_err(|weakness| match weakness {
+            Weakness::Common => UsersError::CommonPassword { field },
+            Weakness::Guessable => UsersError::GuessablePassword { field },
+        })
+    }
+
+    /// Is a new password long enough, and not too long?
+    pub(super) fn assert_length(
         &self,
         password: &str,
         field: &'static str,
@@ -523,9 +554,6 @@ impl Users {
         let min = self.password_length_min;
         if password.chars().count() < min || password.len() > LENGTH_MAX {
             return Err(UsersError::PasswordLength { field, min });
-        }
-        if is_common(password) {
-            return Err(UsersError::CommonPassword { field });
         }
         Ok(())
     }

@@ -27,6 +27,12 @@ pub struct AuthSettings {
     pub jwt_lifetime_seconds: NonZeroU32,
     /// How long a login session lasts if it is not renewed, in days.
     pub session_days: NonZeroU32,
+    /// How long a login session lasts however often it is renewed, in days. Then its user logs in
+    /// again.
+    pub session_days_max: NonZeroU32,
+    /// How long a login, a password or a code counts as a fresh proof of who somebody is, in
+    /// minutes. Some requests need a fresh one, such as a change of the email address.
+    pub confirmation_minutes: NonZeroU32,
     /// Largest number of login sessions of one user. A further login ends the oldest one.
     pub sessions_per_user_max: u64,
     /// Shortest password, in characters.
@@ -47,7 +53,7 @@ pub struct AuthSettings {
     /// If true, users must verify their email address before they pay, create an API key, add a
     /// webhook or set up two-factor authentication.
     pub require_verified_email: bool,
-    /// Lifetime of a token that verifies an email address, in hours.
+    /// Lifetime of a token that verifies an email address, also a new one, in hours.
     pub verification_hours: NonZeroU32,
     /// Lifetime of a token that resets a password, in minutes.
     pub password_reset_minutes: NonZeroU32,
@@ -70,6 +76,8 @@ impl Default for AuthSettings {
             key_previous_pepper: None,
             jwt_lifetime_seconds: non_zero::u32(86_400),
             session_days: non_zero::u32(30),
+            session_days_max: non_zero::u32(90),
+            confirmation_minutes: non_zero::u32(10),
             sessions_per_user_max: 100,
             password_length_min: 12,
             password_hashes_max: 0,
@@ -105,6 +113,9 @@ pub struct EmailSettings {
     /// Your page that verifies an email address. `{token}` in it is replaced by the token of the
     /// message. If it is unset, the message explains the API call.
     pub verify_url: Option<String>,
+    /// Your page that confirms a change of address; its user must be logged in. `{token}` in it is
+    /// replaced by the token of the message. If it is unset, the message explains the API call.
+    pub change_url: Option<String>,
     /// Your page that resets a password. `{token}` in it is replaced by the token of the message.
     /// If it is unset, the message explains the API call.
     pub reset_url: Option<String>,
@@ -130,6 +141,7 @@ impl Default for EmailSettings {
             from: "Polysystems <no-reply@localhost>".into(),
             folder: None,
             verify_url: None,
+            change_url: None,
             reset_url: None,
         }
     }

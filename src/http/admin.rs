@@ -10,7 +10,7 @@ use super::amount::Amount;
 use super::docs::id;
 use super::environment::EnvironmentName;
 use super::error::{ApiError, ErrorBody};
-use super::extract::{AdminUser, Body};
+use super::extract::{AdminUser, Body, ConfirmedAdmin};
 use super::keys::KeyBody;
 use super::page::{cut, page_limit, query, read_cursor};
 use super::repeat::{once, replay};
@@ -192,15 +192,16 @@ pub(super) struct StatusAnswer {
     status: &'static str,
 }
 
-/// Suspends a user's accounts. Binds for the very next call. The body may be left out.
+/// Suspends a user's accounts, and ends every session. Binds for the very next call. The body may
+/// be left out.
 #[utoipa::path(post, path = "/api/admin/users/{id}/suspend", tag = "admin", security(("jwt" = [])),
     params(("id" = id::UserId, Path)), request_body = Option<ReasonBody>, responses(
     (status = 200, description = "Suspended", body = StatusAnswer),
-    (status = 403, description = "Not an operator", body = ErrorBody),
+    (status = 403, description = "Not an operator, or the session must be confirmed first", body = ErrorBody),
     (status = 404, description = "No such user", body = ErrorBody),
 ))]
 pub(super) async fn suspend(
-    operator: AdminUser,
+    operator: ConfirmedAdmin,
     app: Data<App>,
     id: Path<String>,
     body: Body,
@@ -212,11 +213,11 @@ pub(super) async fn suspend(
 #[utoipa::path(post, path = "/api/admin/users/{id}/resume", tag = "admin", security(("jwt" = [])),
     params(("id" = id::UserId, Path)), request_body = Option<ReasonBody>, responses(
     (status = 200, description = "Open again", body = StatusAnswer),
-    (status = 403, description = "Not an operator", body = ErrorBody),
+    (status = 403, description = "Not an operator, or the session must be confirmed first", body = ErrorBody),
     (status = 404, description = "No such user", body = ErrorBody),
 ))]
 pub(super) async fn resume(
-    operator: AdminUser,
+    operator: ConfirmedAdmin,
     app: Data<App>,
     id: Path<String>,
     body: Body,
@@ -225,7 +226,7 @@ pub(super) async fn resume(
 }
 
 async fn set_status(
-    AdminUser { origin, .. }: AdminUser,
+    ConfirmedAdmin(AdminUser { origin, .. }): ConfirmedAdmin,
     app: Data<App>,
     id: &Path<String>,
     body: Body,
@@ -330,14 +331,14 @@ impl CreditsAnswer {
 #[utoipa::path(post, path = "/api/admin/users/{id}/credits", tag = "admin", security(("jwt" = [])),
     params(("id" = id::UserId, Path)), request_body = CreditsBody, responses(
     (status = 201, description = "Given or taken", body = CreditsAnswer),
-    (status = 403, description = "Not an operator", body = ErrorBody),
+    (status = 403, description = "Not an operator, or the session must be confirmed first", body = ErrorBody),
     (status = 404, description = "No such user", body = ErrorBody),
     (status = 409, description = "More than the account has or can hold, or it is suspended, or the first \
         request with this Idempotency-Key still runs", body = ErrorBody),
     (status = 422, description = "The Idempotency-Key was used for another request", body = ErrorBody),
 ))]
 pub(super) async fn change_credits(
-    operator: AdminUser,
+    ConfirmedAdmin(operator): ConfirmedAdmin,
     app: Data<App>,
     request: HttpRequest,
     id: Path<String>,
@@ -351,7 +352,7 @@ pub(super) async fn change_credits(
         _ => Adjustment::Grant(amount),
     };
     let change = CreditsChange { user, environment: environment.into(), adjustment, reason };
-    let AdminUser { id, origin } = operator;
+    let AdminUser { id, origin, .. } = operator;
     let changing = async move { app.admin.change_credits(id, change, once, origin).await };
     Ok(match uncancelled(changing).await? {
         Made::New(change) => HttpResponse::Created().json(CreditsAnswer::of(&change)),

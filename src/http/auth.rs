@@ -12,6 +12,7 @@ use super::docs::id;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, SessionUser, check_address, client_address, device};
 use super::{App, uncancelled};
+use crate::auth::confirm::Proof;
 use crate::auth::users::{CurrentSession, Device, LoggedIn, Login, Registration, UsersError};
 use crate::store::users::{Role, User};
 use domain::SessionId;
@@ -41,7 +42,7 @@ pub(super) struct RegisterBody {
 
 /// An address of the public internet: of a domain with a dot, and not of a machine.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that garde calls")]
-fn is_public_address(email: &str, (): &()) -> garde::Result {
+pub(super) fn is_public_address(email: &str, (): &()) -> garde::Result {
     // Another rule names what is no address at all.
     let Some((_, domain)) = email.trim().rsplit_once('@') else { return Ok(()) };
     let labels: Vec<&str> = domain.split('.').collect();
@@ -228,7 +229,7 @@ impl From<Login> for LoginOutcome {
 #[garde(allow_unvalidated)]
 pub(super) struct RefreshBody {
     /// From the login, or from the last renewal.
-    #[schema(example = "psr_...", pattern = "^[!-~]+$")]
+    #[schema(example = "psr_...")]
     refresh_token: String,
 }
 
@@ -251,6 +252,55 @@ pub(super) async fn refresh(
     Ok(HttpResponse::Ok().json(LoginAnswer::from(logged_in)))
 }
 
+/// Who asks, proved once more: the password or a code.
+#[derive(Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[garde(allow_unvalidated)]
+pub(super) struct ConfirmBody {
+    #[schema(format = Password)]
+    password: Option<String>,
+    /// Six digits from the authenticator, or a recovery code.
+    #[schema(example = "123456")]
+    code: Option<String>,
+}
+
+/// A confirmed session.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ConfirmAnswer {
+    message: &'static str,
+    /// Until when the proof counts.
+    #[schema(format = DateTime)]
+    confirmed_until: String,
+}
+
+/// Confirms this session by a fresh proof, for ten minutes unless the operator has set otherwise.
+/// Some requests need it. A login is such a proof as well; a renewal of the session is not.
+#[utoipa::path(post, path = "/api/auth/confirm", tag = "auth", security(("jwt" = [])),
+    request_body = ConfirmBody, responses(
+    (status = 200, description = "Confirmed", body = ConfirmAnswer),
+    (status = 401, description = "No valid JWT, or the password or the code is wrong", body = ErrorBody),
+    (status = 409, description = "A code, and two-factor authentication is not on", body = ErrorBody),
+    (status = 429, description = "Too many requests", body = ErrorBody),
+))]
+pub(super) async fn confirm(
+    current: CurrentSession,
+    device: Device,
+    request: HttpRequest,
+    app: Data<App>,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    check_attempt(&request, &app)?;
+    let proof = match body.json()? {
+        ConfirmBody { password: Some(password), code: None } => Proof::Password(password),
+        ConfirmBody { password: None, code: Some(code) } => Proof::Code(code),
+        _ => return Err(ApiError::field("password", "send either `password` or `code`")),
+    };
+    let confirming = async move { app.users.confirm(&current, proof, &device).await };
+    let confirmed_until = uncancelled(confirming).await?.to_rfc3339();
+    let message = "The session is confirmed";
+    Ok(HttpResponse::Ok().json(ConfirmAnswer { message, confirmed_until }))
+}
+
 /// What was done.
 #[derive(Serialize, ToSchema)]
 pub(super) struct LogoutAnswer {
@@ -268,7 +318,7 @@ pub(super) async fn logout(
     app: Data<App>,
     device: Device,
 ) -> Result<HttpResponse, ApiError> {
-    let CurrentSession { user, session } = current;
+    let CurrentSession { user, session, .. } = current;
     let ending = async move { app.users.log_out(user.id, session, &device).await };
     match uncancelled(ending).await {
         // Ended meanwhile: that is what was asked for.
@@ -279,15 +329,18 @@ pub(super) async fn logout(
     Ok(HttpResponse::Ok().json(LogoutAnswer { message, sessions_ended: 1 }))
 }
 
-/// Ends every session of the user, for the very next request.
+/// Ends every session of the user, for the very next request. Needs a confirmed session.
 #[utoipa::path(post, path = "/api/auth/logout-all", tag = "auth", security(("jwt" = [])), responses(
     (status = 200, description = "Ended", body = LogoutAnswer),
+    (status = 403, description = "The session must be confirmed first", body = ErrorBody),
 ))]
 pub(super) async fn logout_all(
-    SessionUser(user): SessionUser,
+    current: CurrentSession,
     app: Data<App>,
     device: Device,
 ) -> Result<HttpResponse, ApiError> {
+    app.users.assert_confirmed(&current)?;
+    let user = current.user;
     let ending = async move { app.users.log_out_everywhere(user.id, &device).await };
     let sessions_ended = uncancelled(ending).await?;
     let message = "Every session has ended";
@@ -336,19 +389,25 @@ pub(super) async fn sessions(
     Ok(HttpResponse::Ok().json(bodies.collect::<Vec<_>>()))
 }
 
-/// Ends one session of the user, for the very next request.
+/// Ends one session of the user, for the very next request. If it is another one than this, this
+/// one needs to be confirmed.
 #[utoipa::path(delete, path = "/api/auth/sessions/{id}", tag = "auth", security(("jwt" = [])),
     params(("id" = id::SessionId, Path)), responses(
     (status = 204, description = "Ended"),
+    (status = 403, description = "This session must be confirmed first", body = ErrorBody),
     (status = 404, description = "No such session", body = ErrorBody),
 ))]
 pub(super) async fn end_session(
-    SessionUser(user): SessionUser,
+    current: CurrentSession,
     app: Data<App>,
     device: Device,
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let session: SessionId = id.parse().map_err(|_| ApiError::NotFound("session"))?;
+    if session != current.session {
+        app.users.assert_confirmed(&current)?;
+    }
+    let user = current.user;
     let ending = async move { app.users.log_out(user.id, session, &device).await };
     uncancelled(ending).await?;
     Ok(HttpResponse::NoContent().finish())

@@ -1,4 +1,5 @@
-//! `/api/auth/*` by email: verification of an address, and reset of a forgotten password.
+//! `/api/auth/*` by email: verification of an address, its change, and reset of a forgotten
+//! password.
 
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
@@ -6,10 +7,11 @@ use garde::Validate;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::auth::check_attempt;
+use super::auth::{UserBody, check_attempt, is_public_address};
 use super::error::{ApiError, ErrorBody};
 use super::extract::{Body, device};
 use super::{App, uncancelled};
+use crate::auth::users::{CurrentSession, Device};
 
 /// What was done.
 #[derive(Serialize, ToSchema)]
@@ -92,6 +94,59 @@ pub(super) async fn forgot(
 fn on_its_way() -> HttpResponse {
     let message = "If there is a user with this address, a message is on its way";
     HttpResponse::Accepted().json(MessageAnswer { message })
+}
+
+/// Another address.
+#[derive(Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewEmailBody {
+    #[garde(email, length(max = 254), custom(is_public_address))]
+    #[schema(example = "other@example.com", format = "email", max_length = 254)]
+    email: String,
+}
+
+/// Asks to change the email address: sends a token to the new one, and a warning to the old one if
+/// it is verified. Needs a confirmed session. The answer is the same whether another user has the
+/// address or not.
+#[utoipa::path(post, path = "/api/auth/email", tag = "auth", security(("jwt" = [])),
+    request_body = NewEmailBody, responses(
+    (status = 202, description = "If the address can be used, a message is on its way", body = MessageAnswer),
+    (status = 403, description = "The session must be confirmed first", body = ErrorBody),
+    (status = 429, description = "Too many requests", body = ErrorBody),
+))]
+pub(super) async fn change(
+    current: CurrentSession,
+    device: Device,
+    app: Data<App>,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    let NewEmailBody { email } = body.json()?;
+    app.users.ask_for_address(&current, &email, device)?;
+    let message = "If the address can be used, a message is on its way to it";
+    Ok(HttpResponse::Accepted().json(MessageAnswer { message }))
+}
+
+/// Changes the email address by the token that was sent to the new one. Every other session ends;
+/// everything else stays.
+#[utoipa::path(post, path = "/api/auth/email/confirm", tag = "auth", security(("jwt" = [])),
+    request_body = EmailTokenBody, responses(
+    (status = 200, description = "Changed", body = UserBody),
+    (status = 400, description = "A field is not valid, or the token is not", body = ErrorBody),
+    (status = 409, description = "Another user has the address by now", body = ErrorBody),
+    (status = 429, description = "Too many requests", body = ErrorBody),
+))]
+pub(super) async fn confirm_change(
+    current: CurrentSession,
+    device: Device,
+    request: HttpRequest,
+    app: Data<App>,
+    body: Body,
+) -> Result<HttpResponse, ApiError> {
+    check_attempt(&request, &app)?;
+    let EmailTokenBody { token } = body.json()?;
+    let changing = async move { app.users.change_address(&current, &token, &device).await };
+    let user = uncancelled(changing).await?;
+    Ok(HttpResponse::Ok().json(UserBody::from(&user)))
 }
 
 /// A reset of the password.

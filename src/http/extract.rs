@@ -251,6 +251,8 @@ pub(crate) struct AdminUser {
     pub id: UserId,
     /// The origin.
     pub origin: Origin,
+    /// Have they proved a short while ago who they are?
+    pub is_confirmed: bool,
 }
 
 impl FromRequest for AdminUser {
@@ -258,15 +260,38 @@ impl FromRequest for AdminUser {
     type Future = Boxed<Self>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let user = SessionUser::from_request(request, payload);
+        let current = CurrentSession::from_request(request, payload);
         let request = request.clone();
         Box::pin(async move {
-            let SessionUser(user) = user.await?;
-            if user.role != Role::Admin {
+            let current = current.await?;
+            if current.user.role != Role::Admin {
                 return Err(ApiError::AccessDenied);
             }
-            let device = device(&request, &app(&request)?.trusted_proxies);
-            Ok(AdminUser { id: user.id, origin: device.origin(Actor::Operator(user.id)) })
+            let app = app(&request)?;
+            let id = current.user.id;
+            let origin = device(&request, &app.trusted_proxies).origin(Actor::Operator(id));
+            let is_confirmed = app.users.assert_confirmed(&current).is_ok();
+            Ok(AdminUser { id, origin, is_confirmed })
+        })
+    }
+}
+
+/// An operator who has proved a short while ago who they are.
+pub struct ConfirmedAdmin(pub AdminUser);
+
+impl FromRequest for ConfirmedAdmin {
+    type Error = ApiError;
+    type Future = Boxed<Self>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let operator = AdminUser::from_request(request, payload);
+        Box::pin(async move {
+            let operator = operator.await?;
+            if operator.is_confirmed {
+                Ok(ConfirmedAdmin(operator))
+            } else {
+                Err(ApiError::NotConfirmed)
+            }
         })
     }
 }

@@ -35,12 +35,13 @@ pub(super) async fn status(
 }
 
 /// The user's password once more.
-#[derive(Deserialize, Validate, ToSchema)]
+#[derive(Default, Deserialize, Validate, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[garde(allow_unvalidated)]
 pub(super) struct PasswordBody {
+    /// May be left out if the session was confirmed a short while ago.
     #[schema(format = Password)]
-    password: String,
+    password: Option<String>,
 }
 
 /// What an authenticator needs. Shown this once.
@@ -61,7 +62,8 @@ pub(super) struct EnrolmentBody {
     request_body = PasswordBody, responses(
     (status = 200, description = "What an authenticator needs", body = EnrolmentBody),
     (status = 401, description = "No valid JWT, or the password is wrong", body = ErrorBody),
-    (status = 403, description = "The user's email address must be verified first", body = ErrorBody),
+    (status = 403, description = "The user's email address must be verified first, or the body has no \
+        password and the session must be confirmed first", body = ErrorBody),
     (status = 409, description = "Two-factor authentication is on already", body = ErrorBody),
     (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
@@ -72,9 +74,8 @@ pub(super) async fn enroll(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     app.users.assert_verified(&current)?;
-    let user = current.user;
     let PasswordBody { password } = body.json()?;
-    let beginning = async move { app.users.begin_second_factor(&user, password, &device).await };
+    let beginning = async move { app.users.begin_second_factor(&current, password, &device).await };
     let Enrolment { secret, url, qr_code } = uncancelled(beginning).await?;
     let body = EnrolmentBody { secret, otpauth_url: url, qr_code_svg: qr_code };
     Ok(HttpResponse::Ok().json(body))
@@ -122,8 +123,9 @@ pub(super) async fn confirm(
 #[serde(deny_unknown_fields)]
 #[garde(allow_unvalidated)]
 pub(super) struct PasswordAndCodeBody {
+    /// May be left out if the session was confirmed a short while ago.
     #[schema(format = Password)]
-    password: String,
+    password: Option<String>,
     /// Six digits from the authenticator, or a recovery code.
     #[schema(example = "123456")]
     code: String,
@@ -134,17 +136,19 @@ pub(super) struct PasswordAndCodeBody {
     request_body = PasswordAndCodeBody, responses(
     (status = 200, description = "The new codes", body = RecoveryCodesBody),
     (status = 401, description = "No valid JWT, or the password or the code is wrong", body = ErrorBody),
+    (status = 403, description = "No password in the body, and the session must be confirmed first", body = ErrorBody),
     (status = 409, description = "It is not on", body = ErrorBody),
     (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
 pub(super) async fn recovery_codes(
-    SessionUser(user): SessionUser,
+    current: CurrentSession,
     device: Device,
     app: Data<App>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let PasswordAndCodeBody { password, code } = body.json()?;
-    let making = async move { app.users.new_recovery_codes(&user, password, &code, &device).await };
+    let making =
+        async move { app.users.new_recovery_codes(&current, password, &code, &device).await };
     let recovery_codes = uncancelled(making).await?;
     Ok(HttpResponse::Ok().json(RecoveryCodesBody { recovery_codes }))
 }
@@ -154,18 +158,19 @@ pub(super) async fn recovery_codes(
     request_body = PasswordAndCodeBody, responses(
     (status = 200, description = "Off", body = TwoFactorBody),
     (status = 401, description = "No valid JWT, or the password or the code is wrong", body = ErrorBody),
+    (status = 403, description = "No password in the body, and the session must be confirmed first", body = ErrorBody),
     (status = 409, description = "It is not on", body = ErrorBody),
     (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
 pub(super) async fn disable(
-    SessionUser(user): SessionUser,
+    current: CurrentSession,
     device: Device,
     app: Data<App>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let PasswordAndCodeBody { password, code } = body.json()?;
     let disabling =
-        async move { app.users.disable_second_factor(&user, password, &code, &device).await };
+        async move { app.users.disable_second_factor(&current, password, &code, &device).await };
     uncancelled(disabling).await?;
     Ok(HttpResponse::Ok().json(TwoFactorBody { is_enabled: false, recovery_codes_left: 0 }))
 }

@@ -124,7 +124,7 @@ pub(super) async fn add(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     app.users.assert_verified(&current)?;
-    let CurrentSession { user, session } = current;
+    let CurrentSession { user, session, .. } = current;
     let origin = user_origin(&request, &app, user.id);
     let EndpointBody { url, description, events, environment } = body.json()?;
     bounded(events.as_deref())?;

@@ -14,6 +14,7 @@ on_both!(
     a_new_password_ends_every_older_session,
     a_session_ends_after_a_day,
     a_session_is_renewed_by_its_refresh_token,
+    a_session_ends_however_often_it_is_renewed,
     a_refresh_token_that_comes_twice_ends_its_session,
     of_a_thousand_uses_of_a_refresh_token_one_wins,
     a_session_that_is_ended_is_over_at_once,
@@ -192,6 +193,35 @@ async fn a_session_is_renewed_by_its_refresh_token(database: Database) {
     server.advance(30 * 86_400);
     let body = json!({ "refresh_token": session["refresh_token"] });
     server.post("/api/auth/refresh", &body).expect(401).await;
+}
+
+async fn a_session_ends_however_often_it_is_renewed(database: Database) {
+    let server = Server::start(&database).await;
+    server.user("someone").await;
+    let mut session = log_in(&server).await;
+    let renew = async |session: &serde_json::Value, status| {
+        let body = json!({ "refresh_token": session["refresh_token"] });
+        server.post("/api/auth/refresh", &body).expect(status).await.body
+    };
+    for _ in 0..3 {
+        server.advance(29 * 86_400);
+        session = renew(&session, 200).await;
+    }
+    // Neither token outlives its session: 90 days are over at noon.
+    server.advance(5 * 43_200);
+    session = renew(&session, 200).await;
+    for name in ["expires_at", "refresh_expires_at"] {
+        assert_eq!(text(&session, name), "2024-04-14T12:00:00Z", "{name}");
+    }
+    server.advance(43_199);
+    server.get("/api/auth/me").bearer(text(&session, "token")).expect(200).await;
+    server.advance(1);
+    server.get("/api/auth/me").bearer(text(&session, "token")).expect(401).await;
+    renew(&session, 401).await;
+    // Another login begins another session.
+    let session = log_in(&server).await;
+    server.advance(29 * 86_400);
+    renew(&session, 200).await;
 }
 
 async fn a_refresh_token_that_comes_twice_ends_its_session(database: Database) {
@@ -399,12 +429,44 @@ async fn a_hash_of_yesterday_is_renewed_at_login(database: Database) {
 
 async fn common_passwords_are_refused(database: Database) {
     let server = Server::start(&database).await;
-    for password in ["password1234", "QWERTYUIOPasdf", "Someone@Example.com"] {
+    let (common, guessable) = (
+        "is too common; choose another password",
+        "is too easy to guess; use three or four words that do not go together",
+    );
+    let refused = [
+        ("password1234", common),
+        ("QWERTYUIOPasdf", common),
+        ("Someone@Example.com", common),
+        // Far down the list of common ones.
+        ("scoobydoo2001", common),
+        ("P@ssw0rd2024", guessable),
+        ("johnsmith1985", guessable),
+    ];
+    for (password, why) in refused {
         let body =
             json!({ "email": "someone@example.com", "password": password, "username": "someone" });
         let refused = server.post("/api/auth/register", &body).expect(400).await;
-        assert_eq!(refused.body["details"][0]["field"], "password");
+        assert_eq!(refused.body["details"][0], json!({ "field": "password", "message": why }));
     }
+    // A change and a reset are as strict, and the token of a refused reset stays good.
+    let user = server.user("someone").await;
+    crate::email::letters_of(&database, 1).await;
+    let forgot = json!({ "email": "someone@example.com" });
+    server.post("/api/auth/forgot-password", &forgot).expect(202).await;
+    let token = crate::email::token(&crate::email::letters_of(&database, 2).await[1]);
+    for (password, why) in refused {
+        let change = json!({ "current_password": PASSWORD, "new_password": password });
+        let reset = json!({ "token": token, "new_password": password });
+        for answer in [
+            user.post("/api/auth/change-password", &change).expect(400).await,
+            server.post("/api/auth/reset-password", &reset).expect(400).await,
+        ] {
+            let expected = json!({ "field": "new_password", "message": why });
+            assert_eq!(answer.body["details"][0], expected);
+        }
+    }
+    let reset = json!({ "token": token, "new_password": PASSWORD });
+    server.post("/api/auth/reset-password", &reset).expect(200).await;
 }
 
 /// A login takes a while, in which its password may be changed, or a second factor switched on.

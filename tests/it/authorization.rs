@@ -170,6 +170,8 @@ async fn every_operation_answers_everyone_as_declared(database: Database) {
     let suspendeds = suspended.key().await;
     let path = format!("/api/admin/users/{}/suspend", suspended.id);
     operator.post(&path, &json!({})).expect(200).await;
+    // The suspension has ended the session of before.
+    let suspended = server.log_in_again("suspended").await;
     let login = json!({ "email": "someone@example.com", "password": PASSWORD });
     let ended = server.post("/api/auth/login", &login).expect(200).await.body;
     let ended = ended["token"].as_str().unwrap().to_owned();

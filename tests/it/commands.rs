@@ -911,6 +911,7 @@ async fn operators_have_a_command_for_what_they_do(database: Database) {
         "tier.set",
         "accounts.resumed",
         "accounts.resumed",
+        "sessions.ended",
         "accounts.suspended",
         "accounts.suspended",
         "credits.taken",

@@ -333,6 +333,8 @@ async fn a_suspended_user_makes_nothing_new(database: Database) {
     let of = |what: &str| format!("/api/admin/users/{}/{what}", user.id);
     let reason = json!({ "reason": "chargeback" });
     operator.post(&of("suspend"), &reason).expect(200).await;
+    user.get("/api/keys").expect(401).await;
+    let user = server.log_in_again("someone").await;
     let attempts = [
         ("/api/keys".to_owned(), json!({ "name": "another" })),
         ("/api/keys".to_owned(), json!({ "name": "another", "environment": "test" })),

@@ -10,6 +10,7 @@
 
 use test_support as support;
 
+mod address;
 mod auth;
 mod authorization;
 mod canaries;

@@ -8,6 +8,7 @@ use crate::support::{Database, Server, User, on_both};
 on_both!(
     operators_find_and_see_users,
     an_operator_ends_a_users_sessions,
+    a_suspension_ends_every_session,
     operators_give_and_take_credits_once,
     what_an_operator_takes_is_never_what_runs_or_is_not_there,
     a_tier_binds_for_the_very_next_call,
@@ -122,6 +123,7 @@ async fn operators_give_and_take_credits_once(database: Database) {
     }
     let suspend = format!("/api/admin/users/{}/suspend", user.id);
     operator.post(&suspend, &json!({ "reason": "chargeback" })).expect(200).await;
+    let user = server.log_in_again("somebody").await;
     change(&json!({ "amount": 1, "reason": "x" })).expect(409).await;
     // What is owed can be taken all the same.
     change(&json!({ "amount": -4, "reason": "chargeback" })).expect(201).await;
@@ -212,15 +214,11 @@ async fn everything_that_matters_is_in_the_audit_log(database: Database) {
     let of = |act: &str| format!("/api/admin/users/{}/{act}", user.id);
     operator.post(&of("credits"), &json!({ "amount": 2, "reason": "sorry" })).expect(201).await;
     operator.post(&of("suspend"), &json!({ "reason": "too loud" })).expect(200).await;
+    let user = server.log_in_again("somebody").await;
     operator.post(&of("resume"), &json!(null)).body("").expect(200).await;
     operator.put(&of("tier"), &json!({ "tier": "basic" })).expect(200).await;
     user.post("/api/auth/logout-all", &json!({})).expect(200).await;
-    let token = server.post(
-        "/api/auth/login",
-        &json!({ "email": "somebody@example.com", "password": crate::support::PASSWORD }),
-    );
-    let token = token.expect(200).await.body["token"].as_str().unwrap().to_owned();
-    let user = User { token, ..user };
+    let user = server.log_in_again("somebody").await;
 
     let acts_seen = acts(&user, "/api/auth/audit-log").await;
     let seen: Vec<&str> = acts_seen.iter().map(|act| act["action"].as_str().unwrap()).collect();
@@ -237,6 +235,8 @@ async fn everything_that_matters_is_in_the_audit_log(database: Database) {
         "credits.granted",
         "accounts.suspended",
         "accounts.suspended",
+        "sessions.ended",
+        "session.begun",
         "accounts.resumed",
         "accounts.resumed",
         "tier.set",
@@ -286,4 +286,30 @@ async fn an_operator_ends_a_users_sessions(database: Database) {
     let log = format!("/api/admin/audit-log?user_id={}", user.id);
     let last = acts(&operator, &log).await.pop().unwrap();
     assert_eq!((&last["action"], &last["detail"]), (&json!("sessions.ended"), &json!("stolen")));
+}
+
+/// Somebody who is suspended may look, and end things; not go on as if nothing had happened.
+async fn a_suspension_ends_every_session(database: Database) {
+    let server = Server::start(&database).await;
+    let operator = operator(&server, &database).await;
+    let user = server.user("somebody").await;
+    let login = json!({ "email": "somebody@example.com", "password": crate::support::PASSWORD });
+    let begun = server.post("/api/auth/login", &login).expect(200).await.body;
+    let other = server.user("other").await;
+    let of = |act: &str| format!("/api/admin/users/{}/{act}", user.id);
+    operator.post(&of("suspend"), &json!({ "reason": "stolen card" })).expect(200).await;
+    user.get("/api/auth/me").expect(401).await;
+    let renew = json!({ "refresh_token": begun["refresh_token"] });
+    server.post("/api/auth/refresh", &renew).expect(401).await;
+    other.get("/api/auth/me").expect(200).await;
+    let again = server.log_in_again("somebody").await;
+    again.get("/api/payments/transactions").expect(200).await;
+    again.post("/api/keys", &json!({ "name": "a key" })).expect(403).await;
+    // Opened again, nothing ends.
+    operator.post(&of("resume"), &json!({})).expect(200).await;
+    again.post("/api/keys", &json!({ "name": "a key" })).expect(201).await;
+    let log = format!("/api/admin/audit-log?user_id={}", user.id);
+    let acts = acts(&operator, &log).await;
+    let ended = acts.iter().find(|act| act["action"] == "sessions.ended").unwrap();
+    assert_eq!((&ended["actor"], &ended["detail"]), (&json!("operator"), &json!("stolen card")));
 }

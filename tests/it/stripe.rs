@@ -409,6 +409,7 @@ async fn a_suspended_account_gets_what_was_paid(database: Database) {
     let operator = operator(&server, &database).await;
     let suspend = format!("/api/admin/users/{}/suspend", user.id);
     operator.post(&suspend, &json!({ "reason": "a test" })).expect(200).await;
+    let user = server.log_in_again("someone").await;
     stripe.submit(&payment, "succeeded");
     tell(&server, &stripe.event("payment_intent.succeeded", &payment)).await;
     assert_eq!(user.balance().await, "5.0000");

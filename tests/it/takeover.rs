@@ -12,6 +12,7 @@ on_both!(
     a_verified_address_ends_what_a_stranger_made,
     a_reset_of_a_proved_address_names_what_remains,
     letters_tell_of_what_a_thief_would_do,
+    a_login_from_a_new_place_is_told,
     a_setting_demands_a_proof_before_webhooks_and_second_factors,
     what_a_proof_has_ended_stays_so_after_a_restart,
 );
@@ -131,7 +132,12 @@ async fn what_a_proof_has_ended_stays_so_after_a_restart(database: Database) {
 }
 
 /// A user whose address is proved.
-async fn proved<'s>(server: &'s Server, database: &Database, name: &str, count: usize) -> User<'s> {
+pub async fn proved<'s>(
+    server: &'s Server,
+    database: &Database,
+    name: &str,
+    count: usize,
+) -> User<'s> {
     server.user(name).await;
     let token = token(letters_of(database, count).await.last().unwrap());
     server.post("/api/auth/verify-email", &json!({ "token": token })).expect(200).await;
@@ -207,4 +213,51 @@ async fn a_setting_demands_a_proof_before_webhooks_and_second_factors(database: 
     let user = proved(&server, &database, "other", 2).await;
     user.post("/api/webhooks", &hook).expect(201).await;
     user.post("/api/auth/2fa/enroll", &password).expect(200).await;
+}
+
+/// The place of a login is a network and a program.
+async fn a_login_from_a_new_place_is_told(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.server.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
+    })
+    .await;
+    let log_in = async |address: &str, agent: &str| {
+        let login = json!({ "email": "someone@example.com", "password": PASSWORD });
+        let login = server.post("/api/auth/login", &login);
+        let login = login.header("X-Forwarded-For", address).header("User-Agent", agent);
+        login.expect(200).await.body
+    };
+    // Who is not proved gets none. The proof itself makes a place known.
+    server.user("someone").await;
+    log_in("192.0.2.1", "curl/8.5.0").await;
+    let proof = json!({ "token": token(&letters_of(&database, 1).await[0]) });
+    let proof = server.post("/api/auth/verify-email", &proof);
+    let proof = proof.header("X-Forwarded-For", "198.51.100.1").header("User-Agent", "curl/8.5.0");
+    proof.expect(200).await;
+    log_in("198.51.100.254", "curl/8.6.0").await;
+    // Where somebody was before the proof may have been anybody's place.
+    log_in("192.0.2.1", "curl/8.5.0").await;
+    let letter = letters_of(&database, 2).await.remove(1);
+    assert!(letter.contains("Subject: A login from a new place\n"), "{letter}");
+    assert!(letter.contains("To: someone@example.com\n"), "{letter}");
+    assert!(letter.contains("from 192.0.2.1, with curl."), "{letter}");
+    // Known: the same network, and another version.
+    log_in("192.0.2.77", "curl/9.0").await;
+    // A wrong password is no login.
+    let wrong = json!({ "email": "someone@example.com", "password": "not their password" });
+    let wrong = server.post("/api/auth/login", &wrong).header("X-Forwarded-For", "203.0.113.1");
+    wrong.expect(401).await;
+    // Another program, or another network.
+    log_in("192.0.2.1", "python-requests/2.32").await;
+    assert!(letters_of(&database, 3).await[2].contains("from 192.0.2.1, with python-requests."));
+    log_in("2001:db8:1:2::1", "curl/8.5.0").await;
+    letters_of(&database, 4).await;
+    let session = log_in("2001:db8:1:3::1", "curl/8.5.0").await;
+    // A place is known for as long as its last session is kept, ended or not.
+    let end = server.post("/api/auth/logout", &json!({}));
+    end.bearer(session["token"].as_str().unwrap()).expect(200).await;
+    log_in("2001:db8:1:4::1", "curl/8.5.0").await;
+    server.advance(30 * 86_400);
+    log_in("2001:db8:1:4::1", "curl/8.5.0").await;
+    letters_of(&database, 5).await;
 }

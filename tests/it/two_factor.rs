@@ -12,6 +12,8 @@ on_both!(
     a_new_password_ends_a_login_between_its_steps,
     what_is_stored_of_a_second_factor_is_sealed,
     a_password_by_email_leaves_the_second_factor_on,
+    what_cannot_be_taken_back_needs_a_fresh_proof,
+    a_proof_is_limited_as_a_login_is,
 );
 
 /// The code of a secret, so many seconds after noon.
@@ -204,4 +206,101 @@ async fn a_password_by_email_leaves_the_second_factor_on(database: Database) {
     let challenge = challenge(&server).await;
     second_step(&server, &challenge, "000000").expect(401).await;
     second_step(&server, &challenge, &code(&secret, 30)).expect(200).await;
+}
+
+/// A stolen session token lasts for a day. It must not do what keeps the owner out.
+async fn what_cannot_be_taken_back_needs_a_fresh_proof(database: Database) {
+    let server = Server::start(&database).await;
+    let user = server.user("someone").await;
+    let none = json!({});
+    // A login is a proof, for ten minutes.
+    user.post("/api/auth/2fa/enroll", &none).expect(200).await;
+    server.advance(599);
+    user.post("/api/auth/2fa/enroll", &none).expect(200).await;
+    server.advance(1);
+    let refused = user.post("/api/auth/2fa/enroll", &none).expect(403).await;
+    refused.assert_error(
+        "Confirmation required",
+        "Please prove once more who you are: send your password or a code to POST /api/auth/confirm, then send \
+         this request again.",
+    );
+    // The password in the body is one too, for this request alone.
+    let (secret, codes) = enable(&user, 600).await;
+    user.post("/api/auth/logout-all", &none).expect(403).await;
+    let confirm = |body: Value| user.post("/api/auth/confirm", &body);
+    for body in
+        [json!({}), json!({ "password": null }), json!({ "password": PASSWORD, "code": codes[0] })]
+    {
+        let refused = confirm(body).expect(400).await;
+        assert_eq!(refused.body["details"][0]["field"], "password");
+    }
+    confirm(json!({ "password": "not their password" })).expect(401).await;
+    confirm(json!({ "code": "000000" })).expect(401).await;
+    user.post("/api/auth/logout-all", &none).expect(403).await;
+    let confirmed = confirm(json!({ "password": PASSWORD })).expect(200).await.body;
+    assert_eq!(confirmed["confirmed_until"], "2024-01-15T12:20:00Z");
+    // Then a code alone does what took a password and a code.
+    server.advance(30);
+    let recover = json!({ "code": code(&secret, 630) });
+    let fresh = user.post("/api/auth/2fa/recovery-codes", &recover).expect(200).await.body;
+    let codes = fresh["recovery_codes"].as_array().unwrap();
+    // A renewal of the session is no proof, nor does one session confirm another.
+    let login = json!({ "email": "someone@example.com", "password": PASSWORD });
+    let begun = server.post("/api/auth/login", &login).expect(200).await.body;
+    let step =
+        second_step(&server, begun["challenge"].as_str().unwrap(), codes[0].as_str().unwrap());
+    let begun = step.expect(200).await.body;
+    server.advance(600);
+    let renew = json!({ "refresh_token": begun["refresh_token"] });
+    let renewed = server.post("/api/auth/refresh", &renew).expect(200).await.body;
+    confirm(json!({ "code": code(&secret, 1_230) })).expect(200).await;
+    let off = json!({ "code": codes[1] });
+    let renewed = renewed["token"].as_str().unwrap();
+    server.post("/api/auth/2fa/disable", &off).bearer(renewed).expect(403).await;
+    // Not even another session can be ended by it, only itself.
+    let listed = server.get("/api/auth/sessions").bearer(renewed).expect(200).await.body;
+    for session in listed.as_array().unwrap() {
+        if session["is_current"] == false {
+            let path = format!("/api/auth/sessions/{}", session["id"].as_str().unwrap());
+            let end = server.request(reqwest::Method::DELETE, &path);
+            end.bearer(renewed).expect(403).await;
+        }
+    }
+    user.post("/api/auth/2fa/disable", &off).expect(200).await;
+    let acts = user.get("/api/auth/audit-log").expect(200).await.text;
+    assert_eq!(acts.matches("session.confirmed").count(), 2, "{acts}");
+
+    let operator = crate::operators::operator(&server, &database).await;
+    server.advance(600);
+    let of = |act: &str| format!("/api/admin/users/{}/{act}", user.id);
+    let grant = json!({ "amount": 1, "reason": "x" });
+    for (act, body) in [("credits", &grant), ("suspend", &none), ("resume", &none)] {
+        let refused = operator.post(&of(act), body).expect(403).await;
+        assert_eq!(refused.body["error"], "Confirmation required");
+    }
+    operator.get(&format!("/api/admin/users/{}", user.id)).expect(200).await;
+    let password = json!({ "password": PASSWORD });
+    operator.post("/api/auth/confirm", &password).expect(200).await;
+    operator.post(&of("credits"), &grant).expect(201).await;
+    operator.post(&of("suspend"), &none).expect(200).await;
+    operator.post(&of("resume"), &none).expect(200).await;
+}
+
+async fn a_proof_is_limited_as_a_login_is(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.rate_limit.enabled = true;
+    })
+    .await;
+    let user = server.user("someone").await;
+    let mut answers = Vec::new();
+    for _ in 0..15 {
+        let guess = json!({ "password": "not their password" });
+        let answer = user.post("/api/auth/confirm", &guess).send().await;
+        answers.push(answer.status.as_u16());
+    }
+    assert!(answers.contains(&401), "{answers:?}");
+    assert_eq!(answers.last(), Some(&429), "{answers:?}");
+    // Neither do guesses elsewhere get any further.
+    let guess = json!({ "current_password": "not their password", "new_password": "A new one of four words" });
+    user.post("/api/auth/change-password", &guess).expect(429).await;
 }

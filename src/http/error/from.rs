@@ -43,6 +43,7 @@ impl From<UsersError> for ApiError {
             UsersError::EmailTaken => {
                 ApiError::Conflict("A user with this email already exists".into())
             }
+            UsersError::SameEmail => ApiError::field("email", "is your address already"),
             UsersError::UsernameTaken => ApiError::Conflict("This username is taken".into()),
             UsersError::PasswordLength { field, min } => ApiError::field(
                 field,
@@ -51,10 +52,15 @@ impl From<UsersError> for ApiError {
             UsersError::CommonPassword { field } => {
                 ApiError::field(field, "is too common; choose another password")
             }
+            UsersError::GuessablePassword { field } => ApiError::field(
+                field,
+                "is too easy to guess; use three or four words that do not go together",
+            ),
             UsersError::TooManyAttempts(TooManyAttempts { retry_after }) => {
                 Refusal::RateLimited { retry_after }.into()
             }
             UsersError::InvalidEmailToken => ApiError::InvalidEmailToken,
+            UsersError::Unconfirmed => ApiError::NotConfirmed,
             UsersError::Unverified => ApiError::EmailNotVerified,
             UsersError::InvalidChallenge => ApiError::InvalidChallenge,
             UsersError::WrongCode => ApiError::WrongCode,

@@ -78,6 +78,9 @@ pub enum ApiError {
     /// No token of an email, or one that was used or has expired.
     #[error("invalid token of an email")]
     InvalidEmailToken,
+    /// Who asks must prove again who they are.
+    #[error("the session is not confirmed")]
+    NotConfirmed,
     /// The address must be verified first.
     #[error("the email address is not verified")]
     EmailNotVerified,

@@ -117,6 +117,12 @@ impl ApiError {
                 "Invalid token",
                 "The token is not valid, was used before, or has expired. Please request a new one.",
             ),
+            ApiError::NotConfirmed => texts(
+                StatusCode::FORBIDDEN,
+                "Confirmation required",
+                "Please prove once more who you are: send your password or a code to POST /api/auth/confirm, then \
+                 send this request again.",
+            ),
             ApiError::EmailNotVerified => texts(
                 StatusCode::FORBIDDEN,
                 "Email not verified",

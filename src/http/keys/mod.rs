@@ -38,7 +38,7 @@ pub(super) async fn create(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     app.users.assert_verified(&speaker)?;
-    let CurrentSession { user, session } = speaker;
+    let CurrentSession { user, session, .. } = speaker;
     let once = once(&request, &body, CreatedKey::of)?;
     let origin = user_origin(&request, &app, user.id);
     let body: CreateKeyBody = body.json()?;

@@ -2,7 +2,7 @@
 
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, ConnectionTrait as _, DatabaseTransaction, EntityTrait,
-    QueryFilter, Statement, Value,
+    ExprTrait as _, QueryFilter, Statement, Value,
 };
 use uuid::Uuid;
 
@@ -11,20 +11,23 @@ use super::proof::{Ended, Proved, forget_webhooks, prove};
 use super::record::{
     TokenDigest, TokenPurpose, User, delete_unused_email_tokens, end_sessions, folded,
 };
+use super::sessions::{alive, lock};
 use crate::store::connections::{CHUNK, execute};
 use crate::store::sql::begin_write;
 use crate::store::{StoreError, audit_log};
-use domain::{ActKind, Actor, Origin, Timestamp, UserId};
+use domain::{Act, ActKind, Actor, Origin, SessionId, Timestamp, UserId};
 use entity::{email_token, session, user};
 
 impl UserStore {
     /// Inserts a token for a user, and deletes the user's other tokens for the same purpose.
+    /// `new_email` is the address that a change of address leads to.
     pub async fn insert_email_token(
         &self,
         user: &User,
         purpose: TokenPurpose,
         digest: TokenDigest,
         expires_at: Timestamp,
+        new_email: Option<String>,
     ) -> Result<(), StoreError> {
         let (id, email) = (user.id, folded(&user.email));
         self.database
@@ -36,6 +39,7 @@ impl UserStore {
                     user_id: Set(id.0),
                     purpose: Set(purpose.code()),
                     email_folded: Set(email),
+                    new_email: Set(new_email),
                     expires_at: Set(expires_at.micros()),
                     used_at: Set(None),
                 };
@@ -45,13 +49,13 @@ impl UserStore {
             .await
     }
 
-    /// Is the token unused and not expired?
-    pub async fn is_email_token_valid(
+    /// The user of a token that is unused and not expired.
+    pub async fn find_by_email_token(
         &self,
         purpose: TokenPurpose,
         digest: TokenDigest,
         now: Timestamp,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<User>, StoreError> {
         self.database
             .run(move |database| async move {
                 let found = email_token::Entity::find_by_id(digest.to_vec())
@@ -60,7 +64,9 @@ impl UserStore {
                     .filter(email_token::Column::ExpiresAt.gt(now.micros()))
                     .one(&database.read)
                     .await?;
-                Ok(found.is_some())
+                let Some(token) = found else { return Ok(None) };
+                let user = user::Entity::find_by_id(token.user_id).one(&database.read).await?;
+                Ok(user.map(User::from))
             })
             .await
     }
@@ -77,7 +83,7 @@ impl UserStore {
             .run_write(move |database| async move {
                 let transaction = begin_write(&database.write).await?;
                 let used = use_up(&transaction, TokenPurpose::Verify, digest, now).await?;
-                let Some(user) = used else { return Ok(None) };
+                let Some(user) = used.map(|token| UserId(token.user_id)) else { return Ok(None) };
                 let ended = prove(&transaction, user, now).await?;
                 let origin = Origin { actor: Actor::User(user), ..from };
                 let act = origin.act(Uuid::now_v7(), user, ActKind::EmailVerified, now);
@@ -117,7 +123,7 @@ impl UserStore {
             .run_write(move |database| async move {
                 let transaction = begin_write(&database.write).await?;
                 let used = use_up(&transaction, TokenPurpose::Reset, digest, now).await?;
-                let Some(user) = used else { return Ok(None) };
+                let Some(user) = used.map(|token| UserId(token.user_id)) else { return Ok(None) };
                 let sql = "UPDATE users SET password_hash = $1, token_version = token_version + 1
                 WHERE id = $2";
                 let values: [Value; 2] = [hash.into(), user.0.into()];
@@ -137,6 +143,56 @@ impl UserStore {
             })
             .await?;
         self.after_proof(proved).await
+    }
+
+    /// Uses a token that changes the address, in a session of its user. That session goes on, all
+    /// others end, and tokens that were sent to the old address are void. `None` if the token or
+    /// the session is not valid.
+    ///
+    /// # Errors
+    /// [`StoreError::Taken`] if another user has the address by now.
+    pub async fn change_email(
+        &self,
+        digest: TokenDigest,
+        of: (UserId, SessionId),
+        act: Act,
+    ) -> Result<Option<User>, StoreError> {
+        // A new version makes void the challenges and logins that have begun.
+        const SQL: &str =
+            "UPDATE users SET email = $2, email_folded = $3, is_email_verified = TRUE,
+                token_version = token_version + 1
+            WHERE id = $1";
+        const USED: [TokenPurpose; 3] =
+            [TokenPurpose::Verify, TokenPurpose::Reset, TokenPurpose::Change];
+        let (user, session) = of;
+        let changed = self
+            .database
+            .run_write(move |database| async move {
+                let transaction = begin_write(&database.write).await?;
+                lock(&transaction, user).await?;
+                let used = use_up(&transaction, TokenPurpose::Change, digest, act.at).await?;
+                let used = used.filter(|token| token.user_id == user.0);
+                let Some(email) = used.and_then(|token| token.new_email) else { return Ok(false) };
+                if alive(session, act.at).one(&transaction).await?.is_none() {
+                    return Ok(false);
+                }
+                let values = vec![user.0.into(), email.clone().into(), folded(&email).into()];
+                let statement =
+                    Statement::from_sql_and_values(transaction.get_database_backend(), SQL, values);
+                transaction.execute_raw(statement).await.map_err(StoreError::of_write)?;
+                for purpose in USED {
+                    delete_unused_email_tokens(&transaction, user, purpose).await?;
+                }
+                let others =
+                    session::Column::UserId.eq(user.0).and(session::Column::Id.ne(session.0));
+                let ended = end_sessions(&transaction, others, act.at).await?;
+                let act = act.with(format!("ended {ended} other sessions"));
+                audit_log::insert(&transaction, &act).await?;
+                transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
+                Ok(true)
+            })
+            .await?;
+        if changed { self.find(user).await } else { Ok(None) }
     }
 
     /// Deletes a chunk of the expired tokens. Returns whether there may be more.
@@ -160,7 +216,7 @@ async fn use_up(
     purpose: TokenPurpose,
     digest: TokenDigest,
     now: Timestamp,
-) -> Result<Option<UserId>, StoreError> {
+) -> Result<Option<email_token::Model>, StoreError> {
     let using = email_token::Entity::update_many()
         .filter(email_token::Column::Digest.eq(digest.to_vec()))
         .filter(email_token::Column::Purpose.eq(purpose.code()))
@@ -175,6 +231,6 @@ async fn use_up(
     let token = email_token::Entity::find_by_id(digest.to_vec()).one(transaction).await?;
     let Some(token) = token else { return Ok(None) };
     let user = user::Entity::find_by_id(token.user_id).one(transaction).await?;
-    let user = user.filter(|user| user.email_folded == token.email_folded);
-    Ok(user.map(|user| UserId(user.id)))
+    let is_sent_to = |user: user::Model| user.email_folded == token.email_folded;
+    Ok(user.is_some_and(is_sent_to).then_some(token))
 }

@@ -28,7 +28,7 @@ mod two_factor;
 
 pub use proof::{Ended, EndedKey, Proved};
 pub use record::{
-    NewSession, NewUser, Role, SecondFactor, TokenDigest, TokenPurpose, User, folded, skeleton,
+    NewSession, NewUser, Role, SecondFactor, SessionSpan, TokenDigest, TokenPurpose, User, folded, skeleton,
 };
 pub use sessions::{Refreshed, SessionListing};
 pub use two_factor::CodeDigest;

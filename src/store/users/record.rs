@@ -84,6 +84,12 @@ pub struct User {
 }
 
 impl User {
+    /// What nobody may take for a password: the email and the username.
+    #[must_use]
+    pub fn names(&self) -> [&str; 2] {
+        [&self.email, &self.username]
+    }
+
     /// Does a login need a second factor?
     #[must_use]
     pub fn has_two_factor(&self) -> bool {
@@ -146,6 +152,8 @@ pub enum TokenPurpose {
     Verify,
     /// To reset a password.
     Reset,
+    /// To change the email address.
+    Change,
 }
 
 impl TokenPurpose {
@@ -153,12 +161,30 @@ impl TokenPurpose {
         match self {
             TokenPurpose::Verify => 1,
             TokenPurpose::Reset => 2,
+            TokenPurpose::Change => 3,
         }
     }
 }
 
 /// The digest of a random token: SHA-256 of its text.
 pub type TokenDigest = [u8; 32];
+
+/// How long sessions last, in microseconds.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionSpan {
+    /// One that is not renewed.
+    pub idle_micros: i64,
+    /// However often it is renewed.
+    pub longest_micros: i64,
+}
+
+impl SessionSpan {
+    /// When a session expires that began then and is begun or renewed now.
+    #[must_use]
+    pub fn end(&self, began: Timestamp, now: Timestamp) -> Timestamp {
+        now.plus_micros(self.idle_micros).min(began.plus_micros(self.longest_micros))
+    }
+}
 
 /// A session to be stored.
 #[derive(Clone, Debug)]
@@ -190,6 +216,7 @@ pub(super) async fn insert_session(
         id: Set(new.id.0),
         user_id: Set(new.user.0),
         created_at: Set(new.at.micros()),
+        confirmed_at: Set(new.at.micros()),
         last_used_at: Set(new.at.micros()),
         expires_at: Set(new.expires_at.micros()),
         ended_at: Set(None),

@@ -2,14 +2,14 @@
 
 use sea_orm::sea_query::Expr;
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, EntityTrait, ExprTrait as _, QueryFilter, QueryOrder as _,
-    Select, Statement, Value,
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, ExprTrait as _, QueryFilter,
+    QueryOrder as _, QuerySelect as _, Select, Statement, Value,
 };
 use uuid::Uuid;
 
 use super::UserStore;
 use super::record::{
-    NewSession, TokenDigest, User, end_sessions, insert_refresh_token, insert_session,
+    NewSession, SessionSpan, TokenDigest, User, end_sessions, insert_refresh_token, insert_session,
 };
 use crate::store::connections::{CHUNK, execute};
 use crate::store::sql::begin_write;
@@ -37,8 +37,8 @@ pub struct SessionListing {
 /// The result of using a refresh token.
 #[derive(Debug)]
 pub enum Refreshed {
-    /// The session was renewed. The token cannot be used again.
-    Renewed(Box<User>, SessionId),
+    /// The session was renewed, until then. The token cannot be used again.
+    Renewed(Box<User>, SessionId, Timestamp),
     /// The token was used before, so it may be stolen. The session has ended.
     Reused(UserId, SessionId),
     /// No such token exists, or its session has ended.
@@ -88,17 +88,42 @@ impl UserStore {
             .await
     }
 
-    /// The user of a session that has neither ended nor expired.
+    /// The user of a session that has neither ended nor expired, and when they last proved who they
+    /// are in it.
     pub async fn find_by_session(
         &self,
         id: SessionId,
         now: Timestamp,
-    ) -> Result<Option<User>, StoreError> {
+    ) -> Result<Option<(User, Timestamp)>, StoreError> {
         self.database
             .run(move |database| async move {
                 let found =
                     alive(id, now).find_also_related(user::Entity).one(&database.read).await?;
-                Ok(found.and_then(|(_, user)| user).map(User::from))
+                let Some((session, Some(user))) = found else { return Ok(None) };
+                Ok(Some((user.into(), Timestamp::from_micros(session.confirmed_at))))
+            })
+            .await
+    }
+
+    /// Records that a user has proved again who they are; false if the session has ended.
+    pub async fn confirm_session(
+        &self,
+        user: UserId,
+        id: SessionId,
+        act: Act,
+    ) -> Result<bool, StoreError> {
+        const SQL: &str = "UPDATE session SET confirmed_at = $3
+            WHERE id = $1 AND user_id = $2 AND ended_at IS NULL AND expires_at > $3";
+        self.database
+            .run_write(move |database| async move {
+                let transaction = begin_write(&database.write).await?;
+                let values = vec![id.0.into(), user.0.into(), act.at.micros().into()];
+                let is_alive = execute(&transaction, SQL, values).await? > 0;
+                if is_alive {
+                    audit_log::insert(&transaction, &act).await?;
+                }
+                transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
+                Ok(is_alive)
             })
             .await
     }
@@ -111,11 +136,10 @@ impl UserStore {
         id: SessionId,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        const LOCK: &str = "UPDATE users SET token_version = token_version WHERE id = $1";
         self.database
             .run_write(move |database| async move {
                 let transaction = begin_write(&database.write).await?;
-                execute(&transaction, LOCK, vec![user.0.into()]).await?;
+                lock(&transaction, user).await?;
                 let of_user = alive(id, now).filter(session::Column::UserId.eq(user.0));
                 let found = of_user.one(&transaction).await?;
                 transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
@@ -124,13 +148,14 @@ impl UserStore {
             .await
     }
 
-    /// Uses a refresh token, and inserts its successor.
+    /// Uses a refresh token, and inserts its successor. A session that has lasted as long as one
+    /// may is not renewed.
     pub async fn refresh_session(
         &self,
         used: TokenDigest,
         next: TokenDigest,
         now: Timestamp,
-        expires_at: Timestamp,
+        span: SessionSpan,
         from: Origin,
     ) -> Result<Refreshed, StoreError> {
         self.database
@@ -162,6 +187,11 @@ impl UserStore {
                     transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
                     return Ok(Refreshed::Reused(user, id));
                 }
+                let expires_at = span.end(Timestamp::from_micros(session.created_at), now);
+                // The setting may be shorter than it was.
+                if expires_at <= now {
+                    return Ok(Refreshed::Unknown);
+                }
                 insert_refresh_token(&transaction, next, id).await?;
                 session::Entity::update_many()
                     .filter(session::Column::Id.eq(session.id))
@@ -171,7 +201,7 @@ impl UserStore {
                     .exec(&transaction)
                     .await?;
                 transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
-                Ok(Refreshed::Renewed(Box::new(user.into()), id))
+                Ok(Refreshed::Renewed(Box::new(user.into()), id, expires_at))
             })
             .await
     }
@@ -227,6 +257,30 @@ impl UserStore {
             .await
     }
 
+    /// The client addresses and user agents of a user's sessions, including ended ones that are not
+    /// deleted yet.
+    pub async fn list_places(
+        &self,
+        id: UserId,
+        now: Timestamp,
+    ) -> Result<Vec<(String, String)>, StoreError> {
+        use session::Column::{Address, Agent, ExpiresAt, UserId as Of};
+        self.database
+            .run(move |database| async move {
+                let found = session::Entity::find()
+                    .select_only()
+                    .columns([Address, Agent])
+                    .distinct()
+                    .filter(Of.eq(id.0))
+                    .filter(ExpiresAt.gt(now.micros()))
+                    .into_tuple()
+                    .all(&database.read)
+                    .await?;
+                Ok(found)
+            })
+            .await
+    }
+
     /// Deletes a chunk of the expired sessions. Returns whether there may be more.
     pub async fn delete_expired_sessions(&self, now: Timestamp) -> Result<bool, StoreError> {
         self.database
@@ -242,8 +296,18 @@ impl UserStore {
     }
 }
 
+/// Locks the row of a user, so that what else locks it first comes completely before or after.
+pub(super) async fn lock(
+    transaction: &DatabaseTransaction,
+    user: UserId,
+) -> Result<(), StoreError> {
+    const LOCK: &str = "UPDATE users SET token_version = token_version WHERE id = $1";
+    execute(transaction, LOCK, vec![user.0.into()]).await?;
+    Ok(())
+}
+
 /// The session, if it has neither ended nor expired.
-fn alive(id: SessionId, now: Timestamp) -> Select<session::Entity> {
+pub(super) fn alive(id: SessionId, now: Timestamp) -> Select<session::Entity> {
     session::Entity::find_by_id(id.0)
         .filter(session::Column::EndedAt.is_null())
         .filter(session::Column::ExpiresAt.gt(now.micros()))

@@ -2,13 +2,13 @@
 
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, DatabaseTransaction, EntityTrait, ExprTrait as _,
-    PaginatorTrait as _, QueryFilter, QuerySelect as _, Value,
+    PaginatorTrait as _, QueryFilter, Value,
 };
 
 use super::UserStore;
 use crate::store::sql::begin_write;
 use crate::store::{StoreError, audit_log};
-use domain::{Act, Timestamp, UserId};
+use domain::{Act, UserId};
 use entity::{recovery_code, user};
 
 /// The digest of a recovery code.
@@ -154,29 +154,6 @@ impl UserStore {
                     .count(&database.read)
                     .await?;
                 Ok(left)
-            })
-            .await
-    }
-
-    /// The client addresses of a user's sessions, including ended ones that are not deleted yet.
-    pub async fn list_addresses(
-        &self,
-        id: UserId,
-        now: Timestamp,
-    ) -> Result<Vec<String>, StoreError> {
-        use entity::session::Column::{Address, ExpiresAt, UserId as Of};
-        self.database
-            .run(move |database| async move {
-                let found = entity::session::Entity::find()
-                    .select_only()
-                    .column(Address)
-                    .distinct()
-                    .filter(Of.eq(id.0))
-                    .filter(ExpiresAt.gt(now.micros()))
-                    .into_tuple()
-                    .all(&database.read)
-                    .await?;
-                Ok(found)
             })
             .await
     }
