@@ -3,8 +3,8 @@
 //! `cargo bench --bench strangers` starts the real server with its default limits, on SQLite and on
 //! PostgreSQL. One customer makes paid calls at a steady rate. Then strangers from 20 addresses
 //! hold connections, and open each that is closed anew: idle sockets, half heads, half bodies, an
-//! `Upgrade`, and bodies of 10 MB that stop. It prints the customer's times, the server's memory and
-//! what readiness says, before and during.
+//! `Upgrade`, and bodies of 10 MB that stop. It prints the customer's times, the server's memory
+//! and what readiness says, before and during.
 //!
 //! `STRANGERS` and `ROUND_SECONDS` change the sizes.
 #![expect(

@@ -12,7 +12,8 @@ use crate::pipeline::Gateway;
 use crate::store::StoreError;
 use crate::store::audit_log::AuditLogStore;
 use crate::store::keys::{KeyListing, KeyStore};
-use crate::store::users::{User, UserSearch, UserStore};
+use crate::store::users::{DaysGrant, User, UserSearch, UserStore};
+use domain::window::Day;
 use domain::{
     AccountStatus, Act, ActKind, Adjustment, Credits, Decline, Environment, Origin, Snapshot,
     UserId,
@@ -36,6 +37,23 @@ pub enum AdminError {
         /// The available balance.
         available: Option<Credits>,
     },
+    /// The grant is larger than any may be.
+    #[error("the grant is above {max}")]
+    GrantTooLarge {
+        /// The largest grant.
+        max: Credits,
+    },
+    /// The operator's grants of today would be more than they may be.
+    #[error("the grants of the day would be above {max}")]
+    DaysGrants {
+        /// The most in a day.
+        max: Credits,
+        /// What was granted today.
+        granted: Credits,
+    },
+    /// The user has erased the account.
+    #[error("the user is erased")]
+    Erased,
     /// The account is suspended, so nothing can be given.
     #[error("the account is suspended")]
     AccountClosed,
@@ -73,6 +91,15 @@ pub struct CreditsChange {
     pub reason: String,
 }
 
+/// How much an operator may grant to live accounts.
+#[derive(Clone, Copy, Debug)]
+pub struct GrantCaps {
+    /// At once.
+    pub each: Credits,
+    /// In a UTC day.
+    pub day: Credits,
+}
+
 /// See the module.
 pub struct Admin {
     /// Users.
@@ -85,16 +112,33 @@ pub struct Admin {
     pub gateway: Arc<Gateway>,
     /// The tiers there are.
     pub tiers: BTreeSet<String>,
+    /// How much may be granted.
+    pub grant_caps: GrantCaps,
 }
 
 impl Admin {
     /// Users, the last registered one first.
-    pub async fn users(&self, search: UserSearch) -> Result<Vec<User>, AdminError> {
-        Ok(self.users.list(search).await?)
+    pub async fn users(&self, search: UserSearch, origin: Origin) -> Result<Vec<User>, AdminError> {
+        let users = self.users.list(search).await?;
+        self.record_reads(users.iter().map(|user| user.id), "in a list of users", &origin).await?;
+        Ok(users)
+    }
+
+    /// Records that an operator has read of these users. What is not on record is not shown.
+    async fn record_reads(
+        &self,
+        users: impl Iterator<Item = UserId>,
+        what: &str,
+        origin: &Origin,
+    ) -> Result<(), AdminError> {
+        let others = users.filter(|user| origin.actor.person() != Some(*user));
+        let read = |user| self.act(origin.clone(), user, ActKind::UserRead).with(what);
+        let acts: Vec<Act> = others.map(read).collect();
+        if acts.is_empty() { Ok(()) } else { Ok(self.audit_log.record_all(acts).await?) }
     }
 
     /// One user with their accounts and keys.
-    pub async fn user(&self, id: UserId) -> Result<UserView, AdminError> {
+    pub async fn user(&self, id: UserId, origin: Origin) -> Result<UserView, AdminError> {
         let user = self.find(id).await?;
         let accounts = self.users.accounts_of(id).await?;
         let look = async |environment: Environment| -> Result<_, AdminError> {
@@ -105,11 +149,18 @@ impl Admin {
         let accounts_seen = [look(Environment::Live).await?, look(Environment::Test).await?];
         self.gateway.tables_up_to_date().await?;
         let keys = self.keys.list(accounts, None).await?;
+        self.record_reads([id].into_iter(), "user, accounts and API keys", &origin).await?;
         Ok(UserView { user, accounts: accounts_seen, keys })
     }
 
     async fn find(&self, id: UserId) -> Result<User, AdminError> {
         self.users.find(id).await?.ok_or(AdminError::NoUser)
+    }
+
+    /// The user, if they have not erased the account.
+    async fn find_present(&self, id: UserId) -> Result<User, AdminError> {
+        let user = self.find(id).await?;
+        if user.is_erased { Err(AdminError::Erased) } else { Ok(user) }
     }
 
     /// Suspends or resumes both accounts of a user. Binds for the very next call. A suspension ends
@@ -121,7 +172,7 @@ impl Admin {
         reason: String,
         origin: Origin,
     ) -> Result<(), AdminError> {
-        self.find(user).await?;
+        self.find_present(user).await?;
         let kind = match status {
             AccountStatus::Open => ActKind::AccountsResumed,
             AccountStatus::Suspended => ActKind::AccountsSuspended,
@@ -140,7 +191,10 @@ impl Admin {
     }
 
     /// Gives a user credits without a payment, or takes available credits, once for each
-    /// idempotency key.
+    /// idempotency key. What an operator grants to live accounts is limited.
+    ///
+    /// # Errors
+    /// [`AdminError`]
     pub async fn change_credits(
         &self,
         operator: UserId,
@@ -148,33 +202,72 @@ impl Admin {
         once: Option<Once<CreditsChange>>,
         origin: Origin,
     ) -> Result<Made<CreditsChange>, AdminError> {
-        let CreditsChange { user, environment, adjustment, .. } = change;
-        self.find(user).await?;
+        self.find_present(change.user).await?;
         // The operator's own keys of idempotency, not the user's.
         let operators = self.users.accounts_of(operator).await?.live;
         let act = async move |first: First<CreditsChange>| {
-            let (kind, amount) = match adjustment {
-                Adjustment::Grant(amount) => (ActKind::CreditsGranted, amount),
-                Adjustment::Take(amount) => (ActKind::CreditsTaken, amount),
-            };
-            let act = self.act(origin, user, kind).to(environment.name());
-            let act = act.with(format!("${amount}: {}", change.reason));
-            let answer = first.record(act.id, &change, act.at);
-            let account = self.users.accounts_of(user).await?.of(environment);
-            let lease = self.gateway.account(account).await?;
-            let adjusted = lease.adjust(user.0, adjustment, answer, Some(act)).await;
-            let receipt = adjusted.map_err(|error| match error {
-                AccountError::Refused(Decline::AccountSuspended) => AdminError::AccountClosed,
-                AccountError::Refused(Decline::InsufficientCredits { available, .. }) => {
-                    AdminError::Amount { available: Some(available) }
-                }
-                AccountError::Refused(_) => AdminError::Amount { available: None },
-                AccountError::Gone => AdminError::Account(AccessError::Unknown),
-            })?;
-            self.gateway.recorded(receipt, first).await?;
-            Ok(change)
+            let counted = self.count_grant(operator, &change).await?;
+            let changed = self.adjust(change, first, origin).await;
+            if let (Err(error), Some((day, amount))) = (&changed, counted)
+                && !matches!(error, AdminError::Account(AccessError::Unknown))
+                && let Err(error) = self.users.uncount_grant(operator, day, amount).await
+            {
+                tracing::warn!(%error, "a grant that was refused counts toward its day");
+            }
+            changed
         };
         self.gateway.idempotency.run(operators, once, AdminError::Repeat, act).await
+    }
+
+    /// Counts a grant to a live account toward its operator's day. Test credits buy nothing.
+    async fn count_grant(
+        &self,
+        operator: UserId,
+        change: &CreditsChange,
+    ) -> Result<Option<(Day, Credits)>, AdminError> {
+        let (Adjustment::Grant(amount), Environment::Live) =
+            (change.adjustment, change.environment)
+        else {
+            return Ok(None);
+        };
+        let GrantCaps { each, day: max } = self.grant_caps;
+        if amount > each {
+            return Err(AdminError::GrantTooLarge { max: each });
+        }
+        let day = self.gateway.clock.now().day();
+        match self.users.count_grant(operator, day, amount, max).await? {
+            DaysGrant::Counted => Ok(Some((day, amount))),
+            DaysGrant::TooMuch { granted } => Err(AdminError::DaysGrants { max, granted }),
+        }
+    }
+
+    async fn adjust(
+        &self,
+        change: CreditsChange,
+        first: First<CreditsChange>,
+        origin: Origin,
+    ) -> Result<CreditsChange, AdminError> {
+        let CreditsChange { user, environment, adjustment, .. } = change;
+        let (kind, amount) = match adjustment {
+            Adjustment::Grant(amount) => (ActKind::CreditsGranted, amount),
+            Adjustment::Take(amount) => (ActKind::CreditsTaken, amount),
+        };
+        let act = self.act(origin, user, kind).to(environment.name());
+        let act = act.with(format!("${amount}: {}", change.reason));
+        let answer = first.record(act.id, &change, act.at);
+        let account = self.users.accounts_of(user).await?.of(environment);
+        let lease = self.gateway.account(account).await?;
+        let adjusted = lease.adjust(user.0, adjustment, answer, Some(act)).await;
+        let receipt = adjusted.map_err(|error| match error {
+            AccountError::Refused(Decline::AccountSuspended) => AdminError::AccountClosed,
+            AccountError::Refused(Decline::InsufficientCredits { available, .. }) => {
+                AdminError::Amount { available: Some(available) }
+            }
+            AccountError::Refused(_) => AdminError::Amount { available: None },
+            AccountError::Gone => AdminError::Account(AccessError::Unknown),
+        })?;
+        self.gateway.recorded(receipt, first).await?;
+        Ok(change)
     }
 
     /// Sets a user's rate limit tier; `None` is the default one. Binds for the very next call.
@@ -191,6 +284,7 @@ impl Admin {
             let known: Vec<&str> = self.tiers.iter().map(String::as_str).collect();
             return Err(AdminError::NoTier { known: known.join(", ") });
         }
+        self.find_present(user).await?;
         let act = self.act(origin, user, ActKind::TierSet);
         let act = act.with(tier.clone().unwrap_or_else(|| "default".to_owned()));
         if !self.users.set_tier(user, tier, act).await? {
@@ -229,6 +323,32 @@ impl Admin {
         // A change of a key is on record in the journal first, and what says who did it with it.
         self.gateway.tables_up_to_date().await?;
         Ok(self.audit_log.list(user, before, limit).await?)
+    }
+
+    /// The same for an operator, who may read of everybody. That is recorded too: with the user,
+    /// or with the operator if it is of all users.
+    pub async fn acts_for_operator(
+        &self,
+        user: Option<UserId>,
+        before: Option<Uuid>,
+        limit: u64,
+        origin: Origin,
+    ) -> Result<Vec<Act>, AdminError> {
+        let acts = self.acts(user, before, limit).await?;
+        match user {
+            // Of nobody there is nothing to read.
+            Some(user) if self.users.find(user).await?.is_none() => {}
+            Some(user) => {
+                self.record_reads([user].into_iter(), "audit log", &origin).await?;
+            }
+            None => {
+                if let Some(operator) = origin.actor.person() {
+                    let act = self.act(origin, operator, ActKind::UserRead);
+                    self.audit_log.record(act.with("audit log of all users")).await?;
+                }
+            }
+        }
+        Ok(acts)
     }
 
     fn act(&self, origin: Origin, user: UserId, kind: ActKind) -> Act {

@@ -77,6 +77,13 @@ pub const OF_PAYMENTS: &[(&str, &str)] = &[
     ("writer-events-written", "events are written, and not committed"),
 ];
 
+/// The failpoints that only an erasure reaches. `tests/it/personal.rs` crashes at each of them.
+pub const OF_ERASURES: &[(&str, &str)] = &[
+    ("erasure-begun", "no payment of the user begins any more, and nothing is decided"),
+    ("erasure-written", "the erasure is written, and not committed"),
+    ("erasure-on-record", "the erasure is committed, and not in memory everywhere"),
+];
+
 /// Does what `FAILPOINTS` says for this place; nothing in a build without failpoints.
 macro_rules! failpoint {
     ($name:literal) => {

@@ -155,7 +155,8 @@ mod tests {
     async fn cache(folder: &std::path::Path) -> KeyCache {
         let url = format!("sqlite://{}/x.db?mode=rwc", folder.display());
         let store = Store::open(&DatabaseSettings::default(), &url, Handle::current()).await;
-        KeyCache::new(store.unwrap(), Pepper::new(b"pepper").unwrap(), 10)
+        let secrets = Secrets { current: b"pepper".to_vec(), previous: None };
+        KeyCache::new(store.unwrap(), &secrets, 10).unwrap()
     }
 
     #[tokio::test]
@@ -172,20 +173,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = cache(folder.path()).await;
         let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let one = async |digest: KeyDigest| {
-            let _turn = cache.turn(digest).await;
+        let one = async |key: &ApiKey| {
+            let _turn = cache.turn(key).await;
             let before = now.fetch_add(1, Ordering::AcqRel);
             most.fetch_max(before + 1, Ordering::AcqRel);
             tokio::task::yield_now().await;
             now.fetch_sub(1, Ordering::AcqRel);
         };
-        let (same, other) = (KeyDigest([1; 32]), KeyDigest([2; 32]));
-        futures_util::future::join_all((0..50).map(|_| one(same))).await;
+        let [(same, _), (other, _)] = [(); 2].map(|()| cache.make(Environment::Test));
+        futures_util::future::join_all((0..50).map(|_| one(&same))).await;
         assert_eq!((most.load(Ordering::Acquire), cache.turns.len()), (1, 0));
         // Whoever leaves the queue leaves nothing behind, and other keys do not wait.
-        let first = cache.turn(same).await;
-        assert!(cache.turn(same).now_or_never().is_none());
-        drop(cache.turn(other).await);
+        let first = cache.turn(&same).await;
+        assert!(cache.turn(&same).now_or_never().is_none());
+        drop(cache.turn(&other).await);
         drop(first);
         assert_eq!(cache.turns.len(), 0);
     }

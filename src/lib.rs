@@ -61,6 +61,7 @@
 //! | what account holders read | [`reports`]; `http` encodes it |
 //! | what calls come to | [`domain::rollup`], written by `store/ledger/rollups.rs` |
 //! | metrics and traces | [`metrics`], `http/metrics.rs`, [`telemetry`] |
+//! | what is left of somebody who is erased | [`erasure`]; the rule in [`domain::erasure`] |
 //! | what operators may do | [`admin`], and from the command line [`cli`] |
 //! | where a test can make it fail | [`failpoint`] |
 //!
@@ -100,6 +101,7 @@ pub mod auth;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod erasure;
 pub mod exit;
 pub mod health;
 pub mod http;

@@ -76,6 +76,8 @@ pub struct RateLimits {
     /// Reads behind a login, by session and by address.
     reads: Option<Bound<SessionId>>,
     address_reads: Option<Bound<IpAddr>>,
+    /// Exports of everything of a user.
+    exports: Option<Bound<UserId>>,
 }
 
 /// The quota of `percent` of `count` requests in a window. If that is less than one request in a
@@ -169,6 +171,7 @@ impl RateLimits {
                 payments: None,
                 reads: None,
                 address_reads: None,
+                exports: None,
             };
         }
         let classes = [
@@ -200,6 +203,7 @@ impl RateLimits {
                 WHOLE,
                 MINUTE,
             ),
+            exports: Bound::new("exports", settings.exports_per_hour, WHOLE, HOUR),
         }
     }
 
@@ -225,6 +229,12 @@ impl RateLimits {
     /// the number of seconds to wait, at least 1.
     pub fn check_payment(&self, user: UserId, now: Timestamp) -> Result<(), u64> {
         check(self.payments.as_ref(), &user, now)
+    }
+
+    /// Counts an export of everything of a user. If the limit is exceeded, the error is the number
+    /// of seconds to wait, at least 1.
+    pub fn check_export(&self, user: UserId, now: Timestamp) -> Result<(), u64> {
+        check(self.exports.as_ref(), &user, now)
     }
 
     /// Counts a request from an address. IPv6 addresses count by /64. If the limit is exceeded, the
@@ -304,7 +314,7 @@ impl RateLimits {
         if let Some(bound) = &self.reads {
             bound.forget_idle();
         }
-        for bound in [&self.changes, &self.payments].into_iter().flatten() {
+        for bound in [&self.changes, &self.payments, &self.exports].into_iter().flatten() {
             bound.forget_idle();
         }
         self.own.retain(|_, (_, bound)| {

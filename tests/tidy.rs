@@ -24,6 +24,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("access", 6),
     ("admin", 6),
     ("auth", 6),
+    ("erasure", 6),
     ("health", 6),
     ("keys", 6),
     ("payments", 6),

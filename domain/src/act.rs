@@ -180,6 +180,12 @@ coded_enum! {
         AccountsResumed => "accounts.resumed",
         /// Set the rate limit tier.
         TierSet => "tier.set",
+        /// Read what the server knows of the user.
+        UserRead => "user.read",
+        /// Erased themselves.
+        UserErased => "user.erased",
+        /// Took a copy of everything that the server has of the user.
+        DataExported => "data.exported",
         /// Gave a user the operator role, or took it away.
         RoleSet => "role.set",
     }

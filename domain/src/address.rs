@@ -221,7 +221,10 @@ mod tests {
         assert_eq!(of("192.0.2.1").len(), 1);
         let shared = |one: &str, other: &str| {
             let (one, other) = (of(one), of(other));
-            one.iter().filter(|network| other.contains(network)).map(|(_, callers)| *callers).sum()
+            one.iter()
+                .filter(|network| other.contains(network))
+                .map(|(_, callers)| *callers)
+                .sum::<usize>()
         };
         for (other, callers) in [
             ("2001:db8:0:1::2", 13_usize),

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::act::Act;
 use super::environment::AccountStatus;
+use super::erasure::Erasure;
 use super::event::Event;
 use super::hold::HoldChange;
 use super::ids::{AccountId, KeyId, PaymentId};
@@ -73,6 +74,8 @@ pub enum Change {
     KeyDeleted(AccountId, KeyId, Timestamp),
     /// The account is suspended or resumed.
     AccountStatus(AccountId, AccountStatus),
+    /// The user of the account is erased.
+    UserErased(Box<Erasure>),
     /// A payment that is created and confirmed at once.
     PaymentConfirmed(NewPayment),
     /// A recorded payment that is now confirmed.
@@ -92,6 +95,7 @@ impl Change {
             | Change::KeyDeleted(account, key, _) => Some((*account, *key)),
             Change::KeyCreated(_)
             | Change::AccountStatus(..)
+            | Change::UserErased(_)
             | Change::PaymentConfirmed(_)
             | Change::PaymentPaid(..)
             | Change::PaymentReversed(..) => None,

@@ -111,7 +111,10 @@ fn of_change(batch: &Batch, change: &Change) -> Option<Event> {
             let once = format!("{}:{key}", kind.name());
             Some(Event { account: *account, kind, once, at: *at, data })
         }
-        Change::KeyLimits(..) | Change::KeyEdited(..) | Change::AccountStatus(..) => None,
+        Change::KeyLimits(..)
+        | Change::KeyEdited(..)
+        | Change::AccountStatus(..)
+        | Change::UserErased(_) => None,
     }
 }
 

@@ -24,6 +24,7 @@ pub mod batch;
 mod coded;
 pub mod delivery;
 pub mod environment;
+pub mod erasure;
 pub mod event;
 pub mod event_rules;
 pub mod forecast;
@@ -48,12 +49,14 @@ pub mod window;
 pub mod writer;
 
 pub use account::{
-    Account, AccountFlags, Adjustment, Charge, ChargeQuote, Decline, Extension, KeyChange,
-    KeyState, LoadedAccount, Outcome, Price, PriceBounds, Settled, Snapshot, StoredAccount,
+    Account, AccountFlags, Adjustment, Charge, ChargeQuote, Decline, Extension,
+    GRANTED_BALANCE_MAX, KeyChange, KeyState, LoadedAccount, Outcome, Price, PriceBounds, Settled,
+    Snapshot, StoredAccount,
 };
 pub use act::{Act, ActKind, Actor, Origin};
 pub use batch::{Batch, Change, NewKey, NewPayment, RecordedAnswer, Write};
 pub use environment::{AccountStatus, Environment};
+pub use erasure::{Erasure, NotErasable};
 pub use event::{Event, EventKind};
 pub use hold::{Hold, HoldChange, HoldEnd, HoldEndKind};
 pub use ids::{

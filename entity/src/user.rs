@@ -22,6 +22,8 @@ pub struct Model {
     pub totp_secret: Option<Vec<u8>>,
     pub totp_enabled_at: Option<i64>,
     pub totp_step: i64,
+    pub erasing_at: Option<i64>,
+    pub erased_at: Option<i64>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

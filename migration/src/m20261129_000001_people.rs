@@ -5,7 +5,14 @@ use crate::{Dialect, Step, texts};
 pub(crate) const STEP: Step = Step {
     name: "m20261129_000001_people",
     up,
-    tables: &["users", "session", "refresh_token", "email_token", "recovery_code"],
+    tables: &[
+        "users",
+        "session",
+        "refresh_token",
+        "email_token",
+        "recovery_code",
+        "operator_grant",
+    ],
     functions: &[],
 };
 
@@ -13,7 +20,8 @@ fn up(_: &Dialect) -> Vec<String> {
     texts(&[
         // The folded (trimmed, lowercase) text makes emails and usernames unique regardless of
         // case. The secret of the second factor is encrypted. `totp_step` is the time step of the
-        // last used code.
+        // last used code. `erasing_at`: since when no payment begins, because the user is being
+        // erased.
         "CREATE TABLE users (
             id {uuid} NOT NULL PRIMARY KEY,
             email TEXT NOT NULL,
@@ -29,7 +37,9 @@ fn up(_: &Dialect) -> Vec<String> {
             created_at BIGINT NOT NULL,
             totp_secret {bytes},
             totp_enabled_at BIGINT,
-            totp_step BIGINT NOT NULL DEFAULT 0
+            totp_step BIGINT NOT NULL DEFAULT 0,
+            erasing_at BIGINT,
+            erased_at BIGINT
         )",
         "CREATE UNIQUE INDEX users_email_folded ON users (email_folded)",
         "CREATE UNIQUE INDEX users_username_skeleton ON users (username_skeleton)",
@@ -75,6 +85,14 @@ fn up(_: &Dialect) -> Vec<String> {
             digest {bytes} NOT NULL,
             used_at BIGINT,
             PRIMARY KEY (user_id, digest)
+        ) {clustered}",
+        // What an operator has granted in a day. An amount is added before its grant is decided, so
+        // that two grants at once do not exceed the cap together.
+        "CREATE TABLE operator_grant (
+            operator_id {uuid} NOT NULL REFERENCES users (id),
+            day INTEGER NOT NULL,
+            granted BIGINT NOT NULL CHECK (granted >= 0),
+            PRIMARY KEY (operator_id, day)
         ) {clustered}",
     ])
 }

@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use crate::actors::ActorThreads;
 use crate::actors::{Directory, LedgerHandle, LedgerWriter};
-use crate::admin::Admin;
+use crate::admin::{Admin, GrantCaps};
 use crate::auth::throttle::Throttle;
 use crate::auth::two_factor;
 use crate::auth::users::{MessageSettings, SessionBounds};
@@ -101,6 +101,7 @@ async fn run(
     let certificate = certificate(&settings)?;
     let store = open_store(&settings, database.clone()).await?;
     let lease = store.take_lease(Uuid::new_v4()).await.context("cannot take the accounts over")?;
+    undo_erasures(&store).await?;
     // On another thread, because it takes a while and is first needed by a call.
     std::thread::spawn(tokens::warm_up);
 
@@ -167,6 +168,15 @@ async fn run(
     running.await.context("the HTTP server broke off")??;
     finish(&store, &ledger, lease).await;
     System::current().stop();
+    Ok(())
+}
+
+/// Takes back the erasures that an earlier process has begun and not committed.
+async fn undo_erasures(store: &Store) -> anyhow::Result<()> {
+    let undone = store.users.undo_erasures().await.context("cannot take back what was begun")?;
+    if undone > 0 {
+        tracing::warn!(undone, "erasures of users were begun before and did not happen");
+    }
     Ok(())
 }
 
@@ -332,6 +342,7 @@ pub fn users(
         clock,
         password_length_min: auth.password_length_min,
         test_credits: settings.test_credits()?,
+        operators_need_second_factor: auth.operators_need_second_factor,
     })
 }
 
@@ -399,6 +410,10 @@ fn app(
             audit_log: store.audit_log.clone(),
             gateway: Arc::clone(&gateway),
             tiers: settings.rate_limit.tiers.keys().cloned().collect(),
+            grant_caps: {
+                let (each, day) = settings.grant_caps()?;
+                GrantCaps { each, day }
+            },
         },
         readiness: Arc::clone(&gateway.readiness),
         bodies: Bodies {

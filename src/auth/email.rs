@@ -307,6 +307,7 @@ impl Users {
     /// Writes to a user, if there is one.
     pub async fn write_to(&self, user: UserId, subject: &str, what: &str) {
         match self.store.find(user).await {
+            Ok(Some(user)) if user.is_erased => {}
             Ok(Some(user)) => self.mailer.send(Letter {
                 to: user.email,
                 subject: subject.into(),

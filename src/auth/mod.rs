@@ -4,6 +4,7 @@ mod address;
 pub mod confirm;
 mod email;
 pub mod password;
+mod personal;
 mod places;
 pub mod session;
 pub mod throttle;

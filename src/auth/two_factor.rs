@@ -12,8 +12,7 @@ use totp_rs::{Builder, Secret, Totp};
 
 use super::users::{CurrentSession, Device, LoggedIn, Users, UsersError};
 use crate::seal::Seal;
-use crate::store::users::CodeDigest;
-use crate::store::users::User;
+use crate::store::users::{CodeDigest, NewSecondFactor, User};
 use domain::{ActKind, Actor, Timestamp, UserId};
 
 /// The purpose of the encryption key. A change of this text makes every stored secret unreadable.
@@ -98,6 +97,17 @@ impl Users {
         Ok(self.store.count_recovery_codes(user).await?)
     }
 
+    /// May this operator use what is for operators alone?
+    ///
+    /// # Errors
+    /// [`UsersError::OperatorWithoutSecondFactor`]
+    pub fn assert_operators_factor(&self, operator: &User) -> Result<(), UsersError> {
+        if self.operators_need_second_factor && !operator.has_two_factor() {
+            return Err(UsersError::OperatorWithoutSecondFactor);
+        }
+        Ok(())
+    }
+
     fn opened(&self, user: &User) -> Result<Option<Totp>, UsersError> {
         let Some(factor) = &user.second_factor else { return Ok(None) };
         let secret = self.seal.open(&factor.sealed, user.id.0.as_bytes());
@@ -132,18 +142,20 @@ impl Users {
         Ok(Enrolment { secret: secret.to_base32(), url, qr_code })
     }
 
-    /// Switches the second factor on, once its owner has proved by a code that they have it.
-    /// Answers the recovery codes, which are shown this once.
+    /// Switches the second factor on, once its owner has proved by a code that they have it. Ends
+    /// the user's other sessions, since they began without it. Answers the recovery codes, which
+    /// are shown this once.
     ///
     /// # Errors
     /// [`UsersError::WrongCode`], [`UsersError::HasSecondFactor`], or
     /// [`UsersError::NoSecondFactor`].
     pub async fn confirm_second_factor(
         &self,
-        user: &User,
+        current: &CurrentSession,
         code: &str,
         device: &Device,
     ) -> Result<Vec<String>, UsersError> {
+        let CurrentSession { user, session, .. } = current;
         let factor = user.second_factor.as_ref().ok_or(UsersError::NoSecondFactor)?;
         if factor.is_enabled {
             return Err(UsersError::HasSecondFactor);
@@ -153,8 +165,8 @@ impl Users {
         let step = step_of(&totp, code, self.clock.now()).ok_or(UsersError::WrongCode)?;
         let (codes, digests) = self.codes(user.id);
         let act = self.act(user.id, device, ActKind::TwoFactorEnabled);
-        let sealed = factor.sealed.clone();
-        if !self.store.enable_second_factor(user.id, sealed, step, digests, act).await? {
+        let enabled = NewSecondFactor { sealed: factor.sealed.clone(), step, codes: digests };
+        if !self.store.enable_second_factor(user.id, *session, enabled, act).await? {
             return Err(UsersError::HasSecondFactor);
         }
         Ok(codes)

@@ -75,6 +75,9 @@ pub enum UsersError {
     /// A code that is wrong, or was used before.
     #[error("a wrong code")]
     WrongCode,
+    /// A code is needed besides the password.
+    #[error("no code of the second factor")]
+    CodeMissing,
     /// There is a second factor already.
     #[error("there is a second factor already")]
     HasSecondFactor,
@@ -84,6 +87,9 @@ pub enum UsersError {
     /// The second factor's secret cannot be encrypted or decrypted.
     #[error("a second factor cannot be read")]
     Unsealed,
+    /// An operator must set up a second factor first.
+    #[error("an operator without a second factor")]
+    OperatorWithoutSecondFactor,
     /// No session, or one that has ended.
     #[error("not a valid session token")]
     InvalidSession,
@@ -238,6 +244,8 @@ pub struct Users {
     pub password_length_min: usize,
     /// What a user's test account begins with.
     pub test_credits: Credits,
+    /// Must operators have a second factor?
+    pub operators_need_second_factor: bool,
 }
 
 impl Users {

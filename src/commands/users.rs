@@ -11,7 +11,7 @@ use polysystems::cli::find_user;
 use polysystems::clock::Clock;
 use polysystems::config::Settings;
 use polysystems::http::amount::Amount;
-use polysystems::store::users::Role;
+use polysystems::store::users::{Role, User};
 use polysystems::{app, secrets};
 use reqwest::Method;
 use serde::Serialize;
@@ -157,8 +157,12 @@ pub(crate) async fn run(
                 RoleName::Admin => Role::Admin,
             };
             let user = find_user(users, &user).await?;
+            if user.is_erased {
+                bail!("{} has erased the account", user.id);
+            }
             users.set_role(&user, role).await?;
-            return print(&format!("{} {}", user.id, role.name()));
+            print(&format!("{} {}", user.id, role.name()))?;
+            return advise(users, &User { role, ..user });
         }
         UserCommand::Disable2fa { user } => {
             let user = find_user(users, &user).await?;
@@ -199,6 +203,17 @@ pub(crate) async fn run(
     ask(settings, users, operator, method, &path, &query, body).await
 }
 
+/// Says what a new operator must do before the server takes them for one.
+fn advise(users: &Users, user: &User) -> anyhow::Result<()> {
+    if user.role != Role::Admin || users.assert_operators_factor(user).is_ok() {
+        return Ok(());
+    }
+    print(
+        "Operators need two-factor authentication. Sign in (POST /api/auth/login) and set it up: \
+         POST /api/auth/2fa/enroll, then POST /api/auth/2fa/confirm.",
+    )
+}
+
 /// `user create`: reads the password from standard input.
 pub(crate) fn create(
     settings: &Settings,
@@ -214,16 +229,18 @@ pub(crate) fn create(
     }
     let database = app::database_runtime()?;
     let role = if is_admin { Role::Admin } else { Role::User };
-    let user = database.block_on(async {
+    let (users, user) = database.block_on(async {
         secrets::assert_there(settings)?;
         let store = app::open_existing_store(settings, database.handle().clone()).await?;
         let users = app::users(settings, Clock::System, database.handle().clone(), store.clone())?;
         let user = users.register(Registration { email, username, password }, role, None).await;
         store.close().await;
-        user.map_err(|error| match error {
+        let user = user.map_err(|error| match error {
             UsersError::Store(error) => anyhow::anyhow!("cannot store the user: {error}"),
             other => anyhow::Error::new(other),
-        })
+        })?;
+        anyhow::Ok((users, user))
     })?;
-    print(&format!("{} {}", user.id, user.role.name()))
+    print(&format!("{} {}", user.id, user.role.name()))?;
+    advise(&users, &user)
 }

@@ -53,6 +53,9 @@ pub struct AuthSettings {
     /// If true, users must verify their email address before they pay, create an API key, add a
     /// webhook or set up two-factor authentication.
     pub require_verified_email: bool,
+    /// If true, operators must set up two-factor authentication before they can use what is for
+    /// operators alone. Until then it is answered with 403.
+    pub operators_need_second_factor: bool,
     /// Lifetime of a token that verifies an email address, also a new one, in hours.
     pub verification_hours: NonZeroU32,
     /// Lifetime of a token that resets a password, in minutes.
@@ -86,6 +89,7 @@ impl Default for AuthSettings {
             key_cache_max: 1_000_000,
             key_expiry_warning_days: 7,
             require_verified_email: false,
+            operators_need_second_factor: true,
             verification_hours: non_zero::u32(48),
             password_reset_minutes: non_zero::u32(60),
             attempts_per_address: non_zero::u32(60),

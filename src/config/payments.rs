@@ -21,6 +21,12 @@ pub struct PaymentSettings {
     /// Largest payment, in USD.
     #[serde(deserialize_with = "money")]
     pub amount_max: String,
+    /// Largest grant of credits by an operator to a live account, in USD.
+    #[serde(deserialize_with = "money")]
+    pub grant_max: String,
+    /// Most that one operator may grant to live accounts in a UTC day, in USD.
+    #[serde(deserialize_with = "money")]
+    pub grants_per_day_max: String,
     /// Credits of a new user's test account, in USD.
     #[serde(deserialize_with = "money")]
     pub test_credits: String,
@@ -35,6 +41,8 @@ impl Default for PaymentSettings {
         PaymentSettings {
             sandbox: None,
             amount_max: "100000.00".into(),
+            grant_max: "1000.00".into(),
+            grants_per_day_max: "10000.00".into(),
             test_credits: "100.00".into(),
             stripe: StripeSettings::default(),
             x402: X402Settings::default(),
@@ -180,6 +188,13 @@ impl Settings {
     /// The largest payment.
     pub fn payment_amount_max(&self) -> anyhow::Result<Credits> {
         amount("payments.amount_max", &self.payments.amount_max)
+    }
+
+    /// The largest grant of an operator, and the most in a day.
+    pub fn grant_caps(&self) -> anyhow::Result<(Credits, Credits)> {
+        let each = amount("payments.grant_max", &self.payments.grant_max)?;
+        let day = amount("payments.grants_per_day_max", &self.payments.grants_per_day_max)?;
+        Ok((each, day))
     }
 
     /// The balance that a user's test account starts with.

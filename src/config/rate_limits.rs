@@ -28,6 +28,8 @@ pub struct RateLimitSettings {
     pub reads_per_minute: NonZeroU32,
     /// The same from one address, whatever the sessions. IPv6 addresses count by /64.
     pub address_reads_per_minute: NonZeroU32,
+    /// Largest number of exports of everything that the server has of one user, per hour.
+    pub exports_per_hour: NonZeroU32,
     /// Limit of reads, in percent of the tier's limits.
     pub read_percent: NonZeroU32,
     /// Limit of writes, in percent of the tier's limits.
@@ -72,6 +74,7 @@ impl Default for RateLimitSettings {
             payments_per_hour: non_zero::u32(30),
             reads_per_minute: non_zero::u32(600),
             address_reads_per_minute: non_zero::u32(6_000),
+            exports_per_hour: non_zero::u32(5),
             read_percent: non_zero::u32(100),
             write_percent: non_zero::u32(50),
             generation_percent: non_zero::u32(20),

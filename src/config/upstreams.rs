@@ -73,8 +73,8 @@ pub struct UpstreamSettings {
     /// `max_completion_tokens`. Set it if the upstream accepts only one of them. If it is unset,
     /// the request's own name is kept; `max_tokens` is used if the request has no limit.
     pub token_limit_field: Option<TokenLimitField>,
-    /// Names of headers of requests that pass to the upstream, beside those that pass anyway. Headers
-    /// that the server writes itself, and secrets, cannot be named.
+    /// Names of headers of requests that pass to the upstream, beside those that pass anyway.
+    /// Headers that the server writes itself, and secrets, cannot be named.
     pub request_headers: Vec<String>,
     /// Names of headers of answers that pass back to the client, beside those that pass anyway.
     pub answer_headers: Vec<String>,

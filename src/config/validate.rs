@@ -7,7 +7,7 @@ use lettre::{AsyncSmtpTransport as SmtpTransport, Tokio1Executor};
 
 use super::headers::{check_answer_header, check_request_header};
 use super::{EmailSettings, EmailTransport, PaymentSettings, Settings, StripeSettings, url};
-use domain::Credits;
+use domain::{Credits, GRANTED_BALANCE_MAX};
 
 impl Settings {
     /// Checks the settings. Fails with one line that names the first invalid one.
@@ -75,7 +75,12 @@ impl Settings {
                 }
             }
         }
-        self.payment_amount_max()?;
+        if self.payment_amount_max()? > GRANTED_BALANCE_MAX {
+            bail!(
+                "payments.amount_max must be at most {GRANTED_BALANCE_MAX}, or a payment may not fit"
+            );
+        }
+        self.grant_caps()?;
         self.test_credits()?;
         self.price_list()?;
         self.payments.check()

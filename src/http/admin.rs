@@ -33,6 +33,8 @@ pub(super) struct AdminUserBody {
     role: &'static str,
     is_email_verified: bool,
     has_two_factor: bool,
+    /// Have they erased the account? Then name and address are made up.
+    is_erased: bool,
     /// Their rate limit tier; null is the default one.
     tier: Option<String>,
     #[schema(format = DateTime)]
@@ -48,6 +50,7 @@ impl From<&User> for AdminUserBody {
             role: user.role.name(),
             is_email_verified: user.is_email_verified,
             has_two_factor: user.has_two_factor(),
+            is_erased: user.is_erased,
             tier: user.tier.clone(),
             created_at: user.created_at.to_rfc3339(),
         }
@@ -78,14 +81,14 @@ pub(super) struct UsersPage {
     next_cursor: Option<String>,
 }
 
-/// Users, the last registered one first.
+/// Users, the last registered one first. The audit log says that the operator has read of each.
 #[utoipa::path(get, path = "/api/admin/users", tag = "admin", security(("jwt" = [])),
     params(UsersQuery), responses(
     (status = 200, description = "A page of users", body = UsersPage),
-    (status = 403, description = "Not an operator", body = ErrorBody),
+    (status = 403, description = "Not an operator, or one without a second factor", body = ErrorBody),
 ))]
 pub(super) async fn users(
-    _: AdminUser,
+    AdminUser { origin, .. }: AdminUser,
     app: Data<App>,
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
@@ -101,7 +104,8 @@ pub(super) async fn users(
     }
     let before = read_cursor(asked.cursor.as_deref())?;
     let search = UserSearch { text, before, limit: limit.saturating_add(1) };
-    let mut users = app.admin.users(search).await?;
+    let reading = async move { app.admin.users(search, origin).await };
+    let mut users = uncancelled(reading).await?;
     let next_cursor = cut(&mut users, limit).map(|user| user.id.to_string());
     let users = users.iter().map(AdminUserBody::from).collect();
     Ok(HttpResponse::Ok().json(UsersPage { users, next_cursor }))
@@ -146,22 +150,23 @@ pub(super) struct UserViewBody {
     keys: Vec<KeyBody>,
 }
 
-/// One user with their accounts and keys.
+/// One user with their accounts and keys. The audit log says that the operator has read it.
 #[utoipa::path(get, path = "/api/admin/users/{id}", tag = "admin", security(("jwt" = [])),
     params(("id" = id::UserId, Path)), responses(
     (status = 200, description = "The user", body = UserViewBody),
-    (status = 403, description = "Not an operator", body = ErrorBody),
+    (status = 403, description = "Not an operator, or one without a second factor", body = ErrorBody),
     (status = 404, description = "No such user", body = ErrorBody),
 ))]
 pub(super) async fn user(
-    _: AdminUser,
+    AdminUser { origin, .. }: AdminUser,
     app: Data<App>,
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
-    let UserView { user, accounts, keys } = app.admin.user(user_id(&id)?).await?;
+    let (id, soon) = (user_id(&id)?, app.keys.soon());
+    let reading = async move { app.admin.user(id, origin).await };
+    let UserView { user, accounts, keys } = uncancelled(reading).await?;
     let user = AdminUserBody::from(&user);
     let accounts = accounts.iter().map(AccountBody::from).collect();
-    let soon = app.keys.soon();
     let keys = keys.into_iter().map(|key| KeyBody::new(key, soon)).collect();
     Ok(HttpResponse::Ok().json(UserViewBody { user, accounts, keys }))
 }
@@ -197,8 +202,10 @@ pub(super) struct StatusAnswer {
 #[utoipa::path(post, path = "/api/admin/users/{id}/suspend", tag = "admin", security(("jwt" = [])),
     params(("id" = id::UserId, Path)), request_body = Option<ReasonBody>, responses(
     (status = 200, description = "Suspended", body = StatusAnswer),
-    (status = 403, description = "Not an operator, or the session must be confirmed first", body = ErrorBody),
+    (status = 403, description = "Not an operator, or one without a second factor, or the session must be \
+        confirmed first", body = ErrorBody),
     (status = 404, description = "No such user", body = ErrorBody),
+    (status = 409, description = "The user has erased the account", body = ErrorBody),
 ))]
 pub(super) async fn suspend(
     operator: ConfirmedAdmin,
@@ -213,8 +220,10 @@ pub(super) async fn suspend(
 #[utoipa::path(post, path = "/api/admin/users/{id}/resume", tag = "admin", security(("jwt" = [])),
     params(("id" = id::UserId, Path)), request_body = Option<ReasonBody>, responses(
     (status = 200, description = "Open again", body = StatusAnswer),
-    (status = 403, description = "Not an operator, or the session must be confirmed first", body = ErrorBody),
+    (status = 403, description = "Not an operator, or one without a second factor, or the session must be \
+        confirmed first", body = ErrorBody),
     (status = 404, description = "No such user", body = ErrorBody),
+    (status = 409, description = "The user has erased the account", body = ErrorBody),
 ))]
 pub(super) async fn resume(
     operator: ConfirmedAdmin,
@@ -251,7 +260,7 @@ pub(super) struct SessionsEndedAnswer {
 #[utoipa::path(post, path = "/api/admin/users/{id}/end-sessions", tag = "admin", security(("jwt" = [])),
     params(("id" = id::UserId, Path)), request_body = Option<ReasonBody>, responses(
     (status = 200, description = "Ended", body = SessionsEndedAnswer),
-    (status = 403, description = "Not an operator", body = ErrorBody),
+    (status = 403, description = "Not an operator, or one without a second factor", body = ErrorBody),
     (status = 404, description = "No such user", body = ErrorBody),
 ))]
 pub(super) async fn end_sessions(
@@ -331,10 +340,12 @@ impl CreditsAnswer {
 #[utoipa::path(post, path = "/api/admin/users/{id}/credits", tag = "admin", security(("jwt" = [])),
     params(("id" = id::UserId, Path)), request_body = CreditsBody, responses(
     (status = 201, description = "Given or taken", body = CreditsAnswer),
-    (status = 403, description = "Not an operator, or the session must be confirmed first", body = ErrorBody),
+    (status = 403, description = "Not an operator, or one without a second factor, or the session must be \
+        confirmed first", body = ErrorBody),
     (status = 404, description = "No such user", body = ErrorBody),
-    (status = 409, description = "More than the account has or can hold, or it is suspended, or the first \
-        request with this Idempotency-Key still runs", body = ErrorBody),
+    (status = 400, description = "More than an operator may grant at once, or another field is wrong", body = ErrorBody),
+    (status = 409, description = "More than the account has or can hold, or than the operator may grant in a \
+        day, or the account is suspended or erased, or the first request with this Idempotency-Key still runs", body = ErrorBody),
     (status = 422, description = "The Idempotency-Key was used for another request", body = ErrorBody),
 ))]
 pub(super) async fn change_credits(
@@ -385,8 +396,9 @@ pub(super) struct TierAnswer {
     params(("id" = id::UserId, Path)), request_body = TierBody, responses(
     (status = 200, description = "The tier", body = TierAnswer),
     (status = 400, description = "There is no such tier", body = ErrorBody),
-    (status = 403, description = "Not an operator", body = ErrorBody),
+    (status = 403, description = "Not an operator, or one without a second factor", body = ErrorBody),
     (status = 404, description = "No such user", body = ErrorBody),
+    (status = 409, description = "The user has erased the account", body = ErrorBody),
 ))]
 pub(super) async fn set_tier(
     AdminUser { origin, .. }: AdminUser,

@@ -4,12 +4,13 @@ use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
+use uuid::Uuid;
 
-use super::App;
 use super::docs::id;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{AdminUser, SessionUser};
 use super::page::{cut, page_limit, query, read_cursor};
+use super::{App, uncancelled};
 use domain::{Act, ActId, UserId};
 
 /// An act in the audit log.
@@ -94,25 +95,28 @@ pub(super) struct AllActsQuery {
     user_id: Option<String>,
 }
 
-/// The audit log, latest first.
+/// The audit log, latest first. That the operator has read it is recorded in it.
 #[utoipa::path(get, path = "/api/admin/audit-log", tag = "admin", security(("jwt" = [])),
     params(AllActsQuery), responses(
     (status = 200, description = "A page of the audit log", body = ActsPage),
-    (status = 403, description = "Not an operator", body = ErrorBody),
+    (status = 403, description = "Not an operator, or one without a second factor", body = ErrorBody),
 ))]
 pub(super) async fn all_acts(
-    _: AdminUser,
+    AdminUser { origin, .. }: AdminUser,
     app: Data<App>,
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
     let AllActsQuery { limit, cursor, user_id } = query(&request)?;
     let user = user_id.as_deref().map(str::parse::<UserId>).transpose();
     let user = user.map_err(|error| ApiError::field("user_id", format!("is {error}")))?;
-    acts_page(&app, user, ActsQuery { limit, cursor }).await
+    let page = Page::of(&ActsQuery { limit, cursor })?;
+    let (before, limit) = (page.before, page.limit.saturating_add(1));
+    let reading = async move { app.admin.acts_for_operator(user, before, limit, origin).await };
+    Ok(page.answer(uncancelled(reading).await?))
 }
 
-/// The user's own part of the audit log, latest first: what they did, and what operators did to
-/// their accounts.
+/// The user's own part of the audit log, latest first: what they did, what operators did to their
+/// accounts, and what operators have read of them.
 #[utoipa::path(get, path = "/api/auth/audit-log", tag = "auth", security(("jwt" = [])),
     params(ActsQuery), responses(
     (status = 200, description = "A page of the audit log", body = ActsPage),
@@ -122,18 +126,28 @@ pub(super) async fn own_acts(
     app: Data<App>,
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
-    acts_page(&app, Some(user.id), query(&request)?).await
+    let page = Page::of(&query(&request)?)?;
+    let acts = app.admin.acts(Some(user.id), page.before, page.limit.saturating_add(1)).await?;
+    Ok(page.answer(acts))
 }
 
-async fn acts_page(
-    app: &App,
-    user: Option<UserId>,
-    page: ActsQuery,
-) -> Result<HttpResponse, ApiError> {
-    let limit = page_limit(page.limit)?;
-    let before = read_cursor(page.cursor.as_deref())?.map(|ActId(id)| id);
-    let mut acts = app.admin.acts(user, before, limit.saturating_add(1)).await?;
-    let next_cursor = cut(&mut acts, limit).map(|act| ActId(act.id).to_string());
-    let acts = acts.into_iter().map(ActBody::from).collect();
-    Ok(HttpResponse::Ok().json(ActsPage { acts, next_cursor }))
+/// A page that is asked for.
+struct Page {
+    limit: u64,
+    before: Option<Uuid>,
+}
+
+impl Page {
+    fn of(asked: &ActsQuery) -> Result<Self, ApiError> {
+        let limit = page_limit(asked.limit)?;
+        let before = read_cursor(asked.cursor.as_deref())?.map(|ActId(id)| id);
+        Ok(Page { limit, before })
+    }
+
+    /// The answer with these acts, of which there is one more than fits if there is a next page.
+    fn answer(&self, mut acts: Vec<Act>) -> HttpResponse {
+        let next_cursor = cut(&mut acts, self.limit).map(|act| ActId(act.id).to_string());
+        let acts = acts.into_iter().map(ActBody::from).collect();
+        HttpResponse::Ok().json(ActsPage { acts, next_cursor })
+    }
 }

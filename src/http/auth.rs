@@ -14,7 +14,7 @@ use super::extract::{Body, SessionUser, check_address, client_address, device};
 use super::{App, uncancelled};
 use crate::auth::confirm::Proof;
 use crate::auth::users::{CurrentSession, Device, LoggedIn, Login, Registration, UsersError};
-use crate::store::users::{Role, User};
+use crate::store::users::{Role, SessionListing, User};
 use domain::SessionId;
 
 /// A registration.
@@ -229,7 +229,7 @@ impl From<Login> for LoginOutcome {
 #[garde(allow_unvalidated)]
 pub(super) struct RefreshBody {
     /// From the login, or from the last renewal.
-    #[schema(example = "psr_...")]
+    #[schema(example = "psr_...", pattern = "^[!-~]+$")]
     refresh_token: String,
 }
 
@@ -368,6 +368,20 @@ pub(super) struct SessionBody {
     user_agent: String,
 }
 
+impl SessionBody {
+    pub(super) fn new(session: SessionListing, current: SessionId) -> Self {
+        SessionBody {
+            is_current: session.id == current,
+            id: session.id.to_string(),
+            created_at: session.created_at.to_rfc3339(),
+            last_used_at: session.last_used_at.to_rfc3339(),
+            expires_at: session.expires_at.to_rfc3339(),
+            address: session.address,
+            user_agent: session.agent,
+        }
+    }
+}
+
 /// The user's sessions, the last used one first.
 #[utoipa::path(get, path = "/api/auth/sessions", tag = "auth", security(("jwt" = [])), responses(
     (status = 200, description = "The sessions", body = Vec<SessionBody>),
@@ -377,15 +391,7 @@ pub(super) async fn sessions(
     app: Data<App>,
 ) -> Result<HttpResponse, ApiError> {
     let sessions = app.users.sessions_of(current.user.id).await?;
-    let bodies = sessions.into_iter().map(|session| SessionBody {
-        is_current: session.id == current.session,
-        id: session.id.to_string(),
-        created_at: session.created_at.to_rfc3339(),
-        last_used_at: session.last_used_at.to_rfc3339(),
-        expires_at: session.expires_at.to_rfc3339(),
-        address: session.address,
-        user_agent: session.agent,
-    });
+    let bodies = sessions.into_iter().map(|session| SessionBody::new(session, current.session));
     Ok(HttpResponse::Ok().json(bodies.collect::<Vec<_>>()))
 }
 

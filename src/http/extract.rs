@@ -268,6 +268,7 @@ impl FromRequest for AdminUser {
                 return Err(ApiError::AccessDenied);
             }
             let app = app(&request)?;
+            app.users.assert_operators_factor(&current.user)?;
             let id = current.user.id;
             let origin = device(&request, &app.trusted_proxies).origin(Actor::Operator(id));
             let is_confirmed = app.users.assert_confirmed(&current).is_ok();
@@ -277,7 +278,7 @@ impl FromRequest for AdminUser {
 }
 
 /// An operator who has proved a short while ago who they are.
-pub struct ConfirmedAdmin(pub AdminUser);
+pub(crate) struct ConfirmedAdmin(pub(crate) AdminUser);
 
 impl FromRequest for ConfirmedAdmin {
     type Error = ApiError;
@@ -312,8 +313,8 @@ pub(crate) fn user_origin(request: &HttpRequest, app: &App, user: UserId) -> Ori
 }
 
 /// Did the request come from a program of this machine, without a proxy? A proxy tells by its
-/// headers, or by the public name that it passes on; one that adds nothing may
-/// speak HTTP/1.0, as nginx before 1.29.7 does unasked. A proxy with none of these signs is not seen.
+/// headers, or by the public name that it passes on; one that adds nothing may speak HTTP/1.0, as
+/// nginx before 1.29.7 does unasked. A proxy with none of these signs is not seen.
 pub(crate) fn is_direct(request: &HttpRequest) -> bool {
     let is_ours = request.peer_addr().is_some_and(|peer| peer.ip().to_canonical().is_loopback());
     let mut hosts = request.headers().get_all(HOST).map(|host| host.to_str().unwrap_or_default());

@@ -46,6 +46,7 @@ mod notices;
 pub mod origin;
 pub mod page;
 mod payments;
+mod personal;
 mod places;
 mod repeat;
 mod routes;

@@ -13,6 +13,7 @@ use super::extract::{AuditedUser, Body, SessionUser};
 use super::page::query;
 use super::validation::not_negative;
 use super::{App, uncancelled};
+use domain::{Credits, Environment};
 
 /// When an account holder wants to be notified.
 #[derive(Deserialize, Validate, ToSchema)]
@@ -33,6 +34,15 @@ pub(super) struct NoticesBody {
 pub(super) struct NoticesAnswer {
     balance_low: Amount,
     environment: EnvironmentName,
+}
+
+impl NoticesAnswer {
+    pub(super) fn new(balance_low: Credits, environment: Environment) -> Self {
+        NoticesAnswer {
+            balance_low: Amount(balance_low),
+            environment: EnvironmentName(environment),
+        }
+    }
 }
 
 /// Which account.

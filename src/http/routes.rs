@@ -10,7 +10,7 @@ use utoipa::openapi::path::PathItem;
 use super::error::ApiError;
 use super::{
     App, admin, audit_log, auth, calls, docs, email, gateway, keys, meta, methods, metrics,
-    monitoring, notices, payments, statements, transactions, two_factor, webhooks,
+    monitoring, notices, payments, personal, statements, transactions, two_factor, webhooks,
 };
 use domain::route_group::RouteGroup;
 
@@ -57,6 +57,8 @@ const ENDPOINTS: &[Endpoint] = &endpoints![
     auth::end_session,
     auth::change_password,
     auth::confirm,
+    personal::export,
+    personal::erase,
     keys::list,
     keys::create,
     keys::get,

@@ -98,7 +98,8 @@ pub(super) struct RecoveryCodesBody {
     recovery_codes: Vec<String>,
 }
 
-/// Switches two-factor authentication on, once a code proves that it works.
+/// Switches two-factor authentication on, once a code proves that it works. Every other session of
+/// the user ends.
 #[utoipa::path(post, path = "/api/auth/2fa/confirm", tag = "auth", security(("jwt" = [])),
     request_body = CodeBody, responses(
     (status = 200, description = "On", body = RecoveryCodesBody),
@@ -107,13 +108,13 @@ pub(super) struct RecoveryCodesBody {
     (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
 pub(super) async fn confirm(
-    SessionUser(user): SessionUser,
+    current: CurrentSession,
     device: Device,
     app: Data<App>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let CodeBody { code } = body.json()?;
-    let confirming = async move { app.users.confirm_second_factor(&user, &code, &device).await };
+    let confirming = async move { app.users.confirm_second_factor(&current, &code, &device).await };
     let recovery_codes = uncancelled(confirming).await?;
     Ok(HttpResponse::Ok().json(RecoveryCodesBody { recovery_codes }))
 }

@@ -84,8 +84,8 @@ pub struct NewlyMade {
     pub listing: KeyListing,
 }
 
-/// Has the values of a key read anew when it is dropped: after a change is on record, even if nobody
-/// waits for that any more.
+/// Has the values of a key read anew when it is dropped: after a change is on record, even if
+/// nobody waits for that any more.
 struct ForgetLater {
     gateway: Arc<Gateway>,
     values: Vec<KeyDigest>,

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::provider::Provider as _;
+use super::provider::{Provider as _, ProviderError};
 use super::stripe::{self, SavedMethod, Stripe, is_whole_cents};
 use super::x402::{self, SignedPayment};
 use super::{OpenPayment, Payment, Payments, PaymentsError, ProviderFacts};
@@ -144,6 +144,29 @@ impl Payments {
         match self.store.find_customer(user, stripe::NAME).await? {
             Some(customer) => Ok(stripe.methods(&customer).await?),
             None => Ok(Vec::new()),
+        }
+    }
+
+    /// The same; none if Stripe is not set up.
+    pub async fn methods_if_any(&self, user: UserId) -> Result<Vec<SavedMethod>, PaymentsError> {
+        if self.stripe.is_none() { Ok(Vec::new()) } else { self.methods(user).await }
+    }
+
+    /// Has Stripe forget a user: lets go of every saved payment method, and deletes the customer.
+    pub async fn forget_customer(&self, user: UserId) -> Result<(), PaymentsError> {
+        let Some(stripe) = &self.stripe else { return Ok(()) };
+        let customer = self.store.find_customer(user, stripe::NAME).await?;
+        let Some(customer) = customer else { return Ok(()) };
+        for method in stripe.methods(&customer).await? {
+            stripe.detach(&customer, &method.id).await?;
+        }
+        match stripe.delete_customer(&customer).await {
+            // Deleted before, or the key of the settings may not. Nothing can be charged any more.
+            Err(ProviderError::Refused(why)) => {
+                tracing::warn!(customer, why, "a customer was not deleted at Stripe");
+                Ok(())
+            }
+            deleted => Ok(deleted?),
         }
     }
 

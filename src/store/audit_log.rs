@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::StoreError;
 use super::connections::Connections;
+use super::sql::begin_write;
 use domain::{Act, ActKind, Actor, Origin, Timestamp, UserId};
 use entity::audit_log;
 
@@ -69,6 +70,19 @@ impl AuditLogStore {
     pub async fn record(&self, act: Act) -> Result<(), StoreError> {
         self.database
             .run_write(move |database| async move { Ok(insert(&database.write, &act).await?) })
+            .await
+    }
+
+    /// Writes acts that change nothing else: all or none.
+    pub async fn record_all(&self, acts: Vec<Act>) -> Result<(), StoreError> {
+        self.database
+            .run_write(move |database| async move {
+                let transaction = begin_write(&database.write).await?;
+                for act in &acts {
+                    insert(&transaction, act).await?;
+                }
+                transaction.commit().await.map_err(StoreError::OutcomeUnknown)
+            })
             .await
     }
 

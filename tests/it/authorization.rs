@@ -153,8 +153,8 @@ async fn every_operation_answers_everyone_as_declared(database: Database) {
     let stripe = Stripe::start();
     let server = crate::stripe::start(&database, &stripe).await;
     let operations = operations(&server).await;
-    let (user, operator) = (server.user("someone").await, server.user("operator").await);
-    database.execute("UPDATE users SET role = 2 WHERE username = 'operator'").await.unwrap();
+    let user = server.user("someone").await;
+    let operator = server.operator(&database, "operator").await;
     let suspended = server.user("suspended").await;
     for customer in [&user, &suspended] {
         customer.pay("10.00").await;
@@ -339,8 +339,7 @@ async fn privileged_fields_are_refused_by_name(database: Database) {
     let stripe = Stripe::start();
     let server = crate::stripe::start(&database, &stripe).await;
     let user = server.user("someone").await;
-    let operator = server.user("operator").await;
-    database.execute("UPDATE users SET role = 2 WHERE username = 'operator'").await.unwrap();
+    let operator = server.operator(&database, "operator").await;
     let key = user.key().await;
     let mut tried = 0;
     for operation in operations(&server).await {

@@ -41,7 +41,7 @@ async fn an_operator_is_made_by_command(database: Database) {
     assert_eq!(finished(command(&database).arg("migrate")).0, Some(0));
     let (code, out, error) = create("root@example.com", "A password of an operator\n");
     assert_eq!((code, error.as_str()), (Some(0), ""));
-    assert!(out.starts_with("user-") && out.ends_with(" admin\n"), "{out}");
+    assert!(out.starts_with("user-") && out.contains(" admin\nOperators need two-factor"), "{out}");
     let (code, _, error) = create("ROOT@example.com", "A password of an operator\n");
     assert_eq!(code, Some(1));
     assert!(error.starts_with("polysystems: the ") && error.ends_with(" is taken\n"), "{error}");
@@ -866,7 +866,11 @@ async fn a_log_has_one_line_for_each_request_and_no_secret(database: Database) {
 }
 
 async fn operators_have_a_command_for_what_they_do(database: Database) {
-    let mut process = Process::start(&database).await;
+    let mut process = Process::start_with(&database, |command| {
+        command.env("POLYSYSTEMS_PAYMENTS__GRANT_MAX", "200000000");
+        command.env("POLYSYSTEMS_PAYMENTS__GRANTS_PER_DAY_MAX", "200000000");
+    })
+    .await;
     let url = process.url.clone();
     let run = |arguments: &[&str]| {
         finished(command(&database).args(arguments).env("POLYSYSTEMS_URL", &url))
@@ -878,11 +882,17 @@ async fn operators_have_a_command_for_what_they_do(database: Database) {
     };
     let read = |out: String| serde_json::from_str::<Value>(&out).unwrap();
     let customer = process.customer("someone", 1).await;
-    process.customer("boss", 1).await;
+    let boss_session = process.customer("boss", 1).await;
     let (boss, someone) = (["--as", "boss@example.com"], "someone@example.com");
     let (code, _, error) = run(&["user", "list", boss[0], boss[1]]);
     assert!(code == Some(1) && error.contains("is not an operator"), "{error}");
-    assert!(ok(&["user", "set-role", "boss@example.com", "admin"]).ends_with(" admin\n"));
+    let made = ok(&["user", "set-role", "boss@example.com", "admin"]);
+    assert!(made.contains(" admin\n") && made.contains("POST /api/auth/2fa/enroll"), "{made}");
+    let (code, _, error) = run(&["user", "list", boss[0], boss[1]]);
+    assert!(code == Some(1) && error.contains("403") && error.contains("two-factor"), "{error}");
+    process.set_up_second_factor(&boss_session.token).await;
+    let made = ok(&["user", "set-role", "boss@example.com", "admin"]);
+    assert!(made.ends_with(" admin\n"), "{made}");
     let listed = read(ok(&["user", "list", "--search", "SOME", boss[0], boss[1]]));
     assert_eq!(listed["users"][0]["email"], someone);
     // To the last digit.
@@ -914,8 +924,10 @@ async fn operators_have_a_command_for_what_they_do(database: Database) {
         "sessions.ended",
         "accounts.suspended",
         "accounts.suspended",
+        "user.read",
         "credits.taken",
         "credits.granted",
+        "user.read",
         "key.created",
         "payment.confirmed",
         "session.begun",

@@ -28,9 +28,8 @@ const UNFAIR: [&str; 2] = [
     "ensure_resource_availability",
 ];
 /// Each of these costs a password's hash, so they have a run of their own, with fewer cases.
-/// Or need what only a message or an authenticator tells.
-const HASHING: &str =
-    "^/api/auth/(register|login|login/2fa|2fa/.*|change-password|reset-password|verify-email)$";
+/// Or it needs what only a message or an authenticator tells, or answers very much.
+const HASHING: &str = "^/api/auth/(register|login|login/2fa|2fa/.*|me|export|change-password|reset-password|verify-email)$";
 const ENDING: &str = r"^/api/auth/(logout|logout-all|sessions/)|/end-sessions$";
 /// A run of its own has keys that nobody else revokes or deletes before they get another value.
 const ROTATING: &str = r"^/api/keys(/[^/]*/rotate)?$";
@@ -71,6 +70,7 @@ async fn everyone(database: Database) {
     }
     let (rich, broke) = (payer.key().await, poor.key().await);
     database.execute("UPDATE users SET role = 2 WHERE username = 'poor'").await.unwrap();
+    poor.set_up_second_factor().await;
     let operator = &poor;
     let examples =
         std::env::var("CONFORMANCE_EXAMPLES").map_or(EXAMPLES, |own| own.parse().unwrap());

@@ -32,6 +32,7 @@ mod observed;
 mod operators;
 mod payments;
 mod pepper;
+mod personal;
 mod quotes;
 mod rate_limits;
 mod refusals;

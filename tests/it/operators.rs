@@ -7,19 +7,71 @@ use crate::support::{Database, Server, User, on_both};
 
 on_both!(
     operators_find_and_see_users,
+    an_operator_without_a_second_factor_is_none,
     an_operator_ends_a_users_sessions,
     a_suspension_ends_every_session,
     operators_give_and_take_credits_once,
+    what_an_operator_grants_is_capped,
+    of_many_grants_at_once_the_cap_of_the_day_stops_the_rest,
+    a_grant_leaves_room_for_payments,
     what_an_operator_takes_is_never_what_runs_or_is_not_there,
     a_tier_binds_for_the_very_next_call,
     everything_that_matters_is_in_the_audit_log,
+    what_operators_read_is_in_the_audit_log,
     the_audit_log_cannot_be_changed,
 );
 
 pub(crate) async fn operator<'s>(server: &'s Server, database: &Database) -> User<'s> {
+    server.operator(database, "operator").await
+}
+
+async fn an_operator_without_a_second_factor_is_none(database: Database) {
+    let server = Server::start(&database).await;
+    let user = server.user("somebody").await;
     let operator = server.user("operator").await;
+    // Somebody else has a session too, with the password alone.
+    let thief = server.log_in_again("operator").await;
     database.execute("UPDATE users SET role = 2 WHERE username = 'operator'").await.unwrap();
-    operator
+    let of = |act: &str| format!("/api/admin/users/{}/{act}", user.id);
+    let grant = json!({ "amount": 100, "reason": "none" });
+    let message = "Operators need two-factor authentication. Please set it up first: POST \
+                   /api/auth/2fa/enroll, then POST /api/auth/2fa/confirm.";
+    for request in [
+        operator.get("/api/admin/users"),
+        operator.get(&format!("/api/admin/users/{}", user.id)),
+        operator.get("/api/admin/audit-log"),
+        operator.post(&of("credits"), &grant),
+        operator.post(&of("suspend"), &json!({})),
+        operator.post(&of("resume"), &json!({})),
+        operator.post(&of("end-sessions"), &json!({})),
+        operator.put(&of("tier"), &json!({ "tier": "basic" })),
+    ] {
+        request.expect(403).await.assert_error("Second factor required", message);
+    }
+    // Begun is not set up.
+    let password = json!({ "password": crate::support::PASSWORD });
+    operator.post("/api/auth/2fa/enroll", &password).expect(200).await;
+    operator.post(&of("credits"), &grant).expect(403).await;
+    assert_eq!(user.balance().await, "0.0000");
+    let secret = operator.set_up_second_factor().await;
+    operator.post(&of("credits"), &grant).expect(201).await;
+    // What began without it is over.
+    thief.post(&of("credits"), &grant).expect(401).await;
+    assert_eq!(user.balance().await, "100.0000");
+    // Without it the operator is none again.
+    server.advance(30);
+    let code = crate::support::totp_code(&secret, server.seconds());
+    let body = json!({ "password": crate::support::PASSWORD, "code": code });
+    operator.post("/api/auth/2fa/disable", &body).expect(200).await;
+    operator.get("/api/admin/users").expect(403).await;
+    let User { id, token, .. } = operator;
+    server.stop();
+    let server = Server::start_with(&database, |settings| {
+        settings.auth.operators_need_second_factor = false;
+    })
+    .await;
+    let operator = User { server: &server, id, token };
+    operator.get("/api/admin/users").expect(200).await;
 }
 
 async fn operators_find_and_see_users(database: Database) {
@@ -132,8 +184,90 @@ async fn operators_give_and_take_credits_once(database: Database) {
     crate::support::process::verify(&database);
 }
 
-async fn what_an_operator_takes_is_never_what_runs_or_is_not_there(database: Database) {
+async fn what_an_operator_grants_is_capped(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.payments.grant_max = "100".into();
+        settings.payments.grants_per_day_max = "250".into();
+    })
+    .await;
+    let operator = operator(&server, &database).await;
+    let other = server.operator(&database, "other").await;
+    let (user, second) = (server.user("somebody").await, server.user("second").await);
+    let grant = |by: &User<'_>, to: &User<'_>, amount: &Value| {
+        let path = format!("/api/admin/users/{}/credits", to.id);
+        by.post(&path, &json!({ "amount": amount, "reason": "x" }))
+    };
+    let refused = grant(&operator, &user, &json!(100.01)).expect(400).await;
+    let message = "amount: must be at most 100.0000, the largest grant";
+    refused.assert_error("Validation Error", message);
+    grant(&operator, &user, &json!(100)).header("Idempotency-Key", "once").expect(201).await;
+    grant(&operator, &user, &json!(100)).header("Idempotency-Key", "once").expect(201).await;
+    // What is refused for another reason does not count.
+    let path = format!("/api/admin/users/{}/suspend", second.id);
+    operator.post(&path, &json!({})).expect(200).await;
+    grant(&operator, &second, &json!(100)).expect(409).await;
+    let path = format!("/api/admin/users/{}/resume", second.id);
+    operator.post(&path, &json!({})).expect(200).await;
+    // It counts over all accounts, and what is taken does not make room.
+    grant(&operator, &second, &json!(100)).expect(201).await;
+    grant(&operator, &second, &json!(-100)).expect(201).await;
+    let refused = grant(&operator, &user, &json!(50.01)).expect(409).await;
+    let message = "You have granted $200.0000 today, and at most $250.0000 may be granted in a day. Please grant \
+                   less, or wait for the next day (UTC).";
+    refused.assert_error("Conflict", message);
+    grant(&operator, &user, &json!(50)).expect(201).await;
+    grant(&operator, &user, &json!(0.01)).expect(409).await;
+    // A repeat of what was granted is no grant.
+    grant(&operator, &user, &json!(100)).header("Idempotency-Key", "once").expect(201).await;
+    // Test credits buy nothing. Others have caps of their own, and so has the next day.
+    let path = format!("/api/admin/users/{}/credits", user.id);
+    let test = json!({ "amount": 1_000, "reason": "x", "environment": "test" });
+    operator.post(&path, &test).expect(201).await;
+    grant(&other, &user, &json!(100)).expect(201).await;
+    server.advance(12 * 3_600);
+    grant(&operator, &user, &json!(100)).expect(201).await;
+    assert_eq!(user.balance().await, "350.0000");
+}
+
+async fn of_many_grants_at_once_the_cap_of_the_day_stops_the_rest(database: Database) {
     let server = Server::start(&database).await;
+    let operator = operator(&server, &database).await;
+    let (one, two) = (server.user("one").await, server.user("two").await);
+    let grants = (0..40).map(|place| {
+        let to = if place % 2 == 0 { &one } else { &two };
+        let path = format!("/api/admin/users/{}/credits", to.id);
+        operator.post(&path, &json!({ "amount": 900, "reason": "x" })).send()
+    });
+    let answers = futures_util::future::join_all(grants).await;
+    let count = |status: u16| answers.iter().filter(|answer| answer.status == status).count();
+    assert_eq!((count(201), count(409)), (11, 29));
+    assert_eq!(one.folded().await + two.folded().await, 9_900_000_000_000);
+}
+
+async fn a_grant_leaves_room_for_payments(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.payments.grant_max = "9000000000".into();
+        settings.payments.grants_per_day_max = "9000000000".into();
+    })
+    .await;
+    let operator = operator(&server, &database).await;
+    let user = server.user("somebody").await;
+    let path = format!("/api/admin/users/{}/credits", user.id);
+    let grant = |amount: u64| operator.post(&path, &json!({ "amount": amount, "reason": "x" }));
+    let refused = grant(4_700_000_000).expect(409).await;
+    assert!(refused.text.contains("that payments might not fit"), "{}", refused.text);
+    grant(4_600_000_000).expect(201).await;
+    grant(100_000_000).expect(409).await;
+    user.pay("100000").await;
+    assert_eq!(user.folded().await, 4_600_100_000_000_000_000);
+}
+
+async fn what_an_operator_takes_is_never_what_runs_or_is_not_there(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.payments.grant_max = "9223372036".into();
+        settings.payments.grants_per_day_max = "9223372036".into();
+    })
+    .await;
     let operator = operator(&server, &database).await;
     let user = server.user("somebody").await;
     user.pay("1.00").await;
@@ -257,10 +391,54 @@ async fn everything_that_matters_is_in_the_audit_log(database: Database) {
     // An operator reads all of it, or one user's; a user reads no other's.
     let path = format!("/api/admin/audit-log?user_id={}", user.id);
     assert_eq!(acts(&operator, &path).await, acts_seen);
-    let all = acts(&operator, "/api/admin/audit-log").await;
-    assert_eq!(all.len(), acts_seen.len() + 2);
+    let mut all = acts(&operator, "/api/admin/audit-log").await;
+    all.retain(|act| act["action"] != "user.read");
+    assert_eq!(all.len(), acts_seen.len() + 3);
     user.get("/api/admin/audit-log").expect(403).await;
     operator.get("/api/admin/audit-log?user_id=somebody").expect(400).await;
+}
+
+async fn what_operators_read_is_in_the_audit_log(database: Database) {
+    let server = Server::start(&database).await;
+    let operator = operator(&server, &database).await;
+    let (user, other) = (server.user("somebody").await, server.user("other").await);
+    let read_of = async |of: &User<'_>| -> Vec<Value> {
+        let mut read = acts(of, "/api/auth/audit-log").await;
+        read.retain(|act| act["action"] == "user.read");
+        for act in &read {
+            assert_eq!((&act["actor"], &act["user_id"]), (&json!("operator"), &json!(of.id)));
+            assert_eq!(act["actor_id"], operator.id.as_str());
+            assert_eq!(act["address"], "127.0.0.1");
+            assert_eq!(act["at"], "2024-01-15T12:00:00.000000Z");
+        }
+        read.into_iter().map(|act| act["detail"].clone()).collect()
+    };
+    operator.get(&format!("/api/admin/users/{}", user.id)).expect(200).await;
+    assert_eq!(read_of(&user).await, ["user, accounts and API keys"]);
+    operator.get("/api/admin/users?search=other").expect(200).await;
+    operator.get("/api/admin/users?search=nobody").expect(200).await;
+    assert_eq!(read_of(&other).await, ["in a list of users"]);
+    // A whole list is of everybody in it, but for the operator.
+    operator.get("/api/admin/users").expect(200).await;
+    operator.get(&format!("/api/admin/audit-log?user_id={}", other.id)).expect(200).await;
+    assert_eq!(read_of(&user).await, ["user, accounts and API keys", "in a list of users"]);
+    let of_other = ["in a list of users", "in a list of users", "audit log"];
+    assert_eq!(read_of(&other).await, of_other);
+    assert!(read_of(&operator).await.is_empty());
+    // One who reads everything has it on record, and nobody else's page fills with it.
+    operator.get("/api/admin/audit-log").expect(200).await;
+    let absent = "user-00000000-0000-0000-0000-000000000007";
+    operator.get(&format!("/api/admin/users/{absent}")).expect(404).await;
+    operator.get(&format!("/api/admin/audit-log?user_id={absent}")).expect(200).await;
+    let own = acts(&operator, "/api/auth/audit-log").await.pop().unwrap();
+    assert_eq!(
+        (&own["action"], &own["detail"]),
+        (&json!("user.read"), &json!("audit log of all users"))
+    );
+    assert_eq!(read_of(&other).await, of_other);
+    // Nobody else reads, and nobody else is recorded.
+    user.get(&format!("/api/admin/users/{}", other.id)).expect(403).await;
+    assert_eq!(read_of(&other).await, of_other);
 }
 
 async fn the_audit_log_cannot_be_changed(database: Database) {

@@ -132,7 +132,7 @@ async fn what_a_proof_has_ended_stays_so_after_a_restart(database: Database) {
 }
 
 /// A user whose address is proved.
-pub async fn proved<'s>(
+pub(crate) async fn proved<'s>(
     server: &'s Server,
     database: &Database,
     name: &str,

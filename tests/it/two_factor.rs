@@ -1,9 +1,8 @@
 //! Two-factor authentication.
 
 use serde_json::{Value, json};
-use totp_rs::{Builder, Secret};
 
-use crate::support::{Database, NOON, PASSWORD, Server, User, on_both};
+use crate::support::{Database, NOON, PASSWORD, Server, User, on_both, totp_code};
 
 on_both!(
     a_second_factor_is_set_up_used_and_switched_off,
@@ -18,10 +17,7 @@ on_both!(
 
 /// The code of a secret, so many seconds after noon.
 fn code(secret: &str, seconds: i64) -> String {
-    let secret = Secret::try_from_base32(secret).unwrap();
-    let builder = Builder::new().with_secret(secret).with_account_name("a");
-    let now = u64::try_from(NOON / 1_000_000 + seconds).unwrap();
-    builder.build().unwrap().generate(now).to_string()
+    totp_code(secret, NOON / 1_000_000 + seconds)
 }
 
 /// Switches it on; the secret, and the recovery codes.
@@ -154,7 +150,7 @@ async fn what_is_stored_of_a_second_factor_is_sealed(database: Database) {
     let server = Server::start(&database).await;
     let user = server.user("someone").await;
     let (secret, codes) = enable(&user, 0).await;
-    let bytes = Secret::try_from_base32(&secret).unwrap().as_bytes().to_vec();
+    let bytes = totp_rs::Secret::try_from_base32(&secret).unwrap().as_bytes().to_vec();
     let column = |name: &str, table: &str| {
         if database.is_postgres() {
             format!("SELECT encode({name}, 'hex') FROM {table} WHERE {name} IS NOT NULL")

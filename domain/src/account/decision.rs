@@ -94,6 +94,10 @@ pub struct TooManyKeys;
 /// Makes the answer that is recorded with the end of a charge.
 pub type RecordAnswer = Box<dyn FnOnce(&Settled) -> RecordedAnswer + Send>;
 
+/// No grant raises a balance above this: half of what an account can hold. Payments have the other
+/// half for themselves, so one that was paid can always be credited.
+pub const GRANTED_BALANCE_MAX: Credits = Credits::from_nanos(i64::MAX / 2);
+
 /// What an operator does to a balance. Amounts are positive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Adjustment {

@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use crate::batch::{Change, NewKey, NewPayment, RecordedAnswer, Write};
 use crate::environment::AccountStatus;
+use crate::erasure::{Erasure, NotErasable};
 use crate::event::{self, EventKind, LimitWindow};
 use crate::hold::HoldChange;
 use crate::ids::{AccountId, ChargeId, KeyId, PaymentId};
@@ -39,7 +40,8 @@ mod stored;
 
 pub use charge::{Charge, ChargeTerms, Decline, NotOpen, Outcome, Price, PriceBounds, Settled};
 pub use decision::{
-    Adjustment, ChargeQuote, Decision, Extension, RecordAnswer, Snapshot, TooManyKeys,
+    Adjustment, ChargeQuote, Decision, Extension, GRANTED_BALANCE_MAX, RecordAnswer, Snapshot,
+    TooManyKeys,
 };
 pub use flags::{AccountFlags, InFlight};
 pub use key::{KeyChange, KeyState, NoSuchKey};
@@ -312,9 +314,7 @@ impl Account {
     ) -> Result<Decision<Credits>, Decline> {
         self.confirm();
         let entry = match adjustment {
-            Adjustment::Grant(amount) => {
-                self.state.top_up(EntryKind::Grant, reference, amount, now)
-            }
+            Adjustment::Grant(amount) => self.state.grant(reference, amount, now),
             Adjustment::Take(amount) => {
                 self.state.take(EntryKind::Deduction, reference, amount, now)
             }
@@ -361,6 +361,21 @@ impl Account {
         self.state.set_status(status);
         let change = Some(Change::AccountStatus(self.state.id(), status));
         Decision::awaited((), Some(Write { change, ..self.write() }))
+    }
+
+    /// Erases its user: takes the balance that they give up, revokes every key, and suspends the
+    /// account. Decides what was given up. The write is one transaction, so the user is erased
+    /// completely or not at all.
+    pub fn erase(
+        &mut self,
+        erasure: Erasure,
+        gives_up: bool,
+        now: Timestamp,
+    ) -> Result<Decision<Credits>, NotErasable> {
+        self.confirm();
+        let (entry, given_up) = self.state.close(erasure.user.0, gives_up, now)?;
+        let change = Some(Change::UserErased(Box::new(erasure)));
+        Ok(Decision::awaited(given_up, Some(Write { entry, change, ..self.write() })))
     }
 
     /// The state of the account and of one of its keys at `now`.

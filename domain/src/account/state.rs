@@ -13,10 +13,12 @@ use std::collections::{BTreeMap, VecDeque};
 use uuid::Uuid;
 
 use super::charge::Decline;
+use super::decision::GRANTED_BALANCE_MAX;
 use super::key::{KeyChange, KeyState, NoSuchKey};
 use super::open_charge::{OpenCharge, Stake};
 use super::stored::{LoadedAccount, StoredAccount};
 use crate::environment::{AccountStatus, Environment};
+use crate::erasure::NotErasable;
 use crate::hold::Hold;
 use crate::ids::{AccountId, ChargeId, KeyId};
 use crate::ledger::{EntryKind, LedgerEntry, Link};
@@ -116,6 +118,23 @@ impl State {
         self.credit(kind, reference, amount, now)
     }
 
+    /// Adds credits without a payment to an open account, up to [`GRANTED_BALANCE_MAX`].
+    pub(super) fn grant(
+        &mut self,
+        reference: Uuid,
+        amount: Credits,
+        now: Timestamp,
+    ) -> Result<LedgerEntry, Decline> {
+        if self.status != AccountStatus::Open {
+            return Err(Decline::AccountSuspended);
+        }
+        let balance = self.balance.checked_add(amount);
+        if balance.is_none_or(|balance| balance > GRANTED_BALANCE_MAX) {
+            return Err(Decline::AmountTooLarge);
+        }
+        self.credit(EntryKind::Grant, reference, amount, now)
+    }
+
     /// Adds credits, even to a suspended account, because the provider already has the money.
     pub(super) fn credit(
         &mut self,
@@ -160,6 +179,31 @@ impl State {
         let day = now.day();
         let taken = negated(amount);
         Ok(self.entry(kind, taken, reference, None, day, day.month(), now))
+    }
+
+    /// Ends the account for good, if nothing runs: takes the balance if its owner gives it up,
+    /// revokes every key, and suspends the account.
+    pub(super) fn close(
+        &mut self,
+        reference: Uuid,
+        gives_up: bool,
+        now: Timestamp,
+    ) -> Result<(Option<LedgerEntry>, Credits), NotErasable> {
+        let balance = self.balance;
+        if !self.open.is_empty() || self.available() != balance {
+            return Err(NotErasable::Busy);
+        }
+        let entry = match balance {
+            Credits::ZERO => None,
+            _ if !gives_up => return Err(NotErasable::Balance(balance)),
+            _ => {
+                let taken = self.take(EntryKind::Deduction, reference, balance, now);
+                Some(taken.map_err(|_| NotErasable::Busy)?)
+            }
+        };
+        self.keys.iter_mut().for_each(|key| key.is_revoked = true);
+        self.set_status(AccountStatus::Suspended);
+        Ok((entry, balance))
     }
 
     /// Makes the credits spendable that entries up to number `durable_seq` returned.

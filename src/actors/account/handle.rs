@@ -10,9 +10,9 @@ use domain::account::InFlight;
 use domain::account::{ChargeQuote, Extension, RecordAnswer, Snapshot, TooManyKeys};
 use domain::account::{ChargeTerms, NoSuchKey};
 use domain::{
-    AccountStatus, Act, Adjustment, Charge, ChargeId, Credits, Decline, KeyChange, KeyId, KeyState,
-    NewKey, NewPayment, Outcome, PaymentId, RecordedAnswer, Reversal, ReversalStep, Settled,
-    UsageRecord,
+    AccountStatus, Act, Adjustment, Charge, ChargeId, Credits, Decline, Erasure, KeyChange, KeyId,
+    KeyState, NewKey, NewPayment, NotErasable, Outcome, PaymentId, RecordedAnswer, Reversal,
+    ReversalStep, Settled, UsageRecord,
 };
 
 type Asked<T, E> = Result<Receipt<T>, AccountError<E>>;
@@ -210,6 +210,21 @@ impl AccountHandle {
         self.ask(move |turn| {
             let decided = turn.owner.set_status(status);
             turn.receipt_of(Ok(decided), act)
+        })
+        .await
+    }
+
+    /// Erases the account's user. Answers the balance that was given up.
+    pub async fn erase(
+        &self,
+        erasure: Erasure,
+        gives_up: bool,
+        act: impl FnOnce(Credits) -> Act + Send + 'static,
+    ) -> Asked<Credits, NotErasable> {
+        self.ask(move |turn| {
+            let decided = turn.owner.erase(erasure, gives_up, turn.now);
+            let act = decided.as_ref().ok().map(|decision| act(decision.decided));
+            turn.receipt_of(decided, act)
         })
         .await
     }

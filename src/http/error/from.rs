@@ -7,12 +7,13 @@ use crate::admin::AdminError;
 use crate::auth::password::{LENGTH_MAX, PasswordError};
 use crate::auth::throttle::TooManyAttempts;
 use crate::auth::users::UsersError;
+use crate::erasure::ErasureError;
 use crate::keys::KeysError;
 use crate::payments::PaymentsError;
 use crate::reports::ReportsError;
 use crate::store::StoreError;
 use crate::webhooks::WebhooksError;
-use domain::Refusal;
+use domain::{NotErasable, Refusal};
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
@@ -62,8 +63,12 @@ impl From<UsersError> for ApiError {
             UsersError::InvalidEmailToken => ApiError::InvalidEmailToken,
             UsersError::Unconfirmed => ApiError::NotConfirmed,
             UsersError::Unverified => ApiError::EmailNotVerified,
+            UsersError::OperatorWithoutSecondFactor => ApiError::SecondFactorRequired,
             UsersError::InvalidChallenge => ApiError::InvalidChallenge,
             UsersError::WrongCode => ApiError::WrongCode,
+            UsersError::CodeMissing => {
+                ApiError::field("code", "is needed, since two-factor authentication is on")
+            }
             UsersError::HasSecondFactor => {
                 ApiError::Conflict("Two-factor authentication is already on".into())
             }
@@ -130,14 +135,57 @@ impl From<AdminError> for ApiError {
                 format!("The account has ${available} available; no more can be taken.").into(),
             ),
             AdminError::Amount { available: None } => ApiError::Conflict(
-                "The balance would exceed the most that an account can hold.".into(),
+                "The balance would come so near to the most that an account can hold that payments might not fit."
+                    .into(),
             ),
+            AdminError::GrantTooLarge { max } => {
+                ApiError::field("amount", format!("must be at most {max}, the largest grant"))
+            }
+            AdminError::DaysGrants { max, granted } => ApiError::Conflict(
+                format!(
+                    "You have granted ${granted} today, and at most ${max} may be granted in a day. Please grant \
+                     less, or wait for the next day (UTC)."
+                )
+                .into(),
+            ),
+            AdminError::Erased => ApiError::Conflict("The user has erased the account.".into()),
             AdminError::AccountClosed => {
                 ApiError::Conflict("The account is suspended; resume it first.".into())
             }
             AdminError::Repeat(error) => Refusal::from(error).into(),
             AdminError::Store(error) => error.into(),
             AdminError::Account(error) => error.into(),
+        }
+    }
+}
+
+impl From<ErasureError> for ApiError {
+    fn from(error: ErasureError) -> Self {
+        let conflict = |text: &'static str| ApiError::Conflict(text.into());
+        match error {
+            ErasureError::Operator => conflict(
+                "Operators cannot erase their account. Please have somebody make you an ordinary user first.",
+            ),
+            ErasureError::PaymentOpen => conflict(
+                "A payment is on its way. Please wait until GET /api/payments/payments shows none that is created or \
+                 confirming.",
+            ),
+            ErasureError::Changed => {
+                conflict("The account was changed at the same time. Please try again in a minute.")
+            }
+            ErasureError::NotErasable(NotErasable::Busy) => conflict(
+                "Calls of the account are running, or credits are on their way. Please try again when they have ended.",
+            ),
+            ErasureError::NotErasable(NotErasable::Balance(balance)) => ApiError::Conflict(
+                format!(
+                    "The account has ${balance}. Please spend it first, or give it up: send \"give_up_balance\": true."
+                )
+                .into(),
+            ),
+            ErasureError::Users(error) => error.into(),
+            ErasureError::Payments(error) => error.into(),
+            ErasureError::Store(error) => error.into(),
+            ErasureError::Account(error) => error.into(),
         }
     }
 }

@@ -84,6 +84,9 @@ pub enum ApiError {
     /// The address must be verified first.
     #[error("the email address is not verified")]
     EmailNotVerified,
+    /// An operator must set up a second factor first.
+    #[error("an operator without a second factor")]
+    SecondFactorRequired,
     /// No challenge of a login.
     #[error("invalid challenge")]
     InvalidChallenge,

@@ -129,6 +129,12 @@ impl ApiError {
                 "Please verify your email address first. POST /api/auth/resend-verification sends the message \
                  again.",
             ),
+            ApiError::SecondFactorRequired => texts(
+                StatusCode::FORBIDDEN,
+                "Second factor required",
+                "Operators need two-factor authentication. Please set it up first: POST /api/auth/2fa/enroll, then \
+                 POST /api/auth/2fa/confirm.",
+            ),
             ApiError::InvalidChallenge => texts(
                 StatusCode::UNAUTHORIZED,
                 "Invalid challenge",

@@ -197,6 +197,12 @@ impl Stripe {
         Ok(true)
     }
 
+    /// Deletes a customer, with the address and the payment methods that Stripe has.
+    pub async fn delete_customer(&self, customer: &str) -> Result<(), ProviderError> {
+        let path = format!("/v1/customers/{}", escaped(customer));
+        done(self.send(Method::DELETE, &path, &[], None).await?).map(drop)
+    }
+
     /// A page on which a customer saves a payment method without paying. `once` names the request.
     pub async fn setup_url(&self, customer: &str, once: &str) -> Result<String, ProviderError> {
         let form = [

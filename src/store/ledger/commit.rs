@@ -15,7 +15,7 @@ use super::rows::write_rows;
 use super::{holds, rollups};
 use crate::store::error::{CommitError, StoreError};
 use crate::store::sql::{begin_write, is_postgres};
-use crate::store::{Store, answers, audit_log, keys, outbox, payments};
+use crate::store::{Store, answers, audit_log, keys, outbox, payments, users};
 use domain::writer::{Lane, Target};
 use domain::{Batch, Change, Credits, KeyId, Lease, Timestamp, UsageRecord};
 
@@ -233,6 +233,7 @@ pub(super) async fn write_change(
                 .exec(transaction)
                 .await?;
         }
+        Change::UserErased(erasure) => users::erase(transaction, erasure).await?,
         Change::PaymentConfirmed(payment) => {
             payments::insert_confirmed(transaction, payment).await?;
         }

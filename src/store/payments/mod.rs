@@ -283,14 +283,22 @@ impl PaymentStore {
     }
 }
 
-/// May this payment begin? The account must be open. An automatic top-up must also be due by its
-/// rule.
+/// May this payment begin? The account must be open, and its user not about to be erased. An
+/// automatic top-up must also be due by its rule.
 async fn may_open(
     transaction: &impl ConnectionTrait,
     payment: &OpenPayment,
 ) -> Result<bool, StoreError> {
     const OPEN: &str = "SELECT id FROM account WHERE id = $1 AND status = 1";
+    // An erasure locks the user's row first, and then looks for payments.
+    const PRESENT: &str = "SELECT id FROM users
+        WHERE id = (SELECT user_id FROM account WHERE id = $1) AND erasing_at IS NULL";
     let OpenPayment { account, amount, method, at, .. } = payment;
+    let lock = if is_postgres(transaction) { " FOR SHARE" } else { "" };
+    let present = format!("{PRESENT}{lock}");
+    if query(transaction, &present, vec![account.0.into()]).await?.is_empty() {
+        return Ok(false);
+    }
     if query(transaction, OPEN, vec![account.0.into()]).await?.is_empty() {
         return Ok(false);
     }

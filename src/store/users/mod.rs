@@ -21,17 +21,23 @@ use domain::{
 use entity::{account, user};
 
 mod email_tokens;
+mod erasure;
+mod grants;
 mod proof;
 mod record;
 mod sessions;
 mod two_factor;
 
+pub use erasure::ErasureBegun;
+pub(in crate::store) use erasure::erase;
+pub use grants::DaysGrant;
 pub use proof::{Ended, EndedKey, Proved};
 pub use record::{
-    NewSession, NewUser, Role, SecondFactor, SessionSpan, TokenDigest, TokenPurpose, User, folded, skeleton,
+    NewSession, NewUser, Role, SecondFactor, SessionSpan, TokenDigest, TokenPurpose, User, folded,
+    skeleton,
 };
 pub use sessions::{Refreshed, SessionListing};
-pub use two_factor::CodeDigest;
+pub use two_factor::{CodeDigest, NewSecondFactor};
 
 use record::{delete_unused_email_tokens, end_sessions, insert_session};
 
@@ -81,6 +87,8 @@ impl UserStore {
                     totp_secret: Set(None),
                     totp_enabled_at: Set(None),
                     totp_step: Set(0),
+                    erasing_at: Set(None),
+                    erased_at: Set(None),
                 };
                 let user = user::Entity::insert(row)
                     .exec_with_returning(&transaction)
@@ -103,13 +111,14 @@ impl UserStore {
             .await
     }
 
-    /// The user with this email, ignoring case.
+    /// The user with this email, ignoring case. One who is erased has none.
     pub async fn find_by_email(&self, email: &str) -> Result<Option<User>, StoreError> {
         let email = folded(email);
         self.database
             .run(move |database| async move {
                 let row = user::Entity::find()
                     .filter(user::Column::EmailFolded.eq(email))
+                    .filter(user::Column::ErasedAt.is_null())
                     .one(&database.read)
                     .await?;
                 Ok(row.map(User::from))

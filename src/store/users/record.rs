@@ -81,6 +81,8 @@ pub struct User {
     pub created_at: Timestamp,
     /// Their second factor, enabled or pending.
     pub second_factor: Option<SecondFactor>,
+    /// Have they erased their account?
+    pub is_erased: bool,
 }
 
 impl User {
@@ -112,6 +114,7 @@ impl From<user::Model> for User {
             second_factor: row
                 .totp_secret
                 .map(|sealed| SecondFactor { sealed, is_enabled: row.totp_enabled_at.is_some() }),
+            is_erased: row.erased_at.is_some(),
         }
     }
 }

@@ -6,13 +6,24 @@ use sea_orm::{
 };
 
 use super::UserStore;
+use super::record::end_sessions;
 use crate::store::sql::begin_write;
 use crate::store::{StoreError, audit_log};
-use domain::{Act, UserId};
-use entity::{recovery_code, user};
+use domain::{Act, SessionId, UserId};
+use entity::{recovery_code, session, user};
 
 /// The digest of a recovery code.
 pub type CodeDigest = [u8; 32];
+
+/// A second factor that its owner has proved by a code.
+pub struct NewSecondFactor {
+    /// The encrypted secret.
+    pub sealed: Vec<u8>,
+    /// The time step of the code.
+    pub step: i64,
+    /// The recovery codes.
+    pub codes: Vec<CodeDigest>,
+}
 
 impl UserStore {
     /// Stores the secret of a pending second factor; false if one is already enabled.
@@ -34,18 +45,18 @@ impl UserStore {
             .await
     }
 
-    /// Enables a pending second factor, if its secret is still `sealed`. Marks the time step of the
-    /// code as used, and inserts the recovery codes. Returns false if the factor was enabled or
-    /// replaced in the meantime.
+    /// Enables a pending second factor, if its secret is still the one in `factor`. Marks the time
+    /// step of the code as used, inserts the recovery codes, and ends every session of the user but
+    /// `kept`. Returns false if the factor was enabled or replaced in the meantime.
     pub async fn enable_second_factor(
         &self,
         id: UserId,
-        sealed: Vec<u8>,
-        step: i64,
-        codes: Vec<CodeDigest>,
+        kept: SessionId,
+        factor: NewSecondFactor,
         act: Act,
     ) -> Result<bool, StoreError> {
         use user::Column::{Id, TotpEnabledAt, TotpSecret, TotpStep};
+        let NewSecondFactor { sealed, step, codes } = factor;
         self.database
             .run_write(move |database| async move {
                 let transaction = begin_write(&database.write).await?;
@@ -60,6 +71,8 @@ impl UserStore {
                     return Ok(false);
                 }
                 replace_codes(&transaction, id, &codes).await?;
+                let others = session::Column::UserId.eq(id.0).and(session::Column::Id.ne(kept.0));
+                end_sessions(&transaction, others, act.at).await?;
                 audit_log::insert(&transaction, &act).await?;
                 transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
                 Ok(true)

@@ -190,10 +190,29 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Registers an operator, who has a second factor.
+    pub async fn operator(&self, database: &Database, name: &str) -> User<'_> {
+        let operator = self.user(name).await;
+        let promote = format!("UPDATE users SET role = 2 WHERE username = '{name}'");
+        database.execute(&promote).await.unwrap();
+        operator.set_up_second_factor().await;
+        operator
+    }
+}
+
 impl Drop for Server {
     fn drop(&mut self) {
         self.shut_down();
     }
+}
+
+/// The code of a second factor at this time, in Unix seconds.
+#[must_use]
+pub fn totp_code(secret: &str, seconds: i64) -> String {
+    let secret = totp_rs::Secret::try_from_base32(secret).unwrap();
+    let builder = totp_rs::Builder::new().with_secret(secret).with_account_name("a");
+    builder.build().unwrap().generate(u64::try_from(seconds).unwrap()).to_string()
 }
 
 /// A user with a session.
@@ -223,6 +242,16 @@ impl User<'_> {
 
     pub fn delete(&self, path: &str) -> Request {
         self.server.request(Method::DELETE, path).bearer(&self.token)
+    }
+
+    /// Switches two-factor authentication on. Returns its secret.
+    pub async fn set_up_second_factor(&self) -> String {
+        let password = json!({ "password": PASSWORD });
+        let enrolment = self.post("/api/auth/2fa/enroll", &password).expect(200).await.body;
+        let secret = enrolment["secret"].as_str().unwrap().to_owned();
+        let code = json!({ "code": totp_code(&secret, self.server.seconds()) });
+        self.post("/api/auth/2fa/confirm", &code).expect(200).await;
+        secret
     }
 
     pub async fn pay(&self, amount: &str) {

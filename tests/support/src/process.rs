@@ -127,6 +127,18 @@ impl Process {
         (answer.status().as_u16(), answer.json().await.unwrap_or(Value::Null))
     }
 
+    /// Switches two-factor authentication on for the user of a session.
+    pub async fn set_up_second_factor(&self, token: &str) {
+        let password = json!({ "password": PASSWORD });
+        let (status, enrolment) = self.call("POST", "/api/auth/2fa/enroll", token, &password).await;
+        assert_eq!(status, 200, "{enrolment}");
+        let now = polysystems::clock::Clock::System.now().seconds();
+        let code = crate::totp_code(enrolment["secret"].as_str().unwrap(), now);
+        let code = json!({ "code": code });
+        let (status, answer) = self.call("POST", "/api/auth/2fa/confirm", token, &code).await;
+        assert_eq!(status, 200, "{answer}");
+    }
+
     /// Creates a user with credits and an API key.
     pub async fn customer(&self, name: &str, amount: u32) -> Customer {
         let email = format!("{name}@example.com");

@@ -23,6 +23,7 @@ struct State {
     disputes: Vec<Value>,
     methods: Vec<Value>,
     published: Vec<Value>,
+    deleted: Vec<String>,
     /// Answers by idempotency key, which Stripe also stores.
     answers: BTreeMap<String, (u16, Value)>,
     count: u64,
@@ -147,6 +148,11 @@ impl Stripe {
         });
     }
 
+    /// The customers that were deleted, and how many saved methods there are.
+    pub fn deleted(&self) -> (Vec<String>, usize) {
+        self.state(|state| (state.deleted.clone(), state.methods.len()))
+    }
+
     pub fn intents(&self) -> usize {
         self.state(|state| state.intents.len())
     }
@@ -236,6 +242,10 @@ async fn answer(request: HttpRequest, body: Bytes, shared: Data<Shared>) -> Http
             state.answers.insert(key, made.clone());
             made
         }
+    } else if request.method() == Method::DELETE {
+        let id = request.path().trim_start_matches("/v1/customers/").to_owned();
+        state.deleted.push(id.clone());
+        (200, json!({ "id": id, "object": "customer", "deleted": true }))
     } else {
         get(state, request.path(), &fields)
     };

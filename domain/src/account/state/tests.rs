@@ -214,6 +214,47 @@ fn credits_that_do_not_fit_are_refused() {
     assert_eq!((account.balance(), account.seq()), (cents(10), 5));
 }
 
+#[test]
+fn an_account_is_closed_once_nothing_runs_and_nothing_is_on_it() {
+    let mut account = account(cents(10), SpendingLimits::default());
+    let charge = hold(1, cents(1), cents(6));
+    account.charge(&charge, NOON).unwrap();
+    assert_eq!(account.close(Uuid::nil(), true, NOON), Err(NotErasable::Busy));
+    account.settle(charge.id, Outcome::Delivered { cost: cents(2) }, NOON).unwrap();
+    account.confirm(i64::MAX);
+    let refused = account.close(Uuid::nil(), false, NOON);
+    assert_eq!(refused, Err(NotErasable::Balance(cents(8))));
+    assert_eq!(account.status(), AccountStatus::Open);
+    // What is not durable yet could be undone.
+    account.top_up(EntryKind::TopUp, Uuid::nil(), cents(1), NOON).unwrap();
+    assert_eq!(account.close(Uuid::nil(), true, NOON), Err(NotErasable::Busy));
+    account.confirm(i64::MAX);
+    let (entry, given_up) = account.close(Uuid::nil(), true, NOON).unwrap();
+    assert_eq!((entry.unwrap().amount, given_up), (negated(cents(9)), cents(9)));
+    assert_eq!((account.balance(), account.status()), (Credits::ZERO, AccountStatus::Suspended));
+    assert!(account.keys().iter().all(|key| key.is_revoked));
+    assert_eq!(account.charge(&fixed(2, cents(1)), NOON).err(), Some(Decline::AccountSuspended));
+    // Nothing is left to take.
+    assert_eq!(account.close(Uuid::nil(), false, NOON).unwrap(), (None, Credits::ZERO));
+}
+
+#[test]
+fn what_is_granted_leaves_room_for_payments() {
+    let mut account = account(Credits::ZERO, SpendingLimits::default());
+    let most = GRANTED_BALANCE_MAX;
+    let above = most.checked_add(Credits::from_nanos(1)).unwrap();
+    for (amount, decline) in
+        [(above, Decline::AmountTooLarge), (Credits::ZERO, Decline::AmountNotPositive)]
+    {
+        assert_eq!(account.grant(Uuid::nil(), amount, NOON), Err(decline));
+    }
+    account.grant(Uuid::nil(), most, NOON).unwrap();
+    assert_eq!(account.grant(Uuid::nil(), cents(1), NOON), Err(Decline::AmountTooLarge));
+    account.credit(EntryKind::TopUp, Uuid::nil(), most, NOON).unwrap();
+    account.set_status(AccountStatus::Suspended);
+    assert_eq!(account.grant(Uuid::nil(), cents(1), NOON), Err(Decline::AccountSuspended));
+}
+
 fn stream(id: u128, start: i64, first: i64, most: i64) -> Charge {
     let (start, first, most) = (cents(start), cents(first), cents(most));
     let bounds = PriceBounds { least: cents(1), start, first, most };
