@@ -145,7 +145,7 @@ async fn everything(database: &Database) -> String {
     let mut all = String::new();
     for (table, columns) in [
         ("users", "email || ' ' || email_folded || ' ' || username || ' ' || username_folded"),
-        ("users", "COALESCE(tier, '') || ' ' || password_hash"),
+        ("users", "username_skeleton || ' ' || COALESCE(tier, '') || ' ' || password_hash"),
         ("session", "address || ' ' || agent"),
         ("api_key", "name"),
         ("webhook_endpoint", "url || ' ' || description"),
