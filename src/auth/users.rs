@@ -333,9 +333,9 @@ impl Users {
         self.throttle.try_account(of, device.address)?;
         let nobody = UserId(Uuid::nil());
         let user = user.unwrap_or(nobody);
-        let been_at = self.store.list_places(user, self.clock.now()).await?;
+        let been_at = self.store.list_addresses(user, self.clock.now()).await?;
         let here = network(device.address);
-        let is_known = been_at.iter().any(|(address, _)| {
+        let is_known = been_at.iter().any(|address| {
             address.parse::<IpAddr>().is_ok_and(|address| network(address) == here)
         });
         if !is_known {

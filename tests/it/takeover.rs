@@ -13,6 +13,7 @@ on_both!(
     a_reset_of_a_proved_address_names_what_remains,
     letters_tell_of_what_a_thief_would_do,
     a_login_from_a_new_place_is_told,
+    what_logins_leave_behind_is_bounded,
     a_setting_demands_a_proof_before_webhooks_and_second_factors,
     what_a_proof_has_ended_stays_so_after_a_restart,
 );
@@ -260,4 +261,27 @@ async fn a_login_from_a_new_place_is_told(database: Database) {
     server.advance(30 * 86_400);
     log_in("2001:db8:1:4::1", "curl/8.5.0").await;
     letters_of(&database, 5).await;
+}
+
+/// The user agent is the caller's, so each login may leave another place.
+async fn what_logins_leave_behind_is_bounded(database: Database) {
+    let server = Server::start(&database).await;
+    server.user("someone").await;
+    let id = if database.is_postgres() { "gen_random_uuid()" } else { "randomblob(16)" };
+    let many = format!(
+        "INSERT INTO session (id, user_id, created_at, confirmed_at, last_used_at, expires_at,
+            ended_at, address, agent)
+        WITH RECURSIVE numbers(number) AS
+            (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < 600)
+        SELECT {id}, user_id, created_at, confirmed_at, last_used_at - number, expires_at,
+            created_at, '192.0.2.1', 'agent ' || number
+        FROM numbers CROSS JOIN (SELECT * FROM session LIMIT 1) AS one"
+    );
+    database.execute(&many).await.unwrap();
+    let again = server.log_in_again("someone").await;
+    let left = "SELECT CAST(COUNT(*) AS TEXT) FROM session";
+    assert_eq!(database.query(left).await, "202", "two that go on, and 200 that have ended");
+    again.get("/api/auth/me").expect(200).await;
+    let sessions = again.get("/api/auth/sessions").expect(200).await.text;
+    assert_eq!(sessions.matches("\"id\"").count(), 2, "{sessions}");
 }

@@ -3,10 +3,11 @@
 use sea_orm::sea_query::Expr;
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait,
-    ExprTrait as _, QueryFilter, Statement, Value,
+    ExprTrait as _, QueryFilter, Value,
 };
 
 use crate::store::StoreError;
+use crate::store::connections::execute;
 use domain::{Credits, Origin, SessionId, Timestamp, UserId};
 use entity::{email_token, refresh_token, session, user};
 
@@ -172,6 +173,9 @@ impl TokenPurpose {
 /// The digest of a random token: SHA-256 of its text.
 pub type TokenDigest = [u8; 32];
 
+/// Ended sessions of a user that are kept, for the places that their logins came from.
+const ENDED_MAX: i64 = 200;
+
 /// How long sessions last, in microseconds.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionSpan {
@@ -210,7 +214,8 @@ pub struct NewSession {
     pub sessions_max: u64,
 }
 
-/// Inserts a session, and ends the oldest ones if its user has too many.
+/// Inserts a session, and ends the oldest ones if its user has too many. Deletes the oldest ended
+/// ones above [`ENDED_MAX`].
 pub(super) async fn insert_session(
     transaction: &DatabaseTransaction,
     new: &NewSession,
@@ -232,9 +237,14 @@ pub(super) async fn insert_session(
             SELECT id FROM session WHERE user_id = $2 AND ended_at IS NULL AND expires_at > $1
             ORDER BY last_used_at DESC, id LIMIT 1000000 OFFSET $3)";
     let most = i64::try_from(new.sessions_max).unwrap_or(i64::MAX);
-    let values: [Value; 3] = [new.at.micros().into(), new.user.0.into(), most.into()];
-    let backend = transaction.get_database_backend();
-    transaction.execute_raw(Statement::from_sql_and_values(backend, sql, values)).await?;
+    let values = vec![new.at.micros().into(), new.user.0.into(), most.into()];
+    execute(transaction, sql, values).await?;
+    // What each login reads of the user stays small, however often they log in.
+    let sql = "DELETE FROM session WHERE id IN (
+            SELECT id FROM session WHERE user_id = $2 AND (ended_at IS NOT NULL OR expires_at <= $1)
+            ORDER BY last_used_at DESC, id LIMIT 1000 OFFSET $3)";
+    let values = vec![new.at.micros().into(), new.user.0.into(), ENDED_MAX.into()];
+    execute(transaction, sql, values).await?;
     Ok(())
 }
 

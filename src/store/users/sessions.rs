@@ -3,7 +3,7 @@
 use sea_orm::sea_query::Expr;
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, ExprTrait as _, QueryFilter,
-    QueryOrder as _, QuerySelect as _, Select, Statement, Value,
+    QueryOrder as _, QueryResult, Select, Statement, Value,
 };
 use uuid::Uuid;
 
@@ -11,11 +11,14 @@ use super::UserStore;
 use super::record::{
     NewSession, SessionSpan, TokenDigest, User, end_sessions, insert_refresh_token, insert_session,
 };
-use crate::store::connections::{CHUNK, execute};
+use crate::store::connections::{CHUNK, execute, query};
 use crate::store::sql::begin_write;
 use crate::store::{StoreError, audit_log};
 use domain::{Act, ActKind, Actor, Origin, SessionId, Timestamp, UserId};
 use entity::{refresh_token, session, user};
+
+/// Most places of a user that a login is compared with.
+const PLACES_MAX: i64 = 100;
 
 /// A session that has not ended, as shown to its user.
 #[derive(Clone, Debug)]
@@ -257,26 +260,42 @@ impl UserStore {
             .await
     }
 
-    /// The client addresses and user agents of a user's sessions, including ended ones that are not
-    /// deleted yet.
+    /// The client addresses of a user's sessions, the last used ones, including ended sessions that
+    /// are not deleted yet.
+    pub async fn list_addresses(
+        &self,
+        id: UserId,
+        now: Timestamp,
+    ) -> Result<Vec<String>, StoreError> {
+        // An attempt at an account reads this before it is limited.
+        const SQL: &str = "SELECT address FROM session WHERE user_id = $1 AND expires_at > $2
+            GROUP BY address ORDER BY MAX(last_used_at) DESC LIMIT $3";
+        self.database
+            .run(move |database| async move {
+                let values = vec![id.0.into(), now.micros().into(), PLACES_MAX.into()];
+                let rows = query(&database.read, SQL, values).await?;
+                rows.iter().map(|row| Ok(row.try_get_by_index(0)?)).collect()
+            })
+            .await
+    }
+
+    /// The same with their user agents.
     pub async fn list_places(
         &self,
         id: UserId,
         now: Timestamp,
     ) -> Result<Vec<(String, String)>, StoreError> {
-        use session::Column::{Address, Agent, ExpiresAt, UserId as Of};
+        const SQL: &str = "SELECT address, agent FROM session
+            WHERE user_id = $1 AND expires_at > $2
+            GROUP BY address, agent ORDER BY MAX(last_used_at) DESC LIMIT $3";
         self.database
             .run(move |database| async move {
-                let found = session::Entity::find()
-                    .select_only()
-                    .columns([Address, Agent])
-                    .distinct()
-                    .filter(Of.eq(id.0))
-                    .filter(ExpiresAt.gt(now.micros()))
-                    .into_tuple()
-                    .all(&database.read)
-                    .await?;
-                Ok(found)
+                let values = vec![id.0.into(), now.micros().into(), PLACES_MAX.into()];
+                let rows = query(&database.read, SQL, values).await?;
+                let place = |row: &QueryResult| {
+                    Ok((row.try_get_by_index(0)?, row.try_get_by_index(1)?))
+                };
+                rows.iter().map(place).collect()
             })
             .await
     }
