@@ -4,6 +4,11 @@
 //! writer writes the whole erasure in the transaction of that decision. So a crash leaves all of it
 //! undone, or done. What was begun and not decided is taken back, by this process or at the next
 //! start.
+//!
+//! What cannot be had back comes last: only then Stripe deletes the user's cards. It is tried until
+//! Stripe has done it.
+
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -11,13 +16,16 @@ use crate::access::AccessError;
 use crate::actors::AccountError;
 use crate::auth::Users;
 use crate::auth::users::{CurrentSession, Device, UsersError};
-use crate::payments::{Payments, PaymentsError};
+use crate::payments::Payments;
 use crate::pipeline::Gateway;
 use crate::store::StoreError;
 use crate::store::accounts::UserAccounts;
 use crate::store::users::{ErasureBegun, Role, User};
 use domain::api_key::KeyDigest;
 use domain::{AccountStatus, ActKind, Actor, Credits, Erasure, NotErasable};
+
+/// How long somebody who is erased waits for Stripe. What is not done then is done later.
+const PROVIDER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a user was not erased.
 #[derive(Debug, thiserror::Error)]
@@ -37,9 +45,6 @@ pub enum ErasureError {
     /// It is not the user who asks.
     #[error(transparent)]
     Users(#[from] UsersError),
-    /// The provider of payments did not let go of the user.
-    #[error(transparent)]
-    Payments(#[from] PaymentsError),
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -101,13 +106,6 @@ async fn go_on(
     let gateway = &payments.gateway;
     let accounts = users.store.accounts_of(user.id).await?;
     let lease = gateway.account(accounts.live).await?;
-    // Asked before the provider lets go of what cannot be had back.
-    let looked = lease.look(None).await.map_err(AccessError::from)?;
-    let seen = gateway.recorded(looked, ()).await?;
-    if seen.balance > Credits::ZERO && !gives_up {
-        return Err(ErasureError::NotErasable(NotErasable::Balance(seen.balance)));
-    }
-    payments.forget_customer(user.id).await?;
     // A change of a key that is in the journal alone would be written after its end.
     gateway.tables_up_to_date().await?;
     let values = key_values(users, accounts).await?;
@@ -129,6 +127,14 @@ async fn go_on(
         tracing::error!(%error, user = %user.id, "an erased user is not forgotten everywhere before the next start");
     }
     users.tell_of_erasure(user);
+    let forgotten = payments.forget_customer(user.id);
+    match tokio::time::timeout(PROVIDER_PATIENCE, forgotten).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::warn!(%error, user = %user.id, "an erased user is not deleted at Stripe yet");
+        }
+        Err(_) => tracing::warn!(user = %user.id, "an erased user is not deleted at Stripe yet"),
+    }
     Ok(given_up)
 }
 

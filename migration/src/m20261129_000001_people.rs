@@ -45,6 +45,7 @@ fn up(_: &Dialect) -> Vec<String> {
         "CREATE UNIQUE INDEX users_username_skeleton ON users (username_skeleton)",
         // Operators list users in this order.
         "CREATE INDEX users_created_at ON users (created_at, id)",
+        "CREATE INDEX users_erased_at ON users (erased_at) WHERE erased_at IS NOT NULL",
         // `confirmed_at` is when its user last proved who they are, by the login or afterwards.
         "CREATE TABLE session (
             id {uuid} NOT NULL PRIMARY KEY,

@@ -28,6 +28,8 @@ const PAYMENTS_PERIOD: Duration = Duration::from_secs(2);
 const REVERSALS_PERIOD: Duration = Duration::from_hours(1);
 const REVERSALS_DAYS: i64 = 3;
 const REVERSALS_DAYS_AT_START: i64 = 29;
+/// How often Stripe is asked again to delete a user who is erased.
+const FORGET_CUSTOMERS_PERIOD: Duration = Duration::from_mins(10);
 /// Interval of the measurement of a synced write.
 const FSYNC_PERIOD: Duration = Duration::from_secs(15);
 /// Interval of the deletion of old usage records.
@@ -106,7 +108,7 @@ pub(super) async fn fenced(ledger: &LedgerHandle) {
 }
 
 /// Starts the payment jobs. Each is a separate task, so that none waits for another's provider.
-pub(super) fn start_payment_jobs(app: &Arc<App>) -> [JoinHandle<()>; 4] {
+pub(super) fn start_payment_jobs(app: &Arc<App>) -> [JoinHandle<()>; 5] {
     [
         actix::spawn(every(PAYMENTS_PERIOD, Arc::clone(app), async |app| {
             log_error(app.payments.check_due().await, "payments were not looked after");
@@ -116,6 +118,9 @@ pub(super) fn start_payment_jobs(app: &Arc<App>) -> [JoinHandle<()>; 4] {
         })),
         actix::spawn(every(PAYMENTS_PERIOD, Arc::clone(app), top_up_accounts)),
         actix::spawn(look_for_reversals(Arc::clone(app))),
+        actix::spawn(every(FORGET_CUSTOMERS_PERIOD, Arc::clone(app), async |app| {
+            log_error(app.payments.forget_customers().await, "erased users are not forgotten");
+        })),
     ]
 }
 

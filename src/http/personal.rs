@@ -151,7 +151,6 @@ pub(super) struct EraseAnswer {
     request_body = EraseBody, responses(
     (status = 200, description = "Erased", body = EraseAnswer),
     (status = 401, description = "No valid JWT, or the password or the code is wrong", body = ErrorBody),
-    (status = 402, description = "Stripe refused to let go of a saved payment method", body = ErrorBody),
     (status = 409, description = "There is money on the account that is not given up, a payment is on its \
         way, calls are running, or the user is an operator", body = ErrorBody),
     (status = 429, description = "Too many requests", body = ErrorBody),

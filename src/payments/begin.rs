@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::provider::{Provider as _, ProviderError};
+use super::provider::Provider as _;
 use super::stripe::{self, SavedMethod, Stripe, is_whole_cents};
 use super::x402::{self, SignedPayment};
 use super::{OpenPayment, Payment, Payments, PaymentsError, ProviderFacts};
@@ -152,7 +152,8 @@ impl Payments {
         if self.stripe.is_none() { Ok(Vec::new()) } else { self.methods(user).await }
     }
 
-    /// Has Stripe forget a user: lets go of every saved payment method, and deletes the customer.
+    /// Has Stripe forget a user who is erased: lets go of every saved payment method, and deletes
+    /// the customer. What fails is tried again by [`Payments::forget_customers`].
     pub async fn forget_customer(&self, user: UserId) -> Result<(), PaymentsError> {
         let Some(stripe) = &self.stripe else { return Ok(()) };
         let customer = self.store.find_customer(user, stripe::NAME).await?;
@@ -160,14 +161,21 @@ impl Payments {
         for method in stripe.methods(&customer).await? {
             stripe.detach(&customer, &method.id).await?;
         }
-        match stripe.delete_customer(&customer).await {
-            // Deleted before, or the key of the settings may not. Nothing can be charged any more.
-            Err(ProviderError::Refused(why)) => {
-                tracing::warn!(customer, why, "a customer was not deleted at Stripe");
-                Ok(())
-            }
-            deleted => Ok(deleted?),
+        stripe.delete_customer(&customer).await?;
+        Ok(self.store.delete_customer(user, stripe::NAME).await?)
+    }
+
+    /// The same for all who are erased.
+    pub async fn forget_customers(&self) -> Result<(), PaymentsError> {
+        if self.stripe.is_none() {
+            return Ok(());
         }
+        for (user, customer) in self.store.list_erased_customers(stripe::NAME).await? {
+            if let Err(error) = self.forget_customer(user).await {
+                tracing::warn!(customer, %error, "an erased user is not deleted at Stripe yet");
+            }
+        }
+        Ok(())
     }
 
     /// The URL at which a user saves a payment method without paying.

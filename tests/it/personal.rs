@@ -15,6 +15,7 @@ on_both!(
     an_address_is_free_again_and_its_next_owner_gets_nothing,
     an_erasure_needs_password_and_code,
     money_and_payments_hold_an_erasure_up,
+    stripe_forgets_the_erased_once_it_can,
     an_erasure_and_a_payment_at_once_do_not_both_happen,
     what_operators_see_of_the_erased,
     a_crash_erases_all_or_nothing,
@@ -330,16 +331,47 @@ async fn money_and_payments_hold_an_erasure_up(database: Database) {
     {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
-    // Stripe must let go of the cards first.
-    user.post("/api/payments/methods", &json!(null)).expect(201).await;
-    stripe.save_method("pm_good", "4242");
-    stripe.shared.is_down.store(true, std::sync::atomic::Ordering::SeqCst);
-    erase(&user, &give_up).expect(503).await;
-    user.get("/api/auth/me").expect(200).await;
-    user.pay("1.00").await;
-    stripe.shared.is_down.store(false, std::sync::atomic::Ordering::SeqCst);
+    // Nothing was asked of Stripe that cannot be had back.
+    assert_eq!(stripe.deleted(), (Vec::new(), 0));
     erase(&user, &give_up).expect(200).await;
     user.get("/api/auth/me").expect(401).await;
+    assert_eq!(stripe.deleted().0.len(), 1);
+    server.stop();
+    verify(&database);
+}
+
+/// What cannot be had back comes last, and is tried until it is done.
+async fn stripe_forgets_the_erased_once_it_can(database: Database) {
+    let stripe = Stripe::start();
+    let server = crate::stripe::start(&database, &stripe).await;
+    let user = server.user("someone").await;
+    user.post("/api/payments/methods", &json!(null)).expect(201).await;
+    stripe.save_method("pm_good", "4242");
+    let down = &stripe.shared.is_down;
+    down.store(true, std::sync::atomic::Ordering::SeqCst);
+    erase(&user, &json!({})).expect(200).await;
+    user.get("/api/auth/me").expect(401).await;
+    down.store(false, std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(stripe.deleted(), (Vec::new(), 1));
+    server.stop();
+    let server = crate::stripe::start(&database, &stripe).await;
+    let customers = "SELECT CAST(COUNT(*) AS TEXT) FROM customer";
+    for _ in 0..200 {
+        if database.query(customers).await == "0" {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    let (deleted, methods) = stripe.deleted();
+    assert_eq!((deleted.len(), methods), (1, 0));
+    assert_eq!(database.query(customers).await, "0");
+    // Who is gone at Stripe has no cards, and can be erased.
+    let other = server.user("other").await;
+    other.post("/api/payments/methods", &json!(null)).expect(201).await;
+    stripe.delete_customer(&database.query("SELECT provider_ref FROM customer").await);
+    assert_eq!(export(&other).await["payment_methods"], json!([]));
+    erase(&other, &json!({})).expect(200).await;
+    assert_eq!(database.query(customers).await, "0");
     server.stop();
     verify(&database);
 }

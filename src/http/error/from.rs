@@ -183,7 +183,6 @@ impl From<ErasureError> for ApiError {
                 .into(),
             ),
             ErasureError::Users(error) => error.into(),
-            ErasureError::Payments(error) => error.into(),
             ErasureError::Store(error) => error.into(),
             ErasureError::Account(error) => error.into(),
         }

@@ -179,10 +179,14 @@ impl Stripe {
         text(&customer, "id")
     }
 
-    /// The payment methods that a customer has saved.
+    /// The payment methods that a customer has saved; none if the customer is gone.
     pub async fn methods(&self, customer: &str) -> Result<Vec<SavedMethod>, ProviderError> {
         let path = format!("/v1/customers/{}/payment_methods", escaped(customer));
-        let list = self.get(&path, &[("limit", "100")]).await?;
+        let limit = [("limit".to_owned(), "100".to_owned())];
+        let list = match self.send(Method::GET, &path, &limit, None).await? {
+            Reply::Refused(error) if is_gone(&error) => return Ok(Vec::new()),
+            reply => done(reply)?,
+        };
         let methods = at(&list, "data").as_array().map(Vec::as_slice).unwrap_or_default();
         Ok(methods.iter().filter_map(saved_method).collect())
     }
@@ -197,10 +201,14 @@ impl Stripe {
         Ok(true)
     }
 
-    /// Deletes a customer, with the address and the payment methods that Stripe has.
+    /// Deletes a customer, with the address and the payment methods that Stripe has. One who is
+    /// gone is deleted.
     pub async fn delete_customer(&self, customer: &str) -> Result<(), ProviderError> {
         let path = format!("/v1/customers/{}", escaped(customer));
-        done(self.send(Method::DELETE, &path, &[], None).await?).map(drop)
+        match self.send(Method::DELETE, &path, &[], None).await? {
+            Reply::Refused(error) if is_gone(&error) => Ok(()),
+            reply => done(reply).map(drop),
+        }
     }
 
     /// A page on which a customer saves a payment method without paying. `once` names the request.
@@ -446,6 +454,11 @@ enum Reply {
     Done(Value),
     /// No, for good.
     Refused(Value),
+}
+
+/// Does a refusal say that there is no such object?
+fn is_gone(error: &Value) -> bool {
+    *at(error, "code") == "resource_missing"
 }
 
 fn done(reply: Reply) -> Result<Value, ProviderError> {

@@ -1,10 +1,10 @@
 //! Users' customer ids at payment providers.
 
-use sea_orm::{ConnectionTrait, Statement, Value};
+use sea_orm::{ConnectionTrait, QueryResult, Statement, Value};
 
 use super::PaymentStore;
 use crate::store::StoreError;
-use crate::store::connections::execute;
+use crate::store::connections::{execute, query};
 use domain::UserId;
 
 impl PaymentStore {
@@ -44,5 +44,39 @@ impl PaymentStore {
             })
             .await?;
         Ok(self.find_customer(user, provider).await?.unwrap_or(provider_ref))
+    }
+
+    /// Users who are erased, and whom a provider is to forget: a limited number.
+    pub async fn list_erased_customers(
+        &self,
+        provider: &'static str,
+    ) -> Result<Vec<(UserId, String)>, StoreError> {
+        const SQL: &str = "SELECT user_id, provider_ref FROM customer
+            INNER JOIN users ON users.id = customer.user_id
+            WHERE users.erased_at IS NOT NULL AND provider = $1 ORDER BY users.erased_at LIMIT 100";
+        self.database
+            .run(move |database| async move {
+                let rows = query(&database.read, SQL, vec![provider.into()]).await?;
+                let customer = |row: &QueryResult| {
+                    Ok((UserId(row.try_get_by_index(0)?), row.try_get_by_index(1)?))
+                };
+                rows.iter().map(customer).collect()
+            })
+            .await
+    }
+
+    /// Deletes the name of a user whom a provider has forgotten.
+    pub async fn delete_customer(
+        &self,
+        user: UserId,
+        provider: &'static str,
+    ) -> Result<(), StoreError> {
+        const SQL: &str = "DELETE FROM customer WHERE user_id = $1 AND provider = $2";
+        self.database
+            .run_write(move |database| async move {
+                execute(&database.write, SQL, vec![user.0.into(), provider.into()]).await?;
+                Ok(())
+            })
+            .await
     }
 }

@@ -87,7 +87,8 @@ impl UserStore {
     }
 }
 
-/// Writes the erasure of a user. Doing so twice is the same as once.
+/// Writes the erasure of a user. Doing so twice is the same as once. The names that providers of
+/// payments have for the user stay until the providers have forgotten them.
 pub(in crate::store) async fn erase(
     transaction: &DatabaseTransaction,
     erasure: &Erasure,
@@ -107,7 +108,7 @@ pub(in crate::store) async fn erase(
             WHERE account_id IN (SELECT id FROM account WHERE user_id = $1)",
     ];
     const STATUS: &str = "UPDATE account SET status = $2 WHERE user_id = $1";
-    const REST: [&str; 8] = [
+    const REST: [&str; 7] = [
         "DELETE FROM former_key_value WHERE key_id IN (SELECT id FROM api_key
             WHERE account_id IN (SELECT id FROM account WHERE user_id = $1))",
         "DELETE FROM key_policy WHERE key_id IN (SELECT id FROM api_key
@@ -116,7 +117,6 @@ pub(in crate::store) async fn erase(
             WHERE account_id IN (SELECT id FROM account WHERE user_id = $1)",
         "DELETE FROM notice WHERE account_id IN (SELECT id FROM account WHERE user_id = $1)",
         "DELETE FROM auto_top_up WHERE user_id = $1",
-        "DELETE FROM customer WHERE user_id = $1",
         "DELETE FROM email_token WHERE user_id = $1",
         "DELETE FROM recovery_code WHERE user_id = $1",
     ];

@@ -148,6 +148,11 @@ impl Stripe {
         });
     }
 
+    /// Deletes a customer, as people may do at Stripe.
+    pub fn delete_customer(&self, id: &str) {
+        self.state(|state| state.deleted.push(id.to_owned()));
+    }
+
     /// The customers that were deleted, and how many saved methods there are.
     pub fn deleted(&self) -> (Vec<String>, usize) {
         self.state(|state| (state.deleted.clone(), state.methods.len()))
@@ -244,8 +249,10 @@ async fn answer(request: HttpRequest, body: Bytes, shared: Data<Shared>) -> Http
         }
     } else if request.method() == Method::DELETE {
         let id = request.path().trim_start_matches("/v1/customers/").to_owned();
-        state.deleted.push(id.clone());
-        (200, json!({ "id": id, "object": "customer", "deleted": true }))
+        no_customer(state, &id).unwrap_or_else(|| {
+            state.deleted.push(id.clone());
+            (200, json!({ "id": id, "object": "customer", "deleted": true }))
+        })
     } else {
         get(state, request.path(), &fields)
     };
@@ -253,9 +260,20 @@ async fn answer(request: HttpRequest, body: Bytes, shared: Data<Shared>) -> Http
     HttpResponse::build(status).json(value)
 }
 
+/// The refusal of what names a customer who is deleted.
+fn no_customer(state: &State, id: &str) -> Option<(u16, Value)> {
+    let is_deleted = state.deleted.iter().any(|deleted| deleted == id);
+    let error = json!({ "type": "invalid_request_error", "code": "resource_missing",
+        "message": format!("No such customer: '{id}'"), "param": "customer" });
+    is_deleted.then(|| (404, json!({ "error": error })))
+}
+
 fn post(state: &mut State, path: &str, fields: &BTreeMap<String, String>) -> (u16, Value) {
     let number = next(state);
     let field = |name: &str| fields.get(name).cloned().unwrap_or_default();
+    if let Some(refusal) = no_customer(state, &field("customer")) {
+        return refusal;
+    }
     match path {
         "/v1/customers" => {
             assert!(field("email").contains('@'));
@@ -343,7 +361,9 @@ fn get(state: &State, path: &str, fields: &BTreeMap<String, String>) -> (u16, Va
         }
         ["refunds"] => list(of_intent(&state.refunds)),
         ["disputes"] => list(of_intent(&state.disputes)),
-        ["customers", _, "payment_methods"] => list(state.methods.clone()),
+        ["customers", id, "payment_methods"] => {
+            no_customer(state, id).unwrap_or_else(|| list(state.methods.clone()))
+        }
         _ => missing,
     }
 }
