@@ -243,6 +243,28 @@ impl Users {
         self.warn(user, "A new webhook", &what);
     }
 
+    /// Tells a user that they have a second factor. One that a thief has set up keeps them out.
+    pub(super) fn tell_of_factor(&self, user: &User, device: &Device) {
+        let what = format!(
+            "two-factor authentication was switched on for your account, by somebody at {} who is logged in as you. \
+             Every other session has ended, and a login needs a code from now on. If it was not you, please write to \
+             the operator of this server at once, and name the account {}.",
+            device.address, user.id
+        );
+        self.warn(user, "Two-factor authentication is on", &what);
+    }
+
+    /// Tells a user of new recovery codes.
+    pub(super) fn tell_of_recovery_codes(&self, user: &User, device: &Device) {
+        let what = format!(
+            "new recovery codes were made for your account, by somebody at {} who is logged in as you. The codes from \
+             before do not work any more. If it was not you, make new ones and change your password at once: \
+             POST /api/auth/2fa/recovery-codes, POST /api/auth/change-password.",
+            device.address
+        );
+        self.warn(user, "New recovery codes", &what);
+    }
+
     /// Tells a user that their second factor is off.
     pub(super) fn tell_of_lost_factor(&self, user: &User) {
         let what = "two-factor authentication was switched off for your account. If it was not you, please ask for \

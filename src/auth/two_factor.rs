@@ -169,6 +169,7 @@ impl Users {
         if !self.store.enable_second_factor(user.id, *session, enabled, act).await? {
             return Err(UsersError::HasSecondFactor);
         }
+        self.tell_of_factor(user, device);
         Ok(codes)
     }
 
@@ -249,6 +250,7 @@ impl Users {
         let (codes, digests) = self.codes(user.id);
         let act = self.act(user.id, device, ActKind::RecoveryCodesMade);
         self.store.replace_recovery_codes(user.id, digests, act).await?;
+        self.tell_of_recovery_codes(user, device);
         Ok(codes)
     }
 

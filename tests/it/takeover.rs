@@ -194,10 +194,17 @@ async fn letters_tell_of_what_a_thief_would_do(database: Database) {
     let code = |late: u64| totp.generate(u64::try_from(NOON / 1_000_000).unwrap() + late);
     let confirm = json!({ "code": code(0).to_string() });
     user.post("/api/auth/2fa/confirm", &confirm).expect(200).await;
-    server.advance(30);
-    let off = json!({ "password": PASSWORD, "code": code(30).to_string() });
-    user.post("/api/auth/2fa/disable", &off).expect(200).await;
     let letter = letters_of(&database, 5).await.remove(4);
+    assert!(letter.contains("Subject: Two-factor authentication is on\n"), "{letter}");
+    server.advance(30);
+    let renew = json!({ "password": PASSWORD, "code": code(30).to_string() });
+    user.post("/api/auth/2fa/recovery-codes", &renew).expect(200).await;
+    let letter = letters_of(&database, 6).await.remove(5);
+    assert!(letter.contains("Subject: New recovery codes\n"), "{letter}");
+    server.advance(30);
+    let off = json!({ "password": PASSWORD, "code": code(60).to_string() });
+    user.post("/api/auth/2fa/disable", &off).expect(200).await;
+    let letter = letters_of(&database, 7).await.remove(6);
     assert!(letter.contains("Subject: Two-factor authentication is off\n"), "{letter}");
 }
 
