@@ -260,11 +260,12 @@ pub(super) struct SessionsEndedAnswer {
 #[utoipa::path(post, path = "/api/admin/users/{id}/end-sessions", tag = "admin", security(("jwt" = [])),
     params(("id" = id::UserId, Path)), request_body = Option<ReasonBody>, responses(
     (status = 200, description = "Ended", body = SessionsEndedAnswer),
-    (status = 403, description = "Not an operator, or one without a second factor", body = ErrorBody),
+    (status = 403, description = "Not an operator, or one without a second factor, or the session must be \
+        confirmed first", body = ErrorBody),
     (status = 404, description = "No such user", body = ErrorBody),
 ))]
 pub(super) async fn end_sessions(
-    AdminUser { origin, .. }: AdminUser,
+    ConfirmedAdmin(AdminUser { origin, .. }): ConfirmedAdmin,
     app: Data<App>,
     id: Path<String>,
     body: Body,
@@ -396,12 +397,13 @@ pub(super) struct TierAnswer {
     params(("id" = id::UserId, Path)), request_body = TierBody, responses(
     (status = 200, description = "The tier", body = TierAnswer),
     (status = 400, description = "There is no such tier", body = ErrorBody),
-    (status = 403, description = "Not an operator, or one without a second factor", body = ErrorBody),
+    (status = 403, description = "Not an operator, or one without a second factor, or the session must be \
+        confirmed first", body = ErrorBody),
     (status = 404, description = "No such user", body = ErrorBody),
     (status = 409, description = "The user has erased the account", body = ErrorBody),
 ))]
 pub(super) async fn set_tier(
-    AdminUser { origin, .. }: AdminUser,
+    ConfirmedAdmin(AdminUser { origin, .. }): ConfirmedAdmin,
     app: Data<App>,
     id: Path<String>,
     body: Body,

@@ -270,14 +270,21 @@ async fn what_cannot_be_taken_back_needs_a_fresh_proof(database: Database) {
     server.advance(600);
     let of = |act: &str| format!("/api/admin/users/{}/{act}", user.id);
     let grant = json!({ "amount": 1, "reason": "x" });
-    for (act, body) in [("credits", &grant), ("suspend", &none), ("resume", &none)] {
+    let acts =
+        [("credits", &grant), ("suspend", &none), ("resume", &none), ("end-sessions", &none)];
+    for (act, body) in acts {
         let refused = operator.post(&of(act), body).expect(403).await;
         assert_eq!(refused.body["error"], "Confirmation required");
     }
+    let tier = json!({ "tier": null });
+    let refused = operator.put(&of("tier"), &tier).expect(403).await;
+    assert_eq!(refused.body["error"], "Confirmation required");
     operator.get(&format!("/api/admin/users/{}", user.id)).expect(200).await;
     let password = json!({ "password": PASSWORD });
     operator.post("/api/auth/confirm", &password).expect(200).await;
     operator.post(&of("credits"), &grant).expect(201).await;
+    operator.put(&of("tier"), &tier).expect(200).await;
+    operator.post(&of("end-sessions"), &none).expect(200).await;
     operator.post(&of("suspend"), &none).expect(200).await;
     operator.post(&of("resume"), &none).expect(200).await;
 }
