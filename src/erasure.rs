@@ -76,7 +76,7 @@ pub async fn erase(
 ) -> Result<Credits, ErasureError> {
     let ErasureRequest { password, code, gives_up_balance } = request;
     let (user, gateway) = (&current.user, &payments.gateway);
-    users.assert_themselves(user, password, code.as_deref(), device).await?;
+    users.assert_themselves(current, password, code.as_deref(), device).await?;
     if user.role == Role::Admin {
         return Err(ErasureError::Operator);
     }

@@ -14,6 +14,7 @@ pub struct Model {
     pub last_used_at: i64,
     pub expires_at: i64,
     pub ended_at: Option<i64>,
+    pub wrong_proofs: i64,
     pub address: String,
     pub agent: String,
 }

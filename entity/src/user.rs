@@ -22,6 +22,8 @@ pub struct Model {
     pub totp_secret: Option<Vec<u8>>,
     pub totp_enabled_at: Option<i64>,
     pub totp_step: i64,
+    pub wrong_codes: i64,
+    pub wrong_codes_day: i32,
     pub erasing_at: Option<i64>,
     pub erased_at: Option<i64>,
 }

@@ -20,7 +20,7 @@ fn up(_: &Dialect) -> Vec<String> {
     texts(&[
         // The folded (trimmed, lowercase) text makes emails and usernames unique regardless of
         // case. The secret of the second factor is encrypted. `totp_step` is the time step of the
-        // last used code. `erasing_at`: since when no payment begins, because the user is being
+        // last used code. `wrong_codes` counts wrong codes of the day `wrong_codes_day`. `erasing_at`: since when no payment begins, because the user is being
         // erased.
         "CREATE TABLE users (
             id {uuid} NOT NULL PRIMARY KEY,
@@ -38,6 +38,8 @@ fn up(_: &Dialect) -> Vec<String> {
             totp_secret {bytes},
             totp_enabled_at BIGINT,
             totp_step BIGINT NOT NULL DEFAULT 0,
+            wrong_codes BIGINT NOT NULL DEFAULT 0,
+            wrong_codes_day INTEGER NOT NULL DEFAULT 0,
             erasing_at BIGINT,
             erased_at BIGINT
         )",
@@ -47,6 +49,7 @@ fn up(_: &Dialect) -> Vec<String> {
         "CREATE INDEX users_created_at ON users (created_at, id)",
         "CREATE INDEX users_erased_at ON users (erased_at) WHERE erased_at IS NOT NULL",
         // `confirmed_at` is when its user last proved who they are, by the login or afterwards.
+        // `wrong_proofs` counts wrong passwords and codes since then.
         "CREATE TABLE session (
             id {uuid} NOT NULL PRIMARY KEY,
             user_id {uuid} NOT NULL REFERENCES users (id),
@@ -55,6 +58,7 @@ fn up(_: &Dialect) -> Vec<String> {
             last_used_at BIGINT NOT NULL,
             expires_at BIGINT NOT NULL,
             ended_at BIGINT,
+            wrong_proofs BIGINT NOT NULL DEFAULT 0,
             address TEXT NOT NULL,
             agent TEXT NOT NULL
         )",

@@ -1,6 +1,6 @@
 //! What users may ask about their own data: a copy of all of it, and its erasure.
 
-use super::users::{Device, Users, UsersError};
+use super::users::{CurrentSession, Device, Users, UsersError};
 use crate::store::users::User;
 use domain::ActKind;
 
@@ -24,15 +24,16 @@ impl Users {
     /// [`UsersError::CodeMissing`], or as of a password and a code.
     pub async fn assert_themselves(
         &self,
-        user: &User,
+        current: &CurrentSession,
         password: String,
         code: Option<&str>,
         device: &Device,
     ) -> Result<(), UsersError> {
-        self.assert_password(user, password, device).await?;
+        self.assert_password(current, password, device).await?;
+        let has_two_factor = current.user.has_two_factor();
         match code {
-            Some(code) if user.has_two_factor() => self.use_code(user, code, device).await,
-            None if user.has_two_factor() => Err(UsersError::CodeMissing),
+            Some(code) if has_two_factor => self.use_code_in(current, code, device).await,
+            None if has_two_factor => Err(UsersError::CodeMissing),
             _ => Ok(()),
         }
     }

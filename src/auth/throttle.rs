@@ -94,6 +94,12 @@ impl Throttle {
         Throttle { limits: rates.enabled.then(limits) }
     }
 
+    /// Is anything counted?
+    #[must_use]
+    pub fn is_on(&self) -> bool {
+        self.limits.is_some()
+    }
+
     /// Counts an attempt from an address.
     pub fn try_from(&self, address: IpAddr) -> Result<(), TooManyAttempts> {
         let Some(limits) = &self.limits else { return Ok(()) };

@@ -215,6 +215,7 @@ impl Users {
             return Err(UsersError::NoSecondFactor);
         }
         self.count_code(user.id, device).await?;
+        let counted = self.count_days_code(user.id).await?;
         let is_good = if let Some(digests) = code_digests(&self.seal, user.id, code) {
             let act = self.act(user.id, device, ActKind::RecoveryCodeUsed);
             self.store.use_recovery_code(user.id, digests, act).await?
@@ -226,7 +227,13 @@ impl Users {
             }
         };
         if is_good {
+            if let Some((_, day)) = counted {
+                self.store.uncount_code(user.id, day).await?;
+            }
             return Ok(());
+        }
+        if let Some((number, _)) = counted {
+            self.tell_of_wrong_codes(user, number);
         }
         let act = self.act(user.id, device, ActKind::LoginFailed).with("wrong code");
         self.audit_log.record_later(act);
@@ -246,7 +253,7 @@ impl Users {
     ) -> Result<Vec<String>, UsersError> {
         let user = &current.user;
         self.assert_proof(current, password, device).await?;
-        self.use_code(user, code, device).await?;
+        self.use_code_in(current, code, device).await?;
         let (codes, digests) = self.codes(user.id);
         let act = self.act(user.id, device, ActKind::RecoveryCodesMade);
         self.store.replace_recovery_codes(user.id, digests, act).await?;
@@ -267,7 +274,7 @@ impl Users {
     ) -> Result<(), UsersError> {
         let user = &current.user;
         self.assert_proof(current, password, device).await?;
-        self.use_code(user, code, device).await?;
+        self.use_code_in(current, code, device).await?;
         let act = self.act(user.id, device, ActKind::TwoFactorDisabled);
         self.store.delete_second_factor(user.id, act).await?;
         self.tell_of_lost_factor(user);

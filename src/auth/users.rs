@@ -324,7 +324,7 @@ impl Users {
     }
 
     /// Counts an attempt at an account, whether there is one or not, after the same work.
-    async fn count_attempt(
+    pub(super) async fn count_attempt(
         &self,
         of: Subject,
         user: Option<UserId>,
@@ -347,24 +347,6 @@ impl Users {
     /// The same for codes of a second factor.
     pub(super) async fn count_code(&self, user: UserId, device: &Device) -> Result<(), UsersError> {
         self.count_attempt(subject(&format!("codes of {user}")), Some(user), device).await
-    }
-
-    /// Is it the user's own password?
-    ///
-    /// # Errors
-    /// [`UsersError::WrongCredentials`], or [`UsersError::TooManyAttempts`].
-    pub(super) async fn assert_password(
-        &self,
-        user: &User,
-        password: String,
-        device: &Device,
-    ) -> Result<(), UsersError> {
-        self.count_attempt(subject(&user.email), Some(user.id), device).await?;
-        if self.passwords.verify(password, Some(user.password_hash.clone())).await? {
-            return Ok(());
-        }
-        self.audit_log.record_later(self.act(user.id, device, ActKind::LoginFailed));
-        Err(UsersError::WrongCredentials)
     }
 
     /// Begins a session of an operator from the command line, which has the server's secrets and
@@ -513,13 +495,14 @@ impl Users {
     /// same time.
     pub async fn change_password(
         &self,
-        user: User,
-        current: String,
+        current: CurrentSession,
+        password: String,
         new: String,
         device: Device,
     ) -> Result<LoggedIn, UsersError> {
         self.assert_length(&new, "new_password")?;
-        self.assert_password(&user, current, &device).await?;
+        self.assert_password(&current, password, &device).await?;
+        let user = current.user;
         let hash = self.hash_new(new, user.names(), "new_password").await?;
         let act = self.act(user.id, &device, ActKind::PasswordChanged);
         let (session, refresh_token) = self.new_session(user.id, device);

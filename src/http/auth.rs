@@ -457,14 +457,14 @@ pub(super) struct ChangePasswordAnswer {
     (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
 pub(super) async fn change_password(
-    SessionUser(user): SessionUser,
+    current: CurrentSession,
     device: Device,
     app: Data<App>,
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let ChangePasswordBody { current_password, new_password } = body.json()?;
     let changing = async move {
-        app.users.change_password(user, current_password, new_password, device).await
+        app.users.change_password(current, current_password, new_password, device).await
     };
     let LoggedIn { token, refresh_token, .. } = uncancelled(changing).await?;
     let message = "The password was changed; every other session has ended";

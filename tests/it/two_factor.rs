@@ -13,6 +13,8 @@ on_both!(
     a_password_by_email_leaves_the_second_factor_on,
     what_cannot_be_taken_back_needs_a_fresh_proof,
     a_proof_is_limited_as_a_login_is,
+    wrong_proofs_end_a_session,
+    wrong_codes_of_a_day_are_capped,
 );
 
 /// The code of a secret, so many seconds after noon.
@@ -292,6 +294,8 @@ async fn what_cannot_be_taken_back_needs_a_fresh_proof(database: Database) {
 async fn a_proof_is_limited_as_a_login_is(database: Database) {
     let server = Server::start_with(&database, |settings| {
         settings.rate_limit.enabled = true;
+        // Fewer than what ends the session.
+        settings.auth.attempts_per_account = std::num::NonZeroU32::new(4).unwrap();
     })
     .await;
     let user = server.user("someone").await;
@@ -306,4 +310,69 @@ async fn a_proof_is_limited_as_a_login_is(database: Database) {
     // Neither do guesses elsewhere get any further.
     let guess = json!({ "current_password": "not their password", "new_password": "A new one of four words" });
     user.post("/api/auth/change-password", &guess).expect(429).await;
+}
+
+async fn wrong_proofs_end_a_session(database: Database) {
+    let server = Server::start(&database).await;
+    let user = crate::takeover::proved(&server, &database, "someone", 1).await;
+    let other = server.log_in_again("someone").await;
+    let (secret, _) = enable(&user, 0).await;
+    other.get("/api/auth/me").expect(401).await;
+    let wrong_code = async |count: usize| {
+        for _ in 0..count {
+            user.post("/api/auth/confirm", &json!({ "code": "000000" })).expect(401).await;
+        }
+    };
+    // Passwords and codes count together, and a right one ends the count.
+    let password = json!({ "current_password": "wrong", "new_password": "A new one of four words" });
+    user.post("/api/auth/change-password", &password).expect(401).await;
+    wrong_code(8).await;
+    server.advance(30);
+    let right = json!({ "code": code(&secret, 30) });
+    user.post("/api/auth/confirm", &right).expect(200).await;
+    wrong_code(9).await;
+    user.get("/api/auth/me").expect(200).await;
+    wrong_code(1).await;
+    user.get("/api/auth/me").expect(401).await;
+    let letter = crate::email::letters_of(&database, 3).await.remove(2);
+    assert!(letter.contains("Subject: A session was ended\n"), "{letter}");
+    let ended = "SELECT detail FROM audit_log WHERE detail LIKE '%wrong proofs'";
+    assert_eq!(database.query(ended).await, "10 wrong proofs");
+}
+
+/// Whoever knows the password guesses from a thousand addresses.
+async fn wrong_codes_of_a_day_are_capped(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        let many = std::num::NonZeroU32::new(100_000).unwrap();
+        settings.rate_limit.enabled = true;
+        settings.server.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
+        settings.auth.attempts_per_account = many;
+        settings.auth.attempts_per_address = many;
+        settings.auth.attempts_per_account_from_strangers = many;
+    })
+    .await;
+    let user = crate::takeover::proved(&server, &database, "someone", 1).await;
+    let (secret, codes) = enable(&user, 0).await;
+    let begun = challenge(&server).await;
+    let guess = |number: usize| {
+        let from = format!("198.51.{}.{}", number / 250, number % 250);
+        second_step(&server, &begun, "000000").header("X-Forwarded-For", &from)
+    };
+    server.advance(30);
+    for number in 0..99 {
+        guess(number).expect(401).await;
+    }
+    let letter = crate::email::letters_of(&database, 3).await.remove(2);
+    assert!(letter.contains("Subject: Wrong codes of your second factor\n"), "{letter}");
+    // A right one does not count.
+    second_step(&server, &begun, &code(&secret, 30)).expect(200).await;
+    guess(99).expect(401).await;
+    let refused = guess(100).expect(429).await;
+    assert_eq!(refused.header("retry-after"), (43_200 - 30).to_string());
+    // Wherever it comes from, and whatever it is.
+    second_step(&server, &begun, &codes[0]).expect(429).await;
+    user.post("/api/auth/confirm", &json!({ "code": codes[0] })).expect(429).await;
+    server.advance(43_200);
+    let begun = challenge(&server).await;
+    second_step(&server, &begun, &codes[0]).expect(200).await;
 }

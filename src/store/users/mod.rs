@@ -20,6 +20,7 @@ use domain::{
 };
 use entity::{account, user};
 
+mod attempts;
 mod email_tokens;
 mod erasure;
 mod grants;
@@ -87,6 +88,8 @@ impl UserStore {
                     totp_secret: Set(None),
                     totp_enabled_at: Set(None),
                     totp_step: Set(0),
+                    wrong_codes: Set(0),
+                    wrong_codes_day: Set(0),
                     erasing_at: Set(None),
                     erased_at: Set(None),
                 };

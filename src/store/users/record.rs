@@ -228,6 +228,7 @@ pub(super) async fn insert_session(
         last_used_at: Set(new.at.micros()),
         expires_at: Set(new.expires_at.micros()),
         ended_at: Set(None),
+        wrong_proofs: Set(0),
         address: Set(new.address.clone()),
         agent: Set(new.agent.clone()),
     };

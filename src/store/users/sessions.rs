@@ -115,7 +115,7 @@ impl UserStore {
         id: SessionId,
         act: Act,
     ) -> Result<bool, StoreError> {
-        const SQL: &str = "UPDATE session SET confirmed_at = $3
+        const SQL: &str = "UPDATE session SET confirmed_at = $3, wrong_proofs = 0
             WHERE id = $1 AND user_id = $2 AND ended_at IS NULL AND expires_at > $3";
         self.database
             .run_write(move |database| async move {

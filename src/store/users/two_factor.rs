@@ -148,6 +148,7 @@ impl UserStore {
                     .filter(user::Column::Id.eq(id.0))
                     .col_expr(user::Column::TotpSecret, Value::Bytes(None).into())
                     .col_expr(user::Column::TotpEnabledAt, Value::BigInt(None).into())
+                    .col_expr(user::Column::WrongCodes, Value::from(0_i64).into())
                     .exec(&transaction)
                     .await?;
                 replace_codes(&transaction, id, &[]).await?;
