@@ -16,6 +16,7 @@ pub struct Model {
     pub ended_at: Option<i64>,
     pub wrong_proofs: i64,
     pub address: String,
+    pub login_address: String,
     pub agent: String,
 }
 

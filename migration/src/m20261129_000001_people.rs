@@ -49,7 +49,8 @@ fn up(_: &Dialect) -> Vec<String> {
         "CREATE INDEX users_created_at ON users (created_at, id)",
         "CREATE INDEX users_erased_at ON users (erased_at) WHERE erased_at IS NOT NULL",
         // `confirmed_at` is when its user last proved who they are, by the login or afterwards.
-        // `wrong_proofs` counts wrong passwords and codes since then.
+        // `wrong_proofs` counts wrong passwords and codes since then. `login_address` is where the
+        // session was begun; `address` is where it was last renewed, which a thief may have done.
         "CREATE TABLE session (
             id {uuid} NOT NULL PRIMARY KEY,
             user_id {uuid} NOT NULL REFERENCES users (id),
@@ -60,6 +61,7 @@ fn up(_: &Dialect) -> Vec<String> {
             ended_at BIGINT,
             wrong_proofs BIGINT NOT NULL DEFAULT 0,
             address TEXT NOT NULL,
+            login_address TEXT NOT NULL,
             agent TEXT NOT NULL
         )",
         "CREATE INDEX session_user_id ON session (user_id)",

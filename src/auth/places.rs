@@ -4,12 +4,13 @@
 //! A place is a neighbourhood of addresses (/24 of IPv4, /48 of IPv6) and a family of user agents.
 //! Known are the places of the sessions that are stored: those that go on, and those that have
 //! ended, until they would have expired. Nothing else is kept for it. A password reset and a proof
-//! of the address by email make their place known as well.
+//! of the address by email make their place known as well. A renewal does not, since it proves
+//! nothing: from a neighbourhood that is new, it is told too.
 
 use std::net::IpAddr;
 
 use super::users::{Device, LoggedIn, Users, UsersError};
-use crate::store::users::User;
+use crate::store::users::{Renewal, User};
 use domain::address::neighbourhood;
 
 /// What the user agents of browsers have in them, the most particular first.
@@ -68,6 +69,32 @@ impl Users {
     ) -> Result<(), UsersError> {
         let (here, _) = self.new_session(user.id, device.clone());
         Ok(self.store.record_address(here).await?)
+    }
+
+    /// Tells a user of a renewal of a session from a new neighbourhood, once they have it.
+    pub(super) async fn tell_of_renewal(&self, renewal: &Renewal, device: &Device) {
+        let Renewal { user, address_before, .. } = renewal;
+        let here = neighbourhood(device.address);
+        let is_here = |address: &String| {
+            address.parse::<IpAddr>().is_ok_and(|address| neighbourhood(address) == here)
+        };
+        if is_here(address_before) {
+            return;
+        }
+        match self.store.list_addresses(user.id, self.clock.now()).await {
+            Ok(known) if known.iter().any(is_here) => return,
+            Ok(_) => {}
+            // Rather one letter too many.
+            Err(error) => tracing::warn!(%error, "the places of a user were not read"),
+        }
+        let what = format!(
+            "a session of your account was renewed from a place that it does not know: from {}, with {}. If you were \
+             not there, somebody has your session: change your password at once, which ends every session: POST \
+             /api/auth/change-password. GET /api/auth/sessions lists the sessions there are.",
+            device.address,
+            family(&device.agent)
+        );
+        self.warn(user, "A session was renewed from a new place", &what);
     }
 
     fn tell_of_place(&self, user: &User, device: &Device) {

@@ -16,7 +16,7 @@ use crate::store::StoreError;
 use crate::store::audit_log::AuditLogStore;
 use crate::store::keys::KeyStore;
 use crate::store::users::{
-    NewSession, NewUser, Refreshed, Role, SessionListing, SessionSpan, User, UserStore,
+    NewSession, NewUser, Refreshed, Renewal, Role, SessionListing, SessionSpan, User, UserStore,
 };
 use crate::store::webhooks::WebhookStore;
 use domain::address::network;
@@ -435,8 +435,10 @@ impl Users {
         let from = device.origin(Actor::Server);
         let renewing = self.store.refresh_session(used, digest, now, span, from);
         match renewing.await? {
-            Refreshed::Renewed(user, session, until) => {
-                self.logged_in(*user, (session, until), next)
+            Refreshed::Renewed(renewal) => {
+                self.tell_of_renewal(&renewal, &device).await;
+                let Renewal { user, session, until, .. } = *renewal;
+                self.logged_in(user, (session, until), next)
             }
             Refreshed::Reused(user, session) => {
                 tracing::warn!(%user, %session, "a refresh token came twice; its session has ended");

@@ -147,7 +147,7 @@ async fn everything(database: &Database) -> String {
     for (table, columns) in [
         ("users", "email || ' ' || email_folded || ' ' || username || ' ' || username_folded"),
         ("users", "username_skeleton || ' ' || COALESCE(tier, '') || ' ' || password_hash"),
-        ("session", "address || ' ' || agent"),
+        ("session", "address || ' ' || login_address || ' ' || agent"),
         ("api_key", "name"),
         ("webhook_endpoint", "url || ' ' || description"),
         ("key_policy", "COALESCE(networks, '') || COALESCE(models, '')"),

@@ -14,6 +14,7 @@ on_both!(
     letters_tell_of_what_a_thief_would_do,
     a_login_from_a_new_place_is_told,
     what_logins_leave_behind_is_bounded,
+    a_renewal_makes_no_place_known,
     a_setting_demands_a_proof_before_webhooks_and_second_factors,
     what_a_proof_has_ended_stays_so_after_a_restart,
 );
@@ -277,11 +278,11 @@ async fn what_logins_leave_behind_is_bounded(database: Database) {
     let id = if database.is_postgres() { "gen_random_uuid()" } else { "randomblob(16)" };
     let many = format!(
         "INSERT INTO session (id, user_id, created_at, confirmed_at, last_used_at, expires_at,
-            ended_at, address, agent)
+            ended_at, address, login_address, agent)
         WITH RECURSIVE numbers(number) AS
             (SELECT 1 UNION ALL SELECT number + 1 FROM numbers WHERE number < 600)
         SELECT {id}, user_id, created_at, confirmed_at, last_used_at - number, expires_at,
-            created_at, '192.0.2.1', 'agent ' || number
+            created_at, '192.0.2.1', '192.0.2.1', 'agent ' || number
         FROM numbers CROSS JOIN (SELECT * FROM session LIMIT 1) AS one"
     );
     database.execute(&many).await.unwrap();
@@ -291,4 +292,41 @@ async fn what_logins_leave_behind_is_bounded(database: Database) {
     again.get("/api/auth/me").expect(200).await;
     let sessions = again.get("/api/auth/sessions").expect(200).await.text;
     assert_eq!(sessions.matches("\"id\"").count(), 2, "{sessions}");
+}
+
+/// A stolen refresh token proves nothing about its place.
+async fn a_renewal_makes_no_place_known(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.server.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
+    })
+    .await;
+    proved(&server, &database, "someone", 1).await;
+    let log_in = async |address: &str| {
+        let login = json!({ "email": "someone@example.com", "password": PASSWORD });
+        let login = server.post("/api/auth/login", &login).header("X-Forwarded-For", address);
+        login.expect(200).await.body
+    };
+    let mut session = log_in("192.0.2.1").await;
+    letters_of(&database, 2).await;
+    // Told once: at home again, and there again, it is the place of the last renewal or of a login.
+    for (address, letters) in [
+        ("192.0.2.99", 2),
+        ("198.51.100.1", 3),
+        ("198.51.100.2", 3),
+        ("192.0.2.1", 3),
+    ] {
+        let renew = json!({ "refresh_token": session["refresh_token"] });
+        let renew = server.post("/api/auth/refresh", &renew).header("X-Forwarded-For", address);
+        session = renew.expect(200).await.body;
+        letters_of(&database, letters).await;
+    }
+    let letter = letters_of(&database, 3).await.remove(2);
+    let subject = "Subject: A session was renewed from a new place\n";
+    assert!(letter.contains(subject) && letter.contains("from 198.51.100.1,"), "{letter}");
+    // A login from there is one from a new place.
+    log_in("198.51.100.1").await;
+    let letter = letters_of(&database, 4).await.remove(3);
+    assert!(letter.contains("Subject: A login from a new place\n"), "{letter}");
+    let listed = server.get("/api/auth/sessions").bearer(session["token"].as_str().unwrap());
+    assert!(listed.expect(200).await.text.contains("192.0.2.1"));
 }

@@ -102,7 +102,7 @@ pub(in crate::store) async fn erase(
         WHERE id = $1";
     const ENDED_NOW: [&str; 2] = [
         "UPDATE session SET ended_at = COALESCE(ended_at, $2), expires_at = $2, address = '',
-            agent = '' WHERE user_id = $1",
+            login_address = '', agent = '' WHERE user_id = $1",
         "UPDATE webhook_endpoint SET is_enabled = FALSE, deleted_at = COALESCE(deleted_at, $2),
             url = '', description = ''
             WHERE account_id IN (SELECT id FROM account WHERE user_id = $1)",

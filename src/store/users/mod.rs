@@ -37,7 +37,7 @@ pub use record::{
     NewSession, NewUser, Role, SecondFactor, SessionSpan, TokenDigest, TokenPurpose, User, folded,
     skeleton,
 };
-pub use sessions::{Refreshed, SessionListing};
+pub use sessions::{Refreshed, Renewal, SessionListing};
 pub use two_factor::{CodeDigest, NewSecondFactor};
 
 use record::{delete_unused_email_tokens, end_sessions, insert_session};

@@ -70,7 +70,7 @@ pub(super) async fn prove(
         WHERE account_id IN (SELECT id FROM account WHERE user_id = $1) AND deleted_at IS NULL";
     // The addresses of whoever was here before are not known addresses of the user any more.
     const REST: [&str; 4] = [
-        "UPDATE session SET address = '' WHERE user_id = $1",
+        "UPDATE session SET address = '', login_address = '' WHERE user_id = $1",
         "DELETE FROM recovery_code WHERE user_id = $1",
         "UPDATE auto_top_up SET is_enabled = FALSE, is_told = TRUE WHERE user_id = $1",
         "DELETE FROM customer WHERE user_id = $1",

@@ -230,6 +230,7 @@ pub(super) async fn insert_session(
         ended_at: Set(None),
         wrong_proofs: Set(0),
         address: Set(new.address.clone()),
+        login_address: Set(new.address.clone()),
         agent: Set(new.agent.clone()),
     };
     session::Entity::insert(row).exec_without_returning(transaction).await?;

@@ -40,12 +40,25 @@ pub struct SessionListing {
 /// The result of using a refresh token.
 #[derive(Debug)]
 pub enum Refreshed {
-    /// The session was renewed, until then. The token cannot be used again.
-    Renewed(Box<User>, SessionId, Timestamp),
+    /// The session was renewed. The token cannot be used again.
+    Renewed(Box<Renewal>),
     /// The token was used before, so it may be stolen. The session has ended.
     Reused(UserId, SessionId),
     /// No such token exists, or its session has ended.
     Unknown,
+}
+
+/// A session that was renewed.
+#[derive(Debug)]
+pub struct Renewal {
+    /// Its user.
+    pub user: User,
+    /// The session.
+    pub session: SessionId,
+    /// When it expires, unless it is renewed again.
+    pub until: Timestamp,
+    /// Where it was last renewed before, or begun.
+    pub address_before: String,
 }
 
 impl UserStore {
@@ -204,7 +217,12 @@ impl UserStore {
                     .exec(&transaction)
                     .await?;
                 transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
-                Ok(Refreshed::Renewed(Box::new(user.into()), id, expires_at))
+                Ok(Refreshed::Renewed(Box::new(Renewal {
+                    user: user.into(),
+                    session: id,
+                    until: expires_at,
+                    address_before: session.address,
+                })))
             })
             .await
     }
@@ -260,16 +278,17 @@ impl UserStore {
             .await
     }
 
-    /// The client addresses of a user's sessions, the last used ones, including ended sessions that
-    /// are not deleted yet.
+    /// The addresses from which a user's sessions were begun, the last used ones first, including
+    /// ended sessions that are not deleted yet.
     pub async fn list_addresses(
         &self,
         id: UserId,
         now: Timestamp,
     ) -> Result<Vec<String>, StoreError> {
         // An attempt at an account reads this before it is limited.
-        const SQL: &str = "SELECT address FROM session WHERE user_id = $1 AND expires_at > $2
-            GROUP BY address ORDER BY MAX(last_used_at) DESC LIMIT $3";
+        const SQL: &str = "SELECT login_address FROM session
+            WHERE user_id = $1 AND expires_at > $2
+            GROUP BY login_address ORDER BY MAX(last_used_at) DESC LIMIT $3";
         self.database
             .run(move |database| async move {
                 let values = vec![id.0.into(), now.micros().into(), PLACES_MAX.into()];
@@ -285,9 +304,9 @@ impl UserStore {
         id: UserId,
         now: Timestamp,
     ) -> Result<Vec<(String, String)>, StoreError> {
-        const SQL: &str = "SELECT address, agent FROM session
+        const SQL: &str = "SELECT login_address, agent FROM session
             WHERE user_id = $1 AND expires_at > $2
-            GROUP BY address, agent ORDER BY MAX(last_used_at) DESC LIMIT $3";
+            GROUP BY login_address, agent ORDER BY MAX(last_used_at) DESC LIMIT $3";
         self.database
             .run(move |database| async move {
                 let values = vec![id.0.into(), now.micros().into(), PLACES_MAX.into()];
