@@ -168,8 +168,7 @@ impl Keys {
                 self.store.keys.insert_policy(id, request.policy).await?;
             }
             let act = origin.act(Uuid::now_v7(), user, ActKind::KeyCreated, at).to(id.to_string());
-            let act = Some(act.with(new.name.clone()));
-            let receipt = lease.add_key(new, answer, act).await?;
+            let receipt = lease.add_key(new, answer, Some(act)).await?;
             self.gateway.recorded(receipt, first).await?;
             // A proof of the address ends the sessions, and then the keys that it finds. One that
             // was made meanwhile, for a session that has ended, must not outlive it.
@@ -253,7 +252,8 @@ impl Keys {
         Ok(())
     }
 
-    /// Changes what a key is called and may be used for. Binds for the very next call.
+    /// Changes what a key is called and may be used for. Binds for the very next call. `detail` is
+    /// for the audit log, which outlasts an erasure: it must not say what the user has written.
     ///
     /// # Errors
     /// [`KeysError`]

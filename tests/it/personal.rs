@@ -187,10 +187,15 @@ async fn who_is_erased_leaves_the_ledger_and_nothing_else(database: Database) {
     for value in [&key.value, &rotated, &test.value] {
         call(value).expect(200).await;
     }
+    let edit = json!({ "name": "janes other", "allowed_ips": ["127.0.0.1", "198.51.100.7"] });
+    user.patch(&format!("/api/keys/{}", key.id), &edit).expect(200).await;
+    let acts = user.get("/api/auth/audit-log").expect(200).await.text;
+    assert!(acts.contains("\"name, allowed_ips\"") && !acts.contains("janes"), "{acts}");
     let elsewhere = server.log_in_again("jane.doe").await;
     let ledger = user.ledger().await;
     let before = everything(&database).await.to_lowercase();
-    assert!(before.contains("jane.doe@example.com") && before.contains("janes own"));
+    assert!(before.contains("jane.doe@example.com") && before.contains("janes other"));
+    assert!(before.contains("198.51.100.7"), "{before}");
 
     let balance = user.balance().await;
     let erased = erase(&user, &json!({ "give_up_balance": true })).expect(200).await;
@@ -209,6 +214,7 @@ async fn who_is_erased_leaves_the_ledger_and_nothing_else(database: Database) {
     // No name is left.
     let after = everything(&database).await;
     assert!(!after.to_lowercase().contains("jane"), "{after}");
+    assert!(!after.contains("198.51.100.7"), "{after}");
     assert!(after.contains("@erased.invalid"), "{after}");
     assert!(after.contains("other@example.com"), "{after}");
     let count =

@@ -176,6 +176,20 @@ impl CreateKeyBody {
 }
 
 impl EditKeyBody {
+    /// The names of the fields that it changes.
+    pub(super) fn changed(&self) -> String {
+        let fields = [
+            ("name", self.name.is_some()),
+            ("expires_at", self.expires_at.is_some()),
+            ("scopes", self.scopes.is_some()),
+            ("allowed_models", self.allowed_models.is_some()),
+            ("allowed_ips", self.allowed_ips.is_some()),
+            ("calls_per_minute", self.calls_per_minute.is_some()),
+        ];
+        let changed = fields.into_iter().filter(|(_, is_changed)| *is_changed);
+        changed.map(|(name, _)| name).collect::<Vec<_>>().join(", ")
+    }
+
     pub(super) fn edit(self) -> Result<KeyEdit, ApiError> {
         Ok(KeyEdit {
             name: self.name,

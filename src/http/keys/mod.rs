@@ -104,10 +104,8 @@ pub(super) async fn change(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let id = key_id(&id)?;
-    // For the audit log. Nothing in it is a secret.
-    let detail =
-        String::from_utf8_lossy(body.raw()).split_whitespace().collect::<Vec<_>>().join(" ");
-    let edit = body.json::<EditKeyBody>()?.edit()?;
+    let body = body.json::<EditKeyBody>()?;
+    let (detail, edit) = (body.changed(), body.edit()?);
     let soon = app.keys.soon();
     let changed = async move { app.keys.edit(user.id, id, edit, detail, origin).await };
     let key = uncancelled(changed).await?;
