@@ -19,6 +19,10 @@ use sha2::{Digest as _, Sha256};
 /// its tag.
 const FORMAT: u8 = 1;
 const ID_LEN: usize = 4;
+
+/// The id of a secret.
+pub type SecretId = [u8; ID_LEN];
+
 const SALT_LEN: usize = 16;
 
 /// The secrets from which seals and digests derive their keys: the current one, and the one used
@@ -41,7 +45,7 @@ struct SealKeys {
 
 /// What is derived from one secret for one purpose.
 struct PurposeKeys {
-    id: [u8; ID_LEN],
+    id: SecretId,
     sealing: Hmac<Sha256>,
     digesting: Hmac<Sha256>,
 }
@@ -88,6 +92,12 @@ impl Seal {
 
     fn keys(&self) -> impl Iterator<Item = &PurposeKeys> {
         [&self.0.current].into_iter().chain(&self.0.previous)
+    }
+
+    /// The id of the current secret, which values and digests of now are made with.
+    #[must_use]
+    pub fn id(&self) -> SecretId {
+        self.0.current.id
     }
 
     /// Is the secret used before still known?

@@ -10,6 +10,7 @@ pub struct Model {
     pub user_id: Uuid,
     #[sea_orm(primary_key, auto_increment = false)]
     pub digest: Vec<u8>,
+    pub pepper: Vec<u8>,
     pub used_at: Option<i64>,
 }
 

@@ -87,9 +87,11 @@ fn up(_: &Dialect) -> Vec<String> {
         ) {clustered}",
         "CREATE INDEX email_token_user_id ON email_token (user_id, purpose)",
         "CREATE INDEX email_token_expires_at ON email_token (expires_at)",
+        // `pepper` is the id of the key pepper in the digest.
         "CREATE TABLE recovery_code (
             user_id {uuid} NOT NULL REFERENCES users (id),
             digest {bytes} NOT NULL,
+            pepper {bytes} NOT NULL,
             used_at BIGINT,
             PRIMARY KEY (user_id, digest)
         ) {clustered}",

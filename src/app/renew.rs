@@ -1,6 +1,7 @@
 //! Encrypts anew what the previous key pepper has encrypted, so that it can be deleted.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use uuid::Uuid;
 
@@ -8,17 +9,27 @@ use crate::http::App;
 use crate::store::StoreError;
 use crate::store::peppered::SealedColumn;
 
-/// Goes through all encrypted secrets of second factors and webhooks, once, if there is a previous
-/// pepper.
+/// How often it is tried. What failed, or was encrypted by an earlier process meanwhile, is left for
+/// the next time.
+const PERIOD: Duration = Duration::from_hours(1);
+
+/// Goes through all encrypted secrets of second factors and webhooks, at the start and every hour,
+/// if there is a previous pepper.
 pub(super) async fn renew_sealed(app: Arc<App>) {
     if !app.users.seal.has_previous() {
         return;
     }
-    match renew(&app).await {
-        Ok(0) => {}
-        Ok(renewed) => tracing::info!(renewed, "secrets were encrypted with the new key pepper"),
-        Err(error) => {
-            tracing::warn!(%error, "not all secrets were encrypted with the new key pepper; the next start goes on");
+    let mut period = tokio::time::interval(PERIOD);
+    loop {
+        period.tick().await;
+        match renew(&app).await {
+            Ok(0) => {}
+            Ok(renewed) => {
+                tracing::info!(renewed, "secrets were encrypted with the new key pepper");
+            }
+            Err(error) => {
+                tracing::warn!(%error, "not all secrets were encrypted with the new key pepper; it is tried each hour");
+            }
         }
     }
 }

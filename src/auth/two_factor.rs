@@ -12,7 +12,7 @@ use totp_rs::{Builder, Secret, Totp};
 
 use super::users::{CurrentSession, Device, LoggedIn, Users, UsersError};
 use crate::seal::Seal;
-use crate::store::users::{CodeDigest, NewSecondFactor, User};
+use crate::store::users::{CodeDigest, NewCodes, NewSecondFactor, User};
 use domain::{ActKind, Actor, Timestamp, UserId};
 
 /// The purpose of the encryption key. A change of this text makes every stored secret unreadable.
@@ -163,9 +163,9 @@ impl Users {
         self.count_code(user.id, device).await?;
         let totp = self.opened(user)?.ok_or(UsersError::NoSecondFactor)?;
         let step = step_of(&totp, code, self.clock.now()).ok_or(UsersError::WrongCode)?;
-        let (codes, digests) = self.codes(user.id);
+        let (codes, new) = self.codes(user.id);
         let act = self.act(user.id, device, ActKind::TwoFactorEnabled);
-        let enabled = NewSecondFactor { sealed: factor.sealed.clone(), step, codes: digests };
+        let enabled = NewSecondFactor { sealed: factor.sealed.clone(), step, codes: new };
         if !self.store.enable_second_factor(user.id, *session, enabled, act).await? {
             return Err(UsersError::HasSecondFactor);
         }
@@ -173,11 +173,11 @@ impl Users {
         Ok(codes)
     }
 
-    fn codes(&self, user: UserId) -> (Vec<String>, Vec<CodeDigest>) {
+    fn codes(&self, user: UserId) -> (Vec<String>, NewCodes) {
         let codes: Vec<String> = (0..CODES).map(|_| recovery_code()).collect();
         let digests = codes.iter().filter_map(|code| code_digest(&self.seal, user, code));
-        let digests = digests.collect();
-        (codes, digests)
+        let new = NewCodes { digests: digests.collect(), pepper: self.seal.id() };
+        (codes, new)
     }
 
     /// The second step of a login: a code for the challenge that the first one answered.
@@ -254,9 +254,9 @@ impl Users {
         let user = &current.user;
         self.assert_proof(current, password, device).await?;
         self.use_code_in(current, code, device).await?;
-        let (codes, digests) = self.codes(user.id);
+        let (codes, new) = self.codes(user.id);
         let act = self.act(user.id, device, ActKind::RecoveryCodesMade);
-        self.store.replace_recovery_codes(user.id, digests, act).await?;
+        self.store.replace_recovery_codes(user.id, new, act).await?;
         self.tell_of_recovery_codes(user, device);
         Ok(codes)
     }

@@ -3,10 +3,13 @@
 use anyhow::Context as _;
 use clap::Subcommand;
 use domain::api_key::Pepper;
+use polysystems::auth::two_factor;
 use polysystems::clock::Clock;
 use polysystems::config::Settings;
 use polysystems::exit::{Exit, ExitError};
+use polysystems::seal::Seal;
 use polysystems::secrets::{self, JWT_SECRET, KEY_PEPPER};
+use polysystems::store::peppered::{DigestCounts, OtherPeppered};
 
 use super::{print, with_store};
 
@@ -18,7 +21,7 @@ pub(super) enum SecretCommand {
     /// Replaces the key pepper from the next start on; API keys made with the old one stay valid as
     /// long as the old one is kept
     RotatePepper,
-    /// Says how many API keys still need the previous key pepper
+    /// Says how many API keys, secrets and recovery codes still need the previous key pepper
     Status,
 }
 
@@ -40,7 +43,7 @@ pub(super) fn run(settings: &Settings, command: SecretCommand) -> anyhow::Result
                     Exit::Settings,
                     format!(
                         "there is a previous pepper already: {KEY_PEPPER}.previous in data_dir. Only one is kept: run \
-                         `polysystems secret status`, and delete the file once no API key needs it"
+                         `polysystems secret status`, and delete the file once nothing needs it"
                     ),
                 ));
             }
@@ -65,26 +68,51 @@ fn assert_generated(is_set: bool, name: &str, previous: &str) -> anyhow::Result<
 }
 
 fn status(settings: &Settings) -> anyhow::Result<()> {
-    let (counts, has_previous) = with_store(settings, async |store| {
+    let unusable = "the key pepper cannot be used";
+    let (keys, others, has_previous) = with_store(settings, async |store| {
         let peppers = secrets::peppers(settings)?;
-        let pepper = Pepper::new(&peppers.current).context("the key pepper cannot be used")?;
-        let counts = store.count_digests(pepper.id(), Clock::System.now()).await?;
-        Ok((counts, peppers.previous.is_some()))
+        let pepper = Pepper::new(&peppers.current).context(unusable)?;
+        let seal = Seal::new(&peppers, two_factor::PURPOSE).context(unusable)?;
+        let keys = store.count_digests(pepper.id(), Clock::System.now()).await?;
+        let others = store.count_other_peppered(seal.id()).await?;
+        Ok((keys, others, peppers.previous.is_some()))
     })?;
-    let (current, other) = (counts.current, counts.other);
+    let DigestCounts { current, other } = keys;
+    let OtherPeppered { sealed, codes } = others;
     print(&format!(
         "Values of API keys with the current pepper: {current}; with another one: {other}."
     ))?;
-    print(match (has_previous, other) {
-        (true, 0) => {
-            "No API key needs the previous pepper. Delete it a week after the change, when the answers that it \
-             encrypted have expired too."
-        }
-        (true, _) => "Keep the previous pepper, or ask the owners of these keys to rotate them.",
-        (false, 0) => "There is no previous pepper.",
-        (false, _) => {
-            "There is no previous pepper, so these keys are invalid. Put the pepper that made them back as \
-             auth.key_previous_pepper, or ask their owners for new keys."
-        }
-    })
+    print(&format!(
+        "With another one: {sealed} encrypted secrets of webhooks and second factors, {codes} unused recovery codes."
+    ))?;
+    if !has_previous {
+        return print(if other == 0 && sealed == 0 && codes == 0 {
+            "There is no previous pepper."
+        } else {
+            "There is no previous pepper, so these are invalid. Put the pepper that made them back as \
+             auth.key_previous_pepper, or ask their owners for new ones."
+        });
+    }
+    if other > 0 {
+        print("Keep the previous pepper, or ask the owners of these keys to rotate them.")?;
+    }
+    if sealed > 0 {
+        print(
+            "Keep the previous pepper until these secrets are encrypted anew: a running server does so at its start, \
+             and then each hour.",
+        )?;
+    }
+    if codes > 0 {
+        print(
+            "Keep the previous pepper, or tell the owners of these recovery codes to make new ones: without it the \
+             codes do not work.",
+        )?;
+    }
+    if other == 0 && sealed == 0 && codes == 0 {
+        print(
+            "Nothing that lasts needs the previous pepper. Delete it a week after the change, when the answers that \
+             it encrypted have expired too.",
+        )?;
+    }
+    Ok(())
 }

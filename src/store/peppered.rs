@@ -1,9 +1,11 @@
 //! What the key pepper protects, for its replacement: encrypted values, and digests of API keys.
 
+use sea_orm::QueryResult;
 use uuid::Uuid;
 
 use super::connections::{execute, query};
 use super::{Store, StoreError};
+use crate::seal::SecretId;
 use domain::Timestamp;
 use domain::api_key::PepperId;
 
@@ -47,6 +49,15 @@ pub struct DigestCounts {
     pub other: u64,
 }
 
+/// What else the current pepper does not protect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OtherPeppered {
+    /// Encrypted secrets of webhooks and second factors.
+    pub sealed: u64,
+    /// Recovery codes that are not used.
+    pub codes: u64,
+}
+
 impl Store {
     /// Encrypted values of a column with ids above `after`, ascending: at most 500.
     pub async fn list_sealed(
@@ -86,6 +97,30 @@ impl Store {
         .await
     }
 
+    /// Counts encrypted secrets and unused recovery codes of another pepper than `current`.
+    pub async fn count_other_peppered(
+        &self,
+        current: SecretId,
+    ) -> Result<OtherPeppered, StoreError> {
+        const CODES: &str = "SELECT CAST(COUNT(*) AS BIGINT) FROM recovery_code
+            WHERE used_at IS NULL AND pepper <> $1";
+        self.run(move |store| async move {
+            let mut counts = OtherPeppered { sealed: 0, codes: 0 };
+            for SealedColumn { table, column } in COLUMNS {
+                // The first byte is the format.
+                let sql = format!(
+                    "SELECT CAST(COUNT(*) AS BIGINT) FROM {table}
+                    WHERE {column} IS NOT NULL AND substr({column}, 2, 4) <> $1"
+                );
+                let rows = query(&store.read, &sql, vec![current.to_vec().into()]).await?;
+                counts.sealed = counts.sealed.saturating_add(count_of(&rows, 0)?);
+            }
+            let rows = query(&store.read, CODES, vec![current.to_vec().into()]).await?;
+            Ok(OtherPeppered { codes: count_of(&rows, 0)?, ..counts })
+        })
+        .await
+    }
+
     /// Counts the values of API keys that are valid at `now`, former ones with them, by the pepper
     /// of their digests.
     pub async fn count_digests(
@@ -106,14 +141,14 @@ impl Store {
         self.run(move |store| async move {
             let values = vec![current.to_vec().into(), now.micros().into()];
             let rows = query(&store.read, SQL, values).await?;
-            let count = |index: usize| -> Result<u64, StoreError> {
-                let count: i64 =
-                    rows.first().map(|row| row.try_get_by_index(index)).transpose()?.unwrap_or(0);
-                Ok(u64::try_from(count).unwrap_or(0))
-            };
-            let (all, current) = (count(0)?, count(1)?);
+            let (all, current) = (count_of(&rows, 0)?, count_of(&rows, 1)?);
             Ok(DigestCounts { current, other: all.saturating_sub(current) })
         })
         .await
     }
+}
+
+fn count_of(rows: &[QueryResult], index: usize) -> Result<u64, StoreError> {
+    let count: Option<i64> = rows.first().map(|row| row.try_get_by_index(index)).transpose()?;
+    Ok(u64::try_from(count.unwrap_or(0)).unwrap_or(0))
 }

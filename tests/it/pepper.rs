@@ -76,6 +76,9 @@ async fn a_new_pepper_keeps_keys_secrets_and_answers(database: Database) {
     assert_eq!(secret(&database, "rotate-pepper").0, Some(0));
     let previous = database.folder().join("key_pepper.previous");
     assert!(previous.exists());
+    let (_, status) = secret(&database, "status");
+    let others = "With another one: 2 encrypted secrets of webhooks and second factors, 10 unused";
+    assert!(status.contains(others), "{status}");
     let server = start(&database).await;
     let user = User { server: &server, id: user_id.clone(), token: token.clone() };
     let repeat = call(&server, &old).await;
@@ -93,9 +96,17 @@ async fn a_new_pepper_keeps_keys_secrets_and_answers(database: Database) {
     user.delete(&format!("/api/keys/{}", old.id)).expect(204).await;
     server.post("/v1/chat/completions", &hello()).key(&old).expect(401).await;
     let (_, status) = secret(&database, "status");
-    assert!(status.contains("No API key needs the previous pepper"), "{status}");
+    assert!(status.contains("with another one: 0.") && status.contains("Keep"), "{status}");
     // Until what is encrypted was encrypted anew, which the start does beside its work.
     tokio::time::sleep(Duration::from_secs(1)).await;
+    let (_, status) = secret(&database, "status");
+    let others = "With another one: 0 encrypted secrets of webhooks and second factors, 9 unused";
+    assert!(status.contains(others) && status.contains("without it the codes"), "{status}");
+    // Codes that are made anew do not need it.
+    let renew = json!({ "password": PASSWORD, "code": recovery[1] });
+    user.post("/api/auth/2fa/recovery-codes", &renew).expect(200).await;
+    let (_, status) = secret(&database, "status");
+    assert!(status.contains("Nothing that lasts needs the previous pepper"), "{status}");
     server.stop();
 
     std::fs::remove_file(previous).unwrap();

@@ -38,7 +38,7 @@ pub use record::{
     skeleton,
 };
 pub use sessions::{Refreshed, Renewal, SessionListing};
-pub use two_factor::{CodeDigest, NewSecondFactor};
+pub use two_factor::{CodeDigest, NewCodes, NewSecondFactor};
 
 use record::{delete_unused_email_tokens, end_sessions, insert_session};
 

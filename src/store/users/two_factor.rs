@@ -7,6 +7,7 @@ use sea_orm::{
 
 use super::UserStore;
 use super::record::end_sessions;
+use crate::seal::SecretId;
 use crate::store::sql::begin_write;
 use crate::store::{StoreError, audit_log};
 use domain::{Act, SessionId, UserId};
@@ -22,7 +23,15 @@ pub struct NewSecondFactor {
     /// The time step of the code.
     pub step: i64,
     /// The recovery codes.
-    pub codes: Vec<CodeDigest>,
+    pub codes: NewCodes,
+}
+
+/// Recovery codes of a user.
+pub struct NewCodes {
+    /// Their digests.
+    pub digests: Vec<CodeDigest>,
+    /// The id of the key pepper in them.
+    pub pepper: SecretId,
 }
 
 impl UserStore {
@@ -126,7 +135,7 @@ impl UserStore {
     pub async fn replace_recovery_codes(
         &self,
         id: UserId,
-        codes: Vec<CodeDigest>,
+        codes: NewCodes,
         act: Act,
     ) -> Result<(), StoreError> {
         self.database
@@ -151,7 +160,7 @@ impl UserStore {
                     .col_expr(user::Column::WrongCodes, Value::from(0_i64).into())
                     .exec(&transaction)
                     .await?;
-                replace_codes(&transaction, id, &[]).await?;
+                delete_codes(&transaction, id).await?;
                 audit_log::insert(&transaction, &act).await?;
                 transaction.commit().await.map_err(StoreError::OutcomeUnknown)
             })
@@ -173,19 +182,25 @@ impl UserStore {
     }
 }
 
-async fn replace_codes(
-    transaction: &DatabaseTransaction,
-    id: UserId,
-    codes: &[CodeDigest],
-) -> Result<(), StoreError> {
+async fn delete_codes(transaction: &DatabaseTransaction, id: UserId) -> Result<(), StoreError> {
     recovery_code::Entity::delete_many()
         .filter(recovery_code::Column::UserId.eq(id.0))
         .exec(transaction)
         .await?;
-    for digest in codes {
+    Ok(())
+}
+
+async fn replace_codes(
+    transaction: &DatabaseTransaction,
+    id: UserId,
+    codes: &NewCodes,
+) -> Result<(), StoreError> {
+    delete_codes(transaction, id).await?;
+    for digest in &codes.digests {
         let row = recovery_code::ActiveModel {
             user_id: Set(id.0),
             digest: Set(digest.to_vec()),
+            pepper: Set(codes.pepper.to_vec()),
             used_at: Set(None),
         };
         recovery_code::Entity::insert(row).exec_without_returning(transaction).await?;
