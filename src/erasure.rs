@@ -2,8 +2,8 @@
 //!
 //! First no payment may begin any more. Then the owner of the live account decides, and the ledger
 //! writer writes the whole erasure in the transaction of that decision. So a crash leaves all of it
-//! undone, or done. What was begun and not decided is taken back, by this process or at the next
-//! start.
+//! undone, or done. What was begun and not decided is taken back: by this process, later by a job,
+//! or at the next start.
 //!
 //! What cannot be had back comes last: only then Stripe deletes the user's cards. It is tried until
 //! Stripe has done it.
@@ -80,16 +80,16 @@ pub async fn erase(
     if user.role == Role::Admin {
         return Err(ErasureError::Operator);
     }
-    match users.store.begin_erasure(user, gateway.clock.now()).await? {
-        ErasureBegun::Begun => {}
+    let mark = match users.store.begin_erasure(user, gateway.clock.now()).await? {
+        ErasureBegun::Begun(mark) => mark,
         ErasureBegun::PaymentOpen => return Err(ErasureError::PaymentOpen),
         ErasureBegun::Changed => return Err(ErasureError::Changed),
-    }
+    };
     failpoint!("erasure-begun");
     let erased = go_on(users, payments, user, gives_up_balance, device).await;
     if let Err(error) = &erased
         && !matches!(error, ErasureError::Account(AccessError::Unknown))
-        && let Err(error) = users.store.undo_erasure(user.id).await
+        && let Err(error) = users.store.undo_erasure(user.id, mark).await
     {
         tracing::error!(%error, user = %user.id, "an erasure that was refused keeps payments from beginning");
     }

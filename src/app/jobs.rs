@@ -28,6 +28,8 @@ const PAYMENTS_PERIOD: Duration = Duration::from_secs(2);
 const REVERSALS_PERIOD: Duration = Duration::from_hours(1);
 const REVERSALS_DAYS: i64 = 3;
 const REVERSALS_DAYS_AT_START: i64 = 29;
+/// How long an erasure may take, in microseconds. Then its user may pay again.
+const ERASURE_MICROS: i64 = 600_000_000;
 /// How often Stripe is asked again to delete a user who is erased.
 const FORGET_CUSTOMERS_PERIOD: Duration = Duration::from_mins(10);
 /// Interval of the measurement of a synced write.
@@ -82,6 +84,14 @@ pub(super) async fn sweep(app: Arc<App>, lease: Lease) {
             && let Err(error) = app.users.tell_of_expiring_keys(app.keys.soon()).await
         {
             tracing::warn!(%error, "owners of keys that end soon were not told");
+        }
+        if sweeps % FORGET_SWEEPS == 1 && app.gateway.ledger.state().is_in_charge() {
+            let before = app.clock.now().plus_micros(ERASURE_MICROS.saturating_neg());
+            match app.users.store.undo_erasures(before).await {
+                Ok(0) => {}
+                Ok(undone) => tracing::warn!(undone, "erasures of users were begun and not ended"),
+                Err(error) => tracing::warn!(%error, "erasures that did not end were not undone"),
+            }
         }
         if sweeps.is_multiple_of(FORGET_SWEEPS) {
             app.gateway.rate_limits.forget_idle();

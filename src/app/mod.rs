@@ -173,7 +173,8 @@ async fn run(
 
 /// Takes back the erasures that an earlier process has begun and not committed.
 async fn undo_erasures(store: &Store) -> anyhow::Result<()> {
-    let undone = store.users.undo_erasures().await.context("cannot take back what was begun")?;
+    let all = Timestamp::from_micros(i64::MAX);
+    let undone = store.users.undo_erasures(all).await.context("cannot take back what was begun")?;
     if undone > 0 {
         tracing::warn!(undone, "erasures of users were begun before and did not happen");
     }

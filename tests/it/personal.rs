@@ -17,6 +17,7 @@ on_both!(
     money_and_payments_hold_an_erasure_up,
     stripe_forgets_the_erased_once_it_can,
     an_erasure_and_a_payment_at_once_do_not_both_happen,
+    an_undo_takes_back_its_own_erasure_alone,
     what_operators_see_of_the_erased,
     a_crash_erases_all_or_nothing,
 );
@@ -408,6 +409,30 @@ async fn an_erasure_and_a_payment_at_once_do_not_both_happen(database: Database)
     assert_eq!(database.query(lost).await, "0");
     server.stop();
     verify(&database);
+}
+
+async fn an_undo_takes_back_its_own_erasure_alone(database: Database) {
+    use polysystems::store::Store;
+    use polysystems::store::users::ErasureBegun;
+    let server = Server::start(&database).await;
+    let user = server.user("someone").await;
+    let id: domain::UserId = user.id.parse().unwrap();
+    let runtime = tokio::runtime::Handle::current();
+    let settings = polysystems::config::DatabaseSettings::default();
+    let store = Store::open(&settings, database.url(), runtime).await.unwrap();
+    let known = store.users.find(id).await.unwrap().unwrap();
+    let at = |seconds: i64| domain::Timestamp::from_micros((server.seconds() + seconds) * 1_000_000);
+    let begin = async |seconds: i64| store.users.begin_erasure(&known, at(seconds)).await.unwrap();
+    assert_eq!(begin(0).await, ErasureBegun::Begun(at(0)));
+    // The first one hangs; another one begins. Then the first one is refused.
+    assert_eq!(begin(61).await, ErasureBegun::Begun(at(61)));
+    store.users.undo_erasure(id, at(0)).await.unwrap();
+    assert_eq!(begin(62).await, ErasureBegun::Changed);
+    // What did not end is undone once its time is over.
+    assert_eq!(store.users.undo_erasures(at(61)).await.unwrap(), 0);
+    assert_eq!(store.users.undo_erasures(at(62)).await.unwrap(), 1);
+    user.pay("1.00").await;
+    store.close().await;
 }
 
 async fn what_operators_see_of_the_erased(database: Database) {

@@ -17,8 +17,8 @@ const PATIENCE_MICROS: i64 = 60_000_000;
 /// What came of the wish to begin an erasure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErasureBegun {
-    /// From now on no payment of the user begins.
-    Begun,
+    /// From this mark on no payment of the user begins.
+    Begun(Timestamp),
     /// A payment is on its way.
     PaymentOpen,
     /// The password was changed meanwhile, or another erasure has begun.
@@ -52,29 +52,30 @@ impl UserStore {
                     return Ok(ErasureBegun::PaymentOpen);
                 }
                 transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
-                Ok(ErasureBegun::Begun)
+                Ok(ErasureBegun::Begun(now))
             })
             .await
     }
 
-    /// Takes the beginning of an erasure back that does not go on.
-    pub async fn undo_erasure(&self, user: UserId) -> Result<(), StoreError> {
-        const SQL: &str = "UPDATE users SET erasing_at = NULL WHERE id = $1";
+    /// Takes the beginning of an erasure back that does not go on. Another one that has begun since
+    /// has another mark, which stays.
+    pub async fn undo_erasure(&self, user: UserId, mark: Timestamp) -> Result<(), StoreError> {
+        const SQL: &str = "UPDATE users SET erasing_at = NULL WHERE id = $1 AND erasing_at = $2";
         self.database
             .run_write(move |database| async move {
-                execute(&database.write, SQL, vec![user.0.into()]).await?;
+                execute(&database.write, SQL, vec![user.0.into(), mark.micros().into()]).await?;
                 Ok(())
             })
             .await
     }
 
-    /// The same for every erasure that an earlier process began and did not end. What it did not
-    /// commit never will be, since its lease is over.
-    pub async fn undo_erasures(&self) -> Result<u64, StoreError> {
-        const SQL: &str = "UPDATE users SET erasing_at = NULL WHERE erasing_at IS NOT NULL";
+    /// The same for every erasure that has begun before and did not end. What an earlier process
+    /// did not commit never will be, since its lease is over; one of this process has had the time.
+    pub async fn undo_erasures(&self, before: Timestamp) -> Result<u64, StoreError> {
+        const SQL: &str = "UPDATE users SET erasing_at = NULL WHERE erasing_at < $1";
         self.database
             .run_write(move |database| async move {
-                Ok(execute(&database.write, SQL, Vec::new()).await?)
+                Ok(execute(&database.write, SQL, vec![before.micros().into()]).await?)
             })
             .await
     }
