@@ -33,6 +33,7 @@ impl UserStore {
         self.database
             .run_write(move |database| async move {
                 let transaction = begin_write(&database.write).await?;
+                lock(&transaction, id).await?;
                 delete_unused_email_tokens(&transaction, id, purpose).await?;
                 let row = email_token::ActiveModel {
                     digest: Set(digest.to_vec()),
@@ -82,6 +83,7 @@ impl UserStore {
             .database
             .run_write(move |database| async move {
                 let transaction = begin_write(&database.write).await?;
+                lock_owner(&transaction, digest).await?;
                 let used = use_up(&transaction, TokenPurpose::Verify, digest, now).await?;
                 let Some(user) = used.map(|token| UserId(token.user_id)) else { return Ok(None) };
                 let ended = prove(&transaction, user, now).await?;
@@ -122,6 +124,7 @@ impl UserStore {
             .database
             .run_write(move |database| async move {
                 let transaction = begin_write(&database.write).await?;
+                lock_owner(&transaction, digest).await?;
                 let used = use_up(&transaction, TokenPurpose::Reset, digest, now).await?;
                 let Some(user) = used.map(|token| UserId(token.user_id)) else { return Ok(None) };
                 let sql = "UPDATE users SET password_hash = $1, token_version = token_version + 1
@@ -206,6 +209,19 @@ impl UserStore {
                 Ok(execute(&database.write, &sql, vec![now.micros().into()]).await? == CHUNK)
             })
             .await
+    }
+}
+
+/// Locks the row of the user of a token, before the token's own row. Every writer of both locks them
+/// in this order, so none waits for the other in a circle.
+async fn lock_owner(
+    transaction: &DatabaseTransaction,
+    digest: TokenDigest,
+) -> Result<(), StoreError> {
+    let token = email_token::Entity::find_by_id(digest.to_vec()).one(transaction).await?;
+    match token {
+        Some(token) => lock(transaction, UserId(token.user_id)).await,
+        None => Ok(()),
     }
 }
 
