@@ -47,6 +47,8 @@ impl Users {
     ) -> Result<(), UsersError> {
         let act = self.act(user.id, device, ActKind::EmailChangeAsked);
         self.audit_log.record(act).await?;
+        // Whoever has the new address: else a token from before that works on would tell of it.
+        self.store.delete_email_tokens(user.id, TokenPurpose::Change).await?;
         let what = format!(
             "somebody at {} who is logged in to your account has asked to change its address to {}. Nothing is \
              changed before the new address is confirmed. If it was not you, please change your password at once: \

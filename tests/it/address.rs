@@ -100,6 +100,7 @@ async fn nobody_is_told_whether_a_new_address_is_taken(database: Database) {
     server.user("other").await;
     letters_of(&database, 2).await;
     let free = ask(&user, "free@example.com").await;
+    letters_of(&database, 4).await;
     let taken = ask(&user, "Other@example.com").await;
     assert_eq!((free.text, free.status), (taken.text, taken.status));
     // Both letters to the old address are the same but for the address.
@@ -121,7 +122,14 @@ async fn nobody_is_told_whether_a_new_address_is_taken(database: Database) {
         "{owner}"
     );
 
+    // Nor by the token that was sent before: a later request takes its place, whoever has the
+    // address.
+    let change = token(&letter(&sent, "free@example.com", "A change of address"));
+    confirm(&user, &change).expect(400).await;
+
     // Taken while the token was on its way.
+    ask(&user, "free@example.com").await;
+    let sent = letters_of(&database, 8).await.split_off(6);
     let change = token(&letter(&sent, "free@example.com", "A change of address"));
     server.user("free").await;
     let refused = confirm(&user, &change).expect(409).await;

@@ -50,6 +50,22 @@ impl UserStore {
             .await
     }
 
+    /// Deletes the unused tokens of a user for a purpose.
+    pub async fn delete_email_tokens(
+        &self,
+        id: UserId,
+        purpose: TokenPurpose,
+    ) -> Result<(), StoreError> {
+        self.database
+            .run_write(move |database| async move {
+                let transaction = begin_write(&database.write).await?;
+                lock(&transaction, id).await?;
+                delete_unused_email_tokens(&transaction, id, purpose).await?;
+                transaction.commit().await.map_err(StoreError::OutcomeUnknown)
+            })
+            .await
+    }
+
     /// The user of a token that is unused and not expired.
     pub async fn find_by_email_token(
         &self,
