@@ -11,7 +11,7 @@ use super::error::{ApiError, ErrorBody};
 use super::extract::{AdminUser, SessionUser};
 use super::page::{cut, page_limit, query, read_cursor};
 use super::{App, uncancelled};
-use domain::{Act, ActId, UserId};
+use domain::{Act, ActId, Actor, UserId};
 
 /// An act in the audit log.
 #[derive(Serialize, ToSchema)]
@@ -36,9 +36,22 @@ pub(super) struct ActBody {
     subject: String,
     /// The result, or the reason.
     detail: String,
-    /// The address that it came from; empty if there is none.
+    /// The address that it came from; empty if there is none, and for a user's reading of what an
+    /// operator did.
     address: String,
     user_agent: String,
+}
+
+impl ActBody {
+    /// The act as its user sees it. Where an operator sits is not the user's business.
+    pub(super) fn for_user(act: Act, reader: UserId) -> Self {
+        let is_of_other = matches!(act.origin.actor, Actor::Operator(person) if person != reader);
+        let act = ActBody::from(act);
+        if !is_of_other {
+            return act;
+        }
+        ActBody { address: String::new(), user_agent: String::new(), ..act }
+    }
 }
 
 impl From<Act> for ActBody {
@@ -112,7 +125,7 @@ pub(super) async fn all_acts(
     let page = Page::of(&ActsQuery { limit, cursor })?;
     let (before, limit) = (page.before, page.limit.saturating_add(1));
     let reading = async move { app.admin.acts_for_operator(user, before, limit, origin).await };
-    Ok(page.answer(uncancelled(reading).await?))
+    Ok(page.answer(uncancelled(reading).await?, ActBody::from))
 }
 
 /// The user's own part of the audit log, latest first: what they did, what operators did to their
@@ -128,7 +141,7 @@ pub(super) async fn own_acts(
 ) -> Result<HttpResponse, ApiError> {
     let page = Page::of(&query(&request)?)?;
     let acts = app.admin.acts(Some(user.id), page.before, page.limit.saturating_add(1)).await?;
-    Ok(page.answer(acts))
+    Ok(page.answer(acts, |act| ActBody::for_user(act, user.id)))
 }
 
 /// A page that is asked for.
@@ -145,9 +158,9 @@ impl Page {
     }
 
     /// The answer with these acts, of which there is one more than fits if there is a next page.
-    fn answer(&self, mut acts: Vec<Act>) -> HttpResponse {
+    fn answer(&self, mut acts: Vec<Act>, body: impl Fn(Act) -> ActBody) -> HttpResponse {
         let next_cursor = cut(&mut acts, self.limit).map(|act| ActId(act.id).to_string());
-        let acts = acts.into_iter().map(ActBody::from).collect();
+        let acts = acts.into_iter().map(body).collect();
         HttpResponse::Ok().json(ActsPage { acts, next_cursor })
     }
 }

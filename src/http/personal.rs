@@ -248,7 +248,8 @@ fn acts(app: &Data<App>, user: UserId) -> impl Stream<Item = Page<ActBody>> + us
         async move {
             let page: Vec<Act> = app.admin.acts(Some(user), before, PAGE).await?;
             let next = page.last().filter(|_| is_full(&page)).map(|last| Some(last.id));
-            Ok::<_, ApiError>((page.into_iter().map(ActBody::from).collect(), next))
+            let page = page.into_iter().map(|act| ActBody::for_user(act, user));
+            Ok::<_, ApiError>((page.collect(), next))
         }
     })
 }

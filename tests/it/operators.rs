@@ -408,7 +408,8 @@ async fn what_operators_read_is_in_the_audit_log(database: Database) {
         for act in &read {
             assert_eq!((&act["actor"], &act["user_id"]), (&json!("operator"), &json!(of.id)));
             assert_eq!(act["actor_id"], operator.id.as_str());
-            assert_eq!(act["address"], "127.0.0.1");
+            // Where the operator sits is for operators alone.
+            assert_eq!((&act["address"], &act["user_agent"]), (&json!(""), &json!("")));
             assert_eq!(act["at"], "2024-01-15T12:00:00.000000Z");
         }
         read.into_iter().map(|act| act["detail"].clone()).collect()
@@ -425,6 +426,14 @@ async fn what_operators_read_is_in_the_audit_log(database: Database) {
     let of_other = ["in a list of users", "in a list of users", "audit log"];
     assert_eq!(read_of(&other).await, of_other);
     assert!(read_of(&operator).await.is_empty());
+    let export = user.get("/api/auth/export").expect(200).await.body;
+    let read = export["audit_log"].as_array().unwrap().iter();
+    let read: Vec<&Value> = read.filter(|act| act["action"] == "user.read").collect();
+    assert!(read.len() == 2 && read.iter().all(|act| act["address"] == ""), "{read:?}");
+    let log = format!("/api/admin/audit-log?user_id={}", user.id);
+    let all = acts(&operator, &log).await;
+    let read = all.iter().find(|act| act["action"] == "user.read").unwrap();
+    assert_eq!(read["address"], "127.0.0.1");
     // One who reads everything has it on record, and nobody else's page fills with it.
     operator.get("/api/admin/audit-log").expect(200).await;
     let absent = "user-00000000-0000-0000-0000-000000000007";
