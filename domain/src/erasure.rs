@@ -38,6 +38,9 @@ impl Erasure {
 /// Why an account cannot be erased now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotErasable {
+    /// It is suspended. What led to it may have to be looked into.
+    #[error("the account is suspended")]
+    Suspended,
     /// Calls run, or credits are on their way into the account.
     #[error("calls of the account are running")]
     Busy,

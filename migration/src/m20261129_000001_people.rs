@@ -20,8 +20,8 @@ fn up(_: &Dialect) -> Vec<String> {
     texts(&[
         // The folded (trimmed, lowercase) text makes emails and usernames unique regardless of
         // case. The secret of the second factor is encrypted. `totp_step` is the time step of the
-        // last used code. `wrong_codes` counts wrong codes of the day `wrong_codes_day`. `erasing_at`: since when no payment begins, because the user is being
-        // erased.
+        // last used code. `wrong_codes` counts wrong codes of the day `wrong_codes_day`.
+        // `erasing_at`: since when no payment begins, because the user is being erased.
         "CREATE TABLE users (
             id {uuid} NOT NULL PRIMARY KEY,
             email TEXT NOT NULL,

@@ -48,8 +48,8 @@ use crate::tokens;
 use crate::upstream::Upstreams;
 use crate::webhooks::deliver::{Dispatcher, EndpointDisabled, system_lookup};
 use crate::webhooks::{self, Webhooks, watch};
-use domain::MICROS_PER_DAY;
 use domain::thinking::ThinkingModels;
+use domain::{MICROS_PER_DAY, Timestamp};
 
 mod accept;
 mod drain;

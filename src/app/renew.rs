@@ -9,8 +9,8 @@ use crate::http::App;
 use crate::store::StoreError;
 use crate::store::peppered::SealedColumn;
 
-/// How often it is tried. What failed, or was encrypted by an earlier process meanwhile, is left for
-/// the next time.
+/// How often it is tried. What failed, or was encrypted by an earlier process meanwhile, is left
+/// for the next time.
 const PERIOD: Duration = Duration::from_hours(1);
 
 /// Goes through all encrypted secrets of second factors and webhooks, at the start and every hour,

@@ -335,9 +335,9 @@ impl Users {
         let user = user.unwrap_or(nobody);
         let been_at = self.store.list_addresses(user, self.clock.now()).await?;
         let here = network(device.address);
-        let is_known = been_at.iter().any(|address| {
-            address.parse::<IpAddr>().is_ok_and(|address| network(address) == here)
-        });
+        let is_known = been_at
+            .iter()
+            .any(|address| address.parse::<IpAddr>().is_ok_and(|address| network(address) == here));
         if !is_known {
             self.throttle.try_as_stranger(of)?;
         }

@@ -152,7 +152,7 @@ pub(super) struct EraseAnswer {
     (status = 200, description = "Erased", body = EraseAnswer),
     (status = 401, description = "No valid JWT, or the password or the code is wrong", body = ErrorBody),
     (status = 409, description = "There is money on the account that is not given up, a payment is on its \
-        way, calls are running, or the user is an operator", body = ErrorBody),
+        way, calls are running, the account is suspended, or the user is an operator", body = ErrorBody),
     (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
 pub(super) async fn erase(

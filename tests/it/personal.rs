@@ -421,7 +421,8 @@ async fn an_undo_takes_back_its_own_erasure_alone(database: Database) {
     let settings = polysystems::config::DatabaseSettings::default();
     let store = Store::open(&settings, database.url(), runtime).await.unwrap();
     let known = store.users.find(id).await.unwrap().unwrap();
-    let at = |seconds: i64| domain::Timestamp::from_micros((server.seconds() + seconds) * 1_000_000);
+    let at =
+        |seconds: i64| domain::Timestamp::from_micros((server.seconds() + seconds) * 1_000_000);
     let begin = async |seconds: i64| store.users.begin_erasure(&known, at(seconds)).await.unwrap();
     assert_eq!(begin(0).await, ErasureBegun::Begun(at(0)));
     // The first one hangs; another one begins. Then the first one is refused.
@@ -441,8 +442,14 @@ async fn what_operators_see_of_the_erased(database: Database) {
     let refused = erase(&operator, &json!({ "code": "000000" })).expect(401).await;
     assert_eq!(refused.body["error"], "Invalid code");
     let user = server.user("someone").await;
-    erase(&user, &json!({})).expect(200).await;
     let of = |act: &str| format!("/api/admin/users/{}{act}", user.id);
+    // Nobody erases what a suspension is about.
+    operator.post(&of("/suspend"), &json!({})).expect(200).await;
+    let user = server.log_in_again("someone").await;
+    let refused = erase(&user, &json!({})).expect(409).await;
+    assert!(refused.text.contains("The account is suspended."), "{}", refused.text);
+    operator.post(&of("/resume"), &json!({})).expect(200).await;
+    erase(&user, &json!({})).expect(200).await;
     let seen = operator.get(&of("")).expect(200).await;
     assert_eq!(seen.body["user"]["is_erased"], true);
     assert_eq!(seen.body["accounts"][0]["status"], "suspended");

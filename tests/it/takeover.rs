@@ -309,12 +309,9 @@ async fn a_renewal_makes_no_place_known(database: Database) {
     let mut session = log_in("192.0.2.1").await;
     letters_of(&database, 2).await;
     // Told once: at home again, and there again, it is the place of the last renewal or of a login.
-    for (address, letters) in [
-        ("192.0.2.99", 2),
-        ("198.51.100.1", 3),
-        ("198.51.100.2", 3),
-        ("192.0.2.1", 3),
-    ] {
+    for (address, letters) in
+        [("192.0.2.99", 2), ("198.51.100.1", 3), ("198.51.100.2", 3), ("192.0.2.1", 3)]
+    {
         let renew = json!({ "refresh_token": session["refresh_token"] });
         let renew = server.post("/api/auth/refresh", &renew).header("X-Forwarded-For", address);
         session = renew.expect(200).await.body;

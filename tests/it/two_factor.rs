@@ -324,7 +324,8 @@ async fn wrong_proofs_end_a_session(database: Database) {
         }
     };
     // Passwords and codes count together, and a right one ends the count.
-    let password = json!({ "current_password": "wrong", "new_password": "A new one of four words" });
+    let password =
+        json!({ "current_password": "wrong", "new_password": "A new one of four words" });
     user.post("/api/auth/change-password", &password).expect(401).await;
     wrong_code(8).await;
     server.advance(30);

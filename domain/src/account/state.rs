@@ -181,8 +181,8 @@ impl State {
         Ok(self.entry(kind, taken, reference, None, day, day.month(), now))
     }
 
-    /// Ends the account for good, if nothing runs: takes the balance if its owner gives it up,
-    /// revokes every key, and suspends the account.
+    /// Ends the account for good, if it is open and nothing runs: takes the balance if its owner
+    /// gives it up, revokes every key, and suspends the account.
     pub(super) fn close(
         &mut self,
         reference: Uuid,
@@ -190,6 +190,9 @@ impl State {
         now: Timestamp,
     ) -> Result<(Option<LedgerEntry>, Credits), NotErasable> {
         let balance = self.balance;
+        if self.status == AccountStatus::Suspended {
+            return Err(NotErasable::Suspended);
+        }
         if !self.open.is_empty() || self.available() != balance {
             return Err(NotErasable::Busy);
         }

@@ -173,6 +173,9 @@ impl From<ErasureError> for ApiError {
             ErasureError::Changed => {
                 conflict("The account was changed at the same time. Please try again in a minute.")
             }
+            ErasureError::NotErasable(NotErasable::Suspended) => {
+                conflict("The account is suspended. Please write to the operator of this server.")
+            }
             ErasureError::NotErasable(NotErasable::Busy) => conflict(
                 "Calls of the account are running, or credits are on their way. Please try again when they have ended.",
             ),

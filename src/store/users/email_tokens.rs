@@ -228,8 +228,8 @@ impl UserStore {
     }
 }
 
-/// Locks the row of the user of a token, before the token's own row. Every writer of both locks them
-/// in this order, so none waits for the other in a circle.
+/// Locks the row of the user of a token, before the token's own row. Every writer of both locks
+/// them in this order, so none waits for the other in a circle.
 async fn lock_owner(
     transaction: &DatabaseTransaction,
     digest: TokenDigest,

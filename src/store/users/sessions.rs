@@ -311,9 +311,8 @@ impl UserStore {
             .run(move |database| async move {
                 let values = vec![id.0.into(), now.micros().into(), PLACES_MAX.into()];
                 let rows = query(&database.read, SQL, values).await?;
-                let place = |row: &QueryResult| {
-                    Ok((row.try_get_by_index(0)?, row.try_get_by_index(1)?))
-                };
+                let place =
+                    |row: &QueryResult| Ok((row.try_get_by_index(0)?, row.try_get_by_index(1)?));
                 rows.iter().map(place).collect()
             })
             .await

@@ -104,7 +104,8 @@ impl UserStore {
             .await
     }
 
-    /// Uses a recovery code, stored under one of these digests; false if there is no such code, or it was used before.
+    /// Uses a recovery code, stored under one of these digests; false if there is no such code, or
+    /// it was used before.
     pub async fn use_recovery_code(
         &self,
         id: UserId,
