@@ -38,13 +38,13 @@ pub struct KeyCache {
 }
 
 /// The right to look a key up, until it is dropped.
-pub struct Turn<'c> {
+pub struct LookupTurn<'c> {
     cache: &'c KeyCache,
     digest: KeyDigest,
     guard: Option<OwnedMutexGuard<()>>,
 }
 
-impl Drop for Turn<'_> {
+impl Drop for LookupTurn<'_> {
     fn drop(&mut self) {
         drop(self.guard.take());
         // Whoever waits for the turn has the lock too.
@@ -81,10 +81,10 @@ impl KeyCache {
 
     /// Waits until nobody else looks this key up. Then it may be in the cache: without this, each
     /// call with a key that is not, or that changes all the time, would ask the database.
-    pub async fn turn(&self, key: &ApiKey) -> Turn<'_> {
+    pub async fn turn(&self, key: &ApiKey) -> LookupTurn<'_> {
         let digest = key.digest(&self.pepper);
         let lock = Arc::clone(&self.turns.entry(digest).or_default());
-        let mut turn = Turn { cache: self, digest, guard: None };
+        let mut turn = LookupTurn { cache: self, digest, guard: None };
         turn.guard = Some(lock.lock_owned().await);
         turn
     }

@@ -247,7 +247,7 @@ BUGS = [
         "",
         test("sqlite::every_operation_answers_everyone")),
     Bug("an-operator-needs-no-second-factor",
-        "app.users.assert_operators_factor(&user)?;",
+        "app.users.assert_operators_factor(&current.user)?;",
         "",
         test("sqlite::an_operator_without_a_second_factor")),
     Bug("the-first-grant-of-a-day-is-the-only-one-counted",

@@ -73,12 +73,12 @@ pub fn network(address: IpAddr) -> IpAddr {
 
 /// A network of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Network {
+pub struct CallerNetwork {
     address: IpAddr,
     bits: u8,
 }
 
-impl Network {
+impl CallerNetwork {
     /// Is it that of one caller?
     #[must_use]
     pub fn is_one_caller(self) -> bool {
@@ -89,7 +89,7 @@ impl Network {
 /// The networks that an address counts for, each with how many callers it may have: an IPv4 address
 /// is one. Of IPv6 a /64 is one, and a /56 has 256 of them, a /48 has 65,536, and either may be of
 /// one owner.
-pub fn networks(address: IpAddr) -> impl Iterator<Item = (Network, usize)> {
+pub fn networks(address: IpAddr) -> impl Iterator<Item = (CallerNetwork, usize)> {
     let own = network(address);
     let widths: &[(u8, usize)] = match own {
         IpAddr::V4(_) => &[(32, 1)],
@@ -104,7 +104,7 @@ pub fn networks(address: IpAddr) -> impl Iterator<Item = (Network, usize)> {
                 IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & mask))
             }
         };
-        (Network { address, bits: *bits }, *callers)
+        (CallerNetwork { address, bits: *bits }, *callers)
     })
 }
 

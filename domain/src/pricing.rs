@@ -188,6 +188,19 @@ impl Demand {
         }
         self.prompt_tokens_max.saturating_add(completion).min(total)
     }
+
+    /// The tokens that are billed if the completion was counted here, because the upstream reports
+    /// none. Our count may be wrong, and the upstream was told this token limit for each choice. So
+    /// what the client does not have counts up to the limit. An upstream may go on beyond its
+    /// limit: what was delivered counts as far as an upstream's own tokenizer may differ from ours.
+    #[must_use]
+    pub fn counted(&self, usage: TokenUsage, limit: u64, is_delivered: bool) -> u64 {
+        let told = limit.saturating_mul(self.choices);
+        let completion = if is_delivered { tolerated(told) } else { told };
+        let believed = tolerated(self.prompt_tokens_max).max(self.context_tokens);
+        let prompt = if usage.prompt <= believed { usage.prompt } else { 0 };
+        prompt.max(self.prompt_tokens_max).saturating_add(completion).min(usage.total())
+    }
 }
 
 /// The request could cost more than any account can hold.
@@ -409,6 +422,22 @@ mod tests {
         }
         let huge = Demand { prompt_tokens_max: 5_000, ..ASKED };
         assert_eq!(huge.believed(TokenUsage::new(10_064, 40), 20), 10_104);
+    }
+
+    #[test]
+    fn our_own_count_is_bounded_by_what_the_upstream_was_told() {
+        for (usage, delivered, unseen) in [
+            (TokenUsage::new(10, 20), 30, 30),
+            // 10 of the prompt, 2 choices of 20: twice that and 64 more, if it was delivered.
+            (TokenUsage::new(10, 100), 110, 50),
+            (TokenUsage::new(10, 9_000), 10 + 144, 50),
+            // The prompt is reported, and may be true.
+            (TokenUsage::new(900, 9_000), 900 + 144, 940),
+            (TokenUsage::new(9_000, 9_000), 10 + 144, 50),
+        ] {
+            assert_eq!(ASKED.counted(usage, 20, true), delivered, "{usage:?}");
+            assert_eq!(ASKED.counted(usage, 20, false), unseen, "{usage:?}");
+        }
     }
 
     fn by_token() -> PriceRule {

@@ -84,6 +84,19 @@ impl Evidence {
         self.heard == Heard::ToItsEnd && tally == Tally::Reported
     }
 
+    /// Is the completion billed as the upstream reports it? Of the prompt our own count may have
+    /// taken the place.
+    #[must_use]
+    pub fn reports_completion(self) -> bool {
+        let billed = self.tally().0;
+        match self.reported {
+            Reported::Given(usage) => {
+                usage == billed || (usage.prompt == 0 && usage.completion == billed.completion)
+            }
+            Reported::Missing | Reported::Absurd => false,
+        }
+    }
+
     /// The tokens that the call is billed for, and where they come from. If that is
     /// [`Tally::Held`], the call costs all that is held, and these tokens at least.
     #[must_use]
@@ -156,6 +169,24 @@ mod tests {
             may_hide: false,
         };
         assert_eq!(evidence.tally(), (nothing, Tally::Reported));
+    }
+
+    #[test]
+    fn a_completion_is_reported_also_if_its_prompt_is_not() {
+        let counted = TokenUsage::new(9, 50);
+        for (reported, is_reported) in [
+            (given(8, 60, 0), true),
+            (given(0, 60, 0), true),
+            (given(0, 0, 70), true),
+            (given(8, 0, 8), false),
+            (given(0, 0, 0), false),
+            (Reported::Missing, false),
+            (Reported::Absurd, false),
+        ] {
+            let heard = Heard::ToItsEnd;
+            let evidence = Evidence { reported, counted, heard, may_hide: false };
+            assert_eq!(evidence.reports_completion(), is_reported, "{evidence:?}");
+        }
     }
 
     #[test]

@@ -17,6 +17,10 @@ pub(crate) const STEP: Step = Step {
 };
 
 fn up(_: &Dialect) -> Vec<String> {
+    [people(), proofs()].concat()
+}
+
+fn people() -> Vec<String> {
     texts(&[
         // The folded (trimmed, lowercase) text makes emails and usernames unique regardless of
         // case. The secret of the second factor is encrypted. `totp_step` is the time step of the
@@ -75,6 +79,11 @@ fn up(_: &Dialect) -> Vec<String> {
             used_at BIGINT
         ) {clustered}",
         "CREATE INDEX refresh_token_session_id ON refresh_token (session_id)",
+    ])
+}
+
+fn proofs() -> Vec<String> {
+    texts(&[
         // `email_folded` is the address that the user had then: with another one a token is void.
         // `new_email` is the address that a change of address leads to.
         "CREATE TABLE email_token (

@@ -28,7 +28,9 @@ use crate::clock::Clock;
 use crate::config::{ServerSettings, Settings, UpstreamSettings};
 use crate::exit::{Exit, ExitError};
 use crate::health::Health;
-use crate::http::{ACCOUNT_BODY_MAX, App, Bodies, LeastRate, PerAddress};
+use crate::http::{
+    ACCOUNT_BODY_MAX, App, Bodies, LeastRate, PerAccount, PerAddress, refusal_answer,
+};
 use crate::idempotency::Idempotency;
 use crate::key_cache::KeyCache;
 use crate::keys::Keys;
@@ -262,6 +264,7 @@ pub fn gateway(
         idempotency,
         expiry_warning_micros: expiry_warning_micros(settings),
         metrics: Arc::default(),
+        refused: refusal_answer,
         readiness: Arc::new(Admission::new(AdmissionLimits {
             requests: settings.server.requests_max.get(),
             strangers: settings.server.strangers_max.get(),
@@ -353,6 +356,11 @@ fn bodies_of_address_max(server: &ServerSettings) -> usize {
     (server.bodies_max_bytes.get() / 4).max(server.body_max_bytes)
 }
 
+/// The same of one account, of whatever addresses: an eighth of all, but at least one body.
+fn bodies_of_account_max(server: &ServerSettings) -> usize {
+    (server.bodies_max_bytes.get() / 8).max(server.body_max_bytes)
+}
+
 /// The same of requests that are no calls: so little that more than a hundred addresses are
 /// needed to take the room of all.
 fn account_bodies_of_address_max(server: &ServerSettings) -> usize {
@@ -422,8 +430,9 @@ fn app(
             timeout: Duration::from_secs(server.body_timeout_seconds),
             least_rate: least_rate(server),
             open_per_address: PerAddress::new(server.bodies_per_address_max.get()),
-            call_bytes_per_address: PerAddress::new(bodies_of_address_max(server)),
-            account_bytes_per_address: PerAddress::new(account_bodies_of_address_max(server)),
+            call_bytes_per_address: PerAddress::strict(bodies_of_address_max(server)),
+            call_bytes_per_account: PerAccount::new(bodies_of_account_max(server)),
+            account_bytes_per_address: PerAddress::strict(account_bodies_of_address_max(server)),
             admission: Arc::clone(&gateway.readiness),
         },
         connections: PerAddress::new(server.connections_per_address_max.get()),

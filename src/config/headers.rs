@@ -16,7 +16,7 @@ const OF_CONNECTION: [&str; 11] = [
 ];
 /// Headers of a request that we write, or that are secrets of the caller, or that would turn the
 /// call into another one than was priced.
-const OURS_IN_REQUESTS: [&str; 21] = [
+const OURS_IN_REQUESTS: [&str; 22] = [
     "accept-encoding",
     "authorization",
     "cookie",
@@ -41,6 +41,7 @@ const OURS_IN_REQUESTS: [&str; 21] = [
     "x-method-override",
     "x-real-ip",
     "x-request-id",
+    "x-rewrite-url",
 ];
 /// Headers of an answer that we write, or that speak to browsers for all of our origin.
 const OURS_IN_ANSWERS: [&str; 10] = [
@@ -100,6 +101,7 @@ mod tests {
             "Host",
             "X-Forwarded-For",
             "X-HTTP-Method-Override",
+            "X-Rewrite-URL",
             "Content-Encoding",
             "Idempotency-Key",
         ] {

@@ -61,7 +61,7 @@ pub struct ServerSettings {
     /// Bytes of request bodies in memory at the same time, from the first byte that arrives. Above
     /// it requests are refused with 503. A sixteenth of it, 1 MiB at least, is kept for requests
     /// that are no calls, and as much for events of Stripe. Calls with test keys may fill half of
-    /// the rest, and slow bodies of one address a quarter of the whole.
+    /// the rest, slow bodies of one address a quarter of the whole, and of one account an eighth.
     pub bodies_max_bytes: NonZeroUsize,
     /// Bodies of one address that may be on their way at the same time. Further ones are refused
     /// with 429. IPv6 addresses count by /64; a /56 may have four times as many, and a /48 eight

@@ -1,9 +1,11 @@
-//! What one address may have at the same time. IPv6 addresses count by /64, and by the /56 and the
-//! /48 that it is of, which may have a few times as much.
+//! What one address, and one account, may have at the same time. IPv6 addresses count by /64, and
+//! by the /56 and the /48 that it is of. These may have a few times as many connections and bodies,
+//! but no more bytes: the room for these is a few times what one address may have.
 //!
 //! Only what waits for its sender is counted: connections that no paid call has come on yet, and
 //! bodies that do not arrive at once. So paid calls pass without a lock.
 
+use std::hash::Hash;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,15 +13,65 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 
-use domain::address::{Network, networks};
+use domain::AccountId;
+use domain::address::{CallerNetwork, networks};
 
 /// A limit for each address.
 #[derive(Debug)]
 pub struct PerAddress {
     max: usize,
-    /// No network is here without an amount.
-    taken: DashMap<Network, usize>,
+    /// May a network of many callers have no more than one caller?
+    is_strict: bool,
+    taken: Taken<CallerNetwork>,
     refused: AtomicU64,
+}
+
+/// A limit for each account.
+#[derive(Debug)]
+pub struct PerAccount {
+    max: usize,
+    taken: Taken<AccountId>,
+    refused: AtomicU64,
+}
+
+/// What each has taken. Nobody is here without an amount.
+#[derive(Debug)]
+struct Taken<K: Eq + Hash>(DashMap<K, usize>);
+
+impl<K: Eq + Hash> Taken<K> {
+    fn new() -> Self {
+        Taken(DashMap::new())
+    }
+
+    /// Takes so much more. False, and nothing is taken, if that is above `max`.
+    fn take(&self, of: K, more: usize, max: usize) -> bool {
+        match self.0.entry(of) {
+            Entry::Vacant(_) if more > max => false,
+            Entry::Vacant(place) => {
+                place.insert(more);
+                true
+            }
+            Entry::Occupied(mut taken) => {
+                let after = taken.get().saturating_add(more);
+                let has_room = after <= max;
+                if has_room {
+                    *taken.get_mut() = after;
+                }
+                has_room
+            }
+        }
+    }
+
+    fn give_back(&self, of: K, amount: usize) {
+        if let Entry::Occupied(mut taken) = self.0.entry(of) {
+            let left = taken.get().saturating_sub(amount);
+            if left == 0 {
+                taken.remove();
+            } else {
+                *taken.get_mut() = left;
+            }
+        }
+    }
 }
 
 /// An address's share of a limit, until it is dropped.
@@ -30,11 +82,72 @@ pub struct AddressShare {
     amount: usize,
 }
 
-impl PerAddress {
-    /// At most `max` for each address.
+/// An account's share of a limit, until it is dropped.
+#[derive(Debug)]
+pub struct AccountShare {
+    of: Arc<PerAccount>,
+    account: AccountId,
+    amount: usize,
+}
+
+impl PerAccount {
+    /// At most `max` for each account.
     #[must_use]
     pub fn new(max: usize) -> Arc<Self> {
-        Arc::new(PerAddress { max, taken: DashMap::new(), refused: AtomicU64::new(0) })
+        Arc::new(PerAccount { max, taken: Taken::new(), refused: AtomicU64::new(0) })
+    }
+
+    /// The share of an account: nothing yet.
+    #[must_use]
+    pub fn share(self: &Arc<Self>, account: AccountId) -> AccountShare {
+        AccountShare { of: Arc::clone(self), account, amount: 0 }
+    }
+
+    /// How often an account was refused, since the start.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+}
+
+impl AccountShare {
+    /// Takes what is missing to `amount`. False if the account would be above the limit; then its
+    /// share stays as it was.
+    pub fn grow_to(&mut self, amount: usize) -> bool {
+        let Some(missing) = amount.checked_sub(self.amount).filter(|missing| *missing > 0) else {
+            return true;
+        };
+        if !self.of.taken.take(self.account, missing, self.of.max) {
+            self.of.refused.fetch_add(1, Ordering::Relaxed);
+            return false;
+        }
+        self.amount = amount;
+        true
+    }
+}
+
+impl Drop for AccountShare {
+    fn drop(&mut self) {
+        self.of.taken.give_back(self.account, self.amount);
+    }
+}
+
+impl PerAddress {
+    /// At most `max` for each address, and a few times as much for wider networks.
+    #[must_use]
+    pub fn new(max: usize) -> Arc<Self> {
+        Self::with(max, false)
+    }
+
+    /// At most `max` for each address, and for wider networks.
+    #[must_use]
+    pub fn strict(max: usize) -> Arc<Self> {
+        Self::with(max, true)
+    }
+
+    fn with(max: usize, is_strict: bool) -> Arc<Self> {
+        let refused = AtomicU64::new(0);
+        Arc::new(PerAddress { max, is_strict, taken: Taken::new(), refused })
     }
 
     /// The share of an address: nothing yet.
@@ -59,43 +172,38 @@ impl PerAddress {
     /// What all addresses together have.
     #[must_use]
     pub fn total(&self) -> usize {
-        let own = self.taken.iter().filter(|taken| taken.key().is_one_caller());
+        let own = self.taken.0.iter().filter(|taken| taken.key().is_one_caller());
         own.map(|taken| *taken).fold(0, usize::saturating_add)
     }
 
     /// Takes so much more for a network. False, and nothing is taken, if that is above its limit.
-    fn take(&self, network: Network, callers: usize, more: usize) -> bool {
-        let max = self.max.saturating_mul(callers);
-        match self.taken.entry(network) {
-            Entry::Vacant(_) if more > max => false,
-            Entry::Vacant(place) => {
-                place.insert(more);
-                true
-            }
-            Entry::Occupied(mut taken) => {
-                let after = taken.get().saturating_add(more);
-                let has_room = after <= max;
-                if has_room {
-                    *taken.get_mut() = after;
-                }
-                has_room
-            }
-        }
-    }
-
-    fn give_back(&self, network: Network, amount: usize) {
-        if let Entry::Occupied(mut taken) = self.taken.entry(network) {
-            let left = taken.get().saturating_sub(amount);
-            if left == 0 {
-                taken.remove();
-            } else {
-                *taken.get_mut() = left;
-            }
-        }
+    fn take(&self, network: CallerNetwork, callers: usize, more: usize) -> bool {
+        let callers = if self.is_strict { 1 } else { callers };
+        self.taken.take(network, more, self.max.saturating_mul(callers))
     }
 }
 
 impl AddressShare {
+    /// Gives back what it has. It can take again later.
+    pub fn give_back(&mut self) {
+        let amount = std::mem::take(&mut self.amount);
+        if amount > 0 {
+            networks(self.address)
+                .for_each(|(network, _)| self.of.taken.give_back(network, amount));
+        }
+    }
+
+    /// Takes what is missing to `amount`, also above the limit: it is there already.
+    pub fn take_anyway(&mut self, amount: usize) {
+        let missing = amount.saturating_sub(self.amount);
+        if missing > 0 {
+            for (network, _) in networks(self.address) {
+                self.of.taken.take(network, missing, usize::MAX);
+            }
+            self.amount = amount;
+        }
+    }
+
     /// Takes what is missing to `amount`. False if the address would be above the limit; then its
     /// share stays as it was.
     pub fn grow_to(&mut self, amount: usize) -> bool {
@@ -107,7 +215,7 @@ impl AddressShare {
         let refused = networks(self.address).position(|network| !is_taken(network));
         if let Some(refused) = refused {
             for (network, _) in networks(self.address).take(refused) {
-                self.of.give_back(network, missing);
+                self.of.taken.give_back(network, missing);
             }
             self.of.refused.fetch_add(1, Ordering::Relaxed);
             return false;
@@ -119,9 +227,7 @@ impl AddressShare {
 
 impl Drop for AddressShare {
     fn drop(&mut self) {
-        if self.amount > 0 {
-            networks(self.address).for_each(|(network, _)| self.of.give_back(network, self.amount));
-        }
+        self.give_back();
     }
 }
 
@@ -141,7 +247,22 @@ mod tests {
         drop(one);
         assert!(limit.enter(address("2001:db8::3")).is_some());
         drop(two);
-        assert_eq!(limit.taken.len(), 0);
+        assert_eq!(limit.taken.0.len(), 0);
+    }
+
+    #[test]
+    fn a_share_can_be_put_aside() {
+        let limit = PerAddress::new(1);
+        let address: IpAddr = "192.0.2.1".parse().unwrap();
+        let mut aside = limit.enter(address).unwrap();
+        aside.give_back();
+        let other = limit.enter(address).unwrap();
+        aside.take_anyway(1);
+        assert_eq!(limit.total(), 2);
+        drop(other);
+        assert!(limit.enter(address).is_none());
+        drop(aside);
+        assert_eq!(limit.taken.0.len(), 0);
     }
 
     #[test]
@@ -156,7 +277,7 @@ mod tests {
         assert!(two.grow_to(10));
         drop(two);
         assert!(!limit.share(address).grow_to(11));
-        assert_eq!(limit.taken.len(), 0);
+        assert_eq!(limit.taken.0.len(), 0);
     }
 
     #[test]
@@ -177,6 +298,32 @@ mod tests {
         assert!(entered(1, 0));
         assert_eq!(limit.total(), 17);
         drop(kept);
-        assert_eq!(limit.taken.len(), 0);
+        assert_eq!(limit.taken.0.len(), 0);
+    }
+
+    #[test]
+    fn the_networks_of_an_owner_have_no_more_bytes_than_one_of_them() {
+        let limit = PerAddress::strict(10);
+        let share = |text: &str| limit.share(text.parse().unwrap());
+        let mut one = share("2001:db8::1");
+        let mut others = ["2001:db8:0:1::1", "2001:db8:0:100::1"].map(share);
+        assert!(one.grow_to(10));
+        assert!(others.iter_mut().all(|other| !other.grow_to(1)));
+        assert!(share("2001:db8:1::1").grow_to(10));
+        drop(one);
+        assert!(others.iter_mut().all(|other| other.grow_to(5)));
+    }
+
+    #[test]
+    fn an_account_has_no_more_than_it_may() {
+        let limit = PerAccount::new(10);
+        let mut one = limit.share(AccountId(1));
+        let mut two = limit.share(AccountId(1));
+        assert!(one.grow_to(6) && !two.grow_to(5) && two.grow_to(4) && one.grow_to(6));
+        assert!(limit.share(AccountId(2)).grow_to(10));
+        drop(one);
+        assert!(two.grow_to(10));
+        drop(two);
+        assert_eq!((limit.taken.0.len(), limit.refused()), (0, 1));
     }
 }

@@ -13,12 +13,13 @@ use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::time::{Instant, timeout_at};
 
 use super::App;
-use super::addresses::{AddressShare, PerAddress};
+use super::addresses::{AddressShare, PerAccount, PerAddress};
 use super::connection::LeastRate;
 use super::error::ApiError;
 use super::extract::{app, client_address};
 use super::places::step_out;
 use crate::pipeline::{Admission, BodyOf, BodyPermit};
+use domain::AccountId;
 
 /// The largest body of a request that is no call, in bytes. None of them has a use for more.
 pub const ACCOUNT_BODY_MAX: usize = 256 * 1024;
@@ -35,32 +36,37 @@ pub struct Bodies {
     pub open_per_address: Arc<PerAddress>,
     /// How many bytes of an address's bodies that are on their way may have come, of calls.
     pub call_bytes_per_address: Arc<PerAddress>,
-    /// The same of other requests.
+    /// The same of an account's bodies of calls.
+    pub call_bytes_per_account: Arc<PerAccount>,
+    /// The same of an address's bodies of other requests.
     pub account_bytes_per_address: Arc<PerAddress>,
     /// Has the limit on the bytes of all bodies.
     pub admission: Arc<Admission>,
 }
 
 impl Bodies {
-    /// How often a body was refused because of its address, since the start.
+    /// How often a body was refused because of its address or account, since the start.
     #[must_use]
     pub fn refused(&self) -> u64 {
         let limits =
             [&self.open_per_address, &self.call_bytes_per_address, &self.account_bytes_per_address];
-        limits.iter().map(|limit| limit.refused()).fold(0, u64::saturating_add)
+        let own = self.call_bytes_per_account.refused();
+        limits.iter().map(|limit| limit.refused()).fold(own, u64::saturating_add)
     }
 
     /// Reads a body. What has come of it counts from its first bytes, as long as it is in memory.
+    /// `account` is that of a call.
     ///
     /// # Errors
     /// [`ApiError::BodyTooLarge`], [`ApiError::BodyIncomplete`] if it comes too slowly,
-    /// [`ApiError::BodyMalformed`], [`ApiError::TooManyBodies`] if the address has too many on
-    /// their way, or [`ApiError::Overloaded`].
+    /// [`ApiError::BodyMalformed`], [`ApiError::TooManyBodies`] if the address or the account has
+    /// too many on their way, or [`ApiError::Overloaded`].
     pub(crate) async fn receive(
         &self,
         request: &HttpRequest,
         payload: &mut Payload,
         of: BodyOf,
+        account: Option<AccountId>,
     ) -> Result<Bytes, ApiError> {
         if matches!(payload, Payload::None) {
             return Ok(Bytes::new());
@@ -93,7 +99,7 @@ impl Bodies {
             BodyOf::Account | BodyOf::Provider => &self.account_bytes_per_address,
         };
         // Boxed because few bodies come here, and the future of every call is as large as this.
-        Box::pin(self.wait(request, payload, body, bytes_per_address)).await
+        Box::pin(self.wait(request, payload, body, bytes_per_address, account)).await
     }
 
     /// Reads the rest of a body that its sender takes time for.
@@ -103,17 +109,20 @@ impl Bodies {
         payload: &mut Payload,
         mut body: Received,
         bytes_per_address: &Arc<PerAddress>,
+        account: Option<AccountId>,
     ) -> Result<Bytes, ApiError> {
         let app: &App = &*app(request)?;
         let address = client_address(request, &app.trusted_proxies);
         let _open = self.open_per_address.enter(address).ok_or(ApiError::TooManyBodies)?;
         let mut share: AddressShare = bytes_per_address.share(address);
+        let mut own = account.map(|account| self.call_bytes_per_account.share(account));
         let LeastRate { bytes: least, window } = self.least_rate;
         let ends = Instant::now() + self.timeout;
         let mut window_ends = Instant::now() + window;
         let mut in_window: usize = 0;
         loop {
-            if !share.grow_to(body.len()) {
+            let has_own = own.as_mut().is_none_or(|own| own.grow_to(body.len()));
+            if !has_own || !share.grow_to(body.len()) {
                 return Err(ApiError::TooManyBodies);
             }
             match timeout_at(ends.min(window_ends), payload.next()).await {

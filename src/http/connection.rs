@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -38,7 +39,7 @@ pub struct ConnectionLimits {
     pub head: Duration,
     /// How fast an answer must be read.
     pub least_rate: LeastRate,
-    /// How many connections an address may have before a call that is paid for has come on them.
+    /// How many connections an address may have before a call was paid for on them.
     pub per_address: Arc<PerAddress>,
     /// Proxies, whose connections are not counted: they carry the requests of many.
     pub trusted_proxies: Vec<IpAddr>,
@@ -69,7 +70,8 @@ pub struct ConnectionState {
     busy: Cell<usize>,
     /// Beginnings and ends of requests.
     requests: Cell<usize>,
-    /// The connection's place in the limit of its address, until a paid call has come on it.
+    /// The connection's place in the limit of its address, until a call was paid for on it. It is
+    /// put aside, and counts nowhere, while such a call runs.
     share: RefCell<Option<AddressShare>>,
 }
 
@@ -106,11 +108,51 @@ impl ConnectionState {
         self.share.try_borrow().is_ok_and(|share| share.is_some())
     }
 
-    /// A call that is paid for has come on it: it counts no more as a stranger's.
-    pub fn release_share(&self) {
-        if let Ok(mut share) = self.share.try_borrow_mut() {
-            drop(share.take());
+    /// A call that may cost something runs on it: it counts as nobody's.
+    fn put_share_aside(&self) {
+        if let Ok(mut share) = self.share.try_borrow_mut()
+            && let Some(share) = share.as_mut()
+        {
+            share.give_back();
         }
+    }
+
+    /// The call is over. If it was paid for, the connection counts no more as a stranger's. If it
+    /// was not, it counts again, also above the limit.
+    fn end_aside(&self, is_paid: bool) {
+        let Ok(mut share) = self.share.try_borrow_mut() else { return };
+        if is_paid {
+            drop(share.take());
+        } else if let Some(share) = share.as_mut() {
+            share.take_anyway(1);
+        }
+    }
+}
+
+/// The place of a connection among those of strangers, while a call runs on it that may be paid
+/// for. It ends with the call.
+#[derive(Debug)]
+pub(super) struct Aside {
+    connection: Rc<ConnectionState>,
+    is_paid: Arc<AtomicBool>,
+}
+
+impl Aside {
+    /// Of a call that is about to run. It is to make `is_paid` true when it has cost something.
+    #[must_use]
+    pub(super) fn new(connection: &Rc<ConnectionState>, is_paid: Arc<AtomicBool>) -> Self {
+        Aside { connection: Rc::clone(connection), is_paid }
+    }
+
+    /// The call is charged, or held for.
+    pub(super) fn begin(&self) {
+        self.connection.put_share_aside();
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        self.connection.end_aside(self.is_paid.load(Ordering::Acquire));
     }
 }
 

@@ -150,7 +150,7 @@ impl FromRequest for Body {
         Box::pin(async move {
             let app = app(&request)?;
             let of = body_of(&request);
-            let body = app.bodies.receive(&request, &mut payload, of).await;
+            let body = app.bodies.receive(&request, &mut payload, of, None).await;
             step_in(&request, &app)?;
             Ok(Body(body))
         })

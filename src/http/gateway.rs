@@ -2,6 +2,8 @@
 //! [`crate::pipeline::Departure`] to HTTP response.
 
 use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use actix_web::http::header::{
@@ -12,19 +14,20 @@ use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use bytes::Bytes;
 use futures_util::Stream;
 use serde::Serialize;
+use tokio::sync::oneshot;
 use utoipa::ToSchema;
 
 use super::amount::Amount;
 use super::bodies::discard;
-use super::connection::{Busy, ConnectionState};
+use super::connection::{Aside, Busy, ConnectionState};
 use super::error::{ApiError, ErrorBody, FieldError};
 use super::extract::{bearer, client_address};
 use super::origin::is_plain;
 use super::repeat::{REPLAYED, idempotency_key};
 use super::{App, uncancelled};
 use crate::pipeline::{
-    self, Arrival, BodyOf, Departure, Permit, Quote, Received, RequestContext, Running, Served,
-    StreamBody,
+    self, Arrival, BodyOf, Departure, Gateway, Paying, Permit, Quote, Received, RequestContext,
+    Running, Served, StreamBody,
 };
 use crate::rate_limits::RateLimitStatus;
 use crate::upstream::Client;
@@ -74,7 +77,8 @@ pub(super) async fn call(
         Environment::Live => BodyOf::PayingCaller,
         Environment::Test => BodyOf::TestCaller,
     };
-    let received = match app.bodies.receive(&request, &mut payload, of).await {
+    let account = Some(caller.account());
+    let received = match app.bodies.receive(&request, &mut payload, of, account).await {
         Ok(body) => caller.receive(body),
         Err(error) => return answer(HttpResponse::from_error(error), context),
     };
@@ -93,40 +97,52 @@ pub(super) async fn call(
     let is_paid = environment == Environment::Live && !received.is_free();
     let copy = app.payments.x402.is_some() && environment == Environment::Live;
     let copy = copy.then(|| Box::new(received.copy()));
-    // Dropped with this handler, when the client leaves or has its answer.
-    let (_here, client_left) = tokio::sync::oneshot::channel();
-    let connection = ConnectionState::of(&request).filter(|connection| connection.has_share());
     let client = Client::clone(&client);
-    let served = match connection.filter(|_| is_paid) {
-        None => {
-            let received = received.run(running, client_left, None);
-            uncancelled(pipeline::serve(gateway, client.clone(), received, context)).await
-        }
-        Some(connection) => {
-            let (tell, mut charged) = tokio::sync::oneshot::channel();
-            let received = received.run(running, client_left, Some(tell));
-            let serving = pipeline::serve(gateway, client.clone(), received, context);
-            let mut serving = uncancelled(serving);
-            tokio::select! {
-                biased;
-                Ok(()) = &mut charged => {
-                    connection.release_share();
-                    serving.await
-                }
-                served = &mut serving => {
-                    if charged.try_recv().is_ok() {
-                        connection.release_share();
-                    }
-                    served
-                }
-            }
-        }
-    };
+    let connection = ConnectionState::of(&request).filter(|state| is_paid && state.has_share());
+    let mut aside = None;
+    let call = (received, running);
+    let served = serve(&gateway, client.clone(), call, context, connection, &mut aside).await;
     match copy {
         Some(copy) if served.needs_credits().is_some() => {
             Box::pin(pay_and_serve(&request, &app, client, served, copy)).await
         }
-        _ => respond(served, |departure| depart(&request, departure)),
+        _ => respond(served, |departure| depart(&request, departure, aside)),
+    }
+}
+
+/// Serves a call. While it is charged or held for, its connection counts for nobody: `aside` has
+/// its share.
+async fn serve(
+    gateway: &Arc<Gateway>,
+    client: Client,
+    (received, running): (Received, Running),
+    context: RequestContext,
+    connection: Option<&Rc<ConnectionState>>,
+    aside: &mut Option<Aside>,
+) -> Served<Departure> {
+    // Dropped with the handler, when the client leaves or has its answer.
+    let (_here, client_left) = oneshot::channel();
+    let Some(connection) = connection else {
+        let received = received.run(running, client_left, None);
+        return uncancelled(pipeline::serve(gateway.clone(), client, received, context)).await;
+    };
+    let (tell, mut charged) = oneshot::channel();
+    let paying = Paying { charged: Some(tell), is_paid: Arc::default() };
+    let aside = aside.insert(Aside::new(connection, Arc::clone(&paying.is_paid)));
+    let received = received.run(running, client_left, Some(paying));
+    let mut serving = uncancelled(pipeline::serve(gateway.clone(), client, received, context));
+    tokio::select! {
+        biased;
+        Ok(()) = &mut charged => {
+            aside.begin();
+            serving.await
+        }
+        served = &mut serving => {
+            if charged.try_recv().is_ok() {
+                aside.begin();
+            }
+            served
+        }
     }
 }
 
@@ -154,7 +170,7 @@ async fn pay_and_serve(
     served: Served<Departure>,
     copy: Box<Received>,
 ) -> HttpResponse {
-    let depart = |departure| depart(request, departure);
+    let depart = |departure| depart(request, departure, None);
     let Some((account, price)) = served.needs_credits() else { return respond(served, depart) };
     let payment = match super::x402::pay_for_call(request, app, account, price).await {
         Some(Ok(payment)) => payment,
@@ -171,7 +187,7 @@ async fn pay_and_serve(
         app.gateway.metrics.refuse(&Refusal::Overloaded);
         return HttpResponse::from_error(ApiError::from(Refusal::Overloaded));
     };
-    let (_here, client_left) = tokio::sync::oneshot::channel();
+    let (_here, client_left) = oneshot::channel();
     let received = copy.run(running, client_left, None);
     let serving = pipeline::serve(app.gateway.clone(), client, received, served.context);
     let mut response = respond(uncancelled(serving).await, depart);
@@ -252,7 +268,7 @@ fn arrival(request: &HttpRequest, app: &App) -> Result<Arrival, ApiError> {
         idempotency_key: idempotency_key(request)?,
         running: None,
         client_left: None,
-        charged: None,
+        paying: None,
         at: app.clock.now(),
     })
 }
@@ -286,7 +302,7 @@ fn answer(mut response: HttpResponse, context: RequestContext) -> HttpResponse {
     response
 }
 
-fn depart(request: &HttpRequest, departure: Departure) -> HttpResponse {
+fn depart(request: &HttpRequest, departure: Departure, aside: Option<Aside>) -> HttpResponse {
     let Departure { status, headers: theirs, body, money, is_replayed } = departure;
     let mut builder = HttpResponseBuilder::new(status);
     let is_stream = matches!(body, pipeline::ServedBody::Stream(_));
@@ -294,7 +310,7 @@ fn depart(request: &HttpRequest, departure: Departure) -> HttpResponse {
         pipeline::ServedBody::Whole(body) => builder.body(body),
         pipeline::ServedBody::Stream(stream) => {
             let busy = ConnectionState::of(request).map(ConnectionState::busy);
-            builder.streaming(OnConnection { stream, _busy: busy })
+            builder.streaming(OnConnection { stream, _busy: busy, _aside: aside })
         }
     };
     let headers = response.headers_mut();
@@ -322,6 +338,8 @@ fn depart(request: &HttpRequest, departure: Departure) -> HttpResponse {
 struct OnConnection {
     stream: StreamBody,
     _busy: Option<Busy>,
+    /// What the stream costs is known at its end.
+    _aside: Option<Aside>,
 }
 
 impl Stream for OnConnection {

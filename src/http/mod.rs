@@ -58,9 +58,10 @@ mod validation;
 mod webhooks;
 mod x402;
 
-pub use addresses::PerAddress;
+pub use addresses::{PerAccount, PerAddress};
 pub use bodies::{ACCOUNT_BODY_MAX, Bodies};
 pub use connection::{Connection, ConnectionLimits, ConnectionState, LeastRate};
+pub use error::refusal_answer;
 pub use routes::Routes;
 
 /// What the handlers call. One for the process, shared by all threads.

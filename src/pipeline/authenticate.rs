@@ -10,12 +10,13 @@ use super::admission::Running;
 use super::gateway::Gateway;
 use super::gateway::unwritable;
 use super::rate_limit::Admitted;
-use super::request::{Arrival, RequestContext};
+use super::request::{Arrival, Paying, RequestContext};
 use crate::actors::ledger::WriterState;
+use crate::store::PATIENCE;
 use crate::store::keys::KeyRecord;
 use domain::api_key::ApiKey;
 use domain::pricing::PriceRule;
-use domain::{Environment, Refusal};
+use domain::{AccountId, Environment, Refusal};
 
 /// A request of a known caller. Its body is not read yet.
 pub struct Caller {
@@ -42,6 +43,12 @@ impl Caller {
     #[must_use]
     pub fn environment(&self) -> Environment {
         self.key.environment
+    }
+
+    /// The account of the key.
+    #[must_use]
+    pub fn account(&self) -> AccountId {
+        self.key.account
     }
 
     /// The request with its body.
@@ -77,17 +84,17 @@ impl Received {
     }
 
     /// The request as a running call. `client_left` is closed when the client leaves before it has
-    /// an answer. `charged` is told when the call is charged or held for.
+    /// an answer. `paying` is told whether the call is paid for.
     #[must_use]
     pub fn run(
         mut self,
         running: Running,
         client_left: oneshot::Receiver<()>,
-        charged: Option<oneshot::Sender<()>>,
+        paying: Option<Paying>,
     ) -> Self {
         self.0.arrival.running = Some(running);
         self.0.arrival.client_left = Some(client_left);
-        self.0.arrival.charged = charged;
+        self.0.arrival.paying = paying;
         self
     }
 
@@ -112,15 +119,16 @@ pub(super) async fn identify(
     if let Some(known) = gateway.keys.remembered(&key) {
         return known_caller(gateway, arrival, rule, known, context);
     }
-    // A database that is known to be down is not queried: a refusal must not wait for it.
-    let state = gateway.ledger.state();
-    if state == WriterState::Unavailable {
-        return Err(unwritable(state));
-    }
-    let _turn = Box::pin(gateway.keys.turn(&key)).await;
+    check_database(gateway)?;
+    // Those before it may wait for the database as long as anybody does, one after the other.
+    let turn = tokio::time::timeout(PATIENCE, Box::pin(gateway.keys.turn(&key))).await;
+    let slow = |_| Refusal::Unavailable("the database does not answer those before it");
+    let _turn = turn.map_err(slow)?;
     if let Some(known) = gateway.keys.remembered(&key) {
         return known_caller(gateway, arrival, rule, known, context);
     }
+    // What was known before the wait may have changed.
+    check_database(gateway)?;
     // Strangers can make keys up: they must not fill the queue of the database.
     let _place = gateway.readiness.admit_lookup().ok_or(Refusal::Overloaded)?;
     let record = Box::pin(gateway.keys.look_up(&key)).await.map_err(|error| {
@@ -129,6 +137,14 @@ pub(super) async fn identify(
     })?;
     let key = record.ok_or(Refusal::InvalidKey)?;
     known_caller(gateway, arrival, rule, key, context)
+}
+
+/// A database that is known to be down is not queried: a refusal must not wait for it.
+fn check_database(gateway: &Gateway) -> Result<(), Refusal> {
+    match gateway.ledger.state() {
+        state @ WriterState::Unavailable => Err(unwritable(state)),
+        _ => Ok(()),
+    }
 }
 
 /// Checks the key's policy for the route and the address. Models are checked by pricing, which

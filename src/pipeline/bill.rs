@@ -32,28 +32,51 @@ pub(super) struct Cost {
     pub(super) tally: Tally,
 }
 
+/// Does the client have what was counted?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Counted {
+    /// It was delivered.
+    Delivered,
+    /// A limit of ours kept it back.
+    Unseen,
+}
+
 /// The cost of a token-priced call, after its hold was extended to what the upstream has done, as
 /// far as the balance goes.
-pub(super) async fn cost(gateway: &Gateway, charged: &mut ChargedCall, evidence: Evidence) -> Cost {
-    let (usage, tally) = evidence.tally();
-    let is_reported = evidence.reported == Reported::Given(usage);
+pub(super) async fn cost(
+    gateway: &Gateway,
+    charged: &mut ChargedCall,
+    evidence: Evidence,
+    counted: Counted,
+) -> Cost {
+    let (mut usage, tally) = evidence.tally();
+    let is_reported = evidence.reports_completion();
     let tokens = charged.generation().map_or(usage.total(), |generation| {
         let limit = charged.token_limit().unwrap_or(generation.demand.completion_tokens_max);
-        generation.demand.believed(usage, limit)
+        if is_reported {
+            generation.demand.believed(usage, limit)
+        } else {
+            generation.demand.counted(usage, limit, counted == Counted::Delivered)
+        }
     });
     let mut cost = charged.rule().cost(tokens).unwrap_or(Credits::MAX);
     if tally == Tally::Held {
         cost = cost.max(charged.held());
     }
     let is_held_for = charged.generation().is_some();
-    if is_held_for && !is_reported {
-        // Our own count may be wrong, and the upstream was told what is held for.
-        cost = cost.min(charged.held());
-    }
     if is_held_for && cost > charged.held() {
         hold_owed(gateway, charged, cost).await;
     }
-    let is_clamped = is_held_for && (cost > charged.held() || tokens < usage.total());
+    if is_held_for && !is_reported {
+        // Of what we count ourselves, what is paid is on record.
+        let paid = tokens.min(charged.rule().tokens_within(charged.held()));
+        if usage.total() > paid {
+            let prompt = usage.prompt.min(paid);
+            usage = TokenUsage::new(prompt, paid.saturating_sub(prompt));
+        }
+    }
+    let is_clamped =
+        is_held_for && is_reported && (cost > charged.held() || tokens < usage.total());
     if is_clamped {
         tracing::warn!(charge = %charged.id(), %cost, held = %charged.held(), "clamped");
     }

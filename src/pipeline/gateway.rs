@@ -3,6 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_web::http::StatusCode;
+use bytes::Bytes;
+
 use super::admission::Admission;
 use super::request::Arrival;
 use crate::actors::account::directory::DirectoryError;
@@ -16,9 +19,9 @@ use crate::metrics::Metrics;
 use crate::rate_limits::RateLimits;
 use crate::store::keys::KeyRecord;
 use crate::upstream::Upstreams;
-use domain::Refusal;
 use domain::pricing::{PriceList, PriceRule};
 use domain::thinking::ThinkingModels;
+use domain::{ChargeId, Refusal, Timestamp};
 
 /// What the stages need. One for the process, shared by all threads.
 pub struct Gateway {
@@ -52,6 +55,8 @@ pub struct Gateway {
     pub readiness: Arc<Admission>,
     /// The metrics.
     pub metrics: Arc<Metrics>,
+    /// The status and the body of a refusal, which is recorded if the call was charged.
+    pub refused: fn(&Refusal, ChargeId, Timestamp) -> (StatusCode, Bytes),
 }
 
 /// The price rule of a request, looked up once on arrival.

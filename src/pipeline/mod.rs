@@ -67,7 +67,7 @@ pub use price::Quoted;
 pub use quote::Quote;
 pub use rate_limit::Admitted;
 
-pub use request::{Arrival, RequestContext, Served};
+pub use request::{Arrival, Paying, RequestContext, Served};
 pub use upstream::Answered;
 
 /// Runs a stage in a span of its own, within that of its request. The stage is pinned in place,

@@ -58,9 +58,9 @@ impl Quoted {
         self.generation.as_ref().is_some_and(|generation| generation.request.is_stream)
     }
 
-    /// See [`Arrival::charged`].
+    /// See [`super::request::Paying::charged`].
     pub(super) fn take_charged(&mut self) -> Option<oneshot::Sender<()>> {
-        self.arrival.charged.take()
+        self.arrival.paying.as_mut()?.charged.take()
     }
 
     /// See [`Arrival::client_left`].

@@ -1,6 +1,8 @@
 //! A request as it enters the pipeline, and what is known of it.
 
 use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use actix_web::http::Method;
 use actix_web::http::header::HeaderMap;
@@ -39,10 +41,27 @@ pub struct Arrival {
     pub running: Option<Running>,
     /// Closed when the client leaves before it has an answer.
     pub client_left: Option<oneshot::Receiver<()>>,
-    /// Told when the call is charged or held for.
-    pub charged: Option<oneshot::Sender<()>>,
+    /// Told whether the call is paid for, if somebody wants to know.
+    pub paying: Option<Paying>,
     /// When it arrived.
     pub at: Timestamp,
+}
+
+/// Whether a call is paid for.
+pub struct Paying {
+    /// Told when the call is charged or held for; once.
+    pub charged: Option<oneshot::Sender<()>>,
+    /// Becomes true when the call is settled at a cost above zero.
+    pub is_paid: Arc<AtomicBool>,
+}
+
+impl Paying {
+    /// The call is settled at this cost.
+    pub(super) fn settle(&self, cost: Credits) {
+        if cost > Credits::ZERO {
+            self.is_paid.store(true, Ordering::Release);
+        }
+    }
 }
 
 /// What is known of a request, however it ends: for the log and the headers.
@@ -96,7 +115,7 @@ impl Arrival {
             idempotency_key: self.idempotency_key,
             running: None,
             client_left: None,
-            charged: None,
+            paying: None,
             at: self.at,
         })
     }

@@ -5,10 +5,10 @@
 use std::sync::Arc;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use actix_web::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 
-use super::bill::{Cost, cost, evidence, evidence_of_work, usage_record, wait_committed};
+use super::bill::{Cost, Counted, cost, evidence, evidence_of_work, usage_record, wait_committed};
 use super::charge::ChargedCall;
 use super::departure::Departure;
 use super::departure::{Money, ServedBody, kept};
@@ -17,11 +17,11 @@ use super::relay;
 use super::request::RequestContext;
 use super::upstream::Answered;
 use crate::idempotency::Claim;
-use crate::upstream::dialect::refusal_body;
+use crate::upstream::dialect::{is_only_failure, refusal_body};
 use crate::upstream::{AnswerBody, Failure};
 use domain::Refusal;
 use domain::account::RecordAnswer;
-use domain::{Ending, Outcome, Reported, Settled, UsageRecord};
+use domain::{Credits, Ending, Outcome, Reported, Settled, UsageRecord};
 
 /// Ends the charge, or hands a stream to [`relay`].
 pub(super) async fn close(
@@ -43,40 +43,92 @@ pub(super) async fn close(
                 close_whole(gateway, charged, whole, answer.reported, context).await
             }
         },
-        Err(failure) => {
-            let mut charged = charged;
-            let usage = usage_record(gateway, &charged, &upstream, failure.status());
-            let ending = match failure {
-                Failure::Abandoned => Ending::ClientLeft,
-                Failure::Stopped => Ending::ServerStopped,
-                _ => Ending::Failed,
-            };
-            let owed = evidence_of_work(&charged, failure, is_sent);
-            let (outcome, usage) = match owed {
-                Some(owed) => {
-                    let Cost { amount: cost, usage: tokens, tally } =
-                        cost(gateway, &mut charged, owed).await;
-                    let (prompt_tokens, completion_tokens) = (tokens.prompt, tokens.completion);
-                    let counted = UsageRecord { prompt_tokens, completion_tokens, tally, ..usage };
-                    (Outcome::Delivered { cost }, counted)
-                }
-                None => (Outcome::Failed, usage),
-            };
-            let is_owed = outcome != Outcome::Failed;
-            let is_cut = is_owed && failure.is_by_our_limit();
-            let ending = if is_cut { Ending::UpstreamCut } else { ending };
-            let usage = UsageRecord { ending, ..usage };
-            let Settled { cost, .. } =
-                settle(gateway, charged, outcome, usage, None, context).await?;
-            Err(match failure {
-                Failure::GivenUp if is_owed => Refusal::UpstreamGivenUp { cost },
-                Failure::TooLarge { .. } => Refusal::AnswerTooLarge { cost },
-                Failure::TimedOut | Failure::GivenUp => Refusal::UpstreamTimedOut,
-                Failure::Broken(reason) => Refusal::UpstreamFailed(reason),
-                Failure::Abandoned => Refusal::ClientLeft,
-                Failure::Stopped => Refusal::Stopped,
-            })
+        Err(failure) => close_failed(gateway, charged, upstream, failure, is_sent, context).await,
+    }
+}
+
+/// Tells clients of OpenAI's protocol whether to send the call again by themselves.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+
+/// Ends the charge of a call without an answer. If a limit of ours ended the upstream's work, that
+/// is paid, and the refusal is recorded: a repeat with the same idempotency key gets it again, and
+/// pays nothing more.
+async fn close_failed(
+    gateway: &Gateway,
+    mut charged: Box<ChargedCall>,
+    upstream: Arc<str>,
+    failure: Failure,
+    is_sent: bool,
+    context: &mut RequestContext,
+) -> Result<Departure, Refusal> {
+    let record = usage_record(gateway, &charged, &upstream, failure.status());
+    let ending = match failure {
+        Failure::Abandoned => Ending::ClientLeft,
+        Failure::Stopped => Ending::ServerStopped,
+        _ => Ending::Failed,
+    };
+    let Some(owed) = evidence_of_work(&charged, failure, is_sent) else {
+        let record = UsageRecord { ending, ..record };
+        settle(gateway, charged, Outcome::Failed, record, None, context).await?;
+        return Err(unpaid(failure));
+    };
+    let Cost { amount: cost, usage, tally } =
+        cost(gateway, &mut charged, owed, Counted::Unseen).await;
+    let (prompt_tokens, completion_tokens) = (usage.prompt, usage.completion);
+    let ending = if failure.is_by_our_limit() { Ending::UpstreamCut } else { ending };
+    let record = UsageRecord { prompt_tokens, completion_tokens, tally, ending, ..record };
+    let outcome = Outcome::Delivered { cost };
+    let paid: fn(Credits) -> Refusal = match failure {
+        Failure::GivenUp => |cost| Refusal::UpstreamGivenUp { cost },
+        Failure::TooLarge { .. } => |cost| Refusal::AnswerTooLarge { cost },
+        _ => {
+            settle(gateway, charged, outcome, record, None, context).await?;
+            return Err(unpaid(failure));
         }
+    };
+    let (id, at, refused) = (charged.id(), gateway.clock.now(), gateway.refused);
+    let money = Money { charge: Some(id), upstream, ..Money::default() };
+    let recording = charged.take_claim().map(|claim| {
+        let (claim, money) = (Arc::new(claim), money.clone());
+        let held = Arc::clone(&claim);
+        let make = move |settled: &Settled| {
+            let (status, body) = refused(&paid(settled.cost), id, at);
+            let money = money.with_settled(settled).headers();
+            claim.record(id.0, Some(&kept(status, &refusal_headers(), &money, body)), at)
+        };
+        let record: RecordAnswer = Box::new(make);
+        (record, held)
+    });
+    let settled = settle(gateway, charged, outcome, record, recording, context).await?;
+    let refusal = paid(settled.cost);
+    tracing::warn!(request_id = %id, %refusal, cost = %settled.cost, "a failure was charged");
+    gateway.metrics.refuse(&refusal);
+    let (status, body) = refused(&refusal, id, at);
+    Ok(Departure {
+        status,
+        headers: refusal_headers(),
+        body: ServedBody::Whole(body),
+        money: money.with_settled(&settled).headers(),
+        is_replayed: false,
+    })
+}
+
+/// The headers of a refusal that was charged.
+fn refusal_headers() -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+    headers
+}
+
+/// The refusal of a call that was not answered.
+fn unpaid(failure: Failure) -> Refusal {
+    match failure {
+        Failure::TimedOut | Failure::GivenUp => Refusal::UpstreamTimedOut,
+        Failure::TooLarge { .. } => Refusal::UpstreamFailed("the answer is too large"),
+        Failure::Broken(reason) => Refusal::UpstreamFailed(reason),
+        Failure::Abandoned => Refusal::ClientLeft,
+        Failure::Stopped => Refusal::Stopped,
     }
 }
 
@@ -111,11 +163,12 @@ async fn close_whole(
     // reports that it took tokens.
     let reports_tokens = matches!(reported, Reported::Given(usage) if usage.total() > 0);
     // Some upstreams answer 200 and an error.
-    let is_empty = charged.generation().is_some() && evidence.counted.completion == 0;
-    let is_delivered =
-        reports_tokens || (whole.status.is_success() && !(is_empty && is_error(&whole.body)));
+    let is_empty = || evidence.counted.completion == 0 && is_error(&whole.body);
+    let has_failed = charged.generation().is_some() && (is_only_failure(&whole.body) || is_empty());
+    let is_delivered = reports_tokens || (whole.status.is_success() && !has_failed);
     let (outcome, record) = if is_delivered {
-        let Cost { amount: cost, usage, tally } = cost(gateway, &mut charged, evidence).await;
+        let Cost { amount: cost, usage, tally } =
+            cost(gateway, &mut charged, evidence, Counted::Delivered).await;
         let (prompt_tokens, completion_tokens) = (usage.prompt, usage.completion);
         let record = UsageRecord { prompt_tokens, completion_tokens, tally, ..record };
         (Outcome::Delivered { cost }, record)
@@ -146,7 +199,7 @@ async fn close_whole(
         let record: RecordAnswer = Box::new(make);
         record
     });
-    let recording = recording.map(|record| (record, claim));
+    let recording = recording.zip(claim);
     let settled = settle(gateway, charged, outcome, record, recording, context).await?;
     Ok(Departure {
         status: whole.status,
@@ -164,11 +217,11 @@ async fn settle(
     mut charged: Box<ChargedCall>,
     outcome: Outcome,
     usage: UsageRecord,
-    recording: Option<(RecordAnswer, Option<Arc<Claim>>)>,
+    recording: Option<(RecordAnswer, Arc<Claim>)>,
     context: &mut RequestContext,
 ) -> Result<Settled, Refusal> {
     let account = charged.take_account().ok_or(Refusal::OutcomeUnknown("settled before"))?;
-    let (record, claim) = recording.map_or((None, None), |(record, claim)| (Some(record), claim));
+    let (record, claim) = recording.unzip();
     let receipt = account
         .settle(charged.id(), outcome, usage, record)
         .await
@@ -178,6 +231,9 @@ async fn settle(
     let claim = claim.or_else(|| charged.take_claim().map(Arc::new));
     wait_committed(gateway.commit_timeout, charged.take_debit(), receipt.durable, claim).await?;
     context.cost = Some(settled.cost);
+    if let Some(paying) = &charged.arrival().paying {
+        paying.settle(settled.cost);
+    }
     failpoint!("settle-on-record");
     Ok(settled)
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::charge::ChargedCall;
 use super::gateway::Gateway;
 use crate::config::TokenLimitField;
+use crate::upstream::dialect::KeptReasoning;
 use crate::upstream::{Answer, Client, Failure, Sent, UpstreamCall};
 
 /// A request that went to the upstream, with the answer or the failure.
@@ -43,12 +44,11 @@ pub(super) async fn forward(
         Some(generation) => {
             let field = policy.token_limit_field.map(TokenLimitField::name);
             let (dialect, limit) = (charged.dialect(), charged.token_limit());
-            if generation.request.has_kept_reasoning {
-                let body = dialect.without_kept_reasoning(&arrival.body);
-                dialect.rewrite_request(&body, limit, field, is_stream)
-            } else {
-                dialect.rewrite_request(&arrival.body, limit, field, is_stream)
-            }
+            let body = match generation.request.kept_reasoning {
+                KeptReasoning::None => arrival.body.clone(),
+                KeptReasoning::LeftOut => dialect.without_kept_reasoning(&arrival.body),
+            };
+            dialect.rewrite_request(&body, limit, field, is_stream)
         }
         None => arrival.body.clone(),
     };

@@ -16,7 +16,7 @@ use super::outbox::Outbox;
 use super::sql::is_postgres;
 
 /// How long a caller waits for the database. The ledger writer has a limit of its own.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// Rows deleted in one statement, so that the ledger writer never waits long for it.
 pub(in crate::store) const CHUNK: u64 = 500;
 

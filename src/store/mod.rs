@@ -49,6 +49,7 @@ mod sql;
 pub mod users;
 pub mod webhooks;
 
+pub(crate) use connections::PATIENCE;
 pub use error::{CommitError, StoreError};
 pub use ledger::{journal, lease, rollups};
 

@@ -100,7 +100,15 @@ impl Proxy {
             let (body, reported) = (AnswerBody::Stream(Box::pin(body)), Reported::Missing);
             return Ok(Answer { status, headers, body, reported });
         }
-        let body = self.whole(&mut reply).await?;
+        if !status.is_success() {
+            // A refusal is not paid, however long it takes.
+            call.sent.set(false);
+        }
+        let body = match self.whole(&mut reply).await {
+            // Nor if it is long. Nothing of it is read then.
+            Err(Failure::TooLarge { .. }) if !status.is_success() => Bytes::from_static(b"{}"),
+            body => body?,
+        };
         let reported = usage_of_answer(&body);
         Ok(Answer { status, headers, body: AnswerBody::Whole(body), reported })
     }

@@ -89,7 +89,7 @@ impl Proxies {
         let mut given_up = None;
         loop {
             let failure = match self.primary.forward(client, &call).await {
-                Ok(answer) => return (self.primary.name(), Ok(answer)),
+                Ok(answer) => return (self.primary.name(), paid_or(given_up, answer)),
                 Err(failure) => failure,
             };
             let reason = failure.to_string();
@@ -103,15 +103,26 @@ impl Proxies {
                     return (self.primary.name(), Err(given_up.unwrap_or(failure)));
                 };
                 let answer = fallback.forward(client, &call).await;
-                let answer = answer.map_err(|failure| {
-                    if failure.is_by_our_limit() { failure } else { given_up.unwrap_or(failure) }
-                });
+                let answer = match answer {
+                    Ok(answer) => paid_or(given_up, answer),
+                    Err(failure) if failure.is_by_our_limit() => Err(failure),
+                    Err(failure) => Err(given_up.unwrap_or(failure)),
+                };
                 return (fallback.name(), answer);
             }
             tries = tries.saturating_add(1);
             tokio::time::sleep(pause).await;
             pause = pause.saturating_mul(2).min(RETRY_PAUSE_MAX);
         }
+    }
+}
+
+/// The answer, if it pays for the attempt before it that was given up. A refusal costs nothing, and
+/// would leave the work of that attempt unpaid.
+fn paid_or(given_up: Option<Failure>, answer: Answer) -> Result<Answer, Failure> {
+    match given_up {
+        Some(failure) if !answer.status.is_success() => Err(failure),
+        _ => Ok(answer),
     }
 }
 

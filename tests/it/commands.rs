@@ -865,6 +865,7 @@ async fn a_log_has_one_line_for_each_request_and_no_secret(database: Database) {
     );
 }
 
+#[expect(clippy::too_many_lines, reason = "the log at the end is of all the commands before")]
 async fn operators_have_a_command_for_what_they_do(database: Database) {
     let mut process = Process::start_with(&database, |command| {
         command.env("POLYSYSTEMS_PAYMENTS__GRANT_MAX", "200000000");

@@ -12,6 +12,7 @@ on_both!(
     a_repeat_that_is_too_early_or_another_request_is_told_so,
     what_was_not_charged_may_be_tried_again,
     what_was_charged_is_kept_however_it_ended,
+    a_failure_that_was_charged_is_not_charged_again,
     answers_are_kept_for_seven_days,
     what_is_too_large_is_not_kept_and_not_charged_again,
     who_leaves_a_stream_can_have_it_again,
@@ -132,7 +133,8 @@ async fn a_repeat_that_is_too_early_or_another_request_is_told_so(database: Data
     };
     futures_util::future::join(first, meanwhile).await;
     upstream.script(Script::Answer(200, "{\"usage\":{\"total_tokens\":5}}".into()));
-    chat(&server, &key, &hello()).once("k").expect(200).await;
+    // The upstream was at work: that was charged, and is what a repeat gets.
+    chat(&server, &key, &hello()).once("k").expect(504).await;
     let mut other = hello();
     other["user"] = json!("else");
     let reused = chat(&server, &key, &other).once("k").expect(422).await;
@@ -148,7 +150,8 @@ async fn a_repeat_that_is_too_early_or_another_request_is_told_so(database: Data
     chat(&server, &key, &hello()).once("k").once("l").expect(400).await;
     // Who is there is asked before what was answered.
     server.post("/v1/chat/completions", &hello()).once("k").expect(401).await;
-    assert_eq!(user.folded().await, 1_000_000_000 - 2_050_000);
+    // The first one was given up, and its prompt is paid, once.
+    assert_eq!(user.folded().await, 1_000_000_000 - 2_090_000);
 }
 
 async fn what_was_not_charged_may_be_tried_again(database: Database) {
@@ -192,6 +195,45 @@ async fn what_was_charged_is_kept_however_it_ended(database: Database) {
     assert_eq!(user.folded().await, 1_000_000_000 - 2_100_000);
     assert_replayed(&first, &chat(&server, &key, &streamed()).once("k").expect(200).await);
     assert_eq!((user.folded().await, upstream.calls()), (1_000_000_000 - 2_100_000, 1));
+}
+
+async fn a_failure_that_was_charged_is_not_charged_again(database: Database) {
+    let large = json!({ "choices": [{ "message": { "content": " word".repeat(8_000) } }] });
+    let upstream = Upstream::start(Script::Silent).await;
+    let server = Server::start_with(&database, |settings| {
+        settings.upstreams.v1.url = Some(upstream.url());
+        settings.upstreams.v1.timeout_seconds = 1.try_into().unwrap();
+        settings.upstreams.v1.response_max_bytes = 10_000;
+    })
+    .await;
+    let user = server.user("someone").await;
+    user.pay("10.00").await;
+    let key = user.key().await;
+    let mut calls = 0;
+    for (script, status, error) in [
+        (Script::Silent, 504, "Upstream given up"),
+        (Script::Answer(200, large.to_string()), 502, "Answer too large"),
+    ] {
+        for body in [hello(), streamed()] {
+            upstream.script(script.clone());
+            calls += 1;
+            let before = user.folded().await;
+            let call = || chat(&server, &key, &body).once(&format!("key-{calls}")).expect(status);
+            let first = call().await;
+            let left = user.folded().await;
+            assert!(left < before, "{error} is not charged");
+            assert_eq!(first.body["error"], error);
+            assert_eq!(first.header("x-should-retry"), "false");
+            let cost: Value = serde_json::from_str(first.header("x-polysystems-cost")).unwrap();
+            assert_eq!(nanos(&cost), before - left);
+            for _ in 0..2 {
+                let repeat = call().await;
+                assert_replayed(&first, &repeat);
+                assert_eq!(repeat.header("x-should-retry"), "false");
+            }
+            assert_eq!((user.folded().await, upstream.calls()), (left, calls));
+        }
+    }
 }
 
 async fn answers_are_kept_for_seven_days(database: Database) {

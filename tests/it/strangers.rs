@@ -5,6 +5,7 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
 use polysystems::config::Secret;
+use sea_orm::{ConnectionTrait as _, TransactionTrait as _};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
@@ -12,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::support::process::Process;
 use crate::support::stripe::{SECRET_KEY, Stripe, WEBHOOK_SECRET, sign};
-use crate::support::upstream::{Script, Step, Upstream, word};
+use crate::support::upstream::{Script, Step, Upstream, usage_and_done, word};
 use crate::support::{Database, Key, Server, on_both};
 
 on_both!(
@@ -21,6 +22,9 @@ on_both!(
     networks_of_one_owner_have_no_more_bodies_than_they_may,
     an_address_has_no_more_connections_than_it_may,
     a_paying_customer_is_no_stranger_while_a_call_runs,
+    who_pays_nothing_stays_a_stranger,
+    a_look_up_of_a_key_is_waited_for_once,
+    an_account_has_no_more_slow_bytes_than_it_may,
     bodies_on_their_way_stay_within_their_limit,
     test_keys_take_no_place_of_a_paying_customer,
     readiness_says_when_the_server_is_full,
@@ -295,6 +299,109 @@ async fn a_paying_customer_is_no_stranger_while_a_call_runs(database: Database) 
         };
         timeout(Duration::from_secs(20), arrives).await.expect("it is taken for a stranger");
     }
+    drop(open);
+}
+
+async fn who_pays_nothing_stays_a_stranger(database: Database) {
+    let upstream = Upstream::start(Script::Answer(400, "{\"error\":{}}".into())).await;
+    let url = upstream.url();
+    let server = Server::start_with(&database, |settings| {
+        settings.server.connections_per_address_max = some(2);
+        settings.upstreams.v1.url = Some(url);
+    })
+    .await;
+    let key = customer(&server).await;
+    let address = server.address.to_string();
+    let call = |is_stream: bool| {
+        let body = json!({ "messages": [{ "role": "user", "content": "Hello!" }],
+            "stream": is_stream, "max_tokens": 10 });
+        let body = body.to_string();
+        format!(
+            "POST {CHAT} HTTP/1.1\r\nHost: x\r\nX-API-Key: {}\r\nContent-Length: {}\r\n\r\n{body}",
+            key.value,
+            body.len()
+        )
+    };
+    // The answer to a call, up to this end; nothing if the connection is closed.
+    let say = async |stream: &mut TcpStream, is_stream: bool, end: &str| {
+        let mut said = String::new();
+        if stream.write_all(call(is_stream).as_bytes()).await.is_err() {
+            return said;
+        }
+        while !said.ends_with(end) {
+            let mut bytes = [0; 4_096];
+            match timeout(LONG, stream.read(&mut bytes)).await.expect("no answer") {
+                Ok(0) | Err(_) => return String::new(),
+                Ok(read) => said.push_str(std::str::from_utf8(&bytes[..read]).unwrap()),
+            }
+        }
+        said
+    };
+    let mut one = connect(&address, stranger(3)).await;
+    let mut two = connect(&address, stranger(3)).await;
+    for stream in [&mut one, &mut two] {
+        assert!(say(stream, false, "}").await.starts_with("HTTP/1.1 400"));
+    }
+    let mut three = connect(&address, stranger(3)).await;
+    assert_eq!(say(&mut three, false, "}").await, "", "a refusal that is free makes no customer");
+    // A stream is paid for at its end.
+    let usage = json!({ "prompt_tokens": 9, "completion_tokens": 1 });
+    let steps = vec![word(" word"), usage_and_done(&usage)];
+    upstream.script(Script::Events(steps));
+    assert!(say(&mut one, true, "0\r\n\r\n").await.starts_with("HTTP/1.1 200"));
+    let mut four = connect(&address, stranger(3)).await;
+    assert!(say(&mut four, true, "0\r\n\r\n").await.starts_with("HTTP/1.1 200"));
+    drop((one, two, three, four));
+}
+
+async fn a_look_up_of_a_key_is_waited_for_once(database: Database) {
+    // Nobody keeps readers out of SQLite.
+    if !database.is_postgres() {
+        return;
+    }
+    let server = Server::start(&database).await;
+    let key = customer(&server).await;
+    let connection = database.connect().await;
+    let transaction = connection.begin().await.unwrap();
+    let lock = "LOCK TABLE api_key IN ACCESS EXCLUSIVE MODE";
+    transaction.execute_unprepared(lock).await.unwrap();
+    let begun = std::time::Instant::now();
+    // Each waits for the ten seconds that anybody waits for the database, but not one after the
+    // other.
+    let calls = (0..5).map(|_| chat(&server, &key, 503));
+    for refused in futures_util::future::join_all(calls).await {
+        assert_eq!(refused.body["error"], "Service unavailable");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    transaction.rollback().await.unwrap();
+    connection.close().await.unwrap();
+    chat(&server, &key, 200).await;
+}
+
+async fn an_account_has_no_more_slow_bytes_than_it_may(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.server.bodies_max_bytes = some(8_000_000);
+        settings.server.body_max_bytes = 1_000_000;
+        settings.server.metrics_token = metrics_token();
+    })
+    .await;
+    let key = customer(&server).await;
+    let address = server.address.to_string();
+    let mut open = Vec::new();
+    // Each from an address of its own.
+    for number in 0..6_u8 {
+        let mut stream = connect(&address, stranger(number)).await;
+        let head = format!(
+            "POST {CHAT} HTTP/1.1\r\nHost: x\r\nX-API-Key: {}\r\nContent-Length: 900000\r\n\r\n",
+            key.value
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        // What comes with the head counts for nobody.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let _ = stream.write_all(" ".repeat(400_000).as_bytes()).await;
+        open.push(stream);
+    }
+    until(&server, "polysystems_bodies_refused_total 4").await;
     drop(open);
 }
 

@@ -19,8 +19,12 @@ on_both!(
     a_stream_that_a_limit_of_ours_ends_is_paid,
     what_no_upstream_had_is_not_paid,
     a_failure_in_a_stream_is_billed_by_what_it_reports,
-    our_own_count_never_exceeds_the_hold,
+    our_own_count_is_bounded_by_what_the_upstream_was_told,
+    an_answer_without_usage_is_paid_whole,
     a_refusal_has_no_content,
+    who_leaves_after_a_failure_owes_no_more_than_who_stays,
+    a_refusal_after_an_attempt_that_was_given_up_leaves_it_owed,
+    a_long_or_slow_refusal_costs_nothing,
     text_in_unusual_places_is_paid,
     nothing_but_success_has_content,
     a_small_balance_gets_no_more_thinking_than_it_pays,
@@ -247,7 +251,7 @@ async fn an_answer_that_is_too_large_or_too_slow_is_paid(database: Database) {
             let made = if is_large { 2_500 * 10_000 } else { 0 };
             if is_thinking || (is_large && limit == 10) {
                 assert_eq!(paid, held, "{error} for {ask}");
-            } else if !is_stream || !is_large {
+            } else {
                 assert!(paid >= PROMPT + made && paid <= held, "{paid}: {error} for {ask}");
                 assert!(is_large || paid == PROMPT, "{paid}: {error} for {ask}");
             }
@@ -262,6 +266,7 @@ async fn an_answer_that_is_too_large_or_too_slow_is_paid(database: Database) {
         }
     }
     // An upstream that nobody reached is not paid.
+    server.stop();
     let closed = Server::start_with(&database, |settings| {
         settings.upstreams.v1.url = Some("http://127.0.0.1:1".into());
     });
@@ -360,7 +365,20 @@ async fn a_failure_in_a_stream_is_billed_by_what_it_reports(database: Database) 
         ("chat", vec![word(" word"), error_only.clone(), done.clone()], PROMPT + 10_000),
         ("chat", vec![word(" word"), error_only.clone(), Step::Cut], PROMPT + 10_000),
         // It failed before it had delivered anything, and reports nothing.
-        ("chat", vec![error_only.clone(), done], 0),
+        ("chat", vec![error_only.clone(), done.clone()], 0),
+        // What is beside the failure was not generated.
+        ("chat", vec![event(json!({ "error": error, "request_id": "the answer" })), done], 0),
+        // What it reports is behind what was delivered.
+        (
+            "chat",
+            [
+                vec![word(" word"); 5],
+                vec![event(json!({ "error": error, "usage": {
+                    "prompt_tokens": 9, "completion_tokens": 1 } }))],
+            ]
+            .concat(),
+            PROMPT + 5 * 10_000,
+        ),
         ("responses", vec![delta(" word"), failed(usage_of_responses)], PROMPT + 40 * 10_000),
         ("responses", vec![delta(" word"), failed(json!(null))], 2_000_000 + 2 * 10_000 + 10_000),
         (
@@ -397,7 +415,7 @@ async fn a_failure_in_a_stream_is_billed_by_what_it_reports(database: Database) 
     }
 }
 
-async fn our_own_count_never_exceeds_the_hold(database: Database) {
+async fn our_own_count_is_bounded_by_what_the_upstream_was_told(database: Database) {
     // Ten tokens of the upstream; as we count, far more.
     let message = json!({ "message": { "content": "\u{1f980}\u{7c73}x ".repeat(200) } });
     let answer = json!({ "choices": [message] }).to_string();
@@ -406,8 +424,48 @@ async fn our_own_count_never_exceeds_the_hold(database: Database) {
     let (user, key) = rich_user(&server, "someone").await;
     let ask = json!({ "max_tokens": 10, "stream": false });
     let answer = chat(&server, &key, &ask).expect(200).await;
-    assert_eq!(answer.header("x-polysystems-cost"), "0.00219");
-    assert_eq!(user.folded().await, RICH - PROMPT - 10 * 10_000);
+    // Twice the limit and 64 tokens more.
+    assert_eq!(answer.header("x-polysystems-cost"), "0.00293");
+    assert_eq!(user.folded().await, RICH - PROMPT - 84 * 10_000);
+}
+
+async fn an_answer_without_usage_is_paid_whole(database: Database) {
+    let content = " word".repeat(3_000);
+    let upstream = Upstream::start(Script::Silent).await;
+    let server = served(&database, &upstream, OnDisconnect::Auto).await;
+    let (user, key) = rich_user(&server, "someone").await;
+    let (mut left, mut calls) = (RICH, 0);
+    // It would not believe that there was no prompt, and that is all that it does not believe.
+    let no_prompt = json!({ "prompt_tokens": 0, "completion_tokens": 3_000 });
+    for (usage, limit, tokens) in [
+        (json!(null), 4_000, 3_000),
+        (no_prompt, 4_000, 3_000),
+        // An upstream that ignores its limit.
+        (json!(null), 1, 66),
+    ] {
+        for is_stream in [false, true] {
+            let choices = json!([{ "message": { "content": content } }]);
+            let answer = json!({ "choices": choices, "usage": usage });
+            upstream.script(Script::Answer(200, answer.to_string()));
+            let ask = json!({ "model": "gpt-4o", "max_tokens": limit, "stream": is_stream });
+            chat(&server, &key, &ask).expect(200).await;
+            calls += 1;
+            assert_eq!(settled(&database, calls).await, "1/2", "{ask}");
+            let paid = left - user.folded().await;
+            left -= paid;
+            assert_eq!(paid, PROMPT + tokens * 10_000, "{usage} for {ask}");
+        }
+    }
+    // As far as the balance goes.
+    let poor = server.user("poor").await;
+    poor.pay("0.02").await;
+    let key = poor.key().await;
+    let answer = json!({ "choices": [{ "message": { "content": content } }] });
+    upstream.script(Script::Answer(200, answer.to_string()));
+    let ask = json!({ "model": "gpt-4o", "max_tokens": 4_000, "stream": true });
+    chat(&server, &key, &ask).expect(200).await;
+    assert_eq!(settled(&database, calls + 1).await, "1/2");
+    assert_eq!(poor.folded().await, 0);
 }
 
 async fn a_refusal_has_no_content(database: Database) {
@@ -419,6 +477,7 @@ async fn a_refusal_has_no_content(database: Database) {
     for (status, body) in [
         (400, json!({ "error": error }).to_string()),
         (200, json!({ "error": error }).to_string()),
+        (200, json!({ "error": error, "request_id": "r", "note": "the answer" }).to_string()),
         (422, json!({ "detail": "no", "output": "the answer" }).to_string()),
         (418, "the answer".to_owned()),
     ] {
@@ -446,6 +505,99 @@ async fn a_refusal_has_no_content(database: Database) {
         (body, &b"0.00259"[..])
     );
     assert_eq!(user.folded().await, RICH - PROMPT - 50 * 10_000);
+}
+
+async fn who_leaves_after_a_failure_owes_no_more_than_who_stays(database: Database) {
+    let upstream = Upstream::start(Script::Silent).await;
+    let server = served(&database, &upstream, OnDisconnect::Auto).await;
+    let (user, key) = rich_user(&server, "someone").await;
+    let event = |event: Value| Step::Send(format!("data: {event}\n\n"));
+    let error = json!({ "message": "broke" });
+    let usage = json!({ "prompt_tokens": 9, "completion_tokens": 40 });
+    let failed = event(json!({ "error": error }));
+    let reported = event(json!({ "error": error, "usage": usage }));
+    let (mut left, mut calls) = (RICH, 0);
+    for (steps, cost) in [
+        (vec![failed.clone()], 0),
+        (vec![word(" word"), failed], PROMPT + 10_000),
+        (vec![word(" word"), reported], PROMPT + 40 * 10_000),
+    ] {
+        for model in ["gpt-4o", "o3-mini"] {
+            upstream.script(Script::Events([steps.clone(), vec![Step::Stall]].concat()));
+            let ask = json!({ "model": model, "max_tokens": 1_000 });
+            leave_after(chat(&server, &key, &ask).stream().await, steps.len()).await;
+            calls += 1;
+            let ending = settled(&database, calls).await;
+            assert!(ending.starts_with("3/"), "{ending} of {model}");
+            let paid = left - user.folded().await;
+            left -= paid;
+            assert_eq!(paid, cost, "{} events of {model}", steps.len());
+        }
+    }
+}
+
+async fn a_refusal_after_an_attempt_that_was_given_up_leaves_it_owed(database: Database) {
+    let upstream = Upstream::start(Script::Silent).await;
+    let other = Upstream::start(Script::Answer(400, "{\"error\":{}}".into())).await;
+    for (name, retries, fallback) in [("one", 1, None), ("two", 0, Some(other.url()))] {
+        let url = upstream.url();
+        let server = Server::start_with(&database, |settings| {
+            settings.upstreams.v1.url = Some(url);
+            settings.upstreams.v1.timeout_seconds = 1.try_into().unwrap();
+            settings.upstreams.v1.retries = retries;
+            settings.upstreams.v1.fallback_url = fallback;
+        })
+        .await;
+        let (user, key) = rich_user(&server, name).await;
+        upstream.script(Script::Silent);
+        let calls = upstream.calls();
+        let then = async {
+            while upstream.calls() == calls {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            // The script of the first attempt is begun.
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            upstream.script(Script::Answer(400, "{\"error\":{}}".into()));
+        };
+        let ask = json!({ "model": "gpt-4o", "stream": false });
+        let refused = chat(&server, &key, &ask).expect(504);
+        let (refused, ()) = futures_util::future::join(refused, then).await;
+        assert_eq!(refused.body["error"], "Upstream given up", "{name}");
+        assert_eq!(user.folded().await, RICH - PROMPT, "{name}");
+        server.stop();
+    }
+}
+
+async fn a_long_or_slow_refusal_costs_nothing(database: Database) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let long = json!({ "error": { "message": "no" }, "note": "a".repeat(20_000) });
+    let upstream = Upstream::start(Script::Answer(400, long.to_string())).await;
+    let server = narrow(&database, &upstream).await;
+    let (user, key) = rich_user(&server, "someone").await;
+    chat(&server, &key, &json!({ "model": "o3-mini" })).expect(400).await;
+    assert_eq!(settled(&database, 1).await, "2/1");
+    assert_eq!(user.folded().await, RICH);
+    server.stop();
+    // The head of a refusal, and nothing more.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = [0; 16_384];
+        stream.read(&mut request).await.unwrap();
+        stream.write_all(b"HTTP/1.1 400 X\r\ncontent-length: 9\r\n\r\n{").await.unwrap();
+        std::future::pending::<()>().await;
+    });
+    let server = Server::start_with(&database, |settings| {
+        settings.upstreams.v1.url = Some(url);
+        settings.upstreams.v1.timeout_seconds = 1.try_into().unwrap();
+    })
+    .await;
+    let (user, key) = rich_user(&server, "other").await;
+    let refused = chat(&server, &key, &json!({ "model": "o3-mini" })).expect(504).await;
+    assert_eq!(refused.body["error"], "Upstream timeout");
+    assert_eq!(user.folded().await, RICH);
 }
 
 async fn text_in_unusual_places_is_paid(database: Database) {

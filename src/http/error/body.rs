@@ -5,13 +5,14 @@ use std::borrow::Cow;
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, ResponseError};
+use bytes::Bytes;
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::ApiError;
 use super::texts::Texts;
 use crate::http::security;
-use domain::Refusal;
+use domain::{ChargeId, Refusal, Timestamp};
 
 /// What is wrong with one field of a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -85,6 +86,14 @@ impl ApiError {
             _ => None,
         }
     }
+}
+
+/// The status and the body of a refusal, as they are recorded for repeats.
+#[must_use]
+pub fn refusal_answer(refusal: &Refusal, id: ChargeId, at: Timestamp) -> (StatusCode, Bytes) {
+    let error = ApiError::from(refusal.clone());
+    let body = error.body(id.to_string(), at.to_rfc3339());
+    (error.status_code(), serde_json::to_vec(&body).unwrap_or_default().into())
 }
 
 /// The handler of a request has panicked. The request is gone with it, so the whole body is here.

@@ -15,6 +15,7 @@ mod body;
 mod from;
 mod texts;
 
+pub use body::refusal_answer;
 pub(crate) use body::{ErrorBody, FieldError, Panicked};
 
 /// Everything that is answered with an error.
@@ -42,7 +43,7 @@ pub enum ApiError {
     /// The body has broken chunks, or ended early.
     #[error("the body is malformed")]
     BodyMalformed,
-    /// The address has too many bodies on their way.
+    /// The address or the account has too many bodies on their way.
     #[error("too many bodies on their way")]
     TooManyBodies,
     /// The body of a call is compressed.

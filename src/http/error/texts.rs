@@ -58,8 +58,8 @@ impl ApiError {
             ApiError::TooManyBodies => texts(
                 StatusCode::TOO_MANY_REQUESTS,
                 "Too many requests",
-                "Too many requests from your address are being received at the same time. Please try again when \
-                 some of them are complete.",
+                "Too many requests from your address or of your account are being received at the same time. \
+                 Please try again when some of them are complete.",
             ),
             ApiError::ContentEncoding => texts(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,

@@ -30,11 +30,22 @@ pub(super) enum End {
 }
 
 impl End {
+    /// The same end after what the stream has shown. If the upstream has said that it failed, that
+    /// was its end, whatever came then: the client may leave as soon as it has read it. What we end
+    /// for a reason of ours stays that.
+    pub(super) fn after(self, transcript: &Transcript) -> End {
+        let is_ours = matches!(
+            self,
+            End::Declined(_) | End::OverLimit | End::Unwritable | End::EventTooLarge
+        );
+        if transcript.has_failed() && !is_ours { End::Failed } else { self }
+    }
+
     /// How far the upstream was heard.
     pub(super) fn heard(self) -> Heard {
         match self {
-            End::Completed | End::Failed => Heard::ToItsEnd,
-            End::Broken(_) | End::Unwritable | End::Stopped => Heard::UntilItBroke,
+            End::Completed => Heard::ToItsEnd,
+            End::Failed | End::Broken(_) | End::Unwritable | End::Stopped => Heard::UntilItBroke,
             End::TooLong
             | End::Silent
             | End::EventTooLarge

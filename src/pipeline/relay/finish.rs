@@ -9,7 +9,7 @@ use super::Relay;
 use super::end::{End, last_frames};
 use super::recording::Recording;
 use crate::actors::{AccountError, Receipt};
-use crate::pipeline::bill::{Cost, cost, deliver, usage_record, wait_committed};
+use crate::pipeline::bill::{Cost, Counted, cost, deliver, usage_record, wait_committed};
 use crate::pipeline::departure::{StreamSender, kept};
 use crate::upstream::dialect::Transcript;
 use domain::Refusal;
@@ -21,15 +21,13 @@ use domain::{
 impl Relay {
     /// Bills the stream and sends the last frames.
     pub(super) async fn finish(mut self, end: End) {
-        // It sends nothing more that counts, however it ends then.
-        let is_over = matches!(end, End::Completed | End::Broken(_) | End::Silent);
-        let end = if is_over && self.transcript.has_failed() { End::Failed } else { end };
+        let is_given_up = end == End::ClientLeft && !self.drains();
+        let end = end.after(&self.transcript);
         let has_left = self.sender.is_none();
         if !has_left {
             let in_flight = std::mem::take(&mut self.in_flight);
             deliver(&mut self.delivered, &in_flight);
         }
-        let is_given_up = end == End::ClientLeft && !self.drains();
         if let Some(delivered) = self.delivered_at_leave.take().filter(|_| is_given_up) {
             // It became too large to be recorded, so nobody will get the rest.
             self.delivered = delivered;
@@ -44,7 +42,10 @@ impl Relay {
             || !fails_by_itself
             || (end == End::Failed && reports_tokens);
         let (outcome, Cost { usage, tally, .. }) = if is_delivered {
-            let cost = cost(&self.gateway, &mut self.charged, evidence).await;
+            // An event that is too large was not passed on.
+            let is_unseen = end == End::EventTooLarge;
+            let counted = if is_unseen { Counted::Unseen } else { Counted::Delivered };
+            let cost = cost(&self.gateway, &mut self.charged, evidence, counted).await;
             (Outcome::Delivered { cost: cost.amount }, cost)
         } else {
             let (usage, tally) = evidence.tally();
@@ -75,10 +76,12 @@ impl Relay {
     /// What is known of the stream's tokens.
     fn evidence(&self, end: End) -> Evidence {
         let prompt = self.generation.prompt_unreported();
+        // A failure is the end only if the protocol says so. Otherwise a report may be behind.
+        let is_last = end == End::Failed && self.transcript.has_last_event();
         Evidence {
             reported: self.transcript.reported(),
             counted: TokenUsage::new(prompt, self.delivered.total()),
-            heard: end.heard(),
+            heard: if is_last { Heard::ToItsEnd } else { end.heard() },
             may_hide: self.generation.may_hide,
         }
     }
@@ -148,6 +151,9 @@ impl Relay {
             Ok(settled) => {
                 failpoint!("stream-settled");
                 let Settled { cost, balance, .. } = settled;
+                if let Some(paying) = &self.charged.arrival().paying {
+                    paying.settle(cost);
+                }
                 tracing::info!(request_id = %id, %cost, %balance, ?end, "stream");
                 last_frames(&transcript, end, Some(&settled), usage)
             }

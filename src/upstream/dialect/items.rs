@@ -14,19 +14,35 @@ use super::Dialect;
 use super::names::get;
 use crate::json::fields::Fields;
 
-/// In the place of the id of reasoning whose text is in the item: no upstream keeps one of it.
-const NO_ID: &str = "\"rs_0\"";
-
 /// Is it reasoning that the upstream would look up?
 fn is_kept(item: &serde_json::Map<String, Value>) -> bool {
-    let has = |name: &str| get(item, name).is_some_and(|value| !value.is_null());
-    get(item, "type").and_then(Value::as_str) == Some("reasoning") && !has("encrypted_content")
+    let encrypted = get(item, "encrypted_content");
+    let is_none = encrypted.is_none_or(|value| value.is_null() || value.as_str() == Some(""));
+    is_none && is_reasoning(item)
 }
 
-/// Does the `input` of a request have such items?
-pub(super) fn has_kept_reasoning(input: &Value) -> bool {
-    let Value::Array(items) = input else { return false };
-    items.iter().any(|item| item.as_object().is_some_and(is_kept))
+fn is_reasoning(item: &serde_json::Map<String, Value>) -> bool {
+    get(item, "type").and_then(Value::as_str) == Some("reasoning")
+}
+
+/// Does a request name reasoning that the upstream keeps?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeptReasoning {
+    /// It does not.
+    None,
+    /// It does, and the upstream gets the request without it.
+    LeftOut,
+}
+
+impl KeptReasoning {
+    /// Of a request with this `input`.
+    pub(super) fn of(input: &Value) -> Self {
+        let is_kept = |item: &Value| item.as_object().is_some_and(is_kept);
+        match input {
+            Value::Array(items) if items.iter().any(is_kept) => KeptReasoning::LeftOut,
+            _ => KeptReasoning::None,
+        }
+    }
 }
 
 impl Dialect {
@@ -39,21 +55,23 @@ impl Dialect {
         let Some(mut fields) = Fields::read(text) else { return body.clone() };
         let input = fields.get("input").unwrap_or_default();
         let Ok(items) = serde_json::from_str::<Vec<&RawValue>>(input) else { return body.clone() };
-        let items: Vec<String> = items.iter().filter_map(|item| rewritten(item.get())).collect();
+        let numbered = (0_usize..).zip(&items);
+        let items = numbered.filter_map(|(place, item)| rewritten(item.get(), place));
+        let items: Vec<String> = items.collect();
         fields.set("input", format!("[{}]", items.join(",")));
         fields.to_string().into()
     }
 }
 
-/// The item as it is sent; `None` if it is not.
-fn rewritten(item: &str) -> Option<String> {
+/// The item as it is sent; `None` if it is not. In the place of the id of reasoning whose text is in
+/// the item comes one that no upstream keeps, with the place of the item, because ids must differ.
+fn rewritten(item: &str, place: usize) -> Option<String> {
     let Ok(Value::Object(read)) = serde_json::from_str::<Value>(item) else {
         return Some(item.to_owned());
     };
     let Some(mut fields) = Fields::read(item) else { return Some(item.to_owned()) };
     if !is_kept(&read) {
-        let is_reasoning = get(&read, "type").and_then(Value::as_str) == Some("reasoning");
-        if !is_reasoning {
+        if !is_reasoning(&read) {
             fields.remove("id");
         }
         return Some(fields.to_string());
@@ -63,7 +81,9 @@ fn rewritten(item: &str) -> Option<String> {
     if !has_text {
         return None;
     }
-    fields.set("id", NO_ID);
+    // An empty one would be read as reasoning that is kept.
+    fields.remove("encrypted_content");
+    fields.set("id", format!("\"rs_{place}\""));
     Some(fields.to_string())
 }
 
@@ -85,9 +105,10 @@ mod tests {
             call,
             own,
             { "type": "reasoning", "id": "rs_3", "content": text },
+            { "type": "reasoning", "id": "rs_4", "content": text, "encrypted_content": "" },
             "text",
         ] });
-        assert!(has_kept_reasoning(&body["input"]));
+        assert_eq!(KeptReasoning::of(&body["input"]), KeptReasoning::LeftOut);
         let sent = Dialect::Responses.without_kept_reasoning(&body.to_string().into());
         let sent: Value = serde_json::from_slice(&sent).unwrap();
         let call = json!({ "type": "function_call", "call_id": "c", "name": "n",
@@ -96,10 +117,15 @@ mod tests {
             { "role": "user", "content": "Hello!" },
             call,
             own,
-            { "type": "reasoning", "id": "rs_0", "content": text },
+            { "type": "reasoning", "id": "rs_4", "content": text },
+            { "type": "reasoning", "id": "rs_5", "content": text },
             "text",
         ] });
         assert_eq!(sent, expected);
-        assert!(!has_kept_reasoning(&json!([own])) && !has_kept_reasoning(&json!("reasoning")));
+        let empty = json!({ "type": "reasoning", "id": "rs_1", "encrypted_content": "" });
+        assert_eq!(KeptReasoning::of(&json!([empty])), KeptReasoning::LeftOut);
+        for input in [json!([own]), json!("reasoning")] {
+            assert_eq!(KeptReasoning::of(&input), KeptReasoning::None, "{input}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! The protocols of the upstreams, as far as calls are priced, limited and billed by them: which
 //! fields of a request say how much it wants (`request`, `names`) and what it asks for beside
-//! (`extras`, `items`), what an answer delivers (`text`), what a failure says (`refused`), and how a stream is
-//! read and ended (`transcript`, `bill`).
+//! (`extras`, `items`), what an answer delivers (`text`), what a failure says (`refused`), and how
+//! a stream is read and ended (`transcript`, `bill`).
 //!
 //! Chat, completions and responses are OpenAI's. `Native` is any other protocol: events are JSON
 //! objects, `usage` is read if present, and `[DONE]` ends a stream.
@@ -17,8 +17,9 @@ mod transcript;
 
 pub use bill::{Bill, Close};
 pub use extras::Asked;
+pub use items::KeptReasoning;
 pub use names::is_model_field;
-pub use refused::refusal_body;
+pub use refused::{is_only_failure, refusal_body};
 pub use request::ModelRequest;
 pub use text::Content;
 pub use transcript::{Piece, Transcript};

@@ -4,14 +4,45 @@
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
+use crate::json::fields::Fields;
+
 /// Longest text of an error, in characters.
 const TEXT_MAX: usize = 1_000;
+/// Longest body of a refusal, in bytes.
+const BODY_MAX: usize = 4 * 1024;
 /// Most entries of a list in an error.
 const ENTRIES_MAX: usize = 20;
 /// The fields of an error, in all protocols.
 const ERROR_FIELDS: [&str; 5] = ["message", "type", "param", "code", "status"];
 /// The fields of an entry that says what is wrong with a field of the request.
 const DETAIL_FIELDS: [&str; 3] = ["loc", "msg", "type"];
+
+/// What passes of an event that says nothing but a failure. Nothing in it was asked for, so nothing
+/// in it is paid, unless it reports usage.
+pub(super) const FAILURE_FIELDS: [&str; 7] =
+    ["id", "object", "created", "model", "system_fingerprint", "usage", "error"];
+
+/// Does the `error` of an answer or an event say that the upstream failed?
+pub(super) fn is_failure(error: &str) -> bool {
+    let error = error.trim();
+    error.starts_with('{') || error.len() > 2 && error.starts_with('"')
+}
+
+/// Has an answer, or an event of one, the part that is generated?
+pub(super) fn has_generated(fields: &Fields<'_>) -> bool {
+    let is_there = |part: &str| !matches!(part.trim(), "[]" | "\"\"" | "{}");
+    ["choices", "output"].iter().any(|name| fields.get(name).is_some_and(is_there))
+}
+
+/// Is a complete answer nothing but a failure? Then its other texts were not generated.
+#[must_use]
+pub fn is_only_failure(body: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(body);
+    let fields = Fields::read(&text);
+    fields.is_some_and(|fields| {
+        fields.get("error").is_some_and(is_failure) && !has_generated(&fields)
+    })
+}
 
 /// The body of a refusal, cut to the fields of its error.
 #[must_use]
@@ -29,10 +60,37 @@ pub fn refusal_body(body: &Bytes) -> Bytes {
         kept.insert("detail".to_owned(), known_detail(detail));
     }
     if kept.is_empty() {
-        let message = "The upstream service refused the request.";
-        return json!({ "error": { "message": message } }).to_string().into();
+        return unknown();
     }
-    Value::Object(kept).to_string().into()
+    let mut kept = Value::Object(kept);
+    for chars_max in [TEXT_MAX, TEXT_MAX / 5, TEXT_MAX / 25] {
+        shorten(&mut kept, chars_max);
+        let text = kept.to_string();
+        if text.len() <= BODY_MAX {
+            return text.into();
+        }
+    }
+    unknown()
+}
+
+/// A refusal that says nothing that can be passed on.
+fn unknown() -> Bytes {
+    let message = "The upstream service refused the request.";
+    json!({ "error": { "message": message } }).to_string().into()
+}
+
+/// Cuts each text in the value to so many characters.
+fn shorten(value: &mut Value, chars_max: usize) {
+    match value {
+        Value::String(text) => {
+            if let Some((end, _)) = text.char_indices().nth(chars_max) {
+                text.truncate(end);
+            }
+        }
+        Value::Array(values) => values.iter_mut().for_each(|value| shorten(value, chars_max)),
+        Value::Object(fields) => fields.values_mut().for_each(|value| shorten(value, chars_max)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 /// An error, cut to its fields.
@@ -126,5 +184,32 @@ mod tests {
         assert!(refusal_body(&Bytes::new()).is_empty());
         let long = json!({ "error": { "message": "the answer ".repeat(1_000) } });
         assert!(refusal_body(&long.to_string().into()).len() < 1_100);
+        // All of it is bounded, whatever it is made of.
+        let entry = json!({ "loc": vec!["the answer"; 20], "msg": "\u{1}".repeat(1_000) });
+        let error = json!({ "message": "\u{1f980}".repeat(1_000), "code": "c".repeat(1_000) });
+        for long in [
+            json!({ "error": error, "message": "m".repeat(1_000) }),
+            json!({ "error": "e", "detail": vec![entry; 20] }),
+        ] {
+            let cut = refusal_body(&long.to_string().into());
+            assert!(cut.len() <= BODY_MAX, "{}", cut.len());
+            assert!(!serde_json::from_slice::<Value>(&cut).unwrap()["error"].is_null());
+        }
+    }
+
+    #[test]
+    fn a_failure_alone_is_no_answer() {
+        for (body, is_only_failure) in [
+            (json!({ "error": { "message": "m" }, "request_id": "req_1" }), true),
+            (json!({ "error": "no", "choices": [], "output": null }), true),
+            (json!({ "error": "no", "choices": [{}] }), false),
+            (json!({ "error": { "message": "m" }, "output": [{}] }), false),
+            (json!({ "error": null, "text": "t" }), false),
+            (json!({ "error": "", "text": "t" }), false),
+            (json!(["error"]), false),
+        ] {
+            let text = body.to_string();
+            assert_eq!(super::is_only_failure(text.as_bytes()), is_only_failure, "{body}");
+        }
     }
 }

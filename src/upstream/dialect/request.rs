@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::Dialect;
 use super::extras::Asked;
-use super::items::has_kept_reasoning;
+use super::items::KeptReasoning;
 use super::names::{self, READ_FIELDS, REASONING_FIELDS};
 use crate::json::fields::Fields;
 use crate::json::strict::{Strict, duplicate};
@@ -92,8 +92,8 @@ pub struct ModelRequest {
     pub thinking_tokens: u64,
     /// What it asks for whose cost cannot be known before the call.
     pub asks_for: Vec<Asked>,
-    /// Does it name reasoning that the upstream keeps? It is not sent.
-    pub has_kept_reasoning: bool,
+    /// What becomes of reasoning that the upstream keeps.
+    pub kept_reasoning: KeptReasoning,
 }
 
 /// The body of a token-priced request. Fields that the price depends on are read with their types;
@@ -230,8 +230,10 @@ impl Dialect {
             may_hide: read.is_model_unknown || asks_for_hidden_tokens(&shown),
             thinking_tokens: thinking_tokens(&shown),
             asks_for,
-            has_kept_reasoning: self == Dialect::Responses
-                && shown.get("input").is_some_and(has_kept_reasoning),
+            kept_reasoning: match shown.get("input") {
+                Some(input) if self == Dialect::Responses => KeptReasoning::of(input),
+                _ => KeptReasoning::None,
+            },
         })
     }
 

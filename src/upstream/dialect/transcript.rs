@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::Dialect;
 use super::bill::{Bill, Close, ended_by, left};
-use super::refused::{known_error, known_fields};
+use super::refused::{FAILURE_FIELDS, has_generated, is_failure, known_error, known_fields};
 use super::request::ModelRequest;
 use super::text::{Content, Names, collect};
 use crate::json::Object;
@@ -173,6 +173,12 @@ impl Transcript {
         self.has_failed
     }
 
+    /// Has the last event of `/v1/responses` come?
+    #[must_use]
+    pub fn has_last_event(&self) -> bool {
+        self.terminal.is_some()
+    }
+
     /// Reads a frame.
     pub fn read(&mut self, frame: Bytes) -> Piece {
         // Readers replace what is no UTF-8, so it is text all the same.
@@ -206,8 +212,11 @@ impl Transcript {
             let names = ["id", "object", "created", "model", "system_fingerprint"];
             self.head = Some(fields.only(&names));
         }
+        let error = fields.get("error").filter(|error| is_failure(error)).map(str::to_owned);
         let mut content = Content::default();
-        if let Ok(Value::Object(event)) = serde_json::from_str::<Value>(&data) {
+        if error.is_some() && !has_generated(&fields) {
+            fields = fields.only(&FAILURE_FIELDS);
+        } else if let Ok(Value::Object(event)) = serde_json::from_str::<Value>(&data) {
             let choices = event.get("choices").and_then(Value::as_array);
             self.has_finished |= choices.is_some_and(|choices| {
                 choices
@@ -238,7 +247,6 @@ impl Transcript {
         if hides_usage {
             fields.remove("usage");
         }
-        let error = fields.get("error").filter(|error| is_failure(error)).map(str::to_owned);
         if let Some(error) = &error {
             self.has_failed = true;
             let error = serde_json::from_str(error).unwrap_or_default();
@@ -323,7 +331,15 @@ impl Transcript {
         }
         let event = event.unwrap_or(kind).to_owned();
         self.has_finished = true;
-        self.terminal = Some((event, fields.clone().into_owned()));
+        let mut last = fields.clone().into_owned();
+        if let Some(mut response) = response.filter(|_| self.has_failed).map(Fields::into_owned)
+            && let Some(error) = response.get("error")
+        {
+            let error = serde_json::from_str(error).unwrap_or_default();
+            response.set("error", known_error(&error).to_string());
+            last.set("response", response.to_string());
+        }
+        self.terminal = Some((event, last));
         Some(Piece { is_end: true, ..Piece::default() })
     }
 
@@ -487,12 +503,6 @@ impl Transcript {
         usage.set("cost", bill.cost.to_string());
         usage.to_string()
     }
-}
-
-/// Does the `error` of an event say that the upstream failed?
-fn is_failure(error: &str) -> bool {
-    let error = error.trim();
-    error.starts_with('{') || error.len() > 2 && error.starts_with('"')
 }
 
 /// The frame with other data; its other lines stay.

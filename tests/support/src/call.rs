@@ -53,7 +53,7 @@ fn arrival(key: &str) -> Box<Arrival> {
         idempotency_key: None,
         running: None,
         client_left: None,
-        charged: None,
+        paying: None,
         at: Clock::System.now(),
     })
 }
