@@ -9,12 +9,11 @@
 //! `STRANGERS` and `ROUND_SECONDS` change the sizes.
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
+    clippy::disallowed_methods,
     clippy::print_stdout,
     clippy::indexing_slicing,
     clippy::float_arithmetic,
     clippy::as_conversions,
-    clippy::cast_precision_loss,
     reason = "a failed measurement may panic"
 )]
 

@@ -894,14 +894,16 @@ fn decoded(path: &str) -> Option<Vec<u8>> {
 
 fn means_one_thing(path: &str) -> bool {
     let Some(decoded) = decoded(path) else { return false };
-    let own: Vec<&[u8]> = decoded.split(|byte| *byte == b'/').skip(1).collect();
+    let Ok(text) = std::str::from_utf8(&decoded) else { return false };
+    let own: Vec<&str> = text.split('/').skip(1).map(str::trim).collect();
     // Decoding neither makes a separator nor another escape, and nothing was encoded for no reason.
     let escapes = path.split('%').skip(1).map(|rest| u8::from_str_radix(&rest[..2], 16).unwrap());
     let mut escapes =
         escapes.map(|byte| !byte.is_ascii_alphanumeric() && !b"-._~/\\%".contains(&byte));
     escapes.all(|is_needed| is_needed)
-        && !decoded.contains(&b'\\')
-        && own.iter().all(|segment| !matches!(*segment, b"" | b"." | b".."))
+        && !text.contains(['\\', ';'])
+        && !text.contains(char::is_control)
+        && own.iter().all(|segment| !matches!(*segment, "" | "." | ".."))
 }
 
 #[test]
@@ -924,7 +926,12 @@ fn paths_and_addresses() {
         "~",
         "%4",
         "ü",
-        "a:b@c;d=e",
+        "a:b@c,d=e",
+        "..;",
+        "%3B",
+        "%20..",
+        "%C2%85",
+        "%c0%ae",
     ]);
     let path = prop::collection::vec(segments, 1..6)
         .prop_map(|segments| format!("/{}", segments.join("/")));

@@ -117,7 +117,7 @@ impl Users {
     /// Begins to set up a second factor. Logins ask for it after [`Users::confirm_second_factor`].
     ///
     /// # Errors
-    /// As of [`Users::assert_proof`], or [`UsersError::HasSecondFactor`].
+    /// As of a proof, or [`UsersError::HasSecondFactor`].
     pub async fn begin_second_factor(
         &self,
         current: &CurrentSession,
@@ -243,7 +243,7 @@ impl Users {
     /// Replaces all recovery codes.
     ///
     /// # Errors
-    /// As of [`Users::assert_proof`], or as of a code.
+    /// As of a proof, or as of a code.
     pub async fn new_recovery_codes(
         &self,
         current: &CurrentSession,
@@ -264,7 +264,7 @@ impl Users {
     /// Switches the second factor off.
     ///
     /// # Errors
-    /// As of [`Users::assert_proof`], or as of a code.
+    /// As of a proof, or as of a code.
     pub async fn disable_second_factor(
         &self,
         current: &CurrentSession,

@@ -13,7 +13,7 @@ use polysystems::store::peppered::{DigestCounts, OtherPeppered};
 
 use super::{print, with_store};
 
-#[derive(Subcommand)]
+#[derive(Clone, Copy, Subcommand)]
 pub(super) enum SecretCommand {
     /// Replaces the secret of session tokens from the next start on; tokens signed with the old one
     /// stay valid until they expire

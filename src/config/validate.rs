@@ -50,6 +50,19 @@ impl Settings {
                 bail!("auth.{name} must have at least 32 characters");
             }
         }
+        self.check_upstreams()?;
+        if self.payment_amount_max()? > GRANTED_BALANCE_MAX {
+            bail!(
+                "payments.amount_max must be at most {GRANTED_BALANCE_MAX}, or a payment may not fit"
+            );
+        }
+        self.grant_caps()?;
+        self.test_credits()?;
+        self.price_list()?;
+        self.payments.check()
+    }
+
+    fn check_upstreams(&self) -> anyhow::Result<()> {
         for (group, upstream) in self.upstreams.groups() {
             for name in &upstream.request_headers {
                 if let Err(reason) = check_request_header(name) {
@@ -75,15 +88,7 @@ impl Settings {
                 }
             }
         }
-        if self.payment_amount_max()? > GRANTED_BALANCE_MAX {
-            bail!(
-                "payments.amount_max must be at most {GRANTED_BALANCE_MAX}, or a payment may not fit"
-            );
-        }
-        self.grant_caps()?;
-        self.test_credits()?;
-        self.price_list()?;
-        self.payments.check()
+        Ok(())
     }
 
     fn check_observation(&self) -> anyhow::Result<()> {

@@ -20,16 +20,15 @@ pub fn is_plain(path: &str) -> bool {
         code.is_none_or(|byte| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte))
     });
     !needlessly_encoded
-        && (!path.contains('%') || is_plain_decoded(path))
+        && is_plain_decoded(path)
         && !hidden.iter().any(|hidden| lower.contains(hidden))
-        && path.split('/').skip(1).all(|segment| !matches!(segment, "" | "." | ".."))
 }
 
-/// Is it UTF-8 without control characters, and without dot segments between spaces?
+/// Is it UTF-8 without control characters, empty segments and dot segments, also between spaces?
 fn is_plain_decoded(path: &str) -> bool {
     percent_decode_str(path).decode_utf8().is_ok_and(|text| {
         !text.contains(char::is_control)
-            && text.split('/').all(|segment| !matches!(segment.trim(), "." | ".."))
+            && text.split('/').skip(1).all(|segment| !matches!(segment.trim(), "" | "." | ".."))
     })
 }
 

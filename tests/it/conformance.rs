@@ -29,7 +29,7 @@ const UNFAIR: [&str; 2] = [
 ];
 /// Each of these costs a password's hash, so they have a run of their own, with fewer cases.
 /// Or it needs what only a message or an authenticator tells, or answers very much.
-const HASHING: &str = "^/api/auth/(register|login|login/2fa|2fa/.*|me|export|change-password|reset-password|verify-email)$";
+const HASHING: &str = "^/api/auth/(register|login|login/2fa|2fa/.*|confirm|email|email/confirm|me|export|change-password|reset-password|verify-email)$";
 const ENDING: &str = r"^/api/auth/(logout|logout-all|sessions/)|/end-sessions$";
 /// A run of its own has keys that nobody else revokes or deletes before they get another value.
 const ROTATING: &str = r"^/api/keys(/[^/]*/rotate)?$";
@@ -65,6 +65,8 @@ async fn everyone(database: Database) {
     let (manager, payer, poor) =
         (server.user("manager").await, server.user("payer").await, server.user("poor").await);
     let (leaver, rotator) = (server.user("leaver").await, server.user("rotator").await);
+    // Wrong proofs end its session.
+    let prover = server.user("prover").await;
     for _ in 0..3 {
         payer.pay("10000").await;
     }
@@ -88,7 +90,7 @@ async fn everyone(database: Database) {
     let others = [
         run("stranger", but(&[HASHING]), None, None, examples / 2),
         run("operator", of(OPERATORS), Some(operator), None, examples),
-        run("passwords", of(HASHING), Some(&manager), None, few),
+        run("passwords", of(HASHING), Some(&prover), None, few),
         run("rotator", of(ROTATING), Some(&rotator), Some(&rich), few),
         run("leaver", of(ENDING), Some(&leaver), None, few),
         run("poor", of(PAID), None, Some(&broke), few),

@@ -63,8 +63,8 @@ impl Dialect {
     }
 }
 
-/// The item as it is sent; `None` if it is not. In the place of the id of reasoning whose text is in
-/// the item comes one that no upstream keeps, with the place of the item, because ids must differ.
+/// The item as it is sent; `None` if it is not. Reasoning whose text is in the item gets an id that
+/// no upstream keeps. The id has the place of the item, because ids must differ.
 fn rewritten(item: &str, place: usize) -> Option<String> {
     let Ok(Value::Object(read)) = serde_json::from_str::<Value>(item) else {
         return Some(item.to_owned());
