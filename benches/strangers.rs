@@ -2,9 +2,9 @@
 //!
 //! `cargo bench --bench strangers` starts the real server with its default limits, on SQLite and on
 //! PostgreSQL. One customer makes paid calls at a steady rate. Then strangers from 20 addresses
-//! hold connections, and open each that is closed anew: idle sockets, half heads, half bodies, an
-//! `Upgrade`, and bodies of 10 MB that stop. It prints the customer's times, the server's memory
-//! and what readiness says, before and during.
+//! hold connections, and open each that is closed anew after 20 s: idle sockets, half heads, half
+//! bodies, an `Upgrade`, and bodies of 10 MB that stop. It prints the customer's times, the
+//! server's memory and what readiness says, before and during.
 //!
 //! `STRANGERS` and `ROUND_SECONDS` change the sizes.
 #![expect(
@@ -34,6 +34,8 @@ const RATE: u64 = 500;
 const CUSTOMERS: usize = 8;
 /// Addresses of the strangers.
 const ADDRESSES: usize = 20;
+/// How long a stranger waits who was refused.
+const PAUSE: Duration = Duration::from_secs(20);
 /// What a stranger sends of a body at once.
 const PIECE: [u8; 16_384] = [b' '; 16_384];
 
@@ -87,7 +89,8 @@ async fn calls(address: SocketAddr, key: String) -> (Vec<Duration>, usize) {
                     period.tick().await;
                     let begun = Instant::now();
                     stream.write_all(request.as_bytes()).await.unwrap();
-                    match answer(&mut stream).await {
+                    let answered = timeout(Duration::from_secs(10), answer(&mut stream)).await;
+                    match answered.ok().flatten() {
                         Some(200) => times.push(begun.elapsed()),
                         _ => failed += 1,
                     }
@@ -186,7 +189,7 @@ async fn measure(server: &Server, key: String) {
                 bother(address, number).await;
                 held.open.fetch_sub(1, Ordering::Relaxed);
                 held.ended.fetch_add(1, Ordering::Relaxed);
-                tokio::time::sleep(Duration::from_millis(500)).await;
+                tokio::time::sleep(PAUSE).await;
             }
         });
     }
