@@ -47,7 +47,7 @@ pub struct LookupTurn<'c> {
 impl Drop for LookupTurn<'_> {
     fn drop(&mut self) {
         drop(self.guard.take());
-        // Whoever waits for the turn has the lock too.
+        // Every waiter holds the lock as well.
         self.cache.turns.remove_if(&self.digest, |_, lock| Arc::strong_count(lock) == 1);
     }
 }
@@ -183,7 +183,7 @@ mod tests {
         let [(same, _), (other, _)] = [(); 2].map(|()| cache.make(Environment::Test));
         futures_util::future::join_all((0..50).map(|_| one(&same))).await;
         assert_eq!((most.load(Ordering::Acquire), cache.turns.len()), (1, 0));
-        // Whoever leaves the queue leaves nothing behind, and other keys do not wait.
+        // A waiter that gives up leaves nothing behind, and other keys do not wait.
         let first = cache.turn(&same).await;
         assert!(cache.turn(&same).now_or_never().is_none());
         drop(cache.turn(&other).await);

@@ -142,7 +142,7 @@ pub(super) async fn charge(
     let id = quoted.arrival().id;
     let guard = ChargeGuard { id, earned: Credits::ZERO, account: Some(account) };
     if let Some(charged) = quoted.take_charged() {
-        // Whoever listens may have left.
+        // The listener may have left.
         let _ = charged.send(());
     }
     failpoint!("charge-accepted");

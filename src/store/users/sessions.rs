@@ -57,7 +57,7 @@ pub struct Renewal {
     pub session: SessionId,
     /// When it expires, unless it is renewed again.
     pub until: Timestamp,
-    /// Where it was last renewed before, or begun.
+    /// The address of the last renewal before this one, or of the login.
     pub address_before: String,
 }
 

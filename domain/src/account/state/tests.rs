@@ -234,7 +234,7 @@ fn an_account_is_closed_once_nothing_runs_and_nothing_is_on_it() {
     assert_eq!((account.balance(), account.status()), (Credits::ZERO, AccountStatus::Suspended));
     assert!(account.keys().iter().all(|key| key.is_revoked));
     assert_eq!(account.charge(&fixed(2, cents(1)), NOON).err(), Some(Decline::AccountSuspended));
-    // Whoever is suspended stays, to be looked into.
+    // A suspended user stays, so that the case can be looked into.
     let refused = account.close(Uuid::nil(), true, NOON);
     assert_eq!(refused, Err(NotErasable::Suspended));
     // Nothing is left to take.
