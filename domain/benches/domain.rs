@@ -41,7 +41,7 @@ fn unreached() -> SpendingLimits {
 
 fn charge(price: Price) -> Charge {
     let (id, key) = (ChargeId(Uuid::from_u128(7)), KeyId(Uuid::from_u128(1)));
-    Charge { id, key, price, expires_at: NOW, is_durable: false }
+    Charge { id, key, price, bill: None, expires_at: NOW, is_durable: false }
 }
 
 /// As many routes as a server has unless its settings say otherwise.
@@ -50,6 +50,7 @@ fn prices() -> PriceList {
         method: Some("POST".into()),
         path: format!("/api/hub/agents/{number}").into(),
         class: RouteClass::Write,
+        card_number: 0,
         base: Credits::from_nanos(1_000_000),
         per_token: None,
         default_max_tokens: 1024,
@@ -66,7 +67,7 @@ fn domain(criterion: &mut Criterion) {
     let hold = Price::UpTo(PriceBounds::whole(cost, Credits::from_nanos(12_770_000)));
     for (name, price) in [("fixed price", Price::Fixed(cost)), ("hold and capture", hold)] {
         criterion.bench_function(&format!("charge and settle, {name}"), |bencher| {
-            let delivered = Outcome::Delivered { cost };
+            let delivered = Outcome::Delivered { cost, bill: None };
             bencher.iter_batched_ref(
                 || account(unreached()),
                 |account| {

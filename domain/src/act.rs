@@ -134,6 +134,8 @@ coded_enum! {
         RecoveryCodeUsed => "two_factor.recovery_code_used",
         /// Created new recovery codes; the earlier ones are deleted.
         RecoveryCodesMade => "two_factor.recovery_codes_made",
+        /// Made a token with which an operator may set two-factor authentication up.
+        EnrolmentTokenMade => "two_factor.enrolment_token_made",
         /// Created an API key.
         KeyCreated => "key.created",
         /// Changed an API key's name or policy.
@@ -180,6 +182,22 @@ coded_enum! {
         AccountsResumed => "accounts.resumed",
         /// Set the rate limit tier.
         TierSet => "tier.set",
+        /// Set the price list that a user pays by.
+        PriceListSet => "price_list.set",
+        /// Made a price list.
+        PriceListCreated => "price_list.created",
+        /// Deleted a price list.
+        PriceListDeleted => "price_list.deleted",
+        /// Wrote a draft of prices.
+        PricesDrafted => "prices.drafted",
+        /// Deleted a draft of prices.
+        PriceDraftDeleted => "prices.draft_deleted",
+        /// Published prices.
+        PricesPublished => "prices.published",
+        /// Withdrew prices that were published and not in force yet.
+        PricesWithdrawn => "prices.withdrawn",
+        /// Gave or took credits to correct a charge.
+        ChargeCorrected => "charge.corrected",
         /// Read what the server knows of the user.
         UserRead => "user.read",
         /// Erased themselves.
@@ -188,6 +206,22 @@ coded_enum! {
         DataExported => "data.exported",
         /// Gave a user the operator role, or took it away.
         RoleSet => "role.set",
+        /// Changed the catalogue of models.
+        CatalogueChanged => "catalogue.changed",
+        /// Set the secret of a provider's credential.
+        CredentialSet => "credential.set",
+        /// Gave a provider's credential a new secret.
+        CredentialRotated => "credential.rotated",
+        /// Let a provider's credential be used again.
+        CredentialEnabled => "credential.enabled",
+        /// Stopped the use of a provider's credential.
+        CredentialDisabled => "credential.disabled",
+        /// Deleted a provider's credential.
+        CredentialDeleted => "credential.deleted",
+        /// Had a deployment asked again that was off or busy.
+        DeploymentReset => "deployment.reset",
+        /// Made a test call at a deployment.
+        DeploymentTested => "deployment.tested",
     }
 }
 

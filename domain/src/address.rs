@@ -6,6 +6,21 @@
 //! addresses.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::num::NonZeroU32;
+
+/// Names that belong to the machine or to its own network, and names below them.
+const OWN_NAMES: [&str; 5] = ["localhost", "local", "internal", "localdomain", "home.arpa"];
+
+/// Does the name of a host belong to the public internet, as far as the name tells? One without a
+/// dot does not.
+#[must_use]
+pub fn is_public_name(name: &str) -> bool {
+    let name = name.trim_end_matches('.').to_ascii_lowercase();
+    let is_own = |own: &str| {
+        name == own || name.strip_suffix(own).is_some_and(|before| before.ends_with('.'))
+    };
+    name.contains('.') && !OWN_NAMES.into_iter().any(is_own)
+}
 
 /// Is it an address of the public internet?
 #[must_use]
@@ -86,16 +101,20 @@ impl CallerNetwork {
     }
 }
 
-/// The networks that an address counts for, each with how many callers it may have: an IPv4 address
-/// is one. Of IPv6 a /64 is one, and a /56 has 256 of them, a /48 has 65,536, and either may be of
-/// one owner.
-pub fn networks(address: IpAddr) -> impl Iterator<Item = (CallerNetwork, usize)> {
+/// How many callers each of the networks of [`networks`] may have.
+pub const CALLERS: [NonZeroU32; 3] =
+    [NonZeroU32::MIN, NonZeroU32::MIN.saturating_add(3), NonZeroU32::MIN.saturating_add(7)];
+
+/// The networks that an address counts for, the narrowest first, each with how many callers it may
+/// have: an IPv4 address is one. Of IPv6 a /64 is one, and a /56 has 256 of them, a /48 has 65,536,
+/// and either may be of one owner.
+pub fn networks(address: IpAddr) -> impl Iterator<Item = (CallerNetwork, NonZeroU32)> {
     let own = network(address);
-    let widths: &[(u8, usize)] = match own {
-        IpAddr::V4(_) => &[(32, 1)],
-        IpAddr::V6(_) => &[(64, 1), (56, 4), (48, 8)],
+    let widths: &[u8] = match own {
+        IpAddr::V4(_) => &[32],
+        IpAddr::V6(_) => &[64, 56, 48],
     };
-    widths.iter().map(move |(bits, callers)| {
+    widths.iter().zip(CALLERS).map(move |(bits, callers)| {
         let address = match own {
             IpAddr::V4(address) => IpAddr::V4(address),
             IpAddr::V6(address) => {
@@ -104,7 +123,7 @@ pub fn networks(address: IpAddr) -> impl Iterator<Item = (CallerNetwork, usize)>
                 IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & mask))
             }
         };
-        (CallerNetwork { address, bits: *bits }, *callers)
+        (CallerNetwork { address, bits: *bits }, callers)
     })
 }
 
@@ -223,11 +242,11 @@ mod tests {
             let (one, other) = (of(one), of(other));
             one.iter()
                 .filter(|network| other.contains(network))
-                .map(|(_, callers)| *callers)
-                .sum::<usize>()
+                .map(|(_, callers)| callers.get())
+                .sum::<u32>()
         };
         for (other, callers) in [
-            ("2001:db8:0:1::2", 13_usize),
+            ("2001:db8:0:1::2", 13_u32),
             ("2001:db8:0:2::1", 12),
             ("2001:db8:0:101::1", 8),
             ("2001:db8:1:1::1", 0),

@@ -45,14 +45,21 @@ impl fmt::Debug for KeyDigest {
     }
 }
 
-/// Identifies the pepper of a digest, and says nothing of the secret: the first bytes of its
-/// SHA-256.
-pub type PepperId = [u8; 4];
+/// Identifies a secret, and says nothing of it: the first bytes of a SHA-256.
+pub type SecretId = [u8; 4];
+
+/// The id of a secret. What a secret has digested or encrypted begins with it.
+#[must_use]
+pub fn secret_id(secret: &[u8]) -> SecretId {
+    let hash = Sha256::new().chain_update("polysystems: id of a secret").chain_update(secret);
+    let [a, b, c, d, ..] = <[u8; 32]>::from(hash.finalize());
+    [a, b, c, d]
+}
 
 /// The secret of the key digests. It is kept outside the database.
 #[derive(Clone)]
 pub struct Pepper {
-    id: PepperId,
+    id: SecretId,
     mac: Hmac<Sha256>,
 }
 
@@ -67,14 +74,12 @@ impl Pepper {
     #[must_use]
     pub fn new(secret: &[u8]) -> Option<Self> {
         let mac = Hmac::<Sha256>::new_from_slice(secret).ok()?;
-        let hash = Sha256::new().chain_update("polysystems: id of a secret").chain_update(secret);
-        let id = *hash.finalize().first_chunk()?;
-        Some(Pepper { id, mac })
+        Some(Pepper { id: secret_id(secret), mac })
     }
 
     /// The first bytes of every digest made with it.
     #[must_use]
-    pub fn id(&self) -> PepperId {
+    pub fn id(&self) -> SecretId {
         self.id
     }
 }

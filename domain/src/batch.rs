@@ -40,6 +40,8 @@ pub struct NewKey {
     pub created_at: Timestamp,
     /// When it expires; `None` is never.
     pub expires_at: Option<Timestamp>,
+    /// What it may spend from its first call on.
+    pub limits: SpendingLimits,
 }
 
 /// A confirmed payment to be stored with the ledger entry that credits it.

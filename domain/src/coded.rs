@@ -72,11 +72,12 @@ pub(crate) use coded_enum;
 
 #[cfg(test)]
 mod tests {
+    use crate::catalogue::{BilledService, FallbackPrice, Modality, ProviderDialect};
     use crate::delivery::DeliveryStatus;
     use crate::route_group::RouteGroup;
     use crate::{
         AccountStatus, ActKind, Ending, EntryKind, Environment, EventKind, HoldEndKind,
-        PaymentStatus, ReversalKind, Tally,
+        PaymentStatus, ReversalKind, Service, Tally,
     };
 
     macro_rules! assert_codes {
@@ -103,6 +104,6 @@ mod tests {
         assert_codes!(AccountStatus DeliveryStatus Ending EntryKind Environment HoldEndKind);
         assert_codes!(PaymentStatus ReversalKind Tally);
         assert_words!(AccountStatus ActKind DeliveryStatus EntryKind Environment EventKind RouteGroup);
-        assert_words!(PaymentStatus ReversalKind);
+        assert_words!(BilledService FallbackPrice Modality PaymentStatus ProviderDialect ReversalKind Service);
     }
 }

@@ -7,7 +7,7 @@
 use std::fmt::{Display, Write as _};
 
 use super::coded::coded_enum;
-use super::ids::{AccountId, KeyId, PaymentId};
+use super::ids::{AccountId, EndpointId, KeyId, PaymentId};
 use super::money::Credits;
 use super::payment::PaymentStatus;
 use super::window::Timestamp;
@@ -144,6 +144,53 @@ impl JsonObject {
         self.0.push('}');
         self.0
     }
+}
+
+/// What an event of a new balance tells.
+#[must_use]
+pub fn balance_data(balance: Credits, sequence: i64) -> String {
+    let facts = JsonObject::default().number("balance", balance).text("currency", "USD");
+    facts.number("sequence", sequence).finish()
+}
+
+/// What an event of a balance that has fallen below a line tells.
+#[must_use]
+pub fn crossing_data(balance: Credits, line: Credits, sequence: i64) -> String {
+    let facts = JsonObject::default().number("balance", balance).number("threshold", line);
+    facts.text("currency", "USD").number("sequence", sequence).finish()
+}
+
+/// What an event of credits that a provider takes back or returns tells. `outstanding` is what
+/// could not be taken yet.
+#[must_use]
+pub fn reversal_data(payment: PaymentId, amount: Credits, outstanding: Credits) -> String {
+    let facts = JsonObject::default().text("payment_id", payment).number("amount", amount);
+    facts.text("currency", "USD").number("outstanding", outstanding).finish()
+}
+
+/// What the event of a new key tells.
+#[must_use]
+pub fn new_key_data(key: KeyId, name: &str) -> String {
+    JsonObject::default().text("key_id", key).text("name", name).finish()
+}
+
+/// What the event of a revoked key tells.
+#[must_use]
+pub fn revoked_key_data(key: KeyId) -> String {
+    JsonObject::default().text("key_id", key).finish()
+}
+
+/// What the event of an hour tells that costs more than usual.
+#[must_use]
+pub fn spike_data(spent: Credits, usual: Credits) -> String {
+    let facts = JsonObject::default().number("spent", spent).number("usual", usual);
+    facts.text("currency", "USD").text("window", "hour").finish()
+}
+
+/// What a test event tells.
+#[must_use]
+pub fn test_data(endpoint: EndpointId) -> String {
+    JsonObject::default().text("endpoint_id", endpoint).finish()
 }
 
 /// The event of a payment that reaches this status.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use super::batch::{Batch, Change};
 use super::event::{
-    DEPLETED_BELOW, Event, EventKind, JsonObject, LimitWindow, of_limit, of_payment,
+    DEPLETED_BELOW, Event, EventKind, LimitWindow, balance_data, crossing_data, new_key_data,
+    of_limit, of_payment, reversal_data, revoked_key_data,
 };
 use super::ids::{AccountId, KeyId};
 use super::ledger::LedgerEntry;
@@ -44,9 +45,7 @@ pub fn of_batch(
 
 fn updated(entry: &LedgerEntry) -> Event {
     let kind = EventKind::BalanceUpdated;
-    let facts =
-        JsonObject::default().number("balance", entry.balance_after).text("currency", "USD");
-    let data = facts.number("sequence", entry.seq).finish();
+    let data = balance_data(entry.balance_after, entry.seq);
     let once = format!("{}:{}", kind.name(), entry.account);
     Event { account: entry.account, kind, once, at: entry.at, data }
 }
@@ -59,8 +58,7 @@ fn add_crossings(entry: &LedgerEntry, low: Credits, events: &mut Vec<Event>) {
         if before < line || after >= line {
             continue;
         }
-        let facts = JsonObject::default().number("balance", after).number("threshold", line);
-        let data = facts.text("currency", "USD").number("sequence", entry.seq).finish();
+        let data = crossing_data(after, line, entry.seq);
         let once = format!("{}:{}:{}", kind.name(), entry.account, entry.seq);
         events.push(Event { account: entry.account, kind, once, at: entry.at, data });
     }
@@ -90,24 +88,22 @@ fn of_change(batch: &Batch, change: &Change) -> Option<Event> {
             let entry = batch.entries.iter().rev().find(|entry| {
                 entry.account == reversal.account && entry.reference == reversal.payment.0
             })?;
-            let facts = JsonObject::default().text("payment_id", reversal.payment);
-            let facts = facts.number("amount", amount).text("currency", "USD");
-            let data =
-                facts.number("outstanding", reversal.wanted.less(reversal.taken_after(*step)));
+            let outstanding = reversal.wanted.less(reversal.taken_after(*step));
+            let data = reversal_data(reversal.payment, *amount, outstanding);
             let once = format!("{}:{}:{}", kind.name(), entry.account, entry.seq);
             let (account, at) = (reversal.account, entry.at);
-            Some(Event { account, kind, once, at, data: data.finish() })
+            Some(Event { account, kind, once, at, data })
         }
         Change::KeyCreated(key) => {
-            let facts = JsonObject::default().text("key_id", key.id).text("name", &key.name);
+            let data = new_key_data(key.id, &key.name);
             let kind = EventKind::KeyCreated;
             let once = format!("{}:{}", kind.name(), key.id);
             let (account, at) = (key.account, key.created_at);
-            Some(Event { account, kind, once, at, data: facts.finish() })
+            Some(Event { account, kind, once, at, data })
         }
         Change::KeyRevoked(account, key, at) | Change::KeyDeleted(account, key, at) => {
             let kind = EventKind::KeyRevoked;
-            let data = JsonObject::default().text("key_id", key).finish();
+            let data = revoked_key_data(*key);
             let once = format!("{}:{key}", kind.name());
             Some(Event { account: *account, kind, once, at: *at, data })
         }

@@ -8,6 +8,7 @@
 use super::coded::coded_enum;
 use super::ids::{AccountId, ChargeId, KeyId};
 use super::money::Credits;
+use super::stored_bill::StoredBill;
 use super::window::{Day, Month, Timestamp};
 
 /// An open hold.
@@ -28,6 +29,9 @@ pub struct Hold {
     /// The cost of what was delivered when this row was last written. It is captured if the call is
     /// never settled.
     pub earned: Credits,
+    /// What that cost is for. `None` if nothing was delivered yet, or the row was written before
+    /// holds had bills.
+    pub bill: Option<StoredBill>,
     /// When it was opened.
     pub opened_at: Timestamp,
     /// When it expires.

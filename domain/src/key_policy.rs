@@ -134,6 +134,12 @@ impl KeyPolicy {
             None => model == allowed,
         })
     }
+
+    /// Has its list of models just this name?
+    #[must_use]
+    pub fn names_model(&self, model: &str) -> bool {
+        self.models.as_ref().is_some_and(|models| models.iter().any(|named| named == model))
+    }
 }
 
 #[cfg(test)]

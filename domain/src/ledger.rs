@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::coded::coded_enum;
 use super::ids::{AccountId, KeyId};
 use super::money::Credits;
+use super::stored_bill::StoredBill;
 use super::window::{Day, Month, Timestamp};
 
 coded_enum! {
@@ -29,9 +30,9 @@ coded_enum! {
         Capture = 3 => "capture",
         /// A fixed price, given back because the call failed. Reference: the charge.
         Refund = 4 => "refund",
-        /// Credits given without a payment. Reference: the user.
+        /// Credits given without a payment. Reference: the user, or the charge that it corrects.
         Grant = 5 => "grant",
-        /// Credits taken by an operator. Reference: the user.
+        /// Credits taken by an operator. Reference: the user, or the charge that it corrects.
         Deduction = 6 => "deduction",
         /// Credits taken back because the provider refunded the payment. Reference: the payment.
         PaymentRefund = 7 => "payment_refund",
@@ -80,6 +81,9 @@ pub struct LedgerEntry {
     pub month: Month,
     /// When it was decided.
     pub at: Timestamp,
+    /// What a call was charged for. `None` if the entry is not of a call, gives back what a call
+    /// had taken, or was written before entries had bills.
+    pub bill: Option<StoredBill>,
     /// The hash that ties it to the entry before it.
     pub link: Link,
 }
@@ -105,7 +109,7 @@ impl Link {
     #[must_use]
     pub fn next(self, entry: &LedgerEntry) -> Link {
         let key = entry.key.map(|key| key.0);
-        let hash = Sha256::new()
+        let mut hash = Sha256::new()
             .chain_update(self.0)
             .chain_update(entry.account.0.to_le_bytes())
             .chain_update(entry.seq.to_le_bytes())
@@ -119,6 +123,13 @@ impl Link {
             .chain_update(entry.day.0.to_le_bytes())
             .chain_update(entry.month.0.to_le_bytes())
             .chain_update(entry.at.micros().to_le_bytes());
+        // All before this has a fixed length. So entries without a bill have the links that they
+        // had before there were bills, and none has the hash of one with a bill.
+        if let Some(bill) = &entry.bill {
+            hash.update(bill.version().number().to_le_bytes());
+            hash.update([bill.length()]);
+            hash.update(bill.bytes());
+        }
         Link(hash.finalize().into())
     }
 
@@ -158,8 +169,13 @@ mod tests {
             day: Day(19_000),
             month: Month(648),
             at: Timestamp::from_micros(11),
+            bill: None,
             link: Link::START,
         }
+    }
+
+    fn stored(version: i64, bytes: &[u8]) -> Option<StoredBill> {
+        StoredBill::from_columns(Some(version), Some(bytes))
     }
 
     /// The links are stored for ever, so the hash must stay the same.
@@ -167,12 +183,15 @@ mod tests {
     fn a_link_never_changes() {
         let link = "e48622844a18305e69d1f69e9471042847a5d172564f45887f398af27def992b";
         assert_eq!(Link::START.next(&entry()).to_string(), link);
+        let billed = LedgerEntry { bill: stored(1, &[0, 1, 0, 0, 24, 1]), ..entry() };
+        let link = "75c93fbbcfaae734871134db6915f8a7fef2865ff261c717a1392aa8fa721786";
+        assert_eq!(Link::START.next(&billed).to_string(), link);
     }
 
     #[test]
     fn whatever_an_entry_says_is_in_its_link() {
         let (one, of) = (entry(), |entry: &LedgerEntry| Link([1; 32]).next(entry));
-        let changes: [fn(&mut LedgerEntry); 12] = [
+        let changes: [fn(&mut LedgerEntry); 15] = [
             |entry| entry.account.0 += 1,
             |entry| entry.seq += 1,
             |entry| entry.epoch += 1,
@@ -185,6 +204,9 @@ mod tests {
             |entry| entry.day = Day(19_001),
             |entry| entry.month = Month(649),
             |entry| entry.at = Timestamp::from_micros(12),
+            |entry| entry.bill = stored(1, &[0, 1, 0, 0]),
+            |entry| entry.bill = stored(2, &[0, 1, 0, 0]),
+            |entry| entry.bill = stored(1, &[0, 1, 0, 0, 24, 1]),
         ];
         let mut links: Vec<Link> = changes
             .iter()

@@ -83,7 +83,7 @@ impl Credits {
 /// Parses a plain decimal (digits, at most one point, an optional minus) as an integer number of
 /// units of 10^-`decimals`. Refuses the underscores that `rust_decimal` accepts, and the exponents
 /// that JSON has.
-fn parse_units(text: &str, decimals: u32) -> Result<i64, AmountError> {
+pub(super) fn parse_units(text: &str, decimals: u32) -> Result<i64, AmountError> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     let plain = !digits.is_empty()
         && digits.bytes().all(|b| b.is_ascii_digit() || b == b'.')

@@ -1,5 +1,7 @@
 //! Why the gateway refuses a call. `http/error` maps a refusal to an HTTP answer.
 
+use std::sync::Arc;
+
 use crate::money::Credits;
 
 /// Why a call was refused, with what the client needs to know.
@@ -29,6 +31,29 @@ pub enum Refusal {
     /// The key's policy does not allow the route, the model or the client's address.
     #[error("the key's policy does not allow it")]
     NotPermitted,
+    /// The operator does not sell the model.
+    #[error("the model is not sold")]
+    ModelNotSold,
+    /// The model is known, but the account's price list has no price for it.
+    #[error("the model has no price")]
+    ModelNotPriced,
+    /// The model is not sold any more.
+    #[error("the model is retired")]
+    ModelRetired {
+        /// The model that takes its place.
+        successor: Option<Arc<str>>,
+    },
+    /// The model is not sold in the service tier that the request asks for.
+    #[error("the service tier is not sold")]
+    ServiceTierNotSold,
+    /// The prompt does not fit into the model's context window.
+    #[error("the prompt is too long")]
+    ContextTooLong {
+        /// Its tokens, as they are counted here.
+        tokens: u64,
+        /// The most that the model takes.
+        max: u64,
+    },
     /// The price list has no rule for the route.
     #[error("no price")]
     NoPrice,
@@ -68,6 +93,21 @@ pub enum Refusal {
     /// The upstream failed. Nothing was charged.
     #[error("upstream failed: {0}")]
     UpstreamFailed(&'static str),
+    /// The upstream had the request, and broke the connection before it answered. Nothing was
+    /// charged. It may have done the work, so the request is not sent again by itself.
+    #[error("the connection to the upstream broke before the answer")]
+    UpstreamLost,
+    /// Everybody who serves the model is busy. Nothing was charged.
+    #[error("all who serve the model are busy for {retry_after} s")]
+    UpstreamBusy {
+        /// Seconds until somebody may be asked.
+        retry_after: u64,
+        /// Is it a limit of a provider, and not a failure?
+        is_limit: bool,
+    },
+    /// Nobody serves the model now. Nothing was charged.
+    #[error("nobody serves the model")]
+    ModelUnavailable,
     /// The upstream timed out. Nothing was charged.
     #[error("upstream timed out")]
     UpstreamTimedOut,

@@ -88,7 +88,7 @@ impl Evidence {
     /// taken the place.
     #[must_use]
     pub fn reports_completion(self) -> bool {
-        let billed = self.tally().0;
+        let billed = self.billed().0;
         match self.reported {
             Reported::Given(usage) => {
                 usage == billed || (usage.prompt == 0 && usage.completion == billed.completion)
@@ -101,20 +101,30 @@ impl Evidence {
     /// [`Tally::Held`], the call costs all that is held, and these tokens at least.
     #[must_use]
     pub fn tally(self) -> (TokenUsage, Tally) {
-        let Evidence { reported, counted, heard, may_hide } = self;
+        let (usage, tally) = self.billed();
+        // Nobody says what it has generated unseen.
+        let is_unknown = self.may_hide
+            && match self.heard {
+                Heard::UntilCancelled => true,
+                Heard::ToItsEnd => !self.reports_completion(),
+                Heard::UntilItBroke => false,
+            };
+        (usage, if is_unknown { Tally::Held } else { tally })
+    }
+
+    fn billed(self) -> (TokenUsage, Tally) {
+        let Evidence { reported, counted, heard, .. } = self;
         let given = match reported {
             Reported::Given(usage) => Some(usage),
             Reported::Missing | Reported::Absurd => None,
         };
-        let (usage, tally) = match (heard, given) {
+        match (heard, given) {
             (Heard::ToItsEnd, Some(usage)) => with_what_was_seen(usage, counted),
             // A report on the way may be behind what was delivered since.
             (_, Some(usage)) if usage.total() >= counted.total() => (usage, Tally::Reported),
             _ if reported == Reported::Absurd => (counted, Tally::Absurd),
             _ => (counted, Tally::Counted),
-        };
-        let is_unknown = may_hide && heard == Heard::UntilCancelled;
-        (usage, if is_unknown { Tally::Held } else { tally })
+        }
     }
 }
 
@@ -190,12 +200,24 @@ mod tests {
     }
 
     #[test]
-    fn what_a_cancelled_upstream_has_hidden_is_what_is_held() {
+    fn what_an_upstream_has_hidden_and_does_not_report_is_what_is_held() {
+        let counted = TokenUsage::new(9, 5);
+        for (reported, held) in [
+            (Reported::Missing, true),
+            (Reported::Absurd, true),
+            (given(9, 0, 0), true),
+            (given(0, 0, 0), true),
+            (given(9, 50, 0), false),
+            (given(0, 50, 0), false),
+            (given(0, 0, 70), false),
+        ] {
+            let evidence = Evidence { reported, counted, heard: Heard::ToItsEnd, may_hide: true };
+            assert_eq!(evidence.tally().1 == Tally::Held, held, "{evidence:?}");
+        }
         for (heard, held) in
-            [(Heard::UntilCancelled, true), (Heard::UntilItBroke, false), (Heard::ToItsEnd, false)]
+            [(Heard::UntilCancelled, true), (Heard::UntilItBroke, false), (Heard::ToItsEnd, true)]
         {
             for may_hide in [true, false] {
-                let counted = TokenUsage::new(9, 5);
                 let evidence = Evidence { reported: Reported::Missing, counted, heard, may_hide };
                 let (usage, tally) = evidence.tally();
                 assert_eq!(usage, counted);

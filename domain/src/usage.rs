@@ -8,7 +8,7 @@ use super::money::Credits;
 use super::window::Timestamp;
 
 /// Longest stored name of a model, in bytes.
-pub const MODEL_MAX: usize = 64;
+pub const MODEL_MAX: usize = 128;
 /// The stored name of every further model, after an account has used [`MODELS_MAX`].
 pub const OTHER_MODELS: &str = "(other)";
 /// Most models of an account that are counted separately while it is in memory. The limit is needed

@@ -13,15 +13,17 @@
     reason = "a test that fails by a panic has done its work"
 )]
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use domain::limits::{LimitsChange, WindowCounter};
+use domain::audit::check_bill;
+use domain::limits::{LimitsChange, SpendingLimits, WindowCounter};
 use domain::{
-    Account, AccountId, AccountStatus, Adjustment, Charge, ChargeId, Credits, Decline, EntryKind,
-    Environment, Extension, Hold, HoldChange, HoldEndKind, KeyChange, KeyId, KeyState, LedgerEntry,
-    Link, LoadedAccount, NewKey, NewPayment, Outcome, PaymentId, Price, PriceBounds, StoredAccount,
-    Timestamp,
+    Account, AccountId, AccountStatus, Adjustment, Bill, Charge, ChargeId, Convention, Credits,
+    Decline, Dim, EntryKind, Environment, Extension, Flags, Hold, HoldChange, HoldEndKind,
+    KeyChange, KeyId, KeyState, LedgerEntry, Link, LoadedAccount, NewKey, NewPayment, Outcome,
+    PaymentId, Price, PriceBounds, Quantities, StoredAccount, StoredBill, Timestamp, VersionId,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -32,6 +34,22 @@ const COMMANDS_PER_ACCOUNT: usize = 250;
 
 fn credits(nanos: i64) -> Credits {
     Credits::from_nanos(nanos)
+}
+
+/// The bill of what costs so much: each call is priced by the piece, at a nano-dollar.
+fn bill_of(cost: i64) -> Option<StoredBill> {
+    StoredBill::of(&Bill {
+        version: VersionId::FIRST,
+        card: 0,
+        row: 0,
+        convention: Convention::default(),
+        flags: Flags::NONE,
+        quantities: Quantities::NONE.with(Dim::Request, cost.unsigned_abs()),
+    })
+}
+
+fn cost_of(bill: &Bill) -> Option<Credits> {
+    i64::try_from(bill.quantities.of(Dim::Request)).ok().map(credits)
 }
 
 /// A charge as the model remembers it.
@@ -241,6 +259,7 @@ impl Run {
                 preview: String::new(),
                 created_at: self.now(),
                 expires_at: None,
+                limits: SpendingLimits::default(),
             };
             assert!(self.account.add_key(key, None, usize::MAX).is_ok());
             self.model.keys.push(ModelKey { exists: true, ..ModelKey::default() });
@@ -323,6 +342,7 @@ impl Run {
         bounds.sort_unstable();
         let [least, start, first, most] = bounds;
         let is_fixed = self.random.random_bool(0.4);
+        let share = self.random.random_range(0..4_u32);
         let start = if is_fixed { most } else { start };
         let open = self.model.charges.iter().filter(|charge| charge.cost.is_none());
         let replayed = open.map(|charge| charge.id).next_back();
@@ -337,13 +357,16 @@ impl Run {
                 least: credits(least),
                 start: credits(start),
                 first: credits(first),
+                share: NonZeroU32::new(share),
                 most: credits(most),
             })
         };
         let expires_at = self.now().plus_micros(DAY_MICROS);
         let is_durable = !is_fixed && self.random.random_bool(0.5);
-        let order = Charge { id, key: key_id(place), price, expires_at, is_durable };
+        let bill = bill_of(price.most().nanos());
+        let order = Charge { id, key: key_id(place), price, bill, expires_at, is_durable };
         let room = self.room(place);
+        let available = self.model.available();
         let expected = self.expected(&order, place, least, start, is_fixed);
         let quoted = self.account.quote(&order, self.now()).decided.terms;
         self.account.publish();
@@ -370,7 +393,8 @@ impl Run {
             Err(_) => 6,
         }] += 1;
         let Ok((terms, write)) = result else { return };
-        let held = if is_fixed { most } else { first.min(room) };
+        let part = if share == 0 { 0 } else { available / i64::from(share) };
+        let held = if is_fixed { most } else { first.max(part.min(most)).min(room) };
         let ceiling = if is_fixed { most } else { most.min(room) };
         assert_eq!((terms.held, terms.ceiling), (credits(held), credits(ceiling)));
         let (day, month) = self.window(place);
@@ -432,8 +456,12 @@ impl Run {
         let charge = self.model.charges[*place].clone();
         let (need, more, earned) = (self.amount(), self.amount(), self.amount());
         let (need, want) = (need + self.amount(), need + more);
-        let extension =
-            Extension::Ahead { need: credits(need), want: credits(want), earned: credits(earned) };
+        let extension = Extension::Ahead {
+            need: credits(need),
+            want: credits(want),
+            earned: credits(earned),
+            bill: bill_of(earned),
+        };
         let result = self.account.extend(charge.id, extension);
         let result = result.map(|decision| (decision.decided, decision.write));
         let model = &self.model;
@@ -490,6 +518,7 @@ impl Run {
         charge.held = held.nanos();
         if let Some(hold) = hold {
             assert_eq!((hold.amount, hold.earned.nanos()), (held, earned.min(charge.held)));
+            assert!(hold.bill.is_some());
             charge.written = Some(hold);
         }
     }
@@ -561,7 +590,7 @@ impl Run {
         let outcome = match self.random.random_range(0..8) {
             0 | 1 => Outcome::Failed,
             2 => Outcome::Expired,
-            _ => Outcome::Delivered { cost: credits(cost) },
+            _ => Outcome::Delivered { cost: credits(cost), bill: bill_of(cost) },
         };
         let earned = charge.written.map_or(0, |hold| hold.earned.nanos());
         let settled = self.account.settle(charge.id, outcome, self.now(), None, None);
@@ -630,6 +659,9 @@ impl Run {
     }
 
     fn record(&mut self, entry: LedgerEntry) {
+        let is_of_call = matches!(entry.kind, EntryKind::Charge | EntryKind::Capture);
+        assert_eq!(entry.bill.is_some(), is_of_call, "{entry:?}");
+        assert_eq!(check_bill(&entry, &cost_of), Ok(()), "{entry:?}");
         self.model.entries += 1;
         self.ledger.push(entry);
         assert_eq!(entry.seq, self.model.entries);

@@ -42,10 +42,11 @@ use domain::writer::{
     WriterState,
 };
 use domain::{
-    Account, AccountFlags, AccountId, AccountStatus, Batch, Change, Charge, ChargeId, Credits,
-    Decline, Environment, Hold, HoldChange, HoldEnd, KeyChange, KeyId, KeySpend, KeyState, Lease,
-    LedgerEntry, LimitsChange, Link, LoadedAccount, NewPayment, Outcome, PaymentId, Price,
-    SpendingLimits, StoredAccount, Tally, Timestamp, UsageRecord, Write,
+    Account, AccountFlags, AccountId, AccountStatus, Batch, Bill, Change, Charge, ChargeId,
+    Convention, Credits, Decline, Dim, EntryKind, Environment, Flags, Hold, HoldChange, HoldEnd,
+    KeyChange, KeyId, KeySpend, KeyState, Lease, LedgerEntry, LimitsChange, Link, LoadedAccount,
+    NewPayment, Outcome, PaymentId, Price, Quantities, SpendingLimits, StoredAccount, StoredBill,
+    Tally, Timestamp, UsageRecord, VersionId, Write,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -278,6 +279,7 @@ impl Tables {
                 HoldChange::Extended(hold) => {
                     if let Some((open, _)) = self.holds.get_mut(&hold.id) {
                         (open.amount, open.earned) = (hold.amount, hold.earned);
+                        open.bill = hold.bill;
                     }
                 }
                 HoldChange::Ended(end) => {
@@ -982,6 +984,7 @@ impl World<'_> {
             id: ChargeId(id),
             key,
             price,
+            bill: bill_of(price.most()),
             expires_at: at.plus_micros(HOLD_LIFE),
             is_durable,
         };
@@ -992,6 +995,7 @@ impl World<'_> {
                 least: credits(1),
                 start: credits(most.min(5)),
                 first: credits(most.min(10)),
+                share: std::num::NonZeroU32::new(u32::from(most % 2 == 0) * 4),
                 most: credits(most),
             }),
             Kind::TopUp(_) | Kind::Revoke | Kind::Limit(_) => Price::Fixed(Credits::ZERO),
@@ -1130,7 +1134,7 @@ impl World<'_> {
                 self.lose(place_of_call);
                 return;
             };
-            let extension = Extension::Ahead { need, want, earned };
+            let extension = Extension::Ahead { need, want, earned, bill: bill_of(earned) };
             let decided = resident.owner.extend(id, extension);
             self.tell(|| format!("{id} is extended: {decided:?}"));
             if let Ok(Decision { decided, write, .. }) = decided {
@@ -1155,7 +1159,10 @@ impl World<'_> {
         let outcome = if self.chance(25.0) {
             Outcome::Failed
         } else {
-            Outcome::Delivered { cost: credits(self.random.random_range(0..=held)) }
+            // Now and then it cost more than is held.
+            let more = if self.chance(5.0) { 3 } else { 0 };
+            let cost = credits(self.random.random_range(0..=held + more));
+            Outcome::Delivered { cost, bill: bill_of(cost) }
         };
         let route = if self.chance(1.5) { POISON } else { "route" };
         let usage = UsageRecord {
@@ -1196,7 +1203,7 @@ impl World<'_> {
         let cost = decision.decided.cost.nanos();
         let expected = match (kind, outcome) {
             (Kind::Fixed(price), Outcome::Delivered { .. }) => price,
-            (_, Outcome::Delivered { cost }) => cost.nanos(),
+            (_, Outcome::Delivered { cost, .. }) => cost.nanos().min(held),
             _ => 0,
         };
         assert_eq!(cost, expected, "what a call costs");
@@ -1283,6 +1290,7 @@ impl World<'_> {
                                 earned,
                                 opened_at,
                                 expires_at,
+                                bill: None,
                             },
                             0,
                         )
@@ -1539,11 +1547,13 @@ impl World<'_> {
                 entries_astray: 0,
                 epoch_max: self.tables.epoch,
             };
-            let mut fold = Fold::new(&audited);
+            let mut fold = Fold::new(&audited, &cost_of);
             let mut spent: BTreeMap<(KeyId, i32), i64> = BTreeMap::new();
             for (_, entry) in self.tables.entries.range((*id, 0)..=(*id, i64::MAX)) {
                 let end = self.tables.hold_ends.get(&ChargeId(entry.reference));
                 fold.add(entry, end.map(|(end, _)| end.captured));
+                let is_of_call = matches!(entry.kind, EntryKind::Charge | EntryKind::Capture);
+                assert_eq!(entry.bill.is_some(), is_of_call, "{entry:?}");
                 if let Some(key) = entry.key {
                     *spent.entry((key, entry.day.0)).or_default() -= entry.amount.nanos();
                 }
@@ -1581,6 +1591,22 @@ impl World<'_> {
             }
         }
     }
+}
+
+/// The bill of what costs so much: each call is priced by the piece, at a nano-dollar.
+fn bill_of(cost: Credits) -> Option<StoredBill> {
+    StoredBill::of(&Bill {
+        version: VersionId::FIRST,
+        card: 0,
+        row: 0,
+        convention: Convention::default(),
+        flags: Flags::NONE,
+        quantities: Quantities::NONE.with(Dim::Request, cost.nanos().unsigned_abs()),
+    })
+}
+
+fn cost_of(bill: &Bill) -> Option<Credits> {
+    i64::try_from(bill.quantities.of(Dim::Request)).ok().map(credits)
 }
 
 fn key_id(account: AccountId, key: usize) -> KeyId {

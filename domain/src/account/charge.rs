@@ -1,10 +1,13 @@
 //! The charge of one call: its price, its terms, why it is declined, and its settlement.
 
+use std::num::NonZeroU32;
+
 use crate::hold::HoldEnd;
 use crate::ids::{ChargeId, KeyId};
 use crate::ledger::LedgerEntry;
 use crate::limits::{KeySpend, LimitsLeft};
 use crate::money::Credits;
+use crate::stored_bill::StoredBill;
 use crate::window::Timestamp;
 
 /// The price of a call before it is made.
@@ -25,6 +28,8 @@ pub struct PriceBounds {
     pub start: Credits,
     /// The amount to hold when it begins. Less is held if less is available.
     pub first: Credits,
+    /// One part in so many of what is available is held when it begins, if that is more.
+    pub share: Option<NonZeroU32>,
     /// The most that it can cost.
     pub most: Credits,
 }
@@ -33,7 +38,14 @@ impl PriceBounds {
     /// The bounds of a call that begins only if its largest cost can be held.
     #[must_use]
     pub const fn whole(least: Credits, most: Credits) -> Self {
-        PriceBounds { least, start: most, first: most, most }
+        PriceBounds { least, start: most, first: most, share: None, most }
+    }
+
+    /// The amount to hold when it begins, if so much is available.
+    pub(super) fn first_of(&self, available: Credits) -> Credits {
+        let part = |share: NonZeroU32| available.nanos().checked_div(i64::from(share.get()));
+        let part = self.share.and_then(part).map_or(Credits::ZERO, Credits::from_nanos);
+        self.first.max(part.min(self.most))
     }
 }
 
@@ -76,6 +88,8 @@ pub struct Charge {
     pub key: KeyId,
     /// The price, or its bounds.
     pub price: Price,
+    /// What a fixed price is for. A hold gets the bill of its capture at its end.
+    pub bill: Option<StoredBill>,
     /// When the charge expires if it is not settled before.
     pub expires_at: Timestamp,
     /// Is the hold stored? It must be if the answer starts before the call is settled.
@@ -144,6 +158,8 @@ pub enum Outcome {
     Delivered {
         /// The actual cost.
         cost: Credits,
+        /// What it is for. A fixed price has had its bill before.
+        bill: Option<StoredBill>,
     },
     /// Nothing was delivered. A fixed price is refunded, a hold released.
     Failed,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::charge::{Charge, ChargeTerms, Decline, NotOpen, Outcome, Price, PriceBounds, Settled};
+use super::charge::{Charge, ChargeTerms, Decline, NotOpen, Outcome, Price, Settled};
 use super::key::KeyState;
 use super::open_charge::{OpenCharge, Stake};
 use super::state::{State, key_mut, negated};
@@ -12,6 +12,7 @@ use crate::ids::{ChargeId, KeyId};
 use crate::ledger::{EntryKind, LedgerEntry};
 use crate::limits::KeySpend;
 use crate::money::Credits;
+use crate::stored_bill::StoredBill;
 use crate::window::{Day, Month, Timestamp};
 
 /// A charge that was accepted.
@@ -72,9 +73,10 @@ impl State {
         let (key, day, month) = self.admit(charge.key, |key| key.windows(now), demand)?;
         let terms = match charge.price {
             Price::Fixed(price) => ChargeTerms { held: price, ceiling: price },
-            Price::UpTo(PriceBounds { first, most, .. }) => {
+            Price::UpTo(bounds) => {
                 let room = available.min(key.room(day, month, Credits::ZERO));
-                ChargeTerms { held: first.min(room), ceiling: most.min(room) }
+                let first = bounds.first_of(available);
+                ChargeTerms { held: first.min(room), ceiling: bounds.most.min(room) }
             }
         };
         Ok(Decided { day, month, terms })
@@ -137,13 +139,14 @@ impl State {
         self.held = held;
         let entry = (debit > Credits::ZERO).then(|| {
             let amount = negated(debit);
-            self.entry(EntryKind::Charge, amount, charge.id.0, Some(charge.key), day, month, now)
+            let (id, key, bill) = (charge.id.0, Some(charge.key), charge.bill);
+            self.entry(EntryKind::Charge, amount, id, key, day, month, now, bill)
         });
         let stake = match charge.price {
             Price::Fixed(price) => Stake::Debited(price, entry.map(|entry| entry.seq)),
             Price::UpTo(_) => {
                 let (amount, earned) = (hold, Credits::ZERO);
-                Stake::Held { amount, earned, is_durable: charge.is_durable }
+                Stake::Held { amount, earned, bill: None, is_durable: charge.is_durable }
             }
         };
         let (key, expires_at) = (charge.key, charge.expires_at);
@@ -153,23 +156,24 @@ impl State {
     }
 
     /// Makes a hold larger: to `want` in all, or to as much as there is room for, if that is `need`
-    /// at least. `earned` is the cost of what has been delivered so far. Changes nothing if it
-    /// declines.
+    /// at least. `earned` is the cost of what has been delivered so far, and its bill. Changes
+    /// nothing if it declines.
     pub(super) fn extend(
         &mut self,
         charge: ChargeId,
         need: Credits,
         want: Credits,
-        earned: Credits,
+        earned: (Credits, Option<StoredBill>),
     ) -> Result<Extended, Decline> {
-        let open = *self.open.get(&charge).ok_or(Decline::NotOpen)?;
+        let open = self.open.get(&charge).ok_or(Decline::NotOpen)?;
         let Stake::Held { amount, .. } = open.stake else { return Err(Decline::NotOpen) };
+        let (key, day, month) = (open.key, open.day, open.month);
         let (available, more) = (self.available(), need.less(amount));
         let uncovered = Decline::InsufficientCredits { price: need, available };
         let demand = Demand { whole: need, more, uncovered };
-        let (key, day, month) = self.admit(open.key, |_| (open.day, open.month), demand)?;
+        let (key, day, month) = self.admit(key, |_| (day, month), demand)?;
         let room = available.min(key.room(day, month, amount));
-        self.enlarge(charge, &open, more.max(want.less(amount).min(room)), earned)
+        self.enlarge(charge, more.max(want.less(amount).min(room)), Some(earned))
     }
 
     /// Makes a hold larger for what the upstream has done already: to `want` in all, or as far as
@@ -180,32 +184,39 @@ impl State {
         charge: ChargeId,
         want: Credits,
     ) -> Result<Extended, Decline> {
-        let open = *self.open.get(&charge).ok_or(Decline::NotOpen)?;
-        let Stake::Held { amount, earned, .. } = open.stake else {
-            return Err(Decline::NotOpen);
-        };
-        self.enlarge(charge, &open, want.less(amount).min(self.available()), earned)
+        let open = self.open.get(&charge).ok_or(Decline::NotOpen)?;
+        let Stake::Held { amount, .. } = open.stake else { return Err(Decline::NotOpen) };
+        self.enlarge(charge, want.less(amount).min(self.available()), None)
     }
 
+    /// Makes a hold larger by `more`. `earned` is what it has earned now, if that is known anew.
     fn enlarge(
         &mut self,
         charge: ChargeId,
-        open: &OpenCharge,
         more: Credits,
-        earned: Credits,
+        earned: Option<(Credits, Option<StoredBill>)>,
     ) -> Result<Extended, Decline> {
-        let Stake::Held { amount, is_durable, .. } = open.stake else {
+        let open = self.open.get_mut(&charge).ok_or(Decline::NotOpen)?;
+        let Stake::Held { amount, earned: earned_before, bill: bill_before, .. } = &mut open.stake
+        else {
             return Err(Decline::NotOpen);
         };
         let held = self.held.checked_add(more).ok_or(Decline::AmountTooLarge)?;
-        let amount = amount.checked_add(more).ok_or(Decline::AmountTooLarge)?;
+        let whole = amount.checked_add(more).ok_or(Decline::AmountTooLarge)?;
 
         // Decided. From here on nothing fails.
+        *amount = whole;
+        if let Some((cost, bill)) = earned {
+            let earned = cost.min(whole);
+            *earned_before = earned;
+            *bill_before = bill.map(|bill| Box::new(bill.taken(cost, earned)));
+        }
+        let (key, day, month) = (open.key, open.day, open.month);
         self.held = held;
-        self.counters(open, |key, day, month| key.add(day, month, Credits::ZERO, more));
-        let stake = Stake::Held { amount, earned: earned.min(amount), is_durable };
-        self.open.insert(charge, OpenCharge { stake, ..*open });
-        Ok(Extended { held: amount, hold: self.durable_hold(charge) })
+        if let Some(key) = key_mut(&mut self.keys, key) {
+            key.add(day, month, Credits::ZERO, more);
+        }
+        Ok(Extended { held: whole, hold: self.durable_hold(charge) })
     }
 
     /// Ends a charge: captures the cost of a hold and releases the rest, or refunds a fixed price.
@@ -222,20 +233,22 @@ impl State {
             // An empty map keeps a node of a kilobyte, and a million accounts may be in memory.
             self.open = BTreeMap::new();
         }
-        let (kind, amount, comes_back, cost) = match (open.stake, outcome) {
-            (Stake::Debited(price, _), Outcome::Delivered { .. }) => {
-                (EntryKind::Charge, Credits::ZERO, Credits::ZERO, price)
+        let (kind, amount, comes_back, cost, bill) = match (&open.stake, outcome) {
+            (&Stake::Debited(price, _), Outcome::Delivered { .. }) => {
+                (EntryKind::Charge, Credits::ZERO, Credits::ZERO, price, None)
             }
-            (Stake::Debited(price, _), Outcome::Failed | Outcome::Expired) => {
+            (&Stake::Debited(price, _), Outcome::Failed | Outcome::Expired) => {
                 self.counters(&open, |key, day, month| key.take(day, month, price, Credits::ZERO));
-                (EntryKind::Refund, price, price, Credits::ZERO)
+                (EntryKind::Refund, price, price, Credits::ZERO, None)
             }
-            (Stake::Held { amount: held, earned, is_durable }, outcome) => {
-                let cost = match outcome {
-                    Outcome::Delivered { cost } => cost.clamp(Credits::ZERO, held),
-                    Outcome::Expired if is_durable => earned.min(held),
-                    Outcome::Failed | Outcome::Expired => Credits::ZERO,
+            (&Stake::Held { amount: held, earned, ref bill, is_durable }, outcome) => {
+                let (owed, bill) = match outcome {
+                    Outcome::Delivered { cost, bill } => (cost, bill),
+                    Outcome::Expired if is_durable => (earned, bill.as_deref().copied()),
+                    Outcome::Failed | Outcome::Expired => (Credits::ZERO, None),
                 };
+                let cost = owed.clamp(Credits::ZERO, held);
+                let bill = bill.map(|bill| bill.taken(owed, cost));
                 self.held = self.held.less(held);
                 self.counters(&open, |key, day, month| {
                     key.take(day, month, Credits::ZERO, held);
@@ -243,13 +256,13 @@ impl State {
                 });
                 // A hold that cost nothing leaves no entry to wait for.
                 let rest = if cost > Credits::ZERO { held.less(cost) } else { Credits::ZERO };
-                (EntryKind::Capture, negated(cost), rest, cost)
+                (EntryKind::Capture, negated(cost), rest, cost, bill)
             }
         };
         let entry = (amount != Credits::ZERO).then(|| {
             // A hold never exceeds the balance and a refund was debited from it, so this sum fits.
             self.balance = self.balance.checked_add(amount).unwrap_or(self.balance);
-            self.entry(kind, amount, charge.0, Some(open.key), open.day, open.month, now)
+            self.entry(kind, amount, charge.0, Some(open.key), open.day, open.month, now, bill)
         });
         self.withhold(comes_back);
         let (debit_seq, hold_end) = match open.stake {
@@ -301,7 +314,9 @@ impl State {
     /// A hold as it is to be written; none if it is not durable.
     fn durable_hold(&self, id: ChargeId) -> Option<Hold> {
         let open = self.open.get(&id)?;
-        let Stake::Held { amount, earned, is_durable: true } = open.stake else { return None };
+        let Stake::Held { amount, earned, ref bill, is_durable: true } = open.stake else {
+            return None;
+        };
         Some(Hold {
             id,
             account: self.id,
@@ -310,6 +325,7 @@ impl State {
             month: open.month,
             amount,
             earned,
+            bill: bill.as_deref().copied(),
             opened_at: open.opened_at,
             expires_at: open.expires_at,
         })

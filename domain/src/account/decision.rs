@@ -8,6 +8,7 @@ use crate::environment::AccountStatus;
 use crate::ids::AccountId;
 use crate::limits::LimitsLeft;
 use crate::money::Credits;
+use crate::stored_bill::StoredBill;
 use crate::window::Timestamp;
 
 /// The result of an operation, and the write that makes it durable.
@@ -61,6 +62,8 @@ pub enum Extension {
         want: Credits,
         /// The cost of what was delivered so far.
         earned: Credits,
+        /// What that cost is for.
+        bill: Option<StoredBill>,
     },
     /// For what was delivered already. It is owed even if the key has been revoked.
     Owed {

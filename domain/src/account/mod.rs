@@ -23,7 +23,6 @@ use crate::event::{self, EventKind, LimitWindow};
 use crate::hold::HoldChange;
 use crate::ids::{AccountId, ChargeId, KeyId, PaymentId};
 use crate::ledger::EntryKind;
-use crate::limits::SpendingLimits;
 use crate::money::Credits;
 use crate::payment::{Reversal, ReversalStep};
 use crate::usage::{Ending, Models, Tally, UNREPORTED, UsageRecord};
@@ -187,8 +186,8 @@ impl Account {
     ) -> Result<Decision<Credits>, Decline> {
         self.confirm();
         let extended = match extension {
-            Extension::Ahead { need, want, earned } => {
-                self.state.extend(charge, need, want, earned)
+            Extension::Ahead { need, want, earned, bill } => {
+                self.state.extend(charge, need, want, (earned, bill))
             }
             Extension::Owed { want } => self.state.extend_owed(charge, want),
         }?;
@@ -333,7 +332,7 @@ impl Account {
         if self.state.keys().len() >= keys_max {
             return Err(TooManyKeys);
         }
-        self.state.add_key(KeyState::new(key.id, SpendingLimits::default()));
+        self.state.add_key(KeyState::new(key.id, key.limits));
         let change = Some(Change::KeyCreated(key));
         Ok(Decision::awaited((), Some(Write { answer, change, ..self.write() })))
     }

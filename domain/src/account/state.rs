@@ -23,6 +23,7 @@ use crate::hold::Hold;
 use crate::ids::{AccountId, ChargeId, KeyId};
 use crate::ledger::{EntryKind, LedgerEntry, Link};
 use crate::money::Credits;
+use crate::stored_bill::StoredBill;
 use crate::window::{Day, Month, Timestamp};
 
 /// The balance, keys and open charges of one account.
@@ -75,12 +76,13 @@ impl State {
             open: BTreeMap::new(),
         };
         for hold in holds {
-            let Hold { amount, earned, day, month, .. } = hold;
+            let Hold { amount, earned, bill, day, month, .. } = hold;
+            let bill = bill.map(Box::new);
             let open = OpenCharge {
                 key: hold.key,
                 day,
                 month,
-                stake: Stake::Held { amount, earned, is_durable: true },
+                stake: Stake::Held { amount, earned, bill, is_durable: true },
                 opened_at: hold.opened_at,
                 expires_at: hold.expires_at,
             };
@@ -151,7 +153,7 @@ impl State {
         // Decided. From here on nothing fails.
         self.balance = balance;
         let day = now.day();
-        let entry = self.entry(kind, amount, reference, None, day, day.month(), now);
+        let entry = self.entry(kind, amount, reference, None, day, day.month(), now, None);
         self.withhold(amount);
         Ok(entry)
     }
@@ -178,7 +180,7 @@ impl State {
         self.balance = balance;
         let day = now.day();
         let taken = negated(amount);
-        Ok(self.entry(kind, taken, reference, None, day, day.month(), now))
+        Ok(self.entry(kind, taken, reference, None, day, day.month(), now, None))
     }
 
     /// Ends the account for good, if it is open and nothing runs: takes the balance if its owner
@@ -348,6 +350,7 @@ impl State {
         day: Day,
         month: Month,
         at: Timestamp,
+        bill: Option<StoredBill>,
     ) -> LedgerEntry {
         self.seq = self.seq.saturating_add(1);
         let entry = LedgerEntry {
@@ -362,6 +365,7 @@ impl State {
             day,
             month,
             at,
+            bill,
             link: Link::START,
         };
         let entry = entry.after(self.link);

@@ -49,6 +49,7 @@ fn creation(account: i64) -> Write {
         preview: String::new(),
         created_at: Timestamp::from_micros(1),
         expires_at: None,
+        limits: SpendingLimits::default(),
     };
     Write { change: Some(Change::KeyCreated(key)), ..Write::nothing(account) }
 }

@@ -2,6 +2,7 @@ use super::*;
 use crate::account::{Charge, ChargeTerms, NotOpen, Outcome, Price, PriceBounds};
 use crate::hold::HoldEndKind;
 use crate::limits::SpendingLimits;
+use crate::{Bill, Convention, Dim, Flags, Quantities, VersionId};
 
 const KEY: KeyId = KeyId(Uuid::from_u128(1));
 const NOON: Timestamp = Timestamp::from_micros(1_705_320_000_000_000); // 2024-01-15T12:00:00Z
@@ -32,6 +33,7 @@ fn fixed(id: u128, price: Credits) -> Charge {
         id: ChargeId(Uuid::from_u128(id)),
         key: KEY,
         price: Price::Fixed(price),
+        bill: None,
         expires_at: NOON.plus_micros(DAY_MICROS),
         is_durable: false,
     }
@@ -116,7 +118,7 @@ fn a_hold_is_captured_at_its_cost_and_never_above() {
         (None, cents(10), cents(4))
     );
 
-    let outcome = Outcome::Delivered { cost: cents(2) };
+    let outcome = Outcome::Delivered { cost: cents(2), bill: None };
     let settled = account.settle(ChargeId(Uuid::from_u128(1)), outcome, NOON).unwrap();
     assert_eq!((settled.cost, settled.balance), (cents(2), cents(8)));
     assert_eq!(account.available(), cents(4), "the rest waits for the capture to be durable");
@@ -124,7 +126,7 @@ fn a_hold_is_captured_at_its_cost_and_never_above() {
     assert_eq!(account.available(), cents(8));
 
     account.charge(&hold(2, cents(1), cents(6)), NOON).unwrap();
-    let outcome = Outcome::Delivered { cost: cents(60) };
+    let outcome = Outcome::Delivered { cost: cents(60), bill: None };
     let settled = account.settle(ChargeId(Uuid::from_u128(2)), outcome, NOON).unwrap();
     assert_eq!((settled.cost, settled.balance), (cents(6), cents(2)));
 }
@@ -147,7 +149,7 @@ fn a_charge_has_one_end() {
     let id = ChargeId(Uuid::from_u128(1));
     account.charge(&fixed(1, cents(4)), NOON).unwrap();
     account.settle(id, Outcome::Failed, NOON).unwrap();
-    for outcome in [Outcome::Failed, Outcome::Delivered { cost: cents(1) }] {
+    for outcome in [Outcome::Failed, Outcome::Delivered { cost: cents(1), bill: None }] {
         assert_eq!(account.settle(id, outcome, NOON), Err(NotOpen));
     }
     assert_eq!(account.balance(), cents(10));
@@ -161,7 +163,7 @@ fn a_call_counts_in_the_window_it_began_in() {
     let tomorrow = NOON.plus_micros(DAY_MICROS);
     // The new day has its full limit, although the old day's hold is still open.
     account.charge(&fixed(2, cents(6)), tomorrow).unwrap();
-    let outcome = Outcome::Delivered { cost: cents(5) };
+    let outcome = Outcome::Delivered { cost: cents(5), bill: None };
     let settled = account.settle(ChargeId(Uuid::from_u128(1)), outcome, tomorrow).unwrap();
     assert_eq!(settled.entry.unwrap().day, NOON.day());
     assert_eq!(account.keys()[0].day.captured, cents(6));
@@ -220,7 +222,7 @@ fn an_account_is_closed_once_nothing_runs_and_nothing_is_on_it() {
     let charge = hold(1, cents(1), cents(6));
     account.charge(&charge, NOON).unwrap();
     assert_eq!(account.close(Uuid::nil(), true, NOON), Err(NotErasable::Busy));
-    account.settle(charge.id, Outcome::Delivered { cost: cents(2) }, NOON).unwrap();
+    account.settle(charge.id, Outcome::Delivered { cost: cents(2), bill: None }, NOON).unwrap();
     account.confirm(i64::MAX);
     let refused = account.close(Uuid::nil(), false, NOON);
     assert_eq!(refused, Err(NotErasable::Balance(cents(8))));
@@ -261,7 +263,7 @@ fn what_is_granted_leaves_room_for_payments() {
 
 fn stream(id: u128, start: i64, first: i64, most: i64) -> Charge {
     let (start, first, most) = (cents(start), cents(first), cents(most));
-    let bounds = PriceBounds { least: cents(1), start, first, most };
+    let bounds = PriceBounds { least: cents(1), start, first, share: None, most };
     Charge { price: Price::UpTo(bounds), is_durable: true, ..fixed(id, most) }
 }
 
@@ -294,28 +296,55 @@ fn a_call_holds_at_most_what_balance_and_limits_leave() {
 }
 
 #[test]
+fn a_call_that_is_not_seen_holds_a_share_of_what_is_available() {
+    for (balance, per_request, terms) in [
+        // Neither less than is asked for, nor more than it can cost.
+        (20, None, Some((8, 20))),
+        (100, None, Some((25, 50))),
+        (1_000, None, Some((50, 50))),
+        (100, Some(12), Some((12, 12))),
+        (4, None, None),
+    ] {
+        let limits =
+            SpendingLimits { per_request: per_request.map(cents), ..SpendingLimits::default() };
+        let mut account = account(cents(balance), limits);
+        let mut order = stream(1, 5, 8, 50);
+        if let Price::UpTo(bounds) = &mut order.price {
+            bounds.share = std::num::NonZeroU32::new(4);
+        }
+        let expected =
+            terms.map(|(held, ceiling)| ChargeTerms { held: cents(held), ceiling: cents(ceiling) });
+        assert_eq!(account.quote(&order, NOON).ok(), expected);
+        assert_eq!(account.charge(&order, NOON).ok().map(|charged| charged.terms), expected);
+    }
+}
+
+#[test]
 fn a_hold_is_extended_as_far_as_there_is_room() {
     let id = ChargeId(Uuid::from_u128(1));
     let mut account = account(cents(20), SpendingLimits::default());
     account.charge(&stream(1, 5, 8, 50), NOON).unwrap();
-    let extended = account.extend(id, cents(9), cents(12), cents(7)).unwrap();
+    let extended = account.extend(id, cents(9), cents(12), (cents(7), None)).unwrap();
     assert_eq!((extended.held, account.available()), (cents(12), cents(8)));
     let hold = extended.hold.unwrap();
     assert_eq!((hold.amount, hold.earned), (cents(12), cents(7)));
     // Less is available than wanted, but as much as needed.
-    assert_eq!(account.extend(id, cents(13), cents(40), cents(12)).unwrap().held, cents(20));
+    assert_eq!(
+        account.extend(id, cents(13), cents(40), (cents(12), None)).unwrap().held,
+        cents(20)
+    );
     let short = Decline::InsufficientCredits { price: cents(21), available: cents(0) };
-    assert_eq!(account.extend(id, cents(21), cents(40), cents(20)), Err(short));
+    assert_eq!(account.extend(id, cents(21), cents(40), (cents(20), None)), Err(short));
     // A hold never shrinks.
-    assert_eq!(account.extend(id, cents(2), cents(3), cents(1)).unwrap().held, cents(20));
+    assert_eq!(account.extend(id, cents(2), cents(3), (cents(1), None)).unwrap().held, cents(20));
     account.change_key(KEY, &KeyChange::Revoke).unwrap();
-    assert_eq!(account.extend(id, cents(1), cents(1), cents(1)), Err(Decline::KeyInactive));
+    assert_eq!(account.extend(id, cents(1), cents(1), (cents(1), None)), Err(Decline::KeyInactive));
     let owed = account.extend_owed(id, cents(99)).unwrap();
     assert_eq!((owed.held, owed.hold.unwrap().earned), (cents(20), cents(1)));
-    let delivered = Outcome::Delivered { cost: cents(15) };
+    let delivered = Outcome::Delivered { cost: cents(15), bill: None };
     let end = account.settle(id, delivered, NOON).unwrap().hold_end.unwrap();
     assert_eq!((end.kind, end.held, end.captured), (HoldEndKind::Captured, cents(20), cents(15)));
-    assert_eq!(account.extend(id, cents(1), cents(1), cents(1)), Err(Decline::NotOpen));
+    assert_eq!(account.extend(id, cents(1), cents(1), (cents(1), None)), Err(Decline::NotOpen));
     assert_eq!(account.held(), Credits::ZERO);
 }
 
@@ -339,7 +368,7 @@ fn what_is_owed_is_held_whatever_the_limits_say() {
         assert_eq!(account.extend_owed(id, cents(99)).unwrap().held, cents(20));
         account.set_status(AccountStatus::Open);
         account.keys[0].is_revoked = false;
-        let delivered = Outcome::Delivered { cost: cents(15) };
+        let delivered = Outcome::Delivered { cost: cents(15), bill: None };
         let settled = account.settle(id, delivered, NOON).unwrap();
         assert_eq!((settled.cost, account.keys()[0].day.captured), (cents(15), cents(15)));
         account.confirm(settled.seq.unwrap());
@@ -360,11 +389,17 @@ fn a_hold_is_extended_in_the_window_it_began_in() {
     account.charge(&stream(1, 5, 8, 50), NOON).unwrap();
     let tomorrow = NOON.plus_micros(DAY_MICROS);
     account.charge(&fixed(2, cents(10)), tomorrow).unwrap();
-    assert_eq!(account.extend(id, cents(9), cents(50), cents(8)).unwrap().held, cents(10));
-    assert_eq!(account.extend(id, cents(11), cents(50), cents(8)), Err(Decline::DailyLimit));
+    assert_eq!(account.extend(id, cents(9), cents(50), (cents(8), None)).unwrap().held, cents(10));
+    assert_eq!(
+        account.extend(id, cents(11), cents(50), (cents(8), None)),
+        Err(Decline::DailyLimit)
+    );
     // A window that ended two windows ago is not counted any more, so its hold cannot be extended.
     account.charge(&fixed(3, cents(1)), tomorrow.plus_micros(DAY_MICROS)).unwrap();
-    assert_eq!(account.extend(id, cents(11), cents(50), cents(8)), Err(Decline::DailyLimit));
+    assert_eq!(
+        account.extend(id, cents(11), cents(50), (cents(8), None)),
+        Err(Decline::DailyLimit)
+    );
 }
 
 #[test]
@@ -372,7 +407,7 @@ fn what_a_crash_left_open_ends_at_what_was_earned() {
     let id = ChargeId(Uuid::from_u128(1));
     let mut before = account(cents(20), SpendingLimits::default());
     let hold = before.charge(&stream(1, 5, 8, 50), NOON).unwrap().hold.unwrap();
-    let extended = before.extend(id, cents(9), cents(12), cents(7)).unwrap().hold.unwrap();
+    let extended = before.extend(id, cents(9), cents(12), (cents(7), None)).unwrap().hold.unwrap();
     for (hold, captured) in [(hold, 0), (extended, 7)] {
         let keys = vec![KeyState::new(KEY, SpendingLimits::default())];
         let mut after = State::load(loaded(cents(20), keys, &[hold]));
@@ -382,6 +417,56 @@ fn what_a_crash_left_open_ends_at_what_was_earned() {
         assert_eq!((end.kind, end.captured), (HoldEndKind::Expired, cents(captured)));
         assert_eq!(after.balance(), cents(20 - captured));
         assert_eq!(after.settle(id, Outcome::Expired, NOON), Err(NotOpen));
+    }
+}
+
+/// The bill of a call of so many pieces.
+fn bill(pieces: u64) -> Bill {
+    Bill {
+        version: VersionId::FIRST,
+        card: 0,
+        row: 0,
+        convention: Convention::default(),
+        flags: Flags::NONE,
+        quantities: Quantities::NONE.with(Dim::Request, pieces),
+    }
+}
+
+#[test]
+fn each_entry_of_a_call_has_the_bill_of_what_was_taken() {
+    let clamped = |pieces| Bill { flags: Flags::CLAMPED, ..bill(pieces) };
+    let stored = |pieces| StoredBill::of(&bill(pieces));
+    let read = |entry: Option<LedgerEntry>| entry.unwrap().bill.and_then(|bill| bill.bill());
+    let mut account = account(cents(99), SpendingLimits::default());
+    // A fixed price has its bill at once; what gives it back has none.
+    let order = Charge { bill: stored(1), ..fixed(1, cents(3)) };
+    assert_eq!(read(account.charge(&order, NOON).unwrap().entry), Some(bill(1)));
+    let refund = account.settle(order.id, Outcome::Failed, NOON).unwrap().entry.unwrap();
+    assert_eq!((refund.kind, refund.bill), (EntryKind::Refund, None));
+    account.confirm(i64::MAX);
+    // A hold has it at its end, which says if less was taken.
+    for (number, cost, expected) in [(2, 10, bill(7)), (3, 11, clamped(7))] {
+        let order = hold(number, cents(1), cents(10));
+        account.charge(&order, NOON).unwrap();
+        let outcome = Outcome::Delivered { cost: cents(cost), bill: stored(7) };
+        assert_eq!(read(account.settle(order.id, outcome, NOON).unwrap().entry), Some(expected));
+        account.confirm(i64::MAX);
+    }
+    // What a stream has earned has its bill on record with it.
+    for (number, earned, expected) in [(4, 7, bill(7)), (5, 99, clamped(7))] {
+        let id = ChargeId(Uuid::from_u128(number));
+        account.charge(&stream(number, 5, 8, 50), NOON).unwrap();
+        let earned = (cents(earned), stored(7));
+        let hold = account.extend(id, cents(9), cents(12), earned).unwrap().hold.unwrap();
+        assert_eq!(hold.bill.and_then(|bill| bill.bill()), Some(expected));
+        // Another extension for what is owed leaves it.
+        let owed = account.extend_owed(id, cents(13)).unwrap().hold.unwrap();
+        assert_eq!((owed.earned, owed.bill), (hold.earned, hold.bill));
+        let keys = vec![KeyState::new(KEY, SpendingLimits::default())];
+        let mut next = State::load(loaded(cents(50), keys, &[owed]));
+        let ended = next.settle(id, Outcome::Expired, NOON).unwrap();
+        assert_eq!((ended.cost, read(ended.entry)), (hold.earned, Some(expected)));
+        account.settle(id, Outcome::Failed, NOON).unwrap();
     }
 }
 
