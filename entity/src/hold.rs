@@ -17,6 +17,8 @@ pub struct Model {
     pub earned: i64,
     pub opened_at: i64,
     pub expires_at: i64,
+    pub price_version: Option<i32>,
+    pub bill: Option<Vec<u8>>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -20,6 +20,8 @@ pub struct Model {
     pub month: i32,
     pub at: i64,
     pub link: Vec<u8>,
+    pub price_version: Option<i32>,
+    pub bill: Option<Vec<u8>>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

@@ -19,7 +19,6 @@ pub mod ledger_entry;
 pub mod payment;
 pub mod recorded_answer;
 pub mod recovery_code;
-pub mod refresh_token;
 pub mod session;
 pub mod shard_lease;
 pub mod usage_record;

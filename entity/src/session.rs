@@ -18,6 +18,9 @@ pub struct Model {
     pub address: String,
     pub login_address: String,
     pub agent: String,
+    pub refresh_digest: Option<Vec<u8>>,
+    pub refresh_family: Option<Vec<u8>>,
+    pub cookie_digest: Option<Vec<u8>>,
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

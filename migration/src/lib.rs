@@ -15,6 +15,14 @@ mod m20261129_000004_payments;
 mod m20261129_000005_webhooks;
 mod m20261129_000006_audit_log;
 mod m20261129_000007_program;
+mod m20261129_000008_prices;
+mod m20261129_000009_key_warnings;
+mod m20261129_000010_refresh_tokens;
+mod m20261130_000011_catalogue;
+mod m20261130_000012_price_lists;
+mod m20261130_000013_attempts;
+mod m20261130_000014_usage_oddities;
+mod m20261130_000015_console;
 
 /// Applies the migrations in order.
 pub struct Migrator;
@@ -30,6 +38,14 @@ impl MigratorTrait for Migrator {
             m20261129_000005_webhooks::STEP,
             m20261129_000006_audit_log::STEP,
             m20261129_000007_program::STEP,
+            m20261129_000008_prices::STEP,
+            m20261129_000009_key_warnings::STEP,
+            m20261129_000010_refresh_tokens::STEP,
+            m20261130_000011_catalogue::STEP,
+            m20261130_000012_price_lists::STEP,
+            m20261130_000013_attempts::STEP,
+            m20261130_000014_usage_oddities::STEP,
+            m20261130_000015_console::STEP,
         ];
         steps.into_iter().map(|step| -> Box<dyn MigrationTrait> { Box::new(step) }).collect()
     }
@@ -41,6 +57,8 @@ struct Step {
     name: &'static str,
     /// The statements that create its tables.
     up: fn(&Dialect) -> Vec<String>,
+    /// The statements that take back what it did to older tables.
+    undo: &'static [&'static str],
     /// Its tables in the order of creation. They are dropped in reverse.
     tables: &'static [&'static str],
     /// The functions that it creates on PostgreSQL.
@@ -69,10 +87,14 @@ impl MigrationTrait for Step {
 
     async fn down(&self, manager: &SchemaManager) -> Result<(), DbErr> {
         let connection = manager.get_connection();
+        let dialect = Dialect::of(manager.get_database_backend());
+        for statement in self.undo {
+            connection.execute_unprepared(&dialect.translate(statement)).await?;
+        }
         for table in self.tables.iter().rev() {
             connection.execute_unprepared(&format!("DROP TABLE IF EXISTS {table}")).await?;
         }
-        if Dialect::of(manager.get_database_backend()).is_postgres {
+        if dialect.is_postgres {
             for function in self.functions {
                 connection.execute_unprepared(&format!("DROP FUNCTION {function}")).await?;
             }

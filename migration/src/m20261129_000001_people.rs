@@ -5,6 +5,7 @@ use crate::{Dialect, Step, texts};
 pub(crate) const STEP: Step = Step {
     name: "m20261129_000001_people",
     up,
+    undo: &[],
     tables: &[
         "users",
         "session",

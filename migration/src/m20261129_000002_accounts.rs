@@ -5,6 +5,7 @@ use crate::{Dialect, Step, texts};
 pub(crate) const STEP: Step = Step {
     name: "m20261129_000002_accounts",
     up,
+    undo: &[],
     tables: &["account", "api_key", "key_spend", "key_policy", "former_key_value"],
     functions: &[],
 };

@@ -6,6 +6,7 @@ use crate::{Dialect, Step, texts};
 pub(crate) const STEP: Step = Step {
     name: "m20261129_000003_ledger",
     up,
+    undo: &[],
     tables: &[
         "shard_lease",
         "ledger_entry",

@@ -5,6 +5,7 @@ use crate::{Dialect, Step, texts};
 pub(crate) const STEP: Step = Step {
     name: "m20261129_000004_payments",
     up,
+    undo: &[],
     tables: &["payment", "reversal", "customer", "auto_top_up"],
     functions: &[],
 };

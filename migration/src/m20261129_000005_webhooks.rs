@@ -5,6 +5,7 @@ use crate::{Dialect, Step, texts};
 pub(crate) const STEP: Step = Step {
     name: "m20261129_000005_webhooks",
     up,
+    undo: &[],
     tables: &["webhook_endpoint", "webhook_event", "webhook_delivery", "webhook_attempt", "notice"],
     functions: &[],
 };

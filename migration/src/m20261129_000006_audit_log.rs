@@ -5,6 +5,7 @@ use crate::{Dialect, Step, texts};
 pub(crate) const STEP: Step = Step {
     name: "m20261129_000006_audit_log",
     up,
+    undo: &[],
     tables: &["audit_log"],
     functions: &["refuse_audit_log_change"],
 };

@@ -2,8 +2,13 @@
 
 use crate::{Dialect, Step, texts};
 
-pub(crate) const STEP: Step =
-    Step { name: "m20261129_000007_program", up, tables: &["schema_program"], functions: &[] };
+pub(crate) const STEP: Step = Step {
+    name: "m20261129_000007_program",
+    up,
+    undo: &[],
+    tables: &["schema_program"],
+    functions: &[],
+};
 
 fn up(_: &Dialect) -> Vec<String> {
     texts(&["CREATE TABLE schema_program (
