@@ -11,6 +11,7 @@ use super::Store;
 use super::error::StoreError;
 use domain::audit::check_loaded;
 use domain::limits::WindowCounter;
+use domain::stored_bill::StoredBill;
 use domain::{
     AccountId, AccountStatus, ChargeId, Credits, Day, EntryKind, Environment, Hold, KeyId,
     KeySpend, KeyState, LedgerEntry, Link, LoadedAccount, Month, SpendingLimits, StoredAccount,
@@ -89,23 +90,25 @@ const LOAD: &str = "SELECT 1 AS what, CAST(environment AS BIGINT) AS n1, CAST(st
         balance AS n3, seq AS n4, CAST(NULL AS BIGINT) AS n5, CAST(NULL AS BIGINT) AS n6,
         CAST(NULL AS BIGINT) AS n7, CAST(NULL AS BIGINT) AS n8, CAST(NULL AS BIGINT) AS n9,
         CAST(NULL AS UUID) AS u1, CAST(NULL AS UUID) AS u2, link AS b1, CAST(NULL AS BIGINT) AS n10,
-        CAST(NULL AS BIGINT) AS n11
+        CAST(NULL AS BIGINT) AS n11, CAST(NULL AS BYTEA) AS b2
     FROM account WHERE id = $1
     UNION ALL
     SELECT 2, CASE WHEN is_revoked THEN 1 ELSE 0 END, per_request_limit, daily_limit, monthly_limit, day,
-        day_spent, month, month_spent, last_used_at, id, NULL, NULL, total_limit, total_spent
+        day_spent, month, month_spent, last_used_at, id, NULL, NULL, total_limit, total_spent,
+        NULL
     FROM api_key LEFT JOIN key_spend ON key_spend.key_id = api_key.id
     WHERE account_id = $1 AND NOT is_deleted
     UNION ALL
     SELECT 3, epoch, day, month, amount, earned, opened_at, expires_at, NULL, NULL, id, key_id, NULL,
-        NULL, NULL
+        price_version, NULL, bill
     FROM hold WHERE account_id = $1
     UNION ALL
     SELECT 4, seq, epoch, kind, amount, balance_after, day, month, at, NULL, reference, key_id, link,
-        NULL, NULL
+        price_version, NULL, bill
     FROM (SELECT * FROM ledger_entry WHERE account_id = $1 ORDER BY seq DESC LIMIT 2) AS last
     UNION ALL
-    SELECT 5, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+    SELECT 5, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+        NULL
     FROM (SELECT 1 AS found FROM journal_refused WHERE account_id = $1 LIMIT 1) AS refused";
 
 /// A row of [`LOAD`].
@@ -118,6 +121,10 @@ enum Loaded {
     Refused,
 }
 
+fn unknown(account: AccountId, what: &str) -> StoreError {
+    StoreError::Corrupt(format!("account {account} has an unknown {what}"))
+}
+
 impl Loaded {
     fn read(row: &QueryResult, account: AccountId, epoch: i64) -> Result<Self, StoreError> {
         let maybe = |place: usize| row.try_get_by_index::<Option<i64>>(place);
@@ -127,10 +134,10 @@ impl Loaded {
         let uuid = |place: usize| row.try_get_by_index::<Uuid>(place);
         let link = || Ok::<_, DbErr>(Link::from_slice(&row.try_get_by_index::<Vec<u8>>(12)?));
         let small = |place: usize, what: &str| {
-            let corrupt =
-                || StoreError::Corrupt(format!("account {account} has an unknown {what}"));
-            i32::try_from(number(place)?).map_err(|_| corrupt())
+            i32::try_from(number(place)?).map_err(|_| unknown(account, what))
         };
+        let bytes = |place: usize| row.try_get_by_index::<Option<Vec<u8>>>(place);
+        let bill = || Ok::<_, DbErr>(StoredBill::from_columns(maybe(13)?, bytes(15)?.as_deref()));
         let code = |place: usize| Ok::<_, DbErr>(i16::try_from(number(place)?).unwrap_or(0));
         Ok(match row.try_get_by_index::<i32>(0)? {
             1 => Loaded::Account(stored_account(
@@ -166,15 +173,16 @@ impl Loaded {
                 month: Month(small(3, "month")?),
                 amount: credits(4)?,
                 earned: credits(5)?,
+                // One that is damaged could not be written to the journal.
+                bill: bill()?.filter(|bill| bill.bill().is_some()),
                 opened_at: time(6)?,
                 // The owner of a hold of another epoch is gone, so the hold has expired.
                 expires_at: if number(1)? == epoch { time(7)? } else { Timestamp::default() },
             }),
             5 => Loaded::Refused,
             _ => {
-                let kind = EntryKind::from_code(code(3)?).ok_or_else(|| {
-                    StoreError::Corrupt(format!("account {account} has an entry of unknown kind"))
-                })?;
+                let kind = EntryKind::from_code(code(3)?);
+                let kind = kind.ok_or_else(|| unknown(account, "kind of an entry"))?;
                 Loaded::Entry(LedgerEntry {
                     account,
                     seq: number(1)?,
@@ -187,6 +195,7 @@ impl Loaded {
                     day: Day(small(6, "day")?),
                     month: Month(small(7, "month")?),
                     at: time(8)?,
+                    bill: bill()?,
                     // A link of the wrong length becomes zeros, which break the chain.
                     link: link()?.unwrap_or_default(),
                 })

@@ -12,7 +12,10 @@ use super::accounts::{spends_of, stored};
 use super::error::StoreError;
 use super::{Store, ledger};
 use domain::audit::AuditedAccount;
-use domain::{AccountId, ChargeId, Credits, EntryKind, KeyId, LedgerEntry, Link};
+use domain::bill_audit::RecordedCall;
+use domain::{
+    AccountId, ChargeId, Credits, EntryKind, KeyId, LedgerEntry, Link, StoredBill, Tally, Timestamp,
+};
 use entity::{account, api_key, hold_end, ledger_entry};
 
 const PAGE: u64 = 1_000;
@@ -103,6 +106,10 @@ pub struct AuditedUsage {
     pub entry: Option<Option<(EntryKind, Credits, Uuid)>>,
     /// Does the key belong to the account?
     pub is_key_own: bool,
+    /// The number of that entry, and its bill if it has one.
+    pub bill: Option<(i64, StoredBill)>,
+    /// What the record says of the call.
+    pub call: RecordedCall,
 }
 
 impl Store {
@@ -112,7 +119,10 @@ impl Store {
         // sees the entry of every record.
         let sql =
             "SELECT usage.number, usage.id, usage.account_id, usage.cost, usage.seq, entry.kind,
-                entry.amount, entry.reference, api_key.account_id
+                entry.amount, entry.reference, api_key.account_id,
+                CAST(entry.price_version AS BIGINT), entry.bill, usage.method, usage.route,
+                usage.model, usage.prompt_tokens, usage.completion_tokens, usage.tally,
+                usage.started_at
             FROM usage_record AS usage
             LEFT JOIN api_key ON api_key.id = usage.key_id
             LEFT JOIN ledger_entry AS entry
@@ -132,6 +142,8 @@ impl Store {
                     }
                     None => None,
                 };
+                let bytes: Option<Vec<u8>> = row.try_get_by_index(10)?;
+                let bill = StoredBill::from_columns(row.try_get_by_index(9)?, bytes.as_deref());
                 Ok(AuditedUsage {
                     number: row.try_get_by_index(0)?,
                     id: ChargeId(row.try_get_by_index(1)?),
@@ -140,6 +152,15 @@ impl Store {
                     entry: seq.map(|_| entry),
                     is_key_own: row.try_get_by_index::<Option<i64>>(8)?
                         == Some(row.try_get_by_index(2)?),
+                    bill: seq.zip(bill),
+                    call: RecordedCall {
+                        method: row.try_get_by_index(11)?,
+                        route: row.try_get_by_index(12)?,
+                        model: row.try_get_by_index(13)?,
+                        tokens: (row.try_get_by_index(14)?, row.try_get_by_index(15)?),
+                        tally: Tally::from_code(row.try_get_by_index(16)?),
+                        started_at: Timestamp::from_micros(row.try_get_by_index(17)?),
+                    },
                 })
             })
             .collect()

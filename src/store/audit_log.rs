@@ -14,6 +14,9 @@ use super::sql::begin_write;
 use domain::{Act, ActKind, Actor, Origin, Timestamp, UserId};
 use entity::audit_log;
 
+/// Acts of one kind that are read at once.
+const ACTS_MAX: u64 = 1_000;
+
 /// Writes an act. Writing the same act again changes nothing.
 pub(in crate::store) async fn insert(
     connection: &impl ConnectionTrait,
@@ -91,9 +94,14 @@ impl AuditLogStore {
     pub fn record_later(&self, act: Act) {
         let log = self.clone();
         self.database.runtime.spawn(async move {
-            let recorded = match log.record(act.clone()).await {
+            let record = |act| {
+                log.database.run_job(move |database| async move {
+                    Ok(insert(&database.write, &act).await?)
+                })
+            };
+            let recorded = match record(act.clone()).await {
                 // The connection may have been lost. A repeat writes the same row once.
-                Err(StoreError::OutcomeUnknown(_)) => log.record(act).await,
+                Err(StoreError::OutcomeUnknown(_)) => record(act).await,
                 recorded => recorded,
             };
             if let Err(error) = recorded {
@@ -120,6 +128,28 @@ impl AuditLogStore {
                     query = query.filter(audit_log::Column::Id.lt(before));
                 }
                 let rows = query.limit(limit).all(&database.read).await?;
+                rows.into_iter().map(act).collect()
+            })
+            .await
+    }
+
+    /// The latest acts of a kind that concern `user`, since then, latest first.
+    pub async fn list_since(
+        &self,
+        user: UserId,
+        kind: ActKind,
+        since: Timestamp,
+    ) -> Result<Vec<Act>, StoreError> {
+        self.database
+            .run(move |database| async move {
+                let rows = audit_log::Entity::find()
+                    .filter(audit_log::Column::UserId.eq(user.0))
+                    .filter(audit_log::Column::Kind.eq(kind.name()))
+                    .filter(audit_log::Column::At.gte(since.micros()))
+                    .order_by_desc(audit_log::Column::Id)
+                    .limit(ACTS_MAX)
+                    .all(&database.read)
+                    .await?;
                 rows.into_iter().map(act).collect()
             })
             .await

@@ -9,7 +9,7 @@ use sea_orm::{ConnectionTrait as _, Statement};
 use super::ledger::journal::Journal;
 use super::sql::text_cell;
 use super::{Store, StoreError};
-use crate::secrets::create_private_folder;
+use crate::secrets::{create_private_file, create_private_folder};
 
 impl Store {
     /// Copies the database into a folder, also while a server runs on it: whatever was acknowledged
@@ -52,14 +52,17 @@ impl Store {
             )));
         }
         let [journal, tables] = &parts;
+        // Neither would write over what was broken off.
+        for part in parts.iter().filter(|part| part.exists()) {
+            std::fs::remove_file(part).map_err(refused)?;
+        }
         log.copy(journal).map_err(refused)?;
         let Some(name) = tables.to_str() else {
             return Err(StoreError::Unsafe("the name of the folder is not UTF-8".into()));
         };
-        // It would not write over what was broken off.
-        if tables.exists() {
-            std::fs::remove_file(tables).map_err(refused)?;
-        }
+        // It writes into an empty file, and this one is for its owner alone, whatever the umask and
+        // the folder are.
+        create_private_file(tables).map_err(refused)?;
         let backend = self.read.get_database_backend();
         let copy = Statement::from_sql_and_values(backend, "VACUUM INTO $1", [name.into()]);
         self.read.execute_raw(copy).await?;
@@ -93,6 +96,29 @@ mod tests {
         assert_eq!(copies, [copy.join("x.journal.log"), copy.join("x.db")]);
         let again = store.back_up(&copy).await.unwrap_err().to_string();
         assert!(again.contains("x.journal.log is there already"), "{again}");
+        store.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_backup_is_for_its_owner_alone_in_any_folder() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}?mode=rwc", folder.path().join("x.db").display());
+        let settings = DatabaseSettings::default();
+        let store = Store::open(&settings, &url, Handle::current()).await.unwrap();
+        let copy = folder.path().join("copy");
+        let open_to_all = |mode| std::fs::Permissions::from_mode(mode);
+        std::fs::create_dir(&copy).unwrap();
+        std::fs::set_permissions(&copy, open_to_all(0o755)).unwrap();
+        // What was broken off is not kept, with its mode.
+        for name in ["x.db.part", "x.journal.log.part"] {
+            std::fs::write(copy.join(name), "broken off").unwrap();
+            std::fs::set_permissions(copy.join(name), open_to_all(0o644)).unwrap();
+        }
+        for file in store.back_up(&copy).await.unwrap() {
+            let mode = std::fs::metadata(&file).unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode, 0o600, "{}", file.display());
+        }
         store.close().await;
     }
 }

@@ -28,6 +28,9 @@ pub enum StoreError {
     /// The database takes too long. What was begun may still happen.
     #[error("the database takes too long")]
     TooSlow,
+    /// Too much waits for the database. Nothing was begun.
+    #[error("too much waits for the database")]
+    Busy,
     /// A transaction was sent, and it is not known whether it was committed.
     #[error("it is not known whether it was committed: {0}")]
     OutcomeUnknown(DbErr),

@@ -20,6 +20,7 @@ use super::sql::begin_write;
 use super::{audit_log, outbox};
 use domain::api_key::KeyDigest;
 use domain::event::{self, EventKind};
+use domain::price_book::ListId;
 use domain::{
     AccountId, Act, Change, Environment, KeyEdit, KeyId, KeyPolicy, Network, Timestamp, UserId,
 };
@@ -40,6 +41,8 @@ pub struct KeyRecord {
     pub expires_at: Option<Timestamp>,
     /// The rate limit tier of its owner; `None` is the default.
     pub tier: Option<String>,
+    /// The price list that its owner pays by.
+    pub price_list: ListId,
     /// Its policy. All keys without one share a value, because a million keys may be cached.
     pub policy: Arc<KeyPolicy>,
 }
@@ -84,10 +87,6 @@ pub struct ExpiringKey {
     pub expires_at: Timestamp,
     /// Whose it is.
     pub owner: UserId,
-    /// Their address.
-    pub email: String,
-    /// Their name.
-    pub username: String,
 }
 
 /// A new value for a key.
@@ -111,6 +110,9 @@ pub struct KeyStore {
     database: Arc<Connections>,
 }
 
+/// Former values of a key that are known. An older one is answered as one that never was.
+const FORMER_VALUES_MAX: i64 = 10;
+
 impl KeyStore {
     pub(super) fn new(database: Arc<Connections>) -> Self {
         KeyStore { database }
@@ -119,7 +121,7 @@ impl KeyStore {
     /// The usable key with this digest: neither revoked nor deleted.
     pub async fn find(&self, digest: KeyDigest) -> Result<Option<KeyRecord>, StoreError> {
         self.database
-            .run(move |database| async move {
+            .run_for_call(move |database| async move {
                 loop {
                     let changes = database.journaled_keys.now();
                     let found = find_in_tables(&database, digest).await?;
@@ -165,6 +167,9 @@ impl KeyStore {
     /// that is replaced now may work on, until `valid_until`.
     pub async fn rotate(&self, rotation: Rotation, act: Act) -> Result<bool, StoreError> {
         use api_key::Column::{Digest, Id, IsDeleted, IsRevoked, Preview};
+        const FORGET: &str = "DELETE FROM former_key_value WHERE digest IN (
+            SELECT digest FROM former_key_value WHERE key_id = $1
+            ORDER BY valid_until DESC, digest LIMIT 1000 OFFSET $2)";
         self.database
             .run_write(move |database| async move {
                 let Rotation { key, from, to, preview, valid_until } = rotation;
@@ -179,7 +184,7 @@ impl KeyStore {
                 if changed.rows_affected == 0 {
                     return Ok(false);
                 }
-                // Their rows stay: they are still answered as expired.
+                // Some of their rows stay: they are still answered as expired.
                 former_key_value::Entity::update_many()
                     .filter(former_key_value::Column::KeyId.eq(key.0))
                     .filter(former_key_value::Column::ValidUntil.gt(act.at.micros()))
@@ -197,6 +202,8 @@ impl KeyStore {
                 former_key_value::Entity::insert(former)
                     .exec_without_returning(&transaction)
                     .await?;
+                let values = vec![key.0.into(), FORMER_VALUES_MAX.into()];
+                execute(&transaction, FORGET, values).await?;
                 audit_log::insert(&transaction, &act).await?;
                 transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
                 Ok(true)
@@ -204,25 +211,35 @@ impl KeyStore {
             .await
     }
 
-    /// Up to 100 keys that expire between `now` and `soon` and whose owners were not warned.
+    /// Up to 100 keys that expire between `now` and `soon`, and whose owners were not warned of
+    /// them nor, since `day_before`, of another key. Those that end first come first, and each
+    /// owner has a share, so that nobody keeps the warnings of others back.
     pub async fn list_expiring(
         &self,
         now: Timestamp,
         soon: Timestamp,
+        day_before: Timestamp,
     ) -> Result<Vec<ExpiringKey>, StoreError> {
-        const SQL: &str =
-            "SELECT api_key.id, api_key.name, api_key.expires_at, users.id, users.email,
-                users.username, account.id
-            FROM api_key
-            INNER JOIN account ON account.id = api_key.account_id
-            INNER JOIN users ON users.id = account.user_id
-            LEFT JOIN key_policy ON key_policy.key_id = api_key.id
-            WHERE api_key.expires_at > $1 AND api_key.expires_at <= $2 AND NOT api_key.is_revoked
-                AND NOT api_key.is_deleted AND key_policy.warned_at IS NULL
-            LIMIT 100";
+        const SQL: &str = "SELECT id, name, expires_at, owner, account FROM (
+                SELECT api_key.id AS id, api_key.name AS name, api_key.expires_at AS expires_at,
+                    account.user_id AS owner, account.id AS account,
+                    ROW_NUMBER() OVER (
+                        PARTITION BY account.user_id ORDER BY api_key.expires_at, api_key.id
+                    ) AS place
+                FROM api_key
+                INNER JOIN account ON account.id = api_key.account_id
+                LEFT JOIN key_policy ON key_policy.key_id = api_key.id
+                WHERE api_key.expires_at > $1 AND api_key.expires_at <= $2
+                    AND NOT api_key.is_revoked AND NOT api_key.is_deleted
+                    AND key_policy.warned_at IS NULL
+                    AND NOT EXISTS (SELECT 1 FROM audit_log
+                        WHERE audit_log.user_id = account.user_id
+                            AND audit_log.kind = 'key.expiry_told' AND audit_log.at > $3)
+            ) AS expiring
+            WHERE place <= 20 ORDER BY expires_at, id LIMIT 100";
         self.database
             .run(move |database| async move {
-                let values = [now.micros().into(), soon.micros().into()];
+                let values = [now, soon, day_before].map(|at| at.micros().into());
                 let backend = database.read.get_database_backend();
                 let statement = Statement::from_sql_and_values(backend, SQL, values);
                 let rows = database.read.query_all_raw(statement).await?;
@@ -232,9 +249,7 @@ impl KeyStore {
                         name: row.try_get_by_index(1)?,
                         expires_at: Timestamp::from_micros(row.try_get_by_index(2)?),
                         owner: UserId(row.try_get_by_index(3)?),
-                        email: row.try_get_by_index(4)?,
-                        username: row.try_get_by_index(5)?,
-                        account: AccountId(row.try_get_by_index(6)?),
+                        account: AccountId(row.try_get_by_index(4)?),
                     })
                 };
                 let keys = rows.iter().map(key).collect::<Result<Vec<_>, StoreError>>()?;
@@ -258,7 +273,7 @@ impl KeyStore {
             ON CONFLICT (key_id) DO UPDATE SET warned_at = excluded.warned_at
             WHERE key_policy.warned_at IS NULL";
         self.database
-            .run_write(move |database| async move {
+            .run_job(move |database| async move {
                 let transaction = begin_write(&database.write).await?;
                 let ExpiringKey { id, account, expires_at, .. } = key;
                 let values = [act.at.micros().into(), id.0.into(), expires_at.micros().into()];
@@ -298,7 +313,7 @@ impl KeyStore {
     /// more?
     pub async fn delete_former_values(&self, before: Timestamp) -> Result<bool, StoreError> {
         self.database
-            .run(move |database| async move {
+            .run_job(move |database| async move {
                 let sql = format!(
                     "DELETE FROM former_key_value WHERE digest IN (
                     SELECT digest FROM former_key_value WHERE valid_until <= $1 LIMIT {CHUNK})"
@@ -344,7 +359,8 @@ async fn find_in_tables(
     // By the value that it has, or by one that it had.
     const SQL: &str = "SELECT api_key.id, api_key.account_id, api_key.expires_at, account.user_id,
             CAST(account.environment AS BIGINT), users.tier, found.valid_until,
-            policy.scopes, policy.models, policy.networks, policy.calls_per_minute
+            policy.scopes, policy.models, policy.networks, policy.calls_per_minute,
+            CAST(users.price_list AS BIGINT)
         FROM (
             SELECT id, CAST(NULL AS BIGINT) AS valid_until FROM api_key WHERE digest = $1
             UNION ALL
@@ -374,6 +390,9 @@ async fn find_in_tables(
         calls_per_minute: row.try_get_by_index(10)?,
         warned_at: None,
     })?;
+    let list: Option<i64> = row.try_get_by_index(11)?;
+    let list = list.map(|list| u32::try_from(list).map(ListId)).transpose();
+    let list = list.map_err(|_| StoreError::Corrupt(format!("the price list of {key}")))?;
     let record = KeyRecord {
         key,
         account: AccountId(row.try_get_by_index(1)?),
@@ -381,6 +400,7 @@ async fn find_in_tables(
         environment: environment.and_then(Environment::from_code).ok_or_else(corrupt)?,
         expires_at: None,
         tier: row.try_get_by_index(5)?,
+        price_list: list.unwrap_or(ListId::DEFAULT),
         policy: shared(KeyPolicy::default()),
     };
     Ok(Some(FoundKey {

@@ -14,14 +14,18 @@ use std::time::Duration;
 
 use sea_orm::{ConnectionTrait as _, DatabaseConnection, DatabaseTransaction};
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
+use attempts::AttemptStore;
 use audit_log::AuditLogStore;
-use connections::{Connections, begin_snapshot, run_on};
+use catalogue::CatalogueStore;
+use connections::{Connections, Turns, begin_snapshot, run_on};
 use domain::writer::Lane;
 use journaled_keys::JournaledKeys;
 use keys::KeyStore;
 use ledger::connection::LaneConnection;
 use ledger::journal::Journal;
+use oddities::OddityStore;
 use payments::PaymentStore;
 use reports::ReportStore;
 use users::UserStore;
@@ -29,19 +33,24 @@ use webhooks::WebhookStore;
 
 pub mod accounts;
 pub mod answers;
+pub mod attempts;
 pub mod audit;
 pub mod audit_log;
 pub mod backup;
+pub mod catalogue;
 mod connections;
 mod error;
 mod journaled_keys;
 pub mod keys;
 pub mod ledger;
+pub mod oddities;
 mod open;
 mod options;
 pub mod outbox;
 pub mod payments;
 pub mod peppered;
+pub mod price_lists;
+pub mod prices;
 pub mod reports;
 mod row;
 mod schema;
@@ -52,8 +61,13 @@ pub mod webhooks;
 pub(crate) use connections::PATIENCE;
 pub use error::{CommitError, StoreError};
 pub use ledger::{journal, lease, rollups};
+pub use schema::last_migration;
 
 const PING_MAX: Duration = Duration::from_secs(2);
+/// How many writes of one concern may wait for the database. A payment may be under way elsewhere,
+/// so more of these may.
+const PLACES: usize = 128;
+const PAYMENT_PLACES: usize = 256;
 /// How long the writer waits for the end of a connection that it does not need any more.
 const CLOSING_MAX: Duration = Duration::from_secs(2);
 
@@ -78,6 +92,12 @@ pub struct Store {
     pub webhooks: WebhookStore,
     /// What account holders read.
     pub reports: ReportStore,
+    /// The catalogue of models.
+    pub catalogue: CatalogueStore,
+    /// Attempts at deployments.
+    pub attempts: AttemptStore,
+    /// Odd usage.
+    pub oddities: OddityStore,
     /// Who did what.
     pub audit_log: AuditLogStore,
 }
@@ -90,23 +110,29 @@ impl Store {
         write: DatabaseConnection,
         tables: LaneConnection,
         journal: Journal,
+        turns: Turns,
     ) -> Self {
         let outbox = Arc::<outbox::Outbox>::default();
         let journaled_keys = Arc::<JournaledKeys>::default();
-        let shared = Arc::new(Connections {
+        let shared = Connections {
             runtime: runtime.clone(),
             read: read.clone(),
             write: write.clone(),
             outbox: Arc::clone(&outbox),
             journaled_keys: Arc::clone(&journaled_keys),
-        });
+            turns,
+            places: Arc::new(Semaphore::new(PLACES)),
+        };
         Store {
-            users: UserStore::new(Arc::clone(&shared)),
-            keys: KeyStore::new(Arc::clone(&shared)),
-            payments: PaymentStore::new(Arc::clone(&shared)),
-            webhooks: WebhookStore::new(Arc::clone(&shared)),
-            reports: ReportStore::new(Arc::clone(&shared)),
-            audit_log: AuditLogStore::new(shared),
+            users: UserStore::new(shared.with_places(PLACES)),
+            keys: KeyStore::new(shared.with_places(PLACES)),
+            payments: PaymentStore::new(shared.with_places(PAYMENT_PLACES)),
+            webhooks: WebhookStore::new(shared.with_places(PLACES)),
+            reports: ReportStore::new(shared.with_places(PLACES)),
+            catalogue: CatalogueStore::new(shared.with_places(PLACES)),
+            attempts: AttemptStore::new(shared.with_places(PLACES)),
+            oddities: OddityStore::new(shared.with_places(PLACES)),
+            audit_log: AuditLogStore::new(Arc::new(shared)),
             runtime,
             read,
             write,
@@ -157,6 +183,12 @@ impl Store {
             Ok(Err(error)) => tracing::warn!(%error, "the last connection's session was not ended"),
             Err(_) => tracing::warn!("the last connection's session was not ended in time"),
         }
+    }
+
+    /// Is it PostgreSQL? Otherwise it is SQLite.
+    #[must_use]
+    pub fn is_postgres(&self) -> bool {
+        sql::is_postgres(&self.read)
     }
 
     /// Can the database be reached?

@@ -13,6 +13,7 @@ use sea_orm::{ConnectionTrait as _, DatabaseConnection};
 use tokio::runtime::Handle;
 
 use super::Store;
+use super::connections::Turns;
 use super::error::StoreError;
 use super::ledger::connection::LaneConnection;
 use super::ledger::journal::file::FileJournal;
@@ -140,9 +141,7 @@ impl Store {
         // write-ahead log of SQLite needs the file for itself, and so does one that migrates. The
         // folder is locked, not the file: closing another handle on a SQLite file would drop
         // SQLite's own locks.
-        folder.lock().map_err(|error| {
-            StoreError::Unsafe(format!("cannot lock the folder of the database: {error}"))
-        })?;
+        let folder = lock(&runtime, folder).await?;
         if opening == Opening::AsItIs {
             assert_ours(url, &file).await?;
         }
@@ -159,7 +158,7 @@ impl Store {
         drop(folder);
         let read = connect_to(file, settings.connections_max.get(), READ_CACHE).await?;
         let tables = LaneConnection::of_sqlite(write.clone(), read.clone());
-        Ok(Store::new(runtime, read, write, tables, journal))
+        Ok(Store::new(runtime, read, write, tables, journal, Turns::one_write()))
     }
 
     async fn open_postgres(
@@ -184,7 +183,8 @@ impl Store {
         let tables = LaneConnection::of_postgres(url, "ledger").await?;
         let journal = LaneConnection::of_postgres(url, "journal").await?;
         let journal = Journal::Table(TableJournal::new(journal));
-        Ok(Store::new(runtime, write.clone(), write, tables, journal))
+        let turns = Turns::of_pool(settings.connections_max.get());
+        Ok(Store::new(runtime, write.clone(), write, tables, journal, turns))
     }
 }
 
@@ -196,6 +196,16 @@ async fn migrate_postgres(url: &str) -> Result<(), StoreError> {
     let migrated = schema::migrate(&migrating).await;
     migrating.close().await?;
     migrated
+}
+
+/// Locks a folder, however long another one holds it. On a thread of its own: those that wait would
+/// fill the threads that the one with the lock needs to go on.
+async fn lock(runtime: &Handle, folder: File) -> Result<File, StoreError> {
+    let locking = runtime.spawn_blocking(move || folder.lock().map(|()| folder));
+    let locked = locking.await.map_err(|_| StoreError::Stopped)?;
+    locked.map_err(|error| {
+        StoreError::Unsafe(format!("cannot lock the folder of the database: {error}"))
+    })
 }
 
 /// Is a connection outside of any transaction? If a COMMIT or ROLLBACK fails, because the disk is

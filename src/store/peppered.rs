@@ -5,9 +5,8 @@ use uuid::Uuid;
 
 use super::connections::{execute, query};
 use super::{Store, StoreError};
-use crate::seal::SecretId;
 use domain::Timestamp;
-use domain::api_key::PepperId;
+use domain::api_key::SecretId;
 
 /// Values read by one statement.
 const CHUNK: u32 = 500;
@@ -52,7 +51,7 @@ pub struct DigestCounts {
 /// What else the current pepper does not protect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OtherPeppered {
-    /// Encrypted secrets of webhooks and second factors.
+    /// Encrypted secrets of webhooks, second factors and credentials of providers.
     pub sealed: u64,
     /// Recovery codes that are not used.
     pub codes: u64,
@@ -106,7 +105,8 @@ impl Store {
             WHERE used_at IS NULL AND pepper <> $1";
         self.run(move |store| async move {
             let mut counts = OtherPeppered { sealed: 0, codes: 0 };
-            for SealedColumn { table, column } in COLUMNS {
+            let of_credentials = SealedColumn { table: "credential", column: "sealed" };
+            for SealedColumn { table, column } in COLUMNS.into_iter().chain([of_credentials]) {
                 // The first byte is the format.
                 let sql = format!(
                     "SELECT CAST(COUNT(*) AS BIGINT) FROM {table}
@@ -125,7 +125,7 @@ impl Store {
     /// of their digests.
     pub async fn count_digests(
         &self,
-        current: PepperId,
+        current: SecretId,
         now: Timestamp,
     ) -> Result<DigestCounts, StoreError> {
         const SQL: &str = "SELECT CAST(COUNT(*) AS BIGINT),

@@ -1,5 +1,6 @@
 //! What account holders read besides the ledger: calls, and the spending of keys.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use sea_orm::{ConnectionTrait, EntityTrait as _, QueryResult, Statement, Value};
@@ -8,7 +9,9 @@ use uuid::Uuid;
 use super::StoreError;
 use super::connections::{Connections, execute};
 use super::rollups::UsageFilter;
-use domain::{AccountId, ChargeId, Credits, Day, Ending, KeyId, Month, SpendingLimits, Timestamp};
+use domain::{
+    AccountId, ChargeId, Credits, Day, Ending, KeyId, Month, SpendingLimits, Tally, Timestamp,
+};
 use entity::account;
 
 /// Most calls that are scanned for one page; see [`super::ledger`].
@@ -45,7 +48,48 @@ pub struct CallRow {
     pub latency_micros: i64,
     /// How it ended.
     pub ending: Ending,
+    /// Where its numbers of tokens come from.
+    pub tally: Tally,
 }
+
+/// Which calls of a list. Each field that is set leaves fewer.
+#[derive(Clone, Debug, Default)]
+pub struct CallFilter {
+    /// As of sums.
+    pub usage: UsageFilter,
+    /// The call of this id alone.
+    pub id: Option<ChargeId>,
+    /// Not from before this time.
+    pub from: Option<Timestamp>,
+    /// From before this time.
+    pub until: Option<Timestamp>,
+    /// Calls that ended so alone.
+    pub ending: Option<Ending>,
+}
+
+impl CallFilter {
+    fn conditions(self, values: &mut Vec<Value>) -> String {
+        let CallFilter { usage, id, from, until, ending } = self;
+        let mut conditions = usage.conditions(values);
+        let micros = |at: Option<Timestamp>| at.map(|at| at.micros().into());
+        let narrowing: [(&str, Option<Value>); 4] = [
+            ("id =", id.map(|id| id.0.into())),
+            ("started_at >=", micros(from)),
+            ("started_at <", micros(until)),
+            ("ending =", ending.map(|ending| ending.code().into())),
+        ];
+        for (condition, value) in narrowing {
+            if let Some(value) = value {
+                values.push(value);
+                let _ = write!(conditions, " AND {condition} ${}", values.len());
+            }
+        }
+        conditions
+    }
+}
+
+/// A call may have got its id so much before one with a smaller id began, in microseconds.
+const DISORDER_MICROS: i64 = 60_000_000;
 
 /// The limits of a key, and what it has spent.
 #[derive(Clone, Debug)]
@@ -84,21 +128,27 @@ impl ReportStore {
         account: AccountId,
         before: Option<ChargeId>,
         limit: u64,
-        filter: UsageFilter,
+        filter: CallFilter,
     ) -> Result<(Vec<CallRow>, Option<ChargeId>), StoreError> {
-        const END: &str = "SELECT id FROM usage_record WHERE account_id = $1 AND id < $2
+        const END: &str =
+            "SELECT id, started_at FROM usage_record WHERE account_id = $1 AND id < $2
             ORDER BY id DESC LIMIT 1 OFFSET $3";
         self.database
             .run(move |database| async move {
                 let limit = i64::try_from(limit).unwrap_or(i64::MAX);
                 let before = before.map_or(Uuid::max(), |id| id.0);
+                let (from, is_one) = (filter.from, filter.id.is_some());
+                // The one comes first.
+                let just_above = |id: ChargeId| Uuid::from_u128(id.0.as_u128().saturating_add(1));
+                let before = filter.id.map_or(before, |id| before.min(just_above(id)));
                 let mut values: Vec<Value> =
                     vec![account.0.into(), before.into(), LOOKED_THROUGH_MAX.into(), limit.into()];
                 let conditions = filter.conditions(&mut values);
-                let window = if conditions.is_empty() { "$4 + 0 * $3" } else { "$3" };
+                let is_whole = conditions.is_empty() || is_one;
+                let window = if is_whole { "$4 + 0 * $3" } else { "$3" };
                 let sql = format!(
                 "SELECT id, key_id, method, route, model, upstream, status, cost, prompt_tokens,
-                    completion_tokens, started_at, latency_micros, ending
+                    completion_tokens, started_at, latency_micros, ending, tally
                 FROM (SELECT * FROM usage_record WHERE account_id = $1 AND id < $2
                     ORDER BY id DESC LIMIT {window}) AS latest
                 WHERE TRUE{conditions} ORDER BY id DESC LIMIT $4"
@@ -107,19 +157,26 @@ impl ReportStore {
                 let statement = Statement::from_sql_and_values(backend, sql, values);
                 let rows = database.read.query_all_raw(statement).await?;
                 let calls: Vec<CallRow> = rows.iter().map(call).collect::<Result<_, _>>()?;
+                if is_one {
+                    return Ok((calls, None));
+                }
                 if i64::try_from(calls.len()).unwrap_or(i64::MAX) >= limit {
                     let next = calls.last().map(|call| call.id);
                     return Ok((calls, next));
                 }
-                if conditions.is_empty() {
+                if is_whole {
                     return Ok((calls, None));
                 }
                 let last = LOOKED_THROUGH_MAX.saturating_sub(1);
                 let values = [account.0.into(), before.into(), last.into()];
                 let statement = Statement::from_sql_and_values(backend, END, values);
                 let end = database.read.query_one_raw(statement).await?;
-                let next = end.map(|row| row.try_get_by_index::<Uuid>(0)).transpose()?;
-                Ok((calls, next.map(ChargeId)))
+                let Some(end) = end else { return Ok((calls, None)) };
+                let began = Timestamp::from_micros(end.try_get_by_index(1)?);
+                if from.is_some_and(|from| began.plus_micros(DISORDER_MICROS) < from) {
+                    return Ok((calls, None));
+                }
+                Ok((calls, Some(ChargeId(end.try_get_by_index(0)?))))
             })
             .await
     }
@@ -203,7 +260,7 @@ impl ReportStore {
     /// Records that are in no rollup yet stay. Call [`super::Store::fold_usage`] first.
     pub async fn delete_usage(&self, before: Timestamp) -> Result<u64, StoreError> {
         self.database
-            .run(move |database| async move {
+            .run_job(move |database| async move {
                 let sql = format!(
                     "DELETE FROM usage_record WHERE started_at < $1
                     AND number <= (SELECT number FROM usage_mark) AND number <= (
@@ -219,6 +276,7 @@ impl ReportStore {
 
 fn call(row: &QueryResult) -> Result<CallRow, StoreError> {
     let ending = Ending::from_code(row.try_get_by_index(12)?);
+    let tally = Tally::from_code(row.try_get_by_index(13)?);
     Ok(CallRow {
         id: ChargeId(row.try_get_by_index(0)?),
         key: KeyId(row.try_get_by_index(1)?),
@@ -233,5 +291,6 @@ fn call(row: &QueryResult) -> Result<CallRow, StoreError> {
         started_at: Timestamp::from_micros(row.try_get_by_index(10)?),
         latency_micros: row.try_get_by_index(11)?,
         ending: ending.ok_or_else(|| StoreError::Corrupt("a call has an unknown ending".into()))?,
+        tally: tally.ok_or_else(|| StoreError::Corrupt("a call has an unknown tally".into()))?,
     })
 }

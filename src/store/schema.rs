@@ -12,6 +12,13 @@ use super::sql::{is_postgres, query};
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const LAST_PROGRAM: &str = "SELECT version FROM schema_program";
 
+/// The name of the last migration that this program knows.
+#[must_use]
+pub fn last_migration() -> String {
+    let migrations = migration::Migrator::migrations();
+    migrations.last().map(|last| last.name().to_owned()).unwrap_or_default()
+}
+
 /// Refuses a schema that a newer program has made, and returns how many migrations it lacks.
 async fn lacking(connection: &DatabaseConnection) -> Result<Option<usize>, StoreError> {
     let Some(applied) = applied(connection).await? else { return Ok(None) };

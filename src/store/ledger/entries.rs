@@ -9,6 +9,7 @@ use crate::store::Store;
 use crate::store::error::StoreError;
 use crate::store::row::Row as _;
 use crate::store::sql::is_postgres;
+use domain::stored_bill::StoredBill;
 use domain::{AccountId, Credits, Day, EntryKind, KeyId, LedgerEntry, Link, Month, Timestamp};
 use entity::ledger_entry;
 
@@ -183,7 +184,7 @@ impl Store {
     }
 
     /// Returns the range of entry numbers for a span of time. The end is exclusive.
-    async fn span(
+    pub(super) async fn span(
         &self,
         account: AccountId,
         from: Option<Timestamp>,
@@ -320,6 +321,7 @@ pub(in crate::store) fn entry(row: &ledger_entry::Model) -> Result<LedgerEntry, 
         day: Day(row.day),
         month: Month(row.month),
         at: Timestamp::from_micros(row.at),
+        bill: StoredBill::from_columns(row.price_version.map(i64::from), row.bill.as_deref()),
         // A link of another length is damaged. The default value breaks the chain, so `verify`
         // reports it.
         link: Link::from_slice(&row.link).unwrap_or_default(),

@@ -2,6 +2,7 @@
 
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, Statement, Value};
 
+use super::rows::version_column;
 use crate::store::Store;
 use crate::store::error::{CommitError, StoreError};
 use crate::store::sql::{Sql, column, is_postgres, json, statement};
@@ -97,6 +98,7 @@ pub(super) async fn write(
     }
 }
 
+/// A hold opens with nothing earned, and so without a bill.
 const OPEN: Sql = (
     "INSERT INTO hold (id, account_id, key_id, epoch, day, month, amount, earned, opened_at, expires_at)
     SELECT id, account_id, key_id, $1, day, month, amount, earned, opened_at, expires_at
@@ -110,11 +112,15 @@ const OPEN: Sql = (
 );
 
 const EXTEND: Sql = (
-    "UPDATE hold SET amount = row.amount, earned = row.earned
-    FROM UNNEST($1::UUID[], $2::BIGINT[], $3::BIGINT[]) AS row (id, amount, earned)
+    "UPDATE hold SET amount = row.amount, earned = row.earned,
+        price_version = NULLIF(row.price_version, 0), bill = NULLIF(row.bill, '')
+    FROM UNNEST($1::UUID[], $2::BIGINT[], $3::BIGINT[], $4::INTEGER[], $5::BYTEA[])
+        AS row (id, amount, earned, price_version, bill)
     WHERE hold.id = row.id",
-    "UPDATE hold SET amount = row.amount, earned = row.earned
-    FROM (SELECT unhex(value ->> 0) AS id, value ->> 1 AS amount, value ->> 2 AS earned
+    "UPDATE hold SET amount = row.amount, earned = row.earned, price_version = row.price_version,
+        bill = row.bill
+    FROM (SELECT unhex(value ->> 0) AS id, value ->> 1 AS amount, value ->> 2 AS earned,
+            value ->> 3 AS price_version, unhex(value ->> 4) AS bill
         FROM json_each($1)) AS row
     WHERE hold.id = row.id",
 );
@@ -178,13 +184,19 @@ fn opened_values(
 
 fn extended_values(transaction: &DatabaseTransaction, holds: &[Hold]) -> Result<Vec<Value>, DbErr> {
     if !is_postgres(transaction) {
-        let row = |hold: &Hold| (hold.id.0.simple(), hold.amount.nanos(), hold.earned.nanos());
+        let row = |hold: &Hold| {
+            let version = hold.bill.and_then(|bill| version_column(&bill));
+            let bill = hold.bill.map(|bill| hex::encode(bill.bytes()));
+            (hold.id.0.simple(), hold.amount.nanos(), hold.earned.nanos(), version, bill)
+        };
         return Ok(vec![json(holds.iter().map(row))?]);
     }
     Ok(vec![
         column(holds, |hold| hold.id.0),
         column(holds, |hold| hold.amount.nanos()),
         column(holds, |hold| hold.earned.nanos()),
+        column(holds, |hold| hold.bill.and_then(|bill| version_column(&bill)).unwrap_or_default()),
+        column(holds, |hold| hold.bill.map_or_else(Vec::new, |bill| bill.bytes().to_vec())),
     ])
 }
 

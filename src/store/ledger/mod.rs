@@ -6,6 +6,8 @@
 //! - Only the process that holds the lease ([`lease`]) writes. Each write checks the lease
 //!   (fencing).
 
+mod bills;
+mod calls;
 mod commit;
 pub(in crate::store) mod connection;
 mod entries;
@@ -15,6 +17,8 @@ pub mod lease;
 pub mod rollups;
 mod rows;
 
+pub use bills::ChargeEntries;
+pub use calls::{EntryOfServed, ServedCall};
 pub(in crate::store) use entries::entry;
 pub use entries::{DaySum, EntriesPage, EntryFilter, EntryOfCall, StatementSums};
 pub(in crate::store) use rows::insert_entry;

@@ -13,10 +13,11 @@ use sea_orm::{ConnectionTrait as _, DatabaseTransaction, DbBackend, DbErr, State
 use crate::store::error::CommitError;
 use crate::store::row::{Arrays, Column, Row as _, insert, names, row, selected};
 use crate::store::sql::{PIECE, Table, all_written, column, is_postgres};
+use domain::stored_bill::StoredBill;
 use domain::usage::kept_tokens;
 use domain::{AccountId, Batch, Credits, KeyId, KeySpend, LedgerEntry, UsageRecord};
 
-row!("ledger_entry"[12], |entry: LedgerEntry| {
+row!("ledger_entry"[14], |entry: LedgerEntry| {
     account_id: BIGINT = entry.account.0;
     seq: BIGINT = entry.seq;
     epoch: BIGINT = entry.epoch;
@@ -29,6 +30,8 @@ row!("ledger_entry"[12], |entry: LedgerEntry| {
     month: INTEGER = entry.month.0;
     at: BIGINT = entry.at.micros();
     link: BYTEA = entry.link.0.to_vec();
+    price_version: INTEGER or "0" = entry.bill.and_then(|bill| version_column(&bill));
+    bill: BYTEA or "''" = entry.bill.map(|bill| bill.bytes().to_vec());
 });
 
 row!("usage_record"[16], |record: UsageRecord| {
@@ -81,6 +84,11 @@ row!("account"[6], |moved: Move| {
     at: BIGINT = moved.last.at.micros();
     link: BYTEA = moved.last.link.0.to_vec();
 });
+
+/// The number of the version of prices, as both databases store it.
+pub(super) fn version_column(bill: &StoredBill) -> Option<i32> {
+    i32::try_from(bill.version().number()).ok()
+}
 
 fn status(record: &UsageRecord) -> i16 {
     i16::try_from(record.status).unwrap_or(0)
@@ -186,7 +194,7 @@ pub(super) async fn write_rows(
             let usage = piece(&batch.usage, place, pieces);
             let entries = piece(&batch.entries, place, pieces);
             let names = Names::of(usage);
-            let mut values = Vec::with_capacity(48);
+            let mut values = Vec::with_capacity(50);
             values.extend(LedgerEntry::COLUMNS.map(|column| (column.array)(entries)));
             values.extend(Move::COLUMNS.map(|column| (column.array)(moves)));
             values.extend(Spend::COLUMNS.map(|column| (column.array)(spends)));

@@ -135,7 +135,7 @@ impl PaymentStore {
     pub async fn mark_auto_top_up_notified(&self, account: AccountId) -> Result<(), StoreError> {
         const SQL: &str = "UPDATE auto_top_up SET is_told = TRUE WHERE account_id = $1";
         self.database
-            .run_write(move |database| async move {
+            .run_job(move |database| async move {
                 execute(&database.write, SQL, vec![account.0.into()]).await?;
                 Ok(())
             })

@@ -41,6 +41,19 @@ pub struct PaymentStore {
     database: Arc<Connections>,
 }
 
+/// Which payments of a list. Each field that is set leaves fewer.
+#[derive(Clone, Debug, Default)]
+pub struct PaymentFilter {
+    /// Of this status.
+    pub status: Option<PaymentStatus>,
+    /// By this provider.
+    pub provider: Option<String>,
+    /// Begun at this time or later.
+    pub from: Option<Timestamp>,
+    /// Begun before this time.
+    pub until: Option<Timestamp>,
+}
+
 impl PaymentStore {
     pub(super) fn new(database: Arc<Connections>) -> Self {
         PaymentStore { database }
@@ -53,16 +66,28 @@ impl PaymentStore {
         account: AccountId,
         before: Option<PaymentId>,
         limit: u64,
+        filter: PaymentFilter,
     ) -> Result<Vec<Payment>, StoreError> {
+        use payment::Column::{AccountId, CreatedAt, Id, Provider, Status};
         self.database
             .run(move |database| async move {
-                let rows = payment::Entity::find()
-                    .filter(payment::Column::AccountId.eq(account.0))
-                    .filter(payment::Column::Id.lt(before.map_or(Uuid::max(), |id| id.0)))
-                    .order_by_desc(payment::Column::Id)
-                    .limit(limit)
-                    .all(&database.read)
-                    .await?;
+                let PaymentFilter { status, provider, from, until } = filter;
+                let mut found = payment::Entity::find()
+                    .filter(AccountId.eq(account.0))
+                    .filter(Id.lt(before.map_or(Uuid::max(), |id| id.0)));
+                if let Some(status) = status {
+                    found = found.filter(Status.eq(status.code()));
+                }
+                if let Some(provider) = provider {
+                    found = found.filter(Provider.eq(provider));
+                }
+                if let Some(from) = from {
+                    found = found.filter(CreatedAt.gte(from.micros()));
+                }
+                if let Some(until) = until {
+                    found = found.filter(CreatedAt.lt(until.micros()));
+                }
+                let rows = found.order_by_desc(Id).limit(limit).all(&database.read).await?;
                 rows.into_iter().map(record::payment).collect()
             })
             .await

@@ -1,4 +1,5 @@
-//! Tokens sent by email. Each can be used once, until it expires.
+//! Tokens sent by email, and those that the command line prints for operators. Each can be used
+//! once, until it expires.
 
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, ConnectionTrait as _, DatabaseTransaction, EntityTrait,
@@ -9,7 +10,8 @@ use uuid::Uuid;
 use super::UserStore;
 use super::proof::{Ended, Proved, forget_webhooks, prove};
 use super::record::{
-    TokenDigest, TokenPurpose, User, delete_unused_email_tokens, end_sessions, folded,
+    TokenDigest, TokenPurpose, User, delete_unused_email_tokens, end_sessions, end_what_was_begun,
+    folded,
 };
 use super::sessions::{alive, lock};
 use crate::store::connections::{CHUNK, execute};
@@ -20,7 +22,8 @@ use entity::{email_token, session, user};
 
 impl UserStore {
     /// Inserts a token for a user, and deletes the user's other tokens for the same purpose.
-    /// `new_email` is the address that a change of address leads to.
+    /// `new_email` is the address that a change of address leads to. Inserts none if the account
+    /// was taken back since `user` was read.
     pub async fn insert_email_token(
         &self,
         user: &User,
@@ -29,11 +32,16 @@ impl UserStore {
         expires_at: Timestamp,
         new_email: Option<String>,
     ) -> Result<(), StoreError> {
-        let (id, email) = (user.id, folded(&user.email));
+        const LOCK: &str =
+            "UPDATE users SET token_version = token_version WHERE id = $1 AND token_version = $2";
+        let (id, version, email) = (user.id, user.token_version, folded(&user.email));
         self.database
             .run_write(move |database| async move {
                 let transaction = begin_write(&database.write).await?;
-                lock(&transaction, id).await?;
+                let values = vec![id.0.into(), version.into()];
+                if execute(&transaction, LOCK, values).await? == 0 {
+                    return Ok(());
+                }
                 delete_unused_email_tokens(&transaction, id, purpose).await?;
                 let row = email_token::ActiveModel {
                     digest: Set(digest.to_vec()),
@@ -127,8 +135,9 @@ impl UserStore {
         Ok(self.find(id).await?.map(|user| Proved { user, ended }))
     }
 
-    /// Uses a token that resets a password: sets the password, and ends every session of the user.
-    /// This also verifies the address. `None` if the token is not valid.
+    /// Uses a token that resets a password: sets the password, and ends every session of the user
+    /// and what was begun in them. This also verifies the address. `None` if the token is not
+    /// valid.
     pub async fn reset_password(
         &self,
         digest: TokenDigest,
@@ -151,6 +160,7 @@ impl UserStore {
                     .execute_raw(Statement::from_sql_and_values(backend, sql, values))
                     .await?;
                 let ended = prove(&transaction, user, now).await?;
+                end_what_was_begun(&transaction, user).await?;
                 delete_unused_email_tokens(&transaction, user, TokenPurpose::Reset).await?;
                 end_sessions(&transaction, session::Column::UserId.eq(user.0), now).await?;
                 let origin = Origin { actor: Actor::User(user), ..from };
@@ -165,8 +175,7 @@ impl UserStore {
     }
 
     /// Uses a token that changes the address, in a session of its user. That session goes on, all
-    /// others end, and tokens that were sent to the old address are void. `None` if the token or
-    /// the session is not valid.
+    /// others end, and every other token is void. `None` if the token or the session is not valid.
     ///
     /// # Errors
     /// [`StoreError::Taken`] if another user has the address by now.
@@ -181,8 +190,6 @@ impl UserStore {
             "UPDATE users SET email = $2, email_folded = $3, is_email_verified = TRUE,
                 token_version = token_version + 1
             WHERE id = $1";
-        const USED: [TokenPurpose; 3] =
-            [TokenPurpose::Verify, TokenPurpose::Reset, TokenPurpose::Change];
         let (user, session) = of;
         let changed = self
             .database
@@ -199,7 +206,8 @@ impl UserStore {
                 let statement =
                     Statement::from_sql_and_values(transaction.get_database_backend(), SQL, values);
                 transaction.execute_raw(statement).await.map_err(StoreError::of_write)?;
-                for purpose in USED {
+                end_what_was_begun(&transaction, user).await?;
+                for purpose in [TokenPurpose::Verify, TokenPurpose::Reset] {
                     delete_unused_email_tokens(&transaction, user, purpose).await?;
                 }
                 let others =
@@ -217,7 +225,7 @@ impl UserStore {
     /// Deletes a chunk of the expired tokens. Returns whether there may be more.
     pub async fn delete_expired_email_tokens(&self, now: Timestamp) -> Result<bool, StoreError> {
         self.database
-            .run(move |database| async move {
+            .run_job(move |database| async move {
                 let sql = format!(
                     "DELETE FROM email_token WHERE digest IN (
                     SELECT digest FROM email_token WHERE expires_at <= $1 LIMIT {CHUNK})"
@@ -243,7 +251,7 @@ async fn lock_owner(
 
 /// Uses a token, if its user still has the address that it was sent to. If it is used concurrently,
 /// the database lets only one attempt change the row.
-async fn use_up(
+pub(super) async fn use_up(
     transaction: &DatabaseTransaction,
     purpose: TokenPurpose,
     digest: TokenDigest,

@@ -98,7 +98,7 @@ pub(in crate::store) async fn erase(
     // new version makes void the challenges and logins that have begun.
     const PERSON: &str = "UPDATE users SET email = $2, email_folded = $2, username = $3,
             username_folded = $3, username_skeleton = $3, password_hash = '', role = 1, is_email_verified = FALSE,
-            token_version = token_version + 1, tier = NULL, totp_secret = NULL,
+            token_version = token_version + 1, tier = NULL, price_list = NULL, totp_secret = NULL,
             totp_enabled_at = NULL, erasing_at = NULL, erased_at = $4
         WHERE id = $1";
     const ENDED_NOW: [&str; 2] = [

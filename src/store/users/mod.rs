@@ -2,10 +2,8 @@
 
 use std::sync::Arc;
 
-use sea_orm::sea_query::LikeExpr;
 use sea_orm::{
     ActiveValue::Set, ColumnTrait, DatabaseTransaction, EntityTrait, ExprTrait as _, QueryFilter,
-    QueryOrder as _, QuerySelect as _,
 };
 use uuid::Uuid;
 
@@ -26,6 +24,7 @@ mod erasure;
 mod grants;
 mod proof;
 mod record;
+mod search;
 mod sessions;
 mod two_factor;
 
@@ -34,29 +33,19 @@ pub(in crate::store) use erasure::erase;
 pub use grants::DaysGrant;
 pub use proof::{Ended, EndedKey, Proved};
 pub use record::{
-    NewSession, NewUser, Role, SecondFactor, SessionSpan, TokenDigest, TokenPurpose, User, folded,
-    skeleton,
+    NewSession, NewUser, RefreshDigests, Role, SecondFactor, SessionCredential, SessionSpan,
+    TokenDigest, TokenPurpose, User, folded, skeleton,
 };
-pub use sessions::{Refreshed, Renewal, SessionListing};
-pub use two_factor::{CodeDigest, NewCodes, NewSecondFactor};
+pub use search::{ListedUser, UserOrder, UserSearch};
+pub use sessions::{RefreshFound, Refreshed, Renewal, SessionFound, SessionListing};
+pub use two_factor::{CodeDigest, Enabling, NewCodes, NewSecondFactor};
 
-use record::{delete_unused_email_tokens, end_sessions, insert_session};
+use record::{delete_unused_email_tokens, end_sessions, end_what_was_begun, insert_session};
 
 /// The users of the database. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct UserStore {
     database: Arc<Connections>,
-}
-
-/// A search for users by an operator.
-#[derive(Clone, Debug, Default)]
-pub struct UserSearch {
-    /// Users whose email or username contains this, ignoring case.
-    pub text: Option<String>,
-    /// Users who registered before this one.
-    pub before: Option<UserId>,
-    /// Most users in the result.
-    pub limit: u64,
 }
 
 impl UserStore {
@@ -184,42 +173,6 @@ impl UserStore {
             .await
     }
 
-    /// Users that match a search, the last registered one first.
-    pub async fn list(&self, search: UserSearch) -> Result<Vec<User>, StoreError> {
-        use user::Column::{CreatedAt, EmailFolded, Id, UsernameFolded};
-        self.database
-            .run(move |database| async move {
-                let mut query = user::Entity::find().order_by_desc(CreatedAt).order_by_desc(Id);
-                if let Some(text) = search.text {
-                    let mut pattern = String::from("%");
-                    for character in folded(&text).chars() {
-                        if matches!(character, '%' | '_' | '\\') {
-                            pattern.push('\\');
-                        }
-                        pattern.push(character);
-                    }
-                    pattern.push('%');
-                    let like = |column: user::Column| {
-                        column.like(LikeExpr::new(pattern.clone()).escape('\\'))
-                    };
-                    query = query.filter(like(EmailFolded).or(like(UsernameFolded)));
-                }
-                if let Some(before) = search.before {
-                    let Some(before) =
-                        user::Entity::find_by_id(before.0).one(&database.read).await?
-                    else {
-                        return Ok(Vec::new());
-                    };
-                    let at = before.created_at;
-                    let is_before = CreatedAt.lt(at).or(CreatedAt.eq(at).and(Id.lt(before.id)));
-                    query = query.filter(is_before);
-                }
-                let rows = query.limit(search.limit).all(&database.read).await?;
-                Ok(rows.into_iter().map(User::from).collect())
-            })
-            .await
-    }
-
     /// Stores a new hash of the same password, unless the password was changed in the meantime.
     pub async fn replace_hash(&self, user: &User, hash: String) -> Result<(), StoreError> {
         let (id, before) = (user.id, user.password_hash.clone());
@@ -235,8 +188,8 @@ impl UserStore {
             .await
     }
 
-    /// Sets a new password, ends all of the user's sessions, and begins a new one. Returns false if
-    /// the password was changed since `user` was read.
+    /// Sets a new password, ends all of the user's sessions and what was begun in them, and begins
+    /// a new one. Returns false if the password was changed since `user` was read.
     pub async fn set_password(
         &self,
         user: &User,
@@ -262,6 +215,7 @@ impl UserStore {
                     return Ok(false);
                 }
                 end_sessions(&transaction, entity::session::Column::UserId.eq(id.0), now).await?;
+                end_what_was_begun(&transaction, id).await?;
                 delete_unused_email_tokens(&transaction, id, TokenPurpose::Reset).await?;
                 if let Some(session) = session {
                     insert_session(&transaction, &session).await?;
@@ -309,9 +263,28 @@ impl UserStore {
         self.set_column(id, user::Column::Tier, tier.into(), act).await
     }
 
-    /// Sets a user's role; false if there is no such user.
+    /// Sets a user's role, and ends their sessions by cookie: another role begins with another
+    /// cookie. Returns false if there is no such user.
     pub async fn set_role(&self, id: UserId, role: Role, act: Act) -> Result<bool, StoreError> {
-        self.set_column(id, user::Column::Role, role.code().into(), act).await
+        self.database
+            .run_write(move |database| async move {
+                let transaction = begin_write(&database.write).await?;
+                let changed = user::Entity::update_many()
+                    .filter(user::Column::Id.eq(id.0))
+                    .col_expr(user::Column::Role, sea_orm::Value::from(role.code()).into())
+                    .exec(&transaction)
+                    .await?;
+                if changed.rows_affected == 0 {
+                    return Ok(false);
+                }
+                let by_cookie = entity::session::Column::UserId.eq(id.0);
+                let by_cookie = by_cookie.and(entity::session::Column::CookieDigest.is_not_null());
+                end_sessions(&transaction, by_cookie, act.at).await?;
+                audit_log::insert(&transaction, &act).await?;
+                transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
+                Ok(true)
+            })
+            .await
     }
 }
 
@@ -354,6 +327,7 @@ async fn open_with_grant(
         day: at.day(),
         month: at.day().month(),
         at,
+        bill: None,
         link: Link::START,
     };
     let entry = entry.after(Link::START);

@@ -4,7 +4,7 @@
 use sea_orm::{ColumnTrait as _, DatabaseTransaction, QueryResult, Value};
 use uuid::Uuid;
 
-use super::record::{User, end_sessions};
+use super::record::{User, end_sessions, end_what_was_begun};
 use crate::store::StoreError;
 use crate::store::connections::{Connections, execute, query};
 use domain::api_key::KeyDigest;
@@ -50,7 +50,8 @@ pub struct Proved {
 }
 
 /// Marks the address of a user as proved. If it was not proved before, ends the user's sessions,
-/// API keys, webhooks, second factor, automatic top-up and saved payment methods.
+/// API keys, webhooks, second factor, automatic top-up, saved payment methods and changes of the
+/// address.
 pub(super) async fn prove(
     transaction: &DatabaseTransaction,
     user: UserId,
@@ -90,6 +91,7 @@ pub(super) async fn prove(
     let keys = rows.iter().map(key).collect::<Result<_, _>>()?;
     execute(transaction, REVOKE, vec![id()]).await?;
     let webhooks = execute(transaction, WEBHOOKS, vec![id(), now.micros().into()]).await?;
+    end_what_was_begun(transaction, user).await?;
     for sql in REST {
         execute(transaction, sql, vec![id()]).await?;
     }

@@ -9,7 +9,7 @@ use sea_orm::{
 use crate::store::StoreError;
 use crate::store::connections::execute;
 use domain::{Credits, Origin, SessionId, Timestamp, UserId};
-use entity::{email_token, refresh_token, session, user};
+use entity::{email_token, session, user};
 
 /// The role of a user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +76,8 @@ pub struct User {
     pub is_email_verified: bool,
     /// Their rate limit tier; `None` is the default tier.
     pub tier: Option<String>,
-    /// Incremented by every change of the password. Of two concurrent changes one is refused.
+    /// Incremented by every change of the password or the address, by the first proof of the
+    /// address, and by every end of all sessions. Of two concurrent changes one is refused.
     pub token_version: i64,
     /// When they registered.
     pub created_at: Timestamp,
@@ -158,6 +159,8 @@ pub enum TokenPurpose {
     Reset,
     /// To change the email address.
     Change,
+    /// To set up the second factor of an operator. It is not sent: the command line prints it.
+    Enrolment,
 }
 
 impl TokenPurpose {
@@ -166,12 +169,31 @@ impl TokenPurpose {
             TokenPurpose::Verify => 1,
             TokenPurpose::Reset => 2,
             TokenPurpose::Change => 3,
+            TokenPurpose::Enrolment => 4,
         }
     }
 }
 
 /// The digest of a random token: SHA-256 of its text.
 pub type TokenDigest = [u8; 32];
+
+/// The digests of a refresh token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RefreshDigests {
+    /// Of the token.
+    pub token: TokenDigest,
+    /// Of what all tokens of its session have in common.
+    pub family: TokenDigest,
+}
+
+/// What a session is used with, as stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionCredential {
+    /// A refresh token.
+    Refresh(RefreshDigests),
+    /// The cookie of a browser.
+    Cookie(TokenDigest),
+}
 
 /// Ended sessions of a user that are kept, for the places that their logins came from.
 const ENDED_MAX: i64 = 200;
@@ -206,10 +228,12 @@ pub struct NewSession {
     pub expires_at: Timestamp,
     /// The client's address.
     pub address: String,
+    /// The same, or nothing if it is no place that logins are known from.
+    pub login_address: String,
     /// The user agent of its client.
     pub agent: String,
-    /// The digest of its first refresh token.
-    pub refresh: TokenDigest,
+    /// The digests of its first refresh token, or of its cookie.
+    pub credential: SessionCredential,
     /// Most sessions of a user. The oldest ones above it end.
     pub sessions_max: u64,
 }
@@ -220,6 +244,10 @@ pub(super) async fn insert_session(
     transaction: &DatabaseTransaction,
     new: &NewSession,
 ) -> Result<(), StoreError> {
+    let (refresh, cookie) = match new.credential {
+        SessionCredential::Refresh(digests) => (Some(digests), None),
+        SessionCredential::Cookie(digest) => (None, Some(digest.to_vec())),
+    };
     let row = session::ActiveModel {
         id: Set(new.id.0),
         user_id: Set(new.user.0),
@@ -230,11 +258,13 @@ pub(super) async fn insert_session(
         ended_at: Set(None),
         wrong_proofs: Set(0),
         address: Set(new.address.clone()),
-        login_address: Set(new.address.clone()),
+        login_address: Set(new.login_address.clone()),
         agent: Set(new.agent.clone()),
+        refresh_digest: Set(refresh.map(|digests| digests.token.to_vec())),
+        refresh_family: Set(refresh.map(|digests| digests.family.to_vec())),
+        cookie_digest: Set(cookie),
     };
     session::Entity::insert(row).exec_without_returning(transaction).await?;
-    insert_refresh_token(transaction, new.refresh, new.id).await?;
     let sql = "UPDATE session SET ended_at = $1 WHERE id IN (
             SELECT id FROM session WHERE user_id = $2 AND ended_at IS NULL AND expires_at > $1
             ORDER BY last_used_at DESC, id LIMIT 1000000 OFFSET $3)";
@@ -250,20 +280,6 @@ pub(super) async fn insert_session(
     Ok(())
 }
 
-pub(super) async fn insert_refresh_token(
-    transaction: &DatabaseTransaction,
-    digest: TokenDigest,
-    session: SessionId,
-) -> Result<(), StoreError> {
-    let row = refresh_token::ActiveModel {
-        digest: Set(digest.to_vec()),
-        session_id: Set(session.0),
-        used_at: Set(None),
-    };
-    refresh_token::Entity::insert(row).exec_without_returning(transaction).await?;
-    Ok(())
-}
-
 /// Ends the sessions that match `which` and have not ended. Returns how many.
 pub(super) async fn end_sessions(
     connection: &impl ConnectionTrait,
@@ -276,6 +292,35 @@ pub(super) async fn end_sessions(
         .exec(connection)
         .await?;
     Ok(ended.rows_affected)
+}
+
+/// Puts another cookie in the place of the one of a session.
+pub(super) async fn replace_cookie(
+    transaction: &DatabaseTransaction,
+    id: SessionId,
+    cookie: TokenDigest,
+) -> Result<(), StoreError> {
+    const SQL: &str = "UPDATE session SET cookie_digest = $2
+        WHERE id = $1 AND cookie_digest IS NOT NULL AND ended_at IS NULL";
+    execute(transaction, SQL, vec![id.0.into(), cookie.to_vec().into()]).await?;
+    Ok(())
+}
+
+/// Ends what somebody else may have begun in the account of a user who takes it back: a change of
+/// address, and a second factor that is pending. A token that verifies the address stays. It is for
+/// the one who reads its mail, and a stranger who has registered with it must not end it.
+pub(super) async fn end_what_was_begun(
+    transaction: &DatabaseTransaction,
+    id: UserId,
+) -> Result<(), StoreError> {
+    delete_unused_email_tokens(transaction, id, TokenPurpose::Change).await?;
+    user::Entity::update_many()
+        .filter(user::Column::Id.eq(id.0).and(user::Column::TotpEnabledAt.is_null()))
+        .filter(user::Column::TotpSecret.is_not_null())
+        .col_expr(user::Column::TotpSecret, Value::Bytes(None).into())
+        .exec(transaction)
+        .await?;
+    Ok(())
 }
 
 /// Deletes the unused tokens of a user for this purpose.

@@ -9,13 +9,14 @@ use uuid::Uuid;
 
 use super::UserStore;
 use super::record::{
-    NewSession, SessionSpan, TokenDigest, User, end_sessions, insert_refresh_token, insert_session,
+    NewSession, RefreshDigests, SessionSpan, TokenDigest, User, end_sessions, end_what_was_begun,
+    insert_session,
 };
 use crate::store::connections::{CHUNK, execute, query};
 use crate::store::sql::begin_write;
 use crate::store::{StoreError, audit_log};
 use domain::{Act, ActKind, Actor, Origin, SessionId, Timestamp, UserId};
-use entity::{refresh_token, session, user};
+use entity::{session, user};
 
 /// Most places of a user that a login is compared with.
 const PLACES_MAX: i64 = 100;
@@ -35,6 +36,34 @@ pub struct SessionListing {
     pub address: String,
     /// The user agent of its client.
     pub agent: String,
+    /// Is it a browser's, by cookie?
+    pub is_by_cookie: bool,
+}
+
+/// A session that was found by its cookie.
+#[derive(Clone, Debug)]
+pub struct SessionFound {
+    /// Its user.
+    pub user: User,
+    /// Its id.
+    pub session: SessionId,
+    /// When its user last proved who they are in it.
+    pub confirmed_at: Timestamp,
+    /// When it began.
+    pub created_at: Timestamp,
+    /// When its last use was recorded.
+    pub last_used_at: Timestamp,
+    /// From where that was.
+    pub address: String,
+}
+
+/// A session whose refresh token was found.
+#[derive(Clone, Copy, Debug)]
+pub struct RefreshFound {
+    /// The session.
+    pub session: SessionId,
+    /// Is the token the one that renews it? Otherwise it was used before.
+    pub is_good: bool,
 }
 
 /// The result of using a refresh token.
@@ -121,6 +150,54 @@ impl UserStore {
             .await
     }
 
+    /// The session with this cookie that has neither ended nor expired.
+    pub async fn find_by_cookie(
+        &self,
+        cookie: TokenDigest,
+        now: Timestamp,
+    ) -> Result<Option<SessionFound>, StoreError> {
+        self.database
+            .run(move |database| async move {
+                let which = session::Column::CookieDigest.eq(cookie.to_vec());
+                let found = alive_where(which, now)
+                    .find_also_related(user::Entity)
+                    .one(&database.read)
+                    .await?;
+                let Some((session, Some(user))) = found else { return Ok(None) };
+                Ok(Some(SessionFound {
+                    user: user.into(),
+                    session: SessionId(session.id),
+                    confirmed_at: Timestamp::from_micros(session.confirmed_at),
+                    created_at: Timestamp::from_micros(session.created_at),
+                    last_used_at: Timestamp::from_micros(session.last_used_at),
+                    address: session.address,
+                }))
+            })
+            .await
+    }
+
+    /// Records the use of a session by its cookie, and moves its end to `until`. One that has ended
+    /// stays so.
+    pub async fn use_session(
+        &self,
+        id: SessionId,
+        now: Timestamp,
+        until: Timestamp,
+        address: String,
+    ) -> Result<(), StoreError> {
+        const SQL: &str = "UPDATE session SET last_used_at = $2, expires_at = $3, address = $4
+            WHERE id = $1 AND cookie_digest IS NOT NULL AND ended_at IS NULL AND expires_at > $2
+                AND last_used_at < $2";
+        self.database
+            .run_write(move |database| async move {
+                let (now, until) = (now.micros().into(), until.micros().into());
+                let values = vec![id.0.into(), now, until, address.into()];
+                execute(&database.write, SQL, values).await?;
+                Ok(())
+            })
+            .await
+    }
+
     /// Records that a user has proved again who they are; false if the session has ended.
     pub async fn confirm_session(
         &self,
@@ -164,12 +241,31 @@ impl UserStore {
             .await
     }
 
-    /// Uses a refresh token, and inserts its successor. A session that has lasted as long as one
-    /// may is not renewed.
+    /// The session that a refresh token renews. `None` if the token renews none.
+    pub async fn find_by_refresh_token(
+        &self,
+        token: RefreshDigests,
+        now: Timestamp,
+    ) -> Result<Option<RefreshFound>, StoreError> {
+        self.database
+            .run(move |database| async move {
+                let of_family = session::Column::RefreshFamily.eq(token.family.to_vec());
+                let which = session::Column::RefreshDigest.eq(token.token.to_vec()).or(of_family);
+                let found = alive_where(which, now).one(&database.read).await?;
+                Ok(found.map(|row| RefreshFound {
+                    session: SessionId(row.id),
+                    is_good: row.refresh_digest.as_deref() == Some(token.token.as_slice()),
+                }))
+            })
+            .await
+    }
+
+    /// Uses a refresh token, and puts its successor in its place. A session that has lasted as long
+    /// as one may is not renewed.
     pub async fn refresh_session(
         &self,
-        used: TokenDigest,
-        next: TokenDigest,
+        used: RefreshDigests,
+        next: RefreshDigests,
         now: Timestamp,
         span: SessionSpan,
         from: Origin,
@@ -179,22 +275,25 @@ impl UserStore {
                 let transaction = begin_write(&database.write).await?;
                 // If the token is used concurrently, the database lets only one attempt change the
                 // row.
-                let using = refresh_token::Entity::update_many()
-                    .filter(refresh_token::Column::Digest.eq(used.to_vec()))
-                    .filter(refresh_token::Column::UsedAt.is_null())
-                    .col_expr(refresh_token::Column::UsedAt, Value::from(now.micros()).into())
+                let using = session::Entity::update_many()
+                    .filter(session::Column::RefreshDigest.eq(used.token.to_vec()))
+                    .col_expr(session::Column::RefreshDigest, bytes(next.token))
+                    .col_expr(session::Column::RefreshFamily, bytes(next.family))
                     .exec(&transaction)
                     .await?;
-                let token =
-                    refresh_token::Entity::find_by_id(used.to_vec()).one(&transaction).await?;
-                let Some(token) = token else { return Ok(Refreshed::Unknown) };
-                let found = alive(SessionId(token.session_id), now)
+                let is_good = using.rows_affected > 0;
+                let which = if is_good {
+                    session::Column::RefreshDigest.eq(next.token.to_vec())
+                } else {
+                    session::Column::RefreshFamily.eq(used.family.to_vec())
+                };
+                let found = alive_where(which, now)
                     .find_also_related(user::Entity)
                     .one(&transaction)
                     .await?;
                 let Some((session, Some(user))) = found else { return Ok(Refreshed::Unknown) };
                 let id = SessionId(session.id);
-                if using.rows_affected == 0 {
+                if !is_good {
                     end_sessions(&transaction, session::Column::Id.eq(session.id), now).await?;
                     let user = UserId(user.id);
                     let origin = Origin { actor: Actor::User(user), ..from };
@@ -208,7 +307,6 @@ impl UserStore {
                 if expires_at <= now {
                     return Ok(Refreshed::Unknown);
                 }
-                insert_refresh_token(&transaction, next, id).await?;
                 session::Entity::update_many()
                     .filter(session::Column::Id.eq(session.id))
                     .col_expr(session::Column::LastUsedAt, Value::from(now.micros()).into())
@@ -253,9 +351,24 @@ impl UserStore {
             .await
     }
 
-    /// Ends all sessions of a user. Returns how many.
+    /// Ends all sessions of a user, and what was begun in them. Returns how many.
     pub async fn end_sessions(&self, user: UserId, act: Act) -> Result<u64, StoreError> {
-        self.end_by(session::Column::UserId.eq(user.0), act).await
+        // A new version makes void what goes on at the same time.
+        const AGAIN: &str = "UPDATE users SET token_version = token_version + 1 WHERE id = $1";
+        self.database
+            .run_write(move |database| async move {
+                let transaction = begin_write(&database.write).await?;
+                execute(&transaction, AGAIN, vec![user.0.into()]).await?;
+                let all = session::Column::UserId.eq(user.0);
+                let ended = end_sessions(&transaction, all, act.at).await?;
+                end_what_was_begun(&transaction, user).await?;
+                if ended > 0 {
+                    audit_log::insert(&transaction, &act).await?;
+                }
+                transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
+                Ok(ended)
+            })
+            .await
     }
 
     /// The sessions of a user, the last used one first.
@@ -321,7 +434,7 @@ impl UserStore {
     /// Deletes a chunk of the expired sessions. Returns whether there may be more.
     pub async fn delete_expired_sessions(&self, now: Timestamp) -> Result<bool, StoreError> {
         self.database
-            .run(move |database| async move {
+            .run_job(move |database| async move {
                 let sql = format!(
                     "DELETE FROM session WHERE id IN (
                     SELECT id FROM session WHERE expires_at <= $1 LIMIT {CHUNK})
@@ -345,9 +458,19 @@ pub(super) async fn lock(
 
 /// The session, if it has neither ended nor expired.
 pub(super) fn alive(id: SessionId, now: Timestamp) -> Select<session::Entity> {
-    session::Entity::find_by_id(id.0)
+    alive_where(session::Column::Id.eq(id.0), now)
+}
+
+/// The sessions that match `which` and have neither ended nor expired.
+fn alive_where(which: Expr, now: Timestamp) -> Select<session::Entity> {
+    session::Entity::find()
+        .filter(which)
         .filter(session::Column::EndedAt.is_null())
         .filter(session::Column::ExpiresAt.gt(now.micros()))
+}
+
+fn bytes(digest: TokenDigest) -> Expr {
+    Value::from(digest.to_vec()).into()
 }
 
 impl From<session::Model> for SessionListing {
@@ -359,6 +482,7 @@ impl From<session::Model> for SessionListing {
             expires_at: Timestamp::from_micros(row.expires_at),
             address: row.address,
             agent: row.agent,
+            is_by_cookie: row.cookie_digest.is_some(),
         }
     }
 }

@@ -6,11 +6,15 @@ use sea_orm::{
 };
 
 use super::UserStore;
-use super::record::end_sessions;
-use crate::seal::SecretId;
+use super::email_tokens::use_up;
+use super::record::{
+    Role, TokenDigest, TokenPurpose, end_sessions, end_what_was_begun, replace_cookie,
+};
+use super::sessions::lock;
 use crate::store::sql::begin_write;
 use crate::store::{StoreError, audit_log};
-use domain::{Act, SessionId, UserId};
+use domain::api_key::SecretId;
+use domain::{Act, SessionId, Timestamp, UserId};
 use entity::{recovery_code, session, user};
 
 /// The digest of a recovery code.
@@ -24,6 +28,17 @@ pub struct NewSecondFactor {
     pub step: i64,
     /// The recovery codes.
     pub codes: NewCodes,
+}
+
+/// What became of a pending second factor that was to be enabled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Enabling {
+    /// It is enabled.
+    Enabled,
+    /// It was enabled or replaced in the meantime.
+    Changed,
+    /// Its user is an operator, and there is no valid token of theirs.
+    NoToken,
 }
 
 /// Recovery codes of a user.
@@ -56,19 +71,25 @@ impl UserStore {
 
     /// Enables a pending second factor, if its secret is still the one in `factor`. Marks the time
     /// step of the code as used, inserts the recovery codes, and ends every session of the user but
-    /// `kept`. Returns false if the factor was enabled or replaced in the meantime.
+    /// `kept`, which gets a new cookie if there is one. If the user is an operator by then, also
+    /// uses the token with the digest `token`.
     pub async fn enable_second_factor(
         &self,
         id: UserId,
-        kept: SessionId,
+        (kept, cookie): (SessionId, Option<TokenDigest>),
         factor: NewSecondFactor,
+        token: Option<TokenDigest>,
         act: Act,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Enabling, StoreError> {
         use user::Column::{Id, TotpEnabledAt, TotpSecret, TotpStep};
         let NewSecondFactor { sealed, step, codes } = factor;
         self.database
             .run_write(move |database| async move {
                 let transaction = begin_write(&database.write).await?;
+                lock(&transaction, id).await?;
+                if !may_enable(&transaction, id, token, act.at).await? {
+                    return Ok(Enabling::NoToken);
+                }
                 let is_pending = TotpEnabledAt.is_null().and(TotpSecret.eq(sealed));
                 let changed = user::Entity::update_many()
                     .filter(Id.eq(id.0).and(is_pending))
@@ -77,14 +98,18 @@ impl UserStore {
                     .exec(&transaction)
                     .await?;
                 if changed.rows_affected == 0 {
-                    return Ok(false);
+                    return Ok(Enabling::Changed);
                 }
                 replace_codes(&transaction, id, &codes).await?;
                 let others = session::Column::UserId.eq(id.0).and(session::Column::Id.ne(kept.0));
                 end_sessions(&transaction, others, act.at).await?;
+                if let Some(cookie) = cookie {
+                    replace_cookie(&transaction, kept, cookie).await?;
+                }
+                end_what_was_begun(&transaction, id).await?;
                 audit_log::insert(&transaction, &act).await?;
                 transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
-                Ok(true)
+                Ok(Enabling::Enabled)
             })
             .await
     }
@@ -181,6 +206,22 @@ impl UserStore {
             })
             .await
     }
+}
+
+/// May the user enable a second factor? An operator may with a token of theirs, which this uses.
+async fn may_enable(
+    transaction: &DatabaseTransaction,
+    id: UserId,
+    token: Option<TokenDigest>,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let user = user::Entity::find_by_id(id.0).one(transaction).await?;
+    if user.is_none_or(|user| user.role != Role::Admin.code()) {
+        return Ok(true);
+    }
+    let Some(token) = token else { return Ok(false) };
+    let used = use_up(transaction, TokenPurpose::Enrolment, token, now).await?;
+    Ok(used.is_some_and(|token| token.user_id == id.0))
 }
 
 async fn delete_codes(transaction: &DatabaseTransaction, id: UserId) -> Result<(), StoreError> {

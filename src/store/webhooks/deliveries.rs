@@ -1,17 +1,21 @@
 //! Deliveries of events to endpoints, and the attempts of each.
 
-use sea_orm::QueryResult;
+use std::fmt::Write as _;
+
+use sea_orm::{DatabaseConnection, QueryResult, Value};
 use uuid::Uuid;
 
 use super::WebhookStore;
 use super::record::{
-    Attempt, DeliveryLog, Destination, DueDelivery, DueEndpoint, EventToSend, Verdict,
+    Attempt, DeliveryFilter, DeliveryLog, Destination, DueDelivery, DueEndpoint, EventToSend,
+    Verdict,
 };
 use crate::store::StoreError;
 use crate::store::connections::{CHUNK, execute, query};
 use crate::store::outbox::insert_delivery;
 use crate::store::sql::begin_write;
 use domain::delivery::DeliveryStatus;
+use domain::event::test_data;
 use domain::{AccountId, DeliveryId, EndpointId, EventId, EventKind, Timestamp};
 
 const ATTEMPT: &str = "INSERT INTO webhook_attempt
@@ -31,8 +35,39 @@ pub(super) const GIVE_UP: &str =
     "UPDATE webhook_delivery SET status = 3, next_at = NULL, ended_at = $1
     WHERE endpoint_id = $2 AND status = 1";
 
+/// Test events of one endpoint that are on their way. They cost nothing.
+const TESTS_PENDING_MAX: i64 = 5;
+
+/// The columns of [`logged`].
+const DELIVERY_COLUMNS: &str = "d.id, d.event_id, e.kind, d.status, d.next_at, d.created_at";
+
+/// A delivery of a row, with its attempts.
+async fn logged(
+    connection: &DatabaseConnection,
+    row: &QueryResult,
+) -> Result<DeliveryLog, StoreError> {
+    const ATTEMPTS: &str = "SELECT at, status, error, answer, latency_micros FROM webhook_attempt
+        WHERE delivery_id = $1 ORDER BY number";
+    let id: Uuid = row.try_get_by_index(0)?;
+    let attempts = query(connection, ATTEMPTS, vec![id.into()]).await?;
+    let attempts = attempts.iter().map(attempt).collect::<Result<_, _>>()?;
+    let status = DeliveryStatus::from_code(row.try_get_by_index(3)?);
+    let next_at: Option<i64> = row.try_get_by_index(4)?;
+    Ok(DeliveryLog {
+        id: DeliveryId(id),
+        event: EventId(row.try_get_by_index(1)?),
+        kind: row.try_get_by_index(2)?,
+        status: status
+            .ok_or_else(|| StoreError::Corrupt("a delivery has an unknown status".into()))?,
+        next_at: next_at.map(Timestamp::from_micros),
+        created_at: Timestamp::from_micros(row.try_get_by_index(5)?),
+        attempts,
+    })
+}
+
 impl WebhookStore {
-    /// Writes a test event for one endpoint. Returns the id of its delivery.
+    /// Writes a test event for one endpoint. Returns the id of its delivery. If as many as may are
+    /// on their way, writes none and returns the last one.
     pub async fn insert_test_event(
         &self,
         account: AccountId,
@@ -41,17 +76,28 @@ impl WebhookStore {
     ) -> Result<DeliveryId, StoreError> {
         const SQL: &str = "INSERT INTO webhook_event (id, account_id, kind, once, at, data)
             VALUES ($1, $2, $3, $4, $5, $6)";
+        const PENDING: &str = "SELECT d.id FROM webhook_delivery AS d
+            INNER JOIN webhook_event AS e ON e.id = d.event_id
+            WHERE d.endpoint_id = $1 AND d.next_at IS NOT NULL AND e.kind = $2
+            ORDER BY d.id DESC LIMIT $3";
         self.database
             .run_write(move |database| async move {
                 let transaction = begin_write(&database.write).await?;
                 let (id, kind) = (Uuid::now_v7(), EventKind::Test.name());
+                let values = vec![endpoint.0.into(), kind.into(), TESTS_PENDING_MAX.into()];
+                let pending = query(&transaction, PENDING, values).await?;
+                if i64::try_from(pending.len()).is_ok_and(|count| count >= TESTS_PENDING_MAX)
+                    && let Some(last) = pending.first()
+                {
+                    return Ok(DeliveryId(last.try_get_by_index(0)?));
+                }
                 let values = vec![
                     id.into(),
                     account.0.into(),
                     kind.into(),
                     format!("{kind}:{id}").into(),
                     at.micros().into(),
-                    format!("{{\"endpoint_id\":\"{endpoint}\"}}").into(),
+                    test_data(endpoint).into(),
                 ];
                 execute(&transaction, SQL, values).await?;
                 let delivery = insert_delivery(&transaction, id, endpoint.0, at.micros()).await?;
@@ -69,38 +115,68 @@ impl WebhookStore {
         endpoint: EndpointId,
         before: Option<DeliveryId>,
         limit: u64,
+        filter: DeliveryFilter,
     ) -> Result<Vec<DeliveryLog>, StoreError> {
-        const SQL: &str = "SELECT d.id, d.event_id, e.kind, d.status, d.next_at, d.created_at
-            FROM webhook_delivery AS d INNER JOIN webhook_event AS e ON e.id = d.event_id
-            WHERE d.endpoint_id = $1 AND d.id < $2 ORDER BY d.id DESC LIMIT $3";
-        const ATTEMPTS: &str =
-            "SELECT at, status, error, answer, latency_micros FROM webhook_attempt
-            WHERE delivery_id = $1 ORDER BY number";
         self.database
             .run(move |database| async move {
                 let before = before.map_or(Uuid::max(), |id| id.0);
                 let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-                let values = vec![endpoint.0.into(), before.into(), limit.into()];
+                let mut values = vec![endpoint.0.into(), before.into(), limit.into()];
+                let mut conditions = String::new();
+                let status: Option<Value> = filter.status.map(|status| status.code().into());
+                let kind: Option<Value> = filter.kind.map(|kind| kind.name().into());
+                for (column, value) in [("d.status", status), ("e.kind", kind)] {
+                    if let Some(value) = value {
+                        values.push(value);
+                        let _ = write!(conditions, " AND {column} = ${}", values.len());
+                    }
+                }
+                let sql = format!(
+                    "SELECT {DELIVERY_COLUMNS}
+                    FROM webhook_delivery AS d INNER JOIN webhook_event AS e ON e.id = d.event_id
+                    WHERE d.endpoint_id = $1 AND d.id < $2{conditions}
+                    ORDER BY d.id DESC LIMIT $3"
+                );
                 let mut log = Vec::new();
-                for row in query(&database.read, SQL, values).await? {
-                    let id: Uuid = row.try_get_by_index(0)?;
-                    let attempts = query(&database.read, ATTEMPTS, vec![id.into()]).await?;
-                    let attempts = attempts.iter().map(attempt).collect::<Result<_, _>>()?;
-                    let status = DeliveryStatus::from_code(row.try_get_by_index(3)?);
-                    let next_at: Option<i64> = row.try_get_by_index(4)?;
-                    log.push(DeliveryLog {
-                        id: DeliveryId(id),
-                        event: EventId(row.try_get_by_index(1)?),
-                        kind: row.try_get_by_index(2)?,
-                        status: status.ok_or_else(|| {
-                            StoreError::Corrupt("a delivery has an unknown status".into())
-                        })?,
-                        next_at: next_at.map(Timestamp::from_micros),
-                        created_at: Timestamp::from_micros(row.try_get_by_index(5)?),
-                        attempts,
-                    });
+                for row in query(&database.read, &sql, values).await? {
+                    log.push(logged(&database.read, &row).await?);
                 }
                 Ok(log)
+            })
+            .await
+    }
+
+    /// One delivery of an endpoint, with what is sent and with what it is signed now.
+    pub async fn find_delivery(
+        &self,
+        endpoint: EndpointId,
+        delivery: DeliveryId,
+        now: Timestamp,
+    ) -> Result<Option<(DeliveryLog, EventToSend, Destination)>, StoreError> {
+        self.database
+            .run(move |database| async move {
+                let sql = format!(
+                    "SELECT {DELIVERY_COLUMNS}, e.at, e.data, w.secret, w.former_secret,
+                        w.former_until, w.url
+                    FROM webhook_delivery AS d INNER JOIN webhook_event AS e ON e.id = d.event_id
+                    INNER JOIN webhook_endpoint AS w ON w.id = d.endpoint_id
+                    WHERE d.endpoint_id = $1 AND d.id = $2"
+                );
+                let values = vec![endpoint.0.into(), delivery.0.into()];
+                let rows = query(&database.read, &sql, values).await?;
+                let Some(row) = rows.first() else { return Ok(None) };
+                let event = EventToSend {
+                    at: Timestamp::from_micros(row.try_get_by_index(6)?),
+                    data: row.try_get_by_index(7)?,
+                };
+                let former: Option<Vec<u8>> = row.try_get_by_index(9)?;
+                let until: Option<i64> = row.try_get_by_index(10)?;
+                let destination = Destination {
+                    url: row.try_get_by_index(11)?,
+                    secret: row.try_get_by_index(8)?,
+                    former: former.filter(|_| until.is_some_and(|until| until > now.micros())),
+                };
+                Ok(Some((logged(&database.read, row).await?, event, destination)))
             })
             .await
     }
@@ -132,8 +208,8 @@ impl WebhookStore {
         but: Vec<EndpointId>,
     ) -> Result<Vec<DueEndpoint>, StoreError> {
         // One index lookup for each endpoint, no matter how many deliveries are due.
-        const SQL: &str = "SELECT id, account_id, first FROM (
-                SELECT id, account_id, (SELECT MIN(next_at) FROM webhook_delivery
+        const SQL: &str = "SELECT id, account_id, is_failing FROM (
+                SELECT id, account_id, failing_since IS NOT NULL AS is_failing, (SELECT MIN(next_at) FROM webhook_delivery
                     WHERE endpoint_id = webhook_endpoint.id AND next_at IS NOT NULL) AS first
                 FROM webhook_endpoint WHERE is_enabled) AS waiting
             WHERE first <= $1 ORDER BY first";
@@ -143,6 +219,7 @@ impl WebhookStore {
                     Ok::<_, StoreError>(DueEndpoint {
                         id: EndpointId(row.try_get_by_index(0)?),
                         account: AccountId(row.try_get_by_index(1)?),
+                        is_failing: row.try_get_by_index(2)?,
                     })
                 };
                 let mut found = Vec::new();
@@ -199,7 +276,7 @@ impl WebhookStore {
         const ENDPOINT: &str = "SELECT secret, former_secret, former_until, url
             FROM webhook_endpoint WHERE id = $1 AND is_enabled";
         self.database
-            .run_write(move |database| async move {
+            .run_job(move |database| async move {
                 execute(&database.write, CLAIM, vec![format!(":{event}").into(), event.0.into()])
                     .await?;
                 let events = query(&database.write, EVENT, vec![event.0.into()]).await?;
@@ -236,7 +313,7 @@ impl WebhookStore {
         let account = delivery.account;
         let is_switched_off = self
             .database
-            .run_write(move |database| async move {
+            .run_job(move |database| async move {
                 let transaction = begin_write(&database.write).await?;
                 let (at, endpoint) = (attempt.at.micros(), delivery.endpoint.0);
                 let is_gone = attempt.status == Some(410);
@@ -295,7 +372,7 @@ impl WebhookStore {
     /// whether there may be more.
     pub async fn delete_old_events(&self, before: Timestamp) -> Result<bool, StoreError> {
         self.database
-            .run(move |database| async move {
+            .run_job(move |database| async move {
                 let sql = format!(
                     "DELETE FROM webhook_event WHERE id IN (
                     SELECT id FROM webhook_event WHERE at < $1 AND NOT EXISTS (

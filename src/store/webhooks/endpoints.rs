@@ -162,7 +162,7 @@ impl WebhookStore {
         const GONE: &str = "SELECT id FROM webhook_endpoint WHERE deleted_at < $1 LIMIT 1";
         const ENDPOINT: &str = "DELETE FROM webhook_endpoint WHERE id = $1";
         self.database
-            .run(move |database| async move {
+            .run_job(move |database| async move {
                 let gone = query(&database.read, GONE, vec![before.micros().into()]).await?;
                 let Some(row) = gone.first() else { return Ok(false) };
                 let id: Uuid = row.try_get_by_index(0)?;

@@ -10,8 +10,8 @@ mod record;
 mod subscribers;
 
 pub use record::{
-    Attempt, DeliveryLog, Destination, DueDelivery, DueEndpoint, Endpoint, EndpointChange,
-    EventToSend, NewEndpoint, Verdict,
+    Attempt, DeliveryFilter, DeliveryLog, Destination, DueDelivery, DueEndpoint, Endpoint,
+    EndpointChange, EventToSend, NewEndpoint, Verdict,
 };
 
 /// The webhooks of the database. Cheap to clone.

@@ -1,7 +1,7 @@
 //! The rows of webhook endpoints and their deliveries.
 
 use domain::delivery::DeliveryStatus;
-use domain::{AccountId, DeliveryId, EndpointId, Environment, EventId, Timestamp};
+use domain::{AccountId, DeliveryId, EndpointId, Environment, EventId, EventKind, Timestamp};
 
 /// An endpoint as stored.
 #[derive(Clone, Debug)]
@@ -69,6 +69,8 @@ pub struct DueEndpoint {
     pub id: EndpointId,
     /// Its account.
     pub account: AccountId,
+    /// Has it failed since its last successful delivery?
+    pub is_failing: bool,
 }
 
 /// A delivery that is due.
@@ -121,6 +123,15 @@ pub enum Verdict {
     Again(Timestamp),
     /// No attempt follows.
     GivenUp,
+}
+
+/// Which deliveries of a list. Each field that is set leaves fewer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DeliveryFilter {
+    /// Of this status.
+    pub status: Option<DeliveryStatus>,
+    /// Of an event of this kind.
+    pub kind: Option<EventKind>,
 }
 
 /// A delivery with its attempts.

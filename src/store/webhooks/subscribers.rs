@@ -94,7 +94,7 @@ impl WebhookStore {
             return Ok(());
         }
         self.database
-            .run_write(move |database| async move {
+            .run_job(move |database| async move {
                 // Most of these events were written before.
                 let backend = database.read.get_database_backend();
                 let known =

@@ -9,40 +9,65 @@ use super::position::mark;
 use crate::store::Store;
 use crate::store::error::StoreError;
 use crate::store::sql::query;
-use domain::{AccountId, Credits, LedgerEntry, Link};
+use domain::audit::check_bill;
+use domain::{AccountId, Bill, Credits, LedgerEntry, Link};
 use entity::account;
 
+/// What `verify` finds in the journal beyond the tables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AuditedJournal {
+    /// Number of entries that are not yet in the tables.
+    pub entries: u64,
+    /// Number of those with a bill.
+    pub bills: u64,
+    /// The accounts whose entries do not continue their ledgers, or do not take what their bills
+    /// come to, each with the reason.
+    pub found: Vec<(AccountId, String)>,
+}
+
 impl Store {
-    /// Returns how many entries are in the journal and not yet in the tables, and the accounts
-    /// whose entries do not continue their ledgers, each with the reason.
-    pub async fn audited_journal(&self) -> Result<(u64, Vec<(AccountId, String)>), StoreError> {
+    /// Checks the entries that are in the journal and not yet in the tables.
+    pub async fn audited_journal(&self) -> Result<AuditedJournal, StoreError> {
         // Reads the journal before the mark. A batch that is checkpointed in between is below the
         // mark, so no batch is missed.
         let batches = self.journaled_batches()?.all().await?;
+        // After the journal, so that it has every version that the journal names.
+        let book = self.price_book().await?.book;
+        let cost_of = |bill: &Bill| bill.cost(&book);
         let snapshot = self.snapshot().await?;
         let mark = mark(&snapshot).await?;
-        let (mut ends, mut found) = (BTreeMap::<AccountId, End>::new(), Vec::new());
-        let mut entries: u64 = 0;
+        let (mut ends, mut audited) =
+            (BTreeMap::<AccountId, End>::new(), AuditedJournal::default());
         let refused = "SELECT DISTINCT account_id FROM journal_refused ORDER BY account_id";
         for row in query(&snapshot, refused, []).await? {
             let account = AccountId(row.try_get_by_index(0)?);
-            found.push((account, "the tables refuse its entries of the journal".to_owned()));
+            audited.find(account, "the tables refuse its entries of the journal".to_owned());
         }
         let beyond = batches.iter().filter(|(at, _)| *at > mark);
         for entry in beyond.flat_map(|(_, batch)| &batch.entries) {
-            entries = entries.saturating_add(1);
+            audited.entries = audited.entries.saturating_add(1);
+            audited.bills = audited.bills.saturating_add(u64::from(entry.bill.is_some()));
+            if let Err(what) = check_bill(entry, &cost_of) {
+                audited.find(entry.account, what);
+            }
             let end = match ends.entry(entry.account) {
                 Entry::Occupied(end) => end.into_mut(),
                 Entry::Vacant(none) => none.insert(end_of(&snapshot, entry.account).await?),
             };
             if !end.is_followed_by(entry) {
                 let what = format!("entry {} in the journal does not follow", entry.seq);
-                found.push((entry.account, what));
+                audited.find(entry.account, what);
                 *end = End { seq: entry.seq, balance: entry.balance_after, link: entry.link };
             }
         }
         snapshot.rollback().await?;
-        Ok((entries, found))
+        Ok(audited)
+    }
+}
+
+impl AuditedJournal {
+    fn find(&mut self, account: AccountId, what: String) {
+        self.found.push((account, what));
     }
 }
 

@@ -5,7 +5,8 @@
 //! records, changes of holds, changes of keys and acts of the audit log. Each is a list of tuples.
 //! The order and the types of the fields below are the format: if you change either, raise
 //! [`FORMAT`]. Amounts are in nano-dollars, instants in microseconds since 1970, ids are 16 bytes,
-//! and enums are their codes. Kinds of acts are their names, and networks are text.
+//! enums are their codes, and bills their bytes. Kinds of acts are their names, and networks are
+//! text.
 //!
 //! A batch that has anything else (recorded answers, new keys, payments) is committed to the tables
 //! and never journaled.
@@ -16,20 +17,23 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::former;
 use super::position::Position;
 use crate::store::error::{CommitError, StoreError};
 use domain::hold::HoldEndKind;
+use domain::stored_bill::StoredBill;
 use domain::{
     AccountId, Act, ActKind, Actor, Batch, Change, ChargeId, Credits, Day, Ending, EntryKind, Hold,
     HoldChange, HoldEnd, KeyEdit, KeyId, KeySpend, LedgerEntry, Link, Month, Network, Origin,
     PolicyChange, SpendingLimits, Tally, Timestamp, UsageRecord, UserId,
 };
 
-/// The first byte of a batch. Formats 1 to 3 were never released.
-const FORMAT: u8 = 4;
+/// The first byte of a batch. Formats 1 to 3 were never released. [`former`] reads format 4, whose
+/// entries and holds have no bill.
+const FORMAT: u8 = 5;
 
 /// A value of the domain that is in a batch, and its form in the journal.
-trait Field: Sized {
+pub(super) trait Field: Sized {
     type Written<'b>: Serialize + Deserialize<'b>;
 
     fn written(&self) -> Self::Written<'_>;
@@ -152,6 +156,18 @@ impl<F: Field> Field for Vec<F> {
     }
 }
 
+impl Field for StoredBill {
+    type Written<'b> = &'b [u8];
+
+    fn written(&self) -> &[u8] {
+        self.bytes()
+    }
+
+    fn read(written: &[u8]) -> Option<Self> {
+        StoredBill::read(written)
+    }
+}
+
 impl Field for Network {
     type Written<'b> = String;
 
@@ -202,6 +218,7 @@ layout! {
         month: Month,
         at: Timestamp,
         link: Link,
+        bill: Option<StoredBill>,
     }
     KeySpend {
         key: KeyId,
@@ -239,6 +256,7 @@ layout! {
         earned: Credits,
         opened_at: Timestamp,
         expires_at: Timestamp,
+        bill: Option<StoredBill>,
     }
     HoldEnd {
         id: ChargeId,
@@ -282,7 +300,7 @@ layout! {
 }
 
 #[derive(Serialize, Deserialize)]
-enum WrittenHold<'b> {
+pub(super) enum WrittenHold<'b> {
     #[serde(borrow)]
     Opened(<Hold as Field>::Written<'b>),
     Extended(<Hold as Field>::Written<'b>),
@@ -311,7 +329,7 @@ impl Field for HoldChange {
 
 /// A change of a key: the account, the key, and what changes.
 #[derive(Serialize, Deserialize)]
-enum WrittenChange<'b> {
+pub(super) enum WrittenChange<'b> {
     Limits(i64, [u8; 16], <SpendingLimits as Field>::Written<'b>),
     Edited(i64, [u8; 16], #[serde(borrow)] <KeyEdit as Field>::Written<'b>),
     Revoked(i64, [u8; 16], i64),
@@ -357,8 +375,9 @@ impl WrittenChange<'_> {
     }
 }
 
-type List<'b, F> = Vec<<F as Field>::Written<'b>>;
-type Written<'b> = (
+pub(super) type List<'b, F> = Vec<<F as Field>::Written<'b>>;
+/// A batch as it is written: entries, counters, usage records, holds, changes of keys, acts.
+pub(super) type Written<'b> = (
     List<'b, LedgerEntry>,
     List<'b, KeySpend>,
     List<'b, UsageRecord>,
@@ -383,9 +402,14 @@ pub(super) fn encode(batch: &Batch) -> Result<Vec<u8>, CommitError> {
 }
 
 fn decode(bytes: &[u8]) -> Option<Batch> {
-    let bytes = bytes.strip_prefix(&[FORMAT])?;
-    let (entries, spends, usage, holds, changes, acts): Written<'_> =
-        postcard::from_bytes(bytes).ok()?;
+    match bytes.split_first()? {
+        (&FORMAT, bytes) => read(postcard::from_bytes(bytes).ok()?),
+        (&former::FORMAT, bytes) => read(former::read(bytes)?),
+        _ => None,
+    }
+}
+
+fn read((entries, spends, usage, holds, changes, acts): Written<'_>) -> Option<Batch> {
     let spends = spends.into_iter().map(KeySpend::read).map(|spend| Some((spend?.key, spend?)));
     let act = |(account, act)| Some((Field::read(account)?, Field::read(act)?));
     Some(Batch {
@@ -472,6 +496,7 @@ mod tests {
             month,
             at,
             link: Link([4; 32]),
+            bill: None,
         };
         let spend = KeySpend {
             key,
@@ -495,6 +520,7 @@ mod tests {
             earned: Credits::from_nanos(1),
             opened_at: at,
             expires_at: at,
+            bill: None,
         };
         let end = HoldEnd {
             id,
@@ -522,18 +548,71 @@ mod tests {
         }
     }
 
+    /// The sample, with a bill in each entry and hold.
+    fn billed() -> Batch {
+        let bill = StoredBill::read(&[0, 1, 20, 0, 0, 0x90, 3, 16, 0xd8, 4, 24, 1]);
+        assert!(bill.is_some());
+        let mut batch = sample();
+        batch.entries.iter_mut().for_each(|entry| entry.bill = bill);
+        for change in &mut batch.holds {
+            if let HoldChange::Opened(hold) | HoldChange::Extended(hold) = change {
+                hold.bill = bill;
+            }
+        }
+        batch
+    }
+
     #[test]
     fn a_batch_is_read_as_it_was_written() {
-        let batch = sample();
-        let bytes = encode(&batch).unwrap();
-        assert_eq!(bytes.first(), Some(&FORMAT));
-        assert_eq!(format!("{:?}", decode(&bytes).unwrap()), format!("{batch:?}"));
+        for batch in [sample(), billed()] {
+            let bytes = encode(&batch).unwrap();
+            assert_eq!(bytes.first(), Some(&FORMAT));
+            assert_eq!(format!("{:?}", decode(&bytes).unwrap()), format!("{batch:?}"));
+        }
+    }
+
+    /// What a paid call adds to the journal with its bill.
+    #[test]
+    fn a_bill_takes_few_bytes() {
+        let (without, with) = (encode(&sample()).unwrap(), encode(&billed()).unwrap());
+        let (entries, holds) = (sample().entries.len(), 2);
+        assert!(with.len() - without.len() <= (entries + holds) * 13, "{}", with.len());
     }
 
     #[test]
     fn what_is_of_another_format_or_cut_off_is_not_read() {
-        let bytes = encode(&sample()).unwrap();
+        let bytes = encode(&billed()).unwrap();
         assert!((0..bytes.len()).all(|length| decode(&bytes[..length]).is_none()));
-        assert!(decode(&[&[FORMAT - 1], &bytes[1..]].concat()).is_none());
+        for format in [FORMAT - 2, FORMAT - 1, FORMAT + 1] {
+            assert!(decode(&[&[format], &bytes[1..]].concat()).is_none(), "{format}");
+        }
+    }
+
+    /// [`sample`], as the last server that wrote format 4 wrote it.
+    const FORMER: &str = "04020e06040409be01000000000000000000000000000000090100000000000000000000000000000008b6b3\
+        02bcfb028080f281838985060404040404040404040404040404040404040404040404040404040404040404\
+        0e06040409be010000000000000000000000000000000900b6b302bcfb028080f28183898506040404040404\
+        04040404040404040404040404040404040404040404040404040100000000000000000000000000000008b6\
+        b3020abcfb020c018080f2818389850601000000000000000000000000000000090e01060000000000000000\
+        000000000000000804504f5354032f7631027631016dc8010a010202048080f2818389850614030000000000\
+        0000000000000000000000090e00000000000000000000000000000008b6b302bcfb0212028080f281838985\
+        068080f2818389850601000000000000000000000000000000090e00000000000000000000000000000008b6\
+        b302bcfb0212028080f281838985068080f2818389850602000000000000000000000000000000090e02120a\
+        8080f2818389850605000e0000000000000000000000000000000800010e0000010e00000000000000000000\
+        00000000000801016e01018080f281838985060100010102036f332a016d0101020c3139322e302e322e302f\
+        32340f323030313a6462383a3a312f313238010105010e000000000000000000000000000000080000000000\
+        00020e000000000000000000000000000000088080f28183898506030e000000000000000000000000000000\
+        088080f28183898506020e0000000000000000000000000000000a8080f28183898506000000000000000000\
+        0000000000000b02010000000000000000000000000000000b093139322e302e322e3101610b6b65792e7265\
+        766f6b6564036b6579037768790e0000000000000000000000000000000a8080f28183898506000000000000\
+        0000000000000000000b0800093139322e302e322e3101610b6b65792e7265766f6b65640000";
+
+    /// A server that is brought up to date finds the batches of the one before.
+    #[test]
+    fn a_batch_of_the_former_format_is_read() {
+        let bytes = hex::decode(FORMER).unwrap();
+        assert_eq!(bytes.first(), Some(&former::FORMAT));
+        assert_eq!(format!("{:?}", decode(&bytes).unwrap()), format!("{:?}", sample()));
+        assert!((0..bytes.len()).all(|length| decode(&bytes[..length]).is_none()));
     }
 }

@@ -84,9 +84,11 @@ mod audit;
 mod checkpoint;
 pub(in crate::store) mod file;
 mod format;
+mod former;
 mod position;
 pub(in crate::store) mod table;
 
+pub use audit::AuditedJournal;
 pub use checkpoint::report_refused;
 
 /// How many batches one page has.
