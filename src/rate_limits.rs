@@ -16,7 +16,7 @@ use governor::state::keyed::DashMapStateStore;
 use governor::{Quota, RateLimiter};
 
 use crate::config::{RateLimitSettings, TierSettings};
-use domain::address::network;
+use domain::address::{CALLERS, CallerNetwork, networks};
 use domain::pricing::RouteClass;
 use domain::{AccountId, KeyId, SessionId, Timestamp, UserId};
 
@@ -43,6 +43,7 @@ pub struct RateLimitStatus {
 /// 100 percent.
 const WHOLE: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
 
+const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
 
@@ -59,23 +60,34 @@ struct Bound<K: Clone + Eq + std::hash::Hash> {
     limiter: Limiter<K>,
 }
 
+/// A limit for each address. IPv6 addresses count by /64, and by the /56 and the /48 that it is of,
+/// which may be of one owner.
+struct AddressBound {
+    /// In the order of [`networks`].
+    bounds: Vec<Bound<CallerNetwork>>,
+}
+
 /// The limits of one tier for one class of routes. The shortest window comes first, so that a
 /// request that it refuses does not count for the day.
 type Bounds = Vec<Bound<Subject>>;
 
 /// Every rate limit, with its counters.
 pub struct RateLimits {
-    address: Option<Bound<IpAddr>>,
+    address: Option<AddressBound>,
+    /// TLS handshakes of an address.
+    handshakes: Option<AddressBound>,
     tiers: BTreeMap<String, BTreeMap<RouteClass, Bounds>>,
     default_tier: String,
     /// The limits that owners set for their keys.
     own: DashMap<KeyId, (NonZeroU32, Arc<Bound<KeyId>>)>,
     /// Limits of requests with a session, by user: changes and payments.
     changes: Option<Bound<UserId>>,
+    /// Changes by session, before it is known whether the session has ended.
+    session_changes: Option<Bound<SessionId>>,
     payments: Option<Bound<UserId>>,
     /// Reads behind a login, by session and by address.
     reads: Option<Bound<SessionId>>,
-    address_reads: Option<Bound<IpAddr>>,
+    address_reads: Option<AddressBound>,
     /// Exports of everything of a user.
     exports: Option<Bound<UserId>>,
 }
@@ -126,6 +138,38 @@ impl<K: Clone + Eq + std::hash::Hash> Bound<K> {
     }
 }
 
+impl AddressBound {
+    fn new(policy: &'static str, count: NonZeroU32, window: Duration) -> Option<Self> {
+        let bound = |callers| Bound::new(policy, count, WHOLE.saturating_mul(callers), window);
+        let bounds = CALLERS.into_iter().map(bound).collect::<Option<Vec<_>>>()?;
+        Some(AddressBound { bounds })
+    }
+
+    /// Counts a request. Returns the limit with the fewest requests left. If a limit is exceeded,
+    /// that one, and how long to wait.
+    fn check(
+        &self,
+        address: IpAddr,
+        now: Timestamp,
+    ) -> Option<(RateLimitStatus, Option<Duration>)> {
+        let mut closest: Option<(RateLimitStatus, Option<Duration>)> = None;
+        for ((network, _), bound) in networks(address).zip(&self.bounds) {
+            let (status, wait) = bound.check(&network, now);
+            if wait.is_some() {
+                return Some((status, wait));
+            }
+            if closest.is_none_or(|(closest, _)| status.remaining < closest.remaining) {
+                closest = Some((status, None));
+            }
+        }
+        closest
+    }
+
+    fn forget_idle(&self) {
+        self.bounds.iter().for_each(Bound::forget_idle);
+    }
+}
+
 fn check<K: Clone + Eq + std::hash::Hash>(
     bound: Option<&Bound<K>>,
     subject: &K,
@@ -164,10 +208,12 @@ impl RateLimits {
             let (tiers, own) = (BTreeMap::new(), DashMap::new());
             return RateLimits {
                 address: None,
+                handshakes: None,
                 tiers,
                 default_tier,
                 own,
                 changes: None,
+                session_changes: None,
                 payments: None,
                 reads: None,
                 address_reads: None,
@@ -185,22 +231,18 @@ impl RateLimits {
             (name.clone(), BTreeMap::from(bounds))
         });
         RateLimits {
-            address: Bound::new(
-                "address",
-                settings.address_per_second,
-                WHOLE,
-                Duration::from_secs(1),
-            ),
+            address: AddressBound::new("address", settings.address_per_second, SECOND),
+            handshakes: AddressBound::new("handshakes", settings.handshakes_per_second, SECOND),
             tiers: tiers.collect(),
             default_tier,
             own: DashMap::new(),
             changes: Bound::new("changes", settings.changes_per_minute, WHOLE, MINUTE),
+            session_changes: Bound::new("changes", settings.changes_per_minute, WHOLE, MINUTE),
             payments: Bound::new("payments", settings.payments_per_hour, WHOLE, HOUR),
             reads: Bound::new("reads", settings.reads_per_minute, WHOLE, MINUTE),
-            address_reads: Bound::new(
+            address_reads: AddressBound::new(
                 "address reads",
                 settings.address_reads_per_minute,
-                WHOLE,
                 MINUTE,
             ),
             exports: Bound::new("exports", settings.exports_per_hour, WHOLE, HOUR),
@@ -213,16 +255,32 @@ impl RateLimits {
         check(self.changes.as_ref(), &user, now)
     }
 
+    /// Counts such a request by its session, which may have ended. If the limit is exceeded, the
+    /// error is the number of seconds to wait, at least 1.
+    pub fn check_session_change(&self, session: SessionId, now: Timestamp) -> Result<(), u64> {
+        check(self.session_changes.as_ref(), &session, now)
+    }
+
     /// Counts a request behind a login that reads, by its session. If the limit is exceeded, the
     /// error has the seconds to wait.
     pub fn check_read(&self, session: SessionId, now: Timestamp) -> Result<(), u64> {
         check(self.reads.as_ref(), &session, now)
     }
 
-    /// Counts a request behind a login that reads, by its address. If the limit is exceeded, the
-    /// error has the seconds to wait.
+    /// Counts a request behind a login that reads, by the networks of its address. If the limit is
+    /// exceeded, the error has the seconds to wait.
     pub fn check_address_read(&self, address: IpAddr, now: Timestamp) -> Result<(), u64> {
-        check(self.address_reads.as_ref(), &network(address), now)
+        match self.address_reads.as_ref().and_then(|bound| bound.check(address, now)) {
+            Some((_, Some(wait))) => Err(seconds_up(wait).max(1)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Counts a TLS handshake of an address, by its networks. False if the limit is exceeded.
+    #[must_use]
+    pub fn check_handshake(&self, address: IpAddr, now: Timestamp) -> bool {
+        let checked = self.handshakes.as_ref().and_then(|limit| limit.check(address, now));
+        checked.is_none_or(|(_, wait)| wait.is_none())
     }
 
     /// Counts a payment that a user begins with a session. If the limit is exceeded, the error is
@@ -237,17 +295,17 @@ impl RateLimits {
         check(self.exports.as_ref(), &user, now)
     }
 
-    /// Counts a request from an address. IPv6 addresses count by /64. If the limit is exceeded, the
-    /// error has the seconds to wait, at least 1. `None` if there is no limit.
+    /// Counts a request from an address. Returns the limit with the fewest requests left, `None` if
+    /// there is no limit. If the limit is exceeded, the error has the seconds to wait, at least 1.
     pub fn check_address(
         &self,
         address: IpAddr,
         now: Timestamp,
     ) -> Result<Option<RateLimitStatus>, (RateLimitStatus, u64)> {
-        let Some(bound) = &self.address else { return Ok(None) };
-        match bound.check(&network(address), now) {
-            (standing, None) => Ok(Some(standing)),
-            (standing, Some(wait)) => Err((standing, seconds_up(wait).max(1))),
+        match self.address.as_ref().and_then(|bound| bound.check(address, now)) {
+            Some((standing, Some(wait))) => Err((standing, seconds_up(wait).max(1))),
+            Some((standing, None)) => Ok(Some(standing)),
+            None => Ok(None),
         }
     }
 
@@ -308,10 +366,11 @@ impl RateLimits {
 
     /// Deletes the counters that are full again, so that they do not fill the memory.
     pub fn forget_idle(&self) {
-        for bound in [&self.address, &self.address_reads].into_iter().flatten() {
+        let by_network = [&self.address, &self.address_reads, &self.handshakes];
+        for bound in by_network.into_iter().flatten() {
             bound.forget_idle();
         }
-        if let Some(bound) = &self.reads {
+        for bound in [&self.reads, &self.session_changes].into_iter().flatten() {
             bound.forget_idle();
         }
         for bound in [&self.changes, &self.payments, &self.exports].into_iter().flatten() {
@@ -365,6 +424,38 @@ mod tests {
             // has its own limit.
             assert_eq!(checked(&limits, class, 2, 1), Err(1));
             assert!(checked(&limits, class, 3, 2).is_ok());
+        }
+    }
+
+    #[test]
+    fn the_networks_of_an_owner_have_a_few_times_as_much() {
+        let one = NonZeroU32::MIN;
+        let settings = RateLimitSettings {
+            address_per_second: one,
+            address_reads_per_minute: one,
+            ..Default::default()
+        };
+        let address =
+            |third: u16, fourth: u16| IpAddr::from([0x2001, 0xdb8, third, fourth, 0, 0, 0, 1]);
+        let count = |is_in: &dyn Fn(IpAddr) -> bool| {
+            // 256 of one /56, one of each other /56, and of another /48.
+            let of_56 = (0..256).filter(|fourth| is_in(address(0, *fourth))).count();
+            let of_48 = (1..256).filter(|fourth| is_in(address(0, *fourth << 8))).count();
+            (of_56, of_48, is_in(address(1, 0)))
+        };
+        let limits = RateLimits::new(&settings);
+        // A second allows four, and more if it takes longer to look.
+        let reads = count(&|address| limits.check_address_read(address, NOW).is_ok());
+        assert_eq!(reads, (4, 4, true));
+        let limits = RateLimits::new(&settings);
+        assert!(limits.check_address(address(0, 0), NOW).is_ok());
+        let (of_56, of_48, other) = count(&|address| limits.check_address(address, NOW).is_ok());
+        assert!(of_56 < 128 && of_48 < 128 && other, "{of_56} {of_48}");
+        // Without IPv6 an address has its own alone.
+        for last in 0..100 {
+            let address = IpAddr::from([192, 0, 2, last]);
+            assert!(limits.check_address(address, NOW).is_ok());
+            assert!(limits.check_address(address, NOW).is_err());
         }
     }
 

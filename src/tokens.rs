@@ -15,9 +15,11 @@ const SOUND_CHARS_PER_TOKEN: u64 = 100;
 /// Unknown fields may be shown to the model too: bounded at one token per so many bytes.
 const BYTES_PER_UNKNOWN_TOKEN: usize = 3;
 /// Fields with the data of parts that are not text.
-const DATA_KEYS: [&str; 11] = [
+const DATA_KEYS: [&str; 13] = [
     "file",
     "image_url",
+    "audio_url",
+    "video_url",
     "url",
     "data",
     "file_data",
@@ -28,29 +30,71 @@ const DATA_KEYS: [&str; 11] = [
     "b64_json",
     "image",
 ];
+/// Words in the kinds of parts that are no text.
+const DATA_KINDS: [&str; 5] = ["image", "audio", "file", "video", "document"];
+/// Fields that say the kind of a part that does not say it itself.
+const KINDS_BY_FIELD: [&str; 7] =
+    ["image_url", "input_audio", "audio_url", "video_url", "file_data", "input_file", "file"];
 /// Parameters, which are not shown to the model.
-const PARAMETERS: [&str; 20] = [
-    "model",
-    "stop",
-    "user",
-    "metadata",
-    "logit_bias",
-    "stream_options",
-    "tool_choice",
-    "modalities",
-    "service_tier",
-    "reasoning_effort",
-    "reasoning",
-    "include",
-    "truncation",
-    "safety_identifier",
-    "prompt_cache_key",
-    "encoding_format",
+const PARAMETERS: [&str; 50] = [
+    "allowed_token_ids",
+    "audio",
     "background",
+    "bad_words",
+    "cache_salt",
+    "client_metadata",
     "conversation",
+    "dry_sequence_breakers",
+    "ebnf",
+    "encoding_format",
+    "extra_body",
+    "function_call",
+    "grammar",
+    "guided_choice",
+    "guided_decoding_backend",
+    "guided_grammar",
+    "guided_json",
+    "guided_regex",
+    "guided_whitespace_pattern",
+    "image",
+    "include",
+    "input_type",
+    "json_schema",
+    "logit_bias",
+    "metadata",
+    "modalities",
+    "model",
+    "moderation",
     "previous_response_id",
+    "prompt_cache_key",
+    "prompt_cache_options",
+    "prompt_cache_retention",
+    "reasoning",
+    "reasoning_effort",
+    "regex",
+    "safety_identifier",
+    "service_tier",
+    "stop",
+    "stop_token_ids",
+    "stream_options",
+    "structured_outputs",
+    "thinking",
+    "thinking_config",
+    "tool_choice",
+    "transforms",
+    "truncate",
+    "truncation",
+    "usage",
+    "user",
     "verbosity",
 ];
+/// The same of Anthropic's protocol alone.
+const BLOCK_PARAMETERS: [&str; 4] =
+    ["context_management", "inference_geo", "stop_sequences", "thinking"];
+/// Bound for an image in Anthropic's protocol, at the highest resolution of its models.
+const BLOCK_IMAGE_TOKENS_MAX: u64 = 5_000;
+/// Bound for the text that Anthropic adds to a prompt with tools, and for each tool of its own.
+const TOOL_TOKENS_MAX: u64 = 1_000;
 /// Roles that are one token in every vocabulary ("assistant" is two in the older ones).
 const ROLES: [&str; 2] = ["user", "system"];
 /// Tokens that the chat format adds to each message, and to the prompt (OpenAI cookbook, counting
@@ -63,7 +107,7 @@ const PENDING_BYTES: usize = 2 * 1024;
 const PENDING_BYTES_MAX: usize = 16 * 1024;
 
 /// Texts above this size are counted on a blocking thread.
-const INLINE_BYTES_MAX: usize = 4 * 1024;
+pub(crate) const INLINE_BYTES_MAX: usize = 4 * 1024;
 
 /// Does work on a text of so many bytes, such as counting its tokens: a small one at once, a large
 /// one on a blocking thread, because the HTTP thread has other calls to serve. `None` if that
@@ -101,6 +145,36 @@ pub fn count(bpe: &CoreBPE, text: &str) -> u64 {
     u64::try_from(bpe.count_ordinary(text)).unwrap_or(u64::MAX)
 }
 
+/// Parts of a prompt of one kind whose tokens only the upstream knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UnseenParts {
+    /// How many there are.
+    pub number: u64,
+    /// What is held for them.
+    pub tokens: u64,
+}
+
+impl UnseenParts {
+    fn add(&mut self, tokens: u64) {
+        self.number = self.number.saturating_add(1);
+        self.tokens = self.tokens.saturating_add(tokens);
+    }
+}
+
+/// What a prompt contains beside text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each kind is there or not")]
+pub struct PromptKinds {
+    /// Images.
+    pub image: bool,
+    /// Sound.
+    pub audio: bool,
+    /// Videos.
+    pub video: bool,
+    /// Other files.
+    pub file: bool,
+}
+
 /// The tokens of a prompt.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PromptTokens {
@@ -110,6 +184,14 @@ pub struct PromptTokens {
     pub unseen: u64,
     /// An upper bound of what the upstream will count, as far as it can be known here.
     pub bound: u64,
+    /// Has it a part that may fill the context window, whatever its length here?
+    pub has_file: bool,
+    /// Its images. `unseen` and `bound` have their tokens.
+    pub images: UnseenParts,
+    /// Its files. `unseen` and `bound` have their tokens.
+    pub files: UnseenParts,
+    /// What it contains beside text, by what its parts say.
+    pub kinds: PromptKinds,
 }
 
 impl PromptTokens {
@@ -117,6 +199,39 @@ impl PromptTokens {
     #[must_use]
     pub fn unreported(self) -> u64 {
         self.counted.saturating_add(self.unseen)
+    }
+
+    /// Of a request's body in Anthropic's protocol. Its models have vocabularies of their own, so
+    /// the text is bounded by twice its count.
+    #[must_use]
+    pub fn of_messages(body: &Map<String, Value>, bpe: &CoreBPE) -> Self {
+        let mut prompt = Prompt { has_blocks: true, ..Prompt::default() };
+        for (name, value) in body {
+            match (name.as_str(), value) {
+                ("messages", _) => prompt.add_messages(value),
+                ("system", _) => prompt.add(value),
+                ("tools", Value::Array(tools)) if !tools.is_empty() => {
+                    // Schemas are shown to the model as text, with a text of Anthropic's; its own
+                    // tools are shown with texts that are not in the request.
+                    prompt.push(&value.to_string());
+                    let is_own = |tool: &&Value| {
+                        tool.get("type").is_none_or(|kind| kind == "custom" || kind.is_null())
+                    };
+                    let foreign = tools.iter().filter(|tool| !is_own(tool)).count();
+                    let texts = u64::try_from(foreign.saturating_add(1)).unwrap_or(u64::MAX);
+                    let tokens = texts.saturating_mul(TOOL_TOKENS_MAX);
+                    prompt.unseen = prompt.unseen.saturating_add(tokens);
+                }
+                (name, _) if PARAMETERS.contains(&name) || BLOCK_PARAMETERS.contains(&name) => {}
+                (_, Value::String(_) | Value::Array(_) | Value::Object(_)) => {
+                    let bytes = value.to_string().len() / BYTES_PER_UNKNOWN_TOKEN;
+                    let tokens = u64::try_from(bytes).unwrap_or(u64::MAX);
+                    prompt.unseen = prompt.unseen.saturating_add(tokens);
+                }
+                _ => {}
+            }
+        }
+        prompt.count_foreign(bpe)
     }
 
     /// Of a request's body.
@@ -148,27 +263,86 @@ impl PromptTokens {
 
 /// The part of a body that the model is shown.
 #[derive(Default)]
-struct Prompt {
+pub(crate) struct Prompt {
+    /// Are its parts blocks of Anthropic's?
+    has_blocks: bool,
     text: String,
     /// The end of each text. Texts are counted separately, because tokens do not span them.
     ends: Vec<usize>,
     tokens: u64,
     /// An upper bound of the tokens that cannot be counted here.
     unseen: u64,
+    has_file: bool,
+    images: UnseenParts,
+    files: UnseenParts,
+    kinds: PromptKinds,
 }
 
 impl Prompt {
-    fn push(&mut self, text: &str) {
+    /// Adds a text.
+    pub(crate) fn push(&mut self, text: &str) {
         self.text.push_str(text);
         self.ends.push(self.text.len());
+    }
+
+    /// Adds the format tokens of the answer, once.
+    pub(crate) fn begin_reply(&mut self) {
+        self.tokens = self.tokens.saturating_add(TOKENS_PER_REPLY);
+    }
+
+    /// Adds the format tokens of a message; what it says follows.
+    pub(crate) fn begin_message(&mut self) {
+        self.tokens = self.tokens.saturating_add(TOKENS_PER_MESSAGE);
+    }
+
+    /// Adds a part that has so many tokens at most, and cannot be counted here.
+    pub(crate) fn add_unseen(&mut self, tokens: u64) {
+        self.unseen = self.unseen.saturating_add(tokens);
+    }
+
+    /// The same for a sound.
+    pub(crate) fn add_sound(&mut self, tokens: u64) {
+        self.add_unseen(tokens);
+        self.kinds.audio = true;
+    }
+
+    /// The same for an image.
+    pub(crate) fn add_image(&mut self, tokens: u64) {
+        self.add_unseen(tokens);
+        self.kinds.image = true;
+        self.images.add(tokens);
+    }
+
+    /// The same for a part that may fill the context window all the same: a video, or another file.
+    pub(crate) fn add_file(&mut self, tokens: u64, is_video: bool) {
+        self.add_unseen(tokens);
+        self.kinds.video |= is_video;
+        self.kinds.file |= !is_video;
+        self.files.add(tokens);
+        self.has_file = true;
+    }
+
+    /// It contains a part of this kind.
+    fn contains(&mut self, kind: &str) {
+        let PromptKinds { image, audio, video, file } = &mut self.kinds;
+        let known = [("image", image), ("audio", audio), ("video", video)];
+        let known = known.into_iter().find(|(word, _)| kind.contains(word));
+        *known.map_or(file, |(_, is_there)| is_there) = true;
+    }
+
+    /// The tokens for a model with a vocabulary of its own: the text is bounded by twice its count.
+    pub(crate) fn count_foreign(&self, bpe: &CoreBPE) -> PromptTokens {
+        let counted = self.count(bpe);
+        let text = counted.bound.saturating_sub(counted.unseen);
+        PromptTokens { bound: counted.bound.saturating_add(text), ..counted }
     }
 
     /// Adds each message with its format tokens.
     fn add_messages(&mut self, messages: &Value) {
         let Value::Array(messages) = messages else { return self.add(messages) };
-        self.tokens = self.tokens.saturating_add(TOKENS_PER_REPLY);
+        self.begin_reply();
         for message in messages {
-            self.tokens = self.tokens.saturating_add(TOKENS_PER_MESSAGE);
+            self.begin_message();
             self.add(message);
         }
     }
@@ -179,10 +353,10 @@ impl Prompt {
             // A prompt may consist of tokens.
             Value::Number(_) => self.tokens = self.tokens.saturating_add(1),
             Value::Array(values) => values.iter().for_each(|value| self.add(value)),
+            Value::Object(block) if self.has_blocks => self.add_block(block),
             Value::Object(part) => {
-                let kind = part.get("type").and_then(Value::as_str).unwrap_or_default();
-                let is_data =
-                    ["image", "audio", "file", "video"].iter().any(|word| kind.contains(word));
+                let kind = kind_of(part);
+                let is_data = DATA_KINDS.iter().any(|word| kind.contains(word));
                 let mut data_chars = 0_u64;
                 for (name, value) in part {
                     if is_data && DATA_KEYS.contains(&name.as_str()) {
@@ -192,8 +366,8 @@ impl Prompt {
                     }
                 }
                 if is_data {
-                    // An image is shown at a bounded size. A file may be text, and longer than it
-                    // looks if it is compressed; the upstream's report counts in the end.
+                    // An image is shown at a bounded size, and a sound has its tokens by the
+                    // second. A file may be compressed, so its length says little.
                     let of_data = match kind {
                         _ if kind.contains("image") => 0,
                         _ if kind.contains("audio") => data_chars / SOUND_CHARS_PER_TOKEN,
@@ -201,9 +375,58 @@ impl Prompt {
                     };
                     let tokens = PART_TOKENS_MAX.max(of_data);
                     self.unseen = self.unseen.saturating_add(tokens);
+                    // The name of a kind alone is no content.
+                    if part.keys().any(|name| DATA_KEYS.contains(&name.as_str())) {
+                        self.contains(kind);
+                    }
+                    if is_file(kind, part) {
+                        self.has_file = true;
+                        self.files.add(tokens);
+                    } else if kind.contains("image") {
+                        self.images.add(tokens);
+                    }
                 }
             }
             Value::Null | Value::Bool(_) => {}
+        }
+    }
+
+    /// Adds a block of Anthropic's.
+    fn add_block(&mut self, block: &Map<String, Value>) {
+        let text = |of: &Map<String, Value>| {
+            of.get("type").and_then(Value::as_str).unwrap_or_default().to_owned()
+        };
+        let kind = text(block);
+        for (name, value) in block {
+            match (name.as_str(), value) {
+                ("type" | "id" | "signature" | "cache_control", _) => {}
+                // The call of a tool is shown as JSON.
+                ("input", Value::Object(_)) => self.push(&value.to_string()),
+                ("source", Value::Object(source))
+                    if !matches!(text(source).as_str(), "text" | "content") =>
+                {
+                    // A file may be text, and longer than it looks if it is compressed; the
+                    // upstream's report counts in the end.
+                    let tokens = match kind.as_str() {
+                        "image" => BLOCK_IMAGE_TOKENS_MAX,
+                        _ => PART_TOKENS_MAX.max(chars(value)),
+                    };
+                    self.unseen = self.unseen.saturating_add(tokens);
+                    self.contains(&kind);
+                    if kind != "image" || is_other(value, "image/") {
+                        self.has_file = true;
+                        self.files.add(tokens);
+                    } else {
+                        self.images.add(tokens);
+                    }
+                }
+                // Thoughts that only the upstream can read.
+                ("data", Value::String(data)) if kind == "redacted_thinking" => {
+                    let tokens = data.len() / BYTES_PER_UNKNOWN_TOKEN;
+                    self.unseen = self.unseen.saturating_add(tokens.try_into().unwrap_or(u64::MAX));
+                }
+                _ => self.add(value),
+            }
         }
     }
 
@@ -219,7 +442,49 @@ impl Prompt {
             start = *end;
         }
         bound = bound.saturating_add(self.unseen);
-        PromptTokens { counted, unseen: self.unseen, bound }
+        let Prompt { unseen, has_file, images, files, kinds, .. } = *self;
+        PromptTokens { counted, unseen, bound, has_file, images, files, kinds }
+    }
+}
+
+/// The kind of a part of a prompt. Some upstreams go by the names of its fields if it has none.
+fn kind_of(part: &Map<String, Value>) -> &str {
+    match part.get("type").and_then(Value::as_str) {
+        Some(kind) => kind,
+        None => KINDS_BY_FIELD.into_iter().find(|name| part.contains_key(*name)).unwrap_or(""),
+    }
+}
+
+/// May the part be more than an image or a sound? An upstream goes by what the data is, not by the
+/// name of the part.
+fn is_file(kind: &str, part: &Map<String, Value>) -> bool {
+    let media = if kind.contains("image") {
+        "image/"
+    } else if kind.contains("audio") {
+        "audio/"
+    } else {
+        return true;
+    };
+    part.iter().any(|(name, value)| DATA_KEYS.contains(&name.as_str()) && is_other(value, media))
+}
+
+/// Is it data of another media type than those that begin so?
+fn is_other(value: &Value, media: &str) -> bool {
+    let is_of = |kind: &str| {
+        kind.trim_start().get(..media.len()).is_some_and(|start| start.eq_ignore_ascii_case(media))
+    };
+    match value {
+        Value::String(url) => {
+            let url = url.trim_start();
+            let scheme = url.get(..5).filter(|scheme| scheme.eq_ignore_ascii_case("data:"));
+            scheme.is_some() && !url.get(5..).is_some_and(is_of)
+        }
+        Value::Object(fields) => fields.iter().any(|(name, value)| match (name.as_str(), value) {
+            ("media_type" | "mime_type" | "mimeType", Value::String(kind)) => !is_of(kind),
+            (_, value) => is_other(value, media),
+        }),
+        Value::Array(values) => values.iter().any(|value| is_other(value, media)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
 
@@ -343,7 +608,7 @@ mod tests {
     fn a_prompt_is_what_the_model_is_shown() {
         // "user" is one token, "Hello!" two, the frame six.
         let chat = json!({ "model": "x", "messages": [{ "role": "user", "content": "Hello!" }] });
-        assert_eq!(of(&chat), PromptTokens { counted: 9, unseen: 0, bound: 9 });
+        assert_eq!(of(&chat), PromptTokens { counted: 9, bound: 9, ..PromptTokens::default() });
         assert_eq!(of(&json!({ "prompt": ["Hello!", "Hello!"] })).counted, 4);
         assert_eq!(of(&json!({ "prompt": [[1, 2, 3], [4]] })).counted, 4);
         assert_eq!(of(&json!({ "input": "Hello!", "instructions": "Hello!" })).counted, 4);
@@ -352,10 +617,30 @@ mod tests {
             { "type": "text", "text": "Hello!" },
             { "type": "image_url", "image_url": { "url": "data:image/png;base64,AAAAAAAAAAAAAAAA" } },
         ] }] });
-        assert_eq!(of(&image), PromptTokens { counted: 9, unseen: 2_000, bound: 2_009 });
+        assert_eq!(
+            of(&image),
+            PromptTokens {
+                counted: 9,
+                unseen: 2_000,
+                bound: 2_009,
+                images: UnseenParts { number: 1, tokens: 2_000 },
+                kinds: PromptKinds { image: true, ..PromptKinds::default() },
+                ..PromptTokens::default()
+            }
+        );
         // The text of a message is counted whatever its type is.
         let chat = json!({ "messages": [{ "role": "user", "type": "file", "content": "Hello!" }] });
-        assert_eq!(of(&chat), PromptTokens { counted: 9, unseen: 2_000, bound: 2_009 });
+        assert_eq!(
+            of(&chat),
+            PromptTokens {
+                counted: 9,
+                unseen: 2_000,
+                bound: 2_009,
+                has_file: true,
+                files: UnseenParts { number: 1, tokens: 2_000 },
+                ..PromptTokens::default()
+            }
+        );
         // A file is held for by its size.
         let file = |data: &str| {
             json!({ "messages": [{ "role": "user", "content": [
@@ -370,7 +655,47 @@ mod tests {
         ] }] });
         assert_eq!(of(&sound).unseen, 5_000);
         let unknown = json!({ "input": "Hello!", "documents": ["x".repeat(296)] });
-        assert_eq!(of(&unknown), PromptTokens { counted: 2, unseen: 100, bound: 102 });
+        assert_eq!(
+            of(&unknown),
+            PromptTokens { counted: 2, unseen: 100, bound: 102, ..PromptTokens::default() }
+        );
+    }
+
+    #[test]
+    fn what_may_be_longer_than_it_looks_is_a_file() {
+        let (png, pdf) = ("data:image/png;base64,AA", "data:application/pdf;base64,AA");
+        for (part, has_file) in [
+            (json!({ "type": "image_url", "image_url": { "url": png } }), false),
+            (json!({ "type": "image_url", "image_url": { "url": "https://a.example/b" } }), false),
+            (json!({ "type": "input_image", "image_url": png }), false),
+            (json!({ "type": "input_image", "image_url": " DATA:Image/PNG;base64,AA" }), false),
+            (json!({ "type": "input_image", "image_url": pdf }), true),
+            (json!({ "type": "image_url", "image_url": { "url": " DATA:video/mp4,x" } }), true),
+            (json!({ "type": "image_url", "image_url": { "url": "data:;base64,AA" } }), true),
+            (json!({ "image_url": pdf }), true),
+            (
+                json!({ "type": "image", "source": { "media_type": "image/png", "data": "AA" } }),
+                false,
+            ),
+            (
+                json!({ "type": "image", "source": { "media_type": "video/mp4", "data": "AA" } }),
+                true,
+            ),
+            (json!({ "type": "input_audio", "input_audio": { "data": "AA" } }), false),
+            (json!({ "type": "audio_url", "audio_url": { "url": pdf } }), true),
+            (json!({ "type": "file", "file": { "file_data": "AA" } }), true),
+            (json!({ "type": "input_file", "file_data": "AA" }), true),
+            (json!({ "file": { "file_data": "AA" } }), true),
+            (json!({ "type": "video_url", "video_url": { "url": png } }), true),
+            (json!({ "type": "document", "source": { "data": "AA" } }), true),
+            (json!({ "type": "text", "text": pdf }), false),
+            (json!({ "role": "user", "content": "a file" }), false),
+        ] {
+            for body in [json!({ "messages": [part] }), json!({ "input": [{ "content": [part] }] })]
+            {
+                assert_eq!(of(&body).has_file, has_file, "{part}");
+            }
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
@@ -30,6 +31,17 @@ impl<'a> Fields<'a> {
     /// duplicate than this server does.
     pub fn all(&self, is_of: impl Fn(&str) -> bool) -> impl Iterator<Item = &str> {
         self.0.iter().filter(move |(own, _)| is_of(own)).map(|(_, value)| &**value)
+    }
+
+    /// The place of a field's value in `text`, which this object was read from. `None` if the field
+    /// is absent or was set. Of duplicates the last one counts.
+    #[must_use]
+    pub fn place(&self, name: &str, text: &str) -> Option<Range<usize>> {
+        let (_, value) = self.0.iter().rev().find(|(own, _)| own == name)?;
+        let Cow::Borrowed(value) = value else { return None };
+        let start = value.as_ptr().addr().checked_sub(text.as_ptr().addr())?;
+        let place = start..start.checked_add(value.len())?;
+        (text.get(place.clone()) == Some(*value)).then_some(place)
     }
 
     /// Is the field present, even as null?
@@ -145,6 +157,21 @@ mod tests {
         fields.remove("usage");
         assert_eq!(fields.to_string(), r#"{"b":3,"aA":[1, 2],"z":"ü","c":true}"#);
         assert_eq!(fields.only(&["z"]).to_string(), r#"{"z":"ü"}"#);
+    }
+
+    #[test]
+    fn a_value_is_found_in_its_text() {
+        let text = r#" {"a": "\u0061" ,"b":{"a":1},"a" : [2] } "#;
+        let fields = Fields::read(text).unwrap();
+        assert_eq!(text.get(fields.place("a", text).unwrap()), Some("[2]"));
+        let inner = text.get(fields.place("b", text).unwrap()).unwrap();
+        assert_eq!(inner, r#"{"a":1}"#);
+        assert_eq!(Fields::read(inner).unwrap().place("a", inner), Some(5..6));
+        assert_eq!(fields.place("c", text), None);
+        assert_eq!(fields.place("a", "another text, which is as long as the first"), None);
+        let mut changed = fields.clone();
+        changed.set("c", "1".to_owned());
+        assert_eq!(changed.place("c", text), None);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! JSON objects, read as structs.
 
+pub mod fault;
 pub mod fields;
 pub mod printable;
 pub mod strict;
@@ -33,4 +34,14 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
 
         deserializer.deserialize_map(Reader(PhantomData))
     }
+}
+
+/// Reads an object or null. A list is none, although it would be read as one.
+pub(crate) fn object_or_null<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    let read = Option::<Object<T>>::deserialize(deserializer)?;
+    Ok(read.map(|Object(value)| value))
 }

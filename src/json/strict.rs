@@ -1,5 +1,6 @@
-//! JSON in which no object names a field twice. Readers differ in which of the two they take, so
-//! what is read here might not be what another reader sees.
+//! JSON in which no object names a field twice, and no name has a control character. Readers differ
+//! in which of the two they take, and in where a name ends, so what is read here might not be what
+//! another reader sees.
 
 use std::fmt;
 
@@ -14,6 +15,15 @@ const NAME_CHARS_MAX: usize = 64;
 pub fn duplicate<E: serde::de::Error>(name: &str) -> E {
     let name: String = name.chars().take(NAME_CHARS_MAX).collect();
     E::custom(format_args!("duplicate field `{name}`"))
+}
+
+/// The error of a name with a control character: some readers take it for a shorter one.
+pub fn check_name<E: serde::de::Error>(name: &str) -> Result<(), E> {
+    if name.bytes().any(|byte| byte.is_ascii_control()) {
+        let name: String = name.chars().take(NAME_CHARS_MAX).collect();
+        return Err(E::custom(format_args!("the name {name:?} has a control character")));
+    }
+    Ok(())
 }
 
 /// A value without such an object in it.
@@ -69,6 +79,7 @@ impl<'de> Deserialize<'de> for Strict {
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Strict, A::Error> {
                 let mut fields = Map::new();
                 while let Some(name) = map.next_key::<String>()? {
+                    check_name(&name)?;
                     if fields.contains_key(&name) {
                         return Err(duplicate(&name));
                     }
@@ -92,6 +103,14 @@ mod tests {
         let text = r#"{"a":[1,-2,1.5,null,true,"x\u0041",{"b":{}}],"c":18446744073709551615}"#;
         let Strict(value) = serde_json::from_str(text).unwrap();
         assert_eq!(value, serde_json::from_str::<Value>(text).unwrap());
+    }
+
+    #[test]
+    fn a_name_with_a_control_character_is_refused_at_any_depth() {
+        for text in [r#"{"type\u0000x":1}"#, r#"[{"a":{"b\u001f":1}}]"#, r#"{"\u007f":1}"#] {
+            let error = serde_json::from_str::<Strict>(text).err().unwrap().to_string();
+            assert!(error.contains("control character"), "{text}: {error}");
+        }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::access::AccessError;
+use crate::access::{self, AccessError};
 use crate::actors::AccountError;
 use crate::idempotency::{First, IdempotencyError, Made, Once};
 use crate::pipeline::Gateway;
@@ -14,7 +14,7 @@ use crate::store::users::EndedKey;
 use crate::store::{Store, StoreError};
 use domain::account::TooManyKeys;
 use domain::api_key::{ApiKey, KeyDigest};
-use domain::limits::LimitsChange;
+use domain::limits::{LimitsChange, SpendingLimits};
 use domain::{
     AccountId, Act, ActKind, Environment, KeyChange, KeyEdit, KeyId, KeyPolicy, KeyState, NewKey,
     Origin, SessionId, Timestamp, UserId,
@@ -74,6 +74,8 @@ pub struct KeyRequest {
     pub expires_at: Option<Timestamp>,
     /// What it may be used for.
     pub policy: KeyPolicy,
+    /// What it may spend, from its first call on.
+    pub limits: LimitsChange,
 }
 
 /// A key that was made, or that got another value.
@@ -146,6 +148,7 @@ impl Keys {
                 preview: value.preview(),
                 created_at: self.gateway.clock.now(),
                 expires_at: request.expires_at,
+                limits: SpendingLimits::default().changed(request.limits),
             };
             let listing = KeyListing {
                 id: new.id,
@@ -168,6 +171,7 @@ impl Keys {
                 self.store.keys.insert_policy(id, request.policy).await?;
             }
             let act = origin.act(Uuid::now_v7(), user, ActKind::KeyCreated, at).to(id.to_string());
+            let act = act.with(request.limits.to_string());
             let receipt = lease.add_key(new, answer, Some(act)).await?;
             self.gateway.recorded(receipt, first).await?;
             // A proof of the address ends the sessions, and then the keys that it finds. One that
@@ -322,9 +326,9 @@ impl Keys {
         Ok(())
     }
 
-    /// See [`Gateway::assert_in_charge`].
+    /// See [`access::assert_in_charge`].
     pub fn assert_in_charge(&self) -> Result<(), AccessError> {
-        self.gateway.assert_in_charge()
+        access::assert_in_charge(&self.gateway.ledger)
     }
 
     /// Changes a key's ceilings; those left out stay as they are.

@@ -66,6 +66,7 @@ pub struct Admission {
     call_bytes: AtomicUsize,
     account_bytes: AtomicUsize,
     provider_bytes: AtomicUsize,
+    operator_bytes: AtomicUsize,
     /// Requests refused because too many ran.
     refused: AtomicU64,
     /// Requests whose handler panicked.
@@ -97,6 +98,7 @@ enum Kind {
     CallBytes,
     AccountBytes,
     ProviderBytes,
+    OperatorBytes,
 }
 
 impl From<Environment> for Kind {
@@ -125,6 +127,10 @@ pub enum BodyOf {
     Account,
     /// An event of a payment provider. They have a limit of their own.
     Provider,
+    /// A file of an operator. They have a limit of their own.
+    Operator,
+    /// A document of an operator: of the catalogue, or of prices. They share the limit of files.
+    Document,
 }
 
 impl From<BodyOf> for Kind {
@@ -133,9 +139,18 @@ impl From<BodyOf> for Kind {
             BodyOf::PayingCaller | BodyOf::TestCaller => Kind::CallBytes,
             BodyOf::Account => Kind::AccountBytes,
             BodyOf::Provider => Kind::ProviderBytes,
+            BodyOf::Operator | BodyOf::Document => Kind::OperatorBytes,
         }
     }
 }
+
+/// The largest file of an operator, in bytes, and the most that all of them have in memory
+/// together.
+pub const OPERATOR_BODY_MAX: usize = 64 * 1024 * 1024;
+
+/// The largest document of an operator, in bytes. Public price files of thousands of models become
+/// documents of some megabytes.
+pub const DOCUMENT_BODY_MAX: usize = 8 * 1024 * 1024;
 
 /// The share that a body has in the limit on bytes, while it is read and as long as it is in
 /// memory.
@@ -209,6 +224,7 @@ impl Admission {
             call_bytes: AtomicUsize::new(0),
             account_bytes: AtomicUsize::new(0),
             provider_bytes: AtomicUsize::new(0),
+            operator_bytes: AtomicUsize::new(0),
             refused: AtomicU64::new(0),
             panicked: AtomicU64::new(0),
             stop: watch::Sender::new(false),
@@ -229,6 +245,7 @@ impl Admission {
             Kind::ProviderBytes => {
                 (&self.provider_bytes, account_bytes_max(self.bounds.body_bytes))
             }
+            Kind::OperatorBytes => (&self.operator_bytes, OPERATOR_BODY_MAX),
         }
     }
 

@@ -77,6 +77,11 @@ impl Received {
         (self.0.arrival, self.0.rule, self.0.key)
     }
 
+    /// Does its price depend on tokens?
+    pub(super) fn is_token_priced(&self) -> bool {
+        self.0.rule().is_some_and(PriceRule::is_token_priced)
+    }
+
     /// Does the call cost nothing, whatever it asks for?
     #[must_use]
     pub fn is_free(&self) -> bool {
@@ -90,7 +95,7 @@ impl Received {
         mut self,
         running: Running,
         client_left: oneshot::Receiver<()>,
-        paying: Option<Paying>,
+        paying: Option<Arc<Paying>>,
     ) -> Self {
         self.0.arrival.running = Some(running);
         self.0.arrival.client_left = Some(client_left);

@@ -6,19 +6,23 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::beside::told;
 use super::charge::ChargedCall;
 use super::gateway::Gateway;
 use crate::actors::account::{wait, wait_within};
 use crate::actors::ledger::{Acknowledgement, WriteError};
 use crate::idempotency::Claim;
 use crate::tokens::{self, TextCounter, vocabulary};
+use crate::upstream::Failure;
 use crate::upstream::dialect::{Asked, Content};
-use crate::upstream::{Dialect, Failure};
 use domain::Refusal;
-use domain::pricing::Extra;
+use domain::oddity::{Oddities, Oddity};
+use domain::pricing::{Billed, CallEnd, Extra, ToldParts};
+use domain::stored_bill::StoredBill;
 use domain::usage::model_name;
 use domain::{
-    Credits, Ending, Evidence, Extension, Heard, Reported, Tally, TokenUsage, UsageRecord,
+    Credits, Dim, DimSet, Ending, Evidence, Extension, Flags, Heard, Reported, Tally, TokenUsage,
+    UsageRecord,
 };
 
 /// Estimate for a text that could not be counted.
@@ -28,13 +32,17 @@ const BYTES_PER_TOKEN: usize = 4;
 #[derive(Clone, Copy)]
 pub(super) struct Cost {
     pub(super) amount: Credits,
+    /// What the amount is for. It costs the amount, or says that it costs more.
+    pub(super) bill: Option<StoredBill>,
     pub(super) usage: TokenUsage,
     pub(super) tally: Tally,
+    /// What is odd about what the upstream has reported.
+    pub(super) odd: Oddities,
 }
 
 /// Does the client have what was counted?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Counted {
+pub(super) enum CountedText {
     /// It was delivered.
     Delivered,
     /// A limit of ours kept it back.
@@ -47,8 +55,16 @@ pub(super) async fn cost(
     gateway: &Gateway,
     charged: &mut ChargedCall,
     evidence: Evidence,
-    counted: Counted,
+    told: ToldParts,
+    counted: CountedText,
 ) -> Cost {
+    if let Some((model, generation)) = charged.by_model() {
+        let limit = charged.token_limit().unwrap_or(generation.demand.completion_tokens_max);
+        let (is_delivered, held) = (counted == CountedText::Delivered, charged.held());
+        let end = CallEnd { evidence, told, limit, is_delivered, held };
+        let billed = model.settle(&generation.demand, &end);
+        return cost_by_model(gateway, charged, billed, evidence.reports_completion()).await;
+    }
     let (mut usage, tally) = evidence.tally();
     let is_reported = evidence.reports_completion();
     let tokens = charged.generation().map_or(usage.total(), |generation| {
@@ -56,13 +72,25 @@ pub(super) async fn cost(
         if is_reported {
             generation.demand.believed(usage, limit)
         } else {
-            generation.demand.counted(usage, limit, counted == Counted::Delivered)
+            generation.demand.counted(usage, limit, counted == CountedText::Delivered)
         }
     });
-    let mut cost = charged.rule().cost(tokens).unwrap_or(Credits::MAX);
-    if tally == Tally::Held {
-        cost = cost.max(charged.held());
-    }
+    let (billed, cost) = charged.rule().payable(tokens);
+    let (billed, whole) = match tally {
+        Tally::Held => charged.rule().paid_with(billed, charged.held()),
+        _ => (billed, cost),
+    };
+    let cost = if tally == Tally::Held { cost.max(charged.held()) } else { cost };
+    let prompt = usage.prompt.min(billed);
+    let flags = flags(&evidence, tally);
+    let is_whole = evidence.heard == Heard::ToItsEnd;
+    let is_impossible = is_whole && evidence.reported == Reported::Absurd;
+    let odd = Oddities::NONE
+        .with_if(is_whole && flags.has(Flags::ODD), Oddity::Total)
+        .with_if(is_impossible, Oddity::Impossible)
+        .with_if(is_reported && tokens < usage.total(), Oddity::TooMany);
+    let bill = charged.bill(prompt, billed.saturating_sub(prompt), flags);
+    let bill = bill.map(|bill| bill.taken(whole, cost));
     let is_held_for = charged.generation().is_some();
     if is_held_for && cost > charged.held() {
         hold_owed(gateway, charged, cost).await;
@@ -80,7 +108,83 @@ pub(super) async fn cost(
     if is_clamped {
         tracing::warn!(charge = %charged.id(), %cost, held = %charged.held(), "clamped");
     }
-    Cost { amount: cost, usage, tally: if is_clamped { Tally::Clamped } else { tally } }
+    Cost { amount: cost, bill, usage, tally: if is_clamped { Tally::Clamped } else { tally }, odd }
+}
+
+/// The same for a call that is billed like this by the card of its model.
+async fn cost_by_model(
+    gateway: &Gateway,
+    charged: &mut ChargedCall,
+    billed: Billed,
+    is_reported: bool,
+) -> Cost {
+    let id = charged.id();
+    let bill = charged.by_model().and_then(|(model, _)| StoredBill::of(&model.bill(&billed)));
+    let bill = bill.map(|bill| bill.taken(billed.whole, billed.cost));
+    let (cost, is_priced) = (billed.cost, billed.unpriced == DimSet::EMPTY);
+    if !is_priced {
+        let parts: Vec<&str> = billed.unpriced.dims().map(Dim::name).collect();
+        let parts = parts.join(", ");
+        tracing::error!(
+            alert = "usage", charge = %id, model = &*model_of(charged), parts,
+            "the upstream reports what the price list has no price for: add a price for it"
+        );
+    }
+    if cost > charged.held() {
+        hold_owed(gateway, charged, cost).await;
+    }
+    let held = charged.held();
+    let paid = charged.by_model().filter(|_| !is_reported);
+    // Of what we count ourselves, what is paid is on record.
+    let usage = paid.map_or(billed.tokens, |(model, _)| model.paid(&billed, held));
+    let is_clamped = is_reported && (cost > held || billed.is_cut);
+    if is_clamped {
+        tracing::warn!(charge = %id, %cost, %held, "clamped");
+    }
+    let tally = if is_clamped { Tally::Clamped } else { billed.tally };
+    Cost { amount: cost, bill, usage, tally, odd: billed.odd }
+}
+
+/// The totals of what was told, if there are any.
+pub(super) fn totals(told: &ToldParts, reported: Reported) -> Reported {
+    match reported {
+        Reported::Given(_) => Reported::Given(told.tokens()),
+        Reported::Missing | Reported::Absurd => reported,
+    }
+}
+
+/// The same of a complete answer, and the totals. A call that is priced by its route is billed by
+/// `reported` alone.
+pub(super) fn told_by_answer(
+    charged: &ChargedCall,
+    reported: Reported,
+    body: &[u8],
+) -> (ToldParts, Reported) {
+    let Some((model, _)) = charged.by_model() else { return (ToldParts::default(), reported) };
+    let dialect = charged.dialect();
+    let answer = dialect.told_by_answer(body);
+    let answer = if model.may_name(Dim::OutputImage) {
+        answer.with_seen(dialect.answer_content(body).seen())
+    } else {
+        answer
+    };
+    let told = told(charged, &answer, reported);
+    (told, totals(&told, reported))
+}
+
+/// What is peculiar about the bill of a call of which this is known.
+fn flags(evidence: &Evidence, tally: Tally) -> Flags {
+    let is_odd = match evidence.reported {
+        Reported::Given(TokenUsage { prompt, completion, reported_total }) => {
+            let sum = prompt.saturating_add(completion);
+            tally == Tally::Reported && reported_total != 0 && reported_total != sum
+        }
+        Reported::Missing | Reported::Absurd => false,
+    };
+    Flags::NONE
+        .and_if(tally != Tally::Reported, Flags::COUNTED)
+        .and_if(is_odd, Flags::ODD)
+        .and_if(evidence.heard != Heard::ToItsEnd, Flags::EARLY)
 }
 
 /// Extends the hold to what is owed, as far as the balance goes.
@@ -96,7 +200,12 @@ async fn hold_owed(gateway: &Gateway, charged: &mut ChargedCall, want: Credits) 
 
 /// What is known of the tokens of a complete answer. Its text is counted if the upstream's report
 /// is missing, or says less than was delivered.
-pub(super) async fn evidence(charged: &ChargedCall, reported: Reported, body: &Bytes) -> Evidence {
+pub(super) async fn evidence(
+    gateway: &Gateway,
+    charged: &ChargedCall,
+    reported: Reported,
+    body: &Bytes,
+) -> Evidence {
     let none = TokenUsage::default();
     let evidence = Evidence { reported, counted: none, heard: Heard::ToItsEnd, may_hide: false };
     let Some(generation) = charged.generation() else {
@@ -105,6 +214,8 @@ pub(super) async fn evidence(charged: &ChargedCall, reported: Reported, body: &B
         let reported = if is_given { reported } else { Reported::Given(none) };
         return Evidence { reported, ..evidence };
     };
+    let policy = gateway.upstreams.request_policy(charged.arrival().group);
+    let evidence = Evidence { may_hide: generation.may_hide && policy.reports_usage, ..evidence };
     if evidence.is_enough() {
         return evidence;
     }
@@ -116,8 +227,7 @@ pub(super) async fn evidence(charged: &ChargedCall, reported: Reported, body: &B
     }
     let (dialect, body) = (charged.dialect(), body.clone());
     let model = generation.request.model.clone();
-    // Embeddings have no text.
-    let bytes = if dialect == Dialect::Embeddings { 0 } else { body.len() };
+    let bytes = if dialect.only_reads() { 0 } else { body.len() };
     let work = move || {
         let mut counter = TextCounter::new(vocabulary(model.as_deref()));
         deliver(&mut counter, &dialect.answer_content(&body));
@@ -147,8 +257,7 @@ pub(super) fn evidence_of_work(
         let heard = Heard::UntilCancelled;
         return bytes.map(|_| Evidence { reported, counted, heard, may_hide: false });
     };
-    // Embeddings have no text.
-    let bytes = bytes.filter(|_| charged.dialect() != Dialect::Embeddings).unwrap_or(0);
+    let bytes = bytes.filter(|_| !charged.dialect().only_reads()).unwrap_or(0);
     Some(Evidence {
         reported: Reported::Missing,
         counted: TokenUsage::new(generation.prompt_unreported(), estimate(bytes)),
@@ -211,8 +320,11 @@ fn method_name(method: &actix_web::http::Method) -> &str {
     if known.contains(method) { method.as_str() } else { "*" }
 }
 
-/// The model that a call asked for.
-fn model_of(charged: &ChargedCall) -> Arc<str> {
+/// The model that a call asked for, by its public name if it is sold by that.
+pub(super) fn model_of(charged: &ChargedCall) -> Arc<str> {
+    if let Some(call) = charged.model() {
+        return model_name(&call.found.name);
+    }
     let named = charged.generation().and_then(|generation| generation.request.model.as_deref());
     match named {
         Some(name) => model_name(name),

@@ -11,8 +11,9 @@ use bytes::Bytes;
 use futures_util::Stream;
 use tokio::sync::mpsc;
 
+use super::charge::ChargedCall;
 use crate::idempotency::KeptAnswer;
-use domain::{ChargeId, Credits, LimitsLeft, Settled};
+use domain::{ChargeId, Credits, LimitsLeft, Settled, VersionId};
 
 /// The answer to a served call.
 pub struct Departure {
@@ -43,6 +44,15 @@ pub struct Money {
     pub charge: Option<ChargeId>,
     /// The upstream that served the call.
     pub upstream: Arc<str>,
+    /// The public name of the model, and the version of the price list, if the call is priced by
+    /// its model.
+    pub model: Option<(Arc<str>, VersionId)>,
+    /// The model whose price counts, if another one answered than was asked for.
+    pub billed_as: Option<Arc<str>>,
+    /// How many deployments were asked, if the model has any.
+    pub attempts: Option<u32>,
+    /// The deployment that served the call, if customers see it.
+    pub deployment: Option<Arc<str>>,
     /// The cost, if it is known.
     pub cost: Option<Credits>,
     /// The balance after it.
@@ -56,6 +66,14 @@ pub struct Money {
 }
 
 impl Money {
+    /// What is known before the call is answered.
+    pub(super) fn of(charged: &ChargedCall) -> Self {
+        let model = charged.model();
+        let version = charged.quoted().version();
+        let model = model.map(|call| (Arc::clone(&call.found.name), version));
+        Money { model, billed_as: charged.billed_as().cloned(), ..Money::default() }
+    }
+
     /// With the settled cost, balance and limits.
     pub(super) fn with_settled(self, settled: &Settled) -> Self {
         let (cost, balance) = (Some(settled.cost), Some(settled.balance));
@@ -66,8 +84,14 @@ impl Money {
     #[must_use]
     pub fn headers(&self) -> Vec<(&'static str, String)> {
         let credits = |name, amount: Option<Credits>| Some((name, amount?.to_string()));
+        let model = self.model.as_ref();
         [
             Some(("x-polysystems-upstream", self.upstream.to_string())),
+            model.map(|(name, _)| ("x-polysystems-model", name.to_string())),
+            model.map(|(_, version)| ("x-polysystems-price-version", version.to_string())),
+            self.billed_as.as_ref().map(|name| ("x-polysystems-billed-model", name.to_string())),
+            self.attempts.map(|asked| ("x-polysystems-attempts", asked.to_string())),
+            self.deployment.as_ref().map(|name| ("x-polysystems-deployment", name.to_string())),
             self.charge.map(|id| ("x-polysystems-charge", id.to_string())),
             credits("x-polysystems-cost", self.cost),
             credits("x-polysystems-balance", self.balance),

@@ -7,6 +7,8 @@ use actix_web::http::StatusCode;
 use bytes::Bytes;
 
 use super::admission::Admission;
+use super::counting::Counting;
+use super::oddity::OddUsages;
 use super::request::Arrival;
 use crate::actors::account::directory::DirectoryError;
 use crate::actors::ledger::WriterState;
@@ -16,12 +18,17 @@ use crate::config::HoldSettings;
 use crate::idempotency::Idempotency;
 use crate::key_cache::KeyCache;
 use crate::metrics::Metrics;
+use crate::models::ModelRegistry;
 use crate::rate_limits::RateLimits;
+use crate::store::attempts::AttemptLog;
 use crate::store::keys::KeyRecord;
 use crate::upstream::Upstreams;
+use crate::upstream::dialect::gemini::priced_path;
+use domain::api_key::ApiKey;
+use domain::price_book::ListId;
 use domain::pricing::{PriceList, PriceRule};
 use domain::thinking::ThinkingModels;
-use domain::{ChargeId, Refusal, Timestamp};
+use domain::{ChargeId, Refusal, Timestamp, VersionId};
 
 /// What the stages need. One for the process, shared by all threads.
 pub struct Gateway {
@@ -31,10 +38,18 @@ pub struct Gateway {
     pub keys: KeyCache,
     /// The price list.
     pub prices: PriceList,
+    /// The version of the list `default` that these prices are.
+    pub price_version: VersionId,
     /// The account actors.
     pub directory: Directory,
     /// The ledger writer.
     pub ledger: LedgerHandle,
+    /// The models that are sold by their names.
+    pub models: ModelRegistry,
+    /// Records attempts at deployments.
+    pub attempts: AttemptLog,
+    /// Keeps and counts odd usage.
+    pub odd_usages: OddUsages,
     /// The upstreams.
     pub upstreams: Upstreams,
     /// The clock.
@@ -53,15 +68,39 @@ pub struct Gateway {
     pub expiry_warning_micros: i64,
     /// The concurrency limits.
     pub readiness: Arc<Admission>,
+    /// Places for counting the tokens of large bodies.
+    pub counting: Counting,
     /// The metrics.
     pub metrics: Arc<Metrics>,
     /// The status and the body of a refusal, which is recorded if the call was charged.
-    pub refused: fn(&Refusal, ChargeId, Timestamp) -> (StatusCode, Bytes),
+    pub refused: fn(&Refusal, &str, ChargeId, Timestamp) -> (StatusCode, Bytes),
 }
 
 /// The price rule of a request, looked up once on arrival.
 pub(super) fn rule_of(gateway: &Gateway, arrival: &Arrival) -> Option<Arc<PriceRule>> {
-    gateway.prices.find(arrival.method.as_str(), &arrival.path).cloned()
+    gateway.prices.find(arrival.method.as_str(), &priced_path(&arrival.path)).cloned()
+}
+
+/// The price list of the account that pays with this key.
+pub(super) fn list_of(key: &KeyRecord) -> ListId {
+    key.price_list
+}
+
+/// The price list of the account that pays with this key; `None` if it is no active key.
+///
+/// # Errors
+/// [`Refusal::Overloaded`], and [`Refusal::Unavailable`] if the database does not answer.
+pub async fn price_list_of_key(gateway: &Gateway, key: &ApiKey) -> Result<Option<ListId>, Refusal> {
+    if let Some(known) = gateway.keys.remembered(key) {
+        return Ok(Some(known.price_list));
+    }
+    // Strangers can make keys up: they must not fill the queue of the database.
+    let _place = gateway.readiness.admit_lookup().ok_or(Refusal::Overloaded)?;
+    let found = gateway.keys.look_up(key).await.map_err(|error| {
+        tracing::error!(%error, "a key could not be looked up");
+        Refusal::Unavailable("the database does not answer")
+    })?;
+    Ok(found.map(|found| found.price_list))
 }
 
 /// The right to ask the account, if there is any use in it now.

@@ -32,6 +32,7 @@
 //! request that was charged is also settled, whether or not the client is still there. The end of a
 //! stream runs in a task of its own (`relay/`).
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -42,27 +43,39 @@ use domain::Refusal;
 
 mod admission;
 mod authenticate;
+mod beside;
 mod bill;
+mod by_model;
 mod charge;
+mod counting;
 mod departure;
+mod deployments;
 mod gateway;
 mod meter;
+mod oddity;
+mod offer;
 mod price;
 pub mod quote;
 mod rate_limit;
 mod relay;
 mod repeat;
 mod request;
+mod session;
 mod settle;
+mod spans;
 mod upstream;
 
 pub use admission::{
-    Admission, AdmissionLimits, BodyOf, BodyPermit, Permit, Running, account_bytes_max,
+    Admission, AdmissionLimits, BodyOf, BodyPermit, DOCUMENT_BODY_MAX, OPERATOR_BODY_MAX, Permit,
+    Running, account_bytes_max,
 };
 pub use authenticate::{Caller, Received};
 pub use charge::ChargedCall;
+pub use counting::Counting;
 pub use departure::{Departure, Money, ServedBody, StreamBody};
-pub use gateway::Gateway;
+pub use gateway::{Gateway, price_list_of_key};
+pub use oddity::OddUsages;
+pub use offer::{Offer, OfferedModel};
 pub use price::Quoted;
 pub use quote::Quote;
 pub use rate_limit::Admitted;
@@ -74,7 +87,7 @@ pub use upstream::Answered;
 /// because it is kilobytes that a span around it would move.
 macro_rules! stage {
     ($name:literal, $kind:literal, $work:expr) => {
-        std::pin::pin!($work)
+        pin!($work)
             .instrument(
                 tracing::info_span!(target: crate::telemetry::SPANS, $name, otel.kind = $kind),
             )
@@ -116,13 +129,16 @@ async fn stages(
     received: Received,
     context: &mut RequestContext,
 ) -> Result<Departure, Refusal> {
+    // A recorded answer is for keys that may use its model, like any other.
+    price::permit_named_models(gateway, &received)?;
     let claim = match stage!("repeat", "internal", repeat::begin(gateway, &received))? {
         repeat::FirstOrRepeat::Repeat(departure) => return Ok(*departure),
         repeat::FirstOrRepeat::First(claim) => claim,
     };
     let quoted = stage!("price", "internal", price::quote(gateway, received))?;
-    let charged = stage!("charge", "internal", charge::charge(gateway, quoted, claim))?;
-    let answered = stage!("upstream", "client", upstream::forward(gateway, client, charged));
+    let mut charged = stage!("charge", "internal", charge::charge(gateway, quoted, claim))?;
+    let span = charged.begin_span();
+    let answered = pin!(upstream::forward(gateway, client, charged)).instrument(span).await;
     stage!("settle", "internal", settle::close(gateway, answered, context))
 }
 

@@ -1,24 +1,33 @@
 //! A dry run: the cost of a request, and whether it would be accepted.
 
+use std::sync::Arc;
+
+use super::by_model::most_of_fallbacks;
 use super::charge::{order, refusal, token_limit};
 use super::gateway::{Gateway, lease};
 use super::price::Quoted;
 use domain::Refusal;
-use domain::{ChargeQuote, Credits, Environment, LimitsLeft};
+use domain::{ChargeQuote, Credits, Environment, LimitsLeft, VersionId};
 
 /// The cost of a request, and whether it would be accepted.
 #[derive(Clone, Debug)]
 pub struct Quote {
     /// The environment of the account that would pay.
     pub environment: Environment,
+    /// The public name of the model, if it is priced by that.
+    pub model: Option<Arc<str>>,
+    /// The version of the price list that it would be priced by.
+    pub price_version: VersionId,
     /// The least that it would cost.
     pub least: Credits,
-    /// The most that it would cost, as requested.
+    /// The most that it would cost, as requested, whichever model answers.
     pub most: Credits,
     /// Debited or held at the start; `None` if it would be refused.
     pub hold: Option<Credits>,
     /// Tokens of the prompt, if the price depends on tokens.
     pub prompt_tokens: Option<u64>,
+    /// The most tokens that the prompt can have, as it is held for.
+    pub prompt_tokens_max: Option<u64>,
     /// The token limit that the upstream would get, if it is not the request's own.
     pub max_tokens: Option<u64>,
     /// Why it would be refused.
@@ -43,18 +52,22 @@ pub(super) async fn estimate(gateway: &Gateway, quoted: Quoted) -> Result<Quote,
     };
     let generation = quoted.generation();
     let max_tokens = match (&terms, generation) {
-        (Ok(terms), Some(generation)) => {
-            token_limit(gateway, quoted.rule(), generation, terms.ceiling)
-        }
+        (Ok(terms), Some(generation)) => token_limit(gateway, &quoted, generation, *terms),
         _ => None,
     };
+    // Another model may answer, and cost more.
+    let most_of_others = most_of_fallbacks(gateway, &quoted).unwrap_or(Credits::ZERO);
     let counted = generation.map(|generation| generation.request.prompt.counted);
+    let bound = generation.map(|generation| generation.demand.prompt_tokens_max);
     Ok(Quote {
         environment: quoted.key().environment,
-        least: quoted.rule().cost(counted.unwrap_or(0)).unwrap_or(quoted.rule().base),
-        most: quoted.price().most(),
+        model: quoted.model().map(|call| Arc::clone(&call.found.name)),
+        price_version: quoted.version(),
+        least: quoted.pricing().least(counted.unwrap_or(0)),
+        most: quoted.price().most().max(most_of_others),
         hold: terms.as_ref().ok().map(|terms| terms.held),
         prompt_tokens: counted,
+        prompt_tokens_max: bound,
         max_tokens,
         refusal: terms.err().map(refusal),
         balance,

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use actix_web::http::Method;
 use actix_web::http::header::HeaderMap;
@@ -27,7 +27,7 @@ pub struct Arrival {
     pub path: String,
     /// The query, if any.
     pub query: Option<String>,
-    /// `X-API-Key`, else the bearer of `Authorization`.
+    /// The API key: that of a header for keys, else the bearer of `Authorization`.
     pub credential: Option<String>,
     /// The client's address.
     pub address: IpAddr,
@@ -42,25 +42,41 @@ pub struct Arrival {
     /// Closed when the client leaves before it has an answer.
     pub client_left: Option<oneshot::Receiver<()>>,
     /// Told whether the call is paid for, if somebody wants to know.
-    pub paying: Option<Paying>,
+    pub paying: Option<Arc<Paying>>,
     /// When it arrived.
     pub at: Timestamp,
 }
 
-/// Whether a call is paid for.
-pub struct Paying {
-    /// Told when the call is charged or held for; once.
-    pub charged: Option<oneshot::Sender<()>>,
-    /// Becomes true when the call is settled at a cost above zero.
-    pub is_paid: Arc<AtomicBool>,
-}
+/// Whether a call is paid for. Nobody is woken when that changes.
+#[derive(Debug, Default)]
+pub struct Paying(AtomicU8);
+
+const CHARGED: u8 = 1;
+const PAID: u8 = 2;
 
 impl Paying {
+    /// The call is charged or held for.
+    pub(crate) fn charge(&self) {
+        self.0.store(CHARGED, Ordering::Release);
+    }
+
     /// The call is settled at this cost.
-    pub(super) fn settle(&self, cost: Credits) {
+    pub(crate) fn settle(&self, cost: Credits) {
         if cost > Credits::ZERO {
-            self.is_paid.store(true, Ordering::Release);
+            self.0.store(PAID, Ordering::Release);
         }
+    }
+
+    /// Was the call charged or held for?
+    #[must_use]
+    pub fn is_charged(&self) -> bool {
+        self.0.load(Ordering::Acquire) >= CHARGED
+    }
+
+    /// Was it settled at a cost above zero?
+    #[must_use]
+    pub fn is_paid(&self) -> bool {
+        self.0.load(Ordering::Acquire) >= PAID
     }
 }
 

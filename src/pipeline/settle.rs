@@ -8,20 +8,25 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 
-use super::bill::{Cost, Counted, cost, evidence, evidence_of_work, usage_record, wait_committed};
+use super::beside::told;
+use super::bill::{
+    Cost, CountedText, cost, evidence, evidence_of_work, told_by_answer, usage_record,
+    wait_committed,
+};
 use super::charge::ChargedCall;
 use super::departure::Departure;
 use super::departure::{Money, ServedBody, kept};
 use super::gateway::Gateway;
+use super::oddity::{self, ReportedUsage};
 use super::relay;
 use super::request::RequestContext;
 use super::upstream::Answered;
 use crate::idempotency::Claim;
-use crate::upstream::dialect::{is_only_failure, refusal_body};
+use crate::upstream::dialect::{ToldUsage, is_failed, is_only_failure, refusal_body};
 use crate::upstream::{AnswerBody, Failure};
 use domain::Refusal;
 use domain::account::RecordAnswer;
-use domain::{Credits, Ending, Outcome, Reported, Settled, UsageRecord};
+use domain::{Credits, Ending, Outcome, Reported, Settled, TokenUsage, UsageRecord};
 
 /// Ends the charge, or hands a stream to [`relay`].
 pub(super) async fn close(
@@ -68,16 +73,19 @@ async fn close_failed(
         _ => Ending::Failed,
     };
     let Some(owed) = evidence_of_work(&charged, failure, is_sent) else {
+        charged.end_span(TokenUsage::default(), Some(failure.status()));
         let record = UsageRecord { ending, ..record };
         settle(gateway, charged, Outcome::Failed, record, None, context).await?;
         return Err(unpaid(failure));
     };
-    let Cost { amount: cost, usage, tally } =
-        cost(gateway, &mut charged, owed, Counted::Unseen).await;
+    let untold = told(&charged, &ToldUsage::default(), Reported::Missing);
+    let Cost { amount: cost, bill, usage, tally, .. } =
+        cost(gateway, &mut charged, owed, untold, CountedText::Unseen).await;
+    charged.end_span(usage, Some(failure.status()));
     let (prompt_tokens, completion_tokens) = (usage.prompt, usage.completion);
     let ending = if failure.is_by_our_limit() { Ending::UpstreamCut } else { ending };
     let record = UsageRecord { prompt_tokens, completion_tokens, tally, ending, ..record };
-    let outcome = Outcome::Delivered { cost };
+    let outcome = Outcome::Delivered { cost, bill };
     let paid: fn(Credits) -> Refusal = match failure {
         Failure::GivenUp => |cost| Refusal::UpstreamGivenUp { cost },
         Failure::TooLarge { .. } => |cost| Refusal::AnswerTooLarge { cost },
@@ -87,12 +95,13 @@ async fn close_failed(
         }
     };
     let (id, at, refused) = (charged.id(), gateway.clock.now(), gateway.refused);
-    let money = Money { charge: Some(id), upstream, ..Money::default() };
+    let path: Arc<str> = charged.arrival().path.as_str().into();
+    let money = charged.money(&upstream);
     let recording = charged.take_claim().map(|claim| {
-        let (claim, money) = (Arc::new(claim), money.clone());
+        let (claim, money, path) = (Arc::new(claim), money.clone(), Arc::clone(&path));
         let held = Arc::clone(&claim);
         let make = move |settled: &Settled| {
-            let (status, body) = refused(&paid(settled.cost), id, at);
+            let (status, body) = refused(&paid(settled.cost), &path, id, at);
             let money = money.with_settled(settled).headers();
             claim.record(id.0, Some(&kept(status, &refusal_headers(), &money, body)), at)
         };
@@ -103,7 +112,7 @@ async fn close_failed(
     let refusal = paid(settled.cost);
     tracing::warn!(request_id = %id, %refusal, cost = %settled.cost, "a failure was charged");
     gateway.metrics.refuse(&refusal);
-    let (status, body) = refused(&refusal, id, at);
+    let (status, body) = refused(&refusal, &path, id, at);
     Ok(Departure {
         status,
         headers: refusal_headers(),
@@ -127,6 +136,9 @@ fn unpaid(failure: Failure) -> Refusal {
         Failure::TimedOut | Failure::GivenUp => Refusal::UpstreamTimedOut,
         Failure::TooLarge { .. } => Refusal::UpstreamFailed("the answer is too large"),
         Failure::Broken(reason) => Refusal::UpstreamFailed(reason),
+        Failure::Lost => Refusal::UpstreamLost,
+        Failure::Busy { retry_after, is_limit } => Refusal::UpstreamBusy { retry_after, is_limit },
+        Failure::Nobody => Refusal::ModelUnavailable,
         Failure::Abandoned => Refusal::ClientLeft,
         Failure::Stopped => Refusal::Stopped,
     }
@@ -141,15 +153,6 @@ struct Whole {
     upstream: Arc<str>,
 }
 
-/// Is the body of an answer an error in place of what was asked for?
-fn is_error(body: &Bytes) -> bool {
-    #[derive(serde::Deserialize)]
-    struct Answer {
-        error: Option<serde::de::IgnoredAny>,
-    }
-    serde_json::from_slice(body).is_ok_and(|answer: Answer| answer.error.is_some())
-}
-
 async fn close_whole(
     gateway: &Gateway,
     mut charged: Box<ChargedCall>,
@@ -157,35 +160,36 @@ async fn close_whole(
     reported: Reported,
     context: &mut RequestContext,
 ) -> Result<Departure, Refusal> {
-    let evidence = evidence(&charged, reported, &whole.body).await;
+    let (told, reported) = told_by_answer(&charged, reported, &whole.body);
+    let evidence = evidence(gateway, &charged, reported, &whole.body).await;
     let record = usage_record(gateway, &charged, &whole.upstream, whole.status.as_u16());
     // A request that the upstream refused delivers nothing, and costs nothing; unless the upstream
     // reports that it took tokens.
     let reports_tokens = matches!(reported, Reported::Given(usage) if usage.total() > 0);
     // Some upstreams answer 200 and an error.
-    let is_empty = || evidence.counted.completion == 0 && is_error(&whole.body);
-    let has_failed = charged.generation().is_some() && (is_only_failure(&whole.body) || is_empty());
-    let is_delivered = reports_tokens || (whole.status.is_success() && !has_failed);
+    let is_empty = || evidence.counted.completion == 0 && is_failed(&whole.body);
+    let has_failed =
+        || charged.generation().is_some() && (is_only_failure(&whole.body) || is_empty());
+    let is_delivered = reports_tokens || (whole.status.is_success() && !has_failed());
     let (outcome, record) = if is_delivered {
-        let Cost { amount: cost, usage, tally } =
-            cost(gateway, &mut charged, evidence, Counted::Delivered).await;
+        let cost = cost(gateway, &mut charged, evidence, told, CountedText::Delivered).await;
+        let reported = ReportedUsage::Answer(&whole.body);
+        oddity::note(gateway, &charged, &whole.upstream, &cost, &reported);
+        let Cost { amount: cost, bill, usage, tally, .. } = cost;
+        charged.end_span(usage, None);
         let (prompt_tokens, completion_tokens) = (usage.prompt, usage.completion);
         let record = UsageRecord { prompt_tokens, completion_tokens, tally, ..record };
-        (Outcome::Delivered { cost }, record)
+        (Outcome::Delivered { cost, bill }, record)
     } else {
+        charged.end_span(TokenUsage::default(), Some(whole.status.as_u16()));
         // What is not paid for has no content.
-        whole.body = refusal_body(&whole.body);
+        whole.body = refusal_body(whole.status.as_u16(), &whole.body);
         if !whole.body.is_empty() {
             whole.headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
         }
         (Outcome::Failed, UsageRecord { ending: Ending::Failed, ..record })
     };
-    let money = Money {
-        charge: Some(charged.id()),
-        upstream: Arc::clone(&whole.upstream),
-        max_tokens: charged.token_limit(),
-        ..Money::default()
-    };
+    let money = Money { max_tokens: charged.token_limit(), ..charged.money(&whole.upstream) };
     let claim = charged.take_claim().map(Arc::new);
     // Only a delivered answer is recorded; a failed call may be tried again.
     let recording = claim.clone().filter(|_| is_delivered).map(|claim| {
@@ -222,6 +226,7 @@ async fn settle(
 ) -> Result<Settled, Refusal> {
     let account = charged.take_account().ok_or(Refusal::OutcomeUnknown("settled before"))?;
     let (record, claim) = recording.unzip();
+    let tokens = TokenUsage::new(usage.prompt_tokens, usage.completion_tokens);
     let receipt = account
         .settle(charged.id(), outcome, usage, record)
         .await
@@ -231,6 +236,7 @@ async fn settle(
     let claim = claim.or_else(|| charged.take_claim().map(Arc::new));
     wait_committed(gateway.commit_timeout, charged.take_debit(), receipt.durable, claim).await?;
     context.cost = Some(settled.cost);
+    gateway.metrics.sums.spend(charged.key().environment, settled.cost, tokens);
     if let Some(paying) = &charged.arrival().paying {
         paying.settle(settled.cost);
     }

@@ -4,10 +4,12 @@
 use std::sync::Arc;
 
 use super::charge::ChargedCall;
+use super::deployments::{CallProgress, Went, ask};
 use super::gateway::Gateway;
 use crate::config::TokenLimitField;
 use crate::upstream::dialect::KeptReasoning;
 use crate::upstream::{Answer, Client, Failure, Sent, UpstreamCall};
+use domain::Environment;
 
 /// A request that went to the upstream, with the answer or the failure.
 pub struct Answered {
@@ -29,19 +31,79 @@ impl Answered {
     }
 }
 
-/// Forwards the request to the upstream of its group; test keys always to the sandbox.
+/// Forwards the request to a deployment of its model, or to the upstream of its group; test keys
+/// always to the sandbox.
 pub(super) async fn forward(
     gateway: &Gateway,
     client: &Client,
     mut charged: Box<ChargedCall>,
 ) -> Answered {
     let client_left = charged.take_client_left();
+    let (group, generation) = (charged.arrival().group, charged.generation());
+    let policy = gateway.upstreams.stream_policy(group);
+    let sent = Sent::default();
+    let begun = std::time::Instant::now();
+    // Before the first byte of a stream a client that leaves owes the prompt. The call goes on if
+    // the answer is recorded for a repeat, or if the upstream is heard to its usage.
+    let is_heard_out =
+        generation.is_some_and(|generation| generation.is_heard_out(policy.on_disconnect));
+    let may_be_abandoned = charged.is_stream() && !charged.has_claim() && !is_heard_out;
+    let left = async {
+        match client_left.filter(|_| may_be_abandoned) {
+            Some(left) => drop(left.await),
+            None => std::future::pending().await,
+        }
+    };
+    let ended = async {
+        tokio::select! {
+            biased;
+            () = left => Failure::Abandoned,
+            () = gateway.readiness.stopped() => Failure::Stopped,
+        }
+    };
+    let model = charged.model().filter(|_| charged.key().environment == Environment::Live);
+    let (name, result) = if let Some(model) = model {
+        let progress = CallProgress::default();
+        let asking = Box::pin(ask(gateway, client, &charged, model, &sent, &progress));
+        let result = tokio::select! {
+            biased;
+            answered = asking => answered,
+            failure = ended => Err(failure),
+        };
+        let Went { name, served, rows, held, other } = progress.went();
+        gateway.attempts.record(rows);
+        if let Some(held) = held {
+            charged.set_held(held);
+        }
+        if let Some(other) = other {
+            charged.set_other(other);
+        }
+        if let Some(by) = &served.by {
+            charged.set_served(by.convention());
+        }
+        charged.set_served_by(served);
+        (name, result)
+    } else {
+        let upstream = gateway.upstreams.of(group, charged.key().environment);
+        let call = of_group(gateway, &charged, &sent);
+        tokio::select! {
+            biased;
+            answered = upstream.call(client, call, gateway.clock.now()) => answered,
+            failure = ended => (upstream.name(), Err(failure)),
+        }
+    };
+    gateway.metrics.upstream(group, begun.elapsed());
+    failpoint!("upstream-answered");
+    Answered { upstream: name, charged, result, is_sent: sent.get() }
+}
+
+/// The call to the upstream of its group.
+fn of_group<'c>(gateway: &Gateway, charged: &'c ChargedCall, sent: &'c Sent) -> UpstreamCall<'c> {
     let (arrival, generation) = (charged.arrival(), charged.generation());
-    let upstream = gateway.upstreams.of(arrival.group, charged.key().environment);
-    let policy = gateway.upstreams.stream_policy(arrival.group);
     let is_stream = charged.is_stream();
     let body = match generation {
         Some(generation) => {
+            let policy = gateway.upstreams.stream_policy(arrival.group);
             let field = policy.token_limit_field.map(TokenLimitField::name);
             let (dialect, limit) = (charged.dialect(), charged.token_limit());
             let body = match generation.request.kept_reasoning {
@@ -52,9 +114,7 @@ pub(super) async fn forward(
         }
         None => arrival.body.clone(),
     };
-    let prompt_tokens = generation.map(|generation| generation.request.prompt.counted);
-    let sent = Sent::default();
-    let call = UpstreamCall {
+    UpstreamCall {
         id: arrival.id,
         method: &arrival.method,
         path: &arrival.path,
@@ -63,29 +123,7 @@ pub(super) async fn forward(
         body,
         dialect: charged.dialect(),
         is_stream,
-        prompt_tokens,
-        sent: &sent,
-    };
-    let begun = std::time::Instant::now();
-    let answered = upstream.call(client, call, gateway.clock.now());
-    // Before the first byte of a stream a client that leaves owes the prompt. The call goes on if
-    // the answer is recorded for a repeat, or if the upstream is heard to its usage.
-    let is_heard_out =
-        generation.is_some_and(|generation| generation.is_heard_out(policy.on_disconnect));
-    let may_be_abandoned = is_stream && !charged.has_claim() && !is_heard_out;
-    let left = async {
-        match client_left.filter(|_| may_be_abandoned) {
-            Some(left) => drop(left.await),
-            None => std::future::pending().await,
-        }
-    };
-    let (name, result) = tokio::select! {
-        biased;
-        answered = answered => answered,
-        () = left => (upstream.name(), Err(Failure::Abandoned)),
-        () = gateway.readiness.stopped() => (upstream.name(), Err(Failure::Stopped)),
-    };
-    gateway.metrics.upstream(arrival.group, begun.elapsed());
-    failpoint!("upstream-answered");
-    Answered { upstream: name, charged, result, is_sent: sent.get() }
+        prompt_tokens: generation.map(|generation| generation.request.prompt.counted),
+        sent,
+    }
 }

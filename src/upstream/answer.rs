@@ -23,6 +23,10 @@ pub fn read_usage(usage: &str) -> Reported {
     struct Usage {
         prompt_tokens: Option<i64>,
         input_tokens: Option<i64>,
+        /// Anthropic's, beside `input_tokens`.
+        cache_creation_input_tokens: Option<i64>,
+        /// The same.
+        cache_read_input_tokens: Option<i64>,
         completion_tokens: Option<i64>,
         output_tokens: Option<i64>,
         total_tokens: Option<i64>,
@@ -33,17 +37,20 @@ pub fn read_usage(usage: &str) -> Reported {
     let Ok(Object(usage)) = serde_json::from_str::<Object<Usage>>(usage) else {
         return Reported::Absurd;
     };
-    let prompt = usage.prompt_tokens.or(usage.input_tokens);
+    let beside = [usage.cache_creation_input_tokens, usage.cache_read_input_tokens];
+    let sum =
+        |input: i64| beside.iter().flatten().fold(input, |sum, part| sum.saturating_add(*part));
+    let prompt = usage.prompt_tokens.or(usage.input_tokens.map(sum));
     let completion = usage.completion_tokens.or(usage.output_tokens);
     let all = [prompt, completion, usage.total_tokens];
     let is_absurd = |count: &i64| u64::try_from(*count).map_or(true, |count| count > TOKENS_MAX);
     if all.iter().flatten().any(is_absurd) {
         return Reported::Absurd;
     }
-    // One number of two is not enough to bill by.
-    if usage.total_tokens.is_none() && (prompt.is_none() || completion.is_none()) {
+    if all.iter().all(Option::is_none) {
         return Reported::Missing;
     }
+    // A number that is missing is a zero, which is not believed: ours takes its place.
     let [prompt, completion, reported_total] =
         all.map(|count| u64::try_from(count.unwrap_or(0)).unwrap_or(0));
     Reported::Given(TokenUsage { prompt, completion, reported_total })
@@ -150,6 +157,21 @@ pub enum Failure {
     /// The upstream failed, or its answer cannot be passed on. The reason is for the log.
     #[error("{0}")]
     Broken(&'static str),
+    /// The connection broke after the upstream had the request, and before it answered. It may have
+    /// done the work. It is not paid.
+    #[error("the connection to the upstream broke before the answer")]
+    Lost,
+    /// Nobody who serves the model may be asked for so many seconds.
+    #[error("all deployments are busy for {retry_after} s")]
+    Busy {
+        /// After so many seconds somebody may be asked.
+        retry_after: u64,
+        /// Is it a limit of a provider, and not a failure?
+        is_limit: bool,
+    },
+    /// Nobody serves the model.
+    #[error("no deployment serves the model")]
+    Nobody,
     /// The client has left.
     #[error("the client left")]
     Abandoned,
@@ -164,9 +186,10 @@ impl Failure {
     pub fn status(&self) -> u16 {
         match self {
             Failure::Abandoned => 499,
-            Failure::Stopped => 503,
+            Failure::Busy { is_limit: true, .. } => 429,
+            Failure::Stopped | Failure::Busy { is_limit: false, .. } | Failure::Nobody => 503,
             Failure::TimedOut | Failure::GivenUp => 504,
-            Failure::TooLarge { .. } | Failure::Broken(_) => 502,
+            Failure::TooLarge { .. } | Failure::Broken(_) | Failure::Lost => 502,
         }
     }
 
@@ -198,7 +221,8 @@ mod tests {
                 r#"{"usage":{"prompt_tokens":3,"input_tokens":3,"completion_tokens":4,"output_tokens":4}}"#,
                 Ok(Some(7)),
             ),
-            (r#"{"usage":{"prompt_tokens":3}}"#, Ok(None)),
+            (r#"{"usage":{"prompt_tokens":3}}"#, Ok(Some(3))),
+            (r#"{"usage":{"output_tokens":4}}"#, Ok(Some(4))),
             (r#"{"usage":{"prompt_tokens":3,"total_tokens":3}}"#, Ok(Some(3))),
             (r#"{"usage":{"prompt_tokens":-3,"completion_tokens":4}}"#, Err(())),
             (r#"{"usage":{"prompt_tokens":1e99}}"#, Err(())),

@@ -19,10 +19,11 @@ use futures_util::future::poll_fn;
 use http_body_util::Full;
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
+use hyper::http::Extensions;
 use hyper::{HeaderMap, Request, StatusCode};
 use hyper_rustls::builderstates::WantsSchemes;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::{Connection as _, HttpConnector, HttpInfo};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tower_service::Service as _;
@@ -30,6 +31,7 @@ use tower_service::Service as _;
 use super::answer::{Failure, Sent};
 use crate::config::UpstreamsSettings;
 use crate::config::url::UpstreamOrigin;
+use domain::address::is_public;
 
 /// How long an idle connection is kept.
 const IDLE: Duration = Duration::from_secs(30);
@@ -47,6 +49,9 @@ const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 const RECEIVE_BYTES: usize = 1024 * 1024;
 
 const UNREACHABLE: Failure = Failure::Broken("the upstream cannot be reached");
+const PRIVATE: Failure = Failure::Broken(
+    "the provider has a private address, which the catalogue does not allow: see allow_private",
+);
 const BROKEN: Failure = Failure::Broken("the connection to the upstream broke");
 
 /// Makes connections to upstreams. One for the process.
@@ -93,9 +98,19 @@ impl Connector {
             })?,
             Err(_) => return Err(Failure::TimedOut),
         };
+        if origin.is_public_only && !leads_to_public(&io) {
+            return Err(PRIVATE);
+        }
         let (sender, connection) = Builder::new().handshake(io).await.map_err(|_| BROKEN)?;
         Ok(Box::new(Link { sender, connection: Some(connection) }))
     }
+}
+
+/// Does the connection lead to an address of the public internet?
+fn leads_to_public(io: &Io) -> bool {
+    let mut known = Extensions::new();
+    io.connected().get_extras(&mut known);
+    known.get::<HttpInfo>().is_some_and(|info| is_public(info.remote_addr().ip()))
 }
 
 /// The HTTP client for upstreams. One for each HTTP thread, so that the thread's runtime watches
@@ -143,8 +158,11 @@ impl Client {
                     let place = Some((link, Arc::clone(&origin.name), Arc::clone(&self.pool)));
                     return Ok(Reply { status: head.status, headers: head.headers, body, place });
                 }
-                Err(mut error) if !is_new => error.take_message().ok_or(BROKEN)?,
-                Err(_) => return Err(BROKEN),
+                Err(mut error) => match error.take_message() {
+                    Some(request) if !is_new => request,
+                    Some(_) => return Err(BROKEN),
+                    None => return Err(Failure::Lost),
+                },
             };
         }
     }
@@ -423,7 +441,7 @@ mod tests {
         let (origin, hears) = upstream(&[&[OK, ""], &[OK]]);
         let client = client();
         call(&client, &origin, "/1").await.unwrap();
-        assert_eq!(call(&client, &origin, "/2").await, Err(BROKEN));
+        assert_eq!(call(&client, &origin, "/2").await, Err(Failure::Lost));
         let heard: Vec<String> = hears.iter().take(3).collect();
         assert_eq!(heard, ["0 GET /1 HTTP/1.1", "0 GET /2 HTTP/1.1", "0 closed"]);
         assert!(hears.recv_timeout(Duration::from_millis(50)).is_err(), "it was sent again");
@@ -437,8 +455,12 @@ mod tests {
         const NONSENSE: &str = "SSH-2.0\r\n\r\n";
         let (origin, _hears) = upstream(&[&[LENGTH], &[CHUNKED], &[HEAD], &[NONSENSE], &[]]);
         let client = client();
-        for case in 0..5 {
-            assert_eq!(call(&client, &origin, "/").await, Err(BROKEN), "{case}");
+        // The last one may be closed before it has the request, or after.
+        let lost = [Failure::Lost];
+        let ends: [&[Failure]; 5] = [&[BROKEN], &[BROKEN], &lost, &lost, &[BROKEN, Failure::Lost]];
+        for (case, expected) in ends.into_iter().enumerate() {
+            let failure = call(&client, &origin, "/").await.unwrap_err();
+            assert!(expected.contains(&failure), "{case}: {failure}");
             assert_eq!(kept(&client), 0);
         }
     }
@@ -468,6 +490,21 @@ mod tests {
         let origin =
             UpstreamOrigin::new(&format!("https://{}", silent.local_addr().unwrap())).unwrap();
         assert_eq!(call(&client, &origin, "/").await, Err(Failure::TimedOut));
+    }
+
+    #[actix_web::test]
+    async fn a_private_address_is_asked_only_where_it_may_be() {
+        let (origin, hears) = upstream(&[&[], &[OK, OK]]);
+        let name = origin.name.to_string();
+        let client = client();
+        let public = UpstreamOrigin::new(&name).unwrap().public_only();
+        assert_eq!(call(&client, &public, "/1").await, Err(PRIVATE));
+        assert_eq!(call(&client, &origin, "/2").await.unwrap(), b"ok");
+        // Nor over the connection that is kept for those who may.
+        assert_eq!(kept(&client), 1);
+        assert_ne!(public.name, origin.name);
+        let heard: Vec<String> = hears.iter().take(2).collect();
+        assert_eq!(heard, ["0 closed", "1 GET /2 HTTP/1.1"]);
     }
 
     /// Answers once over TLS, if the client accepts the certificate.

@@ -9,6 +9,7 @@ use super::proxy::Proxy;
 use super::sandbox;
 use crate::config::{OnDisconnect, Secret, TokenLimitField, UpstreamSettings, UpstreamsSettings};
 use domain::route_group::RouteGroup;
+use domain::thinking::ModelPatterns;
 use domain::{Environment, Timestamp};
 
 /// The pause before the first retry; it doubles with each further one.
@@ -46,6 +47,12 @@ impl Upstream {
             })),
             None => Upstream::Sandbox(sandbox::NAME.into()),
         }
+    }
+
+    /// Is it the built-in sandbox?
+    #[must_use]
+    pub fn is_sandbox(&self) -> bool {
+        matches!(self, Upstream::Sandbox(_))
     }
 
     /// The name of the primary.
@@ -147,9 +154,50 @@ impl StreamPolicy {
     }
 }
 
+/// Which requests a group's upstream gets, and what is known of its answers.
+#[derive(Clone, Debug)]
+pub struct RequestPolicy {
+    /// The models that are sold; all if it is empty.
+    pub models: ModelPatterns,
+    /// Further fields of the body that pass.
+    pub fields: Vec<String>,
+    /// Names in the query that pass.
+    pub query: Vec<String>,
+    /// Does it report the usage of every answer?
+    pub reports_usage: bool,
+}
+
+impl RequestPolicy {
+    fn new(settings: &UpstreamSettings) -> Self {
+        RequestPolicy {
+            models: ModelPatterns::new(&settings.models),
+            fields: settings.request_fields.clone(),
+            query: settings.query_parameters.clone(),
+            reports_usage: settings.reports_usage,
+        }
+    }
+}
+
+/// A group: its upstream and its policies.
+struct Group {
+    upstream: Upstream,
+    streams: StreamPolicy,
+    requests: Arc<RequestPolicy>,
+}
+
+impl Group {
+    fn new(group: RouteGroup, settings: &UpstreamSettings) -> Self {
+        Group {
+            upstream: Upstream::new(group, settings),
+            streams: StreamPolicy::new(settings),
+            requests: Arc::new(RequestPolicy::new(settings)),
+        }
+    }
+}
+
 /// The upstream of each group.
 pub struct Upstreams {
-    groups: [(Upstream, StreamPolicy); 4],
+    groups: [Group; 4],
     sandbox: Upstream,
 }
 
@@ -164,7 +212,7 @@ impl Upstreams {
                 (RouteGroup::Yggdrasil, &settings.yggdrasil),
                 (RouteGroup::V1, &settings.v1),
             ]
-            .map(|(group, settings)| (Upstream::new(group, settings), StreamPolicy::new(settings))),
+            .map(|(group, settings)| Group::new(group, settings)),
             sandbox: Upstream::Sandbox(sandbox::NAME.into()),
         }
     }
@@ -174,20 +222,26 @@ impl Upstreams {
     pub fn of(&self, group: RouteGroup, environment: Environment) -> &Upstream {
         match environment {
             Environment::Test => &self.sandbox,
-            Environment::Live => &self.configured(group).0,
+            Environment::Live => &self.configured(group).upstream,
         }
     }
 
     /// How the group's streams are relayed.
     #[must_use]
     pub fn stream_policy(&self, group: RouteGroup) -> StreamPolicy {
-        self.configured(group).1
+        self.configured(group).streams
+    }
+
+    /// Which requests the group's upstream gets.
+    #[must_use]
+    pub fn request_policy(&self, group: RouteGroup) -> &Arc<RequestPolicy> {
+        &self.configured(group).requests
     }
 
     /// Does the group's upstream need the request's headers?
     #[must_use]
     pub fn wants_headers(&self, group: RouteGroup) -> bool {
-        matches!(self.configured(group).0, Upstream::Url(_))
+        matches!(self.configured(group).upstream, Upstream::Url(_))
     }
 
     /// The names of the groups that the sandbox serves.
@@ -195,12 +249,12 @@ impl Upstreams {
     pub fn on_sandbox(&self) -> Vec<&'static str> {
         RouteGroup::ALL
             .into_iter()
-            .filter(|group| matches!(self.configured(*group).0, Upstream::Sandbox(_)))
+            .filter(|group| matches!(self.configured(*group).upstream, Upstream::Sandbox(_)))
             .map(RouteGroup::name)
             .collect()
     }
 
-    fn configured(&self, group: RouteGroup) -> &(Upstream, StreamPolicy) {
+    fn configured(&self, group: RouteGroup) -> &Group {
         let [hub, omm, yggdrasil, v1] = &self.groups;
         match group {
             RouteGroup::Hub => hub,

@@ -9,6 +9,7 @@ use super::turn::Turn;
 use domain::account::InFlight;
 use domain::account::{ChargeQuote, Extension, RecordAnswer, Snapshot, TooManyKeys};
 use domain::account::{ChargeTerms, NoSuchKey};
+use domain::stored_bill::StoredBill;
 use domain::{
     AccountStatus, Act, Adjustment, Charge, ChargeId, Credits, Decline, Erasure, KeyChange, KeyId,
     KeyState, NewKey, NewPayment, NotErasable, Outcome, PaymentId, RecordedAnswer, Reversal,
@@ -88,10 +89,11 @@ impl AccountHandle {
         .map_err(|_| AccountError::Gone)
     }
 
-    /// Ends the charge of a call that broke off. It costs what was earned so far. Does not wait.
-    pub fn abandon(&self, charge: ChargeId, earned: Credits) {
+    /// Ends the charge of a call that broke off. It costs what was earned so far, by this bill.
+    /// Does not wait.
+    pub fn abandon(&self, charge: ChargeId, earned: Credits, bill: Option<StoredBill>) {
         let outcome = if earned > Credits::ZERO {
-            Outcome::Delivered { cost: earned }
+            Outcome::Delivered { cost: earned, bill }
         } else {
             Outcome::Failed
         };

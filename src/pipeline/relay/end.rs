@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::upstream::Failure;
-use crate::upstream::dialect::{Bill, Close, Transcript};
+use crate::upstream::dialect::{Close, ClosingBill, Transcript};
 use domain::{Decline, Heard, Settled, TokenUsage};
 
 /// How a stream ended.
@@ -63,7 +63,7 @@ pub(super) fn last_frames(
     settled: Option<&Settled>,
     usage: TokenUsage,
 ) -> Bytes {
-    let bill = settled.map(|settled| Bill {
+    let bill = settled.map(|settled| ClosingBill {
         cost: settled.cost,
         balance: settled.balance,
         left: settled.left,
@@ -89,7 +89,13 @@ pub(super) fn last_frames(
             "upstream_timeout",
             "The upstream service stopped answering. You were charged for what was delivered.",
         ),
-        End::Broken(Failure::Broken(_) | Failure::Abandoned) => broken(
+        End::Broken(
+            Failure::Broken(_)
+            | Failure::Lost
+            | Failure::Abandoned
+            | Failure::Busy { .. }
+            | Failure::Nobody,
+        ) => broken(
             "upstream_error",
             "The upstream service broke off. You were charged for what was delivered.",
         ),

@@ -9,11 +9,17 @@ use super::Relay;
 use super::end::{End, last_frames};
 use super::recording::Recording;
 use crate::actors::{AccountError, Receipt};
-use crate::pipeline::bill::{Cost, Counted, cost, deliver, usage_record, wait_committed};
+use crate::pipeline::beside::told;
+use crate::pipeline::bill::{
+    Cost, CountedText, cost, deliver, totals, usage_record, wait_committed,
+};
 use crate::pipeline::departure::{StreamSender, kept};
+use crate::pipeline::oddity::{self, ReportedUsage};
 use crate::upstream::dialect::Transcript;
 use domain::Refusal;
 use domain::account::RecordAnswer;
+use domain::oddity::Oddities;
+use domain::pricing::ToldParts;
 use domain::{
     Credits, Ending, Evidence, Heard, Outcome, Reported, Settled, TokenUsage, UsageRecord,
 };
@@ -21,18 +27,13 @@ use domain::{
 impl Relay {
     /// Bills the stream and sends the last frames.
     pub(super) async fn finish(mut self, end: End) {
-        let is_given_up = end == End::ClientLeft && !self.drains();
         let end = end.after(&self.transcript);
         let has_left = self.sender.is_none();
         if !has_left {
             let in_flight = std::mem::take(&mut self.in_flight);
             deliver(&mut self.delivered, &in_flight);
         }
-        if let Some(delivered) = self.delivered_at_leave.take().filter(|_| is_given_up) {
-            // It became too large to be recorded, so nobody will get the rest.
-            self.delivered = delivered;
-        }
-        let evidence = self.evidence(end);
+        let (evidence, told) = self.evidence(end);
         // An upstream that fails before it has delivered anything is not paid, unless it reports
         // what it took.
         let fails_by_itself = end == End::Failed || evidence.heard == Heard::UntilItBroke;
@@ -44,12 +45,18 @@ impl Relay {
         let (outcome, Cost { usage, tally, .. }) = if is_delivered {
             // An event that is too large was not passed on.
             let is_unseen = end == End::EventTooLarge;
-            let counted = if is_unseen { Counted::Unseen } else { Counted::Delivered };
-            let cost = cost(&self.gateway, &mut self.charged, evidence, counted).await;
-            (Outcome::Delivered { cost: cost.amount }, cost)
+            let counted = if is_unseen { CountedText::Unseen } else { CountedText::Delivered };
+            let cost = cost(&self.gateway, &mut self.charged, evidence, told, counted).await;
+            if !cost.odd.is_empty() {
+                let told = self.transcript.told();
+                let reported = ReportedUsage::Stream(&told);
+                oddity::note(&self.gateway, &self.charged, &self.upstream, &cost, &reported);
+            }
+            (Outcome::Delivered { cost: cost.amount, bill: cost.bill }, cost)
         } else {
             let (usage, tally) = evidence.tally();
-            (Outcome::Failed, Cost { amount: Credits::ZERO, usage, tally })
+            let (amount, odd) = (Credits::ZERO, Oddities::NONE);
+            (Outcome::Failed, Cost { amount, bill: None, usage, tally, odd })
         };
         let ending = match end {
             End::Completed if has_left => Ending::ClientLeftDrained,
@@ -62,6 +69,8 @@ impl Relay {
             End::Unwritable => Ending::Unwritable,
             End::Stopped => Ending::ServerStopped,
         };
+        let has_failed = matches!(ending, Ending::UpstreamCut);
+        self.charged.end_span(usage, has_failed.then_some(502));
         let record = usage_record(&self.gateway, &self.charged, &self.upstream, 200);
         let (prompt_tokens, completion_tokens) = (usage.prompt, usage.completion);
         let record = UsageRecord { prompt_tokens, completion_tokens, ending, tally, ..record };
@@ -74,16 +83,35 @@ impl Relay {
     }
 
     /// What is known of the stream's tokens.
-    fn evidence(&self, end: End) -> Evidence {
-        let prompt = self.generation.prompt_unreported();
+    fn evidence(&self, end: End) -> (Evidence, ToldParts) {
+        let reported = self.transcript.reported();
+        let (told, reported) = if self.charged.by_model().is_some() {
+            let told = told(&self.charged, &self.transcript.told(), reported);
+            (told, totals(&told, reported))
+        } else {
+            (ToldParts::default(), reported)
+        };
         // A failure is the end only if the protocol says so. Otherwise a report may be behind.
-        let is_last = end == End::Failed && self.transcript.has_last_event();
-        Evidence {
-            reported: self.transcript.reported(),
+        // Without a report its failure is one like any other.
+        let is_reported = matches!(reported, Reported::Given(_));
+        let is_last = end == End::Failed && is_reported && self.transcript.has_last_event();
+        let heard = if is_last { Heard::ToItsEnd } else { end.heard() };
+        let untold = match heard {
+            Heard::UntilItBroke => self.generation.prompt_estimate(),
+            Heard::ToItsEnd | Heard::UntilCancelled => self.generation.prompt_unreported(),
+        };
+        // Some conventions count a part of the prompt beside what the transcript adds up.
+        let begun = self.transcript.reported_prompt().map(|sum| sum.max(told.tokens().prompt));
+        let prompt = self.generation.prompt_begun(begun, untold);
+        let group = self.charged.arrival().group;
+        let reports_usage = self.gateway.upstreams.request_policy(group).reports_usage;
+        let evidence = Evidence {
+            reported,
             counted: TokenUsage::new(prompt, self.delivered.total()),
-            heard: if is_last { Heard::ToItsEnd } else { end.heard() },
-            may_hide: self.generation.may_hide,
-        }
+            heard,
+            may_hide: self.generation.may_hide && (reports_usage || heard != Heard::ToItsEnd),
+        };
+        (evidence, told)
     }
 
     /// Settles after the account's owner died. What it had not written is lost, but the hold was
@@ -151,6 +179,8 @@ impl Relay {
             Ok(settled) => {
                 failpoint!("stream-settled");
                 let Settled { cost, balance, .. } = settled;
+                let environment = self.charged.key().environment;
+                self.gateway.metrics.sums.spend(environment, cost, usage);
                 if let Some(paying) = &self.charged.arrival().paying {
                     paying.settle(cost);
                 }

@@ -33,7 +33,7 @@ use crate::tokens::{TextCounter, vocabulary};
 use crate::upstream::dialect::{Content, Transcript};
 use crate::upstream::sse::{FrameTooLarge, Frames};
 use crate::upstream::{ByteStream, Failure, StreamPolicy};
-use domain::Refusal;
+use domain::{Credits, Refusal};
 
 mod end;
 mod finish;
@@ -65,11 +65,9 @@ pub(super) async fn open(
     }
     failpoint!("stream-hold-on-record");
     let money = Money {
-        charge: Some(charged.id()),
-        upstream: Arc::clone(&upstream),
         held: Some(charged.held()),
         max_tokens: charged.token_limit(),
-        ..Money::default()
+        ..charged.money(&upstream)
     };
     let (sender, body) = stream();
     let request = charged.arrival().id.to_string();
@@ -83,18 +81,19 @@ pub(super) async fn open(
         bytes_max: gateway.idempotency.answer_max_bytes(),
         is_too_large: false,
     });
+    let transcript = Transcript::new(charged.dialect(), &generation.request, request);
     let relay = Relay {
         policy: gateway.upstreams.stream_policy(charged.arrival().group),
         step: gateway.holds.step_tokens.get(),
-        transcript: Transcript::new(charged.dialect(), &generation.request, request),
+        paid: None,
+        transcript: if charged.by_model().is_some() { transcript.by_parts() } else { transcript },
         delivered: TextCounter::new(vocabulary(generation.request.model.as_deref())),
         in_flight: Content::default(),
-        limit: limit.saturating_mul(generation.demand.choices),
+        limit: charged.pricing().allowed(&generation.demand, limit),
         generation,
         sender: Some(sender),
         sent: 0,
         recording,
-        delivered_at_leave: None,
         heard_until: None,
         upstream,
         charged,
@@ -127,12 +126,12 @@ struct Relay {
     limit: u64,
     /// Tokens of the next extension.
     step: u64,
+    /// A hold, and the tokens of the completion that it pays for.
+    paid: Option<(Credits, u64)>,
     /// To the client; `None` when it has left.
     sender: Option<StreamSender>,
     sent: u64,
     recording: Option<Recording>,
-    /// What was delivered when the client left a stream that is read to its end.
-    delivered_at_leave: Option<TextCounter>,
     /// How long the upstream is heard after the client has left.
     heard_until: Option<Instant>,
 }
@@ -259,7 +258,10 @@ impl Relay {
                 break;
             }
         }
-        if !out.is_empty() {
+        if out.is_empty() {
+            // What an event delivers that is kept for the end.
+            deliver(&mut self.delivered, &content);
+        } else {
             self.send(out.freeze(), content).await;
         }
         end
@@ -267,6 +269,8 @@ impl Relay {
 
     /// Hands a piece to the connection when it has taken the last one.
     async fn send(&mut self, bytes: Bytes, content: Content) {
+        // What makes a recording too large was made for it.
+        let is_heard = self.drains();
         if let Some(recording) = &mut self.recording {
             recording.add(&bytes);
         }
@@ -282,7 +286,7 @@ impl Relay {
             self.leave();
         }
         // Nobody reads it; it is billed only if the stream is read to its end.
-        if self.drains() {
+        if is_heard {
             deliver(&mut self.delivered, &content);
         }
     }
@@ -301,7 +305,6 @@ impl Relay {
                 if self.is_recorded() { holds.stream_seconds_max } else { holds.drain_seconds };
             let patience = Duration::from_secs(seconds.get());
             self.heard_until = Instant::now().checked_add(patience);
-            self.delivered_at_leave = Some(self.delivered.clone());
             if !is_taken {
                 deliver(&mut self.delivered, &in_flight);
             }

@@ -27,7 +27,7 @@ pub enum Close<'c> {
 
 /// The bill that a stream ends with.
 #[derive(Clone, Debug)]
-pub struct Bill {
+pub struct ClosingBill {
     /// The cost.
     pub cost: Credits,
     /// The balance after it.

@@ -1,9 +1,10 @@
 //! What a request asks for whose cost cannot be known before the call. The names are OpenAI's, and
-//! those of upstreams that understand its requests.
+//! those of upstreams that understand its requests; for Anthropic's see `messages`.
 
 use serde_json::{Map, Value};
 
 use super::Dialect;
+use super::messages;
 use super::names::{EXTRA_FIELDS, OWN_NAMES, get};
 use domain::pricing::Extra;
 
@@ -19,6 +20,26 @@ pub struct Asked {
 /// Tools that the customer runs.
 const OWN_TOOLS: [&str; 2] = ["function", "custom"];
 
+/// The fields of a tool that the customer runs.
+const TOOL_FIELDS: [&str; 16] = [
+    "async",
+    "allowed_callers",
+    "cache_control",
+    "custom",
+    "defer_loading",
+    "description",
+    "eager_input_streaming",
+    "format",
+    "function",
+    "input_examples",
+    "input_schema",
+    "name",
+    "output_schema",
+    "parameters",
+    "strict",
+    "type",
+];
+
 /// Items of `/v1/responses` that have all their content in them.
 const OWN_ITEMS: [&str; 5] = [
     "message",
@@ -31,6 +52,9 @@ const OWN_ITEMS: [&str; 5] = [
 impl Dialect {
     /// What the request asks for.
     pub(super) fn extras(self, body: &Map<String, Value>) -> Vec<Asked> {
+        if self.is_anthropic() {
+            return messages::extras(body);
+        }
         let mut asked = Vec::new();
         let mut ask = |extra, field: &str| asked.push(Asked { extra, field: field.to_owned() });
         for (name, value) in body {
@@ -39,6 +63,9 @@ impl Dialect {
                 && is_asked(*extra, name, value)
             {
                 ask(*extra, name);
+            }
+            if name == "prompt_cache_options" && compares_responses(value) {
+                ask(Extra::PreviousResponse, name);
             }
             if name == "input" && self == Dialect::Responses {
                 check_items(value, &mut ask);
@@ -53,7 +80,7 @@ impl Dialect {
 }
 
 /// Does the field of this name ask for it?
-fn is_asked(extra: Extra, name: &str, value: &Value) -> bool {
+pub(super) fn is_asked(extra: Extra, name: &str, value: &Value) -> bool {
     match (name, value) {
         (_, Value::Array(values)) if name != "tools" => {
             extra != Extra::PromptTemplate && !values.is_empty()
@@ -66,13 +93,31 @@ fn is_asked(extra: Extra, name: &str, value: &Value) -> bool {
     }
 }
 
-/// Does the upstream run the tool?
-fn is_hosted(tool: &Value) -> bool {
+/// Does it name an earlier response?
+fn compares_responses(options: &Value) -> bool {
+    let fields = options.as_object();
+    let id = fields.and_then(|fields| get(fields, "comparison_response_id"));
+    id.is_some_and(|id| !id.is_null())
+}
+
+/// Does the upstream run the tool? A tool of the customer's is a function that it describes, and
+/// has nothing beside: some upstreams find their own tools by the name of a field.
+pub(super) fn is_hosted(tool: &Value) -> bool {
     let Value::Object(tool) = tool else { return true };
-    match get(tool, "type") {
-        None => false,
-        Some(kind) => kind.as_str().is_none_or(|kind| !OWN_TOOLS.contains(&kind)),
+    if get(tool, "type").and_then(Value::as_str) == Some("namespace") {
+        let own = ["type", "name", "description", "tools"];
+        let inner = tool.get("tools").and_then(Value::as_array);
+        return inner.is_none_or(|inner| inner.iter().any(is_hosted))
+            || !tool.keys().all(|name| own.contains(&name.as_str()));
     }
+    let is_own = if let Some(kind) = get(tool, "type").filter(|kind| !kind.is_null()) {
+        kind.as_str().is_some_and(|kind| OWN_TOOLS.contains(&kind))
+    } else {
+        let is_object = |name: &str| tool.get(name).is_some_and(Value::is_object);
+        let is_named = tool.get("name").is_some_and(Value::is_string);
+        is_object("function") || is_named && (is_object("input_schema") || is_object("parameters"))
+    };
+    !is_own || !tool.keys().all(|name| TOOL_FIELDS.contains(&name.as_str()))
 }
 
 /// Items that are kept by the upstream, or made by its tools.
@@ -157,6 +202,17 @@ mod tests {
             (json!({ "tools": [{ "type": "function" }, { "type": "mcp" }] }), Extra::HostedTools),
             (json!({ "tools": [{ "Type": "file_search" }] }), Extra::HostedTools),
             (json!({ "tools": "web_search" }), Extra::HostedTools),
+            (json!({ "tools": [{ "googleSearch": {} }] }), Extra::HostedTools),
+            (json!({ "tools": [{ "name": "web_search" }] }), Extra::HostedTools),
+            (json!({ "tools": [{ "name": "f", "parameters": true }] }), Extra::HostedTools),
+            (
+                json!({ "tools": [{ "type": "function", "function": {}, "codeExecution": {} }] }),
+                Extra::HostedTools,
+            ),
+            (
+                json!({ "prompt_cache_options": { "comparison_response_id": "r" } }),
+                Extra::PreviousResponse,
+            ),
             (json!({ "web_search_options": {} }), Extra::HostedTools),
             (json!({ "prompt": { "id": "p" } }), Extra::PromptTemplate),
             (json!({ "previous_response_id": "r" }), Extra::PreviousResponse),
@@ -205,7 +261,8 @@ mod tests {
             json!({ "tools": [{ "type": "function", "function": { "name": "f", "parameters": {
                 "properties": { "file_id": { "type": "string" } } } } }] }),
             json!({ "tools": [{ "type": "custom", "name": "c" }] }),
-            json!({ "tools": [{ "name": "t", "input_schema": {} }] }),
+            json!({ "tools": [{ "name": "t", "input_schema": {} }, { "function": {} }] }),
+            json!({ "prompt_cache_options": { "mode": "implicit", "ttl": "30m" } }),
             json!({ "input": [
                 { "role": "user", "content": [{ "type": "input_text", "text": "Hello!" }] },
                 { "type": "message", "id": "m", "role": "assistant", "content": [] },

@@ -1,6 +1,8 @@
 //! What an upstream says of a failure, cut to what an error has. Nothing is paid for it, so nothing
 //! that was generated may be in it: some upstreams put an answer that they could not use there.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
@@ -31,7 +33,7 @@ pub(super) fn is_failure(error: &str) -> bool {
 /// Has an answer, or an event of one, the part that is generated?
 pub(super) fn has_generated(fields: &Fields<'_>) -> bool {
     let is_there = |part: &str| !matches!(part.trim(), "[]" | "\"\"" | "{}");
-    ["choices", "output"].iter().any(|name| fields.get(name).is_some_and(is_there))
+    ["choices", "output", "candidates"].iter().any(|name| fields.get(name).is_some_and(is_there))
 }
 
 /// Is a complete answer nothing but a failure? Then its other texts were not generated.
@@ -44,14 +46,27 @@ pub fn is_only_failure(body: &[u8]) -> bool {
     })
 }
 
-/// The body of a refusal, cut to the fields of its error.
+/// Does a complete answer say that the upstream failed?
 #[must_use]
-pub fn refusal_body(body: &Bytes) -> Bytes {
+pub fn is_failed(body: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(body);
+    let fields = Fields::read(&text);
+    fields.is_some_and(|fields| fields.get("error").is_some_and(is_failure))
+}
+
+/// The body of a refusal with this status, cut to the fields of its error.
+#[must_use]
+pub fn refusal_body(status: u16, body: &Bytes) -> Bytes {
     if body.is_empty() {
         return Bytes::new();
     }
-    let read = serde_json::from_slice::<Value>(body);
-    let fields = read.as_ref().ok().and_then(Value::as_object);
+    let mut read = serde_json::from_slice::<Value>(body).ok();
+    if status == TOO_MANY
+        && let Some(Value::Object(fields)) = &mut read
+    {
+        hide_limits(fields);
+    }
+    let fields = read.as_ref().and_then(Value::as_object);
     let mut kept = fields.map(known).unwrap_or_default();
     if let Some(error) = fields.and_then(|fields| fields.get("error")) {
         kept.insert("error".to_owned(), known_error(error));
@@ -71,6 +86,52 @@ pub fn refusal_body(body: &Bytes) -> Bytes {
         }
     }
     unknown()
+}
+
+/// The status of an upstream whose limits are reached. They are limits of the operator's, and so is
+/// what it says of them.
+const TOO_MANY: u16 = 429;
+
+/// Leaves of a refusal for too many requests nothing but its kind.
+fn hide_limits(fields: &mut Map<String, Value>) {
+    let message = || Value::from("The upstream service has too many requests. Please try again.");
+    fields.remove("detail");
+    if let Some(own) = fields.get_mut("message") {
+        *own = message();
+    }
+    match fields.get_mut("error") {
+        Some(Value::Object(error)) => {
+            error.insert("message".to_owned(), message());
+        }
+        Some(error) => *error = message(),
+        None => {}
+    }
+}
+
+/// Beginnings of the names that upstreams give their customers.
+const ACCOUNT_NAMES: [&str; 3] = ["org-", "org_", "proj_"];
+/// The least length of such a name. Fields have names like `org_id`.
+const ACCOUNT_NAME_MIN: usize = 12;
+
+/// The text without the names that the upstream has for the operator.
+fn without_account_names(text: &str) -> Cow<'_, str> {
+    if !ACCOUNT_NAMES.iter().any(|name| text.contains(name)) {
+        return Cow::Borrowed(text);
+    }
+    let is_of_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let mut out = String::with_capacity(text.len());
+    for part in text.split_inclusive(|c: char| !is_of_name(c)) {
+        let name = part.trim_end_matches(|c: char| !is_of_name(c));
+        let is_of_account = name.len() >= ACCOUNT_NAME_MIN
+            && ACCOUNT_NAMES.iter().any(|start| name.starts_with(start));
+        if is_of_account {
+            out.push_str("...");
+            out.push_str(part.get(name.len()..).unwrap_or_default());
+        } else {
+            out.push_str(part);
+        }
+    }
+    out.into()
 }
 
 /// A refusal that says nothing that can be passed on.
@@ -138,7 +199,9 @@ fn known_detail(detail: &Value) -> Value {
 /// A value that is neither a list nor an object; a long text is cut.
 fn short(value: &Value) -> Option<Value> {
     match value {
-        Value::String(text) => Some(Value::String(text.chars().take(TEXT_MAX).collect())),
+        Value::String(text) => {
+            Some(Value::String(without_account_names(text).chars().take(TEXT_MAX).collect()))
+        }
         Value::Array(_) | Value::Object(_) => None,
         other => Some(other.clone()),
     }
@@ -176,14 +239,14 @@ mod tests {
                 "message": "The upstream service refused the request." } }),
             ),
         ] {
-            let cut = refusal_body(&body.to_string().into());
+            let cut = refusal_body(400, &body.to_string().into());
             assert_eq!(serde_json::from_slice::<Value>(&cut).unwrap(), kept, "{body}");
         }
-        let html = refusal_body(&Bytes::from_static(b"<html>the answer"));
+        let html = refusal_body(400, &Bytes::from_static(b"<html>the answer"));
         assert!(!html.is_empty() && !String::from_utf8_lossy(&html).contains("answer"));
-        assert!(refusal_body(&Bytes::new()).is_empty());
+        assert!(refusal_body(400, &Bytes::new()).is_empty());
         let long = json!({ "error": { "message": "the answer ".repeat(1_000) } });
-        assert!(refusal_body(&long.to_string().into()).len() < 1_100);
+        assert!(refusal_body(400, &long.to_string().into()).len() < 1_100);
         // All of it is bounded, whatever it is made of.
         let entry = json!({ "loc": vec!["the answer"; 20], "msg": "\u{1}".repeat(1_000) });
         let error = json!({ "message": "\u{1f980}".repeat(1_000), "code": "c".repeat(1_000) });
@@ -191,10 +254,30 @@ mod tests {
             json!({ "error": error, "message": "m".repeat(1_000) }),
             json!({ "error": "e", "detail": vec![entry; 20] }),
         ] {
-            let cut = refusal_body(&long.to_string().into());
+            let cut = refusal_body(400, &long.to_string().into());
             assert!(cut.len() <= BODY_MAX, "{}", cut.len());
             assert!(!serde_json::from_slice::<Value>(&cut).unwrap()["error"].is_null());
         }
+    }
+
+    #[test]
+    fn a_refusal_says_nothing_of_the_operator() {
+        let told = |status, body: Value| {
+            let cut = refusal_body(status, &body.to_string().into());
+            serde_json::from_slice::<Value>(&cut).unwrap()
+        };
+        let error = |message: &str| json!({ "error": { "message": message, "code": "c" } });
+        assert_eq!(
+            told(400, error("No access for org-Ab1_2cD3eF4g, project proj_3hI4jK5l: ask.")),
+            error("No access for ..., project ...: ask.")
+        );
+        let busy = "The upstream service has too many requests. Please try again.";
+        let limited = "Limit 30,000, used 12,345 of Example Inc.";
+        assert_eq!(told(429, error(limited)), error(busy));
+        assert_eq!(told(429, json!({ "error": limited })), json!({ "error": busy }));
+        assert_eq!(told(429, json!({ "message": limited })), json!({ "message": busy }));
+        assert!(!told(429, json!({ "detail": limited })).to_string().contains("Example"));
+        assert!(!told(429, json!([limited])).to_string().contains("Example"));
     }
 
     #[test]
@@ -206,6 +289,8 @@ mod tests {
             (json!({ "error": { "message": "m" }, "output": [{}] }), false),
             (json!({ "error": null, "text": "t" }), false),
             (json!({ "error": "", "text": "t" }), false),
+            (json!({ "error": false }), false),
+            (json!({ "error": 0 }), false),
             (json!(["error"]), false),
         ] {
             let text = body.to_string();

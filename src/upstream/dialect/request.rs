@@ -10,10 +10,12 @@ use serde_json::{Map, Value};
 
 use super::Dialect;
 use super::extras::Asked;
+use super::gemini;
 use super::items::KeptReasoning;
+use super::messages::least_tokens;
 use super::names::{self, READ_FIELDS, REASONING_FIELDS};
 use crate::json::fields::Fields;
-use crate::json::strict::{Strict, duplicate};
+use crate::json::strict::{Strict, check_name, duplicate};
 use crate::tokens::{PromptTokens, vocabulary};
 
 /// The budget of thinking that a request names. Upstreams differ in whether it is part of the token
@@ -38,7 +40,8 @@ fn asks_for_hidden_tokens(body: &Map<String, Value>) -> bool {
     let is_asked = |name: &&str| body.get(*name).is_some_and(|value| asks_to_think(name, value));
     let is_other = |kind: &Value| kind.as_str() != Some("text");
     let kinds = body.get("modalities").and_then(Value::as_array);
-    REASONING_FIELDS.iter().chain(&["audio", "models", "fallbacks"]).any(is_asked)
+    // Of a predicted text, what the model does not take over is generated all the same.
+    REASONING_FIELDS.iter().chain(&["audio", "models", "fallbacks", "prediction"]).any(is_asked)
         || kinds.is_some_and(|kinds| kinds.iter().any(is_other))
 }
 
@@ -94,6 +97,10 @@ pub struct ModelRequest {
     pub asks_for: Vec<Asked>,
     /// What becomes of reasoning that the upstream keeps.
     pub kept_reasoning: KeptReasoning,
+    /// The least token limit that the upstream takes.
+    pub least_tokens: u64,
+    /// The field that asks the upstream to keep the prompt for an hour.
+    pub kept_for_an_hour: Option<String>,
 }
 
 /// The body of a token-priced request. Fields that the price depends on are read with their types;
@@ -128,6 +135,7 @@ impl<'de> Deserialize<'de> for RequestBody {
                 let mut body = RequestBody::default();
                 let mut seen = [false; READ_FIELDS.len()];
                 while let Some(name) = map.next_key::<String>()? {
+                    check_name(&name)?;
                     let read = READ_FIELDS.iter().position(|field| *field == name);
                     let before = match read.and_then(|place| seen.get_mut(place)) {
                         Some(seen) => std::mem::replace(seen, true),
@@ -191,10 +199,50 @@ fn wants_usage(options: &Value) -> Result<bool, String> {
 impl Dialect {
     /// Reads a request. The error is for the client.
     pub fn read_request(self, body: &[u8]) -> Result<ModelRequest, String> {
+        self.read_request_with(body, &[])
+    }
+
+    /// Refuses a request without what Anthropic's protocol demands.
+    fn check_messages(
+        self,
+        shown: &Map<String, Value>,
+        token_limit: Option<u64>,
+    ) -> Result<(), String> {
+        if self.is_anthropic() && !matches!(shown.get("messages"), Some(Value::Array(_))) {
+            return Err("messages: must be a list".to_owned());
+        }
+        if self == Dialect::Messages && token_limit.is_none() {
+            return Err(
+                "max_tokens: is missing; it is the most tokens that the answer may have".to_owned()
+            );
+        }
+        Ok(())
+    }
+
+    /// Reads a request to this path that may also have these fields. The error is for the client.
+    pub fn read_request_to(
+        self,
+        path: &str,
+        body: &[u8],
+        more: &[String],
+    ) -> Result<ModelRequest, String> {
+        if self.is_gemini() {
+            let model = gemini::model_of(path);
+            return gemini::read(self, body, model.as_deref(), more);
+        }
+        self.read_request_with(body, more)
+    }
+
+    /// Reads a request that may also have these fields. The error is for the client.
+    #[expect(clippy::too_many_lines, reason = "what is read stands in one place")]
+    pub fn read_request_with(self, body: &[u8], more: &[String]) -> Result<ModelRequest, String> {
+        if self.is_gemini() {
+            return gemini::read(self, body, None, more);
+        }
         let must_be = |error: serde_json::Error| format!("The body must be a JSON object: {error}");
         let read: RequestBody = serde_json::from_slice(body).map_err(must_be)?;
         let shown = read.shown;
-        names::check(&shown)?;
+        names::check(self, &shown, more)?;
         if shown.contains_key("extra_body") {
             return Err("extra_body: its fields must stand beside the others".to_owned());
         }
@@ -209,8 +257,30 @@ impl Dialect {
         if let Some((name, _)) = named.iter().find(|(_, limit)| *limit == Some(0)) {
             return Err(format!("{name}: must be at least 1"));
         }
+        let is_foreign = |name: &str| self.is_generating() && !self.limit_fields().contains(&name);
+        if let Some((name, _)) =
+            named.iter().find(|(name, limit)| limit.is_some() && is_foreign(name))
+        {
+            // An upstream may take the larger of two.
+            return Err(format!("{name}: is no field of this route"));
+        }
+        if shown.get("enable_thinking") == Some(&Value::Bool(true))
+            && shown.get("thinking_budget").is_none_or(|budget| budget.as_u64().is_none())
+        {
+            return Err(
+                "enable_thinking: must come with thinking_budget, because what is thought \
+                        is not part of the token limit"
+                    .to_owned(),
+            );
+        }
         let model = read.model;
-        let prompt = PromptTokens::of(&shown, vocabulary(model.as_deref()));
+        self.check_messages(&shown, token_limit)?;
+        let vocabulary = vocabulary(model.as_deref());
+        let prompt = if self.is_anthropic() {
+            PromptTokens::of_messages(&shown, vocabulary)
+        } else {
+            PromptTokens::of(&shown, vocabulary)
+        };
         // In `/v1/completions` each prompt of a list gets its own completions.
         let prompts = match shown.get("prompt") {
             Some(Value::Array(prompts)) if prompts.iter().any(|prompt| !prompt.is_number()) => {
@@ -218,18 +288,26 @@ impl Dialect {
             }
             _ => 1,
         };
+        // Most bodies have no such text, also not in escapes, and are not searched.
+        let may_keep = std::str::from_utf8(body)
+            .is_ok_and(|text| text.contains("1h") || text.contains("\\u00"));
+        let kept_for_an_hour = if may_keep { names::kept_for_an_hour(self, &shown) } else { None };
         let asked = read.n.max(read.best_of).unwrap_or(1).max(1);
         let wants_usage = wants_usage(&read.stream_options)?;
         Ok(ModelRequest {
-            is_stream: read.stream.unwrap_or(false) && self != Dialect::Embeddings,
-            wants_usage: wants_usage || self == Dialect::Responses,
+            is_stream: read.stream.unwrap_or(false) && !self.only_reads(),
+            wants_usage: wants_usage || matches!(self, Dialect::Responses | Dialect::Messages),
             model,
-            token_limit: if self == Dialect::Embeddings { Some(0) } else { token_limit },
+            token_limit: if self.only_reads() { Some(0) } else { token_limit },
             choices: prompts.saturating_mul(asked),
             prompt,
-            may_hide: read.is_model_unknown || asks_for_hidden_tokens(&shown),
-            thinking_tokens: thinking_tokens(&shown),
+            may_hide: !self.only_reads()
+                && (read.is_model_unknown || asks_for_hidden_tokens(&shown)),
+            // Of Anthropic's limit they are a part.
+            thinking_tokens: if self.is_anthropic() { 0 } else { thinking_tokens(&shown) },
+            least_tokens: if self.is_anthropic() { least_tokens(&shown) } else { 0 },
             asks_for,
+            kept_for_an_hour,
             kept_reasoning: match shown.get("input") {
                 Some(input) if self == Dialect::Responses => KeptReasoning::of(input),
                 _ => KeptReasoning::None,
@@ -257,9 +335,12 @@ impl Dialect {
         limit_field: Option<&'static str>,
         is_stream: bool,
     ) -> Bytes {
+        if matches!(self, Dialect::Gemini | Dialect::GeminiStream) {
+            return gemini::with_limit(body, limit);
+        }
         let may_be_renamed = matches!(self, Dialect::Chat | Dialect::Native);
         let limit_field = limit_field.filter(|_| may_be_renamed);
-        if self == Dialect::Embeddings || (limit.is_none() && limit_field.is_none() && !is_stream) {
+        if self.only_reads() || (limit.is_none() && limit_field.is_none() && !is_stream) {
             return body.clone();
         }
         let text = std::str::from_utf8(body).unwrap_or_default();
@@ -279,7 +360,7 @@ impl Dialect {
                 fields.set(name, limit.to_string());
             }
         }
-        if is_stream && self != Dialect::Responses {
+        if is_stream && !matches!(self, Dialect::Responses | Dialect::Messages) {
             let mut options =
                 fields.get("stream_options").and_then(Fields::read).unwrap_or_default();
             options.set("include_usage", "true");
@@ -299,6 +380,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "one list of what is asked for")]
     fn a_request_says_what_it_asks_for() {
         let body = r#"{"model":"m","max_tokens":5,"max_completion_tokens":7,"n":2,"stream":true,
             "stream_options":{"include_usage":true},"messages":[]}"#;
@@ -333,8 +415,14 @@ mod tests {
         }
         assert!(read(Dialect::Chat, r#"{"model":["o3"]}"#).may_hide);
         // Only the protocol's own names are limits.
-        assert_eq!(read(Dialect::Chat, r#"{"max_output_tokens":1}"#).token_limit, None);
-        assert_eq!(read(Dialect::Responses, r#"{"max_tokens":1}"#).token_limit, None);
+        assert_eq!(read(Dialect::Chat, r#"{"max_output_tokens":null}"#).token_limit, None);
+        assert_eq!(read(Dialect::Native, r#"{"max_output_tokens":1}"#).token_limit, Some(1));
+        assert!(Dialect::Responses.read_request(br#"{"max_tokens":1}"#).is_err());
+        let budget = r#"{"enable_thinking":true,"thinking_budget":5}"#;
+        assert_eq!(read(Dialect::Chat, budget).thinking_tokens, 5);
+        // Text that is predicted and not taken over is billed by the upstream.
+        assert!(read(Dialect::Chat, r#"{"prediction":{"content":"a"}}"#).may_hide);
+        assert!(!read(Dialect::Embeddings, r#"{"model":["a"]}"#).may_hide);
         for body in [
             "",
             "[]",
@@ -362,8 +450,64 @@ mod tests {
             r#"{"extra_body":{"max_tokens":1}}"#,
             r#"{"max_tokens":0}"#,
             r#"{"stream_options":[true]}"#,
+            r#"{"max_output_tokens":9}"#,
+            r#"{"enable_thinking":true}"#,
+            r#"{"n_predict":9}"#,
+            r#"{"unheard_of":1}"#,
+            r#"{"topK":1}"#,
+            r#"{"max_tokens\u0000":1}"#,
+            r#"{"x\u0000":1}"#,
+            r#"{"messages":[{"type\u0000x":1}]}"#,
+            r#"{"tools":[{"function":{"a\u0000":1}}]}"#,
+            r#"{"messages":[{"content":[{"cache_control":{"ttl":"24h"}}]}]}"#,
+            r#"{"messages":[{"content":[{"cache_control":{"TTL":"2h"}}]}]}"#,
+            r#"{"tools":[{"name":"f","cache_control":{"ttl":3600}}]}"#,
         ] {
             assert!(Dialect::Chat.read_request(body.as_bytes()).is_err(), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_prompt_that_is_to_be_kept_for_an_hour_is_noted() {
+        for (body, field) in [
+            (r#"{"messages":[{"content":[{"cache_control":{"ttl":"1h"}}]}]}"#, Some("messages")),
+            (r#"{"messages":[{"content":[{"cache_control":{"TTL":"1h"}}]}]}"#, Some("messages")),
+            (r#"{"tools":[{"name":"f","cache_control":{"ttl":"1h"}}]}"#, Some("tools")),
+            (r#"{"tools":[{"name":"f","cache_control":{"ttl":"\u0031h"}}]}"#, Some("tools")),
+            (r#"{"messages":[{"content":[{"cache_control":{"ttl":"5m"}}]}]}"#, None),
+            (r#"{"messages":[{"content":"1h"}]}"#, None),
+        ] {
+            let asked = read(Dialect::Chat, body);
+            assert_eq!(asked.kept_for_an_hour.as_deref(), field, "{body}");
+        }
+        let body = r#"{"max_tokens":1,"messages":[],"cache_control":{"ttl":"1h"}}"#;
+        let asked = read(Dialect::Messages, body);
+        assert_eq!(asked.kept_for_an_hour.as_deref(), Some("body"));
+    }
+
+    #[test]
+    fn an_operator_may_let_more_fields_pass() {
+        let more = ["unheard_of".to_owned(), "n_predict".to_owned(), "maxTokens".to_owned()];
+        for (body, passes) in [
+            (r#"{"unheard_of":1,"top_k":1}"#, true),
+            (r#"{"n_predict":1}"#, true),
+            (r#"{"Unheard_of":1}"#, false),
+            (r#"{"maxTokens":1}"#, false),
+        ] {
+            let read = Dialect::Chat.read_request_with(body.as_bytes(), &more);
+            assert_eq!(read.is_ok(), passes, "{body}");
+        }
+        // Services of other protocols have fields of their own.
+        for (body, passes) in [
+            (r#"{"anything":1,"top_k":1}"#, true),
+            (r#"{"n_predict":1}"#, false),
+            (r#"{"numPredict":1}"#, false),
+            (r#"{"multi-agent":{}}"#, false),
+            (r#"{"maxTokens":1}"#, false),
+            (r#"{"cache_control":{"ttl":"1h"}}"#, true),
+        ] {
+            let read = Dialect::Native.read_request(body.as_bytes());
+            assert_eq!(read.is_ok(), passes, "{body}");
         }
     }
 

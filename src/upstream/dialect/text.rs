@@ -3,6 +3,9 @@
 use serde_json::{Map, Value};
 
 use super::Dialect;
+use super::gemini;
+use super::messages::collect_blocks;
+use domain::SeenAnswer;
 
 /// Sounds and images are counted by the length of their text: OpenAI's streamed sound has 3,200
 /// characters a token.
@@ -15,13 +18,18 @@ pub struct Content {
     pub text: String,
     /// Estimated tokens of sounds and images.
     pub data_tokens: u64,
+    /// Those of them that are of images.
+    pub image_tokens: u64,
 }
+
+/// Estimate for a text that is not counted.
+const BYTES_PER_TOKEN: u64 = 4;
 
 impl Content {
     /// Nothing but this text.
     #[must_use]
     pub fn of_text(text: String) -> Self {
-        Content { text, data_tokens: 0 }
+        Content { text, ..Content::default() }
     }
 
     /// Is it nothing?
@@ -34,19 +42,40 @@ impl Content {
     pub fn push(&mut self, more: &Content) {
         self.text.push_str(&more.text);
         self.data_tokens = self.data_tokens.saturating_add(more.data_tokens);
+        self.image_tokens = self.image_tokens.saturating_add(more.image_tokens);
     }
 
     pub(super) fn push_data(&mut self, data: &str) {
-        let tokens = u64::try_from(data.len().div_ceil(DATA_CHARS_PER_TOKEN)).unwrap_or(u64::MAX);
-        self.data_tokens = self.data_tokens.saturating_add(tokens);
+        self.data_tokens = self.data_tokens.saturating_add(data_tokens(data));
     }
+
+    pub(super) fn push_image(&mut self, data: &str) {
+        self.push_data(data);
+        self.image_tokens = self.image_tokens.saturating_add(data_tokens(data));
+    }
+
+    /// What was seen of an answer whose content is this.
+    #[must_use]
+    pub fn seen(&self) -> SeenAnswer {
+        seen(self.text.len(), self.image_tokens)
+    }
+}
+
+/// What was seen of an answer with so many bytes of text, and tokens of images.
+pub(super) fn seen(bytes: usize, images: u64) -> SeenAnswer {
+    let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
+    SeenAnswer { text: bytes / BYTES_PER_TOKEN, images }
+}
+
+fn data_tokens(data: &str) -> u64 {
+    u64::try_from(data.len().div_ceil(DATA_CHARS_PER_TOKEN)).unwrap_or(u64::MAX)
 }
 
 impl Dialect {
     /// What a complete answer delivers.
     #[must_use]
     pub fn answer_content(self, body: &[u8]) -> Content {
-        if self == Dialect::Embeddings {
+        if self.only_reads() {
             return Content::default();
         }
         let text = String::from_utf8_lossy(body);
@@ -69,13 +98,23 @@ impl Dialect {
     /// What an answer, or an event of one, delivers: all text in the part that is generated, and
     /// what has a usual name beside it. If there is no such part, and no usual name, all text.
     pub(super) fn event_content(self, event: &Map<String, Value>) -> Content {
-        let generated = if self == Dialect::Responses { "output" } else { "choices" };
+        if self.is_gemini() {
+            return gemini::content_of(event);
+        }
+        let generated = match self {
+            Dialect::Responses => "output",
+            Dialect::Messages => "content",
+            _ => "choices",
+        };
         let mut content = Content::default();
         let mut has_part = false;
         for (name, value) in event {
             if name == generated {
                 has_part = true;
-                collect(value, Names::All, &mut content);
+                match self {
+                    Dialect::Messages => collect_blocks(value, &mut content),
+                    _ => collect(value, Names::All, &mut content),
+                }
             } else {
                 collect_field(event, name, value, Names::Known, &mut content);
             }
@@ -162,6 +201,20 @@ fn is_data(name: &str, text: &str) -> bool {
         || name == "url" && text.starts_with("data:")
 }
 
+/// Is data with this name an image? Sounds are in `data`, or say what they are.
+fn is_image(name: &str, data: &str) -> bool {
+    if name == "url" { data.starts_with("data:image/") } else { name != "data" }
+}
+
+/// What the output of a complete response of `/v1/responses` delivers.
+pub(super) fn output_content(response: &Value) -> Content {
+    let mut content = Content::default();
+    if let Some(output) = response.get("output") {
+        collect(output, Names::All, &mut content);
+    }
+    content
+}
+
 /// Collects what an upstream has generated.
 pub(super) fn collect(value: &Value, names: Names, content: &mut Content) {
     match value {
@@ -192,7 +245,7 @@ fn collect_object(fields: &Map<String, Value>, names: Names, content: &mut Conte
     }
 }
 
-fn collect_field(
+pub(super) fn collect_field(
     fields: &Map<String, Value>,
     name: &str,
     value: &Value,
@@ -205,6 +258,9 @@ fn collect_field(
         ("reasoning", Value::String(_)) if has_text("reasoning_content") => {}
         ("reasoning_details", _) if has_text("reasoning_content") || has_text("reasoning") => {}
         (name, _) if STRUCTURE_KEYS.contains(&name) => {}
+        (name, Value::String(data)) if is_data(name, data) && is_image(name, data) => {
+            content.push_image(data);
+        }
         (name, Value::String(data)) if is_data(name, data) => content.push_data(data),
         (name, Value::String(text)) => {
             if names == Names::All || TEXT_KEYS.contains(&name) {

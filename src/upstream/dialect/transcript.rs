@@ -1,4 +1,4 @@
-//! A stream of an upstream, read frame by frame, and the frames that end it.
+//! A stream of an upstream, read frame by frame.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -6,22 +6,24 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
 use super::Dialect;
-use super::bill::{Bill, Close, ended_by, left};
+use super::gemini::GeminiStream;
+use super::messages::MessageUsage;
 use super::refused::{FAILURE_FIELDS, has_generated, is_failure, known_error, known_fields};
 use super::request::ModelRequest;
-use super::text::{Content, Names, collect};
+use super::text::{Content, Names, collect, output_content, seen};
+use super::usage::{ToldUsage, is_search, searches_of_output};
 use crate::json::Object;
 use crate::json::fields::Fields;
 use crate::upstream::answer::read_usage;
 use crate::upstream::sse;
 use domain::Reported;
 
-/// The data that ends a stream, in all protocols but that of responses.
-const DONE: &str = "[DONE]";
+/// The data that ends a stream, in all protocols but those of responses and messages.
+pub(super) const DONE: &str = "[DONE]";
 
 /// A frame of an upstream's stream after it was read.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -112,26 +114,48 @@ fn without_null_usage(frame: &Bytes) -> Option<Bytes> {
 
 /// What a stream has shown so far.
 pub struct Transcript {
-    dialect: Dialect,
-    wants_usage: bool,
-    choices: u64,
-    request_id: String,
+    pub(super) dialect: Dialect,
+    pub(super) wants_usage: bool,
+    pub(super) choices: u64,
+    pub(super) request_id: String,
     /// The fields that all events share; the events that we add repeat them.
-    head: Option<Fields<'static>>,
+    pub(super) head: Option<Fields<'static>>,
     /// The latest usage, and its text.
-    reported: Reported,
-    usage: Option<String>,
+    pub(super) reported: Reported,
+    /// All that was told of its parts, if the call is billed by them.
+    pub(super) told: Option<ToldUsage>,
+    pub(super) usage: Option<String>,
     /// The event that had only the usage; our last event is made of it.
-    usage_event: Option<Fields<'static>>,
+    pub(super) usage_event: Option<Fields<'static>>,
     /// Has the upstream announced the end?
-    has_finished: bool,
+    pub(super) has_finished: bool,
     /// Has the upstream said that it failed?
-    has_failed: bool,
+    pub(super) has_failed: bool,
     /// The last event of `/v1/responses`, kept until the call is settled.
-    terminal: Option<(String, Fields<'static>)>,
-    sequence: u64,
+    pub(super) terminal: Option<(String, Fields<'static>)>,
+    pub(super) sequence: u64,
     /// The kinds of text of `/v1/responses` that came in deltas: their last events repeat it.
     in_deltas: Vec<String>,
+    /// What `/v1/messages` has told of its usage.
+    pub(super) message_usage: MessageUsage,
+    /// The index of its block that has begun and not ended.
+    pub(super) open_block: Option<u64>,
+    /// What is known of a stream of Gemini's.
+    pub(super) gemini: GeminiStream,
+    seen: SeenText,
+    /// The bytes of text, and the tokens of images, that it has delivered so far.
+    delivered: (usize, u64),
+    /// Items of `/v1/responses` that have searched the web.
+    searches: u64,
+}
+
+/// The text of `/v1/responses` that has come, and that a later event repeats.
+#[derive(Default)]
+struct SeenText {
+    /// Of the item that is on its way: the item's last event repeats it.
+    of_item: bool,
+    /// Of any item: the last event repeats it.
+    of_any: bool,
 }
 
 impl Transcript {
@@ -145,6 +169,7 @@ impl Transcript {
             request_id,
             head: None,
             reported: Reported::Missing,
+            told: None,
             usage: None,
             usage_event: None,
             has_finished: false,
@@ -152,6 +177,12 @@ impl Transcript {
             terminal: None,
             sequence: 0,
             in_deltas: Vec::new(),
+            message_usage: MessageUsage::default(),
+            open_block: None,
+            gemini: GeminiStream::default(),
+            seen: SeenText::default(),
+            delivered: (0, 0),
+            searches: 0,
         }
     }
 
@@ -159,6 +190,26 @@ impl Transcript {
     #[must_use]
     pub fn reported(&self) -> Reported {
         self.reported
+    }
+
+    /// The same for a call that is billed by the parts of its usage.
+    #[must_use]
+    pub fn by_parts(self) -> Self {
+        Transcript { told: Some(ToldUsage::default()), ..self }
+    }
+
+    /// What the upstream has told of the parts of its usage so far.
+    #[must_use]
+    pub fn told(&self) -> ToldUsage {
+        let told = if self.dialect.is_gemini() {
+            ToldUsage::of_gemini(&self.gemini.usage, &self.gemini.searches)
+        } else {
+            let mut told = self.told.unwrap_or_default();
+            told.search(self.searches);
+            told
+        };
+        let (bytes, images) = self.delivered;
+        told.with_seen(seen(bytes, images))
     }
 
     /// Has the upstream announced the end, if its protocol can?
@@ -181,6 +232,14 @@ impl Transcript {
 
     /// Reads a frame.
     pub fn read(&mut self, frame: Bytes) -> Piece {
+        let piece = self.read_frame(frame);
+        let (bytes, images) = &mut self.delivered;
+        *bytes = bytes.saturating_add(piece.content.text.len());
+        *images = images.saturating_add(piece.content.image_tokens);
+        piece
+    }
+
+    fn read_frame(&mut self, frame: Bytes) -> Piece {
         // Readers replace what is no UTF-8, so it is text all the same.
         let frame = match String::from_utf8_lossy(&frame) {
             Cow::Borrowed(_) => frame,
@@ -188,16 +247,25 @@ impl Transcript {
         };
         let Some((event, data)) = sse::read(&frame) else {
             // A comment, or a field that is not read here.
-            return Piece { passed: Some(frame), ..Piece::default() };
+            let passed = Some(frame).filter(|_| !self.dialect.is_gemini());
+            return Piece { passed, ..Piece::default() };
         };
         if data.trim() == DONE {
             self.has_finished = true;
             return Piece { is_end: true, ..Piece::default() };
         }
+        if self.dialect.is_gemini() {
+            let data = data.into_owned();
+            return self.read_gemini_chunk(frame, &data);
+        }
+        if self.dialect == Dialect::Messages {
+            let data = data.into_owned();
+            return self.read_message_event(frame, &data);
+        }
         if let Some(piece) = self.read_plain_chunk(&frame, &data) {
             return piece;
         }
-        let Some(mut fields) = Fields::read(&data) else {
+        let Some(fields) = Fields::read(&data) else {
             let content = Content::of_text(data.into_owned());
             return Piece { passed: Some(frame), content, is_end: false };
         };
@@ -208,6 +276,11 @@ impl Transcript {
             let content = self.response_content(&data);
             return Piece { passed: Some(frame), content, is_end: false };
         }
+        self.read_chunk(frame.clone(), &data, fields)
+    }
+
+    /// Reads a chunk of a chat or a completion, or an event of another protocol.
+    fn read_chunk(&mut self, frame: Bytes, data: &str, mut fields: Fields<'_>) -> Piece {
         if self.head.is_none() {
             let names = ["id", "object", "created", "model", "system_fingerprint"];
             self.head = Some(fields.only(&names));
@@ -216,7 +289,7 @@ impl Transcript {
         let mut content = Content::default();
         if error.is_some() && !has_generated(&fields) {
             fields = fields.only(&FAILURE_FIELDS);
-        } else if let Ok(Value::Object(event)) = serde_json::from_str::<Value>(&data) {
+        } else if let Ok(Value::Object(event)) = serde_json::from_str::<Value>(data) {
             let choices = event.get("choices").and_then(Value::as_array);
             self.has_finished |= choices.is_some_and(|choices| {
                 choices
@@ -227,6 +300,10 @@ impl Transcript {
         }
         if let Some(usage) = fields.get("usage") {
             self.reported = read_usage(usage);
+            if let Some(told) = &mut self.told {
+                told.add_text(usage);
+                told.serve_text(fields.get("service_tier"));
+            }
             self.usage = Some(usage.to_owned());
             let is_empty = fields.get("choices").is_none_or(|choices| choices.trim() == "[]");
             let says_more = ["choices", "finish_reason", "error"]
@@ -321,6 +398,12 @@ impl Transcript {
             }
             return Some(Piece { passed: Some(framed(frame, &kept)), ..Piece::default() });
         }
+        if kind == "response.output_item.done" {
+            let item = fields.get("item").filter(|item| item.contains("web_search_call"));
+            let item = item.and_then(|item| serde_json::from_str(item).ok());
+            self.searches =
+                self.searches.saturating_add(u64::from(item.is_some_and(|item| is_search(&item))));
+        }
         if !matches!(kind, "response.completed" | "response.incomplete" | "response.failed") {
             return None;
         }
@@ -328,6 +411,13 @@ impl Transcript {
         if let Some(usage) = response.as_ref().and_then(|response| response.get("usage")) {
             self.reported = read_usage(usage);
             self.usage = Some(usage.to_owned());
+        }
+        if let (Some(told), Some(response)) = (&mut self.told, &response) {
+            told.serve_text(response.get("service_tier"));
+            told.search(searches_of_output(response.get("output")));
+            if let Some(usage) = response.get("usage") {
+                told.add_text(usage);
+            }
         }
         let event = event.unwrap_or(kind).to_owned();
         self.has_finished = true;
@@ -339,8 +429,12 @@ impl Transcript {
             response.set("error", known_error(&error).to_string());
             last.set("response", response.to_string());
         }
+        // A failure is not asked for.
+        let is_repeated = self.seen.of_any || self.has_failed;
+        let response = if is_repeated { None } else { response_of(&last) };
+        let content = response.as_ref().map(output_content).unwrap_or_default();
         self.terminal = Some((event, last));
-        Some(Piece { is_end: true, ..Piece::default() })
+        Some(Piece { is_end: true, content, ..Piece::default() })
     }
 
     /// What an event of `/v1/responses` delivers: a delta, the name of a function, or a text that
@@ -374,135 +468,30 @@ impl Transcript {
                     content.text.push_str(text(name));
                 }
             }
-            "partial_image" => content.push_data(text("partial_image_b64")),
+            "partial_image" => content.push_image(text("partial_image_b64")),
             _ => {}
+        }
+        let is_item_done = family.ends_with("output_item") && step == "done";
+        let repeats = ["part", "item"].iter().find_map(|name| event.get(*name));
+        if step == "done"
+            && !self.seen.of_item
+            && let Some(repeated) = repeats
+        {
+            collect(repeated, Names::All, &mut content);
+        }
+        // The name of a function alone is no text of it.
+        self.seen.of_item |= step != "added" && !content.is_empty();
+        self.seen.of_any |= self.seen.of_item;
+        if is_item_done {
+            self.seen.of_item = false;
         }
         content
     }
+}
 
-    /// The frames that end the stream. Without a bill the cost is not known.
-    #[must_use]
-    pub fn close(&self, close: Close<'_>, bill: Option<&Bill>) -> Bytes {
-        let mut out = String::new();
-        if self.dialect == Dialect::Responses {
-            self.close_response(&mut out, close, bill);
-        } else {
-            self.close_chunks(&mut out, close, bill);
-        }
-        let comment = match bill {
-            Some(bill) => format!(
-                "{{\"cost\":{},\"balance\":{},\"currency\":\"USD\"{},\"request_id\":\"{}\"{}}}",
-                bill.cost,
-                bill.balance,
-                left(bill.left),
-                self.request_id,
-                ended_by(close)
-            ),
-            None => format!("{{\"request_id\":\"{}\"{}}}", self.request_id, ended_by(close)),
-        };
-        let _ = write!(out, ": polysystems {comment}\n\n");
-        if self.dialect != Dialect::Responses {
-            let _ = write!(out, "data: {DONE}\n\n");
-        }
-        out.into()
-    }
-
-    fn close_chunks(&self, out: &mut String, close: Close<'_>, bill: Option<&Bill>) {
-        let head = self.head.clone().unwrap_or_default();
-        match close {
-            Close::Completed | Close::Failed => {}
-            Close::Declined { reason, message } => {
-                let mut last = head.clone();
-                let choices: Vec<Value> =
-                    (0..self.choices.min(128)).map(|index| self.last_choice(index)).collect();
-                match self.dialect {
-                    Dialect::Native => last.set("finish_reason", "\"length\""),
-                    _ => last.set("choices", Value::Array(choices).to_string()),
-                }
-                let why = json!({ "ended_by": reason, "message": message });
-                last.set("polysystems", why.to_string());
-                let _ = write!(out, "data: {last}\n\n");
-            }
-            Close::Broken { code, message } => {
-                let error = json!({ "error": { "message": message, "type": code, "code": code } });
-                let _ = write!(out, "data: {error}\n\n");
-            }
-        }
-        if let Some(bill) = bill.filter(|_| self.wants_usage) {
-            let mut last = head;
-            last.overlay(self.usage_event.clone().unwrap_or_default());
-            if self.dialect != Dialect::Native {
-                last.set("choices", "[]");
-            }
-            last.set("usage", self.usage_with_cost(bill));
-            let _ = write!(out, "data: {last}\n\n");
-        }
-    }
-
-    fn last_choice(&self, index: u64) -> Value {
-        match self.dialect {
-            Dialect::Completion => json!({ "index": index, "text": "", "finish_reason": "length" }),
-            _ => json!({ "index": index, "delta": {}, "finish_reason": "length" }),
-        }
-    }
-
-    fn close_response(&self, out: &mut String, close: Close<'_>, bill: Option<&Bill>) {
-        let next = self.sequence.saturating_add(1);
-        match close {
-            Close::Completed | Close::Failed => {
-                let Some((event, fields)) = &self.terminal else { return };
-                let mut fields = fields.clone();
-                let response = fields.get("response").and_then(Fields::read);
-                if let (Some(response), Some(bill)) = (response, bill) {
-                    let mut response = response.into_owned();
-                    response.set("usage", self.usage_with_cost(bill));
-                    fields.set("response", response.to_string());
-                }
-                let _ = write!(out, "event: {event}\ndata: {fields}\n\n");
-            }
-            Close::Declined { reason, message } => {
-                let mut response = self.head.clone().unwrap_or_default();
-                response.set("status", "\"incomplete\"");
-                response.set("incomplete_details", "{\"reason\":\"max_output_tokens\"}");
-                if let Some(bill) = bill {
-                    response.set("usage", self.usage_with_cost(bill));
-                }
-                let why = json!({ "ended_by": reason, "message": message });
-                response.set("polysystems", why.to_string());
-                let _ = write!(
-                    out,
-                    "event: response.incomplete\ndata: {{\"type\":\"response.incomplete\",\
-                     \"sequence_number\":{next},\"response\":{response}}}\n\n"
-                );
-            }
-            Close::Broken { code, message } => {
-                let error = json!({
-                    "type": "error", "code": code, "message": message, "param": null,
-                    "sequence_number": next,
-                });
-                let _ = write!(out, "event: error\ndata: {error}\n\n");
-            }
-        }
-    }
-
-    /// The upstream's usage, or ours if it reports none, with the cost.
-    fn usage_with_cost(&self, bill: &Bill) -> String {
-        let is_reported = matches!(self.reported, Reported::Given(_));
-        let own = self.usage.as_deref().filter(|_| is_reported).and_then(Fields::read);
-        let mut usage = own.unwrap_or_else(|| {
-            let (prompt, completion) = match self.dialect {
-                Dialect::Responses => ("input_tokens", "output_tokens"),
-                _ => ("prompt_tokens", "completion_tokens"),
-            };
-            let mut usage = Fields::default();
-            usage.set(prompt, bill.prompt.to_string());
-            usage.set(completion, bill.completion.to_string());
-            usage.set("total_tokens", bill.prompt.saturating_add(bill.completion).to_string());
-            usage
-        });
-        usage.set("cost", bill.cost.to_string());
-        usage.to_string()
-    }
+/// The response in the last event of `/v1/responses`.
+fn response_of(event: &Fields<'_>) -> Option<Value> {
+    serde_json::from_str(event.get("response")?).ok()
 }
 
 /// The frame with other data; its other lines stay.
@@ -523,13 +512,16 @@ fn framed(frame: &[u8], fields: &Fields<'_>) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
+    use super::super::bill::{Close, ClosingBill};
     use super::*;
     use domain::LimitsLeft;
     use domain::TokenUsage;
 
-    fn bill() -> Bill {
+    fn bill() -> ClosingBill {
         let (cost, balance) = ("0.00205".parse().unwrap(), "1".parse().unwrap());
-        Bill { cost, balance, left: LimitsLeft::default(), prompt: 3, completion: 2 }
+        ClosingBill { cost, balance, left: LimitsLeft::default(), prompt: 3, completion: 2 }
     }
 
     fn frame(data: &str) -> Bytes {
@@ -684,7 +676,9 @@ mod tests {
             ),
         ] {
             let content = transcript(dialect, "{}").read(frame(&event.to_string())).content;
-            assert_eq!(content, Content { text: String::new(), data_tokens: 3 }, "{event}");
+            assert_eq!((content.text.as_str(), content.data_tokens), ("", 3), "{event}");
+            let is_image = event["type"] == "response.image_generation_call.partial_image";
+            assert_eq!(content.image_tokens, if is_image { 3 } else { 0 }, "{event}");
         }
         // What only looks like it is text.
         let event = json!({ "choices": [{ "delta": { "data": "some words ".repeat(9) } }] });
@@ -700,6 +694,19 @@ mod tests {
             (json!({ "type": "response.custom_tool_call_input.done", "input": "a" }), ""),
             (json!({ "type": "response.output_text.done", "text": "b" }), "b"),
             (json!({ "type": "response.output_item.done", "item": { "name": "no" } }), ""),
+            // An item that comes whole, in its last event.
+            (json!({ "type": "response.output_item.added", "item": { "name": "f" } }), "f"),
+            (
+                json!({ "type": "response.output_item.done", "item": {
+                    "type": "function_call", "arguments": "{c" } }),
+                "{c",
+            ),
+            (json!({ "type": "response.content_part.done", "part": { "text": "d" } }), "d"),
+            (
+                json!({ "type": "response.output_item.done", "item": { "content": [
+                    { "text": "d" }] } }),
+                "",
+            ),
         ] {
             let content = responses.read(frame(&event.to_string())).content;
             assert_eq!(content.text, text, "{event}");

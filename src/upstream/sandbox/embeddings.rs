@@ -55,7 +55,7 @@ pub(super) fn embeddings(body: &Map<String, Value>) -> Result<Answer, BadBody> {
 /// A unit vector that depends only on the text: every coordinate has the same size, and its sign is
 /// a bit of a hash.
 #[expect(clippy::float_arithmetic, reason = "an embedding is made of floats; no money is")]
-fn embedding(text: &str, dimensions: usize) -> Vec<f32> {
+pub(super) fn embedding(text: &str, dimensions: usize) -> Vec<f32> {
     let size = 1.0 / f32::from(u16::try_from(dimensions).unwrap_or(u16::MAX)).sqrt();
     (0_u32..)
         .flat_map(|block| {

@@ -11,6 +11,29 @@ use super::writing::{Shape, Writing, output_part};
 use crate::upstream::answer::{Answer, AnswerBody, Failure};
 use domain::Reported;
 
+/// The answer with these events, `total` of them, as the fault has it.
+pub(super) fn paced(
+    events: impl Iterator<Item = Bytes> + Send + 'static,
+    total: usize,
+    fault: Option<Fault>,
+) -> Answer {
+    let is_cut = fault == Some(Fault::Cut);
+    let kept = if is_cut { total / 2 } else { total };
+    let broken = Failure::Broken("the sandbox broke off on purpose");
+    let end = is_cut.then_some(Err(broken));
+    let events = events.take(kept).map(Ok).chain(end);
+    let paced = futures_util::stream::iter(events).then(move |event| async move {
+        if fault == Some(Fault::Slow) {
+            tokio::time::sleep(SLOW_EVENT).await;
+        }
+        event
+    });
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    let (body, reported) = (AnswerBody::Stream(Box::pin(paced)), Reported::Missing);
+    Answer { status: StatusCode::OK, headers, body, reported }
+}
+
 impl Writing {
     /// The answer as events, one per token, each made when the client is ready for it.
     pub(super) fn streamed(self) -> Answer {
@@ -18,27 +41,13 @@ impl Writing {
         let last = self.last_events();
         let pieces = self.reply.pieces.len().saturating_mul(self.choices);
         let total = self.first_events().len().saturating_add(pieces).saturating_add(last.len());
-        let is_cut = fault == Some(Fault::Cut);
-        let kept = if is_cut { total / 2 } else { total };
-        let broken = Failure::Broken("the sandbox broke off on purpose");
-        let end = is_cut.then_some(Err(broken));
         let first = self.first_events();
         let choices = self.choices;
         let middle = (0..pieces).map(move |index| {
             let (piece, choice) = (index / choices.max(1), index.checked_rem(choices));
             self.piece_event(piece, choice.unwrap_or(0))
         });
-        let events = first.into_iter().chain(middle).chain(last).take(kept).map(Ok).chain(end);
-        let paced = futures_util::stream::iter(events).then(move |event| async move {
-            if fault == Some(Fault::Slow) {
-                tokio::time::sleep(SLOW_EVENT).await;
-            }
-            event
-        });
-        let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-        let (body, reported) = (AnswerBody::Stream(Box::pin(paced)), Reported::Missing);
-        Answer { status: StatusCode::OK, headers, body, reported }
+        paced(first.into_iter().chain(middle).chain(last), total, fault)
     }
 
     /// The events before the text.

@@ -13,6 +13,9 @@ pub(super) const SLOW_EVENT: Duration = Duration::from_millis(250);
 /// Delay of the model that times out.
 const TIMEOUT: Duration = Duration::from_secs(1);
 
+/// After so many seconds the busy models may be asked again.
+const BUSY_SECONDS: u64 = 1;
+
 /// Usage that the model with absurd usage reports.
 pub(super) const ABSURD_TOKENS: i64 = 1_000_000_000;
 
@@ -33,6 +36,13 @@ pub enum Fault {
     NegativeUsage,
     /// `sandbox-no-usage`: the upstream reports no usage.
     NoUsage,
+    /// `sandbox-limited`: everybody who serves the model is at a limit; 429 with `Retry-After`.
+    Limited,
+    /// `sandbox-overloaded`: everybody who serves the model has failed too often; 503 with
+    /// `Retry-After`.
+    Overloaded,
+    /// `sandbox-lost`: the upstream has the request, and breaks the connection; 502.
+    Lost,
     /// `sandbox-long`: not a fault; as many tokens as the limit allows.
     Long,
 }
@@ -49,6 +59,9 @@ impl Fault {
             "sandbox-absurd-usage" => Fault::AbsurdUsage,
             "sandbox-negative-usage" => Fault::NegativeUsage,
             "sandbox-no-usage" => Fault::NoUsage,
+            "sandbox-limited" => Fault::Limited,
+            "sandbox-overloaded" => Fault::Overloaded,
+            "sandbox-lost" => Fault::Lost,
             "sandbox-long" => Fault::Long,
             _ => return None,
         })
@@ -59,6 +72,11 @@ impl Fault {
         let is_stream = matches!(answer.body, AnswerBody::Stream(_));
         match self {
             Fault::Error => Err(Failure::Broken("the sandbox failed on purpose")),
+            Fault::Limited | Fault::Overloaded => {
+                let is_limit = self == Fault::Limited;
+                Err(Failure::Busy { retry_after: BUSY_SECONDS, is_limit })
+            }
+            Fault::Lost => Err(Failure::Lost),
             Fault::Timeout => {
                 tokio::time::sleep(TIMEOUT).await;
                 Err(Failure::TimedOut)

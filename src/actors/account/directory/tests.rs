@@ -12,8 +12,10 @@ use std::convert::Infallible;
 use super::*;
 use crate::actors::ledger::{LedgerWriter, WriteError, WriterState};
 use crate::config::{DatabaseSettings, LedgerSettings};
-use crate::store::rollups::UsageFilter;
+use crate::store::journal::AuditedJournal;
+use crate::store::reports::CallFilter;
 use crate::store::users::{NewUser, Role};
+use domain::limits::SpendingLimits;
 use domain::{
     AccountFlags, Batch, Charge, ChargeId, Credits, KeyId, NewKey, NewPayment, PaymentId, Price,
     Timestamp, UsageRecord, UserId, Write,
@@ -89,6 +91,7 @@ impl Bench {
             preview: String::new(),
             created_at: at,
             expires_at: None,
+            limits: SpendingLimits::default(),
         };
         lease.add_key(new, None, None).await.unwrap().wait().await.unwrap();
         (account, key)
@@ -98,10 +101,17 @@ impl Bench {
         let lease = self.directory.owners_lease(account).await.unwrap();
         let id = ChargeId(Uuid::new_v4());
         let expires_at = Timestamp::from_micros(i64::MAX);
-        let charge = Charge { id, key, price: Price::Fixed(PRICE), expires_at, is_durable: false };
+        let charge = Charge {
+            id,
+            key,
+            price: Price::Fixed(PRICE),
+            bill: None,
+            expires_at,
+            is_durable: false,
+        };
         let receipt = lease.charge(charge).await.unwrap();
         let usage = usage(account, key, id);
-        let delivered = domain::Outcome::Delivered { cost: PRICE };
+        let delivered = domain::Outcome::Delivered { cost: PRICE, bill: None };
         let settled = lease.settle(id, delivered, usage, None).await;
         // If a write failed in the meantime, the owner is gone and settles nothing.
         receipt.wait().await?;
@@ -186,7 +196,7 @@ fn who_finds_the_owner_at_work_waits_in_the_mailbox() {
         {
             let owner = lease.slot.owner.get().unwrap();
             let _turn = owner.lock().unwrap();
-            lease.abandon(id, Credits::ZERO);
+            lease.abandon(id, Credits::ZERO, None);
         }
         bench.charge(one).await.unwrap();
         assert_eq!(bench.balance(one.0).await, 80);
@@ -236,7 +246,7 @@ fn what_a_dead_owner_has_left_is_not_used() {
             }
             assert!(matches!(lease.look(None).await, Err(AccountError::Gone)));
             assert!(lease.slot.send(|turn| Ok::<_, Infallible>(turn.look(None))).await.is_err());
-            lease.abandon(ChargeId(Uuid::new_v4()), Credits::ZERO);
+            lease.abandon(ChargeId(Uuid::new_v4()), Credits::ZERO, None);
             drop(lease);
             (0..=SLEEPY_SWEEPS).for_each(|_| bench.directory.sweep());
             // The owner is gone, and the next caller loads the account again.
@@ -418,8 +428,7 @@ fn all_that_a_process_left_in_the_journal_is_checkpointed() {
         let mut written = 0;
         for batches in [BATCHES, 1, 0] {
             let lease = bench.store.take_lease(Uuid::new_v4()).await.unwrap();
-            let calls =
-                bench.store.reports.list_calls(account, None, 1_000, UsageFilter::default());
+            let calls = bench.store.reports.list_calls(account, None, 1_000, CallFilter::default());
             assert_eq!(i64::try_from(calls.await.unwrap().0.len()).unwrap(), written);
             for number in 1..=batches {
                 let usage = vec![usage(account, key, ChargeId(Uuid::new_v4()))];
@@ -521,7 +530,7 @@ fn what_the_tables_refuse_of_the_journal_stays_on_record() {
             matches!(refused, Err(DirectoryError::Quarantined))
         };
         assert!(is_quarantined().await);
-        let (_, found) = bench.store.audited_journal().await.unwrap();
+        let found = bench.store.audited_journal().await.unwrap().found;
         assert_eq!(found.iter().map(|(account, _)| *account).collect::<Vec<_>>(), [one.0]);
         // The row is repaired, but the account stays quarantined for the entries that the tables
         // refused.
@@ -535,7 +544,7 @@ fn what_the_tables_refuse_of_the_journal_stays_on_record() {
         let lease = bench.store.take_lease(Uuid::new_v4()).await.unwrap();
         let account = bench.store.load_account(one.0, lease.epoch).await.unwrap();
         assert_eq!(account.balance().nanos(), 90);
-        assert_eq!(bench.store.audited_journal().await.unwrap(), (0, Vec::new()));
+        assert_eq!(bench.store.audited_journal().await.unwrap(), AuditedJournal::default());
     });
 }
 
@@ -551,7 +560,7 @@ fn what_is_left_in_the_journal_is_checkpointed_by_the_next() {
             let lease = bench.store.take_lease(Uuid::new_v4()).await.unwrap();
             let account = bench.store.load_account(one.0, lease.epoch).await.unwrap();
             assert_eq!(account.balance().nanos(), 90);
-            assert_eq!(bench.store.audited_journal().await.unwrap(), (0, Vec::new()));
+            assert_eq!(bench.store.audited_journal().await.unwrap(), AuditedJournal::default());
         }
     });
 }
