@@ -3,7 +3,7 @@
 
 use crate::actors::account::directory::DirectoryError;
 use crate::actors::account::{wait, wait_within};
-use crate::actors::{AccountError, AccountHandle, Receipt, WriteError};
+use crate::actors::{AccountError, AccountHandle, LedgerHandle, Receipt, WriteError};
 use crate::pipeline::Gateway;
 use crate::store::StoreError;
 use domain::AccountId;
@@ -63,18 +63,19 @@ impl From<AccountError<std::convert::Infallible>> for AccessError {
     }
 }
 
+/// Fails unless this process owns the accounts and can write. The owning process keeps in memory
+/// what its customers have changed, so only that process may change it.
+pub fn assert_in_charge(ledger: &LedgerHandle) -> Result<(), AccessError> {
+    // A ledger that is behind still writes. One that cannot write would keep the caller waiting,
+    // and what another process owns may have changed there.
+    if ledger.state().is_in_charge() { Ok(()) } else { Err(AccessError::NotWritten) }
+}
+
 impl Gateway {
     /// The owner of an account, for a change or a look by its customer or by an operator.
     pub async fn account(&self, account: AccountId) -> Result<AccountHandle, AccessError> {
-        self.assert_in_charge()?;
+        assert_in_charge(&self.ledger)?;
         Ok(self.directory.owners_lease(account).await?)
-    }
-
-    /// Fails unless this process owns the accounts and can write.
-    pub fn assert_in_charge(&self) -> Result<(), AccessError> {
-        // A ledger that is behind still writes. One that cannot write would keep the caller
-        // waiting, and what another process owns may have changed there.
-        if self.ledger.state().is_in_charge() { Ok(()) } else { Err(AccessError::NotWritten) }
     }
 
     /// Waits until a decision is durable, for as long as a caller waits. `kept` is held until that

@@ -9,15 +9,21 @@ use crate::access::AccessError;
 use crate::actors::AccountError;
 use crate::idempotency::{First, IdempotencyError, Made, Once};
 use crate::pipeline::Gateway;
-use crate::store::StoreError;
 use crate::store::audit_log::AuditLogStore;
 use crate::store::keys::{KeyListing, KeyStore};
-use crate::store::users::{DaysGrant, User, UserSearch, UserStore};
+use crate::store::users::{DaysGrant, ListedUser, User, UserSearch, UserStore};
+use crate::store::{Store, StoreError};
 use domain::window::Day;
 use domain::{
     AccountStatus, Act, ActKind, Adjustment, Credits, Decline, Environment, Origin, Snapshot,
     UserId,
 };
+
+mod correct;
+mod find;
+
+pub use correct::{Corrected, Correction};
+pub use find::{FoundOwner, FoundThing};
 
 /// Why an operator's request failed.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +56,21 @@ pub enum AdminError {
         max: Credits,
         /// What was granted today.
         granted: Credits,
+    },
+    /// The user has no such charge.
+    #[error("no such charge")]
+    NoCharge,
+    /// The charge was corrected for the same reason by another amount.
+    #[error("the charge was corrected for this reason by {before}")]
+    CorrectedOtherwise {
+        /// By how much.
+        before: String,
+    },
+    /// More would be given back than the charge has taken.
+    #[error("the charge has taken {left}")]
+    AboveCharge {
+        /// What it has taken, without what was given back.
+        left: Credits,
     },
     /// The user has erased the account.
     #[error("the user is erased")]
@@ -108,19 +129,43 @@ pub struct Admin {
     pub keys: KeyStore,
     /// Who did what.
     pub audit_log: AuditLogStore,
+    /// The charges of calls.
+    pub store: Store,
     /// The accounts.
     pub gateway: Arc<Gateway>,
     /// The tiers there are.
     pub tiers: BTreeSet<String>,
     /// How much may be granted.
     pub grant_caps: GrantCaps,
+    /// The turn of the one who corrects a charge.
+    pub corrections: tokio::sync::Mutex<()>,
+}
+
+impl AdminError {
+    /// Why an account was not adjusted.
+    fn of_adjustment(error: AccountError<Decline>) -> Self {
+        match error {
+            AccountError::Refused(Decline::AccountSuspended) => AdminError::AccountClosed,
+            AccountError::Refused(Decline::InsufficientCredits { available, .. }) => {
+                AdminError::Amount { available: Some(available) }
+            }
+            AccountError::Refused(_) => AdminError::Amount { available: None },
+            AccountError::Gone => AdminError::Account(AccessError::Unknown),
+        }
+    }
 }
 
 impl Admin {
-    /// Users, the last registered one first.
-    pub async fn users(&self, search: UserSearch, origin: Origin) -> Result<Vec<User>, AdminError> {
+    /// Users that match a search.
+    pub async fn users(
+        &self,
+        search: UserSearch,
+        origin: Origin,
+    ) -> Result<Vec<ListedUser>, AdminError> {
+        self.gateway.tables_up_to_date().await?;
         let users = self.users.list(search).await?;
-        self.record_reads(users.iter().map(|user| user.id), "in a list of users", &origin).await?;
+        let read = users.iter().map(|listed| listed.user.id);
+        self.record_reads(read, "in a list of users", &origin).await?;
         Ok(users)
     }
 
@@ -206,13 +251,13 @@ impl Admin {
         // The operator's own keys of idempotency, not the user's.
         let operators = self.users.accounts_of(operator).await?.live;
         let act = async move |first: First<CreditsChange>| {
-            let counted = self.count_grant(operator, &change).await?;
+            let (environment, adjustment) = (change.environment, change.adjustment);
+            let counted = self.count_given(operator, environment, adjustment).await?;
             let changed = self.adjust(change, first, origin).await;
             if let (Err(error), Some((day, amount))) = (&changed, counted)
                 && !matches!(error, AdminError::Account(AccessError::Unknown))
-                && let Err(error) = self.users.uncount_grant(operator, day, amount).await
             {
-                tracing::warn!(%error, "a grant that was refused counts toward its day");
+                self.uncount_given(operator, day, amount).await;
             }
             changed
         };
@@ -220,14 +265,13 @@ impl Admin {
     }
 
     /// Counts a grant to a live account toward its operator's day. Test credits buy nothing.
-    async fn count_grant(
+    async fn count_given(
         &self,
         operator: UserId,
-        change: &CreditsChange,
+        environment: Environment,
+        adjustment: Adjustment,
     ) -> Result<Option<(Day, Credits)>, AdminError> {
-        let (Adjustment::Grant(amount), Environment::Live) =
-            (change.adjustment, change.environment)
-        else {
+        let (Adjustment::Grant(amount), Environment::Live) = (adjustment, environment) else {
             return Ok(None);
         };
         let GrantCaps { each, day: max } = self.grant_caps;
@@ -238,6 +282,13 @@ impl Admin {
         match self.users.count_grant(operator, day, amount, max).await? {
             DaysGrant::Counted => Ok(Some((day, amount))),
             DaysGrant::TooMuch { granted } => Err(AdminError::DaysGrants { max, granted }),
+        }
+    }
+
+    /// Takes a grant out of the count that was refused.
+    async fn uncount_given(&self, operator: UserId, day: Day, amount: Credits) {
+        if let Err(error) = self.users.uncount_grant(operator, day, amount).await {
+            tracing::warn!(%error, "a grant that was refused counts toward its day");
         }
     }
 
@@ -258,14 +309,7 @@ impl Admin {
         let account = self.users.accounts_of(user).await?.of(environment);
         let lease = self.gateway.account(account).await?;
         let adjusted = lease.adjust(user.0, adjustment, answer, Some(act)).await;
-        let receipt = adjusted.map_err(|error| match error {
-            AccountError::Refused(Decline::AccountSuspended) => AdminError::AccountClosed,
-            AccountError::Refused(Decline::InsufficientCredits { available, .. }) => {
-                AdminError::Amount { available: Some(available) }
-            }
-            AccountError::Refused(_) => AdminError::Amount { available: None },
-            AccountError::Gone => AdminError::Account(AccessError::Unknown),
-        })?;
+        let receipt = adjusted.map_err(AdminError::of_adjustment)?;
         self.gateway.recorded(receipt, first).await?;
         Ok(change)
     }

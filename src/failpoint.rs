@@ -84,6 +84,24 @@ pub const OF_ERASURES: &[(&str, &str)] = &[
     ("erasure-on-record", "the erasure is committed, and not in memory everywhere"),
 ];
 
+/// The failpoints that only a change of the catalogue reaches. `tests/it/catalogue.rs` and
+/// `tests/chaos` crash at each of them.
+pub const OF_CATALOGUE: &[(&str, &str)] = &[
+    ("catalogue-written", "a revision is written, and not committed"),
+    ("catalogue-on-record", "a revision is committed, and not sold yet"),
+];
+
+/// The failpoints that only calls to models and what operators do about their money reach, besides
+/// those of the catalogue. `tests/chaos` crashes at each of them.
+pub const OF_MODELS: &[(&str, &str)] = &[
+    ("attempt-failed", "a deployment has failed, and the next one is not asked"),
+    ("prices-written", "a change of the price lists is written, and not committed"),
+    ("prices-on-record", "a change of the price lists is committed, and not sold yet"),
+    ("correction-decided", "a correction is decided, and its commit awaited"),
+    ("correction-on-record", "a correction is committed, and not answered"),
+    ("bills-recomputed", "bills are computed again, and not all of them"),
+];
+
 /// Does what `FAILPOINTS` says for this place; nothing in a build without failpoints.
 macro_rules! failpoint {
     ($name:literal) => {

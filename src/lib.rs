@@ -43,6 +43,9 @@
 //! | a rule of money | [`domain`], pure: no I/O, no clock, no randomness |
 //! |---|---|
 //! | the order of checks | [`pipeline`] |
+//! | which models are sold, who serves them, what they cost | [`models`]; the rules in [`domain::catalogue`], [`domain::price_book`], [`domain::routing`] |
+//! | who pays by which prices, and when they change | [`price_lists`], written by `store/price_lists.rs`; the rule in [`domain::price_book`] |
+//! | how the cost of a call comes about | [`bills`]; the arithmetic in [`domain::price_book`] |
 //! | an upstream's protocol | [`upstream::dialect`] |
 //! | a status code | `http/error/`, and nowhere else |
 //! | SQL | [`store`], and nowhere else |
@@ -60,9 +63,12 @@
 //! | what account holders are told | [`domain::event`], written by `store/outbox.rs`, delivered by [`webhooks::deliver`] |
 //! | what account holders read | [`reports`]; `http` encodes it |
 //! | what calls come to | [`domain::rollup`], written by `store/ledger/rollups.rs` |
+//! | what public price files say | [`price_import`], pure; compared with a list by [`imports`] |
 //! | metrics and traces | [`metrics`], `http/metrics.rs`, [`telemetry`] |
 //! | what is left of somebody who is erased | [`erasure`]; the rule in [`domain::erasure`] |
+//! | how the catalogue is changed | [`catalogue`], written by `store/catalogue.rs`; its document in [`models::document`] |
 //! | what operators may do | [`admin`], and from the command line [`cli`] |
+//! | what operators see of deployments, and do to them | [`deployments`] |
 //! | where a test can make it fail | [`failpoint`] |
 //!
 //! # Invariants
@@ -98,20 +104,27 @@ pub mod actors;
 pub mod admin;
 pub mod app;
 pub mod auth;
+pub mod bills;
+pub mod catalogue;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod deployments;
 pub mod erasure;
 pub mod exit;
 pub mod health;
 pub mod http;
 pub mod idempotency;
+pub mod imports;
 pub mod json;
 pub mod key_cache;
 pub mod keys;
 pub mod mail;
+pub mod models;
 pub mod payments;
 pub mod pipeline;
+pub mod price_import;
+pub mod price_lists;
 pub mod rate_limits;
 pub mod reports;
 pub mod seal;

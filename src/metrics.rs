@@ -6,11 +6,19 @@
 //! histogram takes a lock for each observation and sums in floats.
 
 use std::fmt::Write as _;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use domain::Refusal;
 use domain::route_group::RouteGroup;
+
+pub mod money;
+pub mod process;
+pub mod requests;
+
+/// The commit that the server was built from, if the build said so (`POLYSYSTEMS_COMMIT`).
+pub const COMMIT: Option<&str> = option_env!("POLYSYSTEMS_COMMIT");
 
 /// Upper ends of the buckets of durations, in microseconds, inclusive.
 pub const DURATIONS: [u64; 16] = [
@@ -125,6 +133,11 @@ refusals! {
     "expired_key" = Refusal::ExpiredKey,
     "account_closed" = Refusal::AccountClosed,
     "not_permitted" = Refusal::NotPermitted,
+    "model_not_sold" = Refusal::ModelNotSold,
+    "model_not_priced" = Refusal::ModelNotPriced,
+    "model_retired" = Refusal::ModelRetired { .. },
+    "service_tier_not_sold" = Refusal::ServiceTierNotSold,
+    "context_too_long" = Refusal::ContextTooLong { .. },
     "no_price" = Refusal::NoPrice,
     "bad_body" = Refusal::BadBody(_),
     "insufficient_credits" = Refusal::InsufficientCredits { .. },
@@ -136,6 +149,9 @@ refusals! {
     "stopped" = Refusal::Stopped,
     "overloaded" = Refusal::Overloaded,
     "upstream_failed" = Refusal::UpstreamFailed(_),
+    "upstream_lost" = Refusal::UpstreamLost,
+    "upstream_busy" = Refusal::UpstreamBusy { .. },
+    "model_unavailable" = Refusal::ModelUnavailable,
     "upstream_timed_out" = Refusal::UpstreamTimedOut,
     "upstream_given_up" = Refusal::UpstreamGivenUp { .. },
     "answer_too_large" = Refusal::AnswerTooLarge { .. },
@@ -164,6 +180,12 @@ pub struct Metrics {
     pub verify_failures: AtomicU64,
     /// Number of attempts to deliver webhooks: the successful ones, then the failed ones.
     pub webhooks: [AtomicU64; 2],
+    /// 1 if the file of the catalogue is faulty, and what was sold before goes on.
+    pub catalogue_file_faulty: AtomicU64,
+    /// How long requests took. Empty until the routes are known.
+    pub requests: OnceLock<requests::Requests>,
+    /// Money and tokens.
+    pub sums: money::Sums,
 }
 
 impl Default for Metrics {
@@ -177,6 +199,9 @@ impl Default for Metrics {
             verified_at: AtomicI64::new(0),
             verify_failures: AtomicU64::new(0),
             webhooks: [const { AtomicU64::new(0) }; 2],
+            catalogue_file_faulty: AtomicU64::new(0),
+            requests: OnceLock::new(),
+            sums: money::Sums::default(),
         }
     }
 }

@@ -15,14 +15,11 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use rand::RngExt as _;
 use sha2::{Digest as _, Sha256};
 
+use domain::api_key::{SecretId, secret_id};
+
 /// The format of a sealed value: this byte, the id of the secret, the salt, the nonce, the text and
 /// its tag.
 const FORMAT: u8 = 1;
-const ID_LEN: usize = 4;
-
-/// The id of a secret.
-pub type SecretId = [u8; ID_LEN];
-
 const SALT_LEN: usize = 16;
 
 /// The secrets from which seals and digests derive their keys: the current one, and the one used
@@ -57,9 +54,8 @@ impl PurposeKeys {
             let key: [u8; 32] = hash.chain_update(Sha256::digest(secret)).finalize().into();
             Hmac::new_from_slice(&key).ok()
         };
-        let hash = Sha256::new().chain_update("polysystems: id of a secret").chain_update(secret);
-        let id = *hash.finalize().first_chunk()?;
-        Some(PurposeKeys { id, sealing: derive("")?, digesting: derive(", digests")? })
+        let (sealing, digesting) = (derive("")?, derive(", digests")?);
+        Some(PurposeKeys { id: secret_id(secret), sealing, digesting })
     }
 
     /// The key of the value with this salt.
@@ -153,7 +149,7 @@ impl Seal {
     }
 }
 
-fn id_of(sealed: &[u8]) -> Option<(&[u8; ID_LEN], &[u8])> {
+fn id_of(sealed: &[u8]) -> Option<(&SecretId, &[u8])> {
     let (format, rest) = sealed.split_first()?;
     if *format == FORMAT { rest.split_first_chunk() } else { None }
 }
@@ -190,7 +186,7 @@ mod tests {
     #[test]
     fn no_two_values_share_a_key() {
         let ours = seal(b"secret", None, "a purpose");
-        let start = 1 + ID_LEN;
+        let start = 1 + ours.id().len();
         let salts: std::collections::HashSet<Vec<u8>> = (0..100)
             .map(|_| ours.seal(b"text".to_vec(), b"one").unwrap())
             .map(|sealed| sealed[start..start + SALT_LEN].to_vec())

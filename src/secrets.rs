@@ -27,6 +27,15 @@ pub fn create_private_folder(folder: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
+/// Creates a file that only the server's user can read.
+///
+/// # Errors
+/// If it is there already, or cannot be created.
+pub fn create_private_file(path: &Path) -> std::io::Result<std::fs::File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
 /// The secret that is set, or that in the file `name` of the data directory. A missing file is
 /// created.
 pub fn secret(set: Option<&Secret>, data_dir: &Path, name: &str) -> anyhow::Result<Vec<u8>> {

@@ -5,32 +5,41 @@
 //! run beside a server that charges. It never repairs. The invariants are in [`domain::audit`].
 
 use std::fmt;
+use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
 use serde::Serialize;
 
 use crate::store::audit::AuditedUsage;
+use crate::store::prices::AuditedPrices;
 use crate::store::{Store, StoreError};
 use domain::audit::Fold;
-use domain::{AccountId, Credits, EntryKind};
+use domain::bill_audit::check_call;
+use domain::{AccountId, Bill, Credits, EntryKind, StoredBill};
 
 /// An invariant that does not hold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// The account's number.
+    /// The account's number. `None` if it is not of one account, but of the prices.
     #[serde(serialize_with = "number")]
-    pub account: AccountId,
+    pub account: Option<AccountId>,
     /// What is wrong.
     pub what: String,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
-fn number<S: serde::Serializer>(account: &AccountId, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_i64(account.0)
+#[expect(clippy::ref_option, reason = "serde hands over a reference")]
+fn number<S: serde::Serializer>(
+    account: &Option<AccountId>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    account.map(|account| account.0).serialize(serializer)
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "account {}: {}", self.account, self.what)
+        match self.account {
+            Some(account) => write!(f, "account {account}: {}", self.what),
+            None => write!(f, "prices: {}", self.what),
+        }
     }
 }
 
@@ -41,6 +50,8 @@ pub struct Report {
     pub accounts: u64,
     /// Ledger entries.
     pub entries: u64,
+    /// Bills that were computed again, each of one entry.
+    pub bills: u64,
     /// Usage records.
     pub usage: u64,
     /// Findings.
@@ -56,10 +67,15 @@ pub trait Audience {
     fn progress(&mut self, so_far: &Report, accounts: u64);
 }
 
-/// Checks every account, then every usage record.
+/// Checks the versions of prices, then every account with its bills, then every usage record.
 pub async fn verify(store: &Store, audience: &mut impl Audience) -> anyhow::Result<Report> {
     let mut report = Report::default();
     let total = store.count_accounts().await?;
+    let prices = Prices::load(store).await?;
+    for what in prices.faults() {
+        report.findings = report.findings.saturating_add(1);
+        audience.find(&Finding { account: None, what })?;
+    }
     let mut after = None;
     loop {
         let accounts = store.audited_accounts(after).await?;
@@ -71,19 +87,20 @@ pub async fn verify(store: &Store, audience: &mut impl Audience) -> anyhow::Resu
                 audience.progress(&report, total);
                 continue;
             }
-            verify_account(store, account, total, &mut report, audience).await?;
+            verify_account(store, account, &prices, total, &mut report, audience).await?;
         }
     }
-    let (journaled, found) = store.audited_journal().await?;
-    report.entries = report.entries.saturating_add(journaled);
-    for (account, what) in found {
+    let journaled = store.audited_journal().await?;
+    report.entries = report.entries.saturating_add(journaled.entries);
+    report.bills = report.bills.saturating_add(journaled.bills);
+    for (account, what) in journaled.found {
         report.findings = report.findings.saturating_add(1);
-        audience.find(&Finding { account, what })?;
+        audience.find(&Finding { account: Some(account), what })?;
     }
     for account in store.accounts_gone().await? {
         report.findings = report.findings.saturating_add(1);
         let what = "entries, holds or usage records name it, but it is not there".to_owned();
-        audience.find(&Finding { account, what })?;
+        audience.find(&Finding { account: Some(account), what })?;
     }
     let mut after = 0;
     loop {
@@ -91,7 +108,9 @@ pub async fn verify(store: &Store, audience: &mut impl Audience) -> anyhow::Resu
         let Some(last) = page.last() else { return Ok(report) };
         after = last.number;
         report.usage = report.usage.saturating_add(length(&page));
-        for finding in page.iter().filter_map(check_usage) {
+        prices.know(page.iter().filter_map(|usage| Some(usage.bill?.1))).await?;
+        let found = page.iter().flat_map(|usage| [check_usage(usage), prices.check_call(usage)]);
+        for finding in found.flatten() {
             report.findings = report.findings.saturating_add(1);
             audience.find(&finding)?;
         }
@@ -106,13 +125,14 @@ fn length<T>(page: &[T]) -> u64 {
 async fn verify_account(
     store: &Store,
     id: AccountId,
+    prices: &Prices,
     total: u64,
     report: &mut Report,
     audience: &mut impl Audience,
 ) -> anyhow::Result<()> {
     let mut audit = store.audit(id).await?;
     // A corrupt row is a finding like others; the rest of its account cannot be checked.
-    let findings = match fold(&mut audit, total, report, audience).await {
+    let findings = match fold(&mut audit, prices, total, report, audience).await {
         Err(StoreError::Corrupt(what)) => vec![what],
         folded => folded?,
     };
@@ -120,7 +140,7 @@ async fn verify_account(
     report.accounts = report.accounts.saturating_add(1);
     for what in findings {
         report.findings = report.findings.saturating_add(1);
-        audience.find(&Finding { account: id, what })?;
+        audience.find(&Finding { account: Some(id), what })?;
     }
     audience.progress(report, total);
     Ok(())
@@ -128,15 +148,18 @@ async fn verify_account(
 
 async fn fold(
     audit: &mut crate::store::audit::Audit,
+    prices: &Prices,
     total: u64,
     report: &mut Report,
     audience: &mut impl Audience,
 ) -> Result<Vec<String>, StoreError> {
     let account = audit.account().await?;
-    let mut fold = Fold::new(&account);
+    let cost_of = |bill: &Bill| prices.cost(bill);
+    let mut fold = Fold::new(&account, &cost_of);
     loop {
         let page = audit.entries(fold.seq()).await?;
         if page.is_empty() {
+            report.bills = report.bills.saturating_add(fold.bills());
             let mut findings = fold.close(&account);
             let (hours, days) = audit.rollups_astray().await?;
             if hours > 0 {
@@ -147,6 +170,7 @@ async fn fold(
             }
             return Ok(findings);
         }
+        prices.know(page.iter().filter_map(|audited| audited.entry.bill)).await?;
         for audited in &page {
             fold.add(&audited.entry, audited.captured);
         }
@@ -155,9 +179,53 @@ async fn fold(
     }
 }
 
+/// The prices that bills are computed again by.
+struct Prices {
+    store: Store,
+    audited: RwLock<AuditedPrices>,
+}
+
+impl Prices {
+    async fn load(store: &Store) -> Result<Self, StoreError> {
+        let audited = RwLock::new(store.price_book().await?);
+        Ok(Prices { store: store.clone(), audited })
+    }
+
+    fn audited(&self) -> RwLockReadGuard<'_, AuditedPrices> {
+        self.audited.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn faults(&self) -> Vec<String> {
+        self.audited().faults.clone()
+    }
+
+    /// Reads the versions again if these bills name others: a server that runs may have published
+    /// some since.
+    async fn know(&self, bills: impl Iterator<Item = StoredBill>) -> Result<(), StoreError> {
+        let last = bills.map(|bill| bill.version()).max();
+        if last > self.audited().last {
+            let audited = self.store.price_book().await?;
+            *self.audited.write().unwrap_or_else(PoisonError::into_inner) = audited;
+        }
+        Ok(())
+    }
+
+    fn cost(&self, bill: &Bill) -> Option<Credits> {
+        bill.cost(&self.audited().book)
+    }
+
+    /// Is the bill that of this call? One that cannot be read is found with its entry.
+    fn check_call(&self, usage: &AuditedUsage) -> Option<Finding> {
+        let (seq, stored) = usage.bill?;
+        let what = check_call(&stored.bill()?, &usage.call, &self.audited().book).err()?;
+        let what = format!("the bill of entry {seq}, of {}, {what}", usage.id);
+        Some(Finding { account: Some(usage.account), what })
+    }
+}
+
 /// A usage record states the cost of its call; the entry that it names states the debit.
 fn check_usage(usage: &AuditedUsage) -> Option<Finding> {
-    let found = |what| Some(Finding { account: usage.account, what });
+    let found = |what| Some(Finding { account: Some(usage.account), what });
     if !usage.is_key_own {
         return found(format!("{} was made with a key of another account", usage.id));
     }

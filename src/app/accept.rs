@@ -1,8 +1,10 @@
-//! Accepts connections: checks the address's share, then does the TLS handshake.
+//! Accepts connections: checks the address's share, then does the TLS handshake, of which an
+//! address may have so many a second.
 
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -13,7 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::http::{Connection, ConnectionLimits};
+use crate::http::{Connection, ConnectionLimits, Connections};
+use crate::pipeline::Gateway;
 
 /// Timeout of a TLS handshake.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(3);
@@ -23,19 +26,28 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(3);
 pub(super) async fn accept(
     stream: TcpStream,
     limits: Arc<ConnectionLimits>,
-    acceptor: Option<TlsAcceptor>,
+    connections: Rc<Connections>,
+    tls: Option<(TlsAcceptor, Arc<Gateway>)>,
 ) -> io::Result<(Connection<Transport>, Protocol, Option<SocketAddr>)> {
     let peer = stream.peer_addr()?;
     let share = limits.admit(peer.ip())?;
     stream.set_nodelay(true)?;
-    let transport = match acceptor {
+    let transport = match tls {
         None => Transport::Plain(stream),
-        Some(acceptor) => {
+        Some((acceptor, gateway)) => {
+            // A proxy's have no share, and carry the requests of many.
+            if share.is_some()
+                && !gateway.rate_limits.check_handshake(peer.ip(), gateway.clock.now())
+            {
+                return Err(io::Error::other("the address begins too many connections"));
+            }
             let handshake = tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await;
             Transport::Tls(Box::new(handshake.map_err(|_| io::ErrorKind::TimedOut)??))
         }
     };
-    Ok((Connection::new(transport, share, limits), Protocol::Http1, Some(peer)))
+    let connection = Connection::new(transport, share, limits);
+    connections.add(&connection.state());
+    Ok((connection, Protocol::Http1, Some(peer)))
 }
 
 /// What HTTP runs on: TCP or TLS.

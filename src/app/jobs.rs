@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use crate::actors::LedgerHandle;
 use crate::actors::account::directory::SWEEP_PERIOD;
 use crate::actors::ledger::WriterState;
+use crate::catalogue::{self, FileFault, FileSource};
 use crate::http::App;
 use crate::payments::auto::AutoTopUpStopped;
 use crate::store::StoreError;
@@ -38,8 +39,14 @@ const FSYNC_PERIOD: Duration = Duration::from_secs(15);
 const FORGET_USAGE_PERIOD: Duration = Duration::from_mins(1);
 /// Interval of the check for a takeover.
 const FENCED_PERIOD: Duration = Duration::from_millis(100);
+/// How often it is looked for changes of what is sold, by this process or another one.
+const CATALOGUE_PERIOD: Duration = Duration::from_secs(1);
+/// The same of the file of the catalogue.
+const CATALOGUE_FILE_PERIOD: Duration = Duration::from_secs(2);
 /// Pause between two chunks of deleted usage records, so that paid calls are hardly slowed down.
 const FORGET_USAGE_PAUSE: Duration = Duration::from_millis(20);
+/// How long odd usage is kept.
+const ODDITIES_KEPT_DAYS: i64 = 90;
 /// Orphaned holds are looked for every this many sweeps.
 const ORPHAN_SWEEPS: u64 = 10;
 
@@ -99,8 +106,8 @@ pub(super) async fn sweep(app: Arc<App>, lease: Lease) {
             if let Err(error) = app.gateway.idempotency.forget().await {
                 tracing::warn!(%error, "old recorded answers were not deleted");
             }
-            if let Err(error) = forget_sessions(&app).await {
-                tracing::warn!(%error, "sessions that are over were not deleted");
+            if let Err(error) = forget_what_is_over(&app).await {
+                tracing::warn!(%error, "sessions and odd usage that are over were not deleted");
             }
         }
     }
@@ -182,6 +189,46 @@ fn log_error<T, E: std::fmt::Display>(result: Result<T, E>, what: &str) -> Optio
     result.map_err(|error| tracing::warn!(%error, "{what}")).ok()
 }
 
+/// Sells what the database has, within a second of a change.
+pub(super) async fn follow_catalogue(app: Arc<App>) {
+    let mut period = tokio::time::interval(CATALOGUE_PERIOD);
+    period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut has_failed = false;
+    loop {
+        period.tick().await;
+        let followed = catalogue::follow(&app.store, &app.gateway).await;
+        if let (Err(error), false) = (&followed, has_failed) {
+            tracing::warn!(%error, "it is not known whether the catalogue has changed");
+        }
+        has_failed = followed.is_err();
+    }
+}
+
+/// Sells what the file of the catalogue says, within seconds of a change.
+pub(super) async fn follow_file(app: Arc<App>, file: Arc<FileSource>) {
+    let mut period = tokio::time::interval(CATALOGUE_FILE_PERIOD);
+    period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        period.tick().await;
+        if !file.has_changed() {
+            continue;
+        }
+        match file.load(&app.store, &app.gateway).await {
+            Ok(()) => {}
+            Err(FileFault::Faulty(faults)) => {
+                let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+                let faults = faults.join("; ");
+                tracing::error!(
+                    alert = "catalogue",
+                    faults,
+                    "the file of the catalogue is faulty; what was sold before goes on"
+                );
+            }
+            Err(error) => tracing::warn!(%error, "the file of the catalogue is not sold yet"),
+        }
+    }
+}
+
 /// Measures at intervals how long a small synced write takes. Commits are synced in the same way.
 pub(super) async fn watch_disk(app: Arc<App>, folder: PathBuf) {
     let mut period = tokio::time::interval(FSYNC_PERIOD);
@@ -246,12 +293,14 @@ fn not_verified(app: &App, error: &str) {
     tracing::warn!(error, "not verified");
 }
 
-async fn forget_sessions(app: &App) -> Result<(), StoreError> {
+async fn forget_what_is_over(app: &App) -> Result<(), StoreError> {
     while app.store.users.delete_expired_sessions(app.clock.now()).await? {}
     // Until they are deleted, a call with such a key is answered as expired, and not as unknown.
     let before = app.clock.now().plus_micros(MICROS_PER_DAY.saturating_mul(-FORMER_VALUE_DAYS));
     while app.store.keys.delete_former_values(before).await? {}
     while app.store.users.delete_expired_email_tokens(app.clock.now()).await? {}
+    let before = app.clock.now().plus_micros(MICROS_PER_DAY.saturating_mul(-ODDITIES_KEPT_DAYS));
+    while app.store.oddities.delete(before).await? > 0 {}
     Ok(())
 }
 
@@ -266,9 +315,11 @@ pub(super) async fn forget_usage(app: Arc<App>, keep_days: NonZeroU32) {
         if let Err(error) = app.store.fold_usage().await {
             tracing::warn!(%error, "old usage records were not brought into the rollups");
         }
+        let before = Timestamp::from_micros(before);
+        forget_attempts(&app, before).await;
         let mut forgotten: u64 = 0;
         loop {
-            match app.store.reports.delete_usage(Timestamp::from_micros(before)).await {
+            match app.store.reports.delete_usage(before).await {
                 Ok(0) => break,
                 Ok(deleted) => forgotten = forgotten.saturating_add(deleted),
                 Err(error) => {
@@ -281,5 +332,20 @@ pub(super) async fn forget_usage(app: Arc<App>, keep_days: NonZeroU32) {
         if forgotten > 0 {
             tracing::info!(forgotten, keep_days, "deleted old usage records");
         }
+    }
+}
+
+/// Deletes attempts that are older than the oldest usage records.
+async fn forget_attempts(app: &App, before: Timestamp) {
+    loop {
+        match app.store.attempts.delete(before).await {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::warn!(%error, "old attempts were not deleted");
+                return;
+            }
+        }
+        tokio::time::sleep(FORGET_USAGE_PAUSE).await;
     }
 }

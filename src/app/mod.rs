@@ -15,51 +15,65 @@ use actix::{Arbiter, System};
 use actix_web::web::Data;
 use anyhow::Context as _;
 use tokio::runtime::{Handle, Runtime};
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use crate::actors::ActorThreads;
 use crate::actors::{Directory, LedgerHandle, LedgerWriter};
 use crate::admin::{Admin, GrantCaps};
-use crate::auth::throttle::Throttle;
-use crate::auth::two_factor;
-use crate::auth::users::{MessageSettings, SessionBounds};
-use crate::auth::{Passwords, Sessions, Users};
+use crate::bills::Bills;
+use crate::catalogue::{CatalogueAdmin, FileSource};
 use crate::clock::Clock;
 use crate::config::{ServerSettings, Settings, UpstreamSettings};
+use crate::deployments::Deployments;
 use crate::exit::{Exit, ExitError};
 use crate::health::Health;
 use crate::http::{
-    ACCOUNT_BODY_MAX, App, Bodies, LeastRate, PerAccount, PerAddress, refusal_answer,
+    ACCOUNT_BODY_MAX, App, Bodies, CookieRules, LeastRate, PerAccount, PerAddress, PricePages,
+    refusal_answer, security,
 };
 use crate::idempotency::Idempotency;
+use crate::imports::PriceImports;
 use crate::key_cache::KeyCache;
 use crate::keys::Keys;
-use crate::mail::{Mailer, unlinked};
+use crate::mail::unlinked;
+use crate::models::ModelRegistry;
+use crate::models::vault::{self, Vault};
 use crate::payments::stripe::Stripe;
 use crate::payments::x402::X402;
 use crate::payments::{Locks, Payments};
-use crate::pipeline::{Admission, AdmissionLimits, Gateway, account_bytes_max};
+use crate::pipeline::{
+    Admission, AdmissionLimits, Counting, Gateway, OddUsages, account_bytes_max,
+};
+use crate::price_lists::PriceLists;
 use crate::rate_limits::RateLimits;
 use crate::reports::Reports;
 use crate::seal::Seal;
-use crate::secrets::{JWT_SECRET, peppers, previous, secret};
-use crate::store::users::SessionSpan;
+use crate::secrets::peppers;
+use crate::store::attempts::AttemptLog;
+use crate::store::oddities::OddityLog;
 use crate::store::{Store, StoreError};
 use crate::tls::Certificate;
 use crate::tokens;
 use crate::upstream::Upstreams;
 use crate::webhooks::deliver::{Dispatcher, EndpointDisabled, system_lookup};
 use crate::webhooks::{self, Webhooks, watch};
+use domain::price_book::PriceVersion;
 use domain::thinking::ThinkingModels;
 use domain::{MICROS_PER_DAY, Timestamp};
 
 mod accept;
 mod drain;
 mod jobs;
+mod people;
 mod renew;
+mod selling;
 mod serve;
 
+pub use people::users;
+
 use drain::{STOP_MAX, drain, finish, give_up, within};
+use selling::load_catalogue;
 use serve::{announce, http_server, listen, serve_metrics, warn_of_given_credits};
 
 const MICROS_PER_HOUR: i64 = 3_600_000_000;
@@ -81,17 +95,37 @@ pub fn serve(
     listening: impl FnOnce(SocketAddr),
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
+    serve_prepared(settings, clock, |_| (), listening, stop)
+}
+
+/// The same. `prepare` gets what serves paid calls before the first of them.
+pub fn serve_prepared(
+    settings: Settings,
+    clock: Clock,
+    prepare: impl FnOnce(&Arc<Gateway>),
+    listening: impl FnOnce(SocketAddr),
+    stop: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
     let database = database_runtime()?;
     let handle = database.handle().clone();
-    let result = System::new().block_on(run(settings, clock, handle, listening, stop));
+    let run = run(settings, clock, handle, prepare, listening, stop);
+    let result = System::new().block_on(run);
     database.shutdown_timeout(Duration::from_secs(1));
     result
 }
 
+/// Watches what webhooks are told of, as long as this process is in charge.
+fn start_watch(settings: &Settings, app: &App, ledger: LedgerHandle) -> JoinHandle<()> {
+    let keep_days = i64::from(settings.webhooks.keep_days.get());
+    watch::start(Arc::clone(&app.webhooks), keep_days, move || ledger.state().is_in_charge())
+}
+
+#[expect(clippy::too_many_lines, reason = "the order of the start reads best in one piece")]
 async fn run(
     settings: Settings,
     clock: Clock,
     database: Handle,
+    prepare: impl FnOnce(&Arc<Gateway>),
     listening: impl FnOnce(SocketAddr),
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
@@ -106,13 +140,19 @@ async fn run(
     undo_erasures(&store).await?;
     // On another thread, because it takes a while and is first needed by a call.
     std::thread::spawn(tokens::warm_up);
+    #[cfg(feature = "console")]
+    std::thread::spawn(crate::http::warm_up_console);
 
     let cores = available_parallelism().map_or(1, usize::from);
     let writer = Arbiter::new();
     let ledger = LedgerWriter::start(&writer, store.clone(), lease, &settings.ledger);
     let threads = ActorThreads::default();
-    let gateway = gateway(&settings, &clock, &store, &ledger, &threads)?;
-    let app = Data::new(app(&settings, clock, database, store.clone(), gateway)?);
+    let prices = publish_prices(&settings, &clock, &store).await?;
+    let gateway = gateway(&settings, &clock, &store, &ledger, &threads, &prices)?;
+    let file = load_catalogue(&settings, &store, &gateway).await?;
+    prepare(&gateway);
+    let app =
+        app(&settings, clock, database, store.clone(), gateway, file.clone()).map(Data::new)?;
     announce(&app, &settings, address);
 
     let server = http_server(listener, &settings, &app, cores, threads, certificate.as_ref())?;
@@ -122,11 +162,7 @@ async fn run(
     // After the HTTP threads, because a sweep ends holds of accounts that run there.
     let sweeping = actix::spawn(jobs::sweep(app.clone().into_inner(), lease));
     let delivering = webhook_dispatcher(&settings, &app)?.start();
-    let watching = {
-        let ledger = ledger.clone();
-        let keep_days = i64::from(settings.webhooks.keep_days.get());
-        watch::start(Arc::clone(&app.webhooks), keep_days, move || ledger.state().is_in_charge())
-    };
+    let watching = start_watch(&settings, &app, ledger.clone());
     let measuring =
         actix::spawn(jobs::watch_disk(app.clone().into_inner(), settings.data_dir.clone()));
     let verifying = settings
@@ -134,6 +170,8 @@ async fn run(
         .verify_hours
         .map(|hours| actix::spawn(jobs::verify_every(app.clone().into_inner(), hours)));
     let payment_jobs = jobs::start_payment_jobs(&app.clone().into_inner());
+    let selling = actix::spawn(jobs::follow_catalogue(app.clone().into_inner()));
+    let reading = file.map(|file| actix::spawn(jobs::follow_file(app.clone().into_inner(), file)));
     let forgetting = settings
         .usage
         .keep_days
@@ -161,10 +199,11 @@ async fn run(
         tracing::error!("some charges were not ended");
     }
     server_handle.stop(true).await;
-    for task in [sweeping, delivering, watching, measuring].into_iter().chain(payment_jobs) {
+    for task in [sweeping, delivering, watching, measuring, selling].into_iter().chain(payment_jobs)
+    {
         task.abort();
     }
-    for task in [forgetting, following, verifying].into_iter().flatten() {
+    for task in [forgetting, following, verifying, reading].into_iter().flatten() {
         task.abort();
     }
     running.await.context("the HTTP server broke off")??;
@@ -226,13 +265,28 @@ pub fn certificate(settings: &Settings) -> anyhow::Result<Option<Arc<Certificate
     opened.map(Some).map_err(|error| ExitError::of(Exit::Settings, error))
 }
 
-/// Makes what paid calls need, with this ledger writer and these threads of account actors.
+/// Publishes the prices of the settings as a version of the price list, if they are not those that
+/// are in force.
+pub async fn publish_prices(
+    settings: &Settings,
+    clock: &Clock,
+    store: &Store,
+) -> anyhow::Result<Arc<PriceVersion>> {
+    let cards = settings.price_list()?.cards();
+    let cards = cards.context("prices: a base price is negative")?;
+    let before = store.publish_prices(cards, clock.now()).await;
+    before.context("the prices cannot be published")
+}
+
+/// Makes what paid calls need, with this ledger writer, these threads of account actors, and this
+/// version of the price list, which has the cards of the settings.
 pub fn gateway(
     settings: &Settings,
     clock: &Clock,
     store: &Store,
     ledger: &LedgerHandle,
     threads: &ActorThreads,
+    published: &PriceVersion,
 ) -> anyhow::Result<Arc<Gateway>> {
     let auth = &settings.auth;
     let peppers = peppers(settings)?;
@@ -241,6 +295,7 @@ pub fn gateway(
             .context("the key pepper cannot be used")?;
     let keys = KeyCache::new(store.clone(), &peppers, auth.key_cache_max)
         .context("the key pepper cannot be used")?;
+    let vault = Seal::new(&peppers, vault::PURPOSE).context("the key pepper cannot be used")?;
     let directory = Directory::new(
         store.clone(),
         ledger.clone(),
@@ -252,14 +307,25 @@ pub fn gateway(
     Ok(Arc::new(Gateway {
         rate_limits: RateLimits::new(&settings.rate_limit),
         keys,
-        prices: settings.price_list()?,
+        prices: settings.price_list()?.numbered(published),
+        price_version: published.id(),
         directory,
         ledger: ledger.clone(),
+        models: ModelRegistry::default()
+            .with_vault(Vault::new(vault))
+            .with_upstreams(&settings.upstreams.v1)
+            .with_shown_deployments(settings.catalogue.shows_deployment)
+            .with_shed_tiers(&settings.catalogue.shed_tiers, &settings.rate_limit.default_tier),
+        attempts: AttemptLog::start(store.attempts.clone()),
+        odd_usages: OddUsages::new(OddityLog::start(store.oddities.clone())),
         upstreams: Upstreams::new(&settings.upstreams),
         clock: clock.clone(),
         commit_timeout: Duration::from_secs(settings.ledger.commit_timeout_seconds.get()),
         hold_lifetime_micros: hold_lifetime_micros(settings),
-        thinking: ThinkingModels::new(&settings.holds.thinking_models),
+        thinking: ThinkingModels::new(
+            &settings.holds.thinking_models,
+            &settings.holds.visible_models,
+        ),
         holds: settings.holds.clone(),
         idempotency,
         expiry_warning_micros: expiry_warning_micros(settings),
@@ -272,7 +338,16 @@ pub fn gateway(
             test_calls: settings.server.test_calls_max.get(),
             body_bytes: settings.server.bodies_max_bytes.get(),
         })),
+        counting: Counting::new(workers(&settings.server)),
     }))
+}
+
+/// The number of threads that serve requests.
+fn workers(settings: &ServerSettings) -> usize {
+    match settings.workers {
+        0 => available_parallelism().map_or(1, usize::from),
+        set => set,
+    }
 }
 
 fn expiry_warning_micros(settings: &Settings) -> i64 {
@@ -296,58 +371,6 @@ fn hold_lifetime_micros(settings: &Settings) -> i64 {
             .into_iter()
             .fold(0, u64::saturating_add);
     i64::try_from(seconds.saturating_mul(1_000_000)).unwrap_or(i64::MAX)
-}
-
-/// Makes registration and login, for the server and the command line.
-pub fn users(
-    settings: &Settings,
-    clock: Clock,
-    database: Handle,
-    store: Store,
-) -> anyhow::Result<Users> {
-    let auth = &settings.auth;
-    let jwt_secret = secret(auth.jwt_secret.as_ref(), &settings.data_dir, JWT_SECRET)?;
-    let previous = previous(auth.jwt_previous_secret.as_ref(), &settings.data_dir, JWT_SECRET)?;
-    let peppers = peppers(settings)?;
-    let hashes_max = match auth.password_hashes_max {
-        0 => available_parallelism().map_or(1, usize::from).div_ceil(2),
-        set => set,
-    };
-    let runtime = store.runtime().clone();
-    Ok(Users {
-        store: store.users,
-        keys: store.keys,
-        webhooks: store.webhooks,
-        audit_log: store.audit_log,
-        runtime,
-        passwords: Passwords::new(hashes_max, auth.password_queue_max)?,
-        sessions: Sessions::new(&jwt_secret, previous.as_slice(), auth.jwt_lifetime_seconds.get()),
-        session_bounds: SessionBounds {
-            span: SessionSpan {
-                idle_micros: i64::from(auth.session_days.get()).saturating_mul(MICROS_PER_DAY),
-                longest_micros: i64::from(auth.session_days_max.get())
-                    .saturating_mul(MICROS_PER_DAY),
-            },
-            confirmed_micros: i64::from(auth.confirmation_minutes.get()).saturating_mul(60_000_000),
-            sessions_max: auth.sessions_per_user_max,
-        },
-        seal: Seal::new(&peppers, two_factor::PURPOSE).context("the key pepper cannot be used")?,
-        throttle: Throttle::new(auth, &settings.rate_limit),
-        mailer: Mailer::new(&settings.email, settings.data_dir.join("mail"), database)?,
-        messages: MessageSettings {
-            verification_micros: i64::from(auth.verification_hours.get())
-                .saturating_mul(MICROS_PER_HOUR),
-            reset_micros: i64::from(auth.password_reset_minutes.get()).saturating_mul(60_000_000),
-            verify_url: settings.email.verify_url.clone(),
-            change_url: settings.email.change_url.clone(),
-            reset_url: settings.email.reset_url.clone(),
-            is_verification_required: auth.require_verified_email,
-        },
-        clock,
-        password_length_min: auth.password_length_min,
-        test_credits: settings.test_credits()?,
-        operators_need_second_factor: auth.operators_need_second_factor,
-    })
 }
 
 /// Returns how many bytes of slow bodies one address may have: a quarter of all, but at least one
@@ -377,12 +400,14 @@ fn least_rate(server: &ServerSettings) -> LeastRate {
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "it makes one value")]
 fn app(
     settings: &Settings,
     clock: Clock,
     database: Handle,
     store: Store,
     gateway: Arc<Gateway>,
+    file: Option<Arc<FileSource>>,
 ) -> anyhow::Result<App> {
     let users = Arc::new(users(settings, clock.clone(), database, store.clone())?);
     let server = &settings.server;
@@ -395,6 +420,7 @@ fn app(
             audit_log: store.audit_log.clone(),
             gateway: Arc::clone(&gateway),
             sandbox: settings.sandbox_payments(),
+            test_money: settings.payments.test_money(),
             amount_max: settings.payment_amount_max()?,
             test_credits: settings.test_credits()?,
             stripe: Stripe::new(&settings.payments.stripe, store.runtime().clone())?,
@@ -411,19 +437,33 @@ fn app(
             store: store.clone(),
             ledger: gateway.ledger.clone(),
             readiness: Arc::clone(&gateway.readiness),
+            pinged: tokio::sync::Mutex::default(),
         },
         webhooks: webhooks(settings, &clock, &store, &gateway)?,
+        catalogue: CatalogueAdmin::new(store.clone(), Arc::clone(&gateway), file),
+        deployments: Deployments {
+            gateway: Arc::clone(&gateway),
+            attempts: store.attempts.clone(),
+            users: store.users.clone(),
+            audit_log: store.audit_log.clone(),
+        },
         admin: Admin {
             users: store.users.clone(),
             keys: store.keys.clone(),
             audit_log: store.audit_log.clone(),
+            store: store.clone(),
             gateway: Arc::clone(&gateway),
             tiers: settings.rate_limit.tiers.keys().cloned().collect(),
             grant_caps: {
                 let (each, day) = settings.grant_caps()?;
                 GrantCaps { each, day }
             },
+            corrections: tokio::sync::Mutex::default(),
         },
+        price_lists: price_lists(settings, &store, &gateway),
+        price_pages: PricePages::default(),
+        bills: Bills { store: store.clone(), gateway: Arc::clone(&gateway) },
+        price_imports: PriceImports::new(Arc::clone(&gateway), clock.clone()),
         readiness: Arc::clone(&gateway.readiness),
         bodies: Bodies {
             max: server.body_max_bytes,
@@ -436,14 +476,29 @@ fn app(
             admission: Arc::clone(&gateway.readiness),
         },
         connections: PerAddress::new(server.connections_per_address_max.get()),
+        paid_connections: PerAccount::new(server.connections_max.get().div_ceil(8)),
         gateway,
         store,
         clock,
+        cookies: CookieRules {
+            public_url: server.public_url.clone(),
+            is_secure: !settings.console.insecure_cookie,
+        },
         trusted_proxies: server.trusted_proxies.clone(),
         metrics_token: server.metrics_token.clone(),
         continues_traces: settings.traces.continue_callers,
         is_tls: server.tls_certificate.is_some(),
+        hsts: security::hsts(server.hsts_subdomains),
     })
+}
+
+fn price_lists(settings: &Settings, store: &Store, gateway: &Arc<Gateway>) -> PriceLists {
+    let notice = i64::from(settings.pricing.notice_seconds);
+    PriceLists {
+        store: store.clone(),
+        gateway: Arc::clone(gateway),
+        notice_micros: notice.saturating_mul(1_000_000),
+    }
 }
 
 fn webhooks(

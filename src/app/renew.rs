@@ -7,14 +7,15 @@ use uuid::Uuid;
 
 use crate::http::App;
 use crate::store::StoreError;
+use crate::store::catalogue::SealedCredential;
 use crate::store::peppered::SealedColumn;
 
 /// How often it is tried. What failed, or was encrypted by an earlier process meanwhile, is left
 /// for the next time.
 const PERIOD: Duration = Duration::from_hours(1);
 
-/// Goes through all encrypted secrets of second factors and webhooks, at the start and every hour,
-/// if there is a previous pepper.
+/// Goes through all encrypted secrets of second factors, webhooks and credentials, at the start and
+/// every hour, if there is a previous pepper.
 pub(super) async fn renew_sealed(app: Arc<App>) {
     if !app.users.seal.has_previous() {
         return;
@@ -49,6 +50,14 @@ async fn renew(app: &App) -> Result<u64, StoreError> {
                     count = count.saturating_add(1);
                 }
             }
+        }
+    }
+    let vault = &app.gateway.models.vault;
+    for credential in app.store.catalogue.credentials().await? {
+        let SealedCredential { name, sealed, .. } = credential;
+        if let Some(renewed) = vault.renewed(&name, &sealed) {
+            app.store.catalogue.reseal(name, sealed, renewed).await?;
+            count = count.saturating_add(1);
         }
     }
     Ok(count)

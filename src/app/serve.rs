@@ -1,6 +1,7 @@
 //! The HTTP servers: the API, and the metrics on a separate address.
 
 use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use super::accept::{Transport, accept};
 use super::least_rate;
 use crate::actors::ActorThreads;
 use crate::config::{EmailTransport, SandboxPayments, ServerSettings, Settings};
-use crate::http::{self, App, Connection, ConnectionLimits};
+use crate::http::{self, App, Connection, ConnectionLimits, Connections};
 use crate::payments::SANDBOX;
 use crate::tls::Certificate;
 use crate::upstream;
@@ -44,7 +45,8 @@ pub(super) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Logs five lines at the start: version and process, the database, where calls go, how payments
-/// and mail work, and the address. What is not fit for real customers is logged as a warning.
+/// and mail work, and the address. What is not fit for real customers is logged as a warning. A
+/// sixth line warns of a session cookie that is not safe.
 pub(super) fn announce(app: &App, settings: &Settings, address: SocketAddr) {
     let (version, process) = (env!("CARGO_PKG_VERSION"), std::process::id());
     tracing::info!("polysystems {version}, process {process}");
@@ -55,26 +57,43 @@ pub(super) fn announce(app: &App, settings: &Settings, address: SocketAddr) {
     } else {
         tracing::warn!("calls go to {upstreams}; the built-in sandbox makes its answers up");
     }
+    if let (Some(_), []) = (&settings.upstreams.v1.url, &*settings.upstreams.v1.models) {
+        tracing::warn!(
+            "upstreams.v1.models is empty: every model that the upstream's key reaches is sold at \
+             the price of its route"
+        );
+    }
     let mail = match settings.email.transport() {
         EmailTransport::Smtp => "mail by SMTP",
         EmailTransport::Folder => "no mail server is set: mail goes into a folder",
         EmailTransport::Log => "no mail server is set: mail goes into the log",
     };
     let payments = payments(app);
-    if app.users.mailer.is_real() && app.payments.sandbox == SandboxPayments::Off {
+    if app.users.mailer.is_real() && app.payments.given_away() == SandboxPayments::Off {
         tracing::info!("payments by {payments}; {mail}");
     } else {
         tracing::warn!("payments by {payments}; {mail}");
     }
+    if !app.cookies.is_secure {
+        tracing::warn!(
+            "console.insecure_cookie is true: browsers send the session cookie without TLS, and somebody who reads \
+             the network can take it; set up TLS (server.tls_certificate) and switch it off"
+        );
+    }
     let scheme = if app.is_tls { "https" } else { "http" };
-    tracing::info!(
-        "listening on {scheme}://{address}, documentation on {scheme}://{address}/docs/"
-    );
+    let here = format!("{scheme}://{address}, documentation on {scheme}://{address}/docs/");
+    if settings.rate_limit.enabled {
+        tracing::info!("listening on {here}");
+    } else {
+        tracing::warn!(
+            "listening on {here}; rate limits are off, also those on guesses of passwords and codes"
+        );
+    }
 }
 
 /// Warns if the sandbox gave away credits that can be spent now that calls are sold.
 pub(super) async fn warn_of_given_credits(app: Data<App>) {
-    if app.payments.sandbox != SandboxPayments::Off {
+    if app.payments.given_away() != SandboxPayments::Off {
         return;
     }
     match app.payments.store.has_credited(SANDBOX).await {
@@ -109,7 +128,7 @@ fn upstreams(settings: &Settings) -> String {
 
 /// Names the providers by which users can pay.
 fn payments(app: &App) -> String {
-    let sandbox = match app.payments.sandbox {
+    let sandbox = match app.payments.given_away() {
         SandboxPayments::Off => None,
         SandboxPayments::Direct => Some("the sandbox (gives credits away to this machine)"),
         SandboxPayments::On => Some("the sandbox (gives credits away to everybody)"),
@@ -138,6 +157,7 @@ pub(super) fn http_server(
         workers, keep_alive_seconds, head_timeout_seconds, connections_max, ..
     } = settings.server;
     let workers = if workers == 0 { cores } else { workers };
+    let connections_of_thread = connections_max.get().div_ceil(workers);
     let connector =
         upstream::Connector::new(&settings.upstreams).context("cannot set up the HTTP client")?;
     let origins = settings.server.cors_origins.clone();
@@ -148,9 +168,13 @@ pub(super) fn http_server(
         head: Duration::from_secs(head_timeout_seconds),
         least_rate: least_rate(&settings.server),
         per_address: Arc::clone(&app.connections),
+        per_account: Arc::clone(&app.paid_connections),
         trusted_proxies: settings.server.trusted_proxies.clone(),
         clock: app.clock.clone(),
+        hsts: app.is_tls.then(|| app.hsts.clone()),
     });
+    let tls = certificate.map(tls_acceptor).transpose()?;
+    let tls = tls.map(|acceptor| (acceptor, Arc::clone(&app.gateway)));
     let app = app.clone();
     let new_app = move || {
         threads.add_this();
@@ -164,15 +188,14 @@ pub(super) fn http_server(
     };
     let server = Server::build()
         .workers(workers)
-        .max_concurrent_connections(connections_max.get().div_ceil(workers))
+        .max_concurrent_connections(connections_of_thread)
         // For large answers of the sandbox. If both threads are busy, more answers wait.
         .worker_max_blocking_threads(2)
         .shutdown_timeout(5)
         .disable_signals();
     let address = listener.local_addr().context("cannot listen")?;
     let stopping = server.graceful_shutdown_signal();
-    let is_tls = certificate.is_some();
-    let acceptor = certificate.map(tls_acceptor).transpose()?;
+    let is_tls = tls.is_some();
     // Does what `actix_web::HttpServer` does, with our own layer below HTTP.
     let server = server.listen("api", listener, move || {
         let stopping = stopping.clone();
@@ -194,9 +217,11 @@ pub(super) fn http_server(
         let app = map_config(app, move |()| {
             AppConfig::__priv_test_new(is_tls, address.to_string(), address)
         });
-        let (limits, acceptor) = (Arc::clone(&limits), acceptor.clone());
+        let (limits, tls) = (Arc::clone(&limits), tls.clone());
+        let connections = Connections::new(connections_of_thread);
+        connections.watch();
         let accept = fn_service(move |stream: TcpStream| {
-            accept(stream, Arc::clone(&limits), acceptor.clone())
+            accept(stream, Arc::clone(&limits), Rc::clone(&connections), tls.clone())
         });
         accept.map_err(DispatchError::Io).and_then(http.finish(app))
     });

@@ -1,16 +1,18 @@
 //! Change of the email address: asked for in a session with a fresh proof, and confirmed in a
-//! session of the same user by a token that was sent to the new address.
+//! session of the same user, also with a fresh proof, by a token that was sent to the new address.
 //!
 //! The answer does not reveal whether another user has the new address: its owner gets a letter
 //! that says so. Since the token takes a session, nobody is led into giving an account of somebody
-//! else their own address.
+//! else their own address. A new password, a first proof and an end of all sessions make the token
+//! void, so that nobody gives their account away by the link of a thief from before.
 
 use std::sync::Arc;
 
 use super::email::PREFIX;
 use super::session::{digest, random_token};
+use super::sessions::CurrentSession;
 use super::throttle::subject;
-use super::users::{CurrentSession, Device, Users, UsersError};
+use super::users::{Device, Users, UsersError};
 use crate::mail::{Letter, unlinked};
 use crate::store::StoreError;
 use crate::store::users::{TokenPurpose, User, folded};
@@ -71,6 +73,7 @@ impl Users {
         };
         self.mailer.send(Letter {
             to: email.to_owned(),
+            is_proved: false,
             subject: "A change of address".into(),
             text: format!("Hello,\n\n{letter}\n"),
         });
@@ -102,13 +105,15 @@ impl Users {
     /// session goes on, all others end. Answers the user as they are now.
     ///
     /// # Errors
-    /// [`UsersError::InvalidEmailToken`], or [`UsersError::EmailTaken`].
+    /// [`UsersError::Unconfirmed`], [`UsersError::InvalidEmailToken`], or
+    /// [`UsersError::EmailTaken`].
     pub async fn change_address(
         &self,
         current: &CurrentSession,
         token: &str,
         device: &Device,
     ) -> Result<User, UsersError> {
+        self.assert_confirmed(current)?;
         let before = &current.user;
         let act = self.act(before.id, device, ActKind::EmailChanged);
         let of = (before.id, current.session);

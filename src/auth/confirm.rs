@@ -4,8 +4,10 @@
 //! A login is such a proof, as it is at GitHub: its password was typed a moment ago. So is a
 //! password or a code that is sent later. A renewal of the session is none.
 
+use super::password::Asker;
+use super::sessions::CurrentSession;
 use super::throttle::{TooManyAttempts, subject};
-use super::users::{CurrentSession, Device, Users, UsersError};
+use super::users::{Device, Users, UsersError};
 use crate::store::users::User;
 use domain::window::Day;
 use domain::{ActKind, Timestamp, UserId};
@@ -96,7 +98,8 @@ impl Users {
     ) -> Result<(), UsersError> {
         let user = &current.user;
         self.count_attempt(subject(&user.email), Some(user.id), device).await?;
-        if self.passwords.verify(password, Some(user.password_hash.clone())).await? {
+        let stored = Some(user.password_hash.clone());
+        if self.passwords.verify(password, stored, Asker::Known).await? {
             return Ok(());
         }
         self.audit_log.record_later(self.act(user.id, device, ActKind::LoginFailed));
@@ -142,24 +145,18 @@ impl Users {
         Ok(())
     }
 
-    /// Counts a code of a user before it is checked, from wherever it comes. Answers its number of
-    /// the day, and the day; nothing if nothing is counted.
+    /// Counts a code of a user before it is checked, from wherever it comes, also where rate limits
+    /// are off. Answers its number of the day, and the day.
     ///
     /// # Errors
     /// [`UsersError::TooManyAttempts`]
-    pub(super) async fn count_days_code(
-        &self,
-        user: UserId,
-    ) -> Result<Option<(i64, Day)>, UsersError> {
-        if !self.throttle.is_on() {
-            return Ok(None);
-        }
+    pub(super) async fn count_days_code(&self, user: UserId) -> Result<(i64, Day), UsersError> {
         let now = self.clock.now();
         let counted = self.store.count_code(user, now.day(), WRONG_CODES_MAX).await?;
         let left = SECONDS_PER_DAY.saturating_sub(now.seconds().rem_euclid(SECONDS_PER_DAY));
         let retry_after = u64::try_from(left).unwrap_or(1);
         let number = counted.ok_or(TooManyAttempts { retry_after })?;
-        Ok(Some((number, now.day())))
+        Ok((number, now.day()))
     }
 
     /// Tells a user of wrong codes.

@@ -3,24 +3,32 @@
 //! Neither request reveals whether an address is known: the answer is the same, and is sent before
 //! the lookup.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::password::Asker;
 use super::session::{digest, random_token};
+use super::sessions::CurrentSession;
 use super::throttle::subject;
-use super::users::{CurrentSession, Device, Users, UsersError};
+use super::users::{Device, Users, UsersError};
 use crate::keys::Keys;
 use crate::mail::{Letter, unlinked};
 use crate::store::keys::{ExpiringKey, KeyListing};
+use crate::store::payments::Payment;
 use crate::store::users::{Proved, TokenPurpose, User};
 use crate::store::webhooks::Endpoint;
-use domain::{ActKind, Actor, Origin, Timestamp, UserId};
+use domain::{ActKind, Actor, Credits, MICROS_PER_DAY, Origin, Timestamp, UserId};
 
-/// The prefix of a token sent by email, so that secret scanners recognize one.
+/// The prefix of a token that works once, sent by email or printed by the command line, so that
+/// secret scanners recognize one.
 pub(super) const PREFIX: &str = "pse_";
 /// API keys and webhooks that a letter names.
 const LISTED_MAX: usize = 100;
+/// How many days back a letter tells of rotations of keys: for so long a value from before may be
+/// good.
+const ROTATED_DAYS: i64 = 30;
 
 impl Users {
     /// Sends a verification token, if there is a user with this address who has not verified it.
@@ -54,6 +62,7 @@ impl Users {
         };
         self.mailer.send(Letter {
             to: user.email.clone(),
+            is_proved: false,
             subject: "Please verify your address".into(),
             text: format!(
                 "Hello {},\n\nsomebody has registered with this address. If it was you, verify it. {how}\nIt is good \
@@ -81,7 +90,10 @@ impl Users {
         let proved = self.store.verify_email(digest(token), self.clock.now(), from).await?;
         let proved = proved.ok_or(UsersError::InvalidEmailToken)?;
         self.end_keys(&proved, device, keys).await;
-        self.remember_place(&proved.user, device).await
+        if let Err(error) = self.remember_place(&proved.user, device).await {
+            tracing::warn!(%error, "a place was not remembered");
+        }
+        Ok(())
     }
 
     /// Tells the owners of the accounts which keys a first proof has put out of use.
@@ -125,6 +137,7 @@ impl Users {
         };
         self.mailer.send(Letter {
             to: user.email.clone(),
+            is_proved: user.is_email_verified,
             subject: "Another password".into(),
             text: format!(
                 "Hello {},\n\nsomebody at {} has asked for another password for you. {how}\nIt is good once, until \
@@ -156,14 +169,18 @@ impl Users {
         // Checked first, because a hash is expensive.
         let user = self.store.find_by_email_token(TokenPurpose::Reset, digest, now).await?;
         let user = user.ok_or(UsersError::InvalidEmailToken)?;
-        let hash = self.hash_new(password, user.names(), "new_password").await?;
+        // The token is theirs.
+        let asker = Asker::Known;
+        let hash = self.hash_new(password, user.names(), "new_password", asker).await?;
         let from = device.origin(Actor::Server);
         let reset = self.store.reset_password(digest, hash, now, from).await?;
         let proved = reset.ok_or(UsersError::InvalidEmailToken)?;
         self.end_keys(&proved, device, keys).await;
         let user = &proved.user;
         // The next login from this address counts as from a known address.
-        self.remember_place(user, device).await?;
+        if let Err(error) = self.remember_place(user, device).await {
+            tracing::warn!(%error, "a place was not remembered");
+        }
         let remains = match &proved.ended {
             Some(ended) => format!("It was the first proof of this address, so it {ended}."),
             None => self.what_remains(user.id).await,
@@ -191,9 +208,19 @@ impl Users {
         if keys.is_empty() && webhooks.is_empty() {
             return Ok("There are no API keys and no webhooks.".into());
         }
+        let rotated = self.list_rotations(user, now).await?;
+        // Who has rotated a key has a value of it that the list of keys does not show.
+        keys.sort_by_key(|key| !rotated.contains_key(&key.id.to_string()));
         let key = |key: &KeyListing| {
-            let KeyListing { id, name, preview, .. } = key;
-            format!("\n    API key {:?}, {preview}: DELETE /api/keys/{id}", unlinked(name))
+            let KeyListing { id, name, preview, former_valid_until, .. } = key;
+            let rotated = rotated.get(&id.to_string()).map(|at| {
+                let former = former_valid_until.filter(|until| *until > now).map(|until| {
+                    format!("; the value before is good until {}", until.to_rfc3339())
+                });
+                format!(", rotated at {}{}", at.to_rfc3339(), former.unwrap_or_default())
+            });
+            let rotated = rotated.unwrap_or_default();
+            format!("\n    API key {:?}, {preview}{rotated}: DELETE /api/keys/{id}", unlinked(name))
         };
         let webhook = |endpoint: &Endpoint| {
             let Endpoint { id, url, .. } = endpoint;
@@ -202,23 +229,35 @@ impl Users {
         let lines = keys.iter().map(key).chain(webhooks.iter().map(webhook));
         let lines: String = lines.take(LISTED_MAX).collect();
         Ok(format!(
-            "These API keys and webhooks work on. Delete each that you do not know:\n{lines}\n\n\
-             GET /api/keys and GET /api/webhooks list them all."
+            "These API keys and webhooks work on. Delete each that you do not know, and each key that was rotated and \
+             not by you:\n{lines}\n\nGET /api/keys and GET /api/webhooks list them all."
         ))
+    }
+
+    /// When the keys of a user were last rotated, by their id, as far as it is not long ago.
+    async fn list_rotations(
+        &self,
+        user: UserId,
+        now: Timestamp,
+    ) -> Result<HashMap<String, Timestamp>, UsersError> {
+        let since = now.plus_micros(ROTATED_DAYS.saturating_mul(MICROS_PER_DAY).saturating_neg());
+        let acts = self.audit_log.list_since(user, ActKind::KeyRotated, since).await?;
+        let mut rotated = HashMap::new();
+        for act in acts {
+            // The latest comes first.
+            rotated.entry(act.subject).or_insert(act.at);
+        }
+        Ok(rotated)
     }
 
     /// Tells a user that their password was changed, so that they notice a stolen mailbox or
     /// session. `remains` says what of the account works on.
     pub(super) fn tell_of_new_password(&self, user: &User, remains: &str) {
-        self.mailer.send(Letter {
-            to: user.email.clone(),
-            subject: "Your password was changed".into(),
-            text: format!(
-                "Hello {},\n\nyour password was changed, and every session from before has ended. If it was not you, \
-                 please ask for another password at once: POST /api/auth/forgot-password.\n\n{remains}\n",
-                unlinked(&user.username)
-            ),
-        });
+        let what = format!(
+            "your password was changed, and every session from before has ended. If it was not you, please ask for \
+             another password at once: POST /api/auth/forgot-password.\n\n{remains}"
+        );
+        self.warn(user, "Your password was changed", &what);
     }
 
     /// Tells a user of a new API key.
@@ -241,6 +280,67 @@ impl Users {
             unlinked(url)
         );
         self.warn(user, "A new webhook", &what);
+    }
+
+    /// Tells a user that a webhook of theirs is signed with another secret.
+    pub fn tell_of_webhook_secret(&self, user: &User, endpoint: &Endpoint) {
+        let Endpoint { id, url, .. } = endpoint;
+        let what = format!(
+            "the webhook to {} ({id}) has another secret, made by somebody who is logged in as you. Deliveries are \
+             signed with the former one too for a while. If it was not you, make another one and change your \
+             password: POST /api/webhooks/{id}/rotate-secret, POST /api/auth/change-password.",
+            unlinked(url)
+        );
+        self.warn(user, "A webhook has another secret", &what);
+    }
+
+    /// Tells a user that their account tops itself up from now on.
+    pub fn tell_of_rule(&self, user: &User, amount: Credits, threshold: Credits) {
+        let what = format!(
+            "from now on your account is topped up by ${amount} with a saved payment method if its balance falls \
+             below ${threshold}, as somebody asked for who is logged in as you. If it was not you, switch it off and \
+             change your password: PUT /api/payments/auto-top-up, POST /api/auth/change-password.",
+        );
+        self.warn(user, "Your account tops itself up", &what);
+    }
+
+    /// Tells a user of a payment with their saved payment method.
+    pub fn tell_of_saved_method(&self, user: &User, payment: &Payment) {
+        let what = format!(
+            "a payment of ${} was begun with your saved payment method, by somebody who is logged in as you ({}). If \
+             it was not you, delete the method and change your password: DELETE /api/payments/methods/{{id}}, \
+             POST /api/auth/change-password.",
+            payment.amount, payment.id
+        );
+        self.warn(user, "A payment with your saved payment method", &what);
+    }
+
+    /// Tells a user that an API key of theirs has another value. `address` is the client's.
+    pub fn tell_of_rotation(&self, user: &User, key: &KeyListing, address: &str) {
+        let KeyListing { id, name, preview, former_valid_until, .. } = key;
+        let former = match former_valid_until.filter(|until| *until > self.clock.now()) {
+            Some(until) => format!("is good until {}", until.to_rfc3339()),
+            None => "has ended".to_owned(),
+        };
+        let what = format!(
+            "the API key {:?} ({id}) has another value ({preview}), made by somebody at {address} who is logged in as \
+             you. The value before {former}. If it was not you, delete the key and change your password: \
+             DELETE /api/keys/{id}, POST /api/auth/change-password.",
+            unlinked(name)
+        );
+        self.warn(user, "An API key was rotated", &what);
+    }
+
+    /// Tells a user that a webhook of theirs sends elsewhere.
+    pub fn tell_of_url(&self, user: &User, before: &str, endpoint: &Endpoint) {
+        let Endpoint { id, url, .. } = endpoint;
+        let what = format!(
+            "a webhook of your account sends to {} now, and has sent to {}. If it was not you, delete it and change \
+             your password: DELETE /api/webhooks/{id}, POST /api/auth/change-password.",
+            unlinked(url),
+            unlinked(before)
+        );
+        self.warn(user, "A webhook has another URL", &what);
     }
 
     /// Tells a user that they have a second factor. One that a thief has set up keeps them out.
@@ -272,45 +372,59 @@ impl Users {
         self.warn(user, "Two-factor authentication is off", what);
     }
 
-    /// Warns a user of something that a thief of their session would do. Not at an address that is
-    /// not proved: anybody could have letters sent to it. A limited number for each subject.
+    /// Tells a user something about their account, such as what a thief of their session would do.
+    /// Not at an address that is not proved: anybody could have letters sent to it. A limited
+    /// number for each subject.
     pub(super) fn warn(&self, user: &User, subject_line: &str, what: &str) {
         let of = subject(&format!("{subject_line} of {}", user.id));
-        if user.is_email_verified && self.throttle.try_message(of).is_ok() {
+        if user.is_email_verified && !user.is_erased && self.throttle.try_message(of).is_ok() {
             self.mailer.send(Letter {
                 to: user.email.clone(),
+                is_proved: true,
                 subject: subject_line.into(),
                 text: format!("Hello {},\n\n{what}\n", unlinked(&user.username)),
             });
         }
     }
 
-    /// Warns the owners of keys that expire before `soon`, once for each key.
+    /// Warns the owners of keys that expire before `soon`, once for each key and once a day for
+    /// each owner.
     pub async fn tell_of_expiring_keys(&self, soon: Timestamp) -> Result<(), UsersError> {
         // A limited number; the rest follows in the next round.
         let now = self.clock.now();
-        for key in self.keys.list_expiring(now, soon).await? {
-            let ExpiringKey { id, name, expires_at, owner, email, username, .. } = key.clone();
-            let ends_at = expires_at.to_rfc3339();
+        let day_before = now.plus_micros(MICROS_PER_DAY.saturating_neg());
+        let mut told: BTreeMap<UserId, Vec<ExpiringKey>> = BTreeMap::new();
+        let mut recorded = Ok(());
+        for key in self.keys.list_expiring(now, soon, day_before).await? {
+            let ExpiringKey { id, expires_at, owner, .. } = key.clone();
             let origin = Origin::local(Actor::Server);
             let act = origin.act(Uuid::now_v7(), owner, ActKind::KeyExpiryTold, now);
-            let act = act.to(id.to_string()).with(format!("it ends at {ends_at}"));
+            let act =
+                act.to(id.to_string()).with(format!("it ends at {}", expires_at.to_rfc3339()));
             // Recorded first: a lost message is better than one every minute.
-            if !self.keys.record_expiry_warning(key, act).await? {
-                continue;
+            match self.keys.record_expiry_warning(key.clone(), act).await {
+                Ok(true) => told.entry(owner).or_default().push(key),
+                Ok(false) => {}
+                // Those that are recorded are told all the same.
+                Err(error) => {
+                    recorded = Err(error.into());
+                    break;
+                }
             }
-            self.mailer.send(Letter {
-                    to: email,
-                    subject: "An API key ends soon".into(),
-                    text: format!(
-                        "Hello {},\n\nyour API key {:?} ({id}) ends at {ends_at}. To go on with it, give it \
-                         another end: PATCH /api/keys/{id}.\n",
-                        unlinked(&username),
-                        unlinked(&name)
-                    ),
-                });
         }
-        Ok(())
+        for (owner, keys) in told {
+            let lines = keys.iter().map(|ExpiringKey { id, name, expires_at, .. }| {
+                let ends_at = expires_at.to_rfc3339();
+                format!("\n    {:?} ends at {ends_at}: PATCH /api/keys/{id}", unlinked(name))
+            });
+            let what = format!(
+                "these API keys of yours end soon. To go on with one, give it another end.\n{}\n\nGET /api/keys lists \
+                 the ends of all keys.",
+                lines.collect::<String>()
+            );
+            self.write_to(owner, "API keys end soon", &what).await;
+        }
+        recorded
     }
 
     /// Tells a user that automatic top-up was stopped.
@@ -326,15 +440,10 @@ impl Users {
         .await;
     }
 
-    /// Writes to a user, if there is one.
+    /// Tells a user something, as `warn` does.
     pub async fn write_to(&self, user: UserId, subject: &str, what: &str) {
         match self.store.find(user).await {
-            Ok(Some(user)) if user.is_erased => {}
-            Ok(Some(user)) => self.mailer.send(Letter {
-                to: user.email,
-                subject: subject.into(),
-                text: format!("Hello {},\n\n{what}\n", unlinked(&user.username)),
-            }),
+            Ok(Some(user)) => self.warn(&user, subject, what),
             Ok(None) => {}
             Err(error) => tracing::error!(%error, "a message was not sent"),
         }

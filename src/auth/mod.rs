@@ -2,15 +2,18 @@
 
 mod address;
 pub mod confirm;
+pub mod cookie;
 mod email;
 pub mod password;
 mod personal;
 mod places;
 pub mod session;
+pub mod sessions;
 pub mod throttle;
 pub mod two_factor;
 pub mod users;
 
+pub use cookie::Cookies;
 pub use password::Passwords;
 pub use session::Sessions;
 pub use users::Users;

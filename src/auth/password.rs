@@ -1,11 +1,15 @@
 //! Passwords: argon2id with 19 MiB, two passes, one lane (OWASP's floor), on a bounded number of
 //! threads that give way to everything else.
 //!
+//! Few wait for these threads. Strangers may take half of the places, and each network of theirs a
+//! share of it, so that they keep no user out who is known. Estimates of how easy a new password is
+//! to guess take far longer than hashes, so they have a thread and a queue of their own.
+//!
 //! A password costs the same work whether its user exists or not, so that timing reveals nothing.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
@@ -17,6 +21,7 @@ use tokio::sync::oneshot;
 use zxcvbn::{Score, zxcvbn};
 
 use crate::store::users::folded;
+use domain::address::{CallerNetwork, networks};
 
 /// The longest password, in bytes. argon2 accepts longer ones.
 pub const LENGTH_MAX: usize = 1_024;
@@ -102,13 +107,35 @@ pub enum PasswordError {
     Broken,
 }
 
+/// Who waits for a password.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asker {
+    /// A user who has a session or a token, or had a session at the same address; or the operator
+    /// of the server.
+    Known,
+    /// Anybody else, at this address.
+    Stranger(IpAddr),
+}
+
+impl Asker {
+    /// The networks that a stranger counts for.
+    fn networks(self) -> impl Iterator<Item = (CallerNetwork, usize)> {
+        let address = match self {
+            Asker::Known => None,
+            Asker::Stranger(address) => Some(address),
+        };
+        let networks = address.into_iter().flat_map(networks);
+        networks.map(|(network, callers)| {
+            (network, usize::try_from(callers.get()).unwrap_or(usize::MAX))
+        })
+    }
+}
+
 /// Hashes and checks passwords, on threads of its own that give way to all others.
 #[derive(Clone)]
 pub struct Passwords {
-    /// Ends the threads when it is dropped.
-    jobs: Sender<Job>,
-    waiting: Arc<AtomicUsize>,
-    waiting_max: usize,
+    hashes: Queue,
+    estimates: Queue,
     /// The hash of a random password, checked for users who do not exist.
     nobodys: Arc<str>,
 }
@@ -119,12 +146,107 @@ type Job = Box<dyn FnOnce(&mut Memory) + Send>;
 /// page fault of the process while this low-priority thread waits for its turn.
 type Memory = Vec<Block>;
 
-/// One waiting caller. Dropping it takes the caller off the count.
-struct Waiting(Arc<AtomicUsize>);
+/// Jobs that wait for a thread.
+#[derive(Clone)]
+struct Queue {
+    /// Ends the threads when it is dropped.
+    jobs: Sender<Job>,
+    waiting: Arc<Mutex<Waiting>>,
+    /// Most that may wait.
+    max: usize,
+}
 
-impl Drop for Waiting {
+/// Who waits.
+#[derive(Default)]
+struct Waiting {
+    all: usize,
+    strangers: usize,
+    /// Strangers of each network.
+    of: HashMap<CallerNetwork, usize>,
+}
+
+impl Waiting {
+    /// Counts one more. False, and nothing is counted, if there is no place left for them.
+    fn enter(&mut self, asker: Asker, max: usize) -> bool {
+        let (for_strangers, each) = (max.div_ceil(2), max.div_ceil(8));
+        let has_room = |(network, callers): (CallerNetwork, usize)| {
+            let waits = self.of.get(&network).copied().unwrap_or(0);
+            waits < each.saturating_mul(callers)
+        };
+        let is_stranger = asker != Asker::Known;
+        if self.all >= max
+            || (is_stranger && self.strangers >= for_strangers)
+            || !asker.networks().all(has_room)
+        {
+            return false;
+        }
+        self.all = self.all.saturating_add(1);
+        self.strangers = self.strangers.saturating_add(usize::from(is_stranger));
+        for (network, _) in asker.networks() {
+            let waits = self.of.entry(network).or_default();
+            *waits = waits.saturating_add(1);
+        }
+        true
+    }
+
+    fn leave(&mut self, asker: Asker) {
+        self.all = self.all.saturating_sub(1);
+        self.strangers = self.strangers.saturating_sub(usize::from(asker != Asker::Known));
+        for (network, _) in asker.networks() {
+            let Some(waits) = self.of.get_mut(&network) else { continue };
+            *waits = waits.saturating_sub(1);
+            if *waits == 0 {
+                self.of.remove(&network);
+            }
+        }
+    }
+}
+
+/// The place of one who waits, until it is dropped.
+struct Place {
+    of: Arc<Mutex<Waiting>>,
+    asker: Asker,
+}
+
+impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+        self.of.lock().unwrap_or_else(PoisonError::into_inner).leave(self.asker);
+    }
+}
+
+impl Queue {
+    fn new(threads: usize, max: usize) -> Result<Self, PasswordError> {
+        let (jobs, queue) = channel();
+        let queue = Arc::new(Mutex::new(queue));
+        for _ in 0..threads {
+            let queue = Arc::clone(&queue);
+            let thread = std::thread::Builder::new().name("passwords".into());
+            thread.spawn(move || work_off(&queue)).map_err(|_| PasswordError::Broken)?;
+        }
+        Ok(Queue { jobs, waiting: Arc::default(), max })
+    }
+
+    fn enter(&self, asker: Asker) -> Option<Place> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let has_place = waiting.enter(asker, self.max);
+        has_place.then(|| Place { of: Arc::clone(&self.waiting), asker })
+    }
+
+    /// Does a job, when its turn has come.
+    async fn work<T: Send + 'static>(
+        &self,
+        asker: Asker,
+        work: impl FnOnce(&mut Memory) -> T + Send + 'static,
+    ) -> Result<T, PasswordError> {
+        let place = self.enter(asker).ok_or(PasswordError::Busy)?;
+        let (done, outcome) = oneshot::channel();
+        let job = move |memory: &mut Memory| {
+            drop(place);
+            // The caller has gone; the result is dropped.
+            let _ = done.send(work(memory));
+        };
+        self.jobs.send(Box::new(job)).map_err(|_| PasswordError::Broken)?;
+        outcome.await.map_err(|_| PasswordError::Broken)
     }
 }
 
@@ -202,17 +324,9 @@ fn fits(password: &str, stored: &str, memory: &mut Memory) -> Option<bool> {
 impl Passwords {
     /// At most `hashes_max` at the same time, and `waiting_max` waiting.
     pub fn new(hashes_max: usize, waiting_max: usize) -> Result<Self, PasswordError> {
-        let (jobs, queue) = channel();
-        let queue = Arc::new(Mutex::new(queue));
-        for _ in 0..hashes_max {
-            let queue = Arc::clone(&queue);
-            let thread = std::thread::Builder::new().name("passwords".into());
-            thread.spawn(move || work_off(&queue)).map_err(|_| PasswordError::Broken)?;
-        }
         Ok(Passwords {
-            jobs,
-            waiting: Arc::default(),
-            waiting_max,
+            hashes: Queue::new(hashes_max, waiting_max)?,
+            estimates: Queue::new(1, waiting_max)?,
             nobodys: hash("nobody has this password", &mut Memory::new())
                 .ok_or(PasswordError::Broken)?
                 .into(),
@@ -220,8 +334,9 @@ impl Passwords {
     }
 
     /// The PHC text to store for a password.
-    pub async fn hash(&self, password: String) -> Result<String, PasswordError> {
-        self.work(move |memory| hash(&password, memory)).await?.ok_or(PasswordError::Broken)
+    pub async fn hash(&self, password: String, asker: Asker) -> Result<String, PasswordError> {
+        let hashed = self.hashes.work(asker, move |memory| hash(&password, memory));
+        hashed.await?.ok_or(PasswordError::Broken)
     }
 
     /// The same for a new password of somebody with these names, unless it is easy to guess.
@@ -229,12 +344,14 @@ impl Passwords {
         &self,
         password: String,
         own: Vec<String>,
+        asker: Asker,
     ) -> Result<Result<String, Weakness>, PasswordError> {
-        let work = move |memory: &mut Memory| match weakness(&password, &own) {
-            Some(weakness) => Some(Err(weakness)),
-            None => hash(&password, memory).map(Ok),
-        };
-        self.work(work).await?.ok_or(PasswordError::Broken)
+        let estimated = password.clone();
+        let estimate = move |_: &mut Memory| weakness(&estimated, &own);
+        match self.estimates.work(asker, estimate).await? {
+            Some(weakness) => Ok(Err(weakness)),
+            None => self.hash(password, asker).await.map(Ok),
+        }
     }
 
     /// Was this PHC text made with other parameters than would be used now?
@@ -256,33 +373,15 @@ impl Passwords {
         &self,
         password: String,
         stored: Option<String>,
+        asker: Asker,
     ) -> Result<bool, PasswordError> {
         let nobodys = Arc::clone(&self.nobodys);
-        self.work(move |memory| {
+        let verify = move |memory: &mut Memory| {
             let against = stored.as_deref().unwrap_or(&nobodys);
             let fits = fits(&password, against, memory).unwrap_or(false);
             fits && stored.is_some()
-        })
-        .await
-    }
-
-    async fn work<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Memory) -> T + Send + 'static,
-    ) -> Result<T, PasswordError> {
-        let before = self.waiting.fetch_add(1, Ordering::AcqRel);
-        let waiting = Waiting(Arc::clone(&self.waiting));
-        if before >= self.waiting_max {
-            return Err(PasswordError::Busy);
-        }
-        let (done, outcome) = oneshot::channel();
-        let job = move |memory: &mut Memory| {
-            drop(waiting);
-            // The caller has gone; the result is dropped.
-            let _ = done.send(work(memory));
         };
-        self.jobs.send(Box::new(job)).map_err(|_| PasswordError::Broken)?;
-        outcome.await.map_err(|_| PasswordError::Broken)
+        self.hashes.work(asker, verify).await
     }
 }
 
@@ -291,6 +390,8 @@ mod tests {
     use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
 
     use super::*;
+
+    const KNOWN: Asker = Asker::Known;
 
     /// The crate's own verifier must agree.
     #[test]
@@ -314,11 +415,12 @@ mod tests {
     #[tokio::test]
     async fn a_password_fits_its_own_hash_only() {
         let passwords = Passwords::new(2, 10).unwrap();
-        let stored = passwords.hash("correct horse".into()).await.unwrap();
+        let stored = passwords.hash("correct horse".into(), KNOWN).await.unwrap();
         assert!(stored.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{stored}");
-        assert!(passwords.verify("correct horse".into(), Some(stored.clone())).await.unwrap());
-        assert!(!passwords.verify("wrong horse".into(), Some(stored)).await.unwrap());
-        assert!(!passwords.verify("nobody has this password".into(), None).await.unwrap());
+        let verify = |password: &str, stored| passwords.verify(password.into(), stored, KNOWN);
+        assert!(verify("correct horse", Some(stored.clone())).await.unwrap());
+        assert!(!verify("wrong horse", Some(stored)).await.unwrap());
+        assert!(!verify("nobody has this password", None).await.unwrap());
     }
 
     #[test]
@@ -421,7 +523,58 @@ mod tests {
     #[tokio::test]
     async fn the_queue_is_bounded() {
         let passwords = Passwords::new(1, 0).unwrap();
-        assert_eq!(passwords.hash("x".into()).await, Err(PasswordError::Busy));
-        assert_eq!(passwords.waiting.load(Ordering::Acquire), 0);
+        assert_eq!(passwords.hash("x".into(), KNOWN).await, Err(PasswordError::Busy));
+        assert_eq!(passwords.hashes.waiting.lock().unwrap().all, 0);
+    }
+
+    /// The job that a thread is at, until the sender is dropped.
+    async fn occupied(queue: &Queue) -> std::sync::mpsc::Sender<()> {
+        let (end, ended) = channel::<()>();
+        let (began, has_begun) = oneshot::channel();
+        let queue = queue.clone();
+        let job = move |_: &mut Memory| {
+            let _ = began.send(());
+            let _ = ended.recv();
+        };
+        tokio::spawn(async move { queue.work(KNOWN, job).await });
+        has_begun.await.unwrap();
+        end
+    }
+
+    #[tokio::test]
+    async fn strangers_keep_nobody_out_who_is_known() {
+        let passwords = Passwords::new(1, 16).unwrap();
+        let end = occupied(&passwords.hashes).await;
+        let mut waiting = Vec::new();
+        let mut waits = |asker| {
+            let mut job = Box::pin(passwords.hash("x".into(), asker));
+            let is_waiting = futures_util::FutureExt::now_or_never(&mut job).is_none();
+            if is_waiting {
+                waiting.push(job);
+            }
+            is_waiting
+        };
+        let stranger = |text: &str| Asker::Stranger(text.parse().unwrap());
+        // One address has an eighth of the places, a /48 eight times as much at most.
+        assert_eq!((0..16).filter(|_| waits(stranger("192.0.2.1"))).count(), 2);
+        let of_48 =
+            (0..100).filter(|number| waits(stranger(&format!("2001:db8:0:{number:x}::1")))).count();
+        assert_eq!(of_48, 6, "half of the places are taken");
+        assert!(!waits(stranger("198.51.100.1")));
+        assert_eq!((0..16).filter(|_| waits(KNOWN)).count(), 8);
+        drop(end);
+        let hashed = futures_util::future::join_all(waiting).await;
+        assert_eq!(hashed.iter().filter(|hash| hash.is_ok()).count(), 16);
+        let left = passwords.hashes.waiting.lock().unwrap();
+        assert_eq!((left.all, left.strangers, left.of.len()), (0, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn an_estimate_keeps_no_hash_waiting() {
+        let passwords = Passwords::new(1, 16).unwrap();
+        let _end = occupied(&passwords.estimates).await;
+        let mut registering = Box::pin(passwords.hash_new("x".into(), Vec::new(), KNOWN));
+        assert!(futures_util::FutureExt::now_or_never(&mut registering).is_none());
+        passwords.hash("x".into(), KNOWN).await.unwrap();
     }
 }

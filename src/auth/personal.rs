@@ -1,6 +1,7 @@
 //! What users may ask about their own data: a copy of all of it, and its erasure.
 
-use super::users::{CurrentSession, Device, Users, UsersError};
+use super::sessions::CurrentSession;
+use super::users::{Device, Users, UsersError};
 use crate::store::users::User;
 use domain::ActKind;
 

@@ -9,8 +9,9 @@
 
 use std::net::IpAddr;
 
-use super::users::{Device, LoggedIn, Users, UsersError};
-use crate::store::users::{Renewal, User};
+use super::sessions::{LoggedIn, SessionKind};
+use super::users::{Device, Users, UsersError};
+use crate::store::users::User;
 use domain::address::neighbourhood;
 
 /// What the user agents of browsers have in them, the most particular first.
@@ -42,10 +43,11 @@ impl Users {
         &self,
         user: User,
         device: Device,
+        kind: SessionKind,
         has_given_code: bool,
     ) -> Result<LoggedIn, UsersError> {
         let is_new = !self.knows_place(&user, &device).await?;
-        let logged_in = self.begin_session(user, device.clone(), has_given_code).await?;
+        let logged_in = self.begin_session(user, device.clone(), kind, has_given_code).await?;
         if is_new {
             self.tell_of_place(&logged_in.user, &device);
         }
@@ -67,34 +69,40 @@ impl Users {
         user: &User,
         device: &Device,
     ) -> Result<(), UsersError> {
-        let (here, _) = self.new_session(user.id, device.clone());
-        Ok(self.store.record_address(here).await?)
+        let here = self.new_session(user, device.clone(), SessionKind::Token);
+        Ok(self.store.record_address(here.row).await?)
     }
 
-    /// Tells a user of a renewal of a session from a new neighbourhood, once they have it.
-    pub(super) async fn tell_of_renewal(&self, renewal: &Renewal, device: &Device) {
-        let Renewal { user, address_before, .. } = renewal;
+    /// Tells a user of a session that is renewed, or used by its cookie, from a new neighbourhood,
+    /// once they have it. `address_before` is where that was done last.
+    pub(super) async fn tell_of_use(
+        &self,
+        user: &User,
+        address_before: &str,
+        done: &str,
+        device: &Device,
+    ) {
         let here = neighbourhood(device.address);
-        let is_here = |address: &String| {
+        let is_here = |address: &str| {
             address.parse::<IpAddr>().is_ok_and(|address| neighbourhood(address) == here)
         };
         if is_here(address_before) {
             return;
         }
         match self.store.list_addresses(user.id, self.clock.now()).await {
-            Ok(known) if known.iter().any(is_here) => return,
+            Ok(known) if known.iter().any(|address| is_here(address)) => return,
             Ok(_) => {}
             // Rather one letter too many.
             Err(error) => tracing::warn!(%error, "the places of a user were not read"),
         }
         let what = format!(
-            "a session of your account was renewed from a place that it does not know: from {}, with {}. If you were \
+            "a session of your account was {done} from a place that it does not know: from {}, with {}. If you were \
              not there, somebody has your session: change your password at once, which ends every session: POST \
              /api/auth/change-password. GET /api/auth/sessions lists the sessions there are.",
             device.address,
             family(&device.agent)
         );
-        self.warn(user, "A session was renewed from a new place", &what);
+        self.warn(user, &format!("A session was {done} from a new place"), &what);
     }
 
     fn tell_of_place(&self, user: &User, device: &Device) {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use crate::store::users::TokenDigest;
+use crate::store::users::{RefreshDigests, TokenDigest};
 use domain::{SessionId, Timestamp, UserId};
 
 const ISSUER: &str = "polysystems";
@@ -23,6 +23,8 @@ const CHALLENGE_AUDIENCE: &str = "polysystems-second-factor";
 const CHALLENGE_SECONDS: i64 = 300;
 /// The prefix of a refresh token, so that secret scanners recognize one.
 const REFRESH_PREFIX: &str = "psr_";
+/// Prefix and family of a refresh token, in characters.
+const FAMILY_LEN: usize = 26;
 
 #[derive(Clone, Serialize, Deserialize)]
 struct Claims {
@@ -77,14 +79,34 @@ pub enum SessionError {
     Expired,
 }
 
-/// A text that renews a session, once.
+/// A text that renews a session, once. It begins with the family: 128 random bits that all tokens
+/// of a session have in common. So a token that was used before is known, however many came after
+/// it.
 pub struct RefreshToken(String);
 
 impl RefreshToken {
-    /// A new one, of 256 random bits.
+    /// A new one of a new family, with 256 random bits of its own.
     #[must_use]
     pub fn new() -> Self {
-        RefreshToken(random_token(REFRESH_PREFIX))
+        RefreshToken(random_token(&random_family()))
+    }
+
+    /// Reads one that a client sends. `None` if it cannot be one.
+    #[must_use]
+    pub fn read(text: &str) -> Option<Self> {
+        let is_one = text.starts_with(REFRESH_PREFIX)
+            && text.get(..FAMILY_LEN).is_some_and(|family| family.len() < text.len());
+        is_one.then(|| RefreshToken(text.to_owned()))
+    }
+
+    /// A new one of the same family.
+    #[must_use]
+    pub fn next(&self) -> Self {
+        RefreshToken(random_token(self.family()))
+    }
+
+    fn family(&self) -> &str {
+        self.0.get(..FAMILY_LEN).unwrap_or_default()
     }
 
     /// The text.
@@ -93,11 +115,18 @@ impl RefreshToken {
         &self.0
     }
 
-    /// The digest to store.
+    /// The digests to store.
     #[must_use]
-    pub fn digest(&self) -> TokenDigest {
-        digest(&self.0)
+    pub fn digests(&self) -> RefreshDigests {
+        RefreshDigests { token: digest(&self.0), family: digest(self.family()) }
     }
+}
+
+/// The prefix of a refresh token with 128 random bits.
+fn random_family() -> String {
+    use base64::Engine as _;
+    let random: [u8; 16] = rand::rng().random();
+    format!("{REFRESH_PREFIX}{}", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(random))
 }
 
 impl Default for RefreshToken {
@@ -306,8 +335,20 @@ mod tests {
     fn refresh_tokens_differ_and_are_stored_by_their_digest() {
         let (one, two) = (RefreshToken::new(), RefreshToken::new());
         assert_ne!(one.expose(), two.expose());
-        assert_eq!(one.digest(), digest(one.expose()));
-        assert_eq!(one.expose().len(), REFRESH_PREFIX.len() + 43);
+        assert_eq!(one.digests().token, digest(one.expose()));
+        assert_ne!(one.digests().family, two.digests().family);
+        assert_eq!(one.expose().len(), FAMILY_LEN + 43);
+        let read = RefreshToken::read(one.expose()).unwrap();
+        assert_eq!(read.digests(), one.digests());
+        let next = read.next();
+        assert_eq!(next.digests().family, one.digests().family);
+        assert_ne!(next.digests().token, one.digests().token);
+        assert_eq!(next.expose().len(), one.expose().len());
+        for wrong in ["", "psr_", "psr_x", &one.expose()[1..], &one.expose()[..FAMILY_LEN]] {
+            assert!(RefreshToken::read(wrong).is_none(), "{wrong}");
+        }
+        assert!(RefreshToken::read(&format!("psr_{}", "\u{e4}".repeat(30))).is_some());
+        assert!(RefreshToken::read(&format!("psr_x{}", "\u{e4}".repeat(30))).is_none());
     }
 
     fn claims() -> Value {

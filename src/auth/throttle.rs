@@ -5,6 +5,9 @@
 //! address, is not. An owner at a new address can reset the password by email, which makes the
 //! address known.
 //!
+//! An address also counts for the /56 and the /48 that it is of, which may have a few times as many
+//! attempts. Few of an address's attempts may come at once.
+//!
 //! Accounts that do not exist are counted alike: the buckets are keyed by the text that was given.
 
 use std::net::IpAddr;
@@ -18,12 +21,19 @@ use sha2::{Digest as _, Sha256};
 
 use crate::config::{AuthSettings, RateLimitSettings};
 use crate::store::users::folded;
-use domain::address::network;
+use domain::SessionId;
+use domain::address::{CALLERS, CallerNetwork, network, networks};
 
 type Limiter<K> = RateLimiter<K, DefaultKeyedStateStore<K>, DefaultClock>;
 
 /// Messages an hour to one account that anybody may ask for.
 const LETTERS_PER_HOUR: NonZeroU32 = NonZeroU32::MIN.saturating_add(4);
+
+/// Attempts of one address that may come at once, if a minute has so many.
+const AT_ONCE_MIN: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
+
+/// Renewals a minute of one session. Its token is good for hours.
+const RENEWALS_PER_MINUTE: NonZeroU32 = NonZeroU32::MIN.saturating_add(9);
 
 /// The key of an account's bucket: a part of the digest of the text that named it.
 pub type Subject = [u8; 16];
@@ -42,10 +52,24 @@ pub struct Throttle {
 }
 
 struct Limits {
-    address: Limiter<IpAddr>,
+    /// By the networks that an address counts for, in the order of [`networks`].
+    address: [Limiter<CallerNetwork>; 3],
     account: Limiter<(Subject, IpAddr)>,
     strangers: Limiter<Subject>,
     messages: Limiter<Subject>,
+    renewals: Limiter<SessionId>,
+}
+
+/// For each width of a network: so many a minute for each caller, a sixth of them at once, but not
+/// fewer than ten.
+fn by_network(a_minute: NonZeroU32) -> [Limiter<CallerNetwork>; 3] {
+    let sixth = NonZeroU32::new(a_minute.get() / 6).unwrap_or(NonZeroU32::MIN);
+    let burst = sixth.max(AT_ONCE_MIN).min(a_minute);
+    let of = |callers| {
+        let quota = Quota::per_minute(a_minute.saturating_mul(callers));
+        RateLimiter::keyed(quota.allow_burst(burst.saturating_mul(callers)))
+    };
+    CALLERS.map(of)
 }
 
 fn limiter<K: Clone + Eq + std::hash::Hash>(a_minute: NonZeroU32) -> Limiter<K> {
@@ -86,24 +110,21 @@ impl Throttle {
     #[must_use]
     pub fn new(auth: &AuthSettings, rates: &RateLimitSettings) -> Self {
         let limits = || Limits {
-            address: limiter(auth.attempts_per_address),
+            address: by_network(auth.attempts_per_address),
             account: limiter(auth.attempts_per_account),
             strangers: RateLimiter::keyed(an_hour(auth.attempts_per_account_from_strangers)),
             messages: RateLimiter::keyed(Quota::per_hour(LETTERS_PER_HOUR)),
+            renewals: limiter(RENEWALS_PER_MINUTE),
         };
         Throttle { limits: rates.enabled.then(limits) }
-    }
-
-    /// Is anything counted?
-    #[must_use]
-    pub fn is_on(&self) -> bool {
-        self.limits.is_some()
     }
 
     /// Counts an attempt from an address.
     pub fn try_from(&self, address: IpAddr) -> Result<(), TooManyAttempts> {
         let Some(limits) = &self.limits else { return Ok(()) };
-        check(&limits.address, &network(address))
+        networks(address)
+            .zip(&limits.address)
+            .try_for_each(|((network, _), limiter)| check(limiter, &network))
     }
 
     /// Counts an attempt at an account from an address.
@@ -124,13 +145,24 @@ impl Throttle {
         check(&limits.messages, &of)
     }
 
+    /// Counts a renewal of a session.
+    pub fn try_renewal(&self, of: SessionId) -> Result<(), TooManyAttempts> {
+        let Some(limits) = &self.limits else { return Ok(()) };
+        check(&limits.renewals, &of)
+    }
+
     /// Drops full buckets, so that memory stays bounded.
     pub fn forget_idle(&self) {
-        let Some(Limits { address, account, strangers, messages }) = &self.limits else { return };
+        let Some(limits) = &self.limits else { return };
+        let Limits { address, account, strangers, messages, renewals } = limits;
+        renewals.retain_recent();
+        renewals.shrink_to_fit();
         messages.retain_recent();
         messages.shrink_to_fit();
-        address.retain_recent();
-        address.shrink_to_fit();
+        for limiter in address {
+            limiter.retain_recent();
+            limiter.shrink_to_fit();
+        }
         account.retain_recent();
         account.shrink_to_fit();
         strangers.retain_recent();
@@ -173,6 +205,22 @@ mod tests {
             |last| throttle.try_from(address(last)).and_then(|()| throttle.try_as_stranger(one));
         assert_eq!((0..=255).filter(|last| guess(*last).is_ok()).count(), 10);
         assert!(throttle.try_account(one, address(1)).is_ok());
+    }
+
+    #[test]
+    fn a_network_of_one_owner_has_a_few_times_as_many_attempts() {
+        let throttle = throttle();
+        let tried = |of_56: u16, number: u16| {
+            let address =
+                std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, (of_56 << 8) | number, 0, 0, 0, 1);
+            throttle.try_from(address.into()).is_ok()
+        };
+        // From one /64 only so many at once.
+        assert_eq!((0..60).filter(|_| tried(0, 0)).count(), 10);
+        // From every /64 of a /56, and from every /56 of a /48.
+        assert_eq!((1..=255).filter(|number| tried(0, *number)).count(), 30);
+        assert_eq!((1..=255).filter(|of_56| tried(*of_56, 0)).count(), 40);
+        assert!((0..4).all(|last| throttle.try_from(address(last)).is_ok()));
     }
 
     #[test]

@@ -10,10 +10,14 @@ use qrcode::render::svg;
 use rand::RngExt as _;
 use totp_rs::{Builder, Secret, Totp};
 
-use super::users::{CurrentSession, Device, LoggedIn, Users, UsersError};
+use super::cookie::SessionCookie;
+use super::email::PREFIX;
+use super::session::{digest, random_token};
+use super::sessions::{CurrentSession, LoggedIn, SessionKind};
+use super::users::{Device, Users, UsersError};
 use crate::seal::Seal;
-use crate::store::users::{CodeDigest, NewCodes, NewSecondFactor, User};
-use domain::{ActKind, Actor, Timestamp, UserId};
+use crate::store::users::{CodeDigest, Enabling, NewCodes, NewSecondFactor, TokenPurpose, User};
+use domain::{Act, ActKind, Actor, Origin, Timestamp, UserId};
 
 /// The purpose of the encryption key. A change of this text makes every stored secret unreadable.
 pub const PURPOSE: &str = "polysystems: sealing key of second factors, 1";
@@ -26,6 +30,17 @@ pub const CODES: usize = 10;
 const CODE_LEN: usize = 24;
 /// The alphabet of recovery codes, without characters that look alike.
 const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+
+/// How long a token lasts with which an operator may set a second factor up, in microseconds.
+const ENROLMENT_MICROS: i64 = 3_600_000_000;
+
+/// A token with which an operator may set a second factor up, once. Shown once.
+pub struct EnrolmentToken {
+    /// The token.
+    pub token: String,
+    /// When it ends.
+    pub expires_at: Timestamp,
+}
 
 /// What an authenticator needs. Shown once.
 pub struct Enrolment {
@@ -143,19 +158,23 @@ impl Users {
     }
 
     /// Switches the second factor on, once its owner has proved by a code that they have it. Ends
-    /// the user's other sessions, since they began without it. Answers the recovery codes, which
-    /// are shown this once.
+    /// the user's other sessions, since they began without it; the cookie of this one is replaced.
+    /// Answers the recovery codes, which are shown this once.
+    ///
+    /// The password of an operator is not enough: somebody who has it could set up a factor of
+    /// their own. An operator needs a token of [`Users::make_enrolment_token`] too.
     ///
     /// # Errors
-    /// [`UsersError::WrongCode`], [`UsersError::HasSecondFactor`], or
-    /// [`UsersError::NoSecondFactor`].
+    /// [`UsersError::WrongCode`], [`UsersError::HasSecondFactor`], [`UsersError::NoSecondFactor`],
+    /// or [`UsersError::NoEnrolmentToken`].
     pub async fn confirm_second_factor(
         &self,
         current: &CurrentSession,
         code: &str,
+        token: Option<&str>,
         device: &Device,
-    ) -> Result<Vec<String>, UsersError> {
-        let CurrentSession { user, session, .. } = current;
+    ) -> Result<(Vec<String>, Option<SessionCookie>), UsersError> {
+        let CurrentSession { user, session, kind, .. } = current;
         let factor = user.second_factor.as_ref().ok_or(UsersError::NoSecondFactor)?;
         if factor.is_enabled {
             return Err(UsersError::HasSecondFactor);
@@ -166,11 +185,35 @@ impl Users {
         let (codes, new) = self.codes(user.id);
         let act = self.act(user.id, device, ActKind::TwoFactorEnabled);
         let enabled = NewSecondFactor { sealed: factor.sealed.clone(), step, codes: new };
-        if !self.store.enable_second_factor(user.id, *session, enabled, act).await? {
-            return Err(UsersError::HasSecondFactor);
+        let cookie = (*kind == SessionKind::Cookie).then(|| self.cookies.make());
+        let kept = (*session, cookie.as_ref().map(SessionCookie::digest));
+        let token = token.map(digest);
+        match self.store.enable_second_factor(user.id, kept, enabled, token, act).await? {
+            Enabling::Enabled => {}
+            Enabling::Changed => return Err(UsersError::HasSecondFactor),
+            Enabling::NoToken => return Err(UsersError::NoEnrolmentToken),
         }
         self.tell_of_factor(user, device);
-        Ok(codes)
+        Ok((codes, cookie))
+    }
+
+    /// Makes a token with which an operator may set a second factor up, from the command line. It
+    /// ends those from before.
+    pub async fn make_enrolment_token(&self, user: &User) -> Result<EnrolmentToken, UsersError> {
+        let act = self.act_of_command(user, ActKind::EnrolmentTokenMade);
+        let expires_at = act.at.plus_micros(ENROLMENT_MICROS);
+        // Recorded first: a record without a token is better than a token without a record.
+        self.audit_log.record(act).await?;
+        let token = random_token(PREFIX);
+        let (purpose, digest) = (TokenPurpose::Enrolment, digest(&token));
+        self.store.insert_email_token(user, purpose, digest, expires_at, None).await?;
+        Ok(EnrolmentToken { token, expires_at })
+    }
+
+    /// Something that is done to a user from the command line, now.
+    fn act_of_command(&self, user: &User, kind: ActKind) -> Act {
+        let origin = Origin::local(Actor::CommandLine);
+        origin.act(uuid::Uuid::now_v7(), user.id, kind, self.clock.now())
     }
 
     fn codes(&self, user: UserId) -> (Vec<String>, NewCodes) {
@@ -190,6 +233,7 @@ impl Users {
         challenge: &str,
         code: &str,
         device: Device,
+        kind: SessionKind,
     ) -> Result<LoggedIn, UsersError> {
         let read = self.sessions.read_challenge(challenge, self.clock.now());
         let challenge = read.ok_or(UsersError::InvalidChallenge)?;
@@ -198,7 +242,7 @@ impl Users {
         let user = user.filter(|user| user.token_version == challenge.version);
         let user = user.ok_or(UsersError::InvalidChallenge)?;
         self.use_code(&user, code, &device).await?;
-        self.enter(user, device, true).await
+        self.enter(user, device, kind, true).await
     }
 
     /// Uses up a code by time or a recovery code.
@@ -215,7 +259,7 @@ impl Users {
             return Err(UsersError::NoSecondFactor);
         }
         self.count_code(user.id, device).await?;
-        let counted = self.count_days_code(user.id).await?;
+        let (number, day) = self.count_days_code(user.id).await?;
         let is_good = if let Some(digests) = code_digests(&self.seal, user.id, code) {
             let act = self.act(user.id, device, ActKind::RecoveryCodeUsed);
             self.store.use_recovery_code(user.id, digests, act).await?
@@ -227,14 +271,12 @@ impl Users {
             }
         };
         if is_good {
-            if let Some((_, day)) = counted {
-                self.store.uncount_code(user.id, day).await?;
+            if let Err(error) = self.store.uncount_code(user.id, day).await {
+                tracing::warn!(%error, "a right code counts as a wrong one");
             }
             return Ok(());
         }
-        if let Some((number, _)) = counted {
-            self.tell_of_wrong_codes(user, number);
-        }
+        self.tell_of_wrong_codes(user, number);
         let act = self.act(user.id, device, ActKind::LoginFailed).with("wrong code");
         self.audit_log.record_later(act);
         Err(UsersError::WrongCode)
@@ -284,9 +326,7 @@ impl Users {
     /// Switches a user's second factor off from the command line, if they lost it and all recovery
     /// codes.
     pub async fn disable_second_factor_of(&self, user: &User) -> Result<(), UsersError> {
-        let origin = domain::Origin::local(Actor::CommandLine);
-        let id = uuid::Uuid::now_v7();
-        let act = origin.act(id, user.id, ActKind::TwoFactorDisabled, self.clock.now());
+        let act = self.act_of_command(user, ActKind::TwoFactorDisabled);
         Ok(self.store.delete_second_factor(user.id, act).await?)
     }
 }

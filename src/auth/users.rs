@@ -1,12 +1,14 @@
-//! Registration, login, sessions and change of password.
+//! Registration, login and change of password.
 
 use std::net::IpAddr;
 
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
-use super::password::{LENGTH_MAX, PasswordError, Passwords, Weakness};
-use super::session::{Challenge, RefreshToken, Session, SessionError, Sessions, digest};
+use super::cookie::Cookies;
+use super::password::{Asker, LENGTH_MAX, PasswordError, Passwords, Weakness};
+use super::session::{Challenge, Sessions};
+use super::sessions::{CurrentSession, LoggedIn, SessionKind};
 use super::throttle::{Subject, Throttle, TooManyAttempts, subject};
 use crate::access::AccessError;
 use crate::clock::Clock;
@@ -15,12 +17,10 @@ use crate::seal::Seal;
 use crate::store::StoreError;
 use crate::store::audit_log::AuditLogStore;
 use crate::store::keys::KeyStore;
-use crate::store::users::{
-    NewSession, NewUser, Refreshed, Renewal, Role, SessionListing, SessionSpan, User, UserStore,
-};
+use crate::store::users::{NewUser, Role, SessionSpan, User, UserStore};
 use crate::store::webhooks::WebhookStore;
 use domain::address::network;
-use domain::{Act, ActKind, Actor, Credits, Origin, SessionId, Timestamp, UserId};
+use domain::{Act, ActKind, Actor, Credits, Origin, Timestamp, UserId};
 
 /// Why registration, login or a change of an account's credentials failed.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +28,9 @@ pub enum UsersError {
     /// Another user has this email.
     #[error("the email is taken")]
     EmailTaken,
+    /// Nobody may register.
+    #[error("registration is closed")]
+    RegistrationClosed,
     /// The user has this email already.
     #[error("the user has this email already")]
     SameEmail,
@@ -87,6 +90,9 @@ pub enum UsersError {
     /// The second factor's secret cannot be encrypted or decrypted.
     #[error("a second factor cannot be read")]
     Unsealed,
+    /// An operator sets up a second factor with a token, and this is none.
+    #[error("not a valid token to set up an operator's second factor")]
+    NoEnrolmentToken,
     /// An operator must set up a second factor first.
     #[error("an operator without a second factor")]
     OperatorWithoutSecondFactor,
@@ -133,6 +139,8 @@ pub struct Device {
     pub address: IpAddr,
     /// Its user agent.
     pub agent: String,
+    /// Do logins make it a place that the account knows?
+    pub is_place: bool,
 }
 
 impl Device {
@@ -143,38 +151,13 @@ impl Device {
     }
 }
 
-/// A user who has just logged in, with their tokens.
-pub struct LoggedIn {
-    /// The user.
-    pub user: User,
-    /// The session.
-    pub session: SessionId,
-    /// The session token.
-    pub token: String,
-    /// Renews the session, once.
-    pub refresh_token: RefreshToken,
-    /// When the session token ends.
-    pub token_expires_at: Timestamp,
-    /// When the session ends, unless it is renewed.
-    pub session_expires_at: Timestamp,
-}
-
-/// An authenticated user and their session.
-#[derive(Clone, Debug)]
-pub struct CurrentSession {
-    /// The user.
-    pub user: User,
-    /// Their session.
-    pub session: SessionId,
-    /// When they last proved who they are in it.
-    pub confirmed_at: Timestamp,
-}
-
 /// How long sessions last, and how many there may be.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionBounds {
     /// How long a session lasts.
     pub span: SessionSpan,
+    /// How long a session of an operator by cookie lasts that is not used, in microseconds.
+    pub operator_idle_micros: i64,
     /// How long a proof of who somebody is lasts, in microseconds.
     pub confirmed_micros: i64,
     /// Sessions of one user.
@@ -228,6 +211,8 @@ pub struct Users {
     pub passwords: Passwords,
     /// Signs session tokens.
     pub sessions: Sessions,
+    /// Makes the cookies of sessions.
+    pub cookies: Cookies,
     /// How long sessions last.
     pub session_bounds: SessionBounds,
     /// Seals second factors.
@@ -246,18 +231,27 @@ pub struct Users {
     pub test_credits: Credits,
     /// Must operators have a second factor?
     pub operators_need_second_factor: bool,
+    /// May everybody register?
+    pub is_registration_open: bool,
 }
 
 impl Users {
     /// Registers a user, from a device or, if there is none, from the command line.
+    ///
+    /// # Errors
+    /// [`UsersError::RegistrationClosed`], or what is wrong with the registration.
     pub async fn register(
         &self,
         new: Registration,
         role: Role,
         device: Option<Device>,
     ) -> Result<User, UsersError> {
+        if device.is_some() && !self.is_registration_open {
+            return Err(UsersError::RegistrationClosed);
+        }
         let own = [new.email.as_str(), new.username.as_str()];
-        let password_hash = self.hash_new(new.password, own, "password").await?;
+        let asker = device.as_ref().map_or(Asker::Known, |device| Asker::Stranger(device.address));
+        let password_hash = self.hash_new(new.password, own, "password", asker).await?;
         let id = UserId(Uuid::new_v4());
         let origin = match device {
             Some(device) => device.origin(Actor::User(id)),
@@ -290,11 +284,13 @@ impl Users {
         email: &str,
         password: String,
         device: Device,
+        kind: SessionKind,
     ) -> Result<Login, UsersError> {
         let user = self.find(email).await?;
-        self.count_attempt(subject(email), user.as_ref().map(|user| user.id), &device).await?;
+        let id = user.as_ref().map(|user| user.id);
+        let asker = self.count_attempt(subject(email), id, &device).await?;
         let stored = user.as_ref().map(|user| user.password_hash.clone());
-        let fits = self.passwords.verify(password.clone(), stored).await?;
+        let fits = self.passwords.verify(password.clone(), stored, asker).await?;
         let Some(user) = user.as_ref().filter(|_| fits).cloned() else {
             if let Some(user) = user {
                 self.audit_log.record_later(self.act(user.id, &device, ActKind::LoginFailed));
@@ -302,7 +298,7 @@ impl Users {
             return Err(UsersError::WrongCredentials);
         };
         if Passwords::is_outdated(&user.password_hash) {
-            let hash = self.passwords.hash(password).await?;
+            let hash = self.passwords.hash(password, Asker::Known).await?;
             self.store.replace_hash(&user, hash).await?;
         }
         if user.has_two_factor() {
@@ -311,7 +307,7 @@ impl Users {
             let (token, expires_at) = challenge.ok_or(UsersError::Unsigned)?;
             return Ok(Login::Challenge { token, expires_at });
         }
-        self.enter(user, device, false).await.map(Box::new).map(Login::In)
+        self.enter(user, device, kind, false).await.map(Box::new).map(Login::In)
     }
 
     /// The user with this email. No email has a control character, and not every database can be
@@ -323,13 +319,14 @@ impl Users {
         Ok(self.store.find_by_email(email).await?)
     }
 
-    /// Counts an attempt at an account, whether there is one or not, after the same work.
+    /// Counts an attempt at an account, whether there is one or not, after the same work. Answers
+    /// whether its user is known at that place.
     pub(super) async fn count_attempt(
         &self,
         of: Subject,
         user: Option<UserId>,
         device: &Device,
-    ) -> Result<(), UsersError> {
+    ) -> Result<Asker, UsersError> {
         self.throttle.try_account(of, device.address)?;
         let nobody = UserId(Uuid::nil());
         let user = user.unwrap_or(nobody);
@@ -338,25 +335,17 @@ impl Users {
         let is_known = been_at
             .iter()
             .any(|address| address.parse::<IpAddr>().is_ok_and(|address| network(address) == here));
-        if !is_known {
-            self.throttle.try_as_stranger(of)?;
+        if is_known {
+            return Ok(Asker::Known);
         }
-        Ok(())
+        self.throttle.try_as_stranger(of)?;
+        Ok(Asker::Stranger(device.address))
     }
 
     /// The same for codes of a second factor.
     pub(super) async fn count_code(&self, user: UserId, device: &Device) -> Result<(), UsersError> {
-        self.count_attempt(subject(&format!("codes of {user}")), Some(user), device).await
-    }
-
-    /// Begins a session of an operator from the command line, which has the server's secrets and
-    /// its database.
-    pub async fn log_in_by_command(
-        &self,
-        user: User,
-        device: Device,
-    ) -> Result<LoggedIn, UsersError> {
-        self.begin_session(user, device, true).await
+        self.count_attempt(subject(&format!("codes of {user}")), Some(user), device).await?;
+        Ok(())
     }
 
     /// Sets a user's role, from the command line.
@@ -367,130 +356,13 @@ impl Users {
         Ok(())
     }
 
-    /// Begins a session of an authenticated user. `has_given_code` says whether they gave a second
-    /// factor.
-    pub(super) async fn begin_session(
-        &self,
-        user: User,
-        device: Device,
-        has_given_code: bool,
-    ) -> Result<LoggedIn, UsersError> {
-        let version = user.token_version;
-        let act = self.act(user.id, &device, ActKind::LoggedIn);
-        let (session, refresh_token) = self.new_session(user.id, device);
-        let logged_in = self.logged_in(user, (session.id, session.expires_at), refresh_token)?;
-        let act = act.to(session.id.to_string());
-        // While this was checked another password may have been set, or a second factor.
-        if !self.store.insert_session(session, version, has_given_code, act).await? {
-            return Err(UsersError::WrongCredentials);
-        }
-        Ok(logged_in)
-    }
-
     /// Something that a user does now.
     pub(super) fn act(&self, user: UserId, device: &Device, kind: ActKind) -> Act {
         let origin = device.origin(Actor::User(user));
         origin.act(Uuid::now_v7(), user, kind, self.clock.now())
     }
 
-    pub(super) fn new_session(&self, user: UserId, device: Device) -> (NewSession, RefreshToken) {
-        let refresh_token = RefreshToken::new();
-        let (at, Device { address, agent }) = (self.clock.now(), device);
-        let SessionBounds { span, sessions_max, .. } = self.session_bounds;
-        let session = NewSession {
-            id: SessionId(Uuid::new_v4()),
-            user,
-            at,
-            expires_at: span.end(at, at),
-            address: address.to_string(),
-            agent,
-            refresh: refresh_token.digest(),
-            sessions_max,
-        };
-        (session, refresh_token)
-    }
-
-    fn logged_in(
-        &self,
-        user: User,
-        session: (SessionId, Timestamp),
-        refresh_token: RefreshToken,
-    ) -> Result<LoggedIn, UsersError> {
-        let now = self.clock.now();
-        let (session, session_expires_at) = session;
-        let token = Session { id: session, user: user.id };
-        let issued = self.sessions.issue(token, now, session_expires_at);
-        let (token, token_expires_at) = issued.ok_or(UsersError::Unsigned)?;
-        Ok(LoggedIn { user, session, token, refresh_token, token_expires_at, session_expires_at })
-    }
-
-    /// Renews a session by its refresh token, which works once. A second use ends the session,
-    /// because one of its two users must have stolen it.
-    pub async fn refresh(&self, token: &str, device: Device) -> Result<LoggedIn, UsersError> {
-        let next = RefreshToken::new();
-        let now = self.clock.now();
-        let span = self.session_bounds.span;
-        let (used, digest) = (digest(token), next.digest());
-        // The token names the user.
-        let from = device.origin(Actor::Server);
-        let renewing = self.store.refresh_session(used, digest, now, span, from);
-        match renewing.await? {
-            Refreshed::Renewed(renewal) => {
-                self.tell_of_renewal(&renewal, &device).await;
-                let Renewal { user, session, until, .. } = *renewal;
-                self.logged_in(user, (session, until), next)
-            }
-            Refreshed::Reused(user, session) => {
-                tracing::warn!(%user, %session, "a refresh token came twice; its session has ended");
-                Err(UsersError::InvalidRefresh)
-            }
-            Refreshed::Unknown => Err(UsersError::InvalidRefresh),
-        }
-    }
-
-    /// Ends one of the user's sessions, for the very next request.
-    pub async fn log_out(
-        &self,
-        user: UserId,
-        session: SessionId,
-        device: &Device,
-    ) -> Result<(), UsersError> {
-        let act = self.act(user, device, ActKind::SessionEnded).to(session.to_string());
-        let is_ended = self.store.end_session(user, session, act).await?;
-        if is_ended { Ok(()) } else { Err(UsersError::NoSession) }
-    }
-
-    /// Ends all of the user's sessions, for the very next request; how many?
-    pub async fn log_out_everywhere(
-        &self,
-        user: UserId,
-        device: &Device,
-    ) -> Result<u64, UsersError> {
-        let act = self.act(user, device, ActKind::SessionsEnded);
-        Ok(self.store.end_sessions(user, act).await?)
-    }
-
-    /// The user's sessions, the last used one first.
-    pub async fn sessions_of(&self, user: UserId) -> Result<Vec<SessionListing>, UsersError> {
-        Ok(self.store.list_sessions(user, self.clock.now()).await?)
-    }
-
-    /// Whose session it is.
-    ///
-    /// # Errors
-    /// [`UsersError::InvalidSession`] or [`UsersError::ExpiredSession`]
-    pub async fn authenticate(&self, token: &str) -> Result<CurrentSession, UsersError> {
-        let now = self.clock.now();
-        let Session { id, user } = self.sessions.read(token, now).map_err(|error| match error {
-            SessionError::Invalid => UsersError::InvalidSession,
-            SessionError::Expired => UsersError::ExpiredSession,
-        })?;
-        let found = self.store.find_by_session(id, now).await?.filter(|found| found.0.id == user);
-        let (user, confirmed_at) = found.ok_or(UsersError::InvalidSession)?;
-        Ok(CurrentSession { user, session: id, confirmed_at })
-    }
-
-    /// Changes a password, and ends every session. Answers a new one.
+    /// Changes a password, and ends every session. Answers a new one of the same kind.
     ///
     /// # Errors
     /// [`UsersError::WrongCredentials`] if the current password is wrong, or was changed at the
@@ -505,11 +377,10 @@ impl Users {
         self.assert_length(&new, "new_password")?;
         self.assert_password(&current, password, &device).await?;
         let user = current.user;
-        let hash = self.hash_new(new, user.names(), "new_password").await?;
+        let hash = self.hash_new(new, user.names(), "new_password", Asker::Known).await?;
         let act = self.act(user.id, &device, ActKind::PasswordChanged);
-        let (session, refresh_token) = self.new_session(user.id, device);
-        let logged_in =
-            self.logged_in(user.clone(), (session.id, session.expires_at), refresh_token)?;
+        let beginning = self.new_session(&user, device, current.kind);
+        let (session, logged_in) = self.logged_in(user.clone(), beginning)?;
         let (at, session) = (session.at, Some(session));
         if !self.store.set_password(&user, hash, at, session, act).await? {
             return Err(UsersError::WrongCredentials);
@@ -529,10 +400,11 @@ impl Users {
         password: String,
         names: [&str; 2],
         field: &'static str,
+        asker: Asker,
     ) -> Result<String, UsersError> {
         self.assert_length(&password, field)?;
         let names = names.map(str::to_owned).to_vec();
-        self.passwords.hash_new(password, names).await?.map_err(|weakness| match weakness {
+        self.passwords.hash_new(password, names, asker).await?.map_err(|weakness| match weakness {
             Weakness::Common => UsersError::CommonPassword { field },
             Weakness::Guessable => UsersError::GuessablePassword { field },
         })

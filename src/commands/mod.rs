@@ -18,10 +18,16 @@ use reqwest::Method;
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
+mod catalogue;
+mod imported_models;
+mod price_import;
+mod prices;
 mod secret;
 mod users;
 mod verify;
 
+use catalogue::{CatalogueCommand, CredentialsCommand};
+use prices::{MarginsArguments, PricesCommand};
 use secret::SecretCommand;
 use users::UserCommand;
 
@@ -74,6 +80,27 @@ enum Command {
         #[arg(long)]
         cursor: Option<String>,
     },
+    /// Manages the models that are sold by their names
+    #[command(subcommand)]
+    Catalogue(CatalogueCommand),
+    /// Manages the secrets that providers are called with
+    #[command(subcommand)]
+    Credentials(CredentialsCommand),
+    /// Manages the price lists of models (asks the running server)
+    #[command(subcommand)]
+    Prices(PricesCommand),
+    /// Shows the bill of a call with its arithmetic (asks the running server)
+    Bill {
+        #[command(flatten)]
+        operator: Operator,
+        /// The call: req-<uuid>
+        charge: String,
+        /// Who has paid, by their id; needed if the usage record of the call is gone
+        #[arg(long)]
+        user: Option<String>,
+    },
+    /// Shows what is left of what calls bring after what they cost us (asks the running server)
+    Margins(MarginsArguments),
     /// Shows the settings
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -102,6 +129,7 @@ enum ConfigCommand {
 }
 
 /// Runs the command. Returns the exit code of the process.
+#[expect(clippy::too_many_lines, reason = "one arm a command")]
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     #[cfg(feature = "failpoints")]
     polysystems::failpoint::listen();
@@ -150,6 +178,21 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
                 let query = [("limit", Some(limit)), ("cursor", cursor), ("user_id", user)];
                 ask(&settings, users, operator, Method::GET, "/api/admin/audit-log", &query, None)
                     .await
+            })?;
+        }
+        Command::Catalogue(command) => catalogue::run(&settings, command)?,
+        Command::Credentials(command) => catalogue::run_credentials(&settings, command)?,
+        Command::Prices(command) => {
+            with_users(&settings, async |users| prices::run(&settings, users, command).await)?;
+        }
+        Command::Bill { operator, charge, user } => {
+            with_users(&settings, async |users| {
+                prices::bill(&settings, users, operator, &charge, user).await
+            })?;
+        }
+        Command::Margins(arguments) => {
+            with_users(&settings, async |users| {
+                prices::margins(&settings, users, arguments).await
             })?;
         }
         Command::Secret(command) => secret::run(&settings, command)?,

@@ -83,7 +83,8 @@ fn status(settings: &Settings) -> anyhow::Result<()> {
         "Values of API keys with the current pepper: {current}; with another one: {other}."
     ))?;
     print(&format!(
-        "With another one: {sealed} encrypted secrets of webhooks and second factors, {codes} unused recovery codes."
+        "With another one: {sealed} encrypted secrets of webhooks, second factors and providers, {codes} unused \
+         recovery codes."
     ))?;
     if !has_previous {
         return print(if other == 0 && sealed == 0 && codes == 0 {

@@ -6,18 +6,17 @@ use anyhow::{Context as _, bail};
 use clap::Subcommand;
 use domain::Credits;
 use polysystems::auth::Users;
+use polysystems::auth::two_factor::EnrolmentToken;
 use polysystems::auth::users::{Registration, UsersError};
 use polysystems::cli::find_user;
-use polysystems::clock::Clock;
 use polysystems::config::Settings;
 use polysystems::http::amount::Amount;
 use polysystems::store::users::{Role, User};
-use polysystems::{app, secrets};
 use reqwest::Method;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Operator, ask, print};
+use super::{Operator, ask, print, with_users};
 
 #[derive(Subcommand)]
 pub(crate) enum UserCommand {
@@ -39,6 +38,12 @@ pub(crate) enum UserCommand {
         user: String,
         /// The new role
         role: RoleName,
+    },
+    /// Prints a token with which an operator sets up two-factor authentication: it works once, for
+    /// an hour
+    Enroll2fa {
+        /// Their email or id
+        user: String,
     },
     /// Switches off two-factor authentication for a user who has lost the device and the recovery
     /// codes
@@ -151,18 +156,16 @@ pub(crate) async fn run(
     let (operator, method, path, query, body) = match command {
         // `create` runs on its own, because it reads a password.
         UserCommand::Create { .. } => return Ok(()),
-        UserCommand::SetRole { user, role } => {
-            let role = match role {
-                RoleName::User => Role::User,
-                RoleName::Admin => Role::Admin,
-            };
+        UserCommand::SetRole { user, role } => return set_role(users, &user, role).await,
+        UserCommand::Enroll2fa { user } => {
             let user = find_user(users, &user).await?;
-            if user.is_erased {
-                bail!("{} has erased the account", user.id);
+            if user.role != Role::Admin {
+                bail!("{} is no operator; others need no token", user.id);
             }
-            users.set_role(&user, role).await?;
-            print(&format!("{} {}", user.id, role.name()))?;
-            return advise(users, &User { role, ..user });
+            if user.has_two_factor() {
+                bail!("{} has two-factor authentication already", user.id);
+            }
+            return print_enrolment_token(users, &user).await;
         }
         UserCommand::Disable2fa { user } => {
             let user = find_user(users, &user).await?;
@@ -203,15 +206,43 @@ pub(crate) async fn run(
     ask(settings, users, operator, method, &path, &query, body).await
 }
 
+async fn set_role(users: &Users, user: &str, role: RoleName) -> anyhow::Result<()> {
+    let role = match role {
+        RoleName::User => Role::User,
+        RoleName::Admin => Role::Admin,
+    };
+    let user = find_user(users, user).await?;
+    if user.is_erased {
+        bail!("{} has erased the account", user.id);
+    }
+    users.set_role(&user, role).await?;
+    print(&format!("{} {}", user.id, role.name()))?;
+    if role == Role::Admin && user.role != Role::Admin && user.has_two_factor() {
+        return print(
+            "They have two-factor authentication. Make sure that it is theirs: somebody who had their \
+             password could set it up. `polysystems user disable2fa` switches it off.",
+        );
+    }
+    advise(users, &User { role, ..user }).await
+}
+
 /// Says what a new operator must do before the server takes them for one.
-fn advise(users: &Users, user: &User) -> anyhow::Result<()> {
+async fn advise(users: &Users, user: &User) -> anyhow::Result<()> {
     if user.role != Role::Admin || users.assert_operators_factor(user).is_ok() {
         return Ok(());
     }
     print(
         "Operators need two-factor authentication. Sign in (POST /api/auth/login) and set it up: \
-         POST /api/auth/2fa/enroll, then POST /api/auth/2fa/confirm.",
-    )
+         POST /api/auth/2fa/enroll, then POST /api/auth/2fa/confirm with a code and this token.",
+    )?;
+    print_enrolment_token(users, user).await
+}
+
+/// The token stands on a line of its own, the last one.
+async fn print_enrolment_token(users: &Users, user: &User) -> anyhow::Result<()> {
+    let EnrolmentToken { token, expires_at } = users.make_enrolment_token(user).await?;
+    print(&format!("It works once, until {}. Another one ends it.", expires_at.to_rfc3339()))?;
+    print(&token)
 }
 
 /// `user create`: reads the password from standard input.
@@ -227,20 +258,14 @@ pub(crate) fn create(
     if password.is_empty() {
         bail!("the password is read from standard input, which is empty");
     }
-    let database = app::database_runtime()?;
     let role = if is_admin { Role::Admin } else { Role::User };
-    let (users, user) = database.block_on(async {
-        secrets::assert_there(settings)?;
-        let store = app::open_existing_store(settings, database.handle().clone()).await?;
-        let users = app::users(settings, Clock::System, database.handle().clone(), store.clone())?;
-        let user = users.register(Registration { email, username, password }, role, None).await;
-        store.close().await;
-        let user = user.map_err(|error| match error {
+    with_users(settings, async |users| {
+        let new = Registration { email, username, password };
+        let user = users.register(new, role, None).await.map_err(|error| match error {
             UsersError::Store(error) => anyhow::anyhow!("cannot store the user: {error}"),
             other => anyhow::Error::new(other),
         })?;
-        anyhow::Ok((users, user))
-    })?;
-    print(&format!("{} {}", user.id, user.role.name()))?;
-    advise(&users, &user)
+        print(&format!("{} {}", user.id, user.role.name()))?;
+        advise(users, &user).await
+    })
 }

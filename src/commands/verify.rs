@@ -42,10 +42,11 @@ impl verify::Audience for Printed {
         let Some(shown_at) = &mut self.shown_at else { return };
         if shown_at.elapsed() >= PROGRESS_PERIOD {
             *shown_at = Instant::now();
-            let Report { accounts: done, entries, usage, findings } = so_far;
+            let Report { accounts: done, entries, bills, usage, findings } = so_far;
             let _ = write!(
                 std::io::stderr(),
-                "\r\x1b[K{done} of {accounts} accounts, {entries} entries, {usage} usage records, {findings} findings"
+                "\r\x1b[K{done} of {accounts} accounts, {entries} entries, {bills} bills, {usage} usage records, \
+                 {findings} findings"
             );
         }
     }
@@ -72,8 +73,8 @@ fn look(settings: &Settings, is_json: bool) -> anyhow::Result<ExitCode> {
         print(&serde_json::to_string(&report)?)?;
     } else {
         print(&format!(
-            "{} accounts, {} ledger entries, {} usage records: {} findings",
-            report.accounts, report.entries, report.usage, report.findings
+            "{} accounts, {} ledger entries, {} bills, {} usage records: {} findings",
+            report.accounts, report.entries, report.bills, report.usage, report.findings
         ))?;
     }
     Ok(if report.findings == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -42,6 +42,8 @@ pub struct AuthSettings {
     /// paid calls.
     pub password_hashes_max: usize,
     /// Largest number of passwords that wait to be hashed. Further logins are refused with 503.
+    /// Half of the places are for users who are known where they are, and one address of anybody
+    /// else has an eighth of all.
     pub password_queue_max: usize,
     /// Largest number of API keys of one account. A further one is refused with 409.
     pub keys_per_account_max: usize,
@@ -50,6 +52,9 @@ pub struct AuthSettings {
     pub key_cache_max: u64,
     /// How many days before an API key expires its owner is warned.
     pub key_expiry_warning_days: u32,
+    /// Who may register: `open` is everybody, `closed` nobody. `polysystems user create` works in
+    /// both.
+    pub registration: RegistrationPolicy,
     /// If true, users must verify their email address before they pay, create an API key, add a
     /// webhook or set up two-factor authentication.
     pub require_verified_email: bool,
@@ -60,8 +65,9 @@ pub struct AuthSettings {
     pub verification_hours: NonZeroU32,
     /// Lifetime of a token that resets a password, in minutes.
     pub password_reset_minutes: NonZeroU32,
-    /// Largest number of logins, registrations and similar attempts from one address, per minute.
-    /// IPv6 addresses count by /64.
+    /// Largest number of logins, registrations and similar attempts from one address, per minute. A
+    /// sixth of them may come at once, but at least 10. IPv6 addresses count by /64, and by the /56
+    /// and the /48 that these are of, which may have four and eight times as many.
     pub attempts_per_address: NonZeroU32,
     /// Largest number of attempts to log in to one account from one address, per minute.
     pub attempts_per_account: NonZeroU32,
@@ -88,6 +94,7 @@ impl Default for AuthSettings {
             keys_per_account_max: 1_000,
             key_cache_max: 1_000_000,
             key_expiry_warning_days: 7,
+            registration: RegistrationPolicy::Open,
             require_verified_email: false,
             operators_need_second_factor: true,
             verification_hours: non_zero::u32(48),
@@ -99,6 +106,16 @@ impl Default for AuthSettings {
     }
 }
 
+/// Who may register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RegistrationPolicy {
+    /// Everybody.
+    Open,
+    /// Nobody: operators make users by the command line.
+    Closed,
+}
+
 /// `[email]`: messages to users.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -107,7 +124,7 @@ pub struct EmailSettings {
     /// each) or `log`. If it is unset, `smtp` if `smtp_url` is set, and otherwise `folder`.
     pub transport: Option<EmailTransport>,
     /// The mail server: `smtps://user:password@host` (TLS), or `smtp://...?tls=required`
-    /// (STARTTLS).
+    /// (STARTTLS). Without TLS it must be on this machine, such as `smtp://127.0.0.1`.
     pub smtp_url: Option<Secret>,
     /// Sender of the messages.
     pub from: String,
@@ -115,13 +132,14 @@ pub struct EmailSettings {
     /// unset, `mail` in the data directory.
     pub folder: Option<PathBuf>,
     /// Your page that verifies an email address. `{token}` in it is replaced by the token of the
-    /// message. If it is unset, the message explains the API call.
+    /// message. If it is unset, the page is the console's if `server.public_url` is set; otherwise
+    /// the message explains the API call.
     pub verify_url: Option<String>,
     /// Your page that confirms a change of address; its user must be logged in. `{token}` in it is
-    /// replaced by the token of the message. If it is unset, the message explains the API call.
+    /// replaced by the token of the message. If it is unset, as `verify_url`.
     pub change_url: Option<String>,
     /// Your page that resets a password. `{token}` in it is replaced by the token of the message.
-    /// If it is unset, the message explains the API call.
+    /// If it is unset, as `verify_url`.
     pub reset_url: Option<String>,
 }
 

@@ -16,8 +16,9 @@ const OF_CONNECTION: [&str; 11] = [
 ];
 /// Headers of a request that we write, or that are secrets of the caller, or that would turn the
 /// call into another one than was priced.
-const OURS_IN_REQUESTS: [&str; 22] = [
+const OURS_IN_REQUESTS: [&str; 24] = [
     "accept-encoding",
+    "api-key",
     "authorization",
     "cookie",
     "expect",
@@ -36,6 +37,7 @@ const OURS_IN_REQUESTS: [&str; 22] = [
     "range",
     "x-api-key",
     "x-dry-run",
+    "x-goog-api-key",
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
@@ -44,21 +46,35 @@ const OURS_IN_REQUESTS: [&str; 22] = [
     "x-rewrite-url",
 ];
 /// Headers of an answer that we write, or that speak to browsers for all of our origin.
-const OURS_IN_ANSWERS: [&str; 10] = [
+const OURS_IN_ANSWERS: [&str; 18] = [
+    "cache-control",
     "clear-site-data",
+    "content-security-policy",
+    "content-security-policy-report-only",
     "date",
+    "expires",
     "location",
+    "pragma",
     "ratelimit",
     "ratelimit-policy",
+    "referrer-policy",
     "set-cookie",
     "strict-transport-security",
     "www-authenticate",
     "x-accel-buffering",
+    "x-content-type-options",
+    "x-frame-options",
     "x-request-id",
 ];
 /// Beginnings of names that only we write.
-const OURS: [&str; 5] =
-    ["access-control-", "x-forwarded-", "x-original-", "x-polysystems-", "x-ratelimit-"];
+const OURS: [&str; 6] = [
+    "access-control-",
+    "cross-origin-",
+    "x-forwarded-",
+    "x-original-",
+    "x-polysystems-",
+    "x-ratelimit-",
+];
 
 /// What is wrong with the name of a header that shall pass to an upstream.
 pub(super) fn check_request_header(name: &str) -> Result<(), &'static str> {
@@ -102,12 +118,23 @@ mod tests {
             "X-Forwarded-For",
             "X-HTTP-Method-Override",
             "X-Rewrite-URL",
+            "api-key",
+            "X-API-Key",
+            "X-Goog-Api-Key",
             "Content-Encoding",
             "Idempotency-Key",
         ] {
             assert!(check_request_header(name).is_err(), "{name}");
         }
-        for name in ["Set-Cookie", "X-RateLimit-Limit", "Strict-Transport-Security", "x_a"] {
+        for name in [
+            "Set-Cookie",
+            "X-RateLimit-Limit",
+            "Strict-Transport-Security",
+            "Content-Security-Policy",
+            "Cache-Control",
+            "Cross-Origin-Resource-Policy",
+            "x_a",
+        ] {
             assert!(check_answer_header(name).is_err(), "{name}");
         }
     }

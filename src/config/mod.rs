@@ -13,6 +13,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 mod auth;
+mod catalogue;
+mod console;
 mod headers;
 mod ledger;
 mod lenient;
@@ -20,6 +22,7 @@ mod names;
 mod non_zero;
 mod payments;
 mod prices;
+mod pricing;
 mod rate_limits;
 mod read;
 mod secret;
@@ -30,10 +33,13 @@ pub mod url;
 mod validate;
 mod webhooks;
 
-pub use auth::{AuthSettings, EmailSettings, EmailTransport};
+pub use auth::{AuthSettings, EmailSettings, EmailTransport, RegistrationPolicy};
+pub use catalogue::{CatalogueSettings, CatalogueSource};
+pub use console::ConsoleSettings;
 pub use ledger::{AccountSettings, LedgerSettings, UsageSettings};
 pub use payments::{PaymentSettings, SandboxPayments, StripeSettings, X402Settings};
 pub use prices::PriceSetting;
+pub use pricing::PricingSettings;
 pub use rate_limits::{RateLimitSettings, TierSettings};
 pub use read::{Source, Sources};
 pub use secret::Secret;
@@ -57,12 +63,16 @@ pub struct Settings {
     pub database: DatabaseSettings,
     /// Passwords, sessions and API keys.
     pub auth: AuthSettings,
+    /// The console, and sessions of browsers.
+    pub console: ConsoleSettings,
     /// Messages to users.
     pub email: EmailSettings,
     /// Rate limits.
     pub rate_limit: RateLimitSettings,
     /// The services that answer paid calls.
     pub upstreams: UpstreamsSettings,
+    /// The models that are sold by their names.
+    pub catalogue: CatalogueSettings,
     /// Credits that are held for running calls.
     pub holds: HoldSettings,
     /// Repeated requests.
@@ -81,6 +91,8 @@ pub struct Settings {
     pub log: LogSettings,
     /// Traces.
     pub traces: TraceSettings,
+    /// Price lists of models.
+    pub pricing: PricingSettings,
     /// Your prices. Each is added to the default list, or replaces its entry for the same method
     /// and path.
     pub prices: Vec<PriceSetting>,
@@ -95,9 +107,11 @@ impl Default for Settings {
             server: ServerSettings::default(),
             database: DatabaseSettings::default(),
             auth: AuthSettings::default(),
+            console: ConsoleSettings::default(),
             email: EmailSettings::default(),
             rate_limit: RateLimitSettings::default(),
             upstreams: UpstreamsSettings::default(),
+            catalogue: CatalogueSettings::default(),
             holds: HoldSettings::default(),
             idempotency: IdempotencySettings::default(),
             usage: UsageSettings::default(),
@@ -107,6 +121,7 @@ impl Default for Settings {
             ledger: LedgerSettings::default(),
             log: LogSettings::default(),
             traces: TraceSettings::default(),
+            pricing: PricingSettings::default(),
             prices: Vec::new(),
             default_prices: true,
         }

@@ -15,9 +15,13 @@ use domain::Credits;
 pub struct PaymentSettings {
     /// The sandbox provider confirms every payment and takes no money. If true, everybody may use
     /// it; with a live Stripe key that is refused. If it is unset, it is on only while the server
-    /// listens on a loopback address and no upstream URL, Stripe, x402 or trusted proxy is set, and
-    /// only for requests that did not come through a proxy.
+    /// listens on a loopback address, the catalogue has no models, and no upstream URL, Stripe,
+    /// x402 or trusted proxy is set; and only for requests that did not come through a proxy.
     pub sandbox: Option<bool>,
+    /// If true, payments in money of a test (a test key of Stripe, or x402 on a test network) may
+    /// buy credits for upstreams with a URL and for models of the catalogue. If false, the server
+    /// does not start with such an upstream, and refuses payments while the catalogue has models.
+    pub sell_for_test_money: bool,
     /// Largest payment, in USD.
     #[serde(deserialize_with = "money")]
     pub amount_max: String,
@@ -40,6 +44,7 @@ impl Default for PaymentSettings {
     fn default() -> Self {
         PaymentSettings {
             sandbox: None,
+            sell_for_test_money: false,
             amount_max: "100000.00".into(),
             grant_max: "1000.00".into(),
             grants_per_day_max: "10000.00".into(),
@@ -154,6 +159,22 @@ impl Default for X402Settings {
     }
 }
 
+/// Chains whose tokens are worth nothing, by their number: those of the networks that x402 is used
+/// on, and of local nodes.
+const TEST_CHAINS: [&str; 18] = [
+    "97", "300", "338", "1301", "1328", "1337", "4202", "10200", "17000", "31337", "43113",
+    "59141", "80002", "84532", "421614", "534351", "11155111", "11155420",
+];
+
+impl X402Settings {
+    /// Says whether the network is known to be one for tests.
+    #[must_use]
+    pub fn is_on_test_network(&self) -> bool {
+        let chain = self.network.strip_prefix("eip155:").unwrap_or_default();
+        TEST_CHAINS.contains(&chain)
+    }
+}
+
 impl StripeSettings {
     /// Says whether the secret key moves real money. That is any key that is not marked as a test
     /// key.
@@ -204,6 +225,20 @@ impl Settings {
 }
 
 impl PaymentSettings {
+    /// The setting by which payments move no real money, unless it is allowed to sell for that.
+    #[must_use]
+    pub fn test_money(&self) -> Option<&'static str> {
+        if self.sell_for_test_money {
+            None
+        } else if self.stripe.secret_key.is_some() && !self.stripe.is_live() {
+            Some("payments.stripe.secret_key is a test key")
+        } else if self.x402.facilitator_url.is_some() && self.x402.is_on_test_network() {
+            Some("payments.x402.network is a test network")
+        } else {
+            None
+        }
+    }
+
     /// The smallest payment by Stripe.
     pub fn stripe_amount_min(&self) -> anyhow::Result<Credits> {
         amount("payments.stripe.amount_min", &self.stripe.amount_min)
@@ -264,6 +299,39 @@ mod tests {
             // If it is switched on, it is on everywhere.
             settings.payments.sandbox = Some(true);
             assert_eq!(settings.sandbox_payments(), SandboxPayments::On, "{name}");
+        }
+    }
+
+    #[test]
+    fn money_of_a_test_buys_nothing_of_an_upstream() {
+        let stripe = |key| {
+            let mut settings = Settings::default();
+            settings.payments.stripe.secret_key = secret(key);
+            settings.payments.stripe.webhook_secret = secret("whsec_1");
+            settings
+        };
+        let x402 = |network: &str| {
+            let mut settings = Settings::default();
+            settings.payments.x402.facilitator_url = Some("https://a.example".to_owned());
+            settings.payments.x402.pay_to = "0x1".to_owned();
+            settings.payments.x402.network = network.to_owned();
+            settings
+        };
+        let cases = vec![
+            (stripe("sk_test_1"), true),
+            (stripe("rk_test_1"), true),
+            (stripe("sk_live_1"), false),
+            (x402("eip155:84532"), true),
+            (x402("eip155:8453"), false),
+            (Settings::default(), false),
+        ];
+        for (mut settings, is_test) in cases {
+            assert!(settings.check().is_ok());
+            settings.upstreams.hub.url = Some("https://b.example".to_owned());
+            let error = settings.check().err().map(|error| error.to_string()).unwrap_or_default();
+            assert_eq!(error.contains("payments.sell_for_test_money"), is_test, "{error}");
+            settings.payments.sell_for_test_money = true;
+            assert!(settings.check().is_ok());
         }
     }
 

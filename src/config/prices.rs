@@ -17,7 +17,8 @@ use domain::pricing::{Extra, PriceList, PriceRule, RouteClass};
 pub struct PriceSetting {
     /// HTTP method. If it is unset, any method.
     pub method: Option<String>,
-    /// An exact path, or a prefix that ends in `/*`.
+    /// An exact path, or a prefix that ends in `/*`. In `/v1beta/models/*:generateContent`, and in
+    /// the paths of the other methods of Gemini's, `*` is any model.
     pub path: String,
     /// Class of the route, which decides its share of the rate limits: `health`, `read`, `write`,
     /// `generation` or `heavy`.
@@ -36,7 +37,8 @@ pub struct PriceSetting {
     #[serde(default)]
     pub default_max_tokens_of: BTreeMap<String, u64>,
     /// Context window of the models, in tokens. An upstream's report of a larger prompt is not
-    /// believed.
+    /// believed: the prompt is billed as it was counted here, or with this size if it has parts
+    /// that only the upstream can count. A call with a file is held for with a prompt of this size.
     #[serde(default = "default_context_tokens")]
     pub context_tokens: u64,
     /// The same for single models: a table of context windows by model.
@@ -51,7 +53,7 @@ pub struct PriceSetting {
 }
 
 const fn default_context_tokens() -> u64 {
-    400_000
+    1_100_000
 }
 
 const fn default_max_tokens() -> u64 {
@@ -60,7 +62,7 @@ const fn default_max_tokens() -> u64 {
 
 /// The default price list: method, path, class, base, price per token. The published prices come
 /// first. The published list has categories without routes; we chose the routes for them.
-const DEFAULT_PRICES: [(&str, &str, RouteClass, &str, Option<&str>); 18] = [
+const DEFAULT_PRICES: [(&str, &str, RouteClass, &str, Option<&str>); 32] = [
     ("GET", "/api/hub/health", RouteClass::Health, "0", None),
     ("POST", "/api/hub/agents/chat", RouteClass::Generation, "0.0020", Some("0.00001")),
     ("POST", "/api/hub/agents/generate", RouteClass::Generation, "0.0020", Some("0.00001")),
@@ -75,9 +77,35 @@ const DEFAULT_PRICES: [(&str, &str, RouteClass, &str, Option<&str>); 18] = [
     // Routes that the published list does not name.
     ("POST", "/v1/completions", RouteClass::Generation, "0.0020", Some("0.00001")),
     ("POST", "/v1/responses", RouteClass::Generation, "0.0020", Some("0.00001")),
+    ("POST", "/v1/messages", RouteClass::Generation, "0.0020", Some("0.00001")),
+    ("POST", "/v1/messages/count_tokens", RouteClass::Read, "0", None),
     ("POST", "/v1/embeddings", RouteClass::Write, "0.0002", Some("0.0000001")),
     ("GET", "/v1/models", RouteClass::Read, "0", None),
     ("GET", "/v1/models/*", RouteClass::Read, "0", None),
+    ("POST", "/v1beta/models/*:generateContent", RouteClass::Generation, "0.0020", Some("0.00001")),
+    (
+        "POST",
+        "/v1beta/models/*:streamGenerateContent",
+        RouteClass::Generation,
+        "0.0020",
+        Some("0.00001"),
+    ),
+    ("POST", "/v1beta/models/*:countTokens", RouteClass::Read, "0", None),
+    ("POST", "/v1beta/models/*:embedContent", RouteClass::Write, "0.0002", Some("0.0000001")),
+    ("POST", "/v1beta/models/*:batchEmbedContents", RouteClass::Write, "0.0002", Some("0.0000001")),
+    ("POST", "/v1/models/*:generateContent", RouteClass::Generation, "0.0020", Some("0.00001")),
+    (
+        "POST",
+        "/v1/models/*:streamGenerateContent",
+        RouteClass::Generation,
+        "0.0020",
+        Some("0.00001"),
+    ),
+    ("POST", "/v1/models/*:countTokens", RouteClass::Read, "0", None),
+    ("POST", "/v1/models/*:embedContent", RouteClass::Write, "0.0002", Some("0.0000001")),
+    ("POST", "/v1/models/*:batchEmbedContents", RouteClass::Write, "0.0002", Some("0.0000001")),
+    ("GET", "/v1beta/models", RouteClass::Read, "0", None),
+    ("GET", "/v1beta/models/*", RouteClass::Read, "0", None),
     ("POST", "/api/hub/rag/query", RouteClass::Read, "0.0005", None),
     ("POST", "/api/hub/tasks", RouteClass::Write, "0.0001", None),
 ];
@@ -139,6 +167,7 @@ impl Settings {
                 method: price.method.as_deref().map(|method| method.to_ascii_uppercase().into()),
                 path: price.path.as_str().into(),
                 class: price.class,
+                card_number: 0,
                 base: amount(&format!("{name}: base"), &price.base)?,
                 per_token: per_token.with_context(|| format!("{name}: per_token"))?,
                 default_max_tokens: price.default_max_tokens,

@@ -11,13 +11,19 @@ use super::non_zero;
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RateLimitSettings {
-    /// If false, no rate limit applies.
+    /// If false, no rate limit applies, not even those on guesses of passwords and codes and on
+    /// messages to users. The cap on wrong codes of a day holds anyway.
     pub enabled: bool,
     /// Tier of accounts that have no tier of their own.
     pub default_tier: String,
     /// Largest number of requests from one address per second. It counts before the key is checked.
-    /// IPv6 addresses count by /64.
+    /// IPv6 addresses count by /64, and by the /56 and the /48 that these are of, which may have
+    /// four and eight times as many.
     pub address_per_second: NonZeroU32,
+    /// Largest number of TLS handshakes of one address per second. Further connections are closed.
+    /// Trusted proxies are not counted. IPv6 addresses count by /64, and by the /56 and the /48
+    /// that these are of, which may have four and eight times as many.
+    pub handshakes_per_second: NonZeroU32,
     /// Largest number of requests of one user per minute that change something behind a login, such
     /// as edits of API keys and tests of webhooks.
     pub changes_per_minute: NonZeroU32,
@@ -26,7 +32,7 @@ pub struct RateLimitSettings {
     pub payments_per_hour: NonZeroU32,
     /// Largest number of requests of one session per minute that read something behind a login.
     pub reads_per_minute: NonZeroU32,
-    /// The same from one address, whatever the sessions. IPv6 addresses count by /64.
+    /// The same from one address, whatever the sessions. IPv6 addresses count as above.
     pub address_reads_per_minute: NonZeroU32,
     /// Largest number of exports of everything that the server has of one user, per hour.
     pub exports_per_hour: NonZeroU32,
@@ -70,6 +76,7 @@ impl Default for RateLimitSettings {
             enabled: true,
             default_tier: "pro".into(),
             address_per_second: non_zero::u32(1_000),
+            handshakes_per_second: non_zero::u32(200),
             changes_per_minute: non_zero::u32(120),
             payments_per_hour: non_zero::u32(30),
             reads_per_minute: non_zero::u32(600),

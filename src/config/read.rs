@@ -143,7 +143,9 @@ impl Reader {
         }
         for (name, value) in &values {
             let Some(rest) = name.strip_prefix(PREFIX) else { continue };
-            let (rest, text) = match rest.strip_suffix(FILE_SUFFIX) {
+            // A section may have a setting `file`: that one names no file with a value.
+            let of_file = rest.strip_suffix(FILE_SUFFIX).filter(|rest| !rest.ends_with('_'));
+            let (rest, text) = match of_file {
                 Some(rest) => {
                     if values.contains_key(&format!("{PREFIX}{rest}")) {
                         bail!("{name} and {PREFIX}{rest} are both set; remove one of them");
@@ -200,8 +202,13 @@ impl Reader {
 }
 
 /// Variables that other programs set too. They count only if the setting is not set otherwise.
-const FALLBACKS: [(&str, &str); 3] =
-    [("PORT", "server.bind"), ("DATABASE_URL", "database.url"), ("RUST_LOG", "log.level")];
+const FALLBACKS: [(&str, &str); 5] = [
+    ("PORT", "server.bind"),
+    ("DATABASE_URL", "database.url"),
+    ("RUST_LOG", "log.level"),
+    ("OTEL_EXPORTER_OTLP_ENDPOINT", "traces.otlp_url"),
+    ("OTEL_SERVICE_NAME", "traces.service"),
+];
 
 /// Converts the value of such a variable to that of its setting.
 fn of_fallback(name: &str, text: &str) -> anyhow::Result<String> {
@@ -399,11 +406,15 @@ mod tests {
         let (settings, sources) = read(&[
             ("PORT", "3000"),
             ("DATABASE_URL", "postgres://localhost/db"),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318"),
+            ("OTEL_SERVICE_NAME", "payments-eu"),
             ("RUST_LOG", "debug"),
         ])
         .unwrap();
         assert_eq!(settings.server.bind.to_string(), "0.0.0.0:3000");
         assert_eq!(settings.database_url(), "postgres://localhost/db");
+        assert_eq!(settings.traces.otlp_url.as_deref(), Some("http://127.0.0.1:4318"));
+        assert_eq!(settings.traces.service, "payments-eu");
         assert_eq!(settings.log.level, "debug");
         assert_eq!(sources["log.level"].to_string(), "RUST_LOG");
         assert_eq!(settings.sandbox_payments(), super::super::SandboxPayments::Off);

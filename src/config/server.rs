@@ -18,6 +18,10 @@ pub struct ServerSettings {
     /// counts: that port, on every address.
     #[serde(deserialize_with = "address")]
     pub bind: SocketAddr,
+    /// Where customers reach this server: scheme, name and port, such as
+    /// `https://api.example.com`. Messages to users link to the console there, and the console
+    /// shows it in its examples.
+    pub public_url: Option<String>,
     /// HTTP worker threads. 0 means one for each core.
     pub workers: usize,
     /// Largest body of a call, in bytes. A larger one is refused with 413. The body of any other
@@ -41,11 +45,12 @@ pub struct ServerSettings {
     /// On shutdown, how long the server reports that it is not ready but still takes calls, in
     /// seconds. Set it to the time that a load balancer needs to notice.
     pub drain_delay_seconds: u64,
-    /// Open connections at the same time. Further ones wait to be accepted.
+    /// Open connections at the same time. Further ones wait to be accepted. When four fifths are
+    /// open, those of strangers are closed on which the last paid call is longest ago.
     pub connections_max: NonZeroUsize,
-    /// Connections of one address at the same time that no paid call has come on. Further ones are
-    /// closed at once. IPv6 addresses count by /64; a /56 may have four times as many, and a /48
-    /// eight times. Trusted proxies are not counted.
+    /// Connections of one address at the same time that no paid call has come on for five seconds.
+    /// Further ones are closed at once. IPv6 addresses count by /64; a /56 may have four times as
+    /// many, and a /48 eight times. Trusted proxies are not counted.
     pub connections_per_address_max: NonZeroUsize,
     /// Requests with live keys that are handled at the same time, and as many of users with a
     /// session. Further ones are refused with 503.
@@ -73,13 +78,17 @@ pub struct ServerSettings {
     pub metrics_bind: Option<SocketAddr>,
     /// Token that `/metrics` requires as `Authorization: Bearer`; at least 16 characters.
     pub metrics_token: Option<Secret>,
-    /// IP addresses of reverse proxies whose `X-Forwarded-For` header is trusted.
+    /// IP addresses of reverse proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` headers are
+    /// trusted.
     pub trusted_proxies: Vec<IpAddr>,
     /// File with the TLS certificate chain (PEM). With `tls_key` set as well, the server speaks
     /// HTTPS only. The file is read again when it changes.
     pub tls_certificate: Option<PathBuf>,
     /// File with the private key (PEM) of `tls_certificate`.
     pub tls_key: Option<PathBuf>,
+    /// If true, browsers are told to use only TLS for every subdomain of the server's host name too
+    /// (`Strict-Transport-Security`). Set it if all of them have TLS.
+    pub hsts_subdomains: bool,
     /// Origins of web pages that may call the API from a browser, such as
     /// `https://app.example.com`. `*` allows every origin; an empty list allows none.
     pub cors_origins: Vec<String>,
@@ -89,6 +98,7 @@ impl Default for ServerSettings {
     fn default() -> Self {
         ServerSettings {
             bind: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            public_url: None,
             workers: 0,
             body_max_bytes: 10 * 1024 * 1024,
             keep_alive_seconds: 75,
@@ -111,6 +121,7 @@ impl Default for ServerSettings {
             trusted_proxies: Vec::new(),
             tls_certificate: None,
             tls_key: None,
+            hsts_subdomains: false,
             cors_origins: Vec::new(),
         }
     }
@@ -152,14 +163,15 @@ pub struct LogSettings {
 #[serde(default, deny_unknown_fields)]
 pub struct TraceSettings {
     /// The collector's base URL, such as `http://127.0.0.1:4318`; `/v1/traces` is appended. If it
-    /// is unset, nothing is traced.
+    /// is unset, the variable `OTEL_EXPORTER_OTLP_ENDPOINT` counts; without both nothing is traced.
     pub otlp_url: Option<String>,
     /// How many of 1,000 calls are traced.
     pub per_mille: u16,
     /// If true, a trace that a caller began is continued, and the caller decides whether it is
     /// recorded. Enable it for trusted callers only.
     pub continue_callers: bool,
-    /// Name of the service in the traces (`service.name`).
+    /// Name of the service in the traces (`service.name`). If it is unset, the variable
+    /// `OTEL_SERVICE_NAME` counts. `OTEL_RESOURCE_ATTRIBUTES` adds attributes.
     pub service: String,
 }
 

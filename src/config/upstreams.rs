@@ -81,6 +81,23 @@ pub struct UpstreamSettings {
     /// Largest answer that is not a stream, in bytes. A larger one is not passed on, and billed as
     /// far as it has come.
     pub response_max_bytes: usize,
+    /// Names of the models that are sold. `*` stands for any text; case does not matter. If it is
+    /// empty, every model that the upstream's key reaches is sold at the price of its route.
+    pub models: Vec<String>,
+    /// Names of fields of token-priced requests to `/v1` that pass to the upstream, beside those
+    /// that pass anyway. List none that costs more than the tokens that are held for.
+    pub request_fields: Vec<String>,
+    /// Names in the query of token-priced requests to `/v1` that pass to the upstream. Without
+    /// them, such a request may have no query but `beta` on `/v1/messages`, and `alt` on Gemini's
+    /// routes. Names of fields that the server reads, such as `model`, never pass.
+    pub query_parameters: Vec<String>,
+    /// Values of `OpenAI-Beta` and `Anthropic-Beta` that pass to the upstream, beside those that
+    /// pass anyway. List none that changes prices.
+    pub beta_features: Vec<String>,
+    /// Does the upstream report the usage of every answer? If true, an answer without usage of a
+    /// model that can think unseen is billed with all that is held. If false, what was delivered is
+    /// counted and billed.
+    pub reports_usage: bool,
 }
 
 impl Default for UpstreamSettings {
@@ -98,6 +115,11 @@ impl Default for UpstreamSettings {
             request_headers: Vec::new(),
             answer_headers: Vec::new(),
             response_max_bytes: 64 * 1024 * 1024,
+            models: Vec::new(),
+            request_fields: Vec::new(),
+            query_parameters: Vec::new(),
+            beta_features: Vec::new(),
+            reports_usage: true,
         }
     }
 }
@@ -106,7 +128,8 @@ impl Default for UpstreamSettings {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnDisconnect {
-    /// `Drain` if the model can think unseen, else `Cancel`.
+    /// `Drain` if the model can think unseen or the prompt has parts that only the upstream can
+    /// count, else `Cancel`.
     Auto,
     /// The upstream is cancelled. The prompt and what was delivered are billed, and all that is
     /// held if the model can think unseen.
@@ -151,6 +174,13 @@ pub struct HoldSettings {
     pub step_tokens: NonZeroU64,
     /// Largest extension of a stream's hold, in completion tokens of each choice.
     pub step_tokens_max: NonZeroU64,
+    /// A call to a model of the catalogue that can think unseen holds one part in so many of what
+    /// is available when it starts, or the most that it can cost if that is less. Its token limit
+    /// is what that pays for.
+    pub hidden_share: NonZeroU32,
+    /// The same for a stream of a model of the catalogue that shows all that it generates. Its hold
+    /// is extended while it goes on.
+    pub visible_share: NonZeroU32,
     /// Longest duration of a stream, in seconds.
     pub stream_seconds_max: NonZeroU64,
     /// How long a client may read nothing from a stream, in seconds. After that it counts as gone.
@@ -159,18 +189,27 @@ pub struct HoldSettings {
     /// cancelled.
     pub drain_seconds: NonZeroU64,
     /// Names of models that can think unseen: they generate tokens that their answers do not show.
-    /// `*` stands for any text; case does not matter, nor what stands before a `/` or `:`. A
+    /// `*` stands for any text; case does not matter, nor what stands before a `/`, `:` or `.`. A
     /// request that asks for reasoning or sound counts as one to such a model. What such a call can
     /// cost is held at once.
     pub thinking_models: Vec<String>,
+    /// Names of models on `/v1` whose answers show all that they generate, unless `thinking_models`
+    /// names them too. Every other model on `/v1` counts as one that can think unseen, because new
+    /// ones do. `*` stands for any text; case does not matter, nor a provider before a `/`. Models
+    /// of the other groups show all unless `thinking_models` names them.
+    pub visible_models: Vec<String>,
 }
 
 /// Models that are known to think unseen.
-const THINKING_MODELS: [&str; 16] = [
+const THINKING_MODELS: [&str; 20] = [
     "o1*",
     "o3*",
     "o4*",
     "gpt-5*",
+    "gpt-6*",
+    "chat-latest",
+    "gemini-flash-latest",
+    "gemini-pro-latest",
     "gpt-oss*",
     "codex-*",
     "gemini-2.5*",
@@ -185,6 +224,30 @@ const THINKING_MODELS: [&str; 16] = [
     "*reasoning*",
 ];
 
+/// Models that are known to show all that they generate.
+const VISIBLE_MODELS: [&str; 20] = [
+    "babbage-002",
+    "chatgpt-4o*",
+    "claude-3-5-*",
+    "claude-3-haiku*",
+    "claude-3-opus*",
+    "davinci-002",
+    "gemma-2*",
+    "gpt-3.5*",
+    "gpt-4",
+    "gpt-4-*",
+    "gpt-4.1*",
+    "gpt-4o*",
+    "llama-3*",
+    "llama3*",
+    "meta-llama-3*",
+    "mistral-7b*",
+    "mixtral-*",
+    "phi-3*",
+    "qwen2.5*",
+    "text-embedding-*",
+];
+
 impl Default for HoldSettings {
     fn default() -> Self {
         HoldSettings {
@@ -192,10 +255,13 @@ impl Default for HoldSettings {
             start_tokens: non_zero::u64(16),
             step_tokens: non_zero::u64(512),
             step_tokens_max: non_zero::u64(8_192),
+            hidden_share: non_zero::u32(4),
+            visible_share: non_zero::u32(16),
             stream_seconds_max: non_zero::u64(3_600),
             reader_seconds: non_zero::u64(120),
             drain_seconds: non_zero::u64(600),
             thinking_models: THINKING_MODELS.map(str::to_owned).to_vec(),
+            visible_models: VISIBLE_MODELS.map(str::to_owned).to_vec(),
         }
     }
 }

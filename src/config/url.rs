@@ -60,14 +60,24 @@ pub(crate) fn check(url: &str, api_key: Option<&Secret>) -> Result<(), &'static 
 
 /// Scheme, host and port of an upstream.
 pub struct UpstreamOrigin {
+    /// What connections to it are kept by.
     pub(crate) name: Arc<str>,
     pub(crate) uri: Uri,
+    /// Must its address be one of the public internet?
+    pub(crate) is_public_only: bool,
 }
 
 impl UpstreamOrigin {
     /// Parses a URL without a path, such as `https://api.example.com:8443`. `None` if it is
     /// invalid.
     pub(crate) fn new(name: &str) -> Option<Self> {
-        Some(UpstreamOrigin { uri: name.parse().ok()?, name: name.into() })
+        let uri = name.parse().ok()?;
+        Some(UpstreamOrigin { uri, name: name.into(), is_public_only: false })
+    }
+
+    /// The same, if its address is one of the public internet. It shares no connection with others.
+    pub(crate) fn public_only(self) -> Self {
+        let name = format!("{} (public)", self.name).into();
+        UpstreamOrigin { name, is_public_only: true, ..self }
     }
 }

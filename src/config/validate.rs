@@ -1,7 +1,8 @@
 //! Checks of the settings that their types cannot make.
 
-use anyhow::{Context as _, bail};
+use std::net::IpAddr;
 
+use anyhow::{Context as _, bail};
 use lettre::message::Mailbox;
 use lettre::{AsyncSmtpTransport as SmtpTransport, Tokio1Executor};
 
@@ -35,6 +36,17 @@ impl Settings {
                 );
             }
         }
+        if let Some(url) = &self.server.public_url {
+            let parsed = reqwest::Url::parse(url).ok();
+            let parsed = parsed.filter(|url| matches!(url.scheme(), "http" | "https"));
+            let origin = parsed.map(|url| url.origin().ascii_serialization());
+            if origin.as_ref() != Some(url) {
+                bail!(
+                    "server.public_url: {url:?} is not a scheme, a name and perhaps a port, such as \
+                     https://api.example.com"
+                );
+            }
+        }
         self.check_observation()?;
         self.email.check()?;
         if self.auth.sessions_per_user_max == 0 {
@@ -51,6 +63,7 @@ impl Settings {
             }
         }
         self.check_upstreams()?;
+        self.check_catalogue()?;
         if self.payment_amount_max()? > GRANTED_BALANCE_MAX {
             bail!(
                 "payments.amount_max must be at most {GRANTED_BALANCE_MAX}, or a payment may not fit"
@@ -59,7 +72,23 @@ impl Settings {
         self.grant_caps()?;
         self.test_credits()?;
         self.price_list()?;
-        self.payments.check()
+        self.payments.check()?;
+        self.check_test_money()
+    }
+
+    /// Credits that were bought with money of a test must not buy what costs real money.
+    fn check_test_money(&self) -> anyhow::Result<()> {
+        let mut groups = self.upstreams.groups().into_iter();
+        let Some((group, _)) = groups.find(|(_, upstream)| upstream.url.is_some()) else {
+            return Ok(());
+        };
+        let Some(what) = self.payments.test_money() else {
+            return Ok(());
+        };
+        bail!(
+            "{what}, so payments cost nothing, and upstreams.{group}.url is set: use real payments, \
+             or set payments.sell_for_test_money = true"
+        );
     }
 
     fn check_upstreams(&self) -> anyhow::Result<()> {
@@ -122,12 +151,26 @@ impl EmailSettings {
             Some(url) if SmtpTransport::<Tokio1Executor>::from_url(url.expose()).is_err() => bail!(
                 "email.smtp_url is not an SMTP URL, such as smtps://user:password@mail.example.com"
             ),
+            Some(url) if !is_sent_by_tls(url.expose()) => bail!(
+                "email.smtp_url sends letters without TLS, with tokens that work like passwords: use \
+                 smtps://..., or smtp://...?tls=required. To 127.0.0.1 it may be without"
+            ),
             None if self.transport() == EmailTransport::Smtp => {
                 bail!("email.transport is smtp, and email.smtp_url is not set")
             }
             _ => Ok(()),
         }
     }
+}
+
+/// Does the URL of a mail server demand TLS, or lead to this machine?
+fn is_sent_by_tls(url: &str) -> bool {
+    let Ok(url) = reqwest::Url::parse(url) else { return false };
+    let host = url.host_str().unwrap_or_default();
+    let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    let is_here = host == "localhost" || literal.is_ok_and(|address| address.is_loopback());
+    let is_demanded = url.query_pairs().any(|(name, value)| name == "tls" && value == "required");
+    url.scheme() == "smtps" || is_demanded || is_here
 }
 
 impl PaymentSettings {

@@ -2,11 +2,12 @@
 //! by the /56 and the /48 that it is of. These may have a few times as many connections and bodies,
 //! but no more bytes: the room for these is a few times what one address may have.
 //!
-//! Only what waits for its sender is counted: connections that no paid call has come on yet, and
-//! bodies that do not arrive at once. So paid calls pass without a lock.
+//! Only what waits for its sender is counted: connections that no paid call comes on, and bodies
+//! that do not arrive at once. So paid calls that follow one another pass without a lock.
 
 use std::hash::Hash;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -177,13 +178,20 @@ impl PerAddress {
     }
 
     /// Takes so much more for a network. False, and nothing is taken, if that is above its limit.
-    fn take(&self, network: CallerNetwork, callers: usize, more: usize) -> bool {
-        let callers = if self.is_strict { 1 } else { callers };
+    fn take(&self, network: CallerNetwork, callers: NonZeroU32, more: usize) -> bool {
+        let callers = if self.is_strict { NonZeroU32::MIN } else { callers };
+        let callers = usize::try_from(callers.get()).unwrap_or(usize::MAX);
         self.taken.take(network, more, self.max.saturating_mul(callers))
     }
 }
 
 impl AddressShare {
+    /// Has it anything?
+    #[must_use]
+    pub fn is_taken(&self) -> bool {
+        self.amount > 0
+    }
+
     /// Gives back what it has. It can take again later.
     pub fn give_back(&mut self) {
         let amount = std::mem::take(&mut self.amount);

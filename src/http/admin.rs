@@ -6,19 +6,21 @@ use garde::Validate;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::amount::Amount;
+use super::amount::{Amount, WithAmounts as _};
+use super::answers::{created, page_of};
 use super::docs::id;
 use super::environment::EnvironmentName;
 use super::error::{ApiError, ErrorBody};
-use super::extract::{AdminUser, Body, ConfirmedAdmin};
+use super::extract::{AdminUser, ConfirmedAdmin, WithBody};
 use super::keys::KeyBody;
 use super::page::{cut, page_limit, query, read_cursor};
 use super::repeat::{once, replay};
+use super::transactions::text;
 use super::validation::is_printable;
 use super::{App, uncancelled};
 use crate::admin::{AdminError, CreditsChange, UserView};
 use crate::idempotency::Made;
-use crate::store::users::{User, UserSearch};
+use crate::store::users::{ListedUser, Role, User, UserOrder, UserSearch};
 use domain::{AccountStatus, Adjustment, Credits, Environment, Snapshot, UserId};
 
 /// A user, as operators see them.
@@ -68,20 +70,104 @@ pub(super) struct UsersQuery {
     /// `next_cursor` of the previous page.
     #[param(pattern = "^user-[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
     cursor: Option<String>,
+    /// Only users of this role: `user` or `admin`.
+    #[param(pattern = "^(user|admin)$")]
+    role: Option<String>,
+    /// Only users whose rate limit tier was set to this.
+    #[param(max_length = 64)]
+    tier: Option<String>,
+    /// Only users whose live account is `open`, or `suspended`.
+    #[param(pattern = "^(open|suspended)$")]
+    status: Option<String>,
+    /// Only users who have proved their address; `false`: only those who have not.
+    verified: Option<bool>,
+    /// `newest` (default), `oldest`, or `balance`: the highest live balance first.
+    #[param(pattern = "^(newest|oldest|balance)$")]
+    sort: Option<String>,
     /// Only users whose email or username contains this, in any case.
     #[param(min_length = 1, max_length = 254, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     search: Option<String>,
 }
 
+impl UsersQuery {
+    /// What leaves users out, and their order.
+    fn search(self, limit: u64) -> Result<UserSearch, ApiError> {
+        let role = match self.role.as_deref() {
+            None => None,
+            Some("user") => Some(Role::User),
+            Some("admin") => Some(Role::Admin),
+            Some(_) => return Err(ApiError::field("role", "must be user or admin")),
+        };
+        let status = self.status.as_deref().map(|name| {
+            let unknown = || ApiError::field("status", "must be open or suspended");
+            AccountStatus::from_name(name).ok_or_else(unknown)
+        });
+        let order = match self.sort.as_deref() {
+            None | Some("newest") => UserOrder::Newest,
+            Some("oldest") => UserOrder::Oldest,
+            Some("balance") => UserOrder::Balance,
+            Some(_) => return Err(ApiError::field("sort", "must be newest, oldest or balance")),
+        };
+        Ok(UserSearch {
+            text: self.search.map(|search| searchable("search", search)).transpose()?,
+            role,
+            tier: text("tier", self.tier, TIER_CHARACTERS_MAX)?,
+            is_verified: self.verified,
+            status: status.transpose()?,
+            order,
+            before: read_cursor(self.cursor.as_deref())?,
+            limit,
+        })
+    }
+}
+
+/// The longest name of a tier in a query, in characters.
+const TIER_CHARACTERS_MAX: usize = 64;
+
+/// A text that can be searched for.
+pub(super) fn searchable(field: &str, text: String) -> Result<String, ApiError> {
+    if (1..=254).contains(&text.chars().count()) && !text.chars().any(char::is_control) {
+        return Ok(text);
+    }
+    let message = "must have from 1 to 254 characters, without control characters";
+    Err(ApiError::field(field, message))
+}
+
+/// A user of a list, as operators see them.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ListedUserBody {
+    #[serde(flatten)]
+    user: AdminUserBody,
+    /// The sum of the live account's ledger.
+    balance: Amount,
+    /// `USD`
+    currency: &'static str,
+    /// Of the live account: `open` or `suspended`.
+    #[schema(pattern = "^(open|suspended)$")]
+    status: &'static str,
+}
+
+impl From<&ListedUser> for ListedUserBody {
+    fn from(listed: &ListedUser) -> Self {
+        ListedUserBody {
+            user: AdminUserBody::from(&listed.user),
+            balance: Amount(listed.balance),
+            currency: "USD",
+            status: listed.status.name(),
+        }
+    }
+}
+
 /// A page of users.
 #[derive(Serialize, ToSchema)]
 pub(super) struct UsersPage {
-    users: Vec<AdminUserBody>,
+    users: Vec<ListedUserBody>,
     /// For the next page; null on the last one.
     next_cursor: Option<String>,
 }
 
-/// Users, the last registered one first. The audit log says that the operator has read of each.
+/// Users, with the balance of their live account. The audit log says that the operator has read of
+/// each.
 #[utoipa::path(get, path = "/api/admin/users", tag = "admin", security(("jwt" = [])),
     params(UsersQuery), responses(
     (status = 200, description = "A page of users", body = UsersPage),
@@ -94,21 +180,12 @@ pub(super) async fn users(
 ) -> Result<HttpResponse, ApiError> {
     let asked: UsersQuery = query(&request)?;
     let limit = page_limit(asked.limit)?;
-    let text = asked.search;
-    let is_searchable = |text: &String| {
-        (1..=254).contains(&text.chars().count()) && !text.chars().any(char::is_control)
-    };
-    if text.as_ref().is_some_and(|text| !is_searchable(text)) {
-        let message = "must have from 1 to 254 characters, without control characters";
-        return Err(ApiError::field("search", message));
-    }
-    let before = read_cursor(asked.cursor.as_deref())?;
-    let search = UserSearch { text, before, limit: limit.saturating_add(1) };
+    let search = asked.search(limit.saturating_add(1))?;
     let reading = async move { app.admin.users(search, origin).await };
     let mut users = uncancelled(reading).await?;
-    let next_cursor = cut(&mut users, limit).map(|user| user.id.to_string());
-    let users = users.iter().map(AdminUserBody::from).collect();
-    Ok(HttpResponse::Ok().json(UsersPage { users, next_cursor }))
+    let next_cursor = cut(&mut users, limit).map(|listed| listed.user.id.to_string());
+    let users = users.iter().map(ListedUserBody::from).collect();
+    Ok(page_of(&request, next_cursor.as_deref()).amounts(UsersPage { users, next_cursor }))
 }
 
 /// One of a user's accounts.
@@ -168,11 +245,11 @@ pub(super) async fn user(
     let user = AdminUserBody::from(&user);
     let accounts = accounts.iter().map(AccountBody::from).collect();
     let keys = keys.into_iter().map(|key| KeyBody::new(key, soon)).collect();
-    Ok(HttpResponse::Ok().json(UserViewBody { user, accounts, keys }))
+    Ok(HttpResponse::Ok().amounts(UserViewBody { user, accounts, keys }))
 }
 
 /// The id in the path. A malformed id is answered like one that does not exist.
-fn user_id(path: &Path<String>) -> Result<UserId, ApiError> {
+pub(super) fn user_id(path: &Path<String>) -> Result<UserId, ApiError> {
     path.parse().map_err(|_| AdminError::NoUser.into())
 }
 
@@ -208,12 +285,11 @@ pub(super) struct StatusAnswer {
     (status = 409, description = "The user has erased the account", body = ErrorBody),
 ))]
 pub(super) async fn suspend(
-    operator: ConfirmedAdmin,
+    asked: WithBody<ConfirmedAdmin>,
     app: Data<App>,
     id: Path<String>,
-    body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    set_status(operator, app, &id, body, AccountStatus::Suspended).await
+    set_status(asked, app, &id, AccountStatus::Suspended).await
 }
 
 /// Resumes a user's accounts. Binds for the very next call. The body may be left out.
@@ -226,19 +302,17 @@ pub(super) async fn suspend(
     (status = 409, description = "The user has erased the account", body = ErrorBody),
 ))]
 pub(super) async fn resume(
-    operator: ConfirmedAdmin,
+    asked: WithBody<ConfirmedAdmin>,
     app: Data<App>,
     id: Path<String>,
-    body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    set_status(operator, app, &id, body, AccountStatus::Open).await
+    set_status(asked, app, &id, AccountStatus::Open).await
 }
 
 async fn set_status(
-    ConfirmedAdmin(AdminUser { origin, .. }): ConfirmedAdmin,
+    WithBody(ConfirmedAdmin(AdminUser { origin, .. }), body): WithBody<ConfirmedAdmin>,
     app: Data<App>,
     id: &Path<String>,
-    body: Body,
     status: AccountStatus,
 ) -> Result<HttpResponse, ApiError> {
     let user = user_id(id)?;
@@ -265,10 +339,9 @@ pub(super) struct SessionsEndedAnswer {
     (status = 404, description = "No such user", body = ErrorBody),
 ))]
 pub(super) async fn end_sessions(
-    ConfirmedAdmin(AdminUser { origin, .. }): ConfirmedAdmin,
+    WithBody(ConfirmedAdmin(AdminUser { origin, .. }), body): WithBody<ConfirmedAdmin>,
     app: Data<App>,
     id: Path<String>,
-    body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let user = user_id(&id)?;
     let ReasonBody { reason } = body.json_or_nothing()?.unwrap_or_default();
@@ -304,6 +377,11 @@ pub(super) struct CreditsBody {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that garde calls")]
 fn is_not_zero(Amount(amount): &Amount, (): &()) -> garde::Result {
     if *amount == Credits::ZERO { Err(garde::Error::new("must not be 0")) } else { Ok(()) }
+}
+
+/// Where the user is whose credits were changed.
+fn location(change: &CreditsChange) -> String {
+    format!("/api/admin/users/{}", change.user)
 }
 
 /// Credits that were given or taken.
@@ -350,14 +428,13 @@ impl CreditsAnswer {
     (status = 422, description = "The Idempotency-Key was used for another request", body = ErrorBody),
 ))]
 pub(super) async fn change_credits(
-    ConfirmedAdmin(operator): ConfirmedAdmin,
+    WithBody(ConfirmedAdmin(operator), body): WithBody<ConfirmedAdmin>,
     app: Data<App>,
     request: HttpRequest,
     id: Path<String>,
-    body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let user = user_id(&id)?;
-    let once = once(&request, &body, CreditsAnswer::of)?;
+    let once = once(&request, &body, CreditsAnswer::of, location)?;
     let CreditsBody { amount: Amount(amount), reason, environment } = body.json()?;
     let adjustment = match Credits::ZERO.checked_sub(amount) {
         Some(taken) if amount.is_negative() => Adjustment::Take(taken),
@@ -367,7 +444,7 @@ pub(super) async fn change_credits(
     let AdminUser { id, origin, .. } = operator;
     let changing = async move { app.admin.change_credits(id, change, once, origin).await };
     Ok(match uncancelled(changing).await? {
-        Made::New(change) => HttpResponse::Created().json(CreditsAnswer::of(&change)),
+        Made::New(change) => created(&location(&change)).amounts(CreditsAnswer::of(&change)),
         Made::Repeat(kept) => replay(kept),
     })
 }
@@ -403,10 +480,9 @@ pub(super) struct TierAnswer {
     (status = 409, description = "The user has erased the account", body = ErrorBody),
 ))]
 pub(super) async fn set_tier(
-    ConfirmedAdmin(AdminUser { origin, .. }): ConfirmedAdmin,
+    WithBody(ConfirmedAdmin(AdminUser { origin, .. }), body): WithBody<ConfirmedAdmin>,
     app: Data<App>,
     id: Path<String>,
-    body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let user = user_id(&id)?;
     let TierBody { tier } = body.json()?;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
+use super::answers::page_of;
 use super::docs::id;
 use super::error::{ApiError, ErrorBody};
 use super::extract::{AdminUser, SessionUser};
@@ -125,7 +126,7 @@ pub(super) async fn all_acts(
     let page = Page::of(&ActsQuery { limit, cursor })?;
     let (before, limit) = (page.before, page.limit.saturating_add(1));
     let reading = async move { app.admin.acts_for_operator(user, before, limit, origin).await };
-    Ok(page.answer(uncancelled(reading).await?, ActBody::from))
+    Ok(page.answer(&request, uncancelled(reading).await?, ActBody::from))
 }
 
 /// The user's own part of the audit log, latest first: what they did, what operators did to their
@@ -141,7 +142,7 @@ pub(super) async fn own_acts(
 ) -> Result<HttpResponse, ApiError> {
     let page = Page::of(&query(&request)?)?;
     let acts = app.admin.acts(Some(user.id), page.before, page.limit.saturating_add(1)).await?;
-    Ok(page.answer(acts, |act| ActBody::for_user(act, user.id)))
+    Ok(page.answer(&request, acts, |act| ActBody::for_user(act, user.id)))
 }
 
 /// A page that is asked for.
@@ -158,9 +159,14 @@ impl Page {
     }
 
     /// The answer with these acts, of which there is one more than fits if there is a next page.
-    fn answer(&self, mut acts: Vec<Act>, body: impl Fn(Act) -> ActBody) -> HttpResponse {
+    fn answer(
+        &self,
+        request: &HttpRequest,
+        mut acts: Vec<Act>,
+        body: impl Fn(Act) -> ActBody,
+    ) -> HttpResponse {
         let next_cursor = cut(&mut acts, self.limit).map(|act| ActId(act.id).to_string());
         let acts = acts.into_iter().map(body).collect();
-        HttpResponse::Ok().json(ActsPage { acts, next_cursor })
+        page_of(request, next_cursor.as_deref()).json(ActsPage { acts, next_cursor })
     }
 }

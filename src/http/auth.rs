@@ -8,14 +8,18 @@ use garde::Validate;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::answers::created;
+use super::cookie::{SessionName, with_cookie, without_cookie};
 use super::docs::id;
 use super::error::{ApiError, ErrorBody};
-use super::extract::{Body, SessionUser, check_address, client_address, device};
+use super::extract::{Body, SessionUser, WithBody, check_address, client_address, device};
 use super::{App, uncancelled};
 use crate::auth::confirm::Proof;
-use crate::auth::users::{CurrentSession, Device, LoggedIn, Login, Registration, UsersError};
+use crate::auth::sessions::{CurrentSession, Issued, LoggedIn, SessionKind};
+use crate::auth::users::{Device, Login, Registration, UsersError};
 use crate::store::users::{Role, SessionListing, User};
 use domain::SessionId;
+use domain::address::is_public_name;
 
 /// A registration.
 #[derive(Deserialize, Validate, ToSchema)]
@@ -40,13 +44,13 @@ pub(super) struct RegisterBody {
     username: String,
 }
 
-/// An address of the public internet: of a domain with a dot, and not of a machine.
+/// An address of the public internet: of a public domain, and not of a machine.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that garde calls")]
 pub(super) fn is_public_address(email: &str, (): &()) -> garde::Result {
     // Another rule names what is no address at all.
     let Some((_, domain)) = email.trim().rsplit_once('@') else { return Ok(()) };
     let labels: Vec<&str> = domain.split('.').collect();
-    let is_domain = labels.len() > 1 && labels.iter().all(|label| !label.is_empty());
+    let is_domain = is_public_name(domain) && labels.iter().all(|label| !label.is_empty());
     let is_number = labels.last().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit()));
     if is_domain && !is_number && !domain.starts_with('[') {
         return Ok(());
@@ -94,6 +98,7 @@ impl From<&User> for UserBody {
 /// Registers a user.
 #[utoipa::path(post, path = "/api/auth/register", tag = "auth", request_body = RegisterBody, responses(
     (status = 201, description = "Registered", body = UserBody),
+    (status = 403, description = "Registration is closed", body = ErrorBody),
     (status = 409, description = "The email or the username is taken", body = ErrorBody),
     (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
@@ -110,7 +115,7 @@ pub(super) async fn register(
     let registered = async move { registering.register(registration, Role::User, device).await };
     let user = uncancelled(registered).await?;
     app.users.send_verification(user.email.clone());
-    Ok(HttpResponse::Created().json(UserBody::from(&user)))
+    Ok(created("/api/auth/me").json(UserBody::from(&user)))
 }
 
 /// A login.
@@ -122,6 +127,11 @@ pub(super) struct LoginBody {
     email: String,
     #[schema(example = "SecurePassword123!", format = Password)]
     password: String,
+    /// `token` (default), or `cookie` for a page of this server: the answer has no token then, and
+    /// sets the session cookie.
+    #[serde(default)]
+    #[schema(inline)]
+    session: SessionName,
 }
 
 /// A session.
@@ -141,21 +151,36 @@ pub(super) struct LoginAnswer {
     user: LoginUser,
 }
 
-impl From<LoggedIn> for LoginAnswer {
-    fn from(logged_in: LoggedIn) -> Self {
-        let LoggedIn { user, token, refresh_token, token_expires_at, session_expires_at, .. } =
-            logged_in;
-        LoginAnswer {
-            token,
-            expires_at: token_expires_at.to_rfc3339(),
-            refresh_token: refresh_token.expose().to_owned(),
-            refresh_expires_at: session_expires_at.to_rfc3339(),
-            user: LoginUser {
-                id: user.id.to_string(),
-                email: user.email,
-                username: user.username,
-                role: user.role.name(),
-            },
+/// A session of a browser. Its cookie is in the header `Set-Cookie`.
+#[derive(Serialize, ToSchema)]
+pub(super) struct CookieLoginAnswer {
+    #[schema(value_type = id::SessionId)]
+    session_id: String,
+    /// When the session ends, unless it is used before.
+    #[schema(format = DateTime)]
+    expires_at: String,
+    user: LoginUser,
+}
+
+/// Answers a login.
+pub(super) fn logged_in(logged_in: LoggedIn, app: &App) -> Result<HttpResponse, ApiError> {
+    let LoggedIn { user, session, session_expires_at, issued } = logged_in;
+    let user = LoginUser::from(user);
+    let session_ends = session_expires_at.to_rfc3339();
+    match issued {
+        Issued::Tokens { token, expires_at, refresh_token } => {
+            Ok(HttpResponse::Ok().json(LoginAnswer {
+                token,
+                expires_at: expires_at.to_rfc3339(),
+                refresh_token: refresh_token.expose().to_owned(),
+                refresh_expires_at: session_ends,
+                user,
+            }))
+        }
+        Issued::Cookie(cookie) => {
+            let session_id = session.to_string();
+            let answer = CookieLoginAnswer { session_id, expires_at: session_ends, user };
+            with_cookie(HttpResponse::Ok().json(answer), &cookie, app)
         }
     }
 }
@@ -172,10 +197,23 @@ pub(super) struct LoginUser {
     role: &'static str,
 }
 
+impl From<User> for LoginUser {
+    fn from(user: User) -> Self {
+        LoginUser {
+            id: user.id.to_string(),
+            email: user.email,
+            username: user.username,
+            role: user.role.name(),
+        }
+    }
+}
+
 /// Logs a user in, or asks for a code if they have switched on two-factor authentication.
 #[utoipa::path(post, path = "/api/auth/login", tag = "auth", request_body = LoginBody, responses(
     (status = 200, description = "Logged in, or a code is to follow", body = LoginOutcome),
+    (status = 400, description = "The cookie is asked for with an Authorization header, or a field is wrong", body = ErrorBody),
     (status = 401, description = "The email or the password is wrong", body = ErrorBody),
+    (status = 403, description = "The cookie is asked for by a page of another origin", body = ErrorBody),
     (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
 pub(super) async fn login(
@@ -184,17 +222,28 @@ pub(super) async fn login(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     check_attempt(&request, &app)?;
-    let LoginBody { email, password } = body.json()?;
+    let LoginBody { email, password, session } = body.json()?;
+    let kind = session.allowed(&request, &app)?;
     let device = device(&request, &app.trusted_proxies);
-    let logging_in = async move { app.users.log_in(&email, password, device).await };
-    Ok(HttpResponse::Ok().json(LoginOutcome::from(uncancelled(logging_in).await?)))
+    let users = Arc::clone(&app.users);
+    let logging_in = async move { users.log_in(&email, password, device, kind).await };
+    match uncancelled(logging_in).await? {
+        Login::In(outcome) => logged_in(*outcome, &app),
+        Login::Challenge { token, expires_at } => Ok(HttpResponse::Ok().json(ChallengeAnswer {
+            two_factor_required: true,
+            challenge: token,
+            expires_at: expires_at.to_rfc3339(),
+        })),
+    }
 }
 
 /// What a login comes to.
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
+#[expect(dead_code, reason = "for the document")]
 pub(super) enum LoginOutcome {
-    In(Box<LoginAnswer>),
+    In(LoginAnswer),
+    Cookie(CookieLoginAnswer),
     Challenge(ChallengeAnswer),
 }
 
@@ -208,19 +257,6 @@ pub(super) struct ChallengeAnswer {
     /// When the challenge ends.
     #[schema(format = DateTime)]
     expires_at: String,
-}
-
-impl From<Login> for LoginOutcome {
-    fn from(login: Login) -> Self {
-        match login {
-            Login::In(logged_in) => LoginOutcome::In(Box::new(LoginAnswer::from(*logged_in))),
-            Login::Challenge { token, expires_at } => LoginOutcome::Challenge(ChallengeAnswer {
-                two_factor_required: true,
-                challenge: token,
-                expires_at: expires_at.to_rfc3339(),
-            }),
-        }
-    }
 }
 
 /// A renewal of a session.
@@ -247,9 +283,9 @@ pub(super) async fn refresh(
     check_address(&request, &app)?;
     let RefreshBody { refresh_token } = body.json()?;
     let device = device(&request, &app.trusted_proxies);
-    let renewing = async move { app.users.refresh(&refresh_token, device).await };
-    let logged_in = uncancelled(renewing).await?;
-    Ok(HttpResponse::Ok().json(LoginAnswer::from(logged_in)))
+    let users = Arc::clone(&app.users);
+    let renewing = async move { users.refresh(&refresh_token, device).await };
+    logged_in(uncancelled(renewing).await?, &app)
 }
 
 /// Who asks, proved once more: the password or a code.
@@ -283,11 +319,10 @@ pub(super) struct ConfirmAnswer {
     (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
 pub(super) async fn confirm(
-    current: CurrentSession,
+    WithBody(current, body): WithBody<CurrentSession>,
     device: Device,
     request: HttpRequest,
     app: Data<App>,
-    body: Body,
 ) -> Result<HttpResponse, ApiError> {
     check_attempt(&request, &app)?;
     let proof = match body.json()? {
@@ -309,7 +344,7 @@ pub(super) struct LogoutAnswer {
     sessions_ended: u64,
 }
 
-/// Ends this session, for the very next request.
+/// Ends this session, for the very next request. A browser forgets its cookie.
 #[utoipa::path(post, path = "/api/auth/logout", tag = "auth", security(("jwt" = [])), responses(
     (status = 200, description = "Ended", body = LogoutAnswer),
 ))]
@@ -318,15 +353,17 @@ pub(super) async fn logout(
     app: Data<App>,
     device: Device,
 ) -> Result<HttpResponse, ApiError> {
-    let CurrentSession { user, session, .. } = current;
-    let ending = async move { app.users.log_out(user.id, session, &device).await };
+    let CurrentSession { user, session, kind, .. } = current;
+    let users = Arc::clone(&app.users);
+    let ending = async move { users.log_out(user.id, session, &device).await };
     match uncancelled(ending).await {
         // Ended meanwhile: that is what was asked for.
         Ok(()) | Err(UsersError::NoSession) => {}
         Err(error) => return Err(error.into()),
     }
     let message = "This session has ended";
-    Ok(HttpResponse::Ok().json(LogoutAnswer { message, sessions_ended: 1 }))
+    let answer = HttpResponse::Ok().json(LogoutAnswer { message, sessions_ended: 1 });
+    without_cookie(answer, kind, &app)
 }
 
 /// Ends every session of the user, for the very next request. Needs a confirmed session.
@@ -340,11 +377,12 @@ pub(super) async fn logout_all(
     device: Device,
 ) -> Result<HttpResponse, ApiError> {
     app.users.assert_confirmed(&current)?;
-    let user = current.user;
-    let ending = async move { app.users.log_out_everywhere(user.id, &device).await };
+    let (user, kind, users) = (current.user, current.kind, Arc::clone(&app.users));
+    let ending = async move { users.log_out_everywhere(user.id, &device).await };
     let sessions_ended = uncancelled(ending).await?;
     let message = "Every session has ended";
-    Ok(HttpResponse::Ok().json(LogoutAnswer { message, sessions_ended }))
+    let answer = HttpResponse::Ok().json(LogoutAnswer { message, sessions_ended });
+    without_cookie(answer, kind, &app)
 }
 
 /// A session, as its user sees it.
@@ -366,6 +404,9 @@ pub(super) struct SessionBody {
     address: String,
     /// What its client called itself.
     user_agent: String,
+    /// `token`, or `cookie` of a browser.
+    #[schema(pattern = "^(token|cookie)$")]
+    kind: &'static str,
 }
 
 impl SessionBody {
@@ -378,6 +419,7 @@ impl SessionBody {
             expires_at: session.expires_at.to_rfc3339(),
             address: session.address,
             user_agent: session.agent,
+            kind: if session.is_by_cookie { "cookie" } else { "token" },
         }
     }
 }
@@ -413,10 +455,12 @@ pub(super) async fn end_session(
     if session != current.session {
         app.users.assert_confirmed(&current)?;
     }
-    let user = current.user;
-    let ending = async move { app.users.log_out(user.id, session, &device).await };
+    let is_own = session == current.session;
+    let (user, users) = (current.user, Arc::clone(&app.users));
+    let ending = async move { users.log_out(user.id, session, &device).await };
     uncancelled(ending).await?;
-    Ok(HttpResponse::NoContent().finish())
+    let kind = if is_own { current.kind } else { SessionKind::Token };
+    without_cookie(HttpResponse::NoContent().finish(), kind, &app)
 }
 
 /// The user who is logged in.
@@ -443,10 +487,13 @@ pub(super) struct ChangePasswordBody {
 #[derive(Serialize, ToSchema)]
 pub(super) struct ChangePasswordAnswer {
     message: &'static str,
-    /// A new JWT, since every older one has ended.
-    token: String,
-    /// Renews the new session.
-    refresh_token: String,
+    /// A new JWT, since every older one has ended. Absent if the session is by cookie: the answer
+    /// sets a new one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
+    /// Renews the new session. Absent if the session is by cookie.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    refresh_token: Option<String>,
 }
 
 /// Changes the password and ends every other session.
@@ -457,19 +504,26 @@ pub(super) struct ChangePasswordAnswer {
     (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
 pub(super) async fn change_password(
-    current: CurrentSession,
+    WithBody(current, body): WithBody<CurrentSession>,
     device: Device,
     app: Data<App>,
-    body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let ChangePasswordBody { current_password, new_password } = body.json()?;
-    let changing = async move {
-        app.users.change_password(current, current_password, new_password, device).await
-    };
-    let LoggedIn { token, refresh_token, .. } = uncancelled(changing).await?;
+    let users = Arc::clone(&app.users);
+    let changing =
+        async move { users.change_password(current, current_password, new_password, device).await };
+    let LoggedIn { issued, .. } = uncancelled(changing).await?;
     let message = "The password was changed; every other session has ended";
-    let refresh_token = refresh_token.expose().to_owned();
-    Ok(HttpResponse::Ok().json(ChangePasswordAnswer { message, token, refresh_token }))
+    match issued {
+        Issued::Tokens { token, refresh_token, .. } => {
+            let (token, refresh_token) = (Some(token), Some(refresh_token.expose().to_owned()));
+            Ok(HttpResponse::Ok().json(ChangePasswordAnswer { message, token, refresh_token }))
+        }
+        Issued::Cookie(cookie) => {
+            let answer = ChangePasswordAnswer { message, token: None, refresh_token: None };
+            with_cookie(HttpResponse::Ok().json(answer), &cookie, &app)
+        }
+    }
 }
 
 /// As [`check_address`], for requests that carry a proof of identity: each counts as an attempt.

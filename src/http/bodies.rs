@@ -14,19 +14,21 @@ use tokio::time::{Instant, timeout_at};
 
 use super::App;
 use super::addresses::{AddressShare, PerAccount, PerAddress};
-use super::connection::LeastRate;
+use super::connection::{ConnectionState, LeastRate};
 use super::error::ApiError;
 use super::extract::{app, client_address};
 use super::places::step_out;
-use crate::pipeline::{Admission, BodyOf, BodyPermit};
+use crate::pipeline::{Admission, BodyOf, BodyPermit, DOCUMENT_BODY_MAX, OPERATOR_BODY_MAX};
 use domain::AccountId;
 
-/// The largest body of a request that is no call, in bytes. None of them has a use for more.
+/// The largest body of a request that is no call, in bytes. None of them has a use for more, but
+/// for documents and files of operators.
 pub const ACCOUNT_BODY_MAX: usize = 256 * 1024;
 
 /// See the module.
 pub struct Bodies {
-    /// The largest body of a call. That of another request is [`ACCOUNT_BODY_MAX`] at most.
+    /// The largest body of a call. That of another request is [`ACCOUNT_BODY_MAX`] at most, a
+    /// document of an operator's [`DOCUMENT_BODY_MAX`], and a file [`OPERATOR_BODY_MAX`].
     pub max: usize,
     /// How long a body may take.
     pub timeout: Duration,
@@ -74,6 +76,8 @@ impl Bodies {
         let max = match of {
             BodyOf::PayingCaller | BodyOf::TestCaller => self.max,
             BodyOf::Account | BodyOf::Provider => self.max.min(ACCOUNT_BODY_MAX),
+            BodyOf::Operator => OPERATOR_BODY_MAX,
+            BodyOf::Document => DOCUMENT_BODY_MAX,
         };
         let length = request.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok());
         let announced = length.and_then(|length| length.parse::<usize>().ok());
@@ -86,17 +90,24 @@ impl Bodies {
         let permit = self.admission.body_permit(of);
         let mut body = Received { max, announced, pieces: Pieces::None, permit };
         // What has come with the head needs no clock and no share of the address.
+        let mut has_waited = false;
         loop {
             match payload.next().now_or_never() {
                 Some(None) => return Ok(body.whole()),
                 Some(Some(chunk)) => self.push(&mut body, chunk)?,
-                None => break,
+                None if has_waited => break,
+                None => {
+                    handed_over(request).await;
+                    has_waited = true;
+                }
             }
         }
         step_out(request);
         let bytes_per_address = match of {
-            BodyOf::PayingCaller | BodyOf::TestCaller => &self.call_bytes_per_address,
-            BodyOf::Account | BodyOf::Provider => &self.account_bytes_per_address,
+            BodyOf::PayingCaller | BodyOf::TestCaller => Some(&self.call_bytes_per_address),
+            BodyOf::Account | BodyOf::Provider => Some(&self.account_bytes_per_address),
+            // Who sends it is known, and trusted.
+            BodyOf::Operator | BodyOf::Document => None,
         };
         // Boxed because few bodies come here, and the future of every call is as large as this.
         Box::pin(self.wait(request, payload, body, bytes_per_address, account)).await
@@ -108,13 +119,14 @@ impl Bodies {
         request: &HttpRequest,
         payload: &mut Payload,
         mut body: Received,
-        bytes_per_address: &Arc<PerAddress>,
+        bytes_per_address: Option<&Arc<PerAddress>>,
         account: Option<AccountId>,
     ) -> Result<Bytes, ApiError> {
         let app: &App = &*app(request)?;
         let address = client_address(request, &app.trusted_proxies);
         let _open = self.open_per_address.enter(address).ok_or(ApiError::TooManyBodies)?;
-        let mut share: AddressShare = bytes_per_address.share(address);
+        let mut share: Option<AddressShare> =
+            bytes_per_address.map(|bytes_per_address| bytes_per_address.share(address));
         let mut own = account.map(|account| self.call_bytes_per_account.share(account));
         let LeastRate { bytes: least, window } = self.least_rate;
         let ends = Instant::now() + self.timeout;
@@ -122,7 +134,8 @@ impl Bodies {
         let mut in_window: usize = 0;
         loop {
             let has_own = own.as_mut().is_none_or(|own| own.grow_to(body.len()));
-            if !has_own || !share.grow_to(body.len()) {
+            let has_share = share.as_mut().is_none_or(|share| share.grow_to(body.len()));
+            if !has_own || !has_share {
                 return Err(ApiError::TooManyBodies);
             }
             match timeout_at(ends.min(window_ends), payload.next()).await {
@@ -169,13 +182,20 @@ impl Bodies {
 
 /// Takes what has come of a body that nobody reads, and waits for nothing more. If that was all of
 /// it, the connection can stay open.
-pub(crate) async fn discard(payload: &mut Payload) {
+pub(crate) async fn discard(request: &HttpRequest, payload: &mut Payload) {
     if matches!(payload, Payload::None) {
         return;
     }
-    // The library has read the body with the head, and hands it over when it has been waited for.
-    tokio::task::yield_now().await;
+    handed_over(request).await;
     while let Some(Some(Ok(_))) = payload.next().now_or_never() {}
+}
+
+/// Waits until the library has handed over what has come of a body: it calls the handler before.
+async fn handed_over(request: &HttpRequest) {
+    match ConnectionState::of(request) {
+        Some(connection) => connection.handed_over().await,
+        None => tokio::task::yield_now().await,
+    }
 }
 
 /// The pieces of a body.

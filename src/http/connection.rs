@@ -3,26 +3,33 @@
 //! The HTTP library bounds the first head of a connection, and nothing that comes after it. This
 //! layer bounds the rest: a head that does not end, an answer that is hardly read, and how many
 //! connections an address has. It also gives the library's own refusals the body of an error.
+//!
+//! A connection counts for its address as long as it is a stranger's: until a call was paid for on
+//! it, and again when the last such call is some seconds ago. See [`super::idle`].
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use actix_web::HttpRequest;
+use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 use uuid::Uuid;
 
-use super::addresses::{AddressShare, PerAddress};
+use super::addresses::{AccountShare, AddressShare, PerAccount, PerAddress};
 use super::error::ApiError;
+use super::origin::is_listed;
+use super::security;
 use crate::clock::Clock;
-use domain::ChargeId;
+use crate::pipeline::Paying;
+use domain::{AccountId, ChargeId};
 
 /// The least that a client must send or take.
 #[derive(Clone, Copy, Debug)]
@@ -39,12 +46,16 @@ pub struct ConnectionLimits {
     pub head: Duration,
     /// How fast an answer must be read.
     pub least_rate: LeastRate,
-    /// How many connections an address may have before a call was paid for on them.
+    /// How many connections an address may have that are strangers'.
     pub per_address: Arc<PerAddress>,
+    /// How many connections that are no strangers' an account may have.
+    pub per_account: Arc<PerAccount>,
     /// Proxies, whose connections are not counted: they carry the requests of many.
     pub trusted_proxies: Vec<IpAddr>,
     /// For the time in errors.
     pub clock: Clock,
+    /// The value of `Strict-Transport-Security`, if connections use TLS.
+    pub hsts: Option<HeaderValue>,
 }
 
 impl ConnectionLimits {
@@ -54,7 +65,7 @@ impl ConnectionLimits {
     /// If its address has as many as it may. The connection is to be closed.
     pub fn admit(&self, peer: IpAddr) -> io::Result<Option<AddressShare>> {
         let peer = peer.to_canonical();
-        if self.trusted_proxies.iter().any(|proxy| proxy.to_canonical() == peer) {
+        if is_listed(peer, &self.trusted_proxies) {
             return Ok(None);
         }
         let share = self.per_address.enter(peer);
@@ -70,9 +81,23 @@ pub struct ConnectionState {
     busy: Cell<usize>,
     /// Beginnings and ends of requests.
     requests: Cell<usize>,
-    /// The connection's place in the limit of its address, until a call was paid for on it. It is
-    /// put aside, and counts nowhere, while such a call runs.
+    /// A handler waits for what has come.
+    is_awaited: Cell<bool>,
+    /// The connection's place in the limit of its address. It is put aside, and counts nowhere,
+    /// while a call runs that is paid for, and for a while afterwards. `None` for a proxy's.
     share: RefCell<Option<AddressShare>>,
+    /// Its place in the limit of the account that has paid, as long as `share` is aside.
+    account_share: RefCell<Option<AccountShare>>,
+    /// How many connections that are no strangers' an account may have.
+    per_account: Arc<PerAccount>,
+    /// Was a call paid for since this was last looked at?
+    has_paid: Cell<bool>,
+    /// How often it was found idle since then.
+    idle: Cell<u32>,
+    /// It is to be closed.
+    is_closed: Cell<bool>,
+    /// Wakes whoever waits for its next bytes.
+    reader: RefCell<Option<Waker>>,
 }
 
 /// A connection is at work on a request, until this is dropped.
@@ -88,6 +113,21 @@ impl Drop for Busy {
 }
 
 impl ConnectionState {
+    pub(super) fn new(share: Option<AddressShare>, per_account: Arc<PerAccount>) -> Rc<Self> {
+        Rc::new(ConnectionState {
+            busy: Cell::new(0),
+            requests: Cell::new(0),
+            is_awaited: Cell::new(false),
+            share: RefCell::new(share),
+            account_share: RefCell::new(None),
+            per_account,
+            has_paid: Cell::new(false),
+            idle: Cell::new(0),
+            is_closed: Cell::new(false),
+            reader: RefCell::new(None),
+        })
+    }
+
     /// The state of the connection that a request came on, unless it is one of the metrics' own
     /// server.
     pub fn of(request: &HttpRequest) -> Option<&Rc<Self>> {
@@ -102,10 +142,81 @@ impl ConnectionState {
         Busy(Rc::clone(self))
     }
 
+    /// Waits until the library has handed over what has come of a body. It calls a handler as soon
+    /// as it has read the head, and again when it has read the rest of what has come.
+    pub(super) async fn handed_over(&self) {
+        let mut is_first = true;
+        poll_fn(|_| {
+            self.is_awaited.set(is_first);
+            if std::mem::take(&mut is_first) { Poll::Pending } else { Poll::Ready(()) }
+        })
+        .await;
+    }
+
+    /// Wakes a handler that the library has not called again by itself.
+    fn wake_handler(&self, context: &Context<'_>) {
+        if self.is_awaited.take() {
+            context.waker().wake_by_ref();
+        }
+    }
+
     /// Does it count as a stranger's?
     #[must_use]
-    pub fn has_share(&self) -> bool {
-        self.share.try_borrow().is_ok_and(|share| share.is_some())
+    pub fn is_strangers(&self) -> bool {
+        let share = self.share.try_borrow();
+        share.is_ok_and(|share| share.as_ref().is_some_and(AddressShare::is_taken))
+    }
+
+    /// A call was paid for on it.
+    pub(super) fn note_paid(&self) {
+        self.has_paid.set(true);
+    }
+
+    /// Notes that it is looked at, as is done at every interval. Answers for how many intervals no
+    /// call was paid for on it; nothing if it is at work.
+    pub(super) fn note_interval(&self) -> Option<u32> {
+        if self.busy.get() > 0 {
+            return None;
+        }
+        let idle = if self.has_paid.take() { 0 } else { self.idle.get().saturating_add(1) };
+        self.idle.set(idle);
+        Some(idle)
+    }
+
+    /// From now on it counts as a stranger's again, also above the limit. A proxy's never does.
+    pub(super) fn return_share(&self) {
+        if let Ok(mut share) = self.share.try_borrow_mut()
+            && let Some(share) = share.as_mut()
+        {
+            share.take_anyway(1);
+        }
+        if let Ok(mut share) = self.account_share.try_borrow_mut() {
+            *share = None;
+        }
+    }
+
+    /// Closes it as soon as it is at work on no request.
+    pub(super) fn close(&self) {
+        self.is_closed.set(true);
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed.get()
+    }
+
+    /// Takes a place among the connections of an account. False if it has as many as it may.
+    fn enter_account(&self, account: AccountId) -> bool {
+        let Ok(mut share) = self.account_share.try_borrow_mut() else { return false };
+        let mut entered = self.per_account.share(account);
+        let has_place = entered.grow_to(1);
+        if has_place {
+            *share = Some(entered);
+        }
+        has_place
     }
 
     /// A call that may cost something runs on it: it counts as nobody's.
@@ -117,14 +228,14 @@ impl ConnectionState {
         }
     }
 
-    /// The call is over. If it was paid for, the connection counts no more as a stranger's. If it
-    /// was not, it counts again, also above the limit.
-    fn end_aside(&self, is_paid: bool) {
-        let Ok(mut share) = self.share.try_borrow_mut() else { return };
-        if is_paid {
-            drop(share.take());
-        } else if let Some(share) = share.as_mut() {
-            share.take_anyway(1);
+    /// The call is over. If it was paid for, and its account has a place left, the connection does
+    /// not count as a stranger's for a while. Otherwise it counts again, also above the limit.
+    fn end_aside(&self, is_paid: bool, account: AccountId) {
+        if is_paid && self.enter_account(account) {
+            self.note_paid();
+            self.put_share_aside();
+        } else {
+            self.return_share();
         }
     }
 }
@@ -134,25 +245,32 @@ impl ConnectionState {
 #[derive(Debug)]
 pub(super) struct Aside {
     connection: Rc<ConnectionState>,
-    is_paid: Arc<AtomicBool>,
+    account: AccountId,
+    paying: Arc<Paying>,
 }
 
 impl Aside {
-    /// Of a call that is about to run. It is to make `is_paid` true when it has cost something.
+    /// Of a call that is about to run, and tells `paying`.
     #[must_use]
-    pub(super) fn new(connection: &Rc<ConnectionState>, is_paid: Arc<AtomicBool>) -> Self {
-        Aside { connection: Rc::clone(connection), is_paid }
+    pub(super) fn new(
+        connection: &Rc<ConnectionState>,
+        account: AccountId,
+        paying: Arc<Paying>,
+    ) -> Self {
+        Aside { connection: Rc::clone(connection), account, paying }
     }
 
-    /// The call is charged, or held for.
-    pub(super) fn begin(&self) {
-        self.connection.put_share_aside();
+    /// To be called when the call has gone on. It may be charged or held for by then.
+    pub(super) fn follow(&self) {
+        if self.paying.is_charged() {
+            self.connection.put_share_aside();
+        }
     }
 }
 
 impl Drop for Aside {
     fn drop(&mut self) {
-        self.connection.end_aside(self.is_paid.load(Ordering::Acquire));
+        self.connection.end_aside(self.paying.is_paid(), self.account);
     }
 }
 
@@ -184,10 +302,9 @@ pub struct Connection<T> {
 impl<T> Connection<T> {
     /// A connection that was admitted with `share`.
     pub fn new(io: T, share: Option<AddressShare>, limits: Arc<ConnectionLimits>) -> Self {
-        let (busy, requests) = (Cell::new(0), Cell::new(0));
         Connection {
             io,
-            state: Rc::new(ConnectionState { busy, requests, share: RefCell::new(share) }),
+            state: ConnectionState::new(share, Arc::clone(&limits.per_account)),
             limits,
             seen: 0,
             has_begun_head: false,
@@ -265,10 +382,20 @@ impl<T: AsyncRead + Unpin> AsyncRead for Connection<T> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.state.is_closed.get() && self.state.busy.get() == 0 {
+            // As if the client had closed it.
+            return Poll::Ready(Ok(()));
+        }
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(context, buffer);
         if buffer.filled().len() > before {
             self.has_begun_head = true;
+        }
+        if polled.is_pending()
+            && let Ok(mut reader) = self.state.reader.try_borrow_mut()
+            && reader.as_ref().is_none_or(|reader| !reader.will_wake(context.waker()))
+        {
+            *reader = Some(context.waker().clone());
         }
         polled
     }
@@ -280,10 +407,11 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Connection<T> {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.state.wake_handler(context);
         if !std::mem::replace(&mut self.has_written, true)
             && let Some(error) = refusal_of_library(bytes)
         {
-            let bytes_of_ours = with_body(bytes, &error, &self.limits.clock);
+            let bytes_of_ours = with_body(bytes, &error, &self.limits);
             self.refusal = Some(Refusal { bytes: bytes_of_ours, written: 0, len: bytes.len() });
         }
         let polled = if self.refusal.is_some() {
@@ -301,6 +429,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Connection<T> {
 
     /// The library calls this when everything is written and everything that has come is handled.
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.state.wake_handler(context);
         self.check_head(context)?;
         let polled = Pin::new(&mut self.io).poll_flush(context);
         if polled.is_pending() {
@@ -342,15 +471,21 @@ fn refusal_of_library(bytes: &[u8]) -> Option<ApiError> {
 }
 
 /// The same refusal with the body of an error.
-fn with_body(refusal: &[u8], error: &ApiError, clock: &Clock) -> Vec<u8> {
+fn with_body(refusal: &[u8], error: &ApiError, limits: &ConnectionLimits) -> Vec<u8> {
     let id = ChargeId(Uuid::now_v7()).to_string();
-    let body = error.body(id.clone(), clock.now().to_rfc3339());
+    let body = error.body(id.clone(), limits.clock.now().to_rfc3339());
     let body = serde_json::to_string(&body).unwrap_or_default();
+    let mut headers = HeaderMap::new();
+    security::add_headers(&mut headers, security::AnswerKind::Data, limits.hsts.clone());
+    let line = |(name, value): (&HeaderName, &HeaderValue)| {
+        Some(format!("{name}: {}\r\n", value.to_str().ok()?))
+    };
+    let headers: String = headers.iter().filter_map(line).collect();
     let text = String::from_utf8_lossy(refusal);
     let status = text.split("\r\n").next().unwrap_or_default();
     format!(
         "{status}\r\ncontent-type: application/json\r\ncontent-length: {}\r\nx-request-id: {id}\r\n\
-         x-content-type-options: nosniff\r\ncache-control: no-store\r\nconnection: close\r\n\r\n{body}",
+         {headers}connection: close\r\n\r\n{body}",
         body.len()
     )
     .into_bytes()

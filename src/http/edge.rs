@@ -6,28 +6,39 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
 
-use actix_web::body::{EitherBody, MessageBody};
+use actix_web::body::{BoxBody, EitherBody, MessageBody};
 use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
-use actix_web::http::header::{ALLOW, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, UPGRADE};
-use actix_web::http::{ConnectionType, Method};
+use actix_web::http::header::{
+    ALLOW, CONTENT_TYPE, HOST, HeaderName, HeaderValue, RETRY_AFTER, UPGRADE, USER_AGENT,
+    WWW_AUTHENTICATE,
+};
+use actix_web::http::{ConnectionType, Method, Version};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
-use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, HttpResponseBuilder};
+use actix_web::{HttpMessage as _, HttpRequest};
 use futures_util::FutureExt as _;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
 use uuid::Uuid;
 
 use super::connection::ConnectionState;
-use super::error::{ApiError, Panicked};
-use super::extract::bearer;
+use super::cookie::has_own_cookie;
+use super::error::{ApiError, Form, Panicked};
+use super::extract::{bearer, uses_tls};
 use super::places::{leave_place, take_first_place};
+use super::security::AnswerKind;
 use super::{App, security};
+use crate::metrics::requests::{Requests, RouteIndex};
 use crate::pipeline::{Admission, RequestContext};
 use crate::telemetry;
 use domain::ChargeId;
+use domain::route_group::RouteGroup;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The name of the same header at Anthropic, whose clients show it.
+const REQUEST_ID_OF_ANTHROPIC: HeaderName = HeaderName::from_static("request-id");
+/// Tells the clients of OpenAI and Anthropic whether to send a request again by themselves.
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
 
 /// The id of the request, made here.
 pub fn request_id(request: &HttpRequest) -> ChargeId {
@@ -37,11 +48,12 @@ pub fn request_id(request: &HttpRequest) -> ChargeId {
 /// Longest path in a span or a log line, in characters.
 const PATH_CHARACTERS_MAX: usize = 256;
 
-/// Does the request have a session token that we have signed? Whether the session goes on is seen
-/// later.
+/// Does the request have a session token or a cookie that we have made? Whether the
+/// session goes on is seen later.
 fn has_session(request: &ServiceRequest, app: &App) -> bool {
     bearer(request.request())
         .is_some_and(|token| app.users.sessions.read(token, app.clock.now()).is_ok())
+        || has_own_cookie(request.request(), app)
 }
 
 /// Does the request ask for another protocol? The library takes all that follows for its body,
@@ -75,10 +87,11 @@ pub async fn edge<B: MessageBody + 'static>(
     let readiness = app.map(|app| Arc::clone(&app.readiness));
     if let Err(error) = first {
         // Before any work, and without a line in the log: refusals must stay cheap.
-        let is_tls = is_tls(request.request());
+        let hsts = hsts(request.request());
         let mut response = complete_error(request.error_response(error), &id_text);
+        count(&response, started);
         add_request_id(&mut response, &id_text);
-        security::add_headers(response.headers_mut(), false, is_tls);
+        security::add_headers(response.headers_mut(), AnswerKind::Data, hsts);
         return Ok(response.map_into_boxed_body().map_into_right_body());
     }
     let span = span(&request, &id_text);
@@ -86,22 +99,40 @@ pub async fn edge<B: MessageBody + 'static>(
     let response = answering.instrument(span.clone()).await?;
     leave_place(response.request());
     note_status(&span, &response);
-    let reason = response.response().error().map(ToString::to_string);
+    let reason = response.response().error().filter(|_| is_logged()).map(ToString::to_string);
     let mut response = complete_error(response, &id_text);
     add_request_id(&mut response, &id_text);
-    let is_tls = is_tls(response.request());
-    let is_documentation = response.request().path().starts_with("/docs/");
-    security::add_headers(response.headers_mut(), is_documentation, is_tls);
+    let hsts = hsts(response.request());
+    let content = AnswerKind::of(response.request().path(), response.status());
+    security::add_headers(response.headers_mut(), content, hsts);
     if readiness.is_some_and(|readiness| readiness.is_unready()) {
         // Otherwise the client finds a kept connection closed under its next request.
         response.response_mut().head_mut().set_connection_type(ConnectionType::Close);
     }
+    count(&response, started);
     log(&response, &id_text, reason.as_deref(), started);
     Ok(response)
 }
 
+/// Counts an answered request by its route, and how long it took.
+fn count<B>(response: &ServiceResponse<B>, started: Instant) {
+    let request = response.request();
+    let Some(app) = request.app_data::<Data<App>>() else { return };
+    let Some(requests) = app.gateway.metrics.requests.get() else { return };
+    let route = match RouteGroup::of(request.path()) {
+        Some(group) => Requests::of_group(group),
+        None => request.app_data::<RouteIndex>().copied(),
+    };
+    let (method, status) = (request.method().as_str(), response.status().as_u16());
+    requests.count(route, method, status, started.elapsed());
+}
+
 fn add_request_id<B>(response: &mut ServiceResponse<B>, id: &str) {
     if let Ok(value) = HeaderValue::from_str(id) {
+        let request = response.request();
+        if Form::of_request(request.path(), request.headers()) == Form::Anthropic {
+            response.headers_mut().insert(REQUEST_ID_OF_ANTHROPIC, value.clone());
+        }
         response.headers_mut().insert(REQUEST_ID, value);
     }
 }
@@ -116,9 +147,18 @@ fn span(request: &ServiceRequest, request_id: &str) -> Span {
         request_id,
         "http.request.method" = request.method().as_str(),
         "url.path" = Empty,
+        "url.scheme" = Empty,
+        "server.address" = Empty,
+        "server.port" = Empty,
+        "user_agent.original" = Empty,
+        "network.protocol.version" = Empty,
+        "http.route" = Empty,
         "http.response.status_code" = Empty,
+        "error.type" = Empty,
+        "polysystems.cost" = Empty,
     );
     if !span.is_disabled() {
+        describe(&span, request);
         span.record("url.path", &*shown_path(request.path()));
         let is_continued = request.app_data::<Data<App>>().is_some_and(|app| app.continues_traces);
         if is_continued {
@@ -126,6 +166,29 @@ fn span(request: &ServiceRequest, request_id: &str) -> Span {
         }
     }
     span
+}
+
+/// What the conventions for HTTP tell of a request (OpenTelemetry).
+fn describe(span: &Span, request: &ServiceRequest) {
+    let app = request.app_data::<Data<App>>();
+    let is_tls = app.is_some_and(|app| uses_tls(request.request(), app));
+    span.record("url.scheme", if is_tls { "https" } else { "http" });
+    let text = |name| request.headers().get(name)?.to_str().ok();
+    if let Some(host) = text(HOST) {
+        let (name, port) = match host.rsplit_once(':') {
+            Some((name, port)) if !port.ends_with(']') => (name, port.parse::<u16>().ok()),
+            _ => (host, None),
+        };
+        span.record("server.address", &*shown_path(name));
+        if let Some(port) = port {
+            span.record("server.port", i64::from(port));
+        }
+    }
+    if let Some(agent) = text(USER_AGENT) {
+        span.record("user_agent.original", &*shown_path(agent));
+    }
+    let version = if request.version() == Version::HTTP_10 { "1.0" } else { "1.1" };
+    span.record("network.protocol.version", version);
 }
 
 fn note_status<B>(span: &Span, response: &ServiceResponse<B>) {
@@ -136,15 +199,25 @@ fn note_status<B>(span: &Span, response: &ServiceResponse<B>) {
     span.record("http.response.status_code", i64::from(status.as_u16()));
     if status.is_server_error() {
         span.record("otel.status_code", "ERROR");
+        span.record("error.type", status.as_str());
+    }
+    let extensions = response.response().extensions();
+    if let Some(cost) = extensions.get::<RequestContext>().and_then(|context| context.cost) {
+        span.record("polysystems.cost", tracing::field::display(cost));
     }
     let request = response.request();
     // The pattern of the route, not the path, which can contain anything.
     let route = request.match_pattern().unwrap_or_default();
+    if !route.is_empty() {
+        span.record("http.route", &*route);
+    }
     telemetry::name(span, format!("{} {route}", request.method()));
 }
 
-fn is_tls(request: &HttpRequest) -> bool {
-    request.app_data::<Data<App>>().is_some_and(|app| app.is_tls)
+/// `Strict-Transport-Security` counts over TLS alone; elsewhere browsers ignore it (RFC 6797).
+fn hsts(request: &HttpRequest) -> Option<HeaderValue> {
+    let app = request.app_data::<Data<App>>()?;
+    uses_tls(request, app).then(|| app.hsts.clone())
 }
 
 /// Calls the handler. If it panics, only its own request fails, with 500.
@@ -155,6 +228,8 @@ async fn answer<B: MessageBody + 'static>(
     readiness: Option<&Admission>,
 ) -> Result<ServiceResponse<B>, actix_web::Error> {
     let clock = request.app_data::<Data<App>>().map(|app| app.clock.clone());
+    let form = Form::of_request(request.path(), request.headers());
+    let hsts = hsts(request.request());
     if let Ok(answered) = AssertUnwindSafe(next.call(request)).catch_unwind().await {
         return answered;
     }
@@ -164,15 +239,17 @@ async fn answer<B: MessageBody + 'static>(
         readiness.note_panic();
     }
     let timestamp = clock.map(|clock| clock.now().to_rfc3339()).unwrap_or_default();
-    Err(Panicked(ApiError::Internal.body(request_id.to_owned(), timestamp)).into())
+    let body = ApiError::Internal.json(form, request_id.to_owned(), timestamp);
+    Err(Panicked { request_id: request_id.to_owned(), body, hsts }.into())
 }
 
-/// Gives an error the body that the contract says.
+/// Gives an error the body that its route's clients read.
 fn complete_error<B>(
     response: ServiceResponse<B>,
     request_id: &str,
 ) -> ServiceResponse<EitherBody<B>> {
-    if !response.status().is_client_error() && !response.status().is_server_error() {
+    let status = response.status();
+    if !status.is_client_error() && !status.is_server_error() {
         return response.map_into_left_body();
     }
     let error = match response.response().error() {
@@ -185,23 +262,27 @@ fn complete_error<B>(
     };
     let clock = response.request().app_data::<Data<App>>().map(|app| &app.clock);
     let timestamp = clock.map(|clock| clock.now().to_rfc3339()).unwrap_or_default();
-    let body = error.body(request_id.to_owned(), timestamp);
-    let text = serde_json::to_string(&body).unwrap_or_default();
-    let (request, mut old) = response.into_parts();
-    let mut new: HttpResponse = HttpResponseBuilder::new(old.status()).body(text);
-    std::mem::swap(new.headers_mut(), old.headers_mut());
-    std::mem::swap(&mut *new.extensions_mut(), &mut *old.extensions_mut());
-    let headers = new.headers_mut();
+    let request = response.request();
+    let form = Form::of_request(request.path(), request.headers());
+    let text = error.json(form, request_id.to_owned(), timestamp);
+    let mut response = response.map_body(|_, _| EitherBody::right(BoxBody::new(text)));
+    let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    if let Some(seconds) = error.retry_after() {
+    if let Some(seconds) = error.retry_after(status) {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if error.must_not_be_retried(status) {
+        headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+    }
+    if let Some(challenge) = error.challenge(status) {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
     }
     if let ApiError::MethodNotAllowed { allow } = &error
         && let Ok(allow) = HeaderValue::from_str(allow)
     {
         headers.insert(ALLOW, allow);
     }
-    ServiceResponse::new(request, new.map_into_boxed_body()).map_into_right_body()
+    response
 }
 
 /// An error that actix-web itself found.
@@ -237,9 +318,14 @@ fn shown_path(path: &str) -> Cow<'_, str> {
     }
 }
 
+/// Does anybody read the lines of requests?
+fn is_logged() -> bool {
+    tracing::enabled!(target: telemetry::REQUEST, tracing::Level::INFO)
+}
+
 /// One line for every request. Never a query, a header or a body.
 fn log<B>(response: &ServiceResponse<B>, request_id: &str, reason: Option<&str>, started: Instant) {
-    if !tracing::enabled!(target: telemetry::REQUEST, tracing::Level::INFO) {
+    if !is_logged() {
         return;
     }
     let request = response.request();

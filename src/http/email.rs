@@ -9,14 +9,25 @@ use utoipa::ToSchema;
 
 use super::auth::{UserBody, check_attempt, is_public_address};
 use super::error::{ApiError, ErrorBody};
-use super::extract::{Body, device};
+use super::extract::{Body, ConfirmedSession, WithBody, device};
 use super::{App, uncancelled};
-use crate::auth::users::{CurrentSession, Device};
+use crate::auth::users::Device;
 
 /// What was done.
 #[derive(Serialize, ToSchema)]
 pub(super) struct MessageAnswer {
     message: &'static str,
+}
+
+impl MessageAnswer {
+    fn ok(message: &'static str) -> HttpResponse {
+        HttpResponse::Ok().json(MessageAnswer { message })
+    }
+
+    /// The work goes on after the answer.
+    fn accepted(message: &'static str) -> HttpResponse {
+        HttpResponse::Accepted().json(MessageAnswer { message })
+    }
 }
 
 /// A token that came by email.
@@ -45,8 +56,7 @@ pub(super) async fn verify(
     let device = device(&request, &app.trusted_proxies);
     let verifying = async move { app.users.verify_email(&token, &device, &app.keys).await };
     uncancelled(verifying).await?;
-    Ok(HttpResponse::Ok()
-        .json(MessageAnswer { message: "The address is verified. Please log in." }))
+    Ok(MessageAnswer::ok("The address is verified. Please log in."))
 }
 
 /// Whose address.
@@ -92,14 +102,13 @@ pub(super) async fn forgot(
 }
 
 fn on_its_way() -> HttpResponse {
-    let message = "If there is a user with this address, a message is on its way";
-    HttpResponse::Accepted().json(MessageAnswer { message })
+    MessageAnswer::accepted("If there is a user with this address, a message is on its way")
 }
 
 /// Another address.
 #[derive(Deserialize, Validate, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct NewEmailBody {
+pub(super) struct EmailChangeBody {
     #[garde(email, length(max = 254), custom(is_public_address))]
     #[schema(example = "other@example.com", format = "email", max_length = 254)]
     email: String,
@@ -109,38 +118,36 @@ pub(super) struct NewEmailBody {
 /// it is verified. Needs a confirmed session. The answer is the same whether another user has the
 /// address or not.
 #[utoipa::path(post, path = "/api/auth/email", tag = "auth", security(("jwt" = [])),
-    request_body = NewEmailBody, responses(
+    request_body = EmailChangeBody, responses(
     (status = 202, description = "If the address can be used, a message is on its way", body = MessageAnswer),
     (status = 403, description = "The session must be confirmed first", body = ErrorBody),
     (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
 pub(super) async fn change(
-    current: CurrentSession,
+    WithBody(ConfirmedSession(current), body): WithBody<ConfirmedSession>,
     device: Device,
     app: Data<App>,
-    body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    let NewEmailBody { email } = body.json()?;
+    let EmailChangeBody { email } = body.json()?;
     app.users.ask_for_address(&current, &email, device)?;
-    let message = "If the address can be used, a message is on its way to it";
-    Ok(HttpResponse::Accepted().json(MessageAnswer { message }))
+    Ok(MessageAnswer::accepted("If the address can be used, a message is on its way to it"))
 }
 
-/// Changes the email address by the token that was sent to the new one. Every other session ends;
-/// everything else stays.
+/// Changes the email address by the token that was sent to the new one. Needs a confirmed session.
+/// Every other session ends; everything else stays.
 #[utoipa::path(post, path = "/api/auth/email/confirm", tag = "auth", security(("jwt" = [])),
     request_body = EmailTokenBody, responses(
     (status = 200, description = "Changed", body = UserBody),
     (status = 400, description = "A field is not valid, or the token is not", body = ErrorBody),
+    (status = 403, description = "The session must be confirmed first", body = ErrorBody),
     (status = 409, description = "Another user has the address by now", body = ErrorBody),
     (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
 pub(super) async fn confirm_change(
-    current: CurrentSession,
+    WithBody(ConfirmedSession(current), body): WithBody<ConfirmedSession>,
     device: Device,
     request: HttpRequest,
     app: Data<App>,
-    body: Body,
 ) -> Result<HttpResponse, ApiError> {
     check_attempt(&request, &app)?;
     let EmailTokenBody { token } = body.json()?;
@@ -181,6 +188,5 @@ pub(super) async fn reset(
     let setting =
         async move { app.users.reset_password(&token, new_password, &device, &app.keys).await };
     uncancelled(setting).await?;
-    let message = "The password was changed; every session has ended. Please log in.";
-    Ok(HttpResponse::Ok().json(MessageAnswer { message }))
+    Ok(MessageAnswer::ok("The password was changed; every session has ended. Please log in."))
 }

@@ -8,22 +8,33 @@ use std::pin::Pin;
 
 use actix_web::dev::Payload;
 use actix_web::http::Version;
-use actix_web::http::header::{AUTHORIZATION, HOST, USER_AGENT};
+use actix_web::http::header::{AUTHORIZATION, HOST, HeaderValue, USER_AGENT};
 use actix_web::web::Data;
-use actix_web::{FromRequest, HttpRequest};
+use actix_web::{FromRequest, HttpMessage as _, HttpRequest};
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use garde::Validate;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
+use uuid::Uuid;
 
 use super::App;
+use super::bodies::discard;
+use super::cookie::{assert_same_origin, session_cookie};
 use super::error::{ApiError, FieldError};
-use super::origin::{forwarded_address, is_loopback_host, is_of_proxy};
+use super::origin::{NOBODY, forwarded_address, is_listed, is_loopback_host, is_of_proxy};
 use super::places::{body_of, step_in};
-use crate::auth::users::{CurrentSession, Device, UsersError};
+use crate::auth::cookie::SessionCookie;
+use crate::auth::session::Session;
+use crate::auth::sessions::CurrentSession;
+use crate::auth::users::{Device, UsersError};
 use crate::json::Object;
+use crate::json::fault::without_value;
 use crate::json::printable::{Printable, may_have_control_characters};
+use crate::json::strict::Strict;
+use crate::pipeline::BodyOf;
 use crate::store::users::{Role, User};
-use domain::{Actor, Origin, Refusal, UserId};
+use domain::{Actor, Origin, Refusal, SessionId, UserId};
 
 type Boxed<T> = Pin<Box<dyn Future<Output = Result<T, ApiError>>>>;
 
@@ -76,7 +87,22 @@ impl Body {
 }
 
 impl Body {
-    /// The same for a body that may be left out.
+    /// The body as any JSON in which no object names a field twice.
+    ///
+    /// # Errors
+    /// [`ApiError::BadJson`] or [`ApiError::Validation`]
+    pub(crate) fn value(self) -> Result<Value, ApiError> {
+        let bytes = self.0?;
+        let mut reader = serde_json::Deserializer::from_slice(&bytes);
+        let Strict(value) = read_json::<_, Strict>(&mut reader)?;
+        reader.end().map_err(|error| ApiError::BadJson(error.to_string()))?;
+        if may_have_control_characters(&bytes) {
+            read_json::<_, Printable>(&mut serde_json::Deserializer::from_slice(&bytes))?;
+        }
+        Ok(value)
+    }
+
+    /// As [`Body::json`], for a body that may be left out.
     ///
     /// # Errors
     /// As of [`Body::json`].
@@ -128,32 +154,105 @@ fn unreadable(path: &str, error: &serde_json::Error) -> ApiError {
     ApiError::Validation(vec![FieldError { field: field.to_owned(), message }])
 }
 
-/// serde's message without the value that was sent: it may be a secret in the wrong place, and
-/// answers get logged.
-fn without_value(message: &str) -> String {
-    let repeats = ["invalid ", "unknown variant "].iter().any(|start| message.starts_with(start));
-    match message.rsplit_once(", expected ").filter(|_| repeats) {
-        Some((_, expected)) => format!("must be {expected}"),
-        None if repeats => "is not valid".to_owned(),
-        None => message.to_owned(),
-    }
-}
-
 impl FromRequest for Body {
     type Error = ApiError;
     type Future = Boxed<Self>;
 
-    /// The request has no place while its body is on its way.
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        Body::receive(request, payload, body_of(request))
+    }
+}
+
+impl Body {
+    /// The request has no place while its body is on its way.
+    fn receive(request: &HttpRequest, payload: &mut Payload, of: BodyOf) -> Boxed<Self> {
         let mut payload = payload.take();
         let request = request.clone();
         Box::pin(async move {
             let app = app(&request)?;
-            let of = body_of(&request);
             let body = app.bodies.receive(&request, &mut payload, of, None).await;
             step_in(&request, &app)?;
             Ok(Body(body))
         })
+    }
+}
+
+/// Who asks, and then the body: it is not read before it is known that they may ask. If it takes
+/// time, who asks is looked up again once it is there, because their session may have ended or
+/// their rights have changed meanwhile.
+pub(crate) struct WithBody<S>(pub S, pub Body);
+
+/// An operator, and then a file of theirs, which may be larger than other bodies. As [`WithBody`].
+pub(crate) struct WithFile(pub ConfirmedAdmin, pub Body);
+
+/// An operator, and then a document of theirs: of the catalogue, or of prices. As [`WithFile`].
+pub(crate) struct WithDocument(pub ConfirmedAdmin, pub Body);
+
+/// Marks a request whose session has been counted by the rate limits.
+struct Counted;
+
+impl<S> FromRequest for WithBody<S>
+where
+    S: FromRequest<Error = ApiError> + 'static,
+    S::Future: 'static,
+{
+    type Error = ApiError;
+    type Future = Boxed<Self>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let both = ask_and_receive(request, payload, body_of(request));
+        Box::pin(async move { both.await.map(|(asks, body)| WithBody(asks, body)) })
+    }
+}
+
+impl FromRequest for WithFile {
+    type Error = ApiError;
+    type Future = Boxed<Self>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let both = ask_and_receive(request, payload, BodyOf::Operator);
+        Box::pin(async move { both.await.map(|(asks, body)| WithFile(asks, body)) })
+    }
+}
+
+impl FromRequest for WithDocument {
+    type Error = ApiError;
+    type Future = Boxed<Self>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let both = ask_and_receive(request, payload, BodyOf::Document);
+        Box::pin(async move { both.await.map(|(asks, body)| WithDocument(asks, body)) })
+    }
+}
+
+/// See [`WithBody`].
+fn ask_and_receive<S>(
+    request: &HttpRequest,
+    payload: &mut Payload,
+    of: BodyOf,
+) -> impl Future<Output = Result<(S, Body), ApiError>> + use<S>
+where
+    S: FromRequest<Error = ApiError> + 'static,
+    S::Future: 'static,
+{
+    let asking = S::from_request(request, &mut Payload::None);
+    let (request, mut payload) = (request.clone(), payload.take());
+    async move {
+        match asking.await {
+            Ok(asks) => {
+                let mut reading = Body::receive(&request, &mut payload, of);
+                if let Some(body) = (&mut reading).now_or_never() {
+                    return Ok((asks, body?));
+                }
+                let body = reading.await?;
+                let asks = S::from_request(&request, &mut Payload::None).await?;
+                Ok((asks, body))
+            }
+            Err(error) => {
+                discard(&request, &mut payload).await;
+                Err(error)
+            }
+        }
     }
 }
 
@@ -164,42 +263,131 @@ pub(crate) fn bearer(request: &HttpRequest) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim()).filter(|token| !token.is_empty())
 }
 
+/// What a request names its session by.
+enum Named {
+    Token(Session),
+    Cookie(SessionCookie),
+}
+
+impl Named {
+    /// Reads the text of a token or a cookie.
+    fn read(text: &Given, app: &App) -> Result<Self, UsersError> {
+        match text {
+            Given::Token(token) => app.users.read_session(token).map(Named::Token),
+            Given::Cookie(cookie) => {
+                let cookie = app.users.cookies.read(cookie);
+                cookie.map(Named::Cookie).ok_or(UsersError::InvalidSession)
+            }
+        }
+    }
+
+    /// What its requests are counted by before the database is asked.
+    fn counted_as(&self) -> SessionId {
+        match self {
+            Named::Token(session) => session.id,
+            Named::Cookie(cookie) => {
+                let digest = cookie.digest();
+                let beginning = digest.first_chunk().copied().unwrap_or_default();
+                SessionId(Uuid::from_bytes(beginning))
+            }
+        }
+    }
+}
+
+/// The text that a request gives for its session.
+enum Given {
+    Token(String),
+    Cookie(String),
+}
+
+impl Given {
+    fn of(request: &HttpRequest, app: &App) -> Result<Self, ApiError> {
+        if let Some(cookie) = session_cookie(request, app)? {
+            if !request.method().is_safe() {
+                assert_same_origin(request, app)?;
+            }
+            return Ok(Given::Cookie(cookie));
+        }
+        bearer(request).map(|token| Given::Token(token.to_owned())).ok_or(ApiError::MissingSession)
+    }
+}
+
 impl FromRequest for CurrentSession {
     type Error = ApiError;
     type Future = Boxed<Self>;
 
     fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
-        let token = bearer(request).map(str::to_owned);
         let app = app(request);
         let request = request.clone();
         Box::pin(async move {
-            let (token, app) = (token.ok_or(ApiError::MissingSession)?, app?);
+            let app = app?;
+            let given = Given::of(&request, &app)?;
+            let is_counted = request.extensions().contains::<Counted>();
+            let is_read = request.method().is_safe();
             let limits = &app.gateway.rate_limits;
             let limited = |retry_after| ApiError::from(Refusal::RateLimited { retry_after });
-            let is_read = request.method().is_safe();
-            if is_read {
-                // Before the database is asked for the session.
-                let address = client_address(&request, &app.trusted_proxies);
-                limits.check_address_read(address, app.clock.now()).map_err(limited)?;
+            // Before the database is asked: a token may be of a session that has ended.
+            if !is_counted {
+                if is_read {
+                    let address = client_address(&request, &app.trusted_proxies);
+                    limits.check_address_read(address, app.clock.now()).map_err(limited)?;
+                } else {
+                    check_address(&request, &app)?;
+                }
             }
-            let current = app.users.authenticate(&token).await;
-            if let Err(UsersError::InvalidSession) = current {
+            let read = Named::read(&given, &app);
+            if let (Err(UsersError::InvalidSession), true) = (&read, is_read) {
                 // Guesses count as requests without a login do.
                 check_address(&request, &app)?;
             }
-            let current = current?;
-            let checked = if is_read {
-                limits.check_read(current.session, app.clock.now())
-            } else {
-                limits.check_change(current.user.id, app.clock.now())
+            let named = read?;
+            if !is_counted {
+                let (now, counted) = (app.clock.now(), named.counted_as());
+                let checked = if is_read {
+                    limits.check_read(counted, now)
+                } else {
+                    limits.check_session_change(counted, now)
+                };
+                checked.map_err(limited)?;
+            }
+            let current = match named {
+                Named::Token(session) => app.users.authenticate(session).await?,
+                Named::Cookie(cookie) => {
+                    let device = device(&request, &app.trusted_proxies);
+                    app.users.authenticate_by_cookie(&cookie, &device).await?
+                }
             };
-            checked.map_err(limited)?;
+            if !is_counted {
+                if !is_read {
+                    let user = current.user.id;
+                    limits.check_change(user, app.clock.now()).map_err(limited)?;
+                }
+                request.extensions_mut().insert(Counted);
+            }
             Ok(current)
         })
     }
 }
 
-/// The user of a request's session token.
+/// A session whose user has proved a short while ago who they are.
+pub(crate) struct ConfirmedSession(pub CurrentSession);
+
+impl FromRequest for ConfirmedSession {
+    type Error = ApiError;
+    type Future = Boxed<Self>;
+
+    fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
+        let current = CurrentSession::from_request(request, payload);
+        let app = app(request);
+        Box::pin(async move {
+            let current = current.await?;
+            app?.users.assert_confirmed(&current)?;
+            Ok(ConfirmedSession(current))
+        })
+    }
+}
+
+/// The user of a request's session.
 pub(crate) struct SessionUser(pub User);
 
 impl FromRequest for SessionUser {
@@ -212,7 +400,7 @@ impl FromRequest for SessionUser {
     }
 }
 
-/// The user of a request's session token, with the origin that the audit log records.
+/// The user of a request's session, with the origin that the audit log records.
 pub(crate) struct AuditedUser {
     /// The user.
     pub user: User,
@@ -251,6 +439,8 @@ pub(crate) struct AdminUser {
     pub id: UserId,
     /// The origin.
     pub origin: Origin,
+    /// Their session.
+    pub session: SessionId,
     /// Have they proved a short while ago who they are?
     pub is_confirmed: bool,
 }
@@ -272,7 +462,8 @@ impl FromRequest for AdminUser {
             let id = current.user.id;
             let origin = device(&request, &app.trusted_proxies).origin(Actor::Operator(id));
             let is_confirmed = app.users.assert_confirmed(&current).is_ok();
-            Ok(AdminUser { id, origin, is_confirmed })
+            let session = current.session;
+            Ok(AdminUser { id, origin, session, is_confirmed })
         })
     }
 }
@@ -304,7 +495,8 @@ const AGENT_MAX: usize = 200;
 pub(crate) fn device(request: &HttpRequest, trusted: &[IpAddr]) -> Device {
     let agent = request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok());
     let agent = agent.unwrap_or_default().chars().filter(|c| !c.is_control()).take(AGENT_MAX);
-    Device { address: client_address(request, trusted), agent: agent.collect() }
+    let address = client_address(request, trusted);
+    Device { address, agent: agent.collect(), is_place: address != NOBODY }
 }
 
 /// The origin of a user's request, for the audit log.
@@ -340,11 +532,18 @@ pub(crate) fn check_address(request: &HttpRequest, app: &App) -> Result<(), ApiE
     }
 }
 
+/// Does the client use TLS: to this server, or to a trusted proxy that says so?
+pub(crate) fn uses_tls(request: &HttpRequest, app: &App) -> bool {
+    let says_so =
+        || request.headers().get("x-forwarded-proto").is_some_and(|value| value == "https");
+    app.is_tls
+        || request.peer_addr().is_some_and(|peer| is_listed(peer.ip(), &app.trusted_proxies))
+            && says_so()
+}
+
 /// The address of the client: the peer, or what a trusted proxy forwards.
 pub(crate) fn client_address(request: &HttpRequest, trusted: &[IpAddr]) -> IpAddr {
-    let unknown = IpAddr::from([0, 0, 0, 0]);
-    let peer = request.peer_addr().map_or(unknown, |address| address.ip().to_canonical());
+    let peer = request.peer_addr().map_or(NOBODY, |address| address.ip().to_canonical());
     let forwarded = request.headers().get_all("x-forwarded-for");
-    let forwarded = forwarded.filter_map(|value| value.to_str().ok());
-    forwarded_address(peer, forwarded, trusted)
+    forwarded_address(peer, forwarded.map(HeaderValue::as_bytes), trusted)
 }

@@ -1,40 +1,41 @@
 //! The paid routes: HTTP request to [`Arrival`], [`pipeline::serve`],
 //! [`crate::pipeline::Departure`] to HTTP response.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use actix_web::http::header::{
-    CACHE_CONTROL, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue,
-};
+use actix_web::http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use actix_web::web::{Data, Payload};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder};
 use bytes::Bytes;
-use futures_util::Stream;
+use futures_util::{FutureExt as _, Stream};
 use serde::Serialize;
 use tokio::sync::oneshot;
 use utoipa::ToSchema;
 
-use super::amount::Amount;
+use super::amount::{Amount, WithAmounts as _};
 use super::bodies::discard;
 use super::connection::{Aside, Busy, ConnectionState};
 use super::error::{ApiError, ErrorBody, FieldError};
 use super::extract::{bearer, client_address};
-use super::origin::is_plain;
+use super::origin::one_spelling;
 use super::repeat::{REPLAYED, idempotency_key};
-use super::{App, uncancelled};
+use super::{App, models, uncancelled};
 use crate::pipeline::{
     self, Arrival, BodyOf, Departure, Gateway, Paying, Permit, Quote, Received, RequestContext,
     Running, Served, StreamBody,
 };
 use crate::rate_limits::RateLimitStatus;
 use crate::upstream::Client;
+use crate::upstream::dialect::gemini::priced_path;
 use domain::route_group::RouteGroup;
-use domain::{Environment, Refusal};
+use domain::{AccountId, Credits, Environment, Refusal};
 
-const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// Headers with an API key: ours and Anthropic's, Azure's, Google's.
+pub(super) const KEY_HEADERS: [&str; 3] = ["x-api-key", "api-key", "x-goog-api-key"];
 const DRY_RUN: HeaderName = HeaderName::from_static("x-dry-run");
 const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 const KEY_EXPIRES_AT: HeaderName = HeaderName::from_static("x-polysystems-key-expires-at");
@@ -59,7 +60,7 @@ pub(super) async fn call(
     let (arrival, is_dry_run) = match read {
         Ok(read) => read,
         Err(error) => {
-            discard(&mut payload).await;
+            discard(&request, &mut payload).await;
             return refuse(&request, &app, error);
         }
     };
@@ -68,10 +69,14 @@ pub(super) async fn call(
     let caller = match result {
         Ok(caller) => caller,
         Err(refusal) => {
-            discard(&mut payload).await;
+            discard(&request, &mut payload).await;
             return answer(HttpResponse::from_error(ApiError::from(refusal)), context);
         }
     };
+    if !is_dry_run && let Some(answered) = models::answer(&request, &gateway, &caller) {
+        discard(&request, &mut payload).await;
+        return answer(answered.unwrap_or_else(HttpResponse::from_error), context);
+    }
     let environment = caller.environment();
     let of = match environment {
         Environment::Live => BodyOf::PayingCaller,
@@ -98,10 +103,14 @@ pub(super) async fn call(
     let copy = app.payments.x402.is_some() && environment == Environment::Live;
     let copy = copy.then(|| Box::new(received.copy()));
     let client = Client::clone(&client);
-    let connection = ConnectionState::of(&request).filter(|state| is_paid && state.has_share());
+    let connection = ConnectionState::of(&request).filter(|_| is_paid);
+    let stranger = connection.filter(|state| state.is_strangers()).zip(account);
     let mut aside = None;
     let call = (received, running);
-    let served = serve(&gateway, client.clone(), call, context, connection, &mut aside).await;
+    let served = serve(&gateway, client.clone(), call, context, stranger, &mut aside).await;
+    if let Some(connection) = connection.filter(|_| aside.is_none() && has_cost(&served)) {
+        connection.note_paid();
+    }
     match copy {
         Some(copy) if served.needs_credits().is_some() => {
             Box::pin(pay_and_serve(&request, &app, client, served, copy)).await
@@ -117,33 +126,34 @@ async fn serve(
     client: Client,
     (received, running): (Received, Running),
     context: RequestContext,
-    connection: Option<&Rc<ConnectionState>>,
+    stranger: Option<(&Rc<ConnectionState>, AccountId)>,
     aside: &mut Option<Aside>,
 ) -> Served<Departure> {
     // Dropped with the handler, when the client leaves or has its answer.
     let (_here, client_left) = oneshot::channel();
-    let Some(connection) = connection else {
+    let Some((connection, account)) = stranger else {
         let received = received.run(running, client_left, None);
         return uncancelled(pipeline::serve(gateway.clone(), client, received, context)).await;
     };
-    let (tell, mut charged) = oneshot::channel();
-    let paying = Paying { charged: Some(tell), is_paid: Arc::default() };
-    let aside = aside.insert(Aside::new(connection, Arc::clone(&paying.is_paid)));
+    let paying = Arc::<Paying>::default();
+    let aside = aside.insert(Aside::new(connection, account, Arc::clone(&paying)));
     let received = received.run(running, client_left, Some(paying));
     let mut serving = uncancelled(pipeline::serve(gateway.clone(), client, received, context));
-    tokio::select! {
-        biased;
-        Ok(()) = &mut charged => {
-            aside.begin();
-            serving.await
-        }
-        served = &mut serving => {
-            if charged.try_recv().is_ok() {
-                aside.begin();
-            }
-            served
-        }
-    }
+    // The call is charged inside of a poll.
+    poll_fn(|context| {
+        let polled = serving.poll_unpin(context);
+        aside.follow();
+        polled
+    })
+    .await
+}
+
+/// Has a call cost something? A stream is held for.
+fn has_cost(served: &Served<Departure>) -> bool {
+    let is_stream =
+        |departure: &Departure| matches!(departure.body, pipeline::ServedBody::Stream(_));
+    served.context.cost.is_some_and(|cost| cost > Credits::ZERO)
+        || served.result.as_ref().is_ok_and(is_stream)
 }
 
 /// The places of a call: one among the requests that are handled, until it has its answer, and one
@@ -229,13 +239,15 @@ fn refuse(request: &HttpRequest, app: &App, error: ApiError) -> HttpResponse {
 /// The request as far as its head tells of it.
 fn arrival(request: &HttpRequest, app: &App) -> Result<Arrival, ApiError> {
     let uri = request.uri();
-    let path = uri.path();
-    let group = group(path).filter(|_| is_plain(path)).ok_or(ApiError::NoRoute)?;
+    let path = one_spelling(uri.path()).ok_or(ApiError::NoRoute)?;
+    let path = path.as_ref();
+    let group = RouteGroup::of(path).ok_or(ApiError::NoRoute)?;
     // Only to answer 405. The pipeline looks the price up itself, so that no `Arrival` can bring
     // the price of another path.
     let prices = &app.gateway.prices;
-    if prices.find(request.method().as_str(), path).is_none() {
-        let allow = prices.methods(path).join(", ");
+    let priced = priced_path(path);
+    if prices.find(request.method().as_str(), &priced).is_none() {
+        let allow = prices.methods(&priced).join(", ");
         // Without any, the path has no price at all; the pipeline refuses that in its turn.
         if !allow.is_empty() {
             return Err(ApiError::MethodNotAllowed { allow: allow.into() });
@@ -249,12 +261,12 @@ fn arrival(request: &HttpRequest, app: &App) -> Result<Arrival, ApiError> {
         // What it asks for could not be read, and not be priced.
         return Err(ApiError::ContentEncoding);
     }
-    let credential = match headers.get(API_KEY) {
-        // A header that is not text counts as an invalid key.
-        Some(value) => Some(value.to_str().unwrap_or_default().trim()),
-        None => bearer(request),
-    };
-    let wants_headers = app.gateway.upstreams.wants_headers(group);
+    if has_key_in_query(group, uri.query().unwrap_or_default()) {
+        return Err(ApiError::KeyInQuery);
+    }
+    let credential = credential(request)?;
+    let has_models = group == RouteGroup::V1 && app.gateway.models.selling().has_models();
+    let wants_headers = has_models || app.gateway.upstreams.wants_headers(group);
     Ok(Arrival {
         id: super::edge::request_id(request),
         group,
@@ -273,9 +285,24 @@ fn arrival(request: &HttpRequest, app: &App) -> Result<Arrival, ApiError> {
     })
 }
 
-fn group(path: &str) -> Option<RouteGroup> {
-    RouteGroup::ALL.into_iter().find(|group| {
-        path.strip_prefix(group.path()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+/// The API key of a request: that of a header for keys, else the bearer of `Authorization`.
+pub(super) fn credential(request: &HttpRequest) -> Result<Option<&str>, ApiError> {
+    let values = KEY_HEADERS.into_iter().flat_map(|name| request.headers().get_all(name));
+    // A header that is not text counts as an invalid key.
+    let mut keys = values.map(|value| value.to_str().unwrap_or_default().trim());
+    let Some(first) = keys.next() else { return Ok(bearer(request)) };
+    if keys.all(|key| key == first) { Ok(Some(first)) } else { Err(ApiError::DifferentKeys) }
+}
+
+/// Beginnings of API keys.
+const KEY_PREFIXES: [&str; 2] = ["ps_live_", "ps_test_"];
+
+/// Is there an API key in the query? Google's clients once sent it as `key`.
+fn has_key_in_query(group: RouteGroup, query: &str) -> bool {
+    query.split('&').any(|field| {
+        let (name, value) = field.split_once('=').unwrap_or((field, ""));
+        let is_of_protocol = group == RouteGroup::V1 && name == "key" && !value.is_empty();
+        is_of_protocol || KEY_PREFIXES.iter().any(|prefix| value.starts_with(prefix))
     })
 }
 
@@ -326,7 +353,6 @@ fn depart(request: &HttpRequest, departure: Departure, aside: Option<Aside>) -> 
     if is_stream {
         // Proxies must not buffer.
         headers.insert(ACCEL_BUFFERING, HeaderValue::from_static("no"));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     }
     if is_replayed {
         headers.insert(REPLAYED, HeaderValue::from_static("true"));
@@ -356,9 +382,15 @@ pub(super) struct QuoteBody {
     dry_run: bool,
     currency: &'static str,
     environment: &'static str,
+    /// The public name of the model, if the call is priced by that.
+    model: Option<String>,
+    /// The number of the version of the price list that prices the call.
+    price_version: u32,
     cost: CostBody,
     hold: Option<Amount>,
     prompt_tokens: Option<u64>,
+    /// The most tokens that the prompt can have, as it is held for.
+    prompt_tokens_max: Option<u64>,
     max_tokens: Option<u64>,
     admitted: bool,
     reason: Option<ErrorBody>,
@@ -388,13 +420,16 @@ fn quoted_response(request: &HttpRequest, app: &App, quote: &Quote) -> HttpRespo
         let id = super::edge::request_id(request).to_string();
         ApiError::from(refusal).body(id, app.clock.now().to_rfc3339())
     });
-    HttpResponse::Ok().json(QuoteBody {
+    HttpResponse::Ok().amounts(QuoteBody {
         dry_run: true,
         currency: "USD",
         environment: quote.environment.name(),
+        model: quote.model.as_ref().map(ToString::to_string),
+        price_version: quote.price_version.number(),
         cost: CostBody { least: Amount(quote.least), most: Amount(quote.most) },
         hold: quote.hold.map(Amount),
         prompt_tokens: quote.prompt_tokens,
+        prompt_tokens_max: quote.prompt_tokens_max,
         max_tokens: quote.max_tokens,
         admitted: reason.is_none(),
         reason,
@@ -433,10 +468,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn groups_match_whole_segments() {
-        assert_eq!(group("/api/hub/x"), Some(RouteGroup::Hub));
-        assert_eq!(group("/v1/chat/completions"), Some(RouteGroup::V1));
-        assert_eq!(group("/v12"), None);
-        assert_eq!(group("/api/hubris"), None);
+    fn a_key_in_the_query_is_seen() {
+        for (group, query, is_key) in [
+            (RouteGroup::V1, "key=AIza", true),
+            (RouteGroup::V1, "beta=true&key=x", true),
+            (RouteGroup::V1, "beta=true&keys=x&key=", false),
+            (RouteGroup::V1, "", false),
+            (RouteGroup::Hub, "key=color", false),
+            (RouteGroup::Hub, "q=ps_live_x", true),
+        ] {
+            assert_eq!(has_key_in_query(group, query), is_key, "{query}");
+        }
     }
 }

@@ -1,12 +1,18 @@
-//! What is open to everyone: health, prices, the OpenAPI document.
+//! What is open to everyone: health, the version, the OpenAPI document and its pages.
 
-use actix_web::HttpResponse;
-use actix_web::web::Data;
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use actix_web::http::header::{ACCEPT, LOCATION, VARY};
+use actix_web::web::{Data, Path};
+use actix_web::{HttpRequest, HttpResponse};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::App;
-use super::error::{ApiError, ErrorBody};
+use super::document::Document;
+use super::error::{ApiError, ErrorBody, codes_page};
+use super::extract::check_address;
 
 /// How the server is.
 #[derive(Serialize, ToSchema)]
@@ -23,6 +29,53 @@ pub(super) async fn live() -> HttpResponse {
     HttpResponse::Ok().json(HealthAnswer { status: "ok" })
 }
 
+/// The server answers. Some clients ask this before anything else, without a credential.
+#[utoipa::path(get, path = "/api/hello", tag = "health", responses(
+    (status = 200, description = "Here", body = HealthAnswer),
+))]
+pub(super) async fn hello() -> HttpResponse {
+    HttpResponse::Ok().json(HealthAnswer { status: "ok" })
+}
+
+/// The same at the root. A browser is led to the console.
+#[utoipa::path(get, path = "/", tag = "health", responses(
+    (status = 200, description = "Here", body = HealthAnswer),
+    (status = 302, description = "The console, for who accepts `text/html`"),
+))]
+pub(super) async fn root(request: HttpRequest) -> HttpResponse {
+    let mut accepted = request.headers().get_all(ACCEPT).filter_map(|value| value.to_str().ok());
+    if super::has_console() && accepted.any(|accepted| accepted.contains("text/html")) {
+        let to = (LOCATION, "/console/");
+        return HttpResponse::Found().insert_header(to).insert_header((VARY, "Accept")).finish();
+    }
+    HttpResponse::Ok().insert_header((VARY, "Accept")).json(HealthAnswer { status: "ok" })
+}
+
+/// The same under the name that Kubernetes uses.
+#[utoipa::path(get, path = "/livez", tag = "health", responses(
+    (status = 200, description = "Alive", body = HealthAnswer),
+))]
+pub(super) async fn livez() -> HttpResponse {
+    live().await
+}
+
+/// The same under a name that many monitors ask for.
+#[utoipa::path(get, path = "/healthz", tag = "health", responses(
+    (status = 200, description = "Alive", body = HealthAnswer),
+))]
+pub(super) async fn healthz() -> HttpResponse {
+    live().await
+}
+
+/// As `/health/ready`, under the name that Kubernetes uses.
+#[utoipa::path(get, path = "/readyz", tag = "health", responses(
+    (status = 200, description = "Ready", body = HealthAnswer),
+    (status = 503, description = "Not ready", body = ErrorBody),
+))]
+pub(super) async fn readyz(app: Data<App>) -> Result<HttpResponse, ApiError> {
+    ready(app).await
+}
+
 /// Paid calls can be served: not shutting down, not at capacity, the accounts are ours, the
 /// database answers.
 #[utoipa::path(get, path = "/health/ready", tag = "health", responses(
@@ -36,61 +89,89 @@ pub(super) async fn ready(app: Data<App>) -> Result<HttpResponse, ApiError> {
     Ok(HttpResponse::Ok().json(HealthAnswer { status: "ok" }))
 }
 
-/// The price of one route.
-#[derive(Serialize, ToSchema)]
-pub(super) struct PriceBody {
-    /// `*` is any.
-    method: String,
-    /// An exact path, or a prefix that ends in `/*`.
-    path: String,
-    /// For rate limits: `health`, `read`, `write`, `generation` or `heavy`.
-    #[schema(pattern = "^(health|read|write|generation|heavy)$")]
-    class: &'static str,
-    /// USD a call.
-    base_price: super::amount::Amount,
-    /// USD a token on top; null for a fixed price.
-    #[schema(value_type = Option<f64>, minimum = 0)]
-    price_per_token: Option<Box<serde_json::value::RawValue>>,
+/// The documents of the server: made once, or when they are first asked for.
+pub(super) struct Documents {
+    openapi: Document,
+    errors: Document,
+    /// The files of the page where routes are tried.
+    files: RwLock<BTreeMap<String, Arc<Document>>>,
 }
 
-/// The price list.
-#[derive(Serialize, ToSchema)]
-pub(super) struct PricingAnswer {
-    /// `USD`
-    currency: &'static str,
-    /// How a cost comes about.
-    formula: &'static str,
-    /// The most exact rule that fits a call prices it.
-    prices: Vec<PriceBody>,
-    /// The groups whose live calls the built-in sandbox serves.
-    on_sandbox: Vec<&'static str>,
-}
+impl Documents {
+    pub(super) fn new(openapi: &serde_json::Value) -> Self {
+        Documents {
+            openapi: Document::new("application/json", openapi.to_string()),
+            errors: Document::new("text/html; charset=utf-8", codes_page()),
+            files: RwLock::default(),
+        }
+    }
 
-/// What calls cost.
-#[utoipa::path(get, path = "/api/pricing", tag = "pricing", responses(
-    (status = 200, description = "The price list", body = PricingAnswer),
-))]
-pub(super) async fn pricing(app: Data<App>) -> HttpResponse {
-    let number = |text: String| serde_json::value::RawValue::from_string(text).ok();
-    let prices = app.gateway.prices.rules().map(|rule| PriceBody {
-        method: rule.method.as_deref().unwrap_or("*").to_owned(),
-        path: rule.path.to_string(),
-        class: rule.class.name(),
-        base_price: super::amount::Amount(rule.base),
-        price_per_token: rule.per_token.and_then(|price| number(price.to_string())),
-    });
-    HttpResponse::Ok().json(PricingAnswer {
-        currency: "USD",
-        formula: "cost = base_price + tokens x price_per_token, rounded once, half up, to 0.000000001",
-        prices: prices.collect(),
-        on_sandbox: app.gateway.upstreams.on_sandbox(),
-    })
+    fn file(&self, path: &str) -> Option<Arc<Document>> {
+        let path = if path.is_empty() { "index.html" } else { path };
+        // A thread that panics leaves the map whole.
+        let files = self.files.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = files.get(path) {
+            return Some(Arc::clone(file));
+        }
+        drop(files);
+        let config = utoipa_swagger_ui::Config::from("/api/openapi.json");
+        let file = utoipa_swagger_ui::serve(path, Arc::new(config)).ok()??;
+        let file = Arc::new(Document::new(&file.content_type, file.bytes.into_owned()));
+        let mut files = self.files.write().unwrap_or_else(PoisonError::into_inner);
+        files.insert(path.to_owned(), Arc::clone(&file));
+        Some(file)
+    }
 }
 
 /// This document.
 #[utoipa::path(get, path = "/api/openapi.json", tag = "documentation", responses(
     (status = 200, description = "The OpenAPI document", body = Object),
+    (status = 304, description = "It is what `If-None-Match` says"),
+    (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
-pub(super) async fn openapi(document: Data<utoipa::openapi::OpenApi>) -> HttpResponse {
-    HttpResponse::Ok().json(&**document)
+pub(super) async fn openapi(
+    request: HttpRequest,
+    app: Data<App>,
+    documents: Data<Documents>,
+) -> Result<HttpResponse, ApiError> {
+    check_address(&request, &app)?;
+    Ok(documents.openapi.answer(&request))
+}
+
+/// `GET /docs/errors`: the page that `doc_url` of an error leads to.
+pub(super) async fn errors(request: HttpRequest, documents: Data<Documents>) -> HttpResponse {
+    documents.errors.answer(&request)
+}
+
+/// `GET /docs/`: the page where routes are tried, and its files.
+pub(super) async fn docs(
+    request: HttpRequest,
+    documents: Data<Documents>,
+    path: Path<String>,
+) -> Result<HttpResponse, ApiError> {
+    let file = documents.file(&path).ok_or(ApiError::NoRoute)?;
+    Ok(file.answer(&request))
+}
+
+/// Which server this is.
+#[derive(Serialize, ToSchema)]
+pub(super) struct VersionAnswer {
+    /// The version, also in the header `Polysystems-Version`.
+    version: &'static str,
+    /// The commit it was built from; null if the build did not say.
+    commit: Option<&'static str>,
+    /// The last migration that this version knows.
+    schema: String,
+}
+
+/// Which server this is.
+#[utoipa::path(get, path = "/api/version", tag = "health", responses(
+    (status = 200, description = "The version", body = VersionAnswer),
+))]
+pub(super) async fn version() -> HttpResponse {
+    HttpResponse::Ok().json(VersionAnswer {
+        version: env!("CARGO_PKG_VERSION"),
+        commit: crate::metrics::COMMIT,
+        schema: crate::store::last_migration(),
+    })
 }

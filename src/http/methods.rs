@@ -6,12 +6,13 @@ use garde::Validate;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::amount::Amount;
+use super::amount::{Amount, WithAmounts as _};
+use super::answers::created;
 use super::error::{ApiError, ErrorBody};
-use super::extract::{AuditedUser, Body, SessionUser, user_origin};
+use super::extract::{AuditedUser, Body, SessionUser, WithBody, user_origin};
 use super::validation::not_negative;
 use super::{App, uncancelled};
-use crate::auth::users::CurrentSession;
+use crate::auth::sessions::CurrentSession;
 use crate::payments::PaymentsError;
 use crate::payments::auto::AutoTopUpRequest;
 use crate::payments::begin::Payer;
@@ -86,7 +87,7 @@ pub(super) async fn add(
     let origin = user_origin(&request, &app, user.id);
     let payer = Payer { user: user.id, email: user.email, origin };
     let checkout_url = uncancelled(async move { app.payments.setup_url(payer).await }).await?;
-    Ok(HttpResponse::Created().json(SetupAnswer { checkout_url }))
+    Ok(created(&checkout_url).json(SetupAnswer { checkout_url }))
 }
 
 /// Removes a saved payment method.
@@ -164,7 +165,7 @@ pub(super) async fn auto_top_up(
     app: Data<App>,
 ) -> Result<HttpResponse, ApiError> {
     let rule = app.payments.auto_top_up(user.id).await?;
-    Ok(HttpResponse::Ok().json(AutoTopUpAnswer::from(rule)))
+    Ok(HttpResponse::Ok().amounts(AutoTopUpAnswer::from(rule)))
 }
 
 /// Sets the rule for automatic top-ups of the live account.
@@ -172,19 +173,21 @@ pub(super) async fn auto_top_up(
     request_body = AutoTopUpBody, responses(
     (status = 200, description = "The rule", body = AutoTopUpAnswer),
     (status = 402, description = "Stripe refused", body = ErrorBody),
-    (status = 403, description = "Stripe is not set up, or the user's email address must be verified first", body = ErrorBody),
+    (status = 403, description = "Stripe is not set up, the user's email address must be verified first, or an enabled rule needs a fresh proof", body = ErrorBody),
     (status = 404, description = "The user has no such payment method", body = ErrorBody),
 ))]
 pub(super) async fn set_auto_top_up(
-    current: CurrentSession,
+    WithBody(current, body): WithBody<CurrentSession>,
     app: Data<App>,
     request: HttpRequest,
-    body: Body,
 ) -> Result<HttpResponse, ApiError> {
     app.users.assert_verified(&current)?;
+    let AutoTopUpBody { enabled, threshold, amount, monthly_cap, payment_method } = body.json()?;
+    if enabled {
+        app.users.assert_confirmed(&current)?;
+    }
     let user = current.user;
     let origin = user_origin(&request, &app, user.id);
-    let AutoTopUpBody { enabled, threshold, amount, monthly_cap, payment_method } = body.json()?;
     let request = AutoTopUpRequest {
         is_enabled: enabled,
         threshold: not_negative("threshold", threshold)?,
@@ -192,9 +195,15 @@ pub(super) async fn set_auto_top_up(
         monthly_cap: not_negative("monthly_cap", monthly_cap)?,
         method: payment_method,
     };
-    let set = async move { app.payments.set_auto_top_up(user.id, request, origin).await };
+    let set = async move {
+        let rule = app.payments.set_auto_top_up(user.id, request, origin).await?;
+        if rule.is_enabled {
+            app.users.tell_of_rule(&user, rule.amount, rule.threshold);
+        }
+        Ok::<_, PaymentsError>(rule)
+    };
     let rule = uncancelled(set).await?;
-    Ok(HttpResponse::Ok().json(AutoTopUpAnswer::from(Some(rule))))
+    Ok(HttpResponse::Ok().amounts(AutoTopUpAnswer::from(Some(rule))))
 }
 
 /// Receives Stripe's events. Only Stripe can call it, as it must sign them.

@@ -15,8 +15,12 @@ use super::App;
 use super::error::ApiError;
 use super::extract::bearer;
 use crate::actors::ledger::WriterState;
-use crate::metrics::seconds;
+use crate::deployments::SeenDeployment;
+use crate::metrics::money::dollars;
+use crate::metrics::process::process;
+use crate::metrics::{COMMIT, Metrics, seconds};
 use domain::Environment;
+use domain::routing::{AttemptOutcome, Gate};
 
 /// `GET /metrics`, on `server.metrics_bind`, or beside the API with `server.metrics_token`. If a
 /// token is set, requests without it are refused.
@@ -82,7 +86,7 @@ fn text(app: &App) -> String {
         ("test_calls", "Calls with test keys in progress, streams included", test),
         (
             "stranger_connections",
-            "Connections that no paid call has come on yet",
+            "Connections that no paid call has come on for some seconds",
             count(app.connections.total()),
         ),
         ("open_bodies", "Request bodies on their way", count(app.bodies.open_per_address.total())),
@@ -195,12 +199,109 @@ fn text(app: &App) -> String {
         let help = "Verifications that failed to run";
         text.one("counter", "verify_failures_total", help, failures);
     }
+    let revision = app.gateway.models.selling().catalogue.revision();
+    text.one("gauge", "catalogue_revision", "Revision of the catalogue that is sold", revision);
+    let faulty = metrics.catalogue_file_faulty.load(Ordering::Relaxed);
+    let help = "1 if the file of the catalogue is faulty, and what was sold before goes on";
+    text.one("gauge", "catalogue_file_faulty", help, faulty);
     text.head("webhooks_total", "counter", "Attempts to deliver webhooks, by outcome");
     for (index, outcome) in ["delivered", "failed"].into_iter().enumerate() {
         let tries = metrics.webhooks.get(index).map_or(0, |tries| tries.load(Ordering::Relaxed));
         text.value("webhooks_total", &format!("outcome=\"{outcome}\""), tries);
     }
+    deployments(&mut text, app);
+    sums(&mut text, app);
+    of_process(&mut text);
     text.0
+}
+
+/// Requests, money and tokens.
+fn sums(text: &mut Text, app: &App) {
+    let Metrics { sums, requests, .. } = &*app.gateway.metrics;
+    let help = "Time until requests were answered, or an answer began to stream";
+    text.head("http_request_duration_seconds", "histogram", help);
+    if let Some(requests) = requests.get() {
+        let name = "polysystems_http_request_duration_seconds";
+        requests.each(|labels, histogram| histogram.write(&mut text.0, name, labels));
+    }
+    text.head("spent_usd_total", "counter", "What paid calls have cost, in USD");
+    for spent in sums.spent() {
+        let labels = format!("environment=\"{}\"", spent.environment);
+        text.value("spent_usd_total", &labels, dollars(spent.nanos));
+    }
+    text.head("tokens_total", "counter", "Tokens of paid calls, as they are billed");
+    for spent in sums.spent() {
+        for (kind, tokens) in [("prompt", spent.prompt), ("completion", spent.completion)] {
+            let labels = format!("environment=\"{}\",kind=\"{kind}\"", spent.environment);
+            text.value("tokens_total", &labels, tokens);
+        }
+    }
+    text.head("credited_usd_total", "counter", "Payments that were credited, in USD, by provider");
+    for (provider, nanos) in sums.credited() {
+        let labels = format!("provider=\"{provider}\"");
+        text.value("credited_usd_total", &labels, dollars(nanos));
+    }
+}
+
+/// What program this is, and what the system says of its process.
+fn of_process(text: &mut Text) {
+    text.head("build_info", "gauge", "Always 1; the labels say what program this is");
+    let (version, commit) = (env!("CARGO_PKG_VERSION"), COMMIT.unwrap_or("unknown"));
+    let schema = crate::store::last_migration();
+    let labels = format!("version=\"{version}\",commit=\"{commit}\",schema=\"{schema}\"");
+    text.value("build_info", &labels, 1);
+    for (name, kind, help, value) in process() {
+        let _ = writeln!(text.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+    }
+}
+
+/// The name of a gauge, its help, and its value.
+type DeploymentGauge = (&'static str, &'static str, fn(&SeenDeployment) -> u64);
+
+/// What is known of each deployment. Their names are the catalogue's own.
+fn deployments(text: &mut Text, app: &App) {
+    let seen = app.deployments.list();
+    let label = |seen: &SeenDeployment| format!("deployment=\"{}\"", seen.by.deployment.name);
+    let help = "Attempts at deployments, by outcome";
+    text.head("deployment_attempts_total", "counter", help);
+    for one in &seen {
+        for outcome in AttemptOutcome::ALL {
+            let labels = format!("{},outcome=\"{}\"", label(one), outcome.name());
+            text.value("deployment_attempts_total", &labels, one.counts.of(outcome));
+        }
+    }
+    let gauges: [DeploymentGauge; 4] = [
+        ("deployment_in_flight", "Calls of a deployment that are running", |one| {
+            u64::from(one.health.in_flight)
+        }),
+        ("deployment_cooling", "1 while a deployment's quota group is not asked", |one| {
+            u64::from(one.health.cooling.is_some())
+        }),
+        ("deployment_open", "1 while the breaker of a deployment is not closed", |one| {
+            u64::from(one.health.gate != Gate::Go)
+        }),
+        ("deployment_off", "1 while a deployment or its credential is off", |one| {
+            u64::from(one.health.is_off || one.health.is_credential_off)
+        }),
+    ];
+    for (name, help, value) in gauges {
+        text.head(name, "gauge", help);
+        for one in &seen {
+            text.value(name, &label(one), value(one));
+        }
+    }
+    let help = "Calls whose reported usage does not agree with itself or with what is sold";
+    text.head("usage_oddities_total", "counter", help);
+    for (provider, kind, count) in app.gateway.odd_usages.counts() {
+        let labels = format!("provider=\"{provider}\",kind=\"{}\"", kind.name());
+        text.value("usage_oddities_total", &labels, count);
+    }
+    let lost = app.gateway.odd_usages.lost();
+    let help = "Odd usage that was not recorded, because the database was too slow";
+    text.one("counter", "usage_oddities_lost_total", help, lost);
+    let lost = app.gateway.attempts.lost();
+    let help = "Attempts that were not recorded, because the database was too slow";
+    text.one("counter", "attempts_lost_total", help, lost);
 }
 
 #[cfg(test)]

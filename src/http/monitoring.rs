@@ -3,11 +3,10 @@
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use super::App;
-use super::amount::Amount;
+use super::amount::{Amount, WithAmounts as _};
 use super::docs::id;
 use super::error::ApiError;
 use super::extract::SessionUser;
@@ -16,7 +15,7 @@ use super::page::query;
 use super::transactions::{ROUTE_CHARACTERS_MAX, text, time};
 use crate::reports::{self, KeyUsage, PeriodUsage, Span, Usage, Window};
 use crate::store::rollups::{Group, UsageFilter};
-use domain::{KeyId, Timestamp};
+use domain::{KeyId, Timestamp, UserId};
 
 /// The longest name of a model or an upstream in a query, in characters.
 const NAME_CHARACTERS_MAX: usize = 64;
@@ -41,6 +40,13 @@ impl From<IntervalName> for reports::Interval {
             IntervalName::Month => reports::Interval::Month,
         }
     }
+}
+
+/// What stands for periods without calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum FillName {
+    Zero,
 }
 
 /// How calls are grouped.
@@ -84,6 +90,10 @@ pub(super) struct UsageQuery {
     /// `key`, `endpoint`, `model`, `status` or `upstream`.
     #[param(inline, value_type = Option<GroupName>)]
     group_by: Option<GroupName>,
+    /// `zero`: the series has every period of the span, also those without calls. Absent: only
+    /// periods with calls.
+    #[param(inline, value_type = Option<FillName>)]
+    fill: Option<FillName>,
     /// `live` (default) or `test`.
     #[param(value_type = Option<EnvironmentName>, inline)]
     environment: EnvironmentName,
@@ -145,7 +155,7 @@ pub(super) struct UsageBody {
     errors: i64,
     /// From 0 to 1.
     #[schema(value_type = f64)]
-    error_rate: Box<RawValue>,
+    error_rate: serde_json::Number,
     /// USD.
     cost: Amount,
     #[schema(minimum = 0)]
@@ -165,7 +175,7 @@ fn usage_body(usage: &Usage) -> UsageBody {
     UsageBody {
         calls: rollup.calls,
         errors: *errors,
-        error_rate: RawValue::from_string(rate).unwrap_or_default(),
+        error_rate: rate.parse().unwrap_or_else(|_| 0.into()),
         cost: Amount(rollup.cost),
         prompt_tokens: rollup.prompt_tokens,
         completion_tokens: rollup.completion_tokens,
@@ -226,11 +236,21 @@ pub(super) async fn usage(
     app: Data<App>,
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
-    let asked: UsageQuery = query(&request)?;
+    usage_of(user.id, &app, &request).await
+}
+
+/// What the calls of a user's account come to.
+pub(super) async fn usage_of(
+    user: UserId,
+    app: &App,
+    request: &HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    let asked: UsageQuery = query(request)?;
     let (from, until) =
         (time("from", asked.from.as_deref())?, time("until", asked.until.as_deref())?);
     let span = Span::of(asked.interval.into(), from, until, app.clock.now());
     let span = span.map_err(|error| ApiError::field("from", error.to_string()))?;
+    let span = if asked.fill.is_some() { span.filled() } else { span };
     let UsageQuery {
         interval,
         group_by,
@@ -244,14 +264,14 @@ pub(super) async fn usage(
     } = asked;
     let filter = filter(key_id.as_deref(), endpoint, model, status, upstream)?;
     let group = group_by.map(Group::from);
-    let report = app.reports.usage(user.id, environment.into(), span, filter, group).await?;
+    let report = app.reports.usage(user, environment.into(), span, filter, group).await?;
     let group = |(group, usage): (String, Usage)| GroupBody { group, metrics: usage_body(&usage) };
     let period = |period: PeriodUsage| PeriodBody {
         period: period.starts_at.to_rfc3339(),
         group: period.group,
         metrics: usage_body(&period.usage),
     };
-    Ok(HttpResponse::Ok().json(UsageAnswer {
+    Ok(HttpResponse::Ok().amounts(UsageAnswer {
         environment,
         from: span.from().to_rfc3339(),
         until: span.until().to_rfc3339(),
@@ -341,10 +361,19 @@ pub(super) async fn limits(
     app: Data<App>,
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
-    let EnvironmentQuery { environment } = query(&request)?;
-    let keys = app.reports.key_usage(user.id, environment.into()).await?;
+    limits_of(user.id, &app, &request).await
+}
+
+/// What the keys of a user's account have spent.
+pub(super) async fn limits_of(
+    user: UserId,
+    app: &App,
+    request: &HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    let EnvironmentQuery { environment } = query(request)?;
+    let keys = app.reports.key_usage(user, environment.into()).await?;
     let keys = keys.into_iter().map(KeyLimitsBody::from).collect();
-    Ok(HttpResponse::Ok().json(AccountLimitsAnswer { environment, keys }))
+    Ok(HttpResponse::Ok().amounts(AccountLimitsAnswer { environment, keys }))
 }
 
 /// When the balance runs out, if spending goes on as in the last seven days.
@@ -375,7 +404,7 @@ pub(super) async fn forecast_balance(
 ) -> Result<HttpResponse, ApiError> {
     let EnvironmentQuery { environment } = query(&request)?;
     let forecast = app.reports.forecast(user.id, environment.into()).await?;
-    Ok(HttpResponse::Ok().json(ForecastAnswer {
+    Ok(HttpResponse::Ok().amounts(ForecastAnswer {
         environment,
         balance: Amount(forecast.balance),
         currency: "USD",

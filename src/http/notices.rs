@@ -6,10 +6,10 @@ use garde::Validate;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::amount::Amount;
+use super::amount::{Amount, WithAmounts as _};
 use super::environment::EnvironmentName;
 use super::error::ApiError;
-use super::extract::{AuditedUser, Body, SessionUser};
+use super::extract::{AuditedUser, SessionUser, WithBody};
 use super::page::query;
 use super::validation::not_negative;
 use super::{App, uncancelled};
@@ -67,7 +67,7 @@ pub(super) async fn notices(
 ) -> Result<HttpResponse, ApiError> {
     let NoticesQuery { environment } = query(&request)?;
     let balance_low = app.webhooks.balance_low(user.id, environment.into()).await?;
-    Ok(HttpResponse::Ok().json(NoticesAnswer { balance_low: Amount(balance_low), environment }))
+    Ok(HttpResponse::Ok().amounts(NoticesAnswer { balance_low: Amount(balance_low), environment }))
 }
 
 /// Sets when the account holder is notified.
@@ -76,14 +76,13 @@ pub(super) async fn notices(
     (status = 200, description = "The thresholds", body = NoticesAnswer),
 ))]
 pub(super) async fn set_notices(
-    AuditedUser { user, origin }: AuditedUser,
+    WithBody(AuditedUser { user, origin }, body): WithBody<AuditedUser>,
     app: Data<App>,
-    body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let NoticesBody { balance_low, environment } = body.json()?;
     let low = not_negative("balance_low", balance_low)?;
     let set =
         async move { app.webhooks.set_balance_low(user.id, environment.into(), low, origin).await };
     uncancelled(set).await?;
-    Ok(HttpResponse::Ok().json(NoticesAnswer { balance_low: Amount(low), environment }))
+    Ok(HttpResponse::Ok().amounts(NoticesAnswer { balance_low: Amount(low), environment }))
 }

@@ -6,21 +6,23 @@ use garde::Validate;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::amount::Amount;
+use super::amount::{Amount, WithAmounts as _};
+use super::answers::{created, page_of};
 use super::docs::id;
 use super::environment::EnvironmentName;
 use super::error::{ApiError, ErrorBody};
-use super::extract::{AuditedUser, Body, SessionUser, is_direct, user_origin};
+use super::extract::{AuditedUser, SessionUser, WithBody, is_direct, user_origin};
 use super::page::{cut, page_limit, query, read_cursor};
 use super::repeat::{once, replay};
+use super::transactions::time;
 use super::x402::PaymentOutcome;
 use super::{App, uncancelled};
-use crate::auth::users::CurrentSession;
+use crate::auth::sessions::CurrentSession;
 use crate::idempotency::Made;
 use crate::payments::begin::Payer;
 use crate::payments::{PaymentsError, SANDBOX, stripe, x402};
-use crate::store::payments::Payment;
-use domain::{Environment, PaymentId, PaymentStatus, Refusal, Timestamp};
+use crate::store::payments::{Payment, PaymentFilter};
+use domain::{Environment, PaymentId, PaymentStatus, Refusal, Timestamp, UserId};
 
 /// The balance of an account.
 #[derive(Serialize, ToSchema)]
@@ -64,7 +66,7 @@ pub(super) async fn balance(
 ) -> Result<HttpResponse, ApiError> {
     let AccountQuery { environment } = query(&request)?;
     let (account, updated_at) = app.reports.balance(user.id, environment.into()).await?;
-    Ok(HttpResponse::Ok().json(BalanceAnswer {
+    Ok(HttpResponse::Ok().amounts(BalanceAnswer {
         user_id: user.id.to_string(),
         balance: Amount(account.balance),
         currency: "USD",
@@ -73,6 +75,11 @@ pub(super) async fn balance(
         available: Amount(account.available),
         environment,
     }))
+}
+
+/// Where a payment is.
+fn location(payment: &Payment) -> String {
+    format!("/api/payments/payments/{}", payment.id)
 }
 
 /// A payment to be made.
@@ -154,20 +161,21 @@ impl From<Payment> for PaymentAnswer {
     request_body = PaymentBody, responses(
     (status = 201, description = "Paid and credited, or begun: see `status`", body = PaymentAnswer),
     (status = 402, description = "The provider refused; or of x402, what is to be paid, in PAYMENT-REQUIRED", body = ErrorBody),
-    (status = 403, description = "The provider is off, or the user's email address must be verified first", body = ErrorBody),
+    (status = 403, description = "The provider is off, the user's email address must be verified first, or a saved payment method needs a fresh proof", body = ErrorBody),
     (status = 404, description = "The user has not saved this payment method", body = ErrorBody),
     (status = 409, description = "The first request with this Idempotency-Key still runs", body = ErrorBody),
     (status = 422, description = "The Idempotency-Key was used for another request", body = ErrorBody),
 ))]
 pub(super) async fn pay(
-    current: CurrentSession,
+    WithBody(current, body): WithBody<CurrentSession>,
     app: Data<App>,
     request: HttpRequest,
-    body: Body,
 ) -> Result<HttpResponse, ApiError> {
     app.users.assert_verified(&current)?;
+    let is_confirmed = app.users.assert_confirmed(&current);
     let user = current.user;
-    let once = once(&request, &body, |payment: &Payment| PaymentAnswer::from(payment.clone()))?;
+    let once =
+        once(&request, &body, |payment: &Payment| PaymentAnswer::from(payment.clone()), location)?;
     let origin = user_origin(&request, &app, user.id);
     let PaymentBody { amount: Amount(amount), provider, payment_method } = body.json()?;
     let provider = provider.as_deref().unwrap_or(app.payments.default_provider());
@@ -176,6 +184,9 @@ pub(super) async fn pay(
             "payment_method",
             "can only be used with the provider \"stripe\"",
         ));
+    }
+    if payment_method.is_some() {
+        is_confirmed?;
     }
     if provider != x402::NAME {
         let checked = app.gateway.rate_limits.check_payment(user.id, app.clock.now());
@@ -190,9 +201,14 @@ pub(super) async fn pay(
             uncancelled(paid).await?
         }
         stripe::NAME => {
-            let payer = Payer { user: user.id, email: user.email, origin };
+            let payer = Payer { user: user.id, email: user.email.clone(), origin };
+            let is_saved = payment_method.is_some();
             let paid = async move {
-                app.payments.pay_by_stripe(payer, amount, payment_method, once).await
+                let made = app.payments.pay_by_stripe(payer, amount, payment_method, once).await?;
+                if let (true, Made::New(payment)) = (is_saved, &made) {
+                    app.users.tell_of_saved_method(&user, payment);
+                }
+                Ok::<_, PaymentsError>(made)
             };
             uncancelled(paid).await?
         }
@@ -206,7 +222,7 @@ pub(super) async fn pay(
         }
     };
     Ok(match made {
-        Made::New(payment) => HttpResponse::Created().json(PaymentAnswer::from(payment)),
+        Made::New(payment) => created(&location(&payment)).amounts(PaymentAnswer::from(payment)),
         Made::Repeat(kept) => replay(kept),
     })
 }
@@ -214,7 +230,8 @@ pub(super) async fn pay(
 fn x402_response(app: &App, outcome: PaymentOutcome) -> HttpResponse {
     match outcome {
         PaymentOutcome::Paid(payment) => {
-            let mut response = HttpResponse::Created().json(PaymentAnswer::from(payment.clone()));
+            let mut response =
+                created(&location(&payment)).amounts(PaymentAnswer::from(payment.clone()));
             super::x402::add_response(&mut response, app, &payment);
             response
         }
@@ -245,7 +262,7 @@ pub(super) async fn reset_test(
     let reset = async move { app.payments.reset_test(user.id, origin).await };
     let balance = Amount(uncancelled(reset).await?);
     let environment = EnvironmentName(Environment::Test);
-    Ok(HttpResponse::Ok().json(TestResetAnswer { balance, currency: "USD", environment }))
+    Ok(HttpResponse::Ok().amounts(TestResetAnswer { balance, currency: "USD", environment }))
 }
 
 /// A page of a list.
@@ -259,11 +276,42 @@ pub(super) struct PageQuery {
     /// `next_cursor` of the previous page.
     #[param(pattern = "^pay-[0-9a-f-]{36}$")]
     cursor: Option<String>,
+    /// Payments of this status alone.
+    #[param(pattern = "^(created|confirming|confirmed|failed|expired)$")]
+    status: Option<String>,
+    /// Payments by this provider alone.
+    #[param(pattern = "^(sandbox|stripe|x402)$")]
+    provider: Option<String>,
+    /// Payments that began at this time or later.
+    #[param(format = DateTime)]
+    from: Option<String>,
+    /// Payments that began before this time.
+    #[param(format = DateTime)]
+    until: Option<String>,
 }
 
 impl PageQuery {
-    fn cursor<T: std::str::FromStr>(&self) -> Result<Option<T>, ApiError> {
-        read_cursor(self.cursor.as_deref())
+    /// What leaves payments out.
+    fn filter(&self) -> Result<PaymentFilter, ApiError> {
+        let status = self.status.as_deref().map(|name| {
+            let unknown = || {
+                let names: Vec<&str> =
+                    PaymentStatus::ALL.into_iter().map(PaymentStatus::name).collect();
+                ApiError::field("status", format!("must be one of {}", names.join(", ")))
+            };
+            PaymentStatus::from_name(name).ok_or_else(unknown)
+        });
+        let is_known = |name: &String| [SANDBOX, stripe::NAME, x402::NAME].contains(&&**name);
+        if self.provider.as_ref().is_some_and(|name| !is_known(name)) {
+            let message = "must be \"sandbox\", \"stripe\" or \"x402\"";
+            return Err(ApiError::field("provider", message));
+        }
+        Ok(PaymentFilter {
+            status: status.transpose()?,
+            provider: self.provider.clone(),
+            from: time("from", self.from.as_deref())?,
+            until: time("until", self.until.as_deref())?,
+        })
     }
 }
 
@@ -285,13 +333,22 @@ pub(super) async fn list(
     app: Data<App>,
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
-    let page: PageQuery = query(&request)?;
+    list_of(user.id, &app, &request).await
+}
+
+/// A page of a user's payments.
+pub(super) async fn list_of(
+    user: UserId,
+    app: &App,
+    request: &HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    let page: PageQuery = query(request)?;
     let limit = page_limit(page.limit)?;
-    let more = limit.saturating_add(1);
-    let mut payments = app.payments.list(user.id, page.cursor()?, more).await?;
+    let (more, before) = (limit.saturating_add(1), read_cursor(page.cursor.as_deref())?);
+    let mut payments = app.payments.list(user, before, more, page.filter()?).await?;
     let next_cursor = cut(&mut payments, limit).map(|payment| payment.id.to_string());
     let payments = payments.into_iter().map(PaymentAnswer::from).collect();
-    Ok(HttpResponse::Ok().json(PaymentsPage { payments, next_cursor }))
+    Ok(page_of(request, next_cursor.as_deref()).amounts(PaymentsPage { payments, next_cursor }))
 }
 
 /// One of the user's payments.
@@ -307,5 +364,5 @@ pub(super) async fn get(
 ) -> Result<HttpResponse, ApiError> {
     let id: PaymentId = id.parse().map_err(|_| ApiError::from(PaymentsError::NotFound))?;
     let payment = app.payments.get(user.id, id).await?;
-    Ok(HttpResponse::Ok().json(PaymentAnswer::from(payment)))
+    Ok(HttpResponse::Ok().amounts(PaymentAnswer::from(payment)))
 }

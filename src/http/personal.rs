@@ -12,12 +12,13 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::admin::AccountBody;
-use super::amount::Amount;
+use super::amount::{Amount, WithAmounts as _, to_json};
 use super::audit_log::ActBody;
 use super::auth::{SessionBody, UserBody};
 use super::calls::CallBody;
+use super::cookie::without_cookie;
 use super::error::{ApiError, ErrorBody};
-use super::extract::Body;
+use super::extract::{ConfirmedSession, WithBody};
 use super::keys::KeyBody;
 use super::methods::{AutoTopUpAnswer, MethodBody};
 use super::notices::NoticesAnswer;
@@ -25,10 +26,12 @@ use super::payments::PaymentAnswer;
 use super::transactions::{TransactionBody, disposition};
 use super::webhooks::EndpointAnswer;
 use super::{App, uncancelled};
-use crate::auth::users::{CurrentSession, Device};
+use crate::auth::sessions::CurrentSession;
+use crate::auth::users::Device;
 use crate::erasure::{self, ErasureRequest};
 use crate::store::ledger::EntryFilter;
-use crate::store::rollups::UsageFilter;
+use crate::store::payments::PaymentFilter;
+use crate::store::reports::CallFilter;
 use domain::{Act, Environment, Refusal, UserId};
 
 /// Items of a list in memory at once.
@@ -84,7 +87,7 @@ pub(super) struct ExportAnswer {
     (status = 429, description = "Too many exports", body = ErrorBody),
 ))]
 pub(super) async fn export(
-    current: CurrentSession,
+    ConfirmedSession(current): ConfirmedSession,
     device: Device,
     app: Data<App>,
 ) -> Result<HttpResponse, ApiError> {
@@ -99,8 +102,7 @@ pub(super) async fn export(
             Ok::<_, ApiError>(head)
         }
     };
-    let head = serde_json::to_string(&uncancelled(beginning).await?);
-    let head = head.map_err(|_| ApiError::Internal)?;
+    let head = to_json(&uncancelled(beginning).await?);
     // The lists follow in the same object.
     let head = head.strip_suffix('}').unwrap_or(&head).to_owned();
     let [live, test] = ENVIRONMENTS;
@@ -156,18 +158,19 @@ pub(super) struct EraseAnswer {
     (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
 pub(super) async fn erase(
-    current: CurrentSession,
+    WithBody(current, body): WithBody<CurrentSession>,
     device: Device,
     app: Data<App>,
-    body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let EraseBody { password, code, give_up_balance } = body.json()?;
     let request = ErasureRequest { password, code, gives_up_balance: give_up_balance };
+    let (kind, all) = (current.kind, Data::clone(&app));
     let erasing =
-        async move { erasure::erase(&app.users, &app.payments, &current, request, &device).await };
+        async move { erasure::erase(&all.users, &all.payments, &current, request, &device).await };
     let given_up = Amount(uncancelled(erasing).await?);
     let message = "The account was erased";
-    Ok(HttpResponse::Ok().json(EraseAnswer { message, given_up, currency: "USD" }))
+    let answer = HttpResponse::Ok().amounts(EraseAnswer { message, given_up, currency: "USD" });
+    without_cookie(answer, kind, &app)
 }
 
 async fn head(app: &App, current: &CurrentSession) -> Result<ExportHead, ApiError> {
@@ -206,7 +209,7 @@ fn payments(app: &Data<App>, user: UserId) -> impl Stream<Item = Page<PaymentAns
     pages(None, move |before| {
         let app = Data::clone(&app);
         async move {
-            let page = app.payments.list(user, before, PAGE).await?;
+            let page = app.payments.list(user, before, PAGE, PaymentFilter::default()).await?;
             let next = page.last().filter(|_| is_full(&page)).map(|last| Some(last.id));
             Ok::<_, ApiError>((page.into_iter().map(PaymentAnswer::from).collect(), next))
         }
@@ -219,8 +222,8 @@ async fn transactions(
     environment: Environment,
 ) -> Result<impl Stream<Item = Page<TransactionBody>> + use<>, ApiError> {
     let pages = app.reports.export(user, environment, EntryFilter::default()).await?;
-    Ok(pages.map(|page| -> Page<TransactionBody> {
-        Ok(page?.into_iter().map(TransactionBody::from).collect())
+    Ok(pages.map(move |page| -> Page<TransactionBody> {
+        Ok(page?.into_iter().map(|entry| TransactionBody::new(entry, user)).collect())
     }))
 }
 
@@ -233,7 +236,7 @@ fn calls(
     pages(None, move |before| {
         let app = Data::clone(&app);
         async move {
-            let filter = UsageFilter::default();
+            let filter = CallFilter::default();
             let page = app.reports.calls(user, environment, before, PAGE, filter).await?;
             let (calls, next) = page;
             Ok::<_, ApiError>((calls.into_iter().map(CallBody::from).collect(), next.map(Some)))
@@ -284,21 +287,20 @@ fn member<T: Serialize>(
     name: &str,
     pages: impl Stream<Item = Page<T>>,
 ) -> impl Stream<Item = Result<Bytes, ApiError>> {
-    let items = pages.scan(false, |has_items, page| {
-        ready(Some(page.and_then(|items| joined(&items, has_items))))
-    });
+    let items = pages
+        .scan(false, |has_items, page| ready(Some(page.map(|items| joined(&items, has_items)))));
     // An empty chunk would end a chunked body.
     let items = items.filter(|items| ready(!items.as_ref().is_ok_and(Bytes::is_empty)));
     text(format!(",\"{name}\":[")).chain(items).chain(text("]".to_owned()))
 }
 
-fn joined<T: Serialize>(items: &[T], has_items: &mut bool) -> Result<Bytes, ApiError> {
+fn joined<T: Serialize>(items: &[T], has_items: &mut bool) -> Bytes {
     let mut joined = Vec::new();
     for item in items {
         if std::mem::replace(has_items, true) {
             joined.push(b',');
         }
-        serde_json::to_writer(&mut joined, item).map_err(|_| ApiError::Internal)?;
+        joined.extend_from_slice(to_json(item).as_bytes());
     }
-    Ok(Bytes::from(joined))
+    Bytes::from(joined)
 }

@@ -45,8 +45,9 @@ impl Place {
 /// Does the request get its place from the edge? A paid call gets one when its key is known and its
 /// body is there. Health and metrics must answer also at full load.
 fn is_counted(path: &str) -> bool {
-    let is_paid = || RouteGroup::ALL.into_iter().any(|group| path.starts_with(group.path()));
-    !path.starts_with("/health/") && path != "/metrics" && !is_paid()
+    let is_paid = || RouteGroup::of(path).is_some();
+    let is_health = || matches!(path, "/livez" | "/readyz" | "/healthz" | "/metrics");
+    !path.starts_with("/health/") && !is_health() && !is_paid()
 }
 
 /// Whose body a request that is no call has.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::App;
-use super::amount::Amount;
+use super::amount::{Amount, WithAmounts as _};
 use super::docs::id;
 use super::error::{ApiError, ErrorBody};
 use super::extract::SessionUser;
@@ -150,11 +150,11 @@ pub(super) async fn statement(
     Ok(match how {
         Format::Csv => csv(statement.to_csv(), &format!("statement-{month}.csv")),
         Format::Html => html(statement.to_html(&user)),
-        Format::Json => HttpResponse::Ok().json(statement_body(&user, environment, statement)),
+        Format::Json => HttpResponse::Ok().amounts(statement_body(&user, environment, statement)),
     })
 }
 
-fn csv(text: String, name: &str) -> HttpResponse {
+pub(super) fn csv(text: String, name: &str) -> HttpResponse {
     let mut response =
         HttpResponse::Ok().content_type("text/csv; charset=utf-8; header=present").body(text);
     disposition(&mut response, name);
@@ -223,7 +223,7 @@ pub(super) async fn receipt(
     Ok(match how {
         Format::Csv => csv(receipt.to_csv(), &format!("receipt-{id}.csv")),
         Format::Html => html(receipt.to_html(&user)),
-        Format::Json => HttpResponse::Ok().json(receipt_body(user, receipt)),
+        Format::Json => HttpResponse::Ok().amounts(receipt_body(user, receipt)),
     })
 }
 

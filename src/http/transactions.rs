@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::App;
-use super::amount::Amount;
+use super::amount::{Amount, WithAmounts as _, to_json};
+use super::answers::page_of;
 use super::docs::id;
 use super::error::ApiError;
 use super::extract::SessionUser;
@@ -19,7 +20,7 @@ use super::keys::EnvironmentName;
 use super::page::{EntryCursor, page_limit, query, read_cursor};
 use crate::reports::{ENTRIES_CSV_HEAD, entry_csv, reference};
 use crate::store::ledger::{EntryFilter, EntryOfCall};
-use domain::{EntryKind, KeyId, Timestamp};
+use domain::{EntryKind, KeyId, Timestamp, UserId};
 
 /// One movement of money.
 #[derive(Serialize, ToSchema)]
@@ -51,8 +52,9 @@ pub(super) struct TransactionBody {
     created_at: String,
 }
 
-impl From<EntryOfCall> for TransactionBody {
-    fn from(of_call: EntryOfCall) -> Self {
+impl TransactionBody {
+    /// Of an entry of this user's account.
+    pub(super) fn new(of_call: EntryOfCall, owner: UserId) -> Self {
         let EntryOfCall { entry, endpoint, .. } = of_call;
         TransactionBody {
             sequence: entry.seq,
@@ -60,7 +62,7 @@ impl From<EntryOfCall> for TransactionBody {
             amount: Amount(entry.amount),
             balance_after: Amount(entry.balance_after),
             currency: "USD",
-            reference: reference(&entry),
+            reference: reference(&entry, owner),
             key_id: entry.key.map(|key| key.to_string()),
             endpoint: endpoint.map(|(_, route)| route),
             created_at: entry.at.to_rfc3339_micros(),
@@ -173,14 +175,25 @@ pub(super) async fn list(
     app: Data<App>,
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
-    let asked: TransactionsQuery = query(&request)?;
+    list_of(user.id, &app, &request).await
+}
+
+/// A page of the ledger of a user's account.
+pub(super) async fn list_of(
+    user: UserId,
+    app: &App,
+    request: &HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    let asked: TransactionsQuery = query(request)?;
     let limit = page_limit(asked.limit)?;
     let before = read_cursor(asked.cursor.as_deref())?.map(|EntryCursor(seq)| seq);
     let (environment, filter) = (asked.environment.into(), asked.filter()?);
-    let page = app.reports.transactions(user.id, environment, before, limit, filter).await?;
-    let transactions = page.entries.into_iter().map(TransactionBody::from).collect();
+    let page = app.reports.transactions(user, environment, before, limit, filter).await?;
+    let transactions = page.entries.into_iter();
+    let transactions = transactions.map(|entry| TransactionBody::new(entry, user)).collect();
     let next_cursor = page.next.map(|seq| EntryCursor(seq).to_string());
-    Ok(HttpResponse::Ok().json(TransactionsPage { transactions, next_cursor }))
+    Ok(page_of(request, next_cursor.as_deref())
+        .amounts(TransactionsPage { transactions, next_cursor }))
 }
 
 /// Which transactions, and how.
@@ -240,7 +253,8 @@ pub(super) async fn export(
     };
     let head = is_csv.then(|| Ok::<_, ApiError>(Bytes::from_static(ENTRIES_CSV_HEAD.as_bytes())));
     // An error breaks the connection off, so that nobody mistakes a part for the whole.
-    let rows = pages.map(move |page| Ok(rows(page?, is_csv)));
+    let owner = user.id;
+    let rows = pages.map(move |page| Ok(rows(page?, is_csv, owner)));
     // An empty chunk would end a chunked body.
     let rows = rows.filter(|rows| std::future::ready(!rows.as_ref().is_ok_and(Bytes::is_empty)));
     let body = futures_util::stream::iter(head).chain(rows);
@@ -255,14 +269,13 @@ pub(super) fn disposition(response: &mut HttpResponse, name: &str) {
     }
 }
 
-fn rows(page: Vec<EntryOfCall>, is_csv: bool) -> Bytes {
+fn rows(page: Vec<EntryOfCall>, is_csv: bool, owner: UserId) -> Bytes {
     let mut text = String::new();
     for entry in page {
         if is_csv {
-            entry_csv(&mut text, &entry);
+            entry_csv(&mut text, &entry, owner);
         } else {
-            let line = serde_json::to_string(&TransactionBody::from(entry));
-            let _ = writeln!(text, "{}", line.unwrap_or_default());
+            let _ = writeln!(text, "{}", to_json(&TransactionBody::new(entry, owner)));
         }
     }
     Bytes::from(text)

@@ -1,17 +1,21 @@
 //! `/api/auth/2fa*`, and the second step of a login.
 
+use std::sync::Arc;
+
 use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 use garde::Validate;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::auth::{LoginAnswer, check_attempt};
+use super::auth::{CookieLoginAnswer, LoginAnswer, check_attempt, logged_in};
+use super::cookie::{SessionName, with_cookie};
 use super::error::{ApiError, ErrorBody};
-use super::extract::{Body, SessionUser, device};
+use super::extract::{Body, SessionUser, WithBody, device};
 use super::{App, uncancelled};
+use crate::auth::sessions::CurrentSession;
 use crate::auth::two_factor::Enrolment;
-use crate::auth::users::{CurrentSession, Device};
+use crate::auth::users::Device;
 
 /// Whether logins take a second factor.
 #[derive(Serialize, ToSchema)]
@@ -68,10 +72,9 @@ pub(super) struct EnrolmentBody {
     (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
 pub(super) async fn enroll(
-    current: CurrentSession,
+    WithBody(current, body): WithBody<CurrentSession>,
     device: Device,
     app: Data<App>,
-    body: Body,
 ) -> Result<HttpResponse, ApiError> {
     app.users.assert_verified(&current)?;
     let PasswordBody { password } = body.json()?;
@@ -81,14 +84,18 @@ pub(super) async fn enroll(
     Ok(HttpResponse::Ok().json(body))
 }
 
-/// A code.
+/// A code, and what an operator needs beside it.
 #[derive(Deserialize, Validate, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[garde(allow_unvalidated)]
-pub(super) struct CodeBody {
+pub(super) struct ConfirmFactorBody {
     /// Six digits, from the authenticator.
     #[schema(example = "123456")]
     code: String,
+    /// Operators alone need it: `polysystems user enroll2fa` prints it on the server.
+    #[serde(default)]
+    #[schema(example = "pse_...")]
+    token: Option<String>,
 }
 
 /// The recovery codes. Shown this once.
@@ -99,24 +106,31 @@ pub(super) struct RecoveryCodesBody {
 }
 
 /// Switches two-factor authentication on, once a code proves that it works. Every other session of
-/// the user ends.
+/// the user ends; a session by cookie gets a new one.
 #[utoipa::path(post, path = "/api/auth/2fa/confirm", tag = "auth", security(("jwt" = [])),
-    request_body = CodeBody, responses(
+    request_body = ConfirmFactorBody, responses(
     (status = 200, description = "On", body = RecoveryCodesBody),
     (status = 401, description = "No valid JWT, or the code is wrong", body = ErrorBody),
+    (status = 403, description = "The user is an operator, and there is no valid token", body = ErrorBody),
     (status = 409, description = "It is on already, or not begun", body = ErrorBody),
     (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
 pub(super) async fn confirm(
-    current: CurrentSession,
+    WithBody(current, body): WithBody<CurrentSession>,
     device: Device,
     app: Data<App>,
-    body: Body,
 ) -> Result<HttpResponse, ApiError> {
-    let CodeBody { code } = body.json()?;
-    let confirming = async move { app.users.confirm_second_factor(&current, &code, &device).await };
-    let recovery_codes = uncancelled(confirming).await?;
-    Ok(HttpResponse::Ok().json(RecoveryCodesBody { recovery_codes }))
+    let ConfirmFactorBody { code, token } = body.json()?;
+    let users = Arc::clone(&app.users);
+    let confirming = async move {
+        users.confirm_second_factor(&current, &code, token.as_deref(), &device).await
+    };
+    let (recovery_codes, cookie) = uncancelled(confirming).await?;
+    let answer = HttpResponse::Ok().json(RecoveryCodesBody { recovery_codes });
+    match cookie {
+        Some(cookie) => with_cookie(answer, &cookie, &app),
+        None => Ok(answer),
+    }
 }
 
 /// The user's password once more, and a code.
@@ -142,10 +156,9 @@ pub(super) struct PasswordAndCodeBody {
     (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
 pub(super) async fn recovery_codes(
-    current: CurrentSession,
+    WithBody(current, body): WithBody<CurrentSession>,
     device: Device,
     app: Data<App>,
-    body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let PasswordAndCodeBody { password, code } = body.json()?;
     let making =
@@ -164,10 +177,9 @@ pub(super) async fn recovery_codes(
     (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
 pub(super) async fn disable(
-    current: CurrentSession,
+    WithBody(current, body): WithBody<CurrentSession>,
     device: Device,
     app: Data<App>,
-    body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let PasswordAndCodeBody { password, code } = body.json()?;
     let disabling =
@@ -186,12 +198,18 @@ pub(super) struct ChallengeBody {
     /// Six digits from the authenticator, or a recovery code.
     #[schema(example = "123456")]
     code: String,
+    /// As in the first step.
+    #[serde(default)]
+    #[schema(inline)]
+    session: SessionName,
 }
 
 /// Second step of a login: the code, after the password was right.
 #[utoipa::path(post, path = "/api/auth/login/2fa", tag = "auth", request_body = ChallengeBody, responses(
-    (status = 200, description = "Logged in", body = LoginAnswer),
+    (status = 200, description = "Logged in", body = CodeLoginOutcome),
+    (status = 400, description = "The cookie is asked for with an Authorization header, or a field is wrong", body = ErrorBody),
     (status = 401, description = "The challenge is not valid, or the code is wrong", body = ErrorBody),
+    (status = 403, description = "The cookie is asked for by a page of another origin", body = ErrorBody),
     (status = 409, description = "Two-factor authentication was switched off meanwhile", body = ErrorBody),
     (status = 429, description = "Too many requests", body = ErrorBody),
 ))]
@@ -201,9 +219,19 @@ pub(super) async fn log_in(
     body: Body,
 ) -> Result<HttpResponse, ApiError> {
     check_attempt(&request, &app)?;
-    let ChallengeBody { challenge, code } = body.json()?;
+    let ChallengeBody { challenge, code, session } = body.json()?;
+    let kind = session.allowed(&request, &app)?;
     let device = device(&request, &app.trusted_proxies);
-    let logging_in = async move { app.users.log_in_by_code(&challenge, &code, device).await };
-    let logged_in = uncancelled(logging_in).await?;
-    Ok(HttpResponse::Ok().json(LoginAnswer::from(logged_in)))
+    let users = Arc::clone(&app.users);
+    let logging_in = async move { users.log_in_by_code(&challenge, &code, device, kind).await };
+    logged_in(uncancelled(logging_in).await?, &app)
+}
+
+/// What the second step of a login comes to.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "for the document")]
+pub(super) enum CodeLoginOutcome {
+    In(LoginAnswer),
+    Cookie(CookieLoginAnswer),
 }

@@ -4,19 +4,19 @@ use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
 use garde::Validate;
 use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use utoipa::ToSchema;
 
+use super::answers::{created, path_of};
 use super::docs::id;
 use super::environment::EnvironmentName;
 use super::error::{ApiError, ErrorBody};
-use super::extract::{AuditedUser, Body, SessionUser, user_origin};
-use super::page::{cut, page_limit, query, read_cursor};
+use super::extract::{AuditedUser, ConfirmedSession, SessionUser, WithBody, user_origin};
 use super::validation::present;
 use super::{App, uncancelled};
-use crate::auth::users::CurrentSession;
-use crate::store::webhooks::{Attempt, DeliveryLog, Endpoint, EndpointChange};
+use crate::auth::sessions::CurrentSession;
+use crate::store::webhooks::{Endpoint, EndpointChange};
 use crate::webhooks::{EndpointRequest, WebhooksError};
-use domain::{DeliveryId, EndpointId, Timestamp};
+use domain::{EndpointId, Timestamp, UserId};
 
 /// Most event selections of one endpoint.
 const EVENTS_MAX: usize = 50;
@@ -106,7 +106,7 @@ fn bounded(events: Option<&[String]>) -> Result<(), ApiError> {
     Err(ApiError::field("events", format!("must have from 1 to {EVENTS_MAX} entries, or be null")))
 }
 
-fn endpoint_id(text: &str) -> Result<EndpointId, ApiError> {
+pub(super) fn endpoint_id(text: &str) -> Result<EndpointId, ApiError> {
     text.parse().map_err(|_| WebhooksError::NotFound.into())
 }
 
@@ -118,10 +118,9 @@ fn endpoint_id(text: &str) -> Result<EndpointId, ApiError> {
     (status = 409, description = "The account has reached its limit of webhooks", body = ErrorBody),
 ))]
 pub(super) async fn add(
-    current: CurrentSession,
+    WithBody(current, body): WithBody<CurrentSession>,
     app: Data<App>,
     request: HttpRequest,
-    body: Body,
 ) -> Result<HttpResponse, ApiError> {
     app.users.assert_verified(&current)?;
     let CurrentSession { user, session, .. } = current;
@@ -136,8 +135,9 @@ pub(super) async fn add(
         Ok::<_, WebhooksError>(added)
     };
     let (endpoint, secret) = uncancelled(added).await?;
-    let endpoint = endpoint.into();
-    Ok(HttpResponse::Created().json(EndpointWithSecret { endpoint, secret }))
+    let endpoint = EndpointAnswer::from(endpoint);
+    let at = path_of("/api/webhooks", &endpoint.id);
+    Ok(created(&at).json(EndpointWithSecret { endpoint, secret }))
 }
 
 /// The user's webhook endpoints.
@@ -154,7 +154,12 @@ pub(super) async fn list(
     SessionUser(user): SessionUser,
     app: Data<App>,
 ) -> Result<HttpResponse, ApiError> {
-    let webhooks = app.webhooks.list(user.id).await?;
+    list_of(user.id, &app).await
+}
+
+/// The webhook endpoints of a user.
+pub(super) async fn list_of(user: UserId, app: &App) -> Result<HttpResponse, ApiError> {
+    let webhooks = app.webhooks.list(user).await?;
     let webhooks = webhooks.into_iter().map(EndpointAnswer::from).collect();
     Ok(HttpResponse::Ok().json(EndpointsAnswer { webhooks }))
 }
@@ -201,19 +206,25 @@ pub(super) struct EndpointChangeBody {
 #[utoipa::path(patch, path = "/api/webhooks/{id}", tag = "webhooks", security(("jwt" = [])),
     params(("id" = id::EndpointId, Path)), request_body = EndpointChangeBody, responses(
     (status = 200, description = "The endpoint", body = EndpointAnswer),
+    (status = 403, description = "Another URL, and the user is suspended", body = ErrorBody),
     (status = 404, description = "The user has no such endpoint", body = ErrorBody),
 ))]
 pub(super) async fn change(
-    AuditedUser { user, origin }: AuditedUser,
+    WithBody(AuditedUser { user, origin }, body): WithBody<AuditedUser>,
     app: Data<App>,
     id: Path<String>,
-    body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let EndpointChangeBody { url, description, events, enabled } = body.json()?;
     bounded(events.as_ref().and_then(Option::as_deref))?;
     let id = endpoint_id(&id)?;
     let change = EndpointChange { url, description, events, is_enabled: enabled };
-    let changed = async move { app.webhooks.change(user.id, id, change, origin).await };
+    let changed = async move {
+        let (endpoint, before) = app.webhooks.change(user.id, id, change, origin).await?;
+        if endpoint.url != before {
+            app.users.tell_of_url(&user, &before, &endpoint);
+        }
+        Ok::<_, WebhooksError>(endpoint)
+    };
     let endpoint = uncancelled(changed).await?;
     Ok(HttpResponse::Ok().json(EndpointAnswer::from(endpoint)))
 }
@@ -239,15 +250,23 @@ pub(super) async fn delete(
 #[utoipa::path(post, path = "/api/webhooks/{id}/rotate-secret", tag = "webhooks", security(("jwt" = [])),
     params(("id" = id::EndpointId, Path)), responses(
     (status = 200, description = "The endpoint, with its new secret", body = EndpointWithSecret),
+    (status = 403, description = "The session needs a fresh proof: POST /api/auth/confirm", body = ErrorBody),
     (status = 404, description = "The user has no such endpoint", body = ErrorBody),
 ))]
 pub(super) async fn rotate_secret(
-    AuditedUser { user, origin }: AuditedUser,
+    ConfirmedSession(current): ConfirmedSession,
     app: Data<App>,
+    request: HttpRequest,
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
+    let user = current.user;
+    let origin = user_origin(&request, &app, user.id);
     let id = endpoint_id(&id)?;
-    let rotated = async move { app.webhooks.rotate(user.id, id, origin).await };
+    let rotated = async move {
+        let rotated = app.webhooks.rotate(user.id, id, origin).await?;
+        app.users.tell_of_webhook_secret(&user, &rotated.0);
+        Ok::<_, WebhooksError>(rotated)
+    };
     let (endpoint, secret) = uncancelled(rotated).await?;
     let endpoint = endpoint.into();
     Ok(HttpResponse::Ok().json(EndpointWithSecret { endpoint, secret }))
@@ -257,7 +276,7 @@ pub(super) async fn rotate_secret(
 #[derive(Serialize, ToSchema)]
 pub(super) struct SentAnswer {
     #[schema(value_type = id::DeliveryId)]
-    delivery_id: String,
+    pub(super) delivery_id: String,
 }
 
 /// Sends a test event, `webhook.test`.
@@ -274,129 +293,4 @@ pub(super) async fn test(
     let id = endpoint_id(&id)?;
     let sent = uncancelled(async move { app.webhooks.test(user.id, id).await }).await?;
     Ok(HttpResponse::Accepted().json(SentAnswer { delivery_id: sent.to_string() }))
-}
-
-/// Which deliveries.
-#[derive(Default, Deserialize, IntoParams)]
-#[serde(default, deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct DeliveriesQuery {
-    /// Page size, from 1 to 100; 50 if absent.
-    #[param(minimum = 1, maximum = 100)]
-    limit: Option<u64>,
-    /// `next_cursor` of the previous page.
-    #[param(pattern = "^delivery-[0-9a-f-]{36}$")]
-    cursor: Option<String>,
-}
-
-/// One attempt of a delivery.
-#[derive(Serialize, ToSchema)]
-pub(super) struct AttemptBody {
-    #[schema(format = DateTime)]
-    at: String,
-    /// The status of the answer; null if there was none.
-    status: Option<u16>,
-    /// What went wrong.
-    error: Option<String>,
-    /// The beginning of the answer.
-    answer: String,
-    #[schema(minimum = 0)]
-    latency_ms: i64,
-}
-
-impl From<Attempt> for AttemptBody {
-    fn from(attempt: Attempt) -> Self {
-        AttemptBody {
-            at: attempt.at.to_rfc3339(),
-            status: attempt.status,
-            error: attempt.error,
-            answer: attempt.answer,
-            latency_ms: attempt.latency_micros.max(0) / 1_000,
-        }
-    }
-}
-
-/// A delivery with its attempts.
-#[derive(Serialize, ToSchema)]
-pub(super) struct DeliveryBody {
-    #[schema(value_type = id::DeliveryId)]
-    id: String,
-    /// As in the header `webhook-id`.
-    #[schema(value_type = id::EventId)]
-    event_id: String,
-    /// Such as `payment.confirmed`.
-    #[serde(rename = "type")]
-    kind: String,
-    #[schema(pattern = "^(pending|delivered|failed)$")]
-    status: &'static str,
-    /// When the next attempt is due.
-    #[schema(format = DateTime)]
-    next_at: Option<String>,
-    #[schema(format = DateTime)]
-    created_at: String,
-    attempts: Vec<AttemptBody>,
-}
-
-impl From<DeliveryLog> for DeliveryBody {
-    fn from(delivery: DeliveryLog) -> Self {
-        DeliveryBody {
-            id: delivery.id.to_string(),
-            event_id: delivery.event.to_string(),
-            kind: delivery.kind,
-            status: delivery.status.name(),
-            next_at: delivery.next_at.map(Timestamp::to_rfc3339),
-            created_at: delivery.created_at.to_rfc3339(),
-            attempts: delivery.attempts.into_iter().map(AttemptBody::from).collect(),
-        }
-    }
-}
-
-/// A page of deliveries.
-#[derive(Serialize, ToSchema)]
-pub(super) struct DeliveriesPage {
-    deliveries: Vec<DeliveryBody>,
-    /// For the next page; null on the last one.
-    next_cursor: Option<String>,
-}
-
-/// The deliveries of a webhook endpoint, latest first.
-#[utoipa::path(get, path = "/api/webhooks/{id}/deliveries", tag = "webhooks", security(("jwt" = [])),
-    params(("id" = id::EndpointId, Path), DeliveriesQuery), responses(
-    (status = 200, description = "A page of deliveries", body = DeliveriesPage),
-    (status = 404, description = "The user has no such endpoint", body = ErrorBody),
-))]
-pub(super) async fn deliveries(
-    SessionUser(user): SessionUser,
-    app: Data<App>,
-    request: HttpRequest,
-    id: Path<String>,
-) -> Result<HttpResponse, ApiError> {
-    let asked: DeliveriesQuery = query(&request)?;
-    let limit = page_limit(asked.limit)?;
-    let before = read_cursor(asked.cursor.as_deref())?;
-    let (id, more) = (endpoint_id(&id)?, limit.saturating_add(1));
-    let mut deliveries = app.webhooks.deliveries(user.id, id, before, more).await?;
-    let next_cursor = cut(&mut deliveries, limit).map(|delivery| delivery.id.to_string());
-    let deliveries = deliveries.into_iter().map(DeliveryBody::from).collect();
-    Ok(HttpResponse::Ok().json(DeliveriesPage { deliveries, next_cursor }))
-}
-
-/// Sends a delivery again, whatever its status.
-#[utoipa::path(post, path = "/api/webhooks/{id}/deliveries/{delivery}/redeliver", tag = "webhooks",
-    security(("jwt" = [])),
-    params(("id" = id::EndpointId, Path), ("delivery" = id::DeliveryId, Path)), responses(
-    (status = 202, description = "On its way", body = SentAnswer),
-    (status = 404, description = "The user has no such endpoint, or the endpoint no such delivery", body = ErrorBody),
-))]
-pub(super) async fn redeliver(
-    SessionUser(user): SessionUser,
-    app: Data<App>,
-    ids: Path<(String, String)>,
-) -> Result<HttpResponse, ApiError> {
-    let (id, delivery) = ids.into_inner();
-    let id = endpoint_id(&id)?;
-    let delivery: Option<DeliveryId> = delivery.parse().ok();
-    let again = async move { app.webhooks.redeliver(user.id, id, delivery).await };
-    let delivery = uncancelled(again).await?;
-    Ok(HttpResponse::Accepted().json(SentAnswer { delivery_id: delivery.to_string() }))
 }

@@ -5,7 +5,7 @@ use actix_web::web::Data;
 use actix_web::{HttpRequest, HttpResponse};
 
 use super::error::ApiError;
-use super::extract::device;
+use super::extract::{device, uses_tls};
 use super::{App, uncancelled};
 use crate::payments::{PaymentsError, x402};
 use crate::store::payments::Payment;
@@ -98,10 +98,7 @@ fn resource_url(request: &HttpRequest, app: &App) -> String {
         !host.is_empty() && host.len() <= 255 && host.bytes().all(is_part)
     };
     let Some(host) = text("host").filter(is_host) else { return path.to_owned() };
-    let peer = request.peer_addr().map(|address| address.ip().to_canonical());
-    let is_trusted = peer.is_some_and(|peer| app.trusted_proxies.contains(&peer));
-    let is_forwarded_tls = is_trusted && text("x-forwarded-proto") == Some("https");
-    let scheme = if app.is_tls || is_forwarded_tls { "https" } else { "http" };
+    let scheme = if uses_tls(request, app) { "https" } else { "http" };
     format!("{scheme}://{host}{path}")
 }
 

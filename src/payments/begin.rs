@@ -57,6 +57,7 @@ impl Payments {
     ) -> Result<Made<Payment>, PaymentsError> {
         let provider = stripe::NAME;
         self.stripe()?;
+        self.assert_real_money()?;
         self.assert_amount(amount)?;
         if amount < self.stripe_amount_min || !is_whole_cents(amount) {
             let min = self.stripe_amount_min;
@@ -289,6 +290,7 @@ impl Payments {
     ) -> Result<Payment, PaymentsError> {
         let provider = x402::NAME;
         let x402 = self.x402.as_ref().ok_or(PaymentsError::ProviderOff { provider })?;
+        self.assert_real_money()?;
         let signed = SignedPayment::read(header);
         let signed = signed.map_err(|error| PaymentsError::NotPayable(error.to_string()))?;
         let amount = x402.accept(&signed, least, self.amount_max);

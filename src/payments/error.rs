@@ -14,6 +14,12 @@ pub enum PaymentsError {
         /// Its name.
         provider: &'static str,
     },
+    /// Payments move money of a test, and models of real providers are sold.
+    #[error("payments move money of a test, because {setting}")]
+    TestMoney {
+        /// The setting, and what it is.
+        setting: &'static str,
+    },
     /// The amount is outside the provider's bounds, or not in whole cents.
     #[error("the amount is not one that {provider} takes")]
     AmountOfProvider {

@@ -12,7 +12,7 @@ use crate::config::SandboxPayments;
 use crate::idempotency::{First, Made, Once};
 use crate::pipeline::Gateway;
 use crate::store::audit_log::AuditLogStore;
-use crate::store::payments::{OpenPayment, Payment, PaymentStore, ProviderFacts};
+use crate::store::payments::{OpenPayment, Payment, PaymentFilter, PaymentStore, ProviderFacts};
 use crate::store::users::UserStore;
 use domain::{ActKind, Credits, Decline, NewPayment, Origin, PaymentId, UserId};
 
@@ -44,8 +44,10 @@ pub struct Payments {
     pub audit_log: AuditLogStore,
     /// The account actors.
     pub gateway: Arc<Gateway>,
-    /// Who may pay by the sandbox provider.
+    /// Who may pay by the sandbox provider. See [`Payments::given_away`].
     pub sandbox: SandboxPayments,
+    /// The setting by which payments move no real money, unless it is allowed to sell for that.
+    pub test_money: Option<&'static str>,
     /// The largest payment.
     pub amount_max: Credits,
     /// The initial balance of a test account.
@@ -71,7 +73,7 @@ impl Payments {
         once: Option<Once<Payment>>,
         origin: Origin,
     ) -> Result<Made<Payment>, PaymentsError> {
-        if !self.sandbox.allows(is_direct) {
+        if !self.given_away().allows(is_direct) {
             return Err(PaymentsError::ProviderOff { provider: SANDBOX });
         }
         self.assert_amount(amount)?;
@@ -99,15 +101,41 @@ impl Payments {
                     }
                 })?;
             self.gateway.recorded(receipt, first).await?;
+            self.gateway.metrics.sums.credit(SANDBOX, amount);
             Ok(made)
         };
         self.gateway.idempotency.run(account, once, PaymentsError::Repeat, act).await
     }
 
+    /// Who may pay by the sandbox now. Unless it is on for everybody, nobody may once models are
+    /// sold: what it gives away would buy what the operator pays for.
+    #[must_use]
+    pub fn given_away(&self) -> SandboxPayments {
+        match self.sandbox {
+            SandboxPayments::Direct if self.gateway.models.selling().has_models() => {
+                SandboxPayments::Off
+            }
+            sandbox => sandbox,
+        }
+    }
+
+    /// May payments be made? Money of a test must not buy models, which the operator pays for.
+    ///
+    /// # Errors
+    /// [`PaymentsError::TestMoney`]
+    pub(crate) fn assert_real_money(&self) -> Result<(), PaymentsError> {
+        match self.test_money {
+            Some(setting) if self.gateway.models.selling().has_models() => {
+                Err(PaymentsError::TestMoney { setting })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// The provider of payments that name none.
     #[must_use]
     pub fn default_provider(&self) -> &'static str {
-        if self.sandbox != SandboxPayments::Off || self.stripe.is_none() {
+        if self.given_away() != SandboxPayments::Off || self.stripe.is_none() {
             SANDBOX
         } else {
             stripe::NAME
@@ -155,8 +183,9 @@ impl Payments {
         user: UserId,
         before: Option<PaymentId>,
         limit: u64,
+        filter: PaymentFilter,
     ) -> Result<Vec<Payment>, PaymentsError> {
         let account = self.users.accounts_of(user).await?.live;
-        Ok(self.store.list(account, before, limit).await?)
+        Ok(self.store.list(account, before, limit, filter).await?)
     }
 }

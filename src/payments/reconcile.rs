@@ -220,6 +220,7 @@ impl Payments {
         failpoint!("payment-decided");
         // The lock is held until the outcome is known, so that the credit is not decided twice.
         self.gateway.recorded(receipt, Arc::clone(held)).await?;
+        self.gateway.metrics.sums.credit(&payment.provider, payment.amount);
         failpoint!("payment-credited");
         Ok(())
     }

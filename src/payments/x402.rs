@@ -128,6 +128,12 @@ impl SignedPayment {
 }
 
 impl X402 {
+    /// Is its money without worth?
+    #[must_use]
+    pub fn is_on_test_network(&self) -> bool {
+        self.settings.is_on_test_network()
+    }
+
     /// The client of the settings; `None` if x402 is not used. Requests run on `runtime`.
     ///
     /// # Errors

@@ -1,7 +1,8 @@
 //! Comma-separated values (RFC 4180).
 
 /// Quotes a text that a user chose, so that no spreadsheet runs it as a formula.
-pub(super) fn text(text: &str) -> String {
+#[must_use]
+pub fn text(text: &str) -> String {
     let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r']);
     let text = if is_formula { format!("'{text}") } else { text.to_owned() };
     if text.contains([',', '"', '\r', '\n']) || is_formula {

@@ -20,16 +20,20 @@ mod statement;
 mod transactions;
 mod usage;
 
+pub use csv::text as csv_text;
 pub use forecast::BalanceForecast;
 pub use limits::{KeyUsage, Window};
 pub use receipt::PaymentReceipt;
 pub use statement::{KindTotal, Statement, date};
 pub use transactions::{ENTRIES_CSV_HEAD, entry_csv, reference};
-pub use usage::{Interval, PeriodUsage, Span, SpanError, Usage, UsageReport};
+pub use usage::{CallView, Interval, PeriodUsage, Span, SpanError, Usage, UsageReport};
 
 /// Why a report cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportsError {
+    /// The user has no such call on record.
+    #[error("no such call")]
+    NoCall,
     /// The user has no such payment.
     #[error("no such payment")]
     NoPayment,

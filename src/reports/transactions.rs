@@ -57,23 +57,26 @@ impl Reports {
     }
 }
 
-/// The id of the payment, user or call that an entry belongs to.
+/// The id of the payment, user or call that an entry belongs to. `owner` is the user whose account
+/// it is: what an operator gives or takes is of that user, or of a call that it corrects.
 #[must_use]
-pub fn reference(entry: &LedgerEntry) -> String {
+pub fn reference(entry: &LedgerEntry, owner: UserId) -> String {
     match entry.kind {
         EntryKind::TopUp
         | EntryKind::PaymentRefund
         | EntryKind::Dispute
         | EntryKind::Reinstatement => PaymentId(entry.reference).to_string(),
-        EntryKind::Grant | EntryKind::Deduction => UserId(entry.reference).to_string(),
-        EntryKind::Charge | EntryKind::Capture | EntryKind::Refund => {
-            ChargeId(entry.reference).to_string()
-        }
+        EntryKind::Grant | EntryKind::Deduction if entry.reference == owner.0 => owner.to_string(),
+        EntryKind::Grant
+        | EntryKind::Deduction
+        | EntryKind::Charge
+        | EntryKind::Capture
+        | EntryKind::Refund => ChargeId(entry.reference).to_string(),
     }
 }
 
 /// Appends the CSV row of an entry, with the columns of [`ENTRIES_CSV_HEAD`].
-pub fn entry_csv(text: &mut String, of_call: &EntryOfCall) {
+pub fn entry_csv(text: &mut String, of_call: &EntryOfCall, owner: UserId) {
     let EntryOfCall { entry, endpoint, model, status, tokens } = of_call;
     let (prompt, completion) = match tokens {
         Some((prompt, completion)) => (prompt.to_string(), completion.to_string()),
@@ -87,7 +90,7 @@ pub fn entry_csv(text: &mut String, of_call: &EntryOfCall) {
         entry.kind.name(),
         entry.amount,
         entry.balance_after,
-        reference(entry),
+        reference(entry, owner),
         entry.key.map(|key| key.to_string()).unwrap_or_default(),
         csv::text(endpoint.as_ref().map_or("", |(_, route)| route)),
         csv::text(model),

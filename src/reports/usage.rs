@@ -1,12 +1,14 @@
 //! The usage of an account, by group and by period, and its recent calls.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Reports, ReportsError};
-use crate::store::reports::CallRow;
+use crate::store::reports::{CallFilter, CallRow};
 use crate::store::rollups::{Grain, Group, RollupRow, UsageFilter, UsageQuestion};
+use crate::upstream::sandbox;
 use domain::rollup::{Rollup, hour, hour_starts_at};
-use domain::{ChargeId, Day, Environment, Month, Timestamp, UserId};
+use domain::route_group::RouteGroup;
+use domain::{ChargeId, Day, Environment, LedgerEntry, Month, Timestamp, UserId};
 
 /// Most groups in a series: those with the highest cost.
 const SERIES_GROUPS_MAX: usize = 20;
@@ -35,6 +37,8 @@ pub struct Span {
     grain: Grain,
     from: i32,
     until: i32,
+    /// Are periods without calls in the series?
+    is_filled: bool,
 }
 
 /// Why a span is refused.
@@ -84,7 +88,13 @@ impl Span {
         if until.saturating_sub(from) > max {
             return Err(SpanError::TooLong);
         }
-        Ok(Span { interval, grain, from, until })
+        Ok(Span { interval, grain, from, until, is_filled: false })
+    }
+
+    /// The same span, whose series has every period, also those without calls.
+    #[must_use]
+    pub fn filled(self) -> Self {
+        Span { is_filled: true, ..self }
     }
 
     /// When it begins.
@@ -134,7 +144,7 @@ pub struct PeriodUsage {
     pub usage: Usage,
 }
 
-/// The usage of an account. Periods without calls are omitted.
+/// The usage of an account.
 #[derive(Clone, Debug)]
 pub struct UsageReport {
     /// The sums over all groups and periods.
@@ -142,8 +152,20 @@ pub struct UsageReport {
     /// The sums by group, highest cost first; empty if the report is not grouped.
     pub groups: Vec<(String, Usage)>,
     /// The sums by period, in the order of time. A grouped series has the 20 groups with the
-    /// highest cost.
+    /// highest cost. Periods without calls are omitted, unless the span is filled.
     pub series: Vec<PeriodUsage>,
+}
+
+/// One call with its money.
+#[derive(Clone, Debug)]
+pub struct CallView {
+    /// Which of the user's accounts paid.
+    pub environment: Environment,
+    /// The call.
+    pub call: CallRow,
+    /// Its entries of the ledger: what it cost, and what was given back or corrected later. None
+    /// if it was free.
+    pub entries: Vec<LedgerEntry>,
 }
 
 impl Reports {
@@ -157,6 +179,8 @@ impl Reports {
         group: Option<Group>,
     ) -> Result<UsageReport, ReportsError> {
         let account = self.account(user, environment).await?;
+        let filter = self.without_hidden(filter);
+        let hides = group == Some(Group::Upstream) && !self.gateway.models.shows_deployments();
         let in_all = UsageQuestion {
             grain: span.grain,
             periods: (span.from, span.until),
@@ -176,7 +200,7 @@ impl Reports {
         let is_nothing = only.as_ref().is_some_and(Vec::is_empty);
         let by_period =
             UsageQuestion { by_period: true, top_by_cost: None, only, ..in_all.clone() };
-        let rows = if is_nothing {
+        let mut rows = if is_nothing {
             Vec::new()
         } else {
             self.store.reports.usage(account, by_period).await?
@@ -191,11 +215,14 @@ impl Reports {
             let RollupRow { group, rollup, errors, .. } = row;
             (group, Usage { rollup, errors })
         });
-        Ok(UsageReport {
-            totals,
-            groups: groups.collect(),
-            series: series(&span, group.is_some(), rows),
-        })
+        let mut groups: Vec<(String, Usage)> = groups.collect();
+        if hides {
+            groups = with_shown_names(groups);
+            for row in &mut rows {
+                row.group = shown_name(&row.group).to_owned();
+            }
+        }
+        Ok(UsageReport { totals, groups, series: series(&span, group.is_some(), rows) })
     }
 
     /// A page of an account's calls, latest first, and the call from which the next page continues.
@@ -205,11 +232,76 @@ impl Reports {
         environment: Environment,
         before: Option<ChargeId>,
         limit: u64,
-        filter: UsageFilter,
+        filter: CallFilter,
     ) -> Result<(Vec<CallRow>, Option<ChargeId>), ReportsError> {
         let account = self.account(user, environment).await?;
-        Ok(self.store.reports.list_calls(account, before, limit, filter).await?)
+        let filter = CallFilter { usage: self.without_hidden(filter.usage), ..filter };
+        let (mut calls, next) =
+            self.store.reports.list_calls(account, before, limit, filter).await?;
+        if !self.gateway.models.shows_deployments() {
+            for call in &mut calls {
+                call.upstream = shown_name(&call.upstream).to_owned();
+            }
+        }
+        Ok((calls, next))
     }
+
+    /// One call of a user.
+    ///
+    /// # Errors
+    /// [`ReportsError::NoCall`]
+    pub async fn call(&self, user: UserId, id: ChargeId) -> Result<CallView, ReportsError> {
+        let accounts = self.store.users.accounts_of(user).await?;
+        for environment in [Environment::Live, Environment::Test] {
+            let filter = CallFilter { id: Some(id), ..CallFilter::default() };
+            let (mut calls, _) = self.calls(user, environment, None, 1, filter).await?;
+            let Some(call) = calls.pop() else { continue };
+            let found = self.store.charge_entries(accounts.of(environment), id).await?;
+            let entries = found.map(|found| {
+                let mut entries = vec![found.charge];
+                entries.extend(found.others);
+                entries
+            });
+            return Ok(CallView { environment, call, entries: entries.unwrap_or_default() });
+        }
+        Err(ReportsError::NoCall)
+    }
+
+    /// The filter; nobody finds out the name of a deployment by asking for it.
+    fn without_hidden(&self, filter: UsageFilter) -> UsageFilter {
+        let is_hidden = |name: &String| {
+            !self.gateway.models.shows_deployments() && shown_name(name) != name.as_str()
+        };
+        match &filter.upstream {
+            Some(name) if is_hidden(name) => {
+                // No upstream has this name.
+                UsageFilter { upstream: Some(String::new()), ..filter }
+            }
+            _ => filter,
+        }
+    }
+}
+
+/// The name of an upstream for customers who do not see deployments: those of models are all one.
+fn shown_name(name: &str) -> &str {
+    let is_of_group = |group: RouteGroup| {
+        name.strip_prefix(group.name()).is_some_and(|rest| rest.is_empty() || rest == "-fallback")
+    };
+    let is_known = name == sandbox::NAME || RouteGroup::ALL.into_iter().any(is_of_group);
+    if is_known { name } else { RouteGroup::V1.name() }
+}
+
+/// The groups with these names, the most expensive first.
+fn with_shown_names(groups: Vec<(String, Usage)>) -> Vec<(String, Usage)> {
+    let mut shown: BTreeMap<String, Usage> = BTreeMap::new();
+    for (name, usage) in groups {
+        let sum = shown.entry(shown_name(&name).to_owned()).or_default();
+        sum.rollup.add(&usage.rollup);
+        sum.errors = sum.errors.saturating_add(usage.errors);
+    }
+    let mut shown: Vec<(String, Usage)> = shown.into_iter().collect();
+    shown.sort_by_key(|(_, usage)| std::cmp::Reverse(usage.rollup.cost));
+    shown
 }
 
 pub(super) fn sum(rows: &[RollupRow]) -> Usage {
@@ -221,13 +313,23 @@ pub(super) fn sum(rows: &[RollupRow]) -> Usage {
 }
 
 fn series(span: &Span, is_grouped: bool, rows: Vec<RollupRow>) -> Vec<PeriodUsage> {
+    let starts_at = |period: i32| {
+        let at = span.starts_at(period);
+        if span.interval == Interval::Month { at.day().month().starts_at() } else { at }
+    };
     let mut periods: BTreeMap<(Timestamp, String), Usage> = BTreeMap::new();
-    for row in rows {
-        let mut at = span.starts_at(row.period);
-        if span.interval == Interval::Month {
-            at = at.day().month().starts_at();
+    if span.is_filled {
+        let groups: BTreeSet<&str> = rows.iter().map(|row| row.group.as_str()).collect();
+        // Without groups the one series has no name.
+        let unnamed = (!is_grouped && groups.is_empty()).then_some("");
+        for period in span.from..span.until {
+            for group in groups.iter().copied().chain(unnamed) {
+                periods.entry((starts_at(period), group.to_owned())).or_default();
+            }
         }
-        periods.entry((at, row.group.clone())).or_default().add(&row);
+    }
+    for row in rows {
+        periods.entry((starts_at(row.period), row.group.clone())).or_default().add(&row);
     }
     let period = |((starts_at, group), usage): ((Timestamp, String), Usage)| PeriodUsage {
         starts_at,

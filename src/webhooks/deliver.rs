@@ -18,7 +18,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-use super::{Webhooks, check_url, sign};
+use super::{Webhooks, check_url, payload};
 use crate::store::StoreError;
 use crate::store::webhooks::{
     Attempt, Destination, DueDelivery, DueEndpoint, EventToSend, Verdict,
@@ -35,6 +35,8 @@ const PERIOD: Duration = Duration::from_millis(500);
 const DELIVERIES_PER_RUN_MAX: u32 = 20;
 /// Most endpoints of one account that are served at once.
 const SERVED_PER_ACCOUNT_MAX: usize = 4;
+/// Turns for which it is known which account had which.
+const TURNS_KNOWN: u64 = 10_000;
 /// After a failure an endpoint rests for this multiple of the time that the attempt took.
 const REST_TIMES: u32 = 4;
 const REST_MIN: Duration = Duration::from_millis(100);
@@ -102,6 +104,44 @@ struct Active {
     serving: BTreeMap<EndpointId, AccountId>,
     /// Endpoints that failed, and when their rest ends.
     resting: BTreeMap<EndpointId, Instant>,
+    /// The number of the last turn, and of the last one of each account.
+    turn: u64,
+    turns: BTreeMap<AccountId, u64>,
+}
+
+impl Active {
+    /// The endpoints in the order in which they are to be served. An account of which less is being
+    /// served comes first, then the one whose last turn is longest ago, then what has waited
+    /// longest. So many due endpoints are of no use, however long they have waited.
+    fn in_turn(&self, due: Vec<DueEndpoint>) -> Vec<DueEndpoint> {
+        let mut served: BTreeMap<AccountId, usize> = BTreeMap::new();
+        for account in self.serving.values() {
+            let count = served.entry(*account).or_default();
+            *count = count.saturating_add(1);
+        }
+        let mut due: Vec<_> = due
+            .into_iter()
+            .map(|endpoint| {
+                let before = served.entry(endpoint.account).or_default();
+                let place = *before;
+                *before = before.saturating_add(1);
+                let last_turn = self.turns.get(&endpoint.account).copied().unwrap_or(0);
+                ((place, last_turn), endpoint)
+            })
+            .collect();
+        due.sort_by_key(|(key, _)| *key);
+        due.into_iter().map(|(_, endpoint)| endpoint).collect()
+    }
+
+    /// Notes that it is the turn of an account.
+    fn take_turn(&mut self, account: AccountId) {
+        let turn = self.turn.saturating_add(1);
+        self.turn = turn;
+        self.turns.insert(account, turn);
+        if turn.is_multiple_of(TURNS_KNOWN) {
+            self.turns.retain(|_, last| last.saturating_add(TURNS_KNOWN) > turn);
+        }
+    }
 }
 
 /// Marks an endpoint as being served until it is dropped.
@@ -124,6 +164,8 @@ pub struct Dispatcher {
     client: reqwest::Client,
     active: Arc<Mutex<Active>>,
     permits: Arc<Semaphore>,
+    /// Those that endpoints may have that have failed: half of all.
+    failing: Arc<Semaphore>,
     may_go: Arc<dyn Fn() -> bool + Send + Sync>,
     notify: Arc<dyn Fn(EndpointDisabled) + Send + Sync>,
 }
@@ -159,6 +201,7 @@ impl Dispatcher {
             client,
             active: Arc::default(),
             permits: Arc::new(Semaphore::new(at_once)),
+            failing: Arc::new(Semaphore::new(at_once.div_ceil(2))),
             may_go: Arc::new(may_go),
             notify: Arc::new(notify),
         })
@@ -181,13 +224,21 @@ impl Dispatcher {
         })
     }
 
-    /// Serves endpoints with due deliveries, as many as the limits allow. Those that have waited
-    /// longest come first. Of one account only a few are served at once, so that others do not wait
-    /// for it.
+    /// Serves endpoints with due deliveries, as many as the limits allow. Accounts take turns. Of
+    /// one account only a few are served at once, and at most half of all may be endpoints that
+    /// have failed, so that others do not wait for them.
     async fn dispatch(&self) -> Result<(), StoreError> {
         let now = self.webhooks.clock.now();
         let unavailable = self.unavailable();
-        for endpoint in self.webhooks.store.list_due_endpoints(now, unavailable).await? {
+        let due = self.webhooks.store.list_due_endpoints(now, unavailable).await?;
+        let due = self.active().in_turn(due);
+        for endpoint in due {
+            let failing = if endpoint.is_failing {
+                let Ok(failing) = Arc::clone(&self.failing).try_acquire_owned() else { continue };
+                Some(failing)
+            } else {
+                None
+            };
             let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else { break };
             let Some(serving) = self.start_serving(endpoint) else { continue };
             let dispatcher = self.clone();
@@ -195,7 +246,7 @@ impl Dispatcher {
                 if let Err(error) = dispatcher.serve(endpoint, now).await {
                     tracing::warn!(%error, "an attempt to deliver a webhook was not recorded");
                 }
-                drop(permit);
+                drop((permit, failing));
                 drop(serving);
                 dispatcher.webhooks.store.wake_dispatcher();
             });
@@ -222,6 +273,7 @@ impl Dispatcher {
             return None;
         }
         active.serving.insert(endpoint.id, endpoint.account);
+        active.take_turn(endpoint.account);
         Some(ServingGuard { active: Arc::clone(&self.active), endpoint: endpoint.id })
     }
 
@@ -312,26 +364,17 @@ impl Dispatcher {
         let is_private_allowed = self.webhooks.is_private_allowed;
         let url = check_url(&to.url, is_private_allowed).map_err(str::to_owned)?;
         let (id, seconds) = (delivery.event.to_string(), at.seconds());
-        let body = format!(
-            "{{\"type\":\"{}\",\"timestamp\":\"{}\",\"data\":{}}}",
-            delivery.kind,
-            event.at.to_rfc3339_micros(),
-            event.data
-        );
-        let mut signatures = Vec::new();
-        for sealed in std::iter::once(&to.secret).chain(&to.former) {
-            let secret = self.webhooks.seal.open(sealed, delivery.endpoint.0.as_bytes());
-            let secret =
-                secret.ok_or("the secret of the webhook cannot be decrypted; rotate it")?;
-            signatures.extend(sign(&secret, &id, seconds, &body));
-        }
+        let body = payload(&delivery.kind, event.at, &event.data);
+        let signature = self.webhooks.signature(delivery.endpoint, to, &id, at, &body);
+        let signature =
+            signature.ok_or("the secret of the webhook cannot be decrypted; rotate it")?;
         let request = self
             .client
             .post(url)
             .header("Content-Type", "application/json")
             .header("webhook-id", id)
             .header("webhook-timestamp", seconds.to_string())
-            .header("webhook-signature", signatures.join(" "))
+            .header("webhook-signature", signature)
             .body(body);
         let mut answer = request.send().await.map_err(|error| reason(&error))?;
         let peer = answer.remote_addr().map(|address| address.ip());
@@ -375,6 +418,28 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
 
     use super::*;
+
+    #[test]
+    fn accounts_take_turns_however_long_others_have_waited() {
+        let endpoint = |number: u128, account| DueEndpoint {
+            id: EndpointId(uuid::Uuid::from_u128(number)),
+            account: AccountId(account),
+            is_failing: false,
+        };
+        // Account 1 has waited longest, with many endpoints; of account 2 one is being served.
+        let mut due: Vec<_> = (0..20).map(|number| endpoint(number, 1)).collect();
+        due.extend([endpoint(20, 2), endpoint(21, 3), endpoint(22, 3)]);
+        let mut active = Active::default();
+        active.serving.insert(EndpointId(uuid::Uuid::from_u128(99)), AccountId(2));
+        active.take_turn(AccountId(1));
+        active.take_turn(AccountId(2));
+        let order = active.in_turn(due.clone());
+        let accounts: Vec<i64> = order.iter().take(5).map(|due| due.account.0).collect();
+        assert_eq!(accounts, [3, 1, 3, 1, 2]);
+        assert_eq!(order.len(), due.len());
+        active.take_turn(AccountId(3));
+        assert_eq!(active.in_turn(due)[0].account, AccountId(1));
+    }
 
     /// DNS rebinding: a name resolves to a public address first, and to private addresses later.
     /// The server must not connect to the private ones.

@@ -15,7 +15,7 @@ use sha2::Sha256;
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
-use crate::access::AccessError;
+use crate::access::{AccessError, assert_in_charge};
 use crate::actors::LedgerHandle;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
@@ -23,11 +23,14 @@ use crate::seal::Seal;
 use crate::store::StoreError;
 use crate::store::reports::ReportStore;
 use crate::store::users::UserStore;
-use crate::store::webhooks::{DeliveryLog, Endpoint, EndpointChange, NewEndpoint, WebhookStore};
-use domain::address::is_public;
+use crate::store::webhooks::{
+    DeliveryFilter, DeliveryLog, Destination, Endpoint, EndpointChange, NewEndpoint, WebhookStore,
+};
+use domain::address::{is_public, is_public_name};
 use domain::event::is_selection;
 use domain::{
-    AccountId, ActKind, Credits, DeliveryId, EndpointId, Environment, Origin, SessionId, UserId,
+    AccountId, ActKind, Credits, DeliveryId, EndpointId, Environment, Origin, SessionId, Timestamp,
+    UserId,
 };
 
 pub mod deliver;
@@ -97,6 +100,26 @@ pub struct Webhooks {
     pub ledger: LedgerHandle,
 }
 
+/// A delivery with what is sent.
+#[derive(Clone, Debug)]
+pub struct DeliveryView {
+    /// The delivery.
+    pub delivery: DeliveryLog,
+    /// The body.
+    pub payload: String,
+    /// When the last attempt was made.
+    pub sent_at: Option<Timestamp>,
+    /// The value of `webhook-signature` at that time, with the secrets in force now.
+    pub signature: Option<String>,
+}
+
+/// The body of a delivery. `data` is a JSON object.
+#[must_use]
+pub fn payload(kind: &str, at: Timestamp, data: &str) -> String {
+    let at = at.to_rfc3339_micros();
+    format!("{{\"type\":\"{kind}\",\"timestamp\":\"{at}\",\"data\":{data}}}")
+}
+
 /// The endpoint that a user requests.
 #[derive(Clone, Debug)]
 pub struct EndpointRequest {
@@ -111,13 +134,6 @@ pub struct EndpointRequest {
 }
 
 impl Webhooks {
-    /// Fails if this process does not own the accounts. The owning process caches which accounts
-    /// have endpoints, so only that process may change endpoints.
-    fn assert_in_charge(&self) -> Result<(), WebhooksError> {
-        let is_in_charge = self.ledger.state().is_in_charge();
-        if is_in_charge { Ok(()) } else { Err(AccessError::NotWritten.into()) }
-    }
-
     async fn accounts(&self, user: UserId) -> Result<[AccountId; 2], WebhooksError> {
         let accounts = self.users.accounts_of(user).await?;
         Ok([accounts.live, accounts.test])
@@ -132,7 +148,7 @@ impl Webhooks {
         origin: Origin,
     ) -> Result<(Endpoint, String), WebhooksError> {
         self.check(Some(&request.url), request.events.as_deref())?;
-        self.assert_in_charge()?;
+        assert_in_charge(&self.ledger)?;
         let account = self.users.accounts_of(user).await?.of(request.environment);
         if self.users.is_suspended(account).await? {
             return Err(AccessError::Suspended.into());
@@ -196,24 +212,28 @@ impl Webhooks {
         found.pop().ok_or(WebhooksError::NotFound)
     }
 
-    /// Changes one of the user's endpoints.
+    /// Changes one of the user's endpoints. Returns it with the URL that it had.
     pub async fn change(
         &self,
         user: UserId,
         id: EndpointId,
         change: EndpointChange,
         origin: Origin,
-    ) -> Result<Endpoint, WebhooksError> {
+    ) -> Result<(Endpoint, String), WebhooksError> {
         let events = change.events.as_ref().and_then(Option::as_deref);
         self.check(change.url.as_deref(), events)?;
-        self.assert_in_charge()?;
+        assert_in_charge(&self.ledger)?;
         let endpoint = self.get(user, id).await?;
+        let is_elsewhere = change.url.as_ref().is_some_and(|url| *url != endpoint.url);
+        if is_elsewhere && self.users.is_suspended(endpoint.account).await? {
+            return Err(AccessError::Suspended.into());
+        }
         let at = self.clock.now();
         let act = origin.act(Uuid::now_v7(), user, ActKind::WebhookChanged, at).to(id.to_string());
         if !self.store.update_endpoint(endpoint.account, id, change, act).await? {
             return Err(WebhooksError::NotFound);
         }
-        self.get(user, id).await
+        Ok((self.get(user, id).await?, endpoint.url))
     }
 
     /// Deletes one of the user's endpoints and its deliveries.
@@ -223,7 +243,7 @@ impl Webhooks {
         id: EndpointId,
         origin: Origin,
     ) -> Result<(), WebhooksError> {
-        self.assert_in_charge()?;
+        assert_in_charge(&self.ledger)?;
         let endpoint = self.get(user, id).await?;
         let at = self.clock.now();
         let act = origin.act(Uuid::now_v7(), user, ActKind::WebhookDeleted, at).to(id.to_string());
@@ -266,9 +286,46 @@ impl Webhooks {
         id: EndpointId,
         before: Option<DeliveryId>,
         limit: u64,
+        filter: DeliveryFilter,
     ) -> Result<Vec<DeliveryLog>, WebhooksError> {
         self.get(user, id).await?;
-        Ok(self.store.list_deliveries(id, before, limit).await?)
+        Ok(self.store.list_deliveries(id, before, limit, filter).await?)
+    }
+
+    /// One delivery with what is sent. `None` is an id that cannot exist.
+    pub async fn delivery(
+        &self,
+        user: UserId,
+        id: EndpointId,
+        delivery: Option<DeliveryId>,
+    ) -> Result<DeliveryView, WebhooksError> {
+        self.get(user, id).await?;
+        let delivery = delivery.ok_or(WebhooksError::NoDelivery)?;
+        let found = self.store.find_delivery(id, delivery, self.clock.now()).await?;
+        let (delivery, event, to) = found.ok_or(WebhooksError::NoDelivery)?;
+        let payload = payload(&delivery.kind, event.at, &event.data);
+        let sent_at = delivery.attempts.last().map(|attempt| attempt.at);
+        let event = delivery.event.to_string();
+        let signature = sent_at.and_then(|at| self.signature(id, &to, &event, at, &payload));
+        Ok(DeliveryView { delivery, payload, sent_at, signature })
+    }
+
+    /// The value of `webhook-signature`: by each secret that is in force. `None` if one cannot be
+    /// decrypted.
+    fn signature(
+        &self,
+        endpoint: EndpointId,
+        to: &Destination,
+        event: &str,
+        at: Timestamp,
+        payload: &str,
+    ) -> Option<String> {
+        let mut signatures = Vec::new();
+        for sealed in std::iter::once(&to.secret).chain(&to.former) {
+            let secret = self.seal.open(sealed, endpoint.0.as_bytes())?;
+            signatures.push(sign(&secret, event, at.seconds(), payload)?);
+        }
+        Some(signatures.join(" "))
     }
 
     /// Makes a delivery due again. `None` is an id that cannot exist.
@@ -302,7 +359,7 @@ impl Webhooks {
         low: Credits,
         origin: Origin,
     ) -> Result<(), WebhooksError> {
-        self.assert_in_charge()?;
+        assert_in_charge(&self.ledger)?;
         let account = self.users.accounts_of(user).await?.of(environment);
         let act = origin.act(Uuid::now_v7(), user, ActKind::BalanceLowSet, self.clock.now());
         let act = act.to(environment.name()).with(format!("${low}"));
@@ -335,14 +392,7 @@ pub fn check_url(text: &str, is_private_allowed: bool) -> Result<reqwest::Url, &
     if literal.as_ref().is_ok_and(|address| !is_public(*address)) && !is_private_allowed {
         return Err("its host is in a private network");
     }
-    let name = host.trim_end_matches('.').to_ascii_lowercase();
-    // A name without a dot can only belong to the server's own network.
-    let is_bare = literal.is_err() && !name.contains('.');
-    let is_local = is_bare
-        || ["localhost", "local", "internal", "localdomain", "home.arpa"].iter().any(|end| {
-            name == *end || name.strip_suffix(end).is_some_and(|rest| rest.ends_with('.'))
-        });
-    if is_local && !is_private_allowed {
+    if literal.is_err() && !is_public_name(host) && !is_private_allowed {
         return Err("its host is in a private network");
     }
     Ok(url)

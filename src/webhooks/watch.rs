@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 use super::Webhooks;
 use crate::store::StoreError;
 use crate::store::rollups::{Grain, UsageQuestion};
-use domain::event::{Event, EventKind, JsonObject, of_key};
+use domain::event::{Event, EventKind, of_key, spike_data};
 use domain::rollup::hour;
 use domain::spike::{HOURS, Spike, spike};
 use domain::{AccountId, MICROS_PER_DAY, Timestamp};
@@ -79,8 +79,7 @@ async fn publish_spike(
     let began = hour(webhooks.reports.account_created_at(account).await?);
     let Some(Spike { spent, usual }) = spike(&spent, began, this) else { return Ok(()) };
     let kind = EventKind::UsageSpike;
-    let facts = JsonObject::default().number("spent", spent).number("usual", usual);
-    let data = facts.text("currency", "USD").text("window", "hour").finish();
+    let data = spike_data(spent, usual);
     // At most one event a day.
     let once = format!("{}:{account}:{}", kind.name(), now.day().0);
     webhooks.store.publish(Event { account, kind, once, at: now, data }).await

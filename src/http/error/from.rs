@@ -1,22 +1,33 @@
 //! The errors of other modules as answers. A cause that the client must not see goes to the log
 //! here, once.
 
-use super::ApiError;
+use super::{ApiError, FieldError};
 use crate::access::AccessError;
 use crate::admin::AdminError;
 use crate::auth::password::{LENGTH_MAX, PasswordError};
 use crate::auth::throttle::TooManyAttempts;
 use crate::auth::users::UsersError;
+use crate::bills::BillsError;
+use crate::catalogue::CatalogueError;
+use crate::deployments::DeploymentsError;
 use crate::erasure::ErasureError;
+use crate::imports::ImportsError;
 use crate::keys::KeysError;
 use crate::payments::PaymentsError;
+use crate::price_lists::{PriceListRefusal, PriceListsError, SoldBelowCost};
 use crate::reports::ReportsError;
 use crate::store::StoreError;
 use crate::webhooks::WebhooksError;
-use domain::{NotErasable, Refusal};
+use domain::card_document::{CardFault, price_text};
+use domain::catalogue::CatalogueFault;
+use domain::price_book::{BookError, PublicationError};
+use domain::{NotErasable, Refusal, UnitPrice};
 
 impl From<StoreError> for ApiError {
     fn from(error: StoreError) -> Self {
+        if matches!(error, StoreError::Busy) {
+            return ApiError::Overloaded;
+        }
         tracing::error!(%error, "the database failed a request");
         match error {
             StoreError::OutcomeUnknown(_) => ApiError::OutcomeUnknown,
@@ -44,6 +55,7 @@ impl From<UsersError> for ApiError {
             UsersError::EmailTaken => {
                 ApiError::Conflict("A user with this email already exists".into())
             }
+            UsersError::RegistrationClosed => ApiError::RegistrationClosed,
             UsersError::SameEmail => ApiError::field("email", "is your address already"),
             UsersError::UsernameTaken => ApiError::Conflict("This username is taken".into()),
             UsersError::PasswordLength { field, min } => ApiError::field(
@@ -63,6 +75,7 @@ impl From<UsersError> for ApiError {
             UsersError::InvalidEmailToken => ApiError::InvalidEmailToken,
             UsersError::Unconfirmed => ApiError::NotConfirmed,
             UsersError::Unverified => ApiError::EmailNotVerified,
+            UsersError::NoEnrolmentToken => ApiError::EnrolmentTokenRequired,
             UsersError::OperatorWithoutSecondFactor => ApiError::SecondFactorRequired,
             UsersError::InvalidChallenge => ApiError::InvalidChallenge,
             UsersError::WrongCode => ApiError::WrongCode,
@@ -148,6 +161,18 @@ impl From<AdminError> for ApiError {
                 )
                 .into(),
             ),
+            AdminError::NoCharge => ApiError::NotFound("charge"),
+            AdminError::CorrectedOtherwise { before } => ApiError::Conflict(
+                format!(
+                    "The charge was corrected for this reason by {before}. Please give another reason to correct it \
+                     once more."
+                )
+                .into(),
+            ),
+            AdminError::AboveCharge { left } => ApiError::field(
+                "amount",
+                format!("must be at most {left}, which is what the charge has taken"),
+            ),
             AdminError::Erased => ApiError::Conflict("The user has erased the account.".into()),
             AdminError::AccountClosed => {
                 ApiError::Conflict("The account is suspended; resume it first.".into())
@@ -155,6 +180,134 @@ impl From<AdminError> for ApiError {
             AdminError::Repeat(error) => Refusal::from(error).into(),
             AdminError::Store(error) => error.into(),
             AdminError::Account(error) => error.into(),
+        }
+    }
+}
+
+impl From<BillsError> for ApiError {
+    fn from(error: BillsError) -> Self {
+        match error {
+            BillsError::NoCharge => ApiError::NotFound("charge"),
+            BillsError::NoVersion => ApiError::NotFound("price version"),
+            BillsError::NoBill => ApiError::Conflict(
+                "The charge was made before charges had bills, so there is none to show.".into(),
+            ),
+            BillsError::NotComputable { .. } => {
+                tracing::error!(alert = "bill", %error, "a bill cannot be computed");
+                ApiError::Internal
+            }
+            BillsError::Access(error) => error.into(),
+            BillsError::Store(error) => error.into(),
+        }
+    }
+}
+
+/// The faults of cards as those of fields.
+fn faults(faults: Vec<CardFault>) -> ApiError {
+    let detail = |CardFault { path, problem }| FieldError { field: path, message: problem };
+    ApiError::Validation(faults.into_iter().map(detail).collect())
+}
+
+impl From<PriceListsError> for ApiError {
+    fn from(error: PriceListsError) -> Self {
+        match error {
+            PriceListsError::NoList(None) => ApiError::NotFound("price list"),
+            PriceListsError::NoList(Some(field)) => {
+                ApiError::field(field, "must be the name of a price list; there is none of this name")
+            }
+            PriceListsError::Name => ApiError::field(
+                "name",
+                "must be 1 to 64 of a-z, 0-9, . _ and -, and begin with a letter or a digit",
+            ),
+            PriceListsError::OfSettings => ApiError::Conflict(
+                "The list routes has the prices of routes. They are set by [[prices]] in the settings.".into(),
+            ),
+            PriceListsError::NoVersion => ApiError::NotFound("price version"),
+            PriceListsError::NoCard => ApiError::NotFound("price of this model"),
+            PriceListsError::NotPriced => ApiError::field(
+                "usage",
+                "has a dimension or a service tier that is not sold, or comes to more than an amount can be",
+            ),
+            PriceListsError::Cards(list) => faults(list),
+            PriceListsError::Refused(refusal) => refusal.into(),
+            PriceListsError::Access(error) => error.into(),
+            PriceListsError::Store(error) => error.into(),
+        }
+    }
+}
+
+/// How many prices below their cost an error names.
+const BELOW_COST_TOLD: usize = 3;
+
+/// What would be sold at a loss, and what to do about it.
+fn below_cost(below: &[SoldBelowCost]) -> String {
+    let one = |SoldBelowCost { list, price: one }: &SoldBelowCost| {
+        let (model, dim, deployment) = (&one.model, one.dim.name(), &one.deployment);
+        let (price, cost) = (price_text(one.price), price_text(one.cost));
+        format!("{model}, {dim}: {price} in {list}, but {cost} at {deployment}")
+    };
+    let told: Vec<String> = below.iter().take(BELOW_COST_TOLD).map(one).collect();
+    let more = match below.len().saturating_sub(told.len()) {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    format!(
+        "Models would be sold below their cost ({}{more}). Raise the prices, or name the models in allow_loss \
+         (--allow-loss) if this is meant.",
+        told.join("; ")
+    )
+}
+
+impl From<PriceListRefusal> for ApiError {
+    fn from(refusal: PriceListRefusal) -> Self {
+        match refusal {
+            PriceListRefusal::NoList => ApiError::NotFound("price list"),
+            PriceListRefusal::NameTaken => ApiError::Conflict(
+                "Another price list has this name. Please choose another.".into(),
+            ),
+            PriceListRefusal::Used(uses) => ApiError::Conflict(
+                format!("The price list cannot be deleted, because there are {uses}.").into(),
+            ),
+            PriceListRefusal::NoDraft => ApiError::NotFound("draft of prices"),
+            PriceListRefusal::TooEarly { earliest } => ApiError::field(
+                "effective_from",
+                format!(
+                    "must be {} or later, so that every process has the prices before they are in force",
+                    earliest.to_rfc3339_micros()
+                ),
+            ),
+            PriceListRefusal::Cards(list) => faults(list),
+            PriceListRefusal::Publication(error) => {
+                let field = match &error {
+                    PublicationError::NoParentVersion
+                    | PublicationError::Circle
+                    | PublicationError::Book(BookError::Depth(_)) => "parent",
+                    PublicationError::Multiplier => "multiplier",
+                    PublicationError::NoParentCard(_) => "overrides",
+                    PublicationError::NoCard(_)
+                    | PublicationError::Empty
+                    | PublicationError::Version(_)
+                    | PublicationError::Book(_)
+                    | PublicationError::NoNumber => "cards",
+                };
+                ApiError::field(field, error.to_string())
+            }
+            PriceListRefusal::Withdrawal(error) => {
+                ApiError::Conflict(format!("It cannot be withdrawn: {error}.").into())
+            }
+            PriceListRefusal::BelowCost(below) => ApiError::Conflict(below_cost(&below).into()),
+            PriceListRefusal::NoUser => ApiError::NotFound("user"),
+        }
+    }
+}
+
+impl From<DeploymentsError> for ApiError {
+    fn from(error: DeploymentsError) -> Self {
+        match error {
+            DeploymentsError::NoDeployment => ApiError::NotFound("deployment"),
+            DeploymentsError::NoModel => ApiError::NotFound("model"),
+            DeploymentsError::NoUser => ApiError::NotFound("user"),
+            DeploymentsError::Store(error) => error.into(),
         }
     }
 }
@@ -220,10 +373,75 @@ impl From<WebhooksError> for ApiError {
     }
 }
 
+impl From<CatalogueError> for ApiError {
+    fn from(error: CatalogueError) -> Self {
+        match error {
+            CatalogueError::Faults(faults) => {
+                let details = faults.into_iter().map(|CatalogueFault { path, problem }| {
+                    let field = if path.is_empty() { "body".to_owned() } else { path };
+                    FieldError { field, message: problem }
+                });
+                ApiError::Validation(details.collect())
+            }
+            CatalogueError::Stale { current } => ApiError::RevisionStale { current },
+            CatalogueError::IsAFile => ApiError::CatalogueIsAFile,
+            CatalogueError::NotFound(what) => ApiError::NotFound(what),
+            CatalogueError::Exists(what) => ApiError::Conflict(
+                format!("There is a {what} with this name. To change it, use PUT.").into(),
+            ),
+            CatalogueError::Used(places) => ApiError::Conflict(
+                format!("It is used: {}. Please change these first.", places.join(", ")).into(),
+            ),
+            CatalogueError::Unsealed => {
+                tracing::error!(%error, "catalogue");
+                ApiError::Internal
+            }
+            CatalogueError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<ImportsError> for ApiError {
+    fn from(error: ImportsError) -> Self {
+        match error {
+            ImportsError::File(error) => ApiError::field("body", error.to_string()),
+            ImportsError::NothingChosen { passed_over, refused } => ApiError::field(
+                "only",
+                format!(
+                    "nothing of the file is taken: {passed_over} of its models do not have a provider of `only` and \
+                     a name of `models`, and {refused} that do cannot be taken; with dry_run=true and without both \
+                     the report names them"
+                ),
+            ),
+            ImportsError::Lists(error) => error.into(),
+            ImportsError::ChangesTooMuch { count, largest } => {
+                let text = |price: Option<UnitPrice>| {
+                    price.map_or_else(|| "nothing".to_owned(), |price| price.to_string())
+                };
+                let (old, new) = (text(largest.old), text(largest.new));
+                let (model, dim) = (&largest.model, largest.dim.name());
+                ApiError::Conflict(
+                    format!(
+                        "{count} prices change by more than max_change, the most that of {model}, {dim}: from {old} to \
+                         {new}. See them with dry_run=true, then send force=true, or a larger max_change."
+                    )
+                    .into(),
+                )
+            }
+            ImportsError::Busy => ApiError::Overloaded,
+            ImportsError::Broken => {
+                tracing::error!(%error, "a price import failed");
+                ApiError::Internal
+            }
+        }
+    }
+}
+
 impl From<PaymentsError> for ApiError {
     fn from(error: PaymentsError) -> Self {
         match error {
             PaymentsError::ProviderOff { provider } => ApiError::ProviderOff { provider },
+            PaymentsError::TestMoney { setting } => ApiError::TestMoney { setting },
             PaymentsError::AmountOfProvider { provider, min } => ApiError::field(
                 "amount",
                 format!("must be at least {min}, and in whole cents, for {provider}"),
@@ -249,6 +467,7 @@ impl From<PaymentsError> for ApiError {
 impl From<ReportsError> for ApiError {
     fn from(error: ReportsError) -> Self {
         match error {
+            ReportsError::NoCall => ApiError::NotFound("call"),
             ReportsError::NoPayment => ApiError::NotFound("payment"),
             ReportsError::NotConfirmed => {
                 ApiError::Conflict("The payment is not confirmed, so there is no receipt.".into())

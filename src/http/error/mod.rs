@@ -1,8 +1,9 @@
 //! Every error that is answered: one closed enum. This folder is the only place that knows the
 //! status of an error.
 //!
-//! [`texts`] has the status and the texts of each, [`body`] its JSON, [`from`] how the errors of
-//! the other modules become one of these.
+//! [`codes`] has the code, the status and the name of each, [`texts`] its message, [`body`] what is
+//! answered, [`form`] its JSON for the clients of each protocol, [`from`] how the errors of the
+//! other modules become one of these.
 
 use std::borrow::Cow;
 
@@ -12,11 +13,15 @@ use actix_web::{HttpResponse, ResponseError};
 use domain::{Credits, Refusal};
 
 mod body;
+mod codes;
+mod form;
 mod from;
 mod texts;
 
 pub use body::refusal_answer;
 pub(crate) use body::{ErrorBody, FieldError, Panicked};
+pub(crate) use codes::page as codes_page;
+pub(crate) use form::{AnthropicErrorBody, Form, GeminiErrorBody, OpenAiErrorBody};
 
 /// Everything that is answered with an error.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -61,6 +66,21 @@ pub enum ApiError {
     /// The request asks for another protocol.
     #[error("upgrades are refused")]
     NoUpgrade,
+    /// An API key in the query.
+    #[error("an API key in the query")]
+    KeyInQuery,
+    /// Headers with different API keys.
+    #[error("different API keys")]
+    DifferentKeys,
+    /// A session cookie, and an `Authorization` header beside it.
+    #[error("two credentials")]
+    TwoCredentials,
+    /// A session cookie with a request that a page of somebody else may have sent.
+    #[error("of another origin")]
+    CrossOrigin,
+    /// Nobody may register.
+    #[error("registration is closed")]
+    RegistrationClosed,
     /// No session token.
     #[error("no session token")]
     MissingSession,
@@ -88,6 +108,9 @@ pub enum ApiError {
     /// An operator must set up a second factor first.
     #[error("an operator without a second factor")]
     SecondFactorRequired,
+    /// An operator sets up a second factor with a token of the command line.
+    #[error("no token to set up an operator's second factor")]
+    EnrolmentTokenRequired,
     /// No challenge of a login.
     #[error("invalid challenge")]
     InvalidChallenge,
@@ -109,6 +132,18 @@ pub enum ApiError {
         /// The methods it exists for.
         allow: Cow<'static, str>,
     },
+    /// The request must say which revision it is made for.
+    #[error("no If-Match")]
+    RevisionMissing,
+    /// The request is made for another revision than the one in force.
+    #[error("revision {current} is in force")]
+    RevisionStale {
+        /// The revision in force.
+        current: u64,
+    },
+    /// The catalogue is written in a file.
+    #[error("the catalogue is a file")]
+    CatalogueIsAFile,
     /// Somebody has it already; says what.
     #[error("conflict: {0}")]
     Conflict(Cow<'static, str>),
@@ -117,6 +152,12 @@ pub enum ApiError {
     ProviderOff {
         /// Its name.
         provider: &'static str,
+    },
+    /// Payments move money of a test, and real models are sold.
+    #[error("payments move money of a test, because {setting}")]
+    TestMoney {
+        /// The setting, and what it is.
+        setting: &'static str,
     },
     /// A payment provider said no.
     #[error("the payment provider refused")]
@@ -153,15 +194,18 @@ impl ApiError {
         ApiError::Validation(vec![FieldError { field: field.into(), message: message.into() }])
     }
 
-    /// Seconds after which the same request may succeed, where waiting helps.
+    /// Seconds after which the same request may succeed, where waiting helps. `status` is that of
+    /// the error: to find it out again would make the texts anew.
     #[must_use]
-    pub fn retry_after(&self) -> Option<u64> {
+    pub fn retry_after(&self, status: StatusCode) -> Option<u64> {
         match self {
-            ApiError::Refused(Refusal::RateLimited { retry_after }) => Some(*retry_after),
+            ApiError::Refused(
+                Refusal::RateLimited { retry_after } | Refusal::UpstreamBusy { retry_after, .. },
+            ) => Some(*retry_after),
             ApiError::Refused(Refusal::RepeatTooEarly) => Some(1),
             // Nothing that passes by itself.
             ApiError::Refused(Refusal::Quarantined) => Some(60),
-            _ => match self.texts().status {
+            _ => match status {
                 StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => Some(1),
                 _ => None,
             },
@@ -169,9 +213,38 @@ impl ApiError {
     }
 }
 
+impl ApiError {
+    /// The challenge of a 401, which asks for a token or a key, and says if there was one that does
+    /// not hold (RFC 9110, RFC 6750). `status` is that of the error.
+    #[must_use]
+    pub fn challenge(&self, status: StatusCode) -> Option<&'static str> {
+        if status != StatusCode::UNAUTHORIZED {
+            return None;
+        }
+        Some(match self {
+            ApiError::InvalidSession
+            | ApiError::ExpiredSession
+            | ApiError::Refused(Refusal::InvalidKey | Refusal::ExpiredKey) => {
+                "Bearer realm=\"polysystems\", error=\"invalid_token\""
+            }
+            _ => "Bearer realm=\"polysystems\"",
+        })
+    }
+
+    /// Must a client not send the request again by itself? The official clients of OpenAI and
+    /// Anthropic obey `X-Should-Retry`. Without it they repeat a call that may have been paid.
+    /// `status` is that of the error, as in [`ApiError::retry_after`].
+    #[must_use]
+    pub fn must_not_be_retried(&self, status: StatusCode) -> bool {
+        let is_final = matches!(status.as_u16(), 402..=404)
+            || matches!(self, ApiError::Refused(Refusal::UpstreamLost));
+        is_final || self.outcome(status) == Some(body::UnavailableOutcome::OutcomeUnknown)
+    }
+}
+
 impl ResponseError for ApiError {
     fn status_code(&self) -> StatusCode {
-        self.texts().status
+        self.texts().code.status
     }
 
     /// Only the status: [`super::edge`] writes the body, since it knows the request's id.
@@ -221,11 +294,17 @@ mod tests {
             let body = refused.body("req-1".into(), "now".into());
             let text = serde_json::to_string(&body).unwrap();
             let expected = format!(
-                r#"{{"error":{},"message":{},"request_id":"req-1","timestamp":"now"}}"#,
+                r#"{{"error":{},"message":{},"request_id":"req-1","timestamp":"now","code":"#,
                 serde_json::json!(error),
                 serde_json::json!(message)
             );
-            assert_eq!(text, expected);
+            assert!(text.starts_with(&expected), "{text}");
+            let kind = ["authentication_error", "payment_error", "permission_error"]
+                .get(usize::from(status - 401))
+                .unwrap();
+            let code = refused.texts().code.code;
+            let rest = format!(r#""{code}","type":"{kind}","doc_url":"/docs/errors#{code}"}}"#);
+            assert_eq!(text.get(expected.len()..), Some(&*rest));
         }
     }
 
@@ -263,15 +342,54 @@ mod tests {
     }
 
     #[test]
+    fn what_may_have_been_paid_is_not_repeated_by_itself() {
+        let price = "0.002".parse().unwrap();
+        for refusal in [
+            Refusal::InsufficientCredits { price },
+            Refusal::SpendingLimit,
+            Refusal::NotPermitted,
+            Refusal::NoPrice,
+            Refusal::OutcomeUnknown(""),
+            Refusal::UpstreamLost,
+        ] {
+            let error = ApiError::from(refusal);
+            assert!(error.must_not_be_retried(error.status_code()), "{error:?}");
+        }
+        for refusal in [
+            Refusal::RateLimited { retry_after: 1 },
+            Refusal::TooManyInFlight,
+            Refusal::Unavailable(""),
+            Refusal::Overloaded,
+            Refusal::Stopped,
+            Refusal::UpstreamTimedOut,
+            Refusal::UpstreamFailed(""),
+            Refusal::RepeatTooEarly,
+            Refusal::MissingKey,
+        ] {
+            let error = ApiError::from(refusal);
+            assert!(!error.must_not_be_retried(error.status_code()), "{error:?}");
+        }
+    }
+
+    #[test]
     fn retry_after_is_set_if_waiting_helps() {
         for refusal in [
             Refusal::RateLimited { retry_after: 7 },
             Refusal::TooManyInFlight,
             Refusal::Unavailable(""),
             Refusal::OutcomeUnknown(""),
+            Refusal::ModelUnavailable,
         ] {
-            assert!(ApiError::from(refusal).retry_after().is_some());
+            let error = ApiError::from(refusal);
+            assert!(error.retry_after(error.status_code()).is_some());
         }
-        assert_eq!(ApiError::from(Refusal::InvalidKey).retry_after(), None);
+        for (is_limit, status) in [(true, 429), (false, 503)] {
+            let error = ApiError::from(Refusal::UpstreamBusy { retry_after: 9, is_limit });
+            assert_eq!(error.status_code().as_u16(), status);
+            assert_eq!(error.retry_after(error.status_code()), Some(9));
+            assert!(!error.must_not_be_retried(error.status_code()));
+        }
+        let error = ApiError::from(Refusal::InvalidKey);
+        assert_eq!(error.retry_after(error.status_code()), None);
     }
 }

@@ -6,10 +6,12 @@ use garde::Validate;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::limits::LimitsBody;
 use crate::http::docs::id;
 use crate::http::environment::EnvironmentName;
 use crate::http::error::ApiError;
 use crate::http::validation::{is_printable, not_null, present};
+use crate::json::object_or_null;
 use crate::keys::{KeyRequest, NewlyMade};
 use crate::store::keys::KeyListing;
 use domain::key_policy::{LIST_MAX, MODEL_MAX, NoNetwork};
@@ -60,6 +62,10 @@ pub(super) struct CreateKeyBody {
     #[garde(skip)]
     #[schema(value_type = Option<u32>, minimum = 1, maximum = 1_000_000)]
     calls_per_minute: Option<NonZeroU32>,
+    /// What it may spend, from its first call on; null or absent is no limit.
+    #[serde(default, deserialize_with = "object_or_null")]
+    #[garde(dive)]
+    limits: Option<LimitsBody>,
 }
 
 /// A change of a key. What is absent stays as it is; null allows everything again.
@@ -171,7 +177,8 @@ impl CreateKeyBody {
             calls_per_minute: self.calls_per_minute.map(calls).transpose()?,
         };
         let (name, environment) = (self.name, self.environment.into());
-        Ok(KeyRequest { name, environment, expires_at, policy })
+        let limits = self.limits.map(LimitsBody::change).unwrap_or_default();
+        Ok(KeyRequest { name, environment, expires_at, policy, limits })
     }
 }
 
@@ -224,7 +231,7 @@ pub(super) struct CreatedKey {
     id: String,
     name: String,
     /// The key itself. Save it: it is shown this once.
-    #[schema(example = "ps_live_...", pattern = "^ps_(live|test)_[0-9A-Za-z]{36}$")]
+    #[schema(pattern = "^ps_(live|test)_[0-9A-Za-z]{36}$")]
     key_value: String,
     is_active: bool,
     #[schema(format = DateTime)]

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::key_id;
-use crate::http::amount::Amount;
+use crate::http::amount::{Amount, WithAmounts as _};
 use crate::http::docs::id;
 use crate::http::error::{ApiError, ErrorBody};
-use crate::http::extract::{AuditedUser, Body, SessionUser};
+use crate::http::extract::{AuditedUser, SessionUser, WithBody};
 use crate::http::validation::present;
 use crate::http::{App, uncancelled};
 use domain::limits::LimitsChange;
@@ -41,6 +41,19 @@ pub(super) struct LimitsBody {
     #[garde(custom(not_negative))]
     #[schema(value_type = Option<f64>, example = 100.00, minimum = 0, maximum = 9_223_372_036_u64)]
     total_limit: Option<Option<Amount>>,
+}
+
+impl LimitsBody {
+    pub(super) fn change(self) -> LimitsChange {
+        let credits =
+            |limit: Option<Option<Amount>>| limit.map(|limit| limit.map(|Amount(credits)| credits));
+        LimitsChange {
+            per_request: credits(self.per_request_limit),
+            daily: credits(self.daily_limit),
+            monthly: credits(self.monthly_limit),
+            total: credits(self.total_limit),
+        }
+    }
 }
 
 #[expect(
@@ -143,24 +156,16 @@ impl LimitsAnswer {
     (status = 404, description = "The user has no such key", body = ErrorBody),
 ))]
 pub(in crate::http) async fn set_limits(
-    AuditedUser { user, origin }: AuditedUser,
+    WithBody(AuditedUser { user, origin }, body): WithBody<AuditedUser>,
     app: Data<App>,
     id: Path<String>,
-    body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let id = key_id(&id)?;
     let limits: LimitsBody = body.json()?;
-    let credits =
-        |limit: Option<Option<Amount>>| limit.map(|limit| limit.map(|Amount(credits)| credits));
-    let change = LimitsChange {
-        per_request: credits(limits.per_request_limit),
-        daily: credits(limits.daily_limit),
-        monthly: credits(limits.monthly_limit),
-        total: credits(limits.total_limit),
-    };
+    let change = limits.change();
     let set = async move { app.keys.set_limits(user.id, id, change, origin).await };
     let (key, now) = uncancelled(set).await?;
-    Ok(HttpResponse::Ok().json(LimitsAnswer::new(&key, now)))
+    Ok(HttpResponse::Ok().amounts(LimitsAnswer::new(&key, now)))
 }
 
 /// The spending limits of an API key, and what is left of them.
@@ -175,5 +180,5 @@ pub(in crate::http) async fn limits(
     id: Path<String>,
 ) -> Result<HttpResponse, ApiError> {
     let (key, now) = app.keys.limits(user.id, key_id(&id)?).await?;
-    Ok(HttpResponse::Ok().json(LimitsAnswer::new(&key, now)))
+    Ok(HttpResponse::Ok().amounts(LimitsAnswer::new(&key, now)))
 }

@@ -5,14 +5,15 @@ use std::sync::Arc;
 use actix_web::web::{Data, Path};
 use actix_web::{HttpRequest, HttpResponse};
 
+use super::answers::created;
 use super::docs::id;
 use super::error::{ApiError, ErrorBody};
-use super::extract::{AuditedUser, Body, SessionUser, user_origin};
+use super::extract::{AuditedUser, SessionUser, WithBody, user_origin};
 use super::repeat::{once, replay};
 use super::{App, uncancelled};
-use crate::auth::users::CurrentSession;
+use crate::auth::sessions::CurrentSession;
 use crate::idempotency::Made;
-use crate::keys::KeysError;
+use crate::keys::{KeysError, NewlyMade};
 use domain::KeyId;
 
 mod bodies;
@@ -32,29 +33,33 @@ use bodies::{CreateKeyBody, CreatedKey, EditKeyBody, RotateKeyBody, RotatedKey};
     (status = 422, description = "The Idempotency-Key was used for another request", body = ErrorBody),
 ))]
 pub(super) async fn create(
-    speaker: CurrentSession,
+    WithBody(speaker, body): WithBody<CurrentSession>,
     app: Data<App>,
     request: HttpRequest,
-    body: Body,
 ) -> Result<HttpResponse, ApiError> {
     app.users.assert_verified(&speaker)?;
     let CurrentSession { user, session, .. } = speaker;
-    let once = once(&request, &body, CreatedKey::of)?;
+    let once = once(&request, &body, CreatedKey::of, location)?;
     let origin = user_origin(&request, &app, user.id);
     let body: CreateKeyBody = body.json()?;
     let request = body.request()?;
     let users = Arc::clone(&app.users);
-    let created = async move {
+    let creating = async move {
         let made = app.keys.create(user.id, session, request, once, origin).await;
         if let Ok(Made::New(made)) = &made {
             users.tell_of_key(&user, &made.listing);
         }
         made
     };
-    Ok(match uncancelled(created).await? {
-        Made::New(made) => HttpResponse::Created().json(CreatedKey::of(&made)),
+    Ok(match uncancelled(creating).await? {
+        Made::New(made) => created(&location(&made)).json(CreatedKey::of(&made)),
         Made::Repeat(kept) => replay(kept),
     })
+}
+
+/// Where a key is.
+fn location(made: &NewlyMade) -> String {
+    format!("/api/keys/{}", made.listing.id)
 }
 
 /// Lists the user's API keys, newest first.
@@ -98,10 +103,9 @@ pub(super) async fn get(
     (status = 404, description = "The user has no such key", body = ErrorBody),
 ))]
 pub(super) async fn change(
-    AuditedUser { user, origin }: AuditedUser,
+    WithBody(AuditedUser { user, origin }, body): WithBody<AuditedUser>,
     app: Data<App>,
     id: Path<String>,
-    body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let id = key_id(&id)?;
     let body = body.json::<EditKeyBody>()?;
@@ -121,15 +125,19 @@ pub(super) async fn change(
     (status = 409, description = "The key has been revoked, or was changed at the same time", body = ErrorBody),
 ))]
 pub(super) async fn rotate(
-    AuditedUser { user, origin }: AuditedUser,
+    WithBody(AuditedUser { user, origin }, body): WithBody<AuditedUser>,
     app: Data<App>,
     id: Path<String>,
-    body: Body,
 ) -> Result<HttpResponse, ApiError> {
     let id = key_id(&id)?;
     let body: RotateKeyBody = body.json_or_nothing()?.unwrap_or_default();
     let grace_micros = body.grace_micros();
-    let rotated = async move { app.keys.rotate(user.id, id, grace_micros, origin).await };
+    let (users, address) = (Arc::clone(&app.users), origin.address.clone());
+    let rotated = async move {
+        let made = app.keys.rotate(user.id, id, grace_micros, origin).await?;
+        users.tell_of_rotation(&user, &made.listing, &address);
+        Ok::<_, KeysError>(made)
+    };
     let made = uncancelled(rotated).await?;
     Ok(HttpResponse::Ok().json(RotatedKey::of(&made)))
 }

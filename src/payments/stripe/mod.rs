@@ -52,6 +52,7 @@ pub struct Stripe {
     success_url: String,
     cancel_url: String,
     checkout_seconds: i64,
+    is_live: bool,
 }
 
 /// A webhook that is not Stripe's, or not of now.
@@ -92,7 +93,14 @@ impl Stripe {
             success_url: settings.success_url.clone(),
             cancel_url: settings.cancel_url.clone(),
             checkout_seconds: i64::from(settings.checkout_minutes).saturating_mul(60),
+            is_live: settings.is_live(),
         }))
+    }
+
+    /// Does it move real money?
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        self.is_live
     }
 
     /// How long a payer may take to pay, in seconds.
