@@ -15,16 +15,19 @@
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 
 use actix::{Arbiter, System};
 use domain::api_key::{ApiKey, Pepper};
+use domain::stored_bill::StoredBill;
 use domain::{
-    Account, AccountId, AccountStatus, Batch, Charge, ChargeId, Credits, Environment, KeyId,
-    KeyState, Link, LoadedAccount, Outcome, Price, PriceBounds, SpendingLimits, StoredAccount,
-    Timestamp,
+    Account, AccountId, AccountStatus, Batch, Bill, Charge, ChargeId, Convention, Credits, Dim,
+    Environment, Flags, KeyId, KeyState, Link, LoadedAccount, Outcome, Price, PriceBounds,
+    SpendingLimits, StoredAccount, Timestamp, VersionId,
 };
 use futures_util::future::join_all;
 use polysystems::actors::ActorThreads;
@@ -41,6 +44,7 @@ use uuid::Uuid;
 
 const RECORD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions.txt");
 const NOW: Timestamp = Timestamp::from_micros(1_705_320_000_000_000);
+const BALANCE: Credits = Credits::from_nanos(1_000_000_000_000_000);
 const HELP: &str = "cargo bench --bench instructions [-- --record]
 
   --record   write benches/instructions.txt anew";
@@ -49,7 +53,7 @@ const HELP: &str = "cargo bench --bench instructions [-- --record]
 /// runs it a given number of times.
 type Case = (&'static str, u64, u64, fn(u64));
 
-const CASES: [Case; 8] = [
+const CASES: [Case; 10] = [
     ("charge and settle, fixed price", 10_000, 10, |times| charge(times, Price::Fixed(COST))),
     ("charge and settle, hold", 10_000, 10, |times| {
         charge(times, Price::UpTo(PriceBounds::whole(COST, Credits::from_nanos(12_770_000))));
@@ -62,6 +66,13 @@ const CASES: [Case; 8] = [
     ("pipeline: paid call, on record in SQLite", 4_000, 15, |times| whole(times, true)),
     // Many repetitions, so that work that the process does periodically does not matter.
     ("pipeline: bad checksum", 64_000, 15, |times| whole(times, false)),
+    // These have the HTTP server and its connection as well.
+    ("server: refusal 402", 8_000, 15, |times| {
+        over_http(times, "/api/hub/agents/chat", Credits::ZERO, b"HTTP/1.1 402 ");
+    }),
+    ("server: proxied whole answer", 4_000, 15, |times| {
+        over_http(times, "/v1/chat/completions", BALANCE, b"HTTP/1.1 200 ");
+    }),
 ];
 
 fn account() -> (Account, KeyId) {
@@ -83,7 +94,20 @@ fn account() -> (Account, KeyId) {
 
 fn order(number: u64, key: KeyId, price: Price) -> Charge {
     let id = ChargeId(Uuid::from_u128(number.into()));
-    Charge { id, key, price, expires_at: NOW, is_durable: false }
+    Charge { id, key, price, bill: bill(), expires_at: NOW, is_durable: false }
+}
+
+/// The bill of a call that is priced by tokens.
+fn bill() -> Option<StoredBill> {
+    let quantities = [(Dim::Request, 1), (Dim::Input, 400), (Dim::Output, 600)];
+    StoredBill::of(&Bill {
+        version: VersionId::FIRST,
+        card: 20,
+        row: 0,
+        convention: Convention::default(),
+        flags: Flags::NONE,
+        quantities: quantities.into_iter().collect(),
+    })
 }
 
 fn charge(times: u64, price: Price) {
@@ -91,7 +115,7 @@ fn charge(times: u64, price: Price) {
     for number in 0..times {
         let order = order(number, key, price);
         account.charge(black_box(&order), NOW).unwrap();
-        let outcome = Outcome::Delivered { cost: COST };
+        let outcome = Outcome::Delivered { cost: COST, bill: bill() };
         black_box(account.settle(order.id, outcome, NOW, None, None).unwrap());
     }
 }
@@ -127,7 +151,7 @@ fn batch(times: u64) {
             let order = order(round * 64 + number, key, Price::Fixed(COST));
             writes.extend(owner.charge(&order, NOW).unwrap().write);
             let usage = Some(usage(AccountId(1), key, order.id, NOW));
-            let outcome = Outcome::Delivered { cost: COST };
+            let outcome = Outcome::Delivered { cost: COST, bill: bill() };
             writes.extend(owner.settle(order.id, outcome, NOW, usage, None).unwrap().write);
         }
         black_box(Batch::of(writes.iter().map(AsRef::as_ref)));
@@ -137,7 +161,7 @@ fn batch(times: u64) {
 /// Calls through the pipeline, 32 at once.
 fn whole(times: u64, is_valid: bool) {
     let database = Database::sqlite();
-    let keys = seed::accounts(&database, "paid", 10, Credits::from_nanos(1_000_000_000_000_000));
+    let keys = seed::accounts(&database, "paid", 10, BALANCE);
     let runtime = app::database_runtime().unwrap();
     System::new().block_on(async {
         let connecting = DatabaseSettings::default();
@@ -150,7 +174,8 @@ fn whole(times: u64, is_valid: bool) {
         let ledger = LedgerWriter::start(&arbiter, store.clone(), lease, &settings.ledger);
         let (clock, threads) = (Clock::System, ActorThreads::default());
         threads.add_this();
-        let gateway = app::gateway(&settings, &clock, &store, &ledger, &threads).unwrap();
+        let prices = app::publish_prices(&settings, &clock, &store).await.unwrap();
+        let gateway = app::gateway(&settings, &clock, &store, &ledger, &threads, &prices).unwrap();
         let client = Client::new(Connector::new(&settings.upstreams).unwrap());
         let mut keys = keys.iter().cycle();
         for _ in 0..times / 32 {
@@ -164,6 +189,81 @@ fn whole(times: u64, is_valid: bool) {
         }
         ledger.barrier().await.unwrap();
     });
+}
+
+const HELLO: &str = r#"{"messages": [{"role": "user", "content": "Hello!"}]}"#;
+const ANSWER: &str = concat!(
+    r#"{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"m","#,
+    r#""choices":[{"index":0,"finish_reason":"stop","#,
+    r#""message":{"role":"assistant","content":"Hello! How can I help you today?"}}],"#,
+    r#""usage":{"prompt_tokens":9,"completion_tokens":9,"total_tokens":18}}"#
+);
+
+/// Calls to the whole server, one after the other on one connection. Each is answered with a status
+/// line that begins with `status`.
+fn over_http(times: u64, path: &str, balance: Credits, status: &'static [u8]) {
+    let database = Database::sqlite();
+    let keys = seed::accounts(&database, "caller", 1, balance);
+    let [key] = keys.as_slice() else { panic!("not one key") };
+    let length = HELLO.len();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\nx-api-key: {key}\r\n\
+         content-type: application/json\r\ncontent-length: {length}\r\n\r\n{HELLO}"
+    );
+    let mut settings = Settings { data_dir: database.folder().into(), ..Settings::default() };
+    settings.database.url = serde_json::from_value(database.url().into()).unwrap();
+    settings.server.bind = ([127, 0, 0, 1], 0).into();
+    settings.server.workers = 1;
+    settings.rate_limit.enabled = false;
+    settings.upstreams.v1.url = Some(format!("http://{}", upstream()));
+    let (end, is_over) = tokio::sync::oneshot::channel();
+    let listening = move |address| {
+        std::thread::spawn(move || {
+            let mut server = TcpStream::connect(address).unwrap();
+            server.set_nodelay(true).unwrap();
+            let mut answer = Vec::new();
+            for _ in 0..times {
+                server.write_all(request.as_bytes()).unwrap();
+                read_message(&mut server, &mut answer);
+                assert!(answer.starts_with(status), "{}", String::from_utf8_lossy(&answer));
+            }
+            end.send(()).unwrap();
+        });
+    };
+    // If the client has failed, nothing is sent.
+    app::serve(settings, Clock::System, listening, async { is_over.await.unwrap() }).unwrap();
+}
+
+/// Starts a model that answers at once.
+fn upstream() -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{ANSWER}",
+        ANSWER.len()
+    );
+    std::thread::spawn(move || {
+        while let Ok((mut client, _)) = listener.accept() {
+            let mut request = Vec::new();
+            while read_message(&mut client, &mut request) {
+                client.write_all(answer.as_bytes()).unwrap();
+            }
+        }
+    });
+    address
+}
+
+/// Reads a message whose body is an object: no head ends with a brace. False if there is none.
+fn read_message(stream: &mut TcpStream, message: &mut Vec<u8>) -> bool {
+    message.clear();
+    let mut piece = [0; 4_096];
+    while message.last() != Some(&b'}') {
+        match stream.read(&mut piece) {
+            Ok(0) | Err(_) => return false,
+            Ok(length) => message.extend_from_slice(piece.get(..length).unwrap_or_default()),
+        }
+    }
+    true
 }
 
 /// On some processors the C library copies large blocks with one instruction that counts as one.

@@ -239,6 +239,7 @@ async fn fill(database: &Database, rows: usize) -> KeyId {
                 day: at.day(),
                 month: at.day().month(),
                 at,
+                bill: None,
                 link,
             };
             let entry = entry.after(link);

@@ -82,7 +82,7 @@ impl Ground {
 fn charge(key: KeyId) -> Charge {
     let expires_at = Clock::System.now().plus_micros(60_000_000);
     let id = ChargeId(Uuid::now_v7());
-    Charge { id, key, price: Price::Fixed(COST), expires_at, is_durable: false }
+    Charge { id, key, price: Price::Fixed(COST), bill: None, expires_at, is_durable: false }
 }
 
 /// A request to an account's actor with its answer, and a complete charge that waits for the
@@ -129,7 +129,7 @@ fn actors(criterion: &mut Criterion) {
                     let (account, key) = ids[*place];
                     let order = charge(key);
                     let debit = lease.charge(order).await.unwrap();
-                    let outcome = Outcome::Delivered { cost: COST };
+                    let outcome = Outcome::Delivered { cost: COST, bill: None };
                     let usage = usage(account, key, order.id, Clock::System.now());
                     lease.settle(order.id, outcome, usage, None).await.unwrap();
                     debit.wait().await.unwrap();
@@ -170,7 +170,7 @@ impl Charging {
             let ((account, key), owner) = (self.ids[place], &mut self.owners[place]);
             let (order, now) = (charge(key), Clock::System.now());
             writes.extend(owner.charge(&order, now).unwrap().write);
-            let outcome = Outcome::Delivered { cost: COST };
+            let outcome = Outcome::Delivered { cost: COST, bill: None };
             let usage = Some(usage(account, key, order.id, Clock::System.now()));
             writes.extend(owner.settle(order.id, outcome, now, usage, None).unwrap().write);
         }
@@ -260,7 +260,9 @@ fn whole(criterion: &mut Criterion) {
             LedgerWriter::start(&arbiter, ground.store.clone(), ground.lease, &settings.ledger);
         let (clock, threads) = (Clock::System, ActorThreads::default());
         threads.add_this();
-        let gateway = app::gateway(&settings, &clock, &ground.store, &ledger, &threads).unwrap();
+        let store = &ground.store;
+        let prices = app::publish_prices(&settings, &clock, store).await.unwrap();
+        let gateway = app::gateway(&settings, &clock, store, &ledger, &threads, &prices).unwrap();
         (gateway, Client::new(Connector::new(&settings.upstreams).unwrap()))
     });
     let mut next = 0;

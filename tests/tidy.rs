@@ -24,16 +24,22 @@ const LAYERS: &[(&str, u8)] = &[
     ("access", 6),
     ("admin", 6),
     ("auth", 6),
+    ("catalogue", 6),
+    ("bills", 6),
+    ("deployments", 6),
     ("erasure", 6),
     ("health", 6),
+    ("imports", 6),
     ("keys", 6),
     ("payments", 6),
     ("pipeline", 6),
+    ("price_lists", 6),
     ("reports", 6),
     ("webhooks", 6),
     ("actors", 5),
     ("idempotency", 5),
     ("key_cache", 4),
+    ("models", 4),
     ("actors::ledger", 4),
     ("mail", 3),
     ("rate_limits", 3),
@@ -43,6 +49,7 @@ const LAYERS: &[(&str, u8)] = &[
     ("upstream", 3),
     ("config", 2),
     ("metrics", 2),
+    ("price_import", 1),
     ("clock", 0),
     ("exit", 0),
     ("failpoint", 0),
@@ -508,6 +515,40 @@ fn handlers_do_not_name_the_store() {
     counted_down(found.len(), STORE_IN_HANDLERS, &found);
 }
 
+/// Handlers that take a body beside a session. A body can take a minute, and the session may end
+/// meanwhile: `WithBody` looks at it again.
+fn bodies_beside_sessions(files: &[Source]) -> Vec<String> {
+    const SESSIONS: [&str; 6] = [
+        ": CurrentSession",
+        ": ConfirmedSession",
+        ": SessionUser",
+        ": AuditedUser",
+        ": AdminUser",
+        ": ConfirmedAdmin",
+    ];
+    let mut wrong = Vec::new();
+    for file in files {
+        let code = file.production();
+        let handlers = code.split("#[utoipa::path(").skip(1);
+        for head in handlers.filter_map(|text| text.split("async fn ").nth(1)?.split("->").next()) {
+            let has = |words: &[&str]| words.iter().any(|word| head.contains(word));
+            if has(&[": Body", ": Payload"]) && has(&SESSIONS) {
+                let name = head.split('(').next().unwrap_or_default();
+                wrong.push(format!("{}: {name}: say WithBody", file.path));
+            }
+        }
+    }
+    wrong
+}
+
+#[test]
+fn a_session_is_looked_at_after_the_body_too() {
+    let handlers = read(root(), &["src/http"], "rs");
+    passes(&bodies_beside_sessions(&handlers));
+    let with = handlers.iter().filter(|file| file.text.contains("WithBody<")).count();
+    assert!(with > 5, "{with}");
+}
+
 /// What documents name between backticks and is not there: files, folders, and functions as `file:
 /// function`.
 fn missing(pages: &[Source], root: &Path) -> Vec<String> {
@@ -721,6 +762,19 @@ mod planted {
     fn a_handler_that_names_the_store() {
         let code = "async fn get() {\n    app.store.users().await;\n}";
         fails(&stores(&[Source::new("src/http/a.rs", code)]), "src/http/a.rs:2");
+    }
+
+    #[test]
+    fn a_body_beside_a_session() {
+        let code = |parameters: &str| {
+            let text = format!("#[utoipa::path(get)]\nasync fn get({parameters}) -> A {{}}");
+            bodies_beside_sessions(&[Source::new("src/http/a.rs", &text)])
+        };
+        fails(&code("current: CurrentSession, body: Body"), "src/http/a.rs: get");
+        fails(&code("body: Body, ConfirmedAdmin(admin): ConfirmedAdmin,"), "get");
+        let fine = "WithBody(current, body): WithBody<CurrentSession>, app: Data<App>";
+        assert_eq!(code(fine), Vec::<String>::new());
+        assert_eq!(code("request: HttpRequest, body: Body"), Vec::<String>::new());
     }
 
     #[test]

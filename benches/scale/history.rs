@@ -154,6 +154,7 @@ fn add_history(batch: &mut Batch, account: AccountId, key: KeyId, entries: usize
             day,
             month,
             at,
+            bill: None,
             link,
         }
         .after(link);

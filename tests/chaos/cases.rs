@@ -13,6 +13,7 @@ use serde_json::json;
 use polysystems::failpoint;
 
 use crate::Plan;
+use crate::bills;
 use crate::disk::{Disk, cut_power};
 use crate::ledger::{Ledger, Zeros};
 use crate::load::{Connection, Log, Mix, join, load, percentile, probe, request};
@@ -41,6 +42,8 @@ pub(crate) fn all() -> Vec<(&'static str, Case)> {
         ("failpoints postgres", case(|plan| failpoints(plan, Database::durable_postgres))),
         ("panics sqlite", case(|_| panics(Database::sqlite()))),
         ("panics postgres", case(|_| panics(Database::durable_postgres()))),
+        ("bills sqlite", case(|plan| bills::crashes(plan, Database::sqlite()))),
+        ("bills postgres", case(|plan| bills::crashes(plan, Database::durable_postgres()))),
         ("outage-stopped postgres", case(|plan| outage(plan, Fault::Stop))),
         ("outage-killed postgres", case(|plan| outage(plan, Fault::Kill))),
         ("outage-frozen postgres", case(|plan| outage(plan, Fault::Freeze))),
@@ -83,7 +86,7 @@ pub(crate) async fn customers(
     (customers, names)
 }
 
-fn settings(command: &mut Command) {
+pub(crate) fn settings(command: &mut Command) {
     command
         .env("POLYSYSTEMS_HOLDS__STEP_TOKENS", "16")
         .env("POLYSYSTEMS_LOG__LEVEL", "off")

@@ -164,6 +164,9 @@ pub(crate) enum Mix {
     Everything,
     /// Calls to a slow upstream.
     Upstream,
+    /// Calls to the models of the shop, whole and streamed, of which some reach another deployment
+    /// or another model.
+    Models,
 }
 
 fn uuid_at_end(text: &str) -> Option<uuid::Uuid> {
@@ -189,6 +192,9 @@ fn next(random: &mut StdRng, mix: Mix, customer: &Customer) -> (Kind, Vec<u8>) {
     let index = || request("POST", "/api/hub/rag/index", &key, "{}");
     if mix == Mix::Upstream {
         return (Kind::Call, request("POST", "/v1/chat/completions", &key, hello));
+    }
+    if mix == Mix::Models {
+        return of_models(random, &key);
     }
     let dice = if mix == Mix::Plain { 0 } else { random.random_range(0..100) };
     match dice {
@@ -219,6 +225,29 @@ fn next(random: &mut StdRng, mix: Mix, customer: &Customer) -> (Kind, Vec<u8>) {
         }
         _ => (Kind::Other, request("GET", "/api/payments/credits/balance", &bearer, "")),
     }
+}
+
+fn of_models(random: &mut StdRng, key: &str) -> (Kind, Vec<u8>) {
+    let words = random.random_range(1..80);
+    let mut plan = serde_json::json!({ "words": words, "output": words });
+    match random.random_range(0..20) {
+        0 => plan["fails"] = serde_json::json!(["a"]),
+        1 => plan["long"] = serde_json::json!(["a", "b"]),
+        2..8 => plan["cached"] = serde_json::json!(5),
+        _ => {}
+    }
+    let is_chat = plan["long"].is_array() || random.random_bool(0.8);
+    let model = if is_chat { "chat" } else { "thinker" };
+    let mut body = crate::support::shop::chat(model, &plan);
+    let is_stream = random.random_bool(0.5);
+    body["stream"] = serde_json::json!(is_stream);
+    let headers = if random.random_bool(0.2) {
+        format!("{key}idempotency-key: {}\r\n", uuid::Uuid::new_v4())
+    } else {
+        key.to_owned()
+    };
+    let kind = if is_stream { Kind::Stream } else { Kind::Call };
+    (kind, request("POST", "/v1/chat/completions", &headers, &body.to_string()))
 }
 
 /// Records what an answer says about money.

@@ -23,6 +23,7 @@ use std::time::Instant;
 
 use test_support as support;
 
+mod bills;
 mod cases;
 mod disk;
 mod ledger;

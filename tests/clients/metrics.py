@@ -29,6 +29,8 @@ for family in families:
             total = [sample.value for sample in samples if sample.name.endswith("_count")]
             assert total == counts[-1:], family.name
 known = {name for name, _ in names}
+# A counter that has counted nothing yet may have no sample.
+known |= {f"{family.name}_total" for family in families if family.type == "counter"}
 with open(f"{folder}/alerts.yml") as file:
     rules = yaml.safe_load(file)["groups"][0]["rules"]
 with open(f"{folder}/grafana.json") as file:

@@ -32,7 +32,8 @@ def raised(key):
         for _ in range(int(os.environ.get("CALLS", "1"))):
             refused.chat.completions.create(model="gpt-4o", messages=hello)
     except openai.APIStatusError as error:
-        return [type(error).__name__, error.status_code]
+        assert error.response.json()["message"] in error.message, error.message
+        return [type(error).__name__, error.status_code, error.type, error.code]
     return None
 
 

@@ -16,6 +16,7 @@ on_both!(
     a_session_is_renewed_by_its_refresh_token,
     a_session_ends_however_often_it_is_renewed,
     a_refresh_token_that_comes_twice_ends_its_session,
+    a_session_is_renewed_so_often_and_leaves_nothing_behind,
     of_a_thousand_uses_of_a_refresh_token_one_wins,
     a_session_that_is_ended_is_over_at_once,
     the_oldest_sessions_end_where_there_are_too_many,
@@ -181,8 +182,8 @@ async fn a_session_is_renewed_by_its_refresh_token(database: Database) {
         server.get("/api/auth/me").bearer(text(&session, "token")).expect(200).await;
     }
     // Stored is a digest, which is of no use.
-    let stored = "SELECT COUNT(*) || '' FROM refresh_token";
-    assert!(database.query(stored).await.parse::<u32>().unwrap() >= 4);
+    let stored = "SELECT COUNT(*) || '' FROM session WHERE LENGTH(refresh_digest) = 32";
+    assert_eq!(database.query(stored).await, "2");
     for wrong in ["", "psr_", "psr_x", text(&session, "token"), &text(&old, "refresh_token")[1..]] {
         let body = json!({ "refresh_token": wrong });
         let refused = server.post("/api/auth/refresh", &body).expect(401).await;
@@ -240,6 +241,44 @@ async fn a_refresh_token_that_comes_twice_ends_its_session(database: Database) {
     let body = json!({ "refresh_token": renewed["refresh_token"] });
     server.post("/api/auth/refresh", &body).expect(401).await;
     server.get("/api/auth/me").bearer(text(&other, "token")).expect(200).await;
+}
+
+/// A renewal adds no row, or one connection fills the database and its clean-up halts the server.
+async fn a_session_is_renewed_so_often_and_leaves_nothing_behind(database: Database) {
+    let server = Server::start_with(&database, |settings| settings.rate_limit.enabled = true).await;
+    server.user("someone").await;
+    let first = log_in(&server).await;
+    let rows = async || {
+        let of_all =
+            "SELECT CAST((SELECT COUNT(*) FROM session) + (SELECT COUNT(*) FROM users) AS TEXT)";
+        database.query(of_all).await
+    };
+    let before = rows().await;
+    let mut session = first.clone();
+    let (mut renewals, mut refused) = (0, 0);
+    for _ in 0..40 {
+        let body = json!({ "refresh_token": session["refresh_token"] });
+        let answer = server.post("/api/auth/refresh", &body).send().await;
+        if answer.status == 429 {
+            assert!(answer.headers.contains_key("retry-after"));
+            refused += 1;
+            continue;
+        }
+        assert_eq!(answer.status, 200);
+        session = answer.body;
+        renewals += 1;
+    }
+    // Another comes back every six seconds.
+    assert!(renewals >= 10 && refused >= 10, "{renewals} {refused}");
+    assert_eq!(rows().await, before);
+    // A token that was used before, and be it long ago, ends the session.
+    server.get("/api/auth/me").bearer(text(&session, "token")).expect(200).await;
+    let body = json!({ "refresh_token": first["refresh_token"] });
+    server.post("/api/auth/refresh", &body).expect(401).await;
+    server.get("/api/auth/me").bearer(text(&session, "token")).expect(401).await;
+    let told = "SELECT COUNT(*) || '' FROM audit_log WHERE kind = 'session.refresh_token_reused'";
+    let told = database.query(told).await;
+    assert_eq!(told, "1");
 }
 
 async fn of_a_thousand_uses_of_a_refresh_token_one_wins(database: Database) {
@@ -339,8 +378,8 @@ async fn only_operators_do_what_operators_do(database: Database) {
     let refused = operator.post(&path("suspend"), &json!(null)).expect(403).await;
     refused.assert_error("Access denied", "You do not have permission to access this resource");
 
-    database.execute("UPDATE users SET role = 2 WHERE username = 'operator'").await.unwrap();
     operator.set_up_second_factor().await;
+    database.promote("operator").await;
     operator.post(&path("suspend"), &json!(null)).expect(200).await;
     let refused = server.get("/api/hub/health").key(&key).expect(403).await;
     refused.assert_error("Access denied", "You do not have permission to access this resource");
@@ -370,13 +409,15 @@ async fn who_guesses_is_stopped_and_the_owner_is_not(database: Database) {
     for from in ["192.0.2.2", "192.0.2.3"] {
         login("nobody@example.com", PASSWORD, from).expect(401).await;
     }
-    // Guessing from one address, at somebody who is there and at somebody who is not: the same
+    // Guessing from an address, at somebody who is there and at somebody who is not: the same
     // answers.
     let mut seen = Vec::new();
-    for email in ["owner@example.com", "nobody@example.com"] {
+    for (email, from) in
+        [("owner@example.com", "198.51.100.1"), ("nobody@example.com", "198.51.100.2")]
+    {
         let mut statuses = Vec::new();
         for _ in 0..9 {
-            let answer = login(email, "a wrong password", "198.51.100.1").send().await;
+            let answer = login(email, "a wrong password", from).send().await;
             if answer.status == 429 {
                 assert!(answer.headers.contains_key("retry-after"));
             }
@@ -474,7 +515,7 @@ async fn common_passwords_are_refused(database: Database) {
 async fn a_login_that_overlaps_a_new_password_begins_nothing(database: Database) {
     use domain::{ActKind, Actor, Origin, SessionId, Timestamp, UserId};
     use polysystems::store::Store;
-    use polysystems::store::users::NewSession;
+    use polysystems::store::users::{NewSession, RefreshDigests, SessionCredential};
     let server = Server::start(&database).await;
     let user = server.user("someone").await;
     let id: UserId = user.id.parse().unwrap();
@@ -492,8 +533,12 @@ async fn a_login_that_overlaps_a_new_password_begins_nothing(database: Database)
             at,
             expires_at: at.plus_micros(1_000_000),
             address: "127.0.0.1".into(),
+            login_address: "127.0.0.1".into(),
             agent: String::new(),
-            refresh: [u8::try_from(number).unwrap(); 32],
+            credential: {
+                let digest = [u8::try_from(number).unwrap(); 32];
+                SessionCredential::Refresh(RefreshDigests { token: digest, family: digest })
+            },
             sessions_max: 100,
         };
         let origin = Origin::local(Actor::User(id));

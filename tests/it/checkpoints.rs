@@ -48,10 +48,10 @@ impl Customer {
     fn call(&mut self) -> Batch {
         let (id, now) = (ChargeId(Uuid::now_v7()), Clock::System.now());
         let (price, expires_at) = (Price::Fixed(COST), now.plus_micros(60_000_000));
-        let order = Charge { id, key: self.key, price, expires_at, is_durable: false };
+        let order = Charge { id, key: self.key, price, bill: None, expires_at, is_durable: false };
         let charged = self.owner.charge(&order, now).unwrap().write;
         let usage = usage(self.account, self.key, id, now);
-        let outcome = Outcome::Delivered { cost: COST };
+        let outcome = Outcome::Delivered { cost: COST, bill: None };
         let settled = self.owner.settle(id, outcome, now, Some(usage), None).unwrap().write;
         Batch::of(charged.iter().chain(&settled).map(AsRef::as_ref))
     }

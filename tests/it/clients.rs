@@ -1,7 +1,11 @@
-//! Real clients against the real server: curl, Python's `requests` and `openai`, Node's `axios`,
-//! Go.
+//! Real clients against the real server: curl, Python's `requests`, `openai`, `anthropic` and
+//! `google-genai`, Node's `axios`, `openai`, `@anthropic-ai/sdk` and `@google/genai`, Go.
 //!
 //! `tests/run` installs what they need; without it these tests fail and say what is missing.
+
+mod agents;
+mod provider;
+mod scenarios;
 
 use std::path::{Path, PathBuf};
 
@@ -15,6 +19,9 @@ on_both!(
     every_client_makes_a_paid_call,
     the_openai_client_gets_its_answers_and_its_exceptions,
     the_openai_clients_stream_and_all_amounts_agree,
+    the_openai_client_of_node_gets_what_a_person_needs,
+    the_anthropic_clients_pay_what_they_are_told,
+    geminis_clients_pay_what_they_are_told,
     the_documented_walk_by_curl
 );
 
@@ -112,13 +119,122 @@ async fn the_openai_client_gets_its_answers_and_its_exceptions(database: Databas
     assert_eq!(
         exceptions,
         json!({
-            "invalid": ["AuthenticationError", 401],
-            "poor": ["APIStatusError", 402],
-            "limited": ["RateLimitError", 429],
+            "invalid": ["AuthenticationError", 401, "invalid_request_error", "invalid_api_key"],
+            "poor": ["APIStatusError", 402, "insufficient_quota", "insufficient_quota"],
+            "limited": ["RateLimitError", 429, "requests", "rate_limit_exceeded"],
         })
     );
     // A chat, a completion and an embedding; the list of models is free.
     assert_eq!(user.ledger().await.len(), 4);
+}
+
+async fn the_openai_client_of_node_gets_what_a_person_needs(database: Database) {
+    let server = Server::start(&database).await;
+    let poor = server.user("poor").await.key().await;
+    let mut node = Command::new("node");
+    node.arg(folder().join("openai_errors.js")).env("NODE_PATH", installed().join("node_modules"));
+    let out = printed(node.env("PS_API_URL", server.url("")).env("PS_API_KEY", &poor.value)).await;
+    let told: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!(
+        told,
+        json!({
+            "invalid": [401, "invalid_request_error", "invalid_api_key", 1],
+            // Asked once, though the client repeats by itself what may be repeated.
+            "poor": [402, "insufficient_quota", "insufficient_quota", 1],
+            "route": [404, "invalid_request_error", "unknown_url", 1],
+        })
+    );
+}
+
+async fn the_anthropic_clients_pay_what_they_are_told(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.rate_limit.enabled = true;
+        settings.rate_limit.default_tier = "unlimited".into();
+    })
+    .await;
+    let user = server.user("someone").await;
+    let key = rich(&user).await;
+    let poor = server.user("poor").await.key().await;
+    let limited = server.user("limited").await;
+    database.execute("UPDATE users SET tier = 'free' WHERE username = 'limited'").await.unwrap();
+    let limited = rich(&limited).await;
+    let mut python = python();
+    python.arg(folder().join("anthropic_client.py"));
+    let mut node = Command::new("node");
+    node.arg(folder().join("anthropic_client.js"))
+        .env("NODE_PATH", installed().join("node_modules"));
+    let mut calls = Vec::new();
+    for client in [&mut python, &mut node] {
+        client.env("PS_API_URL", server.url("")).env("PS_API_KEY", &key.value);
+        client.env("POOR_KEY", &poor.value).env("LIMITED_KEY", &limited.value).env("CALLS", "5");
+        let told: Value = serde_json::from_str(&printed(client).await).unwrap();
+        calls.extend(told["calls"].as_array().unwrap().clone());
+        for (what, status, kind) in [
+            ("invalid", 401, "authentication_error"),
+            ("poor", 402, "billing_error"),
+            ("limited", 429, "rate_limit_error"),
+            ("field", 400, "invalid_request_error"),
+        ] {
+            let (said, kind) = ((&told[what][1], &told[what][2]), json!(kind));
+            assert_eq!(said, (&json!(status), &kind), "{told}");
+        }
+        assert_eq!((&told["invalid"][3], &told["poor"][3]), (&json!(1), &json!(1)), "{told}");
+        assert_eq!(told["cut"], json!(["api_error", true]), "{told}");
+    }
+    assert_eq!(calls.len(), 10 + 8);
+    let ledger = user.ledger().await;
+    for call in calls {
+        let entry = ledger.iter().find(|entry| entry["reference"] == call["charge"]).unwrap();
+        let tokens = call["tokens"].as_i64().unwrap();
+        assert_eq!(-nanos(&entry["amount"]), 2_000_000 + tokens * 10_000, "{call}");
+    }
+    let balance: domain::Credits = user.balance().await.parse().unwrap();
+    assert_eq!(user.folded().await, balance.nanos());
+}
+
+async fn geminis_clients_pay_what_they_are_told(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.rate_limit.enabled = true;
+        settings.rate_limit.default_tier = "unlimited".into();
+    })
+    .await;
+    let user = server.user("someone").await;
+    let key = rich(&user).await;
+    let poor = server.user("poor").await.key().await;
+    let limited = server.user("limited").await;
+    database.execute("UPDATE users SET tier = 'free' WHERE username = 'limited'").await.unwrap();
+    let limited = rich(&limited).await;
+    let mut python = python();
+    python.arg(folder().join("gemini_client.py"));
+    let mut node = Command::new("node");
+    node.arg(folder().join("gemini_client.js")).env("NODE_PATH", installed().join("node_modules"));
+    let mut calls = Vec::new();
+    for client in [&mut python, &mut node] {
+        client.env("PS_API_URL", server.url("")).env("PS_API_KEY", &key.value);
+        client.env("POOR_KEY", &poor.value).env("LIMITED_KEY", &limited.value).env("CALLS", "5");
+        let told: Value = serde_json::from_str(&printed(client).await).unwrap();
+        calls.extend(told["calls"].as_array().unwrap().clone());
+        for (what, code, status) in [
+            ("invalid", 401, "UNAUTHENTICATED"),
+            ("poor", 402, "FAILED_PRECONDITION"),
+            ("limited", 429, "RESOURCE_EXHAUSTED"),
+            ("field", 400, "INVALID_ARGUMENT"),
+            ("search", 400, "INVALID_ARGUMENT"),
+        ] {
+            let said = (&told[what][1], &told[what][2]);
+            assert_eq!(said, (&json!(code), &json!(status)), "{what}: {told}");
+        }
+        assert_eq!(told["cut"], json!([502, "UNAVAILABLE", true]), "{told}");
+    }
+    assert_eq!(calls.len(), 12 + 7);
+    let ledger = user.ledger().await;
+    for call in calls {
+        let entry = ledger.iter().find(|entry| entry["reference"] == call["charge"]).unwrap();
+        let tokens = call["tokens"].as_i64().unwrap();
+        assert_eq!(-nanos(&entry["amount"]), 2_000_000 + tokens * 10_000, "{call}");
+    }
+    let balance: domain::Credits = user.balance().await.parse().unwrap();
+    assert_eq!(user.folded().await, balance.nanos());
 }
 
 /// An upstream in a process of its own, and its port.

@@ -42,6 +42,7 @@ async fn an_operator_is_made_by_command(database: Database) {
     let (code, out, error) = create("root@example.com", "A password of an operator\n");
     assert_eq!((code, error.as_str()), (Some(0), ""));
     assert!(out.starts_with("user-") && out.contains(" admin\nOperators need two-factor"), "{out}");
+    assert!(out.lines().last().unwrap().starts_with("pse_"), "{out}");
     let (code, _, error) = create("ROOT@example.com", "A password of an operator\n");
     assert_eq!(code, Some(1));
     assert!(error.starts_with("polysystems: the ") && error.ends_with(" is taken\n"), "{error}");
@@ -82,7 +83,7 @@ async fn session_tokens_get_another_secret_and_sessions_go_on(database: Database
 
 /// A customer whose ledger has a top-up and three charges, and a server that has stopped in good
 /// order.
-async fn a_small_ledger(database: &Database) -> Customer {
+pub(crate) async fn a_small_ledger(database: &Database) -> Customer {
     let mut process = Process::start(database).await;
     let customer = process.customer("someone", 1).await;
     for _ in 0..3 {
@@ -351,7 +352,7 @@ fn what_is_wrong_is_told_in_one_line_that_names_it() {
     let port =
         format!("127.0.0.1:{}/db", nowhere.rsplit(':').next().unwrap().split('/').next().unwrap());
     let in_a_file = format!("sqlite://{no_folder}/x.db");
-    let cases: [Case; 49] = [
+    let cases: [Case; 50] = [
         // Names.
         (
             &[("POLYSYSTEMS_SERVER__BNID", "x")],
@@ -527,6 +528,12 @@ fn what_is_wrong_is_told_in_one_line_that_names_it() {
             &[],
             78,
             &["POLYSYSTEMS_EMAIL__SMTP_URL", "smtps://"],
+        ),
+        (
+            &[("POLYSYSTEMS_EMAIL__SMTP_URL", "smtp://user:hush@mail.example.com")],
+            &[],
+            78,
+            &["POLYSYSTEMS_EMAIL__SMTP_URL", "without TLS", "?tls=required"],
         ),
         (
             &[("POLYSYSTEMS_EMAIL__TRANSPORT", "smtp")],
@@ -782,6 +789,9 @@ async fn a_start_is_told_in_five_lines(database: Database) {
     for (line, begin) in told.iter().zip(begins) {
         assert!(line["message"].as_str().unwrap().starts_with(begin), "{line}");
     }
+    // The settings for tests have none, and that is told.
+    let last = told[4].to_string();
+    assert!(last.contains("rate limits are off") && last.contains("WARN"), "{last}");
     assert_eq!(process.terminate(), Some(0));
 }
 
@@ -891,7 +901,8 @@ async fn operators_have_a_command_for_what_they_do(database: Database) {
     assert!(made.contains(" admin\n") && made.contains("POST /api/auth/2fa/enroll"), "{made}");
     let (code, _, error) = run(&["user", "list", boss[0], boss[1]]);
     assert!(code == Some(1) && error.contains("403") && error.contains("two-factor"), "{error}");
-    process.set_up_second_factor(&boss_session.token).await;
+    let token = made.lines().last().unwrap();
+    process.set_up_second_factor(&boss_session.token, token).await;
     let made = ok(&["user", "set-role", "boss@example.com", "admin"]);
     assert!(made.ends_with(" admin\n"), "{made}");
     let listed = read(ok(&["user", "list", "--search", "SOME", boss[0], boss[1]]));
@@ -943,6 +954,9 @@ async fn operators_have_a_command_for_what_they_do(database: Database) {
     let sessions =
         "SELECT COUNT(*) || '' FROM session WHERE ended_at IS NULL AND agent LIKE '%command line'";
     assert_eq!(database.query(sessions).await.trim(), "0");
+    // And makes this machine no place that logins are known from.
+    let places = "SELECT MAX(login_address) || '.' FROM session WHERE agent LIKE '%command line'";
+    assert_eq!(database.query(places).await, ".");
     process.terminate();
     let (code, _, error) = run(&["user", "list", boss[0], boss[1]]);
     assert!(code == Some(69) && error.contains("it must be running"), "{error}");

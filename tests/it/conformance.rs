@@ -17,7 +17,7 @@ const CASES_MIN: u64 = 20_000;
 /// Cases of an operation in the run that has most of them; `CONFORMANCE_EXAMPLES` says another
 /// number, and `CONFORMANCE_DATABASE=postgres` another database. Texts have control characters and
 /// NUL among them.
-const EXAMPLES: u32 = 400;
+const EXAMPLES: u32 = 100;
 /// Checks that are not fair to a server that is right.
 const UNFAIR: [&str; 2] = [
     // No schema says that a name is free, that an amount has nine decimals or that a balance is
@@ -35,7 +35,15 @@ const ENDING: &str = r"^/api/auth/(logout|logout-all|sessions/)|/end-sessions$";
 const ROTATING: &str = r"^/api/keys(/[^/]*/rotate)?$";
 const ROTATE: &str = "^/api/keys/[^/]*/rotate$";
 const OPERATORS: &str = "^/api/admin/(?!.*/end-sessions$)";
-const PAID: &str = "^/(api/(hub|omm|yggdrasil)|v1)/";
+/// What operators do with models and prices is tried at night only (`CONFORMANCE_EXAMPLES`).
+const USUAL_OPERATORS: &str =
+    "^/api/admin/(users|audit-log)(?!.*/(end-sessions|price-list|corrections)$)";
+const PAID: &str =
+    r"^/(api/(hub|omm|yggdrasil)|v1(?!/models/[^/]*:)|v1beta(?!.*:streamGenerateContent))/";
+/// Gemini's methods below `/v1` are those of `/v1beta`; the tool reads its stream as JSON.
+const TWICE: &str = r"^/v1/models/[^/]*:|:streamGenerateContent$";
+/// Nothing is sold by its name and no call has a bill here, so these are never accepted.
+const WITHOUT_MODELS: &str = r"^/api/(models/|pricing/quote$|monitoring/requests/)|/bill$";
 
 /// One run of the tool.
 struct Run<'r> {
@@ -71,25 +79,27 @@ async fn everyone(database: Database) {
         payer.pay("10000").await;
     }
     let (rich, broke) = (payer.key().await, poor.key().await);
-    database.execute("UPDATE users SET role = 2 WHERE username = 'poor'").await.unwrap();
     poor.set_up_second_factor().await;
+    database.promote("poor").await;
     let operator = &poor;
     let examples =
         std::env::var("CONFORMANCE_EXAMPLES").map_or(EXAMPLES, |own| own.parse().unwrap());
+    let is_night = std::env::var("CONFORMANCE_EXAMPLES").is_ok();
+    let operators = if is_night { OPERATORS } else { USUAL_OPERATORS };
     let few = (examples / 10).max(1);
     let but = |patterns: &[&str]| ("--exclude-path-regex", patterns.join("|"));
     let of = |pattern: &str| ("--include-path-regex", pattern.to_owned());
     let run = |name, only, session, key, examples| Run { name, only, session, key, examples };
     let customer = [run(
         "customer",
-        but(&[HASHING, OPERATORS, ENDING, ROTATE]),
+        but(&[HASHING, OPERATORS, ENDING, ROTATE, TWICE, WITHOUT_MODELS]),
         Some(&manager),
         Some(&rich),
         examples,
     )];
     let others = [
-        run("stranger", but(&[HASHING]), None, None, examples / 2),
-        run("operator", of(OPERATORS), Some(operator), None, examples),
+        run("stranger", but(&[HASHING, OPERATORS, TWICE]), None, None, examples / 2),
+        run("operator", of(operators), Some(operator), None, examples),
         run("passwords", of(HASHING), Some(&prover), None, few),
         run("rotator", of(ROTATING), Some(&rotator), Some(&rich), few),
         run("leaver", of(ENDING), Some(&leaver), None, few),

@@ -242,7 +242,8 @@ async fn streaming_process(database: &Database, upstream: &Upstream) -> Process 
     Process::start_with(database, |command| {
         command
             .env("POLYSYSTEMS_UPSTREAMS__V1__URL", url)
-            .env("POLYSYSTEMS_HOLDS__STEP_TOKENS", "16");
+            .env("POLYSYSTEMS_HOLDS__STEP_TOKENS", "16")
+            .env("POLYSYSTEMS_HOLDS__VISIBLE_MODELS", "*");
     })
     .await
 }

@@ -8,16 +8,20 @@ use reqwest::Method;
 use serde_json::json;
 
 use crate::support::process::{Process, command, finished, free_port};
+use crate::support::upstream::{Script, Upstream};
 use crate::support::{Database, Server, on_both};
 
 on_both!(
     every_answer_has_the_headers_that_bind_browsers,
+    behind_a_trusted_proxy_browsers_are_bound_to_tls,
     other_origins_read_nothing_unless_it_is_set,
     giant_and_slow_requests_are_cut_and_touch_nobody_else,
+    who_may_not_ask_is_refused_before_the_body_is_there,
     secrets_are_read_from_files,
     what_is_stored_is_for_the_servers_user_alone,
     a_login_reads_so_often,
     guesses_of_sessions_count_by_address,
+    a_session_that_has_ended_asks_the_database_so_often,
     a_login_changes_and_pays_so_often,
     tls_takes_another_certificate_without_a_restart,
 );
@@ -102,6 +106,38 @@ async fn a_login_reads_so_often(database: Database) {
     assert!(served < 18, "{served}");
 }
 
+/// A token that is signed is not yet a session: the database has to be asked.
+async fn a_session_that_has_ended_asks_the_database_so_often(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.rate_limit.enabled = true;
+        settings.rate_limit.changes_per_minute = 10.try_into().unwrap();
+        settings.rate_limit.reads_per_minute = 10.try_into().unwrap();
+    })
+    .await;
+    let ended = server.user("someone").await;
+    ended.post("/api/auth/logout", &json!({})).expect(200).await;
+    for is_read in [true, false] {
+        let ask = || {
+            if is_read {
+                ended.get("/api/auth/me").send()
+            } else {
+                ended.post("/api/keys", &json!({ "name": "a" })).send()
+            }
+        };
+        let answers = futures_util::future::join_all((0..40).map(|_| ask())).await;
+        let of = |status| answers.iter().filter(|answer| answer.status == status).count();
+        assert_eq!(of(401) + of(429), 40);
+        assert!(of(429) > 20, "{is_read}: {}", of(429));
+    }
+    // Nothing of it counts for the user's other sessions.
+    let user = server.log_in_again("someone").await;
+    for number in 0..9 {
+        let path = format!("/api/keys/key-{number}/revoke");
+        user.post(&path, &json!({})).expect(404).await;
+    }
+    user.get("/api/auth/me").expect(200).await;
+}
+
 async fn guesses_of_sessions_count_by_address(database: Database) {
     let server = Server::start_with(&database, |settings| {
         settings.rate_limit.enabled = true;
@@ -116,30 +152,49 @@ async fn guesses_of_sessions_count_by_address(database: Database) {
 }
 
 async fn every_answer_has_the_headers_that_bind_browsers(database: Database) {
-    let server = Server::start(&database).await;
+    let upstream = Upstream::start(Script::Answer(200, "{}".into())).await;
+    let server = Server::start_with(&database, |settings| {
+        settings.upstreams.v1.url = Some(upstream.url());
+        // A check of the settings refuses these names; if they came through, they would not count.
+        settings.upstreams.v1.answer_headers =
+            ["Cache-Control", "Content-Security-Policy", "X-Frame-Options", "X-Upstream-Header"]
+                .map(str::to_owned)
+                .to_vec();
+    })
+    .await;
     let user = server.user("someone").await;
+    user.pay("1.00").await;
     let key = user.key().await;
+    let passed = server.get("/v1/models").key(&key).expect(200).await;
+    assert_eq!(passed.header("x-upstream-header"), "kept");
     let answers = [
+        passed,
         user.get("/api/auth/me").expect(200).await,
         server.get("/nowhere").expect(404).await,
         server.get("/api/auth/me").expect(401).await,
-        server.get("/v1/models").key(&key).expect(200).await,
         server.get("/health/live").expect(200).await,
-        server.get("/api/openapi.json").expect(200).await,
+        server.get("/api/pricing?limit=1").expect(400).await,
     ];
-    for answer in answers {
+    // Documents say themselves how they may be kept.
+    let documents = [
+        (server.get("/api/openapi.json").expect(200).await, "no-cache"),
+        (server.get("/api/pricing").expect(200).await, "private, no-cache"),
+    ];
+    let answers = answers.into_iter().map(|answer| (answer, "no-store")).chain(documents);
+    for (answer, kept) in answers {
         for (name, value) in [
             ("x-content-type-options", "nosniff"),
             ("x-frame-options", "DENY"),
             ("referrer-policy", "no-referrer"),
             ("cross-origin-resource-policy", "same-origin"),
-            ("cache-control", "no-store"),
+            ("cache-control", kept),
             (
                 "content-security-policy",
                 "default-src 'none'; frame-ancestors 'none'; base-uri 'none'",
             ),
         ] {
-            assert_eq!(answer.header(name), value);
+            let all: Vec<_> = answer.headers.get_all(name).iter().collect();
+            assert_eq!(all, [value], "{name}");
         }
         assert!(!answer.headers.contains_key("strict-transport-security"));
         assert!(!answer.headers.contains_key("server"));
@@ -149,6 +204,29 @@ async fn every_answer_has_the_headers_that_bind_browsers(database: Database) {
     assert!(page.header("content-security-policy").starts_with("default-src 'self';"));
     // What the policy forbids, the page does not have.
     assert!(!page.text.contains("<script>"), "{}", page.text);
+}
+
+async fn behind_a_trusted_proxy_browsers_are_bound_to_tls(database: Database) {
+    let of = async |server: &Server, scheme: &str| {
+        let answer = server.get("/health/live").header("X-Forwarded-Proto", scheme).expect(200);
+        let value = answer.await.headers.get("strict-transport-security").cloned();
+        value.map(|value| value.to_str().unwrap().to_owned())
+    };
+    let server = Server::start(&database).await;
+    assert_eq!(of(&server, "https").await, None);
+    server.stop();
+    for (is_set, value) in
+        [(false, "max-age=63072000"), (true, "max-age=63072000; includeSubDomains")]
+    {
+        let server = Server::start_with(&database, |settings| {
+            settings.server.trusted_proxies = vec![[127, 0, 0, 1].into()];
+            settings.server.hsts_subdomains = is_set;
+        })
+        .await;
+        assert_eq!(of(&server, "https").await.as_deref(), Some(value));
+        assert_eq!(of(&server, "http").await, None);
+        server.stop();
+    }
 }
 
 async fn other_origins_read_nothing_unless_it_is_set(database: Database) {
@@ -244,6 +322,27 @@ async fn giant_and_slow_requests_are_cut_and_touch_nobody_else(database: Databas
         assert_eq!(status(&raw(&server, deep.as_bytes())), "400");
     });
     user.get("/api/auth/me").expect(200).await;
+}
+
+/// A body that does not come keeps nothing waiting that is refused whatever it says.
+async fn who_may_not_ask_is_refused_before_the_body_is_there(database: Database) {
+    let server = Server::start(&database).await;
+    let user = server.user("someone").await;
+    let operator = server.operator(&database, "operator").await;
+    server.advance(600);
+    let credits = format!("/api/admin/users/{}/credits", user.id);
+    for (path, token, status) in [
+        ("/api/keys", "no session", "401"),
+        ("/api/auth/email", user.token.as_str(), "403"),
+        (credits.as_str(), user.token.as_str(), "403"),
+        (credits.as_str(), operator.token.as_str(), "403"),
+    ] {
+        let half = format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 100\r\n\r\n{{"
+        );
+        let answer = tokio::task::block_in_place(|| raw(&server, half.as_bytes()));
+        assert_eq!(answer.split(' ').nth(1), Some(status), "{path} {answer}");
+    }
 }
 
 async fn secrets_are_read_from_files(database: Database) {

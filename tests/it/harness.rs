@@ -13,6 +13,7 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
 use crate::support::process::{Customer, Process, verify};
 use crate::support::upstream::{Script, Step, Upstream, usage_and_done, word};
@@ -45,6 +46,7 @@ async fn start(database: &Database, upstream: &Upstream, lowers: bool) -> Proces
             .env("POLYSYSTEMS_UPSTREAMS__V1__TIMEOUT_SECONDS", "2")
             .env("POLYSYSTEMS_UPSTREAMS__V1__STREAM_IDLE_SECONDS", "1")
             .env("POLYSYSTEMS_HOLDS__STEP_TOKENS", "16")
+            .env("POLYSYSTEMS_HOLDS__VISIBLE_MODELS", "*")
             .env("POLYSYSTEMS_HOLDS__LOWER_TOKEN_LIMIT", lowers.to_string())
             .env("POLYSYSTEMS_HOLDS__START_TOKENS", "4");
     })
@@ -267,8 +269,10 @@ async fn charges(process: &Process, customer: &Customer) -> BTreeMap<String, i64
     }
 }
 
-async fn wait_for(counter: &AtomicUsize, least: usize) {
+/// Waits until so many calls are done. Fails if a client has failed meanwhile.
+async fn wait_for(counter: &AtomicUsize, least: usize, clients: &[JoinHandle<()>]) {
     while counter.load(Ordering::SeqCst) < least {
+        assert!(!clients.iter().any(JoinHandle::is_finished), "a client has failed");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -330,7 +334,7 @@ async fn streams_and_calls_are_billed_for_what_was_delivered(database: Database)
         })
         .collect();
     for round in 1..=6 {
-        wait_for(&log.done, calls * round / 6).await;
+        wait_for(&log.done, calls * round / 6, &tasks).await;
         if round == 6 {
             break;
         }
@@ -476,7 +480,7 @@ async fn repeated_calls_are_charged_once(database: Database) {
         })
         .collect();
     for round in 1..=4 {
-        wait_for(&next, sends.len() * round / 5).await;
+        wait_for(&next, sends.len() * round / 5, &tasks).await;
         process.kill();
         process = start(&database, &upstream, true).await;
         url.lock().unwrap().clone_from(&process.url);

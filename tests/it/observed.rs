@@ -64,6 +64,9 @@ async fn the_figures_are_what_prometheus_reads(database: Database) {
         "polysystems_upstream_seconds_count{group=\"v1\"} 0",
         "polysystems_verify_findings 0",
         "polysystems_charges_open 0",
+        "polysystems_credited_usd_total{provider=\"stripe\"} 0",
+        "polysystems_http_request_duration_seconds_count{route=\"/api/hub/*\",method=\"POST\",status=\"200\"} 3",
+        "polysystems_http_request_duration_seconds_count{route=\"/api/payments/payments\",method=\"POST\",status=\"201\"} 1",
         "polysystems_ready 1",
     ] {
         assert!(text.lines().any(|own| own == line), "no {line} in\n{text}");
@@ -86,7 +89,23 @@ async fn the_figures_are_what_prometheus_reads(database: Database) {
     assert!(output.status.success());
     let read: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(read["unknown"], json!([]), "{read}");
-    assert_eq!(read["labels"], json!(["group", "lane", "le", "outcome", "reason"]));
+    let labels = [
+        "commit",
+        "environment",
+        "group",
+        "kind",
+        "lane",
+        "le",
+        "method",
+        "outcome",
+        "provider",
+        "reason",
+        "route",
+        "schema",
+        "status",
+        "version",
+    ];
+    assert_eq!(read["labels"], json!(labels));
     assert!(
         read["families"].as_u64().unwrap() >= 25 && read["rules"].as_u64().unwrap() >= 10,
         "{read}"
@@ -222,6 +241,19 @@ async fn a_call_is_one_trace_from_the_caller_to_the_upstream(database: Database)
     };
     assert_eq!(attribute("request_id"), AttributeValue::StringValue(request_id));
     assert_eq!(attribute("http.response.status_code"), AttributeValue::IntValue(200));
+    let address = process.url.strip_prefix("http://").unwrap();
+    let (host, port) = address.rsplit_once(':').unwrap();
+    for (name, value) in [
+        ("http.request.method", "POST"),
+        ("url.path", "/v1/chat/completions"),
+        ("url.scheme", "http"),
+        ("server.address", host),
+        ("network.protocol.version", "1.1"),
+        ("polysystems.cost", "0.0021"),
+    ] {
+        assert_eq!(attribute(name), AttributeValue::StringValue(value.into()), "{name}");
+    }
+    assert_eq!(attribute("server.port"), AttributeValue::IntValue(port.parse().unwrap()));
     for stage in ["authenticate", "repeat", "price", "charge", "upstream", "settle"] {
         let span = spans.iter().find(|span| span.name == stage);
         let span = span.unwrap_or_else(|| panic!("no {stage} in {names:?}"));
@@ -229,6 +261,19 @@ async fn a_call_is_one_trace_from_the_caller_to_the_upstream(database: Database)
     }
     // The upstream's parent is our own span of it.
     let own = spans.iter().find(|span| span.name == "upstream").unwrap();
+    let of_model: Vec<_> =
+        own.attributes.iter().filter(|one| one.key.starts_with("gen_ai.")).collect();
+    let value = |name: &str| {
+        let found = of_model.iter().find(|one| one.key == name).unwrap();
+        found.value.clone().unwrap().value.unwrap()
+    };
+    for (name, expected) in [("gen_ai.operation.name", "chat"), ("gen_ai.provider.name", "openai")]
+    {
+        assert_eq!(value(name), AttributeValue::StringValue(expected.into()), "{name}");
+    }
+    for (name, tokens) in [("gen_ai.usage.input_tokens", 9), ("gen_ai.usage.output_tokens", 1)] {
+        assert_eq!(value(name), AttributeValue::IntValue(tokens), "{name}");
+    }
     let heads = upstream.heads.lock().unwrap().clone();
     let told = format!("traceparent: 00-{TRACE}-{}-01", hex(&own.span_id));
     assert!(heads[1].contains(&told), "{told} is not in {}", heads[1]);

@@ -3,11 +3,13 @@
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Database, Server, User, on_both};
+use crate::support::process::{command, finished};
+use crate::support::{Database, NOON, Server, User, on_both};
 
 on_both!(
     operators_find_and_see_users,
     an_operator_without_a_second_factor_is_none,
+    an_operators_first_second_factor_takes_a_token_of_the_command_line,
     an_operator_ends_a_users_sessions,
     a_suspension_ends_every_session,
     operators_give_and_take_credits_once,
@@ -31,7 +33,7 @@ async fn an_operator_without_a_second_factor_is_none(database: Database) {
     let operator = server.user("operator").await;
     // Somebody else has a session too, with the password alone.
     let thief = server.log_in_again("operator").await;
-    database.execute("UPDATE users SET role = 2 WHERE username = 'operator'").await.unwrap();
+    database.promote("operator").await;
     let of = |act: &str| format!("/api/admin/users/{}/{act}", user.id);
     let grant = json!({ "amount": 100, "reason": "none" });
     let message = "Operators need two-factor authentication. Please set it up first: POST \
@@ -49,11 +51,11 @@ async fn an_operator_without_a_second_factor_is_none(database: Database) {
         request.expect(403).await.assert_error("Second factor required", message);
     }
     // Begun is not set up.
-    let password = json!({ "password": crate::support::PASSWORD });
-    operator.post("/api/auth/2fa/enroll", &password).expect(200).await;
+    let secret = operator.begin_second_factor().await;
     operator.post(&of("credits"), &grant).expect(403).await;
     assert_eq!(user.balance().await, "0.0000");
-    let secret = operator.set_up_second_factor().await;
+    let token = enrolment_token(&database, "operator").unwrap();
+    operator.confirm_second_factor(&secret, Some(&token)).expect(200).await;
     operator.post(&of("credits"), &grant).expect(201).await;
     // What began without it is over.
     thief.post(&of("credits"), &grant).expect(401).await;
@@ -72,6 +74,67 @@ async fn an_operator_without_a_second_factor_is_none(database: Database) {
     .await;
     let operator = User { server: &server, id, token };
     operator.get("/api/admin/users").expect(200).await;
+}
+
+/// The token that the command prints, or what it says instead.
+fn enrolment_token(database: &Database, name: &str) -> Result<String, String> {
+    let email = format!("{name}@example.com");
+    match finished(command(database).args(["user", "enroll2fa", &email])) {
+        (Some(0), out, _) => Ok(out.lines().last().unwrap().to_owned()),
+        (_, _, error) => Err(error),
+    }
+}
+
+/// Somebody who has the password could set up a second factor of their own, and be the operator.
+async fn an_operators_first_second_factor_takes_a_token_of_the_command_line(database: Database) {
+    let server = Server::start(&database).await;
+    let (boss, other) = (server.user("boss").await, server.user("other").await);
+    let refused = enrolment_token(&database, "boss").unwrap_err();
+    assert!(refused.contains("is no operator"), "{refused}");
+    // Begun before the promotion, and ended after it.
+    let secret = boss.begin_second_factor().await;
+    database.promote("boss").await;
+    database.promote("other").await;
+    let confirm = |token| boss.confirm_second_factor(&secret, token);
+    let without = confirm(None).expect(403).await;
+    assert_eq!(without.body["error"], "Enrolment token required");
+    let replaced = enrolment_token(&database, "boss").unwrap();
+    let token = enrolment_token(&database, "boss").unwrap();
+    let others = enrolment_token(&database, "other").unwrap();
+    for wrong in ["", "pse_guess", others.as_str(), replaced.as_str()] {
+        confirm(Some(wrong)).expect(403).await;
+    }
+    let digests = database.query("SELECT COUNT(*) || '' FROM email_token WHERE purpose = 4").await;
+    assert_eq!(digests.trim(), "2");
+    let end = async |at: i64| {
+        let sql = format!("UPDATE email_token SET expires_at = {at} WHERE purpose = 4");
+        database.execute(&sql).await.unwrap();
+    };
+    end(NOON).await;
+    confirm(Some(&token)).expect(403).await;
+    end(NOON + 3_600_000_000).await;
+    // A wrong code uses no token up.
+    let wrong = json!({ "code": "000000", "token": token });
+    boss.post("/api/auth/2fa/confirm", &wrong).expect(401).await;
+    confirm(Some(&token)).expect(200).await;
+    boss.get("/api/admin/users").expect(200).await;
+    let refused = enrolment_token(&database, "boss").unwrap_err();
+    assert!(refused.contains("already"), "{refused}");
+    // The other's token was not used up by the wrong one.
+    let secret_of_other = other.begin_second_factor().await;
+    other.confirm_second_factor(&secret_of_other, Some(&others)).expect(200).await;
+    // Once off, it takes another token.
+    server.advance(30);
+    let code = crate::support::totp_code(&secret, server.seconds());
+    let body = json!({ "password": crate::support::PASSWORD, "code": code });
+    boss.post("/api/auth/2fa/disable", &body).expect(200).await;
+    let secret = boss.begin_second_factor().await;
+    boss.confirm_second_factor(&secret, Some(&token)).expect(403).await;
+    let token = enrolment_token(&database, "boss").unwrap();
+    boss.confirm_second_factor(&secret, Some(&token)).expect(200).await;
+    let made = acts(&boss, "/api/auth/audit-log").await;
+    let made = made.iter().filter(|act| act["action"] == "two_factor.enrolment_token_made");
+    assert_eq!(made.map(|act| act["actor"].clone()).collect::<Vec<_>>(), ["command_line"; 3]);
 }
 
 async fn operators_find_and_see_users(database: Database) {

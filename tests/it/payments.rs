@@ -5,6 +5,10 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use polysystems::models::Selling;
+
+use crate::models::{book, catalogue};
+use crate::support::stripe::Stripe;
 use crate::support::{Database, Server, on_both};
 
 on_both!(
@@ -14,6 +18,8 @@ on_both!(
     a_payment_is_its_owners_alone,
     the_sandbox_provider_can_be_off,
     nobody_gives_themselves_credits_where_something_is_sold,
+    nobody_gives_themselves_credits_once_models_are_sold,
+    money_of_a_test_buys_no_models,
     nobody_gives_themselves_credits_through_a_proxy,
     the_ledger_cannot_be_changed,
 );
@@ -157,6 +163,63 @@ async fn nobody_gives_themselves_credits_where_something_is_sold(database: Datab
         assert_eq!(refused.body["error"], "Payment provider disabled", "{name}");
         assert!(user.ledger().await.is_empty(), "{name}");
     }
+}
+
+/// The settings say nothing of a catalogue, and it can be filled while the server runs.
+async fn nobody_gives_themselves_credits_once_models_are_sold(database: Database) {
+    let server = Server::start_with(&database, |settings| settings.payments.sandbox = None).await;
+    let user = server.user("someone").await;
+    let body = json!({ "amount": 1, "provider": "sandbox" });
+    user.post("/api/payments/payments", &body).expect(201).await;
+    server.stop();
+    let server = Server::start_prepared(
+        &database,
+        |settings| settings.payments.sandbox = None,
+        |gateway| {
+            let sold = catalogue("http://127.0.0.1:9");
+            gateway.models.replace(Selling::new(sold, book(), [].into()));
+        },
+    )
+    .await;
+    let user = server.log_in_again("someone").await;
+    for body in [body, json!({ "amount": 1 })] {
+        let refused = user.post("/api/payments/payments", &body).expect(403).await;
+        assert_eq!(refused.body["error"], "Payment provider disabled");
+    }
+    assert_eq!(user.balance().await, "1.0000");
+}
+
+/// Stripe's test cards cost nothing, and what models cost the operator pays.
+async fn money_of_a_test_buys_no_models(database: Database) {
+    let stripe = Stripe::start();
+    let start = async |sells_for_it: bool| {
+        let url = stripe.url.clone();
+        Server::start_prepared(
+            &database,
+            move |settings| {
+                settings.payments.stripe.url = url;
+                settings.payments.stripe.secret_key = secret("sk_test_1");
+                settings.payments.stripe.webhook_secret = secret("whsec_1");
+                settings.payments.sell_for_test_money = sells_for_it;
+            },
+            |gateway| {
+                let sold = catalogue("http://127.0.0.1:9");
+                gateway.models.replace(Selling::new(sold, book(), [].into()));
+            },
+        )
+        .await
+    };
+    let server = start(false).await;
+    let user = server.user("someone").await;
+    let body = json!({ "amount": 10, "provider": "stripe" });
+    let refused = user.post("/api/payments/payments", &body).expect(403).await;
+    assert!(refused.text.contains("payments.stripe.secret_key is a test key"), "{}", refused.text);
+    assert_eq!(stripe.intents(), 0);
+    server.stop();
+    let server = start(true).await;
+    let user = server.log_in_again("someone").await;
+    let asked = user.post("/api/payments/payments", &body).send().await;
+    assert!(!asked.text.contains("is a test key"), "{}", asked.text);
 }
 
 /// Nothing is set: the sandbox pays who comes directly, and nobody else.

@@ -77,7 +77,7 @@ async fn a_new_pepper_keeps_keys_secrets_and_answers(database: Database) {
     let previous = database.folder().join("key_pepper.previous");
     assert!(previous.exists());
     let (_, status) = secret(&database, "status");
-    let others = "With another one: 2 encrypted secrets of webhooks and second factors, 10 unused";
+    let others = "With another one: 2 encrypted secrets of webhooks, second factors and providers, 10 unused";
     assert!(status.contains(others), "{status}");
     let server = start(&database).await;
     let user = User { server: &server, id: user_id.clone(), token: token.clone() };
@@ -100,7 +100,8 @@ async fn a_new_pepper_keeps_keys_secrets_and_answers(database: Database) {
     // Until what is encrypted was encrypted anew, which the start does beside its work.
     tokio::time::sleep(Duration::from_secs(1)).await;
     let (_, status) = secret(&database, "status");
-    let others = "With another one: 0 encrypted secrets of webhooks and second factors, 9 unused";
+    let others =
+        "With another one: 0 encrypted secrets of webhooks, second factors and providers, 9 unused";
     assert!(status.contains(others) && status.contains("without it the codes"), "{status}");
     // Codes that are made anew do not need it.
     let renew = json!({ "password": PASSWORD, "code": recovery[1] });

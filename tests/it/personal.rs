@@ -75,7 +75,10 @@ async fn an_export_has_everything_and_no_secret(database: Database) {
         assert!(!all[name].as_array().unwrap().is_empty());
     }
     assert_eq!(all["webhooks"][0]["id"], hook["id"]);
-    assert_eq!(all["notices"][0], json!({ "balance_low": 3.0, "environment": "live" }));
+    assert_eq!(
+        all["notices"][0],
+        json!({ "balance_low": 3.0, "balance_low_decimal": "3.0000", "environment": "live" })
+    );
     let rule = user.get("/api/payments/auto-top-up").expect(200).await.body;
     assert_eq!(all["auto_top_up"], rule);
     assert_eq!(all["payment_methods"], json!([]));

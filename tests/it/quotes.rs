@@ -11,7 +11,22 @@ on_both!(
     every_paid_answer_says_what_remains,
     a_test_balance_is_refilled,
     faults_can_be_ordered,
+    a_long_question_has_a_short_answer,
 );
+
+/// A stranger asks. What they are told of each wrong name must not add up to megabytes.
+async fn a_long_question_has_a_short_answer(database: Database) {
+    let server = Server::start(&database).await;
+    let names: Vec<String> = (0..20_000).map(|number| format!("\"{number:x}\":0")).collect();
+    let body = format!("{{\"model\":\"a\",\"usage\":{{{}}}}}", names.join(","));
+    let refused = server.post("/api/pricing/quote", &json!(null)).body(body).expect(400).await;
+    assert!(refused.text.len() < 4_096, "{}", refused.text.len());
+    // As many wrong names as there are right ones are named one by one, and no more than 20.
+    let names: Vec<String> = (0..24).map(|number| format!("\"x{number}\":0")).collect();
+    let body = format!("{{\"model\":\"a\",\"usage\":{{{}}}}}", names.join(","));
+    let refused = server.post("/api/pricing/quote", &json!(null)).body(body).expect(400).await;
+    assert_eq!(refused.body["details"].as_array().unwrap().len(), 20);
+}
 
 async fn a_dry_run_says_what_a_call_would_cost_and_charges_nothing(database: Database) {
     let upstream =
@@ -146,7 +161,7 @@ async fn a_test_balance_is_refilled(database: Database) {
         let reset = user.post("/api/payments/test/reset", &json!({})).expect(200).await;
         assert_eq!(
             reset.text,
-            "{\"balance\":100.0000,\"currency\":\"USD\",\"environment\":\"test\"}"
+            "{\"balance\":100.0000,\"balance_decimal\":\"100.0000\",\"currency\":\"USD\",\"environment\":\"test\"}"
         );
     }
     let ledger = user.get("/api/payments/transactions?environment=test").expect(200).await.body;

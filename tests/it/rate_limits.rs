@@ -10,6 +10,7 @@ on_both!(
     an_address_is_limited_before_anyone_is_asked,
     an_account_has_the_tier_it_was_given,
     a_trusted_proxy_tells_whose_address_it_is,
+    bytes_that_are_no_text_make_nobody_the_proxy,
 );
 
 async fn a_tier_has_its_figures(database: Database) {
@@ -34,8 +35,8 @@ async fn a_tier_has_its_figures(database: Database) {
     for refused in &refused {
         assert_eq!(refused.header("retry-after"), "1");
         assert_eq!(refused.header("x-ratelimit-remaining"), "0");
-        refused.assert_error(
-            "Rate limit exceeded",
+        refused.assert_code(
+            "rate_limit_exceeded",
             "Too many requests. Please try again in 1 seconds.",
         );
     }
@@ -81,6 +82,11 @@ async fn an_address_is_limited_before_anyone_is_asked(database: Database) {
         (0..20).map(|_| server.post("/api/auth/login", &login).send()),
     );
     assert!(logins.await.iter().any(|answer| answer.status == 429));
+    // What is open to everyone and takes work is limited as well.
+    for path in ["/api/openapi.json", "/api/pricing"] {
+        let answers = futures_util::future::join_all((0..30).map(|_| server.get(path).send()));
+        assert!(answers.await.iter().any(|answer| answer.status == 429), "{path}");
+    }
 }
 
 async fn an_account_has_the_tier_it_was_given(database: Database) {
@@ -113,6 +119,40 @@ async fn a_trusted_proxy_tells_whose_address_it_is(database: Database) {
         assert_eq!(answer.status, 401);
     }
     assert_eq!(from("8.8.8.8, 10.0.0.1").await.status, 429);
+}
+
+/// A client can put any bytes into the header, and a proxy adds the client's address to them.
+async fn bytes_that_are_no_text_make_nobody_the_proxy(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.rate_limit.enabled = true;
+        settings.rate_limit.address_per_second = 1.try_into().unwrap();
+        settings.server.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
+    })
+    .await;
+    let from = async |lines: &[&[u8]]| {
+        let mut request = server.get("/api/hub/health");
+        for line in lines {
+            let value = reqwest::header::HeaderValue::from_bytes(line).unwrap();
+            request.0 = request.0.header("X-Forwarded-For", value);
+        }
+        request.send().await.status.as_u16()
+    };
+    // Each is the client that the proxy has named, however often it sends such bytes.
+    let sent: [&[&[u8]]; 4] = [
+        &[b"\xff, 10.0.0.1"],
+        &[b"\xff", b"10.0.0.2"],
+        &[b"10.9.9.9", b"\xff, 10.0.0.3"],
+        &[b"10.9.9.9, \xff, 10.0.0.4 , 127.0.0.1"],
+    ];
+    for (number, lines) in sent.into_iter().enumerate() {
+        assert_eq!(from(lines).await, 401, "{number}");
+        let named = format!("10.0.0.{}", number + 1);
+        assert_eq!(from(&[named.as_bytes()]).await, 429, "{number}");
+    }
+    // And one whom it has not named is not the proxy itself.
+    assert_eq!(from(&[b"127.0.0.1"]).await, 401);
+    assert_eq!(from(&[b"\xff"]).await, 401);
+    assert_eq!(from(&[b"unknown, 127.0.0.1"]).await, 429, "they are all one");
 }
 
 async fn the_headers_of_the_draft_are_truthful_to_the_unit(database: Database) {

@@ -124,8 +124,8 @@ async fn a_repeat_that_is_too_early_or_another_request_is_told_so(database: Data
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         let early = chat(&server, &key, &hello()).once("k").expect(409).await;
-        early.assert_error(
-            "Request in progress",
+        early.assert_code(
+            "request_in_progress",
             "The first request with this Idempotency-Key is still running. Please try again later.",
         );
         assert_eq!(early.header("retry-after"), "1");
@@ -138,8 +138,8 @@ async fn a_repeat_that_is_too_early_or_another_request_is_told_so(database: Data
     let mut other = hello();
     other["user"] = json!("else");
     let reused = chat(&server, &key, &other).once("k").expect(422).await;
-    reused.assert_error(
-        "Idempotency key reused",
+    reused.assert_code(
+        "idempotency_key_reused",
         "This Idempotency-Key was used for a different request. Please use a new key for a new request.",
     );
     server.post("/v1/completions", &hello()).key(&key).once("k").expect(422).await;
@@ -211,8 +211,8 @@ async fn a_failure_that_was_charged_is_not_charged_again(database: Database) {
     let key = user.key().await;
     let mut calls = 0;
     for (script, status, error) in [
-        (Script::Silent, 504, "Upstream given up"),
-        (Script::Answer(200, large.to_string()), 502, "Answer too large"),
+        (Script::Silent, 504, "upstream_given_up"),
+        (Script::Answer(200, large.to_string()), 502, "answer_too_large"),
     ] {
         for body in [hello(), streamed()] {
             upstream.script(script.clone());
@@ -222,7 +222,7 @@ async fn a_failure_that_was_charged_is_not_charged_again(database: Database) {
             let first = call().await;
             let left = user.folded().await;
             assert!(left < before, "{error} is not charged");
-            assert_eq!(first.body["error"], error);
+            assert_eq!(first.body["error"]["code"], error);
             assert_eq!(first.header("x-should-retry"), "false");
             let cost: Value = serde_json::from_str(first.header("x-polysystems-cost")).unwrap();
             assert_eq!(nanos(&cost), before - left);
@@ -265,8 +265,8 @@ async fn what_is_too_large_is_not_kept_and_not_charged_again(database: Database)
             |status| chat(&server, &key, &body).once(&body["stream"].to_string()).expect(status);
         call(200).await;
         let balance = user.folded().await;
-        call(409).await.assert_error(
-            "Answer not kept",
+        call(409).await.assert_code(
+            "answer_not_kept",
             "This request was answered and charged before, but its answer was too large to store. To send it \
              again, at its price, please use a new Idempotency-Key.",
         );

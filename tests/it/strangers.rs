@@ -23,6 +23,8 @@ on_both!(
     an_address_has_no_more_connections_than_it_may,
     a_paying_customer_is_no_stranger_while_a_call_runs,
     who_pays_nothing_stays_a_stranger,
+    who_paid_once_is_a_stranger_again,
+    a_crowd_of_strangers_keeps_no_customer_out,
     a_look_up_of_a_key_is_waited_for_once,
     an_account_has_no_more_slow_bytes_than_it_may,
     bodies_on_their_way_stay_within_their_limit,
@@ -71,6 +73,7 @@ fn answer(text: &str) -> (u16, Value) {
     assert!(head.contains("content-type: application/json"), "{text}");
     let id = body["request_id"].as_str().unwrap();
     assert!(head.contains(&format!("x-request-id: {id}")), "{text}");
+    assert!(head.contains("frame-ancestors 'none'") && head.contains("no-store"), "{text}");
     (text.split(' ').nth(1).unwrap().parse().unwrap(), body)
 }
 
@@ -103,12 +106,12 @@ async fn sockets_without_a_key_keep_no_customer_out(database: Database) {
     let upgrade =
         "GET /v1/models HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
     let (status, body) = ask(&address, stranger(1), upgrade).await;
-    assert_eq!((status, &body["error"]), (400, &json!("Upgrade not supported")));
+    assert_eq!((status, &body["error"]["code"]), (400, &json!("upgrade_not_supported")));
     // A stranger's call is answered before its body is there.
     let half =
         |path: &str| format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n{{");
     let (status, body) = ask(&address, stranger(1), &half(CHAT)).await;
-    assert_eq!((status, &body["error"]), (401, &json!("Missing API key")));
+    assert_eq!((status, &body["error"]["code"]), (401, &json!("invalid_api_key")));
     let mut open = Vec::new();
     for number in 0..200_u8 {
         let from = stranger(number % 8);
@@ -188,6 +191,14 @@ async fn half_bodies_keep_nobody_out(database: Database) {
     until(&server, "polysystems_open_bodies 64").await;
     let login = json!({ "email": "customer@example.com", "password": "wrong" });
     server.post("/api/auth/login", &login).expect(401).await;
+    // From an address that has as many bodies on their way as it may: one that comes whole is none.
+    let login = login.to_string();
+    let whole = format!(
+        "POST /api/auth/login HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\
+         Content-Length: {}\r\n\r\n{login}",
+        login.len()
+    );
+    assert_eq!(ask(&address, stranger(1), &whole).await.0, 401);
     user.post("/api/keys", &json!({ "name": "one" })).expect(201).await;
     let event = stripe.event("checkout.session.completed", &payment);
     let told = server.post("/api/payments/stripe/webhook", &json!(null)).body(event.clone());
@@ -354,6 +365,80 @@ async fn who_pays_nothing_stays_a_stranger(database: Database) {
     drop((one, two, three, four));
 }
 
+/// A call that costs something, on a connection that stays open.
+fn paid_call(key: &Key) -> String {
+    let body = json!({ "messages": [{ "role": "user", "content": "Hello!" }] }).to_string();
+    format!(
+        "POST /api/hub/agents/chat HTTP/1.1\r\nHost: x\r\nX-API-Key: {}\r\nContent-Length: {}\r\n\r\n{body}",
+        key.value,
+        body.len()
+    )
+}
+
+/// Is a request on this connection answered with 200?
+async fn is_served(stream: &mut TcpStream, request: &str) -> bool {
+    let _ = stream.write_all(request.as_bytes()).await;
+    let mut first = [0; 12];
+    let read = timeout(LONG, stream.read_exact(&mut first)).await.expect("no answer");
+    read.is_ok() && &first == b"HTTP/1.1 200"
+}
+
+const FREE: &str = "GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n";
+
+async fn who_paid_once_is_a_stranger_again(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.server.connections_per_address_max = some(2);
+    })
+    .await;
+    let key = customer(&server).await;
+    let address = server.address.to_string();
+    let mut open = Vec::new();
+    for _ in 0..2 {
+        let mut stream = connect(&address, stranger(4)).await;
+        assert!(is_served(&mut stream, &paid_call(&key)).await);
+        open.push(stream);
+    }
+    let mut third = connect(&address, stranger(4)).await;
+    assert!(is_served(&mut third, FREE).await, "who pays is no stranger");
+    drop(third);
+    let is_refused = async {
+        loop {
+            // They go on to send what is free, which changes nothing.
+            for stream in &mut open {
+                let _ = stream.write_all(FREE.as_bytes()).await;
+            }
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            let mut third = connect(&address, stranger(4)).await;
+            if !is_served(&mut third, FREE).await {
+                return;
+            }
+        }
+    };
+    timeout(Duration::from_secs(20), is_refused).await.expect("one payment keeps a connection");
+    drop(open);
+}
+
+async fn a_crowd_of_strangers_keeps_no_customer_out(database: Database) {
+    let server = Server::start_with(&database, |settings| {
+        settings.server.workers = 1;
+        settings.server.connections_max = some(40);
+    })
+    .await;
+    let key = customer(&server).await;
+    let address = server.address.to_string();
+    // More than may be open, from many addresses. They stay open, and send what is free.
+    let mut crowd = Vec::new();
+    for number in 0..60 {
+        let mut stream = connect(&address, stranger(number)).await;
+        stream.write_all(FREE.as_bytes()).await.unwrap();
+        crowd.push(stream);
+    }
+    let mut stream = connect(&address, stranger(200)).await;
+    let served = timeout(Duration::from_secs(30), is_served(&mut stream, &paid_call(&key))).await;
+    assert!(served.expect("a customer is kept out"));
+    drop(crowd);
+}
+
 async fn a_look_up_of_a_key_is_waited_for_once(database: Database) {
     // Nobody keeps readers out of SQLite.
     if !database.is_postgres() {
@@ -513,7 +598,7 @@ async fn readiness_says_when_the_server_is_full(database: Database) {
     server.get("/health/ready").expect(503).await;
     server.get("/health/live").expect(200).await;
     let refused = server.post(CHAT, &stream).key(&key).expect(503).await;
-    assert_eq!(refused.body["error"], "Server overloaded");
+    assert_eq!(refused.body["error"]["code"], "server_overloaded");
     drop(running);
     let again = async {
         while server.get("/health/ready").send().await.status != 200 {
@@ -546,12 +631,16 @@ async fn refusals_below_the_handlers_have_the_body_of_an_error(database: Databas
     // that need no look-up come through.
     chat(&server, &key, 200).await;
     let chunks = "Transfer-Encoding: chunked\r\n\r\nxyz\r\n";
-    for head in [
-        format!("POST {CHAT} HTTP/1.1\r\nHost: x\r\nX-API-Key: {}\r\n", key.value),
-        "POST /api/auth/login HTTP/1.1\r\nHost: x\r\n".to_owned(),
+    for (head, place, error) in [
+        (
+            format!("POST {CHAT} HTTP/1.1\r\nHost: x\r\nX-API-Key: {}\r\n", key.value),
+            "/error/code",
+            "malformed_body",
+        ),
+        ("POST /api/auth/login HTTP/1.1\r\nHost: x\r\n".to_owned(), "/error", "Bad request"),
     ] {
         let (status, body) = ask(&address, from, &format!("{head}{chunks}")).await;
-        assert_eq!((status, &body["error"]), (400, &json!("Bad request")), "{head}");
+        assert_eq!((status, body.pointer(place)), (400, Some(&json!(error))), "{head}");
     }
     // A refused call whose body is there leaves its connection open.
     let mut stream = connect(&address, from).await;

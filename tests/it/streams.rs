@@ -359,7 +359,7 @@ async fn a_call_gets_the_tokens_that_are_covered(database: Database) {
         let plain = server.post("/v1/chat/completions", &body).key(&key);
         if !lowers {
             let refused = plain.expect(402).await;
-            assert_eq!(refused.body["error"], "Insufficient credits");
+            assert_eq!(refused.body["error"]["code"], "insufficient_quota");
             assert!(refused.text.contains("$0.64209"));
             continue;
         }
@@ -643,12 +643,13 @@ async fn the_upstream_knows_the_limit_that_is_paid_for(database: Database) {
         Server::start_with(&database, |settings| settings.upstreams.v1.url = Some(upstream.url()))
             .await;
     let (_, key) = rich(&server).await;
-    for (path, named, told) in [
+    for (path, foreign, told) in [
         ("/v1/chat/completions", json!({ "max_output_tokens": 1 }), "max_tokens"),
         ("/v1/completions", json!({ "max_completion_tokens": 1 }), "max_tokens"),
         ("/v1/responses", json!({ "max_tokens": 1 }), "max_output_tokens"),
     ] {
-        let answer = server.post(path, &named).key(&key).expect(200).await;
+        server.post(path, &foreign).key(&key).expect(400).await;
+        let answer = server.post(path, &json!({})).key(&key).expect(200).await;
         assert_eq!(answer.header("x-polysystems-max-tokens"), "4096");
         assert_eq!(upstream.last_body()[told], 4_096, "{path}");
     }

@@ -15,7 +15,7 @@ use crate::email::letters;
 use crate::operators::operator;
 use crate::support::process::{Process, verify};
 use crate::support::stripe::{SECRET_KEY, Stripe, WEBHOOK_SECRET, sign};
-use crate::support::{Answer, Database, Server, User, nanos, on_both};
+use crate::support::{Answer, Database, PASSWORD, Server, User, nanos, on_both};
 
 on_both!(
     a_checkout_is_credited_once_however_often_it_is_told,
@@ -293,7 +293,7 @@ async fn a_saved_method_is_charged_at_once(database: Database) {
 async fn an_account_tops_itself_up_below_its_cap(database: Database) {
     let stripe = Stripe::start();
     let server = start(&database, &stripe).await;
-    let user = server.user("someone").await;
+    let user = crate::takeover::proved(&server, &database, "someone", 1).await;
     user.post("/api/payments/methods", &json!(null)).expect(201).await;
     stripe.save_method("pm_good", "4242");
     let rule = |method: &str, enabled: bool| {
@@ -301,8 +301,26 @@ async fn an_account_tops_itself_up_below_its_cap(database: Database) {
             "payment_method": method })
     };
     user.put("/api/payments/auto-top-up", &rule("pm_other", true)).expect(404).await;
+    // A stolen session, found later, does not spend what is saved; a rule can be switched off.
+    server.advance(700);
+    for refused in [
+        user.put("/api/payments/auto-top-up", &rule("pm_good", true)),
+        user.post(
+            "/api/payments/payments",
+            &json!({ "amount": 5, "provider": "stripe", "payment_method": "pm_good" }),
+        ),
+    ] {
+        assert_eq!(refused.expect(403).await.body["error"], "Confirmation required");
+    }
+    user.put("/api/payments/auto-top-up", &rule("pm_good", false)).expect(200).await;
+    assert_eq!(stripe.intents(), 0);
+    user.post("/api/auth/confirm", &json!({ "password": PASSWORD })).expect(200).await;
     user.put("/api/payments/auto-top-up", &rule("pm_good", true)).expect(200).await;
     until(async || user.balance().await == "10.0000").await;
+    until(async || {
+        letters(&database).iter().any(|letter| letter.contains("Your account tops itself up\n"))
+    })
+    .await;
     let list = user.get("/api/payments/payments").expect(200).await.body;
     assert_eq!(list["payments"][0]["automatic"], true);
     // Above its threshold nothing happens; below it, up to the cap.

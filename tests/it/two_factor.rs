@@ -130,9 +130,15 @@ async fn of_a_thousand_uses_of_a_code_one_wins(database: Database) {
     for code in [code(&secret, 30), codes[0].clone()] {
         let uses = (0..1_000).map(|_| second_step(&server, &challenge, &code).send());
         let answers = futures_util::future::join_all(uses).await;
-        let won = answers.iter().filter(|answer| answer.status == 200).count();
-        assert_eq!(won, 1);
-        assert!(answers.iter().all(|answer| answer.status == 200 || answer.status == 401));
+        let with = |status| answers.iter().filter(|answer| answer.status == status).count();
+        // On a slow machine the one that won may be told 503, because its answer came too late. Its
+        // session is there all the same, which is counted below.
+        assert!(with(200) == 1 || (with(200) == 0 && with(503) > 0), "{} won", with(200));
+        // After 100 wrong ones the day has no more, and most of so many at once find no place
+        // before the database.
+        let known = [200, 401, 429, 503];
+        assert!(answers.iter().all(|answer| known.contains(&answer.status.as_u16())));
+        database.execute("UPDATE users SET wrong_codes = 0").await.unwrap();
     }
     assert_eq!(user.get("/api/auth/sessions").expect(200).await.body.as_array().unwrap().len(), 3);
 }
@@ -337,8 +343,10 @@ async fn wrong_proofs_end_a_session(database: Database) {
     user.get("/api/auth/me").expect(200).await;
     wrong_code(1).await;
     user.get("/api/auth/me").expect(401).await;
-    let letter = crate::email::letters_of(&database, 3).await.remove(2);
-    assert!(letter.contains("Subject: A session was ended\n"), "{letter}");
+    // Beside it one tells of wrong codes.
+    let letters = crate::email::letters_of(&database, 4).await;
+    let is_of_end = |letter: &String| letter.contains("Subject: A session was ended\n");
+    assert_eq!(letters.iter().filter(|letter| is_of_end(letter)).count(), 1, "{letters:?}");
     let ended = "SELECT detail FROM audit_log WHERE detail LIKE '%wrong proofs'";
     assert_eq!(database.query(ended).await, "10 wrong proofs");
 }
@@ -346,12 +354,9 @@ async fn wrong_proofs_end_a_session(database: Database) {
 /// Whoever knows the password guesses from a thousand addresses.
 async fn wrong_codes_of_a_day_are_capped(database: Database) {
     let server = Server::start_with(&database, |settings| {
-        let many = std::num::NonZeroU32::new(100_000).unwrap();
-        settings.rate_limit.enabled = true;
+        // Also where no rate limit is.
+        settings.rate_limit.enabled = false;
         settings.server.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
-        settings.auth.attempts_per_account = many;
-        settings.auth.attempts_per_address = many;
-        settings.auth.attempts_per_account_from_strangers = many;
     })
     .await;
     let user = crate::takeover::proved(&server, &database, "someone", 1).await;

@@ -56,5 +56,11 @@ async fn records_are_kept_as_long_as_is_set(database: Database) {
     assert_eq!(database.query(oldest).await, "2200");
     let entries = "SELECT CAST(COUNT(*) AS TEXT) FROM ledger_entry WHERE kind = 3";
     assert_eq!(database.query(entries).await, "1");
+    // Its call is not as old as it was made here.
+    let young = format!(
+        "UPDATE usage_record SET started_at = started_at + {} WHERE number = 2200",
+        30 * day
+    );
+    database.execute(&young).await.unwrap();
     verify(&database);
 }

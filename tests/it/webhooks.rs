@@ -13,6 +13,7 @@ use crate::email::letters;
 use crate::support::process::verify;
 use crate::support::receiver::Receiver;
 use crate::support::{Database, Key, Server, User, on_both};
+use crate::takeover::proved;
 
 on_both!(
     a_delivery_is_signed_logged_and_sent_again,
@@ -348,7 +349,7 @@ async fn a_receiver_that_was_away_for_days_gets_every_event(database: Database) 
 
 async fn a_dead_endpoint_is_switched_off_and_its_owner_told(database: Database) {
     let (server, receiver) = (start(&database).await, Receiver::start());
-    let user = server.user("someone").await;
+    let user = proved(&server, &database, "someone", 1).await;
     let (id, _) = add(&user, &receiver.url, &json!(["payment.*"])).await;
     receiver.answer(500);
     user.pay("1.00").await;

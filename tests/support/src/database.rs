@@ -179,6 +179,12 @@ impl Database {
         Stall { connection, transaction }
     }
 
+    /// Makes the user with this name an operator.
+    pub async fn promote(&self, name: &str) {
+        let sql = format!("UPDATE users SET role = 2 WHERE username = '{name}'");
+        self.execute(&sql).await.unwrap();
+    }
+
     /// Runs SQL without the server.
     pub async fn execute(&self, sql: &str) -> Result<(), sea_orm::DbErr> {
         use sea_orm::ConnectionTrait as _;

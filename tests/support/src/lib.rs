@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use polysystems::clock::Clock;
 use polysystems::config::Settings;
+use polysystems::pipeline::Gateway;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
@@ -20,10 +22,12 @@ use tokio::sync::oneshot;
 pub mod bench;
 pub mod call;
 pub mod database;
+pub mod front;
 pub mod generator;
 pub mod process;
 pub mod receiver;
 pub mod seed;
+pub mod shop;
 pub mod sources;
 pub mod stripe;
 pub mod upstream;
@@ -47,11 +51,15 @@ macro_rules! on_both {
     };
 }
 
+/// How long a test may take. One that waits for ever would keep all others from being reported.
+const TEST_MAX: Duration = Duration::from_mins(25);
+
 /// Runs a test on its own runtime.
 pub fn run(test: impl Future<Output = ()>) {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.unwrap().block_on(test);
+    let ended = runtime.unwrap().block_on(async { tokio::time::timeout(TEST_MAX, test).await });
+    assert!(ended.is_ok(), "the test has not ended after {TEST_MAX:?}");
 }
 
 /// The binary that cargo built with the running test or benchmark.
@@ -95,12 +103,23 @@ impl Server {
     }
 
     pub async fn start_with(database: &Database, change: impl FnOnce(&mut Settings)) -> Self {
+        Self::start_prepared(database, change, |_| ()).await
+    }
+
+    /// The same. `prepare` gets what serves paid calls before the first of them.
+    pub async fn start_prepared(
+        database: &Database,
+        change: impl FnOnce(&mut Settings),
+        prepare: impl FnOnce(&Arc<Gateway>) + Send + 'static,
+    ) -> Self {
         let mut settings = Settings::default();
         settings.server.bind = SocketAddr::from(([127, 0, 0, 1], 0));
         settings.server.workers = 2;
         settings.server.drain_seconds = 10;
         settings.rate_limit.enabled = false;
         settings.payments.sandbox = Some(true);
+        // Most tests name no model. What they call shows all that it generates.
+        settings.holds.visible_models = vec!["*".into()];
         settings.data_dir = database.folder().to_owned();
         settings.database.url = Some(serde_json::from_value(json!(database.url())).unwrap());
         change(&mut settings);
@@ -110,7 +129,7 @@ impl Server {
         let their_clock = Clock::Manual(Arc::clone(&clock));
         let thread = std::thread::spawn(move || {
             let told = |address| listening.send(address).unwrap();
-            polysystems::app::serve(settings, their_clock, told, async {
+            polysystems::app::serve_prepared(settings, their_clock, prepare, told, async {
                 let _ = stopped.await;
             })
         });
@@ -194,10 +213,27 @@ impl Server {
     /// Registers an operator, who has a second factor.
     pub async fn operator(&self, database: &Database, name: &str) -> User<'_> {
         let operator = self.user(name).await;
-        let promote = format!("UPDATE users SET role = 2 WHERE username = '{name}'");
-        database.execute(&promote).await.unwrap();
+        // Afterwards it would take a token of the command line.
         operator.set_up_second_factor().await;
+        database.promote(name).await;
         operator
+    }
+}
+
+impl User<'_> {
+    /// Opens the [`shop`] with all its providers at this upstream.
+    pub async fn open_shop(&self, upstream: &str) {
+        for (method, path, revision, body) in shop::opening(upstream) {
+            let method = Method::from_bytes(method.as_bytes()).unwrap();
+            let request = self.server.request(method, &path).body(body.to_string());
+            let request = request.bearer(&self.token);
+            let request = match revision {
+                Some(revision) => request.header("If-Match", revision),
+                None => request,
+            };
+            let answer = request.send().await;
+            assert!(answer.status.is_success(), "{path}: {}", answer.text);
+        }
     }
 }
 
@@ -246,12 +282,28 @@ impl User<'_> {
 
     /// Switches two-factor authentication on. Returns its secret.
     pub async fn set_up_second_factor(&self) -> String {
+        let secret = self.begin_second_factor().await;
+        self.confirm_second_factor(&secret, None).expect(200).await;
+        secret
+    }
+
+    /// Begins to set up two-factor authentication. Returns the secret.
+    pub async fn begin_second_factor(&self) -> String {
         let password = json!({ "password": PASSWORD });
         let enrolment = self.post("/api/auth/2fa/enroll", &password).expect(200).await.body;
-        let secret = enrolment["secret"].as_str().unwrap().to_owned();
-        let code = json!({ "code": totp_code(&secret, self.server.seconds()) });
-        self.post("/api/auth/2fa/confirm", &code).expect(200).await;
-        secret
+        enrolment["secret"].as_str().unwrap().to_owned()
+    }
+
+    /// The request that switches it on, with the token that operators need.
+    pub fn confirm_second_factor(&self, secret: &str, token: Option<&str>) -> Request {
+        let code = totp_code(secret, self.server.seconds());
+        self.post("/api/auth/2fa/confirm", &json!({ "code": code, "token": token }))
+    }
+
+    /// Proves once more who it is, as what cannot be taken back needs it.
+    pub async fn confirm(&self) {
+        let password = json!({ "password": PASSWORD });
+        self.post("/api/auth/confirm", &password).expect(200).await;
     }
 
     pub async fn pay(&self, amount: &str) {
@@ -399,12 +451,17 @@ impl Events {
     /// The data of the next event; `None` at the end. Comments are skipped.
     pub async fn next(&mut self) -> Option<String> {
         loop {
-            while let Some(length) = self.text[self.read..].find("\n\n") {
+            // Google ends its lines with CRLF.
+            let end = |text: &str| {
+                let ends = ["\n\n", "\r\n\r\n"];
+                ends.iter().filter_map(|end| Some((text.find(*end)?, end.len()))).min()
+            };
+            while let Some((length, of_end)) = end(&self.text[self.read..]) {
                 let frame = &self.text[self.read..self.read + length];
                 let data: Vec<&str> =
                     frame.lines().filter_map(|line| line.strip_prefix("data: ")).collect();
                 let data = data.join("\n");
-                self.read += length + 2;
+                self.read += length + of_end;
                 if !data.is_empty() {
                     return Some(data);
                 }
@@ -450,6 +507,16 @@ impl Answer {
         self.text[start..].chars().take_while(|c| c.is_ascii_digit() || "-.".contains(*c)).collect()
     }
 
+    /// Asserts the error of OpenAI's routes: its `code`, and the contract's message beside.
+    pub fn assert_code(&self, code: &str, message: &str) {
+        let error = &self.body["error"];
+        assert_eq!(
+            (error["code"].as_str(), error["message"].as_str()),
+            (Some(code), Some(message))
+        );
+        assert_eq!(self.body["message"], message, "{}", self.text);
+    }
+
     /// Asserts the error body of the contract: error, message, request id and time, in this order.
     pub fn assert_error(&self, error: &str, message: &str) {
         let expected = format!(
@@ -460,6 +527,27 @@ impl Answer {
         );
         assert!(self.text.starts_with(&expected), "{} is not {expected}", self.text);
         assert_eq!(self.header("content-type"), "application/json");
+    }
+}
+
+/// A small body that a paid route takes.
+pub fn small_body(path: &str) -> Value {
+    let messages = json!([{ "role": "user", "content": "Hi" }]);
+    let content = json!({ "role": "user", "parts": [{ "text": "Hi" }] });
+    match path {
+        _ if path.ends_with(":embedContent") => json!({ "content": content }),
+        _ if path.ends_with(":batchEmbedContents") => {
+            json!({ "requests": [{ "content": content }] })
+        }
+        _ if path.ends_with("enerateContent") => {
+            json!({ "contents": [content], "generationConfig": { "maxOutputTokens": 9 } })
+        }
+        _ if path.ends_with(":countTokens") => json!({ "contents": [content] }),
+        "/v1/messages" => json!({ "messages": messages, "max_tokens": 9 }),
+        "/v1/messages/count_tokens" => json!({ "messages": messages }),
+        "/v1/responses" => json!({ "input": "Hi", "max_output_tokens": 9 }),
+        "/v1/embeddings" => json!({ "input": "Hi" }),
+        _ => json!({ "messages": messages, "prompt": "Hi", "max_tokens": 9 }),
     }
 }
 

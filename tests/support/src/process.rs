@@ -127,16 +127,50 @@ impl Process {
         (answer.status().as_u16(), answer.json().await.unwrap_or(Value::Null))
     }
 
-    /// Switches two-factor authentication on for the user of a session.
-    pub async fn set_up_second_factor(&self, token: &str) {
+    /// Switches two-factor authentication on for the operator of a session.
+    pub async fn set_up_second_factor(&self, token: &str, enrolment_token: &str) {
         let password = json!({ "password": PASSWORD });
         let (status, enrolment) = self.call("POST", "/api/auth/2fa/enroll", token, &password).await;
         assert_eq!(status, 200, "{enrolment}");
         let now = polysystems::clock::Clock::System.now().seconds();
         let code = crate::totp_code(enrolment["secret"].as_str().unwrap(), now);
-        let code = json!({ "code": code });
+        let code = json!({ "code": code, "token": enrolment_token });
         let (status, answer) = self.call("POST", "/api/auth/2fa/confirm", token, &code).await;
         assert_eq!(status, 200, "{answer}");
+    }
+
+    /// Registers an operator, who has a second factor. Returns the token of a session.
+    pub async fn operator(&self, database: &Database, name: &str) -> String {
+        let email = format!("{name}@example.com");
+        let user = json!({ "email": email, "password": PASSWORD, "username": name });
+        assert_eq!(self.call("POST", "/api/auth/register", "", &user).await.0, 201);
+        let login = json!({ "email": email, "password": PASSWORD });
+        let session = self.call("POST", "/api/auth/login", "", &login).await.1;
+        let token = session["token"].as_str().unwrap().to_owned();
+        let password = json!({ "password": PASSWORD });
+        let enrolment = self.call("POST", "/api/auth/2fa/enroll", &token, &password).await.1;
+        let now = polysystems::clock::Clock::System.now().seconds();
+        let code = crate::totp_code(enrolment["secret"].as_str().unwrap(), now);
+        let code = json!({ "code": code });
+        let confirmed = self.call("POST", "/api/auth/2fa/confirm", &token, &code).await;
+        assert_eq!(confirmed.0, 200, "{}", confirmed.1);
+        database.promote(name).await;
+        token
+    }
+
+    /// Opens the [`crate::shop`] with all its providers at this upstream.
+    pub async fn open_shop(&self, token: &str, upstream: &str) {
+        for (method, path, revision, body) in crate::shop::opening(upstream) {
+            let method = reqwest::Method::from_bytes(method.as_bytes()).unwrap();
+            let request = self.client.request(method, format!("{}{path}", self.url));
+            let request = request.bearer_auth(token).body(body.to_string());
+            let request = match revision {
+                Some(revision) => request.header("if-match", revision),
+                None => request,
+            };
+            let answer = request.send().await.unwrap();
+            assert!(answer.status().is_success(), "{path}: {}", answer.text().await.unwrap());
+        }
     }
 
     /// Creates a user with credits and an API key.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use actix::{Arbiter, System};
 use domain::api_key::{ApiKey, Pepper, RANDOM_LEN};
+use domain::limits::SpendingLimits;
 use domain::{AccountId, Credits, Environment, KeyId, NewKey, NewPayment, PaymentId};
 use futures_util::StreamExt as _;
 use polysystems::actors::LedgerWriter;
@@ -119,6 +120,7 @@ async fn key(
         preview: key.preview(),
         created_at: at,
         expires_at: None,
+        limits: SpendingLimits::default(),
     };
     lease.add_key(new, None, None).await.unwrap().wait().await.unwrap();
     key.expose().to_owned()

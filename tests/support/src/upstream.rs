@@ -15,6 +15,8 @@ use tokio::sync::mpsc;
 pub enum Script {
     /// With a status and a JSON body.
     Answer(u16, String),
+    /// With a status, further header lines that each end with CRLF, and a JSON body.
+    Headed(u16, &'static str, String),
     /// With this body, after a pause.
     Slow(Duration, String),
     /// Never.
@@ -65,6 +67,8 @@ pub struct Upstream {
     pub heads: Arc<Mutex<Vec<String>>>,
     /// The body of each request.
     pub bodies: Arc<Mutex<Vec<Value>>>,
+    /// The text of each body.
+    pub texts: Arc<Mutex<Vec<String>>>,
     /// Number of streams that the client closed.
     pub hung_up: Arc<AtomicUsize>,
     /// Number of stream bytes that the client's connection accepted.
@@ -76,6 +80,7 @@ pub struct Upstream {
 struct Seen {
     heads: Arc<Mutex<Vec<String>>>,
     bodies: Arc<Mutex<Vec<Value>>>,
+    texts: Arc<Mutex<Vec<String>>>,
     hung_up: Arc<AtomicUsize>,
     taken: Arc<AtomicUsize>,
     script: Arc<Mutex<Script>>,
@@ -88,6 +93,7 @@ impl Upstream {
             address: listener.local_addr().unwrap(),
             heads: Arc::default(),
             bodies: Arc::default(),
+            texts: Arc::default(),
             hung_up: Arc::default(),
             taken: Arc::default(),
             script: Arc::new(Mutex::new(script)),
@@ -95,6 +101,7 @@ impl Upstream {
         let seen = Seen {
             heads: Arc::clone(&upstream.heads),
             bodies: Arc::clone(&upstream.bodies),
+            texts: Arc::clone(&upstream.texts),
             hung_up: Arc::clone(&upstream.hung_up),
             taken: Arc::clone(&upstream.taken),
             script: Arc::clone(&upstream.script),
@@ -136,6 +143,7 @@ impl Upstream {
 async fn serve(mut stream: TcpStream, seen: Seen) {
     let mut buffer = Vec::new();
     while let Some((head, body)) = request(&mut stream, &mut buffer).await {
+        seen.texts.lock().unwrap().push(String::from_utf8_lossy(&body).into_owned());
         let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
         seen.heads.lock().unwrap().push(head);
         let mut script = seen.script.lock().unwrap().clone();
@@ -176,8 +184,13 @@ async fn request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> Option<(String
 
 /// Answers a call. Returns whether the connection can be used again.
 async fn answer(stream: &mut TcpStream, script: Script, seen: &Seen) -> bool {
+    let mut lines = "";
     let (status, body, missing) = match script {
         Script::Answer(status, body) => (status, body, 0),
+        Script::Headed(status, more, body) => {
+            lines = more;
+            (status, body, 0)
+        }
         Script::Slow(pause, body) => {
             tokio::time::sleep(pause).await;
             (200, body, 0)
@@ -212,7 +225,8 @@ async fn answer(stream: &mut TcpStream, script: Script, seen: &Seen) -> bool {
     };
     let answer = format!(
         "HTTP/1.1 {status} X\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\
-         set-cookie: theirs=1\r\nx-upstream-header: kept\r\n\r\n{body}",
+         set-cookie: theirs=1\r\nx-upstream-header: kept\r\ncache-control: public, max-age=600\r\n\
+         content-security-policy: default-src *\r\nx-frame-options: ALLOWALL\r\n{lines}\r\n{body}",
         body.len() + missing
     );
     stream.write_all(answer.as_bytes()).await.is_ok() && missing == 0
