@@ -160,12 +160,19 @@ impl Run<'_> {
         let operations = &report["operations"];
         assert_eq!(operations["tested"], operations["selected"], "{}", said());
         if self.session.is_some() && self.key.is_some() {
-            // Refusals alone would prove little.
-            for (operation, phases) in report["valid_rates"].as_object().unwrap() {
-                let accepted = phases.as_object().unwrap().values();
-                let accepted = accepted.filter_map(|phase| phase["accepted"].as_u64()).sum::<u64>();
-                assert!(accepted > 0, "{name}: {operation} was never accepted: {phases}");
-            }
+            // Refusals alone would prove little. The tool takes identifiers from answers, so a few
+            // operations may have been asked for what was gone by then, or for nothing.
+            let rates = report["valid_rates"].as_object().unwrap();
+            let is_accepted = |phases: &Value| {
+                let phases = phases.as_object().unwrap().values();
+                phases.filter_map(|phase| phase["accepted"].as_u64()).sum::<u64>() > 0
+            };
+            let refused = rates.iter().filter(|(_, phases)| !is_accepted(phases));
+            let refused: Vec<&String> = refused.map(|(operation, _)| operation).collect();
+            let plain = refused.iter().filter(|operation| !operation.contains('{'));
+            assert_eq!(plain.count(), 0, "{name}: some were never accepted: {refused:?}");
+            let few = rates.len() / 10;
+            assert!(refused.len() <= few, "{name}: too many were never accepted: {refused:?}");
         }
         let cases = report["test_cases"]["generated"].as_u64().unwrap();
         self.say(operations, cases, started.elapsed());
