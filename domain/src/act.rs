@@ -156,6 +156,8 @@ coded_enum! {
         PaymentBegun => "payment.begun",
         /// A provider took back a payment, or a part of it, or returned it.
         PaymentReversed => "payment.reversed",
+        /// Had the provider asked about a payment.
+        PaymentRechecked => "payment.rechecked",
         /// Removed a saved payment method.
         PaymentMethodRemoved => "payment_method.removed",
         /// Set the rule for automatic top-ups.
@@ -222,6 +224,10 @@ coded_enum! {
         DeploymentReset => "deployment.reset",
         /// Made a test call at a deployment.
         DeploymentTested => "deployment.tested",
+        /// Had every ledger verified.
+        VerificationStarted => "verification.started",
+        /// Let an account be used again that was blocked, after its records agreed.
+        QuarantineEnded => "quarantine.ended",
     }
 }
 

@@ -69,6 +69,7 @@ pub struct Fold<'p> {
     totals: BTreeMap<KeyId, Credits>,
     findings: Vec<String>,
     findings_count: usize,
+    first_wrong: Option<i64>,
 }
 
 impl<'p> Fold<'p> {
@@ -91,6 +92,7 @@ impl<'p> Fold<'p> {
             totals: audited.totals.keys().map(|key| (*key, Credits::ZERO)).collect(),
             findings: Vec::new(),
             findings_count: 0,
+            first_wrong: None,
         }
     }
 
@@ -104,6 +106,12 @@ impl<'p> Fold<'p> {
     #[must_use]
     pub fn bills(&self) -> u64 {
         self.bills
+    }
+
+    /// The number of the first entry that is not as it must be.
+    #[must_use]
+    pub fn first_wrong(&self) -> Option<i64> {
+        self.first_wrong
     }
 
     fn find(&mut self, what: String) {
@@ -121,6 +129,9 @@ impl<'p> Fold<'p> {
         }
         self.add_bill(entry, captured.is_some());
         self.add_capture(entry, captured);
+        if self.findings_count > 0 && self.first_wrong.is_none() {
+            self.first_wrong = Some(entry.seq);
+        }
         self.seq = entry.seq;
         self.epoch = entry.epoch;
         self.link = entry.link;

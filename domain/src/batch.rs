@@ -290,8 +290,9 @@ impl Batch {
             checkpointed.acts.extend_from_slice(&batch.acts);
             checkpointed.events.extend_from_slice(&batch.events);
         }
-        checkpointed.entries.sort_by_key(|entry| (entry.account, entry.seq));
-        checkpointed.usage.sort_by_key(|usage| (usage.account, usage.id));
+        // Rows are large: their keys are sorted, and then each row is moved once.
+        checkpointed.entries.sort_by_cached_key(|entry| (entry.account, entry.seq));
+        checkpointed.usage.sort_by_cached_key(|usage| (usage.account, usage.id));
         checkpointed
     }
 

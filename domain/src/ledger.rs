@@ -96,6 +96,9 @@ impl LedgerEntry {
     }
 }
 
+/// Room for what is hashed of an entry with the largest bill.
+const LINKED_BYTES: usize = 256;
+
 /// A hash over an entry and all entries of its account before it.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct Link(pub [u8; 32]);
@@ -109,28 +112,29 @@ impl Link {
     #[must_use]
     pub fn next(self, entry: &LedgerEntry) -> Link {
         let key = entry.key.map(|key| key.0);
-        let mut hash = Sha256::new()
-            .chain_update(self.0)
-            .chain_update(entry.account.0.to_le_bytes())
-            .chain_update(entry.seq.to_le_bytes())
-            .chain_update(entry.epoch.to_le_bytes())
-            .chain_update(entry.kind.code().to_le_bytes())
-            .chain_update(entry.amount.nanos().to_le_bytes())
-            .chain_update(entry.balance_after.nanos().to_le_bytes())
-            .chain_update(entry.reference)
-            .chain_update([u8::from(key.is_some())])
-            .chain_update(key.unwrap_or_default())
-            .chain_update(entry.day.0.to_le_bytes())
-            .chain_update(entry.month.0.to_le_bytes())
-            .chain_update(entry.at.micros().to_le_bytes());
+        // Hashed at once: each update of a hash costs about as much as all these copies.
+        let mut input = Vec::with_capacity(LINKED_BYTES);
+        input.extend_from_slice(&self.0);
+        input.extend_from_slice(&entry.account.0.to_le_bytes());
+        input.extend_from_slice(&entry.seq.to_le_bytes());
+        input.extend_from_slice(&entry.epoch.to_le_bytes());
+        input.extend_from_slice(&entry.kind.code().to_le_bytes());
+        input.extend_from_slice(&entry.amount.nanos().to_le_bytes());
+        input.extend_from_slice(&entry.balance_after.nanos().to_le_bytes());
+        input.extend_from_slice(entry.reference.as_bytes());
+        input.push(u8::from(key.is_some()));
+        input.extend_from_slice(key.unwrap_or_default().as_bytes());
+        input.extend_from_slice(&entry.day.0.to_le_bytes());
+        input.extend_from_slice(&entry.month.0.to_le_bytes());
+        input.extend_from_slice(&entry.at.micros().to_le_bytes());
         // All before this has a fixed length. So entries without a bill have the links that they
         // had before there were bills, and none has the hash of one with a bill.
         if let Some(bill) = &entry.bill {
-            hash.update(bill.version().number().to_le_bytes());
-            hash.update([bill.length()]);
-            hash.update(bill.bytes());
+            input.extend_from_slice(&bill.version().number().to_le_bytes());
+            input.push(bill.length());
+            input.extend_from_slice(bill.bytes());
         }
-        Link(hash.finalize().into())
+        Link(Sha256::digest(&input).into())
     }
 
     /// A link as stored; `None` if the length is wrong.

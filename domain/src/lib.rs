@@ -8,7 +8,7 @@
 //! | files | what they hold |
 //! |---|---|
 //! | [`money`], [`window`], [`ids`], [`environment`] | amounts, days and months, identifiers |
-//! | [`dim`], [`quantities`], [`rates`], [`card`], [`card_document`], [`bill`], [`stored_bill`], [`metering`], [`price_book`] | prices by dimension |
+//! | [`dim`], [`quantities`], [`rates`], [`card`], [`card_document`], [`bill`], [`stored_bill`], [`metering`], [`price_book`], [`price_preview`] | prices by dimension |
 //! | [`pricing`], [`limits`], [`key_policy`], [`api_key`] | what a call costs and a key may do |
 //! | [`tally`], [`thinking`], [`oddity`] | which tokens a call is billed for, and what is odd about a report |
 //! | [`catalogue`], [`routing`] | which models are sold, and who is asked for one |
@@ -52,11 +52,13 @@ pub mod money;
 pub mod oddity;
 pub mod payment;
 pub mod price_book;
+pub mod price_preview;
 pub mod pricing;
 pub mod quantities;
 pub mod rates;
 pub mod refusal;
 pub mod residency;
+pub mod revenue;
 pub mod rollup;
 pub mod route_group;
 pub mod routing;

@@ -80,6 +80,9 @@ impl Credits {
     }
 }
 
+/// The longest amount: a sign, ten digits, a point and nine decimals.
+const AMOUNT_BYTES: usize = 21;
+
 /// Parses a plain decimal (digits, at most one point, an optional minus) as an integer number of
 /// units of 10^-`decimals`. Refuses the underscores that `rust_decimal` accepts, and the exponents
 /// that JSON has.
@@ -126,14 +129,38 @@ impl fmt::Display for Credits {
     /// (`0.00205`).
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let absolute = self.0.unsigned_abs();
-        let sign = if self.0 < 0 { "-" } else { "" };
-        let (whole, mut fraction) = (absolute / 1_000_000_000, absolute % 1_000_000_000);
-        let mut decimals: usize = 9;
+        let (mut whole, mut fraction) = (absolute / 1_000_000_000, absolute % 1_000_000_000);
+        let mut decimals = 9_u32;
         while decimals > 4 && fraction % 10 == 0 {
             fraction /= 10;
             decimals = decimals.saturating_sub(1);
         }
-        write!(f, "{sign}{whole}.{fraction:0decimals$}")
+        // Written from its end, and in one piece: each answer shows several amounts.
+        let mut text = [0; AMOUNT_BYTES];
+        let mut start = text.len();
+        let mut places = text.iter_mut().rev();
+        let mut put = |byte: u8| {
+            if let Some(place) = places.next() {
+                *place = byte;
+                start = start.saturating_sub(1);
+            }
+        };
+        let digit = |number: u64| b'0' | u8::try_from(number % 10).unwrap_or(0);
+        for _ in 0..decimals {
+            put(digit(fraction));
+            fraction /= 10;
+        }
+        put(b'.');
+        put(digit(whole));
+        while whole >= 10 {
+            whole /= 10;
+            put(digit(whole));
+        }
+        if self.0 < 0 {
+            put(b'-');
+        }
+        let text = text.get(start..).and_then(|text| std::str::from_utf8(text).ok());
+        f.write_str(text.ok_or(fmt::Error)?)
     }
 }
 

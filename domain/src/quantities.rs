@@ -28,7 +28,8 @@ impl Quantities {
 
     /// The dimensions of which there is something, by code.
     pub fn parts(&self) -> impl Iterator<Item = (Dim, u64)> {
-        Dim::ALL.into_iter().zip(self.0).filter(|(_, quantity)| *quantity > 0)
+        let all = Dim::ALL.iter().copied().zip(self.0.iter().copied());
+        all.filter(|(_, quantity)| *quantity > 0)
     }
 
     /// The sum of one part of the call. Stops at the largest number.

@@ -32,6 +32,16 @@ pub struct PriceDifference {
 pub struct PercentChange(i128);
 
 impl PercentChange {
+    /// From one amount or price to another, in nano-dollars, half away from zero. `None`: the first
+    /// is nothing.
+    #[must_use]
+    pub fn between(old: i64, new: i64) -> Option<Self> {
+        let (old, new) = (i128::from(old), i128::from(new));
+        let change = new.checked_sub(old)?.checked_mul(20_000)?;
+        let half = if change < 0 { old.checked_neg()? } else { old };
+        change.checked_add(half)?.checked_div(old.checked_mul(2)?).map(PercentChange)
+    }
+
     /// How large it is, up or down, in hundredths of a percent.
     #[must_use]
     pub const fn size(self) -> u128 {
@@ -52,10 +62,7 @@ impl PriceDifference {
     /// is not sold any more.
     #[must_use]
     pub fn percent(&self) -> Option<PercentChange> {
-        let (old, new) = (i128::from(self.old?.nanos()), i128::from(self.new?.nanos()));
-        let change = new.checked_sub(old)?.checked_mul(20_000)?;
-        let half = if change < 0 { old.checked_neg()? } else { old };
-        change.checked_add(half)?.checked_div(old.checked_mul(2)?).map(PercentChange)
+        PercentChange::between(self.old?.nanos(), self.new?.nanos())
     }
 
     /// Does it change by more than so many millionths of the old price? What is not sold before or

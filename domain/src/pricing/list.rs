@@ -9,8 +9,11 @@ use crate::price_book::PriceVersion;
 /// All prices. The most specific rule that matches a call gives its price.
 #[derive(Clone, Debug)]
 pub struct PriceList {
-    /// The most specific rule first, so the first one that matches applies.
+    /// The most specific rule first, so the first one that matches applies: exact paths, the
+    /// longest first, and then prefixes.
     rules: Vec<Arc<PriceRule>>,
+    /// How many of them have exact paths.
+    exact: usize,
 }
 
 impl PriceList {
@@ -23,7 +26,8 @@ impl PriceList {
             kept.push(Arc::new(rule));
         }
         kept.sort_by_key(|rule| std::cmp::Reverse(rule.precedence()));
-        PriceList { rules: kept }
+        let exact = kept.partition_point(|rule| rule.is_exact());
+        PriceList { rules: kept, exact }
     }
 
     /// The rules as cards, by name. `None` if a base price is negative.
@@ -49,7 +53,11 @@ impl PriceList {
     /// [`PriceRule::path`].
     #[must_use]
     pub fn find(&self, method: &str, path: &str) -> Option<&Arc<PriceRule>> {
-        let found = self.rules.iter().find(|rule| rule.matches(method, path))?;
+        let (exact, prefixes) = self.rules.split_at_checked(self.exact)?;
+        // Only those with a path as long as this one can match.
+        let first = exact.partition_point(|rule| rule.path.len() > path.len());
+        let as_long = exact.get(first..)?.iter().take_while(|rule| rule.path.len() == path.len());
+        let found = as_long.chain(prefixes).find(|rule| rule.matches(method, path))?;
         let is_own = *found.path == *path || !self.has_method_of_a_model(path);
         is_own.then_some(found)
     }

@@ -179,6 +179,11 @@ impl PriceRule {
         self.is_of(path) && self.method.as_deref().is_none_or(|own| own == method)
     }
 
+    /// Is it for one path, not for all that begin like it?
+    pub(super) fn is_exact(&self) -> bool {
+        !self.path.ends_with("/*")
+    }
+
     pub(super) fn is_of(&self, path: &str) -> bool {
         match self.path.strip_suffix("/*") {
             Some(prefix) => path
@@ -191,6 +196,6 @@ impl PriceRule {
     /// The order in which rules apply: exact paths before prefixes, longer paths before shorter
     /// ones, a rule for one method before a rule for all.
     pub(super) fn precedence(&self) -> (bool, usize, bool) {
-        (!self.path.ends_with("/*"), self.path.len(), self.method.is_some())
+        (self.is_exact(), self.path.len(), self.method.is_some())
     }
 }
