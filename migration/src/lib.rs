@@ -23,6 +23,7 @@ mod m20261130_000012_price_lists;
 mod m20261130_000013_attempts;
 mod m20261130_000014_usage_oddities;
 mod m20261130_000015_console;
+mod m20261130_000016_verifications;
 
 /// Applies the migrations in order.
 pub struct Migrator;
@@ -46,6 +47,7 @@ impl MigratorTrait for Migrator {
             m20261130_000013_attempts::STEP,
             m20261130_000014_usage_oddities::STEP,
             m20261130_000015_console::STEP,
+            m20261130_000016_verifications::STEP,
         ];
         steps.into_iter().map(|step| -> Box<dyn MigrationTrait> { Box::new(step) }).collect()
     }

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use sea_orm::{
-    ActiveValue::Set, ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder,
-    QuerySelect as _,
+    ActiveValue::Set, ColumnTrait, Condition, ConnectionTrait, DbErr, EntityTrait, QueryFilter,
+    QueryOrder, QuerySelect as _,
 };
 use uuid::Uuid;
 
@@ -16,6 +16,50 @@ use entity::audit_log;
 
 /// Acts of one kind that are read at once.
 const ACTS_MAX: u64 = 1_000;
+/// Most acts that are looked through for one page of those that a filter lets through.
+const LOOKED_THROUGH_MAX: u64 = 20_000;
+/// An act may have been done so much after one with a greater id, in microseconds.
+const DISORDER_MICROS: i64 = 60_000_000;
+
+/// Which acts. Each field that is set leaves fewer.
+#[derive(Clone, Debug, Default)]
+pub struct ActFilter {
+    /// Those that concern this user.
+    pub user: Option<UserId>,
+    /// Those of this kind of actor, by its code.
+    pub actor: Option<i16>,
+    /// Those of this person.
+    pub person: Option<UserId>,
+    /// Those of this kind.
+    pub kind: Option<ActKind>,
+    /// Not from before this time.
+    pub from: Option<Timestamp>,
+    /// From before this time.
+    pub until: Option<Timestamp>,
+    /// Those that came from this address.
+    pub address: Option<String>,
+}
+
+impl ActFilter {
+    /// The part that the primary key or the index of users answers.
+    fn base(&self, before: Option<Uuid>) -> Condition {
+        Condition::all()
+            .add_option(self.user.map(|user| audit_log::Column::UserId.eq(user.0)))
+            .add_option(before.map(|before| audit_log::Column::Id.lt(before)))
+    }
+
+    /// The rest.
+    fn rest(&self) -> Condition {
+        use audit_log::Column::{Actor, ActorId, Address, At, Kind};
+        Condition::all()
+            .add_option(self.actor.map(|actor| Actor.eq(actor)))
+            .add_option(self.person.map(|person| ActorId.eq(person.0)))
+            .add_option(self.kind.map(|kind| Kind.eq(kind.name())))
+            .add_option(self.from.map(|from| At.gte(from.micros())))
+            .add_option(self.until.map(|until| At.lt(until.micros())))
+            .add_option(self.address.as_ref().map(|address| Address.eq(address.as_str())))
+    }
+}
 
 /// Writes an act. Writing the same act again changes nothing.
 pub(in crate::store) async fn insert(
@@ -129,6 +173,45 @@ impl AuditLogStore {
                 }
                 let rows = query.limit(limit).all(&database.read).await?;
                 rows.into_iter().map(act).collect()
+            })
+            .await
+    }
+
+    /// A page of the acts that a filter lets through, latest first, and the act from which the next
+    /// page goes on. A page may be short or empty although more follow.
+    pub async fn search(
+        &self,
+        filter: ActFilter,
+        before: Option<Uuid>,
+        limit: u64,
+    ) -> Result<(Vec<Act>, Option<Uuid>), StoreError> {
+        self.database
+            .run(move |database| async move {
+                let latest = || {
+                    let of_base = audit_log::Entity::find().filter(filter.base(before));
+                    of_base.order_by_desc(audit_log::Column::Id)
+                };
+                let last = latest().offset(LOOKED_THROUGH_MAX.saturating_sub(1));
+                let last = last.limit(1).one(&database.read).await?;
+                // What is older than that is too old.
+                let is_end = last.as_ref().is_some_and(|last| {
+                    let at = Timestamp::from_micros(last.at).plus_micros(DISORDER_MICROS);
+                    filter.from.is_some_and(|from| at < from)
+                });
+                let last = last.map(|last| last.id);
+                let mut query = latest().filter(filter.rest());
+                if let Some(last) = last {
+                    query = query.filter(audit_log::Column::Id.gte(last));
+                }
+                let rows = query.limit(limit.saturating_add(1)).all(&database.read).await?;
+                let mut acts: Vec<Act> = rows.into_iter().map(act).collect::<Result<_, _>>()?;
+                let fit = usize::try_from(limit).unwrap_or(usize::MAX);
+                if acts.len() <= fit {
+                    return Ok((acts, last.filter(|_| !is_end)));
+                }
+                acts.truncate(fit);
+                let next = acts.last().map(|act| act.id);
+                Ok((acts, next))
             })
             .await
     }

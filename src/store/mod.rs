@@ -29,6 +29,7 @@ use oddities::OddityStore;
 use payments::PaymentStore;
 use reports::ReportStore;
 use users::UserStore;
+use verifications::VerificationStore;
 use webhooks::WebhookStore;
 
 pub mod accounts;
@@ -56,6 +57,7 @@ mod row;
 mod schema;
 mod sql;
 pub mod users;
+pub mod verifications;
 pub mod webhooks;
 
 pub(crate) use connections::PATIENCE;
@@ -98,6 +100,8 @@ pub struct Store {
     pub attempts: AttemptStore,
     /// Odd usage.
     pub oddities: OddityStore,
+    /// Verifications of the ledger, and what is quarantined.
+    pub verifications: VerificationStore,
     /// Who did what.
     pub audit_log: AuditLogStore,
 }
@@ -132,6 +136,7 @@ impl Store {
             catalogue: CatalogueStore::new(shared.with_places(PLACES)),
             attempts: AttemptStore::new(shared.with_places(PLACES)),
             oddities: OddityStore::new(shared.with_places(PLACES)),
+            verifications: VerificationStore::new(shared.with_places(PLACES)),
             audit_log: AuditLogStore::new(Arc::new(shared)),
             runtime,
             read,

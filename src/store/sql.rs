@@ -141,34 +141,55 @@ pub(super) fn json<R: serde::Serialize>(rows: impl Iterator<Item = R>) -> Result
 /// What is refused fails the transaction, so no statement need be undone by itself: with `OR FAIL`
 /// SQLite does not copy each page that a statement changes.
 pub(super) struct Table {
-    before: String,
-    after: String,
-    /// By their capacities, which are powers of two: few enough that each stays prepared.
-    texts: [OnceLock<String>; 11],
+    padded: RowTexts,
+    /// For as many rows as there is room for: SQLite then need not look which rows are there.
+    full: Option<RowTexts>,
 }
 
-/// Most rows in one text, below SQLite's limit of 32,766 values a statement.
-const CAPACITY_MAX: usize = 1_024;
+/// Most rows in one text. Each row is code of its own in the prepared statement, which is made and
+/// kept for each connection: for more rows that costs more than a statement less is worth.
+const CAPACITY_MAX: usize = 128;
 
-impl Table {
-    pub(super) fn new(before: String, after: String) -> Self {
-        Table { before, after, texts: [const { OnceLock::new() }; 11] }
-    }
+/// RowTexts by their capacities, which are powers of two: few enough that each stays prepared.
+struct RowTexts {
+    before: String,
+    after: String,
+    made: [OnceLock<String>; 8],
+}
 
-    /// One that inserts rows of this kind, and then does what `after` says.
-    pub(super) fn inserting<R: Row<N>, const N: usize>(after: &str) -> Self {
-        let (table, names) = (R::TABLE, names(&R::COLUMNS));
-        let before = format!("INSERT OR FAIL INTO {table} ({names}) SELECT * FROM");
-        Table::new(before, format!("WHERE column1 IS NOT NULL {after}"))
+impl RowTexts {
+    const fn new(before: String, after: String) -> Self {
+        RowTexts { before, after, made: [const { OnceLock::new() }; 8] }
     }
 
     /// The text with room for so many rows of so many columns.
-    fn text(&self, capacity: usize, columns: usize) -> &str {
+    fn of(&self, capacity: usize, columns: usize) -> &str {
         let place = usize::try_from(capacity.trailing_zeros()).unwrap_or(0);
-        let make =
-            || format!("{} ({}) {}", self.before, placeholders(capacity, columns), self.after);
-        let text = self.texts.get(place).map(|text| text.get_or_init(make));
+        let make = || format!("{}{}{}", self.before, placeholders(capacity, columns), self.after);
+        let text = self.made.get(place).map(|text| text.get_or_init(make));
         text.map_or("", String::as_str)
+    }
+}
+
+impl Table {
+    /// One that does with the rows what is before and after them.
+    pub(super) fn new(before: &str, after: &str) -> Self {
+        Table { padded: RowTexts::new(format!("{before} ("), format!(") {after}")), full: None }
+    }
+
+    /// One that inserts rows with these columns, and then does what `after` says.
+    pub(super) fn inserting(table: &str, names: &str, after: &str) -> Self {
+        let insert = format!("INSERT OR FAIL INTO {table} ({names})");
+        let padded = Table::new(
+            &format!("{insert} SELECT * FROM"),
+            &format!("WHERE column1 IS NOT NULL {after}"),
+        );
+        Table { full: Some(RowTexts::new(format!("{insert} "), format!(" {after}"))), ..padded }
+    }
+
+    /// One that inserts rows of this kind, and then does what `after` says.
+    pub(super) fn inserting_rows<R: Row<N>, const N: usize>(after: &str) -> Self {
+        Table::inserting(R::TABLE, &names(&R::COLUMNS), after)
     }
 
     /// Writes the rows. All of them must be taken.
@@ -182,7 +203,8 @@ impl Table {
         while !rest.is_empty() {
             let capacity = capacity(rest.len());
             let (rows, others) = rest.split_at(capacity.min(rest.len()));
-            let text = self.text(capacity, N);
+            let full = self.full.as_ref().filter(|_| rows.len() == capacity);
+            let text = full.unwrap_or(&self.padded).of(capacity, N);
             let mut values = Vec::with_capacity(capacity.saturating_mul(N));
             push_rows(&mut values, rows.iter().map(&values_of), capacity);
             let statement = Statement::from_sql_and_values(DbBackend::Sqlite, text, values);

@@ -8,7 +8,7 @@ use crate::store::Store;
 use crate::store::error::StoreError;
 use crate::store::row::Row as _;
 use crate::store::sql::query;
-use domain::{AccountId, ChargeId, Environment, LedgerEntry, Timestamp, UserId};
+use domain::{AccountId, Bill, ChargeId, Environment, LedgerEntry, StoredBill, Timestamp, UserId};
 use entity::ledger_entry;
 
 /// What the usage record of a call says.
@@ -29,6 +29,15 @@ pub struct EntryOfServed {
     pub entry: LedgerEntry,
     /// The usage record of what it refers to, if there is one.
     pub call: Option<ServedCall>,
+}
+
+/// A call, as far as it was billed.
+#[derive(Clone, Debug)]
+pub struct BilledCall {
+    /// The number of its usage record.
+    pub record: i64,
+    /// Its bill; `None`: it is of a test account, was given back, or has none.
+    pub bill: Option<Bill>,
 }
 
 fn served(row: &QueryResult) -> Result<Option<ServedCall>, DbErr> {
@@ -65,6 +74,40 @@ impl Store {
                 Ok((AccountId(row.try_get_by_index(0)?), UserId(row.try_get_by_index::<Uuid>(1)?)))
             };
             rows.iter().map(account).collect()
+        })
+        .await
+    }
+
+    /// The latest calls with usage records before this one, up to `limit`, the last one first.
+    pub async fn latest_bills(
+        &self,
+        before: i64,
+        limit: u64,
+    ) -> Result<Vec<BilledCall>, StoreError> {
+        self.run(move |store| async move {
+            let sql = format!(
+                "SELECT usage.number, CAST(entry.price_version AS BIGINT), entry.bill
+                FROM (SELECT number, id, account_id, seq FROM usage_record WHERE number < $1
+                    ORDER BY number DESC LIMIT $2) AS usage
+                LEFT JOIN account ON account.id = usage.account_id AND account.environment = {}
+                LEFT JOIN ledger_entry AS entry ON entry.account_id = account.id
+                    AND entry.seq = usage.seq AND entry.reference = usage.id
+                    AND entry.kind IN (2, 3)
+                ORDER BY usage.number DESC",
+                Environment::Live.code()
+            );
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            let call = |row: &QueryResult| {
+                let bytes: Option<Vec<u8>> = row.try_get_by_index(2)?;
+                let bill = StoredBill::from_columns(row.try_get_by_index(1)?, bytes.as_deref());
+                let bill = bill.and_then(|stored| stored.bill());
+                Ok(BilledCall { record: row.try_get_by_index(0)?, bill })
+            };
+            query(&store.read, &sql, [before.into(), limit.into()])
+                .await?
+                .iter()
+                .map(call)
+                .collect()
         })
         .await
     }

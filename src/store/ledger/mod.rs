@@ -14,11 +14,14 @@ mod entries;
 pub(in crate::store) mod holds;
 pub mod journal;
 pub mod lease;
+mod revenue;
 pub mod rollups;
 mod rows;
+mod usage_sums;
 
 pub use bills::ChargeEntries;
-pub use calls::{EntryOfServed, ServedCall};
+pub use calls::{BilledCall, EntryOfServed, ServedCall};
 pub(in crate::store) use entries::entry;
 pub use entries::{DaySum, EntriesPage, EntryFilter, EntryOfCall, StatementSums};
+pub use revenue::{DayEntries, RevenuePage, SpanOfAccount};
 pub(in crate::store) use rows::insert_entry;

@@ -5,28 +5,25 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 
-use sea_orm::{
-    ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, Statement, Value,
-};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Statement, Value};
 use tokio::sync::{Mutex, MutexGuard};
 use uuid::Uuid;
 
 use crate::store::Store;
-use crate::store::connections::begin_snapshot;
 use crate::store::error::{CommitError, StoreError};
-use crate::store::reports::ReportStore;
 use crate::store::sql::{PIECE, Table, begin_write, column, is_postgres};
 use domain::rollup::{BUCKET_ENDS, BUCKETS, Rollup, RollupKey, add_usage, days_of};
-use domain::{AccountId, Credits, KeyId, MICROS_PER_DAY, UsageRecord};
+use domain::{AccountId, Environment, KeyId, MICROS_PER_DAY, UsageRecord, UserId};
 
 /// Rows in one statement of SQLite, so that it stays below the limit of 32,766 values.
 const ROWS_MAX: usize = 512;
 /// The columns of a rollup: its key, its sums, and its buckets of latency.
 const COLUMNS: usize = 13 + BUCKETS;
-const NAMES: &str =
+pub(super) const NAMES: &str =
     "account_id, period, key_id, method, route, model, upstream, status, calls, cost,
     prompt_tokens, completion_tokens, latency_micros";
-const SUMS: [&str; 5] = ["calls", "cost", "prompt_tokens", "completion_tokens", "latency_micros"];
+pub(super) const SUMS: [&str; 5] =
+    ["calls", "cost", "prompt_tokens", "completion_tokens", "latency_micros"];
 
 /// The length of a rollup's period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +35,7 @@ pub enum Grain {
 }
 
 impl Grain {
-    const fn table(self) -> &'static str {
+    pub(super) const fn table(self) -> &'static str {
         match self {
             Grain::Hour => "usage_hour",
             Grain::Day => "usage_day",
@@ -59,6 +56,19 @@ pub enum Group {
     Status,
     /// The upstream that served the call.
     Upstream,
+    /// The user who paid.
+    User,
+    /// Their rate limit tier as it is now. Empty: the default one.
+    Tier,
+}
+
+/// Whose usage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UsageOf {
+    /// That of one account.
+    Account(AccountId),
+    /// That of all accounts of an environment.
+    All(Environment),
 }
 
 /// A query of rollups.
@@ -99,9 +109,10 @@ impl UsageQuestion {
 
 impl Group {
     /// Converts a group's name to the value of its column.
-    fn value(self, name: &str) -> Value {
+    pub(super) fn value(self, name: &str) -> Value {
         match self {
             Group::Key => name.parse::<KeyId>().map_or(Uuid::nil(), |key| key.0).into(),
+            Group::User => name.parse::<UserId>().map_or(Uuid::nil(), |user| user.0).into(),
             _ => name.into(),
         }
     }
@@ -157,7 +168,7 @@ pub struct RollupRow {
     pub errors: i64,
 }
 
-fn bucket_names() -> String {
+pub(super) fn bucket_names() -> String {
     (0..BUCKETS).fold(String::new(), |mut names, bucket| {
         let _ = write!(names, ", l{bucket}");
         names
@@ -179,9 +190,7 @@ fn upsert_tail(table: &str) -> String {
 
 fn sqlite(grain: Grain) -> Table {
     let (table, names) = (grain.table(), bucket_names());
-    let before = format!("INSERT OR FAIL INTO {table} ({NAMES}{names}) SELECT * FROM");
-    let after = format!("WHERE column1 IS NOT NULL {}", upsert_tail(table));
-    Table::new(before, after)
+    Table::inserting(table, &format!("{NAMES}{names}"), &upsert_tail(table))
 }
 
 static SQLITE_HOURS: LazyLock<Table> = LazyLock::new(|| sqlite(Grain::Hour));
@@ -221,7 +230,7 @@ const FOLD_ROWS_MAX: i64 = 16_384;
 /// The calls that are not folded. The upper end excludes none. PostgreSQL expects few rows in a
 /// range and uses the index, even if its statistics are old. With a lower end alone it expects a
 /// third of the table.
-const BEYOND_MARK: &str = "number > $1 AND number <= 9223372036854775807";
+pub(super) const BEYOND_MARK: &str = "number > $1 AND number <= 9223372036854775807";
 
 /// The sums of the calls that are not folded yet, kept in memory as a shortcut. The database
 /// decides which calls those are: its mark moves in the transaction that folds them. If these sums
@@ -286,7 +295,7 @@ pub(super) async fn take_in(
 }
 
 /// Returns the number of the last call that is folded.
-async fn marked(connection: &impl ConnectionTrait, lock: &str) -> Result<i64, DbErr> {
+pub(super) async fn marked(connection: &impl ConnectionTrait, lock: &str) -> Result<i64, DbErr> {
     let backend = connection.get_database_backend();
     let sql = format!("SELECT number FROM usage_mark{lock}");
     let row = connection.query_one_raw(Statement::from_string(backend, sql)).await?;
@@ -329,7 +338,7 @@ async fn fold(transaction: &DatabaseTransaction, sums: Option<Sums>) -> Result<(
 
 /// SQL that sums up the rows of `usage_record` that meet `condition`. Its columns are named as
 /// those of a rollup.
-fn summed_text(grain: Grain, condition: &str) -> String {
+pub(super) fn summed_text(grain: Grain, condition: &str) -> String {
     let micros = match grain {
         Grain::Hour => MICROS_PER_DAY / 24,
         Grain::Day => MICROS_PER_DAY,
@@ -469,103 +478,6 @@ impl Store {
         })
         .await
     }
-}
-
-impl ReportStore {
-    /// Sums up the usage of an account, over every call that is on record.
-    pub async fn usage(
-        &self,
-        account: AccountId,
-        question: UsageQuestion,
-    ) -> Result<Vec<RollupRow>, StoreError> {
-        let UsageQuestion { grain, periods, filter, by_period, group, only, top_by_cost } =
-            question;
-        let (from, until) = periods;
-        if until <= from {
-            return Ok(Vec::new());
-        }
-        self.database
-            .run(move |database| async move {
-            let snapshot = begin_snapshot(&database.read).await?;
-            let backend = snapshot.get_database_backend();
-            let mark = marked(&snapshot, "").await?;
-            let name = match group {
-                None => "''",
-                Some(Group::Key) => "key_id",
-                Some(Group::Endpoint) => "TRIM(method || ' ' || route)",
-                Some(Group::Model) => "model",
-                Some(Group::Status) => "CAST(status AS TEXT)",
-                Some(Group::Upstream) => "upstream",
-            };
-            let period = if by_period { "period" } else { "0" };
-            let mut sums = String::new();
-            let buckets = (0..BUCKETS).map(|bucket| format!("l{bucket}"));
-            for sum in SUMS.into_iter().map(str::to_owned).chain(buckets) {
-                let _ = write!(sums, ", CAST(SUM({sum}) AS BIGINT)");
-            }
-            let mut values: Vec<Value> =
-                vec![mark.into(), account.0.into(), from.into(), until.into()];
-            let mut conditions = filter.conditions(&mut values);
-            if let Some(only) = only {
-                let mut names = String::new();
-                for name in only {
-                    values.push(group.map_or_else(|| name.as_str().into(), |group| group.value(&name)));
-                    let comma = if names.is_empty() { "" } else { ", " };
-                    let _ = write!(names, "{comma}${}", values.len());
-                }
-                let _ = write!(conditions, " AND {name} IN ({names})");
-            }
-            let order = match top_by_cost {
-                Some(most) => format!("SUM(cost) DESC, 2 LIMIT {most}"),
-                None => "1, 2".to_owned(),
-            };
-            // A reader writes nothing, so it sums up the calls that are not folded. The plus hides
-            // the index by account, which would lead over all calls of the account. The index by
-            // number leads over few.
-            let unfolded = summed_text(grain, &format!("{BEYOND_MARK} AND +account_id = $2"));
-            let (table, buckets) = (grain.table(), bucket_names());
-            let sql = format!(
-                "SELECT {period} AS p, {name} AS g,
-                    CAST(SUM(CASE WHEN status < 200 OR status > 299 THEN calls ELSE 0 END) AS BIGINT){sums}
-                FROM (
-                    SELECT {NAMES}{buckets} FROM {table}
-                    WHERE account_id = $2 AND period >= $3 AND period < $4{conditions}
-                    UNION ALL SELECT {NAMES}{buckets} FROM ({unfolded}) AS unfolded
-                    WHERE period >= $3 AND period < $4{conditions}
-                ) AS rollups GROUP BY 1, 2 ORDER BY {order}"
-            );
-            let statement = Statement::from_sql_and_values(backend, sql, values);
-            let rows = snapshot.query_all_raw(statement).await?;
-            snapshot.commit().await?;
-            rows.iter().map(|row| rollup_row(row, group)).collect()
-        })
-        .await
-    }
-}
-
-fn rollup_row(row: &QueryResult, group: Option<Group>) -> Result<RollupRow, StoreError> {
-    let number = |place: usize| row.try_get_by_index::<i64>(place);
-    let mut buckets = [0; BUCKETS];
-    for (place, count) in buckets.iter_mut().enumerate() {
-        *count = number(place.saturating_add(8))?;
-    }
-    let group = match group {
-        Some(Group::Key) => KeyId(row.try_get_by_index::<Uuid>(1)?).to_string(),
-        _ => row.try_get_by_index(1)?,
-    };
-    Ok(RollupRow {
-        period: row.try_get_by_index(0)?,
-        group,
-        errors: number(2)?,
-        rollup: Rollup {
-            calls: number(3)?,
-            cost: Credits::from_nanos(number(4)?),
-            prompt_tokens: number(5)?,
-            completion_tokens: number(6)?,
-            latency_micros: number(7)?,
-            buckets,
-        },
-    })
 }
 
 #[cfg(test)]

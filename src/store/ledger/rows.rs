@@ -144,15 +144,15 @@ fn numbers_of_usage() -> impl Iterator<Item = Column<UsageRecord>> {
     UsageRecord::COLUMNS.into_iter().filter(|column| !NAMES.contains(&column.name))
 }
 
-static ENTRIES: LazyLock<Table> = LazyLock::new(|| Table::inserting::<LedgerEntry, _>(""));
-static USAGE: LazyLock<Table> = LazyLock::new(|| Table::inserting::<UsageRecord, _>(""));
-static SPENDS: LazyLock<Table> = LazyLock::new(|| Table::inserting::<Spend, _>(COUNT_SPEND));
+static ENTRIES: LazyLock<Table> = LazyLock::new(|| Table::inserting_rows::<LedgerEntry, _>(""));
+static USAGE: LazyLock<Table> = LazyLock::new(|| Table::inserting_rows::<UsageRecord, _>(""));
+static SPENDS: LazyLock<Table> = LazyLock::new(|| Table::inserting_rows::<Spend, _>(COUNT_SPEND));
 static ACCOUNTS: LazyLock<Table> = LazyLock::new(|| {
     let before = "UPDATE OR FAIL account
         SET seq = row.column3, balance = row.column4, updated_at = row.column5, link = row.column6
         FROM";
     let after = "AS row WHERE account.id = row.column1 AND account.seq = row.column2";
-    Table::new(before.into(), after.into())
+    Table::new(before, after)
 });
 
 /// Inserts one entry without the ledger writer. Only for an account that is not in memory yet.
@@ -302,7 +302,7 @@ mod tests {
         let store = Store::open(&settings, &url, Handle::current()).await.unwrap();
         let lease = store.take_lease(Uuid::from_u128(2)).await.unwrap();
         let mut written = 0;
-        for count in [1, 2, 63, 64, 65, 1_023, 1_024, 1_025, 2_100] {
+        for count in [1, 2, 63, 64, 65, 127, 128, 129, 300] {
             for names in [1, 2, 30] {
                 let usage: Vec<_> = (written..written + count).map(|n| call(n, names)).collect();
                 let batch = Batch { usage, ..Batch::default() };

@@ -1,5 +1,6 @@
 //! Payments on record, their reversals, and automatic top-ups.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use sea_orm::{
@@ -13,8 +14,8 @@ use super::error::StoreError;
 use super::sql::{begin_write, is_postgres};
 use super::{answers, audit_log, outbox};
 use domain::event::{self, Event};
-use domain::{AccountId, Act, PaymentId, PaymentStatus, RecordedAnswer, Timestamp};
-use entity::payment;
+use domain::{AccountId, Act, PaymentId, PaymentStatus, RecordedAnswer, Timestamp, UserId};
+use entity::{account, payment};
 
 mod auto_top_up;
 mod customers;
@@ -44,6 +45,8 @@ pub struct PaymentStore {
 /// Which payments of a list. Each field that is set leaves fewer.
 #[derive(Clone, Debug, Default)]
 pub struct PaymentFilter {
+    /// Of this account.
+    pub account: Option<AccountId>,
     /// Of this status.
     pub status: Option<PaymentStatus>,
     /// By this provider.
@@ -68,27 +71,54 @@ impl PaymentStore {
         limit: u64,
         filter: PaymentFilter,
     ) -> Result<Vec<Payment>, StoreError> {
-        use payment::Column::{AccountId, CreatedAt, Id, Provider, Status};
+        let filter = PaymentFilter { account: Some(account), ..filter };
+        let payments = self.list_of_all(before, limit, filter).await?;
+        Ok(payments.into_iter().map(|(payment, _)| payment).collect())
+    }
+
+    /// A page of the payments of all accounts with their users, newest first; only those older than
+    /// `before`, if it is given.
+    pub async fn list_of_all(
+        &self,
+        before: Option<PaymentId>,
+        limit: u64,
+        filter: PaymentFilter,
+    ) -> Result<Vec<(Payment, UserId)>, StoreError> {
+        use payment::Column;
         self.database
             .run(move |database| async move {
-                let PaymentFilter { status, provider, from, until } = filter;
+                let PaymentFilter { account, status, provider, from, until } = filter;
                 let mut found = payment::Entity::find()
-                    .filter(AccountId.eq(account.0))
-                    .filter(Id.lt(before.map_or(Uuid::max(), |id| id.0)));
+                    .filter(Column::Id.lt(before.map_or(Uuid::max(), |id| id.0)));
+                if let Some(account) = account {
+                    found = found.filter(Column::AccountId.eq(account.0));
+                }
                 if let Some(status) = status {
-                    found = found.filter(Status.eq(status.code()));
+                    found = found.filter(Column::Status.eq(status.code()));
                 }
                 if let Some(provider) = provider {
-                    found = found.filter(Provider.eq(provider));
+                    found = found.filter(Column::Provider.eq(provider));
                 }
                 if let Some(from) = from {
-                    found = found.filter(CreatedAt.gte(from.micros()));
+                    found = found.filter(Column::CreatedAt.gte(from.micros()));
                 }
                 if let Some(until) = until {
-                    found = found.filter(CreatedAt.lt(until.micros()));
+                    found = found.filter(Column::CreatedAt.lt(until.micros()));
                 }
-                let rows = found.order_by_desc(Id).limit(limit).all(&database.read).await?;
-                rows.into_iter().map(record::payment).collect()
+                let rows = found.order_by_desc(Column::Id).limit(limit).all(&database.read).await?;
+                let accounts: BTreeSet<i64> = rows.iter().map(|row| row.account_id).collect();
+                let owners = account::Entity::find()
+                    .filter(account::Column::Id.is_in(accounts))
+                    .all(&database.read)
+                    .await?;
+                let owners: BTreeMap<i64, Uuid> =
+                    owners.into_iter().map(|row| (row.id, row.user_id)).collect();
+                let of_user = |row: payment::Model| {
+                    let gone = || StoreError::Corrupt(format!("payment {} has no user", row.id));
+                    let owner = owners.get(&row.account_id).copied().ok_or_else(gone)?;
+                    Ok((record::payment(row)?, UserId(owner)))
+                };
+                rows.into_iter().map(of_user).collect()
             })
             .await
     }

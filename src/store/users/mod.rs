@@ -19,6 +19,7 @@ use domain::{
 use entity::{account, user};
 
 mod attempts;
+mod by_operator;
 mod email_tokens;
 mod erasure;
 mod grants;
@@ -28,6 +29,7 @@ mod search;
 mod sessions;
 mod two_factor;
 
+pub use by_operator::RoleChange;
 pub use erasure::ErasureBegun;
 pub(in crate::store) use erasure::erase;
 pub use grants::DaysGrant;

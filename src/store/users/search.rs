@@ -9,7 +9,7 @@ use super::UserStore;
 use super::record::{Role, User, folded};
 use crate::store::StoreError;
 use crate::store::connections::query;
-use domain::{AccountStatus, Credits, Environment, KeyId, UserId};
+use domain::{AccountStatus, Credits, Day, Environment, KeyId, MICROS_PER_DAY, Timestamp, UserId};
 use entity::user;
 
 /// The order of a list of users.
@@ -39,6 +39,8 @@ pub struct UserSearch {
     pub status: Option<AccountStatus>,
     /// The order.
     pub order: UserOrder,
+    /// From this day on it is summed up what their calls cost.
+    pub spent_since: Day,
     /// Users after this one.
     pub before: Option<UserId>,
     /// Most users in the result.
@@ -54,6 +56,10 @@ pub struct ListedUser {
     pub balance: Credits,
     /// The status.
     pub status: AccountStatus,
+    /// What the calls since the day that was asked for cost.
+    pub spent: Credits,
+    /// When the last call arrived that is on record.
+    pub last_call_at: Option<Timestamp>,
 }
 
 /// What must stand before and after a text so that it is found anywhere.
@@ -153,13 +159,33 @@ impl UserStore {
                     );
                 }
                 values.push(i64::try_from(search.limit).unwrap_or(i64::MAX).into());
+                let limit = values.len();
+                let begins = i64::from(search.spent_since.0).saturating_mul(MICROS_PER_DAY);
+                values.push(search.spent_since.0.into());
+                values.push(begins.into());
+                let (day, begins) = (limit.saturating_add(1), limit.saturating_add(2));
+                let place =
+                    if search.order == UserOrder::Balance { "live_balance" } else { "created_at" };
+                // What is summed up is looked for once the page is known. Calls that are in no
+                // rollup yet are summed up by themselves.
                 let sql = format!(
-                    "SELECT users.*, live.balance AS live_balance, live.status AS live_status
-                    FROM users INNER JOIN account AS live
-                        ON live.user_id = users.id AND live.environment = $1
-                    WHERE TRUE{conditions}
-                    ORDER BY {column} {direction}, users.id {direction} LIMIT ${}",
-                    values.len()
+                    "SELECT page.*,
+                        (SELECT CAST(COALESCE(SUM(cost), 0) AS BIGINT) FROM usage_day
+                            WHERE account_id = page.live_id AND period >= ${day}) +
+                        (SELECT CAST(COALESCE(SUM(cost), 0) AS BIGINT) FROM usage_record
+                            WHERE number > (SELECT number FROM usage_mark)
+                                AND account_id = page.live_id AND started_at >= ${begins})
+                            AS spent,
+                        (SELECT started_at FROM usage_record WHERE account_id = page.live_id
+                            ORDER BY id DESC LIMIT 1) AS last_call_at
+                    FROM (SELECT users.*, live.id AS live_id, live.balance AS live_balance,
+                            live.status AS live_status
+                        FROM users INNER JOIN account AS live
+                            ON live.user_id = users.id AND live.environment = $1
+                        WHERE TRUE{conditions}
+                        ORDER BY {column} {direction}, users.id {direction} LIMIT ${limit})
+                        AS page
+                    ORDER BY {place} {direction}, id {direction}"
                 );
                 query(&database.read, &sql, values).await?.iter().map(listed).collect()
             })
@@ -174,5 +200,7 @@ fn listed(row: &QueryResult) -> Result<ListedUser, StoreError> {
         balance: Credits::from_nanos(row.try_get("", "live_balance")?),
         status: status
             .ok_or_else(|| StoreError::Corrupt("an account has an unknown status".into()))?,
+        spent: Credits::from_nanos(row.try_get("", "spent")?),
+        last_call_at: row.try_get::<Option<i64>>("", "last_call_at")?.map(Timestamp::from_micros),
     })
 }

@@ -1,5 +1,7 @@
 //! Sessions, and the tokens that renew them.
 
+use std::sync::Arc;
+
 use sea_orm::sea_query::Expr;
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, ExprTrait as _, QueryFilter,
@@ -12,7 +14,7 @@ use super::record::{
     NewSession, RefreshDigests, SessionSpan, TokenDigest, User, end_sessions, end_what_was_begun,
     insert_session,
 };
-use crate::store::connections::{CHUNK, execute, query};
+use crate::store::connections::{CHUNK, Connections, execute, query};
 use crate::store::sql::begin_write;
 use crate::store::{StoreError, audit_log};
 use domain::{Act, ActKind, Actor, Origin, SessionId, Timestamp, UserId};
@@ -104,21 +106,25 @@ impl UserStore {
         // after.
         const SQL: &str = "UPDATE users SET token_version = token_version
             WHERE id = $1 AND token_version = $2 AND (totp_enabled_at IS NULL OR $3)";
-        self.database
-            .run_write(move |database| async move {
-                let transaction = begin_write(&database.write).await?;
-                let values: [Value; 3] = [new.user.0.into(), version.into(), has_given_code.into()];
-                let backend = transaction.get_database_backend();
-                let held = Statement::from_sql_and_values(backend, SQL, values);
-                if transaction.execute_raw(held).await?.rows_affected() == 0 {
-                    return Ok(false);
-                }
-                insert_session(&transaction, &new).await?;
-                audit_log::insert(&transaction, &act).await?;
-                transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
-                Ok(true)
-            })
-            .await
+        let inserting = move |database: Arc<Connections>| async move {
+            let transaction = begin_write(&database.write).await?;
+            let values: [Value; 3] = [new.user.0.into(), version.into(), has_given_code.into()];
+            let backend = transaction.get_database_backend();
+            let held = Statement::from_sql_and_values(backend, SQL, values);
+            if transaction.execute_raw(held).await?.rows_affected() == 0 {
+                return Ok(false);
+            }
+            insert_session(&transaction, &new).await?;
+            audit_log::insert(&transaction, &act).await?;
+            transaction.commit().await.map_err(StoreError::OutcomeUnknown)?;
+            Ok(true)
+        };
+        if has_given_code {
+            // The code is used up. Each of them is good once, so few are here at a time.
+            self.database.run_job(inserting).await
+        } else {
+            self.database.run_write(inserting).await
+        }
     }
 
     /// Records an address from which a user authenticated, as a session that has already ended.

@@ -6,9 +6,11 @@ use super::connections::Connections;
 
 mod deliveries;
 mod endpoints;
+mod failing;
 mod record;
 mod subscribers;
 
+pub use failing::{FailingEndpoint, FailingFilter, LastFailure};
 pub use record::{
     Attempt, DeliveryFilter, DeliveryLog, Destination, DueDelivery, DueEndpoint, Endpoint,
     EndpointChange, EventToSend, NewEndpoint, Verdict,

@@ -14,6 +14,7 @@
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
+use postcard::ser_flavors::Flavor;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -31,6 +32,8 @@ use domain::{
 /// The first byte of a batch. Formats 1 to 3 were never released. [`former`] reads format 4, whose
 /// entries and holds have no bill.
 const FORMAT: u8 = 5;
+/// About the bytes of a row.
+const ROW_BYTES: usize = 192;
 
 /// A value of the domain that is in a batch, and its form in the journal.
 pub(super) trait Field: Sized {
@@ -397,8 +400,33 @@ pub(super) fn encode(batch: &Batch) -> Result<Vec<u8>, CommitError> {
         changes.ok_or_else(no_place)?,
         batch.acts.iter().map(|(account, act)| (account.written(), act.written())).collect(),
     );
-    postcard::to_extend(&written, vec![FORMAT])
+    let mut bytes = Vec::with_capacity(batch.rows().saturating_mul(ROW_BYTES));
+    bytes.push(FORMAT);
+    postcard::serialize_with_flavor(&written, WrittenBytes(bytes))
         .map_err(|error| CommitError::Refused(error.to_string()))
+}
+
+/// Bytes that are written. Links and ids come byte by byte, so each must cost little.
+struct WrittenBytes(Vec<u8>);
+
+impl Flavor for WrittenBytes {
+    type Output = Vec<u8>;
+
+    #[inline]
+    fn try_push(&mut self, byte: u8) -> postcard::Result<()> {
+        self.0.push(byte);
+        Ok(())
+    }
+
+    #[inline]
+    fn try_extend(&mut self, bytes: &[u8]) -> postcard::Result<()> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    fn finalize(self) -> postcard::Result<Vec<u8>> {
+        Ok(self.0)
+    }
 }
 
 fn decode(bytes: &[u8]) -> Option<Batch> {
