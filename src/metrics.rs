@@ -13,6 +13,7 @@ use std::time::Duration;
 use domain::Refusal;
 use domain::route_group::RouteGroup;
 
+pub mod live;
 pub mod money;
 pub mod process;
 pub mod requests;
@@ -86,6 +87,13 @@ impl Histogram {
     /// Counts a duration, in microseconds.
     pub fn count_duration(&self, duration: Duration) {
         self.count(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX));
+    }
+
+    /// How many observations there are, and their sum.
+    #[must_use]
+    pub fn total(&self) -> (u64, u64) {
+        let counts = self.counts.iter().map(|count| count.load(Ordering::Relaxed));
+        (counts.fold(0, u64::saturating_add), self.sum.load(Ordering::Relaxed))
     }
 
     /// Writes the histogram in the Prometheus text format. Durations are in seconds.
@@ -186,6 +194,8 @@ pub struct Metrics {
     pub requests: OnceLock<requests::Requests>,
     /// Money and tokens.
     pub sums: money::Sums,
+    /// The last calls, while somebody watches.
+    pub live: live::LiveCalls,
 }
 
 impl Default for Metrics {
@@ -202,6 +212,7 @@ impl Default for Metrics {
             catalogue_file_faulty: AtomicU64::new(0),
             requests: OnceLock::new(),
             sums: money::Sums::default(),
+            live: live::LiveCalls::default(),
         }
     }
 }

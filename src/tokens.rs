@@ -5,6 +5,8 @@
 use serde_json::{Map, Value};
 use tiktoken_rs::CoreBPE;
 
+mod words;
+
 /// Prompt text up to this size is counted exactly. The rest is bounded at one token per byte, and
 /// counted at one token per four bytes.
 const COUNTED_BYTES_MAX: usize = 256 * 1024;
@@ -125,6 +127,7 @@ pub async fn count_off_thread<T: Send + 'static>(
 /// Loads the default vocabulary, which takes a while the first time.
 pub fn warm_up() {
     tiktoken_rs::o200k_base_singleton().count_ordinary("warm");
+    words::warm_up();
 }
 
 /// The vocabulary of a model.
@@ -142,7 +145,9 @@ pub fn count(bpe: &CoreBPE, text: &str) -> u64 {
     if ROLES.contains(&text) {
         return 1;
     }
-    u64::try_from(bpe.count_ordinary(text)).unwrap_or(u64::MAX)
+    let is_default = std::ptr::eq(bpe, tiktoken_rs::o200k_base_singleton());
+    let tokens = if is_default { words::count(text) } else { bpe.count_ordinary(text) };
+    u64::try_from(tokens).unwrap_or(u64::MAX)
 }
 
 /// Parts of a prompt of one kind whose tokens only the upstream knows.

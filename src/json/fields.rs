@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 /// The fields in their order, with the text of each value.
@@ -86,6 +87,33 @@ impl<'a> Fields<'a> {
         self.0.retain(|(own, _)| own != name);
     }
 
+    /// The object as JSON.
+    #[must_use]
+    pub fn to_json(&self) -> String {
+        // Quotes, a colon and a comma.
+        let of = |(name, value): &(Cow<'_, str>, Cow<'_, str>)| {
+            name.len().saturating_add(value.len()).saturating_add(4)
+        };
+        let mut json = String::with_capacity(self.0.iter().map(of).fold(2, usize::saturating_add));
+        json.push('{');
+        for (place, (name, value)) in self.0.iter().enumerate() {
+            if place > 0 {
+                json.push(',');
+            }
+            if name.bytes().all(|byte| byte >= b' ' && !matches!(byte, b'"' | b'\\')) {
+                json.push('"');
+                json.push_str(name);
+                json.push('"');
+            } else {
+                json.push_str(&Value::from(&**name).to_string());
+            }
+            json.push(':');
+            json.push_str(value);
+        }
+        json.push('}');
+        json
+    }
+
     /// A copy with only the fields of these names.
     #[must_use]
     pub fn only(&self, names: &[&str]) -> Fields<'static> {
@@ -104,13 +132,7 @@ impl<'a> Fields<'a> {
 
 impl fmt::Display for Fields<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("{")?;
-        for (place, (name, value)) in self.0.iter().enumerate() {
-            let comma = if place == 0 { "" } else { "," };
-            let name = serde_json::to_string(name).map_err(|_| fmt::Error)?;
-            write!(f, "{comma}{name}:{value}")?;
-        }
-        f.write_str("}")
+        f.write_str(&self.to_json())
     }
 }
 

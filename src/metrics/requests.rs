@@ -62,6 +62,19 @@ impl Requests {
         }
     }
 
+    /// How many requests were answered with 500 or above.
+    #[must_use]
+    pub fn server_errors(&self) -> u64 {
+        let first = STATUSES.partition_point(|status| *status < 500);
+        let methods = self.routes.iter().filter_map(|(_, methods)| methods.get());
+        let cells = methods.flat_map(|methods| methods.iter()).flat_map(|statuses| {
+            // The last cell has other statuses.
+            statuses.iter().take(STATUSES.len()).skip(first)
+        });
+        let counted = cells.filter_map(|cell| cell.get()).map(|histogram| histogram.total().0);
+        counted.fold(0, u64::saturating_add)
+    }
+
     /// Every histogram that has counted, with the labels `route`, `method` and `status`.
     pub fn each(&self, mut show: impl FnMut(&str, &Histogram)) {
         for (path, methods) in &self.routes {

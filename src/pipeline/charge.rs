@@ -295,9 +295,9 @@ pub(super) fn order(gateway: &Gateway, quoted: &Quoted, may_be_repeated: bool) -
         key: quoted.key().key,
         price,
         // A hold has no bill before its end.
-        bill: match quoted.pricing() {
-            Pricing::Route(_) => quoted.bill(0, 0, Flags::NONE),
-            Pricing::Model(_) => None,
+        bill: match (quoted.pricing(), price) {
+            (Pricing::Route(_), Price::Fixed(_)) => quoted.bill(0, 0, Flags::NONE),
+            _ => None,
         },
         expires_at: quoted.arrival().at.plus_micros(gateway.hold_lifetime_micros),
         is_durable: quoted.is_stream(),

@@ -15,6 +15,9 @@ use super::charge::ChargedCall;
 use crate::idempotency::KeptAnswer;
 use domain::{ChargeId, Credits, LimitsLeft, Settled, VersionId};
 
+/// As many headers about money as most answers have.
+const HEADERS: usize = 8;
+
 /// The answer to a served call.
 pub struct Departure {
     /// The upstream's status.
@@ -83,28 +86,29 @@ impl Money {
     /// As headers.
     #[must_use]
     pub fn headers(&self) -> Vec<(&'static str, String)> {
-        let credits = |name, amount: Option<Credits>| Some((name, amount?.to_string()));
+        let mut headers = Vec::with_capacity(HEADERS);
+        let mut add = |name, value: Option<String>| {
+            headers.extend(value.map(|value| (name, value)));
+        };
+        let text = |text: &Arc<str>| String::from(&**text);
+        let credits = |amount: Option<Credits>| amount.map(|amount| amount.to_string());
         let model = self.model.as_ref();
-        [
-            Some(("x-polysystems-upstream", self.upstream.to_string())),
-            model.map(|(name, _)| ("x-polysystems-model", name.to_string())),
-            model.map(|(_, version)| ("x-polysystems-price-version", version.to_string())),
-            self.billed_as.as_ref().map(|name| ("x-polysystems-billed-model", name.to_string())),
-            self.attempts.map(|asked| ("x-polysystems-attempts", asked.to_string())),
-            self.deployment.as_ref().map(|name| ("x-polysystems-deployment", name.to_string())),
-            self.charge.map(|id| ("x-polysystems-charge", id.to_string())),
-            credits("x-polysystems-cost", self.cost),
-            credits("x-polysystems-balance", self.balance),
-            credits("x-polysystems-hold", self.held),
-            self.max_tokens.map(|tokens| ("x-polysystems-max-tokens", tokens.to_string())),
-            credits("x-polysystems-per-request-limit", self.left.per_request),
-            credits("x-polysystems-daily-remaining", self.left.daily),
-            credits("x-polysystems-monthly-remaining", self.left.monthly),
-            credits("x-polysystems-total-remaining", self.left.total),
-        ]
-        .into_iter()
-        .flatten()
-        .collect()
+        add("x-polysystems-upstream", Some(text(&self.upstream)));
+        add("x-polysystems-model", model.map(|(name, _)| text(name)));
+        add("x-polysystems-price-version", model.map(|(_, version)| version.to_string()));
+        add("x-polysystems-billed-model", self.billed_as.as_ref().map(text));
+        add("x-polysystems-attempts", self.attempts.map(|asked| asked.to_string()));
+        add("x-polysystems-deployment", self.deployment.as_ref().map(text));
+        add("x-polysystems-charge", self.charge.map(|id| id.to_string()));
+        add("x-polysystems-cost", credits(self.cost));
+        add("x-polysystems-balance", credits(self.balance));
+        add("x-polysystems-hold", credits(self.held));
+        add("x-polysystems-max-tokens", self.max_tokens.map(|tokens| tokens.to_string()));
+        add("x-polysystems-per-request-limit", credits(self.left.per_request));
+        add("x-polysystems-daily-remaining", credits(self.left.daily));
+        add("x-polysystems-monthly-remaining", credits(self.left.monthly));
+        add("x-polysystems-total-remaining", credits(self.left.total));
+        headers
     }
 }
 

@@ -23,7 +23,7 @@ use super::request::RequestContext;
 use super::upstream::Answered;
 use crate::idempotency::Claim;
 use crate::upstream::dialect::{ToldUsage, is_failed, is_only_failure, refusal_body};
-use crate::upstream::{AnswerBody, Failure};
+use crate::upstream::{AnswerBody, CHARGED_FAILURE, Failure, is_repeated_by_clients};
 use domain::Refusal;
 use domain::account::RecordAnswer;
 use domain::{Credits, Ending, Outcome, Reported, Settled, TokenUsage, UsageRecord};
@@ -81,10 +81,14 @@ async fn close_failed(
     let untold = told(&charged, &ToldUsage::default(), Reported::Missing);
     let Cost { amount: cost, bill, usage, tally, .. } =
         cost(gateway, &mut charged, owed, untold, CountedText::Unseen).await;
-    charged.end_span(usage, Some(failure.status()));
+    let (status, ending) = if failure.is_by_our_limit() {
+        (CHARGED_FAILURE.as_u16(), Ending::UpstreamCut)
+    } else {
+        (failure.status(), ending)
+    };
+    charged.end_span(usage, Some(status));
     let (prompt_tokens, completion_tokens) = (usage.prompt, usage.completion);
-    let ending = if failure.is_by_our_limit() { Ending::UpstreamCut } else { ending };
-    let record = UsageRecord { prompt_tokens, completion_tokens, tally, ending, ..record };
+    let record = UsageRecord { status, prompt_tokens, completion_tokens, tally, ending, ..record };
     let outcome = Outcome::Delivered { cost, bill };
     let paid: fn(Credits) -> Refusal = match failure {
         Failure::GivenUp => |cost| Refusal::UpstreamGivenUp { cost },
@@ -172,13 +176,19 @@ async fn close_whole(
         || charged.generation().is_some() && (is_only_failure(&whole.body) || is_empty());
     let is_delivered = reports_tokens || (whole.status.is_success() && !has_failed());
     let (outcome, record) = if is_delivered {
+        if is_repeated_by_clients(whole.status) {
+            // A refusal that the upstream was paid for. A repeat would be paid again.
+            whole.status = CHARGED_FAILURE;
+            whole.headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+        }
         let cost = cost(gateway, &mut charged, evidence, told, CountedText::Delivered).await;
         let reported = ReportedUsage::Answer(&whole.body);
         oddity::note(gateway, &charged, &whole.upstream, &cost, &reported);
         let Cost { amount: cost, bill, usage, tally, .. } = cost;
         charged.end_span(usage, None);
         let (prompt_tokens, completion_tokens) = (usage.prompt, usage.completion);
-        let record = UsageRecord { prompt_tokens, completion_tokens, tally, ..record };
+        let status = whole.status.as_u16();
+        let record = UsageRecord { status, prompt_tokens, completion_tokens, tally, ..record };
         (Outcome::Delivered { cost, bill }, record)
     } else {
         charged.end_span(TokenUsage::default(), Some(whole.status.as_u16()));
@@ -227,6 +237,7 @@ async fn settle(
     let account = charged.take_account().ok_or(Refusal::OutcomeUnknown("settled before"))?;
     let (record, claim) = recording.unzip();
     let tokens = TokenUsage::new(usage.prompt_tokens, usage.completion_tokens);
+    let watched = gateway.metrics.live.is_watched().then(|| usage.clone());
     let receipt = account
         .settle(charged.id(), outcome, usage, record)
         .await
@@ -237,6 +248,14 @@ async fn settle(
     wait_committed(gateway.commit_timeout, charged.take_debit(), receipt.durable, claim).await?;
     context.cost = Some(settled.cost);
     gateway.metrics.sums.spend(charged.key().environment, settled.cost, tokens);
+    if let Some(usage) = watched {
+        gateway.metrics.live.note(
+            charged.key().user,
+            charged.key().environment,
+            usage,
+            settled.cost,
+        );
+    }
     if let Some(paying) = &charged.arrival().paying {
         paying.settle(settled.cost);
     }

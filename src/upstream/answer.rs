@@ -64,6 +64,22 @@ pub fn usage_of_answer(body: &[u8]) -> Reported {
     fields.as_ref().and_then(|fields| fields.get("usage")).map_or(Reported::Missing, read_usage)
 }
 
+/// The status of an error whose call was charged.
+///
+/// Clients repeat a failure by its status, and each repeat would be charged: the clients of OpenAI
+/// and Anthropic 408, 409, 429 and 5xx, unless `X-Should-Retry` forbids it (`shouldRetry` in
+/// `client.js`, `_should_retry` in `_base_client.py`); Vercel's `ai` the same, and it reads no such
+/// header (`APICallError.isRetryable` of `@ai-sdk/provider`); Google's 408, 429, 500, 502, 503 and
+/// 504 (`DEFAULT_RETRY_HTTP_STATUS_CODES` in Node, `_RETRY_HTTP_STATUS_CODES` in Python).
+/// LangChain leaves it to the client below. None of them repeats 424.
+pub const CHARGED_FAILURE: StatusCode = StatusCode::FAILED_DEPENDENCY;
+
+/// Do clients repeat a failure with this status by themselves?
+#[must_use]
+pub fn is_repeated_by_clients(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 408 | 409 | 429 | 500..)
+}
+
 /// The bytes of a streamed answer, as they arrive.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, Failure>> + Send>>;
 
@@ -181,7 +197,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The status of our answer to the caller.
+    /// The status of our answer to the caller, if the call is not charged.
     #[must_use]
     pub fn status(&self) -> u16 {
         match self {

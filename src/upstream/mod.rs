@@ -18,7 +18,8 @@ pub mod sandbox;
 pub mod sse;
 
 pub use answer::{
-    Answer, AnswerBody, ByteStream, Failure, Sent, UpstreamCall, read_usage, usage_of_answer,
+    Answer, AnswerBody, ByteStream, CHARGED_FAILURE, Failure, Sent, UpstreamCall,
+    is_repeated_by_clients, read_usage, usage_of_answer,
 };
 pub use attempt::{hide_name, judge};
 pub use deployment::{at_deployment, path_at};

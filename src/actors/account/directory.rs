@@ -25,7 +25,7 @@ use crate::config::AccountSettings;
 use crate::store::{Store, StoreError};
 use domain::account::InFlight;
 use domain::residency::{fair_share, to_passivate};
-use domain::{Account, AccountId};
+use domain::{Account, AccountId, Timestamp};
 
 /// Period of the sweeps, which remove idle accounts and end expired charges.
 pub const SWEEP_PERIOD: Duration = Duration::from_secs(1);
@@ -68,14 +68,33 @@ const QUARANTINE_SWEEPS: i64 = 10;
 /// Longest wait for the writes of a dead or poisoned owner to end.
 const REPLACE_MAX: Duration = Duration::from_secs(5);
 
+/// Why an account is quarantined.
+struct Blocked {
+    what: String,
+    since: Timestamp,
+    /// The tick at which it was last found.
+    found: i64,
+}
+
+/// A quarantined account.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quarantined {
+    /// The account.
+    pub account: AccountId,
+    /// Why it cannot be loaded.
+    pub what: String,
+    /// When this process found that first.
+    pub since: Timestamp,
+}
+
 /// The accounts in memory.
 pub struct Directory {
     slots: DashMap<AccountId, Arc<AccountSlot>>,
     /// The same slots, in the order in which the sweeps visit them; a visited slot moves to the
     /// end. A thread that holds this lock never waits for the map.
     round: Mutex<VecDeque<Arc<AccountSlot>>>,
-    /// Accounts whose records disagree, and the tick at which that was found.
-    quarantined: DashMap<AccountId, i64>,
+    /// Accounts whose records disagreed when they were last loaded.
+    quarantined: DashMap<AccountId, Blocked>,
     /// Number of times that an account was quarantined.
     quarantines: AtomicU64,
     store: Store,
@@ -132,7 +151,7 @@ impl Directory {
         account: AccountId,
         in_flight_max: u32,
     ) -> Result<AccountHandle, DirectoryError> {
-        if self.quarantined.contains_key(&account) {
+        if self.is_blocked(account) {
             return Err(DirectoryError::Quarantined);
         }
         loop {
@@ -147,6 +166,14 @@ impl Directory {
             tracing::warn!(%account, "an account's owner is gone; loading the account again");
             Box::pin(self.replace(account, &slot)).await?;
         }
+    }
+
+    /// May the account not be loaded now? After a while it may be tried again: an operator may have
+    /// repaired the records. If not, the load finds that again.
+    fn is_blocked(&self, account: AccountId) -> bool {
+        let now = self.tick.load(Ordering::Relaxed);
+        let is_recent = |blocked: &Blocked| now.saturating_sub(blocked.found) < QUARANTINE_SWEEPS;
+        self.quarantined.get(&account).is_some_and(|blocked| is_recent(&blocked))
     }
 
     /// Counts a call in. The map's guard is held, so that the sweep cannot remove the account.
@@ -195,6 +222,8 @@ impl Directory {
             let _ = tokio::time::timeout(REPLACE_MAX, self.resources.ledger.barrier()).await;
             return Err(DirectoryError::Quarantined);
         }
+        // Its records agree again.
+        self.quarantined.remove(&account);
         Ok(Mutex::new(owner))
     }
 
@@ -206,7 +235,32 @@ impl Directory {
             "an account is quarantined; run `polysystems verify` to see why"
         );
         self.quarantines.fetch_add(1, Ordering::Relaxed);
-        self.quarantined.insert(account, self.tick.load(Ordering::Relaxed));
+        let found = self.tick.load(Ordering::Relaxed);
+        let mut blocked = self.quarantined.entry(account).or_insert_with(|| Blocked {
+            what: String::new(),
+            since: self.resources.clock.now(),
+            found,
+        });
+        what.clone_into(&mut blocked.what);
+        blocked.found = found;
+    }
+
+    /// Lets a quarantined account be loaded at once. If its records still disagree, the load finds
+    /// that again.
+    pub fn release(&self, account: AccountId) {
+        self.quarantined.remove(&account);
+    }
+
+    /// The quarantined accounts, by number.
+    #[must_use]
+    pub fn list_quarantined(&self) -> Vec<Quarantined> {
+        let seen = |blocked: dashmap::mapref::multiple::RefMulti<'_, AccountId, Blocked>| {
+            let (account, blocked) = blocked.pair();
+            Quarantined { account: *account, what: blocked.what.clone(), since: blocked.since }
+        };
+        let mut all: Vec<Quarantined> = self.quarantined.iter().map(seen).collect();
+        all.sort_by_key(|one| one.account);
+        all
     }
 
     /// Removes the slot of a dead or poisoned owner. It first waits until everything that the owner
@@ -252,8 +306,7 @@ impl Directory {
         self.slots.len()
     }
 
-    /// Number of accounts that are quarantined now, and how often one was quarantined since the
-    /// start.
+    /// Number of accounts that are quarantined now, and how often that was found since the start.
     #[must_use]
     pub fn quarantined(&self) -> (usize, u64) {
         (self.quarantined.len(), self.quarantines.load(Ordering::Relaxed))
@@ -331,8 +384,6 @@ impl Directory {
         let staying = visited.into_iter().filter(|slot| self.is_in_memory(slot));
         let staying: Vec<Arc<AccountSlot>> = staying.collect();
         self.round().extend(staying);
-        // An operator may have repaired the records. If not, the next load finds that again.
-        self.quarantined.retain(|_, since| now.saturating_sub(*since) < QUARANTINE_SWEEPS);
     }
 
     /// Stops an account's actor if nothing is open and all writes have ended. The account stays in

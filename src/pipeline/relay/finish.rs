@@ -158,6 +158,7 @@ impl Relay {
         };
         let id = self.charged.id();
         let is_recorded = make.is_some();
+        let watched = self.gateway.metrics.live.is_watched().then(|| record.clone());
         let settled = match account.settle(id, outcome, record.clone(), make).await {
             Err(_) => {
                 drop(account);
@@ -181,6 +182,10 @@ impl Relay {
                 let Settled { cost, balance, .. } = settled;
                 let environment = self.charged.key().environment;
                 self.gateway.metrics.sums.spend(environment, cost, usage);
+                if let Some(record) = watched {
+                    let user = self.charged.key().user;
+                    self.gateway.metrics.live.note(user, environment, record, cost);
+                }
                 if let Some(paying) = &self.charged.arrival().paying {
                     paying.settle(cost);
                 }

@@ -367,7 +367,7 @@ impl Dialect {
             let options = options.to_string();
             fields.set("stream_options", options);
         }
-        fields.to_string().into()
+        fields.to_json().into()
     }
 }
 

@@ -19,13 +19,13 @@ const LONG_TOKENS_MAX: usize = 65_536;
 
 /// The tokens of [`OPENING`]. Every vocabulary splits before the space that follows it, whatever
 /// comes next.
-fn opening(bpe: &CoreBPE) -> Vec<Rank> {
+fn opening(bpe: &CoreBPE) -> Cow<'static, [Rank]> {
     static OF_DEFAULT: LazyLock<Vec<Rank>> =
         LazyLock::new(|| tokens::vocabulary(None).encode_ordinary(OPENING));
     if std::ptr::eq(bpe, tokens::vocabulary(None)) {
-        OF_DEFAULT.clone()
+        Cow::Borrowed(&**OF_DEFAULT)
     } else {
-        bpe.encode_ordinary(OPENING)
+        Cow::Owned(bpe.encode_ordinary(OPENING))
     }
 }
 
@@ -54,18 +54,23 @@ impl GeneratedText {
         }
         let echo: String = prompt.chars().take(ECHO_CHARS_MAX).collect();
         let rest = format!(" {echo}");
-        let mut tokens = opening(bpe);
+        let opening = opening(bpe);
+        if !is_stream {
+            let of_rest = usize::try_from(tokens::count(bpe, &rest)).unwrap_or(usize::MAX);
+            let count = opening.len().saturating_add(of_rest);
+            if count <= limit {
+                let text = [OPENING, &rest].concat();
+                return GeneratedText { text, count, pieces: Vec::new(), finish_reason: "stop" };
+            }
+        }
+        let mut tokens = opening.into_owned();
         tokens.extend(bpe.encode_ordinary(&rest));
         let kept = tokens.get(..limit).unwrap_or(&tokens);
         let (count, is_cut) = (kept.len(), kept.len() < tokens.len());
         let finish_reason = if is_cut { "length" } else { "stop" };
         if !is_stream {
-            let text = if is_cut {
-                let bytes = bpe.decode_bytes(kept).unwrap_or_default();
-                String::from_utf8_lossy(&bytes).into_owned()
-            } else {
-                [OPENING, &rest].concat()
-            };
+            let bytes = bpe.decode_bytes(kept).unwrap_or_default();
+            let text = String::from_utf8_lossy(&bytes).into_owned();
             return GeneratedText { text, count, pieces: Vec::new(), finish_reason };
         }
         // A token may be part of a character; the character goes with the last of its tokens.

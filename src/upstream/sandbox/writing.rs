@@ -42,8 +42,16 @@ struct WholeAnswer<'w> {
     #[serde(skip_serializing_if = "Option::is_none")]
     finish_reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    usage: Option<Value>,
+    usage: Option<WholeUsage>,
     simulated: bool,
+}
+
+/// Its usage.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum WholeUsage {
+    Right { completion_tokens: u64, prompt_tokens: u64, total_tokens: u64 },
+    Wrong(Value),
 }
 
 /// One of its choices. `()` is null.
@@ -119,6 +127,18 @@ impl Writing {
         }
     }
 
+    fn whole_usage(&self) -> Option<WholeUsage> {
+        if self.fault.is_some() {
+            return self.usage_object().map(WholeUsage::Wrong);
+        }
+        let usage = self.usage();
+        Some(WholeUsage::Right {
+            completion_tokens: usage.completion,
+            prompt_tokens: usage.prompt,
+            total_tokens: usage.total(),
+        })
+    }
+
     /// The complete answer.
     pub(super) fn answer(&self) -> Answer {
         let (status, reported) = (StatusCode::OK, self.reported());
@@ -154,7 +174,7 @@ impl Writing {
             message: (shape == Shape::AgentChat).then(|| message(None)),
             text: (shape == Shape::Generation).then_some(text),
             finish_reason: (!has_choices).then_some(finish_reason),
-            usage: self.usage_object(),
+            usage: self.whole_usage(),
             simulated: true,
         };
         whole(status, &answer, reported)
