@@ -7,9 +7,11 @@ use uuid::Uuid;
 
 use crate::access::AccessError;
 use crate::actors::AccountError;
+use crate::auth::Users;
+use crate::auth::users::UsersError;
 use crate::idempotency::{First, IdempotencyError, Made, Once};
 use crate::pipeline::Gateway;
-use crate::store::audit_log::AuditLogStore;
+use crate::store::audit_log::{ActFilter, AuditLogStore};
 use crate::store::keys::{KeyListing, KeyStore};
 use crate::store::users::{DaysGrant, ListedUser, User, UserSearch, UserStore};
 use crate::store::{Store, StoreError};
@@ -20,7 +22,9 @@ use domain::{
 };
 
 mod correct;
+mod failing;
 mod find;
+mod security;
 
 pub use correct::{Corrected, Correction};
 pub use find::{FoundOwner, FoundThing};
@@ -72,6 +76,21 @@ pub enum AdminError {
         /// What it has taken, without what was given back.
         left: Credits,
     },
+    /// Nobody else is an operator who can act.
+    #[error("the last operator")]
+    LastOperator,
+    /// It is done to an operator, and only the command line may.
+    #[error("the user is an operator")]
+    OfOperator,
+    /// The address counts as proved already.
+    #[error("the address is proved")]
+    Verified,
+    /// The address is not proved.
+    #[error("the address is not proved")]
+    NotVerified,
+    /// See [`UsersError`].
+    #[error(transparent)]
+    Users(#[from] UsersError),
     /// The user has erased the account.
     #[error("the user is erased")]
     Erased,
@@ -125,6 +144,8 @@ pub struct GrantCaps {
 pub struct Admin {
     /// Users.
     pub users: UserStore,
+    /// What is done to their security.
+    pub people: Arc<Users>,
     /// API keys.
     pub keys: KeyStore,
     /// Who did what.
@@ -369,16 +390,18 @@ impl Admin {
         Ok(self.audit_log.list(user, before, limit).await?)
     }
 
-    /// The same for an operator, who may read of everybody. That is recorded too: with the user,
-    /// or with the operator if it is of all users.
+    /// A page for an operator, who may read of everybody, and the act from which the next one goes
+    /// on. That is recorded too: with the user, or with the operator if it is of all users.
     pub async fn acts_for_operator(
         &self,
-        user: Option<UserId>,
+        filter: ActFilter,
         before: Option<Uuid>,
         limit: u64,
         origin: Origin,
-    ) -> Result<Vec<Act>, AdminError> {
-        let acts = self.acts(user, before, limit).await?;
+    ) -> Result<(Vec<Act>, Option<Uuid>), AdminError> {
+        let user = filter.user;
+        self.gateway.tables_up_to_date().await?;
+        let acts = self.audit_log.search(filter, before, limit).await?;
         match user {
             // Of nobody there is nothing to read.
             Some(user) if self.users.find(user).await?.is_none() => {}

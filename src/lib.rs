@@ -68,6 +68,7 @@
 //! | what is left of somebody who is erased | [`erasure`]; the rule in [`domain::erasure`] |
 //! | how the catalogue is changed | [`catalogue`], written by `store/catalogue.rs`; its document in [`models::document`] |
 //! | what operators may do | [`admin`], and from the command line [`cli`] |
+//! | what operators watch | [`live`], [`verify::runs`], [`verify::quarantine`] |
 //! | what operators see of deployments, and do to them | [`deployments`] |
 //! | where a test can make it fail | [`failpoint`] |
 //!
@@ -119,6 +120,7 @@ pub mod imports;
 pub mod json;
 pub mod key_cache;
 pub mod keys;
+pub mod live;
 pub mod mail;
 pub mod models;
 pub mod payments;

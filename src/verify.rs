@@ -1,5 +1,5 @@
-//! `polysystems verify`: recomputes every account from its first ledger entry and checks every
-//! invariant.
+//! Recomputes every account from its first ledger entry and checks every invariant: for
+//! `polysystems verify`, by the schedule, or for an operator ([`runs`]).
 //!
 //! It only reads, page by page, so memory stays bounded; each account in one snapshot, so it can
 //! run beside a server that charges. It never repairs. The invariants are in [`domain::audit`].
@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::store::audit::AuditedUsage;
 use crate::store::prices::AuditedPrices;
@@ -16,11 +16,14 @@ use domain::audit::Fold;
 use domain::bill_audit::check_call;
 use domain::{AccountId, Bill, Credits, EntryKind, StoredBill};
 
+pub mod quarantine;
+pub mod runs;
+
 /// An invariant that does not hold.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
     /// The account's number. `None` if it is not of one account, but of the prices.
-    #[serde(serialize_with = "number")]
+    #[serde(serialize_with = "number", deserialize_with = "from_number")]
     pub account: Option<AccountId>,
     /// What is wrong.
     pub what: String,
@@ -32,6 +35,12 @@ fn number<S: serde::Serializer>(
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
     account.map(|account| account.0).serialize(serializer)
+}
+
+fn from_number<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<AccountId>, D::Error> {
+    Ok(Option::<i64>::deserialize(deserializer)?.map(AccountId))
 }
 
 impl fmt::Display for Finding {
@@ -132,18 +141,55 @@ async fn verify_account(
 ) -> anyhow::Result<()> {
     let mut audit = store.audit(id).await?;
     // A corrupt row is a finding like others; the rest of its account cannot be checked.
-    let findings = match fold(&mut audit, prices, total, report, audience).await {
-        Err(StoreError::Corrupt(what)) => vec![what],
+    let checked = match fold(&mut audit, prices, total, report, audience).await {
+        Err(StoreError::Corrupt(what)) => AccountCheck { first_wrong: None, findings: vec![what] },
         folded => folded?,
     };
     audit.close().await?;
     report.accounts = report.accounts.saturating_add(1);
-    for what in findings {
+    for what in checked.findings {
         report.findings = report.findings.saturating_add(1);
         audience.find(&Finding { account: Some(id), what })?;
     }
     audience.progress(report, total);
     Ok(())
+}
+
+/// What is wrong with an account.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AccountCheck {
+    /// The number of the first entry that is not as it must be. `None` if it is none of them.
+    pub first_wrong: Option<i64>,
+    /// What is wrong, at most the first hundred.
+    pub findings: Vec<String>,
+}
+
+/// Listens to nothing.
+struct Nobody;
+
+impl Audience for Nobody {
+    fn find(&mut self, _: &Finding) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn progress(&mut self, _: &Report, _: u64) {}
+}
+
+/// Checks one account with its bills, from its first entry.
+///
+/// # Errors
+/// [`StoreError`] if it cannot be read. A row that cannot be understood is a finding.
+pub async fn check_account(store: &Store, id: AccountId) -> Result<AccountCheck, StoreError> {
+    let prices = Prices::load(store).await?;
+    let mut audit = store.audit(id).await?;
+    let folded = fold(&mut audit, &prices, 0, &mut Report::default(), &mut Nobody).await;
+    audit.close().await?;
+    match folded {
+        Err(StoreError::Corrupt(what)) => {
+            Ok(AccountCheck { first_wrong: None, findings: vec![what] })
+        }
+        folded => folded,
+    }
 }
 
 async fn fold(
@@ -152,7 +198,7 @@ async fn fold(
     total: u64,
     report: &mut Report,
     audience: &mut impl Audience,
-) -> Result<Vec<String>, StoreError> {
+) -> Result<AccountCheck, StoreError> {
     let account = audit.account().await?;
     let cost_of = |bill: &Bill| prices.cost(bill);
     let mut fold = Fold::new(&account, &cost_of);
@@ -160,6 +206,7 @@ async fn fold(
         let page = audit.entries(fold.seq()).await?;
         if page.is_empty() {
             report.bills = report.bills.saturating_add(fold.bills());
+            let first_wrong = fold.first_wrong();
             let mut findings = fold.close(&account);
             let (hours, days) = audit.rollups_astray().await?;
             if hours > 0 {
@@ -168,7 +215,7 @@ async fn fold(
             if days > 0 {
                 findings.push(format!("{days} days of usage are not what their hours come to"));
             }
-            return Ok(findings);
+            return Ok(AccountCheck { first_wrong, findings });
         }
         prices.know(page.iter().filter_map(|audited| audited.entry.bill)).await?;
         for audited in &page {

@@ -80,11 +80,20 @@ const OPERATE: [string, AnyPage][] = [
   ['/operate', operate('Health')],
   ['/operate/users', operate('Users')],
   ['/operate/users/:id', operate('User')],
+  ['/operate/live', operate('Live')],
+  ['/operate/verification', operate('Verification')],
+  ['/operate/webhooks', operate('Failing')],
+  ['/operate/settings', operate('Settings')],
   ['/operate/audit', operate('Audit')],
+  ['/operate/revenue', operate('Revenue')],
+  ['/operate/usage', operate('UsageOfAll')],
+  ['/operate/payments', operate('Payments')],
+  ['/operate/payments/:id', operate('PaymentOfAny')],
   ['/operate/margins', operate('Margins')],
   ['/operate/models', operate('Models')],
   ['/operate/prices', operate('Prices')],
   ['/operate/prices/:list', operate('PriceList')],
+  ['/operate/prices/:list/:draft', operate('PriceDraft')],
 ]
 
 const NotFound = page('NotFound')

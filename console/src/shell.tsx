@@ -4,7 +4,7 @@ import { useEffect, useRef, useState } from 'preact/hooks'
 import { useLocation } from 'wouter-preact'
 import { refresh } from './lib/data'
 import { to } from './lib/nav'
-import { environment, isOperator, signOut, user, type Environment } from './lib/session'
+import { environment, isOperator, settings, signOut, user, type Environment } from './lib/session'
 import { chooseTheme, theme, type Theme } from './lib/theme'
 import { Link, Segments } from './ui/parts'
 import { navigate } from 'wouter-preact/use-browser-location'
@@ -50,10 +50,17 @@ const OPERATE: [string, [string, string][]] = [
   'Operate',
   [
     ['/operate', 'Health'],
+    ['/operate/live', 'Live'],
     ['/operate/users', 'Users'],
+    ['/operate/revenue', 'Revenue'],
+    ['/operate/payments', 'Payments'],
+    ['/operate/usage', 'Usage'],
     ['/operate/margins', 'Margins'],
     ['/operate/models', 'Models'],
     ['/operate/prices', 'Prices'],
+    ['/operate/verification', 'Verification'],
+    ['/operate/webhooks', 'Failing webhooks'],
+    ['/operate/settings', 'Settings'],
     ['/operate/audit', 'Audit log'],
   ],
 ]
@@ -212,6 +219,12 @@ export function Shell({ children }: { children: ComponentChildren }) {
         <Nav path={path} onGo={() => setOpen(false)} />
       </div>
       <main id="main" tabIndex={-1}>
+        {settings.value?.is_demo && (
+          <p class="test-line">
+            <strong>This is a demo:</strong> users, calls and payments are made up, and all is deleted when the server
+            stops.
+          </p>
+        )}
         {isTest && showsAccount && (
           <p class="test-line">
             <strong>Test account.</strong> Test keys and test credits; no real money moves here.

@@ -92,8 +92,8 @@ export async function start({ database = process.env.CONSOLE_DATABASE, settings 
         const text = letters.find((letter) => letter.includes(`To: ${to}`) && plain(letter).includes(words))
         return text && plain(text)
       }),
-    /** An operator with a second factor; answers the secret of it. */
-    operator: async () => {
+    /** An operator with a second factor, who prepares something; answers the secret of the factor. */
+    operator: async (prepare) => {
       const made = await run(
         PROGRAM,
         ['user', 'create', '--email', OPERATOR, '--username', 'ops', '--admin'],
@@ -101,11 +101,15 @@ export async function start({ database = process.env.CONSOLE_DATABASE, settings 
         PASSWORD,
       )
       const token = made.trim().split('\n').at(-1).trim()
-      const post = async (path, body, bearer) => {
+      const post = async (path, body, bearer, method = 'POST', headers = {}) => {
         const answer = await fetch(url + path, {
-          method: 'POST',
+          method,
           body: JSON.stringify(body),
-          headers: { 'Content-Type': 'application/json', ...(bearer ? { Authorization: `Bearer ${bearer}` } : {}) },
+          headers: {
+            'Content-Type': 'application/json',
+            ...(bearer ? { Authorization: `Bearer ${bearer}` } : {}),
+            ...headers,
+          },
         })
         const text = await answer.text()
         assert.ok(answer.ok, `${path}: ${text}`)
@@ -114,6 +118,7 @@ export async function start({ database = process.env.CONSOLE_DATABASE, settings 
       const { token: bearer } = await post('/api/auth/login', { email: OPERATOR, password: PASSWORD })
       const { secret } = await post('/api/auth/2fa/enroll', { password: PASSWORD }, bearer)
       await post('/api/auth/2fa/confirm', { code: code(secret), token }, bearer)
+      await prepare?.((path, body, method, headers) => post(path, body, bearer, method, headers))
       return secret
     },
     stop: async () => {
@@ -209,7 +214,9 @@ export async function findings(page) {
 
 /** Nothing moves on the page: what it asked for has come. */
 export async function settled(page) {
-  await page.waitForLoadState('networkidle')
+  // What is watched goes on and on.
+  if (page.url().includes('/operate/live')) await page.getByText('Calls a second').waitFor()
+  else await page.waitForLoadState('networkidle')
   await page.waitForFunction(() => !document.querySelector('.waiting'))
 }
 

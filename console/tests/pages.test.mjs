@@ -59,7 +59,27 @@ before(async () => {
   Object.assign(ids, { key: key.id, webhook: hook.id })
   const me = await (await fetch(`${server.url}/api/auth/me`, { headers: bearer })).json()
   ids.user = me.id
-  ids.secret = await server.operator()
+  ids.secret = await server.operator(async (send) => {
+    const path = '/api/admin/price-lists/default/versions'
+    const long = { model: 'accounts/someone/models/a-very-long-model-name-instruct-2026-11-30-preview' }
+    const rows = [
+      { input: '1.25', output: '10' },
+      { over: 272000, input: '2.50', output: '15' },
+      { service: 'priority', input: '2.50', output: '20' },
+    ]
+    const cards = [
+      { model: 'gpt-6', input: '10', output: '50', cache_read: '1', request: '0.0001' },
+      { ...long, input: '0.15', output: '0.60' },
+      { model: 'long', rows },
+    ]
+    await send(path, { cards, publish: true })
+    const changed = [
+      { model: 'gpt-6', input: '12.5', output: '45.123456789', cache_read: '1', request: '0.0001' },
+      { model: 'long', rows },
+      { model: 'new-model', input: '3', output: '9', reasoning: '12' },
+    ]
+    ids.draft = (await send(path, { cards: changed })).draft.id
+  })
   await post('/api/auth/register', { email: 'new@example.com', password: PASSWORD, username: 'new' })
 })
 after(async () => {
@@ -110,10 +130,24 @@ const OPERATE = () => [
   '/operate/users',
   `/operate/users/${ids.user}`,
   `/operate/users/${ids.user}?part=calls`,
+  '/operate/revenue',
+  '/operate/revenue?metric=liability&by=kind',
+  '/operate/usage',
+  '/operate/usage?by=user',
+  '/operate/payments',
+  `/operate/payments/${ids.payment}`,
   '/operate/margins',
   '/operate/models',
   '/operate/prices',
   '/operate/prices/default',
+  '/operate/prices/default/new',
+  `/operate/prices/default/${ids.draft}`,
+  `/operate/users/${ids.user}?part=limits`,
+  `/operate/users/${ids.user}?part=webhooks`,
+  '/operate/live',
+  '/operate/verification',
+  '/operate/webhooks',
+  '/operate/settings',
   '/operate/audit',
 ]
 

@@ -2,6 +2,8 @@
 // and an operator who helps them. Each way is walked by mouse, and by keyboard alone.
 import { after, before, test } from 'node:test'
 import assert from 'node:assert/strict'
+import { once } from 'node:events'
+import { createServer } from 'node:http'
 import { close, code, OPERATOR, PASSWORD, start, until, visit } from './harness.mjs'
 import { keyboard, mouse } from './hands.mjs'
 
@@ -261,6 +263,125 @@ for (const hand of [mouse, keyboard]) {
     }
     clean()
     await leave()
+  })
+}
+
+for (const hand of [mouse, keyboard]) {
+  test(`an operator changes a price, ${hand.name}`, async () => {
+    // A provider that counts a thousand tokens in and a hundred out.
+    const provider = createServer((request, answer) => {
+      request.resume().on('end', () => {
+        answer.setHeader('Content-Type', 'application/json')
+        answer.end(
+          JSON.stringify({
+            choices: [{ message: { role: 'assistant', content: 'Hello!' } }],
+            usage: { prompt_tokens: 1000, completion_tokens: 100 },
+          }),
+        )
+      })
+    }).listen(0, '127.0.0.1')
+    await once(provider, 'listening')
+    const shop = await start({ settings: { POLYSYSTEMS_PRICING__NOTICE_SECONDS: '1' } })
+    try {
+      const at = async (path, body, headers = {}) => {
+        const answer = await fetch(shop.url + path, {
+          method: 'POST',
+          body: JSON.stringify(body),
+          headers: { 'Content-Type': 'application/json', ...headers },
+        })
+        assert.ok(answer.ok, `${path}: ${await answer.clone().text()}`)
+        return answer
+      }
+      const customer = { email: 'anna@example.com', password: PASSWORD, username: 'anna' }
+      await at('/api/auth/register', customer)
+      const { token } = await (await at('/api/auth/login', { email: customer.email, password: PASSWORD })).json()
+      const bearer = { Authorization: `Bearer ${token}` }
+      await at('/api/payments/payments', { amount: 10 }, bearer)
+      const key = await (await at('/api/keys', { name: 'Bot' }, bearer)).json()
+      const secret = await shop.operator(async (send) => {
+        const catalogue = {
+          providers: [
+            {
+              name: 'p',
+              dialect: 'openai',
+              url: `http://127.0.0.1:${provider.address().port}/v1`,
+              allow_private: true,
+            },
+          ],
+          credentials: [{ name: 'main', provider: 'p' }],
+          models: [{ name: 'small', max_input: 4000, max_output: 1000, targets: [{ credential: 'main' }] }],
+        }
+        await send('/api/admin/catalogue', catalogue, 'PUT', { 'If-Match': '"rev-0"' })
+      })
+      /** What a call costs, once the model is sold for this much a million tokens in. */
+      const cost = async (input) => {
+        await until(
+          `the price ${input}`,
+          async () => {
+            const { models } = await (await fetch(`${shop.url}/api/pricing?model=small`)).json()
+            return models[0]?.card.input === input
+          },
+          600,
+        )
+        const answer = await at(
+          '/v1/chat/completions',
+          { model: 'small', messages: [{ role: 'user', content: 'Hello!' }] },
+          { Authorization: `Bearer ${key.key_value}` },
+        )
+        return answer.headers.get('x-polysystems-cost')
+      }
+      const { page, clean, leave, expected } = await visit()
+      const button = (words) => page.getByRole('button', { name: words, exact: true })
+      const link = (words) => page.getByRole('link', { name: words, exact: true })
+      const price = (words) => page.getByLabel(words, { exact: true })
+      const dialog = page.getByRole('dialog')
+      await page.goto(`${shop.url}/console/`)
+      await hand.fill(page.getByLabel('Email'), OPERATOR)
+      await hand.fill(page.getByLabel('Password'), PASSWORD)
+      await hand.press(button('Sign in'))
+      await hand.fill(page.getByLabel('Code'), code(secret, 1))
+      await hand.press(button('Sign in'))
+      const publish = async () => {
+        await hand.press(button('Publish'))
+        await hand.press(dialog.getByRole('button', { name: 'Publish' }))
+        await page.getByRole('region', { name: 'Versions' }).waitFor()
+      }
+
+      await hand.press(page.getByRole('navigation').getByRole('link', { name: 'Prices', exact: true }))
+      await hand.press(link('default'))
+      await hand.press(link('New draft'))
+      await hand.press(button('Add a card'))
+      await hand.fill(price('Model'), 'small')
+      // What the server refuses stands beside its field.
+      await hand.fill(price('Input'), '10 dollars')
+      await hand.fill(price('Output'), '50')
+      expected.push(/status of 400/)
+      await hand.press(button('Save as a draft'))
+      await page.locator('.wrong').waitFor()
+      assert.equal(await price('Input').getAttribute('aria-invalid'), 'true')
+      await hand.fill(price('Input'), '10')
+      await hand.press(button('Save as a draft'))
+      const differs = page.getByRole('region', { name: 'Differences' })
+      await differs.getByText('New').first().waitFor()
+      await publish()
+      assert.equal(Number(await cost('10')), 0.015)
+
+      // Another price: what changes, what the last call would have cost, and what the next one does.
+      await page.reload()
+      await hand.press(link('New draft'))
+      await hand.fill(price('Input'), '20.5')
+      await hand.press(button('Save as a draft'))
+      await differs.getByText('+105.00 %').waitFor()
+      const last = page.getByRole('region', { name: 'The last calls by model' })
+      await last.getByText('$0.0255').waitFor()
+      await publish()
+      assert.equal(Number(await cost('20.5')), 0.0255)
+      clean()
+      await leave()
+    } finally {
+      await shop.stop()
+      provider.close()
+    }
   })
 }
 

@@ -7,6 +7,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
@@ -24,7 +25,7 @@ use crate::admin::{Admin, GrantCaps};
 use crate::bills::Bills;
 use crate::catalogue::{CatalogueAdmin, FileSource};
 use crate::clock::Clock;
-use crate::config::{ServerSettings, Settings, UpstreamSettings};
+use crate::config::{ListedSetting, ServerSettings, Settings, Sources, UpstreamSettings};
 use crate::deployments::Deployments;
 use crate::exit::{Exit, ExitError};
 use crate::health::Health;
@@ -36,6 +37,7 @@ use crate::idempotency::Idempotency;
 use crate::imports::PriceImports;
 use crate::key_cache::KeyCache;
 use crate::keys::Keys;
+use crate::live::Live;
 use crate::mail::unlinked;
 use crate::models::ModelRegistry;
 use crate::models::vault::{self, Vault};
@@ -56,6 +58,8 @@ use crate::store::{Store, StoreError};
 use crate::tls::Certificate;
 use crate::tokens;
 use crate::upstream::Upstreams;
+use crate::verify::quarantine::Quarantine;
+use crate::verify::runs::Verifier;
 use crate::webhooks::deliver::{Dispatcher, EndpointDisabled, system_lookup};
 use crate::webhooks::{self, Webhooks, watch};
 use domain::price_book::PriceVersion;
@@ -91,16 +95,18 @@ pub fn database_runtime() -> anyhow::Result<Runtime> {
 /// soon as it serves. An error is one line that says why the server did not start or had to end.
 pub fn serve(
     settings: Settings,
+    sources: &Sources,
     clock: Clock,
     listening: impl FnOnce(SocketAddr),
     stop: impl Future<Output = ()>,
 ) -> anyhow::Result<()> {
-    serve_prepared(settings, clock, |_| (), listening, stop)
+    serve_prepared(settings, sources, clock, |_| (), listening, stop)
 }
 
 /// The same. `prepare` gets what serves paid calls before the first of them.
 pub fn serve_prepared(
     settings: Settings,
+    sources: &Sources,
     clock: Clock,
     prepare: impl FnOnce(&Arc<Gateway>),
     listening: impl FnOnce(SocketAddr),
@@ -108,7 +114,8 @@ pub fn serve_prepared(
 ) -> anyhow::Result<()> {
     let database = database_runtime()?;
     let handle = database.handle().clone();
-    let run = run(settings, clock, handle, prepare, listening, stop);
+    let listed = settings.listed(sources)?;
+    let run = run((settings, listed), clock, handle, prepare, listening, stop);
     let result = System::new().block_on(run);
     database.shutdown_timeout(Duration::from_secs(1));
     result
@@ -122,7 +129,7 @@ fn start_watch(settings: &Settings, app: &App, ledger: LedgerHandle) -> JoinHand
 
 #[expect(clippy::too_many_lines, reason = "the order of the start reads best in one piece")]
 async fn run(
-    settings: Settings,
+    (settings, listed): (Settings, Vec<ListedSetting>),
     clock: Clock,
     database: Handle,
     prepare: impl FnOnce(&Arc<Gateway>),
@@ -151,8 +158,9 @@ async fn run(
     let gateway = gateway(&settings, &clock, &store, &ledger, &threads, &prices)?;
     let file = load_catalogue(&settings, &store, &gateway).await?;
     prepare(&gateway);
-    let app =
-        app(&settings, clock, database, store.clone(), gateway, file.clone()).map(Data::new)?;
+    let mut app = app(&settings, clock, database, store.clone(), gateway, file.clone())?;
+    app.settings = listed;
+    let app = Data::new(app);
     announce(&app, &settings, address);
 
     let server = http_server(listener, &settings, &app, cores, threads, certificate.as_ref())?;
@@ -410,9 +418,10 @@ fn app(
     file: Option<Arc<FileSource>>,
 ) -> anyhow::Result<App> {
     let users = Arc::new(users(settings, clock.clone(), database, store.clone())?);
+    let people = Arc::clone(&users);
     let server = &settings.server;
     Ok(App {
-        users,
+        users: Arc::clone(&users),
         keys: Keys::new(store.clone(), Arc::clone(&gateway), expiry_warning_micros(settings)),
         payments: Payments {
             store: store.payments.clone(),
@@ -449,6 +458,7 @@ fn app(
         },
         admin: Admin {
             users: store.users.clone(),
+            people,
             keys: store.keys.clone(),
             audit_log: store.audit_log.clone(),
             store: store.clone(),
@@ -463,6 +473,19 @@ fn app(
         price_lists: price_lists(settings, &store, &gateway),
         price_pages: PricePages::default(),
         bills: Bills { store: store.clone(), gateway: Arc::clone(&gateway) },
+        verifier: Arc::new(Verifier::new(
+            store.clone(),
+            clock.clone(),
+            Arc::clone(&gateway.metrics),
+        )),
+        verify_hours: settings.ledger.verify_hours.map(NonZeroU32::get),
+        settings: Vec::new(),
+        live: Live {
+            gateway: Arc::clone(&gateway),
+            users: Arc::clone(&users),
+            audit_log: store.audit_log.clone(),
+        },
+        quarantine: Quarantine::new(store.clone(), Arc::clone(&gateway)),
         price_imports: PriceImports::new(Arc::clone(&gateway), clock.clone()),
         readiness: Arc::clone(&gateway.readiness),
         bodies: Bodies {
@@ -488,6 +511,7 @@ fn app(
         metrics_token: server.metrics_token.clone(),
         continues_traces: settings.traces.continue_callers,
         is_tls: server.tls_certificate.is_some(),
+        is_demo: settings.is_demo,
         hsts: security::hsts(server.hsts_subdomains),
     })
 }

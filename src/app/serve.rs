@@ -45,12 +45,15 @@ pub(super) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Logs five lines at the start: version and process, the database, where calls go, how payments
-/// and mail work, and the address. What is not fit for real customers is logged as a warning. A
-/// sixth line warns of a session cookie that is not safe.
+/// and mail work, and the address. What is not fit for real customers is logged as a warning.
+/// Further lines warn of a demo, and of a session cookie that is not safe.
 pub(super) fn announce(app: &App, settings: &Settings, address: SocketAddr) {
     let (version, process) = (env!("CARGO_PKG_VERSION"), std::process::id());
     tracing::info!("polysystems {version}, process {process}");
     tracing::info!("database: {}", settings.database_name());
+    if app.is_demo {
+        tracing::warn!("this is a demo: users, calls and payments are made up, and no money moves");
+    }
     let upstreams = upstreams(settings);
     if app.gateway.upstreams.on_sandbox().is_empty() {
         tracing::info!("calls go to {upstreams}");

@@ -19,7 +19,7 @@ use crate::store::keys::{ExpiringKey, KeyListing};
 use crate::store::payments::Payment;
 use crate::store::users::{Proved, TokenPurpose, User};
 use crate::store::webhooks::Endpoint;
-use domain::{ActKind, Actor, Credits, MICROS_PER_DAY, Origin, Timestamp, UserId};
+use domain::{Act, ActKind, Actor, Credits, MICROS_PER_DAY, Origin, Timestamp, UserId};
 
 /// The prefix of a token that works once, sent by email or printed by the command line, so that
 /// secret scanners recognize one.
@@ -29,6 +29,14 @@ const LISTED_MAX: usize = 100;
 /// How many days back a letter tells of rotations of keys: for so long a value from before may be
 /// good.
 const ROTATED_DAYS: i64 = 30;
+
+/// Who has asked for a letter that sets another password.
+pub(super) enum AskedBy<'a> {
+    /// Somebody who has not said who they are.
+    Anybody(&'a Device),
+    /// An operator.
+    Operator,
+}
 
 impl Users {
     /// Sends a verification token, if there is a user with this address who has not verified it.
@@ -112,22 +120,38 @@ impl Users {
                 return Ok(());
             }
             match users.find(&email).await? {
-                Some(user) => users.mail_reset(&user, &device).await,
+                Some(user) => {
+                    // The requester is not authenticated.
+                    let origin = device.origin(Actor::Server);
+                    let kind = ActKind::PasswordResetAsked;
+                    let act = origin.act(Uuid::now_v7(), user.id, kind, users.clock.now());
+                    users.mail_reset(&user, AskedBy::Anybody(&device), act).await
+                }
                 None => Ok(()),
             }
         });
     }
 
-    async fn mail_reset(&self, user: &User, device: &Device) -> Result<(), UsersError> {
+    pub(super) async fn mail_reset(
+        &self,
+        user: &User,
+        by: AskedBy<'_>,
+        act: Act,
+    ) -> Result<(), UsersError> {
         let token = random_token(PREFIX);
         let now = self.clock.now();
         let expires_at = now.plus_micros(self.messages.reset_micros);
         let purpose = TokenPurpose::Reset;
         self.store.insert_email_token(user, purpose, digest(&token), expires_at, None).await?;
-        // The requester is not authenticated.
-        let origin = device.origin(Actor::Server);
-        let act = origin.act(Uuid::now_v7(), user.id, ActKind::PasswordResetAsked, now);
         self.audit_log.record(act).await?;
+        let who = match by {
+            AskedBy::Anybody(device) => {
+                format!("somebody at {} has asked for another password for you", device.address)
+            }
+            AskedBy::Operator => {
+                "an operator of this server has asked for another password for you".to_owned()
+            }
+        };
         let how = match &self.messages.reset_url {
             Some(url) => format!("Please open\n\n    {}\n", url.replace("{token}", &token)),
             None => format!(
@@ -140,10 +164,9 @@ impl Users {
             is_proved: user.is_email_verified,
             subject: "Another password".into(),
             text: format!(
-                "Hello {},\n\nsomebody at {} has asked for another password for you. {how}\nIt is good once, until \
+                "Hello {},\n\n{who}. {how}\nIt is good once, until \
                  {}. It ends every session. If it was not you who asked, nothing needs to be done.\n",
                 unlinked(&user.username),
-                device.address,
                 expires_at.to_rfc3339()
             ),
         });

@@ -1,6 +1,7 @@
 //! Authentication of users, by password and session token. API keys are in [`crate::keys`].
 
 mod address;
+mod by_operator;
 pub mod confirm;
 pub mod cookie;
 mod email;

@@ -18,11 +18,13 @@ use domain::{
 
 mod costs;
 mod margins;
+mod revenue;
 
 use costs::CallCosts;
 
 pub use costs::CostOfCall;
 pub use margins::{AttemptsWithoutAnswer, MarginGroup, MarginsAsked, MarginsBy, MarginsReport};
+pub use revenue::{RevenueBy, RevenueInterval, RevenueReport};
 
 /// Most entries that are computed again for one report.
 pub const RECOMPUTED_MAX: u64 = 100_000;

@@ -19,6 +19,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{SignalKind, signal};
 
 mod catalogue;
+mod demo;
 mod imported_models;
 mod price_import;
 mod prices;
@@ -27,6 +28,7 @@ mod users;
 mod verify;
 
 use catalogue::{CatalogueCommand, CredentialsCommand};
+use demo::Demo;
 use prices::{MarginsArguments, PricesCommand};
 use secret::SecretCommand;
 use users::UserCommand;
@@ -48,7 +50,12 @@ pub(crate) struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Brings the database up to date, then serves (the default)
-    Serve,
+    Serve {
+        /// Serve a demo: three users and 30 days of made-up calls, in a new folder that is deleted
+        /// at the end. Refuses real providers, payments, databases and addresses
+        #[arg(long)]
+        demo: bool,
+    },
     /// Makes what is missing (database, secrets), and brings the database up to date
     Migrate,
     /// Recomputes every account from its ledger and checks every invariant. Exit code 1 if one does
@@ -133,12 +140,17 @@ enum ConfigCommand {
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     #[cfg(feature = "failpoints")]
     polysystems::failpoint::listen();
-    let (settings, sources) = Settings::read_with_sources(arguments.config.as_deref())
+    let (mut settings, sources) = Settings::read_with_sources(arguments.config.as_deref())
         .map_err(|error| ExitError::of(Exit::Settings, error))?;
-    match arguments.command.unwrap_or(Command::Serve) {
-        Command::Serve => {
+    match arguments.command.unwrap_or(Command::Serve { demo: false }) {
+        Command::Serve { demo } => {
+            let demo = demo.then(|| Demo::begin(&mut settings)).transpose()?;
+            if let Some(demo) = &demo {
+                print("Making up 30 days of calls. This takes a few seconds.")?;
+                print(&demo.fill(&settings)?)?;
+            }
             let traces = telemetry::start(&settings.log, &settings.traces)?;
-            let served = app::serve(settings, Clock::System, |_| (), stop_signal());
+            let served = app::serve(settings, &sources, Clock::System, |_| (), stop_signal());
             traces.end(TRACES_END_MAX);
             served?;
         }

@@ -67,7 +67,7 @@ pub struct LedgerSettings {
     /// unknown and is looked up on another connection. A write to SQLite's journal has no such
     /// limit.
     pub attempt_max_ms: NonZeroU64,
-    /// How long a call waits for its commit, in seconds. After that it is answered 503. Its charge
+    /// How long a call waits for its commit, in seconds. After that it is answered 424. Its charge
     /// is not taken back and may still be written.
     pub commit_timeout_seconds: NonZeroU64,
     /// How often the server verifies every ledger, as `polysystems verify` does, in hours. If it is

@@ -44,6 +44,7 @@ pub use rate_limits::{RateLimitSettings, TierSettings};
 pub use read::{Source, Sources};
 pub use secret::Secret;
 pub use server::{DatabaseSettings, LogFormat, LogSettings, ServerSettings, TraceSettings};
+pub use show::ListedSetting;
 pub use upstreams::{
     HoldSettings, IdempotencySettings, OnDisconnect, TokenLimitField, UpstreamSettings,
     UpstreamsSettings,
@@ -98,6 +99,9 @@ pub struct Settings {
     pub prices: Vec<PriceSetting>,
     /// If false, the default list is left out, and only your prices apply.
     pub default_prices: bool,
+    /// Is this a demo? No setting: a flag of the command line says it.
+    #[serde(skip)]
+    pub(crate) is_demo: bool,
 }
 
 impl Default for Settings {
@@ -124,11 +128,17 @@ impl Default for Settings {
             pricing: PricingSettings::default(),
             prices: Vec::new(),
             default_prices: true,
+            is_demo: false,
         }
     }
 }
 
 impl Settings {
+    /// The server is to say that it is a demo.
+    pub fn mark_as_demo(&mut self) {
+        self.is_demo = true;
+    }
+
     /// The URL of the database.
     #[must_use]
     pub fn database_url(&self) -> String {

@@ -1,24 +1,149 @@
-//! Prints the settings in force as TOML, each with its source. The text can be read again as a
-//! settings file, except for the secrets.
+//! The settings in force, each with its source, without secrets: as a list, and as TOML. The text
+//! can be read again as a settings file, except for what is left out.
 
 use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 
-use super::{SandboxPayments, Settings, Sources};
+use super::{SandboxPayments, Settings, Source, Sources};
+
+/// What stands for a secret.
+const REDACTED: &str = "[redacted]";
+/// Settings that name a file which the running server reads again when it changes.
+const FOLLOWED: [&str; 3] = ["catalogue.file", "server.tls_certificate", "server.tls_key"];
+
+/// A setting in force.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ListedSetting {
+    /// Its section, as in TOML; empty for the first ones.
+    pub section: String,
+    /// Its name in the section.
+    pub name: String,
+    /// Its value, without secrets; null if it is not set.
+    pub value: Value,
+    /// Where the value comes from; `None` is the default.
+    pub source: Option<Source>,
+    /// What follows from that it is not set, if that is not obvious.
+    pub consequence: Option<String>,
+}
+
+impl ListedSetting {
+    /// Section and name.
+    #[must_use]
+    pub fn path(&self) -> String {
+        if self.section.is_empty() {
+            self.name.clone()
+        } else {
+            format!("{}.{}", self.section, self.name)
+        }
+    }
+
+    /// Does the running server follow changes of the file that the setting names? The setting
+    /// itself counts from the next start on, as all do.
+    #[must_use]
+    pub fn names_followed_file(&self) -> bool {
+        FOLLOWED.contains(&self.path().as_str())
+    }
+}
 
 impl Settings {
+    /// All settings but prices, with their sources, without secrets. Fails only by a defect: if
+    /// the settings have no JSON form.
+    pub fn listed(&self, sources: &Sources) -> anyhow::Result<Vec<ListedSetting>> {
+        let tree = serde_json::to_value(self)?;
+        let mut list = Vec::new();
+        if let Value::Object(table) = &tree {
+            self.list("", table, sources, &mut list);
+        }
+        Ok(list)
+    }
+
+    fn list(
+        &self,
+        section: &str,
+        table: &Map<String, Value>,
+        sources: &Sources,
+        list: &mut Vec<ListedSetting>,
+    ) {
+        let inner = |name: &str| {
+            if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") }
+        };
+        for (name, value) in table {
+            if value.is_object() || name == "prices" {
+                continue;
+            }
+            let path = inner(name);
+            list.push(ListedSetting {
+                section: section.to_owned(),
+                name: name.clone(),
+                value: without_credentials(value),
+                source: sources.get(&path).cloned(),
+                consequence: value.is_null().then(|| self.consequence(&path)).flatten(),
+            });
+        }
+        for (name, value) in table {
+            if let Value::Object(table) = value {
+                self.list(&inner(&key(name)), table, sources, list);
+            }
+        }
+    }
+
+    /// Says what follows if a setting is not set and that is not obvious.
+    fn consequence(&self, path: &str) -> Option<String> {
+        match path {
+            "database.url" => Some(self.database_url()),
+            "payments.sandbox" => Some(match self.sandbox_payments() {
+                SandboxPayments::Direct => "on for requests of this machine".to_owned(),
+                SandboxPayments::On | SandboxPayments::Off => "off".to_owned(),
+            }),
+            _ => None,
+        }
+    }
+
     /// Prints all settings with their sources, without secrets. A setting that is not set is a
     /// comment. Fails only by a defect: if a value has no TOML form.
     pub fn shown(&self, sources: &Sources) -> anyhow::Result<String> {
-        let tree = serde_json::to_value(self)?;
         let mut page = Page { text: String::new(), settings: self, sources };
-        if let Value::Object(table) = &tree {
-            page.section("", table)?;
+        let mut section = String::new();
+        for setting in self.listed(sources)? {
+            if setting.section != section {
+                writeln!(page.text, "\n[{}]", setting.section)?;
+                section.clone_from(&setting.section);
+            }
+            page.setting(&setting)?;
         }
         page.prices()?;
         Ok(page.text)
     }
+}
+
+/// A value without what a URL in it has of credentials: user, password, and the values of its
+/// query, one of which may be a key. What a setting asks to be filled in (`{token}`) stays.
+fn without_credentials(value: &Value) -> Value {
+    match value {
+        Value::String(text) if text.contains("://") => Value::String(public_url(text)),
+        Value::Array(all) => all.iter().map(without_credentials).collect(),
+        other => other.clone(),
+    }
+}
+
+fn public_url(text: &str) -> String {
+    let (scheme, rest) = text.split_once("://").unwrap_or_default();
+    // A password may contain anything by mistake; what is before the last @ is no host.
+    let url = match rest.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://{REDACTED}@{host}"),
+        None => text.to_owned(),
+    };
+    let Some((shown, query)) = url.split_once('?') else { return url };
+    let is_template = |value: &str| value.starts_with('{') && value.ends_with('}');
+    let pair = |pair: &str| match pair.split_once('=') {
+        Some((name, value)) if value.is_empty() || is_template(value) => format!("{name}={value}"),
+        Some((name, _)) => format!("{name}={REDACTED}"),
+        None if pair.is_empty() => String::new(),
+        None => REDACTED.to_owned(),
+    };
+    let pairs: Vec<String> = query.split('&').map(pair).collect();
+    format!("{shown}?{}", pairs.join("&"))
 }
 
 struct Page<'s> {
@@ -28,46 +153,16 @@ struct Page<'s> {
 }
 
 impl Page<'_> {
-    fn section(&mut self, path: &str, table: &Map<String, Value>) -> anyhow::Result<()> {
-        let inner = |name: &str| {
-            if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
-        };
-        if !path.is_empty() {
-            writeln!(self.text, "\n[{path}]")?;
-        }
-        for (name, value) in table {
-            if !value.is_object() && name != "prices" {
-                self.setting(&inner(name), name, value)?;
-            }
-        }
-        for (name, value) in table {
-            if let Value::Object(table) = value {
-                self.section(&inner(&key(name)), table)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn setting(&mut self, path: &str, name: &str, value: &Value) -> anyhow::Result<()> {
+    fn setting(&mut self, setting: &ListedSetting) -> anyhow::Result<()> {
+        let ListedSetting { name, value, source, consequence, .. } = setting;
         if value.is_null() {
-            writeln!(self.text, "# {name} is not set{}", self.consequence(path))?;
+            let consequence = consequence.iter().map(|text| format!(": {text}"));
+            writeln!(self.text, "# {name} is not set{}", consequence.collect::<String>())?;
             return Ok(());
         }
-        let source = self.sources.get(path).map_or("default".to_owned(), ToString::to_string);
+        let source = source.as_ref().map_or("default".to_owned(), ToString::to_string);
         writeln!(self.text, "{} = {} # {source}", key(name), toml(value)?)?;
         Ok(())
-    }
-
-    /// Says what follows if a setting is not set and that is not obvious.
-    fn consequence(&self, path: &str) -> String {
-        match path {
-            "database.url" => format!(": {}", self.settings.database_url()),
-            "payments.sandbox" => match self.settings.sandbox_payments() {
-                SandboxPayments::Direct => ": on for requests of this machine".to_owned(),
-                SandboxPayments::On | SandboxPayments::Off => ": off".to_owned(),
-            },
-            _ => String::new(),
-        }
     }
 
     fn prices(&mut self) -> anyhow::Result<()> {
@@ -113,6 +208,25 @@ fn key(name: &str) -> String {
 mod tests {
     use super::*;
     use crate::config::Source;
+
+    #[test]
+    fn a_url_is_shown_without_credentials() {
+        for (url, shown) in [
+            ("https://api.example.com/v1", "https://api.example.com/v1"),
+            ("https://user:pass@example.com:8/v1", "https://[redacted]@example.com:8/v1"),
+            ("https://token@example.com", "https://[redacted]@example.com"),
+            ("https://user:pa/ss@example.com/x", "https://[redacted]@example.com/x"),
+            ("https://user:p@ss@example.com/x", "https://[redacted]@example.com/x"),
+            (
+                "https://example.com/x?key=hush&session={ID}&hush&a=",
+                "https://example.com/x?key=[redacted]&session={ID}&[redacted]&a=",
+            ),
+            ("https://user:pa?ss@example.com/x", "https://[redacted]@example.com/x"),
+        ] {
+            let list = without_credentials(&serde_json::json!([url, 7, null]));
+            assert_eq!(list, serde_json::json!([shown, 7, null]), "{url}");
+        }
+    }
 
     #[test]
     fn what_is_shown_can_be_read_again() {

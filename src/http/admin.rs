@@ -21,7 +21,7 @@ use super::{App, uncancelled};
 use crate::admin::{AdminError, CreditsChange, UserView};
 use crate::idempotency::Made;
 use crate::store::users::{ListedUser, Role, User, UserOrder, UserSearch};
-use domain::{AccountStatus, Adjustment, Credits, Environment, Snapshot, UserId};
+use domain::{AccountStatus, Adjustment, Credits, Day, Environment, Snapshot, Timestamp, UserId};
 
 /// A user, as operators see them.
 #[derive(Serialize, ToSchema)]
@@ -91,7 +91,7 @@ pub(super) struct UsersQuery {
 
 impl UsersQuery {
     /// What leaves users out, and their order.
-    fn search(self, limit: u64) -> Result<UserSearch, ApiError> {
+    fn search(self, limit: u64, today: Day) -> Result<UserSearch, ApiError> {
         let role = match self.role.as_deref() {
             None => None,
             Some("user") => Some(Role::User),
@@ -115,12 +115,15 @@ impl UsersQuery {
             is_verified: self.verified,
             status: status.transpose()?,
             order,
+            spent_since: Day(today.0.saturating_sub(SPENT_DAYS - 1)),
             before: read_cursor(self.cursor.as_deref())?,
             limit,
         })
     }
 }
 
+/// Over how many days it is summed up what a user's calls cost: today, and those before it.
+const SPENT_DAYS: i32 = 30;
 /// The longest name of a tier in a query, in characters.
 const TIER_CHARACTERS_MAX: usize = 64;
 
@@ -145,6 +148,11 @@ pub(super) struct ListedUserBody {
     /// Of the live account: `open` or `suspended`.
     #[schema(pattern = "^(open|suspended)$")]
     status: &'static str,
+    /// What the live account's calls of today and of the 29 days before it cost.
+    spent_30d: Amount,
+    /// When the last call of the live account arrived, as long as calls are kept.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    last_call_at: Option<String>,
 }
 
 impl From<&ListedUser> for ListedUserBody {
@@ -154,6 +162,8 @@ impl From<&ListedUser> for ListedUserBody {
             balance: Amount(listed.balance),
             currency: "USD",
             status: listed.status.name(),
+            spent_30d: Amount(listed.spent),
+            last_call_at: listed.last_call_at.map(Timestamp::to_rfc3339),
         }
     }
 }
@@ -180,7 +190,7 @@ pub(super) async fn users(
 ) -> Result<HttpResponse, ApiError> {
     let asked: UsersQuery = query(&request)?;
     let limit = page_limit(asked.limit)?;
-    let search = asked.search(limit.saturating_add(1))?;
+    let search = asked.search(limit.saturating_add(1), app.clock.now().day())?;
     let reading = async move { app.admin.users(search, origin).await };
     let mut users = uncancelled(reading).await?;
     let next_cursor = cut(&mut users, limit).map(|listed| listed.user.id.to_string());
@@ -262,6 +272,13 @@ pub(super) struct ReasonBody {
     #[garde(length(chars, max = 500), custom(is_printable))]
     #[schema(max_length = 500, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     reason: String,
+}
+
+impl ReasonBody {
+    /// The reason; empty if none was given.
+    pub(super) fn into_reason(self) -> String {
+        self.reason
+    }
 }
 
 /// Whether a user's accounts can be used.

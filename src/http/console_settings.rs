@@ -13,6 +13,7 @@ use crate::auth::password::LENGTH_MAX;
 
 /// What this server is set to, as far as everybody may know.
 #[derive(Serialize, ToSchema)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct ConsoleSettingsAnswer {
     /// Of the server.
     version: &'static str,
@@ -34,6 +35,8 @@ pub(super) struct ConsoleSettingsAnswer {
     password_length_max: usize,
     /// Do browsers keep the session cookie only over TLS, or for this machine?
     cookie_is_secure: bool,
+    /// Is it a demo, where everything is made up?
+    is_demo: bool,
     /// How payments are made.
     payments: ProvidersAnswer,
 }
@@ -58,6 +61,7 @@ pub(super) async fn settings(
         password_length_min: users.password_length_min,
         password_length_max: LENGTH_MAX,
         cookie_is_secure: app.cookies.is_secure,
+        is_demo: app.is_demo,
         payments: ProvidersAnswer::new(&app, &request),
     }))
 }

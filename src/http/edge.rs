@@ -15,7 +15,7 @@ use actix_web::http::header::{
 use actix_web::http::{ConnectionType, Method, Version};
 use actix_web::middleware::Next;
 use actix_web::web::Data;
-use actix_web::{HttpMessage as _, HttpRequest};
+use actix_web::{HttpMessage as _, HttpRequest, ResponseError as _};
 use futures_util::FutureExt as _;
 use tracing::field::Empty;
 use tracing::{Instrument as _, Span};
@@ -31,8 +31,8 @@ use super::{App, security};
 use crate::metrics::requests::{Requests, RouteIndex};
 use crate::pipeline::{Admission, RequestContext};
 use crate::telemetry;
-use domain::ChargeId;
 use domain::route_group::RouteGroup;
+use domain::{ChargeId, Refusal};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The name of the same header at Anthropic, whose clients show it.
@@ -220,7 +220,8 @@ fn hsts(request: &HttpRequest) -> Option<HeaderValue> {
     uses_tls(request, app).then(|| app.hsts.clone())
 }
 
-/// Calls the handler. If it panics, only its own request fails, with 500.
+/// Calls the handler. If it panics, only its own request fails: with 500, and a paid call with what
+/// says that it may have been charged.
 async fn answer<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
@@ -229,6 +230,7 @@ async fn answer<B: MessageBody + 'static>(
 ) -> Result<ServiceResponse<B>, actix_web::Error> {
     let clock = request.app_data::<Data<App>>().map(|app| app.clock.clone());
     let form = Form::of_request(request.path(), request.headers());
+    let is_call = RouteGroup::of(request.path()).is_some();
     let hsts = hsts(request.request());
     if let Ok(answered) = AssertUnwindSafe(next.call(request)).catch_unwind().await {
         return answered;
@@ -239,8 +241,14 @@ async fn answer<B: MessageBody + 'static>(
         readiness.note_panic();
     }
     let timestamp = clock.map(|clock| clock.now().to_rfc3339()).unwrap_or_default();
-    let body = ApiError::Internal.json(form, request_id.to_owned(), timestamp);
-    Err(Panicked { request_id: request_id.to_owned(), body, hsts }.into())
+    let error = if is_call {
+        Refusal::OutcomeUnknown("its handler panicked").into()
+    } else {
+        ApiError::Internal
+    };
+    let (status, request_id) = (error.status_code(), request_id.to_owned());
+    let body = error.json(form, request_id.clone(), timestamp);
+    Err(Panicked { request_id, status, body, hsts }.into())
 }
 
 /// Gives an error the body that its route's clients read.

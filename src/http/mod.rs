@@ -16,22 +16,30 @@ use crate::auth::Users;
 use crate::bills::Bills;
 use crate::catalogue::CatalogueAdmin;
 use crate::clock::Clock;
-use crate::config::Secret;
+use crate::config::{ListedSetting, Secret};
 use crate::deployments::Deployments;
 use crate::health::Health;
 use crate::imports::PriceImports;
 use crate::keys::Keys;
+use crate::live::Live;
 use crate::payments::Payments;
 use crate::pipeline::{Admission, Gateway};
 use crate::price_lists::PriceLists;
 use crate::reports::Reports;
 use crate::store::Store;
+use crate::verify::quarantine::Quarantine;
+use crate::verify::runs::Verifier;
 use crate::webhooks::Webhooks;
 
 mod addresses;
 mod admin;
+mod admin_acts;
 mod admin_health;
+mod admin_payments;
+mod admin_settings;
+mod admin_usage;
 mod admin_user;
+mod admin_webhooks;
 pub mod amount;
 mod answers;
 mod audit_log;
@@ -53,6 +61,7 @@ pub mod edge;
 mod email;
 mod environment;
 mod error;
+mod events;
 mod extract;
 mod gateway;
 mod idle;
@@ -73,15 +82,18 @@ mod payments;
 mod personal;
 mod places;
 mod price_lists;
+mod price_preview;
 mod price_versions;
 mod pricing;
 mod repeat;
+mod revenue;
 mod routes;
 pub mod security;
 mod statements;
 mod transactions;
 mod two_factor;
 mod validation;
+mod verification;
 mod webhooks;
 mod x402;
 
@@ -126,6 +138,16 @@ pub struct App {
     pub bills: Bills,
     /// What operators do with deployments.
     pub deployments: Deployments,
+    /// What operators watch.
+    pub live: Live,
+    /// The settings in force, without secrets.
+    pub settings: Vec<ListedSetting>,
+    /// Verifications of the ledger.
+    pub verifier: Arc<Verifier>,
+    /// How often the ledger is verified by itself, in hours; `None` is never.
+    pub verify_hours: Option<u32>,
+    /// Accounts that are blocked because their records disagree.
+    pub quarantine: Quarantine,
     /// What operators do with public price files.
     pub price_imports: PriceImports,
     /// The paid calls.
@@ -150,6 +172,8 @@ pub struct App {
     pub continues_traces: bool,
     /// Does the server itself speak TLS?
     pub is_tls: bool,
+    /// Is it a demo, where everything is made up?
+    pub is_demo: bool,
     /// The value of `Strict-Transport-Security`.
     pub hsts: HeaderValue,
     /// The session cookie of browsers.

@@ -13,7 +13,7 @@ use super::extract::SessionUser;
 use super::keys::EnvironmentName;
 use super::page::query;
 use super::transactions::{ROUTE_CHARACTERS_MAX, text, time};
-use crate::reports::{self, KeyUsage, PeriodUsage, Span, Usage, Window};
+use crate::reports::{self, KeyUsage, PeriodUsage, Span, Usage, UsageReport, Window};
 use crate::store::rollups::{Group, UsageFilter};
 use domain::{KeyId, Timestamp, UserId};
 
@@ -192,7 +192,8 @@ fn usage_body(usage: &Usage) -> UsageBody {
 /// What the calls of a group come to.
 #[derive(Serialize, ToSchema)]
 pub(super) struct GroupBody {
-    /// A key's id, `POST /v1/chat/completions`, a model, a status, or an upstream.
+    /// A key's id, `POST /v1/chat/completions`, a model, a status, or an upstream. For operators a
+    /// user's id or a tier too; the default tier is empty.
     group: String,
     #[serde(flatten)]
     metrics: UsageBody,
@@ -265,13 +266,23 @@ pub(super) async fn usage_of(
     let filter = filter(key_id.as_deref(), endpoint, model, status, upstream)?;
     let group = group_by.map(Group::from);
     let report = app.reports.usage(user, environment.into(), span, filter, group).await?;
+    Ok(HttpResponse::Ok().amounts(usage_answer(environment, interval, span, report)))
+}
+
+/// What calls come to.
+pub(super) fn usage_answer(
+    environment: EnvironmentName,
+    interval: IntervalName,
+    span: Span,
+    report: UsageReport,
+) -> UsageAnswer {
     let group = |(group, usage): (String, Usage)| GroupBody { group, metrics: usage_body(&usage) };
     let period = |period: PeriodUsage| PeriodBody {
         period: period.starts_at.to_rfc3339(),
         group: period.group,
         metrics: usage_body(&period.usage),
     };
-    Ok(HttpResponse::Ok().amounts(UsageAnswer {
+    UsageAnswer {
         environment,
         from: span.from().to_rfc3339(),
         until: span.until().to_rfc3339(),
@@ -279,7 +290,7 @@ pub(super) async fn usage_of(
         totals: usage_body(&report.totals),
         groups: report.groups.into_iter().map(group).collect(),
         series: report.series.into_iter().map(period).collect(),
-    }))
+    }
 }
 
 /// Which account.

@@ -293,26 +293,40 @@ pub(super) struct PageQuery {
 impl PageQuery {
     /// What leaves payments out.
     fn filter(&self) -> Result<PaymentFilter, ApiError> {
-        let status = self.status.as_deref().map(|name| {
-            let unknown = || {
-                let names: Vec<&str> =
-                    PaymentStatus::ALL.into_iter().map(PaymentStatus::name).collect();
-                ApiError::field("status", format!("must be one of {}", names.join(", ")))
-            };
-            PaymentStatus::from_name(name).ok_or_else(unknown)
-        });
-        let is_known = |name: &String| [SANDBOX, stripe::NAME, x402::NAME].contains(&&**name);
-        if self.provider.as_ref().is_some_and(|name| !is_known(name)) {
-            let message = "must be \"sandbox\", \"stripe\" or \"x402\"";
-            return Err(ApiError::field("provider", message));
-        }
-        Ok(PaymentFilter {
-            status: status.transpose()?,
-            provider: self.provider.clone(),
-            from: time("from", self.from.as_deref())?,
-            until: time("until", self.until.as_deref())?,
-        })
+        filter(
+            self.status.as_deref(),
+            self.provider.clone(),
+            (self.from.as_deref(), self.until.as_deref()),
+        )
     }
+}
+
+/// What leaves payments out of a list.
+pub(super) fn filter(
+    status: Option<&str>,
+    provider: Option<String>,
+    (from, until): (Option<&str>, Option<&str>),
+) -> Result<PaymentFilter, ApiError> {
+    let status = status.map(|name| {
+        let unknown = || {
+            let names: Vec<&str> =
+                PaymentStatus::ALL.into_iter().map(PaymentStatus::name).collect();
+            ApiError::field("status", format!("must be one of {}", names.join(", ")))
+        };
+        PaymentStatus::from_name(name).ok_or_else(unknown)
+    });
+    let is_known = |name: &String| [SANDBOX, stripe::NAME, x402::NAME].contains(&&**name);
+    if provider.as_ref().is_some_and(|name| !is_known(name)) {
+        let message = "must be \"sandbox\", \"stripe\" or \"x402\"";
+        return Err(ApiError::field("provider", message));
+    }
+    Ok(PaymentFilter {
+        account: None,
+        status: status.transpose()?,
+        provider,
+        from: time("from", from)?,
+        until: time("until", until)?,
+    })
 }
 
 /// A page of payments.

@@ -315,6 +315,14 @@ fn named(text: &str) -> Result<Named, ApiError> {
     }
 }
 
+/// The number of a draft.
+pub(super) fn draft_number(text: &str) -> Result<i64, ApiError> {
+    match named(text)? {
+        Named::Draft(draft) => Ok(draft),
+        Named::Version(_) => Err(ApiError::NotFound("draft of prices")),
+    }
+}
+
 fn version_of(text: &str) -> Option<VersionId> {
     let is_plain = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
     text.parse().ok().filter(|_| is_plain).and_then(VersionId::new)
@@ -415,9 +423,7 @@ pub(super) async fn publish(
     let DryRunQuery { dry_run } = query(&request)?;
     let effective_from = time("effective_from", effective_from.as_deref())?;
     let (list, id) = path.into_inner();
-    let Named::Draft(draft) = named(&id)? else {
-        return Err(ApiError::NotFound("draft of prices"));
-    };
+    let draft = draft_number(&id)?;
     let doing = Doing { effective_from, is_dry_run: dry_run, allow_loss };
     let at = versions_path(&list);
     let AdminUser { id, origin, .. } = operator;

@@ -9,10 +9,12 @@ use utoipa::openapi::path::PathItem;
 
 use super::error::ApiError;
 use super::{
-    App, admin, admin_health, admin_user, audit_log, auth, bills, calls, catalogue,
-    console_settings, deliveries, deployments, docs, email, gateway, imports, keys, margins, meta,
-    methods, metrics, models, monitoring, notices, oddities, payment_providers, payments, personal,
-    price_lists, price_versions, pricing, statements, transactions, two_factor, webhooks,
+    App, admin, admin_acts, admin_health, admin_payments, admin_settings, admin_usage, admin_user,
+    admin_webhooks, audit_log, auth, bills, calls, catalogue, console_settings, deliveries,
+    deployments, docs, email, events, gateway, imports, keys, margins, meta, methods, metrics,
+    models, monitoring, notices, oddities, payment_providers, payments, personal, price_lists,
+    price_preview, price_versions, pricing, revenue, statements, transactions, two_factor,
+    verification, webhooks,
 };
 use crate::metrics::requests::Requests;
 use domain::route_group::RouteGroup;
@@ -134,6 +136,7 @@ const ENDPOINTS: &[Endpoint] = &endpoints![
     priceListsCreate: price_lists::create,
     priceListsGet: price_lists::get,
     priceListsDelete: price_lists::delete,
+    priceListsPreview: price_preview::preview,
     priceVersionsList: price_versions::versions,
     priceVersionsCreate: price_versions::add_version,
     priceVersionsGet: price_versions::version,
@@ -148,8 +151,25 @@ const ENDPOINTS: &[Endpoint] = &endpoints![
     billsGet: bills::bill,
     usersCorrectCharge: bills::correct,
     marginsGet: margins::margins,
+    revenueGet: revenue::revenue,
+    usageGetOfAll: admin_usage::usage,
+    paymentsListOfAll: admin_payments::list,
+    paymentsGetOfAny: admin_payments::get,
+    paymentsRecheck: admin_payments::recheck,
     usageListOddities: oddities::oddities,
+    eventsWatch: events::watch,
+    settingsList: admin_settings::settings,
+    webhooksListFailing: admin_webhooks::failing,
+    verificationGet: verification::seen,
+    verificationStart: verification::start,
+    quarantineList: verification::quarantine,
+    quarantineRelease: verification::release,
     usersEndSessions: admin::end_sessions,
+    usersRevokeKey: admin_acts::revoke_key,
+    usersDisableTwoFactor: admin_acts::disable_two_factor,
+    usersVerifyEmail: admin_acts::verify_email,
+    usersResetPassword: admin_acts::reset_password,
+    usersSetRole: admin_acts::set_role,
     usersSuspend: admin::suspend,
     usersResume: admin::resume,
     // Before those of one deployment, whose name could be `health`.

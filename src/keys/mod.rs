@@ -213,7 +213,8 @@ impl Keys {
         keys.pop().ok_or(KeysError::NotFound)
     }
 
-    /// Puts a key out of use. Doing so twice is the same as once.
+    /// Puts a key out of use. Doing so twice is the same as once. `reason` is for the audit log; a
+    /// user gives none.
     ///
     /// # Errors
     /// [`KeysError`]
@@ -221,10 +222,11 @@ impl Keys {
         &self,
         user: UserId,
         key: KeyId,
+        reason: String,
         origin: Origin,
     ) -> Result<KeyListing, KeysError> {
         let listing = self.find(user, key).await?;
-        let act = self.act(origin, user, ActKind::KeyRevoked, key);
+        let act = self.act(origin, user, ActKind::KeyRevoked, key).with(reason);
         self.change_and_forget(&listing, KeyChange::Revoke, act).await?;
         Ok(KeyListing { is_active: false, ..listing })
     }

@@ -52,6 +52,17 @@ pub enum PaymentsError {
     /// The user has no such payment.
     #[error("no such payment")]
     NotFound,
+    /// There is no such user.
+    #[error("no such user")]
+    NoUser,
+    /// There is no provider that can be asked about the payment.
+    #[error("{provider} cannot be asked about a payment")]
+    NotAsked {
+        /// The provider of the payment.
+        provider: String,
+        /// Is it switched off? Otherwise there is nothing to ask.
+        is_off: bool,
+    },
     /// See [`IdempotencyError`].
     #[error(transparent)]
     Repeat(IdempotencyError),

@@ -20,6 +20,7 @@ pub mod auto;
 pub mod begin;
 mod error;
 mod http;
+pub mod operators;
 pub mod provider;
 mod reconcile;
 pub mod stripe;

@@ -19,10 +19,12 @@ use domain::price_book::{
 use domain::{Act, ActKind, Multiplier, Origin, PriceBook, Timestamp, UserId, VersionId};
 
 mod loss;
+mod preview;
 mod quote;
 mod view;
 
 pub use crate::store::price_lists::{NamedList, PriceDraft, PriceListRefusal, SoldBelowCost};
+pub use preview::{PREVIEWED_MAX, PreviewedPrices};
 pub use quote::{PriceQuestion, QuotedPrice, card_for};
 pub use view::{CardView, ListView, VersionState, VersionView};
 
@@ -427,6 +429,29 @@ impl PriceLists {
         operator: UserId,
         origin: Origin,
     ) -> Result<ChangedPrices, PriceListsError> {
+        let is_dry_run = doing.is_dry_run;
+        let published = self.decide(what, lists, doing, operator, origin).await?;
+        if !is_dry_run {
+            self.refresh().await;
+        }
+        Ok(self.told(&published, lists))
+    }
+
+    /// What came of a publication, with what it sells below its cost.
+    fn told(&self, published: &PublishedPrices, lists: &Lists) -> ChangedPrices {
+        let mut changed = self.changed(published, &lists.names());
+        changed.below_cost = self.guard(lists).below(&published.book, &published.versions);
+        changed
+    }
+
+    async fn decide(
+        &self,
+        what: PublishWhat,
+        lists: &Lists,
+        doing: Doing,
+        operator: UserId,
+        origin: Origin,
+    ) -> Result<PublishedPrices, PriceListsError> {
         let at = PublishAt {
             clock: self.gateway.clock.clone(),
             notice_micros: self.notice_micros,
@@ -437,16 +462,10 @@ impl PriceLists {
         let act = self.act_of_versions(operator, origin, ActKind::PricesPublished, &names);
         let act = self.unless_below_cost(act, lists, &doing);
         let published = self.store.publish_version(what, at, act).await?;
-        let published = published.map_err(|refusal| match refusal {
+        published.map_err(|refusal| match refusal {
             PriceListRefusal::NoDraft => PriceListsError::NoVersion,
             refusal => refusal.into(),
-        })?;
-        if !doing.is_dry_run {
-            self.refresh().await;
-        }
-        let mut changed = self.changed(&published, &names);
-        changed.below_cost = self.guard(lists).below(&published.book, &published.versions);
-        Ok(changed)
+        })
     }
 
     /// Withdraws a version that is not in force yet.

@@ -2,7 +2,7 @@
 
 use super::usage::sum;
 use super::{Reports, ReportsError};
-use crate::store::rollups::{Grain, UsageQuestion};
+use crate::store::rollups::{Grain, UsageOf, UsageQuestion};
 use domain::forecast::forecast;
 use domain::rollup::{days_within, hour, hour_starts_at};
 use domain::{Credits, Environment, MICROS_PER_DAY, Timestamp, UserId};
@@ -42,7 +42,9 @@ impl Reports {
         for (grain, periods) in [(Grain::Hour, before), (Grain::Day, days), (Grain::Hour, behind)] {
             let question =
                 UsageQuestion { by_period: false, ..UsageQuestion::by_period(grain, periods) };
-            let cost = sum(&self.store.reports.usage(account, question).await?).rollup.cost;
+            let cost = sum(&self.store.reports.usage(UsageOf::Account(account), question).await?)
+                .rollup
+                .cost;
             spent = spent.checked_add(cost).unwrap_or(Credits::MAX);
         }
         // A younger account has spent it in less time. At least one hour counts.

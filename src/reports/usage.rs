@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Reports, ReportsError};
 use crate::store::reports::{CallFilter, CallRow};
-use crate::store::rollups::{Grain, Group, RollupRow, UsageFilter, UsageQuestion};
+use crate::store::rollups::{Grain, Group, RollupRow, UsageFilter, UsageOf, UsageQuestion};
 use crate::upstream::sandbox;
 use domain::rollup::{Rollup, hour, hour_starts_at};
 use domain::route_group::RouteGroup;
@@ -109,6 +109,24 @@ impl Span {
         self.starts_at(self.until)
     }
 
+    /// Its hours, days or months in the order of time: when each begins and ends. The end is
+    /// exclusive. The last one ends with the span.
+    pub fn intervals(&self) -> impl Iterator<Item = (Timestamp, Timestamp)> + use<> {
+        let span = *self;
+        let mut from = self.from();
+        std::iter::from_fn(move || {
+            let starts_at = from;
+            from = match span.interval {
+                Interval::Hour => hour_starts_at(hour(starts_at).saturating_add(1)),
+                Interval::Day => Day(starts_at.day().0.saturating_add(1)).starts_at(),
+                Interval::Month => {
+                    Month(starts_at.day().month().0.saturating_add(1)).starts_at().min(span.until())
+                }
+            };
+            (starts_at < span.until()).then_some((starts_at, from))
+        })
+    }
+
     fn starts_at(&self, period: i32) -> Timestamp {
         match self.grain {
             Grain::Hour => hour_starts_at(period),
@@ -178,9 +196,35 @@ impl Reports {
         filter: UsageFilter,
         group: Option<Group>,
     ) -> Result<UsageReport, ReportsError> {
-        let account = self.account(user, environment).await?;
-        let filter = self.without_hidden(filter);
-        let hides = group == Some(Group::Upstream) && !self.gateway.models.shows_deployments();
+        let of = UsageOf::Account(self.account(user, environment).await?);
+        let mut report = self.usage_in(of, span, self.without_hidden(filter), group).await?;
+        if group == Some(Group::Upstream) && !self.gateway.models.shows_deployments() {
+            report.groups = with_shown_names(report.groups);
+            report.series = with_shown_groups(report.series);
+        }
+        Ok(report)
+    }
+
+    /// The usage of all accounts of an environment in a span of time, for operators: nothing is
+    /// hidden.
+    pub async fn usage_of_all(
+        &self,
+        environment: Environment,
+        span: Span,
+        filter: UsageFilter,
+        group: Option<Group>,
+    ) -> Result<UsageReport, ReportsError> {
+        self.gateway.tables_up_to_date().await?;
+        self.usage_in(UsageOf::All(environment), span, filter, group).await
+    }
+
+    async fn usage_in(
+        &self,
+        of: UsageOf,
+        span: Span,
+        filter: UsageFilter,
+        group: Option<Group>,
+    ) -> Result<UsageReport, ReportsError> {
         let in_all = UsageQuestion {
             grain: span.grain,
             periods: (span.from, span.until),
@@ -193,36 +237,27 @@ impl Reports {
         let mut groups = Vec::new();
         let mut only: Option<Vec<String>> = None;
         if group.is_some() {
-            groups = self.store.reports.usage(account, in_all.clone()).await?;
+            groups = self.store.reports.usage(of, in_all.clone()).await?;
             let top = groups.iter().take(SERIES_GROUPS_MAX);
             only = Some(top.map(|row| row.group.clone()).collect());
         }
         let is_nothing = only.as_ref().is_some_and(Vec::is_empty);
         let by_period =
             UsageQuestion { by_period: true, top_by_cost: None, only, ..in_all.clone() };
-        let mut rows = if is_nothing {
-            Vec::new()
-        } else {
-            self.store.reports.usage(account, by_period).await?
-        };
+        let rows =
+            if is_nothing { Vec::new() } else { self.store.reports.usage(of, by_period).await? };
         // If not all groups were listed, their sum is not the total.
         let totals = if groups.len() < usize::try_from(GROUPS_MAX).unwrap_or(usize::MAX) {
             if group.is_some() { sum(&groups) } else { sum(&rows) }
         } else {
-            sum(&self.store.reports.usage(account, UsageQuestion { group: None, ..in_all }).await?)
+            sum(&self.store.reports.usage(of, UsageQuestion { group: None, ..in_all }).await?)
         };
         let groups = groups.into_iter().map(|row| {
             let RollupRow { group, rollup, errors, .. } = row;
             (group, Usage { rollup, errors })
         });
-        let mut groups: Vec<(String, Usage)> = groups.collect();
-        if hides {
-            groups = with_shown_names(groups);
-            for row in &mut rows {
-                row.group = shown_name(&row.group).to_owned();
-            }
-        }
-        Ok(UsageReport { totals, groups, series: series(&span, group.is_some(), rows) })
+        let series = series(&span, group.is_some(), rows);
+        Ok(UsageReport { totals, groups: groups.collect(), series })
     }
 
     /// A page of an account's calls, latest first, and the call from which the next page continues.
@@ -302,6 +337,19 @@ fn with_shown_names(groups: Vec<(String, Usage)>) -> Vec<(String, Usage)> {
     let mut shown: Vec<(String, Usage)> = shown.into_iter().collect();
     shown.sort_by_key(|(_, usage)| std::cmp::Reverse(usage.rollup.cost));
     shown
+}
+
+/// The series with these names. What has one name in a period is one.
+fn with_shown_groups(series: Vec<PeriodUsage>) -> Vec<PeriodUsage> {
+    let mut shown: BTreeMap<(Timestamp, Option<String>), Usage> = BTreeMap::new();
+    for PeriodUsage { starts_at, group, usage } in series {
+        let group = group.map(|name| shown_name(&name).to_owned());
+        let sum = shown.entry((starts_at, group)).or_default();
+        sum.rollup.add(&usage.rollup);
+        sum.errors = sum.errors.saturating_add(usage.errors);
+    }
+    let period = |((starts_at, group), usage)| PeriodUsage { starts_at, group, usage };
+    shown.into_iter().map(period).collect()
 }
 
 pub(super) fn sum(rows: &[RollupRow]) -> Usage {

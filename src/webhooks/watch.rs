@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 
 use super::Webhooks;
 use crate::store::StoreError;
-use crate::store::rollups::{Grain, UsageQuestion};
+use crate::store::rollups::{Grain, UsageOf, UsageQuestion};
 use domain::event::{Event, EventKind, of_key, spike_data};
 use domain::rollup::hour;
 use domain::spike::{HOURS, Spike, spike};
@@ -74,7 +74,7 @@ async fn publish_spike(
     let this = hour(now);
     let span = (this.saturating_sub(HOURS), this.saturating_add(1));
     let question = UsageQuestion::by_period(Grain::Hour, span);
-    let rows = webhooks.reports.usage(account, question).await?;
+    let rows = webhooks.reports.usage(UsageOf::Account(account), question).await?;
     let spent: Vec<_> = rows.iter().map(|row| (row.period, row.rollup.cost)).collect();
     let began = hour(webhooks.reports.account_created_at(account).await?);
     let Some(Spike { spent, usual }) = spike(&spent, began, this) else { return Ok(()) };

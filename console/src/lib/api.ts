@@ -65,8 +65,9 @@ async function call(
   try {
     answer = await fetch(path, {
       method,
-      headers: method === 'GET' ? headers : { ...headers, 'Content-Type': 'application/json' },
-      body: body === undefined ? null : stringify(body),
+      headers:
+        method === 'GET' || body instanceof Blob ? headers : { ...headers, 'Content-Type': 'application/json' },
+      body: body === undefined ? null : body instanceof Blob ? body : stringify(body),
     })
   } catch {
     throw new Refusal(
@@ -94,6 +95,10 @@ export const send = <T>(
   body?: unknown,
   headers: HeadersInit = {},
 ): Promise<T> => call(method, path, body, headers, false) as Promise<T>
+
+/** Sends a file as it is. */
+export const upload = <T>(path: string, file: Blob): Promise<T> =>
+  call('POST', path, file, { 'Content-Type': 'application/octet-stream' }, false) as Promise<T>
 
 /** A name for a request, so that a repeat of it does nothing twice. */
 export function once(): HeadersInit {

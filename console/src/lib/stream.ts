@@ -39,8 +39,8 @@ function piece(line: string): Piece | undefined {
   return found
 }
 
-/** Reads a stream piece by piece. */
-export async function* pieces(body: ReadableStream<Uint8Array>): AsyncGenerator<Piece> {
+/** Reads a stream line by line. */
+async function* lines(body: ReadableStream<Uint8Array>): AsyncGenerator<string> {
   const reader = body.getReader()
   const decoder = new TextDecoder()
   let rest = ''
@@ -48,15 +48,29 @@ export async function* pieces(body: ReadableStream<Uint8Array>): AsyncGenerator<
     for (;;) {
       const { done, value } = await reader.read()
       rest += done ? decoder.decode() : decoder.decode(value, { stream: true })
-      const lines = rest.split(/\r?\n/)
-      rest = done ? '' : (lines.pop() ?? '')
-      for (const line of lines) {
-        const found = piece(line)
-        if (found) yield found
-      }
+      const whole = rest.split(/\r?\n/)
+      rest = done ? '' : (whole.pop() ?? '')
+      yield* whole
       if (done) return
     }
   } finally {
     reader.releaseLock()
+  }
+}
+
+/** Reads a stream piece by piece. */
+export async function* pieces(body: ReadableStream<Uint8Array>): AsyncGenerator<Piece> {
+  for await (const line of lines(body)) {
+    const found = piece(line)
+    if (found) yield found
+  }
+}
+
+/** Reads a stream event by event; each has one line of data. */
+export async function* events(body: ReadableStream<Uint8Array>): AsyncGenerator<{ name: string; data: unknown }> {
+  let name = ''
+  for await (const line of lines(body)) {
+    if (line.startsWith('event: ')) name = line.slice('event: '.length)
+    else if (line.startsWith('data: ')) yield { name, data: parse(line.slice('data: '.length)) }
   }
 }

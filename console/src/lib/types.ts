@@ -18,6 +18,7 @@ export interface Settings {
   password_length_min: number
   password_length_max: number
   cookie_is_secure: boolean
+  is_demo: boolean
 }
 export interface Balance {
   balance: Exact
@@ -288,6 +289,8 @@ export interface AdminUser {
   created_at: string
   status?: string
   balance?: Exact | null
+  spent_30d?: Exact
+  last_call_at?: string | null
 }
 export interface Account {
   environment: string

@@ -1,7 +1,7 @@
 import { useEffect } from 'preact/hooks'
 import { refresh, useData } from '../lib/data'
 import { number } from '../lib/time'
-import { Badge, Card, Facts, Note, Page, Shown, Tile, type Tone, When } from '../ui/parts'
+import { Badge, Card, Facts, Link, Note, Page, Shown, Tile, type Tone, When } from '../ui/parts'
 
 interface HealthAnswer {
   version: string
@@ -50,12 +50,12 @@ export default function Health() {
             <>
               {found.accounts_quarantined > 0 && (
                 <Note tone="bad" title={`${number(found.accounts_quarantined)} accounts are blocked`}>
-                  Their records are inconsistent. <code>polysystems verify</code> says how.
+                  Their records are inconsistent. <Link page="/operate/verification">Verification</Link> says how.
                 </Note>
               )}
               {(verification.findings ?? 0) > 0 && (
                 <Note tone="bad" title={`The last verification found ${number(verification.findings ?? 0)} faults`}>
-                  <code>polysystems verify</code> lists them.
+                  <Link page="/operate/verification">Verification</Link> lists them.
                 </Note>
               )}
               <div class="tiles">

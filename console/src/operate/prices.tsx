@@ -22,7 +22,7 @@ interface PriceList {
 export default function Prices() {
   const lists = useData<{ price_lists: PriceList[] }>('/api/admin/price-lists')
   return (
-    <Page title="Price lists" intro="Drafted and published by the command line or the API: this page reads.">
+    <Page title="Price lists" intro="What each model costs, by list. A list changes by a draft that you publish.">
       <Card>
         <Shown of={lists}>
           {(found) =>

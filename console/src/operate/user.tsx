@@ -5,11 +5,12 @@ import { Digits } from '../lib/json'
 import { digits } from '../lib/money'
 import { useFilters } from '../lib/nav'
 import { few, number, rate } from '../lib/time'
-import type { Account, Act, AdminUser, Call, Entry, Key, Payment, Session, Usage } from '../lib/types'
+import type { Account, Act, AdminUser, Call, Endpoint, Entry, Key, KeyLimits, Payment, Session, Usage, Window } from '../lib/types'
 import { agent, kind, provider, state } from '../lib/words'
 import { Acts } from '../pages/activity'
 import { KeyState } from '../pages/keys'
-import { Amount, amount, ask, Choice, Dialog, fault, Field, field, Form } from '../ui/form'
+import { EndpointState } from '../pages/webhooks'
+import { Amount, amount, Choice, Dialog, fault, Field, field, Form } from '../ui/form'
 import { Badge, Card, Empty, Facts, Money, More, Page, say, Segments, Shown, Table, Tile, When } from '../ui/parts'
 import { CallsTable } from '../ui/calls-table'
 import { modelName } from '../lib/usage'
@@ -70,23 +71,100 @@ function Credits({ of, onClose }: { of: AdminUser; onClose: () => void }) {
   )
 }
 
+/** Something that an operator does to a user, for a reason. */
+interface UserAct {
+  title: string
+  text: string
+  submit: string
+  danger?: boolean
+  path: string
+  method?: 'POST' | 'PUT'
+  body?: Record<string, string>
+  words: string
+}
+
+/** What can be done to the security of a user's account. */
+function acts(user: AdminUser): (UserAct & { name: string })[] {
+  const path = `/api/admin/users/${user.id}`
+  const isOperator = user.role === 'admin'
+  const all: (UserAct & { name: string; is: boolean })[] = [
+    {
+      name: 'Send a password letter',
+      is: true,
+      title: 'Send a letter to set another password?',
+      text: `It goes to ${user.email} and is good once. You do not see what is in it.`,
+      submit: 'Send it',
+      path: `${path}/reset-password`,
+      words: 'The letter is on its way.',
+    },
+    {
+      name: 'Mark the address as proved',
+      is: !user.is_email_verified,
+      title: 'Mark the address as proved?',
+      text: `Only if you know that ${user.email} is theirs: anybody can register with an address of somebody else.`,
+      submit: 'Mark it',
+      path: `${path}/verify-email`,
+      words: 'The address counts as proved.',
+    },
+    {
+      name: 'Second factor off',
+      is: user.has_two_factor && !isOperator,
+      title: 'Switch the second factor off?',
+      text: 'The password alone then signs them in. Make sure that it is the user who asks for it.',
+      submit: 'Switch it off',
+      danger: true,
+      path: `${path}/disable-2fa`,
+      words: 'The second factor is off. The user is told by a letter.',
+    },
+    {
+      name: 'End sessions',
+      is: true,
+      title: 'End all sessions?',
+      text: 'They have to sign in again everywhere.',
+      submit: 'End them',
+      danger: true,
+      path: `${path}/end-sessions`,
+      words: 'The sessions have ended.',
+    },
+    {
+      name: 'Make an operator',
+      is: !isOperator,
+      title: 'Make this user an operator?',
+      text: 'They can then see and change the accounts of all users, once they have a second factor.',
+      submit: 'Make an operator',
+      danger: true,
+      path: `${path}/role`,
+      method: 'PUT',
+      body: { role: 'admin' },
+      words: 'They are an operator now.',
+    },
+    {
+      name: 'Take the role of an operator',
+      is: isOperator,
+      title: 'Take the role of an operator?',
+      text: 'Their own account stays as it is. The last operator who can act keeps the role.',
+      submit: 'Take it',
+      danger: true,
+      path: `${path}/role`,
+      method: 'PUT',
+      body: { role: 'user' },
+      words: 'They are no operator any more.',
+    },
+  ]
+  return all.filter(({ is }) => is)
+}
+
 function Reasoned({
   title,
   text,
   submit,
   danger,
   path,
+  method = 'POST',
+  body = {},
   words,
   onClose,
-}: {
-  title: string
-  text: string
-  submit: string
-  danger?: boolean
-  path: string
-  words: string
-  onClose: () => void
-}) {
+}: UserAct & { onClose: () => void }) {
   return (
     <Dialog title={title} onClose={onClose}>
       <Form
@@ -94,16 +172,34 @@ function Reasoned({
         danger={danger ?? false}
         cancel={onClose}
         onSend={async (data) => {
-          await send('POST', path, { reason: field(data, 'reason') })
+          await send(method, path, { ...body, reason: field(data, 'reason') })
           refresh()
           say(words)
           onClose()
         }}
       >
         <p>{text}</p>
-        <Field label="Reason" name="reason" required autofocus hint="It stands in the audit log." />
+        <Field label="Reason" name="reason" required autofocus hint="It stands in the audit log, and the user can read it." />
       </Form>
     </Dialog>
+  )
+}
+
+/** What is spent of a limit. */
+function Spent({ of }: { of: Window }) {
+  return (
+    <>
+      <Money amount={of.spent} />
+      <span class="muted small block">
+        {of.limit == null ? (
+          'no limit'
+        ) : (
+          <>
+            of <Money amount={of.limit} />
+          </>
+        )}
+      </span>
+    </>
   )
 }
 
@@ -112,7 +208,9 @@ const PARTS: [string, string][] = [
   ['payments', 'Payments'],
   ['calls', 'Calls'],
   ['usage', 'Usage'],
+  ['limits', 'Limits'],
   ['sessions', 'Sessions'],
+  ['webhooks', 'Webhooks'],
   ['acts', 'Audit log'],
 ]
 
@@ -134,6 +232,58 @@ function Part({ id, name, environment, keys }: { id: string; name: string; envir
       : null,
   )
   const sessions = useData<{ data: Session[] }>(name === 'sessions' ? `/api/admin/users/${id}/sessions` : null)
+  const limits = useData<{ keys: KeyLimits[] }>(
+    name === 'limits' ? query(`/api/admin/users/${id}/limits`, { environment }) : null,
+  )
+  const hooks = useData<{ webhooks: Endpoint[] }>(name === 'webhooks' ? `/api/admin/users/${id}/webhooks` : null)
+  if (name === 'limits') {
+    return (
+      <Shown of={limits}>
+        {(found) =>
+          found.keys.length === 0 ? (
+            <Empty title="No keys">This account has none.</Empty>
+          ) : (
+            <Table
+              label="Limits"
+              items={found.keys}
+              id={(one) => one.key_id}
+              columns={[
+                { name: 'Key', wide: true, cell: (one) => <span class="clip">{one.name}</span> },
+                { name: 'Today', number: true, cell: (one) => <Spent of={one.daily} /> },
+                { name: 'This month', number: true, cell: (one) => <Spent of={one.monthly} /> },
+                { name: 'In all', number: true, cell: (one) => <Spent of={one.total} /> },
+              ]}
+            />
+          )
+        }
+      </Shown>
+    )
+  }
+  if (name === 'webhooks') {
+    return (
+      <Shown of={hooks}>
+        {(found) =>
+          found.webhooks.length === 0 ? (
+            <Empty title="No webhooks">This user has made none.</Empty>
+          ) : (
+            <Table
+              label="Webhooks"
+              items={found.webhooks}
+              id={(one) => one.id}
+              columns={[
+                { name: 'URL', wide: true, cell: (one) => <span class="break">{one.url}</span> },
+                { name: 'Account', cell: (one) => (one.environment === 'test' ? 'Test' : 'Live') },
+                {
+                  name: 'State',
+                  cell: (one) => <EndpointState of={one} />,
+                },
+              ]}
+            />
+          )
+        }
+      </Shown>
+    )
+  }
   if (name === 'usage') {
     return (
       <Shown of={usage} rows={6}>
@@ -257,6 +407,7 @@ export default function UserPage({ params }: { params: { id: string } }) {
   const view = useData<View>(`/api/admin/users/${id}`)
   const [filter, set] = useFilters()
   const [dialog, setDialog] = useState<'credits' | 'suspend' | 'resume'>()
+  const [act, setAct] = useState<UserAct>()
   const part = filter('part') || 'ledger'
   const account = filter('account') || 'live'
   const close = () => setDialog(undefined)
@@ -272,23 +423,6 @@ export default function UserPage({ params }: { params: { id: string } }) {
             <button type="button" class="primary" onClick={() => setDialog('credits')}>
               Credits
             </button>
-            <button
-              type="button"
-              onClick={() =>
-                ask(
-                  'End all sessions?',
-                  <p>{view.data?.user.username} has to sign in again everywhere.</p>,
-                  'End them',
-                  async () => {
-                    await send('POST', `/api/admin/users/${id}/end-sessions`, { reason: 'by the console' })
-                    refresh()
-                    say('The sessions have ended.')
-                  },
-                )
-              }
-            >
-              End sessions
-            </button>
             {isSuspended ? (
               <button type="button" onClick={() => setDialog('resume')}>
                 Resume
@@ -302,6 +436,7 @@ export default function UserPage({ params }: { params: { id: string } }) {
         )
       }
     >
+      {act && <Reasoned {...act} onClose={() => setAct(undefined)} />}
       {dialog === 'credits' && view.data && <Credits of={view.data.user} onClose={close} />}
       {dialog === 'suspend' && (
         <Reasoned
@@ -345,6 +480,17 @@ export default function UserPage({ params }: { params: { id: string } }) {
                 ]}
               />
             </Card>
+            {!found.user.is_erased && (
+              <Card title="Access">
+                <div class="button-row">
+                  {acts(found.user).map((one) => (
+                    <button key={one.name} type="button" onClick={() => setAct(one)}>
+                      {one.name}
+                    </button>
+                  ))}
+                </div>
+              </Card>
+            )}
             <Card title="Accounts">
               <Table
                 label="Accounts"
@@ -396,6 +542,31 @@ export default function UserPage({ params }: { params: { id: string } }) {
                           <span class="muted">never</span>
                         ),
                     },
+                    {
+                      name: 'Act',
+                      cell: (one) =>
+                        one.is_active && !found.user.is_erased ? (
+                          <button
+                            type="button"
+                            class="quiet"
+                            aria-label={`Revoke the key ${one.name}`}
+                            onClick={() =>
+                              setAct({
+                                title: `Revoke the key ${one.name}?`,
+                                text: 'The next call with it is refused. That cannot be undone.',
+                                submit: 'Revoke it',
+                                danger: true,
+                                path: `/api/admin/users/${id}/keys/${one.id}/revoke`,
+                                words: 'Revoked. It binds for the very next call.',
+                              })
+                            }
+                          >
+                            Revoke
+                          </button>
+                        ) : (
+                          ''
+                        ),
+                    },
                   ]}
                 />
               )}
@@ -408,7 +579,7 @@ export default function UserPage({ params }: { params: { id: string } }) {
                   of={PARTS}
                   onChoose={(chosen) => set({ part: chosen === 'ledger' ? '' : chosen })}
                 />
-                {(part === 'ledger' || part === 'calls' || part === 'usage') && (
+                {(part === 'ledger' || part === 'calls' || part === 'usage' || part === 'limits') && (
                   <Segments
                     label="Account"
                     value={account}

@@ -154,6 +154,20 @@ export default function Users() {
                       },
                       { name: 'Tier', cell: (one) => one.tier ?? <span class="muted">default</span> },
                       { name: 'Since', cell: (one) => <When time={one.created_at} /> },
+                      {
+                        name: 'Last call',
+                        cell: (one) =>
+                          one.last_call_at ? (
+                            <When time={one.last_call_at} relative />
+                          ) : (
+                            <span class="muted">none</span>
+                          ),
+                      },
+                      {
+                        name: 'Spent, 30 days',
+                        number: true,
+                        cell: (one) => <Money amount={one.spent_30d ?? 0} />,
+                      },
                       ...(items.some(({ balance }) => balance != null)
                         ? [
                             {

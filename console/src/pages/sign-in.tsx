@@ -56,6 +56,9 @@ export function SignIn() {
         ) : undefined
       }
     >
+      {settings.value?.is_demo && (
+        <Note title="This is a demo">Its users and their passwords are in the terminal where the server was started.</Note>
+      )}
       {reason === 'verified' && (
         <Note tone="good" title="Your address is verified">
           Sign in to go on.

@@ -16,6 +16,19 @@ export function show(metric: string, amount: number): string {
   return amount !== 0 && Math.abs(amount) < 0.01 ? exact(amount.toPrecision(3)) : short(amount.toFixed(9))
 }
 
+/** A chart, whose script comes when it is wanted. */
+export function LazyChart(props: ChartProps) {
+  const [, arrived] = useState(false)
+  useEffect(() => {
+    if (!Loaded)
+      void import('./chart').then((module) => {
+        Loaded = module.default
+        arrived(true)
+      })
+  }, [])
+  return Loaded ? <Loaded {...props} /> : <div class="chart-room" />
+}
+
 export function UsageChart({
   usage,
   metric,
@@ -27,14 +40,6 @@ export function UsageChart({
   name: (group: string) => string
   onPick?: (from: string, until: string) => void
 }) {
-  const [, arrived] = useState(false)
-  useEffect(() => {
-    if (!Loaded)
-      void import('./chart').then((module) => {
-        Loaded = module.default
-        arrived(true)
-      })
-  }, [])
   const times = useMemo(() => periods(usage), [usage])
   const lines = useMemo(() => series(usage, metric, times, name), [usage, metric, times, name])
   const least = digits(lines.flatMap(({ amounts }) => amounts ?? []))
@@ -49,18 +54,14 @@ export function UsageChart({
     })
   return (
     <>
-      {Loaded ? (
-        <Loaded
-          times={times}
-          series={lines}
-          interval={usage.interval}
-          show={(amount) => show(metric, amount)}
-          label={`${title} by ${usage.interval}, ${total} in all. The table below has the numbers.`}
-          onPick={pick}
-        />
-      ) : (
-        <div class="chart-room" />
-      )}
+      <LazyChart
+        times={times}
+        series={lines}
+        interval={usage.interval}
+        show={(amount) => show(metric, amount)}
+        label={`${title} by ${usage.interval}, ${total} in all. The table below has the numbers.`}
+        onPick={pick}
+      />
       {lines.length > 1 && (
         <ul class="legend">
           {lines.map((line, index) => (

@@ -19,6 +19,7 @@ use crate::auth::password::LENGTH_MAX;
 
 mod finish;
 mod paid;
+mod webhooks;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -89,7 +90,9 @@ pub(super) fn document(app: &App, handlers: utoipa::openapi::OpenApi) -> serde_j
         }
     }
     // This cannot fail: every key is a text.
-    finish::finish(serde_json::to_value(&document).unwrap_or_default())
+    let mut document = finish::finish(serde_json::to_value(&document).unwrap_or_default());
+    webhooks::add_webhooks(&mut document);
+    document
 }
 
 /// The operations of a path.
@@ -236,7 +239,10 @@ fn shared_errors(path: &str, operation: &Operation) -> Vec<(&'static str, &'stat
     }
     if !STATIC.contains(&path) {
         shared.push(("500", "Something is broken on the server's side"));
-        shared.push(("503", "Not attempted, or the outcome is not known"));
+        shared.push(("503", "Not attempted, or not charged"));
+        if has_body || has_tag(operation, PAID) {
+            shared.push(("424", "It is not known whether it took effect"));
+        }
     }
     shared
 }
@@ -267,7 +273,7 @@ fn add_shared(path: &str, operation: &mut Operation) {
         };
         let id = text().pattern(Some("^req-[0-9a-f-]{36}$"));
         add("X-Request-Id", header("Names this request", id));
-        if matches!(status.as_str(), "402" | "403" | "404" | "503") {
+        if matches!(status.as_str(), "402" | "403" | "404" | "424" | "502") {
             let never = text().enum_values(Some(["false"]));
             add("X-Should-Retry", header("The request must not be sent again by itself", never));
         }

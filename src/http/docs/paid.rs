@@ -254,8 +254,16 @@ fn paid_operation(rule: &PriceRule, method: &str, path: &str) -> Operation {
         .response("422", error(path, "The Idempotency-Key was used for another request"))
         .response("429", error(path, "A rate limit is reached, or too many requests are running"))
         .response("415", error(path, "The body is compressed"))
-        .response("502", error(path, "The upstream failed, which is not charged, or its answer is too large"))
-        .response("504", error(path, "The upstream took too long; the message says what is charged"))
+        .response(
+            "424",
+            error(
+                path,
+                "It was charged, and there is no answer (the message says why, and how much); or it is \
+                 not known whether it was charged",
+            ),
+        )
+        .response("502", error(path, "The upstream failed, which is not charged"))
+        .response("504", error(path, "The upstream took too long, which is not charged"))
         .parameter(in_header(
             "X-Dry-Run",
             "`true` answers what it would cost, and charges nothing",

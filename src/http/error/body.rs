@@ -1,6 +1,6 @@
 //! The contract's body of an error: `error` and `message` first, then `request_id` and `timestamp`,
 //! what programs read (`code`, `type`, `doc_url`), `details` if fields of the request are wrong,
-//! and `outcome` with a 503.
+//! and `outcome` if it is not plain whether it happened.
 
 use std::borrow::Cow;
 
@@ -53,15 +53,15 @@ pub struct ErrorBody {
     /// The fields that are wrong, if any are.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub details: Vec<FieldError>,
-    /// Of a 503: `not-attempted` (nothing happened; the same request can be sent again),
-    /// `not-charged` (it was begun and cost nothing), or `outcome-unknown` (it may have happened;
-    /// check what is on record before you send it again).
+    /// Of a 503: `not-attempted` (nothing happened; the same request can be sent again) or
+    /// `not-charged` (it was begun and cost nothing). Of a 424: `outcome-unknown` (it may have
+    /// happened; check what is on record before you send it again).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(inline)]
     pub outcome: Option<UnavailableOutcome>,
 }
 
-/// Whether a request that was answered 503 may have happened.
+/// Whether a request that was answered 503 or 424 may have happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum UnavailableOutcome {
@@ -132,6 +132,8 @@ pub fn refusal_answer(
 pub(crate) struct Panicked {
     /// The id of the request.
     pub request_id: String,
+    /// The status of the answer.
+    pub status: StatusCode,
     /// The JSON of the answer.
     pub body: String,
     /// The value of `Strict-Transport-Security`, if the client uses TLS.
@@ -140,7 +142,7 @@ pub(crate) struct Panicked {
 
 impl ResponseError for Panicked {
     fn status_code(&self) -> StatusCode {
-        StatusCode::INTERNAL_SERVER_ERROR
+        self.status
     }
 
     fn error_response(&self) -> HttpResponse {

@@ -1,5 +1,10 @@
 //! The codes of errors: one table. The texts of answers ([`super::texts`]), the page that
 //! `doc_url` leads to, and the page of the book are made of it or tested against it.
+//!
+//! An error whose call was charged, or may have been, has the status [`CHARGED_FAILURE`], which no
+//! client repeats by itself.
+//!
+//! [`CHARGED_FAILURE`]: crate::upstream::CHARGED_FAILURE
 
 use std::fmt::Write as _;
 
@@ -33,6 +38,7 @@ impl ErrorCode {
             403 => "permission_error",
             404 => "not_found_error",
             409 => "conflict_error",
+            424 => "dependency_error",
             429 => "rate_limit_error",
             502 | 504 => "upstream_error",
             500.. => "api_error",
@@ -242,6 +248,19 @@ codes! {
     IdempotencyKeyReused: "idempotency_key_reused", UNPROCESSABLE_ENTITY, "Idempotency key reused", "no",
         "The `Idempotency-Key` was used for another request.",
         "Use a new key.";
+    UpstreamGivenUp: "upstream_given_up", FAILED_DEPENDENCY, "Upstream given up", "**yes**, `message` says how much",
+        "The upstream was at work for longer than `upstreams.<group>.timeout_seconds`.",
+        "Ask for fewer tokens, or for a stream.";
+    AnswerTooLarge: "answer_too_large", FAILED_DEPENDENCY, "Answer too large", "**yes**, `message` says how much",
+        "The answer is larger than `upstreams.<group>.response_max_bytes`.",
+        "Ask for less, or for a stream.";
+    OutcomeUnknown: "outcome_unknown", FAILED_DEPENDENCY, "Outcome unknown", "**not known**",
+        "It is not known whether the request took effect.",
+        "Look at the ledger first. With an `Idempotency-Key`, simply send it again.";
+    PaymentProviderUnavailable: "payment_provider_unavailable", FAILED_DEPENDENCY, "Payment provider unavailable", "**not known**",
+        "The payment is on record and goes on by itself. Also if an x402 payment is settled \
+         without a transaction.",
+        "Look at `GET /api/payments/payments` first.";
     RevisionMissing: "revision_missing", PRECONDITION_REQUIRED, "Revision missing", "no",
         "A change of the whole catalogue must say for which revision it is made.",
         "Send `If-Match`.";
@@ -261,7 +280,7 @@ codes! {
         "There are more than 96 headers, or they are larger than 128 KiB.",
         "Send fewer headers.";
     InternalError: "internal_error", INTERNAL_SERVER_ERROR, "Internal error", "see the ledger",
-        "A bug.",
+        "A bug. In a paid call it is answered `outcome_unknown`.",
         "Look at the ledger, then try again. If it stays, contact support.";
     UpstreamError: "upstream_error", BAD_GATEWAY, "Upstream error", "no",
         "The upstream failed.",
@@ -270,9 +289,6 @@ codes! {
         "The upstream took the request, and broke the connection before it answered. It was asked \
          again as far as the operator's settings allow. It may have done the work each time.",
         "Send the request again only if it may be done twice.";
-    AnswerTooLarge: "answer_too_large", BAD_GATEWAY, "Answer too large", "**yes**, `message` says how much",
-        "The answer is larger than `upstreams.<group>.response_max_bytes`.",
-        "Ask for less, or for a stream.";
     ServiceUnavailable: "service_unavailable", SERVICE_UNAVAILABLE, "Service unavailable", "no",
         "The server cannot serve the request now.",
         "Try again after `Retry-After`.";
@@ -288,13 +304,6 @@ codes! {
     AccountQuarantined: "account_quarantined", SERVICE_UNAVAILABLE, "Account quarantined", "no",
         "The records of the account disagree.",
         "Retries do not help: contact the operator.";
-    OutcomeUnknown: "outcome_unknown", SERVICE_UNAVAILABLE, "Outcome unknown", "**not known**",
-        "It is not known whether the request took effect.",
-        "Look at the ledger first. With an `Idempotency-Key`, simply send it again.";
-    PaymentProviderUnavailable: "payment_provider_unavailable", SERVICE_UNAVAILABLE, "Payment provider unavailable", "**not known**",
-        "The payment is on record and goes on by itself. Also if an x402 payment is settled \
-         without a transaction.",
-        "Look at `GET /api/payments/payments` first.";
     UpstreamBusy: "upstream_busy", SERVICE_UNAVAILABLE, "Upstream busy", "no",
         "Everybody who serves the model has failed too often.",
         "Wait as long as `Retry-After` says.";
@@ -304,9 +313,6 @@ codes! {
     UpstreamTimeout: "upstream_timeout", GATEWAY_TIMEOUT, "Upstream timeout", "no",
         "The upstream could not be reached in time, or said that it took too long.",
         "Try again.";
-    UpstreamGivenUp: "upstream_given_up", GATEWAY_TIMEOUT, "Upstream given up", "**yes**, `message` says how much",
-        "The upstream was at work for longer than `upstreams.<group>.timeout_seconds`.",
-        "Ask for fewer tokens, or for a stream.";
 }
 
 /// The page of the codes, as HTML. Each code is an anchor.
@@ -350,6 +356,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::upstream::is_repeated_by_clients;
 
     #[test]
     fn a_code_is_one_word_and_there_once() {
@@ -363,6 +370,12 @@ mod tests {
         }
         let statuses: Vec<u16> = CODES.iter().map(|code| code.status.as_u16()).collect();
         assert!(statuses.is_sorted(), "{statuses:?}");
+        // Clients repeat such a status by themselves.
+        let first = ["by the first request", "the first request, once"];
+        for code in CODES.iter().filter(|code| is_repeated_by_clients(code.status)) {
+            let is_free = code.charged == "no" || first.contains(&code.charged);
+            assert!(is_free || code.code == "internal_error", "{}", code.code);
+        }
     }
 
     #[test]
@@ -387,9 +400,11 @@ mod tests {
              every error, and is made of\nthe table in the source. How errors are answered, and what \
              may be sent again, is in\n[Errors](../account/errors.md).\n\n\
              `type` follows from the status: 401 `authentication_error`, 402 `payment_error`, 403\n\
-             `permission_error`, 404 `not_found_error`, 409 `conflict_error`, 429 `rate_limit_error`, \
-             502 and 504\n`upstream_error`, 500 and 503 `api_error`, and all others \
-             `invalid_request_error`.\n\n\
+             `permission_error`, 404 `not_found_error`, 409 `conflict_error`, 424 `dependency_error`, \
+             429\n`rate_limit_error`, 502 and 504 `upstream_error`, 500 and 503 `api_error`, and all \
+             others\n`invalid_request_error`.\n\n\
+             A call that was charged, or may have been, and has no answer is answered 424: clients do \
+             not\nsend it again by themselves.\n\n\
              | status | `code` | `error` | charged? | what happened | what to do |\n|---|---|---|---|---|---|\n",
         );
         for code in CODES {

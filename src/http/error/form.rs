@@ -157,12 +157,14 @@ fn open_ai(status: StatusCode) -> (&'static str, Option<&'static str>) {
         404 => (invalid, Some("unknown_url")),
         405 => (invalid, Some("method_not_supported")),
         429 => ("requests", Some("rate_limit_exceeded")),
-        500.. => ("server_error", None),
+        // It is no fault of the request.
+        424 | 500.. => ("server_error", None),
         _ => (invalid, None),
     }
 }
 
-/// Anthropic's `type` of an error.
+/// Anthropic's `type` of an error. It is `invalid_request_error` for each 4xx without a word of its
+/// own.
 fn anthropic(status: StatusCode, outcome: Option<UnavailableOutcome>) -> &'static str {
     match status.as_u16() {
         401 => "authentication_error",
@@ -182,10 +184,11 @@ fn anthropic(status: StatusCode, outcome: Option<UnavailableOutcome>) -> &'stati
 fn gemini(status: StatusCode) -> &'static str {
     match status.as_u16() {
         401 => "UNAUTHENTICATED",
-        402 => "FAILED_PRECONDITION",
         403 => "PERMISSION_DENIED",
         404 => "NOT_FOUND",
         409 => "ABORTED",
+        // Not to be repeated before the state of things is known (google.rpc.Code).
+        402 | 424 => "FAILED_PRECONDITION",
         429 => "RESOURCE_EXHAUSTED",
         502 | 503 => "UNAVAILABLE",
         504 => "DEADLINE_EXCEEDED",
@@ -369,8 +372,14 @@ mod tests {
             (
                 Refusal::OutcomeUnknown(""),
                 ("server_error", "outcome_unknown"),
-                "api_error",
-                "UNAVAILABLE",
+                "invalid_request_error",
+                "FAILED_PRECONDITION",
+            ),
+            (
+                Refusal::UpstreamGivenUp { cost: price },
+                ("server_error", "upstream_given_up"),
+                "invalid_request_error",
+                "FAILED_PRECONDITION",
             ),
             (
                 Refusal::Overloaded,

@@ -13,10 +13,13 @@ use crate::deployments::DeploymentsError;
 use crate::erasure::ErasureError;
 use crate::imports::ImportsError;
 use crate::keys::KeysError;
+use crate::live::WatchError;
 use crate::payments::PaymentsError;
 use crate::price_lists::{PriceListRefusal, PriceListsError, SoldBelowCost};
 use crate::reports::ReportsError;
 use crate::store::StoreError;
+use crate::verify::quarantine::ReleaseError;
+use crate::verify::runs::StartError;
 use crate::webhooks::WebhooksError;
 use domain::card_document::{CardFault, price_text};
 use domain::catalogue::CatalogueFault;
@@ -173,6 +176,19 @@ impl From<AdminError> for ApiError {
                 "amount",
                 format!("must be at most {left}, which is what the charge has taken"),
             ),
+            AdminError::LastOperator => ApiError::Conflict(
+                "Nobody else is an operator who can act. Make another user an operator first.".into(),
+            ),
+            AdminError::OfOperator => ApiError::Conflict(
+                "The user is an operator, whose second factor only the command line switches off: \
+                 `polysystems user disable2fa`."
+                    .into(),
+            ),
+            AdminError::Verified => ApiError::Conflict("The address is proved already.".into()),
+            AdminError::NotVerified => ApiError::Conflict(
+                "An operator must have proved the address. Ask the user to prove it, or mark it as proved.".into(),
+            ),
+            AdminError::Users(error) => error.into(),
             AdminError::Erased => ApiError::Conflict("The user has erased the account.".into()),
             AdminError::AccountClosed => {
                 ApiError::Conflict("The account is suspended; resume it first.".into())
@@ -345,6 +361,51 @@ impl From<ErasureError> for ApiError {
     }
 }
 
+impl From<WatchError> for ApiError {
+    fn from(error: WatchError) -> Self {
+        match error {
+            WatchError::TooMany => ApiError::Conflict(
+                "As many pages as may watch do so already. Close one of them, then try again."
+                    .into(),
+            ),
+            WatchError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<StartError> for ApiError {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Runs => ApiError::Conflict(
+                "A verification runs already. Wait until it has ended; GET /api/admin/verify says how far it is."
+                    .into(),
+            ),
+            StartError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<ReleaseError> for ApiError {
+    fn from(error: ReleaseError) -> Self {
+        match error {
+            ReleaseError::NotQuarantined => ApiError::NotFound("quarantined account"),
+            ReleaseError::Disagrees { first, more } => {
+                let others = match more {
+                    0 => String::new(),
+                    _ => format!(" (and {more} more things)"),
+                };
+                let message = format!(
+                    "The account stays blocked, because its records do not agree: {first}{others}. Repair them, then \
+                     release it again."
+                );
+                ApiError::Conflict(message.into())
+            }
+            ReleaseError::Store(error) => error.into(),
+            ReleaseError::Account(error) => error.into(),
+        }
+    }
+}
+
 impl From<WebhooksError> for ApiError {
     fn from(error: WebhooksError) -> Self {
         match error {
@@ -458,6 +519,14 @@ impl From<PaymentsError> for ApiError {
             }
             PaymentsError::AccountClosed => ApiError::AccessDenied,
             PaymentsError::NotFound => ApiError::NotFound("payment"),
+            PaymentsError::NoUser => ApiError::NotFound("user"),
+            PaymentsError::NotAsked { provider, is_off: true } => ApiError::Conflict(
+                format!("{provider} is switched off. Switch it on to ask about its payments.")
+                    .into(),
+            ),
+            PaymentsError::NotAsked { provider, is_off: false } => ApiError::Conflict(
+                format!("There is nothing to ask: {provider} confirms a payment at once.").into(),
+            ),
             PaymentsError::Repeat(error) => Refusal::from(error).into(),
             PaymentsError::Account(error) => error.into(),
         }

@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, ResponseError};
 
+use crate::upstream::CHARGED_FAILURE;
 use domain::{Credits, Refusal};
 
 mod body;
@@ -232,13 +233,13 @@ impl ApiError {
     }
 
     /// Must a client not send the request again by itself? The official clients of OpenAI and
-    /// Anthropic obey `X-Should-Retry`. Without it they repeat a call that may have been paid.
+    /// Anthropic obey `X-Should-Retry`, others only the status.
     /// `status` is that of the error, as in [`ApiError::retry_after`].
     #[must_use]
     pub fn must_not_be_retried(&self, status: StatusCode) -> bool {
-        let is_final = matches!(status.as_u16(), 402..=404)
-            || matches!(self, ApiError::Refused(Refusal::UpstreamLost));
-        is_final || self.outcome(status) == Some(body::UnavailableOutcome::OutcomeUnknown)
+        matches!(status.as_u16(), 402..=404)
+            || status == CHARGED_FAILURE
+            || matches!(self, ApiError::Refused(Refusal::UpstreamLost))
     }
 }
 
@@ -355,6 +356,17 @@ mod tests {
             let error = ApiError::from(refusal);
             assert!(error.must_not_be_retried(error.status_code()), "{error:?}");
         }
+        for error in [
+            Refusal::UpstreamGivenUp { cost: price }.into(),
+            Refusal::AnswerTooLarge { cost: price }.into(),
+            Refusal::OutcomeUnknown("").into(),
+            ApiError::OutcomeUnknown,
+            ApiError::ProviderUnreachable,
+        ] {
+            assert_eq!(error.status_code(), CHARGED_FAILURE, "{error:?}");
+            assert!(error.must_not_be_retried(CHARGED_FAILURE), "{error:?}");
+            assert_eq!(error.retry_after(CHARGED_FAILURE), None, "{error:?}");
+        }
         for refusal in [
             Refusal::RateLimited { retry_after: 1 },
             Refusal::TooManyInFlight,
@@ -377,7 +389,6 @@ mod tests {
             Refusal::RateLimited { retry_after: 7 },
             Refusal::TooManyInFlight,
             Refusal::Unavailable(""),
-            Refusal::OutcomeUnknown(""),
             Refusal::ModelUnavailable,
         ] {
             let error = ApiError::from(refusal);

@@ -155,7 +155,7 @@ pub(super) async fn revoke(
 ) -> Result<HttpResponse, ApiError> {
     let id = key_id(&id)?;
     let soon = app.keys.soon();
-    let revoked = async move { app.keys.revoke(user.id, id, origin).await };
+    let revoked = async move { app.keys.revoke(user.id, id, String::new(), origin).await };
     let key = uncancelled(revoked).await?;
     Ok(HttpResponse::Ok().json(KeyBody::new(key, soon)))
 }
