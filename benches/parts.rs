@@ -253,8 +253,8 @@ fn whole(criterion: &mut Criterion) {
     let ground = Ground::new(Database::sqlite(), 100);
     let (gateway, client): (Arc<Gateway>, _) = ground.system.block_on(async {
         let arbiter = Arbiter::new();
-        let mut settings =
-            Settings { data_dir: ground.database.folder().into(), ..Settings::default() };
+        let mut settings = Settings::default();
+        settings.data_dir = ground.database.folder().into();
         settings.rate_limit.enabled = false;
         let ledger =
             LedgerWriter::start(&arbiter, ground.store.clone(), ground.lease, &settings.ledger);

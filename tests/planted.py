@@ -85,7 +85,7 @@ class Bug:
 
 BUGS = [
     Bug("a-link-leaves-the-bill-out",
-        "hash.update(bill.bytes());",
+        "input.extend_from_slice(bill.bytes());",
         "",
         test("whatever_an_entry_says_is_in_its_link")),
     Bug("a-bill-does-not-say-that-less-was-taken",
@@ -431,8 +431,8 @@ BUGS = [
         "= excluded.{name}",
         test("sqlite::totals_are_the_ledgers_at_every_edge")),
     Bug("calls-count-before-and-behind-the-mark",
-        '&format!("{BEYOND_MARK} AND +account_id = $2")',
-        '"number > $1 - 9 AND +account_id = $2"',
+        '&format!("{BEYOND_MARK} AND +{whose}")',
+        '&format!("number > $1 - 9 AND +{whose}")',
         test("sqlite::totals_are_the_ledgers_at_every_edge")),
     Bug("a-statement-ends-a-call-early",
         "rest = others;",
@@ -535,10 +535,10 @@ BUGS = [
         test("sqlite::of_a_thousand_uses_of_a_reset_token_one_wins")),
     Bug("a-foreign-key-is-told-from-none",
         "let listing = self.find(user, key).await?; let act = self.act(origin, user, "
-        "ActKind::KeyRevoked, key);",
+        "ActKind::KeyRevoked, key).with(reason);",
         "let listing = match self.find(user, key).await { Err(KeysError::NotFound) if user.0 "
         "!= key.0 => return Err(KeysError::NotActive), found => found?, }; let act = "
-        "self.act(origin, user, ActKind::KeyRevoked, key);",
+        "self.act(origin, user, ActKind::KeyRevoked, key).with(reason);",
         test("sqlite::what_is_not_ones_own")),
     Bug("whoever-is-in-an-operators-way-is-one",
         "if current.user.role != Role::Admin { return Err(ApiError::AccessDenied); }",
@@ -827,7 +827,7 @@ BUGS = [
         "open.expires_at < now",
         test("expired_charges_are_told")),
     Bug("an-amount-outside-of-the-chain",
-        ".chain_update(entry.amount.nanos().to_le_bytes())",
+        "input.extend_from_slice(&entry.amount.nanos().to_le_bytes());",
         "",
         test("whatever_an_entry_says_is_in_its_link")),
     Bug("verify-passes-over-the-chain",
@@ -926,7 +926,28 @@ BUGS = [
     Bug("a-search-that-nobody-tells-is-free",
         "parts.web_searches = parts.web_searches.or(Some(1));",
         "",
-        test("sqlite::searches_are_held_for_and_billed")),]
+        test("sqlite::searches_are_held_for_and_billed")),
+    Bug("a-dispute-is-a-refund",
+        "(EntryKind::Dispute, _) => &mut self.disputed,",
+        "(EntryKind::Dispute, _) => &mut self.refunded,",
+        test("revenue_usage_and_margins_are_the_fold_of_the_entries")),
+    Bug("a-day-has-the-first-entries-of-the-next",
+        "days.next_if(|((day, _), _)| day.starts_at() < interval.ends_at)",
+        "days.next_if(|((day, _), _)| day.starts_at() <= interval.ends_at)",
+        test("revenue_usage_and_margins_are_the_fold_of_the_entries")),
+    Bug("nothing-is-owed-to-who-is-idle",
+        "adding.opening = sum(adding.opening, page.idle);",
+        "",
+        test("revenue_usage_and_margins_are_the_fold_of_the_entries")),
+    Bug("what-test-accounts-do-is-revenue",
+        "AND account.seq <= {FEW} AND account.updated_at >= $5",
+        "AND account.seq <= {FEW} AND account.updated_at >= $5 OR account.environment = 2",
+        test("revenue_usage_and_margins_are_the_fold_of_the_entries")),
+    Bug("usage-of-all-has-test-calls",
+        "(SELECT id FROM account WHERE environment = $2)",
+        "(SELECT id FROM account WHERE environment >= $2)",
+        test("revenue_usage_and_margins_are_the_fold_of_the_entries")),
+]
 
 
 def files(tree, folders):

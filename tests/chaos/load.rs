@@ -291,9 +291,14 @@ fn read(log: &Log, kind: &Kind, answer: &Answer) {
             unknown(matches!(kind, Kind::Payment));
         }
         (status, _) => {
-            assert!([401, 402, 409, 429, 502, 503].contains(&status), "{status} {}", answer.body);
+            assert!(
+                [401, 402, 409, 424, 429, 502, 503].contains(&status),
+                "{status} {}",
+                answer.body
+            );
             Log::add(&log.refused);
-            if answer.body.contains("outcome-unknown") {
+            if status == 424 {
+                assert!(answer.body.contains("outcome-unknown"), "{}", answer.body);
                 unknown(matches!(kind, Kind::Payment));
             } else if status == 503 {
                 assert!(answer.body.contains("\"outcome\":\"not-"), "{}", answer.body);

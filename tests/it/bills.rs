@@ -334,6 +334,9 @@ async fn field(database: &Database, sql: &str) -> Vec<String> {
     found
 }
 
+/// The migrations of the server before bills.
+const MIGRATIONS_BEFORE: usize = 7;
+
 /// Makes of a database what the server before bills would have left: no bills, and links without
 /// them, in the schema of that server.
 async fn set_back(database: &Database) {
@@ -390,7 +393,8 @@ async fn set_back(database: &Database) {
     }
     let connection = database.connect().await;
     // Also what was added later.
-    Migrator::down(&connection, Some(8)).await.unwrap();
+    let later = Migrator::migrations().len() - MIGRATIONS_BEFORE;
+    Migrator::down(&connection, Some(later.try_into().unwrap())).await.unwrap();
     connection.close().await.unwrap();
 }
 

@@ -38,7 +38,7 @@ const REFUSALS: [Told; 14] = [
     ("reused", 422, INVALID, "idempotency_key_reused", "Please use a new key"),
     ("limited", 429, "requests", "rate_limit_exceeded", "Please try again in"),
     ("failed", 502, "server_error", "upstream_error", "You were not charged."),
-    ("slow", 504, "server_error", "upstream_given_up", "You were charged $"),
+    ("slow", 424, "server_error", "upstream_given_up", "You were charged $"),
 ];
 
 /// The upstream does as the user of the request says.

@@ -96,7 +96,7 @@ pub(crate) async fn a_small_ledger(database: &Database) -> Customer {
 }
 
 /// The ledger itself resists; who is determined enough takes its guard away.
-async fn unlock(database: &Database) {
+pub(crate) async fn unlock(database: &Database) {
     let unlock = if database.is_postgres() {
         "ALTER TABLE ledger_entry DISABLE TRIGGER ALL"
     } else {

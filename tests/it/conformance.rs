@@ -34,7 +34,8 @@ const ENDING: &str = r"^/api/auth/(logout|logout-all|sessions/)|/end-sessions$";
 /// A run of its own has keys that nobody else revokes or deletes before they get another value.
 const ROTATING: &str = r"^/api/keys(/[^/]*/rotate)?$";
 const ROTATE: &str = "^/api/keys/[^/]*/rotate$";
-const OPERATORS: &str = "^/api/admin/(?!.*/end-sessions$)";
+/// Events have no end by themselves.
+const OPERATORS: &str = "^/api/admin/(?!.*/end-sessions$|events$)";
 /// What operators do with models and prices is tried at night only (`CONFORMANCE_EXAMPLES`).
 const USUAL_OPERATORS: &str =
     "^/api/admin/(users|audit-log)(?!.*/(end-sessions|price-list|corrections)$)";

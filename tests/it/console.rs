@@ -123,6 +123,7 @@ fn everybody_may_know_how_to_register() {
             "password_length_min": 12,
             "password_length_max": 1_024,
             "cookie_is_secure": true,
+            "is_demo": false,
             "payments": {
                 "providers": [
                     provider("sandbox", true), provider("stripe", false), provider("x402", false),

@@ -15,6 +15,7 @@ on_both!(
     an_operator_finds_whose_something_is,
     an_operator_sees_what_a_user_sees,
     users_are_narrowed_down_and_sorted,
+    a_list_of_users_says_what_they_spend,
     an_operator_sees_how_the_server_is,
 );
 
@@ -334,6 +335,7 @@ async fn users_are_narrowed_down_and_sorted(database: Database) {
     let third = ids["users"][0]["id"].as_str().unwrap().to_owned();
     assert_eq!(nanos(&ids["users"][0]["balance"]), 5_000_000_000);
     assert_eq!(ids["users"][0]["status"], "open");
+    assert_eq!(ids["users"][0]["last_call_at"], json!(null));
     operator
         .put(&format!("/api/admin/users/{third}/tier"), &json!({ "tier": "basic" }))
         .expect(200)
@@ -368,6 +370,41 @@ async fn users_are_narrowed_down_and_sorted(database: Database) {
     for wrong in ["role=owner", "status=shut", "sort=name", "verified=maybe"] {
         operator.get(&format!("/api/admin/users?{wrong}")).expect(400).await;
     }
+}
+
+async fn a_list_of_users_says_what_they_spend(database: Database) {
+    let server = Server::start(&database).await;
+    let operator = server.operator(&database, "operator").await;
+    let (user, other) = (server.user("user").await, server.user("other").await);
+    user.pay("10.00").await;
+    other.pay("10.00").await;
+    let (key, others) = (user.key().await, other.key().await);
+    let test = user.key_of(&json!({ "name": "a", "environment": "test" })).await;
+    let call = async |key: &crate::support::Key| {
+        server.post("/api/hub/rag/index", &json!({})).key(key).expect(200).await;
+    };
+    let seen = async |name: &str| {
+        let path = format!("/api/admin/users?search={name}@");
+        let body = operator.get(&path).expect(200).await.body["users"][0].take();
+        (nanos(&body["spent_30d"]), body["last_call_at"].as_str().map(str::to_owned))
+    };
+    for key in [&key, &key, &test] {
+        call(key).await;
+    }
+    let first = seen("user").await;
+    assert_eq!((first.0, seen("other").await), (1_000_000, (0, None)));
+    // The same from the rollups, and what is in none yet beside it.
+    database.fold().await;
+    assert_eq!(seen("user").await, first);
+    server.advance(60);
+    call(&key).await;
+    call(&others).await;
+    let (spent, last) = seen("user").await;
+    assert_eq!((spent, seen("other").await.0), (1_500_000, 500_000));
+    assert_ne!(last, first.1);
+    // Calls of 30 days ago are none of them.
+    database.execute("UPDATE usage_day SET period = period - 30").await.unwrap();
+    assert_eq!(seen("user").await.0, 500_000);
 }
 
 async fn an_operator_sees_how_the_server_is(database: Database) {

@@ -163,7 +163,7 @@ async fn call(client: &reqwest::Client, url: &str, key: &str, body: &Value, log:
         return 0;
     };
     if answer.status() != 200 {
-        assert!([402, 502, 503, 504].contains(&answer.status().as_u16()), "{answer:?}");
+        assert!([402, 424, 502, 503, 504].contains(&answer.status().as_u16()), "{answer:?}");
         count(&log.refused);
         return answer.status().as_u16();
     }

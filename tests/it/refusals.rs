@@ -292,7 +292,7 @@ async fn the_document_tells_of_what_is_there(database: Database) {
             operations += 1;
         }
     }
-    assert_eq!(operations, 189);
+    assert_eq!(operations, 207);
     // Swagger UI comes from here, all of it.
     let page = server.get("/docs/").expect(200).await.text;
     assert!(!page.contains("https://") && !page.contains("http://"), "{page}");

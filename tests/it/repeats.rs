@@ -118,7 +118,7 @@ async fn a_repeat_that_is_too_early_or_another_request_is_told_so(database: Data
     let user = server.user("someone").await;
     user.pay("1.00").await;
     let key = user.key().await;
-    let first = chat(&server, &key, &hello()).once("k").expect(504);
+    let first = chat(&server, &key, &hello()).once("k").expect(424);
     let meanwhile = async {
         while upstream.calls() == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -134,7 +134,7 @@ async fn a_repeat_that_is_too_early_or_another_request_is_told_so(database: Data
     futures_util::future::join(first, meanwhile).await;
     upstream.script(Script::Answer(200, "{\"usage\":{\"total_tokens\":5}}".into()));
     // The upstream was at work: that was charged, and is what a repeat gets.
-    chat(&server, &key, &hello()).once("k").expect(504).await;
+    chat(&server, &key, &hello()).once("k").expect(424).await;
     let mut other = hello();
     other["user"] = json!("else");
     let reused = chat(&server, &key, &other).once("k").expect(422).await;
@@ -211,8 +211,8 @@ async fn a_failure_that_was_charged_is_not_charged_again(database: Database) {
     let key = user.key().await;
     let mut calls = 0;
     for (script, status, error) in [
-        (Script::Silent, 504, "upstream_given_up"),
-        (Script::Answer(200, large.to_string()), 502, "answer_too_large"),
+        (Script::Silent, 424, "upstream_given_up"),
+        (Script::Answer(200, large.to_string()), 424, "answer_too_large"),
     ] {
         for body in [hello(), streamed()] {
             upstream.script(script.clone());

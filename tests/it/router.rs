@@ -630,14 +630,14 @@ async fn work_that_was_given_up_is_paid_if_nobody_answers(database: Database) {
     let mut left = RICH - BASE - 12 * TOKEN;
     // A refusal costs nothing, and would leave the work of the first one unpaid.
     b.script(error(400, "x", "no"));
-    let refused = call(&server, &key, 504).await;
+    let refused = call(&server, &key, 424).await;
     assert_eq!(refused.body["error"]["code"], "upstream_given_up");
     left -= BASE + 9 * TOKEN;
     assert_eq!(user.folded().await, left);
     // No longer than two attempts.
     b.script(Script::Silent);
     let begun = std::time::Instant::now();
-    call(&server, &key, 504).await;
+    call(&server, &key, 424).await;
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
     quiet(&gateway).await;
 }

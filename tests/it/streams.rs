@@ -484,7 +484,7 @@ async fn a_failure_before_the_first_byte_is_a_status(database: Database) {
         (Script::Events(vec![Step::Cut]), 502, "2/1"),
         (Script::Events(vec![]), 502, "2/1"),
         // It was at work on the prompt.
-        (Script::Events(vec![Step::Stall]), 504, "3/2"),
+        (Script::Events(vec![Step::Stall]), 424, "3/2"),
     ]
     .into_iter()
     .enumerate()

@@ -477,7 +477,7 @@ async fn only_stripe_may_tell_of_payments(database: Database) {
     assert_eq!(look(&user, &other).await["status"], "created");
     // Stripe is down: it is told to come again.
     stripe.shared.is_down.store(true, Ordering::SeqCst);
-    send(Some(sign(&event, now)), &event).expect(503).await;
+    send(Some(sign(&event, now)), &event).expect(424).await;
     stripe.shared.is_down.store(false, Ordering::SeqCst);
     send(Some(sign(&event, now)), &event).expect(204).await;
     assert_eq!(user.balance().await, "25.0000");
@@ -492,7 +492,7 @@ async fn a_payment_that_stripe_never_heard_of_is_begun_again(database: Database)
     stripe.shared.is_down.store(true, Ordering::SeqCst);
     let body = json!({ "amount": 5, "provider": "stripe" });
     let lost =
-        user.post("/api/payments/payments", &body).header("Idempotency-Key", "a").expect(503);
+        user.post("/api/payments/payments", &body).header("Idempotency-Key", "a").expect(424);
     assert_eq!(lost.await.body["outcome"], "outcome-unknown");
     stripe.shared.is_down.store(false, Ordering::SeqCst);
     // The same request again is the same payment.
@@ -503,7 +503,7 @@ async fn a_payment_that_stripe_never_heard_of_is_begun_again(database: Database)
     assert_eq!(list["payments"][0]["id"], begun.body["id"]);
     // And without a repeat it is begun by itself.
     stripe.shared.is_down.store(true, Ordering::SeqCst);
-    user.post("/api/payments/payments", &body).expect(503).await;
+    user.post("/api/payments/payments", &body).expect(424).await;
     stripe.shared.is_down.store(false, Ordering::SeqCst);
     server.advance(31);
     until(async || {

@@ -236,8 +236,8 @@ async fn money_for_ten_of_64_is_spent_to_the_last(database: Database) {
     drop(users);
     drop(operator);
     server.stop();
-    // The end of a stream may be there at once with text that the balance does not cover. The text is
-    // not shown, but the upstream has generated it, and the report of it says so.
+    // The end of a stream may be there at once with text that the balance does not cover. The text
+    // is not shown, but the upstream has generated it, and its report says so.
     let ended = "SELECT CAST(COUNT(*) AS TEXT) FROM usage_record WHERE ending = 6";
     let ended: usize = database.query(ended).await.parse().unwrap();
     let bills = bills(&database).await;

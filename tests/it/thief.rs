@@ -243,10 +243,10 @@ async fn an_answer_that_is_too_large_or_too_slow_is_paid(database: Database) {
     let mut left = RICH;
     let mut calls = 0;
     for (script, status, error) in [
-        (Script::Answer(200, large.to_string()), 502, "answer_too_large"),
-        (Script::Silent, 504, "upstream_given_up"),
+        (Script::Answer(200, large.to_string()), 424, "answer_too_large"),
+        (Script::Silent, 424, "upstream_given_up"),
     ] {
-        let is_large = status == 502;
+        let is_large = error == "answer_too_large";
         for (model, limit, is_stream) in [
             ("gpt-4o", 20_000, false),
             ("gpt-4o", 10, false),
@@ -574,7 +574,7 @@ async fn a_refusal_after_an_attempt_that_was_given_up_leaves_it_owed(database: D
             upstream.script(Script::Answer(400, "{\"error\":{}}".into()));
         };
         let ask = json!({ "model": "gpt-4o", "stream": false });
-        let refused = chat(&server, &key, &ask).expect(504);
+        let refused = chat(&server, &key, &ask).expect(424);
         let (refused, ()) = futures_util::future::join(refused, then).await;
         assert_eq!(refused.body["error"]["code"], "upstream_given_up", "{name}");
         assert_eq!(user.folded().await, RICH - PROMPT, "{name}");
@@ -673,7 +673,16 @@ async fn nothing_but_success_has_content(database: Database) {
     upstream.script(Script::Answer(400, usage.to_string()));
     let refused = chat(&server, &key, &json!({})).expect(400).await;
     assert_eq!(refused.header("x-polysystems-cost"), "0.00259");
-    assert_eq!(user.folded().await, RICH - PROMPT - 50 * 10_000);
+    let mut left = RICH - PROMPT - 50 * 10_000;
+    assert_eq!(user.folded().await, left);
+    // Clients repeat these by themselves, and would pay again.
+    for status in [408, 409, 429] {
+        upstream.script(Script::Answer(status, usage.to_string()));
+        let refused = chat(&server, &key, &json!({})).expect(424).await;
+        assert_eq!(refused.header("x-should-retry"), "false");
+        left -= PROMPT + 50 * 10_000;
+        assert_eq!(user.folded().await, left, "{status}");
+    }
 }
 
 async fn a_small_balance_gets_no_more_thinking_than_it_pays(database: Database) {

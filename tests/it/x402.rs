@@ -331,7 +331,7 @@ async fn what_is_settled_without_a_transaction_waits_for_it(database: Database) 
         user.post("/api/payments/payments", &body).header("PAYMENT-SIGNATURE", &header)
     };
     for nonce in [1, 2] {
-        let answer = pay(nonce).expect(503).await;
+        let answer = pay(nonce).expect(424).await;
         assert_eq!(answer.body["error"], "Payment provider unavailable");
     }
     let statuses = async || {

@@ -13,7 +13,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use polysystems::clock::Clock;
-use polysystems::config::Settings;
+use polysystems::config::{Settings, Sources};
 use polysystems::pipeline::Gateway;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
@@ -129,9 +129,16 @@ impl Server {
         let their_clock = Clock::Manual(Arc::clone(&clock));
         let thread = std::thread::spawn(move || {
             let told = |address| listening.send(address).unwrap();
-            polysystems::app::serve_prepared(settings, their_clock, prepare, told, async {
-                let _ = stopped.await;
-            })
+            polysystems::app::serve_prepared(
+                settings,
+                &Sources::new(),
+                their_clock,
+                prepare,
+                told,
+                async {
+                    let _ = stopped.await;
+                },
+            )
         });
         let Ok(address) = address.await else {
             panic!("the server did not start: {:?}", thread.join().unwrap());

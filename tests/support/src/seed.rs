@@ -6,7 +6,9 @@ use std::sync::Arc;
 use actix::{Arbiter, System};
 use domain::api_key::{ApiKey, Pepper, RANDOM_LEN};
 use domain::limits::SpendingLimits;
-use domain::{AccountId, Credits, Environment, KeyId, NewKey, NewPayment, PaymentId};
+use domain::{
+    AccountId, Credits, Environment, KeyId, LedgerEntry, NewKey, NewPayment, PaymentId, UsageRecord,
+};
 use futures_util::StreamExt as _;
 use polysystems::actors::LedgerWriter;
 use polysystems::actors::{ActorThreads, Directory};
@@ -58,8 +60,116 @@ pub fn accounts(database: &Database, name: &str, count: usize, balance: Credits)
     })
 }
 
+/// Rows that one statement inserts.
+const ROWS: usize = 500;
+
+/// How a database writes values.
+#[derive(Clone, Copy)]
+struct Literals {
+    is_postgres: bool,
+}
+
+impl Literals {
+    fn bytes(self, bytes: &[u8]) -> String {
+        let hex = crate::hex(bytes);
+        if self.is_postgres { format!("'\\x{hex}'::bytea") } else { format!("X'{hex}'") }
+    }
+
+    fn id(self, id: Uuid) -> String {
+        if self.is_postgres { format!("'{id}'") } else { self.bytes(id.as_bytes()) }
+    }
+
+    fn entry(self, entry: &LedgerEntry) -> String {
+        format!(
+            "({}, {}, {}, {}, {}, {}, {}, {}, {}, {}, {})",
+            entry.account.0,
+            entry.seq,
+            entry.epoch,
+            entry.kind.code(),
+            entry.amount.nanos(),
+            entry.balance_after.nanos(),
+            self.id(entry.reference),
+            entry.day.0,
+            entry.month.0,
+            entry.at.micros(),
+            self.bytes(&entry.link.0),
+        )
+    }
+
+    fn payment(self, payment: &NewPayment) -> String {
+        let (amount, at) = (payment.amount.nanos(), payment.at.micros());
+        let (id, account) = (self.id(payment.id.0), payment.account.0);
+        format!("({id}, {account}, '{}', 3, {amount}, {at}, {at})", payment.provider)
+    }
+
+    fn call(self, call: &UsageRecord) -> String {
+        format!(
+            "({}, {}, {}, {}, '{}', '{}', '{}', {}, {}, {}, {}, {}, {}, '{}')",
+            self.id(call.id.0),
+            call.account.0,
+            call.seq.map_or("NULL".to_owned(), |seq| seq.to_string()),
+            self.id(call.key.0),
+            call.method,
+            call.route,
+            call.upstream,
+            call.status,
+            call.cost.nanos(),
+            call.prompt_tokens,
+            call.completion_tokens,
+            call.started_at.micros(),
+            call.latency_micros,
+            call.model,
+        )
+    }
+}
+
+/// Inserts rows as they are. The server must not have any of their accounts in memory. The balance
+/// and the last entry of each account are what its entries come to.
+pub async fn rows(
+    database: &Database,
+    entries: &[LedgerEntry],
+    payments: &[NewPayment],
+    usage: &[UsageRecord],
+) {
+    let literals = Literals { is_postgres: database.is_postgres() };
+    let tables: [(&str, Vec<String>); 3] = [
+        (
+            "payment (id, account_id, provider, status, amount, created_at, confirmed_at)",
+            payments.iter().map(|payment| literals.payment(payment)).collect(),
+        ),
+        (
+            "ledger_entry (account_id, seq, epoch, kind, amount, balance_after, reference, day, month,
+                at, link)",
+            entries.iter().map(|entry| literals.entry(entry)).collect(),
+        ),
+        (
+            "usage_record (id, account_id, seq, key_id, method, route, upstream, status, cost,
+                prompt_tokens, completion_tokens, started_at, latency_micros, model)",
+            usage.iter().map(|call| literals.call(call)).collect(),
+        ),
+    ];
+    for (table, rows) in &tables {
+        for rows in rows.chunks(ROWS) {
+            let sql = format!("INSERT INTO {table} VALUES {}", rows.join(", "));
+            database.execute(&sql).await.unwrap();
+        }
+    }
+    let last: std::collections::BTreeMap<i64, &LedgerEntry> =
+        entries.iter().map(|entry| (entry.account.0, entry)).collect();
+    for (account, entry) in last {
+        let LedgerEntry { balance_after, seq, at, link, .. } = entry;
+        let sql = format!(
+            "UPDATE account SET balance = {}, seq = {seq}, updated_at = {}, link = {} WHERE id = {account}",
+            balance_after.nanos(),
+            at.micros(),
+            literals.bytes(&link.0),
+        );
+        database.execute(&sql).await.unwrap();
+    }
+}
+
 /// Inserts users with their two accounts. Returns the ids of the live ones.
-async fn users(database: &Database, name: &str, count: usize) -> Vec<AccountId> {
+pub async fn users(database: &Database, name: &str, count: usize) -> Vec<AccountId> {
     use sea_orm::ConnectionTrait as _;
     let connection = database.connect().await;
     let (series, id, none) = if database.is_postgres() {
