@@ -1,7 +1,7 @@
 // A server in a folder of its own, a browser, and what every test of a page looks for: no error in the console of the
 // browser, nothing that the policy refused, nothing that an accessibility checker finds.
 import { spawn } from 'node:child_process'
-import { createHmac } from 'node:crypto'
+import { createHmac, randomUUID } from 'node:crypto'
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -49,8 +49,16 @@ function run(program, args, options, input = '') {
   })
 }
 
-/** A server, until `stop`. `database` is a URL of PostgreSQL; without one it is SQLite. */
-export async function start({ database = process.env.CONSOLE_DATABASE, settings = {} } = {}) {
+/** A new database in the cluster that a URL of PostgreSQL names. */
+async function newDatabase(url) {
+  const name = `console_${randomUUID().replaceAll('-', '')}`
+  await run('psql', [url, '--quiet', '--command', `CREATE DATABASE ${name}`], {})
+  return Object.assign(new URL(url), { pathname: name }).href
+}
+
+/** A server with a database of its own, until `stop`. `cluster` is a URL of PostgreSQL; without one it is SQLite. */
+export async function start({ cluster = process.env.CONSOLE_DATABASE, settings = {} } = {}) {
+  const database = cluster && (await newDatabase(cluster))
   const folder = await mkdtemp(join(tmpdir(), 'console-test-'))
   const port = await freePort()
   const url = `http://127.0.0.1:${port}`
