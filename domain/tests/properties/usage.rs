@@ -2,16 +2,26 @@
 
 use domain::metering::split;
 use domain::{Convention, Counted, Dim, ProviderUsage, Side, TokenUsage};
-use proptest::array::uniform24;
+use proptest::array::uniform25;
 use proptest::option;
 use proptest::prelude::*;
 
 use crate::config;
 use crate::some::number;
 
+/// Usage with these fields: each name stands here once.
+macro_rules! usage_with {
+    ($fields:expr => $($name:ident,)+) => {{
+        let mut fields = $fields.into_iter();
+        let usage = ProviderUsage { $($name: fields.next().expect("too few fields"),)+ };
+        assert_eq!(fields.next(), None, "too many fields");
+        usage
+    }};
+}
+
 fn usage(bits: u32) -> impl Strategy<Value = ProviderUsage> {
-    uniform24(option::of(number(bits))).prop_map(|fields| {
-        let [
+    uniform25(option::of(number(bits))).prop_map(|fields| {
+        usage_with!(fields =>
             input,
             tool_input,
             output,
@@ -36,34 +46,8 @@ fn usage(bits: u32) -> impl Strategy<Value = ProviderUsage> {
             web_searches,
             rerank_units,
             pages,
-        ] = fields;
-        ProviderUsage {
-            input,
-            tool_input,
-            output,
-            total,
-            cache_read,
-            cache_write,
-            cache_write_5m,
-            cache_write_1h,
-            cache_write_12h,
-            input_audio,
-            cache_read_audio,
-            input_image,
-            cache_read_image,
-            input_video,
-            thoughts,
-            output_audio,
-            output_image,
-            audio_in_ms,
-            audio_out_ms,
-            video_ms,
-            images,
-            web_searches,
-            rerank_units,
-            pages,
-            tool_sessions: None,
-        }
+            tool_sessions,
+        )
     })
 }
 
