@@ -67,10 +67,14 @@ fn main() {
     assert!(text >= 0.365 && hybrid >= 0.375 && recall >= 0.62, "below the bars");
 }
 
-/// The parts `.W` of a file of Cranfield.
+/// The parts `.T` and `.W` of a file of Cranfield: a title and a text.
 fn texts(file: &str) -> Vec<String> {
+    let part = |one: &str, name: &str| -> String {
+        let after = one.split_once(name).map_or("", |(_, after)| after);
+        after.lines().take_while(|line| !line.starts_with('.')).map(|l| format!("{l}\n")).collect()
+    };
     let texts = file.split(".I ").skip(1);
-    texts.map(|one| one.split_once("\n.W\n").map_or("", |(_, text)| text).to_owned()).collect()
+    texts.map(|one| part(one, "\n.T\n") + &part(one, "\n.W\n")).collect()
 }
 
 /// nDCG of the first 10, and recall of the first 50, as means over the queries.

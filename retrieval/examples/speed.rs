@@ -8,7 +8,7 @@
     reason = "a measurement by hand prints, and a panic has said what is wrong"
 )]
 
-#[path = "../benches/made.rs"]
+#[path = "../benches/made/mod.rs"]
 mod made;
 
 use std::time::Instant;

@@ -27,9 +27,13 @@ impl Vector {
         }
         if largest > 0.0 {
             // By the largest first: squares of large numbers are not finite.
-            values.iter_mut().for_each(|value| *value /= largest);
+            for value in &mut values {
+                *value /= largest;
+            }
             let length = values.iter().map(|value| value * value).sum::<f32>().sqrt();
-            values.iter_mut().for_each(|value| *value /= length);
+            for value in &mut values {
+                *value /= length;
+            }
         }
         Some(Self(values))
     }

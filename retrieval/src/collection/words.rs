@@ -61,7 +61,9 @@ pub(super) fn search(
     words.truncate(WORDS_MAX);
     let last = words.last().cloned();
     let mut counted: BTreeMap<Word, u32> = BTreeMap::new();
-    words.into_iter().for_each(|word| *counted.entry(word).or_default() += 1);
+    for word in words {
+        *counted.entry(word).or_default() += 1;
+    }
     let mut scores: Vec<Vec<f32>> =
         collection.live.iter().map(|live| vec![0.0; live.segment.len()]).collect();
     for (word, times) in &counted {

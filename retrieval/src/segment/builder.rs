@@ -90,7 +90,7 @@ impl SegmentBuilder {
 
     /// Adds a chunk of a document, which is known by a name that the caller chose.
     pub fn add(&mut self, document: &str, chunk: &NewChunk<'_>) -> Result<(), Error> {
-        let range = chunk.end.checked_sub(chunk.start).unwrap_or_default();
+        let range = chunk.end.saturating_sub(chunk.start);
         if range != chunk.text.len() || chunk.end < chunk.start {
             return Err(Error::Range { range, text: chunk.text.len() });
         }
@@ -145,14 +145,13 @@ impl SegmentBuilder {
         vector: Option<&Quantised>,
     ) -> Result<(), Error> {
         let chunks = self.chunks.checked_add(1).ok_or(Error::Full)?;
-        let owner = match self.ordinals.get(document) {
-            Some(&owner) => owner,
-            None => {
-                let owner = u32::try_from(self.ordinals.len()).map_err(|_| Error::Full)?;
-                put_text(&mut self.documents, document);
-                self.ordinals.insert(document.to_owned(), owner);
-                owner
-            }
+        let owner = if let Some(&owner) = self.ordinals.get(document) {
+            owner
+        } else {
+            let owner = u32::try_from(self.ordinals.len()).map_err(|_| Error::Full)?;
+            put_text(&mut self.documents, document);
+            self.ordinals.insert(document.to_owned(), owner);
+            owner
         };
         let path = self.path(headings);
         self.owners.extend_from_slice(&owner.to_le_bytes());
@@ -189,7 +188,9 @@ impl SegmentBuilder {
         // There are not more of them than chunks.
         let path = u32::try_from(self.paths.len()).unwrap_or_default();
         put_varint(&mut self.headings, wide(headings.len()));
-        headings.iter().for_each(|heading| put_text(&mut self.headings, heading));
+        for heading in headings {
+            put_text(&mut self.headings, heading);
+        }
         self.paths.insert(headings.to_vec(), path);
         path
     }
@@ -230,7 +231,9 @@ impl SegmentBuilder {
         for part in parts {
             bytes.extend_from_slice(&wide(part.len()).to_le_bytes());
         }
-        parts.into_iter().for_each(|part| bytes.extend_from_slice(part));
+        for part in parts {
+            bytes.extend_from_slice(part);
+        }
         bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
         Ok(bytes)
     }

@@ -32,7 +32,9 @@ fn append(
     let dimensions = segment.dimensions();
     // The new number of each chunk that lives.
     let mut numbers: Vec<Option<u32>> = Vec::with_capacity(segment.len());
+    let mut quotes = segment.quotes();
     for ((chunk, &owner), &length) in (0..).zip(segment.owners()).zip(segment.lengths()) {
+        let text = quotes.next().ok_or_else(|| broken.clone())?;
         if dead.contains(owner) {
             numbers.push(None);
             continue;
@@ -47,8 +49,7 @@ fn append(
         });
         numbers.push(Some(u32::try_from(builder.len()).map_err(|_| Error::Full)?));
         let headings = segment.headings(&row);
-        let text = segment.text(chunk)?;
-        builder.push(document, &row, headings, &text, length, vector.as_ref())?;
+        builder.push(document, &row, headings, text, length, vector.as_ref())?;
     }
     segment.scan("", |term, entry| {
         let Some(postings) = builder.postings(term) else { return };

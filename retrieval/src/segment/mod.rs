@@ -299,6 +299,11 @@ impl Segment {
         block.get(start..start + (row.end - row.start)).map(str::to_owned)
     }
 
+    /// The texts of all chunks in order.
+    fn quotes(&self) -> Quotes<'_> {
+        Quotes { segment: self, block: String::new(), at: 0, chunk: 0 }
+    }
+
     /// The postings of a term.
     pub(crate) fn find(&self, term: &str) -> Option<Entry> {
         self.dictionary.get(self.part(Part::Dictionary), term)
@@ -329,6 +334,34 @@ impl Segment {
 
     fn part(&self, part: Part) -> &[u8] {
         slice(&self.bytes, &self.parts, part)
+    }
+}
+
+/// Reads the texts of chunks one after the other, each block once.
+struct Quotes<'a> {
+    segment: &'a Segment,
+    block: String,
+    at: usize,
+    chunk: u32,
+}
+
+impl Quotes<'_> {
+    /// The text of the next chunk. `None` if it is broken.
+    fn next(&mut self) -> Option<&str> {
+        let row = self.segment.row(self.chunk)?;
+        let length = row.end - row.start;
+        if self.at == self.block.len() {
+            let blocks = self.segment.part(Part::Texts);
+            let (first, block) = self.segment.texts.block(blocks, self.chunk)?;
+            // Texts without a byte leave it open whether their block is at its end.
+            if first == self.chunk {
+                (self.block, self.at) = (block, 0);
+            }
+        }
+        let start = self.at;
+        self.at += length;
+        self.chunk += 1;
+        self.block.get(start..self.at)
     }
 }
 

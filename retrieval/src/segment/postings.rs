@@ -38,7 +38,7 @@ impl<'a> Postings<'a> {
     /// Whether these are the postings of `chunks` of the first `end` chunks, and nothing else.
     pub(super) fn are_sound(mut self, chunks: u32, end: u32) -> bool {
         let mut found = 0;
-        while let Some((chunk, times)) = self.next() {
+        for (chunk, times) in self.by_ref() {
             if chunk >= end || times == 0 {
                 return false;
             }
