@@ -1,9 +1,5 @@
 //! Filters as OpenAI's clients send them.
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test that fails by a panic has done its work"
-)]
+#![expect(clippy::unwrap_used, reason = "a test that fails by a panic has done its work")]
 
 use retrieval::filter::{Attributes, Filter};
 use serde_json::{Value, json};

@@ -18,7 +18,7 @@ pub(crate) struct Words {
 
 impl Words {
     pub(crate) fn new() -> Self {
-        let words = include_str!("../data/vocabulary.txt")
+        let words = include_str!("../../data/vocabulary.txt")
             .lines()
             .filter(|word| word.len() > 1 && word.bytes().all(|byte| byte.is_ascii_lowercase()));
         Self { words: words.collect(), state: 88_172_645_463_325_252 }
