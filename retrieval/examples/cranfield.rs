@@ -19,8 +19,10 @@ use retrieval::fuse::{Fusion, STATIC_TABLE_WEIGHT};
 use retrieval::segment::{NewChunk, Segment, SegmentBuilder};
 
 fn main() {
-    let folder =
-        std::env::args().nth(1).unwrap_or_else(|| panic!("give the folder of Cranfield's files"));
+    let Some(folder) = std::env::args().nth(1) else {
+        println!("give the folder of Cranfield's files as argument");
+        return;
+    };
     let file = |name: &str| {
         // Copies of the files are about with lines of both kinds.
         std::fs::read_to_string(Path::new(&folder).join(name)).unwrap().replace('\r', "")
@@ -71,10 +73,10 @@ fn main() {
 fn texts(file: &str) -> Vec<String> {
     let part = |one: &str, name: &str| -> String {
         let after = one.split_once(name).map_or("", |(_, after)| after);
-        after.lines().take_while(|line| !line.starts_with('.')).map(|l| format!("{l}\n")).collect()
+        after.lines().take_while(|line| !line.starts_with('.')).collect::<Vec<_>>().join("\n")
     };
     let texts = file.split(".I ").skip(1);
-    texts.map(|one| part(one, "\n.T\n") + &part(one, "\n.W\n")).collect()
+    texts.map(|one| part(one, "\n.T\n") + "\n" + &part(one, "\n.W\n")).collect()
 }
 
 /// nDCG of the first 10, and recall of the first 50, as means over the queries.

@@ -1,10 +1,5 @@
 //! The tokenizer against the pieces that the `tokenizers` wheel gives for the same texts
 //! (`tools/distill/word_pieces.py`).
-#![expect(
-    clippy::unwrap_used,
-    clippy::indexing_slicing,
-    reason = "a test that fails by a panic has done its work"
-)]
 
 use serde::Deserialize;
 

@@ -43,6 +43,16 @@ impl Size {
             None
         }
     }
+
+    /// Tokens of a chunk at most.
+    pub const fn max(self) -> usize {
+        self.max
+    }
+
+    /// Tokens that a chunk shares with the one before, at most.
+    pub const fn overlap(self) -> usize {
+        self.overlap
+    }
 }
 
 impl Default for Size {
