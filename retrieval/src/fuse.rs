@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::bytes::{float, wide};
-use crate::collection::{ARM, Found};
+use crate::collection::{ARM, FoundChunk};
 
 /// The weight of the vector arm with the vectors of [`crate::embed::embed`].
 pub const STATIC_TABLE_WEIGHT: f32 = 0.3;
@@ -46,7 +46,11 @@ pub struct Scores {
 }
 
 /// All that was found, with its fused score, the best first.
-pub(crate) fn fuse(text: &[Found], vector: &[Found], fusion: Fusion) -> Vec<(Found, Scores)> {
+pub(crate) fn fuse(
+    text: &[FoundChunk],
+    vector: &[FoundChunk],
+    fusion: Fusion,
+) -> Vec<(FoundChunk, Scores)> {
     let (text_weight, vector_weight) = match fusion {
         Fusion::Relative { vector_weight } => {
             let vector_weight = vector_weight.clamp(0.0, 1.0);
@@ -58,7 +62,7 @@ pub(crate) fn fuse(text: &[Found], vector: &[Found], fusion: Fusion) -> Vec<(Fou
             (text / sum, vector / sum)
         }
     };
-    let mut all: HashMap<(u32, u32), (Found, Scores)> = HashMap::new();
+    let mut all: HashMap<(u32, u32), (FoundChunk, Scores)> = HashMap::new();
     for (found, score) in text.iter().zip(relative(text, fusion)) {
         let (_, scores) = all.entry(found.key()).or_insert((*found, Scores::default()));
         (scores.text, scores.bm25) = (Some(score), Some(found.score));
@@ -67,7 +71,7 @@ pub(crate) fn fuse(text: &[Found], vector: &[Found], fusion: Fusion) -> Vec<(Fou
         let (_, scores) = all.entry(found.key()).or_insert((*found, Scores::default()));
         (scores.vector, scores.cosine) = (Some(score), Some(found.score));
     }
-    let mut fused: Vec<(Found, Scores)> = all.into_values().collect();
+    let mut fused: Vec<(FoundChunk, Scores)> = all.into_values().collect();
     for (found, scores) in &mut fused {
         let (text, vector) = (scores.text.unwrap_or(0.0), scores.vector.unwrap_or(0.0));
         found.score = text_weight * text + vector_weight * vector;
@@ -77,7 +81,7 @@ pub(crate) fn fuse(text: &[Found], vector: &[Found], fusion: Fusion) -> Vec<(Fou
 }
 
 /// The scores of an arm, 0 to 1.
-fn relative(arm: &[Found], fusion: Fusion) -> Vec<f32> {
+fn relative(arm: &[FoundChunk], fusion: Fusion) -> Vec<f32> {
     if let Fusion::Ranks { .. } = fusion {
         let rank = |place: usize| (RANK_OFFSET + 1.0) / (RANK_OFFSET + float(wide(place)));
         return (1..=arm.len()).map(rank).collect();
@@ -86,7 +90,7 @@ fn relative(arm: &[Found], fusion: Fusion) -> Vec<f32> {
     // An arm that is not full has found all that is above 0.
     let lowest = arm.get(ARM - 1).map_or(0.0, |found| found.score);
     let range = best - lowest;
-    let scale = |found: &Found| {
+    let scale = |found: &FoundChunk| {
         if range > 0.0 { ((found.score - lowest) / range).max(0.0) } else { 1.0 }
     };
     arm.iter().map(scale).collect()

@@ -24,7 +24,7 @@ pub(super) struct Run {
 
 /// A chunk of the runs.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Piece {
+pub(super) struct ChunkRange {
     pub(super) start: usize,
     pub(super) end: usize,
     pub(super) header: Option<(usize, usize)>,
@@ -39,7 +39,7 @@ struct Placed {
 
 /// Gives the chunks of the runs to `found`, in order. Looks at no more atoms than a chunk has, so
 /// memory does not grow with the text.
-pub(super) fn pack(text: &str, runs: &[Run], limits: Limits, mut found: impl FnMut(Piece)) {
+pub(super) fn pack(text: &str, runs: &[Run], limits: Limits, mut found: impl FnMut(ChunkRange)) {
     let atoms = |run: &Run| {
         let run = *run;
         Atoms::new(text, run.start, run.end).map(move |atom| place(atom, &run))
@@ -77,7 +77,7 @@ pub(super) fn pack(text: &str, runs: &[Run], limits: Limits, mut found: impl FnM
             (atoms, overlapped(&window, atoms, limits.overlap))
         };
         let end = window.get(atoms.saturating_sub(1)).map_or(first.atom.end, |last| last.atom.end);
-        found(Piece { start: first.atom.start, end, header });
+        found(ChunkRange { start: first.atom.start, end, header });
         for placed in window.drain(..atoms.saturating_sub(overlap).min(window.len())) {
             held -= placed.atom.tokens;
         }

@@ -1,6 +1,6 @@
 //! The vector arm: the exact cosine of all vectors, in numbers of 8 bits.
 
-use super::top::{Found, Top};
+use super::top::{FoundChunk, Top};
 use super::{Allowed, Collection};
 use crate::bytes::signed_float;
 use crate::embed::{Quantised, Vector};
@@ -11,7 +11,7 @@ pub(super) fn search(
     vector: &Vector,
     allowed: Allowed<'_>,
     limit: usize,
-) -> Vec<Found> {
+) -> Vec<FoundChunk> {
     let Quantised { values, scale: query_scale } = vector.quantise();
     let query: Vec<i16> = values.into_iter().map(i16::from).collect();
     let mut top = Top::new(limit);

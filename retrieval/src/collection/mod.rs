@@ -5,7 +5,7 @@ mod meaning;
 mod top;
 mod words;
 
-pub(crate) use top::Found;
+pub(crate) use top::FoundChunk;
 pub use words::Tolerance;
 
 use std::collections::HashMap;
@@ -132,10 +132,10 @@ impl Live {
         owner.is_some_and(|&owner| !self.dead.contains(owner))
     }
 
-    fn found(&self, score: f32, segment: u32, chunk: u32, owner: u32) -> Option<Found> {
+    fn found(&self, score: f32, segment: u32, chunk: u32, owner: u32) -> Option<FoundChunk> {
         let rank = *self.ranks.get(index(owner))?;
         let number = self.segment.row(chunk)?.number;
-        Some(Found { score, rank, number, segment, chunk })
+        Some(FoundChunk { score, rank, number, segment, chunk })
     }
 }
 
@@ -253,7 +253,7 @@ impl Collection {
         Ok(hits)
     }
 
-    fn hit(&self, found: Found, scores: Scores) -> Result<Hit, Error> {
+    fn hit(&self, found: FoundChunk, scores: Scores) -> Result<Hit, Error> {
         let broken = Error::Broken("a chunk cannot be read");
         let live = self.live.get(index(found.segment)).ok_or_else(|| broken.clone())?;
         let segment = &live.segment;

@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 
 /// A chunk that was found by one arm.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Found {
+pub(crate) struct FoundChunk {
     pub(crate) score: f32,
     /// The place of its document's name among all names, and its number in the document: they
     /// order chunks of equal score, whatever segment they are in.
@@ -15,14 +15,14 @@ pub(crate) struct Found {
     pub(crate) chunk: u32,
 }
 
-impl Found {
+impl FoundChunk {
     /// The same for the same chunk in both arms.
     pub(crate) const fn key(&self) -> (u32, u32) {
         (self.segment, self.chunk)
     }
 }
 
-impl Ord for Found {
+impl Ord for FoundChunk {
     /// The better is the greater.
     fn cmp(&self, other: &Self) -> Ordering {
         let place = |one: &Self| Reverse((one.rank, one.number, one.segment, one.chunk));
@@ -30,24 +30,24 @@ impl Ord for Found {
     }
 }
 
-impl PartialOrd for Found {
+impl PartialOrd for FoundChunk {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for Found {
+impl PartialEq for FoundChunk {
     fn eq(&self, other: &Self) -> bool {
         self.cmp(other) == Ordering::Equal
     }
 }
 
-impl Eq for Found {}
+impl Eq for FoundChunk {}
 
 /// Keeps the best.
 pub(crate) struct Top {
     limit: usize,
-    heap: BinaryHeap<Reverse<Found>>,
+    heap: BinaryHeap<Reverse<FoundChunk>>,
     lowest: f32,
 }
 
@@ -62,7 +62,7 @@ impl Top {
         score >= self.lowest
     }
 
-    pub(crate) fn add(&mut self, found: Found) {
+    pub(crate) fn add(&mut self, found: FoundChunk) {
         self.heap.push(Reverse(found));
         if self.heap.len() > self.limit {
             self.heap.pop();
@@ -73,7 +73,7 @@ impl Top {
     }
 
     /// The best first.
-    pub(crate) fn sorted(self) -> Vec<Found> {
+    pub(crate) fn sorted(self) -> Vec<FoundChunk> {
         self.heap.into_sorted_vec().into_iter().map(|Reverse(found)| found).collect()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::top::{Found, Top};
+use super::top::{FoundChunk, Top};
 use super::{Allowed, Collection, Live};
 use crate::analyze::{Analyzer, Word};
 use crate::bytes::{float, index};
@@ -56,7 +56,7 @@ pub(super) fn search(
     tolerance: Tolerance,
     allowed: Allowed<'_>,
     limit: usize,
-) -> Vec<Found> {
+) -> Vec<FoundChunk> {
     let mut words = Analyzer::new(collection.language).words(text);
     words.truncate(WORDS_MAX);
     let last = words.last().cloned();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use sha2::{Digest as _, Sha256};
 
-use super::{Error, MAGIC, NO_PAGE, PARTS, Row, dictionary, postings, texts};
+use super::{ChunkRow, Error, MAGIC, NO_PAGE, PARTS, dictionary, postings, texts};
 use crate::analyze::{Analyzer, Language};
 use crate::bytes::{index, put_text, put_varint, wide};
 use crate::embed::{Quantised, Vector};
@@ -42,9 +42,9 @@ pub struct SegmentBuilder {
     owners: Vec<u8>,
     lengths: Vec<u8>,
     rows: Vec<u8>,
-    texts: texts::Writer,
+    texts: texts::TextWriter,
     terms: HashMap<String, u32>,
-    postings: Vec<postings::Writer>,
+    postings: Vec<postings::PostingsWriter>,
     vectors: Vec<u8>,
     scales: Vec<u8>,
     chunks: u32,
@@ -66,7 +66,7 @@ impl SegmentBuilder {
             owners: Vec::new(),
             lengths: Vec::new(),
             rows: Vec::new(),
-            texts: texts::Writer::default(),
+            texts: texts::TextWriter::default(),
             terms: HashMap::new(),
             postings: Vec::new(),
             vectors: Vec::new(),
@@ -100,7 +100,7 @@ impl SegmentBuilder {
         }
         let mut hash = [0; 16];
         hash.iter_mut().zip(Sha256::digest(chunk.indexed)).for_each(|(to, from)| *to = from);
-        let row = Row {
+        let row = ChunkRow {
             number: chunk.number,
             start: chunk.start,
             end: chunk.end,
@@ -138,7 +138,7 @@ impl SegmentBuilder {
     pub(super) fn push(
         &mut self,
         document: &str,
-        row: &Row,
+        row: &ChunkRow,
         headings: &[String],
         text: &str,
         length: u32,
@@ -176,7 +176,7 @@ impl SegmentBuilder {
     }
 
     /// The postings of a term. Chunks are added to them in ascending order.
-    pub(super) fn postings(&mut self, term: &str) -> Option<&mut postings::Writer> {
+    pub(super) fn postings(&mut self, term: &str) -> Option<&mut postings::PostingsWriter> {
         let number = number_of(&mut self.terms, &mut self.postings, term);
         self.postings.get_mut(index(number))
     }
@@ -241,7 +241,7 @@ impl SegmentBuilder {
 
 fn number_of(
     terms: &mut HashMap<String, u32>,
-    postings: &mut Vec<postings::Writer>,
+    postings: &mut Vec<postings::PostingsWriter>,
     term: &str,
 ) -> u32 {
     if let Some(&number) = terms.get(term) {
@@ -249,6 +249,6 @@ fn number_of(
     }
     let number = u32::try_from(terms.len()).unwrap_or(u32::MAX);
     terms.insert(term.to_owned(), number);
-    postings.push(postings::Writer::default());
+    postings.push(postings::PostingsWriter::default());
     number
 }

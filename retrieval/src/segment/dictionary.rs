@@ -1,6 +1,6 @@
 //! The terms of a segment in order, each with where its postings are.
 //!
-//! Terms are in blocks of 16. In a block a term has only what differs from the one before it.
+//! TermReader are in blocks of 16. In a block a term has only what differs from the one before it.
 
 use std::ops::Range;
 
@@ -19,7 +19,7 @@ pub(crate) struct Entry {
 
 /// Writes terms, which come in ascending order. Gives the dictionary and the postings.
 pub(super) fn write<'a>(
-    terms: impl Iterator<Item = (&'a str, &'a postings::Writer)>,
+    terms: impl Iterator<Item = (&'a str, &'a postings::PostingsWriter)>,
 ) -> (Vec<u8>, Vec<u8>) {
     let (mut dictionary, mut all) = (Vec::new(), Vec::new());
     let mut before: &[u8] = &[];
@@ -52,7 +52,7 @@ impl Dictionary {
     /// Checks all: `None` if terms are not in order, not text, or postings not as they should be.
     pub(super) fn open(bytes: &[u8], postings: &[u8], chunks: u32) -> Option<Self> {
         let mut blocks = Vec::new();
-        let mut terms = Terms { reader: Reader::new(bytes), term: Vec::new(), at: 0 };
+        let mut terms = TermReader { reader: Reader::new(bytes), term: Vec::new(), at: 0 };
         let mut before: Option<Vec<u8>> = None;
         let mut count = 0;
         while !terms.reader.is_empty() {
@@ -77,13 +77,13 @@ impl Dictionary {
     }
 
     /// The terms from the block on in which `term` would be.
-    pub(super) fn from<'a>(&self, bytes: &'a [u8], term: &[u8]) -> Terms<'a> {
+    pub(super) fn from<'a>(&self, bytes: &'a [u8], term: &[u8]) -> TermReader<'a> {
         let first =
             |&(at, _): &(usize, usize)| first_term(bytes, at).is_some_and(|one| one <= term);
         let block = self.blocks.partition_point(first).saturating_sub(1);
         let (at, postings) = self.blocks.get(block).copied().unwrap_or((bytes.len(), 0));
         let rest = bytes.get(at..).unwrap_or_default();
-        Terms { reader: Reader::new(rest), term: Vec::new(), at: postings }
+        TermReader { reader: Reader::new(rest), term: Vec::new(), at: postings }
     }
 
     pub(super) fn get(&self, bytes: &[u8], term: &str) -> Option<Entry> {
@@ -107,14 +107,14 @@ fn first_term(bytes: &[u8], at: usize) -> Option<&[u8]> {
 }
 
 /// Reads terms one after the other.
-pub(super) struct Terms<'a> {
+pub(super) struct TermReader<'a> {
     reader: Reader<'a>,
     term: Vec<u8>,
     at: usize,
 }
 
-impl Terms<'_> {
-    /// The next entry. [`Terms::term`] is its term.
+impl TermReader<'_> {
+    /// The next entry. [`TermReader::term`] is its term.
     pub(super) fn read(&mut self) -> Option<Entry> {
         let shared = self.reader.varint_size()?;
         let length = self.reader.varint_size()?;

@@ -29,7 +29,7 @@ pub(crate) use postings::Postings;
 use crate::analyze::Language;
 use crate::bytes::{Reader, index};
 use dictionary::Dictionary;
-use texts::Texts;
+use texts::TextBlocks;
 
 /// The first bytes of a segment. The last of them is the version of the format.
 const MAGIC: [u8; 8] = *b"PSINDEX\x01";
@@ -109,7 +109,7 @@ impl FromIterator<u32> for DocumentSet {
 
 /// What a segment knows of a chunk, besides its text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Row {
+pub struct ChunkRow {
     /// Its number in its document.
     pub number: u32,
     /// Its first byte in the document's text.
@@ -137,7 +137,7 @@ pub struct Segment {
     owners: Vec<u32>,
     lengths: Vec<u32>,
     scales: Vec<f32>,
-    texts: Texts,
+    texts: TextBlocks,
     dictionary: Dictionary,
 }
 
@@ -199,7 +199,7 @@ impl Segment {
                 row.end.checked_sub(row.start)
             })
             .collect();
-        let texts = Texts::open(part(Part::TextIndex), part(Part::Texts).len(), &sizes?)?;
+        let texts = TextBlocks::open(part(Part::TextIndex), part(Part::Texts).len(), &sizes?)?;
         let dictionary =
             Dictionary::open(part(Part::Dictionary), part(Part::Postings), header.chunks)?;
         let scales: Vec<f32> = if header.dimensions == 0 {
@@ -273,13 +273,13 @@ impl Segment {
     }
 
     /// What it knows of a chunk.
-    pub fn row(&self, chunk: u32) -> Option<Row> {
+    pub fn row(&self, chunk: u32) -> Option<ChunkRow> {
         let start = index(chunk).checked_mul(ROW)?;
         row(self.part(Part::Rows).get(start..start + ROW)?)
     }
 
     /// The headings that a chunk stands under.
-    pub fn headings(&self, row: &Row) -> &[String] {
+    pub fn headings(&self, row: &ChunkRow) -> &[String] {
         self.headings.get(index(row.headings)).map_or(&[], Vec::as_slice)
     }
 
@@ -420,9 +420,9 @@ fn headings(bytes: &[u8]) -> Option<Vec<Vec<String>>> {
     Some(found)
 }
 
-fn row(bytes: &[u8]) -> Option<Row> {
+fn row(bytes: &[u8]) -> Option<ChunkRow> {
     let mut reader = Reader::new(bytes);
-    Some(Row {
+    Some(ChunkRow {
         number: reader.u32()?,
         start: reader.size()?,
         end: reader.size()?,

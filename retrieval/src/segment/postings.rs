@@ -4,14 +4,14 @@ use crate::bytes::{Reader, put_varint};
 
 /// Writes the postings of one term. Chunks come in ascending order.
 #[derive(Default)]
-pub(super) struct Writer {
+pub(super) struct PostingsWriter {
     pub(super) bytes: Vec<u8>,
     /// In how many chunks the term is.
     pub(super) chunks: u32,
     next: u32,
 }
 
-impl Writer {
+impl PostingsWriter {
     pub(super) fn add(&mut self, chunk: u32, times: u32) {
         let gap = u64::from(chunk.saturating_sub(self.next));
         // Most terms are once in a chunk: the lowest bit says so.
@@ -24,7 +24,7 @@ impl Writer {
     }
 }
 
-/// Reads what [`Writer`] wrote: chunk, times.
+/// Reads what [`PostingsWriter`] wrote: chunk, times.
 pub(crate) struct Postings<'a> {
     reader: Reader<'a>,
     next: u32,

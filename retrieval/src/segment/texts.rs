@@ -19,7 +19,7 @@ const EXPANSION_MAX: usize = 1032;
 
 /// Compresses texts.
 #[derive(Default)]
-pub(super) struct Writer {
+pub(super) struct TextWriter {
     index: Vec<u8>,
     blocks: Vec<u8>,
     open: Vec<u8>,
@@ -27,7 +27,7 @@ pub(super) struct Writer {
     first: u32,
 }
 
-impl Writer {
+impl TextWriter {
     pub(super) fn add(&mut self, text: &str) -> std::io::Result<()> {
         self.open.extend_from_slice(text.as_bytes());
         self.chunks += 1;
@@ -68,11 +68,11 @@ struct Block {
 
 /// Where the texts of chunks are.
 #[derive(Debug)]
-pub(super) struct Texts {
+pub(super) struct TextBlocks {
     blocks: Vec<Block>,
 }
 
-impl Texts {
+impl TextBlocks {
     /// `lengths` are those of all chunks. `None` if the index does not fit to them.
     pub(super) fn open(index: &[u8], blocks: usize, lengths: &[usize]) -> Option<Self> {
         let mut reader = Reader::new(index);
