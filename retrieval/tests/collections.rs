@@ -52,8 +52,25 @@ fn hits(collection: &Collection, text: &str, mode: Mode) -> Vec<Hit> {
 
 fn words() -> impl Strategy<Value = String> {
     let words = [
-        "refund", "refunds", "price", "token", "balance", "account", "model", "café", "東京",
-        "running", "charge", "the", "of", "key", "limit", "invoice",
+        "refund",
+        "refunds",
+        "price",
+        "token",
+        "balance",
+        "account",
+        "model",
+        "café",
+        "東京",
+        "running",
+        "charge",
+        "the",
+        "of",
+        "key",
+        "limit",
+        "invoice",
+        "refuse",
+        "tokenomics",
+        "keyboard",
     ];
     prop::collection::vec(prop::sample::select(words.to_vec()), 1..12).prop_map(|all| all.join(" "))
 }
@@ -72,7 +89,7 @@ proptest! {
         documents in documents(),
         shares in prop::collection::vec(0_usize..8, 30),
         dead in prop::collection::vec(any::<bool>(), 30),
-        text in prop_oneof![words(), "refnd|pric|tok|京|balence".prop_map(String::from)],
+        text in prop_oneof![words(), "refnd|pric|re|tok|ke|京|balence".prop_map(String::from)],
     ) {
         let living: Vec<Text> =
             documents.iter().zip(&dead).filter(|(_, dead)| !**dead).map(|(one, _)| one.clone()).collect();
@@ -206,6 +223,22 @@ fn words_may_be_wrong_or_not_whole_only_where_asked() {
         query.text = text;
         assert_eq!(found(&collection, &query), [("c".to_owned(), 0)], "{text}");
     }
+}
+
+#[test]
+fn only_eight_words_may_be_wrong() {
+    let collection = Collection::open(&[segment(&some())], &[]).unwrap();
+    let wrong = |count: usize| {
+        let words: Vec<String> = (0..count).map(|number| format!("abs{number}ent")).collect();
+        words.join(" ") + " invoixe"
+    };
+    let tolerance = Tolerance { prefix: false, typos: true };
+    let (seven, eight) = (wrong(7), wrong(8));
+    let mut query = Query::new(&seven, None);
+    query.tolerance = tolerance;
+    assert_eq!(found(&collection, &query), [("a".to_owned(), 1)]);
+    query.text = &eight;
+    assert!(found(&collection, &query).is_empty());
 }
 
 #[test]

